@@ -1,0 +1,54 @@
+# make demo       train a small quantizer and look at it (ARGS="--help")
+# make test       lint, then the tests
+# make test-slow  the end-to-end runs
+# make install    only set up the environment
+#
+# Another interpreter: PYTHON=python3.12. An environment of your own: VENV=path.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# A stamp for each set of extras: the second call of a target is instant. The
+# larger set covers the smaller one.
+DEMO := $(VENV)/.speechbrain-vq-demo
+DEV := $(VENV)/.speechbrain-vq-dev
+$(DEMO): EXTRAS := demo
+$(DEV): EXTRAS := demo,dev,eval,report
+
+.PHONY: demo test test-slow lint install clean
+
+demo: $(DEMO)
+	@$(BIN)/speechbrain-vq demo $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(DEV)
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/yamllint --strict .
+	$(BIN)/codespell
+
+install: $(DEV)
+
+$(DEMO) $(DEV): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Setting up $(VENV) with [$(EXTRAS)] (once, a few minutes, about 6 GB)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable ".[$(EXTRAS)]"
+	@touch $(DEMO) $@
+
+$(BIN)/python:
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || { \
+		echo "$(PYTHON) cannot make environments:" \
+			"install Python >= 3.10 with venv (Debian: python3-venv)" >&2; \
+		exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find speechbrain_vq recipes tests benchmarks -name __pycache__ \
+		-prune -exec rm -rf {} + 2>/dev/null || true

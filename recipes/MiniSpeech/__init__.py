@@ -1,0 +1,1 @@
+"""Recipes on MiniSpeech, a small corpus that the demo makes for itself."""

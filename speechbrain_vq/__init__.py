@@ -1,0 +1,46 @@
+"""A vector-quantized bottleneck for SpeechBrain that does not collapse.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+from typing import TYPE_CHECKING
+
+from ._lazy import attach
+
+if TYPE_CHECKING:
+    from .hub import export_pretrained
+    from .inference import VQTokenizer
+    from .nnet import (
+        KMeansResult,
+        Reservoir,
+        ResidualVectorQuantizer,
+        VectorQuantizer,
+        VQOutput,
+        kmeans,
+        nearest,
+    )
+    from .presets import preset_names, preset_path
+    from .training import ReinitSchedule, VQBrain, VQMixin
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "hub": ["export_pretrained"],
+        "inference": ["VQTokenizer"],
+        "nnet": [
+            "KMeansResult",
+            "Reservoir",
+            "ResidualVectorQuantizer",
+            "VQOutput",
+            "VectorQuantizer",
+            "kmeans",
+            "nearest",
+        ],
+        "presets": ["preset_names", "preset_path"],
+        "training": ["ReinitSchedule", "VQBrain", "VQMixin"],
+    },
+)
+__all__ += ["__version__"]

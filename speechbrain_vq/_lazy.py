@@ -1,0 +1,63 @@
+"""Public names that are imported when they are first used.
+
+With it, the package shows all its names while plain PyTorch users never pay
+for SpeechBrain (PEP 562).
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def attach(
+    package: str, exports: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Make the hooks of a package whose names load on first use.
+
+    Arguments
+    ---------
+    package : str
+        Name of the package, its ``__name__``.
+    exports : Mapping[str, Sequence[str]]
+        Public names by the submodule, relative to the package, that defines
+        them.
+
+    Returns
+    -------
+    getattr_hook : Callable[[str], Any]
+        The module's ``__getattr__``.
+    dir_hook : Callable[[], list[str]]
+        The module's ``__dir__``.
+    names : list[str]
+        The module's ``__all__``.
+
+    Example
+    -------
+    >>> exports = {"presets": ["preset_names"]}
+    >>> load, _, names = attach("speechbrain_vq", exports)
+    >>> names
+    ['preset_names']
+    >>> "robust" in load("preset_names")()
+    True
+    """
+    home = {name: module for module in exports for name in exports[module]}
+
+    def getattr_hook(name: str) -> Any:
+        """Import a public name, and keep it in the package."""
+        if name not in home:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}"
+            )
+        value = getattr(import_module(f"{package}.{home[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def dir_hook() -> list[str]:
+        """List what is loaded and what could be."""
+        return sorted({*vars(sys.modules[package]), *home})
+
+    return getattr_hook, dir_hook, sorted(home)

@@ -1,0 +1,5 @@
+"""Audio files in, batches out.
+
+Authors
+ * speechbrain_vq authors 2026
+"""

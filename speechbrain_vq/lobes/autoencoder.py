@@ -1,0 +1,237 @@
+"""A small convolutional autoencoder of speech features, with the speaker
+given to the decoder so that the bottleneck need not carry it.
+
+All modules take and return [batch, time, channel] and relative lengths, and
+give the same for an utterance alone and in a padded batch.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import nn
+
+from speechbrain_vq.nnet.normalization import MaskedBatchNorm
+from speechbrain_vq.nnet.quantisers import frame_mask
+
+
+class ConvBlock(nn.Module):
+    """Two convolutions with a residual connection.
+
+    Arguments
+    ---------
+    channels : int
+        Channels in and out.
+    kernel_size : int
+        Odd width of the convolutions, in frames.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3):
+        super().__init__()
+        half = kernel_size // 2
+        self.wide = nn.Conv1d(channels, channels, kernel_size, padding=half)
+        self.narrow = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[B, C, T], zero beyond the mask [B, 1, T], to the same."""
+        hidden = self.wide(torch.relu(x))
+        return (x + self.narrow(torch.relu(hidden))) * mask
+
+
+class ConvEncoder(nn.Module):
+    """Features to latents, at a lower rate.
+
+    Arguments
+    ---------
+    input_dim : int
+        Channels of the features.
+    output_dim : int
+        Channels of the latents.
+    channels : int
+        Channels within.
+    stride : int
+        Frames for a latent: 2 makes 50 tokens a second of 100 frames, 4
+        makes 25.
+    num_blocks : int
+        Residual blocks after the striding.
+
+    Example
+    -------
+    >>> encoder = ConvEncoder(80, 64)
+    >>> latents, lengths = encoder(torch.randn(2, 101, 80), torch.ones(2))
+    >>> latents.shape
+    torch.Size([2, 51, 64])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        channels: int = 256,
+        stride: int = 2,
+        num_blocks: int = 2,
+    ):
+        super().__init__()
+        self.stride = stride
+        self.first = nn.Conv1d(input_dim, channels, 3, padding=1)
+        self.down = nn.Conv1d(
+            channels, channels, 2 * stride, stride, padding=stride // 2
+        )
+        self.blocks = nn.ModuleList(
+            ConvBlock(channels) for _ in range(num_blocks)
+        )
+        self.last = nn.Conv1d(channels, output_dim, 1)
+
+    def forward(
+        self, features: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Encodes.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Features, [B, T, input_dim], zero beyond their lengths.
+        lengths : torch.Tensor
+            Relative lengths, [B].
+
+        Returns
+        -------
+        tuple
+            Latents [B, ceil(T / stride), output_dim] and their relative
+            lengths [B].
+        """
+        frames = torch.round(lengths * features.shape[1])
+        mask = frame_mask(features, lengths).unsqueeze(1)
+        # Whole strides, and the margin that the strided kernel reaches over.
+        extra = -features.shape[1] % self.stride
+        x = self.first(features.transpose(1, 2)) * mask
+        x = nn.functional.pad(torch.relu(x), (0, extra + self.stride))
+        tokens = (features.shape[1] + extra) // self.stride
+        x = self.down(x)[..., :tokens]
+        lengths = torch.ceil(frames / self.stride) / tokens
+        mask = frame_mask(x.transpose(1, 2), lengths).unsqueeze(1)
+        x = x * mask
+        for block in self.blocks:
+            x = block(x, mask)
+        return (self.last(x) * mask).transpose(1, 2), lengths
+
+
+class ConvDecoder(nn.Module):
+    """Latents and a speaker to features.
+
+    Arguments
+    ---------
+    input_dim : int
+        Channels of the latents.
+    output_dim : int
+        Channels of the features.
+    speaker_dim : int
+        Size of the speaker embedding.
+    channels : int
+        Channels within.
+    stride : int
+        Frames for a latent.
+    num_blocks : int
+        Residual blocks, half of them before the rate goes up.
+
+    Example
+    -------
+    >>> decoder = ConvDecoder(64, 80, speaker_dim=32)
+    >>> decoder(torch.randn(2, 51, 64), torch.randn(2, 32)).shape
+    torch.Size([2, 102, 80])
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        speaker_dim: int,
+        channels: int = 256,
+        stride: int = 2,
+        num_blocks: int = 4,
+    ):
+        super().__init__()
+        self.stride = stride
+        self.first = nn.Conv1d(input_dim, channels, 3, padding=1)
+        self.speaker = nn.Linear(speaker_dim, channels)
+        half = num_blocks // 2
+        self.slow = nn.ModuleList(ConvBlock(channels) for _ in range(half))
+        self.up = nn.ConvTranspose1d(channels, channels, stride, stride)
+        self.fast = nn.ModuleList(
+            ConvBlock(channels) for _ in range(num_blocks - half)
+        )
+        self.last = nn.Conv1d(channels, output_dim, 1)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        speaker: torch.Tensor,
+        lengths: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """Decodes.
+
+        Arguments
+        ---------
+        latents : torch.Tensor
+            Latents, [B, T, input_dim], zero beyond their lengths.
+        speaker : torch.Tensor
+            Speaker embeddings, [B, speaker_dim].
+        lengths : torch.Tensor, optional
+            Relative lengths, [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Features, [B, T * stride, output_dim], zero beyond their lengths.
+        """
+        mask = frame_mask(latents, lengths).unsqueeze(1)
+        x = self.first(latents.transpose(1, 2))
+        x = (x + self.speaker(speaker).unsqueeze(2)) * mask
+        for block in self.slow:
+            x = block(x, mask)
+        mask = mask.repeat_interleave(self.stride, dim=2)
+        x = self.up(torch.relu(x)) * mask
+        for block in self.fast:
+            x = block(x, mask)
+        return (self.last(torch.relu(x)) * mask).transpose(1, 2)
+
+
+class SpeakerEncoder(nn.Module):
+    """A speaker embedding from the mean and standard deviation over time of
+    an utterance's features: no labels, and no closed set of speakers.
+
+    The embedding is batch-normalized without scale or shift, so that zeros
+    stand for the average speaker.
+
+    Arguments
+    ---------
+    input_dim : int
+        Channels of the features.
+    output_dim : int
+        Size of the embedding.
+
+    Example
+    -------
+    >>> encoder = SpeakerEncoder(80, 32)
+    >>> encoder(torch.randn(4, 100, 80), torch.ones(4)).shape
+    torch.Size([4, 32])
+    """
+
+    def __init__(self, input_dim: int, output_dim: int):
+        super().__init__()
+        self.linear = nn.Linear(2 * input_dim, output_dim)
+        self.norm = MaskedBatchNorm(output_dim, affine=False)
+        self.output_dim = output_dim
+
+    def forward(
+        self, features: torch.Tensor, lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """[B, T, input_dim] with relative lengths [B] to [B, output_dim]."""
+        mask = frame_mask(features, lengths).unsqueeze(2).to(features.dtype)
+        count = mask.sum(1).clamp(min=1)
+        mean = (features * mask).sum(1) / count
+        variance = ((features - mean.unsqueeze(1)) * mask).square().sum(1)
+        std = (variance / count + 1e-5).sqrt()
+        return self.norm(self.linear(torch.cat((mean, std), dim=1)))

@@ -1,0 +1,174 @@
+"""Log-mel features that do not depend on padding and can be turned back.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+from typing import Iterable, Tuple
+
+import torch
+from torch import nn
+from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
+
+from speechbrain_vq.nnet.quantisers import frame_mask
+
+
+class LogMel(nn.Module):
+    """Normalized log-mel spectrogram, and its inverse by Griffin-Lim.
+
+    A frame never sees beyond ``win_length`` samples and the signal is extended
+    by zeros, so an utterance has the same features alone and in a padded
+    batch. Each mel band is normalized by the mean and standard deviation that
+    ``fit()`` found.
+
+    Arguments
+    ---------
+    sample_rate : int
+        In Hz.
+    n_mels : int
+        Number of mel bands.
+    n_fft : int
+        Size of the Fourier transform, in samples.
+    win_length : int
+        Length of the window, in samples.
+    hop_length : int
+        Step between frames, in samples.
+    floor : float
+        Smallest magnitude told from silence.
+
+    Example
+    -------
+    >>> features = LogMel()
+    >>> wavs = torch.randn(2, 16000)
+    >>> mels, lengths = features(wavs, torch.tensor([1.0, 0.5]))
+    >>> mels.shape, lengths
+    (torch.Size([2, 100, 80]), tensor([1.0000, 0.5000]))
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        n_mels: int = 80,
+        n_fft: int = 1024,
+        win_length: int = 640,
+        hop_length: int = 160,
+        floor: float = 1e-5,
+    ):
+        super().__init__()
+        self.sample_rate = sample_rate
+        self.hop_length = hop_length
+        self.n_fft = n_fft
+        self.floor = floor
+        shape = dict(n_fft=n_fft, win_length=win_length, hop_length=hop_length)
+        scale = dict(norm="slaney", mel_scale="slaney")
+        self.mel = MelSpectrogram(
+            sample_rate, n_mels=n_mels, center=False, power=1.0, **shape, **scale
+        )
+        self._shape, self._scale = shape, scale
+        self.register_buffer("mean", torch.zeros(n_mels))
+        self.register_buffer("std", torch.ones(n_mels))
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop_length
+
+    def forward(
+        self, wavs: torch.Tensor, lengths: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Computes features.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [B, samples], zero beyond their lengths.
+        lengths : torch.Tensor
+            Relative lengths, [B].
+
+        Returns
+        -------
+        tuple
+            Features [B, T, n_mels], zero beyond their lengths, and their
+            relative lengths [B]; T is ``samples // hop_length``.
+
+        Raises
+        ------
+        ValueError
+            If the batch is shorter than one frame.
+        """
+        if wavs.shape[-1] < self.hop_length:
+            raise ValueError(
+                f"A signal of {wavs.shape[-1]} samples is shorter than one "
+                f"frame of {self.hop_length}."
+            )
+        samples = torch.round(lengths * wavs.shape[1])
+        frames = torch.div(samples, self.hop_length, rounding_mode="floor")
+        mels = self._log_mel(wavs)
+        lengths = frames / mels.shape[1]
+        mels = (mels - self.mean) / self.std
+        return mels * frame_mask(mels, lengths).unsqueeze(-1), lengths
+
+    def _log_mel(self, wavs: torch.Tensor) -> torch.Tensor:
+        margin = self.n_fft - self.hop_length
+        with torch.autocast(wavs.device.type, enabled=False):
+            padded = nn.functional.pad(
+                wavs.float(), (margin // 2, margin - margin // 2)
+            )
+            mels = self.mel(padded).transpose(1, 2)
+            return mels.clamp(min=self.floor).log()
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[torch.Tensor]) -> None:
+        """Finds the normalization.
+
+        Arguments
+        ---------
+        batches : iterable of torch.Tensor
+            Waveforms without padding, [B, samples] each.
+        """
+        count, total, square = 0, 0.0, 0.0
+        for wavs in batches:
+            mels = self._log_mel(wavs.to(self.mean.device)).double()
+            mels = mels.flatten(0, 1)
+            count += len(mels)
+            total = total + mels.sum(0)
+            square = square + mels.square().sum(0)
+        if count == 0:
+            raise ValueError("There is no audio to normalize features with.")
+        mean = total / count
+        self.mean.copy_(mean)
+        # A band that is silent throughout stays as it is, not blown up.
+        variance = (square / count - mean.square()).clamp(min=1e-4)
+        self.std.copy_(variance.sqrt())
+
+    @torch.no_grad()
+    def inverse(self, mels: torch.Tensor, iterations: int = 60) -> torch.Tensor:
+        """Turns features into waveforms with Griffin-Lim.
+
+        Arguments
+        ---------
+        mels : torch.Tensor
+            Normalized features, [B, T, n_mels].
+        iterations : int
+            Iterations of Griffin-Lim.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms, [B, T * hop_length].
+        """
+        magnitude = (mels.float() * self.std + self.mean).exp()
+        to_linear = InverseMelScale(
+            self.n_fft // 2 + 1,
+            magnitude.shape[-1],
+            self.sample_rate,
+            **self._scale,
+        ).to(mels.device)
+        to_wave = GriffinLim(
+            n_iter=iterations, power=1.0, rand_init=False, **self._shape
+        ).to(mels.device)
+        length = mels.shape[1] * self.hop_length
+        wavs = to_wave(to_linear(magnitude.transpose(1, 2)))
+        # Frames of the transform are centred half a hop before ours.
+        wavs = nn.functional.pad(wavs, (self.hop_length // 2, length))
+        return wavs[:, :length]

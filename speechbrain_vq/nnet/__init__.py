@@ -1,0 +1,28 @@
+"""The quantizer and its parts: PyTorch only, no SpeechBrain.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+from .codebooks import Codebook, EMACodebook
+from .estimators import rotation_trick, straight_through
+from .kmeans import KMeansResult, kmeans
+from .normalization import MaskedBatchNorm
+from .quantisers import ResidualVectorQuantizer, VectorQuantizer, VQOutput
+from .reservoir import Reservoir
+from .search import nearest
+
+__all__ = [
+    "Codebook",
+    "EMACodebook",
+    "KMeansResult",
+    "MaskedBatchNorm",
+    "Reservoir",
+    "ResidualVectorQuantizer",
+    "VQOutput",
+    "VectorQuantizer",
+    "kmeans",
+    "nearest",
+    "rotation_trick",
+    "straight_through",
+]

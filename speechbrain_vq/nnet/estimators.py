@@ -1,0 +1,95 @@
+"""How gradients pass a quantizer.
+
+Both functions return the codewords in the forward pass; they differ in the
+gradient that reaches the encoder.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import torch
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The codewords bit for bit, and the latents' gradient as it comes."""
+
+    @staticmethod
+    def forward(ctx, latents, codewords):
+        return codewords.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def straight_through(
+    latents: torch.Tensor, codewords: torch.Tensor
+) -> torch.Tensor:
+    """The straight-through estimator (Bengio et al., 2013): the latents get
+    the gradient of the codewords unchanged.
+
+    Arguments
+    ---------
+    latents : torch.Tensor
+        Encoder outputs, [..., D].
+    codewords : torch.Tensor
+        Nearest codewords, [..., D]; no gradient reaches them.
+
+    Returns
+    -------
+    torch.Tensor
+        The codewords, [..., D].
+
+    Example
+    -------
+    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+    >>> straight_through(x, torch.tensor([1.5, 1.5])).square().sum().backward()
+    >>> x.grad
+    tensor([3., 3.])
+    """
+    return _StraightThrough.apply(latents, codewords.detach())
+
+
+def rotation_trick(
+    latents: torch.Tensor, codewords: torch.Tensor
+) -> torch.Tensor:
+    """The rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
+    rotated and scaled onto its codeword, and that linear map, held constant,
+    is what the gradient passes.
+
+    Where latent or codeword vanish there is no rotation and the estimator is
+    the straight-through one.
+
+    Arguments
+    ---------
+    latents : torch.Tensor
+        Encoder outputs, [..., D].
+    codewords : torch.Tensor
+        Nearest codewords, [..., D]; no gradient reaches them.
+
+    Returns
+    -------
+    torch.Tensor
+        The codewords, [..., D], up to rounding.
+    """
+    codewords = codewords.detach()
+    constant = latents.detach()
+    norm = constant.norm(dim=-1, keepdim=True)
+    target = codewords.norm(dim=-1, keepdim=True)
+    tiny = torch.finfo(latents.dtype).tiny ** 0.5
+    defined = (norm > tiny) & (target > tiny)
+    source_unit = constant / norm.clamp(min=tiny)
+    target_unit = codewords / target.clamp(min=tiny)
+    # R = I - 2 r r' + 2 q e', r the unit bisector; it maps e to q.
+    bisector = torch.nn.functional.normalize(source_unit + target_unit, dim=-1)
+    along = (latents * bisector).sum(-1, keepdim=True)
+    length = (latents * source_unit).sum(-1, keepdim=True)
+    rotated = latents - 2 * bisector * along + 2 * target_unit * length
+    rotated = rotated * (target / norm.clamp(min=tiny))
+    return torch.where(defined, rotated, straight_through(latents, codewords))
+
+
+ESTIMATORS = {
+    "straight_through": straight_through,
+    "rotation": rotation_trick,
+}

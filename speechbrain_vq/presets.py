@@ -1,0 +1,134 @@
+"""Where the presets and the recipes lie, in a checkout and once installed.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import quote
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def preset_names() -> list[str]:
+    """List the quantizer presets, one arm of the paper or of a rival each.
+
+    Returns
+    -------
+    names : list[str]
+        The names, sorted.
+
+    Example
+    -------
+    >>> "robust" in preset_names()
+    True
+    """
+    return sorted(path.stem for path in _folder("hparams").glob("*.yaml"))
+
+
+def preset_path(name: str) -> Path:
+    """Find the yaml file of a preset.
+
+    Arguments
+    ---------
+    name : str
+        One of ``preset_names()``.
+
+    Returns
+    -------
+    path : Path
+        The absolute path of the file.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset.
+
+    Example
+    -------
+    >>> preset_path("robust").name
+    'robust.yaml'
+    """
+    names = preset_names()
+    if name not in names:
+        raise ValueError(_unknown("preset", name, names))
+    return _folder("hparams") / f"{name}.yaml"
+
+
+def recipe_path(relative: str) -> Path:
+    """Find a file or a folder of a recipe.
+
+    Arguments
+    ---------
+    relative : str
+        Path below ``recipes/``, with forward slashes.
+
+    Returns
+    -------
+    path : Path
+        The absolute path.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file or folder.
+
+    Example
+    -------
+    >>> recipe_path("MiniSpeech").is_dir()
+    True
+    """
+    recipes = _folder("recipes")
+    path = recipes / relative
+    if not path.exists():
+        hparams = recipes.glob("**/hparams/*.yaml")
+        known = sorted(p.relative_to(recipes).as_posix() for p in hparams)
+        raise ValueError(_unknown("recipe", relative, known))
+    return path
+
+
+def _folder(name: str) -> Path:
+    """Inside the package where a wheel was installed, else beside it."""
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say what is not known, what was perhaps meant, and what is known."""
+    known = list(known)
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"No {kind} {name!r}.{hint} Known: {', '.join(known)}."
+
+
+def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
+    """As ``speechbrain.parse_arguments``, and ``--arm=NAME`` includes the
+    preset of that name under the recipe's key ``vq``.
+
+    Arguments
+    ---------
+    argv : list[str]
+        What follows the name of the script.
+
+    Returns
+    -------
+    tuple
+        The yaml file, run options and overrides.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset.
+    """
+    import speechbrain
+    import yaml
+
+    hparams_file, run_opts, overrides = speechbrain.parse_arguments(argv)
+    arm = (yaml.load(overrides, yaml.BaseLoader) or {}).get("arm")
+    if arm is not None:
+        # A space would end the tag.
+        path = quote(str(preset_path(arm)))
+        overrides += f"\nvq: !include:{path}"
+    return hparams_file, run_opts, overrides

@@ -1,0 +1,27 @@
+"""When the codebook is re-estimated, by whom, and how it is watched.
+
+Only ``VQMixin`` and ``VQBrain`` import SpeechBrain, when they are first used.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import attach
+
+if TYPE_CHECKING:
+    from .brain import VQBrain, VQMixin
+    from .monitor import UsageMonitor
+    from .reinit import CodebookReinitializer
+    from .schedules import ReinitSchedule
+
+__getattr__, __dir__, __all__ = attach(
+    __name__,
+    {
+        "brain": ["VQBrain", "VQMixin"],
+        "monitor": ["UsageMonitor"],
+        "reinit": ["CodebookReinitializer"],
+        "schedules": ["ReinitSchedule"],
+    },
+)

@@ -1,0 +1,323 @@
+"""Any Brain becomes a VQ Brain.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import contextlib
+import logging
+from typing import Dict
+
+import speechbrain as sb
+import torch
+
+from speechbrain_vq.nnet.distributed import sum_over_ranks
+from speechbrain_vq.nnet.quantisers import Bottleneck
+from speechbrain_vq.training.checkpoints import (
+    MonitorState,
+    RandomState,
+    save_whole,
+)
+from speechbrain_vq.training.monitor import UsageMonitor
+from speechbrain_vq.training.optimizers import CodebookOptimizer
+from speechbrain_vq.training.reinit import CodebookReinitializer, agree
+
+logger = logging.getLogger(__name__)
+
+
+class VQMixin:
+    """Trains the quantizers among a Brain's modules as arXiv 2005.08520 does.
+
+    Name it first among the bases: ``class MyBrain(VQMixin, ASR)``. Quantizers
+    are found in ``self.modules``. Their codebooks get an optimizer of their
+    own, are re-estimated on a schedule that counts optimizer steps, and are
+    watched: their use over each stage goes to ``hparams.train_logger``, to
+    the progress bar and to the meta of every checkpoint. Checkpoints are
+    written whole or not at all and carry the random state. A batch whose loss
+    is not finite makes no step.
+
+    Reads from ``hparams``, all optional:
+
+    codebook_lr_multiplier : float
+        The codebook's learning rate over the model's (10).
+    reinit_schedule : ReinitSchedule
+        When to re-estimate; absent or null: never.
+    token_rate : float
+        Frames a second at the quantizer, for the bit rate.
+
+    Example
+    -------
+    >>> from speechbrain_vq import VectorQuantizer
+    >>> class AutoEncoder(VQBrain):
+    ...     def compute_forward(self, batch, stage):
+    ...         return self.modules.quantizer(self.modules.encoder(batch[0]))
+    ...
+    ...     def compute_objectives(self, output, batch, stage):
+    ...         error = torch.nn.functional.mse_loss(output[0], batch[0])
+    ...         return error + output.loss
+    >>> from speechbrain_vq import ReinitSchedule
+    >>> brain = AutoEncoder(
+    ...     {"encoder": torch.nn.Linear(8, 8), "quantizer": VectorQuantizer(8, 16)},
+    ...     lambda parameters: torch.optim.Adam(parameters, lr=0.001),
+    ...     {"reinit_schedule": ReinitSchedule(warmup=2, every=2)},
+    ... )
+    >>> data = [(torch.randn(4, 10, 8),) for _ in range(6)]
+    >>> brain.fit(range(1), data, progressbar=False)
+    >>> brain.codebook_lr.optimizer.param_groups[0]["lr"]
+    0.01
+    >>> brain.vq_stats["train"]["used_codes_percent"] > 90
+    True
+    """
+
+    codebook_lr = None
+    monitors = None
+    _steps_per_epoch = None
+
+    @property
+    def quantizers(self) -> Dict[str, torch.nn.Module]:
+        """The quantizers in ``self.modules`` by name, wrappers left out."""
+        wrappers = ("module", "_orig_mod")
+        return {
+            ".".join(p for p in name.split(".") if p not in wrappers): module
+            for name, module in self.modules.named_modules()
+            if isinstance(module, Bottleneck)
+        }
+
+    def on_fit_start(self):
+        """Gets the codebooks ready, then recovers the latest checkpoint."""
+        self._set_up()
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("random_state", RandomState())
+            self.checkpointer.add_recoverable(
+                "vq_monitor", MonitorState(self.monitors)
+            )
+            save_whole(self.checkpointer, self._checkpoint_meta)
+        super().on_fit_start()
+        agree(self.quantizers)
+        self._make_reinitializer()
+
+    def init_optimizers(self):
+        """Lets the Brain make its optimizers, then takes the codebooks out of
+        them."""
+        super().init_optimizers()
+        codebooks = [
+            quantizer.codebook
+            for quantizer in self.quantizers.values()
+            if quantizer.codebook.requires_grad
+        ]
+        if self.optimizers_dict is None and hasattr(self, "optimizer"):
+            self.optimizers_dict = {"optimizer": self.optimizer}
+        if not codebooks or self.optimizers_dict is None:
+            return
+        self.codebook_lr = CodebookOptimizer(
+            self.optimizers_dict.values(),
+            codebooks,
+            getattr(self.hparams, "codebook_lr_multiplier", 10.0),
+        )
+        optimizer = self.codebook_lr.optimizer
+        self.optimizers_dict["codebook"] = optimizer
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("codebook_optimizer", optimizer)
+
+    def fit_batch(self, batch):
+        """Fits a batch; after an optimizer step the schedule is asked."""
+        before = self.optimizer_step
+        loss = super().fit_batch(batch)
+        if self.optimizer_step > before:
+            self._act()
+        return loss
+
+    def check_loss_isfinite(self, loss):
+        """Notes a loss that is not finite, on any rank."""
+        bad = ~torch.isfinite(loss.detach())
+        if bool(sum_over_ranks(bad.float())):
+            self._nonfinite = True
+        super().check_loss_isfinite(loss)
+
+    def optimizers_step(self):
+        """Steps, with the codebook's learning rate at its multiple of the
+        model's; a batch that was not finite is left out and told."""
+        if self._nonfinite and not self.scaler.is_enabled():
+            self._skip_step()
+        else:
+            if self.codebook_lr is not None:
+                self.codebook_lr.follow()
+            super().optimizers_step()
+        self._nonfinite = False
+        if self.codebook_lr is not None:
+            # Where freeze_optimizers() leaves the codebook out, SpeechBrain
+            # would let its gradients pile up.
+            self.codebook_lr.optimizer.zero_grad(set_to_none=True)
+
+    def make_dataloader(
+        self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
+    ):
+        """As the Brain's, with a generator of the loader's own: torch draws
+        from the global one at each epoch's start, but not at its middle, where
+        a resumed run starts."""
+        loader_kwargs.setdefault("generator", torch.Generator().manual_seed(0))
+        return super().make_dataloader(
+            dataset, stage, ckpt_prefix, **loader_kwargs
+        )
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluates, and logs the codebooks' use on the test set."""
+        self._set_up()
+        self._start_stage("test")
+        loss = super().evaluate(*args, **kwargs)
+        self._log({}, "test")
+        return loss
+
+    def _fit_train(self, train_set, epoch, enable):
+        with contextlib.suppress(TypeError):
+            steps = len(train_set) // self.grad_accumulation_factor
+            self._steps_per_epoch = max(steps, 1)
+        self._act(at_start=True)
+        # A stage resumed in its middle goes on with the sums recovered.
+        self._start_stage("train", keep=self.step > 0)
+        with _progress_bar(self._postfix):
+            super()._fit_train(train_set, epoch, enable)
+        # The sums of this stage are closed before validation adds to them.
+        self._close_stage()
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        if valid_set is not None:
+            self._start_stage("valid")
+        super()._fit_valid(valid_set, epoch, enable)
+        names = ["train"] if valid_set is None else ["train", "valid"]
+        self._log({"epoch": epoch}, *names)
+
+    # ---------------------------------------------------------------------
+
+    @property
+    def vq_stats(self) -> Dict[str, Dict[str, float]]:
+        """The use of the codebooks in each stage so far: plain numbers by
+        name under ``"train"``, ``"valid"`` and ``"test"``."""
+        if self._stage is not None:
+            self._stats[self._stage] = self._stage_stats()
+        return self._stats
+
+    def _set_up(self) -> None:
+        if self.monitors is not None:
+            return
+        if not self.quantizers:
+            raise ValueError(
+                "There is no quantizer among the Brain's modules "
+                f"({', '.join(self.modules)}): name one in `modules`, not in "
+                "the hparams alone."
+            )
+        if not hasattr(self, "hparams"):
+            raise ValueError("A VQ Brain needs hparams, {} will do.")
+        rate = getattr(self.hparams, "token_rate", None)
+        self.monitors = {
+            name: UsageMonitor(quantizer, rate)
+            for name, quantizer in self.quantizers.items()
+        }
+        self._stats, self._stage = {}, None
+        self._nonfinite = False
+        self._postfix_at, self._postfix_text = None, {}
+        self._steps_skipped = 0
+
+    def _make_reinitializer(self) -> None:
+        self.schedule = getattr(self.hparams, "reinit_schedule", None)
+        self.reinitializer = None
+        if self.schedule is not None:
+            optimizer = self.codebook_lr and self.codebook_lr.optimizer
+            self.reinitializer = CodebookReinitializer(
+                self.quantizers, optimizer, self.schedule.scope
+            )
+
+    def _act(self, at_start: bool = False) -> None:
+        """Does what the schedule says for the steps made so far; at the start
+        of a run or an epoch only whether to quantize."""
+        if self.schedule is None:
+            return
+        action = self.schedule(self.optimizer_step, self._steps_per_epoch)
+        if not at_start and action.reestimate:
+            self.reinitializer(self.optimizer_step)
+        elif not at_start and action.reset:
+            self.reinitializer.reset()
+        for quantizer in self.quantizers.values():
+            quantizer.bypass = action.bypass
+
+    def _skip_step(self) -> None:
+        for parameter in self.modules.parameters():
+            parameter.grad = None
+        self._steps_skipped += 1
+        logger.warning(
+            "The loss after step %d is not finite: the batch is left out (%d "
+            "so far). Norms, reservoirs and codebooks are as before it.",
+            self.optimizer_step,
+            self._steps_skipped,
+        )
+
+    def _start_stage(self, stage: str, keep: bool = False) -> None:
+        self._stage = stage
+        if not keep:
+            for monitor in self.monitors.values():
+                monitor.start()
+
+    def _close_stage(self) -> None:
+        self._stats[self._stage] = self._stage_stats()
+        self._stage = None
+
+    def _stage_stats(self) -> Dict[str, float]:
+        one = len(self.monitors) == 1
+        return {
+            key if one else f"{name}.{key}": value
+            for name, monitor in self.monitors.items()
+            for key, value in monitor.stats().items()
+        }
+
+    def _checkpoint_meta(self) -> Dict[str, float]:
+        return {
+            f"{stage}_{key}": value
+            for stage, stats in self.vq_stats.items()
+            for key, value in stats.items()
+        }
+
+    def _log(self, meta: dict, *stages: str) -> None:
+        stats = {f"{s}_stats": self.vq_stats.get(s) or None for s in stages}
+        self._stage = None
+        train_logger = getattr(self.hparams, "train_logger", None)
+        if train_logger is not None:
+            train_logger.log_stats({"codebook": "use", **meta}, **stats)
+
+    def _postfix(self) -> Dict[str, str]:
+        # Asking the monitor waits for the device: every ten steps will do.
+        now = self.optimizer_step // 10
+        if now != self._postfix_at:
+            self._postfix_at = now
+            self._postfix_text = {}
+            if any(q.bypass for q in self.quantizers.values()):
+                self._postfix_text = {"vq": "warm-up"}
+            else:
+                for name, monitor in self.monitors.items():
+                    stats = monitor.stats()
+                    if stats:
+                        self._postfix_text[name] = (
+                            f"{stats['used_codes_percent']:.0f}% used, "
+                            f"perplexity {stats['perplexity']:.0f}"
+                        )
+        return self._postfix_text
+
+
+@contextlib.contextmanager
+def _progress_bar(postfix):
+    """Lets the training bar of SpeechBrain, which has no hook for it, show
+    more than the loss."""
+
+    class Bar(sb.core.tqdm):
+        def set_postfix(self, *args, **kwargs):
+            super().set_postfix(*args, **kwargs, **postfix())
+
+    plain = sb.core.tqdm
+    sb.core.tqdm = Bar
+    try:
+        yield
+    finally:
+        sb.core.tqdm = plain
+
+
+class VQBrain(VQMixin, sb.Brain):
+    """A SpeechBrain Brain that trains quantizers; see ``VQMixin``."""

@@ -1,0 +1,162 @@
+"""When a codebook is re-estimated: pure functions of the step.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import math
+import re
+from typing import NamedTuple, Optional, Union
+
+Duration = Union[int, str]
+
+
+class ReinitAction(NamedTuple):
+    """What is due after a step.
+
+    Arguments
+    ---------
+    bypass : bool
+        Whether the next step runs without quantization.
+    reestimate : bool
+        Whether to re-estimate the codebook now.
+    reset : bool
+        Whether to empty the reservoir without re-estimating: what it holds of
+        the warm-up is out of date.
+    """
+
+    bypass: bool = False
+    reestimate: bool = False
+    reset: bool = False
+
+
+class ReinitSchedule:
+    """A warm-up without quantization, then re-estimations that may grow rarer.
+
+    The first comes at the end of the warm-up. Counted from there, the one
+    after step s comes at step ``floor(growth * s + every)``; for ``every=1,
+    growth=1.5`` that is 1, 2, 4, 7, 11, 17, 26, ..., the series in the code of
+    arXiv 2005.08520, and for ``growth=1`` every ``every`` steps. During the
+    warm-up the reservoir is emptied every ``every`` steps, as that code does
+    at each epoch, so that what is clustered at its end is recent.
+
+    Durations are optimizer steps, or epochs if written as such: the schedule
+    of the paper's recipes is ``ReinitSchedule("2 epochs", "1 epoch", "100
+    epochs")``.
+
+    Arguments
+    ---------
+    warmup : int or str
+        How long not to quantize.
+    every : int or str
+        Time between re-estimations.
+    until : int or str, optional
+        No re-estimation after this step; by default there is no end.
+    growth : float
+        Factor by which the time from the end of the warm-up grows from one
+        re-estimation to the next.
+    scope : str
+        ``"all"`` to re-estimate every codeword (the paper), ``"dead"`` for
+        only those that are the nearest of nothing in the reservoir.
+
+    Example
+    -------
+    >>> schedule = ReinitSchedule(warmup=10, every=1, growth=1.5)
+    >>> [step for step in range(60) if schedule(step).reestimate]
+    [10, 11, 12, 14, 17, 21, 27, 36, 50]
+    >>> schedule(9).bypass, schedule(10).bypass
+    (True, False)
+    >>> paper = ReinitSchedule("2 epochs", "1 epoch", "5 epochs")
+    >>> [e for e in range(9) if paper(e * 30, steps_per_epoch=30).reestimate]
+    [2, 3, 4, 5]
+    """
+
+    def __init__(
+        self,
+        warmup: Duration,
+        every: Duration,
+        until: Optional[Duration] = None,
+        growth: float = 1.0,
+        scope: str = "all",
+    ):
+        self.warmup = _Duration("warmup", warmup, at_least=0)
+        self.every = _Duration("every", every, at_least=1)
+        self.until = None
+        if until is not None:
+            self.until = _Duration("until", until, at_least=0)
+        if not (isinstance(growth, (int, float)) and growth >= 1):
+            raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
+        if scope not in ("all", "dead"):
+            raise ValueError(f"scope must be 'all' or 'dead', got {scope!r}.")
+        self.growth = growth
+        self.scope = scope
+
+    def __call__(
+        self, step: int, steps_per_epoch: Optional[int] = None
+    ) -> ReinitAction:
+        """What is due after a number of optimizer steps.
+
+        Arguments
+        ---------
+        step : int
+            Optimizer steps made so far.
+        steps_per_epoch : int, optional
+            Needed where durations are in epochs.
+
+        Returns
+        -------
+        ReinitAction
+            What to do.
+        """
+        warmup = self.warmup.steps(steps_per_epoch)
+        every = self.every.steps(steps_per_epoch)
+        if step < warmup:
+            reset = step > 0 and step % every == 0
+            return ReinitAction(bypass=True, reset=reset)
+        late = self.until is not None and (
+            step > self.until.steps(steps_per_epoch)
+        )
+        due = step > 0 and not late and self._is_due(step - warmup, every)
+        return ReinitAction(reestimate=due)
+
+    def _is_due(self, since_warmup: int, every: int) -> bool:
+        if self.growth == 1:
+            return since_warmup % every == 0
+        event = 0
+        while event < since_warmup:
+            event = math.floor(self.growth * event + every)
+        return event == since_warmup
+
+    def __repr__(self) -> str:
+        return (
+            f"ReinitSchedule(warmup={self.warmup}, every={self.every}, "
+            f"until={self.until}, growth={self.growth}, scope={self.scope!r})"
+        )
+
+
+class _Duration:
+    """A number of steps, or of epochs."""
+
+    def __init__(self, name: str, value: Duration, at_least: int):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) epochs?", str(value))
+        self.value = float(match.group(1)) if match else value
+        self.in_epochs = match is not None
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (self.in_epochs or whole) or self.value < at_least:
+            raise ValueError(
+                f"{name} must be a whole number of steps or a text like '2 "
+                f"epochs', at least {at_least}; got {value!r}."
+            )
+
+    def steps(self, steps_per_epoch: Optional[int]) -> int:
+        if not self.in_epochs:
+            return self.value
+        if steps_per_epoch is None:
+            raise ValueError(
+                "A schedule in epochs needs to know the length of an epoch, "
+                "and this data set has none: write it in steps."
+            )
+        return max(round(self.value * steps_per_epoch), 1)
+
+    def __str__(self) -> str:
+        return f"'{self.value:g} epochs'" if self.in_epochs else str(self.value)

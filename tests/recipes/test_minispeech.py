@@ -1,0 +1,451 @@
+"""Properties of the corpora that minispeech_prepare makes and reads.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import logging
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = ROOT / "recipes" / "MiniSpeech" / "minispeech_prepare.py"
+_spec = importlib.util.spec_from_file_location("minispeech_prepare", SCRIPT)
+mini = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(mini)
+
+needs_espeak = pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None,
+    reason='needs espeakng-loader: pip install "speechbrain-vq[demo]"',
+)
+SMALL = {"minutes": 0.1, "num_speakers": 2}
+
+
+def tree(folder):
+    """Digest of every file under a folder, by relative name."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha1(
+            path.read_bytes()
+        ).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def load(folder):
+    return {
+        split: json.loads((folder / f"{split}.json").read_text("utf-8"))
+        for split in mini.SPLITS
+    }
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small") / "corpus"
+    return mini.prepare_minispeech(folder, **SMALL, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """All the voices, a few sentences each."""
+    folder = tmp_path_factory.mktemp("full") / "corpus"
+    return mini.prepare_minispeech(folder, minutes=2)
+
+
+@needs_espeak
+def test_same_seed_same_bytes(small, tmp_path):
+    # espeak-ng draws its noise from the time in seconds unless it is seeded.
+    time.sleep(1.1)
+    again = mini.prepare_minispeech(tmp_path / "again", **SMALL, jobs=3)
+    assert tree(again) == tree(small)
+    other = mini.prepare_minispeech(tmp_path / "other", **SMALL, seed=7)
+    flac = {k: v for k, v in tree(small).items() if k.endswith(".flac")}
+    assert not set(flac.values()) & set(tree(other).values())
+
+
+@needs_espeak
+@pytest.mark.parametrize("speaker", ["sandro", "grandma", "f1"])
+def test_a_voice_depends_on_nothing_else(full, tmp_path, speaker):
+    mini._speak_apart((1234, speaker, {"test": 1}, str(tmp_path / speaker)))
+    name = f"{speaker}-test-0000.flac"
+    assert (tmp_path / speaker / name).read_bytes() == (
+        full / "audio" / speaker / name
+    ).read_bytes()
+
+
+@needs_espeak
+def test_splits(full):
+    utts = load(full)
+    texts = {s: {u["words"] for u in utts[s].values()} for s in utts}
+    speakers = {s: {u["spk_id"] for u in utts[s].values()} for s in utts}
+    assert not texts["test"] & (texts["train"] | texts["valid"])
+    assert not texts["train"] & texts["valid"]
+    assert speakers["train"] == speakers["valid"]
+    assert not speakers["train"] & speakers["test"]
+    assert len(speakers["train"] | speakers["test"]) == 24
+    assert len(speakers["test"]) == 4
+
+
+@needs_espeak
+def test_seconds_and_audio(full):
+    utts = load(full)
+    seconds = {s: sum(u["length"] for u in utts[s].values()) for s in utts}
+    assert sum(seconds.values()) >= 120
+    assert seconds["train"] >= 0.8 * 120
+    for split in utts:
+        for utt in utts[split].values():
+            info = sf.info(utt["wav"].format(data_root=mini.data_root(full)))
+            assert (info.samplerate, info.channels) == (16000, 1)
+            assert info.subtype == "PCM_16"
+            assert info.frames == round(utt["length"] * 16000)
+
+
+def test_sentences_are_many_and_different():
+    rng = mini.random.Random(0)
+    sentences = mini._sentences(rng, "train")
+    assert len({next(sentences) for _ in range(2000)}) == 2000
+
+
+@needs_espeak
+def test_phones_cover_the_utterance(full):
+    names = set()
+    for utts in load(full).values():
+        for utt in utts.values():
+            starts, ends, phones = zip(*utt["phones"], strict=True)
+            assert starts[0] == 0 and ends[-1] == utt["length"]
+            assert ends[:-1] == starts[1:]
+            assert all(a < b for a, b in zip(starts, ends, strict=True))
+            names.update(phones)
+    # The consonants of English; vowels have many espeak-ng names.
+    wanted = "p t k b d g tS dZ f v T D s z S Z h m n N l r w j SIL"
+    assert names.issuperset(wanted.split())
+    assert not any(name.startswith(("'", ",", "_")) for name in names)
+
+
+def stop_levels(folder):
+    """dB of the first 30 ms of a stop after a vowel, against that vowel."""
+    vowels = set("I V E a 3 aI u: eI oU 3: i: A: aU OI @2 i a#".split())
+    levels = []
+    for utt in load(folder)["train"].values():
+        wave, _ = sf.read(utt["wav"].format(data_root=mini.data_root(folder)))
+        for (a, b, vowel), (_, _, stop) in zip(
+            utt["phones"], utt["phones"][1:], strict=False
+        ):
+            if vowel in vowels and stop in ("p", "t", "k", "tS"):
+                a, b = round(a * 16000), round(b * 16000)
+                closure = np.sqrt(np.mean(wave[b : b + 480] ** 2) + 1e-12)
+                before = np.sqrt(np.mean(wave[a:b] ** 2))
+                levels.append(20 * np.log10(closure / before))
+    return np.array(levels)
+
+
+@needs_espeak
+def test_stops_begin_at_their_closure(full):
+    levels = stop_levels(full)
+    assert len(levels) > 30
+    # Without the correction, 10 % of them are this low.
+    assert np.mean(levels < -20) > 0.95
+
+
+def test_closure_correction_by_hand():
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    wave[4000:5600] = 0  # 100 ms of silence before the burst
+    starts, names = [0, 2000, 5600, 8000], ["SIL", "a", "t", "i"]
+    moved = mini._move_to_closures(starts, names, wave)
+    assert moved[0:2] == [0, 2000] and moved[3] == 8000
+    assert abs(moved[2] - 4000) <= 64
+    assert mini._move_to_closures(starts, ["SIL", "a", "s", "i"], wave) == (
+        starts
+    )
+
+
+@pytest.mark.parametrize("frequency", [100, 1000, 5000, 6500])
+def test_resampling_keeps_tones(frequency):
+    tone = np.sin(2 * np.pi * frequency * np.arange(22050) / 22050)
+    wanted = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
+    got = mini._resample(tone)
+    assert len(got) == 16000
+    assert np.abs(got - wanted)[200:-200].max() < 0.03
+
+
+def test_resampling_does_not_alias():
+    tone = np.sin(2 * np.pi * 9000 * np.arange(22050) / 22050)
+    assert np.abs(mini._resample(tone)[200:-200]).max() < 1e-3
+
+
+@needs_espeak
+def test_item_file_agrees_with_phones(full):
+    header, *lines = (full / "phones.item").read_text().splitlines()
+    assert header == ("#file onset offset #phone prev-phone next-phone speaker")
+    utts, wanted = load(full)["test"], []
+    for utt_id, utt in utts.items():
+        for i in range(1, len(utt["phones"]) - 1):
+            before, this, after = utt["phones"][i - 1 : i + 2]
+            if "SIL" not in (before[2], this[2], after[2]):
+                wanted.append(
+                    [utt_id, before[0], after[1], this[2], before[2], after[2]]
+                    + [utt["spk_id"]]
+                )
+    got = [line.split(" ") for line in lines]
+    assert [[r[0], float(r[1]), float(r[2]), *r[3:]] for r in got] == wanted
+
+
+@needs_espeak
+def test_speechbrain_reads_the_manifests(small):
+    dataset = pytest.importorskip("speechbrain.dataio.dataset")
+    replacements = {"data_root": mini.data_root(small)}
+    for split, utts in load(small).items():
+        for name in ("json", "csv"):
+            read = getattr(dataset.DynamicItemDataset, f"from_{name}")
+            data = read(small / f"{split}.{name}", replacements=replacements)
+            assert list(data.data) == list(utts)
+            assert all(
+                pathlib.Path(row["wav"]).is_file() for row in data.data.values()
+            )
+
+
+@needs_espeak
+def test_second_call_rewrites_nothing(small):
+    before = {p: p.stat().st_mtime_ns for p in small.rglob("*")}
+    start = time.monotonic()
+    mini.prepare_minispeech(small, **SMALL)
+    assert time.monotonic() - start < 0.5
+    assert {p: p.stat().st_mtime_ns for p in small.rglob("*")} == before
+
+
+@needs_espeak
+def test_other_parameters_remake_and_move(small, tmp_path):
+    folder = mini.prepare_minispeech(tmp_path / "a", **SMALL, seed=5)
+    moved = folder.rename(tmp_path / "b")
+    assert mini.data_root(moved) == str(moved)
+    mini.prepare_minispeech(moved, **SMALL)
+    assert tree(moved) == tree(small)
+
+
+@needs_espeak
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_preparation_is_redone(small, tmp_path):
+    folder = tmp_path / "corpus"
+    code = (
+        f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
+        "from minispeech_prepare import prepare_minispeech\n"
+        f"prepare_minispeech({str(folder)!r}, **{SMALL!r}, jobs=1)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.DEVNULL
+    )
+    while not list(folder.rglob("*.flac")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (folder / "corpus.json").exists()
+    assert not (folder / "train.json").exists()
+    # "auto" takes it for what it is, too.
+    assert mini.prepare(folder, tmp_path / "save", **SMALL) == folder
+    assert tree(folder) == tree(small)
+
+
+@needs_espeak
+@pytest.mark.parametrize("stage", ["_write_csv", "_item_file"])
+def test_interruption_while_writing(small, tmp_path, monkeypatch, stage):
+    folder = tmp_path / "corpus"
+    mini.prepare_minispeech(folder, **SMALL, seed=5)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mini, stage, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            mini.prepare_minispeech(folder, **SMALL)
+    assert not (folder / "corpus.json").exists()
+    mini.prepare_minispeech(folder, **SMALL)
+    assert tree(folder) == tree(small)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"minutes": 0},
+        {"minutes": -1},
+        {"minutes": float("nan")},
+        {"minutes": float("inf")},
+        {"num_speakers": 1},
+        {"num_speakers": 25},
+    ],
+)
+def test_wrong_parameters(tmp_path, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        mini.prepare_minispeech(tmp_path / "x", **wrong)
+    assert not (tmp_path / "x").exists()
+
+
+def test_says_how_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(ImportError, match=r"speechbrain-vq\[demo\]"):
+        mini.prepare_minispeech(tmp_path)
+
+
+def test_never_deletes_foreign_data(tmp_path):
+    (tmp_path / "audio").mkdir()
+    (tmp_path / "audio" / "mine.wav").write_bytes(b"dear")
+    with pytest.raises(FileExistsError, match="empty folder"):
+        mini.prepare_minispeech(tmp_path)
+    assert (tmp_path / "audio" / "mine.wav").read_bytes() == b"dear"
+
+
+def noise(seconds=0.5, rate=16000, channels=1):
+    rng = np.random.default_rng(0)
+    shape = (round(seconds * rate), channels)
+    return rng.uniform(-0.3, 0.3, shape)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    folder = tmp_path / "recordings"
+    for speaker in ("ann", "bob {x}"):
+        (folder / speaker).mkdir(parents=True)
+        for i in range(4):
+            sf.write(folder / speaker / f"{i}.wav", noise(), 16000)
+    return folder
+
+
+def all_utts(folder):
+    return {k: v for utts in load(folder).values() for k, v in utts.items()}
+
+
+def test_audio_folder(recordings, tmp_path):
+    out = mini.prepare_audio_folder(recordings, tmp_path / "out")
+    utts = all_utts(out)
+    assert len(utts) == 8 and all(load(out).values())
+    assert {u["spk_id"].format() for u in utts.values()} == {"ann", "bob {x}"}
+    for utt in utts.values():
+        assert utt["phones"] == [] and utt["length"] == 0.5
+        assert pathlib.Path(
+            utt["wav"].format(data_root=mini.data_root(out))
+        ).is_file()
+    assert not (out / "phones.item").exists()
+    before = tree(out)
+    mini.prepare_audio_folder(recordings, tmp_path / "other", seed=1)
+    assert tree(tmp_path / "other") != before
+    sf.write(recordings / "ann" / "new.wav", noise(), 16000)
+    assert len(all_utts(mini.prepare_audio_folder(recordings, out))) == 9
+
+
+def test_audio_folder_keeps_odd_and_drops_broken(recordings, tmp_path, caplog):
+    sf.write(recordings / "low.wav", noise(rate=8000), 8000)
+    sf.write(recordings / "stereo.flac", noise(channels=2), 16000)
+    sf.write(recordings / "low.ogg", noise(), 16000)
+    broken = ["empty.wav", "nothing.flac", "text.mp3"]
+    sf.write(recordings / "empty.wav", noise(0), 16000)
+    (recordings / "nothing.flac").touch()
+    (recordings / "text.mp3").write_text("no sound")
+    for name in ("cut.wav", "cut.flac", "cut.ogg", "cut.mp3"):
+        path = recordings / name
+        sf.write(path, noise(3), 16000)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+        broken.append(name)
+    path = recordings / "cut.opus"
+    sf.write(path, noise(3), 16000, format="OGG", subtype="OPUS")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    broken.append(path.name)
+    with caplog.at_level(logging.WARNING):
+        out = mini.prepare_audio_folder(recordings, tmp_path / "out")
+    utts = all_utts(out)
+    assert set(utts) >= {"low", "stereo", "low_"} and len(utts) == 11
+    assert utts["stereo"]["length"] == 0.5
+    for name in broken:
+        assert str(recordings / name) in caplog.text
+    assert f"{len(broken)} of {len(broken) + 11} files" in caplog.text
+
+
+def test_audio_folder_with_nothing_left(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.wav").touch()
+    with pytest.raises(ValueError, match=str(tmp_path / "in")):
+        mini.prepare_audio_folder(tmp_path / "in", tmp_path / "out")
+    assert not (tmp_path / "out" / "train.json").exists()
+    with pytest.raises(ValueError, match="fraction"):
+        mini.prepare_audio_folder(tmp_path, tmp_path, valid_fraction=1.0)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    folder = tmp_path / "shared"
+    utts = ["utt\tspeaker\tlang\tseconds\talign_loglik\tsplit\ttext"]
+    phones = ["utt\tspeaker\tstart\tend\tphone\tword"]
+    for i, split in enumerate(("train", "train", "valid", "test")):
+        lang = "fr" if i == 1 else "en"
+        utts.append(f'u{i}\ts{i}\t{lang}\t0.5\t-1\t{split}\tsay "{{a}}')
+        for k, name in enumerate(("SIL", "B", "AA", "B")):
+            start, end = k / 8, (k + 1) / 8
+            phones.append(f"u{i}\ts{i}\t{start}\t{end}\t{name}\t0")
+        (folder / "audio" / f"s{i}").mkdir(parents=True)
+        sf.write(folder / "audio" / f"s{i}" / f"u{i}.ogg", noise(), 16000)
+    (folder / "utts.tsv").write_text("\n".join(utts) + "\n", "utf-8")
+    with gzip.open(folder / "phones.tsv.gz", "wt", encoding="utf-8") as out:
+        out.write("\n".join(phones) + "\n")
+    return folder
+
+
+def test_shared(shared, tmp_path):
+    out = mini.prepare(shared, tmp_path / "out")
+    utts = load(out)
+    assert {s: list(u) for s, u in utts.items()} == {
+        "train": ["u0", "u1"],
+        "valid": ["u2"],
+        "test": ["u3"],
+    }
+    utt = utts["test"]["u3"]
+    assert utt["words"].format() == 'say "{a}'
+    assert utt["phones"][1] == [0.125, 0.25, "B"]
+    assert sf.info(utt["wav"].format(data_root=mini.data_root(out))).frames
+    assert (out / "phones.item").read_text().splitlines()[1:] == [
+        "u3 0.125 0.5 AA B B s3"
+    ]
+    fr = mini.prepare_shared(shared, tmp_path / "fr", languages=["fr"])
+    assert list(all_utts(fr)) == ["u1"]
+    with pytest.raises(ValueError, match="de.*holds only"):
+        mini.prepare_shared(shared, tmp_path / "de", languages=["de"])
+
+
+def test_shared_without_a_file(shared, tmp_path, caplog):
+    (shared / "audio" / "s0" / "u0.ogg").unlink()
+    out = mini.prepare_shared(shared, tmp_path / "out")
+    assert list(load(out)["train"]) == ["u1"]
+    assert "u0.ogg is missing" in caplog.text
+
+
+def test_prepare_finds_out_what_is_there(recordings, tmp_path):
+    out = mini.prepare(recordings, tmp_path / "out")
+    assert mini._read_corpus(out)["corpus"] == "audio"
+    assert mini.prepare(out, tmp_path / "unused") == out
+    assert not (tmp_path / "unused").exists()
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match="notes.txt.*wanted"):
+        mini.prepare(odd, tmp_path / "unused")
+    with pytest.raises(ValueError, match="corpus"):
+        mini.prepare(odd, tmp_path / "unused", corpus="librispeech")
+    with pytest.raises(FileNotFoundError, match="utts.tsv"):
+        mini.prepare(odd, tmp_path / "unused", corpus="shared")
+
+
+@needs_espeak
+def test_prepare_uses_a_finished_minispeech(small, tmp_path, caplog):
+    before = tree(small)
+    assert mini.prepare(small, tmp_path, minutes=60) == small
+    assert "used as it is" in caplog.text and tree(small) == before

@@ -1,0 +1,168 @@
+"""What is installed, what an import costs, and which names are public.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import ast
+import importlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+import speechbrain_vq
+from speechbrain_vq.presets import preset_names, preset_path, recipe_path
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = {"datasets", "scipy", "sklearn", "speechbrain", "torchaudio"}
+PACKAGES = [
+    "speechbrain_vq",
+    "speechbrain_vq.hub",
+    "speechbrain_vq.inference",
+    "speechbrain_vq.nnet",
+    "speechbrain_vq.training",
+]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Names of the files in the wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # Built from a copy, so that the build leaves nothing in the checkout and
+    # an old build folder there puts nothing in the wheel.
+    source = folder / "source"
+    source.mkdir()
+    for name in ("speechbrain_vq", "hparams", "recipes"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, source / name, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    # What a run in the recipe's folder leaves behind must stay out.
+    results = source / "recipes" / "MiniSpeech" / "results" / "1"
+    results.mkdir(parents=True)
+    (results / "hyperparams.yaml").write_text("seed: 1\n")
+
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    pip += ["--no-build-isolation", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-w", str(folder), str(source)], check=True)
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        return set(archive.namelist())
+
+
+def test_wheel_holds_the_package(wheel):
+    package = (ROOT / "speechbrain_vq").rglob("*")
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in package
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert expected <= wheel
+
+
+@pytest.mark.parametrize("folder", ["hparams", "recipes"])
+def test_wheel_holds_presets_and_recipes(wheel, folder):
+    found = [
+        path.relative_to(ROOT)
+        for suffix in ("py", "yaml", "md", "txt", "csv")
+        for path in (ROOT / folder).rglob(f"*.{suffix}")
+    ]
+    expected = {
+        f"speechbrain_vq/{path.as_posix()}"
+        for path in found
+        if "results" not in path.parts
+    }
+    assert expected
+    assert expected <= wheel
+
+
+def test_wheel_holds_nothing_else(wheel):
+    tops = {name.split("/")[0] for name in wheel}
+    assert len(tops) == 2  # the package and its metadata
+    assert not any("tests" in Path(name).parts for name in wheel)
+    assert not any("results" in Path(name).parts for name in wheel)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, speechbrain_vq, speechbrain_vq.training\n"
+        "assert 'torch' not in sys.modules\n"
+        "import speechbrain_vq.nnet\n"
+        "print(*sys.modules)"
+    )
+    run = [sys.executable, "-c", code]
+    loaded = subprocess.run(run, check=True, capture_output=True, text=True)
+    assert not HEAVY & set(loaded.stdout.split())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_resolve(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
+        assert name in dir(module)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_type_checkers_see_the_public_names(package):
+    module = importlib.import_module(package)
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+    assert imported - {"attach"} == set(module.__all__) - {"__version__"}
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'speechbrain_vq'.*'VQ'"):
+        _ = speechbrain_vq.VQ
+
+
+def test_presets_have_the_same_keys():
+    def keys(name):
+        lines = preset_path(name).read_text().splitlines()
+        return [li.split(":")[0] for li in lines if li[:1].isalpha()]
+
+    expected = keys("robust")
+    assert all(keys(name) == expected for name in preset_names())
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_preset_makes_a_quantizer(name):
+    with open(preset_path(name)) as stream:
+        preset = load_hyperpyyaml(stream)
+    # Two keys are for the Brain, all the others for the quantizer.
+    assert preset.pop("codebook_lr_multiplier") >= 1.0
+    schedule = preset.pop("reinit_schedule")
+    speechbrain_vq.VectorQuantizer(4, 8, **preset)
+    assert (schedule is None) == (preset["reservoir_size"] == 0)
+
+
+def test_unknown_preset_is_told():
+    with pytest.raises(ValueError) as error:
+        preset_path("robst")
+    assert "Did you mean 'robust'?" in str(error.value)
+    assert all(name in str(error.value) for name in preset_names())
+
+
+def test_preset_names_are_not_paths():
+    for name in ("../hparams/robust", "robust.yaml", ""):
+        with pytest.raises(ValueError, match="No preset"):
+            preset_path(name)
+
+
+def test_recipes_and_presets_are_neighbours():
+    recipe, preset = recipe_path("MiniSpeech"), preset_path("robust")
+    assert recipe.parents[1] == preset.parents[1]
+
+
+def test_unknown_recipe_is_told():
+    with pytest.raises(ValueError, match="No recipe 'MiniSpech'"):
+        recipe_path("MiniSpech")
