@@ -9,7 +9,6 @@ import logging
 import pathlib
 import random
 from math import gcd
-from typing import Optional, Union
 
 import numpy as np
 import soundfile
@@ -25,10 +24,10 @@ class AudioError(ValueError):
 
 
 def read_audio(
-    path: Union[str, pathlib.Path],
+    path: str | pathlib.Path,
     sample_rate: int,
     start: float = 0.0,
-    duration: Optional[float] = None,
+    duration: float | None = None,
 ) -> torch.Tensor:
     """Reads a file, or a piece of it, as one channel at a given rate.
 
@@ -77,7 +76,7 @@ def read_audio(
     return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
 
 
-def check_audio(path: Union[str, pathlib.Path]) -> float:
+def check_audio(path: str | pathlib.Path) -> float:
     """Makes sure that a file can be read to its end, decoding only that end.
 
     Arguments

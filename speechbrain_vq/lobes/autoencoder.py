@@ -8,13 +8,11 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from typing import Optional, Tuple
-
 import torch
 from torch import nn
 
+from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
-from speechbrain_vq.nnet.quantisers import frame_mask
 
 
 class ConvBlock(nn.Module):
@@ -86,7 +84,7 @@ class ConvEncoder(nn.Module):
 
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encodes.
 
         Arguments
@@ -168,7 +166,7 @@ class ConvDecoder(nn.Module):
         self,
         latents: torch.Tensor,
         speaker: torch.Tensor,
-        lengths: Optional[torch.Tensor] = None,
+        lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Decodes.
 

@@ -4,13 +4,13 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from typing import Iterable, Tuple
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
 
-from speechbrain_vq.nnet.quantisers import frame_mask
+from speechbrain_vq.nnet.masks import frame_mask
 
 
 class LogMel(nn.Module):
@@ -62,7 +62,12 @@ class LogMel(nn.Module):
         shape = dict(n_fft=n_fft, win_length=win_length, hop_length=hop_length)
         scale = dict(norm="slaney", mel_scale="slaney")
         self.mel = MelSpectrogram(
-            sample_rate, n_mels=n_mels, center=False, power=1.0, **shape, **scale
+            sample_rate,
+            n_mels=n_mels,
+            center=False,
+            power=1.0,
+            **shape,
+            **scale,
         )
         self._shape, self._scale = shape, scale
         self.register_buffer("mean", torch.zeros(n_mels))
@@ -75,7 +80,7 @@ class LogMel(nn.Module):
 
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Computes features.
 
         Arguments

@@ -4,14 +4,11 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from typing import Optional
-
 import torch
 from torch import nn
 
+from speechbrain_vq.nnet.checks import check_choice
 from speechbrain_vq.nnet.distributed import sum_over_ranks
-
-INITS = ("uniform", "normal")
 
 
 class Codebook(nn.Module):
@@ -45,8 +42,7 @@ class Codebook(nn.Module):
         init: str = "normal",
     ):
         super().__init__()
-        if init not in INITS:
-            raise ValueError(f"init must be one of {INITS}, got {init!r}.")
+        check_choice("codebook_init", init, ("uniform", "normal"))
         weight = torch.empty(num_codebooks, codebook_size, codebook_dim)
         if init == "uniform":
             weight.uniform_(-1 / codebook_size, 1 / codebook_size)
@@ -225,7 +221,7 @@ def make_codebook(
     codebook_size: int,
     codebook_dim: int,
     init: str,
-    ema_decay: Optional[float] = None,
+    ema_decay: float | None = None,
 ) -> Codebook:
     """Builds a codebook by the name of how it learns.
 
@@ -246,11 +242,12 @@ def make_codebook(
     Raises
     ------
     ValueError
-        If the kind is not known.
+        If the kind is not known, or a decay is given without averages.
     """
     shape = (num_codebooks, codebook_size, codebook_dim, init)
-    if kind == "gradient":
-        return Codebook(*shape)
+    check_choice("codebook", kind, ("gradient", "ema"))
     if kind == "ema":
         return EMACodebook(*shape, 0.99 if ema_decay is None else ema_decay)
-    raise ValueError(f"codebook must be 'gradient' or 'ema', got {kind!r}.")
+    if ema_decay is not None:
+        raise ValueError("ema_decay needs codebook='ema'.")
+    return Codebook(*shape)

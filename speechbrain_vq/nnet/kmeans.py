@@ -19,6 +19,10 @@ from speechbrain_vq.nnet.search import (
 
 logger = logging.getLogger(__name__)
 
+# Candidates for a seed, in units of scikit-learn's 2 + ln K: twice as many
+# lower the inertia by 1 to 2 % and still cost less than its one fit.
+_TRIES = 2
+
 # Seeds whose candidates share a matrix product, and the elements of the buffer
 # that holds their distances (at least one seed's candidates are held).
 _GROUP = 8
@@ -55,15 +59,15 @@ def kmeans(
     x: Tensor,
     num_clusters: int,
     max_iterations: int = 20,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-4,
     generator: torch.Generator | int | None = None,
     fixed: Tensor | None = None,
 ) -> KMeansResult:
     """Clusters vectors: greedy k-means++ seeding, then Lloyd's iterations.
 
-    Each seed is the best of 2 + ln K candidates drawn by squared distance (the
-    greedy variant that closes Arthur & Vassilvitskii, "k-means++: The
-    Advantages of Careful Seeding", 2007). Everything runs on the device of
+    Each seed is the best of 2 (2 + ln K) candidates drawn by squared distance:
+    the greedy variant that Arthur & Vassilvitskii name in the last section of
+    "k-means++: The Advantages of Careful Seeding" (2007). Everything runs on the device of
     `x`, in fp32 whatever autocast says. Repeated vectors are clustered once,
     with their multiplicity as weight. A cluster left empty is moved to the
     vector farthest from its centroid.
@@ -221,30 +225,29 @@ def _seed(
     """
     points, weights, is_new, held = problem
     is_new = is_new.clone()
-    num_tries = 2 + int(math.log(len(held) + num_seeds))
+    num_tries = _TRIES * (2 + int(math.log(len(held) + num_seeds)))
     draws = torch.rand(
         num_seeds,
         num_tries,
         dtype=torch.float64,
         generator=generator,
-        device=generator.device if generator is not None else None,
+        device=generator.device if generator is not None else "cpu",
     ).to(points.device)
     seeds = torch.empty(num_seeds, dtype=torch.long, device=points.device)
 
-    def take(number: int, seed: Tensor, distances: Tensor) -> Tensor:
-        seeds[number] = seed
-        is_new[seed] = 0
+    def to_draw_by(distances: Tensor) -> Tensor:
         # The floor keeps a choice among points too close for fp32.
-        return distances.clamp(min=torch.finfo().tiny).mul_(is_new)
+        tiny = torch.finfo(torch.float32).tiny
+        return distances.clamp(min=tiny).mul_(is_new)
 
+    number = 0
     if len(held):
-        number = 0
-        closest = _nearest_with_distances(points, held)[1]
-        closest = closest.clamp(min=torch.finfo().tiny).mul_(is_new)
+        closest = to_draw_by(_nearest_with_distances(points, held)[1])
     else:
+        seeds[0] = _draw(weights, draws[0, 0])
+        is_new[seeds[0]] = 0
+        closest = to_draw_by((points - points[seeds[0]]).square().sum(1))
         number = 1
-        seed = _draw(weights, draws[0, 0])
-        closest = take(0, seed, (points - points[seed]).square().sum(1))
 
     norms = points.square().sum(1, keepdim=True)
     ones = torch.ones_like(norms)
@@ -258,10 +261,12 @@ def _seed(
         size = min(size, num_seeds - number)
         picks = _draw(closest * weights, draws[number : number + size])
         torch.mm(lefts[picks.flatten()], rights, out=kept[:size].flatten(0, 1))
-        for tries, nearer in zip(picks, kept):
+        for tries, nearer in zip(picks, kept[:size], strict=True):
             torch.minimum(nearer, closest, out=nearer)
             best = (nearer @ weights).argmin()
-            closest = take(number, tries[best], nearer[best])
+            seeds[number] = tries[best]
+            is_new[tries[best]] = 0
+            closest = to_draw_by(nearer[best])
             number += 1
     # A point may be drawn twice within a group.
     repeats = _first_copies(points[seeds]) != torch.arange(
@@ -342,7 +347,7 @@ def _add_copies(
     size = torch.where(size > 0, size, 1)
     jitter = 1e-3 * torch.where(spread > 0, spread, size)
     sources = torch.arange(num_copies, device=distinct.device) % len(distinct)
-    device = generator.device if generator is not None else None
+    device = generator.device if generator is not None else "cpu"
     while True:
         noise = torch.randn(
             num_copies, distinct.shape[1], generator=generator, device=device

@@ -4,8 +4,6 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from typing import Optional, Tuple
-
 import torch
 from torch import nn
 
@@ -59,7 +57,7 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(num_features))
 
     def forward(
-        self, x: torch.Tensor, mask: Optional[torch.Tensor] = None
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Normalizes.
 
@@ -88,8 +86,8 @@ class MaskedBatchNorm(nn.Module):
             return torch.addcmul(self.bias, centred, scale * self.weight)
 
     def _centre(
-        self, x: torch.Tensor, mask: Optional[torch.Tensor]
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        self, x: torch.Tensor, mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The input less its mean, and its variance, over valid frames."""
         flat = x.reshape(-1, self.num_features)
         if mask is None:

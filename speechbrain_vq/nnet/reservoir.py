@@ -4,8 +4,6 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from typing import Optional
-
 import torch
 from torch import nn
 
@@ -53,7 +51,7 @@ class Reservoir(nn.Module):
 
     @torch.no_grad()
     def add(
-        self, vectors: torch.Tensor, mask: Optional[torch.Tensor] = None
+        self, vectors: torch.Tensor, mask: torch.Tensor | None = None
     ) -> None:
         """Offers vectors to the sample.
 

@@ -4,8 +4,8 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 import torch
 from torch import Tensor
@@ -227,5 +227,5 @@ def _full_precision_per_backend() -> Iterator[None]:
             backend.fp32_precision = "ieee"
         yield
     finally:
-        for backend, precision in zip(backends, precisions):
+        for backend, precision in zip(backends, precisions, strict=True):
             backend.fp32_precision = precision

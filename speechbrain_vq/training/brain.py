@@ -6,13 +6,12 @@ Authors
 
 import contextlib
 import logging
-from typing import Dict
 
 import speechbrain as sb
 import torch
 
+from speechbrain_vq.nnet.bottleneck import Bottleneck
 from speechbrain_vq.nnet.distributed import sum_over_ranks
-from speechbrain_vq.nnet.quantisers import Bottleneck
 from speechbrain_vq.training.checkpoints import (
     MonitorState,
     RandomState,
@@ -57,7 +56,10 @@ class VQMixin:
     ...         return error + output.loss
     >>> from speechbrain_vq import ReinitSchedule
     >>> brain = AutoEncoder(
-    ...     {"encoder": torch.nn.Linear(8, 8), "quantizer": VectorQuantizer(8, 16)},
+    ...     {
+    ...         "encoder": torch.nn.Linear(8, 8),
+    ...         "quantizer": VectorQuantizer(8, 16),
+    ...     },
     ...     lambda parameters: torch.optim.Adam(parameters, lr=0.001),
     ...     {"reinit_schedule": ReinitSchedule(warmup=2, every=2)},
     ... )
@@ -74,7 +76,7 @@ class VQMixin:
     _steps_per_epoch = None
 
     @property
-    def quantizers(self) -> Dict[str, torch.nn.Module]:
+    def quantizers(self) -> dict[str, torch.nn.Module]:
         """The quantizers in ``self.modules`` by name, wrappers left out."""
         wrappers = ("module", "_orig_mod")
         return {
@@ -190,7 +192,7 @@ class VQMixin:
     # ---------------------------------------------------------------------
 
     @property
-    def vq_stats(self) -> Dict[str, Dict[str, float]]:
+    def vq_stats(self) -> dict[str, dict[str, float]]:
         """The use of the codebooks in each stage so far: plain numbers by
         name under ``"train"``, ``"valid"`` and ``"test"``."""
         if self._stage is not None:
@@ -261,7 +263,7 @@ class VQMixin:
         self._stats[self._stage] = self._stage_stats()
         self._stage = None
 
-    def _stage_stats(self) -> Dict[str, float]:
+    def _stage_stats(self) -> dict[str, float]:
         one = len(self.monitors) == 1
         return {
             key if one else f"{name}.{key}": value
@@ -269,7 +271,7 @@ class VQMixin:
             for key, value in monitor.stats().items()
         }
 
-    def _checkpoint_meta(self) -> Dict[str, float]:
+    def _checkpoint_meta(self) -> dict[str, float]:
         return {
             f"{stage}_{key}": value
             for stage, stats in self.vq_stats.items()
@@ -283,7 +285,7 @@ class VQMixin:
         if train_logger is not None:
             train_logger.log_stats({"codebook": "use", **meta}, **stats)
 
-    def _postfix(self) -> Dict[str, str]:
+    def _postfix(self) -> dict[str, str]:
         # Asking the monitor waits for the device: every ten steps will do.
         now = self.optimizer_step // 10
         if now != self._postfix_at:

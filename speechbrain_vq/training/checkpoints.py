@@ -10,7 +10,7 @@ import os
 import pathlib
 import random
 import shutil
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ PARTIAL = ".partial"
 
 
 def save_whole(
-    checkpointer: Checkpointer, extra_meta: Callable[[], Dict[str, float]]
+    checkpointer: Checkpointer, extra_meta: Callable[[], dict[str, float]]
 ) -> None:
     """Makes a checkpointer write each checkpoint beside the others under a
     name that no reader looks at, and rename it when it is complete.

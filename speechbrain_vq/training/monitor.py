@@ -5,7 +5,6 @@ Authors
 """
 
 import math
-from typing import Dict, Optional
 
 import torch
 from torch import nn
@@ -38,9 +37,7 @@ class UsageMonitor:
     (400, True)
     """
 
-    def __init__(
-        self, quantizer: nn.Module, token_rate: Optional[float] = None
-    ):
+    def __init__(self, quantizer: nn.Module, token_rate: float | None = None):
         self.quantizer = quantizer
         self.token_rate = token_rate
         self.start()
@@ -48,7 +45,7 @@ class UsageMonitor:
 
     def start(self) -> None:
         """Begins a stage."""
-        self._sums: Dict[str, torch.Tensor] = {}
+        self._sums: dict[str, torch.Tensor] = {}
         self._codebook = self.quantizer.codebook.detach().clone()
 
     def close(self) -> None:
@@ -76,7 +73,7 @@ class UsageMonitor:
         for name, value in new.items():
             self._sums[name] += value
 
-    def stats(self) -> Dict[str, float]:
+    def stats(self) -> dict[str, float]:
         """How the codebook was used since the start.
 
         Returns

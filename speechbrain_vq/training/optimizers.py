@@ -6,7 +6,7 @@ Authors
 """
 
 import inspect
-from typing import Iterable, List, Tuple
+from collections.abc import Iterable
 
 import torch
 from torch.optim import Optimizer
@@ -51,7 +51,7 @@ class CodebookOptimizer:
     def __init__(
         self,
         optimizers: Iterable[Optimizer],
-        codebooks: List[torch.nn.Parameter],
+        codebooks: list[torch.nn.Parameter],
         multiplier: float,
     ):
         if not multiplier > 0:
@@ -77,7 +77,7 @@ class CodebookOptimizer:
 
 def _take_out(
     optimizers: Iterable[Optimizer], codebook: torch.nn.Parameter
-) -> Tuple[Optimizer, int]:
+) -> tuple[Optimizer, int]:
     """Removes a parameter; returns where it was."""
     for optimizer in optimizers:
         for index, group in enumerate(optimizer.param_groups):

@@ -7,7 +7,6 @@ Authors
 
 import logging
 import time
-from typing import Dict, Optional
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import distributed
 from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.distributed import world_size
-from speechbrain_vq.nnet.quantisers import Reestimate
+from speechbrain_vq.nnet.reestimation import Reestimate
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.training.optimizers import reset_rows
 
@@ -52,8 +51,8 @@ class CodebookReinitializer:
 
     def __init__(
         self,
-        quantizers: Dict[str, torch.nn.Module],
-        optimizer: Optional[Optimizer] = None,
+        quantizers: dict[str, torch.nn.Module],
+        optimizer: Optimizer | None = None,
         scope: str = "all",
     ):
         for name, quantizer in quantizers.items():
@@ -67,7 +66,7 @@ class CodebookReinitializer:
         self.optimizer = optimizer
         self.scope = scope
 
-    def __call__(self, step: int) -> Dict[str, Optional[Reestimate]]:
+    def __call__(self, step: int) -> dict[str, Reestimate | None]:
         """Re-estimates all codebooks now.
 
         Arguments
@@ -91,7 +90,7 @@ class CodebookReinitializer:
         for quantizer in self.quantizers.values():
             quantizer.reservoir.reset()
 
-    def _reestimate(self, name, quantizer, step) -> Optional[Reestimate]:
+    def _reestimate(self, name, quantizer, step) -> Reestimate | None:
         start = time.perf_counter()
         vectors = gather_sample(quantizer.reservoir, seed=step)
         report = None
@@ -168,10 +167,10 @@ def gather_sample(reservoir: Reservoir, seed: int) -> torch.Tensor:
     shares = np.random.default_rng(seed).multivariate_hypergeometric(
         counts, min(sum(counts), reservoir.capacity), method="marginals"
     )
-    return torch.cat([r[:n] for r, n in zip(all_rows, shares)])
+    return torch.cat([r[:n] for r, n in zip(all_rows, shares, strict=False)])
 
 
-def agree(quantizers: Dict[str, torch.nn.Module]) -> None:
+def agree(quantizers: dict[str, torch.nn.Module]) -> None:
     """Gives the codebooks of the first rank to all."""
     for quantizer in quantizers.values():
         _broadcast(quantizer.codewords.state_dict().values())
@@ -185,10 +184,10 @@ def _broadcast(tensors) -> None:
     if world_size() > 1:
         for tensor in tensors:
             # gloo has no broadcast of booleans on every device.
-            wire = tensor.to(torch.uint8) if tensor.dtype is torch.bool else (
-                tensor.detach().clone()
+            wire = (
+                tensor.to(torch.uint8)
+                if tensor.dtype is torch.bool
+                else (tensor.detach().clone())
             )
             distributed.broadcast(wire, src=0)
             tensor.copy_(wire)
-
-

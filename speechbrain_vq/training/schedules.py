@@ -6,7 +6,7 @@ Authors
 
 import math
 import re
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple, Union
 
 Duration = Union[int, str]
 
@@ -75,7 +75,7 @@ class ReinitSchedule:
         self,
         warmup: Duration,
         every: Duration,
-        until: Optional[Duration] = None,
+        until: Duration | None = None,
         growth: float = 1.0,
         scope: str = "all",
     ):
@@ -92,7 +92,7 @@ class ReinitSchedule:
         self.scope = scope
 
     def __call__(
-        self, step: int, steps_per_epoch: Optional[int] = None
+        self, step: int, steps_per_epoch: int | None = None
     ) -> ReinitAction:
         """What is due after a number of optimizer steps.
 
@@ -148,7 +148,7 @@ class _Duration:
                 f"epochs', at least {at_least}; got {value!r}."
             )
 
-    def steps(self, steps_per_epoch: Optional[int]) -> int:
+    def steps(self, steps_per_epoch: int | None) -> int:
         if not self.in_epochs:
             return self.value
         if steps_per_epoch is None:

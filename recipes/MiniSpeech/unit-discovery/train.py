@@ -22,7 +22,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
-from speechbrain_vq.nnet.quantisers import frame_mask
+from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     data_root,

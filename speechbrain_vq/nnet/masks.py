@@ -1,0 +1,50 @@
+"""Which frames of a padded batch are valid.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import torch
+
+
+def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """The valid frames of a batch.
+
+    Relative lengths are rounded to whole frames: a plain comparison makes one
+    length in twenty a frame too long.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        A batch, [B, T, ..., D]; time is the second dimension.
+    lengths : torch.Tensor, optional
+        Lengths relative to T, [B]; absent: all of it.
+
+    Returns
+    -------
+    torch.Tensor
+        Booleans in the shape of ``x`` less its last dimension.
+
+    Raises
+    ------
+    ValueError
+        If there is not one length for each item of the batch.
+
+    Example
+    -------
+    >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([1.0, 7 / 13])).sum(1)
+    tensor([13,  7])
+    """
+    if lengths is None:
+        return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+    if x.dim() < 3 or lengths.shape != x.shape[:1]:
+        raise ValueError(
+            "lengths must be one number for each of [B, T, ..., D]; got "
+            f"lengths of shape {tuple(lengths.shape)} with an input of shape "
+            f"{tuple(x.shape)}."
+        )
+    time = x.shape[1]
+    frames = torch.round(lengths.to(x.device, torch.float32) * time)
+    mask = torch.arange(time, device=x.device) < frames.unsqueeze(1)
+    mask = mask.view(mask.shape + (1,) * (x.dim() - 3))
+    return mask.expand(x.shape[:-1])

@@ -1,0 +1,273 @@
+"""Properties of k-means.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import logging
+
+import pytest
+import torch
+
+from speechbrain_vq.nnet.kmeans import kmeans
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian(num_rows=2000, dim=8):
+    return torch.randn(num_rows, dim, generator=generator())
+
+
+def mixture(num_rows=3000, dim=16, modes=150):
+    modes = torch.randn(modes, dim, generator=generator())
+    weights = 1 / torch.arange(1.0, len(modes) + 1)
+    picks = torch.multinomial(weights, num_rows, True, generator=generator())
+    return modes[picks] + 0.2 * gaussian(num_rows, dim)
+
+
+def low_rank(num_rows=3000):
+    plane = torch.randn(3, 16, generator=generator(1))
+    return 30 + gaussian(num_rows, 3) @ plane + 0.05 * gaussian(num_rows, 16)
+
+
+def with_copies(num_rows=3000):
+    picks = torch.randint(600, (num_rows,), generator=generator())
+    return mixture()[picks]
+
+
+@pytest.mark.parametrize("make", [gaussian, mixture, low_rank, with_copies])
+@pytest.mark.parametrize("num_clusters", [8, 64])
+def test_as_good_as_ten_fits_of_scikit_learn(make, num_clusters):
+    cluster = pytest.importorskip("sklearn.cluster")
+    x = make()
+    _, _, reference = cluster.k_means(
+        x.numpy(), num_clusters, n_init=10, random_state=0
+    )
+    result = kmeans(x, num_clusters, generator=0)
+    assert result.inertia <= 1.02 * reference
+
+
+def test_result_describes_the_centroids():
+    x = with_copies()
+    result = kmeans(x, 40, generator=0)
+    distances = torch.cdist(x.double(), result.centroids.double()).square()
+    torch.testing.assert_close(result.inertia.double(), distances.amin(1).sum())
+    counts = torch.bincount(distances.argmin(1), minlength=40)
+    assert torch.equal(result.counts, counts)
+    assert result.num_distinct == len(x.unique(dim=0)) == 600 - 0
+
+
+def test_converged_centroids_are_the_means_of_their_vectors():
+    x = mixture()
+    result = kmeans(x, 20, max_iterations=200, tolerance=0.0, generator=0)
+    labels = torch.cdist(x, result.centroids).argmin(1)
+    means = torch.stack([x[labels == k].mean(0) for k in range(20)])
+    torch.testing.assert_close(result.centroids, means, rtol=1e-3, atol=1e-3)
+
+
+def test_more_iterations_never_raise_the_inertia():
+    x = mixture()
+    inertias = [
+        kmeans(x, 64, max_iterations=n, tolerance=0.0, generator=0).inertia
+        for n in (0, 1, 3, 10)
+    ]
+    assert inertias == sorted(inertias, reverse=True)
+
+
+def test_seeds_are_distinct_vectors():
+    x = mixture()
+    seeds = kmeans(x, 100, max_iterations=0, generator=0).centroids
+    assert len(seeds.unique(dim=0)) == 100
+    assert torch.cdist(seeds.double(), x.double()).amin(1).max() < 1e-5
+
+
+def test_one_far_vector_among_many_gets_one_seed():
+    x = torch.cat([gaussian(500, 2), torch.tensor([[1e4, 1e4]])])
+    seeds = kmeans(x, 100, max_iterations=0, generator=0).centroids
+    assert ((seeds - 1e4).abs().amax(1) < 1).sum() == 1
+    assert len(seeds.unique(dim=0)) == 100
+
+
+def test_same_seed_same_bits():
+    x = mixture()
+    results = [kmeans(x, 50, generator=seed) for seed in (3, generator(3), 4)]
+    assert torch.equal(results[0].centroids, results[1].centroids)
+    assert not torch.equal(results[0].centroids, results[2].centroids)
+
+
+def test_order_of_the_vectors_does_not_matter():
+    x = mixture()
+    order = torch.randperm(len(x), generator=generator(5))
+    one, other = kmeans(x, 50, generator=0), kmeans(x[order], 50, generator=0)
+    torch.testing.assert_close(one.inertia, other.inertia, rtol=0.01, atol=0)
+
+
+def test_global_random_state_is_left_alone():
+    x = mixture()
+    state = torch.get_rng_state()
+    kmeans(x, 20, generator=0)
+    kmeans(x, 20, generator=generator())
+    kmeans(x[:5], 20, generator=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    kmeans(x, 20)
+    assert not torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**-10, 2.0**40])
+def test_scaling_the_data_scales_the_centroids(scale):
+    x = mixture()
+    centroids = kmeans(x, 30, generator=0).centroids
+    scaled = kmeans(x * scale, 30, generator=0).centroids
+    assert torch.equal(scaled, centroids * scale)
+
+
+def test_translating_the_data_translates_the_centroids():
+    # Entries on a coarse grid, so that the translation itself is exact.
+    x = (mixture() * 64).round() / 64
+    result = kmeans(x, 30, generator=0)
+    moved = kmeans(x + 128, 30, generator=0)
+    torch.testing.assert_close(
+        moved.centroids - 128, result.centroids, rtol=0, atol=1e-3
+    )
+
+
+def test_no_cluster_is_empty():
+    x = torch.cat([gaussian(100, 2), 50 + gaussian(5, 2)])
+    for seed in range(5):
+        for num_clusters in (10, 60, 105):
+            result = kmeans(x, num_clusters, generator=seed)
+            assert (result.counts > 0).all()
+            assert result.counts.sum() == len(x)
+
+
+def test_lloyd_repairs_an_empty_cluster(monkeypatch):
+    x = mixture()
+    module = __import__("sys").modules[kmeans.__module__]
+
+    def poor_seeds(problem, num_seeds, generator):
+        return torch.zeros(num_seeds, dtype=torch.long)
+
+    monkeypatch.setattr(module, "_seed", poor_seeds)
+    result = kmeans(x, 12, generator=0)
+    assert (result.counts > 0).all()
+    assert len(result.centroids.unique(dim=0)) == 12
+
+
+def assert_whole(result, num_clusters):
+    assert result.centroids.shape[0] == num_clusters
+    assert result.centroids.isfinite().all()
+    assert len(result.centroids.unique(dim=0)) == num_clusters
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("dim", [1, 4])
+def test_fewer_distinct_vectors_than_clusters(offset, dim, caplog):
+    vectors = gaussian(5, dim) + offset
+    x = vectors.repeat(20, 1)
+    with caplog.at_level(logging.WARNING):
+        result = kmeans(x, 64, generator=0)
+    assert "5 distinct" in caplog.text and "64 clusters" in caplog.text
+    assert_whole(result, 64)
+    assert result.num_distinct == 5
+    assert result.inertia == 0
+    # Spread evenly, and near what they are copies of.
+    near = torch.cdist(result.centroids.double(), vectors.double())
+    assert near.amin(1).max() < 0.02
+    assert near.argmin(1).bincount().min() >= 12
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e4, 1e-20])
+def test_all_vectors_alike(value):
+    result = kmeans(torch.full((50, 3), value), 16, generator=0)
+    assert_whole(result, 16)
+    assert result.num_distinct == 1
+    limit = 0.01 * (abs(value) or 1)
+    assert (result.centroids - value).abs().max() < limit
+
+
+def test_as_many_clusters_as_distinct_vectors(caplog):
+    x = gaussian(40, 3)
+    result = kmeans(x, 40, generator=0)
+    assert not caplog.records
+    torch.testing.assert_close(
+        result.centroids.unique(dim=0), x.unique(dim=0), rtol=0, atol=1e-6
+    )
+
+
+def test_one_cluster_is_the_mean():
+    x = gaussian()
+    result = kmeans(x, 1)
+    torch.testing.assert_close(result.centroids[0], x.mean(0))
+
+
+def test_vectors_too_close_for_their_squares():
+    x = 1 + torch.arange(200.0).unsqueeze(1) * 2.0**-23
+    x = torch.cat([x, torch.full((1, 1), 1e6)])
+    result = kmeans(x, 150, max_iterations=0, generator=0)
+    assert result.centroids.isfinite().all()
+    assert result.num_distinct == 201
+
+
+def test_fixed_centres_keep_their_bits():
+    x = mixture()
+    fixed = kmeans(x, 40, generator=1).centroids[:25]
+    result = kmeans(x, 40, generator=0, fixed=fixed)
+    assert torch.equal(result.centroids[:25], fixed)
+    alone = torch.cdist(x, fixed).amin(1).square().sum()
+    assert result.inertia < alone
+    assert (result.counts[25:] > 0).all()
+
+
+def test_fixed_centres_count_as_chosen():
+    x = gaussian(200, 4)
+    fixed = x[:150]
+    result = kmeans(x, 200, generator=0, fixed=fixed)
+    assert result.inertia < 1e-6
+    assert_whole(result, 200)
+
+
+def test_fixed_centres_and_too_few_vectors(caplog):
+    x = gaussian(10, 4)
+    result = kmeans(x, 30, generator=0, fixed=x[:8])
+    assert "10 distinct" in caplog.text
+    assert torch.equal(result.centroids[:8], x[:8])
+    assert result.inertia == 0
+    assert_whole(result, 30)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_inputs_and_autocast(dtype):
+    x = mixture(1000).to(dtype)
+    expected = kmeans(x.float(), 20, generator=0).centroids
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        centroids = kmeans(x, 20, generator=0).centroids
+    assert torch.equal(centroids, expected)
+
+
+def test_outside_autograd():
+    x = mixture(500).requires_grad_()
+    result = kmeans(x, 10, generator=0, fixed=x[:3])
+    assert not result.centroids.requires_grad
+    assert not result.inertia.requires_grad
+
+
+def test_errors_name_what_is_wrong():
+    x = gaussian(20, 3)
+    with pytest.raises(ValueError, match="num_clusters.*0"):
+        kmeans(x, 0)
+    with pytest.raises(ValueError, match=r"\(0, 3\)"):
+        kmeans(x[:0], 2)
+    with pytest.raises(ValueError, match=r"\(20,\)"):
+        kmeans(x[:, 0], 2)
+    with pytest.raises(TypeError, match="int64"):
+        kmeans(x.long(), 2)
+    with pytest.raises(ValueError, match="x holds.*not finite"):
+        kmeans(x.log(), 2)
+    with pytest.raises(ValueError, match=r"fixed \(2, 2\)"):
+        kmeans(x, 4, fixed=x[:2, :2])
+    with pytest.raises(ValueError, match="4 fixed centres"):
+        kmeans(x, 4, fixed=x[:4])
+    with pytest.raises(ValueError, match="fixed holds"):
+        kmeans(x, 4, fixed=x[:1] / 0)

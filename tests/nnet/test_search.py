@@ -1,0 +1,243 @@
+"""Properties of the nearest-codeword search.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+
+from speechbrain_vq.nnet.search import _nearest_with_distances, nearest
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def draw(num_rows, num_codes, dim, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(num_rows, dim, generator=generator)
+    return x, torch.randn(num_codes, dim, generator=generator)
+
+
+def assert_nearest(x, codebook):
+    """The chosen codeword is the nearest, or within fp32 rounding of it.
+
+    Bound: the score |c|^2 / 2 - x.c of centred vectors sums D + 1 products,
+    each below |x||c| or |c|^2, so it is off by at most (D + 3) eps
+    (|x||c| + |c|^2), centring included; squared distances are twice the
+    scores, and two of them are compared.
+    """
+    indices = nearest(x, codebook)
+    x, codebook = x.double(), codebook.double()
+    distances = (x.unsqueeze(1) - codebook).square().sum(2)
+    gap = distances.gather(1, indices.unsqueeze(1)).squeeze(1)
+    gap = gap - distances.amin(1)
+    centre = codebook.mean(0)
+    size = (codebook - centre).norm(dim=1).amax()
+    products = (x - centre).norm(dim=1) * size + size**2
+    # Centring itself rounds each entry by eps/2 of the deviation.
+    assert (gap <= 4 * (x.shape[1] + 3) * EPS * products).all()
+    return (indices != distances.argmin(1)).float().mean()
+
+
+@pytest.mark.parametrize("num_codes", [1, 2, 7, 63, 64, 65, 300, 1000])
+@pytest.mark.parametrize("dim", [1, 3, 64, 100])
+def test_agrees_with_float64(num_codes, dim):
+    disagreeing = assert_nearest(*draw(150, num_codes, dim))
+    assert disagreeing <= 0.01
+
+
+@pytest.mark.parametrize("offset", [3.0, 100.0])
+def test_common_offset_costs_no_accuracy(offset):
+    x, codebook = draw(400, 512, 64)
+    disagreeing = assert_nearest(x + offset, codebook + offset)
+    assert disagreeing <= 0.005
+
+
+def test_many_blocks_equal_one():
+    x, codebook = draw(5000, 2000, 8)
+    parts = [nearest(part, codebook) for part in x.split(700)]
+    same = nearest(x, codebook) == torch.cat(parts)
+    assert same.float().mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_inputs_are_searched_in_fp32(dtype):
+    x, codebook = draw(500, 300, 64)
+    x, codebook = x.to(dtype), codebook.to(dtype)
+    expected = nearest(x.float(), codebook.float())
+    assert torch.equal(nearest(x, codebook), expected)
+    assert torch.equal(nearest(x, codebook.float()), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype):
+    x, codebook = draw(500, 300, 64)
+    with torch.autocast("cpu", dtype=dtype):
+        indices = nearest(x, codebook)
+    assert torch.equal(indices, nearest(x, codebook))
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_reduced_matmul_precision_changes_nothing(precision, monkeypatch):
+    x, codebook = draw(500, 300, 64)
+    expected = nearest(x, codebook)
+    seen = []
+    addmm = torch.addmm
+
+    def spy(*args, **kwargs):
+        seen.append(torch.get_float32_matmul_precision())
+        return addmm(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "addmm", spy)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert torch.equal(nearest(x, codebook), expected)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert set(seen) == {"highest"}
+
+
+@pytest.mark.parametrize("num_codes", [2, 7, 17, 100, 513, 1030])
+@pytest.mark.parametrize("dim", [1, 8, 64, 129])
+def test_copies_give_the_lowest_index(num_codes, dim):
+    x, codebook = draw(300, 1, dim)
+    indices = nearest(x, codebook.expand(num_codes, dim))
+    assert (indices == 0).all()
+
+
+def test_every_code_twice_gives_the_first_half():
+    x, codebook = draw(300, 500, 64)
+    indices = nearest(x, torch.cat([codebook, codebook]))
+    assert (indices < 500).all()
+
+
+def test_copies_among_sign_vectors_and_signed_zeros():
+    generator = torch.Generator().manual_seed(0)
+    codebook = torch.randint(-1, 2, (3000, 5), generator=generator).float()
+    codebook = torch.where(codebook == 0, -0.0, codebook)
+    codebook[1500:] += 0.0
+    indices = nearest(codebook, codebook)
+    equal = (codebook.unsqueeze(1) == codebook).all(2)
+    assert torch.equal(indices, equal.int().argmax(1))
+
+
+def test_equidistant_codes_give_the_lowest_index():
+    codebook = torch.eye(100)
+    assert (
+        nearest(torch.zeros(4, 100), torch.cat([codebook, -codebook])) == 0
+    ).all()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5, 3), (2, 2, 2, 3), (0, 3)])
+def test_leading_dimensions(shape):
+    _, codebook = draw(1, 10, 3)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    indices = nearest(x, codebook)
+    assert indices.shape == x.shape[:-1] and indices.dtype == torch.long
+    flat = nearest(x.reshape(-1, 3), codebook)
+    assert torch.equal(indices.flatten(), flat)
+
+
+def test_strided_input():
+    x, codebook = draw(40, 30, 8)
+    indices = nearest(x.t().contiguous().t(), codebook.t().contiguous().t())
+    assert torch.equal(indices, nearest(x, codebook))
+
+
+def test_permuting_the_rows_permutes_the_indices():
+    x, codebook = draw(1000, 512, 64)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(nearest(x[order], codebook), nearest(x, codebook)[order])
+
+
+def test_permuting_the_codes_permutes_the_indices():
+    x, codebook = draw(1000, 512, 64)
+    order = torch.randperm(512, generator=torch.Generator().manual_seed(2))
+    permuted = order[nearest(x, codebook[order])]
+    assert (permuted == nearest(x, codebook)).float().mean() > 0.998
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("num_codes", [1, 5, 64, 100])
+def test_rows_that_are_not_finite_harm_no_other(value, num_codes):
+    x, codebook = draw(50, num_codes, 8)
+    broken = x.clone()
+    broken[::3, 2] = value
+    broken[1] = value
+    indices = nearest(broken, codebook)
+    assert (indices >= 0).all() and (indices < num_codes).all()
+    fine = broken.isfinite().all(1)
+    assert torch.equal(indices[fine], nearest(x, codebook)[fine])
+
+
+def test_outside_autograd():
+    x, codebook = draw(20, 10, 4)
+    x.requires_grad_()
+    codebook.requires_grad_()
+    indices = nearest(x, codebook)
+    assert not indices.requires_grad and indices.grad_fn is None
+
+
+def test_no_matrix_of_all_distances_exists():
+    x, codebook = draw(8192, 4096, 16)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(
+        activities=activities, profile_memory=True
+    ) as profile:
+        nearest(x, codebook)
+    allocations = [event.self_cpu_memory_usage for event in profile.events()]
+    whole = x.shape[0] * codebook.shape[0] * 4
+    assert sum(size for size in allocations if size > 0) < whole / 4
+    assert max(allocations) <= 2**23
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_as_one_graph(dynamic):
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        nearest, backend="aot_eager", fullgraph=True, dynamic=dynamic
+    )
+    for rows in (40, 70):
+        x, codebook = draw(rows, 30, 8, seed=rows)
+        x.requires_grad_()
+        assert torch.equal(compiled(x, codebook), nearest(x, codebook))
+    explained = torch._dynamo.explain(nearest)(x, codebook)
+    assert explained.graph_break_count == 0
+
+
+def test_operator_is_well_formed():
+    x, codebook = draw(20, 10, 4)
+    torch.library.opcheck(
+        torch.ops.speechbrain_vq.nearest.default, (x, codebook)
+    )
+
+
+def test_distances_are_zero_where_equal():
+    _, codebook = draw(1, 300, 64)
+    indices, distances = _nearest_with_distances(codebook, codebook)
+    assert torch.equal(indices, torch.arange(300))
+    assert (distances == 0).all()
+
+
+def test_distances_are_those_of_the_chosen():
+    x, codebook = draw(200, 50, 16)
+    _, distances = _nearest_with_distances(x, codebook)
+    expected = torch.cdist(x.double(), codebook.double()).amin(1).square()
+    torch.testing.assert_close(distances.double(), expected)
+
+
+def test_errors_name_what_is_wrong():
+    x, codebook = draw(4, 5, 3)
+    with pytest.raises(TypeError, match="int64"):
+        nearest(x.long(), codebook)
+    with pytest.raises(TypeError, match="complex64"):
+        nearest(x, codebook.to(torch.complex64))
+    with pytest.raises(ValueError, match=r"\(4, 2\).*\(5, 3\)"):
+        nearest(x[:, :2], codebook)
+    with pytest.raises(ValueError, match=r"\(3,\)"):
+        nearest(x, codebook[0])
+    with pytest.raises(ValueError, match=r"\(0, 3\)"):
+        nearest(x, codebook[:0])
+    with pytest.raises(ValueError, match=r"\(\)"):
+        nearest(torch.tensor(1.0), codebook)
