@@ -132,7 +132,7 @@ class ConvDecoder(nn.Module):
     stride : int
         Frames for a latent.
     num_blocks : int
-        Residual blocks, half of them before the rate goes up.
+        Residual blocks, the larger half of them before the rate goes up.
 
     Example
     -------
@@ -148,17 +148,17 @@ class ConvDecoder(nn.Module):
         speaker_dim: int,
         channels: int = 256,
         stride: int = 2,
-        num_blocks: int = 4,
+        num_blocks: int = 3,
     ):
         super().__init__()
         self.stride = stride
         self.first = nn.Conv1d(input_dim, channels, 3, padding=1)
         self.speaker = nn.Linear(speaker_dim, channels)
-        half = num_blocks // 2
-        self.slow = nn.ModuleList(ConvBlock(channels) for _ in range(half))
+        slow = (num_blocks + 1) // 2
+        self.slow = nn.ModuleList(ConvBlock(channels) for _ in range(slow))
         self.up = nn.ConvTranspose1d(channels, channels, stride, stride)
         self.fast = nn.ModuleList(
-            ConvBlock(channels) for _ in range(num_blocks - half)
+            ConvBlock(channels) for _ in range(num_blocks - slow)
         )
         self.last = nn.Conv1d(channels, output_dim, 1)
 

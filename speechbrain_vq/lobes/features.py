@@ -59,8 +59,12 @@ class LogMel(nn.Module):
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.floor = floor
-        shape = dict(n_fft=n_fft, win_length=win_length, hop_length=hop_length)
-        scale = dict(norm="slaney", mel_scale="slaney")
+        shape = {
+            "n_fft": n_fft,
+            "win_length": win_length,
+            "hop_length": hop_length,
+        }
+        scale = {"norm": "slaney", "mel_scale": "slaney"}
         self.mel = MelSpectrogram(
             sample_rate,
             n_mels=n_mels,

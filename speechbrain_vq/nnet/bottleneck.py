@@ -249,12 +249,14 @@ class Bottleneck(nn.Module):
                 "quantized: there are no codes. Train past the warm-up of the "
                 "re-estimation schedule first."
             )
-        training = self.training
+        # Each module's own mode: a part may have been frozen by itself.
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             output = self(x, lengths)
         finally:
-            self.train(training)
+            for module, training in modes:
+                module.training = training
         nonfinite = int(output.metrics["num_nonfinite"])
         if nonfinite:
             raise ValueError(
@@ -301,8 +303,10 @@ class Bottleneck(nn.Module):
                     f"Codes must lie in 0..{self.codebook_size - 1}, got "
                     f"values from {low} to {high}."
                 )
-        codewords = self.codewords(indices.reshape(-1, books).long())
-        vectors = self.project_back(self._combine(codewords))
+        # In fp32, as forward: the two must give the same bits.
+        with torch.autocast(indices.device.type, enabled=False):
+            codewords = self.codewords(indices.reshape(-1, books).long())
+            vectors = self.project_back(self._combine(codewords))
         return vectors.reshape(*indices.shape[:-1], self.input_dim)
 
     @torch.no_grad()

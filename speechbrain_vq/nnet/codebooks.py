@@ -132,8 +132,8 @@ class EMACodebook(Codebook):
     tensor([1.])
     """
 
-    # A code whose mass is below this keeps its place: with sums this small a
-    # quotient would be rounding.
+    # What a new code that no vector belongs to counts for: next to nothing,
+    # so that the first vectors to choose it say where it goes.
     min_mass = 1e-6
 
     def __init__(
@@ -186,12 +186,11 @@ class EMACodebook(Codebook):
         decay = torch.where(update[..., -1].sum() > 0, self.decay, 1.0)
         self.ema_sum.lerp_(update[..., :-1], 1 - decay)
         self.ema_count.lerp_(update[..., -1], 1 - decay)
-        self._follow_averages()
-
-    def _follow_averages(self) -> None:
-        count = self.ema_count.unsqueeze(2)
-        mean = self.ema_sum / count.clamp(min=self.min_mass)
-        self.weight.copy_(torch.where(count > self.min_mass, mean, self.weight))
+        # The mean of a code that was not chosen moves by rounding alone, and
+        # thousands of batches of rounding add up.
+        chosen = update[..., -1:] > 0
+        mean = self.ema_sum / self.ema_count.unsqueeze(2)
+        self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     @torch.no_grad()
     def rewrite(
@@ -205,7 +204,7 @@ class EMACodebook(Codebook):
         centroid x count, the counts scaled to the present mass."""
         super().rewrite(book, rows, centroids, counts)
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
-        mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass * 2)
+        mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass)
         count = torch.where(rows, mass, self.ema_count[book])
         self.ema_count[book] = count
         self.ema_sum[book] = torch.where(

@@ -22,6 +22,40 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
+class _Rotation(torch.autograd.Function):
+    """The codewords bit for bit, and the latents' gradient rotated back."""
+
+    @staticmethod
+    def forward(ctx, latents, codewords):
+        ctx.save_for_backward(latents, codewords)
+        return codewords.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        latents, codewords = (saved.detach() for saved in ctx.saved_tensors)
+        return _rotated_back(gradient, latents, codewords), None
+
+
+def _rotated_back(gradient, latents, codewords):
+    """The transpose of "rotate and scale latents onto codewords"."""
+    norm = latents.norm(dim=-1, keepdim=True)
+    target = codewords.norm(dim=-1, keepdim=True)
+    limits = torch.finfo(latents.dtype)
+    tiny = limits.tiny**0.5
+    source_unit = latents / norm.clamp(min=tiny)
+    target_unit = codewords / target.clamp(min=tiny)
+    # R = I - 2 r r' + 2 q e', r the unit bisector; it maps e to q. Vectors
+    # nearly opposed have none but rounding: there R is a reflection, r = 0.
+    bisector = source_unit + target_unit
+    length = bisector.norm(dim=-1, keepdim=True)
+    bisector = torch.where(length > limits.eps**0.5, bisector / length, 0.0)
+    along = (gradient * bisector).sum(-1, keepdim=True)
+    onto = (gradient * target_unit).sum(-1, keepdim=True)
+    rotated = gradient - 2 * bisector * along + 2 * source_unit * onto
+    defined = (norm > tiny) & (target > tiny)
+    return torch.where(defined, rotated * (target / norm), gradient)
+
+
 def straight_through(
     latents: torch.Tensor, codewords: torch.Tensor
 ) -> torch.Tensor:
@@ -70,23 +104,9 @@ def rotation_trick(
     Returns
     -------
     torch.Tensor
-        The codewords, [..., D], up to rounding.
+        The codewords, [..., D].
     """
-    codewords = codewords.detach()
-    constant = latents.detach()
-    norm = constant.norm(dim=-1, keepdim=True)
-    target = codewords.norm(dim=-1, keepdim=True)
-    tiny = torch.finfo(latents.dtype).tiny ** 0.5
-    defined = (norm > tiny) & (target > tiny)
-    source_unit = constant / norm.clamp(min=tiny)
-    target_unit = codewords / target.clamp(min=tiny)
-    # R = I - 2 r r' + 2 q e', r the unit bisector; it maps e to q.
-    bisector = torch.nn.functional.normalize(source_unit + target_unit, dim=-1)
-    along = (latents * bisector).sum(-1, keepdim=True)
-    length = (latents * source_unit).sum(-1, keepdim=True)
-    rotated = latents - 2 * bisector * along + 2 * target_unit * length
-    rotated = rotated * (target / norm.clamp(min=tiny))
-    return torch.where(defined, rotated, straight_through(latents, codewords))
+    return _Rotation.apply(latents, codewords.detach())
 
 
 ESTIMATORS = {

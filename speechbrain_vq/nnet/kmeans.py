@@ -339,13 +339,13 @@ def _add_copies(
 ) -> Tensor:
     """Appends jittered copies of `distinct` [U, D] to `chosen` [C, D].
 
-    The jitter is a thousandth of the spread of the vectors, of their size
-    where they have no spread, and grows until fp32 tells all copies apart.
+    The jitter is a hundredth of the spread of the vectors, of their size where
+    they have no spread, and grows until fp32 tells all copies apart.
     """
     spread = (distinct - distinct.mean(0)).square().mean().sqrt()
     size = distinct.abs().amax()
     size = torch.where(size > 0, size, 1)
-    jitter = 1e-3 * torch.where(spread > 0, spread, size)
+    jitter = 1e-2 * torch.where(spread > 0, spread, size)
     sources = torch.arange(num_copies, device=distinct.device) % len(distinct)
     device = generator.device if generator is not None else "cpu"
     while True:

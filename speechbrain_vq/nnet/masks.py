@@ -28,7 +28,8 @@ def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     Raises
     ------
     ValueError
-        If there is not one length for each item of the batch.
+        If there is not one length for each item of the batch, or, where that
+        can be seen without waiting for a device, one is not in 0..1.
 
     Example
     -------
@@ -44,7 +45,17 @@ def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
             f"{tuple(x.shape)}."
         )
     time = x.shape[1]
-    frames = torch.round(lengths.to(x.device, torch.float32) * time)
+    lengths = lengths.float()
+    # Where a look costs no host sync: absolute lengths are a common mistake,
+    # and would pass for "all of it".
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not ((lengths >= 0) & (lengths <= 1 + 1e-4)).all():
+            raise ValueError(
+                "lengths are relative to the longest of the batch, in 0..1; "
+                f"got values from {float(lengths.min()):g} to "
+                f"{float(lengths.max()):g}."
+            )
+    frames = torch.round(lengths.to(x.device) * time)
     mask = torch.arange(time, device=x.device) < frames.unsqueeze(1)
     mask = mask.view(mask.shape + (1,) * (x.dim() - 3))
     return mask.expand(x.shape[:-1])

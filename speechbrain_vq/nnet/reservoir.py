@@ -74,17 +74,16 @@ class Reservoir(nn.Module):
         if number == 0:
             return
         arrival = torch.arange(number, device=vectors.device)
-        if mask is None:
-            position, added = arrival + self.count, number
-        else:
+        rank, added = arrival, number
+        if mask is not None:
             seen = mask.reshape(-1).cumsum(0)
-            position, added = seen - 1 + self.count, seen[-1]
-        slot = self._draw_slots(position)
+            rank, added = (seen - 1).clamp(min=0), seen[-1]
+        slot = self._draw_slots(rank)
         if mask is not None:
             slot = slot.masked_fill(~mask.reshape(-1), self.capacity)
         # Where two vectors drew the same slot the later one stays, as it
         # would had they come one by one.
-        last = torch.full_like(slot, -1).new_full((self.capacity + 1,), -1)
+        last = slot.new_full((self.capacity + 1,), -1)
         last.scatter_reduce_(0, slot, arrival, "amax")
         slot = torch.where(last[slot] == arrival, slot, self.capacity)
         self._rows.index_copy_(0, slot, vectors)
@@ -98,13 +97,15 @@ class Reservoir(nn.Module):
         """Empties the sample; the stream starts anew."""
         self.count.zero_()
 
-    def _draw_slots(self, position: torch.Tensor) -> torch.Tensor:
-        """The row for the vector at each position of the stream: its own
-        while there is room, then any of ``position + 1``, of which those
-        beyond the capacity mean that it is not kept."""
+    def _draw_slots(self, rank: torch.Tensor) -> torch.Tensor:
+        """The row for the vector of each rank in the batch: its own position
+        in the stream while there is room, then any of ``position + 1``, of
+        which those beyond the capacity mean that it is not kept."""
+        position = rank + self.count
         # 2 ** 62 values leave the modulo a bias below 1e-9 for any stream.
-        draw = torch.randint(2**62, position.shape, device=position.device)
-        draw = draw % (position + 1).clamp(min=1)
+        # By rank, so that padding between vectors changes no one's draw.
+        draw = torch.randint(2**62, rank.shape, device=rank.device)[rank]
+        draw = draw % (position + 1)
         slot = torch.where(position < self.capacity, position, draw)
         return slot.clamp(0, self.capacity)
 

@@ -6,9 +6,9 @@ Authors
 
 import math
 import re
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
-Duration = Union[int, str]
+Duration = int | str
 
 
 class ReinitAction(NamedTuple):
@@ -84,7 +84,7 @@ class ReinitSchedule:
         self.until = None
         if until is not None:
             self.until = _Duration("until", until, at_least=0)
-        if not (isinstance(growth, (int, float)) and growth >= 1):
+        if not (isinstance(growth, int | float) and growth >= 1):
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
         if scope not in ("all", "dead"):
             raise ValueError(f"scope must be 'all' or 'dead', got {scope!r}.")

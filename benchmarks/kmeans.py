@@ -1,0 +1,142 @@
+"""K-means against scikit-learn: inertia and time on a reservoir's worth.
+
+Writes the table that lies beside it. Run from the top of the checkout:
+
+    python benchmarks/kmeans.py
+
+The data are a long-tailed mixture, as phones and speakers give: 3000 modes
+drawn from a standard normal in 64 dimensions, the r-th as frequent as 1 / r,
+and every vector its mode plus normal noise of standard deviation 0.25.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import argparse
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import sklearn
+import torch
+from sklearn.cluster import k_means
+
+from speechbrain_vq.nnet.kmeans import kmeans
+
+MODES = 3000
+
+
+def mixture(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """Long-tailed mixture [num_vectors, dim]; see the top of the file."""
+    generator = torch.Generator().manual_seed(seed)
+    modes = torch.randn(MODES, dim, generator=generator)
+    weights = 1 / torch.arange(1.0, MODES + 1)
+    picks = torch.multinomial(weights, num_vectors, True, generator=generator)
+    noise = torch.randn(num_vectors, dim, generator=generator)
+    return modes[picks] + 0.25 * noise
+
+
+def timed(fit: Callable[[], float]) -> tuple[float, float]:
+    """Seconds that a fit takes, and the inertia it returns."""
+    start = time.perf_counter()
+    inertia = fit()
+    return time.perf_counter() - start, inertia
+
+
+def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
+    """Rows of the table for one number of clusters; `x` is [N, D]."""
+
+    def ours(seed: int) -> float:
+        return float(kmeans(x, num_clusters, generator=seed).inertia)
+
+    def theirs(seed: int, n_init: int = 1) -> float:
+        return k_means(
+            x.numpy(), num_clusters, n_init=n_init, random_state=seed
+        )[2]
+
+    # A machine that others use is slow by spells: the two take turns.
+    own, single = [], []
+    for seed in range(rounds):
+        own.append(timed(lambda seed=seed: ours(seed)))
+        single.append(timed(lambda seed=seed: theirs(seed)))
+    ten_seconds, ten_inertia = timed(lambda: theirs(0, n_init=10))
+
+    def row(name: str, runs: list[tuple[float, float]]) -> str:
+        seconds = statistics.median(run[0] for run in runs)
+        ratios = [run[1] / ten_inertia for run in runs]
+        own_seconds = statistics.median(run[0] for run in own)
+        relative = statistics.median(
+            run[0] / own_run[0] for run, own_run in zip(runs, own, strict=False)
+        )
+        if len(runs) != len(own):
+            relative = seconds / own_seconds
+        distortion = statistics.mean(run[1] for run in runs) / len(x)
+        return (
+            f"| {num_clusters} | {name} | {len(runs)} | {seconds:.2f} | "
+            f"{relative:.1f} | {distortion:.3f} | "
+            f"{statistics.mean(ratios):.4f} | "
+            f"{min(ratios):.4f} to {max(ratios):.4f} |"
+        )
+
+    return [
+        row("speechbrain_vq `kmeans`", own),
+        row("scikit-learn `k_means`, n_init=1", single),
+        row("scikit-learn `k_means`, n_init=10", [(ten_seconds, ten_inertia)]),
+    ]
+
+
+def report(args: argparse.Namespace) -> str:
+    """The whole table, as Markdown."""
+    x = mixture(args.vectors, args.dim)
+    kmeans(x[:1000], 16, generator=0)
+    k_means(x[:1000].numpy(), 16, n_init=1)
+    rows = [row for k in args.clusters for row in compare(x, k, args.rounds)]
+    return "\n".join(
+        [
+            "# K-means against scikit-learn",
+            "",
+            f"`python benchmarks/kmeans.py {' '.join(sys.argv[1:])}`".replace(
+                " `", "`"
+            ),
+            "",
+            f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
+            f"modes; {args.threads} threads of {platform.machine()}, Python "
+            f"{platform.python_version()}, torch {torch.__version__}, "
+            f"scikit-learn {sklearn.__version__}.",
+            "Seconds are medians over the rounds, in which ours and "
+            "scikit-learn's single fit take turns with a new seed each; "
+            "relative time is the median of the rounds' ratios to ours. "
+            "Inertia is given as a ratio to scikit-learn's best of ten fits.",
+            "",
+            "| K | | fits | s | relative time | mean squared distance | "
+            "inertia ratio | from, to |",
+            "|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Reads the options, prints the table and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--vectors", type=int, default=20480)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).with_suffix(".md")
+    )
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    text = report(args)
+    print(text)
+    args.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The demo: two ways to train the same codebook, side by side.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import click
+from tqdm import tqdm
+
+from speechbrain_vq.hub import export_pretrained
+from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    data_root,
+    prepare_minispeech,
+)
+
+RECIPE = "MiniSpeech/unit-discovery"
+ARMS = ("vanilla", "robust")
+COLUMNS = (
+    ("arm", "codebook", "{}"),
+    ("used_codes_percent", "used codes", "{:.0f} %"),
+    ("perplexity", "perplexity", "{:.0f}"),
+    ("reconstruction_error", "reconstruction error", "{:.3f}"),
+    ("pnmi", "phone information (PNMI)", "{:.3f}"),
+)
+
+
+def run_demo(
+    output: pathlib.Path, seed: int, steps: int, minutes: float
+) -> dict:
+    """Makes speech, trains both arms, compares them, and uses the better one.
+
+    What is done already is not done again, so that an interrupted demo goes
+    on where it was.
+
+    Arguments
+    ---------
+    output : pathlib.Path
+        Where everything goes.
+    seed : int
+        Of the training.
+    steps : int
+        Optimizer steps of each arm.
+    minutes : float
+        Of speech.
+
+    Returns
+    -------
+    dict
+        ``seconds`` that this call took, and the figures of the ``arms``.
+    """
+    start = time.perf_counter()
+    click.echo(f"1. Speech: {minutes:g} minutes of MiniSpeech")
+    corpus = prepare_minispeech(
+        output / f"minispeech-{minutes:g}-minutes", minutes
+    )
+    click.echo(f"2. Training: {steps} steps each, 512 codes")
+    arms = [train(arm, corpus, output, seed, steps) for arm in ARMS]
+    click.echo("\n" + table(arms))
+    click.echo("3. The robust model, exported, loaded back and used")
+    use(run_folder(output, "robust", seed, steps), corpus, output)
+    seconds = time.perf_counter() - start
+    keys = [key for key, _, _ in COLUMNS]
+    return {
+        "seconds": round(seconds, 1),
+        "arms": [{key: arm[key] for key in keys} for arm in arms],
+    }
+
+
+def run_folder(output, arm, seed, steps) -> pathlib.Path:
+    """Where a run of the demo lies."""
+    return output / f"{arm}-seed{seed}-{steps}steps"
+
+
+def train(arm, corpus, output, seed, steps) -> dict:
+    """Runs the recipe, or takes it up again, and returns its results."""
+    folder = run_folder(output, arm, seed, steps)
+    results = folder / "results.json"
+    if not results.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        recipe = recipe_path(RECIPE)
+        command = [sys.executable, str(recipe / "train.py")]
+        command += [str(recipe / "hparams" / "train.yaml")]
+        command += [f"--arm={arm}", f"--seed={seed}"]
+        command += [f"--data_folder={corpus}", f"--output_folder={folder}"]
+        command += [f"--number_of_steps={steps}", "--noprogressbar"]
+        with open(folder / "output.txt", "a", encoding="utf-8") as log:
+            child = subprocess.Popen(command, stdout=log, stderr=log)
+            try:
+                watch(child, arm, folder / "train_log.txt", steps)
+            finally:
+                # Ctrl-C reaches the child too; it must be gone before a
+                # second demo may write where it writes.
+                child.terminate()
+                child.wait()
+        if child.returncode != 0:
+            text = (folder / "output.txt").read_text(encoding="utf-8")
+            raise click.ClickException(
+                f"Training {arm} failed:\n{text[-2000:]}\n"
+                f"(all of it in {folder / 'output.txt'})"
+            )
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def watch(child, arm, log, steps) -> None:
+    """Shows how far a run is, from its train log, until it ends."""
+    with tqdm(total=steps, desc=f"   {arm:8}", unit="step") as bar:
+        while child.poll() is None:
+            time.sleep(0.5)
+            text = log.read_text(encoding="utf-8") if log.exists() else ""
+            reached = re.findall(r"step: (\d+) - train", text)
+            if reached:
+                bar.n = int(reached[-1])
+            used = re.findall(r"train used_codes_percent: ([\d.e+]+)", text)
+            if used:
+                bar.set_postfix_str(
+                    f"{float(used[-1]):.0f} % of codes used", refresh=False
+                )
+            bar.refresh()
+
+
+def table(arms) -> str:
+    """The comparison, as Markdown."""
+    rows = [[title for _, title, _ in COLUMNS]]
+    for arm in arms:
+        rows.append([form.format(arm[key]) for key, _, form in COLUMNS])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = [
+        "| "
+        + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+        + " |"
+        for row in rows
+    ]
+    return "\n".join(lines) + (
+        "\n\nOn speech of voices and sentences that were not trained on. The "
+        "error is the mean\nabsolute one of normalized log-mels; PNMI is the "
+        "share of what there is to know about\nthe phone that its unit "
+        "tells.\n"
+    )
+
+
+def use(run, corpus, output) -> None:
+    """Exports, loads, tokenizes and resynthesizes."""
+    model = export_pretrained(run, output / "robust-model")
+    tokenizer = VQTokenizer.from_hparams(model)
+    text = (corpus / "test.json").read_text(encoding="utf-8")
+    utterance = next(iter(json.loads(text).values()))
+    source = pathlib.Path(
+        utterance["wav"].replace("{data_root}", data_root(corpus))
+    )
+    original = output / f"original{source.suffix}"
+    shutil.copyfile(source, original)
+    decoded = output / "from_tokens.wav"
+    tokens = tokenizer.reconstruct_file(source, decoded).tolist()
+    shown = " ".join(map(str, tokens[:16]))
+    click.echo(
+        f'   "{utterance["words"]}"\n'
+        f"   {len(tokens)} tokens at {tokenizer.token_rate:g} a second: "
+        f"{shown} ...\n"
+        f"   original     {original}\n"
+        f"   from tokens  {decoded}\n\n"
+        "Next:\n"
+        "   load it      from speechbrain_vq import VQTokenizer\n"
+        f'                VQTokenizer.from_hparams("{model}")\n'
+        f"   train yours  speechbrain-vq train {RECIPE} "
+        "--data_folder=FOLDER_WITH_AUDIO"
+    )

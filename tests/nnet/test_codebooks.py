@@ -1,0 +1,182 @@
+"""Codebooks: what they look up, and the averages against numpy.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook
+
+
+def batch(codebook, number=40, used=None):
+    """Random vectors, codes and mask for a codebook."""
+    books, size, dim = codebook.weight.shape
+    return (
+        torch.randn(number, books, dim),
+        torch.randint(used or size, (number, books)),
+        torch.rand(number) < 0.8,
+    )
+
+
+def bits(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+class Recursion:
+    """Exponential moving averages in numpy, in double precision."""
+
+    def __init__(self, codebook):
+        self.decay = codebook.decay
+        self.sum = codebook.ema_sum.double().numpy().copy()
+        self.count = codebook.ema_count.double().numpy().copy()
+
+    def learn(self, vectors, indices, mask):
+        new_sum, new_count = np.zeros_like(self.sum), np.zeros_like(self.count)
+        for vector, index in zip(vectors[mask], indices[mask], strict=True):
+            for book, code in enumerate(index.tolist()):
+                new_sum[book, code] += vector[book].double().numpy()
+                new_count[book, code] += 1
+        self.sum = self.decay * self.sum + (1 - self.decay) * new_sum
+        self.count = self.decay * self.count + (1 - self.decay) * new_count
+
+    def check(self, codebook):
+        weight = self.sum / self.count[..., None]
+        np.testing.assert_allclose(codebook.weight, weight, 1e-4, 1e-5)
+        np.testing.assert_allclose(codebook.ema_sum, self.sum, 1e-4, 1e-5)
+        np.testing.assert_allclose(codebook.ema_count, self.count, 1e-4)
+
+
+def test_lookup_takes_each_row_from_its_own_codebook():
+    codebook = Codebook(3, 5, 2)
+    indices = torch.randint(5, (20, 3))
+    found = codebook(indices)
+    for row in range(20):
+        for book in range(3):
+            expected = codebook.weight[book, indices[row, book]]
+            assert torch.equal(found[row, book], expected)
+
+
+def test_lookup_sends_gradients_to_the_rows_taken():
+    codebook = Codebook(2, 4, 3)
+    codebook(torch.tensor([[0, 1], [0, 3]])).sum().backward()
+    expected = torch.tensor([[2.0, 0, 0, 0], [0, 1, 0, 1]])
+    assert torch.equal(
+        codebook.weight.grad, expected.unsqueeze(2).expand(-1, -1, 3)
+    )
+
+
+def test_initial_values_are_of_the_scale_promised():
+    uniform = Codebook(4, 32, 64, init="uniform").weight.detach()
+    assert uniform.abs().max() <= 1 / 32
+    assert float(uniform.std()) == pytest.approx(1 / 32 / 3**0.5, rel=0.05)
+    normal = Codebook(4, 32, 64, init="normal").weight.detach()
+    assert float(normal.std()) == pytest.approx(1, rel=0.05)
+
+
+def test_a_gradient_codebook_learns_nothing_by_itself():
+    codebook = Codebook(2, 8, 3)
+    before = bits(codebook)
+    codebook.learn(*batch(codebook))
+    assert torch.equal(codebook.weight, before["weight"])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.99])
+def test_averages_follow_the_recursion(decay):
+    codebook = EMACodebook(2, 6, 3, decay=decay)
+    recursion = Recursion(codebook)
+    for _ in range(30):
+        data = batch(codebook, number=200)
+        codebook.learn(*data)
+        recursion.learn(*data)
+        recursion.check(codebook)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_a_code_never_chosen_keeps_its_place(decay):
+    codebook = EMACodebook(2, 6, 3, decay=decay)
+    before = bits(codebook)
+    data = batch(codebook, used=3)
+    for _ in range(3000):
+        codebook.learn(*data)
+    assert torch.equal(codebook.weight[:, 3:], before["weight"][:, 3:])
+    assert not torch.isclose(codebook.weight, before["weight"])[:, :3].any()
+
+
+def test_a_code_chosen_after_thousands_of_steps_moves_to_its_vectors():
+    codebook = EMACodebook(1, 2, 3, decay=0.9)
+    vectors, first = torch.randn(5, 1, 3), torch.zeros(5, 1, dtype=torch.long)
+    everything = torch.ones(5, dtype=torch.bool)
+    for _ in range(3000):
+        codebook.learn(vectors, first, everything)
+    codebook.learn(vectors, first + 1, everything)
+    torch.testing.assert_close(codebook.weight[0, 1], vectors.mean((0, 1)))
+
+
+def test_a_batch_that_counts_for_nothing_changes_no_bit():
+    codebook = EMACodebook(2, 6, 3)
+    for _ in range(5):
+        codebook.learn(*batch(codebook))
+    before = bits(codebook)
+    vectors, indices, mask = batch(codebook)
+    codebook.learn(vectors, indices, mask & False)
+    for name, value in codebook.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_masked_vectors_do_not_count():
+    one = EMACodebook(1, 6, 3)
+    two = copy.deepcopy(one)
+    vectors, indices, mask = batch(one)
+    one.learn(vectors, indices, mask)
+    two.learn(vectors[mask], indices[mask], mask[mask])
+    torch.testing.assert_close(one.weight, two.weight)
+
+
+@pytest.mark.parametrize("kind", [Codebook, EMACodebook])
+def test_rewriting_touches_the_rows_marked_only(kind):
+    codebook = kind(2, 6, 3)
+    before = bits(codebook)
+    rows = torch.tensor([1, 0, 0, 1, 1, 0]).bool()
+    centroids, counts = torch.randn(6, 3), torch.arange(6)
+    codebook.rewrite(1, rows, centroids, counts)
+    assert torch.equal(codebook.weight[1, rows], centroids[rows])
+    for name, value in codebook.state_dict().items():
+        assert torch.equal(value[0], before[name][0])
+        assert torch.equal(value[1, ~rows], before[name][1, ~rows])
+
+
+def test_rewriting_rebuilds_the_averages():
+    codebook = EMACodebook(1, 6, 3, decay=0.9)
+    for _ in range(20):
+        codebook.learn(*batch(codebook))
+    mass = codebook.ema_count.sum()
+    counts = torch.tensor([10, 20, 5, 30, 25, 10])
+    everything = torch.ones(6, dtype=torch.bool)
+    codebook.rewrite(0, everything, torch.randn(6, 3), counts)
+    share = codebook.ema_count[0] / codebook.ema_count.sum()
+    torch.testing.assert_close(share, counts / counts.sum())
+    torch.testing.assert_close(codebook.ema_count.sum(), mass)
+    torch.testing.assert_close(
+        codebook.ema_sum, codebook.weight * codebook.ema_count.unsqueeze(2)
+    )
+    recursion = Recursion(codebook)
+    for _ in range(10):
+        data = batch(codebook)
+        codebook.learn(*data)
+        recursion.learn(*data)
+        recursion.check(codebook)
+
+
+def test_rewritten_rows_without_vectors_keep_their_place():
+    codebook = EMACodebook(1, 6, 3, decay=0.9)
+    centroids, counts = torch.randn(6, 3), torch.tensor([9, 9, 9, 0, 0, 0])
+    codebook.rewrite(0, torch.ones(6).bool(), centroids, counts)
+    data = batch(codebook, used=3)
+    for _ in range(100):
+        codebook.learn(*data)
+    assert torch.equal(codebook.weight[0, 3:], centroids[3:])

@@ -1,0 +1,102 @@
+"""How gradients pass, against the formulas of the papers.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+
+from speechbrain_vq.nnet.estimators import (
+    ESTIMATORS,
+    rotation_trick,
+    straight_through,
+)
+
+every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values())
+
+
+def rotation(x, q):
+    """R of Fifty et al. (eq. 4) for one pair of vectors, as a matrix."""
+    e, q = x / x.norm(), q / q.norm()
+    r = (e + q) / (e + q).norm()
+    identity = torch.eye(len(x), dtype=x.dtype)
+    return identity - 2 * torch.outer(r, r) + 2 * torch.outer(q, e)
+
+
+def passed(estimator, x, q, gradient):
+    """Output, and what reaches latents and codewords of a gradient."""
+    x, q = x.clone().requires_grad_(), q.clone().requires_grad_()
+    y = estimator(x, q)
+    y.backward(gradient)
+    return y.detach(), x.grad, q.grad
+
+
+@every_estimator
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_forward_is_the_codewords_bit_for_bit(estimator, dtype):
+    x, q = torch.randn(2, 7, 50, 8).to(dtype)
+    y, _, to_codewords = passed(estimator, x, q, torch.ones_like(x))
+    assert torch.equal(y, q)
+    assert to_codewords is None
+
+
+def test_straight_through_passes_the_gradient_as_it_is():
+    x, q, gradient = torch.randn(3, 7, 50, 8)
+    assert torch.equal(
+        passed(straight_through, x, q, gradient)[1], gradient
+    )
+
+
+def test_rotation_passes_the_gradient_turned_back():
+    x, q, gradient = torch.randn(3, 40, 5, dtype=torch.float64)
+    _, grad, _ = passed(rotation_trick, x, q, gradient)
+    for row in range(40):
+        turn = rotation(x[row], q[row])
+        scale = q[row].norm() / x[row].norm()
+        # The map is a rotation, and takes the latent to its codeword.
+        torch.testing.assert_close(turn @ turn.T, torch.eye(5).double())
+        torch.testing.assert_close(scale * turn @ x[row], q[row])
+        torch.testing.assert_close(
+            grad[row], scale * turn.T @ gradient[row]
+        )
+
+
+def test_rotation_keeps_the_angle_between_gradient_and_codeword():
+    x, q, gradient = torch.randn(3, 100, 6, dtype=torch.float64)
+    _, grad, _ = passed(rotation_trick, x, q, gradient)
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(grad, x), cosine(gradient, q))
+
+
+@every_estimator
+@pytest.mark.parametrize(
+    "x, q",
+    [
+        pytest.param([0.0, 0.0], [1.0, 2.0], id="latent-zero"),
+        pytest.param([1.0, 2.0], [0.0, 0.0], id="codeword-zero"),
+        pytest.param([0.0, 0.0], [0.0, 0.0], id="both-zero"),
+        pytest.param([1e-30, 0.0], [1e19, 1e19], id="scales-apart"),
+        pytest.param([3.0, 4.0], [-3.0, -4.0], id="antipodal"),
+        pytest.param([3.0, 4.0], [-3.0, -4.000001], id="nearly-antipodal"),
+        pytest.param([3.0, 4.0], [3.0, 4.0], id="equal"),
+    ],
+)
+def test_degenerate_vectors_stay_finite(estimator, x, q):
+    x, q = torch.tensor([x]), torch.tensor([q])
+    y, grad, _ = passed(estimator, x, q, torch.tensor([[1.0, -0.5]]))
+    assert torch.equal(y, q)
+    assert grad.isfinite().all()
+
+
+@pytest.mark.parametrize("zero", ["latent", "codeword"])
+def test_without_a_direction_rotation_is_straight_through(zero):
+    x, q, gradient = torch.randn(3, 4, 5)
+    (x if zero == "latent" else q).zero_()
+    assert torch.equal(passed(rotation_trick, x, q, gradient)[1], gradient)
+
+
+def test_antipodal_rotation_keeps_the_length_of_the_gradient():
+    x, gradient = torch.randn(2, 20, 5, dtype=torch.float64)
+    _, grad, _ = passed(rotation_trick, x, -x, gradient)
+    torch.testing.assert_close(grad.norm(dim=1), gradient.norm(dim=1))

@@ -1,0 +1,109 @@
+"""The loss against plain autograd, and the counts against numpy.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from speechbrain_vq.nnet.losses import (
+    batch_metrics,
+    code_counts,
+    entropy,
+    quantization_loss,
+)
+
+
+@pytest.mark.parametrize("weights", [(0.25, 1.0), (1.0, 0.0), (0.0, 2.0)])
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
+    weights, share
+):
+    commitment, codebook = weights
+    x, e = (torch.randn(30, 2, 4, requires_grad=True) for _ in range(2))
+    valid = torch.rand(30) < share
+    loss, sq_error = quantization_loss(x, e, valid, *weights, False)
+    expected = commitment * F.mse_loss(x[valid], e[valid].detach())
+    expected = expected + codebook * F.mse_loss(e[valid], x[valid].detach())
+    torch.testing.assert_close(loss, expected)
+    # Scaled: what comes from above has to be passed on.
+    for actual, wanted in zip(
+        torch.autograd.grad(3 * loss, (x, e)),
+        torch.autograd.grad(3 * expected, (x, e)),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, wanted)
+    torch.testing.assert_close(
+        sq_error, (x[valid] - e[valid]).square().sum().detach()
+    )
+    assert not sq_error.requires_grad
+
+
+def test_loss_without_a_valid_vector_is_zero():
+    x, e = (torch.randn(5, 1, 4, requires_grad=True) for _ in range(2))
+    nothing = torch.zeros(5, dtype=torch.bool)
+    loss, sq_error = quantization_loss(x, e, nothing, 0.25, 1.0, True)
+    loss.backward()
+    assert loss == sq_error == 0
+    assert (x.grad == 0).all() and (e.grad == 0).all()
+
+
+def test_counts_equal_bincount_for_each_codebook():
+    indices = torch.randint(11, (200, 3))
+    valid = torch.rand(200) < 0.6
+    counts = code_counts(indices, valid, 11).numpy()
+    for book in range(3):
+        chosen = indices[valid, book].numpy()
+        np.testing.assert_array_equal(
+            counts[book], np.bincount(chosen, minlength=11)
+        )
+
+
+@pytest.mark.parametrize("used", [1, 2, 7, 16])
+def test_entropy_of_equal_counts_is_the_logarithm_of_their_number(used):
+    counts = torch.zeros(16)
+    counts[:used] = 5
+    assert float(entropy(counts)) == pytest.approx(math.log(used), abs=1e-6)
+
+
+def test_entropy_closed_form():
+    assert float(entropy(torch.tensor([3.0, 1.0, 0.0]))) == pytest.approx(
+        2 * math.log(2) - 0.75 * math.log(3)
+    )
+    assert float(entropy(torch.zeros(4))) == 0
+
+
+def metrics_of(latents, valid, counts=None, sq_error=None):
+    counts = torch.ones(1, 4) if counts is None else counts
+    return batch_metrics(latents, valid, counts, sq_error)
+
+
+def test_perplexity_is_the_mean_over_codebooks():
+    counts = torch.tensor([[6.0, 6, 0, 0], [0, 12, 0, 0], [3, 3, 3, 3]])
+    found = metrics_of(torch.randn(12, 3), torch.ones(12).bool(), counts)
+    assert float(found["perplexity"]) == pytest.approx((2 + 1 + 4) / 3)
+
+
+def test_variance_of_the_latents_follows_from_the_sums_of_batches():
+    latents, valid = 1 + torch.randn(4, 50, 3), torch.rand(4, 50) < 0.7
+    parts = [metrics_of(x, m) for x, m in zip(latents, valid, strict=True)]
+    number, total, square = (
+        sum(part[name] for part in parts)
+        for name in ("num_vectors", "latent_sum", "latent_sq_sum")
+    )
+    variance = square / number - (total / number).square().sum()
+    expected = latents[valid].var(0, correction=0).sum()
+    torch.testing.assert_close(variance, expected)
+    assert number == valid.sum()
+
+
+def test_metrics_carry_no_gradient():
+    latents = torch.randn(5, 3, requires_grad=True)
+    found = metrics_of(latents, torch.ones(5).bool())
+    assert not any(value.requires_grad for value in found.values())
+    assert found["sq_error"] == 0
