@@ -27,6 +27,11 @@ from speechbrain_vq.nnet.reestimation import Reestimate
 from speechbrain_vq.nnet.reservoir import Reservoir
 
 
+# A vector longer than this is as good as infinite: its square, summed over a
+# batch, is, and would make the running variance so for ever.
+_LARGEST = 1e15
+
+
 class VQOutput(NamedTuple):
     """What a quantizer returns.
 
@@ -39,7 +44,7 @@ class VQOutput(NamedTuple):
         meaningless at padding, -1 during warm-up.
     loss : torch.Tensor
         Weighted sum of codebook and commitment loss, a scalar. It is NaN
-        where a valid frame of the input is not finite.
+        where a valid frame of the input is not finite, or longer than 1e15.
     metrics : dict
         Detached tensors: ``counts`` [C, K] of the codes over valid frames,
         ``num_vectors``, ``num_nonfinite`` and ``perplexity`` (mean over the
@@ -120,7 +125,8 @@ class Bottleneck(nn.Module):
                 "An EMA codebook has no codebook loss: leave codebook_weight "
                 f"out or set it to 0, not {codebook_weight}."
             )
-        if not isinstance(reservoir_size, int) or reservoir_size < 0:
+        integer = type(reservoir_size) is int
+        if not integer or reservoir_size < 0:
             raise ValueError(
                 "reservoir_size must be an integer >= 0, got "
                 f"{reservoir_size!r}."
@@ -134,6 +140,7 @@ class Bottleneck(nn.Module):
             if not weight >= 0:
                 raise ValueError(f"{name} must be >= 0, got {weight!r}.")
         self.input_dim = input_dim
+        self.latent_dim = latent_dim
         self.num_codebooks, self.codebook_size, self.codebook_dim = (
             codebook_shape
         )
@@ -194,8 +201,8 @@ class Bottleneck(nn.Module):
         self._check_not_empty(frames)
         with torch.autocast(x.device.type, enabled=False):
             flat, frames = x.float().flatten(0, -2), frames.flatten()
-            # A sum is finite where all of its terms are, in one pass.
-            finite = torch.isfinite(flat.sum(-1))
+            # In one pass; NaN is not below anything.
+            finite = torch.linalg.vector_norm(flat.detach(), dim=-1) < _LARGEST
             num_nonfinite = (frames & ~finite).sum()
             healthy = num_nonfinite == 0
             # One bad frame and nothing learns from the batch.
@@ -241,7 +248,7 @@ class Bottleneck(nn.Module):
         RuntimeError
             During warm-up, when there are no codes yet.
         ValueError
-            If a valid frame is not finite.
+            If a valid frame is not finite, or longer than 1e15.
         """
         if self.bypass:
             raise RuntimeError(
@@ -261,7 +268,7 @@ class Bottleneck(nn.Module):
         if nonfinite:
             raise ValueError(
                 f"{nonfinite} frames of the input, of shape {tuple(x.shape)}, "
-                "hold NaN or infinity."
+                f"hold NaN or infinity, or are longer than {_LARGEST:g}."
             )
         return output.indices
 
@@ -338,7 +345,8 @@ class Bottleneck(nn.Module):
         Raises
         ------
         ValueError
-            If there is neither a reservoir nor are vectors given.
+            If there is neither a reservoir nor are vectors given, or they
+            do not fit or are not finite; nothing is changed then.
         """
         check_choice("scope", scope, ("all", "dead"))
         if vectors is None:
@@ -348,11 +356,13 @@ class Bottleneck(nn.Module):
                     "codebook from: build it with reservoir_size above 0."
                 )
             vectors = self.reservoir.contents()
+        self._check_vectors(vectors)
+        done = None
+        if len(vectors):
+            done = self._reestimate(vectors.float(), scope, generator)
         if self.reservoir is not None:
             self.reservoir.reset()
-        if len(vectors) == 0:
-            return None
-        return self._reestimate(vectors.float(), scope, generator)
+        return done
 
     def get_extra_state(self) -> dict:
         """Whether the quantizer is still in its warm-up."""
@@ -443,6 +453,16 @@ class Bottleneck(nn.Module):
                 f"A quantizer of input_dim={self.input_dim} takes [..., "
                 f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}."
             )
+
+    def _check_vectors(self, vectors: torch.Tensor) -> None:
+        dim = self.latent_dim
+        if vectors.dim() != 2 or vectors.shape[1] != dim:
+            raise ValueError(
+                f"The latents to cluster are [N, {dim}], got a tensor of shape "
+                f"{tuple(vectors.shape)}."
+            )
+        if not vectors.isfinite().all():
+            raise ValueError("The latents to cluster hold NaN or infinity.")
 
     def _check_not_empty(self, frames: torch.Tensor) -> None:
         # A rank with nothing to say must still meet the others in their

@@ -67,10 +67,10 @@ def kmeans(
 
     Each seed is the best of 2 (2 + ln K) candidates drawn by squared distance:
     the greedy variant that Arthur & Vassilvitskii name in the last section of
-    "k-means++: The Advantages of Careful Seeding" (2007). Everything runs on the device of
-    `x`, in fp32 whatever autocast says. Repeated vectors are clustered once,
-    with their multiplicity as weight. A cluster left empty is moved to the
-    vector farthest from its centroid.
+    "k-means++: The Advantages of Careful Seeding" (2007). Everything runs on
+    the device of `x`, in fp32 whatever autocast says. Repeated vectors are
+    clustered once, with their multiplicity as weight. A cluster left empty is
+    moved to the vector farthest from its centroid.
 
     Arguments
     ---------

@@ -73,7 +73,17 @@ class MaskedBatchNorm(nn.Module):
         -------
         torch.Tensor
             Output in the shape of ``x``, fp32.
+
+        Raises
+        ------
+        ValueError
+            If the last dimension is not ``num_features``.
         """
+        if x.shape[-1] != self.num_features:
+            raise ValueError(
+                f"MaskedBatchNorm normalizes {self.num_features} features, got "
+                f"a tensor of shape {tuple(x.shape)}."
+            )
         with torch.autocast(x.device.type, enabled=False):
             x = x.float()
             if self.training:

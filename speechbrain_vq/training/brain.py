@@ -13,13 +13,16 @@ import torch
 from speechbrain_vq.nnet.bottleneck import Bottleneck
 from speechbrain_vq.nnet.distributed import sum_over_ranks
 from speechbrain_vq.training.checkpoints import (
+    WARMUP,
     MonitorState,
     RandomState,
+    rank_warmup_last,
     save_whole,
 )
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.optimizers import CodebookOptimizer
 from speechbrain_vq.training.reinit import CodebookReinitializer, agree
+from speechbrain_vq.training.schedules import ReinitSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -94,14 +97,32 @@ class VQMixin:
                 "vq_monitor", MonitorState(self.monitors)
             )
             save_whole(self.checkpointer, self._checkpoint_meta)
+        # The init_optimizers() of a Brain with optimizers of its own does not
+        # call super(), wherever it stands among the bases.
+        self.init_optimizers = self._init_all_optimizers
         super().on_fit_start()
         agree(self.quantizers)
-        self._make_reinitializer()
 
-    def init_optimizers(self):
-        """Lets the Brain make its optimizers, then takes the codebooks out of
-        them."""
-        super().init_optimizers()
+    def on_evaluate_start(self, max_key=None, min_key=None):
+        """Recovers the best checkpoint past the warm-up, if there is one."""
+        super().on_evaluate_start(max_key=max_key, min_key=min_key)
+        # Neither sums nor a codebook from before the recovery belong here.
+        self._start_stage("test")
+        if any(quantizer.bypass for quantizer in self.quantizers.values()):
+            logger.warning(
+                "There is no checkpoint past the warm-up: what is evaluated "
+                "does not quantize."
+            )
+
+    def freeze_optimizers(self, optimizers):
+        """The active optimizers: those of the Brain below, which cannot know
+        of the codebook's, and this one."""
+        active = super().freeze_optimizers(optimizers)
+        own = {k: v for k, v in optimizers.items() if k == "codebook"}
+        return {**active, **own}
+
+    def _init_all_optimizers(self):
+        type(self).init_optimizers(self)
         codebooks = [
             quantizer.codebook
             for quantizer in self.quantizers.values()
@@ -130,10 +151,12 @@ class VQMixin:
         return loss
 
     def check_loss_isfinite(self, loss):
-        """Notes a loss that is not finite, on any rank."""
+        """Notes a loss that is not finite, on any rank; patience ends on all
+        ranks at once."""
         bad = ~torch.isfinite(loss.detach())
         if bool(sum_over_ranks(bad.float())):
             self._nonfinite = True
+            loss = torch.full_like(loss.detach(), torch.nan)
         super().check_loss_isfinite(loss)
 
     def optimizers_step(self):
@@ -146,10 +169,10 @@ class VQMixin:
                 self.codebook_lr.follow()
             super().optimizers_step()
         self._nonfinite = False
-        if self.codebook_lr is not None:
-            # Where freeze_optimizers() leaves the codebook out, SpeechBrain
-            # would let its gradients pile up.
-            self.codebook_lr.optimizer.zero_grad(set_to_none=True)
+        # SpeechBrain lets the gradients pile up of what freeze_optimizers()
+        # leaves out.
+        for optimizer in (self.optimizers_dict or {}).values():
+            optimizer.zero_grad(set_to_none=True)
 
     def make_dataloader(
         self, dataset, stage, ckpt_prefix="dataloader-", **loader_kwargs
@@ -171,8 +194,12 @@ class VQMixin:
         return loss
 
     def _fit_train(self, train_set, epoch, enable):
+        self._nonfinite = False
         with contextlib.suppress(TypeError):
-            steps = len(train_set) // self.grad_accumulation_factor
+            batches = len(train_set)
+            if self.debug:
+                batches = min(batches, self.debug_batches)
+            steps = batches // self.grad_accumulation_factor
             self._steps_per_epoch = max(steps, 1)
         self._act(at_start=True)
         # A stage resumed in its middle goes on with the sums recovered.
@@ -181,6 +208,14 @@ class VQMixin:
             super()._fit_train(train_set, epoch, enable)
         # The sums of this stage are closed before validation adds to them.
         self._close_stage()
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        # Gradients are not saved: between two steps, some would be lost.
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return super()._should_save_intra_epoch_ckpt(
+            last_ckpt_time, steps_since_ckpt
+        )
 
     def _fit_valid(self, valid_set, epoch, enable):
         if valid_set is not None:
@@ -219,9 +254,16 @@ class VQMixin:
         self._nonfinite = False
         self._postfix_at, self._postfix_text = None, {}
         self._steps_skipped = 0
+        self.schedule = getattr(self.hparams, "reinit_schedule", None)
+        if not isinstance(self.schedule, ReinitSchedule | None):
+            raise TypeError(
+                "reinit_schedule must be a ReinitSchedule or null, got "
+                f"{self.schedule!r}."
+            )
+        if self.checkpointer is not None:
+            rank_warmup_last(self.checkpointer)
 
     def _make_reinitializer(self) -> None:
-        self.schedule = getattr(self.hparams, "reinit_schedule", None)
         self.reinitializer = None
         if self.schedule is not None:
             optimizer = self.codebook_lr and self.codebook_lr.optimizer
@@ -247,8 +289,9 @@ class VQMixin:
             parameter.grad = None
         self._steps_skipped += 1
         logger.warning(
-            "The loss after step %d is not finite: the batch is left out (%d "
-            "so far). Norms, reservoirs and codebooks are as before it.",
+            "The loss after step %d is not finite: the step is left out (%d "
+            "so far). No such value has reached norms, reservoirs or "
+            "codebooks.",
             self.optimizer_step,
             self._steps_skipped,
         )
@@ -272,18 +315,20 @@ class VQMixin:
         }
 
     def _checkpoint_meta(self) -> dict[str, float]:
-        return {
+        bypass = any(q.bypass for q in self.quantizers.values())
+        stats = {
             f"{stage}_{key}": value
             for stage, stats in self.vq_stats.items()
             for key, value in stats.items()
         }
+        return {WARMUP: bypass, **stats}
 
     def _log(self, meta: dict, *stages: str) -> None:
         stats = {f"{s}_stats": self.vq_stats.get(s) or None for s in stages}
         self._stage = None
         train_logger = getattr(self.hparams, "train_logger", None)
         if train_logger is not None:
-            train_logger.log_stats({"codebook": "use", **meta}, **stats)
+            train_logger.log_stats(meta, **stats)
 
     def _postfix(self) -> dict[str, str]:
         # Asking the monitor waits for the device: every ten steps will do.

@@ -24,6 +24,8 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 PARTIAL = ".partial"
+# In the meta: whether the model did not quantize yet.
+WARMUP = "vq_warmup"
 
 
 def save_whole(
@@ -67,6 +69,37 @@ def save_whole(
         return saved
 
     checkpointer.save_checkpoint = save_checkpoint
+
+
+def rank_warmup_last(checkpointer: Checkpointer) -> None:
+    """Makes a checkpointer rank checkpoints of the warm-up behind all others
+    where it is asked for the best: a model that does not quantize yet has the
+    lower loss, and neither evaluation nor the choice of what to keep may fall
+    for it. The most recent checkpoint is the most recent all the same.
+
+    Arguments
+    ---------
+    checkpointer : Checkpointer
+        The checkpointer to change, in place.
+    """
+    if hasattr(checkpointer.find_checkpoints, "__wrapped__"):
+        return
+    find = checkpointer.find_checkpoints
+
+    @functools.wraps(find)
+    def find_checkpoints(
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        found = find(importance_key, max_key, min_key, ckpt_predicate)
+        if max_key or min_key:
+            found = sorted(found, key=lambda c: c.meta.get(WARMUP, False))
+        return found[:max_num_checkpoints]
+
+    checkpointer.find_checkpoints = find_checkpoints
 
 
 def _move(saved: Checkpoint, folder: pathlib.Path) -> Checkpoint:

@@ -43,9 +43,7 @@ def test_forward_is_the_codewords_bit_for_bit(estimator, dtype):
 
 def test_straight_through_passes_the_gradient_as_it_is():
     x, q, gradient = torch.randn(3, 7, 50, 8)
-    assert torch.equal(
-        passed(straight_through, x, q, gradient)[1], gradient
-    )
+    assert torch.equal(passed(straight_through, x, q, gradient)[1], gradient)
 
 
 def test_rotation_passes_the_gradient_turned_back():
@@ -57,9 +55,7 @@ def test_rotation_passes_the_gradient_turned_back():
         # The map is a rotation, and takes the latent to its codeword.
         torch.testing.assert_close(turn @ turn.T, torch.eye(5).double())
         torch.testing.assert_close(scale * turn @ x[row], q[row])
-        torch.testing.assert_close(
-            grad[row], scale * turn.T @ gradient[row]
-        )
+        torch.testing.assert_close(grad[row], scale * turn.T @ gradient[row])
 
 
 def test_rotation_keeps_the_angle_between_gradient_and_codeword():

@@ -42,9 +42,7 @@ def test_equals_batch_norm_over_many_steps(options):
     for step in range(30):
         x = (1 + step / 10) * torch.randn(40, 6) + step
         weights = torch.randn_like(x)
-        assert_close(
-            gradients(ours, x, weights), gradients(torchs, x, weights)
-        )
+        assert_close(gradients(ours, x, weights), gradients(torchs, x, weights))
         assert_close(ours.running_mean, torchs.running_mean)
         assert_close(ours.running_var, torchs.running_var)
     ours.eval(), torchs.eval()

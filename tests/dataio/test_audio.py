@@ -1,0 +1,123 @@
+"""Audio of all kinds is read, or named with the reason.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    check_audio,
+    random_start,
+    read_audio,
+    usable,
+)
+
+RATE = 16000
+
+
+def tone(rate, seconds=1.0, hertz=440.0):
+    return np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate) / 2
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Good and bad files by name."""
+    soundfile.write(tmp_path / "good.wav", tone(RATE), RATE)
+    soundfile.write(tmp_path / "slow.flac", tone(8000), 8000)
+    stereo = np.stack([tone(RATE), np.zeros(RATE)], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, RATE)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    (tmp_path / "text.wav").write_text("not audio")
+    whole = (tmp_path / "good.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(tmp_path / "whole.flac", tone(RATE), RATE)
+    whole = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def test_other_rates_are_resampled(files):
+    wav = read_audio(files / "slow.flac", RATE)
+    assert len(wav) == RATE
+    spectrum = torch.fft.rfft(wav).abs()
+    assert int(spectrum.argmax()) == 440
+    assert spectrum[441:].max() < 0.02 * spectrum.max()
+
+
+def test_channels_are_averaged(files):
+    mono = read_audio(files / "good.wav", RATE)
+    torch.testing.assert_close(read_audio(files / "stereo.wav", RATE), mono / 2)
+
+
+@pytest.mark.parametrize("name", ["good.wav", "whole.flac"])
+def test_a_piece_is_that_piece_of_the_whole(files, name):
+    whole = read_audio(files / name, RATE)
+    piece = read_audio(files / name, RATE, start=0.25, duration=0.5)
+    assert torch.equal(piece, whole[RATE // 4 : 3 * RATE // 4])
+    rest = read_audio(files / name, RATE, start=0.75, duration=9.0)
+    assert torch.equal(rest, whole[3 * RATE // 4 :])
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("none.wav", "cannot be read"),
+        ("text.wav", "cannot be read"),
+        ("empty.wav", "no sound"),
+    ],
+)
+def test_what_cannot_be_read_is_named(files, name, reason):
+    with pytest.raises(AudioError, match=f"{name}.*{reason}"):
+        read_audio(files / name, RATE)
+    with pytest.raises(AudioError, match=f"{name}.*{reason}"):
+        check_audio(files / name)
+
+
+def test_a_flac_cut_short_is_named(files):
+    with pytest.raises(AudioError, match="cut.flac"):
+        check_audio(files / "cut.flac")
+
+
+def test_a_wav_cut_short_is_as_long_as_what_is_there(files):
+    """libsndfile corrects the header of a wav by the size of the file."""
+    assert check_audio(files / "cut.wav") == pytest.approx(0.5, abs=0.01)
+    assert len(read_audio(files / "cut.wav", RATE)) > 0.49 * RATE
+
+
+def test_a_dataset_goes_on_without_bad_files_and_tells(files, caplog):
+    names = ["good.wav", "text.wav", "none.wav", "slow.flac", "cut.flac"]
+    manifest = {n: {"wav": str(files / n)} for n in names}
+    path = files / "m.json"
+    path.write_text(json.dumps(manifest))
+    with caplog.at_level(logging.WARNING):
+        dataset = usable(DynamicItemDataset.from_json(str(path)))
+    assert sorted(dataset.data) == ["good.wav", "slow.flac"]
+    assert len(dataset) == 2
+    for name in ("text.wav", "none.wav", "cut.flac"):
+        assert name in caplog.text
+    assert "3 of 5 files" in caplog.text
+
+
+def test_a_dataset_of_bad_files_is_an_error(files):
+    path = files / "m.json"
+    path.write_text(json.dumps({"a": {"wav": str(files / "none.wav")}}))
+    with pytest.raises(ValueError, match="None of the 1 audio files"):
+        usable(DynamicItemDataset.from_json(str(path)))
+
+
+def test_random_pieces_depend_on_name_and_epoch_alone():
+    starts = [random_start(f"u{i}", 1, 5.0, 2.0) for i in range(500)]
+    assert starts == [random_start(f"u{i}", 1, 5.0, 2.0) for i in range(500)]
+    assert starts != [random_start(f"u{i}", 2, 5.0, 2.0) for i in range(500)]
+    assert min(starts) >= 0 and max(starts) <= 3
+    assert np.mean(starts) == pytest.approx(1.5, abs=0.15)
+    assert random_start("u", 1, 1.0, 2.0) == 0

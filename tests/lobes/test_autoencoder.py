@@ -1,0 +1,103 @@
+"""Lobes: an utterance is the same alone and in a padded batch.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+
+from speechbrain_vq.lobes.autoencoder import (
+    ConvDecoder,
+    ConvEncoder,
+    SpeakerEncoder,
+)
+from speechbrain_vq.lobes.features import LogMel
+
+RATE = 16000
+
+
+@pytest.mark.parametrize("samples", [RATE, RATE + 159, 12345, 400])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_padding_changes_nothing(samples, stride):
+    torch.manual_seed(0)
+    features = LogMel(n_mels=20)
+    encoder = ConvEncoder(20, 8, channels=16, stride=stride)
+    decoder = ConvDecoder(8, 20, 4, channels=16, stride=stride)
+    speaker = SpeakerEncoder(20, 4).eval()
+
+    def run(wavs, lengths):
+        mels, lengths = features(wavs, lengths)
+        latents, token_lengths = encoder(mels, lengths)
+        voice = speaker(mels, lengths)
+        decoded = decoder(latents, voice, token_lengths)
+        tokens = torch.round(token_lengths * latents.shape[1]).int()
+        return mels, latents, decoded, voice, tokens
+
+    wav = torch.randn(samples)
+    batch = torch.zeros(3, 2 * RATE + 77)
+    batch[0, :samples] = wav
+    batch[1] = torch.randn(batch.shape[1])
+    lengths = torch.tensor([samples / batch.shape[1], 1.0, 0.5])
+    alone = run(wav.unsqueeze(0), torch.ones(1))
+    padded = run(batch, lengths)
+    assert alone[4][0] == padded[4][0]
+    for one, many in zip(alone[:3], padded[:3], strict=True):
+        frames = one.shape[1]
+        torch.testing.assert_close(many[0, :frames], one[0])
+        assert not many[0, frames:].any()
+    torch.testing.assert_close(padded[3][0], alone[3][0])
+
+
+def test_features_are_normalized_over_the_data_they_were_fit_on():
+    torch.manual_seed(0)
+    features = LogMel(n_mels=20)
+    wavs = [torch.randn(1, RATE + 160 * i) * (i + 1) for i in range(3)]
+    features.fit(wavs)
+    mels = torch.cat([features(w, torch.ones(1))[0][0] for w in wavs])
+    torch.testing.assert_close(
+        mels.mean(0), torch.zeros(20), atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(
+        mels.std(0, correction=0), torch.ones(20), atol=1e-3, rtol=0
+    )
+
+
+def test_inverse_gives_back_speech_like_features():
+    """A glide of harmonics comes back where it was in time and pitch."""
+    time = torch.arange(RATE) / RATE
+    phase = 2 * torch.pi * (120 * time + 40 * time**2)
+    wav = sum(torch.sin(k * phase) / k for k in range(1, 12)).unsqueeze(0) / 4
+    features = LogMel()
+    mels, _ = features(wav, torch.ones(1))
+    again, _ = features(features.inverse(mels), torch.ones(1))
+    inner = slice(5, -5)
+    error = (mels - again)[:, inner].abs().mean()
+    spread = (mels - mels.mean()).abs().mean()
+    assert error < 0.2 * spread
+    shifted = (mels[:, 6:-6] - again[:, 8:-4]).abs().mean()
+    assert error < shifted
+
+
+def test_silence_and_a_constant_band_stay_finite():
+    features = LogMel()
+    features.fit([torch.zeros(1, RATE)])
+    mels, _ = features(torch.zeros(1, RATE), torch.ones(1))
+    assert torch.isfinite(mels).all()
+
+
+def test_too_short_a_signal_is_named():
+    with pytest.raises(ValueError, match="100 samples is shorter"):
+        LogMel()(torch.zeros(1, 100), torch.ones(1))
+
+
+def test_zeros_stand_for_the_average_speaker():
+    torch.manual_seed(0)
+    speaker = SpeakerEncoder(20, 4)
+    mels = torch.randn(64, 50, 20) * torch.rand(64, 1, 20)
+    for _ in range(100):
+        speaker(mels, torch.ones(64))
+    voices = speaker.eval()(mels, torch.ones(64))
+    torch.testing.assert_close(
+        voices.mean(0), torch.zeros(4), atol=0.05, rtol=0
+    )

@@ -1,0 +1,217 @@
+"""What a quantizer cannot do, it says.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from speechbrain_vq.nnet import (
+    MaskedBatchNorm,
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+)
+
+
+def product():
+    return VectorQuantizer(8, 16, num_codebooks=2)
+
+
+def residual():
+    return ResidualVectorQuantizer(2, 8, 16)
+
+
+every_kind = pytest.mark.parametrize("kind", [product, residual])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"codebook_size": 0}, "codebook_size must be an integer >= 1, got 0"),
+        ({"codebook_size": -1}, "codebook_size .* got -1"),
+        ({"codebook_size": 2.5}, "codebook_size .* got 2.5"),
+        ({"codebook_size": True}, "codebook_size .* got True"),
+        ({"codebook_size": "16"}, "codebook_size .* got '16'"),
+        ({"codebook_size": None}, "codebook_size .* got None"),
+        ({"codebook_dim": 0}, "codebook_dim must be an integer >= 1, got 0"),
+        ({"input_dim": 0}, "input_dim must be an integer >= 1, got 0"),
+        ({"norm": "layer"}, "norm must be one of .*'batch'.* got 'layer'"),
+        ({"norm_position": "output"}, "norm_position .* got 'output'"),
+        ({"estimator": "gumbel"}, "estimator .*'rotation'.* got 'gumbel'"),
+        ({"codebook": "kmeans"}, "codebook .*'ema'.* got 'kmeans'"),
+        ({"codebook_init": "xavier"}, "codebook_init .* got 'xavier'"),
+        (
+            {"codebook": "ema", "codebook_weight": 1.0},
+            "EMA codebook has no codebook loss",
+        ),
+        ({"ema_decay": 0.9}, "ema_decay needs codebook='ema'"),
+        ({"codebook": "ema", "ema_decay": 1.0}, r"decay must be in \[0, 1\)"),
+        ({"codebook": "ema", "ema_decay": -0.1}, r"decay must be in \[0, 1\)"),
+        ({"reservoir_size": -1}, "reservoir_size .* got -1"),
+        ({"reservoir_size": 10.5}, "reservoir_size .* got 10.5"),
+        ({"reservoir_size": True}, "reservoir_size .* got True"),
+        ({"commitment_weight": -1}, "commitment_weight must be >= 0, got -1"),
+        ({"codebook_weight": -1}, "codebook_weight must be >= 0, got -1"),
+        ({"commitment_weight": float("nan")}, "commitment_weight .* got nan"),
+    ],
+)
+@pytest.mark.parametrize(
+    "kind, own",
+    [(VectorQuantizer, {}), (ResidualVectorQuantizer, {"num_quantizers": 2})],
+)
+def test_impossible_options_are_named(kind, own, options, message):
+    options = {"input_dim": 8, "codebook_size": 16, **own, **options}
+    with pytest.raises(ValueError, match=message):
+        kind(**options)
+
+
+def test_codebooks_that_do_not_divide_the_input_are_refused():
+    with pytest.raises(ValueError, match="8 does not divide into 3 codebooks"):
+        VectorQuantizer(8, 16, num_codebooks=3)
+    # Unless there is a projection to what does.
+    VectorQuantizer(8, 16, num_codebooks=3, codebook_dim=2)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.0, True])
+def test_impossible_numbers_of_codebooks_are_named(number):
+    with pytest.raises(ValueError, match="num_codebooks must be an integer"):
+        VectorQuantizer(8, 16, num_codebooks=number)
+    with pytest.raises(ValueError, match="num_quantizers must be an integer"):
+        ResidualVectorQuantizer(number, 8, 16)
+
+
+@pytest.mark.parametrize("misspelt", ["comitment_weight", "num_codebook"])
+def test_a_misspelt_option_is_named(misspelt):
+    with pytest.raises(TypeError, match=f"argument '{misspelt}'"):
+        VectorQuantizer(8, 16, **{misspelt: 1})
+    with pytest.raises(TypeError, match=f"argument '{misspelt}'"):
+        ResidualVectorQuantizer(2, 8, 16, **{misspelt: 1})
+
+
+@every_kind
+@pytest.mark.parametrize("method", ["__call__", "encode"])
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((0, 8), "no valid frame"),
+        ((2, 0, 8), "no valid frame"),
+        ((2, 5, 7), r"takes \[\.\.\., 8\], got .*\(2, 5, 7\)"),
+        ((2, 8, 5), r"takes \[\.\.\., 8\], got .*\(2, 8, 5\)"),
+        ((8,), r"takes \[\.\.\., 8\], got .*\(8,\)"),
+        ((), r"takes \[\.\.\., 8\], got .*\(\)"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_told(kind, method, shape, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(kind(), method)(torch.randn(shape))
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.long, torch.bool, torch.complex64])
+def test_input_that_is_not_real_floating_point_is_refused(kind, dtype):
+    with pytest.raises(TypeError, match=f"floating point .* got {dtype}"):
+        kind()(torch.ones(2, 5, 8, dtype=dtype))
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "lengths, message",
+    [
+        ([0.0, 0.0], "no valid frame .* all of it is padding"),
+        ([1.0], r"one number for each .* lengths of shape \(1,\)"),
+        ([[1.0, 1.0]], r"one number for each .* lengths of shape \(1, 2\)"),
+        (1.0, r"one number for each .* lengths of shape \(\)"),
+        ([1.0, 1.5], r"relative .* in 0\.\.1; got values from 1 to 1\.5"),
+        ([5.0, 3.0], r"relative .* in 0\.\.1; got values from 3 to 5"),
+        ([5, 3], r"relative .* in 0\.\.1; got values from 3 to 5"),
+        ([1.0, -0.5], r"relative .* in 0\.\.1; got values from -0\.5 to 1"),
+        ([1.0, torch.nan], r"relative .* in 0\.\.1; got"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_told(kind, lengths, message):
+    quantizer = kind()
+    before = quantizer.norm.running_mean.clone()
+    with pytest.raises(ValueError, match=message):
+        quantizer(torch.randn(2, 5, 8), torch.tensor(lengths))
+    assert torch.equal(quantizer.norm.running_mean, before)
+
+
+def test_lengths_need_a_time_dimension():
+    with pytest.raises(ValueError, match=r"\[B, T, \.\.\., D\]"):
+        product()(torch.randn(2, 8), torch.ones(2))
+
+
+def test_lengths_off_by_rounding_are_taken():
+    product()(torch.randn(2, 5, 8), torch.tensor([1.0 + 1e-6, 0.5]))
+
+
+@every_kind
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e20])
+def test_nonfinite_vectors_are_not_encoded(kind, value):
+    x = torch.randn(2, 5, 8)
+    x[1, 4, 0] = value
+    quantizer = kind()
+    with pytest.raises(ValueError, match=r"1 frames .*\(2, 5, 8\).* NaN"):
+        quantizer.encode(x)
+    assert quantizer.training
+    # At padding they do no harm.
+    quantizer.encode(x, torch.tensor([1.0, 0.8]))
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "codes, error, message",
+    [
+        (torch.full((3, 2), 16), ValueError, r"0\.\.15, got .* 16 to 16"),
+        (torch.tensor([[0, -1]]), ValueError, r"0\.\.15, got .* -1 to 0"),
+        (torch.zeros(3, 2), TypeError, "integers, got torch.float32"),
+        (torch.ones(3, 2).bool(), TypeError, "integers, got torch.bool"),
+        (torch.zeros(4, 3).long(), ValueError, r"of 2, got .*\(4, 3\)"),
+        (torch.tensor(3), ValueError, r"of 2, got the shape \(\)"),
+    ],
+)
+def test_codes_that_do_not_exist_are_told(kind, codes, error, message):
+    with pytest.raises(error, match=message):
+        kind().decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_codes_of_any_integer_type_are_decoded(dtype):
+    quantizer, codes = product(), torch.randint(16, (3, 5, 2))
+    assert torch.equal(
+        quantizer.decode(codes.to(dtype)), quantizer.decode(codes)
+    )
+
+
+def test_reestimation_says_what_it_lacks():
+    with pytest.raises(ValueError, match="reservoir_size above 0"):
+        VectorQuantizer(8, 16, reservoir_size=0).reestimate()
+    with pytest.raises(ValueError, match="scope must be one of"):
+        product().reestimate(scope="alive")
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "vectors, message",
+    [
+        (torch.randn(30, 7), r"\[N, 8\], got .*\(30, 7\)"),
+        (torch.randn(3, 10, 8), r"\[N, 8\], got .*\(3, 10, 8\)"),
+        (F.pad(torch.randn(30, 7), (0, 1), value=torch.nan), "NaN"),
+    ],
+)
+def test_vectors_that_cannot_be_clustered_are_told(kind, vectors, message):
+    quantizer = kind()
+    quantizer(torch.randn(30, 8))
+    before = quantizer.codebook.detach().clone()
+    with pytest.raises(ValueError, match=message):
+        quantizer.reestimate(vectors)
+    assert torch.equal(quantizer.codebook, before)
+    assert len(quantizer.reservoir) == 30
+
+
+@pytest.mark.parametrize("shape", [(10, 5), (12, 1), (10, 12)])
+def test_norm_of_a_wrong_dimension_is_refused(shape):
+    with pytest.raises(ValueError, match="6 features, got a tensor of shape"):
+        MaskedBatchNorm(6)(torch.randn(shape))
