@@ -45,7 +45,7 @@ from speechbrain_vq.training.optimizers import CodebookOptimizer
 from speechbrain_vq.training.reinit import CodebookReinitializer
 
 HERE = pathlib.Path(__file__).parent
-DIM, CHANNELS, SPEAKER, FRAMES, BATCH, LR = 64, 160, 32, 200, 16, 1e-3
+DIM, CHANNELS, SPEAKER, FRAMES, BATCH, LR = 64, 128, 32, 200, 16, 1e-3
 
 
 class Rival(torch.nn.Module):

@@ -48,6 +48,8 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.check import AudioError, check_audio
+
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike
@@ -994,9 +996,9 @@ def _read_audio(
     utts = {}
     for path in tqdm(paths, source.name, unit="file"):
         try:
-            length = _readable_seconds(path)
-        except (OSError, ValueError, sf.SoundFileError) as error:
-            logger.warning("%s is left out: %s", path, error)
+            length = check_audio(path)
+        except AudioError as error:
+            logger.warning("Left out %s", error)
             continue
         relative = path.relative_to(source)
         utt_id = "-".join(relative.with_suffix("").parts)
@@ -1018,39 +1020,6 @@ def _read_audio(
             len(paths),
         )
     return utts
-
-
-def _readable_seconds(path: pathlib.Path, tail: int = 1024) -> float:
-    """The length of an audio file; raises if it is not all there."""
-    info = sf.info(path)
-    if info.frames == 0:
-        raise ValueError("it holds no samples")
-    # libsndfile trusts the size of the file more than the header of a wav,
-    # and only notes the difference. Sizes near the limit are what programs
-    # write that stream and do not know better.
-    sizes = re.search(
-        r"^data : (\d+) \(should be (\d+)\)", info.extra_info, re.M
-    )
-    if sizes and int(sizes[2]) < int(sizes[1]) < 2**31 - 2**16:
-        raise ValueError(f"cut short: {sizes[2]} of {sizes[1]} bytes of audio")
-    if info.format == "OGG" and not _ends_ogg(path):
-        raise ValueError("cut short: its last page does not end the stream")
-    with sf.SoundFile(path) as audio:
-        wanted = min(tail, info.frames)
-        audio.seek(info.frames - wanted)
-        if len(audio.read(wanted)) < wanted:
-            raise ValueError("cut short: its end cannot be decoded")
-    return info.frames / info.samplerate
-
-
-def _ends_ogg(path: pathlib.Path) -> bool:
-    """Whether the last Ogg page has the end-of-stream flag (RFC 3533)."""
-    longest_page = 65307
-    with open(path, "rb") as ogg:
-        ogg.seek(max(0, path.stat().st_size - longest_page))
-        data = ogg.read()
-    page = data.rfind(b"OggS")
-    return page >= 0 and bool(data[page + 5] & 4)
 
 
 def _split(

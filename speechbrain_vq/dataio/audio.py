@@ -16,11 +16,9 @@ import torch
 from scipy.signal import resample_poly
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from speechbrain_vq.dataio.check import AudioError, check_audio
+
 logger = logging.getLogger(__name__)
-
-
-class AudioError(ValueError):
-    """An audio file that cannot be used; the message names it."""
 
 
 def read_audio(
@@ -74,33 +72,6 @@ def read_audio(
         common = gcd(rate, sample_rate)
         mono = resample_poly(mono, sample_rate // common, rate // common)
     return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
-
-
-def check_audio(path: str | pathlib.Path) -> float:
-    """Makes sure that a file can be read to its end, decoding only that end.
-
-    Arguments
-    ---------
-    path : path
-        The file.
-
-    Returns
-    -------
-    float
-        Its length in seconds.
-
-    Raises
-    ------
-    AudioError
-        If the file is missing, not audio, cut short or empty.
-    """
-    try:
-        info = soundfile.info(str(path))
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{path}: cannot be read: {error}") from error
-    seconds = info.frames / info.samplerate
-    read_audio(path, info.samplerate, start=max(seconds - 0.02, 0.0))
-    return seconds
 
 
 def usable(dataset: DynamicItemDataset, key: str = "wav") -> DynamicItemDataset:

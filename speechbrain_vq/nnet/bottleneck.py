@@ -26,7 +26,6 @@ from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reestimation import Reestimate
 from speechbrain_vq.nnet.reservoir import Reservoir
 
-
 # A vector longer than this is as good as infinite: its square, summed over a
 # batch, is, and would make the running variance so for ever.
 _LARGEST = 1e15
@@ -379,6 +378,17 @@ class Bottleneck(nn.Module):
             f"codebook_size={self.codebook_size}, "
             f"codebook_dim={self.codebook_dim}"
         )
+
+    def _apply(self, fn, recurse=True):
+        # ``model.half()`` moves the rest of a model to another precision: the
+        # quantizer works in fp32 whatever its input is in, and so it stays.
+        def keep_dtype(tensor):
+            changed = fn(tensor)
+            if changed.dtype == tensor.dtype:
+                return changed
+            return tensor.to(changed.device)
+
+        return super()._apply(keep_dtype, recurse)
 
     # What a subclass says --------------------------------------------------
 

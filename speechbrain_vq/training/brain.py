@@ -102,6 +102,7 @@ class VQMixin:
         self.init_optimizers = self._init_all_optimizers
         super().on_fit_start()
         agree(self.quantizers)
+        self._make_reinitializer()
 
     def on_evaluate_start(self, max_key=None, min_key=None):
         """Recovers the best checkpoint past the warm-up, if there is one."""
@@ -303,15 +304,15 @@ class VQMixin:
                 monitor.start()
 
     def _close_stage(self) -> None:
-        self._stats[self._stage] = self._stage_stats()
+        self._stats[self._stage] = self._stage_stats(over_ranks=True)
         self._stage = None
 
-    def _stage_stats(self) -> dict[str, float]:
+    def _stage_stats(self, over_ranks: bool = False) -> dict[str, float]:
         one = len(self.monitors) == 1
         return {
             key if one else f"{name}.{key}": value
             for name, monitor in self.monitors.items()
-            for key, value in monitor.stats().items()
+            for key, value in monitor.stats(over_ranks).items()
         }
 
     def _checkpoint_meta(self) -> dict[str, float]:

@@ -9,6 +9,8 @@ import math
 import torch
 from torch import nn
 
+from speechbrain_vq.nnet.distributed import sum_over_ranks
+
 
 class UsageMonitor:
     """Watches a quantizer from one ``start()`` to the next and says how its
@@ -66,21 +68,27 @@ class UsageMonitor:
             "latent_sum",
             "latent_sq_sum",
         ):
-            new[name] = metrics[name].to(wide)
+            # What passed unquantized would water the figures down.
+            new[name] = metrics[name].to(wide) * (not quantizer.bypass)
         if not self._sums:
             self._sums = new
             return
         for name, value in new.items():
             self._sums[name] += value
 
-    def stats(self) -> dict[str, float]:
+    def stats(self, over_ranks: bool = False) -> dict[str, float]:
         """How the codebook was used since the start.
+
+        Arguments
+        ---------
+        over_ranks : bool
+            Whether to count what all ranks have seen; all must then ask.
 
         Returns
         -------
         dict
-            Plain numbers: ``vectors`` (valid frames seen),
-            ``used_codes_percent`` and ``dead_codes`` (chosen at least once,
+            Plain numbers: ``vectors`` (valid frames
+            quantized), ``used_codes_percent`` and ``dead_codes`` (chosen at least once,
             and never, of all codebooks), ``perplexity`` (exponential of the
             entropy, mean over the codebooks), ``quantization_error`` (squared
             error over the variance of the latents), ``codebook_drift``
@@ -91,7 +99,10 @@ class UsageMonitor:
         """
         if not self._sums:
             return {}
-        sums = {k: v.to("cpu", torch.float64) for k, v in self._sums.items()}
+        sums = self._sums
+        if over_ranks:
+            sums = {k: sum_over_ranks(v) for k, v in sums.items()}
+        sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
         counts = sums["counts"]
         number = max(float(sums["num_vectors"]), 1.0)
         share = counts / counts.sum(1, keepdim=True).clamp(min=1)

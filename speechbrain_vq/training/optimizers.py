@@ -33,8 +33,8 @@ class CodebookOptimizer:
     Raises
     ------
     ValueError
-        If a codebook is in none of the optimizers, or the multiplier is not
-        positive.
+        If a codebook is in none of the optimizers, if two follow different
+        learning rates, or the multiplier is not positive.
 
     Example
     -------
@@ -59,7 +59,13 @@ class CodebookOptimizer:
                 f"codebook_lr_multiplier must be above 0, got {multiplier!r}."
             )
         self.multiplier = multiplier
+        optimizers = list(optimizers)
         leaders = [_take_out(optimizers, codebook) for codebook in codebooks]
+        if len({(id(leader), group) for leader, group in leaders}) > 1:
+            raise ValueError(
+                "The codebooks lie in different optimizers or parameter "
+                "groups, whose learning rates may differ: give them all to one."
+            )
         self.leader, self.group = leaders[0]
         self.optimizer = _sibling(self.leader, codebooks)
         self.follow()

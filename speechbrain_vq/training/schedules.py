@@ -142,7 +142,8 @@ class _Duration:
         self.value = float(match.group(1)) if match else value
         self.in_epochs = match is not None
         whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (self.in_epochs or whole) or self.value < at_least:
+        # Half an epoch is still some steps.
+        if not (self.in_epochs or whole) or math.ceil(self.value) < at_least:
             raise ValueError(
                 f"{name} must be a whole number of steps or a text like '2 "
                 f"epochs', at least {at_least}; got {value!r}."
@@ -156,7 +157,7 @@ class _Duration:
                 "A schedule in epochs needs to know the length of an epoch, "
                 "and this data set has none: write it in steps."
             )
-        return max(round(self.value * steps_per_epoch), 1)
+        return max(round(self.value * steps_per_epoch), self.value > 0)
 
     def __str__(self) -> str:
         return f"'{self.value:g} epochs'" if self.in_epochs else str(self.value)

@@ -15,11 +15,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq.dataio.audio import (
     AudioError,
-    check_audio,
     random_start,
     read_audio,
     usable,
 )
+from speechbrain_vq.dataio.check import check_audio
 
 RATE = 16000
 
@@ -39,9 +39,10 @@ def files(tmp_path):
     (tmp_path / "text.wav").write_text("not audio")
     whole = (tmp_path / "good.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
-    soundfile.write(tmp_path / "whole.flac", tone(RATE), RATE)
-    whole = (tmp_path / "whole.flac").read_bytes()
-    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    for kind in ("flac", "ogg"):
+        soundfile.write(tmp_path / f"whole.{kind}", tone(RATE), RATE)
+        whole = (tmp_path / f"whole.{kind}").read_bytes()
+        (tmp_path / f"cut.{kind}").write_bytes(whole[: len(whole) // 2])
     return tmp_path
 
 
@@ -82,15 +83,10 @@ def test_what_cannot_be_read_is_named(files, name, reason):
         check_audio(files / name)
 
 
-def test_a_flac_cut_short_is_named(files):
-    with pytest.raises(AudioError, match="cut.flac"):
-        check_audio(files / "cut.flac")
-
-
-def test_a_wav_cut_short_is_as_long_as_what_is_there(files):
-    """libsndfile corrects the header of a wav by the size of the file."""
-    assert check_audio(files / "cut.wav") == pytest.approx(0.5, abs=0.01)
-    assert len(read_audio(files / "cut.wav", RATE)) > 0.49 * RATE
+@pytest.mark.parametrize("name", ["cut.flac", "cut.wav", "cut.ogg"])
+def test_a_file_cut_short_is_named(files, name):
+    with pytest.raises(AudioError, match=f"{name}: .*cut short|{name}: cannot"):
+        check_audio(files / name)
 
 
 def test_a_dataset_goes_on_without_bad_files_and_tells(files, caplog):

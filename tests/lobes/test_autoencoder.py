@@ -55,9 +55,7 @@ def test_features_are_normalized_over_the_data_they_were_fit_on():
     wavs = [torch.randn(1, RATE + 160 * i) * (i + 1) for i in range(3)]
     features.fit(wavs)
     mels = torch.cat([features(w, torch.ones(1))[0][0] for w in wavs])
-    torch.testing.assert_close(
-        mels.mean(0), torch.zeros(20), atol=1e-4, rtol=0
-    )
+    torch.testing.assert_close(mels.mean(0), torch.zeros(20), atol=1e-4, rtol=0)
     torch.testing.assert_close(
         mels.std(0, correction=0), torch.ones(20), atol=1e-3, rtol=0
     )

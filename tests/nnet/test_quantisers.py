@@ -148,6 +148,24 @@ def test_half_precision_gives_the_codes_of_fp32(name, dtype):
     assert torch.equal(decoded, full.decode(encoded))
 
 
+@every_build
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.double])
+def test_a_model_in_another_precision_keeps_the_codes(name, dtype):
+    x = (3 + torch.randn(4, 30, DIM)).to(dtype)
+    reference = build(name)
+    model = torch.nn.Sequential(build(name)).to(dtype)
+    torch.manual_seed(0)
+    assert_same_bits(state(model[0]), state(reference))
+    out = model(x)
+    torch.manual_seed(0)
+    expected = reference(x.float())
+    (out.loss + out.quantized.float().sum()).backward()
+    assert out.quantized.dtype == dtype
+    assert torch.equal(out.indices, expected.indices)
+    assert torch.equal(out.quantized, expected.quantized.to(dtype))
+    assert_same_bits(state(model[0]), state(reference))
+
+
 def test_codes_are_the_nearest_of_brute_force_in_double():
     quantizer = build(norm=None)
     x = 5 + torch.randn(2, 100, DIM)
@@ -284,6 +302,7 @@ def test_codes_become_the_centroids_of_the_reservoir(name):
 def test_reestimation_empties_the_reservoir_and_lowers_the_error(name):
     quantizer, contents = filled(name)
 
+    @torch.no_grad()
     def error():
         _, codewords, _ = quantizer._code(contents)
         left = contents - quantizer._combine(codewords)

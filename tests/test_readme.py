@@ -1,0 +1,77 @@
+"""Every command and example of the README runs.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
+SHORT = ["--minutes=1", "--number_of_steps=8", "--batch_size=4"]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.S)
+
+
+def run(*command, cwd):
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def code(heading):
+    section = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.search(r"```python\n(.*?)```", section, flags=re.S).group(1)
+
+
+@pytest.mark.parametrize("heading", ["In plain PyTorch", "In your own Brain"])
+def test_an_example_runs(heading, tmp_path):
+    run(sys.executable, "-c", code(heading), cwd=tmp_path)
+
+
+def test_make_knows_the_two_commands():
+    for line in blocks("bash")[0].splitlines():
+        target = line.split("#")[0].split()
+        run("make", "--dry-run", *target[1:], cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_the_demo_and_loading_what_it_made(tmp_path):
+    command = [PROGRAM, "demo", "--steps=8", "--minutes=1", "--json=d.json"]
+    shown = run(*command, cwd=tmp_path)
+    assert "vanilla" in shown and "robust" in shown and "Next:" in shown
+    figures = json.loads((tmp_path / "d.json").read_text())
+    assert [arm["arm"] for arm in figures["arms"]] == ["vanilla", "robust"]
+    for arm in figures["arms"]:
+        assert set(arm) == {
+            "arm",
+            "used_codes_percent",
+            "perplexity",
+            "reconstruction_error",
+            "pnmi",
+        }
+    run(sys.executable, "-c", code("Load"), cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_commands_to_train_and_export(tmp_path):
+    section = TEXT.split("## Train\n")[1].split("\n## ")[0]
+    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    for line in block.splitlines():
+        command = shlex.split(line)
+        assert command[0] == "speechbrain-vq"
+        short = SHORT if command[1] == "train" else []
+        run(PROGRAM, *command[1:], *short, cwd=tmp_path)
+    assert (tmp_path / "results/units-model/model.safetensors").exists()

@@ -1,0 +1,162 @@
+"""The figures of a stage are those of all its frames at once.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_vq import (
+    ReinitSchedule,
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+)
+from speechbrain_vq.training.monitor import UsageMonitor
+from tests.training.toy import DIM, batches, make
+
+QUANTIZERS = {
+    "one": lambda: VectorQuantizer(DIM, 32, norm=None),
+    "two": lambda: VectorQuantizer(DIM, 16, num_codebooks=2, norm=None),
+    "residual": lambda: ResidualVectorQuantizer(2, DIM, 16, norm=None),
+}
+
+
+def expected(x, quantized, indices, size, rate):
+    """The same figures from all frames, in numpy."""
+    indices = indices.reshape(len(x), -1).numpy()
+    x, quantized = x.double().numpy(), quantized.detach().double().numpy()
+    counts = np.stack([np.bincount(i, minlength=size) for i in indices.T])
+    share = counts / len(x)
+    logs = np.log(share, where=share > 0, out=np.zeros_like(share))
+    entropy = -(share * logs).sum(1)
+    error = np.square(x - quantized).sum(1).mean()
+    return {
+        "vectors": len(x),
+        "used_codes_percent": 100 * (counts > 0).mean(),
+        "perplexity": np.exp(entropy).mean(),
+        "dead_codes": int((counts == 0).sum()),
+        "quantization_error": error / x.var(0).sum(),
+        "codebook_drift": 0.0,
+        "nonfinite_batches": 0,
+        "bits_per_second": rate * entropy.sum() / math.log(2),
+    }
+
+
+# The error of a residual quantizer is that of each of its stages: left out.
+@pytest.mark.parametrize("name", QUANTIZERS)
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_stage_equals_all_frames_at_once(name, size):
+    quantizer = QUANTIZERS[name]().eval()
+    monitor = UsageMonitor(quantizer, token_rate=50)
+    x = 3 + torch.randn(100, DIM)
+    for part in x.split(size):
+        quantizer(part)
+    stats = monitor.stats()
+    out = quantizer(x)
+    wanted = expected(
+        x, out.quantized, out.indices, quantizer.codebook_size, 50
+    )
+    assert stats == pytest.approx(wanted, rel=1e-5)
+    assert all(type(value) in (int, float) for value in stats.values())
+
+
+def test_padding_is_left_out():
+    quantizer = QUANTIZERS["one"]().eval()
+    monitor = UsageMonitor(quantizer)
+    x = torch.randn(4, 20, DIM)
+    lengths = torch.tensor([1.0, 0.5, 0.25, 0.05])
+    quantizer(x, lengths)
+    with_padding = monitor.stats()
+    monitor.start()
+    for item, length in zip(x, (20, 10, 5, 1), strict=True):
+        quantizer(item[:length])
+    assert with_padding["vectors"] == 36
+    assert with_padding == pytest.approx(monitor.stats())
+
+
+def test_drift_is_the_way_over_the_spread():
+    quantizer = QUANTIZERS["two"]()
+    monitor = UsageMonitor(quantizer)
+    quantizer(torch.randn(10, DIM))
+    assert monitor.stats()["codebook_drift"] == 0
+    codebook = quantizer.codebook.detach()
+    codebook += 0.3
+    spread = (codebook - codebook.mean(1, keepdim=True)).square().mean().sqrt()
+    drift = monitor.stats()["codebook_drift"]
+    assert drift == pytest.approx(0.3 / float(spread), rel=1e-5)
+    monitor.start()
+    quantizer(torch.randn(10, DIM))
+    assert monitor.stats()["codebook_drift"] == 0
+
+
+def test_nothing_seen_is_nothing_said():
+    assert UsageMonitor(QUANTIZERS["one"]()).stats() == {}
+
+
+def test_constant_latents_are_no_division_by_zero():
+    quantizer = QUANTIZERS["one"]()
+    monitor = UsageMonitor(quantizer)
+    quantizer(torch.ones(10, DIM))
+    stats = monitor.stats()
+    assert stats["perplexity"] == pytest.approx(1)
+    assert all(math.isfinite(value) for value in stats.values())
+
+
+def test_nonfinite_batch_is_counted_and_kept_out():
+    quantizer = QUANTIZERS["one"]()
+    monitor = UsageMonitor(quantizer)
+    x = torch.randn(10, DIM)
+    quantizer(x)
+    before = monitor.stats()
+    x[3] = torch.nan
+    quantizer(x)
+    assert monitor.stats() == {**before, "nonfinite_batches": 1}
+
+
+def test_warmup_does_not_water_down_the_figures():
+    quantizer = QUANTIZERS["one"]().eval()
+    monitor = UsageMonitor(quantizer)
+    x = torch.randn(50, DIM)
+    quantizer(x)
+    without = monitor.stats()
+    monitor.start()
+    quantizer.bypass = True
+    quantizer(x)
+    assert monitor.stats()["used_codes_percent"] == 0
+    quantizer.bypass = False
+    quantizer(x)
+    assert monitor.stats() == without
+
+
+def test_state_goes_on_where_it_stopped():
+    quantizer = QUANTIZERS["one"]()
+    first, second = UsageMonitor(quantizer), UsageMonitor(quantizer)
+    quantizer(torch.randn(30, DIM))
+    second.start()
+    second.load_state_dict(first.state_dict())
+    quantizer(torch.randn(30, DIM))
+    assert first.stats() == second.stats()
+
+
+def test_it_stops_listening_when_closed():
+    quantizer = QUANTIZERS["one"]()
+    monitor = UsageMonitor(quantizer)
+    monitor.close()
+    quantizer(torch.randn(3, DIM))
+    assert monitor.stats() == {}
+
+
+def test_stages_of_a_fit_are_kept_apart():
+    brain = make(reinit_schedule=ReinitSchedule(0, 4))
+    brain.fit(range(2), batches(6), batches(2), progressbar=False)
+    assert brain.vq_stats["train"]["vectors"] == 6 * 3 * 10
+    assert brain.vq_stats["valid"]["vectors"] == 2 * 3 * 10
+    assert brain.vq_stats["valid"]["codebook_drift"] == 0
+    assert brain.vq_stats["train"]["codebook_drift"] > 0
+    brain.evaluate(batches(3), progressbar=False)
+    assert brain.vq_stats["test"]["vectors"] == 3 * 3 * 10
+    assert brain.vq_stats["train"]["vectors"] == 6 * 3 * 10

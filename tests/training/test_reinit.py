@@ -1,0 +1,175 @@
+"""A re-estimation leaves nothing of the old code behind.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import logging
+import re
+
+import pytest
+import torch
+
+from speechbrain_vq import (
+    ReinitSchedule,
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+    kmeans,
+)
+from speechbrain_vq.training.reinit import CodebookReinitializer, gather_sample
+from tests.training.toy import DIM, Toy, batches, make, modules
+
+
+def filled(**options):
+    """A quantizer that has seen some data."""
+    options = {"codebook_size": 8, "reservoir_size": 64, **options}
+    quantizer = VectorQuantizer(DIM, **options)
+    for _ in range(3):
+        quantizer(torch.randn(2, 20, DIM))
+    return quantizer
+
+
+def test_codebook_is_kmeans_of_the_reservoir():
+    quantizer = filled()
+    sample = quantizer.reservoir.contents()
+    found = kmeans(sample, 8, generator=torch.Generator().manual_seed(7))
+    report = CodebookReinitializer({"q": quantizer})(7)["q"]
+    assert torch.equal(quantizer.codebook[0], found.centroids)
+    assert report.rows.all()
+    assert report.inertia == pytest.approx(float(found.inertia) / 64, rel=1e-4)
+    assert report.inertia < report.previous_inertia
+
+
+def test_same_step_gives_the_same_bits_and_leaves_the_random_state():
+    books = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        quantizer = filled()
+        state = torch.get_rng_state()
+        CodebookReinitializer({"q": quantizer})(3)
+        assert torch.equal(torch.get_rng_state(), state)
+        books.append(quantizer.codebook.detach())
+    assert torch.equal(*books)
+
+
+def test_reservoir_starts_anew():
+    quantizer = filled()
+    CodebookReinitializer({"q": quantizer})(1)
+    assert int(quantizer.reservoir.count) == 0
+
+
+@pytest.mark.parametrize("scope", ["all", "dead"])
+def test_ema_sums_are_centroid_times_count(scope):
+    quantizer = filled(codebook="ema")
+    with torch.no_grad():
+        quantizer.codebook[0, :3] = 1000.0
+    words = quantizer.codewords
+    mass = float(words.ema_count.sum())
+    CodebookReinitializer({"q": quantizer}, scope=scope)(1)
+    expected = words.weight * words.ema_count.unsqueeze(2)
+    rows = torch.arange(8) < (8 if scope == "all" else 3)
+    torch.testing.assert_close(words.ema_sum[0, rows], expected[0, rows])
+    if scope == "all":
+        assert float(words.ema_count.sum()) == pytest.approx(mass, rel=1e-4)
+
+
+def test_scope_dead_keeps_the_bits_of_what_is_used():
+    quantizer = filled()
+    with torch.no_grad():
+        quantizer.codebook[0, 2:5] = 1000.0
+    before = quantizer.codebook.detach().clone()
+    indices = quantizer.encode(torch.randn(5, DIM))
+    optimizer = torch.optim.Adam([quantizer.codebook])
+    quantizer.codebook.grad = torch.ones_like(before)
+    optimizer.step()
+    with torch.no_grad():
+        quantizer.codebook.copy_(before)
+    moments = optimizer.state[quantizer.codebook]["exp_avg"].clone()
+    reinitialize = CodebookReinitializer({"q": quantizer}, optimizer, "dead")
+    rows = reinitialize(1)["q"].rows[0]
+    assert rows[2:5].all() and not rows[indices].any()
+    assert torch.equal(quantizer.codebook[0, ~rows], before[0, ~rows])
+    assert (quantizer.codebook[0, rows].abs() < 100).all()
+    after = optimizer.state[quantizer.codebook]["exp_avg"]
+    assert torch.equal(after[0, ~rows], moments[0, ~rows])
+    assert not after[0, rows].any()
+
+
+def test_log_line_tells_what_was_done(caplog):
+    caplog.set_level(logging.INFO)
+    CodebookReinitializer({"quantizer": filled()})(12)
+    line = next(m for m in caplog.messages if "re-estimated" in m)
+    assert re.fullmatch(
+        r"Step 12: re-estimated 8 of 8 codes of quantizer from 64 vectors, "
+        r"mean squared distance \S+ -> \S+, \d+ ms\.",
+        line,
+    )
+
+
+def test_empty_reservoir_is_told_and_harmless(caplog):
+    quantizer = VectorQuantizer(DIM, 8, reservoir_size=16)
+    before = quantizer.codebook.detach().clone()
+    optimizer = torch.optim.Adam([quantizer.codebook])
+    quantizer.codebook.grad = torch.ones_like(before)
+    optimizer.step()
+    before = quantizer.codebook.detach().clone()
+    assert CodebookReinitializer({"q": quantizer}, optimizer)(4)["q"] is None
+    assert torch.equal(quantizer.codebook, before)
+    assert optimizer.state[quantizer.codebook]["exp_avg"].any()
+    assert "the reservoir of q is empty" in caplog.text
+
+
+def test_fewer_vectors_than_codes_keep_the_size(caplog):
+    quantizer = VectorQuantizer(DIM, 8, norm=None, reservoir_size=16)
+    quantizer(torch.randn(3, DIM))
+    report = CodebookReinitializer({"q": quantizer})(4)["q"]
+    assert quantizer.codebook.shape == (1, 8, DIM)
+    assert quantizer.codebook.isfinite().all()
+    assert len(torch.unique(quantizer.codebook[0], dim=0)) == 8
+    assert report.num_distinct == 3
+    assert "3 distinct vectors" in caplog.text
+
+
+def test_quantizer_without_a_reservoir_is_named():
+    brain = make(
+        parts=modules(reservoir_size=0), reinit_schedule=ReinitSchedule(1, 1)
+    )
+    with pytest.raises(ValueError, match="'quantizer' keeps no reservoir"):
+        brain.fit(range(1), batches(1), progressbar=False)
+
+
+@pytest.mark.parametrize("codebooks", [1, 2])
+def test_moments_start_anew_in_a_fit(codebooks):
+    class Watch(Toy):
+        def fit_batch(self, batch):
+            loss = super().fit_batch(batch)
+            codebook = self.modules.quantizer.codebook
+            state = self.optimizers_dict["codebook"].state.get(codebook, {})
+            self.steps = [
+                *getattr(self, "steps", []),
+                int(state.get("step", 0)),
+            ]
+            return loss
+
+    brain = make(
+        Watch,
+        modules(num_codebooks=codebooks),
+        reinit_schedule=ReinitSchedule(2, 3),
+    )
+    brain.fit(range(1), batches(9), progressbar=False)
+    assert brain.steps == [1, 0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def test_residual_quantizer_improves():
+    quantizer = ResidualVectorQuantizer(3, DIM, 8, reservoir_size=200)
+    for _ in range(3):
+        quantizer(torch.randn(100, DIM))
+    report = CodebookReinitializer({"q": quantizer})(1)["q"]
+    assert report.rows.shape == (3, 8) and report.rows.all()
+    assert report.inertia < report.previous_inertia
+
+
+def test_sample_of_one_process_is_the_reservoir():
+    quantizer = filled()
+    sample = gather_sample(quantizer.reservoir, seed=1)
+    assert torch.equal(sample, quantizer.reservoir.contents())

@@ -1,0 +1,132 @@
+"""Schedules are pure functions of the step, and the paper's come out.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import random
+
+import pytest
+
+from speechbrain_vq import ReinitSchedule
+from speechbrain_vq.training.schedules import ReinitAction
+
+
+def events(schedule, last, steps_per_epoch=None):
+    """The steps at which a codebook is re-estimated."""
+    return [
+        step
+        for step in range(last + 1)
+        if schedule(step, steps_per_epoch).reestimate
+    ]
+
+
+def test_growing_series_is_the_papers():
+    found = events(ReinitSchedule(0, 1, growth=1.5), 140)
+    assert found == [1, 2, 4, 7, 11, 17, 26, 40, 61, 92, 139]
+
+
+def test_series_counts_from_the_end_of_the_warmup():
+    found = events(ReinitSchedule(50, 1, growth=1.5), 80)
+    assert found == [50, 51, 52, 54, 57, 61, 67, 76]
+
+
+@pytest.mark.parametrize("growth, every", [(1, 3), (1.0, 1), (1.2, 5), (3, 2)])
+def test_gaps_follow_the_recurrence(growth, every):
+    found = [0, *events(ReinitSchedule(0, every, growth=growth), 500)]
+    for now, after in zip(found[:-1], found[1:], strict=True):
+        assert after == int(growth * now + every)
+
+
+def test_papers_epochs_give_99_reestimations():
+    paper = ReinitSchedule("2 epochs", "1 epoch", "100 epochs")
+    found = events(paper, 391 * 110, 391)
+    assert found == [391 * epoch for epoch in range(2, 101)]
+    assert len(found) == 99 and found[0] == 782
+
+
+def test_until_is_the_last_step_that_counts():
+    assert events(ReinitSchedule(2, 3, until=8), 100) == [2, 5, 8]
+    assert events(ReinitSchedule(2, 3, until=7), 100) == [2, 5]
+    assert events(ReinitSchedule(5, 3, until=4), 100) == []
+
+
+def test_warmup_bypasses_and_resets_but_never_reestimates():
+    schedule = ReinitSchedule(10, 4)
+    for step in range(10):
+        assert schedule(step) == ReinitAction(bypass=True, reset=step in (4, 8))
+    assert schedule(10) == ReinitAction(reestimate=True)
+
+
+def test_nothing_is_due_before_the_first_step():
+    assert ReinitSchedule(0, 1)(0) == ReinitAction()
+    assert ReinitSchedule("1 epoch", 1)(0, 5) == ReinitAction(bypass=True)
+
+
+def test_warmup_shorter_than_half_a_step_still_is_a_step():
+    assert ReinitSchedule("0.1 epochs", 1)(0, 2).bypass
+
+
+def test_no_epochs_of_warmup_are_no_step():
+    assert not ReinitSchedule("0 epochs", 1)(0, 9).bypass
+
+
+def test_order_of_asking_does_not_matter():
+    schedule = ReinitSchedule(7, 2, until=300, growth=1.3)
+    in_order = [schedule(step) for step in range(400)]
+    steps = list(range(400)) * 2
+    random.Random(0).shuffle(steps)
+    for step in steps:
+        assert schedule(step) == in_order[step]
+
+
+def test_epoch_length_may_change_between_calls():
+    schedule = ReinitSchedule("1 epoch", "1 epoch")
+    assert events(schedule, 12, 4) == [4, 8, 12]
+    assert events(schedule, 12, 6) == [6, 12]
+
+
+def test_fractions_of_an_epoch_are_rounded_to_steps():
+    assert events(ReinitSchedule("0.5 epochs", "0.5 epochs"), 20, 10) == [
+        5,
+        10,
+        15,
+        20,
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        ((-1, 1), "warmup"),
+        ((0, 0), "every"),
+        ((0, 1, -1), "until"),
+        ((1.5, 1), "warmup"),
+        (("two epochs", 1), "warmup"),
+        (("3 steps", 1), "warmup"),
+        ((0, "0 epochs"), "every"),
+        ((True, 1), "warmup"),
+        ((None, 1), "warmup"),
+        ((0, 1, None, 0.9), "growth"),
+        ((0, 1, None, float("nan")), "growth"),
+        ((0, 1, None, "fast"), "growth"),
+        ((0, 1, None, 1, "some"), "scope"),
+    ],
+)
+def test_bad_values_are_named(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        ReinitSchedule(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [("1 epoch", 1), (0, "1 epoch")])
+def test_epochs_without_a_length_are_told(arguments):
+    with pytest.raises(ValueError, match="write it in steps"):
+        ReinitSchedule(*arguments)(3)
+
+
+def test_repr_says_how_to_write_it():
+    text = repr(ReinitSchedule("2 epochs", 5, growth=1.5))
+    assert text == (
+        "ReinitSchedule(warmup='2 epochs', every=5, until=None, growth=1.5, "
+        "scope='all')"
+    )

@@ -1,0 +1,245 @@
+"""A small auto-encoder to train: what the tests here, and the processes which
+they start, have in common.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import hashlib
+import io
+import os
+import signal
+
+import torch
+from speechbrain import Brain, Stage
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from speechbrain_vq import (
+    ReinitSchedule,
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+    VQMixin,
+)
+
+DIM = 4
+
+
+class AutoEncoder(Brain):
+    """A Brain that knows nothing of vector quantization, and whose hooks do
+    not call super()."""
+
+    def compute_forward(self, batch, stage):
+        x = batch[0] if isinstance(batch, list | tuple) else batch
+        return self.modules.quantizer(self.modules.encoder(x))
+
+    def compute_objectives(self, output, batch, stage):
+        x = batch[0] if isinstance(batch, list | tuple) else batch
+        decoded = self.modules.decoder(output.quantized)
+        return torch.nn.functional.mse_loss(decoded, x) + output.loss
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        self.seen = getattr(self, "seen", 0) + 1
+
+    def on_stage_start(self, stage, epoch=None):
+        self.stage = stage
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == Stage.VALID and self.checkpointer is not None:
+            self.checkpointer.save_and_keep_only(
+                meta={"loss": float(stage_loss)}, num_to_keep=2
+            )
+
+
+class Toy(VQMixin, AutoEncoder):
+    """The same with quantizers trained as they should be."""
+
+
+def batches(number=6, size=3, time=10):
+    """Batches for a Brain, the same at each call."""
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(size, time, DIM, generator=generator),)
+        for _ in range(number)
+    ]
+
+
+def modules(quantizer=None, dropout=0.0, **options):
+    """An encoder, a quantizer and a decoder."""
+    options = {"codebook_size": 8, "reservoir_size": 64, **options}
+    return {
+        "encoder": torch.nn.Sequential(
+            torch.nn.Linear(DIM, DIM), torch.nn.Dropout(dropout)
+        ),
+        "quantizer": quantizer or VectorQuantizer(DIM, **options),
+        "decoder": torch.nn.Linear(DIM, DIM),
+    }
+
+
+def adam(parameters):
+    """The optimizer where a test does not say."""
+    return torch.optim.Adam(parameters, lr=0.01)
+
+
+def make(cls=Toy, parts=None, opt_class=adam, folder=None, run=None, **hparams):
+    """A Brain, with a checkpointer where there is a folder."""
+    parts = modules() if parts is None else parts
+    checkpointer = None
+    if folder is not None:
+        checkpointer = Checkpointer(
+            folder, {"model": torch.nn.ModuleDict(parts)}
+        )
+    options = {"device": "cpu", **(run or {})}
+    return cls(parts, opt_class, hparams, options, checkpointer)
+
+
+def digest(value, sha=None):
+    """A hash of all bits in nested containers of tensors and numbers."""
+    outermost = sha is None
+    sha = sha or hashlib.sha256()
+    if torch.is_tensor(value):
+        sha.update(str(value.dtype).encode())
+        sha.update(str(tuple(value.shape)).encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            sha.update(str(key).encode())
+            digest(item, sha)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            digest(item, sha)
+    else:
+        sha.update(repr(value).encode())
+    return sha.hexdigest() if outermost else None
+
+
+def bits(brain):
+    """Hashes of all that training changes, by what it is."""
+    monitors = {k: m.state_dict() for k, m in brain.monitors.items()}
+    optimizers = {k: o.state_dict() for k, o in brain.optimizers_dict.items()}
+    return {
+        "modules": digest(brain.modules.state_dict()),
+        "optimizers": digest(optimizers),
+        "steps": brain.optimizer_step,
+        "stats": digest(brain.vq_stats["train"]),
+        "monitors": digest(monitors),
+        "random": digest(torch.get_rng_state()),
+    }
+
+
+# A training run in a process of its own ------------------------------------
+
+ARMS = {
+    "gradient": lambda: VectorQuantizer(DIM, 8, reservoir_size=64),
+    "ema": lambda: VectorQuantizer(
+        DIM, 8, reservoir_size=64, codebook="ema", ema_decay=0.9
+    ),
+    "rvq": lambda: ResidualVectorQuantizer(2, DIM, 8, reservoir_size=64),
+}
+EPOCHS = 3
+
+
+def die():
+    """As the kernel or an impatient user would: nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Deadly(Toy):
+    """Dies after some batches."""
+
+    batches_left = None
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        if self.batches_left is not None:
+            self.batches_left -= 1
+            if self.batches_left < 0:
+                die()
+
+
+class DeadlyFile:
+    """A recoverable in whose saving the process dies."""
+
+    def __init__(self, saves_left):
+        self.saves_left = saves_left
+
+    def save(self, path):
+        """A saver as the checkpointer takes it."""
+        with open(path, "w") as file:
+            file.write("half of wh")
+        if self.saves_left is not None:
+            self.saves_left -= 1
+            if self.saves_left < 0:
+                die()
+
+
+def train(folder, arm, lives=None, saves=None, factor=1, valid=True):
+    """Trains to the end, or until it is killed, and writes the bits of the
+    result; a run killed before goes on from its last checkpoint.
+
+    Arguments
+    ---------
+    folder : str
+        Where checkpoints and the result go.
+    arm : str
+        One of ``ARMS``.
+    lives : int, optional
+        Batches after which to die.
+    saves : int, optional
+        Checkpoints after which to die in the middle of the next one.
+    factor : int
+        Gradient accumulation.
+    valid : bool
+        Whether to validate, and to save at the end of each epoch.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(3)
+    brain = make(
+        Deadly,
+        modules(ARMS[arm](), dropout=0.3),
+        folder=os.path.join(folder, "save"),
+        run={"ckpt_interval_steps": 3, "grad_accumulation_factor": factor},
+        reinit_schedule=ReinitSchedule(3, 4),
+    )
+    brain.batches_left = lives
+    epochs = EpochCounter(EPOCHS)
+    brain.checkpointer.add_recoverable("counter", epochs)
+    last = DeadlyFile(saves)
+    brain.checkpointer.add_recoverable(
+        "zz_last",
+        last,
+        custom_save_hook=DeadlyFile.save,
+        custom_load_hook=lambda *_: None,
+    )
+    data = [x for (batch,) in batches(7, 4) for x in batch]
+    brain.fit(
+        epochs,
+        data,
+        data[:5] if valid else None,
+        progressbar=False,
+        train_loader_kwargs={"batch_size": 4, "shuffle": True},
+        valid_loader_kwargs={"batch_size": 4},
+    )
+    with open(os.path.join(folder, "bits"), "w") as file:
+        file.write(repr(bits(brain)))
+
+
+def fill_disk(folder, limit):
+    """Saves one checkpoint, then another where no file may be longer than a
+    limit; writes what came of it."""
+    import resource
+
+    brain = make(folder=os.path.join(folder, "save"))
+    brain.fit(range(1), batches(), progressbar=False)
+    brain.checkpointer.save_checkpoint({"loss": 1.0})
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        brain.checkpointer.save_checkpoint({"loss": 0.5})
+        outcome = "saved"
+    except (OSError, RuntimeError) as error:
+        outcome = type(error).__name__
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    buffer = io.StringIO()
+    buffer.write(outcome)
+    with open(os.path.join(folder, "outcome"), "w") as file:
+        file.write(buffer.getvalue())
