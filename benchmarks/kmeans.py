@@ -23,6 +23,7 @@ from pathlib import Path
 import sklearn
 import torch
 from sklearn.cluster import k_means
+from threadpoolctl import threadpool_limits
 
 from speechbrain_vq.nnet.kmeans import kmeans
 
@@ -43,7 +44,10 @@ def timed(fit: Callable[[], float]) -> tuple[float, float]:
     """Seconds that a fit takes, and the inertia it returns."""
     start = time.perf_counter()
     inertia = fit()
-    return time.perf_counter() - start, inertia
+    seconds = time.perf_counter() - start
+    # The whole takes minutes: a word after each fit, apart from the table.
+    print(f"{seconds:.2f} s, inertia {inertia:.6g}", file=sys.stderr)
+    return seconds, inertia
 
 
 def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
@@ -103,7 +107,7 @@ def report(args: argparse.Namespace) -> str:
             ),
             "",
             f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
-            f"modes; {args.threads} threads of {platform.machine()}, Python "
+            f"modes; {args.threads} CPU thread(s), {platform.machine()}, Python "
             f"{platform.python_version()}, torch {torch.__version__}, "
             f"scikit-learn {sklearn.__version__}.",
             "Seconds are medians over the rounds, in which ours and "
@@ -133,7 +137,8 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    text = report(args)
+    with threadpool_limits(args.threads):
+        text = report(args)
     print(text)
     args.output.write_text(text, encoding="utf-8")
 

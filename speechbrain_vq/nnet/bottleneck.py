@@ -119,6 +119,8 @@ class Bottleneck(nn.Module):
         check_choice("norm", norm, ("batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
+        if norm is None and norm_position != "input":
+            raise ValueError("norm_position='latent' needs norm='batch'.")
         if codebook == "ema" and codebook_weight:
             raise ValueError(
                 "An EMA codebook has no codebook loss: leave codebook_weight "
@@ -403,6 +405,10 @@ class Bottleneck(nn.Module):
         """[N, C, d] -> [N, latent_dim]."""
         raise NotImplementedError
 
+    def _total_error(self, sq_errors: torch.Tensor) -> torch.Tensor:
+        """The squared error of the whole from those of the codebooks, [C]."""
+        raise NotImplementedError
+
     def _reestimate(self, vectors, scope, generator) -> Reestimate:
         """Rewrites the codebooks from [N, latent_dim]."""
         raise NotImplementedError
@@ -438,7 +444,9 @@ class Bottleneck(nn.Module):
         )
         codes = self.estimate(latents, self._combine(codewords))
         counts = code_counts(indices, valid, self.codebook_size)
-        metrics = batch_metrics(latents, valid, counts, sq_error)
+        metrics = batch_metrics(
+            latents, valid, counts, self._total_error(sq_error)
+        )
         return indices, codes, loss, metrics
 
     def _pass(self, latents: torch.Tensor, valid: torch.Tensor):

@@ -10,7 +10,8 @@ from speechbrain_vq.nnet.distributed import sum_over_ranks, world_size
 
 
 class _QuantizationLoss(torch.autograd.Function):
-    """w_c sum m |sg[x] - e|^2 + w_e sum m |x - sg[e]|^2 and sum |x - e|^2.
+    """w_c sum m |sg[x] - e|^2 + w_e sum m |x - sg[e]|^2, and sum |x - e|^2 of
+    each codebook.
 
     Written out because the two terms have one value and opposite gradients:
     autograd would compute each of them.
@@ -19,12 +20,12 @@ class _QuantizationLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, targets, codewords, weight, commitment, codebook):
         difference = codewords - targets
-        sq_norm = difference.flatten(1).square().sum(1)
+        sq_norm = difference.square().sum(2)
         ctx.save_for_backward(difference, weight)
         ctx.weights = commitment, codebook
         sq_error = (weight > 0).to(sq_norm.dtype) @ sq_norm
         ctx.mark_non_differentiable(sq_error)
-        return (commitment + codebook) * (weight @ sq_norm), sq_error
+        return (commitment + codebook) * (weight @ sq_norm).sum(), sq_error
 
     @staticmethod
     def backward(ctx, gradient, _):
@@ -72,13 +73,14 @@ def quantization_loss(
     Returns
     -------
     tuple
-        The loss, and the sum of squared errors without gradient.
+        The loss, and each codebook's sum of squared errors, [C], without
+        gradient.
 
     Example
     -------
     >>> x, e = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
     >>> quantization_loss(x, e, torch.tensor([True, False]), 0.25, 1.0, False)
-    (tensor(1.2500), tensor(4.))
+    (tensor(1.2500), tensor([4.]))
     """
     number = valid.sum()
     if over_ranks:

@@ -90,6 +90,9 @@ class VectorQuantizer(Bottleneck):
     def _combine(self, codewords):
         return codewords.flatten(1)
 
+    def _total_error(self, sq_errors):
+        return sq_errors.sum()
+
     def _reestimate(self, vectors, scope, generator):
         parts = vectors.view(len(vectors), self.num_codebooks, -1)
         done = [
@@ -171,6 +174,10 @@ class ResidualVectorQuantizer(Bottleneck):
 
     def _combine(self, codewords):
         return codewords.sum(1)
+
+    def _total_error(self, sq_errors):
+        # What is left after the last is the error of the row.
+        return sq_errors[-1]
 
     def _reestimate(self, vectors, scope, generator):
         before, _, _ = self._code(vectors)

@@ -268,6 +268,12 @@ def test_metrics_describe_the_batch(name):
     for book, counts in enumerate(out.metrics["counts"]):
         expected = torch.bincount(codes[:, book], minlength=SIZE)
         assert torch.equal(counts, expected.float())
+    latents = quantizer._latents(x.flatten(0, 1), valid.flatten())
+    latents = latents[valid.flatten()]
+    left = latents - quantizer._combine(quantizer.codewords(codes))
+    torch.testing.assert_close(
+        out.metrics["sq_error"], left.square().sum().detach()
+    )
     assert not any(value.requires_grad for value in out.metrics.values())
     assert out.metrics["num_nonfinite"] == 0
 

@@ -46,7 +46,6 @@ def expected(x, quantized, indices, size, rate):
     }
 
 
-# The error of a residual quantizer is that of each of its stages: left out.
 @pytest.mark.parametrize("name", QUANTIZERS)
 @pytest.mark.parametrize("size", [1, 7, 100])
 def test_stage_equals_all_frames_at_once(name, size):

@@ -5,6 +5,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import importlib
 import inspect
 
 import pytest
@@ -147,10 +148,12 @@ class Scheduled(Toy):
 
 def shipped():
     """The schedulers that SpeechBrain ships."""
+    # What SpeechBrain gives by attribute may be a lazy stand-in.
+    module = importlib.import_module("speechbrain.nnet.schedulers")
     return {
         name
-        for name, cls in inspect.getmembers(schedulers, inspect.isclass)
-        if cls.__module__ == schedulers.__name__
+        for name, cls in inspect.getmembers(module, inspect.isclass)
+        if cls.__module__ == module.__name__
     }
 
 

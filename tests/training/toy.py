@@ -11,6 +11,9 @@ import os
 import signal
 
 import torch
+
+# The first step of an optimizer would import it, in each process anew.
+import torch._dynamo
 from speechbrain import Brain, Stage
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter

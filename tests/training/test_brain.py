@@ -1,0 +1,382 @@
+"""What a VQ Brain does over a whole fit.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import logging
+import math
+
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
+
+from speechbrain_vq import ReinitSchedule, VectorQuantizer
+from tests.training.toy import (
+    DIM,
+    AutoEncoder,
+    Toy,
+    batches,
+    digest,
+    make,
+    modules,
+)
+
+
+class Events(Toy):
+    """Notes at which steps codebooks are re-estimated."""
+
+    def _act(self, at_start=False):
+        before = self.modules.quantizer.codebook.detach().clone()
+        super()._act(at_start)
+        if not torch.equal(before, self.modules.quantizer.codebook):
+            self.events = [*getattr(self, "events", []), self.optimizer_step]
+
+
+def fit(brain, epochs=1, number=6, valid=None):
+    """Fits quietly."""
+    brain.fit(range(1, epochs + 1), batches(number), valid, progressbar=False)
+    return brain
+
+
+# The mixin and the Brain below it ------------------------------------------
+
+
+def test_hooks_without_super_do_no_harm(tmp_path):
+    brain = make(
+        folder=tmp_path, reinit_schedule=ReinitSchedule(2, 3), token_rate=50
+    )
+    fit(brain, 2, valid=batches(2))
+    assert brain.seen == 12
+    assert brain.optimizers_dict.keys() == {"opt_class", "codebook"}
+    assert len(brain.checkpointer.list_checkpoints()) == 2
+    assert brain.vq_stats["valid"]["bits_per_second"] > 0
+
+
+def test_quantizer_in_the_hparams_alone_is_told():
+    parts = modules()
+    quantizer = parts.pop("quantizer")
+    brain = make(parts=parts, quantizer=quantizer)
+    with pytest.raises(ValueError, match="not in the hparams alone"):
+        fit(brain)
+    with pytest.raises(ValueError, match=r"\(encoder, decoder\)"):
+        brain.evaluate(batches(1), progressbar=False)
+
+
+def test_brain_without_hparams_is_told():
+    brain = Toy(modules(), lambda p: torch.optim.SGD(p, 0.1))
+    with pytest.raises(ValueError, match="needs hparams"):
+        fit(brain)
+
+
+@pytest.mark.parametrize("schedule", ["2 epochs", 5, {"warmup": 2}])
+def test_schedule_of_a_wrong_type_is_told(schedule):
+    brain = make(reinit_schedule=schedule)
+    with pytest.raises(TypeError, match="must be a ReinitSchedule"):
+        fit(brain)
+
+
+def test_null_schedule_never_reestimates(caplog):
+    caplog.set_level(logging.INFO)
+    fit(make(reinit_schedule=None))
+    assert "re-estimated" not in caplog.text
+
+
+def test_two_quantizers_are_trained_and_told_apart():
+    class Two(Toy):
+        def compute_forward(self, batch, stage):
+            first = self.modules.quantizer(self.modules.encoder(batch[0]))
+            second = self.modules.other(first.quantized)
+            return second._replace(loss=first.loss + second.loss)
+
+    parts = {**modules(), "other": VectorQuantizer(DIM, 4)}
+    brain = fit(make(Two, parts, reinit_schedule=ReinitSchedule(2, 2)))
+    stats = brain.vq_stats["train"]
+    assert stats["quantizer.dead_codes"] <= 8 and stats["other.vectors"] == 120
+    assert len(brain.codebook_lr.optimizer.param_groups[0]["params"]) == 2
+
+
+# When ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_schedule_counts_steps_not_batches(factor):
+    brain = make(
+        Events,
+        run={"grad_accumulation_factor": factor},
+        reinit_schedule=ReinitSchedule(2, 3, until=8),
+    )
+    fit(brain, number=10 * factor)
+    assert brain.optimizer_step == 10
+    assert brain.events == [2, 5, 8]
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_epochs_are_those_of_the_fit(factor):
+    brain = make(
+        Events,
+        run={"grad_accumulation_factor": factor},
+        reinit_schedule=ReinitSchedule("2 epochs", "1 epoch", "4 epochs"),
+    )
+    # The batch left over at an epoch's end makes no step.
+    fit(brain, 6, number=4 * factor + factor - 1)
+    assert brain.events == [8, 12, 16]
+
+
+def test_warmup_passes_and_its_end_is_quantized():
+    class Watch(Toy):
+        def compute_objectives(self, output, batch, stage):
+            first = (output.indices == -1).all()
+            self.passed = [*getattr(self, "passed", []), bool(first)]
+            return super().compute_objectives(output, batch, stage)
+
+    brain = make(Watch, reinit_schedule=ReinitSchedule(4, 2))
+    fit(brain)
+    assert brain.passed == [True] * 4 + [False] * 2
+
+
+def test_epochs_without_a_length_are_told():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(batches(2))
+
+    brain = make(reinit_schedule=ReinitSchedule("1 epoch", 1))
+    with pytest.raises(ValueError, match="write it in steps"):
+        brain.fit(range(1), Stream(), progressbar=False)
+
+
+def test_debug_run_gets_through_every_phase(tmp_path):
+    brain = make(
+        Events,
+        folder=tmp_path,
+        run={"debug": True},
+        reinit_schedule=ReinitSchedule("1 epoch", "1 epoch"),
+    )
+    fit(brain, 9, number=50, valid=batches(5))
+    assert brain.optimizer_step == 4 and brain.events == [2, 4]
+    assert list(tmp_path.iterdir()) == []
+    brain.evaluate(batches(5), min_key="loss", progressbar=False)
+
+
+# What is not finite --------------------------------------------------------
+
+
+class Sick(Toy):
+    """Meets something that is not finite at some batches."""
+
+    sick, where, value = (), "latents", torch.nan
+
+    def compute_forward(self, batch, stage):
+        x = batch[0]
+        self.count = getattr(self, "count", 0) + 1
+        self.is_sick = self.count in self.sick
+        latents = self.modules.encoder(x)
+        if self.is_sick and self.where == "latents":
+            latents = latents.clone()
+            latents[0, 2] = self.value
+        return self.modules.quantizer(latents)
+
+    def compute_objectives(self, output, batch, stage):
+        loss = super().compute_objectives(output, batch, stage)
+        if self.is_sick and self.where == "loss":
+            loss = loss * self.value
+        return loss
+
+    def fit_batch(self, batch):
+        before = digest(self.modules.state_dict())
+        steps = self.optimizer_step
+        moments = digest(
+            {k: o.state_dict() for k, o in self.optimizers_dict.items()}
+        )
+        loss = super().fit_batch(batch)
+        if self.is_sick:
+            self.unchanged = before == digest(self.modules.state_dict())
+            assert self.optimizer_step == steps
+            assert moments == digest(
+                {k: o.state_dict() for k, o in self.optimizers_dict.items()}
+            )
+        return loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+def test_sick_latents_change_no_bit(kind, value, caplog):
+    brain = make(
+        Sick, modules(codebook=kind), reinit_schedule=ReinitSchedule(2, 2)
+    )
+    brain.sick, brain.value = (4,), value
+    fit(brain)
+    assert brain.unchanged
+    assert brain.optimizer_step == 5
+    assert brain.vq_stats["train"]["nonfinite_batches"] == 1
+    assert "the step is left out (1 so far)" in caplog.text
+    assert all(p.isfinite().all() for p in brain.modules.parameters())
+
+
+def test_sick_loss_makes_no_step():
+    brain = make(Sick)
+    brain.sick, brain.where = (2, 4), "loss"
+    parameters = list(brain.modules.parameters())
+    fit(brain)
+    assert brain.optimizer_step == 4
+    assert all(p.isfinite().all() for p in parameters)
+
+
+def test_one_sick_batch_spoils_its_step_only():
+    brain = make(Sick, run={"grad_accumulation_factor": 3})
+    brain.sick = (2,)
+    fit(brain, number=9)
+    assert brain.optimizer_step == 2
+
+
+def test_sick_leftover_of_an_epoch_is_forgotten():
+    brain = make(Sick, run={"grad_accumulation_factor": 3})
+    brain.sick = (4,)
+    fit(brain, 2, number=4)
+    assert brain.optimizer_step == 2
+
+
+def test_patience_ends_all_the_same():
+    brain = make(Sick)
+    brain.sick = range(100)
+    with pytest.raises(ValueError, match="patience is exhausted"):
+        fit(brain, number=9)
+    assert brain.optimizer_step == 0
+
+
+# What is told --------------------------------------------------------------
+
+
+def test_progress_bar_shows_the_use(capsys):
+    bar = sb.core.tqdm
+    brain = make(
+        run={"tqdm_colored_bar": False}, reinit_schedule=ReinitSchedule(10, 9)
+    )
+    brain.fit(range(1), batches(25), progressbar=True)
+    shown = capsys.readouterr().err
+    assert "vq=warm-up" in shown and "train_loss=" in shown
+    assert "% used, perplexity" in shown
+    assert sb.core.tqdm is bar
+
+
+def test_progress_bar_is_put_back_after_an_error():
+    class Broken(Toy):
+        def on_fit_batch_end(self, batch, outputs, loss, should_step):
+            raise RuntimeError("broken")
+
+    bar = sb.core.tqdm
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(make(Broken))
+    assert sb.core.tqdm is bar
+
+
+def test_meta_holds_plain_numbers_and_can_be_listed(tmp_path):
+    brain = make(folder=tmp_path, token_rate=50)
+    fit(brain, valid=batches(2))
+    (found,) = brain.checkpointer.list_checkpoints()
+    assert found.meta["loss"] > 0 and found.meta["vq_warmup"] is False
+    for stage in ("train", "valid"):
+        for key, value in brain.vq_stats[stage].items():
+            assert found.meta[f"{stage}_{key}"] == value
+            assert type(value) in (int, float)
+
+
+def test_log_file_has_the_figures_of_every_stage(tmp_path):
+    brain = make(train_logger=FileTrainLogger(tmp_path / "log.txt"))
+    fit(brain, 2, valid=batches(2))
+    brain.evaluate(batches(1), progressbar=False)
+    first, second, last = (tmp_path / "log.txt").read_text().splitlines()
+    for line, epoch in ((first, 1), (second, 2)):
+        assert line.startswith(f"epoch: {epoch} - train ")
+        assert "train perplexity: " in line and "valid perplexity: " in line
+    assert "test used_codes_percent: " in last
+
+
+def test_tensorboard_gets_them_too(tmp_path):
+    brain = make(train_logger=TensorboardLogger(tmp_path))
+    fit(brain, 2, valid=batches(2))
+    brain.evaluate(batches(1), progressbar=False)
+    brain.hparams.train_logger.writer.close()
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert len(events.Scalars("perplexity/train")) == 2
+    assert len(events.Scalars("perplexity/test")) == 1
+
+
+# Which checkpoint ----------------------------------------------------------
+
+
+class Losses(Toy):
+    """Tells the losses it is given, as warm-up's would be the lowest."""
+
+    losses = (0.1, 0.2, 0.9, 0.7, 0.8)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == sb.Stage.VALID:
+            self.checkpointer.save_and_keep_only(
+                {"loss": self.losses[epoch - 1]},
+                num_to_keep=self.hparams.keep,
+                min_keys=["loss"],
+                importance_keys=[],
+            )
+
+
+@pytest.mark.parametrize("keep", [1, 9])
+def test_best_checkpoint_is_past_the_warmup(keep, tmp_path, caplog):
+    brain = make(
+        Losses,
+        folder=tmp_path,
+        keep=keep,
+        reinit_schedule=ReinitSchedule("3 epochs", "1 epoch"),
+    )
+    # Quantized from the end of the third epoch on.
+    fit(brain, 5, 3, batches(1))
+    again = make(Losses, folder=tmp_path, keep=keep)
+    again.evaluate(batches(2), min_key="loss", progressbar=False)
+    assert again.checkpointer.find_checkpoint(min_key="loss").meta[
+        "loss"
+    ] == pytest.approx(0.7)
+    assert not again.modules.quantizer.bypass
+    assert again.vq_stats["test"]["perplexity"] > 1
+    assert "past the warm-up" not in caplog.text
+    kept = brain.checkpointer.list_checkpoints()
+    assert len(kept) == (2 if keep == 1 else 5)
+    # To resume, the latest is taken whatever it is.
+    assert again.checkpointer.find_checkpoint().meta["loss"] == 0.8
+
+
+def test_evaluation_of_nothing_but_warmup_is_told(tmp_path, caplog):
+    brain = make(Losses, folder=tmp_path, keep=2, reinit_schedule=None)
+    brain.hparams.reinit_schedule = ReinitSchedule(100, 10)
+    fit(brain, 2, 3, batches(1))
+    brain.evaluate(batches(2), min_key="loss", progressbar=False)
+    assert "There is no checkpoint past the warm-up" in caplog.text
+
+
+def test_evaluation_after_a_killed_run_counts_the_test_set_only(tmp_path):
+    brain = make(folder=tmp_path, run={"ckpt_interval_steps": 2})
+    fit(brain, number=5)
+    brain.evaluate(batches(2), progressbar=False)
+    assert brain.vq_stats["test"]["vectors"] == 2 * 30
+    assert brain.vq_stats["test"]["codebook_drift"] == 0
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"codebook_size": 16}, r"codewords\.weight.*\[1, 8, 4\].*\[1, 16, 4\]"),
+        ({"reservoir_size": 32}, "saved reservoir of shape"),
+    ],
+)
+def test_checkpoint_of_other_sizes_is_told(options, words, tmp_path):
+    fit(make(folder=tmp_path), valid=batches(1))
+    other = make(parts=modules(**options), folder=tmp_path)
+    with pytest.raises((RuntimeError, ValueError), match=f"(?s){words}"):
+        fit(other)
+
+
+def test_plain_brain_learns_without_the_mixin():
+    """The toy is a Brain like any other."""
+    fit(make(AutoEncoder))
