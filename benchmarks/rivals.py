@@ -17,7 +17,6 @@ import json
 import pathlib
 import platform
 import statistics
-import sys
 import time
 
 import click
@@ -131,18 +130,22 @@ class Arm:
 
 
 def load(folder, cache):
-    """Normalized log-mels and phones of the three splits, in memory."""
+    """Normalized log-mels and phones, in memory; 500 to 1000 test utterances
+    at most."""
     if cache.exists():
         return torch.load(cache)
     features, data = LogMel(), {}
-    for split in ("train", "valid", "test"):
+    for split in ("train", "test"):
         text = (folder / f"{split}.json").read_text(encoding="utf-8")
         utts = json.loads(text.replace("{data_root}", data_root(folder)))
-        wavs = [read_audio(u["wav"], 16000).unsqueeze(0) for u in utts.values()]
+        utts = list(utts.values())
+        if split == "test":
+            utts = utts[:: max(len(utts) // 500, 1)]
+        wavs = [read_audio(u["wav"], 16000).unsqueeze(0) for u in utts]
         if split == "train":
             features.fit(wavs[:: max(len(wavs) // 200, 1)])
         mels = [features(w, torch.ones(1))[0][0] for w in wavs]
-        data[split] = mels, [u["phones"] for u in utts.values()]
+        data[split] = mels, [u["phones"] for u in utts]
     cache.parent.mkdir(parents=True, exist_ok=True)
     torch.save(data, cache)
     return data
@@ -254,18 +257,19 @@ def spread(runs, key, form):
 @click.command()
 @click.option("--data", "folder", required=True, type=pathlib.Path)
 @click.option("--name", required=True, help="Of the corpus, in the table.")
+@click.option("--about", default="", help="What the corpus is.")
 @click.option("--steps", default=800, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--sizes", default="512", show_default=True)
-@click.option("--arms", default=None, help="Comma-separated; default: all.")
+@click.option("--arms", default=None, help="Separated by semicolons; default: all.")
 @click.option("--scale", default=1.0, help="Factor on the encoder's outputs.")
 @click.option("--runs", default="benchmarks/runs", type=pathlib.Path)
 @click.option("--out", default=None, type=pathlib.Path)
-def main(folder, name, steps, seeds, sizes, arms, scale, runs, out):
+def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
     """Compares quantizers on a corpus and writes the table."""
     ours = ["vanilla", "vanilla_bn", "codebook_lr", "reinit", "robust"]
     ours += ["ema", "ema_bn"]
-    names = arms.split(",") if arms else [*ours, *RIVALS]
+    names = arms.split(";") if arms else [*ours, *RIVALS]
     runs = runs / name
     runs.mkdir(parents=True, exist_ok=True)
     manifests = prepare(folder, runs / "manifests")
@@ -291,7 +295,12 @@ def main(folder, name, steps, seeds, sizes, arms, scale, runs, out):
         [
             f"# Quantizers on {name}",
             "",
-            f"`python {' '.join(sys.argv)}`",
+            f"`python benchmarks/rivals.py --data FOLDER --name {name} --steps "
+            f"{steps} --seeds {seeds} --sizes {sizes}"
+            + (f" --arms '{arms}'" if arms else "")
+            + (f" --scale {scale:g}`" if scale != 1 else "`"),
+            "",
+            f"Data: {about}.",
             "",
             f"{minutes:.0f} minutes of training speech, {steps} steps of "
             f"{BATCH} pieces of 2 s, 50 tokens a second of {DIM} dimensions, "

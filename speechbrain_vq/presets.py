@@ -4,6 +4,8 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import io
+import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -104,8 +106,11 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
-    """As ``speechbrain.parse_arguments``, and ``--arm=NAME`` includes the
-    preset of that name under the recipe's key ``vq``.
+    """As ``speechbrain.parse_arguments``, for recipes that include a preset
+    under the key ``vq`` and name it under ``arm``.
+
+    ``--arm=NAME`` includes the preset of that name instead, and
+    ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
 
     Arguments
     ---------
@@ -120,15 +125,40 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Raises
     ------
     ValueError
-        If there is no such preset.
+        If there is no such preset or a preset has no such key.
     """
+    import ruamel.yaml
     import speechbrain
-    import yaml
 
+    yaml = ruamel.yaml.YAML()
     hparams_file, run_opts, overrides = speechbrain.parse_arguments(argv)
-    arm = (yaml.load(overrides, yaml.BaseLoader) or {}).get("arm")
-    if arm is not None:
+    given = yaml.load(overrides) or {}
+    changes = given.pop("vq", {})
+    if changes or "arm" in given:
+        arm = given.get("arm")
+        if arm is None:
+            arm = yaml.load(Path(hparams_file).read_text("utf-8"))["arm"]
+        text = io.StringIO()
+        if given:
+            yaml.dump(given, text)
         # A space would end the tag.
-        path = quote(str(preset_path(arm)))
-        overrides += f"\nvq: !include:{path}"
+        path = quote(str(_changed_preset(yaml, arm, changes)))
+        overrides = f"{text.getvalue()}\nvq: !include:{path}\n"
     return hparams_file, run_opts, overrides
+
+
+def _changed_preset(yaml, arm: str, changes: dict) -> Path:
+    """The file of a preset, or of a copy with other values."""
+    path = preset_path(arm)
+    if not changes:
+        return path
+    from hyperpyyaml.core import recursive_update
+
+    preset = yaml.load(path.read_text("utf-8"))
+    for key in changes:
+        if key not in preset:
+            raise ValueError(_unknown("key of a preset", key, preset))
+    recursive_update(preset, changes)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
+        yaml.dump(preset, file)
+    return Path(file.name)

@@ -366,7 +366,10 @@ def test_evaluation_after_a_killed_run_counts_the_test_set_only(tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"codebook_size": 16}, r"codewords\.weight.*\[1, 8, 4\].*\[1, 16, 4\]"),
+        (
+            {"codebook_size": 16},
+            r"codewords\.weight.*\[1, 8, 4\].*\[1, 16, 4\]",
+        ),
         ({"reservoir_size": 32}, "saved reservoir of shape"),
     ],
 )

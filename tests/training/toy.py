@@ -67,6 +67,20 @@ def batches(number=6, size=3, time=10):
     ]
 
 
+def ragged(rank, other):
+    """What a rank holds: a padded batch and its lengths."""
+    generator = torch.Generator().manual_seed(rank)
+    if rank == 0:
+        x = torch.randn(3, 10, DIM, generator=generator)
+        return x, torch.tensor([1.0, 0.5, 0.3])
+    x = 2 + torch.randn(2, 8, DIM, generator=generator)
+    if other == "empty":
+        return x[:0], torch.ones(0)
+    if other == "padding":
+        return x, torch.zeros(2)
+    return x, torch.tensor([0.5, 0.25])
+
+
 def modules(quantizer=None, dropout=0.0, **options):
     """An encoder, a quantizer and a decoder."""
     options = {"codebook_size": 8, "reservoir_size": 64, **options}
@@ -124,7 +138,7 @@ def bits(brain):
         "modules": digest(brain.modules.state_dict()),
         "optimizers": digest(optimizers),
         "steps": brain.optimizer_step,
-        "stats": digest(brain.vq_stats["train"]),
+        "stats": digest(brain.vq_stats.get("train")),
         "monitors": digest(monitors),
         "random": digest(torch.get_rng_state()),
     }

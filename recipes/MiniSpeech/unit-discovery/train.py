@@ -194,4 +194,6 @@ if __name__ == "__main__":
     results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
     results.update(brain.vq_stats["test"])
     path = pathlib.Path(hparams["output_folder"]) / "results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

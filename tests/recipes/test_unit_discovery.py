@@ -1,0 +1,146 @@
+"""The recipe runs from nothing to a model, on any data, and says what is
+wrong with what it is given.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq.presets import recipe_path
+
+RECIPE = recipe_path("MiniSpeech/unit-discovery")
+SHORT = {
+    "number_of_steps": 30,
+    "batch_size": 4,
+    "channels": 16,
+    "codebook_size": 64,
+    "minutes": 1,
+    "vq": "{reinit_schedule: {warmup: 8, every: 8}}",
+}
+
+
+def command(**options):
+    return [
+        sys.executable,
+        str(RECIPE / "train.py"),
+        str(RECIPE / "hparams/train.yaml"),
+        "--noprogressbar",
+        *(f"--{k}={v}" for k, v in {**SHORT, **options}.items()),
+    ]
+
+
+def run(cwd, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(**options),
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.slow
+def test_from_nothing_to_tokens(tmp_path):
+    done = run(tmp_path, data_folder="data", output_folder="out")
+    assert done.returncode == 0, done.stderr
+    figures = results(tmp_path / "out")
+    assert figures["steps"] == 30 and figures["arm"] == "robust"
+    assert 0 < figures["pnmi"] < 1
+    assert figures["used_codes_percent"] > 30
+    model = export_pretrained(tmp_path / "out", tmp_path / "model")
+    tokenizer = VQTokenizer.from_hparams(model)
+    manifest = json.loads((tmp_path / "data/test.json").read_text())
+    utterance = next(iter(manifest.values()))
+    path = utterance["wav"].replace("{data_root}", str(tmp_path / "data"))
+    tokens = tokenizer.encode_file(path)
+    assert len(tokens) == pytest.approx(50 * utterance["length"], abs=1)
+    assert "re-estimated" in (tmp_path / "out/log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
+    def same(name):
+        return {
+            "data_folder": "data",
+            "output_folder": name,
+            "ckpt_interval_steps": 3,
+        }
+
+    whole = run(tmp_path, **same("whole"))
+    assert whole.returncode == 0, whole.stderr
+    killed = subprocess.Popen(
+        command(**same("killed")),
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    # Killed in the middle of an epoch, once it has re-estimated.
+    log, deadline = tmp_path / "killed/log.txt", time.time() + 120
+    while time.time() < deadline and killed.poll() is None:
+        if log.exists() and "Step 16: re-estimated" in log.read_text():
+            break
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed/results.json").exists()
+    resumed = run(tmp_path, **same("killed"))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Loading a checkpoint" in resumed.stderr
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_folder_of_any_audio(tmp_path):
+    random = np.random.default_rng(0)
+    folder = tmp_path / "recordings" / "someone"
+    folder.mkdir(parents=True)
+    for index in range(40):
+        rate = (8000, 16000, 44100)[index % 3]
+        sound = random.normal(size=(rate, 1 + index % 2)) / 10
+        soundfile.write(folder / f"{index}.wav", sound, rate)
+    (folder / "broken.wav").write_text("not audio")
+    done = run(
+        tmp_path, data_folder="recordings", output_folder="out", arm="reinit"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "broken.wav" in done.stderr
+    assert "pnmi" not in results(tmp_path / "out")
+    assert results(tmp_path / "out")["reconstruction_error"] > 0
+    # The arm and the changes to it both count.
+    text = (tmp_path / "out/hyperparams.yaml").read_text()
+    assert "codebook_lr_multiplier: 1.0" in text and "warmup: 8" in text
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"codebok_size": 3}, "codebok_size"),
+        ({"arm": "robsut"}, "Did you mean 'robust'"),
+        ({"codebook_size": 0}, "codebook_size must be an integer >= 1"),
+        ({"vq": "{norm: bacth}"}, "norm must be one of"),
+        ({"vq": "{nrom: batch}"}, "nrom"),
+        ({"vq": "{reinit_schedule: {warmup: soon}}"}, "warmup must be"),
+    ],
+)
+def test_a_misspelt_key_or_value_is_named(options, message, tmp_path):
+    done = run(tmp_path, data_folder="data", output_folder="out", **options)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / "data").exists()
