@@ -261,7 +261,9 @@ def spread(runs, key, form):
 @click.option("--steps", default=800, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--sizes", default="512", show_default=True)
-@click.option("--arms", default=None, help="Separated by semicolons; default: all.")
+@click.option(
+    "--arms", default=None, help="Separated by semicolons; default: all."
+)
 @click.option("--scale", default=1.0, help="Factor on the encoder's outputs.")
 @click.option("--runs", default="benchmarks/runs", type=pathlib.Path)
 @click.option("--out", default=None, type=pathlib.Path)

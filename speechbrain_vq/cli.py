@@ -27,7 +27,14 @@ def main() -> None:
     help="Where everything goes.",
 )
 @click.option("--seed", default=1, show_default=True, help="Of the training.")
-@click.option("--steps", default=800, show_default=True, help="Of each arm.")
+@click.option(
+    "--steps",
+    default=800,
+    show_default=True,
+    # The first hundred are the warm-up of `robust`.
+    type=click.IntRange(min=101),
+    help="Optimizer steps of each arm.",
+)
 @click.option(
     "--minutes", default=30.0, show_default=True, help="Of speech made."
 )

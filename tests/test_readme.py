@@ -16,7 +16,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
-SHORT = ["--minutes=1", "--number_of_steps=8", "--batch_size=4"]
+# Just past the warm-up of the presets.
+SHORT = [
+    "--minutes=1",
+    "--number_of_steps=104",
+    "--batch_size=8",
+    "--channels=16",
+]
 
 
 def blocks(language):
@@ -49,7 +55,7 @@ def test_make_knows_the_two_commands():
 
 @pytest.mark.slow
 def test_the_demo_and_loading_what_it_made(tmp_path):
-    command = [PROGRAM, "demo", "--steps=8", "--minutes=1", "--json=d.json"]
+    command = [PROGRAM, "demo", "--steps=104", "--minutes=1", "--json=d.json"]
     shown = run(*command, cwd=tmp_path)
     assert "vanilla" in shown and "robust" in shown and "Next:" in shown
     figures = json.loads((tmp_path / "d.json").read_text())

@@ -102,7 +102,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
     assert not (tmp_path / "killed/results.json").exists()
     resumed = run(tmp_path, **same("killed"))
     assert resumed.returncode == 0, resumed.stderr
-    assert "Loading a checkpoint" in resumed.stderr
+    assert "Loading a checkpoint" in log.read_text()
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
 
 

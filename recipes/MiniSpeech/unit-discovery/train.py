@@ -55,7 +55,7 @@ class UnitBrain(VQBrain):
         if stage != sb.Stage.TRAIN:
             self.error_sum += float(error)
             self.error_size += float(size)
-        if stage == sb.Stage.TEST:
+        if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
             self.count_units(batch, vq.indices)
         return error / size + vq.loss
 

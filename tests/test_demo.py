@@ -1,0 +1,73 @@
+"""The demo goes on where it was interrupted, and says what went wrong.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
+
+PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
+COMMAND = [PROGRAM, "demo", "--steps=104", "--minutes=1", "--json=d.json"]
+
+
+def start(cwd):
+    # A session of its own, so that the signal reaches it as Ctrl-C would:
+    # the demo and what it has started.
+    return subprocess.Popen(
+        COMMAND,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
+    first = start(tmp_path)
+    run = tmp_path / "results/demo/vanilla-seed1-104steps"
+    deadline = time.time() + 120
+    while time.time() < deadline and first.poll() is None:
+        if list(run.glob("save/CKPT*")):
+            break
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGINT)
+    shown, _ = first.communicate(timeout=60)
+    assert first.returncode != 0
+    assert "The same command goes on from here" in shown
+    assert "Traceback" not in shown
+    second = start(tmp_path)
+    shown, _ = second.communicate(timeout=280)
+    assert second.returncode == 0, shown
+    assert "Loading a checkpoint" in (run / "output.txt").read_text()
+    figures = json.loads((tmp_path / "d.json").read_text())
+    assert [arm["arm"] for arm in figures["arms"]] == ["vanilla", "robust"]
+    # What is done is not done again, and is the same.
+    third = start(tmp_path)
+    shown, _ = third.communicate(timeout=60)
+    again = json.loads((tmp_path / "d.json").read_text())
+    assert again["arms"] == figures["arms"]
+    assert again["seconds"] < figures["seconds"]
+
+
+def test_too_few_steps_are_refused():
+    done = CliRunner().invoke(main, ["demo", "--steps=50"])
+    assert done.exit_code != 0 and "50" in done.output
+
+
+def test_export_names_what_is_no_run(tmp_path):
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
+    assert done.exit_code != 0
+    assert "not the folder of a run" in done.output
