@@ -217,7 +217,7 @@ class Bottleneck(nn.Module):
             metrics["num_nonfinite"] = num_nonfinite
             out = self.project_back(codes) * frames.unsqueeze(1)
             loss = torch.where(healthy, loss, torch.nan)
-        indices = indices.reshape(*x.shape[:-1], -1)
+        indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
         if self._is_folded:
             indices = indices.squeeze(-1)
         return VQOutput(

@@ -86,7 +86,7 @@ def quantization_loss(
     if over_ranks:
         number = sum_over_ranks(number) / world_size()
     # Not even one vector: all weights are zero whatever they are divided by.
-    divisor = (number * targets[0].numel()).clamp(min=1e-9)
+    divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
     return _QuantizationLoss.apply(
         targets,
         codewords,

@@ -79,7 +79,7 @@ class VectorQuantizer(Bottleneck):
         )
 
     def _code(self, latents):
-        targets = latents.view(len(latents), self.num_codebooks, -1)
+        targets = latents.unflatten(1, (self.num_codebooks, -1))
         indices = [
             nearest(targets[:, book], self.codebook[book])
             for book in range(self.num_codebooks)
@@ -94,7 +94,7 @@ class VectorQuantizer(Bottleneck):
         return sq_errors.sum()
 
     def _reestimate(self, vectors, scope, generator):
-        parts = vectors.view(len(vectors), self.num_codebooks, -1)
+        parts = vectors.unflatten(1, (self.num_codebooks, -1))
         done = [
             reestimate(self.codewords, book, parts[:, book], scope, generator)
             for book in range(self.num_codebooks)

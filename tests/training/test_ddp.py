@@ -19,14 +19,6 @@ from tests.training.toy import DIM, ragged
 
 WORKER = pathlib.Path(__file__).with_name("ddp_worker.py")
 
-EMPTY = pytest.param(
-    "empty",
-    marks=pytest.mark.xfail(
-        reason="the quantizer cannot reshape [0, T, D]; drop this mark then",
-        strict=True,
-    ),
-)
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -96,7 +88,7 @@ def test_few_vectors_are_all_in_the_sample(ranks):
         assert torch.equal(rank["few"], torch.arange(30.0))
 
 
-@pytest.mark.parametrize("other", ["ragged", EMPTY, "padding"])
+@pytest.mark.parametrize("other", ["ragged", "empty", "padding"])
 @pytest.mark.parametrize("kind", ["gradient", "ema"])
 def test_two_ranks_are_one_with_the_whole_batch(folder, kind, other):
     name = "empty" if other == "empty" else "rank"
