@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -18,6 +19,9 @@ import time
 import numpy as np
 import pytest
 import soundfile as sf
+
+from speechbrain_vq.recipes.MiniSpeech import espeak, manifests
+from speechbrain_vq.recipes.MiniSpeech.sentences import sentences
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "MiniSpeech" / "minispeech_prepare.py"
@@ -77,7 +81,7 @@ def test_same_seed_same_bytes(small, tmp_path):
 @needs_espeak
 @pytest.mark.parametrize("speaker", ["sandro", "grandma", "f1"])
 def test_a_voice_depends_on_nothing_else(full, tmp_path, speaker):
-    mini._speak_apart((1234, speaker, {"test": 1}, str(tmp_path / speaker)))
+    espeak._speak_apart((1234, speaker, {"test": 1}, str(tmp_path / speaker)))
     name = f"{speaker}-test-0000.flac"
     assert (tmp_path / speaker / name).read_bytes() == (
         full / "audio" / speaker / name
@@ -112,9 +116,8 @@ def test_seconds_and_audio(full):
 
 
 def test_sentences_are_many_and_different():
-    rng = mini.random.Random(0)
-    sentences = mini._sentences(rng, "train")
-    assert len({next(sentences) for _ in range(2000)}) == 2000
+    made = sentences(random.Random(0), "train")
+    assert len({next(made) for _ in range(2000)}) == 2000
 
 
 @needs_espeak
@@ -162,10 +165,10 @@ def test_closure_correction_by_hand():
     wave = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
     wave[4000:5600] = 0  # 100 ms of silence before the burst
     starts, names = [0, 2000, 5600, 8000], ["SIL", "a", "t", "i"]
-    moved = mini._move_to_closures(starts, names, wave)
+    moved = espeak._move_to_closures(starts, names, wave)
     assert moved[0:2] == [0, 2000] and moved[3] == 8000
     assert abs(moved[2] - 4000) <= 64
-    assert mini._move_to_closures(starts, ["SIL", "a", "s", "i"], wave) == (
+    assert espeak._move_to_closures(starts, ["SIL", "a", "s", "i"], wave) == (
         starts
     )
 
@@ -174,14 +177,14 @@ def test_closure_correction_by_hand():
 def test_resampling_keeps_tones(frequency):
     tone = np.sin(2 * np.pi * frequency * np.arange(22050) / 22050)
     wanted = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
-    got = mini._resample(tone)
+    got = espeak._resample(tone)
     assert len(got) == 16000
     assert np.abs(got - wanted)[200:-200].max() < 0.03
 
 
 def test_resampling_does_not_alias():
     tone = np.sin(2 * np.pi * 9000 * np.arange(22050) / 22050)
-    assert np.abs(mini._resample(tone)[200:-200]).max() < 1e-3
+    assert np.abs(espeak._resample(tone)[200:-200]).max() < 1e-3
 
 
 @needs_espeak
@@ -258,8 +261,12 @@ def test_killed_preparation_is_redone(small, tmp_path):
 
 
 @needs_espeak
-@pytest.mark.parametrize("stage", ["_write_csv", "_item_file"])
-def test_interruption_while_writing(small, tmp_path, monkeypatch, stage):
+@pytest.mark.parametrize(
+    "module, stage", [(mini, "write_csv"), (manifests, "_item_file")]
+)
+def test_interruption_while_writing(
+    small, tmp_path, monkeypatch, module, stage
+):
     folder = tmp_path / "corpus"
     mini.prepare_minispeech(folder, **SMALL, seed=5)
 
@@ -267,7 +274,7 @@ def test_interruption_while_writing(small, tmp_path, monkeypatch, stage):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mini, stage, interrupt)
+        patch.setattr(module, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
             mini.prepare_minispeech(folder, **SMALL)
     assert not (folder / "corpus.json").exists()
@@ -430,7 +437,7 @@ def test_shared_without_a_file(shared, tmp_path, caplog):
 
 def test_prepare_finds_out_what_is_there(recordings, tmp_path):
     out = mini.prepare(recordings, tmp_path / "out")
-    assert mini._read_corpus(out)["corpus"] == "audio"
+    assert manifests.read_corpus(out)["corpus"] == "audio"
     assert mini.prepare(out, tmp_path / "unused") == out
     assert not (tmp_path / "unused").exists()
     odd = tmp_path / "odd"
