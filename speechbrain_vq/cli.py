@@ -36,7 +36,11 @@ def main() -> None:
     help="Optimizer steps of each arm.",
 )
 @click.option(
-    "--minutes", default=30.0, show_default=True, help="Of speech made."
+    "--minutes",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Of speech made.",
 )
 @click.option(
     "--json",
@@ -54,9 +58,13 @@ def demo(output, seed, steps, minutes, json_file) -> None:
         raise click.ClickException(
             "Interrupted. The same command goes on from here."
         ) from None
+    except ImportError as error:
+        raise click.ClickException(str(error)) from error
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        partial = json_file.with_name(json_file.name + ".partial")
+        partial.write_text(json.dumps(figures, indent=2) + "\n")
+        partial.replace(json_file)
 
 
 @main.command(
@@ -72,7 +80,10 @@ def train(context, recipe) -> None:
     what follows its name is handed to its train.py."""
     from speechbrain_vq.presets import recipe_path
 
-    folder = recipe_path(recipe)
+    try:
+        folder = recipe_path(f"{recipe}/train.py").parent
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     command = [sys.executable, str(folder / "train.py")]
     command += [str(folder / "hparams" / "train.yaml"), *context.args]
     sys.exit(subprocess.call(command))

@@ -15,7 +15,6 @@ import time
 import click
 from tqdm import tqdm
 
-from speechbrain_vq.hub import export_pretrained
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.presets import recipe_path
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
@@ -66,7 +65,7 @@ def run_demo(
     click.echo(f"2. Training: {steps} steps each, 512 codes")
     arms = [train(arm, corpus, output, seed, steps) for arm in ARMS]
     click.echo("\n" + table(arms))
-    click.echo("3. The robust model, exported, loaded back and used")
+    click.echo("3. The robust model, exported by its run, loaded back and used")
     use(run_folder(output, "robust", seed, steps), corpus, output)
     seconds = time.perf_counter() - start
     keys = [key for key, _, _ in COLUMNS]
@@ -121,7 +120,7 @@ def watch(child, arm, log, steps) -> None:
             if reached:
                 bar.n = int(reached[-1])
             used = re.findall(r"train used_codes_percent: ([\d.e+]+)", text)
-            if used:
+            if used and float(used[-1]):
                 bar.set_postfix_str(
                     f"{float(used[-1]):.0f} % of codes used", refresh=False
                 )
@@ -151,7 +150,7 @@ def table(arms) -> str:
 
 def use(run, corpus, output) -> None:
     """Exports, loads, tokenizes and resynthesizes."""
-    model = export_pretrained(run, output / "robust-model")
+    model = run / "model"
     tokenizer = VQTokenizer.from_hparams(model)
     text = (corpus / "test.json").read_text(encoding="utf-8")
     utterance = next(iter(json.loads(text).values()))

@@ -85,9 +85,10 @@ def recipe_path(relative: str) -> Path:
     recipes = _folder("recipes")
     path = recipes / relative
     if not path.exists():
-        hparams = recipes.glob("**/hparams/*.yaml")
-        known = sorted(p.relative_to(recipes).as_posix() for p in hparams)
-        raise ValueError(_unknown("recipe", relative, known))
+        found = recipes.glob("**/train.py")
+        known = sorted(p.parent.relative_to(recipes).as_posix() for p in found)
+        name = relative.removesuffix("/train.py")
+        raise ValueError(_unknown("recipe", name, known))
     return path
 
 
@@ -155,9 +156,18 @@ def _changed_preset(yaml, arm: str, changes: dict) -> Path:
     from hyperpyyaml.core import recursive_update
 
     preset = yaml.load(path.read_text("utf-8"))
-    for key in changes:
+    if not isinstance(changes, dict):
+        raise ValueError(
+            f"--vq takes changes to a preset as '{{key: value}}', got {changes}"
+        )
+    for key, value in changes.items():
         if key not in preset:
             raise ValueError(_unknown("key of a preset", key, preset))
+        if isinstance(value, dict) and preset[key] is None:
+            raise ValueError(
+                f"The preset {arm!r} has no {key} to change; see hparams/ for "
+                "one that has."
+            )
     recursive_update(preset, changes)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
         yaml.dump(preset, file)

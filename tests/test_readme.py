@@ -68,11 +68,10 @@ def test_the_demo_and_loading_what_it_made(tmp_path):
             "reconstruction_error",
             "pnmi",
         }
-    run(sys.executable, "-c", code("Load"), cwd=tmp_path)
 
 
 @pytest.mark.slow
-def test_the_commands_to_train_and_export(tmp_path):
+def test_the_commands_to_train_and_export_and_load(tmp_path):
     section = TEXT.split("## Train\n")[1].split("\n## ")[0]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
     for line in block.splitlines():
@@ -80,4 +79,8 @@ def test_the_commands_to_train_and_export(tmp_path):
         assert command[0] == "speechbrain-vq"
         short = SHORT if command[1] == "train" else []
         run(PROGRAM, *command[1:], *short, cwd=tmp_path)
-    assert (tmp_path / "results/units-model/model.safetensors").exists()
+    assert (tmp_path / "results/best/model.safetensors").exists()
+    speech = next((tmp_path / "data/audio").rglob("*.flac"))
+    speech.rename(tmp_path / "speech.wav")
+    run(sys.executable, "-c", code("Load"), cwd=tmp_path)
+    assert (tmp_path / "from_tokens.wav").exists()

@@ -83,7 +83,10 @@ def has_manifests(folder: pathlib.Path) -> bool:
     >>> has_manifests(pathlib.Path("/nowhere"))
     False
     """
-    return all((folder / name).is_file() for name in MANIFESTS)
+    return any(
+        all((folder / f"{split}.{kind}").is_file() for split in SPLITS)
+        for kind in ("json", "csv")
+    )
 
 
 def is_done(folder: pathlib.Path, corpus: dict) -> bool:
@@ -105,7 +108,8 @@ def is_done(folder: pathlib.Path, corpus: dict) -> bool:
     >>> is_done(pathlib.Path("/nowhere"), {"corpus": "audio"})
     False
     """
-    return read_corpus(folder) == corpus and has_manifests(folder)
+    there = all((folder / name).is_file() for name in MANIFESTS)
+    return there and read_corpus(folder) == corpus
 
 
 def utterance(

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from speechbrain_vq.nnet.losses import entropy
+
 
 def phones_at(
     phones: Sequence[tuple[float, float, str]], times: Sequence[float]
@@ -53,10 +55,10 @@ def mutual_information(counts: torch.Tensor) -> float:
     float
         The mutual information of the empirical joint distribution.
     """
-    joint = counts.double() / counts.sum()
-    return float(_entropy(joint.sum(1)) + _entropy(joint.sum(0))) - float(
-        _entropy(joint.flatten())
-    )
+    counts = counts.double()
+    apart = entropy(counts.sum(1)) + entropy(counts.sum(0))
+    # Rounding must not make it negative where there is none.
+    return max(float(apart - entropy(counts.flatten())), 0.0)
 
 
 def pnmi(counts: torch.Tensor) -> float:
@@ -81,13 +83,8 @@ def pnmi(counts: torch.Tensor) -> float:
     >>> abs(pnmi(torch.tensor([[2, 4], [1, 2]]))) < 1e-12
     True
     """
-    phones = counts.sum(1).double() / counts.sum()
-    entropy = float(_entropy(phones))
-    return mutual_information(counts) / entropy if entropy > 0 else 0.0
-
-
-def _entropy(probabilities: torch.Tensor) -> torch.Tensor:
-    return -torch.special.xlogy(probabilities, probabilities).sum()
+    of_phones = float(entropy(counts.sum(1).double()))
+    return mutual_information(counts) / of_phones if of_phones > 0 else 0.0
 
 
 class PhoneUnitCounts:

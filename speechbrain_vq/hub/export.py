@@ -7,7 +7,7 @@ Authors
 import json
 import os
 import pathlib
-import shutil
+import tempfile
 
 import ruamel.yaml
 import torch
@@ -72,16 +72,19 @@ def export_pretrained(
         for key, value in torch.nn.ModuleDict(modules).state_dict().items()
         if torch.is_tensor(value)
     }
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / HPARAMS).write_text(text, encoding="utf-8")
-    save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
     note = json.dumps(_config(training, modules, checkpoint), indent=2)
-    (partial / CONFIG).write_text(note + "\n", encoding="utf-8")
-    if output.exists():
-        shutil.rmtree(output)
-    os.replace(partial, output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{output.name}-", dir=output.parent
+    ) as folder:
+        partial = pathlib.Path(folder) / "model"
+        partial.mkdir()
+        (partial / HPARAMS).write_text(text, encoding="utf-8")
+        save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
+        (partial / CONFIG).write_text(note + "\n", encoding="utf-8")
+        if output.exists():
+            os.replace(output, pathlib.Path(folder) / "old")
+        os.replace(partial, output)
     return output
 
 
@@ -94,10 +97,12 @@ def _read_yaml(path: pathlib.Path) -> CommentedMap:
 
 
 def _find_checkpoint(run_folder, training, min_key, max_key):
-    folder = pathlib.Path(training.get("save_folder", run_folder / "save"))
+    saved = pathlib.Path(training.get("save_folder", "save"))
+    # A run that was moved takes its checkpoints along, and another one may
+    # have taken its place since.
+    folder = run_folder / saved.name
     if not folder.is_dir():
-        # The run was moved, or was started from elsewhere.
-        folder = run_folder / folder.name
+        folder = saved
     if folder.is_dir():
         found = Checkpointer(folder).find_checkpoint(
             min_key=min_key,
@@ -113,6 +118,12 @@ def _find_checkpoint(run_folder, training, min_key, max_key):
 
 
 def _inference_yaml(training: CommentedMap) -> str:
+    missing = [key for key in (*KEPT, "modules") if key not in training]
+    if missing:
+        raise ValueError(
+            f"The run's hyperparams.yaml lacks {', '.join(missing)}, which a "
+            "tokenizer needs."
+        )
     kept = CommentedMap({key: training[key] for key in KEPT})
     kept["modules"] = _plain(training["modules"], {})
     yaml = ruamel.yaml.YAML()

@@ -215,7 +215,9 @@ class Bottleneck(nn.Module):
             quantize = self._pass if self.bypass else self._quantize
             indices, codes, loss, metrics = quantize(latents, valid)
             metrics["num_nonfinite"] = num_nonfinite
-            out = self.project_back(codes) * frames.unsqueeze(1)
+            out = self.project_back(codes)
+            if lengths is not None:
+                out = out * frames.unsqueeze(1)
             loss = torch.where(healthy, loss, torch.nan)
         indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
         if self._is_folded:
@@ -364,6 +366,12 @@ class Bottleneck(nn.Module):
         if self.reservoir is not None:
             self.reservoir.reset()
         return done
+
+    def learned(self) -> list[torch.Tensor]:
+        """The tensors that a forward in training changes, for those who must
+        be able to take one back: running statistics, averages, reservoir."""
+        kept = [] if self.reservoir is None else self.reservoir.tensors()
+        return [*self.buffers(), *kept]
 
     def get_extra_state(self) -> dict:
         """Whether the quantizer is still in its warm-up."""

@@ -10,6 +10,38 @@ from torch import nn
 from speechbrain_vq.nnet.distributed import sum_over_ranks
 
 
+class _Standardize(torch.autograd.Function):
+    """(x - mean) / std, with mean and variance over the rows that count.
+
+    Written out because autograd would keep and walk through each of its steps;
+    the gradient is that of Ioffe and Szegedy, 2015, section 3.
+    """
+
+    @staticmethod
+    def forward(ctx, x, share, mean, variance, eps):
+        count = sum_over_ranks(share.sum())
+        divisor, empty = count.clamp(min=1), count == 0
+        mean = torch.where(empty, mean, sum_over_ranks(share @ x) / divisor)
+        out = x - mean
+        square = sum_over_ranks(share @ out.square()) / divisor
+        variance = torch.where(empty, variance, square)
+        scale = torch.rsqrt(variance + eps)
+        out *= scale
+        ctx.save_for_backward(out, share, scale, divisor)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return out, mean, variance, count
+
+    @staticmethod
+    def backward(ctx, gradient, *_):
+        out, share, scale, divisor = ctx.saved_tensors
+        # All rows depend on the statistics; only those that count are in them.
+        sums = torch.stack((gradient.sum(0), (gradient * out).sum(0)))
+        along_one, along_out = sum_over_ranks(sums) / divisor
+        shift = torch.addcmul(along_one, out, along_out)
+        result = torch.addcmul(gradient, share.unsqueeze(1), shift, value=-1)
+        return result * scale, None, None, None, None
+
+
 class MaskedBatchNorm(nn.Module):
     """Batch normalization over the last dimension, with statistics of the
     valid frames of all ranks.
@@ -85,36 +117,29 @@ class MaskedBatchNorm(nn.Module):
                 f"a tensor of shape {tuple(x.shape)}."
             )
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float()
+            flat = x.float().reshape(-1, self.num_features)
             if self.training:
-                centred, variance = self._centre(x, mask)
+                out = self._train(flat, mask)
             else:
-                centred, variance = x - self.running_mean, self.running_var
-            scale = torch.rsqrt(variance + self.eps)
-            if self.weight is None:
-                return centred * scale
-            return torch.addcmul(self.bias, centred, scale * self.weight)
+                scale = torch.rsqrt(self.running_var + self.eps)
+                out = (flat - self.running_mean) * scale
+            if self.weight is not None:
+                out = torch.addcmul(self.bias, out, self.weight)
+            return out.view(x.shape)
 
-    def _centre(
-        self, x: torch.Tensor, mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The input less its mean, and its variance, over valid frames."""
-        flat = x.reshape(-1, self.num_features)
+    def _train(
+        self, flat: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Standardizes [N, D] by its own statistics and follows them."""
         if mask is None:
-            weight = flat.new_ones(len(flat))
+            share = flat.new_ones(len(flat))
         else:
-            weight = mask.reshape(-1).to(flat.dtype)
-        count = sum_over_ranks(weight.sum())
-        divisor = count.clamp(min=1)
-        mean = sum_over_ranks(weight @ flat) / divisor
-        empty = count == 0
-        mean = torch.where(empty, self.running_mean, mean)
-        centred = x - mean
-        square = centred.reshape(-1, self.num_features).square()
-        variance = sum_over_ranks(weight @ square) / divisor
-        variance = torch.where(empty, self.running_var, variance)
+            share = mask.reshape(-1).to(flat.dtype)
+        out, mean, variance, count = _Standardize.apply(
+            flat, share, self.running_mean, self.running_var, self.eps
+        )
         self._update(mean, variance, count)
-        return centred, variance
+        return out
 
     @torch.no_grad()
     def _update(

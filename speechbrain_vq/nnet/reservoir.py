@@ -97,6 +97,10 @@ class Reservoir(nn.Module):
         """Empties the sample; the stream starts anew."""
         self.count.zero_()
 
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors that hold all of its state."""
+        return [self._rows, self.count]
+
     def _draw_slots(self, rank: torch.Tensor) -> torch.Tensor:
         """The row for the vector of each rank in the batch: its own position
         in the stream while there is room, then any of ``position + 1``, of

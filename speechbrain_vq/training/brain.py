@@ -102,6 +102,8 @@ class VQMixin:
         self.init_optimizers = self._init_all_optimizers
         super().on_fit_start()
         agree(self.quantizers)
+        if self.optimizer_step and not sb.utils.distributed.if_main_process():
+            self._leave_to_first_rank()
         self._make_reinitializer()
 
     def on_evaluate_start(self, max_key=None, min_key=None):
@@ -146,6 +148,7 @@ class VQMixin:
     def fit_batch(self, batch):
         """Fits a batch; after an optimizer step the schedule is asked."""
         before = self.optimizer_step
+        self._keep()
         loss = super().fit_batch(batch)
         if self.optimizer_step > before:
             self._act()
@@ -157,6 +160,7 @@ class VQMixin:
         bad = ~torch.isfinite(loss.detach())
         if bool(sum_over_ranks(bad.float())):
             self._nonfinite = True
+            self._take_back()
             loss = torch.full_like(loss.detach(), torch.nan)
         super().check_loss_isfinite(loss)
 
@@ -181,7 +185,10 @@ class VQMixin:
         """As the Brain's, with a generator of the loader's own: torch draws
         from the global one at each epoch's start, but not at its middle, where
         a resumed run starts."""
-        loader_kwargs.setdefault("generator", torch.Generator().manual_seed(0))
+        seed = torch.initial_seed() % 2**63
+        loader_kwargs.setdefault(
+            "generator", torch.Generator().manual_seed(seed)
+        )
         return super().make_dataloader(
             dataset, stage, ckpt_prefix, **loader_kwargs
         )
@@ -264,6 +271,16 @@ class VQMixin:
         if self.checkpointer is not None:
             rank_warmup_last(self.checkpointer)
 
+    def _leave_to_first_rank(self) -> None:
+        # A checkpoint holds the samples, sums and random state of the first
+        # rank; taken by all, they would count as often as there are ranks.
+        torch.manual_seed(torch.initial_seed() + torch.distributed.get_rank())
+        for quantizer in self.quantizers.values():
+            if quantizer.reservoir is not None:
+                quantizer.reservoir.reset()
+        for monitor in self.monitors.values():
+            monitor.start()
+
     def _make_reinitializer(self) -> None:
         self.reinitializer = None
         if self.schedule is not None:
@@ -285,14 +302,36 @@ class VQMixin:
         for quantizer in self.quantizers.values():
             quantizer.bypass = action.bypass
 
+    def _keep(self) -> None:
+        """Copies what a forward changes: whether its loss is finite is known
+        only afterwards."""
+        self._kept = [
+            ([tensor.clone() for tensor in quantizer.learned()], monitor)
+            for quantizer, monitor in zip(
+                self.quantizers.values(),
+                [m.snapshot() for m in self.monitors.values()],
+                strict=True,
+            )
+        ]
+
+    @torch.no_grad()
+    def _take_back(self) -> None:
+        for (name, quantizer), (tensors, sums) in zip(
+            self.quantizers.items(), self._kept, strict=True
+        ):
+            for tensor, before in zip(
+                quantizer.learned(), tensors, strict=True
+            ):
+                tensor.copy_(before)
+            self.monitors[name].skip_batch(sums)
+
     def _skip_step(self) -> None:
         for parameter in self.modules.parameters():
             parameter.grad = None
         self._steps_skipped += 1
         logger.warning(
-            "The loss after step %d is not finite: the step is left out (%d "
-            "so far). No such value has reached norms, reservoirs or "
-            "codebooks.",
+            "The loss after step %d is not finite: the batch is left out (%d "
+            "so far). Norms, reservoirs and codebooks are as before it.",
             self.optimizer_step,
             self._steps_skipped,
         )

@@ -10,6 +10,10 @@ import torch
 from torch import nn
 
 from speechbrain_vq.nnet.distributed import sum_over_ranks
+from speechbrain_vq.nnet.losses import entropy
+
+# The metrics of ``VQOutput`` that add up over a stage.
+SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 
 class UsageMonitor:
@@ -57,24 +61,23 @@ class UsageMonitor:
     @torch.no_grad()
     def _listen(self, quantizer, inputs, output) -> None:
         metrics = output.metrics
-        bad = (metrics["num_nonfinite"] > 0).to(torch.int64)
-        new = {"nonfinite_batches": bad}
-        # fp32 sums over a whole epoch would lose the small terms.
-        wide = torch.float32 if bad.device.type == "mps" else torch.float64
-        for name in (
-            "counts",
-            "num_vectors",
-            "sq_error",
-            "latent_sum",
-            "latent_sq_sum",
-        ):
-            # What passed unquantized would water the figures down.
-            new[name] = metrics[name].to(wide) * (not quantizer.bypass)
         if not self._sums:
-            self._sums = new
-            return
-        for name, value in new.items():
-            self._sums[name] += value
+            self._sums = self._zeros(metrics)
+        self._sums["nonfinite_batches"] += metrics["num_nonfinite"] > 0
+        # What passed unquantized would water the figures down.
+        if not quantizer.bypass:
+            for name in SUMMED:
+                self._sums[name] += metrics[name]
+
+    def _zeros(
+        self, metrics: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        # fp32 sums over a whole epoch would lose the small terms.
+        on_mps = metrics["counts"].device.type == "mps"
+        wide = torch.float32 if on_mps else torch.float64
+        zeros = {n: torch.zeros_like(metrics[n], dtype=wide) for n in SUMMED}
+        bad = torch.zeros_like(metrics["num_nonfinite"], dtype=torch.int64)
+        return {**zeros, "nonfinite_batches": bad}
 
     def stats(self, over_ranks: bool = False) -> dict[str, float]:
         """How the codebook was used since the start.
@@ -87,15 +90,14 @@ class UsageMonitor:
         Returns
         -------
         dict
-            Plain numbers: ``vectors`` (valid frames
-            quantized), ``used_codes_percent`` and ``dead_codes`` (chosen at least once,
+            Plain numbers: ``vectors`` (valid frames quantized),
+            ``used_codes_percent`` and ``dead_codes`` (chosen at least once,
             and never, of all codebooks), ``perplexity`` (exponential of the
             entropy, mean over the codebooks), ``quantization_error`` (squared
-            error over the variance of the latents), ``codebook_drift``
-            (root mean square way of the codewords since the start over their
+            error over the variance of the latents), ``codebook_drift`` (root
+            mean square way of the codewords since the start over their
             spread), ``bits_per_second`` (entropy x rate, where a rate is
-            known), ``nonfinite_batches``. Before the first batch and
-            during warm-up: no use.
+            known), ``nonfinite_batches``. Before the first batch: nothing.
         """
         if not self._sums:
             return {}
@@ -105,8 +107,7 @@ class UsageMonitor:
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
         counts = sums["counts"]
         number = max(float(sums["num_vectors"]), 1.0)
-        share = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        entropy = -torch.special.xlogy(share, share).sum(1)
+        entropies = entropy(counts)
         variance = float(
             sums["latent_sq_sum"] / number
             - (sums["latent_sum"] / number).square().sum()
@@ -115,14 +116,14 @@ class UsageMonitor:
         stats = {
             "vectors": int(sums["num_vectors"]),
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
-            "perplexity": float(entropy.exp().mean()),
+            "perplexity": float(entropies.exp().mean()),
             "dead_codes": int((counts == 0).sum()),
             "quantization_error": error / variance if variance > 0 else 0.0,
             "codebook_drift": self._drift(),
             "nonfinite_batches": int(sums["nonfinite_batches"]),
         }
         if self.token_rate is not None:
-            bits = float(entropy.sum()) / math.log(2)
+            bits = float(entropies.sum()) / math.log(2)
             stats["bits_per_second"] = self.token_rate * bits
         return stats
 
@@ -131,6 +132,17 @@ class UsageMonitor:
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
         way = (now - self._codebook.to(now)).square().mean().sqrt()
         return float(way / spread) if spread > 0 else 0.0
+
+    def snapshot(self) -> dict[str, torch.Tensor]:
+        """A copy of the sums, for ``skip_batch``."""
+        return {name: value.clone() for name, value in self._sums.items()}
+
+    def skip_batch(self, before: dict[str, torch.Tensor]) -> None:
+        """Goes back to the sums before a batch that is left out, and counts
+        it."""
+        for name, value in self._sums.items():
+            value.copy_(before.get(name, torch.zeros_like(value)))
+        self._sums["nonfinite_batches"] += 1
 
     def state_dict(self) -> dict:
         """What a resumed stage needs."""

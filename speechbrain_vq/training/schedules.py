@@ -86,6 +86,15 @@ class ReinitSchedule:
             self.until = _Duration("until", until, at_least=0)
         if not (isinstance(growth, int | float) and growth >= 1):
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
+        if (
+            self.until is not None
+            and self.until.in_epochs == self.warmup.in_epochs
+            and self.until.value < self.warmup.value
+        ):
+            raise ValueError(
+                f"until={until!r} comes before the end of warmup={warmup!r}: "
+                "the codebook would never be re-estimated."
+            )
         if scope not in ("all", "dead"):
             raise ValueError(f"scope must be 'all' or 'dead', got {scope!r}.")
         self.growth = growth

@@ -32,6 +32,8 @@ def test_pnmi_knows_independence_and_identity():
     assert pnmi(torch.tensor([[1, 2], [3, 6]])) == pytest.approx(0)
     assert pnmi(torch.eye(5).long()) == pytest.approx(1)
     assert pnmi(torch.tensor([[3, 4]])) == 0.0
+    # A collapsed codebook tells nothing, and not less than nothing.
+    assert pnmi(torch.randint(1, 99, (40, 1))) == 0.0
 
 
 def test_pnmi_of_a_noisy_channel():

@@ -168,10 +168,26 @@ def test_the_best_checkpoint_is_taken(make_run, tmp_path):
     assert weights["encoder.last.bias"][0] == 2.0
 
 
-def test_a_run_that_moved_still_exports(make_run, tmp_path):
-    folder, _ = make_run()
+def test_a_run_that_moved_takes_its_own_checkpoints(make_run, tmp_path):
+    folder, _ = make_run(lambda m: m["encoder"].last.bias.data.fill_(1.0))
     moved = folder.rename(tmp_path / "moved")
-    assert export_pretrained(moved, tmp_path / "model").exists()
+    make_run(lambda m: m["encoder"].last.bias.data.fill_(2.0))
+    model = export_pretrained(moved, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    assert weights["encoder.last.bias"][0] == 1.0
+
+
+def test_a_failed_export_leaves_nothing(make_run, tmp_path, monkeypatch):
+    folder, _ = make_run()
+    before = sorted(tmp_path.iterdir())
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("speechbrain_vq.hub.export.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_pretrained(folder, tmp_path / "model")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_what_is_no_run_is_named(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.presets import recipe_path
 
 RECIPE = recipe_path("MiniSpeech/unit-discovery")
@@ -63,14 +63,21 @@ def test_from_nothing_to_tokens(tmp_path):
     assert figures["steps"] == 30 and figures["arm"] == "robust"
     assert 0 < figures["pnmi"] < 1
     assert figures["used_codes_percent"] > 30
-    model = export_pretrained(tmp_path / "out", tmp_path / "model")
-    tokenizer = VQTokenizer.from_hparams(model)
+    tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     manifest = json.loads((tmp_path / "data/test.json").read_text())
     utterance = next(iter(manifest.values()))
     path = utterance["wav"].replace("{data_root}", str(tmp_path / "data"))
     tokens = tokenizer.encode_file(path)
     assert len(tokens) == pytest.approx(50 * utterance["length"], abs=1)
     assert "re-estimated" in (tmp_path / "out/log.txt").read_text()
+    # The same corpus by its csv manifests, which have no phones.
+    for path in (tmp_path / "data").glob("*.json"):
+        if path.name != "corpus.json":
+            path.unlink()
+    done = run(tmp_path, data_folder="data", output_folder="csv")
+    assert done.returncode == 0, done.stderr
+    again = results(tmp_path / "csv")
+    assert "pnmi" not in again and again["vectors"] == figures["vectors"]
 
 
 @pytest.mark.slow
@@ -137,6 +144,11 @@ def test_a_folder_of_any_audio(tmp_path):
         ({"vq": "{norm: bacth}"}, "norm must be one of"),
         ({"vq": "{nrom: batch}"}, "nrom"),
         ({"vq": "{reinit_schedule: {warmup: soon}}"}, "warmup must be"),
+        (
+            {"arm": "ema", "vq": "{reinit_schedule: {warmup: 1}}"},
+            "'ema' has no reinit_schedule",
+        ),
+        ({"vq": 5}, "--vq takes changes"),
     ],
 )
 def test_a_misspelt_key_or_value_is_named(options, message, tmp_path):

@@ -48,7 +48,14 @@ def test_papers_epochs_give_99_reestimations():
 def test_until_is_the_last_step_that_counts():
     assert events(ReinitSchedule(2, 3, until=8), 100) == [2, 5, 8]
     assert events(ReinitSchedule(2, 3, until=7), 100) == [2, 5]
-    assert events(ReinitSchedule(5, 3, until=4), 100) == []
+    assert events(ReinitSchedule(5, 3, until=5), 100) == [5]
+
+
+def test_a_schedule_that_would_never_reestimate_is_refused():
+    with pytest.raises(ValueError, match="until=4 comes before .* warmup=5"):
+        ReinitSchedule(5, 3, until=4)
+    with pytest.raises(ValueError, match="never be re-estimated"):
+        ReinitSchedule("2 epochs", "1 epoch", "1 epoch")
 
 
 def test_warmup_bypasses_and_resets_but_never_reestimates():

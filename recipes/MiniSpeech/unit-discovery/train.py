@@ -18,10 +18,12 @@ import sys
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.hub import export_pretrained
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
@@ -64,10 +66,11 @@ class UnitBrain(VQBrain):
         _, lengths = batch.sig
         seconds = lengths * batch.sig.data.shape[1] / self.hparams.sample_rate
         tokens = torch.round(seconds * self.hparams.token_rate).long()
-        for units, number, phones in zip(
-            indices.tolist(), tokens.tolist(), batch.phones, strict=True
+        for name, units, number in zip(
+            batch.id, indices.tolist(), tokens.tolist(), strict=True
         ):
-            self.units.add(units[:number], phones)
+            # Not every corpus has phones.
+            self.units.add(units[:number], self.phones.get(name, []))
 
     def on_stage_start(self, stage, epoch=None):
         """Empties the sums."""
@@ -102,6 +105,18 @@ class UnitBrain(VQBrain):
         self.results = {"steps": self.optimizer_step, **stats}
 
 
+def read_manifest(folder, split):
+    """The items of a json manifest, or of a csv where there is no json."""
+    root = {"data_root": data_root(folder)}
+    path = folder / f"{split}.json"
+    if path.exists():
+        return DynamicItemDataset.from_json(str(path), root)
+    dataset = DynamicItemDataset.from_csv(str(folder / f"{split}.csv"), root)
+    for item in dataset.data.values():
+        item["length"] = item["duration"]
+    return dataset
+
+
 def dataio_prep(hparams, folder):
     """The three datasets of a folder of manifests."""
 
@@ -116,31 +131,53 @@ def dataio_prep(hparams, folder):
     @sb.utils.data_pipeline.takes("wav")
     @sb.utils.data_pipeline.provides("sig")
     def whole(path):
-        return read_audio(path, hparams["sample_rate"])
+        return read_audio(
+            path, hparams["sample_rate"], duration=hparams["longest"]
+        )
 
     datasets = {}
     for split in ("train", "valid", "test"):
         training = split == "train"
-        dataset = sb.dataio.dataset.DynamicItemDataset.from_json(
-            str(folder / f"{split}.json"),
-            replacements={"data_root": data_root(folder)},
-            dynamic_items=[segment if training else whole],
-            output_keys=["id", "sig"] if training else ["id", "sig", "phones"],
-        )
+        dataset = read_manifest(folder, split)
+        dataset.add_dynamic_item(segment if training else whole)
+        dataset.set_output_keys(["id", "sig"])
         datasets[split] = usable(dataset).filtered_sorted(
             sort_key=None if training else "length",
-            key_min_value={"length": hparams["hop_length"] / 8000},
+            # Two frames.
+            key_min_value={
+                "length": 2 * hparams["hop_length"] / hparams["sample_rate"]
+            },
         )
     return datasets
 
 
-def fit_features(features, dataset, number=200):
+def fit_features(features, dataset, longest, number=200):
     """Finds the normalization of the features on whole utterances."""
     sample = sorted(dataset.data)[:: max(len(dataset.data) // number, 1)]
     features.fit(
-        read_audio(dataset.data[name]["wav"], features.sample_rate).unsqueeze(0)
+        read_audio(
+            dataset.data[name]["wav"], features.sample_rate, duration=longest
+        ).unsqueeze(0)
         for name in sample
     )
+
+
+def finish(brain, hparams):
+    """Exports the model and writes the results of the test, which are last:
+    where they are, the run is complete."""
+    folder = pathlib.Path(hparams["output_folder"])
+    if hparams["quantizer"].bypass:
+        logger.warning("The run ended in its warm-up: there is no model yet.")
+    else:
+        model = export_pretrained(folder, folder / "model")
+        logger.info('VQTokenizer.from_hparams("%s") loads the model', model)
+    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
+    results.update(brain.vq_stats["test"])
+    path = folder / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    logger.info("The results are in %s", path)
 
 
 if __name__ == "__main__":
@@ -161,7 +198,7 @@ if __name__ == "__main__":
     run_on_main(prepare, kwargs=corpus)
     folder = prepare(**corpus)  # Finds it done
     datasets = dataio_prep(hparams, folder)
-    fit_features(hparams["features"], datasets["train"])
+    fit_features(hparams["features"], datasets["train"], hparams["longest"])
     brain = UnitBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -169,6 +206,10 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    brain.phones = {
+        name: item.get("phones", [])
+        for name, item in datasets["test"].data.items()
+    }
     loader = {"num_workers": hparams["num_workers"]}
     brain.fit(
         hparams["epoch_counter"],
@@ -191,9 +232,4 @@ if __name__ == "__main__":
             **loader,
         },
     )
-    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
-    results.update(brain.vq_stats["test"])
-    path = pathlib.Path(hparams["output_folder"]) / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
