@@ -18,7 +18,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 # Just past the warm-up of the presets.
 SHORT = [
-    "--minutes=1",
+    "--minutes=4",
     "--number_of_steps=104",
     "--batch_size=8",
     "--channels=16",
@@ -54,8 +54,9 @@ def test_make_knows_the_two_commands():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_demo_and_loading_what_it_made(tmp_path):
-    command = [PROGRAM, "demo", "--steps=104", "--minutes=1", "--json=d.json"]
+    command = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
     shown = run(*command, cwd=tmp_path)
     assert "vanilla" in shown and "robust" in shown and "Next:" in shown
     figures = json.loads((tmp_path / "d.json").read_text())
@@ -71,6 +72,7 @@ def test_the_demo_and_loading_what_it_made(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_commands_to_train_and_export_and_load(tmp_path):
     section = TEXT.split("## Train\n")[1].split("\n## ")[0]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)

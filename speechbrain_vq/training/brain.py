@@ -198,7 +198,7 @@ class VQMixin:
         self._set_up()
         self._start_stage("test")
         loss = super().evaluate(*args, **kwargs)
-        self._log({}, "test")
+        self._log({"step": self.optimizer_step}, "test")
         return loss
 
     def _fit_train(self, train_set, epoch, enable):

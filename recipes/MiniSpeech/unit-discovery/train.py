@@ -18,6 +18,7 @@ import sys
 import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataio import load_data_csv, load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
@@ -110,11 +111,11 @@ def read_manifest(folder, split):
     root = {"data_root": data_root(folder)}
     path = folder / f"{split}.json"
     if path.exists():
-        return DynamicItemDataset.from_json(str(path), root)
-    dataset = DynamicItemDataset.from_csv(str(folder / f"{split}.csv"), root)
-    for item in dataset.data.values():
-        item["length"] = item["duration"]
-    return dataset
+        return DynamicItemDataset(load_data_json(str(path), root))
+    data = load_data_csv(str(folder / f"{split}.csv"), root)
+    for item in data.values():
+        item["length"] = item.pop("duration")
+    return DynamicItemDataset(data)
 
 
 def dataio_prep(hparams, folder):
@@ -194,6 +195,7 @@ if __name__ == "__main__":
         "data_folder": hparams["data_folder"],
         "save_folder": hparams["manifest_folder"],
         "minutes": hparams["minutes"],
+        "languages": hparams["languages"],
     }
     run_on_main(prepare, kwargs=corpus)
     folder = prepare(**corpus)  # Finds it done
