@@ -35,6 +35,7 @@ from speechbrain_vq.lobes.autoencoder import (
     SpeakerEncoder,
 )
 from speechbrain_vq.lobes.features import LogMel
+from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     data_root,
     prepare,
@@ -218,12 +219,10 @@ def evaluate(reconstruct, split, size):
         frames += mel.numel()
         counts += torch.bincount(units[0], minlength=size)
         table.add(units[0].tolist(), phones)
-    share = counts / counts.sum()
-    entropy = -torch.special.xlogy(share, share).sum()
     figures = {
         "tokens": int(counts.sum()),
         "used": 100 * float((counts > 0).float().mean()),
-        "perplexity": float(entropy.exp()),
+        "perplexity": float(entropy(counts).exp()),
         "l1": error / frames,
     }
     if len(table.counts()):

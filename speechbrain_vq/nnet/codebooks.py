@@ -11,6 +11,32 @@ from speechbrain_vq.nnet.checks import check_choice
 from speechbrain_vq.nnet.distributed import sum_over_ranks
 
 
+def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
+    """Numbers the codes of all codebooks in one row.
+
+    Arguments
+    ---------
+    indices : torch.Tensor
+        Codes, [N, num_codebooks].
+    codebook_size : int
+        Number of codes of each codebook.
+
+    Returns
+    -------
+    torch.Tensor
+        The same codes, those of each codebook after those of the one before,
+        [N, num_codebooks].
+
+    Example
+    -------
+    >>> number_codes(torch.tensor([[0, 3], [1, 2]]), codebook_size=4)
+    tensor([[0, 7],
+            [1, 6]])
+    """
+    books = torch.arange(indices.shape[1], device=indices.device)
+    return indices + books * codebook_size
+
+
 class Codebook(nn.Module):
     """Codewords that learn by gradient.
 
@@ -66,10 +92,9 @@ class Codebook(nn.Module):
         torch.Tensor
             Codewords, [N, num_codebooks, codebook_dim].
         """
-        books, size, dim = self.weight.shape
-        offset = torch.arange(0, books * size, size, device=indices.device)
+        _, size, dim = self.weight.shape
         return nn.functional.embedding(
-            indices + offset, self.weight.reshape(-1, dim)
+            number_codes(indices, size), self.weight.reshape(-1, dim)
         )
 
     def learn(
@@ -170,8 +195,7 @@ class EMACodebook(Codebook):
             Which of the N count, booleans [N].
         """
         books, size, dim = self.weight.shape
-        offset = torch.arange(0, books * size, size, device=indices.device)
-        flat = (indices + offset).reshape(-1)
+        flat = number_codes(indices, size).reshape(-1)
         mass = mask.to(vectors.dtype).unsqueeze(1).expand(-1, books)
         update = self.ema_sum.new_zeros(books * size, dim + 1)
         update.index_add_(

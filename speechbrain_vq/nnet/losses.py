@@ -6,6 +6,7 @@ Authors
 
 import torch
 
+from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.distributed import sum_over_ranks, world_size
 
 
@@ -118,9 +119,9 @@ def code_counts(
     """
     books = indices.shape[1]
     counts = torch.zeros(books * codebook_size, device=indices.device)
-    offset = torch.arange(books, device=indices.device) * codebook_size
     mass = valid.float().repeat_interleave(books)
-    counts.index_add_(0, (indices + offset).reshape(-1), mass)
+    flat = number_codes(indices, codebook_size).reshape(-1)
+    counts.index_add_(0, flat, mass)
     return counts.view(books, codebook_size)
 
 
