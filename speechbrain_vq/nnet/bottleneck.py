@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from speechbrain_vq.nnet.checks import check_choice
-from speechbrain_vq.nnet.codebooks import make_codebook
+from speechbrain_vq.nnet.codebooks import make_codebook, number_codes
 from speechbrain_vq.nnet.distributed import world_size
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
@@ -21,7 +21,7 @@ from speechbrain_vq.nnet.losses import (
     code_counts,
     quantization_loss,
 )
-from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.nnet.masks import clear, frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reestimation import Reestimate
 from speechbrain_vq.nnet.reservoir import Reservoir
@@ -208,7 +208,7 @@ class Bottleneck(nn.Module):
             healthy = num_nonfinite == 0
             # One bad frame and nothing learns from the batch.
             valid = frames & healthy
-            flat = torch.where((frames & finite).unsqueeze(1), flat, 0.0)
+            flat = clear(flat, frames & finite)
             latents = self._latents(flat, valid)
             if self.training and self.reservoir is not None:
                 self.reservoir.add(latents, valid)
@@ -402,11 +402,9 @@ class Bottleneck(nn.Module):
 
     # What a subclass says --------------------------------------------------
 
-    def _code(
-        self, latents: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """indices [N, C], codewords [N, C, d], and what each codebook was
-        asked to code [N, C, d]."""
+    def _code(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """indices [N, C], and what each codebook was asked to code
+        [N, C, d]."""
         raise NotImplementedError
 
     def _combine(self, codewords: torch.Tensor) -> torch.Tensor:
@@ -439,23 +437,25 @@ class Bottleneck(nn.Module):
 
     def _quantize(self, latents: torch.Tensor, valid: torch.Tensor):
         """indices [N, C], codes [N, latent_dim], loss and metrics."""
-        indices, codewords, targets = self._code(latents)
-        if self.training:
-            self.codewords.learn(targets.detach(), indices, valid)
-        loss, sq_error = quantization_loss(
+        indices, targets = self._code(latents)
+        codes, mass = number_codes(indices, self.codebook_size), valid.float()
+        loss, sq_error, codewords = quantization_loss(
             targets,
-            codewords,
-            valid,
+            self.codebook,
+            codes,
+            mass,
             self.commitment_weight,
             self.codebook_weight,
             over_ranks=self.training,
         )
-        codes = self.estimate(latents, self._combine(codewords))
-        counts = code_counts(indices, valid, self.codebook_size)
+        if self.training:
+            self.codewords.learn(targets.detach(), indices, valid)
+        quantized = self.estimate(latents, self._combine(codewords))
+        counts = code_counts(codes, mass, self.codebook_size)
         metrics = batch_metrics(
-            latents, valid, counts, self._total_error(sq_error)
+            latents, mass, counts, self._total_error(sq_error)
         )
-        return indices, codes, loss, metrics
+        return indices, quantized, loss, metrics
 
     def _pass(self, latents: torch.Tensor, valid: torch.Tensor):
         """The same during warm-up: nothing is quantized."""
@@ -466,7 +466,7 @@ class Bottleneck(nn.Module):
         # gradient of every parameter, have nothing to miss.
         loss = 0.0 * self.codebook.sum()
         counts = torch.zeros_like(self.codebook[..., 0])
-        metrics = batch_metrics(latents, valid, counts.detach(), None)
+        metrics = batch_metrics(latents, valid.float(), counts.detach(), None)
         return indices, latents, loss, metrics
 
     def _check_input(self, x: torch.Tensor) -> None:

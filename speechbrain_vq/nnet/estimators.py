@@ -15,7 +15,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, latents, codewords):
-        return codewords.clone()
+        return codewords.view_as(codewords)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -28,7 +28,7 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, latents, codewords):
         ctx.save_for_backward(latents, codewords)
-        return codewords.clone()
+        return codewords.view_as(codewords)
 
     @staticmethod
     def backward(ctx, gradient):

@@ -6,50 +6,53 @@ Authors
 
 import torch
 
-from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.distributed import sum_over_ranks, world_size
 
 
 class _QuantizationLoss(torch.autograd.Function):
-    """w_c sum m |sg[x] - e|^2 + w_e sum m |x - sg[e]|^2, and sum |x - e|^2 of
-    each codebook.
+    """w_c mean |x - sg[e]|^2 + w_e mean |sg[x] - e|^2 of vectors x and their
+    codewords e; these, and sum |x - e|^2 of each codebook.
 
     Written out because the two terms have one value and opposite gradients:
     autograd would compute each of them.
     """
 
     @staticmethod
-    def forward(ctx, targets, codewords, weight, commitment, codebook):
+    def forward(ctx, targets, codebook, codes, mass, divisor, weights):
+        table = codebook.flatten(0, 1)
+        codewords = table.index_select(0, codes.flatten()).view_as(targets)
         difference = codewords - targets
-        sq_norm = difference.square().sum(2)
-        ctx.save_for_backward(difference, weight)
-        ctx.weights = commitment, codebook
-        sq_error = (weight > 0).to(sq_norm.dtype) @ sq_norm
-        ctx.mark_non_differentiable(sq_error)
-        return (commitment + codebook) * (weight @ sq_norm).sum(), sq_error
+        sq_error = mass @ torch.linalg.vector_norm(difference, dim=2).square()
+        ctx.save_for_backward(difference, codes, mass / divisor)
+        ctx.weights, ctx.shape = weights, codebook.shape
+        ctx.mark_non_differentiable(codewords, sq_error)
+        return sum(weights) * sq_error.sum() / divisor, sq_error, codewords
 
     @staticmethod
-    def backward(ctx, gradient, _):
-        difference, weight = ctx.saved_tensors
+    def backward(ctx, gradient, *_):
+        difference, codes, share = ctx.saved_tensors
         commitment, codebook = ctx.weights
-        step = difference * (2 * gradient * weight).view(-1, 1, 1)
-        return (
-            step * -commitment if ctx.needs_input_grad[0] else None,
-            step * codebook if ctx.needs_input_grad[1] else None,
-            None,
-            None,
-            None,
-        )
+        step = difference * (2 * gradient * share).view(-1, 1, 1)
+        to_codebook = to_targets = None
+        if ctx.needs_input_grad[1]:
+            to_codebook = step.new_zeros(ctx.shape)
+            to_codebook.view(-1, ctx.shape[2]).index_add_(
+                0, codes.flatten(), step.flatten(0, 1), alpha=codebook
+            )
+        if ctx.needs_input_grad[0]:
+            to_targets = step.mul_(-commitment)
+        return to_targets, to_codebook, *[None] * 4
 
 
 def quantization_loss(
     targets: torch.Tensor,
-    codewords: torch.Tensor,
-    valid: torch.Tensor,
+    codebook: torch.Tensor,
+    codes: torch.Tensor,
+    mass: torch.Tensor,
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codebook and commitment loss (van den Oord et al., 2017, equation 3).
 
     Means run over all elements of the valid vectors, as in the code of arXiv
@@ -59,10 +62,12 @@ def quantization_loss(
     ---------
     targets : torch.Tensor
         What was quantized, x, [N, C, d].
-    codewords : torch.Tensor
-        The nearest codewords, e, [N, C, d].
-    valid : torch.Tensor
-        Which of the N count, booleans [N].
+    codebook : torch.Tensor
+        The codewords, [C, K, d].
+    codes : torch.Tensor
+        The nearest codewords, as ``number_codes`` counts them, [N, C].
+    mass : torch.Tensor
+        1 for each of the N that counts, 0 for the others, [N].
     commitment_weight : float
         Weight of ``|x - sg[e]|^2``.
     codebook_weight : float
@@ -74,61 +79,61 @@ def quantization_loss(
     Returns
     -------
     tuple
-        The loss, and each codebook's sum of squared errors, [C], without
-        gradient.
+        The loss; and without gradient each codebook's sum of squared errors,
+        [C], and the codewords chosen, e, [N, C, d].
 
     Example
     -------
-    >>> x, e = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
-    >>> quantization_loss(x, e, torch.tensor([True, False]), 0.25, 1.0, False)
-    (tensor(1.2500), tensor([4.]))
+    >>> x, codebook = torch.zeros(2, 1, 4), torch.ones(1, 8, 4)
+    >>> codes, mass = torch.zeros(2, 1, dtype=torch.long), torch.ones(2)
+    >>> quantization_loss(x, codebook, codes, mass, 0.25, 1.0, False)[:2]
+    (tensor(1.2500), tensor([8.]))
     """
-    number = valid.sum()
+    number = mass.sum()
     if over_ranks:
         number = sum_over_ranks(number) / world_size()
     # Not even one vector: all weights are zero whatever they are divided by.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
     return _QuantizationLoss.apply(
         targets,
-        codewords,
-        valid.float() / divisor,
-        commitment_weight,
-        codebook_weight,
+        codebook,
+        codes,
+        mass,
+        divisor,
+        (commitment_weight, codebook_weight),
     )
 
 
 @torch.no_grad()
 def code_counts(
-    indices: torch.Tensor, valid: torch.Tensor, codebook_size: int
+    codes: torch.Tensor, mass: torch.Tensor, codebook_size: int
 ) -> torch.Tensor:
     """How often each code was chosen.
 
     Arguments
     ---------
-    indices : torch.Tensor
-        Codes, [N, C].
-    valid : torch.Tensor
-        Which of the N count, booleans [N].
+    codes : torch.Tensor
+        Codes, as ``number_codes`` counts them, [N, C].
+    mass : torch.Tensor
+        1 for each of the N that counts, 0 for the others, [N].
     codebook_size : int
-        Number of codes, K.
+        Number of codes of each codebook, K.
 
     Returns
     -------
     torch.Tensor
         Counts, [C, K], float.
     """
-    books = indices.shape[1]
-    counts = torch.zeros(books * codebook_size, device=indices.device)
-    mass = valid.float().repeat_interleave(books)
-    flat = number_codes(indices, codebook_size).reshape(-1)
-    counts.index_add_(0, flat, mass)
-    return counts.view(books, codebook_size)
+    books = codes.shape[1]
+    counts = mass.new_zeros(books * codebook_size)
+    each = mass.unsqueeze(1).expand_as(codes).flatten()
+    return counts.index_add_(0, codes.flatten(), each).view(books, -1)
 
 
 @torch.no_grad()
 def batch_metrics(
     latents: torch.Tensor,
-    valid: torch.Tensor,
+    mass: torch.Tensor,
     counts: torch.Tensor,
     sq_error: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
@@ -139,8 +144,8 @@ def batch_metrics(
     ---------
     latents : torch.Tensor
         What was quantized, [N, D].
-    valid : torch.Tensor
-        Which of the N count, booleans [N].
+    mass : torch.Tensor
+        1 for each of the N that counts, 0 for the others, [N].
     counts : torch.Tensor
         Counts of the codes, [C, K].
     sq_error : torch.Tensor, optional
@@ -151,14 +156,14 @@ def batch_metrics(
     dict
         Tensors on the device of the latents.
     """
-    mass = valid.float()
     return {
         "counts": counts,
         "num_vectors": mass.sum(),
         "perplexity": entropy(counts).exp().mean(),
         "sq_error": mass.new_zeros(()) if sq_error is None else sq_error,
         "latent_sum": mass @ latents,
-        "latent_sq_sum": mass @ latents.square().sum(1),
+        "latent_sq_sum": mass
+        @ torch.linalg.vector_norm(latents, dim=1).square(),
     }
 
 

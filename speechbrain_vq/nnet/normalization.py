@@ -10,36 +10,49 @@ from torch import nn
 from speechbrain_vq.nnet.distributed import sum_over_ranks
 
 
-class _Standardize(torch.autograd.Function):
-    """(x - mean) / std, with mean and variance over the rows that count.
+class _Normalize(torch.autograd.Function):
+    """weight * (x - mean) / std + bias, with mean and variance over the rows
+    that count.
 
     Written out because autograd would keep and walk through each of its steps;
     the gradient is that of Ioffe and Szegedy, 2015, section 3.
     """
 
     @staticmethod
-    def forward(ctx, x, share, mean, variance, eps):
+    def forward(ctx, x, share, mean, variance, eps, weight, bias):
         count = sum_over_ranks(share.sum())
         divisor, empty = count.clamp(min=1), count == 0
         mean = torch.where(empty, mean, sum_over_ranks(share @ x) / divisor)
-        out = x - mean
-        square = sum_over_ranks(share @ out.square()) / divisor
+        centred = x - mean
+        square = sum_over_ranks(share @ centred.square()) / divisor
         variance = torch.where(empty, variance, square)
         scale = torch.rsqrt(variance + eps)
-        out *= scale
-        ctx.save_for_backward(out, share, scale, divisor)
+        ctx.save_for_backward(centred, share, scale, divisor, weight)
         ctx.mark_non_differentiable(mean, variance, count)
+        out = _affine(centred, scale, weight, bias)
         return out, mean, variance, count
 
     @staticmethod
     def backward(ctx, gradient, *_):
-        out, share, scale, divisor = ctx.saved_tensors
+        centred, share, scale, divisor, weight = ctx.saved_tensors
+        to_bias = gradient.sum(0)
+        to_weight = (gradient * centred).sum(0) * scale
         # All rows depend on the statistics; only those that count are in them.
-        sums = torch.stack((gradient.sum(0), (gradient * out).sum(0)))
-        along_one, along_out = sum_over_ranks(sums) / divisor
-        shift = torch.addcmul(along_one, out, along_out)
-        result = torch.addcmul(gradient, share.unsqueeze(1), shift, value=-1)
-        return result * scale, None, None, None, None
+        sums = sum_over_ranks(torch.stack((to_bias, to_weight * scale)))
+        slope = scale if weight is None else scale * weight
+        along_one, along_centred = sums * (-slope / divisor)
+        result = torch.addcmul(along_one, centred, along_centred)
+        result.mul_(share.unsqueeze(1)).addcmul_(gradient, slope)
+        if weight is None:
+            to_weight = to_bias = None
+        return result, *[None] * 4, to_weight, to_bias
+
+
+def _affine(centred, scale, weight, bias):
+    """weight * centred * scale + bias, where there are weight and bias."""
+    if weight is None:
+        return centred * scale
+    return torch.addcmul(bias, centred, scale * weight)
 
 
 class MaskedBatchNorm(nn.Module):
@@ -121,22 +134,30 @@ class MaskedBatchNorm(nn.Module):
             if self.training:
                 out = self._train(flat, mask)
             else:
-                scale = torch.rsqrt(self.running_var + self.eps)
-                out = (flat - self.running_mean) * scale
-            if self.weight is not None:
-                out = torch.addcmul(self.bias, out, self.weight)
+                out = _affine(
+                    flat - self.running_mean,
+                    torch.rsqrt(self.running_var + self.eps),
+                    self.weight,
+                    self.bias,
+                )
             return out.view(x.shape)
 
     def _train(
         self, flat: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Standardizes [N, D] by its own statistics and follows them."""
+        """Normalizes [N, D] by its own statistics and follows them."""
         if mask is None:
             share = flat.new_ones(len(flat))
         else:
             share = mask.reshape(-1).to(flat.dtype)
-        out, mean, variance, count = _Standardize.apply(
-            flat, share, self.running_mean, self.running_var, self.eps
+        out, mean, variance, count = _Normalize.apply(
+            flat,
+            share,
+            self.running_mean,
+            self.running_var,
+            self.eps,
+            self.weight,
+            self.bias,
         )
         self._update(mean, variance, count)
         return out

@@ -84,8 +84,7 @@ class VectorQuantizer(Bottleneck):
             nearest(targets[:, book], self.codebook[book])
             for book in range(self.num_codebooks)
         ]
-        indices = torch.stack(indices, dim=1)
-        return indices, self.codewords(indices), targets
+        return torch.stack(indices, dim=1), targets
 
     def _combine(self, codewords):
         return codewords.flatten(1)
@@ -169,8 +168,7 @@ class ResidualVectorQuantizer(Bottleneck):
             # Detached: a straight-through path here would cancel the
             # commitment gradient of every later stage.
             residual = residual - self.codebook[book].detach()[indices[-1]]
-        indices = torch.stack(indices, dim=1)
-        return indices, self.codewords(indices), torch.stack(targets, dim=1)
+        return torch.stack(indices, dim=1), torch.stack(targets, dim=1)
 
     def _combine(self, codewords):
         return codewords.sum(1)
@@ -180,7 +178,7 @@ class ResidualVectorQuantizer(Bottleneck):
         return sq_errors[-1]
 
     def _reestimate(self, vectors, scope, generator):
-        before, _, _ = self._code(vectors)
+        before, _ = self._code(vectors)
         left = vectors - self._combine(self.codewords(before))
         done = []
         for book in range(self.num_codebooks):

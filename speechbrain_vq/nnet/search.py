@@ -17,7 +17,7 @@ _BLOCK_ELEMENTS_ACCELERATOR = 2**25
 
 # Columns of a block are reduced in groups of this many: torch vectorises
 # `amin` and not `argmin`, so only the winning group is searched by `argmin`.
-_GROUP = 64
+_GROUP = 32
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
@@ -162,10 +162,12 @@ def _buffers(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
 
 def _argmin(scores: Tensor) -> Tensor:
     """Column of the lowest score in each row, [R, K'] -> [R]."""
-    groups = scores.view(len(scores), -1, _GROUP)
-    group = groups.amin(2).argmin(1)
-    rows = torch.arange(len(scores), device=scores.device)
-    return group * _GROUP + groups[rows, group].argmin(1)
+    rows, columns = scores.shape
+    groups = scores.view(-1, _GROUP)
+    group = groups.amin(1).view(rows, -1).argmin(1)
+    first = torch.arange(0, len(groups), columns // _GROUP, device=group.device)
+    best = groups.index_select(0, first + group)
+    return group * _GROUP + best.argmin(1)
 
 
 def _first_copies(codebook: Tensor) -> Tensor:
@@ -176,16 +178,7 @@ def _first_copies(codebook: Tensor) -> Tensor:
     lowest index has to be looked up. Copies are found by sorting 64-bit hashes
     of the rows; a hash that collides is caught by comparing the rows.
     """
-    # Adding zero turns -0.0 into 0.0: equal values must have equal bits.
-    bits = (codebook + 0.0).view(torch.int32)
-    # Without the shift, vectors that differ in signs only would nearly all
-    # collide: a product keeps nothing below the lowest bit that changed.
-    bits = (bits ^ (bits >> 23)).long()
-    weights = torch.arange(1, bits.shape[1] + 1, device=bits.device)
-    weights = weights * 0x1E3779B97F4A7C15
-    weights = (weights ^ (weights >> 29)) * 0x3F58476D1CE4E5B9 | 1
-    hashes = (bits * weights).sum(1)
-    hashes, order = hashes.sort(stable=True)
+    hashes, order = _hashes(codebook).sort(stable=True)
     is_first = torch.ones_like(hashes, dtype=torch.bool)
     is_first[1:] = hashes[1:] != hashes[:-1]
     positions = torch.arange(len(hashes), device=hashes.device)
@@ -193,6 +186,19 @@ def _first_copies(codebook: Tensor) -> Tensor:
     first = torch.empty_like(order).scatter_(0, order, order[leaders])
     same = (codebook[first] - codebook).abs_().amax(1) == 0
     return torch.where(same, first, positions)
+
+
+def _hashes(codebook: Tensor) -> Tensor:
+    """64-bit hashes of the rows, [K, D] -> [K]."""
+    # Adding zero turns -0.0 into 0.0: equal values must have equal bits.
+    bits = (codebook + 0.0).view(torch.int32)
+    # Without the shift, vectors that differ in signs only would nearly all
+    # collide: a product keeps nothing below the lowest bit that changed.
+    bits ^= bits >> 23
+    weights = torch.arange(1, bits.shape[1] + 1, device=bits.device)
+    weights = weights * 0x1E3779B97F4A7C15
+    weights = (weights ^ (weights >> 29)) * 0x3F58476D1CE4E5B9 | 1
+    return (bits * weights).sum(1)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
     code_counts,
@@ -25,29 +26,34 @@ def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
     weights, share
 ):
     commitment, codebook = weights
-    x, e = (torch.randn(30, 2, 4, requires_grad=True) for _ in range(2))
-    valid = torch.rand(30) < share
-    loss, sq_error = quantization_loss(x, e, valid, *weights, False)
+    x = torch.randn(30, 2, 4, requires_grad=True)
+    table = torch.randn(2, 5, 4, requires_grad=True)
+    indices, valid = torch.randint(5, (30, 2)), torch.rand(30) < share
+    loss, sq_error, found = quantization_loss(
+        x, table, number_codes(indices, 5), valid.float(), *weights, False
+    )
+    e = torch.stack([table[book][indices[:, book]] for book in range(2)], 1)
+    torch.testing.assert_close(found, e)
     expected = commitment * F.mse_loss(x[valid], e[valid].detach())
     expected = expected + codebook * F.mse_loss(e[valid], x[valid].detach())
     torch.testing.assert_close(loss, expected)
     # Scaled: what comes from above has to be passed on.
     for actual, wanted in zip(
-        torch.autograd.grad(3 * loss, (x, e)),
-        torch.autograd.grad(3 * expected, (x, e)),
+        torch.autograd.grad(3 * loss, (x, table)),
+        torch.autograd.grad(3 * expected, (x, table)),
         strict=True,
     ):
         torch.testing.assert_close(actual, wanted)
     torch.testing.assert_close(
         sq_error, (x[valid] - e[valid]).square().sum((0, 2)).detach()
     )
-    assert not sq_error.requires_grad
+    assert not sq_error.requires_grad and not found.requires_grad
 
 
 def test_loss_without_a_valid_vector_is_zero():
-    x, e = (torch.randn(5, 1, 4, requires_grad=True) for _ in range(2))
-    nothing = torch.zeros(5, dtype=torch.bool)
-    loss, sq_error = quantization_loss(x, e, nothing, 0.25, 1.0, True)
+    x, e = (torch.randn(*s, 4, requires_grad=True) for s in ((5, 1), (1, 3)))
+    codes, nothing = torch.zeros(5, 1, dtype=torch.long), torch.zeros(5)
+    loss, sq_error, _ = quantization_loss(x, e, codes, nothing, 0.25, 1.0, True)
     loss.backward()
     assert loss == 0 and (sq_error == 0).all()
     assert (x.grad == 0).all() and (e.grad == 0).all()
@@ -56,7 +62,8 @@ def test_loss_without_a_valid_vector_is_zero():
 def test_counts_equal_bincount_for_each_codebook():
     indices = torch.randint(11, (200, 3))
     valid = torch.rand(200) < 0.6
-    counts = code_counts(indices, valid, 11).numpy()
+    codes = number_codes(indices, 11)
+    counts = code_counts(codes, valid.float(), 11).numpy()
     for book in range(3):
         chosen = indices[valid, book].numpy()
         np.testing.assert_array_equal(
@@ -80,7 +87,7 @@ def test_entropy_closed_form():
 
 def metrics_of(latents, valid, counts=None, sq_error=None):
     counts = torch.ones(1, 4) if counts is None else counts
-    return batch_metrics(latents, valid, counts, sq_error)
+    return batch_metrics(latents, valid.float(), counts, sq_error)
 
 
 def test_perplexity_is_the_mean_over_codebooks():

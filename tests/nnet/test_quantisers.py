@@ -310,7 +310,7 @@ def test_reestimation_empties_the_reservoir_and_lowers_the_error(name):
 
     @torch.no_grad()
     def error():
-        _, codewords, _ = quantizer._code(contents)
+        codewords = quantizer.codewords(quantizer._code(contents)[0])
         left = contents - quantizer._combine(codewords)
         return float(left.square().sum(1).mean())
 
