@@ -283,7 +283,7 @@ class VQMixin:
 
     def _make_reinitializer(self) -> None:
         self.reinitializer = None
-        if self.schedule is not None:
+        if self.schedule is not None and self.schedule.reestimates:
             optimizer = self.codebook_lr and self.codebook_lr.optimizer
             self.reinitializer = CodebookReinitializer(
                 self.quantizers, optimizer, self.schedule.scope
@@ -297,7 +297,7 @@ class VQMixin:
         action = self.schedule(self.optimizer_step, self._steps_per_epoch)
         if not at_start and action.reestimate:
             self.reinitializer(self.optimizer_step)
-        elif not at_start and action.reset:
+        elif not at_start and action.reset and self.reinitializer:
             self.reinitializer.reset()
         for quantizer in self.quantizers.values():
             quantizer.bypass = action.bypass

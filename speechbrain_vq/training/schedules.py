@@ -47,9 +47,9 @@ class ReinitSchedule:
     Arguments
     ---------
     warmup : int or str
-        How long not to quantize.
+        How long not to quantize; ``"forever"``: there is no bottleneck.
     every : int or str
-        Time between re-estimations.
+        Time between re-estimations; ``"never"``: there is only the warm-up.
     until : int or str, optional
         No re-estimation after this step; by default there is no end.
     growth : float
@@ -100,6 +100,11 @@ class ReinitSchedule:
         self.growth = growth
         self.scope = scope
 
+    @property
+    def reestimates(self) -> bool:
+        """Whether there is ever a re-estimation."""
+        return math.isfinite(self.warmup.value + self.every.value)
+
     def __call__(
         self, step: int, steps_per_epoch: int | None = None
     ) -> ReinitAction:
@@ -125,8 +130,9 @@ class ReinitSchedule:
         late = self.until is not None and (
             step > self.until.steps(steps_per_epoch)
         )
-        due = step > 0 and not late and self._is_due(step - warmup, every)
-        return ReinitAction(reestimate=due)
+        if step == 0 or late or not self.reestimates:
+            return ReinitAction()
+        return ReinitAction(reestimate=self._is_due(step - warmup, every))
 
     def _is_due(self, since_warmup: int, every: int) -> bool:
         if self.growth == 1:
@@ -144,13 +150,19 @@ class ReinitSchedule:
 
 
 class _Duration:
-    """A number of steps, or of epochs."""
+    """A number of steps, or of epochs, or no end."""
+
+    ENDLESS = {"warmup": "forever", "every": "never"}
 
     def __init__(self, name: str, value: Duration, at_least: int):
+        self.text = repr(value)
         match = re.fullmatch(r"(\d+(?:\.\d+)?) epochs?", str(value))
         self.value = float(match.group(1)) if match else value
         self.in_epochs = match is not None
         whole = isinstance(value, int) and not isinstance(value, bool)
+        if value == self.ENDLESS.get(name, self):
+            self.value = math.inf
+            return
         # Half an epoch is still some steps.
         if not (self.in_epochs or whole) or math.ceil(self.value) < at_least:
             raise ValueError(
@@ -169,4 +181,4 @@ class _Duration:
         return max(round(self.value * steps_per_epoch), self.value > 0)
 
     def __str__(self) -> str:
-        return f"'{self.value:g} epochs'" if self.in_epochs else str(self.value)
+        return self.text

@@ -131,6 +131,30 @@ def test_epochs_without_a_length_are_told(arguments):
         ReinitSchedule(*arguments)(3)
 
 
+def test_a_warm_up_without_re_estimation():
+    schedule = ReinitSchedule(5, "never")
+    assert not schedule.reestimates
+    assert [schedule(step).bypass for step in (0, 4, 5, 500)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert events(schedule, 200) == []
+    assert not any(schedule(step).reset for step in range(200))
+
+
+def test_no_bottleneck_at_all():
+    schedule = ReinitSchedule("forever", "never")
+    assert all(schedule(step) == ReinitAction(True) for step in range(200))
+
+
+@pytest.mark.parametrize("arguments", [("never", 1), (1, "forever")])
+def test_each_end_has_its_word(arguments):
+    with pytest.raises(ValueError, match="warmup|every"):
+        ReinitSchedule(*arguments)
+
+
 def test_repr_says_how_to_write_it():
     text = repr(ReinitSchedule("2 epochs", 5, growth=1.5))
     assert text == (
