@@ -1,0 +1,258 @@
+"""The paper's table of arms for a task: trains each arm with each seed by the
+task's own recipe and writes medians with their ranges.
+
+To run it:
+> python benchmarks/paper_matrix.py benchmarks/paper_matrix/festvoxru.yaml \
+>     --data_folder=data/festvox-ru
+
+A run that ended is never run again, one that was stopped goes on from its last
+checkpoint: the same command takes up what is left. What follows the name of
+the yaml file is handed to every run. The yaml file says
+
+* ``recipe`` and ``hparams``: what to run;
+* ``arms`` and ``seeds``: how often (an arm is the name of a preset, or
+  ``LABEL: {KEY: VALUE}`` with overrides of its own);
+* ``columns``: which figures of the runs' results.json to show, and how;
+* ``note``: what was scaled, in a sentence for the table.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import csv
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import click
+import torch
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+import speechbrain_vq
+from speechbrain_vq.presets import recipe_path
+
+
+class Matrix:
+    """The runs of a task and their results.
+
+    Arguments
+    ---------
+    path : path
+        The yaml file.
+    folder : path
+        Where the runs go.
+    overrides : tuple of str
+        For every run, as ``--key=value``.
+    """
+
+    def __init__(self, path, folder, overrides):
+        self.path, self.overrides = path, list(overrides)
+        self.task = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        self.folder = folder / path.stem
+        self.arms = {}
+        for arm in self.task["arms"]:
+            changes = {"arm": arm} if isinstance(arm, str) else None
+            label, changes = (
+                (arm, changes) if changes else next(iter(arm.items()))
+            )
+            self.arms[label] = [f"--{k}={v}" for k, v in changes.items()]
+        self.runs = [(a, s) for s in self.task["seeds"] for a in self.arms]
+
+    def command(self, arm, seed):
+        """What trains an arm with a seed."""
+        recipe = recipe_path(self.task["recipe"])
+        return [
+            sys.executable,
+            str(recipe / "train.py"),
+            str(recipe / "hparams" / self.task["hparams"]),
+            *self.overrides,
+            *self.arms[arm],
+            f"--seed={seed}",
+            f"--output_folder={self.output(arm, seed)}",
+        ]
+
+    def output(self, arm, seed):
+        """Where a run goes."""
+        return self.folder / arm / str(seed)
+
+    def result(self, arm, seed):
+        """What a run found, None where it has not ended."""
+        path = self.output(arm, seed) / "results.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def run(self, arm, seed):
+        """Trains, unless that was done before; returns whether it ended
+        well."""
+        output, command = self.output(arm, seed), self.command(arm, seed)
+        output.mkdir(parents=True, exist_ok=True)
+        said = output / "command.json"
+        if said.is_file() and json.loads(said.read_text()) != command:
+            raise click.ClickException(
+                f"{output} holds a run of another command: name another "
+                "--results, or remove it."
+            )
+        said.write_text(json.dumps(command))
+        if self.result(arm, seed) is not None:
+            return True
+        threads = {"OMP_NUM_THREADS": "1"}
+        with open(output / "log.txt", "a", encoding="utf-8") as log:
+            done = subprocess.run(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env={**threads, **os.environ},
+            )
+        return done.returncode == 0 and self.result(arm, seed) is not None
+
+    def values(self, arm, column):
+        """The figures of an arm's runs, scaled for the table."""
+        scale = self.task["columns"][column].get("scale", 1)
+        results = (self.result(arm, seed) for seed in self.task["seeds"])
+        return [
+            r[column] * scale
+            for r in results
+            if r and r.get(column) is not None
+        ]
+
+    def table(self):
+        """The rows of the table, as text."""
+        columns = self.task["columns"]
+        yield ["arm", *(c["title"] for c in columns.values()), "seeds"]
+        for arm in self.arms:
+            cells = []
+            for name, column in columns.items():
+                values, form = self.values(arm, name), column["format"]
+                if not values:
+                    cells.append("")
+                    continue
+                middle = format(statistics.median(values), form)
+                low, high = (format(f(values), form) for f in (min, max))
+                spread = f" ({low} to {high})" if len(values) > 1 else ""
+                cells.append(middle + spread)
+            ended = [s for s in self.task["seeds"] if self.result(arm, s)]
+            yield [arm, *cells, str(len(ended))]
+
+    def write(self, stem):
+        """Writes the table as Markdown and CSV, and a plot."""
+        rows = list(self.table())
+        steps = {r["steps"] for a, s in self.runs if (r := self.result(a, s))}
+        lines = [
+            f"# {self.task['title']}",
+            "",
+            f"`python {' '.join(sys.argv)}`",
+            "",
+            " ".join(self.task["note"].split())
+            + f" Medians (ranges) over seeds; {join(sorted(steps))} optimizer "
+            "steps.",
+            "",
+            f"speechbrain_vq {speechbrain_vq.__version__}, torch "
+            f"{torch.__version__}, Python {platform.python_version()}, "
+            f"{platform.machine()}.",
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows[:1]),
+            "|" + "---|" * len(rows[0]),
+            *("| " + " | ".join(row) + " |" for row in rows[1:]),
+            "",
+            f"![Each run]({stem.name}.png)",
+            "",
+        ]
+        stem.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
+        with open(stem.with_suffix(".csv"), "w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["arm", "seed", "steps", *self.task["columns"]])
+            for arm, seed in self.runs:
+                if result := self.result(arm, seed):
+                    names = ("steps", *self.task["columns"])
+                    found = (result.get(name) for name in names)
+                    writer.writerow([arm, seed, *found])
+        self.plot(stem.with_suffix(".png"))
+        return "\n".join(lines)
+
+    def plot(self, path):
+        """Draws a dot for each run, a bar at each median."""
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+
+        columns = self.task["columns"]
+        figure, axes = pyplot.subplots(
+            1,
+            len(columns),
+            figsize=(3 * len(columns) + 1, 0.35 * len(self.arms) + 1),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for axis, (name, column) in zip(axes[0], columns.items(), strict=True):
+            for row, arm in enumerate(self.arms):
+                values = self.values(arm, name)
+                axis.plot(values, [row] * len(values), "o", alpha=0.6)
+                if values:
+                    axis.plot(statistics.median(values), row, "k|", ms=14)
+            axis.set_title(column["title"], fontsize="medium")
+            axis.grid(axis="x", alpha=0.3)
+        axes[0][0].set_yticks(range(len(self.arms)), self.arms)
+        axes[0][0].invert_yaxis()
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+
+
+def join(values):
+    """A list in words."""
+    return " or ".join(map(str, values)) or "no"
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument(
+    "task", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+)
+@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--results",
+    default="results/matrix",
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="Where the runs go.",
+)
+@click.option(
+    "--jobs",
+    default=os.cpu_count(),
+    show_default="number of cores",
+    help="Runs at the same time, each on one thread.",
+)
+def main(task, overrides, results, jobs):
+    """Runs what is left of a table and writes it beside its yaml file."""
+    matrix = Matrix(task, results, overrides)
+    failed = []
+    # The first run prepares the data for all.
+    first, *others = matrix.runs
+    with (
+        tqdm(total=len(matrix.runs), unit="run") as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        for run, well in (
+            (first, matrix.run(*first)),
+            *zip(
+                others, pool.map(lambda r: matrix.run(*r), others), strict=True
+            ),
+        ):
+            bar.update()
+            if not well:
+                failed.append(run)
+                bar.write(f"{matrix.output(*run)} failed: see its log.txt")
+            click.echo(matrix.write(task.with_suffix("")), file=sys.stderr)
+    click.echo(matrix.write(task.with_suffix("")))
+    if failed:
+        raise click.ClickException(f"{len(failed)} runs failed.")
+
+
+if __name__ == "__main__":
+    main()

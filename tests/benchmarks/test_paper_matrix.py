@@ -1,0 +1,101 @@
+"""The table of arms: what is run, what is not run again, what is written.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "paper_matrix.py"
+TASK = """
+title: A table
+recipe: MiniSpeech/unit-discovery
+hparams: train.yaml
+seeds: [1, 2, 3]
+arms:
+    - vanilla
+    - wide robust: {{arm: robust, codebook_size: 64}}
+columns:
+    error: {{title: error, format: .2f}}
+    share: {{title: share (%), format: .0f, scale: 100}}
+note: Said below {title}.
+"""
+ERRORS = {"vanilla": [0.5, 0.1, 0.9], "wide robust": [0.2, 0.2, 0.3]}
+
+
+def run(task, *arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(task), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=task.parent,
+    )
+
+
+@pytest.fixture
+def ended(tmp_path):
+    """A task all of whose runs have ended, but for the last if so asked."""
+    task = tmp_path / "task.yaml"
+    task.write_text(TASK.format(title="the title"))
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        from paper_matrix import Matrix
+    finally:
+        sys.path.pop(0)
+    matrix = Matrix(task, pathlib.Path("results"), ())
+    for arm, errors in ERRORS.items():
+        for seed, error in enumerate(errors, start=1):
+            output = tmp_path / matrix.output(arm, seed)
+            output.mkdir(parents=True)
+            found = {"steps": 7, "error": error, "share": seed / 10}
+            (output / "results.json").write_text(json.dumps(found))
+            (output / "command.json").write_text(
+                json.dumps(matrix.command(arm, seed))
+            )
+    return task
+
+
+def test_medians_and_ranges_of_the_runs(ended):
+    done = run(ended, "--results=results")
+    assert done.returncode == 0, done.stderr
+    text = ended.with_suffix(".md").read_text()
+    assert (
+        "| vanilla | 0.50 (0.10 to 0.90) | 20 (10 to 30) | 3 |" in text
+        and "| wide robust | 0.20 (0.20 to 0.30) | 20 (10 to 30) | 3 |" in text
+        and "Said below the title." in text
+        and "7 optimizer steps" in text
+    )
+    with open(ended.with_suffix(".csv"), newline="") as file:
+        rows = list(csv.DictReader(file))
+    for arm, errors in ERRORS.items():
+        found = [float(r["error"]) for r in rows if r["arm"] == arm]
+        assert found == errors
+    assert ended.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_another_command_are_not_taken_for_these(ended):
+    done = run(ended, "--results=results", "--batch_size=3")
+    assert done.returncode != 0
+    assert "holds a run of another command" in done.stderr
+
+
+@pytest.mark.slow
+def test_only_what_is_missing_is_run(ended):
+    folder = ended.parent / "results" / "task" / "wide robust"
+    (folder / "3" / "results.json").unlink()
+    (folder / "3" / "command.json").unlink()
+    kept = (folder / "2" / "results.json").stat().st_mtime_ns
+    # A recipe that cannot run is told, by its log, and the rest is shown.
+    done = run(ended, "--results=results")
+    assert done.returncode != 0 and "1 runs failed" in done.stderr
+    assert "data_folder" in (folder / "3" / "log.txt").read_text()
+    assert (folder / "2" / "results.json").stat().st_mtime_ns == kept
+    text = ended.with_suffix(".md").read_text()
+    assert "| wide robust | 0.20 (0.20 to 0.20) | 15 (10 to 20) | 2 |" in text
