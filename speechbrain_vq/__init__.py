@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._lazy import attach
 
 if TYPE_CHECKING:
-    from .hub import export_pretrained
+    from .hub import export_pretrained, push_to_hub
     from .inference import VQTokenizer
     from .nnet import (
         KMeansResult,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         kmeans,
         nearest,
     )
-    from .presets import preset_names, preset_path
+    from .presets import bundled, preset_names, preset_path
     from .training import ReinitSchedule, VQBrain, VQMixin
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "hub": ["export_pretrained"],
+        "hub": ["export_pretrained", "push_to_hub"],
         "inference": ["VQTokenizer"],
         "nnet": [
             "KMeansResult",
@@ -39,7 +39,7 @@ __getattr__, __dir__, __all__ = attach(
             "kmeans",
             "nearest",
         ],
-        "presets": ["preset_names", "preset_path"],
+        "presets": ["bundled", "preset_names", "preset_path"],
         "training": ["ReinitSchedule", "VQBrain", "VQMixin"],
     },
 )

@@ -1,0 +1,87 @@
+"""What a stranger's yaml does to a reader, with and without the guard.
+
+To run it:
+> python benchmarks/guard.py
+
+Each attack is loaded by HyperPyYAML itself and by `load_hparams_safely`, in a
+process of its own that may take so much memory and time and no more. Linux.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import importlib.metadata
+import pathlib
+import platform
+import sys
+
+import click
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.hub.attacks import (  # noqa: E402
+    ATTACKS,
+    MEMORY,
+    SECONDS,
+    play_all,
+)
+
+LIBRARIES = ("speechbrain_vq", "HyperPyYAML", "ruamel.yaml", "PyYAML")
+LIBRARIES += ("torch", "speechbrain")
+
+
+def page(stock: dict, guard: dict) -> str:
+    """The table of what both loaders did."""
+    versions = [f"{x} {importlib.metadata.version(x)}" for x in LIBRARIES]
+    refused = sum(x["did"].startswith("refuses") for x in guard.values())
+    most = max(x["megabytes"] or 0 for x in guard.values())
+    rows = [
+        f"| {attack.name} | {_cell(stock[attack.name]['did'])} "
+        f"| {_cell(_reason(guard[attack.name]['did']))} |"
+        for attack in ATTACKS
+    ]
+    lines = [
+        "# Hostile yaml files, with and without the guard",
+        "",
+        "`python benchmarks/guard.py`",
+        "",
+        "What `load_hyperpyyaml` and `load_hparams_safely` do with each yaml of "
+        "`tests/hub/attacks.py`, in a process that may take "
+        f"{MEMORY // 2**30} GiB and {SECONDS} s of processor time. "
+        f"The guard refuses {refused} of {len(ATTACKS)}, and takes "
+        f"{most:.0f} MiB at most while it does. A yaml that stock merely "
+        '"raises" at, or whose class it only hands out, is here because a '
+        "guard that reads it otherwise would not.",
+        "",
+        f"{', '.join(versions)}, Python {platform.python_version()}, "
+        f"{platform.machine()}.",
+        "",
+        "| attack | stock | guard |",
+        "|---|---|---|",
+        *rows,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _reason(did):
+    found = did.partition(" is refused: ")
+    return f"refuses: {found[2].partition('. If you')[0]}" if found[1] else did
+
+
+def _cell(text):
+    text = " ".join(text.split()).replace("|", "\\|")
+    return text if len(text) < 80 else text[:76] + "..."
+
+
+@click.command()
+@click.option("--out", default=str(ROOT / "benchmarks/guard.md"))
+def main(out: str) -> None:
+    """Writes the table."""
+    text = page(play_all("stock"), play_all("guard"))
+    pathlib.Path(out).write_text(text, encoding="utf-8")
+    click.echo(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Recipe for recognising phones from the tokens of a frozen tokenizer.
+
+To run this recipe:
+> python train.py hparams/train.yaml --data_folder=data
+
+The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
+folder that export_pretrained wrote, or the id of one on the Hub. Where the data
+folder does not exist, MiniSpeech is made there. --input=features trains the
+same recogniser on the features that the tokenizer gets: what the tokens cost.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import logging
+import pathlib
+import sys
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.decoders import ctc_greedy_decode
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.metric_stats import ErrorRateStats
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.audio import read_audio, usable
+from speechbrain_vq.nnet.checks import check_choice
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    data_root,
+    prepare,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class TokenEmbedding(torch.nn.Module):
+    """Tokens [B, T, C] of C codebooks to vectors [B, T, C * H].
+
+    Arguments
+    ---------
+    vectors : torch.Tensor
+        What it starts from, [C * K, H].
+    num_codebooks : int
+        C.
+    """
+
+    def __init__(self, vectors, num_codebooks):
+        super().__init__()
+        self.table = torch.nn.Embedding.from_pretrained(vectors, freeze=False)
+        first = torch.arange(num_codebooks) * (len(vectors) // num_codebooks)
+        self.register_buffer("first", first, persistent=False)
+
+    def forward(self, tokens):
+        """[B, T, C] -> [B, T, C * H]."""
+        return self.table(tokens + self.first).flatten(2)
+
+
+class ASRBrain(sb.Brain):
+    """Learns to recognise phones, by CTC."""
+
+    def compute_forward(self, batch, stage):
+        """Log-probabilities of the phones."""
+        batch = batch.to(self.device)
+        heard, lengths = batch.heard
+        vectors = self.modules.front(heard)
+        logits = self.modules.recogniser(vectors, lengths)
+        return logits.log_softmax(-1), lengths
+
+    def compute_objectives(self, predictions, batch, stage):
+        """CTC loss; counts the errors outside training."""
+        log_probs, lengths = predictions
+        encoder = self.hparams.label_encoder
+        blank = encoder.get_blank_index()
+        if stage != sb.Stage.TRAIN:
+            heard = ctc_greedy_decode(log_probs, lengths, blank)
+            self.errors.append(
+                batch.id, encoder.decode_ndim(heard), batch.phones
+            )
+        labels, label_lengths = batch.labels
+        return sb.nnet.losses.ctc_loss(
+            log_probs, labels, lengths, label_lengths, blank
+        )
+
+    def on_stage_start(self, stage, epoch=None):
+        """Empties the counts."""
+        self.errors = ErrorRateStats()
+        if stage == sb.Stage.TRAIN:
+            # A resumed run drops out what the one before it would have.
+            torch.manual_seed(self.hparams.seed + epoch)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, saves, and keeps the results of a test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        summary = self.errors.summarize()
+        stats = {"loss": stage_loss, "PER": summary["error_rate"]}
+        if stage == sb.Stage.VALID:
+            self.hparams.train_logger.log_stats(
+                {"epoch": epoch}, self.train_stats, stats
+            )
+            self.checkpointer.save_and_keep_only(
+                meta=stats, importance_keys=[], min_keys=["PER"]
+            )
+            return
+        self.hparams.train_logger.log_stats(
+            {"epoch": self.hparams.epoch_counter.current}, test_stats=stats
+        )
+        self.results = {
+            "per": stats["PER"],
+            "phones": summary["num_scored_tokens"],
+            "loss": stage_loss,
+        }
+
+
+def read_manifest(hparams, folder, split):
+    """The utterances of a split whose phones are known."""
+    dataset = DynamicItemDataset.from_json(
+        str(folder / f"{split}.json"), {"data_root": data_root(folder)}
+    )
+    for name, item in list(dataset.data.items()):
+        phones = [phone for _, _, phone in item.get("phones", [])]
+        item["phones"] = [p for p in phones if p not in hparams["not_phones"]]
+        if not item["phones"] or item["length"] > hparams["longest"]:
+            del dataset.data[name]
+    dataset.data_ids = list(dataset.data)
+    if not dataset.data:
+        raise ValueError(
+            f"No utterance of {folder / split}.json has phones to recognise "
+            f"and at most {hparams['longest']:g} seconds."
+        )
+    return usable(dataset)
+
+
+@torch.no_grad()
+def hear(tokenizer, path, what):
+    """What the recogniser gets of a file, at the rate of the tokens: tokens
+    [T, C], or features [T, D] with the frames of a token side by side."""
+    wavs = read_audio(path, tokenizer.sample_rate).unsqueeze(0)
+    wavs = wavs.to(tokenizer.device)
+    if what == "tokens":
+        return tokenizer.sig_to_tokens(wavs)[0].cpu()
+    extract = tokenizer.mods.features
+    features = extract(wavs, torch.ones(1, device=wavs.device))[0][0].cpu()
+    frames = round(extract.frame_rate / tokenizer.token_rate)
+    number = len(features) // frames
+    return features[: number * frames].reshape(number, -1)
+
+
+def dataio_prep(hparams, folder):
+    """The three datasets of a folder of manifests."""
+    splits = ("train", "valid", "test")
+    datasets = {s: read_manifest(hparams, folder, s) for s in splits}
+    encoder = hparams["label_encoder"]
+    encoder.load_or_create(
+        pathlib.Path(hparams["save_folder"]) / "label_encoder.txt",
+        from_iterables=[[i["phones"] for i in datasets["train"].data.values()]],
+        sequence_input=True,
+        special_labels={"blank_label": 0, "unk_label": "<unk>"},
+    )
+    encoder.ignore_len()
+    # The tokenizer does not learn: once is enough.
+    heard = {
+        name: hear(hparams["pretrained"], item["wav"], hparams["input"])
+        for split in splits
+        for name, item in tqdm(datasets[split].data.items(), f"{split} set")
+    }
+
+    @sb.utils.data_pipeline.takes("id")
+    @sb.utils.data_pipeline.provides("heard")
+    def look_up(name):
+        return heard[name]
+
+    @sb.utils.data_pipeline.takes("phones")
+    @sb.utils.data_pipeline.provides("labels")
+    def label(phones):
+        return encoder.encode_sequence_torch(phones)
+
+    for dataset in datasets.values():
+        dataset.add_dynamic_item(look_up)
+        dataset.add_dynamic_item(label)
+        dataset.set_output_keys(["id", "heard", "phones", "labels"])
+    return datasets
+
+
+def make_front(hparams, sample):
+    """What gives the recogniser its vectors, and their size."""
+    if hparams["input"] == "features":
+        return torch.nn.Identity(), sample.shape[1]
+    vectors = hparams["pretrained"].get_pretrained_embeddings().cpu()
+    if hparams["embedding_init"] == "random":
+        vectors = torch.randn_like(vectors)
+    front = TokenEmbedding(vectors, sample.shape[1])
+    return front, sample.shape[1] * vectors.shape[1]
+
+
+def make_modules(hparams, sample):
+    """What is trained; its sizes depend on the data."""
+    front, size = make_front(hparams, sample)
+    recogniser = hparams["recogniser"](input_shape=[None, None, size])
+    recogniser.append(
+        sb.nnet.linear.Linear,
+        n_neurons=len(hparams["label_encoder"]),
+        layer_name="output",
+    )
+    return {"front": front, "recogniser": recogniser}
+
+
+def check_folder(hparams):
+    """Refuses to go on with a recogniser that heard something else."""
+    heard = {
+        key: hparams[key] for key in ("tokenizer", "input", "embedding_init")
+    }
+    path = pathlib.Path(hparams["save_folder"]) / "heard.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if before != heard:
+            raise ValueError(
+                f"The run in {hparams['output_folder']} has {before}, not "
+                f"{heard}: give another --output_folder."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(heard), encoding="utf-8")
+
+
+def finish(brain, hparams):
+    """Writes the results of the test, which are last: where they are, the run
+    is complete."""
+    results = {
+        key: hparams[key] for key in ("tokenizer", "input", "seed")
+    } | brain.results
+    with open(hparams["per_file"], "w", encoding="utf-8") as file:
+        brain.errors.write_stats(file)
+    path = pathlib.Path(hparams["output_folder"]) / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    logger.info("Phone error rate %.1f %%: %s", results["per"], path)
+
+
+def train(hparams, run_opts=None):
+    """From the corpus to the results; returns the Brain."""
+    for key, known in (
+        ("input", ("tokens", "features")),
+        ("embedding_init", ("pretrained", "random")),
+    ):
+        check_choice(key, hparams[key], known)
+    run_on_main(check_folder, kwargs={"hparams": hparams})
+    corpus = {
+        "data_folder": hparams["data_folder"],
+        "save_folder": hparams["manifest_folder"],
+        "minutes": hparams["minutes"],
+        "languages": hparams["languages"],
+    }
+    run_on_main(prepare, kwargs=corpus)
+    folder = prepare(**corpus)  # Finds it done
+    datasets = dataio_prep(hparams, folder)
+    modules = make_modules(hparams, datasets["train"][0]["heard"])
+    hparams["checkpointer"].add_recoverables(modules)
+    brain = ASRBrain(
+        modules=modules,
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    loader = {"num_workers": hparams["num_workers"]}
+    whole = {"batch_size": hparams["valid_batch_size"], **loader}
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs={
+            "batch_size": hparams["batch_size"],
+            "shuffle": True,
+            **loader,
+        },
+        valid_loader_kwargs=dict(whole),
+    )
+    brain.evaluate(
+        datasets["test"], min_key="PER", test_loader_kwargs=dict(whole)
+    )
+    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
+    return brain
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    ddp_init_group(run_opts)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    train(hparams, run_opts)

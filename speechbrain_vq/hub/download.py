@@ -1,0 +1,213 @@
+"""From a folder or a name on the Hub to the files of one commit.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import os
+import pathlib
+import re
+import warnings
+
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+
+from .errors import HubError, in_words, is_unreachable
+from .folder import CONFIG, HPARAMS, WEIGHTS, find_file, pickles_hint
+from .savedir import MARK, place  # noqa: F401
+
+# Of a stranger's repository nothing else is fetched. Names in full: a pattern
+# with a star would reach into subfolders.
+FILES = (HPARAMS, CONFIG, WEIGHTS, "label_encoder.txt")
+COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def download(
+    source: str | pathlib.Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | pathlib.Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    savedir: str | pathlib.Path | None = None,
+    trust_remote_code: bool = False,
+) -> pathlib.Path:
+    """The folder with a model's files, all of one commit.
+
+    Files that can hold code are not fetched. A commit that is in the cache is
+    not asked for again. When the Hub cannot be reached, what the cache has of
+    the revision is used, with a warning that names its commit.
+
+    Arguments
+    ---------
+    source : str or path
+        A folder, which is used as it is, or a model on the Hub (``org/name``).
+    revision : str, optional
+        Branch, tag or commit on the Hub; absent: ``main``.
+    token : str or bool, optional
+        As in ``huggingface_hub``: absent, it is ``HF_TOKEN`` or the stored
+        login; ``False`` is none.
+    cache_dir : path, optional
+        Absent: the Hub's own cache.
+    local_files_only : bool
+        Whether to make no connection.
+    force_download : bool
+        Whether to fetch what is in the cache once more.
+    savedir : path, optional
+        Where to put a copy of the files: a new or empty folder, or one that
+        an earlier call filled.
+    trust_remote_code : bool
+        Whether to fetch every file of the repository.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder; it has the yaml and the weights.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the source is neither a folder nor a name on the Hub, or the folder
+        lacks a file.
+    ValueError
+        If the arguments contradict each other, or a file is a link out of the
+        folder.
+    HubError
+        If the Hub does not give the files; the message says why.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"'{source}' is a folder, which has no revision "
+                f"'{revision}': leave revision out, or give a model on the Hub."
+            )
+        mark = {"source": os.fspath(folder.resolve())}
+        for name in (HPARAMS, WEIGHTS):
+            find_file(folder, name)
+    else:
+        repo_id = _repo_id(source)
+        if trust_remote_code and not COMMIT.fullmatch(revision or ""):
+            warnings.warn(
+                f"'{repo_id}' may run its code here, and whoever owns it can "
+                "change it at any time: read it, and give the commit that you "
+                "read as revision, all 40 characters.",
+                stacklevel=2,
+            )
+        folder = _snapshot(
+            repo_id,
+            revision,
+            token,
+            cache_dir,
+            local_files_only,
+            force_download,
+            trust_remote_code,
+        )
+        mark = {"source": repo_id, "commit": folder.name}
+        _check(repo_id, folder, token, local_files_only)
+    if savedir is None:
+        return folder
+    return place(
+        folder,
+        pathlib.Path(savedir),
+        None if trust_remote_code else FILES,
+        mark,
+        force_download,
+    )
+
+
+def _repo_id(source):
+    """The source as a name on the Hub; what looks like a path is none."""
+    text = os.fspath(source)
+    try:
+        validate_repo_id(text)
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"There is no folder '{text}', and as the name of a model on the "
+            "Hub it should read 'organisation/name'."
+        ) from error
+    if pathlib.Path(text).exists():
+        raise FileNotFoundError(
+            f"'{text}' is a file; give the folder of a model, or the name of "
+            "one on the Hub ('organisation/name')."
+        )
+    return text
+
+
+def _snapshot(
+    repo_id, revision, token, cache_dir, local_files_only, force, everything
+):
+    if local_files_only and force:
+        raise ValueError(
+            "local_files_only and force_download contradict each other."
+        )
+
+    def fetch(**how):
+        return pathlib.Path(
+            snapshot_download(
+                repo_id,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                allow_patterns=None if everything else list(FILES),
+                library_name="speechbrain_vq",
+                **how,
+            )
+        )
+
+    with in_words(repo_id, revision):
+        if local_files_only or constants.HF_HUB_OFFLINE:
+            return fetch(local_files_only=True)
+        if not COMMIT.fullmatch(revision or ""):
+            # The client alone would serve its cache for whatever goes wrong,
+            # a refused token too, and not say so.
+            try:
+                HfApi(token=token).model_info(repo_id, revision=revision)
+            except (HTTPError, ConnectionError) as error:
+                if force or not is_unreachable(error):
+                    raise
+                return _cached(fetch, repo_id, revision, error)
+        return fetch(force_download=force)
+
+
+def _cached(fetch, repo_id, revision, error):
+    """What the cache has of a revision whose commit cannot be asked for."""
+    try:
+        folder = fetch(local_files_only=True)
+    except FileNotFoundError:
+        raise error from None
+    why = "is in trouble" if isinstance(error, HfHubHTTPError) else "is away"
+    warnings.warn(
+        f"The Hub {why}: '{repo_id}' at revision '{revision or 'main'}' is "
+        f"loaded from the cache, as of commit {folder.name}.",
+        stacklevel=2,
+    )
+    return folder
+
+
+def _check(repo_id, folder, token, offline):
+    for name in (HPARAMS, WEIGHTS):
+        try:
+            find_file(folder, name)
+        except FileNotFoundError as error:
+            names = () if offline else _listing(repo_id, folder.name, token)
+            what = f"'{repo_id}' at commit {folder.name}"
+            if not names or name in names:
+                raise HubError(
+                    f"The cache has {what}, but not its {name}: load it once "
+                    "with a connection."
+                ) from error
+            hint = pickles_hint(names) if name == WEIGHTS else ""
+            raise HubError(
+                f"{what} is no model that can be loaded: it has no {name}."
+                f"{hint}"
+            ) from error
+
+
+def _listing(repo_id, commit, token):
+    """The names of a commit's files; none if the Hub does not say."""
+    try:
+        return HfApi(token=token).list_repo_files(repo_id, revision=commit)
+    except (HTTPError, ConnectionError):
+        return ()

@@ -1,0 +1,129 @@
+"""What goes wrong with the Hub, in words.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+from huggingface_hub import constants, errors
+
+LOG_IN = "log in with `hf auth login`, set HF_TOKEN or give a token"
+
+
+class HubError(RuntimeError):
+    """The Hub refused, lacks something or cannot be reached; the message says
+    which, and the way out."""
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether the Hub did not answer, or not to the question: it may later."""
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        return status == 429 or status >= 500
+    return isinstance(error, errors.HTTPError | ConnectionError)
+
+
+@contextlib.contextmanager
+def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
+    """Turns what the Hub's client raises into a ``HubError``.
+
+    Arguments
+    ---------
+    repo_id : str
+        The repository asked for.
+    revision : str, optional
+        The revision asked for.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    HubError
+        With the client's error as its cause.
+    """
+    try:
+        yield
+    # The client's own errors and no other: a full disk speaks for itself.
+    except (
+        errors.HTTPError,
+        errors.EntryNotFoundError,
+        errors.FileMetadataError,
+        errors.LocalTokenNotFoundError,
+        errors.XetDownloadError,
+        ConnectionError,
+    ) as error:
+        raise HubError(_explain(error, repo_id, revision)) from error
+    # Such as a file whose name leads out of the folder.
+    except ValueError as error:
+        raise HubError(f"'{repo_id}' was not accepted: {error}") from error
+
+
+def _explain(error, repo_id, revision):
+    page = f"{constants.ENDPOINT}/{repo_id}"
+    if isinstance(error, errors.GatedRepoError):
+        return f"'{repo_id}' is gated: ask for access at {page}, then {LOG_IN}."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (
+            f"'{repo_id}' has no revision '{revision or 'main'}': see "
+            f"{page}/commits."
+        )
+    if isinstance(error, errors.DisabledRepoError):
+        return f"'{repo_id}' was disabled: see {page}."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"There is no model '{repo_id}' at {constants.ENDPOINT}, or it is "
+            f"private and not open to you: {LOG_IN} of someone who may see it."
+        )
+    if isinstance(error, errors.LocalTokenNotFoundError):
+        return f"There is no token: {LOG_IN}."
+    if isinstance(error, errors.HfHubHTTPError):
+        return _explain_status(error, repo_id)
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        cause = f" ({_cause(error)})" if error.__cause__ else ""
+        return (
+            f"'{repo_id}' at revision '{revision or 'main'}' is not, or not "
+            f"wholly, in the cache, and the Hub was not asked or did not "
+            f"answer{cause}. Try again with a connection and without "
+            "local_files_only or HF_HUB_OFFLINE."
+        )
+    return (
+        f"{constants.ENDPOINT} cannot be reached ({_cause(error)}). Check the "
+        "connection and run the same again."
+    )
+
+
+def _explain_status(error, repo_id):
+    status = error.response.status_code
+    said = error.server_message or _cause(error)
+    if status == 401:
+        return (
+            f"The token is wrong or has expired ({said}): {LOG_IN} that is "
+            "valid."
+        )
+    if status == 403:
+        return f"The token gives no right to '{repo_id}' ({said})."
+    if status == 429:
+        wait = error.response.headers.get("Retry-After")
+        when = f" in {wait} s" if wait else " later"
+        return (
+            f"Too many requests to {constants.ENDPOINT} ({said}): try again"
+            f"{when}; who is logged in may ask more often."
+        )
+    if status >= 500:
+        return (
+            f"{constants.ENDPOINT} has trouble (error {status}): run the same "
+            "again later."
+        )
+    return f"{constants.ENDPOINT} refused '{repo_id}' ({status}: {said})."
+
+
+def _cause(error):
+    """The first line that says something."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,138 @@
+"""The yaml of a model, made of the yaml of its training.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import io
+import pathlib
+
+import ruamel.yaml
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from .folder import HPARAMS
+
+# What a training yaml may say under `inference`, and what holds where it says
+# nothing.
+SECTION = {
+    "interface": "VQTokenizer",
+    "keys": ["sample_rate", "token_rate"],
+    "files": [],
+    "recipe": None,
+    "summary": None,
+    "card": {},
+}
+# With it, SpeechBrain's own Pretrained.from_hparams finds the weights.
+PRETRAINER = """
+pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
+    modules: !ref <modules>
+"""
+
+
+def inference_section(training: dict) -> dict:
+    """What a training yaml says of the model that it makes.
+
+    Arguments
+    ---------
+    training : dict
+        The yaml. Under ``inference`` it may have: ``interface``, the class
+        that loads the model (one of ``speechbrain_vq.inference``, or a dotted
+        name); ``keys``, those of the yaml that it needs beside ``modules``;
+        ``files``, those of its ``save_folder`` that it needs, such as
+        ``label_encoder.txt``; ``recipe`` and ``summary``, for the card; ``card``, more of its front
+        matter.
+
+    Returns
+    -------
+    dict
+        All of these.
+
+    Raises
+    ------
+    ValueError
+        If it says something else.
+
+    Example
+    -------
+    >>> inference_section({})["interface"]
+    'VQTokenizer'
+    """
+    given = training.get("inference") or {}
+    unknown = set(given) - set(SECTION)
+    if unknown:
+        raise ValueError(
+            f"inference: of the run's {HPARAMS} has {', '.join(unknown)}; it "
+            f"takes {', '.join(SECTION)}."
+        )
+    return {**SECTION, **given}
+
+
+def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
+    """The yaml of a model: its modules, what else is needed to use it, and
+    nothing of the training.
+
+    Arguments
+    ---------
+    training : CommentedMap
+        The yaml of the run.
+    keys : list of str
+        What it keeps beside the modules.
+
+    Returns
+    -------
+    str
+        The text.
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, or what is kept has a placeholder or the path of
+        a file, which others do not have.
+    """
+    wanted = [*keys, "modules"]
+    missing = [key for key in wanted if key not in training]
+    if missing:
+        raise ValueError(
+            f"The run's {HPARAMS} lacks {', '.join(missing)}, which the model "
+            "needs."
+        )
+    done: dict = {}
+    kept = CommentedMap((k, _plain(training[k], k, done)) for k in wanted)
+    yaml, text = ruamel.yaml.YAML(), io.StringIO()
+    yaml.indent(mapping=4)
+    yaml.dump(kept, text)
+    title = "# A pretrained model of speechbrain_vq\n\n"
+    return title + text.getvalue() + PRETRAINER
+
+
+def _plain(node, name: str, done: dict):
+    """A copy without comments and names of anchors; what was one node stays
+    one. Reservoirs serve training only and stay behind."""
+    if id(node) in done:
+        return done[id(node)]
+    if isinstance(node, CommentedMap):
+        copy = done[id(node)] = CommentedMap()
+        for key, value in node.items():
+            path = f"{name}.{key}"
+            value = 0 if key == "reservoir_size" else value
+            copy[key] = _plain(value, path, done)
+    elif isinstance(node, CommentedSeq):
+        copy = done[id(node)] = CommentedSeq()
+        copy.extend(_plain(value, name, done) for value in node)
+    else:
+        _check_leaf(node, name)
+        return node
+    if node.tag.value:
+        copy.yaml_set_ctag(node.tag)
+    return copy
+
+
+def _check_leaf(node, name: str) -> None:
+    tag = getattr(node, "tag", None)
+    if tag is not None and str(tag.value) == "!PLACEHOLDER":
+        raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
+    if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
+        raise ValueError(
+            f"{name} of the run's {HPARAMS} is {node}, a path that others do "
+            "not have."
+        )

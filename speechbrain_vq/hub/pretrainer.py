@@ -1,0 +1,99 @@
+"""The weights of an exported model for SpeechBrain's own classes.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pathlib
+
+import torch
+from speechbrain.utils.fetching import (
+    FetchConfig,
+    FetchSource,
+    LocalStrategy,
+    fetch,
+)
+from speechbrain.utils.parameter_transfer import Pretrainer
+
+from .folder import WEIGHTS, load_weights
+
+
+class WeightsPretrainer(Pretrainer):
+    """Lets SpeechBrain's ``from_hparams`` load ``model.safetensors``.
+
+    An exported yaml names it as its ``pretrainer``. The stock one wants a
+    pickle for each module; here one file serves all, and it holds no code.
+
+    SpeechBrain's ``fetch`` sends no token unless told so: a private model
+    needs ``fetch_config=FetchConfig(token=True)``.
+
+    Arguments
+    ---------
+    modules : dict
+        The modules to load, by the names that the weights begin with.
+
+    Example
+    -------
+    >>> pretrainer = WeightsPretrainer({"linear": torch.nn.Linear(2, 3)})
+    >>> pretrainer.collect_files("results/model")  # doctest: +SKIP
+    >>> pretrainer.load_collected()  # doctest: +SKIP
+    """
+
+    def __init__(self, modules: dict[str, torch.nn.Module]) -> None:
+        super().__init__()
+        self.modules = modules
+        self.path = None
+
+    def collect_files(
+        self,
+        default_source: str | pathlib.Path | FetchSource | None = None,
+        local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
+        fetch_config: FetchConfig = FetchConfig(),  # noqa: B008
+    ) -> dict[str, pathlib.Path]:
+        """Fetches the weights, into ``collect_in`` where that is set.
+
+        Arguments
+        ---------
+        default_source : str, path or FetchSource
+            The folder or the model on the Hub.
+        local_strategy : LocalStrategy
+            How the file gets into ``collect_in``.
+        fetch_config : FetchConfig
+            Revision, token and cache.
+
+        Returns
+        -------
+        dict
+            The path of the weights.
+
+        Raises
+        ------
+        ValueError
+            If there is no source.
+        """
+        if default_source is None:
+            raise ValueError(f"Say where to take {WEIGHTS} from.")
+        self.path = fetch(
+            filename=WEIGHTS,
+            source=default_source,
+            savedir=self.collect_in,
+            local_strategy=local_strategy,
+            fetch_config=fetch_config,
+        )
+        return {WEIGHTS: self.path}
+
+    def load_collected(self) -> None:
+        """Loads the weights into the modules, all of them and no others.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit, or were never collected.
+        """
+        path = self.path
+        # Only the main process collects; the others find it there.
+        if path is None and self.collect_in is not None:
+            path = self.collect_in / WEIGHTS
+        if path is None:
+            raise ValueError("Call collect_files before load_collected.")
+        load_weights(self.modules, path)

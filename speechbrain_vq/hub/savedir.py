@@ -1,0 +1,80 @@
+"""A model's files where the caller wants them.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+from .folder import find_file
+from .swap import replace_folder
+
+# Says what a savedir holds, and that it was made here.
+MARK = ".speechbrain_vq.json"
+
+
+def place(
+    folder: pathlib.Path,
+    savedir: pathlib.Path,
+    names: Sequence[str] | None,
+    origin: dict[str, str],
+    fresh: bool = False,
+) -> pathlib.Path:
+    """Copies a model's files: all of one commit, and no others beside them.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Where they are.
+    savedir : pathlib.Path
+        Where they go: a new or empty folder, or one that this function made.
+    names : sequence of str, optional
+        Which files, of those that are there; absent: the whole folder.
+    origin : dict
+        Where they are from. With a ``commit``, files that are there already
+        are not copied again.
+    fresh : bool
+        Whether they are copied again all the same.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder with the copies.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds what others put there.
+    """
+    savedir = savedir.expanduser().resolve()
+    if savedir == folder.resolve():
+        return folder
+    text = json.dumps({**origin, "files": names})
+    mark = savedir / MARK
+    if mark.is_file():
+        if "commit" in origin and mark.read_text() == text and not fresh:
+            return savedir
+    elif savedir.exists() and any(savedir.iterdir()):
+        raise FileExistsError(
+            f"savedir {savedir} holds other files, which would be lost: name "
+            "a new or an empty folder."
+        )
+    savedir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{savedir.name}-", dir=savedir.parent
+    ) as beside:
+        new = pathlib.Path(beside) / "new"
+        if names is None:
+            shutil.copytree(folder, new)
+        else:
+            new.mkdir()
+            for name in names:
+                if (folder / name).is_file():
+                    shutil.copyfile(find_file(folder, name), new / name)
+        (new / MARK).write_text(text)
+        replace_folder(new, savedir)
+    return savedir

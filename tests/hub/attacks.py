@@ -1,0 +1,418 @@
+"""Yaml files that a stranger may publish, and what they do to a reader.
+
+Tests and the benchmark of the guard share the list. To see what one loader
+does with all of them:
+> python -m tests.hub.attacks guard|stock|quick OUT.json
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+# What a loading may take: bytes beyond what the process has, and seconds.
+MEMORY, SECONDS = 3 * 2**30, 8
+FOREIGN = ("passwd", "inc.yaml", "weights.pt")
+
+
+class Attack(NamedTuple):
+    """A yaml, and what HyperPyYAML does with it.
+
+    CMD leaves a trace, TRACE is its path. ``stock`` is the beginning of what
+    ``play`` says of it.
+    """
+
+    name: str
+    text: str
+    stock: str
+
+
+def _chain(first, line, number):
+    return "\n".join([first, *(line(i, i + 1) for i in range(number))])
+
+
+def _laughs(level):
+    inner = _laughs(level - 1) if level else "x"
+    return f"&a{level} [{inner}" + f", *a{level - 1}" * 8 * bool(level) + "]"
+
+
+RUNS, HANDS, OPENS = "runs the command", "hands out", "opens"
+TAKES, RAISES = "takes over", "raises"
+LINEAR = "a: !new:torch.nn.Linear [2, 3]\n"
+LAYERS = "{d_model: 1, nhead: 1, num_encoder_layers: 100000000}"
+CRDNN = "!new:speechbrain.lobes.models.CRDNN.CRDNN"
+PRETRAINER = "!new:speechbrain.utils.parameter_transfer.Pretrainer"
+
+ATTACKS = [
+    # Those of the literature on HyperPyYAML, PyYAML and pydoc.locate.
+    Attack("apply", "x: !apply:os.system [CMD]", RUNS),
+    Attack(
+        "constructor with side effects",
+        "x: !new:subprocess.Popen\n    args: [touch, TRACE]",
+        RUNS,
+    ),
+    Attack("applyref", "x: !applyref:os.system [CMD]", RUNS),
+    Attack("name", "x: !name:os.system\n    command: CMD", HANDS),
+    Attack("python tag", "x: !!python/object/apply:os.system [CMD]", RUNS),
+    Attack(
+        "tagged tuple",
+        "x: !tuple (!!python/object/apply:os.system [CMD],)",
+        RUNS,
+    ),
+    Attack(
+        "untagged tuple", "x: (!!python/object/apply:os.system [CMD],)", RUNS
+    ),
+    Attack(
+        "tag handle",
+        "%TAG !e! !apply:os.\n---\nx: !e!system [CMD]",
+        RUNS,
+    ),
+    Attack("percent-encoded tag", "x: !%61pply:os.system [CMD]", RUNS),
+    Attack("verbatim tag", "x: !<!apply:os.system> [CMD]", RUNS),
+    Attack(
+        "through an honest module",
+        "x: !apply:speechbrain.utils.fetching.shutil.os.system [CMD]",
+        RUNS,
+    ),
+    Attack("through torch", "x: !apply:torch.os.system [CMD]", RUNS),
+    Attack(
+        "honest function that runs",
+        "x: !apply:speechbrain.utils.superpowers.run_shell [CMD]",
+        RUNS,
+    ),
+    Attack("include", "x: !include:inc.yaml", RUNS),
+    Attack("include of any file", "x: !include:/etc/passwd", OPENS),
+    Attack("import", "x: !module:this", "imports this"),
+    Attack("tag on a key", "? !apply:os.system [CMD]\n: 1", RAISES),
+    Attack(
+        "globals of a function",
+        "a: !name:os.path.join\nx: !ref <a.__globals__>",
+        HANDS,
+    ),
+    Attack(
+        "private attribute",
+        "a: !name:torch.nn.Linear\nx: !ref <a.__init__>",
+        HANDS,
+    ),
+    Attack(
+        "foreign class in an honest module",
+        "x: !new:torch.nn.modules.module.functools.partial [1]",
+        RAISES,
+    ),
+    Attack("torch.load", "x: !name:torch.load", HANDS),
+    Attack(
+        "string put together",
+        'p: "("\na: "!!python/object/apply:os.system [CMD]"\nq: ",)"\n'
+        "x: !ref <p><a><q>",
+        RUNS,
+    ),
+    Attack("torch.hub.load", "x: !name:torch.hub.load", HANDS),
+    Attack(
+        "load_pickle", "x: !name:speechbrain.dataio.dataio.load_pickle", HANDS
+    ),
+    # Names and tags.
+    Attack("eval", "x: !apply:eval [\"__import__('os').system('CMD')\"]", RUNS),
+    Attack("python/name", "x: !!python/name:os.system", HANDS),
+    Attack(
+        "python tag of a class",
+        "x: !!python/object/apply:subprocess.Popen [[touch, TRACE]]",
+        RUNS,
+    ),
+    Attack("python/module", "x: !!python/module:this", "imports this"),
+    Attack("writing constructor", "x: !new:logging.FileHandler [TRACE]", RUNS),
+    Attack(
+        "re-export of torch.load",
+        "x: !name:speechbrain_vq.nnet.search.torch.load",
+        HANDS,
+    ),
+    Attack(
+        "all modules of the process",
+        "x: !name:torch.nn.modules.module.warnings.sys.modules",
+        HANDS,
+    ),
+    Attack(
+        "hook on all modules",
+        "x: !name:torch.nn.modules.module.register_module_forward_hook",
+        HANDS,
+    ),
+    Attack("private name", "x: !name:torch.nn.modules.utils._ntuple", HANDS),
+    Attack("method by name", "x: !name:torch.nn.Module.apply", HANDS),
+    Attack(
+        "class that unpickles what it schedules",
+        "x: !new:speechbrain.nnet.schedulers.NewBobScheduler [1.0]",
+        HANDS,
+    ),
+    Attack("wide letter", "x: !name:%EF%BD%8Fs.system", RAISES),
+    Attack("lookalike letter", "x: !new:torch.nn.Line%D0%B0r [2, 3]", RAISES),
+    Attack(
+        "anchor used twice",
+        "a: &a 1\nb: *a\nc: &a !apply:os.system [CMD]\nd: *a",
+        RUNS,
+    ),
+    Attack(
+        "merged mapping",
+        "a: &a {k: !apply:os.system [CMD]}\nx: {<<: *a}",
+        RUNS,
+    ),
+    Attack("key twice", "x: 1\nx: !apply:os.system [CMD]", RAISES),
+    Attack(
+        "string put together by !copy",
+        'a: "!!python/object/apply:os.system [CMD]"\nx: !copy (<a>,)',
+        RUNS,
+    ),
+    Attack("key that is dropped", "__x: !apply:os.system [CMD]", RUNS),
+    # Objects.
+    Attack("bound method", LINEAR + "x: !ref <a.apply>", HANDS),
+    Attack(
+        "hooks by attribute",
+        LINEAR + "x: !ref <a.register_forward_hook>",
+        HANDS,
+    ),
+    Attack("class by attribute", LINEAR + "x: !ref <a.__class__>", HANDS),
+    Attack(
+        "attribute of an attribute",
+        LINEAR + "b: !ref <a.forward>\nx: !ref <b.__func__>",
+        HANDS,
+    ),
+    Attack(
+        "attribute put together",
+        LINEAR + 'b: "<a.__class__>"\nx: !ref <b>',
+        HANDS,
+    ),
+    Attack(
+        "module that calls its argument",
+        f"x: {CRDNN}\n    input_shape: [null, null, 40]\n"
+        "    activation: !name:os.system\n        command: CMD",
+        RUNS,
+    ),
+    Attack(
+        "module that reads a checkpoint",
+        "x: !new:speechbrain.lobes.models.beats.BEATs [weights.pt]",
+        OPENS,
+    ),
+    Attack(
+        "codec that reads a checkpoint",
+        "x: !new:speechbrain.lobes.models.discrete.dac.DAC\n"
+        "    load_pretrained: True\n    load_path: weights.pt",
+        OPENS,
+    ),
+    Attack(
+        "pretrainer with hooks",
+        LINEAR + f"x: {PRETRAINER}\n    loadables: {{a: !ref <a>}}\n"
+        "    custom_hooks: {a: !name:torch.nn.ReLU }",
+        HANDS,
+    ),
+    Attack(
+        "pretrainer with a call",
+        LINEAR + f"x: {PRETRAINER}\n    loadables: {{a: !ref <a>}}\n"
+        "    conditions: {a: !name:torch.nn.ReLU }",
+        HANDS,
+    ),
+    # Size.
+    Attack(
+        "billion laughs",
+        _chain(
+            "a0: &a0 x",
+            lambda i, j: f"a{j}: &a{j} [" + ", ".join([f"*a{i}"] * 9) + "]",
+            12,
+        ),
+        TAKES,
+    ),
+    Attack("billion laughs from within", "x: " + _laughs(12), TAKES),
+    Attack(
+        "merges that multiply",
+        _chain(
+            "a0: &a0 {x: 1, y: 2}",
+            lambda i, j: f"a{j}: &a{j} {{<<: ["
+            + ", ".join([f"*a{i}"] * 9)
+            + "]}",
+            12,
+        ),
+        TAKES,
+    ),
+    Attack(
+        "references that multiply",
+        _chain(
+            "a0: [1, 1]",
+            lambda i, j: f"a{j}: &a{j} [!ref <a{i}>, !ref <a{i}>]\nb{j}: *a{j}",
+            40,
+        ),
+        TAKES,
+    ),
+    Attack(
+        "copies that multiply",
+        _chain(
+            "a0: [1, 1]",
+            lambda i, j: f"a{j}: [!copy <a{i}>, !copy <a{i}>]",
+            40,
+        ),
+        TAKES,
+    ),
+    Attack(
+        "string that doubles",
+        _chain("a0: xxxxxxxx", lambda i, j: f"a{j}: !ref <a{i}><a{i}>", 40),
+        TAKES,
+    ),
+    Attack("string in itself", 'a: "<a><a>"\nx: !ref <a>', TAKES),
+    Attack(
+        "text of a structure",
+        _chain(
+            "a0: [1, 1]",
+            lambda i, j: f"a{j}: [!ref <a{i}>, !ref <a{i}>]",
+            30,
+        )
+        + "\nx: !ref <a30>!",
+        TAKES,
+    ),
+    Attack("power", "a: 9\nx: !ref <a> ** <a> ** <a>", TAKES),
+    Attack("text times number", "a: 9000000000\nx: !ref \"'a' * <a>\"", TAKES),
+    Attack("wide format", "a: 9000000000\nx: !ref \"'%0<a>d' % 1\"", TAKES),
+    Attack("deep nesting", "x: " + "[" * 5000 + "]" * 5000, RAISES),
+    Attack("large file", "\n".join(f"k{i}: {i}" for i in range(10**6)), TAKES),
+    Attack(
+        "huge tensor", "x: !new:torch.nn.Linear [10000000, 10000000]", TAKES
+    ),
+    Attack("large tensor", "x: !new:torch.nn.Linear [40000, 40000]", TAKES),
+    Attack(
+        "many small tensors", f"x: !new:torch.nn.Transformer {LAYERS}", TAKES
+    ),
+    Attack(
+        "large dummy input",
+        "x: !new:speechbrain.nnet.containers.Sequential\n"
+        "    input_shape: [1, 100000, 100000]\n"
+        "    a: !name:speechbrain.nnet.linear.Linear\n        n_neurons: 1",
+        TAKES,
+    ),
+    Attack(
+        "size put together",
+        'a: "9"\nb: !ref <a><a><a><a><a>\n'
+        "x: !new:torch.nn.Linear [!ref <b>, !ref <b>]",
+        TAKES,
+    ),
+]
+
+
+def play_all(loader: str, attacks: list = ATTACKS) -> dict[str, dict]:
+    """Loads each of the attacks in a process of its own.
+
+    Arguments
+    ---------
+    loader : str
+        "guard"; anything else is stock.
+    attacks : list
+        Attacks.
+
+    Returns
+    -------
+    dict
+        By name: ``did``, in words, and ``megabytes`` and ``seconds`` of the
+        loading.
+    """
+    # The processes are forks of this one, which has imported all but what
+    # loads.
+    import speechbrain.inference.interfaces  # noqa: F401
+    import speechbrain.lobes.models.CRDNN  # noqa: F401
+    import speechbrain.utils.parameter_transfer  # noqa: F401
+    import torch._meta_registrations  # noqa: F401
+
+    import speechbrain_vq.hub.guard  # noqa: F401
+    import speechbrain_vq.nnet  # noqa: F401
+
+    return {attack.name: _fork(loader, attack) for attack in attacks}
+
+
+def _fork(loader, attack):
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        trace, note = folder / "trace", folder / "note.json"
+        texts = {"hyperparams.yaml": attack.text, "weights.pt": "pickle"}
+        texts["inc.yaml"] = ATTACKS[0].text
+        for name, text in texts.items():
+            text = text.replace("CMD", "touch TRACE")
+            (folder / name).write_text(text.replace("TRACE", "trace"))
+        child = os.fork()
+        if not child:
+            try:
+                _play(loader, folder, note)
+            finally:
+                os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        ended = f"takes over {SECONDS} s"
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) != signal.SIGXCPU:
+            ended = f"takes over {MEMORY // 2**30} GiB"
+        found = {"did": ended, "megabytes": None, "seconds": None}
+        if note.exists() and note.stat().st_size:
+            found = json.loads(note.read_text())
+        if trace.exists():
+            found["did"] = RUNS
+        return found
+
+
+def _play(loader, folder, note):
+    os.chdir(folder)
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1), os.dup2(quiet, 2)
+    size = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    limit = size * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, used + 60))
+    seen = []
+    sys.addaudithook(lambda event, args: _watch(seen, event, args))
+    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    did = _load(loader, folder / "hyperparams.yaml")
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {
+        "did": (seen + [did])[0],
+        "megabytes": (after - before) / 1024,
+        "seconds": time.perf_counter() - start,
+    }
+    note.write_text(json.dumps(found))
+
+
+def _watch(seen, event, args):
+    if event == "open" and str(args[0]).endswith(FOREIGN):
+        seen.append(f"opens {args[0]}")
+    elif event == "import" and args[0] == "this":
+        seen.append("imports this")
+    elif event in ("os.system", "subprocess.Popen"):
+        seen.append(RUNS)
+
+
+def _load(loader, path):
+    from hyperpyyaml import load_hyperpyyaml
+
+    from speechbrain_vq.hub.guard import UnsafeHparamsError, load_hparams_safely
+
+    try:
+        if loader == "guard":
+            hparams = load_hparams_safely(path)
+        else:
+            with open(path, encoding="utf-8") as file:
+                hparams = load_hyperpyyaml(file)
+        return f"hands out {hparams.get('x', hparams)!r}"[:99]
+    except UnsafeHparamsError as error:
+        return f"refuses: {error}"
+    except MemoryError:
+        return f"takes over {MEMORY // 2**30} GiB"
+    except BaseException as error:
+        if "allocate" in str(error):
+            return f"takes over {MEMORY // 2**30} GiB"
+        return f"raises {type(error).__name__}: {error}"[:99]
+
+
+if __name__ == "__main__":
+    # "quick": stock, without what only takes time and memory.
+    chosen = [a for a in ATTACKS if a.stock != TAKES or sys.argv[1] != "quick"]
+    pathlib.Path(sys.argv[2]).write_text(
+        json.dumps(play_all(sys.argv[1], chosen))
+    )

@@ -1,0 +1,391 @@
+"""Files of one commit, from the cache where it has them, and never others.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import os
+import pathlib
+import threading
+import warnings
+
+import huggingface_hub
+import pytest
+
+from speechbrain_vq.hub.download import FILES, download
+from speechbrain_vq.hub.errors import HubError
+from tests.hub.small_model import YAML, read_files, write_model
+
+ID = "lab/model"
+
+
+@pytest.fixture
+def files(tmp_path):
+    return read_files(write_model(tmp_path / "model"))
+
+
+@pytest.fixture
+def new_files(tmp_path):
+    """Another model's, with a yaml of its own."""
+    text = YAML + "new: true\n"
+    return read_files(write_model(tmp_path / "new", seed=1, text=text))
+
+
+def is_model(folder, files):
+    """Whether a folder's yaml and weights are both of these files."""
+    names = ("hyperparams.yaml", "model.safetensors")
+    return all((folder / name).read_bytes() == files[name] for name in names)
+
+
+# ---- folders
+
+
+def test_a_folder_is_used_as_it_is(hub, tmp_path):
+    folder = write_model(tmp_path / "model")
+    assert download(folder) == folder
+    assert download(str(folder)) == folder
+    assert not hub.log
+
+
+def test_a_folder_has_no_revision(tmp_path):
+    with pytest.raises(ValueError, match="no revision 'v1'"):
+        download(write_model(tmp_path / "model"), revision="v1")
+
+
+@pytest.mark.parametrize(
+    "source", ["./mode", "/no/such/model", "a/b/c", "~/none", "a\\b"]
+)
+def test_a_mistyped_path_is_told_as_both(hub, source):
+    with pytest.raises(FileNotFoundError, match="no folder .*organisation/"):
+        download(source)
+    assert not hub.log
+
+
+def test_a_file_is_no_folder(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("model.ckpt").touch()
+    with pytest.raises(FileNotFoundError, match="is a file"):
+        download("model.ckpt")
+    assert not hub.log
+
+
+@pytest.mark.parametrize("name", ["hyperparams.yaml", "model.safetensors"])
+def test_what_a_folder_lacks_is_named(tmp_path, name):
+    folder = write_model(tmp_path / "model")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"no {name}"):
+        download(folder)
+
+
+def test_weights_as_a_pickle_come_with_the_way_out(tmp_path):
+    folder = write_model(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "encoder.ckpt")
+    with pytest.raises(FileNotFoundError, match="encoder.ckpt.*save_file"):
+        download(folder)
+
+
+# ---- one commit
+
+
+def test_all_files_are_of_one_commit(hub, files, new_files):
+    old = hub.put(ID, files)
+    new = hub.put(ID, new_files)
+    assert is_model(download(ID), new_files)
+    assert download(ID).name == new
+    assert download(ID, revision=old).name == old
+    assert is_model(download(ID, revision=old), files)
+    hub.repo(ID).refs["refs/tags/v1"] = old
+    assert download(ID, revision="v1").name == old
+
+
+def test_main_moves_during_the_download(hub, files, new_files, monkeypatch):
+    """The commit that moves it comes when the first file is asked for."""
+    hub.put(ID, files)
+    moved = threading.Lock()
+
+    class Log(list):
+        def append(self, call):
+            super().append(call)
+            if "/resolve/" in call[1] and moved.acquire(blocking=False):
+                hub.put(ID, new_files)
+
+    monkeypatch.setattr(hub, "log", Log())
+    folder = download(ID)
+    assert hub.repo(ID).head() != folder.name
+    assert is_model(folder, files)
+    assert is_model(download(ID), new_files)
+
+
+def test_a_pinned_commit_in_the_cache_makes_no_call(hub, files):
+    commit = hub.put(ID, files)
+    folder = download(ID, revision=commit)
+    hub.log.clear()
+    assert download(ID, revision=commit) == folder
+    assert not hub.log
+
+
+def test_force_download_fetches_again(hub, files):
+    commit = hub.put(ID, files)
+    download(ID, revision=commit)
+    hub.log.clear()
+    download(ID, revision=commit, force_download=True)
+    assert hub.calls("GET", "/resolve/")
+
+
+def test_only_data_is_fetched(hub, files):
+    extra = ("custom.py", "x.ckpt", "y.pt", "a/b.safetensors", "big.wav")
+    hub.put(ID, {**files, **dict.fromkeys(extra, "x")})
+    folder = download(ID)
+    assert {p.name for p in folder.rglob("*")} == set(files) & set(FILES)
+    asked = {path.rsplit("/")[-1] for _, path in hub.calls(path="/resolve/")}
+    assert asked <= set(FILES)
+
+
+def test_trusted_all_is_fetched_with_a_warning_unless_pinned(hub, files):
+    commit = hub.put(ID, {**files, "custom.py": "x = 1"})
+    with pytest.warns(UserWarning, match="may run its code"):
+        folder = download(ID, trust_remote_code=True)
+    assert (folder / "custom.py").is_file()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        download(ID, revision=commit, trust_remote_code=True)
+
+
+# ---- without the Hub
+
+
+def test_offline_from_the_cache(hub, files):
+    hub.put(ID, files)
+    folder = download(ID)
+    hub.log.clear()
+    assert download(ID, local_files_only=True) == folder
+    assert not hub.log
+    with pytest.raises(HubError, match="not wholly, in the cache"):
+        download(ID, revision="v2", local_files_only=True)
+    with pytest.raises(ValueError, match="contradict"):
+        download(ID, local_files_only=True, force_download=True)
+
+
+def test_the_environment_may_say_offline(hub, files, monkeypatch):
+    hub.put(ID, files)
+    folder = download(ID)
+    hub.log.clear()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert download(ID) == folder
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        download(ID, revision="v2")
+    assert not hub.log
+
+
+def test_what_others_left_in_the_cache_is_completed(hub, files):
+    """SpeechBrain fetches file by file, and only those it wants."""
+    commit = hub.put(ID, files)
+    huggingface_hub.hf_hub_download(ID, "hyperparams.yaml")
+    with pytest.raises(HubError, match="but not its model.safetensors"):
+        download(ID, local_files_only=True)
+    folder = download(ID, revision=commit)
+    assert is_model(folder, files) and (folder / "config.json").is_file()
+
+
+@pytest.mark.parametrize("how", ["gone", 500, 503, 429])
+def test_away_the_cache_serves_and_says_which_commit(hub, files, how):
+    commit = hub.put(ID, files)
+    folder = download(ID)
+    hub.put(ID, {"config.json": "{}"})
+    if how == "gone":
+        hub.stop()
+    else:
+        hub.fail(how, times=9)
+    with pytest.warns(UserWarning, match=f"main.*as of commit {commit}"):
+        assert download(ID) == folder
+    with pytest.raises(HubError):
+        download(ID, revision="other")
+    with pytest.raises(HubError):
+        download(ID, force_download=True)
+
+
+def test_away_and_nothing_in_the_cache(hub):
+    hub.stop()
+    with pytest.raises(HubError, match="cannot be reached") as raised:
+        download(ID)
+    assert raised.value.__cause__ is not None
+
+
+@pytest.mark.slow  # The client asks five times for what a commit has.
+def test_away_and_the_pinned_commit_not_in_the_cache(hub):
+    hub.stop()
+    with pytest.raises(HubError, match="did not answer"):
+        download(ID, revision="0" * 40)
+
+
+def test_a_download_cut_in_the_middle_goes_on(hub, files):
+    hub.put(ID, files)
+    hub.cut("model.safetensors", after=100)
+    assert is_model(download(ID), files)
+
+
+def test_a_download_that_breaks_leaves_no_half_model(hub, files):
+    hub.put(ID, files)
+    hub.cut("model.safetensors", after=100, reset=True, times=99)
+    with pytest.raises(HubError, match="run the same again"):
+        download(ID)
+    with pytest.raises(HubError):
+        download(ID, local_files_only=True)
+    hub.faults.clear()
+    assert is_model(download(ID), files)
+
+
+# ---- refusals, in words
+
+
+def test_no_such_repository(hub):
+    with pytest.raises(HubError, match="no model 'lab/none'.*private.*log in"):
+        download("lab/none")
+
+
+@pytest.mark.parametrize("token", [None, "hf_bob", "hf_alice"])
+def test_private(hub, files, token, monkeypatch):
+    hub.put(ID, files, private=True)
+    if token == "hf_alice":
+        assert is_model(download(ID, token=token), files)
+        monkeypatch.setenv("HF_TOKEN", token)
+        assert is_model(download(ID, force_download=True), files)
+    else:
+        with pytest.raises(HubError, match="private and not open to you"):
+            download(ID, token=token)
+
+
+def test_a_stored_login_is_honoured(hub, files):
+    hub.put(ID, files, private=True)
+    huggingface_hub.login("hf_alice", skip_if_logged_in=False)
+    try:
+        assert is_model(download(ID), files)
+        with pytest.raises(HubError, match="private"):
+            download(ID, token=False)
+    finally:
+        huggingface_hub.logout()
+
+
+def test_gated(hub, files):
+    hub.put(ID, files, gated=True)
+    with pytest.raises(HubError, match=f"gated: ask for access at .*{ID}"):
+        download(ID, token="hf_bob")
+    hub.repo(ID).granted.add("bob")
+    assert is_model(download(ID, token="hf_bob"), files)
+
+
+def test_a_wrong_token_is_not_hidden_by_the_cache(hub, files):
+    hub.put(ID, files)
+    download(ID)
+    with pytest.raises(HubError, match="wrong or has expired"):
+        download(ID, token="hf_nobody")
+
+
+@pytest.mark.parametrize("revision", ["v9", "f" * 40])
+def test_no_such_revision(hub, files, revision):
+    hub.put(ID, files)
+    download(ID)
+    with pytest.raises(HubError, match=f"no revision '{revision}'"):
+        download(ID, revision=revision)
+
+
+@pytest.mark.parametrize("name", ["hyperparams.yaml", "model.safetensors"])
+def test_what_a_repository_lacks_is_named(hub, files, name):
+    del files[name]
+    commit = hub.put(ID, {**files, "model.ckpt": "x"})
+    with pytest.raises(
+        HubError, match=f"at commit {commit} is no model.* no {name}"
+    ):
+        download(ID)
+    with pytest.raises(HubError) as raised:
+        download(ID, revision=commit)
+    way_out = "model.ckpt" in str(raised.value)
+    assert way_out == (name == "model.safetensors")
+
+
+def test_too_many_requests(hub):
+    hub.fail(429, times=9, headers={"Retry-After": "7"})
+    with pytest.raises(HubError, match="Too many requests.*in 7 s"):
+        download(ID)
+
+
+# ---- savedir
+
+
+def test_savedir_is_never_of_another_revision(hub, files, new_files, tmp_path):
+    old = hub.put(ID, {**files, "label_encoder.txt": "old"})
+    hub.put(ID, {**new_files, "label_encoder.txt": None})
+    savedir = tmp_path / "save"
+    assert is_model(download(ID, savedir=savedir), new_files)
+    assert is_model(download(ID, revision=old, savedir=savedir), files)
+    assert (savedir / "label_encoder.txt").exists()
+    assert is_model(download(ID, savedir=savedir), new_files)
+    assert not (savedir / "label_encoder.txt").exists()
+    assert not any(path.is_symlink() for path in savedir.iterdir())
+    hub.stop()
+    assert is_model(download(ID, revision=old, savedir=savedir), files)
+    with pytest.raises(HubError):
+        download(ID, revision="v2", savedir=savedir)
+    assert is_model(download(savedir), files)
+
+
+def test_savedir_keeps_what_others_put_there(hub, files, tmp_path):
+    hub.put(ID, files)
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="a new or an empty folder"):
+        download(ID, savedir=tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_savedir_of_a_folder_is_a_copy(tmp_path):
+    folder = write_model(tmp_path / "model")
+    savedir = download(folder, savedir=tmp_path / "save")
+    assert is_model(savedir, read_files(folder))
+    write_model(folder, seed=1)
+    assert is_model(download(folder, savedir=savedir), read_files(folder))
+    assert download(folder, savedir=folder) == folder
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "save"]
+
+
+# ---- hostile
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize(
+    "name", ["../evil.safetensors", "../../../evil/hyperparams.yaml", "/evil"]
+)
+def test_names_that_lead_out_are_never_written(
+    hub, files, name, trusted, tmp_path
+):
+    """The client refuses such names; without trust they are not asked for."""
+    commit = hub.put(ID, {**files, name: "evil"})
+    cache = tmp_path / "a" / "b" / "c" / "cache"
+    how = {"revision": commit, "cache_dir": cache}
+    if trusted:
+        with pytest.raises(HubError, match="evil"):
+            download(ID, trust_remote_code=True, **how)
+    else:
+        assert is_model(download(ID, **how), files)
+    assert not hub.calls(path="evil")
+    outside = set(tmp_path.rglob("*evil*")) | set(
+        tmp_path.parent.glob("*evil*")
+    )
+    assert not outside
+
+
+@pytest.mark.parametrize("name", ["hyperparams.yaml", "model.safetensors"])
+def test_links_out_of_a_folder_are_not_read(tmp_path, name):
+    folder = write_model(tmp_path / "model")
+    (folder / name).unlink()
+    os.symlink("/etc/passwd", folder / name)
+    with pytest.raises(ValueError, match=f"{name} is a link to /etc/passwd"):
+        download(folder)
+
+
+def test_links_within_the_cache_are_read(hub, files, tmp_path):
+    hub.put(ID, files)
+    folder = download(ID, cache_dir=tmp_path / "cache")
+    assert (folder / "model.safetensors").is_symlink()
+    assert is_model(download(folder), files)

@@ -1,0 +1,251 @@
+"""A stranger's model is built and loaded, and nothing of theirs runs.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import os
+import pickle
+import struct
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from speechbrain_vq.hub import HubError, load_pretrained
+from speechbrain_vq.hub.guard import UnsafeHparamsError
+from tests.hub.small_model import (
+    YAML,
+    holds,
+    make_weights,
+    read_files,
+    write_model,
+)
+
+ID = "lab/model"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_model(tmp_path / "model")
+
+
+@pytest.fixture
+def canary(tmp_path):
+    """A file that hostile code would make."""
+    path = tmp_path / "canary"
+    yield path
+    assert not path.exists()
+
+
+def add_to_yaml(folder, text):
+    with open(folder / "hyperparams.yaml", "a") as file:
+        file.write(text)
+
+
+def test_from_a_folder_and_from_the_hub(hub, folder):
+    hparams = load_pretrained(folder)
+    assert hparams["sample_rate"] == 16000
+    assert holds(hparams["modules"], make_weights())
+    old = hub.put(ID, read_files(folder))
+    hub.put(ID, read_files(write_model(folder, seed=1)))
+    assert holds(load_pretrained(ID)["modules"], make_weights(1))
+    pinned = load_pretrained(ID, revision=old)
+    assert holds(pinned["modules"], make_weights(0))
+    hub.log.clear()
+    load_pretrained(ID, revision=old)
+    assert not hub.log
+
+
+def test_half_precision_weights_load(folder):
+    weights = make_weights()
+    half = {
+        k: v.half() if v.is_floating_point() else v for k, v in weights.items()
+    }
+    save_file(half, folder / "model.safetensors")
+    modules = load_pretrained(folder)["modules"]
+    assert modules["encoder"].weight.dtype == torch.float32
+    assert torch.equal(modules["encoder"].weight.half(), half["encoder.weight"])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"encoder.bias": None}, "'encoder.bias' is missing"),
+        ({"encoder.more": torch.ones(1)}, "'encoder.more' is unknown"),
+        ({"encoder.bias": torch.ones(4)}, r"shape \[4\], not \[3\]"),
+        ({"encoder.bias": torch.ones(3).int()}, "int32, not torch.float32"),
+        ({"quantizer._extra_state": torch.ones(1)}, "_extra_state' is unknown"),
+    ],
+)
+def test_is_strict_and_loads_nothing_otherwise(folder, change, message):
+    weights = {**make_weights(), **change}
+    weights = {key: v for key, v in weights.items() if v is not None}
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["a: 1", "modules: {a: 1}", "- 1", ""])
+def test_a_yaml_without_modules_is_told(folder, text):
+    (folder / "hyperparams.yaml").write_text(text)
+    with pytest.raises(ValueError, match="hyperparams.yaml"):
+        load_pretrained(folder)
+
+
+def test_a_damaged_yaml_is_named(folder):
+    (folder / "hyperparams.yaml").write_text("a: [1")
+    with pytest.raises(ValueError, match="hyperparams.yaml"):
+        load_pretrained(folder)
+
+
+# ---- hostile
+
+
+def test_a_hostile_yaml_is_refused_with_the_way_out(hub, folder, canary):
+    add_to_yaml(folder, f"x: !apply:os.system ['touch {canary}']\n")
+    hub.put(ID, read_files(folder))
+    for source in (folder, ID):
+        with pytest.raises(UnsafeHparamsError) as raised:
+            load_pretrained(source)
+        for said in ("os.system", "line 12", "trust_remote_code=True"):
+            assert said in str(raised.value)
+
+
+def test_trusted_the_yaml_may_run(hub, folder, tmp_path):
+    trace = tmp_path / "trace"
+    add_to_yaml(folder, f"x: !apply:os.system ['touch {trace}']\n")
+    commit = hub.put(ID, read_files(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_pretrained(ID, revision=commit, trust_remote_code=True)
+        assert trace.exists()
+        load_pretrained(folder, trust_remote_code=True)
+    for revision in (None, "main", commit[:12]):
+        if revision == commit[:12]:
+            hub.repo(ID).refs[f"refs/tags/{revision}"] = commit
+        with pytest.warns(UserWarning, match="all 40 characters"):
+            load_pretrained(ID, revision=revision, trust_remote_code=True)
+
+
+class Touch:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_code_beside_a_model_is_neither_fetched_nor_run(hub, folder, canary):
+    (folder / "custom.py").write_text(f"open({str(canary)!r}, 'w')")
+    (folder / "encoder.ckpt").write_bytes(pickle.dumps(Touch(canary)))
+    hub.put(ID, read_files(folder))
+    assert holds(load_pretrained(ID)["modules"], make_weights())
+    assert not hub.calls(path="custom.py") and not hub.calls(path=".ckpt")
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_pickle_for_weights_is_not_opened(hub, folder, canary, trusted):
+    path = folder / "model.safetensors"
+    torch.save({"encoder.bias": Touch(canary)}, path)
+    hub.put(ID, read_files(folder))
+    for source in (folder, hub.repo(ID).id):
+        commit = None if source is folder else hub.repo(ID).head()
+        with pytest.raises(ValueError, match="not a safetensors file"):
+            load_pretrained(source, revision=commit, trust_remote_code=trusted)
+    path.rename(folder / "model.ckpt")
+    hub.put(ID, {"model.safetensors": None, **read_files(folder)})
+    with pytest.raises(HubError, match="can run code and are not read"):
+        load_pretrained(
+            ID, revision=hub.repo(ID).head(), trust_remote_code=trusted
+        )
+
+
+def header(entry, length=None):
+    """A safetensors file with one tensor, as its header says."""
+    text = json.dumps({"encoder.weight": entry}).encode()
+    return struct.pack("<Q", length or len(text)) + text
+
+
+TEN_TERABYTES = 10 * 10**12
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(
+            {
+                "dtype": "F32",
+                "shape": [TEN_TERABYTES // 4],
+                "data_offsets": [0, TEN_TERABYTES],
+            }
+        ),
+        header({}, length=TEN_TERABYTES),
+        header({"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}),
+        b"",
+        b"\x00" * 100,
+    ],
+    ids=["tensor", "header", "truncated", "empty", "zeros"],
+)
+def test_damaged_weights_are_told(folder, content):
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged, or not a safetensors"):
+        load_pretrained(folder)
+
+
+def test_a_cut_weights_file_is_told(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="damaged"):
+        load_pretrained(folder)
+
+
+def test_a_model_far_larger_than_its_weights_is_not_built(folder):
+    """64 GiB, of which the weights hold nothing."""
+    add_to_yaml(folder, "x: !new:torch.nn.Linear [131072, 131072]\n")
+    with pytest.raises(UnsafeHparamsError):
+        load_pretrained(folder)
+
+
+def test_a_layer_that_tries_itself_is_built_however_small(folder):
+    """It asks for 370 MiB and keeps 8."""
+    add_to_yaml(
+        folder,
+        "x: !new:speechbrain.lobes.models.CRDNN.CRDNN\n"
+        "    input_shape: [null, null, 40]\n"
+        "    rnn_layers: 1\n"
+        "    rnn_neurons: 32\n",
+    )
+    assert "x" in load_pretrained(folder)
+
+
+@pytest.mark.parametrize("name", ["hyperparams.yaml", "model.safetensors"])
+def test_links_out_of_the_folder_are_not_read(folder, name, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2: [")
+    (folder / name).unlink()
+    (folder / name).symlink_to(secret)
+    with pytest.raises(ValueError, match=f"is a link to {secret}") as raised:
+        load_pretrained(folder)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_yaml_that_names_weights_elsewhere_gets_those_beside_it(hub, folder):
+    """Stock Pretrainers may point at another repository."""
+    elsewhere = "lab/elsewhere"
+    hub.put(elsewhere, {"encoder.ckpt": "x"})
+    text = YAML.split("pretrainer:")[0] + (
+        "pretrained_path: lab/elsewhere\n"
+        "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
+        "    loadables:\n"
+        "        encoder: !ref <modules[encoder]>\n"
+        "    paths:\n"
+        "        encoder: !ref <pretrained_path>/encoder.ckpt\n"
+    )
+    (folder / "hyperparams.yaml").write_text(text)
+    assert holds(load_pretrained(folder)["modules"], make_weights())
+    assert not hub.calls(path=elsewhere)

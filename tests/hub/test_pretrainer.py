@@ -1,0 +1,104 @@
+"""SpeechBrain's own from_hparams loads what was exported.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import (
+    FetchConfig,
+    FetchFrom,
+    FetchSource,
+    LocalStrategy,
+)
+
+from speechbrain_vq.hub.pretrainer import WeightsPretrainer
+from tests.hub.small_model import (
+    holds,
+    make_weights,
+    read_files,
+    write_model,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_model(tmp_path / "model")
+
+
+def load(source, **kwargs):
+    return Pretrained.from_hparams(source, run_opts={"device": "cpu"}, **kwargs)
+
+
+@pytest.mark.parametrize("strategy", LocalStrategy)
+def test_from_a_folder(folder, tmp_path, strategy):
+    savedir = tmp_path / "save"
+    model = load(str(folder), savedir=savedir, local_strategy=strategy)
+    assert holds(model.mods, make_weights())
+    assert not model.mods.training
+    assert holds(load(str(folder)).mods, make_weights())
+    source = FetchSource(FetchFrom.LOCAL, str(folder))
+    assert holds(load(source).mods, make_weights())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_from_a_savedir_alone(folder, tmp_path):
+    savedir = str(tmp_path / "save")
+    load(str(folder), savedir=savedir, local_strategy=LocalStrategy.COPY)
+    assert holds(load(savedir, savedir=savedir).mods, make_weights())
+
+
+@pytest.mark.parametrize("with_savedir", [True, False])
+def test_from_the_hub(hub, folder, tmp_path, with_savedir):
+    old = hub.put("lab/model", read_files(folder))
+    new = read_files(write_model(tmp_path / "new", seed=1))
+    hub.put("lab/model", new)
+    savedir = tmp_path / "save" if with_savedir else None
+    assert holds(load("lab/model", savedir=savedir).mods, make_weights(1))
+    pinned = load("lab/model", fetch_config=FetchConfig(revision=old))
+    assert holds(pinned.mods, make_weights(0))
+
+
+def test_private_with_the_token_asked_for(hub, folder, monkeypatch):
+    hub.put("lab/model", read_files(folder), private=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    model = load("lab/model", fetch_config=FetchConfig(token=True))
+    assert holds(model.mods, make_weights())
+
+
+@pytest.mark.parametrize("what", ["missing", "unknown", "shape"])
+def test_is_strict(folder, what):
+    weights = make_weights()
+    if what == "missing":
+        del weights["encoder.bias"]
+    elif what == "unknown":
+        weights["encoder.other"] = torch.zeros(1)
+    else:
+        weights["encoder.bias"] = torch.zeros(7)
+    save_file(weights, folder / "model.safetensors")
+    name = "other" if what == "unknown" else "bias"
+    with pytest.raises(ValueError, match=f"encoder.{name}' .*{what}"):
+        load(str(folder))
+
+
+def test_the_other_ranks_find_what_the_main_one_collected(folder, tmp_path):
+    modules = {"linear": torch.nn.Linear(4, 2)}
+    weights = {"linear.weight": torch.ones(2, 4), "linear.bias": torch.ones(2)}
+    save_file(weights, folder / "model.safetensors")
+    main, other = WeightsPretrainer({}), WeightsPretrainer(modules)
+    for pretrainer in (main, other):
+        pretrainer.set_collect_in(tmp_path / "save")
+    main.collect_files(str(folder))
+    other.load_collected()
+    assert holds(modules, weights)
+
+
+def test_misuse_is_told():
+    pretrainer = WeightsPretrainer({})
+    with pytest.raises(ValueError, match="collect_files"):
+        pretrainer.load_collected()
+    with pytest.raises(ValueError, match="where to take"):
+        pretrainer.collect_files()

@@ -1,0 +1,217 @@
+"""A recogniser learns from the tokens of a tokenizer that does not.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    prepare_minispeech,
+)
+from tests.inference.conftest import make_run
+
+__all__ = ["make_run"]
+
+RECIPE = recipe_path("MiniSpeech/asr-on-tokens")
+SHORT = {
+    "number_of_epochs": 60,
+    "batch_size": 1,
+    "hidden_size": 64,
+    "lr": 0.02,
+    "dropout": 0.0,
+    "minutes": 0.3,
+}
+
+_spec = importlib.util.spec_from_file_location(
+    "asr_on_tokens", RECIPE / "train.py"
+)
+recipe = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(recipe)
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("espeakng_loader") is None,
+    reason='needs espeakng-loader: pip install "speechbrain-vq[demo]"',
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A MiniSpeech of which every split is the same few utterances."""
+    folder = tmp_path_factory.mktemp("data") / "minispeech"
+    prepare_minispeech(folder, SHORT["minutes"], num_speakers=2)
+    train = json.loads((folder / "train.json").read_text("utf-8"))
+    few = dict(list(train.items())[:3])
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.json").write_text(json.dumps(few), "utf-8")
+    return folder
+
+
+@pytest.fixture
+def model(make_run, data, tmp_path):
+    """A tokenizer whose codebook is made of that speech, its encoder of
+    nothing."""
+    wavs = [
+        read_audio(path, 16000).unsqueeze(0)
+        for path in sorted((data / "audio").rglob("*.flac"))
+    ]
+
+    def fit(modules):
+        modules["features"].fit(wavs)
+        for _ in range(20):
+            for wav in wavs:
+                mels, lengths = modules["features"](wav, torch.ones(1))
+                modules["quantizer"](*modules["encoder"](mels, lengths))
+        modules["quantizer"].reestimate()
+
+    return export_pretrained(make_run(fit)[0], tmp_path / "model")
+
+
+def load(output, model, data, **options):
+    """The recipe's hyperparameters, as its command line makes them."""
+    overrides = {
+        **SHORT,
+        "tokenizer": str(model),
+        "data_folder": str(data),
+        "output_folder": str(output),
+        **options,
+    }
+    with open(RECIPE / "hparams/train.yaml", encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
+
+
+def run(output, model, data, **options):
+    """Runs the recipe in this process, without its command line."""
+    hparams = load(output, model, data, **options)
+    brain = recipe.train(hparams, {"noprogressbar": True})
+    results = json.loads((output / "results.json").read_text())
+    return results, brain, hparams
+
+
+def same_bits(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(
+        torch.equal(a[k], b[k])
+        if torch.is_tensor(a[k])
+        else str(a[k]) == str(b[k])
+        for k in a
+    )
+
+
+def test_it_learns_and_the_tokenizer_does_not(model, data, tmp_path):
+    early, *_ = run(tmp_path / "early", model, data, number_of_epochs=1)
+    results, brain, hparams = run(tmp_path / "out", model, data)
+    assert early["per"] > 80
+    assert results["per"] < 30
+    tokenizer = hparams["pretrained"]
+    fresh = VQTokenizer.from_hparams(model)
+    assert same_bits(tokenizer, fresh)
+    frozen = {p.data_ptr() for p in tokenizer.parameters()}
+    learning = [
+        p for group in brain.optimizer.param_groups for p in group["params"]
+    ]
+    assert learning and not frozen & {p.data_ptr() for p in learning}
+    assert not any(p.requires_grad for p in tokenizer.parameters())
+    assert {id(p) for p in learning} == {
+        id(p) for p in brain.modules.parameters()
+    }
+    # The vectors began as the codebook and are the recogniser's own since.
+    codebook = tokenizer.get_pretrained_embeddings()
+    assert brain.modules.front.table.weight.shape == codebook.shape
+    assert not torch.equal(brain.modules.front.table.weight, codebook)
+    # Everything in the manifests but silence was to be recognised.
+    manifest = json.loads((data / "test.json").read_text("utf-8"))
+    phones = [p for u in manifest.values() for *_, p in u["phones"]]
+    assert results["phones"] == sum(p != "SIL" for p in phones)
+    saved = list((tmp_path / "out/save").rglob("*.ckpt"))
+    assert not any("quantizer" in f.name or "encoder" in f.name for f in saved)
+
+
+def test_a_resumed_run_ends_with_the_same_results(model, data, tmp_path):
+    options = {"dropout": 0.3}
+    whole, brain, _ = run(
+        tmp_path / "whole", model, data, number_of_epochs=4, **options
+    )
+    run(tmp_path / "cut", model, data, number_of_epochs=2, **options)
+    # As if killed before the test: the results come last.
+    (tmp_path / "cut/results.json").unlink()
+    torch.manual_seed(99)
+    resumed, again, _ = run(
+        tmp_path / "cut", model, data, number_of_epochs=4, **options
+    )
+    assert resumed == whole
+    assert same_bits(again.modules, brain.modules)
+
+
+@pytest.mark.parametrize(
+    "options", [{"input": "features"}, {"embedding_init": "random"}]
+)
+def test_what_tokens_are_compared_with(options, model, data, tmp_path):
+    hparams = load(tmp_path / "out", model, data, **options)
+    item = next(iter(json.loads((data / "train.json").read_text()).values()))
+    path = item["wav"].replace("{data_root}", str(data))
+    heard = recipe.hear(hparams["pretrained"], path, hparams["input"])
+    tokens = recipe.hear(hparams["pretrained"], path, "tokens")
+    # At the rate of the tokens, whatever it is.
+    assert abs(len(heard) - len(tokens)) <= 1
+    results, brain, hparams = run(
+        tmp_path / "out", model, data, number_of_epochs=1, **options
+    )
+    assert results["input"] == hparams["input"]
+    if hparams["input"] == "features":
+        assert heard.shape[1] == 40  # Two frames of 20 mels
+        assert not list(brain.modules.front.parameters())
+
+
+def test_splits_without_phones_are_refused(model, data, tmp_path):
+    folder = tmp_path / "mute"
+    shutil.copytree(data, folder)
+    utts = json.loads((folder / "test.json").read_text("utf-8"))
+    for utt in utts.values():
+        del utt["phones"]
+    (folder / "test.json").write_text(json.dumps(utts), "utf-8")
+    with pytest.raises(ValueError, match=r"test\.json has phones"):
+        run(tmp_path / "out", model, folder)
+
+
+def test_a_run_is_not_resumed_on_other_tokens(model, data, tmp_path):
+    run(tmp_path / "out", model, data, number_of_epochs=1)
+    other = shutil.copytree(model, tmp_path / "other")
+    for options in ({"tokenizer": str(other)}, {"input": "features"}):
+        with pytest.raises(ValueError, match="another --output_folder"):
+            run(tmp_path / "out", model, data, **options)
+
+
+@pytest.mark.parametrize("key", ["input", "embedding_init"])
+def test_an_unknown_value_is_named(key, model, data, tmp_path):
+    with pytest.raises(ValueError, match=f"{key} must be one of"):
+        run(tmp_path / "out", model, data, **{key: "words"})
+
+
+def test_command_line(model, data, tmp_path):
+    done = subprocess.run(
+        [sys.executable, RECIPE / "train.py", RECIPE / "hparams/train.yaml"]
+        + ["--noprogressbar", f"--data_folder={data}", f"--tokenizer={model}"]
+        + ["--output_folder=out", "--number_of_epochs=1", "--hidden_size=8"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["tokenizer"] == str(model) and results["per"] > 0
+    # Which phones were taken for which.
+    assert "WER" in (tmp_path / "out/per.txt").read_text("utf-8")
