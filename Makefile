@@ -1,6 +1,7 @@
 # make demo       train a small quantizer and look at it (ARGS="--help")
 # make test       lint, then the tests
 # make test-slow  the end-to-end runs
+# make mini       train the bundled model again (minutes)
 # make install    only set up the environment
 #
 # Another interpreter: PYTHON=python3.12. An environment of your own: VENV=path.
@@ -16,10 +17,17 @@ DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
 $(DEV): EXTRAS := demo,dev,eval,report
 
-.PHONY: demo test test-slow lint install clean
+.PHONY: demo mini test test-slow lint install clean
 
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
+
+# The plots of its card need matplotlib, so not $(DEMO).
+mini: $(DEV)
+	$(BIN)/speechbrain-vq train MiniSpeech/unit-discovery \
+		--data_folder=data/minispeech --output_folder=results/mini \
+		--number_of_steps=1600 $(ARGS)
+	$(BIN)/speechbrain-vq export results/mini speechbrain_vq/pretrained/mini
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)

@@ -13,6 +13,7 @@ Authors
 import importlib.metadata
 import pathlib
 import platform
+import re
 import sys
 
 import click
@@ -70,7 +71,8 @@ def _reason(did):
 
 
 def _cell(text):
-    text = " ".join(text.split()).replace("|", "\\|")
+    text = re.sub(r" at 0x\w+|/tmp/\w+/", "", " ".join(text.split()))
+    text = text.replace("|", "\\|")
     return text if len(text) < 80 else text[:76] + "..."
 
 

@@ -94,15 +94,177 @@ def train(context, recipe) -> None:
     "run_folder", type=click.Path(exists=True, path_type=pathlib.Path)
 )
 @click.argument("output", type=click.Path(path_type=pathlib.Path))
-@click.option("--min-key", help="Lowest of this number in the meta.")
-@click.option("--max-key", help="Highest of this number in the meta.")
-@click.option("--force", is_flag=True, help="Weights need not be finite.")
-def export(run_folder, output, min_key, max_key, force) -> None:
+@click.option("--min-key", help="Checkpoint with the lowest such number.")
+@click.option("--max-key", help="Checkpoint with the highest such number.")
+@click.option("--checkpoint", help="Checkpoint of this name or path.")
+@click.option(
+    "--example",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="A recording to pass on with the model.",
+)
+@click.option("--repo-id", metavar="ORG/NAME", help="Where it will be pushed.")
+@click.option("--license", help="Of the model; apache-2.0 by default.")
+@click.option("--language", multiple=True, help="E.g. en; may be repeated.")
+@click.option(
+    "--dataset",
+    "datasets",
+    multiple=True,
+    metavar="ORG/NAME",
+    help="On the Hub, that it was trained on; may be repeated.",
+)
+@click.option("--force", is_flag=True, help="Though it is not fit for use.")
+def export(run_folder, output, license, language, datasets, **options) -> None:
     """Turn the folder of a finished run into one that from_hparams loads."""
     from speechbrain_vq.hub import export_pretrained
 
+    card = {
+        "license": license,
+        "language": list(language),
+        "datasets": list(datasets),
+    }
+    options["card"] = {key: value for key, value in card.items() if value}
     try:
-        export_pretrained(run_folder, output, min_key, max_key, force)
-    except (FileNotFoundError, ValueError) as error:
+        export_pretrained(run_folder, output, **options)
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Exported to {output}")
+
+
+@main.command()
+@click.argument(
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+)
+@click.argument("repo_id", metavar="ORG/NAME")
+@click.option(
+    "--private/--no-private",
+    default=None,
+    help="Of a repository that is made here; default: as ORG has it.",
+)
+@click.option("--revision", help="The branch; made if it is not there.")
+@click.option("--tag", help="A name for the commit.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
+@click.option("--message", "commit_message", help="Of the commit.")
+def push(folder, repo_id, **options) -> None:
+    """Put an exported model on the Hugging Face Hub."""
+    from speechbrain_vq.hub import HubError, push_to_hub
+
+    try:
+        click.echo(push_to_hub(folder, repo_id, **options))
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            "Interrupted. Run the same again: what has arrived is not sent "
+            "twice."
+        ) from None
+    except (HubError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _uses_model(command):
+    """The arguments and options of the verbs that use a model."""
+    for option in (
+        click.option("--overwrite", is_flag=True, help="Do it all anew."),
+        click.option(
+            "--device", help="E.g. cpu, cuda; default: what is there."
+        ),
+        click.option("--revision", help="Of a model on the Hub."),
+        click.option(
+            "--model", required=True, help="A folder, or ORG/NAME on the Hub."
+        ),
+        click.argument("places", nargs=-1, required=True, metavar="FILES..."),
+    ):
+        command = option(command)
+    return command
+
+
+def _run_model(run, model, revision, run_opts):
+    """Loads a model, runs what is to be run with it, says how it went."""
+    from speechbrain_vq.hub import HubError
+    from speechbrain_vq.inference import VQTokenizer
+
+    run_opts = {key: value for key, value in run_opts.items() if value}
+    try:
+        result = run(
+            VQTokenizer.from_hparams(model, revision, run_opts=run_opts)
+        )
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            "Interrupted. The same command goes on from here."
+        ) from None
+    except (HubError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    for reason in result.bad.values():
+        click.echo(f"Left out: {reason}", err=True)
+    click.echo(f"{result.done} files done, {len(result.bad)} left out.")
+    if not result.done:
+        sys.exit(1)
+
+
+@main.command()
+@_uses_model
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=pathlib.Path),
+    help="NAME.jsonl, NAME.npz, or a folder for a data set.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["jsonl", "npz", "hf-dataset"]),
+    help="Of --out; default: what its name says.",
+)
+@click.option(
+    "--batch-seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Audio at a time; longer files are done in pieces.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Of the encoder.",
+)
+def tokenize(
+    places, model, revision, device, precision, out, overwrite, **options
+) -> None:
+    """Write the tokens of audio files, or of those in folders."""
+    from speechbrain_vq.inference import tokenize_to
+
+    _run_model(
+        lambda tokenizer: tokenize_to(
+            out,
+            places,
+            tokenizer,
+            overwrite=overwrite,
+            progress=True,
+            **options,
+        ),
+        model,
+        revision,
+        {"device": device, "eval_precision": precision},
+    )
+
+
+@main.command()
+@_uses_model
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="The folder for the wav files.",
+)
+def reconstruct(places, model, revision, device, out, overwrite) -> None:
+    """Write what the tokens keep of audio files, as wav files."""
+    from speechbrain_vq.inference import reconstruct_files
+
+    _run_model(
+        lambda tokenizer: reconstruct_files(
+            places, tokenizer, out, overwrite, progress=True
+        ),
+        model,
+        revision,
+        {"device": device},
+    )

@@ -1,4 +1,5 @@
-"""Where the presets and the recipes lie, in a checkout and once installed.
+"""Where the presets, the recipes and the bundled models lie, in a checkout and
+once installed.
 
 Authors
  * speechbrain_vq authors 2026
@@ -92,6 +93,41 @@ def recipe_path(relative: str) -> Path:
     return path
 
 
+def bundled(name: str) -> str:
+    """Find a model that comes with the package.
+
+    ``mini`` is what the recipe MiniSpeech/unit-discovery gives: 512 units of
+    synthetic English at 50 a second, to try things with, offline. ``make
+    mini`` makes it again.
+
+    Arguments
+    ---------
+    name : str
+        Of the model.
+
+    Returns
+    -------
+    path : str
+        The absolute path of its folder, for ``from_hparams``.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name.
+
+    Example
+    -------
+    >>> from speechbrain_vq import VQTokenizer
+    >>> VQTokenizer.from_hparams(bundled("mini")).token_rate
+    50.0
+    """
+    found = (_PACKAGE / "pretrained").glob("*/config.json")
+    known = {path.parent.name: path.parent for path in found}
+    if name not in known:
+        raise ValueError(_unknown("bundled model", name, sorted(known)))
+    return str(known[name])
+
+
 def _folder(name: str) -> Path:
     """Inside the package where a wheel was installed, else beside it."""
     installed = _PACKAGE / name
@@ -112,6 +148,9 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
 
     ``--arm=NAME`` includes the preset of that name instead, and
     ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
+    What a recipe changes below its ``!include`` it changes in every arm that
+    has such a thing: its times of re-estimation give none to an arm that
+    never re-estimates.
 
     Arguments
     ---------
@@ -136,22 +175,23 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     given = yaml.load(overrides) or {}
     changes = given.pop("vq", {})
     if changes or "arm" in given:
-        arm = given.get("arm")
-        if arm is None:
-            arm = yaml.load(Path(hparams_file).read_text("utf-8"))["arm"]
+        recipe = yaml.load(Path(hparams_file).read_text("utf-8"))
+        own = recipe["vq"] if isinstance(recipe["vq"], dict) else {}
+        arm = given.get("arm", recipe["arm"])
         text = io.StringIO()
         if given:
             yaml.dump(given, text)
         # A space would end the tag.
-        path = quote(str(_changed_preset(yaml, arm, changes)))
+        path = quote(str(_changed_preset(yaml, arm, changes, own)))
         overrides = f"{text.getvalue()}\nvq: !include:{path}\n"
     return hparams_file, run_opts, overrides
 
 
-def _changed_preset(yaml, arm: str, changes: dict) -> Path:
-    """The file of a preset, or of a copy with other values."""
+def _changed_preset(yaml, arm: str, changes: dict, own: dict) -> Path:
+    """The file of a preset, or of a copy with other values: the recipe's own,
+    as far as they fit, and those asked for."""
     path = preset_path(arm)
-    if not changes:
+    if not (changes or own):
         return path
     from hyperpyyaml.core import recursive_update
 
@@ -168,7 +208,21 @@ def _changed_preset(yaml, arm: str, changes: dict) -> Path:
                 f"The preset {arm!r} has no {key} to change; see hparams/ for "
                 "one that has."
             )
+    recursive_update(preset, _fitting(own, preset))
     recursive_update(preset, changes)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
         yaml.dump(preset, file)
     return Path(file.name)
+
+
+def _fitting(own: dict, preset: dict) -> dict:
+    """Of a recipe's own values, those for what the preset has."""
+    fitting = {}
+    for key, value in own.items():
+        there = preset.get(key)
+        if isinstance(value, dict):
+            there = there if isinstance(there, dict) else {}
+            fitting[key] = _fitting(value, there)
+        elif there not in (None, "never", "forever"):
+            fitting[key] = value
+    return {k: v for k, v in fitting.items() if v != {}}

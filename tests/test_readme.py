@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from speechbrain_vq import VQTokenizer
+
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
@@ -73,7 +75,7 @@ def test_the_demo_and_loading_what_it_made(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_commands_to_train_and_export_and_load(tmp_path):
+def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     section = TEXT.split("## Train\n")[1].split("\n## ")[0]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
     for line in block.splitlines():
@@ -86,3 +88,38 @@ def test_the_commands_to_train_and_export_and_load(tmp_path):
     speech.rename(tmp_path / "speech.wav")
     run(sys.executable, "-c", code("Load"), cwd=tmp_path)
     assert (tmp_path / "from_tokens.wav").exists()
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    check_the_hub(tmp_path, hub)
+
+
+def check_the_hub(folder, hub):
+    """What was trained is pushed, and loaded again by other processes: the
+    same tokens, bit for bit."""
+    (folder / "recordings").mkdir()
+    for path in list((folder / "data/audio").rglob("*.flac"))[:3]:
+        path.rename(folder / "recordings" / path.name)
+    section = TEXT.split("## On the Hub\n")[1].split("\n## ")[0]
+    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    for line in block.splitlines():
+        run(PROGRAM, *shlex.split(line)[1:], cwd=folder)
+    run(sys.executable, "-c", code("On the Hub"), cwd=folder)
+    assert len(hub.calls("POST", "/commit/")) == 1
+    local = VQTokenizer.from_hparams(folder / "results/units/model")
+    lines = (folder / "tokens.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    for found in map(json.loads, lines):
+        expected = local.encode_file(folder / found["path"])
+        assert found["tokens"] == expected.tolist()
+        name = pathlib.Path(found["path"]).with_suffix(".wav").name
+        assert (folder / "decoded").rglob(name)
+    # Pinned and cached: no call at all.
+    hub.log.clear()
+    commit = hub.repo("lab/units").refs["refs/tags/v1"]
+    pinned = f"VQTokenizer.from_hparams('lab/units', revision='{commit}')"
+    run(
+        sys.executable,
+        "-c",
+        f"from speechbrain_vq import VQTokenizer; {pinned}",
+        cwd=folder,
+    )
+    assert not hub.log

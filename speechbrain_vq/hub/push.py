@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from .card import with_source
 from .download import COMMIT
 from .errors import LOG_IN, HubError, in_words
 from .folder import CARD, PICKLES, find_file
@@ -74,7 +75,7 @@ def push_to_hub(
         If the Hub refuses or cannot be reached; the message says why.
     """
     _check_names(repo_id, revision, create_pr, tag)
-    operations = _operations(pathlib.Path(folder))
+    operations = _operations(pathlib.Path(folder), repo_id)
     if token is False or token is None and get_token() is None:
         raise HubError(f"Pushing needs a token that may write: {LOG_IN}.")
     api = HfApi(token=token, library_name="speechbrain_vq")
@@ -126,10 +127,10 @@ def _check_names(repo_id, revision, create_pr, tag):
         raise ValueError(f"revision '{revision}' is a commit; name a branch.")
 
 
-def _operations(folder):
-    """The files of a folder that loads."""
+def _operations(folder, repo_id):
+    """The files of a folder that loads, the card with the model's new name."""
     load_pretrained(folder)
-    find_file(folder, CARD)
+    card = find_file(folder, CARD).read_text(encoding="utf-8")
     operations = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -141,7 +142,10 @@ def _operations(folder):
                 f"{path} can hold code, which nobody is to run who loads the "
                 "model: take it out of the folder."
             )
-        operations.append(CommitOperationAdd(name, find_file(folder, name)))
+        content = find_file(folder, name)
+        if name == CARD:
+            content = with_source(card, repo_id).encode()
+        operations.append(CommitOperationAdd(name, content))
     return operations
 
 

@@ -4,35 +4,37 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import json
+import os
 import pathlib
-from typing import Any
+from collections.abc import Iterable
+from typing import BinaryIO
 
 import soundfile
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.nnet.masks import frame_mask
 
-CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
-WEIGHTS = "model.safetensors"
+from .chunks import Span, in_pieces, token_span
+from .codec import CodecMixin
+from .files import audio_blocks
+from .interfaces import VQPretrained
 
 
-class VQTokenizer(Pretrained):
+class VQTokenizer(CodecMixin, VQPretrained):
     """A pretrained model that turns speech into tokens and tokens into speech.
 
     Its modules are ``features`` (waveforms to features and back), ``encoder``,
     ``quantizer``, ``speaker`` (an embedding of whose voice it is) and
     ``decoder``, as in ``recipes/MiniSpeech/unit-discovery``.
 
+    Tokens are [B, T], or [B, T, C] of C codebooks; the methods of DASB and
+    EnCodec (see ``CodecMixin``) always have the last dimension.
+
     Arguments
     ---------
     modules, hparams, run_opts, freeze_params
-        See SpeechBrain's ``Pretrained``.
+        See ``VQPretrained``.
 
     Example
     -------
@@ -43,49 +45,6 @@ class VQTokenizer(Pretrained):
 
     HPARAMS_NEEDED = ["sample_rate", "token_rate"]
     MODULES_NEEDED = ["features", "encoder", "quantizer", "speaker", "decoder"]
-
-    @classmethod
-    def from_hparams(
-        cls, source: str | pathlib.Path, **kwargs: Any
-    ) -> "VQTokenizer":
-        """Loads the folder that ``export_pretrained`` wrote.
-
-        Arguments
-        ---------
-        source : path
-            The folder.
-        **kwargs
-            ``run_opts`` and ``freeze_params`` of ``Pretrained``.
-
-        Returns
-        -------
-        VQTokenizer
-            The model, in evaluation mode.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder or one of its files is missing.
-        ValueError
-            If the weights are not those of the model that the yaml describes.
-        """
-        folder = pathlib.Path(source)
-        for name in (HPARAMS, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"'{source}' is not a folder with a pretrained model: "
-                    f"there is no {name} in it."
-                )
-        with open(folder / HPARAMS, encoding="utf-8") as file:
-            hparams = load_hyperpyyaml(file)
-        modules = hparams["modules"]
-        missing = [m for m in cls.MODULES_NEEDED if m not in modules]
-        if missing:
-            raise ValueError(
-                f"{folder / HPARAMS} lacks the modules {', '.join(missing)}."
-            )
-        load_weights(modules, folder / WEIGHTS)
-        return cls(modules=modules, hparams=hparams, **kwargs)
 
     @property
     def sample_rate(self) -> int:
@@ -102,17 +61,23 @@ class VQTokenizer(Pretrained):
         """Number of different tokens."""
         return self.mods.quantizer.codebook_size
 
+    @property
+    def span(self) -> Span | None:
+        """What a token sees of the waveform; None: maybe all of it."""
+        return token_span(self.mods.features, self.mods.encoder)
+
     @torch.no_grad()
     def encode_batch(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Waveforms to tokens; an utterance has the same ones alone and in a
-        padded batch.
+        padded batch, up to rounding (of three hours of recorded speech, one of
+        563 233 tokens was another in batches of 16).
 
         Arguments
         ---------
         wavs : torch.Tensor
-            Waveforms, [B, samples], zero beyond their lengths.
+            Waveforms, [B, samples]; what is beyond their lengths is not heard.
         wav_lens : torch.Tensor, optional
             Relative lengths, [B]; absent: all of it.
 
@@ -122,8 +87,9 @@ class VQTokenizer(Pretrained):
             Tokens [B, T] (or [B, T, C] for C codebooks), 0 at padding, and
             their relative lengths [B].
         """
-        features, lengths = self._features(wavs, wav_lens)
-        latents, lengths = self.mods.encoder(features, lengths)
+        with self.autocast():
+            features, lengths = self._features(wavs, wav_lens)
+            latents, lengths = self.mods.encoder(features, lengths)
         tokens = self.mods.quantizer.encode(latents, lengths)
         mask = frame_mask(latents, lengths)
         mask = mask.view(mask.shape + (1,) * (tokens.dim() - 2))
@@ -136,7 +102,9 @@ class VQTokenizer(Pretrained):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Tokens to waveforms.
+        """Tokens to waveforms; padding is not heard. The features of an
+        utterance are the same alone and in a batch, up to rounding, of which
+        Griffin-Lim may make other phases.
 
         Arguments
         ---------
@@ -153,37 +121,112 @@ class VQTokenizer(Pretrained):
         torch.Tensor
             Waveforms, [B, samples].
         """
-        tokens = tokens.to(self.device)
+        vectors = self.mods.quantizer.decode(tokens.to(self.device))
+        return self.decode_vectors(vectors, lengths, speaker)
+
+    @torch.no_grad()
+    def decode_vectors(
+        self,
+        vectors: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        speaker: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Quantized vectors to waveforms; the rest as in ``decode_batch``.
+
+        Arguments
+        ---------
+        vectors : torch.Tensor
+            What the quantizer feeds on, [B, T, H].
+        lengths : torch.Tensor, optional
+            Relative lengths, [B].
+        speaker : torch.Tensor, optional
+            Whose voice, [B, S].
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms, [B, samples].
+        """
         if speaker is None:
             size = self.mods.speaker.output_dim
-            speaker = torch.zeros(len(tokens), size, device=self.device)
-        vectors = self.mods.quantizer.decode(tokens)
-        mask = frame_mask(vectors, lengths).unsqueeze(-1)
-        features = self.mods.decoder(vectors * mask, speaker, lengths)
-        return self.mods.features.inverse(features)
+            speaker = vectors.new_zeros(len(vectors), size)
+        if lengths is not None:
+            lengths = lengths.to(self.device)
+        with self.autocast():
+            vectors = vectors * frame_mask(vectors, lengths).unsqueeze(-1)
+            features = self.mods.decoder(
+                vectors, speaker.to(self.device), lengths
+            )
+        return self._waveforms(features.float(), lengths)
 
     @torch.no_grad()
     def speaker_batch(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Whose voice the waveforms [B, samples] have, [B, S]."""
-        return self.mods.speaker(*self._features(wavs, wav_lens))
+        with self.autocast():
+            return self.mods.speaker(*self._features(wavs, wav_lens)).float()
 
-    def encode_file(self, path: str | pathlib.Path) -> torch.Tensor:
-        """The tokens of an audio file of any rate and number of channels.
+    def tokenize(
+        self,
+        audio: torch.Tensor | Iterable[torch.Tensor],
+        chunk_seconds: float | None = 60.0,
+    ) -> torch.Tensor:
+        """Audio of any length to tokens, piece by piece.
+
+        Pieces overlap by what a token sees, so that the tokens are those of
+        the whole, up to rounding: sums may be taken in another order where
+        the length is another, and a latent half way between two codewords may
+        fall to the other side. (Three hours of recorded speech, on CPU: none
+        of 562 987 tokens, in pieces of 10 s or 60 s.) A model that may see
+        everything, whose ``span`` is None, is given everything at once.
 
         Arguments
         ---------
-        path : path
-            The file.
+        audio : torch.Tensor or iterable of torch.Tensor
+            Samples, [samples], or blocks of them in order.
+        chunk_seconds : float, optional
+            Length of a piece; None: all at once.
 
         Returns
         -------
         torch.Tensor
             Tokens, [T] (or [T, C]).
         """
-        wav = read_audio(path, self.sample_rate)
-        return self.encode_batch(wav.unsqueeze(0))[0][0]
+        blocks = [audio] if torch.is_tensor(audio) else audio
+        if self.span is None or chunk_seconds is None:
+            return self._encode_one(torch.cat(list(blocks)))
+        steps = max(1, round(chunk_seconds * self.token_rate))
+        pieces = in_pieces(self._encode_one, blocks, self.span, steps)
+        return torch.cat(list(pieces))
+
+    def encode_file(
+        self,
+        path: str | os.PathLike | BinaryIO,
+        chunk_seconds: float | None = 60.0,
+    ) -> torch.Tensor:
+        """The tokens of an audio file of any rate, length and number of
+        channels; it is read and encoded piece by piece, see ``tokenize``.
+
+        Arguments
+        ---------
+        path : path or file
+            The file.
+        chunk_seconds : float, optional
+            Length of a piece; None: all at once.
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, [T] (or [T, C]).
+
+        Raises
+        ------
+        AudioError
+            If the file is missing, not audio, cut short or empty.
+        """
+        blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
+        return self.tokenize(blocks, chunk_seconds)
 
     def reconstruct_file(
         self, path: str | pathlib.Path, output: str | pathlib.Path
@@ -206,59 +249,42 @@ class VQTokenizer(Pretrained):
         tokens, lengths = self.encode_batch(wavs)
         speaker = self.speaker_batch(wavs)
         decoded = self.decode_batch(tokens, lengths, speaker)[0].cpu()
-        soundfile.write(str(output), decoded.clamp(-1, 1), self.sample_rate)
+        output = pathlib.Path(output)
+        partial = output.with_name(f".{output.name}.partial")
+        soundfile.write(
+            partial,
+            decoded.clamp(-1, 1).numpy(),
+            self.sample_rate,
+            format=output.suffix[1:] or "wav",
+        )
+        partial.replace(output)
         return tokens[0]
 
     def forward(self, wavs, wav_lens=None):
         """See ``encode_batch``."""
         return self.encode_batch(wavs, wav_lens)
 
+    def _encode_one(self, wav):
+        return self.encode_batch(wav.unsqueeze(0))[0][0]
+
     def _features(self, wavs, wav_lens):
         wavs = wavs.to(self.device)
         if wav_lens is None:
             wav_lens = torch.ones(len(wavs))
+        mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
+        wavs = torch.where(mask, wavs, 0.0)
         return self.mods.features(wavs, wav_lens.to(self.device))
 
-
-def load_weights(
-    modules: dict[str, torch.nn.Module], path: pathlib.Path
-) -> None:
-    """Loads weights into modules, all of them and no others.
-
-    Arguments
-    ---------
-    modules : dict
-        Modules by name.
-    path : path
-        A safetensors file; its tensors are named ``module.tensor``.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or a tensor is missing, unknown or of another
-        shape; the message names it.
-    """
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    try:
-        torch.nn.ModuleDict(modules).load_state_dict(
-            {**_extra_states(modules), **weights}
+    def _waveforms(self, features, lengths):
+        # One by one: Griffin-Lim would mix the padding into the end.
+        frames = frame_mask(features, lengths).sum(1).tolist()
+        wavs = [
+            self.mods.features.inverse(item[None, :number])[0]
+            if number
+            else item.new_zeros(0)
+            for item, number in zip(features, frames, strict=True)
+        ]
+        longest = features.shape[1] * self.mods.features.hop_length
+        return torch.stack(
+            [torch.nn.functional.pad(w, (0, longest - len(w))) for w in wavs]
         )
-    except RuntimeError as error:
-        raise ValueError(
-            f"{path} does not fit the model of {HPARAMS} beside it: {error}"
-        ) from error
-
-
-def _extra_states(modules):
-    """What safetensors does not hold; it stays as the yaml made it."""
-    state = torch.nn.ModuleDict(modules).state_dict()
-    return {k: v for k, v in state.items() if k.endswith("_extra_state")}
-
-
-def read_config(folder: str | pathlib.Path) -> dict:
-    """What ``export_pretrained`` noted of a model: sizes, rates, training."""
-    text = (pathlib.Path(folder) / CONFIG).read_text(encoding="utf-8")
-    return json.loads(text)

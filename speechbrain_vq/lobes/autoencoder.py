@@ -82,6 +82,14 @@ class ConvEncoder(nn.Module):
         )
         self.last = nn.Conv1d(channels, output_dim, 1)
 
+    @property
+    def context(self) -> tuple[int, int]:
+        """Frames that a latent depends on before and after its own stride."""
+        around = sum(b.wide.kernel_size[0] // 2 for b in self.blocks)
+        around = around * self.stride + self.first.kernel_size[0] // 2
+        half = self.stride // 2
+        return around + half, around + self.stride - half
+
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

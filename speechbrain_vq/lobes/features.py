@@ -82,6 +82,17 @@ class LogMel(nn.Module):
         """Frames a second."""
         return self.sample_rate / self.hop_length
 
+    @property
+    def context(self) -> tuple[int, int]:
+        """Samples that a frame depends on before and after its own hop."""
+        window = self._shape["win_length"]
+        # The window lies in the middle of the transform, and that around the
+        # hop, each rounded down.
+        before = (self.n_fft - self.hop_length) // 2 - (
+            self.n_fft - window
+        ) // 2
+        return max(before, 0), max(window - self.hop_length - before, 0)
+
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:

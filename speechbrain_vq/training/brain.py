@@ -80,12 +80,19 @@ class VQMixin:
 
     @property
     def quantizers(self) -> dict[str, torch.nn.Module]:
-        """The quantizers in ``self.modules`` by name, wrappers left out."""
+        """The quantizers in ``self.modules`` by name, wrappers left out, and
+        those of models that are frozen, such as a tokenizer."""
         wrappers = ("module", "_orig_mod")
+        frozen = {
+            part
+            for module in self.modules.modules()
+            if getattr(module, "frozen", False)
+            for part in module.modules()
+        }
         return {
             ".".join(p for p in name.split(".") if p not in wrappers): module
             for name, module in self.modules.named_modules()
-            if isinstance(module, Bottleneck)
+            if isinstance(module, Bottleneck) and module not in frozen
         }
 
     def on_fit_start(self):

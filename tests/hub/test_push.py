@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from speechbrain_vq import push_to_hub
 from speechbrain_vq.cli import main
 from speechbrain_vq.hub import HubError, load_pretrained
+from speechbrain_vq.hub.card import with_source
 from tests.hub.small_model import holds, make_weights, read_files, write_model
 
 ID = "lab/model"
@@ -39,7 +40,11 @@ def is_same(hub, folder, repo_id=ID, revision="main"):
     """Whether the repository has the folder's files, byte for byte."""
     found = hub.repo(repo_id).files(revision)
     found.pop(".gitattributes")
-    return found == read_files(folder)
+    wanted = read_files(folder)
+    wanted["README.md"] = with_source(
+        wanted["README.md"].decode(), repo_id
+    ).encode()
+    return found == wanted
 
 
 def commits(hub):
@@ -54,6 +59,13 @@ def test_one_commit_with_all_files(hub, folder):
     assert not hub.repo(ID).private
     loaded = load_pretrained(ID, revision=url.split("/")[-1])
     assert holds(loaded["modules"], make_weights())
+
+
+def test_the_card_loads_the_model_from_where_it_is(hub, folder):
+    (folder / "README.md").write_text('VQTokenizer.from_hparams("model")')
+    push_to_hub(folder, ID)
+    card = hub.repo(ID).files()["README.md"].decode()
+    assert card == f'VQTokenizer.from_hparams("{ID}")'
 
 
 def test_nothing_changed_nothing_sent_and_said(hub, folder, caplog):

@@ -97,6 +97,28 @@ def test_two_quantizers_are_trained_and_told_apart():
     assert len(brain.codebook_lr.optimizer.param_groups[0]["params"]) == 2
 
 
+def test_a_quantizer_of_a_frozen_model_is_left_alone():
+    class Hears(Toy):
+        def compute_forward(self, batch, stage):
+            self.modules.tokenizer["quantizer"].encode(batch[0])
+            return super().compute_forward(batch, stage)
+
+    tokenizer = torch.nn.ModuleDict({"quantizer": VectorQuantizer(DIM, 4)})
+    tokenizer.requires_grad_(False).eval().frozen = True
+    before = {k: v for k, v in tokenizer.state_dict().items() if "_e" not in k}
+    before = {name: value.clone() for name, value in before.items()}
+    brain = fit(
+        make(
+            Hears,
+            {**modules(), "tokenizer": tokenizer},
+            reinit_schedule=ReinitSchedule(2, 2),
+        )
+    )
+    assert set(brain.quantizers) == {"quantizer"}
+    after = tokenizer.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
 # When ----------------------------------------------------------------------
 
 

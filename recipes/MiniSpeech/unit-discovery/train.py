@@ -24,7 +24,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
-from speechbrain_vq.hub import export_pretrained
+from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
@@ -167,13 +167,14 @@ def finish(brain, hparams):
     """Exports the model and writes the results of the test, which are last:
     where they are, the run is complete."""
     folder = pathlib.Path(hparams["output_folder"])
-    if hparams["quantizer"].bypass:
-        logger.warning("The run ended in its warm-up: there is no model yet.")
-    else:
-        model = export_pretrained(folder, folder / "model")
-        logger.info('VQTokenizer.from_hparams("%s") loads the model', model)
     results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
     results.update(brain.vq_stats["test"])
+    try:
+        model = export_pretrained(folder, folder / "model", results=results)
+        logger.info('VQTokenizer.from_hparams("%s") loads the model', model)
+    except ExportRefused as refusal:
+        command = f"speechbrain-vq export --force {folder} {folder / 'model'}"
+        logger.warning("No model was exported. %s (%s)", refusal, command)
     path = folder / "results.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

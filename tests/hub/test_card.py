@@ -1,0 +1,171 @@
+"""A card says what the figures say, and its code runs.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import pathlib
+import re
+
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+from huggingface_hub import ModelCard
+
+from speechbrain_vq import export_pretrained
+from speechbrain_vq.cli import main
+from speechbrain_vq.hub.card import with_source
+from tests.hub.runs import RESULTS, USED, YAML, write_minispeech, write_run
+
+
+def write_tested_run(folder):
+    write_run(folder, **USED)
+    write_minispeech(folder)
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_tested_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """What most tests look at, and none changes."""
+    folder = tmp_path_factory.mktemp("exported")
+    return export_pretrained(write_tested_run(folder / "run"), folder / "units")
+
+
+def load_card(model):
+    return ModelCard.load(model / "README.md")
+
+
+def rows(card):
+    """The table of figures."""
+    return dict(re.findall(r"^\| (.+?) \| (.+?) \|$", card.text, flags=re.M))
+
+
+def test_the_front_matter_has_the_figures_of_the_test(model):
+    data = load_card(model).data
+    assert data.library_name == "speechbrain"
+    assert data.pipeline_tag == "feature-extraction"
+    assert data.license == "apache-2.0"
+    assert data.language == ["en"]
+    assert "speechbrain_vq" in data.tags and data.model_name == "units"
+    told = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert told == {
+        key: RESULTS[key]
+        for key in (
+            "reconstruction_error",
+            "pnmi",
+            "used_codes_percent",
+            "perplexity",
+            "dead_codes",
+            "bits_per_second",
+        )
+    }
+    assert set(data.metrics) == set(told)
+    assert {r.dataset_name for r in data.eval_results} == {"MiniSpeech"}
+    assert {r.dataset_split for r in data.eval_results} == {"test"}
+    # Only what is on the Hub may be named there.
+    assert data.datasets is None
+
+
+def test_the_table_says_what_the_model_is(model):
+    card = load_card(model)
+    table = rows(card)
+    assert table["tokens a second"] == "50"
+    assert table["codebook"] == "32 codes of 8 dimensions"
+    assert table["bit rate by the number of codes"] == "250"  # 50 x 5 bits
+    assert table["bit rate by the entropy of the codes"] == "221.4"
+    assert table["used codes, %"] == "84.38"
+    assert table["perplexity"] == "21.5"
+    for text in ("arm `robust`", "seed 7", "30 steps", "1 minutes of MiniSp"):
+        assert text in card.text
+    for heading in ("Install", "Use", "Training", "Limits", "Citing"):
+        assert f"\n## {heading}\n" in card.text
+
+
+def test_every_file_that_the_card_names_is_there(model):
+    text = load_card(model).text
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    assert pictures == ["spectrogram.png"]
+    for name in [*pictures, "example.wav", "example.tokens.json"]:
+        assert name in text and (model / name).is_file()
+
+
+def test_the_code_of_the_card_runs(model, tmp_path, monkeypatch):
+    (code,) = re.findall(
+        r"```python\n(.*?)```", load_card(model).text, flags=re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "units").symlink_to(model)
+    soundfile.write("speech.wav", torch.randn(16000) / 10, 16000)
+    names = {}
+    exec(code, names)
+    assert len(names["tokens"]) == 50
+    assert names["wavs"].shape == (1, 16000)
+    assert pathlib.Path("from_tokens.wav").is_file()
+
+
+def test_a_name_on_the_hub_goes_into_the_code(run, tmp_path):
+    model = export_pretrained(run, tmp_path / "units", repo_id="org/name")
+    text = (model / "README.md").read_text()
+    assert '.from_hparams("org/name")' in text and "# name\n" in text
+    there = with_source(text, "other/place")
+    assert '.from_hparams("other/place")' in there
+    assert there.replace("other/place", "org/name") == text
+
+
+def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
+    write_run(run, loss=0.1, **USED)
+    write_run(run, loss=0.9, **USED)
+    last = load_card(export_pretrained(run, tmp_path / "last"))
+    assert last.data.eval_results
+    card = load_card(export_pretrained(run, tmp_path / "best", min_key="loss"))
+    assert not card.data.eval_results and "was not tested" in card.text
+    # What was seen in validation is told as that.
+    assert rows(card)["perplexity (validation)"] == "20.25"
+    # Unless they name it.
+    names = sorted(path.name for path in (run / "save").iterdir())
+    results = {**RESULTS, "checkpoint": names[1]}
+    model = export_pretrained(
+        run, tmp_path / "named", min_key="loss", results=results
+    )
+    assert load_card(model).data.eval_results
+
+
+def test_the_options_of_the_command(run, tmp_path):
+    place = tmp_path / "units"
+    options = ["--license=mit", "--language=de", "--language=en"]
+    options += ["--dataset=org/speech", "--repo-id=org/name"]
+    done = CliRunner().invoke(main, ["export", str(run), str(place), *options])
+    assert done.exit_code == 0, done.output
+    data = load_card(place).data
+    assert data.license == "mit" and data.language == ["de", "en"]
+    assert data.datasets == ["org/speech"]
+    assert {r.dataset_type for r in data.eval_results} == {"org/speech"}
+
+
+def test_recordings_of_ones_own_are_called_that(tmp_path):
+    yaml = YAML.replace(
+        "lr: 0.001",
+        "inference: {{recipe: A/b, summary: Mine., card: {{tags: [x]}}}}",
+        1,
+    )
+    run, _ = write_run(tmp_path / "run", yaml=yaml)
+    card = load_card(export_pretrained(run, tmp_path / "model"))
+    assert "on recordings of its maker's own" in card.text
+    assert "MiniSpeech" not in card.text
+    assert "\nMine.\n" in card.text and "recipe `A/b`" in card.text
+    assert card.data.tags == ["x"] and card.data.language is None
+
+
+def test_figures_that_are_no_numbers_are_left_out(run, tmp_path):
+    results = {**RESULTS, "pnmi": float("nan"), "note": "well"}
+    card = load_card(export_pretrained(run, tmp_path / "m", results=results))
+    told = {r.metric_type for r in card.data.eval_results}
+    assert "pnmi" not in told and "note" not in told and "perplexity" in told

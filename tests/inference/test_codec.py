@@ -1,0 +1,106 @@
+"""The faces of DASB and EnCodec, with one codebook and several.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+
+from speechbrain_vq import ResidualVectorQuantizer, VectorQuantizer
+
+RATE = 16000
+QUANTIZERS = {
+    "one": lambda: VectorQuantizer(8, 32),
+    "projected": lambda: VectorQuantizer(8, 32, codebook_dim=3),
+    "product": lambda: VectorQuantizer(8, 32, num_codebooks=4),
+    "residual": lambda: ResidualVectorQuantizer(3, 8, 32),
+    "residual of one": lambda: ResidualVectorQuantizer(1, 8, 32),
+    "projected residual": lambda: ResidualVectorQuantizer(
+        3, 8, 32, codebook_dim=5
+    ),
+}
+
+
+@pytest.fixture(params=QUANTIZERS)
+def codec(request, build):
+    return build(QUANTIZERS[request.param]())
+
+
+def test_shapes_and_names(codec):
+    quantizer = codec.mods.quantizer
+    books, size, dim = quantizer.codebook.shape
+    assert codec.num_codebooks == codec.num_heads == books
+    assert codec.vocab_size == codec.num_tokens == size
+    assert codec.emb_dim == dim and codec.sample_rate == RATE
+    assert torch.equal(codec.vocabulary, quantizer.codebook)
+    wavs, lengths = torch.randn(2, RATE), torch.tensor([1.0, 0.5])
+    tokens, vectors = codec.encode(wavs, lengths)
+    assert tokens.shape == (2, 50, books)
+    assert vectors.shape == (2, 50, books, dim)
+    assert torch.equal(tokens, codec.sig_to_tokens(wavs, lengths))
+    plain, _ = codec.encode_batch(wavs, lengths)
+    assert torch.equal(tokens.reshape(plain.shape), plain)
+    assert codec.decode(tokens, lengths).shape == (2, 1, RATE)
+    assert codec.tokens_to_sig(tokens).shape == (2, RATE)
+    assert torch.equal(codec.tokens_to_sig(tokens), codec.decode_batch(plain))
+
+
+def test_embeddings_are_what_the_quantizer_codes(codec):
+    quantizer = codec.mods.quantizer
+    tokens = codec.sig_to_tokens(torch.randn(2, RATE))
+    vectors = codec.embeddings(tokens)
+    for book in range(codec.num_codebooks):
+        rows = quantizer.codebook[book][tokens[..., book]]
+        assert torch.equal(vectors[:, :, book], rows)
+    residual = isinstance(quantizer, ResidualVectorQuantizer)
+    whole = vectors.sum(2) if residual else vectors.flatten(2)
+    folded = tokens.squeeze(-1) if quantizer.folds else tokens
+    torch.testing.assert_close(
+        quantizer.project_back(whole), quantizer.decode(folded)
+    )
+
+
+def test_the_table_has_a_block_for_each_codebook(codec):
+    books, size = codec.num_codebooks, codec.vocab_size
+    table = codec.get_pretrained_embeddings()
+    assert table.shape == (books * size, codec.emb_dim)
+    tokens = codec.sig_to_tokens(torch.randn(1, RATE))
+    rows = table[tokens + size * torch.arange(books)]
+    assert torch.equal(rows, codec.embeddings(tokens))
+    few = codec.get_pretrained_embeddings(vocab_size=4, num_codebooks=1)
+    assert torch.equal(few, codec.vocabulary[0, :4])
+    with pytest.raises(ValueError, match="vocab_size=33"):
+        codec.get_pretrained_embeddings(33)
+
+
+def test_some_of_the_codebooks(build):
+    codec = build(QUANTIZERS["product"]())
+    wavs = torch.randn(2, RATE)
+    tokens = codec.sig_to_tokens(wavs)
+    first = codec.sig_to_tokens(wavs, num_codebooks=2)
+    assert torch.equal(first, tokens[..., :2])
+    some = codec.sig_to_tokens(wavs, num_codebooks=[3, 1])
+    assert torch.equal(some, tokens[..., [3, 1]])
+    for wrong in (5, 0, [4], [-1], []):
+        with pytest.raises(ValueError, match="has 4 codebooks"):
+            codec.sig_to_tokens(wavs, num_codebooks=wrong)
+    with pytest.raises(ValueError, match="of 4 codebooks are"):
+        codec.tokens_to_sig(first)
+
+
+def test_the_first_codebooks_of_a_residual_quantizer_sound(build):
+    codec = build(QUANTIZERS["projected residual"]())
+    quantizer = codec.mods.quantizer
+    tokens = codec.sig_to_tokens(torch.randn(1, RATE))
+    with torch.no_grad():
+        quantizer.codebook[1:] = 0.0
+    whole = codec.tokens_to_sig(tokens)
+    torch.testing.assert_close(codec.tokens_to_sig(tokens[..., :1]), whole)
+
+
+def test_the_table_is_a_copy(build):
+    codec = build()
+    before = codec.vocabulary.clone()
+    codec.get_pretrained_embeddings().zero_()
+    assert torch.equal(codec.vocabulary, before)

@@ -1,0 +1,90 @@
+"""Audio in blocks is the audio; and what audio there is.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import io
+
+import pytest
+import soundfile
+import torch
+
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.inference.files import audio_blocks, find_audio
+
+FORMATS = [
+    ("a.wav", None),
+    ("a.flac", None),
+    ("a.ogg", "VORBIS"),
+    ("a.opus", "OPUS"),
+    ("a.mp3", None),
+]
+
+
+def write(path, rate, seconds=2.0, subtype=None):
+    samples = torch.randn(round(rate * seconds), 2).cumsum(0)
+    samples = samples / samples.abs().max()
+    kind = "OGG" if path.suffix == ".opus" else None
+    soundfile.write(path, samples, rate, subtype=subtype, format=kind)
+    return path
+
+
+@pytest.mark.parametrize("name, subtype", FORMATS)
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_blocks_are_the_whole_bit_for_bit(tmp_path, name, subtype, rate):
+    path = write(tmp_path / name, rate, subtype=subtype)
+    whole = read_audio(path, 16000)
+    for seconds in (0.0, 0.05, 0.3, 60.0)[1:]:
+        blocks = list(audio_blocks(path, 16000, seconds))
+        assert torch.equal(torch.cat(blocks), whole)
+    assert len(blocks) == 1
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 12345])
+@pytest.mark.parametrize("wanted", [16000, 24000])
+def test_resampled_blocks_are_the_whole(tmp_path, rate, wanted):
+    path = write(tmp_path / "a.flac", rate, 1.937)
+    whole = read_audio(path, wanted)
+    blocks = list(audio_blocks(path, wanted, 0.1))
+    assert torch.equal(torch.cat(blocks), whole)
+
+
+def test_the_file_of_bytes(tmp_path):
+    path = write(tmp_path / "a.flac", 16000)
+    data = io.BytesIO(path.read_bytes())
+    blocks = torch.cat(list(audio_blocks(data, 16000)))
+    assert torch.equal(blocks, read_audio(path, 16000))
+    with pytest.raises(AudioError, match="row 3: cannot be read"):
+        list(audio_blocks(io.BytesIO(b"none"), 16000, name="row 3"))
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    for name, content in (("a.wav", b"RIFF"), ("b.wav", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(AudioError, match=f"{name}: cannot be read"):
+            list(audio_blocks(tmp_path / name, 16000))
+    soundfile.write(tmp_path / "c.wav", torch.zeros(0), 16000)
+    with pytest.raises(AudioError, match="c.wav: holds no sound"):
+        list(audio_blocks(tmp_path / "c.wav", 16000))
+
+
+def test_an_error_of_the_reader_of_blocks_stays_its_own(tmp_path):
+    path = write(tmp_path / "a.wav", 16000)
+    with pytest.raises(RuntimeError, match="mine"):
+        for _ in audio_blocks(path, 16000, 0.1):
+            raise RuntimeError("mine")
+
+
+def test_folders_are_searched(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b.WAV", "a.flac", "deep/er/c.opus", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / ".hidden" / "d.wav").touch()
+    found = find_audio([tmp_path, tmp_path / "b.WAV", "missing.x"])
+    names = [str(name) for name in found.values()]
+    assert names == ["a.flac", "b.WAV", "deep/er/c.opus", "missing.x"]
+    with pytest.raises(FileNotFoundError, match="no audio files in"):
+        find_audio([tmp_path / "deep" / "none" / ".."][:0])

@@ -1,0 +1,131 @@
+"""Pretrained models as modules: moved, frozen, in half precision, in a Brain.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_vq import VQTokenizer
+from speechbrain_vq.inference import VQPretrained
+
+RATE = 16000
+
+
+def test_what_is_missing_is_named():
+    class Needy(VQPretrained):
+        MODULES_NEEDED = ["encoder", "head"]
+        HPARAMS_NEEDED = ["sample_rate"]
+
+    encoder = {"encoder": torch.nn.Linear(2, 2)}
+    with pytest.raises(ValueError, match="Needy needs .* head of them are"):
+        Needy(encoder, {"sample_rate": 1})
+    with pytest.raises(ValueError, match="sample_rate of them are missing"):
+        Needy({**encoder, "head": torch.nn.Linear(2, 2)}, {})
+
+
+def test_a_model_knows_where_it_is_from(model, tokenizer):
+    assert tokenizer.source == str(model) and tokenizer.revision is None
+    again = VQTokenizer.from_hparams(model)
+    assert again.fingerprint == tokenizer.fingerprint
+    again.mods.encoder.last.bias[0] += 1e-4
+    assert again.fingerprint != tokenizer.fingerprint
+
+
+class TinyBrain(sb.Brain):
+    """Learns to tell tokens apart."""
+
+    def compute_forward(self, batch, stage):
+        assert not any(
+            module.training for module in self.modules.tokenizer.modules()
+        )
+        tokens, _ = self.modules.tokenizer.encode_batch(batch)
+        return self.modules.head(tokens), tokens
+
+    def compute_objectives(self, predictions, batch, stage):
+        scores, tokens = predictions
+        return torch.nn.functional.cross_entropy(
+            scores.flatten(0, 1), tokens.flatten()
+        )
+
+
+def test_frozen_in_another_yaml_and_brain(model):
+    hparams = load_hyperpyyaml(f"""
+tokenizer: !apply:speechbrain_vq.inference.VQTokenizer.from_hparams
+    source: {model}
+modules:
+    tokenizer: !ref <tokenizer>
+    head: !new:torch.nn.Embedding
+        num_embeddings: 32
+        embedding_dim: 32
+""")
+    tokenizer = hparams["tokenizer"]
+    before, wavs = tokenizer.fingerprint, torch.randn(2, RATE)
+    tokens, _ = tokenizer.encode_batch(wavs)
+    brain = TinyBrain(
+        hparams["modules"],
+        lambda params: torch.optim.Adam(params, lr=0.1),
+        run_opts={"device": "cpu"},
+    )
+    batches = torch.utils.data.DataLoader(wavs, batch_size=1)
+    brain.fit(range(2), batches, progressbar=False)
+    learned = [
+        p for group in brain.optimizer.param_groups for p in group["params"]
+    ]
+    frozen = {id(p) for p in tokenizer.parameters()}
+    assert sum(p.requires_grad for p in learned) == 1
+    assert not [p for p in learned if p.requires_grad and id(p) in frozen]
+    assert tokenizer.fingerprint == before
+    assert torch.equal(tokenizer.encode_batch(wavs)[0], tokens)
+
+
+def test_one_that_is_not_frozen_trains(build):
+    tokenizer = build(freeze_params=False)
+    assert all(p.requires_grad for p in tokenizer.parameters())
+    assert tokenizer.train().mods.encoder.training
+
+
+def test_the_device_is_where_the_model_is(tokenizer):
+    around = torch.nn.ModuleDict({"tokenizer": tokenizer}).to("meta")
+    assert tokenizer.device == "meta"
+    assert {p.device.type for p in around.parameters()} == {"meta"}
+
+
+def test_half_precision_keeps_weights_features_and_quantizer(tokenizer):
+    wavs = torch.randn(4, 2 * RATE)
+    tokens, lengths = tokenizer.encode_batch(wavs)
+    seen = {}
+
+    def watch(module, inputs, output):
+        seen["in"], seen["out"] = inputs[0].dtype, output[0].dtype
+
+    tokenizer.mods.encoder.register_forward_hook(watch)
+    for change in (tokenizer.bfloat16, tokenizer.half):
+        change()
+        halved, half_lengths = tokenizer.encode_batch(wavs)
+        wanted = tokenizer.compute_dtype
+        assert seen == {"in": torch.float32, "out": wanted}
+        assert torch.equal(lengths, half_lengths)
+        assert (halved != tokens).float().mean() < 0.2
+        assert tokenizer.decode_batch(halved).dtype is torch.float32
+    # A parent that is halved moves no weight of it either.
+    torch.nn.ModuleDict({"tokenizer": tokenizer}).half()
+    assert {p.dtype for p in tokenizer.parameters()} == {torch.float32}
+    assert torch.equal(tokenizer.float().encode_batch(wavs)[0], tokens)
+
+
+@pytest.mark.parametrize("name", ["precision", "eval_precision"])
+def test_half_precision_by_run_opts(model, name):
+    run_opts = {"device": "cpu", name: "bf16"}
+    tokenizer = VQTokenizer.from_hparams(model, run_opts=run_opts)
+    assert tokenizer.compute_dtype is torch.bfloat16
+
+
+def test_the_precision_around_it_changes_nothing(tokenizer):
+    wavs = torch.randn(4, RATE)
+    tokens, _ = tokenizer.encode_batch(wavs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(tokenizer.encode_batch(wavs)[0], tokens)
