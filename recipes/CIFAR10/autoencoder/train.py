@@ -1,0 +1,194 @@
+"""Recipe for an autoencoder of images with a vector-quantized bottleneck.
+
+To run this recipe:
+> python train.py hparams/train.yaml --data_folder=data/cifar10
+
+To compare with another way of training the codebook, add for example
+--arm=vanilla; --arm=none has no bottleneck.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import logging
+import math
+import pathlib
+import sys
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from PIL import Image
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from torch.utils.data import TensorDataset
+
+from speechbrain_vq.hub import ExportRefused, export_pretrained
+from speechbrain_vq.lobes.images import truncated_levels
+from speechbrain_vq.nnet.losses import entropy
+from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
+    SPLITS,
+    prepare,
+    read_images,
+)
+from speechbrain_vq.training import VQBrain
+
+logger = logging.getLogger(__name__)
+
+IN_PICTURE = 12  # Images
+
+
+class ImageBrain(VQBrain):
+    """Learns to say images again through a quantizer."""
+
+    def compute_forward(self, batch, stage):
+        """The levels of the pixels, their distributions, and the codes."""
+        images = batch[0].to(self.device)
+        vq = self.modules.quantizer(self.modules.encoder(images))
+        return images, self.modules.decoder(vq.quantized), vq
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Nats a dimension, and the quantizer's loss."""
+        images, logits, vq = predictions
+        levels = images.long()
+        if self.hparams.official_truncation:
+            levels = truncated_levels(images)
+        nats = torch.nn.functional.cross_entropy(logits, levels)
+        if stage != sb.Stage.TRAIN:
+            self.count(images, logits, nats, vq)
+        return nats + vq.loss
+
+    def count(self, images, logits, nats, vq):
+        """Adds a batch to the sums over the whole set."""
+        self.nats += float(nats) * images.numel()
+        self.dimensions += images.numel()
+        self.codes += vq.indices.numel()
+        self.usage = self.usage + vq.metrics["counts"].double().cpu()
+        if self.shown is None:
+            some = slice(IN_PICTURE)
+            self.shown = images[some].cpu(), logits[some].argmax(1).cpu()
+
+    def figures(self):
+        """Bits per dimension and perplexities over the whole set.
+
+        Codes are as likely as each other a priori, so that they cost the
+        logarithm of the codebook's size, whatever their use.
+        """
+        bits = self.nats / self.dimensions / math.log(2)
+        figures = {"reconstruction_bits_per_dim": bits}
+        if self.hparams.quantizer.bypass:
+            return figures, []
+        rate = self.codes * math.log2(self.hparams.codebook_size)
+        perplexities = entropy(self.usage).exp()
+        figures["code_bits_per_dim"] = rate / self.dimensions
+        figures["bits_per_dim"] = bits + rate / self.dimensions
+        figures["perplexity_sum"] = float(perplexities.sum())
+        figures["perplexity_least"] = float(perplexities.min())
+        return figures, perplexities.tolist()
+
+    def on_stage_start(self, stage, epoch=None):
+        """Empties the sums."""
+        self.nats, self.dimensions, self.codes = 0.0, 0, 0
+        self.usage, self.shown = 0.0, None
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, saves, draws, and keeps the results of a test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        figures, perplexities = self.figures()
+        stats = {"loss": stage_loss, **figures}
+        if stage == sb.Stage.VALID:
+            self.hparams.train_logger.log_stats(
+                {"epoch": epoch, "step": self.optimizer_step},
+                train_stats=self.train_stats,
+                valid_stats=stats,
+            )
+            run_on_main(self.draw, args=[f"epoch_{epoch:04d}.png"])
+            self.checkpointer.save_and_keep_only(
+                meta=stats, importance_keys=[], num_to_keep=1
+            )
+            return
+        self.hparams.train_logger.log_stats(
+            {"step": self.optimizer_step}, test_stats=stats
+        )
+        run_on_main(self.draw, args=["test.png"])
+        self.results = {"steps": self.optimizer_step, **stats}
+        if perplexities:
+            self.results["perplexities"] = perplexities
+
+    def draw(self, name):
+        """Writes some images, and below them what their codes keep."""
+        rows = [torch.cat(list(images), dim=-1) for images in self.shown]
+        pixels = torch.cat(rows, dim=-2).to(torch.uint8).permute(1, 2, 0)
+        picture = Image.fromarray(pixels.squeeze(-1).numpy())
+        folder = pathlib.Path(self.hparams.picture_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = picture.resize([4 * side for side in picture.size], 0)
+        partial = folder / f"{name}.partial"
+        picture.save(partial, format="PNG")
+        partial.replace(folder / name)
+
+
+def finish(brain, hparams):
+    """Exports the model and writes the results of the test, which are last:
+    where they are, the run is complete."""
+    folder = pathlib.Path(hparams["output_folder"])
+    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
+    results.update(brain.vq_stats["test"])
+    try:
+        model = export_pretrained(folder, folder / "model", results=results)
+        logger.info('VQPretrained.from_hparams("%s") loads the model', model)
+    except ExportRefused as refusal:
+        logger.warning("No model was exported. %s", refusal)
+    path = folder / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    logger.info("The results are in %s", path)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    ddp_init_group(run_opts)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    corpus = {
+        "data_folder": hparams["data_folder"],
+        "save_folder": hparams["images_folder"],
+        "dataset": hparams["dataset"],
+        "valid_images": hparams["valid_images"],
+    }
+    run_on_main(prepare, kwargs=corpus)
+    datasets = {
+        split: TensorDataset(read_images(hparams["images_folder"], split))
+        for split in SPLITS
+    }
+    brain = ImageBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    loader = {"num_workers": hparams["num_workers"]}
+    whole = {"batch_size": hparams["valid_batch_size"], **loader}
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs={
+            "batch_size": hparams["batch_size"],
+            "shuffle": True,
+            **loader,
+        },
+        valid_loader_kwargs=dict(whole),
+    )
+    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
+    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})

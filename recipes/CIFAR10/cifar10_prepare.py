@@ -1,0 +1,501 @@
+"""Data preparation: CIFAR-10 in any of the forms it comes in, and
+Fashion-MNIST, padded to the same size.
+
+Whatever the source, what comes out is a folder with the images of each split
+as whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
+``images.json``, written last, which says what they were made of. Neither data
+set has a validation set: the last 5,000 training images are taken for one.
+
+>>> folder = prepare("data/cifar10", "results/prepared")  # doctest: +SKIP
+>>> read_images(folder, "test").shape  # doctest: +SKIP
+torch.Size([10000, 3, 32, 32])
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import gzip
+import io
+import json
+import logging
+import os
+import pathlib
+import pickle
+import shutil
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+HUB_NAME = "uoft-cs/cifar10"
+SPLITS = ("train", "valid", "test")
+NOTE = "images.json"
+SIZE = 32
+TAR, TAR_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+BATCHES = {
+    "train": [f"data_batch_{number}" for number in range(1, 6)],
+    "test": ["test_batch"],
+}
+IDX = {
+    "train": "train-images-idx3-ubyte.gz",
+    "test": "t10k-images-idx3-ubyte.gz",
+}
+DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
+PICTURES = (".png", ".jpg", ".jpeg")
+# By the names of datasets: their channels, and where they are to be had.
+CHANNELS = {"cifar10": 3, "fashion-mnist": 1}
+WHOLE = {"train": {"cifar10": 50_000, "fashion-mnist": 60_000}}
+WHOLE["test"] = dict.fromkeys(CHANNELS, 10_000)
+SOURCES = {
+    "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
+    f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html",
+    "fashion-mnist": "Fashion-MNIST is the Debian package "
+    "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
+    "-x dataset-fashion-mnist_*.deb FOLDER), or at "
+    "https://github.com/zalandoresearch/fashion-mnist",
+}
+# What damaged files raise, apart from what pyarrow and Pillow do, which are
+# ValueErrors and OSErrors.
+DAMAGED = (
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    zlib.error,
+    tarfile.TarError,
+    pickle.UnpicklingError,
+)
+
+
+def image_channels(dataset: str) -> int:
+    """How many channels the images of a data set have.
+
+    Arguments
+    ---------
+    dataset : str
+        "cifar10" or "fashion-mnist".
+
+    Returns
+    -------
+    int
+        Their number.
+
+    Raises
+    ------
+    ValueError
+        If there is no such data set.
+
+    Example
+    -------
+    >>> image_channels("cifar10")
+    3
+    """
+    if dataset not in CHANNELS:
+        raise ValueError(
+            f"dataset is {dataset!r}; it must be {' or '.join(CHANNELS)}."
+        )
+    return CHANNELS[dataset]
+
+
+def prepare(
+    data_folder: str | pathlib.Path,
+    save_folder: str | pathlib.Path,
+    dataset: str = "cifar10",
+    valid_images: int = 5000,
+) -> pathlib.Path:
+    """Prepares the images; where that was done before, nothing is done.
+
+    Arguments
+    ---------
+    data_folder : path
+        For CIFAR-10 its name on the Hub, or a folder, looked at in this
+        order: with parquet files (``train*.parquet``, ``test*.parquet``, at
+        any depth), with ``cifar-10-python.tar.gz`` or what is in it, or with
+        ``train/<class>/*.png`` and ``test/<class>/*.png``. For Fashion-MNIST
+        a folder with its IDX files, or one that its Debian package was
+        unpacked in.
+    save_folder : path
+        Where the images go.
+    dataset : str
+        "cifar10" or "fashion-mnist".
+    valid_images : int
+        How many of the last training images to hold out.
+
+    Returns
+    -------
+    pathlib.Path
+        The save folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or not all of the files.
+    ValueError
+        If a file is damaged or holds something else, or ``dataset`` or
+        ``valid_images`` makes no sense.
+
+    Example
+    -------
+    >>> prepare("data/cifar10", "results/prepared")  # doctest: +SKIP
+    PosixPath('results/prepared')
+    """
+    channels, folder = image_channels(dataset), pathlib.Path(save_folder)
+    files, read = _find(data_folder, dataset)
+    note = {
+        "dataset": dataset,
+        "valid_images": valid_images,
+        "source": {split: _describe(files[split]) for split in files},
+    }
+    if _is_done(folder, note):
+        return folder
+    images = {}
+    for split in ("train", "test"):
+        images[split] = torch.from_numpy(
+            _checked(read(files[split]), files[split], channels)
+        )
+        whole = WHOLE[split][dataset]
+        if len(images[split]) != whole:
+            logger.warning(
+                "%s holds %d images for %s, the whole of it is %d",
+                data_folder,
+                len(images[split]),
+                split,
+                whole,
+            )
+    if not 0 < valid_images < len(images["train"]):
+        raise ValueError(
+            f"valid_images={valid_images} must be from 1 to "
+            f"{len(images['train']) - 1}: it is taken from the "
+            f"{len(images['train'])} training images of {data_folder}."
+        )
+    images["valid"] = images["train"][-valid_images:]
+    images["train"] = images["train"][:-valid_images]
+    _write(folder, images, note)
+    return folder
+
+
+def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
+    """The images of a split.
+
+    Arguments
+    ---------
+    folder : path
+        What ``prepare`` returned.
+    split : str
+        "train", "valid" or "test".
+
+    Returns
+    -------
+    torch.Tensor
+        Whole numbers 0..255 of one byte, [N, C, 32, 32].
+    """
+    return load_file(pathlib.Path(folder) / f"{split}.safetensors")["images"]
+
+
+# What is there ------------------------------------------------------------
+
+Reader = Callable[[list], np.ndarray]
+
+
+def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
+    """The files of the training and test set, and what reads them."""
+    folder = pathlib.Path(data_folder)
+    if dataset == "cifar10" and str(data_folder) == HUB_NAME:
+        if not folder.is_dir():
+            return {"train": ["train"], "test": ["test"]}, _read_hub
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {folder}. {SOURCES[dataset]}."
+        )
+    if dataset == "fashion-mnist":
+        inner = folder / DEBIAN_FOLDER
+        inner = inner if inner.is_dir() else folder
+        return _all_there(
+            {k: [inner / name] for k, name in IDX.items()}, dataset
+        ), _read_idx
+    parquet = {
+        split: sorted(folder.rglob(f"{split}*.parquet"))
+        for split in ("train", "test")
+    }
+    if any(parquet.values()):
+        for split, found in parquet.items():
+            parquet[split] = found or [folder / f"{split}*.parquet"]
+        return _all_there(parquet, dataset), _read_parquet
+    if (folder / TAR).is_file():
+        # The name of a member after that of the archive.
+        return {
+            split: [folder / TAR / name for name in names]
+            for split, names in BATCHES.items()
+        }, _read_tar
+    inner = folder / TAR_FOLDER
+    inner = inner if inner.is_dir() else folder
+    batches = {k: [inner / n for n in names] for k, names in BATCHES.items()}
+    if any(path.is_file() for paths in batches.values() for path in paths):
+        return _all_there(batches, dataset), _read_batches
+    pictures = {split: _pictures(folder / split) for split in BATCHES}
+    if any(pictures.values()):
+        for split, found in pictures.items():
+            pictures[split] = found or [folder / split / "<class>" / "*.png"]
+        return _all_there(pictures, dataset), _read_pictures
+    names = sorted(path.name for path in folder.iterdir())
+    raise FileNotFoundError(
+        f"{folder} holds {', '.join(names[:5]) or 'nothing'}"
+        f"{', ...' * (len(names) > 5)}; wanted are train*.parquet and "
+        f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or train/<class>/*.png "
+        f"and test/<class>/*.png. {SOURCES[dataset]}."
+    )
+
+
+def _all_there(files, dataset):
+    every = [path for paths in files.values() for path in paths]
+    missing = [str(path) for path in every if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"Of {len(every)} files, {', '.join(missing[:5])} is missing. "
+            f"{SOURCES[dataset]}."
+        )
+    return files
+
+
+def _pictures(folder) -> list[pathlib.Path]:
+    return sorted(
+        path
+        for path in folder.glob("*/*")
+        if path.suffix.lower() in PICTURES and path.is_file()
+    )
+
+
+def _describe(files) -> list:
+    """What tells whether the files are still the same."""
+    if len(files) > 100:
+        files = [file.parent for file in files]
+        files = sorted({str(f): f for f in files}.values())
+    return [
+        [str(f), f.stat().st_size, f.stat().st_mtime_ns]
+        if isinstance(f, pathlib.Path) and f.exists()
+        else _of_archive(f)
+        for f in files
+    ]
+
+
+def _of_archive(file):
+    """A member of an archive changes with that; on the Hub, a name is all."""
+    if not isinstance(file, pathlib.Path):
+        return [HUB_NAME, str(file)]
+    about = file.parent.stat()
+    return [str(file), about.st_size, about.st_mtime_ns]
+
+
+# How it is read -----------------------------------------------------------
+
+
+def _checked(images, files, channels) -> np.ndarray:
+    """Images as they must be, padded to their size."""
+    name, shape = files[0], images.shape
+    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images)
+    if not whole or shape[1] != channels or max(shape[2:]) > SIZE:
+        raise ValueError(
+            f"{name} holds {images.dtype} of the shape {list(shape)}; wanted "
+            f"are images of {SIZE} x {SIZE}, of {channels} channels of a byte."
+        )
+    rows, columns = SIZE - shape[2], SIZE - shape[3]
+    if (rows or columns) and channels == 3:
+        raise ValueError(
+            f"{name} holds images of {shape[3]} x {shape[2]}; those of "
+            f"CIFAR-10 have {SIZE} x {SIZE}."
+        )
+    around = [(n // 2, n - n // 2) for n in (rows, columns)]
+    return np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *around)))
+
+
+def _named(path, dataset: str, read: Callable):
+    """Reads a file; what is wrong with it is said with its name."""
+    try:
+        return read()
+    except DAMAGED as error:
+        raise ValueError(
+            f"{path} cannot be read: it is cut short, damaged or something "
+            f"else than its name says ({type(error).__name__}: {error}). Get "
+            f"it again. {SOURCES[dataset]}."
+        ) from error
+
+
+def _read_idx(files) -> np.ndarray:
+    def read():
+        with gzip.open(files[0]) as file:
+            data = file.read()
+        magic, *shape = np.frombuffer(data[:16], ">u4").tolist()
+        if magic != 0x803:
+            raise ValueError(f"the magic number of IDX images is not {magic}")
+        images = np.frombuffer(data, np.uint8, offset=16)
+        return images.reshape(shape[0], 1, *shape[1:])
+
+    return _named(files[0], "fashion-mnist", read)
+
+
+class BatchUnpickler(pickle.Unpickler):
+    """Reads the batches of CIFAR-10, which are pickles of Python 2, without
+    running what a pickle may ask for: all that it may name is an array.
+
+    Arguments
+    ---------
+    file : file
+        Open for reading bytes.
+
+    Example
+    -------
+    >>> BatchUnpickler(io.BytesIO(pickle.dumps(print))).load()
+    Traceback (most recent call last):
+    _pickle.UnpicklingError: it asks for builtins.print, which no image needs
+    """
+
+    ALLOWED = {
+        "_reconstruct": np.ndarray([0]).__reduce__()[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+    HOMES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+
+    def __init__(self, file):
+        super().__init__(file, encoding="bytes")
+
+    def find_class(self, module, name):
+        """The few things that may be named."""
+        if module in self.HOMES and name in self.ALLOWED:
+            return self.ALLOWED[name]
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}, which no image needs"
+        )
+
+
+def _read_batch(path, open_file) -> np.ndarray:
+    def read():
+        with open_file() as file:
+            rows = BatchUnpickler(file).load()[b"data"]
+        return rows.reshape(len(rows), 3, SIZE, SIZE)
+
+    return _named(path, "cifar10", read)
+
+
+def _read_batches(files) -> np.ndarray:
+    parts = [_read_batch(path, lambda p=path: open(p, "rb")) for path in files]
+    return np.concatenate(parts)
+
+
+def _read_tar(files) -> np.ndarray:
+    path = files[0].parent
+
+    def read():
+        # Nothing is unpacked: members are read where they are.
+        with tarfile.open(path) as archive:
+            return [
+                archive.extractfile(f"{TAR_FOLDER}/{file.name}").read()
+                for file in files
+            ]
+
+    contents = _named(path, "cifar10", read)
+    parts = [
+        _read_batch(file, lambda c=content: io.BytesIO(c))
+        for file, content in zip(files, contents, strict=True)
+    ]
+    return np.concatenate(parts)
+
+
+def _read_parquet(files) -> np.ndarray:
+    import pyarrow.parquet
+
+    def read(path):
+        table = pyarrow.parquet.read_table(path)
+        names = [n for n in ("img", "image") if n in table.column_names]
+        if not names:
+            raise ValueError(
+                f"its columns are {', '.join(table.column_names)}; none is img"
+            )
+        return [cell["bytes"] for cell in table[names[0]].to_pylist()]
+
+    contents = (
+        (f"{path}, image {number}", content)
+        for path in files
+        for number, content in enumerate(
+            _named(path, "cifar10", lambda p=path: read(p))
+        )
+    )
+    return _decode(contents)
+
+
+def _read_hub(files) -> np.ndarray:
+    import datasets
+
+    try:
+        split = datasets.load_dataset(HUB_NAME, split=files[0])
+    except Exception as error:
+        raise FileNotFoundError(
+            f"{HUB_NAME} could not be had from the Hub ({error}). Name a "
+            f"folder with a copy by --data_folder. {SOURCES['cifar10']}."
+        ) from error
+    encoded = split.cast_column("img", datasets.Image(decode=False))["img"]
+    return _decode(
+        (f"{HUB_NAME}, image {number}", cell["bytes"])
+        for number, cell in enumerate(encoded)
+    )
+
+
+def _read_pictures(files) -> np.ndarray:
+    return _decode((path, path.read_bytes()) for path in files)
+
+
+def _decode(contents: Iterable[tuple]) -> np.ndarray:
+    """Names and files of pictures to images."""
+    return np.stack(list(tqdm(_decoded(contents), "images", unit="image")))
+
+
+def _decoded(contents: Iterable[tuple]) -> Iterator[np.ndarray]:
+    from PIL import Image
+
+    for name, content in contents:
+        picture = _named(
+            name,
+            "cifar10",
+            lambda c=content: Image.open(io.BytesIO(c)).convert("RGB"),
+        )
+        if picture.size != (SIZE, SIZE):
+            raise ValueError(
+                f"{name} has {picture.width} x {picture.height} pixels; those "
+                f"of CIFAR-10 have {SIZE} x {SIZE}."
+            )
+        yield np.asarray(picture).transpose(2, 0, 1)
+
+
+# How it is kept -----------------------------------------------------------
+
+
+def _is_done(folder, note) -> bool:
+    path = folder / NOTE
+    there = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
+    return there and path.is_file() and json.loads(path.read_text()) == note
+
+
+def _write(folder, images, note) -> None:
+    """All or nothing: runs that start side by side may prepare at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    new = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    try:
+        for split in SPLITS:
+            tensors = {"images": images[split].contiguous()}
+            save_file(tensors, new / f"{split}.safetensors")
+        (new / NOTE).write_text(json.dumps(note, indent=1) + "\n")
+        (folder / NOTE).unlink(missing_ok=True)
+        for name in [*(f"{split}.safetensors" for split in SPLITS), NOTE]:
+            os.replace(new / name, folder / name)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)

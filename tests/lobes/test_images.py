@@ -1,0 +1,112 @@
+"""The autoencoder of images keeps places in place, and its quantizer shares
+one norm.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+
+from speechbrain_vq.lobes.images import (
+    ImageDecoder,
+    ImageEncoder,
+    ImageQuantizer,
+    to_unit,
+    truncated_levels,
+)
+
+
+def test_levels_are_symmetric_around_zero():
+    levels = torch.tensor([0, 255], dtype=torch.uint8)
+    assert to_unit(levels).tolist() == [-0.5, 0.5]
+
+
+def test_the_truncation_of_the_papers_code_lowers_63_levels():
+    levels = torch.arange(256)
+    lower = truncated_levels(levels) - levels
+    assert (lower == -1).sum() == 63 and (lower == 0).sum() == 193
+    assert torch.equal(
+        truncated_levels(levels.to(torch.uint8)), truncated_levels(levels)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_latent_is_of_what_lies_at_its_place(channels):
+    torch.manual_seed(0)
+    encoder = ImageEncoder(channels, 32, channels=8).eval()
+    image = torch.randint(256, (1, channels, 32, 32))
+    other = image.clone()
+    # In the first row and the last column.
+    other[:, :, 0, 31] = 255 - other[:, :, 0, 31]
+    moved = (encoder(image) - encoder(other)).abs().sum(-1)[0] > 0
+    assert moved.shape == (8, 8)
+    # Two blocks of 3 x 3 reach two places further, the strides less than one.
+    assert moved[0, 7] and not moved[4:].any() and not moved[:, :4].any()
+
+
+def test_a_pixel_is_of_what_lies_at_its_place():
+    torch.manual_seed(0)
+    decoder = ImageDecoder(32, 3, channels=8).eval()
+    latents = torch.randn(1, 8, 8, 32)
+    other = latents.clone()
+    other[:, 0, 7] += 1
+    moved = (decoder(latents) - decoder(other)).abs().sum((0, 1, 2)) > 0
+    assert moved.shape == (32, 32)
+    assert moved[1, 30] and not moved[16:].any() and not moved[:, :16].any()
+
+
+def test_logits_are_levels_by_channels():
+    """A distribution for each channel: raising one level's bias of one
+    channel changes the most likely level there and nowhere else."""
+    torch.manual_seed(0)
+    decoder = ImageDecoder(32, 3, channels=8).eval()
+    latents = torch.randn(2, 8, 8, 32)
+    before = decoder(latents).argmax(1)
+    with torch.no_grad():
+        decoder.layers[-2].bias.view(256, 3)[200, 1] += 100
+    after = decoder(latents).argmax(1)
+    assert (after[:, 1] == 200).all()
+    assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
+
+
+def test_codebooks_share_the_statistics_of_their_norm():
+    torch.manual_seed(0)
+    quantizer = ImageQuantizer(4, 16, 8)
+    latents = torch.randn(16, 8, 8, 32)
+    # Unlike the others; a norm of its own would make it like them.
+    latents[..., :8] += 10
+    quantizer(latents)
+    normed = quantizer.reservoir.contents().unflatten(1, (4, 8))
+    overall = normed.mean((0, 1))
+    torch.testing.assert_close(overall, torch.zeros(8), atol=0.05, rtol=0)
+    assert (normed[:, 0].mean(0) > 1).all()
+    assert (normed[:, 1:].mean((0, 1)) < 0).all()
+
+
+def test_without_a_norm_nothing_is_normalized():
+    torch.manual_seed(0)
+    quantizer = ImageQuantizer(4, 16, 8, norm=None)
+    assert quantizer.norm is None
+    latents = torch.randn(2, 8, 8, 32)
+    quantized, indices = quantizer(latents)[:2]
+    assert quantized.shape == latents.shape and indices.shape == (2, 8, 8, 4)
+    part = latents.unflatten(-1, (4, 8))[..., 2, :]
+    distance = torch.cdist(part.reshape(-1, 8), quantizer.codebook[2])
+    assert torch.equal(distance.argmin(1), indices[..., 2].flatten())
+
+
+def test_they_learn_an_image_by_heart():
+    torch.manual_seed(0)
+    image = torch.randint(256, (1, 3, 8, 8))
+    model = torch.nn.Sequential(
+        ImageEncoder(3, 32, channels=32), ImageDecoder(32, 3, channels=32)
+    )
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(150):
+        loss = torch.nn.functional.cross_entropy(model(image), image)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = (model(image).argmax(1) == image).float().mean()
+    assert right > 0.9

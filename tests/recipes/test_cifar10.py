@@ -1,0 +1,548 @@
+"""The image recipe reads every form that its data come in, says what is wrong
+with what it is given, and its figures are those of the model it exports.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import gzip
+import io
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import ruamel.yaml
+import torch
+from PIL import Image
+
+from speechbrain_vq.inference import VQPretrained
+from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
+    DEBIAN_FOLDER,
+    HUB_NAME,
+    IDX,
+    TAR,
+    TAR_FOLDER,
+    prepare,
+    read_images,
+)
+
+RECIPE = recipe_path("CIFAR10/autoencoder")
+TRAIN, TEST, VALID = 50, 20, 10
+
+
+# The data, in the forms that they come in ---------------------------------
+
+
+def images(number, seed, channels=3, size=32):
+    """Smooth ones, of all levels."""
+    random = np.random.default_rng(seed)
+    corners = random.integers(0, 256, (number, channels, 4, 4))
+    return corners.repeat(size // 4, 2).repeat(size // 4, 3).astype(np.uint8)
+
+
+def python2_pickle(rows):
+    """A batch as Python 2 wrote those of CIFAR-10: protocol 2, strings of
+    bytes, an array of numpy's of that time."""
+
+    def text(value):
+        return b"U" + bytes([len(value)]) + value
+
+    def number(value):
+        return b"M" + value.to_bytes(2, "little")
+
+    data, minus = rows.tobytes(), b"J\xff\xff\xff\xff"
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
+    dtype += b"(K\x03" + text(b"|") + b"NNN" + minus + minus + b"K\x00tb"
+    shape = number(len(rows)) + number(rows.shape[1]) + b"\x86"
+    array = b"cnumpy.core.multiarray\n_reconstruct\n"
+    array += b"cnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    array += b"(K\x01" + shape + dtype + b"\x89"
+    array += b"T" + len(data).to_bytes(4, "little") + data + b"tb"
+    labels = b"](" + b"K\x06" * len(rows) + b"e"
+    return (
+        b"\x80\x02}("
+        + text(b"batch_label")
+        + text(b"training batch 1 of 5")
+        + text(b"labels")
+        + labels
+        + text(b"data")
+        + array
+        + b"u."
+    )
+
+
+def batches():
+    train = images(TRAIN, 1).reshape(5, TRAIN // 5, -1)
+    files = {f"data_batch_{n + 1}": part for n, part in enumerate(train)}
+    files["test_batch"] = images(TEST, 2).reshape(TEST, -1)
+    return {name: python2_pickle(rows) for name, rows in files.items()}
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(file, format="PNG")
+    return file.getvalue()
+
+
+def make_folder(folder):
+    (folder / TAR_FOLDER).mkdir(parents=True)
+    for name, content in batches().items():
+        (folder / TAR_FOLDER / name).write_bytes(content)
+
+
+def make_tar(folder):
+    folder.mkdir()
+    with tarfile.open(folder / TAR, "w:gz") as archive:
+        for name, content in batches().items():
+            member = tarfile.TarInfo(f"{TAR_FOLDER}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def make_parquet(folder):
+    (folder / "plain_text").mkdir(parents=True)
+    for split, number, seed in (("train", TRAIN, 1), ("test", TEST, 2)):
+        cells = [{"bytes": png(i), "path": None} for i in images(number, seed)]
+        table = pyarrow.table({"img": cells, "label": [6] * number})
+        name = f"plain_text/{split}-00000-of-00001.parquet"
+        pyarrow.parquet.write_table(table, folder / name)
+
+
+def make_pictures(folder):
+    for split, number, seed in (("train", TRAIN, 1), ("test", TEST, 2)):
+        for index, image in enumerate(images(number, seed)):
+            home = folder / split / ("cat" if index < number / 2 else "dog")
+            home.mkdir(parents=True, exist_ok=True)
+            (home / f"{index:04d}.png").write_bytes(png(image))
+
+
+def idx(array, kind=0x803):
+    header = np.array([kind, *array.shape], ">u4").tobytes()
+    return gzip.compress(header + array.tobytes())
+
+
+def make_fashion(folder, home=DEBIAN_FOLDER):
+    (folder / home).mkdir(parents=True)
+    for split, number, seed in (("train", TRAIN, 1), ("test", TEST, 2)):
+        array = images(number, seed, channels=1, size=28)[:, 0]
+        (folder / home / IDX[split]).write_bytes(idx(array))
+
+
+FORMS = {
+    "parquet": make_parquet,
+    "tar": make_tar,
+    "folder": make_folder,
+    "pictures": make_pictures,
+}
+
+
+# Reading them -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_images(form, tmp_path):
+    FORMS[form](tmp_path / "data")
+    folder = prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
+    train = np.concatenate(
+        [read_images(folder, split).numpy() for split in ("train", "valid")]
+    )
+    np.testing.assert_array_equal(train, images(TRAIN, 1))
+    assert len(read_images(folder, "valid")) == VALID
+    np.testing.assert_array_equal(read_images(folder, "test"), images(TEST, 2))
+
+
+def test_from_the_hub(tmp_path, monkeypatch):
+    def load_dataset(name, split):
+        assert name == HUB_NAME
+        number, seed = {"train": (TRAIN, 1), "test": (TEST, 2)}[split]
+        cells = [{"bytes": png(i), "path": None} for i in images(number, seed)]
+        kinds = datasets.Features({"img": datasets.Image()})
+        return datasets.Dataset.from_dict({"img": cells}, features=kinds)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    folder = prepare(HUB_NAME, tmp_path / "out", valid_images=VALID)
+    np.testing.assert_array_equal(read_images(folder, "test"), images(TEST, 2))
+
+
+def test_what_the_hub_does_not_give_is_told(tmp_path, monkeypatch):
+    def load_dataset(name, split):
+        raise ConnectionError("there is no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(FileNotFoundError, match="no network.*--data_folder"):
+        prepare(HUB_NAME, tmp_path / "out")
+
+
+@pytest.mark.parametrize("home", [DEBIAN_FOLDER, "."])
+def test_fashion_mnist_is_padded_in_the_middle(home, tmp_path):
+    make_fashion(tmp_path / "data", home)
+    folder = prepare(
+        tmp_path / "data", tmp_path / "out", "fashion-mnist", VALID
+    )
+    test = read_images(folder, "test").numpy()
+    assert test.shape == (TEST, 1, 32, 32)
+    inner = slice(2, 30)
+    np.testing.assert_array_equal(
+        test[:, :, inner, inner], images(TEST, 2, channels=1, size=28)
+    )
+    assert test.sum() == test[:, :, inner, inner].sum()
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    make_folder(tmp_path / "data")
+    batch = tmp_path / "data" / TAR_FOLDER / "test_batch"
+
+    def run():
+        folder = prepare(tmp_path / "data", tmp_path / "out", valid_images=5)
+        return folder / "test.safetensors"
+
+    first = run().stat().st_ino
+    assert run().stat().st_ino == first
+    # Stopped before its end, or of other data.
+    (tmp_path / "out/images.json").unlink()
+    second = run().stat().st_ino
+    assert second != first
+    batch.write_bytes(python2_pickle(images(TEST, 3).reshape(TEST, -1)))
+    np.testing.assert_array_equal(
+        torch.from_numpy(images(TEST, 3)),
+        read_images(run().parent, "test"),
+    )
+    assert not list((tmp_path / "out").glob(".partial*"))
+
+
+# What is wrong with them --------------------------------------------------
+
+
+class Harm:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_that_would_run_something_does_not(tmp_path):
+    make_folder(tmp_path / "data")
+    harmed = tmp_path / "harmed"
+    content = pickle.dumps({b"data": Harm(str(harmed))})
+    (tmp_path / "data" / TAR_FOLDER / "data_batch_3").write_bytes(content)
+    with pytest.raises(ValueError, match="data_batch_3.*mkdir, which no image"):
+        prepare(tmp_path / "data", tmp_path / "out")
+    assert not harmed.exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_tar(data):
+    make_tar(data)
+    cut(data / TAR)
+
+
+def damage_batch(data):
+    make_folder(data)
+    cut(data / TAR_FOLDER / "data_batch_5")
+
+
+def no_images(data):
+    make_folder(data)
+    content = pickle.dumps({b"fine_labels": [1, 2]}, protocol=3)
+    (data / TAR_FOLDER / "test_batch").write_bytes(content)
+
+
+def lose_batch(data):
+    make_folder(data)
+    (data / TAR_FOLDER / "data_batch_2").unlink()
+
+
+def damage_parquet(data):
+    make_parquet(data)
+    cut(data / "plain_text/test-00000-of-00001.parquet")
+
+
+def lose_parquet(data):
+    make_parquet(data)
+    (data / "plain_text/test-00000-of-00001.parquet").unlink()
+
+
+def other_columns(data):
+    data.mkdir()
+    for split in ("train", "test"):
+        table = pyarrow.table({"text": ["a", "b"]})
+        pyarrow.parquet.write_table(table, data / f"{split}.parquet")
+
+
+def damage_picture(data):
+    make_pictures(data)
+    cut(data / "train/cat/0003.png")
+
+
+def large_picture(data):
+    make_pictures(data)
+    image = Image.new("RGB", (64, 48))
+    image.save(data / "test/dog/9999.png")
+
+
+def lose_pictures(data):
+    make_pictures(data)
+    (data / "test").rename(data / "tests")
+
+
+def foreign(data):
+    data.mkdir()
+    (data / "cifar-100-python.tar.gz").write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda data: None, "There is no folder .*data.*Hugging Face Hub"),
+        (foreign, "holds cifar-100-python.tar.gz; wanted are"),
+        (damage_tar, f"{TAR} cannot be read: it is cut short"),
+        (damage_batch, "data_batch_5 cannot be read: it is cut short"),
+        (no_images, "test_batch cannot be read.*KeyError"),
+        (lose_batch, "data_batch_2 is missing.*cs.toronto.edu"),
+        (damage_parquet, "test-00000-of-00001.parquet cannot be read"),
+        (lose_parquet, r"test\*.parquet is missing"),
+        (other_columns, "train.parquet.*its columns are text; none is img"),
+        (damage_picture, "0003.png cannot be read"),
+        (large_picture, "9999.png has 64 x 48 pixels; .* have 32 x 32"),
+        (lose_pictures, r"test/<class>/\*.png is missing"),
+    ],
+)
+def test_what_is_wrong_is_said(make, message, tmp_path):
+    make(tmp_path / "data")
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
+    assert not (tmp_path / "out/images.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "train-images-idx3-ubyte.gz is missing.*apt-get download"),
+        (b"no gzip", "cannot be read.*BadGzipFile"),
+        (idx(images(9, 1, 1, 28)[:, 0])[:-50], "cannot be read.*EOFError"),
+        (
+            gzip.compress(gzip.decompress(idx(images(9, 1, 1, 28)[:, 0]))[:-9]),
+            "cannot be read.*cannot reshape",
+        ),
+        (idx(np.zeros(9, np.uint8), 0x801), "magic number .* not 2049"),
+        (idx(np.zeros((9, 64, 64), np.uint8)), r"\[9, 1, 64, 64\]; wanted"),
+        (idx(np.zeros((0, 28, 28), np.uint8)), r"\[0, 1, 28, 28\]; wanted"),
+    ],
+)
+def test_what_is_wrong_with_fashion_mnist_is_said(content, message, tmp_path):
+    make_fashion(tmp_path / "data")
+    path = tmp_path / "data" / DEBIAN_FOLDER / IDX["train"]
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        prepare(tmp_path / "data", tmp_path / "out", "fashion-mnist")
+
+
+def test_a_validation_set_of_everything_is_refused(tmp_path):
+    make_pictures(tmp_path / "data")
+    with pytest.raises(ValueError, match="valid_images=5000 must be from 1"):
+        prepare(tmp_path / "data", tmp_path / "out")
+
+
+def test_an_unknown_data_set_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'mnist'; it must be cifar10 or"):
+        prepare(tmp_path, tmp_path / "out", "mnist")
+
+
+def test_an_incomplete_copy_is_told(tmp_path, caplog):
+    make_folder(tmp_path / "data")
+    prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
+    assert "holds 20 images for test, the whole of it is 10000" in caplog.text
+
+
+# The recipe ---------------------------------------------------------------
+
+SHORT = {
+    # The statistics of the encoder's norms take some tens to settle.
+    "number_of_steps": 40,
+    "batch_size": 4,
+    "valid_batch_size": 8,
+    "valid_images": VALID,
+    "channels": 8,
+    "codebook_size": 16,
+    "codebook_dim": 4,
+    "num_codebooks": 4,
+    "vq": "{reinit_schedule: {warmup: 4, every: 3}}",
+}
+
+
+def command(**options):
+    return [
+        sys.executable,
+        str(RECIPE / "train.py"),
+        str(RECIPE / "hparams/train.yaml"),
+        "--noprogressbar",
+        *(f"--{k}={v}" for k, v in {**SHORT, **options}.items() if v),
+    ]
+
+
+def run(cwd, **options):
+    done = subprocess.run(
+        command(**options),
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
+    make_tar(tmp_path / "data")
+    run(tmp_path, data_folder="data", output_folder="out")
+    figures = read(tmp_path / "out/results.json")
+    assert figures["steps"] == 40 and figures["arm"] == "robust"
+    log = (tmp_path / "out/log.txt").read_text()
+    assert "Step 4: re-estimated 64" in log and "Step 7: re-estimated" in log
+
+    model = VQPretrained.from_hparams(tmp_path / "out/model")
+    test = torch.from_numpy(images(TEST, 2))
+    with torch.no_grad():
+        vq = model.mods.quantizer(model.mods.encoder(test))
+        # From the codes alone.
+        logits = model.mods.decoder(model.mods.quantizer.decode(vq.indices))
+    chosen = logits.log_softmax(1).gather(1, test.long().unsqueeze(1))
+    # Four codes of 16 at each of 8 x 8 places.
+    rate = 8 * 8 * 4 * math.log(16)
+    nats = rate - float(chosen.double().sum()) / TEST
+    assert figures["bits_per_dim"] == pytest.approx(
+        nats / (3072 * math.log(2)), rel=1e-5
+    )
+    assert figures["code_bits_per_dim"] == pytest.approx(1 / 3)
+    for book, perplexity in enumerate(figures["perplexities"]):
+        _, counts = vq.indices[..., book].unique(return_counts=True)
+        share = counts / counts.sum()
+        expected = math.exp(float(-(share * share.log()).sum()))
+        assert perplexity == pytest.approx(expected, rel=1e-4)
+    assert figures["perplexity_sum"] == sum(figures["perplexities"])
+
+    picture = np.asarray(Image.open(tmp_path / "out/pictures/test.png"))
+    rows = picture[::4, ::4].reshape(2, 32, -1, 32, 3).transpose(0, 2, 4, 1, 3)
+    number = rows.shape[1]
+    np.testing.assert_array_equal(rows[0], images(TEST, 2)[:number])
+    np.testing.assert_array_equal(rows[1], logits.argmax(1)[:number])
+    pictures = {p.name for p in (tmp_path / "out/pictures").iterdir()}
+    # 40 images in batches of 4 are 10 steps, so 40 are 4 epochs.
+    epochs = {f"epoch_{epoch:04d}.png" for epoch in range(1, 5)}
+    assert pictures == {"test.png"} | epochs
+
+
+def test_without_a_bottleneck_there_are_no_codes(tmp_path):
+    make_fashion(tmp_path / "data")
+    done = run(
+        tmp_path,
+        data_folder="data",
+        output_folder="out",
+        dataset="fashion-mnist",
+        arm="none",
+        vq=None,
+    )
+    figures = read(tmp_path / "out/results.json")
+    assert 0 < figures["reconstruction_bits_per_dim"] < 9
+    assert "bits_per_dim" not in figures and "perplexities" not in figures
+    assert "No model was exported" in done.stdout + done.stderr
+    assert not (tmp_path / "out/model").exists()
+    assert Image.open(tmp_path / "out/pictures/test.png").mode == "L"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
+    make_tar(tmp_path / "data")
+    same = {"data_folder": "data", "ckpt_interval_steps": 3}
+    run(tmp_path, output_folder="whole", **same)
+    killed = subprocess.Popen(
+        command(output_folder="killed", **same),
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    log, deadline = tmp_path / "killed/log.txt", time.time() + 300
+    while time.time() < deadline and killed.poll() is None:
+        if log.exists() and "Step 7: re-estimated" in log.read_text():
+            break
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed/results.json").exists()
+    run(tmp_path, output_folder="killed", **same)
+    assert "Loading a checkpoint" in log.read_text()
+    whole = read(tmp_path / "whole/results.json")
+    assert read(tmp_path / "killed/results.json") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("arm", ["vanilla", "ema_bn", "reinit"])
+def test_other_arms(arm, tmp_path):
+    make_pictures(tmp_path / "data")
+    run(tmp_path, data_folder="data", output_folder="out", arm=arm, vq=None)
+    figures = read(tmp_path / "out/results.json")
+    assert figures["arm"] == arm and figures["bits_per_dim"] > 0
+    log = (tmp_path / "out/log.txt").read_text()
+    # The recipe's own times: two epochs of ten steps.
+    assert ("Step 20: re-estimated" in log) == (arm == "reinit")
+
+
+@pytest.mark.slow
+def test_the_truncation_of_the_papers_code_is_another_likelihood(tmp_path):
+    make_tar(tmp_path / "data")
+    run(tmp_path, data_folder="data", output_folder="exact")
+    run(
+        tmp_path,
+        data_folder="data",
+        output_folder="truncated",
+        official_truncation=True,
+    )
+    true, truncated = (
+        read(tmp_path / name / "results.json")
+        for name in ("exact", "truncated")
+    )
+    assert true["bits_per_dim"] != truncated["bits_per_dim"]
+
+
+def test_the_small_yaml_is_the_papers_but_for_sizes():
+    yaml = ruamel.yaml.YAML()
+    texts = [
+        (RECIPE / f"hparams/{name}.yaml").read_text()
+        for name in ("train", "small")
+    ]
+    paper, small = (yaml.load(text) for text in texts)
+    assert list(paper) == list(small)
+    other = {key for key in paper if str(paper[key]) != str(small[key])}
+    assert other == {
+        "vq",
+        "number_of_steps",
+        "batch_size",
+        "valid_batch_size",
+        "ckpt_interval_steps",
+        "channels",
+    }
