@@ -49,9 +49,11 @@ class Matrix:
         Where the runs go.
     overrides : tuple of str
         For every run, as ``--key=value``.
+    only : tuple of str
+        The arms to run now; all where there are none.
     """
 
-    def __init__(self, path, folder, overrides):
+    def __init__(self, path, folder, overrides, only=()):
         self.path, self.overrides = path, list(overrides)
         self.task = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         self.folder = folder / path.stem
@@ -63,6 +65,12 @@ class Matrix:
             )
             self.arms[label] = [f"--{k}={v}" for k, v in changes.items()]
         self.runs = [(a, s) for s in self.task["seeds"] for a in self.arms]
+        if unknown := set(only) - set(self.arms):
+            raise click.UsageError(
+                f"{path} has no arm {', '.join(unknown)}; it has "
+                f"{', '.join(self.arms)}."
+            )
+        self.wanted = [run for run in self.runs if not only or run[0] in only]
 
     def command(self, arm, seed):
         """What trains an arm with a seed."""
@@ -126,6 +134,9 @@ class Matrix:
         columns = self.task["columns"]
         yield ["arm", *(c["title"] for c in columns.values()), "seeds"]
         for arm in self.arms:
+            ended = [s for s in self.task["seeds"] if self.result(arm, s)]
+            if not ended:
+                continue
             cells = []
             for name, column in columns.items():
                 values, form = self.values(arm, name), column["format"]
@@ -136,7 +147,6 @@ class Matrix:
                 low, high = (format(f(values), form) for f in (min, max))
                 spread = f" ({low} to {high})" if len(values) > 1 else ""
                 cells.append(middle + spread)
-            ended = [s for s in self.task["seeds"] if self.result(arm, s)]
             yield [arm, *cells, str(len(ended))]
 
     def write(self, stem):
@@ -228,14 +238,20 @@ def join(values):
     show_default="number of cores",
     help="Runs at the same time, each on one thread.",
 )
-def main(task, overrides, results, jobs):
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="ARM",
+    help="An arm to run now, may be repeated; default: all of them.",
+)
+def main(task, overrides, results, jobs, only):
     """Runs what is left of a table and writes it beside its yaml file."""
-    matrix = Matrix(task, results, overrides)
+    matrix = Matrix(task, results, overrides, only)
     failed = []
     # The first run prepares the data for all.
-    first, *others = matrix.runs
+    first, *others = matrix.wanted
     with (
-        tqdm(total=len(matrix.runs), unit="run") as bar,
+        tqdm(total=len(matrix.wanted), unit="run") as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
         for run, well in (

@@ -1,0 +1,1 @@
+"""Recipes on festvox-ru, the Russian voice of Festival in Debian."""

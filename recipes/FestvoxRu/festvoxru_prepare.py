@@ -1,0 +1,309 @@
+"""Data preparation: festvox-ru, the Russian voice of Festival that Debian and
+Ubuntu carry (99 minutes of one reader at 16 kHz, with phone labels).
+
+``apt-get download festvox-ru`` fetches the package, as any user. It is read as
+it is, or unpacked (``dpkg -x festvox-ru_*.deb FOLDER``). What comes out is a
+folder with SpeechBrain manifests of train, valid and test, in the form of
+those of MiniSpeech.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import hashlib
+import logging
+import os
+import pathlib
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.recipes.MiniSpeech.manifests import (
+    FORMAT_VERSION,
+    SILENCE,
+    PathLike,
+    is_done,
+    utterance,
+    write_corpus,
+)
+
+logger = logging.getLogger(__name__)
+
+VOICE = "msu_ru_nsh_clunits"
+TEXTS = "etc/txt.done.data"
+WANTED = re.compile(
+    rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
+)
+HOW_TO_GET = (
+    "`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without "
+    "being root"
+)
+# The recordings and their labels end within this of each other, in seconds.
+TOLERANCE = 0.1
+
+
+def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
+    """Writes manifests for festvox-ru.
+
+    A tenth of the utterances are for validation and a tenth for the test, by a
+    hash of their names. Pauses are called SIL.
+
+    Arguments
+    ---------
+    data_folder : path
+        The package ``festvox-ru_*.deb``, the folder that it is in, or the one
+        that it was unpacked to.
+    save_folder : path
+        Where the manifests go. What is needed of a package is unpacked there,
+        once.
+
+    Returns
+    -------
+    save_folder : pathlib.Path
+        The folder of the manifests.
+
+    Raises
+    ------
+    FileNotFoundError
+        If data_folder holds no festvox-ru, or a part of it is missing.
+    ValueError
+        If the package or its labels are damaged.
+
+    Example
+    -------
+    >>> prepare("festvox-ru_0.5.deb", "prepared")  # doctest: +SKIP
+    PosixPath('prepared')
+    """
+    source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
+    voice = _find_voice(source)
+    if voice is None:
+        voice = _unpack(_find_package(source), folder / VOICE)
+    _check_parts(voice)
+    inside = voice.parent == folder
+    corpus = {
+        "corpus": "festvox-ru",
+        "version": FORMAT_VERSION,
+        "source": _digest(voice),
+        # Moved with its audio, where that is inside, the folder stays whole.
+        "data_root": voice.name if inside else str(voice.resolve()),
+    }
+    if is_done(folder, corpus):
+        return folder
+    utts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
+    left_out = 0
+    for name, text in sorted(_read_texts(voice / TEXTS).items()):
+        try:
+            utts[_split(name)][name] = _read_utterance(voice, name, text)
+        except (AudioError, FileNotFoundError) as error:
+            logger.warning("Left out %s: %s", name, error)
+            left_out += 1
+    if not all(utts.values()):
+        raise ValueError(
+            f"{voice} holds too little: train, valid and test get "
+            f"{', '.join(str(len(part)) for part in utts.values())} "
+            "utterances."
+        )
+    if left_out:
+        logger.warning("%s: %d utterances were left out", voice, left_out)
+    write_corpus(folder, utts, corpus)
+    return folder
+
+
+def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
+    """The folder with wav, lab and etc, at or below a folder."""
+    if not source.is_dir():
+        return None
+    installed = f"usr/share/festival/voices/russian/{VOICE}"
+    places = [source, source / VOICE, source / installed]
+    parts = ("lab", "wav")
+    return next(
+        (p for p in places if any((p / x).is_dir() for x in parts)), None
+    )
+
+
+def _find_package(source: pathlib.Path) -> pathlib.Path:
+    found = [source] if source.is_file() else sorted(source.glob("*.deb"))
+    found = [path for path in found if path.name.startswith("festvox-ru")]
+    if not found:
+        holds = sorted(path.name for path in source.glob("*"))[:5]
+        raise FileNotFoundError(
+            f"{source} is neither festvox-ru_*.deb, nor a folder that it is "
+            "in or was unpacked to "
+            f"({'it holds ' + ', '.join(holds) if holds else 'it is empty'})."
+            f" {HOW_TO_GET}."
+        )
+    return found[-1]
+
+
+def _check_parts(voice: pathlib.Path) -> None:
+    for part in ("wav", "lab", TEXTS):
+        if not (voice / part).exists():
+            raise FileNotFoundError(
+                f"{voice} lacks {part}, which festvox-ru has: unpack the "
+                f"package again; {HOW_TO_GET}."
+            )
+
+
+def _digest(voice: pathlib.Path) -> str:
+    """What would change the manifests changes it."""
+    sha = hashlib.sha1((voice / TEXTS).read_bytes())
+    for path in sorted([*voice.glob("lab/*.lab"), *voice.glob("wav/*.wav")]):
+        sha.update(f"{path.name} {path.stat().st_size}\n".encode())
+    return sha.hexdigest()
+
+
+def _split(name: str) -> str:
+    """By a hash: what other utterances there are makes no difference."""
+    tenth = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10
+    return {0: "valid", 1: "test"}.get(tenth, "train")
+
+
+# The files of the voice
+
+
+def _read_texts(path: pathlib.Path) -> dict[str, str]:
+    """Lines such as ``( ru_0001 "..." )``; + marks the stressed vowel."""
+    lines = path.read_text("utf-8").splitlines()
+    found = [re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', x) for x in lines]
+    bad = [
+        i
+        for i, (x, m) in enumerate(zip(lines, found, strict=True), 1)
+        if x.strip() and not m
+    ]
+    if bad:
+        raise ValueError(
+            f'{path}, line {bad[0]}: wanted is ( name "text" ), there is '
+            f"{lines[bad[0] - 1][:60]!r}."
+        )
+    return {m[1]: m[2].replace("+", "") for m in found if m}
+
+
+def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
+    length = check_audio(voice / f"wav/{name}.wav")
+    phones = _read_labels(voice / f"lab/{name}.lab")
+    if phones[-1][1] > length + TOLERANCE:
+        raise AudioError(
+            f"{voice}/wav/{name}.wav: lasts {length:.2f} s, its labels "
+            f"{phones[-1][1]:.2f} s: one of the two is of another recording."
+        )
+    phones[-1][1] = min(phones[-1][1], length)
+    return utterance(f"wav/{name}.wav", length, "nsh", "ru", text, phones)
+
+
+def _read_labels(path: pathlib.Path) -> list[list]:
+    """[start, end, phone] of a file of xlabel: a header that ends with #, then
+    lines of end time, colour and phone."""
+    lines = path.read_text("utf-8").splitlines()
+    phones, start = [], 0.0
+    body = lines[lines.index("#") + 1 :] if "#" in lines else []
+    for line in body:
+        try:
+            end, _, phone = line.split()
+            end = float(end)
+        except ValueError:
+            raise ValueError(
+                f"{path}: wanted are lines of end time, colour and phone, "
+                f"there is {line!r}."
+            ) from None
+        if end <= start:
+            raise ValueError(f"{path}: {line!r} ends before it starts.")
+        name = SILENCE if phone == "pau" else phone
+        phones.append([round(start, 4), round(end, 4), name])
+        start = end
+    if not phones:
+        raise ValueError(f"{path}: holds no labels after a line of #.")
+    return phones
+
+
+# The package
+
+
+def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
+    """Takes wav, lab and texts out of a package; all of them, or nothing."""
+    if voice.is_dir():
+        return voice
+    voice.parent.mkdir(parents=True, exist_ok=True)
+    logger.info("Unpacking %s to %s", package, voice)
+    for old in voice.parent.glob(f".{VOICE}-*"):
+        shutil.rmtree(old, ignore_errors=True)
+    partial = tempfile.mkdtemp(prefix=f".{VOICE}-", dir=voice.parent)
+    partial = pathlib.Path(partial)
+    try:
+        with open(package, "rb") as file:
+            _unpack_data(file, package, partial)
+        # mkdtemp lets its maker alone in.
+        partial.chmod(0o755)
+        os.replace(partial, voice)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return voice
+
+
+def _unpack_data(
+    file: IO[bytes], package: pathlib.Path, folder: pathlib.Path
+) -> None:
+    names = []
+    for name, size in _members(file, package):
+        names.append(name)
+        if not name.startswith("data.tar"):
+            continue
+        if name.endswith(".zst"):
+            # Ubuntu's newer packages; Python reads zstd from 3.14 on.
+            raise ValueError(
+                f"{package} is packed with zstd: unpack it with `dpkg -x "
+                f"{package.name} FOLDER` and give that FOLDER."
+            )
+        _check_all_there(file, package, size)
+        _copy_wanted(file, package, folder)
+        return
+    raise ValueError(
+        f"{package} is no Debian package: it has no data.tar, but "
+        f"{', '.join(names) or 'nothing'}."
+    )
+
+
+def _members(
+    file: IO[bytes], package: pathlib.Path
+) -> Iterator[tuple[str, int]]:
+    """Names and sizes of an ar archive, the file at the start of each."""
+    if file.read(8) != b"!<arch>\n":
+        raise ValueError(f"{package} is no Debian package.")
+    while len(header := file.read(60)) == 60:
+        name = header[:16].decode("ascii", "replace").strip().rstrip("/")
+        size, start = int(header[48:58]), file.tell()
+        yield name, size
+        # Members start at even places.
+        file.seek(start + size + size % 2)
+
+
+def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
+    there = package.stat().st_size - file.tell()
+    if there < size:
+        raise ValueError(
+            f"{package} is cut short, {there} of {size} bytes of its data are "
+            f"there: fetch it again; {HOW_TO_GET}."
+        )
+
+
+def _copy_wanted(
+    file: IO[bytes], package: pathlib.Path, folder: pathlib.Path
+) -> None:
+    for part in ("wav", "lab", "etc"):
+        (folder / part).mkdir()
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                match = WANTED.fullmatch(member.name)
+                if match and member.isfile():
+                    with open(folder / match[1], "wb") as out:
+                        shutil.copyfileobj(tar.extractfile(member), out)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{package} cannot be unpacked: {error}. Fetch it again; "
+            f"{HOW_TO_GET}."
+        ) from error
+    _check_parts(folder)

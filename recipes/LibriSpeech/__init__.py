@@ -1,0 +1,1 @@
+"""Recipes on LibriSpeech, a thousand hours of read English."""

@@ -1,0 +1,1 @@
+"""Recipes on ScribbleLens, lines of Dutch handwriting, 1600 to 1725."""

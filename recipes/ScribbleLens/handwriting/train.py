@@ -1,0 +1,282 @@
+"""Recipe for discovering the units of handwriting with a vector-quantized
+autoencoder of lines, after arXiv 2005.08520.
+
+To run this recipe:
+> python train.py hparams/train.yaml --data_folder=data
+
+To compare with another way of training the codebook, add for example
+--arm=vanilla.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import logging
+import math
+import pathlib
+import sys
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
+
+from speechbrain_vq.dataio.audio import random_start
+from speechbrain_vq.evaluation.clustering import mapping_accuracy, nmi
+from speechbrain_vq.evaluation.units import PhoneUnitCounts
+from speechbrain_vq.hub import ExportRefused, export_pretrained
+from speechbrain_vq.lobes.pixelcnn import grey_levels
+from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
+    LineImages,
+    prepare,
+)
+from speechbrain_vq.training import VQBrain
+
+logger = logging.getLogger(__name__)
+
+
+class HandwritingBrain(VQBrain):
+    """Learns to write lines again through a quantizer; beside it, a probe
+    learns to read the codes, and the rest does not learn from it."""
+
+    def init_optimizers(self):
+        """One optimizer for the model, one for the probe: clipping and steps
+        of the model must not depend on the probe either."""
+        probe = list(self.modules.probe.parameters())
+        ours = {id(parameter) for parameter in probe}
+        rest = [p for p in self.modules.parameters() if id(p) not in ours]
+        self.optimizers_dict = {
+            "model": self.opt_class(rest),
+            "probe": self.hparams.probe_opt_class(probe),
+        }
+        if self.checkpointer is not None:
+            for name, optimizer in self.optimizers_dict.items():
+                self.checkpointer.add_recoverable(
+                    f"{name}_optimizer", optimizer
+                )
+
+    def compute_forward(self, batch, stage):
+        """What is predicted of pixels and of characters, and the codes."""
+        batch = batch.to(self.device)
+        ink, lengths = batch.ink
+        latents, token_lengths = self.modules.encoder(ink, lengths)
+        vq = self.modules.quantizer(latents, token_lengths)
+        mixed = self.modules.mixer(vq.quantized, token_lengths)
+        levels = grey_levels(ink, self.hparams.num_levels)
+        logits = self.modules.decoder(levels, mixed)
+        log_probs = self.modules.probe(vq.quantized.detach())
+        return levels, logits, vq, log_probs, token_lengths
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Nats a pixel, the quantizer's loss, and the probe's."""
+        levels, logits, vq, log_probs, token_lengths = predictions
+        mask = frame_mask(levels.unsqueeze(-1), batch.ink.lengths)
+        nats = torch.nn.functional.cross_entropy(
+            logits.permute(0, 3, 1, 2), levels, reduction="none"
+        )
+        nats, pixels = (nats * mask).sum(), mask.sum()
+        read = self.hparams.probe.loss(log_probs, token_lengths, batch.text)
+        if stage != sb.Stage.TRAIN:
+            self.nats += float(nats)
+            self.pixels += int(pixels)
+            self.count_errors(batch, log_probs, token_lengths)
+        if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
+            self.count_codes(batch, vq.indices, token_lengths)
+        return nats / pixels + vq.loss + read
+
+    def count_errors(self, batch, log_probs, lengths):
+        """Adds what the probe reads."""
+        probe = self.hparams.probe
+        self.errors.append(
+            batch.id,
+            [list(text) for text in probe.read(log_probs, lengths)],
+            [list(probe.known(text)) for text in batch.text],
+        )
+
+    def count_codes(self, batch, indices, lengths):
+        """Adds a batch to the table of characters and codes."""
+        tokens = torch.round(lengths * indices.shape[1]).long().tolist()
+        for name, codes, number in zip(
+            batch.id, indices.tolist(), tokens, strict=True
+        ):
+            self.codes.add(codes[:number], self.characters[name])
+
+    def on_stage_start(self, stage, epoch=None):
+        """Empties the sums."""
+        self.nats, self.pixels = 0.0, 0
+        self.errors = self.hparams.error_rate_computer()
+        # Characters lie where phones have their times: in columns.
+        self.codes = PhoneUnitCounts(
+            self.hparams.codebook_size, 1 / self.hparams.stride
+        )
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, saves, and keeps the results of a test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        stats = {
+            "loss": stage_loss,
+            "bits_per_dim": self.nats / self.pixels / math.log(2),
+            "cer": self.errors.summarize("error_rate"),
+        }
+        if stage == sb.Stage.VALID:
+            self.end_epoch(epoch, stats)
+            return
+        counts = self.codes.counts()
+        if len(counts):
+            stats["mapping_accuracy"] = mapping_accuracy(counts)
+            stats["nmi"] = nmi(counts)
+        self.hparams.train_logger.log_stats(
+            {"step": self.optimizer_step}, test_stats=stats
+        )
+        self.results = {"steps": self.optimizer_step, **stats}
+
+    def end_epoch(self, epoch, stats):
+        """Anneals the learning rate, logs and saves."""
+        optimizer = self.optimizers_dict["model"]
+        lr, new_lr = self.hparams.lr_annealing(
+            [optimizer], epoch, stats["bits_per_dim"]
+        )
+        sb.nnet.schedulers.update_learning_rate(optimizer, new_lr)
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "step": self.optimizer_step, "lr": lr},
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
+        self.checkpointer.save_and_keep_only(
+            meta=stats, importance_keys=[], num_to_keep=1
+        )
+
+
+def chunk_of(name, epoch, width, chunk):
+    """The first and last but one column of a random piece of a line."""
+    start = round(random_start(name, epoch, width, chunk))
+    return start, min(start + chunk, width)
+
+
+def dataio_prep(hparams, folder):
+    """The three datasets of a folder of manifests; a line of the training set
+    is there several times, for as many random chunks of it in an epoch."""
+    note = json.loads((folder / "prepared.json").read_text("utf-8"))
+    images = LineImages(note["source"])
+
+    def cut(name, first, last):
+        grey = images(name)[first:last]
+        return 1 - torch.from_numpy(grey).float() / 255
+
+    @sb.utils.data_pipeline.takes("id", "image", "width", "characters")
+    @sb.utils.data_pipeline.provides("ink", "text")
+    def chunk(name, image, width, characters):
+        epoch = hparams["epoch_counter"].current
+        first, last = chunk_of(name, epoch, width, hparams["chunk"])
+        yield cut(image, first, last)
+        yield "".join(
+            character
+            for x0, x1, character in characters
+            if first <= (x0 + x1) / 2 < last
+        )
+
+    @sb.utils.data_pipeline.takes("image")
+    @sb.utils.data_pipeline.provides("ink")
+    def whole(image):
+        return cut(image, None, None)
+
+    datasets = {}
+    for split in ("train", "valid", "test"):
+        data = json.loads((folder / f"{split}.json").read_text("utf-8"))
+        if split == "train":
+            data = {
+                f"{name}-{copy}": {k: v for k, v in item.items() if k != "text"}
+                for name, item in data.items()
+                for copy in range(hparams["oversample"])
+            }
+        dataset = DynamicItemDataset(data)
+        dataset.add_dynamic_item(chunk if split == "train" else whole)
+        dataset.set_output_keys(["id", "ink", "text"])
+        datasets[split] = dataset.filtered_sorted(
+            sort_key=None if split == "train" else "width"
+        )
+    return datasets
+
+
+def use_of_codes(brain):
+    """How the test set uses the codes: nothing where there are none. It can
+    fill no more of them than there are, nor than it has frames."""
+    stats = brain.vq_stats["test"]
+    if not stats.get("vectors"):
+        return {}
+    size = brain.hparams.codebook_size
+    codes = min(size, stats["vectors"])
+    used = stats["used_codes_percent"] * size / codes
+    return {**stats, "fillable_codes": codes, "used_of_fillable_percent": used}
+
+
+def finish(brain, hparams):
+    """Exports the model and writes the results of the test, which are last:
+    where they are, the run is complete."""
+    folder = pathlib.Path(hparams["output_folder"])
+    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
+    results.update(use_of_codes(brain))
+    try:
+        model = export_pretrained(folder, folder / "model", results=results)
+        logger.info('VQPretrained.from_hparams("%s") loads the model', model)
+    except ExportRefused as refusal:
+        command = f"speechbrain-vq export --force {folder} {folder / 'model'}"
+        logger.warning("No model was exported. %s (%s)", refusal, command)
+    path = folder / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    logger.info("The results are in %s", path)
+
+
+if __name__ == "__main__":
+    hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    ddp_init_group(run_opts)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    corpus = {
+        "data_folder": hparams["data_folder"],
+        "save_folder": hparams["manifest_folder"],
+        "colour": hparams["colour"],
+        "scribe": hparams["scribe"],
+    }
+    run_on_main(prepare, kwargs=corpus)
+    folder = prepare(**corpus)  # Finds it done
+    datasets = dataio_prep(hparams, folder)
+    brain = HandwritingBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.characters = {
+        name: item["characters"] for name, item in datasets["test"].data.items()
+    }
+    loader = {"num_workers": hparams["num_workers"]}
+    evaluation = {"batch_size": hparams["valid_batch_size"], **loader}
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs={
+            "batch_size": hparams["batch_size"],
+            "shuffle": True,
+            "drop_last": True,
+            **loader,
+        },
+        valid_loader_kwargs=evaluation,
+    )
+    brain.evaluate(datasets["test"], test_loader_kwargs=evaluation)
+    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})

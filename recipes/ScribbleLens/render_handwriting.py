@@ -1,0 +1,355 @@
+"""A stand-in for ScribbleLens: lines written with handwriting fonts, in the
+layout that ``scribblelens_prepare.py`` reads, with the extent of every
+character. The same bytes from the same seed, fonts and version of Pillow.
+
+Fourteen hands of Debian serve well (``HANDS``), one of them a secretary hand
+of the 16th century:
+
+    apt-get download fonts-joscelyn fonts-isabella fonts-femkeklaver \\
+        fonts-breip fonts-dkg-handwriting fonts-rufscript fonts-kristi \\
+        fonts-dancingscript fonts-bwht fonts-sjfonts fonts-kaushanscript \\
+        fonts-ecolier-court
+    for package in *.deb; do dpkg -x $package fonts; done
+    python render_handwriting.py data fonts
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import random
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import PIL
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import map_coordinates
+from tqdm import tqdm
+
+from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
+    BLANK,
+    HEIGHT,
+    ROOT,
+)
+
+# Fonts that look written, and unlike each other.
+HANDS = (
+    "Joscelyn-Regular Isabella femkeklaver Breip dkg Rufscript010 Kristi "
+    "DancingScript-Regular BecauseWeBuild-Regular BecauseWeConnect-Regular "
+    "Delphine SteveHand KaushanScript-Regular Ecolier-court"
+).split()
+# From the language of ships' journals of the time.
+WORDS = (
+    "den de het een van met ende op in te tot aen "  # codespell:ignore
+    "bij naer voor uijt over onder wij sij hij ons "  # codespell:ignore
+    "haer sijn was waren hebben hadde gaf quam ging "
+    "sagen seijlden bevonden liet brocht mochten "
+    "konden soude wierd gesien morgens middaghs "  # codespell:ignore
+    "avonts nacht dagh etmael wint coers zee landt "
+    "schip schepen boot volck anker vaem water gront "
+    "reede baij hoeck eijlandt custe berch rivier "
+    "strant noorden zuijden oosten westen mijlen "
+    "graden minuten breete lengte gegist goet weder "
+    "harde coelte storm regen stil mist dito "  # codespell:ignore
+    "januarij maert meij julij october november "
+    "coninck heer gouverneur brief raet stuck gout "
+    "peper rijs visch vee vers hout vat tonnen "
+    "swarte cleijne groote hooge lage quade veel "
+    "weijnich alsoo daer hier weder oock noch niet "
+    "geen alle eenige twee drie vier vijf ses acht "  # codespell:ignore
+    "tien twaelf oxhooft jacht kerck yver exempel"  # codespell:ignore
+).split()
+NUMBERS = range(1, 100)
+LINES_ON_A_PAGE = 20
+TEST_SHARE = 0.2
+# Drawn three times as large as they will be.
+SCALE = 3
+SIZE, MARGIN, EDGE = 22 * SCALE, 10 * SCALE, 4 * SCALE
+
+
+def render(
+    output: pathlib.Path, fonts: list[pathlib.Path], lines: int, seed: int
+) -> None:
+    """Writes a corpus, whole or not at all.
+
+    Arguments
+    ---------
+    output : pathlib.Path
+        The folder, ``data_folder`` of the recipe; where it holds this corpus
+        already, nothing is done.
+    fonts : list
+        Font files, a scribe each.
+    lines : int
+        Number of lines, of all scribes together.
+    seed : int
+        Other seeds give other texts and other strokes.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something else in its place.
+
+    Example
+    -------
+    >>> render(Path("data"), find_fonts(["fonts"]), 2800, 0)  # doctest: +SKIP
+    """
+    note = {
+        "what": "rendered with fonts, a stand-in for ScribbleLens",
+        "seed": seed,
+        "lines": lines,
+        "fonts": [font.name for font in fonts],
+        "pillow": PIL.__version__,
+    }
+    done = output / "rendered.json"
+    if done.is_file() and json.loads(done.read_text("utf-8")) == note:
+        return
+    if output.exists() and any(output.iterdir()):
+        raise FileExistsError(
+            f"{output} holds something else: give another folder, or remove it."
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{output.name}.", dir=output.parent
+    ) as partial:
+        folder = pathlib.Path(partial) / output.name
+        _write_corpus(folder / ROOT, fonts, lines, seed)
+        text = json.dumps(note, indent=2)
+        (folder / done.name).write_text(text + "\n", encoding="utf-8")
+        if output.exists():
+            output.rmdir()
+        shutil.move(folder, output)
+
+
+def find_fonts(places: list[str]) -> list[pathlib.Path]:
+    """The fonts of a row of files and folders.
+
+    Arguments
+    ---------
+    places : list
+        Font files, and folders of them. Of a folder, the fonts named in
+        ``HANDS`` are taken, or all where there is none of these.
+
+    Returns
+    -------
+    list
+        Font files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    found = []
+    for place in map(pathlib.Path, places):
+        fonts = [place] if place.is_file() else []
+        if place.is_dir():
+            fonts = sorted(
+                p for p in place.rglob("*") if p.suffix in (".otf", ".ttf")
+            )
+            fonts = [p for p in fonts if p.stem in HANDS] or fonts
+        if not fonts:
+            raise FileNotFoundError(
+                f"There is no font (.ttf, .otf) in {place}."
+            )
+        found += fonts
+    return found
+
+
+def texts(rng: random.Random, split: str) -> Iterator[str]:
+    """Different lines of text without end, of one split; no line can be in
+    both.
+
+    Arguments
+    ---------
+    rng : random.Random
+        Draws the words.
+    split : str
+        ``"train"`` or ``"test"``.
+
+    Yields
+    ------
+    text : str
+        Five to seven words.
+    """
+    seen = set()
+    while True:
+        words = rng.choices(WORDS, k=rng.randint(5, 7))
+        if rng.random() < 0.5:
+            words[rng.randrange(len(words))] = str(rng.choice(NUMBERS))
+        if rng.random() < 0.5:
+            words[0] = words[0].capitalize()
+        if rng.random() < 0.3:
+            words[rng.randrange(len(words) - 1)] += ","
+        text = " ".join(words)
+        is_test = zlib.crc32(text.encode()) % 5 == 0
+        if is_test == (split == "test") and text not in seen:
+            seen.add(text)
+            yield text
+
+
+def render_line(
+    font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator
+) -> tuple[Image.Image, np.ndarray]:
+    """Writes a line.
+
+    Arguments
+    ---------
+    font : ImageFont.FreeTypeFont
+        The hand, of the size ``SIZE``.
+    text : str
+        What to write.
+    rng : numpy.random.Generator
+        Draws how it is bent, the ink and the paper.
+
+    Returns
+    -------
+    tuple
+        A grey image 32 high; and the edges of the characters at mid-height,
+        one more than there are characters.
+    """
+    lengths = [font.getlength(text[:i]) for i in range(len(text) + 1)]
+    edges = MARGIN + np.array(lengths)
+    # Of what is drawn: the ascent and descent that some fonts claim are wrong.
+    _, top, _, bottom = map(int, font.getbbox(text))
+    width, height = int(edges[-1]) + MARGIN, bottom - top + 2 * EDGE
+    sheet = Image.new("L", (width, height), 255)
+    ink = int(rng.integers(70))
+    ImageDraw.Draw(sheet).text((MARGIN, EDGE - top), text, ink, font)
+
+    x, y = np.arange(width), np.arange(height)
+    steps = rng.normal(size=width // (25 * SCALE) + 2).cumsum()
+    # Tied down at both ends: none leaves the sheet.
+    steps -= np.linspace(steps[0], steps[-1], len(steps))
+    drift = x + 0.6 * SCALE * _smooth(steps, width)
+    knots = rng.normal(size=width // (60 * SCALE) + 2)
+    wobble = 1.2 * SCALE * _smooth(knots, width)
+    slant = rng.normal(0, 0.12) * (y - height / 2)
+    rows = y[:, None] + wobble
+    columns = drift + slant[:, None]
+    bent = map_coordinates(
+        np.asarray(sheet, np.float32), [rows, columns], order=1, cval=255
+    )
+    edges = np.interp(edges, drift, x)
+
+    inked = np.flatnonzero((bent < 200).any(1))
+    bent = bent[max(inked[0] - SCALE, 0) : inked[-1] + 1 + SCALE]
+    size = round(width * HEIGHT / len(bent)), HEIGHT
+    image = Image.fromarray(bent.round().astype(np.uint8))
+    strokes = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    paper = 235 - 20 * _smooth(rng.uniform(size=8), size[0])
+    grey = strokes / 255 * paper + rng.normal(0, 4, strokes.shape)
+    grey = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
+    return grey, edges * size[0] / width
+
+
+def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
+    """An alignment in the form of ScribbleLens.
+
+    Arguments
+    ---------
+    name : str
+        The path of the image.
+    text : str
+        What is written.
+    edges : numpy.ndarray
+        The edges of its characters, in columns.
+    width : int
+        The number of columns.
+
+    Returns
+    -------
+    str
+        What goes in the ``.ali`` file. A column belongs to the character at
+        its middle.
+
+    Example
+    -------
+    >>> print(alignment("a.jpg", "a", np.array([1.0, 1.9]), 3))
+    a.jpg 3 targetStr:*a*
+    0 1 * 0.000000
+    1 2 a 0.000000
+    2 3 * 0.000000
+    <BLANKLINE>
+    """
+    padded = [BLANK, *text.replace(" ", "_"), BLANK]
+    places = np.searchsorted(edges, np.arange(width) + 0.5, side="right")
+    rows = [f"{name} {width} targetStr:*{text}*"]
+    rows += [f"{x} {x + 1} {padded[p]} 0.000000" for x, p in enumerate(places)]
+    return "\n".join(rows) + "\n"
+
+
+def _smooth(knots: np.ndarray, width: int) -> np.ndarray:
+    places = np.linspace(0, len(knots) - 1, width)
+    return np.interp(places, np.arange(len(knots)), knots)
+
+
+def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
+    lists, paths = {}, {}
+    streams = {
+        split: texts(random.Random(f"{split} {seed}"), split)
+        for split in ("train", "test")
+    }
+    with tqdm(total=lines, desc="Lines written") as bar:
+        for index, path in enumerate(fonts):
+            font = ImageFont.truetype(
+                path, SIZE, layout_engine=ImageFont.Layout.BASIC
+            )
+            scribe = path.stem.lower()
+            number = lines // len(fonts) + (index < lines % len(fonts))
+            tests = round(TEST_SHARE * number)
+            rng = np.random.default_rng([seed, index])
+            for line in range(number):
+                split = "test" if line >= number - tests else "train"
+                text = next(streams[split])
+                page, place = divmod(line, LINES_ON_A_PAGE)
+                # No page is in both.
+                page += split == "test"
+                stem = f"nl/{scribe}/{page // 2 + 1}.{page % 2}/line{place + 1}"
+                image, edges = render_line(font, text, rng)
+                target = root / f"{stem}.jpg"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                image.save(target, quality=95)
+                target.with_suffix(".txt").write_text(f"{text}\n", "utf-8")
+                for part in ("", f".{scribe}"):
+                    name = f"nl.bw.lines{part}.{split}.dat"
+                    row = f"{stem}.jpg {stem}.txt\n"
+                    lists[name] = lists.get(name, "") + row
+                name = f"{ROOT}/{stem}"
+                paths[f"{name}.ali"] = alignment(
+                    f"{name}.jpg", text, edges, image.width
+                )
+                bar.update()
+    (root / "corpora").mkdir()
+    for name, text in lists.items():
+        (root / "corpora" / name).write_text(text, "utf-8")
+    packed = _zip(paths)
+    (root / "corpora/scribblelens.paths.1.4b.zip").write_bytes(packed)
+
+
+def _zip(files: dict[str, str]) -> bytes:
+    """An archive that does not tell when it was made."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, text)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("output", type=pathlib.Path, help="folder to make")
+    parser.add_argument("fonts", nargs="+", help="font files, or folders")
+    parser.add_argument("--lines", type=int, default=2800)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    found = find_fonts(options.fonts)
+    render(options.output, found, options.lines, options.seed)

@@ -1,0 +1,517 @@
+"""Data preparation: ScribbleLens v1.2 (openslr 84), lines of Dutch handwriting
+of the 16th to 18th century, from its zip archive or the folder it unpacks to.
+
+What the archive holds is known here from programs that read it (DistSup, the
+code of arXiv 2005.08520), not from the archive itself; all below
+``scribblelens.corpus.v1/``:
+
+- ``corpora/nl.bw.lines.train.dat`` and ``...test.dat``: a line of text for
+  each line of handwriting, with the path of its image and that of its
+  transcript; also ``nl.gray...`` and ``nl.color...``, and for one scribe
+  ``nl.bw.lines.tasman.train.dat``;
+- ``nl/SCRIBE/PAGE.SIDE/line...jpg`` of any height, and the transcripts, one
+  line of utf-8 each;
+- ``corpora/scribblelens.paths.1.4b.zip``: forced alignments, under the path of
+  the image with ``.ali`` at its end. First comes ``IMAGE WIDTH
+  targetStr:TEXT``, then ``x x+1 SYMBOL SCORE`` for each column of the image
+  scaled to a height of 32: ``*`` is no character, ``_`` or ``SPACE`` a space.
+
+Not verified: how the images are called, whether every line has an alignment.
+
+What comes out is a folder with SpeechBrain manifests (``train.json``,
+``valid.json``, ``test.json``). The archive has no validation set: every tenth
+page of the training set is held out.
+
+>>> folder = prepare("data", "results/manifests")  # doctest: +SKIP
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import io
+import itertools
+import json
+import logging
+import os
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+ROOT = "scribblelens.corpus.v1"
+ALIGNMENTS = "scribblelens.paths.*.zip"
+HEIGHT = 32
+# What the transcripts and the alignments do not agree on, as in DistSup.
+UNWRITTEN = str.maketrans("", "", ".'")
+BLANK = "*"
+
+
+def prepare(
+    data_folder: str | pathlib.Path,
+    save_folder: str | pathlib.Path,
+    colour: str = "bw",
+    scribe: str | None = None,
+) -> pathlib.Path:
+    """Writes the manifests, unless they are there.
+
+    Arguments
+    ---------
+    data_folder : path
+        The zip archive, or a folder that holds it or what it unpacks to.
+    save_folder : path
+        Where the manifests go.
+    colour : str
+        Which images: ``"bw"`` (the paper's), ``"gray"`` or ``"color"``.
+    scribe : str, optional
+        Only the lines of this one, such as ``"tasman"``.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder of the manifests; ``prepared.json`` there, written last,
+        names the ``source`` of the images.
+
+    Raises
+    ------
+    FileNotFoundError
+        If something of the corpus is missing; the message says what, and
+        where to get it.
+    ValueError
+        If the archive is damaged, or no line of it can be used.
+    """
+    source, root = find_corpus(pathlib.Path(data_folder))
+    folder = pathlib.Path(save_folder)
+    note = {"source": str(source), "colour": colour, "scribe": scribe}
+    done = folder / "prepared.json"
+    if done.is_file() and json.loads(done.read_text("utf-8")) == note:
+        return folder
+    done.unlink(missing_ok=True)
+    alignments = find_alignments(root, source)
+    lists = {
+        split: read_list(root, colour, scribe, split)
+        for split in ("train", "test")
+    }
+    splits = {s: _read_lines(root, alignments, lists[s], s) for s in lists}
+    splits["train"], splits["valid"] = hold_out(splits["train"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, items in splits.items():
+        _write(folder / f"{split}.json", items)
+    _write(done, note)
+    logger.info(
+        "%s: %s",
+        folder,
+        ", ".join(f"{s} {len(items)} lines" for s, items in splits.items()),
+    )
+    return folder
+
+
+class LineImages:
+    """The lines' images, scaled to a height of 32 and kept: all of them take
+    less memory than a batch of activations.
+
+    Arguments
+    ---------
+    source : path
+        The ``source`` of ``prepared.json``.
+
+    Example
+    -------
+    >>> images = LineImages("data")  # doctest: +SKIP
+    >>> images(
+    ...     "scribblelens.corpus.v1/nl/tasman/1.0/line1.jpg"
+    ... ).shape  # doctest: +SKIP
+    (413, 32)
+    """
+
+    def __init__(self, source: str | pathlib.Path):
+        self.source = pathlib.Path(source)
+        self._kept = {}
+        self._root = self._process = None
+
+    def __call__(self, name: str) -> np.ndarray:
+        """The grey levels 0..255, [width, 32]."""
+        if name not in self._kept:
+            # Forked workers must not share the position in an archive.
+            if self._process != os.getpid():
+                self._root, self._process = _open(self.source), os.getpid()
+            self._kept[name] = read_image(self._root / name)
+        return self._kept[name]
+
+
+def find_corpus(data_folder: pathlib.Path):
+    """Finds the corpus in a folder.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+        See ``prepare``.
+
+    Returns
+    -------
+    tuple
+        The archive, or the folder above ``scribblelens.corpus.v1``; and a path
+        of that, on disk or in the archive.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    ValueError
+        If the archive is damaged.
+    """
+    places = [data_folder, data_folder.parent]
+    if data_folder.is_dir():
+        archives = sorted(data_folder.glob(f"{ROOT}*.zip"))
+        places += reversed(archives)
+    for place in places:
+        is_parent = place == data_folder.parent
+        if is_parent and data_folder.resolve().name != ROOT:
+            continue
+        root = _open(place)
+        if root is not None and (root / ROOT / "corpora").is_dir():
+            return place.resolve(), root / ROOT
+    raise FileNotFoundError(
+        f"There is no ScribbleLens in {data_folder}: neither {ROOT}.2.zip nor "
+        f"the folder {ROOT}/corpora that it unpacks to. Get the archive from "
+        "https://www.openslr.org/84/, or make a stand-in with "
+        "render_handwriting.py."
+    )
+
+
+def find_alignments(root, source: pathlib.Path):
+    """Finds the forced alignments: an archive beside that of the images, or
+    the one within it, or files beside the images.
+
+    Arguments
+    ---------
+    root : path
+        Of ``scribblelens.corpus.v1``, on disk or in the archive.
+    source : pathlib.Path
+        What ``find_corpus`` found with it.
+
+    Returns
+    -------
+    path
+        Of ``scribblelens.corpus.v1`` among the alignments.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are none.
+    """
+    beside = source if source.is_dir() else source.parent
+    pattern = pathlib.PurePath(ALIGNMENTS)
+    found = sorted(beside.glob(ALIGNMENTS)) + sorted(
+        (p for p in (root / "corpora").iterdir() if _matches(p, pattern)),
+        key=str,
+    )
+    if found:
+        archive = found[-1]
+        try:
+            return zipfile.Path(io.BytesIO(archive.read_bytes())) / ROOT
+        except zipfile.BadZipFile as error:
+            raise ValueError(_damaged(archive, error)) from error
+    if next(iter(root.glob("nl/*/*/*.ali")), None) is not None:
+        return root
+    raise FileNotFoundError(
+        f"There are no alignments: {ALIGNMENTS} is neither in {beside} nor in "
+        f"{ROOT}/corpora of {source}, where version 1.2 of the archive has it."
+    )
+
+
+def read_list(
+    root, colour: str, scribe: str | None, split: str
+) -> list[tuple[str, str]]:
+    """The images and transcripts of a split.
+
+    Arguments
+    ---------
+    root : path
+        Of ``scribblelens.corpus.v1``.
+    colour, scribe
+        See ``prepare``.
+    split : str
+        ``"train"`` or ``"test"``.
+
+    Returns
+    -------
+    list
+        Pairs of paths below ``root``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such list; the message names those there are.
+    ValueError
+        If a line of it does not name an image and a transcript.
+    """
+    part = f".{scribe}" if scribe else ""
+    path = root / "corpora" / f"nl.{colour}.lines{part}.{split}.dat"
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.iterdir())
+        lists = [name for name in found if name.endswith(".dat")]
+        raise FileNotFoundError(
+            f"{path} is missing. The lists there: {', '.join(lists) or 'none'}."
+        )
+    pairs = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        names = line.split()
+        if names and len(names) != 2:
+            raise ValueError(
+                f"{path}: {line!r} is not the path of an image and that of its "
+                "transcript."
+            )
+        pairs += [tuple(names)] if names else []
+    return pairs
+
+
+def read_image(path) -> np.ndarray:
+    """A line's grey levels 0..255 at a height of 32, [width, 32].
+
+    Arguments
+    ---------
+    path : path
+        Of the image, on disk or in an archive.
+
+    Returns
+    -------
+    numpy.ndarray
+        The image, turned so that its columns come first.
+    """
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        image = image.convert("L")
+        size = scaled_width(*image.size), HEIGHT
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        return np.ascontiguousarray(np.asarray(image).T)
+
+
+def scaled_width(width: int, height: int) -> int:
+    """The width of an image scaled to a height of 32, rounded as the lengths
+    of the alignments are.
+
+    Arguments
+    ---------
+    width, height : int
+        The size of the image.
+
+    Returns
+    -------
+    int
+        Its width then.
+
+    Example
+    -------
+    >>> scaled_width(2277, 184)
+    396
+    """
+    return int(0.5 + HEIGHT / height * width)
+
+
+def read_alignment(text: str) -> list[str]:
+    """The symbols of an alignment, one for each column.
+
+    Arguments
+    ---------
+    text : str
+        What is in the ``.ali`` file.
+
+    Returns
+    -------
+    list of str
+        Characters, and ``*`` for none.
+
+    Raises
+    ------
+    ValueError
+        If it is no alignment, or cut short.
+
+    Example
+    -------
+    >>> read_alignment("a.jpg 2 targetStr:*a*\\n0 1 a -0.1\\n1 2 _ -0.2\\n")
+    ['a', ' ']
+    """
+    header, *rows = text.splitlines() or [""]
+    words = header.split()
+    if "targetStr:" not in header or not words[1].isdigit():
+        raise ValueError(f"{header[:60]!r} is not the header of an alignment")
+    rows = [row.split() for row in rows if row.strip()]
+    if len(rows) != int(words[1]) or any(len(row) != 4 for row in rows):
+        raise ValueError(
+            f"the alignment has {len(rows)} rows of 'x x+1 symbol score', its "
+            f"header says {words[1]}"
+        )
+    spaces = ("_", "SPACE")
+    return [" " if row[2] in spaces else row[2] for row in rows]
+
+
+def find_characters(symbols: Sequence[str], text: str) -> list[list]:
+    """Where the characters are.
+
+    An alignment does not tell the two of a double letter apart. Where it says
+    otherwise the same as the transcript, they get half its columns each.
+
+    Arguments
+    ---------
+    symbols : sequence of str
+        One for each column.
+    text : str
+        The transcript.
+
+    Returns
+    -------
+    list
+        [x0, x1, character] in columns, from left to right.
+
+    Example
+    -------
+    >>> find_characters("*zzeeee*e", "zee")
+    [[1, 3, 'z'], [3, 7, 'e'], [8, 9, 'e']]
+    >>> find_characters("*zzeeee**", "zee")
+    [[1, 3, 'z'], [3, 5.0, 'e'], [5.0, 7.0, 'e']]
+    """
+    runs, x = [], 0
+    for symbol, columns in itertools.groupby(symbols):
+        x, start = x + len(list(columns)), x
+        if symbol != BLANK:
+            runs.append([start, x, symbol])
+    known = {run[2] for run in runs}
+    found = _groups(runs, key=lambda run: run[2])
+    written = _groups(c for c in text if c in known)
+    if [g[0][2] for g in found] != [g[0] for g in written]:
+        return runs
+    return [
+        part
+        for group, letters in zip(found, written, strict=True)
+        for part in _divide(group, len(letters))
+    ]
+
+
+def hold_out(items: dict[str, dict]) -> tuple[dict, dict]:
+    """Holds every tenth page out.
+
+    Arguments
+    ---------
+    items : dict
+        The lines by name.
+
+    Returns
+    -------
+    tuple
+        Those that stay, and those that are held out.
+
+    Raises
+    ------
+    ValueError
+        If there is only one page.
+    """
+    pages = sorted({item["page"] for item in items.values()})
+    if len(pages) < 2:
+        raise ValueError(
+            f"The training set has {len(items)} lines of {len(pages)} page(s): "
+            "one page to train on and one to validate on are the least."
+        )
+    held = set(pages[::10])
+    stay = {k: v for k, v in items.items() if v["page"] not in held}
+    return stay, {k: v for k, v in items.items() if v["page"] in held}
+
+
+def _groups(items, key=None) -> list[list]:
+    return [list(group) for _, group in itertools.groupby(items, key)]
+
+
+def _divide(group: list[list], number: int) -> list[list]:
+    """As many parts of equal width as there are letters."""
+    if len(group) == number:
+        return group
+    start, end, symbol = group[0][0], group[-1][1], group[0][2]
+    width = (end - start) / number
+    parts = range(number)
+    return [
+        [start + i * width if i else start, start + (i + 1) * width, symbol]
+        for i in parts
+    ]
+
+
+def _open(place: pathlib.Path):
+    """A path of a folder, or of what is in an archive; None: neither."""
+    if place.is_dir():
+        return place
+    if place.suffix != ".zip" or not place.is_file():
+        return None
+    try:
+        return zipfile.Path(place)
+    except zipfile.BadZipFile as error:
+        raise ValueError(_damaged(place, error)) from error
+
+
+def _damaged(archive, error) -> str:
+    return f"{archive} is cut short or damaged: get it again ({error})."
+
+
+def _matches(path, pattern: pathlib.PurePath) -> bool:
+    return pathlib.PurePath(path.name).match(str(pattern))
+
+
+def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
+    """The lines of a split; those that cannot be used are told."""
+    items, problems = {}, []
+    for image, transcript in tqdm(pairs, desc=f"Lines of {split}", leave=False):
+        try:
+            item = _read_line(root, alignments, image, transcript)
+        except (KeyError, OSError, ValueError) as error:
+            problems.append(f"{image} ({error})")
+            continue
+        name = image.removeprefix("nl/").rsplit(".", 1)[0].replace("/", "-")
+        items[name] = item
+    shown = "; ".join(problems[:5])
+    if not items:
+        raise ValueError(
+            f"None of the {len(pairs)} lines of the {split} list can be used: "
+            f"{shown}"
+        )
+    if problems:
+        logger.warning(
+            "%d of %d lines of the %s list are left out: %s%s",
+            len(problems),
+            len(pairs),
+            split,
+            shown,
+            " ..." if len(problems) > 5 else "",
+        )
+    return items
+
+
+def _read_line(root, alignments, image: str, transcript: str) -> dict:
+    width = len(read_image(root / image))
+    path = alignments / (image.rsplit(".", 1)[0] + ".ali")
+    symbols = read_alignment(path.read_text(encoding="utf-8"))
+    if len(symbols) != width:
+        raise ValueError(
+            f"its alignment has {len(symbols)} columns, the image {width} at a "
+            f"height of {HEIGHT}"
+        )
+    text = (root / transcript).read_text(encoding="utf-8")
+    text = " ".join(text.translate(UNWRITTEN).split())
+    folders = pathlib.PurePosixPath(image).parent.parts
+    return {
+        "image": f"{ROOT}/{image}",
+        "width": width,
+        "writer": next(f for f in folders if f not in ("nl", "unsupervised")),
+        "page": "/".join(folders),
+        "text": text,
+        "characters": find_characters(symbols, text),
+    }
+
+
+def _write(path: pathlib.Path, content: dict) -> None:
+    """Writes all of a file or nothing; runs side by side do no harm."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    text = json.dumps(content, ensure_ascii=False, indent=0)
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,1 @@
+"""Recipes on WSJ, the Wall Street Journal read aloud."""

@@ -1,0 +1,284 @@
+"""Data preparation: the Wall Street Journal corpus, as LDC sells it.
+
+CSR-I (WSJ0, LDC93S6A) and CSR-II (WSJ1, LDC94S13A): train_si284 trains, with
+dev93 (h1_p0) to validate and eval92 (si_et_20) to test, by the lists on the
+discs. The corpus has no phones: they come from a lexicon.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import hashlib
+import logging
+import os
+import pathlib
+import re
+
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.recipes.common.lexicon import Pronouncer
+from speechbrain_vq.recipes.MiniSpeech.manifests import (
+    FORMAT_VERSION,
+    PathLike,
+    is_done,
+    utterance,
+    write_corpus,
+)
+
+logger = logging.getLogger(__name__)
+
+# The lists of each split, and how many utterances are in all of them.
+LISTS = {
+    "train": (
+        "wsj0/doc/indices/train/tr_s_wv1.ndx",
+        "wsj1/doc/indices/si_tr_s.ndx",
+    ),
+    "valid": ("wsj1/doc/indices/h1_p0.ndx",),
+    "test": ("wsj0/doc/indices/test/nvp/si_et_20.ndx",),
+}
+COMPLETE = {"train": 37416, "valid": 503, "test": 333}
+# Listed, but on no disc.
+NOT_THERE = "wsj0/si_tr_s/401/"
+SUFFIXES = {".wv1", ".wav", ".dot", ".ndx"}
+LAYOUT = (
+    "Wanted are the discs (folders such as 11-1.1, 11-13.1, 13-1.1, 13-34.1, "
+    "in one folder or in two such as csr_1 and csr_2_comp), or all of them "
+    "merged to wsj0 and wsj1. LDC has them as LDC93S6A and LDC94S13A."
+)
+CONVERT = (
+    "LDC's sph2pipe turns it into one that can be read, to be left beside it "
+    "under the same name: `find DATA -iname '*.wv1' -exec sh -c 'sph2pipe -p "
+    '-f wav "$1" "${1%.*}.wav"\' _ {} \\;`'
+)
+
+
+def prepare(
+    data_folder: PathLike,
+    save_folder: PathLike,
+    lexicon: PathLike | None = None,
+    g2p: str | None = None,
+) -> pathlib.Path:
+    """Writes manifests for the Wall Street Journal corpus.
+
+    Arguments
+    ---------
+    data_folder : path
+        Holds the discs, or wsj0 and wsj1; upper case will do.
+    save_folder : path
+        Where the manifests go.
+    lexicon : path, optional
+        A file in the format of CMUdict.
+    g2p : str, optional
+        ``module:function`` for words that the lexicon lacks; without one,
+        their utterances are left out, and counted.
+
+    Returns
+    -------
+    save_folder : pathlib.Path
+        The folder of the manifests.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a list, or all the audio of one, is missing.
+    ValueError
+        If there is neither a lexicon nor a g2p, or audio is compressed.
+
+    Example
+    -------
+    >>> prepare("WSJ", "prepared", "cmudict.dict")  # doctest: +SKIP
+    PosixPath('prepared')
+    """
+    source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
+    pronouncer = Pronouncer(lexicon, g2p)
+    files = _find_files(source)
+    listed = {split: _listed(source, files, split) for split in LISTS}
+    corpus = {
+        "corpus": "wsj",
+        "version": FORMAT_VERSION,
+        "source": _digest(files),
+        **pronouncer.about,
+        "data_root": str(source.resolve()),
+    }
+    if is_done(folder, corpus):
+        return folder
+    texts = _read_texts(files)
+    utts = {
+        split: _read_split(source, files, split, keys, texts, pronouncer)
+        for split, keys in listed.items()
+    }
+    pronouncer.tell("WSJ")
+    write_corpus(folder, utts, corpus)
+    return folder
+
+
+def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
+    """What there is of a corpus, by the path from wsj0 or wsj1 on in lower
+    case: which disc it is on makes no difference."""
+    files: dict[str, pathlib.Path] = {}
+    for parent, _, names in sorted(os.walk(source, followlinks=True)):
+        parts = [part.lower() for part in pathlib.Path(parent).parts]
+        home = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
+        # Lists lie in wsj1/doc/indices/wsj1 as well.
+        start = home[0] if home else None
+        for name in names if home else ():
+            if pathlib.PurePath(name.lower()).suffix in SUFFIXES:
+                key = "/".join([*parts[start:], name.lower()])
+                files.setdefault(key, pathlib.Path(parent, name))
+    if not files:
+        raise FileNotFoundError(f"{source} holds nothing of WSJ. {LAYOUT}")
+    return files
+
+
+def _digest(files: dict[str, pathlib.Path]) -> str:
+    sha = hashlib.sha1()
+    for key in sorted(files):
+        sha.update(f"{key} {files[key].stat().st_size}\n".encode())
+    return sha.hexdigest()
+
+
+def _listed(
+    source: pathlib.Path, files: dict[str, pathlib.Path], split: str
+) -> list[str]:
+    """Keys, without suffix, of the audio that the lists of a split name."""
+    keys = set()
+    for name in LISTS[split]:
+        if name not in files:
+            raise FileNotFoundError(
+                f"{source} lacks {name}, the list of {split}. {LAYOUT}"
+            )
+        for line in files[name].read_text("latin-1").splitlines():
+            # 13_11_1: /wsj1/si_tr_s/4a8/4a8c0201.wv1, or without the suffix
+            match = re.fullmatch(r"\w+\s*:\s*/?(\S+)\s*", line)
+            if match and not line.startswith(";"):
+                keys.add(match[1].lower().removesuffix(".wv1"))
+    return sorted(key for key in keys if not key.startswith(NOT_THERE))
+
+
+def _read_texts(files: dict[str, pathlib.Path]) -> dict[str, str]:
+    """What is said, by the name of the utterance: lines ``TEXT (name)``."""
+    texts = {}
+    for key in sorted(files):
+        if key.endswith(".dot"):
+            for line in files[key].read_text("latin-1").splitlines():
+                match = re.fullmatch(r"(.*)\((\w+)\)\s*", line)
+                if match:
+                    texts[match[2].lower()] = clean(match[1])
+    return texts
+
+
+def clean(text: str) -> str:
+    """What is said, of a detailed transcript (``.dot``).
+
+    Noises, pauses and marks of emphasis, of lengthening and of slips are left
+    out; punctuation that is said, such as ``,COMMA``, stays.
+
+    Arguments
+    ---------
+    text : str
+        As in the file, without the name at its end.
+
+    Returns
+    -------
+    str
+        Words in capitals.
+
+    Example
+    -------
+    >>> clean("[door_slam] THE *FEDERAL* RE:SERVE . !SAID ,COMMA <YES> ~")
+    'THE FEDERAL RESERVE SAID ,COMMA YES'
+    """
+    text = re.sub(r"\[[^]]*\]", " ", text.upper())
+    text = re.sub(r"[\\*<>~!]", "", text)
+    # A colon within a word is a sound drawn out; one before it is :COLON.
+    text = re.sub(r"(?<=\w):", "", text)
+    return " ".join(w for w in text.split() if re.search(r"\w", w))
+
+
+def _read_split(source, files, split, keys, texts, pronouncer):
+    """The utterances of a split that are all there."""
+    utts, missing, compressed = {}, [], []
+    for key in tqdm(keys, split, unit="utt"):
+        name = key.rpartition("/")[2]
+        # What sph2pipe made of a file comes first.
+        path = files.get(f"{key}.wav") or files.get(f"{key}.wv1")
+        if path is None or name not in texts:
+            missing.append(key)
+            continue
+        try:
+            length = _check(path)
+        except _Compressed:
+            compressed.append(path)
+            continue
+        except AudioError as error:
+            logger.warning("Left out %s", error)
+            continue
+        phones = pronouncer(texts[name])
+        if phones:
+            relative = path.relative_to(source).as_posix()
+            utts[name] = utterance(
+                relative, length, name[:3], "en", texts[name]
+            )
+            utts[name]["phone_names"] = phones
+    _complain(source, split, keys, missing, compressed)
+    if not utts:
+        raise ValueError(f"{source}: no utterance of {split} is left.")
+    return utts
+
+
+def _complain(source, split, keys, missing, compressed):
+    if compressed:
+        raise ValueError(
+            f"{len(compressed)} of the files of {split} are compressed with "
+            f"shorten, {compressed[0]} for one. {CONVERT}"
+        )
+    if len(missing) == len(keys):
+        raise FileNotFoundError(
+            f"{source} holds neither audio nor transcript (.wv1 and .dot) of "
+            f"any utterance of {split}, such as {keys[0]}. {LAYOUT}"
+            if keys
+            else f"{source}: the lists of {split} are empty."
+        )
+    if missing:
+        logger.warning(
+            "%s: audio or transcript of %d of %d utterances is missing, %s "
+            "for one",
+            split,
+            len(missing),
+            len(keys),
+            missing[0],
+        )
+    if len(keys) != COMPLETE[split]:
+        logger.warning(
+            "%s lists %d utterances, the complete corpus %d",
+            split,
+            len(keys),
+            COMPLETE[split],
+        )
+
+
+class _Compressed(AudioError):
+    """Audio that libsndfile does not read."""
+
+
+def _check(path: pathlib.Path) -> float:
+    """The length in seconds of a file that is all there."""
+    with open(path, "rb") as file:
+        header = file.read(1024)
+    if not header.startswith(b"NIST_1A"):
+        return check_audio(path)
+    fields = dict(
+        re.findall(r"^(\w+) -\w+ (.+)$", header.decode("latin-1"), re.M)
+    )
+    if "embedded" in fields.get("sample_coding", ""):
+        raise _Compressed(f"{path}: {fields['sample_coding']}")
+    length = check_audio(path)
+    # libsndfile takes what is there for all there was.
+    wanted = int(fields.get("sample_count", 0))
+    there = round(length * int(fields.get("sample_rate", 16000)))
+    if there < wanted:
+        raise AudioError(
+            f"{path}: cut short, {there} of {wanted} samples are there."
+        )
+    return length

@@ -1,0 +1,1 @@
+"""What the recipes of a family of tasks share."""

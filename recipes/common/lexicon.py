@@ -1,0 +1,200 @@
+"""Words to phones, by a lexicon, a function, or both.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import collections
+import hashlib
+import importlib
+import logging
+import pathlib
+import re
+from collections.abc import Callable, Iterable
+
+logger = logging.getLogger(__name__)
+
+G2P = Callable[[str], str | Iterable[str]]
+
+
+def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
+    """Reads a lexicon in the format of CMUdict and of librispeech-lexicon.txt.
+
+    A line has a word and its phones. Of several pronunciations, the first
+    counts; the digits of stress are left out, and so are lines of ``;;;`` and
+    what follows a ``#``.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Phones by word, in capitals.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is no lexicon.
+
+    Example
+    -------
+    >>> read_lexicon(pathlib.Path("cmudict.dict"))["TEA"]  # doctest: +SKIP
+    ['T', 'IY']
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no lexicon {path}. It may be CMUdict, or "
+            "librispeech-lexicon.txt of https://www.openslr.org/11."
+        )
+    lexicon: dict[str, list[str]] = {}
+    # CMUdict is older than UTF-8 is common.
+    for line in path.read_text("latin-1").splitlines():
+        if line.startswith(";;;"):
+            continue
+        word, *phones = line.split("#")[0].split() or [""]
+        if not phones:
+            continue
+        word = re.sub(r"\(\d+\)$", "", word).upper()
+        lexicon.setdefault(word, [re.sub(r"\d+$", "", p) for p in phones])
+    if not lexicon:
+        raise ValueError(
+            f"{path} is no lexicon: no line has a word and its phones."
+        )
+    return lexicon
+
+
+def find_g2p(name: str) -> G2P:
+    """Imports a function that says a word in phones.
+
+    Arguments
+    ---------
+    name : str
+        ``module:function``. It gets a word and gives its phones, as a list or
+        as a text with spaces.
+
+    Returns
+    -------
+    callable
+        The function.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be imported or called.
+
+    Example
+    -------
+    >>> find_g2p("builtins:list")("tea")
+    ['t', 'e', 'a']
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"g2p is {name!r}, wanted is module:function that Python can "
+            f"import: {error}"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"g2p is {name!r}, which is no function.")
+    return found
+
+
+class Pronouncer:
+    """Says texts in phones, and counts the words that it cannot say.
+
+    Arguments
+    ---------
+    lexicon : path, optional
+        A file, see ``read_lexicon``.
+    g2p : str, optional
+        ``module:function`` for the words that the lexicon lacks, see
+        ``find_g2p``.
+
+    Raises
+    ------
+    ValueError
+        If neither is given.
+
+    Example
+    -------
+    >>> pronouncer = Pronouncer(g2p="builtins:list")
+    >>> pronouncer("A TEA")
+    ['A', 'T', 'E', 'A']
+    """
+
+    def __init__(
+        self, lexicon: str | pathlib.Path | None = None, g2p: str | None = None
+    ):
+        if lexicon is None and g2p is None:
+            raise ValueError(
+                "Phones come from a lexicon in the format of CMUdict "
+                "(--lexicon=FILE, for example librispeech-lexicon.txt of "
+                "https://www.openslr.org/11), from a function that says a word "
+                "in phones (--g2p=module:function), or from both."
+            )
+        self.words = (
+            {} if lexicon is None else read_lexicon(pathlib.Path(lexicon))
+        )
+        self.g2p = None if g2p is None else find_g2p(g2p)
+        self.unknown: collections.Counter[str] = collections.Counter()
+        self.texts_lost = 0
+        # Other phones, other manifests.
+        text = "" if lexicon is None else pathlib.Path(lexicon).read_bytes()
+        self.about = {
+            "g2p": g2p,
+            "lexicon": text and hashlib.sha1(text).hexdigest(),
+        }
+
+    def __call__(self, text: str) -> list[str] | None:
+        """The phones of a text; None if it has a word that nothing can say."""
+        phones = [self._say(word.upper()) for word in text.split()]
+        if None in phones:
+            self.texts_lost += 1
+            return None
+        return [phone for word in phones for phone in word]
+
+    def _say(self, word: str) -> list[str] | None:
+        # ",COMMA" is in some lexica as it is; 'EM is, and so is MR.
+        for form in (
+            word,
+            word.rstrip(".,;:"),
+            word.strip("\"'(){}.,;:!?-/&%"),
+        ):
+            if form in self.words:
+                return self.words[form]
+        parts = [part for part in word.split("-") if part]
+        if len(parts) > 1 and all(part in self.words for part in parts):
+            return [phone for part in parts for phone in self.words[part]]
+        if self.g2p is not None:
+            phones = self.g2p(word)
+            phones = phones.split() if isinstance(phones, str) else [*phones]
+            if phones:
+                return [str(phone) for phone in phones]
+        self.unknown[word] += 1
+        return None
+
+    def tell(self, name: str) -> None:
+        """Logs which words could not be said, and at what cost.
+
+        Arguments
+        ---------
+        name : str
+            Of the texts.
+        """
+        if not self.unknown:
+            return
+        worst = [f"{word} ({n})" for word, n in self.unknown.most_common(10)]
+        logger.warning(
+            "%s: %d utterances are left out, for %d words that are not in the "
+            "lexicon, most often %s. A --g2p=module:function could say them.",
+            name,
+            self.texts_lost,
+            len(self.unknown),
+            ", ".join(worst),
+        )

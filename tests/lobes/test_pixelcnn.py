@@ -1,0 +1,101 @@
+"""The PixelCNN: no pixel sees itself or what is written after it.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import torch
+
+from speechbrain_vq.lobes.pixelcnn import ColumnPixelCNN, grey_levels
+
+TIME, HEIGHT = 7, 8
+
+
+@pytest.fixture
+def decoder():
+    return ColumnPixelCNN(4, HEIGHT, channels=5, num_layers=3)
+
+
+def influence(decoder, at):
+    """Which pixels and which latents the logits of one pixel depend on."""
+    image = torch.rand(1, TIME, HEIGHT, dtype=torch.double).requires_grad_()
+    latents = torch.randn(1, 4, 4, dtype=torch.double).requires_grad_()
+    logits = decoder.double()(image, latents)[0, at[0], at[1]]
+    weights = torch.randn(logits.shape, dtype=torch.double)
+    gradients = torch.autograd.grad((logits * weights).sum(), (image, latents))
+    return [gradient[0] != 0 for gradient in gradients]
+
+
+@pytest.mark.parametrize(
+    "at", [(0, 0), (0, 5), (3, 0), (3, 4), (6, 0), (6, HEIGHT - 1)]
+)
+def test_a_pixel_sees_what_is_written_before_it_and_no_more(decoder, at):
+    time, row = at
+    pixels, latents = influence(decoder, at)
+    before = torch.zeros(TIME, HEIGHT, dtype=torch.bool)
+    before[:time] = True
+    before[time, :row] = True
+    assert not (pixels & ~before).any()
+    # Next to it, it does see.
+    if row:
+        assert pixels[time, row - 1]
+    if time:
+        near = slice(max(row - 1, 0), row + 2)
+        assert pixels[time - 1, near].all()
+    # A latent stands for two columns, its own among them.
+    assert latents[time // 2].any()
+    assert not latents[time // 2 + 1 :].any()
+
+
+def test_the_reach_is_wide_enough_for_strokes(decoder):
+    pixels, _ = influence(decoder, (6, 4))
+    assert pixels[1].any(), "five columns back is not seen"
+
+
+def test_what_is_written_later_changes_no_probability(decoder):
+    levels = torch.randint(4, (2, TIME, HEIGHT))
+    latents = torch.randn(2, 4, 4)
+    changed = levels.clone()
+    changed[:, 4, 3:] = 3 - changed[:, 4, 3:]
+    changed[:, 5:] = 3 - changed[:, 5:]
+    one, other = decoder(levels, latents), decoder(changed, latents)
+    torch.testing.assert_close(one[:, :4], other[:, :4])
+    torch.testing.assert_close(one[:, 4, :4], other[:, 4, :4])
+    assert (one[:, 4, 4:] != other[:, 4, 4:]).any()
+
+
+def test_wider_padding_changes_nothing(decoder):
+    levels = torch.randint(4, (2, TIME, HEIGHT))
+    latents = torch.randn(2, 4, 4)
+    wide = torch.cat((levels, torch.randint(4, (2, 6, HEIGHT))), dim=1)
+    more = torch.cat((latents, torch.randn(2, 3, 4)), dim=1)
+    torch.testing.assert_close(
+        decoder(wide, more)[:, :TIME], decoder(levels, latents)
+    )
+
+
+def test_it_learns_to_write_what_the_latents_say(decoder):
+    """Stripes whose rows only the latents know."""
+    optimizer = torch.optim.Adam(decoder.parameters(), lr=0.02)
+    for _ in range(120):
+        kinds = torch.randint(4, (16, 4))
+        # The stripe's row tells nothing of the next one's.
+        levels = torch.zeros(16, TIME + 1, HEIGHT, dtype=torch.long)
+        columns = kinds.repeat_interleave(2, 1)
+        levels.scatter_(2, 2 * columns.unsqueeze(2), 3)
+        logits = decoder(levels, torch.eye(4)[kinds])
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 2), levels.flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    # Without the latents, it is ln 4 for every two columns of 8 pixels.
+    assert loss < 0.3 * torch.tensor(4.0).log() / (2 * HEIGHT)
+
+
+def test_levels_are_of_the_same_size():
+    ink = torch.arange(4097) / 4096
+    counts = torch.bincount(grey_levels(ink, 4))
+    assert counts.tolist() == [1024, 1024, 1024, 1025]

@@ -1,0 +1,185 @@
+"""festvox-ru is prepared from the package or what was unpacked of it, and what
+is wrong with either is said.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+
+import pytest
+import soundfile
+
+from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
+from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
+from tests.recipes.phone_corpora import (
+    RATE,
+    VOICE,
+    festvoxru_files,
+    make_deb,
+    write,
+)
+
+PACKAGE = "festvox-ru_0.5+dfsg-6_all.deb"
+
+
+def read(folder):
+    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
+
+
+def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):
+    files, said = festvoxru_files()
+    make_deb(tmp_path / PACKAGE, files)
+    packed = prepare(tmp_path / PACKAGE, tmp_path / "packed")
+    # Given by the folder it is in, and compressed otherwise.
+    (tmp_path / "other").mkdir()
+    make_deb(tmp_path / "other" / PACKAGE, files, "data.tar.gz", "w:gz")
+    other = prepare(tmp_path / "other", tmp_path / "gz")
+    root = write(tmp_path / "root", files)
+    unpacked = prepare(root, tmp_path / "unpacked")
+    voice = prepare(root / VOICE, tmp_path / "voice")
+    manifests = read(packed)
+    assert manifests == read(other) == read(unpacked) == read(voice)
+    # Every utterance once, whatever its split.
+    names = [name for split in SPLITS for name in manifests[split]]
+    assert sorted(names) == sorted(said)
+    assert len(manifests["train"]) > 3 * len(manifests["test"])
+    for folder in (packed, other, unpacked, voice):
+        for name, item in manifests["test"].items():
+            path = item["wav"].format(data_root=data_root(folder))
+            assert soundfile.info(path).samplerate == RATE
+            found = [phone for _, _, phone in item["phones"]]
+            assert found == ["SIL" if p == "pau" else p for p in said[name]]
+            starts = [start for start, _, _ in item["phones"]]
+            ends = [end for _, end, _ in item["phones"]]
+            assert starts == [0.0, *ends[:-1]]
+            assert ends[-1] == pytest.approx(item["length"])
+            assert "Волос" in item["words"]
+    # What nothing needs is not unpacked, and nothing is unpacked from a folder.
+    assert not list(packed.rglob("*.mcep")) and not list(voice.rglob("*.wav"))
+
+
+def test_a_split_does_not_depend_on_the_other_utterances(tmp_path):
+    files, said = festvoxru_files()
+    few = {k: v for k, v in files.items() if "ru_0001." not in k or "mcep" in k}
+    texts = few[f"{VOICE}/etc/txt.done.data"].splitlines(keepends=True)
+    few[f"{VOICE}/etc/txt.done.data"] = b"".join(texts[1:])
+    all_of_them = read(prepare(write(tmp_path / "a", files), tmp_path / "b"))
+    rest = read(prepare(write(tmp_path / "c", few), tmp_path / "d"))
+    for split in SPLITS:
+        assert set(rest[split]) == set(all_of_them[split]) - {"ru_0001"}
+
+
+def test_a_preparation_is_done_once_and_again_where_data_changed(tmp_path):
+    files, _ = festvoxru_files()
+    root = write(tmp_path / "root", files)
+    folder = prepare(root, tmp_path / "out")
+    before = (folder / "train.json").stat().st_mtime_ns
+    prepare(root, folder)
+    assert (folder / "train.json").stat().st_mtime_ns == before
+    # Killed before its end: the mark that is last is not there.
+    (folder / "corpus.json").unlink()
+    (folder / "train.json").write_text("{}")
+    prepare(root, folder)
+    assert len(read(folder)["train"]) > 10
+    (root / VOICE / "lab/ru_0002.lab").write_text("#\n0.3 125 a\n")
+    prepare(root, folder)
+    found = {k: v for part in read(folder).values() for k, v in part.items()}
+    assert found["ru_0002"]["phones"] == [[0.0, 0.3, "a"]]
+
+
+def test_a_killed_unpacking_leaves_nothing_that_counts(tmp_path):
+    files, _ = festvoxru_files()
+    package = make_deb(tmp_path / PACKAGE, files)
+    left = tmp_path / "out/.msu_ru_nsh_clunits-killed/wav"
+    left.mkdir(parents=True)
+    prepare(package, tmp_path / "out")
+    assert not left.exists()
+    assert len(list((tmp_path / "out").rglob("*.wav"))) == 60
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9, 0.999])
+def test_a_package_that_is_cut_short_is_named(share, tmp_path):
+    package = make_deb(tmp_path / PACKAGE, festvoxru_files()[0])
+    data = package.read_bytes()
+    package.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match=rf"{PACKAGE[:10]}.*apt-get download"):
+        prepare(package, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*msu*"))
+
+
+def test_a_damaged_package_is_named(tmp_path):
+    package = make_deb(tmp_path / PACKAGE, festvoxru_files()[0])
+    data = bytearray(package.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 100] = bytes(100)
+    package.write_bytes(data)
+    with pytest.raises(ValueError, match="cannot be unpacked"):
+        prepare(package, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*msu*"))
+
+
+def test_what_is_no_package_is_said(tmp_path):
+    (tmp_path / PACKAGE).write_text("<html>Not found</html>")
+    with pytest.raises(ValueError, match="is no Debian package"):
+        prepare(tmp_path / PACKAGE, tmp_path / "out")
+    # As Ubuntu packs it.
+    make_deb(tmp_path / PACKAGE, {}, "data.tar.zst", "w")
+    with pytest.raises(ValueError, match="zstd.*dpkg -x"):
+        prepare(tmp_path / PACKAGE, tmp_path / "out")
+    # Another package under its name.
+    make_deb(tmp_path / PACKAGE, {"usr/share/doc/other": b""})
+    with pytest.raises(FileNotFoundError, match="apt-get download festvox-ru"):
+        prepare(tmp_path / PACKAGE, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty", "speech"])
+def test_a_folder_without_it_says_how_to_get_it(name, tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "speech", {"hello.wav": b""})
+    with pytest.raises(FileNotFoundError, match="apt-get download festvox-ru"):
+        prepare(tmp_path / name, tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["lab", "wav", "etc/txt.done.data"])
+def test_a_missing_part_is_named(part, tmp_path):
+    files, _ = festvoxru_files()
+    kept = {k: v for k, v in files.items() if f"/{part}" not in k}
+    root = write(tmp_path / "root", kept)
+    with pytest.raises(FileNotFoundError, match=part.split("/")[0]):
+        prepare(root / VOICE, tmp_path / "out")
+
+
+def test_utterances_that_are_not_all_there_are_named_and_left_out(
+    tmp_path, caplog
+):
+    files, said = festvoxru_files()
+    at = f"{VOICE}/wav/ru_0003.wav"
+    files[at] = files[at][:2000]
+    del files[f"{VOICE}/wav/ru_0004.wav"]
+    del files[f"{VOICE}/lab/ru_0005.lab"]
+    files[f"{VOICE}/lab/ru_0006.lab"] = b"#\n9.5 125 a\n"
+    folder = prepare(write(tmp_path / "root", files), tmp_path / "out")
+    lost = {"ru_0003", "ru_0004", "ru_0005", "ru_0006"}
+    names = {name for part in read(folder).values() for name in part}
+    assert names == set(said) - lost
+    for name in lost:
+        assert f"Left out {name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("0.1 125 a\n", "no labels"),
+        ("#\n", "no labels"),
+        ("#\n0.1 a\n", "end time, colour and phone"),
+        ("#\nsoon 125 a\n", "end time, colour and phone"),
+        ("#\n0.2 125 a\n0.1 125 o\n", "ends before it starts"),
+    ],
+)
+def test_damaged_labels_are_named(text, message, tmp_path):
+    files, _ = festvoxru_files()
+    files[f"{VOICE}/lab/ru_0007.lab"] = text
+    root = write(tmp_path / "root", files)
+    with pytest.raises(ValueError, match=f"ru_0007.lab.*{message}"):
+        prepare(root, tmp_path / "out")

@@ -1,0 +1,176 @@
+"""LibriSpeech is prepared from its folders or through `datasets`, and what is
+wrong with either is said.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+
+import pytest
+
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
+    ON_THE_HUB,
+    prepare,
+)
+from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
+from tests.recipes.phone_corpora import (
+    LEXICON,
+    PHONES,
+    RATE,
+    librispeech_files,
+    librispeech_parts,
+    say,
+    wav_bytes,
+    write,
+)
+
+
+@pytest.fixture
+def lexicon(tmp_path):
+    path = tmp_path / "librispeech-lexicon.txt"
+    path.write_text(LEXICON)
+    return path
+
+
+def read(folder):
+    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
+
+
+def copy_of_the_hub(folder):
+    """Parquet files with the audio's bytes, and the card that names them."""
+    import pandas
+
+    card = "---\nconfigs:\n- config_name: clean\n  data_files:\n"
+    for part, utterances in librispeech_parts().items():
+        split = ON_THE_HUB[part][1]
+        rows = [
+            {
+                "file": f"{name}.flac",
+                "audio": {
+                    "bytes": wav_bytes(say(words), "FLAC"),
+                    "path": f"{name}.flac",
+                },
+                "text": " ".join(words),
+                "speaker_id": int(name.split("-")[0]),
+                "chapter_id": int(name.split("-")[1]),
+                "id": name,
+            }
+            for name, words in utterances
+        ]
+        path = folder / f"clean/{split}/0000.parquet"
+        path.parent.mkdir(parents=True)
+        pandas.DataFrame(rows).to_parquet(path)
+        card += f"  - split: {split}\n    path: clean/{split}/*.parquet\n"
+    (folder / "README.md").write_text(f"{card}---\n")
+    return folder
+
+
+def test_folders_and_datasets_give_the_same(tmp_path, lexicon):
+    source = write(tmp_path / "data", librispeech_files())
+    outer = prepare(source, tmp_path / "outer", lexicon)
+    inner = prepare(source / "LibriSpeech", tmp_path / "inner", lexicon)
+    hub = copy_of_the_hub(tmp_path / "librispeech_asr")
+    loaded = prepare(hub, tmp_path / "loaded", lexicon)
+    manifests = read(outer)
+    assert manifests == read(inner)
+    others = read(loaded)
+    for split, part in zip(SPLITS, librispeech_parts().items(), strict=True):
+        said = dict(part[1])
+        assert set(manifests[split]) == set(others[split]) == set(said)
+        for name, item in manifests[split].items():
+            other = others[split][name]
+            assert item["phone_names"] == other["phone_names"]
+            assert item["phone_names"] == [
+                phone for word in said[name] for phone in PHONES[word]
+            ]
+            assert item["spk_id"] == name.split("-")[0]
+            audio, same = (
+                read_audio(i["wav"].format(data_root=data_root(f)), RATE)
+                for i, f in ((item, outer), (other, loaded))
+            )
+            assert audio.equal(same)
+            assert item["length"] == pytest.approx(len(audio) / RATE)
+
+
+def test_what_datasets_loads_is_loaded_once(tmp_path, lexicon):
+    hub = copy_of_the_hub(tmp_path / "librispeech_asr")
+    folder = prepare(hub, tmp_path / "out", lexicon)
+    # Killed in the middle: one file is half there, one is not yet there.
+    files = sorted(folder.rglob("*.flac"))
+    before = files[2].stat().st_mtime_ns
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:100])
+    files[1].unlink()
+    (folder / "corpus.json").unlink()
+    prepare(hub, folder, lexicon)
+    assert files[0].read_bytes() == whole and files[1].exists()
+    assert files[2].stat().st_mtime_ns == before
+    for path in hub.rglob("*.parquet"):
+        path.write_bytes(b"")
+    prepare(hub, folder, lexicon)  # Finds it done
+
+
+def test_parts_may_be_chosen(tmp_path, lexicon):
+    files = {
+        k.replace("dev-clean", "dev-other"): v
+        for k, v in librispeech_files().items()
+    }
+    source = write(tmp_path / "data", files)
+    folder = prepare(
+        source,
+        tmp_path / "out",
+        lexicon,
+        train=["train-clean-100", "test-clean"],
+        valid=["dev-other"],
+    )
+    sizes = [len(items) for items in read(folder).values()]
+    assert sizes == [16, 4, 4]
+    with pytest.raises(
+        ValueError, match="no part 'dev-clear', but .*dev-clean"
+    ):
+        prepare(source, tmp_path / "out", lexicon, valid=["dev-clear"])
+
+
+def test_damaged_audio_is_named_and_left_out(tmp_path, lexicon, caplog):
+    files = librispeech_files()
+    names = [name for name in files if name.endswith(".flac")]
+    files[names[0]] = files[names[0]][:3000]
+    files[names[1]] = b""
+    source = write(tmp_path / "data", files)
+    folder = prepare(source, tmp_path / "out", lexicon)
+    assert len(read(folder)["train"]) == 10
+    for name in names[:2]:
+        assert name.rpartition("/")[2] in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"dev-clean": None}, "lacks dev-clean.*openslr.org/12"),
+        ({"trans.txt": "txt"}, "has no SPEAKER/CHAPTER/.*trans.txt"),
+        ({"LibriSpeech/": "Libri/"}, "holds Libri; wanted are folders such"),
+    ],
+)
+def test_what_is_missing_is_named(change, message, tmp_path, lexicon):
+    old, new = next(iter(change.items()))
+    files = {
+        name.replace(old, new or ""): data
+        for name, data in librispeech_files().items()
+        if new is not None or old not in name
+    }
+    source = write(tmp_path / "data", files)
+    with pytest.raises(FileNotFoundError, match=message):
+        prepare(source, tmp_path / "out", lexicon)
+
+
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, lexicon):
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        prepare(tmp_path / "no/such/folder", tmp_path / "out", lexicon)
+
+
+def test_a_hub_that_cannot_be_reached_is_said(tmp_path, lexicon, no_waiting):
+    # The tests' own Hub is not even started.
+    with pytest.raises(FileNotFoundError, match="cannot be loaded"):
+        prepare("openslr/librispeech_asr", tmp_path / "out", lexicon)

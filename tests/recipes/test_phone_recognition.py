@@ -1,0 +1,294 @@
+"""The phone recognisers learn, whatever the corpus; padding never counts; what
+was interrupted goes on.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import logging
+
+import pytest
+import torch
+from speechbrain.dataio.encoder import CTCTextEncoder
+
+from speechbrain_vq import VectorQuantizer
+from speechbrain_vq.inference import VQPretrained
+from speechbrain_vq.lobes.recogniser import (
+    LatentMixer,
+    PhoneEncoder,
+    SummedBLSTM,
+)
+from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipes.common.phone_recognition import PhoneBrain, run
+from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
+from speechbrain_vq.recipes.LibriSpeech import librispeech_prepare
+from speechbrain_vq.recipes.WSJ import wsj_prepare
+from tests.recipes.phone_corpora import (
+    festvoxru_files,
+    make_deb,
+    make_festvoxru,
+    make_librispeech,
+    make_wsj,
+)
+
+SMALL = {
+    "batch_size": 4,
+    "num_buckets": 2,
+    "n_mels": 20,
+    "channels": 4,
+    "hidden_size": 32,
+    "num_layers": 1,
+    "dropout": 0.1,
+    "mixer_channels": 16,
+    "codebook_size": 32,
+    "codebook_dim": 8,
+    "lr": 0.01,
+    "ckpt_interval_steps": 1000,
+}
+SCHEDULE = "{reinit_schedule: {warmup: 8, every: 8}}"
+
+
+CORPORA = {
+    "FestvoxRu": (make_festvoxru, festvoxru_prepare.prepare),
+    "WSJ": (make_wsj, wsj_prepare.prepare),
+    "LibriSpeech": (make_librispeech, librispeech_prepare.prepare),
+}
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """SpeechBrain sets up logging for all of the process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+def start(corpus, data, folder, yaml="train", **options):
+    """A run of the recipe in this process; its results."""
+    options = {
+        **SMALL,
+        **data,
+        "manifest_folder": folder.parent / "manifests",
+        "output_folder": folder,
+        **options,
+    }
+    path = recipe_path(f"{corpus}/phone-recognition/hparams/{yaml}.yaml")
+    brain = run(
+        CORPORA[corpus][1],
+        [str(path), "--noprogressbar"]
+        + [f"--{key}={value}" for key, value in options.items()],
+    )
+    return brain, json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("corpus", CORPORA)
+def test_from_a_corpus_to_a_model(corpus, tmp_path):
+    data = CORPORA[corpus][0](tmp_path)
+    folder = tmp_path / "out"
+    brain, results = start(
+        corpus, data, folder, number_of_steps=80, vq=SCHEDULE
+    )
+    assert results["arm"] == "robust" and results["steps"] == 80
+    # The phones are tones: a recogniser that learns tells them.
+    assert results["per"] < 50
+    assert results["phones"] > 10 and results["vectors"] > 50
+    assert results["perplexity"] > 2
+    # What is loaded hears what the Brain heard.
+    model = VQPretrained.from_hparams(folder / "model")
+    encoder = CTCTextEncoder()
+    encoder.load(folder / "model/label_encoder.txt")
+    assert encoder.lab2ind == brain.hparams.label_encoder.lab2ind
+    wavs, lengths = torch.randn(2, 8000) / 10, torch.ones(2)
+    heard = []
+    for modules in (model.mods, brain.modules.eval()):
+        with torch.no_grad():
+            x, seen = modules.encoder(*modules.features(wavs, lengths))
+            vq = modules.quantizer(x, seen)
+            heard.append(modules.recogniser(vq.quantized, seen))
+    torch.testing.assert_close(*heard)
+    # Who runs it again finds it done.
+    assert (
+        start(corpus, data, folder, number_of_steps=80, vq=SCHEDULE)[1]
+        == results
+    )
+
+
+def test_without_a_bottleneck_there_are_results_and_no_model(tmp_path):
+    data, folder = make_festvoxru(tmp_path), tmp_path / "out"
+    brain, results = start(
+        "FestvoxRu", data, folder, "small", number_of_steps=12, arm="none"
+    )
+    assert brain.modules.quantizer.bypass
+    assert results["per"] > 0 and results["steps"] == 12
+    assert not {"perplexity", "used_codes_percent", "vectors"} & set(results)
+    assert not (folder / "model").exists()
+    assert "No model was exported" in (folder / "log.txt").read_text()
+
+
+class Killed(Exception):
+    """The end of a process."""
+
+
+def test_a_run_interrupted_and_resumed_ends_with_the_same_figures(
+    tmp_path, monkeypatch
+):
+    data = make_festvoxru(tmp_path)
+    options = {
+        "number_of_steps": 30,
+        "ckpt_interval_steps": 4,
+        "vq": SCHEDULE,
+    }
+    whole = start("FestvoxRu", data, tmp_path / "whole", **options)[1]
+    fit_batch = PhoneBrain.fit_batch
+
+    def kill(self, batch):
+        # In the middle of the second epoch of thirteen batches.
+        if self.optimizer_step == 19:
+            raise Killed
+        return fit_batch(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(PhoneBrain, "fit_batch", kill)
+        start("FestvoxRu", data, tmp_path / "killed", **options)
+    assert not (tmp_path / "killed/results.json").exists()
+    resumed = start("FestvoxRu", data, tmp_path / "killed", **options)[1]
+    log = (tmp_path / "killed/log.txt").read_text()
+    assert "Loading a checkpoint" in log
+    assert resumed == whole
+
+
+def test_more_phones_than_labels_are_told(tmp_path):
+    with pytest.raises(ValueError, match="give --num_labels=7"):
+        start(
+            "FestvoxRu",
+            make_festvoxru(tmp_path),
+            tmp_path / "out",
+            num_labels=6,
+        )
+
+
+def test_utterances_that_ctc_cannot_learn_are_left_out(tmp_path):
+    files, _ = festvoxru_files()
+    lab = next(k for k in files if k.endswith("ru_0001.lab"))
+    # More phones than there are codes in 0.64 s.
+    lines = (f"{(i + 1) * 0.01:.2f} 125 a\n" for i in range(60))
+    files[lab] = f"#\n{''.join(lines)}".encode()
+    silent = lab.replace("ru_0001", "ru_0002")
+    files[silent] = b"#\n0.64 125 pau\n"
+    make_deb(tmp_path / "festvox-ru_0.5_all.deb", files)
+    start(
+        "FestvoxRu",
+        {"data_folder": tmp_path},
+        tmp_path / "out",
+        number_of_steps=2,
+        arm="none",
+    )
+    log = (tmp_path / "out/log.txt").read_text()
+    assert "2 of 52 utterances are left out" in log
+    with pytest.raises(ValueError, match="at most 0.1 seconds"):
+        start(
+            "FestvoxRu",
+            {"data_folder": tmp_path},
+            tmp_path / "short",
+            longest=0.1,
+        )
+
+
+class Recogniser(torch.nn.Module):
+    """All of the model but the features, without dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = PhoneEncoder(10, 4, 16, num_layers=2)
+        self.quantizer = VectorQuantizer(
+            16, codebook_size=32, codebook_dim=8, reservoir_size=64
+        )
+        self.recogniser = LatentMixer(16, 7, channels=12)
+
+    def forward(self, x, lengths):
+        x, lengths = self.encoder(x, lengths)
+        vq = self.quantizer(x, lengths)
+        return self.recogniser(vq.quantized, lengths), lengths, vq
+
+
+def padded(features, time, junk=0.0):
+    x = torch.full((len(features), time, features[0].shape[1]), junk)
+    for row, item in zip(x, features, strict=True):
+        row[: len(item)] = item
+        row[len(item) :] = 0
+    lengths = torch.tensor([len(item) / time for item in features])
+    return x, lengths
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_padding_never_counts(training):
+    model = Recogniser().train(training)
+    features = [torch.randn(n, 10) for n in (31, 47, 60, 1)]
+    state = {
+        k: v.clone()
+        for k, v in model.state_dict().items()
+        if torch.is_tensor(v)
+    }
+    seen = []
+    for time in (60, 100):
+        model.load_state_dict(state, strict=False)
+        model.zero_grad()
+        logits, lengths, vq = model(*padded(features, time))
+        frames = torch.round(lengths * logits.shape[1]).long().tolist()
+        assert frames == [11, 16, 20, 1]
+        rows = [row[:n] for row, n in zip(logits, frames, strict=True)]
+        loss = sum(row.square().sum() for row in rows) + vq.loss
+        loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters()]
+        norms = [b.clone() for n, b in model.named_buffers() if "running" in n]
+        seen.append([torch.cat(rows), vq.loss, *gradients, *norms])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_an_utterance_alone_and_among_others_is_heard_the_same():
+    model = Recogniser().eval()
+    features = [torch.randn(n, 10) for n in (31, 47)]
+    together, lengths, _ = model(*padded(features, 47))
+    for row, item in zip(together, features, strict=True):
+        alone, _, _ = model(item.unsqueeze(0), torch.ones(1))
+        torch.testing.assert_close(
+            alone[0], row[: alone.shape[1]], rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_blstm_is_that_of_packed_sequences():
+    blstm = SummedBLSTM(5, 8, num_layers=1)
+    both = torch.nn.LSTM(5, 8, batch_first=True, bidirectional=True)
+    both.load_state_dict(
+        {
+            f"{name}{suffix}": value
+            for suffix, layer in (
+                ("", blstm.forwards[0]),
+                ("_reverse", blstm.backwards[0]),
+            )
+            for name, value in layer.state_dict().items()
+        }
+    )
+    x, lengths = torch.randn(3, 9, 5), torch.tensor([9, 4, 1])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(
+        x, lengths, batch_first=True
+    )
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(
+        both(packed)[0], batch_first=True
+    )
+    torch.testing.assert_close(
+        blstm(x, lengths / 9), expected[..., :8] + expected[..., 8:]
+    )
+
+
+def test_the_encoder_sees_what_comes_later():
+    # Both directions, and slopes as channels.
+    encoder = PhoneEncoder(10, 4, 16, num_layers=1).eval()
+    x = torch.randn(1, 60, 10)
+    other = x.clone()
+    other[:, -1] += 1
+    changed = encoder(x, torch.ones(1))[0] - encoder(other, torch.ones(1))[0]
+    assert changed[0, 0].abs().max() > 0

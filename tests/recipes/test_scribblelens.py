@@ -1,0 +1,508 @@
+"""ScribbleLens: its archive is read and its faults are named; the stand-in is
+the same bytes and says where each character is; the recipe runs from either to
+a model.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from speechbrain_vq.inference import VQPretrained
+from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
+    find_fonts,
+    render,
+)
+from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
+    ROOT,
+    LineImages,
+    find_characters,
+    prepare,
+    read_alignment,
+)
+
+RECIPE = recipe_path("ScribbleLens/handwriting")
+PATHS = "scribblelens.paths.1.4b.zip"
+SHORT = {
+    "number_of_steps": 60,
+    "batch_size": 4,
+    "valid_batch_size": 4,
+    "chunk": 64,
+    "channels": "[2,2,4,4,4,4,8]",
+    "hidden_size": 8,
+    "latent_dim": 8,
+    "codebook_dim": 4,
+    "codebook_size": 32,
+    "mixer_channels": 8,
+    "decoder_channels": 4,
+    "decoder_layers": 2,
+    "ckpt_interval_steps": 7,
+    "vq": "{reinit_schedule: {warmup: 20, every: 10}}",
+}
+
+
+@pytest.fixture(scope="session")
+def fonts():
+    """Fonts that an installed package has; they need not look written."""
+    matplotlib = pytest.importorskip("matplotlib")
+    folder = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf")
+    return [folder / "DejaVuSans.ttf", folder / "DejaVuSerif.ttf"]
+
+
+@pytest.fixture(scope="session")
+def rendered(fonts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rendered") / "data"
+    render(folder, fonts, 60, seed=1)
+    return folder
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three pages of the true layout: tall images, transcripts, alignments."""
+    root = tmp_path / "data" / ROOT
+    (root / "corpora").mkdir(parents=True)
+    lists = {"train": ["22.0", "22.1"], "test": ["23.0"]}
+    with zipfile.ZipFile(root / "corpora" / PATHS, "w") as archive:
+        for split, pages in lists.items():
+            rows = []
+            for page in pages:
+                stem = f"nl/tasman/{page}/line1"
+                (root / stem).parent.mkdir(parents=True)
+                # 96 high and 61 wide: 20 columns at a height of 32.
+                grey = np.full((96, 61), 255, np.uint8)
+                grey[:, 30:45] = 0
+                Image.fromarray(grey).save(root / f"{stem}.jpg")
+                (root / f"{stem}.txt").write_text("'t zee.\n", "utf-8")
+                symbols = ["*"] * 4 + ["t"] * 2 + ["_"] * 2 + ["z"] * 4
+                symbols += ["e"] * 6 + ["*"] * 2
+                text = f"{ROOT}/{stem}.jpg 20 targetStr:*t_zee*\n" + "".join(
+                    f"{x} {x + 1} {s} -0.5\n" for x, s in enumerate(symbols)
+                )
+                archive.writestr(f"{ROOT}/{stem}.ali", text)
+                rows.append(f"{stem}.jpg {stem}.txt")
+            path = root / "corpora" / f"nl.bw.lines.{split}.dat"
+            path.write_text("\n".join(rows) + "\n", "utf-8")
+    return tmp_path / "data"
+
+
+def pack(folder):
+    """As it is downloaded."""
+    archive = folder.parent / "zipped" / f"{ROOT}.2.zip"
+    archive.parent.mkdir()
+    shutil.make_archive(
+        str(archive.with_suffix("")), "zip", folder, base_dir=ROOT
+    )
+    return archive
+
+
+def manifests(folder):
+    return [
+        json.loads((folder / f"{split}.json").read_text("utf-8"))
+        for split in ("train", "valid", "test")
+    ]
+
+
+def test_the_true_layout_is_read(corpus, tmp_path):
+    train, valid, test = manifests(prepare(corpus, tmp_path / "out"))
+    # One page of the training set is held out.
+    assert list(train) == ["tasman-22.1-line1"]
+    assert list(valid) == ["tasman-22.0-line1"]
+    assert test["tasman-23.0-line1"] == {
+        "image": f"{ROOT}/nl/tasman/23.0/line1.jpg",
+        "width": 20,
+        "writer": "tasman",
+        "page": "nl/tasman/23.0",
+        "text": "t zee",
+        "characters": [
+            [4, 6, "t"],
+            [6, 8, " "],
+            [8, 12, "z"],
+            [12, 15.0, "e"],
+            [15.0, 18.0, "e"],
+        ],
+    }
+    images = LineImages(corpus)
+    columns = images(f"{ROOT}/nl/tasman/23.0/line1.jpg")
+    assert columns.shape == (20, 32) and columns.dtype == np.uint8
+    # Ink is where it was: from 30 to 45 of 61 columns.
+    dark = np.flatnonzero(columns.mean(1) < 128)
+    assert dark[0] == 10 and dark[-1] == 14
+
+
+def test_the_archive_is_read_as_its_folder_is(corpus, tmp_path):
+    archive = pack(corpus)
+    expected = manifests(prepare(corpus, tmp_path / "folder"))
+    for number, place in enumerate((archive, archive.parent, corpus / ROOT)):
+        folder = prepare(place, tmp_path / f"out{number}")
+        assert manifests(folder) == expected
+        note = json.loads((folder / "prepared.json").read_text())
+        name = expected[0]["tasman-22.1-line1"]["image"]
+        assert LineImages(note["source"])(name).shape == (20, 32)
+    # Alignments beside the archive, and beside the images.
+    inner = corpus / ROOT / "corpora" / PATHS
+    shutil.move(inner, corpus / PATHS)
+    assert manifests(prepare(corpus, tmp_path / "beside")) == expected
+    with zipfile.ZipFile(corpus / PATHS) as alignments:
+        alignments.extractall(corpus)
+    (corpus / PATHS).unlink()
+    assert manifests(prepare(corpus, tmp_path / "unpacked")) == expected
+
+
+def test_what_is_prepared_is_not_prepared_again(corpus, tmp_path):
+    folder = prepare(corpus, tmp_path / "out")
+    (folder / "train.json").write_text("{}")
+    prepare(corpus, folder)
+    assert (folder / "train.json").read_text() == "{}"
+    # A run that was killed before the end is made again.
+    (folder / "prepared.json").unlink()
+    prepare(corpus, folder)
+    assert "tasman" in (folder / "train.json").read_text()
+
+
+def drop(name):
+    return lambda folder: (folder / ROOT / name).unlink()
+
+
+def cut(name):
+    def act(folder):
+        path = folder / ROOT / name
+        path.write_bytes(path.read_bytes()[:-40])
+
+    return act
+
+
+def one_page(folder):
+    path = folder / ROOT / "corpora/nl.bw.lines.train.dat"
+    path.write_text(path.read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize(
+    "harm, error, message",
+    [
+        (lambda f: shutil.rmtree(f), FileNotFoundError, "openslr.org/84"),
+        (
+            lambda f: (f / ROOT).rename(f / "scribble"),
+            FileNotFoundError,
+            "no ScribbleLens in",
+        ),
+        (
+            drop("corpora/nl.bw.lines.train.dat"),
+            FileNotFoundError,
+            "train.dat is missing. The lists there: nl.bw.lines.test.dat",
+        ),
+        (drop(f"corpora/{PATHS}"), FileNotFoundError, "no alignments"),
+        (cut(f"corpora/{PATHS}"), ValueError, "cut short or damaged"),
+        (
+            cut("nl/tasman/23.0/line1.jpg"),
+            ValueError,
+            r"None of the 1 lines of the test list.*23.0/line1.jpg",
+        ),
+        (drop("nl/tasman/23.0/line1.txt"), ValueError, "23.0/line1.txt"),
+        (one_page, ValueError, "one page to train on"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(
+    harm, error, message, corpus, tmp_path
+):
+    harm(corpus)
+    with pytest.raises(error, match=message):
+        prepare(corpus, tmp_path / "out")
+    assert not (tmp_path / "out/prepared.json").exists()
+
+
+def test_an_archive_cut_short_is_named(corpus, tmp_path):
+    archive = pack(corpus)
+    archive.write_bytes(archive.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="get it again"):
+        prepare(archive, tmp_path / "out")
+
+
+def test_a_line_that_cannot_be_used_is_told_and_left_out(
+    rendered, tmp_path, caplog
+):
+    data = tmp_path / "data"
+    shutil.copytree(rendered, data)
+    bad = next((data / ROOT / "nl").rglob("2.0/line1.jpg"), None)
+    bad = bad or next((data / ROOT / "nl").rglob("1.0/line1.jpg"))
+    with Image.open(bad) as image:
+        image.resize((image.width + 9, 32)).save(bad)
+    prepare(data, tmp_path / "out")
+    assert "left out" in caplog.text and bad.name in caplog.text
+    assert "columns, the image" in caplog.text
+    total = sum(map(len, manifests(tmp_path / "out")))
+    assert total == 59
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "not the header"),
+        ("a.jpg 2 *a*\n0 1 a 0\n1 2 a 0\n", "not the header"),
+        ("a.jpg 3 targetStr:*a*\n0 1 a 0\n1 2 a 0\n", "has 2 rows"),
+        ("a.jpg 1 targetStr:*a*\n0 1 a\n", "has 1 rows"),
+    ],
+)
+def test_an_alignment_that_is_none_is_told(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_alignment(text)
+
+
+def test_an_alignment_that_disagrees_with_its_text_is_kept_as_it_is():
+    assert find_characters("aab*", "xab") == [[0, 2, "a"], [2, 3, "b"]]
+    assert find_characters("aab*", "ba") == [[0, 2, "a"], [2, 3, "b"]]
+    # The alignment may tell two letters apart by itself.
+    assert find_characters("aa*ab", "aab") == [
+        [0, 2, "a"],
+        [3, 4, "a"],
+        [4, 5, "b"],
+    ]
+
+
+def test_the_same_seed_gives_the_same_bytes(rendered, fonts, tmp_path):
+    def files(folder):
+        return {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+    render(tmp_path / "again", fonts, 60, seed=1)
+    assert files(tmp_path / "again") == files(rendered)
+    render(tmp_path / "other", fonts, 60, seed=2)
+    assert files(tmp_path / "other") != files(rendered)
+    # It is there: nothing is done; something else is: nothing is touched.
+    render(rendered, fonts, 60, seed=1)
+    with pytest.raises(FileExistsError, match="holds something else"):
+        render(rendered, fonts, 60, seed=2)
+
+
+def test_no_line_is_in_two_splits(rendered, tmp_path):
+    train, valid, test = manifests(prepare(rendered, tmp_path / "out"))
+    pages = [
+        {i["page"] for i in part.values()} for part in (train, valid, test)
+    ]
+    written = [
+        {i["text"] for i in part.values()} for part in (train, valid, test)
+    ]
+    for sets in (pages, written):
+        assert sum(map(len, sets)) == len(set.union(*sets))
+    assert len(test) == 12 and len(train) + len(valid) == 48
+    assert {i["writer"] for i in test.values()} == {"dejavusans", "dejavuserif"}
+
+
+def test_characters_lie_where_the_stand_in_says(rendered, tmp_path):
+    """Spaces and margins have little ink, letters have much."""
+    train = manifests(prepare(rendered, tmp_path / "out"))[0]
+    images, ink = LineImages(rendered), {"space": [], "letter": []}
+    for item in train.values():
+        dark = 255 - images(item["image"]).astype(float)
+        dark -= np.median(dark)
+        assert "".join(c for *_, c in item["characters"]) == item["text"]
+        for x0, x1, character in item["characters"]:
+            middle = dark[round(x0) : round(x1)].mean()
+            ink["space" if character == " " else "letter"].append(middle)
+    assert np.mean(ink["space"]) < 0.15 * np.mean(ink["letter"])
+    assert (
+        np.mean(np.array(ink["space"]) < np.quantile(ink["letter"], 0.05)) > 0.9
+    )
+
+
+def test_no_font_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no font"):
+        find_fonts([str(tmp_path)])
+
+
+# The recipe ------------------------------------------------------------------
+
+
+def command(**options):
+    return [
+        sys.executable,
+        str(RECIPE / "train.py"),
+        str(RECIPE / "hparams/small.yaml"),
+        "--noprogressbar",
+        *(f"--{k}={v}" for k, v in {**SHORT, **options}.items()),
+    ]
+
+
+def run(cwd, **options):
+    done = subprocess.run(
+        command(**options),
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    return done
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_from_an_archive_to_a_model(rendered, tmp_path):
+    shutil.copytree(rendered, tmp_path / "data")
+    archive = pack(tmp_path / "data")
+    done = run(tmp_path, data_folder=archive, output_folder="out")
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = results(tmp_path / "out")
+    assert figures["arm"] == "robust" and figures["steps"] == 60
+    assert 0 < figures["bits_per_dim"] < 2
+    assert 0 < figures["cer"] <= 200
+    assert 0 < figures["mapping_accuracy"] < 1 and 0 < figures["nmi"] < 1
+    assert figures["fillable_codes"] == 32
+    assert figures["used_of_fillable_percent"] == figures["used_codes_percent"]
+    assert "re-estimated" in (tmp_path / "out/log.txt").read_text()
+    # One code for two columns of each line of the test set.
+    test = manifests(tmp_path / "out/manifests")[2]
+    frames = sum((item["width"] + 1) // 2 for item in test.values())
+    assert figures["vectors"] == frames
+    model = VQPretrained.from_hparams(tmp_path / "out/model")
+    with torch.no_grad():
+        latents, lengths = model.mods.encoder(
+            torch.rand(1, 40, 32), torch.ones(1)
+        )
+        codes = model.mods.quantizer.encode(latents, lengths)
+    assert codes.shape == (1, 20) and codes.max() < 32
+
+
+def test_without_a_bottleneck(rendered, tmp_path):
+    done = run(
+        tmp_path, data_folder=rendered, output_folder="out", arm="none", vq="{}"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = results(tmp_path / "out")
+    assert {"bits_per_dim", "cer"} <= set(figures)
+    of_codes = {"nmi", "mapping_accuracy", "fillable_codes", "perplexity"}
+    assert not of_codes & set(figures)
+    assert not (tmp_path / "out/model").exists()
+    assert "No model was exported" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_killed_and_resumed_ends_with_the_same_figures(
+    rendered, tmp_path
+):
+    options = {"data_folder": rendered, "number_of_steps": 70}
+    whole = run(tmp_path, output_folder="whole", **options)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    killed = subprocess.Popen(
+        command(output_folder="killed", **options),
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    log, deadline = tmp_path / "killed/log.txt", time.time() + 300
+    while time.time() < deadline and killed.poll() is None:
+        if log.exists() and "Step 40: re-estimated" in log.read_text():
+            break
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed/results.json").exists()
+    resumed = run(tmp_path, output_folder="killed", **options)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "Loading a checkpoint" in log.read_text()
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+
+
+def test_the_probe_teaches_nothing_else(tmp_path):
+    """Its gradient reaches its own parameters alone, and all of them."""
+    recipe = load_recipe()
+    hparams = load_hparams(tmp_path)
+    brain = recipe.HandwritingBrain(
+        hparams["modules"], hparams["opt_class"], hparams
+    )
+    brain.init_optimizers()
+    sizes = {
+        name: sum(len(group["params"]) for group in optimizer.param_groups)
+        for name, optimizer in brain.optimizers_dict.items()
+    }
+    probe = list(brain.modules.probe.parameters())
+    assert sizes["probe"] == len(probe)
+    assert sum(sizes.values()) == len(list(brain.modules.parameters()))
+    *_, log_probs, lengths = brain.compute_forward(Batch(), None)
+    hparams["probe"].loss(log_probs, lengths, ["ab", "c"]).backward()
+    for name, parameter in brain.modules.named_parameters():
+        learns = parameter.grad is not None and bool(parameter.grad.any())
+        assert learns == name.startswith("probe."), name
+
+
+def test_padding_counts_in_no_loss(tmp_path):
+    recipe = load_recipe()
+    hparams = load_hparams(tmp_path)
+    brain = recipe.HandwritingBrain(
+        hparams["modules"], hparams["opt_class"], hparams
+    )
+    brain.modules.eval()
+    losses = []
+    for extra in (0, 9):
+        brain.on_stage_start(recipe.sb.Stage.VALID)
+        loss = brain.evaluate_batch(Batch(extra), recipe.sb.Stage.VALID)
+        errors = brain.errors.summarize("error_rate")
+        losses.append([float(loss), brain.nats, brain.pixels, errors])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][2] == (30 + 17) * 32
+
+
+class Batch:
+    """Two lines, the second one shorter, with as much padding as told."""
+
+    def __init__(self, extra=0):
+        random = torch.Generator().manual_seed(0)
+        ink = torch.rand(2, 30, 32, generator=random)
+        ink[1, 17:] = 0
+        wide = torch.nn.functional.pad(ink, (0, 0, 0, extra))
+        lengths = torch.tensor([30, 17]) / (30 + extra)
+
+        class Padded(tuple):
+            lengths = property(lambda self: self[1])
+
+        self.ink, self.text = Padded((wide, lengths)), ["abc", "d"]
+        self.id = ["one", "other"]
+
+    def to(self, device):
+        return self
+
+
+def load_recipe():
+    spec = importlib.util.spec_from_file_location("hand", RECIPE / "train.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    return recipe
+
+
+def load_hparams(folder):
+    from hyperpyyaml import load_hyperpyyaml
+
+    options = {k: v for k, v in SHORT.items() if k != "vq"}
+    overrides = "\n".join(f"{k}: {v}" for k, v in options.items())
+    overrides += f"\ndata_folder: {folder}\noutput_folder: {folder}\n"
+    with open(RECIPE / "hparams/small.yaml", encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
+
+
+@pytest.mark.parametrize("epoch", range(20))
+def test_chunks_lie_within_the_line(epoch):
+    chunk_of = load_recipe().chunk_of
+    first, last = chunk_of("line", epoch, 200, 64)
+    assert 0 <= first and last <= 200 and last - first == 64
+    assert chunk_of("line", epoch, 40, 64) == (0, 40)
+    assert chunk_of("line", epoch, 200, 64) == (first, last)

@@ -1,0 +1,176 @@
+"""WSJ is prepared from the discs of LDC, and what is wrong with them is said.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+
+import pytest
+
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
+from speechbrain_vq.recipes.WSJ.wsj_prepare import clean, prepare
+from tests.recipes.phone_corpora import (
+    LEXICON,
+    PHONES,
+    RATE,
+    sphere,
+    wav_bytes,
+    write,
+    wsj_files,
+)
+
+
+@pytest.fixture
+def lexicon(tmp_path):
+    path = tmp_path / "cmudict.dict"
+    path.write_text(LEXICON)
+    return path
+
+
+def read(folder):
+    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
+
+
+def merged(files):
+    """wsj0 and wsj1 without the discs, as some sites have them."""
+    return {"/".join(k.split("/")[2:]): v for k, v in files.items()}
+
+
+def one_folder(files):
+    """All discs side by side."""
+    return {"/".join(k.split("/")[1:]): v for k, v in files.items()}
+
+
+@pytest.mark.parametrize(
+    "layout", [dict, merged, one_folder, lambda _: wsj_files(upper=True)]
+)
+def test_all_layouts_are_read(layout, tmp_path, lexicon):
+    source = write(tmp_path / "WSJ", layout(wsj_files()))
+    folder = prepare(source, tmp_path / "out", lexicon)
+    manifests = read(folder)
+    sizes = {split: len(items) for split, items in manifests.items()}
+    assert sizes == {"train": 16, "valid": 4, "test": 4}
+    for items in manifests.values():
+        for name, item in items.items():
+            words = item["words"].split()
+            # Neither [door_slam] nor the pause, and no stars.
+            assert set(words) <= set(PHONES) and len(words) == 4
+            assert item["phone_names"] == [
+                phone for word in words for phone in PHONES[word]
+            ]
+            assert item["spk_id"] == name[:3]
+            path = item["wav"].format(data_root=data_root(folder))
+            audio = read_audio(path, RATE)
+            # A phone lasts as long as the next one in the fixture.
+            assert len(audio) == len(item["phone_names"]) * round(0.08 * RATE)
+            assert item["length"] == pytest.approx(len(audio) / RATE)
+            assert audio.abs().max() > 0.1
+
+
+def test_wav_made_by_sph2pipe_is_read_beside_compressed_audio(
+    tmp_path, lexicon
+):
+    files = wsj_files()
+    for name in [name for name in files if name.endswith(".wv1")]:
+        path = tmp_path / "one.wv1"
+        path.write_bytes(files[name])
+        samples = (read_audio(path, RATE).numpy() * 2**15).astype("<i2")
+        files[name] = sphere(samples, "pcm,embedded-shorten-v2.00")
+        files[name.replace(".wv1", ".wav")] = wav_bytes(samples)
+    source = write(tmp_path / "WSJ", files)
+    assert len(read(prepare(source, tmp_path / "out", lexicon))["train"]) == 16
+    for path in source.rglob("*.wav"):
+        path.unlink()
+    with pytest.raises(
+        ValueError, match=r"16 of .*shorten.*sph2pipe -p -f wav"
+    ):
+        prepare(source, tmp_path / "out2", lexicon)
+    assert not (tmp_path / "out2/train.json").exists()
+
+
+def test_audio_that_is_cut_short_is_named_and_left_out(
+    tmp_path, lexicon, caplog
+):
+    files = wsj_files()
+    cut = next(name for name in files if name.endswith("4a8c0003.wv1"))
+    files[cut] = files[cut][:-1000]
+    files[cut.replace("0003", "0004")] = b"not audio"
+    source = write(tmp_path / "WSJ", files)
+    names = read(prepare(source, tmp_path / "out", lexicon))["train"]
+    assert len(names) == 14
+    assert {"4a8c0003", "4a8c0004"}.isdisjoint(names)
+    assert "4a8c0003.wv1: cut short" in caplog.text
+    assert "4a8c0004.wv1: cannot be read" in caplog.text
+
+
+def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_told(
+    tmp_path, lexicon, caplog
+):
+    source = write(tmp_path / "WSJ", wsj_files())
+    lines = [x for x in LEXICON.splitlines() if not x.startswith("SEE")]
+    lexicon.write_text("\n".join(lines))
+    manifests = read(prepare(source, tmp_path / "out", lexicon))
+    kept = [i for items in manifests.values() for i in items.values()]
+    assert 0 < len(kept) < 24
+    assert not any("SEE" in item["words"].split() for item in kept)
+    assert f"{24 - len(kept)} utterances are left out" in caplog.text
+    assert "SEE (" in caplog.text
+    # Another lexicon is another preparation, and g2p says what it lacks.
+    manifests = read(
+        prepare(source, tmp_path / "out", lexicon, "builtins:list")
+    )
+    kept = [i for items in manifests.values() for i in items.values()]
+    assert len(kept) == 24
+    see = next(i for i in kept if i["words"].split()[0] == "SEE")
+    assert see["phone_names"][:3] == ["S", "E", "E"]
+
+
+@pytest.mark.parametrize(
+    "missing, message",
+    [
+        ("h1_p0.ndx", "the list of valid.*LDC93S6A"),
+        ("si_et_20/440/440c0000.dot", "neither audio nor transcript.*test"),
+        (".wv1", "neither audio nor transcript.*train"),
+    ],
+)
+def test_what_is_missing_is_named(missing, message, tmp_path, lexicon):
+    files = {k: v for k, v in wsj_files().items() if not k.endswith(missing)}
+    source = write(tmp_path / "WSJ", files)
+    with pytest.raises(FileNotFoundError, match=message):
+        prepare(source, tmp_path / "out", lexicon)
+
+
+def test_a_folder_of_something_else_is_named(tmp_path, lexicon):
+    write(tmp_path / "other", {"timit/train/x.wav": b""})
+    with pytest.raises(FileNotFoundError, match="nothing of WSJ.*LDC93S6A"):
+        prepare(tmp_path / "other", tmp_path / "out", lexicon)
+
+
+@pytest.mark.parametrize(
+    "options, kind, message",
+    [
+        ({}, ValueError, "lexicon=FILE.*g2p=module:function"),
+        ({"lexicon": "no.dict"}, FileNotFoundError, "no lexicon no.dict"),
+        ({"g2p": "no_such:thing"}, ValueError, "no_such"),
+        ({"g2p": "math:pi"}, ValueError, "no function"),
+    ],
+)
+def test_without_phones_nothing_starts(options, kind, message, tmp_path):
+    source = write(tmp_path / "WSJ", wsj_files())
+    with pytest.raises(kind, match=message):
+        prepare(source, tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("THE MR. SMITH'S <YES> *NO*", "THE MR. SMITH'S YES NO"),
+        ('\\"DOUBLE-QUOTE HI !THERE', '"DOUBLE-QUOTE HI THERE'),
+        ("LO:NG :COLON [loud_breath] -- ~", "LONG :COLON"),
+        (". A . B .PERIOD", "A B .PERIOD"),
+    ],
+)
+def test_marks_of_the_transcribers_are_not_words(text, words):
+    assert clean(text) == words
