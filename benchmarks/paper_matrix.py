@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import click
 import torch
@@ -254,17 +255,16 @@ def main(task, overrides, results, jobs, only):
         tqdm(total=len(matrix.wanted), unit="run") as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        for run, well in (
-            (first, matrix.run(*first)),
-            *zip(
-                others, pool.map(lambda r: matrix.run(*r), others), strict=True
-            ),
-        ):
+        ended = chain(
+            [matrix.run(*first)],
+            pool.map(lambda run: matrix.run(*run), others),
+        )
+        for run, well in zip(matrix.wanted, ended, strict=True):
             bar.update()
             if not well:
                 failed.append(run)
                 bar.write(f"{matrix.output(*run)} failed: see its log.txt")
-            click.echo(matrix.write(task.with_suffix("")), file=sys.stderr)
+            matrix.write(task.with_suffix(""))
     click.echo(matrix.write(task.with_suffix("")))
     if failed:
         raise click.ClickException(f"{len(failed)} runs failed.")

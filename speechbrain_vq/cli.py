@@ -74,8 +74,15 @@ def demo(output, seed, steps, minutes, json_file) -> None:
     }
 )
 @click.argument("recipe")
+@click.option(
+    "--hparams",
+    default="train.yaml",
+    show_default=True,
+    metavar="FILE",
+    help="Which of the recipe's hparams/.",
+)
 @click.pass_context
-def train(context, recipe) -> None:
+def train(context, recipe, hparams) -> None:
     """Run a recipe that came with the package, e.g. MiniSpeech/unit-discovery;
     what follows its name is handed to its train.py."""
     from speechbrain_vq.presets import recipe_path
@@ -85,7 +92,13 @@ def train(context, recipe) -> None:
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     command = [sys.executable, str(folder / "train.py")]
-    command += [str(folder / "hparams" / "train.yaml"), *context.args]
+    path = folder / "hparams" / hparams
+    if not path.is_file():
+        known = sorted(file.name for file in path.parent.glob("*.yaml"))
+        raise click.UsageError(
+            f"{recipe} has no {hparams}; it has {', '.join(known)}."
+        )
+    command += [str(path), *context.args]
     sys.exit(subprocess.call(command))
 
 
@@ -268,3 +281,76 @@ def reconstruct(places, model, revision, device, out, overwrite) -> None:
         revision,
         {"device": device},
     )
+
+
+@main.command()
+@click.argument("source", metavar="MODEL|TOKENS.jsonl")
+@click.option(
+    "--manifest",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="A json manifest with phones and speakers, as far as known.",
+)
+@click.option(
+    "--item",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="A ZeroSpeech item file; default: made of the manifest's phones.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="Write results.json, results.md and a picture there.",
+)
+@click.option(
+    "--judges",
+    "judges",
+    multiple=True,
+    metavar="MODULE:CALLABLE",
+    help="Hears the reconstructions too; may be repeated.",
+)
+@click.option(
+    "--reconstruct",
+    "max_reconstructed",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many utterances.",
+)
+@click.option(
+    "--replicates",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Of the bootstrap; 0: no intervals.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of all draws.")
+@click.option(
+    "--codebook-size",
+    type=click.IntRange(min=1),
+    help="Of tokens in a file.",
+)
+@click.option(
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+    help="For {data_root} in the manifest.",
+)
+@click.option("--revision", help="Of a model on the Hub.")
+@click.option("--device", help="E.g. cpu, cuda; default: what is there.")
+def evaluate(source, out, revision, device, **options) -> None:
+    """Measure what units are worth: phones, ABX, leaks, cost, reconstruction."""
+    from speechbrain_vq.evaluation import evaluate as run
+    from speechbrain_vq.evaluation import write_report
+    from speechbrain_vq.evaluation.report import as_text
+    from speechbrain_vq.hub import HubError
+
+    model = {"revision": revision}
+    if device:
+        model["run_opts"] = {"device": device}
+    try:
+        found = run(source, progress=True, **options, **model)
+    except (HubError, ImportError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(as_text(found), nl=False)
+    if out is not None:
+        for file in write_report(found, out):
+            click.echo(f"Wrote {file}")
