@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -128,3 +129,84 @@ class PhoneUnitCounts:
         """The table, [phones in alphabetical order, num_units]."""
         rows = [self._rows[phone] for phone in sorted(self._rows)]
         return torch.tensor(rows).view(len(rows), self.num_units)
+
+
+def phone_purity(counts: torch.Tensor) -> float:
+    """How often the phone is the one that its unit met most often (HuBERT,
+    2021, section V-B). More units raise it: one for each frame make it 1.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        How often each phone met each unit, [phones, units].
+
+    Returns
+    -------
+    float
+        In 0..1; 0 where nothing was counted.
+
+    Example
+    -------
+    >>> phone_purity(torch.tensor([[6, 0, 1], [0, 2, 1]]))
+    0.9
+    """
+    total = float(counts.sum())
+    return float(counts.amax(0).sum()) / total if total else 0.0
+
+
+def cluster_purity(counts: torch.Tensor) -> float:
+    """How often the unit is the one that its phone met most often (HuBERT,
+    2021, section V-B). More units lower it: a single one makes it 1.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        How often each phone met each unit, [phones, units].
+
+    Returns
+    -------
+    float
+        In 0..1; 0 where nothing was counted.
+
+    Example
+    -------
+    >>> cluster_purity(torch.tensor([[6, 0, 1], [0, 2, 1]]))
+    0.8
+    """
+    return phone_purity(counts.T)
+
+
+def phone_information(counts: torch.Tensor) -> dict[str, float]:
+    """All that a table of phones and units says.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        How often each phone met each unit, [phones, units].
+
+    Returns
+    -------
+    dict
+        ``pnmi``, ``phone_purity``, ``cluster_purity``, and in bits
+        ``entropy_of_phone_given_unit`` and ``entropy_of_unit_given_phone``.
+
+    Example
+    -------
+    >>> found = phone_information(torch.tensor([[2, 2, 0], [0, 0, 4]]))
+    >>> round(found["entropy_of_unit_given_phone"], 9)
+    0.5
+    """
+    counts = counts.double()
+    joint = entropy(counts.flatten())
+    phones, units = entropy(counts.sum(1)), entropy(counts.sum(0))
+    return {
+        "pnmi": pnmi(counts),
+        "phone_purity": phone_purity(counts),
+        "cluster_purity": cluster_purity(counts),
+        "entropy_of_phone_given_unit": _bits(joint - units),
+        "entropy_of_unit_given_phone": _bits(joint - phones),
+    }
+
+
+def _bits(nats):
+    return max(float(nats), 0.0) / math.log(2)

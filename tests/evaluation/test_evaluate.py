@@ -1,0 +1,270 @@
+"""The whole evaluation, of a model and of tokens, and its report.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import math
+import random
+
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq.cli import main
+from speechbrain_vq.evaluation import evaluate, write_report
+from speechbrain_vq.evaluation.judges import load_judge
+from speechbrain_vq.evaluation.manifest import read_manifest
+from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
+from speechbrain_vq.evaluation.sources import Model
+from speechbrain_vq.inference import tokenize_files
+
+RATE = 16000
+TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Tones for phones, of two speakers, louder and softer; ten utterances."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw, entries = random.Random(0), {}
+    for number in range(10):
+        speaker, phones, wav = "xy"[number % 2], [(0.0, 0.1, "SIL")], []
+        wav.append(torch.zeros(1600))
+        for name in draw.choices(list(TONES), k=10):
+            start = phones[-1][1]
+            phones.append((start, round(start + 0.1, 1), name))
+            time = torch.arange(1600) / RATE
+            bend = 1.0 if speaker == "x" else 1.1
+            wav.append(torch.sin(2 * math.pi * TONES[name] * bend * time) / 3)
+        path = folder / f"utt-{number}.wav"
+        soundfile.write(path, torch.cat(wav).numpy(), RATE)
+        entries[f"utt-{number}"] = {
+            "wav": "{data_root}/" + path.name,
+            "length": 1.1,
+            "spk_id": speaker,
+            "gender": "fm"[number % 2],
+            "words": "",
+            "phones": phones,
+        }
+    (folder / "test.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return VQTokenizer.from_hparams(bundled("mini"), run_opts={"device": "cpu"})
+
+
+def spoilt(audio, sample_rate, entry):
+    """A judge."""
+    assert sample_rate == RATE and entry["spk_id"] in "xy"
+    difference = len(audio["source"]) - len(audio["output"])
+    return {"lost_samples": difference}
+
+
+@pytest.fixture(scope="module")
+def found(corpus, tokenizer):
+    return evaluate(
+        tokenizer,
+        corpus / "test.json",
+        judges=[spoilt],
+        max_reconstructed=2,
+        replicates=20,
+    )
+
+
+def test_all_sections_are_there(found):
+    assert list(found.figures) == [
+        "phones",
+        "abx",
+        "segmentation",
+        "leak",
+        "cost",
+        "reconstruction",
+    ]
+    assert found.left_out == []
+    assert found.settings["utterances"] == 10
+    assert found.settings["seconds"] == 11.0
+    assert found.settings["reconstructed"] == 2
+    assert found.settings["judges"] == ["spoilt"]
+    for figures in found.figures.values():
+        for name, (value, low, high) in figures.items():
+            assert math.isfinite(value), name
+            assert low is None or low <= value <= high, name
+
+
+def test_tones_are_told_apart(found):
+    """Tones are stationary: what there is must be found."""
+    assert found.figures["phones"]["pnmi"].value > 0.6
+    assert found.figures["phones"]["pnmi"].low is not None
+    abx = found.figures["abx"]
+    assert len(abx) == 12
+    assert abx["abx_within_speaker_any_context_latents"].value < 0.15
+    assert found.figures["leak"]["phone_from_latents"].value > 0.85
+    assert found.figures["leak"]["gender_from_latents"].value > 0.6
+    assert found.figures["segmentation"]["recall"].value > 0.75
+    cost = found.figures["cost"]
+    assert cost["tokens_per_second"].value == pytest.approx(50)
+    # Of 512 codes; intervals only where utterances differ.
+    assert cost["bits_per_second_log2_codes"].value == pytest.approx(450)
+    lost = found.figures["reconstruction"]["spoilt:lost_samples"].value
+    assert lost == 0
+
+
+def test_tokens_in_a_file_have_the_same_figures(
+    corpus, tokenizer, found, tmp_path
+):
+    """In another order, and from paths that are elsewhere written."""
+    output = tmp_path / "tokens.jsonl"
+    tokenize_files(sorted(corpus.glob("*.wav"))[::-1], tokenizer, output)
+    lines = output.read_text().splitlines()
+    extra = json.loads(lines[0]) | {"path": "/elsewhere/other.wav"}
+    output.write_text("\n".join([*lines, json.dumps(extra)]) + "\n")
+    again = evaluate(
+        output, corpus / "test.json", replicates=20, codebook_size=512
+    )
+    for section in ("phones", "segmentation", "cost"):
+        for name, figure in found.figures[section].items():
+            assert again.figures[section][name] == pytest.approx(figure), name
+    for section in ("abx", "leak"):
+        for name, figure in again.figures[section].items():
+            theirs = found.figures[section][name]
+            assert figure.value == pytest.approx(theirs.value), name
+    assert len(again.figures["abx"]) == 4
+    assert "reconstruction" not in again.figures
+    assert any("need the model" in told for told in again.left_out)
+
+
+def test_latents_are_those_that_are_quantized(corpus, tokenizer):
+    entries = read_manifest(corpus / "test.json")
+    model = Model(tokenizer, batch_seconds=4)
+    utterances = list(model.utterances(entries))
+    assert [one.name for one in utterances] == list(entries)
+    for one in utterances:
+        tokens = tokenizer.mods.quantizer.encode(one.latents[None])[0]
+        assert (tokens == one.tokens[:, 0]).float().mean() > 0.98
+        assert one.tokens.shape == (55, 1) and one.latents.shape == (55, 64)
+        vectors = tokenizer.mods.quantizer.decode(one.tokens[:, 0])
+        assert torch.allclose(vectors, one.codewords)
+    assert not tokenizer.mods.encoder._forward_hooks
+
+
+def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
+    entries = json.loads((corpus / "test.json").read_text())
+    bare = {name: {"wav": one["wav"]} for name, one in entries.items()}
+    bare["gone"] = {"wav": "{data_root}/gone.wav"}
+    (tmp_path / "bare.json").write_text(json.dumps(bare))
+    (tmp_path / "x.item").write_text("other 0 1 a b c ann\n")
+    found = evaluate(
+        tokenizer,
+        tmp_path / "bare.json",
+        item=tmp_path / "x.item",
+        data_root=corpus,
+        max_reconstructed=0,
+        judges=[spoilt],
+        replicates=0,
+    )
+    assert list(found.figures) == ["cost"]
+    told = "\n".join(found.left_out)
+    for what in (
+        "gone.wav",
+        "1 of 1 ABX items are of files that the manifest does not name",
+        "the manifest has no phones",
+        "ABX: ",
+        "speaker probe",
+        "gender probe",
+        "judges: nothing is reconstructed",
+    ):
+        assert what in told, what
+    assert found.figures["cost"]["frames_per_second"].low is None
+
+
+def test_a_manifest_that_is_none_is_refused(tmp_path):
+    for text in ("[1]", "not json", '{"a": {}}', '{"a": {"wav": 1}}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match="bad.json: no manifest"):
+            read_manifest(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text('{"a": {"wav": "/nowhere.wav"}}')
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(ValueError, match="None of the 1 utterances"):
+        evaluate(tmp_path / "none.jsonl", tmp_path / "bad.json")
+
+
+def test_braces_and_roots_of_manifests(tmp_path):
+    entry = {"wav": "{data_root}/{{1}}.wav", "phones": [[0, 1, "{{"]]}
+    (tmp_path / "test.json").write_text(json.dumps({"a": entry}))
+    (tmp_path / "corpus.json").write_text('{"data_root": "sub"}')
+    found = read_manifest(tmp_path / "test.json")["a"]
+    assert found["wav"] == f"{tmp_path}/sub/{{1}}.wav"
+    assert found["phones"] == [(0, 1, "{")]
+    other = read_manifest(tmp_path / "test.json", "/data")["a"]
+    assert other["wav"] == "/data/{1}.wav"
+
+
+def test_the_report_says_all(found, tmp_path):
+    pytest.importorskip("matplotlib")
+    files = write_report(found, tmp_path / "out")
+    assert sorted(file.name for file in files) == [
+        "phone_units.png",
+        "results.json",
+        "results.md",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        file.name for file in files
+    )
+    kept = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert kept == json.loads(json.dumps(as_json(found)))
+    pnmi = found.figures["phones"]["pnmi"].value
+    for text in (as_text(found), as_markdown(found)):
+        assert f"{pnmi:.4f}" in text and "spoilt:lost samples" in text
+        for name in ("seed: 0", "utterances: 10", "f0 rmse (Hz)"):
+            assert name in text, name
+
+
+def test_the_command_line(corpus, tokenizer, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    tokenize_files(sorted(corpus.glob("*.wav")), tokenizer, output)
+    arguments = ["evaluate", str(output), "--manifest"]
+    arguments += [str(corpus / "test.json"), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(main, [*arguments, "--replicates", "5"])
+    assert done.exit_code == 0, done.output
+    assert "pnmi" in done.output and "zerospeech" in done.output
+    assert (tmp_path / "out" / "results.md").is_file()
+    bad = CliRunner().invoke(main, [*arguments, "--judges", "no.such:judge"])
+    assert bad.exit_code == 1 and "There is no judge" in bad.output
+    arguments[1] = str(tmp_path / "gone.jsonl")
+    gone = CliRunner().invoke(main, arguments)
+    assert gone.exit_code == 1 and "there is no such file" in gone.output
+
+
+def test_judges_are_found_by_name():
+    assert load_judge("math.hypot") is math.hypot
+    for name in ("hypot", "math:tau", "no.such:judge", "math:nothing"):
+        with pytest.raises(ValueError, match="judge"):
+            load_judge(name)
+
+
+def test_the_word_errors_are_jiwers(monkeypatch):
+    pytest.importorskip("jiwer")
+    from speechbrain_vq.evaluation import judges
+
+    heard = iter(["The CAT, sat down.", "the cat sat up"])
+    monkeypatch.setattr(judges, "_heard", lambda wav, rate: next(heard))
+    audio = dict.fromkeys(["source", "output", "target"], torch.zeros(9))
+    found = judges.whisper(audio, RATE, {"words": "The cat sat down"})
+    assert found == {"wer_source": 0.0, "wer_output": 0.25}
+    assert judges.whisper(audio, RATE, {}) == {}
+
+
+@pytest.mark.parametrize("package", ["resemblyzer", "faster_whisper"])
+def test_the_judges_that_are_installed_judge(package, corpus):
+    pytest.importorskip(package)
+    name = {"faster_whisper": "whisper"}.get(package, package)
+    judge = load_judge(f"speechbrain_vq.evaluation.judges:{name}")
+    wav, _ = soundfile.read(corpus / "utt-0.wav", dtype="float32")
+    audio = dict.fromkeys(["source", "output"], torch.from_numpy(wav))
+    assert judge(audio, RATE, {"words": "one"})

@@ -1,0 +1,77 @@
+"""Boundaries, against closed forms and a search through all matchings.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import itertools
+import math
+import random
+
+import pytest
+import torch
+
+from speechbrain_vq.evaluation.segmentation import (
+    matches,
+    phone_boundaries,
+    segmentation_scores,
+    unit_boundaries,
+)
+
+
+def test_a_boundary_is_matched_once():
+    assert matches([0.1, 0.101], [0.1]) == 1
+    assert matches([0.1], [0.09, 0.11]) == 1
+    assert matches([0.1], [0.12]) == 1 and matches([0.1], [0.121]) == 0
+    assert matches([], [0.1]) == matches([0.1], []) == 0
+
+
+def best_matching(found, reference):
+    if not found:
+        return 0
+    rest = best_matching(found[1:], reference)
+    for i, time in enumerate(reference):
+        if abs(time - found[0]) <= 0.02 + 1e-9:
+            left = reference[:i] + reference[i + 1 :]
+            rest = max(rest, 1 + best_matching(found[1:], left))
+    return rest
+
+
+def test_no_other_matching_has_more_pairs():
+    draw = random.Random(0)
+    for _ in range(300):
+        found, reference = (
+            sorted(draw.randrange(15) / 100 for _ in range(draw.randrange(6)))
+            for _ in range(2)
+        )
+        assert matches(found, reference) == best_matching(found, reference)
+
+
+def test_boundaries_are_where_something_changes():
+    tokens = torch.tensor([[1, 1], [1, 1], [1, 2], [3, 2], [3, 2]])
+    assert unit_boundaries(tokens, 50) == [0.04, 0.06]
+    assert unit_boundaries(tokens[:, 0], 50) == [0.06]
+    assert unit_boundaries(tokens[:0], 50) == []
+    assert phone_boundaries([(0.0, 1.0, "a")]) == []
+
+
+def test_scores_have_the_values_of_the_paper():
+    """Recall .75 and over-segmentation .1, in per cent: r1 = sqrt(25^2 +
+    10^2), r2 = (-10 + 75 - 100) / sqrt(2)."""
+    scores = segmentation_scores(hits=75, found=110, reference=100)
+    assert scores["precision"] == pytest.approx(75 / 110)
+    assert scores["recall"] == 0.75
+    assert scores["f1"] == pytest.approx(150 / 210)
+    assert scores["over_segmentation"] == pytest.approx(0.1)
+    r1, r2 = math.sqrt(25**2 + 10**2), -35 / math.sqrt(2)
+    expected = 1 - (abs(r1) + abs(r2)) / 200
+    assert scores["r_value"] == pytest.approx(expected)
+
+
+def test_the_r_value_sees_through_over_segmentation():
+    ideal = segmentation_scores(100, 100, 100)
+    everywhere = segmentation_scores(100, 300, 100)
+    assert ideal["r_value"] == 1 and ideal["f1"] == 1
+    assert everywhere["recall"] == 1 and everywhere["r_value"] < 0
+    nothing = segmentation_scores(0, 0, 0)
+    assert all(map(math.isnan, itertools.islice(nothing.values(), 3)))
