@@ -9,6 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+MINI := speechbrain_vq/pretrained/mini
 
 # A stamp for each set of extras: the second call of a target is instant. The
 # larger set covers the smaller one.
@@ -27,7 +28,12 @@ mini: $(DEV)
 	$(BIN)/speechbrain-vq train MiniSpeech/unit-discovery \
 		--data_folder=data/minispeech --output_folder=results/mini \
 		--number_of_steps=1600 $(ARGS)
-	$(BIN)/speechbrain-vq export results/mini speechbrain_vq/pretrained/mini
+	$(BIN)/speechbrain-vq export results/mini $(MINI)
+	@# It is loaded from the package, wherever that lies.
+	@sed -e 's/import VQTokenizer$$/import VQTokenizer, bundled/' \
+		-e 's/from_hparams("mini")/from_hparams(bundled("mini"))/' \
+		$(MINI)/README.md > results/mini/README.md
+	@mv results/mini/README.md $(MINI)/README.md
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)

@@ -155,8 +155,12 @@ def export(run_folder, output, license, language, datasets, **options) -> None:
     help="Of a repository that is made here; default: as ORG has it.",
 )
 @click.option("--revision", help="The branch; made if it is not there.")
-@click.option("--tag", help="A name for the commit.")
-@click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
+@click.option("--tag", help="A name for the commit; never moved.")
+@click.option(
+    "--create-pr",
+    is_flag=True,
+    help="Open a pull request instead, a new one each time.",
+)
 @click.option("--message", "commit_message", help="Of the commit.")
 def push(folder, repo_id, **options) -> None:
     """Put an exported model on the Hugging Face Hub."""

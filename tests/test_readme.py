@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import csv
 import json
 import pathlib
 import re
@@ -14,6 +15,7 @@ import sys
 import pytest
 
 from speechbrain_vq import VQTokenizer
+from tests.recipes import phone_corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -88,8 +90,27 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     speech.rename(tmp_path / "speech.wav")
     run(sys.executable, "-c", code("Load"), cwd=tmp_path)
     assert (tmp_path / "from_tokens.wav").exists()
+    section = TEXT.split("## Evaluate\n")[1].split("\n## ")[0]
+    line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    run(PROGRAM, *shlex.split(line)[1:], cwd=tmp_path)
+    report = (tmp_path / "results/report/results.md").read_text()
+    assert "PNMI" in report and "ABX" in report
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     check_the_hub(tmp_path, hub)
+
+
+@pytest.mark.slow
+def test_the_command_of_a_recipe(tmp_path):
+    phone_corpora.make_festvoxru(tmp_path)
+    section = TEXT.split("## Recipes\n")[1].split("\n## ")[0]
+    line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    with open(ROOT / "tests/recipes/FestvoxRu.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    flags = shlex.split(rows[-1]["test_debug_flags"])
+    short = [f for f in flags if "_folder=" not in f]
+    run(PROGRAM, *shlex.split(line)[1:], *short, cwd=tmp_path)
+    found = json.loads((tmp_path / "results/phones/results.json").read_text())
+    assert found["per"] < 100
 
 
 def check_the_hub(folder, hub):
@@ -111,7 +132,7 @@ def check_the_hub(folder, hub):
         expected = local.encode_file(folder / found["path"])
         assert found["tokens"] == expected.tolist()
         name = pathlib.Path(found["path"]).with_suffix(".wav").name
-        assert (folder / "decoded").rglob(name)
+        assert list((folder / "decoded").rglob(name))
     # Pinned and cached: no call at all.
     hub.log.clear()
     commit = hub.repo("lab/units").refs["refs/tags/v1"]

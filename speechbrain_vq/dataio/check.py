@@ -36,6 +36,8 @@ def check_audio(path: str | os.PathLike, tail: int = 1024) -> float:
         If the file is missing, not audio, cut short or empty.
     """
     path = Path(path)
+    if not path.exists():
+        raise AudioError(f"{path}: there is no such file.")
     try:
         info = soundfile.info(path)
         if info.frames == 0:

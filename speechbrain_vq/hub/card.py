@@ -32,6 +32,7 @@ TITLES = {
     "reconstruction_error": "reconstruction error",
     "used_codes_percent": "used codes, %",
 }
+OWN = " on recordings of its maker's own"
 CODE = """\
 from speechbrain_vq import VQTokenizer
 
@@ -158,7 +159,12 @@ def with_source(text: str, source: str) -> str:
     >>> with_source('VQTokenizer.from_hparams("model")', "org/name")
     'VQTokenizer.from_hparams("org/name")'
     """
-    return re.sub(r'(\.from_hparams\()"[^"]*"', rf'\1"{source}"', text)
+    text = text.replace("import VQTokenizer, bundled\n", "import VQTokenizer\n")
+    return re.sub(
+        r'(\.from_hparams\()(?:"[^"]*"|bundled\("[^"]*"\))',
+        rf'\1"{source}"',
+        text,
+    )
 
 
 def _metrics(results):
@@ -245,16 +251,20 @@ def _measured(corpus, results):
 
 
 def _training(config, corpus, results, recipe):
-    data = "recordings of its maker's own"
-    if corpus.name is not None:
-        data = f"{corpus.minutes:g} minutes of {corpus.name}"
+    data, unknown = "", ""
+    if corpus.known:
+        data = f" on {corpus.name}" if corpus.name else OWN
+    if corpus.name and corpus.minutes is not None:
+        data = f" on {corpus.minutes:g} minutes of {corpus.name}"
+    if not corpus.known and "sample_rate" in config:
+        unknown = " The training data is unknown."
     by = f" by the recipe `{recipe}`" if recipe else ""
     arm = f", arm `{config['arm']}`" if config.get("arm") else ""
     seed = f", seed {config['seed']}" if "seed" in config else ""
     steps = f", {results['steps']} steps" if "steps" in results else ""
     return (
-        f"Trained{by} of speechbrain_vq {config['speechbrain_vq']} on {data}"
-        f"{arm}{seed}{steps}."
+        f"Trained{by} of speechbrain_vq {config['speechbrain_vq']}{data}{arm}"
+        f"{seed}{steps}.{unknown}"
     )
 
 

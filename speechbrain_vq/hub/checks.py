@@ -15,8 +15,8 @@ LEAST_USED_PERCENT, LEAST_PERPLEXITY = 5.0, 2.0
 
 
 class ExportRefused(ValueError):
-    """The model is of no use as it is; ``force=True`` exports it all the
-    same."""
+    """The model is of no use as it is; the message says whether
+    ``force=True`` exports it all the same."""
 
 
 def find_quantizers(
@@ -51,6 +51,26 @@ def find_problems(
             "The model is still in its warm-up, where nothing is quantized: "
             "train longer, or shorten the warm-up of reinit_schedule."
         ]
+    dead = (
+        dead_codebook(name, q.codebook_size, meta)
+        for name, q in quantizers.items()
+    )
+    return [problem for problem in dead if problem]
+
+
+def check_finite(states: dict[str, dict]) -> None:
+    """Refuses weights that nobody could load, whatever is forced.
+
+    Arguments
+    ---------
+    states : dict
+        State dicts of the checkpoint by module.
+
+    Raises
+    ------
+    ExportRefused
+        If a value is NaN or infinite; the message names its tensor.
+    """
     problems = [
         f"'{module}.{name}' is not finite: it has {number} values that are "
         "NaN or infinite."
@@ -58,11 +78,11 @@ def find_problems(
         for name, value in state.items()
         if torch.is_tensor(value) and (number := _count_nonfinite(value))
     ]
-    dead = (
-        dead_codebook(name, q.codebook_size, meta)
-        for name, q in quantizers.items()
-    )
-    return problems + [problem for problem in dead if problem]
+    if problems:
+        raise ExportRefused(
+            f"{' '.join(problems)} No one could load that: take another "
+            "checkpoint (--checkpoint, --min-key), or train again."
+        )
 
 
 def dead_codebook(name: str, codebook_size: int, meta: dict) -> str | None:

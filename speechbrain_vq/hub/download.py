@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .errors import HubError, in_words, is_unreachable
 from .folder import CONFIG, HPARAMS, WEIGHTS, find_file, pickles_hint
-from .savedir import MARK, place  # noqa: F401
+from .savedir import place
 
 # Of a stranger's repository nothing else is fetched. Names in full: a pattern
 # with a star would reach into subfolders.
@@ -71,11 +71,12 @@ def download(
         If the source is neither a folder nor a name on the Hub, or the folder
         lacks a file.
     ValueError
-        If the arguments contradict each other, or a file is a link out of the
-        folder.
+        If there is no source, the revision is empty, the arguments contradict
+        each other, or a file is a link out of the folder.
     HubError
         If the Hub does not give the files; the message says why.
     """
+    _check_given(source, revision)
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -115,6 +116,19 @@ def download(
         mark,
         force_download,
     )
+
+
+def _check_given(source, revision):
+    if not isinstance(source, str | os.PathLike) or source == "":
+        raise ValueError(
+            f"The source is {source!r}; give the folder of a model, or the "
+            "name of one on the Hub ('organisation/name')."
+        )
+    if revision == "":
+        raise ValueError(
+            "The revision is empty: leave it out, or name a branch, tag or "
+            "commit."
+        )
 
 
 def _repo_id(source):

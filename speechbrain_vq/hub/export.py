@@ -20,7 +20,12 @@ from safetensors.torch import save_file
 import speechbrain_vq
 
 from .card import make_card
-from .checks import ExportRefused, find_problems, find_quantizers
+from .checks import (
+    ExportRefused,
+    check_finite,
+    find_problems,
+    find_quantizers,
+)
 from .corpus import find_corpus
 from .download import FILES
 from .example import EXAMPLE, EXAMPLE_TOKENS, PLOTS, show
@@ -75,8 +80,8 @@ def export_pretrained(
     checkpoint : path, optional
         Take this one, by its name or path.
     force : bool
-        Whether to export a model in its warm-up, with weights that are not
-        finite, with a dead codebook, or whose yaml the guard refuses.
+        Whether to export a model in its warm-up, with a dead codebook, or
+        whose yaml the guard refuses.
     example : path, optional
         A recording to pass on with the model; by default an utterance of the
         test set where that is MiniSpeech, and none otherwise, for people's
@@ -103,7 +108,8 @@ def export_pretrained(
     FileNotFoundError
         If there is no such run or checkpoint.
     ExportRefused
-        If the model cannot be used, and ``force`` is not given.
+        If the model cannot be used, and ``force`` is not given; if it has
+        values that are NaN or infinite, in any case.
     FileExistsError
         If there is something else than an exported model in its place.
     ValueError
@@ -125,6 +131,7 @@ def export_pretrained(
     modules = load_hyperpyyaml(text)["modules"]
     quantizers = find_quantizers(modules)
     states = {name: read_state(found.path, name) for name in modules}
+    check_finite(states)
     problems = find_problems(quantizers, states, found.meta)
     _refuse(problems, force)
     for name, module in modules.items():

@@ -115,7 +115,8 @@ def load_weights(
     ------
     ValueError
         If the file is damaged or no safetensors file, or a tensor is missing,
-        unknown, of another shape or kind; the message names it.
+        unknown, of another shape or kind, or has values that are NaN or
+        infinite; the message names it.
     """
     try:
         weights = load_file(path)
@@ -135,6 +136,19 @@ def load_weights(
         raise ValueError(
             f"{path} does not fit the model of {HPARAMS} beside it: "
             f"{'; '.join(wrong[:5])}{more}."
+        )
+    broken = [
+        key
+        for key, value in weights.items()
+        # By way of fp32, as the smallest floats cannot be asked.
+        if value.is_floating_point() and not value.float().isfinite().all()
+    ]
+    if broken:
+        more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
+        raise ValueError(
+            f"{path} is of no use: {', '.join(map(repr, broken[:5]))}{more} "
+            "have values that are NaN or infinite. Its maker must train it "
+            "again."
         )
     model.load_state_dict({**kept, **weights})
 

@@ -81,8 +81,12 @@ def load_hparams_safely(
     loadables and plain conditions stay: it loads from where its caller says,
     not from the ``paths`` of the yaml.
 
-    It does not bound the time that allowed modules take to be built, nor
-    what a module does once it is used.
+    Bounded are the size of the yaml and of all that references, merges and
+    arithmetic make of it, the memory of tensors, and how many tensors, modules
+    and parameters are made. Not bounded are the numbers, texts and lists that
+    the constructor of an allowed module makes of its arguments, the time that
+    it spends otherwise, and what a module does once it is used: load a yaml
+    of a stranger where a process may take no more than it should.
 
     Arguments
     ---------
@@ -106,6 +110,8 @@ def load_hparams_safely(
     ------
     UnsafeHparamsError
         If something in it is refused; it says what and where.
+    ValueError
+        If it is no mapping, such as a path that was given as a text.
 
     Example
     -------
@@ -120,6 +126,7 @@ def load_hparams_safely(
     guard = _Guard(allowed, max_bytes)
     try:
         guard.scan(text)
+        guard.check_is_mapping(file)
         return guard.load(text, overrides, overrides_must_match)
     except Refusal as refusal:
         node = guard.place(refusal)
@@ -166,6 +173,13 @@ class _Guard:
                 self._check(node)
         self.node = None
 
+    def check_is_mapping(self, file):
+        """Of names and values, as HyperPyYAML takes it to be."""
+        if getattr(self.written, "tag", None) != nodes.YAML + "map":
+            raise ValueError(
+                f"{file} is no mapping; to read a file pass a pathlib.Path."
+            )
+
     def load(self, text, overrides, overrides_must_match):
         """Builds, and looks again at all that is built."""
         core = bounded_hyperpyyaml()
@@ -199,6 +213,7 @@ class _Guard:
         class Loader(nodes.Loader):
             def get_single_node(self):
                 guard.resolved = super().get_single_node()
+                nodes.check_merges(guard.resolved)
                 return guard.resolved
 
             def construct_object(self, node, deep=True):
@@ -217,7 +232,9 @@ class _Guard:
     def _check(self, node, built=False):
         tag = str(node.tag)
         if tag == nodes.TUPLE:
-            nodes.read_tuple(node.value)
+            # What is built is read, and so looked at, by make_tuple.
+            if not built:
+                nodes.read_tuple(node.value)
         elif tag.startswith(NEW):
             find_class(tag[len(NEW) :], self.allowed)
         elif tag.startswith(NAME):

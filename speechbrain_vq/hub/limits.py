@@ -14,10 +14,12 @@ from .names import Refusal
 # Far beyond any model's yaml; what is within is read in a few seconds.
 MAX_TEXT = 2**18  # Characters of a yaml
 MAX_NODES = 50_000
+MAX_MERGED = 2**11  # Pairs of all mappings that merge others, with those merged
 MAX_DEPTH = 64
 MAX_STEPS = 2**18  # Nodes and characters met while references are resolved
 STEPS_PER_COPY = 16
-MAX_STRING = 2**12  # Characters of a string that is put together
+MAX_STRING = 2**12  # Characters of a reference, a tuple or what they make
+MAX_REFERENCES = 2**8  # In one string
 MAX_BITS = 2**10  # Of an integer that is computed
 
 
@@ -52,7 +54,7 @@ def bounded_hyperpyyaml() -> ModuleType:
     def bounded_resolve(reference, *args, **kwargs):
         try:
             if isinstance(reference, str) and "<" in reference:
-                _check_length(reference)
+                check_text(reference)
             return resolve(reference, *args, **kwargs)
         except Refusal as refusal:
             refusal.text = str(reference)
@@ -64,7 +66,7 @@ def bounded_hyperpyyaml() -> ModuleType:
         return deref(ref, full_tree, copy_mode)
 
     def bounded_parse(reference):
-        _check_length(reference)
+        check_text(reference)
         return parse(reference)
 
     replace(core, "_walk_tree_and_resolve", bounded_walk)
@@ -109,9 +111,19 @@ class _Steps:
                 todo += value
 
 
-def _check_length(text):
+def check_text(text: str) -> None:
+    """Refuses a string that takes too long to look at.
+
+    Arguments
+    ---------
+    text : str
+        A reference, a tuple or what references made.
+    """
     if len(text) > MAX_STRING:
         raise Refusal(f"it makes a string of over {MAX_STRING} characters")
+    # A < that nothing closes is looked for to the end of the string.
+    if text.count("<") > MAX_REFERENCES:
+        raise Refusal(f"it has over {MAX_REFERENCES} references in one string")
 
 
 def _bounded(function):

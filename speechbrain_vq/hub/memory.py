@@ -1,8 +1,12 @@
-"""How much memory the tensors of a stranger's model may take.
+"""How much memory a stranger's model may take: its tensors, and how many
+modules it is made of.
 
 Authors
  * speechbrain_vq authors 2026
 """
+
+import functools
+import threading
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,16 +18,22 @@ MAX_BYTES = 2**32
 # Calls of PyTorch, so that a yaml of endless small tensors comes to an end.
 # Models have some ten for each of their tensors.
 MAX_CALLS = 2**15
+# Modules made and copied, and parameters. The largest models have some 2000.
+MAX_PARTS = 2**13
+# Each module passes through one of the first two; what does not is not seen.
+COUNTED = ("__init__", "__setstate__", "register_parameter")
 # Of the methods that work in place, those that take memory.
 GROWING = ("aten::resize_", "aten::resize_as_", "aten::set_")
 NOT_ON_META = ("generator", "pin_memory")
 
 
 class TensorLimit(TorchDispatchMode):
-    """Refuses tensors beyond a number of bytes before their memory is taken.
+    """Refuses tensors beyond a number of bytes before their memory is taken,
+    and modules and parameters beyond ``MAX_PARTS``.
 
-    All that is asked for within the ``with`` counts, given back or not. What
-    an operator takes for itself and gives back before it ends is not seen.
+    All that is asked for within the ``with``, in its thread, counts, given
+    back or not. What an operator takes for itself and gives back before it
+    ends is not seen, nor is memory that is neither tensor nor module.
 
     Arguments
     ---------
@@ -41,7 +51,18 @@ class TensorLimit(TorchDispatchMode):
     def __init__(self, max_bytes: int) -> None:
         super().__init__()
         self.max_bytes = self.left = max_bytes
-        self.calls = 0
+        self.calls = self.parts = 0
+        self.outer = None
+
+    def __enter__(self):
+        _count_parts(True)
+        self.outer, _here.limit = _here.limit, self
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        _here.limit = self.outer
+        _count_parts(False)
+        return super().__exit__(*error)
 
     @classmethod
     def _should_skip_dynamo(cls):
@@ -66,6 +87,42 @@ class TensorLimit(TorchDispatchMode):
             raise Refusal(f"its tensors take more than {self.max_bytes} bytes")
         if self.calls > MAX_CALLS:
             raise Refusal(f"it takes over {MAX_CALLS} operations on tensors")
+        if self.parts > MAX_PARTS:
+            raise Refusal(f"it has over {MAX_PARTS} modules and parameters")
+
+
+class _Here(threading.local):
+    limit = None
+
+
+_here = _Here()
+_lock = threading.Lock()
+_users = 0
+
+
+def _count_parts(on):
+    """Changes torch.nn.Module for as long as any thread has a limit; those
+    without one notice nothing."""
+    global _users
+    with _lock:
+        _users += 1 if on else -1
+        if _users == on:
+            for name in COUNTED:
+                method = getattr(torch.nn.Module, name)
+                method = _counted(method) if on else method.__wrapped__
+                setattr(torch.nn.Module, name, method)
+
+
+def _counted(method):
+    @functools.wraps(method)
+    def counted(*args, **kwargs):
+        limit = _here.limit
+        if limit is not None:
+            limit.parts += 1
+            limit.check()
+        return method(*args, **kwargs)
+
+    return counted
 
 
 def _foresee(func, args, kwargs):

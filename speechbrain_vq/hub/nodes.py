@@ -5,6 +5,7 @@ Authors
 """
 
 import logging
+import pathlib
 import re
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import ruamel.yaml
 import torch
 import yaml
 
-from .limits import MAX_DEPTH, MAX_NODES
+from .limits import MAX_DEPTH, MAX_MERGED, MAX_NODES, check_text
 from .names import Refusal, is_public
 
 logger = logging.getLogger(__name__)
@@ -55,22 +56,32 @@ def compose(text: str) -> ruamel.yaml.Node | None:
         if depth > MAX_DEPTH or number > MAX_NODES:
             raise Refusal("it is too deep or too large for a model")
     root = Loader(text).get_single_node()
-    sizes = {}
-    for node, _ in walk(root):
-        merges = isinstance(node, ruamel.yaml.MappingNode)
-        if merges and _merged_size(node, sizes) > MAX_NODES:
-            raise Refusal("its merged mappings multiply")
+    check_merges(root)
     return root
+
+
+def check_merges(root: ruamel.yaml.Node | None) -> None:
+    """Refuses a yaml whose merges (``<<``) together are too large to read."""
+    sizes, total = {}, 0
+    for node, _ in walk(root):
+        if _merged(node):
+            total += _merged_size(node, sizes)
+        if total > MAX_MERGED:
+            raise Refusal("its merged mappings multiply")
+
+
+def _merged(node):
+    if not isinstance(node, ruamel.yaml.MappingNode):
+        return []
+    return [value for key, value in node.value if key.tag == YAML + "merge"]
 
 
 def _merged_size(node, sizes):
     """Pairs of a mapping with those merged into it, as often as they are."""
     if id(node) not in sizes:
-        merged, size = [], 1
-        if isinstance(node, ruamel.yaml.SequenceNode):
-            merged = node.value
-        elif isinstance(node, ruamel.yaml.MappingNode):
-            merged = [v for k, v in node.value if k.tag == YAML + "merge"]
+        is_list = isinstance(node, ruamel.yaml.SequenceNode)
+        merged, size = (node.value, 1) if is_list else (_merged(node), 1)
+        if isinstance(node, ruamel.yaml.MappingNode):
             size = len(node.value)
         sizes[id(node)] = size + sum(_merged_size(m, sizes) for m in merged)
     return sizes[id(node)]
@@ -128,6 +139,7 @@ def check_reference(node: ruamel.yaml.Node) -> None:
     """Refuses references to what is not public."""
     if not isinstance(node, ruamel.yaml.ScalarNode):
         raise Refusal("a reference is a text")
+    check_text(node.value)
     for reference in re.findall(r"<([^>]*)>", node.value):
         _, dot, attribute = reference.partition(".")
         if dot and not is_public(attribute):
@@ -188,7 +200,8 @@ def read_tuple(text: str) -> tuple:
     Arguments
     ---------
     text : str
-        Numbers or words.
+        Numbers, words or lists of them. Anchors, aliases and mappings are
+        refused, for they multiply.
 
     Returns
     -------
@@ -205,16 +218,29 @@ def read_tuple(text: str) -> tuple:
     >>> read_tuple("(1, two, 3.5)")
     (1, 'two', 3.5)
     """
+    problem = Refusal("it is not a tuple of numbers and words")
+    if not isinstance(text, str):
+        raise problem
+    check_text(text)
     try:
-        found = yaml.load("[" + text[1:-1] + "]", Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError):
-        raise Refusal("it is not a tuple of numbers and words") from None
+        found = yaml.load("[" + text[1:-1] + "]", Loader=_TupleLoader)
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError):
+        raise problem from None
     return tuple(found)
 
 
+class _TupleLoader(yaml.SafeLoader):
+    def compose_node(self, parent, index):
+        event = self.peek_event()
+        plain = isinstance(event, yaml.ScalarEvent | yaml.SequenceStartEvent)
+        if not plain or event.anchor:
+            raise yaml.YAMLError("an anchor, alias or mapping")
+        return super().compose_node(parent, index)
+
+
 def disarm(value: Any) -> Any:
-    """Keeps a SpeechBrain ``Pretrainer`` from calling and fetching what the
-    yaml says; anything else is as it was."""
+    """Keeps a SpeechBrain ``Pretrainer`` from calling, fetching and reading
+    what the yaml says; anything else is as it was."""
     # Where SpeechBrain is not loaded, there is none.
     module = sys.modules.get("speechbrain.utils.parameter_transfer")
     if module is None or not isinstance(value, module.Pretrainer):
@@ -223,6 +249,11 @@ def disarm(value: Any) -> Any:
         raise Refusal("custom_hooks are called with files of the model")
     if any(map(callable, value.conditions.values())):
         raise Refusal("a condition that is called")
+    for name in value.loadables:
+        # It becomes the name of a file. This one splits at / and \ alike.
+        plain = isinstance(name, str) and pathlib.PureWindowsPath(name).name
+        if not plain or plain != name or ".." in name:
+            raise Refusal(f"the loadable '{name}' is not a plain name")
     if value.paths or value.collect_in is not None:
         logger.warning(
             "paths and collect_in of the yaml's pretrainer are left out: "

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from .card import with_source
 from .download import COMMIT
@@ -38,7 +39,8 @@ def push_to_hub(
     The folder must load first. The repository is made if there is none. All
     files go in one commit, so that nobody ever sees half of them; where none
     has changed there is no commit. Other files of the repository stay, as
-    nobody who loads the model reads them.
+    nobody who loads the model reads them. Pull requests are not looked at:
+    each call with ``create_pr`` opens another one.
 
     Arguments
     ---------
@@ -54,9 +56,10 @@ def push_to_hub(
     revision : str, optional
         The branch; one that is not there is made. Absent: ``main``.
     create_pr : bool
-        Whether to open a pull request instead.
+        Whether to open a pull request instead, a new one each time.
     tag : str, optional
-        A name for this commit; one that names another is an error.
+        A name for this commit. Where it names another, or would have to be
+        moved as files have changed, nothing is pushed.
     commit_message, commit_description : str, optional
         Of the commit.
 
@@ -83,8 +86,12 @@ def push_to_hub(
         api.create_repo(repo_id, private=private, exist_ok=True)
         head = _head(api, repo_id, revision, private, create_pr)
         tagged = _tagged(api, repo_id, tag)
-        if tagged not in (None, head):
-            raise HubError(_tag_is_taken(repo_id, tag, tagged))
+        if tagged is not None and (
+            tagged != head or _has_changed(api, repo_id, operations, head)
+        ):
+            raise HubError(
+                f"Nothing was pushed. {_tag_is_taken(repo_id, tag, tagged)}"
+            )
         try:
             commit = api.create_commit(
                 repo_id,
@@ -102,8 +109,6 @@ def push_to_hub(
             raise error.__cause__ or ConnectionError(str(error)) from None
     if tag is not None:
         try:
-            if tagged not in (None, commit.oid):
-                raise HubError(_tag_is_taken(repo_id, tag, tagged))
             if tagged is None:
                 with in_words(repo_id):
                     api.create_tag(repo_id, tag=tag, revision=commit.oid)
@@ -129,6 +134,8 @@ def _check_names(repo_id, revision, create_pr, tag):
 
 def _operations(folder, repo_id):
     """The files of a folder that loads, the card with the model's new name."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder '{folder}'.")
     load_pretrained(folder)
     card = find_file(folder, CARD).read_text(encoding="utf-8")
     operations = []
@@ -173,6 +180,27 @@ def _tagged(api, repo_id, tag):
     """The commit that a tag names, if there is one."""
     tags = [] if tag is None else api.list_repo_refs(repo_id).tags
     return {t.name: t.target_commit for t in tags}.get(tag)
+
+
+def _has_changed(api, repo_id, operations, head):
+    """Whether a commit of the files would differ from the one that is there,
+    judged by the hashes that the Hub keeps: of large files their own, of the
+    others those of git."""
+    names = [operation.path_in_repo for operation in operations]
+    infos = api.get_paths_info(repo_id, names, revision=head)
+    there = {info.path: info for info in infos}
+    for operation in operations:
+        info = there.get(operation.path_in_repo)
+        if info is None:
+            return True
+        if info.lfs:
+            theirs, ours = info.lfs.sha256, operation.upload_info.sha256.hex()
+        else:
+            with operation.as_file() as file:
+                theirs, ours = info.blob_id, git_hash(file.read())
+        if theirs != ours:
+            return True
+    return False
 
 
 def _tag_is_taken(repo_id, tag, commit):

@@ -5,6 +5,7 @@ Authors
 """
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 
@@ -12,10 +13,11 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HTTPError,
     RepositoryNotFoundError,
 )
 
-from .errors import HubError, in_words
+from .errors import HubError, in_words, is_unreachable
 
 AGAIN = (
     "The repository is as it was, or has all of it. Run the same again: what "
@@ -72,7 +74,10 @@ def _explain(api, repo_id, error):
             "uploads large files: set HF_HUB_DISABLE_XET=1 in the environment "
             "and run the same again. Nothing was committed."
         )
-    return f"{error} {AGAIN}" if cause is not None else str(error)
+    # Anything else would be refused again. What is no JSON came from something
+    # between here and the Hub.
+    later = is_unreachable(cause) or isinstance(cause, json.JSONDecodeError)
+    return f"{error} {AGAIN}" if later else str(error)
 
 
 def _no_right(api, repo_id):
@@ -87,10 +92,23 @@ def _no_right(api, repo_id):
             f"The token of '{user['name']}' may only read: make one that may "
             f"write at {constants.ENDPOINT}/settings/tokens."
         )
-    if owner not in mine:
-        return (
-            f"You are '{user['name']}' and have no right to write to "
-            f"'{repo_id}': there is no organisation '{owner}', or it is not "
-            f"yours. You may push to {', '.join(mine)}."
+    if owner in mine:
+        return None
+    why = f"there is no organisation '{owner}', or it is not yours"
+    if _is_visible(api, repo_id):
+        why = (
+            f"it exists and belongs to '{owner}', to whom you may propose it "
+            "as a pull request (--create-pr, create_pr=True)"
         )
-    return None
+    return (
+        f"You are '{user['name']}' and have no right to write to '{repo_id}': "
+        f"{why}. You may push to {', '.join(mine)}."
+    )
+
+
+def _is_visible(api, repo_id):
+    try:
+        api.model_info(repo_id)
+    except (HTTPError, ConnectionError):
+        return False
+    return True

@@ -48,9 +48,13 @@ def place(
     Raises
     ------
     FileExistsError
-        If the folder holds what others put there.
+        If the folder holds what others put there, or is a file.
     """
     savedir = savedir.expanduser().resolve()
+    if savedir.exists() and not savedir.is_dir():
+        raise FileExistsError(
+            f"savedir {savedir} is a file: name a new or an empty folder."
+        )
     if savedir == folder.resolve():
         return folder
     text = json.dumps({**origin, "files": names})

@@ -7,6 +7,7 @@ Authors
 import json
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,11 @@ from speechbrain_vq.dataio.check import AudioError, check_audio
 
 from .files import audio_blocks
 from .tokenizer import VQTokenizer
+
+_WAY_OUT = "Name another file to write, or overwrite this one."
+# How our lines begin, and go on after the path.
+_START, _NEXT = b'{"path": "', b', "tokens": ['
+_PATH = re.compile(rb'\{"path": "(?:[^"\\]|\\.)*"')
 
 
 class Tokenized(NamedTuple):
@@ -55,7 +61,8 @@ def tokenize_files(
     output : path
         The file to write, or to go on with. A line has ``path``, ``tokens``,
         ``token_rate``, ``num_samples``, ``sample_rate``, and the ``model``,
-        its ``revision`` on the Hub and the ``fingerprint`` of its weights.
+        its ``revision`` on the Hub, the ``fingerprint`` of its weights and
+        the ``precision`` that it was computed in.
     batch_seconds : float
         Audio of a batch, padding included; longer files are done alone, in
         pieces of that length.
@@ -70,7 +77,7 @@ def tokenize_files(
     Raises
     ------
     ValueError
-        If the output is of another model, or no such file.
+        If the output is of another model or precision, or no such file.
     """
     model = {
         "token_rate": tokenizer.token_rate,
@@ -78,6 +85,7 @@ def tokenize_files(
         "model": tokenizer.source,
         "revision": tokenizer.revision,
         "fingerprint": tokenizer.fingerprint,
+        "precision": tokenizer.compute_precision,
     }
     output = pathlib.Path(output)
     done = _resume(output, model)
@@ -126,36 +134,81 @@ def read_lines(output: str | os.PathLike) -> Iterator[dict]:
     """
     with open(output, encoding="utf-8") as file:
         for number, text in enumerate(file, 1):
-            try:
-                line = json.loads(text)
-                line["path"], line["fingerprint"], line["tokens"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
-                    f"{output}, line {number}: not what `tokenize` writes. "
-                    "Name another file to write, or overwrite this one."
-                ) from error
-            yield line
+            yield _parse(text, output, number)
+
+
+def _parse(text, output, number):
+    try:
+        line = json.loads(text)
+        line["path"], line["fingerprint"], line["tokens"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise _not_ours(output, number) from error
+    return line
+
+
+def _not_ours(output, number):
+    return ValueError(
+        f"{output}, line {number}: not what `tokenize` writes. {_WAY_OUT}"
+    )
 
 
 def _resume(output, model):
-    """The paths that are done; a line that was cut short is cut off."""
+    """The paths that are done; a line that was cut short is cut off, once it
+    is known to be ours."""
     if not output.exists():
         return set()
-    with open(output, "rb+") as file:
-        whole = sum(len(line) for line in file if line.endswith(b"\n"))
-        file.truncate(whole)
-    done = set()
-    for line in read_lines(output):
-        if line["fingerprint"] != model["fingerprint"]:
-            raise ValueError(
-                f"{output} has tokens of another model: of '{line['model']}' "
-                f"(revision {line['revision']}, weights "
-                f"{line['fingerprint']}), not of '{model['model']}' "
-                f"({model['revision']}, {model['fingerprint']}). Name another "
-                "file to write, or overwrite this one."
-            )
-        done.add(line["path"])
+    done, whole = set(), 0
+    with open(output, "rb") as file:
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                _check_rest(text, output, number, bool(done), model)
+                break
+            line = _parse(text, output, number)
+            _check_model(line, output, model)
+            done.add(line["path"])
+            whole += len(text)
+    if whole < output.stat().st_size:
+        os.truncate(output, whole)
     return done
+
+
+def _check_rest(text, output, number, after_ours, model):
+    """Refuses a last line without an end that no killed run has left."""
+    try:
+        json.loads(text)
+    except ValueError:
+        if not after_ours and not _begins_as_ours(text):
+            raise _not_ours(output, number) from None
+        return
+    # A whole line, whose end somebody has cut off.
+    _check_model(_parse(text, output, number), output, model)
+
+
+def _begins_as_ours(text):
+    path = _PATH.match(text)
+    if path is None:
+        return _agree(text, _START)
+    return _agree(text[path.end() :], _NEXT)
+
+
+def _agree(one, other):
+    """As far as both go."""
+    return one.startswith(other) or other.startswith(one)
+
+
+def _check_model(line, output, model):
+    if line["fingerprint"] != model["fingerprint"]:
+        raise ValueError(
+            f"{output} has tokens of another model: of '{line['model']}' "
+            f"(revision {line['revision']}, weights {line['fingerprint']}), "
+            f"not of '{model['model']}' ({model['revision']}, "
+            f"{model['fingerprint']}). {_WAY_OUT}"
+        )
+    if line.get("precision") != model["precision"]:
+        raise ValueError(
+            f"{output} has tokens computed in {line.get('precision')}, not in "
+            f"{model['precision']}: go on in that precision. {_WAY_OUT}"
+        )
 
 
 def _lengths(paths):

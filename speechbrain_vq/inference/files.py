@@ -56,7 +56,10 @@ def audio_blocks(
         If the file is missing, not audio, cut short or empty.
     """
     if isinstance(source, str | os.PathLike):
-        source = name = os.fspath(source)
+        source = os.fspath(source)
+        name = name or source
+        if not os.path.exists(source):
+            raise AudioError(f"{name}: there is no such file.")
     try:
         with _Forward(source) as file:
             yield from _resampled(file, sample_rate, seconds, name)
@@ -129,8 +132,8 @@ def find_audio(
     FileNotFoundError
         If there is none.
     """
-    found = {}
-    for place in map(pathlib.Path, places):
+    found, places = {}, [pathlib.Path(place) for place in places]
+    for place in places:
         if place.is_dir():
             inside = {p: p.relative_to(place) for p in sorted(place.rglob("*"))}
             found |= {

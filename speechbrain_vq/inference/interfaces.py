@@ -15,8 +15,9 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig
 
-from speechbrain_vq.hub.download import MARK, download
+from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.load import load_pretrained
+from speechbrain_vq.hub.savedir import MARK
 
 
 class VQPretrained(Pretrained):
@@ -45,7 +46,8 @@ class VQPretrained(Pretrained):
     Raises
     ------
     ValueError
-        If a module or a number is missing; the message names it.
+        If a module or a number is missing, or there is no such device; the
+        message names it.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class VQPretrained(Pretrained):
         modules, hparams = modules or {}, hparams or {}
         _check_has(modules, self.MODULES_NEEDED, "modules", type(self))
         _check_has(hparams, self.HPARAMS_NEEDED, "keys", type(self))
+        _check_device(run_opts)
         super().__init__(modules, hparams, run_opts, freeze_params)
         names = {self.precision, self.eval_precision} - {"fp32"}
         self.compute_dtype = AMPConfig.from_name(
@@ -139,6 +142,13 @@ class VQPretrained(Pretrained):
                 digest.update(value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def compute_precision(self) -> str:
+        """What it computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(
+            self.compute_dtype, "fp32"
+        )
+
     def autocast(self) -> torch.autocast:
         """The precision to compute in, whatever it is outside."""
         kind = torch.device(self.device).type
@@ -188,6 +198,25 @@ def _commit(folder):
         return json.loads(mark.read_text(encoding="utf-8")).get("commit")
     folder = pathlib.Path(folder)
     return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _check_device(run_opts):
+    """Before anything is moved there, which would end in a traceback."""
+    known = isinstance(run_opts, dict)
+    device = (
+        run_opts.get("device") if known else getattr(run_opts, "device", None)
+    )
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=torch.device(device))
+    # The latter where PyTorch was built without it.
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            f"The device '{device}' cannot be used here: {why}. Name another "
+            "(cpu is always there), or none."
+        ) from error
 
 
 def _check_has(found, needed, kind, cls):

@@ -93,12 +93,12 @@ def tokenize_to(
     Raises
     ------
     FileNotFoundError
-        If there are no audio files.
+        If there are no audio files, or not one that is named.
     FileExistsError
         If the output is there and shall not be overwritten, or is something
         else.
     ValueError
-        If the output is of another model.
+        If the output is of another model or precision.
     """
     format = format or format_of(output)
     output = pathlib.Path(output)
@@ -180,6 +180,7 @@ def _arrays(rows):
                 "model",
                 "revision",
                 "fingerprint",
+                "precision",
             )
         },
     }

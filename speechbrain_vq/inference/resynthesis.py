@@ -47,7 +47,9 @@ def reconstruct_files(
     Raises
     ------
     FileNotFoundError
-        If there are no audio files.
+        If there are no audio files, or not one that is named.
+    OSError
+        If a file cannot be written, as on a full disk.
     ValueError
         If two files would be written under one name, or one over itself.
     """

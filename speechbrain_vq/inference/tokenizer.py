@@ -244,6 +244,11 @@ class VQTokenizer(CodecMixin, VQPretrained):
         -------
         torch.Tensor
             The tokens, [T] (or [T, C]).
+
+        Raises
+        ------
+        OSError
+            If the output cannot be written; nothing is left of it.
         """
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         tokens, lengths = self.encode_batch(wavs)
@@ -251,12 +256,19 @@ class VQTokenizer(CodecMixin, VQPretrained):
         decoded = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         output = pathlib.Path(output)
         partial = output.with_name(f".{output.name}.partial")
-        soundfile.write(
-            partial,
-            decoded.clamp(-1, 1).numpy(),
-            self.sample_rate,
-            format=output.suffix[1:] or "wav",
-        )
+        try:
+            soundfile.write(
+                partial,
+                decoded.clamp(-1, 1).numpy(),
+                self.sample_rate,
+                format=output.suffix[1:] or "wav",
+            )
+        except RuntimeError as error:
+            partial.unlink(missing_ok=True)
+            raise OSError(
+                f"{output} cannot be written: {error} Is there such a folder, "
+                "and room in it?"
+            ) from error
         partial.replace(output)
         return tokens[0]
 

@@ -216,6 +216,11 @@ ATTACKS = [
         "    conditions: {a: !name:torch.nn.ReLU }",
         HANDS,
     ),
+    Attack(
+        "pretrainer that reads another folder",
+        LINEAR + f"x: {PRETRAINER}\n    loadables: {{../secret: !ref <a>}}",
+        HANDS,
+    ),
     # Size.
     Attack(
         "billion laughs",
@@ -236,6 +241,30 @@ ATTACKS = [
             + "]}",
             12,
         ),
+        TAKES,
+    ),
+    Attack(
+        "many merges of one mapping",
+        "a: &a\n"
+        + "".join(f"  k{i}: 1\n" for i in range(500))
+        + "x:\n"
+        + "- {<<: *a}\n" * 500,
+        TAKES,
+    ),
+    Attack(
+        "merges that multiply in a tuple",
+        'x: !tuple "('
+        + _chain(
+            "&a0 {x: 1, y: 2}",
+            lambda i, j: f", &a{j} {{<<: [" + ", ".join([f"*a{i}"] * 9) + "]}",
+            12,
+        ).replace("\n", "")
+        + ')"',
+        TAKES,
+    ),
+    Attack(
+        "references that nothing closes",
+        'x: !ref "' + "<" * 2**17 + '"',
         TAKES,
     ),
     Attack(
@@ -283,6 +312,18 @@ ATTACKS = [
     Attack("large tensor", "x: !new:torch.nn.Linear [40000, 40000]", TAKES),
     Attack(
         "many small tensors", f"x: !new:torch.nn.Transformer {LAYERS}", TAKES
+    ),
+    Attack(
+        "many modules without tensors",
+        "x: !new:torch.nn.TransformerDecoder\n"
+        "    decoder_layer: !new:torch.nn.Identity\n"
+        "    num_layers: 100000000",
+        TAKES,
+    ),
+    Attack(
+        "many parameters of one module",
+        "x: !new:torch.nn.LSTM [1, 1, 1000000000]",
+        TAKES,
     ),
     Attack(
         "large dummy input",

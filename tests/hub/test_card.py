@@ -7,6 +7,7 @@ Authors
 import json
 import pathlib
 import re
+import shutil
 
 import pytest
 import soundfile
@@ -14,9 +15,11 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
-from speechbrain_vq import export_pretrained
+from speechbrain_vq import bundled, export_pretrained
 from speechbrain_vq.cli import main
 from speechbrain_vq.hub.card import with_source
+from speechbrain_vq.hub.corpus import note_corpus
+from speechbrain_vq.hub.runs import read_training
 from tests.hub.runs import RESULTS, USED, YAML, write_minispeech, write_run
 
 
@@ -157,11 +160,116 @@ def test_recordings_of_ones_own_are_called_that(tmp_path):
         1,
     )
     run, _ = write_run(tmp_path / "run", yaml=yaml)
+    write_minispeech(run, corpus="audio")
     card = load_card(export_pretrained(run, tmp_path / "model"))
     assert "on recordings of its maker's own" in card.text
     assert "MiniSpeech" not in card.text
     assert "\nMine.\n" in card.text and "recipe `A/b`" in card.text
-    assert card.data.tags == ["x"] and card.data.language is None
+    assert card.data.tags == ["x"]
+
+
+def start_run(folder, **about):
+    """A run as one starts it: every path from where one stands."""
+    (folder / "results").mkdir(parents=True)
+    run, _ = write_run(folder / "results/units")
+    text = YAML.replace(
+        "manifest_folder: {folder}/manifests",
+        "manifest_folder: {folder}/manifests\ndata_folder: data",
+    ).format(folder="results/units")
+    (run / "hyperparams.yaml").write_text(text)
+    write_minispeech(folder, **about)
+    (folder / "manifests").rename(folder / "data")
+    return run
+
+
+def read_training_text(run, place):
+    return load_card(export_pretrained(run, place)).text
+
+
+def test_the_corpus_is_found_from_any_folder(tmp_path, monkeypatch):
+    run = start_run(tmp_path / "home")
+    other = start_run(tmp_path / "other", corpus="audio")
+    assert other.is_dir()
+    for folder in ("home", ".", "other"):
+        monkeypatch.chdir(tmp_path / folder)
+        text = read_training_text(run, tmp_path / "model")
+        assert "on 1 minutes of MiniSpeech" in text
+        assert (tmp_path / "model/example.wav").is_file()
+
+
+def test_a_run_takes_along_what_it_was_trained_on(tmp_path, monkeypatch):
+    run = start_run(tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    note_corpus(read_training(run), run)
+    run = run.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    text = read_training_text(run, tmp_path / "model")
+    assert "on 1 minutes of MiniSpeech" in text
+    assert (tmp_path / "model/example.wav").is_file()
+    shutil.rmtree(tmp_path / "home")
+    text = read_training_text(run, tmp_path / "model")
+    assert "on 1 minutes of MiniSpeech" in text and "`example.wav`" not in text
+    assert load_card(tmp_path / "model").data.language == ["en"]
+
+
+def test_what_is_not_known_is_not_made_up(tmp_path, caplog):
+    run, _ = write_run(tmp_path / "run")
+    note_corpus(read_training(run), run)
+    text = read_training_text(run, tmp_path / "model")
+    assert "The training data is unknown." in text
+    assert "recordings of its maker" not in text
+    assert "manifests were not found" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [("librispeech", "of LibriSpeech,"), ("audio", "recordings of its maker")],
+)
+def test_a_corpus_of_people_is_named(tmp_path, name, said):
+    run, _ = write_run(tmp_path / "run")
+    write_minispeech(run, corpus=name)
+    text = read_training_text(run, tmp_path / "model")
+    assert said in text and "`example.wav`" not in text
+
+
+IMAGES = """
+dataset: made up
+save_folder: {folder}/save
+data_folder: images
+inference:
+    interface: VQPretrained
+    keys: [dataset]
+    recipe: CIFAR10/autoencoder
+    summary: Codes of images.
+modules:
+    head: !new:torch.nn.Linear
+        in_features: 4
+        out_features: 3
+"""
+
+
+def test_a_model_of_images_says_nothing_of_sound(tmp_path, caplog):
+    run, _ = write_run(tmp_path / "run", yaml=IMAGES)
+    (run / "results.json").write_text('{"steps": 3, "perplexity": 4.5}')
+    card = load_card(export_pretrained(run, tmp_path / "model"))
+    assert "Codes of images." in card.text
+    for word in ("recording", "speech ", "audio", "wav", "unknown"):
+        assert word not in card.text.lower()
+    assert not {"audio", "speech"} & set(card.data.tags)
+    assert "manifests" not in caplog.text
+
+
+def test_the_card_of_a_bundled_model_loads_it(tmp_path, monkeypatch):
+    folder = pathlib.Path(bundled("mini"))
+    text = (folder / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("speech.wav", torch.randn(16000) / 10, 16000)
+    names = {}
+    exec(code, names)
+    assert len(names["tokens"]) == 50
+    there = with_source(text, "org/name")
+    assert '.from_hparams("org/name")' in there and "bundled" not in there
 
 
 def test_figures_that_are_no_numbers_are_left_out(run, tmp_path):

@@ -52,6 +52,28 @@ def test_a_folder_has_no_revision(tmp_path):
         download(write_model(tmp_path / "model"), revision="v1")
 
 
+@pytest.mark.parametrize("source", [None, "", 3])
+def test_no_source_is_told(hub, source):
+    with pytest.raises(ValueError, match=f"source is {source!r}; give"):
+        download(source)
+    assert not hub.log
+
+
+def test_an_empty_revision_is_told(hub, tmp_path):
+    for source in (ID, write_model(tmp_path / "model")):
+        with pytest.raises(ValueError, match="revision is empty"):
+            download(source, revision="")
+    assert not hub.log
+
+
+def test_a_savedir_that_is_a_file_is_told(tmp_path):
+    folder, file = write_model(tmp_path / "model"), tmp_path / "file"
+    file.write_text("mine")
+    with pytest.raises(FileExistsError, match="file is a file: name"):
+        download(folder, savedir=file)
+    assert file.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "source", ["./mode", "/no/such/model", "a/b/c", "~/none", "a\\b"]
 )

@@ -259,7 +259,6 @@ DEAD = {**USED, "valid_used_codes_percent": 3.125, "valid_perplexity": 1.0}
     [
         (warm_up, {}, "still in its warm-up"),
         (fill(0), {"vq_warmup": True}, "still in its warm-up"),
-        (poison, {}, "'encoder.last.bias' is not finite: it has 2 values"),
         (fill(0), DEAD, "'quantizer' is dead: 1 of its 32 codes.*of 1.0"),
     ],
 )
@@ -277,6 +276,16 @@ def test_what_is_of_no_use_needs_force(tmp_path, change, meta, message):
     # Whoever finds it is told too.
     text = (place / "README.md").read_text()
     assert re.search(f"Exported by force. .*{message}", text)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_not_finite_is_never_exported(tmp_path, force):
+    run, _ = write_run(tmp_path / "run", poison)
+    message = "'encoder.last.bias' is not finite: it has 2 values"
+    with pytest.raises(ExportRefused, match=message) as raised:
+        export_pretrained(run, tmp_path / "model", force=force)
+    assert "force" not in str(raised.value)
+    assert {p.name for p in tmp_path.iterdir()} == {"run"}
 
 
 def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):

@@ -5,6 +5,7 @@ Authors
 """
 
 import ast
+import copy
 import importlib
 import inspect
 import json
@@ -12,6 +13,7 @@ import pathlib
 import pkgutil
 import subprocess
 import sys
+import threading
 
 import pytest
 import ruamel.yaml
@@ -19,7 +21,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_vq.hub import UnsafeHparamsError, load_hparams_safely
-from speechbrain_vq.hub.memory import TensorLimit
+from speechbrain_vq.hub.memory import COUNTED, TensorLimit
 from speechbrain_vq.hub.names import ALLOWED, Refusal
 from tests.hub.attacks import ATTACKS, TAKES
 
@@ -133,6 +135,74 @@ def test_attack_is_refused(guarded, name):
 )
 def test_attack_is_one(stock, attack):
     assert stock[attack.name]["did"].startswith(attack.stock)
+
+
+@pytest.mark.parametrize(
+    "name", ["../a", "a/b", "a\\\\b", "..", "C:a", "", "1"]
+)
+def test_loadables_have_plain_names(name):
+    shown = name if name == "1" else f'"{name}"'
+    text = (
+        "a: !new:torch.nn.Linear [2, 3]\n"
+        "x: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
+        f"    loadables: {{{shown}: !ref <a>}}"
+    )
+    with pytest.raises(UnsafeHparamsError, match="is not a plain name"):
+        load_hparams_safely(text)
+
+
+def test_merges_are_counted_together_and_honest_ones_load():
+    text = "a: &a {i: 1, j: 2}\nx:\n" + "- {<<: *a, i: 3}\n" * 50
+    ours, stock = _both(text)
+    assert ours == stock
+    with pytest.raises(UnsafeHparamsError, match="multiply"):
+        load_hparams_safely(text + "- {<<: *a, i: 3}\n" * 600)
+
+
+@pytest.mark.parametrize(
+    "inner", ["&a 1, 2", "&a [1], *a", "{a: 1}", "a: 1", "1," * 2**12]
+)
+def test_tuples_hold_what_cannot_multiply(inner):
+    with pytest.raises(UnsafeHparamsError):
+        load_hparams_safely(f'x: !tuple "({inner})"')
+
+
+def test_references_that_nothing_closes_are_counted():
+    with pytest.raises(UnsafeHparamsError, match="references in one string"):
+        load_hparams_safely('x: !ref "' + "<" * 4000 + '"')
+    assert load_hparams_safely("a: 1\nx: !ref <a> < 2")["x"] == "1 < 2"
+
+
+def test_tuple_of_lists_is_as_stock():
+    ours, stock = _both("x: (1, [2, [a, null]])")
+    assert ours == stock == {"x": (1, [2, ["a", None]])}
+
+
+@pytest.mark.parametrize(
+    "text", ["some/hyperparams.yaml", "", "# none", "- 1", "!!set {a, b}"]
+)
+def test_what_is_no_mapping_is_said(text):
+    with pytest.raises(ValueError, match="no mapping|no model needs") as info:
+        load_hparams_safely(text)
+    if not text.startswith("!!"):
+        assert "pathlib.Path" in str(info.value)
+
+
+def test_modules_are_counted_in_their_thread_and_no_longer():
+    before = [getattr(torch.nn.Module, name) for name in COUNTED]
+    layer = torch.nn.Identity()
+    with TensorLimit(2**20) as limit, TensorLimit(2**20) as inner:
+        other = threading.Thread(target=copy.deepcopy, args=(layer,))
+        other.start(), other.join()
+        assert inner.parts == 0
+        copy.deepcopy(layer)
+        torch.nn.Linear(1, 1)
+        assert (inner.parts, limit.parts) == (4, 0)
+    assert [getattr(torch.nn.Module, name) for name in COUNTED] == before
+    with pytest.raises(Refusal, match="modules"), TensorLimit(2**20):
+        while True:
+            copy.deepcopy(layer)
+    assert [getattr(torch.nn.Module, name) for name in COUNTED] == before
 
 
 def _same(a, b):

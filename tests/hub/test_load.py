@@ -88,6 +88,16 @@ def test_is_strict_and_loads_nothing_otherwise(folder, change, message):
         load_pretrained(folder)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_are_not_finite_are_refused(folder, value, dtype):
+    bias = torch.tensor([0.0, value, 0.0], dtype=dtype)
+    weights = {**make_weights(), "encoder.bias": bias}
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ValueError, match="'encoder.bias' have values that are"):
+        load_pretrained(folder)
+
+
 @pytest.mark.parametrize("text", ["a: 1", "modules: {a: 1}", "- 1", ""])
 def test_a_yaml_without_modules_is_told(folder, text):
     (folder / "hyperparams.yaml").write_text(text)

@@ -133,8 +133,15 @@ def test_a_tag_is_never_moved(hub, folder):
     push_to_hub(folder, ID, tag="v1")
     first = hub.repo(ID).head()
     write_model(folder, seed=1)
-    with pytest.raises(HubError, match="Pushed as .*, but not tagged.*'v1'"):
+    with pytest.raises(HubError, match=f"Nothing was pushed.*commit {first}"):
         push_to_hub(folder, ID, tag="v1")
+    assert hub.repo(ID).head() == first
+    (folder / "more.txt").write_text("A file that is new, and small.")
+    write_model(folder)
+    with pytest.raises(HubError, match="Nothing was pushed.*'v1' already"):
+        push_to_hub(folder, ID, tag="v1")
+    assert hub.repo(ID).head() == first
+    push_to_hub(folder, ID)
     second = hub.repo(ID).head()
     assert second != first
     write_model(folder, seed=2)
@@ -168,6 +175,13 @@ def test_an_incomplete_folder(hub, folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         push_to_hub(folder, ID)
+    assert not hub.log
+
+
+def test_no_folder(hub, tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        push_to_hub(tmp_path / "nope", ID)
+    assert str(raised.value) == f"There is no folder '{tmp_path / 'nope'}'."
     assert not hub.log
 
 
@@ -235,8 +249,20 @@ def test_no_token(hub, folder, monkeypatch):
 
 
 def test_a_wrong_token(hub, folder):
-    with pytest.raises(HubError, match="wrong or has expired"):
+    with pytest.raises(HubError, match="wrong or has expired") as raised:
         push_to_hub(folder, ID, token="hf_nobody")
+    assert "again" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"create_pr": True}])
+def test_a_branch_that_cannot_be_is_not_tried_again(hub, folder, options):
+    before = hub.put(ID)
+    if not options:  # Whether a name is one of git's, the Hub says.
+        hub.fail(400, "POST", "/branch/")
+    with pytest.raises(HubError) as raised:
+        push_to_hub(folder, ID, revision="no..where", **options)
+    assert "Run the same again" not in str(raised.value)
+    assert hub.repo(ID).head() == before
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -252,7 +278,10 @@ def test_someone_elses(hub, folder, private):
     """`None`: no such organisation; else a repository that exists."""
     if private is not None:
         head = hub.put("bob/model", private=private)
-    with pytest.raises(HubError, match="no right.*push to alice, lab"):
+    why = (
+        "no organisation 'bob'" if private in (None, True) else "exists and be"
+    )
+    with pytest.raises(HubError, match=f"no right.*{why}.*to alice, lab"):
         push_to_hub(folder, "bob/model")
     if private is None:
         assert not hub.repos

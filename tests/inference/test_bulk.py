@@ -116,6 +116,56 @@ def test_what_is_no_file_of_tokens_is_left_alone(tokenizer, folder, tmp_path):
         tokenize_to(tmp_path / "a.csv", [folder], tokenizer)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my only notes",
+        '{"a": 1}',
+        '{"path": "a.wav", "text": "mine"}',
+        '{"path": "a.wav", "te',
+        '{"a": 1}\nand more',
+        '["path"]\n["tokens"',
+    ],
+)
+def test_a_file_of_others_keeps_its_last_line(
+    tokenizer, folder, tmp_path, text
+):
+    output = tmp_path / "notes.jsonl"
+    output.write_text(text)
+    with pytest.raises(ValueError, match="not what `tokenize` writes"):
+        tokenize_to(output, [folder], tokenizer)
+    assert output.read_text() == text
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 12, 40, 10**6])
+def test_a_run_killed_in_its_first_line_goes_on(
+    tokenizer, folder, tmp_path, length
+):
+    output = tmp_path / "tokens.jsonl"
+    tokenize_to(output, [folder], tokenizer)
+    first = output.read_text().splitlines()[0]
+    for cut in {length, first.index('", "tokens') + length % 12}:
+        output.write_text(first[:cut])
+        assert tokenize_to(output, [folder], tokenizer).done == 4
+        check(read_lines(output), folder, tokenizer)
+
+
+def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    tokenize_to(output, [folder / "a.wav"], tokenizer)
+    before = output.read_text()
+    for text in (before, before.rstrip()):
+        output.write_text(text)
+        with pytest.raises(ValueError, match="computed in fp32, not in bf16"):
+            tokenize_to(output, [folder], tokenizer.bfloat16())
+        assert output.read_text() == text
+    options = ("--device=cpu", "--precision=fp16")
+    done = run(
+        "tokenize", folder, f"--model={model}", f"--out={output}", *options
+    )
+    assert done.exit_code == 1 and "not in fp16" in done.output
+
+
 def test_an_array_file(tokenizer, folder, tmp_path):
     output = tmp_path / "tokens.npz"
     tokenize_to(output, [folder], tokenizer)
@@ -192,6 +242,7 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
     (output / "a.wav").write_text("mine")
     assert reconstruct_files([folder / "a.wav"], tokenizer, output).done == 1
     assert (output / "a.wav").read_text() == "mine"
+    (folder / "c.flac").touch()
     for places, where in (
         ([folder / "a.wav"], folder),
         (
@@ -201,6 +252,20 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
     ):
         with pytest.raises(ValueError, match="would be written as"):
             reconstruct_files(places, tokenizer, where)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    output = tmp_path / "out"
+    # The nearest to a full disk that can be had without one.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="a.wav cannot be written"):
+            reconstruct_files([folder / "a.wav"], tokenizer, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(output.iterdir())
 
 
 def run(*arguments):
@@ -222,6 +287,15 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     assert not list(tmp_path.glob("b.npz*"))
     none = run("tokenize", tmp_path / "run", *options, "--out", output)
     assert none.exit_code == 1 and "no audio files" in none.output
+    typo = run("tokenize", "missing.wav", *options, "--out", output)
+    assert typo.exit_code == 1
+    assert "Left out: missing.wav: there is no such file." in typo.output
+    assert "0 files done, 1 left out." in typo.output
+    wrong = ("--model", model, "--device", "nonsense")
+    for verb in ("tokenize", "reconstruct"):
+        done = run(verb, folder, *wrong, "--out", tmp_path / "none")
+        assert done.exit_code == 1
+        assert "Error: The device 'nonsense' cannot be used" in done.output
     lost = run("tokenize", folder, "--model", tmp_path, "--out", output)
     assert lost.exit_code == 1 and "hyperparams.yaml" in lost.output
     again = run(

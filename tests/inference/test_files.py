@@ -65,6 +65,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(AudioError, match=f"{name}: cannot be read"):
             list(audio_blocks(tmp_path / name, 16000))
+    with pytest.raises(AudioError, match="none.wav: there is no such file"):
+        list(audio_blocks(tmp_path / "none.wav", 16000))
     soundfile.write(tmp_path / "c.wav", torch.zeros(0), 16000)
     with pytest.raises(AudioError, match="c.wav: holds no sound"):
         list(audio_blocks(tmp_path / "c.wav", 16000))
@@ -80,11 +82,11 @@ def test_an_error_of_the_reader_of_blocks_stays_its_own(tmp_path):
 def test_folders_are_searched(tmp_path):
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / ".hidden").mkdir()
-    for name in ("b.WAV", "a.flac", "deep/er/c.opus", "notes.txt"):
+    for name in ("b.WAV", "a.flac", "deep/er/c.opus", "notes.txt", "b.x"):
         (tmp_path / name).touch()
     (tmp_path / ".hidden" / "d.wav").touch()
-    found = find_audio([tmp_path, tmp_path / "b.WAV", "missing.x"])
+    found = find_audio([tmp_path, tmp_path / "b.WAV", tmp_path / "b.x"])
     names = [str(name) for name in found.values()]
-    assert names == ["a.flac", "b.WAV", "deep/er/c.opus", "missing.x"]
+    assert names == ["a.flac", "b.WAV", "deep/er/c.opus", "b.x"]
     with pytest.raises(FileNotFoundError, match="no audio files in"):
         find_audio([tmp_path / "deep" / "none" / ".."][:0])

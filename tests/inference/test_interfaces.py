@@ -35,6 +35,12 @@ def test_a_model_knows_where_it_is_from(model, tokenizer):
     assert again.fingerprint != tokenizer.fingerprint
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_told(model, device):
+    with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
+        VQTokenizer.from_hparams(model, run_opts={"device": device})
+
+
 class TinyBrain(sb.Brain):
     """Learns to tell tokens apart."""
 

@@ -25,6 +25,7 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
 from speechbrain_vq.hub import ExportRefused, export_pretrained
+from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
@@ -169,6 +170,7 @@ def finish(brain, hparams):
     folder = pathlib.Path(hparams["output_folder"])
     results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
     results.update(brain.vq_stats["test"])
+    note_corpus(hparams, folder)
     try:
         model = export_pretrained(folder, folder / "model", results=results)
         logger.info('VQTokenizer.from_hparams("%s") loads the model', model)
