@@ -50,6 +50,8 @@ def read_audio(
     AudioError
         If the file is missing, not audio, cut short or empty.
     """
+    if not pathlib.Path(path).exists():
+        raise AudioError(f"{path}: there is no such file.")
     try:
         with soundfile.SoundFile(str(path)) as file:
             rate = file.samplerate
