@@ -130,14 +130,20 @@ class Matrix:
             if r and r.get(column) is not None
         ]
 
+    def ended(self):
+        """How many seeds of each arm have ended, of those that have any."""
+        seeds = self.task["seeds"]
+        numbers = {
+            arm: sum(self.result(arm, seed) is not None for seed in seeds)
+            for arm in self.arms
+        }
+        return {arm: number for arm, number in numbers.items() if number}
+
     def table(self):
         """The rows of the table, as text."""
         columns = self.task["columns"]
         yield ["arm", *(c["title"] for c in columns.values()), "seeds"]
-        for arm in self.arms:
-            ended = [s for s in self.task["seeds"] if self.result(arm, s)]
-            if not ended:
-                continue
+        for arm, ended in self.ended().items():
             cells = []
             for name, column in columns.items():
                 values, form = self.values(arm, name), column["format"]
@@ -148,7 +154,7 @@ class Matrix:
                 low, high = (format(f(values), form) for f in (min, max))
                 spread = f" ({low} to {high})" if len(values) > 1 else ""
                 cells.append(middle + spread)
-            yield [arm, *cells, str(len(ended))]
+            yield [arm, *cells, str(ended)]
 
     def write(self, stem):
         """Writes the table as Markdown and CSV, and a plot."""
@@ -194,23 +200,24 @@ class Matrix:
         from matplotlib import pyplot
 
         columns = self.task["columns"]
+        arms = list(self.ended())
         figure, axes = pyplot.subplots(
             1,
             len(columns),
-            figsize=(3 * len(columns) + 1, 0.35 * len(self.arms) + 1),
+            figsize=(3 * len(columns) + 1, 0.35 * len(arms) + 1),
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
         for axis, (name, column) in zip(axes[0], columns.items(), strict=True):
-            for row, arm in enumerate(self.arms):
+            for row, arm in enumerate(arms):
                 values = self.values(arm, name)
                 axis.plot(values, [row] * len(values), "o", alpha=0.6)
                 if values:
                     axis.plot(statistics.median(values), row, "k|", ms=14)
             axis.set_title(column["title"], fontsize="medium")
             axis.grid(axis="x", alpha=0.3)
-        axes[0][0].set_yticks(range(len(self.arms)), self.arms)
+        axes[0][0].set_yticks(range(len(arms)), arms)
         axes[0][0].invert_yaxis()
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
