@@ -17,7 +17,7 @@ _BLOCK_ELEMENTS_ACCELERATOR = 2**25
 
 # Columns of a block are reduced in groups of this many: torch vectorises
 # `amin` and not `argmin`, so only the winning group is searched by `argmin`.
-_GROUP = 32
+_GROUP = 64
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
