@@ -1,5 +1,5 @@
-"""How well codes cluster what they stand for: measures of a table of how often
-each class met each code.
+"""How well codes cluster what they stand for, by a table of how often each
+class met each code; for the many-to-one mapping see ``phone_purity``.
 
 Authors
  * speechbrain_vq authors 2026
@@ -9,32 +9,6 @@ import torch
 
 from speechbrain_vq.evaluation.units import mutual_information
 from speechbrain_vq.nnet.losses import entropy
-
-
-def mapping_accuracy(counts: torch.Tensor) -> float:
-    """The share that is right if every code stands for the class that it met
-    most often (many-to-one mapping, also known as purity).
-
-    The mapping is made of the same counts, so that more codes alone raise it:
-    with a code for each sample it is 1.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        How often each class met each code, [classes, codes].
-
-    Returns
-    -------
-    float
-        In 0..1; 0 where nothing was counted.
-
-    Example
-    -------
-    >>> mapping_accuracy(torch.tensor([[6, 0, 1], [0, 2, 1]]))
-    0.9
-    """
-    total = int(counts.sum())
-    return int(counts.amax(0).sum()) / total if total else 0.0
 
 
 def nmi(counts: torch.Tensor) -> float:

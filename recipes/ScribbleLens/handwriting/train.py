@@ -24,8 +24,8 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.audio import random_start
-from speechbrain_vq.evaluation.clustering import mapping_accuracy, nmi
-from speechbrain_vq.evaluation.units import PhoneUnitCounts
+from speechbrain_vq.evaluation.clustering import nmi
+from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
 from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
@@ -129,7 +129,7 @@ class HandwritingBrain(VQBrain):
             return
         counts = self.codes.counts()
         if len(counts):
-            stats["mapping_accuracy"] = mapping_accuracy(counts)
+            stats["mapping_accuracy"] = phone_purity(counts)
             stats["nmi"] = nmi(counts)
         self.hparams.train_logger.log_stats(
             {"step": self.optimizer_step}, test_stats=stats
