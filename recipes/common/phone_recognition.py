@@ -5,7 +5,6 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import json
 import logging
 import pathlib
 from collections.abc import Callable
@@ -13,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import speechbrain as sb
-from filelock import FileLock
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataio import load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.decoders import ctc_greedy_decode
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from speechbrain_vq.dataio.audio import read_audio, usable
-from speechbrain_vq.hub import ExportRefused, export_pretrained
-from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.common.runs import (
+    finish,
+    fit_features,
+    prepared,
+    start,
+)
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.training import VQBrain
 
@@ -195,19 +196,6 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
     return datasets
 
 
-def fit_features(
-    hparams: dict, train: DynamicItemDataset, number: int = 200
-) -> None:
-    """Finds the normalization of the features, on every so many-th
-    utterance."""
-    features = hparams["features"]
-    names = sorted(train.data)[:: max(len(train.data) // number, 1)]
-    features.fit(
-        read_audio(train.data[name]["wav"], features.sample_rate).unsqueeze(0)
-        for name in names
-    )
-
-
 def make_sampler(
     hparams: dict, train: DynamicItemDataset
 ) -> DynamicBatchSampler:
@@ -224,31 +212,19 @@ def make_sampler(
     )
 
 
-def finish(brain: PhoneBrain, hparams: dict) -> None:
-    """Exports the model and writes the results of the test, which are last:
-    where they are, the run is complete."""
+def finish_run(brain: PhoneBrain, hparams: dict) -> None:
+    """Writes what is found in the test, and the model."""
     folder = pathlib.Path(hparams["output_folder"])
-    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
-    if not hparams["quantizer"].bypass:
-        results.update(brain.vq_stats["test"])
     with open(folder / "per.txt", "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
-    try:
-        model = export_pretrained(folder, folder / "model", results=results)
-        logger.info('VQPretrained.from_hparams("%s") loads the model', model)
-    except ExportRefused as refusal:
-        logger.warning("No model was exported. %s", refusal)
-    path = folder / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    logger.info("Phone error rate %.2f %%: %s", results["per"], path)
+    bypass = hparams["quantizer"].bypass
+    finish(hparams, brain.results, {} if bypass else brain.vq_stats["test"])
 
 
 def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
     """From manifests to results; returns the Brain."""
     datasets = dataio_prep(hparams, folder)
-    fit_features(hparams, datasets["train"])
+    fit_features(hparams["features"], datasets["train"].data)
     brain = PhoneBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -267,7 +243,7 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
         valid_loader_kwargs=dict(whole),
     )
     brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
-    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
+    run_on_main(finish_run, kwargs={"brain": brain, "hparams": hparams})
     return brain
 
 
@@ -287,23 +263,5 @@ def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
     PhoneBrain
         Trained and tested.
     """
-    hparams_file, run_opts, overrides = parse_arguments(argv)
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    ddp_init_group(run_opts)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
-    run_on_main(_prepare_alone, args=[prepare, hparams])
-    folder = prepare(**hparams["corpus"])  # Finds it done
-    return train(hparams, run_opts, folder)
-
-
-def _prepare_alone(prepare, hparams):
-    """Runs side by side share their manifests: the first writes them."""
-    folder = pathlib.Path(hparams["manifest_folder"])
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        prepare(**hparams["corpus"])
+    hparams, run_opts = start(argv)
+    return train(hparams, run_opts, prepared(prepare, hparams))

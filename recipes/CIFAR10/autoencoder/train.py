@@ -10,7 +10,6 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import json
 import logging
 import math
 import pathlib
@@ -18,20 +17,18 @@ import sys
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from PIL import Image
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from torch.utils.data import TensorDataset
 
-from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.lobes.images import truncated_levels
 from speechbrain_vq.nnet.losses import entropy
-from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     SPLITS,
     prepare,
     read_images,
 )
+from speechbrain_vq.recipes.common.runs import finish, start
 from speechbrain_vq.training import VQBrain
 
 logger = logging.getLogger(__name__)
@@ -131,34 +128,8 @@ class ImageBrain(VQBrain):
         partial.replace(folder / name)
 
 
-def finish(brain, hparams):
-    """Exports the model and writes the results of the test, which are last:
-    where they are, the run is complete."""
-    folder = pathlib.Path(hparams["output_folder"])
-    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
-    results.update(brain.vq_stats["test"])
-    try:
-        model = export_pretrained(folder, folder / "model", results=results)
-        logger.info('VQPretrained.from_hparams("%s") loads the model', model)
-    except ExportRefused as refusal:
-        logger.warning("No model was exported. %s", refusal)
-    path = folder / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    logger.info("The results are in %s", path)
-
-
 if __name__ == "__main__":
-    hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    ddp_init_group(run_opts)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
+    hparams, run_opts = start(sys.argv[1:])
     corpus = {
         "data_folder": hparams["data_folder"],
         "save_folder": hparams["images_folder"],
@@ -191,4 +162,4 @@ if __name__ == "__main__":
         valid_loader_kwargs=dict(whole),
     )
     brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
-    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
+    run_on_main(finish, args=[hparams, brain.results, brain.vq_stats["test"]])

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import read_audio, usable
 from speechbrain_vq.nnet.checks import check_choice
+from speechbrain_vq.recipes.common.runs import write_results
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     data_root,
     prepare,
@@ -234,11 +235,7 @@ def finish(brain, hparams):
     } | brain.results
     with open(hparams["per_file"], "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
-    path = pathlib.Path(hparams["output_folder"]) / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    logger.info("Phone error rate %.1f %%: %s", results["per"], path)
+    write_results(hparams["output_folder"], results)
 
 
 def train(hparams, run_opts=None):

@@ -14,22 +14,19 @@ Authors
 import json
 import logging
 import math
-import pathlib
 import sys
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.audio import random_start
 from speechbrain_vq.evaluation.clustering import nmi
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
-from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
-from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.common.runs import finish, start
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     LineImages,
     prepare,
@@ -216,35 +213,8 @@ def use_of_codes(brain):
     return {**stats, "fillable_codes": codes, "used_of_fillable_percent": used}
 
 
-def finish(brain, hparams):
-    """Exports the model and writes the results of the test, which are last:
-    where they are, the run is complete."""
-    folder = pathlib.Path(hparams["output_folder"])
-    results = {"arm": hparams["arm"], "seed": hparams["seed"], **brain.results}
-    results.update(use_of_codes(brain))
-    try:
-        model = export_pretrained(folder, folder / "model", results=results)
-        logger.info('VQPretrained.from_hparams("%s") loads the model', model)
-    except ExportRefused as refusal:
-        command = f"speechbrain-vq export --force {folder} {folder / 'model'}"
-        logger.warning("No model was exported. %s (%s)", refusal, command)
-    path = folder / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    logger.info("The results are in %s", path)
-
-
 if __name__ == "__main__":
-    hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    ddp_init_group(run_opts)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
+    hparams, run_opts = start(sys.argv[1:])
     corpus = {
         "data_folder": hparams["data_folder"],
         "save_folder": hparams["manifest_folder"],
@@ -279,4 +249,4 @@ if __name__ == "__main__":
         valid_loader_kwargs=evaluation,
     )
     brain.evaluate(datasets["test"], test_loader_kwargs=evaluation)
-    run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
+    run_on_main(finish, args=[hparams, brain.results, use_of_codes(brain)])

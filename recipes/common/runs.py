@@ -1,0 +1,146 @@
+"""How a recipe's run begins and ends.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import speechbrain as sb
+from filelock import FileLock
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import ddp_init_group, run_on_main
+
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.hub import ExportRefused, export_pretrained
+from speechbrain_vq.hub.corpus import note_corpus
+from speechbrain_vq.presets import parse_arguments
+
+logger = logging.getLogger(__name__)
+
+
+def start(argv: list[str]) -> tuple[dict, dict]:
+    """From a command line to a folder for the run.
+
+    Arguments
+    ---------
+    argv : list of str
+        What follows the name of the script: the yaml file, run options and
+        overrides.
+
+    Returns
+    -------
+    tuple
+        The hyperparameters and the run options.
+    """
+    hparams_file, run_opts, overrides = parse_arguments(argv)
+    with open(hparams_file, encoding="utf-8") as fin:
+        hparams = load_hyperpyyaml(fin, overrides)
+    ddp_init_group(run_opts)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    return hparams, run_opts
+
+
+def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
+    """Has the manifests written, and says where.
+
+    Arguments
+    ---------
+    prepare : callable
+        Writes the manifests, and gives their folder; finds it done, if it
+        is. It gets what the yaml has under ``corpus``.
+    hparams : dict
+        The hyperparameters.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+    """
+    run_on_main(_prepare_alone, args=[prepare, hparams])
+    return prepare(**hparams["corpus"])
+
+
+def fit_features(
+    features: Any,
+    items: dict[str, dict],
+    longest: float | None = None,
+    number: int = 200,
+) -> None:
+    """Finds the normalization of the features, on every so many-th utterance.
+
+    Arguments
+    ---------
+    features : LogMel
+        What is fitted.
+    items : dict
+        Utterances by name, ``wav`` in each.
+    longest : float, optional
+        Seconds to hear of an utterance.
+    number : int
+        Of utterances, about.
+    """
+    names = sorted(items)[:: max(len(items) // number, 1)]
+    features.fit(
+        read_audio(
+            items[name]["wav"], features.sample_rate, duration=longest
+        ).unsqueeze(0)
+        for name in names
+    )
+
+
+def finish(hparams: dict, *results: dict) -> None:
+    """Exports the model and writes the results of the test.
+
+    Arguments
+    ---------
+    hparams : dict
+        The hyperparameters.
+    *results : dict
+        What was found.
+    """
+    found = {key: hparams[key] for key in ("arm", "seed")}
+    for part in results:
+        found.update(part)
+    folder = pathlib.Path(hparams["output_folder"])
+    note_corpus(hparams, folder)
+    try:
+        model = export_pretrained(folder, folder / "model", results=found)
+        interface = hparams["inference"]["interface"]
+        logger.info('%s.from_hparams("%s") loads the model', interface, model)
+    except ExportRefused as refusal:
+        logger.warning("No model was exported. %s", refusal)
+    write_results(folder, found)
+
+
+def write_results(folder: str | pathlib.Path, results: dict) -> None:
+    """Writes ``results.json``, which is last: where it is, a run is complete.
+
+    Arguments
+    ---------
+    folder : path
+        Of the run.
+    results : dict
+        Of numbers and names.
+    """
+    path = pathlib.Path(folder) / "results.json"
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    logger.info("The results are in %s", path)
+
+
+def _prepare_alone(prepare, hparams):
+    """Runs side by side may share their manifests: the first writes them."""
+    folder = pathlib.Path(hparams["manifest_folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        prepare(**hparams["corpus"])

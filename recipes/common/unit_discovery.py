@@ -1,0 +1,195 @@
+"""Discovering speech units with a vector-quantized autoencoder: what the
+recipes of this task share. Theirs are the data and the numbers in their yaml.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataio import load_data_csv, load_data_json
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_vq.dataio.audio import random_start, read_audio, usable
+from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.recipes.common.runs import (
+    finish,
+    fit_features,
+    prepared,
+    start,
+)
+from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
+from speechbrain_vq.training import VQBrain
+
+
+class UnitBrain(VQBrain):
+    """Learns to say features again through a quantizer."""
+
+    def compute_forward(self, batch, stage):
+        """Features, and the features made of their units."""
+        batch = batch.to(self.device)
+        features, lengths = self.modules.features(*batch.sig)
+        latents, token_lengths = self.modules.encoder(features, lengths)
+        vq = self.modules.quantizer(latents, token_lengths)
+        speaker = self.modules.speaker(features, lengths)
+        decoded = self.modules.decoder(vq.quantized, speaker, token_lengths)
+        return features, lengths, decoded[:, : features.shape[1]], vq
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Mean absolute error over valid frames, and the quantizer's loss."""
+        features, lengths, decoded, vq = predictions
+        mask = frame_mask(features, lengths).unsqueeze(-1)
+        error = ((decoded - features).abs() * mask).sum()
+        size = mask.sum() * features.shape[-1]
+        if stage != sb.Stage.TRAIN:
+            self.error_sum += float(error)
+            self.error_size += float(size)
+        if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
+            self.count_units(batch, vq.indices)
+        return error / size + vq.loss
+
+    def count_units(self, batch, indices):
+        """Adds a batch to the table of phones and units."""
+        _, lengths = batch.sig
+        seconds = lengths * batch.sig.data.shape[1] / self.hparams.sample_rate
+        tokens = torch.round(seconds * self.hparams.token_rate).long()
+        for name, units, number in zip(
+            batch.id, indices.tolist(), tokens.tolist(), strict=True
+        ):
+            # Not every corpus has phones.
+            self.units.add(units[:number], self.phones.get(name, []))
+
+    def on_stage_start(self, stage, epoch=None):
+        """Empties the sums."""
+        self.error_sum = self.error_size = 0.0
+        self.units = PhoneUnitCounts(
+            self.hparams.codebook_size, self.hparams.token_rate
+        )
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, saves, and writes the results of a test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        error = self.error_sum / self.error_size
+        stats = {"loss": stage_loss, "reconstruction_error": error}
+        if stage == sb.Stage.VALID:
+            self.hparams.train_logger.log_stats(
+                {"epoch": epoch, "step": self.optimizer_step},
+                train_stats=self.train_stats,
+                valid_stats=stats,
+            )
+            self.checkpointer.save_and_keep_only(
+                meta=stats, importance_keys=[], num_to_keep=1
+            )
+            return
+        counts = self.units.counts()
+        if len(counts):
+            stats["pnmi"] = pnmi(counts)
+        self.hparams.train_logger.log_stats(
+            {"step": self.optimizer_step}, test_stats=stats
+        )
+        self.results = {"steps": self.optimizer_step, **stats}
+
+
+def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
+    """The items of a json manifest, or of a csv where there is no json."""
+    root = {"data_root": data_root(folder)}
+    path = folder / f"{split}.json"
+    if path.exists():
+        return DynamicItemDataset(load_data_json(str(path), root))
+    data = load_data_csv(str(folder / f"{split}.csv"), root)
+    for item in data.values():
+        item["length"] = item.pop("duration")
+    return DynamicItemDataset(data)
+
+
+def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
+    """The three datasets of a folder of manifests."""
+
+    @sb.utils.data_pipeline.takes("id", "wav", "length")
+    @sb.utils.data_pipeline.provides("sig")
+    def segment(name, path, seconds):
+        piece = hparams["segment"]
+        epoch = hparams["epoch_counter"].current
+        start = random_start(name, epoch, seconds, piece)
+        return read_audio(path, hparams["sample_rate"], start, piece)
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def whole(path):
+        return read_audio(
+            path, hparams["sample_rate"], duration=hparams["longest"]
+        )
+
+    datasets = {}
+    for split in SPLITS:
+        training = split == "train"
+        dataset = read_manifest(folder, split)
+        dataset.add_dynamic_item(segment if training else whole)
+        dataset.set_output_keys(["id", "sig"])
+        datasets[split] = usable(dataset).filtered_sorted(
+            sort_key=None if training else "length",
+            # Two frames.
+            key_min_value={
+                "length": 2 * hparams["hop_length"] / hparams["sample_rate"]
+            },
+        )
+    return datasets
+
+
+def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> UnitBrain:
+    """From manifests to results; returns the Brain."""
+    datasets = dataio_prep(hparams, folder)
+    features = hparams["features"]
+    fit_features(features, datasets["train"].data, hparams["longest"])
+    brain = UnitBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.phones = {
+        name: item.get("phones", [])
+        for name, item in datasets["test"].data.items()
+    }
+    loader = {"num_workers": hparams["num_workers"]}
+    training = {"batch_size": hparams["batch_size"], "shuffle": True, **loader}
+    whole = {"batch_size": hparams["valid_batch_size"], **loader}
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs=training,
+        valid_loader_kwargs=dict(whole),
+    )
+    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
+    run_on_main(finish, args=[hparams, brain.results, brain.vq_stats["test"]])
+    return brain
+
+
+def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> UnitBrain:
+    """A recipe: from what follows the name of its script to its results.
+
+    Arguments
+    ---------
+    prepare : callable
+        Writes the manifests, and gives their folder. It gets what the yaml
+        has under ``corpus``.
+    argv : list of str
+        The yaml file, run options and overrides.
+
+    Returns
+    -------
+    UnitBrain
+        Trained and tested.
+    """
+    hparams, run_opts = start(argv)
+    return train(hparams, run_opts, prepared(prepare, hparams))
