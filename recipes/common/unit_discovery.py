@@ -37,9 +37,13 @@ class UnitBrain(VQBrain):
         features, lengths = self.modules.features(*batch.sig)
         latents, token_lengths = self.modules.encoder(features, lengths)
         vq = self.modules.quantizer(latents, token_lengths)
-        speaker = self.modules.speaker(features, lengths)
+        speaker = self.speaker(batch, features, lengths)
         decoded = self.modules.decoder(vq.quantized, speaker, token_lengths)
         return features, lengths, decoded[:, : features.shape[1]], vq
+
+    def speaker(self, batch, features, lengths):
+        """Whose voice it is, for the decoder, [B, S]."""
+        return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
         """Mean absolute error over valid frames, and the quantizer's loss."""

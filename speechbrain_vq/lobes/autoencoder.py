@@ -15,6 +15,37 @@ from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 
+def utterance_moments(
+    features: torch.Tensor, lengths: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each channel over the time of an
+    utterance.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Features, [B, T, C].
+    lengths : torch.Tensor
+        Relative lengths, [B].
+
+    Returns
+    -------
+    tuple
+        Means and standard deviations, [B, C] each.
+
+    Example
+    -------
+    >>> mean, std = utterance_moments(torch.ones(2, 9, 4), torch.ones(2))
+    >>> mean.shape, bool(std.max() < 0.01)
+    (torch.Size([2, 4]), True)
+    """
+    mask = frame_mask(features, lengths).unsqueeze(2).to(features.dtype)
+    count = mask.sum(1).clamp(min=1)
+    mean = (features * mask).sum(1) / count
+    variance = ((features - mean.unsqueeze(1)) * mask).square().sum(1)
+    return mean, (variance / count + 1e-5).sqrt()
+
+
 class ConvBlock(nn.Module):
     """Two convolutions with a residual connection.
 
@@ -54,6 +85,11 @@ class ConvEncoder(nn.Module):
         makes 25.
     num_blocks : int
         Residual blocks after the striding.
+    utterance_norm : bool
+        Whether to take mean and standard deviation over time out of each
+        channel of an utterance's features, and so much of whose voice it is
+        (instance normalization; Chou et al. 2019, arXiv 1904.05742). A latent
+        then depends on the whole utterance.
 
     Example
     -------
@@ -70,9 +106,11 @@ class ConvEncoder(nn.Module):
         channels: int = 256,
         stride: int = 2,
         num_blocks: int = 2,
+        utterance_norm: bool = False,
     ):
         super().__init__()
         self.stride = stride
+        self.utterance_norm = utterance_norm
         self.first = nn.Conv1d(input_dim, channels, 3, padding=1)
         self.down = nn.Conv1d(
             channels, channels, 2 * stride, stride, padding=stride // 2
@@ -83,8 +121,11 @@ class ConvEncoder(nn.Module):
         self.last = nn.Conv1d(channels, output_dim, 1)
 
     @property
-    def context(self) -> tuple[int, int]:
-        """Frames that a latent depends on before and after its own stride."""
+    def context(self) -> tuple[int, int] | None:
+        """Frames that a latent depends on before and after its own stride;
+        None: all of them."""
+        if self.utterance_norm:
+            return None
         around = sum(b.wide.kernel_size[0] // 2 for b in self.blocks)
         around = around * self.stride + self.first.kernel_size[0] // 2
         half = self.stride // 2
@@ -110,6 +151,10 @@ class ConvEncoder(nn.Module):
         """
         frames = torch.round(lengths * features.shape[1])
         mask = frame_mask(features, lengths).unsqueeze(1)
+        if self.utterance_norm:
+            mean, std = utterance_moments(features, lengths)
+            features = (features - mean.unsqueeze(1)) / std.unsqueeze(1)
+            features = features * mask.transpose(1, 2)
         # Whole strides, and the margin that the strided kernel reaches over.
         extra = -features.shape[1] % self.stride
         x = self.first(features.transpose(1, 2)) * mask
@@ -235,9 +280,5 @@ class SpeakerEncoder(nn.Module):
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
         """[B, T, input_dim] with relative lengths [B] to [B, output_dim]."""
-        mask = frame_mask(features, lengths).unsqueeze(2).to(features.dtype)
-        count = mask.sum(1).clamp(min=1)
-        mean = (features * mask).sum(1) / count
-        variance = ((features - mean.unsqueeze(1)) * mask).square().sum(1)
-        std = (variance / count + 1e-5).sqrt()
-        return self.norm(self.linear(torch.cat((mean, std), dim=1)))
+        moments = utterance_moments(features, lengths)
+        return self.norm(self.linear(torch.cat(moments, dim=1)))

@@ -19,10 +19,13 @@ RATE = 16000
 
 @pytest.mark.parametrize("samples", [RATE, RATE + 159, 12345, 400])
 @pytest.mark.parametrize("stride", [2, 4])
-def test_padding_changes_nothing(samples, stride):
+@pytest.mark.parametrize("norm", [False, True])
+def test_padding_changes_nothing(samples, stride, norm):
     torch.manual_seed(0)
     features = LogMel(n_mels=20)
-    encoder = ConvEncoder(20, 8, channels=16, stride=stride)
+    encoder = ConvEncoder(
+        20, 8, channels=16, stride=stride, utterance_norm=norm
+    )
     decoder = ConvDecoder(8, 20, 4, channels=16, stride=stride)
     speaker = SpeakerEncoder(20, 4).eval()
 
@@ -99,3 +102,21 @@ def test_zeros_stand_for_the_average_speaker():
     torch.testing.assert_close(
         voices.mean(0), torch.zeros(4), atol=0.05, rtol=0
     )
+
+
+def test_the_norm_of_an_utterance_takes_out_level_and_scale_of_its_bands():
+    torch.manual_seed(0)
+    plain = ConvEncoder(20, 8, channels=16)
+    normed = ConvEncoder(20, 8, channels=16, utterance_norm=True)
+    normed.load_state_dict(plain.state_dict())
+    features, lengths = torch.randn(2, 100, 20), torch.ones(2)
+    other = features * torch.rand(20).add(0.5) + torch.randn(20)
+    torch.testing.assert_close(
+        normed(features, lengths)[0],
+        normed(other, lengths)[0],
+        atol=1e-3,
+        rtol=1e-3,
+    )
+    difference = plain(features, lengths)[0] - plain(other, lengths)[0]
+    assert difference.abs().max() > 0.1
+    assert plain.context is not None and normed.context is None
