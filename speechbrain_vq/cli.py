@@ -11,6 +11,8 @@ import sys
 
 import click
 
+from speechbrain_vq.dataio.replacing import replacing
+
 
 @click.group()
 @click.version_option(package_name="speechbrain-vq")
@@ -62,9 +64,8 @@ def demo(output, seed, steps, minutes, json_file) -> None:
         raise click.ClickException(str(error)) from error
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        partial = json_file.with_name(json_file.name + ".partial")
-        partial.write_text(json.dumps(figures, indent=2) + "\n")
-        partial.replace(json_file)
+        with replacing(json_file) as partial:
+            partial.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 @main.command(

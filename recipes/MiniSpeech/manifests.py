@@ -12,6 +12,8 @@ import os
 import pathlib
 from collections.abc import Iterable
 
+from speechbrain_vq.dataio.replacing import replacing
+
 logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike
@@ -223,9 +225,8 @@ def write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
 
 def _write_text(path: pathlib.Path, text: str) -> None:
     """Writes all of a file or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8", newline="\n")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8", newline="\n")
 
 
 def _json_lines(utts: dict[str, dict]) -> str:

@@ -41,6 +41,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.replacing import replacing
+
 logger = logging.getLogger(__name__)
 
 ROOT = "scribblelens.corpus.v1"
@@ -510,8 +512,6 @@ def _read_line(root, alignments, image: str, transcript: str) -> dict:
 
 
 def _write(path: pathlib.Path, content: dict) -> None:
-    """Writes all of a file or nothing; runs side by side do no harm."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     text = json.dumps(content, ensure_ascii=False, indent=0)
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
@@ -132,9 +133,9 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
         Of numbers and names.
     """
     path = pathlib.Path(folder) / "results.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(results, indent=2) + "\n"
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     logger.info("The results are in %s", path)
 
 

@@ -9,6 +9,8 @@ import logging
 import pathlib
 from typing import Any, NamedTuple
 
+from speechbrain_vq.dataio.replacing import replacing
+
 logger = logging.getLogger(__name__)
 
 # By what corpus.json calls them. The others are a user's own.
@@ -95,9 +97,9 @@ def note_corpus(training: dict[str, Any], run_folder: pathlib.Path) -> None:
     note = {**corpus._asdict(), "example": None}
     if corpus.example is not None:
         note["example"] = str(corpus.example.resolve())
-    partial = run_folder / f".{NOTE}.partial"
-    partial.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    partial.replace(run_folder / NOTE)
+    text = json.dumps(note, indent=2) + "\n"
+    with replacing(run_folder / NOTE) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _by_manifests(training, run_folder):

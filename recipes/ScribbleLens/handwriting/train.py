@@ -56,6 +56,14 @@ class HandwritingBrain(VQBrain):
                     f"{name}_optimizer", optimizer
                 )
 
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rates, functions of the step alone."""
+        # At step 0 of a warm-up they would be 0.
+        step = self.optimizer_step + 1
+        for name, optimizer in self.optimizers_dict.items():
+            if name in self.hparams.lr_annealing:
+                self.hparams.lr_annealing[name](optimizer, step)
+
     def compute_forward(self, batch, stage):
         """What is predicted of pixels and of characters, and the codes."""
         batch = batch.to(self.device)
@@ -95,8 +103,11 @@ class HandwritingBrain(VQBrain):
         )
 
     def count_codes(self, batch, indices, lengths):
-        """Adds a batch to the table of characters and codes."""
+        """Adds a batch to the table of characters and codes; those of the
+        first codebook, where there are several."""
         tokens = torch.round(lengths * indices.shape[1]).long().tolist()
+        # Of the first codebook, where there are several.
+        indices = indices.view(*indices.shape[:2], -1)[..., 0]
         for name, codes, number in zip(
             batch.id, indices.tolist(), tokens, strict=True
         ):
@@ -134,14 +145,9 @@ class HandwritingBrain(VQBrain):
         self.results = {"steps": self.optimizer_step, **stats}
 
     def end_epoch(self, epoch, stats):
-        """Anneals the learning rate, logs and saves."""
-        optimizer = self.optimizers_dict["model"]
-        lr, new_lr = self.hparams.lr_annealing(
-            [optimizer], epoch, stats["bits_per_dim"]
-        )
-        sb.nnet.schedulers.update_learning_rate(optimizer, new_lr)
+        """Logs and saves."""
         self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "step": self.optimizer_step, "lr": lr},
+            {"epoch": epoch, "step": self.optimizer_step},
             train_stats=self.train_stats,
             valid_stats=stats,
         )
