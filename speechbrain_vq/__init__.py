@@ -10,7 +10,7 @@ from ._lazy import attach
 
 if TYPE_CHECKING:
     from .hub import export_pretrained, push_to_hub
-    from .inference import VQTokenizer
+    from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
         Reservoir,
@@ -29,7 +29,7 @@ __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "hub": ["export_pretrained", "push_to_hub"],
-        "inference": ["VQTokenizer"],
+        "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",
             "Reservoir",

@@ -195,15 +195,25 @@ def _uses_model(command):
     return command
 
 
-def _run_model(run, model, revision, run_opts):
+_choose_vocoder = click.option(
+    "--vocoder",
+    metavar="FOLDER|ORG/NAME",
+    help="A HiFi-GAN of SpeechBrain, or one on units; default: Griffin-Lim.",
+)
+
+
+def _run_model(
+    run, model, revision, run_opts, interface="VQTokenizer", **options
+):
     """Loads a model, runs what is to be run with it, says how it went."""
+    from speechbrain_vq import inference
     from speechbrain_vq.hub import HubError
-    from speechbrain_vq.inference import VQTokenizer
 
     run_opts = {key: value for key, value in run_opts.items() if value}
+    loader = getattr(inference, interface)
     try:
         result = run(
-            VQTokenizer.from_hparams(model, revision, run_opts=run_opts)
+            loader.from_hparams(model, revision, run_opts=run_opts, **options)
         )
     except KeyboardInterrupt:
         raise click.ClickException(
@@ -268,13 +278,16 @@ def tokenize(
 
 @main.command()
 @_uses_model
+@_choose_vocoder
 @click.option(
     "--out",
     required=True,
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     help="The folder for the wav files.",
 )
-def reconstruct(places, model, revision, device, out, overwrite) -> None:
+def reconstruct(
+    places, model, revision, device, vocoder, out, overwrite
+) -> None:
     """Write what the tokens keep of audio files, as wav files."""
     from speechbrain_vq.inference import reconstruct_files
 
@@ -285,6 +298,42 @@ def reconstruct(places, model, revision, device, out, overwrite) -> None:
         model,
         revision,
         {"device": device},
+        vocoder=vocoder,
+    )
+
+
+@main.command()
+@_uses_model
+@_choose_vocoder
+@click.option(
+    "--target",
+    "targets",
+    required=True,
+    multiple=True,
+    metavar="NAME_OR_WAV",
+    help="A speaker that the model knows, or a recording; of several, the mean.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=pathlib.Path),
+    help="The folder for the wav files; for one file also NAME.wav.",
+)
+def convert(
+    places, model, revision, device, vocoder, targets, out, overwrite
+) -> None:
+    """Write what audio files say in another voice, as wav files."""
+    from speechbrain_vq.inference import convert_files
+
+    _run_model(
+        lambda converter: convert_files(
+            places, converter, targets, out, overwrite, progress=True
+        ),
+        model,
+        revision,
+        {"device": device},
+        "VoiceConverter",
+        vocoder=vocoder,
     )
 
 
@@ -311,7 +360,7 @@ def reconstruct(places, model, revision, device, out, overwrite) -> None:
     "judges",
     multiple=True,
     metavar="MODULE:CALLABLE",
-    help="Hears the reconstructions too; may be repeated.",
+    help="Hears reconstructions and conversions; may be repeated.",
 )
 @click.option(
     "--reconstruct",
@@ -320,6 +369,20 @@ def reconstruct(places, model, revision, device, out, overwrite) -> None:
     show_default=True,
     type=click.IntRange(min=0),
     help="How many utterances.",
+)
+@click.option(
+    "--conversion-pairs",
+    "conversions",
+    default=0,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="How many utterances to say in another speaker's voice.",
+)
+@click.option(
+    "--audio",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    help="Write what was converted there, and sources and targets.",
 )
 @click.option(
     "--replicates",

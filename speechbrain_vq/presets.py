@@ -6,6 +6,7 @@ Authors
 """
 
 import io
+import re
 import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -165,7 +166,8 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Raises
     ------
     ValueError
-        If there is no such preset or a preset has no such key.
+        If there is no such preset, a preset has no such key, or it has a value
+        that the recipe would not look at.
     """
     import ruamel.yaml
     import speechbrain
@@ -178,11 +180,13 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         recipe = yaml.load(Path(hparams_file).read_text("utf-8"))
         own = recipe["vq"] if isinstance(recipe["vq"], dict) else {}
         arm = given.get("arm", recipe["arm"])
+        preset = _changed_preset(yaml, arm, changes, own)
+        _check_looked_at(yaml, hparams_file, arm, preset)
         text = io.StringIO()
         if given:
             yaml.dump(given, text)
         # A space would end the tag.
-        path = quote(str(_changed_preset(yaml, arm, changes, own)))
+        path = quote(str(preset))
         overrides = f"{text.getvalue()}\nvq: !include:{path}\n"
     return hparams_file, run_opts, overrides
 
@@ -213,6 +217,25 @@ def _changed_preset(yaml, arm: str, changes: dict, own: dict) -> Path:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
         yaml.dump(preset, file)
     return Path(file.name)
+
+
+def _check_looked_at(yaml, hparams_file: str, arm: str, path: Path) -> None:
+    """Refuses a preset that would have no effect: the recipe does not refer to
+    a key in which it is not as the default one."""
+    text = Path(hparams_file).read_text("utf-8")
+    preset, default = (
+        yaml.load(p.read_text("utf-8")) for p in (path, preset_path("robust"))
+    )
+    if "<vq>" in text:
+        return
+    looked_at = set(re.findall(r"<vq\[(\w+)\]", text))
+    for key, value in preset.items():
+        if key not in looked_at and value != default[key]:
+            raise ValueError(
+                f"{hparams_file} has no use for {key} of the preset {arm!r}, "
+                f"which is {value}: it never refers to <vq[{key}]>. Take "
+                f"another arm, or another recipe."
+            )
 
 
 def _fitting(own: dict, preset: dict) -> dict:

@@ -1,6 +1,7 @@
 """Data preparation: LibriSpeech, from its folders or through ``datasets``.
 
-The corpus has no phones: they come from a lexicon, or from a function.
+The corpus has no phones: they come from a lexicon, or from a function, for
+those who want them.
 
 Authors
  * speechbrain_vq authors 2026
@@ -8,7 +9,6 @@ Authors
 
 import hashlib
 import logging
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +17,11 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.check import AudioError, check_audio
 from speechbrain_vq.recipes.common.lexicon import Pronouncer
+from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import (
+    HOW_TO_GET,
+    ON_THE_HUB,
+    stream,
+)
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -27,21 +32,6 @@ from speechbrain_vq.recipes.MiniSpeech.manifests import (
 
 logger = logging.getLogger(__name__)
 
-# Configuration and split of openslr/librispeech_asr on the Hub.
-ON_THE_HUB = {
-    "train-clean-100": ("clean", "train.100"),
-    "train-clean-360": ("clean", "train.360"),
-    "train-other-500": ("other", "train.500"),
-    "dev-clean": ("clean", "validation"),
-    "dev-other": ("other", "validation"),
-    "test-clean": ("clean", "test"),
-    "test-other": ("other", "test"),
-}
-HOW_TO_GET = (
-    "The archives are at https://www.openslr.org/12; "
-    "--data_folder=openslr/librispeech_asr takes them from the Hub"
-)
-
 
 def prepare(
     data_folder: PathLike,
@@ -51,6 +41,9 @@ def prepare(
     train: Iterable[str] = ("train-clean-100",),
     valid: Iterable[str] = ("dev-clean",),
     test: Iterable[str] = ("test-clean",),
+    phones: bool = True,
+    hours: float | None = None,
+    valid_hours: float | None = None,
 ) -> pathlib.Path:
     """Writes manifests for LibriSpeech.
 
@@ -59,7 +52,8 @@ def prepare(
     data_folder : path or str
         The folder LibriSpeech, or the one that it is in; or what ``datasets``
         loads: ``openslr/librispeech_asr``, or a folder with a copy of it, whose
-        audio is then written to save_folder, as it is.
+        audio is then written to save_folder, as it is. A call that was
+        interrupted, or asked for less, is gone on with.
     save_folder : path
         Where the manifests go.
     lexicon : path, optional
@@ -69,6 +63,11 @@ def prepare(
         their utterances are left out, and counted.
     train, valid, test : iterable of str
         The parts of the corpus for each, such as ``train-clean-100``.
+    phones : bool
+        Whether phones are wanted; where they are not, neither is a lexicon.
+    hours, valid_hours : float, optional
+        How much of each part, in its order, for training and for the other
+        two; no more is fetched. None: all.
 
     Returns
     -------
@@ -80,7 +79,8 @@ def prepare(
     FileNotFoundError
         If a part is missing.
     ValueError
-        If a part is unknown, or there is neither a lexicon nor a g2p.
+        If a part is unknown, the hours are none, or phones are wanted and
+        there is neither a lexicon nor a g2p.
 
     Example
     -------
@@ -97,13 +97,20 @@ def prepare(
                 f"LibriSpeech has no part {part!r}, but "
                 f"{', '.join(ON_THE_HUB)}."
             )
-    pronouncer = Pronouncer(lexicon, g2p)
+    most = {"train": hours, "valid": valid_hours, "test": valid_hours}
+    for number in most.values():
+        if number is not None and not number > 0:
+            raise ValueError(
+                f"hours and valid_hours must be above 0, got {number!r}."
+            )
+    pronouncer = Pronouncer(lexicon, g2p) if phones else None
     root = _find_root(pathlib.Path(data_folder), wanted)
     corpus = {
         "corpus": "librispeech",
         "version": FORMAT_VERSION,
         "parts": wanted,
-        **pronouncer.about,
+        "hours": most,
+        **(pronouncer.about if phones else {}),
         # What the Hub has does not change.
         "source": str(data_folder) if root is None else _digest(root, wanted),
         "data_root": "." if root is None else str(root.resolve()),
@@ -114,17 +121,21 @@ def prepare(
     for split, parts in wanted.items():
         for part in parts:
             if root is None:
-                found = _fetch(str(data_folder), part, folder)
+                found = stream(str(data_folder), part, folder)
             else:
                 found = _walk(root, part)
-            utts[split].update(_read(root or folder, found, pronouncer))
+            utts[split].update(
+                _read(root or folder, found, pronouncer, most[split])
+            )
         if not utts[split]:
-            pronouncer.tell("LibriSpeech")
+            if phones:
+                pronouncer.tell("LibriSpeech")
             raise ValueError(
                 f"{data_folder}: no utterance of {', '.join(parts)} is left "
                 f"for {split}."
             )
-    pronouncer.tell("LibriSpeech")
+    if phones:
+        pronouncer.tell("LibriSpeech")
     write_corpus(folder, utts, corpus)
     return folder
 
@@ -181,44 +192,13 @@ def _walk(
                 yield name, table.with_name(f"{name}.flac"), text
 
 
-def _fetch(
-    source: str, part: str, folder: pathlib.Path
-) -> Iterator[tuple[str, pathlib.Path, str]]:
-    """The same, of what ``datasets`` loads; the audio is written as it is."""
-    import datasets
-
-    config, split = ON_THE_HUB[part]
-    try:
-        rows = datasets.load_dataset(
-            source, config, split=split, streaming=True
-        )
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"{source} cannot be loaded by `datasets` ({config}, {split}): "
-            f"{error}. {HOW_TO_GET}, and local folders are read as well."
-        ) from error
-    # The bytes of the file: decoding them is soundfile's work.
-    rows = rows.cast_column("audio", datasets.Audio(decode=False))
-    audio = folder / "audio" / part
-    audio.mkdir(parents=True, exist_ok=True)
-    for row in tqdm(rows, part, unit="utt"):
-        path = audio / f"{row['id']}.flac"
-        data = row["audio"]["bytes"]
-        if data is None:
-            data = pathlib.Path(row["audio"]["path"]).read_bytes()
-        if not path.exists() or path.stat().st_size != len(data):
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        yield row["id"], path, row["text"]
-
-
 def _read(
     root: pathlib.Path,
     found: Iterable[tuple[str, pathlib.Path, str]],
-    pronouncer: Pronouncer,
+    pronouncer: Pronouncer | None,
+    hours: float | None,
 ) -> dict[str, dict]:
-    utts, bad = {}, 0
+    utts, bad, seconds = {}, 0, 0.0
     for name, path, text in found:
         try:
             length = check_audio(path)
@@ -226,12 +206,17 @@ def _read(
             logger.warning("Left out %s", error)
             bad += 1
             continue
-        phones = pronouncer(text)
+        phones = pronouncer(text) if pronouncer else None
+        if pronouncer and not phones:
+            continue
+        relative = path.relative_to(root).as_posix()
+        speaker = name.split("-")[0]
+        utts[name] = utterance(relative, length, speaker, "en", text)
         if phones:
-            relative = path.relative_to(root).as_posix()
-            speaker = name.split("-")[0]
-            utts[name] = utterance(relative, length, speaker, "en", text)
             utts[name]["phone_names"] = phones
+        seconds += length
+        if hours is not None and seconds >= 3600 * hours:
+            break
     if bad:
         logger.warning("%d files cannot be read: left out", bad)
     return utts

@@ -17,7 +17,6 @@ from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
-from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
     finish,
     fit_features,
@@ -29,28 +28,45 @@ from speechbrain_vq.training import VQBrain
 
 
 class UnitBrain(VQBrain):
-    """Learns to say features again through a quantizer."""
+    """Learns to say speech again through a quantizer.
+
+    What is said again, and how far off it is, is the decoder's business: it
+    makes predictions, of which its ``errors`` gives the sum of the errors and
+    their number, and ``figures`` the mean error by its name.
+    """
+
+    # Of the datasets, those in a batch.
+    items = ["id", "sig"]
+
+    def meet(self, datasets):
+        """Notes what is to be known of the datasets before the training."""
+        self.phones = {
+            name: item.get("phones", [])
+            for name, item in datasets["test"].data.items()
+        }
 
     def compute_forward(self, batch, stage):
-        """Features, and the features made of their units."""
+        """Features, and what the decoder makes of their units."""
         batch = batch.to(self.device)
         features, lengths = self.modules.features(*batch.sig)
         latents, token_lengths = self.modules.encoder(features, lengths)
         vq = self.modules.quantizer(latents, token_lengths)
         speaker = self.speaker(batch, features, lengths)
-        decoded = self.modules.decoder(vq.quantized, speaker, token_lengths)
-        return features, lengths, decoded[:, : features.shape[1]], vq
+        predictions = self.modules.decoder(
+            vq.quantized, speaker, token_lengths, *batch.sig
+        )
+        return features, lengths, predictions, vq
 
     def speaker(self, batch, features, lengths):
         """Whose voice it is, for the decoder, [B, S]."""
         return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Mean absolute error over valid frames, and the quantizer's loss."""
-        features, lengths, decoded, vq = predictions
-        mask = frame_mask(features, lengths).unsqueeze(-1)
-        error = ((decoded - features).abs() * mask).sum()
-        size = mask.sum() * features.shape[-1]
+        """The decoder's mean error, and the quantizer's loss."""
+        features, lengths, predictions, vq = predictions
+        error, size = self.hparams.decoder.errors(
+            predictions, features, lengths
+        )
         if stage != sb.Stage.TRAIN:
             self.error_sum += float(error)
             self.error_size += float(size)
@@ -59,22 +75,25 @@ class UnitBrain(VQBrain):
         return error / size + vq.loss
 
     def count_units(self, batch, indices):
-        """Adds a batch to the table of phones and units."""
+        """Adds a batch to the tables of phones and units, one a codebook."""
         _, lengths = batch.sig
         seconds = lengths * batch.sig.data.shape[1] / self.hparams.sample_rate
         tokens = torch.round(seconds * self.hparams.token_rate).long()
         for name, units, number in zip(
-            batch.id, indices.tolist(), tokens.tolist(), strict=True
+            batch.id, indices.cpu(), tokens.tolist(), strict=True
         ):
-            # Not every corpus has phones.
-            self.units.add(units[:number], self.phones.get(name, []))
+            books = units.view(len(units), -1)[:number].T.tolist()
+            for table, of_book in zip(self.units, books, strict=True):
+                # Not every corpus has phones.
+                table.add(of_book, self.phones.get(name, []))
 
     def on_stage_start(self, stage, epoch=None):
         """Empties the sums."""
         self.error_sum = self.error_size = 0.0
-        self.units = PhoneUnitCounts(
-            self.hparams.codebook_size, self.hparams.token_rate
-        )
+        self.units = [
+            PhoneUnitCounts(self.hparams.codebook_size, self.hparams.token_rate)
+            for _ in range(self.hparams.quantizer.num_codebooks)
+        ]
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs, saves, and writes the results of a test."""
@@ -82,7 +101,7 @@ class UnitBrain(VQBrain):
             self.train_stats = {"loss": stage_loss}
             return
         error = self.error_sum / self.error_size
-        stats = {"loss": stage_loss, "reconstruction_error": error}
+        stats = {"loss": stage_loss, **self.hparams.decoder.figures(error)}
         if stage == sb.Stage.VALID:
             self.hparams.train_logger.log_stats(
                 {"epoch": epoch, "step": self.optimizer_step},
@@ -93,9 +112,11 @@ class UnitBrain(VQBrain):
                 meta=stats, importance_keys=[], num_to_keep=1
             )
             return
-        counts = self.units.counts()
-        if len(counts):
-            stats["pnmi"] = pnmi(counts)
+        for book, table in enumerate(self.units):
+            end = f"_codebook_{book + 1}" if len(self.units) > 1 else ""
+            counts = table.counts()
+            if len(counts):
+                stats[f"pnmi{end}"] = pnmi(counts)
         self.hparams.train_logger.log_stats(
             {"step": self.optimizer_step}, test_stats=stats
         )
@@ -114,7 +135,7 @@ def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
     return DynamicItemDataset(data)
 
 
-def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
+def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """The three datasets of a folder of manifests."""
 
     @sb.utils.data_pipeline.takes("id", "wav", "length")
@@ -137,33 +158,36 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
         training = split == "train"
         dataset = read_manifest(folder, split)
         dataset.add_dynamic_item(segment if training else whole)
-        dataset.set_output_keys(["id", "sig"])
+        dataset.set_output_keys(items)
         datasets[split] = usable(dataset).filtered_sorted(
             sort_key=None if training else "length",
             # Two frames.
             key_min_value={
                 "length": 2 * hparams["hop_length"] / hparams["sample_rate"]
             },
+            select_n=hparams.get("valid_size") if split == "valid" else None,
         )
     return datasets
 
 
-def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> UnitBrain:
+def train(
+    hparams: dict,
+    run_opts: Any,
+    folder: pathlib.Path,
+    brain_class: type[UnitBrain] = UnitBrain,
+) -> UnitBrain:
     """From manifests to results; returns the Brain."""
-    datasets = dataio_prep(hparams, folder)
+    datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     fit_features(features, datasets["train"].data, hparams["longest"])
-    brain = UnitBrain(
+    brain = brain_class(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.phones = {
-        name: item.get("phones", [])
-        for name, item in datasets["test"].data.items()
-    }
+    brain.meet(datasets)
     loader = {"num_workers": hparams["num_workers"]}
     training = {"batch_size": hparams["batch_size"], "shuffle": True, **loader}
     whole = {"batch_size": hparams["valid_batch_size"], **loader}
@@ -179,7 +203,11 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> UnitBrain:
     return brain
 
 
-def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> UnitBrain:
+def run(
+    prepare: Callable[..., pathlib.Path],
+    argv: list[str],
+    brain_class: type[UnitBrain] = UnitBrain,
+) -> UnitBrain:
     """A recipe: from what follows the name of its script to its results.
 
     Arguments
@@ -189,6 +217,8 @@ def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> UnitBrain:
         has under ``corpus``.
     argv : list of str
         The yaml file, run options and overrides.
+    brain_class : type
+        What is trained.
 
     Returns
     -------
@@ -196,4 +226,4 @@ def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> UnitBrain:
         Trained and tested.
     """
     hparams, run_opts = start(argv)
-    return train(hparams, run_opts, prepared(prepare, hparams))
+    return train(hparams, run_opts, prepared(prepare, hparams), brain_class)

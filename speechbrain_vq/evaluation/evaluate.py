@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from .conversion import Conversion, conversion_pairs
 from .items import capped, make_items, read_items
 from .judges import load_judge
 from .leak import Leak, chosen
@@ -54,6 +55,8 @@ def evaluate(
     seed: int = 0,
     codebook_size: int | None = None,
     data_root: str | os.PathLike | None = None,
+    conversions: int = 0,
+    audio: str | os.PathLike | None = None,
     progress: bool = False,
     **options,
 ) -> Evaluation:
@@ -89,6 +92,10 @@ def evaluate(
         Of tokens in a file; by default the greatest token, and one.
     data_root : path, optional
         For ``{data_root}`` in the manifest.
+    conversions : int
+        Pairs of an utterance and another speaker to convert, at random.
+    audio : path, optional
+        A folder for the recordings of the conversions.
     progress : bool
         Whether to show a bar.
     **options
@@ -131,6 +138,16 @@ def evaluate(
             some_names(entries, max_reconstructed, seed),
             asked,
         )
+    if conversions and isinstance(opened, Model):
+        measures["conversion"] = Conversion(
+            opened.convert,
+            opened.tokens,
+            opened.tokenizer.sample_rate,
+            entries,
+            conversion_pairs(entries, conversions, seed, opened.speakers),
+            asked,
+            audio,
+        )
     count, seconds = 0, 0.0
     with tqdm(total=len(entries), unit="utt", disable=not progress) as bar:
         for utterance in opened.utterances(entries):
@@ -164,6 +181,8 @@ def evaluate(
     }
     if "reconstruction" in measures:
         settings["reconstructed"] = measures["reconstruction"].done
+    if "conversion" in measures:
+        settings["converted"] = measures["conversion"].done
     table, phones = measures["phones"].table()
     tables = {
         "phone_units": table,
@@ -247,8 +266,8 @@ def _missing(figures, entries, opened, measures, asked):
             )
     if not isinstance(opened, Model):
         told.append(
-            "latents, codewords, reconstruction and judges: they need the "
-            "model, not its tokens"
+            "latents, codewords, reconstruction, conversion and judges: they "
+            "need the model, not its tokens"
         )
         if not opened.codebook_size:
             told.append(
@@ -257,9 +276,26 @@ def _missing(figures, entries, opened, measures, asked):
             )
     elif "reconstruction" in figures and not has_pystoi():
         told.append('STOI: pip install "speechbrain-vq[eval]"')
-    if asked and "reconstruction" not in measures:
+    if isinstance(opened, Model):
+        told += _missing_conversions(figures, measures, asked)
+    if asked and not {"reconstruction", "conversion"} & measures.keys():
         told.append("judges: nothing is reconstructed")
     cost = figures["cost"]
     if "bits_per_second_zerospeech" not in cost:
         told.append("ZeroSpeech's bit rate: too many different codes")
+    return told
+
+
+def _missing_conversions(figures, measures, asked):
+    if "conversion" not in measures:
+        return ["conversion to other voices: not asked for (conversions)"]
+    bad = measures["conversion"].bad
+    told = [f"{pair}: {why}" for pair, why in bad.items()]
+    if not figures["conversion"] and not told:
+        told = [
+            "conversion: the manifest (spk_id) does not name two speakers, or "
+            "none whose voice the model knows"
+        ]
+    elif not asked:
+        told.append("likeness of converted voices: no judge is named")
     return told

@@ -69,8 +69,9 @@ class Leak:
     was not trained on (five-fold).
 
     - ``speaker_from_units``: of histograms of the units of an utterance;
-      ``speaker_from_latents``: of mean and deviation of the latents; the same
-      of ``gender`` where the manifest says it;
+      ``speaker_from_latents``: of mean and deviation of the latents, and
+      ``speaker_from_codewords``: of those of the units' vectors, which is like
+      compared with like; the same of ``gender`` where the manifest says it;
     - ``phone_from_units``: of the unit alone; ``phone_from_latents``: of the
       latent; of up to 100 frames of an utterance and 10 000 in all;
     - ``*_chance``: of saying what is most frequent.
@@ -102,23 +103,21 @@ class Leak:
         if utterance.name not in self.names or not len(utterance.tokens):
             return
         latents, entry = utterance.latents, utterance.entry
-        pooled, number = None, len(utterance.tokens)
+        number = len(utterance.tokens)
         draw = random.Random(f"{self.seed} {utterance.name}")
         frames = sorted(
             draw.sample(range(number), min(number, FRAMES_PER_UTTERANCE))
         )
         times = [(frame + 0.5) / utterance.token_rate for frame in frames]
         phones = phones_at(entry.get("phones") or (), times)
-        if latents is not None:
-            std = latents.std(0, correction=0)
-            pooled = torch.cat([latents.mean(0), std])
         self._kept.append(
             {
                 "name": utterance.name,
                 "speaker": entry.get("spk_id"),
                 "gender": entry.get("gender"),
                 "tokens": utterance.tokens.clone(),
-                "pooled": pooled,
+                "pooled": _moments(latents),
+                "pooled_codewords": _moments(utterance.codewords),
                 "phones": phones,
                 "codes": utterance.tokens[frames],
                 "latents": None if latents is None else latents[frames],
@@ -144,6 +143,10 @@ class Leak:
         inputs = {"units": histograms}
         if kept[0]["pooled"] is not None:
             inputs["latents"] = torch.stack([k["pooled"] for k in kept])
+        if kept[0]["pooled_codewords"] is not None:
+            inputs["codewords"] = torch.stack(
+                [k["pooled_codewords"] for k in kept]
+            )
         names = [k["name"] for k in kept]
         fold = folds(labels, seed=self.seed)
         return self._accuracies(what, inputs, labels, names, fold)
@@ -183,6 +186,13 @@ class Leak:
         most = collections.Counter(labels).most_common(1)[0][1]
         found[f"{what}_chance"] = Figure(most / len(labels))
         return found
+
+
+def _moments(vectors):
+    """Mean and deviation over time of [T, D], [2 D]; of none, none."""
+    if vectors is None:
+        return None
+    return torch.cat([vectors.mean(0), vectors.std(0, correction=0)])
 
 
 def _histograms(tokens):

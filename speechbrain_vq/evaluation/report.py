@@ -19,6 +19,7 @@ SECTIONS = {
     "leak": "Accuracy of linear probes",
     "cost": "Cost",
     "reconstruction": "Reconstruction against the original",
+    "conversion": "Conversion to other voices",
 }
 UNITS = {
     "entropy_of_phone_given_unit": "bits",

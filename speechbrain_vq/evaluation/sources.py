@@ -130,15 +130,34 @@ class Model:
         if batch:
             yield from self._encoded(batch, manifest)
 
-    @torch.no_grad()
+    @property
+    def speakers(self) -> list[str]:
+        """The voices that it knows by name; none if it hears them."""
+        return getattr(self.tokenizer.mods.speaker, "names", [])
+
     def reconstruct(self, utterance: Utterance) -> torch.Tensor:
         """What the tokens keep of an utterance, in its own voice, [samples]."""
-        wavs = utterance.wav.unsqueeze(0)
+        speaker = utterance.entry.get("spk_id")
+        return self.convert(utterance, utterance.wav, speaker)
+
+    @torch.no_grad()
+    def convert(
+        self, utterance: Utterance, voice: torch.Tensor, speaker: str | None
+    ) -> torch.Tensor:
+        """What the tokens keep of an utterance, in the voice of a recording
+        [samples], or of a speaker whose name the model knows, [samples]."""
         tokens = utterance.tokens.unsqueeze(0)
         if tokens.shape[2] == 1 and self._flat:
             tokens = tokens.squeeze(2)
-        speaker = self.tokenizer.speaker_batch(wavs)
-        return self.tokenizer.decode_batch(tokens, None, speaker)[0].cpu()
+        if speaker in self.speakers:
+            embedding = self.tokenizer.mods.speaker([speaker])
+        else:
+            embedding = self.tokenizer.speaker_batch(voice.unsqueeze(0))
+        return self.tokenizer.decode_batch(tokens, None, embedding)[0].cpu()
+
+    def tokens(self, wav: torch.Tensor) -> torch.Tensor:
+        """The tokens of samples [samples], [T, C]."""
+        return _columns(self.tokenizer.encode_batch(wav[None])[0][0].cpu())
 
     @torch.no_grad()
     def _encoded(self, batch, manifest):

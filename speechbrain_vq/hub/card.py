@@ -25,6 +25,7 @@ NO_METRIC = (
     "codebook_drift",
 )
 TITLES = {
+    "bits_per_sample": "bits for a sample of the waveform",
     "bits_per_second": "bit rate by the entropy of the codes",
     "dead_codes": "codes never used",
     "pnmi": "phone information (PNMI, 0 to 1)",
@@ -40,6 +41,13 @@ tokenizer = VQTokenizer.from_hparams("{source}")
 tokens = tokenizer.encode_file("speech.wav")  # [T], {rate:g} a second
 wavs = tokenizer.decode_batch(tokens.unsqueeze(0))  # the average voice
 tokenizer.reconstruct_file("speech.wav", "from_tokens.wav")  # its own voice"""
+CONVERTING = """\
+from speechbrain_vq import VoiceConverter
+
+converter = VoiceConverter.from_hparams("{source}")
+# What speech.wav says, in the voice of {whose}
+converter.convert_file("speech.wav", "{target}", "converted.wav")
+tokens = converter.encode_file("speech.wav")  # [T], {rate:g} a second"""
 LOADING = """\
 from {module} import {name}
 
@@ -179,7 +187,8 @@ def _metrics(results):
 
 def _is_tokenizer(config):
     interface = config["speechbrain_interface"]
-    return interface == "VQTokenizer" and "token_rate" in config
+    known = interface in ("VQTokenizer", "VoiceConverter")
+    return known and "token_rate" in config
 
 
 def _summary(config):
@@ -197,6 +206,14 @@ def _summary(config):
 
 def _code(source, config):
     interface = config["speechbrain_interface"]
+    if _is_tokenizer(config) and interface == "VoiceConverter":
+        known = config.get("speakers", [])
+        return CONVERTING.format(
+            source=source,
+            rate=config["token_rate"],
+            target=known[0] if known else "target.wav",
+            whose=f"one of {len(known)}" if known else "a recording",
+        )
     if _is_tokenizer(config):
         return CODE.format(source=source, rate=config["token_rate"])
     module, _, name = f"speechbrain_vq.inference.{interface}".rpartition(".")

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 NAMES = {
     "minispeech": "MiniSpeech",
     "librispeech": "LibriSpeech",
+    "vctk": "VCTK",
     "wsj": "WSJ",
     "festvox-ru": "festvox-ru",
 }

@@ -32,6 +32,7 @@ def download(
     force_download: bool = False,
     savedir: str | pathlib.Path | None = None,
     trust_remote_code: bool = False,
+    weights: tuple[str, ...] = (WEIGHTS,),
 ) -> pathlib.Path:
     """The folder with a model's files, all of one commit.
 
@@ -59,6 +60,8 @@ def download(
         an earlier call filled.
     trust_remote_code : bool
         Whether to fetch every file of the repository.
+    weights : tuple of str
+        Names that the weights may have; one of them has to be there.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def download(
                 f"'{revision}': leave revision out, or give a model on the Hub."
             )
         mark = {"source": os.fspath(folder.resolve())}
-        for name in (HPARAMS, WEIGHTS):
+        for name in (HPARAMS, _present(folder, weights)):
             find_file(folder, name)
     else:
         repo_id = _repo_id(source)
@@ -103,10 +106,10 @@ def download(
             cache_dir,
             local_files_only,
             force_download,
-            trust_remote_code,
+            None if trust_remote_code else [*FILES, *weights],
         )
         mark = {"source": repo_id, "commit": folder.name}
-        _check(repo_id, folder, token, local_files_only)
+        _check(repo_id, folder, token, local_files_only, weights)
     if savedir is None:
         return folder
     return place(
@@ -150,7 +153,7 @@ def _repo_id(source):
 
 
 def _snapshot(
-    repo_id, revision, token, cache_dir, local_files_only, force, everything
+    repo_id, revision, token, cache_dir, local_files_only, force, patterns
 ):
     if local_files_only and force:
         raise ValueError(
@@ -164,7 +167,7 @@ def _snapshot(
                 revision=revision,
                 token=token,
                 cache_dir=cache_dir,
-                allow_patterns=None if everything else list(FILES),
+                allow_patterns=patterns,
                 library_name="speechbrain_vq",
                 **how,
             )
@@ -200,8 +203,14 @@ def _cached(fetch, repo_id, revision, error):
     return folder
 
 
-def _check(repo_id, folder, token, offline):
-    for name in (HPARAMS, WEIGHTS):
+def _present(folder, weights):
+    """The first of the names that is there, or the first of all."""
+    found = [name for name in weights if (folder / name).is_file()]
+    return (found or weights)[0]
+
+
+def _check(repo_id, folder, token, offline, weights):
+    for name in (HPARAMS, _present(folder, weights)):
         try:
             find_file(folder, name)
         except FileNotFoundError as error:

@@ -235,6 +235,8 @@ def _config(training, section, modules, quantizers, found) -> dict[str, Any]:
         for name, quantizer in quantizers.items()
     }
     one = len(sizes) == 1
+    # Those that a table knows by name.
+    speakers = getattr(modules.get("speaker"), "names", None)
     network = torch.nn.ModuleDict(modules)
     return {
         # The Hub looks for this key.
@@ -242,6 +244,7 @@ def _config(training, section, modules, quantizers, found) -> dict[str, Any]:
         "speechbrain_vq": speechbrain_vq.__version__,
         **_plain_values({key: training[key] for key in section["keys"]}),
         **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
+        **({"speakers": speakers} if speakers else {}),
         "parameters": sum(p.numel() for p in network.parameters()),
         **_plain_values({k: training.get(k) for k in ("arm", "seed")}),
         "checkpoint": {

@@ -68,12 +68,43 @@ def load_pretrained(
         savedir=savedir,
         trust_remote_code=trust_remote_code,
     )
-    path = find_file(folder, HPARAMS)
     weights = find_file(folder, WEIGHTS)
-    size = BYTES_PER_BYTE * weights.stat().st_size + BYTES_AT_LEAST
-    hparams = _build(path, None if trust_remote_code else size)
-    load_weights(_modules(hparams, path), weights)
+    hparams = build_hparams(folder, weights, trust_remote_code)
+    load_weights(_modules(hparams, find_file(folder, HPARAMS)), weights)
     return hparams
+
+
+def build_hparams(
+    folder: str | pathlib.Path,
+    weights: pathlib.Path,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """What a pretrained model's yaml describes, without its weights.
+
+    Arguments
+    ---------
+    folder : path
+        With the yaml.
+    weights : pathlib.Path
+        The file with the weights, whose size bounds that of the model.
+    trust_remote_code : bool
+        Whether the yaml may build and call anything, of any size.
+
+    Returns
+    -------
+    dict
+        The hyperparameters.
+
+    Raises
+    ------
+    UnsafeHparamsError
+        If the yaml asks for what no quantizer needs.
+    FileNotFoundError, ValueError
+        If there is no yaml, or nothing can be built of it.
+    """
+    size = BYTES_PER_BYTE * weights.stat().st_size + BYTES_AT_LEAST
+    path = find_file(folder, HPARAMS)
+    return _build(path, None if trust_remote_code else size)
 
 
 def _build(path, max_bytes):

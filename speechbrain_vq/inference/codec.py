@@ -9,8 +9,6 @@ Authors
 
 import torch
 
-from speechbrain_vq.nnet.quantisers import ResidualVectorQuantizer
-
 
 class CodecMixin:
     """DASB's ``sig_to_tokens``, ``tokens_to_sig`` and
@@ -202,7 +200,7 @@ class CodecMixin:
     def _vectors(self, tokens):
         quantizer, number = self.mods.quantizer, tokens.shape[-1]
         prefix = 0 < number < self.num_codebooks
-        if prefix and isinstance(quantizer, ResidualVectorQuantizer):
+        if prefix and quantizer.composition == "residual":
             return quantizer.project_back(self.embeddings(tokens).sum(2))
         if tokens.dim() != 3 or number != self.num_codebooks:
             raise ValueError(

@@ -4,15 +4,19 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import logging
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
+import soundfile
 from tqdm import tqdm
 
 from .bulk import Tokenized
 from .files import find_audio
 from .tokenizer import VQTokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def reconstruct_files(
@@ -53,27 +57,83 @@ def reconstruct_files(
     ValueError
         If two files would be written under one name, or one over itself.
     """
-    names = _names(find_audio(places), pathlib.Path(folder))
-    done, bad = 0, {}
-    for path, output in tqdm(names.items(), disable=not progress):
-        if overwrite or not output.exists():
-            output.parent.mkdir(parents=True, exist_ok=True)
+    return each_file(
+        places, folder, tokenizer.reconstruct_file, overwrite, progress
+    )
+
+
+def each_file(
+    places: Iterable[str | os.PathLike],
+    output: str | os.PathLike,
+    write: Callable[[pathlib.Path, pathlib.Path], object],
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Tokenized:
+    """Has a file written for each audio file.
+
+    Arguments
+    ---------
+    places : iterable of path
+        Audio files and folders of them.
+    output : path
+        The folder for the wav files; of one audio file also a file, such as
+        ``NAME.wav``.
+    write : callable
+        Is given the path of a file and that of the one to write.
+    overwrite : bool
+        Whether to do again what is there.
+    progress : bool
+        Whether to show a bar.
+
+    Returns
+    -------
+    Tokenized
+        How many files are done, and which are bad.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no audio files, or not one that is named.
+    OSError
+        If a file cannot be written, as on a full disk.
+    ValueError
+        If two files would be written under one name, or one over itself.
+    """
+    names = _names(find_audio(places), pathlib.Path(output))
+    there = {path for path in names.values() if path.exists()}
+    if there and not overwrite:
+        logger.warning(
+            "%d of %d files in %s were there already, and stay as they are: "
+            "to do them anew, overwrite them.",
+            len(there),
+            len(names),
+            output,
+        )
+    bad = {}
+    for path, written in tqdm(names.items(), disable=not progress):
+        if overwrite or written not in there:
+            written.parent.mkdir(parents=True, exist_ok=True)
             try:
-                tokenizer.reconstruct_file(path, output)
+                write(path, written)
             except ValueError as error:
                 said = str(error)
                 known = said.startswith(str(path))
                 bad[str(path)] = said if known else f"{path}: {said}"
-                continue
-        done += 1
-    return Tokenized(done, bad)
+    return Tokenized(len(names) - len(bad), bad)
+
+
+def _is_file(output):
+    """Whether a name is that of an audio file rather than of a folder."""
+    known = output.suffix[1:].upper() in soundfile.available_formats()
+    return known and not output.is_dir()
 
 
 def _names(found, folder):
     """Which file to write for which."""
     names, taken = {}, {}
+    alone = len(found) == 1 and _is_file(folder)
     for path, name in found.items():
-        output = folder / name.with_suffix(".wav")
+        output = folder if alone else folder / name.with_suffix(".wav")
         other = taken.setdefault(output, path)
         if other != path or output.resolve() == path.resolve():
             raise ValueError(

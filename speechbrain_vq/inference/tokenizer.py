@@ -13,12 +13,15 @@ import soundfile
 import torch
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .chunks import Span, in_pieces, token_span
 from .codec import CodecMixin
 from .files import audio_blocks
+from .hifigan import HifiGAN, UnitVocoder, one_by_one
 from .interfaces import VQPretrained
+from .vocoders import load_vocoder
 
 
 class VQTokenizer(CodecMixin, VQPretrained):
@@ -26,7 +29,9 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
     Its modules are ``features`` (waveforms to features and back), ``encoder``,
     ``quantizer``, ``speaker`` (an embedding of whose voice it is) and
-    ``decoder``, as in ``recipes/MiniSpeech/unit-discovery``.
+    ``decoder``, as in ``recipes/MiniSpeech/unit-discovery``. A decoder with a
+    method ``generate`` (``WaveNetDecoder``) writes the waveforms itself, the
+    same ones each time.
 
     Tokens are [B, T], or [B, T, C] of C codebooks; the methods of DASB and
     EnCodec (see ``CodecMixin``) always have the last dimension.
@@ -45,6 +50,83 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
     HPARAMS_NEEDED = ["sample_rate", "token_rate"]
     MODULES_NEEDED = ["features", "encoder", "quantizer", "speaker", "decoder"]
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.vocoder = None
+
+    @classmethod
+    def from_hparams(
+        cls,
+        source: str | pathlib.Path,
+        *args,
+        vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
+        **kwargs,
+    ) -> "VQTokenizer":
+        """As ``VQPretrained.from_hparams``, with a choice of what makes the
+        waveforms.
+
+        Arguments
+        ---------
+        source : path or str
+            A folder, or the id of a model on the Hub.
+        *args, **kwargs
+            See ``VQPretrained.from_hparams``.
+        vocoder : path, str, HifiGAN or UnitVocoder, optional
+            See ``use_vocoder``; absent: what the model's yaml has under
+            ``vocoder``, else Griffin-Lim.
+
+        Returns
+        -------
+        VQTokenizer
+            The model, in evaluation mode.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such model, or one of its files is missing.
+        ValueError
+            If it cannot be used, or should not be, or the vocoder does not
+            hear what the model says.
+        """
+        model = super().from_hparams(source, *args, **kwargs)
+        vocoder = vocoder or getattr(model.hparams, "vocoder", None)
+        names = ("token", "cache_dir", "local_files_only", "force_download")
+        same = {name: kwargs[name] for name in names if name in kwargs}
+        model.use_vocoder(vocoder, **same)
+        return model
+
+    def use_vocoder(
+        self,
+        vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None,
+        **options,
+    ) -> None:
+        """Chooses what makes the waveforms.
+
+        Arguments
+        ---------
+        vocoder : path, str, HifiGAN, UnitVocoder or None
+            A folder or a model on the Hub, such as
+            ``speechbrain/tts-hifigan-libritts-16kHz``, or one that is loaded:
+            a HiFi-GAN of SpeechBrain, or one on the tokens themselves, as the
+            recipe ``MiniSpeech/unit-vocoder`` trains it. None: Griffin-Lim.
+        **options
+            See ``load_vocoder``.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such vocoder.
+        ValueError
+            If it hears something else than the model says; the message names
+            both.
+        """
+        if isinstance(vocoder, str | os.PathLike):
+            vocoder = load_vocoder(vocoder, **options)
+        if vocoder is not None:
+            vocoder.check(self)
+            vocoder = vocoder.to(self.device)
+        self.vocoder = vocoder
 
     @property
     def sample_rate(self) -> int:
@@ -121,7 +203,10 @@ class VQTokenizer(CodecMixin, VQPretrained):
         torch.Tensor
             Waveforms, [B, samples].
         """
-        vectors = self.mods.quantizer.decode(tokens.to(self.device))
+        tokens = tokens.to(self.device)
+        if isinstance(self.vocoder, UnitVocoder):
+            return self.vocoder(tokens, lengths, speaker)
+        vectors = self.mods.quantizer.decode(tokens)
         return self.decode_vectors(vectors, lengths, speaker)
 
     @torch.no_grad()
@@ -147,25 +232,37 @@ class VQTokenizer(CodecMixin, VQPretrained):
         torch.Tensor
             Waveforms, [B, samples].
         """
+        if isinstance(self.vocoder, UnitVocoder):
+            raise ValueError(
+                f"{self.vocoder.source} says tokens, not vectors: give them to "
+                "decode_batch, or choose another with use_vocoder(None)."
+            )
         if speaker is None:
             size = self.mods.speaker.output_dim
             speaker = vectors.new_zeros(len(vectors), size)
         if lengths is not None:
             lengths = lengths.to(self.device)
+        speaker = speaker.to(self.device)
+        # Decoders make features, but for those that write samples.
+        if hasattr(self.mods.decoder, "generate"):
+            return self.mods.decoder.generate(vectors, speaker, lengths)
         with self.autocast():
             vectors = vectors * frame_mask(vectors, lengths).unsqueeze(-1)
-            features = self.mods.decoder(
-                vectors, speaker.to(self.device), lengths
-            )
+            features = self.mods.decoder(vectors, speaker, lengths)
         return self._waveforms(features.float(), lengths)
 
     @torch.no_grad()
     def speaker_batch(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Whose voice the waveforms [B, samples] have, [B, S]."""
+        """Whose voice the waveforms [B, samples] have, [B, S]; zeros, which
+        are the average one, if the model knows voices by name only."""
+        features = self._features(wavs, wav_lens)
+        if wav_lens is None:
+            wav_lens = torch.ones(len(wavs))
+        waveforms = wavs.to(self.device), wav_lens.to(self.device)
         with self.autocast():
-            return self.mods.speaker(*self._features(wavs, wav_lens)).float()
+            return voices(self.mods.speaker, waveforms, features).float()
 
     def tokenize(
         self,
@@ -250,9 +347,13 @@ class VQTokenizer(CodecMixin, VQPretrained):
         OSError
             If the output cannot be written; nothing is left of it.
         """
+        return self._rewrite(path, output, self.speaker_batch)
+
+    def _rewrite(self, path, output, speaker_of):
+        """Reads a file, and writes its tokens in a voice."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         tokens, lengths = self.encode_batch(wavs)
-        speaker = self.speaker_batch(wavs)
+        speaker = speaker_of(wavs)
         decoded = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         output = pathlib.Path(output)
         partial = output.with_name(f".{output.name}.partial")
@@ -288,15 +389,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return self.mods.features(wavs, wav_lens.to(self.device))
 
     def _waveforms(self, features, lengths):
-        # One by one: Griffin-Lim would mix the padding into the end.
-        frames = frame_mask(features, lengths).sum(1).tolist()
-        wavs = [
-            self.mods.features.inverse(item[None, :number])[0]
-            if number
-            else item.new_zeros(0)
-            for item, number in zip(features, frames, strict=True)
-        ]
-        longest = features.shape[1] * self.mods.features.hop_length
-        return torch.stack(
-            [torch.nn.functional.pad(w, (0, longest - len(w))) for w in wavs]
-        )
+        extract = self.mods.features
+        if self.vocoder is None:
+            hop = extract.hop_length
+            return one_by_one(extract.inverse, features, lengths, hop)
+        return self.vocoder(extract.denormalize(features), lengths)

@@ -14,6 +14,8 @@ from torch import nn
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
+from .jitter import TimeJitter
+
 
 def utterance_moments(
     features: torch.Tensor, lengths: torch.Tensor
@@ -186,6 +188,8 @@ class ConvDecoder(nn.Module):
         Frames for a latent.
     num_blocks : int
         Residual blocks, the larger half of them before the rate goes up.
+    jitter : float
+        Probability for ``TimeJitter`` of the latents.
 
     Example
     -------
@@ -202,9 +206,11 @@ class ConvDecoder(nn.Module):
         channels: int = 256,
         stride: int = 2,
         num_blocks: int = 3,
+        jitter: float = 0.0,
     ):
         super().__init__()
         self.stride = stride
+        self.jitter = TimeJitter(jitter)
         self.first = nn.Conv1d(input_dim, channels, 3, padding=1)
         self.speaker = nn.Linear(speaker_dim, channels)
         slow = (num_blocks + 1) // 2
@@ -220,6 +226,8 @@ class ConvDecoder(nn.Module):
         latents: torch.Tensor,
         speaker: torch.Tensor,
         lengths: torch.Tensor | None = None,
+        wavs: torch.Tensor | None = None,
+        wav_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Decodes.
 
@@ -231,12 +239,15 @@ class ConvDecoder(nn.Module):
             Speaker embeddings, [B, speaker_dim].
         lengths : torch.Tensor, optional
             Relative lengths, [B].
+        wavs, wav_lengths
+            Not looked at: for decoders that write sample after sample.
 
         Returns
         -------
         torch.Tensor
             Features, [B, T * stride, output_dim], zero beyond their lengths.
         """
+        latents = self.jitter(latents, lengths)
         mask = frame_mask(latents, lengths).unsqueeze(1)
         x = self.first(latents.transpose(1, 2))
         x = (x + self.speaker(speaker).unsqueeze(2)) * mask
@@ -247,6 +258,37 @@ class ConvDecoder(nn.Module):
         for block in self.fast:
             x = block(x, mask)
         return (self.last(torch.relu(x)) * mask).transpose(1, 2)
+
+    def errors(
+        self,
+        predictions: torch.Tensor,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Absolute errors over valid frames.
+
+        Arguments
+        ---------
+        predictions : torch.Tensor
+            What ``forward`` gave, at least as long as the features.
+        features : torch.Tensor
+            What it should be, [B, T, output_dim].
+        lengths : torch.Tensor
+            Relative lengths, [B].
+
+        Returns
+        -------
+        tuple
+            Their sum and their number.
+        """
+        decoded = predictions[:, : features.shape[1]]
+        mask = frame_mask(features, lengths).unsqueeze(-1)
+        error = ((decoded - features).abs() * mask).sum()
+        return error, mask.sum() * features.shape[-1]
+
+    def figures(self, error: float) -> dict[str, float]:
+        """The mean error by the name under which it is reported."""
+        return {"reconstruction_error": error}
 
 
 class SpeakerEncoder(nn.Module):

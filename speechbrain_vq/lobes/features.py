@@ -21,6 +21,11 @@ class LogMel(nn.Module):
     batch. Each mel band is normalized by the mean and standard deviation that
     ``fit()`` found.
 
+    ``denormalize`` gives what HiFi-GANs of SpeechBrain hear where the settings
+    are theirs, for those of 16 kHz ``win_length=1024, hop_length=256``: the
+    log-mels of ``speechbrain.lobes.models.HifiGAN.mel_spectrogram``, but for
+    the first and last frames, which it mirrors, and half a hop later.
+
     Arguments
     ---------
     sample_rate : int
@@ -81,6 +86,18 @@ class LogMel(nn.Module):
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What a vocoder has to have in common with the features, by the names
+        that SpeechBrain's recipes have for it."""
+        return {
+            "sample_rate": self.sample_rate,
+            "n_mel_channels": len(self.mean),
+            **self._shape,
+            "mel_fmin": 0.0,
+            "mel_fmax": self.sample_rate / 2,
+        }
 
     @property
     def context(self) -> tuple[int, int]:
@@ -161,6 +178,11 @@ class LogMel(nn.Module):
         variance = (square / count - mean.square()).clamp(min=1e-4)
         self.std.copy_(variance.sqrt())
 
+    def denormalize(self, mels: torch.Tensor) -> torch.Tensor:
+        """Normalized features [..., n_mels] to natural logarithms of
+        magnitudes in the mel bands."""
+        return mels.float() * self.std + self.mean
+
     @torch.no_grad()
     def inverse(self, mels: torch.Tensor, iterations: int = 60) -> torch.Tensor:
         """Turns features into waveforms with Griffin-Lim.
@@ -177,7 +199,7 @@ class LogMel(nn.Module):
         torch.Tensor
             Waveforms, [B, T * hop_length].
         """
-        magnitude = (mels.float() * self.std + self.mean).exp()
+        magnitude = self.denormalize(mels).exp()
         to_linear = InverseMelScale(
             self.n_fft // 2 + 1,
             magnitude.shape[-1],

@@ -6,12 +6,9 @@ Authors
 
 from typing import Any
 
-import torch
-
 from speechbrain_vq.nnet.bottleneck import Bottleneck, VQOutput
-from speechbrain_vq.nnet.checks import check_sizes
-from speechbrain_vq.nnet.reestimation import Reestimate, reestimate
-from speechbrain_vq.nnet.search import nearest
+from speechbrain_vq.nnet.checks import check_choice, check_sizes
+from speechbrain_vq.nnet.compositions import COMPOSITIONS
 
 __all__ = ["ResidualVectorQuantizer", "VQOutput", "VectorQuantizer"]
 
@@ -28,12 +25,15 @@ class VectorQuantizer(Bottleneck):
     codebook_size : int
         Number of codewords of each codebook, K.
     codebook_dim : int, optional
-        Dimension of a codeword, d. Where ``num_codebooks * d`` is not
+        Dimension of a codeword, d. Where what the codebooks code together
+        (``num_codebooks * d`` of a product, d of a row of residuals) is not of
         ``input_dim`` there is a linear projection before and after. By default
-        ``input_dim / num_codebooks``, without projections.
+        as without projections.
     num_codebooks : int
-        Codebooks side by side, each for its slice of the latent (a product
-        codebook), C.
+        Codebooks that code a latent together, C.
+    composition : str
+        ``"product"``: side by side, each for its slice of the latent;
+        ``"residual"``: in a row, each coding what those before it left over.
     **options
         ``norm``, ``norm_position``, ``commitment_weight``,
         ``codebook_weight``, ``estimator``, ``codebook``, ``codebook_init``,
@@ -41,6 +41,7 @@ class VectorQuantizer(Bottleneck):
 
     Example
     -------
+    >>> import torch
     >>> quantizer = VectorQuantizer(input_dim=64, codebook_size=512)
     >>> x = torch.randn(2, 50, 64)
     >>> quantized, indices, loss = quantizer(x, torch.tensor([1.0, 0.5]))[:3]
@@ -56,59 +57,47 @@ class VectorQuantizer(Bottleneck):
         codebook_size: int,
         codebook_dim: int | None = None,
         num_codebooks: int = 1,
+        composition: str = "product",
         **options: Any,
     ):
+        check_choice("composition", composition, tuple(COMPOSITIONS))
         check_sizes(
             input_dim=input_dim,
             codebook_size=codebook_size,
             num_codebooks=num_codebooks,
         )
+        way = COMPOSITIONS[composition]
         if codebook_dim is None:
-            if input_dim % num_codebooks:
-                raise ValueError(
-                    f"input_dim={input_dim} does not divide into "
-                    f"{num_codebooks} codebooks: give codebook_dim."
-                )
-            codebook_dim = input_dim // num_codebooks
+            codebook_dim = way.codebook_dim(input_dim, num_codebooks)
         check_sizes(codebook_dim=codebook_dim)
         super().__init__(
             input_dim,
             (num_codebooks, codebook_size, codebook_dim),
-            num_codebooks * codebook_dim,
+            way.latent_dim(num_codebooks, codebook_dim),
             **options,
         )
+        self.composition = composition
+
+    @property
+    def _way(self):
+        return COMPOSITIONS[self.composition]
 
     def _code(self, latents):
-        targets = latents.unflatten(1, (self.num_codebooks, -1))
-        indices = [
-            nearest(targets[:, book], self.codebook[book])
-            for book in range(self.num_codebooks)
-        ]
-        return torch.stack(indices, dim=1), targets
+        return self._way.code(latents, self.codebook)
 
     def _combine(self, codewords):
-        return codewords.flatten(1)
+        return self._way.combine(codewords)
 
     def _total_error(self, sq_errors):
-        return sq_errors.sum()
+        return self._way.total_error(sq_errors)
 
     def _reestimate(self, vectors, scope, generator):
-        parts = vectors.unflatten(1, (self.num_codebooks, -1))
-        done = [
-            reestimate(self.codewords, book, parts[:, book], scope, generator)
-            for book in range(self.num_codebooks)
-        ]
-        # The squared distance of the whole is the sum of those of its parts.
-        return Reestimate(
-            torch.stack([d.rows for d in done]),
-            sum(d.inertia for d in done),
-            sum(d.previous_inertia for d in done),
-            min(d.num_distinct for d in done),
-        )
+        return self._way.reestimate(self.codewords, vectors, scope, generator)
 
 
-class ResidualVectorQuantizer(Bottleneck):
-    """Quantizers in a row, each coding what the ones before it left over.
+class ResidualVectorQuantizer(VectorQuantizer):
+    """A ``VectorQuantizer`` of codebooks in a row, each coding what the ones
+    before it left over.
 
     A re-estimation clusters the reservoir for the first codebook, then the
     residuals that this one leaves for the second, and so on.
@@ -129,6 +118,7 @@ class ResidualVectorQuantizer(Bottleneck):
 
     Example
     -------
+    >>> import torch
     >>> quantizer = ResidualVectorQuantizer(4, input_dim=64, codebook_size=32)
     >>> quantizer(torch.randn(2, 50, 64)).indices.shape
     torch.Size([2, 50, 4])
@@ -145,51 +135,12 @@ class ResidualVectorQuantizer(Bottleneck):
         codebook_dim: int | None = None,
         **options: Any,
     ):
-        if codebook_dim is None:
-            codebook_dim = input_dim
-        check_sizes(
-            num_quantizers=num_quantizers,
-            input_dim=input_dim,
-            codebook_size=codebook_size,
-            codebook_dim=codebook_dim,
-        )
+        check_sizes(num_quantizers=num_quantizers)
         super().__init__(
             input_dim,
-            (num_quantizers, codebook_size, codebook_dim),
+            codebook_size,
             codebook_dim,
+            num_quantizers,
+            "residual",
             **options,
-        )
-
-    def _code(self, latents):
-        residual, indices, targets = latents, [], []
-        for book in range(self.num_codebooks):
-            targets.append(residual)
-            indices.append(nearest(residual, self.codebook[book]))
-            # Detached: a straight-through path here would cancel the
-            # commitment gradient of every later stage.
-            residual = residual - self.codebook[book].detach()[indices[-1]]
-        return torch.stack(indices, dim=1), torch.stack(targets, dim=1)
-
-    def _combine(self, codewords):
-        return codewords.sum(1)
-
-    def _total_error(self, sq_errors):
-        # What is left after the last is the error of the row.
-        return sq_errors[-1]
-
-    def _reestimate(self, vectors, scope, generator):
-        before, _ = self._code(vectors)
-        left = vectors - self._combine(self.codewords(before))
-        done = []
-        for book in range(self.num_codebooks):
-            done.append(
-                reestimate(self.codewords, book, vectors, scope, generator)
-            )
-            codebook = self.codebook[book]
-            vectors = vectors - codebook[nearest(vectors, codebook)]
-        return Reestimate(
-            torch.stack([d.rows for d in done]),
-            done[-1].inertia,
-            float(left.square().sum(1).mean()),
-            min(d.num_distinct for d in done),
         )

@@ -67,12 +67,14 @@ def spoilt(audio, sample_rate, entry):
 
 
 @pytest.fixture(scope="module")
-def found(corpus, tokenizer):
+def found(corpus, tokenizer, tmp_path_factory):
     return evaluate(
         tokenizer,
         corpus / "test.json",
         judges=[spoilt],
         max_reconstructed=2,
+        conversions=3,
+        audio=tmp_path_factory.mktemp("audio"),
         replicates=20,
     )
 
@@ -85,11 +87,13 @@ def test_all_sections_are_there(found):
         "leak",
         "cost",
         "reconstruction",
+        "conversion",
     ]
     assert found.left_out == []
     assert found.settings["utterances"] == 10
     assert found.settings["seconds"] == 11.0
     assert found.settings["reconstructed"] == 2
+    assert found.settings["converted"] == 3
     assert found.settings["judges"] == ["spoilt"]
     for figures in found.figures.values():
         for name, (value, low, high) in figures.items():
@@ -111,8 +115,10 @@ def test_tones_are_told_apart(found):
     assert cost["tokens_per_second"].value == pytest.approx(50)
     # Of 512 codes; intervals only where utterances differ.
     assert cost["bits_per_second_log2_codes"].value == pytest.approx(450)
-    lost = found.figures["reconstruction"]["spoilt:lost_samples"].value
-    assert lost == 0
+    for section in ("reconstruction", "conversion"):
+        assert found.figures[section]["spoilt:lost_samples"].value == 0
+    leak = found.figures["leak"]
+    assert 0 <= leak["speaker_from_codewords"].value <= 1
 
 
 def test_tokens_in_a_file_have_the_same_figures(
@@ -135,6 +141,7 @@ def test_tokens_in_a_file_have_the_same_figures(
             theirs = found.figures[section][name]
             assert figure.value == pytest.approx(theirs.value), name
     assert len(again.figures["abx"]) == 4
+    assert "conversion" not in again.figures
     assert "reconstruction" not in again.figures
     assert any("need the model" in told for told in again.left_out)
 
@@ -177,10 +184,27 @@ def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
         "ABX: ",
         "speaker probe",
         "gender probe",
+        "conversion to other voices: not asked for",
         "judges: nothing is reconstructed",
     ):
         assert what in told, what
     assert found.figures["cost"]["frames_per_second"].low is None
+
+
+def test_conversion_needs_two_speakers_and_a_judge(corpus, tokenizer, tmp_path):
+    entries = json.loads((corpus / "test.json").read_text())
+    alone = {k: v for k, v in entries.items() if v["spk_id"] == "x"}
+    (tmp_path / "alone.json").write_text(json.dumps(alone))
+    options = {"max_reconstructed": 0, "replicates": 0, "data_root": corpus}
+    one = evaluate(tokenizer, tmp_path / "alone.json", conversions=2, **options)
+    assert "conversion" not in one.figures
+    assert any("does not name two" in told for told in one.left_out)
+    two = evaluate(tokenizer, corpus / "test.json", conversions=2, **options)
+    assert list(two.figures["conversion"]) == [
+        "token_agreement",
+        "token_agreement_own_voice",
+    ]
+    assert any("no judge" in told for told in two.left_out)
 
 
 def test_a_manifest_that_is_none_is_refused(tmp_path):
@@ -234,6 +258,10 @@ def test_the_command_line(corpus, tokenizer, tmp_path):
     assert done.exit_code == 0, done.output
     assert "pnmi" in done.output and "zerospeech" in done.output
     assert (tmp_path / "out" / "results.md").is_file()
+    arguments += ["--conversion-pairs", "1"]
+    arguments += ["--audio", str(tmp_path / "audio"), "--reconstruct", "0"]
+    tokens = CliRunner().invoke(main, arguments)
+    assert "conversion and judges: they need the model" in tokens.output
     bad = CliRunner().invoke(main, [*arguments, "--judges", "no.such:judge"])
     assert bad.exit_code == 1 and "There is no judge" in bad.output
     arguments[1] = str(tmp_path / "gone.jsonl")

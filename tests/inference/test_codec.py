@@ -15,6 +15,9 @@ QUANTIZERS = {
     "projected": lambda: VectorQuantizer(8, 32, codebook_dim=3),
     "product": lambda: VectorQuantizer(8, 32, num_codebooks=4),
     "residual": lambda: ResidualVectorQuantizer(3, 8, 32),
+    "row of residuals": lambda: VectorQuantizer(
+        8, 32, num_codebooks=3, composition="residual"
+    ),
     "residual of one": lambda: ResidualVectorQuantizer(1, 8, 32),
     "projected residual": lambda: ResidualVectorQuantizer(
         3, 8, 32, codebook_dim=5
@@ -53,7 +56,7 @@ def test_embeddings_are_what_the_quantizer_codes(codec):
     for book in range(codec.num_codebooks):
         rows = quantizer.codebook[book][tokens[..., book]]
         assert torch.equal(vectors[:, :, book], rows)
-    residual = isinstance(quantizer, ResidualVectorQuantizer)
+    residual = quantizer.composition == "residual"
     whole = vectors.sum(2) if residual else vectors.flatten(2)
     folded = tokens.squeeze(-1) if quantizer.folds else tokens
     torch.testing.assert_close(

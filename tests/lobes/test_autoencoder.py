@@ -120,3 +120,17 @@ def test_the_norm_of_an_utterance_takes_out_level_and_scale_of_its_bands():
     difference = plain(features, lengths)[0] - plain(other, lengths)[0]
     assert difference.abs().max() > 0.1
     assert plain.context is not None and normed.context is None
+
+
+def test_the_errors_of_a_decoder_are_those_of_valid_frames():
+    torch.manual_seed(0)
+    decoder, features = ConvDecoder(8, 5, 4, channels=16), torch.randn(2, 7, 5)
+    decoded, lengths = torch.randn(2, 8, 5), torch.tensor([1.0, 3 / 7])
+    error, size = decoder.errors(decoded, features, lengths)
+    found = [
+        (decoded[item, :frames] - features[item, :frames]).abs().sum()
+        for item, frames in enumerate([7, 3])
+    ]
+    torch.testing.assert_close(error, sum(found))
+    assert size == (7 + 3) * 5
+    assert decoder.figures(0.25) == {"reconstruction_error": 0.25}

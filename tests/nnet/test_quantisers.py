@@ -34,6 +34,7 @@ BUILDS = {
     "ema": {"codebook": "ema", "num_codebooks": 2},
     "residual": {"num_quantizers": 3},
     "residual-ema": {"num_quantizers": 3, "codebook": "ema"},
+    "residual-composed": {"num_codebooks": 2, "composition": "residual"},
     "residual-projected": {"num_quantizers": 2, "codebook_dim": 3},
 }
 
@@ -245,6 +246,43 @@ def test_residual_codes_are_those_of_a_loop():
     (loss + (x + (total - x).detach()).pow(3).sum()).backward()
     torch.testing.assert_close(grad_x, x.grad)
     torch.testing.assert_close(grads["codewords.weight"], codebook.grad)
+
+
+@pytest.mark.parametrize("codebook", ["gradient", "ema"])
+@pytest.mark.parametrize("codebook_dim", [None, 3])
+def test_a_row_of_residuals_has_two_names(codebook, codebook_dim):
+    options = {"codebook": codebook, "codebook_dim": codebook_dim}
+    named = build(num_quantizers=3, **options)
+    composed = build(num_codebooks=3, composition="residual", **options)
+    assert_same_bits(state(named), state(composed))
+    for step in range(3):
+        x = torch.randn(2, 20, DIM)
+        lengths = torch.tensor([1.0, 0.6])
+        one = train_step(named, x, lengths)
+        two = train_step(composed, x, lengths)
+        assert torch.equal(one[0].indices, two[0].indices)
+        assert torch.equal(one[0].quantized, two[0].quantized)
+        assert torch.equal(one[0].loss, two[0].loss)
+        assert torch.equal(one[1], two[1])
+        assert_same_bits(one[2], two[2])
+        assert_same_bits(one[3], two[3])
+        seeds = [torch.Generator().manual_seed(step) for _ in range(2)]
+        done = [
+            quantizer.reestimate(generator=seed)
+            for quantizer, seed in zip((named, composed), seeds, strict=True)
+        ]
+        assert done[0][1:] == done[1][1:]
+        assert_same_bits(state(named), state(composed))
+    # One of them alone has a dimension for a single codebook.
+    assert named.decode(one[0].indices).shape == x.shape
+    single = build(composition="residual")
+    assert single(x).indices.shape == (2, 20)
+    assert torch.equal(single(x).indices, build()(x).indices)
+
+
+def test_an_unknown_composition_is_named():
+    with pytest.raises(ValueError, match="composition must be one of.*'sum'"):
+        VectorQuantizer(DIM, SIZE, composition="sum")
 
 
 def test_images_are_vectors_in_another_shape():

@@ -38,7 +38,7 @@ def read(folder):
     return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
-def copy_of_the_hub(folder):
+def copy_of_the_hub(folder, pieces=1):
     """Parquet files with the audio's bytes, and the card that names them."""
     import pandas
 
@@ -59,9 +59,12 @@ def copy_of_the_hub(folder):
             }
             for name, words in utterances
         ]
-        path = folder / f"clean/{split}/0000.parquet"
-        path.parent.mkdir(parents=True)
-        pandas.DataFrame(rows).to_parquet(path)
+        home = folder / f"clean/{split}"
+        home.mkdir(parents=True)
+        for piece in range(pieces):
+            size = len(rows) // pieces
+            some = rows[piece * size : (piece + 1) * size]
+            pandas.DataFrame(some).to_parquet(home / f"{piece:04d}.parquet")
         card += f"  - split: {split}\n    path: clean/{split}/*.parquet\n"
     (folder / "README.md").write_text(f"{card}---\n")
     return folder
@@ -110,6 +113,73 @@ def test_what_datasets_loads_is_loaded_once(tmp_path, lexicon):
     for path in hub.rglob("*.parquet"):
         path.write_bytes(b"")
     prepare(hub, folder, lexicon)  # Finds it done
+
+
+def units(source, folder):
+    """All of it, without phones."""
+    return prepare(source, folder, phones=False)
+
+
+def test_units_need_no_lexicon(tmp_path):
+    source = write(tmp_path / "data", librispeech_files())
+    hub = copy_of_the_hub(tmp_path / "librispeech_asr")
+    found = [read(units(x, tmp_path / x.name)) for x in (source, hub)]
+    assert [len(part) for part in found[0].values()] == [12, 4, 4]
+    for split in SPLITS:
+        assert found[0][split].keys() == found[1][split].keys()
+        for item in found[0][split].values():
+            assert "phone_names" not in item and item["words"]
+    with pytest.raises(ValueError, match="lexicon"):
+        prepare(source, tmp_path / "phones")
+
+
+@pytest.mark.parametrize("kind", ["folders", "hub"])
+def test_the_first_hours_and_no_more(kind, tmp_path):
+    if kind == "folders":
+        source = write(tmp_path / "data", librispeech_files())
+    else:
+        source = copy_of_the_hub(tmp_path / "librispeech_asr")
+    whole = read(units(source, tmp_path / "whole"))["train"]
+    seconds = [item["length"] for item in whole.values()]
+    hours = (sum(seconds[:5]) - 0.01) / 3600
+    folder = prepare(source, tmp_path / "some", phones=False, hours=hours)
+    found = read(folder)
+    assert list(found["train"]) == list(whole)[:5]
+    assert len(found["test"]) == 4
+    if kind == "hub":
+        assert len(list(folder.glob("audio/train-clean-100/*"))) == 5
+    for name in ("hours", "valid_hours"):
+        with pytest.raises(ValueError, match="must be above 0, got 0"):
+            prepare(source, folder, phones=False, **{name: 0})
+
+
+def test_what_has_come_is_not_fetched_again(tmp_path):
+    hub = copy_of_the_hub(tmp_path / "librispeech_asr", pieces=4)
+    whole = read(units(hub, tmp_path / "whole"))
+    lengths = [item["length"] for item in whole["train"].values()]
+    hours = (sum(lengths[:7]) - 0.01) / 3600
+    folder = tmp_path / "out"
+    prepare(hub, folder, phones=False, hours=hours)
+    notes = folder / "audio/train-clean-100.jsonl"
+    assert len(notes.read_text().splitlines()) == 8
+    # Killed in the middle of a line, and of a file.
+    with open(notes, "a") as file:
+        file.write('{"id": "100-2')
+    # Two pieces are done with: if they were read again, it would be seen.
+    import pandas
+
+    for piece in sorted(hub.glob("clean/train.100/*"))[:2]:
+        rows = pandas.read_parquet(piece)
+        rows["audio"] = [{"bytes": b"other", "path": "x"}] * len(rows)
+        rows.to_parquet(piece)
+    units(hub, folder)
+    assert read(folder) == whole
+    assert len(notes.read_text().splitlines()) == 13
+    # Of another source nothing is taken.
+    other = copy_of_the_hub(tmp_path / "other")
+    units(other, folder)
+    assert str(other) in notes.read_text().splitlines()[0]
+    assert read(folder) == whole
 
 
 def test_parts_may_be_chosen(tmp_path, lexicon):

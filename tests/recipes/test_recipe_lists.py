@@ -16,7 +16,7 @@ import sys
 import pytest
 
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import render
-from tests.recipes import phone_corpora, test_cifar10
+from tests.recipes import phone_corpora, test_cifar10, vctk_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
 COLUMNS = [
@@ -93,6 +93,7 @@ CORPORA = {
     "FestvoxRu": ("festvoxru", phone_corpora.make_festvoxru),
     "LibriSpeech": ("librispeech", phone_corpora.make_librispeech),
     "ScribbleLens": ("scribblelens", make_handwriting),
+    "VCTK": ("vctk", vctk_corpus.make_vctk),
     "WSJ": ("wsj", phone_corpora.make_wsj),
 }
 

@@ -1,0 +1,133 @@
+"""LibriSpeech through ``datasets``, row by row: what has come is kept, and a
+later call goes on after it.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import pathlib
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.replacing import replacing
+
+# Configuration and split of openslr/librispeech_asr on the Hub.
+ON_THE_HUB = {
+    "train-clean-100": ("clean", "train.100"),
+    "train-clean-360": ("clean", "train.360"),
+    "train-other-500": ("other", "train.500"),
+    "dev-clean": ("clean", "validation"),
+    "dev-other": ("other", "validation"),
+    "test-clean": ("clean", "test"),
+    "test-other": ("other", "test"),
+}
+HOW_TO_GET = (
+    "The archives are at https://www.openslr.org/12; "
+    "--data_folder=openslr/librispeech_asr takes them from the Hub"
+)
+
+
+def stream(
+    source: str, part: str, folder: pathlib.Path
+) -> Iterator[tuple[str, pathlib.Path, str]]:
+    """Utterances in the order of the data set. No more is fetched than what is
+    asked for, but for the rest of a piece; the audio is written as it is.
+
+    Arguments
+    ---------
+    source : str
+        What ``datasets`` loads: a name on the Hub, or a folder.
+    part : str
+        Of the corpus, such as ``train-clean-100``.
+    folder : pathlib.Path
+        Where ``audio/PART`` goes, and ``audio/PART.jsonl``: what has come,
+        and where to go on.
+
+    Yields
+    ------
+    tuple
+        Name, path of the audio, text.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it cannot be loaded.
+    """
+    audio = folder / "audio" / part
+    audio.mkdir(parents=True, exist_ok=True)
+    about, notes = _about(source), audio.with_suffix(".jsonl")
+    done = _already(notes, about, audio)
+    for note in done:
+        yield note["id"], audio / f"{note['id']}.flac", note["text"]
+    with replacing(notes) as partial:
+        lines = [json.dumps(line) + "\n" for line in (about, *done)]
+        partial.write_text("".join(lines), encoding="utf-8")
+    rows = _rows(source, part)
+    if done:
+        rows.load_state_dict(done[-1]["state"])
+    with open(notes, "a", encoding="utf-8") as file:
+        for row in tqdm(rows, part, initial=len(done), unit="utt"):
+            path, size = _write(row, audio)
+            note = {"id": row["id"], "text": row["text"], "bytes": size}
+            note["state"] = rows.state_dict()
+            file.write(json.dumps(note) + "\n")
+            file.flush()
+            yield row["id"], path, row["text"]
+
+
+def _about(source: str) -> dict:
+    """To whom what has come belongs, and the place where it goes on."""
+    import datasets
+
+    return {"source": source, "datasets": datasets.__version__}
+
+
+def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
+    """What has come, up to the first that is not there as it was."""
+    done = []
+    if notes.is_file():
+        lines = notes.read_text("utf-8").splitlines()
+        if not lines or json.loads(lines[0]) != about:
+            return []
+        for line in lines[1:]:
+            try:
+                note = json.loads(line)
+            except ValueError:
+                # Killed in the middle of it.
+                break
+            path = audio / f"{note['id']}.flac"
+            if not path.is_file() or path.stat().st_size != note["bytes"]:
+                break
+            done.append(note)
+    return done
+
+
+def _rows(source: str, part: str):
+    import datasets
+
+    config, split = ON_THE_HUB[part]
+    try:
+        rows = datasets.load_dataset(
+            source, config, split=split, streaming=True
+        )
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"{source} cannot be loaded by `datasets` ({config}, {split}): "
+            f"{error}. {HOW_TO_GET}, and local folders are read as well."
+        ) from error
+    # The bytes of the file: decoding them is soundfile's work.
+    return rows.cast_column("audio", datasets.Audio(decode=False))
+
+
+def _write(row: dict, audio: pathlib.Path) -> tuple[pathlib.Path, int]:
+    """The audio of a row, as a file of its own, if it is not there."""
+    path = audio / f"{row['id']}.flac"
+    data = row["audio"]["bytes"]
+    if data is None:
+        data = pathlib.Path(row["audio"]["path"]).read_bytes()
+    if not path.exists() or path.stat().st_size != len(data):
+        with replacing(path) as partial:
+            partial.write_bytes(data)
+    return path, len(data)

@@ -1,0 +1,325 @@
+"""Recipe for training SpeechBrain's HiFi-GAN to say the units of a tokenizer.
+
+To run this recipe:
+> python train.py hparams/train.yaml --data_folder=data
+
+The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
+folder that export_pretrained wrote, or the id of one on the Hub. It is frozen.
+Where the data folder does not exist, MiniSpeech is made there.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import logging
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import soundfile
+import speechbrain as sb
+import torch
+from ruamel.yaml.comments import CommentedMap
+from safetensors.torch import save_file
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import run_on_main
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.audio import random_start, read_audio, usable
+from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
+from speechbrain_vq.hub.hparams import inference_yaml
+from speechbrain_vq.hub.runs import read_training
+from speechbrain_vq.hub.swap import replace_folder
+from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.inference.hifigan import (
+    UnitVocoder,
+    samples_per_frame,
+    to_ids,
+    unit_settings,
+)
+from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.recipes.common.runs import prepared, start, write_results
+from speechbrain_vq.recipes.common.unit_discovery import read_manifest
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+
+logger = logging.getLogger(__name__)
+# What an exported vocoder says of the tokenizer beside its fingerprint.
+KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
+
+
+class VocoderBrain(sb.Brain):
+    """A generator of speech and a discriminator that tells it from speech."""
+
+    def init_optimizers(self):
+        """An optimizer and a scheduler for each of the two."""
+        self.optimizers_dict, self.schedulers = {}, {}
+        for name in ("generator", "discriminator"):
+            optimizer = self.opt_class(self.modules[name].parameters())
+            scheduler = self.hparams.scheduler(optimizer)
+            self.optimizers_dict[name] = optimizer
+            self.schedulers[name] = scheduler
+            self.checkpointer.add_recoverable(f"optimizer_{name}", optimizer)
+            self.checkpointer.add_recoverable(f"scheduler_{name}", scheduler)
+
+    def compute_forward(self, batch, stage):
+        """What the generator makes of the tokens, [B, 1, samples]."""
+        ids, _ = batch.ids
+        fake, _ = self.modules.generator(ids, spk=batch.speaker.data)
+        return fake
+
+    def compute_objectives(self, predictions, batch, stage):
+        """How far the spectrogram is from that of the speech."""
+        return self.hparams.spectrogram_loss(predictions, batch.sig.data)
+
+    def fit_batch(self, batch):
+        """A step of the discriminator, then one of the generator."""
+        batch = batch.to(self.device)
+        real = batch.sig.data
+        fake = self.compute_forward(batch, sb.Stage.TRAIN)
+        judged = ()
+        if self.optimizer_step >= self.hparams.adversarial_start:
+            self.fit_discriminator(real, fake.detach())
+            scores, heard = self.modules.discriminator(fake)
+            with torch.no_grad():
+                _, wanted = self.modules.discriminator(real)
+            judged = (scores, heard, wanted)
+        losses = self.hparams.generator_loss(
+            sb.Stage.TRAIN, fake, real, *judged
+        )
+        self.step_of("generator", losses["G_loss"])
+        self.optimizer_step += 1
+        return losses["G_l1_spec_loss"].detach().cpu()
+
+    def fit_discriminator(self, real, fake):
+        """A step of the discriminator alone."""
+        scores = [self.modules.discriminator(wavs)[0] for wavs in (fake, real)]
+        losses = self.hparams.discriminator_loss(*scores)
+        self.step_of("discriminator", losses["D_loss"])
+
+    def step_of(self, name, loss):
+        """One step of an optimizer."""
+        # Of both: the generator's loss goes through the discriminator.
+        self.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizers_dict[name].step()
+
+    @torch.no_grad()
+    def evaluate_batch(self, batch, stage):
+        """Whole utterances, one by one."""
+        batch = batch.to(self.device)
+        fake = self.vocoder(batch.tokens.data, speaker=batch.speaker.data)
+        fake = fake.unsqueeze(1)
+        if stage == sb.Stage.TEST:
+            self.test(batch, fake)
+        return self.compute_objectives(fake, batch, stage).cpu()
+
+    def test(self, batch, fake):
+        """The same utterance by Griffin-Lim, and the first ones as files."""
+        tokens = batch.tokens.data
+        tokens = tokens.squeeze(-1) if tokens.shape[-1] == 1 else tokens
+        rebuilt = self.tokenizer.decode_batch(
+            tokens, speaker=batch.speaker.data
+        )
+        rebuilt = rebuilt.unsqueeze(1)
+        self.griffin_lim.append(
+            float(self.compute_objectives(rebuilt, batch, sb.Stage.TEST))
+        )
+        if len(self.griffin_lim) > self.hparams.samples:
+            return
+        folder = pathlib.Path(self.hparams.output_folder) / "samples"
+        folder.mkdir(exist_ok=True)
+        for kind, wavs in {
+            "speech": batch.sig.data,
+            "griffin_lim": rebuilt,
+            "vocoder": fake,
+        }.items():
+            soundfile.write(
+                folder / f"{batch.id[0].replace('/', '_')}.{kind}.wav",
+                wavs.flatten().clamp(-1, 1).cpu().numpy(),
+                self.hparams.sample_rate,
+            )
+
+    def on_stage_start(self, stage, epoch=None):
+        """Empties the list."""
+        self.griffin_lim = []
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Logs, saves, and keeps the results of a test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"mel_l1": stage_loss}
+            return
+        stats = {"mel_l1": stage_loss}
+        meta = {"step": self.optimizer_step}
+        if stage == sb.Stage.VALID:
+            for scheduler in self.schedulers.values():
+                scheduler.step()
+            self.hparams.train_logger.log_stats(
+                {"epoch": epoch, **meta}, self.train_stats, stats
+            )
+            self.checkpointer.save_and_keep_only(
+                meta=stats, importance_keys=[], num_to_keep=1
+            )
+            return
+        number = len(self.griffin_lim)
+        stats["griffin_lim_mel_l1"] = sum(self.griffin_lim) / number
+        self.hparams.train_logger.log_stats(meta, test_stats=stats)
+        self.results = {**meta, "utterances": number, **stats}
+
+
+def check_tokenizer(hparams, tokenizer):
+    """The yaml has to be made for the tokenizer that it names."""
+    there = unit_settings(tokenizer)
+    wrong = {k: there[k] for k in KEYS if hparams[k] != there[k]}
+    if wrong:
+        flags = " ".join(f"--{key}={value}" for key, value in wrong.items())
+        raise ValueError(f"The tokenizer {tokenizer.source} wants {flags}")
+    samples = tokenizer.sample_rate / tokenizer.token_rate
+    made = samples_per_frame(hparams["generator"])
+    if made != samples:
+        raise ValueError(
+            f"A token of {tokenizer.source} stands for {samples:g} samples, "
+            f"but the product of --upsample_factors is {made}."
+        )
+
+
+@torch.no_grad()
+def hear(hparams, tokenizer, items, split):
+    """Adds tokens, and whose voice it is, to utterances."""
+    for item in tqdm(items.values(), f"{split} set"):
+        seconds = None if split == "train" else hparams["longest"]
+        wav = read_audio(item["wav"], tokenizer.sample_rate, duration=seconds)
+        if len(wav) * tokenizer.token_rate < tokenizer.sample_rate:
+            wav = torch.nn.functional.pad(wav, (0, tokenizer.sample_rate))
+        wavs = wav.unsqueeze(0)
+        # Codebooks have a dimension of their own.
+        item["tokens"] = tokenizer.sig_to_tokens(wavs)[0].cpu()
+        item["speaker"] = tokenizer.speaker_batch(wavs)[0].cpu()
+
+
+def dataio_prep(hparams, folder, tokenizer):
+    """The three datasets of a folder of manifests."""
+    rate = hparams["sample_rate"]
+    hop, size = rate / hparams["token_rate"], hparams["segment_tokens"]
+
+    def read(path, first, number):
+        """The samples of so many tokens, [1, samples]."""
+        seconds = [n * hop / rate for n in (first, number)]
+        wav = read_audio(path, rate, *seconds)
+        # Files of other rates may be a sample short.
+        missing = round(number * hop) - len(wav)
+        return torch.nn.functional.pad(wav, (0, missing)).unsqueeze(0)
+
+    @sb.utils.data_pipeline.takes("id", "wav", "tokens")
+    @sb.utils.data_pipeline.provides("sig", "ids")
+    def segment(name, path, tokens):
+        epoch = hparams["epoch_counter"].current
+        first = int(random_start(name, epoch, len(tokens) + 1, size))
+        first = min(first, len(tokens) - size)
+        yield read(path, first, size)
+        yield to_ids(tokens[first : first + size], hparams["codebook_size"])
+
+    @sb.utils.data_pipeline.takes("wav", "tokens")
+    @sb.utils.data_pipeline.provides("sig")
+    def whole(path, tokens):
+        return read(path, 0, len(tokens))
+
+    datasets = {}
+    for split in ("train", "valid", "test"):
+        items = usable(read_manifest(folder, split)).data
+        if split == "valid":
+            step = max(len(items) // hparams["valid_utterances"], 1)
+            items = {name: items[name] for name in sorted(items)[::step]}
+        hear(hparams, tokenizer, items, split)
+        if split == "train":
+            items = {
+                f"{name} {number}": item
+                for name, item in items.items()
+                for number in range(hparams["segments"])
+                if len(item["tokens"]) >= size
+            }
+        if not items:
+            raise ValueError(
+                f"No utterance of {split} has {size} tokens: give fewer "
+                "--segment_tokens."
+            )
+        dataset = DynamicItemDataset(items)
+        dataset.add_dynamic_item(segment if split == "train" else whole)
+        keys = ["ids"] if split == "train" else ["tokens"]
+        dataset.set_output_keys(["id", "sig", "speaker", *keys])
+        datasets[split] = dataset
+    return datasets
+
+
+def export(hparams, brain):
+    """Writes the folder that VQTokenizer takes as its vocoder."""
+    run = pathlib.Path(hparams["output_folder"])
+    training = read_training(run)
+    # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
+    training["modules"] = CommentedMap(generator=training["generator"])
+    training["tokenizer"] = brain.tokenizer.fingerprint
+    text = inference_yaml(training, [*KEYS, "tokenizer", "generator"])
+    with tempfile.TemporaryDirectory(prefix=".vocoder", dir=run) as new:
+        folder = pathlib.Path(new) / "vocoder"
+        folder.mkdir()
+        (folder / HPARAMS).write_text(text, encoding="utf-8")
+        state = brain.vocoder.state_dict()
+        state = {key: value.contiguous() for key, value in state.items()}
+        save_file(state, folder / WEIGHTS)
+        # safetensors lets its writer alone read.
+        shutil.copymode(folder / HPARAMS, folder / WEIGHTS)
+        load_vocoder(folder).check(brain.tokenizer)
+        replace_folder(folder, run / "vocoder")
+    logger.info(
+        'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
+        hparams["tokenizer"],
+        run / "vocoder",
+    )
+
+
+def finish(hparams, brain):
+    """Exports, and writes the results of the test, which are last."""
+    export(hparams, brain)
+    found = {key: hparams[key] for key in ("tokenizer", "seed")}
+    write_results(hparams["output_folder"], found | brain.results)
+
+
+def train(hparams, run_opts, folder):
+    """From manifests to results; returns the Brain."""
+    brain = VocoderBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.tokenizer = VQTokenizer.from_hparams(
+        hparams["tokenizer"], run_opts={"device": str(brain.device)}
+    )
+    check_tokenizer(hparams, brain.tokenizer)
+    brain.vocoder = UnitVocoder(
+        hparams["generator"], unit_settings(brain.tokenizer)
+    )
+    datasets = dataio_prep(hparams, folder, brain.tokenizer)
+    logger.info("%d segments in an epoch", len(datasets["train"]))
+    loader = {"num_workers": hparams["num_workers"]}
+    whole = {"batch_size": 1, **loader}
+    brain.fit(
+        hparams["epoch_counter"],
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs={
+            "batch_size": hparams["batch_size"],
+            "shuffle": True,
+            **loader,
+        },
+        valid_loader_kwargs=dict(whole),
+    )
+    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
+    run_on_main(finish, args=[hparams, brain])
+    return brain
+
+
+if __name__ == "__main__":
+    hparams, run_opts = start(sys.argv[1:])
+    train(hparams, run_opts, prepared(prepare, hparams))

@@ -1,0 +1,273 @@
+"""Data preparation: VCTK, versions 0.92 and 0.80, read where it lies.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import hashlib
+import logging
+import math
+import pathlib
+import re
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.recipes.MiniSpeech.manifests import (
+    FORMAT_VERSION,
+    PathLike,
+    has_manifests,
+    is_done,
+    utterance,
+    write_corpus,
+)
+
+logger = logging.getLogger(__name__)
+
+TEXTS, INFO = "txt", "speaker-info.txt"
+# Where the audio of each version is, and how its files end.
+VERSIONS = {
+    "0.92": ("wav48_silence_trimmed", "_{mic}.flac"),
+    "0.80": ("wav48", ".wav"),
+}
+NAMES = ("VCTK-Corpus-0.92", "VCTK-Corpus")
+SPEAKER = re.compile(r"[ps]\d+")
+HOW_TO_GET = (
+    "VCTK-Corpus-0.92.zip is at https://datashare.ed.ac.uk/handle/10283/3443; "
+    "unpack all of it into one folder"
+)
+
+
+def prepare(
+    data_folder: PathLike,
+    save_folder: PathLike,
+    mic: str = "mic1",
+    seed: int = 1234,
+    unseen_speakers: int = 5,
+    valid_fraction: float = 0.02,
+    test_fraction: float = 0.05,
+) -> pathlib.Path:
+    """Writes manifests for VCTK.
+
+    No sentence is in two splits, whoever reads it, and every speaker is in
+    train, but for a few who are in test only. What those read of the sentences
+    of train and valid is left out. Of p315 there are no texts: its recordings
+    are split by their names, and their words are empty.
+
+    Arguments
+    ---------
+    data_folder : path
+        The folder of version 0.92, with ``wav48_silence_trimmed``, ``txt`` and
+        ``speaker-info.txt``, or of 0.80, with ``wav48``; or the one that it is
+        in. A folder with manifests is used as it is.
+    save_folder : path
+        Where the manifests go.
+    mic : str
+        Of version 0.92, ``mic1`` or ``mic2``; where the latter is missing, as
+        of p280, the utterances are left out.
+    seed : int
+        Of the splits and of the choice of the speakers for test only.
+    unseen_speakers : int
+        How many are for test only.
+    valid_fraction, test_fraction : float
+        Of the sentences, rounded up.
+
+    Returns
+    -------
+    save_folder : pathlib.Path
+        The folder of the manifests.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a part of the corpus is missing.
+    ValueError
+        If an argument makes no sense, or a split would be empty.
+
+    Example
+    -------
+    >>> prepare("VCTK-Corpus-0.92", "prepared")  # doctest: +SKIP
+    PosixPath('prepared')
+    """
+    source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
+    if has_manifests(source):
+        logger.info("%s holds manifests, which are used as they are", source)
+        return source
+    if mic not in ("mic1", "mic2"):
+        raise ValueError(f"mic is 'mic1' or 'mic2', not {mic!r}.")
+    root, version = _find_root(source)
+    audio = root / VERSIONS[version][0]
+    end = VERSIONS[version][1].format(mic=mic)
+    found = {path.name.removesuffix(end): path for path in _audio(audio, end)}
+    _check_parts(root, audio, end, found)
+    corpus = {
+        "corpus": "vctk",
+        "version": FORMAT_VERSION,
+        "vctk": version,
+        "mic": mic if version == "0.92" else None,
+        "seed": seed,
+        "unseen_speakers": unseen_speakers,
+        "fractions": [valid_fraction, test_fraction],
+        "source": _digest(root, found),
+        "data_root": str(root.resolve()),
+    }
+    if is_done(folder, corpus):
+        return folder
+    utts = _read(root, found)
+    splits = _split(utts, seed, unseen_speakers, valid_fraction, test_fraction)
+    for split, part in splits.items():
+        if not part:
+            raise ValueError(
+                f"{root} holds {len(utts)} utterances that can be read: none "
+                f"is left for {split}. {HOW_TO_GET}."
+            )
+    write_corpus(folder, splits, corpus)
+    return folder
+
+
+def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
+    """The folder of the corpus, and its version."""
+    for root in (source, *(source / name for name in NAMES)):
+        for version, (audio, _) in VERSIONS.items():
+            if (root / audio).is_dir():
+                return root, version
+    wanted = " or ".join(audio for audio, _ in VERSIONS.values())
+    if not source.is_dir():
+        raise FileNotFoundError(f"There is no folder {source}. {HOW_TO_GET}.")
+    holds = sorted(path.name for path in source.glob("*"))[:5]
+    raise FileNotFoundError(
+        f"{source} holds {', '.join(holds) or 'nothing'}; wanted is VCTK, "
+        f"that is a folder with {wanted}, or one with manifests (train.json, "
+        f"valid.json, test.json). {HOW_TO_GET}."
+    )
+
+
+def _audio(audio: pathlib.Path, end: str) -> Iterator[pathlib.Path]:
+    """``SPEAKER/SPEAKER_NUMBER`` and how they end."""
+    for speaker in sorted(audio.iterdir()):
+        if SPEAKER.fullmatch(speaker.name) and speaker.is_dir():
+            yield from sorted(speaker.glob(f"{speaker.name}_*{end}"))
+
+
+def _check_parts(root, audio, end, found) -> None:
+    if not found:
+        holds = sorted(path.name for path in audio.glob("*/*"))[:3]
+        raise FileNotFoundError(
+            f"{audio} has no files such as p225/p225_001{end}; it holds "
+            f"{', '.join(holds) or 'nothing'}. {HOW_TO_GET}."
+        )
+    for part in (TEXTS, INFO):
+        if not (root / part).exists():
+            raise FileNotFoundError(
+                f"{root} lacks {part}, which VCTK has. {HOW_TO_GET}."
+            )
+
+
+def _digest(root: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
+    """What would change the manifests changes it."""
+    sha = hashlib.sha1((root / INFO).read_bytes())
+    texts = sorted((root / TEXTS).glob("*/*.txt"))
+    for path in [*found.values(), *texts]:
+        sha.update(f"{path.name} {path.stat().st_size}\n".encode())
+    return sha.hexdigest()
+
+
+def _genders(path: pathlib.Path) -> dict[str, str]:
+    """Of ``ID AGE GENDER ACCENTS REGION``; 0.80 leaves the p of the ids out."""
+    genders = {}
+    for line in path.read_text("utf-8", errors="replace").splitlines()[1:]:
+        speaker, *fields = line.split() or [""]
+        # The age may be missing.
+        gender = {"F", "M"} & set(fields[:2])
+        if gender:
+            speaker = f"p{speaker}" if speaker.isdigit() else speaker
+            genders[speaker] = gender.pop()
+    return genders
+
+
+def _read(
+    root: pathlib.Path, found: dict[str, pathlib.Path]
+) -> dict[str, dict]:
+    """The utterances that can be read."""
+    genders, utts = _genders(root / INFO), {}
+    silent, bad = set(), 0
+    for name, path in tqdm(found.items(), "VCTK", unit="utt"):
+        try:
+            length = check_audio(path)
+        except AudioError as error:
+            logger.warning("Left out %s", error)
+            bad += 1
+            continue
+        speaker = path.parent.name
+        text = root / TEXTS / speaker / f"{name}.txt"
+        words = ""
+        if text.is_file():
+            words = " ".join(text.read_text("utf-8", errors="replace").split())
+        else:
+            silent.add(speaker)
+        relative = path.relative_to(root).as_posix()
+        utts[name] = utterance(relative, length, speaker, "en", words)
+        utts[name]["gender"] = genders.get(speaker, "")
+    if silent:
+        logger.warning(
+            "Without texts are some of %s", ", ".join(sorted(silent))
+        )
+    if bad:
+        logger.warning("%d files cannot be read: left out", bad)
+    unsaid = {utt["spk_id"] for utt in utts.values() if not utt["gender"]}
+    if unsaid:
+        logger.warning(
+            "%s does not tell the gender of %s", INFO, ", ".join(sorted(unsaid))
+        )
+    return utts
+
+
+def _split(
+    utts: dict[str, dict],
+    seed: int,
+    unseen_speakers: int,
+    valid_fraction: float,
+    test_fraction: float,
+) -> dict[str, dict]:
+    """By hashes of the sentences and of the speakers' names."""
+
+    def order(names):
+        return sorted(names, key=lambda name: _hash(seed, name))
+
+    speakers = order({utt["spk_id"] for utt in utts.values()})
+    if not 0 <= unseen_speakers < len(speakers):
+        raise ValueError(
+            f"unseen_speakers is {unseen_speakers}; there are {len(speakers)} "
+            "speakers, and one at least is to be trained on."
+        )
+    unseen = set(speakers[:unseen_speakers])
+    said = {name: _sentence(utt["words"]) or name for name, utt in utts.items()}
+    sentences = order(set(said.values()))
+    valid = math.ceil(valid_fraction * len(sentences))
+    test = valid + math.ceil(test_fraction * len(sentences))
+    home = dict.fromkeys(sentences, "train")
+    home.update(dict.fromkeys(sentences[:valid], "valid"))
+    home.update(dict.fromkeys(sentences[valid:test], "test"))
+    splits: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
+    for name, utt in utts.items():
+        split = home[said[name]]
+        if split == "test" or utt["spk_id"] not in unseen:
+            splits[split][name] = utt
+    left = len(utts) - sum(map(len, splits.values()))
+    logger.info(
+        "In test only: %s; %d of their utterances, of sentences that others "
+        "read in train or valid, are left out",
+        ", ".join(sorted(unseen)) or "nobody",
+        left,
+    )
+    return splits
+
+
+def _sentence(words: str) -> str:
+    """Texts that differ in signs and capitals are one sentence."""
+    return " ".join(re.findall(r"[a-z']+", words.lower()))
+
+
+def _hash(seed: int, name: str) -> str:
+    return hashlib.sha1(f"{seed} {name}".encode()).hexdigest()

@@ -1,0 +1,91 @@
+"""Voice conversion with a vector-quantized autoencoder: unit discovery, with a
+decoder that is told whose voice it is in one of several ways.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import os
+import pathlib
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_vq.lobes.speakers import voices
+from speechbrain_vq.recipes.common.unit_discovery import UnitBrain
+
+# What SpeechBrain's pretrained speaker encoders call their weights.
+WEIGHTS = "embedding_model.ckpt"
+
+
+class ConversionBrain(UnitBrain):
+    """Learns to say speech again in a voice that it is told."""
+
+    items = ["id", "sig", "spk_id"]
+
+    def meet(self, datasets):
+        """Gives a table the names of the speakers to train on, and a
+        pretrained encoder its weights."""
+        super().meet(datasets)
+        speaker = self.hparams.speaker
+        if hasattr(speaker, "fill"):
+            items = datasets["train"].data.values()
+            speaker.fill(item["spk_id"] for item in items)
+        elif hasattr(speaker, "load"):
+            source = self.hparams.speaker_encoder
+            run_on_main(find_encoder, args=[source])
+            speaker.load(find_encoder(source))
+
+    def speaker(self, batch, features, lengths):
+        """Whose voice it is, for the decoder, [B, S]."""
+        return voices(
+            self.modules.speaker, batch.sig, (features, lengths), batch.spk_id
+        )
+
+
+def find_encoder(
+    source: str | os.PathLike, revision: str | None = None
+) -> pathlib.Path:
+    """The weights of a pretrained speaker encoder; of what else there is in
+    its repository nothing is read.
+
+    Arguments
+    ---------
+    source : path or str
+        A folder with ``embedding_model.ckpt``, or a model on the Hub such as
+        ``speechbrain/spkrec-ecapa-voxceleb``.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no such file in it.
+    HubError
+        If the Hub does not give it; the message says why.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        if (folder / WEIGHTS).is_file():
+            return folder / WEIGHTS
+        holds = sorted(path.name for path in folder.glob("*"))[:5]
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
+            f"encoders have; it holds {', '.join(holds) or 'nothing'}."
+        )
+    if folder.is_absolute() or len(folder.parts) != 2:
+        raise FileNotFoundError(
+            f"There is no folder {source}; on the Hub a name is "
+            "'organisation/name', such as speechbrain/spkrec-ecapa-voxceleb."
+        )
+    from huggingface_hub import hf_hub_download
+
+    from speechbrain_vq.hub.errors import in_words
+
+    with in_words(str(source), revision):
+        path = hf_hub_download(str(source), WEIGHTS, revision=revision)
+    return pathlib.Path(path)

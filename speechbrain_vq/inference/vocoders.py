@@ -1,0 +1,102 @@
+"""HiFi-GANs of anyone's, loaded without running anything of theirs.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pathlib
+import pickle
+from typing import Any
+
+import torch
+from speechbrain.lobes.models.HifiGAN import (
+    HifiganGenerator,
+    UnitHifiganGenerator,
+)
+
+from speechbrain_vq.hub.download import download
+from speechbrain_vq.hub.folder import WEIGHTS, find_file, load_weights
+from speechbrain_vq.hub.load import build_hparams
+
+from .hifigan import HifiGAN, UnitVocoder
+
+# What SpeechBrain's vocoders keep their weights in.
+CHECKPOINT = "generator.ckpt"
+# SpeechBrain's own do not say what they hear; their recipes do.
+_USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
+PUBLISHED = {
+    "speechbrain/tts-hifigan-libritts-16kHz": {"sample_rate": 16000, **_USUAL},
+    "speechbrain/tts-hifigan-libritts-22050Hz": {
+        "sample_rate": 22050,
+        **_USUAL,
+    },
+    "speechbrain/tts-hifigan-ljspeech": {"sample_rate": 22050, **_USUAL},
+}
+
+
+def load_vocoder(
+    source: str | pathlib.Path, **options: Any
+) -> HifiGAN | UnitVocoder:
+    """Loads a HiFi-GAN of SpeechBrain, or one on units, without running code
+    that came with it.
+
+    Arguments
+    ---------
+    source : path or str
+        A folder or a model on the Hub, such as
+        ``speechbrain/tts-hifigan-libritts-16kHz``: a ``hyperparams.yaml`` with
+        ``generator``, and ``model.safetensors`` or ``generator.ckpt``.
+    **options
+        ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
+        ``force_download``, as in ``VQTokenizer.from_hparams``.
+
+    Returns
+    -------
+    HifiGAN or UnitVocoder
+        The vocoder, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model, or one of its files is missing.
+    ValueError
+        If it is no such vocoder, or should not be loaded.
+    """
+    folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
+    safe = (folder / WEIGHTS).is_file()
+    weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
+    hparams = build_hparams(folder, weights)
+    modules = hparams.get("modules") or {}
+    generator = hparams.get("generator") or modules.get("generator")
+    if not isinstance(generator, HifiganGenerator):
+        raise ValueError(
+            f"'{source}' is no HiFi-GAN of SpeechBrain: the generator of its "
+            f"yaml is {type(generator).__name__}."
+        )
+    if safe:
+        load_weights({"generator": generator}, weights)
+    else:
+        _load_checkpoint(generator, weights)
+    generator.remove_weight_norm()
+    generator.eval().requires_grad_(False)
+    if isinstance(generator, UnitHifiganGenerator):
+        return UnitVocoder(generator, hparams, str(source))
+    said = PUBLISHED.get(str(source), hparams)
+    names = ("sample_rate", "n_fft", "win_length", "mel_fmin", "mel_fmax")
+    settings = {n: said[n] for n in names if said.get(n) is not None}
+    return HifiGAN(generator, settings, str(source))
+
+
+def _load_checkpoint(generator, path):
+    """SpeechBrain's pickle, of which nothing but tensors is read."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Takes the names that older versions of PyTorch gave, too.
+        generator.load_state_dict(state)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+        raise ValueError(
+            f"{path} was not loaded: it is damaged, has more than weights in "
+            f"it, or does not fit the yaml beside it. {error}"
+        ) from error
+    if not all(tensor.isfinite().all() for tensor in generator.parameters()):
+        raise ValueError(f"{path} has values that are NaN or infinite.")

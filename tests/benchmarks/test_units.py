@@ -1,0 +1,196 @@
+"""The tables of units: what is run, what is not run again, what is written,
+and k-means of features as a model.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import csv
+import json
+import math
+import pathlib
+import random
+import sys
+
+import pytest
+import soundfile
+import torch
+
+ROOT = pathlib.Path(__file__).parents[2]
+RATE = 16000
+TASK = """
+title: Some units
+recipe: MiniSpeech/unit-discovery
+hparams: train.yaml
+settings: {utterance_norm: true, codebook_size: 16}
+seeds: [1, 2]
+arms:
+    - clusters: {arm: kmeans, utterance_norm: false}
+    - robust
+evaluated:
+    Here: {}
+    There: {minutes: 2}
+reconstructed: 1
+columns:
+    pnmi: {title: PNMI, format: .2f}
+    used_codes: {title: used (%), format: .0f, scale: 100}
+note: Said below.
+"""
+
+
+@pytest.fixture(scope="module")
+def units():
+    """The module of the script."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import units
+    finally:
+        sys.path.pop(0)
+    return units
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Four tones for phones, of two speakers, one louder."""
+    folder = tmp_path_factory.mktemp("corpus")
+    tones, draw = {"a": 300, "b": 700, "c": 1500, "d": 3000}, random.Random(0)
+    for split in ("train", "valid", "test"):
+        entries = {}
+        for number in range(4):
+            phones, wav, name = [], [], f"{split}-{number}"
+            for phone in draw.choices(list(tones), k=10):
+                start = len(wav) / 10
+                phones.append((start, start + 0.1, phone))
+                time = torch.arange(1600) / RATE
+                loud = 0.5 if number % 2 else 0.1
+                wav.append(torch.sin(2 * math.pi * tones[phone] * time) * loud)
+            soundfile.write(folder / f"{name}.wav", torch.cat(wav), RATE)
+            entries[name] = {
+                "wav": f"{{data_root}}/{name}.wav",
+                "length": 1.0,
+                "spk_id": "xy"[number % 2],
+                "phones": phones,
+            }
+        (folder / f"{split}.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture
+def task(tmp_path, units, corpus):
+    path = tmp_path / "task.yaml"
+    path.write_text(TASK)
+    return units.Units(path, tmp_path / "runs", (f"--data_folder={corpus}",))
+
+
+def pretend(task, arm, seed, pnmi, used, titles=("Here", "There")):
+    """Writes what an evaluation leaves behind."""
+    output = task.output(arm, seed)
+    output.mkdir(parents=True, exist_ok=True)
+    found = {"steps": 7, "arm": "x", "reconstruction_error": 0.3}
+    (output / "results.json").write_text(json.dumps(found))
+    (output / "command.json").write_text(json.dumps(task.command(arm, seed)))
+    for title in titles:
+        folder = task.evaluation(arm, seed, title)
+        folder.mkdir()
+        figure = {"value": pnmi, "low": None, "high": None}
+        said = {"figures": {"phones": {"pnmi": figure}}}
+        (folder / "results.json").write_text(json.dumps(said))
+        extra = folder.with_suffix(".json")
+        extra.write_text(json.dumps({"used_codes": used}))
+
+
+def test_an_arm_says_more_than_the_settings(task):
+    hparams = task.hparams("clusters", 1)
+    assert not hparams["utterance_norm"] and hparams["codebook_size"] == 16
+    assert task.hparams("robust", 1)["utterance_norm"]
+    assert "--seed=2" in task.command("robust", 2)
+    # One place for the manifests of all runs.
+    folders = {task.hparams(arm, 1)["manifest_folder"] for arm in task.arms}
+    assert len(folders) == 1
+
+
+def test_medians_and_ranges_are_written(task, tmp_path):
+    pretend(task, "clusters", 1, 0.25, 1.0)
+    pretend(task, "robust", 1, 0.5, 0.9)
+    pretend(task, "robust", 2, 0.75, 0.9, titles=["Here"])
+    text = task.write(tmp_path / "task")
+    assert text == (tmp_path / "task.md").read_text()
+    here, there = text.split("## Here")[1].split("## There")
+    assert "| clusters | 0.25 | 100 | 1 |" in here
+    assert "| robust | 0.62 (0.50 to 0.75) | 90 | 2 |" in here
+    assert "| robust | 0.50 | 90 | 1 |" in there
+    assert "Said below. Medians" in text and "7 optimizer steps" in text
+    with open(tmp_path / "task.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = {
+        row["seed"]: float(row["value"])
+        for row in rows
+        if (row["table"], row["arm"], row["figure"])
+        == ("Here", "robust", "pnmi")
+    }
+    assert found == {"1": 0.5, "2": 0.75}
+    # What the training found is of its own test set.
+    where = {r["table"] for r in rows if r["figure"] == "reconstruction_error"}
+    assert where == {"Here"}
+
+
+def test_what_was_done_is_not_done_again(task):
+    """There is no model, which the evaluation would miss."""
+    pretend(task, "robust", 1, 0.5, 0.9)
+    assert task.run("robust", 1)
+    pretend(task, "robust", 2, 0.5, 0.9, titles=["Here"])
+    with pytest.raises((OSError, ValueError)):
+        task.run("robust", 2)
+
+
+def test_of_many_codebooks_the_first_is_shown(units):
+    found = [{"pnmi_codebook_1": 0.1, "pnmi_codebook_2": 0.9}, {}]
+    column = {"format": ".1f"}
+    assert units.spread(found, "pnmi", column) == "0.1"
+    assert units.spread(found, "other", column) == ""
+    assert units.spread([{"x": 0.0}, {"x": 1.0}], "x", column) == (
+        "0.5 (0.0 to 1.0)"
+    )
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("frames", [12, 13])
+def test_frames_come_back_as_they_were(units, norm, frames):
+    """In the voice whose moments they have; padding makes no difference."""
+    features = torch.randn(2, frames, 3) * 5 + 2
+    lengths = torch.tensor([1.0, 6 / frames])
+    features[1, 6:] = 0
+    encode, decode = units.Stacked(4, norm), units.Unstacked(4, norm)
+    stacked, shares = encode(features, lengths)
+    number = -(-frames // 4)
+    assert stacked.shape == (2, number, 12)
+    assert (shares * number).tolist() == pytest.approx([number, 2])
+    voices = units.Moments(3)(features, lengths)
+    back = decode(stacked, voices, shares)[:, :frames]
+    assert torch.allclose(back[0], features[0], atol=1e-4)
+    assert torch.allclose(back[1, :6], features[1, :6], atol=1e-4)
+    alone, _ = encode(features[1:, :6], torch.ones(1))
+    # The last of its frames is whole only without padding.
+    assert torch.allclose(alone[0, :1], stacked[1, :1], atol=1e-4)
+    if norm:
+        louder, _ = encode(features[:1] * 3 + 1, torch.ones(1))
+        assert torch.allclose(louder, stacked[:1], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_clusters_of_tones_are_the_tones(task, tmp_path):
+    """Trained on some utterances, evaluated on others, as any model."""
+    assert task.run("clusters", 1)
+    found = task.figures("clusters", 1, "Here")
+    # Of the 5 frames of a tone some reach into its neighbours.
+    assert found["pnmi"] > 0.6
+    assert found["phone_from_latents"] > 0.8
+    assert found["tokens_per_second"] == pytest.approx(50)
+    assert 0 < found["used_codes"] <= 1
+    assert found["mel_cepstral_distortion"] > 0
+    # Loudness tells the two speakers; taken out, it does not.
+    assert found["speaker_from_latents"] == 1
+    assert "| clusters |" in task.write(tmp_path / "task")
+    kept = task.evaluation("clusters", 1, "Here") / "results.json"
+    before = kept.stat().st_mtime_ns
+    assert task.run("clusters", 1) and kept.stat().st_mtime_ns == before

@@ -1,0 +1,186 @@
+"""Converted speech: pairs, tokens that stay, and whose voice it has.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pytest
+import soundfile
+import torch
+
+from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq.evaluation.conversion import (
+    Conversion,
+    conversion_pairs,
+    token_agreement,
+)
+from speechbrain_vq.evaluation.sources import Model, Utterance
+from speechbrain_vq.lobes.speakers import SpeakerTable
+
+RATE = 100
+LEVELS = {"ann": 0.1, "bob": 0.3, "cy": 0.5}
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """Three speakers, each of a level of their own, four utterances each: the
+    signs are what is said."""
+    draw, entries = torch.Generator().manual_seed(0), {}
+    for speaker, level in LEVELS.items():
+        for number in range(4):
+            name = f"{speaker}/{number}"
+            path = tmp_path / f"{speaker}-{number}.wav"
+            signs = 2 * torch.randint(0, 2, (50,), generator=draw) - 1
+            soundfile.write(path, (level * signs).numpy(), RATE)
+            entries[name] = {"wav": str(path), "spk_id": speaker}
+    return entries
+
+
+def tokens_of(wav):
+    return (wav > 0).long().unsqueeze(1)
+
+
+def level(wav):
+    return float(wav.abs().mean())
+
+
+def judge(audio, sample_rate, entry):
+    """Likeness of levels."""
+    assert sample_rate == RATE and entry["spk_id"] in LEVELS
+    output = level(audio["output"])
+    return {
+        f"to_{name}": -abs(output - level(audio[name]))
+        for name in ("source", "target")
+    }
+
+
+def figures(manifest, convert, pairs=10, audio=None, weights=None):
+    chosen = conversion_pairs(manifest, pairs)
+    measure = Conversion(
+        convert, tokens_of, RATE, manifest, chosen, {"level": judge}, audio
+    )
+    for name, entry in manifest.items():
+        wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
+        one = Utterance(name, entry, tokens_of(wav), RATE, 0.5, wav=wav)
+        measure.add(one, torch.ones(3).int() if weights is None else weights)
+    assert measure.done == len(chosen)
+    return {k: figure.value for k, figure in measure.figures().items()}
+
+
+def test_pairs_are_of_other_speakers_and_never_twice(manifest):
+    pairs = conversion_pairs(manifest, 1000)
+    assert len({pair[:2] for pair in pairs}) == len(pairs) == 12 * 2
+    for pair in pairs:
+        assert manifest[pair.source]["spk_id"] != pair.speaker
+        assert manifest[pair.voice]["spk_id"] == pair.speaker
+        assert manifest[pair.target]["spk_id"] == pair.speaker
+        assert pair.voice != pair.target
+    some = conversion_pairs(manifest, 5)
+    assert len(some) == 5 and some == conversion_pairs(manifest, 5)
+    assert some != conversion_pairs(manifest, 5, seed=1)
+    # The order of the manifest makes no difference.
+    backwards = dict(reversed(manifest.items()))
+    assert some == conversion_pairs(backwards, 5)
+
+
+def test_only_voices_that_are_known_are_taken(manifest):
+    pairs = conversion_pairs(manifest, 1000, speakers=["bob", "dan"])
+    assert {pair.speaker for pair in pairs} == {"bob"}
+    assert len(pairs) == 8
+    assert conversion_pairs(manifest, 9, speakers=["dan"]) == []
+
+
+def test_a_voice_known_by_name_is_not_heard():
+    """As that of a model with a table of speakers."""
+    tokenizer = VQTokenizer.from_hparams(
+        bundled("mini"), run_opts={"device": "cpu"}
+    )
+    size = tokenizer.mods.speaker.output_dim
+    tokenizer.mods["speaker"] = SpeakerTable(3, size)
+    tokenizer.mods.speaker.fill(["ann", "bob"])
+    model = Model(tokenizer)
+    assert model.speakers == ["ann", "bob"]
+    wav = torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    model._flat, tokens = True, model.tokens(wav)
+    one = Utterance("u", {"spk_id": "ann"}, tokens, 50.0, 0.5, wav=wav)
+    ann, bob = (model.convert(one, wav, name) for name in ("ann", "bob"))
+    assert len(ann) == len(wav) and not torch.allclose(ann, bob, atol=1e-3)
+
+
+def test_without_two_speakers_there_are_no_pairs():
+    assert conversion_pairs({"a": {"spk_id": "ann"}, "b": {}}, 5) == []
+    pairs = conversion_pairs({"a": {"spk_id": "x"}, "b": {"spk_id": "y"}}, 5)
+    assert {pair.target == pair.voice for pair in pairs} == {True}
+
+
+def test_one_that_changes_nothing_keeps_all_tokens_and_the_voice(manifest):
+    found = figures(manifest, lambda utterance, voice, speaker: utterance.wav)
+    assert found["token_agreement"] == 1
+    assert found["token_agreement_own_voice"] == 1
+    assert found["level:closer_to_target"] == 0
+    assert found["level:to_source"] == 0
+
+
+def test_one_that_takes_the_level_over_is_always_closer(manifest):
+    def convert(utterance, voice, speaker):
+        return utterance.wav.sign() * level(voice)
+
+    found = figures(manifest, convert)
+    assert found["token_agreement"] == 1
+    assert found["level:closer_to_target"] == 1
+    assert found["level:to_target"] == pytest.approx(0, abs=1e-4)
+    assert found["level:to_source"] < -0.1
+
+
+def test_one_that_plays_the_target_says_something_else(manifest):
+    found = figures(manifest, lambda utterance, voice, speaker: voice)
+    assert found["level:closer_to_target"] == 1
+    assert 0.3 < found["token_agreement"] < 0.7
+    assert found["token_agreement_own_voice"] == 1
+
+
+def test_some_pairs_only(manifest):
+    """Ann's voice alone is missed: the share is that of the other pairs."""
+
+    def convert(utterance, voice, speaker):
+        return utterance.wav if speaker == "ann" else voice
+
+    pairs = conversion_pairs(manifest, 20)
+    share = sum(pair.speaker != "ann" for pair in pairs) / len(pairs)
+    found = figures(manifest, convert, pairs=20)
+    assert found["level:closer_to_target"] == pytest.approx(share)
+    assert 0 < share < 1
+
+
+def test_lost_frames_and_other_codebooks_count():
+    source = torch.tensor([[1, 1], [2, 2], [3, 3], [4, 4]])
+    other = torch.tensor([[1, 1], [2, 0], [3, 3]])
+    assert token_agreement(source, other) == (2, 4)
+    assert token_agreement(other, source) == (2, 4)
+    assert token_agreement(source, source[:0]) == (0, 4)
+
+
+def test_recordings_can_be_listened_to(manifest, tmp_path):
+    folder = tmp_path / "new" / "audio"
+    figures(manifest, lambda utterance, voice, speaker: -voice, 3, folder)
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 9
+    pair = conversion_pairs(manifest, 3)[0]
+    stem = pair.source.replace("/", "-")
+    assert f"001-output-{stem}-as-{pair.speaker}.wav" in names
+    target = pair.target.replace("/", "-")
+    wav, rate = soundfile.read(folder / f"001-target-{target}.wav")
+    original, _ = soundfile.read(manifest[pair.target]["wav"])
+    assert rate == RATE and (wav == original).all()
+
+
+def test_a_target_that_cannot_be_read_is_named(manifest):
+    pairs = conversion_pairs(manifest, 1)
+    broken = manifest | {pairs[0].voice: {"wav": "nowhere.wav"}}
+    measure = Conversion(lambda u, v, s: v, tokens_of, RATE, broken, pairs, {})
+    name = pairs[0].source
+    wav = torch.ones(50)
+    one = Utterance(name, broken[name], tokens_of(wav), RATE, 0.5, wav=wav)
+    measure.add(one, torch.ones(1).int())
+    assert measure.done == 0 and measure.figures() == {}
+    assert "nowhere.wav" in str(measure.bad)

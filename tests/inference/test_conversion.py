@@ -1,0 +1,259 @@
+"""Speech is said again in the voice that is asked for, and what cannot be is
+said.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+import speechbrain_vq
+from speechbrain_vq import VoiceConverter, VQTokenizer, export_pretrained
+from speechbrain_vq.cli import main
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.inference import convert_files
+from tests.hub.runs import USED, YAML, write_run
+from tests.lobes.encoders import ECAPA
+
+HEARING = """    speaker: !new:speechbrain_vq.lobes.autoencoder.SpeakerEncoder
+        input_dim: 20
+        output_dim: 4
+"""
+TABLE = """    speaker: !new:speechbrain_vq.lobes.speakers.SpeakerTable
+        num_speakers: 5
+        output_dim: 4
+"""
+PRETRAINED = ECAPA.partition("speaker: ")[2].replace(
+    "output_dim: 8", "output_dim: 4"
+)
+PRETRAINED = "    speaker: " + PRETRAINED.replace("\n    ", "\n        ")
+SECTION = "inference:\n    interface: VoiceConverter\n"
+NAMES = ["p225", "p226", "s5"]
+
+
+def yaml_of(speaker):
+    assert YAML.count(HEARING) == 1
+    parts = ECAPA.partition("speaker: ")[0] if speaker == PRETRAINED else ""
+    return parts + YAML.replace(HEARING, speaker) + SECTION
+
+
+def prepare(modules):
+    torch.manual_seed(1)
+    speaker = modules["speaker"]
+    if hasattr(speaker, "fill"):
+        speaker.fill(NAMES)
+    # Untrained, the average voice and the others differ too little.
+    modules["decoder"].speaker.weight.data.mul_(20)
+
+
+def make(folder, speaker):
+    run, modules = write_run(folder / "run", prepare, yaml_of(speaker), **USED)
+    return export_pretrained(run, folder / "model"), modules
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The folders of the three kinds."""
+    kinds = {"hearing": HEARING, "table": TABLE, "pretrained": PRETRAINED}
+    return {
+        name: make(tmp_path_factory.mktemp(name), speaker)
+        for name, speaker in kinds.items()
+    }
+
+
+@pytest.fixture
+def load(models):
+    def load(name):
+        return VoiceConverter.from_hparams(
+            models[name][0], run_opts={"device": "cpu"}
+        )
+
+    return load
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Recordings, one of which is none."""
+    where = tmp_path / "speech"
+    where.mkdir()
+    for index, name in enumerate("abc"):
+        torch.manual_seed(index)
+        sound = torch.randn(9000) * torch.linspace(0.01, 0.3, 9000) ** index
+        soundfile.write(where / f"{name}.wav", sound.numpy() / 4, 16000)
+    (where / "text.wav").write_text("no sound")
+    return where
+
+
+def test_public_names():
+    assert speechbrain_vq.VoiceConverter is VoiceConverter
+    assert issubclass(VoiceConverter, VQTokenizer)
+
+
+@pytest.mark.parametrize("kind", ["hearing", "table", "pretrained"])
+def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
+    kind, models, load, folder, tmp_path
+):
+    converter, modules = load(kind), models[kind][1]
+    one, two = (
+        NAMES[:2] if kind == "table" else (folder / "b.wav", folder / "c.wav")
+    )
+    source = folder / "a.wav"
+    wavs = read_audio(source, 16000).unsqueeze(0)
+    tokens = converter.convert_file(source, one, tmp_path / "one.wav")
+    assert torch.equal(tokens, converter.encode_file(source))
+    converter.convert_file(source, two, tmp_path / "two.wav")
+    outputs = [read_audio(tmp_path / f"{n}.wav", 16000) for n in ("one", "two")]
+    assert not torch.allclose(*outputs, atol=1e-3)
+    # By hand, with the modules that were exported.
+    for module in modules.values():
+        module.eval()
+    with torch.no_grad():
+        if kind == "table":
+            voice = modules["speaker"]([one])
+        else:
+            heard = read_audio(one, 16000).unsqueeze(0), torch.ones(1)
+            if kind == "hearing":
+                heard = modules["features"](*heard)
+            voice = modules["speaker"](*heard)
+    assert torch.allclose(converter.voice(one), voice, atol=1e-6)
+    wanted = converter.decode_batch(tokens.unsqueeze(0), None, voice)[0]
+    assert torch.allclose(outputs[0], wanted.clamp(-1, 1), atol=1e-3)
+    batch = converter.convert_batch(wavs, None, one)
+    assert torch.allclose(batch[0], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["hearing", "table"])
+def test_several_targets_are_their_mean(kind, load, folder):
+    converter = load(kind)
+    two = NAMES[:2] if kind == "table" else [folder / "b.wav", folder / "c.wav"]
+    apart = torch.cat([converter.voice(one) for one in two])
+    assert apart.shape == (2, 4) and not torch.equal(apart[0], apart[1])
+    assert torch.allclose(converter.voice(two)[0], apart.mean(0))
+    assert torch.equal(converter.voice(two[:1]), converter.voice(two[0]))
+    with pytest.raises(ValueError, match="There is no target"):
+        converter.voice([])
+
+
+def test_each_of_a_batch_has_its_voice(load, folder):
+    converter = load("hearing")
+    wavs = torch.stack(
+        [read_audio(folder / f"{n}.wav", 16000) for n in ("a", "b")]
+    )
+    lengths = torch.tensor([1.0, 0.64])
+    voices = torch.cat([converter.voice(folder / f"{n}.wav") for n in "bc"])
+    tokens, token_lengths = converter.encode_batch(wavs, lengths)
+    wanted = converter.decode_batch(tokens, token_lengths, voices)
+    both = converter.convert_batch(wavs, lengths, voices)
+    assert torch.equal(both, wanted)
+    assert not both[1, 5760:].any() and both[1, :5760].any()
+    for row, name in enumerate("bc"):
+        # One voice for all.
+        one = converter.convert_batch(wavs, lengths, folder / f"{name}.wav")
+        assert torch.allclose(one[row], both[row], atol=1e-3)
+        assert not torch.allclose(one[1 - row], both[1 - row], atol=1e-3)
+
+
+def test_a_table_knows_names_and_hears_nothing(load, folder, tmp_path):
+    converter = load("table")
+    assert converter.speakers == NAMES
+    with pytest.raises(ValueError, match="'p22'. .*Known: p225, p226, s5"):
+        converter.voice("p22")
+    with pytest.raises(
+        ValueError, match="b.wav is a recording, but .* table.*Known: p225"
+    ):
+        converter.convert_file(
+            folder / "a.wav", folder / "b.wav", tmp_path / "o.wav"
+        )
+    # In the average voice.
+    wavs = read_audio(folder / "a.wav", 16000).unsqueeze(0)
+    assert not converter.speaker_batch(wavs).any()
+    converter.reconstruct_file(folder / "a.wav", tmp_path / "average.wav")
+    assert not (tmp_path / "o.wav").exists()
+
+
+@pytest.mark.parametrize("kind", ["hearing", "pretrained"])
+def test_who_hears_knows_no_names(kind, load, folder):
+    converter = load(kind)
+    assert converter.speakers == []
+    with pytest.raises(ValueError, match="no recording p225. .* by a name"):
+        converter.voice("p225")
+    with pytest.raises(AudioError, match="text.wav: cannot be read"):
+        converter.voice(folder / "text.wav")
+
+
+def test_nothing_is_written_over_what_is_read(load, folder):
+    converter = load("hearing")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    one, two = folder / "a.wav", folder / "b.wav"
+    for output in (one, two):
+        with pytest.raises(ValueError, match="would be written over"):
+            converter.convert_file(one, two, output)
+    with pytest.raises(ValueError, match="would be written over"):
+        converter.convert_file(one, converter.voice(two), one)
+    with pytest.raises(ValueError, match="would be written as"):
+        convert_files([one], converter, two, folder)
+    with pytest.raises(ValueError, match="would be written as"):
+        convert_files([one], converter, two, one)
+    # Over the target, by way of its name in the folder.
+    result = convert_files(
+        [one], converter, two, folder / "b.wav", overwrite=True
+    )
+    assert result.done == 0 and "written over" in result.bad[str(one)]
+    assert {p: p.read_bytes() for p in folder.iterdir()} == before
+
+
+def test_any_tokenizer_may_load_them(models, folder, tmp_path):
+    for name, (model, _) in models.items():
+        tokenizer = VQTokenizer.from_hparams(model)
+        output = tmp_path / f"{name}.wav"
+        tokenizer.reconstruct_file(folder / "a.wav", output)
+        assert soundfile.info(output).frames == pytest.approx(9000, abs=320)
+
+
+def test_the_card_and_what_the_hub_is_told(models):
+    config = json.loads((models["table"][0] / "config.json").read_text())
+    assert config["speechbrain_interface"] == "VoiceConverter"
+    assert config["speakers"] == NAMES
+    card = (models["table"][0] / "README.md").read_text()
+    assert 'convert_file("speech.wav", "p225", "converted.wav")' in card
+    assert "in the voice of one of 3" in card
+    config = json.loads((models["hearing"][0] / "config.json").read_text())
+    assert "speakers" not in config
+    card = (models["hearing"][0] / "README.md").read_text()
+    assert 'convert_file("speech.wav", "target.wav", "converted.wav")' in card
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["convert", *map(str, arguments)])
+
+
+def test_the_command(models, load, folder, tmp_path, caplog):
+    output = tmp_path / "out"
+    options = ("--model", models["table"][0], "--device", "cpu")
+    done = run(folder, *options, "--target", "p226", "--out", output)
+    assert done.exit_code == 0, done.output
+    assert "3 files done, 1 left out." in done.stdout
+    assert "text.wav: cannot be read" in done.stderr
+    found = {path.name for path in output.iterdir()}
+    assert found == {"a.wav", "b.wav", "c.wav"}
+    load("table").convert_file(folder / "b.wav", "p226", tmp_path / "b.wav")
+    assert (output / "b.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    # What is there stays, and that is said; or it is done anew.
+    a = ("--target", "s5", "--out", output / "a.wav")
+    before = (output / "a.wav").read_bytes()
+    assert run(folder / "a.wav", *options, *a).exit_code == 0
+    assert "1 of 1 files" in caplog.text and "there already" in caplog.text
+    assert (output / "a.wav").read_bytes() == before
+    assert run(folder / "a.wav", *options, *a, "--overwrite").exit_code == 0
+    assert (output / "a.wav").read_bytes() != before
+    wrong = run(
+        folder, *options, "--target", "nobody", "--out", tmp_path / "no"
+    )
+    assert wrong.exit_code == 1 and "Known: p225, p226, s5" in wrong.output
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,457 @@
+"""HiFi-GANs of SpeechBrain speak for a tokenizer, or it is said why not.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import math
+import pathlib
+import re
+import warnings
+
+import pytest
+import torch
+from click.testing import CliRunner
+from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import save_file
+from speechbrain.inference.vocoders import HIFIGAN, UnitHIFIGAN
+from speechbrain.lobes.models.HifiGAN import mel_spectrogram
+
+from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq.cli import main
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.hub.guard import UnsafeHparamsError
+from speechbrain_vq.inference.hifigan import (
+    HifiGAN,
+    UnitVocoder,
+    unit_settings,
+)
+from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.lobes.features import LogMel
+from speechbrain_vq.presets import bundled
+from tests.hub.runs import YAML, write_run
+
+RATE, HOP, MELS = 16000, 256, 20
+# As the vocoders that SpeechBrain published: what they hear is not said.
+VOCODER = """
+in_channels: 20
+out_channels: 1
+resblock_type: "2"
+resblock_dilation_sizes: [[1, 3]]
+resblock_kernel_sizes: [3]
+upsample_kernel_sizes: [16, 16, 8]
+upsample_initial_channel: 16
+upsample_factors: [8, 8, 4]
+inference_padding: 5
+cond_channels: 0
+conv_post_bias: True
+
+generator: !new:speechbrain.lobes.models.HifiGAN.HifiganGenerator
+    in_channels: !ref <in_channels>
+    out_channels: !ref <out_channels>
+    resblock_type: !ref <resblock_type>
+    resblock_dilation_sizes: !ref <resblock_dilation_sizes>
+    resblock_kernel_sizes: !ref <resblock_kernel_sizes>
+    upsample_kernel_sizes: !ref <upsample_kernel_sizes>
+    upsample_initial_channel: !ref <upsample_initial_channel>
+    upsample_factors: !ref <upsample_factors>
+    inference_padding: !ref <inference_padding>
+    cond_channels: !ref <cond_channels>
+    conv_post_bias: !ref <conv_post_bias>
+
+modules:
+    generator: !ref <generator>
+
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+        generator: !ref <generator>
+"""
+SAYS = """
+sample_rate: 16000
+win_length: 1024
+n_fft: 1024
+mel_fmin: 0.0
+mel_fmax: 8000
+"""
+UNITS = """
+sample_rate: 16000
+token_rate: 50.0
+codebook_size: {size}
+num_codebooks: {books}
+speaker_dim: 4
+tokenizer: {fingerprint}
+generator: &generator !new:speechbrain.lobes.models.HifiGAN.UnitHifiganGenerator
+    in_channels: 12
+    out_channels: 1
+    resblock_type: "2"
+    resblock_dilation_sizes: [[1, 3]]
+    resblock_kernel_sizes: [3]
+    upsample_kernel_sizes: [16, 16, 11]
+    upsample_initial_channel: 16
+    upsample_factors: [8, 8, 5]
+    vocab_size: {vocabulary}
+    embedding_dim: 8
+    attn_dim: 8
+    multi_speaker: True
+modules:
+    generator: *generator
+pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
+    modules: !ref <modules>
+"""
+OLD_NAMES = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+}
+
+
+def write_vocoder(folder, text=SAYS + VOCODER, change=lambda state: state):
+    """A vocoder as SpeechBrain's are on the Hub, with the names of tensors
+    that PyTorch gave in 2022."""
+    folder.mkdir(parents=True)
+    (folder / "hyperparams.yaml").write_text(text)
+    torch.manual_seed(1)
+    state = load_hyperpyyaml(VOCODER)["generator"].state_dict()
+    state = {
+        re.sub("|".join(OLD_NAMES), lambda m: OLD_NAMES[m[0]], key): value
+        for key, value in state.items()
+    }
+    assert any(key.endswith("weight_g") for key in state)
+    torch.save(change(state), folder / "generator.ckpt")
+    return folder
+
+
+def write_units(folder, tokenizer, **other):
+    """A unit vocoder, as the recipe exports it."""
+    about = unit_settings(tokenizer)
+    size, books = about["codebook_size"], about["num_codebooks"]
+    fill = {"size": size, "books": books, "vocabulary": size * books + 1}
+    fill["fingerprint"] = about["tokenizer"]
+    text = UNITS.format(**{**fill, **other})
+    folder.mkdir()
+    (folder / "hyperparams.yaml").write_text(text)
+    state = torch.nn.ModuleDict(load_hyperpyyaml(text)["modules"]).state_dict()
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def vocoder(tmp_path):
+    return write_vocoder(tmp_path / "vocoder")
+
+
+@pytest.fixture
+def matching(tmp_path):
+    """The folder of a tokenizer with the log-mels of that vocoder."""
+    yaml = YAML.replace(
+        "n_mels: 20",
+        f"n_mels: 20\n        win_length: 1024\n        hop_length: {HOP}",
+    ).replace("token_rate: 50.0", f"token_rate: {RATE / HOP / 2}")
+    run, _ = write_run(tmp_path / "run256", yaml=yaml)
+    return export_pretrained(run, tmp_path / "model256")
+
+
+@pytest.fixture
+def spoken(matching, vocoder):
+    """A tokenizer with its vocoder."""
+    cpu = {"device": "cpu"}
+    return VQTokenizer.from_hparams(matching, vocoder=vocoder, run_opts=cpu)
+
+
+# ---- what goes in
+
+
+@pytest.mark.parametrize("n_mels", [20, 80])
+def test_denormalized_features_are_the_log_mels_of_speechbrain(n_mels):
+    speech = read_audio(pathlib.Path(bundled("mini"), "example.wav"), RATE)
+    features = LogMel(n_mels=n_mels, win_length=1024, hop_length=HOP)
+    features.fit([speech.unsqueeze(0)])
+    normalized, _ = features(speech.unsqueeze(0), torch.ones(1))
+    ours = features.denormalize(normalized)[0]
+    theirs = mel_spectrogram(
+        sample_rate=RATE,
+        hop_length=HOP,
+        win_length=1024,
+        n_fft=1024,
+        n_mels=n_mels,
+        f_min=0.0,
+        f_max=8000,
+        power=1,
+        normalized=False,
+        norm="slaney",
+        mel_scale="slaney",
+        compression=True,
+        # Their first frame is centred on the first sample, ours on the
+        # middle of its hop.
+        audio=speech[HOP // 2 :],
+    ).T
+    inside = slice(2, len(ours) - 2)
+    assert len(ours) > 100 and ours[inside].std() > 1
+    torch.testing.assert_close(
+        ours[inside], theirs[: len(ours)][inside], rtol=0, atol=1e-4
+    )
+
+
+# ---- what comes out
+
+
+def test_it_says_what_speechbrain_makes_of_the_same_log_mels(vocoder, tmp_path):
+    mels = torch.randn(2, 30, MELS)
+    theirs = HIFIGAN.from_hparams(vocoder, savedir=tmp_path / "stock")
+    theirs = theirs.decode_batch(mels.transpose(1, 2))[:, 0]
+    assert theirs.shape == (2, (30 + 2 * 5) * HOP) and theirs.std() > 1e-4
+    ours = load_vocoder(vocoder)(mels)
+    assert ours.shape == (2, 30 * HOP)
+    # Less the frames that it adds, and on the middle of our hops.
+    begin = 5 * HOP - HOP // 2
+    theirs = theirs[:, begin : begin + 30 * HOP]
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_padding_is_not_heard(vocoder):
+    speak = load_vocoder(vocoder)
+    mels = torch.randn(3, 20, MELS)
+    lengths = torch.tensor([1.0, 0.35, 0.0])
+    wavs = speak(mels, lengths)
+    assert wavs.shape == (3, 20 * HOP)
+    alone = speak(mels[1:2, :7])
+    assert torch.equal(wavs[1, : 7 * HOP], alone[0]) and alone.std() > 1e-4
+    assert not wavs[1, 7 * HOP :].any() and not wavs[2].any()
+    mels[1, 7:] = math.nan
+    assert torch.equal(speak(mels, lengths), wavs)
+
+
+def test_a_tokenizer_speaks_with_it(spoken, vocoder):
+    tokens = torch.randint(32, (2, 10))
+    features = []
+    spoken.mods.decoder.register_forward_hook(
+        lambda module, inputs, output: features.append(output)
+    )
+    wavs = spoken.decode_batch(tokens, torch.tensor([1.0, 0.5]))
+    assert wavs.shape == (2, 10 * 2 * HOP)
+    log_mels = spoken.mods.features.denormalize(features[0])
+    expected = load_vocoder(vocoder)(log_mels[:1])
+    torch.testing.assert_close(wavs[:1], expected, rtol=0, atol=1e-6)
+    assert not wavs[1, 10 * HOP :].any() and wavs[1].any()
+    spoken.use_vocoder(None)
+    assert not torch.allclose(spoken.decode_batch(tokens)[0], wavs[0])
+
+
+def test_it_changes_nothing_of_the_tokenizer(spoken, matching):
+    plain = VQTokenizer.from_hparams(matching, run_opts={"device": "cpu"})
+    assert plain.vocoder is None and isinstance(spoken.vocoder, HifiGAN)
+    assert plain.fingerprint == spoken.fingerprint
+    wavs = torch.randn(1, RATE)
+    tokens, _ = plain.encode_batch(wavs)
+    assert torch.equal(tokens, spoken.encode_batch(wavs)[0])
+    assert not any(p.requires_grad for p in spoken.parameters())
+    spoken.train()
+    assert not spoken.vocoder.training
+
+
+def test_without_a_vocoder_it_is_griffin_lim(matching):
+    tokenizer = VQTokenizer.from_hparams(matching, run_opts={"device": "cpu"})
+    tokens, speaker = torch.randint(32, (1, 10)), torch.randn(1, 4)
+    vectors = tokenizer.mods.quantizer.decode(tokens)
+    with torch.no_grad():
+        mels = tokenizer.mods.decoder(vectors, speaker, None)
+    expected = tokenizer.mods.features.inverse(mels)
+    assert torch.equal(tokenizer.decode_batch(tokens, None, speaker), expected)
+
+
+def test_the_yaml_of_a_model_may_name_its_vocoder(matching, vocoder):
+    yaml = matching / "hyperparams.yaml"
+    yaml.write_text(f"vocoder: {vocoder}\n{yaml.read_text()}")
+    tokenizer = VQTokenizer.from_hparams(matching)
+    assert tokenizer.vocoder.source == str(vocoder)
+
+
+def test_the_command_takes_one(matching, vocoder, tmp_path):
+    wav = pathlib.Path(bundled("mini"), "example.wav")
+    made = []
+    for name, options in {"plain": [], "gan": ["--vocoder", vocoder]}.items():
+        args = ["reconstruct", wav, "--model", matching, *options]
+        args += ["--device", "cpu", "--out", tmp_path / name]
+        done = CliRunner().invoke(main, list(map(str, args)))
+        assert done.exit_code == 0, done.output
+        made.append(read_audio(tmp_path / name / "example.wav", RATE))
+    assert made[0].shape == made[1].shape
+    assert not torch.equal(*made)
+
+
+def test_one_is_taken_from_the_hub_by_name(hub, vocoder):
+    files = {path.name: path.read_bytes() for path in vocoder.iterdir()}
+    hub.put("lab/gan", {**files, "custom.py": b"raise SystemExit"})
+    assert isinstance(load_vocoder("lab/gan"), HifiGAN)
+    assert not hub.calls(path="custom.py")
+
+
+def test_a_published_name_says_what_its_yaml_does_not(hub, tmp_path, matching):
+    """Those of 22 050 Hz have the same hop and mel bands as the other."""
+    vocoder = write_vocoder(tmp_path / "silent", VOCODER)
+    files = {path.name: path.read_bytes() for path in vocoder.iterdir()}
+    names = [
+        f"speechbrain/tts-hifigan-{x}" for x in ("libritts-16kHz", "ljspeech")
+    ]
+    for name in names:
+        hub.put(name, files)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        VQTokenizer.from_hparams(matching, vocoder=names[0])
+    with pytest.raises(
+        ValueError, match="sample_rate=22050.*sample_rate=16000"
+    ):
+        VQTokenizer.from_hparams(matching, vocoder=names[1])
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize(
+    "old, new, wrong",
+    [
+        ("sample_rate: 16000", "sample_rate: 22050", "sample_rate=22050"),
+        ("win_length: 1024", "win_length: 800", "win_length=800"),
+        ("mel_fmax: 8000", "mel_fmax: 7600", "mel_fmax=7600"),
+    ],
+)
+def test_other_log_mels_are_refused(tmp_path, matching, old, new, wrong):
+    vocoder = write_vocoder(
+        tmp_path / "other", (SAYS + VOCODER).replace(old, new)
+    )
+    with pytest.raises(ValueError, match=wrong) as caught:
+        VQTokenizer.from_hparams(matching, vocoder=vocoder)
+    said = str(caught.value)
+    assert str(vocoder) in said and str(matching) in said
+    assert old.replace(": ", "=") in said
+    assert "Griffin-Lim" in said
+
+
+def test_another_hop_is_refused_with_the_way_out(model, vocoder):
+    with pytest.raises(ValueError, match="hop_length=256.*hop_length=160") as e:
+        VQTokenizer.from_hparams(model, vocoder=vocoder)
+    assert "--hop_length=256" in str(e.value)
+    assert "--win_length=1024" in str(e.value)
+
+
+def test_what_a_vocoder_does_not_say_is_said(tmp_path, matching):
+    vocoder = write_vocoder(tmp_path / "silent", VOCODER)
+    with pytest.warns(UserWarning, match="does not say.*sample_rate=16000"):
+        VQTokenizer.from_hparams(matching, vocoder=vocoder)
+
+
+def test_a_hostile_yaml_is_refused(tmp_path, matching):
+    text = VOCODER + f"x: !apply:pathlib.Path.touch [{tmp_path / 'touched'}]\n"
+    vocoder = write_vocoder(tmp_path / "evil", text)
+    with pytest.raises(UnsafeHparamsError, match="pathlib.Path.touch"):
+        VQTokenizer.from_hparams(matching, vocoder=vocoder)
+    assert not (tmp_path / "touched").exists()
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_hostile_weights_are_refused(tmp_path):
+    folder = write_vocoder(
+        tmp_path / "evil",
+        change=lambda state: {**state, "x": Hostile(tmp_path / "touched")},
+    )
+    with pytest.raises(ValueError, match="generator.ckpt was not loaded"):
+        load_vocoder(folder)
+    assert not (tmp_path / "touched").exists()
+
+
+def broken(state):
+    state["conv_post.conv.bias"][0] = math.nan
+    return state
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: dict(list(state.items())[1:]), "does not fit"),
+        (broken, "NaN"),
+        (lambda state: [1, 2], "does not fit"),
+    ],
+)
+def test_weights_of_no_use_are_told(tmp_path, change, message):
+    folder = write_vocoder(tmp_path / "bad", change=change)
+    with pytest.raises(ValueError, match=message):
+        load_vocoder(folder)
+
+
+def test_what_is_no_vocoder_is_told(model, tmp_path):
+    with pytest.raises(ValueError, match="is no HiFi-GAN of SpeechBrain"):
+        load_vocoder(model)
+    with pytest.raises(FileNotFoundError, match="no folder './none'"):
+        load_vocoder("./none")
+    (tmp_path / "vocoder").mkdir()
+    (tmp_path / "vocoder" / "hyperparams.yaml").write_text(VOCODER)
+    with pytest.raises(FileNotFoundError, match="there is no"):
+        load_vocoder(tmp_path / "vocoder")
+
+
+# ---- units
+
+
+def test_units_are_said_without_the_decoder(tokenizer, model, tmp_path):
+    folder = write_units(tmp_path / "units", tokenizer)
+    spoken = VQTokenizer.from_hparams(
+        model, vocoder=folder, run_opts={"device": "cpu"}
+    )
+    assert isinstance(spoken.vocoder, UnitVocoder)
+    tokens, speaker = torch.randint(32, (2, 20)), torch.randn(2, 4)
+    wavs = spoken.decode_batch(tokens, torch.tensor([1.0, 0.6]), speaker)
+    assert wavs.shape == (2, 20 * 320) and not wavs[1, 12 * 320 :].any()
+    stock = UnitHIFIGAN.from_hparams(folder, savedir=tmp_path / "stock")
+    for row, number in enumerate((20, 12)):
+        # It adds one to what it is given, in place.
+        units = tokens[row, :number, None].clone()
+        theirs = stock.decode_unit(units, speaker[row])[0]
+        torch.testing.assert_close(
+            wavs[row, : number * 320], theirs, rtol=0, atol=1e-6
+        )
+    with pytest.raises(ValueError, match="tokens, not vectors"):
+        spoken.decode_vectors(torch.randn(1, 20, 8))
+
+
+def test_units_have_a_voice(tokenizer, tmp_path):
+    tokenizer.use_vocoder(write_units(tmp_path / "units", tokenizer))
+    tokens = torch.randint(32, (1, 3))
+    average = tokenizer.decode_batch(tokens)
+    assert average.shape == (1, 3 * 320)
+    zeros = tokenizer.decode_batch(tokens, speaker=torch.zeros(1, 4))
+    other = tokenizer.decode_batch(tokens, speaker=torch.ones(1, 4))
+    assert torch.equal(average, zeros) and not torch.equal(average, other)
+
+
+def test_each_codebook_has_its_own_units(tmp_path):
+    vocoder = UnitVocoder(
+        load_hyperpyyaml(
+            UNITS.format(size=16, books=2, vocabulary=33, fingerprint="x")
+        )["generator"].eval(),
+        {"codebook_size": 16, "speaker_dim": 4},
+    )
+    tokens = torch.tensor([[[1, 2]] * 10])
+    assert vocoder(tokens).shape == (1, 10 * 320)
+    assert not torch.equal(vocoder(tokens), vocoder(tokens.flip(-1)))
+
+
+@pytest.mark.parametrize("fingerprint", ["0123456789abcdef", "null"])
+def test_units_of_another_tokenizer_are_refused(
+    tokenizer, tmp_path, fingerprint
+):
+    folder = write_units(
+        tmp_path / "units", tokenizer, fingerprint=f"'{fingerprint}'"
+    )
+    with pytest.raises(ValueError, match="trained on units with") as caught:
+        tokenizer.use_vocoder(folder)
+    assert tokenizer.fingerprint in str(caught.value)
+    assert fingerprint in str(caught.value)
+    assert tokenizer.vocoder is None

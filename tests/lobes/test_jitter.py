@@ -1,0 +1,113 @@
+"""Time-jitter: as often as it should, from where it may, and only in training.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import math
+
+import pytest
+import torch
+
+from speechbrain_vq.lobes.autoencoder import ConvDecoder
+from speechbrain_vq.lobes.jitter import TimeJitter
+
+
+def sources(jitter, batch, time, lengths=None):
+    """Where each latent comes from, relative to its place, [B, T]; of a
+    tensor in which each latent tells its place and its item."""
+    places = torch.arange(time).expand(batch, time)
+    items = torch.arange(batch).unsqueeze(1).expand(batch, time)
+    told = torch.stack([places, items, places * 7], 2).float()
+    jittered = jitter(told, lengths)
+    assert torch.equal(jittered[..., 1], told[..., 1])
+    assert torch.equal(jittered[..., 2], 7 * jittered[..., 0])
+    return (jittered[..., 0] - places).long()
+
+
+@pytest.mark.parametrize("probability", [0.12, 0.5, 1.0])
+def test_as_often_to_the_left_as_to_the_right(probability):
+    torch.manual_seed(0)
+    moved = sources(TimeJitter(probability), 200, 502)[:, 1:-1]
+    assert set(moved.unique().tolist()) <= {-1, 0, 1}
+    number, share = moved.numel(), probability / 2
+    # Five standard deviations of a binomial.
+    bound = 5 * math.sqrt(number * share * (1 - share))
+    for side in (-1, 1):
+        found = int((moved == side).sum())
+        assert abs(found - number * share) < bound
+
+
+def test_time_steps_are_independent():
+    """What one latent does says nothing of what the next one does."""
+    torch.manual_seed(0)
+    moved = sources(TimeJitter(0.5), 200, 502)[:, 1:-1] + 1
+    pairs = 3 * moved[:, :-1].flatten() + moved[:, 1:].flatten()
+    seen = pairs.bincount(minlength=9).double()
+    chance = torch.tensor([0.25, 0.5, 0.25], dtype=torch.double)
+    due = seen.sum() * torch.outer(chance, chance).flatten()
+    chi_square = ((seen - due).square() / due).sum()
+    # Eight degrees of freedom: beyond 35 in 3 of 100 000 draws.
+    assert chi_square < 35
+
+
+def test_never_beyond_the_ends_of_an_utterance():
+    torch.manual_seed(0)
+    lengths = torch.tensor([1.0, 0.6, 0.1, 0.0]).repeat(100)
+    moved = sources(TimeJitter(1.0), 400, 10, lengths).view(100, 4, 10)
+    for item, number in enumerate([10, 6, 1, 0]):
+        own = moved[:, item]
+        assert not own[:, number:].any()
+        if number:
+            source = own[:, :number] + torch.arange(number)
+            assert source.min() == 0 and source.max() == number - 1
+        if number > 2:
+            assert own[:, 1 : number - 1].all()
+
+
+def test_the_seed_decides():
+    jitter, x = TimeJitter(0.5), torch.randn(3, 50, 4)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(jitter(x))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    "jitter", [TimeJitter(0.5).eval(), TimeJitter(0.0)], ids=["eval", "zero"]
+)
+def test_without_it_nothing_changes_and_no_die_is_thrown(jitter):
+    x, state = torch.randn(3, 50, 4), torch.get_rng_state()
+    assert jitter(x) is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_gradients_go_where_the_latents_came_from():
+    torch.manual_seed(0)
+    x = torch.randn(2, 40, 3, requires_grad=True)
+    state = torch.get_rng_state()
+    TimeJitter(0.8)(x).sum().backward()
+    torch.set_rng_state(state)
+    source = sources(TimeJitter(0.8), 2, 40) + torch.arange(40)
+    for item in range(2):
+        uses = source[item].bincount(minlength=40).float()
+        assert torch.equal(x.grad[item], uses.unsqueeze(1).expand(40, 3))
+
+
+def test_a_decoder_jitters_in_training_alone_and_has_no_more_weights():
+    torch.manual_seed(0)
+    plain = ConvDecoder(8, 20, 4, channels=16)
+    jittered = ConvDecoder(8, 20, 4, channels=16, jitter=0.5)
+    jittered.load_state_dict(plain.state_dict())
+    latents, speaker = torch.randn(2, 30, 8), torch.randn(2, 4)
+    there = plain(latents, speaker)
+    assert not torch.equal(jittered(latents, speaker), there)
+    assert torch.equal(jittered.eval()(latents, speaker), there)
+
+
+@pytest.mark.parametrize("probability", [-0.1, 1.2, math.nan])
+def test_what_is_no_probability_is_refused(probability):
+    with pytest.raises(ValueError, match="must be in 0..1"):
+        TimeJitter(probability)

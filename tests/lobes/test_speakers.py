@@ -1,0 +1,195 @@
+"""Voices by name, and as pretrained encoders hear them.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import os
+import pathlib
+
+import pytest
+import torch
+
+from speechbrain_vq.lobes.autoencoder import SpeakerEncoder
+from speechbrain_vq.lobes.speakers import (
+    PretrainedSpeaker,
+    SpeakerTable,
+    voices,
+)
+from speechbrain_vq.recipes.common.voice_conversion import find_encoder
+from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
+
+KINDS = {"ecapa": ECAPA, "xvector": XVECTOR}
+
+
+def filled(names=("p226", "p225", "s5"), room=6):
+    table = SpeakerTable(room, 4)
+    table.fill(names)
+    return table
+
+
+def test_a_table_is_the_same_whatever_the_order_of_its_names():
+    table = filled()
+    assert table.names == ["p225", "p226", "s5"]
+    again = SpeakerTable(6, 4)
+    again.fill(["s5", "p225", "p226", "p225"])
+    again.weight.data.copy_(table.weight)
+    names = ["s5", "p226"]
+    assert torch.equal(again(names), table(names))
+    assert not torch.equal(table(["s5"]), table(["p226"]))
+
+
+def test_zeros_are_the_average_of_the_speakers_it_has():
+    table = filled()
+    assert table(table.names).mean(0).abs().max() < 1e-6
+    # Rows for nobody do not count.
+    table.weight.data[3:] = 1000.0
+    assert table(table.names).abs().max() < 100
+
+
+def test_the_names_are_a_part_of_the_weights():
+    table, other = filled(["é", "{x}"]), SpeakerTable(6, 4)
+    other.load_state_dict(table.state_dict())
+    assert other.names == table.names == ["{x}", "é"]
+    assert all(torch.is_tensor(value) for value in table.state_dict().values())
+
+
+def test_who_is_unknown_is_named_or_average():
+    table = filled()
+    with pytest.raises(ValueError, match="no speaker 'p22'. Did you mean 'p22"):
+        table(["p225", "p22"])
+    found = table(["p225", "p22"], known_only=False)
+    assert torch.equal(found[:1], table(["p225"]))
+    assert torch.equal(found[1], torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ([], "There are 0 speakers"),
+        ([f"p{i}" for i in range(7)], "7 speakers, and the table has room"),
+        (["p" * 65], "has 1 to 64 bytes"),
+        ([""], "has 1 to 64 bytes"),
+    ],
+)
+def test_names_that_do_not_fit(names, message):
+    with pytest.raises(ValueError, match=message):
+        SpeakerTable(6, 4).fill(names)
+
+
+def test_only_the_speakers_of_a_batch_are_trained():
+    table = filled()
+    table(["p225", "p226"])[:, 0].sum().backward()
+    # By way of the mean the others are, all alike.
+    gradient = table.weight.grad[:, 0]
+    assert torch.allclose(gradient[:3], torch.tensor([1.0, 1.0, -2.0]) / 3)
+    assert torch.equal(gradient[3:], torch.zeros(3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_hears_what_speechbrain_does(kind, tmp_path):
+    from speechbrain.inference.speaker import EncoderClassifier
+
+    folder = write_encoder(tmp_path / kind, KINDS[kind])
+    theirs = EncoderClassifier.from_hparams(
+        str(folder), savedir=str(tmp_path / "savedir")
+    )
+    speaker = build_speaker(KINDS[kind])
+    speaker.load(find_encoder(folder))
+    wavs = torch.randn(2, 16000) / 10
+    wanted = theirs.encode_batch(wavs).flatten(1)
+    wanted = torch.nn.functional.normalize(wanted, dim=1)
+    heard = speaker.eval()._embed(wavs)
+    assert torch.allclose(heard, wanted, atol=1e-5)
+    # A batch with padding and alone.
+    batch = torch.nn.functional.pad(wavs, (0, 4000))
+    batch[1, 12000:] = 7.0
+    lengths = torch.tensor([0.8, 0.6])
+    together = speaker(batch, lengths)
+    for row, number in enumerate((16000, 12000)):
+        alone = speaker(batch[row : row + 1, :number], torch.ones(1))
+        assert torch.allclose(together[row], alone[0], atol=1e-5)
+
+
+def test_the_encoder_is_frozen_and_the_rest_is_trained():
+    speaker = build_speaker(ECAPA).train()
+    before = {k: v.clone() for k, v in speaker.state_dict().items()}
+    trained = [p for p in speaker.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, 0.1)
+    out = speaker(torch.randn(4, 9000), torch.ones(4))
+    out.square().mul(torch.randn(4, 8)).sum().backward()
+    optimizer.step()
+    for name, value in speaker.state_dict().items():
+        frozen = name.split(".")[0] in ("compute_features", "embedding_model")
+        changed = not torch.equal(value, before[name])
+        assert changed is not frozen, name
+
+
+@pytest.mark.parametrize("samples", [0, 1, 300, 7999])
+def test_very_short_speech_is_heard(samples):
+    speaker = build_speaker(ECAPA).eval()
+    wavs, lengths = torch.randn(1, 8000), torch.tensor([samples / 8000])
+    assert speaker(wavs, lengths).isfinite().all()
+
+
+class Hostile:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.trace}",)
+
+
+def test_weights_that_would_run_something_do_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path, trace = tmp_path / "embedding_model.ckpt", tmp_path / "trace"
+    torch.save({"fc.weight": Hostile(trace)}, path)
+    with pytest.raises(ValueError, match="file of tensors, and what else"):
+        build_speaker(ECAPA).load(path)
+    assert not trace.exists()
+
+
+def test_what_does_not_fit_is_said(tmp_path):
+    folder = write_encoder(tmp_path / "xvector", XVECTOR)
+    with pytest.raises(ValueError, match="does not fit the embedding_model"):
+        build_speaker(ECAPA).load(find_encoder(folder))
+    torch.save([1, 2], folder / "embedding_model.ckpt")
+    with pytest.raises(ValueError, match="does not fit the embedding_model"):
+        build_speaker(ECAPA).load(find_encoder(folder))
+    (folder / "embedding_model.ckpt").unlink()
+    with pytest.raises(FileNotFoundError, match="has no embedding_model.ckpt"):
+        find_encoder(folder)
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        find_encoder(tmp_path / "none")
+    yaml = ECAPA.replace("norm_type: sentence", "norm_type: global")
+    with pytest.raises(ValueError, match="must be of the type 'sentence'"):
+        build_speaker(yaml)
+
+
+def test_the_guard_builds_them(tmp_path):
+    from speechbrain_vq.hub import load_hparams_safely
+
+    recipe = pathlib.Path("recipes/VCTK/voice-conversion/hparams")
+    recipe = pathlib.Path(__file__).parents[2] / recipe
+    assert "ECAPA_TDNN" in (recipe / "ecapa.yaml").read_text()
+    for yaml in KINDS.values():
+        mine = load_hparams_safely(yaml)["speaker"]
+        assert isinstance(mine, PretrainedSpeaker)
+        assert (
+            mine.state_dict().keys() == build_speaker(yaml).state_dict().keys()
+        )
+
+
+def test_voices_gives_each_kind_what_it_hears():
+    wavs = torch.randn(2, 8000), torch.ones(2)
+    features = torch.randn(2, 50, 20), torch.ones(2)
+    encoder = SpeakerEncoder(20, 8).eval()
+    assert torch.equal(voices(encoder, wavs, features), encoder(*features))
+    speaker = build_speaker(ECAPA).eval()
+    assert torch.equal(voices(speaker, wavs, features), speaker(*wavs))
+    table = filled()
+    found = voices(table, wavs, features, ["p225", "new"])
+    assert torch.equal(found, table(["p225", ""], known_only=False))
+    assert not voices(table, wavs, features).any()

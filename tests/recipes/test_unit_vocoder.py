@@ -1,0 +1,175 @@
+"""A HiFi-GAN learns to say the units of a tokenizer that does not learn.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hyperpyyaml import load_hyperpyyaml
+
+from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.presets import recipe_path
+from tests.inference.conftest import make_run
+
+__all__ = ["make_run"]
+
+RECIPE = recipe_path("MiniSpeech/unit-vocoder")
+SMALL = {
+    "codebook_size": 32,
+    "speaker_dim": 4,
+    "embedding_dim": 16,
+    "upsample_initial_channel": 32,
+    "resblock_type": 2,
+    "resblock_kernel_sizes": [3],
+    "resblock_dilation_sizes": [[1, 3]],
+    "segment_tokens": 10,
+    "segments": 4,
+    "batch_size": 2,
+    "number_of_steps": 36,
+    "adversarial_start": 33,
+    "valid_utterances": 1,
+    "samples": 1,
+    "lr": 0.01,
+    "discriminator": "!new:speechbrain.lobes.models.HifiGAN.DiscriminatorP [5]",
+}
+
+_spec = importlib.util.spec_from_file_location(
+    "unit_vocoder", RECIPE / "train.py"
+)
+recipe = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(recipe)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A few buzzing sounds, of which one is short."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    items = {}
+    for number, seconds in enumerate((0.5, 0.7, 0.6, 0.4, 0.1)):
+        time = np.arange(round(seconds * 16000)) / 16000
+        wav = np.sign(np.sin(2 * np.pi * (100 + 20 * number) * time)) / 5
+        wav += noise.normal(size=len(wav)) / 100
+        soundfile.write(folder / f"{number}.wav", wav, 16000)
+        items[f"utt{number}"] = {
+            "wav": f"{{data_root}}/{number}.wav",
+            "length": seconds,
+            "spk_id": f"spk{number % 2}",
+            "words": "",
+        }
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.json").write_text(json.dumps(items))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(make_run, tmp_path):
+    """The folder of a tokenizer."""
+    return export_pretrained(make_run()[0], tmp_path / "tokenizer")
+
+
+def arguments(data, tokenizer, output, **changes):
+    given = {
+        "data_folder": data,
+        "tokenizer": tokenizer,
+        "output_folder": output,
+        **SMALL,
+        **changes,
+    }
+    return [f"--{key}={value}" for key, value in given.items()]
+
+
+def run(*args):
+    return subprocess.run(
+        [
+            sys.executable,
+            str(RECIPE / "train.py"),
+            str(RECIPE / "hparams/train.yaml"),
+            "--noprogressbar",
+            "--device=cpu",
+            *arguments(*args[:3], **(args[3] if len(args) > 3 else {})),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_it_learns_goes_on_and_speaks(data, tokenizer, tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    done = run(data, tokenizer, whole)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (whole / "train_log.txt").read_text()
+    errors = [
+        float(line.split("valid mel_l1: ")[1])
+        for line in log.splitlines()
+        if "valid mel_l1" in line
+    ]
+    assert len(errors) == 5 and errors[-1] < 0.8 * errors[0], errors
+    results = json.loads((whole / "results.json").read_text())
+    assert results["step"] == 36 and results["utterances"] == 5
+    assert results["griffin_lim_mel_l1"] > 0
+    assert len(list((whole / "samples").glob("*.wav"))) == 3
+
+    # What was trained is what speaks.
+    cpu = {"device": "cpu"}
+    spoken = VQTokenizer.from_hparams(
+        tokenizer, vocoder=whole / "vocoder", run_opts=cpu
+    )
+    found = next((whole / "save").glob("CKPT*/generator.ckpt"))
+    with open(RECIPE / "hparams/train.yaml") as file:
+        flags = {**SMALL, "data_folder": "x", "output_folder": "x"}
+        generator = load_hyperpyyaml(file, flags)["generator"]
+    generator.load_state_dict(torch.load(found, weights_only=True))
+    wav = torch.from_numpy(soundfile.read(data / "0.wav")[0]).float()[None]
+    tokens, _ = spoken.encode_batch(wav)
+    speaker = spoken.speaker_batch(wav)
+    with torch.no_grad():
+        expected, _ = generator.eval()(tokens.unsqueeze(-1) + 1, spk=speaker)
+    wavs = spoken.decode_batch(tokens, speaker=speaker)
+    torch.testing.assert_close(wavs, expected[:, 0], rtol=0, atol=1e-5)
+
+    # A run in two parts ends with the same bits.
+    assert run(data, tokenizer, halves, {"number_of_steps": 24}).returncode == 0
+    assert run(data, tokenizer, halves).returncode == 0
+    one, other = (
+        load_vocoder(folder / "vocoder").state_dict()
+        for folder in (whole, halves)
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"codebook_size": 512}, "wants --codebook_size=32"),
+        ({"speaker_dim": 32}, "wants --speaker_dim=4"),
+        (
+            {
+                "upsample_factors": [8, 8, 2, 2],
+                "upsample_kernel_sizes": [16, 16, 4, 4],
+            },
+            "stands for 320 samples.*is 256",
+        ),
+    ],
+)
+def test_a_yaml_for_another_tokenizer_is_told(tokenizer, change, message):
+    flags = {**SMALL, "data_folder": "x", "output_folder": "x", **change}
+    with open(RECIPE / "hparams/train.yaml") as file:
+        hparams = load_hyperpyyaml(file, flags)
+    model = VQTokenizer.from_hparams(tokenizer, run_opts={"device": "cpu"})
+    with pytest.raises(ValueError, match=message):
+        recipe.check_tokenizer(hparams, model)
