@@ -97,6 +97,7 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     assert "| pnmi |" in report and "ABX" in report
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     check_the_hub(tmp_path, hub)
+    check_conversion(tmp_path)
 
 
 @pytest.mark.slow
@@ -111,6 +112,21 @@ def test_the_command_of_a_recipe(tmp_path):
     run(PROGRAM, *shlex.split(line)[1:], *short, cwd=tmp_path)
     found = json.loads((tmp_path / "results/phones/results.json").read_text())
     assert found["per"] < 100
+
+
+def check_conversion(folder):
+    """A model of the same data says recordings in another voice."""
+    target = next((folder / "data/audio").rglob("*.flac"))
+    target.rename(folder / "target.wav")
+    section = TEXT.split("## Another voice\n")[1].split("\n## ")[0]
+    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    train, convert = (shlex.split(line)[1:] for line in block.splitlines())
+    small = [f for f in SHORT if "minutes" not in f] + ["--num_workers=0"]
+    run(PROGRAM, *train, *small, cwd=folder)
+    run(PROGRAM, *convert, cwd=folder)
+    assert len(list((folder / "converted").rglob("*.wav"))) == 3
+    run(sys.executable, "-c", code("Another voice"), cwd=folder)
+    assert (folder / "converted.wav").exists()
 
 
 def check_the_hub(folder, hub):
