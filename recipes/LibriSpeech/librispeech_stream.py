@@ -7,6 +7,7 @@ Authors
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 
 from tqdm import tqdm
@@ -54,6 +55,8 @@ def stream(
     ------
     FileNotFoundError
         If it cannot be loaded.
+    ValueError
+        If its rows are not those of LibriSpeech.
     """
     audio = folder / "audio" / part
     audio.mkdir(parents=True, exist_ok=True)
@@ -69,6 +72,7 @@ def stream(
         rows.load_state_dict(done[-1]["state"])
     with open(notes, "a", encoding="utf-8") as file:
         for row in tqdm(rows, part, initial=len(done), unit="utt"):
+            _check(row, source)
             path, size = _write(row, audio)
             note = {"id": row["id"], "text": row["text"], "bytes": size}
             note["state"] = rows.state_dict()
@@ -119,6 +123,21 @@ def _rows(source: str, part: str):
         ) from error
     # The bytes of the file: decoding them is soundfile's work.
     return rows.cast_column("audio", datasets.Audio(decode=False))
+
+
+def _check(row: dict, source: str) -> None:
+    """Anyone may have written the rows, and the id is to name a file."""
+    missing = [k for k in ("id", "text", "audio") if row.get(k) is None]
+    if missing:
+        raise ValueError(
+            f"The rows of {source} lack {', '.join(missing)}: it is not laid "
+            "out as openslr/librispeech_asr is."
+        )
+    if not re.fullmatch(r"[\w-]+", str(row["id"])):
+        raise ValueError(
+            f"{source} has an utterance {row['id']!r}, which names no file: "
+            "it is not laid out as openslr/librispeech_asr is."
+        )
 
 
 def _write(row: dict, audio: pathlib.Path) -> tuple[pathlib.Path, int]:

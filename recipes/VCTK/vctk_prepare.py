@@ -50,10 +50,11 @@ def prepare(
 ) -> pathlib.Path:
     """Writes manifests for VCTK.
 
-    No sentence is in two splits, whoever reads it, and every speaker is in
+    No text is in two splits, whoever reads it, and every speaker is in
     train, but for a few who are in test only. What those read of the sentences
     of train and valid is left out. Of p315 there are no texts: its recordings
-    are split by their names, and their words are empty.
+    are split by their names, and their words are empty; among them are
+    sentences that others read in another split.
 
     Arguments
     ---------
@@ -265,8 +266,9 @@ def _split(
 
 
 def _sentence(words: str) -> str:
-    """Texts that differ in signs and capitals are one sentence."""
-    return " ".join(re.findall(r"[a-z']+", words.lower()))
+    """Texts that differ in signs and capitals are one sentence; apostrophes
+    are written in several ways."""
+    return " ".join(re.findall(r"[a-z]+", words.lower()))
 
 
 def _hash(seed: int, name: str) -> str:

@@ -29,11 +29,25 @@ class ConversionBrain(UnitBrain):
         speaker = self.hparams.speaker
         if hasattr(speaker, "fill"):
             items = datasets["train"].data.values()
-            speaker.fill(item["spk_id"] for item in items)
+            self.names = {item["spk_id"] for item in items}
+            speaker.fill(self.names)
         elif hasattr(speaker, "load"):
             source = self.hparams.speaker_encoder
             run_on_main(find_encoder, args=[source])
             speaker.load(find_encoder(source))
+
+    def on_fit_start(self):
+        """Recovers the latest checkpoint, and its table with it; who is not
+        in that would be trained on as the average voice."""
+        super().on_fit_start()
+        table = self.hparams.speaker
+        new = hasattr(table, "fill") and sorted(self.names - set(table.names))
+        if new:
+            raise ValueError(
+                f"The run in {self.hparams.output_folder} was begun without "
+                f"{len(new)} of the speakers of the data, such as {new[0]!r}. "
+                "Name another output_folder, or the data it was begun with."
+            )
 
     def speaker(self, batch, features, lengths):
         """Whose voice it is, for the decoder, [B, S]."""

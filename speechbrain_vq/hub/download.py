@@ -80,6 +80,9 @@ def download(
         If the Hub does not give the files; the message says why.
     """
     _check_given(source, revision)
+    # Each name once.
+    names = list(dict.fromkeys([*FILES, *weights]))
+    names = None if trust_remote_code else names
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -106,7 +109,7 @@ def download(
             cache_dir,
             local_files_only,
             force_download,
-            None if trust_remote_code else [*FILES, *weights],
+            names,
         )
         mark = {"source": repo_id, "commit": folder.name}
         _check(repo_id, folder, token, local_files_only, weights)
@@ -115,7 +118,7 @@ def download(
     return place(
         folder,
         pathlib.Path(savedir),
-        None if trust_remote_code else FILES,
+        names,
         mark,
         force_download,
     )

@@ -157,6 +157,7 @@ class CodecMixin:
         tokens = self.sig_to_tokens(inputs, length)
         return tokens, self.embeddings(tokens)
 
+    @torch.no_grad()
     def decode(
         self, tokens: torch.Tensor, length: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -174,8 +175,14 @@ class CodecMixin:
         torch.Tensor
             Waveforms, [B, 1, T].
         """
-        vectors = self._vectors(tokens.to(self.device))
-        return self.decode_vectors(vectors, length).unsqueeze(1)
+        tokens = tokens.to(self.device)
+        if self._are_prefix(tokens):
+            vectors = self.embeddings(tokens).sum(2)
+            vectors = self.mods.quantizer.project_back(vectors)
+            wavs = self.decode_vectors(vectors, length)
+        else:
+            wavs = self.decode_batch(self._fold(tokens), length)
+        return wavs.unsqueeze(1)
 
     @torch.no_grad()
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -196,19 +203,20 @@ class CodecMixin:
         books = torch.arange(tokens.shape[-1], device=tokens.device)
         return self.vocabulary[books, tokens]
 
-    @torch.no_grad()
-    def _vectors(self, tokens):
-        quantizer, number = self.mods.quantizer, tokens.shape[-1]
-        prefix = 0 < number < self.num_codebooks
-        if prefix and quantizer.composition == "residual":
-            return quantizer.project_back(self.embeddings(tokens).sum(2))
-        if tokens.dim() != 3 or number != self.num_codebooks:
+    def _are_prefix(self, tokens):
+        """Whether they are of the first codebooks of a row."""
+        residual = self.mods.quantizer.composition == "residual"
+        return residual and 0 < tokens.shape[-1] < self.num_codebooks
+
+    def _fold(self, tokens):
+        """What ``decode_batch`` takes."""
+        if tokens.dim() != 3 or tokens.shape[-1] != self.num_codebooks:
             raise ValueError(
                 f"Tokens of {self.num_codebooks} codebooks are [B, N, "
                 f"{self.num_codebooks}], got {list(tokens.shape)}."
             )
-        folded = self.num_codebooks == 1 and quantizer.folds
-        return quantizer.decode(tokens.squeeze(-1) if folded else tokens)
+        folded = self.num_codebooks == 1 and self.mods.quantizer.folds
+        return tokens.squeeze(-1) if folded else tokens
 
     def _books(self, wanted):
         """Which codebooks, as a list."""

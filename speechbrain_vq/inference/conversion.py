@@ -99,12 +99,12 @@ class VoiceConverter(VQTokenizer):
         Raises
         ------
         ValueError
-            If there is no such voice.
+            If there is no such voice, or there are as many as fit no batch.
         """
         if not torch.is_tensor(speaker):
             speaker = self.voice(speaker)
+        speaker = _for_each(speaker, len(wavs))
         tokens, lengths = self.encode_batch(wavs, wav_lens)
-        speaker = speaker.expand(len(tokens), -1)
         return self.decode_batch(tokens, lengths, speaker)
 
     def convert_file(
@@ -134,7 +134,8 @@ class VoiceConverter(VQTokenizer):
         AudioError
             If a recording is missing, not audio, cut short or empty.
         ValueError
-            If there is no such voice, or the output is one of the recordings.
+            If there is no such voice, or more than one, or the output is one
+            of the recordings.
         OSError
             If the output cannot be written; nothing is left of it.
         """
@@ -143,7 +144,8 @@ class VoiceConverter(VQTokenizer):
             _check_apart([source, *target], output)
             target = self.voice(target)
         _check_apart([source], output)
-        return self._rewrite(source, output, lambda wavs: target)
+        voice = _for_each(target, 1)
+        return self._rewrite(source, output, lambda wavs: voice)
 
     def _voice(self, target):
         if self.speakers:
@@ -163,7 +165,11 @@ class VoiceConverter(VQTokenizer):
                 "by a name: give a recording of the one to speak with."
             )
         wavs = read_audio(target, self.sample_rate).unsqueeze(0)
-        return self.speaker_batch(wavs)
+        try:
+            return self.speaker_batch(wavs)
+        # It is too short to be heard.
+        except ValueError as error:
+            raise ValueError(f"{target}: {error}") from error
 
 
 def convert_files(
@@ -216,6 +222,17 @@ def convert_files(
         converter.convert_file(path, voice, written)
 
     return each_file(places, output, convert, overwrite, progress)
+
+
+def _for_each(voices, number):
+    """One voice for all, or each its own."""
+    voices = voices.view(1, -1) if voices.dim() == 1 else voices
+    if len(voices) not in (1, number):
+        raise ValueError(
+            f"There are {len(voices)} voices for {number} recordings: give "
+            "one, or one for each."
+        )
+    return voices.expand(number, -1)
 
 
 def _listed(target):

@@ -152,9 +152,20 @@ class UnitVocoder(nn.Module):
     ) -> torch.Tensor:
         """Tokens [B, T] or [B, T, C], with relative lengths [B], in the voice
         of a speaker [B, S] or an average one, to waveforms [B, samples];
-        padding is not heard."""
+        padding is not heard. Raises a ValueError for tokens of another
+        tokenizer."""
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
-        ids = to_ids(tokens, self.settings["codebook_size"])
+        size = self.settings["codebook_size"]
+        books = self.settings["num_codebooks"]
+        # Beyond its range a token would be one of another codebook.
+        inside = ((tokens >= 0) & (tokens < size)).all()
+        if tokens.shape[-1] != books or not inside:
+            raise ValueError(
+                f"{self.source} says tokens 0..{size - 1} of {books} "
+                "codebooks, and was given others, of the shape "
+                f"{list(tokens.shape)}."
+            )
+        ids = to_ids(tokens, size)
         if speaker is None:
             speaker = torch.zeros(len(ids), self.settings["speaker_dim"])
         speaker = speaker.to(ids.device)

@@ -77,7 +77,8 @@ def each_file(
         Audio files and folders of them.
     output : path
         The folder for the wav files; of one audio file also a file, such as
-        ``NAME.wav``.
+        ``NAME.wav``. It may lie in a folder of audio files: what is in it is
+        not taken for one of them.
     write : callable
         Is given the path of a file and that of the one to write.
     overwrite : bool
@@ -128,11 +129,21 @@ def _is_file(output):
     return known and not output.is_dir()
 
 
+def _is_earlier(path, name, folder):
+    """Whether an earlier run wrote it: into a folder that lies within the one
+    that is searched, and where it is found again."""
+    searched = path.parents[len(name.parts) - 1].resolve()
+    folder = folder.resolve()
+    return searched in folder.parents and folder in path.resolve().parents
+
+
 def _names(found, folder):
     """Which file to write for which."""
     names, taken = {}, {}
     alone = len(found) == 1 and _is_file(folder)
     for path, name in found.items():
+        if _is_earlier(path, name, folder):
+            continue
         output = folder if alone else folder / name.with_suffix(".wav")
         other = taken.setdefault(output, path)
         if other != path or output.resolve() == path.resolve():

@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
@@ -124,6 +125,11 @@ class VQTokenizer(CodecMixin, VQPretrained):
         if isinstance(vocoder, str | os.PathLike):
             vocoder = load_vocoder(vocoder, **options)
         if vocoder is not None:
+            if not isinstance(vocoder, HifiGAN | UnitVocoder):
+                raise ValueError(
+                    f"{vocoder!r} is no vocoder: give a folder, a model on "
+                    "the Hub, or what load_vocoder gives."
+                )
             vocoder.check(self)
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
@@ -356,21 +362,25 @@ class VQTokenizer(CodecMixin, VQPretrained):
         speaker = speaker_of(wavs)
         decoded = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         output = pathlib.Path(output)
-        partial = output.with_name(f".{output.name}.partial")
         try:
-            soundfile.write(
-                partial,
-                decoded.clamp(-1, 1).numpy(),
-                self.sample_rate,
-                format=output.suffix[1:] or "wav",
-            )
+            with replacing(output) as partial:
+                soundfile.write(
+                    partial,
+                    decoded.clamp(-1, 1).numpy(),
+                    self.sample_rate,
+                    format=output.suffix[1:] or "wav",
+                )
         except RuntimeError as error:
-            partial.unlink(missing_ok=True)
             raise OSError(
                 f"{output} cannot be written: {error} Is there such a folder, "
                 "and room in it?"
             ) from error
-        partial.replace(output)
+        # Its name ends in what is no format, or in one that does not say how.
+        except (TypeError, ValueError) as error:
+            raise OSError(
+                f"{output} cannot be written: {error}. Name a file that ends "
+                "in .wav."
+            ) from error
         return tokens[0]
 
     def forward(self, wavs, wav_lens=None):

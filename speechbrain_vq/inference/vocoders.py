@@ -5,7 +5,6 @@ Authors
 """
 
 import pathlib
-import pickle
 from typing import Any
 
 import torch
@@ -66,7 +65,8 @@ def load_vocoder(
     safe = (folder / WEIGHTS).is_file()
     weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
     hparams = build_hparams(folder, weights)
-    modules = hparams.get("modules") or {}
+    modules = hparams.get("modules")
+    modules = modules if isinstance(modules, dict) else {}
     generator = hparams.get("generator") or modules.get("generator")
     if not isinstance(generator, HifiganGenerator):
         raise ValueError(
@@ -84,6 +84,13 @@ def load_vocoder(
     said = PUBLISHED.get(str(source), hparams)
     names = ("sample_rate", "n_fft", "win_length", "mel_fmin", "mel_fmax")
     settings = {n: said[n] for n in names if said.get(n) is not None}
+    numbers = {**settings, "inference_padding": generator.inference_padding}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float):
+            raise ValueError(
+                f"The yaml of '{source}' has {name}={value!r}, which is no "
+                "number."
+            )
     return HifiGAN(generator, settings, str(source))
 
 
@@ -93,10 +100,12 @@ def _load_checkpoint(generator, path):
         state = torch.load(path, map_location="cpu", weights_only=True)
         # Takes the names that older versions of PyTorch gave, too.
         generator.load_state_dict(state)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError) as error:
+    # Of damaged files the reader may raise anything.
+    except Exception as error:
         raise ValueError(
             f"{path} was not loaded: it is damaged, has more than weights in "
-            f"it, or does not fit the yaml beside it. {error}"
+            f"it, or does not fit the yaml beside it. "
+            f"{type(error).__name__}: {error}"
         ) from error
     if not all(tensor.isfinite().all() for tensor in generator.parameters()):
         raise ValueError(f"{path} has values that are NaN or infinite.")

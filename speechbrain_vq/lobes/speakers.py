@@ -181,6 +181,14 @@ class PretrainedSpeaker(nn.Module):
                 f"{mean_var_norm.norm_type!r}: the statistics of the others "
                 "are none of the weights, and would be lost."
             )
+        stft = getattr(compute_features, "compute_STFT", None)
+        rate = getattr(stft, "sample_rate", sample_rate)
+        if rate != sample_rate:
+            raise ValueError(
+                f"The pretrained encoder hears {rate} Hz, and the model is of "
+                f"{sample_rate} Hz: set sample_rate to {rate}, or take an "
+                "encoder that learns along (SpeakerEncoder)."
+            )
         self.output_dim = output_dim
         self.shortest = round(SHORTEST * sample_rate)
         self.compute_features = compute_features
@@ -210,9 +218,11 @@ class PretrainedSpeaker(nn.Module):
             # says.
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
+            # PyTorch's own words would have it loaded with all that is in it.
             raise ValueError(
-                f"{path} cannot be read as a file of tensors, and what else "
-                f"is in it was not run: {str(error).splitlines()[0]}"
+                f"{path} cannot be read as a file of tensors "
+                f"({type(error).__name__}), and what else is in it was not "
+                "run. Is it whole, and the encoder's own?"
             ) from error
         try:
             self.embedding_model.load_state_dict(state)

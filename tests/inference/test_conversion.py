@@ -208,6 +208,73 @@ def test_nothing_is_written_over_what_is_read(load, folder):
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("kind", ["hearing", "pretrained"])
+def test_targets_of_any_rate_and_channels(kind, load, tmp_path):
+    converter = load(kind)
+    time = torch.arange(48000) / 48000
+    tone = sum(
+        torch.sin(2 * torch.pi * 180 * n * time) / n for n in range(1, 20)
+    )
+    stereo = torch.stack((tone, tone * 0.5), 1) / 4
+    soundfile.write(tmp_path / "stereo.wav", stereo.numpy(), 48000)
+    mono = stereo.mean(1)[::3]
+    soundfile.write(tmp_path / "mono.wav", mono.numpy(), 16000)
+    one, two = (
+        converter.voice(tmp_path / f"{n}.wav") for n in ("stereo", "mono")
+    )
+    assert torch.nn.functional.cosine_similarity(one, two) > 0.95
+    # Shorter than a frame: it is named.
+    soundfile.write(tmp_path / "short.wav", mono[:100].numpy(), 16000)
+    with pytest.raises(ValueError, match="short.wav: A signal of 100 samples"):
+        converter.voice(tmp_path / "short.wav")
+
+
+def test_voices_for_as_many_recordings(load, folder, tmp_path):
+    converter = load("hearing")
+    wavs = read_audio(folder / "a.wav", 16000).unsqueeze(0)
+    two = torch.cat([converter.voice(folder / f"{n}.wav") for n in "bc"])
+    with pytest.raises(ValueError, match="2 voices for 1 recordings"):
+        converter.convert_file(folder / "a.wav", two, tmp_path / "o.wav")
+    with pytest.raises(ValueError, match="2 voices for 3 recordings"):
+        converter.convert_batch(wavs.expand(3, -1), None, two)
+    flat = converter.convert_batch(wavs, None, two[0])
+    assert torch.equal(flat, converter.convert_batch(wavs, None, two[:1]))
+
+
+def test_nothing_is_left_of_what_was_interrupted(
+    load, folder, tmp_path, monkeypatch
+):
+    def write(path, *args, **kwargs):
+        path.write_bytes(b"RIFF")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(soundfile, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        load("table").convert_file(folder / "a.wav", "s5", tmp_path / "o.wav")
+    assert {path.name for path in tmp_path.iterdir()} == {"speech"}
+
+
+@pytest.mark.parametrize("name", ["o.raw", "o.mp4"])
+def test_what_is_no_format_to_write(name, load, folder, tmp_path):
+    with pytest.raises(OSError, match=f"{name} cannot be written.* .wav"):
+        load("table").convert_file(folder / "a.wav", "s5", tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"speech"}
+
+
+def test_what_was_converted_is_not_converted_again(load, folder):
+    converter, output = load("table"), folder / "converted"
+    for _ in range(2):
+        done = convert_files([folder], converter, "s5", output)
+        assert done.done == 3 and len(done.bad) == 1
+        found = [p for p in output.rglob("*") if p.is_file()]
+        assert {p.relative_to(output).as_posix() for p in found} == {
+            *("a.wav", "b.wav", "c.wav")
+        }
+    # Who names it means it.
+    again = folder / "again.wav"
+    assert convert_files([output / "a.wav"], converter, "p225", again).done == 1
+
+
 def test_any_tokenizer_may_load_them(models, folder, tmp_path):
     for name, (model, _) in models.items():
         tokenizer = VQTokenizer.from_hparams(model)

@@ -28,7 +28,7 @@ from speechbrain_vq.inference.hifigan import (
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
-from speechbrain_vq.presets import bundled
+from speechbrain_vq.presets import bundled, recipe_path
 from tests.hub.runs import YAML, write_run
 
 RATE, HOP, MELS = 16000, 256, 20
@@ -285,6 +285,13 @@ def test_one_is_taken_from_the_hub_by_name(hub, vocoder):
     assert not hub.calls(path="custom.py")
 
 
+def test_a_copy_has_the_weights(vocoder, tmp_path):
+    copy = tmp_path / "copy"
+    ours = load_vocoder(vocoder, savedir=copy).state_dict()
+    theirs = load_vocoder(copy).state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def test_a_published_name_says_what_its_yaml_does_not(hub, tmp_path, matching):
     """Those of 22 050 Hz have the same hop and mel bands as the other."""
     vocoder = write_vocoder(tmp_path / "silent", VOCODER)
@@ -331,6 +338,14 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
         VQTokenizer.from_hparams(model, vocoder=vocoder)
     assert "--hop_length=256" in str(e.value)
     assert "--win_length=1024" in str(e.value)
+    # The recipe takes what it says, and makes what the vocoder hears.
+    flags = dict(re.findall(r"--(\w+)=(\d+)", str(e.value)))
+    yaml = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
+    given = {key: int(value) for key, value in flags.items()}
+    with open(yaml, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, {**given, "data_folder": "x"})
+    settings = load_vocoder(vocoder).settings
+    assert hparams["features"].settings == settings
 
 
 def test_what_a_vocoder_does_not_say_is_said(tmp_path, matching):
@@ -378,12 +393,44 @@ def broken(state):
         (lambda state: dict(list(state.items())[1:]), "does not fit"),
         (broken, "NaN"),
         (lambda state: [1, 2], "does not fit"),
+        (lambda state: {1: torch.ones(1)}, "does not fit"),
     ],
 )
 def test_weights_of_no_use_are_told(tmp_path, change, message):
     folder = write_vocoder(tmp_path / "bad", change=change)
     with pytest.raises(ValueError, match=message):
         load_vocoder(folder)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02X\1\0\0\0\xe9.", b""]
+)
+def test_damaged_weights_are_told(tmp_path, data):
+    folder = write_vocoder(tmp_path / "bad")
+    (folder / "generator.ckpt").write_bytes(data)
+    with pytest.raises(ValueError, match="generator.ckpt was not loaded"):
+        load_vocoder(folder)
+
+
+@pytest.mark.parametrize(
+    "old, new, wrong",
+    [
+        ("sample_rate: 16000", "sample_rate: '16000'", "sample_rate='16000'"),
+        ("win_length: 1024", "win_length: [1024]", "win_length=.1024."),
+        ("_padding: 5", "_padding: five", "inference_padding='five'"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_told(tmp_path, old, new, wrong):
+    text = (SAYS + VOCODER).replace(old, new)
+    with pytest.raises(ValueError, match=f"{wrong}, which is no number"):
+        load_vocoder(write_vocoder(tmp_path / "bad", text))
+
+
+def test_a_yaml_that_names_no_vocoder_is_told(matching):
+    yaml = matching / "hyperparams.yaml"
+    yaml.write_text(f"vocoder: 5\n{yaml.read_text()}")
+    with pytest.raises(ValueError, match="5 is no vocoder"):
+        VQTokenizer.from_hparams(matching)
 
 
 def test_what_is_no_vocoder_is_told(model, tmp_path):
@@ -417,6 +464,10 @@ def test_units_are_said_without_the_decoder(tokenizer, model, tmp_path):
         torch.testing.assert_close(
             wavs[row, : number * 320], theirs, rtol=0, atol=1e-6
         )
+    # By the name that DASB has for it, too.
+    assert torch.equal(
+        spoken.tokens_to_sig(tokens.unsqueeze(-1)), spoken.decode_batch(tokens)
+    )
     with pytest.raises(ValueError, match="tokens, not vectors"):
         spoken.decode_vectors(torch.randn(1, 20, 8))
 
@@ -436,11 +487,15 @@ def test_each_codebook_has_its_own_units(tmp_path):
         load_hyperpyyaml(
             UNITS.format(size=16, books=2, vocabulary=33, fingerprint="x")
         )["generator"].eval(),
-        {"codebook_size": 16, "speaker_dim": 4},
+        {"codebook_size": 16, "num_codebooks": 2, "speaker_dim": 4},
     )
     tokens = torch.tensor([[[1, 2]] * 10])
     assert vocoder(tokens).shape == (1, 10 * 320)
     assert not torch.equal(vocoder(tokens), vocoder(tokens.flip(-1)))
+    # The embedding has a row for each of these.
+    for wrong in (tokens[..., :1], tokens[..., 0], tokens + 15, tokens - 2):
+        with pytest.raises(ValueError, match="tokens 0..15 of 2 codebooks"):
+            vocoder(wrong)
 
 
 @pytest.mark.parametrize("fingerprint", ["0123456789abcdef", "null"])

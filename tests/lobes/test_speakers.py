@@ -9,14 +9,20 @@ import pathlib
 
 import pytest
 import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.lobes.autoencoder import SpeakerEncoder
 from speechbrain_vq.lobes.speakers import (
     PretrainedSpeaker,
     SpeakerTable,
     voices,
 )
-from speechbrain_vq.recipes.common.voice_conversion import find_encoder
+from speechbrain_vq.recipes.common.voice_conversion import (
+    ConversionBrain,
+    find_encoder,
+)
 from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
 
 KINDS = {"ecapa": ECAPA, "xvector": XVECTOR}
@@ -146,9 +152,24 @@ def test_weights_that_would_run_something_do_not(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path, trace = tmp_path / "embedding_model.ckpt", tmp_path / "trace"
     torch.save({"fc.weight": Hostile(trace)}, path)
-    with pytest.raises(ValueError, match="file of tensors, and what else"):
+    with pytest.raises(ValueError, match="of tensors .*, and what else") as no:
         build_speaker(ECAPA).load(path)
     assert not trace.exists()
+    # Nobody is told how to run it.
+    assert "weights_only" not in str(no.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"version https://git-l"])
+def test_weights_that_are_not_whole(data, tmp_path):
+    path = tmp_path / "embedding_model.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="embedding_model.ckpt cannot be read"):
+        build_speaker(ECAPA).load(path)
+
+
+def test_the_encoder_hears_one_rate_only():
+    with pytest.raises(ValueError, match="hears 16000 Hz, .* of 24000 Hz: set"):
+        build_speaker(f"{ECAPA}    sample_rate: 24000\n")
 
 
 def test_what_does_not_fit_is_said(tmp_path):
@@ -180,6 +201,34 @@ def test_the_guard_builds_them(tmp_path):
         assert (
             mine.state_dict().keys() == build_speaker(yaml).state_dict().keys()
         )
+
+
+def test_a_run_goes_on_with_its_own_speakers(tmp_path):
+    def begin(names):
+        table = SpeakerTable(6, 4)
+        brain = ConversionBrain(
+            {"speaker": table, "quantizer": VectorQuantizer(4, 8)},
+            torch.optim.Adam,
+            {"speaker": table, "output_folder": str(tmp_path)},
+            checkpointer=Checkpointer(tmp_path, {"speaker": table}),
+        )
+        data = {name: {"spk_id": name} for name in names}
+        data = DynamicItemDataset(data)
+        brain.meet({"train": data, "test": data})
+        brain.on_fit_start()
+        return brain, table
+
+    brain, table = begin(["ann", "bob"])
+    brain.checkpointer.save_checkpoint()
+    _, again = begin(["bob", "ann"])
+    assert torch.equal(again.weight, table.weight)
+    assert again.names == ["ann", "bob"]
+    # Nothing is lost by those who are left out.
+    assert begin(["bob"])[1].names == ["ann", "bob"]
+    with pytest.raises(
+        ValueError, match="begun without 1 of .* as 'eve'. Name"
+    ):
+        begin(["ann", "eve"])
 
 
 def test_voices_gives_each_kind_what_it_hears():

@@ -182,6 +182,29 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
     assert read(folder) == whole
 
 
+@pytest.mark.parametrize(
+    "column, value, message",
+    [
+        ("id", "../../../escaped", "names no file"),
+        ("id", None, "lack id"),
+        ("audio", None, "lack audio"),
+        ("text", None, "lack text"),
+    ],
+)
+def test_rows_of_another_layout_are_told(column, value, message, tmp_path):
+    import pandas
+
+    hub = copy_of_the_hub(tmp_path / "hub")
+    piece = next(hub.glob("clean/train.100/*"))
+    rows = pandas.read_parquet(piece)
+    rows[column] = value
+    rows = rows if value else rows.drop(columns=column)
+    rows.to_parquet(piece)
+    with pytest.raises(ValueError, match=message):
+        units(hub, tmp_path / "deep/out")
+    assert not list(tmp_path.rglob("escaped*"))
+
+
 def test_parts_may_be_chosen(tmp_path, lexicon):
     files = {
         k.replace("dev-clean", "dev-other"): v

@@ -152,6 +152,15 @@ def test_it_learns_goes_on_and_speaks(data, tokenizer, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_no_more_is_validated_than_asked_for(data, tokenizer):
+    flags = {**SMALL, "data_folder": str(data), "output_folder": "x"}
+    with open(RECIPE / "hparams/train.yaml") as file:
+        hparams = load_hyperpyyaml(file, {**flags, "valid_utterances": 3})
+    model = VQTokenizer.from_hparams(tokenizer, run_opts={"device": "cpu"})
+    datasets = recipe.dataio_prep(hparams, data, model)
+    assert len(datasets["valid"]) == 3 and len(datasets["test"]) == 5
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

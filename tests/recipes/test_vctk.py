@@ -6,6 +6,8 @@ Authors
 
 import json
 import logging
+import pathlib
+import re
 
 import pytest
 
@@ -121,6 +123,29 @@ def test_it_is_done_once_and_anew_where_the_corpus_changes(corpus, tmp_path):
     (corpus / "txt/p225/p225_001.txt").write_text("Another sentence.")
     prepare(corpus, folder, **OPTIONS)
     assert read(folder) != old
+
+
+def test_one_sentence_written_in_several_ways():
+    said = "It’s “Stella” - don’t ask.", "IT'S Stella,  don't ask"
+    assert _sentence(said[0]) == _sentence(said[1]) == "it s stella don t ask"
+
+
+def test_the_yamls_differ_in_the_voice_alone():
+    folder = pathlib.Path(__file__).parents[2] / "recipes/VCTK"
+    own = re.compile("speaker(_encoder|_mels|_channels|_embedding)?:|num_sp")
+    found = {}
+    for path in (folder / "voice-conversion/hparams").glob("*.yaml"):
+        text = re.sub(r"\s*#.*", "", path.read_text("utf-8"))
+        parts = re.split(r"\n(?=\w)", text.strip().replace("\n\n", "\n"))
+        kind = {"train": "any_voice"}.get(path.stem, path.stem)
+        assert f"output_folder: !ref results/{kind}/<arm>/<seed>" in parts
+        found[kind] = [
+            part.replace(f"results/{kind}", "results")
+            for part in parts
+            if not own.match(part)
+        ]
+    assert len(found) == 3 and len(found["table"]) > 40
+    assert found["table"] == found["any_voice"] == found["ecapa"]
 
 
 def test_damaged_audio_is_named_and_left_out(corpus, tmp_path, caplog):

@@ -228,7 +228,7 @@ def dataio_prep(hparams, folder, tokenizer):
     for split in ("train", "valid", "test"):
         items = usable(read_manifest(folder, split)).data
         if split == "valid":
-            step = max(len(items) // hparams["valid_utterances"], 1)
+            step = -(-len(items) // hparams["valid_utterances"])
             items = {name: items[name] for name in sorted(items)[::step]}
         hear(hparams, tokenizer, items, split)
         if split == "train":
