@@ -380,6 +380,12 @@ def convert(
     help="How many utterances to say in another speaker's voice.",
 )
 @click.option(
+    "--targets",
+    metavar="MANIFEST",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="Whose voices; default: those of the manifest.",
+)
+@click.option(
     "--audio",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     help="Write what was converted there, and sources and targets.",

@@ -49,6 +49,7 @@ def conversion_pairs(
     number: int,
     seed: int = 0,
     speakers: Collection[str] = (),
+    targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
     """Utterances and other speakers, at random, no pair of them twice.
 
@@ -62,6 +63,8 @@ def conversion_pairs(
         Of all draws.
     speakers : collection of str
         Whose voices can be taken; any, where none are named.
+    targets : dict, optional
+        A manifest of those whose voices to take; by default the same.
 
     Returns
     -------
@@ -74,15 +77,13 @@ def conversion_pairs(
     >>> sorted(pair[:2] for pair in conversion_pairs(manifest, 9))
     [('a', 'bob'), ('b', 'ann')]
     """
-    of = collections.defaultdict(list)
-    for name in sorted(manifest):
-        if manifest[name].get("spk_id"):
-            of[manifest[name]["spk_id"]].append(name)
+    sources = _by_speaker(manifest)
+    of = sources if targets is None else _by_speaker(targets)
     draw = random.Random(seed)
     possible = [
         (name, speaker)
-        for own in sorted(of)
-        for name in of[own]
+        for own in sorted(sources)
+        for name in sources[own]
         for speaker in sorted(of)
         if speaker != own and (speaker in speakers or not speakers)
     ]
@@ -91,6 +92,14 @@ def conversion_pairs(
         drawn = draw.sample(of[speaker], min(2, len(of[speaker])))
         pairs.append(Pair(name, speaker, drawn[0], drawn[-1]))
     return pairs
+
+
+def _by_speaker(manifest):
+    of = collections.defaultdict(list)
+    for name in sorted(manifest):
+        if manifest[name].get("spk_id"):
+            of[manifest[name]["spk_id"]].append(name)
+    return of
 
 
 def token_agreement(
@@ -138,8 +147,8 @@ class Conversion:
         From samples [samples] to tokens [T, C].
     sample_rate : int
         In Hz.
-    manifest : dict
-        From name to entry.
+    targets : dict
+        From name to entry, of the utterances whose voices are taken.
     pairs : list of Pair
         What to convert.
     judges : dict
@@ -153,13 +162,13 @@ class Conversion:
         convert: Callable,
         tokens: Callable,
         sample_rate: int,
-        manifest: dict[str, dict],
+        targets: dict[str, dict],
         pairs: list[Pair],
         judges: dict[str, Callable],
         audio: str | os.PathLike | None = None,
     ):
         self.convert, self.tokens = convert, tokens
-        self.sample_rate, self.manifest = sample_rate, manifest
+        self.sample_rate, self.targets = sample_rate, targets
         self.judges = judges
         self.audio = None if audio is None else pathlib.Path(audio)
         self.done, self.bad = 0, {}
@@ -178,7 +187,7 @@ class Conversion:
         for number, pair in pairs:
             try:
                 voice, target = (
-                    read_audio(self.manifest[name]["wav"], self.sample_rate)
+                    read_audio(self.targets[name]["wav"], self.sample_rate)
                     for name in (pair.voice, pair.target)
                 )
             except AudioError as error:

@@ -56,6 +56,7 @@ def evaluate(
     codebook_size: int | None = None,
     data_root: str | os.PathLike | None = None,
     conversions: int = 0,
+    targets: str | os.PathLike | None = None,
     audio: str | os.PathLike | None = None,
     progress: bool = False,
     **options,
@@ -94,6 +95,8 @@ def evaluate(
         For ``{data_root}`` in the manifest.
     conversions : int
         Pairs of an utterance and another speaker to convert, at random.
+    targets : path, optional
+        A json manifest of those whose voices to take; by default the same.
     audio : path, optional
         A folder for the recordings of the conversions.
     progress : bool
@@ -118,6 +121,7 @@ def evaluate(
     Figure(value=0.61, low=0.59, high=0.63)
     """
     entries = read_manifest(manifest, data_root)
+    judges = list(judges)
     asked = _judges(judges)
     draws = Replicates(replicates, seed)
     told: list[str] = []
@@ -139,12 +143,15 @@ def evaluate(
             asked,
         )
     if conversions and isinstance(opened, Model):
+        voices = read_manifest(targets, data_root) if targets else entries
         measures["conversion"] = Conversion(
             opened.convert,
             opened.tokens,
             opened.tokenizer.sample_rate,
-            entries,
-            conversion_pairs(entries, conversions, seed, opened.speakers),
+            voices,
+            conversion_pairs(
+                entries, conversions, seed, opened.speakers, voices
+            ),
             asked,
             audio,
         )
@@ -177,7 +184,10 @@ def evaluate(
         "abx_items": {context: len(some) for context, some in items.items()},
         "abx_frames": "those whose middle is in the item, as fastabx",
         "segmentation_tolerance": measures["segmentation"].tolerance,
-        "judges": list(asked),
+        "judges": [
+            j if isinstance(j, str) else name
+            for name, j in zip(asked, judges, strict=True)
+        ],
     }
     if "reconstruction" in measures:
         settings["reconstructed"] = measures["reconstruction"].done
@@ -206,12 +216,11 @@ def _open(source, options):
 
 
 def _judges(judges):
-    return {
-        judge if isinstance(judge, str) else judge.__name__: (
-            load_judge(judge) if isinstance(judge, str) else judge
-        )
-        for judge in judges
-    }
+    found = [load_judge(j) if isinstance(j, str) else j for j in judges]
+    names = [getattr(j, "__name__", type(j).__name__) for j in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Judges need different names, not {names}.")
+    return dict(zip(names, found, strict=True))
 
 
 def _items(entries, path, size, seed, told):

@@ -57,7 +57,8 @@ def resemblyzer(
     audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
 ) -> dict[str, float]:
     """Cosine of the speaker embeddings of the output with those of source and
-    target, by Resemblyzer (``pip install resemblyzer``)."""
+    target, by Resemblyzer (``pip install resemblyzer "setuptools<81"``: one of
+    its parts asks for what newer setuptools have not)."""
     embeddings = {
         name: _embedding(wav, sample_rate) for name, wav in audio.items()
     }

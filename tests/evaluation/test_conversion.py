@@ -90,6 +90,19 @@ def test_only_voices_that_are_known_are_taken(manifest):
     assert conversion_pairs(manifest, 9, speakers=["dan"]) == []
 
 
+def test_voices_may_be_those_of_another_manifest(manifest):
+    others = {
+        f"new-{name}": {**entry, "spk_id": f"{entry['spk_id']}2"}
+        for name, entry in manifest.items()
+        if entry["spk_id"] != "cy"
+    }
+    pairs = conversion_pairs(manifest, 1000, targets=others)
+    assert {pair.speaker for pair in pairs} == {"ann2", "bob2"}
+    assert {pair.source for pair in pairs} == set(manifest)
+    assert all({pair.voice, pair.target} <= set(others) for pair in pairs)
+    assert conversion_pairs(manifest, 9, targets={}) == []
+
+
 def test_a_voice_known_by_name_is_not_heard():
     """As that of a model with a table of speakers."""
     tokenizer = VQTokenizer.from_hparams(
