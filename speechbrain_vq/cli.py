@@ -211,13 +211,15 @@ def _run_model(
 
     run_opts = {key: value for key, value in run_opts.items() if value}
     loader = getattr(inference, interface)
+    anew = click.get_current_context().params["overwrite"]
     try:
         result = run(
             loader.from_hparams(model, revision, run_opts=run_opts, **options)
         )
     except KeyboardInterrupt:
         raise click.ClickException(
-            "Interrupted. The same command goes on from here."
+            "Interrupted. The same command "
+            + ("does it all anew." if anew else "goes on from here.")
         ) from None
     except (HubError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error

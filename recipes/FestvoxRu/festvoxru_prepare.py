@@ -26,6 +26,7 @@ from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
     SILENCE,
     PathLike,
+    given_manifests,
     is_done,
     utterance,
     write_corpus,
@@ -56,7 +57,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     ---------
     data_folder : path
         The package ``festvox-ru_*.deb``, the folder that it is in, or the one
-        that it was unpacked to.
+        that it was unpacked to. Or a folder with manifests of any corpus.
     save_folder : path
         Where the manifests go. What is needed of a package is unpacked there,
         once.
@@ -79,6 +80,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
+    if given_manifests(source):
+        return source
     voice = _find_voice(source)
     if voice is None:
         voice = _unpack(_find_package(source), folder / VOICE)

@@ -25,6 +25,7 @@ from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import (
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
     PathLike,
+    given_manifests,
     is_done,
     utterance,
     write_corpus,
@@ -53,7 +54,8 @@ def prepare(
         The folder LibriSpeech, or the one that it is in; or what ``datasets``
         loads: ``openslr/librispeech_asr``, or a folder with a copy of it, whose
         audio is then written to save_folder, as it is. A call that was
-        interrupted, or asked for less, is gone on with.
+        interrupted, or asked for less, is gone on with. Or a folder with
+        manifests of any corpus.
     save_folder : path
         Where the manifests go.
     lexicon : path, optional
@@ -79,8 +81,8 @@ def prepare(
     FileNotFoundError
         If a part is missing.
     ValueError
-        If a part is unknown, the hours are none, or phones are wanted and
-        there is neither a lexicon nor a g2p.
+        If a part is unknown, the hours are none or no number, or phones are
+        wanted and there is neither a lexicon nor a g2p.
 
     Example
     -------
@@ -90,6 +92,8 @@ def prepare(
     PosixPath('prepared')
     """
     folder = pathlib.Path(save_folder)
+    if given_manifests(pathlib.Path(data_folder)):
+        return pathlib.Path(data_folder)
     wanted = {"train": [*train], "valid": [*valid], "test": [*test]}
     for part in sum(wanted.values(), []):
         if part not in ON_THE_HUB:
@@ -99,9 +103,12 @@ def prepare(
             )
     most = {"train": hours, "valid": valid_hours, "test": valid_hours}
     for number in most.values():
-        if number is not None and not number > 0:
+        if number is None:
+            continue
+        if not isinstance(number, int | float) or not number > 0:
             raise ValueError(
-                f"hours and valid_hours must be above 0, got {number!r}."
+                f"hours and valid_hours must be numbers above 0, got "
+                f"{number!r}."
             )
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
     root = _find_root(pathlib.Path(data_folder), wanted)

@@ -91,6 +91,30 @@ def has_manifests(folder: pathlib.Path) -> bool:
     )
 
 
+def given_manifests(data_folder: pathlib.Path) -> bool:
+    """Whether what somebody named as their data are manifests, of any corpus,
+    to be used as they are; says so.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+        Where to look.
+
+    Returns
+    -------
+    bool
+
+    Example
+    -------
+    >>> given_manifests(pathlib.Path("/nowhere"))
+    False
+    """
+    given = has_manifests(data_folder)
+    if given:
+        logger.info("%s: its manifests are used as they are", data_folder)
+    return given
+
+
 def is_done(folder: pathlib.Path, corpus: dict) -> bool:
     """Whether a finished preparation with these parameters is there.
 

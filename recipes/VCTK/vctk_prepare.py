@@ -17,7 +17,7 @@ from speechbrain_vq.dataio.check import AudioError, check_audio
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
     PathLike,
-    has_manifests,
+    given_manifests,
     is_done,
     utterance,
     write_corpus,
@@ -92,11 +92,16 @@ def prepare(
     PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
-    if has_manifests(source):
-        logger.info("%s holds manifests, which are used as they are", source)
+    if given_manifests(source):
         return source
     if mic not in ("mic1", "mic2"):
         raise ValueError(f"mic is 'mic1' or 'mic2', not {mic!r}.")
+    fractions = valid_fraction, test_fraction
+    if not min(fractions) > 0 or not sum(fractions) < 1:
+        raise ValueError(
+            "valid_fraction and test_fraction must be above 0, and their sum "
+            f"below 1; got {valid_fraction} and {test_fraction}."
+        )
     root, version = _find_root(source)
     audio = root / VERSIONS[version][0]
     end = VERSIONS[version][1].format(mic=mic)
@@ -109,7 +114,7 @@ def prepare(
         "mic": mic if version == "0.92" else None,
         "seed": seed,
         "unseen_speakers": unseen_speakers,
-        "fractions": [valid_fraction, test_fraction],
+        "fractions": list(fractions),
         "source": _digest(root, found),
         "data_root": str(root.resolve()),
     }

@@ -20,14 +20,14 @@ WEIGHTS = "embedding_model.ckpt"
 class ConversionBrain(UnitBrain):
     """Learns to say speech again in a voice that it is told."""
 
-    items = ["id", "sig", "spk_id"]
-
     def meet(self, datasets):
         """Gives a table the names of the speakers to train on, and a
         pretrained encoder its weights."""
         super().meet(datasets)
         speaker = self.hparams.speaker
         if hasattr(speaker, "fill"):
+            for split, dataset in datasets.items():
+                self.name_speakers(split, dataset)
             items = datasets["train"].data.values()
             self.names = {item["spk_id"] for item in items}
             speaker.fill(self.names)
@@ -35,6 +35,19 @@ class ConversionBrain(UnitBrain):
             source = self.hparams.speaker_encoder
             run_on_main(find_encoder, args=[source])
             speaker.load(find_encoder(source))
+
+    def name_speakers(self, split, dataset):
+        """Has a batch say who speaks; a whole number is a name, too."""
+        for name, item in dataset.data.items():
+            if item.get("spk_id") in (None, ""):
+                raise ValueError(
+                    f"The utterance {name!r} of {split} has no spk_id in the "
+                    f"manifest in {self.hparams.data_folder}, and a table of "
+                    "speakers needs one. Add it, or take hparams/train.yaml, "
+                    "which needs none."
+                )
+            item["spk_id"] = str(item["spk_id"])
+        dataset.set_output_keys([*self.items, "spk_id"])
 
     def on_fit_start(self):
         """Recovers the latest checkpoint, and its table with it; who is not
@@ -51,8 +64,9 @@ class ConversionBrain(UnitBrain):
 
     def speaker(self, batch, features, lengths):
         """Whose voice it is, for the decoder, [B, S]."""
+        names = getattr(batch, "spk_id", None)
         return voices(
-            self.modules.speaker, batch.sig, (features, lengths), batch.spk_id
+            self.modules.speaker, batch.sig, (features, lengths), names
         )
 
 
@@ -91,7 +105,9 @@ def find_encoder(
             f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
             f"encoders have; it holds {', '.join(holds) or 'nothing'}."
         )
-    if folder.is_absolute() or len(folder.parts) != 2:
+    # No organisation begins with a dot.
+    path = folder.is_absolute() or str(source).startswith(".")
+    if path or len(folder.parts) != 2:
         raise FileNotFoundError(
             f"There is no folder {source}; on the Hub a name is "
             "'organisation/name', such as speechbrain/spkrec-ecapa-voxceleb."

@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import json
 import math
 import pathlib
 import re
@@ -46,7 +47,7 @@ from speechbrain_vq import VoiceConverter
 
 converter = VoiceConverter.from_hparams("{source}")
 # What speech.wav says, in the voice of {whose}
-converter.convert_file("speech.wav", "{target}", "converted.wav")
+converter.convert_file("speech.wav", {target}, "converted.wav")
 tokens = converter.encode_file("speech.wav")  # [T], {rate:g} a second"""
 LOADING = """\
 from {module} import {name}
@@ -211,7 +212,10 @@ def _code(source, config):
         return CONVERTING.format(
             source=source,
             rate=config["token_rate"],
-            target=known[0] if known else "target.wav",
+            # In quotes, whatever is in the name.
+            target=json.dumps(
+                known[0] if known else "target.wav", ensure_ascii=False
+            ),
             whose=f"one of {len(known)}" if known else "a recording",
         )
     if _is_tokenizer(config):
@@ -293,6 +297,13 @@ def _limits(config, corpus, problems):
             "without noise or room. On recordings of people, in other "
             "languages, on noise and music the tokens tell less, and nobody "
             "has measured how much less."
+        ]
+    if config["speechbrain_interface"] == "VoiceConverter":
+        limits += [
+            "It speaks with the voices that it was trained on, and no others."
+            if config.get("speakers")
+            else "Voices that were not trained on are caught less well.",
+            "Convert to a voice only with the consent of the one whose it is.",
         ]
     if _is_tokenizer(config):
         limits += [

@@ -181,7 +181,7 @@ class CodecMixin:
             vectors = self.mods.quantizer.project_back(vectors)
             wavs = self.decode_vectors(vectors, length)
         else:
-            wavs = self.decode_batch(self._fold(tokens), length)
+            wavs = self.decode_batch(self.fold(tokens), length)
         return wavs.unsqueeze(1)
 
     @torch.no_grad()
@@ -203,13 +203,25 @@ class CodecMixin:
         books = torch.arange(tokens.shape[-1], device=tokens.device)
         return self.vocabulary[books, tokens]
 
-    def _are_prefix(self, tokens):
-        """Whether they are of the first codebooks of a row."""
-        residual = self.mods.quantizer.composition == "residual"
-        return residual and 0 < tokens.shape[-1] < self.num_codebooks
+    def fold(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens as ``decode_batch`` takes them.
 
-    def _fold(self, tokens):
-        """What ``decode_batch`` takes."""
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            Tokens, [B, N, K].
+
+        Returns
+        -------
+        torch.Tensor
+            The same, or [B, N] where the quantizer has them without a
+            dimension for its one codebook.
+
+        Raises
+        ------
+        ValueError
+            If they are of another number of codebooks.
+        """
         if tokens.dim() != 3 or tokens.shape[-1] != self.num_codebooks:
             raise ValueError(
                 f"Tokens of {self.num_codebooks} codebooks are [B, N, "
@@ -217,6 +229,11 @@ class CodecMixin:
             )
         folded = self.num_codebooks == 1 and self.mods.quantizer.folds
         return tokens.squeeze(-1) if folded else tokens
+
+    def _are_prefix(self, tokens):
+        """Whether they are of the first codebooks of a row."""
+        residual = self.mods.quantizer.composition == "residual"
+        return residual and 0 < tokens.shape[-1] < self.num_codebooks
 
     def _books(self, wanted):
         """Which codebooks, as a list."""

@@ -111,9 +111,9 @@ class VoiceConverter(VQTokenizer):
         self,
         source: str | os.PathLike,
         target: torch.Tensor | Target,
-        output: str | os.PathLike,
+        output: str | os.PathLike | None = None,
     ) -> torch.Tensor:
-        """Writes what a recording says, in another voice.
+        """What a recording says, in another voice.
 
         Arguments
         ---------
@@ -121,21 +121,22 @@ class VoiceConverter(VQTokenizer):
             The recording.
         target : str, path, iterable of them or torch.Tensor
             Whose voice, see ``voice`` (which gives the tensor).
-        output : path
-            The wav file to write; neither the source nor a target.
+        output : path, optional
+            The wav file to write; neither the source nor a target. None: it
+            is not written.
 
         Returns
         -------
         torch.Tensor
-            The tokens, [T] (or [T, C]).
+            The waveform, [samples], in -1..1, on the CPU.
 
         Raises
         ------
         AudioError
             If a recording is missing, not audio, cut short or empty.
         ValueError
-            If there is no such voice, or more than one, or the output is one
-            of the recordings.
+            If there is no such voice, or more than one, a recording is too
+            short, or the output is one of the recordings.
         OSError
             If the output cannot be written; nothing is left of it.
         """
@@ -145,7 +146,10 @@ class VoiceConverter(VQTokenizer):
             target = self.voice(target)
         _check_apart([source], output)
         voice = _for_each(target, 1)
-        return self._rewrite(source, output, lambda wavs: voice)
+        _, wav = self._say_again(source, lambda wavs: voice)
+        if output is not None:
+            self._write(wav, output)
+        return wav
 
     def _voice(self, target):
         if self.speakers:
@@ -242,6 +246,8 @@ def _listed(target):
 
 def _check_apart(read, output):
     """Nothing that is read is written over."""
+    if output is None:
+        return
     output = pathlib.Path(output).resolve()
     for path in map(pathlib.Path, read):
         if path.exists() and path.resolve() == output:

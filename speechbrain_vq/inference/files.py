@@ -139,19 +139,20 @@ def find_audio(
             found |= {
                 path: part
                 for path, part in inside.items()
-                if path.suffix.lower() in _endings() and not _hidden(part)
+                if path.suffix.lower() in audio_endings() and not _hidden(part)
             }
         else:
             found.setdefault(place, pathlib.Path(place.name))
     if not found:
         raise FileNotFoundError(
             f"There are no audio files in {', '.join(map(str, places))}: "
-            f"none ends in {' '.join(sorted(_endings()))}."
+            f"none ends in {' '.join(sorted(audio_endings()))}."
         )
     return found
 
 
-def _endings():
+def audio_endings() -> set[str]:
+    """How the names of files end that are taken for audio."""
     formats = {name.lower() for name in soundfile.available_formats()}
     return {f".{name}" for name in formats - {"raw"}} | {
         ".aif",

@@ -18,9 +18,6 @@ from torch import nn
 
 from speechbrain_vq.nnet.masks import frame_mask
 
-# Of tokens; the first convolutions mirror up to 25 frames of a fifth of one.
-SHORTEST = 8
-
 
 class HifiGAN(nn.Module):
     """Log-mels to waveforms.
@@ -45,6 +42,7 @@ class HifiGAN(nn.Module):
         super().__init__()
         self.generator = generator
         self.hop_length = samples_per_frame(generator)
+        self.shortest = shortest(generator) - 2 * generator.inference_padding
         self.settings = {
             **(settings or {}),
             "n_mel_channels": generator.conv_pre.conv.in_channels,
@@ -61,13 +59,15 @@ class HifiGAN(nn.Module):
 
     def _speak(self, mels):
         generator, hop = self.generator, self.hop_length
+        samples = mels.shape[1] * hop
+        mels = _lengthened(mels.float(), self.shortest)
         with torch.autocast(mels.device.type, enabled=False):
-            wavs = generator.inference(mels.float().transpose(1, 2))[:, 0]
+            wavs = generator.inference(mels.transpose(1, 2))[:, 0]
         # It adds frames before and behind. Its frames are centred where
         # their samples begin, ours half a hop later.
         begin = max(generator.inference_padding * hop - hop // 2, 0)
-        wavs = wavs[:, begin : begin + mels.shape[1] * hop]
-        return nn.functional.pad(wavs, (0, mels.shape[1] * hop - len(wavs[0])))
+        wavs = wavs[:, begin : begin + samples]
+        return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
 
     def check(self, tokenizer: nn.Module) -> None:
         """Refuses a tokenizer whose features it was not trained on.
@@ -143,6 +143,7 @@ class UnitVocoder(nn.Module):
         self.generator, self.settings = generator, settings
         self.source = source
         self.hop_length = samples_per_frame(generator)
+        self.shortest = shortest(generator)
 
     def forward(
         self,
@@ -173,11 +174,9 @@ class UnitVocoder(nn.Module):
 
     def _speak(self, ids, speaker):
         number = ids.shape[1]
-        last = ids[:, -1:].expand(-1, max(SHORTEST - number, 0), -1)
+        ids = _lengthened(ids, self.shortest)
         with torch.autocast(ids.device.type, enabled=False):
-            wavs = self.generator.inference(
-                torch.cat([ids, last], 1), spk=speaker.float()
-            )
+            wavs = self.generator.inference(ids, spk=speaker.float())
         return wavs[:, 0, : number * self.hop_length]
 
     def check(self, tokenizer: nn.Module) -> None:
@@ -230,6 +229,17 @@ def samples_per_frame(generator: HifiganGenerator) -> int:
     return math.prod(layer.conv.stride[0] for layer in generator.ups)
 
 
+def shortest(generator: HifiganGenerator) -> int:
+    """Frames that a HiFi-GAN needs: its convolutions mirror the ends of what
+    they hear, which has to be longer than they reach."""
+    number, rate, per = _reach(generator.conv_pre) + 1, 1, generator.num_kernels
+    for index, layer in enumerate(generator.ups):
+        rate *= layer.conv.stride[0]
+        blocks = generator.resblocks[index * per : (index + 1) * per]
+        number = max(number, math.ceil((_reach(blocks) + 1) / rate))
+    return max(number, math.ceil((_reach(generator.conv_post) + 1) / rate))
+
+
 def one_by_one(
     speak: Callable[..., torch.Tensor],
     frames: torch.Tensor,
@@ -268,6 +278,22 @@ def one_by_one(
             wav = speak(frames[one, :number], *(o[one] for o in others))[0]
         wavs.append(nn.functional.pad(wav, (0, longest - len(wav))))
     return torch.stack(wavs)
+
+
+def _reach(part):
+    """Frames to a side that convolutions see, at most."""
+    return max(
+        layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
+        for layer in part.modules()
+        if isinstance(layer, nn.Conv1d)
+    )
+
+
+def _lengthened(frames, number):
+    """[B, T, ...] to so many frames at least, the last of them again."""
+    missing = max(number - frames.shape[1], 0)
+    last = frames[:, -1:].expand(-1, missing, *frames.shape[2:])
+    return torch.cat([frames, last], 1)
 
 
 def _check_same(vocoder, theirs, tokenizer, ours, what, way_out):

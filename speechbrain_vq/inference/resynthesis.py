@@ -9,11 +9,10 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable
 
-import soundfile
 from tqdm import tqdm
 
 from .bulk import Tokenized
-from .files import find_audio
+from .files import audio_endings, find_audio
 from .tokenizer import VQTokenizer
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,8 @@ def each_file(
     OSError
         If a file cannot be written, as on a full disk.
     ValueError
-        If two files would be written under one name, or one over itself.
+        If two files would be written under one name, or one over itself, or
+        several are to be one file.
     """
     names = _names(find_audio(places), pathlib.Path(output))
     there = {path for path in names.values() if path.exists()}
@@ -125,8 +125,9 @@ def each_file(
 
 def _is_file(output):
     """Whether a name is that of an audio file rather than of a folder."""
-    known = output.suffix[1:].upper() in soundfile.available_formats()
-    return known and not output.is_dir()
+    # Those that cannot be written, too: what writes says so.
+    known = audio_endings() | {".raw", ".m4a", ".mp4"}
+    return output.suffix.lower() in known and not output.is_dir()
 
 
 def _is_earlier(path, name, folder):
@@ -140,7 +141,12 @@ def _is_earlier(path, name, folder):
 def _names(found, folder):
     """Which file to write for which."""
     names, taken = {}, {}
-    alone = len(found) == 1 and _is_file(folder)
+    alone = _is_file(folder)
+    if alone and len(found) > 1:
+        raise ValueError(
+            f"{folder} is the name of one file, but there are {len(found)} to "
+            "write: name a folder."
+        )
     for path, name in found.items():
         if _is_earlier(path, name, folder):
             continue

@@ -75,7 +75,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, HifiGAN or UnitVocoder, optional
             See ``use_vocoder``; absent: what the model's yaml has under
-            ``vocoder``, else Griffin-Lim.
+            ``vocoder``, a folder within the model's before others, else
+            Griffin-Lim.
 
         Returns
         -------
@@ -91,7 +92,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             hear what the model says.
         """
         model = super().from_hparams(source, *args, **kwargs)
-        vocoder = vocoder or getattr(model.hparams, "vocoder", None)
+        if not vocoder:
+            vocoder = _within(source, getattr(model.hparams, "vocoder", None))
         names = ("token", "cache_dir", "local_files_only", "force_download")
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
@@ -353,20 +355,30 @@ class VQTokenizer(CodecMixin, VQPretrained):
         OSError
             If the output cannot be written; nothing is left of it.
         """
-        return self._rewrite(path, output, self.speaker_batch)
+        tokens, decoded = self._say_again(path, self.speaker_batch)
+        self._write(decoded, output)
+        return tokens
 
-    def _rewrite(self, path, output, speaker_of):
-        """Reads a file, and writes its tokens in a voice."""
+    def _say_again(self, path, speaker_of):
+        """The tokens of a file, and what they are in a voice."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
-        tokens, lengths = self.encode_batch(wavs)
-        speaker = speaker_of(wavs)
-        decoded = self.decode_batch(tokens, lengths, speaker)[0].cpu()
+        try:
+            tokens, lengths = self.encode_batch(wavs)
+            speaker = speaker_of(wavs)
+        # It is too short to be heard.
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        decoded = self.decode_batch(tokens, lengths, speaker)[0]
+        return tokens[0], decoded.cpu().clamp(-1, 1)
+
+    def _write(self, wav, output):
+        """A waveform as a file."""
         output = pathlib.Path(output)
         try:
             with replacing(output) as partial:
                 soundfile.write(
                     partial,
-                    decoded.clamp(-1, 1).numpy(),
+                    wav.numpy(),
                     self.sample_rate,
                     format=output.suffix[1:] or "wav",
                 )
@@ -381,7 +393,6 @@ class VQTokenizer(CodecMixin, VQPretrained):
                 f"{output} cannot be written: {error}. Name a file that ends "
                 "in .wav."
             ) from error
-        return tokens[0]
 
     def forward(self, wavs, wav_lens=None):
         """See ``encode_batch``."""
@@ -404,3 +415,12 @@ class VQTokenizer(CodecMixin, VQPretrained):
             hop = extract.hop_length
             return one_by_one(extract.inverse, features, lengths, hop)
         return self.vocoder(extract.denormalize(features), lengths)
+
+
+def _within(source, vocoder):
+    """A folder that a model's yaml names, as one of the model's own if there
+    is such a one."""
+    if not vocoder or not isinstance(vocoder, str):
+        return vocoder
+    own = pathlib.Path(source).expanduser() / vocoder
+    return own if own.is_dir() else vocoder

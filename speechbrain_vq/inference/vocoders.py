@@ -23,6 +23,8 @@ from .hifigan import HifiGAN, UnitVocoder
 CHECKPOINT = "generator.ckpt"
 # SpeechBrain's own do not say what they hear; their recipes do.
 _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
+# Frames that a vocoder may add before and behind; SpeechBrain's add 5.
+MOST_PADDING = 100
 PUBLISHED = {
     "speechbrain/tts-hifigan-libritts-16kHz": {"sample_rate": 16000, **_USUAL},
     "speechbrain/tts-hifigan-libritts-22050Hz": {
@@ -91,6 +93,12 @@ def load_vocoder(
                 f"The yaml of '{source}' has {name}={value!r}, which is no "
                 "number."
             )
+    padding = generator.inference_padding
+    if not isinstance(padding, int) or not 0 <= padding <= MOST_PADDING:
+        raise ValueError(
+            f"The yaml of '{source}' has inference_padding={padding}: it must "
+            f"be a whole number of frames from 0 to {MOST_PADDING}."
+        )
     return HifiGAN(generator, settings, str(source))
 
 

@@ -247,6 +247,9 @@ class ConvDecoder(nn.Module):
         torch.Tensor
             Features, [B, T * stride, output_dim], zero beyond their lengths.
         """
+        # Convolutions take no length of 0.
+        if latents.shape[1] == 0:
+            return latents.new_zeros(len(latents), 0, self.last.out_channels)
         latents = self.jitter(latents, lengths)
         mask = frame_mask(latents, lengths).unsqueeze(1)
         x = self.first(latents.transpose(1, 2))

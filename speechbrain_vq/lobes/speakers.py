@@ -72,7 +72,8 @@ class SpeakerTable(nn.Module):
         Arguments
         ---------
         names : iterable of str
-            Of the speakers; their order makes no difference.
+            Of the speakers; their order makes no difference. Numbers are
+            names, too.
 
         Raises
         ------
@@ -80,7 +81,7 @@ class SpeakerTable(nn.Module):
             If there are more than there is room for, none, or one has too
             long a name.
         """
-        names = sorted(set(names))
+        names = sorted({str(name) for name in names})
         if not 0 < len(names) <= len(self.letters):
             raise ValueError(
                 f"There are {len(names)} speakers, and the table has room for "

@@ -231,6 +231,8 @@ class WaveNetDecoder(nn.Module):
         torch.Tensor
             Waveforms, [B, T * samples_per_token], zero beyond their lengths.
         """
+        if latents.shape[1] == 0:
+            return latents.new_zeros(len(latents), 0, dtype=torch.float32)
         mask = frame_mask(latents, lengths)
         number = mask.shape[1] * self.samples_per_token
         dice = torch.rand(

@@ -5,6 +5,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import ast
 import json
 
 import pytest
@@ -105,11 +106,13 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
     )
     source = folder / "a.wav"
     wavs = read_audio(source, 16000).unsqueeze(0)
-    tokens = converter.convert_file(source, one, tmp_path / "one.wav")
-    assert torch.equal(tokens, converter.encode_file(source))
+    tokens = converter.encode_file(source)
+    made = converter.convert_file(source, one, tmp_path / "one.wav")
+    assert torch.equal(converter.convert_file(source, one), made)
     converter.convert_file(source, two, tmp_path / "two.wav")
     outputs = [read_audio(tmp_path / f"{n}.wav", 16000) for n in ("one", "two")]
     assert not torch.allclose(*outputs, atol=1e-3)
+    assert torch.allclose(outputs[0], made, atol=1e-3)
     # By hand, with the modules that were exported.
     for module in modules.values():
         module.eval()
@@ -227,6 +230,9 @@ def test_targets_of_any_rate_and_channels(kind, load, tmp_path):
     soundfile.write(tmp_path / "short.wav", mono[:100].numpy(), 16000)
     with pytest.raises(ValueError, match="short.wav: A signal of 100 samples"):
         converter.voice(tmp_path / "short.wav")
+    # As a source, too.
+    with pytest.raises(ValueError, match="short.wav: A signal of 100 samples"):
+        converter.convert_file(tmp_path / "short.wav", one)
 
 
 def test_voices_for_as_many_recordings(load, folder, tmp_path):
@@ -292,6 +298,7 @@ def test_the_card_and_what_the_hub_is_told(models):
     assert "in the voice of one of 3" in card
     config = json.loads((models["hearing"][0] / "config.json").read_text())
     assert "speakers" not in config
+    assert "no others" in card and "consent" in card
     card = (models["hearing"][0] / "README.md").read_text()
     assert 'convert_file("speech.wav", "target.wav", "converted.wav")' in card
 
@@ -324,3 +331,39 @@ def test_the_command(models, load, folder, tmp_path, caplog):
     )
     assert wrong.exit_code == 1 and "Known: p225, p226, s5" in wrong.output
     assert not (tmp_path / "no").exists()
+
+
+def test_several_files_are_not_one(models, folder, tmp_path):
+    options = ("--model", models["table"][0], "--device", "cpu")
+    for name in ("o.wav", "o.FLAC", "o.m4a"):
+        out = tmp_path / name
+        wrong = run(folder, *options, "--target", "s5", "--out", out)
+        assert wrong.exit_code == 1 and "the name of one file" in wrong.output
+        assert not out.exists()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_what_is_said_of_an_interruption(models, folder, monkeypatch, anew):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VoiceConverter, "convert_file", interrupt)
+    options = ["--model", models["table"][0], "--device", "cpu"]
+    options += ["--target", "s5", "--out", folder / "out"]
+    done = run(folder, *options, *["--overwrite"] * anew)
+    assert done.exit_code == 1 and "Interrupted" in done.output
+    assert ("goes on from here" in done.output) != anew
+    assert ("all anew" in done.output) == anew
+
+
+def test_any_name_fits_into_the_code_of_the_card(tmp_path):
+    names = ['Anna "Ann" O\'Hara\\', "z"]
+
+    def name(modules):
+        modules["speaker"].fill(names)
+
+    run, _ = write_run(tmp_path / "run", name, yaml_of(TABLE), **USED)
+    card = (export_pretrained(run, tmp_path / "m") / "README.md").read_text()
+    (line,) = [x for x in card.splitlines() if x.startswith("converter.conv")]
+    call = ast.parse(line).body[0].value
+    assert ast.literal_eval(call.args[1]) == names[0]

@@ -15,7 +15,11 @@ from click.testing import CliRunner
 from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import save_file
 from speechbrain.inference.vocoders import HIFIGAN, UnitHIFIGAN
-from speechbrain.lobes.models.HifiGAN import mel_spectrogram
+from speechbrain.lobes.models.HifiGAN import (
+    HifiganGenerator,
+    UnitHifiganGenerator,
+    mel_spectrogram,
+)
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
@@ -24,10 +28,12 @@ from speechbrain_vq.hub.guard import UnsafeHparamsError
 from speechbrain_vq.inference.hifigan import (
     HifiGAN,
     UnitVocoder,
+    shortest,
     unit_settings,
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
+from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.presets import bundled, recipe_path
 from tests.hub.runs import YAML, write_run
 
@@ -265,6 +271,20 @@ def test_the_yaml_of_a_model_may_name_its_vocoder(matching, vocoder):
     assert tokenizer.vocoder.source == str(vocoder)
 
 
+def test_the_vocoder_in_the_folder_of_a_model_comes_first(
+    matching, tmp_path, monkeypatch
+):
+    yaml = matching / "hyperparams.yaml"
+    yaml.write_text(f"vocoder: parts/gan\n{yaml.read_text()}")
+    wrong = (SAYS + VOCODER).replace("16000", "22050")
+    write_vocoder(tmp_path / "here/parts/gan", wrong)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="sample_rate=22050"):
+        VQTokenizer.from_hparams(matching)
+    own = write_vocoder(matching / "parts/gan")
+    assert VQTokenizer.from_hparams(matching).vocoder.source == str(own)
+
+
 def test_the_command_takes_one(matching, vocoder, tmp_path):
     wav = pathlib.Path(bundled("mini"), "example.wav")
     made = []
@@ -426,6 +446,13 @@ def test_settings_that_are_no_numbers_are_told(tmp_path, old, new, wrong):
         load_vocoder(write_vocoder(tmp_path / "bad", text))
 
 
+@pytest.mark.parametrize("padding", [1000000000, 101, -1, 5.5])
+def test_padding_without_bound_is_refused(tmp_path, padding):
+    text = (SAYS + VOCODER).replace("_padding: 5", f"_padding: {padding}")
+    with pytest.raises(ValueError, match="number of frames from 0 to 100"):
+        load_vocoder(write_vocoder(tmp_path / "bad", text))
+
+
 def test_a_yaml_that_names_no_vocoder_is_told(matching):
     yaml = matching / "hyperparams.yaml"
     yaml.write_text(f"vocoder: 5\n{yaml.read_text()}")
@@ -510,3 +537,41 @@ def test_units_of_another_tokenizer_are_refused(
     assert tokenizer.fingerprint in str(caught.value)
     assert fingerprint in str(caught.value)
     assert tokenizer.vocoder is None
+
+
+@pytest.mark.parametrize("factors", [[2, 2], [5, 4], [40, 8]])
+@pytest.mark.parametrize("kernel", [3, 11])
+def test_the_shortest_that_a_generator_takes(factors, kernel):
+    sizes = {
+        "out_channels": 1,
+        "resblock_type": "1",
+        "resblock_dilation_sizes": [[1, 3, 5]],
+        "resblock_kernel_sizes": [kernel],
+        "upsample_kernel_sizes": [2 * f + f % 2 for f in factors],
+        "upsample_initial_channel": 8,
+        "upsample_factors": factors,
+    }
+    units = UnitHifiganGenerator(
+        12, **sizes, embedding_dim=8, multi_speaker=True
+    ).eval()
+    number, ids = shortest(units), torch.ones(1, 40, 1, dtype=torch.long)
+    units.inference(ids[:, :number], spk=torch.zeros(1, 4))
+    with pytest.raises(RuntimeError, match="[Pp]adding size"):
+        units.inference(ids[:, : number - 1], spk=torch.zeros(1, 4))
+    hop = math.prod(factors)
+    settings = {"codebook_size": 50, "num_codebooks": 1, "speaker_dim": 4}
+    speak = UnitVocoder(units, settings)
+    assert speak(ids[:, :1]).shape == (1, hop)
+    mels = HifiGAN(HifiganGenerator(MELS, **sizes, inference_padding=0).eval())
+    assert mels(torch.randn(1, 1, MELS)).shape == (1, hop)
+
+
+def test_no_tokens_are_no_speech(tokenizer, tmp_path):
+    none = torch.zeros(2, 0, dtype=torch.long)
+    assert tokenizer.decode_batch(none).shape == (2, 0)
+    decoder = tokenizer.mods.decoder
+    tokenizer.mods["decoder"] = WaveNetDecoder(8, 4, 320)
+    assert tokenizer.decode_batch(none).shape == (2, 0)
+    tokenizer.mods["decoder"] = decoder
+    tokenizer.use_vocoder(write_units(tmp_path / "units", tokenizer))
+    assert tokenizer.decode_batch(none).shape == (2, 0)

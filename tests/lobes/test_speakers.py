@@ -9,6 +9,7 @@ import pathlib
 
 import pytest
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import Checkpointer
 
@@ -242,3 +243,43 @@ def test_voices_gives_each_kind_what_it_hears():
     found = voices(table, wavs, features, ["p225", "new"])
     assert torch.equal(found, table(["p225", ""], known_only=False))
     assert not voices(table, wavs, features).any()
+
+
+def meet(tmp_path, speaker, items):
+    hparams = {"speaker": speaker, "data_folder": str(tmp_path)}
+    brain = ConversionBrain(
+        {"speaker": speaker, "quantizer": VectorQuantizer(4, 8)},
+        torch.optim.Adam,
+        hparams,
+    )
+    data = {n: DynamicItemDataset(dict(items)) for n in ("train", "test")}
+    for dataset in data.values():
+        dataset.set_output_keys(brain.items)
+    brain.meet(data)
+    return data["train"]
+
+
+def test_speakers_may_be_numbers(tmp_path):
+    table = SpeakerTable(4, 4)
+    items = {name: {"spk_id": 7 - n, "sig": 0} for n, name in enumerate("ab")}
+    data = meet(tmp_path, table, items)
+    assert table.names == ["6", "7"]
+    batch = PaddedBatch([data[0], data[1]])
+    assert batch.spk_id == ["7", "6"]
+    table(batch.spk_id)
+
+
+@pytest.mark.parametrize("missing", [{}, {"spk_id": ""}, {"spk_id": None}])
+def test_who_needs_no_speakers_is_not_asked_for_them(missing, tmp_path):
+    items = {"a": {"sig": 0, "spk_id": 0}, "b": {"sig": 0, **missing}}
+    with pytest.raises(ValueError, match=f"'b' of train.*{tmp_path}") as error:
+        meet(tmp_path, SpeakerTable(4, 4), items)
+    assert "train.yaml" in str(error.value)
+    data = meet(tmp_path, SpeakerEncoder(20, 4), items)
+    assert set(data[1]) == {"id", "sig"}
+
+
+@pytest.mark.parametrize("name", ["../encoder", "./a/b"])
+def test_a_folder_that_is_missing_is_not_looked_for_on_the_hub(name):
+    with pytest.raises(FileNotFoundError, match=f"no folder {name}"):
+        find_encoder(name)

@@ -149,8 +149,9 @@ def test_the_first_hours_and_no_more(kind, tmp_path):
     if kind == "hub":
         assert len(list(folder.glob("audio/train-clean-100/*"))) == 5
     for name in ("hours", "valid_hours"):
-        with pytest.raises(ValueError, match="must be above 0, got 0"):
-            prepare(source, folder, phones=False, **{name: 0})
+        for wrong in (0, "abc"):
+            with pytest.raises(ValueError, match=f"above 0, got '?{wrong}"):
+                prepare(source, folder, phones=False, **{name: wrong})
 
 
 def test_what_has_come_is_not_fetched_again(tmp_path):

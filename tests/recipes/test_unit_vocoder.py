@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -18,10 +19,12 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.lobes.wavenet import WaveNetDecoder
+from speechbrain_vq.nnet import ResidualVectorQuantizer
 from speechbrain_vq.presets import recipe_path
-from tests.inference.conftest import make_run
+from tests.inference.conftest import build, make_run
 
-__all__ = ["make_run"]
+__all__ = ["build", "make_run"]
 
 RECIPE = recipe_path("MiniSpeech/unit-vocoder")
 SMALL = {
@@ -182,3 +185,85 @@ def test_a_yaml_for_another_tokenizer_is_told(tokenizer, change, message):
     model = VQTokenizer.from_hparams(tokenizer, run_opts={"device": "cpu"})
     with pytest.raises(ValueError, match=message):
         recipe.check_tokenizer(hparams, model)
+
+
+def begin(folder, tokenizer, **run_opts):
+    """A Brain at the start of its test."""
+    hparams = {
+        "spectrogram_loss": lambda one, other: (
+            one[..., :960].std() - other[..., :960].std()
+        ).abs(),
+        "output_folder": str(folder),
+        "samples": 1,
+        "sample_rate": 16000,
+        "train_logger": types.SimpleNamespace(log_stats=lambda *a, **k: None),
+    }
+    brain = recipe.VocoderBrain(
+        {"generator": torch.nn.Linear(1, 1)},
+        None,
+        hparams,
+        {"device": "cpu", **run_opts},
+    )
+    brain.tokenizer = tokenizer
+    brain.on_stage_start(None)
+    return brain
+
+
+def batch_of(tokens):
+    item = types.SimpleNamespace
+    return item(
+        id=["a/b"],
+        tokens=item(data=tokens),
+        sig=item(data=torch.rand(1, 1, 960)),
+        speaker=item(data=torch.zeros(1, 4)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["folded", "residual", "wavenet"])
+def test_it_is_compared_with_griffin_lim_where_there_is_one(
+    kind, build, tmp_path
+):
+    quantizer = ResidualVectorQuantizer(1, 8, 32)
+    tokenizer = build(quantizer if kind == "residual" else None)
+    if kind == "wavenet":
+        tokenizer.mods["decoder"] = WaveNetDecoder(8, 4, 320)
+    brain = begin(tmp_path, tokenizer)
+    wavs = torch.rand(1, 16000)
+    tokens = tokenizer.sig_to_tokens(wavs)[:, :3]
+    for _ in range(2):
+        brain.test(batch_of(tokens), torch.rand(1, 1, 960))
+    brain.on_stage_end(recipe.sb.Stage.TEST, 0.5)
+    assert brain.results["utterances"] == 2
+    found = {path.name for path in (tmp_path / "samples").iterdir()}
+    kinds = {"speech", "vocoder"} | ({"griffin_lim"} - {kind})
+    if kind == "wavenet":
+        kinds.remove("griffin_lim")
+        assert "griffin_lim_mel_l1" not in brain.results
+    else:
+        assert brain.results["griffin_lim_mel_l1"] >= 0
+    assert found == {f"a_b.{name}.wav" for name in kinds}
+
+
+def test_the_main_process_alone_writes_samples(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "if_main_process", lambda: False)
+    tokenizer = build()
+    brain = begin(tmp_path, tokenizer)
+    tokens = torch.zeros(1, 3, 1, dtype=torch.long)
+    brain.test(batch_of(tokens), torch.rand(1, 1, 960))
+    assert brain.tested == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("precision", "bf16"),
+        ("grad_accumulation_factor", 2),
+        ("max_grad_norm", 1.0),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    option, value, build, tmp_path
+):
+    recipe.check_options(begin(tmp_path, build()))
+    with pytest.raises(ValueError, match=f"--{option}={value} does nothing"):
+        recipe.check_options(begin(tmp_path, build(), **{option: value}))

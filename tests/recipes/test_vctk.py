@@ -11,6 +11,9 @@ import re
 
 import pytest
 
+import speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare as festvoxru
+import speechbrain_vq.recipes.LibriSpeech.librispeech_prepare as librispeech
+import speechbrain_vq.recipes.VCTK.vctk_prepare as vctk
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.VCTK.vctk_prepare import _sentence, prepare
@@ -187,7 +190,20 @@ def test_no_folder_and_too_few_speakers(corpus, tmp_path):
         prepare(corpus, tmp_path / "out", unseen_speakers=7)
 
 
-def test_manifests_are_used_as_they_are(corpus, tmp_path):
+@pytest.mark.parametrize("module", [vctk, festvoxru, librispeech])
+def test_manifests_are_used_as_they_are(corpus, tmp_path, module):
+    """Whichever recipe they are given to."""
     folder = prepare(corpus, tmp_path / "out", **OPTIONS)
-    assert prepare(folder, tmp_path / "unused") == folder
+    assert module.prepare(folder, tmp_path / "unused") == folder
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize("valid, test", [(0, 0.1), (0.1, 0), (0.5, 0.5)])
+def test_fractions_that_leave_nothing(valid, test, corpus, tmp_path):
+    with pytest.raises(ValueError, match=f"above 0, .*got {valid} and {test}"):
+        prepare(
+            corpus,
+            tmp_path / "out",
+            valid_fraction=valid,
+            test_fraction=test,
+        )

@@ -23,7 +23,8 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from safetensors.torch import save_file
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
@@ -46,6 +47,8 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 logger = logging.getLogger(__name__)
 # What an exported vocoder says of the tokenizer beside its fingerprint.
 KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
+# What Brain would do in a step; the steps here are VocoderBrain's own.
+UNUSED = ("precision", "grad_accumulation_factor", "max_grad_norm")
 
 
 class VocoderBrain(sb.Brain):
@@ -116,24 +119,26 @@ class VocoderBrain(sb.Brain):
 
     def test(self, batch, fake):
         """The same utterance by Griffin-Lim, and the first ones as files."""
-        tokens = batch.tokens.data
-        tokens = tokens.squeeze(-1) if tokens.shape[-1] == 1 else tokens
-        rebuilt = self.tokenizer.decode_batch(
-            tokens, speaker=batch.speaker.data
-        )
-        rebuilt = rebuilt.unsqueeze(1)
-        self.griffin_lim.append(
-            float(self.compute_objectives(rebuilt, batch, sb.Stage.TEST))
-        )
-        if len(self.griffin_lim) > self.hparams.samples:
-            return
+        made = {"speech": batch.sig.data, "vocoder": fake}
+        # A WaveNet would write the waveform itself, for days.
+        if not hasattr(self.tokenizer.mods.decoder, "generate"):
+            rebuilt = self.tokenizer.decode_batch(
+                self.tokenizer.fold(batch.tokens.data),
+                speaker=batch.speaker.data,
+            ).unsqueeze(1)
+            made["griffin_lim"] = rebuilt
+            self.griffin_lim.append(
+                float(self.compute_objectives(rebuilt, batch, sb.Stage.TEST))
+            )
+        self.tested += 1
+        if self.tested <= self.hparams.samples and if_main_process():
+            self.write_samples(batch, made)
+
+    def write_samples(self, batch, made):
+        """An utterance as files, one of each kind."""
         folder = pathlib.Path(self.hparams.output_folder) / "samples"
         folder.mkdir(exist_ok=True)
-        for kind, wavs in {
-            "speech": batch.sig.data,
-            "griffin_lim": rebuilt,
-            "vocoder": fake,
-        }.items():
+        for kind, wavs in made.items():
             soundfile.write(
                 folder / f"{batch.id[0].replace('/', '_')}.{kind}.wav",
                 wavs.flatten().clamp(-1, 1).cpu().numpy(),
@@ -142,7 +147,7 @@ class VocoderBrain(sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Empties the list."""
-        self.griffin_lim = []
+        self.griffin_lim, self.tested = [], 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Logs, saves, and keeps the results of a test."""
@@ -161,10 +166,22 @@ class VocoderBrain(sb.Brain):
                 meta=stats, importance_keys=[], num_to_keep=1
             )
             return
-        number = len(self.griffin_lim)
-        stats["griffin_lim_mel_l1"] = sum(self.griffin_lim) / number
+        if self.griffin_lim:
+            mean = sum(self.griffin_lim) / len(self.griffin_lim)
+            stats["griffin_lim_mel_l1"] = mean
         self.hparams.train_logger.log_stats(meta, test_stats=stats)
-        self.results = {**meta, "utterances": number, **stats}
+        self.results = {**meta, "utterances": self.tested, **stats}
+
+
+def check_options(brain):
+    """Refuses options of Brain that would do nothing."""
+    for name in UNUSED:
+        given, usual = getattr(brain, name), getattr(RunOptions, name)
+        if given != usual:
+            raise ValueError(
+                f"--{name}={given} does nothing here: the vocoder is trained "
+                f"with {name}={usual}. Leave it out."
+            )
 
 
 def check_tokenizer(hparams, tokenizer):
@@ -293,9 +310,12 @@ def train(hparams, run_opts, folder):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    check_options(brain)
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
     )
+    # What it is compared with is Griffin-Lim, whatever its yaml says.
+    brain.tokenizer.use_vocoder(None)
     check_tokenizer(hparams, brain.tokenizer)
     brain.vocoder = UnitVocoder(
         hparams["generator"], unit_settings(brain.tokenizer)
