@@ -80,7 +80,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
-    if given_manifests(source):
+    if given_manifests(source, folder):
         return source
     voice = _find_voice(source)
     if voice is None:

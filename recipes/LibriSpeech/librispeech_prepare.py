@@ -92,7 +92,7 @@ def prepare(
     PosixPath('prepared')
     """
     folder = pathlib.Path(save_folder)
-    if given_manifests(pathlib.Path(data_folder)):
+    if given_manifests(pathlib.Path(data_folder), folder):
         return pathlib.Path(data_folder)
     wanted = {"train": [*train], "valid": [*valid], "test": [*test]}
     for part in sum(wanted.values(), []):

@@ -91,7 +91,9 @@ def has_manifests(folder: pathlib.Path) -> bool:
     )
 
 
-def given_manifests(data_folder: pathlib.Path) -> bool:
+def given_manifests(
+    data_folder: pathlib.Path, save_folder: pathlib.Path
+) -> bool:
     """Whether what somebody named as their data are manifests, of any corpus,
     to be used as they are; says so.
 
@@ -99,6 +101,9 @@ def given_manifests(data_folder: pathlib.Path) -> bool:
     ---------
     data_folder : pathlib.Path
         Where to look.
+    save_folder : pathlib.Path
+        Where manifests of the data would go: those that are there are not
+        given, but made.
 
     Returns
     -------
@@ -106,10 +111,11 @@ def given_manifests(data_folder: pathlib.Path) -> bool:
 
     Example
     -------
-    >>> given_manifests(pathlib.Path("/nowhere"))
+    >>> given_manifests(pathlib.Path("/nowhere"), pathlib.Path("/prepared"))
     False
     """
-    given = has_manifests(data_folder)
+    own = data_folder.resolve() == save_folder.resolve()
+    given = has_manifests(data_folder) and not own
     if given:
         logger.info("%s: its manifests are used as they are", data_folder)
     return given

@@ -92,7 +92,7 @@ def prepare(
     PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
-    if given_manifests(source):
+    if given_manifests(source, folder):
         return source
     if mic not in ("mic1", "mic2"):
         raise ValueError(f"mic is 'mic1' or 'mic2', not {mic!r}.")

@@ -8,9 +8,10 @@ Authors
 import os
 import pathlib
 
+import torch
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_vq.lobes.speakers import voices
+from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
 from speechbrain_vq.recipes.common.unit_discovery import UnitBrain
 
 # What SpeechBrain's pretrained speaker encoders call their weights.
@@ -31,10 +32,10 @@ class ConversionBrain(UnitBrain):
             items = datasets["train"].data.values()
             self.names = {item["spk_id"] for item in items}
             speaker.fill(self.names)
-        elif hasattr(speaker, "load"):
+        elif isinstance(speaker, PretrainedSpeaker):
             source = self.hparams.speaker_encoder
             run_on_main(find_encoder, args=[source])
-            speaker.load(find_encoder(source))
+            load_encoder(speaker, find_encoder(source))
 
     def name_speakers(self, split, dataset):
         """Has a batch say who speaks; a whole number is a name, too."""
@@ -119,3 +120,40 @@ def find_encoder(
     with in_words(str(source), revision):
         path = hf_hub_download(str(source), WEIGHTS, revision=revision)
     return pathlib.Path(path)
+
+
+def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
+    """Loads the weights of a pretrained encoder, and runs no code that is among them.
+
+    Arguments
+    ---------
+    speaker : PretrainedSpeaker
+        What is loaded.
+    path : path
+        The ``embedding_model.ckpt`` of a pretrained encoder.
+
+    Raises
+    ------
+    ValueError
+        If the file is not of tensors only, or they do not fit.
+    """
+    try:
+        # Never a pickle that could run something, whatever the environment
+        # says.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # PyTorch's own words would have it loaded with all that is in it.
+        raise ValueError(
+            f"{path} cannot be read as a file of tensors "
+            f"({type(error).__name__}), and what else is in it was not "
+            "run. Is it whole, and the encoder's own?"
+        ) from error
+    try:
+        speaker.embedding_model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = str(error).splitlines()
+        raise ValueError(
+            f"{path} does not fit the embedding_model of the yaml, which "
+            f"must be that of the hyperparams.yaml beside the file: "
+            f"{' '.join(line.strip() for line in lines[:3])}"
+        ) from error

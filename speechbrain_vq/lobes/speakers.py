@@ -9,7 +9,6 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -200,40 +199,6 @@ class PretrainedSpeaker(nn.Module):
         self.linear = nn.Linear(embedding_dim, output_dim)
         self.norm = MaskedBatchNorm(output_dim, affine=False)
         self.train()
-
-    def load(self, path: str | os.PathLike) -> None:
-        """Loads the encoder's weights, and runs no code that is among them.
-
-        Arguments
-        ---------
-        path : path
-            The ``embedding_model.ckpt`` of a pretrained encoder.
-
-        Raises
-        ------
-        ValueError
-            If the file is not of tensors only, or they do not fit.
-        """
-        try:
-            # Never a pickle that could run something, whatever the environment
-            # says.
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # PyTorch's own words would have it loaded with all that is in it.
-            raise ValueError(
-                f"{path} cannot be read as a file of tensors "
-                f"({type(error).__name__}), and what else is in it was not "
-                "run. Is it whole, and the encoder's own?"
-            ) from error
-        try:
-            self.embedding_model.load_state_dict(state)
-        except (RuntimeError, TypeError, AttributeError) as error:
-            lines = str(error).splitlines()
-            raise ValueError(
-                f"{path} does not fit the embedding_model of the yaml, which "
-                f"must be that of the hyperparams.yaml beside the file: "
-                f"{' '.join(line.strip() for line in lines[:3])}"
-            ) from error
 
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor

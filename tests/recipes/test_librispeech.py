@@ -123,7 +123,7 @@ def units(source, folder):
 def test_units_need_no_lexicon(tmp_path):
     source = write(tmp_path / "data", librispeech_files())
     hub = copy_of_the_hub(tmp_path / "librispeech_asr")
-    found = [read(units(x, tmp_path / x.name)) for x in (source, hub)]
+    found = [read(units(x, tmp_path / f"of-{x.name}")) for x in (source, hub)]
     assert [len(part) for part in found[0].values()] == [12, 4, 4]
     for split in SPLITS:
         assert found[0][split].keys() == found[1][split].keys()
