@@ -36,6 +36,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 import speechbrain_vq
+from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.presets import recipe_path
 
 
@@ -53,6 +54,9 @@ class Matrix:
     only : tuple of str
         The arms to run now; all where there are none.
     """
+
+    # Over the names of the arms.
+    label = "arm"
 
     def __init__(self, path, folder, overrides, only=()):
         self.path, self.overrides = path, list(overrides)
@@ -120,77 +124,68 @@ class Matrix:
             )
         return done.returncode == 0 and self.result(arm, seed) is not None
 
-    def values(self, arm, column):
-        """The figures of an arm's runs, scaled for the table."""
-        scale = self.task["columns"][column].get("scale", 1)
-        results = (self.result(arm, seed) for seed in self.task["seeds"])
-        return [
-            r[column] * scale
-            for r in results
-            if r and r.get(column) is not None
-        ]
+    def figures(self, arm, seed, title=None):
+        """What a table shows of a run, None where there is nothing."""
+        return self.result(arm, seed)
 
-    def ended(self):
-        """How many seeds of each arm have ended, of those that have any."""
-        seeds = self.task["seeds"]
-        numbers = {
-            arm: sum(self.result(arm, seed) is not None for seed in seeds)
+    def found(self, title=None):
+        """What a table shows of the runs of each arm that has any."""
+        found = {
+            arm: [
+                figures
+                for seed in self.task["seeds"]
+                if (figures := self.figures(arm, seed, title))
+            ]
             for arm in self.arms
         }
-        return {arm: number for arm, number in numbers.items() if number}
+        return {arm: runs for arm, runs in found.items() if runs}
 
-    def table(self):
-        """The rows of the table, as text."""
-        columns = self.task["columns"]
-        yield ["arm", *(c["title"] for c in columns.values()), "seeds"]
-        for arm, ended in self.ended().items():
-            cells = []
-            for name, column in columns.items():
-                values, form = self.values(arm, name), column["format"]
-                if not values:
-                    cells.append("")
-                    continue
-                middle = format(statistics.median(values), form)
-                low, high = (format(f(values), form) for f in (min, max))
-                spread = f" ({low} to {high})" if len(values) > 1 else ""
-                cells.append(middle + spread)
-            yield [arm, *cells, str(ended)]
-
-    def write(self, stem):
-        """Writes the table as Markdown and CSV, and a plot."""
-        rows = list(self.table())
-        steps = {r["steps"] for a, s in self.runs if (r := self.result(a, s))}
-        lines = [
+    def heading(self):
+        """What all tables have in common, as lines of Markdown."""
+        results = (self.result(*run) for run in self.runs)
+        # What was not trained took none.
+        steps = {result["steps"] for result in results if result} - {0}
+        said = " or ".join(map(str, sorted(steps))) or "no"
+        return [
             f"# {self.task['title']}",
             "",
             f"`python {' '.join(sys.argv)}`",
             "",
             " ".join(self.task["note"].split())
-            + f" Medians (ranges) over seeds; {join(sorted(steps))} optimizer "
-            "steps.",
+            + f" Medians (ranges) over seeds; {said} optimizer steps.",
             "",
             f"speechbrain_vq {speechbrain_vq.__version__}, torch "
             f"{torch.__version__}, Python {platform.python_version()}, "
             f"{platform.machine()}.",
-            "",
-            *("| " + " | ".join(row) + " |" for row in rows[:1]),
-            "|" + "---|" * len(rows[0]),
-            *("| " + " | ".join(row) + " |" for row in rows[1:]),
-            "",
-            f"![Each run]({stem.name}.png)",
-            "",
         ]
-        stem.with_suffix(".md").write_text("\n".join(lines), encoding="utf-8")
-        with open(stem.with_suffix(".csv"), "w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["arm", "seed", "steps", *self.task["columns"]])
-            for arm, seed in self.runs:
-                if result := self.result(arm, seed):
-                    names = ("steps", *self.task["columns"])
-                    found = (result.get(name) for name in names)
-                    writer.writerow([arm, seed, *found])
-        self.plot(stem.with_suffix(".png"))
-        return "\n".join(lines)
+
+    def table(self, title=None):
+        """A table, as lines of Markdown."""
+        columns = self.task["columns"]
+        titles = (column["title"] for column in columns.values())
+        header = [self.label, *titles, "seeds"]
+        yield f"| {' | '.join(header)} |"
+        yield "|" + "---|" * len(header)
+        for arm, runs in self.found(title).items():
+            cells = (spread(runs, *one) for one in columns.items())
+            yield f"| {' | '.join([arm, *cells, str(len(runs))])} |"
+
+    def write(self, stem):
+        """Writes the table as Markdown and CSV, and a plot."""
+        picture = f"![Each run]({stem.name}.png)"
+        lines = [*self.heading(), "", *self.table(), "", picture]
+        text = save(stem, lines, self.entries())
+        with replacing(stem.with_suffix(".png")) as path:
+            self.plot(path)
+        return text
+
+    def entries(self):
+        """The rows of the CSV: a run each."""
+        names = ["steps", *self.task["columns"]]
+        yield ["arm", "seed", *names]
+        for arm, seed in self.runs:
+            if result := self.result(arm, seed):
+                yield [arm, seed, *map(result.get, names)]
 
     def plot(self, path):
         """Draws a dot for each run, a bar at each median."""
@@ -200,32 +195,64 @@ class Matrix:
         from matplotlib import pyplot
 
         columns = self.task["columns"]
-        arms = list(self.ended())
+        found = self.found()
         figure, axes = pyplot.subplots(
             1,
             len(columns),
-            figsize=(3 * len(columns) + 1, 0.35 * len(arms) + 1),
+            figsize=(3 * len(columns) + 1, 0.35 * len(found) + 1),
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
         for axis, (name, column) in zip(axes[0], columns.items(), strict=True):
-            for row, arm in enumerate(arms):
-                values = self.values(arm, name)
+            for row, runs in enumerate(found.values()):
+                values = scaled(runs, name, column)
                 axis.plot(values, [row] * len(values), "o", alpha=0.6)
                 if values:
                     axis.plot(statistics.median(values), row, "k|", ms=14)
             axis.set_title(column["title"], fontsize="medium")
             axis.grid(axis="x", alpha=0.3)
-        axes[0][0].set_yticks(range(len(arms)), arms)
+        axes[0][0].set_yticks(range(len(found)), found)
         axes[0][0].invert_yaxis()
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
 
-def join(values):
-    """A list in words."""
-    return " or ".join(map(str, values)) or "no"
+def scaled(runs, name, column):
+    """A figure of some runs as a table shows it; where there are many
+    codebooks that of the first."""
+    names = (name, f"{name}_codebook_1")
+    values = (
+        next((run[n] for n in names if run.get(n) is not None), None)
+        for run in runs
+    )
+    scale = column.get("scale", 1)
+    return [value * scale for value in values if value is not None]
+
+
+def spread(runs, name, column):
+    """The median of a figure and its range, as text."""
+    values = scaled(runs, name, column)
+    if not values:
+        return ""
+    middle, low, high = (
+        format(function(values), column["format"])
+        for function in (statistics.median, min, max)
+    )
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def save(stem, lines, entries):
+    """Writes Markdown and, beside it, CSV; returns the Markdown."""
+    text = "\n".join([*lines, ""])
+    with replacing(stem.with_suffix(".md")) as path:
+        path.write_text(text, encoding="utf-8")
+    with (
+        replacing(stem.with_suffix(".csv")) as path,
+        open(path, "w", newline="", encoding="utf-8") as file,
+    ):
+        csv.writer(file, lineterminator="\n").writerows(entries)
+    return text
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

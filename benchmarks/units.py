@@ -24,20 +24,16 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import csv
 import json
 import pathlib
-import platform
-import statistics
-import sys
+from functools import cached_property
 
 import click
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from paper_matrix import Matrix, join
+from paper_matrix import Matrix, save
 from tqdm import tqdm
 
-import speechbrain_vq
 from speechbrain_vq import VectorQuantizer, VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.replacing import replacing
@@ -135,7 +131,9 @@ def clustered(hparams, manifest, seed):
 
 
 class Units(Matrix):
-    """The runs of a table of units, and their evaluations."""
+    """The runs of tables of units, and their evaluations."""
+
+    label = "units"
 
     def __init__(self, path, folder, overrides):
         super().__init__(path, folder, overrides)
@@ -154,13 +152,13 @@ class Units(Matrix):
         """Trains and evaluates, unless that was done before."""
         if "--arm=kmeans" not in self.arms[arm] and not super().run(arm, seed):
             return False
-        for title in self.task["evaluated"]:
+        for title in self.titles:
             self.evaluate(arm, seed, title)
         return True
 
     def evaluation(self, arm, seed, title):
         """Where an evaluation goes."""
-        number = list(self.task["evaluated"]).index(title)
+        number = self.titles.index(title)
         return self.output(arm, seed) / f"evaluation-{number}"
 
     def evaluate(self, arm, seed, title):
@@ -204,11 +202,16 @@ class Units(Matrix):
         with open(hparams_file, encoding="utf-8") as fin:
             return load_hyperpyyaml(fin, overrides)
 
+    @cached_property
+    def corpus(self):
+        """How the recipe prepares its data."""
+        return self.hparams(*self.runs[0])["corpus"]
+
     def manifests(self, title=None):
         """The manifests of the training, or those of a table."""
-        corpus = dict(self.hparams(*self.runs[0])["corpus"])
+        corpus = dict(self.corpus)
         if others := self.task["evaluated"].get(title):
-            number = list(self.task["evaluated"]).index(title)
+            number = self.titles.index(title)
             corpus["save_folder"] = self.folder / f"manifests-{number}"
             corpus |= others
         pathlib.Path(corpus["save_folder"]).mkdir(parents=True, exist_ok=True)
@@ -232,75 +235,22 @@ class Units(Matrix):
         """Of the tables."""
         return list(self.task["evaluated"])
 
-    def rows(self, title):
-        """The rows of a table, as text."""
-        columns = self.task["columns"]
-        yield ["units", *(c["title"] for c in columns.values()), "seeds"]
-        for arm in self.arms:
-            found = [
-                figures
-                for seed in self.task["seeds"]
-                if (figures := self.figures(arm, seed, title))
-            ]
-            if found:
-                cells = [spread(found, *one) for one in columns.items()]
-                yield [arm, *cells, str(len(found))]
-
     def write(self, stem):
         """Writes the tables as Markdown, and each run as CSV."""
-        steps = {r["steps"] for a, s in self.runs if (r := self.result(a, s))}
-        lines = [
-            f"# {self.task['title']}",
-            "",
-            f"`python {' '.join(sys.argv)}`",
-            "",
-            " ".join(self.task["note"].split())
-            + f" Medians (ranges) over seeds; {join(sorted(steps - {0}))} "
-            "optimizer steps.",
-            "",
-            f"speechbrain_vq {speechbrain_vq.__version__}, torch "
-            f"{torch.__version__}, Python {platform.python_version()}, "
-            f"{platform.machine()}.",
-        ]
+        lines = self.heading()
         for title in self.titles:
-            header, *rows = self.rows(title)
-            lines += ["", f"## {title}", "", f"| {' | '.join(header)} |"]
-            lines += ["|" + "---|" * len(header)]
-            lines += [f"| {' | '.join(row)} |" for row in rows]
-        text = "\n".join([*lines, ""])
-        with replacing(stem.with_suffix(".md")) as path:
-            path.write_text(text, encoding="utf-8")
-        with (
-            replacing(stem.with_suffix(".csv")) as path,
-            open(path, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["table", "arm", "seed", "figure", "value"])
-            for title in self.titles:
-                for arm, seed in self.runs:
-                    known = self.figures(arm, seed, title) or {}
-                    for name, value in sorted(known.items()):
-                        if not isinstance(value, str):
-                            writer.writerow([title, arm, seed, name, value])
-        return text
+            lines += ["", f"## {title}", "", *self.table(title)]
+        return save(stem, lines, self.entries())
 
-
-def spread(found, name, column):
-    """The median of a figure and its range, as text; where there are many
-    codebooks that of the first."""
-    scale, form = column.get("scale", 1), column["format"]
-    names = (name, f"{name}_codebook_1")
-    values = [
-        next((f[n] for n in names if f.get(n) is not None), None) for f in found
-    ]
-    values = [value * scale for value in values if value is not None]
-    if not values:
-        return ""
-    middle, low, high = (
-        format(function(values), form)
-        for function in (statistics.median, min, max)
-    )
-    return middle if low == high else f"{middle} ({low} to {high})"
+    def entries(self):
+        """The rows of the CSV: a figure each."""
+        yield ["table", "arm", "seed", "figure", "value"]
+        for title in self.titles:
+            for arm, seed in self.runs:
+                known = self.figures(arm, seed, title) or {}
+                for name, value in sorted(known.items()):
+                    if not isinstance(value, str):
+                        yield [title, arm, seed, name, value]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -8,6 +8,8 @@ import json
 import os
 import pathlib
 
+from speechbrain_vq.dataio.replacing import replacing
+
 from .evaluate import Evaluation
 from .plots import plot_phone_units
 from .sampling import Figure
@@ -123,13 +125,12 @@ def write_report(
     files = []
     if evaluation.tables["phones"]:
         try:
-            partial = folder / ".partial.png"
-            plot_phone_units(
-                evaluation.tables["phone_units"],
-                evaluation.tables["phones"],
-                partial,
-            )
-            partial.replace(picture)
+            with replacing(picture) as partial:
+                plot_phone_units(
+                    evaluation.tables["phone_units"],
+                    evaluation.tables["phones"],
+                    partial,
+                )
             text += f"\n![P(phone | unit)]({picture.name})\n"
             files.append(picture)
         except ImportError:
@@ -142,9 +143,9 @@ def write_report(
         ("results.json", numbers + "\n"),
         ("results.md", text),
     ):
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, "utf-8")
-        files.append(partial.replace(folder / name))
+        with replacing(folder / name) as partial:
+            partial.write_text(content, "utf-8")
+        files.append(folder / name)
     return files
 
 

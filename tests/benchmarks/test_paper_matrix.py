@@ -39,17 +39,23 @@ def run(task, *arguments):
     )
 
 
+@pytest.fixture(scope="module")
+def script():
+    """The module of the script."""
+    sys.path.insert(0, str(SCRIPT.parent))
+    try:
+        import paper_matrix
+    finally:
+        sys.path.pop(0)
+    return paper_matrix
+
+
 @pytest.fixture
-def ended(tmp_path):
+def ended(tmp_path, script):
     """A task all of whose runs have ended, but for the last if so asked."""
     task = tmp_path / "task.yaml"
     task.write_text(TASK.format(title="the title"))
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        from paper_matrix import Matrix
-    finally:
-        sys.path.pop(0)
-    matrix = Matrix(task, pathlib.Path("results"), ())
+    matrix = script.Matrix(task, pathlib.Path("results"), ())
     for arm, errors in ERRORS.items():
         for seed, error in enumerate(errors, start=1):
             output = tmp_path / matrix.output(arm, seed)
@@ -80,6 +86,33 @@ def test_medians_and_ranges_of_the_runs(ended):
     assert ended.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_of_many_codebooks_the_first_is_shown(script):
+    found = [{"pnmi_codebook_1": 0.1, "pnmi_codebook_2": 0.9}, {}]
+    column = {"format": ".1f"}
+    assert script.spread(found, "pnmi", column) == "0.1"
+    assert script.spread(found, "other", column) == ""
+
+
+def test_a_range_is_shown_where_there_is_one(script):
+    column, found = {"format": ".1f", "scale": 10}, [{"x": 0.0}, {"x": 0.1}]
+    assert script.spread(found, "x", column) == "0.5 (0.0 to 1.0)"
+    # As the table shows them they are the same.
+    assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
+
+
+def test_a_table_that_cannot_be_written_leaves_the_other(script, tmp_path):
+    def failing():
+        yield ["half"]
+        raise OSError
+
+    stem = tmp_path / "task"
+    assert script.save(stem, ["# Old"], [["old"]]) == "# Old\n"
+    with pytest.raises(OSError):
+        script.save(stem, ["# Old"], failing())
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"task.md": "# Old\n", "task.csv": "old\n"}
+
+
 def test_runs_of_another_command_are_not_taken_for_these(ended):
     done = run(ended, "--results=results", "--batch_size=3")
     assert done.returncode != 0
@@ -98,4 +131,4 @@ def test_only_what_is_missing_is_run(ended):
     assert "data_folder" in (folder / "3" / "log.txt").read_text()
     assert (folder / "2" / "results.json").stat().st_mtime_ns == kept
     text = ended.with_suffix(".md").read_text()
-    assert "| wide robust | 0.20 (0.20 to 0.20) | 15 (10 to 20) | 2 |" in text
+    assert "| wide robust | 0.20 | 15 (10 to 20) | 2 |" in text

@@ -143,16 +143,6 @@ def test_what_was_done_is_not_done_again(task):
         task.run("robust", 2)
 
 
-def test_of_many_codebooks_the_first_is_shown(units):
-    found = [{"pnmi_codebook_1": 0.1, "pnmi_codebook_2": 0.9}, {}]
-    column = {"format": ".1f"}
-    assert units.spread(found, "pnmi", column) == "0.1"
-    assert units.spread(found, "other", column) == ""
-    assert units.spread([{"x": 0.0}, {"x": 1.0}], "x", column) == (
-        "0.5 (0.0 to 1.0)"
-    )
-
-
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("frames", [12, 13])
 def test_frames_come_back_as_they_were(units, norm, frames):
