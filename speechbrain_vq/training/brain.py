@@ -140,12 +140,19 @@ class VQMixin:
         ]
         if self.optimizers_dict is None and hasattr(self, "optimizer"):
             self.optimizers_dict = {"optimizer": self.optimizer}
+        multiplier = getattr(self.hparams, "codebook_lr_multiplier", None)
+        if not codebooks and multiplier not in (None, 1):
+            logger.warning(
+                "codebook_lr_multiplier=%s has no effect: no codebook here "
+                "learns by gradient.",
+                multiplier,
+            )
         if not codebooks or self.optimizers_dict is None:
             return
         self.codebook_lr = CodebookOptimizer(
             self.optimizers_dict.values(),
             codebooks,
-            getattr(self.hparams, "codebook_lr_multiplier", 10.0),
+            10.0 if multiplier is None else multiplier,
         )
         optimizer = self.codebook_lr.optimizer
         self.optimizers_dict["codebook"] = optimizer

@@ -398,6 +398,17 @@ def test_ema_codebook_has_no_optimizer():
     assert list(brain.optimizers_dict) == ["opt_class"]
 
 
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+@pytest.mark.parametrize("multiplier", [1.0, 10.0])
+def test_a_multiplier_without_effect_is_told(kind, multiplier, caplog):
+    brain = make(
+        parts=modules(codebook=kind), codebook_lr_multiplier=multiplier
+    )
+    brain.fit(range(1), batches(2), progressbar=False)
+    told = "codebook_lr_multiplier=10.0 has no effect" in caplog.text
+    assert told == (kind == "ema" and multiplier == 10)
+
+
 # reset_rows ----------------------------------------------------------------
 
 
