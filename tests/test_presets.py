@@ -64,3 +64,22 @@ def test_a_recipe_that_looks_at_all_of_a_preset_may_have_any(tmp_path):
         "arm: robust\nvq: !include:x\nall: !ref <vq>\n"
     )
     parse(tmp_path / "own.yaml", "--arm=residual")
+
+
+HANDWRITING = recipe_path("ScribbleLens/handwriting/hparams/small.yaml")
+
+
+@pytest.mark.parametrize("arm", sorted(set(preset_names()) - COMPOSED))
+def test_a_recipe_changes_only_what_an_arm_has(arm):
+    with open(preset_path(arm), encoding="utf-8") as file:
+        preset = load_hyperpyyaml(file)
+    _, _, overrides = parse(HANDWRITING, f"--arm={arm}", "--data_folder=x")
+    with open(HANDWRITING, encoding="utf-8") as file:
+        changed = load_hyperpyyaml(file, overrides)["vq"]
+    size = preset["reservoir_size"]
+    assert changed["reservoir_size"] == (40960 if size else 0)
+    was, now = preset["reinit_schedule"], changed["reinit_schedule"]
+    times = [step for step in range(700) if now and now(step).reestimate]
+    assert times == (
+        list(range(100, 581, 80)) if was and was.reestimates else []
+    )
