@@ -32,6 +32,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.folders import contents
+
 logger = logging.getLogger(__name__)
 
 HUB_NAME = "uoft-cs/cifar10"
@@ -247,10 +249,8 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         for split, found in pictures.items():
             pictures[split] = found or [folder / split / "<class>" / "*.png"]
         return _all_there(pictures, dataset), _read_pictures
-    names = sorted(path.name for path in folder.iterdir())
     raise FileNotFoundError(
-        f"{folder} holds {', '.join(names[:5]) or 'nothing'}"
-        f"{', ...' * (len(names) > 5)}; wanted are train*.parquet and "
+        f"{folder} holds {contents(folder)}; wanted are train*.parquet and "
         f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or train/<class>/*.png "
         f"and test/<class>/*.png. {SOURCES[dataset]}."
     )

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import IO
 
 from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
     SILENCE,
@@ -132,11 +133,10 @@ def _find_package(source: pathlib.Path) -> pathlib.Path:
     found = [source] if source.is_file() else sorted(source.glob("*.deb"))
     found = [path for path in found if path.name.startswith("festvox-ru")]
     if not found:
-        holds = sorted(path.name for path in source.glob("*"))[:5]
         raise FileNotFoundError(
             f"{source} is neither festvox-ru_*.deb, nor a folder that it is "
             "in or was unpacked to "
-            f"({'it holds ' + ', '.join(holds) if holds else 'it is empty'})."
+            f"(it holds {contents(source)})."
             f" {HOW_TO_GET}."
         )
     return found[-1]

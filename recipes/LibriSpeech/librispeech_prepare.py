@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.common.lexicon import Pronouncer
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import (
     HOW_TO_GET,
@@ -164,9 +165,8 @@ def _find_root(
     if source.is_dir():
         if next(source.rglob("*.parquet"), None) is not None:
             return None
-        holds = sorted(path.name for path in source.glob("*"))[:5]
         raise FileNotFoundError(
-            f"{source} holds {', '.join(holds) or 'nothing'}; wanted are "
+            f"{source} holds {contents(source)}; wanted are "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source.as_posix()):

@@ -36,6 +36,7 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.MiniSpeech.espeak import VOICES, speak_all
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
@@ -367,12 +368,11 @@ def _recognise(folder: pathlib.Path) -> str:
         return "shared"
     if next(_find_audio(folder), None) is not None:
         return "audio"
-    names = sorted(path.name for path in folder.glob("*"))
-    if not names:
+    if not any(folder.glob("*")):
         logger.warning("%s holds no data: MiniSpeech is made there", folder)
         return "minispeech"
     raise FileNotFoundError(
-        f"{folder} holds {', '.join(names[:5])}{', ...' * (len(names) > 5)}; "
+        f"{folder} holds {contents(folder)}; "
         f"wanted are the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
         f"audio files ({' '.join(AUDIO_SUFFIXES)}), or an empty folder in "
         "which to make MiniSpeech"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -141,9 +142,8 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
     wanted = " or ".join(audio for audio, _ in VERSIONS.values())
     if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}. {HOW_TO_GET}.")
-    holds = sorted(path.name for path in source.glob("*"))[:5]
     raise FileNotFoundError(
-        f"{source} holds {', '.join(holds) or 'nothing'}; wanted is VCTK, "
+        f"{source} holds {contents(source)}; wanted is VCTK, "
         f"that is a folder with {wanted}, or one with manifests (train.json, "
         f"valid.json, test.json). {HOW_TO_GET}."
     )
@@ -158,10 +158,9 @@ def _audio(audio: pathlib.Path, end: str) -> Iterator[pathlib.Path]:
 
 def _check_parts(root, audio, end, found) -> None:
     if not found:
-        holds = sorted(path.name for path in audio.glob("*/*"))[:3]
         raise FileNotFoundError(
             f"{audio} has no files such as p225/p225_001{end}; it holds "
-            f"{', '.join(holds) or 'nothing'}. {HOW_TO_GET}."
+            f"{contents(audio, '*/*', most=3)}. {HOW_TO_GET}."
         )
     for part in (TEXTS, INFO):
         if not (root / part).exists():

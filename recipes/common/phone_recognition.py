@@ -21,7 +21,9 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 
 from speechbrain_vq.dataio.audio import read_audio, usable
 from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
     finish,
+    fit_and_test,
     fit_features,
     prepared,
     start,
@@ -78,14 +80,7 @@ class PhoneBrain(VQBrain):
         summary = self.errors.summarize()
         stats = {"loss": stage_loss, "PER": summary["error_rate"]}
         if stage == sb.Stage.VALID:
-            self.hparams.train_logger.log_stats(
-                {"epoch": epoch, "step": self.optimizer_step},
-                train_stats=self.train_stats,
-                valid_stats=stats,
-            )
-            self.checkpointer.save_and_keep_only(
-                meta=stats, importance_keys=[], num_to_keep=1
-            )
+            end_epoch(self, epoch, stats)
             return
         self.hparams.train_logger.log_stats(
             {"step": self.optimizer_step}, test_stats=stats
@@ -233,16 +228,9 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
         checkpointer=hparams["checkpointer"],
     )
     sampler = brain.train_sampler = make_sampler(hparams, datasets["train"])
-    loader = {"num_workers": hparams["num_workers"]}
-    whole = {"batch_size": hparams["valid_batch_size"], **loader}
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs={"batch_sampler": sampler, **loader},
-        valid_loader_kwargs=dict(whole),
+    fit_and_test(
+        brain, datasets, hparams["valid_batch_size"], batch_sampler=sampler
     )
-    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
     run_on_main(finish_run, kwargs={"brain": brain, "hparams": hparams})
     return brain
 

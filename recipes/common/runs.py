@@ -7,6 +7,8 @@ Authors
 import json
 import logging
 import pathlib
+import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +49,9 @@ def start(argv: list[str]) -> tuple[dict, dict]:
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    # SpeechBrain keeps a copy of the file that calls it, which is this one.
+    script = sys.modules["__main__"].__file__
+    run_on_main(shutil.copy, args=[script, hparams["output_folder"]])
     return hparams, run_opts
 
 
@@ -95,6 +100,63 @@ def fit_features(
             items[name]["wav"], features.sample_rate, duration=longest
         ).unsqueeze(0)
         for name in names
+    )
+
+
+def fit_and_test(
+    brain: sb.Brain,
+    datasets: dict,
+    valid_batch_size: int,
+    min_key: str | None = None,
+    **training: Any,
+) -> None:
+    """Trains, and tests what came of it.
+
+    Arguments
+    ---------
+    brain : sb.Brain
+        What is trained. Its hyperparameters have ``epoch_counter`` and
+        ``num_workers``.
+    datasets : dict
+        ``train``, ``valid`` and ``test``.
+    valid_batch_size : int
+        Of the batches of the latter two.
+    min_key : str, optional
+        The checkpoint with the least of this is tested; absent: the latest.
+    **training
+        Options of the loader of the training set, such as ``batch_size``.
+    """
+    workers = {"num_workers": brain.hparams.num_workers}
+    whole = {"batch_size": valid_batch_size, **workers}
+    brain.fit(
+        brain.hparams.epoch_counter,
+        datasets["train"],
+        datasets["valid"],
+        train_loader_kwargs={**training, **workers},
+        valid_loader_kwargs=whole,
+    )
+    brain.evaluate(datasets["test"], min_key=min_key, test_loader_kwargs=whole)
+
+
+def end_epoch(brain: sb.Brain, epoch: int, stats: dict) -> None:
+    """Logs the training and the validation of an epoch, and saves.
+
+    Arguments
+    ---------
+    brain : sb.Brain
+        What is trained; its ``train_stats`` are those of the training.
+    epoch : int
+        Its number.
+    stats : dict
+        Those of the validation.
+    """
+    brain.hparams.train_logger.log_stats(
+        {"epoch": epoch, "step": brain.optimizer_step},
+        train_stats=brain.train_stats,
+        valid_stats=stats,
+    )
+    brain.checkpointer.save_and_keep_only(
+        meta=stats, importance_keys=[], num_to_keep=1
     )
 
 

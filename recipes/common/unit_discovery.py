@@ -18,7 +18,9 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
 from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
     finish,
+    fit_and_test,
     fit_features,
     prepared,
     start,
@@ -103,14 +105,7 @@ class UnitBrain(VQBrain):
         error = self.error_sum / self.error_size
         stats = {"loss": stage_loss, **self.hparams.decoder.figures(error)}
         if stage == sb.Stage.VALID:
-            self.hparams.train_logger.log_stats(
-                {"epoch": epoch, "step": self.optimizer_step},
-                train_stats=self.train_stats,
-                valid_stats=stats,
-            )
-            self.checkpointer.save_and_keep_only(
-                meta=stats, importance_keys=[], num_to_keep=1
-            )
+            end_epoch(self, epoch, stats)
             return
         for book, table in enumerate(self.units):
             end = f"_codebook_{book + 1}" if len(self.units) > 1 else ""
@@ -188,17 +183,13 @@ def train(
         checkpointer=hparams["checkpointer"],
     )
     brain.meet(datasets)
-    loader = {"num_workers": hparams["num_workers"]}
-    training = {"batch_size": hparams["batch_size"], "shuffle": True, **loader}
-    whole = {"batch_size": hparams["valid_batch_size"], **loader}
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs=training,
-        valid_loader_kwargs=dict(whole),
+    fit_and_test(
+        brain,
+        datasets,
+        hparams["valid_batch_size"],
+        batch_size=hparams["batch_size"],
+        shuffle=True,
     )
-    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
     run_on_main(finish, args=[hparams, brain.results, brain.vq_stats["test"]])
     return brain
 

@@ -8,9 +8,10 @@ Authors
 import os
 import pathlib
 
-import torch
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_vq.dataio.folders import contents
+from speechbrain_vq.hub.folder import load_checkpoint
 from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
 from speechbrain_vq.recipes.common.unit_discovery import UnitBrain
 
@@ -101,10 +102,9 @@ def find_encoder(
     if folder.is_dir():
         if (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
-        holds = sorted(path.name for path in folder.glob("*"))[:5]
         raise FileNotFoundError(
             f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
-            f"encoders have; it holds {', '.join(holds) or 'nothing'}."
+            f"encoders have; it holds {contents(folder)}."
         )
     # No organisation begins with a dot.
     path = folder.is_absolute() or str(source).startswith(".")
@@ -123,7 +123,8 @@ def find_encoder(
 
 
 def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
-    """Loads the weights of a pretrained encoder, and runs no code that is among them.
+    """Loads the weights of a pretrained encoder, and runs no code that is
+    among them.
 
     Arguments
     ---------
@@ -135,25 +136,12 @@ def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
     Raises
     ------
     ValueError
-        If the file is not of tensors only, or they do not fit.
+        If the file is not of tensors only, or they do not fit, or have values
+        that are NaN or infinite.
     """
-    try:
-        # Never a pickle that could run something, whatever the environment
-        # says.
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # PyTorch's own words would have it loaded with all that is in it.
-        raise ValueError(
-            f"{path} cannot be read as a file of tensors "
-            f"({type(error).__name__}), and what else is in it was not "
-            "run. Is it whole, and the encoder's own?"
-        ) from error
-    try:
-        speaker.embedding_model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        lines = str(error).splitlines()
-        raise ValueError(
-            f"{path} does not fit the embedding_model of the yaml, which "
-            f"must be that of the hyperparams.yaml beside the file: "
-            f"{' '.join(line.strip() for line in lines[:3])}"
-        ) from error
+    load_checkpoint(
+        speaker.embedding_model,
+        path,
+        "the embedding_model of the yaml, which must be that of the "
+        "hyperparams.yaml beside the file",
+    )

@@ -137,11 +137,63 @@ def load_weights(
             f"{path} does not fit the model of {HPARAMS} beside it: "
             f"{'; '.join(wrong[:5])}{more}."
         )
+    _check_finite(path, weights)
+    model.load_state_dict({**kept, **weights})
+
+
+def load_checkpoint(
+    module: torch.nn.Module, path: str | pathlib.Path, yaml: str
+) -> None:
+    """Loads weights that someone pickled, and runs no code among them.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        What is loaded; of no use where they do not fit.
+    path : path
+        What ``torch.save`` wrote.
+    yaml : str
+        What the weights must fit, for the message.
+
+    Raises
+    ------
+    ValueError
+        If the file is not of tensors only, they do not fit, or have values
+        that are NaN or infinite.
+    """
+    path = pathlib.Path(path)
+    try:
+        # Never a pickle that could run something, whatever the environment
+        # says.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # Of damaged files the reader may raise anything.
+    except Exception as error:
+        # PyTorch's own words would have it loaded with all that is in it.
+        raise ValueError(
+            f"{path} was not loaded: {path.name} cannot be read as a file of "
+            f"tensors ({type(error).__name__}), and what else is in it was "
+            "not run. Is it whole, and its maker's own?"
+        ) from error
+    try:
+        # Takes the names that older versions of PyTorch gave, too.
+        module.load_state_dict(state)
+    except Exception as error:
+        lines = str(error).splitlines()
+        raise ValueError(
+            f"{path} was not loaded: it does not fit {yaml}: "
+            f"{' '.join(line.strip() for line in lines[:3])}"
+        ) from error
+    _check_finite(path, module.state_dict())
+
+
+def _check_finite(path, weights):
     broken = [
         key
         for key, value in weights.items()
         # By way of fp32, as the smallest floats cannot be asked.
-        if value.is_floating_point() and not value.float().isfinite().all()
+        if torch.is_tensor(value)
+        and value.is_floating_point()
+        and not value.float().isfinite().all()
     ]
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
@@ -150,7 +202,6 @@ def load_weights(
             "have values that are NaN or infinite. Its maker must train it "
             "again."
         )
-    model.load_state_dict({**kept, **weights})
 
 
 def _differences(expected, found):

@@ -18,6 +18,7 @@ from speechbrain.utils.autocast import AMPConfig
 from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.load import load_pretrained
 from speechbrain_vq.hub.savedir import MARK
+from speechbrain_vq.nnet.precision import keep_dtype
 
 
 class VQPretrained(Pretrained):
@@ -178,13 +179,7 @@ class VQPretrained(Pretrained):
     def _apply(self, fn, recurse=True):
         # Features and quantizer are made for fp32, so `model.half()` of a
         # model around this one may move it, but not convert it.
-        def keep_dtype(tensor):
-            changed = fn(tensor)
-            if changed.dtype == tensor.dtype:
-                return changed
-            return tensor.to(changed.device)
-
-        super()._apply(keep_dtype, recurse)
+        super()._apply(keep_dtype(fn), recurse)
         tensors = itertools.chain(self.parameters(), self.buffers())
         # SpeechBrain notes the device once; this one may move.
         self.device = str(next(tensors, torch.empty(0)).device)

@@ -7,14 +7,18 @@ Authors
 import pathlib
 from typing import Any
 
-import torch
 from speechbrain.lobes.models.HifiGAN import (
     HifiganGenerator,
     UnitHifiganGenerator,
 )
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.folder import WEIGHTS, find_file, load_weights
+from speechbrain_vq.hub.folder import (
+    WEIGHTS,
+    find_file,
+    load_checkpoint,
+    load_weights,
+)
 from speechbrain_vq.hub.load import build_hparams
 
 from .hifigan import HifiGAN, UnitVocoder
@@ -78,7 +82,7 @@ def load_vocoder(
     if safe:
         load_weights({"generator": generator}, weights)
     else:
-        _load_checkpoint(generator, weights)
+        load_checkpoint(generator, weights, "the yaml beside it")
     generator.remove_weight_norm()
     generator.eval().requires_grad_(False)
     if isinstance(generator, UnitHifiganGenerator):
@@ -100,20 +104,3 @@ def load_vocoder(
             f"be a whole number of frames from 0 to {MOST_PADDING}."
         )
     return HifiGAN(generator, settings, str(source))
-
-
-def _load_checkpoint(generator, path):
-    """SpeechBrain's pickle, of which nothing but tensors is read."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        # Takes the names that older versions of PyTorch gave, too.
-        generator.load_state_dict(state)
-    # Of damaged files the reader may raise anything.
-    except Exception as error:
-        raise ValueError(
-            f"{path} was not loaded: it is damaged, has more than weights in "
-            f"it, or does not fit the yaml beside it. "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if not all(tensor.isfinite().all() for tensor in generator.parameters()):
-        raise ValueError(f"{path} has values that are NaN or infinite.")

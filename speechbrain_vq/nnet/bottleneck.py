@@ -23,6 +23,7 @@ from speechbrain_vq.nnet.losses import (
 )
 from speechbrain_vq.nnet.masks import clear, frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
+from speechbrain_vq.nnet.precision import keep_dtype
 from speechbrain_vq.nnet.reestimation import Reestimate
 from speechbrain_vq.nnet.reservoir import Reservoir
 
@@ -392,13 +393,7 @@ class Bottleneck(nn.Module):
     def _apply(self, fn, recurse=True):
         # ``model.half()`` moves the rest of a model to another precision: the
         # quantizer works in fp32 whatever its input is in, and so it stays.
-        def keep_dtype(tensor):
-            changed = fn(tensor)
-            if changed.dtype == tensor.dtype:
-                return changed
-            return tensor.to(changed.device)
-
-        return super()._apply(keep_dtype, recurse)
+        return super()._apply(keep_dtype(fn), recurse)
 
     # What a subclass says --------------------------------------------------
 

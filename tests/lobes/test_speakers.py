@@ -169,6 +169,15 @@ def test_weights_that_are_not_whole(data, tmp_path):
         load_encoder(build_speaker(ECAPA), path)
 
 
+def test_weights_that_are_no_numbers(tmp_path):
+    path = write_encoder(tmp_path, ECAPA) / "embedding_model.ckpt"
+    state = torch.load(path, weights_only=True)
+    state["fc.conv.bias"][0] = float("nan")
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="fc.conv.bias' have values .* NaN"):
+        load_encoder(build_speaker(ECAPA), path)
+
+
 def test_the_encoder_hears_one_rate_only():
     with pytest.raises(ValueError, match="hears 16000 Hz, .* of 24000 Hz: set"):
         build_speaker(f"{ECAPA}    sample_rate: 24000\n")

@@ -6,10 +6,7 @@ Authors
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,6 +19,7 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare_minispeech,
 )
 from tests.inference.conftest import make_run
+from tests.recipes import processes
 
 __all__ = ["make_run"]
 
@@ -201,14 +199,14 @@ def test_an_unknown_value_is_named(key, model, data, tmp_path):
 
 
 def test_command_line(model, data, tmp_path):
-    done = subprocess.run(
-        [sys.executable, RECIPE / "train.py", RECIPE / "hparams/train.yaml"]
-        + ["--noprogressbar", f"--data_folder={data}", f"--tokenizer={model}"]
-        + ["--output_folder=out", "--number_of_epochs=1", "--hidden_size=8"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    done = processes.run(
+        tmp_path,
+        RECIPE,
+        data_folder=data,
+        tokenizer=model,
+        output_folder="out",
+        number_of_epochs=1,
+        hidden_size=8,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "out/results.json").read_text())

@@ -11,11 +11,7 @@ import json
 import math
 import os
 import pickle
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 
 import datasets
 import numpy as np
@@ -37,6 +33,7 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     prepare,
     read_images,
 )
+from tests.recipes import processes
 
 RECIPE = recipe_path("CIFAR10/autoencoder")
 TRAIN, TEST, VALID = 50, 20, 10
@@ -388,24 +385,8 @@ SHORT = {
 }
 
 
-def command(**options):
-    return [
-        sys.executable,
-        str(RECIPE / "train.py"),
-        str(RECIPE / "hparams/train.yaml"),
-        "--noprogressbar",
-        *(f"--{k}={v}" for k, v in {**SHORT, **options}.items() if v),
-    ]
-
-
 def run(cwd, **options):
-    done = subprocess.run(
-        command(**options),
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = processes.run(cwd, RECIPE, **{**SHORT, **options})
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -478,21 +459,14 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
     make_tar(tmp_path / "data")
     same = {"data_folder": "data", "ckpt_interval_steps": 3}
     run(tmp_path, output_folder="whole", **same)
-    killed = subprocess.Popen(
-        command(output_folder="killed", **same),
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+    log = processes.run_and_kill(
+        tmp_path,
+        "Step 7: re-estimated",
+        RECIPE,
+        **SHORT,
+        output_folder="killed",
+        **same,
     )
-    log, deadline = tmp_path / "killed/log.txt", time.time() + 300
-    while time.time() < deadline and killed.poll() is None:
-        if log.exists() and "Step 7: re-estimated" in log.read_text():
-            break
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed/results.json").exists()
     run(tmp_path, output_folder="killed", **same)
     assert "Loading a checkpoint" in log.read_text()
     whole = read(tmp_path / "whole/results.json")

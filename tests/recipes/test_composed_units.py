@@ -7,9 +7,6 @@ Authors
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,6 +16,7 @@ from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.presets import recipe_path
 from speechbrain_vq.recipes.MiniSpeech.manifests import data_root
+from tests.recipes import processes
 from tests.recipes.phone_corpora import make_festvoxru
 from tests.recipes.test_librispeech import copy_of_the_hub
 
@@ -36,21 +34,7 @@ SHORT = {
 
 
 def run(cwd, recipe, **options):
-    folder = recipe_path(recipe)
-    given = {**SHORT, **options}
-    return subprocess.run(
-        [
-            sys.executable,
-            str(folder / "train.py"),
-            str(folder / "hparams/train.yaml"),
-            "--noprogressbar",
-            *(f"--{k}={v}" for k, v in given.items()),
-        ],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    return processes.run(cwd, recipe_path(recipe), **{**SHORT, **options})
 
 
 @pytest.mark.slow

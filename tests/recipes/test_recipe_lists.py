@@ -6,17 +6,14 @@ Authors
 """
 
 import csv
-import os
 import pathlib
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import render
-from tests.recipes import phone_corpora, test_cifar10, vctk_corpus
+from tests.recipes import phone_corpora, processes, test_cifar10, vctk_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
 COLUMNS = [
@@ -114,18 +111,11 @@ def test_a_row_runs(row, folder):
     elif not (folder / name).exists():
         make(folder / name)
     flags = row["test_debug_flags"].replace("tests/tmp", str(folder))
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / row["Script_file"]),
-            str(ROOT / row["Hparam_file"]),
-            "--noprogressbar",
-            *shlex.split(flags),
-        ],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    done = processes.run_script(
+        folder,
+        ROOT / row["Script_file"],
+        ROOT / row["Hparam_file"],
+        *shlex.split(flags),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     output = re.search(r"--output_folder=(\S+)", flags).group(1)

@@ -8,13 +8,8 @@ Authors
 
 import importlib.util
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 import zipfile
 
 import numpy as np
@@ -35,6 +30,7 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     prepare,
     read_alignment,
 )
+from tests.recipes import processes
 
 RECIPE = recipe_path("ScribbleLens/handwriting")
 PATHS = "scribblelens.paths.1.4b.zip"
@@ -330,25 +326,8 @@ def test_no_font_is_named(tmp_path):
 # The recipe ------------------------------------------------------------------
 
 
-def command(**options):
-    return [
-        sys.executable,
-        str(RECIPE / "train.py"),
-        str(RECIPE / "hparams/small.yaml"),
-        "--noprogressbar",
-        *(f"--{k}={v}" for k, v in {**SHORT, **options}.items()),
-    ]
-
-
 def run(cwd, **options):
-    done = subprocess.run(
-        command(**options),
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    return done
+    return processes.run(cwd, RECIPE, "small", **{**SHORT, **options})
 
 
 def results(folder):
@@ -402,21 +381,14 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(
     options = {"data_folder": rendered, "number_of_steps": 70}
     whole = run(tmp_path, output_folder="whole", **options)
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    killed = subprocess.Popen(
-        command(output_folder="killed", **options),
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+    log = processes.run_and_kill(
+        tmp_path,
+        "Step 40: re-estimated",
+        RECIPE,
+        "small",
+        **{**SHORT, **options},
+        output_folder="killed",
     )
-    log, deadline = tmp_path / "killed/log.txt", time.time() + 300
-    while time.time() < deadline and killed.poll() is None:
-        if log.exists() and "Step 40: re-estimated" in log.read_text():
-            break
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed/results.json").exists()
     resumed = run(tmp_path, output_folder="killed", **options)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "Loading a checkpoint" in log.read_text()

@@ -6,11 +6,6 @@ Authors
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +13,7 @@ import soundfile
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.presets import recipe_path
+from tests.recipes import processes
 
 RECIPE = recipe_path("MiniSpeech/unit-discovery")
 SHORT = {
@@ -30,25 +26,8 @@ SHORT = {
 }
 
 
-def command(**options):
-    return [
-        sys.executable,
-        str(RECIPE / "train.py"),
-        str(RECIPE / "hparams/train.yaml"),
-        "--noprogressbar",
-        *(f"--{k}={v}" for k, v in {**SHORT, **options}.items()),
-    ]
-
-
 def run(cwd, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(**options),
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    return processes.run(cwd, RECIPE, **{**SHORT, **options})
 
 
 def results(folder):
@@ -93,22 +72,13 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
 
     whole = run(tmp_path, **same("whole"))
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    killed = subprocess.Popen(
-        command(**same("killed")),
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
     # Killed in the middle of an epoch, once it has re-estimated.
-    log, deadline = tmp_path / "killed/log.txt", time.time() + 300
-    while time.time() < deadline and killed.poll() is None:
-        if log.exists() and "Step 16: re-estimated" in log.read_text():
-            break
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert not (tmp_path / "killed/results.json").exists()
+    log = processes.run_and_kill(
+        tmp_path,
+        "Step 16: re-estimated",
+        RECIPE,
+        **{**SHORT, **same("killed")},
+    )
     resumed = run(tmp_path, **same("killed"))
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "Loading a checkpoint" in log.read_text()

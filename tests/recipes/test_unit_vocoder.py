@@ -6,9 +6,6 @@ Authors
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -23,6 +20,7 @@ from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.nnet import ResidualVectorQuantizer
 from speechbrain_vq.presets import recipe_path
 from tests.inference.conftest import build, make_run
+from tests.recipes import processes
 
 __all__ = ["build", "make_run"]
 
@@ -82,30 +80,15 @@ def tokenizer(make_run, tmp_path):
     return export_pretrained(make_run()[0], tmp_path / "tokenizer")
 
 
-def arguments(data, tokenizer, output, **changes):
-    given = {
-        "data_folder": data,
-        "tokenizer": tokenizer,
-        "output_folder": output,
-        **SMALL,
-        **changes,
-    }
-    return [f"--{key}={value}" for key, value in given.items()]
-
-
-def run(*args):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(RECIPE / "train.py"),
-            str(RECIPE / "hparams/train.yaml"),
-            "--noprogressbar",
-            "--device=cpu",
-            *arguments(*args[:3], **(args[3] if len(args) > 3 else {})),
-        ],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+def run(data, tokenizer, output, **changes):
+    return processes.run(
+        None,
+        RECIPE,
+        device="cpu",
+        data_folder=data,
+        tokenizer=tokenizer,
+        output_folder=output,
+        **{**SMALL, **changes},
     )
 
 
@@ -146,7 +129,7 @@ def test_it_learns_goes_on_and_speaks(data, tokenizer, tmp_path):
     torch.testing.assert_close(wavs, expected[:, 0], rtol=0, atol=1e-5)
 
     # A run in two parts ends with the same bits.
-    assert run(data, tokenizer, halves, {"number_of_steps": 24}).returncode == 0
+    assert run(data, tokenizer, halves, number_of_steps=24).returncode == 0
     assert run(data, tokenizer, halves).returncode == 0
     one, other = (
         load_vocoder(folder / "vocoder").state_dict()

@@ -29,7 +29,12 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     prepare,
     read_images,
 )
-from speechbrain_vq.recipes.common.runs import finish, start
+from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
+    finish,
+    fit_and_test,
+    start,
+)
 from speechbrain_vq.training import VQBrain
 
 logger = logging.getLogger(__name__)
@@ -98,15 +103,8 @@ class ImageBrain(VQBrain):
         figures, perplexities = self.figures()
         stats = {"loss": stage_loss, **figures}
         if stage == sb.Stage.VALID:
-            self.hparams.train_logger.log_stats(
-                {"epoch": epoch, "step": self.optimizer_step},
-                train_stats=self.train_stats,
-                valid_stats=stats,
-            )
             run_on_main(self.draw, args=[f"epoch_{epoch:04d}.png"])
-            self.checkpointer.save_and_keep_only(
-                meta=stats, importance_keys=[], num_to_keep=1
-            )
+            end_epoch(self, epoch, stats)
             return
         self.hparams.train_logger.log_stats(
             {"step": self.optimizer_step}, test_stats=stats
@@ -148,18 +146,11 @@ if __name__ == "__main__":
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    loader = {"num_workers": hparams["num_workers"]}
-    whole = {"batch_size": hparams["valid_batch_size"], **loader}
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs={
-            "batch_size": hparams["batch_size"],
-            "shuffle": True,
-            **loader,
-        },
-        valid_loader_kwargs=dict(whole),
+    fit_and_test(
+        brain,
+        datasets,
+        hparams["valid_batch_size"],
+        batch_size=hparams["batch_size"],
+        shuffle=True,
     )
-    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
     run_on_main(finish, args=[hparams, brain.results, brain.vq_stats["test"]])

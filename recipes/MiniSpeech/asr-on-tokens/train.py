@@ -19,16 +19,20 @@ import sys
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.decoders import ctc_greedy_decode
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import read_audio, usable
 from speechbrain_vq.nnet.checks import check_choice
-from speechbrain_vq.recipes.common.runs import write_results
+from speechbrain_vq.recipes.common.runs import (
+    fit_and_test,
+    prepared,
+    start,
+    write_results,
+)
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     data_root,
     prepare,
@@ -246,14 +250,7 @@ def train(hparams, run_opts=None):
     ):
         check_choice(key, hparams[key], known)
     run_on_main(check_folder, kwargs={"hparams": hparams})
-    corpus = {
-        "data_folder": hparams["data_folder"],
-        "save_folder": hparams["manifest_folder"],
-        "minutes": hparams["minutes"],
-        "languages": hparams["languages"],
-    }
-    run_on_main(prepare, kwargs=corpus)
-    folder = prepare(**corpus)  # Finds it done
+    folder = prepared(prepare, hparams)
     datasets = dataio_prep(hparams, folder)
     modules = make_modules(hparams, datasets["train"][0]["heard"])
     hparams["checkpointer"].add_recoverables(modules)
@@ -264,34 +261,17 @@ def train(hparams, run_opts=None):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    loader = {"num_workers": hparams["num_workers"]}
-    whole = {"batch_size": hparams["valid_batch_size"], **loader}
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs={
-            "batch_size": hparams["batch_size"],
-            "shuffle": True,
-            **loader,
-        },
-        valid_loader_kwargs=dict(whole),
-    )
-    brain.evaluate(
-        datasets["test"], min_key="PER", test_loader_kwargs=dict(whole)
+    fit_and_test(
+        brain,
+        datasets,
+        hparams["valid_batch_size"],
+        min_key="PER",
+        batch_size=hparams["batch_size"],
+        shuffle=True,
     )
     run_on_main(finish, kwargs={"brain": brain, "hparams": hparams})
     return brain
 
 
 if __name__ == "__main__":
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
-    ddp_init_group(run_opts)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
-    train(hparams, run_opts)
+    train(*start(sys.argv[1:]))

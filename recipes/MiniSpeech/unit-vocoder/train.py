@@ -28,6 +28,7 @@ from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import random_start, read_audio, usable
+from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.hub.runs import read_training
@@ -40,7 +41,13 @@ from speechbrain_vq.inference.hifigan import (
     unit_settings,
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
-from speechbrain_vq.recipes.common.runs import prepared, start, write_results
+from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
+    fit_and_test,
+    prepared,
+    start,
+    write_results,
+)
 from speechbrain_vq.recipes.common.unit_discovery import read_manifest
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
@@ -139,11 +146,13 @@ class VocoderBrain(sb.Brain):
         folder = pathlib.Path(self.hparams.output_folder) / "samples"
         folder.mkdir(exist_ok=True)
         for kind, wavs in made.items():
-            soundfile.write(
-                folder / f"{batch.id[0].replace('/', '_')}.{kind}.wav",
-                wavs.flatten().clamp(-1, 1).cpu().numpy(),
-                self.hparams.sample_rate,
-            )
+            name = f"{batch.id[0].replace('/', '_')}.{kind}.wav"
+            with replacing(folder / name) as partial:
+                soundfile.write(
+                    partial,
+                    wavs.flatten().clamp(-1, 1).cpu().numpy(),
+                    self.hparams.sample_rate,
+                )
 
     def on_stage_start(self, stage, epoch=None):
         """Empties the list."""
@@ -159,12 +168,7 @@ class VocoderBrain(sb.Brain):
         if stage == sb.Stage.VALID:
             for scheduler in self.schedulers.values():
                 scheduler.step()
-            self.hparams.train_logger.log_stats(
-                {"epoch": epoch, **meta}, self.train_stats, stats
-            )
-            self.checkpointer.save_and_keep_only(
-                meta=stats, importance_keys=[], num_to_keep=1
-            )
+            end_epoch(self, epoch, stats)
             return
         if self.griffin_lim:
             mean = sum(self.griffin_lim) / len(self.griffin_lim)
@@ -322,20 +326,13 @@ def train(hparams, run_opts, folder):
     )
     datasets = dataio_prep(hparams, folder, brain.tokenizer)
     logger.info("%d segments in an epoch", len(datasets["train"]))
-    loader = {"num_workers": hparams["num_workers"]}
-    whole = {"batch_size": 1, **loader}
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs={
-            "batch_size": hparams["batch_size"],
-            "shuffle": True,
-            **loader,
-        },
-        valid_loader_kwargs=dict(whole),
+    fit_and_test(
+        brain,
+        datasets,
+        valid_batch_size=1,
+        batch_size=hparams["batch_size"],
+        shuffle=True,
     )
-    brain.evaluate(datasets["test"], test_loader_kwargs=dict(whole))
     run_on_main(finish, args=[hparams, brain])
     return brain
 

@@ -26,7 +26,12 @@ from speechbrain_vq.evaluation.clustering import nmi
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
-from speechbrain_vq.recipes.common.runs import finish, start
+from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
+    finish,
+    fit_and_test,
+    start,
+)
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     LineImages,
     prepare,
@@ -133,7 +138,7 @@ class HandwritingBrain(VQBrain):
             "cer": self.errors.summarize("error_rate"),
         }
         if stage == sb.Stage.VALID:
-            self.end_epoch(epoch, stats)
+            end_epoch(self, epoch, stats)
             return
         counts = self.codes.counts()
         if len(counts):
@@ -143,17 +148,6 @@ class HandwritingBrain(VQBrain):
             {"step": self.optimizer_step}, test_stats=stats
         )
         self.results = {"steps": self.optimizer_step, **stats}
-
-    def end_epoch(self, epoch, stats):
-        """Logs and saves."""
-        self.hparams.train_logger.log_stats(
-            {"epoch": epoch, "step": self.optimizer_step},
-            train_stats=self.train_stats,
-            valid_stats=stats,
-        )
-        self.checkpointer.save_and_keep_only(
-            meta=stats, importance_keys=[], num_to_keep=1
-        )
 
 
 def chunk_of(name, epoch, width, chunk):
@@ -240,19 +234,12 @@ if __name__ == "__main__":
     brain.characters = {
         name: item["characters"] for name, item in datasets["test"].data.items()
     }
-    loader = {"num_workers": hparams["num_workers"]}
-    evaluation = {"batch_size": hparams["valid_batch_size"], **loader}
-    brain.fit(
-        hparams["epoch_counter"],
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs={
-            "batch_size": hparams["batch_size"],
-            "shuffle": True,
-            "drop_last": True,
-            **loader,
-        },
-        valid_loader_kwargs=evaluation,
+    fit_and_test(
+        brain,
+        datasets,
+        hparams["valid_batch_size"],
+        batch_size=hparams["batch_size"],
+        shuffle=True,
+        drop_last=True,
     )
-    brain.evaluate(datasets["test"], test_loader_kwargs=evaluation)
     run_on_main(finish, args=[hparams, brain.results, use_of_codes(brain)])
