@@ -28,6 +28,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from itertools import chain
 
 import click
@@ -105,7 +106,8 @@ class Matrix:
         output, command = self.output(arm, seed), self.command(arm, seed)
         output.mkdir(parents=True, exist_ok=True)
         said = output / "command.json"
-        if said.is_file() and json.loads(said.read_text()) != command:
+        begun = [*output.glob("save/CKPT*"), *output.glob("results.json")]
+        if begun and said.is_file() and json.loads(said.read_text()) != command:
             raise click.ClickException(
                 f"{output} holds a run of another command: name another "
                 "--results, or remove it."
@@ -149,7 +151,7 @@ class Matrix:
         return [
             f"# {self.task['title']}",
             "",
-            f"`python {' '.join(sys.argv)}`",
+            f"`python {' '.join([sys.argv[0], str(self.path), *self.overrides])}`",
             "",
             " ".join(self.task["note"].split())
             + f" Medians (ranges) over seeds; {said} optimizer steps.",
@@ -270,6 +272,7 @@ def save(stem, lines, entries):
 @click.option(
     "--jobs",
     default=os.cpu_count(),
+    type=click.IntRange(min=1),
     show_default="number of cores",
     help="Runs at the same time, each on one thread.",
 )
@@ -281,6 +284,10 @@ def save(stem, lines, entries):
 )
 def main(task, overrides, results, jobs, only):
     """Runs what is left of a table and writes it beside its yaml file."""
+    if find_spec("matplotlib") is None:
+        raise click.ClickException(
+            'It draws with matplotlib: pip install "speechbrain-vq[report]".'
+        )
     matrix = Matrix(task, results, overrides, only)
     failed = []
     # The first run prepares the data for all.
@@ -298,8 +305,10 @@ def main(task, overrides, results, jobs, only):
             if not well:
                 failed.append(run)
                 bar.write(f"{matrix.output(*run)} failed: see its log.txt")
-            matrix.write(task.with_suffix(""))
-    click.echo(matrix.write(task.with_suffix("")))
+            if matrix.found():
+                text = matrix.write(task.with_suffix(""))
+    if matrix.found():
+        click.echo(text)
     if failed:
         raise click.ClickException(f"{len(failed)} runs failed.")
 

@@ -120,6 +120,19 @@ def test_runs_of_another_command_are_not_taken_for_these(ended):
 
 
 @pytest.mark.slow
+def test_a_command_that_failed_may_be_mended(tmp_path):
+    task = tmp_path / "task.yaml"
+    task.write_text(TASK.format(title="the title"))
+    task.with_suffix(".md").write_text("Old")
+    options = ("--results=results", "--only=vanilla")
+    for wrong in ("--no_such_key=1", "--no_such_key=2"):
+        done = run(task, *options, wrong)
+        assert done.returncode != 0 and "3 runs failed" in done.stderr
+        assert "another command" not in done.stderr
+    assert task.with_suffix(".md").read_text() == "Old"
+
+
+@pytest.mark.slow
 def test_only_what_is_missing_is_run(ended):
     folder = ended.parent / "results" / "task" / "wide robust"
     (folder / "3" / "results.json").unlink()
