@@ -86,7 +86,7 @@ class Bottleneck(nn.Module):
     codebook : str
         How the codebook learns: ``"gradient"`` or ``"ema"``.
     codebook_init : str
-        ``"normal"`` or ``"uniform"``; see ``Codebook``.
+        ``"normal"``, ``"uniform"`` or ``"xavier"``; see ``Codebook``.
     ema_decay : float, optional
         For EMA codebooks; 0.99 by default.
     reservoir_size : int

@@ -4,6 +4,8 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import math
+
 import torch
 from torch import nn
 
@@ -50,8 +52,10 @@ class Codebook(nn.Module):
         Dimension of a codeword.
     init : str
         ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017) and the
-        code of arXiv 2005.08520 on images; ``"normal"``: of unit variance,
-        the scale of batch-normalized latents.
+        code of arXiv 2005.08520 on images; ``"xavier"``: uniform as well, up
+        to sqrt(6 / (K + d)) (Glorot and Bengio, 2010, equation 16), as that
+        code on handwriting and speech; ``"normal"``: of unit variance, the
+        scale of batch-normalized latents.
 
     Example
     -------
@@ -68,10 +72,13 @@ class Codebook(nn.Module):
         init: str = "normal",
     ):
         super().__init__()
-        check_choice("codebook_init", init, ("uniform", "normal"))
+        check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
         weight = torch.empty(num_codebooks, codebook_size, codebook_dim)
         if init == "uniform":
             weight.uniform_(-1 / codebook_size, 1 / codebook_size)
+        elif init == "xavier":
+            bound = math.sqrt(6 / (codebook_size + codebook_dim))
+            weight.uniform_(-bound, bound)
         else:
             weight.normal_()
         self._hold(weight)

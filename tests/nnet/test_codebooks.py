@@ -74,6 +74,10 @@ def test_initial_values_are_of_the_scale_promised():
     uniform = Codebook(4, 32, 64, init="uniform").weight.detach()
     assert uniform.abs().max() <= 1 / 32
     assert float(uniform.std()) == pytest.approx(1 / 32 / 3**0.5, rel=0.05)
+    xavier = torch.nn.init.xavier_uniform_(torch.empty(32, 64))
+    ours = Codebook(4, 32, 64, init="xavier").weight.detach()
+    assert float(ours.std()) == pytest.approx(float(xavier.std()), rel=0.05)
+    assert ours.abs().max() <= (6 / 96) ** 0.5
     normal = Codebook(4, 32, 64, init="normal").weight.detach()
     assert float(normal.std()) == pytest.approx(1, rel=0.05)
 
