@@ -10,6 +10,7 @@ import importlib
 import logging
 import pathlib
 import re
+import sys
 from collections.abc import Callable, Iterable
 
 logger = logging.getLogger(__name__)
@@ -74,8 +75,9 @@ def find_g2p(name: str) -> G2P:
     Arguments
     ---------
     name : str
-        ``module:function``. It gets a word and gives its phones, as a list or
-        as a text with spaces.
+        ``module:function``, of a module that is installed or in the current
+        folder. It gets a word and gives its phones, as a list or as a text
+        with spaces.
 
     Returns
     -------
@@ -93,12 +95,17 @@ def find_g2p(name: str) -> G2P:
     ['t', 'e', 'a']
     """
     module, _, function = name.partition(":")
+    # Of a script, Python searches the script's folder alone. It is last, and
+    # stays: the function may import as well.
+    here = str(pathlib.Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"g2p is {name!r}, wanted is module:function that Python can "
-            f"import: {error}"
+            f"import, from {here} too: {error}"
         ) from error
     if not callable(found):
         raise ValueError(f"g2p is {name!r}, which is no function.")

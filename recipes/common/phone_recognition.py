@@ -212,8 +212,7 @@ def finish_run(brain: PhoneBrain, hparams: dict) -> None:
     folder = pathlib.Path(hparams["output_folder"])
     with open(folder / "per.txt", "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
-    bypass = hparams["quantizer"].bypass
-    finish(hparams, brain.results, {} if bypass else brain.vq_stats["test"])
+    finish(hparams, brain.results, brain.vq_stats["test"])
 
 
 def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:

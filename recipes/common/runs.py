@@ -22,6 +22,7 @@ from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.common.earlier import check_earlier
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,17 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     -------
     tuple
         The hyperparameters and the run options.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run with other hyperparameters.
     """
     hparams_file, run_opts, overrides = parse_arguments(argv)
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides)
     ddp_init_group(run_opts)
+    run_on_main(check_earlier, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -138,7 +145,9 @@ def fit_and_test(
     brain.evaluate(datasets["test"], min_key=min_key, test_loader_kwargs=whole)
 
 
-def end_epoch(brain: sb.Brain, epoch: int, stats: dict) -> None:
+def end_epoch(
+    brain: sb.Brain, epoch: int, stats: dict, least: str = "loss"
+) -> None:
     """Logs the training and the validation of an epoch, and saves.
 
     Arguments
@@ -149,15 +158,15 @@ def end_epoch(brain: sb.Brain, epoch: int, stats: dict) -> None:
         Its number.
     stats : dict
         Those of the validation.
+    least : str
+        The checkpoint with the least of this is kept beside the latest.
     """
     brain.hparams.train_logger.log_stats(
         {"epoch": epoch, "step": brain.optimizer_step},
         train_stats=brain.train_stats,
         valid_stats=stats,
     )
-    brain.checkpointer.save_and_keep_only(
-        meta=stats, importance_keys=[], num_to_keep=1
-    )
+    brain.checkpointer.save_and_keep_only(meta=stats, min_keys=[least])
 
 
 def finish(hparams: dict, *results: dict) -> None:

@@ -49,7 +49,8 @@ def find_problems(
     if meta.get("vq_warmup") or any(map(_is_bypassed, states.values())):
         return [
             "The model is still in its warm-up, where nothing is quantized: "
-            "train longer, or shorten the warm-up of reinit_schedule."
+            "train longer, or shorten the warm-up of reinit_schedule (where "
+            "it is forever, as in the arm none, there never are codes)."
         ]
     dead = (
         dead_codebook(name, q.codebook_size, meta)

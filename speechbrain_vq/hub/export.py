@@ -198,8 +198,8 @@ def _check_place(output: pathlib.Path) -> None:
 def _refuse(problems: list[str], force: bool) -> None:
     if problems and not force:
         raise ExportRefused(
-            f"{' '.join(problems)} --force (force=True) exports it all the "
-            "same."
+            f"{' '.join(problems)} `speechbrain-vq export --force` "
+            "(force=True) exports it all the same."
         )
     for problem in problems:
         logger.warning("Exported by force. %s", problem)

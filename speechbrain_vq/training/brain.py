@@ -395,7 +395,7 @@ class VQMixin:
             else:
                 for name, monitor in self.monitors.items():
                     stats = monitor.stats()
-                    if stats:
+                    if stats.get("vectors"):
                         self._postfix_text[name] = (
                             f"{stats['used_codes_percent']:.0f}% used, "
                             f"perplexity {stats['perplexity']:.0f}"

@@ -97,7 +97,9 @@ class UsageMonitor:
             error over the variance of the latents), ``codebook_drift`` (root
             mean square way of the codewords since the start over their
             spread), ``bits_per_second`` (entropy x rate, where a rate is
-            known), ``nonfinite_batches``. Before the first batch: nothing.
+            known), ``nonfinite_batches``. Where nothing was quantized, as in a
+            warm-up, only ``vectors`` and ``nonfinite_batches``; before the
+            first batch nothing.
         """
         if not self._sums:
             return {}
@@ -105,8 +107,10 @@ class UsageMonitor:
         if over_ranks:
             sums = {k: sum_over_ranks(v) for k, v in sums.items()}
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
-        counts = sums["counts"]
-        number = max(float(sums["num_vectors"]), 1.0)
+        counts, number = sums["counts"], float(sums["num_vectors"])
+        bad = {"nonfinite_batches": int(sums["nonfinite_batches"])}
+        if not number:
+            return {"vectors": 0, **bad}
         entropies = entropy(counts)
         variance = float(
             sums["latent_sq_sum"] / number
@@ -114,13 +118,13 @@ class UsageMonitor:
         )
         error = float(sums["sq_error"]) / number
         stats = {
-            "vectors": int(sums["num_vectors"]),
+            "vectors": int(number),
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
             "perplexity": float(entropies.exp().mean()),
             "dead_codes": int((counts == 0).sum()),
             "quantization_error": error / variance if variance > 0 else 0.0,
             "codebook_drift": self._drift(),
-            "nonfinite_batches": int(sums["nonfinite_batches"]),
+            **bad,
         }
         if self.token_rate is not None:
             bits = float(entropies.sum()) / math.log(2)

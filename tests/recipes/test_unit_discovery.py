@@ -50,6 +50,13 @@ def test_from_nothing_to_tokens(tmp_path):
     tokens = tokenizer.encode_file(path)
     assert len(tokens) == pytest.approx(50 * utterance["length"], abs=1)
     assert "re-estimated" in (tmp_path / "out/log.txt").read_text()
+    # Another run does not go on with this one's checkpoint.
+    other = run(
+        tmp_path, data_folder="data", output_folder="out", codebook_size=32
+    )
+    assert other.returncode != 0
+    assert "out holds a run with other values: codebook_size" in other.stderr
+    assert results(tmp_path / "out") == figures
     # The same corpus by its csv manifests, which have no phones.
     for path in (tmp_path / "data").glob("*.json"):
         if path.name != "corpus.json":

@@ -168,7 +168,7 @@ class VocoderBrain(sb.Brain):
         if stage == sb.Stage.VALID:
             for scheduler in self.schedulers.values():
                 scheduler.step()
-            end_epoch(self, epoch, stats)
+            end_epoch(self, epoch, stats, least="mel_l1")
             return
         if self.griffin_lim:
             mean = sum(self.griffin_lim) / len(self.griffin_lim)
