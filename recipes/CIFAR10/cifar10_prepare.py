@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -200,8 +201,20 @@ def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
     -------
     torch.Tensor
         Whole numbers 0..255 of one byte, [N, C, 32, 32].
+
+    Raises
+    ------
+    ValueError
+        If its file is damaged.
     """
-    return load_file(pathlib.Path(folder) / f"{split}.safetensors")["images"]
+    path = pathlib.Path(folder) / f"{split}.safetensors"
+    try:
+        return load_file(path)["images"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is cut short or damaged ({error}). Delete it and start "
+            "again: it is then made again from the data."
+        ) from error
 
 
 # What is there ------------------------------------------------------------

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.check import check_audio
 from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
@@ -44,8 +44,9 @@ HOW_TO_GET = (
     "`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without "
     "being root"
 )
-# The recordings and their labels end within this of each other, in seconds.
-TOLERANCE = 0.1
+# The recordings and their labels end within this of each other, in seconds: 14
+# ms at most in the real ones, whose last label is a pause of 30 ms or more.
+TOLERANCE = 0.02
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
@@ -73,7 +74,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     FileNotFoundError
         If data_folder holds no festvox-ru, or a part of it is missing.
     ValueError
-        If the package or its labels are damaged.
+        If the package or its texts are damaged, or too little is left.
 
     Example
     -------
@@ -102,7 +103,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     for name, text in sorted(_read_texts(voice / TEXTS).items()):
         try:
             utts[_split(name)][name] = _read_utterance(voice, name, text)
-        except (AudioError, FileNotFoundError) as error:
+        except (OSError, ValueError) as error:
             logger.warning("Left out %s: %s", name, error)
             left_out += 1
     if not all(utts.values()):
@@ -130,6 +131,10 @@ def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
 
 
 def _find_package(source: pathlib.Path) -> pathlib.Path:
+    if not source.exists():
+        raise FileNotFoundError(
+            f"There is neither a folder nor a package {source}. {HOW_TO_GET}."
+        )
     found = [source] if source.is_file() else sorted(source.glob("*.deb"))
     found = [path for path in found if path.name.startswith("festvox-ru")]
     if not found:
@@ -170,7 +175,7 @@ def _split(name: str) -> str:
 
 def _read_texts(path: pathlib.Path) -> dict[str, str]:
     """Lines such as ``( ru_0001 "..." )``; + marks the stressed vowel."""
-    lines = path.read_text("utf-8").splitlines()
+    lines = _read_text(path).splitlines()
     found = [re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', x) for x in lines]
     bad = [
         i
@@ -185,13 +190,21 @@ def _read_texts(path: pathlib.Path) -> dict[str, str]:
     return {m[1]: m[2].replace("+", "") for m in found if m}
 
 
+def _read_text(path: pathlib.Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8: {error}.") from error
+
+
 def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
     length = check_audio(voice / f"wav/{name}.wav")
     phones = _read_labels(voice / f"lab/{name}.lab")
-    if phones[-1][1] > length + TOLERANCE:
-        raise AudioError(
+    if abs(phones[-1][1] - length) > TOLERANCE:
+        raise ValueError(
             f"{voice}/wav/{name}.wav: lasts {length:.2f} s, its labels "
-            f"{phones[-1][1]:.2f} s: one of the two is of another recording."
+            f"{phones[-1][1]:.2f} s: one of the two is cut short, or of "
+            "another recording."
         )
     phones[-1][1] = min(phones[-1][1], length)
     return utterance(f"wav/{name}.wav", length, "nsh", "ru", text, phones)
@@ -200,8 +213,8 @@ def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
 def _read_labels(path: pathlib.Path) -> list[list]:
     """[start, end, phone] of a file of xlabel: a header that ends with #, then
     lines of end time, colour and phone."""
-    lines = path.read_text("utf-8").splitlines()
-    phones, start = [], 0.0
+    text = _read_text(path)
+    lines, phones, start = text.splitlines(), [], 0.0
     body = lines[lines.index("#") + 1 :] if "#" in lines else []
     for line in body:
         try:
@@ -212,13 +225,17 @@ def _read_labels(path: pathlib.Path) -> list[list]:
                 f"{path}: wanted are lines of end time, colour and phone, "
                 f"there is {line!r}."
             ) from None
-        if end <= start:
+        # Not so of "nan" either.
+        if not end > start:
             raise ValueError(f"{path}: {line!r} ends before it starts.")
         name = SILENCE if phone == "pau" else phone
         phones.append([round(start, 4), round(end, 4), name])
         start = end
     if not phones:
         raise ValueError(f"{path}: holds no labels after a line of #.")
+    # What is left of a name may be one as well: p of pau.
+    if not text.endswith("\n"):
+        raise ValueError(f"{path}: cut short, within {lines[-1]!r}.")
     return phones
 
 

@@ -20,11 +20,13 @@ from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.common.lexicon import Pronouncer
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import (
     HOW_TO_GET,
+    HUB_NAME,
     ON_THE_HUB,
     stream,
 )
 from speechbrain_vq.recipes.MiniSpeech.manifests import (
     FORMAT_VERSION,
+    SPLITS,
     PathLike,
     given_manifests,
     is_done,
@@ -40,9 +42,9 @@ def prepare(
     save_folder: PathLike,
     lexicon: PathLike | None = None,
     g2p: str | None = None,
-    train: Iterable[str] = ("train-clean-100",),
-    valid: Iterable[str] = ("dev-clean",),
-    test: Iterable[str] = ("test-clean",),
+    train: str | Iterable[str] = ("train-clean-100",),
+    valid: str | Iterable[str] = ("dev-clean",),
+    test: str | Iterable[str] = ("test-clean",),
     phones: bool = True,
     hours: float | None = None,
     valid_hours: float | None = None,
@@ -64,8 +66,8 @@ def prepare(
     g2p : str, optional
         ``module:function`` for words that the lexicon lacks; without one,
         their utterances are left out, and counted.
-    train, valid, test : iterable of str
-        The parts of the corpus for each, such as ``train-clean-100``.
+    train, valid, test : str, or iterable of str
+        The part or parts of the corpus for each, such as ``train-clean-100``.
     phones : bool
         Whether phones are wanted; where they are not, neither is a lexicon.
     hours, valid_hours : float, optional
@@ -80,7 +82,7 @@ def prepare(
     Raises
     ------
     FileNotFoundError
-        If a part is missing.
+        If the folder or a part is missing, or cannot be loaded.
     ValueError
         If a part is unknown, the hours are none or no number, or phones are
         wanted and there is neither a lexicon nor a g2p.
@@ -95,7 +97,10 @@ def prepare(
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):
         return pathlib.Path(data_folder)
-    wanted = {"train": [*train], "valid": [*valid], "test": [*test]}
+    wanted = {
+        split: [parts] if isinstance(parts, str) else [*parts]
+        for split, parts in zip(SPLITS, (train, valid, test), strict=True)
+    }
     for part in sum(wanted.values(), []):
         if part not in ON_THE_HUB:
             raise ValueError(
@@ -125,6 +130,12 @@ def prepare(
     }
     if is_done(folder, corpus):
         return folder
+    if root is None and not pathlib.Path(data_folder).is_dir():
+        logger.info(
+            "There is no folder %s: the Hub is asked for a data set of that "
+            "name",
+            data_folder,
+        )
     utts: dict[str, dict] = {split: {} for split in wanted}
     for split, parts in wanted.items():
         for part in parts:
@@ -169,7 +180,16 @@ def _find_root(
             f"{source} holds {contents(source)}; wanted are "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source.as_posix()):
+    name = source.as_posix()
+    is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
+    # What begins with a folder that is there is meant as one.
+    if is_name and source.parent.is_dir() and name != HUB_NAME:
+        raise FileNotFoundError(
+            f"There is no folder {source}; the Hub is not asked for a data "
+            f"set of that name, as {source.parent} is a folder here. "
+            f"{HOW_TO_GET}."
+        )
+    if not is_name:
         raise FileNotFoundError(f"There is no folder {source}. {HOW_TO_GET}.")
     return None
 

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.replacing import replacing
 
-# Configuration and split of openslr/librispeech_asr on the Hub.
+HUB_NAME = "openslr/librispeech_asr"
+# Its configurations and splits on the Hub.
 ON_THE_HUB = {
     "train-clean-100": ("clean", "train.100"),
     "train-clean-360": ("clean", "train.360"),
@@ -26,7 +27,7 @@ ON_THE_HUB = {
 }
 HOW_TO_GET = (
     "The archives are at https://www.openslr.org/12; "
-    "--data_folder=openslr/librispeech_asr takes them from the Hub"
+    f"--data_folder={HUB_NAME} takes them from the Hub"
 )
 
 
@@ -117,9 +118,12 @@ def _rows(source: str, part: str):
             source, config, split=split, streaming=True
         )
     except (OSError, ValueError) as error:
+        there = pathlib.Path(source).is_dir()
+        where = "" if there else f"There is no folder {source}. On the Hub, "
         raise FileNotFoundError(
-            f"{source} cannot be loaded by `datasets` ({config}, {split}): "
-            f"{error}. {HOW_TO_GET}, and local folders are read as well."
+            f"{where}{source} cannot be loaded by `datasets` ({config}, "
+            f"{split}): {error}. {HOW_TO_GET}, and local folders are read as "
+            "well."
         ) from error
     # The bytes of the file: decoding them is soundfile's work.
     return rows.cast_column("audio", datasets.Audio(decode=False))

@@ -35,6 +35,7 @@ import logging
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,18 @@ HEIGHT = 32
 # What the transcripts and the alignments do not agree on, as in DistSup.
 UNWRITTEN = str.maketrans("", "", ".'")
 BLANK = "*"
+# What damaged files raise, within an archive or outside.
+DAMAGED = (
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    Image.DecompressionBombError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def prepare(
@@ -166,14 +179,13 @@ def find_corpus(data_folder: pathlib.Path):
     ValueError
         If the archive is damaged.
     """
-    places = [data_folder, data_folder.parent]
+    places, home = [data_folder], data_folder.resolve()
+    if home.name == ROOT:
+        places.append(home.parent)
     if data_folder.is_dir():
         archives = sorted(data_folder.glob(f"{ROOT}*.zip"))
         places += reversed(archives)
     for place in places:
-        is_parent = place == data_folder.parent
-        if is_parent and data_folder.resolve().name != ROOT:
-            continue
         root = _open(place)
         if root is not None and (root / ROOT / "corpora").is_dir():
             return place.resolve(), root / ROOT
@@ -216,7 +228,7 @@ def find_alignments(root, source: pathlib.Path):
         archive = found[-1]
         try:
             return zipfile.Path(io.BytesIO(archive.read_bytes())) / ROOT
-        except zipfile.BadZipFile as error:
+        except DAMAGED as error:
             raise ValueError(_damaged(archive, error)) from error
     if next(iter(root.glob("nl/*/*/*.ali")), None) is not None:
         return root
@@ -250,7 +262,8 @@ def read_list(
     FileNotFoundError
         If there is no such list; the message names those there are.
     ValueError
-        If a line of it does not name an image and a transcript.
+        If it cannot be read, or a line of it does not name an image and a
+        transcript.
     """
     part = f".{scribe}" if scribe else ""
     path = root / "corpora" / f"nl.{colour}.lines{part}.{split}.dat"
@@ -260,8 +273,12 @@ def read_list(
         raise FileNotFoundError(
             f"{path} is missing. The lists there: {', '.join(lists) or 'none'}."
         )
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except DAMAGED as error:
+        raise ValueError(_damaged(path, error)) from error
     pairs = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         names = line.split()
         if names and len(names) != 2:
             raise ValueError(
@@ -340,7 +357,8 @@ def read_alignment(text: str) -> list[str]:
     """
     header, *rows = text.splitlines() or [""]
     words = header.split()
-    if "targetStr:" not in header or not words[1].isdigit():
+    whole = len(words) > 2 and "targetStr:" in header
+    if not whole or not words[1].isdecimal():
         raise ValueError(f"{header[:60]!r} is not the header of an alignment")
     rows = [row.split() for row in rows if row.strip()]
     if len(rows) != int(words[1]) or any(len(row) != 4 for row in rows):
@@ -466,7 +484,7 @@ def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
     for image, transcript in tqdm(pairs, desc=f"Lines of {split}", leave=False):
         try:
             item = _read_line(root, alignments, image, transcript)
-        except (KeyError, OSError, ValueError) as error:
+        except DAMAGED as error:
             problems.append(f"{image} ({error})")
             continue
         name = image.removeprefix("nl/").rsplit(".", 1)[0].replace("/", "-")

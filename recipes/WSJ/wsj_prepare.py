@@ -38,6 +38,7 @@ LISTS = {
     "test": ("wsj0/doc/indices/test/nvp/si_et_20.ndx",),
 }
 COMPLETE = {"train": 37416, "valid": 503, "test": 333}
+DISC = re.compile(r"\d+[-_]\d+\.\d+")
 # Listed, but on no disc.
 NOT_THERE = "wsj0/si_tr_s/401/"
 SUFFIXES = {".wv1", ".wav", ".dot", ".ndx"}
@@ -116,9 +117,16 @@ def prepare(
 def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
     """What there is of a corpus, by the path from wsj0 or wsj1 on in lower
     case: which disc it is on makes no difference."""
+    if not source.is_dir():
+        raise FileNotFoundError(f"There is no folder {source}. {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
-        parts = [part.lower() for part in pathlib.Path(parent).parts]
+        # How the folders above are called makes no difference either, nor
+        # those that the discs are in.
+        below = pathlib.Path(parent).relative_to(source)
+        parts = [part.lower() for part in below.parts]
+        discs = [i for i, part in enumerate(parts) if DISC.fullmatch(part)]
+        parts = parts[discs[-1] :] if discs else parts
         home = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
         # Lists lie in wsj1/doc/indices/wsj1 as well.
         start = home[0] if home else None

@@ -219,6 +219,21 @@ def test_what_is_done_is_not_done_again(tmp_path):
     assert not list((tmp_path / "out").glob(".partial*"))
 
 
+@pytest.mark.parametrize("left", [0, 5, 100, -1])
+def test_prepared_images_that_are_damaged_are_named(left, tmp_path):
+    make_folder(tmp_path / "data")
+    folder = prepare(tmp_path / "data", tmp_path / "out", valid_images=5)
+    path = folder / "train.safetensors"
+    whole = read_images(folder, "train").clone()  # Not of the file as it was
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(ValueError, match="train.safetensors.*Delete it"):
+        read_images(folder, "train")
+    # Which helps.
+    path.unlink()
+    prepare(tmp_path / "data", tmp_path / "out", valid_images=5)
+    assert read_images(folder, "train").equal(whole)
+
+
 # What is wrong with them --------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Authors
 """
 
 import json
+import re
 
 import pytest
 import soundfile
@@ -82,10 +83,10 @@ def test_a_preparation_is_done_once_and_again_where_data_changed(tmp_path):
     (folder / "train.json").write_text("{}")
     prepare(root, folder)
     assert len(read(folder)["train"]) > 10
-    (root / VOICE / "lab/ru_0002.lab").write_text("#\n0.3 125 a\n")
+    (root / VOICE / "lab/ru_0002.lab").write_text("#\n0.64 125 a\n")
     prepare(root, folder)
     found = {k: v for part in read(folder).values() for k, v in part.items()}
-    assert found["ru_0002"]["phones"] == [[0.0, 0.3, "a"]]
+    assert found["ru_0002"]["phones"] == [[0.0, 0.64, "a"]]
 
 
 def test_a_killed_unpacking_leaves_nothing_that_counts(tmp_path):
@@ -133,7 +134,16 @@ def test_what_is_no_package_is_said(tmp_path):
         prepare(tmp_path / PACKAGE, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["nothing", "empty", "speech"])
+@pytest.mark.parametrize("name", ["nothing", "nothing.deb"])
+def test_a_folder_that_is_not_there_is_said(name, tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=f"neither a folder nor .*{name}.*apt-get"
+    ) as caught:
+        prepare(tmp_path / name, tmp_path / "out")
+    assert "holds" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["empty", "speech"])
 def test_a_folder_without_it_says_how_to_get_it(name, tmp_path):
     (tmp_path / "empty").mkdir()
     write(tmp_path / "speech", {"hello.wav": b""})
@@ -167,19 +177,44 @@ def test_utterances_that_are_not_all_there_are_named_and_left_out(
         assert f"Left out {name}" in caplog.text
 
 
+WHOLE = festvoxru_files()[0][f"{VOICE}/lab/ru_0007.lab"]
+LINES = WHOLE.splitlines(keepends=True)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("0.1 125 a\n", "no labels"),
-        ("#\n", "no labels"),
-        ("#\n0.1 a\n", "end time, colour and phone"),
-        ("#\nsoon 125 a\n", "end time, colour and phone"),
-        ("#\n0.2 125 a\n0.1 125 o\n", "ends before it starts"),
+        (b"", "no labels"),
+        (b"0.1 125 a\n", "no labels"),
+        (b"#\n", "no labels"),
+        (b"#\n0.1 a\n", "end time, colour and phone"),
+        (b"#\nsoon 125 a\n", "end time, colour and phone"),
+        (b"#\n0.2 125 a\n0.1 125 o\n", "ends before it starts"),
+        (b"#\nnan 125 a\n0.64 125 o\n", "ends before it starts"),
+        (b"\xff".join([WHOLE[:20], WHOLE[21:]]), "is not UTF-8"),
+        # Cut within a line: in the time, before the phone, in the phone.
+        (WHOLE[: -len(LINES[-1]) + 4], "end time, colour and phone"),
+        (WHOLE[:-4], "end time, colour and phone"),
+        (WHOLE[:-2], "cut short, within '0.64000 125 pa'"),
+        # And at the end of one.
+        (b"".join(LINES[:-1]), "lasts 0.64 s, its labels 0.56 s.*cut short"),
+        (b"".join(LINES[:3]), "lasts 0.64 s, its labels 0.16 s.*cut short"),
     ],
 )
-def test_damaged_labels_are_named(text, message, tmp_path):
-    files, _ = festvoxru_files()
+def test_damaged_labels_are_named_and_their_utterance_left_out(
+    text, message, tmp_path, caplog
+):
+    files, said = festvoxru_files()
     files[f"{VOICE}/lab/ru_0007.lab"] = text
+    folder = prepare(write(tmp_path / "root", files), tmp_path / "out")
+    names = {name for part in read(folder).values() for name in part}
+    assert names == set(said) - {"ru_0007"}
+    assert re.search(f"Left out ru_0007: .*ru_0007.*{message}", caplog.text)
+
+
+def test_texts_that_cannot_be_read_are_named(tmp_path):
+    files, _ = festvoxru_files()
+    files[f"{VOICE}/etc/txt.done.data"] += b'( ru_0061 "\xff" )\n'
     root = write(tmp_path / "root", files)
-    with pytest.raises(ValueError, match=f"ru_0007.lab.*{message}"):
+    with pytest.raises(ValueError, match="txt.done.data.*not UTF-8"):
         prepare(root, tmp_path / "out")

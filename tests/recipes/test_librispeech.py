@@ -11,6 +11,7 @@ import pytest
 
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
+    HUB_NAME,
     ON_THE_HUB,
     prepare,
 )
@@ -227,6 +228,25 @@ def test_parts_may_be_chosen(tmp_path, lexicon):
         prepare(source, tmp_path / "out", lexicon, valid=["dev-clear"])
 
 
+def test_a_single_part_needs_no_list(tmp_path, lexicon):
+    source = write(tmp_path / "data", librispeech_files())
+    listed = prepare(source, tmp_path / "listed", lexicon)
+    folder = prepare(
+        source,
+        tmp_path / "out",
+        lexicon,
+        train="train-clean-100",
+        valid="dev-clean",
+        test="test-clean",
+    )
+    assert read(folder) == read(listed)
+    names = ("corpus.json", *(f"{split}.json" for split in SPLITS))
+    for name in names:
+        assert (folder / name).read_text() == (listed / name).read_text()
+    with pytest.raises(ValueError, match="no part 'train-clean', but"):
+        prepare(source, tmp_path / "out", lexicon, train="train-clean")
+
+
 def test_damaged_audio_is_named_and_left_out(tmp_path, lexicon, caplog):
     files = librispeech_files()
     names = [name for name in files if name.endswith(".flac")]
@@ -259,12 +279,41 @@ def test_what_is_missing_is_named(change, message, tmp_path, lexicon):
         prepare(source, tmp_path / "out", lexicon)
 
 
-def test_a_mistyped_folder_is_not_looked_for_on_the_hub(tmp_path, lexicon):
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
-        prepare(tmp_path / "no/such/folder", tmp_path / "out", lexicon)
+@pytest.mark.parametrize(
+    "name",
+    ["data/LibriSpeech", "./data/x", "../LibriSpeech", "x", "no/such/folder"],
+)
+def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
+    name, tmp_path, lexicon, monkeypatch
+):
+    (tmp_path / "here/data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(FileNotFoundError, match="no folder.*takes them from"):
+        prepare(name, tmp_path / "out", lexicon)
+    # Nobody was asked.
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_hub_that_cannot_be_reached_is_said(tmp_path, lexicon, no_waiting):
     # The tests' own Hub is not even started.
     with pytest.raises(FileNotFoundError, match="cannot be loaded"):
         prepare("openslr/librispeech_asr", tmp_path / "out", lexicon)
+
+
+def test_that_there_is_no_folder_is_said_before_the_hub_is_asked(
+    tmp_path, lexicon, no_waiting, monkeypatch, caplog
+):
+    monkeypatch.chdir(tmp_path)
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(
+            FileNotFoundError, match="no folder data/LibriSpeech.*Hub"
+        ),
+    ):
+        prepare("data/LibriSpeech", "out", lexicon)
+    first = caplog.messages[0]
+    assert "no folder data/LibriSpeech: the Hub is asked" in first
+    # Here a folder has the name of the data set's owner.
+    (tmp_path / "openslr").mkdir()
+    with pytest.raises(FileNotFoundError, match="cannot be loaded"):
+        prepare(HUB_NAME, "out", lexicon)

@@ -9,6 +9,7 @@ Authors
 import importlib.util
 import json
 import pathlib
+import re
 import shutil
 import zipfile
 
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
+from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.presets import recipe_path
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
     find_fonts,
@@ -159,6 +161,21 @@ def test_the_archive_is_read_as_its_folder_is(corpus, tmp_path):
     assert manifests(prepare(corpus, tmp_path / "unpacked")) == expected
 
 
+@pytest.mark.parametrize("place", [".", ROOT, f"{ROOT}/corpora/.."])
+def test_it_is_found_from_within(place, corpus, tmp_path, monkeypatch):
+    expected = manifests(prepare(corpus, tmp_path / "expected"))
+    monkeypatch.chdir(corpus)
+    assert manifests(prepare(place, tmp_path / "out")) == expected
+    monkeypatch.chdir(corpus / ROOT)
+    folder = prepare(".", tmp_path / "within")
+    assert manifests(folder) == expected
+    # A run from another place reads the same images.
+    monkeypatch.chdir(tmp_path)
+    note = json.loads((folder / "prepared.json").read_text())
+    name = expected[0]["tasman-22.1-line1"]["image"]
+    assert LineImages(note["source"])(name).shape == (20, 32)
+
+
 def test_what_is_prepared_is_not_prepared_again(corpus, tmp_path):
     folder = prepare(corpus, tmp_path / "out")
     (folder / "train.json").write_text("{}")
@@ -244,10 +261,64 @@ def test_a_line_that_cannot_be_used_is_told_and_left_out(
     assert total == 59
 
 
+def damage(archive, name):
+    """Other bytes within a member, as a bad download has them."""
+    with zipfile.ZipFile(archive) as members:
+        info = members.getinfo(f"{ROOT}/{name}")
+    data = bytearray(archive.read_bytes())
+    start = info.header_offset + 30 + len(info.filename)
+    middle = start + info.compress_size // 2
+    data[middle : middle + 8] = bytes(255 - b for b in data[middle:][:8])
+    archive.write_bytes(data)
+
+
+def first_of(archive, ending):
+    with zipfile.ZipFile(archive) as members:
+        names = [n for n in members.namelist() if n.endswith(ending)]
+    return names[0].removeprefix(f"{ROOT}/")
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".txt"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_damaged_file_of_the_archive_costs_its_line(
+    ending, stored, rendered, tmp_path, caplog
+):
+    shutil.copytree(rendered, tmp_path / "data")
+    archive = pack(tmp_path / "data")
+    if stored:  # A wrong checksum; compressed, zlib may fail before that.
+        with zipfile.ZipFile(archive) as old:
+            members = {n: old.read(n) for n in old.namelist()}
+        with zipfile.ZipFile(archive, "w") as new:
+            for name, data in members.items():
+                new.writestr(name, data)
+    name = first_of(archive, ending)
+    damage(archive, name)
+    parts = manifests(prepare(archive, tmp_path / "out"))
+    assert sum(map(len, parts)) == 59
+    left = {
+        item["image"].rsplit(".", 1)[0] for p in parts for item in p.values()
+    }
+    stem = name.rsplit(".", 1)[0]
+    assert f"{ROOT}/{stem}" not in left
+    assert "1 of " in caplog.text and f"{stem}.jpg (" in caplog.text
+
+
+@pytest.mark.parametrize("ending", [".zip", ".dat"])
+def test_damaged_alignments_and_lists_are_named(ending, rendered, tmp_path):
+    shutil.copytree(rendered, tmp_path / "data")
+    archive = pack(tmp_path / "data")
+    name = first_of(archive, ending)
+    damage(archive, name)
+    with pytest.raises(ValueError, match=f"{name}.*get it again"):
+        prepare(archive, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
         ("", "not the header"),
+        ("targetStr:abc\n", "not the header"),
+        ("2 targetStr:abc\n0 1 a 0\n1 2 a 0\n", "not the header"),
         ("a.jpg 2 *a*\n0 1 a 0\n1 2 a 0\n", "not the header"),
         ("a.jpg 3 targetStr:*a*\n0 1 a 0\n1 2 a 0\n", "has 2 rows"),
         ("a.jpg 1 targetStr:*a*\n0 1 a\n", "has 1 rows"),
@@ -358,6 +429,40 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
         )
         codes = model.mods.quantizer.encode(latents, lengths)
     assert codes.shape == (1, 20) and codes.max() < 32
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"stride": 4}, "--stride=4, but .* 2 columns: --stride=2"),
+        ({"batch_size": 4000}, r"--batch_size=4000, but .* \d\d chunks"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused(
+    options, message, rendered, tmp_path
+):
+    done = run(tmp_path, data_folder=rendered, output_folder="out", **options)
+    assert done.returncode != 0
+    assert re.search(f"ValueError: {message}", done.stdout + done.stderr)
+    assert not (tmp_path / "out/results.json").exists()
+
+
+def test_options_that_cannot_work_are_refused():
+    recipe = load_recipe()
+    recipe.check_options({"stride": 2, "oversample": 3})
+    for number in (0, -1, 0.5):
+        with pytest.raises(ValueError, match=f"--oversample={number}: .* 1 or"):
+            recipe.check_options({"stride": 2, "oversample": number})
+    options = {"batch_size": 6, "oversample": 3}
+    recipe.check_batches(options, range(6))
+    with pytest.raises(ValueError, match="--batch_size=5 or less"):
+        recipe.check_batches(options, range(5))
+
+
+def test_the_stride_is_that_of_the_encoder(tmp_path):
+    encoder = load_hparams(tmp_path)["encoder"]
+    latents, _ = encoder(torch.rand(1, 40, 32), torch.ones(1))
+    assert 40 / latents.shape[1] == STRIDE
 
 
 def test_without_a_bottleneck(rendered, tmp_path):

@@ -43,8 +43,18 @@ def one_folder(files):
     return {"/".join(k.split("/")[1:]): v for k, v in files.items()}
 
 
+def by_part(files):
+    """The discs in two folders that are called as what is on them."""
+    homes = {"csr_1": "wsj0", "csr_2_comp": "WSJ1"}
+    return {
+        "/".join([homes[(p := k.split("/"))[0]], *p[1:]]): v
+        for k, v in files.items()
+    }
+
+
 @pytest.mark.parametrize(
-    "layout", [dict, merged, one_folder, lambda _: wsj_files(upper=True)]
+    "layout",
+    [dict, merged, one_folder, by_part, lambda _: wsj_files(upper=True)],
 )
 def test_all_layouts_are_read(layout, tmp_path, lexicon):
     source = write(tmp_path / "WSJ", layout(wsj_files()))
@@ -67,6 +77,22 @@ def test_all_layouts_are_read(layout, tmp_path, lexicon):
             assert len(audio) == len(item["phone_names"]) * round(0.08 * RATE)
             assert item["length"] == pytest.approx(len(audio) / RATE)
             assert audio.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("above", ["wsj0", "WSJ1/wsj0"])
+@pytest.mark.parametrize("layout", [dict, merged])
+def test_what_the_folders_above_are_called_makes_no_difference(
+    above, layout, tmp_path, lexicon, monkeypatch
+):
+    files = layout(wsj_files())
+    expected = read(
+        prepare(write(tmp_path / "WSJ", files), tmp_path / "out", lexicon)
+    )
+    source = write(tmp_path / above, files)
+    found = prepare(source, tmp_path / "out2", lexicon)
+    assert read(found) == expected
+    monkeypatch.chdir(source)
+    assert read(prepare(".", tmp_path / "out3", lexicon)) == expected
 
 
 def test_wav_made_by_sph2pipe_is_read_beside_compressed_audio(
@@ -140,6 +166,13 @@ def test_what_is_missing_is_named(missing, message, tmp_path, lexicon):
     source = write(tmp_path / "WSJ", files)
     with pytest.raises(FileNotFoundError, match=message):
         prepare(source, tmp_path / "out", lexicon)
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path, lexicon):
+    with pytest.raises(
+        FileNotFoundError, match="There is no folder .*nowhere.*LDC93S6A"
+    ):
+        prepare(tmp_path / "nowhere", tmp_path / "out", lexicon)
 
 
 def test_a_folder_of_something_else_is_named(tmp_path, lexicon):

@@ -24,6 +24,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_vq.dataio.audio import random_start
 from speechbrain_vq.evaluation.clustering import nmi
 from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
+from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
@@ -150,6 +151,35 @@ class HandwritingBrain(VQBrain):
         self.results = {"steps": self.optimizer_step, **stats}
 
 
+def check_options(hparams):
+    """Refuses what cannot work, before anything is prepared."""
+    if hparams["stride"] != STRIDE:
+        raise ValueError(
+            f"--stride={hparams['stride']}, but the encoder's convolutions "
+            f"make a token of {STRIDE} columns: --stride={STRIDE} is the only "
+            "one that fits."
+        )
+    oversample = hparams["oversample"]
+    if not isinstance(oversample, int) or oversample < 1:
+        raise ValueError(
+            f"--oversample={oversample}: an epoch has a whole number of "
+            "chunks of each line, 1 or more."
+        )
+
+
+def check_batches(hparams, train):
+    """Refuses batches that are larger than an epoch: one that is not full is
+    not trained on."""
+    size = hparams["batch_size"]
+    if size > len(train):
+        raise ValueError(
+            f"--batch_size={size}, but an epoch has {len(train)} chunks of "
+            "lines, which do not fill a batch: nothing would be trained. Give "
+            f"--batch_size={len(train)} or less, or a larger --oversample "
+            f"than {hparams['oversample']}."
+        )
+
+
 def chunk_of(name, epoch, width, chunk):
     """The first and last but one column of a random piece of a line."""
     start = round(random_start(name, epoch, width, chunk))
@@ -215,6 +245,7 @@ def use_of_codes(brain):
 
 if __name__ == "__main__":
     hparams, run_opts = start(sys.argv[1:])
+    check_options(hparams)
     corpus = {
         "data_folder": hparams["data_folder"],
         "save_folder": hparams["manifest_folder"],
@@ -224,6 +255,7 @@ if __name__ == "__main__":
     run_on_main(prepare, kwargs=corpus)
     folder = prepare(**corpus)  # Finds it done
     datasets = dataio_prep(hparams, folder)
+    check_batches(hparams, datasets["train"])
     brain = HandwritingBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
