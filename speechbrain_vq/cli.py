@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -195,6 +196,18 @@ def _uses_model(command):
     return command
 
 
+def _said(result):
+    """How many files there are now, and what became of those that were."""
+    bad = f"{len(result.bad)} left out."
+    if not result.there:
+        return f"{result.done} files done, {bad}"
+    return (
+        f"{result.done - result.there} files done, {result.there} there "
+        f"already, {bad} Those that were there stay as they are, whatever "
+        "made them: --overwrite does them anew."
+    )
+
+
 _choose_vocoder = click.option(
     "--vocoder",
     metavar="FOLDER|ORG/NAME",
@@ -225,7 +238,7 @@ def _run_model(
         raise click.ClickException(str(error)) from error
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
-    click.echo(f"{result.done} files done, {len(result.bad)} left out.")
+    click.echo(_said(result))
     if not result.done:
         sys.exit(1)
 
@@ -339,6 +352,48 @@ def convert(
     )
 
 
+def _can_be_made(context, parameter, folder):
+    """Refuses a folder that cannot be, before there is anything to write."""
+    if folder is None:
+        return None
+    places = (folder, *folder.absolute().parents)
+    there = next(place for place in places if os.path.lexists(place))
+    if not there.is_dir():
+        raise click.BadParameter(f"'{there}' is no folder.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise click.BadParameter(f"'{there}' cannot be written to.")
+    return folder
+
+
+# What does nothing without the other, or without a model, or with one.
+_OF_CONVERSIONS = ("targets", "audio")
+_OF_MODELS = (
+    *("judges", "max_reconstructed", "conversions", *_OF_CONVERSIONS),
+    *("vocoder", "revision", "device"),
+)
+_OF_TOKENS = ("codebook_size",)
+
+
+def _check_used(source, options):
+    """Refuses what is asked for and would do nothing."""
+    context = click.get_current_context()
+    asked = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name)
+        is click.core.ParameterSource.COMMANDLINE
+    }
+    tokens = pathlib.Path(source).suffix == ".jsonl"
+    for names, idle, needs in (
+        (_OF_MODELS, tokens, f"a model: {source} has only tokens"),
+        (_OF_TOKENS, not tokens, "a .jsonl of tokens: a model says its own"),
+        (_OF_CONVERSIONS, not options["conversions"], "--conversion-pairs"),
+    ):
+        for name in names:
+            if idle and name in asked:
+                raise click.UsageError(f"{asked[name]} needs {needs}.")
+
+
 @main.command()
 @click.argument("source", metavar="MODEL|TOKENS.jsonl")
 @click.option(
@@ -355,14 +410,16 @@ def convert(
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
+    callback=_can_be_made,
     help="Write results.json, results.md and a picture there.",
 )
 @click.option(
     "--judges",
     "judges",
     multiple=True,
-    metavar="MODULE:CALLABLE",
-    help="Hears reconstructions and conversions; may be repeated.",
+    metavar="NAME|MODULE:CALLABLE",
+    help="Hears reconstructions and conversions: resemblyzer, whisper, or "
+    "one of yours; may be repeated.",
 )
 @click.option(
     "--reconstruct",
@@ -384,12 +441,13 @@ def convert(
 @click.option(
     "--targets",
     metavar="MANIFEST",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     help="Whose voices; default: those of the manifest.",
 )
 @click.option(
     "--audio",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
+    callback=_can_be_made,
     help="Write what was converted there, and sources and targets.",
 )
 @click.option(
@@ -410,16 +468,25 @@ def convert(
     type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
     help="For {data_root} in the manifest.",
 )
+@click.option(
+    "--abx",
+    type=click.Choice(["own", "fastabx"]),
+    default="own",
+    show_default=True,
+    help="Whose; fastabx needs Python 3.12, and has no intervals.",
+)
+@_choose_vocoder
 @click.option("--revision", help="Of a model on the Hub.")
 @click.option("--device", help="E.g. cpu, cuda; default: what is there.")
-def evaluate(source, out, revision, device, **options) -> None:
+def evaluate(source, out, revision, device, vocoder, **options) -> None:
     """Measure what units are worth: phones, ABX, leaks, cost, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
     from speechbrain_vq.evaluation import write_report
     from speechbrain_vq.evaluation.report import as_text
     from speechbrain_vq.hub import HubError
 
-    model = {"revision": revision}
+    _check_used(source, options)
+    model = {"revision": revision, "vocoder": vocoder}
     if device:
         model["run_opts"] = {"device": device}
     try:
@@ -427,6 +494,12 @@ def evaluate(source, out, revision, device, **options) -> None:
     except (HubError, ImportError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(as_text(found), nl=False)
-    if out is not None:
+    if out is None:
+        return
+    try:
         for file in write_report(found, out):
             click.echo(f"Wrote {file}")
+    except OSError as error:
+        raise click.ClickException(
+            f"The report cannot be written: {error}"
+        ) from error

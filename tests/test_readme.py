@@ -94,7 +94,7 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
     run(PROGRAM, *shlex.split(line)[1:], cwd=tmp_path)
     report = (tmp_path / "results/report/results.md").read_text()
-    assert "| pnmi |" in report and "ABX" in report
+    assert "| PNMI |" in report and "ABX" in report
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     check_the_hub(tmp_path, hub)
     check_conversion(tmp_path)

@@ -6,17 +6,17 @@ Authors
 
 import collections
 import math
-import random
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import normalize
 
+from .cells import Comparisons, comparisons
 from .dtw import dtw
 from .items import Item
 
-# Frame distances that are warped at a time.
-_BLOCK = 1 << 20
+# Pairs of frames that are compared, and warped, at a time.
+_AT_ONCE, _BLOCK = 1 << 22, 1 << 20
 
 
 def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -43,6 +43,7 @@ def abx(
     max_x_across: int | None = 5,
     weights: torch.Tensor | None = None,
     seed: int = 0,
+    among: Comparisons | None = None,
 ) -> torch.Tensor:
     """The ABX error, .5 at chance (Schatz et al., 2013), averaged as in
     ZeroSpeech and fastabx.
@@ -72,6 +73,8 @@ def abx(
         as the product says.
     seed : int
         Of the choice of speakers of X.
+    among : Comparisons, optional
+        What to compare, as ``comparisons`` chose it; by default everything.
 
     Returns
     -------
@@ -80,6 +83,8 @@ def abx(
     """
     if weights is None:
         weights = torch.ones(len(items), 1)
+    if among is None:
+        among = comparisons(items, speaker, context, max_x_across, seed)
     frames = _Frames(features, distance)
     phones = {
         name: i for i, name in enumerate(sorted({i.phone for i in items}))
@@ -87,8 +92,10 @@ def abx(
     kinds = torch.tensor([phones[item.phone] for item in items])
     shape = len(phones), len(phones), weights.shape[1]
     pairs = torch.zeros(2, *shape)
-    jobs = _jobs(items, speaker, context, max_x_across, seed)
-    for of_one in jobs:
+    by_speaker = collections.defaultdict(list)
+    for cell in among.cells:
+        by_speaker[cell.speaker].append(cell)
+    for of_one in by_speaker.values():
         sums = torch.zeros(2, *shape)
         for phone, x, a, b, wrong in _judged(of_one, frames):
             # An item is no A for itself.
@@ -109,49 +116,32 @@ def _mean(sums, nothing=0.0):
     return torch.stack([mean, there.to(mean)])
 
 
-def _jobs(items, speaker, context, max_x_across, seed):
-    """For each speaker of A and B, a list of (phone, X, A, B), with indices
-    of items; X is of one speaker."""
-    tree = collections.defaultdict(
-        lambda: collections.defaultdict(lambda: collections.defaultdict(list))
-    )
-    for index, item in enumerate(items):
-        where = (item.before, item.after) if context == "within" else ()
-        tree[where][item.phone][item.speaker].append(index)
-    jobs = collections.defaultdict(list)
-    for where in sorted(tree):
-        for phone, said in sorted(tree[where].items()):
-            for who, a in said.items():
-                b = [
-                    index
-                    for other, by in tree[where].items()
-                    if other != phone
-                    for index in by.get(who, ())
-                ]
-                others = [who]
-                if speaker == "across":
-                    others = sorted(set(said) - {who})
-                    random.Random(f"{seed} {where} {phone} {who}").shuffle(
-                        others
-                    )
-                if b and (speaker == "across" or len(a) > 1):
-                    jobs[who] += [
-                        tuple(map(torch.tensor, (said[x], a, b))) + (phone,)
-                        for x in others[:max_x_across]
-                    ]
-    return jobs.values()
-
-
-def _judged(jobs, frames):
+def _judged(cells, frames):
     """Yields (phone, X, A, B, which of the [X * A, B] are wrong)."""
-    distances = frames.distances(
-        [(x, torch.cat([a, b])) for x, a, b, _ in jobs]
-    )
-    for (x, a, b, phone), found in zip(jobs, distances, strict=True):
-        to_a, to_b = found.split([len(a), len(b)], dim=1)
-        difference = to_a.unsqueeze(2) - to_b.unsqueeze(1)
-        wrong = 0.5 * (1 + torch.sign(difference))
-        yield phone, x, a, b, wrong.flatten(0, 1)
+    for some in _portions(cells, frames):
+        distances = frames.distances(
+            [(x, torch.cat([a, b])) for _, x, a, b in some]
+        )
+        for (phone, x, a, b), found in zip(some, distances, strict=True):
+            to_a, to_b = found.split([len(a), len(b)], dim=1)
+            difference = to_a.unsqueeze(2) - to_b.unsqueeze(1)
+            wrong = 0.5 * (1 + torch.sign(difference))
+            yield phone, x, a, b, wrong.flatten(0, 1)
+
+
+def _portions(cells, frames):
+    """Lists of cells with as many pairs of frames as memory is meant for."""
+    some, total = [], 0
+    for cell in cells:
+        x, a, b = map(torch.tensor, cell[2:])
+        frame_pairs = frames.number(x) * (frames.number(a) + frames.number(b))
+        if some and total + frame_pairs > _AT_ONCE:
+            yield some
+            some, total = [], 0
+        some.append((cell.phone, x, a, b))
+        total += frame_pairs
+    if some:
+        yield some
 
 
 class _Frames:
@@ -160,54 +150,74 @@ class _Frames:
     def __init__(self, features, distance):
         self.distance = distance
         self.lengths = torch.tensor([len(item) for item in features])
-        self.starts = self.lengths.cumsum(0) - self.lengths
+        self.starts = _starts(self.lengths)
         self.frames = torch.cat(list(features)) if len(features) else None
+
+    def number(self, items):
+        """How many frames items have."""
+        return int(self.lengths[items].sum())
 
     def distances(self, jobs):
         """Of all pairs of each (X, Y), [X, Y] each."""
-        if not jobs:
-            return []
-        flat, first, stride, rows, columns, offset = [], [], [], [], [], 0
-        for x, y in jobs:
-            costs = self.distance(self._of(x), self._of(y))
-            inside = [_starts(self.lengths[side]) for side in (x, y)]
-            at = inside[0].unsqueeze(1) * costs.shape[1] + inside[1] + offset
-            first.append(at.flatten())
-            stride.append(torch.full((at.numel(),), costs.shape[1]))
-            pair = torch.meshgrid(
-                self.lengths[x], self.lengths[y], indexing="ij"
-            )
-            rows.append(pair[0].flatten())
-            columns.append(pair[1].flatten())
-            flat.append(costs.flatten())
-            offset += costs.numel()
-        found = _warped(*map(torch.cat, (flat, first, stride, rows, columns)))
+        x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
+        y = torch.cat([y.repeat(len(x)) for x, y in jobs])
+        costs = self._codes if self.distance is identity else self._vectors
+        found = _warped(costs(jobs, x, y), self.lengths[x], self.lengths[y])
         parts = found.split([len(x) * len(y) for x, y in jobs])
         return [
             part.view(len(x), -1)
             for part, (x, _) in zip(parts, jobs, strict=True)
         ]
 
+    def _codes(self, jobs, x, y):
+        """Codes are compared as they are needed: nothing is shared."""
+        starts = self.starts[x], self.starts[y]
+
+        def costs(block, rows, columns):
+            x, y = (
+                self.frames[start[block] + steps]
+                for start, steps in zip(starts, (rows, columns), strict=True)
+            )
+            differ = x.unsqueeze(1) != y
+            if differ.shape[3] == 1:
+                return differ.squeeze(3).float()
+            return differ.float().mean(3)
+
+        return costs
+
+    def _vectors(self, jobs, x, y):
+        """Of vectors, all of a cell are compared at once."""
+        flat, first, stride, offset = [], [], [], 0
+        for x, y in jobs:
+            costs = self.distance(self._of(x), self._of(y))
+            inside = [_starts(self.lengths[side]) for side in (x, y)]
+            at = inside[0].unsqueeze(1) * costs.shape[1] + inside[1] + offset
+            first.append(at.flatten())
+            stride.append(torch.full((at.numel(),), costs.shape[1]))
+            flat.append(costs.flatten())
+            offset += costs.numel()
+        flat, first, stride = map(torch.cat, (flat, first, stride))
+
+        def costs(block, rows, columns):
+            at = first[block] + rows * stride[block]
+            return flat[at.unsqueeze(1) + columns]
+
+        return costs
+
     def _of(self, items):
-        return torch.cat(
-            [
-                self.frames[start : start + length]
-                for start, length in zip(
-                    self.starts[items].tolist(),
-                    self.lengths[items].tolist(),
-                    strict=True,
-                )
-            ]
-        )
+        lengths = self.lengths[items]
+        skipped = self.starts[items] - _starts(lengths)
+        rows = skipped.repeat_interleave(lengths)
+        return self.frames[rows + torch.arange(len(rows))]
 
 
 def _starts(lengths):
     return lengths.cumsum(0) - lengths
 
 
-def _warped(flat, first, stride, rows, columns):
-    """DTW of pairs whose costs begin at ``first`` in ``flat``, ``stride`` from
-    row to row, in blocks of pairs about as long."""
+def _warped(costs, rows, columns):
+    """DTW of pairs of items with so many frames, in blocks of pairs about as
+    long; ``costs`` of a block and of frames [I, N] and [J, N] are [I, J, N]."""
     longest, order = torch.maximum(rows, columns).sort()
     found, start = torch.empty(len(order)), 0
     while start < len(order):
@@ -215,11 +225,13 @@ def _warped(flat, first, stride, rows, columns):
         stop = int(torch.searchsorted(longest, bound, right=True))
         stop = min(stop, start + max(1, _BLOCK // bound**2))
         block = order[start:stop]
-        steps = torch.arange(int(longest[stop - 1]))
+        steps = torch.arange(int(longest[stop - 1])).unsqueeze(1)
         # Beyond the end of an item anything will do, but it must be there.
-        i = torch.minimum(steps, rows[block, None] - 1) * stride[block, None]
-        j = torch.minimum(steps, columns[block, None] - 1)
-        at = first[block, None, None] + i.unsqueeze(2) + j.unsqueeze(1)
-        found[block] = dtw(flat[at], rows[block], columns[block])
+        apart = costs(
+            block,
+            torch.minimum(steps, rows[block] - 1),
+            torch.minimum(steps, columns[block] - 1),
+        )
+        found[block] = dtw(apart.permute(2, 0, 1), rows[block], columns[block])
         start = stop
     return found

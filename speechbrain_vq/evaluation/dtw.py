@@ -5,7 +5,6 @@ Authors
 """
 
 import torch
-from torch.nn.functional import pad
 
 
 def dtw(
@@ -38,34 +37,29 @@ def dtw(
     >>> dtw(costs, torch.tensor([2]), torch.tensor([3]))
     tensor([0.5000])
     """
-    diagonals = _skewed(costs)
-    last, lengths = diagonals.new_full(diagonals.shape[1:], torch.inf), 0
-    before, lengths_before = last, torch.zeros_like(last)
-    lengths = lengths_before
-    ends, found = rows + columns - 2, costs.new_empty(len(costs))
-    for step, diagonal in enumerate(diagonals):
-        corner, up = _down(before, torch.inf), _down(last, torch.inf)
-        best = torch.minimum(last, up)
-        chosen = torch.where(last <= up, lengths, _down(lengths, 0.0))
-        chosen = torch.where(corner <= best, _down(lengths_before, 0.0), chosen)
-        best = torch.minimum(best, corner)
-        if step == 0:
-            best = torch.zeros_like(best)
-        before, lengths_before = last, lengths
-        last, lengths = best + diagonal, chosen + 1
+    number, height, width = costs.shape
+    # Pairs last: a diagonal is then a slice, of which nothing is copied.
+    cells = costs.permute(1, 2, 0).reshape(height * width, number)
+    # Sums of costs, and lengths, on three diagonals; with a row before the
+    # first, where no path is.
+    sums = list(costs.new_full((3, height + 1, number), torch.inf))
+    sizes = list(torch.zeros(3, height + 1, number, dtype=torch.int32))
+    ends, found = rows + columns - 2, costs.new_empty(number)
+    for step in range(height + width - 1):
+        low, high = max(0, step - width + 1), min(step + 1, height)
+        at, above = slice(low + 1, high + 1), slice(low, high)
+        first = low * (width - 1) + step
+        diagonal = cells[first :: max(width - 1, 1)][: high - low]
+        (before, last, now), (size_before, size_last, size) = sums, sizes
+        left, up, corner = last[at], last[above], before[above]
+        best = torch.minimum(left, up)
+        size[at] = torch.where(left <= up, size_last[at], size_last[above])
+        size[at] = torch.where(corner <= best, size_before[above], size[at])
+        size[at] += 1
+        best = torch.minimum(best, corner) if step else best.zero_()
+        torch.add(best, diagonal, out=now[at])
+        now[high + 1 :] = torch.inf
         done = (ends == step).nonzero()[:, 0]
-        at = rows[done] - 1, done
-        found[done] = last[at] / lengths[at]
+        found[done] = now[rows[done], done] / size[rows[done], done]
+        sums, sizes = sums[1:] + sums[:1], sizes[1:] + sizes[:1]
     return found
-
-
-def _skewed(costs):
-    """Diagonals, [I + J - 1, I, N]: (d, i) is at frames i and d - i."""
-    number, rows, columns = costs.shape
-    padded = pad(costs, (0, rows), value=torch.inf).flatten(1)
-    wide = padded[:, : rows * (rows + columns - 1)]
-    return wide.view(number, rows, -1).permute(2, 1, 0).contiguous()
-
-
-def _down(values, first):
-    return pad(values[:-1], (0, 0, 1, 0), value=first)

@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import itertools
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -11,15 +12,26 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from .choice import choose_items
 from .conversion import Conversion, conversion_pairs
-from .items import capped, make_items, read_items
-from .judges import load_judge
+from .judges import judge_name, load_judge
 from .leak import Leak, chosen
 from .manifest import read_manifest
-from .measures import Abx, CostOf, PhoneInformation, Segmentation
+from .measures import (
+    Abx,
+    CostOf,
+    PhoneInformation,
+    Segmentation,
+    condition,
+)
+from .ranges import figures_of
 from .resynthesis import Reconstruction, has_pystoi, some_names
 from .sampling import Figure, Replicates
-from .sources import Model, TokenFile
+from .sources import LONGEST, Model
+from .tokens import TokenFile
+
+# What files of tokens of other kinds end in.
+_NO_TOKENS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
 
 
 class Evaluation(NamedTuple):
@@ -58,26 +70,31 @@ def evaluate(
     conversions: int = 0,
     targets: str | os.PathLike | None = None,
     audio: str | os.PathLike | None = None,
+    abx: str = "own",
     progress: bool = False,
     **options,
 ) -> Evaluation:
     """Measures what units are worth: what they say of phones, ABX, boundaries,
     what leaks, what they cost, and what comes back.
 
-    Utterances stream by: what is kept are counts, the frames of a bounded
-    number of ABX items of up to 50 speakers, and a bounded sample for probes.
-    Intervals are of 95 %, by the bootstrap over utterances.
+    Utterances stream by: what is kept are the manifest, counts, the frames of
+    a bounded number of ABX items of up to 50 speakers, and a bounded sample
+    for probes. Of ABX, a bounded number of triples is compared, all there are
+    of some hundred utterances; ``settings`` say how many. Intervals are of 95 %, by the bootstrap over utterances; see ``ranges``.
 
     Arguments
     ---------
     source : path or VQTokenizer
         A model: an exported folder, or ``org/name`` on the Hub, or one that is
-        loaded; or tokens, a ``.jsonl`` that ``tokenize`` wrote.
+        loaded; or tokens of any model, a ``.jsonl`` as ``tokenize`` writes it,
+        see ``tokens.read_tokens``.
     manifest : path
-        A json manifest, see ``read_manifest``.
+        A json manifest, see ``read_manifest``. Without speakers (``spk_id``)
+        there is no ABX.
     item : path, optional
         A ZeroSpeech item file, for ABX with the same neighbours; by default
-        triphones of the manifest's phones.
+        triphones of the manifest's phones. Of any neighbours, items are always
+        the manifest's phones.
     judges : iterable of str or callable
         See ``judges``; none by default.
     max_reconstructed : int
@@ -99,10 +116,14 @@ def evaluate(
         A json manifest of those whose voices to take; by default the same.
     audio : path, optional
         A folder for the recordings of the conversions.
+    abx : str
+        Whose ABX: ``"own"``, or ``"fastabx"`` where it is installed, which has
+        no intervals.
     progress : bool
         Whether to show a bar.
     **options
-        ``revision`` and ``run_opts`` of ``VQTokenizer.from_hparams``.
+        ``revision``, ``run_opts`` and ``vocoder`` of
+        ``VQTokenizer.from_hparams``.
 
     Returns
     -------
@@ -113,6 +134,8 @@ def evaluate(
     ValueError
         If the manifest, the item file, the tokens or a judge are none, or
         nothing could be evaluated.
+    ImportError
+        If fastabx or what a judge needs is asked for and not installed.
 
     Example
     -------
@@ -124,13 +147,11 @@ def evaluate(
     judges = list(judges)
     asked = _judges(judges)
     draws = Replicates(replicates, seed)
-    told: list[str] = []
-    items = _items(entries, item, max_size_group, seed, told)
-    opened = _open(source, options)
-    opened.codebook_size = opened.codebook_size or codebook_size
+    items, told = choose_items(entries, item, max_size_group, seed)
+    opened = _open(source, codebook_size, options)
     measures = {
         "phones": PhoneInformation(),
-        "abx": Abx(items, seed),
+        "abx": Abx({c: one.items for c, one in items.items()}, seed, abx),
         "segmentation": Segmentation(),
         "leak": Leak(chosen(entries, seed=seed), draws, seed),
         "cost": CostOf(opened.codebook_size),
@@ -159,8 +180,11 @@ def evaluate(
     with tqdm(total=len(entries), unit="utt", disable=not progress) as bar:
         for utterance in opened.utterances(entries):
             weights = draws.weights(utterance.name)
-            for measure in measures.values():
-                measure.add(utterance, weights)
+            for name, measure in measures.items():
+                some = utterance
+                if name in ("reconstruction", "conversion"):
+                    some = opened.beginning(utterance)
+                measure.add(some, weights)
             count, seconds = count + 1, seconds + utterance.seconds
             bar.update()
     told += [f"{name}: {why}" for name, why in opened.bad.items()]
@@ -169,19 +193,33 @@ def evaluate(
             f"None of the {len(entries)} utterances of {manifest} could be "
             f"evaluated: {told[-1] if told else 'there are none'}"
         )
-    figures = {name: measure.figures() for name, measure in measures.items()}
-    told += _missing(figures, entries, opened, measures, asked)
+    figures = {
+        name: figures_of(measure, count) for name, measure in measures.items()
+    }
+    vocoder, own_phases = _vocoder(opened)
+    if own_phases and figures.get("reconstruction", {}).pop("si_snr", None):
+        told.append(
+            f"SI-SNR: {vocoder} makes phases of its own, so that samples "
+            "cannot be compared"
+        )
+    told += _missing(figures, entries, opened, measures, asked, items)
     settings = {
         "source": str(getattr(source, "source", source)),
         "manifest": str(manifest),
-        "items": str(item) if item else "made of the manifest's phones",
+        "abx_items_from": {c: one.source for c, one in items.items()},
         "utterances": count,
         "seconds": round(seconds, 2),
         "replicates": replicates,
         "seed": seed,
+        "abx": abx,
         "abx_max_size_group": max_size_group,
         "abx_max_x_across": 5,
-        "abx_items": {context: len(some) for context, some in items.items()},
+        "abx_items": {c: len(one.items) for c, one in items.items()},
+        "abx_items_of": {c: one.of for c, one in items.items()},
+        "abx_triples": {c: n for c, (n, _) in measures["abx"].triples.items()},
+        "abx_triples_of": {
+            c: n for c, (_, n) in measures["abx"].triples.items()
+        },
         "abx_frames": "those whose middle is in the item, as fastabx",
         "segmentation_tolerance": measures["segmentation"].tolerance,
         "judges": [
@@ -189,6 +227,10 @@ def evaluate(
             for name, j in zip(asked, judges, strict=True)
         ],
     }
+    if vocoder:
+        settings["vocoder"] = vocoder
+    if {"reconstruction", "conversion"} & measures.keys():
+        settings["seconds_heard"] = f"the first {LONGEST:g} of an utterance"
     if "reconstruction" in measures:
         settings["reconstructed"] = measures["reconstruction"].done
     if "conversion" in measures:
@@ -203,53 +245,46 @@ def evaluate(
     return Evaluation(found, settings, told, tables)
 
 
-def _open(source, options):
+def _open(source, codebook_size, options):
     if not isinstance(source, str | os.PathLike):
         return Model(source)
-    if pathlib.Path(source).suffix == ".jsonl":
-        if not pathlib.Path(source).is_file():
+    path = pathlib.Path(source)
+    if path.suffix == ".jsonl":
+        if not path.is_file():
             raise FileNotFoundError(f"{source}: there is no such file.")
-        return TokenFile(source)
+        return TokenFile(source, codebook_size)
+    if not path.is_dir() and (path.is_file() or path.suffix in _NO_TOKENS):
+        raise ValueError(
+            f"{source}: of tokens only .jsonl is taken, as `tokenize` writes "
+            "it with --out=NAME.jsonl; a model is a folder, or org/name."
+        )
     from speechbrain_vq.inference import VQTokenizer
 
     return Model(VQTokenizer.from_hparams(str(source), **options))
 
 
+def _vocoder(opened):
+    """What makes the waveforms, and whether with phases of its own."""
+    if not isinstance(opened, Model):
+        return None, False
+    tokenizer = opened.tokenizer
+    if tokenizer.vocoder is not None:
+        return tokenizer.vocoder.source, True
+    decoder = tokenizer.mods.decoder
+    if hasattr(decoder, "generate"):
+        return f"none: {type(decoder).__name__} writes samples", False
+    return "Griffin-Lim", True
+
+
 def _judges(judges):
-    found = [load_judge(j) if isinstance(j, str) else j for j in judges]
-    names = [getattr(j, "__name__", type(j).__name__) for j in found]
+    found = [load_judge(judge) for judge in judges]
+    names = [judge_name(judge) for judge in found]
     if len(set(names)) < len(names):
         raise ValueError(f"Judges need different names, not {names}.")
     return dict(zip(names, found, strict=True))
 
 
-def _items(entries, path, size, seed, told):
-    """Items by context, a bounded number."""
-    given = read_items(path) if path else None
-    if given is not None:
-        unknown = [one for one in given if one.file not in entries]
-        if unknown:
-            told.append(
-                f"{len(unknown)} of {len(given)} ABX items are of files that "
-                f"the manifest does not name, e.g. {unknown[0].file}"
-            )
-        given = [one for one in given if one.file in entries]
-    found = {}
-    for context, triphones in (("within", True), ("any", False)):
-        made = given
-        if made is None or context == "any":
-            made = (
-                one
-                for name, entry in entries.items()
-                for one in make_items(
-                    name, entry["phones"], entry.get("spk_id") or "", triphones
-                )
-            )
-        found[context] = capped(made, context, size, seed=seed)
-    return {context: some for context, some in found.items() if some}
-
-
-def _missing(figures, entries, opened, measures, asked):
+def _missing(figures, entries, opened, measures, asked, items):
     """What could not be measured, in words."""
     told = []
     if not any(entry["phones"] for entry in entries.values()):
@@ -257,12 +292,8 @@ def _missing(figures, entries, opened, measures, asked):
             "phone information, boundaries and the phone probe: the manifest "
             "has no phones"
         )
-    if not figures["abx"]:
-        told.append(
-            "ABX: there is no item file, and the manifest has no phones of "
-            "which to make items, or none are comparable"
-        )
-    elif measures["abx"].dropped:
+    told += _missing_abx(figures["abx"], entries, items)
+    if measures["abx"].dropped:
         told.append(
             f"{measures['abx'].dropped} ABX items without a whole frame"
         )
@@ -292,6 +323,35 @@ def _missing(figures, entries, opened, measures, asked):
     cost = figures["cost"]
     if "bits_per_second_zerospeech" not in cost:
         told.append("ZeroSpeech's bit rate: too many different codes")
+    return told
+
+
+def _missing_abx(figures, entries, items):
+    """Which conditions, and why."""
+    spoken = [entry for entry in entries.values() if entry["phones"]]
+    nameless = sum(not entry.get("spk_id") for entry in spoken)
+    told = []
+    if nameless:
+        told.append(
+            f"ABX items of {nameless} of {len(spoken)} utterances with phones: "
+            "the manifest (spk_id) does not say who speaks"
+        )
+    for context, speaker in itertools.product(items, ("within", "across")):
+        name = condition(speaker, context)
+        if any(figure.startswith(f"abx_{name}_") for figure in figures):
+            continue
+        who = "one speaker" if speaker == "within" else "two speakers"
+        where = " between the same neighbours" if context == "within" else ""
+        why = (
+            f"no phone is said twice by {who}{where}, beside another phone of "
+            "the same speaker"
+        )
+        if not items[context].items:
+            why = (
+                f"there are no items ({items[context].source}, of utterances "
+                "with phones and a speaker)"
+            )
+        told.append(f"ABX {name.replace('_', ' ')}: {why}")
     return told
 
 

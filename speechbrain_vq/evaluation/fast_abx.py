@@ -4,11 +4,32 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from .abx import comparisons
 from .items import Item
+
+
+def check_fastabx() -> None:
+    """Nothing where fastabx can be used.
+
+    Raises
+    ------
+    ImportError
+        If it is not installed; the message says how it is.
+    """
+    try:
+        import fastabx  # noqa: F401
+        import polars  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "fastabx is not installed: it needs Python 3.12 or later and "
+            'pip install "speechbrain-vq[eval]". The ABX of this package '
+            f"gives the same figures without it. ({error})"
+        ) from error
 
 
 def fastabx_error(
@@ -34,7 +55,7 @@ def fastabx_error(
     speaker, context : str
         ``"within"`` or ``"across"``, and ``"within"`` or ``"any"``.
     distance : str
-        ``"angular"``, or ``"identical"`` for codes of one codebook, [T, 1].
+        ``"angular"``, or ``"identical"`` for codes, [T, C].
     max_x_across : int, optional
         Speakers of X for one phone, speaker and neighbours; None: all.
     seed : int
@@ -43,22 +64,21 @@ def fastabx_error(
     Returns
     -------
     float
+        nan if nothing can be compared.
 
     Raises
     ------
     ImportError
         If fastabx is not installed.
     """
-    try:
-        import polars
-        from fastabx import Dataset, Score, Subsampler, Task
-        from fastabx.accessor import InMemoryAccessor
-    except ImportError as error:
-        raise ImportError(
-            "fastabx is not installed: it needs Python 3.12 or later and "
-            'pip install "speechbrain-vq[eval]". The ABX of this package '
-            "gives the same figures without it."
-        ) from error
+    check_fastabx()
+    import polars
+    from fastabx import Dataset, Score, Subsampler, Task
+    from fastabx.accessor import InMemoryAccessor
+
+    # It makes an error of that.
+    if not comparisons(items, speaker, context, max_x_across, seed).cells:
+        return math.nan
     stops = torch.tensor([len(one) for one in features]).cumsum(0).tolist()
     frames = dict(enumerate(zip([0, *stops], stops, strict=False)))
     labels = (
@@ -83,5 +103,12 @@ def fastabx_error(
         across=across,
         subsampler=Subsampler(None, max_x_across, seed),
     )
+    if distance == "identical" and data.shape[1] > 1:
+        distance = _differing
     score = Score(task, distance, progress=False)
     return score.collapse(levels=[*same, "speaker"])
+
+
+def _differing(x, y):
+    """``identity`` of padded items, [I, T, C], [J, S, C] to [I, J, T, S]."""
+    return (x[:, None, :, None] != y[None, :, None]).float().mean(-1)

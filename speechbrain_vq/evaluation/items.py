@@ -4,15 +4,16 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import collections
 import math
 import os
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 # What pauses are called by espeak, Kaldi, Festival and ZeroSpeech.
 SILENCES = frozenset(["SIL", "sil", "sp", "spn", "pau", "_", "#", ""])
+# Neighbours touch if nothing longer is between them, in seconds: alignments
+# are in steps of a few ms.
+_TOUCH = 0.005
 
 
 class Item(NamedTuple):
@@ -39,7 +40,7 @@ class Item(NamedTuple):
     speaker: str
 
 
-def read_items(path: str | os.PathLike) -> list[Item]:
+def read_items(path: str | os.PathLike) -> Iterator[Item]:
     """Reads ``#file onset offset #phone prev-phone next-phone speaker``.
 
     Arguments
@@ -47,16 +48,16 @@ def read_items(path: str | os.PathLike) -> list[Item]:
     path : path
         The item file.
 
-    Returns
-    -------
-    list of Item
+    Yields
+    ------
+    Item
+        The item of each line.
 
     Raises
     ------
     ValueError
         If a line is none.
     """
-    items = []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.split()
@@ -64,14 +65,16 @@ def read_items(path: str | os.PathLike) -> list[Item]:
                 continue
             try:
                 file, onset, offset, *names = fields
-                items.append(Item(file, float(onset), float(offset), *names))
+                item = Item(file, float(onset), float(offset), *names)
+                if not 0 <= item.onset <= item.offset < math.inf:
+                    raise ValueError
             except (ValueError, TypeError):
                 raise ValueError(
                     f"{path}, line {number}: an item has a file, an onset, an "
                     "offset, a phone, the phones before and after it, and a "
                     f"speaker; this is {line.strip()!r}."
                 ) from None
-    return items
+            yield item
 
 
 def make_items(
@@ -81,7 +84,7 @@ def make_items(
     triphones: bool,
 ) -> list[Item]:
     """The items of an utterance, as the recipes write them: phones without a
-    pause before, in or after them.
+    pause before, in or after them, whose neighbours touch them (5 ms).
 
     Arguments
     ---------
@@ -109,7 +112,9 @@ def make_items(
         phones, phones[1:], phones[2:], strict=False
     ):
         names = this[2], before[2], after[2]
-        if SILENCES.isdisjoint(names):
+        gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
+        # Half a ms more: decimals are not exact in binary.
+        if SILENCES.isdisjoint(names) and gap < _TOUCH + 0.0005:
             times = (before[0], after[1]) if triphones else this[:2]
             items.append(Item(file, *times, *names, speaker))
     return items
@@ -140,50 +145,3 @@ def frames_of(item: Item, rate: float) -> slice:
     return slice(
         max(start, 0), math.floor(round(item.offset * rate - 0.5, 6)) + 1
     )
-
-
-def capped(
-    items: Iterable[Item],
-    context: str = "within",
-    max_size_group: int | None = 10,
-    max_speakers: int | None = 50,
-    seed: int = 0,
-) -> list[Item]:
-    """A random choice of items, of bounded size: so many of each speaker,
-    phone and (``context="within"``) neighbours, of so many speakers.
-
-    Arguments
-    ---------
-    items : iterable of Item
-        The items.
-    context : str
-        ``"within"`` or ``"any"``.
-    max_size_group : int, optional
-        How many of a group; None: all.
-    max_speakers : int, optional
-        How many speakers; None: all.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    list of Item
-    """
-    groups = collections.defaultdict(list)
-    for item in items:
-        where = (item.before, item.after) if context == "within" else ()
-        groups[(item.speaker, item.phone, *where)].append(item)
-    speakers = sorted({key[0] for key in groups})
-    kept = set(_some(speakers, max_speakers, f"{seed}"))
-    return [
-        item
-        for key, group in groups.items()
-        if key[0] in kept
-        for item in _some(group, max_size_group, f"{seed} {key}")
-    ]
-
-
-def _some(things, size, seed):
-    if size is None or len(things) <= size:
-        return things
-    return random.Random(seed).sample(things, size)

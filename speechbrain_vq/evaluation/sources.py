@@ -1,18 +1,20 @@
-"""What is evaluated: a model on the audio of a manifest, or tokens that were
-written before.
+"""What is evaluated: a model on the audio of a manifest; see ``tokens`` for
+those that were written before.
 
 Authors
  * speechbrain_vq authors 2026
 """
 
-import os
-import pathlib
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
-from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.dataio.check import AudioError, check_audio
+
+# Of what is said again, in seconds: warping needs the square.
+LONGEST = 20.0
 
 
 class Utterance(NamedTuple):
@@ -33,7 +35,7 @@ class Utterance(NamedTuple):
     latents, codewords : torch.Tensor, optional
         Before and after the bottleneck, [T, D]; of models only.
     wav : torch.Tensor, optional
-        Samples, [samples]; of models only.
+        Samples, [samples]; of models only, and of a long file the beginning.
     """
 
     name: str
@@ -44,51 +46,6 @@ class Utterance(NamedTuple):
     latents: torch.Tensor | None = None
     codewords: torch.Tensor | None = None
     wav: torch.Tensor | None = None
-
-
-class TokenFile:
-    """Tokens as ``speechbrain-vq tokenize`` writes them, for the utterances of
-    a manifest, which are known by their path, or else by its last part.
-
-    Arguments
-    ---------
-    path : path
-        The jsonl file.
-
-    Example
-    -------
-    >>> source = TokenFile("tokens.jsonl")  # doctest: +SKIP
-    """
-
-    def __init__(self, path: str | os.PathLike):
-        self.path, self.codebook_size = path, None
-        self.bad: dict[str, str] = {}
-
-    def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
-        """Those of the manifest, in the order of the file."""
-        from speechbrain_vq.inference.bulk import read_lines
-
-        names = {}
-        for name, entry in manifest.items():
-            wav = pathlib.Path(entry["wav"])
-            names.setdefault(wav.stem, []).append(name)
-            names[str(wav.resolve())] = [name]
-        left = dict.fromkeys(manifest)
-        for line in read_lines(self.path):
-            path = pathlib.Path(line["path"])
-            found = names.get(str(path.resolve())) or names.get(path.stem, [])
-            if len(found) != 1 or found[0] not in left:
-                continue
-            del left[found[0]]
-            tokens = torch.tensor(line["tokens"], dtype=torch.long)
-            yield Utterance(
-                found[0],
-                manifest[found[0]],
-                _columns(tokens),
-                line["token_rate"],
-                line["num_samples"] / line["sample_rate"],
-            )
-        self.bad = dict.fromkeys(left, f"no tokens in {self.path}")
 
 
 class Model:
@@ -112,12 +69,20 @@ class Model:
         self.bad: dict[str, str] = {}
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
-        """Those of the manifest, in its order, a batch in memory."""
+        """Those of the manifest, in its order, a batch in memory; a longer
+        file is encoded in pieces, of which the tokens are those of the whole
+        (see ``VQTokenizer.tokenize``)."""
         from speechbrain_vq.dataio.audio import read_audio
 
         rate, batch, longest = self.tokenizer.sample_rate, {}, 0
         for name, entry in manifest.items():
             try:
+                if self._is_long(entry["wav"]):
+                    if batch:
+                        yield from self._encoded(batch, manifest)
+                        batch, longest = {}, 0
+                    yield from self._in_pieces(name, entry)
+                    continue
                 wav = read_audio(entry["wav"], rate)
             except AudioError as error:
                 self.bad[name] = str(error)
@@ -129,6 +94,19 @@ class Model:
             batch[name] = wav
         if batch:
             yield from self._encoded(batch, manifest)
+
+    def beginning(self, utterance: Utterance) -> Utterance:
+        """As much of it as is said again, 20 s."""
+        if utterance.seconds <= LONGEST:
+            return utterance
+        frames = math.ceil(LONGEST * utterance.token_rate)
+        return utterance._replace(
+            tokens=utterance.tokens[:frames],
+            latents=utterance.latents[:frames],
+            codewords=utterance.codewords[:frames],
+            wav=self._start(utterance.wav),
+            seconds=LONGEST,
+        )
 
     @property
     def speakers(self) -> list[str]:
@@ -145,19 +123,91 @@ class Model:
         self, utterance: Utterance, voice: torch.Tensor, speaker: str | None
     ) -> torch.Tensor:
         """What the tokens keep of an utterance, in the voice of a recording
-        [samples], or of a speaker whose name the model knows, [samples]."""
+        [samples], of which 20 s are heard, or of a speaker whose name the model
+        knows, [samples]."""
         tokens = utterance.tokens.unsqueeze(0)
         if tokens.shape[2] == 1 and self._flat:
             tokens = tokens.squeeze(2)
         if speaker in self.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
         else:
-            embedding = self.tokenizer.speaker_batch(voice.unsqueeze(0))
+            voice = self._start(voice).unsqueeze(0)
+            embedding = self.tokenizer.speaker_batch(voice)
         return self.tokenizer.decode_batch(tokens, None, embedding)[0].cpu()
 
     def tokens(self, wav: torch.Tensor) -> torch.Tensor:
         """The tokens of samples [samples], [T, C]."""
         return _columns(self.tokenizer.encode_batch(wav[None])[0][0].cpu())
+
+    def _start(self, wav):
+        return wav[: round(LONGEST * self.tokenizer.sample_rate)]
+
+    def _is_long(self, path):
+        # One that may see everything is given everything at once.
+        if self.tokenizer.span is None:
+            return False
+        return check_audio(path) > self.batch_seconds
+
+    def _in_pieces(self, name, entry):
+        from speechbrain_vq.inference.chunks import in_pieces
+        from speechbrain_vq.inference.files import audio_blocks
+
+        rate, number, start = self.tokenizer.sample_rate, 0, []
+
+        def blocks():
+            nonlocal number
+            for block in audio_blocks(entry["wav"], rate, self.batch_seconds):
+                if number < LONGEST * rate:
+                    start.append(block)
+                number += len(block)
+                yield block
+
+        steps = max(1, round(self.batch_seconds * self.tokenizer.token_rate))
+        try:
+            pieces = list(
+                in_pieces(self._piece, blocks(), self.tokenizer.span, steps)
+            )
+        except AudioError as error:
+            self.bad[name] = str(error)
+            return
+        both = torch.cat(pieces)
+        latents, tokens = both[:, : self._dim], both[:, self._dim :].long()
+        of_one = tokens[:, 0] if self._flat else tokens
+        quantizer = self.tokenizer.mods.quantizer
+        with torch.no_grad():
+            vectors = quantizer.decode(of_one[None].to(self.tokenizer.device))
+        yield Utterance(
+            name,
+            entry,
+            tokens,
+            self.tokenizer.token_rate,
+            number / rate,
+            latents,
+            vectors[0].float().cpu(),
+            self._start(torch.cat(start)),
+        )
+
+    def _piece(self, wav):
+        """Latents and tokens of samples, in a row, [T, D + C]; tokens are far
+        below what a float has digits for."""
+        tokens, _, latents = self._encode(wav.unsqueeze(0), None)
+        self._dim = latents.shape[2]
+        return torch.cat((latents[0], _columns(tokens[0]).float()), dim=1)
+
+    @torch.no_grad()
+    def _encode(self, wavs, lengths):
+        """Tokens, their relative lengths, and latents."""
+        latents = []
+        # What the encoder says, on its way to the quantizer.
+        hook = self.tokenizer.mods.encoder.register_forward_hook(
+            lambda module, inputs, output: latents.append(output[0])
+        )
+        try:
+            tokens, shares = self.tokenizer.encode_batch(wavs, lengths)
+        finally:
+            hook.remove()
+        self._flat = tokens.dim() == 2
+        return tokens.cpu(), shares.cpu(), latents[0].float().cpu()
 
     @torch.no_grad()
     def _encoded(self, batch, manifest):
@@ -165,24 +215,16 @@ class Model:
             list(batch.values()), batch_first=True
         )
         lengths = torch.tensor([len(wav) for wav in batch.values()])
-        latents = []
-        # What the encoder says, on its way to the quantizer.
-        hook = self.tokenizer.mods.encoder.register_forward_hook(
-            lambda module, inputs, output: latents.append(output[0])
-        )
         try:
-            tokens, shares = self.tokenizer.encode_batch(
+            tokens, shares, latents = self._encode(
                 wavs, lengths / wavs.shape[1]
             )
         except ValueError as error:
             self.bad |= dict.fromkeys(batch, str(error))
             return
-        finally:
-            hook.remove()
-        vectors = self.tokenizer.mods.quantizer.decode(tokens).float().cpu()
-        found, tokens = latents[0].float().cpu(), tokens.cpu()
-        self._flat = tokens.dim() == 2
-        frames = torch.round(shares.cpu() * tokens.shape[1]).int().tolist()
+        device, quantizer = self.tokenizer.device, self.tokenizer.mods.quantizer
+        vectors = quantizer.decode(tokens.to(device)).float().cpu()
+        frames = torch.round(shares * tokens.shape[1]).int().tolist()
         for i, (name, number) in enumerate(zip(batch, frames, strict=True)):
             yield Utterance(
                 name,
@@ -190,7 +232,7 @@ class Model:
                 _columns(tokens[i, :number]).clone(),
                 self.tokenizer.token_rate,
                 len(batch[name]) / self.tokenizer.sample_rate,
-                found[i, :number],
+                latents[i, :number],
                 vectors[i, :number],
                 batch[name],
             )

@@ -140,18 +140,21 @@ def _check_given(source, revision):
 def _repo_id(source):
     """The source as a name on the Hub; what looks like a path is none."""
     text = os.fspath(source)
+    if pathlib.Path(text).is_file():
+        raise FileNotFoundError(
+            f"'{text}' is a file; give the folder of a model, or the name of "
+            "one on the Hub ('organisation/name')."
+        )
     try:
         validate_repo_id(text)
+        # The Hub has some without, from before there were organisations.
+        if "/" not in text:
+            raise HFValidationError("there is no organisation in it")
     except HFValidationError as error:
         raise FileNotFoundError(
             f"There is no folder '{text}', and as the name of a model on the "
             "Hub it should read 'organisation/name'."
         ) from error
-    if pathlib.Path(text).exists():
-        raise FileNotFoundError(
-            f"'{text}' is a file; give the folder of a model, or the name of "
-            "one on the Hub ('organisation/name')."
-        )
     return text
 
 

@@ -34,10 +34,14 @@ class Tokenized(NamedTuple):
         Files whose tokens are there, those of an earlier run included.
     bad : dict
         Why the others have none, by path.
+    there : int
+        How many of those done were there already, and stay as they are,
+        whatever made them.
     """
 
     done: int
     bad: dict[str, str]
+    there: int = 0
 
 
 def tokenize_files(

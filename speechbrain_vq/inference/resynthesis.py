@@ -102,7 +102,8 @@ def each_file(
     """
     names = _names(find_audio(places), pathlib.Path(output))
     there = {path for path in names.values() if path.exists()}
-    if there and not overwrite:
+    there = set() if overwrite else there
+    if there:
         logger.warning(
             "%d of %d files in %s were there already, and stay as they are: "
             "to do them anew, overwrite them.",
@@ -112,7 +113,7 @@ def each_file(
         )
     bad = {}
     for path, written in tqdm(names.items(), disable=not progress):
-        if overwrite or written not in there:
+        if written not in there:
             written.parent.mkdir(parents=True, exist_ok=True)
             try:
                 write(path, written)
@@ -120,7 +121,7 @@ def each_file(
                 said = str(error)
                 known = said.startswith(str(path))
                 bad[str(path)] = said if known else f"{path}: {said}"
-    return Tokenized(len(names) - len(bad), bad)
+    return Tokenized(len(names) - len(bad), bad, len(there))
 
 
 def _is_file(output):

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from speechbrain_vq.evaluation.abx import abx, angular, identity
+from speechbrain_vq.evaluation.choice import capped
 from speechbrain_vq.evaluation.dtw import dtw
 from speechbrain_vq.evaluation.fast_abx import fastabx_error
 from speechbrain_vq.evaluation.items import (
     Item,
-    capped,
     frames_of,
     make_items,
     read_items,
@@ -213,11 +213,13 @@ def test_frames_are_those_whose_middle_is_in_the_item():
 def test_item_files_are_read_or_refused(tmp_path):
     path = tmp_path / "x.item"
     path.write_text("#file onset offset #phone\nutt 0.1 0.35 a b c ann\n\n")
-    assert read_items(path) == [Item("utt", 0.1, 0.35, "a", "b", "c", "ann")]
+    assert list(read_items(path)) == [
+        Item("utt", 0.1, 0.35, "a", "b", "c", "ann")
+    ]
     for bad in ("utt 0.1 a b c ann", "utt 0.1 x a b c ann", "utt 0.1 0.2 a"):
         path.write_text(bad + "\n")
         with pytest.raises(ValueError, match="x.item, line 1: an item has"):
-            read_items(path)
+            list(read_items(path))
 
 
 def test_items_are_made_as_the_recipes_make_them():

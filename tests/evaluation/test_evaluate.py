@@ -7,6 +7,8 @@ Authors
 import json
 import math
 import random
+import re
+import sys
 
 import pytest
 import soundfile
@@ -15,12 +17,14 @@ from click.testing import CliRunner
 
 from speechbrain_vq import VQTokenizer, bundled
 from speechbrain_vq.cli import main
-from speechbrain_vq.evaluation import evaluate, write_report
+from speechbrain_vq.evaluation import evaluate, judges, write_report
 from speechbrain_vq.evaluation.judges import load_judge
 from speechbrain_vq.evaluation.manifest import read_manifest
+from speechbrain_vq.evaluation.ranges import range_of
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.sources import Model
 from speechbrain_vq.inference import tokenize_files
+from speechbrain_vq.inference.hifigan import HifiGAN
 
 RATE = 16000
 TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}
@@ -89,7 +93,13 @@ def test_all_sections_are_there(found):
         "reconstruction",
         "conversion",
     ]
-    assert found.left_out == []
+    assert found.left_out == [
+        "SI-SNR: Griffin-Lim makes phases of its own, so that samples cannot "
+        "be compared"
+    ]
+    assert "si_snr" not in found.figures["reconstruction"]
+    assert found.settings["vocoder"] == "Griffin-Lim"
+    assert found.settings["abx"] == "own"
     assert found.settings["utterances"] == 10
     assert found.settings["seconds"] == 11.0
     assert found.settings["reconstructed"] == 2
@@ -99,6 +109,10 @@ def test_all_sections_are_there(found):
         for name, (value, low, high) in figures.items():
             assert math.isfinite(value), name
             assert low is None or low <= value <= high, name
+            least, most = range_of(name)
+            assert low is None or least <= low <= high <= most, name
+            known = math.isfinite(least) or math.isfinite(most)
+            assert known or name == "spoilt:lost_samples", name
 
 
 def test_tones_are_told_apart(found):
@@ -160,6 +174,50 @@ def test_latents_are_those_that_are_quantized(corpus, tokenizer):
     assert not tokenizer.mods.encoder._forward_hooks
 
 
+def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
+    """With the tokens and latents of the whole, and no more to say again than
+    is listened to."""
+    wavs = [
+        torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        for path in sorted(corpus.glob("*.wav"))
+    ]
+    whole = torch.cat(wavs * 2)[:-77]
+    soundfile.write(tmp_path / "long.wav", whole.numpy(), RATE)
+    (tmp_path / "gone.wav").write_bytes(
+        (corpus / "utt-0.wav").read_bytes()[:99]
+    )
+    entries = {
+        "one": {"wav": str(corpus / "utt-0.wav")},
+        "long": {"wav": str(tmp_path / "long.wav")},
+        "bad": {"wav": str(tmp_path / "gone.wav")},
+        "two": {"wav": str(corpus / "utt-1.wav")},
+    }
+    heard = []
+    hook = tokenizer.mods.features.register_forward_pre_hook(
+        lambda module, inputs: heard.append(inputs[0].numel())
+    )
+    model = Model(tokenizer, batch_seconds=4)
+    found = list(model.utterances(entries))
+    hook.remove()
+    assert max(heard) < 5 * RATE
+    assert [one.name for one in found] == ["one", "long", "two"]
+    assert "gone.wav" in model.bad["bad"]
+    long = found[1]
+    assert long.seconds == len(whole) / RATE > 20
+    expected = tokenizer.encode_batch(whole[None])[0][0]
+    assert torch.equal(long.tokens[:, 0], expected)
+    again = tokenizer.mods.quantizer.encode(long.latents[None])[0]
+    assert (again == expected).float().mean() > 0.98
+    assert torch.allclose(
+        long.codewords, tokenizer.mods.quantizer.decode(expected)
+    )
+    assert torch.equal(long.wav, whole[: 20 * RATE])
+    start = model.beginning(long)
+    assert len(start.tokens) == len(start.latents) == 20 * 50
+    assert len(model.reconstruct(start)) == 20 * RATE
+    assert model.beginning(found[0]) is found[0]
+
+
 def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
     entries = json.loads((corpus / "test.json").read_text())
     bare = {name: {"wav": one["wav"]} for name, one in entries.items()}
@@ -181,7 +239,7 @@ def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
         "gone.wav",
         "1 of 1 ABX items are of files that the manifest does not name",
         "the manifest has no phones",
-        "ABX: ",
+        "ABX across speaker any context: there are no items",
         "speaker probe",
         "gender probe",
         "conversion to other voices: not asked for",
@@ -244,42 +302,201 @@ def test_the_report_says_all(found, tmp_path):
     assert kept == json.loads(json.dumps(as_json(found)))
     pnmi = found.figures["phones"]["pnmi"].value
     for text in (as_text(found), as_markdown(found)):
-        assert f"{pnmi:.4f}" in text and "spoilt:lost samples" in text
-        for name in ("seed: 0", "utterances: 10", "f0 rmse (Hz)"):
+        assert f"{pnmi:.4f}" in text and "spoilt: lost samples" in text
+        for name in (
+            *("seed: 0", "utterances: 10", "RMSE of F0 (Hz)", "PNMI"),
+            *("judges: spoilt", "tolerance of boundaries: 20 ms"),
+            *("ABX by: own", " (same context)", "vocoder: Griffin-Lim"),
+            "across speakers, any context: latents",
+        ):
             assert name in text, name
+        # No keys, no Python, no holes.
+        text = text.replace(found.settings["source"], "")
+        text = text.replace(found.settings["manifest"], "")
+        text = text.replace("phone_units.png", "")
+        assert not re.search(r"[a-z]_[a-z]|[{}]|\[\]|\n\n\n", text)
 
 
-def test_the_command_line(corpus, tokenizer, tmp_path):
+def test_what_is_none_is_said_in_words(found):
+    bare = found._replace(settings={"judges": [], "seed": 0}, left_out=[])
+    assert as_text(bare).endswith("\nSettings\n  judges: none\n  seed: 0\n")
+    many = found._replace(left_out=[f"u{n}: gone" for n in range(30)])
+    text = as_markdown(many)
+    assert "\n\n## Left out\n\n- u0: gone\n" in text
+    assert "- u19: gone\n- ... and 10 more\n\n## Settings\n\n- " in text
+
+
+@pytest.fixture
+def tokens(corpus, tokenizer, tmp_path):
+    """A file of tokens, and the arguments to evaluate it."""
     output = tmp_path / "tokens.jsonl"
     tokenize_files(sorted(corpus.glob("*.wav")), tokenizer, output)
-    arguments = ["evaluate", str(output), "--manifest"]
-    arguments += [str(corpus / "test.json"), "--out", str(tmp_path / "out")]
-    done = CliRunner().invoke(main, [*arguments, "--replicates", "5"])
+    return "evaluate", output, "--manifest", corpus / "test.json"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_the_command_line(tokens, tmp_path):
+    out = "--out", tmp_path / "new" / "out"
+    done = run(*tokens, *out, "--replicates", "5")
     assert done.exit_code == 0, done.output
-    assert "pnmi" in done.output and "zerospeech" in done.output
-    assert (tmp_path / "out" / "results.md").is_file()
-    arguments += ["--conversion-pairs", "1"]
-    arguments += ["--audio", str(tmp_path / "audio"), "--reconstruct", "0"]
-    tokens = CliRunner().invoke(main, arguments)
-    assert "conversion and judges: they need the model" in tokens.output
-    bad = CliRunner().invoke(main, [*arguments, "--judges", "no.such:judge"])
-    assert bad.exit_code == 1 and "There is no judge" in bad.output
-    arguments[1] = str(tmp_path / "gone.jsonl")
-    gone = CliRunner().invoke(main, arguments)
+    assert "PNMI" in done.output and "ZeroSpeech" in done.output
+    assert "conversion and judges: they need the model" in done.output
+    assert (tmp_path / "new" / "out" / "results.md").is_file()
+    gone = run("evaluate", tmp_path / "gone.jsonl", *tokens[2:])
     assert gone.exit_code == 1 and "there is no such file" in gone.output
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--conversion-pairs=1"], "--conversion-pairs needs a model"),
+        (["--audio=wavs"], "--audio needs a model"),
+        (["--judges=whisper"], "--judges needs a model"),
+        (["--reconstruct=3"], "--reconstruct needs a model"),
+        (["--vocoder=gan"], "--vocoder needs a model"),
+        (["--device=cpu"], "--device needs a model"),
+        (["--revision=v1"], "--revision needs a model"),
+        (["--targets=none.json"], "none.json' does not exist"),
+        (["--abx=slow"], "'slow' is not one of"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, said, tokens):
+    done = run(*tokens, *options)
+    assert done.exit_code == 2 and said in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--codebook-size=9"], "--codebook-size needs a .jsonl of tokens"),
+        (["--audio=wavs"], "--audio needs --conversion-pairs"),
+        (["--targets=README.md"], "--targets needs --conversion-pairs"),
+    ],
+)
+def test_so_are_those_of_models(options, said, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").touch()
+    done = run("evaluate", "none", "--manifest", corpus / "test.json", *options)
+    assert done.exit_code == 2 and said in " ".join(done.output.split())
+
+
+def test_where_to_write_is_looked_at_first(tokens, tmp_path):
+    (tmp_path / "file").touch()
+    for option in ("--out", "--audio"):
+        wrong = run(*tokens, option, tmp_path / "file" / "a" / "b")
+        assert wrong.exit_code == 2 and "/file' is no folder" in wrong.output
+        assert "PNMI" not in wrong.output
+    # And what cannot be known before is told.
+    (tmp_path / "out" / "results.md").mkdir(parents=True)
+    wrong = run(*tokens, "--out", tmp_path / "out", "--replicates=0")
+    assert wrong.exit_code == 1 and isinstance(wrong.exception, SystemExit)
+    assert "The report cannot be written" in wrong.output
+
+
+@pytest.mark.parametrize("name", ["tokens.npz", "gone.npz", "text"])
+def test_tokens_of_other_kinds_are_told(name, corpus, tmp_path):
+    (tmp_path / "tokens.npz").touch()
+    (tmp_path / "text").touch()
+    done = run("evaluate", tmp_path / name, "--manifest", corpus / "test.json")
+    assert done.exit_code == 1 and "only .jsonl is taken" in done.output
+    nowhere = run("evaluate", "nomodel", "--manifest", corpus / "test.json")
+    assert "There is no folder 'nomodel'" in nowhere.output
+
+
+def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
+    """And a decoder that writes samples itself has an SI-SNR."""
+
+    class Vocoder(HifiGAN):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.source = "a gan"
+
+        def forward(self, mels, lengths=None):
+            return torch.full((1, mels.shape[1] * 160), 0.1)
+
+    heard = []
+
+    def hears(audio, sample_rate, entry):
+        heard.append(audio["output"])
+        return {}
+
+    model = VQTokenizer.from_hparams(
+        bundled("mini"), run_opts={"device": "cpu"}
+    )
+    options = {"max_reconstructed": 1, "replicates": 0, "judges": [hears]}
+    model.vocoder = Vocoder()
+    found = evaluate(model, corpus / "test.json", **options)
+    assert found.settings["vocoder"] == "a gan"
+    assert "si_snr" not in found.figures["reconstruction"]
+    assert heard[0].unique().tolist() == pytest.approx([0.1])
+    model.vocoder = None
+    model.mods.decoder.generate = lambda vectors, speaker, lengths: torch.randn(
+        1, vectors.shape[1] * 320
+    )
+    found = evaluate(model, corpus / "test.json", **options)
+    assert "si_snr" in found.figures["reconstruction"]
+    assert found.settings["vocoder"].endswith("writes samples")
+    assert not any("SI-SNR" in told for told in found.left_out)
+
+
+def test_abx_of_fastabx(tokens, monkeypatch):
+    _, output, _, manifest = tokens
+    options = {"max_reconstructed": 0, "replicates": 5}
+    with pytest.raises(ValueError, match="own or fastabx, not by 'slow'"):
+        evaluate(output, manifest, abx="slow", **options)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fastabx", None)
+        done = run(*tokens, "--abx=fastabx")
+        assert done.exit_code == 1 and "Python 3.12 or later" in done.output
+        assert "PNMI" not in done.output
+    pytest.importorskip("fastabx")
+    ours = evaluate(output, manifest, **options)
+    theirs = evaluate(output, manifest, abx="fastabx", **options)
+    assert theirs.settings["abx"] == "fastabx"
+    assert theirs.figures["abx"].keys() == ours.figures["abx"].keys()
+    for name, figure in theirs.figures["abx"].items():
+        assert figure.low is None
+        value = ours.figures["abx"][name].value
+        assert figure.value == pytest.approx(value, abs=1e-4), name
 
 
 def test_judges_are_found_by_name():
     assert load_judge("math.hypot") is math.hypot
+    assert load_judge(spoilt) is spoilt
     for name in ("hypot", "math:tau", "no.such:judge", "math:nothing"):
         with pytest.raises(ValueError, match="judge"):
             load_judge(name)
+    with pytest.raises(ValueError, match="resemblyzer and whisper are here"):
+        load_judge("resemblizer")
+
+
+@pytest.mark.parametrize(
+    "name, package, said",
+    [
+        ("resemblyzer", "resemblyzer", r"setuptools<81.*pkg_resources"),
+        ("whisper", "faster_whisper", "pip install faster-whisper jiwer"),
+        ("whisper", "jiwer", "pip install faster-whisper jiwer"),
+    ],
+)
+def test_what_a_judge_lacks_is_told_before_the_work(
+    name, package, said, corpus, tokenizer, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    for function in ("_encoder", "_recogniser"):
+        getattr(judges, function).cache_clear()
+    monkeypatch.setattr(
+        tokenizer, "encode_batch", lambda *_: pytest.fail("it has begun")
+    )
+    wanted = rf"The judge '{name}' cannot be used: .*{package}.*{said}"
+    with pytest.raises(ImportError, match=wanted):
+        evaluate(tokenizer, corpus / "test.json", judges=[name])
 
 
 def test_the_word_errors_are_jiwers(monkeypatch):
     pytest.importorskip("jiwer")
-    from speechbrain_vq.evaluation import judges
-
     heard = iter(["The CAT, sat down.", "the cat sat up"])
     monkeypatch.setattr(judges, "_heard", lambda wav, rate: next(heard))
     audio = dict.fromkeys(["source", "output", "target"], torch.zeros(9))
@@ -291,8 +508,7 @@ def test_the_word_errors_are_jiwers(monkeypatch):
 @pytest.mark.parametrize("package", ["resemblyzer", "faster_whisper"])
 def test_the_judges_that_are_installed_judge(package, corpus):
     pytest.importorskip(package)
-    name = {"faster_whisper": "whisper"}.get(package, package)
-    judge = load_judge(f"speechbrain_vq.evaluation.judges:{name}")
+    judge = load_judge({"faster_whisper": "whisper"}.get(package, package))
     wav, _ = soundfile.read(corpus / "utt-0.wav", dtype="float32")
     audio = dict.fromkeys(["source", "output"], torch.from_numpy(wav))
     assert judge(audio, RATE, {"words": "one"})

@@ -75,7 +75,8 @@ def test_a_savedir_that_is_a_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["./mode", "/no/such/model", "a/b/c", "~/none", "a\\b"]
+    "source",
+    ["./mode", "/no/such/model", "a/b/c", "~/none", "a\\b", "nomodel"],
 )
 def test_a_mistyped_path_is_told_as_both(hub, source):
     with pytest.raises(FileNotFoundError, match="no folder .*organisation/"):

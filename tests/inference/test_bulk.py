@@ -303,3 +303,9 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     )
     assert again.exit_code == 0, again.output
     assert soundfile.info(tmp_path / "o" / "a.wav").frames == 8000
+    assert "1 files done, 0 left out." in again.stdout
+    there = run(
+        "reconstruct", folder / "a.wav", *options, "--out", tmp_path / "o"
+    )
+    assert there.exit_code == 0 and "--overwrite does them" in there.stdout
+    assert "0 files done, 1 there already, 0 left out." in there.stdout

@@ -269,9 +269,10 @@ def test_what_is_no_format_to_write(name, load, folder, tmp_path):
 
 def test_what_was_converted_is_not_converted_again(load, folder):
     converter, output = load("table"), folder / "converted"
-    for _ in range(2):
+    for again in (False, True):
         done = convert_files([folder], converter, "s5", output)
         assert done.done == 3 and len(done.bad) == 1
+        assert done.there == (3 if again else 0)
         found = [p for p in output.rglob("*") if p.is_file()]
         assert {p.relative_to(output).as_posix() for p in found} == {
             *("a.wav", "b.wav", "c.wav")
@@ -321,11 +322,20 @@ def test_the_command(models, load, folder, tmp_path, caplog):
     # What is there stays, and that is said; or it is done anew.
     a = ("--target", "s5", "--out", output / "a.wav")
     before = (output / "a.wav").read_bytes()
-    assert run(folder / "a.wav", *options, *a).exit_code == 0
+    kept = run(folder / "a.wav", *options, *a)
+    assert kept.exit_code == 0 and "--overwrite" in kept.stdout
+    said = "0 files done, 1 there already, 0 left out."
+    assert said in kept.stdout
     assert "1 of 1 files" in caplog.text and "there already" in caplog.text
     assert (output / "a.wav").read_bytes() == before
-    assert run(folder / "a.wav", *options, *a, "--overwrite").exit_code == 0
+    anew = run(folder / "a.wav", *options, *a, "--overwrite")
+    assert anew.exit_code == 0 and "1 files done, 0 left out." in anew.stdout
     assert (output / "a.wav").read_bytes() != before
+    # One that is there, two that are not.
+    some = ("--target", "s5", "--out", tmp_path / "some")
+    run(folder / "b.wav", *options, *some)
+    rest = run(folder, *options, *some)
+    assert "2 files done, 1 there already, 1 left out." in rest.stdout
     wrong = run(
         folder, *options, "--target", "nobody", "--out", tmp_path / "no"
     )

@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import json
 import math
 import pathlib
 import re
@@ -296,6 +297,26 @@ def test_the_command_takes_one(matching, vocoder, tmp_path):
         made.append(read_audio(tmp_path / name / "example.wav", RATE))
     assert made[0].shape == made[1].shape
     assert not torch.equal(*made)
+
+
+def test_an_evaluation_takes_one(matching, vocoder, tmp_path):
+    wav = pathlib.Path(bundled("mini"), "example.wav").resolve()
+    manifest = tmp_path / "test.json"
+    manifest.write_text(json.dumps({"u": {"wav": str(wav), "spk_id": "x"}}))
+    found = {}
+    for name, options in {"plain": [], "gan": ["--vocoder", vocoder]}.items():
+        args = ["evaluate", matching, "--manifest", manifest, *options]
+        args += ["--device", "cpu", "--replicates=0", "--out", tmp_path / name]
+        done = CliRunner().invoke(main, list(map(str, args)))
+        assert done.exit_code == 0, done.output
+        found[name] = json.loads((tmp_path / name / "results.json").read_text())
+    assert found["plain"]["settings"]["vocoder"] == "Griffin-Lim"
+    assert found["gan"]["settings"]["vocoder"] == str(vocoder)
+    plain, gan = (
+        one["figures"]["reconstruction"]["mel_cepstral_distortion"]["value"]
+        for one in found.values()
+    )
+    assert plain != pytest.approx(gan, rel=0.01)
 
 
 def test_one_is_taken_from_the_hub_by_name(hub, vocoder):

@@ -1,0 +1,177 @@
+"""Files of tokens and manifests of others: read, or refused before the work.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+
+import pytest
+
+from speechbrain_vq.evaluation import evaluate
+from speechbrain_vq.evaluation.manifest import read_manifest
+from speechbrain_vq.evaluation.tokens import TokenFile, read_tokens
+
+GOOD = {"id": "u", "tokens": [0, 3, 1], "token_rate": 50}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def written(*lines):
+        path = tmp_path / "tokens.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return path
+
+    return written
+
+
+def test_what_is_needed_is_enough(write):
+    two = {"path": "a/v.wav", "tokens": [[1, 2]], "token_rate": 12.5}
+    lines = list(read_tokens(write(GOOD | {"model": "another"})))
+    assert lines[0].tokens.tolist() == [[0], [3], [1]]
+    assert lines[0].seconds == 3 / 50
+    (line,) = read_tokens(write(two | {"num_samples": 9, "sample_rate": 3}))
+    assert line.tokens.tolist() == [[1, 2]] and line.seconds == 3
+    (line,) = read_tokens(write(two | {"seconds": 7}))
+    assert (line.id, line.path, line.seconds) == (None, "a/v.wav", 7)
+
+
+def test_tokens_of_others_are_evaluated(write, tmp_path):
+    """By the name in the manifest, or by the file."""
+    entries = {
+        "u": {"wav": "/x/1.wav", "phones": [[0, 0.04, "a"], [0.04, 1, "b"]]},
+        "w": {"wav": "/x/2.wav", "phones": [[0, 0.04, "a"], [0.04, 1, "b"]]},
+        "empty": {"wav": "/x/3.wav"},
+    }
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    by_path = {"path": "/y/2.wav", "tokens": [0, 0, 1], "token_rate": 50}
+    path = write(
+        GOOD | {"tokens": [0, 0, 1]},
+        by_path,
+        by_path | {"path": "/x/3.wav", "tokens": []},
+    )
+    found = evaluate(path, tmp_path / "test.json", replicates=0)
+    assert found.settings["utterances"] == 2
+    assert found.figures["phones"]["pnmi"].value == pytest.approx(1)
+    assert any("empty: its tokens" in told for told in found.left_out)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"id": None}, '"id" .* or "path"'),
+        ({"id": ["u"]}, '"id" .* or "path"'),
+        ({"token_rate": None}, '"token_rate" is None: a number'),
+        ({"token_rate": 0}, "how many tokens"),
+        ({"token_rate": "50"}, "how many tokens"),
+        ({"num_samples": 9}, '"sample_rate" is missing'),
+        ({"seconds": -1}, '"seconds" is -1'),
+        ({"tokens": [1, -1]}, "-1 is below 0"),
+        ({"tokens": [1.5, 2]}, "integers"),
+        ({"tokens": [[1, 2], [3]]}, "as many"),
+        ({"tokens": ["1"]}, "integers"),
+        ({"tokens": [True]}, "integers"),
+        ({"tokens": 3}, "integers"),
+        ({"tokens": None}, "integers"),
+        ({"tokens": [1, 8]}, "8 is none of 8.*above 8"),
+        ({"tokens": [[1, 2]]}, "2 codebooks, where those before have 1"),
+    ],
+)
+def test_what_is_none_is_named_before_the_work(write, change, message):
+    path = write(GOOD, GOOD | change)
+    with pytest.raises(ValueError, match=f"tokens.jsonl, line 2: .*{message}"):
+        TokenFile(path, codebook_size=8)
+
+
+def test_lines_that_are_none_are_refused(write):
+    missing = {"id": "u", "tokens": [1]}
+    for line, message in (
+        (missing, '"token_rate" is missing'),
+        ({"id": "u", "token_rate": 50}, '"tokens" is missing'),
+        ([1], "a json object"),
+        (GOOD | {"tokens": [1 << 40]}, "not below"),
+    ):
+        with pytest.raises(ValueError, match=f"line 1: {message}|{message}"):
+            TokenFile(write(line))
+    path = write(GOOD)
+    path.write_text(path.read_text()[:-9])
+    with pytest.raises(ValueError, match="line 1: this is no json"):
+        TokenFile(path)
+    path.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match="line 1: this is no json"):
+        TokenFile(path)
+
+
+@pytest.mark.parametrize(
+    "phones, message",
+    [
+        ([["0", "0.1", "a"]], "phone 1 .'a'.: start and end are numbers"),
+        ([[0.2, 0.1, "a"]], "no piece of time"),
+        ([[-1, 0.1, "a"]], "no piece of time"),
+        ([[0.2, 0.3, "a"], [0, 0.2, "b"]], "phone 2 .'b'.*Sort the phones"),
+        ([[0, 0.5, "a"], [0.1, 0.2, "b"]], "phone 2 .'b'.*Sort the phones"),
+        ([[0, float("inf"), "a"]], "no piece of time"),
+        ([[0, float("nan"), "a"]], "no piece of time"),
+    ],
+)
+def test_phones_that_are_none_are_named(tmp_path, phones, message):
+    entries = {"u": {"wav": "u.wav", "phones": phones}}
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    with pytest.raises(
+        ValueError, match=f"test.json, utterance u, .*{message}"
+    ):
+        read_manifest(tmp_path / "test.json")
+
+
+def test_speakers_may_be_numbers(tmp_path):
+    entries = {
+        "u": {"wav": "u.wav", "spk_id": 0, "gender": 1},
+        "v": {"wav": "v.wav", "spk_id": None},
+        "w": {"wav": "w.wav", "spk_id": ""},
+    }
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    found = read_manifest(tmp_path / "test.json")
+    assert (found["u"]["spk_id"], found["u"]["gender"]) == ("0", "1")
+    assert not found["v"]["spk_id"] and not found["w"]["spk_id"]
+
+
+def test_without_speakers_there_is_no_abx(write, tmp_path):
+    """Rather than that of everybody as one."""
+    phones = [[i / 50, (i + 1) / 50, name] for i, name in enumerate("abab")]
+    entries = {"u": {"wav": "u.wav", "phones": phones}}
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    path = write(GOOD | {"tokens": [0, 1, 0, 1]})
+    found = evaluate(path, tmp_path / "test.json", replicates=0)
+    assert "abx" not in found.figures
+    told = "\n".join(found.left_out)
+    assert "ABX items of 1 of 1 utterances with phones" in told
+    for condition in (
+        "within speaker same context",
+        "across speaker same context",
+        "within speaker any context",
+        "across speaker any context",
+    ):
+        assert f"ABX {condition}: there are no items" in told
+
+
+def test_each_condition_that_is_missing_is_told(write, tmp_path):
+    names = "abcabcacb"
+    phones = [[i / 50, (i + 1) / 50, name] for i, name in enumerate(names)]
+    entries = {"u": {"wav": "u.wav", "phones": phones, "spk_id": 3}}
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    path = write(GOOD | {"tokens": [ord(name) for name in names]})
+    found = evaluate(path, tmp_path / "test.json", replicates=0)
+    assert list(found.figures["abx"]) == [
+        "abx_within_speaker_any_context_units"
+    ]
+    told = "\n".join(found.left_out)
+    assert "ABX across speaker any context: no phone is said twice by" in told
+    assert "ABX within speaker same context: no phone" in told
+    assert "ABX within speaker any context" not in told
+    settings = found.settings
+    assert settings["abx_items"] == settings["abx_items_of"]
+    name = "within_speaker_any_context"
+    assert settings["abx_triples"][name] == settings["abx_triples_of"][name]
+    # Of a, b and c between others, 2, 2 and 3: n (n - 1) times the rest.
+    assert settings["abx_triples"][name] == 2 * 5 + 2 * 5 + 6 * 4
+    assert "phones" in settings["abx_items_from"]["any"]
