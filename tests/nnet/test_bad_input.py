@@ -41,7 +41,7 @@ every_kind = pytest.mark.parametrize("kind", [product, residual])
         ({"norm_position": "output"}, "norm_position .* got 'output'"),
         ({"estimator": "gumbel"}, "estimator .*'rotation'.* got 'gumbel'"),
         ({"codebook": "kmeans"}, "codebook .*'ema'.* got 'kmeans'"),
-        ({"codebook_init": "xavier"}, "codebook_init .* got 'xavier'"),
+        ({"codebook_init": "kaiming"}, "codebook_init .* got 'kaiming'"),
         (
             {"codebook": "ema", "codebook_weight": 1.0},
             "EMA codebook has no codebook loss",
