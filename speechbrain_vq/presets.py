@@ -151,7 +151,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
     What a recipe changes below its ``!include`` it changes in every arm that
     has such a thing: its times of re-estimation give none to an arm that
-    never re-estimates, its size of a reservoir none to one that has 0.
+    never re-estimates.
 
     Arguments
     ---------
@@ -246,6 +246,6 @@ def _fitting(own: dict, preset: dict) -> dict:
         if isinstance(value, dict):
             there = there if isinstance(there, dict) else {}
             fitting[key] = _fitting(value, there)
-        elif there not in (None, 0, "never", "forever"):
+        elif there not in (None, "never", "forever"):
             fitting[key] = value
     return {k: v for k, v in fitting.items() if v != {}}

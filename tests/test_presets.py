@@ -76,8 +76,6 @@ def test_a_recipe_changes_only_what_an_arm_has(arm):
     _, _, overrides = parse(HANDWRITING, f"--arm={arm}", "--data_folder=x")
     with open(HANDWRITING, encoding="utf-8") as file:
         changed = load_hyperpyyaml(file, overrides)["vq"]
-    size = preset["reservoir_size"]
-    assert changed["reservoir_size"] == (40960 if size else 0)
     was, now = preset["reinit_schedule"], changed["reinit_schedule"]
     times = [step for step in range(700) if now and now(step).reestimate]
     assert times == (
