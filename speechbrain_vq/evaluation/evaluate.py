@@ -80,7 +80,8 @@ def evaluate(
     Utterances stream by: what is kept are the manifest, counts, the frames of
     a bounded number of ABX items of up to 50 speakers, and a bounded sample
     for probes. Of ABX, a bounded number of triples is compared, all there are
-    of some hundred utterances; ``settings`` say how many. Intervals are of 95 %, by the bootstrap over utterances; see ``ranges``.
+    of some hundred utterances; ``settings`` say how many. Intervals are of
+    95 %, by the bootstrap over utterances; see ``ranges``.
 
     Arguments
     ---------
@@ -162,6 +163,7 @@ def evaluate(
             opened.tokenizer.sample_rate,
             some_names(entries, max_reconstructed, seed),
             asked,
+            opened.own_phases,
         )
     if conversions and isinstance(opened, Model):
         voices = read_manifest(targets, data_root) if targets else entries
@@ -196,11 +198,10 @@ def evaluate(
     figures = {
         name: figures_of(measure, count) for name, measure in measures.items()
     }
-    vocoder, own_phases = _vocoder(opened)
-    if own_phases and figures.get("reconstruction", {}).pop("si_snr", None):
+    if figures.get("reconstruction") and opened.own_phases:
         told.append(
-            f"SI-SNR: {vocoder} makes phases of its own, so that samples "
-            "cannot be compared"
+            f"SI-SNR: {opened.vocoder} makes phases of its own, so that "
+            "samples cannot be compared"
         )
     told += _missing(figures, entries, opened, measures, asked, items)
     settings = {
@@ -227,8 +228,8 @@ def evaluate(
             for name, j in zip(asked, judges, strict=True)
         ],
     }
-    if vocoder:
-        settings["vocoder"] = vocoder
+    if isinstance(opened, Model):
+        settings["vocoder"] = opened.vocoder
     if {"reconstruction", "conversion"} & measures.keys():
         settings["seconds_heard"] = f"the first {LONGEST:g} of an utterance"
     if "reconstruction" in measures:
@@ -261,19 +262,6 @@ def _open(source, codebook_size, options):
     from speechbrain_vq.inference import VQTokenizer
 
     return Model(VQTokenizer.from_hparams(str(source), **options))
-
-
-def _vocoder(opened):
-    """What makes the waveforms, and whether with phases of its own."""
-    if not isinstance(opened, Model):
-        return None, False
-    tokenizer = opened.tokenizer
-    if tokenizer.vocoder is not None:
-        return tokenizer.vocoder.source, True
-    decoder = tokenizer.mods.decoder
-    if hasattr(decoder, "generate"):
-        return f"none: {type(decoder).__name__} writes samples", False
-    return "Griffin-Lim", True
 
 
 def _judges(judges):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .abx import comparisons
+from .cells import comparisons
 from .items import Item
 
 

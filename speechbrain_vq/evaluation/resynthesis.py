@@ -30,6 +30,9 @@ class Reconstruction:
         By name, callables that are given ``{"source", "output"}`` (samples),
         the sampling rate and the entry of the manifest, and return a dict of
         numbers.
+    own_phases : bool
+        Whether the samples have phases of their own: then they cannot be
+        compared one by one, and there is no SI-SNR.
     """
 
     def __init__(
@@ -38,9 +41,11 @@ class Reconstruction:
         sample_rate: int,
         names: set[str],
         judges: dict[str, Callable],
+        own_phases: bool = False,
     ):
         self.reconstruct, self.sample_rate = reconstruct, sample_rate
         self.names, self.judges = names, judges
+        self.own_phases = own_phases
         self.done, self._ratios = 0, Ratios()
 
     def add(self, utterance: Utterance, weights: torch.Tensor) -> None:
@@ -61,9 +66,10 @@ class Reconstruction:
                 reconstruction.log_spectral_distance(x, y, rate),
                 1,
             ),
-            "si_snr": (reconstruction.si_snr(x, y), 1),
             **reconstruction.pitch_errors(x, y, rate),
         }
+        if not self.own_phases:
+            numbers["si_snr"] = reconstruction.si_snr(x, y), 1
         if has_pystoi():
             value = reconstruction.stoi(x, y, rate)
             if value == value:

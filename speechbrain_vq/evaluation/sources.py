@@ -109,6 +109,22 @@ class Model:
         )
 
     @property
+    def own_phases(self) -> bool:
+        """Whether a vocoder makes the phases of its waveforms."""
+        generates = hasattr(self.tokenizer.mods.decoder, "generate")
+        return self.tokenizer.vocoder is not None or not generates
+
+    @property
+    def vocoder(self) -> str:
+        """What makes its waveforms."""
+        if self.tokenizer.vocoder is not None:
+            return self.tokenizer.vocoder.source
+        if self.own_phases:
+            return "Griffin-Lim"
+        decoder = type(self.tokenizer.mods.decoder).__name__
+        return f"none: {decoder} writes samples"
+
+    @property
     def speakers(self) -> list[str]:
         """The voices that it knows by name; none if it hears them."""
         return getattr(self.tokenizer.mods.speaker, "names", [])
@@ -125,9 +141,7 @@ class Model:
         """What the tokens keep of an utterance, in the voice of a recording
         [samples], of which 20 s are heard, or of a speaker whose name the model
         knows, [samples]."""
-        tokens = utterance.tokens.unsqueeze(0)
-        if tokens.shape[2] == 1 and self._flat:
-            tokens = tokens.squeeze(2)
+        tokens = self.tokenizer.fold(utterance.tokens.unsqueeze(0))
         if speaker in self.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
         else:
@@ -172,10 +186,10 @@ class Model:
             return
         both = torch.cat(pieces)
         latents, tokens = both[:, : self._dim], both[:, self._dim :].long()
-        of_one = tokens[:, 0] if self._flat else tokens
+        folded = self.tokenizer.fold(tokens.unsqueeze(0))
         quantizer = self.tokenizer.mods.quantizer
         with torch.no_grad():
-            vectors = quantizer.decode(of_one[None].to(self.tokenizer.device))
+            vectors = quantizer.decode(folded.to(self.tokenizer.device))
         yield Utterance(
             name,
             entry,
@@ -206,7 +220,6 @@ class Model:
             tokens, shares = self.tokenizer.encode_batch(wavs, lengths)
         finally:
             hook.remove()
-        self._flat = tokens.dim() == 2
         return tokens.cpu(), shares.cpu(), latents[0].float().cpu()
 
     @torch.no_grad()
