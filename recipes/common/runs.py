@@ -212,7 +212,7 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
 
 def _prepare_alone(prepare, hparams):
     """Runs side by side may share their manifests: the first writes them."""
-    folder = pathlib.Path(hparams["manifest_folder"])
+    folder = pathlib.Path(hparams["corpus"]["save_folder"])
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])

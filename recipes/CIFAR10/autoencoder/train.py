@@ -33,6 +33,7 @@ from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,
     fit_and_test,
+    prepared,
     start,
 )
 from speechbrain_vq.training import VQBrain
@@ -128,16 +129,9 @@ class ImageBrain(VQBrain):
 
 if __name__ == "__main__":
     hparams, run_opts = start(sys.argv[1:])
-    corpus = {
-        "data_folder": hparams["data_folder"],
-        "save_folder": hparams["images_folder"],
-        "dataset": hparams["dataset"],
-        "valid_images": hparams["valid_images"],
-    }
-    run_on_main(prepare, kwargs=corpus)
+    folder = prepared(prepare, hparams)
     datasets = {
-        split: TensorDataset(read_images(hparams["images_folder"], split))
-        for split in SPLITS
+        split: TensorDataset(read_images(folder, split)) for split in SPLITS
     }
     brain = ImageBrain(
         modules=hparams["modules"],

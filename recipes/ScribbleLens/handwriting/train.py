@@ -31,6 +31,7 @@ from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,
     fit_and_test,
+    prepared,
     start,
 )
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
@@ -246,15 +247,7 @@ def use_of_codes(brain):
 if __name__ == "__main__":
     hparams, run_opts = start(sys.argv[1:])
     check_options(hparams)
-    corpus = {
-        "data_folder": hparams["data_folder"],
-        "save_folder": hparams["manifest_folder"],
-        "colour": hparams["colour"],
-        "scribe": hparams["scribe"],
-    }
-    run_on_main(prepare, kwargs=corpus)
-    folder = prepare(**corpus)  # Finds it done
-    datasets = dataio_prep(hparams, folder)
+    datasets = dataio_prep(hparams, prepared(prepare, hparams))
     check_batches(hparams, datasets["train"])
     brain = HandwritingBrain(
         modules=hparams["modules"],
