@@ -115,7 +115,8 @@ def test_it_learns_goes_on_and_speaks(data, tokenizer, tmp_path):
     spoken = VQTokenizer.from_hparams(
         tokenizer, vocoder=whole / "vocoder", run_opts=cpu
     )
-    found = next((whole / "save").glob("CKPT*/generator.ckpt"))
+    # The latest: the one with the least loss may be kept beside it.
+    found = max((whole / "save").glob("CKPT*/generator.ckpt"))
     with open(RECIPE / "hparams/train.yaml") as file:
         flags = {**SMALL, "data_folder": "x", "output_folder": "x"}
         generator = load_hyperpyyaml(file, flags)["generator"]
