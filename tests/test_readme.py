@@ -15,7 +15,7 @@ import sys
 import pytest
 
 from speechbrain_vq import VQTokenizer
-from tests.recipes import phone_corpora
+from tests.recipe_tests import phone_corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

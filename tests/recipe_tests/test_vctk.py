@@ -17,8 +17,8 @@ import speechbrain_vq.recipes.VCTK.vctk_prepare as vctk
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.VCTK.vctk_prepare import _sentence, prepare
-from tests.recipes.phone_corpora import write
-from tests.recipes.vctk_corpus import (
+from tests.recipe_tests.phone_corpora import write
+from tests.recipe_tests.vctk_corpus import (
     RATE,
     SPEAKERS,
     sentence,

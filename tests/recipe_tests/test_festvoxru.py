@@ -13,7 +13,7 @@ import soundfile
 
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
-from tests.recipes.phone_corpora import (
+from tests.recipe_tests.phone_corpora import (
     RATE,
     VOICE,
     festvoxru_files,

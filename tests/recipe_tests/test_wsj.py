@@ -11,7 +11,7 @@ import pytest
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.WSJ.wsj_prepare import clean, prepare
-from tests.recipes.phone_corpora import (
+from tests.recipe_tests.phone_corpora import (
     LEXICON,
     PHONES,
     RATE,

@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 import soundfile
 
-from tests.recipes.phone_corpora import write
+from tests.recipe_tests.phone_corpora import write
 
 RATE = 48000
 # Pitch and how it is noted. Of p315 there are no texts, of p280 is no mic2.

@@ -13,7 +13,7 @@ import soundfile
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.presets import recipe_path
-from tests.recipes import processes
+from tests.recipe_tests import processes
 
 RECIPE = recipe_path("MiniSpeech/unit-discovery")
 SHORT = {

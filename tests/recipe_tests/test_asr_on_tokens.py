@@ -19,7 +19,7 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare_minispeech,
 )
 from tests.inference.conftest import make_run
-from tests.recipes import processes
+from tests.recipe_tests import processes
 
 __all__ = ["make_run"]
 

@@ -32,7 +32,7 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     prepare,
     read_alignment,
 )
-from tests.recipes import processes
+from tests.recipe_tests import processes
 
 RECIPE = recipe_path("ScribbleLens/handwriting")
 PATHS = "scribblelens.paths.1.4b.zip"

@@ -33,7 +33,7 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     prepare,
     read_images,
 )
-from tests.recipes import processes
+from tests.recipe_tests import processes
 
 RECIPE = recipe_path("CIFAR10/autoencoder")
 TRAIN, TEST, VALID = 50, 20, 10

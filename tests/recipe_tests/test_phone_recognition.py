@@ -24,7 +24,7 @@ from speechbrain_vq.recipes.common.phone_recognition import PhoneBrain, run
 from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
 from speechbrain_vq.recipes.LibriSpeech import librispeech_prepare
 from speechbrain_vq.recipes.WSJ import wsj_prepare
-from tests.recipes.phone_corpora import (
+from tests.recipe_tests.phone_corpora import (
     festvoxru_files,
     make_deb,
     make_festvoxru,

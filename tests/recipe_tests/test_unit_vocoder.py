@@ -20,7 +20,7 @@ from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.nnet import ResidualVectorQuantizer
 from speechbrain_vq.presets import recipe_path
 from tests.inference.conftest import build, make_run
-from tests.recipes import processes
+from tests.recipe_tests import processes
 
 __all__ = ["build", "make_run"]
 

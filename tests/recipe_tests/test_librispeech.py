@@ -16,7 +16,7 @@ from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
     prepare,
 )
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
-from tests.recipes.phone_corpora import (
+from tests.recipe_tests.phone_corpora import (
     LEXICON,
     PHONES,
     RATE,
