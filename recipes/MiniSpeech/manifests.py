@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterable
 
 from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.evaluation.items import make_items
 
 logger = logging.getLogger(__name__)
 
@@ -272,16 +273,8 @@ def _item_file(utts: dict[str, dict]) -> str:
     """ZeroSpeech triphones: from the phone before to the phone after."""
     lines = ["#file onset offset #phone prev-phone next-phone speaker"]
     for utt_id, utt in utts.items():
-        phones = utt["phones"]
-        for before, this, after in zip(
-            phones, phones[1:], phones[2:], strict=False
-        ):
-            names = [phone[2] for phone in (this, before, after)]
-            if SILENCE not in names:
-                lines.append(
-                    f"{utt_id} {before[0]} {after[1]} {' '.join(names)} "
-                    f"{utt['spk_id']}"
-                )
+        for item in make_items(utt_id, utt["phones"], utt["spk_id"], True):
+            lines.append(" ".join(map(str, item)))
     return "\n".join(lines) + "\n"
 
 
