@@ -6,7 +6,8 @@ To run it:
 Each row is a fresh process that scores a token file with default options:
 phone information, ABX, segmentation, probes, cost, with their intervals. The
 corpus is drawn at random: utterances of ten seconds, 500 tokens each, by 50
-speakers, of 40 phones that each have 12 units of their own, so that PNMI must be 1.
+speakers, of 40 phones that each have 12 units of their own, so that PNMI must
+be 1.
 
 Authors
  * speechbrain_vq authors 2026
@@ -85,12 +86,13 @@ def measure(folder):
     (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def row(frames):
+def row(frames, threads):
     """A row of the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         written = make_corpus(folder, frames)
-        subprocess.run([sys.executable, __file__, "--one", name], check=True)
+        command = [sys.executable, __file__, "--threads", str(threads)]
+        subprocess.run([*command, "--one", name], check=True)
         found = json.loads((folder / "figures.json").read_text())
         report = json.loads((folder / "report/results.json").read_text())
     found["frames"] = written
@@ -103,19 +105,19 @@ def row(frames):
 @click.option("--one", hidden=True)
 def main(threads, one):
     """Measures, prints the table and writes it beside this file."""
-    torch.set_num_threads(threads)
     if one:
+        torch.set_num_threads(threads)
         measure(pathlib.Path(one))
         return
     rows = []
     for frames in SIZES:
-        rows.append(row(frames))
+        rows.append(row(frames, threads))
         click.echo(rows[-1])
     first = rows[0]
     lines = [
         "# The scale of `speechbrain-vq evaluate`",
         "",
-        "`python benchmarks/evaluate.py`",
+        f"`python {' '.join(sys.argv)}`",
         "",
         f"A token file of utterances of {SECONDS:g} s at {RATE} tokens a "
         f"second by {SPEAKERS} speakers, with {PHONES} phones of {UNITS} units "
