@@ -1,10 +1,10 @@
-"""Data preparation: CIFAR-10 in any of the forms it comes in, and
-Fashion-MNIST, padded to the same size.
+"""Data preparation: CIFAR-10 in any of the forms it comes in,
+Fashion-MNIST, padded to the same size, and squares of photographs.
 
 Whatever the source, what comes out is a folder with the images of each split
 as whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
-``images.json``, written last, which says what they were made of. Neither data
-set has a validation set: the last 5,000 training images are taken for one.
+``images.json``, written last, which says what they were made of. No data set
+has a validation set: the last 5,000 training images are taken for one.
 
 >>> folder = prepare("data/cifar10", "results/prepared")  # doctest: +SKIP
 >>> read_images(folder, "test").shape  # doctest: +SKIP
@@ -18,6 +18,7 @@ import gzip
 import io
 import json
 import logging
+import math
 import os
 import pathlib
 import pickle
@@ -26,6 +27,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -53,9 +55,13 @@ IDX = {
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 PICTURES = (".png", ".jpg", ".jpeg")
 # By the names of datasets: their channels, and where they are to be had.
-CHANNELS = {"cifar10": 3, "fashion-mnist": 1}
+CHANNELS = {"cifar10": 3, "fashion-mnist": 1, "photographs": 3}
 WHOLE = {"train": {"cifar10": 50_000, "fashion-mnist": 60_000}}
-WHOLE["test"] = dict.fromkeys(CHANNELS, 10_000)
+WHOLE["test"] = dict.fromkeys(WHOLE["train"], 10_000)
+# Photographs are scaled to have SHORT pixels on their short side. As many
+# squares are cut from each as make SQUARES together; every fifth photograph
+# is for the test.
+SHORT, SQUARES, TEST_EVERY = 512, 60_000, 5
 SOURCES = {
     "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
     f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -63,6 +69,10 @@ SOURCES = {
     "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
     "-x dataset-fashion-mnist_*.deb FOLDER), or at "
     "https://github.com/zalandoresearch/fashion-mnist",
+    "photographs": f"Any {TEST_EVERY} or more will do ({', '.join(PICTURES)}), "
+    "such as those of the Debian packages lomiri-wallpapers-16.04 and "
+    "mate-backgrounds (apt-get download PACKAGE && dpkg -x PACKAGE_*.deb "
+    "FOLDER)",
 }
 # What damaged files raise, apart from what pyarrow and Pillow do, which are
 # ValueErrors and OSErrors.
@@ -86,7 +96,7 @@ def image_channels(dataset: str) -> int:
     Arguments
     ---------
     dataset : str
-        "cifar10" or "fashion-mnist".
+        "cifar10", "fashion-mnist" or "photographs".
 
     Returns
     -------
@@ -105,7 +115,7 @@ def image_channels(dataset: str) -> int:
     """
     if dataset not in CHANNELS:
         raise ValueError(
-            f"dataset is {dataset!r}; it must be {' or '.join(CHANNELS)}."
+            f"dataset is {dataset!r}; it must be one of {', '.join(CHANNELS)}."
         )
     return CHANNELS[dataset]
 
@@ -126,11 +136,11 @@ def prepare(
         any depth), with ``cifar-10-python.tar.gz`` or what is in it, or with
         ``train/<class>/*.png`` and ``test/<class>/*.png``. For Fashion-MNIST
         a folder with its IDX files, or one that its Debian package was
-        unpacked in.
+        unpacked in. For photographs a folder with five or more, at any depth.
     save_folder : path
         Where the images go.
     dataset : str
-        "cifar10" or "fashion-mnist".
+        "cifar10", "fashion-mnist" or "photographs".
     valid_images : int
         How many of the last training images to hold out.
 
@@ -166,8 +176,8 @@ def prepare(
         images[split] = torch.from_numpy(
             _checked(read(files[split]), files[split], channels)
         )
-        whole = WHOLE[split][dataset]
-        if len(images[split]) != whole:
+        whole = WHOLE[split].get(dataset)
+        if whole and len(images[split]) != whole:
             logger.warning(
                 "%s holds %d images for %s, the whole of it is %d",
                 data_folder,
@@ -238,6 +248,8 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         return _all_there(
             {k: [inner / name] for k, name in IDX.items()}, dataset
         ), _read_idx
+    if dataset == "photographs":
+        return _find_photographs(folder)
     parquet = {
         split: sorted(folder.rglob(f"{split}*.parquet"))
         for split in ("train", "test")
@@ -280,12 +292,24 @@ def _all_there(files, dataset):
     return files
 
 
+def _find_photographs(folder) -> tuple[dict[str, list], Reader]:
+    found = sorted(p for p in folder.rglob("*") if _is_picture(p))
+    if len(found) < TEST_EVERY:
+        raise FileNotFoundError(
+            f"{folder} holds {len(found)} photographs. {SOURCES['photographs']}."
+        )
+    test = found[TEST_EVERY - 1 :: TEST_EVERY]
+    train = [photograph for photograph in found if photograph not in test]
+    each = -(-SQUARES // len(found))
+    return {"train": train, "test": test}, partial(_read_squares, each=each)
+
+
+def _is_picture(path) -> bool:
+    return path.suffix.lower() in PICTURES and path.is_file()
+
+
 def _pictures(folder) -> list[pathlib.Path]:
-    return sorted(
-        path
-        for path in folder.glob("*/*")
-        if path.suffix.lower() in PICTURES and path.is_file()
-    )
+    return sorted(filter(_is_picture, folder.glob("*/*")))
 
 
 def _describe(files) -> list:
@@ -465,6 +489,45 @@ def _read_hub(files) -> np.ndarray:
 
 def _read_pictures(files) -> np.ndarray:
     return _decode((path, path.read_bytes()) for path in files)
+
+
+def _read_squares(files, each) -> np.ndarray:
+    squares = (
+        square
+        for path in tqdm(files, "photographs", unit="photograph")
+        for square in _squares(path, each)
+    )
+    return np.stack(list(squares))
+
+
+def _squares(path, number) -> Iterator[np.ndarray]:
+    """Squares of a photograph anywhere and of any size, small ones as often
+    as large ones; the same for the same name."""
+    from PIL import Image
+
+    photograph = _named(
+        path, "photographs", lambda: Image.open(path).convert("RGB")
+    )
+    scale = SHORT / min(photograph.size)
+    if SIZE * 2 > min(photograph.size):
+        raise ValueError(
+            f"{path} has {photograph.width} x {photograph.height} pixels; "
+            f"wanted are at least {SIZE * 2} x {SIZE * 2}. Remove it."
+        )
+    if scale < 1:
+        size = [round(side * scale) for side in photograph.size]
+        photograph = photograph.resize(size, Image.Resampling.BOX)
+    largest = math.log2(min(photograph.size) / SIZE)
+    random = np.random.default_rng(zlib.crc32(path.name.encode()))
+    for _ in range(number):
+        side = SIZE * 2 ** random.uniform(1, largest)
+        left, top = random.uniform(0, np.array(photograph.size) - side)
+        square = photograph.resize(
+            (SIZE, SIZE),
+            Image.Resampling.BOX,
+            box=(left, top, left + side, top + side),
+        )
+        yield np.asarray(square).transpose(2, 0, 1)
 
 
 def _decode(contents: Iterable[tuple]) -> np.ndarray:

@@ -24,10 +24,12 @@ from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipes.CIFAR10 import cifar10_prepare
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     DEBIAN_FOLDER,
     HUB_NAME,
     IDX,
+    SPLITS,
     TAR,
     TAR_FOLDER,
     prepare,
@@ -137,6 +139,18 @@ def make_fashion(folder, home=DEBIAN_FOLDER):
         (folder / home / IDX[split]).write_bytes(idx(array))
 
 
+def make_photographs(folder, scale=1):
+    """Six, brighter to the right and below; the blue says which it is."""
+    for number in range(6):
+        home = folder / f"part{number % 2}"
+        home.mkdir(parents=True, exist_ok=True)
+        across, down = np.meshgrid(np.arange(700) / 3, np.arange(512) / 3)
+        blue = np.full_like(across, 40 * number)
+        levels = np.stack([across, down, blue], axis=-1).astype(np.uint8)
+        levels = levels.repeat(scale, 0).repeat(scale, 1)
+        Image.fromarray(levels).save(home / f"{number}.png")
+
+
 FORMS = {
     "parquet": make_parquet,
     "tar": make_tar,
@@ -195,6 +209,56 @@ def test_fashion_mnist_is_padded_in_the_middle(home, tmp_path):
         test[:, :, inner, inner], images(TEST, 2, channels=1, size=28)
     )
     assert test.sum() == test[:, :, inner, inner].sum()
+
+
+@pytest.fixture
+def few_squares(monkeypatch):
+    monkeypatch.setattr(cifar10_prepare, "SQUARES", 6000)
+
+
+def squares(data, out):
+    folder = prepare(data, out, "photographs", VALID)
+    return {split: read_images(folder, split) for split in SPLITS}
+
+
+def test_photographs_are_cut_into_squares(few_squares, tmp_path):
+    make_photographs(tmp_path / "data")
+    found = squares(tmp_path / "data", tmp_path / "out")
+    assert {k: len(v) for k, v in found.items()} == {
+        "train": 5000 - VALID,
+        "valid": VALID,
+        "test": 1000,
+    }
+    # part0/0, 2, 4, part1/1, 3, 5: the fifth is for the test, the others have
+    # as many squares each.
+    assert set(found["test"][:, 2].unique().tolist()) == {3 * 40}
+    train = torch.cat([found["train"], found["valid"]])
+    of, counts = train[:, 2, 0, 0].unique(return_counts=True)
+    assert of.tolist() == [0, 40, 80, 160, 200]
+    assert set(counts.tolist()) == {1000}
+    # Anywhere, and upright. A third of a level is a pixel of the photograph,
+    # so what is between the first and the last of 32 columns says how large a
+    # square is: from twice 32 pixels to all 512.
+    right, down = (train[:, :2, -1, -1].int() - train[:, :2, 0, 0].int()).T
+    assert int((right - down).abs().max()) <= 2
+    side = 3 * right * 32 / 31
+    assert side.min() == pytest.approx(64, abs=6)
+    assert side.max() == pytest.approx(512, abs=6)
+    assert side.median() == pytest.approx(math.sqrt(64 * 512), rel=0.1)
+    left, top = 3 * train[:, :2, 0, 0].T
+    for start, end in ((left, 700), (top, 512)):
+        assert start.min() < 10 and end - (start + side).max() < 15
+
+
+def test_squares_do_not_depend_on_the_resolution(few_squares, tmp_path):
+    for scale in (1, 2):
+        make_photographs(tmp_path / f"data{scale}", scale)
+    first, second = (
+        squares(tmp_path / f"data{scale}", tmp_path / f"out{scale}")
+        for scale in (1, 2)
+    )
+    for split in SPLITS:
+        assert first[split].equal(second[split])
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
@@ -367,6 +431,37 @@ def test_what_is_wrong_with_fashion_mnist_is_said(content, message, tmp_path):
         prepare(tmp_path / "data", tmp_path / "out", "fashion-mnist")
 
 
+def lose_photographs(data):
+    for number in (1, 3):
+        (data / f"part1/{number}.png").unlink()
+
+
+def cut_photograph(data):
+    cut(data / "part0/2.png")
+
+
+def small_photograph(data):
+    Image.new("RGB", (640, 63)).save(data / "part1/7.jpg")
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lose_photographs, "holds 4 photographs. Any 5 or more .*apt-get"),
+        (cut_photograph, "part0.2.png cannot be read"),
+        (small_photograph, "7.jpg has 640 x 63 .* at least 64 x 64. Remove it"),
+    ],
+)
+def test_what_is_wrong_with_photographs_is_said(
+    spoil, message, few_squares, tmp_path
+):
+    make_photographs(tmp_path / "data")
+    spoil(tmp_path / "data")
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        prepare(tmp_path / "data", tmp_path / "out", "photographs")
+    assert not (tmp_path / "out/images.json").exists()
+
+
 def test_a_validation_set_of_everything_is_refused(tmp_path):
     make_pictures(tmp_path / "data")
     with pytest.raises(ValueError, match="valid_images=5000 must be from 1"):
@@ -374,7 +469,9 @@ def test_a_validation_set_of_everything_is_refused(tmp_path):
 
 
 def test_an_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'mnist'; it must be cifar10 or"):
+    with pytest.raises(
+        ValueError, match="'mnist'; it must be one of cifar10, fashion"
+    ):
         prepare(tmp_path, tmp_path / "out", "mnist")
 
 
