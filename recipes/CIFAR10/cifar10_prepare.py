@@ -27,7 +27,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -56,12 +56,11 @@ DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 PICTURES = (".png", ".jpg", ".jpeg")
 # By the names of datasets: their channels, and where they are to be had.
 CHANNELS = {"cifar10": 3, "fashion-mnist": 1, "photographs": 3}
-WHOLE = {"train": {"cifar10": 50_000, "fashion-mnist": 60_000}}
-WHOLE["test"] = dict.fromkeys(WHOLE["train"], 10_000)
-# Photographs are scaled to have SHORT pixels on their short side. As many
-# squares are cut from each as make SQUARES together; every fifth photograph
-# is for the test.
-SHORT, SQUARES, TEST_EVERY = 512, 60_000, 5
+WHOLE = {"train": dict.fromkeys(CHANNELS, 50_000)}
+WHOLE["train"]["fashion-mnist"] = 60_000
+WHOLE["test"] = dict.fromkeys(CHANNELS, 10_000)
+# Photographs are scaled to have as many pixels on their short side.
+SHORT = 512
 SOURCES = {
     "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
     f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -69,7 +68,7 @@ SOURCES = {
     "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
     "-x dataset-fashion-mnist_*.deb FOLDER), or at "
     "https://github.com/zalandoresearch/fashion-mnist",
-    "photographs": f"Any {TEST_EVERY} or more will do ({', '.join(PICTURES)}), "
+    "photographs": f"Any will do ({', '.join(PICTURES)}), the more the better, "
     "such as those of the Debian packages lomiri-wallpapers-16.04 and "
     "mate-backgrounds (apt-get download PACKAGE && dpkg -x PACKAGE_*.deb "
     "FOLDER)",
@@ -136,7 +135,7 @@ def prepare(
         any depth), with ``cifar-10-python.tar.gz`` or what is in it, or with
         ``train/<class>/*.png`` and ``test/<class>/*.png``. For Fashion-MNIST
         a folder with its IDX files, or one that its Debian package was
-        unpacked in. For photographs a folder with five or more, at any depth.
+        unpacked in. For photographs a folder with some, at any depth.
     save_folder : path
         Where the images go.
     dataset : str
@@ -176,8 +175,8 @@ def prepare(
         images[split] = torch.from_numpy(
             _checked(read(files[split]), files[split], channels)
         )
-        whole = WHOLE[split].get(dataset)
-        if whole and len(images[split]) != whole:
+        whole = WHOLE[split][dataset]
+        if len(images[split]) != whole:
             logger.warning(
                 "%s holds %d images for %s, the whole of it is %d",
                 data_folder,
@@ -293,15 +292,14 @@ def _all_there(files, dataset):
 
 
 def _find_photographs(folder) -> tuple[dict[str, list], Reader]:
-    found = sorted(p for p in folder.rglob("*") if _is_picture(p))
-    if len(found) < TEST_EVERY:
+    found = sorted(path for path in folder.rglob("*") if _is_picture(path))
+    if not found:
         raise FileNotFoundError(
-            f"{folder} holds {len(found)} photographs. {SOURCES['photographs']}."
+            f"{folder} holds {contents(folder)}, no photographs. "
+            f"{SOURCES['photographs']}."
         )
-    test = found[TEST_EVERY - 1 :: TEST_EVERY]
-    train = [photograph for photograph in found if photograph not in test]
-    each = -(-SQUARES // len(found))
-    return {"train": train, "test": test}, partial(_read_squares, each=each)
+    # The name of a part after that of the photograph.
+    return {k: [path / k for path in found] for k in WHOLE}, _read_squares
 
 
 def _is_picture(path) -> bool:
@@ -491,41 +489,47 @@ def _read_pictures(files) -> np.ndarray:
     return _decode((path, path.read_bytes()) for path in files)
 
 
-def _read_squares(files, each) -> np.ndarray:
-    squares = (
-        square
-        for path in tqdm(files, "photographs", unit="photograph")
-        for square in _squares(path, each)
-    )
-    return np.stack(list(squares))
+def _read_squares(files) -> np.ndarray:
+    split = files[0].name
+    whole = WHOLE[split]["photographs"]
+    each = -(-whole // len(files))
+    squares = [
+        list(_squares(part.parent, split, each))
+        for part in tqdm(files, f"photographs, {split}", unit="photograph")
+    ]
+    # One of each photograph after the other.
+    return np.stack(list(chain.from_iterable(zip(*squares, strict=True))))[
+        :whole
+    ]
 
 
-def _squares(path, number) -> Iterator[np.ndarray]:
-    """Squares of a photograph anywhere and of any size, small ones as often
-    as large ones; the same for the same name."""
+def _squares(path, split, number) -> Iterator[np.ndarray]:
+    """Squares of a photograph of any size, small ones as often as large ones.
+    The last third of its long side is for the test, the rest for training.
+    """
     from PIL import Image
 
     photograph = _named(
         path, "photographs", lambda: Image.open(path).convert("RGB")
     )
-    scale = SHORT / min(photograph.size)
-    if SIZE * 2 > min(photograph.size):
+    if min(photograph.size) < 6 * SIZE:
         raise ValueError(
             f"{path} has {photograph.width} x {photograph.height} pixels; "
-            f"wanted are at least {SIZE * 2} x {SIZE * 2}. Remove it."
+            f"wanted are at least {6 * SIZE} x {6 * SIZE}. Remove it."
         )
-    if scale < 1:
-        size = [round(side * scale) for side in photograph.size]
-        photograph = photograph.resize(size, Image.Resampling.BOX)
-    largest = math.log2(min(photograph.size) / SIZE)
-    random = np.random.default_rng(zlib.crc32(path.name.encode()))
+    scale = min(1, SHORT / min(photograph.size))
+    size = np.array([round(side * scale) for side in photograph.size])
+    photograph = photograph.resize(tuple(size), Image.Resampling.BOX)
+    along, third = size.argmax(), size.max() // 3
+    start, end = np.zeros(2, int), size.copy()
+    (start if split == "test" else end)[along] = size.max() - third
+    random = np.random.default_rng(zlib.crc32(f"{split} {path.name}".encode()))
+    largest = math.log2(min(third, size.min()) / SIZE)
     for _ in range(number):
         side = SIZE * 2 ** random.uniform(1, largest)
-        left, top = random.uniform(0, np.array(photograph.size) - side)
+        corner = random.uniform(start, end - side)
         square = photograph.resize(
-            (SIZE, SIZE),
-            Image.Resampling.BOX,
-            box=(left, top, left + side, top + side),
+            (SIZE, SIZE), Image.Resampling.BOX, (*corner, *(corner + side))
         )
         yield np.asarray(square).transpose(2, 0, 1)
 

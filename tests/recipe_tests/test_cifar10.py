@@ -140,14 +140,17 @@ def make_fashion(folder, home=DEBIAN_FOLDER):
 
 
 def make_photographs(folder, scale=1):
-    """Six, brighter to the right and below; the blue says which it is."""
+    """Six, brighter to the right and below; the blue says which it is. The
+    last lies on its side."""
     for number in range(6):
         home = folder / f"part{number % 2}"
         home.mkdir(parents=True, exist_ok=True)
-        across, down = np.meshgrid(np.arange(700) / 3, np.arange(512) / 3)
+        across, down = np.meshgrid(np.arange(720) / 3, np.arange(512) / 3)
         blue = np.full_like(across, 40 * number)
         levels = np.stack([across, down, blue], axis=-1).astype(np.uint8)
         levels = levels.repeat(scale, 0).repeat(scale, 1)
+        if number == 5:
+            levels = levels.transpose(1, 0, 2)
         Image.fromarray(levels).save(home / f"{number}.png")
 
 
@@ -213,7 +216,8 @@ def test_fashion_mnist_is_padded_in_the_middle(home, tmp_path):
 
 @pytest.fixture
 def few_squares(monkeypatch):
-    monkeypatch.setattr(cifar10_prepare, "SQUARES", 6000)
+    for split, number in (("train", 5000), ("test", 1000)):
+        monkeypatch.setitem(cifar10_prepare.WHOLE[split], "photographs", number)
 
 
 def squares(data, out):
@@ -221,33 +225,36 @@ def squares(data, out):
     return {split: read_images(folder, split) for split in SPLITS}
 
 
-def test_photographs_are_cut_into_squares(few_squares, tmp_path):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_photographs_are_cut_into_squares(split, few_squares, tmp_path):
     make_photographs(tmp_path / "data")
     found = squares(tmp_path / "data", tmp_path / "out")
-    assert {k: len(v) for k, v in found.items()} == {
-        "train": 5000 - VALID,
-        "valid": VALID,
-        "test": 1000,
-    }
-    # part0/0, 2, 4, part1/1, 3, 5: the fifth is for the test, the others have
-    # as many squares each.
-    assert set(found["test"][:, 2].unique().tolist()) == {3 * 40}
-    train = torch.cat([found["train"], found["valid"]])
-    of, counts = train[:, 2, 0, 0].unique(return_counts=True)
-    assert of.tolist() == [0, 40, 80, 160, 200]
-    assert set(counts.tolist()) == {1000}
-    # Anywhere, and upright. A third of a level is a pixel of the photograph,
-    # so what is between the first and the last of 32 columns says how large a
-    # square is: from twice 32 pixels to all 512.
-    right, down = (train[:, :2, -1, -1].int() - train[:, :2, 0, 0].int()).T
-    assert int((right - down).abs().max()) <= 2
-    side = 3 * right * 32 / 31
+    assert len(found["valid"]) == VALID
+    found["train"] = torch.cat([found["train"], found["valid"]])
+    found = found[split].int()
+    # Of each photograph as many, but for a rest.
+    of, counts = found[:, 2, 0, 0].unique(return_counts=True)
+    assert of.tolist() == [0, 40, 80, 120, 160, 200]
+    whole = {"train": 5000, "test": 1000}[split]
+    assert set(counts.tolist()) == {whole // 6, whole // 6 + 1}
+    lying = found[:, 2, 0, 0] == 200
+    found[lying] = found[lying].transpose(2, 3)
+    # Three pixels of a photograph are a level, so what is between the first
+    # and the last of 32 columns says how large a square is.
+    rows = found[:, 1, -1, 0] - found[:, 1, 0, 0]
+    columns = found[:, 0, 0, -1] - found[:, 0, 0, 0]
+    assert (rows - columns).abs().max() <= 2
+    side = columns * 3 * 32 / 31
     assert side.min() == pytest.approx(64, abs=6)
-    assert side.max() == pytest.approx(512, abs=6)
-    assert side.median() == pytest.approx(math.sqrt(64 * 512), rel=0.1)
-    left, top = 3 * train[:, :2, 0, 0].T
-    for start, end in ((left, 700), (top, 512)):
-        assert start.min() < 10 and end - (start + side).max() < 15
+    assert side.max() == pytest.approx(240, abs=6)
+    assert side.median() == pytest.approx(math.sqrt(64 * 240), rel=0.1)
+    # Upright, and anywhere in its part of the photograph.
+    start, end = {"train": (0, 480), "test": (480, 720)}[split]
+    across = found[:, 0].flatten(1) * 3
+    assert across.min() == pytest.approx(start, abs=9)
+    assert across.max() == pytest.approx(end, abs=9)
+    down = found[:, 1].flatten(1) * 3
+    assert down.min() < 9 and down.max() > 512 - 9
 
 
 def test_squares_do_not_depend_on_the_resolution(few_squares, tmp_path):
@@ -432,8 +439,8 @@ def test_what_is_wrong_with_fashion_mnist_is_said(content, message, tmp_path):
 
 
 def lose_photographs(data):
-    for number in (1, 3):
-        (data / f"part1/{number}.png").unlink()
+    for path in data.rglob("*.png"):
+        path.rename(path.with_suffix(".webp"))
 
 
 def cut_photograph(data):
@@ -441,15 +448,18 @@ def cut_photograph(data):
 
 
 def small_photograph(data):
-    Image.new("RGB", (640, 63)).save(data / "part1/7.jpg")
+    Image.new("RGB", (640, 191)).save(data / "part1/7.jpg")
 
 
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lose_photographs, "holds 4 photographs. Any 5 or more .*apt-get"),
+        (
+            lose_photographs,
+            "holds part0, part1, no photographs. Any will .*apt-get",
+        ),
         (cut_photograph, "part0.2.png cannot be read"),
-        (small_photograph, "7.jpg has 640 x 63 .* at least 64 x 64. Remove it"),
+        (small_photograph, "7.jpg has 640 x 191 .* least 192 x 192. Remove it"),
     ],
 )
 def test_what_is_wrong_with_photographs_is_said(
