@@ -505,7 +505,8 @@ def _read_squares(files) -> np.ndarray:
 
 def _squares(path, split, number) -> Iterator[np.ndarray]:
     """Squares of a photograph of any size, small ones as often as large ones.
-    The last third of its long side is for the test, the rest for training.
+    They lie within the thirds of its long side: one, which its name says, is
+    for the test, the others for training.
     """
     from PIL import Image
 
@@ -521,13 +522,17 @@ def _squares(path, split, number) -> Iterator[np.ndarray]:
     size = np.array([round(side * scale) for side in photograph.size])
     photograph = photograph.resize(tuple(size), Image.Resampling.BOX)
     along, third = size.argmax(), size.max() // 3
-    start, end = np.zeros(2, int), size.copy()
-    (start if split == "test" else end)[along] = size.max() - third
-    random = np.random.default_rng(zlib.crc32(f"{split} {path.name}".encode()))
-    largest = math.log2(min(third, size.min()) / SIZE)
+    name = zlib.crc32(path.name.encode())
+    tested = np.arange(3) == name % 3
+    thirds = np.flatnonzero(tested if split == "test" else ~tested)
+    random = np.random.default_rng([name, split == "test"])
+    start, room = np.zeros(2), size.copy()
+    room[along] = third
+    largest = math.log2(room.min() / SIZE)
     for _ in range(number):
         side = SIZE * 2 ** random.uniform(1, largest)
-        corner = random.uniform(start, end - side)
+        start[along] = third * random.choice(thirds)
+        corner = start + random.uniform(0, room - side)
         square = photograph.resize(
             (SIZE, SIZE), Image.Resampling.BOX, (*corner, *(corner + side))
         )
