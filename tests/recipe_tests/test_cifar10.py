@@ -21,7 +21,7 @@ import pyarrow.parquet
 import pytest
 import ruamel.yaml
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.presets import recipe_path
@@ -262,6 +262,17 @@ def test_photographs_are_cut_into_squares(split, few_squares, tmp_path):
         assert met == {"train": {0, 1, 2} - {tested}, "test": {tested}}[split]
 
 
+def test_photographs_are_put_upright(few_squares, tmp_path):
+    make_photographs(tmp_path / "data")
+    upright = squares(tmp_path / "data", tmp_path / "upright")
+    path = tmp_path / "data/part0/2.png"
+    turned, exif = Image.open(path).rotate(90, expand=True), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # To be turned clockwise
+    turned.save(path, exif=exif)
+    again = squares(tmp_path / "data", tmp_path / "again")
+    assert all(again[split].equal(upright[split]) for split in SPLITS)
+
+
 def test_squares_do_not_depend_on_the_resolution(few_squares, tmp_path):
     for scale in (1, 2):
         make_photographs(tmp_path / f"data{scale}", scale)
@@ -461,7 +472,7 @@ def small_photograph(data):
     [
         (
             lose_photographs,
-            "holds part0, part1, no photographs. Any will .*apt-get",
+            "holds part0, part1, no photographs. Any photog.*apt-get",
         ),
         (cut_photograph, "part0.2.png cannot be read"),
         (small_photograph, "7.jpg has 640 x 191 .* least 192 x 192. Remove it"),
