@@ -467,6 +467,15 @@ def small_photograph(data):
     Image.new("RGB", (640, 191)).save(data / "part1/7.jpg")
 
 
+def deep_photograph(data):
+    levels = np.full((480, 640), 40_000, np.uint16)
+    Image.fromarray(levels).save(data / "part1/7.png")
+
+
+def hidden_photograph(data):
+    Image.new("RGBA", (640, 480)).save(data / "part1/7.png")
+
+
 @pytest.mark.parametrize(
     "spoil, message",
     [
@@ -475,6 +484,8 @@ def small_photograph(data):
             "holds part0, part1, no photographs. Any photog.*apt-get",
         ),
         (cut_photograph, "part0.2.png cannot be read"),
+        (deep_photograph, "7.png cannot be read.*its mode is I;16"),
+        (hidden_photograph, "7.png cannot be read.*its mode is RGBA"),
         (small_photograph, "7.jpg has 640 x 191 .* least 192 x 192. Remove it"),
     ],
 )
