@@ -15,7 +15,6 @@ Authors
 
 import json
 import pathlib
-import platform
 import random
 import subprocess
 import sys
@@ -24,8 +23,7 @@ import time
 
 import click
 import torch
-
-import speechbrain_vq
+from report import save, versions
 
 SECONDS, RATE, SPEAKERS, PHONES, UNITS = 10.0, 50, 50, 40, 12
 SIZES = (10_000, 100_000, 1_000_000, 2_000_000)
@@ -125,9 +123,7 @@ def main(threads, one):
         f"{threads} threads. CPU s: of all threads, imports included, which "
         "other work on the machine changes less. MiB: peak of the process.",
         "",
-        f"speechbrain_vq {speechbrain_vq.__version__}, torch "
-        f"{torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}.",
+        versions(),
         "",
         "| frames | hours | s | CPU s | MiB | frames, times the first row | "
         "CPU s, times | MiB, times | PNMI |",
@@ -140,11 +136,8 @@ def main(threads, one):
             f"{f['memory'] / first['memory']:.1f} | {f['pnmi']:.3f} |"
             for f in rows
         ),
-        "",
     ]
-    text = "\n".join(lines)
-    pathlib.Path(__file__).with_suffix(".md").write_text(text)
-    click.echo(text)
+    click.echo(save(pathlib.Path(__file__).with_suffix(".md"), lines))
 
 
 if __name__ == "__main__":

@@ -12,13 +12,12 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import importlib.metadata
 import pathlib
-import platform
 import re
 import sys
 
 import click
+from report import save, versions
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -30,17 +29,15 @@ from tests.hub.attacks import (  # noqa: E402
     play_all,
 )
 
-LIBRARIES = ("speechbrain_vq", "HyperPyYAML", "ruamel.yaml", "PyYAML")
-LIBRARIES += ("torch", "speechbrain")
+LIBRARIES = ("speechbrain", "HyperPyYAML", "ruamel.yaml", "PyYAML")
 
 
-def page(stock: dict, guard: dict) -> str:
-    """The table of what both loaders did."""
-    versions = [f"{x} {importlib.metadata.version(x)}" for x in LIBRARIES]
+def page(stock: dict, guard: dict) -> list[str]:
+    """The lines of the table of what both loaders did."""
     refused = sum(x["did"].startswith("refuses") for x in guard.values())
     most = max(x["megabytes"] or 0 for x in guard.values())
     rows = [row(name, stock, guard) for name in stock]
-    lines = [
+    return [
         "# Hostile yaml files, with and without the guard",
         "",
         "`python benchmarks/guard.py`",
@@ -53,14 +50,12 @@ def page(stock: dict, guard: dict) -> str:
         '"raises" at, or whose class it only hands out, is here because a '
         "guard that reads it otherwise would not.",
         "",
-        f"{', '.join(versions)}, Python {platform.python_version()}, "
-        f"{platform.machine()}.",
+        versions(*LIBRARIES),
         "",
         "| attack | stock | guard |",
         "|---|---|---|",
         *rows,
     ]
-    return "\n".join(lines) + "\n"
 
 
 def row(name: str, stock: dict, guard: dict) -> str:
@@ -95,9 +90,7 @@ def main(out: str, only: tuple[str, ...]) -> None:
     if only:
         click.echo("\n".join(row(name, stock, guard) for name in stock))
         return
-    text = page(stock, guard)
-    pathlib.Path(out).write_text(text, encoding="utf-8")
-    click.echo(text)
+    click.echo(save(pathlib.Path(out), page(stock, guard)))
 
 
 if __name__ == "__main__":

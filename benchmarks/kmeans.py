@@ -13,15 +13,14 @@ Authors
 """
 
 import argparse
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import sklearn
 import torch
+from report import save, versions
 from sklearn.cluster import k_means
 from threadpoolctl import threadpool_limits
 
@@ -93,12 +92,13 @@ def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
 
 
 def report(args: argparse.Namespace) -> str:
-    """The whole table, as Markdown."""
+    """Writes the whole table and returns it, as Markdown."""
     x = mixture(args.vectors, args.dim)
     kmeans(x[:1000], 16, generator=0)
     k_means(x[:1000].numpy(), 16, n_init=1)
     rows = [row for k in args.clusters for row in compare(x, k, args.rounds)]
-    return "\n".join(
+    return save(
+        args.output,
         [
             "# K-means against scikit-learn",
             "",
@@ -107,20 +107,19 @@ def report(args: argparse.Namespace) -> str:
             ),
             "",
             f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
-            f"modes; {args.threads} CPU thread(s), {platform.machine()}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}, "
-            f"scikit-learn {sklearn.__version__}.",
+            f"modes; {args.threads} CPU thread(s). "
             "Seconds are medians over the rounds, in which ours and "
             "scikit-learn's single fit take turns with a new seed each; "
             "relative time is the median of the rounds' ratios to ours. "
             "Inertia is given as a ratio to scikit-learn's best of ten fits.",
             "",
+            versions("scikit-learn"),
+            "",
             "| K | | fits | s | relative time | mean squared distance | "
             "inertia ratio | from, to |",
             "|---|---|---|---|---|---|---|---|",
             *rows,
-            "",
-        ]
+        ],
     )
 
 
@@ -140,7 +139,6 @@ def main() -> None:
     with threadpool_limits(args.threads):
         text = report(args)
     print(text)
-    args.output.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import csv
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,11 +31,10 @@ from importlib.util import find_spec
 from itertools import chain
 
 import click
-import torch
+from report import save, versions
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-import speechbrain_vq
 from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.presets import recipe_path
 
@@ -156,9 +154,7 @@ class Matrix:
             " ".join(self.task["note"].split())
             + f" Medians (ranges) over seeds; {said} optimizer steps.",
             "",
-            f"speechbrain_vq {speechbrain_vq.__version__}, torch "
-            f"{torch.__version__}, Python {platform.python_version()}, "
-            f"{platform.machine()}.",
+            versions(),
         ]
 
     def table(self, title=None):
@@ -176,7 +172,8 @@ class Matrix:
         """Writes the table as Markdown and CSV, and a plot."""
         picture = f"![Each run]({stem.name}.png)"
         lines = [*self.heading(), "", *self.table(), "", picture]
-        text = save(stem, lines, self.entries())
+        text = save(stem.with_suffix(".md"), lines)
+        save_csv(stem.with_suffix(".csv"), self.entries())
         with replacing(stem.with_suffix(".png")) as path:
             self.plot(path)
         return text
@@ -244,17 +241,13 @@ def spread(runs, name, column):
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
-def save(stem, lines, entries):
-    """Writes Markdown and, beside it, CSV; returns the Markdown."""
-    text = "\n".join([*lines, ""])
-    with replacing(stem.with_suffix(".md")) as path:
-        path.write_text(text, encoding="utf-8")
+def save_csv(path, entries):
+    """Writes the rows of a CSV."""
     with (
-        replacing(stem.with_suffix(".csv")) as path,
-        open(path, "w", newline="", encoding="utf-8") as file,
+        replacing(path) as partial,
+        open(partial, "w", newline="", encoding="utf-8") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows(entries)
-    return text
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -15,7 +15,6 @@ Authors
 import functools
 import json
 import pathlib
-import platform
 import statistics
 import time
 
@@ -23,9 +22,9 @@ import click
 import torch
 import vector_quantize_pytorch as rivals
 from hyperpyyaml import load_hyperpyyaml
+from report import save, versions
 from torch.nn.functional import l1_loss
 
-import speechbrain_vq
 from speechbrain_vq import VectorQuantizer, preset_path
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.replacing import replacing
@@ -292,7 +291,8 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
         )
     minutes = sum(len(m) for m in data["train"][0]) / 6000
     tokens = next(iter(results.values()))[0]["tokens"]
-    text = "\n".join(
+    text = save(
+        out or HERE / f"rivals_{name}.md",
         [
             f"# Quantizers on {name}",
             "",
@@ -311,19 +311,15 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
             "on the test set; used in training over the last fifth of the "
             "steps (ours only). L1 of normalized log-mels.",
             "",
-            f"speechbrain_vq {speechbrain_vq.__version__}, torch "
-            f"{torch.__version__}, vector-quantize-pytorch 1.32.0 (vqp), "
-            f"Python {platform.python_version()}.",
+            "vqp is vector-quantize-pytorch. "
+            + versions("vector-quantize-pytorch"),
             "",
             "| quantizer | K | used % | used in training % | perplexity | L1 | "
             "PNMI |",
             "|---|---|---|---|---|---|---|",
             *rows,
-            "",
-        ]
+        ],
     )
-    path = out or HERE / f"rivals_{name}.md"
-    path.write_text(text, encoding="utf-8")
     click.echo(text)
 
 

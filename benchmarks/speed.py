@@ -14,7 +14,6 @@ Authors
 """
 
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,8 +22,8 @@ import time
 import click
 import torch
 import vector_quantize_pytorch as rivals
+from report import save, versions
 
-import speechbrain_vq
 from speechbrain_vq import Reservoir, VectorQuantizer
 from speechbrain_vq.training.monitor import UsageMonitor
 
@@ -162,9 +161,8 @@ def main(rounds, threads):
         f"{rounds} alternating rounds, {threads} CPU threads; MiB: growth of "
         "the peak of a fresh process over three steps.",
         "",
-        f"speechbrain_vq {speechbrain_vq.__version__}, torch "
-        f"{torch.__version__}, vector-quantize-pytorch 1.32.0 (vqp), Python "
-        f"{platform.python_version()}, {platform.machine()}.",
+        "vqp is vector-quantize-pytorch. "
+        + versions("vector-quantize-pytorch"),
         "",
         "| quantizer | " + " | ".join(f"K = {k}" for k in SIZES) + " | MiB at "
         f"K = {SIZES[-1]} |",
@@ -187,11 +185,8 @@ def main(rounds, threads):
         f"A full reservoir of 20480 x 64 takes 3200 vectors in "
         f"{reservoir_update():.2f} ms (median). Graph breaks of one training "
         f"step of the default under torch.compile: {graph_breaks()}.",
-        "",
     ]
-    text = "\n".join(lines)
-    pathlib.Path(__file__).with_suffix(".md").write_text(text)
-    click.echo(text)
+    click.echo(save(pathlib.Path(__file__).with_suffix(".md"), lines))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ Authors
 
 import json
 import pathlib
-import platform
 import resource
 import shutil
 import subprocess
@@ -26,8 +25,8 @@ import time
 import click
 import soundfile
 import torch
+from report import save, versions
 
-import speechbrain_vq
 from speechbrain_vq.presets import bundled
 
 MINUTES, TIMES, RATE = 6, 10, 16000
@@ -151,9 +150,7 @@ def main(model, threads, one):
         "of a fresh process over what it had with the model loaded. Changed: "
         "tokens that are not those of all at once in fp32.",
         "",
-        f"speechbrain_vq {speechbrain_vq.__version__}, torch "
-        f"{torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.machine()}.",
+        versions(),
         "",
         f"To load: {one['import']:.1f} s of imports, {one['load']:.2f} s for "
         f"the model, {one['loaded']:.0f} MiB (best of {len(WAYS)} processes).",
@@ -161,11 +158,8 @@ def main(model, threads, one):
         "| way | s | times real time | CPU s | MiB | changed |",
         "|---|---|---|---|---|---|",
         *rows,
-        "",
     ]
-    text = "\n".join(lines)
-    pathlib.Path(__file__).with_suffix(".md").write_text(text)
-    click.echo(text)
+    click.echo(save(pathlib.Path(__file__).with_suffix(".md"), lines))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from functools import cached_property
 import click
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from paper_matrix import Matrix, save
+from paper_matrix import Matrix, save_csv
+from report import save
 from tqdm import tqdm
 
 from speechbrain_vq import VectorQuantizer, VQTokenizer
@@ -240,7 +241,8 @@ class Units(Matrix):
         lines = self.heading()
         for title in self.titles:
             lines += ["", f"## {title}", "", *self.table(title)]
-        return save(stem, lines, self.entries())
+        save_csv(stem.with_suffix(".csv"), self.entries())
+        return save(stem.with_suffix(".md"), lines)
 
     def entries(self):
         """The rows of the CSV: a figure each."""

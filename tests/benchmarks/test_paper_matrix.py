@@ -105,12 +105,12 @@ def test_a_table_that_cannot_be_written_leaves_the_other(script, tmp_path):
         yield ["half"]
         raise OSError
 
-    stem = tmp_path / "task"
-    assert script.save(stem, ["# Old"], [["old"]]) == "# Old\n"
+    path = tmp_path / "task.csv"
+    script.save_csv(path, [["old"]])
     with pytest.raises(OSError):
-        script.save(stem, ["# Old"], failing())
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {"task.md": "# Old\n", "task.csv": "old\n"}
+        script.save_csv(path, failing())
+    assert path.read_text() == "old\n"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_runs_of_another_command_are_not_taken_for_these(ended):
