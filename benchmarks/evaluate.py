@@ -23,7 +23,9 @@ import time
 
 import click
 import torch
-from report import save, versions
+from report import save
+
+from speechbrain_vq.versions import versions
 
 SECONDS, RATE, SPEAKERS, PHONES, UNITS = 10.0, 50, 50, 40, 12
 SIZES = (10_000, 100_000, 1_000_000, 2_000_000)
@@ -123,7 +125,7 @@ def main(threads, one):
         f"{threads} threads. CPU s: of all threads, imports included, which "
         "other work on the machine changes less. MiB: peak of the process.",
         "",
-        versions(),
+        f"{versions()}.",
         "",
         "| frames | hours | s | CPU s | MiB | frames, times the first row | "
         "CPU s, times | MiB, times | PNMI |",

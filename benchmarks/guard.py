@@ -17,7 +17,9 @@ import re
 import sys
 
 import click
-from report import save, versions
+from report import save
+
+from speechbrain_vq.versions import versions
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -50,7 +52,7 @@ def page(stock: dict, guard: dict) -> list[str]:
         '"raises" at, or whose class it only hands out, is here because a '
         "guard that reads it otherwise would not.",
         "",
-        versions(*LIBRARIES),
+        f"{versions(*LIBRARIES)}.",
         "",
         "| attack | stock | guard |",
         "|---|---|---|",

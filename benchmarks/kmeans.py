@@ -20,11 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from report import save, versions
+from report import save
 from sklearn.cluster import k_means
 from threadpoolctl import threadpool_limits
 
 from speechbrain_vq.nnet.kmeans import kmeans
+from speechbrain_vq.versions import versions
 
 MODES = 3000
 
@@ -91,7 +92,7 @@ def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
     ]
 
 
-def report(args: argparse.Namespace) -> str:
+def page(args: argparse.Namespace) -> str:
     """Writes the whole table and returns it, as Markdown."""
     x = mixture(args.vectors, args.dim)
     kmeans(x[:1000], 16, generator=0)
@@ -113,7 +114,7 @@ def report(args: argparse.Namespace) -> str:
             "relative time is the median of the rounds' ratios to ours. "
             "Inertia is given as a ratio to scikit-learn's best of ten fits.",
             "",
-            versions("scikit-learn"),
+            versions("scikit-learn") + ".",
             "",
             "| K | | fits | s | relative time | mean squared distance | "
             "inertia ratio | from, to |",
@@ -137,7 +138,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with threadpool_limits(args.threads):
-        text = report(args)
+        text = page(args)
     print(text)
 
 

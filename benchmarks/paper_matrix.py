@@ -23,6 +23,7 @@ import csv
 import json
 import os
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -31,12 +32,14 @@ from importlib.util import find_spec
 from itertools import chain
 
 import click
-from report import save, versions
+from report import save
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.presets import recipe_path
+
+SPREAD = {"median": statistics.median, "least": min, "most": max}
 
 
 class Matrix:
@@ -96,7 +99,9 @@ class Matrix:
     def result(self, arm, seed):
         """What a run found, None where it has not ended."""
         path = self.output(arm, seed) / "results.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return {"versions": "unknown versions", **json.loads(path.read_text())}
 
     def run(self, arm, seed):
         """Trains, unless that was done before; returns whether it ended
@@ -142,19 +147,21 @@ class Matrix:
 
     def heading(self):
         """What all tables have in common, as lines of Markdown."""
-        results = (self.result(*run) for run in self.runs)
+        results = [self.result(*run) for run in self.runs]
         # What was not trained took none.
         steps = {result["steps"] for result in results if result} - {0}
+        made = {result["versions"] for result in results if result}
         said = " or ".join(map(str, sorted(steps))) or "no"
+        command = ["python", sys.argv[0], str(self.path), *self.overrides]
         return [
             f"# {self.task['title']}",
             "",
-            f"`python {' '.join([sys.argv[0], str(self.path), *self.overrides])}`",
+            f"`{shlex.join(command)}`",
             "",
             " ".join(self.task["note"].split())
             + f" Medians (ranges) over seeds; {said} optimizer steps.",
             "",
-            versions(),
+            f"{' or '.join(sorted(made))}.",
         ]
 
     def table(self, title=None):
@@ -179,12 +186,23 @@ class Matrix:
         return text
 
     def entries(self):
-        """The rows of the CSV: a run each."""
+        """The rows of the CSV: each run, and after those of an arm their
+        median and their range."""
         names = ["steps", *self.task["columns"]]
-        yield ["arm", "seed", *names]
-        for arm, seed in self.runs:
-            if result := self.result(arm, seed):
-                yield [arm, seed, *map(result.get, names)]
+        told = [self.task["title"], shlex.join(self.overrides)]
+        yield ["task", "options", "arm", "seed", *names, "versions"]
+
+        def cells(runs, function):
+            values = (scaled(runs, name, {}) for name in names)
+            return [function(known) if known else None for known in values]
+
+        for arm in self.arms:
+            runs = {s: self.result(arm, s) for s in self.task["seeds"]}
+            runs = {seed: run for seed, run in runs.items() if run}
+            for seed, run in runs.items():
+                yield [*told, arm, seed, *cells([run], min), run["versions"]]
+            for said, function in SPREAD.items():
+                yield [*told, arm, said, *cells(runs.values(), function), ""]
 
     def plot(self, path):
         """Draws a dot for each run, a bar at each median."""
@@ -236,7 +254,7 @@ def spread(runs, name, column):
         return ""
     middle, low, high = (
         format(function(values), column["format"])
-        for function in (statistics.median, min, max)
+        for function in SPREAD.values()
     )
     return middle if low == high else f"{middle} ({low} to {high})"
 

@@ -22,7 +22,7 @@ import click
 import torch
 import vector_quantize_pytorch as rivals
 from hyperpyyaml import load_hyperpyyaml
-from report import save, versions
+from report import save
 from torch.nn.functional import l1_loss
 
 from speechbrain_vq import VectorQuantizer, preset_path
@@ -43,6 +43,7 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.optimizers import CodebookOptimizer
 from speechbrain_vq.training.reinit import CodebookReinitializer
+from speechbrain_vq.versions import versions
 
 HERE = pathlib.Path(__file__).parent
 DIM, CHANNELS, SPEAKER, FRAMES, BATCH, LR = 64, 128, 32, 200, 16, 1e-3
@@ -312,7 +313,8 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
             "steps (ours only). L1 of normalized log-mels.",
             "",
             "vqp is vector-quantize-pytorch. "
-            + versions("vector-quantize-pytorch"),
+            + versions("vector-quantize-pytorch")
+            + ".",
             "",
             "| quantizer | K | used % | used in training % | perplexity | L1 | "
             "PNMI |",

@@ -22,10 +22,11 @@ import time
 import click
 import torch
 import vector_quantize_pytorch as rivals
-from report import save, versions
+from report import save
 
 from speechbrain_vq import Reservoir, VectorQuantizer
 from speechbrain_vq.training.monitor import UsageMonitor
+from speechbrain_vq.versions import versions
 
 BATCH, TIME, DIM = 16, 200, 64
 SIZES = (512, 4096, 16384)
@@ -162,7 +163,8 @@ def main(rounds, threads):
         "the peak of a fresh process over three steps.",
         "",
         "vqp is vector-quantize-pytorch. "
-        + versions("vector-quantize-pytorch"),
+        + versions("vector-quantize-pytorch")
+        + ".",
         "",
         "| quantizer | " + " | ".join(f"K = {k}" for k in SIZES) + " | MiB at "
         f"K = {SIZES[-1]} |",

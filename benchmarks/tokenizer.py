@@ -25,9 +25,10 @@ import time
 import click
 import soundfile
 import torch
-from report import save, versions
+from report import save
 
 from speechbrain_vq.presets import bundled
+from speechbrain_vq.versions import versions
 
 MINUTES, TIMES, RATE = 6, 10, 16000
 # Name: chunk_seconds, precision; without the first, the hour as short files.
@@ -150,7 +151,7 @@ def main(model, threads, one):
         "of a fresh process over what it had with the model loaded. Changed: "
         "tokens that are not those of all at once in fp32.",
         "",
-        versions(),
+        f"{versions()}.",
         "",
         f"To load: {one['import']:.1f} s of imports, {one['load']:.2f} s for "
         f"the model, {one['loaded']:.0f} MiB (best of {len(WAYS)} processes).",

@@ -519,10 +519,13 @@ def _read_line(root, alignments, image: str, transcript: str) -> dict:
     text = (root / transcript).read_text(encoding="utf-8")
     text = " ".join(text.translate(UNWRITTEN).split())
     folders = pathlib.PurePosixPath(image).parent.parts
+    writers = [f for f in folders if f not in ("nl", "unsupervised")]
+    if not writers:
+        raise ValueError("no folder of its path is a writer's")
     return {
         "image": f"{ROOT}/{image}",
         "width": width,
-        "writer": next(f for f in folders if f not in ("nl", "unsupervised")),
+        "writer": writers[0],
         "page": "/".join(folders),
         "text": text,
         "characters": find_characters(symbols, text),

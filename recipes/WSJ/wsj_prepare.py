@@ -41,7 +41,9 @@ COMPLETE = {"train": 37416, "valid": 503, "test": 333}
 DISC = re.compile(r"\d+[-_]\d+\.\d+")
 # Listed, but on no disc.
 NOT_THERE = "wsj0/si_tr_s/401/"
-SUFFIXES = {".wv1", ".wav", ".dot", ".ndx"}
+# The best first: what sph2pipe made of a file that cannot be read, then it.
+AUDIO = (".wav", ".sph", ".wv1")
+SUFFIXES = {*AUDIO, ".dot", ".ndx"}
 LAYOUT = (
     "Wanted are the discs (folders such as 11-1.1, 11-13.1, 13-1.1, 13-34.1, "
     "in one folder or in two such as csr_1 and csr_2_comp), or all of them "
@@ -209,8 +211,8 @@ def _read_split(source, files, split, keys, texts, pronouncer):
     utts, missing, compressed = {}, [], []
     for key in tqdm(keys, split, unit="utt"):
         name = key.rpartition("/")[2]
-        # What sph2pipe made of a file comes first.
-        path = files.get(f"{key}.wav") or files.get(f"{key}.wv1")
+        found = (files.get(f"{key}{suffix}") for suffix in AUDIO)
+        path = next(filter(None, found), None)
         if path is None or name not in texts:
             missing.append(key)
             continue
@@ -243,7 +245,8 @@ def _complain(source, split, keys, missing, compressed):
         )
     if len(missing) == len(keys):
         raise FileNotFoundError(
-            f"{source} holds neither audio nor transcript (.wv1 and .dot) of "
+            f"{source} holds neither audio nor transcript (.wv1, .sph or .wav, "
+            "and .dot) of "
             f"any utterance of {split}, such as {keys[0]}. {LAYOUT}"
             if keys
             else f"{source}: the lists of {split} are empty."

@@ -23,6 +23,7 @@ from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.common.earlier import check_earlier
+from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +195,8 @@ def finish(hparams: dict, *results: dict) -> None:
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
-    """Writes ``results.json``, which is last: where it is, a run is complete.
+    """Writes ``results.json``, and in it the versions of what made them. It is
+    last: where it is, a run is complete.
 
     Arguments
     ---------
@@ -204,7 +206,8 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
         Of numbers and names.
     """
     path = pathlib.Path(folder) / "results.json"
-    text = json.dumps(results, indent=2) + "\n"
+    told = {**results, "versions": versions()}
+    text = json.dumps(told, indent=2) + "\n"
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     logger.info("The results are in %s", path)

@@ -196,7 +196,8 @@ class ImageDecoder(nn.Module):
         torch.Tensor
             Logits, [B, 256, image_channels, 4 h, 4 w].
         """
-        return self.layers(latents.permute(0, 3, 1, 2))
+        # Contiguous, or the loss copies all logits to make them so.
+        return self.layers(latents.permute(0, 3, 1, 2).contiguous())
 
 
 class ImageQuantizer(VectorQuantizer):

@@ -61,6 +61,7 @@ def ended(tmp_path, script):
             output = tmp_path / matrix.output(arm, seed)
             output.mkdir(parents=True)
             found = {"steps": 7, "error": error, "share": seed / 10}
+            found["versions"] = "torch 2.0" if seed == 1 else "torch 2.1"
             (output / "results.json").write_text(json.dumps(found))
             (output / "command.json").write_text(
                 json.dumps(matrix.command(arm, seed))
@@ -77,12 +78,18 @@ def test_medians_and_ranges_of_the_runs(ended):
         and "| wide robust | 0.20 (0.20 to 0.30) | 20 (10 to 30) | 3 |" in text
         and "Said below the title." in text
         and "7 optimizer steps" in text
+        and "torch 2.0 or torch 2.1." in text
     )
     with open(ended.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     for arm, errors in ERRORS.items():
-        found = [float(r["error"]) for r in rows if r["arm"] == arm]
-        assert found == errors
+        found = {r["seed"]: r for r in rows if r["arm"] == arm}
+        assert {r["task"] for r in found.values()} == {"A table"}
+        spread = [sorted(errors)[1], min(errors), max(errors)]
+        said = ["1", "2", "3", "median", "least", "most"]
+        assert list(found) == said
+        assert [float(found[s]["error"]) for s in said] == errors + spread
+        assert found["1"]["versions"] == "torch 2.0"
     assert ended.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -100,7 +107,9 @@ def test_a_range_is_shown_where_there_is_one(script):
     assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
 
 
-def test_a_table_that_cannot_be_written_leaves_the_other(script, tmp_path):
+def test_a_table_that_cannot_be_written_leaves_that_which_was_there(
+    script, tmp_path
+):
     def failing():
         yield ["half"]
         raise OSError

@@ -261,6 +261,20 @@ def test_a_line_that_cannot_be_used_is_told_and_left_out(
     assert total == 59
 
 
+def test_a_line_without_a_writer_is_told_and_left_out(corpus, tmp_path, caplog):
+    root, of = corpus / ROOT, "nl/tasman/22.0/line1"
+    for ending in (".jpg", ".txt"):
+        shutil.copy(root / f"{of}{ending}", root / f"nl/line1{ending}")
+    with zipfile.ZipFile(root / "corpora" / PATHS, "a") as archive:
+        alignment = archive.read(f"{ROOT}/{of}.ali")
+        archive.writestr(f"{ROOT}/nl/line1.ali", alignment)
+    with open(root / "corpora/nl.bw.lines.train.dat", "a") as file:
+        file.write("nl/line1.jpg nl/line1.txt\n")
+    whole = manifests(prepare(corpus, tmp_path / "out"))
+    assert sum(map(len, whole)) == 3
+    assert "nl/line1.jpg (no folder of its path is a writer's)" in caplog.text
+
+
 def damage(archive, name):
     """Other bytes within a member, as a bad download has them."""
     with zipfile.ZipFile(archive) as members:

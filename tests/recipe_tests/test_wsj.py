@@ -95,6 +95,21 @@ def test_what_the_folders_above_are_called_makes_no_difference(
     assert read(prepare(".", tmp_path / "out3", lexicon)) == expected
 
 
+def test_sphere_files_may_be_called_sph(tmp_path, lexicon):
+    files = wsj_files()
+    other = {name.replace(".wv1", ".sph"): files[name] for name in files}
+    # Of the lists, the names stay.
+    other |= {name: files[name] for name in files if name.endswith(".ndx")}
+    as_is, renamed = (
+        read(prepare(write(tmp_path / n, f), tmp_path / f"{n}-out", lexicon))
+        for n, f in (("wv1", files), ("sph", other))
+    )
+    for split, items in as_is.items():
+        for item in items.values():
+            item["wav"] = item["wav"].replace(".wv1", ".sph")
+        assert renamed[split] == items
+
+
 def test_wav_made_by_sph2pipe_is_read_beside_compressed_audio(
     tmp_path, lexicon
 ):

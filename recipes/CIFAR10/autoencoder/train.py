@@ -10,7 +10,6 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-import logging
 import math
 import pathlib
 import sys
@@ -38,13 +37,15 @@ from speechbrain_vq.recipes.common.runs import (
 )
 from speechbrain_vq.training import VQBrain
 
-logger = logging.getLogger(__name__)
-
 IN_PICTURE = 12  # Images
 
 
 class ImageBrain(VQBrain):
     """Learns to say images again through a quantizer."""
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate, a function of the step alone."""
+        self.hparams.lr_annealing(self.optimizer, self.optimizer_step + 1)
 
     def compute_forward(self, batch, stage):
         """The levels of the pixels, their distributions, and the codes."""
@@ -80,13 +81,15 @@ class ImageBrain(VQBrain):
         logarithm of the codebook's size, whatever their use.
         """
         bits = self.nats / self.dimensions / math.log(2)
-        figures = {"reconstruction_bits_per_dim": bits}
+        # Of other levels: not to be compared with the others.
+        kind = "truncated_" if self.hparams.official_truncation else ""
+        figures = {f"{kind}reconstruction_bits_per_dim": bits}
         if self.hparams.quantizer.bypass:
             return figures, []
         rate = self.codes * math.log2(self.hparams.codebook_size)
         perplexities = entropy(self.usage).exp()
         figures["code_bits_per_dim"] = rate / self.dimensions
-        figures["bits_per_dim"] = bits + rate / self.dimensions
+        figures[f"{kind}bits_per_dim"] = bits + rate / self.dimensions
         figures["perplexity_sum"] = float(perplexities.sum())
         figures["perplexity_least"] = float(perplexities.min())
         return figures, perplexities.tolist()

@@ -12,7 +12,6 @@ Authors
 """
 
 import json
-import logging
 import math
 import sys
 
@@ -39,8 +38,6 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     prepare,
 )
 from speechbrain_vq.training import VQBrain
-
-logger = logging.getLogger(__name__)
 
 
 class HandwritingBrain(VQBrain):

@@ -1,0 +1,40 @@
+"""What results are made with.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import importlib.metadata
+import platform
+
+import torch
+
+import speechbrain_vq
+
+
+def versions(*others: str) -> str:
+    """Names and versions of what runs here.
+
+    Arguments
+    ---------
+    *others : str
+        Packages that count besides this one and torch.
+
+    Returns
+    -------
+    str
+        With commas between them.
+
+    Example
+    -------
+    >>> versions("speechbrain")  # doctest: +SKIP
+    'speechbrain_vq 0.1.0, torch 2.11.0, speechbrain 1.1.2, Python 3.11.7, x86_64'
+    """
+    found = {
+        "speechbrain_vq": speechbrain_vq.__version__,
+        "torch": torch.__version__,
+        **{name: importlib.metadata.version(name) for name in others},
+        "Python": platform.python_version(),
+    }
+    said = [f"{name} {version}" for name, version in found.items()]
+    return ", ".join([*said, platform.machine()])
