@@ -199,6 +199,8 @@ class Matrix:
         for arm in self.arms:
             runs = {s: self.result(arm, s) for s in self.task["seeds"]}
             runs = {seed: run for seed, run in runs.items() if run}
+            if not runs:
+                continue
             for seed, run in runs.items():
                 yield [*told, arm, seed, *cells([run], min), run["versions"]]
             for said, function in SPREAD.items():

@@ -51,8 +51,8 @@ LAYOUT = (
 )
 CONVERT = (
     "LDC's sph2pipe turns it into one that can be read, to be left beside it "
-    "under the same name: `find DATA -iname '*.wv1' -exec sh -c 'sph2pipe -p "
-    '-f wav "$1" "${1%.*}.wav"\' _ {} \\;`'
+    r"under the same name: `find DATA \( -iname '*.wv1' -o -iname '*.sph' \) "
+    """-exec sh -c 'sph2pipe -p -f wav "$1" "${1%.*}.wav"' _ {} \\;`"""
 )
 
 
