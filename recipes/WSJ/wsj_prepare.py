@@ -41,7 +41,7 @@ COMPLETE = {"train": 37416, "valid": 503, "test": 333}
 DISC = re.compile(r"\d+[-_]\d+\.\d+")
 # Listed, but on no disc.
 NOT_THERE = "wsj0/si_tr_s/401/"
-# The best first: what sph2pipe made of a file that cannot be read, then it.
+# What sph2pipe made of a file comes before the file.
 AUDIO = (".wav", ".sph", ".wv1")
 SUFFIXES = {*AUDIO, ".dot", ".ndx"}
 LAYOUT = (
@@ -245,9 +245,8 @@ def _complain(source, split, keys, missing, compressed):
         )
     if len(missing) == len(keys):
         raise FileNotFoundError(
-            f"{source} holds neither audio nor transcript (.wv1, .sph or .wav, "
-            "and .dot) of "
-            f"any utterance of {split}, such as {keys[0]}. {LAYOUT}"
+            f"{source} holds neither audio nor transcript ({', '.join(AUDIO)} "
+            f"and .dot) of any utterance of {split}, such as {keys[0]}. {LAYOUT}"
             if keys
             else f"{source}: the lists of {split} are empty."
         )

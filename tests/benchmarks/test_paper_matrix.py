@@ -107,19 +107,20 @@ def test_a_range_is_shown_where_there_is_one(script):
     assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
 
 
-def test_a_table_that_cannot_be_written_leaves_that_which_was_there(
-    script, tmp_path
-):
+def test_a_table_that_cannot_be_written_leaves_the_other(script, tmp_path):
     def failing():
         yield ["half"]
         raise OSError
 
-    path = tmp_path / "task.csv"
-    script.save_csv(path, [["old"]])
+    page, table = tmp_path / "task.md", tmp_path / "task.csv"
+    assert script.save(page, ["# Old"]) == "# Old\n"
+    script.save_csv(table, [["old"]])
+    with pytest.raises(UnicodeEncodeError):
+        script.save(page, ["# New", "\ud800"])
     with pytest.raises(OSError):
-        script.save_csv(path, failing())
-    assert path.read_text() == "old\n"
-    assert list(tmp_path.iterdir()) == [path]
+        script.save_csv(table, failing())
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"task.md": "# Old\n", "task.csv": "old\n"}
 
 
 def test_runs_of_another_command_are_not_taken_for_these(ended):
