@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
+        MaskedBatchNorm,
         Reservoir,
         ResidualVectorQuantizer,
         VectorQuantizer,
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
         nearest,
     )
     from .presets import bundled, preset_names, preset_path
-    from .training import ReinitSchedule, VQBrain, VQMixin
+    from .training import (
+        CodebookTrainer,
+        ReinitSchedule,
+        VQBrain,
+        VQMixin,
+    )
 
 __version__ = "0.1.0"
 
@@ -32,6 +38,7 @@ __getattr__, __dir__, __all__ = attach(
         "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",
+            "MaskedBatchNorm",
             "Reservoir",
             "ResidualVectorQuantizer",
             "VQOutput",
@@ -40,7 +47,12 @@ __getattr__, __dir__, __all__ = attach(
             "nearest",
         ],
         "presets": ["bundled", "preset_names", "preset_path"],
-        "training": ["ReinitSchedule", "VQBrain", "VQMixin"],
+        "training": [
+            "CodebookTrainer",
+            "ReinitSchedule",
+            "VQBrain",
+            "VQMixin",
+        ],
     },
 )
 __all__ += ["__version__"]

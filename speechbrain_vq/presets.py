@@ -61,6 +61,37 @@ def preset_path(name: str) -> Path:
     return _folder("hparams") / f"{name}.yaml"
 
 
+def quantizer_options(name: str) -> dict:
+    """Read from a preset what ``VectorQuantizer`` takes.
+
+    Arguments
+    ---------
+    name : str
+        One of ``preset_names()``.
+
+    Returns
+    -------
+    options : dict
+        Arguments of the class; the schedule and the learning rate of the
+        preset are for what trains it.
+
+    Example
+    -------
+    >>> quantizer_options("ema")["codebook"]
+    'ema'
+    """
+    import inspect
+
+    import ruamel.yaml
+
+    from speechbrain_vq.nnet import VectorQuantizer
+
+    text = preset_path(name).read_text("utf-8")
+    preset = ruamel.yaml.YAML().load(text)
+    taken = inspect.signature(VectorQuantizer).parameters
+    return {k: v for k, v in preset.items() if k in taken}
+
+
 def recipe_path(relative: str) -> Path:
     """Find a file or a folder of a recipe.
 

@@ -6,7 +6,7 @@ Authors
 
 import torch
 
-from speechbrain_vq.nnet.bottleneck import Bottleneck
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
 # A codebook is dead if fewer of its codes are used, or their perplexity is
 # lower: below that, tokens tell next to nothing. Far from what a working
@@ -24,7 +24,7 @@ def find_quantizers(
 ) -> dict[str, torch.nn.Module]:
     """The quantizers among modules, wherever they are, by name."""
     named = torch.nn.ModuleDict(modules).named_modules()
-    return {n: m for n, m in named if isinstance(m, Bottleneck)}
+    return {n: m for n, m in named if isinstance(m, VectorQuantizer)}
 
 
 def find_problems(

@@ -18,7 +18,7 @@ from speechbrain.utils.autocast import AMPConfig
 from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.load import load_pretrained
 from speechbrain_vq.hub.savedir import MARK
-from speechbrain_vq.nnet.precision import keep_dtype
+from speechbrain_vq.nnet.utils import keep_dtype
 
 
 class VQPretrained(Pretrained):

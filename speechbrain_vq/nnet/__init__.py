@@ -8,7 +8,7 @@ from .codebooks import Codebook, EMACodebook
 from .estimators import rotation_trick, straight_through
 from .kmeans import KMeansResult, kmeans
 from .normalization import MaskedBatchNorm
-from .quantisers import ResidualVectorQuantizer, VectorQuantizer, VQOutput
+from .quantizers import ResidualVectorQuantizer, VectorQuantizer, VQOutput
 from .reservoir import Reservoir
 from .search import nearest
 

@@ -1,20 +1,39 @@
-"""Codebooks: they hold the codewords and know how these learn.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Codebooks: they hold codewords, learn, and are re-initialized by k-means."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from speechbrain_vq.nnet.checks import check_choice
-from speechbrain_vq.nnet.distributed import sum_over_ranks
+from speechbrain_vq.nnet.kmeans import kmeans
+from speechbrain_vq.nnet.search import nearest
+from speechbrain_vq.nnet.utils import check_choice, sum_over_ranks
+
+
+class Reinit(NamedTuple):
+    """Result of a re-initialization of C codebooks.
+
+    Arguments
+    ---------
+    rows : torch.Tensor
+        The codewords replaced, booleans [C, K].
+    inertia : float
+        Mean squared distance of a vector to its quantization, after.
+    previous_inertia : float
+        The same before.
+    num_distinct : int
+        Number of distinct vectors, the least over the codebooks.
+    """
+
+    rows: torch.Tensor
+    inertia: float
+    previous_inertia: float
+    num_distinct: int
 
 
 def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """Numbers the codes of all codebooks in one row.
+    """Number the codes of all codebooks consecutively.
 
     Arguments
     ---------
@@ -35,6 +54,8 @@ def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
     tensor([[0, 7],
             [1, 6]])
     """
+    if indices.shape[1] == 1:
+        return indices
     books = torch.arange(indices.shape[1], device=indices.device)
     return indices + books * codebook_size
 
@@ -42,14 +63,17 @@ def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
 class Codebook(nn.Module):
     """Codewords that learn by gradient.
 
+    It is frozen, in training and in re-initialization, by
+    ``requires_grad_(False)`` or ``eval()``.
+
     Arguments
     ---------
     num_codebooks : int
-        Number of codebooks side by side.
+        Number of codebooks side by side, C.
     codebook_size : int
-        Number of codewords in each.
+        Number of codewords in each, K.
     codebook_dim : int
-        Dimension of a codeword.
+        Dimension of a codeword, d.
     init : str
         ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017) and the
         code of arXiv 2005.08520 on images; ``"xavier"``: uniform as well, up
@@ -73,7 +97,9 @@ class Codebook(nn.Module):
     ):
         super().__init__()
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
-        weight = torch.empty(num_codebooks, codebook_size, codebook_dim)
+        weight = torch.empty(
+            num_codebooks, codebook_size, codebook_dim, dtype=torch.float32
+        )
         if init == "uniform":
             weight.uniform_(-1 / codebook_size, 1 / codebook_size)
         elif init == "xavier":
@@ -81,57 +107,121 @@ class Codebook(nn.Module):
             weight.uniform_(-bound, bound)
         else:
             weight.normal_()
-        self._hold(weight)
+        self._register(weight)
 
-    def _hold(self, weight: torch.Tensor) -> None:
+    def _register(self, weight: torch.Tensor) -> None:
         self.weight = nn.Parameter(weight)
 
-    def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        """Looks codewords up.
+    @property
+    def learnable(self) -> bool:
+        """Whether ``requires_grad_()`` lets the codewords learn."""
+        return self.weight.requires_grad
+
+    def table(self, recomputed: bool = False) -> torch.Tensor:
+        """Return the codewords to search, [C, K, d].
 
         Arguments
         ---------
-        indices : torch.Tensor
-            Indices, [N, num_codebooks].
+        recomputed : bool
+            Whether a forward is run again for its backward pass, and wants
+            the codewords of the first run.
 
         Returns
         -------
         torch.Tensor
-            Codewords, [N, num_codebooks, codebook_dim].
+            Codewords, [C, K, d].
+        """
+        return self.weight
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        """Look codewords up.
+
+        Arguments
+        ---------
+        indices : torch.Tensor
+            Indices, [N, c], of the first c of the C codebooks; -1 stands for
+            no code.
+
+        Returns
+        -------
+        torch.Tensor
+            Codewords, [N, c, d]; zero where there is no code.
         """
         _, size, dim = self.weight.shape
-        return nn.functional.embedding(
-            number_codes(indices, size), self.weight.reshape(-1, dim)
+        codewords = nn.functional.embedding(
+            number_codes(indices.clamp(min=0), size),
+            self.weight.reshape(-1, dim),
         )
+        return codewords * (indices >= 0).unsqueeze(-1)
 
     def learn(
         self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
     ) -> None:
-        """Called with each training batch; a gradient needs nothing here."""
+        """Update from a training batch; a gradient needs nothing here."""
 
     @torch.no_grad()
-    def rewrite(
+    def reinitialize(
+        self,
+        book: int,
+        vectors: torch.Tensor,
+        scope: str = "all",
+        start: str = "codebook",
+        generator: torch.Generator | None = None,
+    ) -> Reinit:
+        """Replace the codewords of one codebook by centroids of vectors.
+
+        Arguments
+        ---------
+        book : int
+            Number of the codebook.
+        vectors : torch.Tensor
+            Vectors that it quantizes, [N, d].
+        scope : str
+            ``"all"``, or ``"dead"``: only codes that are the nearest of none
+            of the vectors.
+        start : str
+            Start of k-means for ``"all"``: ``"codebook"``, the present
+            codewords, whose codes thereby keep their meaning, or
+            ``"kmeans++"``.
+        generator : torch.Generator, optional
+            Source of random numbers.
+
+        Returns
+        -------
+        Reinit
+            What was done to this codebook.
+        """
+        old = self.weight[book].detach()
+        before, chosen = _distortion(vectors, old)
+        rows = torch.ones(len(old), dtype=torch.bool, device=old.device)
+        if scope == "dead":
+            rows[chosen] = False
+        centroids, distinct = old.clone(), len(old)
+        if rows.any():
+            kept = old[~rows]
+            found = kmeans(
+                vectors,
+                len(old),
+                generator=generator,
+                fixed=kept if len(kept) else None,
+                init=old if scope == "all" and start == "codebook" else None,
+            )
+            centroids[rows] = found.centroids[len(kept) :]
+            distinct = found.num_distinct
+        after, chosen = _distortion(vectors, centroids)
+        counts = torch.bincount(chosen, minlength=len(old))
+        self._replace(book, rows, centroids, counts)
+        return Reinit(rows, after, before, distinct)
+
+    @torch.no_grad()
+    def _replace(
         self,
         book: int,
         rows: torch.Tensor,
         centroids: torch.Tensor,
         counts: torch.Tensor,
     ) -> None:
-        """Replaces codewords.
-
-        Arguments
-        ---------
-        book : int
-            Which of the codebooks.
-        rows : torch.Tensor
-            Which codewords, booleans [codebook_size].
-        centroids : torch.Tensor
-            The new codewords, [codebook_size, codebook_dim]; only the rows
-            marked are taken.
-        counts : torch.Tensor
-            How many of the vectors clustered belong to each row,
-            [codebook_size].
-        """
+        """Write the rows [K] marked of centroids [K, d] with counts [K]."""
         new = centroids.to(self.weight)
         old = self.weight[book]
         old.copy_(torch.where(rows.unsqueeze(1), new, old))
@@ -145,7 +235,9 @@ class EMACodebook(Codebook):
     never chosen stays where it is, and one chosen for the first time moves by
     ``1 - decay`` of the way as any other. (Starts from zero counts fling the
     codes that the first batch does not choose far away.) In a distributed run
-    the averages are those over all ranks.
+    the averages are those over all ranks. Sums and masses belong to training:
+    they are in no ``state_dict``, and start anew where only it is loaded.
+    Frozen by ``requires_grad_(False)`` or ``eval()``.
 
     Arguments
     ---------
@@ -181,29 +273,76 @@ class EMACodebook(Codebook):
         super().__init__(num_codebooks, codebook_size, codebook_dim, init)
         self.decay = decay
 
-    def _hold(self, weight: torch.Tensor) -> None:
+    def _register(self, weight: torch.Tensor) -> None:
         self.register_buffer("weight", weight)
-        self.register_buffer("ema_sum", weight.clone())
-        self.register_buffer("ema_count", torch.ones(weight.shape[:2]))
+        self._follow = True
+        # The codewords before the last update.
+        self._previous = None
+        self._start_averages(weight.clone(), None)
+
+    def _start_averages(self, total, count) -> None:
+        if count is None:
+            count = torch.ones_like(total[..., 0])
+        self.register_buffer("ema_sum", total, persistent=False)
+        self.register_buffer("ema_count", count, persistent=False)
+
+    @property
+    def learnable(self) -> bool:
+        """Whether ``requires_grad_()`` lets the codewords learn."""
+        return self._follow
+
+    def requires_grad_(self, requires_grad: bool = True):
+        """Freeze the codewords, or let them learn, though not by gradient.
+
+        Arguments
+        ---------
+        requires_grad : bool
+            Whether they follow the averages.
+
+        Returns
+        -------
+        EMACodebook
+            This codebook.
+        """
+        self._follow = requires_grad
+        return super().requires_grad_(requires_grad)
+
+    def table(self, recomputed: bool = False) -> torch.Tensor:
+        """See ``Codebook``."""
+        if recomputed and self._previous is not None:
+            return self._previous
+        return self.weight
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # Checkpoints of version 0.1 have the averages.
+        total = state_dict.pop(f"{prefix}ema_sum", None)
+        count = state_dict.pop(f"{prefix}ema_count", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if f"{prefix}weight" in state_dict:
+            total = self.weight if total is None else total.to(self.weight)
+            count = count if count is None else count.to(self.weight)
+            self._start_averages(total.detach().clone(), count)
 
     @torch.no_grad()
     def learn(
         self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
     ) -> None:
-        """Moves the averages.
+        """Move the averages and with them the codewords.
 
         Arguments
         ---------
         vectors : torch.Tensor
-            What was quantized, [N, num_codebooks, codebook_dim].
+            Vectors quantized, [N, c, d], by the first c codebooks.
         indices : torch.Tensor
-            The codes chosen, [N, num_codebooks].
+            The codes chosen, [N, c].
         mask : torch.Tensor
-            Which of the N count, booleans [N].
+            Vectors that count, booleans [N].
         """
+        if not (self.training and self.learnable):
+            return
         books, size, dim = self.weight.shape
         flat = number_codes(indices, size).reshape(-1)
-        mass = mask.to(vectors.dtype).unsqueeze(1).expand(-1, books)
+        mass = mask.to(vectors.dtype).unsqueeze(1).expand_as(indices)
         update = self.ema_sum.new_zeros(books * size, dim + 1)
         update.index_add_(
             0,
@@ -213,27 +352,28 @@ class EMACodebook(Codebook):
             ).reshape(-1, dim + 1),
         )
         update = sum_over_ranks(update).view(books, size, dim + 1)
-        # A batch that counts for nothing must not make the past fade.
-        decay = torch.where(update[..., -1].sum() > 0, self.decay, 1.0)
-        self.ema_sum.lerp_(update[..., :-1], 1 - decay)
-        self.ema_count.lerp_(update[..., -1], 1 - decay)
+        # Where no vector counts, the past does not fade.
+        share = (update[..., -1].sum(1, keepdim=True) > 0) * (1 - self.decay)
+        self.ema_sum.lerp_(update[..., :-1], share.unsqueeze(2))
+        self.ema_count.lerp_(update[..., -1], share)
         # The mean of a code that was not chosen moves by rounding alone, and
         # thousands of batches of rounding add up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
+        self._previous = self.weight.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     @torch.no_grad()
-    def rewrite(
+    def _replace(
         self,
         book: int,
         rows: torch.Tensor,
         centroids: torch.Tensor,
         counts: torch.Tensor,
     ) -> None:
-        """Replaces codewords and rebuilds their averages: each new sum is
-        centroid x count, the counts scaled to the present mass."""
-        super().rewrite(book, rows, centroids, counts)
+        # The new sums are centroid x count, the counts scaled to the present
+        # mass.
+        super()._replace(book, rows, centroids, counts)
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
         mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass)
         count = torch.where(rows, mass, self.ema_count[book])
@@ -245,39 +385,20 @@ class EMACodebook(Codebook):
         )
 
 
+def _distortion(vectors, codebook):
+    """Mean squared distance to the nearest codeword, and its index."""
+    chosen = nearest(vectors, codebook)
+    return float((vectors - codebook[chosen]).square().sum(1).mean()), chosen
+
+
 def make_codebook(
-    kind: str,
-    num_codebooks: int,
-    codebook_size: int,
-    codebook_dim: int,
-    init: str,
-    ema_decay: float | None = None,
+    kind: str, *shape_and_init, ema_decay: float | None = None
 ) -> Codebook:
-    """Builds a codebook by the name of how it learns.
-
-    Arguments
-    ---------
-    kind : str
-        ``"gradient"`` or ``"ema"``.
-    num_codebooks, codebook_size, codebook_dim, init
-        See ``Codebook``.
-    ema_decay : float, optional
-        For ``"ema"``, 0.99 where not given.
-
-    Returns
-    -------
-    Codebook
-        The codebook.
-
-    Raises
-    ------
-    ValueError
-        If the kind is not known, or a decay is given without averages.
-    """
-    shape = (num_codebooks, codebook_size, codebook_dim, init)
+    """Build a codebook, ``"gradient"`` or ``"ema"``; see ``Codebook``."""
     check_choice("codebook", kind, ("gradient", "ema"))
     if kind == "ema":
-        return EMACodebook(*shape, 0.99 if ema_decay is None else ema_decay)
+        decay = 0.99 if ema_decay is None else ema_decay
+        return EMACodebook(*shape_and_init, decay)
     if ema_decay is not None:
         raise ValueError("ema_decay needs codebook='ema'.")
-    return Codebook(*shape)
+    return Codebook(*shape_and_init)

@@ -1,56 +1,21 @@
-"""How several codebooks code a latent together.
+"""Compositions: how several codebooks code one latent.
 
-Authors
- * speechbrain_vq authors 2026
+In the signatures, N latents of dimension D are coded by the first c of C
+codebooks of K codewords of dimension d.
 """
-
-from typing import Protocol
 
 import torch
 
-from speechbrain_vq.nnet.codebooks import Codebook
-from speechbrain_vq.nnet.reestimation import Reestimate, reestimate
+from speechbrain_vq.nnet.codebooks import Codebook, Reinit
 from speechbrain_vq.nnet.search import nearest
-
-
-class Composition(Protocol):
-    """What a quantizer must know of it; N latents, C codebooks of K codewords
-    of d dimensions."""
-
-    def codebook_dim(self, input_dim: int, num_codebooks: int) -> int:
-        """The d that needs no projection."""
-
-    def latent_dim(self, num_codebooks: int, codebook_dim: int) -> int:
-        """The dimension of what the codebooks code together."""
-
-    def code(
-        self, latents: torch.Tensor, codebook: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[N, latent_dim], [C, K, d] -> indices [N, C], and what each codebook
-        was asked to code [N, C, d]."""
-
-    def combine(self, codewords: torch.Tensor) -> torch.Tensor:
-        """[N, C, d] -> [N, latent_dim]."""
-
-    def total_error(self, sq_errors: torch.Tensor) -> torch.Tensor:
-        """The squared error of the whole from those of the codebooks, [C]."""
-
-    def reestimate(
-        self,
-        codewords: Codebook,
-        vectors: torch.Tensor,
-        scope: str,
-        generator: torch.Generator | None,
-    ) -> Reestimate:
-        """Rewrites the codebooks from [N, latent_dim]."""
 
 
 class Product:
     """Codebooks side by side, each for its slice of the latent (Jegou et al.,
     Product quantization for nearest neighbor search, 2011, section II-B)."""
 
-    def codebook_dim(self, input_dim, num_codebooks):
-        """An equal slice each."""
+    def codebook_dim(self, input_dim: int, num_codebooks: int) -> int:
+        """Return the d that needs no projection: an equal slice each."""
         if input_dim % num_codebooks:
             raise ValueError(
                 f"input_dim={input_dim} does not divide into "
@@ -58,12 +23,15 @@ class Product:
             )
         return input_dim // num_codebooks
 
-    def latent_dim(self, num_codebooks, codebook_dim):
-        """That of all slices."""
+    def latent_dim(self, num_codebooks: int, codebook_dim: int) -> int:
+        """Return D."""
         return num_codebooks * codebook_dim
 
-    def code(self, latents, codebook):
-        """Each slice by itself."""
+    def code(
+        self, latents: torch.Tensor, codebook: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Code latents [N, D] by a codebook [c, K, d]: indices [N, c], and
+        the vectors that each codebook quantizes, [N, c, d]."""
         targets = latents.unflatten(1, (len(codebook), -1))
         indices = [
             nearest(targets[:, book], codebook[book])
@@ -71,45 +39,50 @@ class Product:
         ]
         return torch.stack(indices, dim=1), targets
 
-    def combine(self, codewords):
-        """One after the other."""
+    def combine(self, codewords: torch.Tensor) -> torch.Tensor:
+        """Combine codewords [N, C, d] to latents [N, D]."""
         return codewords.flatten(1)
 
-    def total_error(self, sq_errors):
-        """The squared distance of the whole is the sum of those of its
-        parts."""
+    def total_error(self, sq_errors: torch.Tensor) -> torch.Tensor:
+        """Sum the squared errors of the codebooks, [c], to that of all."""
         return sq_errors.sum()
 
-    def reestimate(self, codewords, vectors, scope, generator):
-        """Each slice by itself."""
-        books = len(codewords.weight)
+    def reinitialize(
+        self, codebook: Codebook, vectors: torch.Tensor, *options
+    ) -> Reinit:
+        """Re-initialize all codebooks from latents [N, D]; ``options`` are
+        those of ``Codebook.reinitialize``."""
+        books = len(codebook.weight)
         parts = vectors.unflatten(1, (books, -1))
-        done = [
-            reestimate(codewords, book, parts[:, book], scope, generator)
+        each = [
+            codebook.reinitialize(book, parts[:, book], *options)
             for book in range(books)
         ]
-        return Reestimate(
-            torch.stack([d.rows for d in done]),
-            sum(d.inertia for d in done),
-            sum(d.previous_inertia for d in done),
-            min(d.num_distinct for d in done),
+        return Reinit(
+            torch.stack([r.rows for r in each]),
+            sum(r.inertia for r in each),
+            sum(r.previous_inertia for r in each),
+            min(r.num_distinct for r in each),
         )
 
 
 class Residual:
     """Codebooks in a row, each coding what those before it left over
-    (Zeghidour et al., SoundStream, arXiv 2107.03312, section III-C)."""
+    (Zeghidour et al., SoundStream, arXiv 2107.03312, section III-C); the
+    methods are those of ``Product``."""
 
-    def codebook_dim(self, input_dim, num_codebooks):
-        """Each codes the whole."""
+    def codebook_dim(self, input_dim: int, num_codebooks: int) -> int:
+        """Return the d that needs no projection: each codes the whole."""
         return input_dim
 
-    def latent_dim(self, num_codebooks, codebook_dim):
-        """Each codes the whole."""
+    def latent_dim(self, num_codebooks: int, codebook_dim: int) -> int:
+        """Return D."""
         return codebook_dim
 
-    def code(self, latents, codebook):
-        """First the latents, then what is left of them."""
+    def code(
+        self, latents: torch.Tensor, codebook: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Code latents, then what is left of them, and so on."""
         residual, indices, targets = latents, [], []
         for words in codebook:
             targets.append(residual)
@@ -119,32 +92,32 @@ class Residual:
             residual = residual - words.detach()[indices[-1]]
         return torch.stack(indices, dim=1), torch.stack(targets, dim=1)
 
-    def combine(self, codewords):
-        """Their sum."""
+    def combine(self, codewords: torch.Tensor) -> torch.Tensor:
+        """Sum codewords."""
         return codewords.sum(1)
 
-    def total_error(self, sq_errors):
-        """What is left after the last is the error of the row."""
+    def total_error(self, sq_errors: torch.Tensor) -> torch.Tensor:
+        """Return the error of the last codebook, which is that of all."""
         return sq_errors[-1]
 
-    def reestimate(self, codewords, vectors, scope, generator):
-        """First from the vectors, then from what the new codewords leave."""
-        before, _ = self.code(vectors, codewords.weight)
-        left = vectors - self.combine(codewords(before))
-        done = []
-        for book in range(len(codewords.weight)):
-            done.append(reestimate(codewords, book, vectors, scope, generator))
-            words = codewords.weight[book]
+    def reinitialize(
+        self, codebook: Codebook, vectors: torch.Tensor, *options
+    ) -> Reinit:
+        """Re-initialize the first codebook from latents, the second from what
+        the new first leaves, and so on."""
+        indices, _ = self.code(vectors, codebook.weight)
+        left = vectors - self.combine(codebook(indices))
+        each = []
+        for book in range(len(codebook.weight)):
+            each.append(codebook.reinitialize(book, vectors, *options))
+            words = codebook.weight[book]
             vectors = vectors - words[nearest(vectors, words)]
-        return Reestimate(
-            torch.stack([d.rows for d in done]),
-            done[-1].inertia,
+        return Reinit(
+            torch.stack([r.rows for r in each]),
+            each[-1].inertia,
             float(left.square().sum(1).mean()),
-            min(d.num_distinct for d in done),
+            min(r.num_distinct for r in each),
         )
 
 
-COMPOSITIONS: dict[str, Composition] = {
-    "product": Product(),
-    "residual": Residual(),
-}
+COMPOSITIONS = {"product": Product(), "residual": Residual()}

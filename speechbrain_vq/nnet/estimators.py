@@ -1,10 +1,7 @@
-"""How gradients pass a quantizer.
+"""Gradient estimators: how gradients pass a quantizer.
 
-Both functions return the codewords in the forward pass; they differ in the
-gradient that reaches the encoder.
-
-Authors
- * speechbrain_vq authors 2026
+They return the codewords in the forward pass and differ in the gradient that
+reaches the encoder.
 """
 
 import torch
@@ -13,9 +10,15 @@ import torch
 class _StraightThrough(torch.autograd.Function):
     """The codewords bit for bit, and the latents' gradient as it comes."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, latents, codewords):
+    def forward(latents, codewords):
         return codewords.view_as(codewords)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
 
     @staticmethod
     def backward(ctx, gradient):
@@ -25,10 +28,15 @@ class _StraightThrough(torch.autograd.Function):
 class _Rotation(torch.autograd.Function):
     """The codewords bit for bit, and the latents' gradient rotated back."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, latents, codewords):
-        ctx.save_for_backward(latents, codewords)
+    def forward(latents, codewords):
         return codewords.view_as(codewords)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -59,8 +67,8 @@ def _rotated_back(gradient, latents, codewords):
 def straight_through(
     latents: torch.Tensor, codewords: torch.Tensor
 ) -> torch.Tensor:
-    """The straight-through estimator (Bengio et al., 2013): the latents get
-    the gradient of the codewords unchanged.
+    """Apply the straight-through estimator (Bengio et al., 2013): the latents
+    get the gradient of the codewords unchanged.
 
     Arguments
     ---------
@@ -87,7 +95,7 @@ def straight_through(
 def rotation_trick(
     latents: torch.Tensor, codewords: torch.Tensor
 ) -> torch.Tensor:
-    """The rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
+    """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
     rotated and scaled onto its codeword, and that linear map, held constant,
     is what the gradient passes.
 

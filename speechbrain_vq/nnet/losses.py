@@ -1,47 +1,63 @@
-"""The quantizer's loss, and what is counted beside it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Losses of a quantizer, and the metrics of a batch."""
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from speechbrain_vq.nnet.distributed import sum_over_ranks, world_size
+from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
+
+
+class LossToken:
+    """Lives as long as the graph of a loss; ``used`` outlives it, and is not
+    empty after a backward pass."""
+
+    def __init__(self):
+        self.used = []
 
 
 class _QuantizationLoss(torch.autograd.Function):
     """w_c mean |x - sg[e]|^2 + w_e mean |sg[x] - e|^2 of vectors x and their
-    codewords e; these, and sum |x - e|^2 of each codebook.
+    codewords e; sum |x - e|^2 of each codebook; and e.
 
     Written out because the two terms have one value and opposite gradients:
     autograd would compute each of them.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, targets, codebook, codes, mass, divisor, weights):
+    def forward(targets, codebook, codes, mass, divisor, weights, token):
         table = codebook.flatten(0, 1)
         codewords = table.index_select(0, codes.flatten()).view_as(targets)
         difference = codewords - targets
         sq_error = mass @ torch.linalg.vector_norm(difference, dim=2).square()
-        ctx.save_for_backward(difference, codes, mass / divisor)
-        ctx.weights, ctx.shape = weights, codebook.shape
-        ctx.mark_non_differentiable(codewords, sq_error)
         return sum(weights) * sq_error.sum() / divisor, sq_error, codewords
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        targets, codebook, codes, mass, divisor, ctx.weights, ctx.token = inputs
+        _, sq_error, codewords = output
+        ctx.save_for_backward(targets, codewords, codes, mass, divisor)
+        ctx.shape = codebook.shape
+        ctx.mark_non_differentiable(codewords, sq_error)
+
+    @staticmethod
+    @once_differentiable
     def backward(ctx, gradient, *_):
-        difference, codes, share = ctx.saved_tensors
+        targets, codewords, codes, mass, divisor = ctx.saved_tensors
         commitment, codebook = ctx.weights
-        step = difference * (2 * gradient * share).view(-1, 1, 1)
+        if ctx.token is not None:
+            ctx.token.used[:] = [True]
+        step = codewords - targets
+        step = step * (2 * gradient * mass / divisor).view(-1, 1, 1)
         to_codebook = to_targets = None
         if ctx.needs_input_grad[1]:
-            to_codebook = step.new_zeros(ctx.shape)
-            to_codebook.view(-1, ctx.shape[2]).index_add_(
+            to_codebook = step.new_zeros(ctx.shape).flatten(0, 1)
+            to_codebook = to_codebook.index_add(
                 0, codes.flatten(), step.flatten(0, 1), alpha=codebook
-            )
+            ).view(ctx.shape)
         if ctx.needs_input_grad[0]:
-            to_targets = step.mul_(-commitment)
-        return to_targets, to_codebook, *[None] * 4
+            to_targets = step * -commitment
+        return to_targets, to_codebook, *[None] * 5
 
 
 def quantization_loss(
@@ -52,8 +68,9 @@ def quantization_loss(
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
+    token: LossToken | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codebook and commitment loss (van den Oord et al., 2017, equation 3).
+    """Compute codebook and commitment loss (van den Oord et al., 2017, equation 3).
 
     Means run over all elements of the valid vectors, as in the code of arXiv
     2005.08520.
@@ -61,11 +78,11 @@ def quantization_loss(
     Arguments
     ---------
     targets : torch.Tensor
-        What was quantized, x, [N, C, d].
+        Vectors quantized, x, [N, c, d], by the first c codebooks.
     codebook : torch.Tensor
         The codewords, [C, K, d].
     codes : torch.Tensor
-        The nearest codewords, as ``number_codes`` counts them, [N, C].
+        The nearest codewords, as ``number_codes`` counts them, [N, c].
     mass : torch.Tensor
         1 for each of the N that counts, 0 for the others, [N].
     commitment_weight : float
@@ -75,12 +92,14 @@ def quantization_loss(
     over_ranks : bool
         Whether to count the valid vectors of all ranks, so that DDP's average
         of the gradients is that of the whole batch.
+    token : LossToken, optional
+        Kept by the graph of the loss.
 
     Returns
     -------
     tuple
         The loss; and without gradient each codebook's sum of squared errors,
-        [C], and the codewords chosen, e, [N, C, d].
+        [c], and the codewords chosen, e, [N, c, d].
 
     Example
     -------
@@ -101,21 +120,27 @@ def quantization_loss(
         mass,
         divisor,
         (commitment_weight, codebook_weight),
+        token,
     )
 
 
 @torch.no_grad()
 def code_counts(
-    codes: torch.Tensor, mass: torch.Tensor, codebook_size: int
+    codes: torch.Tensor,
+    mass: torch.Tensor,
+    num_codebooks: int,
+    codebook_size: int,
 ) -> torch.Tensor:
-    """How often each code was chosen.
+    """Count how often each code was chosen.
 
     Arguments
     ---------
     codes : torch.Tensor
-        Codes, as ``number_codes`` counts them, [N, C].
+        Codes, as ``number_codes`` counts them, [N, c].
     mass : torch.Tensor
         1 for each of the N that counts, 0 for the others, [N].
+    num_codebooks : int
+        Number of codebooks, C.
     codebook_size : int
         Number of codes of each codebook, K.
 
@@ -124,10 +149,10 @@ def code_counts(
     torch.Tensor
         Counts, [C, K], float.
     """
-    books = codes.shape[1]
-    counts = mass.new_zeros(books * codebook_size)
+    counts = mass.new_zeros(num_codebooks * codebook_size)
     each = mass.unsqueeze(1).expand_as(codes).flatten()
-    return counts.index_add_(0, codes.flatten(), each).view(books, -1)
+    counts = counts.index_add(0, codes.flatten(), each)
+    return counts.view(num_codebooks, -1)
 
 
 @torch.no_grad()
@@ -137,13 +162,13 @@ def batch_metrics(
     counts: torch.Tensor,
     sq_error: torch.Tensor | None,
 ) -> dict[str, torch.Tensor]:
-    """The metrics of ``VQOutput``: sums, which a whole stage can add up, and
+    """Compute the metrics of ``VQOutput``: sums, which a whole stage can add up, and
     the perplexity of the batch.
 
     Arguments
     ---------
     latents : torch.Tensor
-        What was quantized, [N, D].
+        Latents quantized, [N, D].
     mass : torch.Tensor
         1 for each of the N that counts, 0 for the others, [N].
     counts : torch.Tensor
@@ -168,7 +193,7 @@ def batch_metrics(
 
 
 def entropy(counts: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of the distributions that counts stand for.
+    """Compute the entropy in nats of the distributions given by counts.
 
     Arguments
     ---------

@@ -1,14 +1,14 @@
-"""Which frames of a padded batch are valid.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Masks of the valid frames of a padded batch."""
 
 import torch
 
 
-def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """The valid frames of a batch.
+def frame_mask(
+    x: torch.Tensor,
+    lengths: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Compute the mask of the valid frames of a batch.
 
     Relative lengths are rounded to whole frames: a plain comparison makes one
     length in twenty a frame too long.
@@ -18,7 +18,11 @@ def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     x : torch.Tensor
         A batch, [B, T, ..., D]; time is the second dimension.
     lengths : torch.Tensor, optional
-        Lengths relative to T, [B]; absent: all of it.
+        Lengths, [B]: relative to T where floating point (SpeechBrain's
+        convention), in frames where integer. By default all of T is valid.
+    mask : torch.Tensor, optional
+        Booleans in the shape of ``x`` less its last dimension, True at valid
+        frames; in place of lengths.
 
     Returns
     -------
@@ -28,14 +32,29 @@ def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
     Raises
     ------
     ValueError
-        If there is not one length for each item of the batch, or, where that
-        can be seen without waiting for a device, one is not in 0..1.
+        If both are given, a shape does not fit, lengths are too coarse for T,
+        or, where a look costs no host sync, out of range.
+    TypeError
+        If the mask is not boolean.
 
     Example
     -------
     >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([1.0, 7 / 13])).sum(1)
     tensor([13,  7])
+    >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([13, 7])).sum(1)
+    tensor([13,  7])
     """
+    if mask is not None:
+        if lengths is not None:
+            raise ValueError("Give lengths or mask, not both.")
+        if mask.dtype is not torch.bool:
+            raise TypeError(f"mask must be boolean, got {mask.dtype}.")
+        if mask.shape != x.shape[:-1]:
+            raise ValueError(
+                f"mask must be {tuple(x.shape[:-1])} for an input of shape "
+                f"{tuple(x.shape)}, got {tuple(mask.shape)}."
+            )
+        return mask.to(x.device)
     if lengths is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
     if x.dim() < 3 or lengths.shape != x.shape[:1]:
@@ -45,36 +64,52 @@ def frame_mask(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
             f"{tuple(x.shape)}."
         )
     time = x.shape[1]
-    lengths = lengths.float()
-    # Where a look costs no host sync: absolute lengths are a common mistake,
-    # and would pass for "all of it".
+    relative = lengths.is_floating_point()
+    # A rounding error must stay below half a frame.
+    if relative and time >= 2 / torch.finfo(lengths.dtype).eps:
+        raise ValueError(
+            f"lengths in {lengths.dtype} are too coarse for {time} frames: "
+            "give them in float32, or as integers (frames)."
+        )
+    # Absolute lengths in floating point would pass for "all of it".
     if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not ((lengths >= 0) & (lengths <= 1 + 1e-4)).all():
+        limit = 1 + 1e-4 if relative else time
+        if not ((lengths >= 0) & (lengths <= limit)).all():
+            kind = "in 0..1" if relative else f"in frames, in 0..{time}"
             raise ValueError(
-                "lengths are relative to the longest of the batch, in 0..1; "
-                f"got values from {float(lengths.min()):g} to "
+                f"lengths of {lengths.dtype} are "
+                + ("relative to the longest of the batch, " if relative else "")
+                + f"{kind}; got values from {float(lengths.min()):g} to "
                 f"{float(lengths.max()):g}."
             )
-    frames = torch.round(lengths.to(x.device) * time)
+    frames = lengths.to(x.device)
+    if relative:
+        frames = torch.round(frames.float() * time)
     mask = torch.arange(time, device=x.device) < frames.unsqueeze(1)
     mask = mask.view(mask.shape + (1,) * (x.dim() - 3))
     return mask.expand(x.shape[:-1])
 
 
 class _Clear(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, x, keep):
+    def forward(x, keep):
         keep = keep.to(x.dtype).unsqueeze(1)
-        ctx.save_for_backward(keep)
-        return torch.nan_to_num(x, 0.0, 0.0, 0.0).mul_(keep)
+        return torch.nan_to_num(x, 0.0, 0.0, 0.0) * keep
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient * ctx.saved_tensors[0], None
+        (keep,) = ctx.saved_tensors
+        return gradient * keep.to(gradient.dtype).unsqueeze(1), None
 
 
 def clear(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """Sets rows to zero, whatever they hold, NaN included.
+    """Set rows to zero, whatever they hold, NaN included.
 
     Several times as fast as ``torch.where`` on a CPU, forward and backward.
 
@@ -83,7 +118,7 @@ def clear(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     x : torch.Tensor
         Rows, [N, D].
     keep : torch.Tensor
-        Which to keep, booleans [N]; these are finite.
+        Rows to keep, booleans [N]; these are finite.
 
     Returns
     -------

@@ -1,13 +1,18 @@
-"""Batch normalization that sees valid frames only.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Batch normalization over valid frames only."""
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from speechbrain_vq.nnet.distributed import sum_over_ranks
+from speechbrain_vq.nnet.utils import (
+    in_transform,
+    is_recomputed,
+    sum_over_ranks,
+)
+
+# Epsilon of version 0.1. A hundredth of the usual scale of encoder outputs has
+# a variance of about 1e-6, where 1e-5 is no small thing.
+OLD_EPS = 1e-5
 
 
 class _Normalize(torch.autograd.Function):
@@ -33,6 +38,7 @@ class _Normalize(torch.autograd.Function):
         return out, mean, variance, count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient, *_):
         centred, share, scale, divisor, weight = ctx.saved_tensors
         to_bias = gradient.sum(0)
@@ -64,6 +70,11 @@ class MaskedBatchNorm(nn.Module):
     latter also runs on a CPU. A batch without a valid frame is normalized with
     the running statistics and leaves them as they are.
 
+    The running statistics are the mean over all batches until ``momentum``
+    exceeds their weight in it, so that a model is right in evaluation after a
+    few steps: from their start, 0 and 1, momentum alone would keep 35 % after
+    ten batches.
+
     Arguments
     ---------
     num_features : int
@@ -71,7 +82,7 @@ class MaskedBatchNorm(nn.Module):
     eps : float
         Added to the variance.
     momentum : float
-        Weight of the newest batch in the running statistics.
+        Least weight of the newest batch in the running statistics.
     affine : bool
         Whether to learn a scale and a shift for each feature.
 
@@ -88,7 +99,7 @@ class MaskedBatchNorm(nn.Module):
     def __init__(
         self,
         num_features: int,
-        eps: float = 1e-5,
+        eps: float = 1e-12,
         momentum: float = 0.1,
         affine: bool = True,
     ):
@@ -96,15 +107,27 @@ class MaskedBatchNorm(nn.Module):
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
-        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
+        ones = torch.ones(num_features, dtype=torch.float32)
+        self.weight = nn.Parameter(ones.clone()) if affine else None
+        self.bias = nn.Parameter(0 * ones) if affine else None
+        self.register_buffer("running_mean", 0 * ones)
+        self.register_buffer("running_var", ones.clone())
+        self._start_counting(0)
+
+    def _start_counting(self, number: int) -> None:
+        count = torch.full((), number, device=self.running_mean.device)
+        self.register_buffer("num_batches", count, persistent=False)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        # Statistics that are loaded do not make way for the next batch.
+        if f"{prefix}running_mean" in state_dict:
+            self._start_counting(2**31)
 
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Normalizes.
+        """Normalize.
 
         Arguments
         ---------
@@ -123,11 +146,18 @@ class MaskedBatchNorm(nn.Module):
         ------
         ValueError
             If the last dimension is not ``num_features``.
+        RuntimeError
+            In training under a transform of ``torch.func``.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
                 f"MaskedBatchNorm normalizes {self.num_features} features, got "
                 f"a tensor of shape {tuple(x.shape)}."
+            )
+        if self.training and in_transform():
+            raise RuntimeError(
+                "Running statistics cannot be updated under torch.func "
+                "transforms: call eval() first."
             )
         with torch.autocast(x.device.type, enabled=False):
             flat = x.float().reshape(-1, self.num_features)
@@ -142,10 +172,32 @@ class MaskedBatchNorm(nn.Module):
                 )
             return out.view(x.shape)
 
+    def inverse(self, y: torch.Tensor) -> torch.Tensor:
+        """Undo the normalization, by the running statistics.
+
+        Arguments
+        ---------
+        y : torch.Tensor
+            Normalized vectors, [..., num_features].
+
+        Returns
+        -------
+        torch.Tensor
+            Vectors in the space of the input, [..., num_features], fp32.
+        """
+        scale = torch.sqrt(self.running_var + self.eps)
+        if self.weight is None:
+            return torch.addcmul(self.running_mean, y.float(), scale)
+        # A feature whose weight is zero has nothing to be undone.
+        weight = torch.where(self.weight.abs() < 1e-6, 1e-6, self.weight)
+        return torch.addcmul(
+            self.running_mean, y.float() - self.bias, scale / weight
+        )
+
     def _train(
         self, flat: torch.Tensor, mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Normalizes [N, D] by its own statistics and follows them."""
+        """Normalize [N, D] by its own statistics and average these."""
         if mask is None:
             share = flat.new_ones(len(flat))
         else:
@@ -159,7 +211,8 @@ class MaskedBatchNorm(nn.Module):
             self.weight,
             self.bias,
         )
-        self._update(mean, variance, count)
+        if not is_recomputed():
+            self._update(mean, variance, count)
         return out
 
     @torch.no_grad()
@@ -170,9 +223,11 @@ class MaskedBatchNorm(nn.Module):
         # frame has none, so it leaves it.
         unbiased = variance * count / (count - 1).clamp(min=1)
         unbiased = torch.where(count > 1, unbiased, self.running_var)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased, self.momentum)
+        self.num_batches += count > 0
+        share = (1 / self.num_batches.clamp(min=1)).clamp(min=self.momentum)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(unbiased, share)
 
     def extra_repr(self) -> str:
-        """The arguments, for ``print``."""
+        """Return the arguments, for ``print``."""
         return f"{self.num_features}, affine={self.weight is not None}"

@@ -1,21 +1,15 @@
-"""A uniform sample of a stream of vectors.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A uniform sample of a stream of vectors."""
 
 import torch
-from torch import nn
 
 
-class Reservoir(nn.Module):
-    """Keeps a uniform random sample, without replacement, of all the vectors
-    added since the last reset (Algorithm R of Vitter, 1985, one whole batch at
-    a time).
+class Reservoir:
+    """Uniform random sample, without replacement, of all vectors added since
+    the last reset (Algorithm R of Vitter, 1985, a whole batch at a time).
 
-    The contents are extra state rather than buffers: they are saved with the
-    module, count included, but stay out of the way of DDP, which would replace
-    every rank's sample by that of rank 0 at each forward, and of ``.half()``.
+    It belongs to training, so it is no module: it is in no ``state_dict``,
+    follows the device of what is added, stays in fp32, and is out of the way
+    of DDP, which would replace every rank's sample by that of rank 0.
 
     Arguments
     ---------
@@ -33,7 +27,6 @@ class Reservoir(nn.Module):
     """
 
     def __init__(self, capacity: int, dim: int):
-        super().__init__()
         if capacity < 1 or dim < 1:
             raise ValueError(
                 "Reservoir needs a capacity and a dim of at least 1, got "
@@ -41,10 +34,9 @@ class Reservoir(nn.Module):
             )
         self.capacity = capacity
         self.dim = dim
-        # One row more than the capacity: what is not kept is written there,
-        # which keeps every shape fixed and so needs no host sync.
-        self._rows = torch.zeros(capacity + 1, dim)
-        self.count = torch.zeros((), dtype=torch.int64)
+        # No memory before there is something to keep.
+        self._rows = torch.zeros(0, dim, dtype=torch.float32, device="cpu")
+        self.count = torch.zeros((), dtype=torch.int64, device="cpu")
 
     def __len__(self) -> int:
         return min(int(self.count), self.capacity)
@@ -53,7 +45,7 @@ class Reservoir(nn.Module):
     def add(
         self, vectors: torch.Tensor, mask: torch.Tensor | None = None
     ) -> None:
-        """Offers vectors to the sample.
+        """Offer vectors to the sample.
 
         Arguments
         ---------
@@ -69,61 +61,33 @@ class Reservoir(nn.Module):
                 f"tensor of shape {tuple(vectors.shape)}."
             )
         vectors = vectors.detach().reshape(-1, self.dim).float()
-        self._follow(vectors.device)
-        number = len(vectors)
-        if number == 0:
-            return
-        arrival = torch.arange(number, device=vectors.device)
-        rank, added = arrival, number
-        if mask is not None:
-            seen = mask.reshape(-1).cumsum(0)
-            rank, added = (seen - 1).clamp(min=0), seen[-1]
-        slot = self._draw_slots(rank)
-        if mask is not None:
-            slot = slot.masked_fill(~mask.reshape(-1), self.capacity)
-        # Where two vectors drew the same slot the later one stays, as it
-        # would had they come one by one.
-        last = slot.new_full((self.capacity + 1,), -1)
-        last.scatter_reduce_(0, slot, arrival, "amax")
-        slot = torch.where(last[slot] == arrival, slot, self.capacity)
-        self._rows.index_copy_(0, slot, vectors)
-        self.count += added
+        self._allocate(vectors.device)
+        if mask is None:
+            mask = torch.ones(
+                len(vectors), dtype=torch.bool, device=vectors.device
+            )
+        if len(vectors):
+            _add(self._rows, self.count, vectors, mask.reshape(-1))
 
     def contents(self) -> torch.Tensor:
-        """Returns a copy of the sample, [min(count, capacity), dim]."""
+        """Return a copy of the sample, [min(count, capacity), dim]."""
         return self._rows[: len(self)].clone()
 
     def reset(self) -> None:
-        """Empties the sample; the stream starts anew."""
+        """Empty the sample; the stream starts anew."""
         self.count.zero_()
 
-    def tensors(self) -> list[torch.Tensor]:
-        """The tensors that hold all of its state."""
-        return [self._rows, self.count]
-
-    def _draw_slots(self, rank: torch.Tensor) -> torch.Tensor:
-        """The row for the vector of each rank in the batch: its own position
-        in the stream while there is room, then any of ``position + 1``, of
-        which those beyond the capacity mean that it is not kept."""
-        position = rank + self.count
-        # 2 ** 62 values leave the modulo a bias below 1e-9 for any stream.
-        # By rank, so that padding between vectors changes no one's draw.
-        draw = torch.randint(2**62, rank.shape, device=rank.device)[rank]
-        draw = draw % (position + 1)
-        slot = torch.where(position < self.capacity, position, draw)
-        return slot.clamp(0, self.capacity)
-
-    def _follow(self, device: torch.device) -> None:
-        if self._rows.device != device:
-            self._rows = self._rows.to(device)
-            self.count = self.count.to(device)
-
-    def get_extra_state(self) -> dict:
-        """The filled rows and the length of the stream so far."""
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the sample and the length of the stream so far."""
         return {"rows": self.contents(), "count": self.count.clone()}
 
-    def set_extra_state(self, state: dict) -> None:
-        """Restores what ``get_extra_state`` returned.
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore what ``state_dict()`` returned.
+
+        Arguments
+        ---------
+        state : dict
+            ``rows`` [min(count, capacity), dim] and ``count``.
 
         Raises
         ------
@@ -138,5 +102,57 @@ class Reservoir(nn.Module):
                 f"{int(state['count'])} vectors does not fit one of capacity "
                 f"{self.capacity} and dim {self.dim}."
             )
-        self._rows[: len(rows)] = rows.to(self._rows.device)
-        self.count.copy_(state["count"])
+        self._allocate(rows.device)
+        self._rows[: len(rows)] = rows
+        self.count = state["count"].clone().to(rows.device)
+
+    def _allocate(self, device: torch.device) -> None:
+        if len(self._rows) == 0:
+            # One row more than the capacity: what is not kept is written
+            # there, which keeps shapes fixed and so needs no host sync.
+            self._rows = self._rows.new_zeros(
+                self.capacity + 1, self.dim, device=device
+            )
+        if self._rows.device != device:
+            self._rows = self._rows.to(device)
+        if self.count.device != device:
+            self.count = self.count.to(device)
+
+
+# An operator of its own, which torch.compile keeps whole.
+@torch.library.custom_op(
+    "speechbrain_vq::reservoir_add", mutates_args=("rows", "count")
+)
+def _add(
+    rows: torch.Tensor,
+    count: torch.Tensor,
+    vectors: torch.Tensor,
+    mask: torch.Tensor,
+) -> None:
+    """Offer `vectors` [N, D] where `mask` [N] to `rows` [capacity + 1, D]."""
+    capacity = len(rows) - 1
+    arrival = torch.arange(len(vectors), device=vectors.device)
+    seen = mask.cumsum(0)
+    rank = (seen - 1).clamp(min=0)
+    # The row for the vector of each rank: its own position in the stream while
+    # there is room, then any of ``position + 1``, of which those beyond the
+    # capacity mean that it is not kept.
+    position = rank + count
+    # 2 ** 62 values leave the modulo a bias below 1e-9 for any stream. By
+    # rank, so that padding between vectors changes no one's draw.
+    draw = torch.randint(2**62, rank.shape, device=rank.device)[rank]
+    draw = draw % (position + 1)
+    slot = torch.where(position < capacity, position, draw).clamp(0, capacity)
+    slot = slot.masked_fill(~mask, capacity)
+    # Where two vectors drew the same slot the later one stays, as it would had
+    # they come one by one.
+    last = slot.new_full((capacity + 1,), -1)
+    last.scatter_reduce_(0, slot, arrival, "amax")
+    slot = torch.where(last[slot] == arrival, slot, capacity)
+    rows.index_copy_(0, slot, vectors)
+    count += seen[-1]
+
+
+@_add.register_fake
+def _(rows, count, vectors, mask) -> None:
+    return None

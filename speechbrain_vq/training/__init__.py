@@ -1,4 +1,4 @@
-"""When the codebook is re-estimated, by whom, and how it is watched.
+"""Training of codebooks: trainer, schedules, monitoring, exact resume.
 
 Only ``VQMixin`` and ``VQBrain`` import SpeechBrain, when they are first used.
 
@@ -13,15 +13,15 @@ from .._lazy import attach
 if TYPE_CHECKING:
     from .brain import VQBrain, VQMixin
     from .monitor import UsageMonitor
-    from .reinit import CodebookReinitializer
     from .schedules import ReinitSchedule
+    from .trainer import CodebookTrainer
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
         "brain": ["VQBrain", "VQMixin"],
         "monitor": ["UsageMonitor"],
-        "reinit": ["CodebookReinitializer"],
         "schedules": ["ReinitSchedule"],
+        "trainer": ["CodebookTrainer"],
     },
 )

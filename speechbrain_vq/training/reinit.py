@@ -1,9 +1,4 @@
-"""The re-estimation of codebooks: reservoir -> k-means -> codebook ->
-optimizer rows.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Re-initialization of codebooks: reservoir, k-means, optimizer state."""
 
 import logging
 import time
@@ -13,132 +8,101 @@ import torch
 from torch import distributed
 from torch.optim import Optimizer
 
-from speechbrain_vq.nnet.distributed import world_size
-from speechbrain_vq.nnet.reestimation import Reestimate
+from speechbrain_vq.nnet.codebooks import Reinit
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.reservoir import Reservoir
-from speechbrain_vq.training.optimizers import reset_rows
+from speechbrain_vq.nnet.utils import broadcast, is_first_rank, world_size
 
 logger = logging.getLogger(__name__)
 
 
-class CodebookReinitializer:
-    """Re-estimates the codebooks of quantizers from their reservoirs, the
-    same way on all ranks, and makes the optimizer forget the old ones.
+def reinitialize(
+    name: str,
+    quantizer: VectorQuantizer,
+    optimizer: Optimizer | None,
+    step: int,
+    scope: str = "all",
+    start: str = "kmeans++",
+) -> Reinit | None:
+    """Re-initialize a codebook from its reservoir, the same way on all ranks,
+    and make the optimizer forget the codewords replaced.
 
     Arguments
     ---------
-    quantizers : dict
-        The quantizers by name.
+    name : str
+        Name of the quantizer, for the log.
+    quantizer : VectorQuantizer
+        The quantizer; its reservoir is empty afterwards.
     optimizer : torch.optim.Optimizer, optional
-        The optimizer that holds the codebooks which learn by gradient.
-    scope : str
-        ``"all"`` or ``"dead"``; see ``ReinitSchedule``.
+        The optimizer that holds the codebook, if it learns by gradient.
+    step : int
+        Number of optimizer steps so far; it seeds k-means.
+    scope, start : str
+        See ``VectorQuantizer.reinitialize``.
 
-    Raises
-    ------
-    ValueError
-        If a quantizer keeps no reservoir.
+    Returns
+    -------
+    Reinit or None
+        What was done; None where the reservoirs were empty, and on ranks
+        other than the first.
 
     Example
     -------
-    >>> from speechbrain_vq.nnet import VectorQuantizer
     >>> quantizer = VectorQuantizer(4, 8)
     >>> _ = quantizer(torch.randn(100, 4))
-    >>> reinitialize = CodebookReinitializer({"quantizer": quantizer})
-    >>> bool(reinitialize(step=1)["quantizer"].rows.all())
+    >>> bool(reinitialize("quantizer", quantizer, None, step=1).rows.all())
     True
     """
+    begin = time.perf_counter()
+    vectors = gather_sample(quantizer.reservoir, seed=step)
+    result = None
+    if is_first_rank():
+        generator = torch.Generator(vectors.device).manual_seed(step)
+        result = quantizer.reinitialize(vectors, scope, start, generator)
+        seconds = time.perf_counter() - begin
+        _log(name, step, result, len(vectors), seconds)
+    quantizer.reservoir.reset()
+    rows = torch.zeros_like(quantizer.codebook[..., 0], dtype=torch.bool)
+    if result is not None:
+        rows |= result.rows
+    broadcast([rows, quantizer.codebook, *quantizer.embedding.buffers()])
+    if optimizer is not None and rows.any():
+        reset_rows(optimizer, quantizer.codebook, rows)
+    return result
 
-    def __init__(
-        self,
-        quantizers: dict[str, torch.nn.Module],
-        optimizer: Optimizer | None = None,
-        scope: str = "all",
-    ):
-        for name, quantizer in quantizers.items():
-            if quantizer.reservoir is None:
-                raise ValueError(
-                    f"There is a re-estimation schedule, but '{name}' keeps "
-                    "no reservoir: set its reservoir_size above 0 or leave "
-                    "reinit_schedule out."
-                )
-        self.quantizers = quantizers
-        self.optimizer = optimizer
-        self.scope = scope
 
-    def __call__(self, step: int) -> dict[str, Reestimate | None]:
-        """Re-estimates all codebooks now.
-
-        Arguments
-        ---------
-        step : int
-            Optimizer steps so far; it seeds k-means.
-
-        Returns
-        -------
-        dict
-            What was done, by name; None where a reservoir was empty. On ranks
-            other than the first all values are None.
-        """
-        return {
-            name: self._reestimate(name, quantizer, step)
-            for name, quantizer in self.quantizers.items()
-        }
-
-    def reset(self) -> None:
-        """Empties the reservoirs."""
-        for quantizer in self.quantizers.values():
-            quantizer.reservoir.reset()
-
-    def _reestimate(self, name, quantizer, step) -> Reestimate | None:
-        start = time.perf_counter()
-        vectors = gather_sample(quantizer.reservoir, seed=step)
-        report = None
-        if _is_main():
-            generator = torch.Generator(vectors.device).manual_seed(step)
-            report = quantizer.reestimate(vectors, self.scope, generator)
-            self._tell(name, step, report, len(vectors), start)
-        quantizer.reservoir.reset()
-        rows = torch.zeros_like(quantizer.codebook[..., 0], dtype=torch.bool)
-        if report is not None:
-            rows |= report.rows
-        _broadcast([rows, *quantizer.codewords.state_dict().values()])
-        if self.optimizer is not None and rows.any():
-            reset_rows(self.optimizer, quantizer.codebook, rows)
-        return report
-
-    def _tell(self, name, step, report, number, start) -> None:
-        if report is None:
-            logger.warning(
-                "Step %d: the reservoir of %s is empty, its codebook stays.",
-                step,
-                name,
-            )
-            return
-        logger.info(
-            "Step %d: re-estimated %d of %d codes of %s from %d vectors, mean "
-            "squared distance %.4g -> %.4g, %.0f ms.",
+def _log(name, step, result, number, seconds) -> None:
+    if result is None:
+        logger.warning(
+            "Step %d: the reservoir of %s is empty, its codebook stays.",
             step,
-            int(report.rows.sum()),
-            report.rows.numel(),
             name,
-            number,
-            report.previous_inertia,
-            report.inertia,
-            1000 * (time.perf_counter() - start),
         )
+        return
+    logger.info(
+        "Step %d: re-initialized %d of %d codes of %s from %d vectors, mean "
+        "squared distance %.4g -> %.4g, %.0f ms.",
+        step,
+        int(result.rows.sum()),
+        result.rows.numel(),
+        name,
+        number,
+        result.previous_inertia,
+        result.inertia,
+        1000 * seconds,
+    )
 
 
 def gather_sample(reservoir: Reservoir, seed: int) -> torch.Tensor:
-    """A uniform sample of the streams of all ranks.
+    """Gather a uniform sample of the streams of all ranks.
 
-    How many of its vectors come from which rank is drawn as it would be from
-    one urn with all the vectors that the ranks have seen.
+    The number of vectors from each rank is drawn as it would be from one urn
+    with all the vectors that the ranks have seen.
 
     Arguments
     ---------
     reservoir : Reservoir
-        This rank's.
+        The reservoir of this rank.
     seed : int
         Seed of the draw, the same on all ranks.
 
@@ -167,27 +131,33 @@ def gather_sample(reservoir: Reservoir, seed: int) -> torch.Tensor:
     shares = np.random.default_rng(seed).multivariate_hypergeometric(
         counts, min(sum(counts), reservoir.capacity), method="marginals"
     )
-    return torch.cat([r[:n] for r, n in zip(all_rows, shares, strict=False)])
+    return torch.cat([r[:n] for r, n in zip(all_rows, shares, strict=True)])
 
 
-def agree(quantizers: dict[str, torch.nn.Module]) -> None:
-    """Gives the codebooks of the first rank to all."""
-    for quantizer in quantizers.values():
-        _broadcast(quantizer.codewords.state_dict().values())
+@torch.no_grad()
+def reset_rows(
+    optimizer: Optimizer, parameter: torch.nn.Parameter, rows: torch.Tensor
+) -> None:
+    """Make an optimizer forget replaced rows of a parameter.
 
+    Where all rows are new, so is the state. Where some are, their momentum is
+    zero and their second moments are the mean of those of the rows kept: zero
+    there would make the next steps several times too long, as the count of
+    steps, on which the correction for the start rests, is the parameter's.
 
-def _is_main() -> bool:
-    return world_size() == 1 or distributed.get_rank() == 0
-
-
-def _broadcast(tensors) -> None:
-    if world_size() > 1:
-        for tensor in tensors:
-            # gloo has no broadcast of booleans on every device.
-            wire = (
-                tensor.to(torch.uint8)
-                if tensor.dtype is torch.bool
-                else (tensor.detach().clone())
-            )
-            distributed.broadcast(wire, src=0)
-            tensor.copy_(wire)
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        The optimizer.
+    parameter : torch.nn.Parameter
+        One of its parameters, [C, K, d].
+    rows : torch.Tensor
+        The replaced rows, booleans [C, K].
+    """
+    if rows.all():
+        optimizer.state.pop(parameter, None)
+        return
+    for name, value in optimizer.state.get(parameter, {}).items():
+        if torch.is_tensor(value) and value.shape == parameter.shape:
+            second = "sq" in name or name == "sum"
+            value[rows] = value[~rows].mean(0) if second else 0.0

@@ -1,8 +1,4 @@
-"""When a codebook is re-estimated: pure functions of the step.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Schedules of re-initialization: pure functions of the step."""
 
 import math
 import re
@@ -12,26 +8,27 @@ Duration = int | str
 
 
 class ReinitAction(NamedTuple):
-    """What is due after a step.
+    """Action due after a step.
 
     Arguments
     ---------
     bypass : bool
         Whether the next step runs without quantization.
-    reestimate : bool
-        Whether to re-estimate the codebook now.
+    reinitialize : bool
+        Whether to re-initialize the codebook now.
     reset : bool
-        Whether to empty the reservoir without re-estimating: what it holds of
-        the warm-up is out of date.
+        Whether only to empty the reservoir: its latents of the warm-up are out
+        of date.
     """
 
     bypass: bool = False
-    reestimate: bool = False
+    reinitialize: bool = False
     reset: bool = False
 
 
 class ReinitSchedule:
-    """A warm-up without quantization, then re-estimations that may grow rarer.
+    """A warm-up without quantization, then re-initializations that may grow
+    rarer.
 
     The first comes at the end of the warm-up. Counted from there, the one
     after step s comes at step ``floor(growth * s + every)``; for ``every=1,
@@ -47,34 +44,34 @@ class ReinitSchedule:
     Arguments
     ---------
     warmup : int or str
-        How long not to quantize; ``"forever"``: there is no bottleneck.
+        Duration without quantization; ``"forever"``: no bottleneck at all.
     every : int or str
-        Time between re-estimations; ``"never"``: there is only the warm-up.
+        Time between re-initializations; ``"never"``: only the warm-up.
     until : int or str, optional
-        No re-estimation after this step; by default there is no end.
+        Last step of re-initialization; None: no end.
     growth : float
         Factor by which the time from the end of the warm-up grows from one
-        re-estimation to the next.
+        re-initialization to the next.
     scope : str
-        ``"all"`` to re-estimate every codeword (the paper), ``"dead"`` for
+        ``"all"`` for every codeword (the paper), ``"dead"`` for
         only those that are the nearest of nothing in the reservoir.
 
     Example
     -------
     >>> schedule = ReinitSchedule(warmup=10, every=1, growth=1.5)
-    >>> [step for step in range(60) if schedule(step).reestimate]
+    >>> [step for step in range(60) if schedule(step).reinitialize]
     [10, 11, 12, 14, 17, 21, 27, 36, 50]
     >>> schedule(9).bypass, schedule(10).bypass
     (True, False)
     >>> paper = ReinitSchedule("2 epochs", "1 epoch", "5 epochs")
-    >>> [e for e in range(9) if paper(e * 30, steps_per_epoch=30).reestimate]
+    >>> [e for e in range(9) if paper(e * 30, steps_per_epoch=30).reinitialize]
     [2, 3, 4, 5]
     """
 
     def __init__(
         self,
-        warmup: Duration,
-        every: Duration,
+        warmup: Duration = 100,
+        every: Duration = 100,
         until: Duration | None = None,
         growth: float = 1.0,
         scope: str = "all",
@@ -93,7 +90,7 @@ class ReinitSchedule:
         ):
             raise ValueError(
                 f"until={until!r} comes before the end of warmup={warmup!r}: "
-                "the codebook would never be re-estimated."
+                "the codebook would never be re-initialized."
             )
         if scope not in ("all", "dead"):
             raise ValueError(f"scope must be 'all' or 'dead', got {scope!r}.")
@@ -101,14 +98,14 @@ class ReinitSchedule:
         self.scope = scope
 
     @property
-    def reestimates(self) -> bool:
-        """Whether there is ever a re-estimation."""
+    def reinitializes(self) -> bool:
+        """Whether there is ever a re-initialization."""
         return math.isfinite(self.warmup.value + self.every.value)
 
     def __call__(
         self, step: int, steps_per_epoch: int | None = None
     ) -> ReinitAction:
-        """What is due after a number of optimizer steps.
+        """Return the action due after a number of optimizer steps.
 
         Arguments
         ---------
@@ -120,7 +117,7 @@ class ReinitSchedule:
         Returns
         -------
         ReinitAction
-            What to do.
+            The action.
         """
         warmup = self.warmup.steps(steps_per_epoch)
         every = self.every.steps(steps_per_epoch)
@@ -130,9 +127,43 @@ class ReinitSchedule:
         late = self.until is not None and (
             step > self.until.steps(steps_per_epoch)
         )
-        if step == 0 or late or not self.reestimates:
+        if step == 0 or late or not self.reinitializes:
             return ReinitAction()
-        return ReinitAction(reestimate=self._is_due(step - warmup, every))
+        return ReinitAction(reinitialize=self._is_due(step - warmup, every))
+
+    def warmup_steps(self, steps_per_epoch: int | None = None) -> float:
+        """Return the optimizer steps of the warm-up; may be infinite."""
+        return self.warmup.steps(steps_per_epoch)
+
+    def shortened(self, total_steps: int) -> "ReinitSchedule":
+        """Shorten a schedule in steps so that its warm-up takes at most a
+        quarter of a run, and as many steps lie between re-initializations.
+
+        Arguments
+        ---------
+        total_steps : int
+            Optimizer steps of the run.
+
+        Returns
+        -------
+        ReinitSchedule
+            This schedule, or a shorter one.
+
+        Example
+        -------
+        >>> ReinitSchedule(100, 100).shortened(40)
+        ReinitSchedule(warmup=10, every=10, until=None, growth=1.0, scope='all')
+        """
+        quarter = max(total_steps // 4, 1)
+        if self.warmup.value <= quarter:
+            return self
+        return ReinitSchedule(
+            quarter,
+            min(self.every.value, quarter),
+            None,
+            self.growth,
+            self.scope,
+        )
 
     def _is_due(self, since_warmup: int, every: int) -> bool:
         if self.growth == 1:

@@ -26,7 +26,7 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import read_audio, usable
-from speechbrain_vq.nnet.checks import check_choice
+from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
     prepared,

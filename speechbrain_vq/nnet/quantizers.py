@@ -1,0 +1,940 @@
+"""Vector quantizers with a bottleneck that does not collapse."""
+
+import warnings
+import weakref
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from speechbrain_vq.nnet.codebooks import Reinit, make_codebook, number_codes
+from speechbrain_vq.nnet.compositions import COMPOSITIONS
+from speechbrain_vq.nnet.estimators import ESTIMATORS
+from speechbrain_vq.nnet.losses import (
+    LossToken,
+    batch_metrics,
+    code_counts,
+    quantization_loss,
+)
+from speechbrain_vq.nnet.masks import clear, frame_mask
+from speechbrain_vq.nnet.normalization import OLD_EPS, MaskedBatchNorm
+from speechbrain_vq.nnet.reservoir import Reservoir
+from speechbrain_vq.nnet.utils import (
+    broadcast,
+    check_choice,
+    check_sizes,
+    in_transform,
+    is_first_rank,
+    is_recomputed,
+    keep_dtype,
+    world_size,
+)
+
+# A vector longer than this is as good as infinite: its square, summed over a
+# batch, is, and would make the running variance so for ever.
+_LARGEST = 1e15
+
+# Training batches without an optimizer step after which to warn.
+_PATIENCE = 200
+
+
+class VQOutput(NamedTuple):
+    """Output of a quantizer.
+
+    Arguments
+    ---------
+    quantized : torch.Tensor
+        The quantized input, in its shape; zero at padding.
+    indices : torch.Tensor
+        The codes, [..., T], or [..., T, C] where there are C codebooks;
+        meaningless at padding, -1 in a warm-up and for codebooks left out.
+    loss : torch.Tensor
+        Weighted sum of codebook and commitment loss, a scalar. It is NaN
+        where a valid frame of the input is not finite, or longer than 1e15.
+    metrics : dict
+        Detached tensors: ``counts`` [C, K] of the codes over valid frames,
+        ``num_vectors``, ``num_nonfinite``, ``perplexity`` (mean over the
+        codebooks), and ``sq_error``, ``latent_sum``, ``latent_sq_sum``, of
+        which the relative quantization error is made.
+    """
+
+    quantized: torch.Tensor
+    indices: torch.Tensor
+    loss: torch.Tensor
+    metrics: dict[str, torch.Tensor]
+
+
+class VectorQuantizer(nn.Module):
+    """Vector quantizer that is robust by default (arXiv 2005.08520).
+
+    1. Encoder outputs are batch-normalized, over valid frames only, and
+       projected if ``codebook_dim`` asks for it.
+    2. In training they enter a reservoir, from which ``reinitialize()``, called
+       by ``CodebookTrainer``, finds a new codebook by k-means.
+    3. Each becomes its nearest codeword, in fp32 whatever the input is in.
+    4. The loss draws codewords to latents and latents to codewords.
+    5. Gradients pass to the encoder by an estimator.
+
+    Arguments
+    ---------
+    input_dim : int
+        Dimension of the encoder outputs.
+    codebook_size : int
+        Number of codewords of each codebook, K.
+    codebook_dim : int, optional
+        Dimension of a codeword, d. Where all codebooks together (``C * d`` of
+        a product, d of a residual row) do not have ``input_dim`` dimensions,
+        there is a linear projection before and after. By default no
+        projection is needed.
+    num_codebooks : int
+        Number of codebooks that code a latent together, C.
+    composition : str
+        ``"product"``: side by side, each for its slice of the latent;
+        ``"residual"``: in a row, each coding what those before it left over.
+    norm : str, optional
+        ``"batch"`` or None.
+    norm_position : str
+        ``"input"``: before the projection (the code of arXiv 2005.08520 on
+        speech); ``"latent"``: on what is quantized, with statistics that the
+        codebooks share (that code on images).
+    denormalize : bool
+        Whether ``quantized`` lies in the space of the input, near it, and
+        ``encode(decode(codes))`` is ``codes`` where there is no projection.
+        By default it lies in the normalized space, of the same scale at every
+        step, in which decoders train better (benchmarks/output_space.md).
+    commitment_weight : float
+        Weight of the loss that draws latents to codewords.
+    codebook_weight : float, optional
+        Weight of the loss that draws codewords to latents; 1 by default, and
+        0 with an EMA codebook.
+    estimator : str
+        Gradient estimator, ``"straight_through"`` or ``"rotation"``.
+    codebook : str
+        How the codebook learns: ``"gradient"`` or ``"ema"``.
+    codebook_init : str
+        ``"normal"``, ``"uniform"`` or ``"xavier"``, see ``Codebook``, or
+        ``"kmeans"``: by k-means of the first training batch, for loops
+        without ``CodebookTrainer``.
+    ema_decay : float, optional
+        Decay of an EMA codebook; 0.99 by default.
+    reservoir_size : int
+        Number of latents kept for re-initialization; 0: none.
+    quantizer_dropout : float
+        Share of the training batches that only the first c codebooks of a
+        residual row code, c drawn from 1..C (Zeghidour et al., 2021): codes of
+        a prefix then decode well.
+    channel_first : bool
+        Whether input and output are [B, input_dim, ...] in place of
+        [..., input_dim].
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of range or contradicts another.
+
+    Example
+    -------
+    >>> quantizer = VectorQuantizer(input_dim=64, codebook_size=512)
+    >>> x = torch.randn(2, 50, 64)
+    >>> quantized, indices, loss = quantizer(x, torch.tensor([1.0, 0.5]))[:3]
+    >>> quantized.shape, indices.shape
+    (torch.Size([2, 50, 64]), torch.Size([2, 50]))
+    >>> quantizer.decode(quantizer.encode(x)).shape
+    torch.Size([2, 50, 64])
+    """
+
+    # Whether codes of a single codebook come without a dimension for it.
+    folds = True
+
+    def __init__(
+        self,
+        input_dim: int,
+        codebook_size: int,
+        codebook_dim: int | None = None,
+        num_codebooks: int = 1,
+        composition: str = "product",
+        norm: str | None = "batch",
+        norm_position: str = "input",
+        denormalize: bool = False,
+        commitment_weight: float = 0.25,
+        codebook_weight: float | None = None,
+        estimator: str = "straight_through",
+        codebook: str = "gradient",
+        codebook_init: str = "normal",
+        ema_decay: float | None = None,
+        reservoir_size: int = 20480,
+        quantizer_dropout: float = 0.0,
+        channel_first: bool = False,
+    ):
+        super().__init__()
+        check_choice("composition", composition, tuple(COMPOSITIONS))
+        check_choice("norm", norm, ("batch", None))
+        check_choice("norm_position", norm_position, ("input", "latent"))
+        check_choice("estimator", estimator, tuple(ESTIMATORS))
+        check_sizes(
+            input_dim=input_dim,
+            codebook_size=codebook_size,
+            num_codebooks=num_codebooks,
+        )
+        check_sizes(least=0, reservoir_size=reservoir_size)
+        if norm is None and (norm_position != "input" or denormalize):
+            raise ValueError(
+                "norm_position='latent' and denormalize need norm='batch'."
+            )
+        if codebook == "ema" and codebook_weight:
+            raise ValueError(
+                "An EMA codebook has no codebook loss: leave codebook_weight "
+                f"out or set it to 0, not {codebook_weight}."
+            )
+        if codebook_weight is None:
+            codebook_weight = 0.0 if codebook == "ema" else 1.0
+        for name, weight in (
+            ("commitment_weight", commitment_weight),
+            ("codebook_weight", codebook_weight),
+        ):
+            if not weight >= 0:
+                raise ValueError(f"{name} must be >= 0, got {weight!r}.")
+        if not 0 <= quantizer_dropout <= 1:
+            raise ValueError(
+                f"quantizer_dropout must be in 0..1, got {quantizer_dropout!r}."
+            )
+        if quantizer_dropout and composition != "residual":
+            raise ValueError(
+                "quantizer_dropout needs composition='residual': of a product "
+                "no codebook can be left out."
+            )
+        arrangement = COMPOSITIONS[composition]
+        if codebook_dim is None:
+            codebook_dim = arrangement.codebook_dim(input_dim, num_codebooks)
+        check_sizes(codebook_dim=codebook_dim)
+        self.input_dim = input_dim
+        self.latent_dim = arrangement.latent_dim(num_codebooks, codebook_dim)
+        self.num_codebooks = num_codebooks
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.composition = composition
+        self.norm_position = norm_position
+        self.denormalize = denormalize
+        self.commitment_weight = commitment_weight
+        self.codebook_weight = codebook_weight
+        self.estimate = ESTIMATORS[estimator]
+        self.quantizer_dropout = quantizer_dropout
+        self.channel_first = channel_first
+        # In a warm-up latents pass as they are; CodebookTrainer sets it.
+        self.bypass = False
+        self.frozen = False
+        # Training batches since the last optimizer step; None: no trainer.
+        self.batches_without_step = None
+        self._warned_of_warmup = False
+        self._needs_kmeans = codebook_init == "kmeans"
+        self.norm = None
+        if norm == "batch":
+            on_input = norm_position == "input"
+            self.norm = MaskedBatchNorm(input_dim if on_input else codebook_dim)
+        self.project = self.project_back = nn.Identity()
+        if self.latent_dim != input_dim:
+            self.project, self.project_back = (
+                nn.Linear(*dims, dtype=torch.float32)
+                for dims in (
+                    (input_dim, self.latent_dim),
+                    (self.latent_dim, input_dim),
+                )
+            )
+        self.embedding = make_codebook(
+            codebook,
+            num_codebooks,
+            codebook_size,
+            codebook_dim,
+            "normal" if self._needs_kmeans else codebook_init,
+            ema_decay=ema_decay,
+        )
+        self.reservoir = None
+        if reservoir_size:
+            self.reservoir = Reservoir(reservoir_size, self.latent_dim)
+
+    @classmethod
+    def from_preset(
+        cls, name: str, input_dim: int, codebook_size: int, **changes
+    ) -> "VectorQuantizer":
+        """Build the quantizer of a preset; in a yaml by ``!apply:``.
+
+        Arguments
+        ---------
+        name : str
+            Name of the preset, such as ``"robust"``; see ``preset_names()``.
+        input_dim : int
+            Dimension of the encoder outputs.
+        codebook_size : int
+            Number of codewords of each codebook.
+        **changes
+            Arguments of the class that differ from the preset.
+
+        Returns
+        -------
+        VectorQuantizer
+            The quantizer. What trains it, the preset's schedule and learning
+            rate, is up to ``CodebookTrainer`` or ``VQMixin``.
+
+        Example
+        -------
+        >>> VectorQuantizer.from_preset("residual", 64, 512).num_codebooks
+        2
+        """
+        from speechbrain_vq.presets import quantizer_options
+
+        options = {**quantizer_options(name), **changes}
+        return cls(
+            input_dim=input_dim, codebook_size=codebook_size, **options
+        )
+
+    @property
+    def codebook(self) -> torch.Tensor:
+        """The codewords, [num_codebooks, codebook_size, codebook_dim]."""
+        return self.embedding.weight
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        num_quantizers: int | None = None,
+    ) -> VQOutput:
+        """Quantize.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Encoder outputs, [..., input_dim]; batch, time, channel where
+            lengths are given.
+        lengths : torch.Tensor, optional
+            Lengths, [B]: relative where floating point, in frames where
+            integer.
+        mask : torch.Tensor, optional
+            Booleans [...], True at valid frames; in place of lengths.
+        num_quantizers : int, optional
+            Number of codebooks of a residual row to use, the first ones; all
+            by default, or drawn where ``quantizer_dropout`` asks for it.
+
+        Returns
+        -------
+        VQOutput
+            Named tuple (quantized, indices, loss, metrics).
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, or the batch has no valid frame.
+        TypeError
+            If the input is not real floating point.
+        """
+        if self.channel_first:
+            x = x.movedim(1, -1)
+        self._check_input(x)
+        frames = frame_mask(x, lengths, mask)
+        self._check_not_empty(frames)
+        used = self._num_used(num_quantizers)
+        self._check_training()
+        learns = self.training and not is_recomputed()
+        with torch.autocast(x.device.type, enabled=False):
+            flat, frames = x.float().flatten(0, -2), frames.flatten()
+            # In one pass; NaN is not below anything.
+            finite = torch.linalg.vector_norm(flat.detach(), dim=-1) < _LARGEST
+            num_nonfinite = (frames & ~finite).sum()
+            healthy = num_nonfinite == 0
+            # One bad frame and nothing learns from the batch.
+            valid = frames & healthy
+            flat = clear(flat, frames & finite)
+            latents = self._latents(flat, valid)
+            if learns:
+                self._collect(latents, valid)
+            if self.bypass:
+                output = self._pass(latents, valid)
+            else:
+                output = self._quantize(latents, valid, used, learns)
+            indices, codes, loss, metrics = output
+            metrics["num_nonfinite"] = num_nonfinite
+            out = self._output(codes)
+            if lengths is not None or mask is not None:
+                out = out * frames.unsqueeze(1)
+            loss = torch.where(healthy, loss, torch.nan)
+        indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
+        if self._is_folded:
+            indices = indices.squeeze(-1)
+        out = out.to(x.dtype).reshape(x.shape)
+        if self.channel_first:
+            out = out.movedim(-1, 1)
+        return VQOutput(out, indices, loss, metrics)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        x: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        num_quantizers: int | None = None,
+    ) -> torch.Tensor:
+        """Encode encoder outputs as ``eval()`` does; no state changes.
+
+        Arguments
+        ---------
+        x, lengths, mask, num_quantizers
+            See ``forward``.
+
+        Returns
+        -------
+        torch.Tensor
+            The codes, [...], or [..., C] where there are C codebooks, of
+            which those left out are -1; meaningless at padding.
+
+        Raises
+        ------
+        RuntimeError
+            During warm-up, when there are no codes yet.
+        ValueError
+            If a valid frame is not finite, or longer than 1e15.
+        """
+        if self.bypass:
+            raise RuntimeError(
+                "The quantizer is still in its warm-up, where nothing is "
+                "quantized: there are no codes. Train past the warm-up of the "
+                "schedule."
+            )
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            output = self(x, lengths, mask, num_quantizers)
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        if bool(output.metrics["num_nonfinite"] > 0):
+            raise ValueError(
+                f"{int(output.metrics['num_nonfinite'])} vectors hold NaN, "
+                "infinity or values too large to quantize."
+            )
+        return output.indices
+
+    def decode(self, indices: torch.Tensor) -> torch.Tensor:
+        """Decode codes to vectors.
+
+        Arguments
+        ---------
+        indices : torch.Tensor
+            Codes of any integer type, [...], or [..., C] where there are C
+            codebooks; of a residual row also those of the first c, [..., c].
+            -1 stands for no code, as at padding.
+
+        Returns
+        -------
+        torch.Tensor
+            Input of the decoder, [..., input_dim]; zero where there is no
+            code at all.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit or a code is not in the codebook.
+        TypeError
+            If the codes are not integers.
+        """
+        if (
+            indices.is_floating_point()
+            or indices.is_complex()
+            or indices.dtype is torch.bool
+        ):
+            raise TypeError(f"Codes are integers, got {indices.dtype}.")
+        indices = indices.long()
+        if self._is_folded:
+            indices = indices.unsqueeze(-1)
+        self._check_codes(indices)
+        # In fp32, as forward: the two must give the same bits.
+        with torch.autocast(indices.device.type, enabled=False):
+            flat = indices.reshape(-1, indices.shape[-1])
+            latents = self._combine(self.embedding(flat))
+            vectors = self._output(latents)
+            vectors = vectors * (flat >= 0).any(1, keepdim=True)
+        vectors = vectors.reshape(*indices.shape[:-1], self.input_dim)
+        if self.channel_first and vectors.dim() > 1:
+            vectors = vectors.movedim(-1, 1)
+        return vectors
+
+    @torch.no_grad()
+    def reinitialize(
+        self,
+        vectors: torch.Tensor | None = None,
+        scope: str = "all",
+        start: str = "kmeans++",
+        generator: torch.Generator | None = None,
+    ) -> Reinit | None:
+        """Re-initialize the codebook by k-means (the re-estimation of arXiv
+        2005.08520) and empty the reservoir.
+
+        Arguments
+        ---------
+        vectors : torch.Tensor, optional
+            Latents to cluster, [N, latent_dim]; by default the contents of
+            the reservoir.
+        scope : str
+            ``"all"``: every codeword, as in the paper; ``"dead"``: those that
+            are the nearest of none of the vectors.
+        start : str
+            Where k-means starts for ``"all"``: ``"kmeans++"`` (the paper), or
+            ``"codebook"``: from the present codewords, whose codes thereby
+            keep most of their meaning.
+        generator : torch.Generator, optional
+            Source of the random numbers of k-means.
+
+        Returns
+        -------
+        Reinit or None
+            What was done; None where there was no vector to cluster, or the
+            codebook is frozen.
+
+        Raises
+        ------
+        ValueError
+            If there is neither a reservoir nor are vectors given, or they
+            do not fit or are not finite; nothing is changed then.
+        """
+        check_choice("scope", scope, ("all", "dead"))
+        check_choice("start", start, ("kmeans++", "codebook"))
+        if vectors is None:
+            if self.reservoir is None:
+                raise ValueError(
+                    "This quantizer keeps no reservoir to re-initialize its "
+                    "codebook from: build it with reservoir_size above 0."
+                )
+            vectors = self.reservoir.contents()
+        self._check_vectors(vectors)
+        result = None
+        if len(vectors) and not self.is_codebook_frozen:
+            result = COMPOSITIONS[self.composition].reinitialize(
+                self.embedding, vectors.float(), scope, start, generator
+            )
+        if self.reservoir is not None:
+            self.reservoir.reset()
+        return result
+
+    def reestimate(self, vectors=None, scope="all", generator=None):
+        """Deprecated name of ``reinitialize``."""
+        warnings.warn(
+            "reestimate() is now reinitialize().",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.reinitialize(vectors, scope, generator=generator)
+
+    def freeze(self) -> "VectorQuantizer":
+        """Freeze codebook, norm and projections for good: tokens keep their
+        meaning whatever is trained around them.
+
+        Returns
+        -------
+        VectorQuantizer
+            This quantizer.
+        """
+        self.requires_grad_(False)
+        self.frozen = True
+        return self.eval()
+
+    def train(self, mode: bool = True):
+        """As ``nn.Module.train``; a frozen quantizer stays in evaluation."""
+        return super().train(mode and not self.frozen)
+
+    def requires_grad_(self, requires_grad: bool = True):
+        """As ``nn.Module.requires_grad_``; reaches EMA codebooks as well."""
+        self.embedding.requires_grad_(requires_grad)
+        return super().requires_grad_(requires_grad)
+
+    @property
+    def is_codebook_frozen(self) -> bool:
+        """Whether neither training nor re-initialization may change the
+        codebook."""
+        off = self.training and not self.embedding.training
+        return self.frozen or off or not self.embedding.learnable
+
+    def training_state(self) -> dict:
+        """Return what training goes on from and inference does not need:
+        warm-up, reservoir, averages; for ``load_training_state()``."""
+        has = self.reservoir is not None
+        return {
+            "bypass": self.bypass,
+            "needs_kmeans": self._needs_kmeans,
+            "reservoir": self.reservoir.state_dict() if has else None,
+            "buffers": {
+                name: value.clone() for name, value in self._averages()
+            },
+        }
+
+    @torch.no_grad()
+    def load_training_state(self, state: dict) -> None:
+        """Restore what ``training_state()`` returned."""
+        self.bypass = bool(state["bypass"])
+        self._needs_kmeans = bool(state["needs_kmeans"])
+        if self.reservoir is not None and state["reservoir"]:
+            self.reservoir.load_state_dict(state["reservoir"])
+        for name, value in self._averages():
+            value.copy_(state["buffers"][name])
+
+    def extra_repr(self) -> str:
+        """Return the main sizes, for ``print``."""
+        return (
+            f"input_dim={self.input_dim}, num_codebooks={self.num_codebooks}, "
+            f"codebook_size={self.codebook_size}, "
+            f"codebook_dim={self.codebook_dim}"
+        )
+
+    # Steps of a forward ----------------------------------------------------
+
+    @property
+    def _is_folded(self) -> bool:
+        return self.folds and self.num_codebooks == 1
+
+    def _num_used(self, requested: int | None) -> int:
+        """Number of codebooks to use in a forward."""
+        books = self.num_codebooks
+        if requested is None:
+            dropout = self.quantizer_dropout
+            if not (self.training and dropout):
+                return books
+            draw, number = torch.rand(()), torch.randint(1, books + 1, ())
+            return int(number) if draw < dropout else books
+        check_sizes(num_quantizers=requested)
+        if requested > books or (
+            requested < books and self.composition != "residual"
+        ):
+            raise ValueError(
+                f"num_quantizers={requested}: this {self.composition} "
+                f"quantizer has {books} codebooks, and only of a residual row "
+                "some can be left out."
+            )
+        return requested
+
+    def _latents(self, flat: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """[N, input_dim] -> [N, latent_dim], normalized and projected."""
+        if self.norm is None:
+            return self.project(flat)
+        if self.norm_position == "input":
+            return self.project(self.norm(flat, valid))
+        parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
+        each = valid.unsqueeze(1).expand(parts.shape[:2])
+        return self.norm(parts, each).flatten(1)
+
+    def _output(self, latents: torch.Tensor) -> torch.Tensor:
+        """[N, latent_dim] -> [N, input_dim]."""
+        if not self.denormalize:
+            return self.project_back(latents)
+        if self.norm_position == "input":
+            return self.norm.inverse(self.project_back(latents))
+        parts = latents.unflatten(1, (-1, self.codebook_dim))
+        return self.project_back(self.norm.inverse(parts).flatten(1))
+
+    def _combine(self, codewords: torch.Tensor) -> torch.Tensor:
+        """[N, c, d] -> [N, latent_dim]."""
+        return COMPOSITIONS[self.composition].combine(codewords)
+
+    @torch.no_grad()
+    def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
+        """Keep latents for re-initialization, or start from them."""
+        if self.reservoir is not None:
+            self.reservoir.add(latents, valid)
+        if self._needs_kmeans and not self.bypass:
+            vectors = latents.detach()[valid]
+            # The vectors of the first rank, if it has any.
+            enough = torch.tensor(len(vectors), device=latents.device)
+            broadcast([enough])
+            if enough > 0:
+                if is_first_rank():
+                    COMPOSITIONS[self.composition].reinitialize(
+                        self.embedding, vectors, "all", "kmeans++", None
+                    )
+                broadcast([self.codebook, *self.embedding.buffers()])
+                self._needs_kmeans = False
+
+    def _quantize(
+        self,
+        latents: torch.Tensor,
+        valid: torch.Tensor,
+        used: int,
+        learns: bool,
+    ):
+        """indices [N, C], codes [N, latent_dim], loss and metrics."""
+        composition = COMPOSITIONS[self.composition]
+        table = self.embedding.table(recomputed=self.training and not learns)
+        if self.training and not self.embedding.training:
+            table = table.detach()
+        indices, targets = composition.code(latents, table[:used])
+        codes, mass = number_codes(indices, self.codebook_size), valid.float()
+        token = self._loss_token(table, targets)
+        loss, sq_error, codewords = quantization_loss(
+            targets,
+            table,
+            codes,
+            mass,
+            self.commitment_weight,
+            self.codebook_weight,
+            over_ranks=self.training,
+            token=token,
+        )
+        if learns:
+            self.embedding.learn(targets.detach(), indices, valid)
+        quantized = self.estimate(latents, composition.combine(codewords))
+        if token is not None:
+            _warn_of_lost_loss(quantized, token)
+        counts = code_counts(
+            codes, mass, self.num_codebooks, self.codebook_size
+        )
+        metrics = batch_metrics(
+            latents, mass, counts, composition.total_error(sq_error)
+        )
+        if used < self.num_codebooks:
+            indices = nn.functional.pad(
+                indices, (0, self.num_codebooks - used), value=-1
+            )
+        return indices, quantized, loss, metrics
+
+    def _pass(self, latents: torch.Tensor, valid: torch.Tensor):
+        """The same in a warm-up: nothing is quantized."""
+        indices = latents.new_full(
+            (len(latents), self.num_codebooks), -1, dtype=torch.long
+        )
+        # The codebook takes part, so that DDP and GradScaler, which ask for a
+        # gradient of every parameter, have nothing to miss.
+        loss = 0.0 * self.codebook.sum()
+        counts = torch.zeros_like(self.codebook[..., 0])
+        metrics = batch_metrics(latents, valid.float(), counts.detach(), None)
+        return indices, latents, loss, metrics
+
+    def _loss_token(self, table, targets) -> LossToken | None:
+        """A token where a loss that goes nowhere can and must be noticed."""
+        if (
+            torch.compiler.is_compiling()
+            or not (self.training and torch.is_grad_enabled())
+            or not (table.requires_grad and targets.requires_grad)
+            or in_transform()
+            or is_recomputed()
+        ):
+            return None
+        return LossToken()
+
+    # Checks ----------------------------------------------------------------
+
+    def _check_input(self, x: torch.Tensor) -> None:
+        if not x.is_floating_point():
+            raise TypeError(
+                f"A quantizer takes real floating point vectors, got {x.dtype}."
+            )
+        if x.dim() < 2 or x.shape[-1] != self.input_dim:
+            where = " at dimension 1" if self.channel_first else ""
+            raise ValueError(
+                f"A quantizer of input_dim={self.input_dim} takes [..., "
+                f"{self.input_dim}]{where}, got a tensor of shape "
+                f"{tuple(x.shape)}."
+            )
+
+    def _check_codes(self, indices: torch.Tensor) -> None:
+        books = self.num_codebooks
+        given = indices.shape[-1] if indices.dim() else 0
+        residual = self.composition == "residual"
+        if given != books and not (residual and 0 < given < books):
+            least = "1 to " if residual else ""
+            raise ValueError(
+                f"Codes of {books} codebooks have a last dimension of {least}"
+                f"{books}, got the shape {tuple(indices.shape)}."
+            )
+        if indices.numel() and not in_transform():
+            low, high = (int(v) for v in torch.aminmax(indices))
+            if low < -1 or high >= self.codebook_size:
+                raise ValueError(
+                    f"Codes must lie in 0..{self.codebook_size - 1}, or be -1 "
+                    f"for none, got values from {low} to {high}."
+                )
+
+    def _check_vectors(self, vectors: torch.Tensor) -> None:
+        dim = self.latent_dim
+        if vectors.dim() != 2 or vectors.shape[1] != dim:
+            raise ValueError(
+                f"The latents to cluster are [N, {dim}], got a tensor of shape "
+                f"{tuple(vectors.shape)}."
+            )
+        if not vectors.isfinite().all():
+            raise ValueError("The latents to cluster hold NaN or infinity.")
+
+    def _check_training(self) -> None:
+        """Warn of what would go wrong in silence."""
+        if torch.compiler.is_compiling() or is_recomputed():
+            return
+        if self.bypass and not self.training and not self._warned_of_warmup:
+            self._warned_of_warmup = True
+            warnings.warn(
+                "A VectorQuantizer is evaluated within the warm-up of its "
+                "schedule: nothing is quantized yet.",
+                stacklevel=3,
+            )
+        if self.training and self.batches_without_step is not None:
+            self.batches_without_step += 1
+            if self.batches_without_step == _PATIENCE:
+                warnings.warn(
+                    "No optimizer given to CodebookTrainer has stepped in "
+                    f"{_PATIENCE} training batches, so the codebook does not "
+                    "learn: give it the optimizer that the loop steps.",
+                    stacklevel=3,
+                )
+
+    def _check_not_empty(self, frames: torch.Tensor) -> None:
+        # A rank without a frame must still meet the others in their
+        # collectives. On a GPU the look at the mask would be a host sync.
+        if (
+            torch.compiler.is_compiling()
+            or world_size() > 1
+            or in_transform()
+        ):
+            return
+        empty = frames.numel() == 0
+        if empty or (frames.device.type == "cpu" and not frames.any()):
+            raise ValueError(
+                "There is no valid frame to quantize: the input's shape less "
+                f"its channels is {tuple(frames.shape)}"
+                + ("." if empty else " and all of it is padding.")
+            )
+
+    # State -----------------------------------------------------------------
+
+    def _averages(self):
+        """The buffers that are in no state_dict, by name."""
+        saved = self.state_dict(keep_vars=True)
+        return [(n, b) for n, b in self.named_buffers() if n not in saved]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        extra, reservoir = upgrade_state_dict(state_dict, prefix)
+        if extra is not None:
+            self.bypass = bool(extra["bypass"])
+            if self.norm is not None:
+                self.norm.eps = OLD_EPS
+        if reservoir is not None and self.reservoir is not None:
+            self.reservoir.load_state_dict(reservoir)
+        if f"{prefix}embedding.weight" in state_dict:
+            self._needs_kmeans = False
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn, recurse=True):
+        # ``model.half()`` moves the rest of a model to another precision: the
+        # quantizer works in fp32 whatever its input is in, and so it stays.
+        return super()._apply(keep_dtype(fn), recurse)
+
+    def __prepare_scriptable__(self):
+        raise RuntimeError(
+            "torch.jit.script cannot compile a quantizer: leave it out of "
+            "jit_module_keys, and use torch.compile for training and "
+            "torch.export or torch.jit.trace for inference."
+        )
+
+    # ``codewords`` was the name of ``embedding`` in version 0.1.
+
+    @property
+    def codewords(self) -> nn.Module:
+        """Deprecated name of ``embedding``."""
+        return self.embedding
+
+    def __setattr__(self, name, value):
+        super().__setattr__(
+            "embedding" if name == "codewords" else name, value
+        )
+
+
+class ResidualVectorQuantizer(VectorQuantizer):
+    """``VectorQuantizer`` of codebooks in a row, each coding what those before
+    it left over; codes are [..., C] and decode from any first c of them.
+
+    A re-initialization clusters the reservoir for the first codebook, then
+    the residuals that this one leaves for the second, and so on.
+
+    Arguments
+    ---------
+    num_quantizers : int
+        Number of codebooks in the row, C.
+    input_dim : int
+        Dimension of the encoder outputs.
+    codebook_size : int
+        Number of codewords of each codebook, K.
+    codebook_dim : int, optional
+        Dimension of a codeword; ``input_dim`` by default, else there is a
+        linear projection before and after.
+    **options
+        The other arguments of ``VectorQuantizer``, ``num_codebooks`` and
+        ``composition`` excepted.
+
+    Example
+    -------
+    >>> quantizer = ResidualVectorQuantizer(4, input_dim=64, codebook_size=32)
+    >>> codes = quantizer(torch.randn(2, 50, 64)).indices
+    >>> codes.shape, quantizer.decode(codes[..., :2]).shape
+    (torch.Size([2, 50, 4]), torch.Size([2, 50, 64]))
+    """
+
+    # Codes keep their last dimension, whatever the number of quantizers.
+    folds = False
+
+    def __init__(
+        self,
+        num_quantizers: int,
+        input_dim: int,
+        codebook_size: int,
+        codebook_dim: int | None = None,
+        **options,
+    ):
+        check_sizes(num_quantizers=num_quantizers)
+        super().__init__(
+            input_dim,
+            codebook_size,
+            codebook_dim,
+            num_quantizers,
+            "residual",
+            **options,
+        )
+
+
+def upgrade_state_dict(
+    state_dict: dict, prefix: str = ""
+) -> tuple[dict | None, dict | None]:
+    """Rename the keys that version 0.1 gave a quantizer, in place.
+
+    Arguments
+    ---------
+    state_dict : dict
+        State of a model.
+    prefix : str
+        Prefix of the quantizer's keys, such as ``"quantizer."``.
+
+    Returns
+    -------
+    tuple
+        The extra states of quantizer and reservoir of version 0.1, each None
+        where there is none; the former is empty of a warm-up where the file
+        held tensors only.
+    """
+    old = [k for k in state_dict if k.startswith(f"{prefix}codewords.")]
+    for key in old:
+        new = f"{prefix}embedding.{key[len(prefix) + len('codewords.') :]}"
+        state_dict[new] = state_dict.pop(key)
+    extra = state_dict.pop(f"{prefix}_extra_state", None)
+    if old and extra is None:
+        extra = {"bypass": False}
+    return extra, state_dict.pop(f"{prefix}reservoir._extra_state", None)
+
+
+def _warn_of_lost_loss(quantized: torch.Tensor, token: LossToken) -> None:
+    """Warn in the backward pass if the graph of the loss is gone by then."""
+    token, used = weakref.ref(token), token.used
+
+    def check(gradient):
+        if token() is None and not used:
+            warnings.warn(
+                "The loss of a VectorQuantizer went nowhere, so its codebook "
+                "does not learn: add `output.loss` to the loss. A container "
+                "such as SpeechBrain's Sequential keeps the first item of the "
+                "output only: call the quantizer outside of it.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    quantized.register_hook(check)

@@ -1,0 +1,113 @@
+"""Argument checks, sums over ranks, and precision: what the modules share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import distributed
+
+
+def check_choice(name: str, value: Any, choices: Sequence) -> None:
+    """Raise ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"{name} must be one of {tuple(choices)}, got {value!r}."
+        )
+
+
+def check_sizes(least: int = 1, **sizes: Any) -> None:
+    """Raise ValueError unless each value is an integer of at least `least`."""
+    for name, size in sizes.items():
+        if type(size) is not int or size < least:
+            raise ValueError(
+                f"{name} must be an integer >= {least}, got {size!r}."
+            )
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 where nothing is distributed."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_world_size()
+    return 1
+
+
+def is_first_rank() -> bool:
+    """Return whether this is rank 0, or the only process."""
+    return world_size() == 1 or distributed.get_rank() == 0
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over ranks; as each rank's result depends on each rank's input,
+    the gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone()
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Sum.apply(gradient)
+
+
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over all ranks; gradients are summed the same way."""
+    return x if world_size() == 1 else _Sum.apply(x)
+
+
+def broadcast(tensors: Sequence[torch.Tensor]) -> None:
+    """Overwrite tensors by those of rank 0."""
+    if world_size() == 1:
+        return
+    for tensor in tensors:
+        # gloo does not broadcast booleans on every device.
+        is_bool = tensor.dtype is torch.bool
+        sent = tensor.to(torch.uint8) if is_bool else tensor.detach().clone()
+        distributed.broadcast(sent, src=0)
+        tensor.copy_(sent)
+
+
+def keep_dtype(
+    fn: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Reduce a function for ``nn.Module._apply`` to its change of device.
+
+    Arguments
+    ---------
+    fn : callable
+        Maps a tensor to one of another device, precision, or both.
+
+    Returns
+    -------
+    callable
+        Maps a tensor to that device and keeps its precision.
+
+    Example
+    -------
+    >>> keep_dtype(torch.Tensor.half)(torch.ones(1)).dtype
+    torch.float32
+    """
+
+    def moved(tensor):
+        changed = fn(tensor)
+        if changed.dtype == tensor.dtype:
+            return changed
+        return tensor.to(changed.device)
+
+    return moved
+
+
+def is_recomputed() -> bool:
+    """Return whether this forward runs within a backward pass, as activation
+    checkpointing runs it: what the first run learned is not learned again."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._current_graph_task_id() != -1
+
+
+def in_transform() -> bool:
+    """Return whether a ``torch.func`` transform such as vmap is active."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is not None

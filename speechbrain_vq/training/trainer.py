@@ -1,0 +1,446 @@
+"""Training of codebooks within any loop, by the hooks of its optimizer."""
+
+import functools
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
+from speechbrain_vq.nnet.utils import broadcast, is_first_rank
+from speechbrain_vq.training.reinit import reinitialize
+from speechbrain_vq.training.schedules import ReinitSchedule
+
+logger = logging.getLogger(__name__)
+
+# The schedule that holds where none is given; shortened for short runs.
+DEFAULT_SCHEDULE = ReinitSchedule()
+
+# A parameter group with this key is a codebook's; the value is the index of
+# the group whose learning rate it follows. It is saved with the optimizer.
+LEADER = "codebook_leader"
+
+# Number of steps without gradient after which to warn.
+_PATIENCE = 100
+
+
+class CodebookTrainer:
+    """Trains the codebooks of vector quantizers as arXiv 2005.08520 does, in
+    whatever loop calls ``optimizer.step()``.
+
+    Each trainable codebook gets a parameter group of its own in the optimizer
+    that holds it, with the settings of the group it was in, but no weight
+    decay, which would draw unused codewords to zero. Hooks of the optimizer
+    set the learning rate of that group before each step, whatever schedulers
+    wrote there, and follow the schedule after each step: quantization is
+    bypassed in a warm-up, then codebooks are re-initialized by k-means from
+    the reservoirs of their quantizers. Later re-initializations start from the
+    present codebook, so that most codes keep their meaning.
+
+    The codebook's gradient needs no clipping: it comes from the quantizer's
+    loss alone, whatever the gradients of the model's own loss are.
+
+    Create it after the optimizer and before learning rate schedulers, which
+    note the parameter groups.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module, or an iterable or dict of them
+        The model, or its quantizers. Frozen ones are left alone.
+    optimizers : torch.optim.Optimizer, or an iterable or dict of them
+        The optimizers of the model.
+    lr_multiplier : float
+        Learning rate of a codebook over that of its group (the paper: 10).
+    schedule : ReinitSchedule, optional
+        When to re-initialize; None: never, without a warm-up. By default that
+        of the preset ``robust``, shortened where it would take more than a
+        quarter of a run of known length.
+    max_lr : float, optional
+        Largest learning rate of a codebook.
+    steps_per_epoch : int, optional
+        Optimizer steps of an epoch, for schedules in epochs.
+    total_steps : int, optional
+        Optimizer steps of the whole run, where known.
+
+    Raises
+    ------
+    ValueError
+        If a trainable codebook is in none of the optimizers or in several, if
+        a quantizer to re-initialize keeps no reservoir, if a scheduler was
+        created before, or if a number is out of range.
+
+    Example
+    -------
+    >>> encoder, quantizer = nn.Linear(8, 8), VectorQuantizer(8, 16)
+    >>> model = nn.ModuleList([encoder, quantizer])
+    >>> optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    >>> trainer = CodebookTrainer(model, optimizer, schedule=None)
+    >>> out = quantizer(encoder(torch.randn(50, 8)))
+    >>> out.loss.backward()
+    >>> optimizer.step()
+    >>> [group["lr"] for group in optimizer.param_groups], trainer.steps
+    ([0.001, 0.01], 1)
+    """
+
+    def __init__(
+        self,
+        modules,
+        optimizers,
+        lr_multiplier: float = 10.0,
+        schedule: ReinitSchedule | None = DEFAULT_SCHEDULE,
+        max_lr: float | None = None,
+        steps_per_epoch: int | None = None,
+        total_steps: int | None = None,
+    ):
+        for name, value in (
+            ("lr_multiplier", lr_multiplier),
+            ("max_lr", max_lr),
+        ):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value!r}.")
+        if not isinstance(schedule, ReinitSchedule | None):
+            raise TypeError(
+                f"schedule must be a ReinitSchedule or None, got {schedule!r}."
+            )
+        self.lr_multiplier = lr_multiplier
+        self.max_lr = max_lr
+        self.steps_per_epoch = steps_per_epoch
+        self.quantizers = find_quantizers(modules)
+        if not self.quantizers:
+            raise ValueError(
+                "CodebookTrainer found no VectorQuantizer that is not frozen "
+                "in the modules it was given."
+            )
+        self.optimizers = _unwrap(optimizers)
+        self.schedule = self._fit_schedule(schedule, total_steps)
+        self._leading = {
+            name: self._find_optimizer(name, quantizer, modules)
+            for name, quantizer in self.quantizers.items()
+        }
+        self._steps = [0] * len(self.optimizers)
+        self._reinits = dict.fromkeys(self.quantizers, 0)
+        self._steps_without_gradient = dict.fromkeys(self.quantizers, 0)
+        self._warned = set()
+        self._register_hooks()
+        for name, quantizer in self.quantizers.items():
+            quantizer.batches_without_step = 0
+            self._act(name, quantizer, 0)
+            broadcast([quantizer.codebook.detach()])
+
+    @property
+    def steps(self) -> int:
+        """Number of steps of the optimizer that leads the first quantizer."""
+        return self._steps[next(iter(self._leading.values()))]
+
+    @property
+    def in_warmup(self) -> bool:
+        """Whether some quantizer does not quantize yet."""
+        return any(q.bypass for q in self.quantizers.values())
+
+    def close(self) -> None:
+        """Remove the hooks; codebooks keep their parameter groups."""
+        for handle in self._handles:
+            handle.remove()
+        for quantizer in self.quantizers.values():
+            quantizer.batches_without_step = None
+
+    def state_dict(self) -> dict:
+        """Return what an exact resume needs beside the states of model and
+        optimizers: steps, warm-up, reservoirs and averages."""
+        return {
+            "version": 1,
+            "steps": list(self._steps),
+            "reinits": dict(self._reinits),
+            "quantizers": {
+                name: quantizer.training_state()
+                for name, quantizer in self.quantizers.items()
+            },
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Restore what ``state_dict()`` returned.
+
+        A state is that of the first rank: on others the reservoirs start
+        empty, as their vectors would count once for each rank.
+
+        Raises
+        ------
+        ValueError
+            If the state is that of other quantizers or optimizers.
+        """
+        if set(state["quantizers"]) != set(self.quantizers) or len(
+            state["steps"]
+        ) != len(self._steps):
+            raise ValueError(
+                f"The saved state is of {len(state['steps'])} optimizers and "
+                f"the quantizers {', '.join(state['quantizers'])}; here are "
+                f"{len(self._steps)} and {', '.join(self.quantizers)}."
+            )
+        self._steps = list(state["steps"])
+        self._reinits = dict(state["reinits"])
+        for name, quantizer in self.quantizers.items():
+            quantizer.load_training_state(state["quantizers"][name])
+            if quantizer.reservoir is not None and not is_first_rank():
+                quantizer.reservoir.reset()
+            broadcast([quantizer.codebook.detach()])
+
+    # Set-up ----------------------------------------------------------------
+
+    def _fit_schedule(self, schedule, total_steps) -> ReinitSchedule | None:
+        """The schedule, checked against quantizers and run."""
+        without = [n for n, q in self.quantizers.items() if q.reservoir is None]
+        if schedule is not None and schedule.reinitializes and without:
+            if schedule is not DEFAULT_SCHEDULE:
+                raise ValueError(
+                    f"There is a schedule, but {', '.join(without)} keeps no "
+                    "reservoir: set its reservoir_size above 0, or the "
+                    "schedule to null (None)."
+                )
+            logger.warning(
+                "%s keeps no reservoir, so no codebook is re-initialized: set "
+                "reservoir_size above 0, or the schedule to null (None).",
+                ", ".join(without),
+            )
+            return None
+        if schedule is None or total_steps is None:
+            return schedule
+        if schedule is DEFAULT_SCHEDULE:
+            return schedule.shortened(total_steps)
+        warmup = schedule.warmup_steps(self.steps_per_epoch)
+        if total_steps <= warmup < float("inf"):
+            logger.warning(
+                "The warm-up of the schedule takes %d of the run's %d "
+                "optimizer steps: nothing will be quantized. Train longer, or "
+                "shorten warmup of the ReinitSchedule.",
+                warmup,
+                total_steps,
+            )
+        return schedule
+
+    def _find_optimizer(self, name, quantizer, modules) -> int | None:
+        """Index of the optimizer whose steps count for a quantizer, in which
+        a trainable codebook gets a group of its own."""
+        codebook = quantizer.codebook
+        if isinstance(codebook, nn.Parameter) and codebook.requires_grad:
+            holders = [
+                i
+                for i, optimizer in enumerate(self.optimizers)
+                if _find_group(optimizer, codebook) is not None
+            ]
+            if len(holders) != 1:
+                which = "several" if holders else "none"
+                raise ValueError(
+                    f"The codebook of {name} is in {which} of the optimizers: "
+                    "give the quantizer's parameters to exactly one of them "
+                    "(in a Brain: in init_optimizers())."
+                )
+            _give_own_group(self.optimizers[holders[0]], codebook)
+            return holders[0]
+        # An EMA codebook is in none: the optimizer of what is around it.
+        scopes = [quantizer]
+        if isinstance(modules, nn.Module):
+            path = name.split(".")
+            scopes += [
+                modules.get_submodule(".".join(path[:end]))
+                for end in reversed(range(len(path)))
+            ]
+        for scope in scopes:
+            for parameter in scope.parameters():
+                for i, optimizer in enumerate(self.optimizers):
+                    if _find_group(optimizer, parameter) is not None:
+                        return i
+        if not self.optimizers:
+            raise ValueError(
+                f"No optimizer was given whose steps count for {name}."
+            )
+        return 0
+
+    def _register_hooks(self) -> None:
+        self._handles = []
+        for index, optimizer in enumerate(self.optimizers):
+            self._handles += [
+                optimizer.register_step_pre_hook(self._set_rates),
+                optimizer.register_step_post_hook(
+                    functools.partial(self._after, index)
+                ),
+            ]
+
+    # Hooks -----------------------------------------------------------------
+
+    def _set_rates(self, optimizer, args, kwargs) -> None:
+        """Set the learning rates of codebooks, before a step."""
+        for group in optimizer.param_groups:
+            if LEADER in group:
+                lr = optimizer.param_groups[group[LEADER]]["lr"]
+                lr = self.lr_multiplier * lr
+                if self.max_lr is not None:
+                    lr = min(lr, self.max_lr)
+                if isinstance(group["lr"], torch.Tensor):
+                    group["lr"].fill_(lr)
+                else:
+                    group["lr"] = float(lr)
+
+    def _after(self, index, optimizer, args, kwargs) -> None:
+        """Count a step, and do what the schedule asks for."""
+        # A fused optimizer under GradScaler skips the step by itself.
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and bool(found_inf > 0):
+            return
+        self._steps[index] += 1
+        for name, quantizer in self.quantizers.items():
+            if self._leading[name] == index:
+                quantizer.batches_without_step = 0
+                self._check_gradient(name, quantizer)
+                self._act(name, quantizer, self._steps[index])
+
+    def _act(self, name, quantizer, step) -> None:
+        if self.schedule is None:
+            return
+        action = self.schedule(step, self.steps_per_epoch)
+        if action.reinitialize and self._check_frozen(name, quantizer):
+            reinitialize(
+                name,
+                quantizer,
+                self._holder(quantizer),
+                step,
+                self.schedule.scope,
+                "codebook" if self._reinits[name] else "kmeans++",
+            )
+            self._reinits[name] += 1
+        elif action.reset and quantizer.reservoir is not None:
+            quantizer.reservoir.reset()
+        quantizer.bypass = action.bypass
+
+    def _holder(self, quantizer) -> Optimizer | None:
+        """The optimizer with a state for the codebook."""
+        for optimizer in self.optimizers:
+            if _find_group(optimizer, quantizer.codebook) is not None:
+                return optimizer
+        return None
+
+    # Warnings --------------------------------------------------------------
+
+    def _warn_once(self, key, message, *args) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            logger.warning(message, *args)
+
+    def _check_frozen(self, name, quantizer) -> bool:
+        if quantizer.is_codebook_frozen:
+            self._warn_once(
+                ("frozen", name),
+                "The codebook of %s is frozen: it is not re-initialized. Set "
+                "the schedule to null (None) where that is meant.",
+                name,
+            )
+        return not quantizer.is_codebook_frozen
+
+    def _check_gradient(self, name, quantizer) -> None:
+        codebook = quantizer.codebook
+        if not codebook.requires_grad or codebook.grad is not None:
+            self._steps_without_gradient[name] = 0
+            return
+        self._steps_without_gradient[name] += 1
+        if self._steps_without_gradient[name] == _PATIENCE:
+            self._warn_once(
+                ("gradient", name),
+                "The codebook of %s got no gradient in %d optimizer steps, so "
+                "it does not learn: add `output.loss` of the quantizer to the "
+                "loss.",
+                name,
+                _PATIENCE,
+            )
+
+
+def find_quantizers(modules) -> dict[str, VectorQuantizer]:
+    """Find the vector quantizers in modules, by name.
+
+    Those that are frozen, or part of a frozen model such as a tokenizer, and
+    wrappers such as DDP in names, are left out.
+
+    Arguments
+    ---------
+    modules : torch.nn.Module, or an iterable or dict of them
+        Where to look.
+
+    Returns
+    -------
+    dict
+        Quantizers by their dotted name.
+    """
+    if not isinstance(modules, nn.Module):
+        if not isinstance(modules, dict):
+            modules = {str(i): m for i, m in enumerate(modules)}
+        modules = nn.ModuleDict(modules)
+    frozen = {
+        part
+        for module in modules.modules()
+        if getattr(module, "frozen", False)
+        for part in module.modules()
+    }
+    wrappers = ("module", "_orig_mod")
+    return {
+        ".".join(p for p in name.split(".") if p not in wrappers)
+        or "quantizer": module
+        for name, module in modules.named_modules()
+        if isinstance(module, VectorQuantizer) and module not in frozen
+    }
+
+
+def _unwrap(optimizers) -> list[Optimizer]:
+    """The optimizers within Accelerate's wrappers, each once."""
+    if isinstance(optimizers, Optimizer):
+        optimizers = [optimizers]
+    elif isinstance(optimizers, dict):
+        optimizers = optimizers.values()
+    elif not isinstance(optimizers, Iterable):
+        raise TypeError(
+            f"optimizers must be torch optimizers, got {type(optimizers)}."
+        )
+    found = {}
+    for optimizer in optimizers:
+        while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
+            optimizer = optimizer.optimizer
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"optimizers must be torch optimizers, got {type(optimizer)}."
+            )
+        found[id(optimizer)] = optimizer
+    return list(found.values())
+
+
+def _find_group(optimizer: Optimizer, parameter) -> int | None:
+    """Index of the group that holds a parameter."""
+    for index, group in enumerate(optimizer.param_groups):
+        if any(p is parameter for p in group["params"]):
+            return index
+    return None
+
+
+def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
+    """Move a codebook from its group to one of its own."""
+    leader = _find_group(optimizer, codebook)
+    group = optimizer.param_groups[leader]
+    if LEADER in group:
+        return
+    if "initial_lr" in group:
+        raise ValueError(
+            "A learning rate scheduler was created before CodebookTrainer, "
+            "and would not find the codebook's parameter group: create the "
+            "scheduler after it."
+        )
+    position = next(
+        i for i, p in enumerate(group["params"]) if p is codebook
+    )
+    own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+    own["params"] = [group["params"].pop(position)]
+    if "param_names" in group:
+        own["params"] = [(group["param_names"].pop(position), *own["params"])]
+    if isinstance(own["lr"], torch.Tensor):
+        own["lr"] = own["lr"].clone()
+    if "weight_decay" in own:
+        own["weight_decay"] = 0.0
+    own[LEADER] = leader
+    optimizer.add_param_group(own)

@@ -1,0 +1,464 @@
+"""Checkpoints of any Brain are whole or not there, and a run goes on from them
+as if it had never stopped.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import errno
+import logging
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+
+import numpy as np
+import pytest
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain import Brain
+from speechbrain.utils.checkpoints import (
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+
+from speechbrain_vq.training.resume import AtomicCheckpointer, loader_generator
+
+TIME_LIMIT = 60
+
+
+def make_model(value=0.0):
+    """A model of which one number is all that matters."""
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(model.weight, value)
+    return model
+
+
+@register_checkpoint_hooks
+class Recoverable:
+    """Writes half a file, and then something happens to it; what it says for
+    the meta can be set."""
+
+    def __init__(self, then=None, **meta):
+        self.then = then
+        self.meta = meta
+
+    def checkpoint_meta(self):
+        return self.meta
+
+    @mark_as_saver
+    def save(self, path):
+        with open(path, "w") as file:
+            file.write("half of wh")
+        if self.then is not None:
+            self.then(path)
+
+    @mark_as_loader
+    def load(self, path, end_of_epoch):
+        pass
+
+
+def disk_full(path):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupt(path):
+    raise KeyboardInterrupt
+
+
+def killed(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Whole or not there --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [None, "best"])
+@pytest.mark.parametrize(
+    "then, error", [(disk_full, OSError), (interrupt, KeyboardInterrupt)]
+)
+def test_failed_saving_raises_and_leaves_nothing(tmp_path, then, error, name):
+    last = Recoverable()
+    checkpointer = AtomicCheckpointer(
+        tmp_path, {"model": make_model(), "last": last}
+    )
+    earlier = checkpointer.save_checkpoint({"loss": 1.0}, name=name)
+    last.then = then
+    for _ in range(2):
+        with pytest.raises(error):
+            checkpointer.save_checkpoint({"loss": 0.5}, name=name)
+        assert checkpointer.find_checkpoints() == [earlier]
+        assert list(tmp_path.iterdir()) == [earlier.path]
+    last.then = None
+    newest = checkpointer.save_checkpoint({"loss": 0.2}, name=name)
+    assert checkpointer.find_checkpoint() == newest
+
+
+def save_and_die(folder, name):
+    """Saves a model of 1, then dies when it saves one of 2."""
+    model, last = make_model(1.0), Recoverable()
+    checkpointer = AtomicCheckpointer(folder, {"model": model, "last": last})
+    checkpointer.save_checkpoint(name=name)
+    torch.nn.init.constant_(model.weight, 2.0)
+    last.then = killed
+    checkpointer.save_checkpoint(name=name)
+
+
+@pytest.mark.parametrize("name", [None, "best"])
+def test_kill_leaves_the_earlier_checkpoint(tmp_path, processes, name):
+    assert run(processes, save_and_die, tmp_path, name) == [-signal.SIGKILL]
+    for cls in (AtomicCheckpointer, Checkpointer):
+        model = make_model()
+        checkpointer = cls(tmp_path, {"model": model, "last": Recoverable()})
+        assert len(checkpointer.list_checkpoints()) == 1
+        checkpointer.recover_if_possible()
+        assert model.weight.item() == 1.0
+    # What the killed run left does not get into what the next one saves.
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    saved = checkpointer.save_checkpoint(name=name)
+    files = {path.name for path in saved.path.iterdir()}
+    assert files == {"CKPT.yaml", "model.ckpt", "random_state.ckpt"}
+    assert all(path.name.startswith("CKPT+") for path in tmp_path.iterdir())
+
+
+def save_on(folder):
+    """Saves without end, as one name and as numbers."""
+    checkpointer = AtomicCheckpointer(folder, {"model": make_model(1.0)})
+    while True:
+        checkpointer.save_checkpoint(name="best")
+        checkpointer.save_checkpoint()
+
+
+def test_killed_at_any_moment(tmp_path, processes):
+    draw = random.Random(0)
+    model = make_model()
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    for _ in range(4):
+        number = len(checkpointer.list_checkpoints())
+        process = processes.Process(target=save_on, args=(tmp_path,))
+        process.start()
+        while len(list(tmp_path.glob("CKPT*"))) <= number + 1:
+            assert process.is_alive()
+        time.sleep(draw.uniform(0, 0.1))
+        process.kill()
+        process.join(TIME_LIMIT)
+    found = checkpointer.list_checkpoints()
+    for checkpoint in found:
+        torch.nn.init.zeros_(model.weight)
+        checkpointer.load_checkpoint(checkpoint)
+        assert model.weight.item() == 1.0
+
+
+def test_checkpoints_of_one_second_all_survive(tmp_path):
+    model = make_model()
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    for number in range(12):
+        torch.nn.init.constant_(model.weight, number)
+        saved = checkpointer.save_checkpoint({"number": number})
+        assert saved in checkpointer.list_checkpoints()
+        assert all(path.exists() for path in saved.paramfiles.values())
+    found = checkpointer.find_checkpoints(max_key="number")
+    assert [c.meta["number"] for c in found] == list(range(11, -1, -1))
+    assert checkpointer.find_checkpoint() == found[0]
+    for checkpoint in found:
+        checkpointer.load_checkpoint(checkpoint)
+        assert model.weight.item() == checkpoint.meta["number"]
+
+
+@pytest.mark.parametrize("name", ["best", "epoch+3"])
+def test_named_checkpoint_keeps_its_name(tmp_path, name):
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
+    for loss in (1.0, 0.5):
+        saved = checkpointer.save_checkpoint({"loss": loss}, name=name)
+        assert saved.path == tmp_path / f"CKPT+{name}"
+    assert [c.meta["loss"] for c in checkpointer.list_checkpoints()] == [0.5]
+
+
+def test_log_names_the_folder_that_stays(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    saved = AtomicCheckpointer(tmp_path).save_checkpoint()
+    assert str(saved.path) in caplog.text
+    assert ".partial" not in caplog.text
+
+
+# As a Checkpointer ---------------------------------------------------------
+
+
+def test_from_yaml_and_back_to_a_plain_checkpointer(tmp_path):
+    text = f"""
+        model: !new:torch.nn.Linear [1, 1]
+        checkpointer: !new:speechbrain_vq.training.resume.AtomicCheckpointer
+            checkpoints_dir: {tmp_path}
+            recoverables:
+                model: !ref <model>
+    """
+    hparams = load_hyperpyyaml(text)
+    torch.nn.init.constant_(hparams["model"].weight, 3.0)
+    hparams["checkpointer"].save_and_keep_only({"loss": 1.0})
+    model = make_model()
+    Checkpointer(tmp_path, {"model": model}).recover_if_possible()
+    assert model.weight.item() == 3.0
+
+
+def test_loads_what_a_plain_checkpointer_saved(tmp_path):
+    Checkpointer(tmp_path, {"model": make_model(3.0)}).save_checkpoint()
+    model = make_model()
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    before = torch.get_rng_state()
+    with pytest.warns(UserWarning, match="random_state"):
+        checkpointer.recover_if_possible()
+    assert model.weight.item() == 3.0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# The meta ------------------------------------------------------------------
+
+
+def test_recoverables_add_to_the_meta(tmp_path):
+    steps = Recoverable(steps=1, loss=9.0)
+    checkpointer = AtomicCheckpointer(
+        tmp_path,
+        {
+            "steps": steps,
+            "model": make_model(),
+            "codebook": Recoverable(vq_warmup=True),
+        },
+    )
+    checkpointer.save_checkpoint({"loss": 1.0})
+    steps.meta["steps"] = 2
+    checkpointer.save_checkpoint()
+    newest, first = (c.meta for c in checkpointer.find_checkpoints())
+    assert (first["steps"], first["loss"], first["vq_warmup"]) == (1, 1.0, True)
+    assert (newest["steps"], newest["loss"]) == (2, 9.0)
+
+
+def test_warmup_ranks_last_but_for_recency(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
+    for warmup, value in [(True, 3), (True, 5), (False, 4), (None, 2)]:
+        meta = {} if warmup is None else {"vq_warmup": warmup}
+        checkpointer.save_checkpoint({"value": value, **meta})
+    checkpointer.save_checkpoint({"value": 1, "vq_warmup": True})
+
+    def values(**which):
+        found = checkpointer.find_checkpoints(**which)
+        return [c.meta["value"] for c in found]
+
+    assert values(max_key="value") == [4, 2, 5, 3, 1]
+    assert values(min_key="value") == [2, 4, 1, 3, 5]
+    assert values(min_key="value", max_num_checkpoints=1) == [2]
+    assert values() == [1, 2, 4, 5, 3]
+    assert values(max_num_checkpoints=2) == [1, 2]
+    by_value = {"importance_key": lambda c: c.meta["value"]}
+    assert values(**by_value) == [5, 4, 3, 2, 1]
+    checkpointer.delete_checkpoints(
+        num_to_keep=1, min_keys=["value"], max_keys=["value"]
+    )
+    assert values() == [1, 2, 4]
+
+
+# Random numbers ------------------------------------------------------------
+
+
+def draws():
+    """Numbers of each generator; two of numpy's and Python's normal, which
+    remember the second of each pair."""
+    torch_numbers = torch.rand(3).tolist() + torch.randn(3).tolist()
+    numpy_numbers = [np.random.rand(), np.random.randn()]
+    return torch_numbers, numpy_numbers, random.random(), random.gauss(0, 1)
+
+
+def test_draws_after_loading_are_those_after_saving(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
+    draws()  # A number of each pair is left.
+    checkpointer.save_checkpoint()
+    wanted = [draws() for _ in range(3)]
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
+    checkpointer.recover_if_possible()
+    assert [draws() for _ in range(3)] == wanted
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_draws_on_a_gpu(tmp_path):
+    checkpointer = AtomicCheckpointer(tmp_path)
+    checkpointer.save_checkpoint()
+    wanted = torch.rand(3, device="cuda")
+    checkpointer.recover_if_possible()
+    assert torch.equal(torch.rand(3, device="cuda"), wanted)
+
+
+def test_loader_draws_nothing_from_the_global_generator():
+    def loader(**options):
+        return torch.utils.data.DataLoader(range(4), **options)
+
+    before = torch.get_rng_state()
+    list(loader(generator=loader_generator(), shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(7)
+    first = loader_generator()
+    torch.rand(3)  # The seed counts, not what was drawn since.
+    assert torch.equal(first.get_state(), loader_generator().get_state())
+
+
+# Runs of a Brain -----------------------------------------------------------
+
+
+class Regression(Brain):
+    """Random numbers, and a batch to stop before, are all it takes."""
+
+    stop = None
+
+    def compute_forward(self, batch, stage):
+        if self.step == self.stop:
+            raise RuntimeError("Stopped.")
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return predictions.square().mean()
+
+
+def fit(folder, number, factor, interval, stop=None):
+    """A Brain trained on a number of batches."""
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+    checkpointer = AtomicCheckpointer(folder, {"model": model})
+    brain = Regression(
+        {"model": model},
+        lambda parameters: torch.optim.Adam(parameters, lr=0.1),
+        run_opts={
+            "device": "cpu",
+            "grad_accumulation_factor": factor,
+            "ckpt_interval_steps": interval,
+        },
+        checkpointer=checkpointer,
+    )
+    brain.stop = stop
+    data = torch.randn(number, 4, generator=torch.Generator().manual_seed(1))
+    options = {"generator": loader_generator()}
+    try:
+        brain.fit(
+            [1], list(data), progressbar=False, train_loader_kwargs=options
+        )
+    except RuntimeError as error:
+        assert str(error) == "Stopped."
+    return brain
+
+
+def warnings_of(caplog):
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if "gradients are not saved" in record.getMessage()
+    ]
+
+
+@pytest.mark.parametrize("number, saved", [(4, []), (10, [6]), (15, [12])])
+def test_no_saving_in_the_middle_of_an_accumulation(
+    tmp_path, caplog, number, saved
+):
+    brain = fit(tmp_path, number, factor=2, interval=3)
+    steps = []
+    for _ in brain.checkpointer.list_checkpoints():
+        brain.checkpointer.recover_if_possible()
+        steps.append(brain.step)
+    assert steps == saved
+    (warning,) = warnings_of(caplog)
+    assert "ckpt_interval_steps" in warning
+    assert "grad_accumulation_factor" in warning
+    # At the end of an epoch, what is accumulated is dropped by SpeechBrain.
+    brain.step = 3
+    assert brain.checkpointer.save_checkpoint() is not None
+    assert brain.checkpointer.save_checkpoint(end_of_epoch=False) is None
+    # Another checkpointer warns for itself.
+    fit(tmp_path / "other", 4, factor=2, interval=3)
+    assert len(warnings_of(caplog)) == 2
+
+
+@pytest.mark.parametrize("factor, interval", [(1, 1), (1, 3), (2, 4)])
+def test_nothing_skipped_nothing_said(tmp_path, caplog, factor, interval):
+    brain = fit(tmp_path, 8, factor=factor, interval=interval)
+    assert len(brain.checkpointer.list_checkpoints()) == 1
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_stopped_run_ends_with_the_same_bits(tmp_path, factor):
+    whole = fit(tmp_path / "whole", 15, factor, 3)
+    for stop in (8, 13):
+        fit(tmp_path / "parts", 15, factor, 3, stop=stop)
+    parts = fit(tmp_path / "parts", 15, factor, 3)
+    assert parts.optimizer_step == whole.optimizer_step
+    for got, wanted in zip(
+        parts.modules.parameters(), whole.modules.parameters(), strict=True
+    ):
+        assert torch.equal(got, wanted)
+
+
+# Several ranks -------------------------------------------------------------
+
+
+def slow(path):
+    time.sleep(0.5)
+
+
+def save_on_rank(rank, port, folder):
+    """Saves where rank 0 is slow, and looks for the checkpoint at once."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    checkpointer = AtomicCheckpointer(
+        folder, {"slow": Recoverable(slow), "model": make_model()}
+    )
+    for number in (1, 2):
+        saved = checkpointer.save_checkpoint({"number": number})
+        assert (saved is None) == (rank != 0)
+        found = checkpointer.find_checkpoints()
+        assert [c.meta["number"] for c in found] == [2, 1][-number:]
+    drawn = torch.rand(2)
+    checkpointer.recover_if_possible()
+    again = torch.rand(2)
+    assert torch.equal(drawn, again) == (rank == 0)
+    ranks = [torch.empty(2) for _ in range(2)]
+    torch.distributed.all_gather(ranks, again)
+    assert not torch.equal(*ranks)
+    torch.distributed.destroy_process_group()
+
+
+def test_every_rank_waits_and_draws_its_own(tmp_path, processes):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    codes = run(processes, save_on_rank, port, tmp_path, ranks=2)
+    assert codes == [0, 0]
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Real processes, from a server that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def run(processes, target, *args, ranks=None):
+    """Runs a function in a process of its own, or in one for each rank, which
+    it is then given first; the exit codes."""
+    each = [args] if ranks is None else [(r, *args) for r in range(ranks)]
+    started = [processes.Process(target=target, args=a) for a in each]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(TIME_LIMIT)
+    return [process.exitcode for process in started]
