@@ -283,9 +283,7 @@ class VectorQuantizer(nn.Module):
         from speechbrain_vq.presets import quantizer_options
 
         options = {**quantizer_options(name), **changes}
-        return cls(
-            input_dim=input_dim, codebook_size=codebook_size, **options
-        )
+        return cls(input_dim=input_dim, codebook_size=codebook_size, **options)
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -783,11 +781,7 @@ class VectorQuantizer(nn.Module):
     def _check_not_empty(self, frames: torch.Tensor) -> None:
         # A rank without a frame must still meet the others in their
         # collectives. On a GPU the look at the mask would be a host sync.
-        if (
-            torch.compiler.is_compiling()
-            or world_size() > 1
-            or in_transform()
-        ):
+        if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
             return
         empty = frames.numel() == 0
         if empty or (frames.device.type == "cpu" and not frames.any()):
@@ -836,9 +830,7 @@ class VectorQuantizer(nn.Module):
         return self.embedding
 
     def __setattr__(self, name, value):
-        super().__setattr__(
-            "embedding" if name == "codewords" else name, value
-        )
+        super().__setattr__("embedding" if name == "codewords" else name, value)
 
 
 class ResidualVectorQuantizer(VectorQuantizer):

@@ -168,3 +168,59 @@ class UsageMonitor:
         device = self.quantizer.codebook.device
         self._sums = {k: v.to(device) for k, v in state["sums"].items()}
         self._codebook = state["codebook"].to(device)
+
+
+class StageMonitors:
+    """Usage monitors of several quantizers, apart for training and evaluation.
+
+    Arguments
+    ---------
+    quantizers : dict
+        Quantizers by name.
+    token_rate : float, optional
+        Frames a second, for the bit rate.
+
+    Example
+    -------
+    >>> from speechbrain_vq.nnet import VectorQuantizer
+    >>> quantizer = VectorQuantizer(8, 16)
+    >>> monitors = StageMonitors({"quantizer": quantizer})
+    >>> _ = quantizer.eval()(torch.randn(100, 8))
+    >>> [monitors.stats(t)["vectors"] for t in (True, False)]
+    [0, 100]
+    """
+
+    def __init__(
+        self, quantizers: dict[str, nn.Module], token_rate: float | None = None
+    ):
+        self._monitors = {
+            training: {
+                name: UsageMonitor(quantizer, token_rate, training)
+                for name, quantizer in quantizers.items()
+            }
+            for training in (True, False)
+        }
+
+    def start(self, training: bool) -> None:
+        """Begin a stage, of training or of evaluation."""
+        for monitor in self._monitors[training].values():
+            monitor.start()
+
+    def stats(self, training: bool) -> dict[str, float]:
+        """Compute the usage of a stage over all ranks, which must all ask;
+        names begin with the quantizer's where there are several."""
+        monitors = self._monitors[training]
+        return {
+            key if len(monitors) == 1 else f"{name}.{key}": value
+            for name, monitor in monitors.items()
+            for key, value in monitor.stats(over_ranks=True).items()
+        }
+
+    def state_dict(self) -> dict:
+        """Return what a resumed training stage needs."""
+        return {n: m.state_dict() for n, m in self._monitors[True].items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on with a training stage."""
+        for name, monitor in self._monitors[True].items():
+            monitor.load_state_dict(state[name])

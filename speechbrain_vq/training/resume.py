@@ -1,8 +1,4 @@
-"""Checkpoints from which a run goes on with the same bits.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Exact resume for SpeechBrain: atomic checkpoints, random state, trainer."""
 
 import logging
 import os
@@ -162,7 +158,7 @@ class RandomState:
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
-        if False:
+        if not if_main_process():
             seed = torch.initial_seed() + torch.distributed.get_rank()
             torch.manual_seed(seed % 2**63)
             return
@@ -174,6 +170,45 @@ class RandomState:
         version, words, gauss = state["python"]
         random.setstate((version, tuple(words), gauss))
         np.random.set_state(tuple(state["numpy"]))
+
+
+@register_checkpoint_hooks
+class TrainerState:
+    """The states of a VQ Brain's trainer and monitors, as a recoverable; it
+    attaches the trainer before the optimizers, added later, are loaded."""
+
+    def __init__(self, brain):
+        self.brain = brain
+
+    def checkpoint_meta(self) -> dict[str, float]:
+        """Return warm-up and usage, for the meta of checkpoints."""
+        quantizers = self.brain.quantizers.values()
+        meta = {"vq_warmup": any(q.bypass for q in quantizers)}
+        for stage, numbers in self.brain.vq_stats.items():
+            meta.update({f"{stage}_{k}": v for k, v in numbers.items()})
+        return meta
+
+    @mark_as_saver
+    def _save(self, path):
+        trainer, monitors = self.brain.codebook_trainer, self.brain.monitors
+        state = {
+            "trainer": trainer.state_dict() if trainer is not None else {},
+            "monitors": monitors.state_dict(),
+        }
+        torch.save(state, path)
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        state = torch.load(path)
+        if self.brain.is_fitting:
+            self.brain.attach_trainer()
+            self.brain.codebook_trainer.load_state_dict(state["trainer"])
+            if not end_of_epoch and if_main_process():
+                self.brain.monitors.load_state_dict(state["monitors"])
+            return
+        quantizers = self.brain.quantizers
+        for name, saved in state["trainer"].get("quantizers", {}).items():
+            quantizers[name].load_training_state(saved)
 
 
 def loader_generator() -> torch.Generator:

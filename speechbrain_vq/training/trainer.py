@@ -114,6 +114,11 @@ class CodebookTrainer:
                 "in the modules it was given."
             )
         self.optimizers = _unwrap(optimizers)
+        if not self.optimizers:
+            raise ValueError(
+                "No torch optimizer was given whose steps train the quantizers "
+                f"{', '.join(self.quantizers)}."
+            )
         self.schedule = self._fit_schedule(schedule, total_steps)
         self._leading = {
             name: self._find_optimizer(name, quantizer, modules)
@@ -251,10 +256,6 @@ class CodebookTrainer:
                 for i, optimizer in enumerate(self.optimizers):
                     if _find_group(optimizer, parameter) is not None:
                         return i
-        if not self.optimizers:
-            raise ValueError(
-                f"No optimizer was given whose steps count for {name}."
-            )
         return 0
 
     def _register_hooks(self) -> None:
@@ -390,24 +391,18 @@ def find_quantizers(modules) -> dict[str, VectorQuantizer]:
 
 
 def _unwrap(optimizers) -> list[Optimizer]:
-    """The optimizers within Accelerate's wrappers, each once."""
-    if isinstance(optimizers, Optimizer):
-        optimizers = [optimizers]
-    elif isinstance(optimizers, dict):
+    """The optimizers among some objects, without the wrappers of Accelerate
+    and Lightning, each once."""
+    if isinstance(optimizers, dict):
         optimizers = optimizers.values()
     elif not isinstance(optimizers, Iterable):
-        raise TypeError(
-            f"optimizers must be torch optimizers, got {type(optimizers)}."
-        )
+        optimizers = [optimizers]
     found = {}
     for optimizer in optimizers:
         while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
             optimizer = optimizer.optimizer
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"optimizers must be torch optimizers, got {type(optimizer)}."
-            )
-        found[id(optimizer)] = optimizer
+        if isinstance(optimizer, Optimizer):
+            found[id(optimizer)] = optimizer
     return list(found.values())
 
 
@@ -431,9 +426,7 @@ def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
             "and would not find the codebook's parameter group: create the "
             "scheduler after it."
         )
-    position = next(
-        i for i, p in enumerate(group["params"]) if p is codebook
-    )
+    position = next(i for i, p in enumerate(group["params"]) if p is codebook)
     own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
     own["params"] = [group["params"].pop(position)]
     if "param_names" in group:
