@@ -1,8 +1,4 @@
-"""K-means on the device of the data: greedy k-means++ seeds, then Lloyd.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""K-means on the device of the data: greedy k-means++ seeds, then Lloyd."""
 
 import logging
 import math
@@ -12,9 +8,9 @@ import torch
 from torch import Tensor
 
 from speechbrain_vq.nnet.search import (
-    _first_copies,
-    _full_precision,
-    _nearest_with_distances,
+    first_copies,
+    full_precision,
+    nearest_with_distances,
 )
 
 logger = logging.getLogger(__name__)
@@ -62,6 +58,7 @@ def kmeans(
     tolerance: float = 1e-4,
     generator: torch.Generator | int | None = None,
     fixed: Tensor | None = None,
+    init: Tensor | None = None,
 ) -> KMeansResult:
     """Clusters vectors: greedy k-means++ seeding, then Lloyd's iterations.
 
@@ -90,6 +87,9 @@ def kmeans(
     fixed : torch.Tensor
         Centres [F, D] that stay as they are, 0 < F < K. They count as chosen
         before the first seed and are the first F centroids of the result.
+    init : torch.Tensor
+        Centroids [K, D] to start Lloyd's iterations from, without seeding:
+        centroid i of the result is where number i of these moved to.
 
     Returns
     -------
@@ -103,7 +103,8 @@ def kmeans(
         If `x` or `fixed` is not a real floating-point tensor.
     ValueError
         If `x` is not [N, D] with N > 0, if `fixed` is not [F, D] with F < K,
-        if either holds a value that is not finite, or `num_clusters` < 1.
+        if `init` is not [K, D] or comes with `fixed`, if one of them holds a
+        value that is not finite, or `num_clusters` < 1.
 
     Example
     -------
@@ -115,36 +116,45 @@ def kmeans(
     >>> result.inertia, result.counts
     (tensor(4.), tensor([2, 2]))
     """
-    _check(x, num_clusters, fixed)
+    _check(x, num_clusters, fixed, init)
     x = x.float()
     fixed = x[:0] if fixed is None else fixed.to(x)
     if isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
     distinct, counts = torch.unique(x, dim=0, return_counts=True)
     known = torch.cat([fixed, distinct])
-    is_new = _first_copies(known)[len(fixed) :] >= len(fixed)
+    is_new = first_copies(known)[len(fixed) :] >= len(fixed)
     surplus = num_clusters - len(fixed) - int(is_new.sum())
-    with _full_precision(x.device.type):
+    with full_precision(x.device.type):
         if surplus > 0:
             logger.warning(
                 "k-means: only %d distinct vectors for %d clusters, so %d of "
-                "the centroids are jittered copies of others",
+                "the centroids are jittered copies of others, or stay",
                 len(distinct),
                 num_clusters,
                 surplus,
             )
+        if surplus > 0 and init is not None:
+            centroids = init.to(x).clone()
+            centroids[nearest_with_distances(distinct, init.to(x))[0]] = (
+                distinct
+            )
+        elif surplus > 0:
             chosen = torch.cat([fixed, distinct[is_new]])
             centroids = _add_copies(chosen, distinct, surplus, generator)
         else:
             centre, scale = _frame(x)
             points, held = ((v - centre) / scale for v in (distinct, fixed))
             problem = _Problem(points, counts.float(), is_new.float(), held)
-            seeds = _seed(problem, num_clusters - len(fixed), generator)
-            centroids = torch.cat([held, points[seeds]])
+            if init is not None:
+                centroids = (init.to(x) - centre) / scale
+            else:
+                seeds = _seed(problem, num_clusters - len(fixed), generator)
+                centroids = torch.cat([held, points[seeds]])
             _lloyd(problem, centroids, max_iterations, tolerance)
             centroids = centroids * scale + centre
             centroids[: len(fixed)] = fixed
-        labels, distances = _nearest_with_distances(x, centroids)
+        labels, distances = nearest_with_distances(x, centroids)
     return KMeansResult(
         centroids,
         distances.sum(),
@@ -174,11 +184,13 @@ class _Problem(NamedTuple):
     held: Tensor
 
 
-def _check(x: Tensor, num_clusters: int, fixed: Tensor | None) -> None:
-    """Raises if `x` [N, D] and `fixed` [F, D] cannot be clustered."""
+def _check(
+    x: Tensor, num_clusters: int, fixed: Tensor | None, init: Tensor | None
+) -> None:
+    """Raises if `x` [N, D] cannot be clustered with `fixed` and `init`."""
     if num_clusters < 1:
         raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
-    for name, tensor in (("x", x), ("fixed", fixed)):
+    for name, tensor in (("x", x), ("fixed", fixed), ("init", init)):
         if tensor is None:
             continue
         if not tensor.is_floating_point():
@@ -188,13 +200,18 @@ def _check(x: Tensor, num_clusters: int, fixed: Tensor | None) -> None:
             )
         if tensor.ndim != 2 or tensor.shape[1] != x.shape[-1]:
             raise ValueError(
-                f"x and fixed must be [N, D] and [F, D], got {name} "
+                f"x, fixed and init must be [N, D], [F, D] and [K, D], got {name} "
                 f"{tuple(tensor.shape)} where x is {tuple(x.shape)}"
             )
         if not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
     if x.numel() == 0:
         raise ValueError(f"x holds no vectors: {tuple(x.shape)}")
+    if init is not None and (fixed is not None or len(init) != num_clusters):
+        raise ValueError(
+            f"init must be {num_clusters} centroids, without fixed, got "
+            f"{len(init)}"
+        )
     if fixed is not None and len(fixed) >= num_clusters:
         raise ValueError(
             f"{len(fixed)} fixed centres leave none of {num_clusters} clusters"
@@ -242,7 +259,7 @@ def _seed(
 
     number = 0
     if len(held):
-        closest = to_draw_by(_nearest_with_distances(points, held)[1])
+        closest = to_draw_by(nearest_with_distances(points, held)[1])
     else:
         seeds[0] = _draw(weights, draws[0, 0])
         is_new[seeds[0]] = 0
@@ -269,7 +286,7 @@ def _seed(
             closest = to_draw_by(nearer[best])
             number += 1
     # A point may be drawn twice within a group.
-    repeats = _first_copies(points[seeds]) != torch.arange(
+    repeats = first_copies(points[seeds]) != torch.arange(
         num_seeds, device=seeds.device
     )
     seeds[repeats] = closest.topk(int(repeats.sum())).indices
@@ -305,7 +322,7 @@ def _assign(problem: _Problem, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """
     num_held = len(problem.held)
     for _ in range(_REPAIRS):
-        labels, distances = _nearest_with_distances(problem.points, centroids)
+        labels, distances = nearest_with_distances(problem.points, centroids)
         counts = torch.bincount(labels, minlength=len(centroids))
         empty = (counts[num_held:] == 0).nonzero().squeeze(1) + num_held
         if len(empty) == 0:
@@ -354,7 +371,7 @@ def _add_copies(
         )
         copies = distinct[sources] + jitter * noise.to(distinct)
         centroids = torch.cat([chosen, copies])
-        first = _first_copies(centroids)[-num_copies:]
+        first = first_copies(centroids)[-num_copies:]
         positions = torch.arange(len(chosen), len(centroids))
         if torch.equal(first.cpu(), positions):
             return centroids

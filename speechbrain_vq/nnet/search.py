@@ -1,8 +1,4 @@
-"""Exact nearest-codeword search: fp32 distances, blockwise, one kept buffer.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Exact nearest-codeword search: fp32 distances, blockwise."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,8 +90,21 @@ def _(x: Tensor, codebook: Tensor) -> Tensor:
     return x.new_empty(x.shape[:-1], dtype=torch.long)
 
 
+@_nearest.register_vmap
+def _(info, in_dims, x: Tensor, codebook: Tensor) -> tuple[Tensor, int]:
+    if in_dims[0] is None:
+        x = x.expand(info.batch_size, *x.shape)
+    else:
+        x = x.movedim(in_dims[0], 0)
+    if in_dims[1] is None:
+        return _nearest(x.contiguous(), codebook), 0
+    codebooks = codebook.movedim(in_dims[1], 0)
+    each = [_nearest(a, b) for a, b in zip(x, codebooks, strict=True)]
+    return torch.stack(each), 0
+
+
 @torch.no_grad()
-def _nearest_with_distances(
+def nearest_with_distances(
     x: Tensor, codebook: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Nearest codewords and how far they are, for k-means.
@@ -129,7 +138,7 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
     bias = centred.square().sum(1).div_(2)
     indices = x.new_empty(len(x), dtype=torch.long)
     vectors, scores = _buffers(x, codebook)
-    with _full_precision(x.device.type):
+    with full_precision(x.device.type):
         for start in range(0, len(x), len(vectors)):
             block = x[start : start + len(vectors)]
             rows = len(block)
@@ -142,7 +151,7 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
                 out=scores[:rows, : len(codebook)],
             )
             indices[start : start + rows] = _argmin(scores[:rows])
-    return _first_copies(codebook)[indices]
+    return first_copies(codebook)[indices]
 
 
 def _buffers(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +179,7 @@ def _argmin(scores: Tensor) -> Tensor:
     return group * _GROUP + best.argmin(1)
 
 
-def _first_copies(codebook: Tensor) -> Tensor:
+def first_copies(codebook: Tensor) -> Tensor:
     """Lowest index of a codeword identical to each, [K, D] -> [K].
 
     Matrix products round the columns at the edge of a tile in another order
@@ -202,7 +211,7 @@ def _hashes(codebook: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_precision(device_type: str) -> Iterator[None]:
+def full_precision(device_type: str) -> Iterator[None]:
     """Keeps fp32 matrix products in fp32: no autocast, TF32 or bf16 passes."""
     with torch.autocast(device_type, enabled=False):
         try:
@@ -225,7 +234,7 @@ def _full_precision(device_type: str) -> Iterator[None]:
 
 @contextmanager
 def _full_precision_per_backend() -> Iterator[None]:
-    """`_full_precision` where the precision is set backend by backend."""
+    """`full_precision` where the precision is set backend by backend."""
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
     precisions = [backend.fp32_precision for backend in backends]
     try:

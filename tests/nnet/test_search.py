@@ -7,7 +7,7 @@ Authors
 import pytest
 import torch
 
-from speechbrain_vq.nnet.search import _nearest_with_distances, nearest
+from speechbrain_vq.nnet.search import nearest_with_distances, nearest
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -215,14 +215,14 @@ def test_operator_is_well_formed():
 
 def test_distances_are_zero_where_equal():
     _, codebook = draw(1, 300, 64)
-    indices, distances = _nearest_with_distances(codebook, codebook)
+    indices, distances = nearest_with_distances(codebook, codebook)
     assert torch.equal(indices, torch.arange(300))
     assert (distances == 0).all()
 
 
 def test_distances_are_those_of_the_chosen():
     x, codebook = draw(200, 50, 16)
-    _, distances = _nearest_with_distances(x, codebook)
+    _, distances = nearest_with_distances(x, codebook)
     expected = torch.cdist(x.double(), codebook.double()).amin(1).square()
     torch.testing.assert_close(
         distances.double(), expected, rtol=1e-6, atol=1e-5

@@ -1,0 +1,700 @@
+"""CodebookTrainer in bare loops, Lightning and Accelerate."""
+
+import copy
+import io
+import logging
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from speechbrain_vq import (
+    CodebookTrainer,
+    ReinitSchedule,
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+)
+from speechbrain_vq.training.reinit import reset_rows
+
+DIM = 4
+
+
+class Model(nn.Module):
+    """An autoencoder with a quantizer."""
+
+    def __init__(self, **options):
+        super().__init__()
+        options = {"codebook_size": 8, "reservoir_size": 256, **options}
+        self.encoder = nn.Linear(DIM, DIM)
+        self.quantizer = VectorQuantizer(DIM, **options)
+        self.decoder = nn.Linear(DIM, DIM)
+
+    def forward(self, x):
+        """Mean squared error and the quantizer's loss."""
+        output = self.quantizer(self.encoder(x))
+        error = (self.decoder(output.quantized) - x).square().mean()
+        return error + output.loss
+
+
+def data(step, size=64):
+    """The batch of a step."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(size, DIM, generator=generator)
+
+
+def loop(model, optimizer, steps, start=0):
+    """The usual loop."""
+    for step in range(start, start + steps):
+        model(data(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def adam(model, **options):
+    """Adam over a model."""
+    return torch.optim.Adam(model.parameters(), lr=0.01, **options)
+
+
+def groups_of(optimizer, parameter):
+    """The groups that hold a parameter."""
+    return [
+        group
+        for group in optimizer.param_groups
+        if any(p is parameter for p in group["params"])
+    ]
+
+
+OPTIMIZERS = {
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.9)),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "sgd": lambda p: torch.optim.SGD(
+        p, lr=0.01, momentum=0.9, weight_decay=0.1, nesterov=True
+    ),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.01, weight_decay=0.1),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01, weight_decay=0.1),
+    "fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
+    "foreach": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
+    "tensor": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_codebook_has_a_group_of_its_own_with_the_settings_of_its_old(name):
+    model = Model()
+    optimizer = OPTIMIZERS[name](model.parameters())
+    before = dict(optimizer.param_groups[0])
+    CodebookTrainer(model, optimizer, lr_multiplier=7, schedule=None)
+    loop(model, optimizer, 3)
+    (group,) = groups_of(optimizer, model.quantizer.codebook)
+    assert len(group["params"]) == 1
+    for key in before.keys() - {"params", "lr", "weight_decay"}:
+        assert group[key] == before[key], key
+    assert group.get("weight_decay", 0) == 0
+    assert float(group["lr"]) == pytest.approx(0.07)
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.01)
+    held = [id(p) for g in optimizer.param_groups for p in g["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_are_those_of_an_optimizer_with_two_groups(name):
+    models = [Model(codebook_init="normal") for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours = OPTIMIZERS[name](models[0].parameters())
+    CodebookTrainer(models[0], ours, lr_multiplier=5, schedule=None)
+    codebook = models[1].quantizer.codebook
+    rest = [p for p in models[1].parameters() if p is not codebook]
+    theirs = OPTIMIZERS[name]([{"params": rest}, {"params": [codebook]}])
+    theirs.param_groups[1]["lr"] = 5 * theirs.param_groups[0]["lr"]
+    if "weight_decay" in theirs.param_groups[1]:
+        theirs.param_groups[1]["weight_decay"] = 0.0
+    for model, optimizer in zip(models, (ours, theirs), strict=True):
+        loop(model, optimizer, 5)
+    for one, two in zip(*(m.parameters() for m in models), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_names_of_parameters_stay_with_them():
+    model = Model()
+    optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    CodebookTrainer(model, optimizer, schedule=None)
+    named = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(
+            group["param_names"], group["params"], strict=True
+        )
+    }
+    assert named.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert named[name] is parameter
+
+
+SCHEDULERS = {
+    "step": lambda o: torch.optim.lr_scheduler.StepLR(o, 2),
+    "cosine": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 9),
+    "onecycle": lambda o: torch.optim.lr_scheduler.OneCycleLR(
+        o, 0.1, total_steps=20
+    ),
+    "cyclic": lambda o: torch.optim.lr_scheduler.CyclicLR(
+        o, 0.01, 0.1, step_size_up=2, cycle_momentum=False
+    ),
+    "lambda": lambda o: torch.optim.lr_scheduler.LambdaLR(
+        o, lambda step: 1 / (1 + step)
+    ),
+    "sequential": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o,
+        [
+            torch.optim.lr_scheduler.LinearLR(o, 0.1, total_iters=3),
+            torch.optim.lr_scheduler.ExponentialLR(o, 0.5),
+        ],
+        [3],
+    ),
+    "plateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(
+        o, factor=0.5, patience=0
+    ),
+    "swa": lambda o: torch.optim.swa_utils.SWALR(o, 0.001, 3),
+}
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_multiple_holds_at_every_step_of_torchs_schedulers(name, reloaded):
+    model = Model()
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, lr_multiplier=4, schedule=None)
+    scheduler = SCHEDULERS[name](optimizer)
+    rates = []
+
+    def note(optimizer, args, kwargs):
+        (group,) = groups_of(optimizer, model.quantizer.codebook)
+        rates.append((optimizer.param_groups[0]["lr"], group["lr"]))
+
+    optimizer.register_step_pre_hook(note)
+    for step in range(8):
+        if reloaded:
+            optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        loop(model, optimizer, 1, step)
+        scheduler.step(*([float(step)] if name == "plateau" else []))
+    assert len({leader for leader, _ in rates}) > 2
+    for leader, codebook in rates:
+        assert codebook == pytest.approx(4 * leader, rel=1e-12)
+
+
+def test_largest_rate_is_a_limit():
+    model = Model()
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=None, max_lr=0.03)
+    loop(model, optimizer, 1)
+    (group,) = groups_of(optimizer, model.quantizer.codebook)
+    assert group["lr"] == 0.03
+
+
+def test_a_scheduler_made_before_is_refused():
+    model = Model()
+    optimizer = adam(model)
+    torch.optim.lr_scheduler.StepLR(optimizer, 2)
+    with pytest.raises(ValueError, match="create the scheduler after it"):
+        CodebookTrainer(model, optimizer)
+
+
+def test_gradient_of_the_codebook_is_that_of_its_own_loss():
+    # So it needs no clipping, however the model's gradients explode.
+    model = Model()
+    gradients = []
+    for scale in (1.0, 1e6):
+        output = model.quantizer(model.encoder(data(0)))
+        error = (model.decoder(output.quantized) - data(0)).square().mean()
+        model.zero_grad()
+        (scale * error + output.loss).backward()
+        gradients.append(model.quantizer.codebook.grad.clone())
+    assert torch.equal(*gradients)
+
+
+# Which steps count -----------------------------------------------------------
+
+
+def test_accumulation_counts_steps_not_batches():
+    model = Model()
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 2))
+    for step in range(6):
+        model(data(step)).backward()
+        if step % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert trainer.steps == 2 and not model.quantizer.bypass
+
+
+def test_a_step_of_another_optimizer_does_not_count():
+    model, other = Model(), nn.Linear(2, 2)
+    optimizers = {"g": adam(model), "d": adam(other)}
+    trainer = CodebookTrainer(
+        {"g": model, "d": other}, optimizers, schedule=ReinitSchedule(2, 2)
+    )
+    for _ in range(5):
+        other(torch.ones(1, 2)).sum().backward()
+        optimizers["d"].step()
+    assert trainer.steps == 0 and model.quantizer.bypass
+    loop(model, optimizers["g"], 2)
+    assert trainer.steps == 2 and not model.quantizer.bypass
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_ema_codebook_counts_the_steps_of_what_is_around_it(order):
+    model = nn.ModuleDict(
+        {"d": nn.Linear(2, 2), "g": Model(codebook="ema", norm=None)}
+    )
+    optimizers = [adam(model["d"]), adam(model["g"])][::order]
+    trainer = CodebookTrainer(model, optimizers, schedule=ReinitSchedule(1, 9))
+    holder = next(
+        o for o in optimizers if groups_of(o, model["g"].encoder.bias)
+    )
+    loop(model["g"], holder, 1)
+    assert trainer.steps == 1 and not model["g"].quantizer.bypass
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_the_scaler_skips_does_not_count(fused):
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters(), fused=fused)
+    trainer = CodebookTrainer(model, optimizer, schedule=None)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    before = model.quantizer.codebook.detach().clone()
+    for step, scale in enumerate((float("inf"), 1.0)):
+        scaler.scale(scale * model(data(step))).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        assert trainer.steps == step
+        moved = not torch.equal(before, model.quantizer.codebook)
+        assert moved == (step == 1)
+
+
+def test_a_closure_is_one_step():
+    model = Model()
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=None)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(data(0))
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert trainer.steps == 3
+    assert groups_of(optimizer, model.quantizer.codebook)[0]["lr"] == 0.1
+
+
+# Re-initialization -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gradient", "ema", "residual"])
+def test_codebook_goes_through_warmup_and_is_used(kind):
+    model = Model()
+    if kind == "residual":
+        model.quantizer = ResidualVectorQuantizer(2, DIM, 8)
+    elif kind == "ema":
+        model = Model(codebook="ema")
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(4, 4))
+    for step in range(12):
+        model.quantizer.train()
+        assert model.quantizer.bypass == trainer.in_warmup == (step < 4)
+        loop(model, optimizer, 1, step)
+    codes = model.quantizer.encode(model.encoder(data(99, 2000)))
+    books = codes.view(2000, -1).T
+    assert all(len(book.unique()) == 8 for book in books)
+
+
+def test_a_codebook_reinitialized_again_keeps_its_codes():
+    torch.manual_seed(0)
+    model = Model(codebook_size=32, reservoir_size=4096)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(20, 20))
+    loop(model, optimizer, 39)
+    x = model.encoder(data(99, 2000)).detach()
+    before = model.quantizer.encode(x)
+    loop(model, optimizer, 1, 39)
+    after = model.quantizer.encode(x)
+    assert (before == after).float().mean() > 0.6
+
+
+def test_moments_start_anew():
+    model = Model()
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 3))
+    loop(model, optimizer, 2)
+    assert model.quantizer.codebook not in optimizer.state
+    loop(model, optimizer, 1, 2)
+    assert model.quantizer.codebook in optimizer.state
+
+
+FREEZE = {
+    "requires_grad": lambda q: q.embedding.requires_grad_(False),
+    "quantizer": lambda q: q.requires_grad_(False),
+    "eval": lambda q: q.embedding.eval(),
+    "freeze": lambda q: q.freeze(),
+}
+
+
+@pytest.mark.parametrize("way", FREEZE)
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+def test_a_frozen_codebook_keeps_its_bits(kind, way, caplog):
+    model = Model(codebook=kind)
+    FREEZE[way](model.quantizer)
+    before = model.quantizer.codebook.detach().clone()
+    optimizer = adam(model)
+    schedule = ReinitSchedule(1, 1)
+    if way == "freeze":
+        with pytest.raises(ValueError, match="not frozen"):
+            CodebookTrainer(model, optimizer, schedule=schedule)
+    else:
+        CodebookTrainer(model, optimizer, schedule=schedule)
+    loop(model, optimizer, 4)
+    assert torch.equal(before, model.quantizer.codebook)
+    assert caplog.text.count("is frozen") == (way != "freeze")
+
+
+def test_shared_codebook_is_trained_once():
+    model = Model()
+    model.second = VectorQuantizer(DIM, 8)
+    model.second.embedding = model.quantizer.embedding
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=None)
+    assert len(groups_of(optimizer, model.quantizer.codebook)) == 1
+    loop(model, optimizer, 2)
+
+
+def test_codebooks_follow_each_its_own_group():
+    model = nn.ModuleDict({"a": Model(), "b": Model()})
+    optimizer = torch.optim.Adam(
+        [
+            {"params": list(model["a"].parameters()), "lr": 0.01},
+            {"params": list(model["b"].parameters()), "lr": 0.001},
+        ]
+    )
+    CodebookTrainer(model, optimizer, schedule=None)
+    (model["a"](data(0)) + model["b"](data(0))).backward()
+    optimizer.step()
+    for name, lr in (("a", 0.1), ("b", 0.01)):
+        (group,) = groups_of(optimizer, model[name].quantizer.codebook)
+        assert group["lr"] == pytest.approx(lr)
+
+
+@pytest.mark.parametrize("which", ["none", "several"])
+def test_a_codebook_without_its_optimizer_is_refused(which):
+    model = Model()
+    optimizers = [adam(model), adam(model)]
+    if which == "none":
+        optimizers = [adam(model.encoder)]
+    with pytest.raises(ValueError, match=f"quantizer is in {which} of"):
+        CodebookTrainer(model, optimizers)
+
+
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"lr_multiplier": 0}, "lr_multiplier"),
+        ({"max_lr": -1.0}, "max_lr"),
+        ({"schedule": 5}, "schedule"),
+    ],
+)
+def test_bad_arguments_are_named(options, word):
+    model = Model()
+    with pytest.raises((TypeError, ValueError), match=word):
+        CodebookTrainer(model, adam(model), **options)
+
+
+def test_no_quantizer_and_no_reservoir_are_named(caplog):
+    with pytest.raises(ValueError, match="found no VectorQuantizer"):
+        CodebookTrainer(nn.Linear(2, 2), adam(nn.Linear(2, 2)))
+    model = Model(reservoir_size=0)
+    with pytest.raises(ValueError, match="reservoir_size"):
+        CodebookTrainer(model, adam(model), schedule=ReinitSchedule(1, 1))
+    CodebookTrainer(model, adam(model))
+    assert "keeps no reservoir" in caplog.text
+
+
+# Warnings --------------------------------------------------------------------
+
+
+def test_an_optimizer_that_never_steps_is_told_once():
+    model = Model()
+    CodebookTrainer(model, adam(model))
+    with pytest.warns(UserWarning, match="has stepped") as told:
+        for step in range(450):
+            model(data(step, 8))
+    assert len(told) == 1
+
+
+def test_a_codebook_without_gradient_is_told_once(caplog):
+    model = Model()
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer)
+    for step in range(250):
+        quantized = model.quantizer(model.encoder(data(step, 16))).quantized
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            quantized.square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert caplog.text.count("got no gradient in 100 optimizer steps") == 1
+
+
+def test_a_warmup_longer_than_the_run_is_told(caplog):
+    model = Model()
+    schedule = ReinitSchedule(100, 100)
+    CodebookTrainer(model, adam(model), schedule=schedule, total_steps=60)
+    assert "takes 100 of the run's 60" in caplog.text
+    with pytest.warns(UserWarning, match="within the warm-up") as told:
+        for _ in range(2):
+            model.eval()(data(0))
+    assert len(told) == 1
+
+
+def test_a_healthy_run_is_silent(caplog):
+    model = Model()
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(10, 50))
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.simplefilter("error")
+        loop(model, optimizer, 250)
+        model.eval()(data(0))
+    assert not caplog.text
+
+
+# State -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+@pytest.mark.parametrize("stop", [3, 7, 12])
+def test_resumed_run_ends_with_the_same_bits(kind, stop):
+    def start():
+        torch.manual_seed(3)
+        model = Model(codebook=kind, codebook_size=16)
+        optimizer = adam(model)
+        schedule = ReinitSchedule(5, 4)
+        return model, optimizer, CodebookTrainer(model, optimizer, 10, schedule)
+
+    model, optimizer, trainer = start()
+    loop(model, optimizer, stop)
+    buffer = io.BytesIO()
+    objects = (model, optimizer, trainer)
+    torch.save([o.state_dict() for o in objects], buffer)
+    random_state = torch.get_rng_state()
+    loop(model, optimizer, 20 - stop, stop)
+
+    others = start()
+    buffer.seek(0)
+    for thing, state in zip(
+        others, torch.load(buffer, weights_only=True), strict=True
+    ):
+        thing.load_state_dict(state)
+    torch.set_rng_state(random_state)
+    loop(*others[:2], 20 - stop, stop)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, others[0].state_dict()[key]), key
+
+
+def test_without_its_state_a_model_still_trains():
+    model = Model()
+    loop(model, adam(model), 3)
+    other = Model()
+    other.load_state_dict(model.state_dict())
+    optimizer = adam(other)
+    CodebookTrainer(other, optimizer, schedule=ReinitSchedule(2, 2))
+    assert len(other.quantizer.reservoir) == 0
+    loop(other, optimizer, 4)
+
+
+def test_state_of_other_quantizers_is_refused():
+    model = Model()
+    trainer = CodebookTrainer(model, adam(model))
+    state = trainer.state_dict()
+    state["quantizers"]["more"] = state["quantizers"]["quantizer"]
+    with pytest.raises(ValueError, match="more"):
+        trainer.load_state_dict(state)
+
+
+def test_a_model_in_training_is_copied_and_pickled():
+    model = Model()
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(1, 1))
+    loop(model, optimizer, 2)
+    average = torch.optim.swa_utils.AveragedModel(model)
+    average.update_parameters(model)
+    copies = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    loop(model, optimizer, 1, 2)
+    assert trainer.steps == 3
+    for other in (*copies, average.module):
+        assert other.quantizer.codebook is not model.quantizer.codebook
+        assert not groups_of(optimizer, other.quantizer.codebook)
+
+
+def test_close_leaves_the_optimizer_alone():
+    model = Model()
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=None)
+    trainer.close()
+    loop(model, optimizer, 1)
+    assert trainer.steps == 0
+
+
+# Other loops -----------------------------------------------------------------
+
+
+def test_lightning(tmp_path):
+    lightning = pytest.importorskip("lightning")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = Model()
+
+        def training_step(self, batch, index):
+            return self.model(batch)
+
+        def configure_optimizers(self):
+            optimizer = adam(self)
+            self.trainer_of_codebooks = CodebookTrainer(
+                self, optimizer, schedule=ReinitSchedule(4, 4)
+            )
+            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+            return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+        def on_save_checkpoint(self, checkpoint):
+            state = self.trainer_of_codebooks.state_dict()
+            checkpoint["codebooks"] = state
+
+        def on_load_checkpoint(self, checkpoint):
+            self.saved = checkpoint["codebooks"]
+
+        def on_train_start(self):
+            if hasattr(self, "saved"):
+                self.trainer_of_codebooks.load_state_dict(self.saved)
+
+    def fit(module, steps, path=None):
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_steps=steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            accumulate_grad_batches=2,
+            gradient_clip_val=0.5,
+        )
+        batches = torch.utils.data.DataLoader(
+            [data(i) for i in range(100)], batch_size=None
+        )
+        trainer.fit(module, batches, ckpt_path=path)
+        return trainer
+
+    module = Module()
+    path = tmp_path / "last.ckpt"
+    fit(module, 11).save_checkpoint(path)
+    codebooks = module.trainer_of_codebooks
+    assert codebooks.steps == 11 and not module.model.quantizer.bypass
+    (optimizer,) = codebooks.optimizers
+    (group,) = groups_of(optimizer, module.model.quantizer.codebook)
+    assert group["lr"] == pytest.approx(10 * 0.01 * 0.01)
+    codes = module.model.quantizer.encode(module.model.encoder(data(0, 500)))
+    assert len(codes.unique()) == 8
+    resumed = Module()
+    fit(resumed, 13, path)
+    assert resumed.trainer_of_codebooks.steps == 13
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_accelerate(prepared):
+    accelerate = pytest.importorskip("accelerate")
+    accelerator = accelerate.Accelerator(
+        cpu=True, gradient_accumulation_steps=2
+    )
+    model = Model()
+    optimizer = adam(model)
+    if not prepared:
+        trainer = CodebookTrainer(model, optimizer, 10, ReinitSchedule(3, 3))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    if prepared:
+        trainer = CodebookTrainer(model, optimizer, 10, ReinitSchedule(3, 3))
+    for step in range(12):
+        with accelerator.accumulate(model):
+            accelerator.backward(model(data(step)))
+            optimizer.step()
+            optimizer.zero_grad()
+    assert trainer.steps == 6 and not model.quantizer.bypass
+    codes = model.quantizer.encode(model.encoder(data(0, 500)))
+    assert len(codes.unique()) == 8
+
+
+# reset_rows --------------------------------------------------------------------
+
+EVERY = {
+    **{
+        k: OPTIMIZERS[k] for k in ("adam", "adamw", "sgd", "radam", "adafactor")
+    },
+    "amsgrad": lambda p: torch.optim.Adam(p, amsgrad=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, momentum=0.9),
+    "adagrad": lambda p: torch.optim.Adagrad(p),
+}
+
+
+def stepped(make_optimizer, shape=(2, 4, 3)):
+    """An optimizer with state, and its parameter."""
+    parameter = nn.Parameter(torch.randn(*shape))
+    optimizer = make_optimizer([parameter])
+    for _ in range(3):
+        parameter.grad = torch.randn(*shape)
+        optimizer.step()
+    return optimizer, parameter
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_all_rows_new_leaves_no_state(name):
+    optimizer, parameter = stepped(EVERY[name])
+    reset_rows(optimizer, parameter, torch.ones(2, 4, dtype=torch.bool))
+    assert parameter not in optimizer.state
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_some_rows_new_keeps_the_bits_of_the_others(name):
+    optimizer, parameter = stepped(EVERY[name])
+    rows = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]], dtype=torch.bool)
+    before = {
+        k: v.clone() if torch.is_tensor(v) else v
+        for k, v in optimizer.state[parameter].items()
+    }
+    reset_rows(optimizer, parameter, rows)
+    after = optimizer.state[parameter]
+    for key, old in before.items():
+        if not torch.is_tensor(old) or old.shape != parameter.shape:
+            assert torch.equal(
+                torch.as_tensor(after[key]), torch.as_tensor(old)
+            )
+            continue
+        assert torch.equal(after[key][~rows], old[~rows]), key
+        if key in ("exp_avg", "momentum_buffer"):
+            assert not after[key][rows].any()
+        else:
+            mean = old[~rows].mean(0).expand_as(old[rows])
+            torch.testing.assert_close(after[key][rows], mean)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_replaced_rows_take_no_longer_steps_than_the_others(name):
+    optimizer, parameter = stepped(OPTIMIZERS[name], (1, 64, 8))
+    rows = torch.arange(64)[None] < 32
+    reset_rows(optimizer, parameter, rows)
+    before = parameter.detach().clone()
+    parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    way = (parameter - before).square().mean(-1).sqrt()
+    assert way[rows].mean() < 1.5 * way[~rows].mean()
