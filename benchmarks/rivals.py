@@ -41,8 +41,7 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare,
 )
 from speechbrain_vq.training.monitor import UsageMonitor
-from speechbrain_vq.training.optimizers import CodebookOptimizer
-from speechbrain_vq.training.reinit import CodebookReinitializer
+from speechbrain_vq.training.trainer import CodebookTrainer
 from speechbrain_vq.versions import versions
 
 HERE = pathlib.Path(__file__).parent
@@ -92,43 +91,23 @@ RIVALS = {
 }
 
 
-class Arm:
-    """One of our presets."""
+# Variants of our presets, by the arguments of the quantizer that differ.
+VARIANTS = {
+    "robust, denormalized": ("robust", {"denormalize": True}),
+}
 
-    def __init__(self, name, size):
-        with open(preset_path(name), encoding="utf-8") as file:
-            vq = load_hyperpyyaml(file)
-        self.schedule = vq.pop("reinit_schedule")
-        self.multiplier = vq.pop("codebook_lr_multiplier")
-        self.quantizer = VectorQuantizer(DIM, size, **vq)
 
-    def prepare(self, optimizer):
-        """The codebook's optimizer, and what re-estimates it."""
-        self.own = None
-        if self.quantizer.codebook.requires_grad:
-            self.own = CodebookOptimizer(
-                [optimizer], [self.quantizer.codebook], self.multiplier
-            )
-        if self.schedule is not None:
-            self.reinitialize = CodebookReinitializer(
-                {"quantizer": self.quantizer},
-                self.own and self.own.optimizer,
-                self.schedule.scope,
-            )
-            self.quantizer.bypass = self.schedule(0).bypass
-
-    def after(self, step):
-        """Steps the codebook, and asks the schedule."""
-        if self.own is not None:
-            self.own.optimizer.step()
-            self.own.optimizer.zero_grad()
-        if self.schedule is not None:
-            action = self.schedule(step)
-            if action.reestimate:
-                self.reinitialize(step)
-            elif action.reset:
-                self.reinitialize.reset()
-            self.quantizer.bypass = action.bypass
+def build(name, size):
+    """A quantizer of ours, and what hangs its trainer on an optimizer."""
+    preset, changes = VARIANTS.get(name, (name, {}))
+    quantizer = VectorQuantizer.from_preset(preset, DIM, size, **changes)
+    with open(preset_path(preset), encoding="utf-8") as file:
+        vq = load_hyperpyyaml(file)
+    return quantizer, functools.partial(
+        CodebookTrainer,
+        lr_multiplier=vq["codebook_lr_multiplier"],
+        schedule=vq["reinit_schedule"],
+    )
 
 
 def load(folder, cache):
@@ -159,12 +138,14 @@ def train(name, size, data, steps, seed, scale=1.0):
     encoder = ConvEncoder(80, DIM, CHANNELS)
     decoder = ConvDecoder(DIM, 80, SPEAKER, CHANNELS)
     speaker = SpeakerEncoder(80, SPEAKER)
-    arm = None if name in RIVALS else Arm(name, size)
-    quantizer = RIVALS[name](size) if arm is None else arm.quantizer
+    ours = name not in RIVALS
+    quantizer, attach = (
+        build(name, size) if ours else (RIVALS[name](size), None)
+    )
     modules = torch.nn.ModuleList([encoder, decoder, speaker, quantizer])
     optimizer = torch.optim.Adam(modules.parameters(), lr=LR)
-    if arm is not None:
-        arm.prepare(optimizer)
+    if ours:
+        attach(modules, optimizer)
 
     def reconstruct(x):
         ones = torch.ones(len(x))
@@ -175,7 +156,7 @@ def train(name, size, data, steps, seed, scale=1.0):
 
     draw = torch.Generator().manual_seed(seed)
     mels = [m for m in data["train"][0] if len(m) >= FRAMES // 2]
-    monitor = UsageMonitor(quantizer) if arm is not None else None
+    monitor = UsageMonitor(quantizer) if ours else None
     start = time.perf_counter()
     for step in range(1, steps + 1):
         if monitor is not None and step == steps - steps // 5:
@@ -185,8 +166,6 @@ def train(name, size, data, steps, seed, scale=1.0):
         (l1_loss(decoded, batch) + loss).backward()
         optimizer.step()
         optimizer.zero_grad()
-        if arm is not None:
-            arm.after(step)
     seconds = time.perf_counter() - start
     figures = {"seconds": seconds}
     if monitor is not None:

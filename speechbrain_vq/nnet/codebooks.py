@@ -198,13 +198,15 @@ class Codebook(nn.Module):
             rows[chosen] = False
         centroids, distinct = old.clone(), len(old)
         if rows.any():
-            kept = old[~rows]
+            kept, init = old[~rows], None
+            if scope == "all" and start == "codebook":
+                init = _reseeded(old, chosen, vectors, generator)
             found = kmeans(
                 vectors,
                 len(old),
                 generator=generator,
                 fixed=kept if len(kept) else None,
-                init=old if scope == "all" and start == "codebook" else None,
+                init=init,
             )
             centroids[rows] = found.centroids[len(kept) :]
             distinct = found.num_distinct
@@ -383,6 +385,20 @@ class EMACodebook(Codebook):
             self.weight[book] * count.unsqueeze(1),
             self.ema_sum[book],
         )
+
+
+def _reseeded(codebook, chosen, vectors, generator):
+    """The codewords [K, d], those that are the nearest of no vector replaced
+    by k-means++ seeds; far vectors, where Lloyd would put them, are rare."""
+    dead = torch.ones(len(codebook), dtype=torch.bool, device=codebook.device)
+    dead[chosen] = False
+    if not dead.any():
+        return codebook
+    live = codebook[~dead]
+    found = kmeans(vectors, len(codebook), 0, generator=generator, fixed=live)
+    codebook = codebook.clone()
+    codebook[dead] = found.centroids[len(live) :]
+    return codebook
 
 
 def _distortion(vectors, codebook):
