@@ -76,9 +76,10 @@ def kmeans(
     num_clusters : int
         Number of centroids K. Where there are fewer distinct vectors than
         that, the surplus centroids are slightly jittered copies of them, no
-        two alike, and a warning is logged.
+        two alike, or stay where `init` has them, and a warning is logged.
     max_iterations : int
-        Lloyd's iterations at most; 0 returns the seeds.
+        Lloyd's iterations at most; 0 returns the seeds, or `init` with its
+        empty clusters moved.
     tolerance : float
         Stop when an iteration lowers the inertia by less than this share.
     generator : torch.Generator or int
@@ -89,7 +90,8 @@ def kmeans(
         before the first seed and are the first F centroids of the result.
     init : torch.Tensor
         Centroids [K, D] to start Lloyd's iterations from, without seeding:
-        centroid i of the result is where number i of these moved to.
+        centroid i of the result is where number i of these moved to. Not
+        together with `fixed`.
 
     Returns
     -------
@@ -100,11 +102,11 @@ def kmeans(
     Raises
     ------
     TypeError
-        If `x` or `fixed` is not a real floating-point tensor.
+        If `x`, `fixed` or `init` is not a real floating-point tensor.
     ValueError
         If `x` is not [N, D] with N > 0, if `fixed` is not [F, D] with F < K,
         if `init` is not [K, D] or comes with `fixed`, if one of them holds a
-        value that is not finite, or `num_clusters` < 1.
+        value that is not finite in fp32, or `num_clusters` < 1.
 
     Example
     -------
@@ -134,12 +136,7 @@ def kmeans(
                 num_clusters,
                 surplus,
             )
-        if surplus > 0 and init is not None:
-            centroids = init.to(x).clone()
-            centroids[nearest_with_distances(distinct, init.to(x))[0]] = (
-                distinct
-            )
-        elif surplus > 0:
+        if surplus > 0 and init is None:
             chosen = torch.cat([fixed, distinct[is_new]])
             centroids = _add_copies(chosen, distinct, surplus, generator)
         else:
@@ -151,9 +148,17 @@ def kmeans(
             else:
                 seeds = _seed(problem, num_clusters - len(fixed), generator)
                 centroids = torch.cat([held, points[seeds]])
-            _lloyd(problem, centroids, max_iterations, tolerance)
+            if surplus > 0:
+                labels, _ = nearest_with_distances(points, centroids)
+                _move(problem, centroids, labels)
+            else:
+                _lloyd(problem, centroids, max_iterations, tolerance)
             centroids = centroids * scale + centre
             centroids[: len(fixed)] = fixed
+            if surplus > 0:
+                stay = torch.bincount(labels, minlength=num_clusters) == 0
+                centroids[stay] = init.to(x)[stay]
+                _part_copies(centroids, distinct, generator)
         labels, distances = nearest_with_distances(x, centroids)
     return KMeansResult(
         centroids,
@@ -200,17 +205,18 @@ def _check(
             )
         if tensor.ndim != 2 or tensor.shape[1] != x.shape[-1]:
             raise ValueError(
-                f"x, fixed and init must be [N, D], [F, D] and [K, D], got {name} "
-                f"{tuple(tensor.shape)} where x is {tuple(x.shape)}"
+                "x, fixed and init must be [N, D], [F, D] and [K, D], got "
+                f"{name} {tuple(tensor.shape)} where x is {tuple(x.shape)}"
             )
-        if not tensor.isfinite().all():
+        if not tensor.float().isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
     if x.numel() == 0:
         raise ValueError(f"x holds no vectors: {tuple(x.shape)}")
-    if init is not None and (fixed is not None or len(init) != num_clusters):
+    if init is not None and fixed is not None:
+        raise ValueError("init and fixed exclude each other, got both")
+    if init is not None and len(init) != num_clusters:
         raise ValueError(
-            f"init must be {num_clusters} centroids, without fixed, got "
-            f"{len(init)}"
+            f"init must hold {num_clusters} centroids, got {len(init)}"
         )
     if fixed is not None and len(fixed) >= num_clusters:
         raise ValueError(
@@ -346,6 +352,18 @@ def _move(problem: _Problem, centroids: Tensor, labels: Tensor) -> None:
     moved[: len(held)] = False
     means = sums[:, :-1] / sums[:, -1:]
     centroids.copy_(torch.where(moved.unsqueeze(1), means, centroids))
+
+
+def _part_copies(
+    centroids: Tensor, distinct: Tensor, generator: torch.Generator | None
+) -> None:
+    """Makes copies among `centroids` [K, D] jittered vectors, in place."""
+    positions = torch.arange(len(centroids), device=centroids.device)
+    copies = first_copies(centroids) != positions
+    if num_copies := int(copies.sum()):
+        others = centroids[~copies]
+        parted = _add_copies(others, distinct, num_copies, generator)
+        centroids[copies] = parted[len(others) :]
 
 
 def _add_copies(

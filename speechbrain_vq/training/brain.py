@@ -103,24 +103,21 @@ class VQMixin:
             )
 
     def evaluate(self, *args, **kwargs):
-        """Evaluate, as a Brain does."""
+        """Evaluate, as a Brain does, and warn if it does not quantize."""
         self._start("test")
-        return super().evaluate(*args, **kwargs)
-
-    def on_fit_start(self):
-        """Attach the trainer after the optimizers were made."""
-        super().on_fit_start()
-        self.attach_trainer()
-
-    def on_evaluate_start(self, *args, **kwargs):
-        """Recover the best checkpoint, and warn if it does not quantize."""
-        super().on_evaluate_start(*args, **kwargs)
         self.monitors.start(training=False)
+        loss = super().evaluate(*args, **kwargs)
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
             logger.warning(
                 "There is no checkpoint past the warm-up: the model evaluated "
                 "does not quantize."
             )
+        return loss
+
+    def on_fit_start(self):
+        """Attach the trainer after the optimizers were made."""
+        super().on_fit_start()
+        self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """Make a loader, as a Brain does, that resumed runs repeat."""

@@ -57,7 +57,8 @@ class UsageMonitor:
     def start(self) -> None:
         """Begin a stage."""
         self._sums: dict[str, torch.Tensor] = {}
-        self._codebook = self.quantizer.codebook.detach().clone()
+        # That of the first batch, after any recovery of a checkpoint.
+        self._codebook = None
 
     def close(self) -> None:
         """Stop listening."""
@@ -70,6 +71,7 @@ class UsageMonitor:
         metrics = output.metrics
         if not self._sums:
             self._sums = self._zeros(metrics)
+            self._codebook = quantizer.codebook.detach().clone()
         bad = metrics["num_nonfinite"] > 0
         self._sums["nonfinite_batches"] += bad
         # Batches that passed unquantized would dilute the metrics.
@@ -154,6 +156,8 @@ class UsageMonitor:
         }
 
     def _drift(self) -> float:
+        if self._codebook is None:
+            return 0.0
         now = self.quantizer.codebook.detach()
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
         way = (now - self._codebook.to(now)).square().mean().sqrt()
@@ -167,7 +171,8 @@ class UsageMonitor:
         """Go on with a stage."""
         device = self.quantizer.codebook.device
         self._sums = {k: v.to(device) for k, v in state["sums"].items()}
-        self._codebook = state["codebook"].to(device)
+        if state["codebook"] is not None:
+            self._codebook = state["codebook"].to(device)
 
 
 class StageMonitors:

@@ -247,6 +247,100 @@ def test_fixed_centres_and_too_few_vectors(caplog):
     assert_whole(result, 30)
 
 
+def labels_of(x, centroids):
+    return torch.cdist(x.double(), centroids.double()).argmin(1)
+
+
+def test_init_that_has_converged_stays():
+    x = mixture()
+    done = kmeans(x, 20, max_iterations=200, tolerance=0.0, generator=0)
+    again = kmeans(x, 20, init=done.centroids)
+    torch.testing.assert_close(again.centroids, done.centroids)
+    torch.testing.assert_close(again.inertia, done.inertia)
+    labels = labels_of(x, done.centroids)
+    assert torch.equal(labels_of(x, again.centroids), labels)
+
+
+def test_permuting_init_permutes_the_centroids():
+    x, order = mixture(), torch.randperm(30, generator=generator(1))
+    result = kmeans(x, 30, init=x[:30])
+    permuted = kmeans(x, 30, init=x[:30][order])
+    torch.testing.assert_close(
+        permuted.centroids, result.centroids[order], rtol=0, atol=1e-4
+    )
+    assert torch.equal(permuted.counts, result.counts[order])
+
+
+@pytest.mark.parametrize("make", [gaussian, mixture, low_rank, with_copies])
+@pytest.mark.parametrize("iterations", [0, 1, 20])
+def test_init_only_gets_better(make, iterations):
+    x = make()
+    for init in (x[:40], 3 * x[:40], x[:1].expand(40, -1)):
+        before = torch.cdist(x.double(), init.double()).amin(1).square().sum()
+        result = kmeans(x, 40, max_iterations=iterations, init=init)
+        assert result.inertia <= (1 + 1e-5) * before
+        assert (result.counts > 0).all()
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 1.0, 2.0**40])
+@pytest.mark.parametrize("offset", [0.0, 128.0])
+def test_init_names_the_clusters_it_grows(scale, offset):
+    modes = torch.randn(12, 8, generator=generator(2)) * 20 + offset
+    labels = torch.arange(600) % 12
+    x = modes[labels] + gaussian(600, 8)
+    init = modes + torch.randn(12, 8, generator=generator(3))
+    result = kmeans(x * scale, 12, init=init * scale)
+    means = torch.stack([x[labels == k].mean(0) for k in range(12)])
+    torch.testing.assert_close(
+        result.centroids / scale, means, rtol=1e-5, atol=1e-4
+    )
+    assert (result.counts == 50).all()
+
+
+def test_init_without_vectors_is_moved_and_the_rest_keep_their_rows():
+    x = torch.cat([gaussian(100, 2), gaussian(100, 2) + 40])
+    x = torch.cat([x, gaussian(100, 2) - 40])
+    init = torch.tensor([[40.0, 40.0], [9e3, -9e3], [0.0, 0.0]])
+    centroids = kmeans(x, 3, init=init).centroids
+    expected = torch.stack(
+        [x[100:200].mean(0), x[200:].mean(0), x[:100].mean(0)]
+    )
+    torch.testing.assert_close(centroids, expected, rtol=0, atol=1e-4)
+
+
+def test_init_draws_nothing_and_is_left_alone():
+    x = mixture()
+    init, state = x[:20].clone(), torch.get_rng_state()
+    one, other = (kmeans(x, 20, init=init, generator=g) for g in (None, 7))
+    assert torch.equal(one.centroids, other.centroids)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(init, x[:20])
+    same = kmeans(x, 20, init=init.double().requires_grad_())
+    assert torch.equal(same.centroids, one.centroids)
+    assert not same.centroids.requires_grad
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 1.0, 2.0**40])
+def test_init_and_too_few_vectors(scale, caplog):
+    x = torch.tensor([[0.0], [2.0], [2.0], [2.0], [10.0]]) * scale
+    init = torch.tensor([[30.1], [1.2], [-7.3], [9.0], [5.7]]) * scale
+    result = kmeans(x, 5, init=init)
+    assert "3 distinct" in caplog.text and "5 clusters" in caplog.text
+    expected = torch.tensor([[30.1], [1.5], [-7.3], [10.0], [5.7]]) * scale
+    torch.testing.assert_close(result.centroids, expected, rtol=1e-6, atol=0)
+    stay = torch.tensor([0, 2, 4])
+    assert torch.equal(result.centroids[stay], init[stay])
+    assert result.counts.tolist() == [0, 4, 0, 1, 0]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3e4])
+def test_copies_in_init_part_where_vectors_are_too_few(value):
+    x = torch.full((50, 3), value)
+    result = kmeans(x, 16, init=x[:16], generator=0)
+    assert_whole(result, 16)
+    assert torch.equal(result.centroids[0], x[0])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_inputs_and_autocast(dtype):
     x = mixture(1000).to(dtype)
@@ -281,3 +375,15 @@ def test_errors_name_what_is_wrong():
         kmeans(x, 4, fixed=x[:4])
     with pytest.raises(ValueError, match="fixed holds"):
         kmeans(x, 4, fixed=x[:1] / 0)
+    with pytest.raises(ValueError, match=r"init \(4, 2\)"):
+        kmeans(x, 4, init=x[:4, :2])
+    with pytest.raises(ValueError, match="init.*4 centroids, got 3"):
+        kmeans(x, 4, init=x[:3])
+    with pytest.raises(ValueError, match="init and fixed"):
+        kmeans(x, 4, init=x[:4], fixed=x[:1])
+    with pytest.raises(ValueError, match="init holds"):
+        kmeans(x, 4, init=x[:4] * float("nan"))
+    with pytest.raises(ValueError, match="init holds"):
+        kmeans(x, 4, init=x[:4].double() * 1e300)
+    with pytest.raises(TypeError, match="init.*int64"):
+        kmeans(x, 4, init=x[:4].long())

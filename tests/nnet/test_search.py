@@ -7,7 +7,7 @@ Authors
 import pytest
 import torch
 
-from speechbrain_vq.nnet.search import nearest_with_distances, nearest
+from speechbrain_vq.nnet.search import nearest, nearest_with_distances
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -211,6 +211,40 @@ def test_operator_is_well_formed():
     torch.library.opcheck(
         torch.ops.speechbrain_vq.nearest.default, (x, codebook)
     )
+
+
+@pytest.mark.parametrize("in_dims", [(0, None), (1, None), (-1, None)])
+def test_vmap_over_the_vectors_equals_a_loop(in_dims):
+    x, codebook = draw(6 * 20, 70, 8)
+    x = x.view(6, 20, 8)
+    expected = torch.stack([nearest(part, codebook) for part in x])
+    batched = x.movedim(0, in_dims[0])
+    mapped = torch.func.vmap(nearest, in_dims)(batched, codebook)
+    assert torch.equal(mapped, expected)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, 2), (None, 0), (None, 1)])
+def test_vmap_over_the_codebooks_equals_a_loop(in_dims):
+    x, codebooks = draw(6 * 20, 6 * 70, 8)
+    x, codebooks = x.view(6, 20, 8), codebooks.view(6, 70, 8)
+    if in_dims[0] is None:
+        x = x[:1].expand(6, 20, 8)
+    pairs = zip(x, codebooks, strict=True)
+    expected = torch.stack([nearest(*pair) for pair in pairs])
+    batched = x[0] if in_dims[0] is None else x.movedim(0, in_dims[0])
+    mapped = torch.func.vmap(nearest, in_dims)(
+        batched, codebooks.movedim(0, in_dims[1])
+    )
+    assert torch.equal(mapped, expected)
+
+
+def test_vmaps_nest():
+    x, codebooks = draw(3 * 4 * 20, 3 * 30, 8)
+    x, codebooks = x.view(3, 4, 20, 8), codebooks.view(3, 30, 8)
+    inner = torch.func.vmap(nearest, (0, None))
+    mapped = torch.func.vmap(inner)(x, codebooks)
+    pairs = zip(x, codebooks, strict=True)
+    assert torch.equal(mapped, torch.stack([nearest(*pair) for pair in pairs]))
 
 
 def test_distances_are_zero_where_equal():
