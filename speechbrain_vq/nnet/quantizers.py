@@ -398,6 +398,7 @@ class VectorQuantizer(nn.Module):
                 "quantized: there are no codes. Train past the warm-up of the "
                 "schedule."
             )
+        # Each module's own mode: a part may be frozen by itself.
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
@@ -405,10 +406,12 @@ class VectorQuantizer(nn.Module):
         finally:
             for module, training in modes.items():
                 module.training = training
-        if bool(output.metrics["num_nonfinite"] > 0):
+        nonfinite = output.metrics["num_nonfinite"]
+        if not in_transform() and nonfinite:
             raise ValueError(
-                f"{int(output.metrics['num_nonfinite'])} vectors hold NaN, "
-                "infinity or values too large to quantize."
+                f"{int(nonfinite)} frames of the input, of shape "
+                f"{tuple(x.shape)}, hold NaN or infinity, or are longer than "
+                f"{_LARGEST:g}."
             )
         return output.indices
 

@@ -158,6 +158,8 @@ class VQMixin:
             total = min(total, steps * self._epochs)
         multiplier = self._hparam("codebook_lr_multiplier", 10.0)
         previous = self.codebook_trainer
+        if previous is not None:
+            previous.close()
         self.codebook_trainer = CodebookTrainer(
             self.modules,
             [*(self.optimizers_dict or {}).values(), *vars(self).values()],
@@ -168,7 +170,6 @@ class VQMixin:
         )
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())
-            previous.close()
 
     def _start(self, eval_stage):
         self._eval_stage, self._attached = eval_stage, False
