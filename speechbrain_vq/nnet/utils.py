@@ -18,7 +18,7 @@ def check_choice(name: str, value: Any, choices: Sequence) -> None:
 def check_sizes(least: int = 1, **sizes: Any) -> None:
     """Raise ValueError unless each value is an integer of at least `least`."""
     for name, size in sizes.items():
-        if type(size) is not int or size < least:
+        if isinstance(size, bool) or not isinstance(size, int) or size < least:
             raise ValueError(
                 f"{name} must be an integer >= {least}, got {size!r}."
             )
@@ -56,6 +56,7 @@ def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
     return x if world_size() == 1 else _Sum.apply(x)
 
 
+@torch.no_grad()
 def broadcast(tensors: Sequence[torch.Tensor]) -> None:
     """Overwrite tensors by those of rank 0."""
     if world_size() == 1:
