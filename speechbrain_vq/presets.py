@@ -82,12 +82,11 @@ def quantizer_options(name: str) -> dict:
     """
     import inspect
 
-    import ruamel.yaml
+    from hyperpyyaml import load_hyperpyyaml
 
     from speechbrain_vq.nnet import VectorQuantizer
 
-    text = preset_path(name).read_text("utf-8")
-    preset = ruamel.yaml.YAML().load(text)
+    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
     taken = inspect.signature(VectorQuantizer).parameters
     return {k: v for k, v in preset.items() if k in taken}
 

@@ -9,6 +9,7 @@ import pathlib
 
 import pytest
 import soundfile
+import torch
 from huggingface_hub import ModelCard
 
 from speechbrain_vq import VQTokenizer, bundled
@@ -26,6 +27,22 @@ def test_its_tokens_are_those_of_its_example_bit_for_bit():
     assert rate == tokenizer.sample_rate == 16000
     # What would be the same for a model that learned nothing.
     assert len(set(tokens)) > len(tokens) / 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_is_the_same_at_another_default_precision(dtype):
+    def use():
+        tokenizer = VQTokenizer.from_hparams(bundled("mini"))
+        tokens = tokenizer.encode_file(MINI / "example.wav")[:40]
+        return tokens, tokenizer.decode_batch(tokens.unsqueeze(0))
+
+    tokens, wavs = use()
+    torch.set_default_dtype(dtype)
+    try:
+        again, heard = use()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again, tokens) and torch.equal(heard, wavs)
 
 
 def test_it_is_complete_and_small():

@@ -142,8 +142,8 @@ def test_preset_makes_a_quantizer(name):
     assert preset.pop("codebook_lr_multiplier") >= 1.0
     schedule = preset.pop("reinit_schedule")
     speechbrain_vq.VectorQuantizer(4, 8, **preset)
-    reestimates = schedule is not None and schedule.reestimates
-    assert reestimates == (preset["reservoir_size"] > 0)
+    reinitializes = schedule is not None and schedule.reinitializes
+    assert reinitializes == (preset["reservoir_size"] > 0)
 
 
 def test_unknown_preset_is_told():

@@ -77,7 +77,7 @@ def test_a_recipe_changes_only_what_an_arm_has(arm):
     with open(HANDWRITING, encoding="utf-8") as file:
         changed = load_hyperpyyaml(file, overrides)["vq"]
     was, now = preset["reinit_schedule"], changed["reinit_schedule"]
-    times = [step for step in range(700) if now and now(step).reestimate]
+    times = [step for step in range(700) if now and now(step).reinitialize]
     assert times == (
-        list(range(100, 581, 80)) if was and was.reestimates else []
+        list(range(100, 581, 80)) if was and was.reinitializes else []
     )

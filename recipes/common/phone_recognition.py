@@ -27,6 +27,7 @@ from speechbrain_vq.recipes.common.runs import (
     fit_features,
     prepared,
     start,
+    use_of_codes,
 )
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.training import VQBrain
@@ -82,14 +83,16 @@ class PhoneBrain(VQBrain):
         if stage == sb.Stage.VALID:
             end_epoch(self, epoch, stats)
             return
+        use = use_of_codes(self, "test")
         self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats=stats
+            {"step": self.optimizer_step}, test_stats={**stats, **use}
         )
         self.results = {
             "steps": self.optimizer_step,
             "per": stats["PER"],
             "phones": summary["num_scored_tokens"],
             "loss": stage_loss,
+            **use,
         }
 
 
@@ -212,7 +215,7 @@ def finish_run(brain: PhoneBrain, hparams: dict) -> None:
     folder = pathlib.Path(hparams["output_folder"])
     with open(folder / "per.txt", "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
-    finish(hparams, brain.results, brain.vq_stats["test"])
+    finish(hparams, brain.results)
 
 
 def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:

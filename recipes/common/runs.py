@@ -6,6 +6,7 @@ Authors
 
 import json
 import logging
+import math
 import pathlib
 import shutil
 import sys
@@ -164,10 +165,30 @@ def end_epoch(
     """
     brain.hparams.train_logger.log_stats(
         {"epoch": epoch, "step": brain.optimizer_step},
-        train_stats=brain.train_stats,
-        valid_stats=stats,
+        train_stats={**brain.train_stats, **use_of_codes(brain, "train")},
+        valid_stats={**stats, **use_of_codes(brain, "valid")},
     )
     brain.checkpointer.save_and_keep_only(meta=stats, min_keys=[least])
+
+
+def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
+    """How a stage used the codes, without what is unknown as nothing was
+    quantized; all ranks must ask.
+
+    Arguments
+    ---------
+    brain : sb.Brain
+        What is trained; one without ``vq_stats`` has no codes.
+    stage : str
+        ``"train"``, ``"valid"`` or ``"test"``.
+
+    Returns
+    -------
+    dict
+        Numbers by name.
+    """
+    stats = getattr(brain, "vq_stats", {}).get(stage, {})
+    return {k: v for k, v in stats.items() if not math.isnan(v)}
 
 
 def finish(hparams: dict, *results: dict) -> None:

@@ -24,6 +24,7 @@ from speechbrain_vq.recipes.common.runs import (
     fit_features,
     prepared,
     start,
+    use_of_codes,
 )
 from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.training import VQBrain
@@ -112,10 +113,11 @@ class UnitBrain(VQBrain):
             counts = table.counts()
             if len(counts):
                 stats[f"pnmi{end}"] = pnmi(counts)
+        use = use_of_codes(self, "test")
         self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats=stats
+            {"step": self.optimizer_step}, test_stats={**stats, **use}
         )
-        self.results = {"steps": self.optimizer_step, **stats}
+        self.results = {"steps": self.optimizer_step, **stats, **use}
 
 
 def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
@@ -190,7 +192,7 @@ def train(
         batch_size=hparams["batch_size"],
         shuffle=True,
     )
-    run_on_main(finish, args=[hparams, brain.results, brain.vq_stats["test"]])
+    run_on_main(finish, args=[hparams, brain.results])
     return brain
 
 

@@ -24,6 +24,7 @@ NO_METRIC = (
     "vectors",
     "nonfinite_batches",
     "codebook_drift",
+    "vq_loss",
 )
 TITLES = {
     "bits_per_sample": "bits for a sample of the waveform",

@@ -4,9 +4,14 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import math
+
 import torch
+from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
+
+from .runs import in_warmup
 
 # A codebook is dead if fewer of its codes are used, or their perplexity is
 # lower: below that, tokens tell next to nothing. Far from what a working
@@ -28,7 +33,9 @@ def find_quantizers(
 
 
 def find_problems(
-    quantizers: dict[str, torch.nn.Module], states: dict[str, dict], meta: dict
+    quantizers: dict[str, torch.nn.Module],
+    states: dict[str, dict],
+    checkpoint: Checkpoint,
 ) -> list[str]:
     """What speaks against exporting a model.
 
@@ -38,22 +45,22 @@ def find_problems(
         The model's, by name.
     states : dict
         State dicts of the checkpoint by module.
-    meta : dict
-        Numbers of the checkpoint.
+    checkpoint : Checkpoint
+        Where they are from.
 
     Returns
     -------
     list of str
         Sentences; none if all is well.
     """
-    if meta.get("vq_warmup") or any(map(_is_bypassed, states.values())):
+    if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
         return [
             "The model is still in its warm-up, where nothing is quantized: "
             "train longer, or shorten the warm-up of reinit_schedule (where "
             "it is forever, as in the arm none, there never are codes)."
         ]
     dead = (
-        dead_codebook(name, q.codebook_size, meta)
+        dead_codebook(name, q.codebook_size, checkpoint.meta)
         for name, q in quantizers.items()
     )
     return [problem for problem in dead if problem]
@@ -119,7 +126,9 @@ def dead_codebook(name: str, codebook_size: int, meta: dict) -> str | None:
 
         percent, perplexity = of("used_codes_percent"), of("perplexity")
         vectors = of("vectors")
-        if percent is not None and perplexity is not None and vectors != 0:
+        # They are NaN where nothing was quantized.
+        known = None not in (percent, perplexity)
+        if known and not math.isnan(perplexity) and vectors != 0:
             break
     else:
         return None
@@ -139,6 +148,7 @@ def dead_codebook(name: str, codebook_size: int, meta: dict) -> str | None:
 
 
 def _is_bypassed(state: dict) -> bool:
+    # Of version 0.1.
     return any(
         isinstance(value, dict) and value.get("bypass", False)
         for key, value in state.items()

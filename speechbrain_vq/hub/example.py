@@ -17,6 +17,8 @@ from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq.dataio.audio import read_audio
 
+from .runs import read_training_state
+
 logger = logging.getLogger(__name__)
 
 EXAMPLE, EXAMPLE_TOKENS = "example.wav", "example.tokens.json"
@@ -82,18 +84,15 @@ def _write_example(model, folder, example) -> None:
 def _plot_usage(folder, checkpoint) -> bool:
     """From the sums that ``VQMixin`` keeps in a checkpoint; plain Brains have
     none."""
-    path = checkpoint.path / "vq_monitor.ckpt"
-    if not path.is_file():
-        return False
-    monitors = torch.load(path, map_location="cpu", weights_only=True)
+    monitors = read_training_state(checkpoint).get("monitors", {})
     counts = [m["sums"]["counts"] for m in monitors.values() if m["sums"]]
     if not counts or any(c.shape != counts[0].shape for c in counts):
         return False
     from .plots import plot_usage
 
-    validated = checkpoint.meta.get("end-of-epoch")
-    where = "validation set" if validated else "training"
-    plot_usage(torch.cat(counts), f"Use of the codes, {where}", folder / USAGE)
+    plot_usage(
+        torch.cat(counts), "Use of the codes in training", folder / USAGE
+    )
     return True
 
 

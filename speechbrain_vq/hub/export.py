@@ -7,6 +7,7 @@ Authors
 import importlib
 import json
 import logging
+import math
 import os
 import pathlib
 import shutil
@@ -132,10 +133,11 @@ def export_pretrained(
     quantizers = find_quantizers(modules)
     states = {name: read_state(found.path, name) for name in modules}
     check_finite(states)
-    problems = find_problems(quantizers, states, found.meta)
+    problems = find_problems(quantizers, states, found)
     _refuse(problems, force)
     for name, module in modules.items():
         _load(module, states[name])
+    tensors = _tensors(modules, states)
     config = _config(training, section, modules, quantizers, found)
     corpus = find_corpus(training, run_folder)
     results = read_results(run_folder) if results is None else results
@@ -150,7 +152,7 @@ def export_pretrained(
         folder = pathlib.Path(new) / output.name
         folder.mkdir()
         (folder / HPARAMS).write_text(text, encoding="utf-8")
-        save_file(_tensors(modules), folder / WEIGHTS, {"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         # safetensors lets its writer alone read.
         shutil.copymode(folder / HPARAMS, folder / WEIGHTS)
         note = json.dumps(config, indent=2)
@@ -216,13 +218,24 @@ def _load(module: torch.nn.Module, state: dict[str, Any]) -> None:
     module.load_state_dict({**kept, **extra})
 
 
-def _tensors(modules: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
+def _tensors(
+    modules: dict[str, torch.nn.Module], states: dict[str, dict]
+) -> dict[str, torch.Tensor]:
     # safetensors takes no tensors that share memory.
-    return {
+    tensors = {
         key: value.clone(memory_format=torch.contiguous_format)
         for key, value in torch.nn.ModuleDict(modules).state_dict().items()
         if torch.is_tensor(value)
     }
+    # The name that version 0.1 had for codebooks tells who loads it that their
+    # latents are normalized as they were then.
+    saved = {f"{m}.{key}" for m, state in states.items() for key in state}
+    for name in find_quantizers(modules):
+        for key in [k for k in tensors if k.startswith(f"{name}.embedding.")]:
+            old = f"{name}.codewords.{key.rpartition('.')[2]}"
+            if old in saved:
+                tensors[old] = tensors.pop(key)
+    return tensors
 
 
 def _config(training, section, modules, quantizers, found) -> dict[str, Any]:
@@ -250,7 +263,7 @@ def _config(training, section, modules, quantizers, found) -> dict[str, Any]:
         "checkpoint": {
             key: value
             for key, value in found.meta.items()
-            if isinstance(value, int | float)
+            if isinstance(value, int | float) and math.isfinite(value)
         },
     }
 

@@ -13,6 +13,8 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from speechbrain_vq.nnet.quantizers import VectorQuantizer, upgrade_state_dict
+
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
@@ -130,7 +132,7 @@ def load_weights(
     # What safetensors does not hold stays as the yaml made it.
     kept = {k: v for k, v in state.items() if not torch.is_tensor(v)}
     expected = {k: v for k, v in state.items() if k not in kept}
-    wrong = _differences(expected, weights)
+    wrong = _differences(expected, _renamed(model, weights))
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
@@ -138,6 +140,7 @@ def load_weights(
             f"{'; '.join(wrong[:5])}{more}."
         )
     _check_finite(path, weights)
+    # By the names that they came with: quantizers know those of version 0.1.
     model.load_state_dict({**kept, **weights})
 
 
@@ -184,6 +187,23 @@ def load_checkpoint(
             f"{' '.join(line.strip() for line in lines[:3])}"
         ) from error
     _check_finite(path, module.state_dict())
+
+
+def _renamed(model, weights):
+    """The weights under the names of today, those of version 0.1 included."""
+    # Weights are tensors: what quantizers kept beside them is not expected.
+    renamed = {k: v for k, v in weights.items() if not _is_extra(k)}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, VectorQuantizer):
+            prefix = f"{name}." if name else ""
+            upgrade_state_dict(renamed, prefix)
+            for average in ("ema_sum", "ema_count"):
+                renamed.pop(f"{prefix}embedding.{average}", None)
+    return renamed | {k: v for k, v in weights.items() if _is_extra(k)}
+
+
+def _is_extra(key):
+    return key.endswith("_extra_state")
 
 
 def _check_finite(path, weights):

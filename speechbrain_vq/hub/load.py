@@ -7,6 +7,8 @@ Authors
 import pathlib
 from typing import Any
 
+from speechbrain_vq.precision import fp32_by_default
+
 from .download import download
 from .folder import HPARAMS, WEIGHTS, find_file, load_weights
 
@@ -114,10 +116,11 @@ def _build(path, max_bytes):
     from .guard import UnsafeHparamsError, load_hparams_safely
 
     try:
-        if max_bytes is not None:
-            return load_hparams_safely(path, max_bytes=max_bytes)
-        with open(path, encoding="utf-8") as file:
-            return load_hyperpyyaml(file)
+        with fp32_by_default():
+            if max_bytes is not None:
+                return load_hparams_safely(path, max_bytes=max_bytes)
+            with open(path, encoding="utf-8") as file:
+                return load_hyperpyyaml(file)
     except UnsafeHparamsError:
         raise
     # It may be no yaml, or ask for a layer that no one can build: whatever it

@@ -5,6 +5,7 @@ Authors
 """
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -76,7 +77,7 @@ def find_checkpoint(
     if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
         raise ValueError("Give one of min_key, max_key and checkpoint.")
     known = _checkpoints(run_folder, training)
-    trained = [c for c in known if not c.meta.get("vq_warmup")] or known
+    trained = [c for c in known if not in_warmup(c)] or known
     latest = max(trained, key=lambda c: (c.meta["unixtime"], c.path.name))
     chosen = latest
     if name is not None:
@@ -96,6 +97,29 @@ def read_state(checkpoint: pathlib.Path, module: str) -> dict[str, Any]:
             f"The checkpoint lacks {path.name}: give the Checkpointer every "
             "module as a recoverable of the module's name."
         )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def in_warmup(checkpoint: Checkpoint) -> bool:
+    """Whether a quantizer of a checkpoint does not quantize yet.
+
+    An ``AtomicCheckpointer`` notes it in the meta, and any Checkpointer of a
+    VQ Brain saves it with the trainer's state. Runs of version 0.1 have it in
+    the states of their quantizers, which see.
+    """
+    if checkpoint.meta.get("vq_warmup"):
+        return True
+    trainer = read_training_state(checkpoint).get("trainer", {})
+    states = trainer.get("quantizers", {}).values()
+    return any(state["bypass"] for state in states)
+
+
+def read_training_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What ``VQMixin`` keeps in a checkpoint: the states of its ``trainer``
+    and its ``monitors``. Plain Brains keep nothing."""
+    path = checkpoint.path / "codebook_trainer.ckpt"
+    if not path.is_file():
+        return {}
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -120,7 +144,7 @@ def _named(known: list[Checkpoint], name: str) -> Checkpoint:
 
 
 def _noting(known: list[Checkpoint], key: str) -> list[Checkpoint]:
-    having = [c for c in known if key in c.meta]
+    having = [c for c in known if not math.isnan(c.meta.get(key, math.nan))]
     if not having:
         keys = ", ".join(sorted({key for c in known for key in c.meta}))
         raise ValueError(f"No checkpoint notes '{key}', but {keys}.")

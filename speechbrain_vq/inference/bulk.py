@@ -253,7 +253,7 @@ def _encode(tokenizer, batch, batch_seconds):
             batch = [other for other in batch if other != path]
     if not wavs:
         return
-    lengths = torch.tensor([len(wav) for wav in wavs])
+    lengths = torch.tensor([len(w) for w in wavs], dtype=torch.float32)
     padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
     try:
         tokens, shares = tokenizer.encode_batch(

@@ -168,7 +168,8 @@ class UnitVocoder(nn.Module):
             )
         ids = to_ids(tokens, size)
         if speaker is None:
-            speaker = torch.zeros(len(ids), self.settings["speaker_dim"])
+            shape = len(ids), self.settings["speaker_dim"]
+            speaker = torch.zeros(shape, dtype=torch.float32)
         speaker = speaker.to(ids.device)
         return one_by_one(self._speak, ids, lengths, self.hop_length, speaker)
 

@@ -267,7 +267,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         are the average one, if the model knows voices by name only."""
         features = self._features(wavs, wav_lens)
         if wav_lens is None:
-            wav_lens = torch.ones(len(wavs))
+            wav_lens = torch.ones(len(wavs), dtype=torch.float32)
         waveforms = wavs.to(self.device), wav_lens.to(self.device)
         with self.autocast():
             return voices(self.mods.speaker, waveforms, features).float()
@@ -404,7 +404,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
     def _features(self, wavs, wav_lens):
         wavs = wavs.to(self.device)
         if wav_lens is None:
-            wav_lens = torch.ones(len(wavs))
+            wav_lens = torch.ones(len(wavs), dtype=torch.float32)
         mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
         wavs = torch.where(mask, wavs, 0.0)
         return self.mods.features(wavs, wav_lens.to(self.device))

@@ -11,6 +11,7 @@ from torch import nn
 from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
 
 from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.precision import fp32_by_default
 
 
 class LogMel(nn.Module):
@@ -200,15 +201,16 @@ class LogMel(nn.Module):
             Waveforms, [B, T * hop_length].
         """
         magnitude = self.denormalize(mels).exp()
-        to_linear = InverseMelScale(
-            self.n_fft // 2 + 1,
-            magnitude.shape[-1],
-            self.sample_rate,
-            **self._scale,
-        ).to(mels.device)
-        to_wave = GriffinLim(
-            n_iter=iterations, power=1.0, rand_init=False, **self._shape
-        ).to(mels.device)
+        with fp32_by_default():
+            to_linear = InverseMelScale(
+                self.n_fft // 2 + 1,
+                magnitude.shape[-1],
+                self.sample_rate,
+                **self._scale,
+            ).to(mels.device)
+            to_wave = GriffinLim(
+                n_iter=iterations, power=1.0, rand_init=False, **self._shape
+            ).to(mels.device)
         length = mels.shape[1] * self.hop_length
         wavs = to_wave(to_linear(magnitude.transpose(1, 2)))
         # Frames of the transform are centred half a hop before ours.

@@ -65,12 +65,16 @@ RESULTS = {
 
 
 def write_run(
-    folder: pathlib.Path, change=lambda modules: None, yaml=YAML, **meta
+    folder: pathlib.Path,
+    change=lambda modules: None,
+    yaml=YAML,
+    kept=None,
+    **meta,
 ) -> tuple[pathlib.Path, dict]:
     """Writes the folder of a run, or one more checkpoint into it.
 
-    `change` may spoil its modules before they are saved; the rest is noted
-    with the checkpoint.
+    `change` may spoil its modules before they are saved; `kept` is what a VQ
+    Brain keeps of the training; the rest is noted with the checkpoint.
     """
     folder.mkdir(exist_ok=True)
     text = yaml.format(folder=folder)
@@ -83,11 +87,13 @@ def write_run(
             torch.randn(4, 16000), torch.ones(4)
         )
         modules["quantizer"](*modules["encoder"](mels, lengths))
-        modules["quantizer"].reestimate()
+        modules["quantizer"].reinitialize()
     change(modules)
-    Checkpointer(folder / "save", modules).save_checkpoint(
+    saved = Checkpointer(folder / "save", modules).save_checkpoint(
         meta={"loss": 1.0, **meta}
     )
+    if kept is not None:
+        torch.save(kept, saved.path / "codebook_trainer.ckpt")
     return folder, modules
 
 

@@ -8,22 +8,27 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import sys
 
 import pytest
 import soundfile
+import speechbrain as sb
 import torch
 from click.testing import CliRunner
 from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import load_file
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
 from speechbrain_vq.hub import ExportRefused, export, load_pretrained, swap
 from speechbrain_vq.hub.checks import dead_codebook
 from speechbrain_vq.hub.folder import read_config
+from speechbrain_vq.training import ReinitSchedule, VQBrain
+from speechbrain_vq.training.resume import AtomicCheckpointer
 from tests.hub.runs import USED, YAML, write_minispeech, write_run
 
 ALWAYS = {"hyperparams.yaml", "config.json", "model.safetensors", "README.md"}
@@ -99,10 +104,9 @@ def test_recordings_of_people_are_not_passed_on_unasked(tmp_path):
 
 
 def test_the_use_of_the_codes_is_drawn_where_it_was_watched(tmp_path):
-    run, _ = write_run(tmp_path / "run")
-    (checkpoint,) = (run / "save").iterdir()
     sums = {"quantizer": {"sums": {"counts": torch.ones(1, 32)}}}
-    torch.save(sums, checkpoint / "vq_monitor.ckpt")
+    kept = {"trainer": {}, "monitors": sums}
+    run, _ = write_run(tmp_path / "run", kept=kept)
     model = export_pretrained(run, tmp_path / "model")
     assert (model / "codebook_usage.png").read_bytes()[1:4] == b"PNG"
 
@@ -211,8 +215,9 @@ def test_the_best_checkpoint_is_taken(tmp_path):
     write_run(tmp_path / "run", fill(2.0), loss=0.7, gain=3)
     run, _ = write_run(tmp_path / "run", fill(3.0), loss=0.9, gain=2)
     write_run(tmp_path / "run", fill(4.0), loss=0.1, gain=9, vq_warmup=True)
+    write_run(tmp_path / "run", fill(5.0), loss=math.nan, gain=math.nan)
     place = tmp_path / "model"
-    assert bias(export_pretrained(run, place)) == 3.0
+    assert bias(export_pretrained(run, place)) == 5.0
     assert bias(export_pretrained(run, place, min_key="loss")) == 1.0
     assert bias(export_pretrained(run, place, max_key="gain")) == 2.0
     name = sorted((run / "save").iterdir())[0]
@@ -243,10 +248,6 @@ def test_a_run_that_moved_takes_its_own_checkpoints(tmp_path):
 # What is refused
 
 
-def warm_up(modules):
-    modules["quantizer"].bypass = True
-
-
 def poison(modules):
     modules["encoder"].last.bias.data[:2] = math.nan
 
@@ -255,15 +256,14 @@ DEAD = {**USED, "valid_used_codes_percent": 3.125, "valid_perplexity": 1.0}
 
 
 @pytest.mark.parametrize(
-    "change, meta, message",
+    "about, message",
     [
-        (warm_up, {}, "still in its warm-up"),
-        (fill(0), {"vq_warmup": True}, "still in its warm-up"),
-        (fill(0), DEAD, "'quantizer' is dead: 1 of its 32 codes.*of 1.0"),
+        ({"vq_warmup": True}, "still in its warm-up"),
+        (DEAD, "'quantizer' is dead: 1 of its 32 codes.*of 1.0"),
     ],
 )
-def test_what_is_of_no_use_needs_force(tmp_path, change, meta, message):
-    run, _ = write_run(tmp_path / "run", change, **meta)
+def test_what_is_of_no_use_needs_force(tmp_path, about, message):
+    run, _ = write_run(tmp_path / "run", **about)
     place = tmp_path / "model"
     with pytest.raises(ExportRefused, match=f"{message}.*--force"):
         export_pretrained(run, place)
@@ -276,6 +276,43 @@ def test_what_is_of_no_use_needs_force(tmp_path, change, meta, message):
     # Whoever finds it is told too.
     text = (place / "README.md").read_text()
     assert re.search(f"Exported by force. .*{message}", text)
+
+
+class Trained(VQBrain):
+    def compute_forward(self, batch, stage):
+        x = batch[0]
+        latents, lengths = self.modules.encoder(x, torch.ones(len(x)))
+        return self.modules.quantizer(latents, lengths)
+
+    def compute_objectives(self, output, batch, stage):
+        return output.quantized.square().mean() + output.loss
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == sb.Stage.TRAIN:
+            self.checkpointer.save_checkpoint(meta={"loss": stage_loss})
+
+
+@pytest.mark.parametrize("checkpointer", [Checkpointer, AtomicCheckpointer])
+def test_a_model_in_its_warm_up_needs_force(tmp_path, checkpointer):
+    run, modules = write_run(tmp_path / "run")
+    shutil.rmtree(run / "save")
+    brain = Trained(
+        {name: modules[name] for name in ("encoder", "quantizer")},
+        lambda p: torch.optim.Adam(p, lr=0.001),
+        {"reinit_schedule": ReinitSchedule(warmup=3, every=100)},
+        checkpointer=checkpointer(run / "save", modules),
+    )
+    data = [(torch.randn(30, 20),) for _ in range(2)]
+    brain.fit(range(1), data, progressbar=False)
+    with pytest.raises(ExportRefused, match="still in its warm-up"):
+        export_pretrained(run, tmp_path / "model")
+    # The same Brain, past it: that checkpoint is taken, not the others.
+    brain.fit(range(1), data, progressbar=False)
+    model = export_pretrained(run, tmp_path / "model", min_key="loss")
+    assert_same(modules, load_pretrained(model)["modules"])
+    assert (model / "codebook_usage.png").read_bytes()[1:4] == b"PNG"
+    # Nobody watched the validation: NaN is in no file.
+    assert "NaN" not in (model / "config.json").read_text()
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -314,6 +351,7 @@ def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
         (2, 50.0, 1.0, 9000, True),
         # Nothing was seen.
         (512, 0.0, 1.0, 0, False),
+        (512, math.nan, math.nan, 0, False),
     ],
 )
 def test_how_dead_is_dead(size, percent, perplexity, vectors, dead):
@@ -428,3 +466,48 @@ def test_without_matplotlib_there_are_no_plots(tmp_path, monkeypatch, caplog):
     assert not list(model.glob("*.png"))
     assert "![" not in (model / "README.md").read_text()
     assert "speechbrain-vq[report]" in caplog.text
+
+
+# Runs of version 0.1
+
+
+def as_version_0_1(checkpoint, bypass=False):
+    """Gives a checkpoint the names and the states that 0.1 gave it."""
+    path = checkpoint / "quantizer.ckpt"
+    state = torch.load(path)
+    state["codewords.weight"] = state.pop("embedding.weight")
+    state["_extra_state"] = {"bypass": bypass}
+    rows = {"rows": torch.zeros(0, 8), "count": torch.tensor(0)}
+    state["reservoir._extra_state"] = rows
+    torch.save(state, path)
+
+
+def test_codes_of_an_old_run_are_what_they_were(tmp_path):
+    def shrink(modules):
+        # So that it matters what is added to the variance.
+        modules["quantizer"].norm.running_mean.zero_()
+        modules["quantizer"].norm.running_var.fill_(1e-6)
+
+    run, modules = write_run(tmp_path / "run", shrink)
+    (checkpoint,) = (run / "save").iterdir()
+    as_version_0_1(checkpoint)
+    model = export_pretrained(run, tmp_path / "model")
+    loaded = load_pretrained(model)["modules"]
+    assert_same(modules, loaded)
+    assert loaded["quantizer"].norm.eps == 1e-5
+    assert modules["quantizer"].norm.eps == 1e-12
+    x = 0.001 * torch.randn(1, 200, 8)
+    modules["quantizer"].norm.eps = 1e-5
+    wanted = modules["quantizer"].encode(x)
+    assert torch.equal(loaded["quantizer"].encode(x), wanted)
+    modules["quantizer"].norm.eps = 1e-12
+    assert not torch.equal(modules["quantizer"].encode(x), wanted)
+
+
+def test_an_old_run_in_its_warm_up_needs_force(tmp_path):
+    run, _ = write_run(tmp_path / "run")
+    (checkpoint,) = (run / "save").iterdir()
+    as_version_0_1(checkpoint, bypass=True)
+    with pytest.raises(ExportRefused, match="still in its warm-up"):
+        export_pretrained(run, tmp_path / "model")
+    export_pretrained(run, tmp_path / "model", force=True)

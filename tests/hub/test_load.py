@@ -259,3 +259,43 @@ def test_a_yaml_that_names_weights_elsewhere_gets_those_beside_it(hub, folder):
     (folder / "hyperparams.yaml").write_text(text)
     assert holds(load_pretrained(folder)["modules"], make_weights())
     assert not hub.calls(path=elsewhere)
+
+
+# ---- of another time, and at another default precision
+
+
+def test_weights_under_their_old_names_load(folder):
+    weights = make_weights()
+    book = weights.pop("quantizer.embedding.weight")
+    old = {"quantizer.codewords.weight": book}
+    save_file({**weights, **old}, folder / "model.safetensors")
+    quantizer = load_pretrained(folder)["modules"]["quantizer"]
+    assert torch.equal(quantizer.codebook, book)
+    assert quantizer.norm.eps == 1e-5
+    # Those of an EMA codebook came with its averages.
+    (folder / "hyperparams.yaml").write_text(
+        YAML.replace(
+            "codebook_size: 8", "codebook_size: 8\n        codebook: ema"
+        )
+    )
+    old["quantizer.codewords.ema_sum"] = book.clone()
+    old["quantizer.codewords.ema_count"] = torch.ones(1, 8)
+    save_file({**weights, **old}, folder / "model.safetensors")
+    quantizer = load_pretrained(folder)["modules"]["quantizer"]
+    assert torch.equal(quantizer.codebook, book)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_precision_of_the_moment_changes_nothing(folder, dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        modules = load_pretrained(folder)["modules"]
+        assert torch.get_default_dtype() is dtype
+        (folder / "hyperparams.yaml").write_text("a: [1")
+        with pytest.raises(ValueError):
+            load_pretrained(folder)
+        assert torch.get_default_dtype() is dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert modules["encoder"].weight.dtype is torch.float32
+    assert holds(modules, make_weights())

@@ -164,8 +164,8 @@ norm = {
     for name in ("running_mean", "running_var", "weight", "bias")
 }
 x = torch.load(latents).flatten(0, 1)
-x = torch.nn.functional.batch_norm(x, **norm)
-codebook = weights["quantizer.codewords.weight"][0]
+x = torch.nn.functional.batch_norm(x, **norm, eps=1e-12)
+codebook = weights["quantizer.embedding.weight"][0]
 tokens = torch.cdist(
     x, codebook, compute_mode="donot_use_mm_for_euclid_dist"
 ).argmin(1)

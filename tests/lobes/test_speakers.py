@@ -226,7 +226,7 @@ def test_a_run_goes_on_with_its_own_speakers(tmp_path):
         data = {name: {"spk_id": name} for name in names}
         data = DynamicItemDataset(data)
         brain.meet({"train": data, "test": data})
-        brain.on_fit_start()
+        brain.fit(range(0), data, progressbar=False)
         return brain, table
 
     brain, table = begin(["ann", "bob"])

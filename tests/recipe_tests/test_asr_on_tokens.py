@@ -72,7 +72,7 @@ def model(make_run, data, tmp_path):
             for wav in wavs:
                 mels, lengths = modules["features"](wav, torch.ones(1))
                 modules["quantizer"](*modules["encoder"](mels, lengths))
-        modules["quantizer"].reestimate()
+        modules["quantizer"].reinitialize()
 
     return export_pretrained(make_run(fit)[0], tmp_path / "model")
 

@@ -465,7 +465,9 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
     figures = read(tmp_path / "out/results.json")
     assert figures["steps"] == 40 and figures["arm"] == "robust"
     log = (tmp_path / "out/log.txt").read_text()
-    assert "Step 4: re-estimated 64" in log and "Step 7: re-estimated" in log
+    assert (
+        "Step 4: re-initialized 64" in log and "Step 7: re-initialized" in log
+    )
 
     model = VQPretrained.from_hparams(tmp_path / "out/model")
     test = torch.from_numpy(images(TEST, 2))
@@ -525,7 +527,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
     run(tmp_path, output_folder="whole", **same)
     log = processes.run_and_kill(
         tmp_path,
-        "Step 7: re-estimated",
+        "Step 7: re-initialized",
         RECIPE,
         **SHORT,
         output_folder="killed",
@@ -547,7 +549,7 @@ def test_other_arms(arm, tmp_path):
     assert figures["arm"] == arm and figures["bits_per_dim"] > 0
     log = (tmp_path / "out/log.txt").read_text()
     # The recipe's own times: two epochs of ten steps.
-    assert ("Step 20: re-estimated" in log) == (arm == "reinit")
+    assert ("Step 20: re-initialized" in log) == (arm == "reinit")
 
 
 @pytest.mark.slow

@@ -431,7 +431,7 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
     assert 0 < figures["mapping_accuracy"] < 1 and 0 < figures["nmi"] < 1
     assert figures["fillable_codes"] == 32
     assert figures["used_of_fillable_percent"] == figures["used_codes_percent"]
-    assert "re-estimated" in (tmp_path / "out/log.txt").read_text()
+    assert "re-initialized" in (tmp_path / "out/log.txt").read_text()
     # One code for two columns of each line of the test set.
     test = manifests(tmp_path / "out/manifests")[2]
     frames = sum((item["width"] + 1) // 2 for item in test.values())
@@ -502,7 +502,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(
     assert whole.returncode == 0, whole.stdout + whole.stderr
     log = processes.run_and_kill(
         tmp_path,
-        "Step 40: re-estimated",
+        "Step 40: re-initialized",
         RECIPE,
         "small",
         **{**SHORT, **options},

@@ -49,7 +49,7 @@ def test_from_nothing_to_tokens(tmp_path):
     path = utterance["wav"].replace("{data_root}", str(tmp_path / "data"))
     tokens = tokenizer.encode_file(path)
     assert len(tokens) == pytest.approx(50 * utterance["length"], abs=1)
-    assert "re-estimated" in (tmp_path / "out/log.txt").read_text()
+    assert "re-initialized" in (tmp_path / "out/log.txt").read_text()
     # Another run does not go on with this one's checkpoint.
     other = run(
         tmp_path, data_folder="data", output_folder="out", codebook_size=32
@@ -79,10 +79,10 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
 
     whole = run(tmp_path, **same("whole"))
     assert whole.returncode == 0, whole.stdout + whole.stderr
-    # Killed in the middle of an epoch, once it has re-estimated.
+    # Killed in the middle of an epoch, once it has re-initialized.
     log = processes.run_and_kill(
         tmp_path,
-        "Step 16: re-estimated",
+        "Step 16: re-initialized",
         RECIPE,
         **{**SHORT, **same("killed")},
     )

@@ -39,7 +39,7 @@ class Watched(Toy):
         self.trail = [
             *getattr(self, "trail", []),
             (
-                digest(quantizer.codewords.state_dict()),
+                digest(quantizer.embedding.state_dict()),
                 digest(list(self.modules.parameters())),
             ),
         ]

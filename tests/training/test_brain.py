@@ -10,9 +10,9 @@ import math
 import pytest
 import speechbrain as sb
 import torch
-from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
+from speechbrain.utils.train_logger import TensorboardLogger
 
-from speechbrain_vq import ReinitSchedule, VectorQuantizer
+from speechbrain_vq import ReinitSchedule, VectorQuantizer, VQMixin
 from tests.training.toy import (
     DIM,
     AutoEncoder,
@@ -25,13 +25,19 @@ from tests.training.toy import (
 
 
 class Events(Toy):
-    """Notes at which steps codebooks are re-estimated."""
+    """Notes at which steps codebooks are re-initialized."""
 
-    def _act(self, at_start=False):
-        before = self.modules.quantizer.codebook.detach().clone()
-        super()._act(at_start)
-        if not torch.equal(before, self.modules.quantizer.codebook):
-            self.events = [*getattr(self, "events", []), self.optimizer_step]
+    def on_fit_start(self):
+        super().on_fit_start()
+        self.events = []
+        reservoir = self.modules.quantizer.reservoir
+        self.trainer_hook = self.optimizer.register_step_post_hook(
+            lambda *_: (
+                reservoir.count == 0
+                and not self.codebook_trainer.in_warmup
+                and self.events.append(self.codebook_trainer.steps)
+            )
+        )
 
 
 def fit(brain, epochs=1, number=6, valid=None):
@@ -49,7 +55,7 @@ def test_hooks_without_super_do_no_harm(tmp_path):
     )
     fit(brain, 2, valid=batches(2))
     assert brain.seen == 12
-    assert brain.optimizers_dict.keys() == {"opt_class", "codebook"}
+    assert brain.optimizers_dict.keys() == {"opt_class"}
     assert len(brain.checkpointer.list_checkpoints()) == 2
     assert brain.vq_stats["valid"]["bits_per_second"] > 0
 
@@ -64,10 +70,10 @@ def test_quantizer_in_the_hparams_alone_is_told():
         brain.evaluate(batches(1), progressbar=False)
 
 
-def test_brain_without_hparams_is_told():
-    brain = Toy(modules(), lambda p: torch.optim.SGD(p, 0.1))
-    with pytest.raises(ValueError, match="needs hparams"):
-        fit(brain)
+def test_hparams_are_not_needed():
+    brain = fit(Toy(modules(), lambda p: torch.optim.SGD(p, 0.1)), 2)
+    assert brain.codebook_trainer.lr_multiplier == 10
+    assert not brain.modules.quantizer.bypass
 
 
 @pytest.mark.parametrize("schedule", ["2 epochs", 5, {"warmup": 2}])
@@ -77,10 +83,10 @@ def test_schedule_of_a_wrong_type_is_told(schedule):
         fit(brain)
 
 
-def test_null_schedule_never_reestimates(caplog):
+def test_null_schedule_never_reinitializes(caplog):
     caplog.set_level(logging.INFO)
     fit(make(reinit_schedule=None))
-    assert "re-estimated" not in caplog.text
+    assert "re-initialized" not in caplog.text
 
 
 def test_two_quantizers_are_trained_and_told_apart():
@@ -94,7 +100,8 @@ def test_two_quantizers_are_trained_and_told_apart():
     brain = fit(make(Two, parts, reinit_schedule=ReinitSchedule(2, 2)))
     stats = brain.vq_stats["train"]
     assert stats["quantizer.dead_codes"] <= 8 and stats["other.vectors"] == 120
-    assert len(brain.codebook_lr.optimizer.param_groups[0]["params"]) == 2
+    rates = [group["lr"] for group in brain.optimizer.param_groups]
+    assert rates == [0.01, 0.1, 0.1]
 
 
 def test_a_quantizer_of_a_frozen_model_is_left_alone():
@@ -105,7 +112,7 @@ def test_a_quantizer_of_a_frozen_model_is_left_alone():
 
     tokenizer = torch.nn.ModuleDict({"quantizer": VectorQuantizer(DIM, 4)})
     tokenizer.requires_grad_(False).eval().frozen = True
-    before = {k: v for k, v in tokenizer.state_dict().items() if "_e" not in k}
+    before = dict(tokenizer.state_dict())
     before = {name: value.clone() for name, value in before.items()}
     brain = fit(
         make(
@@ -206,19 +213,23 @@ class Sick(Toy):
         return loss
 
     def fit_batch(self, batch):
-        before = digest(self.modules.state_dict())
-        steps = self.optimizer_step
-        moments = digest(
-            {k: o.state_dict() for k, o in self.optimizers_dict.items()}
-        )
+        before = self._bits()
         loss = super().fit_batch(batch)
         if self.is_sick:
-            self.unchanged = before == digest(self.modules.state_dict())
-            assert self.optimizer_step == steps
-            assert moments == digest(
-                {k: o.state_dict() for k, o in self.optimizers_dict.items()}
-            )
+            self.unchanged = before == self._bits()
         return loss
+
+    def _bits(self):
+        """Of what a batch must not change: where latents are finite, norm,
+        averages and reservoir may learn from them."""
+        modules = dict(self.modules.state_dict())
+        if self.where == "loss":
+            modules = dict(self.modules.named_parameters())
+        return (
+            self.optimizer_step,
+            digest(modules),
+            digest(self.optimizer.state_dict()),
+        )
 
 
 @pytest.mark.parametrize("where", ["latents", "loss"])
@@ -233,16 +244,16 @@ def test_a_sick_batch_changes_no_bit(kind, value, where, caplog):
     assert brain.unchanged
     assert brain.optimizer_step == 5
     stats = brain.vq_stats["train"]
-    assert stats["nonfinite_batches"] == 1
-    assert "the batch is left out (1 so far)" in caplog.text
+    assert stats["nonfinite_batches"] == (where == "latents")
+    assert caplog.text.count("is not finite: the step is skipped") == 1
     assert all(p.isfinite().all() for p in brain.modules.parameters())
-    # Nor does it count in the figures of the stage: it is as if the others
-    # past the warm-up had been all there was.
-    well = make(
-        Sick, modules(codebook=kind), reinit_schedule=ReinitSchedule(2, 2)
-    )
-    fit(well)
-    assert stats["vectors"] == well.vq_stats["train"]["vectors"] * 3 / 4
+    if where == "latents":
+        # Nor does it count in the usage of the stage.
+        well = make(
+            Sick, modules(codebook=kind), reinit_schedule=ReinitSchedule(2, 2)
+        )
+        fit(well)
+        assert stats["vectors"] == well.vq_stats["train"]["vectors"] * 3 / 4
 
 
 def test_one_sick_batch_spoils_its_step_only():
@@ -270,29 +281,6 @@ def test_patience_ends_all_the_same():
 # What is told --------------------------------------------------------------
 
 
-def test_progress_bar_shows_the_use(capsys):
-    bar = sb.core.tqdm
-    brain = make(
-        run={"tqdm_colored_bar": False}, reinit_schedule=ReinitSchedule(10, 9)
-    )
-    brain.fit(range(1), batches(25), progressbar=True)
-    shown = capsys.readouterr().err
-    assert "vq=warm-up" in shown and "train_loss=" in shown
-    assert "% used, perplexity" in shown
-    assert sb.core.tqdm is bar
-
-
-def test_progress_bar_is_put_back_after_an_error():
-    class Broken(Toy):
-        def on_fit_batch_end(self, batch, outputs, loss, should_step):
-            raise RuntimeError("broken")
-
-    bar = sb.core.tqdm
-    with pytest.raises(RuntimeError, match="broken"):
-        fit(make(Broken))
-    assert sb.core.tqdm is bar
-
-
 def test_meta_holds_plain_numbers_and_can_be_listed(tmp_path):
     brain = make(folder=tmp_path, token_rate=50)
     fit(brain, valid=batches(2))
@@ -300,31 +288,133 @@ def test_meta_holds_plain_numbers_and_can_be_listed(tmp_path):
     assert found.meta["loss"] > 0 and found.meta["vq_warmup"] is False
     for stage in ("train", "valid"):
         for key, value in brain.vq_stats[stage].items():
-            assert found.meta[f"{stage}_{key}"] == value
+            assert found.meta[f"{stage}_{key}"] == pytest.approx(
+                value, nan_ok=True
+            )
             assert type(value) in (int, float)
 
 
-def test_log_file_has_the_figures_of_every_stage(tmp_path):
-    brain = make(train_logger=FileTrainLogger(tmp_path / "log.txt"))
-    fit(brain, 2, valid=batches(2))
-    brain.evaluate(batches(1), progressbar=False)
-    first, second, last = (tmp_path / "log.txt").read_text().splitlines()
-    for line, epoch in ((first, 1), (second, 2)):
-        assert line.startswith(f"epoch: {epoch} - train ")
-        assert "train perplexity: " in line and "valid perplexity: " in line
-    assert "test used_codes_percent: " in last
+class Logged(Toy):
+    """Logs the usage as a recipe does."""
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        name = stage.name.lower()
+        if stage != sb.Stage.TRAIN:
+            usage = {f"{k}_stats": v for k, v in self.vq_stats.items()}
+            names = ("train", "valid") if name == "valid" else ("test",)
+            self.hparams.train_logger.log_stats(
+                {"epoch": epoch or 0},
+                **{f"{n}_stats": usage[f"{n}_stats"] for n in names},
+            )
 
 
-def test_tensorboard_gets_them_too(tmp_path):
-    brain = make(train_logger=TensorboardLogger(tmp_path))
-    fit(brain, 2, valid=batches(2))
+def test_tensorboard_gets_every_number_in_every_epoch(tmp_path):
+    brain = make(
+        Logged,
+        train_logger=TensorboardLogger(tmp_path),
+        reinit_schedule=ReinitSchedule("1 epoch", 9),
+    )
+    fit(brain, 3, valid=batches(2))
     brain.evaluate(batches(1), progressbar=False)
     brain.hparams.train_logger.writer.close()
     from tensorboard.backend.event_processing import event_accumulator
 
     events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-    assert len(events.Scalars("perplexity/train")) == 2
-    assert len(events.Scalars("perplexity/test")) == 1
+    for key in brain.vq_stats["train"]:
+        assert len(events.Scalars(f"{key}/train")) == 3
+        assert len(events.Scalars(f"{key}/valid")) == 3
+        assert len(events.Scalars(f"{key}/test")) == 1
+    first, *rest = (e.value for e in events.Scalars("perplexity/train"))
+    assert math.isnan(first) and all(value > 1 for value in rest)
+
+
+# What is refused, and told ---------------------------------------------------
+
+
+def test_bases_in_the_wrong_order_are_refused():
+    with pytest.raises(TypeError, match=r"class Wrong\(VQMixin, ...\)"):
+
+        class Wrong(AutoEncoder, VQMixin):
+            pass
+
+
+def test_on_fit_start_without_super_is_named():
+    class Forgets(Toy):
+        def on_fit_start(self):
+            self.init_optimizers()
+
+    with pytest.raises(RuntimeError, match=r"Forgets.on_fit_start\(\) must"):
+        fit(make(Forgets))
+
+
+def test_a_schedule_longer_than_the_run_is_told(caplog):
+    fit(make(reinit_schedule=ReinitSchedule(100, 100)))
+    assert caplog.text.count("takes 100 of the run's 6") == 1
+    assert caplog.text.count("The run ended within the warm-up") == 1
+
+
+@pytest.mark.parametrize("hparams", [{}, {"reinit_schedule": None}])
+def test_absent_is_the_default_and_null_is_off(hparams):
+    brain = make(**hparams)
+    fit(brain, 2)
+    schedule = brain.codebook_trainer.schedule
+    if hparams:
+        assert schedule is None
+    else:
+        # Shortened to the run.
+        assert schedule.warmup_steps() == 3
+    nothing = fit(make(codebook_lr_multiplier=None))
+    assert nothing.codebook_trainer.lr_multiplier == 1
+
+
+class Own(Toy):
+    """Optimizers and fit_batch of its own, without super."""
+
+    def init_optimizers(self):
+        self.g_optimizer = torch.optim.Adam(self.modules.parameters(), 0.01)
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("g", self.g_optimizer)
+
+    def fit_batch(self, batch):
+        loss = self.compute_objectives(
+            self.compute_forward(batch, sb.Stage.TRAIN), batch, sb.Stage.TRAIN
+        )
+        loss.backward()
+        self.g_optimizer.step()
+        self.g_optimizer.zero_grad()
+        return loss.detach()
+
+    def zero_grad(self, set_to_none=False):
+        self.g_optimizer.zero_grad(set_to_none)
+
+
+class Named(Toy):
+    """An optimizer called as that of version 0.1 was."""
+
+    def init_optimizers(self):
+        optimizer = torch.optim.Adam(self.modules.parameters(), 0.01)
+        self.optimizers_dict = {"codebook": optimizer}
+
+
+@pytest.mark.parametrize("cls", [Own, Named])
+def test_optimizers_of_any_kind_train_the_codebook(cls):
+    brain = make(cls, reinit_schedule=ReinitSchedule(4, 4))
+    fit(brain, 2, 8)
+    assert brain.codebook_trainer.steps == 16
+    assert brain.vq_stats["train"]["used_codes_percent"] > 80
+    (optimizer,) = brain.codebook_trainer.optimizers
+    assert [g["lr"] for g in optimizer.param_groups] == [0.01, 0.1]
+
+
+def test_nothing_of_others_is_replaced(tmp_path):
+    core, brain = dict(vars(sb.core)), make(folder=tmp_path)
+    before = set(vars(brain.checkpointer))
+    loader = torch.utils.data.DataLoader(batches(4), batch_size=None)
+    attributes = dict(vars(loader))
+    brain.fit(range(1), loader, progressbar=False)
+    assert dict(vars(sb.core)) == core
+    assert set(vars(brain.checkpointer)) == before
+    assert dict(vars(loader)) == attributes
 
 
 # Which checkpoint ----------------------------------------------------------
@@ -390,7 +480,7 @@ def test_evaluation_after_a_killed_run_counts_the_test_set_only(tmp_path):
     [
         (
             {"codebook_size": 16},
-            r"codewords\.weight.*\[1, 8, 4\].*\[1, 16, 4\]",
+            r"embedding\.weight.*\[1, 8, 4\].*\[1, 16, 4\]",
         ),
         ({"reservoir_size": 32}, "saved reservoir of shape"),
     ],

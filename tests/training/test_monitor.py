@@ -92,8 +92,32 @@ def test_drift_is_the_way_over_the_spread():
     assert monitor.stats()["codebook_drift"] == 0
 
 
-def test_nothing_seen_is_nothing_said():
-    assert UsageMonitor(QUANTIZERS["one"]()).stats() == {}
+def test_every_key_is_there_where_nothing_was_seen():
+    quantizer = QUANTIZERS["one"]()
+    monitor = UsageMonitor(quantizer, token_rate=50)
+    nothing = monitor.stats()
+    assert nothing.pop("vectors") == nothing.pop("nonfinite_batches") == 0
+    assert all(math.isnan(value) for value in nothing.values())
+    quantizer(torch.randn(10, DIM))
+    assert monitor.stats().keys() - nothing.keys() == {
+        "vectors",
+        "nonfinite_batches",
+    }
+
+
+def test_loss_is_the_mean_over_the_batches():
+    quantizer = QUANTIZERS["two"]()
+    monitor = UsageMonitor(quantizer)
+    losses = [float(quantizer(torch.randn(9, DIM)).loss) for _ in range(5)]
+    assert monitor.stats()["vq_loss"] == pytest.approx(sum(losses) / 5)
+
+
+def test_training_and_evaluation_are_kept_apart():
+    quantizer = QUANTIZERS["one"]()
+    monitors = [UsageMonitor(quantizer, training=t) for t in (True, False)]
+    quantizer(torch.randn(10, DIM))
+    quantizer.eval()(torch.randn(7, DIM))
+    assert [m.stats()["vectors"] for m in monitors] == [10, 7]
 
 
 def test_constant_latents_are_no_division_by_zero():
@@ -125,7 +149,8 @@ def test_warmup_does_not_water_down_the_figures():
     monitor.start()
     quantizer.bypass = True
     quantizer(x)
-    assert monitor.stats() == {"vectors": 0, "nonfinite_batches": 0}
+    assert monitor.stats()["vectors"] == 0
+    assert math.isnan(monitor.stats()["perplexity"])
     quantizer.bypass = False
     quantizer(x)
     assert monitor.stats() == without
@@ -146,7 +171,7 @@ def test_it_stops_listening_when_closed():
     monitor = UsageMonitor(quantizer)
     monitor.close()
     quantizer(torch.randn(3, DIM))
-    assert monitor.stats() == {}
+    assert monitor.stats()["vectors"] == 0
 
 
 def test_stages_of_a_fit_are_kept_apart():

@@ -16,7 +16,7 @@ from speechbrain_vq import (
     VectorQuantizer,
     kmeans,
 )
-from speechbrain_vq.training.reinit import CodebookReinitializer, gather_sample
+from speechbrain_vq.training.reinit import gather_sample, reinitialize
 from tests.training.toy import DIM, Toy, batches, make, modules
 
 
@@ -33,7 +33,7 @@ def test_codebook_is_kmeans_of_the_reservoir():
     quantizer = filled()
     sample = quantizer.reservoir.contents()
     found = kmeans(sample, 8, generator=torch.Generator().manual_seed(7))
-    report = CodebookReinitializer({"q": quantizer})(7)["q"]
+    report = reinitialize("q", quantizer, None, 7)
     assert torch.equal(quantizer.codebook[0], found.centroids)
     assert report.rows.all()
     assert report.inertia == pytest.approx(float(found.inertia) / 64, rel=1e-4)
@@ -46,7 +46,7 @@ def test_same_step_gives_the_same_bits_and_leaves_the_random_state():
         torch.manual_seed(5)
         quantizer = filled()
         state = torch.get_rng_state()
-        CodebookReinitializer({"q": quantizer})(3)
+        reinitialize("q", quantizer, None, 3)
         assert torch.equal(torch.get_rng_state(), state)
         books.append(quantizer.codebook.detach())
     assert torch.equal(*books)
@@ -54,7 +54,7 @@ def test_same_step_gives_the_same_bits_and_leaves_the_random_state():
 
 def test_reservoir_starts_anew():
     quantizer = filled()
-    CodebookReinitializer({"q": quantizer})(1)
+    reinitialize("q", quantizer, None, 1)
     assert int(quantizer.reservoir.count) == 0
 
 
@@ -63,9 +63,9 @@ def test_ema_sums_are_centroid_times_count(scope):
     quantizer = filled(codebook="ema")
     with torch.no_grad():
         quantizer.codebook[0, :3] = 1000.0
-    words = quantizer.codewords
+    words = quantizer.embedding
     mass = float(words.ema_count.sum())
-    CodebookReinitializer({"q": quantizer}, scope=scope)(1)
+    reinitialize("q", quantizer, None, 1, scope)
     expected = words.weight * words.ema_count.unsqueeze(2)
     rows = torch.arange(8) < (8 if scope == "all" else 3)
     torch.testing.assert_close(words.ema_sum[0, rows], expected[0, rows])
@@ -85,8 +85,7 @@ def test_scope_dead_keeps_the_bits_of_what_is_used():
     with torch.no_grad():
         quantizer.codebook.copy_(before)
     moments = optimizer.state[quantizer.codebook]["exp_avg"].clone()
-    reinitialize = CodebookReinitializer({"q": quantizer}, optimizer, "dead")
-    rows = reinitialize(1)["q"].rows[0]
+    rows = reinitialize("q", quantizer, optimizer, 1, "dead").rows[0]
     assert rows[2:5].all() and not rows[indices].any()
     assert torch.equal(quantizer.codebook[0, ~rows], before[0, ~rows])
     assert (quantizer.codebook[0, rows].abs() < 100).all()
@@ -97,10 +96,10 @@ def test_scope_dead_keeps_the_bits_of_what_is_used():
 
 def test_log_line_tells_what_was_done(caplog):
     caplog.set_level(logging.INFO)
-    CodebookReinitializer({"quantizer": filled()})(12)
-    line = next(m for m in caplog.messages if "re-estimated" in m)
+    reinitialize("quantizer", filled(), None, 12)
+    line = next(m for m in caplog.messages if "re-initialized" in m)
     assert re.fullmatch(
-        r"Step 12: re-estimated 8 of 8 codes of quantizer from 64 vectors, "
+        r"Step 12: re-initialized 8 of 8 codes of quantizer from 64 vectors, "
         r"mean squared distance \S+ -> \S+, \d+ ms\.",
         line,
     )
@@ -113,7 +112,7 @@ def test_empty_reservoir_is_told_and_harmless(caplog):
     quantizer.codebook.grad = torch.ones_like(before)
     optimizer.step()
     before = quantizer.codebook.detach().clone()
-    assert CodebookReinitializer({"q": quantizer}, optimizer)(4)["q"] is None
+    assert reinitialize("q", quantizer, optimizer, 4) is None
     assert torch.equal(quantizer.codebook, before)
     assert optimizer.state[quantizer.codebook]["exp_avg"].any()
     assert "the reservoir of q is empty" in caplog.text
@@ -122,7 +121,7 @@ def test_empty_reservoir_is_told_and_harmless(caplog):
 def test_fewer_vectors_than_codes_keep_the_size(caplog):
     quantizer = VectorQuantizer(DIM, 8, norm=None, reservoir_size=16)
     quantizer(torch.randn(3, DIM))
-    report = CodebookReinitializer({"q": quantizer})(4)["q"]
+    report = reinitialize("q", quantizer, None, 4)
     assert quantizer.codebook.shape == (1, 8, DIM)
     assert quantizer.codebook.isfinite().all()
     assert len(torch.unique(quantizer.codebook[0], dim=0)) == 8
@@ -134,7 +133,7 @@ def test_quantizer_without_a_reservoir_is_named():
     brain = make(
         parts=modules(reservoir_size=0), reinit_schedule=ReinitSchedule(1, 1)
     )
-    with pytest.raises(ValueError, match="'quantizer' keeps no reservoir"):
+    with pytest.raises(ValueError, match="quantizer keeps no reservoir"):
         brain.fit(range(1), batches(1), progressbar=False)
 
 
@@ -144,7 +143,7 @@ def test_moments_start_anew_in_a_fit(codebooks):
         def fit_batch(self, batch):
             loss = super().fit_batch(batch)
             codebook = self.modules.quantizer.codebook
-            state = self.optimizers_dict["codebook"].state.get(codebook, {})
+            state = self.optimizer.state.get(codebook, {})
             self.steps = [
                 *getattr(self, "steps", []),
                 int(state.get("step", 0)),
@@ -164,7 +163,7 @@ def test_residual_quantizer_improves():
     quantizer = ResidualVectorQuantizer(3, DIM, 8, reservoir_size=200)
     for _ in range(3):
         quantizer(torch.randn(100, DIM))
-    report = CodebookReinitializer({"q": quantizer})(1)["q"]
+    report = reinitialize("q", quantizer, None, 1)
     assert report.rows.shape == (3, 8) and report.rows.all()
     assert report.inertia < report.previous_inertia
 

@@ -17,7 +17,7 @@ def events(schedule, last, steps_per_epoch=None):
     return [
         step
         for step in range(last + 1)
-        if schedule(step, steps_per_epoch).reestimate
+        if schedule(step, steps_per_epoch).reinitialize
     ]
 
 
@@ -58,7 +58,7 @@ def test_a_schedule_that_would_never_reestimate_is_refused():
         ReinitSchedule("2 epochs", "1 epoch", "1 epoch")
 
 
-def test_warmup_bypasses_and_resets_but_never_reestimates():
+def test_warmup_bypasses_and_resets_but_never_reinitializes():
     schedule = ReinitSchedule(10, 4)
     for step in range(10):
         assert schedule(step) == ReinitAction(bypass=True, reset=step in (4, 8))
@@ -133,7 +133,7 @@ def test_epochs_without_a_length_are_told(arguments):
 
 def test_a_warm_up_without_re_estimation():
     schedule = ReinitSchedule(5, "never")
-    assert not schedule.reestimates
+    assert not schedule.reinitializes
     assert [schedule(step).bypass for step in (0, 4, 5, 500)] == [
         True,
         True,

@@ -15,7 +15,6 @@ import torch
 # The first step of an optimizer would import it, in each process anew.
 import torch._dynamo
 from speechbrain import Brain, Stage
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_vq import (
@@ -24,6 +23,7 @@ from speechbrain_vq import (
     VectorQuantizer,
     VQMixin,
 )
+from speechbrain_vq.training.resume import AtomicCheckpointer
 
 DIM = 4
 
@@ -103,7 +103,7 @@ def make(cls=Toy, parts=None, opt_class=adam, folder=None, run=None, **hparams):
     parts = modules() if parts is None else parts
     checkpointer = None
     if folder is not None:
-        checkpointer = Checkpointer(
+        checkpointer = AtomicCheckpointer(
             folder, {"model": torch.nn.ModuleDict(parts)}
         )
     options = {"device": "cpu", **(run or {})}
@@ -132,14 +132,14 @@ def digest(value, sha=None):
 
 def bits(brain):
     """Hashes of all that training changes, by what it is."""
-    monitors = {k: m.state_dict() for k, m in brain.monitors.items()}
     optimizers = {k: o.state_dict() for k, o in brain.optimizers_dict.items()}
     return {
         "modules": digest(brain.modules.state_dict()),
         "optimizers": digest(optimizers),
         "steps": brain.optimizer_step,
         "stats": digest(brain.vq_stats.get("train")),
-        "monitors": digest(monitors),
+        "monitors": digest(brain.monitors.state_dict()),
+        "trainer": digest(brain.codebook_trainer.state_dict()),
         "random": digest(torch.get_rng_state()),
     }
 

@@ -34,6 +34,7 @@ from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
     prepared,
     start,
+    use_of_codes,
 )
 from speechbrain_vq.training import VQBrain
 
@@ -110,11 +111,12 @@ class ImageBrain(VQBrain):
             run_on_main(self.draw, args=[f"epoch_{epoch:04d}.png"])
             end_epoch(self, epoch, stats)
             return
+        use = use_of_codes(self, "test")
         self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats=stats
+            {"step": self.optimizer_step}, test_stats={**stats, **use}
         )
         run_on_main(self.draw, args=["test.png"])
-        self.results = {"steps": self.optimizer_step, **stats}
+        self.results = {"steps": self.optimizer_step, **stats, **use}
         if perplexities:
             self.results["perplexities"] = perplexities
 
@@ -150,4 +152,4 @@ if __name__ == "__main__":
         batch_size=hparams["batch_size"],
         shuffle=True,
     )
-    run_on_main(finish, args=[hparams, brain.results, brain.vq_stats["test"]])
+    run_on_main(finish, args=[hparams, brain.results])

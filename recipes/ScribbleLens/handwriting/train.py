@@ -32,6 +32,7 @@ from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
     prepared,
     start,
+    use_of_codes,
 )
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     LineImages,
@@ -143,8 +144,9 @@ class HandwritingBrain(VQBrain):
         if len(counts):
             stats["mapping_accuracy"] = phone_purity(counts)
             stats["nmi"] = nmi(counts)
+        use = use_of_codes(self, "test")
         self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats=stats
+            {"step": self.optimizer_step}, test_stats={**stats, **use}
         )
         self.results = {"steps": self.optimizer_step, **stats}
 
@@ -229,10 +231,10 @@ def dataio_prep(hparams, folder):
     return datasets
 
 
-def use_of_codes(brain):
+def use_of_fillable(brain):
     """How the test set uses the codes: nothing where there are none. It can
     fill no more of them than there are, nor than it has frames."""
-    stats = brain.vq_stats["test"]
+    stats = use_of_codes(brain, "test")
     if not stats.get("vectors"):
         return {}
     size = brain.hparams.codebook_size
@@ -264,4 +266,5 @@ if __name__ == "__main__":
         shuffle=True,
         drop_last=True,
     )
-    run_on_main(finish, args=[hparams, brain.results, use_of_codes(brain)])
+    use = use_of_fillable(brain)
+    run_on_main(finish, args=[hparams, brain.results, use])
