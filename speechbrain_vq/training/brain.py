@@ -56,6 +56,7 @@ class VQMixin:
 
     codebook_trainer = monitors = None
     _eval_stage, _attached, _nonfinite = "valid", False, False
+    _epochs, _num_batches = math.inf, None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

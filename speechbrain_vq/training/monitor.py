@@ -79,8 +79,9 @@ class UsageMonitor:
             for name in SUMMED:
                 self._sums[name] += metrics[name]
             loss = output.loss.detach()
-            self._sums["loss"] += torch.where(bad, 0.0, loss)
-            self._sums["batches"] += ~bad
+            self._sums["loss"] += metrics["num_vectors"] * torch.where(
+                bad, 0.0, loss
+            )
 
     def _zeros(self, metrics) -> dict[str, torch.Tensor]:
         # fp32 sums over a whole epoch would lose the small terms.
@@ -88,7 +89,7 @@ class UsageMonitor:
         wide = torch.float32 if on_mps else torch.float64
         zeros = {n: torch.zeros_like(metrics[n], dtype=wide) for n in SUMMED}
         scalar = zeros["num_vectors"]
-        for name in ("loss", "batches", "nonfinite_batches"):
+        for name in ("loss", "nonfinite_batches"):
             zeros[name] = torch.zeros_like(scalar)
         return zeros
 
@@ -111,7 +112,7 @@ class UsageMonitor:
             error over the variance of the latents), ``codebook_drift`` (root
             mean square way of the codewords since the start over their
             spread), ``vq_loss`` (the quantizer's part of the loss, mean over
-            the batches), ``nonfinite_batches``, and where a rate is known
+            the frames), ``nonfinite_batches``, and where a rate is known
             ``bits_per_second`` (entropy x rate).
         """
         sums = self._sums or self._zeros(self._no_metrics())
@@ -127,14 +128,13 @@ class UsageMonitor:
         )
         error = float(sums["sq_error"]) / max(number, 1)
         share = error / variance if variance > 0 else 0.0
-        batches = max(float(sums["batches"]), 1)
         stats = {
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
             "dead_codes": int((counts == 0).sum()),
             "perplexity": float(entropies.exp().mean()),
             "quantization_error": share,
             "codebook_drift": self._drift(),
-            "vq_loss": float(sums["loss"]) / batches,
+            "vq_loss": float(sums["loss"]) / max(number, 1),
         }
         if self.token_rate is not None:
             bits = float(entropies.sum()) / math.log(2)

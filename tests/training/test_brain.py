@@ -486,8 +486,9 @@ def test_evaluation_after_a_killed_run_counts_the_test_set_only(tmp_path):
     ],
 )
 def test_checkpoint_of_other_sizes_is_told(options, words, tmp_path):
-    fit(make(folder=tmp_path), valid=batches(1))
-    other = make(parts=modules(**options), folder=tmp_path)
+    off = {"folder": tmp_path, "reinit_schedule": None}
+    fit(make(**off), valid=batches(1))
+    other = make(parts=modules(**options), **off)
     with pytest.raises((RuntimeError, ValueError), match=f"(?s){words}"):
         fit(other)
 

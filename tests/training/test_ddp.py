@@ -51,7 +51,8 @@ def test_ranks_hold_the_same_bits_after_every_step(ranks, run):
 def test_checkpoints_are_those_of_one_process(ranks, folder):
     assert [rank["resumed"]["steps"] for rank in ranks] == [12, 12]
     found = Checkpointer(folder / "save").list_checkpoints()
-    assert sorted(c.meta["valid_vectors"] for c in found) == [60, 60]
+    # Both ranks validate on all of two batches.
+    assert sorted(c.meta["valid_vectors"] for c in found) == [120, 120]
     assert not (folder / "save" / ".partial").exists()
 
 

@@ -16,6 +16,8 @@ import time
 import pytest
 from speechbrain.utils.checkpoints import Checkpointer
 
+from speechbrain_vq import ReinitSchedule
+
 from tests.training import toy
 from tests.training.toy import batches, bits, make, modules
 
@@ -192,7 +194,11 @@ def test_two_fits_are_one_in_two_parts(tmp_path):
         folder = tmp_path / str(len(parts))
         toy.torch.manual_seed(3)
         for epochs in parts:
-            brain = make(parts=modules(dropout=0.3), folder=folder)
+            brain = make(
+                parts=modules(dropout=0.3),
+                folder=folder,
+                reinit_schedule=ReinitSchedule(2, 3),
+            )
             brain.fit(epochs, batches(3), batches(1), progressbar=False)
         brains.append(bits(brain))
     assert brains[0] == brains[1]

@@ -54,7 +54,7 @@ def test_until_is_the_last_step_that_counts():
 def test_a_schedule_that_would_never_reestimate_is_refused():
     with pytest.raises(ValueError, match="until=4 comes before .* warmup=5"):
         ReinitSchedule(5, 3, until=4)
-    with pytest.raises(ValueError, match="never be re-estimated"):
+    with pytest.raises(ValueError, match="never be re-initialized"):
         ReinitSchedule("2 epochs", "1 epoch", "1 epoch")
 
 
@@ -62,7 +62,7 @@ def test_warmup_bypasses_and_resets_but_never_reinitializes():
     schedule = ReinitSchedule(10, 4)
     for step in range(10):
         assert schedule(step) == ReinitAction(bypass=True, reset=step in (4, 8))
-    assert schedule(10) == ReinitAction(reestimate=True)
+    assert schedule(10) == ReinitAction(reinitialize=True)
 
 
 def test_nothing_is_due_before_the_first_step():
