@@ -226,7 +226,7 @@ class VectorQuantizer(nn.Module):
         self.frozen = False
         # Training batches since the last optimizer step; None: no trainer.
         self.batches_without_step = None
-        self._warned_of_warmup = False
+        self.warns_of_warmup = True
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm == "batch":
@@ -726,11 +726,13 @@ class VectorQuantizer(nn.Module):
                 f"A quantizer takes real floating point vectors, got {x.dtype}."
             )
         if x.dim() < 2 or x.shape[-1] != self.input_dim:
-            where = " at dimension 1" if self.channel_first else ""
+            hint = ""
+            if x.dim() > 1 and x.shape[1] == self.input_dim:
+                hint = " For [B, input_dim, ...] build it with channel_first."
             raise ValueError(
                 f"A quantizer of input_dim={self.input_dim} takes [..., "
-                f"{self.input_dim}]{where}, got a tensor of shape "
-                f"{tuple(x.shape)}."
+                f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}."
+                f"{hint}"
             )
 
     def _check_codes(self, indices: torch.Tensor) -> None:
@@ -765,12 +767,13 @@ class VectorQuantizer(nn.Module):
         """Warn of what would go wrong in silence."""
         if torch.compiler.is_compiling() or is_recomputed():
             return
-        if self.bypass and not self.training and not self._warned_of_warmup:
-            self._warned_of_warmup = True
+        if self.bypass and not self.training and self.warns_of_warmup:
+            self.warns_of_warmup = False
             warnings.warn(
                 "A VectorQuantizer is evaluated within the warm-up of its "
-                "schedule: nothing is quantized yet.",
-                stacklevel=3,
+                "ReinitSchedule: nothing is quantized yet. Train longer, or "
+                "shorten warmup.",
+                stacklevel=4,
             )
         if self.training and self.batches_without_step is not None:
             self.batches_without_step += 1

@@ -167,7 +167,7 @@ class VQMixin:
             1.0 if multiplier is None else multiplier,
             self._hparam("reinit_schedule", DEFAULT_SCHEDULE),
             steps_per_epoch=steps,
-            total_steps=total,
+            total_steps=total if total < math.inf else None,
         )
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())

@@ -174,11 +174,23 @@ class RandomState:
 
 @register_checkpoint_hooks
 class TrainerState:
-    """The states of a VQ Brain's trainer and monitors, as a recoverable; it
-    attaches the trainer before the optimizers, added later, are loaded."""
+    """The states of a VQ Brain's trainer and monitors, and of quantizers that
+    are in no other recoverable. It attaches the trainer before the optimizers,
+    recoverables added later, are loaded."""
 
     def __init__(self, brain):
         self.brain = brain
+
+    def _not_elsewhere(self):
+        """Quantizers that no other recoverable saves."""
+        saved = {
+            part
+            for module in self.brain.checkpointer.recoverables.values()
+            if isinstance(module, torch.nn.Module)
+            for part in module.modules()
+        }
+        quantizers = self.brain.quantizers.items()
+        return {name: q for name, q in quantizers if q not in saved}
 
     def checkpoint_meta(self) -> dict[str, float]:
         """Return warm-up and usage, for the meta of checkpoints."""
@@ -194,12 +206,18 @@ class TrainerState:
         state = {
             "trainer": trainer.state_dict() if trainer is not None else {},
             "monitors": monitors.state_dict(),
+            "quantizers": {
+                name: quantizer.state_dict()
+                for name, quantizer in self._not_elsewhere().items()
+            },
         }
         torch.save(state, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         state = torch.load(path)
+        for name, quantizer in self._not_elsewhere().items():
+            quantizer.load_state_dict(state["quantizers"][name])
         if self.brain.is_fitting:
             self.brain.attach_trainer()
             self.brain.codebook_trainer.load_state_dict(state["trainer"])

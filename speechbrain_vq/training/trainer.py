@@ -211,8 +211,13 @@ class CodebookTrainer:
             return None
         if schedule is None or total_steps is None:
             return schedule
+        for quantizer in self.quantizers.values():
+            # Looked at here.
+            quantizer.warns_of_warmup = False
         if schedule is DEFAULT_SCHEDULE:
-            return schedule.shortened(total_steps)
+            schedule = schedule.shortened(total_steps)
+            logger.info("Codebooks are re-initialized by %s.", schedule)
+            return schedule
         warmup = schedule.warmup_steps(self.steps_per_epoch)
         if total_steps <= warmup < float("inf"):
             logger.warning(

@@ -17,7 +17,6 @@ import pytest
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import ReinitSchedule
-
 from tests.training import toy
 from tests.training.toy import batches, bits, make, modules
 

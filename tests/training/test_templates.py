@@ -212,7 +212,8 @@ def train(cls, folder, stop=None):
         **{name: make() for name, make in SHAPES[cls].items()},
     }
     epochs = sb.utils.epoch_loop.EpochCounter(3)
-    model = nn.ModuleDict(parts)
+    # The quantizer needs no entry.
+    model = nn.ModuleDict({k: v for k, v in parts.items() if k != "quantizer"})
     checkpointer = AtomicCheckpointer(
         folder, {"model": model, "epochs": epochs}
     )

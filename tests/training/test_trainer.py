@@ -451,6 +451,8 @@ def test_a_warmup_longer_than_the_run_is_told(caplog):
     schedule = ReinitSchedule(100, 100)
     CodebookTrainer(model, adam(model), schedule=schedule, total_steps=60)
     assert "takes 100 of the run's 60" in caplog.text
+    model = Model()
+    CodebookTrainer(model, adam(model), schedule=schedule)
     with pytest.warns(UserWarning, match="within the warm-up") as told:
         for _ in range(2):
             model.eval()(data(0))
