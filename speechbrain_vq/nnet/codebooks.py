@@ -355,7 +355,8 @@ class EMACodebook(Codebook):
         )
         update = sum_over_ranks(update).view(books, size, dim + 1)
         # Where no vector counts, the past does not fade.
-        share = (update[..., -1].sum(1, keepdim=True) > 0) * (1 - self.decay)
+        counts = update[..., -1].sum(1, keepdim=True) > 0
+        share = counts.to(update.dtype) * (1 - self.decay)
         self.ema_sum.lerp_(update[..., :-1], share.unsqueeze(2))
         self.ema_count.lerp_(update[..., -1], share)
         # The mean of a code that was not chosen moves by rounding alone, and

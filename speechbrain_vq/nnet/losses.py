@@ -1,9 +1,12 @@
 """Losses of a quantizer, and the metrics of a batch."""
 
 import torch
-from torch.autograd.function import once_differentiable
 
-from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
+from speechbrain_vq.nnet.utils import (
+    differentiable_once,
+    sum_over_ranks,
+    world_size,
+)
 
 
 class LossToken:
@@ -41,7 +44,7 @@ class _QuantizationLoss(torch.autograd.Function):
         ctx.mark_non_differentiable(codewords, sq_error)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, gradient, *_):
         targets, codewords, codes, mass, divisor = ctx.saved_tensors
         commitment, codebook = ctx.weights

@@ -2,9 +2,9 @@
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from speechbrain_vq.nnet.utils import (
+    differentiable_once,
     in_transform,
     is_recomputed,
     sum_over_ranks,
@@ -32,15 +32,15 @@ class _Normalize(torch.autograd.Function):
         square = sum_over_ranks(share @ centred.square()) / divisor
         variance = torch.where(empty, variance, square)
         scale = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(centred, share, scale, divisor, weight)
+        ctx.save_for_backward(centred, share, scale, divisor, weight, x)
         ctx.mark_non_differentiable(mean, variance, count)
         out = _affine(centred, scale, weight, bias)
         return out, mean, variance, count
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, gradient, *_):
-        centred, share, scale, divisor, weight = ctx.saved_tensors
+        centred, share, scale, divisor, weight, _ = ctx.saved_tensors
         to_bias = gradient.sum(0)
         to_weight = (gradient * centred).sum(0) * scale
         # All rows depend on the statistics; only those that count are in them.

@@ -63,7 +63,7 @@ def test_counts_equal_bincount_for_each_codebook():
     indices = torch.randint(11, (200, 3))
     valid = torch.rand(200) < 0.6
     codes = number_codes(indices, 11)
-    counts = code_counts(codes, valid.float(), 11).numpy()
+    counts = code_counts(codes, valid.float(), codes.shape[1], 11).numpy()
     for book in range(3):
         chosen = indices[valid, book].numpy()
         np.testing.assert_array_equal(

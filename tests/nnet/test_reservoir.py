@@ -117,7 +117,7 @@ def test_masked_frames_never_enter():
 def test_batch_without_valid_frame_changes_nothing():
     reservoir = Reservoir(5, 1)
     feed(reservoir, (20,))
-    before = reservoir.get_extra_state()
+    before = reservoir.state_dict()
     reservoir.add(torch.full((9, 1), -1.0), torch.zeros(9, dtype=torch.bool))
     reservoir.add(torch.empty(0, 1))
     assert torch.equal(reservoir.contents(), before["rows"])
@@ -146,7 +146,7 @@ def test_saved_and_loaded_it_goes_on_the_same(size):
     for each in (reservoir, other):
         torch.manual_seed(7)
         each.add(numbered(1000, 1020))
-        results.append(each.get_extra_state())
+        results.append(each.state_dict())
     assert torch.equal(results[0]["rows"], results[1]["rows"])
     assert results[0]["count"] == results[1]["count"] == size + 20
 
@@ -167,26 +167,25 @@ def test_nothing_is_shared_with_states_contents_or_inputs():
     other.load_state_dict(state)
     batch.fill_(-1)
     reservoir.contents().fill_(-1)
-    state["_extra_state"]["rows"].fill_(-1)
-    state["_extra_state"]["count"].fill_(0)
+    state["rows"].fill_(-1)
+    state["count"].fill_(0)
     for each in (reservoir, other):
         assert torch.equal(each.contents(), numbered(0, 4))
         assert int(each.count) == 4
 
 
-def test_it_is_neither_buffer_nor_parameter():
+def test_it_stays_in_fp32_whatever_is_added():
     reservoir = Reservoir(4, 1)
-    assert not list(reservoir.buffers()) + list(reservoir.parameters())
-
-
-def test_it_stays_in_fp32_whatever_its_parent_becomes():
-    reservoir = Reservoir(4, 1)
-    parent = torch.nn.Sequential(reservoir)
-    for cast in (parent.half, parent.bfloat16, parent.double):
-        cast()
-        reservoir.add(torch.full((1, 1), 1 / 3, dtype=torch.float64))
+    for dtype in (torch.float64, torch.bfloat16, torch.half):
+        reservoir.add(torch.full((1, 1), 0.25, dtype=dtype))
         assert reservoir.contents().dtype == torch.float32
-    assert (reservoir.contents() == torch.tensor(1 / 3)).all()
+    assert (reservoir.contents() == 0.25).all()
+
+
+def test_it_takes_no_memory_before_there_is_something_to_keep():
+    with torch.device("meta"):
+        reservoir = Reservoir(10**9, 1000)
+    assert len(reservoir.contents()) == 0
 
 
 def test_no_gradient_is_kept():

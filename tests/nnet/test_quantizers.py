@@ -21,6 +21,7 @@ from speechbrain_vq.nnet import (
     kmeans,
     nearest,
 )
+from speechbrain_vq.nnet.compositions import COMPOSITIONS
 
 DIM, SIZE = 8, 16
 BUILDS = {
@@ -53,13 +54,18 @@ every_build = pytest.mark.parametrize("name", BUILDS)
 
 
 def state(module):
-    """All that the module saves, extra state included, as a flat copy."""
-    flat = {}
-    for key, value in module.state_dict().items():
-        parts = value if isinstance(value, dict) else {"": value}
-        for part, each in parts.items():
-            flat[key + part] = torch.as_tensor(each).detach().clone()
-    return flat
+    """All that the module saves, training state included, as a flat copy."""
+    training = module.training_state()
+    everything = {
+        **module.state_dict(),
+        **training.pop("buffers"),
+        **(training.pop("reservoir") or {}),
+        **training,
+    }
+    return {
+        key: torch.as_tensor(value).detach().clone()
+        for key, value in everything.items()
+    }
 
 
 def assert_same_bits(one, two):
@@ -187,7 +193,9 @@ def test_codes_are_the_nearest_of_brute_force_in_double():
 @pytest.mark.parametrize("norm_position", ["input", "latent"])
 def test_normalization_is_that_of_torch(norm_position):
     quantizer = build(norm_position=norm_position, codebook_dim=3)
-    norm = torch.nn.BatchNorm1d(DIM if norm_position == "input" else 3)
+    norm = torch.nn.BatchNorm1d(
+        DIM if norm_position == "input" else 3, momentum=None
+    )
     steps = [norm, quantizer.project]
     for _ in range(3):
         x = 4 + torch.randn(50, DIM)
@@ -206,7 +214,7 @@ def test_latent_norm_shares_its_statistics_among_codebooks():
     quantizer = build("product-latent-norm")
     x = torch.randn(30, DIM) * torch.arange(1.0, DIM + 1)
     quantizer(x)
-    norm = torch.nn.BatchNorm1d(2)
+    norm = torch.nn.BatchNorm1d(2, momentum=None)
     norm(x.view(-1, 2))
     torch.testing.assert_close(quantizer.norm.running_var, norm.running_var)
 
@@ -245,7 +253,7 @@ def test_residual_codes_are_those_of_a_loop():
     torch.testing.assert_close(out.loss, loss)
     (loss + (x + (total - x).detach()).pow(3).sum()).backward()
     torch.testing.assert_close(grad_x, x.grad)
-    torch.testing.assert_close(grads["codewords.weight"], codebook.grad)
+    torch.testing.assert_close(grads["embedding.weight"], codebook.grad)
 
 
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])
@@ -268,7 +276,7 @@ def test_a_row_of_residuals_has_two_names(codebook, codebook_dim):
         assert_same_bits(one[3], two[3])
         seeds = [torch.Generator().manual_seed(step) for _ in range(2)]
         done = [
-            quantizer.reestimate(generator=seed)
+            quantizer.reinitialize(generator=seed)
             for quantizer, seed in zip((named, composed), seeds, strict=True)
         ]
         assert done[0][1:] == done[1][1:]
@@ -308,7 +316,7 @@ def test_metrics_describe_the_batch(name):
         assert torch.equal(counts, expected.float())
     latents = quantizer._latents(x.flatten(0, 1), valid.flatten())
     latents = latents[valid.flatten()]
-    left = latents - quantizer._combine(quantizer.codewords(codes))
+    left = latents - quantizer._combine(quantizer.embedding(codes))
     torch.testing.assert_close(
         out.metrics["sq_error"], left.square().sum().detach()
     )
@@ -330,7 +338,7 @@ def filled(name, number=300, **options):
 @pytest.mark.parametrize("name", ["default", "product", "ema"])
 def test_codes_become_the_centroids_of_the_reservoir(name):
     quantizer, contents = filled(name)
-    done = quantizer.reestimate(generator=torch.Generator().manual_seed(5))
+    done = quantizer.reinitialize(generator=torch.Generator().manual_seed(5))
     generator = torch.Generator().manual_seed(5)
     inertia = 0
     for book, part in enumerate(contents.split(quantizer.codebook_dim, dim=1)):
@@ -343,17 +351,21 @@ def test_codes_become_the_centroids_of_the_reservoir(name):
 
 
 @every_build
-def test_reestimation_empties_the_reservoir_and_lowers_the_error(name):
+def test_reinitialization_empties_the_reservoir_and_lowers_the_error(name):
     quantizer, contents = filled(name)
 
     @torch.no_grad()
     def error():
-        codewords = quantizer.codewords(quantizer._code(contents)[0])
+        codewords = quantizer.embedding(
+            COMPOSITIONS[quantizer.composition].code(
+                contents, quantizer.codebook
+            )[0]
+        )
         left = contents - quantizer._combine(codewords)
         return float(left.square().sum(1).mean())
 
     before = error()
-    done = quantizer.reestimate()
+    done = quantizer.reinitialize()
     assert len(quantizer.reservoir) == 0
     assert done.previous_inertia == pytest.approx(before, rel=1e-4)
     assert done.inertia == pytest.approx(error(), rel=1e-4)
@@ -361,10 +373,10 @@ def test_reestimation_empties_the_reservoir_and_lowers_the_error(name):
 
 
 @pytest.mark.parametrize("name", ["ema", "residual-ema"])
-def test_reestimation_rebuilds_the_averages(name):
+def test_reinitialization_rebuilds_the_averages(name):
     quantizer, _ = filled(name)
-    quantizer.reestimate()
-    words = quantizer.codewords
+    quantizer.reinitialize()
+    words = quantizer.embedding
     assert isinstance(words, EMACodebook)
     torch.testing.assert_close(
         words.ema_sum, words.weight * words.ema_count.unsqueeze(2)
@@ -377,7 +389,7 @@ def test_reviving_dead_codes_leaves_the_live_ones(name):
     with torch.no_grad():
         quantizer.codebook[:, ::2] += 100
     before = quantizer.codebook.detach().clone()
-    done = quantizer.reestimate(scope="dead")
+    done = quantizer.reinitialize(scope="dead")
     for book, part in enumerate(contents.split(quantizer.codebook_dim, dim=1)):
         live = nearest(part, before[book]).unique()
         dead = torch.ones(SIZE, dtype=torch.bool).index_fill(0, live, False)
@@ -389,9 +401,9 @@ def test_reviving_dead_codes_leaves_the_live_ones(name):
 
 def test_without_dead_codes_nothing_is_rewritten():
     quantizer, contents = filled("default")
-    quantizer.reestimate()
+    quantizer.reinitialize()
     before = quantizer.codebook.detach().clone()
-    done = quantizer.reestimate(contents, scope="dead")
+    done = quantizer.reinitialize(contents, scope="dead")
     assert not done.rows.any()
     assert torch.equal(quantizer.codebook, before)
 
@@ -401,7 +413,7 @@ def test_too_few_distinct_vectors_keep_the_size_and_are_told(name, caplog):
     quantizer = build(name)
     few = torch.randn(4, DIM).repeat(20, 1)
     with caplog.at_level(logging.WARNING):
-        done = quantizer.reestimate(few)
+        done = quantizer.reinitialize(few)
     assert "distinct vectors for 16 clusters" in caplog.text
     assert done.num_distinct <= 4
     codebook = quantizer.codebook
@@ -413,7 +425,7 @@ def test_too_few_distinct_vectors_keep_the_size_and_are_told(name, caplog):
 def test_an_empty_reservoir_changes_nothing():
     quantizer = build()
     before = state(quantizer)
-    assert quantizer.reestimate() is None
+    assert quantizer.reinitialize() is None
     assert_same_bits(before, state(quantizer))
 
 
@@ -505,9 +517,11 @@ def test_saved_and_loaded_it_goes_on_the_same(name):
     for _ in range(3):
         quantizer(torch.randn(2, 20, DIM))
     file = io.BytesIO()
-    torch.save(quantizer.state_dict(), file)
+    torch.save([quantizer.state_dict(), quantizer.training_state()], file)
     file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True), strict=True)
+    weights, training = torch.load(file, weights_only=True)
+    other.load_state_dict(weights, strict=True)
+    other.load_training_state(training)
     x = torch.randn(2, 20, DIM)
     for one, two in zip(
         train_step(quantizer, x)[1:], train_step(other, x)[1:], strict=True
@@ -532,7 +546,7 @@ def test_copies_are_equal_and_apart(name, clone):
 
 def test_a_codebook_of_another_size_is_named():
     saved = VectorQuantizer(DIM, 2 * SIZE, reservoir_size=12).state_dict()
-    with pytest.raises(RuntimeError, match=r"mismatch for codewords\.weight"):
+    with pytest.raises(RuntimeError, match=r"mismatch for embedding\.weight"):
         build().load_state_dict(saved)
 
 
@@ -567,11 +581,11 @@ def test_warm_up_passes_the_latents(name):
 def test_warm_up_is_saved_and_has_no_codes():
     quantizer, other = build(), build()
     quantizer.bypass = True
-    other.load_state_dict(quantizer.state_dict())
+    other.load_training_state(quantizer.training_state())
     with pytest.raises(RuntimeError, match="warm-up"):
         other.encode(torch.randn(3, DIM))
     quantizer.bypass = False
-    other.load_state_dict(quantizer.state_dict())
+    other.load_training_state(quantizer.training_state())
     other.encode(torch.randn(3, DIM))
 
 

@@ -1,0 +1,453 @@
+"""States, forms of input and output, and torch's transforms."""
+
+import collections
+import io
+import warnings
+
+import pytest
+import safetensors.torch
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from speechbrain_vq import preset_names
+from speechbrain_vq.nnet import (
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+    kmeans,
+)
+
+DIM, SIZE = 6, 16
+KINDS = {
+    "gradient": lambda **o: VectorQuantizer(DIM, SIZE, **o),
+    "ema": lambda **o: VectorQuantizer(DIM, SIZE, codebook="ema", **o),
+    "residual": lambda **o: ResidualVectorQuantizer(3, DIM, SIZE, **o),
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def trained(kind="gradient", batches=4, **options):
+    """A quantizer that has seen some data."""
+    torch.manual_seed(0)
+    quantizer = KINDS[kind](**options)
+    for _ in range(batches):
+        quantizer(2 + 3 * torch.randn(3, 40, DIM))
+    return quantizer
+
+
+# State -----------------------------------------------------------------------
+
+
+@every_kind
+def test_state_is_tensors_that_safetensors_keeps(kind, tmp_path):
+    quantizer, x = trained(kind), torch.randn(50, DIM)
+    assert all(map(torch.is_tensor, quantizer.state_dict().values()))
+    safetensors.torch.save_model(quantizer, tmp_path / "q.safetensors")
+    other = KINDS[kind]()
+    safetensors.torch.load_model(other, tmp_path / "q.safetensors")
+    assert torch.equal(other.encode(x), quantizer.encode(x))
+
+
+def old_state(quantizer):
+    """The state_dict that version 0.1 made of a quantizer."""
+    state = {
+        key.replace("embedding.", "codewords."): value.clone()
+        for key, value in quantizer.state_dict().items()
+    }
+    for name, buffer in quantizer.embedding.named_buffers():
+        state[f"codewords.{name}"] = buffer.clone()
+    state["_extra_state"] = {"bypass": True}
+    state["reservoir._extra_state"] = quantizer.reservoir.state_dict()
+    return collections.OrderedDict(state)
+
+
+@every_kind
+def test_states_of_version_01_load_strictly(kind):
+    quantizer, x = trained(kind), torch.randn(50, DIM)
+    model = torch.nn.ModuleDict({"inner": KINDS[kind]()})
+    old = {f"inner.{k}": v for k, v in old_state(quantizer).items()}
+    kept = dict(old)
+    model.load_state_dict(old, strict=True)
+    assert old.keys() == kept.keys()
+    other = model["inner"]
+    assert other.bypass and len(other.reservoir) == len(quantizer.reservoir)
+    # As it was trained.
+    assert other.norm.eps == 1e-5
+    other.bypass = False
+    quantizer.norm.eps = 1e-5
+    assert torch.equal(other.encode(x), quantizer.encode(x))
+    for one, two in zip(
+        quantizer.embedding.buffers(), other.embedding.buffers(), strict=True
+    ):
+        assert torch.equal(one, two)
+    again = KINDS[kind]()
+    again.load_state_dict(other.state_dict(), strict=True)
+
+
+@every_kind
+@pytest.mark.parametrize("way", ["assign", "to_empty"])
+def test_built_without_memory_it_trains(kind, way):
+    saved = trained(kind).state_dict()
+    with torch.device("meta"):
+        quantizer = KINDS[kind]()
+    if way == "assign":
+        quantizer.load_state_dict(saved, assign=True)
+    else:
+        quantizer.to_empty(device="cpu").load_state_dict(saved)
+    out = quantizer(torch.randn(100, DIM, requires_grad=True))
+    (out.quantized.sum() + out.loss).backward()
+    assert quantizer.reinitialize().rows.all()
+    assert all(b.isfinite().all() for b in quantizer.buffers())
+
+
+@every_kind
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.half])
+def test_torchs_default_precision_changes_nothing(kind, dtype):
+    x = torch.randn(50, DIM)
+    wanted = trained(kind)
+    try:
+        torch.set_default_dtype(dtype)
+        quantizer = KINDS[kind]()
+        assert all(p.dtype == torch.float32 for p in quantizer.parameters())
+        quantizer.load_state_dict(wanted.state_dict())
+        assert torch.equal(quantizer.encode(x), wanted.encode(x))
+        quantizer(x).loss.backward()
+        quantizer.reinitialize()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+FREEZE = {
+    "freeze": lambda q: q.freeze(),
+    "requires_grad": lambda q: q.requires_grad_(False),
+    "embedding": lambda q: q.embedding.requires_grad_(False),
+    "eval": lambda q: q.embedding.eval(),
+}
+
+
+@every_kind
+@pytest.mark.parametrize("way", FREEZE)
+def test_a_frozen_codebook_keeps_its_bits(kind, way):
+    quantizer = trained(kind)
+    FREEZE[way](quantizer)
+    before = quantizer.codebook.detach().clone()
+    norm = quantizer.norm.running_mean.clone()
+    if way == "freeze":
+        quantizer.train()
+    x = torch.randn(99, DIM, requires_grad=True)
+    out = quantizer(x)
+    (out.quantized.sum() + out.loss).backward()
+    assert quantizer.codebook.grad is None
+    assert quantizer.reinitialize(torch.randn(99, quantizer.latent_dim)) is None
+    assert torch.equal(quantizer.codebook, before)
+    same = torch.equal(quantizer.norm.running_mean, norm)
+    assert same == (way == "freeze")
+
+
+# Padding ---------------------------------------------------------------------
+
+
+@every_kind
+def test_lengths_in_frames_and_masks_are_relative_lengths(kind):
+    x, outputs = torch.randn(3, 20, DIM), []
+    frames = torch.tensor([20, 13, 4])
+    mask = torch.arange(20) < frames.unsqueeze(1)
+    for given in (
+        {"lengths": frames / 20},
+        {"lengths": frames},
+        {"lengths": frames.to(torch.int32)},
+        {"lengths": (frames / 20).bfloat16()},
+        {"lengths": (frames / 20).half()},
+        {"mask": mask},
+    ):
+        outputs.append(trained(kind)(x, **given))
+    for other in outputs[1:]:
+        assert torch.equal(other.quantized, outputs[0].quantized)
+        assert torch.equal(other.loss, outputs[0].loss)
+
+
+def test_what_masks_cannot_be_is_told():
+    quantizer, x = trained(), torch.randn(2, 300, DIM)
+    with pytest.raises(ValueError, match="too coarse for 300 frames"):
+        quantizer(x, torch.ones(2).bfloat16())
+    mask = torch.ones(2, 300, dtype=torch.bool)
+    with pytest.raises(ValueError, match="not both"):
+        quantizer(x, torch.ones(2), mask)
+    with pytest.raises(TypeError, match="must be boolean"):
+        quantizer(x, mask=mask.float())
+    with pytest.raises(ValueError, match=r"mask must be \(2, 300\)"):
+        quantizer(x, mask=mask[:1])
+
+
+def test_no_code_is_a_vector_of_zeros():
+    quantizer, x = trained(), torch.randn(2, 10, DIM)
+    out = quantizer.eval()(x, torch.tensor([1.0, 0.5]))
+    padding = torch.arange(10) >= torch.tensor([10, 5]).unsqueeze(1)
+    codes = out.indices.masked_fill(padding, -1)
+    assert torch.equal(quantizer.decode(codes), out.quantized)
+
+
+def test_channels_may_come_first():
+    first, last = trained(), trained()
+    first.channel_first = True
+    x = torch.randn(2, 7, 5, DIM)
+    one, two = first(x.movedim(-1, 1)), last(x)
+    assert torch.equal(one.quantized, two.quantized.movedim(-1, 1))
+    assert torch.equal(one.indices, two.indices)
+    assert torch.equal(
+        first.decode(one.indices), last.decode(two.indices).movedim(-1, 1)
+    )
+    with pytest.raises(ValueError, match="build it with channel_first"):
+        last(x.movedim(-1, 1))
+
+
+# Rows of codebooks -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_the_first_codebooks_are_a_quantizer(number):
+    whole, x = trained("residual").eval(), torch.randn(40, DIM)
+    part = ResidualVectorQuantizer(number, DIM, SIZE).eval()
+    state = whole.state_dict()
+    state["embedding.weight"] = state["embedding.weight"][:number]
+    part.load_state_dict(state)
+    out, wanted = whole(x, num_quantizers=number), part(x)
+    assert torch.equal(out.indices[:, :number], wanted.indices)
+    assert (out.indices[:, number:] == -1).all()
+    assert torch.equal(out.quantized, wanted.quantized)
+    assert torch.equal(out.loss, wanted.loss)
+    assert torch.equal(whole.decode(out.indices), out.quantized)
+    assert torch.equal(whole.decode(wanted.indices), out.quantized)
+
+
+def test_dropout_draws_every_number_of_codebooks_alike():
+    quantizer = trained("residual", quantizer_dropout=0.6)
+    x, drawn = torch.randn(4, DIM), collections.Counter()
+    for _ in range(1500):
+        drawn[int((quantizer(x).indices[0] >= 0).sum())] += 1
+    # All three in 40 % of the batches, each of 1, 2, 3 in a third of the rest.
+    for number, share in ((1, 0.2), (2, 0.2), (3, 0.6)):
+        assert abs(drawn[number] / 1500 - share) < 0.05
+    quantizer.eval()
+    assert all((quantizer(x).indices >= 0).all() for _ in range(50))
+
+
+def test_codebooks_dropped_keep_their_averages():
+    quantizer = KINDS["residual"](codebook="ema")
+    quantizer(torch.randn(50, DIM))
+    before = [b[1:].clone() for b in quantizer.embedding.buffers()]
+    quantizer(torch.randn(50, DIM), num_quantizers=1)
+    for old, new in zip(before, quantizer.embedding.buffers(), strict=True):
+        assert torch.equal(old, new[1:])
+
+
+def test_what_cannot_be_left_out_is_told():
+    with pytest.raises(ValueError, match="needs composition='residual'"):
+        VectorQuantizer(DIM, SIZE, num_codebooks=2, quantizer_dropout=0.5)
+    with pytest.raises(ValueError, match="has 3 codebooks"):
+        trained("residual")(torch.randn(5, DIM), num_quantizers=4)
+
+
+# The output's space ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", ["input", "latent"])
+def test_denormalized_codes_are_their_own_codes(position):
+    quantizer = trained(
+        denormalize=True, norm_position=position, reservoir_size=4096
+    )
+    for _ in range(60):
+        quantizer(5 + 3 * torch.randn(50, DIM))
+    quantizer.reinitialize()
+    codes = torch.arange(SIZE)
+    assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
+    x = 5 + 3 * torch.randn(500, DIM)
+    error = (quantizer.eval()(x).quantized - x).square().mean() / x.var()
+    assert error < 0.7
+
+
+@pytest.mark.parametrize("scale", [0.01, 100.0])
+def test_the_scale_of_encoder_outputs_changes_nothing(scale):
+    results = []
+    for factor in (1.0, scale):
+        torch.manual_seed(0)
+        quantizer = KINDS["gradient"]()
+        for _ in range(5):
+            # As a network's are at its start: a variance of 1e-2.
+            out = quantizer(factor * 0.1 * torch.randn(400, DIM))
+        results.append((out.indices, out.loss))
+    (codes, loss), (others, other) = results
+    assert (codes == others).float().mean() > 0.999
+    torch.testing.assert_close(loss, other, rtol=1e-3, atol=0)
+
+
+def test_a_few_steps_are_enough_for_evaluation():
+    quantizer, x = KINDS["gradient"](), 7 + 5 * torch.randn(400, DIM)
+    for _ in range(3):
+        out = quantizer(x)
+    same = quantizer.eval()(x).indices == out.indices
+    # Momentum from 0 and 1 would be at a quarter of the mean.
+    assert same.float().mean() > 0.95
+
+
+# Forward, again and otherwise ------------------------------------------------
+
+
+@every_kind
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
+    results = []
+    for again in (False, True):
+        quantizer = trained(kind)
+        layer = torch.nn.Linear(DIM, DIM)
+        torch.manual_seed(1)
+        torch.nn.init.normal_(layer.weight)
+        x = torch.randn(4, 20, DIM, requires_grad=True)
+
+        def forward(x, quantizer=quantizer, layer=layer):
+            out = quantizer(layer(x))
+            return out.quantized, out.loss
+
+        if again:
+            out = checkpoint(forward, x, use_reentrant=reentrant)
+        else:
+            out = forward(x)
+        (out[0].square().mean() + out[1]).backward()
+        results.append(
+            [
+                layer.weight.grad,
+                x.grad,
+                quantizer.codebook.detach(),
+                quantizer.norm.running_mean,
+                quantizer.reservoir.count,
+            ]
+        )
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_gradients_of_gradients_of_the_loss_are_refused():
+    x = torch.randn(20, DIM, requires_grad=True)
+    loss = trained(norm=None, batches=0)(x).loss
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        slope.square().sum().backward()
+
+
+@every_kind
+def test_transforms_agree_with_loops(kind):
+    quantizer = trained(kind).eval()
+    x = torch.randn(4, 10, DIM)
+
+    def loss(x):
+        out = quantizer(x)
+        return out.loss + out.quantized.pow(3).sum()
+
+    gradients = torch.func.vmap(torch.func.grad(loss))(x)
+    for item, gradient in zip(x, gradients, strict=True):
+        item = item.clone().requires_grad_()
+        loss(item).backward()
+        torch.testing.assert_close(gradient, item.grad)
+    codes = torch.func.vmap(lambda x: quantizer(x).indices)(x)
+    assert torch.equal(codes, quantizer(x).indices)
+    with pytest.raises(RuntimeError, match=r"call eval\(\) first"):
+        torch.func.grad(loss)(x[0].clone()) if quantizer.train() else None
+
+
+@every_kind
+def test_exported_it_gives_the_same_codes(kind):
+    quantizer, x = trained(kind).eval(), torch.randn(2, 9, DIM)
+    program = torch.export.export(quantizer, (torch.randn(2, 9, DIM),))
+    assert torch.equal(program.module()(x).indices, quantizer(x).indices)
+
+
+def test_script_says_what_to_do():
+    with pytest.raises(RuntimeError, match="jit_module_keys"):
+        torch.jit.script(torch.nn.Sequential(trained()))
+
+
+# A loss that goes nowhere ----------------------------------------------------
+
+
+def test_a_loss_that_is_dropped_is_told():
+    x = torch.randn(20, DIM, requires_grad=True)
+    quantized = trained()(x).quantized
+    with pytest.warns(UserWarning, match="add `output.loss`"):
+        quantized.sum().backward()
+
+
+@pytest.mark.parametrize("way", ["sum", "before", "after", "kept", "eval"])
+def test_a_loss_that_is_used_is_not(way):
+    quantizer = trained()
+    out = quantizer.train(way != "eval")(torch.randn(9, DIM).requires_grad_())
+    quantized, loss = out.quantized.sum(), out.loss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if way in ("sum", "eval"):
+            del out
+            (quantized + loss).backward()
+        elif way == "before":
+            loss.backward(retain_graph=True)
+            del out, loss
+            quantized.backward()
+        elif way == "after":
+            quantized.backward(retain_graph=True)
+            loss.backward()
+        else:
+            quantized.backward()
+
+
+# Starts ----------------------------------------------------------------------
+
+
+@every_kind
+def test_kmeans_start_fits_the_first_batch(kind):
+    torch.manual_seed(0)
+    quantizer = KINDS[kind](codebook_init="kmeans")
+    x = torch.randn(500, DIM)
+    quantizer.eval()(x)
+    start = quantizer.codebook.detach().clone()
+    out = quantizer.train()(x)
+    assert not torch.equal(start, quantizer.codebook)
+    y = quantizer.norm(x) if kind != "residual" else None
+    if y is not None:
+        best = float(kmeans(y, SIZE, generator=0).inertia)
+        assert float(out.metrics["sq_error"]) < 1.1 * best
+    assert (out.metrics["counts"] > 0).all()
+    state = io.BytesIO()
+    torch.save(quantizer.state_dict(), state)
+    state.seek(0)
+    other = KINDS[kind](codebook_init="kmeans")
+    other.load_state_dict(torch.load(state))
+    before = other.codebook.detach().clone()
+    other(x)
+    moved = (other.codebook - before).abs().max()
+    assert moved < (1e-9 if kind != "ema" else 0.2)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_one_line(name):
+    quantizer = VectorQuantizer.from_preset(name, 8, 32)
+    quantizer(torch.randn(20, 8, requires_grad=True)).loss.backward()
+    other = VectorQuantizer.from_preset(name, 8, 32, norm=None)
+    assert other.norm is None
+    assert type(quantizer.commitment_weight) is float
+
+
+def test_codes_keep_their_meaning_from_the_present_codebook():
+    def mixture(move):
+        generator = torch.Generator().manual_seed(5)
+        means = 3 * torch.randn(40, DIM, generator=generator)
+        at = torch.randint(40, (3000,), generator=generator)
+        noise = torch.randn(3000, DIM, generator=generator)
+        return means[at] + noise + move
+
+    results = {}
+    for start in ("codebook", "kmeans++"):
+        quantizer = trained(norm=None)
+        quantizer.reinitialize(mixture(0.0), generator=None)
+        before = quantizer.encode(mixture(0.5))
+        done = quantizer.reinitialize(mixture(0.5), start=start)
+        kept = (quantizer.encode(mixture(0.5)) == before).float().mean()
+        results[start] = kept, done.inertia
+    assert results["codebook"][0] > 0.6 > 0.3 > results["kmeans++"][0]
+    assert results["codebook"][1] < 1.1 * results["kmeans++"][1]
