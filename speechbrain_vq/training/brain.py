@@ -82,21 +82,30 @@ class VQMixin:
     def vq_stats(self) -> dict[str, dict[str, float]]:
         """The numbers of ``UsageMonitor.stats`` for the latest stages
         ``"train"``, ``"valid"`` and ``"test"``; all ranks must ask."""
-        self._stats["train"] = self.monitors.stats(training=True)
-        self._stats[self._eval_stage] = self.monitors.stats(training=False)
+        self._stats = {
+            **self._stats,
+            "train": self.monitors.stats(training=True),
+            self._eval_stage: self.monitors.stats(training=False),
+        }
         return self._stats
 
     def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit, as a Brain does."""
         self._start("valid")
+        self._attached = False
         self._epochs, self._num_batches = math.inf, None
         with contextlib.suppress(AttributeError, TypeError):
             limit = getattr(epoch_counter, "limit", None)
             self._epochs = limit or len(epoch_counter)
+        if self.debug:
+            self._epochs = min(self._epochs, self.debug_epochs)
         if isinstance(train_set, torch.utils.data.DataLoader):
             self._count_batches(train_set)
         super().fit(self._each(epoch_counter), train_set, *args, **kwargs)
-        if self._attached and self.codebook_trainer.in_warmup:
+        if not self._attached:  # A run with test_only
+            return
+        self._stats = self.vq_stats  # Before evaluate() counts anew
+        if self.codebook_trainer.in_warmup:
             logger.warning(
                 "The run ended within the warm-up of reinit_schedule, after "
                 f"{self.codebook_trainer.steps} steps: nothing is quantized "
@@ -173,7 +182,7 @@ class VQMixin:
             self.codebook_trainer.load_state_dict(previous.state_dict())
 
     def _start(self, eval_stage):
-        self._eval_stage, self._attached = eval_stage, False
+        self._eval_stage = eval_stage
         if self.monitors is None:
             if not self.quantizers:
                 raise ValueError(
@@ -206,6 +215,7 @@ class VQMixin:
                     f"{type(self).__name__}.on_fit_start() must call "
                     "super().on_fit_start()."
                 )
+            self._eval_stage = "valid"  # Were evaluate() called in between
             if self.step == 0:  # Not one resumed in its middle
                 self.monitors.start(training=True)
             self.monitors.start(training=False)

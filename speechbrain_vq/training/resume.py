@@ -215,7 +215,7 @@ class TrainerState:
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
-        state = torch.load(path)
+        state = torch.load(path, map_location="cpu")
         for name, quantizer in self._not_elsewhere().items():
             quantizer.load_state_dict(state["quantizers"][name])
         if self.brain.is_fitting:

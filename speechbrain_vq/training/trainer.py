@@ -237,7 +237,7 @@ class CodebookTrainer:
             holders = [
                 i
                 for i, optimizer in enumerate(self.optimizers)
-                if _find_group(optimizer, codebook) is not None
+                if find_group(optimizer, codebook) is not None
             ]
             if len(holders) != 1:
                 which = "several" if holders else "none"
@@ -246,7 +246,7 @@ class CodebookTrainer:
                     "give the quantizer's parameters to exactly one of them "
                     "(in a Brain: in init_optimizers())."
                 )
-            _give_own_group(self.optimizers[holders[0]], codebook)
+            give_own_group(self.optimizers[holders[0]], codebook)
             return holders[0]
         # An EMA codebook is in none: the optimizer of what is around it.
         scopes = [quantizer]
@@ -259,7 +259,7 @@ class CodebookTrainer:
         for scope in scopes:
             for parameter in scope.parameters():
                 for i, optimizer in enumerate(self.optimizers):
-                    if _find_group(optimizer, parameter) is not None:
+                    if find_group(optimizer, parameter) is not None:
                         return i
         return 0
 
@@ -322,7 +322,7 @@ class CodebookTrainer:
     def _holder(self, quantizer) -> Optimizer | None:
         """The optimizer with a state for the codebook."""
         for optimizer in self.optimizers:
-            if _find_group(optimizer, quantizer.codebook) is not None:
+            if find_group(optimizer, quantizer.codebook) is not None:
                 return optimizer
         return None
 
@@ -411,7 +411,7 @@ def _unwrap(optimizers) -> list[Optimizer]:
     return list(found.values())
 
 
-def _find_group(optimizer: Optimizer, parameter) -> int | None:
+def find_group(optimizer: Optimizer, parameter) -> int | None:
     """Index of the group that holds a parameter."""
     for index, group in enumerate(optimizer.param_groups):
         if any(p is parameter for p in group["params"]):
@@ -419,12 +419,12 @@ def _find_group(optimizer: Optimizer, parameter) -> int | None:
     return None
 
 
-def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
-    """Move a codebook from its group to one of its own."""
-    leader = _find_group(optimizer, codebook)
+def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> dict:
+    """Move a codebook from its group to one of its own, and return that."""
+    leader = find_group(optimizer, codebook)
     group = optimizer.param_groups[leader]
     if LEADER in group:
-        return
+        return group
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
@@ -442,3 +442,4 @@ def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
         own["weight_decay"] = 0.0
     own[LEADER] = leader
     optimizer.add_param_group(own)
+    return optimizer.param_groups[-1]
