@@ -105,7 +105,8 @@ class VQMixin:
         if not self._attached:  # A run with test_only
             return
         self._stats = self.vq_stats  # Before evaluate() counts anew
-        if self.codebook_trainer.in_warmup:
+        schedule = self.codebook_trainer.schedule
+        if self.codebook_trainer.in_warmup and schedule.ends:
             logger.warning(
                 "The run ended within the warm-up of reinit_schedule, after "
                 f"{self.codebook_trainer.steps} steps: nothing is quantized "

@@ -102,6 +102,11 @@ class ReinitSchedule:
         """Whether there is ever a re-initialization."""
         return math.isfinite(self.warmup.value + self.every.value)
 
+    @property
+    def ends(self) -> bool:
+        """Whether the warm-up ends."""
+        return math.isfinite(self.warmup.value)
+
     def __call__(
         self, step: int, steps_per_epoch: int | None = None
     ) -> ReinitAction:

@@ -117,7 +117,8 @@ class CodebookTrainer:
         if not self.optimizers:
             raise ValueError(
                 "No torch optimizer was given whose steps train the quantizers "
-                f"{', '.join(self.quantizers)}."
+                f"{', '.join(self.quantizers)}. Those of a Brain are found in "
+                "optimizers_dict and in its attributes."
             )
         self.schedule = self._fit_schedule(schedule, total_steps)
         self._leading = {
@@ -317,7 +318,8 @@ class CodebookTrainer:
             self._reinits[name] += 1
         elif action.reset and quantizer.reservoir is not None:
             quantizer.reservoir.reset()
-        quantizer.bypass = action.bypass
+        # A longer run that goes on from a shorter one stays past its warm-up.
+        quantizer.bypass = action.bypass and not self._reinits[name]
 
     def _holder(self, quantizer) -> Optimizer | None:
         """The optimizer with a state for the codebook."""
@@ -429,7 +431,7 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> dict:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
             "and would not find the codebook's parameter group: create the "
-            "scheduler after it."
+            "scheduler after it (in a Brain: in on_fit_start(), after super)."
         )
     position = next(i for i, p in enumerate(group["params"]) if p is codebook)
     own = {k: v for k, v in group.items() if k not in ("params", "param_names")}

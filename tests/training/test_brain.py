@@ -4,20 +4,29 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import contextlib
+import inspect
 import logging
 import math
+import pathlib
+import sys
+import warnings
 
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.train_logger import TensorboardLogger
 
+import speechbrain_vq
 from speechbrain_vq import ReinitSchedule, VectorQuantizer, VQMixin
 from tests.training.toy import (
     DIM,
     AutoEncoder,
     Toy,
+    adam,
     batches,
+    bits,
     digest,
     make,
     modules,
@@ -188,6 +197,12 @@ def test_debug_run_gets_through_every_phase(tmp_path):
     brain.evaluate(batches(5), min_key="loss", progressbar=False)
 
 
+def test_debug_run_ends_the_default_warmup_too():
+    brain = fit(make(run={"debug": True}), 100, 50, batches(5))
+    assert brain.optimizer_step == 4
+    assert not brain.codebook_trainer.in_warmup
+
+
 # What is not finite --------------------------------------------------------
 
 
@@ -223,11 +238,14 @@ class Sick(Toy):
         """Of what a batch must not change: where latents are finite, norm,
         averages and reservoir may learn from them."""
         modules = dict(self.modules.state_dict())
+        trainer = self.codebook_trainer.state_dict()
         if self.where == "loss":
             modules = dict(self.modules.named_parameters())
+            trainer = trainer["steps"]
         return (
             self.optimizer_step,
             digest(modules),
+            digest(trainer),
             digest(self.optimizer.state_dict()),
         )
 
@@ -294,6 +312,98 @@ def test_meta_holds_plain_numbers_and_can_be_listed(tmp_path):
             assert type(value) in (int, float)
 
 
+class Noting(Toy):
+    """Notes what ``vq_stats`` gives at each end, and the quantizer's loss of
+    each batch."""
+
+    def on_fit_start(self):
+        super().on_fit_start()
+        self.noted, self.losses = [], {}
+
+    def compute_objectives(self, output, batch, stage):
+        if not self.modules.quantizer.bypass:
+            losses = self.losses.setdefault(stage, [])
+            losses.append(float(output.loss.detach()))
+        return super().compute_objectives(output, batch, stage)
+
+    def on_stage_start(self, stage, epoch=None):
+        self.losses.pop(stage, None)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        self.noted.append((stage, epoch, self.vq_stats))
+
+
+def test_every_number_is_there_in_every_epoch():
+    brain = make(Noting, reinit_schedule=ReinitSchedule("2 epochs", 9))
+    fit(brain, 4, valid=batches(2))
+    assert len(brain.noted) == 8
+    keys = brain.vq_stats["train"].keys()
+    assert {"used_codes_percent", "perplexity", "vq_loss"} < keys
+    for stage, epoch, stats in brain.noted:
+        assert stats.keys() == {"train", "valid"}
+        assert stats["train"].keys() == stats["valid"].keys() == keys
+        # What was quantized in this epoch, as the stage ended: the warm-up
+        # ends with the last step of the second epoch.
+        train = 6 * 30 if epoch > 2 else 0
+        valid = 2 * 30 if epoch > 1 and stage == sb.Stage.VALID else 0
+        numbers = {"train": train, "valid": valid}
+        for name, number in numbers.items():
+            given = dict(stats[name])
+            assert given.pop("vectors") == number
+            assert given.pop("nonfinite_batches") == 0
+            assert {math.isnan(v) for v in given.values()} == {number == 0}
+
+
+def test_stages_are_kept_apart_whoever_asks_when():
+    brain = fit(make(Toy, reinit_schedule=None), 2, valid=batches(2))
+    # Nobody has asked so far.
+    brain.evaluate(batches(3), progressbar=False)
+    stats = brain.vq_stats
+    assert {k: v["vectors"] for k, v in stats.items()} == {
+        "train": 6 * 30,
+        "valid": 2 * 30,
+        "test": 3 * 30,
+    }
+    brain.evaluate(batches(4), progressbar=False)
+    assert brain.vq_stats == {**stats, "test": brain.vq_stats["test"]}
+    assert stats["test"]["vectors"] == 3 * 30
+    fit(brain, 1, 5, batches(1))
+    assert {k: v["vectors"] for k, v in brain.vq_stats.items()} == {
+        "train": 5 * 30,
+        "valid": 30,
+        "test": 4 * 30,
+    }
+
+
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+def test_vq_loss_is_the_mean_of_the_quantizers(kind):
+    brain = make(
+        Noting, modules(codebook=kind), reinit_schedule=ReinitSchedule(8, 9)
+    )
+    fit(brain, 2, valid=batches(2))
+    for stage, number in ((sb.Stage.TRAIN, 4), (sb.Stage.VALID, 2)):
+        losses = brain.losses[stage]
+        assert len(losses) == number
+        assert brain.vq_stats[stage.name.lower()]["vq_loss"] == pytest.approx(
+            sum(losses) / number, rel=1e-5
+        )
+
+
+def test_an_evaluation_within_a_fit_does_no_harm():
+    class Asks(Toy):
+        def on_stage_end(self, stage, stage_loss, epoch=None):
+            if stage == sb.Stage.VALID:
+                stats = self.vq_stats
+                self.vectors = {k: v["vectors"] for k, v in stats.items()}
+                self.evaluate(batches(3), progressbar=False)
+                assert self.vq_stats["test"]["vectors"] == 3 * 30
+
+    brain = fit(make(Asks, reinit_schedule=None), 3, valid=batches(2))
+    # Of the last epoch, the test being that of the one before.
+    assert brain.vectors == {"train": 6 * 30, "valid": 2 * 30, "test": 3 * 30}
+    assert brain.optimizer_step == 18
+
+
 class Logged(Toy):
     """Logs the usage as a recipe does."""
 
@@ -348,73 +458,218 @@ def test_on_fit_start_without_super_is_named():
 
 
 def test_a_schedule_longer_than_the_run_is_told(caplog):
-    fit(make(reinit_schedule=ReinitSchedule(100, 100)))
-    assert caplog.text.count("takes 100 of the run's 6") == 1
-    assert caplog.text.count("The run ended within the warm-up") == 1
+    # Warnings of Python's own are errors: the log has said it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(make(reinit_schedule=ReinitSchedule(100, 100)), 2, valid=batches(1))
+    first, last = (m for m in caplog.messages if "quantized" in m)
+    assert "warm-up of the schedule takes 100 of the run's 12" in first
+    assert "warmup" in first
+    assert "The run ended within the warm-up of reinit_schedule" in last
+    assert "shorten its warmup" in last
 
 
-@pytest.mark.parametrize("hparams", [{}, {"reinit_schedule": None}])
-def test_absent_is_the_default_and_null_is_off(hparams):
-    brain = make(**hparams)
-    fit(brain, 2)
-    schedule = brain.codebook_trainer.schedule
-    if hparams:
-        assert schedule is None
-    else:
-        # Shortened to the run.
-        assert schedule.warmup_steps() == 3
-    nothing = fit(make(codebook_lr_multiplier=None))
-    assert nothing.codebook_trainer.lr_multiplier == 1
+def test_absent_schedule_is_the_default_shortened_to_the_run():
+    brain = fit(make(), 2)
+    assert brain.codebook_trainer.schedule.warmup_steps() == 3
+    assert brain.codebook_trainer.lr_multiplier == 10
+    assert "bits_per_second" not in brain.vq_stats["train"]
+    assert fit(make(), 1, 400).codebook_trainer.schedule.warmup_steps() == 100
+
+
+def test_null_turns_off():
+    off = ("reinit_schedule", "codebook_lr_multiplier", "token_rate")
+    brain = fit(make(**dict.fromkeys(off)))
+    assert brain.codebook_trainer.schedule is None
+    assert [g["lr"] for g in brain.optimizer.param_groups] == [0.01, 0.01]
+    assert "bits_per_second" not in brain.vq_stats["train"]
+    # Nothing of the warm-up either.
+    assert brain.vq_stats["train"]["vectors"] == 6 * 30
+
+
+# Optimizers of any kind ----------------------------------------------------
 
 
 class Own(Toy):
-    """Optimizers and fit_batch of its own, without super."""
+    """Optimizers and ``fit_batch`` of its own, without super; some batches
+    stop the run."""
+
+    stop = None
 
     def init_optimizers(self):
-        self.g_optimizer = torch.optim.Adam(self.modules.parameters(), 0.01)
+        quantizer = self.modules.quantizer.parameters()
+        rest = [
+            *self.modules.encoder.parameters(),
+            *self.modules.decoder.parameters(),
+        ]
+        self.g_optimizer, self.d_optimizer = adam(rest), adam(quantizer)
+        self._save("g_optimizer", "d_optimizer")
+
+    def _save(self, *names):
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("g", self.g_optimizer)
+            for name in names:
+                self.checkpointer.add_recoverable(name, getattr(self, name))
+
+    @property
+    def all_optimizers(self):
+        return self.g_optimizer, self.d_optimizer
 
     def fit_batch(self, batch):
-        loss = self.compute_objectives(
-            self.compute_forward(batch, sb.Stage.TRAIN), batch, sb.Stage.TRAIN
-        )
+        if self.codebook_trainer.steps == self.stop:
+            raise KeyboardInterrupt
+        output = self.compute_forward(batch, sb.Stage.TRAIN)
+        loss = self.compute_objectives(output, batch, sb.Stage.TRAIN)
         loss.backward()
-        self.g_optimizer.step()
-        self.g_optimizer.zero_grad()
+        for optimizer in self.all_optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return loss.detach()
 
     def zero_grad(self, set_to_none=False):
-        self.g_optimizer.zero_grad(set_to_none)
+        for optimizer in self.all_optimizers:
+            optimizer.zero_grad(set_to_none)
+
+
+class Single(Own):
+    """Fills ``self.optimizer`` alone."""
+
+    def init_optimizers(self):
+        self.optimizer = adam(self.modules.parameters())
+        self._save("optimizer")
+
+    @property
+    def all_optimizers(self):
+        return (self.optimizer,)
 
 
 class Named(Toy):
-    """An optimizer called as that of version 0.1 was."""
+    """The steps of SpeechBrain, on an optimizer called as that of version 0.1
+    was."""
+
+    stop = None
 
     def init_optimizers(self):
-        optimizer = torch.optim.Adam(self.modules.parameters(), 0.01)
-        self.optimizers_dict = {"codebook": optimizer}
+        codebook = adam(self.modules.parameters())
+        self.optimizers_dict = {"codebook": codebook}
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("codebook", codebook)
+
+    def on_fit_batch_start(self, batch, should_step):
+        if self.optimizer_step == self.stop:
+            raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("cls", [Own, Named])
-def test_optimizers_of_any_kind_train_the_codebook(cls):
-    brain = make(cls, reinit_schedule=ReinitSchedule(4, 4))
-    fit(brain, 2, 8)
+class Alone(Named):
+    """The same on ``self.optimizer`` alone."""
+
+    def init_optimizers(self):
+        self.optimizer = adam(self.modules.parameters())
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("own", self.optimizer)
+
+
+def fit_own(cls, folder=None, stop=None):
+    """Two epochs of eight batches, or as many as there are to the stop."""
+    torch.manual_seed(4)
+    brain = make(
+        cls,
+        modules(dropout=0.3),
+        folder=folder,
+        run={"ckpt_interval_steps": 3},
+        reinit_schedule=ReinitSchedule(4, 4),
+    )
+    brain.stop = stop
+    epochs = sb.utils.epoch_loop.EpochCounter(2)
+    if folder is not None:
+        brain.checkpointer.add_recoverable("epochs", epochs)
+    with contextlib.suppress(KeyboardInterrupt):
+        brain.fit(epochs, batches(8), batches(1), progressbar=False)
+    return brain
+
+
+any_kind = pytest.mark.parametrize("cls", [Own, Single, Named, Alone])
+
+
+@any_kind
+def test_optimizers_of_any_kind_train_the_codebook(cls, caplog):
+    caplog.set_level(logging.INFO)
+    start = make(cls).modules.quantizer.codebook.detach().clone()
+    brain = fit_own(cls)
     assert brain.codebook_trainer.steps == 16
     assert brain.vq_stats["train"]["used_codes_percent"] > 80
-    (optimizer,) = brain.codebook_trainer.optimizers
-    assert [g["lr"] for g in optimizer.param_groups] == [0.01, 0.1]
+    assert caplog.text.count("re-initialized 8 of 8 codes") == 4
+    codebook = brain.modules.quantizer.codebook
+    assert not torch.equal(codebook, start)
+    (own,) = (
+        group
+        for optimizer in brain.codebook_trainer.optimizers
+        for group in optimizer.param_groups
+        if any(p is codebook for p in group["params"])
+    )
+    assert own["lr"] == 0.1 and "codebook_leader" in own
 
 
-def test_nothing_of_others_is_replaced(tmp_path):
-    core, brain = dict(vars(sb.core)), make(folder=tmp_path)
-    before = set(vars(brain.checkpointer))
+@any_kind
+def test_a_run_with_any_kind_resumes_exactly(cls, tmp_path):
+    wanted = bits(fit_own(cls, tmp_path / "whole"))
+    for stop in (5, 14):
+        stopped = fit_own(cls, tmp_path / "parts", stop)
+        assert stopped.codebook_trainer.steps == stop
+    assert bits(fit_own(cls, tmp_path / "parts")) == wanted
+
+
+# Nothing of others is replaced ---------------------------------------------
+
+
+def functions(owner):
+    """The functions among the attributes of a module or class, and of the
+    classes among them."""
+    for value in list(vars(owner).values()):
+        if isinstance(value, classmethod | staticmethod):
+            value = value.__func__
+        if inspect.isfunction(value):
+            yield value
+        elif inspect.isclass(value) and not inspect.isclass(owner):
+            yield from functions(value)
+
+
+def test_no_function_of_others_is_ours():
+    ours = pathlib.Path(speechbrain_vq.__file__).parent
+    prefixes = ("speechbrain.", "torch.optim.", "torch.utils.data.")
+    found = [
+        function
+        for name, module in list(sys.modules.items())
+        if name.startswith(prefixes)
+        for function in functions(module)
+    ]
+    assert len(found) > 1000
+    for function in found:
+        assert ours not in pathlib.Path(function.__code__.co_filename).parents
+
+
+def test_a_fit_replaces_no_attribute_of_others(tmp_path):
+    brain, plain = make(folder=tmp_path), make(AutoEncoder)
     loader = torch.utils.data.DataLoader(batches(4), batch_size=None)
-    attributes = dict(vars(loader))
-    brain.fit(range(1), loader, progressbar=False)
-    assert dict(vars(sb.core)) == core
-    assert set(vars(brain.checkpointer)) == before
-    assert dict(vars(loader)) == attributes
+    owners = {
+        "core": sb.core,
+        "Brain": sb.Brain,
+        "Checkpointer": Checkpointer,
+        "checkpointer type": type(brain.checkpointer),
+        "loader type": type(loader),
+        "optimizer type": torch.optim.Adam,
+        "checkpointer": brain.checkpointer,
+        "loader": loader,
+    }
+    before = {name: dict(vars(owner)) for name, owner in owners.items()}
+    for one in (brain, plain):
+        one.fit(range(1), loader, loader, progressbar=False)
+    brain.evaluate(loader, progressbar=False)
+    after = {name: dict(vars(owner)) for name, owner in owners.items()}
+    for name, attributes in before.items():
+        assert attributes.keys() == after[name].keys()
+        for key, value in attributes.items():
+            assert after[name][key] is value, (name, key)
+    assert vars(brain.optimizer).keys() == vars(plain.optimizer).keys()
 
 
 # Which checkpoint ----------------------------------------------------------

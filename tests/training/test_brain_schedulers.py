@@ -169,6 +169,22 @@ def test_rate_is_the_multiple_at_every_step(name):
         assert codebook == 7 * model
 
 
+def test_multiple_holds_after_recovery(tmp_path):
+    for epochs in (1, 3):
+        brain = make(
+            Scheduled,
+            folder=tmp_path,
+            kind="epoch",
+            scheduler=schedulers.LinearScheduler(0.02, 0.001, 5),
+            call=lambda s, opt, epoch: s(epoch),
+        )
+        brain.fit(range(1, epochs + 1), batches(3), progressbar=False)
+        brain.checkpointer.save_checkpoint()
+    assert len(brain.rates) == 9 and brain.optimizer_step == 12
+    assert len({model for model, _ in brain.rates}) == 2
+    assert all(own == 10 * model for model, own in brain.rates)
+
+
 def test_multiple_survives_the_removal_of_weight_decay_from_vectors():
     brain = make(run={"remove_vector_weight_decay": True}, reinit_schedule=None)
     brain.fit(range(1), batches(2), progressbar=False)

@@ -1,4 +1,4 @@
-"""A re-estimation leaves nothing of the old code behind.
+"""A re-initialization leaves nothing of the old code behind.
 
 Authors
  * speechbrain_vq authors 2026

@@ -123,6 +123,20 @@ def test_killed_from_outside_at_any_moment(
         assert result(tmp_path)[name] == wanted[name]
 
 
+def test_state_saved_on_a_gpu_is_loaded_without_one(tmp_path, monkeypatch):
+    brain = make(folder=tmp_path / "save")
+    brain.fit(range(1), batches(2), progressbar=False)
+    state = brain.checkpointer.recoverables["codebook_trainer"]
+    before = bits(brain)
+    with monkeypatch.context() as patch:
+        serialization = toy.torch.serialization
+        patch.setattr(serialization, "location_tag", lambda _: "cuda:0")
+        state._save(tmp_path / "state")
+    for end_of_epoch in (True, False):
+        state._load(tmp_path / "state", end_of_epoch)
+    assert bits(brain) == before
+
+
 # A disk that is full -------------------------------------------------------
 
 

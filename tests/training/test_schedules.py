@@ -13,7 +13,7 @@ from speechbrain_vq.training.schedules import ReinitAction
 
 
 def events(schedule, last, steps_per_epoch=None):
-    """The steps at which a codebook is re-estimated."""
+    """The steps at which a codebook is re-initialized."""
     return [
         step
         for step in range(last + 1)
@@ -38,7 +38,7 @@ def test_gaps_follow_the_recurrence(growth, every):
         assert after == int(growth * now + every)
 
 
-def test_papers_epochs_give_99_reestimations():
+def test_papers_epochs_give_99_reinitializations():
     paper = ReinitSchedule("2 epochs", "1 epoch", "100 epochs")
     found = events(paper, 391 * 110, 391)
     assert found == [391 * epoch for epoch in range(2, 101)]
@@ -51,7 +51,7 @@ def test_until_is_the_last_step_that_counts():
     assert events(ReinitSchedule(5, 3, until=5), 100) == [5]
 
 
-def test_a_schedule_that_would_never_reestimate_is_refused():
+def test_a_schedule_that_would_never_reinitialize_is_refused():
     with pytest.raises(ValueError, match="until=4 comes before .* warmup=5"):
         ReinitSchedule(5, 3, until=4)
     with pytest.raises(ValueError, match="never be re-initialized"):
@@ -131,7 +131,7 @@ def test_epochs_without_a_length_are_told(arguments):
         ReinitSchedule(*arguments)(3)
 
 
-def test_a_warm_up_without_re_estimation():
+def test_a_warmup_without_reinitialization():
     schedule = ReinitSchedule(5, "never")
     assert not schedule.reinitializes
     assert [schedule(step).bypass for step in (0, 4, 5, 500)] == [
@@ -153,6 +153,24 @@ def test_no_bottleneck_at_all():
 def test_each_end_has_its_word(arguments):
     with pytest.raises(ValueError, match="warmup|every"):
         ReinitSchedule(*arguments)
+
+
+def test_defaults_are_those_of_the_preset_robust():
+    assert repr(ReinitSchedule()) == repr(ReinitSchedule(100, 100))
+
+
+@pytest.mark.parametrize("steps, short", [(40, 10), (399, 99), (3, 1), (0, 1)])
+def test_shortened_takes_a_quarter_of_the_run(steps, short):
+    found = ReinitSchedule(100, 500, until=600, growth=2, scope="dead")
+    assert repr(found.shortened(steps)) == repr(
+        ReinitSchedule(short, short, None, 2, "dead")
+    )
+    assert ReinitSchedule(100, 7).shortened(40).every.value == 7
+
+
+def test_a_schedule_within_a_quarter_of_the_run_is_left_as_it_is():
+    schedule = ReinitSchedule()
+    assert schedule.shortened(400) is schedule
 
 
 def test_repr_says_how_to_write_it():

@@ -324,6 +324,19 @@ def test_a_codebook_reinitialized_again_keeps_its_codes():
     assert (before == after).float().mean() > 0.6
 
 
+def test_a_longer_schedule_does_not_go_back_into_the_warmup():
+    model = Model()
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 9))
+    loop(model, optimizer, 3)
+    state = trainer.state_dict()
+    trainer.close()
+    longer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(50, 9))
+    longer.load_state_dict(state)
+    loop(model, optimizer, 3, 3)
+    assert longer.steps == 6 and not model.quantizer.bypass
+
+
 def test_moments_start_anew():
     model = Model()
     optimizer = adam(model)

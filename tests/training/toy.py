@@ -132,7 +132,7 @@ def digest(value, sha=None):
 
 def bits(brain):
     """Hashes of all that training changes, by what it is."""
-    optimizers = {k: o.state_dict() for k, o in brain.optimizers_dict.items()}
+    optimizers = [o.state_dict() for o in brain.codebook_trainer.optimizers]
     return {
         "modules": digest(brain.modules.state_dict()),
         "optimizers": digest(optimizers),
