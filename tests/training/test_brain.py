@@ -5,11 +5,8 @@ Authors
 """
 
 import contextlib
-import inspect
 import logging
 import math
-import pathlib
-import sys
 import warnings
 
 import pytest
@@ -18,7 +15,6 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.train_logger import TensorboardLogger
 
-import speechbrain_vq
 from speechbrain_vq import ReinitSchedule, VectorQuantizer, VQMixin
 from tests.training.toy import (
     DIM,
@@ -619,32 +615,6 @@ def test_a_run_with_any_kind_resumes_exactly(cls, tmp_path):
 
 
 # Nothing of others is replaced ---------------------------------------------
-
-
-def functions(owner):
-    """The functions among the attributes of a module or class, and of the
-    classes among them."""
-    for value in list(vars(owner).values()):
-        if isinstance(value, classmethod | staticmethod):
-            value = value.__func__
-        if inspect.isfunction(value):
-            yield value
-        elif inspect.isclass(value) and not inspect.isclass(owner):
-            yield from functions(value)
-
-
-def test_no_function_of_others_is_ours():
-    ours = pathlib.Path(speechbrain_vq.__file__).parent
-    prefixes = ("speechbrain.", "torch.optim.", "torch.utils.data.")
-    found = [
-        function
-        for name, module in list(sys.modules.items())
-        if name.startswith(prefixes)
-        for function in functions(module)
-    ]
-    assert len(found) > 1000
-    for function in found:
-        assert ours not in pathlib.Path(function.__code__.co_filename).parents
 
 
 def test_a_fit_replaces_no_attribute_of_others(tmp_path):
