@@ -99,7 +99,8 @@ class VectorQuantizer(nn.Module):
         codebooks share (that code on images).
     denormalize : bool
         Whether ``quantized`` lies in the space of the input, near it, and
-        ``encode(decode(codes))`` is ``codes`` where there is no projection.
+        ``encode(decode(codes))`` is ``codes`` where there is neither a
+        projection nor a residual row.
         By default it lies in the normalized space, of the same scale at every
         step: reconstruction is level in the median, steadier over seeds, and
         perplexity higher (benchmarks/output_space.md).
@@ -764,7 +765,12 @@ class VectorQuantizer(nn.Module):
             raise ValueError("The latents to cluster hold NaN or infinity.")
 
     def _check_training(self) -> None:
-        """Warn of what would go wrong in silence."""
+        """Warn of what would go wrong in silence, or refuse it."""
+        if self.training and in_transform():
+            raise RuntimeError(
+                "A quantizer learns from what it sees, which torch.func "
+                "transforms do not allow: call eval() first."
+            )
         if torch.compiler.is_compiling() or is_recomputed():
             return
         if self.bypass and not self.training and self.warns_of_warmup:

@@ -68,6 +68,15 @@ def test_statistics_are_the_mean_over_the_first_batches(number):
         assert_close(ours.eval()(x), torchs.train()(x), atol=0.05, rtol=0.05)
 
 
+def test_from_the_mean_momentum_takes_over():
+    norm, mean = MaskedBatchNorm(6, momentum=0.25), torch.zeros(6)
+    for number in range(1, 13):
+        x = torch.randn(40, 6) + number
+        norm(x)
+        mean = mean.lerp(x.mean(0), max(1 / number, 0.25))
+        assert_close(norm.running_mean, mean)
+
+
 @pytest.mark.parametrize("affine", [True, False])
 def test_inverse_undoes_the_evaluation(affine):
     norm = MaskedBatchNorm(6, affine=affine)

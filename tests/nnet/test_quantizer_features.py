@@ -1,12 +1,14 @@
 """States, forms of input and output, and torch's transforms."""
 
 import collections
+import copy
 import io
 import warnings
 
 import pytest
 import safetensors.torch
 import torch
+from hyperpyyaml import load_hyperpyyaml
 from torch.utils.checkpoint import checkpoint
 
 from speechbrain_vq import preset_names
@@ -15,6 +17,7 @@ from speechbrain_vq.nnet import (
     VectorQuantizer,
     kmeans,
 )
+from speechbrain_vq.presets import preset_path
 
 DIM, SIZE = 6, 16
 KINDS = {
@@ -129,8 +132,7 @@ FREEZE = {
 def test_a_frozen_codebook_keeps_its_bits(kind, way):
     quantizer = trained(kind)
     FREEZE[way](quantizer)
-    before = quantizer.codebook.detach().clone()
-    norm = quantizer.norm.running_mean.clone()
+    before = copy.deepcopy(quantizer.state_dict())
     if way == "freeze":
         quantizer.train()
     x = torch.randn(99, DIM, requires_grad=True)
@@ -138,9 +140,13 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way):
     (out.quantized.sum() + out.loss).backward()
     assert quantizer.codebook.grad is None
     assert quantizer.reinitialize(torch.randn(99, quantizer.latent_dim)) is None
-    assert torch.equal(quantizer.codebook, before)
-    same = torch.equal(quantizer.norm.running_mean, norm)
-    assert same == (way == "freeze")
+    moved = {
+        key
+        for key, value in quantizer.state_dict().items()
+        if not torch.equal(value, before[key])
+    }
+    statistics = {"norm.running_mean", "norm.running_var"}
+    assert moved == (set() if way == "freeze" else statistics)
 
 
 # Padding ---------------------------------------------------------------------
@@ -189,13 +195,14 @@ def test_no_code_is_a_vector_of_zeros():
 def test_channels_may_come_first():
     first, last = trained(), trained()
     first.channel_first = True
-    x = torch.randn(2, 7, 5, DIM)
-    one, two = first(x.movedim(-1, 1)), last(x)
+    x, lengths = torch.randn(2, 7, 5, DIM), torch.tensor([1.0, 0.5])
+    one, two = first(x.movedim(-1, 1), lengths), last(x, lengths)
     assert torch.equal(one.quantized, two.quantized.movedim(-1, 1))
     assert torch.equal(one.indices, two.indices)
     assert torch.equal(
         first.decode(one.indices), last.decode(two.indices).movedim(-1, 1)
     )
+    assert torch.equal(first.encode(x.movedim(-1, 1)), last.encode(x))
     with pytest.raises(ValueError, match="build it with channel_first"):
         last(x.movedim(-1, 1))
 
@@ -217,6 +224,8 @@ def test_the_first_codebooks_are_a_quantizer(number):
     assert torch.equal(out.loss, wanted.loss)
     assert torch.equal(whole.decode(out.indices), out.quantized)
     assert torch.equal(whole.decode(wanted.indices), out.quantized)
+    words = [whole.codebook[c][out.indices[:, c]] for c in range(number)]
+    assert torch.equal(sum(words), out.quantized)
 
 
 def test_dropout_draws_every_number_of_codebooks_alike():
@@ -253,16 +262,22 @@ def test_what_cannot_be_left_out_is_told():
 @pytest.mark.parametrize("position", ["input", "latent"])
 def test_denormalized_codes_are_their_own_codes(position):
     quantizer = trained(
-        denormalize=True, norm_position=position, reservoir_size=4096
+        denormalize=True,
+        norm_position=position,
+        reservoir_size=4096,
+        num_codebooks=DIM,
     )
     for _ in range(60):
         quantizer(5 + 3 * torch.randn(50, DIM))
     quantizer.reinitialize()
-    codes = torch.arange(SIZE)
+    codes = torch.randint(SIZE, (200, DIM))
     assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
     x = 5 + 3 * torch.randn(500, DIM)
     error = (quantizer.eval()(x).quantized - x).square().mean() / x.var()
-    assert error < 0.7
+    assert error < 0.05
+    # By default the output is of unit scale, far away.
+    quantizer.denormalize = False
+    assert quantizer(x).quantized.mean().abs() < 1
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])
@@ -280,13 +295,17 @@ def test_the_scale_of_encoder_outputs_changes_nothing(scale):
     torch.testing.assert_close(loss, other, rtol=1e-3, atol=0)
 
 
-def test_a_few_steps_are_enough_for_evaluation():
-    quantizer, x = KINDS["gradient"](), 7 + 5 * torch.randn(400, DIM)
+@pytest.mark.parametrize("mean_first", [True, False])
+def test_a_few_steps_are_enough_for_evaluation(mean_first):
+    quantizer = KINDS["gradient"]()
+    if not mean_first:
+        # From 0 and 1 by momentum alone, as statistics that were loaded.
+        quantizer.norm.load_state_dict(quantizer.norm.state_dict())
     for _ in range(3):
+        x = 7 + 5 * torch.randn(1000, DIM)
         out = quantizer(x)
     same = quantizer.eval()(x).indices == out.indices
-    # Momentum from 0 and 1 would be at a quarter of the mean.
-    assert same.float().mean() > 0.95
+    assert (same.float().mean() > 0.9) == mean_first
 
 
 # Forward, again and otherwise ------------------------------------------------
@@ -311,7 +330,9 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
             out = checkpoint(forward, x, use_reentrant=reentrant)
         else:
             out = forward(x)
-        (out[0].square().mean() + out[1]).backward()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "The loss of a VectorQuantizer")
+            (out[0].square().mean() + out[1]).backward()
         results.append(
             [
                 layer.weight.grad,
@@ -325,12 +346,31 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
         torch.testing.assert_close(one, two)
 
 
-def test_gradients_of_gradients_of_the_loss_are_refused():
+@pytest.mark.parametrize("by", ["input", "codebook"])
+def test_gradients_of_gradients_of_the_loss_are_refused(by):
+    quantizer = trained(norm=None, batches=0)
     x = torch.randn(20, DIM, requires_grad=True)
-    loss = trained(norm=None, batches=0)(x).loss
-    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    by = x if by == "input" else quantizer.codebook
+    loss = quantizer(x).loss
+    (slope,) = torch.autograd.grad(loss, by, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once"):
         slope.square().sum().backward()
+
+
+def test_gradients_of_gradients_pass_straight_through():
+    quantizer = trained().eval()
+    x, weights = torch.randn(20, DIM, requires_grad=True), torch.randn(DIM, 4)
+
+    def plain(x):
+        y = quantizer.norm(x)
+        return y + (quantizer(x).quantized - y).detach()
+
+    results = []
+    for quantize in (plain, lambda x: quantizer(x).quantized):
+        out = (quantize(x) @ weights).tanh().pow(3).sum()
+        (slope,) = torch.autograd.grad(out, x, create_graph=True)
+        results += torch.autograd.grad(slope.square().sum(), x)
+    torch.testing.assert_close(*results)
 
 
 @every_kind
@@ -349,8 +389,46 @@ def test_transforms_agree_with_loops(kind):
         torch.testing.assert_close(gradient, item.grad)
     codes = torch.func.vmap(lambda x: quantizer(x).indices)(x)
     assert torch.equal(codes, quantizer(x).indices)
-    with pytest.raises(RuntimeError, match=r"call eval\(\) first"):
-        torch.func.grad(loss)(x[0].clone()) if quantizer.train() else None
+    x, lengths = torch.randn(4, 3, 10, DIM), torch.rand(4, 3)
+    several = torch.func.vmap(lambda *x: quantizer(*x).quantized)(x, lengths)
+    for item, length, found in zip(x, lengths, several, strict=True):
+        torch.testing.assert_close(found, quantizer(item, length).quantized)
+
+
+@every_kind
+def test_gradients_of_each_example_are_those_of_a_loop(kind):
+    quantizer, x = trained(kind).eval(), torch.randn(4, 10, DIM)
+    parameters = dict(quantizer.named_parameters())
+
+    def loss(parameters, x):
+        out = torch.func.functional_call(quantizer, parameters, (x,))
+        return out.loss + out.quantized.pow(3).sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for number, item in enumerate(x):
+        wanted = torch.autograd.grad(
+            loss(parameters, item),
+            list(parameters.values()),
+            materialize_grads=True,
+        )
+        found = [gradient[number] for gradient in each.values()]
+        torch.testing.assert_close(found, list(wanted))
+
+
+@every_kind
+@pytest.mark.parametrize("norm", ["batch", None])
+@pytest.mark.parametrize("size", [0, 50])
+def test_transforms_of_training_are_refused(kind, norm, size):
+    quantizer = trained(kind, norm=norm, reservoir_size=size)
+    before = copy.deepcopy(quantizer.training_state())
+    transforms = (
+        torch.func.grad(lambda x: quantizer(x).loss),
+        torch.func.vmap(lambda x: quantizer(x).quantized),
+    )
+    for transform in transforms:
+        with pytest.raises(RuntimeError, match=r"call eval\(\) first"):
+            transform(torch.randn(4, 10, DIM))
+    torch.testing.assert_close(quantizer.training_state(), before)
 
 
 @every_kind
@@ -413,6 +491,10 @@ def test_kmeans_start_fits_the_first_batch(kind):
         best = float(kmeans(y, SIZE, generator=0).inertia)
         assert float(out.metrics["sq_error"]) < 1.1 * best
     assert (out.metrics["counts"] > 0).all()
+    found = quantizer.codebook.detach().clone()
+    quantizer(9 * torch.randn(500, DIM))
+    # Once; an EMA codebook follows what it sees.
+    assert torch.equal(quantizer.codebook, found) == (kind != "ema")
     state = io.BytesIO()
     torch.save(quantizer.state_dict(), state)
     state.seek(0)
@@ -430,7 +512,18 @@ def test_presets_are_one_line(name):
     quantizer(torch.randn(20, 8, requires_grad=True)).loss.backward()
     other = VectorQuantizer.from_preset(name, 8, 32, norm=None)
     assert other.norm is None
-    assert type(quantizer.commitment_weight) is float
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer.from_preset(name, 8, 32)
+    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
+    for key in ("reinit_schedule", "codebook_lr_multiplier"):
+        preset.pop(key)
+    torch.manual_seed(0)
+    by_hand = VectorQuantizer(8, 32, **preset)
+    for x in torch.randn(2, 20, 8):
+        out, wanted = quantizer(x), by_hand(x)
+        assert torch.equal(out.indices, wanted.indices)
+        assert torch.equal(out.loss, wanted.loss)
+    assert quantizer.reservoir is None or len(quantizer.reservoir) == 40
 
 
 def test_codes_keep_their_meaning_from_the_present_codebook():
@@ -450,4 +543,4 @@ def test_codes_keep_their_meaning_from_the_present_codebook():
         kept = (quantizer.encode(mixture(0.5)) == before).float().mean()
         results[start] = kept, done.inertia
     assert results["codebook"][0] > 0.6 > 0.3 > results["kmeans++"][0]
-    assert results["codebook"][1] < 1.1 * results["kmeans++"][1]
+    assert results["codebook"][1] < 1.05 * results["kmeans++"][1]
