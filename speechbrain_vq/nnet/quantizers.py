@@ -285,6 +285,9 @@ class VectorQuantizer(nn.Module):
         from speechbrain_vq.presets import quantizer_options
 
         options = {**quantizer_options(name), **changes}
+        if issubclass(cls, ResidualVectorQuantizer):
+            options.pop("composition")
+            options.setdefault("num_quantizers", options.pop("num_codebooks"))
         return cls(input_dim=input_dim, codebook_size=codebook_size, **options)
 
     @property

@@ -256,7 +256,7 @@ def test_what_cannot_be_left_out_is_told():
         trained("residual")(torch.randn(5, DIM), num_quantizers=4)
 
 
-# The output's space ------------------------------------------------------------
+# The output's space -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("position", ["input", "latent"])
@@ -544,3 +544,10 @@ def test_codes_keep_their_meaning_from_the_present_codebook():
         results[start] = kept, done.inertia
     assert results["codebook"][0] > 0.6 > 0.3 > results["kmeans++"][0]
     assert results["codebook"][1] < 1.05 * results["kmeans++"][1]
+
+
+def test_a_row_of_codebooks_has_presets_too():
+    row = ResidualVectorQuantizer.from_preset("residual", 8, 32)
+    assert row.num_codebooks == 2 and row.composition == "residual"
+    row = ResidualVectorQuantizer.from_preset("ema", 8, 32, num_codebooks=5)
+    assert row(torch.randn(20, 8)).indices.shape == (20, 5)
