@@ -172,8 +172,8 @@ def end_epoch(
 
 
 def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
-    """How a stage used the codes, without what is unknown as nothing was
-    quantized; all ranks must ask.
+    """Return the codebook usage of a stage, without the numbers that are NaN
+    as nothing was quantized; all ranks must ask.
 
     Arguments
     ---------

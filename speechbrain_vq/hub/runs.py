@@ -101,7 +101,7 @@ def read_state(checkpoint: pathlib.Path, module: str) -> dict[str, Any]:
 
 
 def in_warmup(checkpoint: Checkpoint) -> bool:
-    """Whether a quantizer of a checkpoint does not quantize yet.
+    """Return whether a checkpoint is of the warm-up of a quantizer.
 
     An ``AtomicCheckpointer`` notes it in the meta, and any Checkpointer of a
     VQ Brain saves it with the trainer's state. Runs of version 0.1 have it in
@@ -115,8 +115,8 @@ def in_warmup(checkpoint: Checkpoint) -> bool:
 
 
 def read_training_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What ``VQMixin`` keeps in a checkpoint: the states of its ``trainer``
-    and its ``monitors``. Plain Brains keep nothing."""
+    """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves in
+    a checkpoint; plain Brains save none."""
     path = checkpoint.path / "codebook_trainer.ckpt"
     if not path.is_file():
         return {}

@@ -230,7 +230,7 @@ class CodebookTrainer:
             )
         return schedule
 
-    def _find_optimizer(self, name, quantizer, modules) -> int | None:
+    def _find_optimizer(self, name, quantizer, modules) -> int:
         """Index of the optimizer whose steps count for a quantizer, in which
         a trainable codebook gets a group of its own."""
         codebook = quantizer.codebook
@@ -310,7 +310,7 @@ class CodebookTrainer:
             reinitialize(
                 name,
                 quantizer,
-                self._holder(quantizer),
+                self.optimizers[self._leading[name]],
                 step,
                 self.schedule.scope,
                 "codebook" if self._reinits[name] else "kmeans++",
@@ -320,13 +320,6 @@ class CodebookTrainer:
             quantizer.reservoir.reset()
         # A longer run that goes on from a shorter one stays past its warm-up.
         quantizer.bypass = action.bypass and not self._reinits[name]
-
-    def _holder(self, quantizer) -> Optimizer | None:
-        """The optimizer with a state for the codebook."""
-        for optimizer in self.optimizers:
-            if find_group(optimizer, quantizer.codebook) is not None:
-                return optimizer
-        return None
 
     # Warnings --------------------------------------------------------------
 
