@@ -10,10 +10,6 @@ from speechbrain_vq.nnet.utils import (
     sum_over_ranks,
 )
 
-# Epsilon of version 0.1. A hundredth of the usual scale of encoder outputs has
-# a variance of about 1e-6, where 1e-5 is no small thing.
-OLD_EPS = 1e-5
-
 
 class _Normalize(torch.autograd.Function):
     """weight * (x - mean) / std + bias, with mean and variance over the rows
@@ -140,14 +136,7 @@ class MaskedBatchNorm(nn.Module):
         Returns
         -------
         torch.Tensor
-            Output in the shape of ``x``, fp32.
-
-        Raises
-        ------
-        ValueError
-            If the last dimension is not ``num_features``.
-        RuntimeError
-            In training under a transform of ``torch.func``.
+            Output, [..., num_features], fp32.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
@@ -162,29 +151,14 @@ class MaskedBatchNorm(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             flat = x.float().reshape(-1, self.num_features)
             if self.training:
-                out = self._train(flat, mask)
-            else:
-                out = _affine(
-                    flat - self.running_mean,
-                    torch.rsqrt(self.running_var + self.eps),
-                    self.weight,
-                    self.bias,
-                )
-            return out.view(x.shape)
+                return self._train(flat, mask).view(x.shape)
+            scale = torch.rsqrt(self.running_var + self.eps)
+            flat = flat - self.running_mean
+            return _affine(flat, scale, self.weight, self.bias).view(x.shape)
 
     def inverse(self, y: torch.Tensor) -> torch.Tensor:
-        """Undo the normalization, by the running statistics.
-
-        Arguments
-        ---------
-        y : torch.Tensor
-            Normalized vectors, [..., num_features].
-
-        Returns
-        -------
-        torch.Tensor
-            Vectors in the space of the input, [..., num_features], fp32.
-        """
+        """Undo the normalization of [..., num_features], in fp32, by the
+        running statistics."""
         scale = torch.sqrt(self.running_var + self.eps)
         if self.weight is None:
             return torch.addcmul(self.running_mean, y.float(), scale)
@@ -194,17 +168,13 @@ class MaskedBatchNorm(nn.Module):
             self.running_mean, y.float() - self.bias, scale / weight
         )
 
-    def _train(
-        self, flat: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _train(self, flat, mask):
         """Normalize [N, D] by its own statistics and average these."""
         if mask is None:
-            share = flat.new_ones(len(flat))
-        else:
-            share = mask.reshape(-1).to(flat.dtype)
-        out, mean, variance, count = _Normalize.apply(
+            mask = torch.ones_like(flat[:, 0])
+        out, *statistics = _Normalize.apply(
             flat,
-            share,
+            mask.reshape(-1).to(flat.dtype),
             self.running_mean,
             self.running_var,
             self.eps,
@@ -212,13 +182,11 @@ class MaskedBatchNorm(nn.Module):
             self.bias,
         )
         if not is_recomputed():
-            self._update(mean, variance, count)
+            self._update(*statistics)
         return out
 
     @torch.no_grad()
-    def _update(
-        self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor
-    ) -> None:
+    def _update(self, mean, variance, count):
         # As torch does, the running variance is the unbiased one; a lone
         # frame has none, so it leaves it.
         unbiased = variance * count / (count - 1).clamp(min=1)
