@@ -836,8 +836,7 @@ def upgrade_state_dict(state_dict: dict, prefix: str = "") -> bool | None:
             state_dict[f"{prefix}embedding.weight"] = value
     variance = f"{prefix}norm.running_var"
     if old and variance in state_dict:
-        # Its epsilon was 1e-5.
-        state_dict[variance] = state_dict[variance] + (1e-5 - 1e-12)
+        state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
     state_dict.pop(f"{prefix}reservoir._extra_state", None)
     extra = state_dict.pop(f"{prefix}_extra_state", None)
     return None if extra is None else bool(extra["bypass"])

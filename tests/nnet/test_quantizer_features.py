@@ -65,7 +65,7 @@ def old_state(quantizer):
 
 @every_kind
 def test_states_of_version_01_load_strictly(kind):
-    quantizer, x = trained(kind), torch.randn(500, DIM) / 100
+    quantizer, x = trained(kind), torch.randn(5000, DIM) / 100
     quantizer.norm.running_mean.mul_(0)
     quantizer.norm.running_var.mul_(1e-4)
     model = torch.nn.ModuleDict({"inner": KINDS[kind]()})
