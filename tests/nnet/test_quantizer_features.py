@@ -349,12 +349,29 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
 @pytest.mark.parametrize("by", ["input", "codebook"])
 def test_gradients_of_gradients_of_the_loss_are_refused(by):
     quantizer = trained(norm=None, batches=0)
-    x = torch.randn(20, DIM, requires_grad=True)
+    x = torch.randn(20, DIM, requires_grad=by == "input")
     by = x if by == "input" else quantizer.codebook
     loss = quantizer(x).loss
     (slope,) = torch.autograd.grad(loss, by, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiated once"):
         slope.square().sum().backward()
+
+
+@pytest.mark.parametrize("by", ["input", "codebook"])
+def test_transforms_refuse_gradients_of_gradients_of_the_loss(by):
+    quantizer, x = trained("gradient").eval(), torch.randn(3, 4, DIM)
+    name = "embedding.weight"
+
+    def loss(x, weight):
+        state = {name: weight}
+        return torch.func.functional_call(quantizer, state, (x,)).loss
+
+    number = int(by == "codebook")
+    second = torch.func.jacrev(torch.func.grad(loss, number), number)
+    mapped = torch.func.vmap(second, (0, None))
+    for function in (second, mapped):
+        with pytest.raises(RuntimeError, match="differentiated once"):
+            function(x, quantizer.codebook.detach())
 
 
 def test_gradients_of_gradients_pass_straight_through():
