@@ -101,8 +101,8 @@ def kmeans(
     TypeError
         If `x`, `fixed` or `init` is not a real floating-point tensor.
     ValueError
-        If one of them has another shape, is empty or not finite in fp32,
-        `init` comes with `fixed`, or `num_clusters` < 1.
+        If a shape does not fit, a value is not finite in fp32, `init` comes
+        with `fixed`, or `num_clusters` < 1.
 
     Example
     -------
@@ -144,13 +144,14 @@ def kmeans(
         else:
             copies = torch.arange(surplus, device=x.device) % len(distinct)
             centroids = torch.cat([held, points, distinct[copies]])
-        if surplus <= 0:
-            limits = max_iterations, tolerance
-            _lloyd(points, weights, centroids, len(held), *limits)
-        else:
+        problem = points, weights, centroids, len(held)
+        if surplus > 0:
+            # Too few points to move the empty clusters to.
             labels, _ = nearest_with_distances(points, centroids)
-            _move(points, weights, centroids, labels, len(held))
+            _move(*problem, labels)
             _part_copies(centroids, distinct, generator)
+        else:
+            _lloyd(*problem, max_iterations, tolerance)
         centroids *= scale
         centroids[: len(fixed)] = fixed
         labels, distances = nearest_with_distances(x, centroids)
@@ -200,13 +201,9 @@ def _seed(points, weights, held, num_clusters, generator):
     """
     num_tries = _TRIES * (2 + int(math.log(num_clusters)))
     num_seeds = num_clusters - len(held)
-    draws = torch.rand(
-        num_seeds,
-        num_tries,
-        dtype=torch.float64,
-        generator=generator,
-        device=generator.device,
-    ).to(points.device)
+    options = dict(device=generator.device, dtype=torch.float64)
+    draws = torch.rand(num_seeds, num_tries, generator=generator, **options)
+    draws = draws.to(points.device)
     # This floor keeps a choice among points too close for fp32.
     tiny = torch.finfo(torch.float32).tiny
     closest = torch.full_like(weights, 1e9)
@@ -244,11 +241,12 @@ def _seed(points, weights, held, num_clusters, generator):
 
 
 def _lloyd(points, weights, centroids, num_held, max_iterations, tolerance):
-    """Improve centroids [K, D] in place; only held ones may end empty."""
+    """Improve centroids [K, D], the held first, by those of points [U, D] of
+    weights [U], in place; only the held may end empty."""
     labels, distances = _assign(points, centroids, num_held)
     inertia = float(distances.dot(weights))
     for _ in range(max_iterations):
-        _move(points, weights, centroids, labels, num_held)
+        _move(points, weights, centroids, num_held, labels)
         labels, distances = _assign(points, centroids, num_held)
         previous, inertia = inertia, float(distances.dot(weights))
         if previous - inertia <= tolerance * previous:
@@ -268,11 +266,11 @@ def _assign(points, centroids, num_held):
     return labels, distances
 
 
-def _move(points, weights, centroids, labels, num_held):
-    """Move each centroid of [K, D], in place, to the mean of its points."""
+def _move(points, weights, centroids, num_held, labels):
+    """Move each centroid but the held to the mean of its points, in place."""
     # Sums of sorted rows: atomic additions would make a GPU's sums depend on
-    # the run, and ranks must agree. Of differences: a common offset would
-    # cost bits.
+    # the run, and ranks must agree. Sums of differences: an offset common to
+    # all would cost bits.
     order = labels.argsort(stable=True)
     masses = weights[order].unsqueeze(1)
     steps = (points - centroids[labels])[order] * masses
