@@ -201,9 +201,10 @@ def _seed(points, weights, held, num_clusters, generator):
     """
     num_tries = _TRIES * (2 + int(math.log(num_clusters)))
     num_seeds = num_clusters - len(held)
-    options = dict(device=generator.device, dtype=torch.float64)
-    draws = torch.rand(num_seeds, num_tries, generator=generator, **options)
-    draws = draws.to(points.device)
+    draws = torch.empty(
+        num_seeds, num_tries, dtype=torch.float64, device=generator.device
+    )
+    draws = draws.uniform_(generator=generator).to(points.device)
     # This floor keeps a choice among points too close for fp32.
     tiny = torch.finfo(torch.float32).tiny
     closest = torch.full_like(weights, 1e9)

@@ -2,11 +2,7 @@
 
 import torch
 
-from speechbrain_vq.nnet.utils import (
-    differentiable_once,
-    sum_over_ranks,
-    world_size,
-)
+from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 
 
 class LossToken:
@@ -40,17 +36,19 @@ class _QuantizationLoss(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    @differentiable_once
     def backward(ctx, gradient, _):
-        targets, codewords, mass, divisor = ctx.saved_tensors
+        x, e, mass, divisor = ctx.saved_tensors
         commitment, codebook = ctx.weights
         if ctx.token is not None:
             ctx.token.used[:] = [True]
-        step = codewords - targets
-        step = step * (2 * gradient * mass / divisor).view(-1, 1, 1)
-        to_targets = step * -commitment if ctx.needs_input_grad[0] else None
-        to_codewords = step * codebook if ctx.needs_input_grad[1] else None
-        return to_targets, to_codewords, None, None, None, None
+        slope = (2 * gradient * mass / divisor).view(-1, 1, 1)
+        to_x = to_e = None
+        # Detached as in the loss, for the derivatives of these.
+        if ctx.needs_input_grad[0]:
+            to_x = (x - e.detach()) * (commitment * slope)
+        if ctx.needs_input_grad[1]:
+            to_e = (e - x.detach()) * (codebook * slope)
+        return to_x, to_e, None, None, None, None
 
 
 def quantization_loss(

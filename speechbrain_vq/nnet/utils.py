@@ -62,22 +62,16 @@ def broadcast(tensors: Sequence[torch.Tensor]) -> None:
 class _Refuse(torch.autograd.Function):
     """The first argument, which depends on all and has no derivative."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(value, *others):
+    def forward(ctx, value, *others):
         return value.view_as(value)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
 
     @staticmethod
     def backward(ctx, gradient):
         raise RuntimeError(
-            "A quantizer's norm and loss can be differentiated once: the "
-            "gradient of their gradient, as in a gradient penalty, is not "
-            "implemented. Take norm=None, or a penalty without them."
+            "A quantizer's norm can be differentiated once in training: the "
+            "gradient of its gradient, as in a gradient penalty, is not "
+            "implemented. Take norm=None, or a penalty without it."
         )
 
 
