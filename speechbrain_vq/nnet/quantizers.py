@@ -846,11 +846,17 @@ def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
     if torch.compiler.is_compiling() or in_transform():
         return
-    graph, used = weakref.ref(loss.grad_fn), []
-    loss.register_hook(lambda gradient: used.append(True))
+    used = []
+
+    def mark_used(gradient):
+        used.append(True)
+
+    # The graph of the loss holds this hook, and nothing else does.
+    loss.register_hook(mark_used)
+    hook = weakref.ref(mark_used)
 
     def check(gradient):
-        if graph() is None and not used:
+        if hook() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer went nowhere, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "
