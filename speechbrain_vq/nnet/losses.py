@@ -1,6 +1,7 @@
 """Losses of a quantizer, and the metrics of a batch."""
 
 import torch
+from torch import Tensor
 
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 
@@ -52,15 +53,15 @@ class _QuantizationLoss(torch.autograd.Function):
 
 
 def quantization_loss(
-    targets: torch.Tensor,
-    codebook: torch.Tensor,
-    codes: torch.Tensor,
-    mass: torch.Tensor,
+    targets: Tensor,
+    codebook: Tensor,
+    codes: Tensor,
+    mass: Tensor,
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
     token: LossToken | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the codebook and commitment loss (van den Oord et al., 2017,
     equation 3) of targets [N, c, d], their codes [N, c] in a codebook
     [C, K, d] as ``number_codes`` counts them, and a mass [N] of 1 where a
@@ -93,11 +94,8 @@ def quantization_loss(
 
 @torch.no_grad()
 def code_counts(
-    codes: torch.Tensor,
-    mass: torch.Tensor,
-    num_codebooks: int,
-    codebook_size: int,
-) -> torch.Tensor:
+    codes: Tensor, mass: Tensor, num_codebooks: int, codebook_size: int
+) -> Tensor:
     """Count the codes [N, c] of a mass [N], as ``quantization_loss`` takes
     them -> [C, K]."""
     counts = mass.new_zeros(num_codebooks * codebook_size)
@@ -108,11 +106,8 @@ def code_counts(
 
 @torch.no_grad()
 def batch_metrics(
-    latents: torch.Tensor,
-    mass: torch.Tensor,
-    counts: torch.Tensor,
-    sq_error: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+    latents: Tensor, mass: Tensor, counts: Tensor, sq_error: Tensor | None
+) -> dict[str, Tensor]:
     """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N],
     counts [C, K] and the sum of squared quantization errors, None where
     nothing was quantized: sums that a whole stage can add up, and the
@@ -128,7 +123,7 @@ def batch_metrics(
     }
 
 
-def entropy(counts: torch.Tensor) -> torch.Tensor:
+def entropy(counts: Tensor) -> Tensor:
     """Compute the entropies [...] in nats of distributions given by counts
     [..., K]; 0 where nothing was counted."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
