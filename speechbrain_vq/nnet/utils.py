@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
@@ -37,7 +37,7 @@ def is_first_rank() -> bool:
 
 
 @torch.no_grad()
-def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks(x: Tensor) -> Tensor:
     """Sum a tensor over all ranks; no gradient passes."""
     if world_size() > 1:
         x = x.clone()
@@ -46,7 +46,7 @@ def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def broadcast(tensors: Sequence[torch.Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors by those of rank 0."""
     if world_size() == 1:
         return
