@@ -130,7 +130,7 @@ def train(context, recipe, hparams) -> None:
 @click.option("--force", is_flag=True, help="Though it is not fit for use.")
 def export(run_folder, output, license, language, datasets, **options) -> None:
     """Turn the folder of a finished run into one that from_hparams loads."""
-    from speechbrain_vq.hub import export_pretrained
+    from speechbrain_vq.publish import export_pretrained
 
     card = {
         "license": license,
@@ -152,6 +152,13 @@ def export(run_folder, output, license, language, datasets, **options) -> None:
 )
 @click.argument("repo_id", metavar="ORG/NAME")
 @click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="NAME",
+    help="Further file of FOLDER to push, e.g. LICENSE; may be repeated.",
+)
+@click.option(
     "--private/--no-private",
     default=None,
     help="Of a repository that is made here; default: as ORG has it.",
@@ -166,7 +173,8 @@ def export(run_folder, output, license, language, datasets, **options) -> None:
 @click.option("--message", "commit_message", help="Of the commit.")
 def push(folder, repo_id, **options) -> None:
     """Put an exported model on the Hugging Face Hub."""
-    from speechbrain_vq.hub import HubError, push_to_hub
+    from speechbrain_vq.hub import HubError
+    from speechbrain_vq.publish import push_to_hub
 
     try:
         click.echo(push_to_hub(folder, repo_id, **options))
