@@ -156,7 +156,8 @@ def export(run_folder, output, license, language, datasets, **options) -> None:
     "files",
     multiple=True,
     metavar="NAME",
-    help="Further file of FOLDER to push, e.g. LICENSE; may be repeated.",
+    help="Further file or subfolder of FOLDER to push, e.g. LICENSE; may be "
+    "repeated.",
 )
 @click.option(
     "--private/--no-private",

@@ -64,9 +64,9 @@ def push_to_hub(
     repo_id : str
         Repository on the Hub, ``organisation/name``.
     files : sequence of str
-        Further files of the folder to push, such as ``LICENSE``. A file that
-        neither the export wrote nor this names is refused; hidden files are
-        ignored.
+        Further files and subfolders of the folder to push, such as
+        ``LICENSE``. A file that neither the export wrote nor this names is
+        refused; hidden files are ignored.
     private : bool, optional
         Whether a new repository is private; by default the organisation's
         setting.
@@ -174,12 +174,16 @@ def _additions(
         for path in folder.rglob("*")
         if path.is_file() or path.is_symlink()
     }
-    missing = sorted(set(files) - names)
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}.")
     # Hidden files are those of file managers, git and the Hub's client.
     visible = {name for name in names if not re.search(r"(^|/)\.", name)}
-    others = sorted(visible - EXPORTED_FILES - set(files))
+    named = set()
+    for file in files:
+        prefix = f"{file.rstrip('/')}/"
+        matches = {n for n in visible if n.startswith(prefix)} | names & {file}
+        if not matches:
+            raise FileNotFoundError(f"{folder} has no {file} to push.")
+        named |= matches
+    others = sorted(visible - EXPORTED_FILES - named)
     if others:
         raise ValueError(
             f"{folder} holds {', '.join(others)}, which no export wrote. Take "
@@ -187,7 +191,7 @@ def _additions(
             "name each (--file NAME, files=[...])."
         )
     additions = []
-    for name in sorted(visible | set(files)):
+    for name in sorted(visible | named):
         content: pathlib.Path | bytes = find_file(folder, name)
         if name == CARD:
             card = content.read_text(encoding="utf-8")

@@ -252,10 +252,22 @@ def test_a_file_is_pushed_only_if_we_wrote_it_or_the_caller_names_it(
     assert hub.repo(ID).files()[name] == b"x"
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "../other.txt"])
+def test_a_named_folder_stands_for_its_files(hub, folder):
+    (folder / "vocoder").mkdir()
+    for name in ("hyperparams.yaml", "model.safetensors", ".DS_Store"):
+        (folder / "vocoder" / name).write_text("x")
+    push_to_hub(folder, ID, files=["vocoder"])
+    names = [n for n in hub.repo(ID).files() if n.startswith("vocoder/")]
+    assert set(names) == {
+        "vocoder/hyperparams.yaml",
+        "vocoder/model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "../other.txt", "", "."])
 def test_a_named_file_lies_in_the_folder(hub, folder, name):
     (folder.parent / "other.txt").touch()
-    with pytest.raises(FileNotFoundError, match=f"lacks {name}"):
+    with pytest.raises(FileNotFoundError, match=f"has no {name} to push"):
         push_to_hub(folder, ID, files=[name])
     assert not hub.log
 
