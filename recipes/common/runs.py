@@ -204,7 +204,6 @@ def finish(hparams: dict, *results: dict) -> None:
     for part in results:
         found.update(part)
     folder = pathlib.Path(hparams["output_folder"])
-    Run.open(folder).write_corpus()
     try:
         model = export_pretrained(folder, folder / "model", results=found)
         interface = hparams["inference"]["interface"]
@@ -239,3 +238,5 @@ def _prepare_alone(prepare, hparams):
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])
+    # Here, where the paths of the yaml hold.
+    Run.open(hparams["output_folder"]).write_corpus()

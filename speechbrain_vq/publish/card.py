@@ -94,7 +94,7 @@ def make_card(
     name = source.rsplit("/", 1)[-1]
     front_matter = {**section["card"], **front_matter}
     return ModelCard.from_template(
-        make_card_data(name, config, corpus, results, front_matter),
+        _card_data(name, config, corpus, results, front_matter),
         template_path=str(TEMPLATE),
         name=name,
         summary=section["summary"] or _summary(config),
@@ -105,62 +105,6 @@ def make_card(
         limitations=_limitations(config, corpus, problems),
         **files,
     )
-
-
-def make_card_data(
-    name: str,
-    config: dict[str, Any],
-    corpus: Corpus,
-    results: dict[str, Any],
-    front_matter: dict[str, Any],
-) -> ModelCardData:
-    """Write the front matter of a card.
-
-    Arguments
-    ---------
-    name : str
-        Name of the model.
-    config, corpus, results
-        See ``make_card``.
-    front_matter : dict
-        Front matter to add or to replace.
-
-    Returns
-    -------
-    ModelCardData
-        The front matter.
-    """
-    metrics = _metrics(results)
-    task = front_matter.get("pipeline_tag", "feature-extraction")
-    dataset = front_matter.get("datasets") or corpus.name or "unnamed"
-    dataset = dataset if isinstance(dataset, str) else dataset[0]
-    evaluation = [
-        EvalResult(
-            task_type=task,
-            dataset_type=dataset if "/" in dataset else dataset.lower(),
-            dataset_name=corpus.name or dataset,
-            dataset_split="test",
-            metric_type=key,
-            metric_name=_title(key),
-            metric_value=value,
-        )
-        for key, value in metrics.items()
-    ]
-    tags = ["speechbrain", "speechbrain_vq", "vector-quantization"]
-    if "sample_rate" in config:
-        tags += ["audio", "speech", "tokenizer"]
-    data = {
-        "library_name": "speechbrain",
-        "pipeline_tag": task,
-        "license": LICENSE,
-        "language": list(corpus.languages) or None,
-        "tags": tags,
-        "metrics": list(metrics) or None,
-        **front_matter,
-    }
-    if evaluation:
-        data |= {"model_name": name, "eval_results": evaluation}
-    return ModelCardData(**data)
 
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
@@ -193,6 +137,41 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
     if count:
         return card
     return card.replace(f".from_hparams({json.dumps(source)})", call)
+
+
+def _card_data(name, config, corpus, results, front_matter):
+    """Write the front matter of a card."""
+    metrics = _metrics(results)
+    task = front_matter.get("pipeline_tag", "feature-extraction")
+    dataset = front_matter.get("datasets") or corpus.name or "unnamed"
+    dataset = dataset if isinstance(dataset, str) else dataset[0]
+    evaluation = [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset if "/" in dataset else dataset.lower(),
+            dataset_name=corpus.name or dataset,
+            dataset_split="test",
+            metric_type=key,
+            metric_name=_title(key),
+            metric_value=value,
+        )
+        for key, value in metrics.items()
+    ]
+    tags = ["speechbrain", "speechbrain_vq", "vector-quantization"]
+    if "sample_rate" in config:
+        tags += ["audio", "speech", "tokenizer"]
+    data = {
+        "library_name": "speechbrain",
+        "pipeline_tag": task,
+        "license": LICENSE,
+        "language": list(corpus.languages) or None,
+        "tags": tags,
+        "metrics": list(metrics) or None,
+        **front_matter,
+    }
+    if evaluation:
+        data |= {"model_name": name, "eval_results": evaluation}
+    return ModelCardData(**data)
 
 
 def _title(key):

@@ -65,35 +65,19 @@ def write_example(
         return files
     counts = _codebook_counts(checkpoint)
     if counts is not None:
-        plot_usage(counts, "Codebook usage in training", folder / USAGE)
+        _plot_usage(counts, folder / USAGE)
         plots.append((USAGE, "Codebook usage"))
     if files["example"] and hasattr(model, "reconstruct_file"):
         with tempfile.TemporaryDirectory() as scratch:
             decoded = pathlib.Path(scratch) / "decoded.wav"
             model.reconstruct_file(folder / EXAMPLE, decoded)
-            plot_spectrograms(folder / EXAMPLE, decoded, folder / SPECTROGRAM)
+            _plot_spectrograms(folder / EXAMPLE, decoded, folder / SPECTROGRAM)
         plots.append((SPECTROGRAM, "The example and its reconstruction"))
     return files
 
 
-def plot_usage(
-    counts: torch.Tensor, title: str, path: str | pathlib.Path
-) -> None:
-    """Plot the frequency of the codes in descending order.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Count of each code of each codebook, [C, K].
-    title : str
-        Title of the plot.
-    path : path
-        Path of the png file.
-
-    Example
-    -------
-    >>> plot_usage(torch.ones(1, 8), "Test", "usage.png")  # doctest: +SKIP
-    """
+def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
+    """Plot the frequency of the codes, [C, K], in descending order."""
     figure, (axis,) = _make_figure(1, height=3.0)
     ranks = range(1, counts.shape[1] + 1)
     for book, row in enumerate(counts.double()):
@@ -107,7 +91,7 @@ def plot_usage(
     axis.set(
         xlabel="codes, the most frequent first",
         ylabel="% of the tokens",
-        title=title,
+        title="Codebook usage in training",
         xlim=(1, counts.shape[1]),
         ylim=(0, None),
     )
@@ -116,24 +100,10 @@ def plot_usage(
     figure.savefig(path)
 
 
-def plot_spectrograms(
-    original: str | pathlib.Path,
-    decoded: str | pathlib.Path,
-    path: str | pathlib.Path,
+def _plot_spectrograms(
+    original: pathlib.Path, decoded: pathlib.Path, path: pathlib.Path
 ) -> None:
-    """Plot the spectrogram of a recording above that of its reconstruction.
-
-    Arguments
-    ---------
-    original, decoded : path
-        Paths of two mono audio files.
-    path : path
-        Path of the png file.
-
-    Example
-    -------
-    >>> plot_spectrograms("a.wav", "b.wav", "ab.png")  # doctest: +SKIP
-    """
+    """Plot the spectrogram of a recording above that of its reconstruction."""
     figure, axes = _make_figure(2, height=4.5)
     titles = ("original", "reconstructed from its tokens")
     for axis, file, title in zip(

@@ -25,8 +25,8 @@ CORPORA = {
     "wsj": "WSJ",
     "festvox-ru": "festvox-ru",
 }
-# Written by the recipe: true wherever the run is moved to, and whatever
-# becomes of the manifests.
+# Written when the recipe has prepared the manifests: true wherever the run is
+# moved to, and whatever becomes of them.
 CORPUS_FILE = "trained_on.json"
 
 
@@ -173,7 +173,7 @@ class Run:
             example = pathlib.Path(note["example"] or "")
             note["example"] = example if example.is_file() else None
             return Corpus(**{**note, "languages": tuple(note["languages"])})
-        corpus = self._corpus_of_manifests()
+        corpus = self._read_manifests()
         if not corpus.known and "sample_rate" in self.hparams:
             logger.warning(
                 "The card cannot name the training data: the manifests were "
@@ -183,7 +183,7 @@ class Run:
 
     def write_corpus(self) -> None:
         """Write a note of the training data, for later exports."""
-        corpus = self._corpus_of_manifests()
+        corpus = self._read_manifests()
         if not corpus.known:
             return
         example = corpus.example and str(corpus.example.resolve())
@@ -227,30 +227,17 @@ class Run:
             )
         return checkpoints
 
-    def _corpus_of_manifests(self) -> Corpus:
-        names = [
-            self.hparams.get(k) for k in ("manifest_folder", "data_folder")
-        ]
-        paths = [pathlib.Path(name) for name in names if isinstance(name, str)]
-        # A run that was moved takes its manifests along; else the paths are
-        # relative to where the run was started.
-        folders = [self.folder / path.name for path in paths[:1]]
-        for folder in folders + [self._working_folder() / p for p in paths]:
-            if (folder / "corpus.json").is_file():
-                return _read_corpus(folder)
+    def _read_manifests(self) -> Corpus:
+        """Describe the corpus of the manifests that the yaml names."""
+        output = pathlib.Path(self.hparams.get("output_folder") or self.folder)
+        started_here = output.resolve() == self.folder.resolve()
+        for key in ("manifest_folder", "data_folder"):
+            path = pathlib.Path(str(self.hparams.get(key)))
+            # From elsewhere, a relative path may lead to another corpus.
+            usable = started_here or path.is_absolute()
+            if usable and (path / "corpus.json").is_file():
+                return _read_corpus(path)
         return Corpus()
-
-    def _working_folder(self) -> pathlib.Path:
-        """Find where an unmoved run was started; by default, here."""
-        output = pathlib.Path(str(self.hparams.get("output_folder") or ""))
-        parts, depth = self.folder.resolve().parts, len(output.parts)
-        if (
-            depth
-            and not output.is_absolute()
-            and parts[-depth:] == output.parts
-        ):
-            return pathlib.Path(*parts[:-depth])
-        return pathlib.Path()
 
 
 def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
