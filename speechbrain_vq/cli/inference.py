@@ -153,7 +153,7 @@ def _load(interface, model, revision, run_opts, **options):
 
 def _interrupted(overwrite):
     if overwrite:
-        return "Interrupted. The same command starts anew."
+        return "Interrupted. The same command does it all anew."
     return AGAIN
 
 
@@ -167,8 +167,8 @@ def _report(result):
     message += f"{len(result.bad)} left out."
     if result.there:
         message += (
-            " Existing output is kept, whatever made it: --overwrite replaces "
-            "it."
+            " Existing files are kept, whatever made them: --overwrite does "
+            "them anew."
         )
     click.echo(message)
     if not result.done:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq import VQTokenizer, export_pretrained, hub, publish
 from speechbrain_vq.cli import main
 from speechbrain_vq.hub import load_pretrained, swap
 from speechbrain_vq.hub.folder import read_config
@@ -54,6 +54,14 @@ def fill(value):
 
 def bias(model):
     return float(load_file(model / "model.safetensors")["encoder.last.bias"][0])
+
+
+@pytest.mark.parametrize(
+    "name", ["ExportRefused", "export_pretrained", "push_to_hub"]
+)
+def test_the_old_place_names_the_new_one(name):
+    with pytest.warns(FutureWarning, match=f"speechbrain_vq.publish.{name}"):
+        assert getattr(hub, name) is getattr(publish, name)
 
 
 # What is in the folder
