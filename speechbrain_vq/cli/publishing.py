@@ -25,9 +25,7 @@ from .common import clean_errors, file_path, folder_path
 )
 @click.option("--checkpoint", help="Name or path of the checkpoint.")
 @click.option(
-    "--example",
-    type=file_path,
-    help="Recording to publish with the model.",
+    "--example", type=file_path, help="Recording to publish with the model."
 )
 @click.option(
     "--repo-id",

@@ -57,10 +57,7 @@ def demo(output, seed, steps, minutes, json_file) -> None:
 
 
 @click.command(
-    context_settings={
-        "ignore_unknown_options": True,
-        "allow_extra_args": True,
-    }
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
 )
 @click.argument("recipe")
 @click.option(
