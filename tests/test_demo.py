@@ -13,9 +13,6 @@ import sys
 import time
 
 import pytest
-from click.testing import CliRunner
-
-from speechbrain_vq.cli import main
 
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 COMMAND = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
@@ -63,14 +60,3 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     again = json.loads((tmp_path / "d.json").read_text())
     assert again["arms"] == figures["arms"]
     assert again["seconds"] < figures["seconds"]
-
-
-def test_too_few_steps_are_refused():
-    done = CliRunner().invoke(main, ["demo", "--steps=50"])
-    assert done.exit_code != 0 and "50" in done.output
-
-
-def test_export_names_what_is_no_run(tmp_path):
-    done = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
-    assert done.exit_code != 0
-    assert "not the folder of a run" in done.output

@@ -19,8 +19,8 @@ from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.check import AudioError
 from speechbrain_vq.inference import convert_files
-from tests.hub.runs import USED, YAML, write_run
 from tests.lobes.encoders import ECAPA
+from tests.publish.runs import USED, YAML, write_run
 
 HEARING = """    speaker: !new:speechbrain_vq.lobes.autoencoder.SpeakerEncoder
         input_dim: 20
