@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 
 @click.group()
@@ -65,7 +65,7 @@ def demo(output, seed, steps, minutes, json_file) -> None:
         raise click.ClickException(str(error)) from error
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(json_file) as partial:
+        with atomic_write(json_file) as partial:
             partial.write_text(json.dumps(figures, indent=2) + "\n")
 
 

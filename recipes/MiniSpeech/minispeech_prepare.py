@@ -27,7 +27,6 @@ import hashlib
 import importlib.util
 import logging
 import math
-import os
 import pathlib
 import shutil
 import tempfile
@@ -35,15 +34,15 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
-from speechbrain_vq.dataio.folders import contents
-from speechbrain_vq.recipes.MiniSpeech.espeak import VOICES, speak_all
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
+from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.audio import AudioError, check_audio, find_audio
+from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     MANIFESTS,
     SPLITS,
     PathLike,
     data_root,
+    folder_contents,
     has_manifests,
     is_done,
     read_corpus,
@@ -51,6 +50,7 @@ from speechbrain_vq.recipes.MiniSpeech.manifests import (
     write_corpus,
     write_csv,
 )
+from speechbrain_vq.recipes.MiniSpeech.espeak import VOICES, speak_all
 
 __all__ = [
     "data_root",
@@ -63,7 +63,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 def prepare(
@@ -217,8 +216,7 @@ def prepare_minispeech(
         jobs,
     )
     (folder / "corpus.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "audio", ignore_errors=True)
-    os.replace(partial / "audio", folder / "audio")
+    replace_folder(partial / "audio", folder / "audio")
     for split in SPLITS:
         write_csv(folder / f"{split}.csv", utts[split])
     write_corpus(folder, utts, corpus)
@@ -296,8 +294,8 @@ def prepare_audio_folder(
     Arguments
     ---------
     audio_folder : path
-        Searched, with its subfolders, for wav, flac, ogg, opus and mp3 files
-        of any sampling rate and number of channels.
+        Searched, with its subfolders, for audio files of any format that
+        libsndfile reads, sampling rate and number of channels.
     save_folder : path
         Where the manifests go.
     seed : int
@@ -330,7 +328,7 @@ def prepare_audio_folder(
             "valid_fraction and test_fraction must be at least 0 and their "
             f"sum below 1, got {valid_fraction} and {test_fraction}"
         )
-    paths = sorted(_find_audio(source))
+    paths = _audio_files(source)
     corpus = {
         "corpus": "audio",
         "version": FORMAT_VERSION,
@@ -366,15 +364,15 @@ def _recognise(folder: pathlib.Path) -> str:
         return "manifests"
     if (folder / UTTS).is_file():
         return "shared"
-    if next(_find_audio(folder), None) is not None:
+    if _audio_files(folder):
         return "audio"
     if not any(folder.glob("*")):
         logger.warning("%s holds no data: MiniSpeech is made there", folder)
         return "minispeech"
     raise FileNotFoundError(
-        f"{folder} holds {contents(folder)}; "
+        f"{folder} holds {folder_contents(folder)}; "
         f"wanted are the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
-        f"audio files ({' '.join(AUDIO_SUFFIXES)}), or an empty folder in "
+        f"audio files (wav, flac, ogg, mp3 ...), or an empty folder in "
         "which to make MiniSpeech"
     )
 
@@ -505,12 +503,11 @@ def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
 # Bare folders of audio
 
 
-def _find_audio(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
-    )
+def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        return sorted(find_audio([folder]))
+    except FileNotFoundError:
+        return []
 
 
 def _read_audio(

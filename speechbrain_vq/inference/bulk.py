@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.audio import AudioError, check_audio
 
 from .files import audio_blocks
 from .tokenizer import VQTokenizer

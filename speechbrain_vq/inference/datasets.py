@@ -8,7 +8,7 @@ import io
 import logging
 from typing import TYPE_CHECKING
 
-from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.dataio.audio import AudioError
 
 from .files import audio_blocks
 from .tokenizer import VQTokenizer

@@ -15,7 +15,7 @@ import soundfile
 import torch
 from scipy.signal import resample_poly
 
-from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.dataio.audio import AudioError
 
 from .chunks import Span, in_pieces
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from speechbrain_vq.hub.swap import replace_folder
+from speechbrain_vq.dataio.atomic import replace_folder
 
 from .bulk import Tokenized, read_lines, tokenize_files
 from .files import find_audio

@@ -12,8 +12,8 @@ from typing import BinaryIO
 import soundfile
 import torch
 
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
@@ -375,7 +375,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         """A waveform as a file."""
         output = pathlib.Path(output)
         try:
-            with replacing(output) as partial:
+            with atomic_write(output) as partial:
                 soundfile.write(
                     partial,
                     wav.numpy(),

@@ -15,11 +15,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq.dataio.audio import (
     AudioError,
+    check_audio,
     random_start,
     read_audio,
     usable,
 )
-from speechbrain_vq.dataio.check import check_audio
 
 RATE = 16000
 

@@ -6,8 +6,6 @@ Authors
 
 import pytest
 
-from speechbrain_vq.dataio.folders import contents
-
 
 @pytest.mark.parametrize(
     "names, said",
@@ -16,11 +14,11 @@ from speechbrain_vq.dataio.folders import contents
 def test_all_of_it_where_it_is_little(names, said, tmp_path):
     for name in names:
         (tmp_path / name).touch()
-    assert contents(tmp_path) == said
+    assert folder_contents(tmp_path) == said
 
 
 def test_there_is_more(tmp_path):
     for name in "fedcba":
         (tmp_path / name).touch()
-    assert contents(tmp_path) == "a, b, c, d, e, ..."
-    assert contents(tmp_path, "[b-e]", most=3) == "b, c, d, ..."
+    assert folder_contents(tmp_path) == "a, b, c, d, e, ..."
+    assert folder_contents(tmp_path, "[b-e]", most=3) == "b, c, d, ..."

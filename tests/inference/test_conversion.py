@@ -16,8 +16,7 @@ from click.testing import CliRunner
 import speechbrain_vq
 from speechbrain_vq import VoiceConverter, VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.inference import convert_files
 from tests.hub.runs import USED, YAML, write_run
 from tests.lobes.encoders import ECAPA

@@ -10,9 +10,12 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
-from speechbrain_vq.inference.files import audio_blocks, find_audio
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    audio_blocks,
+    find_audio,
+    read_audio,
+)
 
 FORMATS = [
     ("a.wav", None),

@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechbrain_vq.recipes.MiniSpeech import espeak, manifests
+from speechbrain_vq.dataio import manifests
+from speechbrain_vq.recipes.MiniSpeech import espeak
 from speechbrain_vq.recipes.MiniSpeech.sentences import sentences
 
 ROOT = pathlib.Path(__file__).parents[2]

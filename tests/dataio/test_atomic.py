@@ -6,17 +6,17 @@ Authors
 
 import pytest
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 
 def test_the_new_takes_the_place_of_the_old_only_when_whole(tmp_path):
     path = tmp_path / "a.b.txt"
     path.write_text("old")
-    with pytest.raises(ValueError), replacing(path) as partial:
+    with pytest.raises(ValueError), atomic_write(path) as partial:
         partial.write_text("ne")
         raise ValueError
     assert path.read_text() == "old"
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         assert partial.suffix == ".txt"
         partial.write_text("new")
         assert path.read_text() == "old"
@@ -25,6 +25,6 @@ def test_the_new_takes_the_place_of_the_old_only_when_whole(tmp_path):
 
 
 def test_nothing_is_left_where_nothing_was_written(tmp_path):
-    with pytest.raises(OSError), replacing(tmp_path / "no" / "a.txt") as new:
+    with pytest.raises(OSError), atomic_write(tmp_path / "no" / "a.txt") as new:
         new.write_text("x")
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ Authors
 import pytest
 import torch
 
-from speechbrain_vq.inference.chunks import Span, in_pieces, token_span
+from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
 from speechbrain_vq.lobes.autoencoder import ConvEncoder
 from speechbrain_vq.lobes.features import LogMel
 
