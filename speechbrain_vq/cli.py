@@ -199,10 +199,10 @@ def _uses_model(command):
 def _said(result):
     """How many files there are now, and what became of those that were."""
     bad = f"{len(result.bad)} left out."
-    if not result.there:
+    if not result.existing:
         return f"{result.done} files done, {bad}"
     return (
-        f"{result.done - result.there} files done, {result.there} there "
+        f"{result.done - result.existing} files done, {result.existing} there "
         f"already, {bad} Those that were there stay as they are, whatever "
         "made them: --overwrite does them anew."
     )

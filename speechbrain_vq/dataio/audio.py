@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from math import gcd
 from typing import BinaryIO
 
+import numpy as np
 import soundfile
 import torch
 from scipy.signal import resample_poly
@@ -316,6 +317,57 @@ def _is_joined_mp3(data):
     rest = data.seek(0, os.SEEK_END) - end
     is_frame = after[:1] == b"\xff" and after[1:2] >= b"\xe0"
     return (is_frame or after == b"ID3") and rest > 2 * _LONGEST_MP3_FRAME
+
+
+def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Convert waveforms to a batch of one channel in fp32.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor or numpy.ndarray
+        Waveforms, [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit integers.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveforms in [-1, 1], [B, T].
+
+    Raises
+    ------
+    TypeError
+        If they are no tensor or array, or of another type of number.
+    ValueError
+        If they have another shape.
+
+    Example
+    -------
+    >>> as_waveforms(np.array([0, -16384], dtype=np.int16))
+    tensor([[ 0.0000, -0.5000]])
+    """
+    if isinstance(wavs, np.ndarray):
+        wavs = torch.from_numpy(wavs)
+    if not torch.is_tensor(wavs):
+        raise TypeError(
+            "Waveforms are a tensor or an array [B, samples], got "
+            f"{type(wavs).__name__}."
+        )
+    if wavs.dim() == 1:
+        wavs = wavs.unsqueeze(0)
+    elif wavs.dim() == 3 and wavs.shape[1] == 1:
+        wavs = wavs.squeeze(1)
+    if wavs.dim() != 2:
+        raise ValueError(
+            "Waveforms are [B, samples], [B, 1, samples] or [samples], got "
+            f"{list(wavs.shape)}. Average the channels of a recording."
+        )
+    if wavs.dtype is torch.int16:
+        return wavs.to(torch.float32) / 2**15
+    if not wavs.is_floating_point():
+        raise TypeError(
+            "Waveforms are floating-point numbers in [-1, 1] or int16, got "
+            f"{wavs.dtype}. Divide integers by their full scale."
+        )
+    return wavs.to(torch.float32)
 
 
 def find_audio(

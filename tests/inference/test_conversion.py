@@ -271,7 +271,7 @@ def test_what_was_converted_is_not_converted_again(load, folder):
     for again in (False, True):
         done = convert_files([folder], converter, "s5", output)
         assert done.done == 3 and len(done.bad) == 1
-        assert done.there == (3 if again else 0)
+        assert done.existing == (3 if again else 0)
         found = [p for p in output.rglob("*") if p.is_file()]
         assert {p.relative_to(output).as_posix() for p in found} == {
             *("a.wav", "b.wav", "c.wav")
