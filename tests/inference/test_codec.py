@@ -35,7 +35,7 @@ def test_shapes_and_names(codec):
     assert codec.vocab_size == encodec.num_tokens == size
     assert encodec.emb_dim == dim
     assert codec.sample_rate == encodec.sample_rate == RATE
-    assert torch.equal(encodec.mods.quantizer.codebook, quantizer.codebook)
+    assert torch.equal(encodec.vocabulary, quantizer.codebook)
     wavs, lengths = torch.randn(2, RATE), torch.tensor([1.0, 0.5])
     tokens, vectors = encodec.encode(wavs, lengths)
     assert tokens.shape == (2, 50, books)
@@ -68,7 +68,10 @@ def test_embeddings_are_what_the_quantizer_codes(codec):
 def test_the_table_has_a_block_for_each_codebook(codec):
     books, size = codec.num_codebooks, codec.vocab_size
     table = codec.get_pretrained_embeddings()
-    assert table.shape == (books * size, codec.emb_dim)
+    assert table.shape == (
+        books * size,
+        codec.mods.quantizer.codebook.shape[-1],
+    )
     tokens = codec.sig_to_tokens(torch.randn(1, RATE))
     rows = table[tokens + size * torch.arange(books)]
     assert torch.equal(rows, codec.embeddings(tokens))
