@@ -15,11 +15,9 @@ which says what was made and where the audio lies (``data_root``).
 
 espeak-ng is GPL-3: it comes with the extra ``speechbrain-vq[demo]`` and is
 loaded only by the processes that speak the corpus.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
+import argparse
 import collections
 import csv
 import gzip
@@ -29,6 +27,7 @@ import logging
 import math
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 
@@ -565,3 +564,28 @@ def _split(
         split: {u: utt for u, utt in utts.items() if home[u] == split}
         for split in SPLITS
     }
+
+
+def main() -> None:
+    """Make MiniSpeech from the command line."""
+    parser = argparse.ArgumentParser(
+        description="Make MiniSpeech, a synthetic corpus of English speech."
+    )
+    parser.add_argument("data_folder", help="Folder of the corpus.")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=30.0,
+        help="Length of the corpus in minutes (default: %(default)g).",
+    )
+    options = parser.parse_args()
+    try:
+        prepare_minispeech(options.data_folder, options.minutes)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -179,7 +179,8 @@ def _open(source, name=None, check=True):
         with _Forward(source) as file:
             yield file, name
     except (OSError, RuntimeError, UnicodeError) as error:
-        message = f"{name}: cannot be read: {error}"
+        reason = getattr(error, "error_string", error)
+        message = f"{name}: cannot be read: {reason}"
         if pathlib.Path(name).suffix.lower() in _UNSUPPORTED:
             message += " Convert it to wav or flac, as with ffmpeg."
         raise AudioError(message) from error
