@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
 from speechbrain_vq.dataio.audio import AudioError, check_audio, find_audio
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
@@ -47,7 +47,6 @@ from speechbrain_vq.dataio.manifests import (
     read_corpus,
     utterance,
     write_corpus,
-    write_csv,
 )
 from speechbrain_vq.recipes.MiniSpeech.espeak import VOICES, speak_all
 
@@ -217,7 +216,7 @@ def prepare_minispeech(
     (folder / "corpus.json").unlink(missing_ok=True)
     replace_folder(partial / "audio", folder / "audio")
     for split in SPLITS:
-        write_csv(folder / f"{split}.csv", utts[split])
+        _write_csv(folder / f"{split}.csv", utts[split])
     write_corpus(folder, utts, corpus)
     _remove_partial(folder)
     return folder
@@ -345,6 +344,20 @@ def prepare_audio_folder(
     utts = _split(entries, seed, valid_fraction, test_fraction, source)
     write_corpus(folder, utts, corpus)
     return folder
+
+
+def _write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
+    """SpeechBrain's csv manifest; its audio lies in ``$data_root``."""
+    with (
+        atomic_write(path) as partial,
+        open(partial, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow("ID duration wav wav_format spk_id wrd".split())
+        for utt_id, utt in utts.items():
+            wav = utt["wav"].replace("{data_root}", "$data_root")
+            length, spk_id, words = utt["length"], utt["spk_id"], utt["words"]
+            writer.writerow([utt_id, length, wav, "flac", spk_id, words])
 
 
 def _is_interrupted(folder: pathlib.Path) -> bool:

@@ -6,8 +6,6 @@ of the test set (``phones.item``), and ``corpus.json``, written last, with the
 parameters of the preparation and the folder of the audio (``data_root``).
 """
 
-import csv
-import io
 import json
 import logging
 import math
@@ -370,30 +368,6 @@ def write_corpus(
             for split in SPLITS
         ),
     )
-
-
-def write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
-    """Write SpeechBrain's csv manifest of flac files.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        Output file; its audio lies in ``$data_root``.
-    utts : dict
-        From utterance id to entry.
-
-    Example
-    -------
-    >>> write_csv(pathlib.Path("train.csv"), utts)  # doctest: +SKIP
-    """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["ID", "duration", "wav", "wav_format", "spk_id", "wrd"])
-    for utt_id, utt in utts.items():
-        wav = utt["wav"].replace("{data_root}", "$data_root")
-        length, spk_id, words = utt["length"], utt["spk_id"], utt["words"]
-        writer.writerow([utt_id, length, wav, "flac", spk_id, words])
-    _write_text(path, table.getvalue())
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:

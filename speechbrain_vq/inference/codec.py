@@ -253,26 +253,10 @@ class EncodecAdapter(torch.nn.Module):
     def __init__(self, tokenizer):
         super().__init__()
         self.tokenizer = tokenizer
-
-    @property
-    def sample_rate(self) -> int:
-        """Sampling rate in Hz."""
-        return self.tokenizer.sample_rate
-
-    @property
-    def num_heads(self) -> int:
-        """Number of codebooks, K."""
-        return self.tokenizer.num_codebooks
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of codewords of each codebook, C."""
-        return self.tokenizer.vocab_size
-
-    @property
-    def emb_dim(self) -> int:
-        """Size of a codeword, H."""
-        return self.vocabulary.shape[-1]
+        self.sample_rate = tokenizer.sample_rate
+        self.num_heads = tokenizer.num_codebooks
+        self.num_tokens = tokenizer.vocab_size
+        self.emb_dim = self.vocabulary.shape[-1]
 
     @property
     def vocabulary(self) -> torch.Tensor:

@@ -68,8 +68,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
         **kwargs,
     ) -> "VQTokenizer":
-        """As ``VQPretrained.from_hparams``, with a choice of what makes the
-        waveforms.
+        """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
 
         Arguments
         ---------
@@ -78,8 +77,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, HifiGAN or UnitVocoder, optional
-            See ``use_vocoder``; absent: what the model's yaml has under
-            ``vocoder``, a folder within the model's before others, else
+            See ``use_vocoder``; by default the value of ``vocoder`` in the
+            model's yaml, a folder within the model's before others, or else
             Griffin-Lim.
 
         Returns
@@ -92,8 +91,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         FileNotFoundError
             If there is no such model, or one of its files is missing.
         ValueError
-            If it cannot be used, or should not be, or the vocoder does not
-            hear what the model says.
+            If the model or the vocoder cannot be used, or the two do not fit.
         """
         model = super().from_hparams(source, *args, **kwargs)
         if not vocoder:
@@ -108,15 +106,15 @@ class VQTokenizer(CodecMixin, VQPretrained):
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None,
         **options,
     ) -> None:
-        """Chooses what makes the waveforms.
+        """Choose the vocoder.
 
         Arguments
         ---------
         vocoder : path, str, HifiGAN, UnitVocoder or None
             A folder or a model on the Hub, such as
-            ``speechbrain/tts-hifigan-libritts-16kHz``, or one that is loaded:
-            a HiFi-GAN of SpeechBrain, or one on the tokens themselves, as the
-            recipe ``MiniSpeech/unit-vocoder`` trains it. None: Griffin-Lim.
+            ``speechbrain/tts-hifigan-libritts-16kHz``, or a loaded one: a
+            HiFi-GAN of SpeechBrain, or a unit vocoder of the recipe
+            ``MiniSpeech/unit-vocoder``. None: Griffin-Lim.
         **options
             See ``load_vocoder``.
 
@@ -125,7 +123,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         FileNotFoundError
             If there is no such vocoder.
         ValueError
-            If it hears something else than the model says; the message names
+            If its inputs are not the outputs of the model; the message names
             both.
         """
         if isinstance(vocoder, str | os.PathLike):

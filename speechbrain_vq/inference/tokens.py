@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMATS = ("jsonl", "npz", "hf-dataset")
 _WAY_OUT = "Name another file to write, or overwrite this one."
 
 
@@ -54,18 +53,14 @@ def tokenize_files(
 ) -> FileResults:
     """Tokenize files into a jsonl token file, longest file first.
 
-    Lines are collected in ``NAME.partial.jsonl``, which becomes the output at
-    the end. An interrupted run continues there, and files that the output has
-    already are not tokenized again. Files that cannot be read are left out.
-
     Arguments
     ---------
     paths : iterable of path
-        Audio files.
+        Audio files. Those that cannot be read are left out.
     tokenizer : VQTokenizer
         The model.
     output : path
-        Token file to write or to extend.
+        Token file to write or to extend, as in ``tokenize_to``.
     batch_seconds : float
         Seconds of audio per batch, padding included; longer files are
         processed alone, in chunks of that length.
@@ -79,10 +74,8 @@ def tokenize_files(
 
     Raises
     ------
-    BlockingIOError
-        If another process is writing the output.
-    ValueError
-        If the output is of another model or precision, or no token file.
+    BlockingIOError, ValueError
+        See ``tokenize_to``.
     """
     return _tokenize(
         paths, tokenizer, output, "jsonl", False, batch_seconds, progress
@@ -101,7 +94,8 @@ def tokenize_to(
     """Tokenize files and folders into a token file, an npz or a data set.
 
     Lines are collected in ``NAME.partial.jsonl``, of which the output is made
-    at the end, in one step. An interrupted run continues there.
+    at the end, in one step. An interrupted run continues there, and files that
+    a jsonl output has already are not tokenized again.
 
     Arguments
     ---------
@@ -134,7 +128,7 @@ def tokenize_to(
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is of another model or precision.
+        If the output is of another model or precision, or no token file.
     """
     format = format or format_of(output)
     paths = list(find_audio(places))
@@ -154,7 +148,7 @@ def format_of(output: str | os.PathLike) -> str:
     Returns
     -------
     str
-        One of ``FORMATS``.
+        ``"jsonl"``, ``"npz"`` or ``"hf-dataset"``.
 
     Raises
     ------

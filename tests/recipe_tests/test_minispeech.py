@@ -263,7 +263,7 @@ def test_killed_preparation_is_redone(small, tmp_path):
 
 @needs_espeak
 @pytest.mark.parametrize(
-    "module, stage", [(mini, "write_csv"), (manifests, "_item_file")]
+    "module, stage", [(mini, "_write_csv"), (manifests, "_item_file")]
 )
 def test_interruption_while_writing(
     small, tmp_path, monkeypatch, module, stage
