@@ -193,11 +193,6 @@ def has_manifests(folder: pathlib.Path) -> bool:
     -------
     bool
         Whether all are there, in json or in csv.
-
-    Example
-    -------
-    >>> has_manifests(pathlib.Path("/nowhere"))
-    False
     """
     return any(
         all((folder / f"{split}.{kind}").is_file() for split in SPLITS)
@@ -221,11 +216,6 @@ def given_manifests(
     -------
     bool
         Whether it has; that is also logged.
-
-    Example
-    -------
-    >>> given_manifests(pathlib.Path("/nowhere"), pathlib.Path("/prepared"))
-    False
     """
     own = data_folder.resolve() == save_folder.resolve()
     given = has_manifests(data_folder) and not own
@@ -248,11 +238,6 @@ def is_done(folder: pathlib.Path, corpus: dict) -> bool:
     -------
     bool
         Whether it is.
-
-    Example
-    -------
-    >>> is_done(pathlib.Path("/nowhere"), {"corpus": "audio"})
-    False
     """
     complete = all((folder / name).is_file() for name in MANIFESTS)
     return complete and read_corpus(folder) == corpus
@@ -344,11 +329,6 @@ def write_corpus(
         From split to a dict from utterance id to entry.
     corpus : dict
         Parameters of the preparation, for ``corpus.json``.
-
-    Example
-    -------
-    >>> utts = {"train": {}, "valid": {}, "test": {}}
-    >>> write_corpus(folder, utts, {"corpus": "mine"})  # doctest: +SKIP
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.json").unlink(missing_ok=True)
