@@ -143,7 +143,7 @@ def test_a_flac_of_unknown_length_is_read(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
 def test_a_name_that_is_no_text_is_read(tmp_path):
     path = write(tmp_path / "a.wav", 16000)
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.wav")
     os.rename(path, odd)
     assert len(read_audio(odd, 16000)) == 32000 and check_audio(odd) == 2.0
 
