@@ -13,6 +13,9 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
 
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 COMMAND = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
@@ -60,3 +63,19 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     again = json.loads((tmp_path / "d.json").read_text())
     assert again["arms"] == figures["arms"]
     assert again["seconds"] < figures["seconds"]
+
+
+def test_the_demo_imports_no_recipe():
+    code = "import sys, speechbrain_vq.demo; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "speechbrain_vq.recipes" not in done.stdout
+
+
+def test_a_corpus_that_cannot_be_made_ends_the_demo(tmp_path, capfd):
+    done = CliRunner().invoke(
+        main, ["demo", "--minutes=1e400", f"--output={tmp_path}"]
+    )
+    assert done.exit_code == 1 and "The corpus was not made" in done.output
+    assert "Error: minutes must be above 0" in capfd.readouterr().err

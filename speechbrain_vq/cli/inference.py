@@ -161,11 +161,11 @@ def _report(result):
     """Show how many files were processed, and fail if there were none."""
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
-    message = f"{result.done - result.there} files done, "
-    if result.there:
-        message += f"{result.there} there already, "
+    message = f"{result.done - result.existing} files done, "
+    if result.existing:
+        message += f"{result.existing} there already, "
     message += f"{len(result.bad)} left out."
-    if result.there:
+    if result.existing:
         message += (
             " Existing files are kept, whatever made them: --overwrite does "
             "them anew."

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 from .common import AGAIN, clean_errors, output_folder
 
@@ -52,7 +52,7 @@ def demo(output, seed, steps, minutes, json_file) -> None:
         metrics = run_demo(output, seed, steps, minutes)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(json_file) as partial:
+        with atomic_write(json_file) as partial:
             partial.write_text(json.dumps(metrics, indent=2) + "\n")
 
 

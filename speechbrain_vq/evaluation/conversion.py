@@ -15,9 +15,8 @@ from typing import NamedTuple
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 
 from .sampling import Figure, Ratios
 from .sources import Utterance
@@ -236,5 +235,7 @@ class Conversion:
             ("output", f"{source}-as-{speaker}"),
         ):
             samples = audio[what].clamp(-1, 1).numpy()
-            with replacing(self.audio / f"{number:03}-{what}-{name}.wav") as at:
+            with atomic_write(
+                self.audio / f"{number:03}-{what}-{name}.wav"
+            ) as at:
                 soundfile.write(at, samples, self.sample_rate)

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.manifests import read_manifest
+
 from .choice import choose_items
 from .conversion import Conversion, conversion_pairs
 from .judges import judge_name, load_judge
 from .leak import Leak, chosen
-from .manifest import read_manifest
 from .measures import (
     Abx,
     CostOf,

@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
 from .plots import plot_phone_units
@@ -161,7 +161,7 @@ def write_report(
     files = []
     if evaluation.tables["phones"]:
         try:
-            with replacing(picture) as partial:
+            with atomic_write(picture) as partial:
                 plot_phone_units(
                     evaluation.tables["phone_units"],
                     evaluation.tables["phones"],
@@ -179,7 +179,7 @@ def write_report(
         ("results.json", numbers + "\n"),
         ("results.md", text),
     ):
-        with replacing(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             partial.write_text(content, "utf-8")
         files.append(folder / name)
     return files

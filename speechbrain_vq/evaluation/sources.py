@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.audio import AudioError, check_audio
 
 # Of what is said again, in seconds: warping needs the square.
 LONGEST = 20.0
@@ -163,8 +163,8 @@ class Model:
         return check_audio(path) > self.batch_seconds
 
     def _in_pieces(self, name, entry):
-        from speechbrain_vq.inference.chunks import in_pieces
-        from speechbrain_vq.inference.files import audio_blocks
+        from speechbrain_vq.dataio.audio import audio_blocks
+        from speechbrain_vq.dataio.chunks import in_pieces
 
         rate, number, start = self.tokenizer.sample_rate, 0, []
 

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
+from speechbrain_vq.dataio.atomic import replace_folder
 from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
 from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import CARD, CONFIG, HPARAMS, WEIGHTS
 from speechbrain_vq.hub.hparams import inference_section, inference_yaml
-from speechbrain_vq.hub.swap import replace_folder
 
 from .card import make_card
 from .example import write_example

@@ -12,7 +12,8 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import read_corpus
 from speechbrain_vq.hub.folder import HPARAMS
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,7 @@ class Run:
             return
         example = corpus.example and str(corpus.example.resolve())
         text = json.dumps({**corpus._asdict(), "example": example}, indent=2)
-        with replacing(self.folder / CORPUS_FILE) as partial:
+        with atomic_write(self.folder / CORPUS_FILE) as partial:
             partial.write_text(f"{text}\n", encoding="utf-8")
 
     @functools.cached_property
@@ -311,7 +312,7 @@ def in_warmup(checkpoint: Checkpoint) -> bool:
 
 
 def _read_corpus(folder: pathlib.Path) -> Corpus:
-    about = json.loads((folder / "corpus.json").read_text("utf-8"))
+    about = read_corpus(folder)
     name = CORPORA.get(about.get("corpus"))
     path = folder / "test.json"
     items = json.loads(path.read_text("utf-8")) if path.is_file() else {}

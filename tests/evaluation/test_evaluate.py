@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 from speechbrain_vq import VQTokenizer, bundled
 from speechbrain_vq.cli import main
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, judges, write_report
 from speechbrain_vq.evaluation.judges import load_judge
-from speechbrain_vq.evaluation.manifest import read_manifest
 from speechbrain_vq.evaluation.ranges import range_of
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.sources import Model
