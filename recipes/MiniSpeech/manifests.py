@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable
 
 from speechbrain_vq.dataio.replacing import replacing
-from speechbrain_vq.evaluation.items import make_items
+from speechbrain_vq.evaluation.abx_items import make_items
 
 logger = logging.getLogger(__name__)
 

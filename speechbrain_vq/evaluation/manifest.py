@@ -1,8 +1,4 @@
-"""Manifests, as the recipes write them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Manifests, as the recipes write them."""
 
 import json
 import math

@@ -1,95 +1,94 @@
-"""How near a reconstruction is to the original.
+"""Distance of decoded waveforms from the originals."""
 
-Authors
- * speechbrain_vq authors 2026
-"""
-
+import importlib.util
 import math
+import random
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import pad
 
 from .dtw import dtw
 from .f0 import fundamental
+from .intervals import WeightedRatios
+from .judges import judge_quantity
+from .metric import NON_NEGATIVE, SHARE, Estimate, Metric, Quantity
+from .utterances import MOST_DECODED, EvaluatedModel, Utterance
 
 # To decibels: 10 / ln 10.
 _DECIBELS = 10 / math.log(10)
-_FLOOR = 1e-5
+# Least magnitude, order of the last cepstral coefficient, mel bands.
+_FLOOR, _ORDER, _N_MELS = 1e-5, 13, 80
 
 
-def mel_cepstra(
-    wav: torch.Tensor, sample_rate: int, order: int = 13, n_mels: int = 80
-) -> torch.Tensor:
-    """The c of log |S| = c_0 + sum c_m cos(m w) on the mel scale, 25 ms
-    windows every 10 ms.
+def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
+    """Compute mel cepstra, c_m of log |S| = c_0 + sum c_m cos(m w) on the mel
+    scale, in windows of 25 ms every 10 ms.
 
     Arguments
     ---------
     wav : torch.Tensor
         Samples, [T].
     sample_rate : int
-        In Hz.
-    order : int
-        Of the last coefficient.
-    n_mels : int
-        Number of bands.
+        Sampling rate in Hz.
 
     Returns
     -------
     torch.Tensor
-        c_1 to c_order; without the loudness, c_0, [frames, order].
+        c_1 to c_13, [frames, 13]; without c_0, the loudness.
     """
     from torchaudio.functional import melscale_fbanks
 
     window = round(0.025 * sample_rate)
-    spectrum = _spectrum(wav, window, round(0.01 * sample_rate))
+    spectrum = _magnitudes(wav, window, round(0.01 * sample_rate))
     bands = melscale_fbanks(
-        spectrum.shape[1], 0.0, sample_rate / 2, n_mels, sample_rate, "slaney"
+        spectrum.shape[1], 0.0, sample_rate / 2, _N_MELS, sample_rate, "slaney"
     )
-    return cepstra((spectrum @ bands).clamp(min=_FLOOR).log(), order)
+    return cepstra((spectrum @ bands).clamp(min=_FLOOR).log())
 
 
-def cepstra(log_mels: torch.Tensor, order: int) -> torch.Tensor:
-    """Cosine coefficients 1 to ``order`` of logarithms of magnitudes.
+def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
+    """Compute cosine coefficients 1 to 13 of log magnitudes.
 
     Arguments
     ---------
     log_mels : torch.Tensor
-        [frames, bands].
-    order : int
-        Of the last coefficient.
+        Log magnitudes, [frames, bands].
 
     Returns
     -------
     torch.Tensor
-        [frames, order].
+        Coefficients, [frames, 13].
 
     Example
     -------
     >>> angles = torch.pi * (torch.arange(40) + 0.5) / 40
-    >>> cepstra(5 + 3 * torch.cos(2 * angles)[None], 3).round(decimals=4).abs()
+    >>> spectrum = 5 + 3 * torch.cos(2 * angles)
+    >>> cepstra(spectrum[None])[:, :3].round(decimals=4).abs()
     tensor([[0., 3., 0.]])
     """
     bands = log_mels.shape[1]
     angles = math.pi * (torch.arange(bands) + 0.5) / bands
-    waves = torch.cos(angles.unsqueeze(1) * torch.arange(1, order + 1))
+    waves = torch.cos(angles.unsqueeze(1) * torch.arange(1, _ORDER + 1))
     return log_mels @ waves * (2 / bands)
 
 
 def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
-    """MCD in decibels, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek, 1993),
+    """Compute MCD, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek, 1993), as
     the mean along the path of dynamic time warping.
 
-    The figure depends on the bands and the order: compare like with like.
+    It depends on the number of bands and coefficients: compare only values
+    of the same implementation.
 
     Arguments
     ---------
     x, y : torch.Tensor
-        Cepstra as ``mel_cepstra`` gives them, [frames, order].
+        Cepstra as ``mel_cepstra`` returns them, [frames, order].
 
     Returns
     -------
     float
+        Distortion in dB.
 
     Example
     -------
@@ -98,10 +97,10 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
     >>> mel_cepstral_distortion(x, y) * math.log(10) / 10 / math.sqrt(2)
     5.0
     """
-    # By products, a frame would not be at no distance from itself.
+    # By matrix products, the distance of a frame to itself would not be 0.
     exact = "donot_use_mm_for_euclid_dist"
-    apart = torch.cdist(x.double(), y.double(), compute_mode=exact)
-    costs = _DECIBELS * math.sqrt(2) * apart.unsqueeze(0)
+    distances = torch.cdist(x.double(), y.double(), compute_mode=exact)
+    costs = _DECIBELS * math.sqrt(2) * distances.unsqueeze(0)
     sizes = torch.tensor([len(x)]), torch.tensor([len(y)])
     return float(dtw(costs, *sizes))
 
@@ -109,34 +108,35 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
 def log_spectral_distance(
     x: torch.Tensor, y: torch.Tensor, sample_rate: int
 ) -> float:
-    """The mean over frames of the root mean square over frequencies of the
-    difference in decibels (Gray and Markel, 1976, equation 12), without
-    warping; 32 ms windows every 8 ms, magnitudes floored at 1e-5.
+    """Compute the log-spectral distance: root mean square over frequencies,
+    mean over frames, without warping (Gray and Markel, 1976, equation 12), in
+    windows of 32 ms every 8 ms with magnitudes of at least 1e-5.
 
     Arguments
     ---------
     x, y : torch.Tensor
         Samples, [T].
     sample_rate : int
-        In Hz.
+        Sampling rate in Hz.
 
     Returns
     -------
     float
+        Distance in dB.
     """
     window = round(0.032 * sample_rate)
     x, y = (
-        _spectrum(wav, window, window // 4).clamp(min=_FLOOR).log()
-        for wav in _as_long(x, y)
+        _magnitudes(wav, window, window // 4).clamp(min=_FLOOR).log()
+        for wav in _same_length(x, y)
     )
     difference = 2 * _DECIBELS * (x - y)
     return float(difference.square().mean(1).sqrt().mean())
 
 
 def si_snr(original: torch.Tensor, other: torch.Tensor) -> float:
-    """Scale-invariant signal-to-noise ratio in decibels (Le Roux et al., SDR -
-    half-baked or well done?, 2019, equation 5), of zero-mean signals. A vocoder
-    that makes its own phases has none to speak of.
+    """Compute the scale-invariant signal-to-noise ratio (Le Roux et al., SDR -
+    half-baked or well done?, 2019, equation 5) of zero-mean signals. It needs
+    the original phases, which vocoders do not keep.
 
     Arguments
     ---------
@@ -146,6 +146,7 @@ def si_snr(original: torch.Tensor, other: torch.Tensor) -> float:
     Returns
     -------
     float
+        Ratio in dB.
 
     Example
     -------
@@ -154,7 +155,8 @@ def si_snr(original: torch.Tensor, other: torch.Tensor) -> float:
     20.0
     """
     x, y = (
-        wav.double() - wav.double().mean() for wav in _as_long(original, other)
+        wav.double() - wav.double().mean()
+        for wav in _same_length(original, other)
     )
     target = (x @ y) / (x @ x).clamp(min=1e-12) * x
     noise = (y - target).square().sum().clamp(min=1e-12)
@@ -166,59 +168,61 @@ def si_snr(original: torch.Tensor, other: torch.Tensor) -> float:
 def pitch_errors(
     original: torch.Tensor, other: torch.Tensor, sample_rate: int
 ) -> dict[str, tuple[float, int]]:
-    """Sums of errors of the fundamental frequency, and of how many frames.
-
-    ``f0_squared_error`` is in Hz^2, over frames voiced in both, of which the
-    root of the mean is the F0 RMSE of voice conversion (Sisman et al., An
-    overview of voice conversion and its challenges, 2021, section on objective
-    evaluation); ``voicing`` counts the frames voiced in only one (voicing
-    decision error, Nakatani et al., A method for fundamental frequency
-    estimation and voicing decision, 2008). See ``fundamental`` for the limits.
+    """Sum errors of the fundamental frequency over frames; see
+    ``fundamental``.
 
     Arguments
     ---------
     original, other : torch.Tensor
         Samples, [T].
     sample_rate : int
-        In Hz.
+        Sampling rate in Hz.
 
     Returns
     -------
     dict
-        (sum, frames) each.
+        Sums and numbers of frames: ``f0_rmse``, squared errors in Hz^2 of
+        frames that are voiced in both (the root of whose mean is the F0 RMSE
+        of voice conversion: Sisman et al., An overview of voice conversion and
+        its challenges, 2021); ``voicing_error``, frames that are voiced in
+        only one (voicing decision error: Nakatani et al., A method for
+        fundamental frequency estimation and voicing decision, 2008).
     """
-    x, y = (fundamental(w, sample_rate) for w in _as_long(original, other))
+    x, y = (
+        fundamental(wav, sample_rate) for wav in _same_length(original, other)
+    )
     both = (x > 0) & (y > 0)
     squares = float((x - y)[both].square().sum())
     return {
-        "f0_squared_error": (squares, int(both.sum())),
-        "voicing": (float(((x > 0) != (y > 0)).sum()), len(x)),
+        "f0_rmse": (squares, int(both.sum())),
+        "voicing_error": (float(((x > 0) != (y > 0)).sum()), len(x)),
     }
 
 
 def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
-    """Short-time objective intelligibility (Taal et al., An algorithm for
-    intelligibility prediction of time-frequency weighted noisy speech, 2011),
-    by pystoi, which must be there; nan for less than 30 frames of speech.
+    """Compute short-time objective intelligibility (Taal et al., An algorithm
+    for intelligibility prediction of time-frequency weighted noisy speech,
+    2011) by pystoi, which must be installed.
 
     Arguments
     ---------
     original, other : torch.Tensor
         Samples, [T].
     rate : int
-        In Hz.
+        Sampling rate in Hz.
 
     Returns
     -------
     float
+        STOI; nan for less than 30 frames of speech.
     """
     import warnings
 
     import pystoi
 
-    x, y = (wav.double().numpy() for wav in _as_long(original, other))
+    x, y = (wav.double().numpy() for wav in _same_length(original, other))
     with warnings.catch_warnings():
-        # It warns, and returns 1e-5, where there is too little.
+        # It warns, and returns 1e-5, if there is too little speech.
         warnings.simplefilter("error", RuntimeWarning)
         try:
             return float(pystoi.stoi(x, y, rate))
@@ -226,15 +230,131 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
             return math.nan
 
 
-def _as_long(x, y):
+def has_pystoi() -> bool:
+    """Return whether pystoi is installed."""
+    return importlib.util.find_spec("pystoi") is not None
+
+
+def _same_length(x, y):
     size = min(len(x), len(y))
     return x[:size], y[:size]
 
 
-def _spectrum(wav, window, hop):
-    """Magnitudes, [frames, bins]."""
+def _magnitudes(wav, window, hop):
+    """Return the magnitude spectrogram, [frames, bins]."""
     if len(wav) < window:
         wav = pad(wav, (0, window - len(wav)))
     size = 2 ** math.ceil(math.log2(window))
     frames = torch.hann_window(window) * wav.float().unfold(0, window, hop)
     return torch.fft.rfft(frames, size).abs()
+
+
+def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
+    """Draw names at random.
+
+    Example
+    -------
+    >>> len(sample_names(["a", "b", "c"], 2))
+    2
+    """
+    return set(
+        random.Random(seed).sample(sorted(names), min(number, len(names)))
+    )
+
+
+class Reconstruction(Metric):
+    """Compare decoded utterances with the originals.
+
+    Arguments
+    ---------
+    model : EvaluatedModel
+        The model.
+    names : set of str
+        Utterances to decode, see ``sample_names``.
+    judges : dict
+        Judges by name, see ``judges``.
+    """
+
+    label = "Reconstruction against the original"
+    quantities = {
+        "mel_cepstral_distortion": Quantity(
+            "mel-cepstral distortion", "dB", NON_NEGATIVE
+        ),
+        "log_spectral_distance": Quantity(
+            "log-spectral distance", "dB", NON_NEGATIVE
+        ),
+        "f0_rmse": Quantity("RMSE of F0", "Hz", NON_NEGATIVE),
+        "voicing_error": Quantity("voicing error", "share of frames", SHARE),
+        "si_snr": Quantity("SI-SNR", "dB"),
+        "stoi": Quantity("STOI", bounds=(-1.0, 1.0)),
+    }
+
+    def __init__(
+        self,
+        model: EvaluatedModel,
+        names: set[str],
+        judges: dict[str, Callable],
+    ):
+        self.model, self.names, self.judges = model, names, judges
+        self.quantities = dict(self.quantities)
+        self._utterances, self._ratios = 0, WeightedRatios()
+
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Decode and compare an utterance, if it is one of ``names``."""
+        if utterance.name not in self.names or not len(utterance.tokens):
+            return
+        utterance = self.model.beginning(utterance)
+        x, rate = utterance.wav, self.model.sample_rate
+        y = self.model.reconstruct(utterance)[: round(MOST_DECODED * rate)]
+        self._utterances += 1
+        sums = {
+            "mel_cepstral_distortion": (
+                mel_cepstral_distortion(
+                    mel_cepstra(x, rate), mel_cepstra(y, rate)
+                ),
+                1,
+            ),
+            "log_spectral_distance": (log_spectral_distance(x, y, rate), 1),
+            **pitch_errors(x, y, rate),
+        }
+        if self.model.keeps_phases:
+            sums["si_snr"] = si_snr(x, y), 1
+        if has_pystoi() and not math.isnan(value := stoi(x, y, rate)):
+            sums["stoi"] = value, 1
+        audio = {"source": x, "output": y}
+        for name, judge in self.judges.items():
+            values = judge(audio, rate, utterance.entry)
+            for key, value in values.items():
+                sums[f"{name}:{key}"] = float(value), 1
+                quantity = judge_quantity(name, judge, key)
+                self.quantities[f"{name}:{key}"] = quantity
+        for name, pair in sums.items():
+            self._ratios.add(name, *pair, weights)
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the means over utterances, or frames."""
+        return {
+            name: self._ratios.estimate(
+                name,
+                self.quantities[name],
+                self._utterances,
+                *([torch.sqrt] if name == "f0_rmse" else []),
+            )
+            for name in self._ratios.names()
+        }
+
+    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
+        notes = []
+        if estimates and not self.model.keeps_phases:
+            notes.append(
+                f"SI-SNR: {self.model.vocoder} generates new phases, so that "
+                "samples cannot be compared"
+            )
+        if estimates and not has_pystoi():
+            notes.append('STOI: pip install "speechbrain-vq[eval]"')
+        return notes
+
+    def settings(self) -> dict:
+        """Return the number of utterances."""
+        return {"reconstructed": self._utterances} if self.names else {}

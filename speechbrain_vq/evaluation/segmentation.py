@@ -1,29 +1,32 @@
-"""Whether units change where phones do.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Unit changes as phone boundaries."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 
+from .intervals import estimate
+from .metric import SHARE, Estimate, Metric, Quantity
+from .utterances import Utterance
+
+# Greatest distance of matching boundaries, in seconds.
+TOLERANCE = 0.02
+
 
 def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
-    """When units change.
+    """Return when units change.
 
     Arguments
     ---------
     tokens : torch.Tensor
         Tokens, [T] or [T, C].
     token_rate : float
-        Tokens a second; token i lasts from i to i + 1 of its durations.
+        Tokens per second.
 
     Returns
     -------
     list of float
-        In seconds, in order.
+        Times in seconds, in order.
 
     Example
     -------
@@ -38,7 +41,7 @@ def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
 
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
-    """Starts and ends of phones, but the first start and the last end.
+    """Return starts and ends of phones, but the first start and the last end.
 
     Arguments
     ---------
@@ -48,7 +51,7 @@ def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
     Returns
     -------
     list of float
-        In seconds, in order, each once.
+        Times in seconds, in order, each once.
 
     Example
     -------
@@ -59,18 +62,14 @@ def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
     return sorted(times)[1:-1]
 
 
-def matches(
-    found: Sequence[float], reference: Sequence[float], tolerance: float = 0.02
-) -> int:
-    """The greatest number of pairs of a found and a reference boundary that
-    are at most ``tolerance`` apart, none of them in two pairs.
+def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:
+    """Count the pairs of a detected and a reference boundary in a greatest
+    one-to-one matching within ``TOLERANCE``.
 
     Arguments
     ---------
-    found, reference : sequence of float
-        In seconds, in order.
-    tolerance : float
-        In seconds.
+    detected, reference : sequence of float
+        Times in seconds, in order.
 
     Returns
     -------
@@ -78,13 +77,13 @@ def matches(
 
     Example
     -------
-    >>> matches([0.10, 0.11, 0.30], [0.12, 0.31])
+    >>> count_matches([0.10, 0.11, 0.30], [0.12, 0.31])
     2
     """
     hits = i = j = 0
-    while i < len(found) and j < len(reference):
-        late = found[i] - reference[j]
-        if abs(late) <= tolerance + 1e-9:
+    while i < len(detected) and j < len(reference):
+        late = detected[i] - reference[j]
+        if abs(late) <= TOLERANCE + 1e-9:
             hits, i, j = hits + 1, i + 1, j + 1
         elif late < 0:
             i += 1
@@ -94,33 +93,33 @@ def matches(
 
 
 def segmentation_scores(
-    hits: float, found: float, reference: float
+    hits: float, detected: float, reference: float
 ) -> dict[str, float]:
-    """Precision, recall, F1, over-segmentation, and the R-value (Räsänen,
-    Laine and Altosaar, Interspeech 2009, equations 3 to 6), in 0..1.
+    """Compute precision, recall, F1, over-segmentation and the R-value
+    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6).
 
-    The R-value is 1 for the ideal, and lower the farther recall and
-    over-segmentation are from it; boundaries at random do not raise it.
+    The R-value is 1 in the ideal case, and lower the farther recall and
+    over-segmentation are from it; random boundaries do not raise it.
 
     Arguments
     ---------
-    hits, found, reference : float
-        Numbers of pairs, of found boundaries and of those of the reference.
+    hits, detected, reference : float
+        Numbers of matches, of detected and of reference boundaries.
 
     Returns
     -------
     dict
-        nan where a denominator is 0.
+        Scores; nan where a denominator is 0.
 
     Example
     -------
     >>> segmentation_scores(10, 10, 10)["r_value"]
     1.0
     """
-    precision = hits / found if found else math.nan
+    precision = hits / detected if detected else math.nan
     recall = hits / reference if reference else math.nan
-    total = found + reference
-    over = found / reference - 1 if reference else math.nan
+    total = detected + reference
+    over = detected / reference - 1 if reference else math.nan
     to_ideal = math.hypot(1 - recall, over)
     to_line = (recall - 1 - over) / math.sqrt(2)
     return {
@@ -130,3 +129,58 @@ def segmentation_scores(
         "over_segmentation": over,
         "r_value": 1 - (abs(to_ideal) + abs(to_line)) / 2,
     }
+
+
+class Segmentation(Metric):
+    """Compute ``segmentation_scores`` of unit changes as phone boundaries.
+
+    Example
+    -------
+    >>> Segmentation().compute()
+    {}
+    """
+
+    label = f"Unit changes against phone boundaries ({1000 * TOLERANCE:g} ms)"
+    quantities = {
+        "precision": Quantity("precision", bounds=SHARE),
+        "recall": Quantity("recall", bounds=SHARE),
+        "f1": Quantity("F1", bounds=SHARE),
+        "over_segmentation": Quantity(
+            "over-segmentation", bounds=(-1.0, math.inf)
+        ),
+        "r_value": Quantity("R-value", bounds=(-math.inf, 1.0)),
+    }
+
+    def __init__(self):
+        self._sums, self._utterances = None, 0
+
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Count the boundaries of an utterance that lie within its phones."""
+        self._utterances += 1
+        phones = utterance.entry.get("phones")
+        if not phones:
+            return
+        start, end = phones[0][0], phones[-1][1]
+        detected = unit_boundaries(utterance.tokens, utterance.token_rate)
+        detected = [time for time in detected if start < time < end]
+        reference = phone_boundaries(phones)
+        hits = count_matches(detected, reference)
+        numbers = torch.tensor([[hits], [len(detected)], [len(reference)]])
+        counts = numbers * weights
+        self._sums = counts if self._sums is None else self._sums + counts
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the scores over all boundaries."""
+        if self._sums is None:
+            return {}
+        scores = [segmentation_scores(*sums) for sums in self._sums.T.tolist()]
+        return {
+            name: estimate(
+                (one[name] for one in scores), quantity, self._utterances
+            )
+            for name, quantity in self.quantities.items()
+        }
+
+    def settings(self) -> dict:
+        """Return the tolerance in seconds."""
+        return {"segmentation_tolerance": TOLERANCE}

@@ -82,7 +82,7 @@ class HifiGAN(nn.Module):
         ValueError
             If they differ; the message names both.
         """
-        if hasattr(tokenizer.mods.decoder, "generate"):
+        if tokenizer.decodes_to_samples:
             raise ValueError(
                 f"The decoder of {tokenizer.source} writes waveforms itself, "
                 f"and would never ask {self.source}. Leave the vocoder out."

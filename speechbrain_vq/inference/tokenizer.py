@@ -152,6 +152,11 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return self.mods.quantizer.codebook_size
 
     @property
+    def decodes_to_samples(self) -> bool:
+        """Whether the decoder outputs samples; others output features."""
+        return hasattr(self.mods.decoder, "generate")
+
+    @property
     def span(self) -> Span | None:
         """What a token sees of the waveform; None: maybe all of it."""
         return token_span(self.mods.features, self.mods.encoder)
@@ -177,13 +182,34 @@ class VQTokenizer(CodecMixin, VQPretrained):
             Tokens [B, T] (or [B, T, C] for C codebooks), 0 at padding, and
             their relative lengths [B].
         """
-        with self.autocast():
-            features, lengths = self._features(wavs, wav_lens)
-            latents, lengths = self.mods.encoder(features, lengths)
+        latents, lengths = self.latents_batch(wavs, wav_lens)
         tokens = self.mods.quantizer.encode(latents, lengths)
         mask = frame_mask(latents, lengths)
         mask = mask.view(mask.shape + (1,) * (tokens.dim() - 2))
         return tokens * mask, lengths
+
+    @torch.no_grad()
+    def latents_batch(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode waveforms to latents, the encoder's output before
+        quantization.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [B, samples].
+        wav_lens : torch.Tensor, optional
+            Relative lengths, [B]; absent: no padding.
+
+        Returns
+        -------
+        tuple
+            Latents [B, T, D], and their relative lengths [B].
+        """
+        with self.autocast():
+            features, lengths = self._features(wavs, wav_lens)
+            return self.mods.encoder(features, lengths)
 
     @torch.no_grad()
     def decode_batch(
@@ -251,8 +277,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         if lengths is not None:
             lengths = lengths.to(self.device)
         speaker = speaker.to(self.device)
-        # Decoders make features, but for those that write samples.
-        if hasattr(self.mods.decoder, "generate"):
+        if self.decodes_to_samples:
             return self.mods.decoder.generate(vectors, speaker, lengths)
         with self.autocast():
             vectors = vectors * frame_mask(vectors, lengths).unsqueeze(-1)
@@ -298,12 +323,32 @@ class VQTokenizer(CodecMixin, VQPretrained):
         torch.Tensor
             Tokens, [T] (or [T, C]).
         """
-        blocks = [audio] if torch.is_tensor(audio) else audio
-        if self.span is None or chunk_seconds is None:
-            return self._encode_one(torch.cat(list(blocks)))
-        steps = max(1, round(chunk_seconds * self.token_rate))
-        pieces = in_pieces(self._encode_one, blocks, self.span, steps)
-        return torch.cat(list(pieces))
+        return self._in_chunks(self._encode_one, audio, chunk_seconds)
+
+    def latents(
+        self,
+        audio: torch.Tensor | Iterable[torch.Tensor],
+        chunk_seconds: float | None = 60.0,
+    ) -> torch.Tensor:
+        """Encode audio of any length to latents, in chunks as ``tokenize``.
+
+        Arguments
+        ---------
+        audio : torch.Tensor or iterable of torch.Tensor
+            Samples, [samples], or blocks of them in order.
+        chunk_seconds : float, optional
+            Length of a chunk in seconds; None: all at once.
+
+        Returns
+        -------
+        torch.Tensor
+            Latents, [T, D], float32 on the CPU.
+        """
+
+        def encode(wav):
+            return self.latents_batch(wav.unsqueeze(0))[0][0].float().cpu()
+
+        return self._in_chunks(encode, audio, chunk_seconds)
 
     def encode_file(
         self,
@@ -397,6 +442,14 @@ class VQTokenizer(CodecMixin, VQPretrained):
     def forward(self, wavs, wav_lens=None):
         """See ``encode_batch``."""
         return self.encode_batch(wavs, wav_lens)
+
+    def _in_chunks(self, encode, audio, chunk_seconds):
+        """Encode audio chunk by chunk."""
+        blocks = [audio] if torch.is_tensor(audio) else audio
+        if self.span is None or chunk_seconds is None:
+            return encode(torch.cat(list(blocks)))
+        steps = max(1, round(chunk_seconds * self.token_rate))
+        return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
 
     def _encode_one(self, wav):
         return self.encode_batch(wav.unsqueeze(0))[0][0]

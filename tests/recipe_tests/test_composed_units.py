@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from speechbrain_vq import VQTokenizer
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.presets import recipe_path
 from speechbrain_vq.recipes.MiniSpeech.manifests import data_root

@@ -1,0 +1,359 @@
+"""ABX items: read from ZeroSpeech item files or made of aligned phones, and
+subsampled to a bounded number."""
+
+import collections
+import functools
+import hashlib
+import heapq
+import math
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+# Pauses in the alignments of espeak, Kaldi, Festival and ZeroSpeech.
+SILENCES = frozenset(["SIL", "sil", "sp", "spn", "pau", "_", "#", ""])
+# Phones are neighbours if they are no farther apart, in seconds: alignments
+# have steps of a few ms. Half a ms more: decimals are not exact in binary.
+_LARGEST_GAP = 0.0055
+# Greatest number of items by context: with neighbours they are triphones,
+# three times as long as phones.
+MOST_ITEMS = {"within": 20_000, "any": 40_000}
+
+
+class Item(NamedTuple):
+    """A line of a ZeroSpeech item file.
+
+    Arguments
+    ---------
+    file : str
+        Name of the utterance.
+    onset, offset : float
+        Times in seconds.
+    phone, before, after : str
+        The phone, and its neighbours.
+    speaker : str
+        Name of the speaker.
+    """
+
+    file: str
+    onset: float
+    offset: float
+    phone: str
+    before: str
+    after: str
+    speaker: str
+
+
+class ItemSample(NamedTuple):
+    """ABX items to compare with each other.
+
+    Arguments
+    ---------
+    items : list of Item
+        The items.
+    total : int
+        Number of items before subsampling.
+    source : str
+        Origin of the items, for the report.
+    """
+
+    items: list[Item]
+    total: int = 0
+    source: str = ""
+
+
+def read_items(path: str | os.PathLike) -> Iterator[Item]:
+    """Read ``#file onset offset #phone prev-phone next-phone speaker``.
+
+    Arguments
+    ---------
+    path : path
+        The item file.
+
+    Yields
+    ------
+    Item
+        The item of each line.
+
+    Raises
+    ------
+    ValueError
+        If a line is not an item.
+    """
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split()
+            if not fields or line.startswith("#file"):
+                continue
+            try:
+                file, onset, offset, *names = fields
+                item = Item(file, float(onset), float(offset), *names)
+                if not 0 <= item.onset <= item.offset < math.inf:
+                    raise ValueError
+            except (ValueError, TypeError):
+                raise ValueError(
+                    f"{path}, line {number}: an item has a file, an onset, an "
+                    "offset, a phone, the phones before and after it, and a "
+                    f"speaker; this is {line.strip()!r}."
+                ) from None
+            yield item
+
+
+def make_items(
+    file: str,
+    phones: Sequence[tuple[float, float, str]],
+    speaker: str,
+    triphones: bool,
+) -> list[Item]:
+    """Make items of the phones of an utterance that have two neighbours, with
+    no pause before, in or after them.
+
+    Arguments
+    ---------
+    file : str
+        Name of the utterance.
+    phones : sequence
+        (start, end, phone) in seconds.
+    speaker : str
+        Name of the speaker.
+    triphones : bool
+        Whether an item includes the two neighbours.
+
+    Returns
+    -------
+    list of Item
+
+    Example
+    -------
+    >>> phones = [(0.0, 0.1, "a"), (0.1, 0.3, "b"), (0.3, 0.4, "c")]
+    >>> make_items("utt", phones, "ann", triphones=True)[0][:4]
+    ('utt', 0.0, 0.4, 'b')
+    """
+    items = []
+    for before, this, after in zip(
+        phones, phones[1:], phones[2:], strict=False
+    ):
+        names = this[2], before[2], after[2]
+        gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
+        if SILENCES.isdisjoint(names) and gap < _LARGEST_GAP:
+            times = (before[0], after[1]) if triphones else this[:2]
+            items.append(Item(file, *times, *names, speaker))
+    return items
+
+
+def frames_of(item: Item, rate: float) -> slice:
+    """Return the frames whose middle lies in the item, as fastabx does;
+    Libri-Light's ABX leaves out one more at the end.
+
+    Arguments
+    ---------
+    item : Item
+        The item.
+    rate : float
+        Frames per second.
+
+    Returns
+    -------
+    slice
+
+    Example
+    -------
+    >>> frames_of(Item("utt", 0.029, 0.071, "a", "b", "c", "ann"), 100)
+    slice(3, 7, None)
+    """
+    # A middle on an edge in decimals must not fall off it in binary.
+    start = math.ceil(round(item.onset * rate - 0.5, 6))
+    return slice(
+        max(start, 0), math.floor(round(item.offset * rate - 0.5, 6)) + 1
+    )
+
+
+def sample_items(
+    entries: dict[str, dict],
+    path: str | os.PathLike | None,
+    max_size_group: int | None,
+    seed: int = 0,
+) -> tuple[dict[str, ItemSample], list[str]]:
+    """Subsample the items of a manifest by context: triphones, or the items of
+    a file, to be compared within the same context, and phones for any context.
+    Utterances without a speaker have no items.
+
+    Arguments
+    ---------
+    entries : dict
+        The manifest.
+    path : path, optional
+        A ZeroSpeech item file.
+    max_size_group : int, optional
+        See ``subsample``.
+    seed : int
+        Random seed.
+
+    Returns
+    -------
+    tuple
+        ``ItemSample`` by context, ``"within"`` and ``"any"``, and notes on
+        items that cannot be used.
+
+    Raises
+    ------
+    ValueError
+        If the file is not an item file.
+    """
+    samples, notes = {}, []
+    for context, triphones in (("within", True), ("any", False)):
+        source = "made of the manifest's phones"
+        read = functools.partial(_items_of_phones, entries, triphones)
+        if path and context == "within":
+            source = str(path)
+            read = functools.partial(_items_of_file, entries, path)
+            notes += _note_unknown_files(entries, path)
+        items, total = subsample(
+            read,
+            context,
+            max_size_group,
+            max_items=MOST_ITEMS[context],
+            seed=seed,
+        )
+        samples[context] = ItemSample(items, total, source)
+    spoken = [entry for entry in entries.values() if entry["phones"]]
+    nameless = sum(not entry.get("spk_id") for entry in spoken)
+    if nameless:
+        notes.append(
+            f"ABX items of {nameless} of {len(spoken)} utterances with phones: "
+            "the manifest (spk_id) does not name the speaker"
+        )
+    return samples, notes
+
+
+def _items_of_phones(entries, triphones):
+    for name, entry in entries.items():
+        if entry.get("spk_id"):
+            yield from make_items(
+                name, entry["phones"], entry["spk_id"], triphones
+            )
+
+
+def _items_of_file(entries, path):
+    return (item for item in read_items(path) if item.file in entries)
+
+
+def _note_unknown_files(entries, path):
+    number, unknown, example = 0, 0, None
+    for item in read_items(path):
+        number += 1
+        if item.file not in entries:
+            unknown, example = unknown + 1, example or item.file
+    if not unknown:
+        return []
+    return [
+        f"{unknown} of {number} ABX items are of files that the manifest does "
+        f"not name, e.g. {example}"
+    ]
+
+
+def subsample(
+    read: Callable[[], Iterable[Item]],
+    context: str = "within",
+    max_size_group: int | None = 10,
+    max_speakers: int | None = 50,
+    max_phones: int | None = 200,
+    max_items: int | None = None,
+    seed: int = 0,
+) -> tuple[list[Item], int]:
+    """Draw at most so many items of each speaker, phone and
+    (``context="within"``) neighbours, of so many speakers and phones.
+
+    If these are still too many, all items of some neighbours (or, for
+    ``context="any"``, phones) are left out, so that items to be compared stay
+    together. Memory is bounded by the size of the sample, which depends on the
+    order of items only within a group.
+
+    Arguments
+    ---------
+    read : callable
+        Returns an iterable of all items; called three times.
+    context : str
+        ``"within"`` or ``"any"``.
+    max_size_group : int, optional
+        Greatest size of a group; None: no limit.
+    max_speakers, max_phones : int, optional
+        Greatest number of speakers and phones; None: no limit.
+    max_items : int, optional
+        Greatest number of items, unless the first neighbours (or phone) alone
+        have more; None: no limit.
+    seed : int
+        Random seed.
+
+    Returns
+    -------
+    tuple
+        The items, in their order, and the number of all items.
+    """
+    speakers, phones, total = set(), set(), 0
+    for item in read():
+        speakers.add(item.speaker)
+        phones.add(item.phone)
+        total += 1
+    speakers = set(_draw(sorted(speakers), max_speakers, f"{seed}"))
+    phones = set(_draw(sorted(phones), max_phones, f"{seed}"))
+
+    def grouped():
+        for item in read():
+            if item.speaker in speakers and item.phone in phones:
+                place = (item.before, item.after) if context == "within" else ()
+                yield (item.speaker, item.phone, *place), item
+
+    sizes = _group_sizes(grouped(), context, max_size_group, max_items, seed)
+    drawn = {
+        group: set(_draw(range(size), max_size_group, f"{seed} {group}"))
+        for group, size in sizes.items()
+    }
+    items, position = [], dict.fromkeys(drawn, 0)
+    for group, item in grouped():
+        if group in drawn:
+            if position[group] in drawn[group]:
+                items.append(item)
+            position[group] += 1
+    return items, total
+
+
+def _group_sizes(grouped, context, max_size_group, max_items, seed):
+    """Count the items of each group, without what ``max_items`` leaves out."""
+    most_in_group = math.inf if max_size_group is None else max_size_group
+    # From neighbours (or phone), which are left out as a whole, to the sizes
+    # of their groups; those of the greatest hash go first.
+    sizes, heap, total, limit = {}, [], 0, None
+    for group, _ in grouped:
+        place = group[2:] if context == "within" else group[1]
+        if place not in sizes:
+            rank = _hash(f"{seed} {place}")
+            if limit is not None and rank >= limit:
+                continue
+            sizes[place] = collections.Counter()
+            heapq.heappush(heap, (-rank, place))
+        sizes[place][group] += 1
+        total += sizes[place][group] <= most_in_group
+        while max_items is not None and total > max_items and len(heap) > 1:
+            rank, last = heapq.heappop(heap)
+            limit = -rank
+            total -= sum(
+                min(size, most_in_group) for size in sizes.pop(last).values()
+            )
+    return {
+        group: n for counts in sizes.values() for group, n in counts.items()
+    }
+
+
+def _hash(text):
+    """Return a pseudo-random number that only depends on the text."""
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"
+    )
+
+
+def _draw(values, size, seed):
+    if size is None or len(values) <= size:
+        return values
+    return random.Random(seed).sample(values, size)
