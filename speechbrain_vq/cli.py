@@ -400,26 +400,27 @@ def _check_used(source, options):
     "--manifest",
     required=True,
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="A json manifest with phones and speakers, as far as known.",
+    help="Json manifest of the test set, with phones and speakers if known.",
 )
 @click.option(
     "--item",
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="A ZeroSpeech item file; default: made of the manifest's phones.",
+    help="ZeroSpeech item file; default: made of the manifest's phones.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     callback=_can_be_made,
-    help="Write results.json, results.md and a picture there.",
+    help="Folder for results.json, results.md and a picture.",
 )
 @click.option(
     "--judges",
     "judges",
     multiple=True,
     metavar="NAME|MODULE:CALLABLE",
-    help="Hears reconstructions and conversions: resemblyzer, whisper, or "
-    "one of yours; may be repeated.",
+    help="Judge of decoded speech: resemblyzer, whisper (or "
+    "whisper:PATH_OR_NAME of its weights), or one of your own; may be "
+    "repeated.",
 )
 @click.option(
     "--reconstruct",
@@ -427,7 +428,7 @@ def _check_used(source, options):
     default=32,
     show_default=True,
     type=click.IntRange(min=0),
-    help="How many utterances.",
+    help="Number of utterances to reconstruct.",
 )
 @click.option(
     "--conversion-pairs",
@@ -436,68 +437,67 @@ def _check_used(source, options):
     show_default=True,
     metavar="N",
     type=click.IntRange(min=0),
-    help="How many utterances to say in another speaker's voice.",
+    help="Number of pairs of an utterance and another speaker to convert.",
 )
 @click.option(
     "--targets",
     metavar="MANIFEST",
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="Whose voices; default: those of the manifest.",
+    help="Manifest of the target speakers; default: --manifest.",
 )
 @click.option(
     "--audio",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
     callback=_can_be_made,
-    help="Write what was converted there, and sources and targets.",
+    help="Folder for the converted, source and target recordings.",
 )
 @click.option(
     "--replicates",
     default=100,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Of the bootstrap; 0: no intervals.",
+    help="Number of bootstrap replicates; 0: no intervals.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of all draws.")
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.option(
     "--codebook-size",
     type=click.IntRange(min=1),
-    help="Of tokens in a file.",
+    help="Number of codes of the tokens in a file.",
 )
 @click.option(
     "--data-root",
     type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
-    help="For {data_root} in the manifest.",
+    help="Value of {data_root} in the manifest.",
 )
-@click.option(
-    "--abx",
-    type=click.Choice(["own", "fastabx"]),
-    default="own",
-    show_default=True,
-    help="Whose; fastabx needs Python 3.12, and has no intervals.",
-)
+# Of the last release: there is one ABX now.
+@click.option("--abx", type=click.Choice(["own", "fastabx"]), hidden=True)
 @_choose_vocoder
 @click.option("--revision", help="Of a model on the Hub.")
 @click.option("--device", help="E.g. cpu, cuda; default: what is there.")
-def evaluate(source, out, revision, device, vocoder, **options) -> None:
-    """Measure what units are worth: phones, ABX, leaks, cost, reconstruction."""
+def evaluate(source, out, revision, device, vocoder, abx, **options) -> None:
+    """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
     from speechbrain_vq.evaluation import write_report
     from speechbrain_vq.evaluation.report import as_text
     from speechbrain_vq.hub import HubError
 
     _check_used(source, options)
+    if abx == "fastabx":
+        raise click.UsageError(
+            "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
+        )
     model = {"revision": revision, "vocoder": vocoder}
     if device:
         model["run_opts"] = {"device": device}
     try:
-        found = run(source, progress=True, **options, **model)
+        evaluation = run(source, progress=True, **options, **model)
     except (HubError, ImportError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(as_text(found), nl=False)
+    click.echo(as_text(evaluation), nl=False)
     if out is None:
         return
     try:
-        for file in write_report(found, out):
+        for file in write_report(evaluation, out):
             click.echo(f"Wrote {file}")
     except OSError as error:
         raise click.ClickException(

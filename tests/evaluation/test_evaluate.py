@@ -1,8 +1,4 @@
-"""The whole evaluation, of a model and of tokens, and its report.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The whole evaluation, of a model and of tokens, and its report."""
 
 import json
 import math
