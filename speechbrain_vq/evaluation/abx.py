@@ -30,18 +30,9 @@ _FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
 
 
 class Cell(NamedTuple):
-    """ABX cell: the triples of a phone of A and X, a speaker of A and B, one
-    of X, and neighbours; with B of all other phones.
-
-    Arguments
-    ---------
-    speaker : str
-        Speaker of A and B.
-    phone : str
-        Phone of A and X.
-    x, a, b : list of int
-        Indices of the items.
-    """
+    """Indices of items X, A and B: X and A of a phone, A and B of a speaker,
+    X of one, B of all other phones; all of the same neighbours if the context
+    matters."""
 
     speaker: str
     phone: str
@@ -62,17 +53,8 @@ class Cell(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Cells of an ABX error.
-
-    Arguments
-    ---------
-    cells : list of Cell
-        The cells to compare.
-    triples : int
-        Number of their triples.
-    total : int
-        Number of triples of all cells.
-    """
+    """Cells to compare, how many triples they have, and how many there would
+    be without a limit of pairs."""
 
     cells: list[Cell]
     triples: int
@@ -175,7 +157,11 @@ def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def identity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Compute the share of codebooks with different codes, [I, C], [J, C] to
     [I, J]; 0 or 1 with one codebook."""
-    return (x.unsqueeze(1) != y).float().mean(2)
+    # A codebook at a time: all together would need C times the memory.
+    differ = [
+        (a.unsqueeze(1) != b).float() for a, b in zip(x.T, y.T, strict=True)
+    ]
+    return sum(differ) / len(differ)
 
 
 def abx_error(
@@ -302,36 +288,17 @@ class _Distances:
         """Return the distances of all pairs of each (X, Y), [X, Y] each."""
         x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
         y = torch.cat([y.repeat(len(x)) for x, y in jobs])
-        if self.distance is identity:
-            costs = self._code_costs(x, y)
-        else:
-            costs = self._vector_costs(jobs)
-        distances = _warp(costs, self.lengths[x], self.lengths[y])
+        lengths = self.lengths[x], self.lengths[y]
+        distances = _warp(self._costs(jobs), *lengths)
         parts = distances.split([len(x) * len(y) for x, y in jobs])
         return [
             part.view(len(x), -1)
             for part, (x, _) in zip(parts, jobs, strict=True)
         ]
 
-    def _code_costs(self, x, y):
-        """Return a function that compares codes pair by pair."""
-        starts = self.starts[x], self.starts[y]
-
-        def costs(block, rows, columns):
-            x, y = (
-                self.frames[start[block] + steps]
-                for start, steps in zip(starts, (rows, columns), strict=True)
-            )
-            differ = x.unsqueeze(1) != y
-            if differ.shape[3] == 1:
-                return differ.squeeze(3).float()
-            return differ.float().mean(3)
-
-        return costs
-
-    def _vector_costs(self, jobs):
-        """Return a function that looks pairs up in the distances of all frames
-        of a cell, which one product of matrices gives."""
+    def _costs(self, jobs):
+        """Return a function that looks up the distances of frames, of which
+        those of a cell are computed at once."""
         flat, first, stride, offset = [], [], [], 0
         for x, y in jobs:
             costs = self.distance(self._frames_of(x), self._frames_of(y))
@@ -453,7 +420,7 @@ class Abx(Metric):
                     seed=self.seed,
                     max_pairs=MOST_PAIRS,
                 )
-                condition = condition_name(speaker, context)
+                condition = _condition(speaker, context)
                 self._cells[condition] = cells
                 if not cells.cells:
                     continue
@@ -482,7 +449,7 @@ class Abx(Metric):
             self.samples, ("within", "across")
         ):
             name, sample = (
-                condition_name(speaker, context),
+                _condition(speaker, context),
                 self.samples[context],
             )
             if any(key.startswith(f"abx_{name}_") for key in estimates):
@@ -522,14 +489,8 @@ class Abx(Metric):
         }
 
 
-def condition_name(speaker: str, context: str) -> str:
-    """Return the name of a condition in keys and settings.
-
-    Example
-    -------
-    >>> condition_name("within", "any")
-    'within_speaker_any_context'
-    """
+def _condition(speaker, context):
+    """Return a name such as within_speaker_same_context."""
     place = "same" if context == "within" else "any"
     return f"{speaker}_speaker_{place}_context"
 

@@ -22,19 +22,8 @@ MOST_ITEMS = {"within": 20_000, "any": 40_000}
 
 
 class Item(NamedTuple):
-    """A line of a ZeroSpeech item file.
-
-    Arguments
-    ---------
-    file : str
-        Name of the utterance.
-    onset, offset : float
-        Times in seconds.
-    phone, before, after : str
-        The phone, and its neighbours.
-    speaker : str
-        Name of the speaker.
-    """
+    """A line of a ZeroSpeech item file: an utterance, onset and offset in
+    seconds, the phone, its neighbours, and the speaker."""
 
     file: str
     onset: float
@@ -46,17 +35,8 @@ class Item(NamedTuple):
 
 
 class ItemSample(NamedTuple):
-    """ABX items to compare with each other.
-
-    Arguments
-    ---------
-    items : list of Item
-        The items.
-    total : int
-        Number of items before subsampling.
-    source : str
-        Origin of the items, for the report.
-    """
+    """ABX items to compare with each other, how many there were before
+    subsampling, and their origin for the report."""
 
     items: list[Item]
     total: int = 0
@@ -240,16 +220,14 @@ def _items_of_file(entries, path):
 
 
 def _note_unknown_files(entries, path):
-    number, unknown, example = 0, 0, None
-    for item in read_items(path):
-        number += 1
-        if item.file not in entries:
-            unknown, example = unknown + 1, example or item.file
+    """Note items of files that the manifest does not have."""
+    files = collections.Counter(item.file for item in read_items(path))
+    unknown = [file for file in files if file not in entries]
     if not unknown:
         return []
     return [
-        f"{unknown} of {number} ABX items are of files that the manifest does "
-        f"not name, e.g. {example}"
+        f"{sum(files[file] for file in unknown)} of {files.total()} ABX items "
+        f"are of files that the manifest does not name, e.g. {unknown[0]}"
     ]
 
 

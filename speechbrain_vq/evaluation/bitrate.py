@@ -14,27 +14,6 @@ from .utterances import Utterance
 _MOST_SYMBOLS = 100_000
 
 
-def bits_per_token(counts: torch.Tensor) -> torch.Tensor:
-    """Compute the entropy of tokens.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Occurrences of each token, [tokens, 1 + R].
-
-    Returns
-    -------
-    torch.Tensor
-        Entropies in bits, [1 + R].
-
-    Example
-    -------
-    >>> round(float(bits_per_token(torch.tensor([[2], [1], [1]]))), 6)
-    1.5
-    """
-    return entropy(counts.double().T) / math.log(2)
-
-
 class BitRate(Metric):
     """Compute tokens and bits per second of all utterances.
 
@@ -109,9 +88,7 @@ class BitRate(Metric):
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])
-        bits = sum(
-            bits_per_token(table[books == book]) for book in range(self._books)
-        )
+        bits = sum(_bits(table[books == book]) for book in range(self._books))
         values = {
             "frames_per_second": frames,
             "tokens_per_second": frames * self._books,
@@ -123,10 +100,10 @@ class BitRate(Metric):
         if not self._symbols.full:
             symbol = bits
             if self._books > 1:
-                symbol = bits_per_token(self._symbols.table())
+                symbol = _bits(self._symbols.table())
             values["bits_per_second_zerospeech"] = frames * symbol
         if not self._runs.full:
-            run = bits_per_token(self._runs.table())
+            run = _bits(self._runs.table())
             values["bits_per_second_runs"] = runs * run
         return {
             name: estimate(rates, self.quantities[name], self._utterances)
@@ -157,3 +134,8 @@ class BitRate(Metric):
     @property
     def _size(self):
         return self.codebook_size or self._greatest + 1
+
+
+def _bits(counts):
+    """Return the entropy of counts [tokens, 1 + R] in bits, [1 + R]."""
+    return entropy(counts.double().T) / math.log(2)

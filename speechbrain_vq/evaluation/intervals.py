@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable
 import numpy as np
 import torch
 
-from .metric import Estimate, Quantity
+from .metric import UNNAMED, Estimate, Quantity
 
 # 95 % of a normal distribution lie within 1.96 standard deviations.
 NORMAL = 1.96
@@ -15,7 +15,7 @@ NORMAL = 1.96
 
 def estimate(
     values: torch.Tensor | Iterable[float],
-    quantity: Quantity = Quantity(""),
+    quantity: Quantity = UNNAMED,
     cases: int = 1,
 ) -> Estimate:
     """Compute a 95 % confidence interval from bootstrap replicates.
@@ -103,19 +103,9 @@ def clip_interval(
 
 
 def wilson(share: float, number: float) -> tuple[float, float]:
-    """Compute the 95 % score interval of a proportion (Wilson, 1927, Probable
-    inference, the law of succession, and statistical inference).
-
-    Arguments
-    ---------
-    share : float
-        Proportion, in 0..1.
-    number : float
-        Number of independent cases.
-
-    Returns
-    -------
-    tuple of float
+    """Compute the 95 % score interval of a proportion of ``number`` cases
+    (Wilson, 1927, Probable inference, the law of succession, and statistical
+    inference).
 
     Example
     -------
@@ -255,7 +245,7 @@ class WeightedRatios:
     def estimate(
         self,
         name: str,
-        quantity: Quantity = Quantity(""),
+        quantity: Quantity = UNNAMED,
         cases: int = 1,
         transform: Callable = lambda values: values,
     ) -> Estimate:

@@ -20,25 +20,7 @@ _INSTALL = 'It needs pip install "speechbrain-vq[judges]", or: pip install'
 
 
 def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
-    """Load judges, with their weights.
-
-    Arguments
-    ---------
-    judges : iterable of str or callable
-        See ``load_judge``.
-
-    Returns
-    -------
-    dict
-        Judges by their names in the report.
-
-    Raises
-    ------
-    ValueError
-        If there is no such judge, or two have the same name.
-    ImportError
-        If a judge lacks a package, or its weights.
-    """
+    """Load judges, by their names in the report; see ``load_judge``."""
     judges = [load_judge(judge) for judge in judges]
     names = [_name(judge) for judge in judges]
     if len(set(names)) < len(names):

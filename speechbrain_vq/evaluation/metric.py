@@ -40,6 +40,9 @@ class Quantity(NamedTuple):
         return f"{self.label} ({self.unit})" if self.unit else self.label
 
 
+UNNAMED = Quantity("")
+
+
 class Estimate(NamedTuple):
     """A value with its 95 % confidence interval.
 
@@ -56,7 +59,7 @@ class Estimate(NamedTuple):
     value: float
     low: float | None = None
     high: float | None = None
-    quantity: Quantity = Quantity("")
+    quantity: Quantity = UNNAMED
 
 
 class Metric:

@@ -123,18 +123,7 @@ class PhoneUnitCounts:
 
 
 def mutual_information(counts: torch.Tensor) -> float:
-    """Compute I(phone; unit) of the empirical joint distribution.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Occurrences of each phone with each unit, [phones, units].
-
-    Returns
-    -------
-    float
-        Mutual information in nats.
-    """
+    """Compute I(phone; unit) in nats from counts [phones, units]."""
     counts = counts.double()
     marginals = entropy(counts.sum(1)) + entropy(counts.sum(0))
     # Rounding must not make it negative where it is 0.
@@ -219,31 +208,10 @@ def phone_purity(counts: torch.Tensor) -> float:
     return float(counts.amax(0).sum()) / total if total else 0.0
 
 
-def cluster_purity(counts: torch.Tensor) -> float:
-    """Compute cluster purity, the accuracy of mapping each phone to its most
-    frequent unit (HuBERT, 2021, section V-B). It falls with the number of
-    units: with a single unit it is 1.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Occurrences of each phone with each unit, [phones, units].
-
-    Returns
-    -------
-    float
-        Purity in 0..1; 0 without counts.
-
-    Example
-    -------
-    >>> cluster_purity(torch.tensor([[6, 0, 1], [0, 2, 1]]))
-    0.8
-    """
-    return phone_purity(counts.T)
-
-
 def phone_information(counts: torch.Tensor) -> dict[str, float]:
-    """Compute all values of a table of phones and units.
+    """Compute all values of a table of phones and units. Cluster purity is
+    the accuracy of mapping each phone to its most frequent unit; it falls with
+    the number of units.
 
     Arguments
     ---------
@@ -268,7 +236,7 @@ def phone_information(counts: torch.Tensor) -> dict[str, float]:
     return {
         "pnmi": pnmi(counts),
         "phone_purity": phone_purity(counts),
-        "cluster_purity": cluster_purity(counts),
+        "cluster_purity": phone_purity(counts.T),
         "entropy_of_phone_given_unit": _bits(joint - units),
         "entropy_of_unit_given_phone": _bits(joint - phones),
     }

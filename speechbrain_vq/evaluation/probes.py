@@ -86,21 +86,8 @@ def fit_probe(
 def stratified_folds(
     groups: Sequence, number: int = 5, seed: int = 0
 ) -> torch.Tensor:
-    """Assign examples to folds, with equal shares of each group.
-
-    Arguments
-    ---------
-    groups : sequence
-        Group of each of N examples, e.g. its class.
-    number : int
-        Number of folds.
-    seed : int
-        Random seed.
-
-    Returns
-    -------
-    torch.Tensor
-        Fold of each example, [N].
+    """Assign examples to ``number`` folds, [N], with equal shares of each
+    group (e.g. class).
 
     Example
     -------
@@ -120,23 +107,10 @@ def stratified_folds(
 def cross_validate(
     inputs: torch.Tensor, labels: Sequence, folds: torch.Tensor
 ) -> torch.Tensor:
-    """Classify each example by a probe trained on the other folds.
+    """Return whether a probe trained on the other folds is right on each
+    example, [N]; see ``fit_probe`` and ``stratified_folds``.
 
     Vectors are standardized by mean and deviation of the training folds.
-
-    Arguments
-    ---------
-    inputs : torch.Tensor
-        See ``fit_probe``.
-    labels : sequence
-        Class of each example.
-    folds : torch.Tensor
-        As ``stratified_folds`` returns them, [N].
-
-    Returns
-    -------
-    torch.Tensor
-        Whether each prediction is right, [N].
 
     Example
     -------
@@ -166,22 +140,8 @@ def sample_utterances(
     max_utterances: int = 20,
     seed: int = 0,
 ) -> set[str]:
-    """Draw utterances of a bounded number of speakers; without speakers, of
-    the whole manifest.
-
-    Arguments
-    ---------
-    manifest : dict
-        From name to entry.
-    max_speakers, max_utterances : int
-        Greatest number of speakers, and of utterances of each.
-    seed : int
-        Random seed.
-
-    Returns
-    -------
-    set of str
-        Names.
+    """Draw names of utterances of a bounded number of speakers; without
+    speakers, of the whole manifest.
 
     Example
     -------

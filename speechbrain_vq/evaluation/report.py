@@ -35,17 +35,7 @@ _CONTEXTS = {"within": "same context", "any": "any context"}
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """Format an evaluation as plain tables.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        The evaluation.
-
-    Returns
-    -------
-    str
-    """
+    """Format an evaluation as plain tables."""
     lines = []
     for title, rows in _sections(evaluation):
         width = max(len(row[0]) for row in rows)
@@ -59,17 +49,7 @@ def as_text(evaluation: Evaluation) -> str:
 
 
 def as_markdown(evaluation: Evaluation) -> str:
-    """Format an evaluation as Markdown tables.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        The evaluation.
-
-    Returns
-    -------
-    str
-    """
+    """Format an evaluation as Markdown tables."""
     lines = ["# Evaluation"]
     for title, rows in _sections(evaluation):
         lines += ["", f"## {title}", ""]
@@ -80,17 +60,7 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 
 def as_json(evaluation: Evaluation) -> dict:
-    """Convert an evaluation to plain data, with None for nan.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        The evaluation.
-
-    Returns
-    -------
-    dict
-    """
+    """Convert an evaluation to plain data, with None for nan."""
     return {
         "figures": {
             section: {key: _plain(one) for key, one in estimates.items()}

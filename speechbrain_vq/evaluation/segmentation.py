@@ -14,44 +14,20 @@ TOLERANCE = 0.02
 
 
 def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
-    """Return when units change.
-
-    Arguments
-    ---------
-    tokens : torch.Tensor
-        Tokens, [T] or [T, C].
-    token_rate : float
-        Tokens per second.
-
-    Returns
-    -------
-    list of float
-        Times in seconds, in order.
+    """Return the times in seconds at which units change, in any codebook of
+    tokens [T, C].
 
     Example
     -------
-    >>> unit_boundaries(torch.tensor([4, 4, 7, 7, 2]), 50)
+    >>> unit_boundaries(torch.tensor([[4], [4], [7], [7], [2]]), 50)
     [0.04, 0.08]
     """
-    changed = tokens[1:] != tokens[:-1]
-    if changed.dim() == 2:
-        changed = changed.any(1)
-    changes = changed.nonzero()[:, 0] + 1
+    changes = (tokens[1:] != tokens[:-1]).any(1).nonzero()[:, 0] + 1
     return [int(change) / token_rate for change in changes]
 
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
     """Return starts and ends of phones, but the first start and the last end.
-
-    Arguments
-    ---------
-    phones : sequence
-        (start, end, phone) in seconds, in order.
-
-    Returns
-    -------
-    list of float
-        Times in seconds, in order, each once.
 
     Example
     -------
@@ -63,17 +39,8 @@ def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
 
 
 def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:
-    """Count the pairs of a detected and a reference boundary in a greatest
-    one-to-one matching within ``TOLERANCE``.
-
-    Arguments
-    ---------
-    detected, reference : sequence of float
-        Times in seconds, in order.
-
-    Returns
-    -------
-    int
+    """Count the pairs of a greatest one-to-one matching of sorted boundaries
+    within ``TOLERANCE``.
 
     Example
     -------

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from speechbrain_vq.evaluation.bitrate import BitRate, bits_per_token
+from speechbrain_vq.evaluation.bitrate import BitRate, _bits
 
 from .synthetic import utterance
 
@@ -66,7 +66,7 @@ def test_utterances_add_up_and_do_not_touch():
 def test_entropy_is_scipys_in_each_replicate():
     counts = torch.randint(0, 50, (20, 4))
     expected = [entropy(column, base=2) for column in counts.T.numpy()]
-    assert bits_per_token(counts).tolist() == pytest.approx(expected)
+    assert _bits(counts).tolist() == pytest.approx(expected)
 
 
 def test_runs_of_all_codebooks_end_where_one_changes():
