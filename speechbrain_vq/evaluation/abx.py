@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import normalize
 
-from .abx_items import Item, ItemSample, frames_of
+from .abx_items import MAX_SIZE_GROUP, Item, ItemSample, frames_of
 from .dtw import dtw
 from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
@@ -364,8 +364,6 @@ class Abx(Metric):
         ``ItemSample`` by context, ``"within"`` and ``"any"``.
     seed : int
         Random seed of the speakers of X.
-    max_size_group : int, optional
-        Greatest size of groups in the samples, for the report.
 
     Example
     -------
@@ -375,14 +373,8 @@ class Abx(Metric):
 
     label = "ABX error (0.5 is chance)"
 
-    def __init__(
-        self,
-        samples: dict[str, ItemSample],
-        seed: int = 0,
-        max_size_group: int | None = None,
-    ):
+    def __init__(self, samples: dict[str, ItemSample], seed: int = 0):
         self.samples, self.seed = samples, seed
-        self.max_size_group = max_size_group
         self._items = collections.defaultdict(list)
         for context, sample in samples.items():
             for item in sample.items:
@@ -479,7 +471,7 @@ class Abx(Metric):
         samples, cells = self.samples.items(), self._cells.items()
         return {
             "abx_items_from": {c: sample.source for c, sample in samples},
-            "abx_max_size_group": self.max_size_group,
+            "abx_max_size_group": MAX_SIZE_GROUP,
             "abx_max_x_across": MAX_X_ACROSS,
             "abx_items": {c: len(sample.items) for c, sample in samples},
             "abx_items_of": {c: sample.total for c, sample in samples},

@@ -16,6 +16,9 @@ SILENCES = frozenset(["SIL", "sil", "sp", "spn", "pau", "_", "#", ""])
 # Phones are neighbours if they are no farther apart, in seconds: alignments
 # have steps of a few ms. Half a ms more: decimals are not exact in binary.
 _LARGEST_GAP = 0.0055
+# Greatest number of items of a speaker, phone and, in the same context,
+# neighbours.
+MAX_SIZE_GROUP = 10
 # Greatest number of items by context: with neighbours they are triphones,
 # three times as long as phones.
 MOST_ITEMS = {"within": 20_000, "any": 40_000}
@@ -151,8 +154,8 @@ def frames_of(item: Item, rate: float) -> slice:
 
 def sample_items(
     entries: dict[str, dict],
-    path: str | os.PathLike | None,
-    max_size_group: int | None,
+    path: str | os.PathLike | None = None,
+    max_size_group: int | None = MAX_SIZE_GROUP,
     seed: int = 0,
 ) -> tuple[dict[str, ItemSample], list[str]]:
     """Subsample the items of a manifest by context: triphones, or the items of
@@ -234,7 +237,7 @@ def _note_unknown_files(entries, path):
 def subsample(
     read: Callable[[], Iterable[Item]],
     context: str = "within",
-    max_size_group: int | None = 10,
+    max_size_group: int | None = MAX_SIZE_GROUP,
     max_speakers: int | None = 50,
     max_phones: int | None = 200,
     max_items: int | None = None,

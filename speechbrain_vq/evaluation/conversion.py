@@ -237,8 +237,10 @@ class Conversion(Metric):
         return notes
 
     def settings(self) -> dict:
-        """Return the number of pairs."""
-        return {"converted": self.converted} if self.requested else {}
+        """Return the vocoder and the number of pairs."""
+        if not self.requested:
+            return {}
+        return {**self.model.settings(), "converted": self.converted}
 
     def _agreement(self, utterance, voice, speaker):
         """Return the token agreement of converted speech, and its samples."""

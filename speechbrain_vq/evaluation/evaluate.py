@@ -21,7 +21,7 @@ from .probes import LinearProbes, sample_utterances
 from .reconstruction import Reconstruction, sample_names
 from .segmentation import Segmentation
 from .tokens import TokenFile
-from .utterances import MOST_DECODED, EvaluatedModel
+from .utterances import EvaluatedModel
 
 # Suffixes of files of tokens in formats that are not read.
 _OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
@@ -68,7 +68,6 @@ def evaluate(
     item: str | os.PathLike | None = None,
     judges: Iterable[str | Callable] = (),
     max_reconstructed: int = 32,
-    max_size_group: int = 10,
     replicates: int = 100,
     seed: int = 0,
     codebook_size: int | None = None,
@@ -103,9 +102,6 @@ def evaluate(
         Pretrained models that score speech, see ``judges``.
     max_reconstructed : int
         Number of utterances to reconstruct, at random.
-    max_size_group : int
-        Number of ABX items of the same speaker, phone and, within the same
-        context, neighbours.
     replicates : int
         Number of bootstrap replicates; 0: no intervals.
     seed : int
@@ -149,8 +145,26 @@ def evaluate(
     entries = read_manifest(manifest, data_root)
     judges = load_judges(judges)
     bootstrap = PoissonBootstrap(replicates, seed)
-    samples, notes = sample_items(entries, item, max_size_group, seed)
+    samples, notes = sample_items(entries, item, seed=seed)
     encoded = _open(source, codebook_size, options)
+    probed = sample_utterances(entries, seed=seed)
+    metrics = {
+        "phones": PhoneInformation(),
+        "abx": Abx(samples, seed),
+        "segmentation": Segmentation(),
+        "leak": LinearProbes(probed, bootstrap, seed),
+        "cost": BitRate(encoded.codebook_size),
+    }
+    if isinstance(encoded, EvaluatedModel):
+        names = sample_names(entries, max_reconstructed, seed)
+        voices = read_manifest(targets, data_root) if targets else entries
+        pairs = conversion_pairs(
+            entries, conversions, seed, encoded.speakers, voices
+        )
+        metrics["reconstruction"] = Reconstruction(encoded, names, judges)
+        metrics["conversion"] = Conversion(
+            encoded, voices, pairs if conversions else None, judges, audio
+        )
     settings = {
         "source": str(getattr(source, "source", source)),
         "manifest": str(manifest),
@@ -158,55 +172,21 @@ def evaluate(
         "seed": seed,
         **judge_settings(judges),
     }
-    metrics = {
-        "phones": PhoneInformation(),
-        "abx": Abx(samples, seed, max_size_group),
-        "segmentation": Segmentation(),
-        "leak": LinearProbes(
-            sample_utterances(entries, seed=seed), bootstrap, seed
-        ),
-        "cost": BitRate(encoded.codebook_size),
-    }
-    if decodes := isinstance(encoded, EvaluatedModel):
-        settings["vocoder"] = encoded.vocoder
-        names = sample_names(entries, max_reconstructed, seed)
-        voices = read_manifest(targets, data_root) if targets else entries
-        pairs = conversion_pairs(
-            entries, conversions, seed, encoded.speakers, voices
-        )
-        metrics |= {
-            "reconstruction": Reconstruction(encoded, names, judges),
-            "conversion": Conversion(
-                encoded, voices, pairs if conversions else None, judges, audio
-            ),
-        }
     count, seconds = 0, 0.0
-    utterances = encoded.utterances(entries)
-    for utterance in tqdm(
-        utterances, total=len(entries), unit="utt", disable=not progress
-    ):
-        weights = bootstrap.weights(utterance.name)
-        for metric in metrics.values():
-            metric.update(utterance, weights)
-        count, seconds = count + 1, seconds + utterance.seconds
+    with tqdm(total=len(entries), unit="utt", disable=not progress) as bar:
+        for utterance in encoded.utterances(entries):
+            weights = bootstrap.weights(utterance.name)
+            for metric in metrics.values():
+                metric.update(utterance, weights)
+            count, seconds = count + 1, seconds + utterance.seconds
+            bar.update()
+    settings |= {"utterances": count, "seconds": round(seconds, 2)}
     notes += [f"{name}: {why}" for name, why in encoded.errors.items()]
     if not count:
         raise ValueError(
             f"None of the {len(entries)} utterances of {manifest} could be "
             f"evaluated: {notes[-1] if notes else 'there are none'}"
         )
-    settings |= {"utterances": count, "seconds": round(seconds, 2)}
-    if not decodes:
-        notes.append(
-            "latents, codewords, reconstruction, conversion and judges: they "
-            "need the model, not its tokens"
-        )
-    elif max_reconstructed or conversions:
-        settings["seconds_heard"] = (
-            f"the first {MOST_DECODED:g} of an utterance"
-        )
-    elif judges:
-        notes.append("judges: nothing is reconstructed")
     return _collect(metrics, settings, notes)
 
 
@@ -220,9 +200,19 @@ def _collect(
         notes = notes + metric.notes(estimates[name])
         settings = settings | metric.settings()
         tables |= metric.tables()
-    titles = {name: metrics[name].label for name in metrics}
-    sections = {name: some for name, some in estimates.items() if some}
-    return Evaluation(sections, settings, notes, tables, titles)
+    if "reconstruction" not in metrics:
+        notes.append(
+            "latents, codewords, reconstruction, conversion and judges: they "
+            "need the model, not its tokens"
+        )
+    elif settings["judges"] and not settings.keys() & {
+        "reconstructed",
+        "converted",
+    }:
+        notes.append("judges: nothing is reconstructed")
+    titles = {name: metric.label for name, metric in metrics.items()}
+    nonempty = {name: some for name, some in estimates.items() if some}
+    return Evaluation(nonempty, settings, notes, tables, titles)
 
 
 def _open(source, codebook_size, options):

@@ -356,5 +356,7 @@ class Reconstruction(Metric):
         return notes
 
     def settings(self) -> dict:
-        """Return the number of utterances."""
-        return {"reconstructed": self._utterances} if self.names else {}
+        """Return the vocoder and the number of utterances."""
+        if not self.names:
+            return {}
+        return {**self.model.settings(), "reconstructed": self._utterances}

@@ -113,9 +113,16 @@ class EvaluatedModel:
         no_vocoder = self.tokenizer.vocoder is None
         return no_vocoder and self.tokenizer.decodes_to_samples
 
+    def settings(self) -> dict:
+        """Return what decoded speech depends on, for the report."""
+        return {
+            "vocoder": self.vocoder,
+            "seconds_heard": f"the first {MOST_DECODED:g} of an utterance",
+        }
+
     @property
     def vocoder(self) -> str:
-        """Name of the vocoder."""
+        """Name of what makes the waveforms."""
         if self.tokenizer.vocoder is not None:
             return self.tokenizer.vocoder.source
         if not self.keeps_phases:
