@@ -16,7 +16,7 @@ from speechbrain_vq.dataio.check import AudioError
 from speechbrain_vq.dataio.replacing import replacing
 
 from .intervals import WeightedRatios
-from .judges import judge_quantity
+from .judges import score
 from .metric import SHARE, Estimate, Metric, Quantity
 from .utterances import EvaluatedModel, Utterance
 
@@ -203,24 +203,20 @@ class Conversion(Metric):
                 "output": output,
                 "target": target,
             }
-            sums = {
-                "token_agreement": agreement,
-                "token_agreement_own_voice": own,
-                **self._judge(audio, utterance.entry),
-            }
-            for name, sum_and_number in sums.items():
-                self._ratios.add(name, *sum_and_number, weights)
+            self._ratios.add("token_agreement", *agreement, weights)
+            self._ratios.add("token_agreement_own_voice", *own, weights)
+            scores, quantities = score(
+                self.judges, audio, self.model.sample_rate, utterance.entry
+            )
+            self.quantities |= quantities
+            for name, value in scores.items():
+                self._ratios.add(name, value, 1, weights)
             self._write(number, pair, audio)
             self.converted += 1
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the means over frames, or pairs."""
-        return {
-            name: self._ratios.estimate(
-                name, self.quantities[name], self.converted
-            )
-            for name in self._ratios.names()
-        }
+        return self._ratios.estimates(self.quantities, self.converted)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
@@ -247,20 +243,6 @@ class Conversion(Metric):
         output = self.model.convert(utterance, voice, speaker)
         tokens = self.model.tokens(output)
         return token_agreement(utterance.tokens, tokens), output
-
-    def _judge(self, audio, entry):
-        """Return the numbers of all judges, each as (number, 1)."""
-        scores = {}
-        for name, judge in self.judges.items():
-            values = judge(audio, self.model.sample_rate, entry)
-            if {"to_source", "to_target"} <= values.keys():
-                closer = values["to_target"] > values["to_source"]
-                values = values | {"closer_to_target": closer}
-            for key, value in values.items():
-                scores[f"{name}:{key}"] = float(value), 1
-                quantity = judge_quantity(name, judge, key)
-                self.quantities[f"{name}:{key}"] = quantity
-        return scores
 
     def _write(self, number, pair, audio):
         if self.audio is None:

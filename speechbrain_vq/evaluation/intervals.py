@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 import torch
@@ -218,8 +218,8 @@ class WeightedRatios:
     -------
     >>> ratios = WeightedRatios()
     >>> ratios.add("length", 6.0, 2, torch.ones(1))
-    >>> ratios.estimate("length").value
-    3.0
+    >>> ratios.values("length")
+    tensor([3.], dtype=torch.float64)
     """
 
     def __init__(self):
@@ -242,12 +242,11 @@ class WeightedRatios:
         over, under = self._sums[name]
         return over / torch.where(under > 0, under, torch.nan)
 
-    def estimate(
-        self,
-        name: str,
-        quantity: Quantity = UNNAMED,
-        cases: int = 1,
-        transform: Callable = lambda values: values,
-    ) -> Estimate:
-        """Estimate a ratio, or a function of it."""
-        return estimate(transform(self.values(name)), quantity, cases)
+    def estimates(
+        self, quantities: dict[str, Quantity], cases: int = 1
+    ) -> dict[str, Estimate]:
+        """Estimate all ratios, of the named quantities."""
+        return {
+            name: estimate(self.values(name), quantities[name], cases)
+            for name in self.names()
+        }

@@ -19,6 +19,9 @@ from .metric import NON_NEGATIVE, SHARE, Quantity
 _INSTALL = 'It needs pip install "speechbrain-vq[judges]", or: pip install'
 
 
+_CLOSER = Quantity("closer to the target", "share of pairs", SHARE)
+
+
 def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
     """Load judges, by their names in the report; see ``load_judge``."""
     judges = [load_judge(judge) for judge in judges]
@@ -94,14 +97,32 @@ def _name(judge):
     return getattr(judge, "__name__", type(judge).__name__)
 
 
-def judge_quantity(name: str, judge: Callable, key: str) -> Quantity:
-    """Describe a number of a judge: by its ``quantities``, or by the key."""
-    known = getattr(judge, "quantities", {})
-    if key == "closer_to_target":
-        quantity = Quantity("closer to the target", "share of pairs", SHARE)
-    else:
-        quantity = known.get(key, Quantity(key.replace("_", " ")))
-    return quantity._replace(label=f"{name}: {quantity.label}")
+def score(
+    judges: dict[str, Callable],
+    audio: dict[str, torch.Tensor],
+    sample_rate: int,
+    entry: dict,
+) -> tuple[dict[str, float], dict[str, Quantity]]:
+    """Ask all judges; return numbers and quantities by ``judge:key``. If a
+    judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
+    whether the second is greater."""
+    scores, quantities = {}, {}
+    for name, judge in judges.items():
+        values = judge(audio, sample_rate, entry)
+        if "target" in audio and {"to_source", "to_target"} <= values.keys():
+            closer = values["to_target"] > values["to_source"]
+            values = values | {"closer_to_target": closer}
+        known = {
+            "closer_to_target": _CLOSER,
+            **getattr(judge, "quantities", {}),
+        }
+        for key, value in values.items():
+            quantity = known.get(key, Quantity(key.replace("_", " ")))
+            scores[f"{name}:{key}"] = float(value)
+            quantities[f"{name}:{key}"] = quantity._replace(
+                label=f"{name}: {quantity.label}"
+            )
+    return scores, quantities
 
 
 def judge_settings(judges: dict[str, Callable]) -> dict:

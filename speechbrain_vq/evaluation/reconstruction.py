@@ -9,10 +9,9 @@ import torch
 from torch.nn.functional import pad
 
 from .dtw import dtw
-from .f0 import fundamental
 from .intervals import WeightedRatios
-from .judges import judge_quantity
-from .metric import NON_NEGATIVE, SHARE, Estimate, Metric, Quantity
+from .judges import score
+from .metric import NON_NEGATIVE, Estimate, Metric, Quantity
 from .utterances import MOST_DECODED, EvaluatedModel, Utterance
 
 # To decibels: 10 / ln 10.
@@ -105,100 +104,6 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(dtw(costs, *sizes))
 
 
-def log_spectral_distance(
-    x: torch.Tensor, y: torch.Tensor, sample_rate: int
-) -> float:
-    """Compute the log-spectral distance: root mean square over frequencies,
-    mean over frames, without warping (Gray and Markel, 1976, equation 12), in
-    windows of 32 ms every 8 ms with magnitudes of at least 1e-5.
-
-    Arguments
-    ---------
-    x, y : torch.Tensor
-        Samples, [T].
-    sample_rate : int
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    float
-        Distance in dB.
-    """
-    window = round(0.032 * sample_rate)
-    x, y = (
-        _magnitudes(wav, window, window // 4).clamp(min=_FLOOR).log()
-        for wav in _same_length(x, y)
-    )
-    difference = 2 * _DECIBELS * (x - y)
-    return float(difference.square().mean(1).sqrt().mean())
-
-
-def si_snr(original: torch.Tensor, other: torch.Tensor) -> float:
-    """Compute the scale-invariant signal-to-noise ratio (Le Roux et al., SDR -
-    half-baked or well done?, 2019, equation 5) of zero-mean signals. It needs
-    the original phases, which vocoders do not keep.
-
-    Arguments
-    ---------
-    original, other : torch.Tensor
-        Samples, [T].
-
-    Returns
-    -------
-    float
-        Ratio in dB.
-
-    Example
-    -------
-    >>> x = torch.tensor([1.0, -1.0, 1.0, -1.0])
-    >>> round(si_snr(x, 7 * (x + torch.tensor([0.1, 0.1, -0.1, -0.1]))), 3)
-    20.0
-    """
-    x, y = (
-        wav.double() - wav.double().mean()
-        for wav in _same_length(original, other)
-    )
-    target = (x @ y) / (x @ x).clamp(min=1e-12) * x
-    noise = (y - target).square().sum().clamp(min=1e-12)
-    return float(
-        10 * torch.log10(target.square().sum().clamp(min=1e-12) / noise)
-    )
-
-
-def pitch_errors(
-    original: torch.Tensor, other: torch.Tensor, sample_rate: int
-) -> dict[str, tuple[float, int]]:
-    """Sum errors of the fundamental frequency over frames; see
-    ``fundamental``.
-
-    Arguments
-    ---------
-    original, other : torch.Tensor
-        Samples, [T].
-    sample_rate : int
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    dict
-        Sums and numbers of frames: ``f0_rmse``, squared errors in Hz^2 of
-        frames that are voiced in both (the root of whose mean is the F0 RMSE
-        of voice conversion: Sisman et al., An overview of voice conversion and
-        its challenges, 2021); ``voicing_error``, frames that are voiced in
-        only one (voicing decision error: Nakatani et al., A method for
-        fundamental frequency estimation and voicing decision, 2008).
-    """
-    x, y = (
-        fundamental(wav, sample_rate) for wav in _same_length(original, other)
-    )
-    both = (x > 0) & (y > 0)
-    squares = float((x - y)[both].square().sum())
-    return {
-        "f0_rmse": (squares, int(both.sum())),
-        "voicing_error": (float(((x > 0) != (y > 0)).sum()), len(x)),
-    }
-
-
 def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
     """Compute short-time objective intelligibility (Taal et al., An algorithm
     for intelligibility prediction of time-frequency weighted noisy speech,
@@ -280,12 +185,6 @@ class Reconstruction(Metric):
         "mel_cepstral_distortion": Quantity(
             "mel-cepstral distortion", "dB", NON_NEGATIVE
         ),
-        "log_spectral_distance": Quantity(
-            "log-spectral distance", "dB", NON_NEGATIVE
-        ),
-        "f0_rmse": Quantity("RMSE of F0", "Hz", NON_NEGATIVE),
-        "voicing_error": Quantity("voicing error", "share of frames", SHARE),
-        "si_snr": Quantity("SI-SNR", "dB"),
         "stoi": Quantity("STOI", bounds=(-1.0, 1.0)),
     }
 
@@ -307,53 +206,26 @@ class Reconstruction(Metric):
         x, rate = utterance.wav, self.model.sample_rate
         y = self.model.reconstruct(utterance)[: round(MOST_DECODED * rate)]
         self._utterances += 1
-        sums = {
-            "mel_cepstral_distortion": (
-                mel_cepstral_distortion(
-                    mel_cepstra(x, rate), mel_cepstra(y, rate)
-                ),
-                1,
-            ),
-            "log_spectral_distance": (log_spectral_distance(x, y, rate), 1),
-            **pitch_errors(x, y, rate),
-        }
-        if self.model.keeps_phases:
-            sums["si_snr"] = si_snr(x, y), 1
+        cepstra = [mel_cepstra(wav, rate) for wav in (x, y)]
+        values = {"mel_cepstral_distortion": mel_cepstral_distortion(*cepstra)}
         if has_pystoi() and not math.isnan(value := stoi(x, y, rate)):
-            sums["stoi"] = value, 1
-        audio = {"source": x, "output": y}
-        for name, judge in self.judges.items():
-            values = judge(audio, rate, utterance.entry)
-            for key, value in values.items():
-                sums[f"{name}:{key}"] = float(value), 1
-                quantity = judge_quantity(name, judge, key)
-                self.quantities[f"{name}:{key}"] = quantity
-        for name, pair in sums.items():
-            self._ratios.add(name, *pair, weights)
+            values["stoi"] = value
+        scores, quantities = score(
+            self.judges, {"source": x, "output": y}, rate, utterance.entry
+        )
+        self.quantities |= quantities
+        for name, value in (values | scores).items():
+            self._ratios.add(name, value, 1, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the means over utterances, or frames."""
-        return {
-            name: self._ratios.estimate(
-                name,
-                self.quantities[name],
-                self._utterances,
-                *([torch.sqrt] if name == "f0_rmse" else []),
-            )
-            for name in self._ratios.names()
-        }
+        """Estimate the means over utterances."""
+        return self._ratios.estimates(self.quantities, self._utterances)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
-        notes = []
-        if estimates and not self.model.keeps_phases:
-            notes.append(
-                f"SI-SNR: {self.model.vocoder} generates new phases, so that "
-                "samples cannot be compared"
-            )
-        if estimates and not has_pystoi():
-            notes.append('STOI: pip install "speechbrain-vq[eval]"')
-        return notes
+        if not estimates or has_pystoi():
+            return []
+        return ['STOI: pip install "speechbrain-vq[eval]"']
 
     def settings(self) -> dict:
         """Return the vocoder and the number of utterances."""

@@ -106,13 +106,6 @@ class EvaluatedModel:
             seconds=MOST_DECODED,
         )
 
-    @property
-    def keeps_phases(self) -> bool:
-        """Whether waveforms are decoded without a vocoder, which would
-        generate new phases."""
-        no_vocoder = self.tokenizer.vocoder is None
-        return no_vocoder and self.tokenizer.decodes_to_samples
-
     def settings(self) -> dict:
         """Return what decoded speech depends on, for the report."""
         return {
@@ -125,7 +118,7 @@ class EvaluatedModel:
         """Name of what makes the waveforms."""
         if self.tokenizer.vocoder is not None:
             return self.tokenizer.vocoder.source
-        if not self.keeps_phases:
+        if not self.tokenizer.decodes_to_samples:
             return "Griffin-Lim"
         decoder = type(self.tokenizer.mods.decoder).__name__
         return f"none: {decoder} writes samples"

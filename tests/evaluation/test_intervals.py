@@ -72,11 +72,12 @@ def test_at_a_bound_the_cases_are_the_utterances():
         ratios.add("right", 9, 9, weights)
         ratios.add("wrong", 0, 9, weights)
     share = Quantity("accuracy", bounds=SHARE)
-    assert ratios.estimate("right")[:3] == (1.0, 1.0, 1.0)
-    value, low, high, quantity = ratios.estimate("right", share, cases=16)
+    quantities = {"right": share, "wrong": share}
+    estimates = ratios.estimates(quantities, cases=16)
+    value, low, high, quantity = estimates["right"]
     assert low == pytest.approx(16 / (16 + 1.96**2)) and value == high == 1
     assert quantity is share
-    value, low, high, _ = ratios.estimate("wrong", share, cases=16)
+    value, low, high, _ = estimates["wrong"]
     assert high == pytest.approx(1 - 16 / (16 + 1.96**2)) and value == low == 0
 
 
@@ -108,7 +109,7 @@ def test_the_interval_of_a_mean_is_the_textbooks():
     values = np.random.default_rng(0).normal(5, 2, 300)
     for number, value in enumerate(values):
         ratios.add("mean", value, 1, bootstrap.weights(f"utt-{number}"))
-    value, low, high, _ = ratios.estimate("mean")
+    value, low, high, _ = estimate(ratios.values("mean"))
     assert value == pytest.approx(values.mean())
     margin = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
     assert (high - low) / 2 == pytest.approx(margin, rel=0.12)
