@@ -69,25 +69,11 @@ def make_cells(
     seed: int = 0,
     max_pairs: int | None = None,
 ) -> Cells:
-    """Make the cells of an ABX error.
+    """Make the cells of an ABX error; arguments as those of ``abx_error``.
 
-    If they have more than ``max_pairs``, cells are drawn at random in rounds,
-    each with one cell of every phone and speaker, so that the levels of the
-    average remain represented.
-
-    Arguments
-    ---------
-    items : sequence of Item
-        The items.
-    speaker, context, max_x_across, seed
-        See ``abx_error``.
-    max_pairs : int, optional
-        Limit of pairs of items to warp, where a cell counts for at least 400;
-        None: no limit.
-
-    Returns
-    -------
-    Cells
+    If they have more than ``max_pairs`` of items to warp, cells are drawn at
+    random in rounds, each with one cell of every phone and speaker, so that
+    the levels of the average remain represented.
 
     Example
     -------

@@ -126,19 +126,8 @@ def make_items(
 
 
 def frames_of(item: Item, rate: float) -> slice:
-    """Return the frames whose middle lies in the item, as fastabx does;
-    Libri-Light's ABX leaves out one more at the end.
-
-    Arguments
-    ---------
-    item : Item
-        The item.
-    rate : float
-        Frames per second.
-
-    Returns
-    -------
-    slice
+    """Return the frames, at ``rate`` per second, whose middle lies in the item,
+    as fastabx does; Libri-Light's ABX leaves out one more at the end.
 
     Example
     -------

@@ -22,19 +22,9 @@ from .utterances import EvaluatedModel, Utterance
 
 
 class Pair(NamedTuple):
-    """A source utterance and a target speaker.
-
-    Arguments
-    ---------
-    source : str
-        Name of the source utterance.
-    speaker : str
-        Name of the target speaker.
-    voice : str
-        Name of the target speaker's utterance that conditions the decoder.
-    target : str
-        Name of that to compare with: another one, if there is any.
-    """
+    """A source utterance, a target speaker, the utterance of the speaker that
+    conditions the decoder, and one to compare with: another one, if there is
+    any."""
 
     source: str
     speaker: str
@@ -103,17 +93,8 @@ def _by_speaker(manifest):
 def token_agreement(
     source: torch.Tensor, converted: torch.Tensor
 ) -> tuple[int, int]:
-    """Count the frames at which all tokens agree.
-
-    Arguments
-    ---------
-    source, converted : torch.Tensor
-        Tokens, [T, C] each; frames beyond the shorter one disagree.
-
-    Returns
-    -------
-    tuple
-        Number of frames that agree, and of all frames of the longer one.
+    """Count the frames of tokens [T, C] that agree, and all frames; those
+    beyond the shorter sequence disagree.
 
     Example
     -------

@@ -20,19 +20,8 @@ from .utterances import Utterance
 def phones_at(
     phones: Sequence[tuple[float, float, str]], times: Sequence[float]
 ) -> list:
-    """Look up the phone at each time.
-
-    Arguments
-    ---------
-    phones : sequence
-        (start, end, phone) in seconds, in order of time.
-    times : sequence of float
-        Times in seconds, in order.
-
-    Returns
-    -------
-    list
-        The phones; None between phones.
+    """Look up the phone at each of some sorted times, None between phones;
+    phones are (start, end, phone) in seconds, in order.
 
     Example
     -------

@@ -21,21 +21,8 @@ _FLOOR, _ORDER, _N_MELS = 1e-5, 13, 80
 
 
 def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Compute mel cepstra, c_m of log |S| = c_0 + sum c_m cos(m w) on the mel
-    scale, in windows of 25 ms every 10 ms.
-
-    Arguments
-    ---------
-    wav : torch.Tensor
-        Samples, [T].
-    sample_rate : int
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        c_1 to c_13, [frames, 13]; without c_0, the loudness.
-    """
+    """Compute mel cepstra of samples [T] in windows of 25 ms every 10 ms,
+    without c_0, the loudness: [frames, 13]."""
     from torchaudio.functional import melscale_fbanks
 
     window = round(0.025 * sample_rate)
@@ -47,25 +34,8 @@ def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
-    """Compute cosine coefficients 1 to 13 of log magnitudes.
-
-    Arguments
-    ---------
-    log_mels : torch.Tensor
-        Log magnitudes, [frames, bands].
-
-    Returns
-    -------
-    torch.Tensor
-        Coefficients, [frames, 13].
-
-    Example
-    -------
-    >>> angles = torch.pi * (torch.arange(40) + 0.5) / 40
-    >>> spectrum = 5 + 3 * torch.cos(2 * angles)
-    >>> cepstra(spectrum[None])[:, :3].round(decimals=4).abs()
-    tensor([[0., 3., 0.]])
-    """
+    """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w): [frames,
+    bands] to [frames, 13]."""
     bands = log_mels.shape[1]
     angles = math.pi * (torch.arange(bands) + 0.5) / bands
     waves = torch.cos(angles.unsqueeze(1) * torch.arange(1, _ORDER + 1))
@@ -107,20 +77,7 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
 def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
     """Compute short-time objective intelligibility (Taal et al., An algorithm
     for intelligibility prediction of time-frequency weighted noisy speech,
-    2011) by pystoi, which must be installed.
-
-    Arguments
-    ---------
-    original, other : torch.Tensor
-        Samples, [T].
-    rate : int
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    float
-        STOI; nan for less than 30 frames of speech.
-    """
+    2011) of samples [T], by pystoi; nan for less than 30 frames of speech."""
     import warnings
 
     import pystoi

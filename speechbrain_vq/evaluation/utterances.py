@@ -19,10 +19,8 @@ class Utterance(NamedTuple):
 
     Arguments
     ---------
-    name : str
-        Key in the manifest.
-    entry : dict
-        Entry of the manifest.
+    name, entry : str, dict
+        Key and entry in the manifest.
     tokens : torch.Tensor
         Tokens, [T, C].
     token_rate : float
@@ -138,23 +136,9 @@ class EvaluatedModel:
     def convert(
         self, utterance: Utterance, voice: torch.Tensor, speaker: str | None
     ) -> torch.Tensor:
-        """Decode an utterance in another voice: that of a speaker whose name
-        the model takes, or that of the first 20 s of a recording.
-
-        Arguments
-        ---------
-        utterance : Utterance
-            The source.
-        voice : torch.Tensor
-            Recording of the target speaker, [samples].
-        speaker : str, optional
-            Name of the target speaker.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform, [samples].
-        """
+        """Decode an utterance in another voice, to samples [samples]: that of a
+        speaker whose name the model takes, or else that of the first 20 s of
+        a recording [samples]."""
         tokens = self.tokenizer.fold(utterance.tokens.unsqueeze(0))
         if speaker in self.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
