@@ -36,7 +36,7 @@ from report import save
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.presets import recipe_path
 
 SPREAD = {"median": statistics.median, "least": min, "most": max}
@@ -181,7 +181,7 @@ class Matrix:
         lines = [*self.heading(), "", *self.table(), "", picture]
         text = save(stem.with_suffix(".md"), lines)
         save_csv(stem.with_suffix(".csv"), self.entries())
-        with replacing(stem.with_suffix(".png")) as path:
+        with atomic_write(stem.with_suffix(".png")) as path:
             self.plot(path)
         return text
 
@@ -264,7 +264,7 @@ def spread(runs, name, column):
 def save_csv(path, entries):
     """Writes the rows of a CSV."""
     with (
-        replacing(path) as partial,
+        atomic_write(path) as partial,
         open(partial, "w", newline="", encoding="utf-8") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows(entries)

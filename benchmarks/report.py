@@ -6,12 +6,12 @@ Authors
 
 import pathlib
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 
 def save(path: pathlib.Path, lines: list[str]) -> str:
     """Writes a page, all or nothing, and returns its text."""
     text = "\n".join([*lines, ""])
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return text

@@ -36,10 +36,10 @@ from report import save
 from tqdm import tqdm
 
 from speechbrain_vq import VectorQuantizer, VQTokenizer
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, write_report
-from speechbrain_vq.evaluation.manifest import read_manifest
 from speechbrain_vq.hub import export_pretrained
 from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.nnet.kmeans import kmeans
@@ -177,7 +177,9 @@ class Units(Matrix):
         )
         used = found.tables["code_counts"] > 0
         share = float(used.float().mean())
-        with replacing(self.output(arm, seed) / f"{folder.name}.json") as path:
+        with atomic_write(
+            self.output(arm, seed) / f"{folder.name}.json"
+        ) as path:
             path.write_text(json.dumps({"used_codes": share}))
         write_report(found, folder)
 

@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from ._lazy import attach
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         VQMixin,
     )
 
-__version__ = "0.1.0"
+__version__ = version("speechbrain-vq")
 
 __getattr__, __dir__, __all__ = attach(
     __name__,

@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 
 @click.group()
@@ -65,7 +65,7 @@ def demo(output, seed, steps, minutes, json_file) -> None:
         raise click.ClickException(str(error)) from error
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(json_file) as partial:
+        with atomic_write(json_file) as partial:
             partial.write_text(json.dumps(figures, indent=2) + "\n")
 
 
@@ -199,10 +199,10 @@ def _uses_model(command):
 def _said(result):
     """How many files there are now, and what became of those that were."""
     bad = f"{len(result.bad)} left out."
-    if not result.there:
+    if not result.existing:
         return f"{result.done} files done, {bad}"
     return (
-        f"{result.done - result.there} files done, {result.there} there "
+        f"{result.done - result.existing} files done, {result.existing} there "
         f"already, {bad} Those that were there stay as they are, whatever "
         "made them: --overwrite does them anew."
     )

@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from speechbrain_vq.dataio.folders import contents
+from speechbrain_vq.dataio.manifests import folder_contents
 from speechbrain_vq.recipes.CIFAR10.image_files import (
     DEBIAN_FOLDER,
     HUB_NAME,
@@ -256,7 +256,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
             pictures[split] = found or [folder / split / "<class>" / "*.png"]
         return _all_there(pictures, dataset), read_pictures
     raise FileNotFoundError(
-        f"{folder} holds {contents(folder)}; wanted are train*.parquet and "
+        f"{folder} holds {folder_contents(folder)}; wanted are train*.parquet and "
         f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or data_batch_1.png and "
         "so on, or train/<class>/*.png and test/<class>/*.png. "
         f"{SOURCES[dataset]}."

@@ -19,7 +19,8 @@ from speechbrain.decoders import ctc_greedy_decode
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from speechbrain_vq.dataio.audio import read_audio, usable
+from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,
@@ -29,7 +30,6 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     use_of_codes,
 )
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.training import VQBrain
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def read_manifest(hparams: dict, folder: pathlib.Path, split: str):
             total,
             hparams["longest"],
         )
-    dataset = usable(DynamicItemDataset(data))
+    dataset = drop_unreadable(DynamicItemDataset(data))
     return dataset.filtered_sorted(sort_key="length")
 
 

@@ -18,8 +18,8 @@ from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
 from speechbrain_vq.hub import ExportRefused, export_pretrained
 from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
@@ -229,7 +229,7 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
     path = pathlib.Path(folder) / "results.json"
     told = {**results, "versions": versions()}
     text = json.dumps(told, indent=2) + "\n"
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     logger.info("The results are in %s", path)
 

@@ -15,7 +15,12 @@ from speechbrain.dataio.dataio import load_data_csv, load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_vq.dataio.audio import random_start, read_audio, usable
+from speechbrain_vq.dataio.audio import (
+    drop_unreadable,
+    random_start,
+    read_audio,
+)
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
@@ -26,7 +31,6 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     use_of_codes,
 )
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from speechbrain_vq.training import VQBrain
 
 
@@ -156,7 +160,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
         dataset = read_manifest(folder, split)
         dataset.add_dynamic_item(segment if training else whole)
         dataset.set_output_keys(items)
-        datasets[split] = usable(dataset).filtered_sorted(
+        datasets[split] = drop_unreadable(dataset).filtered_sorted(
             sort_key=None if training else "length",
             # Two frames.
             key_min_value={

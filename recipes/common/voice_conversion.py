@@ -10,7 +10,7 @@ import pathlib
 
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_vq.dataio.folders import contents
+from speechbrain_vq.dataio.manifests import folder_contents
 from speechbrain_vq.hub.folder import load_checkpoint
 from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
 from speechbrain_vq.recipes.common.unit_discovery import UnitBrain
@@ -104,7 +104,7 @@ def find_encoder(
             return folder / WEIGHTS
         raise FileNotFoundError(
             f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
-            f"encoders have; it holds {contents(folder)}."
+            f"encoders have; it holds {folder_contents(folder)}."
         )
     # No organisation begins with a dot.
     path = folder.is_absolute() or str(source).startswith(".")

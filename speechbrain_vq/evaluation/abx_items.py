@@ -1,5 +1,4 @@
-"""ABX items: read from ZeroSpeech item files or made of aligned phones, and
-subsampled to a bounded number."""
+"""ABX items of a manifest or an item file, subsampled to a bounded number."""
 
 import collections
 import functools
@@ -8,33 +7,17 @@ import heapq
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-# Pauses in the alignments of espeak, Kaldi, Festival and ZeroSpeech.
-SILENCES = frozenset(["SIL", "sil", "sp", "spn", "pau", "_", "#", ""])
-# Phones are neighbours if they are no farther apart, in seconds: alignments
-# have steps of a few ms. Half a ms more: decimals are not exact in binary.
-_LARGEST_GAP = 0.0055
+from speechbrain_vq.dataio.manifests import Item, make_items, read_items
+
 # Greatest number of items of a speaker, phone and, in the same context,
 # neighbours.
 MAX_SIZE_GROUP = 10
 # Greatest number of items by context: with neighbours they are triphones,
 # three times as long as phones.
 MOST_ITEMS = {"within": 20_000, "any": 40_000}
-
-
-class Item(NamedTuple):
-    """A line of a ZeroSpeech item file: an utterance, onset and offset in
-    seconds, the phone, its neighbours, and the speaker."""
-
-    file: str
-    onset: float
-    offset: float
-    phone: str
-    before: str
-    after: str
-    speaker: str
 
 
 class ItemSample(NamedTuple):
@@ -44,85 +27,6 @@ class ItemSample(NamedTuple):
     items: list[Item]
     total: int = 0
     source: str = ""
-
-
-def read_items(path: str | os.PathLike) -> Iterator[Item]:
-    """Read ``#file onset offset #phone prev-phone next-phone speaker``.
-
-    Arguments
-    ---------
-    path : path
-        The item file.
-
-    Yields
-    ------
-    Item
-        The item of each line.
-
-    Raises
-    ------
-    ValueError
-        If a line is not an item.
-    """
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            fields = line.split()
-            if not fields or line.startswith("#file"):
-                continue
-            try:
-                file, onset, offset, *names = fields
-                item = Item(file, float(onset), float(offset), *names)
-                if not 0 <= item.onset <= item.offset < math.inf:
-                    raise ValueError
-            except (ValueError, TypeError):
-                raise ValueError(
-                    f"{path}, line {number}: an item has a file, an onset, an "
-                    "offset, a phone, the phones before and after it, and a "
-                    f"speaker; this is {line.strip()!r}."
-                ) from None
-            yield item
-
-
-def make_items(
-    file: str,
-    phones: Sequence[tuple[float, float, str]],
-    speaker: str,
-    triphones: bool,
-) -> list[Item]:
-    """Make items of the phones of an utterance that have two neighbours, with
-    no pause before, in or after them.
-
-    Arguments
-    ---------
-    file : str
-        Name of the utterance.
-    phones : sequence
-        (start, end, phone) in seconds.
-    speaker : str
-        Name of the speaker.
-    triphones : bool
-        Whether an item includes the two neighbours.
-
-    Returns
-    -------
-    list of Item
-
-    Example
-    -------
-    >>> phones = [(0.0, 0.1, "a"), (0.1, 0.3, "b"), (0.3, 0.4, "c")]
-    >>> make_items("utt", phones, "ann", triphones=True)[0][:4]
-    ('utt', 0.0, 0.4, 'b')
-    """
-    items = []
-    for before, this, after in zip(
-        phones, phones[1:], phones[2:], strict=False
-    ):
-        names = this[2], before[2], after[2]
-        gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
-        if SILENCES.isdisjoint(names) and gap < _LARGEST_GAP:
-            times = (before[0], after[1]) if triphones else this[:2]
-            items.append(Item(file, *times, *names, speaker))
-    return items
 
 
 def frames_of(item: Item, rate: float) -> slice:

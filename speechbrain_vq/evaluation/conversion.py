@@ -11,9 +11,8 @@ from typing import NamedTuple
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 
 from .intervals import WeightedRatios
 from .judges import score
@@ -239,5 +238,5 @@ class Conversion(Metric):
         ):
             samples = audio[role].clamp(-1, 1).numpy()
             path = self.audio / f"{number:03}-{role}-{name}.wav"
-            with replacing(path) as partial:
+            with atomic_write(path) as partial:
                 soundfile.write(partial, samples, self.model.sample_rate)

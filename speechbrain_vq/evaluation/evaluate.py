@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.manifests import read_manifest
+
 from .abx import Abx
 from .abx_items import sample_items
 from .bitrate import BitRate
 from .conversion import Conversion, conversion_pairs
 from .intervals import PoissonBootstrap
 from .judges import judge_settings, load_judges
-from .manifest import read_manifest
 from .metric import Estimate, Metric
 from .phone_units import PhoneInformation
 from .probes import LinearProbes, sample_utterances

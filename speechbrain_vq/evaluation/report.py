@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
 
@@ -96,7 +96,7 @@ def write_report(
     files = []
     if evaluation.tables["phones"]:
         try:
-            with replacing(picture) as partial:
+            with atomic_write(picture) as partial:
                 plot_phone_units(
                     evaluation.tables["phone_units"],
                     evaluation.tables["phones"],
@@ -114,7 +114,7 @@ def write_report(
         ("results.json", numbers + "\n"),
         ("results.md", text),
     ):
-        with replacing(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             partial.write_text(content, "utf-8")
         files.append(folder / name)
     return files

@@ -7,8 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError, check_audio
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    audio_blocks,
+    check_audio,
+    read_audio,
+)
 
 # Decoded and compared seconds of an utterance: warping is quadratic.
 MOST_DECODED = 20.0
@@ -161,8 +165,6 @@ class EvaluatedModel:
         return check_audio(path) > self.batch_seconds
 
     def _encode_long(self, name, entry):
-        from speechbrain_vq.inference.files import audio_blocks
-
         rate, number, start = self.sample_rate, 0, []
 
         def blocks():

@@ -9,7 +9,8 @@ import logging
 import pathlib
 from typing import Any, NamedTuple
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import read_corpus
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def note_corpus(training: dict[str, Any], run_folder: pathlib.Path) -> None:
     if corpus.example is not None:
         note["example"] = str(corpus.example.resolve())
     text = json.dumps(note, indent=2) + "\n"
-    with replacing(run_folder / NOTE) as partial:
+    with atomic_write(run_folder / NOTE) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -135,7 +136,7 @@ def _read_note(path: pathlib.Path) -> Corpus:
 
 
 def _read_corpus(folder: pathlib.Path) -> Corpus:
-    about = json.loads((folder / "corpus.json").read_text("utf-8"))
+    about = read_corpus(folder)
     name = NAMES.get(about.get("corpus"))
     path = folder / "test.json"
     test = json.loads(path.read_text("utf-8")) if path.is_file() else {}

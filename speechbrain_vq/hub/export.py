@@ -19,6 +19,7 @@ from hyperpyyaml import load_hyperpyyaml
 from safetensors.torch import save_file
 
 import speechbrain_vq
+from speechbrain_vq.dataio.atomic import replace_folder
 
 from .card import make_card
 from .checks import (
@@ -35,7 +36,6 @@ from .guard import UnsafeHparamsError
 from .hparams import inference_section, inference_yaml
 from .load import load_pretrained
 from .runs import find_checkpoint, read_results, read_state, read_training
-from .swap import replace_folder
 
 logger = logging.getLogger(__name__)
 

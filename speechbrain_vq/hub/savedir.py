@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
+from speechbrain_vq.dataio.atomic import replace_folder
+
 from .folder import find_file
-from .swap import replace_folder
 
 # Says what a savedir holds, and that it was made here.
 MARK = ".speechbrain_vq.json"

@@ -1,14 +1,11 @@
-"""Gradient estimators: how gradients pass a quantizer.
-
-They return the codewords in the forward pass and differ in the gradient that
-reaches the encoder.
-"""
+"""Gradient estimators: the codewords in the forward pass, and different
+gradients for the encoder in the backward pass."""
 
 import torch
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The codewords bit for bit, and the latents' gradient as it comes."""
+    """The codewords bit for bit; the gradient as it comes."""
 
     generate_vmap_rule = True
 
@@ -25,14 +22,8 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-class _Rotation(torch.autograd.Function):
-    """The codewords bit for bit, and the latents' gradient rotated back."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(latents, codewords):
-        return codewords.view_as(codewords)
+class _Rotation(_StraightThrough):
+    """The codewords bit for bit; the gradient rotated back."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -80,7 +71,7 @@ def straight_through(
     Returns
     -------
     torch.Tensor
-        The codewords, [..., D].
+        Codewords, [..., D].
 
     Example
     -------
@@ -96,23 +87,12 @@ def rotation_trick(
     latents: torch.Tensor, codewords: torch.Tensor
 ) -> torch.Tensor:
     """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
-    rotated and scaled onto its codeword, and that linear map, held constant,
-    is what the gradient passes.
+    rotated and scaled onto its codeword by a linear map that the gradient
+    passes as a constant.
 
-    Where latent or codeword vanish there is no rotation and the estimator is
-    the straight-through one.
-
-    Arguments
-    ---------
-    latents : torch.Tensor
-        Encoder outputs, [..., D].
-    codewords : torch.Tensor
-        Nearest codewords, [..., D]; no gradient reaches them.
-
-    Returns
-    -------
-    torch.Tensor
-        The codewords, [..., D].
+    Where latent or codeword vanish there is no rotation and the gradient
+    passes straight through. Arguments and output are those of
+    ``straight_through``.
     """
     return _Rotation.apply(latents, codewords.detach())
 

@@ -4,7 +4,8 @@ import random
 
 import torch
 
-from speechbrain_vq.evaluation.abx_items import Item, frames_of, make_items
+from speechbrain_vq.dataio.manifests import Item, make_items
+from speechbrain_vq.evaluation.abx_items import frames_of
 from speechbrain_vq.evaluation.utterances import Utterance
 
 RATE = 50

@@ -6,13 +6,14 @@ import itertools
 import pytest
 import torch
 
+from speechbrain_vq.dataio.manifests import Item
 from speechbrain_vq.evaluation.abx import (
     abx_error,
     angular,
     identity,
     make_cells,
 )
-from speechbrain_vq.evaluation.abx_items import Item, subsample
+from speechbrain_vq.evaluation.abx_items import subsample
 from speechbrain_vq.evaluation.dtw import dtw
 
 from .synthetic import corpus, synthetic_items, units_of

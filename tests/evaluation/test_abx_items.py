@@ -4,11 +4,9 @@ import tracemalloc
 
 import pytest
 
+from speechbrain_vq.dataio.manifests import Item, make_items, read_items
 from speechbrain_vq.evaluation.abx_items import (
-    Item,
     frames_of,
-    make_items,
-    read_items,
     sample_items,
     subsample,
 )
@@ -116,7 +114,7 @@ def test_item_files_are_read_or_refused(tmp_path):
 
 
 def test_items_are_made_as_the_recipes_make_them():
-    from speechbrain_vq.recipes.MiniSpeech import manifests
+    from speechbrain_vq.dataio import manifests
 
     names = ["SIL", "a", "b", "c", "d", "SIL", "e", "f"]
     phones = [(i / 10, (i + 1) / 10, n) for i, n in enumerate(names)]

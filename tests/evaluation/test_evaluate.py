@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from speechbrain_vq import VQTokenizer, bundled
 from speechbrain_vq.cli import main
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, write_report
 from speechbrain_vq.evaluation.judges import Whisper, load_judge
-from speechbrain_vq.evaluation.manifest import read_manifest
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.inference import tokenize_files

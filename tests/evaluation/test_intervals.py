@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from speechbrain_vq.dataio.manifests import Item
 from speechbrain_vq.evaluation.abx import Abx
-from speechbrain_vq.evaluation.abx_items import Item, ItemSample
+from speechbrain_vq.evaluation.abx_items import ItemSample
 from speechbrain_vq.evaluation.intervals import (
     PoissonBootstrap,
     WeightedCounts,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate
-from speechbrain_vq.evaluation.manifest import read_manifest
 from speechbrain_vq.evaluation.tokens import TokenFile, read_tokens
 
 GOOD = {"id": "u", "tokens": [0, 3, 1], "token_rate": 50}

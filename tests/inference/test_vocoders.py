@@ -391,7 +391,7 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
 
 def test_what_a_vocoder_does_not_say_is_said(tmp_path, matching):
     vocoder = write_vocoder(tmp_path / "silent", VOCODER)
-    with pytest.warns(UserWarning, match="does not say.*sample_rate=16000"):
+    with pytest.warns(UserWarning, match="does not state.*sample_rate=16000"):
         VQTokenizer.from_hparams(matching, vocoder=vocoder)
 
 

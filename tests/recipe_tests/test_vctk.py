@@ -15,7 +15,7 @@ import speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare as festvoxru
 import speechbrain_vq.recipes.LibriSpeech.librispeech_prepare as librispeech
 import speechbrain_vq.recipes.VCTK.vctk_prepare as vctk
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.VCTK.vctk_prepare import _sentence, prepare
 from tests.recipe_tests.phone_corpora import write
 from tests.recipe_tests.vctk_corpus import (

@@ -27,12 +27,15 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.audio import random_start, read_audio, usable
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
+from speechbrain_vq.dataio.audio import (
+    drop_unreadable,
+    random_start,
+    read_audio,
+)
 from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.hub.runs import read_training
-from speechbrain_vq.hub.swap import replace_folder
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.inference.hifigan import (
     UnitVocoder,
@@ -147,7 +150,7 @@ class VocoderBrain(sb.Brain):
         folder.mkdir(exist_ok=True)
         for kind, wavs in made.items():
             name = f"{batch.id[0].replace('/', '_')}.{kind}.wav"
-            with replacing(folder / name) as partial:
+            with atomic_write(folder / name) as partial:
                 soundfile.write(
                     partial,
                     wavs.flatten().clamp(-1, 1).cpu().numpy(),
@@ -247,7 +250,7 @@ def dataio_prep(hparams, folder, tokenizer):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        items = usable(read_manifest(folder, split)).data
+        items = drop_unreadable(read_manifest(folder, split)).data
         if split == "valid":
             step = -(-len(items) // hparams["valid_utterances"])
             items = {name: items[name] for name in sorted(items)[::step]}

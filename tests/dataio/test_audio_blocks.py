@@ -5,14 +5,20 @@ Authors
 """
 
 import io
+import os
 
 import pytest
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
-from speechbrain_vq.inference.files import audio_blocks, find_audio
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    as_waveforms,
+    audio_blocks,
+    check_audio,
+    find_audio,
+    read_audio,
+)
 
 FORMATS = [
     ("a.wav", None),
@@ -90,3 +96,82 @@ def test_folders_are_searched(tmp_path):
     assert names == ["a.flac", "b.WAV", "deep/er/c.opus", "b.x"]
     with pytest.raises(FileNotFoundError, match="no audio files in"):
         find_audio([tmp_path / "deep" / "none" / ".."][:0])
+
+
+def write_joined(folder, kind):
+    subtype = "OPUS" if kind == "opus" else None
+    one = write(folder / f"one.{kind}", 16000, subtype=subtype)
+    two = folder / f"two.{kind}"
+    two.write_bytes(one.read_bytes() * 2)
+    return one, two
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "mp3"])
+def test_recordings_joined_end_to_end_are_refused(tmp_path, kind):
+    one, two = write_joined(tmp_path, kind)
+    assert check_audio(one) == pytest.approx(2.0, abs=0.1)
+    for read in (check_audio, lambda p: read_audio(p, 16000)):
+        with pytest.raises(AudioError, match=f"two.{kind}: holds several"):
+            read(two)
+    data = io.BytesIO(two.read_bytes())
+    with pytest.raises(AudioError, match="row 3: holds several"):
+        list(audio_blocks(data, 16000, name="row 3"))
+
+
+@pytest.mark.parametrize("tag", [b"TAG" + bytes(125), b"APETAGEX" + bytes(99)])
+def test_tags_are_no_second_recording(tmp_path, tag):
+    path = write(tmp_path / "a.mp3", 16000)
+    whole = read_audio(path, 16000)
+    head = b"ID3\4\0\0" + bytes([0, 0, 1, 0]) + bytes(128)
+    path.write_bytes(head + path.read_bytes() + tag)
+    assert torch.equal(read_audio(path, 16000), whole)
+
+
+def test_a_flac_of_unknown_length_is_read(tmp_path):
+    path = write(tmp_path / "a.flac", 16000)
+    whole = read_audio(path, 16000)
+    header = bytearray(path.read_bytes())
+    header[21] &= 0xF0
+    header[22:26] = bytes(4)
+    path.write_bytes(header)
+    assert check_audio(path) == 2.0
+    assert torch.equal(read_audio(path, 16000), whole)
+    part = read_audio(path, 16000, duration=0.5)
+    assert torch.equal(part, whole[:8000])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
+def test_a_name_that_is_no_text_is_read(tmp_path):
+    path = write(tmp_path / "a.wav", 16000)
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    os.rename(path, odd)
+    assert len(read_audio(odd, 16000)) == 32000 and check_audio(odd) == 2.0
+
+
+def test_audio_that_cannot_be_read_is_listed(tmp_path):
+    (tmp_path / "talk.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
+    (tmp_path / "folder.wav").mkdir()
+    assert list(find_audio([tmp_path])) == [tmp_path / "talk.m4a"]
+    with pytest.raises(AudioError, match="talk.m4a: .* Convert it to wav"):
+        check_audio(tmp_path / "talk.m4a")
+
+
+def test_waveforms_of_any_shape_and_scale():
+    wanted = torch.tensor([[0.5, -0.25, 0.0]])
+    integers = (wanted[0] * 2**15).to(torch.int16)
+    for wavs in (
+        wanted[0],
+        wanted,
+        wanted[:, None],
+        wanted.double(),
+        wanted.numpy(),
+        integers,
+        integers.numpy(),
+    ):
+        assert torch.equal(as_waveforms(wavs), wanted)
+    for wavs in (wanted.expand(2, 2, 3), wanted[..., None]):
+        with pytest.raises(ValueError, match=r"Waveforms are \[B, samples\]"):
+            as_waveforms(wavs)
+    for wavs in (integers.long(), wanted.bool(), [[0.5]]):
+        with pytest.raises(TypeError, match="Waveforms are"):
+            as_waveforms(wavs)

@@ -20,7 +20,7 @@ from speechbrain_vq.inference import (
     tokenize_files,
     tokenize_to,
 )
-from speechbrain_vq.inference.bulk import read_lines
+from speechbrain_vq.inference.tokens import read_tokens
 
 SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
 
@@ -61,7 +61,7 @@ def test_each_file_as_if_alone(tokenizer, folder, tmp_path, batch_seconds):
     result = tokenize_to(
         output, [folder], tokenizer, batch_seconds=batch_seconds
     )
-    check(read_lines(output), folder, tokenizer)
+    check(read_tokens(output), folder, tokenizer)
     assert result.done == 4
     reasons = {path.split("/")[-1]: why for path, why in result.bad.items()}
     assert reasons.keys() == {"text.wav", "short.wav", "nan.wav"}
@@ -72,10 +72,12 @@ def test_each_file_as_if_alone(tokenizer, folder, tmp_path, batch_seconds):
 
 def test_a_killed_run_goes_on(tokenizer, folder, tmp_path):
     output = tmp_path / "tokens.jsonl"
+    partial = tmp_path / "tokens.partial.jsonl"
     tokenize_to(output, [folder], tokenizer)
     whole = output.read_text().splitlines(keepends=True)
     # Killed in the middle of the third line.
-    output.write_text("".join(whole[:2]) + whole[2][:40])
+    output.unlink()
+    partial.write_text("".join(whole[:2]) + whole[2][:40])
     encoded = []
     tokenizer.mods.features.register_forward_pre_hook(
         lambda module, inputs: encoded.append(len(inputs[0]))
@@ -83,12 +85,52 @@ def test_a_killed_run_goes_on(tokenizer, folder, tmp_path):
     result = tokenize_to(output, [folder], tokenizer, batch_seconds=1.0)
     assert result.done == 4
     assert output.read_text().splitlines(keepends=True)[:2] == whole[:2]
-    check(read_lines(output), folder, tokenizer)
+    check(read_tokens(output), folder, tokenizer)
     # And of nothing that was there: two files and the two bad ones are left.
     encoded.clear()
     soundfile_only = [folder / name for name in SECONDS]
     assert tokenize_files(soundfile_only, tokenizer, output).done == 4
-    assert not encoded
+    assert not encoded and not partial.exists()
+
+
+def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    one, *others = (folder / name for name in SECONDS)
+    tokenize_files([one], tokenizer, output)
+    first = output.read_text()
+    # A run of version 0.1 was killed in the output itself.
+    output.write_text(first + '{"path": "')
+    assert tokenize_files(others, tokenizer, output).done == 3
+    assert output.read_text().startswith(first)
+    check(read_tokens(output), folder, tokenizer)
+    # A run that was killed while it copied the lines of the output.
+    whole = output.read_text()
+    (tmp_path / "tokens.partial.jsonl").write_text(first + '{"pa')
+    assert tokenize_files(others, tokenizer, output).done == 3
+    assert sorted(output.read_text()) == sorted(whole)
+
+
+@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz", "tokens"])
+def test_a_second_writer_is_refused(
+    model, tokenizer, folder, tmp_path, monkeypatch, name
+):
+    output, refused = tmp_path / name, []
+    encode = tokenizer.encode_batch
+
+    def second(*args):
+        # While the first encodes, another starts, even to overwrite.
+        options = ("--device=cpu", "--overwrite")
+        arguments = (folder, f"--model={model}", f"--out={output}")
+        refused.append(run("tokenize", *arguments, *options))
+        return encode(*args)
+
+    monkeypatch.setattr(tokenizer, "encode_batch", second)
+    assert tokenize_to(output, [folder / "a.wav"], tokenizer).done == 1
+    assert refused[0].exit_code == 1
+    assert "is being written by another process" in refused[0].output
+    monkeypatch.undo()
+    tokenize_to(output, [folder], tokenizer, overwrite=True)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_another_model_does_not_go_on(tokenizer, folder, tmp_path):
@@ -100,7 +142,7 @@ def test_another_model_does_not_go_on(tokenizer, folder, tmp_path):
         tokenize_to(output, [folder], tokenizer)
     assert output.read_text() == before
     tokenize_to(output, [folder], tokenizer, overwrite=True)
-    check(read_lines(output), folder, tokenizer)
+    check(read_tokens(output), folder, tokenizer)
 
 
 def test_what_is_no_file_of_tokens_is_left_alone(tokenizer, folder, tmp_path):
@@ -142,12 +184,14 @@ def test_a_run_killed_in_its_first_line_goes_on(
     tokenizer, folder, tmp_path, length
 ):
     output = tmp_path / "tokens.jsonl"
+    partial = tmp_path / "tokens.partial.jsonl"
     tokenize_to(output, [folder], tokenizer)
     first = output.read_text().splitlines()[0]
     for cut in {length, first.index('", "tokens') + length % 12}:
-        output.write_text(first[:cut])
+        output.unlink()
+        partial.write_text(first[:cut])
         assert tokenize_to(output, [folder], tokenizer).done == 4
-        check(read_lines(output), folder, tokenizer)
+        check(read_tokens(output), folder, tokenizer)
 
 
 def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
@@ -176,6 +220,11 @@ def test_an_array_file(tokenizer, folder, tmp_path):
             assert (tokens == tokenizer.encode_file(path).numpy()).all()
         assert len(arrays["paths"]) == 4
         assert arrays["fingerprint"] == tokenizer.fingerprint
+    check(read_tokens(output), folder, tokenizer)
+    tokenize_to(tmp_path / "speech/a.jsonl", [folder], tokenizer)
+    lines = {line["path"]: line for line in read_tokens(output)}
+    for line in read_tokens(tmp_path / "speech/a.jsonl"):
+        assert line == lines[line["path"]]
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"run", "model", "speech", "tokens.npz"}
 
@@ -184,7 +233,8 @@ def test_a_data_set_of_files(tokenizer, folder, tmp_path):
     output = tmp_path / "tokens"
     lines = tmp_path / "tokens.partial.jsonl"
     # The run before was killed after one file.
-    tokenize_files([folder / "a.wav"], tokenizer, lines)
+    tokenize_files([folder / "a.wav"], tokenizer, tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").rename(lines)
     tokenize_to(output, [folder], tokenizer)
     check(datasets.load_from_disk(output), folder, tokenizer)
     assert not lines.exists()
@@ -222,7 +272,7 @@ def test_tokens_of_several_codebooks(build, folder, tmp_path):
 
     tokenizer = build(VectorQuantizer(8, 32, num_codebooks=2))
     tokenize_to(tmp_path / "a.jsonl", [folder], tokenizer)
-    check(read_lines(tmp_path / "a.jsonl"), folder, tokenizer)
+    check(read_tokens(tmp_path / "a.jsonl"), folder, tokenizer)
     tokenize_to(tmp_path / "a.npz", [folder], tokenizer)
     with np.load(tmp_path / "a.npz") as arrays:
         assert arrays["tokens"].shape[1] == 2

@@ -7,7 +7,7 @@ Authors
 import pytest
 import torch
 
-from speechbrain_vq.inference.chunks import Span, in_pieces, token_span
+from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
 from speechbrain_vq.lobes.autoencoder import ConvEncoder
 from speechbrain_vq.lobes.features import LogMel
 
@@ -63,51 +63,6 @@ def test_latents_of_pieces_are_those_of_the_whole(features, encoder, samples):
         torch.testing.assert_close(
             torch.cat(list(pieces)), whole, rtol=0, atol=1e-5
         )
-
-
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 3.7, 60.0])
-def test_tokens_of_pieces_are_those_of_the_whole(tokenizer, seconds):
-    wav = torch.randn(10 * RATE + 123)
-    whole = tokenizer.encode_batch(wav[None])[0][0]
-    assert len(whole.unique()) > 5
-    assert torch.equal(tokenizer.tokenize(wav, seconds), whole)
-    blocks = wav.split(1234)
-    assert torch.equal(tokenizer.tokenize(blocks, seconds), whole)
-
-
-def test_no_piece_is_longer_than_asked_for(tokenizer):
-    longest = 0
-
-    def watch(module, inputs):
-        nonlocal longest
-        longest = max(longest, inputs[0].shape[1])
-
-    tokenizer.mods.features.register_forward_pre_hook(watch)
-    tokenizer.tokenize(torch.randn(20 * RATE), 1.0)
-    # The last one has what is left, less than one more.
-    assert longest < 2 * RATE + 8 * 320
-
-
-def test_a_model_that_sees_everything_is_given_everything(tokenizer):
-    class Attentive(torch.nn.Module):
-        def __init__(self, encoder):
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, features, lengths):
-            latents, lengths = self.encoder(features, lengths)
-            return latents - latents.mean(1, keepdim=True), lengths
-
-    tokenizer.mods["encoder"] = Attentive(tokenizer.mods["encoder"])
-    assert tokenizer.span is None
-    wav = torch.randn(3 * RATE)
-    whole = tokenizer.encode_batch(wav[None])[0][0]
-    assert torch.equal(tokenizer.tokenize(wav.split(777), 1.0), whole)
-
-
-def test_a_signal_shorter_than_a_frame_is_told(tokenizer):
-    with pytest.raises(ValueError, match="shorter than one frame"):
-        tokenizer.tokenize(torch.randn(100))
 
 
 def test_a_span_without_surroundings():

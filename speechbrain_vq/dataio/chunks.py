@@ -1,10 +1,7 @@
-"""Long signals piece by piece, with the result of the whole.
+"""Process long signals in chunks, with the result of the whole.
 
-What is computed of a signal in steps, each from its surroundings only, can be
-computed in pieces that overlap by those surroundings.
-
-Authors
- * speechbrain_vq authors 2026
+A computation whose every step depends on a bounded receptive field can be done
+in chunks that overlap by that field.
 """
 
 import math
@@ -16,14 +13,14 @@ from torch import nn
 
 
 class Span(NamedTuple):
-    """What a step of a computation sees.
+    """Receptive field of a step of a computation.
 
     Arguments
     ---------
     width : int
-        Samples that go in for a step.
+        Input samples per step.
     before, after : int
-        How many steps around it a step depends on.
+        Number of steps before and after it that a step depends on.
     """
 
     width: int
@@ -32,21 +29,21 @@ class Span(NamedTuple):
 
 
 def token_span(features: nn.Module, encoder: nn.Module) -> Span | None:
-    """What a token sees of the waveform, as ``context`` of both modules says.
+    """Compute the receptive field of a token from ``context`` of both modules.
 
     Arguments
     ---------
     features : torch.nn.Module
-        With ``hop_length`` and ``context``: samples that a frame depends on
-        before and after its own hop.
+        Features with ``hop_length`` and ``context``: samples before and after
+        its own hop that a frame depends on.
     encoder : torch.nn.Module
-        With ``stride`` and ``context``: frames that a latent depends on
-        before and after its own stride.
+        Encoder with ``stride`` and ``context``: frames before and after its
+        own stride that a latent depends on.
 
     Returns
     -------
     Span or None
-        None where a module does not say, as with attention over everything.
+        None where a module has no ``context``, as with global attention.
 
     Example
     -------
@@ -75,28 +72,28 @@ def in_pieces(
     steps: int,
     outputs: int = 1,
 ) -> Iterator[torch.Tensor]:
-    """Computes a long signal piece by piece.
+    """Process a long signal in overlapping chunks.
 
-    Pieces but the first and last have one shape, so that what depends on
-    shapes (the order of sums) is the same for them.
+    All chunks but the first and the last have one shape, so that what depends
+    on shapes (the order of sums) is the same for them.
 
     Arguments
     ---------
     process : callable
-        [samples] to [steps * outputs, ...], step by step.
+        Function from [samples] to [steps * outputs, ...].
     blocks : iterable of torch.Tensor
-        The signal in order, cut anywhere, [samples] each.
+        Consecutive parts of the signal, of any lengths, [samples] each.
     span : Span
-        What a step sees.
+        Receptive field of a step.
     steps : int
-        Steps of a piece.
+        Steps per chunk.
     outputs : int
-        Outputs of a step.
+        Outputs per step.
 
     Yields
     ------
     torch.Tensor
-        The next outputs; put together they are those of the whole.
+        Next outputs; concatenated they are those of the whole.
 
     Example
     -------
@@ -105,16 +102,16 @@ def in_pieces(
     >>> torch.cat(list(in_pieces(moving, blocks, Span(1, 1, 0), 4)))
     tensor([ 0.,  1.,  3.,  5.,  7.,  9., 11., 13., 15., 17.])
     """
-    # Never without a step before: a rest may be too short to stand alone.
+    # At least one step of context: the remainder may be too short alone.
     before = max(span.before, 1)
-    held, lead = None, 0
+    buffer, lead = None, 0
     for block in blocks:
-        held = block if held is None else torch.cat((held, block))
-        while len(held) >= (lead + steps + span.after) * span.width:
-            piece = held[: (lead + steps + span.after) * span.width]
-            yield process(piece)[lead * outputs : (lead + steps) * outputs]
-            kept = min(lead + steps, before)
-            held = held[(lead + steps - kept) * span.width :]
-            lead = kept
-    if held is not None:
-        yield process(held)[lead * outputs :]
+        buffer = block if buffer is None else torch.cat((buffer, block))
+        while len(buffer) >= (lead + steps + span.after) * span.width:
+            chunk = buffer[: (lead + steps + span.after) * span.width]
+            yield process(chunk)[lead * outputs : (lead + steps) * outputs]
+            overlap = min(lead + steps, before)
+            buffer = buffer[(lead + steps - overlap) * span.width :]
+            lead = overlap
+    if buffer is not None:
+        yield process(buffer)[lead * outputs :]
