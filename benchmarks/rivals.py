@@ -28,7 +28,7 @@ from torch.nn.functional import l1_loss
 from speechbrain_vq import VectorQuantizer, preset_path
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,

@@ -21,7 +21,7 @@ from speechbrain_vq.dataio.audio import (
     read_audio,
 )
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,

@@ -13,7 +13,7 @@ import torch
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import data_root
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.presets import recipe_path
 from tests.recipe_tests import processes

@@ -131,7 +131,7 @@ class VocoderBrain(sb.Brain):
         """The same utterance by Griffin-Lim, and the first ones as files."""
         made = {"speech": batch.sig.data, "vocoder": fake}
         # A WaveNet would write the waveform itself, for days.
-        if not hasattr(self.tokenizer.mods.decoder, "generate"):
+        if not self.tokenizer.decodes_to_samples:
             rebuilt = self.tokenizer.decode_batch(
                 self.tokenizer.fold(batch.tokens.data),
                 speaker=batch.speaker.data,

@@ -21,8 +21,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.audio import random_start
-from speechbrain_vq.evaluation.clustering import nmi
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
+from speechbrain_vq.evaluation.phone_units import (
+    PhoneUnitCounts,
+    nmi,
+    phone_purity,
+)
 from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask

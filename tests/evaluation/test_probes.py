@@ -1,27 +1,27 @@
-"""Probes, against scikit-learn, and what they must and must not find.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Probes, against scikit-learn, and what they must and must not find."""
 
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from speechbrain_vq.evaluation.leak import Leak, chosen
-from speechbrain_vq.evaluation.probe import fit_probe, folds, held_out
-from speechbrain_vq.evaluation.sampling import Replicates
-from speechbrain_vq.evaluation.sources import Utterance
+from speechbrain_vq.evaluation.intervals import PoissonBootstrap
+from speechbrain_vq.evaluation.probes import (
+    LinearProbes,
+    cross_validate,
+    fit_probe,
+    sample_utterances,
+    stratified_folds,
+)
+from speechbrain_vq.evaluation.utterances import Utterance
 
 
 def test_a_probe_is_scikit_learns():
     x = torch.randn(200, 6, dtype=torch.float64)
     y = (x @ torch.randn(6, 4).double() + torch.randn(200, 4)).argmax(1)
-    for l2 in (1.0, 0.1):
-        theirs = LogisticRegression(C=1 / l2, tol=1e-8, max_iter=1000)
-        theirs.fit(x.numpy(), y.numpy())
-        ours = fit_probe(x, y, 4, l2)(x).softmax(1).numpy()
-        assert ours == pytest.approx(theirs.predict_proba(x.numpy()), abs=1e-3)
+    theirs = LogisticRegression(tol=1e-8, max_iter=1000)
+    theirs.fit(x.numpy(), y.numpy())
+    ours = fit_probe(x, y, 4)(x).softmax(1).numpy()
+    assert ours == pytest.approx(theirs.predict_proba(x.numpy()), abs=1e-3)
 
 
 def test_integers_are_inputs_that_are_one():
@@ -41,17 +41,17 @@ def test_integers_are_inputs_that_are_one():
 def test_what_is_held_out_is_not_known():
     """Labels without a cause cannot be told, however many inputs there are."""
     x, labels = torch.randn(60, 200), ["a", "b"] * 30
-    right = held_out(x, labels, folds(labels))
+    right = cross_validate(x, labels, stratified_folds(labels))
     assert 0.2 < right.double().mean() < 0.8
     logits = fit_probe(x, torch.tensor([0, 1] * 30), 2)(x)
     assert torch.equal(logits.argmax(1), torch.tensor([0, 1] * 30))
 
 
 def test_folds_share_out_each_group():
-    fold = folds("aaaaabbbbbcc", 5)
+    fold = stratified_folds("aaaaabbbbbcc", 5)
     assert sorted(fold[:5].tolist()) == sorted(fold[5:10].tolist())
     assert fold[10] != fold[11]
-    assert torch.equal(fold, folds("aaaaabbbbbcc", 5))
+    assert torch.equal(fold, stratified_folds("aaaaabbbbbcc", 5))
 
 
 def utterances(tell_units, tell_latents, number=40):
@@ -83,14 +83,17 @@ def utterances(tell_units, tell_latents, number=40):
 def probes(*told):
     all_of_them = list(utterances(*told))
     names = {one.name for one in all_of_them}
-    leak, draws = Leak(names, Replicates(50)), Replicates(50)
+    metric, draws = (
+        LinearProbes(names, PoissonBootstrap(50)),
+        PoissonBootstrap(50),
+    )
     # In any order.
     for one in reversed(all_of_them):
-        leak.add(one, draws.weights(one.name))
-    return leak.figures()
+        metric.update(one, draws.weights(one.name))
+    return metric.compute()
 
 
-def test_a_leak_is_found_where_it_is():
+def test_a_metric_is_found_where_it_is():
     units = probes(True, False)
     assert units["speaker_from_units"].value == 1
     assert units["speaker_from_latents"].value < 0.8
@@ -105,22 +108,26 @@ def test_a_leak_is_found_where_it_is():
         assert found["phone_from_latents"].value == pytest.approx(
             0.952, abs=0.02
         )
-    value, low, high = latents["speaker_from_units"]
+    value, low, high, _ = latents["speaker_from_units"]
     assert low < value < high
 
 
 def test_only_what_is_known_is_probed():
-    leak = Leak({"utt-1"}, Replicates(0))
+    metric = LinearProbes({"utt-1"}, PoissonBootstrap(0))
     tokens = torch.zeros(3, 1, dtype=torch.long)
-    leak.add(Utterance("utt-1", {}, tokens, 10.0, 1.0), torch.ones(1))
-    leak.add(Utterance("utt-2", {}, tokens, 10.0, 1.0), torch.ones(1))
-    assert leak.figures() == {}
+    metric.update(Utterance("utt-1", {}, tokens, 10.0, 1.0), torch.ones(1))
+    metric.update(Utterance("utt-2", {}, tokens, 10.0, 1.0), torch.ones(1))
+    assert metric.compute() == {}
 
 
 def test_a_choice_is_spread_over_speakers():
     manifest = {f"{s}-{i}": {"spk_id": s} for s in "abc" for i in range(9)}
-    names = chosen(manifest, max_speakers=2, max_utterances=4)
+    names = sample_utterances(manifest, max_speakers=2, max_utterances=4)
     assert len(names) == 8 and len({name[0] for name in names}) == 2
-    assert names == chosen(manifest, 2, 4) != chosen(manifest, 2, 4, seed=1)
+    assert (
+        names
+        == sample_utterances(manifest, 2, 4)
+        != sample_utterances(manifest, 2, 4, seed=1)
+    )
     nameless = {name: {} for name in manifest}
-    assert len(chosen(nameless, 2, 4)) == 8
+    assert len(sample_utterances(nameless, 2, 4)) == 8

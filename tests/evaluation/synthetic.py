@@ -1,17 +1,17 @@
-"""Made-up features of 3 speakers x 2 contexts x 3 phones x 6 tokens.
+"""Synthetic features of 3 speakers x 2 contexts x 3 phones x 6 tokens."""
 
-Authors
- * speechbrain_vq authors 2026
-"""
+import random
 
 import torch
 
-from speechbrain_vq.evaluation.items import Item, frames_of
+from speechbrain_vq.dataio.manifests import Item, make_items
+from speechbrain_vq.evaluation.abx_items import frames_of
+from speechbrain_vq.evaluation.utterances import Utterance
 
 RATE = 50
 
 
-def made_up(seed=0, noise=1.0, dim=8):
+def synthetic_items(seed=0, noise=1.0, dim=8):
     """Frames of each item, and the items; edges are between frames."""
     draw = torch.Generator().manual_seed(seed)
 
@@ -44,6 +44,28 @@ def made_up(seed=0, noise=1.0, dim=8):
 
 
 def units_of(features):
-    """Codes of made-up features, [T, 1]."""
+    """Codes of synthetic features, [T, 1]."""
     book = torch.randn(6, 8, generator=torch.Generator().manual_seed(9))
     return [torch.cdist(f, book).argmin(1, keepdim=True) for f in features]
+
+
+def utterance(tokens, seconds=1.0, name="utt-1", entry=None, **options):
+    """An utterance of tokens, [T, C]."""
+    rate = max(len(tokens), 1) / seconds
+    return Utterance(name, entry or {}, tokens, rate, seconds, **options)
+
+
+def corpus(utterances, speakers=20, phones=30):
+    """A function that makes the items of a corpus as they are read."""
+
+    def made():
+        for number in range(utterances):
+            draw = random.Random(number)
+            aligned = [
+                (i / 10, (i + 1) / 10, f"p{draw.randrange(phones)}")
+                for i in range(30)
+            ]
+            speaker = f"s{number % speakers}"
+            yield from make_items(f"u{number}", aligned, speaker, True)
+
+    return made

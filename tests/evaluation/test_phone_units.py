@@ -1,8 +1,4 @@
-"""Phone information of units, against scikit-learn and closed forms.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Phone information of units, against scikit-learn and closed forms."""
 
 import math
 
@@ -10,18 +6,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import entropy
-from sklearn.metrics import mutual_info_score
+from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
-from speechbrain_vq.evaluation.plots import plot_phone_units
-from speechbrain_vq.evaluation.units import (
+from speechbrain_vq.evaluation.phone_units import (
+    PhoneInformation,
     PhoneUnitCounts,
-    cluster_purity,
     mutual_information,
+    nmi,
     phone_information,
     phone_purity,
     phones_at,
     pnmi,
 )
+from speechbrain_vq.evaluation.report import plot_phone_units
+
+from .synthetic import utterance
 
 
 def test_mutual_information_is_scikit_learns():
@@ -67,11 +67,13 @@ def test_purities_are_those_of_hubert():
     counts = torch.tensor([[6, 0, 1], [0, 2, 1]])
     # Phones of units: 6 + 2 + 1; units of phones: 6 + 2; of ten.
     assert phone_purity(counts) == 0.9
-    assert cluster_purity(counts) == 0.8
+    assert phone_information(counts)["cluster_purity"] == 0.8
     alone = torch.eye(4).long()
-    assert phone_purity(alone) == cluster_purity(alone) == 1
+    values = phone_information(alone)
+    assert values["phone_purity"] == values["cluster_purity"] == 1
     one_unit = torch.tensor([[3], [7]])
-    assert phone_purity(one_unit) == 0.7 and cluster_purity(one_unit) == 1
+    values = phone_information(one_unit)
+    assert values["phone_purity"] == 0.7 and values["cluster_purity"] == 1
     assert phone_purity(torch.zeros(2, 2)) == 0
 
 
@@ -103,3 +105,54 @@ def test_the_picture_is_written(tmp_path):
     counts = torch.randint(0, 5, (3, 16))
     plot_phone_units(counts, ["a", "b", "$c"], tmp_path / "table.png")
     assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_nmi_is_scikit_learns(noise):
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 7, 500)
+    codes = np.where(
+        random.random(500) < noise, random.integers(0, 30, 500), classes
+    )
+    counts = torch.tensor(contingency_matrix(classes, codes))
+    expected = normalized_mutual_info_score(classes, codes)
+    assert nmi(counts) == pytest.approx(expected)
+    # Codes that are never used change nothing.
+    wider = torch.nn.functional.pad(counts, (0, 5))
+    assert nmi(wider) == pytest.approx(expected)
+
+
+def test_one_class_or_nothing_at_all():
+    assert nmi(torch.tensor([[7]])) == 1.0
+    assert nmi(torch.tensor([[7], [7]])) == 0.0
+    assert phone_purity(torch.zeros(0, 4)) == 0.0
+
+
+def test_mapping_is_many_to_one():
+    counts = torch.tensor([[5, 4, 0], [1, 0, 3]])
+    assert phone_purity(counts) == 12 / 13
+    # Of codes, not of classes: the other way it would be 8 / 13.
+    assert phone_purity(counts.T) == 8 / 13
+
+
+def test_each_codebook_and_replicate_has_its_table():
+    metric = PhoneInformation()
+    phones = {"phones": [(0.0, 0.5, "a"), (0.5, 1.0, "b")]}
+    good = torch.tensor([[0, 7], [0, 7], [3, 7], [3, 7]])
+    bad = torch.tensor([[1, 7], [1, 7], [1, 7], [1, 7]])
+    metric.update(utterance(good, entry=phones), torch.tensor([1, 1, 2]).int())
+    metric.update(utterance(bad, entry=phones), torch.tensor([1, 0, 0]).int())
+    estimates = metric.compute()
+    assert len(estimates) == 10 and metric.notes(estimates) == []
+    first = estimates["pnmi_codebook_1"]
+    # Of the data half of the phones are known; of the replicates all.
+    assert first.value == pytest.approx(0.5) and first.low < 0.5
+    assert estimates["pnmi_codebook_2"].value == 0
+    assert str(first.quantity) == "PNMI, codebook 1"
+    tables = metric.tables()
+    assert tables["phones"] == ["a", "b"]
+    assert tables["phone_units"].tolist() == [[2, 2, 0, 0], [0, 2, 0, 2]]
+    nameless = PhoneInformation()
+    nameless.update(utterance(good), torch.ones(1).int())
+    assert nameless.compute() == {}
+    assert "no phones" in nameless.notes({})[0]
