@@ -3,9 +3,6 @@
 After the ScribbleLens model of arXiv 2005.08520 and its code. All modules take
 and return [batch, time, channel] and relative lengths, where time is the
 columns of an image, and give the same for a line alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 from collections.abc import Iterable, Sequence

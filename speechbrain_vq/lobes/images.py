@@ -4,9 +4,6 @@ decoder, and a distribution over the levels of every sub-pixel at the end.
 
 Images are whole numbers [B, C, H, W], latents [B, H / 4, W / 4, dim], so that
 a quantizer takes them as they are.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch

@@ -1,8 +1,5 @@
 """Time-jitter (Chorowski et al. 2019, arXiv 1901.08810): what a latent says has
 to last longer than its own time step.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch

@@ -4,9 +4,6 @@ what.
 
 As in the code of arXiv 2005.08520, one stream sees the columns before and
 another, within a column, the pixels above.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch

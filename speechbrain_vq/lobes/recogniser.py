@@ -4,9 +4,6 @@ a stack of convolutions after it.
 After the WSJ model of arXiv 2005.08520 and its code. All modules take and
 return [batch, time, channel] and relative lengths, and give the same for an
 utterance alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch

@@ -4,9 +4,6 @@ that was trained to tell speakers apart hears them.
 A third way, which learns to hear any voice along with the rest, is
 ``speechbrain_vq.lobes.autoencoder.SpeakerEncoder``. All have ``output_dim``,
 and zeros stand for the average voice.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 from collections.abc import Iterable, Sequence

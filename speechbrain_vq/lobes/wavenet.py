@@ -1,9 +1,6 @@
 """An autoregressive decoder of waveforms: a WaveNet (van den Oord et al. 2016,
 arXiv 1609.03499) that is told the quantized vectors and the speaker, as in
 Chorowski et al. 2019, arXiv 1901.08810.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import math

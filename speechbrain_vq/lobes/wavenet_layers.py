@@ -1,8 +1,5 @@
 """What a WaveNet is made of (van den Oord et al. 2016, arXiv 1609.03499,
 sections 2.3 to 2.5).
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch

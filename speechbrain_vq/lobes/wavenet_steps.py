@@ -1,8 +1,5 @@
 """A WaveNet sample by sample, each layer keeping a ring of its past, so that
 no sample is computed twice (Le Paine et al. 2016, arXiv 1611.09482).
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,4 @@
-"""Voices by name, and as pretrained encoders hear them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Voices by name, and as pretrained encoders hear them."""
 
 import os
 import pathlib

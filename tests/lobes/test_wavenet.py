@@ -1,8 +1,5 @@
 """A WaveNet foresees from the past alone, the same at once and sample by
 sample, alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import math
