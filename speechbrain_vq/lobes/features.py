@@ -132,7 +132,7 @@ class LogMel(nn.Module):
         if wavs.shape[-1] < self.hop_length:
             raise ValueError(
                 f"A signal of {wavs.shape[-1]} samples is shorter than one "
-                f"frame of {self.hop_length}."
+                f"frame of {self.hop_length} samples: pad it."
             )
         samples = torch.round(lengths * wavs.shape[1])
         frames = torch.div(samples, self.hop_length, rounding_mode="floor")
