@@ -132,21 +132,9 @@ class ConvEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode features.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Features, [B, T, input_dim], zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Latents [B, ceil(T / stride), output_dim] and their relative
-            lengths [B].
-        """
+        """Encode features [B, T, input_dim], zero beyond their relative
+        lengths [B], as latents [B, ceil(T / stride), output_dim] and their
+        relative lengths [B]."""
         frames = torch.round(lengths * features.shape[1])
         mask = frame_mask(features, lengths).unsqueeze(1)
         if self.utterance_norm:
@@ -225,24 +213,10 @@ class ConvDecoder(nn.Module):
         wavs: torch.Tensor | None = None,
         wav_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Decode latents.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, T, input_dim], zero beyond their lengths.
-        speaker : torch.Tensor
-            Speaker embeddings, [B, speaker_dim].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B].
-        wavs, wav_lengths
-            Ignored; autoregressive decoders require them.
-
-        Returns
-        -------
-        torch.Tensor
-            Features, [B, T * stride, output_dim], zero beyond their lengths.
-        """
+        """Decode latents [B, T, input_dim], zero beyond their relative
+        lengths [B], and speaker embeddings [B, speaker_dim] to features
+        [B, T * stride, output_dim]. The waveforms, which autoregressive
+        decoders require, are ignored."""
         # Conv1d rejects inputs without frames.
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, self.last.out_channels)
@@ -264,22 +238,8 @@ class ConvDecoder(nn.Module):
         features: torch.Tensor,
         lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the absolute error over valid frames.
-
-        Arguments
-        ---------
-        predictions : torch.Tensor
-            Output of ``forward``, at least as long as the features.
-        features : torch.Tensor
-            Target features, [B, T, output_dim].
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Sum of the errors and number of values.
-        """
+        """Compute the sum of absolute errors over the valid frames of
+        features [B, T, output_dim], and the number of values summed."""
         decoded = predictions[:, : features.shape[1]]
         mask = frame_mask(features, lengths).unsqueeze(-1)
         error = ((decoded - features).abs() * mask).sum()

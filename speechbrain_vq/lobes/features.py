@@ -109,26 +109,9 @@ class LogMel(nn.Module):
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute features.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms, [B, samples], zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Features [B, T, n_mels], zero beyond their lengths, and their
-            relative lengths [B]; T is ``samples // hop_length``.
-
-        Raises
-        ------
-        ValueError
-            If the batch is shorter than one hop.
-        """
+        """Compute features [B, samples // hop_length, n_mels] and their
+        relative lengths [B] from waveforms [B, samples], zero beyond their
+        relative lengths [B]."""
         if wavs.shape[-1] < self.hop_length:
             raise ValueError(
                 f"A signal of {wavs.shape[-1]} samples is shorter than one "
@@ -152,18 +135,8 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor]) -> None:
-        """Compute the normalization statistics of a corpus.
-
-        Arguments
-        ---------
-        batches : iterable of torch.Tensor
-            Waveforms without padding, [B, samples] each.
-
-        Raises
-        ------
-        ValueError
-            If there is no audio.
-        """
+        """Compute the normalization statistics of a corpus, batches of
+        waveforms [B, samples] without padding."""
         count, total, square = 0, 0.0, 0.0
         for wavs in batches:
             mels = self._log_mel(wavs.to(self.mean.device)).double()
@@ -189,20 +162,8 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def inverse(self, mels: torch.Tensor, iterations: int = 60) -> torch.Tensor:
-        """Synthesize waveforms from features by Griffin-Lim.
-
-        Arguments
-        ---------
-        mels : torch.Tensor
-            Normalized features, [B, T, n_mels].
-        iterations : int
-            Griffin-Lim iterations.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, T * hop_length].
-        """
+        """Synthesize waveforms [B, T * hop_length] from normalized features
+        [B, T, n_mels] by some iterations of Griffin-Lim."""
         magnitude = self.denormalize(mels).exp()
         with fp32_by_default():
             to_linear = InverseMelScale(

@@ -145,27 +145,9 @@ class LineEncoder(nn.Module):
     def forward(
         self, ink: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode images of lines.
-
-        Arguments
-        ---------
-        ink : torch.Tensor
-            Columns of 32 pixels, [B, T, 32], from 0 (paper) to 1 (ink); zero
-            beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Latents [B, ceil(T / 2), output_dim] and their relative lengths
-            [B].
-
-        Raises
-        ------
-        ValueError
-            If the images are not 32 pixels high.
-        """
+        """Encode columns of 32 pixels [B, T, 32] from 0 (paper) to 1 (ink),
+        zero beyond their relative lengths [B], as latents
+        [B, ceil(T / 2), output_dim] and their relative lengths [B]."""
         if ink.shape[-1] != HEIGHT:
             raise ValueError(
                 f"Lines must be [B, T, {HEIGHT}], got a tensor of shape "
@@ -224,23 +206,10 @@ class CTCProbe(nn.Module):
         lengths: torch.Tensor,
         texts: Iterable[str],
     ) -> torch.Tensor:
-        """Compute the CTC loss.
-
-        Arguments
-        ---------
-        log_probs : torch.Tensor
-            Output of ``forward``, [B, T, 1 + characters].
-        lengths : torch.Tensor
-            Relative lengths, [B].
-        texts : iterable of str
-            Transcripts; characters outside the alphabet are ignored.
-
-        Returns
-        -------
-        torch.Tensor
-            Nats per character, averaged over lines; lines with more
-            characters than frames count as 0.
-        """
+        """Compute the CTC loss of log-probabilities of relative lengths [B],
+        in nats per character, averaged over lines. Characters outside the
+        alphabet are ignored; a line with more characters than frames counts
+        as 0."""
         indices = [
             [1 + self.characters.index(c) for c in self.in_alphabet(text)]
             for text in texts
@@ -255,20 +224,8 @@ class CTCProbe(nn.Module):
         )
 
     def read(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-        """Decode greedily: merge repetitions and drop blanks.
-
-        Arguments
-        ---------
-        log_probs : torch.Tensor
-            Output of ``forward``, [B, T, 1 + characters].
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        list of str
-            Text of each line.
-        """
+        """Decode log-probabilities of relative lengths [B] greedily: merge
+        repetitions and drop blanks."""
         frames = torch.round(lengths * log_probs.shape[1]).long().tolist()
         paths = log_probs.argmax(-1).cpu()
         return [

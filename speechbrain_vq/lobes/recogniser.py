@@ -198,21 +198,9 @@ class PhoneEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode features.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Features, [B, T, input_dim], zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Latents [B, ceil(T / 3), hidden_size] and their relative lengths
-            [B].
-        """
+        """Encode features [B, T, input_dim], zero beyond their relative
+        lengths [B], as latents [B, ceil(T / 3), hidden_size] and their
+        relative lengths [B]."""
         mask = frame_mask(features, lengths).unsqueeze(-1)
         deltas = delta(features) * mask
         x = torch.stack((features, deltas, delta(deltas) * mask), dim=-1)
