@@ -163,7 +163,7 @@ class LineEncoder(nn.Module):
 
 
 class CTCProbe(nn.Module):
-    """Linear probe of three neighbouring latents, trained by CTC to read
+    """Linear probe of three adjacent latents, trained by CTC to read
     characters. The blank is 0.
 
     Arguments
