@@ -45,15 +45,8 @@ def utterance_moments(
 
 
 class ConvBlock(nn.Module):
-    """Residual block of a wide and a pointwise convolution.
-
-    Arguments
-    ---------
-    channels : int
-        Input and output channels.
-    kernel_size : int
-        Odd width of the wide convolution, in frames.
-    """
+    """Residual block of a convolution of an odd width in frames and a
+    pointwise convolution."""
 
     def __init__(self, channels: int, kernel_size: int = 3):
         super().__init__()

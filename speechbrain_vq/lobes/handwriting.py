@@ -26,16 +26,8 @@ CHANNELS = (64, 128, 256, 256, 512, 512, 512)
 
 
 class LineConv(NormedConv2d):
-    """2-D convolution with masked batch norm and a leaky ReLU.
-
-    Arguments
-    ---------
-    input_channels : int
-        Input channels.
-    channels : int
-        Output channels.
-    kernel_size, stride : sequence of int
-        Widths and strides in columns and rows.
+    """2-D convolution with masked batch norm and a leaky ReLU; kernel sizes
+    and strides are (columns, rows).
 
     Example
     -------
@@ -60,17 +52,7 @@ class LineConv(NormedConv2d):
 
 
 class ProjectedBLSTM(nn.Module):
-    """Bidirectional LSTM with a linear projection of both directions.
-
-    Arguments
-    ---------
-    input_dim : int
-        Input channels.
-    hidden_size : int
-        Channels of each direction.
-    output_dim : int
-        Output channels.
-    """
+    """Bidirectional LSTM with a linear projection of both directions."""
 
     def __init__(self, input_dim: int, hidden_size: int, output_dim: int):
         super().__init__()

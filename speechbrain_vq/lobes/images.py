@@ -26,16 +26,6 @@ def truncated_levels(images: torch.Tensor) -> torch.Tensor:
     of a level. Rounding errors lower 63 of the 256 levels by one, and merge
     two, so its likelihoods are not those of 8-bit images.
 
-    Arguments
-    ---------
-    images : torch.Tensor
-        Integer levels 0..255, of any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        Truncated levels, of the same shape.
-
     Example
     -------
     >>> len(truncated_levels(torch.arange(256)).unique())
@@ -45,13 +35,7 @@ def truncated_levels(images: torch.Tensor) -> torch.Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of a 3x3 and a 1x1 convolution.
-
-    Arguments
-    ---------
-    channels : int
-        Input and output channels.
-    """
+    """Residual block of a 3x3 and a 1x1 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -101,15 +101,8 @@ class ColumnPixelCNN(nn.Module):
 
 
 class ColumnGatedLayer(nn.Module):
-    """Gated layer of both streams; the column stream feeds the pixel stream.
-
-    Arguments
-    ---------
-    channels : int
-        Channels of each stream.
-    height : int
-        Rows of an image.
-    """
+    """Gated layer of both streams; the column stream feeds the pixel
+    stream."""
 
     def __init__(self, channels: int, height: int):
         super().__init__()

@@ -15,19 +15,9 @@ from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 
 def delta(x: torch.Tensor) -> torch.Tensor:
-    """Compute delta features by regression over five frames.
+    """Compute delta features of [B, T, D] by regression over five frames.
 
     Both ends are zero-padded, like the end of an utterance in a batch.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Features, [B, T, D].
-
-    Returns
-    -------
-    torch.Tensor
-        Delta features, [B, T, D].
 
     Example
     -------
@@ -41,19 +31,8 @@ def delta(x: torch.Tensor) -> torch.Tensor:
 
 
 class NormedConv2d(nn.Module):
-    """2-D convolution with masked batch norm and a ReLU clipped at 20.
-
-    Arguments
-    ---------
-    input_channels : int
-        Input channels.
-    channels : int
-        Output channels.
-    stride : sequence of int
-        Strides in time and frequency.
-    kernel_size : sequence of int
-        Odd widths in time and frequency.
-    """
+    """2-D convolution with masked batch norm and a ReLU clipped at 20; strides
+    and kernel sizes are (time, frequency)."""
 
     def __init__(
         self,

@@ -126,26 +126,9 @@ class WaveNetDecoder(nn.Module):
         wav_lengths: torch.Tensor,
     ) -> SampleErrors:
         """Predict samples with teacher forcing: those of a random window in
-        training, all of them in evaluation.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, T, input_dim].
-        speaker : torch.Tensor
-            Speaker embeddings, [B, speaker_dim].
-        lengths : torch.Tensor, optional
-            Relative lengths of the latents, [B].
-        wavs : torch.Tensor
-            Waveforms in -1..1, [B, samples].
-        wav_lengths : torch.Tensor
-            Relative lengths of the waveforms, [B].
-
-        Returns
-        -------
-        SampleErrors
-            Cross-entropy of the predicted samples.
-        """
+        training, all of them in evaluation. Takes latents [B, T, input_dim],
+        speaker embeddings [B, speaker_dim], waveforms in -1..1 [B, samples],
+        and the relative lengths [B] of latents and waveforms."""
         mask = frame_mask(latents, lengths)
         levels, previous, valid = self._samples(wavs, wav_lengths, mask)
         conditions = self.conditions(
@@ -195,7 +178,8 @@ class WaveNetDecoder(nn.Module):
         """Generate waveforms sample by sample.
 
         All utterances of a batch share their random numbers, so that batching
-        does not change a waveform, except where rounding flips a sample.
+        does not change a waveform, except where rounding flips a sample. The
+        global random state is not used.
 
         Arguments
         ---------
@@ -206,7 +190,7 @@ class WaveNetDecoder(nn.Module):
         lengths : torch.Tensor, optional
             Relative lengths, [B].
         seed : int
-            Seed of the random numbers; the global random state is not used.
+            Seed of the random numbers.
 
         Returns
         -------

@@ -8,20 +8,8 @@ from torch.nn.functional import pad
 
 
 class GatedLayer(nn.Module):
-    """Gated causal convolution of two taps.
-
-    Arguments
-    ---------
-    channels : int
-        Input and output channels.
-    skip_channels : int
-        Channels of the skip connection.
-    condition_dim : int
-        Channels of the conditions.
-    dilation : int
-        Samples between the taps.
-    last : bool
-        Whether this is the last layer, which has no residual output.
+    """Gated causal convolution of two taps, ``dilation`` samples apart. The
+    last layer has no residual output.
 
     Example
     -------

@@ -12,17 +12,10 @@ if TYPE_CHECKING:
 
 
 class Steps:
-    """State of a WaveNet between two samples.
+    """State of a WaveNet between two samples of a batch of waveforms.
 
     The past taps of all layers share one matrix product per sample, and so do
     all skip connections. A step allocates no tensor but its logits.
-
-    Arguments
-    ---------
-    decoder : WaveNetDecoder
-        WaveNet that generates.
-    batch : int
-        Number of waveforms generated in parallel.
     """
 
     def __init__(self, decoder: "WaveNetDecoder", batch: int):
@@ -98,24 +91,11 @@ def generate(
     draws: torch.Tensor,
     silence: int,
 ) -> torch.Tensor:
-    """Sample waveforms autoregressively by inverse transform sampling.
+    """Generate levels [B, N] autoregressively from conditions [B, T, D] by
+    inverse transform sampling.
 
-    Arguments
-    ---------
-    decoder : WaveNetDecoder
-        WaveNet that generates.
-    conditions : torch.Tensor
-        Conditions, [B, T, D].
-    draws : torch.Tensor
-        Uniform random number in 0..1 for each sample, [N], shared by the
-        batch.
-    silence : int
-        Level before the first sample.
-
-    Returns
-    -------
-    torch.Tensor
-        Levels, [B, N].
+    The uniform random numbers [N] are shared by the batch; ``silence`` is the
+    level before the first sample.
     """
     batch, number = len(conditions), decoder.samples_per_token
     steps = Steps(decoder, batch)
