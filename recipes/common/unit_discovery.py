@@ -108,7 +108,7 @@ class UnitBrain(VQBrain):
             self.train_stats = {"loss": stage_loss}
             return
         error = self.error_sum / self.error_size
-        stats = {"loss": stage_loss, **self.hparams.decoder.figures(error)}
+        stats = {"loss": stage_loss, **self.hparams.decoder.metrics(error)}
         if stage == sb.Stage.VALID:
             end_epoch(self, epoch, stats)
             return

@@ -1,8 +1,4 @@
-"""Lobes: an utterance is the same alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Lobes: an utterance is the same alone and in a padded batch."""
 
 import pytest
 import torch

@@ -1,8 +1,4 @@
-"""Voices by name, and as pretrained encoders hear them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Voices by name, and as pretrained encoders hear them."""
 
 import os
 import pathlib
@@ -74,10 +70,10 @@ def test_who_is_unknown_is_named_or_average():
 @pytest.mark.parametrize(
     "names, message",
     [
-        ([], "There are 0 speakers"),
-        ([f"p{i}" for i in range(7)], "7 speakers, and the table has room"),
-        (["p" * 65], "has 1 to 64 bytes"),
-        ([""], "has 1 to 64 bytes"),
+        ([], "data has 0 speakers"),
+        ([f"p{i}" for i in range(7)], "7 speakers, and the table holds"),
+        (["p" * 65], "must have 1 to 64 bytes"),
+        ([""], "must have 1 to 64 bytes"),
     ],
 )
 def test_names_that_do_not_fit(names, message):
@@ -179,7 +175,7 @@ def test_weights_that_are_no_numbers(tmp_path):
 
 
 def test_the_encoder_hears_one_rate_only():
-    with pytest.raises(ValueError, match="hears 16000 Hz, .* of 24000 Hz: set"):
+    with pytest.raises(ValueError, match="requires 16000 Hz, .* 24000 Hz: set"):
         build_speaker(f"{ECAPA}    sample_rate: 24000\n")
 
 

@@ -107,7 +107,7 @@ class HandwritingBrain(VQBrain):
         self.errors.append(
             batch.id,
             [list(text) for text in probe.read(log_probs, lengths)],
-            [list(probe.known(text)) for text in batch.text],
+            [list(probe.in_alphabet(text)) for text in batch.text],
         )
 
     def count_codes(self, batch, indices, lengths):
