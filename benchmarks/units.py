@@ -201,7 +201,7 @@ class Units(Matrix):
         arguments = [one for one in arguments if one != "--arm=kmeans"]
         hparams_file, _, overrides = parse_arguments([file, *arguments])
         with open(hparams_file, encoding="utf-8") as fin:
-            return load_hyperpyyaml(fin, overrides)
+            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
 
     @cached_property
     def corpus(self):

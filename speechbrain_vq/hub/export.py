@@ -259,7 +259,9 @@ def _config(training, section, modules, quantizers, found) -> dict[str, Any]:
         **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
         **({"speakers": speakers} if speakers else {}),
         "parameters": sum(p.numel() for p in network.parameters()),
-        **_plain_values({k: training.get(k) for k in ("arm", "seed")}),
+        # In yamls of 0.2 and before, the preset is under ``arm``.
+        **_plain_values({"arm": training.get("preset", training.get("arm"))}),
+        **_plain_values({"seed": training.get("seed")}),
         "checkpoint": {
             key: value
             for key, value in found.meta.items()
