@@ -206,7 +206,7 @@ class Units(Matrix):
         arguments = [option for option in arguments if option != KMEANS]
         hparams_file, _, overrides = parse_arguments([file, *arguments])
         with open(hparams_file, encoding="utf-8") as fin:
-            return load_hyperpyyaml(fin, overrides)
+            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
 
     @cached_property
     def corpus(self):

@@ -1,5 +1,4 @@
-"""Time-jitter: as often as it should, from where it may, and only in training.
-"""
+"""Time-jitter: as often as it should, from where it may, and only in training."""
 
 import math
 

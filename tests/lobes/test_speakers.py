@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from importlib import import_module
 
 import pytest
 import torch
@@ -16,12 +17,11 @@ from speechbrain_vq.lobes.speakers import (
     SpeakerTable,
     voices,
 )
-from speechbrain_vq.recipes.common.voice_conversion import (
-    ConversionBrain,
-    find_encoder,
-    load_encoder,
-)
 from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
+
+recipe = import_module("speechbrain_vq.recipes.VCTK.voice-conversion.train")
+ConversionBrain = recipe.ConversionBrain
+find_encoder, load_encoder = recipe.find_encoder, recipe.load_encoder
 
 KINDS = {"ecapa": ECAPA, "xvector": XVECTOR}
 

@@ -234,7 +234,7 @@ def test_it_learns_what_no_marginal_distribution_knows():
         optimizer.zero_grad()
         (error / size).backward()
         optimizer.step()
-    figures = decoder.figures((error / size).item())
+    figures = decoder.metrics((error / size).item())
     assert figures.keys() == {"bits_per_sample"}
     assert figures["bits_per_sample"] < 0.1 < math.log2(5)
     wav = decoder.eval().generate(latents[:2], speaker[:2])
