@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ._lazy import attach
 
 if TYPE_CHECKING:
-    from .hub import export_pretrained, push_to_hub
+    from .hub import export_pretrained, push_to_hub, register_module
     from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
@@ -34,7 +34,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "hub": ["export_pretrained", "push_to_hub"],
+        "hub": ["export_pretrained", "push_to_hub", "register_module"],
         "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",

@@ -31,9 +31,9 @@ from .corpus import find_corpus
 from .download import FILES
 from .example import EXAMPLE, EXAMPLE_TOKENS, PLOTS, show
 from .folder import CARD, CONFIG, HPARAMS, WEIGHTS
-from .guard import UnsafeHparamsError
 from .hparams import inference_section, inference_yaml
 from .load import load_pretrained
+from .plain import UnsafeHparamsError
 from .runs import find_checkpoint, read_results, read_state, read_training
 from .swap import replace_folder
 
@@ -300,7 +300,7 @@ def _load_back(interface, folder, problems, force):
     except UnsafeHparamsError as error:
         problem = (
             "Loading it needs trust_remote_code=True, for its yaml asks for "
-            f"more than the guard lets through: {error}"
+            f"more than plain data: {error}"
         )
         _refuse([problem], force)
         problems.append(problem)

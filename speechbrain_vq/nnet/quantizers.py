@@ -930,6 +930,29 @@ def upgrade_state_dict(
     return extra, state_dict.pop(f"{prefix}reservoir._extra_state", None)
 
 
+def upgrade_keys(model: nn.Module, entries: dict) -> None:
+    """Rename keys of version 0.1 to those of a model's state, in place.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        A model with quantizers anywhere in it.
+    entries : dict
+        Anything by the keys of a saved state of tensors. What the model's
+        state no longer holds is left out.
+    """
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, VectorQuantizer):
+            prefix = f"{name}." if name else ""
+            # Of a file of tensors it is none.
+            extra = entries.get(f"{prefix}_extra_state")
+            upgrade_state_dict(entries, prefix)
+            if extra is not None:
+                entries[f"{prefix}_extra_state"] = extra
+            for average in ("ema_sum", "ema_count"):
+                entries.pop(f"{prefix}embedding.{average}", None)
+
+
 def _warn_of_lost_loss(quantized: torch.Tensor, token: LossToken) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
     token, used = weakref.ref(token), token.used
