@@ -58,14 +58,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     path = folder / name
-    if not path.is_file():
-        hint = ""
-        if name == WEIGHTS and folder.is_dir():
-            hint = pickles_hint([path.name for path in folder.iterdir()])
-        raise FileNotFoundError(
-            f"'{folder}' is not a folder with a pretrained model: there is no "
-            f"{name} in it.{hint}"
-        )
+    check_is_there(path)
     target = path.resolve()
     if not any(target.is_relative_to(home) for home in _homes(folder)):
         raise ValueError(
@@ -73,6 +66,30 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
             "read: put a copy of the file there if it is meant."
         )
     return path
+
+
+def check_is_there(path: pathlib.Path) -> None:
+    """Refuse a file of a model that is missing.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is; the message says what is there instead.
+    """
+    if path.is_file():
+        return
+    folder, hint = path.parent, ""
+    if path.name == WEIGHTS and folder.is_dir():
+        hint = pickles_hint([other.name for other in folder.iterdir()])
+    raise FileNotFoundError(
+        f"'{folder}' is not a folder with a pretrained model: there is no "
+        f"{path.name} in it.{hint}"
+    )
 
 
 def is_folder_name(name: Any) -> bool:

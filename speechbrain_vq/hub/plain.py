@@ -17,6 +17,7 @@ from typing import Any
 import ruamel.yaml
 import torch
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .registry import Buildable, find_class, out_of_bounds
@@ -215,7 +216,7 @@ class ModelYaml:
             raise _Refused("a reference is the name of one key, <key>", node)
         found = self._top[name[1]]
         # HyperPyYAML would follow it.
-        if found.tag != REF and "<" in str(found.value):
+        if isinstance(found, ScalarNode) and "<" in found.value:
             raise _Refused("a reference to text with another", node)
         return found
 
@@ -258,9 +259,7 @@ class ModelYaml:
             reason = out_of_bounds(entry, args, kwargs)
             if reason is not None:
                 raise _Refused(reason)
-            device = "cpu" if entry.computed else self._device
-            with torch.device(device):
-                module = entry.find()(*args, **kwargs)
+            module = self._make(entry, args, kwargs)
             self._limit.check()
         except _Refused as refused:
             raise _Refused(str(refused), node) from None
@@ -272,6 +271,19 @@ class ModelYaml:
                 f"{error}"
             ) from error
         return module
+
+    def _make(self, entry: Buildable, args: list, kwargs: dict) -> nn.Module:
+        device = "cpu" if entry.computed else self._device
+        cls = entry.find()
+        with torch.device(device):
+            try:
+                return cls(*args, **kwargs)
+            except (RuntimeError, NotImplementedError):
+                # A class that someone registered may compute something.
+                if entry.cls is None or device == "cpu":
+                    raise
+        with torch.device("cpu"):
+            return cls(*args, **kwargs)
 
     def _scalar(self, node: ScalarNode) -> PLAIN:
         kind = node.tag[len(YAML) :]

@@ -96,14 +96,6 @@ def _table() -> dict[str, Buildable]:
         (f"{models}.HifiGAN", "UnitHifiganGenerator"),
         (f"{models}.ECAPA_TDNN", "ECAPA_TDNN"),
         (f"{models}.Xvector", "Xvector"),
-        (
-            f"{models}.CRDNN",
-            "CRDNN",
-            dict.fromkeys(
-                ("cnn_blocks", "rnn_layers", "dnn_blocks", "time_pooling_size"),
-                64,
-            ),
-        ),
         ("speechbrain.nnet.linear", "Linear"),
         ("speechbrain.lobes.features", "Fbank", filters, True),
         ("speechbrain.processing.features", "InputNormalization", MANY, True),
@@ -129,7 +121,8 @@ def register_module(
     A model folder is data and builds registered classes only. Register a
     class, in the process that loads, before the first ``from_hparams``.
     Numbers among its arguments are bounded, and so are its parameters, by the
-    weights; beyond that what the class does is up to its author.
+    weights; beyond that what the class does is up to its author. It is built
+    on the meta device, or on the CPU if that fails.
 
     Arguments
     ---------

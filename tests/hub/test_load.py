@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from speechbrain_vq.hub import HubError, load_pretrained
-from speechbrain_vq.hub.guard import UnsafeHparamsError
+from speechbrain_vq.hub.plain import UnsafeHparamsError
 from tests.hub.small_model import (
     YAML,
     holds,

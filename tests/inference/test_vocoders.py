@@ -25,7 +25,7 @@ from speechbrain.lobes.models.HifiGAN import (
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.hub.guard import UnsafeHparamsError
+from speechbrain_vq.hub.plain import UnsafeHparamsError
 from speechbrain_vq.inference.hifigan import (
     HifiGAN,
     UnitVocoder,
