@@ -32,6 +32,8 @@ MAX_NUMBER = 80  # Characters
 # each tensor.
 CALLS_PER_TENSOR, CALLS_AT_LEAST = 100, 2**12
 
+DRAWN = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
+
 YAML = "tag:yaml.org,2002:"
 NEW, REF, TUPLE = "!new:", "!ref", "!tuple"
 SCALARS = {f"{YAML}{kind}" for kind in "null bool int float str".split()}
@@ -331,12 +333,29 @@ class _CallLimit(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         self.left -= 1
         self.check()
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        first = args[0] if args else kwargs.get("tensor")
+        if torch.is_tensor(first) and first.is_meta:
+            # There are no values to draw or to sum, for which PyTorch would
+            # import its compiler.
+            home = getattr(function, "__module__", None)
+            if function in DRAWN or home == "torch.nn.init":
+                return first
+            if function is torch.norm_except_dim:
+                return _norm_except_dim(*args, **kwargs)
+        return function(*args, **kwargs)
 
     def check(self) -> None:
         """Raise again what a constructor may have caught."""
         if self.left < 0:
             raise _Refused("it has many more tensors than the weights")
+
+
+def _norm_except_dim(v, pow=2, dim=0):
+    """A tensor of the shape that ``torch.norm_except_dim`` returns."""
+    shape = [1] * v.dim()
+    shape[dim] = v.shape[dim]
+    return v.new_empty(shape)
 
 
 class _Loader(ruamel.yaml.SafeLoader):

@@ -436,21 +436,22 @@ def play_all(loader: str, attacks: list = ATTACKS) -> dict[str, dict]:
         By name: ``did``, in words, and ``megabytes`` and ``seconds`` of the
         loading, of processor time.
     """
-    # The processes are forks of this one, which has imported all but what
-    # loads.
-    import speechbrain.inference.interfaces  # noqa: F401
+    # The processes are forks of this one, which has loaded an honest model
+    # and imported what the attacks name.
+    import speechbrain.inference.interfaces
     import speechbrain.lobes.features
     import speechbrain.lobes.models.CRDNN
     import speechbrain.lobes.models.HifiGAN
     import speechbrain.utils.parameter_transfer  # noqa: F401
-    import torch._meta_registrations  # noqa: F401
+    import torch
 
-    import speechbrain_vq.hub.load
-    import speechbrain_vq.lobes.autoencoder
-    import speechbrain_vq.lobes.features
-    import speechbrain_vq.lobes.wavenet
-    import speechbrain_vq.nnet  # noqa: F401
+    import speechbrain_vq.lobes.wavenet  # noqa: F401
+    from speechbrain_vq import bundled
+    from speechbrain_vq.hub import load_pretrained
 
+    # Threads do not survive a fork.
+    torch.set_num_threads(1)
+    load_pretrained(bundled("mini"))
     return {attack.name: _fork(loader, attack) for attack in attacks}
 
 
