@@ -82,7 +82,7 @@ def export_pretrained(
         Take this one, by its name or path.
     force : bool
         Whether to export a model in its warm-up, with a dead codebook, or
-        whose yaml the guard refuses.
+        whose yaml is more than plain data.
     example : path, optional
         A recording to pass on with the model; by default an utterance of the
         test set where that is MiniSpeech, and none otherwise, for people's
