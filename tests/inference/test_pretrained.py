@@ -105,9 +105,9 @@ def test_a_pin_asks_for_one_repository_and_one_commit(hub, model):
     hub.log.clear()
     tokenizer = VQTokenizer.from_pretrained("lab/model", revision=pinned)
     assert tokenizer.revision == pinned and hub.log
-    for call in hub.log:
-        assert "lab/model" in call.path
-        assert head not in call.path and "/main" not in call.path
+    for _, path in hub.log:
+        assert "lab/model" in path
+        assert head not in path and "/main" not in path
     hub.log.clear()
     VQTokenizer.from_pretrained("lab/model", revision=pinned)
     assert not hub.log

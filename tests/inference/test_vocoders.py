@@ -302,7 +302,7 @@ def test_the_vocoder_of_a_yaml_is_of_the_same_commit(hub, matching):
     hub.log.clear()
     model = VQTokenizer.from_hparams("lab/model", pinned)
     assert isinstance(model.vocoder, HifiGAN) and model.revision == pinned
-    asked = {call.path for call in hub.log}
+    asked = {path for _, path in hub.log}
     assert asked and all("lab/model" in path for path in asked)
     others = hub.repo("lab/model").head(), "main"
     assert not any(other in path for path in asked for other in others)
