@@ -69,18 +69,8 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
 
 
 def check_is_there(path: pathlib.Path) -> None:
-    """Refuse a file of a model that is missing.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is; the message says what is there instead.
-    """
+    """Raise a FileNotFoundError if a file of a model is missing, and tell
+    what is there instead."""
     if path.is_file():
         return
     folder, hint = path.parent, ""
@@ -151,22 +141,14 @@ def pickles_hint(names: Iterable[str]) -> str:
 
 
 class Shape(NamedTuple):
-    """What the header of a weights file says of a tensor.
-
-    Arguments
-    ---------
-    shape : tuple of int
-        Its shape.
-    is_float : bool
-        Whether it holds floating point numbers.
-    """
+    """Shape of a tensor of a weights file, and whether it is of floats."""
 
     shape: tuple[int, ...]
     is_float: bool
 
 
 def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
-    """Read the names and shapes of weights, and none of the weights.
+    """Read the shapes in the header of a weights file, by name.
 
     Arguments
     ---------
@@ -204,32 +186,11 @@ def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
         ) from error
 
 
-def check_shapes(
-    modules: dict[str, nn.Module],
-    shapes: dict[str, Shape],
-    path: str | pathlib.Path,
-) -> None:
-    """Refuse modules whose tensors are others than those of the weights.
-
-    Arguments
-    ---------
-    modules : dict
-        Modules by name, on any device.
-    shapes : dict
-        What ``read_shapes`` returned.
-    path : path
-        File of the weights, for the message.
-
-    Raises
-    ------
-    ValueError
-        If a tensor is missing, unknown, of another shape or kind.
-    """
-    model = nn.ModuleDict(modules)
-    expected, _ = _split(model.state_dict())
+def _check_shapes(model, shapes, path):
+    """Refuse modules whose tensors are others than those of the weights."""
     given = dict(shapes)
     upgrade_keys(model, given)
-    wrong = _differences(expected, given)
+    wrong = _differences(_split(model.state_dict())[0], given)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
@@ -264,8 +225,8 @@ def load_weights(
         unknown, of another shape or kind, or has values that are NaN or
         infinite; the message names it.
     """
-    check_shapes(modules, read_shapes(path), path)
     model = nn.ModuleDict(modules)
+    _check_shapes(model, read_shapes(path), path)
     weights = load_file(path)
     _check_finite(path, weights)
     expected, others = _split(model.state_dict())

@@ -1,13 +1,14 @@
 """Read the yaml of a model folder as data.
 
 HyperPyYAML runs what a yaml names. Here a yaml is scalars, lists, mappings
-and ``!new:`` of registered classes; whatever else is in it is refused before
-anything is built.
+and registered classes (``!new:``, and ``!name:`` for another class to build);
+whatever else is in it is refused before anything is built.
 
 Authors
  * speechbrain_vq authors 2026
 """
 
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .registry import Buildable, find_class, out_of_bounds
+from .registry import BUILDABLE, Buildable
 
 # The largest yaml of a recipe has 3 kB and 150 nodes.
 MAX_BYTES = 2**16
@@ -35,7 +36,7 @@ CALLS_PER_TENSOR, CALLS_AT_LEAST = 100, 2**12
 DRAWN = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
 
 YAML = "tag:yaml.org,2002:"
-NEW, REF, TUPLE = "!new:", "!ref", "!tuple"
+NEW, NAME, REF, TUPLE = "!new:", "!name:", "!ref", "!tuple"
 SCALARS = {f"{YAML}{kind}" for kind in "null bool int float str".split()}
 # SpeechBrain's own loader finds the weights by it; this one needs no help.
 SKIPPED = "pretrainer"
@@ -196,8 +197,8 @@ class ModelYaml:
         if tag == TUPLE and isinstance(node, ScalarNode):
             self._tuple(node)
             return []
-        if tag.startswith(NEW):
-            if find_class(tag[len(NEW) :]) is None:
+        if tag.startswith((NEW, NAME)):
+            if _entry(tag) is None:
                 raise _Refused("it is none of the classes to build", node)
             if isinstance(node, ScalarNode):
                 if node.value:
@@ -238,8 +239,8 @@ class ModelYaml:
             return self._build(self._referred(node))
         if tag == TUPLE:
             return self._tuple(node)
-        if tag.startswith(NEW):
-            return self._construct(find_class(tag[len(NEW) :]), node)
+        if tag.startswith((NEW, NAME)):
+            return self._construct(_entry(tag), node)
         if isinstance(node, MappingNode):
             return self._mapping(node)
         if isinstance(node, SequenceNode):
@@ -256,21 +257,23 @@ class ModelYaml:
             kwargs = self._mapping(node)
         elif isinstance(node, SequenceNode):
             args = [self._build(child) for child in node.value]
-        place = f"{self.file}, line {node.start_mark.line + 1}"
         try:
-            reason = out_of_bounds(entry, args, kwargs)
+            reason = entry.out_of_bounds(args, kwargs)
             if reason is not None:
                 raise _Refused(reason)
+            # A class to be built by another one, such as an activation.
+            if str(node.tag).startswith(NAME):
+                return functools.partial(entry.find(), *args, **kwargs)
             module = self._make(entry, args, kwargs)
             self._limit.check()
         except _Refused as refused:
             raise _Refused(str(refused), node) from None
         # Whatever its constructor raises, it is for what the file says.
         except Exception as error:
-            name = str(node.tag)[len(NEW) :]
             raise ValueError(
-                f"{place}: {name} cannot be built: {type(error).__name__}: "
-                f"{error}"
+                f"{self.file}, line {node.start_mark.line + 1}: "
+                f"{str(node.tag).partition(':')[2]} cannot be built: "
+                f"{type(error).__name__}: {error}"
             ) from error
         return module
 
@@ -349,6 +352,11 @@ class _CallLimit(TorchFunctionMode):
         """Raise again what a constructor may have caught."""
         if self.left < 0:
             raise _Refused("it has many more tensors than the weights")
+
+
+def _entry(tag: str) -> Buildable | None:
+    """The class that a tag names, where it is a buildable one."""
+    return BUILDABLE.get(tag.partition(":")[2])
 
 
 def _norm_except_dim(v, pow=2, dim=0):

@@ -54,6 +54,24 @@ class Buildable(NamedTuple):
             return self.cls
         return getattr(importlib.import_module(self.module), self.name)
 
+    def out_of_bounds(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> str | None:
+        """Return which number among arguments is too large, None if none is;
+        raise a TypeError if the class takes no such arguments."""
+        signature = inspect.signature(self.find())
+        given = signature.bind_partial(*args, **kwargs).arguments
+        for name, value in given.items():
+            # **options come as one dictionary.
+            inner = value if isinstance(value, dict) else {name: value}
+            for key, one in inner.items():
+                limit = self.limits.get(key, LARGEST)
+                for number in _numbers(one):
+                    # NaN is not within any limit.
+                    if not abs(number) <= limit:
+                        return f"{key}={number} is out of bounds (to {limit})"
+        return None
+
 
 def _table() -> dict[str, Buildable]:
     """The buildable classes by the dotted names that published yamls have."""
@@ -149,8 +167,8 @@ def register_module(
     >>> @register_module(name="mylab.Encoder")
     ... class Encoder(nn.Module):
     ...     pass
-    >>> find_class("mylab.Encoder").name
-    'Encoder'
+    >>> "mylab.Encoder" in BUILDABLE
+    True
     """
     if cls is None:
         return lambda cls: register_module(cls, name=name)
@@ -176,48 +194,6 @@ def _same(one: type, other: type) -> bool:
         other.__module__,
         other.__qualname__,
     )
-
-
-def find_class(name: str) -> Buildable | None:
-    """Find a buildable class by its dotted name; None if there is none."""
-    return BUILDABLE.get(name)
-
-
-def out_of_bounds(
-    entry: Buildable, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> str | None:
-    """Find a number among arguments that is out of bounds.
-
-    Arguments
-    ---------
-    entry : Buildable
-        The class.
-    args : sequence
-        Positional arguments.
-    kwargs : mapping
-        Named arguments.
-
-    Returns
-    -------
-    str or None
-        The argument and its bound, in words; None if all are within.
-
-    Raises
-    ------
-    TypeError
-        If the class takes no such arguments.
-    """
-    given = inspect.signature(entry.find()).bind(*args, **kwargs).arguments
-    for name, value in given.items():
-        # **options come as one dictionary.
-        inner = value if isinstance(value, dict) else {name: value}
-        for key, one in inner.items():
-            limit = entry.limits.get(key, LARGEST)
-            for number in _numbers(one):
-                # NaN is not within any limit.
-                if not abs(number) <= limit:
-                    return f"{key}={number} is out of bounds (up to {limit})"
-    return None
 
 
 def _numbers(value: Any) -> Iterator[float]:

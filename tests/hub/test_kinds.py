@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import json
 import pathlib
 
 import pytest
@@ -13,9 +14,14 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 from safetensors.torch import save_file
 from speechbrain.inference.interfaces import Pretrained
 
+from speechbrain_vq import VoiceConverter, VQTokenizer
 from speechbrain_vq.hub import load_pretrained
 from speechbrain_vq.hub.hparams import inference_section, inference_yaml
+from speechbrain_vq.inference.vocoders import load_vocoder
 
+# Exported at revision f2d1b68 (November 2026), when the yaml was run by
+# HyperPyYAML; `codes.json` has what that revision made of `encode(...)`.
+EXPORTED = sorted(pathlib.Path(__file__).with_name("exported").iterdir())
 RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 YAMLS = sorted(
     path
@@ -79,3 +85,35 @@ def test_there_is_one_of_each_task():
         "unit-discovery",
         "voice-conversion",
     }
+
+
+def latents(kind, modules):
+    """Outputs of a model's encoder for some input, the same each time."""
+    torch.manual_seed(5)
+    if kind == "images":
+        return (modules["encoder"](torch.rand(2, 3, 32, 32)),)
+    if kind == "handwriting":
+        return modules["encoder"](torch.rand(2, 40, 32), torch.ones(2))
+    wavs, lengths = torch.randn(2, 16000) / 10, torch.tensor([1.0, 0.5])
+    return modules["encoder"](*modules["features"](wavs, lengths))
+
+
+@pytest.mark.parametrize("folder", EXPORTED, ids=lambda path: path.name)
+@torch.no_grad()
+def test_a_model_of_an_earlier_release_gives_the_same_codes(folder):
+    if not (folder / "codes.json").exists():
+        assert folder.name == "unit_vocoder"
+        assert load_vocoder(folder).settings["token_rate"] == 50.0
+        return
+    expected = torch.tensor(json.loads((folder / "codes.json").read_text()))
+    modules = torch.nn.ModuleDict(load_pretrained(folder)["modules"]).eval()
+    encoded = modules["quantizer"].encode(*latents(folder.name, modules))
+    assert torch.equal(encoded, expected)
+    if "speaker" in modules:
+        table = folder.name == "speaker_table"
+        cls = VoiceConverter if table else VQTokenizer
+        model = cls.from_hparams(folder, device="cpu")
+        tokens, lengths = model.encode_batch(torch.randn(1, 16000))
+        wavs = model.decode_batch(tokens[:, :5], None)
+        assert wavs.isfinite().all() and wavs.shape[1] >= 5 * 320
+        assert not table or model.speakers == ["a", "b", "c"]

@@ -4,6 +4,7 @@ Authors
  * speechbrain_vq authors 2026
 """
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -44,6 +45,16 @@ conv: !new:torch.nn.Conv2d
     in_channels: 1
     out_channels: 2
     kernel_size: (3, 1)
+leaky: !name:torch.nn.LeakyReLU
+    negative_slope: 0.2
+speaker: !new:speechbrain.lobes.models.Xvector.Xvector
+    in_channels: 4
+    activation: !ref <leaky>
+    tdnn_blocks: 1
+    tdnn_channels: [4]
+    tdnn_kernel_sizes: [3]
+    tdnn_dilations: [1]
+    lin_neurons: 3
 shared: &shared !new:torch.nn.Linear [3, 3]
 modules:
     first: !ref <linear>
@@ -112,6 +123,8 @@ def _same(a, b):
         assert list(a) == list(b)
         for key in a:
             _same(a[key], b[key])
+    elif isinstance(a, functools.partial):
+        assert (a.func, a.args, a.keywords) == (b.func, b.args, b.keywords)
     else:
         assert type(a) is type(b) and a == b
 
@@ -205,6 +218,7 @@ def test_aliases_count_as_often_as_they_are_there(tmp_path):
         "!new:torch.nn.Linear [2, 1048577]",
         "!new:torch.nn.Linear [2, -1048577]",
         "!new:torch.nn.Dropout [.nan]",
+        "!name:torch.nn.LeakyReLU [.inf]",
         "!new:torch.nn.Conv1d [1, 1, [3000000]]",
         "!new:speechbrain_vq.lobes.features.LogMel {n_mels: 513}",
         "!new:speechbrain_vq.nnet.VectorQuantizer [1, 1, 1, 257]",
