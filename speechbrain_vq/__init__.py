@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ._lazy import attach
 
 if TYPE_CHECKING:
+    from .hub import register_module
     from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
@@ -35,6 +36,7 @@ __version__ = importlib.metadata.version("speechbrain-vq")
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "hub": ["register_module"],
         "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",

@@ -196,14 +196,15 @@ def test_what_does_not_fit_is_said(tmp_path):
         build_speaker(yaml)
 
 
-def test_the_guard_builds_them(tmp_path):
-    from speechbrain_vq.hub import load_hparams_safely
+def test_model_folders_may_build_them(tmp_path):
+    from speechbrain_vq.hub.plain import ModelYaml
 
     recipe = pathlib.Path("recipes/VCTK/voice-conversion/hparams")
     recipe = pathlib.Path(__file__).parents[2] / recipe
     assert "ECAPA_TDNN" in (recipe / "ecapa.yaml").read_text()
     for yaml in KINDS.values():
-        mine = load_hparams_safely(yaml)["speaker"]
+        (tmp_path / "model.yaml").write_text(yaml)
+        mine = ModelYaml(tmp_path / "model.yaml").build("cpu")["speaker"]
         assert isinstance(mine, PretrainedSpeaker)
         assert (
             mine.state_dict().keys() == build_speaker(yaml).state_dict().keys()
