@@ -46,6 +46,8 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
 	$(BIN)/codespell
+	$(BIN)/python .ci/prose.py README.md CHANGELOG.md docs/*.md \
+		$$(find recipes -name '*.md')
 
 install: $(DEV)
 

@@ -7,9 +7,6 @@ To run it:
 The network is that of recipes/MiniSpeech/unit-discovery; only the quantizer
 changes. Every run is kept in a file of its own, so that an interrupted
 benchmark goes on where it was. Needs `pip install "speechbrain-vq[bench]"`.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import functools
@@ -26,9 +23,9 @@ from report import save
 from torch.nn.functional import l1_loss
 
 from speechbrain_vq import VectorQuantizer, preset_path
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,
@@ -216,7 +213,7 @@ def run(folder, name, size, data, steps, seed, scale):
     path = folder / f"{stem}-{size}-x{scale:g}-{steps}-{seed}.json"
     if not path.exists():
         figures = train(name, size, data, steps, seed, scale)
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(figures), encoding="utf-8")
         click.echo(f"{path.stem}: {figures}")
     return json.loads(path.read_text(encoding="utf-8"))

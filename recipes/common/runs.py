@@ -18,11 +18,10 @@ from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
-from speechbrain_vq.hub import ExportRefused, export_pretrained
-from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipes.common.earlier import check_earlier
 from speechbrain_vq.versions import versions
 
@@ -50,7 +49,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     """
     hparams_file, run_opts, overrides = parse_arguments(argv)
     with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
+        hparams = load_hyperpyyaml(fin, overrides, overrides_must_match=False)
     ddp_init_group(run_opts)
     run_on_main(check_earlier, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
@@ -201,11 +200,12 @@ def finish(hparams: dict, *results: dict) -> None:
     *results : dict
         What was found.
     """
-    found = {key: hparams[key] for key in ("arm", "seed")}
+    # In yamls of 0.2 and before, the preset is under ``arm``.
+    preset = hparams.get("preset", hparams.get("arm"))
+    found = {"arm": preset, "seed": hparams["seed"]}
     for part in results:
         found.update(part)
     folder = pathlib.Path(hparams["output_folder"])
-    note_corpus(hparams, folder)
     try:
         model = export_pretrained(folder, folder / "model", results=found)
         interface = hparams["inference"]["interface"]
@@ -229,7 +229,7 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
     path = pathlib.Path(folder) / "results.json"
     told = {**results, "versions": versions()}
     text = json.dumps(told, indent=2) + "\n"
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     logger.info("The results are in %s", path)
 
@@ -240,3 +240,5 @@ def _prepare_alone(prepare, hparams):
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])
+    # Here, where the paths of the yaml hold.
+    Run.open(hparams["output_folder"]).write_corpus()

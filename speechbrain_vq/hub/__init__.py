@@ -1,38 +1,33 @@
-"""From a finished run to a folder and the Hub, and from there to a model.
+"""From a name or a folder to a model: download it, and load it safely.
 
 Authors
  * speechbrain_vq authors 2026
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from .checks import ExportRefused
     from .errors import HubError
-    from .export import export_pretrained
     from .load import load_pretrained
     from .plain import UnsafeHparamsError
-    from .push import push_to_hub
     from .registry import register_module
 
-_attached, __dir__, __all__ = attach(
+_load, __dir__, __all__ = attach(
     __name__,
     {
-        "checks": ["ExportRefused"],
         "errors": ["HubError"],
-        "export": ["export_pretrained"],
         "load": ["load_pretrained"],
         "plain": ["UnsafeHparamsError"],
-        "push": ["push_to_hub"],
         "registry": ["register_module"],
     },
 )
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name; tell what replaces one that is gone."""
+    """Load a public name; for one release, also those that moved."""
     if name == "load_hparams_safely":
         # An AttributeError would lose its text in `from ... import`.
         raise ImportError(
@@ -41,4 +36,14 @@ def __getattr__(name: str) -> Any:
             "(register_module adds one of your own); for any other yaml that "
             "you trust, hyperpyyaml.load_hyperpyyaml."
         )
-    return _attached(name)
+    if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
+        return _load(name)
+    place = "speechbrain_vq.publish"
+    warnings.warn(
+        f"speechbrain_vq.hub.{name} has moved to {place}.{name}",
+        FutureWarning,
+        stacklevel=2,
+    )
+    from speechbrain_vq import publish
+
+    return getattr(publish, name)

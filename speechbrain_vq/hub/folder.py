@@ -374,15 +374,10 @@ def copy_folder(
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    # By the names that they came with, which tell their version.
-    source = find_file(folder, WEIGHTS)
-    model = nn.ModuleDict(modules)
-    names = {name: name for name in read_shapes(source)}
-    upgrade_keys(model, names)
-    state = model.state_dict()
+    state, _ = _split(nn.ModuleDict(modules).state_dict())
     tensors = {
-        old: state[name].cpu().clone(memory_format=torch.contiguous_format)
-        for name, old in names.items()
+        name: value.cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
     }
     inner = [
         path.relative_to(folder).as_posix()

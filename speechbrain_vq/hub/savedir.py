@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
+from speechbrain_vq.dataio.atomic import replace_folder
+
 from .folder import MARK, find_file
-from .swap import replace_folder
 
 
 def place(

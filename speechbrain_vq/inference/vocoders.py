@@ -1,8 +1,4 @@
-"""HiFi-GANs of anyone's, loaded without running anything of theirs.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Load SpeechBrain's HiFi-GANs from a folder or the Hub, as data."""
 
 import pathlib
 from typing import Any
@@ -18,11 +14,11 @@ from speechbrain_vq.hub.load import load_named
 
 from .hifigan import HifiGAN, UnitVocoder
 
-# What SpeechBrain's vocoders keep their weights in.
+# Name of the weights of SpeechBrain's vocoders.
 CHECKPOINT = "generator.ckpt"
-# SpeechBrain's own do not say what they hear; their recipes do.
+# The yamls of SpeechBrain's own lack these settings; their recipes have them.
 _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
-# Frames that a vocoder may add before and behind; SpeechBrain's add 5.
+# Most frames that a vocoder may add before and after; SpeechBrain's add 5.
 MOST_PADDING = 100
 PUBLISHED = {
     "speechbrain/tts-hifigan-libritts-16kHz": {"sample_rate": 16000, **_USUAL},
@@ -37,13 +33,13 @@ PUBLISHED = {
 def load_vocoder(
     source: str | pathlib.Path, **options: Any
 ) -> HifiGAN | UnitVocoder:
-    """Loads a HiFi-GAN of SpeechBrain, or one on units, without running code
-    that came with it.
+    """Load a HiFi-GAN of SpeechBrain, on log-mels or on units, without running
+    code that came with it.
 
     Arguments
     ---------
     source : path or str
-        A folder or a model on the Hub, such as
+        Folder, or id of a model on the Hub, such as
         ``speechbrain/tts-hifigan-libritts-16kHz``: a ``hyperparams.yaml`` with
         ``generator``, and ``model.safetensors`` or ``generator.ckpt``.
     **options
@@ -60,7 +56,7 @@ def load_vocoder(
     FileNotFoundError
         If there is no such model, or one of its files is missing.
     ValueError
-        If it is no such vocoder, or should not be loaded.
+        If it is no such vocoder, or is refused.
     """
     folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
     return load_vocoder_folder(folder, str(source))
@@ -97,9 +93,9 @@ def load_vocoder_folder(
     generator.eval().requires_grad_(False)
     if isinstance(generator, UnitHifiganGenerator):
         return UnitVocoder(generator, hparams, str(source))
-    said = PUBLISHED.get(str(source), hparams)
+    stated = PUBLISHED.get(str(source), hparams)
     names = ("sample_rate", "n_fft", "win_length", "mel_fmin", "mel_fmax")
-    settings = {n: said[n] for n in names if said.get(n) is not None}
+    settings = {n: stated[n] for n in names if stated.get(n) is not None}
     numbers = {**settings, "inference_padding": generator.inference_padding}
     for name, value in numbers.items():
         if not isinstance(value, int | float):

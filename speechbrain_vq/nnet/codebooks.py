@@ -33,29 +33,12 @@ class Reinit(NamedTuple):
 
 
 def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """Number the codes of all codebooks consecutively.
+    """Number the codes [N, C] of all codebooks consecutively.
 
-    Arguments
-    ---------
-    indices : torch.Tensor
-        Codes, [N, num_codebooks].
-    codebook_size : int
-        Number of codes of each codebook.
-
-    Returns
-    -------
-    torch.Tensor
-        The same codes, those of each codebook after those of the one before,
-        [N, num_codebooks].
-
-    Example
-    -------
     >>> number_codes(torch.tensor([[0, 3], [1, 2]]), codebook_size=4)
     tensor([[0, 7],
             [1, 6]])
     """
-    if indices.shape[1] == 1:
-        return indices
     books = torch.arange(indices.shape[1], device=indices.device)
     return indices + books * codebook_size
 
@@ -63,15 +46,15 @@ def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
 class Codebook(nn.Module):
     """Codewords that learn by gradient.
 
-    It is frozen, in training and in re-initialization, by
-    ``requires_grad_(False)`` or ``eval()``.
+    ``requires_grad_(False)`` or ``eval()`` freeze it, re-initialization
+    included.
 
     Arguments
     ---------
     num_codebooks : int
-        Number of codebooks side by side, C.
+        Number of codebooks, C.
     codebook_size : int
-        Number of codewords in each, K.
+        Number of codewords of each, K.
     codebook_dim : int
         Dimension of a codeword, d.
     init : str
@@ -118,35 +101,13 @@ class Codebook(nn.Module):
         return self.weight.requires_grad
 
     def table(self, recomputed: bool = False) -> torch.Tensor:
-        """Return the codewords to search, [C, K, d].
-
-        Arguments
-        ---------
-        recomputed : bool
-            Whether a forward is run again for its backward pass, and wants
-            the codewords of the first run.
-
-        Returns
-        -------
-        torch.Tensor
-            Codewords, [C, K, d].
-        """
+        """Return the codewords to search, [C, K, d]: where activation
+        checkpointing recomputes a forward, those of its first run."""
         return self.weight
 
     def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        """Look codewords up.
-
-        Arguments
-        ---------
-        indices : torch.Tensor
-            Indices, [N, c], of the first c of the C codebooks; -1 stands for
-            no code.
-
-        Returns
-        -------
-        torch.Tensor
-            Codewords, [N, c, d]; zero where there is no code.
-        """
+        """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks;
+        -1 stands for no code, and gives zeros."""
         _, size, dim = self.weight.shape
         codewords = nn.functional.embedding(
             number_codes(indices.clamp(min=0), size),
@@ -157,7 +118,8 @@ class Codebook(nn.Module):
     def learn(
         self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
     ) -> None:
-        """Update from a training batch; a gradient needs nothing here."""
+        """Update from vectors [N, c, d] with codes [N, c], of which those in
+        the mask [N] count; here gradients do it."""
 
     @torch.no_grad()
     def reinitialize(
@@ -168,62 +130,35 @@ class Codebook(nn.Module):
         start: str = "codebook",
         generator: torch.Generator | None = None,
     ) -> Reinit:
-        """Replace the codewords of one codebook by centroids of vectors.
-
-        Arguments
-        ---------
-        book : int
-            Number of the codebook.
-        vectors : torch.Tensor
-            Vectors that it quantizes, [N, d].
-        scope : str
-            ``"all"``, or ``"dead"``: only codes that are the nearest of none
-            of the vectors.
-        start : str
-            Start of k-means for ``"all"``: ``"codebook"``, the present
-            codewords, whose codes thereby keep their meaning, or
-            ``"kmeans++"``.
-        generator : torch.Generator, optional
-            Source of random numbers.
-
-        Returns
-        -------
-        Reinit
-            What was done to this codebook.
-        """
+        """Replace codewords of one codebook by centroids of the vectors [N, d]
+        that it quantizes; see ``VectorQuantizer.reinitialize``."""
         old = self.weight[book].detach()
         before, chosen = _distortion(vectors, old)
-        rows = torch.ones(len(old), dtype=torch.bool, device=old.device)
-        if scope == "dead":
-            rows[chosen] = False
-        centroids, distinct = old.clone(), len(old)
-        if rows.any():
-            kept, init = old[~rows], None
-            if scope == "all" and start == "codebook":
-                init = _reseeded(old, chosen, vectors, generator)
-            found = kmeans(
-                vectors,
-                len(old),
-                generator=generator,
-                fixed=kept if len(kept) else None,
-                init=init,
-            )
-            centroids[rows] = found.centroids[len(kept) :]
-            distinct = found.num_distinct
+        live = torch.bincount(chosen, minlength=len(old)) > 0
+        rows = ~live if scope == "dead" else torch.ones_like(live)
+        centroids, num_distinct, init = old.clone(), len(old), None
+        if scope == "dead" or start == "codebook":
+            if not live.all():
+                # Seeds of k-means++: Lloyd would send codes without vectors
+                # to the farthest ones, which are rare.
+                iterations = 20 if scope == "dead" else 0
+                result = kmeans(
+                    vectors, len(old), iterations, 1e-4, generator, old[live]
+                )
+                centroids[~live] = result.centroids[int(live.sum()) :]
+                num_distinct = result.num_distinct
+            init = centroids
+        if scope == "all":
+            result = kmeans(vectors, len(old), generator=generator, init=init)
+            centroids, num_distinct = result.centroids, result.num_distinct
         after, chosen = _distortion(vectors, centroids)
         counts = torch.bincount(chosen, minlength=len(old))
         self._replace(book, rows, centroids, counts)
-        return Reinit(rows, after, before, distinct)
+        return Reinit(rows, after, before, num_distinct)
 
     @torch.no_grad()
-    def _replace(
-        self,
-        book: int,
-        rows: torch.Tensor,
-        centroids: torch.Tensor,
-        counts: torch.Tensor,
-    ) -> None:
-        """Write the rows [K] marked of centroids [K, d] with counts [K]."""
+    def _replace(self, book, rows, centroids, counts) -> None:
+        """Write the marked rows [K] of centroids [K, d] with counts [K]."""
         new = centroids.to(self.weight)
         old = self.weight[book]
         old.copy_(torch.where(rows.unsqueeze(1), new, old))
@@ -235,11 +170,9 @@ class EMACodebook(Codebook):
 
     Every codeword starts with a mass of one vector that lies on it: a code
     never chosen stays where it is, and one chosen for the first time moves by
-    ``1 - decay`` of the way as any other. (Starts from zero counts fling the
-    codes that the first batch does not choose far away.) In a distributed run
-    the averages are those over all ranks. Sums and masses belong to training:
-    they are in no ``state_dict``, and start anew where only it is loaded.
-    Frozen by ``requires_grad_(False)`` or ``eval()``.
+    ``1 - decay`` of the way as any other. The averages are those over all
+    ranks. They belong to training, so they are in no ``state_dict``, and start
+    anew where only it is loaded.
 
     Arguments
     ---------
@@ -258,8 +191,7 @@ class EMACodebook(Codebook):
     tensor([1.])
     """
 
-    # What a new code that no vector belongs to counts for: next to nothing,
-    # so that the first vectors to choose it say where it goes.
+    # Mass of a new code without vectors: the first to choose it place it.
     min_mass = 1e-6
 
     def __init__(
@@ -280,11 +212,10 @@ class EMACodebook(Codebook):
         self._follow = True
         # The codewords before the last update.
         self._previous = None
-        self._start_averages(weight.clone(), None)
+        self._start_averages(weight.clone())
 
-    def _start_averages(self, total, count) -> None:
-        if count is None:
-            count = torch.ones_like(total[..., 0])
+    def _start_averages(self, total: torch.Tensor) -> None:
+        count = torch.ones_like(total[..., 0])
         self.register_buffer("ema_sum", total, persistent=False)
         self.register_buffer("ema_count", count, persistent=False)
 
@@ -294,64 +225,33 @@ class EMACodebook(Codebook):
         return self._follow
 
     def requires_grad_(self, requires_grad: bool = True):
-        """Freeze the codewords, or let them learn, though not by gradient.
-
-        Arguments
-        ---------
-        requires_grad : bool
-            Whether they follow the averages.
-
-        Returns
-        -------
-        EMACodebook
-            This codebook.
-        """
+        """Let the codewords follow the averages, or freeze them."""
         self._follow = requires_grad
         return super().requires_grad_(requires_grad)
 
     def table(self, recomputed: bool = False) -> torch.Tensor:
-        """See ``Codebook``."""
-        if recomputed and self._previous is not None:
-            return self._previous
-        return self.weight
+        """Return the codewords to search, see ``Codebook``."""
+        previous = self._previous if recomputed else None
+        return self.weight if previous is None else previous
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # Checkpoints of version 0.1 have the averages.
-        total = state_dict.pop(f"{prefix}ema_sum", None)
-        count = state_dict.pop(f"{prefix}ema_count", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}weight" in state_dict:
-            total = self.weight if total is None else total.to(self.weight)
-            count = count if count is None else count.to(self.weight)
-            self._start_averages(total.detach().clone(), count)
+            self._start_averages(self.weight.detach().clone())
 
     @torch.no_grad()
     def learn(
         self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
     ) -> None:
-        """Move the averages and with them the codewords.
-
-        Arguments
-        ---------
-        vectors : torch.Tensor
-            Vectors quantized, [N, c, d], by the first c codebooks.
-        indices : torch.Tensor
-            The codes chosen, [N, c].
-        mask : torch.Tensor
-            Vectors that count, booleans [N].
-        """
+        """Move the averages and with them the codewords, see ``Codebook``."""
         if not (self.training and self.learnable):
             return
         books, size, dim = self.weight.shape
-        flat = number_codes(indices, size).reshape(-1)
-        mass = mask.to(vectors.dtype).unsqueeze(1).expand_as(indices)
-        update = self.ema_sum.new_zeros(books * size, dim + 1)
-        update.index_add_(
-            0,
-            flat,
-            torch.cat(
-                (vectors * mass.unsqueeze(2), mass.unsqueeze(2)), dim=2
-            ).reshape(-1, dim + 1),
+        codes = number_codes(indices, size).flatten()
+        mass = mask.to(vectors.dtype).view(-1, 1, 1).expand(*indices.shape, 1)
+        rows = torch.cat((vectors * mass, mass), dim=2).flatten(0, 1)
+        update = rows.new_zeros(books * size, dim + 1).index_add_(
+            0, codes, rows
         )
         update = sum_over_ranks(update).view(books, size, dim + 1)
         # Where no vector counts, the past does not fade.
@@ -359,23 +259,14 @@ class EMACodebook(Codebook):
         share = counts.to(update.dtype) * (1 - self.decay)
         self.ema_sum.lerp_(update[..., :-1], share.unsqueeze(2))
         self.ema_count.lerp_(update[..., -1], share)
-        # The mean of a code that was not chosen moves by rounding alone, and
-        # thousands of batches of rounding add up.
+        # The mean of a code not chosen moves by rounding alone, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
         self._previous = self.weight.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
-    @torch.no_grad()
-    def _replace(
-        self,
-        book: int,
-        rows: torch.Tensor,
-        centroids: torch.Tensor,
-        counts: torch.Tensor,
-    ) -> None:
-        # The new sums are centroid x count, the counts scaled to the present
-        # mass.
+    def _replace(self, book, rows, centroids, counts) -> None:
+        # New sums are centroid x count, with counts scaled to the old mass.
         super()._replace(book, rows, centroids, counts)
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
         mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass)
@@ -388,34 +279,17 @@ class EMACodebook(Codebook):
         )
 
 
-def _reseeded(codebook, chosen, vectors, generator):
-    """The codewords [K, d], those that are the nearest of no vector replaced
-    by k-means++ seeds; far vectors, where Lloyd would put them, are rare."""
-    dead = torch.ones(len(codebook), dtype=torch.bool, device=codebook.device)
-    dead[chosen] = False
-    if not dead.any():
-        return codebook
-    live = codebook[~dead]
-    found = kmeans(vectors, len(codebook), 0, generator=generator, fixed=live)
-    codebook = codebook.clone()
-    codebook[dead] = found.centroids[len(live) :]
-    return codebook
-
-
 def _distortion(vectors, codebook):
     """Mean squared distance to the nearest codeword, and its index."""
     chosen = nearest(vectors, codebook)
     return float((vectors - codebook[chosen]).square().sum(1).mean()), chosen
 
 
-def make_codebook(
-    kind: str, *shape_and_init, ema_decay: float | None = None
-) -> Codebook:
-    """Build a codebook, ``"gradient"`` or ``"ema"``; see ``Codebook``."""
+def make_codebook(kind: str, ema_decay: float | None, *arguments) -> Codebook:
+    """Build a ``"gradient"`` or an ``"ema"`` codebook."""
     check_choice("codebook", kind, ("gradient", "ema"))
     if kind == "ema":
-        decay = 0.99 if ema_decay is None else ema_decay
-        return EMACodebook(*shape_and_init, decay)
+        return EMACodebook(*arguments, 0.99 if ema_decay is None else ema_decay)
     if ema_decay is not None:
         raise ValueError("ema_decay needs codebook='ema'.")
-    return Codebook(*shape_and_init)
+    return Codebook(*arguments)

@@ -15,7 +15,7 @@ class Product:
     Product quantization for nearest neighbor search, 2011, section II-B)."""
 
     def codebook_dim(self, input_dim: int, num_codebooks: int) -> int:
-        """Return the d that needs no projection: an equal slice each."""
+        """Return the d that needs no projection."""
         if input_dim % num_codebooks:
             raise ValueError(
                 f"input_dim={input_dim} does not divide into "
@@ -24,7 +24,7 @@ class Product:
         return input_dim // num_codebooks
 
     def latent_dim(self, num_codebooks: int, codebook_dim: int) -> int:
-        """Return D."""
+        """Return the dimension of a latent, D."""
         return num_codebooks * codebook_dim
 
     def code(
@@ -33,11 +33,8 @@ class Product:
         """Code latents [N, D] by a codebook [c, K, d]: indices [N, c], and
         the vectors that each codebook quantizes, [N, c, d]."""
         targets = latents.unflatten(1, (len(codebook), -1))
-        indices = [
-            nearest(targets[:, book], codebook[book])
-            for book in range(len(codebook))
-        ]
-        return torch.stack(indices, dim=1), targets
+        indices = map(nearest, targets.unbind(1), codebook)
+        return torch.stack(list(indices), dim=1), targets
 
     def combine(self, codewords: torch.Tensor) -> torch.Tensor:
         """Combine codewords [N, C, d] to latents [N, D]."""
@@ -52,17 +49,14 @@ class Product:
     ) -> Reinit:
         """Re-initialize all codebooks from latents [N, D]; ``options`` are
         those of ``Codebook.reinitialize``."""
-        books = len(codebook.weight)
-        parts = vectors.unflatten(1, (books, -1))
+        parts = vectors.unflatten(1, (len(codebook.weight), -1)).unbind(1)
         each = [
-            codebook.reinitialize(book, parts[:, book], *options)
-            for book in range(books)
+            codebook.reinitialize(book, part, *options)
+            for book, part in enumerate(parts)
         ]
+        rows, after, before, num_distinct = zip(*each, strict=True)
         return Reinit(
-            torch.stack([r.rows for r in each]),
-            sum(r.inertia for r in each),
-            sum(r.previous_inertia for r in each),
-            min(r.num_distinct for r in each),
+            torch.stack(rows), sum(after), sum(before), min(num_distinct)
         )
 
 
@@ -72,17 +66,17 @@ class Residual:
     methods are those of ``Product``."""
 
     def codebook_dim(self, input_dim: int, num_codebooks: int) -> int:
-        """Return the d that needs no projection: each codes the whole."""
+        """Return the d that needs no projection."""
         return input_dim
 
     def latent_dim(self, num_codebooks: int, codebook_dim: int) -> int:
-        """Return D."""
+        """Return the dimension of a latent, D."""
         return codebook_dim
 
     def code(
         self, latents: torch.Tensor, codebook: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Code latents, then what is left of them, and so on."""
+        """Code latents, then their residuals, and so on."""
         residual, indices, targets = latents, [], []
         for words in codebook:
             targets.append(residual)
@@ -106,18 +100,14 @@ class Residual:
         """Re-initialize the first codebook from latents, the second from what
         the new first leaves, and so on."""
         indices, _ = self.code(vectors, codebook.weight)
-        left = vectors - self.combine(codebook(indices))
+        error = vectors - self.combine(codebook(indices))
         each = []
-        for book in range(len(codebook.weight)):
+        for book, words in enumerate(codebook.weight):
             each.append(codebook.reinitialize(book, vectors, *options))
-            words = codebook.weight[book]
             vectors = vectors - words[nearest(vectors, words)]
-        return Reinit(
-            torch.stack([r.rows for r in each]),
-            each[-1].inertia,
-            float(left.square().sum(1).mean()),
-            min(r.num_distinct for r in each),
-        )
+        rows, after, _, num_distinct = zip(*each, strict=True)
+        before = float(error.square().sum(1).mean())
+        return Reinit(torch.stack(rows), after[-1], before, min(num_distinct))
 
 
 COMPOSITIONS = {"product": Product(), "residual": Residual()}

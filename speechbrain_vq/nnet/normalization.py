@@ -4,54 +4,10 @@ import torch
 from torch import nn
 
 from speechbrain_vq.nnet.utils import (
-    differentiable_once,
     in_transform,
     is_recomputed,
     sum_over_ranks,
 )
-
-# Epsilon of version 0.1. A hundredth of the usual scale of encoder outputs has
-# a variance of about 1e-6, where 1e-5 is no small thing.
-OLD_EPS = 1e-5
-
-
-class _Normalize(torch.autograd.Function):
-    """weight * (x - mean) / std + bias, with mean and variance over the rows
-    that count.
-
-    Written out because autograd would keep and walk through each of its steps;
-    the gradient is that of Ioffe and Szegedy, 2015, section 3.
-    """
-
-    @staticmethod
-    def forward(ctx, x, share, mean, variance, eps, weight, bias):
-        count = sum_over_ranks(share.sum())
-        divisor, empty = count.clamp(min=1), count == 0
-        mean = torch.where(empty, mean, sum_over_ranks(share @ x) / divisor)
-        centred = x - mean
-        square = sum_over_ranks(share @ centred.square()) / divisor
-        variance = torch.where(empty, variance, square)
-        scale = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(centred, share, scale, divisor, weight, x)
-        ctx.mark_non_differentiable(mean, variance, count)
-        out = _affine(centred, scale, weight, bias)
-        return out, mean, variance, count
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx, gradient, *_):
-        centred, share, scale, divisor, weight, _ = ctx.saved_tensors
-        to_bias = gradient.sum(0)
-        to_weight = (gradient * centred).sum(0) * scale
-        # All rows depend on the statistics; only those that count are in them.
-        sums = sum_over_ranks(torch.stack((to_bias, to_weight * scale)))
-        slope = scale if weight is None else scale * weight
-        along_one, along_centred = sums * (-slope / divisor)
-        result = torch.addcmul(along_one, centred, along_centred)
-        result.mul_(share.unsqueeze(1)).addcmul_(gradient, slope)
-        if weight is None:
-            to_weight = to_bias = None
-        return result, *[None] * 4, to_weight, to_bias
 
 
 def _affine(centred, scale, weight, bias):
@@ -140,14 +96,7 @@ class MaskedBatchNorm(nn.Module):
         Returns
         -------
         torch.Tensor
-            Output in the shape of ``x``, fp32.
-
-        Raises
-        ------
-        ValueError
-            If the last dimension is not ``num_features``.
-        RuntimeError
-            In training under a transform of ``torch.func``.
+            Output, [..., num_features], fp32.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
@@ -162,29 +111,14 @@ class MaskedBatchNorm(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             flat = x.float().reshape(-1, self.num_features)
             if self.training:
-                out = self._train(flat, mask)
-            else:
-                out = _affine(
-                    flat - self.running_mean,
-                    torch.rsqrt(self.running_var + self.eps),
-                    self.weight,
-                    self.bias,
-                )
-            return out.view(x.shape)
+                return self._train(flat, mask).view(x.shape)
+            scale = torch.rsqrt(self.running_var + self.eps)
+            flat = flat - self.running_mean
+            return _affine(flat, scale, self.weight, self.bias).view(x.shape)
 
     def inverse(self, y: torch.Tensor) -> torch.Tensor:
-        """Undo the normalization, by the running statistics.
-
-        Arguments
-        ---------
-        y : torch.Tensor
-            Normalized vectors, [..., num_features].
-
-        Returns
-        -------
-        torch.Tensor
-            Vectors in the space of the input, [..., num_features], fp32.
-        """
+        """Undo the normalization of [..., num_features], in fp32, by the
+        running statistics."""
         scale = torch.sqrt(self.running_var + self.eps)
         if self.weight is None:
             return torch.addcmul(self.running_mean, y.float(), scale)
@@ -194,31 +128,25 @@ class MaskedBatchNorm(nn.Module):
             self.running_mean, y.float() - self.bias, scale / weight
         )
 
-    def _train(
-        self, flat: torch.Tensor, mask: torch.Tensor | None
-    ) -> torch.Tensor:
+    def _train(self, flat, mask):
         """Normalize [N, D] by its own statistics and average these."""
         if mask is None:
-            share = flat.new_ones(len(flat))
-        else:
-            share = mask.reshape(-1).to(flat.dtype)
-        out, mean, variance, count = _Normalize.apply(
-            flat,
-            share,
-            self.running_mean,
-            self.running_var,
-            self.eps,
-            self.weight,
-            self.bias,
-        )
+            mask = torch.ones_like(flat[:, 0])
+        share = mask.reshape(-1).to(flat.dtype)
+        count = sum_over_ranks(share.sum())
+        share, empty = share / count.clamp(min=1), count == 0
+        mean = sum_over_ranks(share @ flat)
+        mean = torch.where(empty, self.running_mean, mean)
+        centred = flat - mean
+        variance = sum_over_ranks(share @ centred.square())
+        variance = torch.where(empty, self.running_var, variance)
         if not is_recomputed():
             self._update(mean, variance, count)
-        return out
+        scale = torch.rsqrt(variance + self.eps)
+        return _affine(centred, scale, self.weight, self.bias)
 
     @torch.no_grad()
-    def _update(
-        self, mean: torch.Tensor, variance: torch.Tensor, count: torch.Tensor
-    ) -> None:
+    def _update(self, mean, variance, count):
         # As torch does, the running variance is the unbiased one; a lone
         # frame has none, so it leaves it.
         unbiased = variance * count / (count - 1).clamp(min=1)

@@ -1,5 +1,6 @@
 """Vector quantizers with a bottleneck that does not collapse."""
 
+import math
 import warnings
 import weakref
 from typing import NamedTuple
@@ -11,13 +12,12 @@ from speechbrain_vq.nnet.codebooks import Reinit, make_codebook, number_codes
 from speechbrain_vq.nnet.compositions import COMPOSITIONS
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
-    LossToken,
     batch_metrics,
     code_counts,
     quantization_loss,
 )
 from speechbrain_vq.nnet.masks import clear, frame_mask
-from speechbrain_vq.nnet.normalization import OLD_EPS, MaskedBatchNorm
+from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
     broadcast,
@@ -54,8 +54,8 @@ class VQOutput(NamedTuple):
     metrics : dict
         Detached tensors: ``counts`` [C, K] of the codes over valid frames,
         ``num_vectors``, ``num_nonfinite``, ``perplexity`` (mean over the
-        codebooks), and ``sq_error``, ``latent_sum``, ``latent_sq_sum``, of
-        which the relative quantization error is made.
+        codebooks), and ``sq_error``, ``latent_sum`` and ``latent_sq_sum``,
+        which give the relative quantization error.
     """
 
     quantized: torch.Tensor
@@ -67,13 +67,10 @@ class VQOutput(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Vector quantizer that is robust by default (arXiv 2005.08520).
 
-    1. Encoder outputs are batch-normalized, over valid frames only, and
-       projected if ``codebook_dim`` asks for it.
-    2. In training they enter a reservoir, from which ``reinitialize()``, called
-       by ``CodebookTrainer``, finds a new codebook by k-means.
-    3. Each becomes its nearest codeword, in fp32 whatever the input is in.
-    4. The loss draws codewords to latents and latents to codewords.
-    5. Gradients pass to the encoder by an estimator.
+    Encoder outputs are batch-normalized over valid frames, projected if
+    ``codebook_dim`` asks for it, and each becomes its nearest codeword, in fp32
+    whatever the input is in. In training they enter a reservoir, from which
+    ``CodebookTrainer`` re-initializes the codebook by k-means.
 
     Arguments
     ---------
@@ -82,10 +79,8 @@ class VectorQuantizer(nn.Module):
     codebook_size : int
         Number of codewords of each codebook, K.
     codebook_dim : int, optional
-        Dimension of a codeword, d. Where all codebooks together (``C * d`` of
-        a product, d of a residual row) do not have ``input_dim`` dimensions,
-        there is a linear projection before and after. By default no
-        projection is needed.
+        Dimension of a codeword, d. By default none is projected; else linear
+        layers go before and after.
     num_codebooks : int
         Number of codebooks that code a latent together, C.
     composition : str
@@ -94,16 +89,14 @@ class VectorQuantizer(nn.Module):
     norm : str, optional
         ``"batch"`` or None.
     norm_position : str
-        ``"input"``: before the projection (the code of arXiv 2005.08520 on
-        speech); ``"latent"``: on what is quantized, with statistics that the
-        codebooks share (that code on images).
+        ``"input"``: before the projection; ``"latent"``: on what is quantized,
+        with statistics that the codebooks share (the paper's code on images).
     denormalize : bool
-        Whether ``quantized`` lies in the space of the input, near it, and
-        ``encode(decode(codes))`` is ``codes`` where there is neither a
-        projection nor a residual row.
-        By default it lies in the normalized space, of the same scale at every
-        step: reconstruction is level in the median, steadier over seeds, and
-        perplexity higher (benchmarks/output_space.md).
+        Whether ``quantized`` lies in the space of the input, where
+        ``encode(decode(codes))`` is ``codes`` without projection and residual
+        row. By default it lies in the normalized space, of one scale at every
+        step: reconstruction is level, steadier over seeds, and perplexity
+        higher (benchmarks/output_space.md).
     commitment_weight : float
         Weight of the loss that draws latents to codewords.
     codebook_weight : float, optional
@@ -122,9 +115,9 @@ class VectorQuantizer(nn.Module):
     reservoir_size : int
         Number of latents kept for re-initialization; 0: none.
     quantizer_dropout : float
-        Share of the training batches that only the first c codebooks of a
-        residual row code, c drawn from 1..C (Zeghidour et al., 2021): codes of
-        a prefix then decode well.
+        Share of training batches that only the first c codebooks of a residual
+        row code, c drawn from 1..C (Zeghidour et al., 2021), so that prefixes
+        of codes decode well.
     channel_first : bool
         Whether input and output are [B, input_dim, ...] in place of
         [..., input_dim].
@@ -190,27 +183,28 @@ class VectorQuantizer(nn.Module):
             )
         if codebook_weight is None:
             codebook_weight = 0.0 if codebook == "ema" else 1.0
-        for name, weight in (
-            ("commitment_weight", commitment_weight),
-            ("codebook_weight", codebook_weight),
+        for name, value, most in (
+            ("commitment_weight", commitment_weight, math.inf),
+            ("codebook_weight", codebook_weight, math.inf),
+            ("quantizer_dropout", quantizer_dropout, 1),
         ):
-            if not weight >= 0:
-                raise ValueError(f"{name} must be >= 0, got {weight!r}.")
-        if not 0 <= quantizer_dropout <= 1:
-            raise ValueError(
-                f"quantizer_dropout must be in 0..1, got {quantizer_dropout!r}."
-            )
+            if not 0 <= value <= most:
+                raise ValueError(f"{name} must be in 0..{most}, got {value!r}.")
         if quantizer_dropout and composition != "residual":
             raise ValueError(
                 "quantizer_dropout needs composition='residual': of a product "
                 "no codebook can be left out."
             )
-        arrangement = COMPOSITIONS[composition]
+        self.arrangement = COMPOSITIONS[composition]
         if codebook_dim is None:
-            codebook_dim = arrangement.codebook_dim(input_dim, num_codebooks)
+            codebook_dim = self.arrangement.codebook_dim(
+                input_dim, num_codebooks
+            )
         check_sizes(codebook_dim=codebook_dim)
         self.input_dim = input_dim
-        self.latent_dim = arrangement.latent_dim(num_codebooks, codebook_dim)
+        self.latent_dim = self.arrangement.latent_dim(
+            num_codebooks, codebook_dim
+        )
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
@@ -235,20 +229,16 @@ class VectorQuantizer(nn.Module):
             self.norm = MaskedBatchNorm(input_dim if on_input else codebook_dim)
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:
-            self.project, self.project_back = (
-                nn.Linear(*dims, dtype=torch.float32)
-                for dims in (
-                    (input_dim, self.latent_dim),
-                    (self.latent_dim, input_dim),
-                )
-            )
+            dims = input_dim, self.latent_dim
+            self.project = nn.Linear(*dims, dtype=torch.float32)
+            self.project_back = nn.Linear(*dims[::-1], dtype=torch.float32)
         self.embedding = make_codebook(
             codebook,
+            ema_decay,
             num_codebooks,
             codebook_size,
             codebook_dim,
             "normal" if self._needs_kmeans else codebook_init,
-            ema_decay=ema_decay,
         )
         self.reservoir = None
         if reservoir_size:
@@ -264,18 +254,14 @@ class VectorQuantizer(nn.Module):
         ---------
         name : str
             Name of the preset, such as ``"robust"``; see ``preset_names()``.
-        input_dim : int
-            Dimension of the encoder outputs.
-        codebook_size : int
-            Number of codewords of each codebook.
-        **changes
-            Arguments of the class that differ from the preset.
+        input_dim, codebook_size, **changes
+            Arguments of the class; the preset has the others.
 
         Returns
         -------
         VectorQuantizer
-            The quantizer. What trains it, the preset's schedule and learning
-            rate, is up to ``CodebookTrainer`` or ``VQMixin``.
+            The quantizer; ``CodebookTrainer`` or ``VQMixin`` takes the
+            preset's schedule and learning rate.
 
         Example
         -------
@@ -307,16 +293,15 @@ class VectorQuantizer(nn.Module):
         Arguments
         ---------
         x : torch.Tensor
-            Encoder outputs, [..., input_dim]; batch, time, channel where
-            lengths are given.
+            Encoder outputs, [..., input_dim]; [B, T, ..., input_dim] with
+            lengths.
         lengths : torch.Tensor, optional
             Lengths, [B]: relative where floating point, in frames where
             integer.
         mask : torch.Tensor, optional
             Booleans [...], True at valid frames; in place of lengths.
         num_quantizers : int, optional
-            Number of codebooks of a residual row to use, the first ones; all
-            by default, or drawn where ``quantizer_dropout`` asks for it.
+            Number of codebooks of a residual row to use, the first ones.
 
         Returns
         -------
@@ -327,8 +312,6 @@ class VectorQuantizer(nn.Module):
         ------
         ValueError
             If the shapes do not fit, or the batch has no valid frame.
-        TypeError
-            If the input is not real floating point.
         """
         if self.channel_first:
             x = x.movedim(1, -1)
@@ -386,29 +369,28 @@ class VectorQuantizer(nn.Module):
         Returns
         -------
         torch.Tensor
-            The codes, [...], or [..., C] where there are C codebooks, of
-            which those left out are -1; meaningless at padding.
+            The codes, [...], or [..., C] where there are C codebooks; -1 for
+            those left out, meaningless at padding.
 
         Raises
         ------
         RuntimeError
-            During warm-up, when there are no codes yet.
+            In a warm-up, where there are no codes yet.
         ValueError
             If a valid frame is not finite, or longer than 1e15.
         """
         if self.bypass:
             raise RuntimeError(
-                "The quantizer is still in its warm-up, where nothing is "
-                "quantized: there are no codes. Train past the warm-up of the "
-                "schedule."
+                "The quantizer is in its warm-up, where nothing is quantized: "
+                "there are no codes. Train past the schedule's warm-up."
             )
         # Each module's own mode: a part may be frozen by itself.
-        modes = {module: module.training for module in self.modules()}
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
             output = self(x, lengths, mask, num_quantizers)
         finally:
-            for module, training in modes.items():
+            for module, training in modes:
                 module.training = training
         nonfinite = output.metrics["num_nonfinite"]
         if not in_transform() and nonfinite:
@@ -425,38 +407,29 @@ class VectorQuantizer(nn.Module):
         Arguments
         ---------
         indices : torch.Tensor
-            Codes of any integer type, [...], or [..., C] where there are C
-            codebooks; of a residual row also those of the first c, [..., c].
-            -1 stands for no code, as at padding.
+            Codes, integers [...], or [..., C] where there are C codebooks; of
+            a residual row also the first c. -1 stands for no code.
 
         Returns
         -------
         torch.Tensor
-            Input of the decoder, [..., input_dim]; zero where there is no
-            code at all.
+            Vectors, [..., input_dim]; zero where there is no code at all.
 
         Raises
         ------
         ValueError
             If the shape does not fit or a code is not in the codebook.
-        TypeError
-            If the codes are not integers.
         """
-        if (
-            indices.is_floating_point()
-            or indices.is_complex()
-            or indices.dtype is torch.bool
-        ):
-            raise TypeError(f"Codes are integers, got {indices.dtype}.")
-        indices = indices.long()
         if self._is_folded:
             indices = indices.unsqueeze(-1)
         self._check_codes(indices)
+        indices = indices.long()
         # In fp32, as forward: the two must give the same bits.
         with torch.autocast(indices.device.type, enabled=False):
             flat = indices.reshape(-1, indices.shape[-1])
-            latents = self._combine(self.embedding(flat))
-            vectors = self._output(latents)
+            vectors = self._output(
+                self.arrangement.combine(self.embedding(flat))
+            )
             vectors = vectors * (flat >= 0).any(1, keepdim=True)
         vectors = vectors.reshape(*indices.shape[:-1], self.input_dim)
         if self.channel_first and vectors.dim() > 1:
@@ -492,8 +465,7 @@ class VectorQuantizer(nn.Module):
         Returns
         -------
         Reinit or None
-            What was done; None where there was no vector to cluster, or the
-            codebook is frozen.
+            None where there is no vector, or the codebook is frozen.
 
         Raises
         ------
@@ -513,7 +485,7 @@ class VectorQuantizer(nn.Module):
         self._check_vectors(vectors)
         result = None
         if len(vectors) and not self.is_codebook_frozen:
-            result = COMPOSITIONS[self.composition].reinitialize(
+            result = self.arrangement.reinitialize(
                 self.embedding, vectors.float(), scope, start, generator
             )
         if self.reservoir is not None:
@@ -530,14 +502,8 @@ class VectorQuantizer(nn.Module):
         return self.reinitialize(vectors, scope, generator=generator)
 
     def freeze(self) -> "VectorQuantizer":
-        """Freeze codebook, norm and projections for good: tokens keep their
-        meaning whatever is trained around them.
-
-        Returns
-        -------
-        VectorQuantizer
-            This quantizer.
-        """
+        """Freeze codebook, norm and projections for good, whatever ``train()``
+        is called on, and return the quantizer."""
         self.requires_grad_(False)
         self.frozen = True
         return self.eval()
@@ -566,9 +532,7 @@ class VectorQuantizer(nn.Module):
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
             "reservoir": self.reservoir.state_dict() if has else None,
-            "buffers": {
-                name: value.clone() for name, value in self._averages()
-            },
+            "buffers": {n: value.clone() for n, value in self._averages()},
         }
 
     @torch.no_grad()
@@ -634,10 +598,6 @@ class VectorQuantizer(nn.Module):
         parts = latents.unflatten(1, (-1, self.codebook_dim))
         return self.project_back(self.norm.inverse(parts).flatten(1))
 
-    def _combine(self, codewords: torch.Tensor) -> torch.Tensor:
-        """[N, c, d] -> [N, latent_dim]."""
-        return COMPOSITIONS[self.composition].combine(codewords)
-
     @torch.no_grad()
     def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
         """Keep latents for re-initialization, or start from them."""
@@ -645,32 +605,23 @@ class VectorQuantizer(nn.Module):
             self.reservoir.add(latents, valid)
         if self._needs_kmeans and not self.bypass:
             vectors = latents.detach()[valid]
-            # The vectors of the first rank, if it has any.
-            enough = torch.tensor(len(vectors), device=latents.device)
-            broadcast([enough])
-            if enough > 0:
+            num_vectors = torch.tensor(len(vectors), device=latents.device)
+            broadcast([num_vectors])
+            if num_vectors > 0:  # those of the first rank
                 if is_first_rank():
-                    COMPOSITIONS[self.composition].reinitialize(
+                    self.arrangement.reinitialize(
                         self.embedding, vectors, "all", "kmeans++", None
                     )
                 broadcast([self.codebook, *self.embedding.buffers()])
                 self._needs_kmeans = False
 
-    def _quantize(
-        self,
-        latents: torch.Tensor,
-        valid: torch.Tensor,
-        used: int,
-        learns: bool,
-    ):
-        """indices [N, C], codes [N, latent_dim], loss and metrics."""
-        composition = COMPOSITIONS[self.composition]
+    def _quantize(self, latents, valid, used, learns):
+        """Indices [N, C], quantized [N, latent_dim], loss and metrics."""
         table = self.embedding.table(recomputed=self.training and not learns)
         if self.training and not self.embedding.training:
             table = table.detach()
-        indices, targets = composition.code(latents, table[:used])
+        indices, targets = self.arrangement.code(latents, table[:used])
         codes, mass = number_codes(indices, self.codebook_size), valid.float()
-        token = self._loss_token(table, targets)
         loss, sq_error, codewords = quantization_loss(
             targets,
             table,
@@ -679,18 +630,17 @@ class VectorQuantizer(nn.Module):
             self.commitment_weight,
             self.codebook_weight,
             over_ranks=self.training,
-            token=token,
         )
         if learns:
             self.embedding.learn(targets.detach(), indices, valid)
-        quantized = self.estimate(latents, composition.combine(codewords))
-        if token is not None:
-            _warn_of_lost_loss(quantized, token)
+        quantized = self.estimate(latents, self.arrangement.combine(codewords))
+        if learns and table.requires_grad and quantized.requires_grad:
+            _warn_of_lost_loss(quantized, loss)
         counts = code_counts(
             codes, mass, self.num_codebooks, self.codebook_size
         )
         metrics = batch_metrics(
-            latents, mass, counts, composition.total_error(sq_error)
+            latents, mass, counts, self.arrangement.total_error(sq_error)
         )
         if used < self.num_codebooks:
             indices = nn.functional.pad(
@@ -698,29 +648,14 @@ class VectorQuantizer(nn.Module):
             )
         return indices, quantized, loss, metrics
 
-    def _pass(self, latents: torch.Tensor, valid: torch.Tensor):
+    def _pass(self, latents, valid):
         """The same in a warm-up: nothing is quantized."""
-        indices = latents.new_full(
-            (len(latents), self.num_codebooks), -1, dtype=torch.long
-        )
-        # The codebook takes part, so that DDP and GradScaler, which ask for a
-        # gradient of every parameter, have nothing to miss.
-        loss = 0.0 * self.codebook.sum()
-        counts = torch.zeros_like(self.codebook[..., 0])
-        metrics = batch_metrics(latents, valid.float(), counts.detach(), None)
-        return indices, latents, loss, metrics
-
-    def _loss_token(self, table, targets) -> LossToken | None:
-        """A token where a loss that goes nowhere can and must be noticed."""
-        if (
-            torch.compiler.is_compiling()
-            or not (self.training and torch.is_grad_enabled())
-            or not (table.requires_grad and targets.requires_grad)
-            or in_transform()
-            or is_recomputed()
-        ):
-            return None
-        return LossToken()
+        shape = len(latents), self.num_codebooks
+        indices = latents.new_full(shape, -1, dtype=torch.long)
+        counts = torch.zeros_like(self.codebook[..., 0]).detach()
+        metrics = batch_metrics(latents, valid.float(), counts, None)
+        # DDP and GradScaler ask for a gradient of every parameter.
+        return indices, latents, 0.0 * self.codebook.sum(), metrics
 
     # Checks ----------------------------------------------------------------
 
@@ -740,7 +675,9 @@ class VectorQuantizer(nn.Module):
             )
 
     def _check_codes(self, indices: torch.Tensor) -> None:
-        books = self.num_codebooks
+        dtype, books = indices.dtype, self.num_codebooks
+        if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
+            raise TypeError(f"Codes are integers, got {dtype}.")
         given = indices.shape[-1] if indices.dim() else 0
         residual = self.composition == "residual"
         if given != books and not (residual and 0 < given < books):
@@ -750,19 +687,18 @@ class VectorQuantizer(nn.Module):
                 f"{books}, got the shape {tuple(indices.shape)}."
             )
         if indices.numel() and not in_transform():
-            low, high = (int(v) for v in torch.aminmax(indices))
-            if low < -1 or high >= self.codebook_size:
+            low, high = map(int, torch.aminmax(indices.long()))
+            if low < -int(dtype.is_signed) or high >= self.codebook_size:
                 raise ValueError(
                     f"Codes must lie in 0..{self.codebook_size - 1}, or be -1 "
                     f"for none, got values from {low} to {high}."
                 )
 
     def _check_vectors(self, vectors: torch.Tensor) -> None:
-        dim = self.latent_dim
-        if vectors.dim() != 2 or vectors.shape[1] != dim:
+        if vectors.dim() != 2 or vectors.shape[1] != self.latent_dim:
             raise ValueError(
-                f"The latents to cluster are [N, {dim}], got a tensor of shape "
-                f"{tuple(vectors.shape)}."
+                f"The latents to cluster are [N, {self.latent_dim}], got a "
+                f"tensor of shape {tuple(vectors.shape)}."
             )
         if not vectors.isfinite().all():
             raise ValueError("The latents to cluster hold NaN or infinity.")
@@ -795,8 +731,7 @@ class VectorQuantizer(nn.Module):
                 )
 
     def _check_not_empty(self, frames: torch.Tensor) -> None:
-        # A rank without a frame must still meet the others in their
-        # collectives. On a GPU the look at the mask would be a host sync.
+        # Ranks meet in collectives, and on a GPU a look is a host sync.
         if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
             return
         empty = frames.numel() == 0
@@ -815,20 +750,15 @@ class VectorQuantizer(nn.Module):
         return [(n, b) for n, b in self.named_buffers() if n not in saved]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        extra, reservoir = upgrade_state_dict(state_dict, prefix)
-        if extra is not None:
-            self.bypass = bool(extra["bypass"])
-            if self.norm is not None:
-                self.norm.eps = OLD_EPS
-        if reservoir is not None and self.reservoir is not None:
-            self.reservoir.load_state_dict(reservoir)
+        in_warmup = upgrade_state_dict(state_dict, prefix)
+        if in_warmup is not None:
+            self.bypass = in_warmup
         if f"{prefix}embedding.weight" in state_dict:
             self._needs_kmeans = False
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn, recurse=True):
-        # ``model.half()`` moves the rest of a model to another precision: the
-        # quantizer works in fp32 whatever its input is in, and so it stays.
+        # ``model.half()`` leaves a quantizer in fp32, in which it works.
         return super()._apply(keep_dtype(fn), recurse)
 
     def __prepare_scriptable__(self):
@@ -838,23 +768,15 @@ class VectorQuantizer(nn.Module):
             "torch.export or torch.jit.trace for inference."
         )
 
-    # ``codewords`` was the name of ``embedding`` in version 0.1.
-
     @property
     def codewords(self) -> nn.Module:
-        """Deprecated name of ``embedding``."""
+        """Deprecated name of ``embedding``, as in version 0.1."""
         return self.embedding
-
-    def __setattr__(self, name, value):
-        super().__setattr__("embedding" if name == "codewords" else name, value)
 
 
 class ResidualVectorQuantizer(VectorQuantizer):
     """``VectorQuantizer`` of codebooks in a row, each coding what those before
     it left over; codes are [..., C] and decode from any first c of them.
-
-    A re-initialization clusters the reservoir for the first codebook, then
-    the residuals that this one leaves for the second, and so on.
 
     Arguments
     ---------
@@ -865,11 +787,9 @@ class ResidualVectorQuantizer(VectorQuantizer):
     codebook_size : int
         Number of codewords of each codebook, K.
     codebook_dim : int, optional
-        Dimension of a codeword; ``input_dim`` by default, else there is a
-        linear projection before and after.
+        Dimension of a codeword, ``input_dim`` by default.
     **options
-        The other arguments of ``VectorQuantizer``, ``num_codebooks`` and
-        ``composition`` excepted.
+        The other arguments of ``VectorQuantizer``.
 
     Example
     -------
@@ -879,7 +799,6 @@ class ResidualVectorQuantizer(VectorQuantizer):
     (torch.Size([2, 50, 4]), torch.Size([2, 50, 64]))
     """
 
-    # Codes keep their last dimension, whatever the number of quantizers.
     folds = False
 
     def __init__(
@@ -891,20 +810,12 @@ class ResidualVectorQuantizer(VectorQuantizer):
         **options,
     ):
         check_sizes(num_quantizers=num_quantizers)
-        super().__init__(
-            input_dim,
-            codebook_size,
-            codebook_dim,
-            num_quantizers,
-            "residual",
-            **options,
-        )
+        sizes = input_dim, codebook_size, codebook_dim, num_quantizers
+        super().__init__(*sizes, "residual", **options)
 
 
-def upgrade_state_dict(
-    state_dict: dict, prefix: str = ""
-) -> tuple[dict | None, dict | None]:
-    """Rename the keys that version 0.1 gave a quantizer, in place.
+def upgrade_state_dict(state_dict: dict, prefix: str = "") -> bool | None:
+    """Convert a quantizer's state of version 0.1, in place.
 
     Arguments
     ---------
@@ -915,19 +826,20 @@ def upgrade_state_dict(
 
     Returns
     -------
-    tuple
-        The extra states of quantizer and reservoir of version 0.1, each None
-        where there is none; the former is empty of a warm-up where the file
-        held tensors only.
+    bool or None
+        Whether the quantizer was in its warm-up, where the state has it.
     """
     old = [k for k in state_dict if k.startswith(f"{prefix}codewords.")]
     for key in old:
-        new = f"{prefix}embedding.{key[len(prefix) + len('codewords.') :]}"
-        state_dict[new] = state_dict.pop(key)
+        value = state_dict.pop(key)
+        if key.endswith("weight"):
+            state_dict[f"{prefix}embedding.weight"] = value
+    variance = f"{prefix}norm.running_var"
+    if old and variance in state_dict:
+        state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
+    state_dict.pop(f"{prefix}reservoir._extra_state", None)
     extra = state_dict.pop(f"{prefix}_extra_state", None)
-    if old and extra is None:
-        extra = {"bypass": False}
-    return extra, state_dict.pop(f"{prefix}reservoir._extra_state", None)
+    return None if extra is None else bool(extra["bypass"])
 
 
 def upgrade_keys(model: nn.Module, entries: dict) -> None:
@@ -938,33 +850,39 @@ def upgrade_keys(model: nn.Module, entries: dict) -> None:
     model : torch.nn.Module
         A model with quantizers anywhere in it.
     entries : dict
-        Anything by the keys of a saved state of tensors. What the model's
-        state no longer holds is left out.
+        Anything by the keys of a saved state of tensors, such as shapes. What
+        the model's state no longer holds is left out.
     """
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, VectorQuantizer):
             prefix = f"{name}." if name else ""
-            # Of a file of tensors it is none.
-            extra = entries.get(f"{prefix}_extra_state")
+            # Only names are changed, and a file of tensors has no extra state.
+            names = (f"{prefix}norm.running_var", f"{prefix}_extra_state")
+            others = {n: entries.pop(n) for n in names if n in entries}
             upgrade_state_dict(entries, prefix)
-            if extra is not None:
-                entries[f"{prefix}_extra_state"] = extra
-            for average in ("ema_sum", "ema_count"):
-                entries.pop(f"{prefix}embedding.{average}", None)
+            entries.update(others)
 
 
-def _warn_of_lost_loss(quantized: torch.Tensor, token: LossToken) -> None:
+def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
-    token, used = weakref.ref(token), token.used
+    if torch.compiler.is_compiling() or in_transform():
+        return
+    used = []
+
+    def mark_used(gradient):
+        used.append(True)
+
+    # The graph of the loss holds this hook, and nothing else does.
+    loss.register_hook(mark_used)
+    hook = weakref.ref(mark_used)
 
     def check(gradient):
-        if token() is None and not used:
+        if hook() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer went nowhere, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "
                 "such as SpeechBrain's Sequential keeps the first item of the "
                 "output only: call the quantizer outside of it.",
-                UserWarning,
                 stacklevel=2,
             )
 

@@ -36,7 +36,7 @@ from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.presets import bundled, recipe_path
-from tests.hub.runs import YAML, write_run
+from tests.publish.runs import YAML, write_run
 
 RATE, HOP, MELS = 16000, 256, 20
 # As the vocoders that SpeechBrain published: what they hear is not said.
@@ -446,7 +446,7 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
 
 def test_what_a_vocoder_does_not_say_is_said(tmp_path, matching):
     vocoder = write_vocoder(tmp_path / "silent", VOCODER)
-    with pytest.warns(UserWarning, match="does not say.*sample_rate=16000"):
+    with pytest.warns(UserWarning, match="does not state.*sample_rate=16000"):
         VQTokenizer.from_hparams(matching, vocoder=vocoder)
 
 

@@ -1,11 +1,8 @@
-"""Voices by name, and as pretrained encoders hear them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Voices by name, and as pretrained encoders hear them."""
 
 import os
 import pathlib
+from importlib import import_module
 
 import pytest
 import torch
@@ -20,12 +17,11 @@ from speechbrain_vq.lobes.speakers import (
     SpeakerTable,
     voices,
 )
-from speechbrain_vq.recipes.common.voice_conversion import (
-    ConversionBrain,
-    find_encoder,
-    load_encoder,
-)
 from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
+
+recipe = import_module("speechbrain_vq.recipes.VCTK.voice-conversion.train")
+ConversionBrain = recipe.ConversionBrain
+find_encoder, load_encoder = recipe.find_encoder, recipe.load_encoder
 
 KINDS = {"ecapa": ECAPA, "xvector": XVECTOR}
 
@@ -74,10 +70,10 @@ def test_who_is_unknown_is_named_or_average():
 @pytest.mark.parametrize(
     "names, message",
     [
-        ([], "There are 0 speakers"),
-        ([f"p{i}" for i in range(7)], "7 speakers, and the table has room"),
-        (["p" * 65], "has 1 to 64 bytes"),
-        ([""], "has 1 to 64 bytes"),
+        ([], "data has 0 speakers"),
+        ([f"p{i}" for i in range(7)], "7 speakers, and the table holds"),
+        (["p" * 65], "must have 1 to 64 bytes"),
+        ([""], "must have 1 to 64 bytes"),
     ],
 )
 def test_names_that_do_not_fit(names, message):
@@ -179,7 +175,7 @@ def test_weights_that_are_no_numbers(tmp_path):
 
 
 def test_the_encoder_hears_one_rate_only():
-    with pytest.raises(ValueError, match="hears 16000 Hz, .* of 24000 Hz: set"):
+    with pytest.raises(ValueError, match="requires 16000 Hz, .* 24000 Hz: set"):
         build_speaker(f"{ECAPA}    sample_rate: 24000\n")
 
 

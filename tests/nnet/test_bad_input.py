@@ -52,8 +52,11 @@ every_kind = pytest.mark.parametrize("kind", [product, residual])
         ({"reservoir_size": -1}, "reservoir_size .* got -1"),
         ({"reservoir_size": 10.5}, "reservoir_size .* got 10.5"),
         ({"reservoir_size": True}, "reservoir_size .* got True"),
-        ({"commitment_weight": -1}, "commitment_weight must be >= 0, got -1"),
-        ({"codebook_weight": -1}, "codebook_weight must be >= 0, got -1"),
+        (
+            {"commitment_weight": -1},
+            "commitment_weight must be in 0..inf, got -1",
+        ),
+        ({"codebook_weight": -1}, "codebook_weight must be in 0..inf, got -1"),
         ({"commitment_weight": float("nan")}, "commitment_weight .* got nan"),
     ],
 )
@@ -166,6 +169,8 @@ def test_nonfinite_vectors_are_not_encoded(kind, value):
     [
         (torch.full((3, 2), 16), ValueError, r"0\.\.15, .* got .* 16 to 16"),
         (torch.tensor([[0, -2]]), ValueError, r"0\.\.15, .* got .* -2 to 0"),
+        (torch.full((3, 2), 255, dtype=torch.uint8), ValueError, "255 to 255"),
+        (torch.tensor([[0, 2**64 - 1]], dtype=torch.uint64), ValueError, "-1"),
         (torch.zeros(3, 2), TypeError, "integers, got torch.float32"),
         (torch.ones(3, 2).bool(), TypeError, "integers, got torch.bool"),
         (torch.zeros(4, 3).long(), ValueError, r"of (1 to )?2, got .*\(4, 3\)"),

@@ -21,7 +21,6 @@ from speechbrain_vq.nnet import (
     kmeans,
     nearest,
 )
-from speechbrain_vq.nnet.compositions import COMPOSITIONS
 
 DIM, SIZE = 8, 16
 BUILDS = {
@@ -316,7 +315,7 @@ def test_metrics_describe_the_batch(name):
         assert torch.equal(counts, expected.float())
     latents = quantizer._latents(x.flatten(0, 1), valid.flatten())
     latents = latents[valid.flatten()]
-    left = latents - quantizer._combine(quantizer.embedding(codes))
+    left = latents - quantizer.arrangement.combine(quantizer.embedding(codes))
     torch.testing.assert_close(
         out.metrics["sq_error"], left.square().sum().detach()
     )
@@ -357,11 +356,9 @@ def test_reinitialization_empties_the_reservoir_and_lowers_the_error(name):
     @torch.no_grad()
     def error():
         codewords = quantizer.embedding(
-            COMPOSITIONS[quantizer.composition].code(
-                contents, quantizer.codebook
-            )[0]
+            quantizer.arrangement.code(contents, quantizer.codebook)[0]
         )
-        left = contents - quantizer._combine(codewords)
+        left = contents - quantizer.arrangement.combine(codewords)
         return float(left.square().sum(1).mean())
 
     before = error()

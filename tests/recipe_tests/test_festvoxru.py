@@ -11,8 +11,8 @@ import re
 import pytest
 import soundfile
 
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from tests.recipe_tests.phone_corpora import (
     RATE,
     VOICE,

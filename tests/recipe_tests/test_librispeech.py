@@ -10,12 +10,12 @@ import json
 import pytest
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
     HUB_NAME,
     ON_THE_HUB,
     prepare,
 )
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from tests.recipe_tests.phone_corpora import (
     LEXICON,
     PHONES,

@@ -20,7 +20,7 @@ from PIL import Image
 from speechbrain.utils.distributed import run_on_main
 from torch.utils.data import TensorDataset
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.lobes.images import truncated_levels
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
@@ -128,7 +128,7 @@ class ImageBrain(VQBrain):
         folder = pathlib.Path(self.hparams.picture_folder)
         folder.mkdir(parents=True, exist_ok=True)
         picture = picture.resize([4 * side for side in picture.size], 0)
-        with replacing(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             picture.save(partial)
 
 

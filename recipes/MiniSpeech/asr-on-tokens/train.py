@@ -25,7 +25,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.audio import read_audio, usable
+from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
@@ -137,7 +137,7 @@ def read_manifest(hparams, folder, split):
             f"No utterance of {folder / split}.json has phones to recognise "
             f"and at most {hparams['longest']:g} seconds."
         )
-    return usable(dataset)
+    return drop_unreadable(dataset)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from importlib import import_module
 
 import soundfile
 import speechbrain as sb
@@ -27,12 +28,14 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.audio import random_start, read_audio, usable
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
+from speechbrain_vq.dataio.audio import (
+    drop_unreadable,
+    random_start,
+    read_audio,
+)
 from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
 from speechbrain_vq.hub.hparams import inference_yaml
-from speechbrain_vq.hub.runs import read_training
-from speechbrain_vq.hub.swap import replace_folder
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.inference.hifigan import (
     UnitVocoder,
@@ -41,6 +44,7 @@ from speechbrain_vq.inference.hifigan import (
     unit_settings,
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
@@ -48,10 +52,10 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     write_results,
 )
-from speechbrain_vq.recipes.common.unit_discovery import read_manifest
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 logger = logging.getLogger(__name__)
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 # What an exported vocoder says of the tokenizer beside its fingerprint.
 KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
 # What Brain would do in a step; the steps here are VocoderBrain's own.
@@ -128,7 +132,7 @@ class VocoderBrain(sb.Brain):
         """The same utterance by Griffin-Lim, and the first ones as files."""
         made = {"speech": batch.sig.data, "vocoder": fake}
         # A WaveNet would write the waveform itself, for days.
-        if not hasattr(self.tokenizer.mods.decoder, "generate"):
+        if not self.tokenizer.decodes_to_samples:
             rebuilt = self.tokenizer.decode_batch(
                 self.tokenizer.fold(batch.tokens.data),
                 speaker=batch.speaker.data,
@@ -147,7 +151,7 @@ class VocoderBrain(sb.Brain):
         folder.mkdir(exist_ok=True)
         for kind, wavs in made.items():
             name = f"{batch.id[0].replace('/', '_')}.{kind}.wav"
-            with replacing(folder / name) as partial:
+            with atomic_write(folder / name) as partial:
                 soundfile.write(
                     partial,
                     wavs.flatten().clamp(-1, 1).cpu().numpy(),
@@ -247,7 +251,7 @@ def dataio_prep(hparams, folder, tokenizer):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        items = usable(read_manifest(folder, split)).data
+        items = drop_unreadable(units.read_manifest(folder, split)).data
         if split == "valid":
             step = -(-len(items) // hparams["valid_utterances"])
             items = {name: items[name] for name in sorted(items)[::step]}
@@ -275,7 +279,7 @@ def dataio_prep(hparams, folder, tokenizer):
 def export(hparams, brain):
     """Writes the folder that VQTokenizer takes as its vocoder."""
     run = pathlib.Path(hparams["output_folder"])
-    training = read_training(run)
+    training = Run.open(run).hparams
     # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = brain.tokenizer.fingerprint

@@ -1,0 +1,71 @@
+"""Lint prose with proselint and the vocabulary of this project.
+
+Usage: python .ci/prose.py FILE.md...
+"""
+
+import pathlib
+import re
+import sys
+
+from proselint.checks import __register__ as checks
+from proselint.registry import CheckRegistry
+from proselint.registry.checks import Check, types
+from proselint.tools import LintFile
+
+# What this project calls things; the left is what a reader would not know.
+PREFERRED = {
+    "re-estimate": "re-initialize by k-means",
+    "re-estimated": "re-initialized by k-means",
+    "re-estimating": "re-initializing by k-means",
+    "the leak": "the speaker probe",
+    "voices that were not trained on": "unseen speakers",
+    "voices not trained on": "unseen speakers",
+    "what a figure is worth": "the metric",
+    "judges": "evaluation models",
+}
+CHECKS = {
+    "vocabulary": True,
+    "cliches": True,
+    "lexical_illusions": True,
+    "malapropisms": True,
+    "mondegreens": True,
+    "needless_variants": True,
+    "nonwords": True,
+    "redundancy": True,
+    "spelling": True,
+    "weasel_words": True,
+}
+
+
+def prose(text: str) -> str:
+    """Blank out code, tables and links, which keep their words and lines."""
+
+    def blank(match):
+        return re.sub(r"[^\n]", " ", match[0])
+
+    for pattern in (r"(?s)^---\n.*?^---$", r"(?s)```.*?```", r"`[^`\n]*`"):
+        text = re.sub(pattern, blank, text, flags=re.MULTILINE)
+    return re.sub(r"\]\([^)]*\)|<[^>]*>|https?://\S+", blank, text)
+
+
+def main(paths: list[str]) -> int:
+    """Print what is wrong, and return whether anything is."""
+    vocabulary = Check(
+        check_type=types.PreferredFormsSimple(items=PREFERRED),
+        path="vocabulary.house",
+        message="Say '{}', not '{}'.",
+    )
+    CheckRegistry().register_many((*checks, vocabulary))
+    wrong = False
+    for path in map(pathlib.Path, paths):
+        text = prose(path.read_text(encoding="utf-8"))
+        config = {"max_errors": 100, "checks": CHECKS}
+        for result in LintFile(path, text).lint(config):
+            line, column = result.pos
+            wrong = True
+            print(f"{path}:{line - 1}:{column}: {result.check_result.message}")
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
