@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .plain import UnsafeHparamsError
     from .registry import register_module
 
-_load, __dir__, __all__ = attach(
+_attached, __dir__, __all__ = attach(
     __name__,
     {
         "errors": ["HubError"],
@@ -27,7 +27,7 @@ _load, __dir__, __all__ = attach(
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name; for one release, also those that moved."""
+    """Load a public name; name what replaces one that moved or is gone."""
     if name == "load_hparams_safely":
         # An AttributeError would lose its text in `from ... import`.
         raise ImportError(
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
             "you trust, hyperpyyaml.load_hyperpyyaml."
         )
     if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
-        return _load(name)
+        return _attached(name)
     place = "speechbrain_vq.publish"
     warnings.warn(
         f"speechbrain_vq.hub.{name} has moved to {place}.{name}",

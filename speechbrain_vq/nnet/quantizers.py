@@ -835,7 +835,7 @@ def upgrade_state_dict(state_dict: dict, prefix: str = "") -> bool | None:
         if key.endswith("weight"):
             state_dict[f"{prefix}embedding.weight"] = value
     variance = f"{prefix}norm.running_var"
-    if old and variance in state_dict:
+    if old and isinstance(state_dict.get(variance), torch.Tensor):
         state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
     state_dict.pop(f"{prefix}reservoir._extra_state", None)
     extra = state_dict.pop(f"{prefix}_extra_state", None)
@@ -843,24 +843,16 @@ def upgrade_state_dict(state_dict: dict, prefix: str = "") -> bool | None:
 
 
 def upgrade_keys(model: nn.Module, entries: dict) -> None:
-    """Rename keys of version 0.1 to those of a model's state, in place.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        A model with quantizers anywhere in it.
-    entries : dict
-        Anything by the keys of a saved state of tensors, such as shapes. What
-        the model's state no longer holds is left out.
-    """
+    """Rename, in place, what goes by the keys of a model's state of version
+    0.1; what the quantizers' states no longer hold is left out."""
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, VectorQuantizer):
             prefix = f"{name}." if name else ""
-            # Only names are changed, and a file of tensors has no extra state.
-            names = (f"{prefix}norm.running_var", f"{prefix}_extra_state")
-            others = {n: entries.pop(n) for n in names if n in entries}
+            # A state of tensors has none: it is for the caller to refuse.
+            extra = entries.pop(f"{prefix}_extra_state", None)
             upgrade_state_dict(entries, prefix)
-            entries.update(others)
+            if extra is not None:
+                entries[f"{prefix}_extra_state"] = extra
 
 
 def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
