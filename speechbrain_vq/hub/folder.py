@@ -25,9 +25,9 @@ WEIGHTS = "model.safetensors"
 CARD, LABELS = "README.md", "label_encoder.txt"
 # Says what a savedir holds, and that it was made here.
 MARK = ".speechbrain_vq.json"
-# Bytes of the names and shapes of a weights file; a model of 2000 tensors has
-# 300 kB.
-MAX_HEADER = 2**22
+# Bytes of the names and shapes of a weights file, and their number; a model
+# of 1000 tensors has 150 kB.
+MAX_HEADER, MAX_TENSORS = 2**20, 2**11
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -171,7 +171,10 @@ def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
         if size > MAX_HEADER:
             raise SafetensorError(f"a header of {size} bytes")
         with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
+            names = file.keys()
+            if len(names) > MAX_TENSORS:
+                raise SafetensorError(f"over {MAX_TENSORS} tensors")
+            slices = {name: file.get_slice(name) for name in names}
             return {
                 name: Shape(
                     tuple(part.get_shape()),
@@ -374,14 +377,10 @@ def copy_folder(
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    source = find_file(folder, WEIGHTS)
-    model = nn.ModuleDict(modules)
-    names = dict.fromkeys(read_shapes(source))
-    upgrade_state_dict(model, names)
-    state = model.state_dict()
+    state, _ = _split(nn.ModuleDict(modules).state_dict())
     tensors = {
-        name: state[name].cpu().clone(memory_format=torch.contiguous_format)
-        for name in names
+        name: value.cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
     }
     inner = [
         path.relative_to(folder).as_posix()
