@@ -24,7 +24,8 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
-from speechbrain_vq.hub import ExportRefused, export, load_pretrained, swap
+from speechbrain_vq.dataio import atomic
+from speechbrain_vq.hub import ExportRefused, export, load_pretrained
 from speechbrain_vq.hub.checks import dead_codebook
 from speechbrain_vq.hub.folder import read_config
 from speechbrain_vq.training import ReinitSchedule, VQBrain
@@ -441,9 +442,9 @@ def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path):
         assert killed
         assert before == {p.name: p.read_bytes() for p in place.iterdir()}
     # Every line of the renaming.
-    number, _ = export_and_die(run, other, swap, None)
+    number, _ = export_and_die(run, other, atomic, None)
     for line in range(1, number + 1):
-        _, killed = export_and_die(run, place, swap, line)
+        _, killed = export_and_die(run, place, atomic, line)
         assert killed
         assert before.keys() == {path.name for path in place.iterdir()}
         if bias(place) == 2.0:
