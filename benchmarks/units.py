@@ -35,12 +35,11 @@ from paper_matrix import Matrix, save_csv
 from report import save
 from tqdm import tqdm
 
-from speechbrain_vq import VectorQuantizer, VQTokenizer
+from speechbrain_vq import VectorQuantizer, VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, write_report
-from speechbrain_vq.hub import export_pretrained
 from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.presets import parse_arguments

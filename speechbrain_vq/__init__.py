@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ._lazy import attach
 
 if TYPE_CHECKING:
-    from .hub import export_pretrained, push_to_hub
     from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         nearest,
     )
     from .presets import bundled, preset_names, preset_path
+    from .publish import export_pretrained, push_to_hub
     from .training import (
         CodebookTrainer,
         ReinitSchedule,
@@ -35,7 +35,6 @@ __version__ = version("speechbrain-vq")
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "hub": ["export_pretrained", "push_to_hub"],
         "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",
@@ -48,6 +47,7 @@ __getattr__, __dir__, __all__ = attach(
             "nearest",
         ],
         "presets": ["bundled", "preset_names", "preset_path"],
+        "publish": ["export_pretrained", "push_to_hub"],
         "training": [
             "CodebookTrainer",
             "ReinitSchedule",

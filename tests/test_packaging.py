@@ -23,6 +23,7 @@ HEAVY = {"datasets", "scipy", "sklearn", "speechbrain", "torchaudio"}
 PACKAGES = [
     "speechbrain_vq",
     "speechbrain_vq.hub",
+    "speechbrain_vq.publish",
     "speechbrain_vq.inference",
     "speechbrain_vq.nnet",
     "speechbrain_vq.training",

@@ -20,9 +20,8 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.hub import ExportRefused, export_pretrained
-from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipes.common.earlier import check_earlier
 from speechbrain_vq.versions import versions
 
@@ -205,7 +204,6 @@ def finish(hparams: dict, *results: dict) -> None:
     for part in results:
         found.update(part)
     folder = pathlib.Path(hparams["output_folder"])
-    note_corpus(hparams, folder)
     try:
         model = export_pretrained(folder, folder / "model", results=found)
         interface = hparams["inference"]["interface"]
@@ -240,3 +238,5 @@ def _prepare_alone(prepare, hparams):
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])
+    # Here, where the paths of the yaml hold.
+    Run.open(hparams["output_folder"]).write_corpus()

@@ -1,29 +1,39 @@
-"""From a finished run to a folder and the Hub, and from there to a model.
+"""From a name or a folder to a model: download it, and load it safely.
 
 Authors
  * speechbrain_vq authors 2026
 """
 
+import warnings
 from typing import TYPE_CHECKING
 
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from .checks import ExportRefused
     from .errors import HubError
-    from .export import export_pretrained
     from .guard import UnsafeHparamsError, load_hparams_safely
     from .load import load_pretrained
-    from .push import push_to_hub
 
-__getattr__, __dir__, __all__ = attach(
+_load, __dir__, __all__ = attach(
     __name__,
     {
-        "checks": ["ExportRefused"],
         "errors": ["HubError"],
-        "export": ["export_pretrained"],
         "guard": ["UnsafeHparamsError", "load_hparams_safely"],
         "load": ["load_pretrained"],
-        "push": ["push_to_hub"],
     },
 )
+
+
+def __getattr__(name):
+    """Load a public name; for one release, also those that moved."""
+    if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
+        return _load(name)
+    place = "speechbrain_vq.publish"
+    warnings.warn(
+        f"speechbrain_vq.hub.{name} has moved to {place}.{name}",
+        FutureWarning,
+        stacklevel=2,
+    )
+    from speechbrain_vq import publish
+
+    return getattr(publish, name)

@@ -36,7 +36,7 @@ from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.presets import bundled, recipe_path
-from tests.hub.runs import YAML, write_run
+from tests.publish.runs import YAML, write_run
 
 RATE, HOP, MELS = 16000, 256, 20
 # As the vocoders that SpeechBrain published: what they hear is not said.

@@ -35,7 +35,6 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
 from speechbrain_vq.hub.hparams import inference_yaml
-from speechbrain_vq.hub.runs import read_training
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.inference.hifigan import (
     UnitVocoder,
@@ -44,6 +43,7 @@ from speechbrain_vq.inference.hifigan import (
     unit_settings,
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
@@ -278,7 +278,7 @@ def dataio_prep(hparams, folder, tokenizer):
 def export(hparams, brain):
     """Writes the folder that VQTokenizer takes as its vocoder."""
     run = pathlib.Path(hparams["output_folder"])
-    training = read_training(run)
+    training = Run.open(run).hparams
     # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = brain.tokenizer.fingerprint

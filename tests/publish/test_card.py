@@ -17,10 +17,9 @@ from huggingface_hub import ModelCard
 
 from speechbrain_vq import bundled, export_pretrained
 from speechbrain_vq.cli import main
-from speechbrain_vq.hub.card import with_source
-from speechbrain_vq.hub.corpus import note_corpus
-from speechbrain_vq.hub.runs import read_training
-from tests.hub.runs import RESULTS, USED, YAML, write_minispeech, write_run
+from speechbrain_vq.publish import Run
+from speechbrain_vq.publish.card import replace_source
+from tests.publish.runs import RESULTS, USED, YAML, write_minispeech, write_run
 
 
 def write_tested_run(folder):
@@ -80,15 +79,20 @@ def test_the_front_matter_has_the_figures_of_the_test(model):
 def test_the_table_says_what_the_model_is(model):
     card = load_card(model)
     table = rows(card)
-    assert table["tokens a second"] == "50"
+    assert table["tokens per second"] == "50"
     assert table["codebook"] == "32 codes of 8 dimensions"
-    assert table["bit rate by the number of codes"] == "250"  # 50 x 5 bits
-    assert table["bit rate by the entropy of the codes"] == "221.4"
+    assert table["bit rate (number of codes), bits/s"] == "250"  # 50 x 5 bits
+    assert table["bit rate (entropy of the codes), bits/s"] == "221.4"
     assert table["used codes, %"] == "84.38"
     assert table["perplexity"] == "21.5"
-    for text in ("arm `robust`", "seed 7", "30 steps", "1 minutes of MiniSp"):
+    for text in (
+        "preset `robust`",
+        "seed 7",
+        "30 steps",
+        "1 minutes of MiniSp",
+    ):
         assert text in card.text
-    for heading in ("Install", "Use", "Training", "Limits", "Citing"):
+    for heading in ("Install", "Use", "Training", "Limitations", "Citation"):
         assert f"\n## {heading}\n" in card.text
 
 
@@ -118,7 +122,7 @@ def test_a_name_on_the_hub_goes_into_the_code(run, tmp_path):
     model = export_pretrained(run, tmp_path / "units", repo_id="org/name")
     text = (model / "README.md").read_text()
     assert '.from_hparams("org/name")' in text and "# name\n" in text
-    there = with_source(text, "other/place")
+    there = replace_source(text, "units", "other/place")
     assert '.from_hparams("other/place")' in there
     assert there.replace("other/place", "org/name") == text
 
@@ -162,7 +166,7 @@ def test_recordings_of_ones_own_are_called_that(tmp_path):
     run, _ = write_run(tmp_path / "run", yaml=yaml)
     write_minispeech(run, corpus="audio")
     card = load_card(export_pretrained(run, tmp_path / "model"))
-    assert "on recordings of its maker's own" in card.text
+    assert "on recordings of its own" in card.text
     assert "MiniSpeech" not in card.text
     assert "\nMine.\n" in card.text and "recipe `A/b`" in card.text
     assert card.data.tags == ["x"]
@@ -190,6 +194,8 @@ def test_the_corpus_is_found_from_any_folder(tmp_path, monkeypatch):
     run = start_run(tmp_path / "home")
     other = start_run(tmp_path / "other", corpus="audio")
     assert other.is_dir()
+    monkeypatch.chdir(tmp_path / "home")
+    Run.open(run).write_corpus()
     for folder in ("home", ".", "other"):
         monkeypatch.chdir(tmp_path / folder)
         text = read_training_text(run, tmp_path / "model")
@@ -197,10 +203,19 @@ def test_the_corpus_is_found_from_any_folder(tmp_path, monkeypatch):
         assert (tmp_path / "model/example.wav").is_file()
 
 
+def test_a_relative_path_is_not_that_of_another_corpus(tmp_path, monkeypatch):
+    run = start_run(tmp_path / "home")
+    start_run(tmp_path / "other", corpus="audio")
+    monkeypatch.chdir(tmp_path / "other")
+    assert not Run.open(run).corpus.known
+    monkeypatch.chdir(tmp_path / "home")
+    assert Run.open(run).corpus.name == "MiniSpeech"
+
+
 def test_a_run_takes_along_what_it_was_trained_on(tmp_path, monkeypatch):
     run = start_run(tmp_path / "home")
     monkeypatch.chdir(tmp_path / "home")
-    note_corpus(read_training(run), run)
+    Run.open(run).write_corpus()
     run = run.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     text = read_training_text(run, tmp_path / "model")
@@ -214,16 +229,16 @@ def test_a_run_takes_along_what_it_was_trained_on(tmp_path, monkeypatch):
 
 def test_what_is_not_known_is_not_made_up(tmp_path, caplog):
     run, _ = write_run(tmp_path / "run")
-    note_corpus(read_training(run), run)
+    Run.open(run).write_corpus()
     text = read_training_text(run, tmp_path / "model")
     assert "The training data is unknown." in text
-    assert "recordings of its maker" not in text
+    assert "recordings of its own" not in text
     assert "manifests were not found" in caplog.text
 
 
 @pytest.mark.parametrize(
     "name, said",
-    [("librispeech", "of LibriSpeech,"), ("audio", "recordings of its maker")],
+    [("librispeech", "of LibriSpeech,"), ("audio", "recordings of its own")],
 )
 def test_a_corpus_of_people_is_named(tmp_path, name, said):
     run, _ = write_run(tmp_path / "run")
@@ -268,8 +283,8 @@ def test_the_card_of_a_bundled_model_loads_it(tmp_path, monkeypatch):
     names = {}
     exec(code, names)
     assert len(names["tokens"]) == 50
-    there = with_source(text, "org/name")
-    assert '.from_hparams("org/name")' in there and "bundled" not in there
+    there = replace_source(text, "mini", "org/name")
+    assert '.from_hparams("org/name")' in there and "bundled(" not in there
 
 
 def test_figures_that_are_no_numbers_are_left_out(run, tmp_path):

@@ -22,15 +22,16 @@ from safetensors.torch import load_file
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq import VQTokenizer, export_pretrained, hub, publish
 from speechbrain_vq.cli import main
 from speechbrain_vq.dataio import atomic
-from speechbrain_vq.hub import ExportRefused, export, load_pretrained
-from speechbrain_vq.hub.checks import dead_codebook
+from speechbrain_vq.hub import load_pretrained
 from speechbrain_vq.hub.folder import read_config
+from speechbrain_vq.publish import ExportRefused, export
+from speechbrain_vq.publish.validate import describe_dead_codebook
 from speechbrain_vq.training import ReinitSchedule, VQBrain
 from speechbrain_vq.training.resume import AtomicCheckpointer
-from tests.hub.runs import USED, YAML, write_minispeech, write_run
+from tests.publish.runs import USED, YAML, write_minispeech, write_run
 
 ALWAYS = {"hyperparams.yaml", "config.json", "model.safetensors", "README.md"}
 
@@ -54,6 +55,14 @@ def fill(value):
 
 def bias(model):
     return float(load_file(model / "model.safetensors")["encoder.last.bias"][0])
+
+
+@pytest.mark.parametrize(
+    "name", ["ExportRefused", "export_pretrained", "push_to_hub"]
+)
+def test_the_old_place_names_the_new_one(name):
+    with pytest.warns(FutureWarning, match=f"speechbrain_vq.publish.{name}"):
+        assert getattr(hub, name) is getattr(publish, name)
 
 
 # What is in the folder
@@ -359,16 +368,16 @@ def test_how_dead_is_dead(size, percent, perplexity, vectors, dead):
     names = {"used_codes_percent": percent, "perplexity": perplexity}
     names["vectors"] = vectors
     alone = {f"valid_{key}": value for key, value in names.items()}
-    assert bool(dead_codebook("q", size, alone)) == dead
+    assert bool(describe_dead_codebook("q", size, alone)) == dead
     among = {f"train_q.{key}": value for key, value in names.items()}
-    assert bool(dead_codebook("q", size, among)) == dead
-    assert dead_codebook("other", size, among) is None
+    assert bool(describe_dead_codebook("q", size, among)) == dead
+    assert describe_dead_codebook("other", size, among) is None
 
 
 def test_validation_counts_more_than_training():
     meta = {"valid_used_codes_percent": 1.0, "valid_perplexity": 1.0}
     meta |= {"train_used_codes_percent": 90.0, "train_perplexity": 99.0}
-    assert "over the validation set" in dead_codebook("q", 100, meta)
+    assert "over the validation set" in describe_dead_codebook("q", 100, meta)
 
 
 # Whole or not at all
@@ -392,7 +401,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("speechbrain_vq.hub.export.save_file", full)
+    monkeypatch.setattr("speechbrain_vq.publish.export.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         export_pretrained(run, tmp_path / "new" / "model")
     assert list((tmp_path / "new").iterdir()) == []

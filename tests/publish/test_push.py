@@ -9,12 +9,12 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from speechbrain_vq import push_to_hub
 from speechbrain_vq.cli import main
 from speechbrain_vq.hub import HubError, load_pretrained
-from speechbrain_vq.hub.card import with_source
+from speechbrain_vq.publish.card import replace_source
 from tests.hub.small_model import holds, make_weights, read_files, write_model
 
 ID = "lab/model"
@@ -41,9 +41,8 @@ def is_same(hub, folder, repo_id=ID, revision="main"):
     found = hub.repo(repo_id).files(revision)
     found.pop(".gitattributes")
     wanted = read_files(folder)
-    wanted["README.md"] = with_source(
-        wanted["README.md"].decode(), repo_id
-    ).encode()
+    card = wanted["README.md"].decode()
+    wanted["README.md"] = replace_source(card, folder.name, repo_id).encode()
     return found == wanted
 
 
@@ -68,6 +67,18 @@ def test_the_card_loads_the_model_from_where_it_is(hub, folder):
     assert card == f'VQTokenizer.from_hparams("{ID}")'
 
 
+def test_names_of_other_models_in_the_card_stay(hub, folder):
+    code = """
+tokenizer = VQTokenizer.from_hparams("{}")  # this model
+hifigan = HIFIGAN.from_hparams("speechbrain/tts-hifigan-libritts-16kHz")
+other = VQTokenizer.from_hparams("model")
+"""
+    (folder / "README.md").write_text(code.format("anything"))
+    push_to_hub(folder, ID)
+    card = hub.repo(ID).files()["README.md"].decode()
+    assert card == code.format(ID)
+
+
 def test_nothing_changed_nothing_sent_and_said(hub, folder, caplog):
     url, before = push_to_hub(folder, ID), commits(hub)
     hub.log.clear()
@@ -86,6 +97,32 @@ def test_a_change_sends_what_changed_and_keeps_what_others_put(hub, folder):
     assert not hub.calls("PUT")
     files = hub.repo(ID).files()
     assert files["config.json"] == b"{}" and files["LICENSE"] == b"theirs"
+
+
+def test_files_of_an_earlier_export_are_deleted(hub, folder):
+    names = ("label_encoder.txt", "example.wav", "codebook_usage.png")
+    for name in names:
+        (folder / name).write_text("old")
+    (folder / "LICENSE").write_text("mine")
+    push_to_hub(folder, ID, files=["LICENSE"])
+    assert set(names) <= set(hub.repo(ID).files())
+    for name in (*names, "LICENSE"):
+        (folder / name).unlink()
+    first, number = hub.repo(ID).head(), commits(hub)
+    HfApi(token="hf_alice").create_tag(ID, tag="v1", revision=first)
+    with pytest.raises(HubError, match="Nothing was pushed"):
+        push_to_hub(folder, ID, tag="v1")
+    push_to_hub(folder, ID)
+    files = hub.repo(ID).files()
+    assert not set(names) & set(files) and files["LICENSE"] == b"mine"
+    push_to_hub(folder, ID)
+    assert commits(hub) == number + 1
+
+
+def test_files_of_another_kind_of_model_stay(hub, folder):
+    hub.put(ID, {"example.wav": "theirs", "hyperparams.yaml": "theirs"})
+    push_to_hub(folder, ID)
+    assert hub.repo(ID).files()["example.wav"] == b"theirs"
 
 
 def test_private(hub, folder):
@@ -139,12 +176,13 @@ def test_a_tag_is_never_moved(hub, folder):
     (folder / "more.txt").write_text("A file that is new, and small.")
     write_model(folder)
     with pytest.raises(HubError, match="Nothing was pushed.*'v1' already"):
-        push_to_hub(folder, ID, tag="v1")
+        push_to_hub(folder, ID, tag="v1", files=["more.txt"])
     assert hub.repo(ID).head() == first
-    push_to_hub(folder, ID)
+    push_to_hub(folder, ID, files=["more.txt"])
     second = hub.repo(ID).head()
     assert second != first
     write_model(folder, seed=2)
+    (folder / "more.txt").unlink()
     with pytest.raises(HubError, match=f"tag 'v1' already, for commit {first}"):
         push_to_hub(folder, ID, tag="v1")
     assert hub.repo(ID).head() == second
@@ -197,34 +235,63 @@ def test_a_folder_that_does_not_load(hub, folder, tmp_path):
     assert not hub.log
 
 
-@pytest.mark.parametrize("name", ["custom.py", "model.ckpt"])
-def test_code_is_not_pushed(hub, folder, name):
-    (folder / name).touch()
-    with pytest.raises(ValueError, match=f"{name} can hold code"):
+@pytest.mark.parametrize(
+    "name",
+    ["custom.PY", "model.ckpt", "x.pickle", "x.ipynb", "x.so", "hf_token.txt"]
+    + ["plots/a.png", "vocoder/model.safetensors"],
+)
+def test_a_file_is_pushed_only_if_we_wrote_it_or_the_caller_names_it(
+    hub, folder, name
+):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    with pytest.raises(ValueError, match=f"{name}, which no export wrote"):
         push_to_hub(folder, ID)
+    assert not hub.log
+    push_to_hub(folder, ID, files=[name])
+    assert hub.repo(ID).files()[name] == b"x"
+
+
+def test_a_named_folder_stands_for_its_files(hub, folder):
+    (folder / "vocoder").mkdir()
+    for name in ("hyperparams.yaml", "model.safetensors", ".DS_Store"):
+        (folder / "vocoder" / name).write_text("x")
+    push_to_hub(folder, ID, files=["vocoder"])
+    names = [n for n in hub.repo(ID).files() if n.startswith("vocoder/")]
+    assert set(names) == {
+        "vocoder/hyperparams.yaml",
+        "vocoder/model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "../other.txt", "", "."])
+def test_a_named_file_lies_in_the_folder(hub, folder, name):
+    (folder.parent / "other.txt").touch()
+    with pytest.raises(FileNotFoundError, match=f"has no {name} to push"):
+        push_to_hub(folder, ID, files=[name])
     assert not hub.log
 
 
 def test_links_out_are_not_pushed(hub, folder):
-    (folder / "plot.png").symlink_to("/etc/passwd")
-    with pytest.raises(ValueError, match="plot.png is a link"):
+    (folder / "example.wav").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match="example.wav is a link"):
         push_to_hub(folder, ID)
     assert not hub.log
 
 
 def test_what_programs_leave_behind_is_not_pushed(hub, folder):
-    for name in (".git/config", ".DS_Store", "plots/.cache/x", "plots/a.png"):
+    expected = {*read_files(folder), ".gitattributes"}
+    for name in (".git/config", ".DS_Store", "plots/.cache/x"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     push_to_hub(folder, ID)
-    expected = {*read_files(folder), "plots/a.png", ".gitattributes"}
-    assert set(hub.repo(ID).files()) == expected - {".DS_Store"}
+    assert set(hub.repo(ID).files()) == expected
 
 
 @pytest.mark.parametrize(
     "repo_id, options, message",
     [
-        ("model", {}, "Say whose"),
+        ("model", {}, "lacks its owner"),
         ("a/b/c", {}, "cannot be a name"),
         (ID, {"create_pr": True, "tag": "v1"}, "once it is merged"),
         (ID, {"revision": "0" * 40}, "name a branch"),
@@ -241,9 +308,9 @@ def test_contradictions(hub, folder, repo_id, options, message):
 
 def test_no_token(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match="needs a token that may write"):
+    with pytest.raises(HubError, match="requires a token with write access"):
         push_to_hub(folder, ID)
-    with pytest.raises(HubError, match="needs a token"):
+    with pytest.raises(HubError, match="requires a token"):
         push_to_hub(folder, ID, token=False)
     assert not hub.log
 
@@ -268,7 +335,9 @@ def test_a_branch_that_cannot_be_is_not_tried_again(hub, folder, options):
 @pytest.mark.parametrize("there", [False, True])
 def test_a_token_that_may_only_read(hub, folder, there):
     head = hub.put(ID) if there else None
-    with pytest.raises(HubError, match="'alice' may only read.*settings/token"):
+    with pytest.raises(
+        HubError, match="'alice' has read access only.*settings/token"
+    ):
         push_to_hub(folder, ID, token="hf_alice_read")
     assert not hub.repos if head is None else hub.repo(ID).head() == head
 
@@ -405,17 +474,22 @@ def test_with_xet(hub, folder, monkeypatch):
 
 
 def test_command(hub, folder):
+    (folder / "LICENSE").write_text("mine")
     command = ["push", str(folder), ID, "--tag", "v1", "--message", "Hi"]
+    command += ["--file", "LICENSE"]
     result = CliRunner().invoke(main, [*command, "--private"])
     assert result.exit_code == 0, result.output
     last = result.stdout.splitlines()[-1]
     assert last == f"{hub.url}/{ID}/commit/{hub.repo(ID).head()}"
     assert hub.repo(ID).private
     assert hub.repo(ID).commits()[0].title == "Hi"
+    assert hub.repo(ID).files()["LICENSE"] == b"mine"
 
 
 @pytest.mark.parametrize("repo_id", ["bob/model", "model"])
 def test_command_fails_in_words(hub, folder, repo_id):
     result = CliRunner().invoke(main, ["push", str(folder), repo_id])
     assert result.exit_code == 1
-    assert re.match("Error: (You are 'alice'|Say whose)", result.stderr)
+    assert re.match(
+        "Error: (You are 'alice'|'model' lacks its owner)", result.stderr
+    )
