@@ -7,9 +7,6 @@ To run it:
 The network is that of recipes/MiniSpeech/unit-discovery; only the quantizer
 changes. Every run is kept in a file of its own, so that an interrupted
 benchmark goes on where it was. Needs `pip install "speechbrain-vq[bench]"`.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import functools
@@ -28,7 +25,7 @@ from torch.nn.functional import l1_loss
 from speechbrain_vq import VectorQuantizer, preset_path
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,

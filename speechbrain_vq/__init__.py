@@ -4,12 +4,13 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from importlib.metadata import version
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from ._lazy import attach
 
 if TYPE_CHECKING:
+    from .hub import register_module
     from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
         VQMixin,
     )
 
-__version__ = version("speechbrain-vq")
+__version__ = importlib.metadata.version("speechbrain-vq")
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
+        "hub": ["register_module"],
         "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",

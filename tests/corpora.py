@@ -29,7 +29,7 @@ def make_handwriting(folder):
 
 
 CORPORA = {
-    "cifar10": test_cifar10.make_tar,
+    "cifar10": test_cifar10.make_sheets,
     "festvoxru": phone_corpora.make_festvoxru,
     "librispeech": phone_corpora.make_librispeech,
     "scribblelens": make_handwriting,

@@ -49,7 +49,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     """
     hparams_file, run_opts, overrides = parse_arguments(argv)
     with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
+        hparams = load_hyperpyyaml(fin, overrides, overrides_must_match=False)
     ddp_init_group(run_opts)
     run_on_main(check_earlier, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
@@ -200,7 +200,9 @@ def finish(hparams: dict, *results: dict) -> None:
     *results : dict
         What was found.
     """
-    found = {key: hparams[key] for key in ("arm", "seed")}
+    # In yamls of 0.2 and before, the preset is under ``arm``.
+    preset = hparams.get("preset", hparams.get("arm"))
+    found = {"arm": preset, "seed": hparams["seed"]}
     for part in results:
         found.update(part)
     folder = pathlib.Path(hparams["output_folder"])

@@ -48,8 +48,9 @@ OF_TOKENS = ("codebook_size",)
     "judges",
     multiple=True,
     metavar="NAME|MODULE:CALLABLE",
-    help="Judge of decoded speech: resemblyzer, whisper, or one of your own; "
-    "may be repeated.",
+    help="Judge of decoded speech: resemblyzer, whisper (or "
+    "whisper:PATH_OR_NAME of its weights), or one of your own; may be "
+    "repeated.",
 )
 @click.option(
     "--reconstruct",
@@ -98,23 +99,22 @@ OF_TOKENS = ("codebook_size",)
     type=folder_path,
     help="Value of {data_root} in the manifest.",
 )
-@click.option(
-    "--abx",
-    type=click.Choice(["own", "fastabx"]),
-    default="own",
-    show_default=True,
-    help="ABX engine; fastabx needs Python 3.12, and has no intervals.",
-)
+# Of the last release: there is one ABX now.
+@click.option("--abx", type=click.Choice(["own", "fastabx"]), hidden=True)
 @vocoder_option
 @revision_option
 @device_option
-def evaluate(source, out, revision, device, vocoder, **options) -> None:
+def evaluate(source, out, revision, device, vocoder, abx, **options) -> None:
     """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
     from speechbrain_vq.evaluation import write_report
     from speechbrain_vq.evaluation.report import as_text
 
     _check_options(source, options)
+    if abx == "fastabx":
+        raise click.UsageError(
+            "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
+        )
     model = {"revision": revision, "vocoder": vocoder}
     if device:
         model["run_opts"] = {"device": device}

@@ -1,8 +1,4 @@
-"""Tokens in a file, of any model, read and checked.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Tokens in a file, of any model, read and checked."""
 
 import json
 import math
@@ -13,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from .sources import Utterance
+from .utterances import Utterance
 
 # Tables are as wide as the greatest token.
 _MOST_CODES = 1 << 20
@@ -111,7 +107,7 @@ class TokenFile:
         self, path: str | os.PathLike, codebook_size: int | None = None
     ):
         self.path, self.codebook_size = path, codebook_size
-        self.bad: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
         # All of it, before anything is measured.
         for _ in read_tokens(path, codebook_size):
             pass
@@ -133,7 +129,7 @@ class TokenFile:
                 continue
             del left[found[0]]
             if not len(line.tokens):
-                self.bad[found[0]] = f"its tokens in {self.path} are none"
+                self.errors[found[0]] = f"its tokens in {self.path} are none"
                 continue
             yield Utterance(
                 found[0],
@@ -142,7 +138,7 @@ class TokenFile:
                 line.token_rate,
                 line.seconds,
             )
-        self.bad |= dict.fromkeys(left, f"no tokens in {self.path}")
+        self.errors |= dict.fromkeys(left, f"no tokens in {self.path}")
 
 
 def _line(text, codebook_size):

@@ -5,29 +5,39 @@ Authors
 """
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._lazy import attach
 
 if TYPE_CHECKING:
     from .errors import HubError
-    from .guard import UnsafeHparamsError, load_hparams_safely
     from .load import load_pretrained
+    from .plain import UnsafeHparamsError
+    from .registry import register_module
 
-_load, __dir__, __all__ = attach(
+_attached, __dir__, __all__ = attach(
     __name__,
     {
         "errors": ["HubError"],
-        "guard": ["UnsafeHparamsError", "load_hparams_safely"],
         "load": ["load_pretrained"],
+        "plain": ["UnsafeHparamsError"],
+        "registry": ["register_module"],
     },
 )
 
 
-def __getattr__(name):
-    """Load a public name; for one release, also those that moved."""
+def __getattr__(name: str) -> Any:
+    """Load a public name; name what replaces one that moved or is gone."""
+    if name == "load_hparams_safely":
+        # An AttributeError would lose its text in `from ... import`.
+        raise ImportError(
+            "load_hparams_safely is gone: model folders are read as data. "
+            "load_pretrained loads a folder of registered classes "
+            "(register_module adds one of your own); for any other yaml that "
+            "you trust, hyperpyyaml.load_hyperpyyaml."
+        )
     if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
-        return _load(name)
+        return _attached(name)
     place = "speechbrain_vq.publish"
     warnings.warn(
         f"speechbrain_vq.hub.{name} has moved to {place}.{name}",

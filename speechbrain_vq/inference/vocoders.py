@@ -9,13 +9,8 @@ from speechbrain.lobes.models.HifiGAN import (
 )
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.folder import (
-    WEIGHTS,
-    find_file,
-    load_checkpoint,
-    load_weights,
-)
-from speechbrain_vq.hub.load import build_hparams
+from speechbrain_vq.hub.folder import WEIGHTS, find_file
+from speechbrain_vq.hub.load import load_named
 
 from .hifigan import HifiGAN, UnitVocoder
 
@@ -64,21 +59,36 @@ def load_vocoder(
         If it is no such vocoder, or is refused.
     """
     folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
-    safe = (folder / WEIGHTS).is_file()
+    return load_vocoder_folder(folder, str(source))
+
+
+def load_vocoder_folder(
+    folder: pathlib.Path, source: str, checkpoint: bool = True
+) -> HifiGAN | UnitVocoder:
+    """Load a HiFi-GAN of a folder; see ``load_vocoder``.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The folder.
+    source : str
+        Where it comes from, for messages.
+    checkpoint : bool
+        Whether the weights may be in ``generator.ckpt``.
+
+    Returns
+    -------
+    HifiGAN or UnitVocoder
+        The vocoder, on the CPU, in evaluation mode.
+    """
+    safe = (folder / WEIGHTS).is_file() or not checkpoint
     weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
-    hparams = build_hparams(folder, weights)
-    modules = hparams.get("modules")
-    modules = modules if isinstance(modules, dict) else {}
-    generator = hparams.get("generator") or modules.get("generator")
+    hparams, generator = load_named(folder, "generator", weights)
     if not isinstance(generator, HifiganGenerator):
         raise ValueError(
             f"'{source}' is no HiFi-GAN of SpeechBrain: the generator of its "
             f"yaml is {type(generator).__name__}."
         )
-    if safe:
-        load_weights({"generator": generator}, weights)
-    else:
-        load_checkpoint(generator, weights, "the yaml beside it")
     generator.remove_weight_norm()
     generator.eval().requires_grad_(False)
     if isinstance(generator, UnitHifiganGenerator):

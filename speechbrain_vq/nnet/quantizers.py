@@ -835,22 +835,36 @@ def upgrade_state_dict(state_dict: dict, prefix: str = "") -> bool | None:
         if key.endswith("weight"):
             state_dict[f"{prefix}embedding.weight"] = value
     variance = f"{prefix}norm.running_var"
-    if old and variance in state_dict:
+    if old and isinstance(state_dict.get(variance), torch.Tensor):
         state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
     state_dict.pop(f"{prefix}reservoir._extra_state", None)
     extra = state_dict.pop(f"{prefix}_extra_state", None)
     return None if extra is None else bool(extra["bypass"])
 
 
+def upgrade_keys(model: nn.Module, entries: dict) -> None:
+    """Convert a model's saved state of version 0.1, or anything by its keys,
+    in place; what the quantizers' states no longer hold is left out."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, VectorQuantizer):
+            upgrade_state_dict(entries, f"{name}." if name else "")
+
+
 def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
     if torch.compiler.is_compiling() or in_transform():
         return
-    graph, used = weakref.ref(loss.grad_fn), []
-    loss.register_hook(lambda gradient: used.append(True))
+    used = []
+
+    def mark_used(gradient):
+        used.append(True)
+
+    # The graph of the loss holds this hook, and nothing else does.
+    loss.register_hook(mark_used)
+    hook = weakref.ref(mark_used)
 
     def check(gradient):
-        if graph() is None and not used:
+        if hook() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer went nowhere, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "

@@ -234,6 +234,8 @@ def _make_config(
         **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
         **({"speakers": speakers} if speakers else {}),
         "parameters": sum(p.numel() for p in network.parameters()),
+        # In yamls of 0.1, the preset is under ``arm``.
+        **_plain_values({"arm": run.hparams.get("preset")}, ["arm"]),
         **_plain_values(run.hparams, ["arm", "seed"]),
         "checkpoint": {
             key: value

@@ -13,7 +13,7 @@ import torch
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import data_root
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.presets import recipe_path
 from tests.recipe_tests import processes
@@ -39,16 +39,16 @@ def run(cwd, recipe, **options):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("arm", ["residual", "product"])
-def test_figures_are_those_of_the_tokens_of_the_model(arm, tmp_path):
+@pytest.mark.parametrize("preset", ["residual", "product"])
+def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     make_festvoxru(tmp_path / "data")
     done = run(
-        tmp_path, "FestvoxRu/unit-discovery", data_folder="data", arm=arm
+        tmp_path, "FestvoxRu/unit-discovery", data_folder="data", preset=preset
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
-    assert tokenizer.mods.quantizer.composition == arm
+    assert tokenizer.mods.quantizer.composition == preset
     root = data_root(tmp_path / "manifests")
     manifest = json.loads((tmp_path / "manifests/test.json").read_text())
     tables = [PhoneUnitCounts(SIZE, 50) for _ in range(2)]

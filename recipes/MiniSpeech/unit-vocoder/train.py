@@ -16,6 +16,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from importlib import import_module
 
 import soundfile
 import speechbrain as sb
@@ -51,10 +52,10 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     write_results,
 )
-from speechbrain_vq.recipes.common.unit_discovery import read_manifest
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 logger = logging.getLogger(__name__)
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 # What an exported vocoder says of the tokenizer beside its fingerprint.
 KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
 # What Brain would do in a step; the steps here are VocoderBrain's own.
@@ -131,7 +132,7 @@ class VocoderBrain(sb.Brain):
         """The same utterance by Griffin-Lim, and the first ones as files."""
         made = {"speech": batch.sig.data, "vocoder": fake}
         # A WaveNet would write the waveform itself, for days.
-        if not hasattr(self.tokenizer.mods.decoder, "generate"):
+        if not self.tokenizer.decodes_to_samples:
             rebuilt = self.tokenizer.decode_batch(
                 self.tokenizer.fold(batch.tokens.data),
                 speaker=batch.speaker.data,
@@ -250,7 +251,7 @@ def dataio_prep(hparams, folder, tokenizer):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        items = drop_unreadable(read_manifest(folder, split)).data
+        items = drop_unreadable(units.read_manifest(folder, split)).data
         if split == "valid":
             step = -(-len(items) // hparams["valid_utterances"])
             items = {name: items[name] for name in sorted(items)[::step]}

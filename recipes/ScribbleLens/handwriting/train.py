@@ -21,8 +21,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.audio import random_start
-from speechbrain_vq.evaluation.clustering import nmi
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
+from speechbrain_vq.evaluation.phone_units import (
+    PhoneUnitCounts,
+    nmi,
+    phone_purity,
+)
 from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
@@ -104,7 +107,7 @@ class HandwritingBrain(VQBrain):
         self.errors.append(
             batch.id,
             [list(text) for text in probe.read(log_probs, lengths)],
-            [list(probe.known(text)) for text in batch.text],
+            [list(probe.in_alphabet(text)) for text in batch.text],
         )
 
     def count_codes(self, batch, indices, lengths):
