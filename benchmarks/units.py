@@ -168,20 +168,20 @@ class Units(Matrix):
         if (folder / "results.json").is_file():
             return
         manifests = self.manifests(title)
-        found = evaluate(
+        evaluation = evaluate(
             self.model(arm, seed),
             manifests / "test.json",
             max_reconstructed=self.task["reconstructed"],
             # The spread is that of the seeds.
             replicates=0,
         )
-        used = found.tables["code_counts"] > 0
+        used = evaluation.tables["code_counts"] > 0
         share = float(used.float().mean())
         with atomic_write(
             self.output(arm, seed) / f"{folder.name}.json"
         ) as path:
             path.write_text(json.dumps({"used_codes": share}))
-        write_report(found, folder)
+        write_report(evaluation, folder)
 
     def model(self, arm, seed):
         """What a run made: a folder, or k-means."""
