@@ -29,7 +29,7 @@ SIZES = (10_000, 100_000, 1_000_000, 2_000_000)
 
 
 def utterance(draw):
-    """Phones with their times, and a token for each frame, by chance."""
+    """Draw phones with their times, and a token for each frame."""
     phones, tokens, start = [], [], 0
     number = round(SECONDS * RATE)
     while start < number:
@@ -43,7 +43,7 @@ def utterance(draw):
 
 
 def make_corpus(folder, frames):
-    """Writes a manifest and a token file; says how many frames they have."""
+    """Write a manifest and a token file; return their number of frames."""
     draw, manifest, written = random.Random(0), {}, 0
     with open(folder / "tokens.jsonl", "w", encoding="utf-8") as file:
         while written < frames:
@@ -64,7 +64,7 @@ def make_corpus(folder, frames):
 
 
 def measure(folder):
-    """Scores the corpus of a folder; what this process took (Linux)."""
+    """Evaluate the corpus of a folder; write time and memory (Linux)."""
     import resource
 
     from speechbrain_vq.cli import main as program
@@ -84,7 +84,7 @@ def measure(folder):
 
 
 def row(frames, threads):
-    """A row of the table."""
+    """Measure a row of the table in a fresh process."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         written = make_corpus(folder, frames)
@@ -101,7 +101,7 @@ def row(frames, threads):
 @click.option("--threads", default=2, show_default=True)
 @click.option("--one", hidden=True)
 def main(threads, one):
-    """Measures, prints the table and writes it beside this file."""
+    """Measure, print the table and write it beside this file."""
     if one:
         torch.set_num_threads(threads)
         measure(pathlib.Path(one))
