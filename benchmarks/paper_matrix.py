@@ -1,5 +1,5 @@
-"""The paper's table of arms for a task: trains each arm with each seed by the
-task's own recipe and writes medians with their ranges.
+"""Make the paper's table for a task: train each variant with each seed by the
+task's own recipe, and write medians with their ranges.
 
 To run it:
 > python benchmarks/paper_matrix.py benchmarks/paper_matrix/festvoxru.yaml \
@@ -10,7 +10,7 @@ checkpoint: the same command takes up what is left. What follows the name of
 the yaml file is handed to every run. The yaml file says
 
 * ``recipe`` and ``hparams``: what to run;
-* ``arms`` and ``seeds``: how often (an arm is the name of a preset, or
+* ``variants`` and ``seeds``: how often (a variant is the name of a preset, or
   ``LABEL: {KEY: VALUE}`` with overrides of its own);
 * ``columns``: which figures of the runs' results.json to show, and how;
 * ``note``: what was scaled, in a sentence for the table.
@@ -54,59 +54,62 @@ class Matrix:
     overrides : tuple of str
         For every run, as ``--key=value``.
     only : tuple of str
-        The arms to run now; all where there are none.
+        The variants to run now; all where there are none.
     """
 
-    # Over the names of the arms.
-    label = "arm"
+    # Over the names of the variants.
+    label = "variant"
 
     def __init__(self, path, folder, overrides, only=()):
         self.path, self.overrides = path, list(overrides)
         self.task = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         self.folder = folder / path.stem
-        self.arms = {}
-        for arm in self.task["arms"]:
-            changes = {"arm": arm} if isinstance(arm, str) else None
+        self.variants = {}
+        # The keys of tasks of 0.2 and before.
+        self.task.setdefault("variants", self.task.pop("arms", []))
+        for variant in self.task["variants"]:
+            changes = {"preset": variant} if isinstance(variant, str) else None
             label, changes = (
-                (arm, changes) if changes else next(iter(arm.items()))
+                (variant, changes) if changes else next(iter(variant.items()))
             )
-            self.arms[label] = [f"--{k}={v}" for k, v in changes.items()]
-        self.runs = [(a, s) for s in self.task["seeds"] for a in self.arms]
-        if unknown := set(only) - set(self.arms):
+            self.variants[label] = [f"--{k}={v}" for k, v in changes.items()]
+        self.runs = [(a, s) for s in self.task["seeds"] for a in self.variants]
+        if unknown := set(only) - set(self.variants):
             raise click.UsageError(
-                f"{path} has no arm {', '.join(unknown)}; it has "
-                f"{', '.join(self.arms)}."
+                f"{path} has no variant {', '.join(unknown)}; it has "
+                f"{', '.join(self.variants)}."
             )
         self.wanted = [run for run in self.runs if not only or run[0] in only]
 
-    def command(self, arm, seed):
-        """What trains an arm with a seed."""
+    def command(self, variant, seed):
+        """What trains a variant with a seed."""
         recipe = recipe_path(self.task["recipe"])
         return [
             sys.executable,
             str(recipe / "train.py"),
             str(recipe / "hparams" / self.task["hparams"]),
             *self.overrides,
-            *self.arms[arm],
+            *self.variants[variant],
             f"--seed={seed}",
-            f"--output_folder={self.output(arm, seed)}",
+            f"--output_folder={self.output(variant, seed)}",
         ]
 
-    def output(self, arm, seed):
+    def output(self, variant, seed):
         """Where a run goes."""
-        return self.folder / arm / str(seed)
+        return self.folder / variant / str(seed)
 
-    def result(self, arm, seed):
+    def result(self, variant, seed):
         """What a run found, None where it has not ended."""
-        path = self.output(arm, seed) / "results.json"
+        path = self.output(variant, seed) / "results.json"
         if not path.is_file():
             return None
         return {"versions": "unknown versions", **json.loads(path.read_text())}
 
-    def run(self, arm, seed):
+    def run(self, variant, seed):
         """Trains, unless that was done before; returns whether it ended
         well."""
-        output, command = self.output(arm, seed), self.command(arm, seed)
+        output = self.output(variant, seed)
+        command = self.command(variant, seed)
         output.mkdir(parents=True, exist_ok=True)
         said = output / "command.json"
         begun = [*output.glob("save/CKPT*"), *output.glob("results.json")]
@@ -116,7 +119,7 @@ class Matrix:
                 "--results, or remove it."
             )
         said.write_text(json.dumps(command))
-        if self.result(arm, seed) is not None:
+        if self.result(variant, seed) is not None:
             return True
         threads = {"OMP_NUM_THREADS": "1"}
         with open(output / "log.txt", "a", encoding="utf-8") as log:
@@ -127,23 +130,23 @@ class Matrix:
                 stdin=subprocess.DEVNULL,
                 env={**threads, **os.environ},
             )
-        return done.returncode == 0 and self.result(arm, seed) is not None
+        return done.returncode == 0 and self.result(variant, seed) is not None
 
-    def figures(self, arm, seed, title=None):
+    def figures(self, variant, seed, title=None):
         """What a table shows of a run, None where there is nothing."""
-        return self.result(arm, seed)
+        return self.result(variant, seed)
 
     def found(self, title=None):
-        """What a table shows of the runs of each arm that has any."""
+        """What a table shows of the runs of each variant that has any."""
         found = {
-            arm: [
+            variant: [
                 figures
                 for seed in self.task["seeds"]
-                if (figures := self.figures(arm, seed, title))
+                if (figures := self.figures(variant, seed, title))
             ]
-            for arm in self.arms
+            for variant in self.variants
         }
-        return {arm: runs for arm, runs in found.items() if runs}
+        return {variant: runs for variant, runs in found.items() if runs}
 
     def heading(self):
         """What all tables have in common, as lines of Markdown."""
@@ -171,9 +174,9 @@ class Matrix:
         header = [self.label, *titles, "seeds"]
         yield f"| {' | '.join(header)} |"
         yield "|" + "---|" * len(header)
-        for arm, runs in self.found(title).items():
+        for variant, runs in self.found(title).items():
             cells = (spread(runs, *one) for one in columns.items())
-            yield f"| {' | '.join([arm, *cells, str(len(runs))])} |"
+            yield f"| {' | '.join([variant, *cells, str(len(runs))])} |"
 
     def write(self, stem):
         """Writes the table as Markdown and CSV, and a plot."""
@@ -186,25 +189,27 @@ class Matrix:
         return text
 
     def entries(self):
-        """The rows of the CSV: each run, and after those of an arm their
+        """The rows of the CSV: each run, and after those of a variant their
         median and their range."""
         names = ["steps", *self.task["columns"]]
         told = [self.task["title"], shlex.join(self.overrides)]
-        yield ["task", "options", "arm", "seed", *names, "versions"]
+        yield ["task", "options", "variant", "seed", *names, "versions"]
 
         def cells(runs, function):
             values = (scaled(runs, name, {}) for name in names)
             return [function(known) if known else None for known in values]
 
-        for arm in self.arms:
-            runs = {s: self.result(arm, s) for s in self.task["seeds"]}
+        for variant in self.variants:
+            runs = {s: self.result(variant, s) for s in self.task["seeds"]}
             runs = {seed: run for seed, run in runs.items() if run}
             if not runs:
                 continue
             for seed, run in runs.items():
-                yield [*told, arm, seed, *cells([run], min), run["versions"]]
+                values = cells([run], min)
+                yield [*told, variant, seed, *values, run["versions"]]
             for said, function in SPREAD.items():
-                yield [*told, arm, said, *cells(runs.values(), function), ""]
+                values = cells(runs.values(), function)
+                yield [*told, variant, said, *values, ""]
 
     def plot(self, path):
         """Draws a dot for each run, a bar at each median."""
@@ -292,8 +297,8 @@ def save_csv(path, entries):
 @click.option(
     "--only",
     multiple=True,
-    metavar="ARM",
-    help="An arm to run now, may be repeated; default: all of them.",
+    metavar="VARIANT",
+    help="A variant to run now, may be repeated; default: all of them.",
 )
 def main(task, overrides, results, jobs, only):
     """Runs what is left of a table and writes it beside its yaml file."""

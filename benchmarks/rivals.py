@@ -240,16 +240,19 @@ def spread(runs, key, form):
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--sizes", default="512", show_default=True)
 @click.option(
-    "--arms", default=None, help="Separated by semicolons; default: all."
+    "--variants",
+    "--arms",
+    default=None,
+    help="Separated by semicolons; default: all.",
 )
 @click.option("--scale", default=1.0, help="Factor on the encoder's outputs.")
 @click.option("--runs", default="benchmarks/runs", type=pathlib.Path)
 @click.option("--out", default=None, type=pathlib.Path)
-def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
+def main(folder, name, about, steps, seeds, sizes, variants, scale, runs, out):
     """Compares quantizers on a corpus and writes the table."""
     ours = ["vanilla", "vanilla_bn", "codebook_lr", "reinit", "robust"]
     ours += ["ema", "ema_bn"]
-    names = arms.split(";") if arms else [*ours, *RIVALS]
+    names = variants.split(";") if variants else [*ours, *RIVALS]
     runs = runs / name
     runs.mkdir(parents=True, exist_ok=True)
     manifests = prepare(folder, runs / "manifests")
@@ -259,12 +262,12 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
     results = {}
     for seed in range(1, seeds + 1):
         for size in map(int, sizes.split(",")):
-            for arm in names:
-                figures = run(runs, arm, size, data, steps, seed, scale)
-                results.setdefault((size, arm), []).append(figures)
-    for (size, arm), each in results.items():
+            for variant in names:
+                figures = run(runs, variant, size, data, steps, seed, scale)
+                results.setdefault((size, variant), []).append(figures)
+    for (size, variant), each in results.items():
         rows.append(
-            f"| {arm} | {size} | {spread(each, 'used', '.0f')} | "
+            f"| {variant} | {size} | {spread(each, 'used', '.0f')} | "
             f"{spread(each, 'train_used', '.0f')} | "
             f"{spread(each, 'perplexity', '.0f')} | "
             f"{spread(each, 'l1', '.4f')} | {spread(each, 'pnmi', '.3f')} |"
@@ -278,7 +281,7 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
             "",
             f"`python benchmarks/rivals.py --data FOLDER --name {name} --steps "
             f"{steps} --seeds {seeds} --sizes {sizes}"
-            + (f" --arms '{arms}'" if arms else "")
+            + (f" --variants '{variants}'" if variants else "")
             + (f" --scale {scale:g}`" if scale != 1 else "`"),
             "",
             f"Data: {about}.",

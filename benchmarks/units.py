@@ -1,4 +1,4 @@
-"""What units are worth, row by row: trains each arm with each seed by the
+"""Evaluate units, row by row: train each variant with each seed by the
 recipe MiniSpeech/unit-discovery, evaluates each model as `speechbrain-vq
 evaluate` does, and writes medians with their ranges.
 
@@ -17,7 +17,7 @@ The yaml file is that of paper_matrix.py, and says besides
 * ``reconstructed``: utterances to reconstruct;
 * ``columns``: figures of ``evaluate``, or of the run's results.json.
 
-The arm ``kmeans`` is k-means of the features, as many frames at a time as a
+The variant ``kmeans`` is k-means of the features, as many frames at a time as a
 token has, with as many clusters as there are codes.
 
 Authors
@@ -141,7 +141,7 @@ class Units(Matrix):
         settings = dict(self.task.get("settings", {}))
         # Prepared once for all.
         settings["manifest_folder"] = self.folder / "manifests"
-        for own in self.arms.values():
+        for own in self.variants.values():
             said = {one.partition("=")[0] for one in [*own, *overrides]}
             own += [
                 f"--{key}={value}"
@@ -149,27 +149,28 @@ class Units(Matrix):
                 if f"--{key}" not in said
             ]
 
-    def run(self, arm, seed):
+    def run(self, variant, seed):
         """Trains and evaluates, unless that was done before."""
-        if "--arm=kmeans" not in self.arms[arm] and not super().run(arm, seed):
+        trained = "--preset=kmeans" not in self.variants[variant]
+        if trained and not super().run(variant, seed):
             return False
         for title in self.titles:
-            self.evaluate(arm, seed, title)
+            self.evaluate(variant, seed, title)
         return True
 
-    def evaluation(self, arm, seed, title):
+    def evaluation(self, variant, seed, title):
         """Where an evaluation goes."""
         number = self.titles.index(title)
-        return self.output(arm, seed) / f"evaluation-{number}"
+        return self.output(variant, seed) / f"evaluation-{number}"
 
-    def evaluate(self, arm, seed, title):
+    def evaluate(self, variant, seed, title):
         """Evaluates a run on a test set."""
-        folder = self.evaluation(arm, seed, title)
+        folder = self.evaluation(variant, seed, title)
         if (folder / "results.json").is_file():
             return
         manifests = self.manifests(title)
         found = evaluate(
-            self.model(arm, seed),
+            self.model(variant, seed),
             manifests / "test.json",
             max_reconstructed=self.task["reconstructed"],
             # The spread is that of the seeds.
@@ -177,16 +178,18 @@ class Units(Matrix):
         )
         used = found.tables["code_counts"] > 0
         share = float(used.float().mean())
-        with replacing(self.output(arm, seed) / f"{folder.name}.json") as path:
+        with replacing(
+            self.output(variant, seed) / f"{folder.name}.json"
+        ) as path:
             path.write_text(json.dumps({"used_codes": share}))
         write_report(found, folder)
 
-    def model(self, arm, seed):
+    def model(self, variant, seed):
         """What a run made: a folder, or k-means."""
-        output = self.output(arm, seed)
-        if "--arm=kmeans" in self.arms[arm]:
+        output = self.output(variant, seed)
+        if "--preset=kmeans" in self.variants[variant]:
             manifest = self.manifests() / "train.json"
-            tokenizer = clustered(self.hparams(arm, seed), manifest, seed)
+            tokenizer = clustered(self.hparams(variant, seed), manifest, seed)
             output.mkdir(parents=True, exist_ok=True)
             write_results(output, {"steps": 0})
             return tokenizer
@@ -195,10 +198,10 @@ class Units(Matrix):
             export_pretrained(output, output / "model", force=True)
         return output / "model"
 
-    def hparams(self, arm, seed):
+    def hparams(self, variant, seed):
         """What the recipe's yaml says for a run."""
-        _, file, *arguments = self.command(arm, seed)[1:]
-        arguments = [one for one in arguments if one != "--arm=kmeans"]
+        _, file, *arguments = self.command(variant, seed)[1:]
+        arguments = [one for one in arguments if one != "--preset=kmeans"]
         hparams_file, _, overrides = parse_arguments([file, *arguments])
         with open(hparams_file, encoding="utf-8") as fin:
             return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
@@ -218,13 +221,13 @@ class Units(Matrix):
         pathlib.Path(corpus["save_folder"]).mkdir(parents=True, exist_ok=True)
         return prepare(**corpus)
 
-    def figures(self, arm, seed, title):
+    def figures(self, variant, seed, title):
         """All that is known of a run, None where it has not been evaluated."""
-        folder = self.evaluation(arm, seed, title)
+        folder = self.evaluation(variant, seed, title)
         path = folder / "results.json"
         if not path.is_file():
             return None
-        known = {} if title != self.titles[0] else self.result(arm, seed)
+        known = {} if title != self.titles[0] else self.result(variant, seed)
         known |= json.loads(folder.with_suffix(".json").read_text())
         said = json.loads(path.read_text(encoding="utf-8"))
         for section in said["figures"].values():
@@ -246,13 +249,13 @@ class Units(Matrix):
 
     def entries(self):
         """The rows of the CSV: a figure each."""
-        yield ["table", "arm", "seed", "figure", "value"]
+        yield ["table", "variant", "seed", "figure", "value"]
         for title in self.titles:
-            for arm, seed in self.runs:
-                known = self.figures(arm, seed, title) or {}
+            for variant, seed in self.runs:
+                known = self.figures(variant, seed, title) or {}
                 for name, value in sorted(known.items()):
                     if not isinstance(value, str):
-                        yield [title, arm, seed, name, value]
+                        yield [title, variant, seed, name, value]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

@@ -1,4 +1,4 @@
-"""The table of arms: what is run, what is not run again, what is written.
+"""The table of variants: what is run, what is not run again, what is written.
 
 Authors
  * speechbrain_vq authors 2026
@@ -19,9 +19,9 @@ title: A table
 recipe: MiniSpeech/unit-discovery
 hparams: train.yaml
 seeds: [1, 2, 3]
-arms:
+variants:
     - vanilla
-    - wide robust: {{arm: robust, codebook_size: 64}}
+    - wide robust: {{preset: robust, codebook_size: 64}}
 columns:
     error: {{title: error, format: .2f}}
     share: {{title: share (%), format: .0f, scale: 100}}
@@ -56,15 +56,15 @@ def ended(tmp_path, script):
     task = tmp_path / "task.yaml"
     task.write_text(TASK.format(title="the title"))
     matrix = script.Matrix(task, pathlib.Path("results"), ())
-    for arm, errors in ERRORS.items():
+    for variant, errors in ERRORS.items():
         for seed, error in enumerate(errors, start=1):
-            output = tmp_path / matrix.output(arm, seed)
+            output = tmp_path / matrix.output(variant, seed)
             output.mkdir(parents=True)
             found = {"steps": 7, "error": error, "share": seed / 10}
             found["versions"] = "torch 2.0" if seed == 1 else "torch 2.1"
             (output / "results.json").write_text(json.dumps(found))
             (output / "command.json").write_text(
-                json.dumps(matrix.command(arm, seed))
+                json.dumps(matrix.command(variant, seed))
             )
     return task
 
@@ -82,8 +82,8 @@ def test_medians_and_ranges_of_the_runs(ended):
     )
     with open(ended.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
-    for arm, errors in ERRORS.items():
-        found = {r["seed"]: r for r in rows if r["arm"] == arm}
+    for variant, errors in ERRORS.items():
+        found = {r["seed"]: r for r in rows if r["variant"] == variant}
         assert {r["task"] for r in found.values()} == {"A table"}
         spread = [sorted(errors)[1], min(errors), max(errors)]
         said = ["1", "2", "3", "median", "least", "most"]

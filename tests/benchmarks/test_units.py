@@ -24,8 +24,8 @@ recipe: MiniSpeech/unit-discovery
 hparams: train.yaml
 settings: {utterance_norm: true, codebook_size: 16}
 seeds: [1, 2]
-arms:
-    - clusters: {arm: kmeans, utterance_norm: false}
+variants:
+    - clusters: {preset: kmeans, utterance_norm: false}
     - robust
 evaluated:
     Here: {}
@@ -82,15 +82,17 @@ def task(tmp_path, units, corpus):
     return units.Units(path, tmp_path / "runs", (f"--data_folder={corpus}",))
 
 
-def pretend(task, arm, seed, pnmi, used, titles=("Here", "There")):
+def pretend(task, variant, seed, pnmi, used, titles=("Here", "There")):
     """Writes what an evaluation leaves behind."""
-    output = task.output(arm, seed)
+    output = task.output(variant, seed)
     output.mkdir(parents=True, exist_ok=True)
     found = {"steps": 7, "arm": "x", "reconstruction_error": 0.3}
     (output / "results.json").write_text(json.dumps(found))
-    (output / "command.json").write_text(json.dumps(task.command(arm, seed)))
+    (output / "command.json").write_text(
+        json.dumps(task.command(variant, seed))
+    )
     for title in titles:
-        folder = task.evaluation(arm, seed, title)
+        folder = task.evaluation(variant, seed, title)
         folder.mkdir()
         figure = {"value": pnmi, "low": None, "high": None}
         said = {"figures": {"phones": {"pnmi": figure}}}
@@ -105,7 +107,9 @@ def test_an_arm_says_more_than_the_settings(task):
     assert task.hparams("robust", 1)["utterance_norm"]
     assert "--seed=2" in task.command("robust", 2)
     # One place for the manifests of all runs.
-    folders = {task.hparams(arm, 1)["manifest_folder"] for arm in task.arms}
+    folders = {
+        task.hparams(variant, 1)["manifest_folder"] for variant in task.variants
+    }
     assert len(folders) == 1
 
 
@@ -125,7 +129,7 @@ def test_medians_and_ranges_are_written(task, tmp_path):
     found = {
         row["seed"]: float(row["value"])
         for row in rows
-        if (row["table"], row["arm"], row["figure"])
+        if (row["table"], row["variant"], row["figure"])
         == ("Here", "robust", "pnmi")
     }
     assert found == {"1": 0.5, "2": 0.75}
