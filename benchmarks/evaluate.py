@@ -8,9 +8,6 @@ phone information, ABX, segmentation, probes, cost, with their intervals. The
 corpus is drawn at random: utterances of ten seconds, 500 tokens each, by 50
 speakers, of 40 phones that each have 12 units of their own, so that PNMI must
 be 1.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

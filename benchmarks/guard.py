@@ -7,9 +7,6 @@ or, to see the rows of some attacks without writing anything,
 
 Each attack is loaded by HyperPyYAML itself and by `load_hparams_safely`, in a
 process of its own that may take so much memory and time and no more. Linux.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import pathlib

@@ -7,9 +7,6 @@ Writes the table that lies beside it. Run from the top of the checkout:
 The data are a long-tailed mixture, as phones and speakers give: 3000 modes
 drawn from a standard normal in 64 dimensions, the r-th as frequent as 1 / r,
 and every vector its mode plus normal noise of standard deviation 0.25.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import argparse

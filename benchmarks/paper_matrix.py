@@ -14,9 +14,6 @@ the yaml file is handed to every run. The yaml file says
   ``LABEL: {KEY: VALUE}`` with overrides of its own);
 * ``columns``: which figures of the runs' results.json to show, and how;
 * ``note``: what was scaled, in a sentence for the table.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import csv

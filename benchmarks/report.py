@@ -1,8 +1,4 @@
-"""What the pages of all benchmarks have in common.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What the pages of all benchmarks have in common."""
 
 import pathlib
 

@@ -7,9 +7,6 @@ To run it:
 The network is that of recipes/MiniSpeech/unit-discovery; only the quantizer
 changes. Every run is kept in a file of its own, so that an interrupted
 benchmark goes on where it was. Needs `pip install "speechbrain-vq[bench]"`.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import functools

@@ -8,9 +8,6 @@ gradients. Each row is the forward and backward pass of a quantizer on a batch
 of 16 x 200 x 64; ratios are medians over rounds in which floor and quantizer
 alternate. Memory is the growth of the peak of a fresh process over three
 steps. Needs `pip install "speechbrain-vq[bench]"`.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import pathlib

@@ -8,9 +8,6 @@ MiniSpeech (a few minutes of it again and again) into tokens, on CPU. Memory is
 the peak of the process less what it had when the model was loaded. Changed
 tokens are counted against those of the whole hour at once in fp32. Needs
 `pip install "speechbrain-vq[demo]"`.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

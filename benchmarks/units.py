@@ -19,9 +19,6 @@ The yaml file is that of paper_matrix.py, and says besides
 
 The variant ``kmeans`` is k-means of the features, as many frames at a time as a
 token has, with as many clusters as there are codes.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

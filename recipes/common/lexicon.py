@@ -1,8 +1,4 @@
-"""Words to phones, by a lexicon, a function, or both.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Words to phones, by a lexicon, a function, or both."""
 
 import collections
 import hashlib

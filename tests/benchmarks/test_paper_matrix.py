@@ -1,8 +1,4 @@
-"""The table of variants: what is run, what is not run again, what is written.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The table of variants: what is run, what is not run again, what is written."""
 
 import csv
 import json

@@ -1,8 +1,5 @@
 """The tables of units: what is run, what is not run again, what is written,
 and k-means of features as a model.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import csv

@@ -1,8 +1,4 @@
-"""A recogniser learns from the tokens of a tokenizer that does not.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A recogniser learns from the tokens of a tokenizer that does not."""
 
 import importlib.util
 import json

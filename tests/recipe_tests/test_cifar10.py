@@ -1,8 +1,5 @@
 """The image recipe reads every form that its data come in, says what is wrong
 with what it is given, and its figures are those of the model it exports.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import gzip

@@ -1,8 +1,4 @@
-"""A folder with a run of other values is not gone on with.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A folder with a run of other values is not gone on with."""
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml, resolve_references

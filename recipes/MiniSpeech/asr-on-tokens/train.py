@@ -7,9 +7,6 @@ The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
 folder that export_pretrained wrote, or the id of one on the Hub. Where the data
 folder does not exist, MiniSpeech is made there. --input=features trains the
 same recogniser on the features that the tokenizer gets: what the tokens cost.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

@@ -6,9 +6,6 @@ To run this recipe:
 The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
 folder that export_pretrained wrote, or the id of one on the Hub. It is frozen.
 Where the data folder does not exist, MiniSpeech is made there.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import logging
