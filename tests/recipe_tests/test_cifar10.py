@@ -182,6 +182,20 @@ def test_the_original_gives_the_same_images(
         prepare(data / TAR_FOLDER, tmp_path / "out2", valid_images=VALID)
 
 
+def test_a_damaged_archive_is_neither_read_nor_fetched(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+
+    def fetch(*args, **options):
+        raise AssertionError("it fetches another one")
+
+    cifar10 = torchvision.datasets.cifar
+    monkeypatch.setattr(cifar10, "download_and_extract_archive", fetch)
+    make_tar(tmp_path / "data")
+    cut(tmp_path / "data" / TAR)
+    with pytest.raises(ValueError, match=f"{TAR} cannot be read.*checksum"):
+        prepare(tmp_path / "data", tmp_path / "out")
+
+
 def test_without_torchvision_the_original_is_not_read(tmp_path, monkeypatch):
     make_folder(tmp_path / "data")
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
