@@ -447,7 +447,10 @@ def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
 def test_judges_are_found_by_name(corpus):
     assert load_judge("math.hypot") is math.hypot
     assert load_judge(spoilt) is spoilt
-    for name in ("hypot", "math:tau", "no.such:judge", "math:nothing"):
+    for name in (
+        *("hypot", "math:tau", "no.such:judge", "math:nothing"),
+        "resemblyzer:weights",
+    ):
         with pytest.raises(ValueError, match="judge"):
             load_judge(name)
     with pytest.raises(ValueError, match="name resemblyzer or whisper"):
