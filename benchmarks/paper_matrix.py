@@ -1,22 +1,19 @@
-"""The paper's table of arms for a task: trains each arm with each seed by the
-task's own recipe and writes medians with their ranges.
+"""Train every variant of a task with every seed by the task's recipe, and
+tabulate medians and ranges of the metrics.
 
 To run it:
 > python benchmarks/paper_matrix.py benchmarks/paper_matrix/festvoxru.yaml \
 >     --data_folder=data/festvox-ru
 
-A run that ended is never run again, one that was stopped goes on from its last
-checkpoint: the same command takes up what is left. What follows the name of
-the yaml file is handed to every run. The yaml file says
+The same command resumes an interrupted table: finished runs are skipped, and
+interrupted ones continue from their last checkpoint. Arguments after the yaml
+file are passed to every run. Keys of the yaml file:
 
-* ``recipe`` and ``hparams``: what to run;
-* ``arms`` and ``seeds``: how often (an arm is the name of a preset, or
-  ``LABEL: {KEY: VALUE}`` with overrides of its own);
-* ``columns``: which figures of the runs' results.json to show, and how;
-* ``note``: what was scaled, in a sentence for the table.
-
-Authors
- * speechbrain_vq authors 2026
+* ``recipe`` and ``hparams``: recipe folder and hyperparameter file;
+* ``variants`` and ``seeds``: the runs (a variant is the name of a preset, or
+  ``LABEL: {KEY: VALUE}`` with overrides);
+* ``columns``: metrics of the runs' results.json to show, with their formats;
+* ``note``: sentence on what was scaled, for the page.
 """
 
 import csv
@@ -32,126 +29,130 @@ from importlib.util import find_spec
 from itertools import chain
 
 import click
-from report import save
+from report import save, versions_line
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.presets import recipe_path
 
+# The recipes' option that names a preset.
+PRESET = "arm"
 SPREAD = {"median": statistics.median, "least": min, "most": max}
 
 
 class Matrix:
-    """The runs of a task and their results.
+    """Runs of a task and their results.
 
     Arguments
     ---------
     path : path
-        The yaml file.
+        Yaml file of the task.
     folder : path
-        Where the runs go.
+        Folder of the runs.
     overrides : tuple of str
-        For every run, as ``--key=value``.
+        Overrides for every run, as ``--key=value``.
     only : tuple of str
-        The arms to run now; all where there are none.
+        Variants to run now; all by default.
     """
 
-    # Over the names of the arms.
-    label = "arm"
+    # Table heading of the column of variants.
+    label = "variant"
 
     def __init__(self, path, folder, overrides, only=()):
         self.path, self.overrides = path, list(overrides)
         self.task = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
         self.folder = folder / path.stem
-        self.arms = {}
-        for arm in self.task["arms"]:
-            changes = {"arm": arm} if isinstance(arm, str) else None
-            label, changes = (
-                (arm, changes) if changes else next(iter(arm.items()))
-            )
-            self.arms[label] = [f"--{k}={v}" for k, v in changes.items()]
-        self.runs = [(a, s) for s in self.task["seeds"] for a in self.arms]
-        if unknown := set(only) - set(self.arms):
+        self.variants = {}
+        for variant in self.task["variants"]:
+            if isinstance(variant, str):
+                variant = {variant: {PRESET: variant}}
+            for label, changes in variant.items():
+                options = [f"--{k}={v}" for k, v in changes.items()]
+                self.variants[label] = options
+        self.runs = [(v, s) for s in self.task["seeds"] for v in self.variants]
+        if unknown := set(only) - set(self.variants):
             raise click.UsageError(
-                f"{path} has no arm {', '.join(unknown)}; it has "
-                f"{', '.join(self.arms)}."
+                f"{path} has no variant {', '.join(unknown)}; it has "
+                f"{', '.join(self.variants)}."
             )
-        self.wanted = [run for run in self.runs if not only or run[0] in only]
+        self.selected = [r for r in self.runs if not only or r[0] in only]
 
-    def command(self, arm, seed):
-        """What trains an arm with a seed."""
+    def command(self, variant, seed):
+        """Build the command line that trains a variant with a seed."""
         recipe = recipe_path(self.task["recipe"])
         return [
             sys.executable,
             str(recipe / "train.py"),
             str(recipe / "hparams" / self.task["hparams"]),
             *self.overrides,
-            *self.arms[arm],
+            *self.variants[variant],
             f"--seed={seed}",
-            f"--output_folder={self.output(arm, seed)}",
+            f"--output_folder={self.output(variant, seed)}",
         ]
 
-    def output(self, arm, seed):
-        """Where a run goes."""
-        return self.folder / arm / str(seed)
+    def output(self, variant, seed):
+        """Return the output folder of a run."""
+        return self.folder / variant / str(seed)
 
-    def result(self, arm, seed):
-        """What a run found, None where it has not ended."""
-        path = self.output(arm, seed) / "results.json"
+    def result(self, variant, seed):
+        """Read the results of a run, None if it has not finished."""
+        path = self.output(variant, seed) / "results.json"
         if not path.is_file():
             return None
         return {"versions": "unknown versions", **json.loads(path.read_text())}
 
-    def run(self, arm, seed):
-        """Trains, unless that was done before; returns whether it ended
-        well."""
-        output, command = self.output(arm, seed), self.command(arm, seed)
+    def run(self, variant, seed):
+        """Train a variant unless its run has finished, and return whether it
+        succeeded."""
+        output = self.output(variant, seed)
+        command = self.command(variant, seed)
         output.mkdir(parents=True, exist_ok=True)
-        said = output / "command.json"
-        begun = [*output.glob("save/CKPT*"), *output.glob("results.json")]
-        if begun and said.is_file() and json.loads(said.read_text()) != command:
+        record = output / "command.json"
+        started = [*output.glob("save/CKPT*"), *output.glob("results.json")]
+        previous = json.loads(record.read_text()) if record.is_file() else None
+        if started and previous not in (None, command):
             raise click.ClickException(
                 f"{output} holds a run of another command: name another "
                 "--results, or remove it."
             )
-        said.write_text(json.dumps(command))
-        if self.result(arm, seed) is not None:
+        record.write_text(json.dumps(command))
+        if self.result(variant, seed) is not None:
             return True
         threads = {"OMP_NUM_THREADS": "1"}
         with open(output / "log.txt", "a", encoding="utf-8") as log:
-            done = subprocess.run(
+            process = subprocess.run(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**threads, **os.environ},
             )
-        return done.returncode == 0 and self.result(arm, seed) is not None
+        succeeded = process.returncode == 0
+        return succeeded and self.result(variant, seed) is not None
 
-    def figures(self, arm, seed, title=None):
-        """What a table shows of a run, None where there is nothing."""
-        return self.result(arm, seed)
+    def metrics(self, variant, seed, title=None):
+        """Return the metrics of a run for a table, None if there are none."""
+        return self.result(variant, seed)
 
-    def found(self, title=None):
-        """What a table shows of the runs of each arm that has any."""
-        found = {
-            arm: [
-                figures
+    def all_metrics(self, title=None):
+        """Collect the metrics of all runs for a table, by variant."""
+        by_variant = {
+            variant: [
+                metrics
                 for seed in self.task["seeds"]
-                if (figures := self.figures(arm, seed, title))
+                if (metrics := self.metrics(variant, seed, title))
             ]
-            for arm in self.arms
+            for variant in self.variants
         }
-        return {arm: runs for arm, runs in found.items() if runs}
+        return {name: runs for name, runs in by_variant.items() if runs}
 
     def heading(self):
-        """What all tables have in common, as lines of Markdown."""
-        results = [self.result(*run) for run in self.runs]
-        # What was not trained took none.
-        steps = {result["steps"] for result in results if result} - {0}
-        made = {result["versions"] for result in results if result}
-        said = " or ".join(map(str, sorted(steps))) or "no"
+        """Format the title, command, note and versions of the page."""
+        results = [r for run in self.runs if (r := self.result(*run))]
+        # K-means of features takes no steps.
+        steps = {result["steps"] for result in results} - {0}
+        step_text = " or ".join(map(str, sorted(steps))) or "no"
         command = ["python", sys.argv[0], str(self.path), *self.overrides]
         return [
             f"# {self.task['title']}",
@@ -159,24 +160,24 @@ class Matrix:
             f"`{shlex.join(command)}`",
             "",
             " ".join(self.task["note"].split())
-            + f" Medians (ranges) over seeds; {said} optimizer steps.",
+            + f" Medians (ranges) over seeds; {step_text} optimizer steps.",
             "",
-            f"{' or '.join(sorted(made))}.",
+            versions_line(recorded=(result["versions"] for result in results)),
         ]
 
     def table(self, title=None):
-        """A table, as lines of Markdown."""
+        """Format a table as lines of Markdown."""
         columns = self.task["columns"]
         titles = (column["title"] for column in columns.values())
         header = [self.label, *titles, "seeds"]
         yield f"| {' | '.join(header)} |"
         yield "|" + "---|" * len(header)
-        for arm, runs in self.found(title).items():
-            cells = (spread(runs, *one) for one in columns.items())
-            yield f"| {' | '.join([arm, *cells, str(len(runs))])} |"
+        for variant, runs in self.all_metrics(title).items():
+            cells = (spread(runs, *column) for column in columns.items())
+            yield f"| {' | '.join([variant, *cells, str(len(runs))])} |"
 
     def write(self, stem):
-        """Writes the table as Markdown and CSV, and a plot."""
+        """Write the table as Markdown and CSV, and a plot."""
         picture = f"![Each run]({stem.name}.png)"
         lines = [*self.heading(), "", *self.table(), "", picture]
         text = save(stem.with_suffix(".md"), lines)
@@ -186,60 +187,62 @@ class Matrix:
         return text
 
     def entries(self):
-        """The rows of the CSV: each run, and after those of an arm their
-        median and their range."""
+        """Generate the rows of the CSV: the runs of each variant, then their
+        median and range."""
         names = ["steps", *self.task["columns"]]
-        told = [self.task["title"], shlex.join(self.overrides)]
-        yield ["task", "options", "arm", "seed", *names, "versions"]
+        task = [self.task["title"], shlex.join(self.overrides)]
+        yield ["task", "options", "variant", "seed", *names, "versions"]
 
-        def cells(runs, function):
-            values = (scaled(runs, name, {}) for name in names)
-            return [function(known) if known else None for known in values]
+        def cells(runs, statistic):
+            columns = (scaled(runs, name, {}) for name in names)
+            return [statistic(values) if values else None for values in columns]
 
-        for arm in self.arms:
-            runs = {s: self.result(arm, s) for s in self.task["seeds"]}
+        for variant in self.variants:
+            runs = {s: self.result(variant, s) for s in self.task["seeds"]}
             runs = {seed: run for seed, run in runs.items() if run}
             if not runs:
                 continue
             for seed, run in runs.items():
-                yield [*told, arm, seed, *cells([run], min), run["versions"]]
-            for said, function in SPREAD.items():
-                yield [*told, arm, said, *cells(runs.values(), function), ""]
+                values = cells([run], min)
+                yield [*task, variant, seed, *values, run["versions"]]
+            for name, statistic in SPREAD.items():
+                values = cells(runs.values(), statistic)
+                yield [*task, variant, name, *values, ""]
 
     def plot(self, path):
-        """Draws a dot for each run, a bar at each median."""
+        """Plot a dot for each run and a bar at each median."""
         import matplotlib
 
         matplotlib.use("agg")
         from matplotlib import pyplot
 
         columns = self.task["columns"]
-        found = self.found()
+        variants = self.all_metrics()
         figure, axes = pyplot.subplots(
             1,
             len(columns),
-            figsize=(3 * len(columns) + 1, 0.35 * len(found) + 1),
+            figsize=(3 * len(columns) + 1, 0.35 * len(variants) + 1),
             sharey=True,
             squeeze=False,
             layout="constrained",
         )
         for axis, (name, column) in zip(axes[0], columns.items(), strict=True):
-            for row, runs in enumerate(found.values()):
+            for row, runs in enumerate(variants.values()):
                 values = scaled(runs, name, column)
                 axis.plot(values, [row] * len(values), "o", alpha=0.6)
                 if values:
                     axis.plot(statistics.median(values), row, "k|", ms=14)
             axis.set_title(column["title"], fontsize="medium")
             axis.grid(axis="x", alpha=0.3)
-        axes[0][0].set_yticks(range(len(found)), found)
+        axes[0][0].set_yticks(range(len(variants)), variants)
         axes[0][0].invert_yaxis()
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
 
 
 def scaled(runs, name, column):
-    """A figure of some runs as a table shows it; where there are many
-    codebooks that of the first."""
+    """Return the values of a metric as a table shows them; of several
+    codebooks, those of the first."""
     names = (name, f"{name}_codebook_1")
     values = (
         next((run[n] for n in names if run.get(n) is not None), None)
@@ -250,19 +253,19 @@ def scaled(runs, name, column):
 
 
 def spread(runs, name, column):
-    """The median of a figure and its range, as text."""
+    """Format the median of a metric and its range."""
     values = scaled(runs, name, column)
     if not values:
         return ""
     middle, low, high = (
-        format(function(values), column["format"])
-        for function in SPREAD.values()
+        format(statistic(values), column["format"])
+        for statistic in SPREAD.values()
     )
     return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def save_csv(path, entries):
-    """Writes the rows of a CSV."""
+    """Write the rows of a CSV."""
     with (
         atomic_write(path) as partial,
         open(partial, "w", newline="", encoding="utf-8") as file,
@@ -270,57 +273,70 @@ def save_csv(path, entries):
         csv.writer(file, lineterminator="\n").writerows(entries)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.argument(
+task_argument = click.argument(
     "task", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 )
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--results",
-    default="results/matrix",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=pathlib.Path),
-    help="Where the runs go.",
+overrides_argument = click.argument(
+    "overrides", nargs=-1, type=click.UNPROCESSED
 )
+
+
+def results_option(folder):
+    """Build the option for the folder of the runs, with its default."""
+    return click.option(
+        "--results",
+        default=folder,
+        show_default=True,
+        type=click.Path(file_okay=False, path_type=pathlib.Path),
+        help="Folder of the runs.",
+    )
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@task_argument
+@overrides_argument
+@results_option("results/matrix")
 @click.option(
     "--jobs",
     default=os.cpu_count(),
     type=click.IntRange(min=1),
     show_default="number of cores",
-    help="Runs at the same time, each on one thread.",
+    help="Number of parallel runs, each on one thread.",
 )
 @click.option(
     "--only",
     multiple=True,
-    metavar="ARM",
-    help="An arm to run now, may be repeated; default: all of them.",
+    metavar="VARIANT",
+    help="Variant to run now, may be repeated; default: all.",
 )
 def main(task, overrides, results, jobs, only):
-    """Runs what is left of a table and writes it beside its yaml file."""
+    """Run the remaining runs of a task and write its table beside the yaml
+    file."""
     if find_spec("matplotlib") is None:
         raise click.ClickException(
-            'It draws with matplotlib: pip install "speechbrain-vq[report]".'
+            "The plots require matplotlib: "
+            'pip install "speechbrain-vq[report]".'
         )
     matrix = Matrix(task, results, overrides, only)
     failed = []
     # The first run prepares the data for all.
-    first, *others = matrix.wanted
+    first, *others = matrix.selected
     with (
-        tqdm(total=len(matrix.wanted), unit="run") as bar,
+        tqdm(total=len(matrix.selected), unit="run") as bar,
         ThreadPoolExecutor(jobs) as pool,
     ):
-        ended = chain(
+        successes = chain(
             [matrix.run(*first)],
             pool.map(lambda run: matrix.run(*run), others),
         )
-        for run, well in zip(matrix.wanted, ended, strict=True):
+        for run, succeeded in zip(matrix.selected, successes, strict=True):
             bar.update()
-            if not well:
+            if not succeeded:
                 failed.append(run)
                 bar.write(f"{matrix.output(*run)} failed: see its log.txt")
-            if matrix.found():
+            if matrix.all_metrics():
                 text = matrix.write(task.with_suffix(""))
-    if matrix.found():
+    if matrix.all_metrics():
         click.echo(text)
     if failed:
         raise click.ClickException(f"{len(failed)} runs failed.")

@@ -1,27 +1,22 @@
-"""What units are worth, row by row: trains each arm with each seed by the
-recipe MiniSpeech/unit-discovery, evaluates each model as `speechbrain-vq
-evaluate` does, and writes medians with their ranges.
+"""Train every variant with every seed by a unit-discovery recipe, evaluate the
+models as `speechbrain-vq evaluate` does, and tabulate medians and ranges.
 
 To run it:
 > python benchmarks/units.py benchmarks/units/minispeech.yaml \
 >     --data_folder=data/minispeech
 
-A run that ended is never run again, nor an evaluation: the same command takes
-up what is left. What follows the name of the yaml file is handed to every run.
-The yaml file is that of paper_matrix.py, and says besides
+The same command resumes an interrupted table: finished runs and evaluations
+are skipped. Arguments after the yaml file are passed to every run. Keys of the
+yaml file, besides those of paper_matrix.py:
 
 * ``settings``: overrides for every run;
-* ``evaluated``: from the title of a table to the values of the recipe's
-  ``corpus`` that are others there (a language that was not trained on, say),
-  of which the test set is evaluated;
-* ``reconstructed``: utterances to reconstruct;
-* ``columns``: figures of ``evaluate``, or of the run's results.json.
+* ``evaluated``: for each table title, changes to the recipe's ``corpus`` (for
+  example another language) whose test set is evaluated;
+* ``reconstructed``: number of utterances to reconstruct;
+* ``columns``: metrics of ``evaluate``, or of the run's results.json.
 
-The arm ``kmeans`` is k-means of the features, as many frames at a time as a
-token has, with as many clusters as there are codes.
-
-Authors
- * speechbrain_vq authors 2026
+The variant ``kmeans`` clusters the features by k-means: the frames of a token
+are stacked, and the number of clusters is the codebook size.
 """
 
 import json
@@ -31,40 +26,46 @@ from functools import cached_property
 import click
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from paper_matrix import Matrix, save_csv
+from paper_matrix import (
+    PRESET,
+    Matrix,
+    overrides_argument,
+    results_option,
+    save_csv,
+    task_argument,
+)
 from report import save
 from tqdm import tqdm
 
-from speechbrain_vq import VectorQuantizer, VQTokenizer
+from speechbrain_vq import VectorQuantizer, VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, write_report
-from speechbrain_vq.hub import export_pretrained
 from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.common.runs import fit_features, write_results
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
-# Vectors to cluster, at most.
-SAMPLE = 50_000
+MAX_VECTORS = 50_000
+KMEANS = f"--{PRESET}=kmeans"
 
 
 class Stacked(torch.nn.Module):
-    """Some frames at a time, for an encoder."""
+    """Encoder that stacks the frames of each token."""
 
     def __init__(self, stride, utterance_norm):
         super().__init__()
         self.stride, self.utterance_norm = stride, utterance_norm
 
     def forward(self, features, lengths):
-        """[B, T, C] to [B, ceil(T / stride), stride C]."""
+        """Map [B, T, C] to [B, ceil(T / stride), stride C]."""
         if self.utterance_norm:
             mean, std = utterance_moments(features, lengths)
             features = (features - mean.unsqueeze(1)) / std.unsqueeze(1)
         frames = torch.round(lengths * features.shape[1])
-        # The last frame again, to whole strides.
+        # Repeat the last frame up to whole strides.
         extra = -features.shape[1] % self.stride
         features = torch.cat(
             [features, features[:, -1:].expand(-1, extra, -1)], dim=1
@@ -74,14 +75,14 @@ class Stacked(torch.nn.Module):
 
 
 class Unstacked(torch.nn.Module):
-    """The frames again, for a decoder, with the moments of the voice."""
+    """Decoder that unstacks frames and restores the speaker's moments."""
 
     def __init__(self, stride, utterance_norm):
         super().__init__()
         self.stride, self.utterance_norm = stride, utterance_norm
 
     def forward(self, latents, speaker, lengths=None):
-        """[B, T, stride C] to [B, stride T, C]."""
+        """Map [B, T, stride C] to [B, stride T, C]."""
         features = latents.unflatten(2, (self.stride, -1)).flatten(1, 2)
         if self.utterance_norm:
             mean, std = speaker.unsqueeze(1).chunk(2, dim=2)
@@ -90,34 +91,36 @@ class Unstacked(torch.nn.Module):
 
 
 class Moments(torch.nn.Module):
-    """Mean and deviation of an utterance, for a speaker embedding."""
+    """Speaker embedding: mean and standard deviation of an utterance."""
 
     def __init__(self, channels):
         super().__init__()
         self.output_dim = 2 * channels
 
     def forward(self, features, lengths):
-        """[B, T, C] to [B, 2 C]."""
+        """Map [B, T, C] to [B, 2 C]."""
         return torch.cat(utterance_moments(features, lengths), dim=1)
 
 
-def clustered(hparams, manifest, seed):
-    """K-means of a recipe's features as a tokenizer."""
+def kmeans_tokenizer(hparams, manifest, seed):
+    """Build a tokenizer by k-means of a recipe's features."""
     features, items = hparams["features"], read_manifest(manifest)
     fit_features(features, items, hparams["longest"])
     encoder = Stacked(hparams["stride"], hparams["utterance_norm"])
-    one, vectors = torch.ones(1), []
+    full, vectors = torch.ones(1), []
     for item in items.values():
         wav = read_audio(item["wav"], hparams["sample_rate"])
-        vectors.append(encoder(*features(wav.unsqueeze(0), one))[0][0])
-    vectors, draw = torch.cat(vectors), torch.Generator().manual_seed(seed)
-    vectors = vectors[torch.randperm(len(vectors), generator=draw)[:SAMPLE]]
-    found = kmeans(vectors, hparams["codebook_size"], generator=draw)
+        vectors.append(encoder(*features(wav.unsqueeze(0), full))[0][0])
+    vectors = torch.cat(vectors)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(vectors), generator=generator)
+    vectors = vectors[order[:MAX_VECTORS]]
+    clusters = kmeans(vectors, hparams["codebook_size"], generator=generator)
     quantizer = VectorQuantizer(
         vectors.shape[1], hparams["codebook_size"], norm=None
     )
     with torch.no_grad():
-        quantizer.codebook.copy_(found.centroids.unsqueeze(0))
+        quantizer.codebook.copy_(clusters.centroids.unsqueeze(0))
     modules = {
         "features": features,
         "encoder": encoder,
@@ -125,121 +128,123 @@ def clustered(hparams, manifest, seed):
         "speaker": Moments(hparams["n_mels"]),
         "decoder": Unstacked(hparams["stride"], hparams["utterance_norm"]),
     }
-    numbers = {key: hparams[key] for key in ("sample_rate", "token_rate")}
-    tokenizer = VQTokenizer(modules, numbers, {"device": "cpu"})
+    rates = {key: hparams[key] for key in ("sample_rate", "token_rate")}
+    tokenizer = VQTokenizer(modules, rates, {"device": "cpu"})
     tokenizer.source = "k-means"
     return tokenizer
 
 
 class Units(Matrix):
-    """The runs of tables of units, and their evaluations."""
+    """Runs of unit-discovery variants and their evaluations."""
 
     label = "units"
 
     def __init__(self, path, folder, overrides):
         super().__init__(path, folder, overrides)
         settings = dict(self.task.get("settings", {}))
-        # Prepared once for all.
+        # All runs share one preparation of the data.
         settings["manifest_folder"] = self.folder / "manifests"
-        for own in self.arms.values():
-            said = {one.partition("=")[0] for one in [*own, *overrides]}
-            own += [
+        for options in self.variants.values():
+            given = {opt.partition("=")[0] for opt in [*options, *overrides]}
+            options += [
                 f"--{key}={value}"
                 for key, value in settings.items()
-                if f"--{key}" not in said
+                if f"--{key}" not in given
             ]
 
-    def run(self, arm, seed):
-        """Trains and evaluates, unless that was done before."""
-        if "--arm=kmeans" not in self.arms[arm] and not super().run(arm, seed):
+    def run(self, variant, seed):
+        """Train and evaluate a variant, unless that is finished."""
+        trained = KMEANS not in self.variants[variant]
+        if trained and not super().run(variant, seed):
             return False
         for title in self.titles:
-            self.evaluate(arm, seed, title)
+            self.evaluate(variant, seed, title)
         return True
 
-    def evaluation(self, arm, seed, title):
-        """Where an evaluation goes."""
+    def evaluation(self, variant, seed, title):
+        """Return the folder of an evaluation."""
         number = self.titles.index(title)
-        return self.output(arm, seed) / f"evaluation-{number}"
+        return self.output(variant, seed) / f"evaluation-{number}"
 
-    def evaluate(self, arm, seed, title):
-        """Evaluates a run on a test set."""
-        folder = self.evaluation(arm, seed, title)
+    def evaluate(self, variant, seed, title):
+        """Evaluate a run on a test set."""
+        folder = self.evaluation(variant, seed, title)
         if (folder / "results.json").is_file():
             return
         manifests = self.manifests(title)
         evaluation = evaluate(
-            self.model(arm, seed),
+            self.model(variant, seed),
             manifests / "test.json",
             max_reconstructed=self.task["reconstructed"],
-            # The spread is that of the seeds.
+            # The table shows the range over seeds instead.
             replicates=0,
         )
         used = evaluation.tables["code_counts"] > 0
         share = float(used.float().mean())
-        with atomic_write(
-            self.output(arm, seed) / f"{folder.name}.json"
-        ) as path:
+        with atomic_write(folder.with_suffix(".json")) as path:
             path.write_text(json.dumps({"used_codes": share}))
         write_report(evaluation, folder)
 
-    def model(self, arm, seed):
-        """What a run made: a folder, or k-means."""
-        output = self.output(arm, seed)
-        if "--arm=kmeans" in self.arms[arm]:
+    def model(self, variant, seed):
+        """Return the model of a run: a folder, or a k-means tokenizer."""
+        output = self.output(variant, seed)
+        if KMEANS in self.variants[variant]:
             manifest = self.manifests() / "train.json"
-            tokenizer = clustered(self.hparams(arm, seed), manifest, seed)
+            hparams = self.hparams(variant, seed)
+            tokenizer = kmeans_tokenizer(hparams, manifest, seed)
             output.mkdir(parents=True, exist_ok=True)
             write_results(output, {"steps": 0})
             return tokenizer
         if not (output / "model").is_dir():
-            # Most codes are dead; that is what the table is to say.
+            # Exports even collapsed codebooks, which the table reports.
             export_pretrained(output, output / "model", force=True)
         return output / "model"
 
-    def hparams(self, arm, seed):
-        """What the recipe's yaml says for a run."""
-        _, file, *arguments = self.command(arm, seed)[1:]
-        arguments = [one for one in arguments if one != "--arm=kmeans"]
+    def hparams(self, variant, seed):
+        """Load the recipe's hyperparameters for a run."""
+        _, file, *arguments = self.command(variant, seed)[1:]
+        arguments = [option for option in arguments if option != KMEANS]
         hparams_file, _, overrides = parse_arguments([file, *arguments])
         with open(hparams_file, encoding="utf-8") as fin:
-            return load_hyperpyyaml(fin, overrides)
+            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
 
     @cached_property
     def corpus(self):
-        """How the recipe prepares its data."""
+        """Arguments of the recipe's data preparation."""
         return self.hparams(*self.runs[0])["corpus"]
 
     def manifests(self, title=None):
-        """The manifests of the training, or those of a table."""
+        """Prepare the manifests of the training, or those of a table."""
         corpus = dict(self.corpus)
-        if others := self.task["evaluated"].get(title):
+        if changes := self.task["evaluated"].get(title):
             number = self.titles.index(title)
             corpus["save_folder"] = self.folder / f"manifests-{number}"
-            corpus |= others
+            corpus |= changes
         pathlib.Path(corpus["save_folder"]).mkdir(parents=True, exist_ok=True)
         return prepare(**corpus)
 
-    def figures(self, arm, seed, title):
-        """All that is known of a run, None where it has not been evaluated."""
-        folder = self.evaluation(arm, seed, title)
+    def metrics(self, variant, seed, title):
+        """Collect the metrics of a run, None if it is not evaluated."""
+        folder = self.evaluation(variant, seed, title)
         path = folder / "results.json"
         if not path.is_file():
             return None
-        known = {} if title != self.titles[0] else self.result(arm, seed)
-        known |= json.loads(folder.with_suffix(".json").read_text())
-        said = json.loads(path.read_text(encoding="utf-8"))
-        for section in said["figures"].values():
-            known |= {name: one["value"] for name, one in section.items()}
-        return known
+        # The recipe's own results are those of the first table's test set.
+        first = title == self.titles[0]
+        metrics = self.result(variant, seed) if first else {}
+        metrics |= json.loads(folder.with_suffix(".json").read_text())
+        report = json.loads(path.read_text(encoding="utf-8"))
+        for section in report["figures"].values():
+            metrics |= {name: entry["value"] for name, entry in section.items()}
+        return metrics
 
     @property
     def titles(self):
-        """Of the tables."""
+        """Titles of the tables."""
         return list(self.task["evaluated"])
 
     def write(self, stem):
-        """Writes the tables as Markdown, and each run as CSV."""
+        """Write the tables as Markdown, and each run as CSV."""
         lines = self.heading()
         for title in self.titles:
             lines += ["", f"## {title}", "", *self.table(title)]
@@ -247,30 +252,23 @@ class Units(Matrix):
         return save(stem.with_suffix(".md"), lines)
 
     def entries(self):
-        """The rows of the CSV: a figure each."""
-        yield ["table", "arm", "seed", "figure", "value"]
+        """Generate the rows of the CSV, one per metric."""
+        yield ["table", "variant", "seed", "metric", "value"]
         for title in self.titles:
-            for arm, seed in self.runs:
-                known = self.figures(arm, seed, title) or {}
-                for name, value in sorted(known.items()):
+            for variant, seed in self.runs:
+                metrics = self.metrics(variant, seed, title) or {}
+                for name, value in sorted(metrics.items()):
                     if not isinstance(value, str):
-                        yield [title, arm, seed, name, value]
+                        yield [title, variant, seed, name, value]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument(
-    "task", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
-)
-@click.argument("overrides", nargs=-1, type=click.UNPROCESSED)
-@click.option(
-    "--results",
-    default="results/units",
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=pathlib.Path),
-    help="Where the runs go.",
-)
+@task_argument
+@overrides_argument
+@results_option("results/units")
 def main(task, overrides, results):
-    """Runs what is left of the tables and writes them beside their yaml."""
+    """Run the remaining runs of a task and write its tables beside the yaml
+    file."""
     units, failed = Units(task, results, overrides), []
     for run in tqdm(units.runs, unit="run"):
         if not units.run(*run):

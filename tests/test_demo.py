@@ -65,17 +65,6 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     assert again["seconds"] < figures["seconds"]
 
 
-def test_too_few_steps_are_refused():
-    done = CliRunner().invoke(main, ["demo", "--steps=50"])
-    assert done.exit_code != 0 and "50" in done.output
-
-
-def test_export_names_what_is_no_run(tmp_path):
-    done = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
-    assert done.exit_code != 0
-    assert "not the folder of a run" in done.output
-
-
 def test_the_demo_imports_no_recipe():
     code = "import sys, speechbrain_vq.demo; print(*sys.modules)"
     done = subprocess.run(

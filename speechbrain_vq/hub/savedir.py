@@ -12,10 +12,7 @@ from collections.abc import Sequence
 
 from speechbrain_vq.dataio.atomic import replace_folder
 
-from .folder import find_file
-
-# Says what a savedir holds, and that it was made here.
-MARK = ".speechbrain_vq.json"
+from .folder import MARK, find_file
 
 
 def place(
@@ -79,6 +76,7 @@ def place(
             new.mkdir()
             for name in names:
                 if (folder / name).is_file():
+                    (new / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(find_file(folder, name), new / name)
         (new / MARK).write_text(text)
         replace_folder(new, savedir)

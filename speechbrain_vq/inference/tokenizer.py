@@ -1,5 +1,6 @@
 """Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
+import logging
 import os
 import pathlib
 from collections.abc import Iterable
@@ -16,13 +17,21 @@ from speechbrain_vq.dataio.audio import (
     read_audio,
 )
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.hub.folder import (
+    HPARAMS,
+    WEIGHTS,
+    find_file,
+    is_folder_name,
+)
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .codec import CodecMixin
 from .hifigan import HifiGAN, UnitVocoder, one_by_one
 from .interfaces import VQPretrained
-from .vocoders import load_vocoder
+from .vocoders import load_vocoder, load_vocoder_folder
+
+logger = logging.getLogger(__name__)
 
 # Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
 _LOUDEST = 100.0
@@ -77,9 +86,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, HifiGAN or UnitVocoder, optional
-            See ``use_vocoder``; by default the value of ``vocoder`` in the
-            model's yaml, a folder within the model's before others, or else
-            Griffin-Lim.
+            See ``use_vocoder``; by default the folder beside the model's yaml
+            that this names under ``vocoder``, else Griffin-Lim.
 
         Returns
         -------
@@ -95,11 +103,38 @@ class VQTokenizer(CodecMixin, VQPretrained):
         """
         model = super().from_hparams(source, *args, **kwargs)
         if not vocoder:
-            vocoder = _within(source, getattr(model.hparams, "vocoder", None))
+            vocoder = model.own_vocoder()
         names = ("token", "cache_dir", "local_files_only", "force_download")
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
         return model
+
+    def own_vocoder(self) -> HifiGAN | UnitVocoder | None:
+        """Load the vocoder that came with the model.
+
+        Returns
+        -------
+        HifiGAN, UnitVocoder or None
+            The vocoder in the folder that the model's yaml names; None where
+            it names none, or one elsewhere.
+        """
+        name = getattr(self.hparams, "vocoder", None)
+        if not name or self.location is None:
+            return None
+        if not is_folder_name(name):
+            logger.warning(
+                "The yaml of %s names the vocoder %r. Another folder or "
+                "repository is yours to choose: give it as vocoder=. Without "
+                "it Griffin-Lim makes the waveforms.",
+                self.source,
+                name,
+            )
+            return None
+        # Of the model's folder, not linked from elsewhere.
+        for file in (HPARAMS, WEIGHTS):
+            find_file(self.location, f"{name}/{file}")
+        folder = self.location / name
+        return load_vocoder_folder(folder, str(folder), checkpoint=False)
 
     def use_vocoder(
         self,
@@ -556,12 +591,3 @@ def _as_one(block):
             "takes several."
         )
     return wavs[0]
-
-
-def _within(source, vocoder):
-    """A folder that a model's yaml names, as one of the model's own if there
-    is such a one."""
-    if not vocoder or not isinstance(vocoder, str):
-        return vocoder
-    own = pathlib.Path(source).expanduser() / vocoder
-    return own if own.is_dir() else vocoder

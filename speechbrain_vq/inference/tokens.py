@@ -215,11 +215,18 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
     output : path
         File to write.
 
+    Raises
+    ------
+    ValueError
+        If there are no tokens.
+
     Example
     -------
     >>> tokens_to_npz(read_tokens("a.jsonl"), "a.npz")  # doctest: +SKIP
     """
     rows = list(rows)
+    if not rows:
+        raise ValueError(f"{output}: there are no tokens to write.")
     tokens = [np.asarray(row["tokens"], dtype=np.int32) for row in rows]
     own = ("path", "tokens", "num_samples")
     common = {key: rows[0][key] for key in rows[0] if key not in own}

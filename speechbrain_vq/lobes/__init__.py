@@ -1,5 +1,1 @@
-"""Encoders and decoders that the recipes name in yaml.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Encoders, decoders and speaker embeddings that recipes name in yaml."""

@@ -1,11 +1,8 @@
-"""A small convolutional autoencoder of speech features, with the speaker
-given to the decoder so that the bottleneck need not carry it.
+"""Convolutional autoencoder of speech features with a speaker-conditioned
+decoder.
 
-All modules take and return [batch, time, channel] and relative lengths, and
-give the same for an utterance alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
+All modules take and return [batch, time, channel] and relative lengths.
+Padding does not change their outputs.
 """
 
 import torch
@@ -20,8 +17,7 @@ from .jitter import TimeJitter
 def utterance_moments(
     features: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel over the time of an
-    utterance.
+    """Compute the mean and standard deviation over time of each channel.
 
     Arguments
     ---------
@@ -49,15 +45,8 @@ def utterance_moments(
 
 
 class ConvBlock(nn.Module):
-    """Two convolutions with a residual connection.
-
-    Arguments
-    ---------
-    channels : int
-        Channels in and out.
-    kernel_size : int
-        Odd width of the convolutions, in frames.
-    """
+    """Residual block of a convolution of an odd width in frames and a
+    pointwise convolution."""
 
     def __init__(self, channels: int, kernel_size: int = 3):
         super().__init__()
@@ -66,13 +55,13 @@ class ConvBlock(nn.Module):
         self.narrow = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[B, C, T], zero beyond the mask [B, 1, T], to the same."""
+        """Apply the block to [B, C, T], zero outside the mask [B, 1, T]."""
         hidden = self.wide(torch.relu(x))
         return (x + self.narrow(torch.relu(hidden))) * mask
 
 
 class ConvEncoder(nn.Module):
-    """Features to latents, at a lower rate.
+    """Strided convolutional encoder of speech features.
 
     Arguments
     ---------
@@ -81,16 +70,16 @@ class ConvEncoder(nn.Module):
     output_dim : int
         Channels of the latents.
     channels : int
-        Channels within.
+        Hidden channels.
     stride : int
-        Frames for a latent: 2 makes 50 tokens a second of 100 frames, 4
-        makes 25.
+        Frames per latent: at 100 frames a second, 2 gives 50 latents a
+        second and 4 gives 25.
     num_blocks : int
-        Residual blocks after the striding.
+        Residual blocks after the strided convolution.
     utterance_norm : bool
-        Whether to take mean and standard deviation over time out of each
-        channel of an utterance's features, and so much of whose voice it is
-        (instance normalization; Chou et al. 2019, arXiv 1904.05742). A latent
+        Whether to normalize each channel by its mean and standard deviation
+        over the utterance (instance normalization), which removes much of the
+        speaker's identity (Chou et al. 2019, arXiv 1904.05742). Each latent
         then depends on the whole utterance.
 
     Example
@@ -124,8 +113,8 @@ class ConvEncoder(nn.Module):
 
     @property
     def context(self) -> tuple[int, int] | None:
-        """Frames that a latent depends on before and after its own stride;
-        None: all of them."""
+        """Frames of context before and after a latent's own stride; None if
+        it depends on the whole utterance."""
         if self.utterance_norm:
             return None
         around = sum(b.wide.kernel_size[0] // 2 for b in self.blocks)
@@ -136,28 +125,16 @@ class ConvEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encodes.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Features, [B, T, input_dim], zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Latents [B, ceil(T / stride), output_dim] and their relative
-            lengths [B].
-        """
+        """Encode features [B, T, input_dim], zero beyond their relative
+        lengths [B], as latents [B, ceil(T / stride), output_dim] and their
+        relative lengths [B]."""
         frames = torch.round(lengths * features.shape[1])
         mask = frame_mask(features, lengths).unsqueeze(1)
         if self.utterance_norm:
             mean, std = utterance_moments(features, lengths)
             features = (features - mean.unsqueeze(1)) / std.unsqueeze(1)
             features = features * mask.transpose(1, 2)
-        # Whole strides, and the margin that the strided kernel reaches over.
+        # Pad to whole strides, plus the overlap of the strided kernel.
         extra = -features.shape[1] % self.stride
         x = self.first(features.transpose(1, 2)) * mask
         x = nn.functional.pad(torch.relu(x), (0, extra + self.stride))
@@ -172,7 +149,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latents and a speaker to features.
+    """Convolutional decoder conditioned on a speaker embedding.
 
     Arguments
     ---------
@@ -181,15 +158,15 @@ class ConvDecoder(nn.Module):
     output_dim : int
         Channels of the features.
     speaker_dim : int
-        Size of the speaker embedding.
+        Dimension of the speaker embedding.
     channels : int
-        Channels within.
+        Hidden channels.
     stride : int
-        Frames for a latent.
+        Frames per latent.
     num_blocks : int
-        Residual blocks, the larger half of them before the rate goes up.
+        Residual blocks; the larger half comes before the upsampling.
     jitter : float
-        Probability for ``TimeJitter`` of the latents.
+        Probability of ``TimeJitter`` on the latents.
 
     Example
     -------
@@ -229,25 +206,11 @@ class ConvDecoder(nn.Module):
         wavs: torch.Tensor | None = None,
         wav_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Decodes.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, T, input_dim], zero beyond their lengths.
-        speaker : torch.Tensor
-            Speaker embeddings, [B, speaker_dim].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B].
-        wavs, wav_lengths
-            Not looked at: for decoders that write sample after sample.
-
-        Returns
-        -------
-        torch.Tensor
-            Features, [B, T * stride, output_dim], zero beyond their lengths.
-        """
-        # Convolutions take no length of 0.
+        """Decode latents [B, T, input_dim], zero beyond their relative
+        lengths [B], and speaker embeddings [B, speaker_dim] to features
+        [B, T * stride, output_dim]. The waveforms, which autoregressive
+        decoders require, are ignored."""
+        # Conv1d rejects inputs without frames.
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, self.last.out_channels)
         latents = self.jitter(latents, lengths)
@@ -268,45 +231,33 @@ class ConvDecoder(nn.Module):
         features: torch.Tensor,
         lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Absolute errors over valid frames.
-
-        Arguments
-        ---------
-        predictions : torch.Tensor
-            What ``forward`` gave, at least as long as the features.
-        features : torch.Tensor
-            What it should be, [B, T, output_dim].
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Their sum and their number.
-        """
+        """Compute the sum of absolute errors over the valid frames of
+        features [B, T, output_dim], and the number of values summed."""
         decoded = predictions[:, : features.shape[1]]
         mask = frame_mask(features, lengths).unsqueeze(-1)
         error = ((decoded - features).abs() * mask).sum()
         return error, mask.sum() * features.shape[-1]
 
-    def figures(self, error: float) -> dict[str, float]:
-        """The mean error by the name under which it is reported."""
+    def metrics(self, error: float) -> dict[str, float]:
+        """Return the mean error under the name it is logged by."""
         return {"reconstruction_error": error}
+
+    figures = metrics  # Former name
 
 
 class SpeakerEncoder(nn.Module):
-    """A speaker embedding from the mean and standard deviation over time of
-    an utterance's features: no labels, and no closed set of speakers.
+    """Speaker encoder by statistics pooling, trained along with the decoder.
 
-    The embedding is batch-normalized without scale or shift, so that zeros
-    stand for the average speaker.
+    It requires no speaker labels and generalizes to unseen speakers. The
+    embedding is batch-normalized without scale or shift, so the zero vector
+    is the average speaker.
 
     Arguments
     ---------
     input_dim : int
         Channels of the features.
     output_dim : int
-        Size of the embedding.
+        Dimension of the embedding.
 
     Example
     -------
@@ -324,6 +275,7 @@ class SpeakerEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """[B, T, input_dim] with relative lengths [B] to [B, output_dim]."""
+        """Embed [B, T, input_dim] of relative lengths [B] as
+        [B, output_dim]."""
         moments = utterance_moments(features, lengths)
         return self.norm(self.linear(torch.cat(moments, dim=1)))

@@ -1,8 +1,4 @@
-"""Log-mel features that do not depend on padding and can be turned back.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Invertible log-mel features that do not depend on padding."""
 
 from collections.abc import Iterable
 
@@ -15,22 +11,22 @@ from speechbrain_vq.precision import fp32_by_default
 
 
 class LogMel(nn.Module):
-    """Normalized log-mel spectrogram, and its inverse by Griffin-Lim.
+    """Normalized log-mel spectrogram with a Griffin-Lim inverse.
 
-    A frame never sees beyond ``win_length`` samples and the signal is extended
-    by zeros, so an utterance has the same features alone and in a padded
-    batch. Each mel band is normalized by the mean and standard deviation that
-    ``fit()`` found.
+    The signal is zero-padded at both ends, so padding does not change the
+    features. Each mel band is normalized by the mean and standard deviation
+    that ``fit()`` computes.
 
-    ``denormalize`` gives what HiFi-GANs of SpeechBrain hear where the settings
-    are theirs, for those of 16 kHz ``win_length=1024, hop_length=256``: the
-    log-mels of ``speechbrain.lobes.models.HifiGAN.mel_spectrogram``, but for
-    the first and last frames, which it mirrors, and half a hop later.
+    ``denormalize`` returns the input of SpeechBrain's HiFi-GANs when the
+    settings match; those at 16 kHz use ``win_length=1024, hop_length=256``.
+    It equals ``speechbrain.lobes.models.HifiGAN.mel_spectrogram`` half a hop
+    later, except in the first and last frames, where that one mirrors the
+    signal.
 
     Arguments
     ---------
     sample_rate : int
-        In Hz.
+        Sampling rate, in Hz.
     n_mels : int
         Number of mel bands.
     n_fft : int
@@ -40,7 +36,7 @@ class LogMel(nn.Module):
     hop_length : int
         Step between frames, in samples.
     floor : float
-        Smallest magnitude told from silence.
+        Lower bound of the mel magnitudes before the logarithm.
 
     Example
     -------
@@ -85,13 +81,12 @@ class LogMel(nn.Module):
 
     @property
     def frame_rate(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return self.sample_rate / self.hop_length
 
     @property
     def settings(self) -> dict[str, float]:
-        """What a vocoder has to have in common with the features, by the names
-        that SpeechBrain's recipes have for it."""
+        """Settings that a vocoder must share, under SpeechBrain's names."""
         return {
             "sample_rate": self.sample_rate,
             "n_mel_channels": len(self.mean),
@@ -102,9 +97,9 @@ class LogMel(nn.Module):
 
     @property
     def context(self) -> tuple[int, int]:
-        """Samples that a frame depends on before and after its own hop."""
+        """Samples of context before and after a frame's own hop."""
         window = self._shape["win_length"]
-        # The window lies in the middle of the transform, and that around the
+        # The window is centred in the transform, and the transform on the
         # hop, each rounded down.
         before = (self.n_fft - self.hop_length) // 2 - (
             self.n_fft - window
@@ -114,30 +109,13 @@ class LogMel(nn.Module):
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Computes features.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms, [B, samples], zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Features [B, T, n_mels], zero beyond their lengths, and their
-            relative lengths [B]; T is ``samples // hop_length``.
-
-        Raises
-        ------
-        ValueError
-            If the batch is shorter than one frame.
-        """
+        """Compute features [B, samples // hop_length, n_mels] and their
+        relative lengths [B] from waveforms [B, samples], zero beyond their
+        relative lengths [B]."""
         if wavs.shape[-1] < self.hop_length:
             raise ValueError(
                 f"A signal of {wavs.shape[-1]} samples is shorter than one "
-                f"frame of {self.hop_length}."
+                f"frame of {self.hop_length} samples: pad it."
             )
         samples = torch.round(lengths * wavs.shape[1])
         frames = torch.div(samples, self.hop_length, rounding_mode="floor")
@@ -157,13 +135,8 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor]) -> None:
-        """Finds the normalization.
-
-        Arguments
-        ---------
-        batches : iterable of torch.Tensor
-            Waveforms without padding, [B, samples] each.
-        """
+        """Compute the normalization statistics of a corpus, batches of
+        waveforms [B, samples] without padding."""
         count, total, square = 0, 0.0, 0.0
         for wavs in batches:
             mels = self._log_mel(wavs.to(self.mean.device)).double()
@@ -172,34 +145,25 @@ class LogMel(nn.Module):
             total = total + mels.sum(0)
             square = square + mels.square().sum(0)
         if count == 0:
-            raise ValueError("There is no audio to normalize features with.")
+            raise ValueError(
+                "The feature normalization requires audio, got no frame: "
+                "pass at least one waveform."
+            )
         mean = total / count
         self.mean.copy_(mean)
-        # A band that is silent throughout stays as it is, not blown up.
+        # The bound keeps a silent band from being amplified.
         variance = (square / count - mean.square()).clamp(min=1e-4)
         self.std.copy_(variance.sqrt())
 
     def denormalize(self, mels: torch.Tensor) -> torch.Tensor:
-        """Normalized features [..., n_mels] to natural logarithms of
-        magnitudes in the mel bands."""
+        """Undo the normalization of features [..., n_mels], giving natural
+        logarithms of mel magnitudes."""
         return mels.float() * self.std + self.mean
 
     @torch.no_grad()
     def inverse(self, mels: torch.Tensor, iterations: int = 60) -> torch.Tensor:
-        """Turns features into waveforms with Griffin-Lim.
-
-        Arguments
-        ---------
-        mels : torch.Tensor
-            Normalized features, [B, T, n_mels].
-        iterations : int
-            Iterations of Griffin-Lim.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, T * hop_length].
-        """
+        """Synthesize waveforms [B, T * hop_length] from normalized features
+        [B, T, n_mels] by some iterations of Griffin-Lim."""
         magnitude = self.denormalize(mels).exp()
         with fp32_by_default():
             to_linear = InverseMelScale(
@@ -213,6 +177,6 @@ class LogMel(nn.Module):
             ).to(mels.device)
         length = mels.shape[1] * self.hop_length
         wavs = to_wave(to_linear(magnitude.transpose(1, 2)))
-        # Frames of the transform are centred half a hop before ours.
+        # GriffinLim centres its frames half a hop before ours.
         wavs = nn.functional.pad(wavs, (self.hop_length // 2, length))
         return wavs[:, :length]

@@ -1,11 +1,8 @@
-"""Lines of handwriting to latents, and latents to characters.
+"""Encoder of handwriting lines, and a CTC probe that reads characters.
 
-After the ScribbleLens model of arXiv 2005.08520 and its code. All modules take
-and return [batch, time, channel] and relative lengths, where time is the
-columns of an image, and give the same for a line alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
+After the ScribbleLens model of arXiv 2005.08520. All modules take and return
+[batch, time, channel] and relative lengths; time runs over image columns.
+Padding does not change their outputs.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,8 +14,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
-# Kernels and strides of the convolutions, (columns, rows): they halve the
-# number of columns, and make one of 32 rows.
+from .recogniser import NormedConv2d
+
+# Kernels and strides of the convolutions as (columns, rows): together they
+# halve the columns and reduce 32 rows to one.
 HEIGHT = 32
 STRIDE = 2
 KERNELS = ((3, 3), (5, 5), (3, 3), (3, 3), (3, 3), (3, 3), (3, 2))
@@ -26,17 +25,9 @@ STRIDES = ((1, 2), (2, 2), (1, 1), (1, 2), (1, 1), (1, 2), (1, 1))
 CHANNELS = (64, 128, 256, 256, 512, 512, 512)
 
 
-class LineConv(nn.Module):
-    """A convolution over columns and rows, batch norm, and a leaky rectifier.
-
-    Arguments
-    ---------
-    input_channels : int
-        Channels in.
-    channels : int
-        Channels out.
-    kernel_size, stride : tuple of int
-        For columns and rows.
+class LineConv(NormedConv2d):
+    """2-D convolution with masked batch norm and a leaky ReLU; kernel sizes
+    and strides are (columns, rows).
 
     Example
     -------
@@ -53,38 +44,15 @@ class LineConv(nn.Module):
         kernel_size: Sequence[int],
         stride: Sequence[int],
     ):
-        super().__init__()
-        padding = [(size - 1) // 2 for size in kernel_size]
-        # The norm has a bias of its own.
-        self.conv = nn.Conv2d(
-            input_channels, channels, kernel_size, stride, padding, bias=False
-        )
-        self.norm = MaskedBatchNorm(channels)
+        super().__init__(input_channels, channels, stride, kernel_size)
 
-    def forward(
-        self, x: torch.Tensor, lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, T, H, C], zero beyond the lengths [B], to the same."""
-        columns = torch.round(lengths * x.shape[1])
-        x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        lengths = torch.ceil(columns / self.conv.stride[0]) / x.shape[1]
-        mask = frame_mask(x, lengths)
-        x = nn.functional.leaky_relu(self.norm(x, mask), 0.1)
-        return x * mask.unsqueeze(-1), lengths
+    def activation(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the activation function."""
+        return nn.functional.leaky_relu(x, 0.1)
 
 
 class ProjectedBLSTM(nn.Module):
-    """A bidirectional LSTM and a linear projection of both directions.
-
-    Arguments
-    ---------
-    input_dim : int
-        Channels in.
-    hidden_size : int
-        Of each direction.
-    output_dim : int
-        Channels out.
-    """
+    """Bidirectional LSTM with a linear projection of both directions."""
 
     def __init__(self, input_dim: int, hidden_size: int, output_dim: int):
         super().__init__()
@@ -94,8 +62,8 @@ class ProjectedBLSTM(nn.Module):
         self.project = nn.Linear(2 * hidden_size, output_dim, bias=False)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """[B, T, input_dim] with lengths [B] to [B, T, output_dim], zero
-        beyond the lengths."""
+        """Map [B, T, input_dim] of relative lengths [B] to
+        [B, T, output_dim], zero beyond the lengths."""
         time = x.shape[1]
         # Packed, so that the backward direction starts at the last column.
         frames = torch.round(lengths * time).long().clamp(min=1).cpu()
@@ -109,8 +77,8 @@ class ProjectedBLSTM(nn.Module):
 
 
 class LineEncoder(nn.Module):
-    """Images of lines to latents, one for two columns: convolutions, and two
-    bidirectional LSTMs, the second one residual.
+    """Encoder of line images, one latent per two columns: convolutions and
+    two bidirectional LSTMs, the second one residual.
 
     Arguments
     ---------
@@ -119,7 +87,12 @@ class LineEncoder(nn.Module):
     channels : sequence of int
         Channels of the seven convolutions.
     hidden_size : int
-        Of each direction of the LSTMs.
+        Channels of each LSTM direction.
+
+    Raises
+    ------
+    ValueError
+        If there are not seven numbers of channels.
 
     Example
     -------
@@ -138,8 +111,8 @@ class LineEncoder(nn.Module):
         super().__init__()
         if len(channels) != len(KERNELS):
             raise ValueError(
-                f"channels are those of {len(KERNELS)} convolutions, got "
-                f"{list(channels)}."
+                f"channels must have one number for each of the "
+                f"{len(KERNELS)} convolutions, got {list(channels)}."
             )
         self.convolutions = nn.ModuleList(
             LineConv(*shape)
@@ -154,31 +127,13 @@ class LineEncoder(nn.Module):
     def forward(
         self, ink: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encodes.
-
-        Arguments
-        ---------
-        ink : torch.Tensor
-            Images [B, T, 32], a column after the other, 0 for paper and 1 for
-            ink; zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Latents [B, ceil(T / 2), output_dim] and their relative lengths
-            [B].
-
-        Raises
-        ------
-        ValueError
-            If the images are not 32 high.
-        """
+        """Encode columns of 32 pixels [B, T, 32] from 0 (paper) to 1 (ink),
+        zero beyond their relative lengths [B], as latents
+        [B, ceil(T / 2), output_dim] and their relative lengths [B]."""
         if ink.shape[-1] != HEIGHT:
             raise ValueError(
-                f"Lines are [B, T, {HEIGHT}], got a tensor of shape "
-                f"{tuple(ink.shape)}."
+                f"Lines must be [B, T, {HEIGHT}], got a tensor of shape "
+                f"{tuple(ink.shape)}: resize them to a height of {HEIGHT}."
             )
         x = ink.unsqueeze(-1)
         for convolution in self.convolutions:
@@ -190,15 +145,15 @@ class LineEncoder(nn.Module):
 
 
 class CTCProbe(nn.Module):
-    """What can be read from latents: a linear map of three of them to
-    characters, trained by CTC. Blank is 0.
+    """Linear probe of three adjacent latents, trained by CTC to read
+    characters. The blank is 0.
 
     Arguments
     ---------
     input_dim : int
         Channels of the latents.
     characters : str
-        Those that are told apart.
+        Alphabet of the probe.
 
     Example
     -------
@@ -216,14 +171,16 @@ class CTCProbe(nn.Module):
         self.conv = nn.Conv1d(input_dim, 1 + len(characters), 3, padding=1)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """[B, T, input_dim], zero beyond their lengths, to logarithms of
-        probabilities [B, T, 1 + characters]."""
+        """Map [B, T, input_dim], zero beyond their lengths, to
+        log-probabilities [B, T, 1 + characters]."""
         logits = self.conv(latents.transpose(1, 2)).transpose(1, 2)
         return nn.functional.log_softmax(logits.float(), dim=-1)
 
-    def known(self, text: str) -> str:
-        """A text without the characters that are not told apart."""
+    def in_alphabet(self, text: str) -> str:
+        """Remove the characters that are not in the alphabet."""
         return "".join(c for c in text if c in self.characters)
+
+    known = in_alphabet  # Former name
 
     def loss(
         self,
@@ -231,25 +188,12 @@ class CTCProbe(nn.Module):
         lengths: torch.Tensor,
         texts: Iterable[str],
     ) -> torch.Tensor:
-        """The CTC loss.
-
-        Arguments
-        ---------
-        log_probs : torch.Tensor
-            What ``forward`` gave, [B, T, 1 + characters].
-        lengths : torch.Tensor
-            Relative lengths, [B].
-        texts : iterable of str
-            What is written; characters that are not known are left out.
-
-        Returns
-        -------
-        torch.Tensor
-            Nats a character, mean of the lines; 0 for lines that have more
-            characters than frames.
-        """
+        """Compute the CTC loss of log-probabilities of relative lengths [B],
+        in nats per character, averaged over lines. Characters outside the
+        alphabet are ignored; a line with more characters than frames counts
+        as 0."""
         indices = [
-            [1 + self.characters.index(c) for c in self.known(text)]
+            [1 + self.characters.index(c) for c in self.in_alphabet(text)]
             for text in texts
         ]
         frames = torch.round(lengths * log_probs.shape[1]).long()
@@ -262,27 +206,15 @@ class CTCProbe(nn.Module):
         )
 
     def read(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-        """The best path as text: repetitions become one, blanks go.
-
-        Arguments
-        ---------
-        log_probs : torch.Tensor
-            What ``forward`` gave, [B, T, 1 + characters].
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        list of str
-            A text for each line.
-        """
+        """Decode log-probabilities of relative lengths [B] greedily: merge
+        repetitions and drop blanks."""
         frames = torch.round(lengths * log_probs.shape[1]).long().tolist()
         paths = log_probs.argmax(-1).cpu()
         return [
             "".join(
                 self.characters[i - 1]
-                for i in path[:number].unique_consecutive().tolist()
+                for i in path[:length].unique_consecutive().tolist()
                 if i
             )
-            for path, number in zip(paths, frames, strict=True)
+            for path, length in zip(paths, frames, strict=True)
         ]

@@ -1,12 +1,9 @@
-"""The convolutional autoencoder of images of arXiv 2005.08520 (after van den
-Oord et al., 2017): a quarter of the height and width between encoder and
-decoder, and a distribution over the levels of every sub-pixel at the end.
+"""Convolutional image autoencoder of arXiv 2005.08520, after van den Oord et
+al. (2017): latents at a quarter of the resolution, and a categorical
+distribution over the levels of every sub-pixel.
 
-Images are whole numbers [B, C, H, W], latents [B, H / 4, W / 4, dim], so that
-a quantizer takes them as they are.
-
-Authors
- * speechbrain_vq authors 2026
+Images are integers [B, C, H, W]. Latents are [B, H / 4, W / 4, dim], as the
+quantizer takes them.
 """
 
 import torch
@@ -18,38 +15,16 @@ LEVELS = 256
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Levels 0..255 to -0.5..0.5.
-
-    Arguments
-    ---------
-    images : torch.Tensor
-        Whole numbers of any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        In fp32, of the same shape.
-    """
+    """Scale integer levels 0..255 of any shape to fp32 in -0.5..0.5."""
     return images.to(torch.float32) / (LEVELS - 1) - 0.5
 
 
 def truncated_levels(images: torch.Tensor) -> torch.Tensor:
-    """The levels that the code of arXiv 2005.08520 predicts.
+    """Compute the target levels of the reference code of arXiv 2005.08520.
 
-    It finds them by cutting (x + 0.5) * 255 to a whole number, where x is
-    ``to_unit`` of a level. Rounding errors put 63 of the 256 levels one below
-    their own, and two of them together, so likelihoods of these are not those
-    of 8-bit images.
-
-    Arguments
-    ---------
-    images : torch.Tensor
-        Whole numbers of any shape.
-
-    Returns
-    -------
-    torch.Tensor
-        Whole numbers of the same shape.
+    That code truncates (x + 0.5) * 255 to an integer, where x is ``to_unit``
+    of a level. Rounding errors lower 63 of the 256 levels by one, and merge
+    two, so its likelihoods are not those of 8-bit images.
 
     Example
     -------
@@ -60,19 +35,13 @@ def truncated_levels(images: torch.Tensor) -> torch.Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """A 3x3 and a 1x1 convolution with a residual connection.
-
-    Arguments
-    ---------
-    channels : int
-        Channels in and out.
-    """
+    """Residual block of a 3x3 and a 1x1 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(
             nn.ReLU(),
-            # The norms have a shift of their own.
+            # The batch norms have a bias.
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
@@ -81,23 +50,23 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] to the same."""
+        """Apply the block to [B, C, H, W]."""
         return x + self.layers(x)
 
 
 class ImageEncoder(nn.Module):
-    """Images to latents, a quarter as high and wide.
+    """Encoder of images at a quarter of their height and width.
 
     Arguments
     ---------
     image_channels : int
-        3 for colour, 1 for grey.
+        3 for color, 1 for grayscale.
     output_dim : int
         Channels of the latents.
     channels : int
-        Channels within.
+        Hidden channels.
     num_blocks : int
-        Residual blocks after the striding.
+        Residual blocks after the strided convolutions.
 
     Example
     -------
@@ -125,34 +94,24 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Encodes.
-
-        Arguments
-        ---------
-        images : torch.Tensor
-            Levels 0..255, [B, image_channels, H, W], H and W divisible by 4.
-
-        Returns
-        -------
-        torch.Tensor
-            Latents, [B, H / 4, W / 4, output_dim].
-        """
+        """Encode levels 0..255 [B, image_channels, H, W], with H and W
+        divisible by 4, as latents [B, H / 4, W / 4, output_dim]."""
         return self.layers(to_unit(images)).permute(0, 2, 3, 1)
 
 
 class ImageDecoder(nn.Module):
-    """Latents to a distribution over the levels of every sub-pixel.
+    """Decoder of latents to logits over the levels of every sub-pixel.
 
     Arguments
     ---------
     input_dim : int
         Channels of the latents.
     image_channels : int
-        3 for colour, 1 for grey.
+        3 for color, 1 for grayscale.
     channels : int
-        Channels within.
+        Hidden channels.
     num_blocks : int
-        Residual blocks before the size goes up.
+        Residual blocks before the upsampling.
 
     Example
     -------
@@ -184,39 +143,28 @@ class ImageDecoder(nn.Module):
         )
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decodes.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, h, w, input_dim].
-
-        Returns
-        -------
-        torch.Tensor
-            Logits, [B, 256, image_channels, 4 h, 4 w].
-        """
-        # Contiguous, or the loss copies all logits to make them so.
+        """Decode latents [B, h, w, input_dim] to logits
+        [B, 256, image_channels, 4 h, 4 w]."""
+        # Contiguous latents keep the loss from copying all logits.
         return self.layers(latents.permute(0, 3, 1, 2).contiguous())
 
 
 class ImageQuantizer(VectorQuantizer):
-    """A ``VectorQuantizer`` as the code of arXiv 2005.08520 has it on images:
-    codebooks side by side without projections, and, where there is a norm,
-    one whose statistics they share.
+    """Product quantizer of images as in the code of arXiv 2005.08520: no
+    projections, and one norm whose statistics all codebooks share.
 
     Arguments
     ---------
     num_codebooks : int
-        Codebooks, each for its slice of the latents.
+        Number of codebooks, each for its own slice of the channels.
     codebook_size : int
-        Number of codewords of each.
+        Codewords per codebook.
     codebook_dim : int
         Dimension of a codeword.
     norm : str, optional
-        ``"batch"`` or None.
+        ``"batch"``, or None for no norm.
     **options
-        Others of ``VectorQuantizer``.
+        Other arguments of ``VectorQuantizer``.
 
     Example
     -------

@@ -1,8 +1,5 @@
-"""Time-jitter (Chorowski et al. 2019, arXiv 1901.08810): what a latent says has
-to last longer than its own time step.
-
-Authors
- * speechbrain_vq authors 2026
+"""Time-jitter regularization of latents (Chorowski et al. 2019, arXiv
+1901.08810).
 """
 
 import torch
@@ -12,17 +9,17 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 
 class TimeJitter(nn.Module):
-    """In training, some latents are replaced by a neighbour, all channels
-    alike.
+    """Replace random latents by a neighbor in training, across all channels.
 
-    The first and the last latent of an utterance have one neighbour, and stay
-    as they are where it would be the other.
+    It makes latents encode what lasts longer than one time step. The first
+    and last latent of an utterance keep their value where the drawn neighbor
+    does not exist.
 
     Arguments
     ---------
     probability : float
-        Share of the latents, half of them by the left neighbour and half by
-        the right one.
+        Probability of a replacement, half of it by the left neighbor and half
+        by the right one.
 
     Raises
     ------
@@ -43,40 +40,26 @@ class TimeJitter(nn.Module):
         super().__init__()
         if not 0 <= probability <= 1:
             raise ValueError(
-                f"The probability of a jitter must be in 0..1, got "
-                f"{probability}."
+                f"The jitter probability must be in 0..1, got {probability}."
             )
         self.probability = probability
 
     def forward(
         self, latents: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Jitters.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, T, H].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B]; what is beyond stays, and goes nowhere.
-
-        Returns
-        -------
-        torch.Tensor
-            Latents, [B, T, H].
-        """
+        """Jitter latents [B, T, H] within their relative lengths [B]."""
         if not self.training or not self.probability:
             return latents
-        number = frame_mask(latents, lengths).sum(1, keepdim=True)
+        frames = frame_mask(latents, lengths).sum(1, keepdim=True)
         time = torch.arange(latents.shape[1], device=latents.device)
-        chance = torch.rand(latents.shape[:2], device=latents.device)
-        left = chance < self.probability / 2
-        right = ~left & (chance < self.probability)
+        draw = torch.rand(latents.shape[:2], device=latents.device)
+        left = draw < self.probability / 2
+        right = ~left & (draw < self.probability)
         source = time + right.long() - left.long()
-        inside = (source >= 0) & (source < number) & (time < number)
+        inside = (source >= 0) & (source < frames) & (time < frames)
         source = torch.where(inside, source, time)
         return latents.gather(1, source.unsqueeze(2).expand_as(latents))
 
     def extra_repr(self) -> str:
-        """Shown by ``print``."""
+        """Return the text that ``print`` shows."""
         return f"probability={self.probability}"

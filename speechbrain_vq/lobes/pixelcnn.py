@@ -1,12 +1,8 @@
-"""A gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) that writes
-an image a column after the other, each from the top, with latents to tell it
-what.
+"""Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) conditioned on
+latents. It generates an image column by column, each from top to bottom.
 
-As in the code of arXiv 2005.08520, one stream sees the columns before and
-another, within a column, the pixels above.
-
-Authors
- * speechbrain_vq authors 2026
+As in the code of arXiv 2005.08520, one stream covers the previous columns and
+the other one the pixels above in the same column.
 """
 
 import torch
@@ -15,19 +11,8 @@ from torch.nn.functional import pad
 
 
 def grey_levels(ink: torch.Tensor, num_levels: int) -> torch.Tensor:
-    """Cuts 0..1 into levels of the same size.
-
-    Arguments
-    ---------
-    ink : torch.Tensor
-        Values in 0..1, of any shape.
-    num_levels : int
-        Number of levels.
-
-    Returns
-    -------
-    torch.Tensor
-        Whole numbers in 0..num_levels - 1.
+    """Quantize values in 0..1, of any shape, to uniform gray levels, integers
+    in 0..num_levels - 1.
 
     Example
     -------
@@ -38,23 +23,22 @@ def grey_levels(ink: torch.Tensor, num_levels: int) -> torch.Tensor:
 
 
 class ColumnPixelCNN(nn.Module):
-    """The distribution of each pixel's level, given the pixels before it and
-    the latents of the whole line.
+    """Autoregressive decoder of line images conditioned on latents.
 
     Arguments
     ---------
     cond_dim : int
         Channels of the latents.
     height : int
-        Rows of the images.
+        Rows of an image.
     stride : int
-        Columns for a latent.
+        Columns per latent.
     channels : int
         Channels of each stream.
     num_layers : int
-        Gated layers.
+        Number of gated layers.
     num_levels : int
-        Levels of a pixel.
+        Gray levels of a pixel.
 
     Example
     -------
@@ -76,11 +60,11 @@ class ColumnPixelCNN(nn.Module):
         super().__init__()
         self.stride = stride
         self.num_levels = num_levels
-        # No mask is needed: each stream starts from an image moved by a
-        # column or by a pixel, and from there on looks at itself and back.
+        # The streams start from an image shifted by a column or a pixel, so
+        # that the causal kernels need no mask.
         self.columns = nn.Conv2d(1, channels, (3, 7), padding=(0, 3))
         self.pixels = nn.Conv2d(1, channels, (1, 3))
-        # What is written depends on the row, in every layer.
+        # Row embeddings: strokes depend on their height in the line.
         self.rows = nn.Parameter(torch.randn(1, channels, 1, height))
         self.condition = nn.Linear(
             cond_dim, num_layers * 4 * channels, bias=False
@@ -94,22 +78,10 @@ class ColumnPixelCNN(nn.Module):
     def forward(
         self, levels: torch.Tensor, latents: torch.Tensor
     ) -> torch.Tensor:
-        """Predicts each pixel.
-
-        Arguments
-        ---------
-        levels : torch.Tensor
-            Images of whole numbers, [B, T, H].
-        latents : torch.Tensor
-            Latents, [B, ceil(T / stride), cond_dim].
-
-        Returns
-        -------
-        torch.Tensor
-            Logits of the levels, [B, T, H, num_levels]; those of a pixel
-            depend on the columns before its own, the pixels above it in its
-            own, and the latents of the columns up to its own.
-        """
+        """Compute logits [B, T, H, num_levels] of images [B, T, H] given
+        latents [B, ceil(T / stride), cond_dim]. The logits of a pixel depend
+        on the columns before it, the pixels above it, and the latents up to
+        its own column."""
         time = levels.shape[1]
         image = (levels / (self.num_levels - 1)).to(latents).unsqueeze(1)
         columns = self.columns(pad(image, (0, 0, 3, 0))[:, :, : time + 2])
@@ -129,16 +101,8 @@ class ColumnPixelCNN(nn.Module):
 
 
 class ColumnGatedLayer(nn.Module):
-    """A layer of both streams, gated; that of the pixels sees that of the
-    columns.
-
-    Arguments
-    ---------
-    channels : int
-        Channels of each stream.
-    height : int
-        Rows of the images.
-    """
+    """Gated layer of both streams; the column stream feeds the pixel
+    stream."""
 
     def __init__(self, channels: int, height: int):
         super().__init__()
@@ -158,17 +122,18 @@ class ColumnGatedLayer(nn.Module):
         pixels: torch.Tensor,
         condition: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Two streams [B, C, T, H] and what they are told, [B, 4 C, T, 1], to
-        the streams and a third [B, C, T, H] for the output."""
-        told = (condition + self.rows).chunk(2, dim=1)
-        seen = self.columns(pad(columns, (0, 0, 1, 0)))
-        above = self.pixels(pad(pixels, (1, 0))) + self.to_pixels(seen)
-        columns = _gate(seen + told[0])
-        written = _gate(above + told[1])
-        skip = self.skip(torch.relu(written))
-        return columns, pixels + self.residual(written), skip
+        """Map two streams [B, C, T, H] and a condition [B, 4 C, T, 1] to both
+        streams and a skip connection [B, C, T, H]."""
+        biases = (condition + self.rows).chunk(2, dim=1)
+        previous = self.columns(pad(columns, (0, 0, 1, 0)))
+        above = self.pixels(pad(pixels, (1, 0))) + self.to_pixels(previous)
+        columns = _gate(previous + biases[0])
+        gated = _gate(above + biases[1])
+        skip = self.skip(torch.relu(gated))
+        return columns, pixels + self.residual(gated), skip
 
 
 def _gate(x: torch.Tensor) -> torch.Tensor:
+    """Apply the gated activation to both halves of the channels."""
     values, gates = x.chunk(2, dim=1)
     return torch.tanh(values) * torch.sigmoid(gates)

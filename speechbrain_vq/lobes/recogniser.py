@@ -1,13 +1,11 @@
-"""A phone recogniser around a bottleneck: convolutions and a BLSTM before it,
-a stack of convolutions after it.
+"""Phone recognizer with a bottleneck: convolutions and a BLSTM before it, a
+stack of dilated convolutions after it.
 
-After the WSJ model of arXiv 2005.08520 and its code. All modules take and
-return [batch, time, channel] and relative lengths, and give the same for an
-utterance alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
+After the WSJ model of arXiv 2005.08520. All modules take and return [batch,
+time, channel] and relative lengths. Padding does not change their outputs.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -17,19 +15,9 @@ from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 
 def delta(x: torch.Tensor) -> torch.Tensor:
-    """The slope over time of features, by regression over five frames.
+    """Compute delta features of [B, T, D] by regression over five frames.
 
-    Beyond the ends there are zeros, as there are in a padded batch.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Features, [B, T, D].
-
-    Returns
-    -------
-    torch.Tensor
-        Slopes, [B, T, D].
+    Both ends are zero-padded, like the end of an utterance in a batch.
 
     Example
     -------
@@ -38,59 +26,59 @@ def delta(x: torch.Tensor) -> torch.Tensor:
     """
     time = x.shape[1]
     padded = nn.functional.pad(x, (0, 0, 2, 2))
-    at = [padded[:, start : start + time] for start in range(5)]
-    return (2 * (at[4] - at[0]) + at[3] - at[1]) / 10
+    shifted = [padded[:, start : start + time] for start in range(5)]
+    return (2 * (shifted[4] - shifted[0]) + shifted[3] - shifted[1]) / 10
 
 
 class NormedConv2d(nn.Module):
-    """A 7 x 7 convolution over time and frequency, batch norm, and a rectifier
-    that is cut off at 20.
-
-    Arguments
-    ---------
-    input_channels : int
-        Channels in.
-    channels : int
-        Channels out.
-    stride : tuple of int
-        In time and in frequency.
-    """
+    """2-D convolution with masked batch norm and a ReLU clipped at 20; strides
+    and kernel sizes are (time, frequency)."""
 
     def __init__(
-        self, input_channels: int, channels: int, stride: tuple[int, int]
+        self,
+        input_channels: int,
+        channels: int,
+        stride: Sequence[int],
+        kernel_size: Sequence[int] = (7, 7),
     ):
         super().__init__()
-        # The norm has a bias of its own.
+        padding = [(size - 1) // 2 for size in kernel_size]
+        # The batch norm has a bias.
         self.conv = nn.Conv2d(
-            input_channels, channels, 7, stride, padding=3, bias=False
+            input_channels, channels, kernel_size, stride, padding, bias=False
         )
         self.norm = MaskedBatchNorm(channels)
 
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, T, F, C], zero beyond the lengths [B], to the same."""
+        """Apply the layer to [B, T, F, C] of relative lengths [B], zero
+        beyond them."""
         stride, frames = self.conv.stride[0], torch.round(lengths * x.shape[1])
         x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         lengths = torch.ceil(frames / stride) / x.shape[1]
         mask = frame_mask(x, lengths)
-        x = nn.functional.hardtanh(self.norm(x, mask), 0, 20)
+        x = self.activation(self.norm(x, mask))
         return x * mask.unsqueeze(-1), lengths
+
+    def activation(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the activation function."""
+        return nn.functional.hardtanh(x, 0, 20)
 
 
 class SummedBLSTM(nn.Module):
-    """Layers of bidirectional LSTM, the two directions added up after each.
+    """Bidirectional LSTM that sums both directions after each layer.
 
     Arguments
     ---------
     input_dim : int
-        Channels in.
+        Input channels.
     hidden_size : int
-        Channels out, and of each direction.
+        Channels of each direction and of the output.
     num_layers : int
         Number of layers.
     dropout : float
-        Share of the outputs dropped between layers.
+        Dropout probability between layers.
 
     Example
     -------
@@ -117,33 +105,33 @@ class SummedBLSTM(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """[B, T, input_dim] with lengths [B] to [B, T, hidden_size], zero
-        beyond the lengths."""
+        """Map [B, T, input_dim] of relative lengths [B] to
+        [B, T, hidden_size], zero beyond the lengths."""
         mask = frame_mask(x, lengths)
-        # Turned round within its length, a sequence starts at its last frame.
-        # (Packed sequences of different lengths take several times as long on
-        # a CPU.)
-        frames, place = mask.sum(1, keepdim=True), torch.arange(x.shape[1])
-        place = place.to(x.device).expand(mask.shape)
-        place = torch.where(mask, frames - 1 - place, place).unsqueeze(-1)
-        for index, (onwards, back) in enumerate(
+        # Each sequence is reversed within its length: packed sequences of
+        # different lengths are several times slower on a CPU.
+        frames, times = mask.sum(1, keepdim=True), torch.arange(x.shape[1])
+        times = times.to(x.device).expand(mask.shape)
+        order = torch.where(mask, frames - 1 - times, times).unsqueeze(-1)
+        for index, (forward_lstm, backward_lstm) in enumerate(
             zip(self.forwards, self.backwards, strict=True)
         ):
             if index:
                 x = self.dropout(x)
-            turned = back(_take(x, place))[0]
-            x = (onwards(x)[0] + _take(turned, place)) * mask.unsqueeze(-1)
+            reverse = backward_lstm(_reorder(x, order))[0]
+            x = forward_lstm(x)[0] + _reorder(reverse, order)
+            x = x * mask.unsqueeze(-1)
         return x
 
 
-def _take(x: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
-    """Frames [B, T, D] in another order, by their places [B, T, 1]."""
-    return x.gather(1, place.expand(x.shape))
+def _reorder(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """Reorder the frames of [B, T, D] by indices [B, T, 1]."""
+    return x.gather(1, order.expand(x.shape))
 
 
 class PhoneEncoder(nn.Module):
-    """Features to latents at a third of their rate: two convolutions over time
-    and frequency, with slopes and slopes of slopes as channels, and a BLSTM.
+    """Encoder at a third of the frame rate: 2-D convolutions over features,
+    deltas and delta-deltas, then a BLSTM.
 
     Arguments
     ---------
@@ -154,9 +142,9 @@ class PhoneEncoder(nn.Module):
     hidden_size : int
         Channels of the latents.
     num_layers : int
-        Layers of the BLSTM.
+        BLSTM layers.
     dropout : float
-        Between and after these layers.
+        Dropout probability between and after the BLSTM layers.
 
     Example
     -------
@@ -189,41 +177,29 @@ class PhoneEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encodes.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Features, [B, T, input_dim], zero beyond their lengths.
-        lengths : torch.Tensor
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Latents [B, ceil(T / 3), hidden_size] and their relative lengths
-            [B].
-        """
+        """Encode features [B, T, input_dim], zero beyond their relative
+        lengths [B], as latents [B, ceil(T / 3), hidden_size] and their
+        relative lengths [B]."""
         mask = frame_mask(features, lengths).unsqueeze(-1)
-        slope = delta(features) * mask
-        x = torch.stack((features, slope, delta(slope) * mask), dim=-1)
+        deltas = delta(features) * mask
+        x = torch.stack((features, deltas, delta(deltas) * mask), dim=-1)
         for convolution in self.convolutions:
             x, lengths = convolution(x, lengths)
         return self.dropout(self.blstm(x.flatten(2), lengths)), lengths
 
 
 class LatentMixer(nn.Module):
-    """Quantized latents to evidence for phones: convolutions, the first two
-    dilated, with residual connections, and a linear layer.
+    """Residual stack of 1-D convolutions, the first two dilated, that maps
+    latents to logits.
 
     Arguments
     ---------
     input_dim : int
         Channels of the latents.
     output_dim : int
-        Number of phones, and of what else is told apart.
+        Number of output classes.
     channels : int
-        Channels within.
+        Hidden channels.
 
     Example
     -------
@@ -247,8 +223,8 @@ class LatentMixer(nn.Module):
     def forward(
         self, latents: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """[B, T, input_dim] with lengths [B] to logits [B, T, output_dim],
-        meaningless beyond the lengths."""
+        """Map [B, T, input_dim] of relative lengths [B] to logits
+        [B, T, output_dim], undefined beyond the lengths."""
         mask = frame_mask(latents, lengths)
         x = self.first(latents) * mask.unsqueeze(-1)
         for convolution, norm in zip(

@@ -1,12 +1,8 @@
-"""Whose voice a decoder speaks with: of a table of known ones, or as an encoder
-that was trained to tell speakers apart hears them.
+"""Speaker embeddings for a decoder: a lookup table, or a pretrained encoder.
 
-A third way, which learns to hear any voice along with the rest, is
-``speechbrain_vq.lobes.autoencoder.SpeakerEncoder``. All have ``output_dim``,
-and zeros stand for the average voice.
-
-Authors
- * speechbrain_vq authors 2026
+``speechbrain_vq.lobes.autoencoder.SpeakerEncoder`` is the third kind, trained
+along with the decoder. All have ``output_dim``, and the zero vector is the
+average speaker.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,24 +13,23 @@ from torch import nn
 
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
-# Room for a name, in bytes.
-MAX_NAME = 64
-# The convolutions of an encoder reach over some frames; a recording that is
-# shorter, in seconds, is said again.
-SHORTEST = 0.5
+MAX_NAME_BYTES = 64
+# A recording shorter than this is repeated, in seconds: the convolutions of
+# pretrained encoders require several frames.
+MIN_DURATION = 0.5
 
 
 class SpeakerTable(nn.Module):
-    """An embedding for each speaker of the training, by name.
+    """Lookup table of speaker embeddings by name.
 
-    The names are a part of the weights: a model that is loaded knows them.
+    The names are a buffer, so ``state_dict()`` contains them.
 
     Arguments
     ---------
     num_speakers : int
-        How many there is room for.
+        Capacity of the table.
     output_dim : int
-        Size of the embeddings.
+        Dimension of the embeddings.
 
     Example
     -------
@@ -47,76 +42,75 @@ class SpeakerTable(nn.Module):
     ValueError: There is no speaker 'anna'. Known: p225, p226.
     """
 
-    # What forward() takes.
-    hears = "names"
+    input_type = "names"
 
     def __init__(self, num_speakers: int, output_dim: int):
         super().__init__()
         self.output_dim = output_dim
         self.weight = nn.Parameter(torch.randn(num_speakers, output_dim))
-        letters = torch.zeros(num_speakers, MAX_NAME, dtype=torch.uint8)
+        letters = torch.zeros(num_speakers, MAX_NAME_BYTES, dtype=torch.uint8)
         self.register_buffer("letters", letters)
 
     @property
     def names(self) -> list[str]:
-        """Of the speakers, in the order of their rows."""
+        """Names of the speakers, in row order."""
         rows = self.letters.cpu().numpy()
         names = (row.tobytes().rstrip(b"\0") for row in rows)
         return [name.decode(errors="replace") for name in names if name]
 
     @torch.no_grad()
     def fill(self, names: Iterable[str]) -> None:
-        """Gives the rows their names.
+        """Assign names, or numbers, to the rows in sorted order.
 
         Arguments
         ---------
         names : iterable of str
-            Of the speakers; their order makes no difference. Numbers are
-            names, too.
+            Speaker names, in any order.
 
         Raises
         ------
         ValueError
-            If there are more than there is room for, none, or one has too
-            long a name.
+            If there are no names or more than the capacity, or a name is
+            empty or too long.
         """
         names = sorted({str(name) for name in names})
         if not 0 < len(names) <= len(self.letters):
             raise ValueError(
-                f"There are {len(names)} speakers, and the table has room for "
+                f"The data has {len(names)} speakers, and the table holds "
                 f"1 to {len(self.letters)}: set num_speakers."
             )
         self.letters.zero_()
         for row, name in zip(self.letters, names, strict=False):
             data = name.encode()
-            if not 0 < len(data) <= MAX_NAME or "\0" in name:
+            if not 0 < len(data) <= MAX_NAME_BYTES or "\0" in name:
                 raise ValueError(
-                    f"A speaker's name has 1 to {MAX_NAME} bytes; {name!r} "
-                    f"has {len(data)}."
+                    f"A speaker name must have 1 to {MAX_NAME_BYTES} bytes, "
+                    f"none of them NUL; {name!r} has {len(data)}: rename it."
                 )
             row[: len(data)] = torch.tensor(list(data), dtype=torch.uint8)
 
     def forward(
         self, names: Sequence[str], known_only: bool = True
     ) -> torch.Tensor:
-        """The embeddings, less the average one.
+        """Look up the embeddings, relative to their mean.
 
         Arguments
         ---------
         names : sequence of str
-            Of B speakers.
+            Names of B speakers.
         known_only : bool
-            Whether an unknown one is an error; else it is the average voice.
+            Whether an unknown name is an error rather than the average
+            speaker.
 
         Returns
         -------
         torch.Tensor
-            [B, output_dim].
+            Embeddings, [B, output_dim].
 
         Raises
         ------
         ValueError
-            If a name is unknown; the message lists those that are known.
+            If a name is unknown; the message lists the known ones.
         """
         rows = {name: row for row, name in enumerate(self.names)}
         unknown = [name for name in names if name not in rows]
@@ -124,28 +118,32 @@ class SpeakerTable(nn.Module):
             raise ValueError(unknown_speaker(unknown[0], rows))
         vectors = self.weight[: len(rows)]
         vectors = torch.cat((vectors - vectors.mean(0), vectors[:1] * 0))
-        chosen = [rows.get(name, len(rows)) for name in names]
-        return vectors[torch.tensor(chosen, device=vectors.device)]
+        indices = [rows.get(name, len(rows)) for name in names]
+        return vectors[torch.tensor(indices, device=vectors.device)]
 
 
 class PretrainedSpeaker(nn.Module):
-    """Speaker embeddings of an encoder that SpeechBrain trained (d-vectors,
-    x-vectors, ECAPA), which stays as it is, projected to the decoder's size.
+    """Frozen SpeechBrain speaker encoder (d-vectors, x-vectors, ECAPA) with a
+    trained projection.
 
-    The encoder is a part of the model: once ``load`` has read its weights,
-    they are saved and exported with the rest. Like ``SpeakerEncoder`` it
-    hears any voice.
+    Its weights are saved and exported with the model. Like ``SpeakerEncoder``
+    it generalizes to unseen speakers.
 
     Arguments
     ---------
     compute_features, mean_var_norm, embedding_model : torch.nn.Module
-        As in the ``hyperparams.yaml`` of the pretrained encoder.
+        Modules of the pretrained encoder's ``hyperparams.yaml``.
     embedding_dim : int
-        Size of its embeddings (``lin_neurons``).
+        Dimension of its embeddings (``lin_neurons``).
     output_dim : int
-        Size for the decoder.
+        Dimension of the projected embeddings.
     sample_rate : int
-        Of what it hears, in Hz.
+        Sampling rate of the waveforms, in Hz.
+
+    Raises
+    ------
+    ValueError
+        If the normalization is not per sentence, or the sampling rates differ.
 
     Example
     -------
@@ -163,7 +161,7 @@ class PretrainedSpeaker(nn.Module):
     torch.Size([2, 8])
     """
 
-    hears = "waveforms"
+    input_type = "waveforms"
 
     def __init__(
         self,
@@ -178,24 +176,24 @@ class PretrainedSpeaker(nn.Module):
         if getattr(mean_var_norm, "norm_type", "sentence") != "sentence":
             raise ValueError(
                 "mean_var_norm must be of the type 'sentence', not "
-                f"{mean_var_norm.norm_type!r}: the statistics of the others "
-                "are none of the weights, and would be lost."
+                f"{mean_var_norm.norm_type!r}: the state_dict does not "
+                "contain the statistics of other types."
             )
         stft = getattr(compute_features, "compute_STFT", None)
         rate = getattr(stft, "sample_rate", sample_rate)
         if rate != sample_rate:
             raise ValueError(
-                f"The pretrained encoder hears {rate} Hz, and the model is of "
-                f"{sample_rate} Hz: set sample_rate to {rate}, or take an "
-                "encoder that learns along (SpeakerEncoder)."
+                f"The pretrained encoder requires {rate} Hz, and the model has "
+                f"{sample_rate} Hz: set sample_rate to {rate}, or train the "
+                "speaker encoder with the model (SpeakerEncoder)."
             )
         self.output_dim = output_dim
-        self.shortest = round(SHORTEST * sample_rate)
+        self.min_samples = round(MIN_DURATION * sample_rate)
         self.compute_features = compute_features
         self.mean_var_norm = mean_var_norm
         self.embedding_model = embedding_model
-        for part in self._frozen():
-            part.requires_grad_(False)
+        for module in self._frozen():
+            module.requires_grad_(False)
         self.linear = nn.Linear(embedding_dim, output_dim)
         self.norm = MaskedBatchNorm(output_dim, affine=False)
         self.train()
@@ -203,32 +201,35 @@ class PretrainedSpeaker(nn.Module):
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """[B, samples] with relative lengths [B] to [B, output_dim]."""
+        """Embed waveforms [B, samples] of relative lengths [B] as
+        [B, output_dim]."""
         samples = torch.round(lengths * wavs.shape[1]).long()
         size = self.linear.in_features
         embeddings = wavs.new_zeros(len(wavs), size, dtype=torch.float32)
-        # The encoders hear padding; of one length there is none.
-        for number in samples.unique().tolist():
-            rows = samples == number
-            embeddings[rows] = self._embed(wavs[rows, :number])
+        # Batches of equal lengths: padding changes the encoders' embeddings.
+        for length in samples.unique().tolist():
+            rows = samples == length
+            embeddings[rows] = self._embed(wavs[rows, :length])
         return self.norm(self.linear(embeddings))
 
     def train(self, mode: bool = True) -> "PretrainedSpeaker":
-        """The encoder stays in evaluation mode."""
+        """Set the training mode, keeping the encoder in evaluation mode."""
         super().train(mode)
-        for part in self._frozen():
-            part.eval()
+        for module in self._frozen():
+            module.eval()
         return self
 
     def _frozen(self):
+        """Return the modules that are not trained."""
         return self.compute_features, self.mean_var_norm, self.embedding_model
 
     @torch.no_grad()
     def _embed(self, wavs):
-        if 0 < wavs.shape[1] < self.shortest:
-            wavs = wavs.repeat(1, -(-self.shortest // wavs.shape[1]))
+        """Compute normalized embeddings of waveforms without padding."""
+        if 0 < wavs.shape[1] < self.min_samples:
+            wavs = wavs.repeat(1, -(-self.min_samples // wavs.shape[1]))
         elif wavs.shape[1] == 0:
-            wavs = wavs.new_zeros(len(wavs), self.shortest)
+            wavs = wavs.new_zeros(len(wavs), self.min_samples)
         lengths = torch.ones(len(wavs), device=wavs.device)
         with torch.autocast(wavs.device.type, enabled=False):
             features = self.compute_features(wavs.float())
@@ -243,35 +244,36 @@ def voices(
     features: tuple[torch.Tensor, torch.Tensor],
     names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """The embeddings of a batch, whatever they are made of.
+    """Compute the speaker embeddings of a batch from the input that the
+    speaker module takes.
 
     Arguments
     ---------
     speaker : torch.nn.Module
-        One of this file, or a ``SpeakerEncoder``.
+        ``SpeakerTable``, ``PretrainedSpeaker`` or ``SpeakerEncoder``.
     wavs : tuple
         Waveforms [B, samples] and their relative lengths [B].
     features : tuple
         Features [B, T, C] and their relative lengths [B].
     names : sequence of str, optional
-        Of the speakers, where they are known. Who is not in a table is given
-        the average voice.
+        Speaker names. A name that the table lacks gives the average speaker.
 
     Returns
     -------
     torch.Tensor
-        [B, S].
+        Speaker embeddings, [B, S].
     """
-    # In a distributed run it is wrapped.
-    hears = getattr(getattr(speaker, "module", speaker), "hears", "features")
-    if hears == "names":
+    # DistributedDataParallel wraps the module.
+    module = getattr(speaker, "module", speaker)
+    input_type = getattr(module, "input_type", "features")
+    if input_type == "names":
         unknown = [""] * len(wavs[0])
         return speaker(names or unknown, known_only=False)
-    return speaker(*(wavs if hears == "waveforms" else features))
+    return speaker(*(wavs if input_type == "waveforms" else features))
 
 
 def unknown_speaker(name: str, known: Iterable[str]) -> str:
-    """Says that a name is not in a table, and what is."""
+    """Format the error text of a name that a speaker table lacks."""
     known = list(known)
     close = get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""

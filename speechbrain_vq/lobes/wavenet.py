@@ -1,9 +1,6 @@
-"""An autoregressive decoder of waveforms: a WaveNet (van den Oord et al. 2016,
-arXiv 1609.03499) that is told the quantized vectors and the speaker, as in
-Chorowski et al. 2019, arXiv 1901.08810.
-
-Authors
- * speechbrain_vq authors 2026
+"""Autoregressive waveform decoder: a WaveNet (van den Oord et al. 2016, arXiv
+1609.03499) conditioned on latents and the speaker, as in Chorowski et al.
+2019, arXiv 1901.08810.
 """
 
 import math
@@ -20,20 +17,20 @@ from .jitter import TimeJitter
 from .wavenet_layers import GatedLayer
 from .wavenet_steps import generate
 
-# Of a sample, by the mu-law.
+# Mu-law levels of a sample.
 LEVELS = 256
 SILENCE = LEVELS // 2
 
 
 class SampleErrors(NamedTuple):
-    """How well samples were foreseen.
+    """Cross-entropy of samples.
 
     Attributes
     ----------
     nats : torch.Tensor
-        Cross entropy of each sample, [B, N], 0 where it does not count.
+        Cross-entropy of each sample in nats, [B, N], 0 where not valid.
     valid : torch.Tensor
-        Which count, booleans [B, N].
+        Mask of the valid samples, booleans [B, N].
     """
 
     nats: torch.Tensor
@@ -41,40 +38,35 @@ class SampleErrors(NamedTuple):
 
 
 class WaveNetDecoder(nn.Module):
-    """Latents and a speaker to a distribution of each sample, given those
-    before it.
+    """WaveNet decoder of 256 mu-law levels.
 
-    Samples are mu-law coded in 256 levels. In training, a window of each
-    utterance is foreseen, at a random place: memory grows with it. A window
-    does not hear what is before it, but for one sample. In evaluation, all
-    of an utterance is foreseen, a window after the other, each with all of its
-    past.
-
-    The size is that of the literature (Chorowski et al. 2019),
-    which has a GPU for it.
+    Training predicts a random window of each utterance, since memory grows
+    with its length; the window's context is the one sample before it.
+    Evaluation predicts whole utterances, window by window, with full context.
+    The default size is that of Chorowski et al. (2019) and requires a GPU.
 
     Arguments
     ---------
     input_dim : int
         Channels of the latents.
     speaker_dim : int
-        Size of the speaker embedding.
+        Dimension of the speaker embedding.
     samples_per_token : int
-        Samples for a latent.
+        Samples per latent.
     channels : int
-        Gated units of each layer.
+        Gated units per layer.
     num_layers : int
-        Layers.
+        Number of layers.
     cycle : int
-        Layers after which the dilations 1, 2, 4, ... begin again.
+        Layers per cycle of the dilations 1, 2, 4, ...
     skip_channels : int
-        Channels of the sum over layers, and of the layer before the last.
+        Channels of the skip connections and of the hidden output layer.
     condition_channels : int
-        Channels that the latents are mixed to over time.
+        Channels of the latents after mixing with their neighbors.
     window : int
-        Latents in a window.
+        Latents per window.
     jitter : float
-        Probability for ``TimeJitter``.
+        Probability of ``TimeJitter`` on the latents.
 
     Example
     -------
@@ -106,13 +98,12 @@ class WaveNetDecoder(nn.Module):
         self.window = window
         self.jitter = TimeJitter(jitter)
         self.mix = nn.Conv1d(input_dim, condition_channels, 3, padding=1)
-        told = condition_channels + speaker_dim
         self.first = nn.Embedding(LEVELS, channels)
         self.layers = nn.ModuleList(
             GatedLayer(
                 channels,
                 skip_channels,
-                told,
+                condition_channels + speaker_dim,
                 dilation=2 ** (index % cycle),
                 last=index == num_layers - 1,
             )
@@ -123,7 +114,7 @@ class WaveNetDecoder(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Samples before a sample that what is foreseen depends on."""
+        """Number of previous samples that a prediction depends on."""
         return 1 + sum(layer.dilation for layer in self.layers)
 
     def forward(
@@ -134,45 +125,29 @@ class WaveNetDecoder(nn.Module):
         wavs: torch.Tensor,
         wav_lengths: torch.Tensor,
     ) -> SampleErrors:
-        """Foresees samples from the true ones before them.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, T, input_dim].
-        speaker : torch.Tensor
-            Speaker embeddings, [B, speaker_dim].
-        lengths : torch.Tensor, optional
-            Relative lengths of the latents, [B].
-        wavs : torch.Tensor
-            Waveforms in -1..1, [B, samples].
-        wav_lengths : torch.Tensor
-            Their relative lengths, [B].
-
-        Returns
-        -------
-        SampleErrors
-            Those of a window in training, of all samples in evaluation.
-        """
+        """Predict samples with teacher forcing: those of a random window in
+        training, all of them in evaluation. Takes latents [B, T, input_dim],
+        speaker embeddings [B, speaker_dim], waveforms in -1..1 [B, samples],
+        and the relative lengths [B] of latents and waveforms."""
         mask = frame_mask(latents, lengths)
-        levels, before, valid = self._samples(wavs, wav_lengths, mask)
+        levels, previous, valid = self._samples(wavs, wav_lengths, mask)
         conditions = self.conditions(
             self.jitter(latents, lengths), speaker, lengths
         )
-        whole = [conditions, levels, before, valid]
+        tensors = [conditions, levels, previous, valid]
         if self.training:
-            taken = self._random_window(mask.sum(1), mask.shape[1])
+            window = self._random_window(mask.sum(1), mask.shape[1])
             rows = torch.arange(len(mask), device=mask.device).unsqueeze(1)
-            return self._errors(*(part[rows, taken] for part in whole))
+            return self._errors(*(tensor[rows, window] for tensor in tensors))
         past = math.ceil((self.receptive_field - 1) / self.samples_per_token)
-        pieces = []
+        windows = []
         for start in range(0, mask.shape[1], self.window):
             begin, end = max(start - past, 0), start + self.window
-            found = self._errors(*(part[:, begin:end] for part in whole))
-            skip = (start - begin) * self.samples_per_token
-            pieces.append([part[:, skip:] for part in found])
+            errors = self._errors(*(t[:, begin:end] for t in tensors))
+            context = (start - begin) * self.samples_per_token
+            windows.append([tensor[:, context:] for tensor in errors])
         return SampleErrors(
-            *(torch.cat(p, 1) for p in zip(*pieces, strict=True))
+            *(torch.cat(w, 1) for w in zip(*windows, strict=True))
         )
 
     def errors(
@@ -181,25 +156,16 @@ class WaveNetDecoder(nn.Module):
         features: torch.Tensor,
         lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The errors of a batch; what ``ConvDecoder.errors`` is, in nats.
-
-        Arguments
-        ---------
-        predictions : SampleErrors
-            What ``forward`` gave.
-        features, lengths
-            Not looked at: it is samples that are foreseen.
-
-        Returns
-        -------
-        tuple
-            Their sum and their number.
-        """
+        """Compute the summed cross-entropy in nats of the output of
+        ``forward`` and the number of valid samples. The features and lengths
+        are ignored."""
         return predictions.nats.sum(), predictions.valid.sum()
 
-    def figures(self, error: float) -> dict[str, float]:
-        """The mean error by the name under which it is reported."""
+    def metrics(self, error: float) -> dict[str, float]:
+        """Return the mean error under the name it is logged by."""
         return {"bits_per_sample": error / math.log(2)}
+
+    figures = metrics  # Former name
 
     @torch.no_grad()
     def generate(
@@ -209,11 +175,11 @@ class WaveNetDecoder(nn.Module):
         lengths: torch.Tensor | None = None,
         seed: int = 0,
     ) -> torch.Tensor:
-        """Writes waveforms, a sample after the other.
+        """Generate waveforms sample by sample.
 
-        The dice of all items of a batch are the same, so that an utterance
-        sounds the same alone and in a batch, unless rounding makes a sample
-        another, and with it those after it.
+        All utterances of a batch share their random numbers, so that batching
+        does not change a waveform, except where rounding flips a sample. The
+        global random state is not used.
 
         Arguments
         ---------
@@ -224,7 +190,7 @@ class WaveNetDecoder(nn.Module):
         lengths : torch.Tensor, optional
             Relative lengths, [B].
         seed : int
-            Decides the dice; those of other parts are not touched.
+            Seed of the random numbers.
 
         Returns
         -------
@@ -234,13 +200,13 @@ class WaveNetDecoder(nn.Module):
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, dtype=torch.float32)
         mask = frame_mask(latents, lengths)
-        number = mask.shape[1] * self.samples_per_token
-        dice = torch.rand(
-            number, generator=torch.Generator().manual_seed(seed)
+        samples = mask.shape[1] * self.samples_per_token
+        draws = torch.rand(
+            samples, generator=torch.Generator().manual_seed(seed)
         ).to(latents.device)
         with torch.autocast(latents.device.type, enabled=False):
             conditions = self.conditions(latents.float(), speaker, lengths)
-            levels = generate(self, conditions, dice, SILENCE)
+            levels = generate(self, conditions, draws, SILENCE)
         wavs = mu_law_decoding(levels, LEVELS)
         return wavs * mask.repeat_interleave(self.samples_per_token, 1)
 
@@ -250,62 +216,51 @@ class WaveNetDecoder(nn.Module):
         speaker: torch.Tensor,
         lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What every layer is told: latents mixed with their neighbours, and
-        the speaker, [B, T, condition_channels + speaker_dim]."""
+        """Compute the conditions [B, T, condition_channels + speaker_dim] of
+        all layers: latents mixed with their neighbors, and the speaker."""
         mask = frame_mask(latents, lengths).unsqueeze(2)
         mixed = self.mix((latents * mask).transpose(1, 2)).transpose(1, 2)
-        told = speaker.unsqueeze(1).expand(-1, mixed.shape[1], -1)
-        return torch.cat([mixed, told], 2)
+        speakers = speaker.unsqueeze(1).expand(-1, mixed.shape[1], -1)
+        return torch.cat([mixed, speakers], 2)
 
     def logits(
-        self, before: torch.Tensor, conditions: torch.Tensor
+        self, previous: torch.Tensor, conditions: torch.Tensor
     ) -> torch.Tensor:
-        """Foresees all samples at once.
-
-        Arguments
-        ---------
-        before : torch.Tensor
-            For each sample the level of the one before it, [B, N]; N is
-            ``samples_per_token`` for each latent.
-        conditions : torch.Tensor
-            See ``conditions``.
-
-        Returns
-        -------
-        torch.Tensor
-            Logits of the levels, [B, N, 256].
-        """
-        x, total = self.first(before), 0.0
+        """Compute the logits [B, N, 256] of samples in parallel from the
+        level of the previous sample of each [B, N] and the conditions
+        [B, N / samples_per_token, D]."""
+        x, total = self.first(previous), 0.0
         for layer in self.layers:
             x, skip = layer(x, conditions, self.samples_per_token)
             total = total + skip
         return self.last(torch.relu(self.hidden(torch.relu(total))))
 
     def _samples(self, wavs, wav_lengths, mask):
-        """Levels, those before them, and which count, by latents:
+        """Compute levels, previous levels and the mask of valid samples,
         [B, T, samples_per_token] each."""
         valid = frame_mask(wavs.unsqueeze(2), wav_lengths)
-        # What is not a number has no level; the features tell of it.
+        # The features report NaNs.
         wavs = wavs.float().nan_to_num().clamp(-1, 1)
         levels = mu_law_encoding(wavs, LEVELS)
         shape = (*mask.shape, self.samples_per_token)
         extra = mask.shape[1] * self.samples_per_token - wavs.shape[1]
         levels = pad(levels, (0, extra), value=SILENCE)
-        before = pad(levels, (1, -1), value=SILENCE)
-        # Less than a frame may be left that no latent stands for.
+        previous = pad(levels, (1, -1), value=SILENCE)
+        # A remainder shorter than a frame has no latent.
         valid = pad(valid, (0, extra)).view(shape) & mask.unsqueeze(2)
-        return levels.view(shape), before.view(shape), valid
+        return levels.view(shape), previous.view(shape), valid
 
-    def _random_window(self, numbers, longest):
-        """Which latents, [B, W], of so many valid ones [B]."""
-        window = min(self.window, longest)
-        room = (numbers - window).clamp(min=0) + 1
-        chance = torch.rand(len(numbers), device=numbers.device)
-        starts = (chance * room).long().unsqueeze(1)
-        return starts + torch.arange(window, device=numbers.device)
+    def _random_window(self, valid_latents, max_latents):
+        """Draw the indices [B, W] of a window of the valid latents [B]."""
+        window = min(self.window, max_latents)
+        num_starts = (valid_latents - window).clamp(min=0) + 1
+        draw = torch.rand(len(valid_latents), device=valid_latents.device)
+        starts = (draw * num_starts).long().unsqueeze(1)
+        return starts + torch.arange(window, device=valid_latents.device)
 
-    def _errors(self, conditions, levels, before, valid):
-        logits = self.logits(before.flatten(1), conditions).float()
+    def _errors(self, conditions, levels, previous, valid):
+        """Compute the cross-entropy of samples, [B, N]."""
+        logits = self.logits(previous.flatten(1), conditions).float()
         levels, valid = levels.flatten(1), valid.flatten(1)
         nats = cross_entropy(
             logits.flatten(0, 1), levels.flatten(), reduction="none"

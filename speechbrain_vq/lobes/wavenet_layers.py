@@ -1,8 +1,5 @@
-"""What a WaveNet is made of (van den Oord et al. 2016, arXiv 1609.03499,
+"""Gated layer of a WaveNet (van den Oord et al. 2016, arXiv 1609.03499,
 sections 2.3 to 2.5).
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch
@@ -11,20 +8,8 @@ from torch.nn.functional import pad
 
 
 class GatedLayer(nn.Module):
-    """A causal convolution of two taps, gated.
-
-    Arguments
-    ---------
-    channels : int
-        Channels in and out.
-    skip_channels : int
-        Channels for the sum over layers.
-    told : int
-        Channels of the conditions.
-    dilation : int
-        Samples between the taps.
-    last : bool
-        Whether no layer comes after it.
+    """Gated causal convolution of two taps, ``dilation`` samples apart. The
+    last layer has no residual output.
 
     Example
     -------
@@ -38,7 +23,7 @@ class GatedLayer(nn.Module):
         self,
         channels: int,
         skip_channels: int,
-        told: int,
+        condition_dim: int,
         dilation: int,
         last: bool,
     ):
@@ -46,9 +31,10 @@ class GatedLayer(nn.Module):
         self.dilation = dilation
         self.past = nn.Linear(channels, 2 * channels, bias=False)
         self.now = nn.Linear(channels, 2 * channels, bias=False)
-        self.told = nn.Linear(told, 2 * channels)
+        # The attribute name is a state_dict key of published models.
+        self.told = nn.Linear(condition_dim, 2 * channels)
         self.skip = nn.Linear(channels, skip_channels)
-        # Parameters without a gradient would stop training on several GPUs.
+        # DistributedDataParallel rejects parameters without a gradient.
         self.residual = (
             None if last else nn.Linear(channels, channels, bias=False)
         )
@@ -56,13 +42,13 @@ class GatedLayer(nn.Module):
     def forward(
         self, x: torch.Tensor, conditions: torch.Tensor, repeat: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, N, C] and the conditions, each for so many samples, to the same
-        (or None, if it is the last) and the skip [B, N, S]."""
+        """Map [B, N, C] and conditions [B, N / repeat, D] to the residual
+        output [B, N, C], None in the last layer, and the skip [B, N, S]."""
         time = x.shape[1]
-        heard = self.past(x[:, : max(time - self.dilation, 0)])
-        heard = pad(heard, (0, 0, min(self.dilation, time), 0))
-        told = self.told(conditions).repeat_interleave(repeat, 1)
-        values, gates = (heard + self.now(x) + told).chunk(2, 2)
+        past = self.past(x[:, : max(time - self.dilation, 0)])
+        past = pad(past, (0, 0, min(self.dilation, time), 0))
+        bias = self.told(conditions).repeat_interleave(repeat, 1)
+        values, gates = (past + self.now(x) + bias).chunk(2, 2)
         z = torch.tanh(values) * torch.sigmoid(gates)
         residual = self.residual and x + self.residual(z)
         return residual, self.skip(z)

@@ -2,6 +2,7 @@
 gradients for the encoder in the backward pass."""
 
 import torch
+from torch import Tensor
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -55,9 +56,7 @@ def _rotated_back(gradient, latents, codewords):
     return torch.where(defined, rotated * (target / norm), gradient)
 
 
-def straight_through(
-    latents: torch.Tensor, codewords: torch.Tensor
-) -> torch.Tensor:
+def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply the straight-through estimator (Bengio et al., 2013): the latents
     get the gradient of the codewords unchanged.
 
@@ -83,9 +82,7 @@ def straight_through(
     return _StraightThrough.apply(latents, codewords.detach())
 
 
-def rotation_trick(
-    latents: torch.Tensor, codewords: torch.Tensor
-) -> torch.Tensor:
+def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
     rotated and scaled onto its codeword by a linear map that the gradient
     passes as a constant.

@@ -5,52 +5,6 @@ import torch
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 
 
-class LossToken:
-    """Lives as long as the graph of a loss; its list ``used`` outlives it, and
-    is not empty after a backward pass."""
-
-    def __init__(self):
-        self.used = []
-
-
-class _QuantizationLoss(torch.autograd.Function):
-    """w_c mean |x - sg[e]|^2 + w_e mean |sg[x] - e|^2 of vectors x and their
-    codewords e, and sum |x - e|^2 of each codebook.
-
-    Written out because the two terms have one value and opposite gradients:
-    autograd would compute each of them.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(targets, codewords, mass, divisor, weights, token):
-        distances = torch.linalg.vector_norm(codewords - targets, dim=2)
-        sq_error = mass @ distances.square()
-        return sum(weights) * sq_error.sum() / divisor, sq_error
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.weights, ctx.token = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx, gradient, _):
-        x, e, mass, divisor = ctx.saved_tensors
-        commitment, codebook = ctx.weights
-        if ctx.token is not None:
-            ctx.token.used[:] = [True]
-        slope = (2 * gradient * mass / divisor).view(-1, 1, 1)
-        to_x = to_e = None
-        # Detached as in the loss, for the derivatives of these.
-        if ctx.needs_input_grad[0]:
-            to_x = (x - e.detach()) * (commitment * slope)
-        if ctx.needs_input_grad[1]:
-            to_e = (e - x.detach()) * (codebook * slope)
-        return to_x, to_e, None, None, None, None
-
-
 def quantization_loss(
     targets: torch.Tensor,
     codebook: torch.Tensor,
@@ -59,7 +13,6 @@ def quantization_loss(
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
-    token: LossToken | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute the codebook and commitment loss (van den Oord et al., 2017,
     equation 3) of targets [N, c, d], their codes [N, c] in a codebook
@@ -69,8 +22,7 @@ def quantization_loss(
 
     Means run over all elements of the valid vectors, as in the code of arXiv
     2005.08520; ``over_ranks``, over those of all ranks, so that DDP's average
-    of the gradients is that of the whole batch. The loss's graph keeps
-    ``token``.
+    of the gradients is that of the whole batch.
 
     >>> x, codebook = torch.zeros(2, 1, 4), torch.ones(1, 8, 4)
     >>> codes, mass = torch.zeros(2, 1, dtype=torch.long), torch.ones(2)
@@ -84,11 +36,11 @@ def quantization_loss(
         number = sum_over_ranks(number) / world_size()
     # Without a vector all masses are zero, whatever they are divided by.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
-    weights = commitment_weight, codebook_weight
-    loss, sq_error = _QuantizationLoss.apply(
-        targets, codewords, mass, divisor, weights, token
-    )
-    return loss, sq_error, codewords.detach()
+    pulls = targets - codewords.detach(), targets.detach() - codewords
+    sq_errors = [mass @ pull.square().sum(2) for pull in pulls]
+    commitment, codebook = (errors.sum() / divisor for errors in sq_errors)
+    loss = commitment_weight * commitment + codebook_weight * codebook
+    return loss, sq_errors[0].detach(), codewords.detach()
 
 
 @torch.no_grad()

@@ -1,15 +1,14 @@
 """Masks of the valid frames of a padded batch."""
 
 import torch
+from torch import Tensor
 
 from speechbrain_vq.nnet.utils import in_transform
 
 
 def frame_mask(
-    x: torch.Tensor,
-    lengths: torch.Tensor | None = None,
-    mask: torch.Tensor | None = None,
-) -> torch.Tensor:
+    x: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """Compute the mask [B, T, ...] of the valid frames of x [B, T, ..., D].
 
     Lengths [B] are relative to T where floating point (SpeechBrain's
@@ -70,7 +69,7 @@ def frame_mask(
     return mask.expand(x.shape[:-1])
 
 
-def clear(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+def clear(x: Tensor, keep: Tensor) -> Tensor:
     """Set the rows of x [N, D] to zero, NaN included, where keep [N] is False.
 
     >>> clear(torch.tensor([[1.0], [torch.nan]]), torch.tensor([True, False]))

@@ -65,8 +65,8 @@ class MaskedBatchNorm(nn.Module):
         self.momentum = momentum
         ones = torch.ones(num_features, dtype=torch.float32)
         self.weight = nn.Parameter(ones.clone()) if affine else None
-        self.bias = nn.Parameter(0 * ones) if affine else None
-        self.register_buffer("running_mean", 0 * ones)
+        self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
+        self.register_buffer("running_mean", torch.zeros_like(ones))
         self.register_buffer("running_var", ones.clone())
         self._start_counting(0)
 

@@ -1,6 +1,7 @@
 """A uniform sample of a stream of vectors."""
 
 import torch
+from torch import Tensor
 
 from speechbrain_vq.nnet.utils import check_sizes
 
@@ -39,9 +40,7 @@ class Reservoir:
         return min(int(self.count), self.capacity)
 
     @torch.no_grad()
-    def add(
-        self, vectors: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> None:
+    def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
         """Add vectors to the stream.
 
         Arguments
@@ -63,7 +62,7 @@ class Reservoir:
         if len(vectors):
             _add(self._rows, self.count, vectors, mask.reshape(-1))
 
-    def contents(self) -> torch.Tensor:
+    def contents(self) -> Tensor:
         """Return a copy of the sample, [min(count, capacity), dim]."""
         return self._rows[: len(self)].clone()
 
@@ -71,11 +70,11 @@ class Reservoir:
         """Empty the sample; the stream starts anew."""
         self.count.zero_()
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the sample and the length of the stream so far."""
         return {"rows": self.contents(), "count": self.count.clone()}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned; raise ValueError where it
         does not fit."""
         rows, count = state["rows"], int(state["count"])
@@ -103,12 +102,7 @@ class Reservoir:
 @torch.library.custom_op(
     "speechbrain_vq::reservoir_add", mutates_args=("rows", "count")
 )
-def _add(
-    rows: torch.Tensor,
-    count: torch.Tensor,
-    vectors: torch.Tensor,
-    mask: torch.Tensor,
-) -> None:
+def _add(rows: Tensor, count: Tensor, vectors: Tensor, mask: Tensor) -> None:
     """Offer `vectors` [N, D] where `mask` [N] to `rows` [capacity + 1, D]."""
     capacity = len(rows) - 1
     arrival = torch.arange(len(vectors), device=vectors.device)

@@ -83,15 +83,12 @@ def _(x: Tensor, codebook: Tensor) -> Tensor:
 
 @_nearest.register_vmap
 def _(info, in_dims, x: Tensor, codebook: Tensor) -> tuple[Tensor, int]:
-    if in_dims[0] is None:
-        x = x.expand(info.batch_size, *x.shape)
-    else:
-        x = x.movedim(in_dims[0], 0)
-    if in_dims[1] is None:
-        return _nearest(x.contiguous(), codebook), 0
-    codebooks = codebook.movedim(in_dims[1], 0)
-    each = [_nearest(a, b) for a, b in zip(x, codebooks, strict=True)]
-    return torch.stack(each), 0
+    x_dim, codebook_dim = in_dims
+    if codebook_dim is None:
+        return _nearest(x.movedim(x_dim, 0).contiguous(), codebook), 0
+    codebooks = codebook.unbind(codebook_dim)
+    each = [x] * len(codebooks) if x_dim is None else x.unbind(x_dim)
+    return torch.stack(list(map(_nearest, each, codebooks))), 0
 
 
 def nearest_with_distances(
@@ -152,7 +149,7 @@ def first_copies(rows: Tensor) -> Tensor:
     ordered, order = hashes.sort(stable=True)
     first = order[torch.searchsorted(ordered, hashes)]
     # Hashes of different rows may collide.
-    same = (rows[first] == rows).all(1)
+    same = (rows[first] - rows).abs_().amax(1) == 0
     return torch.where(same, first, torch.arange(len(rows), device=rows.device))
 
 

@@ -1,11 +1,10 @@
 """Argument checks, sums over ranks, and precision: what the modules share."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
@@ -37,17 +36,28 @@ def is_first_rank() -> bool:
     return world_size() == 1 or distributed.get_rank() == 0
 
 
-@torch.no_grad()
-def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor over all ranks; no gradient passes."""
-    if world_size() > 1:
+class _Sum(torch.autograd.Function):
+    """A sum over ranks. Each rank's result depends on all ranks' inputs, so
+    the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx, x):
         x = x.clone()
         distributed.all_reduce(x)
-    return x
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Sum.apply(gradient)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum a tensor over all ranks, and its gradient."""
+    return x if world_size() == 1 else _Sum.apply(x)
 
 
 @torch.no_grad()
-def broadcast(tensors: Sequence[torch.Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors by those of rank 0."""
     if world_size() == 1:
         return
@@ -57,45 +67,6 @@ def broadcast(tensors: Sequence[torch.Tensor]) -> None:
         sent = tensor.to(torch.uint8) if is_bool else tensor.detach().clone()
         distributed.broadcast(sent, src=0)
         tensor.copy_(sent)
-
-
-class _Refuse(torch.autograd.Function):
-    """The first argument, which depends on all and has no derivative."""
-
-    @staticmethod
-    def forward(ctx, value, *others):
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise RuntimeError(
-            "A quantizer's norm can be differentiated once in training: the "
-            "gradient of its gradient, as in a gradient penalty, is not "
-            "implemented. Take norm=None, or a penalty without it."
-        )
-
-
-def differentiable_once(backward: Callable) -> Callable:
-    """Decorate the backward of an autograd function: its result raises
-    RuntimeError where it is differentiated again.
-
-    torch's ``once_differentiable`` raises only where the incoming gradient
-    depends on something; elsewhere a second derivative would miss a term.
-    """
-
-    @functools.wraps(backward)
-    def wrapped(ctx, *gradients):
-        if not torch.is_grad_enabled():
-            return backward(ctx, *gradients)
-        with torch.no_grad():
-            results = backward(ctx, *gradients)
-        inputs = [t for t in (*ctx.saved_tensors, *gradients) if t is not None]
-        return tuple(
-            result if result is None else _Refuse.apply(result, *inputs)
-            for result in results
-        )
-
-    return wrapped
 
 
 def keep_dtype(fn: Callable) -> Callable:

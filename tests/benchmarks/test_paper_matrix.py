@@ -1,8 +1,4 @@
-"""The table of arms: what is run, what is not run again, what is written.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Benchmark tables: which runs start, which are skipped, what is written."""
 
 import csv
 import json
@@ -19,7 +15,7 @@ title: A table
 recipe: MiniSpeech/unit-discovery
 hparams: train.yaml
 seeds: [1, 2, 3]
-arms:
+variants:
     - vanilla
     - wide robust: {{arm: robust, codebook_size: 64}}
 columns:
@@ -56,15 +52,15 @@ def ended(tmp_path, script):
     task = tmp_path / "task.yaml"
     task.write_text(TASK.format(title="the title"))
     matrix = script.Matrix(task, pathlib.Path("results"), ())
-    for arm, errors in ERRORS.items():
+    for variant, errors in ERRORS.items():
         for seed, error in enumerate(errors, start=1):
-            output = tmp_path / matrix.output(arm, seed)
+            output = tmp_path / matrix.output(variant, seed)
             output.mkdir(parents=True)
             found = {"steps": 7, "error": error, "share": seed / 10}
             found["versions"] = "torch 2.0" if seed == 1 else "torch 2.1"
             (output / "results.json").write_text(json.dumps(found))
             (output / "command.json").write_text(
-                json.dumps(matrix.command(arm, seed))
+                json.dumps(matrix.command(variant, seed))
             )
     return task
 
@@ -82,8 +78,8 @@ def test_medians_and_ranges_of_the_runs(ended):
     )
     with open(ended.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
-    for arm, errors in ERRORS.items():
-        found = {r["seed"]: r for r in rows if r["arm"] == arm}
+    for variant, errors in ERRORS.items():
+        found = {r["seed"]: r for r in rows if r["variant"] == variant}
         assert {r["task"] for r in found.values()} == {"A table"}
         spread = [sorted(errors)[1], min(errors), max(errors)]
         said = ["1", "2", "3", "median", "least", "most"]

@@ -1,8 +1,5 @@
 """The tables of units: what is run, what is not run again, what is written,
 and k-means of features as a model.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import csv
@@ -24,7 +21,7 @@ recipe: MiniSpeech/unit-discovery
 hparams: train.yaml
 settings: {utterance_norm: true, codebook_size: 16}
 seeds: [1, 2]
-arms:
+variants:
     - clusters: {arm: kmeans, utterance_norm: false}
     - robust
 evaluated:
@@ -82,15 +79,17 @@ def task(tmp_path, units, corpus):
     return units.Units(path, tmp_path / "runs", (f"--data_folder={corpus}",))
 
 
-def pretend(task, arm, seed, pnmi, used, titles=("Here", "There")):
+def pretend(task, variant, seed, pnmi, used, titles=("Here", "There")):
     """Writes what an evaluation leaves behind."""
-    output = task.output(arm, seed)
+    output = task.output(variant, seed)
     output.mkdir(parents=True, exist_ok=True)
     found = {"steps": 7, "arm": "x", "reconstruction_error": 0.3}
     (output / "results.json").write_text(json.dumps(found))
-    (output / "command.json").write_text(json.dumps(task.command(arm, seed)))
+    (output / "command.json").write_text(
+        json.dumps(task.command(variant, seed))
+    )
     for title in titles:
-        folder = task.evaluation(arm, seed, title)
+        folder = task.evaluation(variant, seed, title)
         folder.mkdir()
         figure = {"value": pnmi, "low": None, "high": None}
         said = {"figures": {"phones": {"pnmi": figure}}}
@@ -105,7 +104,9 @@ def test_an_arm_says_more_than_the_settings(task):
     assert task.hparams("robust", 1)["utterance_norm"]
     assert "--seed=2" in task.command("robust", 2)
     # One place for the manifests of all runs.
-    folders = {task.hparams(arm, 1)["manifest_folder"] for arm in task.arms}
+    folders = {
+        task.hparams(variant, 1)["manifest_folder"] for variant in task.variants
+    }
     assert len(folders) == 1
 
 
@@ -125,12 +126,12 @@ def test_medians_and_ranges_are_written(task, tmp_path):
     found = {
         row["seed"]: float(row["value"])
         for row in rows
-        if (row["table"], row["arm"], row["figure"])
+        if (row["table"], row["variant"], row["metric"])
         == ("Here", "robust", "pnmi")
     }
     assert found == {"1": 0.5, "2": 0.75}
     # What the training found is of its own test set.
-    where = {r["table"] for r in rows if r["figure"] == "reconstruction_error"}
+    where = {r["table"] for r in rows if r["metric"] == "reconstruction_error"}
     assert where == {"Here"}
 
 
@@ -171,7 +172,7 @@ def test_frames_come_back_as_they_were(units, norm, frames):
 def test_clusters_of_tones_are_the_tones(task, tmp_path):
     """Trained on some utterances, evaluated on others, as any model."""
     assert task.run("clusters", 1)
-    found = task.figures("clusters", 1, "Here")
+    found = task.metrics("clusters", 1, "Here")
     # Of the 5 frames of a tone some reach into its neighbours.
     assert found["pnmi"] > 0.6
     assert found["phone_from_latents"] > 0.8

@@ -18,8 +18,8 @@ from speechbrain_vq import VoiceConverter, VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.inference import convert_files
-from tests.hub.runs import USED, YAML, write_run
 from tests.lobes.encoders import ECAPA
+from tests.publish.runs import USED, YAML, write_run
 
 HEARING = """    speaker: !new:speechbrain_vq.lobes.autoencoder.SpeakerEncoder
         input_dim: 20

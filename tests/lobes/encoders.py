@@ -1,8 +1,4 @@
-"""Small speaker encoders as SpeechBrain publishes them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Small speaker encoders as SpeechBrain publishes them."""
 
 import pathlib
 

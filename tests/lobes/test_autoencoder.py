@@ -1,8 +1,4 @@
-"""Lobes: an utterance is the same alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Lobes: an utterance is the same alone and in a padded batch."""
 
 import pytest
 import torch
@@ -133,4 +129,4 @@ def test_the_errors_of_a_decoder_are_those_of_valid_frames():
     ]
     torch.testing.assert_close(error, sum(found))
     assert size == (7 + 3) * 5
-    assert decoder.figures(0.25) == {"reconstruction_error": 0.25}
+    assert decoder.metrics(0.25) == {"reconstruction_error": 0.25}

@@ -1,8 +1,4 @@
-"""Lines of handwriting: a line is the same alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Lines of handwriting: a line is the same alone and in a padded batch."""
 
 import pytest
 import torch

@@ -1,8 +1,5 @@
 """The autoencoder of images keeps places in place, and its quantizer shares
 one norm.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import pytest

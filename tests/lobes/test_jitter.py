@@ -1,8 +1,4 @@
-"""Time-jitter: as often as it should, from where it may, and only in training.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Time-jitter: as often as it should, from where it may, and only in training."""
 
 import math
 

@@ -1,8 +1,4 @@
-"""The PixelCNN: no pixel sees itself or what is written after it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The PixelCNN: no pixel sees itself or what is written after it."""
 
 import pytest
 import torch

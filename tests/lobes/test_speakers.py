@@ -1,11 +1,8 @@
-"""Voices by name, and as pretrained encoders hear them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Voices by name, and as pretrained encoders hear them."""
 
 import os
 import pathlib
+from importlib import import_module
 
 import pytest
 import torch
@@ -20,12 +17,11 @@ from speechbrain_vq.lobes.speakers import (
     SpeakerTable,
     voices,
 )
-from speechbrain_vq.recipes.common.voice_conversion import (
-    ConversionBrain,
-    find_encoder,
-    load_encoder,
-)
 from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
+
+recipe = import_module("speechbrain_vq.recipes.VCTK.voice-conversion.train")
+ConversionBrain = recipe.ConversionBrain
+find_encoder, load_encoder = recipe.find_encoder, recipe.load_encoder
 
 KINDS = {"ecapa": ECAPA, "xvector": XVECTOR}
 
@@ -74,10 +70,10 @@ def test_who_is_unknown_is_named_or_average():
 @pytest.mark.parametrize(
     "names, message",
     [
-        ([], "There are 0 speakers"),
-        ([f"p{i}" for i in range(7)], "7 speakers, and the table has room"),
-        (["p" * 65], "has 1 to 64 bytes"),
-        ([""], "has 1 to 64 bytes"),
+        ([], "data has 0 speakers"),
+        ([f"p{i}" for i in range(7)], "7 speakers, and the table holds"),
+        (["p" * 65], "must have 1 to 64 bytes"),
+        ([""], "must have 1 to 64 bytes"),
     ],
 )
 def test_names_that_do_not_fit(names, message):
@@ -179,7 +175,7 @@ def test_weights_that_are_no_numbers(tmp_path):
 
 
 def test_the_encoder_hears_one_rate_only():
-    with pytest.raises(ValueError, match="hears 16000 Hz, .* of 24000 Hz: set"):
+    with pytest.raises(ValueError, match="requires 16000 Hz, .* 24000 Hz: set"):
         build_speaker(f"{ECAPA}    sample_rate: 24000\n")
 
 
@@ -200,14 +196,15 @@ def test_what_does_not_fit_is_said(tmp_path):
         build_speaker(yaml)
 
 
-def test_the_guard_builds_them(tmp_path):
-    from speechbrain_vq.hub import load_hparams_safely
+def test_model_folders_may_build_them(tmp_path):
+    from speechbrain_vq.hub.plain import ModelYaml
 
     recipe = pathlib.Path("recipes/VCTK/voice-conversion/hparams")
     recipe = pathlib.Path(__file__).parents[2] / recipe
     assert "ECAPA_TDNN" in (recipe / "ecapa.yaml").read_text()
     for yaml in KINDS.values():
-        mine = load_hparams_safely(yaml)["speaker"]
+        (tmp_path / "model.yaml").write_text(yaml)
+        mine = ModelYaml(tmp_path / "model.yaml").build("cpu")["speaker"]
         assert isinstance(mine, PretrainedSpeaker)
         assert (
             mine.state_dict().keys() == build_speaker(yaml).state_dict().keys()
@@ -225,7 +222,7 @@ def test_a_run_goes_on_with_its_own_speakers(tmp_path):
         )
         data = {name: {"spk_id": name} for name in names}
         data = DynamicItemDataset(data)
-        brain.meet({"train": data, "test": data})
+        brain.set_up({"train": data, "test": data})
         brain.fit(range(0), data, progressbar=False)
         return brain, table
 
@@ -265,7 +262,7 @@ def meet(tmp_path, speaker, items):
     data = {n: DynamicItemDataset(dict(items)) for n in ("train", "test")}
     for dataset in data.values():
         dataset.set_output_keys(brain.items)
-    brain.meet(data)
+    brain.set_up(data)
     return data["train"]
 
 

@@ -1,8 +1,5 @@
 """A WaveNet foresees from the past alone, the same at once and sample by
 sample, alone and in a padded batch.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import math
@@ -17,7 +14,7 @@ from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.inference.vocoders import HifiGAN
 from speechbrain_vq.lobes.wavenet import LEVELS, SILENCE, WaveNetDecoder
 from speechbrain_vq.lobes.wavenet_steps import Steps, generate
-from tests.hub.runs import YAML, write_run
+from tests.publish.runs import YAML, write_run
 
 RATE, HOP = 16000, 20
 DECODER = """\
@@ -97,9 +94,9 @@ def test_sample_by_sample_is_the_same_as_at_once(batch):
         steps = Steps(decoder, batch)
         conditions = decoder.conditions(latents, speaker)
         before = torch.full((batch,), SILENCE)
-        places = steps.places(torch.arange(6 * HOP))
+        places = steps.ring_positions(torch.arange(6 * HOP))
         for time in range(6 * HOP):
-            told = steps.told(conditions[:, time // HOP])
+            told = steps.biases(conditions[:, time // HOP])
             found.append(steps.step(before, places[time], told))
             before = levels[:, time]
     torch.testing.assert_close(torch.stack(found, 1), at_once)
@@ -237,7 +234,7 @@ def test_it_learns_what_no_marginal_distribution_knows():
         optimizer.zero_grad()
         (error / size).backward()
         optimizer.step()
-    figures = decoder.figures((error / size).item())
+    figures = decoder.metrics((error / size).item())
     assert figures.keys() == {"bits_per_sample"}
     assert figures["bits_per_sample"] < 0.1 < math.log2(5)
     wav = decoder.eval().generate(latents[:2], speaker[:2])

@@ -94,9 +94,7 @@ def test_second_derivatives_are_those_of_torch(power):
     results = []
     for norm in (MaskedBatchNorm(3), torch.nn.BatchNorm1d(3, 1e-12)):
         loss = (norm(x).pow(power) @ weights).sum()
-        slopes = torch.autograd.grad(
-            loss, [x, norm.weight], create_graph=True
-        )
+        slopes = torch.autograd.grad(loss, [x, norm.weight], create_graph=True)
         penalty = sum(slope.square().sum() for slope in slopes)
         results.append(torch.autograd.grad(penalty, [x, norm.weight]))
     assert_close(*results)
