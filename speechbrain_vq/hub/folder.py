@@ -18,16 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from speechbrain_vq.nnet.quantizers import upgrade_keys
+from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
 CARD, LABELS = "README.md", "label_encoder.txt"
 # Says what a savedir holds, and that it was made here.
 MARK = ".speechbrain_vq.json"
-# Bytes of the names and shapes of a weights file; a model of 2000 tensors has
-# 300 kB.
-MAX_HEADER = 2**22
+# Bytes of the names and shapes of a weights file, and their number; a model
+# of 1000 tensors has 150 kB.
+MAX_HEADER, MAX_TENSORS = 2**20, 2**11
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -171,7 +171,10 @@ def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
         if size > MAX_HEADER:
             raise SafetensorError(f"a header of {size} bytes")
         with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
+            names = file.keys()
+            if len(names) > MAX_TENSORS:
+                raise SafetensorError(f"over {MAX_TENSORS} tensors")
+            slices = {name: file.get_slice(name) for name in names}
             return {
                 name: Shape(
                     tuple(part.get_shape()),
@@ -189,7 +192,7 @@ def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
 def _check_shapes(model, shapes, path):
     """Refuse modules whose tensors are others than those of the weights."""
     given = dict(shapes)
-    upgrade_keys(model, given)
+    upgrade_state_dict(model, given)
     wrong = _differences(_split(model.state_dict())[0], given)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -232,7 +235,7 @@ def load_weights(
     expected, others = _split(model.state_dict())
     if assign:
         names = {name: name for name in weights}
-        upgrade_keys(model, names)
+        upgrade_state_dict(model, names)
         # A copy, for the file may be written over while the model is in use.
         for name, old in names.items():
             weights[old] = torch.empty_like(
@@ -374,14 +377,10 @@ def copy_folder(
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    source = find_file(folder, WEIGHTS)
-    model = nn.ModuleDict(modules)
-    names = dict.fromkeys(read_shapes(source))
-    upgrade_keys(model, names)
-    state = model.state_dict()
+    state, _ = _split(nn.ModuleDict(modules).state_dict())
     tensors = {
-        name: state[name].cpu().clone(memory_format=torch.contiguous_format)
-        for name in names
+        name: value.cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
     }
     inner = [
         path.relative_to(folder).as_posix()

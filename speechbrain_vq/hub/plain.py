@@ -31,8 +31,8 @@ MAX_BRACKETS = 2**8  # In a line, whose nesting the parser looks ahead for
 MAX_NUMBER = 80  # Characters
 # Calls of torch functions while modules are built: models take about ten for
 # each tensor.
-CALLS_PER_TENSOR, CALLS_AT_LEAST = 100, 2**12
-
+CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**13
+# Functions without an effect on the meta device.
 DRAWN = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
 
 YAML = "tag:yaml.org,2002:"

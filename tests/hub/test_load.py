@@ -214,6 +214,18 @@ def test_damaged_weights_are_told(folder, content):
         load_pretrained(folder)
 
 
+def test_weights_of_endless_tensors_are_not_read(folder):
+    """Files of nothing but a header, which would have a model of as many
+    tensors built."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    for number in (3000, 30000):
+        text = json.dumps({f"t{i}": empty for i in range(number)}).encode()
+        content = struct.pack("<Q", len(text)) + text
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="over 2048 tensors|a header of"):
+            load_pretrained(folder)
+
+
 def test_a_cut_weights_file_is_told(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -415,7 +427,9 @@ def test_weights_under_their_old_names_load(folder):
     save_file({**weights, **old}, folder / "model.safetensors")
     quantizer = load_pretrained(folder)["modules"]["quantizer"]
     assert torch.equal(quantizer.codebook, book)
-    assert quantizer.norm.eps == 1e-5
+    # Their epsilon has become a part of the variance.
+    variance = weights["quantizer.norm.running_var"] + 1e-5
+    assert torch.equal(quantizer.norm.running_var, variance)
     # Those of an EMA codebook came with its averages.
     (folder / "hyperparams.yaml").write_text(
         YAML.replace(
