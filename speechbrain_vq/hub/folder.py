@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from speechbrain_vq.nnet.quantizers import upgrade_keys
+from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
@@ -192,7 +192,7 @@ def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
 def _check_shapes(model, shapes, path):
     """Refuse modules whose tensors are others than those of the weights."""
     given = dict(shapes)
-    upgrade_keys(model, given)
+    upgrade_state_dict(model, given)
     wrong = _differences(_split(model.state_dict())[0], given)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
@@ -235,7 +235,7 @@ def load_weights(
     expected, others = _split(model.state_dict())
     if assign:
         names = {name: name for name in weights}
-        upgrade_keys(model, names)
+        upgrade_state_dict(model, names)
         # A copy, for the file may be written over while the model is in use.
         for name, old in names.items():
             weights[old] = torch.empty_like(

@@ -36,13 +36,24 @@ def is_first_rank() -> bool:
     return world_size() == 1 or distributed.get_rank() == 0
 
 
-@torch.no_grad()
-def sum_over_ranks(x: Tensor) -> Tensor:
-    """Sum a tensor over all ranks; no gradient passes."""
-    if world_size() > 1:
+class _Sum(torch.autograd.Function):
+    """A sum over ranks. Each rank's result depends on all ranks' inputs, so
+    the gradient is summed as well."""
+
+    @staticmethod
+    def forward(ctx, x):
         x = x.clone()
         distributed.all_reduce(x)
-    return x
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Sum.apply(gradient)
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum a tensor over all ranks, and its gradient."""
+    return x if world_size() == 1 else _Sum.apply(x)
 
 
 @torch.no_grad()
