@@ -1,13 +1,12 @@
-"""Time and memory of `speechbrain-vq evaluate` by the size of the corpus.
+"""Time and memory of `speechbrain-vq evaluate` as the corpus grows.
 
 To run it:
 > python benchmarks/evaluate.py
 
-Each row is a fresh process that scores a token file with default options:
-phone information, ABX, segmentation, probes, cost, with their intervals. The
-corpus is drawn at random: utterances of ten seconds, 500 tokens each, by 50
-speakers, of 40 phones that each have 12 units of their own, so that PNMI must
-be 1.
+Each row is a fresh process that evaluates a token file with default options:
+phone information, ABX, segmentation, probes, and cost, with their confidence
+intervals. The corpus is random: utterances of ten seconds (500 tokens) by 50
+speakers. Each of the 40 phones has 12 units of its own, so PNMI must be 1.
 """
 
 import json
@@ -20,34 +19,32 @@ import time
 
 import click
 import torch
-from report import save
-
-from speechbrain_vq.versions import versions
+from report import save, versions_line
 
 SECONDS, RATE, SPEAKERS, PHONES, UNITS = 10.0, 50, 50, 40, 12
 SIZES = (10_000, 100_000, 1_000_000, 2_000_000)
 
 
-def utterance(draw):
-    """Phones with their times, and a token for each frame, by chance."""
+def random_utterance(rng):
+    """Draw phones with their times in seconds, and a token per frame."""
     phones, tokens, start = [], [], 0
-    number = round(SECONDS * RATE)
-    while start < number:
-        end = min(start + draw.randint(3, 6), number)
-        phone = draw.randrange(PHONES)
+    frames = round(SECONDS * RATE)
+    while start < frames:
+        end = min(start + rng.randint(3, 6), frames)
+        phone = rng.randrange(PHONES)
         phones.append([start / RATE, end / RATE, f"p{phone}"])
         units = range(phone * UNITS, (phone + 1) * UNITS)
-        tokens += draw.choices(units, k=end - start)
+        tokens += rng.choices(units, k=end - start)
         start = end
     return phones, tokens
 
 
 def make_corpus(folder, frames):
-    """Writes a manifest and a token file; says how many frames they have."""
-    draw, manifest, written = random.Random(0), {}, 0
+    """Write a manifest and a token file, and return their number of frames."""
+    rng, manifest, num_frames = random.Random(0), {}, 0
     with open(folder / "tokens.jsonl", "w", encoding="utf-8") as file:
-        while written < frames:
-            phones, tokens = utterance(draw)
+        while num_frames < frames:
+            phones, tokens = random_utterance(rng)
             name = f"u{len(manifest)}"
             manifest[name] = {
                 "wav": f"{name}.wav",
@@ -57,58 +54,60 @@ def make_corpus(folder, frames):
             }
             line = {"id": name, "tokens": tokens, "token_rate": RATE}
             file.write(json.dumps(line) + "\n")
-            written += len(tokens)
+            num_frames += len(tokens)
     text = json.dumps(manifest)
     (folder / "manifest.json").write_text(text, encoding="utf-8")
-    return written
+    return num_frames
 
 
 def measure(folder):
-    """Scores the corpus of a folder; what this process took (Linux)."""
+    """Evaluate a folder's corpus; write this process's time and memory."""
     import resource
 
-    from speechbrain_vq.cli import main as program
+    from speechbrain_vq.cli import main as command_line
 
     start = time.perf_counter()
     arguments = ["evaluate", str(folder / "tokens.jsonl")]
     arguments += [f"--manifest={folder / 'manifest.json'}"]
     arguments += [f"--out={folder / 'report'}"]
-    program(arguments, standalone_mode=False)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    figures = {
+    command_line(arguments, standalone_mode=False)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    metrics = {
         "seconds": time.perf_counter() - start,
-        "cpu": used.ru_utime + used.ru_stime,
-        "memory": used.ru_maxrss / 1024,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "memory": usage.ru_maxrss / 1024,
     }
-    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-def row(frames, threads):
-    """A row of the table."""
+def measure_in_process(frames, threads):
+    """Measure one corpus size in a fresh process."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        written = make_corpus(folder, frames)
+        num_frames = make_corpus(folder, frames)
         command = [sys.executable, __file__, "--threads", str(threads)]
         subprocess.run([*command, "--one", name], check=True)
-        found = json.loads((folder / "figures.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text())
         report = json.loads((folder / "report/results.json").read_text())
-    found["frames"] = written
-    found["pnmi"] = report["figures"]["phones"]["pnmi"]["value"]
-    return found
+    metrics["frames"] = num_frames
+    metrics["pnmi"] = report["figures"]["phones"]["pnmi"]["value"]
+    return metrics
 
 
 @click.command()
-@click.option("--threads", default=2, show_default=True)
+@click.option(
+    "--threads", default=2, show_default=True, help="Number of CPU threads."
+)
 @click.option("--one", hidden=True)
 def main(threads, one):
-    """Measures, prints the table and writes it beside this file."""
+    """Measure, print the table and write it beside this script."""
     if one:
         torch.set_num_threads(threads)
         measure(pathlib.Path(one))
         return
     rows = []
     for frames in SIZES:
-        rows.append(row(frames, threads))
+        rows.append(measure_in_process(frames, threads))
         click.echo(rows[-1])
     first = rows[0]
     lines = [
@@ -116,13 +115,13 @@ def main(threads, one):
         "",
         f"`python {' '.join(sys.argv)}`",
         "",
-        f"A token file of utterances of {SECONDS:g} s at {RATE} tokens a "
-        f"second by {SPEAKERS} speakers, with {PHONES} phones of {UNITS} units "
-        "each, drawn by chance; default options; each row is a fresh process, "
-        f"{threads} threads. CPU s: of all threads, imports included, which "
-        "other work on the machine changes less. MiB: peak of the process.",
+        f"A random token file: utterances of {SECONDS:g} s at {RATE} tokens a "
+        f"second by {SPEAKERS} speakers, {PHONES} phones of {UNITS} units "
+        f"each. Default options; each row is a fresh process with {threads} "
+        "threads. CPU s: all threads, imports included; other load on the "
+        "machine changes it less. MiB: peak of the process.",
         "",
-        f"{versions()}.",
+        versions_line(),
         "",
         "| frames | hours | s | CPU s | MiB | frames, times the first row | "
         "CPU s, times | MiB, times | PNMI |",

@@ -1,12 +1,12 @@
-"""K-means against scikit-learn: inertia and time on a reservoir's worth.
+"""Compare the inertia and time of k-means with scikit-learn's.
 
-Writes the table that lies beside it. Run from the top of the checkout:
+To run it:
+> python benchmarks/kmeans.py
 
-    python benchmarks/kmeans.py
-
-The data are a long-tailed mixture, as phones and speakers give: 3000 modes
-drawn from a standard normal in 64 dimensions, the r-th as frequent as 1 / r,
-and every vector its mode plus normal noise of standard deviation 0.25.
+The data are as many vectors as a reservoir holds, drawn from a long-tailed
+mixture, like frames of phones and speakers: 3000 modes from a standard normal
+in 64 dimensions, the r-th with a frequency proportional to 1 / r, plus normal
+noise of standard deviation 0.25.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from report import save
+from report import save, versions_line
 from sklearn.cluster import k_means
 from threadpoolctl import threadpool_limits
 
 from speechbrain_vq.nnet.kmeans import kmeans
-from speechbrain_vq.versions import versions
 
 MODES = 3000
 
 
 def mixture(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Long-tailed mixture [num_vectors, dim]; see the top of the file."""
+    """Draw the long-tailed mixture of the module's docstring,
+    [num_vectors, dim]."""
     generator = torch.Generator().manual_seed(seed)
     modes = torch.randn(MODES, dim, generator=generator)
     weights = 1 / torch.arange(1.0, MODES + 1)
@@ -38,32 +38,32 @@ def mixture(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 
 def timed(fit: Callable[[], float]) -> tuple[float, float]:
-    """Seconds that a fit takes, and the inertia it returns."""
+    """Measure the seconds of a fit, and return them with its inertia."""
     start = time.perf_counter()
     inertia = fit()
     seconds = time.perf_counter() - start
-    # The whole takes minutes: a word after each fit, apart from the table.
+    # Progress goes to stderr, because the benchmark takes minutes.
     print(f"{seconds:.2f} s, inertia {inertia:.6g}", file=sys.stderr)
     return seconds, inertia
 
 
 def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
-    """Rows of the table for one number of clusters; `x` is [N, D]."""
+    """Build the rows of one number of clusters for vectors [N, D]."""
 
     def ours(seed: int) -> float:
         return float(kmeans(x, num_clusters, generator=seed).inertia)
 
-    def theirs(seed: int, n_init: int = 1) -> float:
+    def sklearn(seed: int, n_init: int = 1) -> float:
         return k_means(
             x.numpy(), num_clusters, n_init=n_init, random_state=seed
         )[2]
 
-    # A machine that others use is slow by spells: the two take turns.
+    # The two alternate, because the load of a shared machine varies.
     own, single = [], []
     for seed in range(rounds):
         own.append(timed(lambda seed=seed: ours(seed)))
-        single.append(timed(lambda seed=seed: theirs(seed)))
-    ten_seconds, ten_inertia = timed(lambda: theirs(0, n_init=10))
+        single.append(timed(lambda seed=seed: sklearn(seed)))
+    ten_seconds, ten_inertia = timed(lambda: sklearn(0, n_init=10))
 
     def row(name: str, runs: list[tuple[float, float]]) -> str:
         seconds = statistics.median(run[0] for run in runs)
@@ -90,7 +90,7 @@ def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
 
 
 def page(args: argparse.Namespace) -> list[str]:
-    """The whole table, as lines of Markdown."""
+    """Build the page as lines of Markdown."""
     x = mixture(args.vectors, args.dim)
     kmeans(x[:1000], 16, generator=0)
     k_means(x[:1000].numpy(), 16, n_init=1)
@@ -109,7 +109,7 @@ def page(args: argparse.Namespace) -> list[str]:
         "relative time is the median of the rounds' ratios to ours. "
         "Inertia is given as a ratio to scikit-learn's best of ten fits.",
         "",
-        versions("scikit-learn") + ".",
+        versions_line("scikit-learn"),
         "",
         "| K | | fits | s | relative time | mean squared distance | "
         "inertia ratio | from, to |",
@@ -119,15 +119,27 @@ def page(args: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    """Reads the options, prints the table and writes it."""
+    """Parse the options, print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--clusters", type=int, nargs="+", default=[512, 2048])
-    parser.add_argument("--vectors", type=int, default=20480)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
+    for option, default, text in (
+        ("--vectors", 20480, "Number of vectors."),
+        ("--dim", 64, "Dimension of the vectors."),
+        ("--rounds", 3, "Number of fits with different seeds."),
+        ("--threads", 2, "Number of CPU threads."),
+    ):
+        parser.add_argument(option, type=int, default=default, help=text)
     parser.add_argument(
-        "--output", type=Path, default=Path(__file__).with_suffix(".md")
+        "--clusters",
+        type=int,
+        nargs="+",
+        default=[512, 2048],
+        help="Numbers of clusters.",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(__file__).with_suffix(".md"),
+        help="Page to write.",
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -8,6 +8,7 @@ from speechbrain_vq.dataio.atomic import atomic_write
 
 def versions_line(*packages: str, recorded: Iterable[str] = ()) -> str:
     """Format the versions that runs recorded, or those installed here."""
+    # Local, because it imports torch, which recorded versions do not need.
     from speechbrain_vq.versions import versions
 
     texts = sorted(set(recorded)) or [versions(*packages)]

@@ -1,12 +1,11 @@
-"""Quantizers that people install today and ours, in the same network on the
-same budget.
+"""Comparison with other quantizers in the same network and training budget.
 
 To run it:
 > python benchmarks/rivals.py --data FOLDER --name minispeech
 
 The network is that of recipes/MiniSpeech/unit-discovery; only the quantizer
-changes. Every run is kept in a file of its own, so that an interrupted
-benchmark goes on where it was. Needs `pip install "speechbrain-vq[bench]"`.
+changes. Each run is saved to its own file, so the same command resumes an
+interrupted benchmark. Requires `pip install "speechbrain-vq[bench]"`.
 """
 
 import functools
@@ -19,7 +18,7 @@ import click
 import torch
 import vector_quantize_pytorch as rivals
 from hyperpyyaml import load_hyperpyyaml
-from report import save
+from report import save, versions_line
 from torch.nn.functional import l1_loss
 
 from speechbrain_vq import VectorQuantizer, preset_path
@@ -39,14 +38,13 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
 )
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.trainer import CodebookTrainer
-from speechbrain_vq.versions import versions
 
 HERE = pathlib.Path(__file__).parent
 DIM, CHANNELS, SPEAKER, FRAMES, BATCH, LR = 64, 128, 32, 200, 16, 1e-3
 
 
 class Rival(torch.nn.Module):
-    """A quantizer of vector-quantize-pytorch behind our interface."""
+    """Adapter of a vector-quantize-pytorch quantizer to our interface."""
 
     def __init__(self, quantizer, size):
         super().__init__()
@@ -59,7 +57,7 @@ class Rival(torch.nn.Module):
 
 
 def rival(kind, size, **options):
-    """Builds a rival for latents of 64 dimensions."""
+    """Build a vector-quantize-pytorch quantizer of 64-d latents."""
     if kind is rivals.FSQ:
         levels = {512: [8, 8, 8], 4096: [8, 8, 8, 8], 64: [8, 8]}[size]
         return Rival(rivals.FSQ(levels=levels, dim=DIM), size)
@@ -88,28 +86,28 @@ RIVALS = {
 }
 
 
-# Variants of our presets, by the arguments of the quantizer that differ.
+# Variants of our presets: preset and changed arguments of the quantizer.
 VARIANTS = {
     "robust, denormalized": ("robust", {"denormalize": True}),
 }
 
 
 def build(name, size):
-    """A quantizer of ours, and what hangs its trainer on an optimizer."""
+    """Build our quantizer and the constructor of its trainer."""
     preset, changes = VARIANTS.get(name, (name, {}))
     quantizer = VectorQuantizer.from_preset(preset, DIM, size, **changes)
     with open(preset_path(preset), encoding="utf-8") as file:
-        vq = load_hyperpyyaml(file)
+        hparams = load_hyperpyyaml(file)
     return quantizer, functools.partial(
         CodebookTrainer,
-        lr_multiplier=vq["codebook_lr_multiplier"],
-        schedule=vq["reinit_schedule"],
+        lr_multiplier=hparams["codebook_lr_multiplier"],
+        schedule=hparams["reinit_schedule"],
     )
 
 
 def load(folder, cache):
-    """Normalized log-mels and phones, in memory; 500 to 1000 test utterances
-    at most."""
+    """Load normalized log-mels and phones into memory, with at most 500 to
+    1000 test utterances."""
     if cache.exists():
         return torch.load(cache)
     features, data = LogMel(), {}
@@ -130,64 +128,65 @@ def load(folder, cache):
 
 
 def train(name, size, data, steps, seed, scale=1.0):
-    """Trains one network; returns its figures on the test set."""
+    """Train one network and return its metrics on the test set."""
     torch.manual_seed(seed)
     encoder = ConvEncoder(80, DIM, CHANNELS)
     decoder = ConvDecoder(DIM, 80, SPEAKER, CHANNELS)
     speaker = SpeakerEncoder(80, SPEAKER)
     ours = name not in RIVALS
-    quantizer, attach = (
+    quantizer, trainer = (
         build(name, size) if ours else (RIVALS[name](size), None)
     )
     modules = torch.nn.ModuleList([encoder, decoder, speaker, quantizer])
     optimizer = torch.optim.Adam(modules.parameters(), lr=LR)
     if ours:
-        attach(modules, optimizer)
+        trainer(modules, optimizer)
 
     def reconstruct(x):
-        ones = torch.ones(len(x))
-        latents, _ = encoder(x, ones)
+        lengths = torch.ones(len(x))
+        latents, _ = encoder(x, lengths)
         out = quantizer(latents * scale)
-        decoded = decoder(out[0], speaker(x, ones))
+        decoded = decoder(out[0], speaker(x, lengths))
         return decoded[:, : x.shape[1]], out[1], out[2]
 
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     mels = [m for m in data["train"][0] if len(m) >= FRAMES // 2]
     monitor = UsageMonitor(quantizer) if ours else None
     start = time.perf_counter()
     for step in range(1, steps + 1):
         if monitor is not None and step == steps - steps // 5:
             monitor.start()
-        batch = pieces(mels, draw)
+        batch = random_crops(mels, generator)
         decoded, _, loss = reconstruct(batch)
         (l1_loss(decoded, batch) + loss).backward()
         optimizer.step()
         optimizer.zero_grad()
     seconds = time.perf_counter() - start
-    figures = {"seconds": seconds}
+    metrics = {"seconds": seconds}
     if monitor is not None:
-        figures["train_used"] = monitor.stats()["used_codes_percent"]
+        metrics["train_used"] = monitor.stats()["used_codes_percent"]
         monitor.close()
     modules.eval()
-    return {**figures, **evaluate(reconstruct, data["test"], size)}
+    return {**metrics, **evaluate(reconstruct, data["test"], size)}
 
 
-def pieces(mels, draw):
-    """A batch of random pieces; short utterances are repeated."""
+def random_crops(mels, generator):
+    """Draw a batch of random crops; short utterances are repeated."""
     batch = []
-    for index in torch.randint(len(mels), (BATCH,), generator=draw).tolist():
+    indices = torch.randint(len(mels), (BATCH,), generator=generator)
+    for index in indices.tolist():
         mel = mels[index]
         while len(mel) < FRAMES:
             mel = torch.cat((mel, mels[index]))
-        high = len(mel) - FRAMES + 1
-        start = int(torch.randint(high, (), generator=draw))
+        num_starts = len(mel) - FRAMES + 1
+        start = int(torch.randint(num_starts, (), generator=generator))
         batch.append(mel[start : start + FRAMES])
     return torch.stack(batch)
 
 
 @torch.no_grad()
 def evaluate(reconstruct, split, size):
-    """Reconstruction, and use and phone information of the units."""
+    """Compute reconstruction error, code usage and phone information."""
     table, error, frames = PhoneUnitCounts(size, 50.0), 0.0, 0
     counts = torch.zeros(size)
     for mel, phones in zip(*split, strict=True):
@@ -196,75 +195,110 @@ def evaluate(reconstruct, split, size):
         frames += mel.numel()
         counts += torch.bincount(units[0], minlength=size)
         table.add(units[0].tolist(), phones)
-    figures = {
+    metrics = {
         "tokens": int(counts.sum()),
         "used": 100 * float((counts > 0).float().mean()),
         "perplexity": float(entropy(counts).exp()),
         "l1": error / frames,
     }
     if len(table.counts()):
-        figures["pnmi"] = pnmi(table.counts())
-    return figures
+        metrics["pnmi"] = pnmi(table.counts())
+    return metrics
 
 
 def run(folder, name, size, data, steps, seed, scale):
-    """Trains unless it has been done."""
+    """Train a network unless its metrics are saved, and return them."""
     stem = "".join(c if c.isalnum() else "-" for c in name)
     path = folder / f"{stem}-{size}-x{scale:g}-{steps}-{seed}.json"
     if not path.exists():
-        figures = train(name, size, data, steps, seed, scale)
+        metrics = train(name, size, data, steps, seed, scale)
         with atomic_write(path) as partial:
-            partial.write_text(json.dumps(figures), encoding="utf-8")
-        click.echo(f"{path.stem}: {figures}")
+            partial.write_text(json.dumps(metrics), encoding="utf-8")
+        click.echo(f"{path.stem}: {metrics}")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def spread(runs, key, form):
-    """Median (least to most)."""
+def spread(runs, key, format_spec):
+    """Format the median of a metric and its range."""
     values = sorted(run[key] for run in runs if key in run)
     if not values:
         return ""
-    low, high = (format(v, form) for v in (values[0], values[-1]))
-    middle = format(statistics.median(values), form)
+    low, high = (format(v, format_spec) for v in (values[0], values[-1]))
+    middle = format(statistics.median(values), format_spec)
     return f"{middle} ({low} to {high})" if low != high else middle
 
 
 @click.command()
-@click.option("--data", "folder", required=True, type=pathlib.Path)
-@click.option("--name", required=True, help="Of the corpus, in the table.")
-@click.option("--about", default="", help="What the corpus is.")
-@click.option("--steps", default=800, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--sizes", default="512", show_default=True)
 @click.option(
-    "--arms", default=None, help="Separated by semicolons; default: all."
+    "--data",
+    "folder",
+    required=True,
+    type=pathlib.Path,
+    help="Folder of the corpus.",
 )
-@click.option("--scale", default=1.0, help="Factor on the encoder's outputs.")
-@click.option("--runs", default="benchmarks/runs", type=pathlib.Path)
-@click.option("--out", default=None, type=pathlib.Path)
-def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
-    """Compares quantizers on a corpus and writes the table."""
+@click.option("--name", required=True, help="Name of the corpus.")
+@click.option("--about", default="", help="Description of the corpus.")
+@click.option(
+    "--steps", default=800, show_default=True, help="Training steps per run."
+)
+@click.option(
+    "--seeds", default=3, show_default=True, help="Number of seeds, from 1."
+)
+@click.option(
+    "--sizes",
+    default="512",
+    show_default=True,
+    help="Codebook sizes, separated by commas.",
+)
+@click.option(
+    "--variants",
+    "--arms",
+    default=None,
+    help="Quantizer variants, separated by semicolons; default: all.",
+)
+@click.option(
+    "--scale",
+    default=1.0,
+    show_default=True,
+    help="Factor on the encoder's outputs.",
+)
+@click.option(
+    "--runs",
+    default="benchmarks/runs",
+    show_default=True,
+    type=pathlib.Path,
+    help="Folder of the saved runs.",
+)
+@click.option(
+    "--out",
+    default=None,
+    type=pathlib.Path,
+    help="Page to write; default: rivals_NAME.md beside this script.",
+)
+def main(folder, name, about, steps, seeds, sizes, variants, scale, runs, out):
+    """Compare quantizers on a corpus and write the table."""
     ours = ["vanilla", "vanilla_bn", "codebook_lr", "reinit", "robust"]
     ours += ["ema", "ema_bn"]
-    names = arms.split(";") if arms else [*ours, *RIVALS]
+    names = variants.split(";") if variants else [*ours, *RIVALS]
     runs = runs / name
     runs.mkdir(parents=True, exist_ok=True)
     manifests = prepare(folder, runs / "manifests")
     data = load(manifests, runs / "features.pt")
     rows = []
-    # Seed by seed, so that a part of the benchmark is a whole comparison.
+    # Seeds come first, so that an interrupted benchmark compares all variants.
     results = {}
     for seed in range(1, seeds + 1):
         for size in map(int, sizes.split(",")):
-            for arm in names:
-                figures = run(runs, arm, size, data, steps, seed, scale)
-                results.setdefault((size, arm), []).append(figures)
-    for (size, arm), each in results.items():
+            for variant in names:
+                metrics = run(runs, variant, size, data, steps, seed, scale)
+                results.setdefault((size, variant), []).append(metrics)
+    for (size, variant), metrics in results.items():
         rows.append(
-            f"| {arm} | {size} | {spread(each, 'used', '.0f')} | "
-            f"{spread(each, 'train_used', '.0f')} | "
-            f"{spread(each, 'perplexity', '.0f')} | "
-            f"{spread(each, 'l1', '.4f')} | {spread(each, 'pnmi', '.3f')} |"
+            f"| {variant} | {size} | {spread(metrics, 'used', '.0f')} | "
+            f"{spread(metrics, 'train_used', '.0f')} | "
+            f"{spread(metrics, 'perplexity', '.0f')} | "
+            f"{spread(metrics, 'l1', '.4f')} | "
+            f"{spread(metrics, 'pnmi', '.3f')} |"
         )
     minutes = sum(len(m) for m in data["train"][0]) / 6000
     tokens = next(iter(results.values()))[0]["tokens"]
@@ -275,13 +309,13 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
             "",
             f"`python benchmarks/rivals.py --data FOLDER --name {name} --steps "
             f"{steps} --seeds {seeds} --sizes {sizes}"
-            + (f" --arms '{arms}'" if arms else "")
+            + (f" --variants '{variants}'" if variants else "")
             + (f" --scale {scale:g}`" if scale != 1 else "`"),
             "",
             f"Data: {about}.",
             "",
             f"{minutes:.0f} minutes of training speech, {steps} steps of "
-            f"{BATCH} pieces of 2 s, 50 tokens a second of {DIM} dimensions, "
+            f"{BATCH} crops of 2 s, 50 tokens a second of {DIM} dimensions, "
             f"{tokens} test tokens"
             + (f", encoder outputs times {scale:g}" if scale != 1 else "")
             + f"; median and range of {seeds} seeds. Used codes and perplexity "
@@ -289,8 +323,7 @@ def main(folder, name, about, steps, seeds, sizes, arms, scale, runs, out):
             "steps (ours only). L1 of normalized log-mels.",
             "",
             "vqp is vector-quantize-pytorch. "
-            + versions("vector-quantize-pytorch")
-            + ".",
+            + versions_line("vector-quantize-pytorch"),
             "",
             "| quantizer | K | used % | used in training % | perplexity | L1 | "
             "PNMI |",

@@ -1,13 +1,13 @@
-"""Time and memory of one training step of a quantizer, over the floor.
+"""Time and memory of a quantizer's training step relative to a lower bound.
 
 To run it:
 > python benchmarks/speed.py
 
-The floor is what no quantizer can leave out, `w[(x @ w.T).argmin(1)]` without
+The lower bound ("floor") is the search alone, `w[(x @ w.T).argmin(1)]` without
 gradients. Each row is the forward and backward pass of a quantizer on a batch
 of 16 x 200 x 64; ratios are medians over rounds in which floor and quantizer
-alternate. Memory is the growth of the peak of a fresh process over three
-steps. Needs `pip install "speechbrain-vq[bench]"`.
+alternate. Memory is the growth of a fresh process's peak over three steps.
+Requires `pip install "speechbrain-vq[bench]"`.
 """
 
 import pathlib
@@ -20,7 +20,7 @@ import click
 import speechbrain as sb
 import torch
 import vector_quantize_pytorch as rivals
-from report import save
+from report import save, versions_line
 
 from speechbrain_vq import (
     ReinitSchedule,
@@ -35,14 +35,13 @@ from speechbrain_vq.lobes.autoencoder import (
 )
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.training.monitor import UsageMonitor
-from speechbrain_vq.versions import versions
 
 BATCH, TIME, DIM = 16, 200, 64
 SIZES = (512, 4096, 16384)
 
 
 def robust(size):
-    """Our default, watched by its monitor."""
+    """Build our default quantizer with its usage monitor."""
     quantizer = VectorQuantizer(DIM, size)
     quantizer.monitor = UsageMonitor(quantizer)
     return quantizer
@@ -64,7 +63,7 @@ QUANTIZERS = {
 
 
 def stepper(quantizer):
-    """A training step of a quantizer: forward, loss, backward."""
+    """Build a training step of a quantizer: forward, loss, backward."""
     x = torch.randn(BATCH, TIME, DIM, requires_grad=True)
 
     def step():
@@ -77,7 +76,7 @@ def stepper(quantizer):
 
 
 def floor(size):
-    """What no quantizer can leave out."""
+    """Build the lower bound: nearest-neighbor search and lookup."""
     x, w = torch.randn(BATCH * TIME, DIM), torch.randn(size, DIM)
 
     @torch.no_grad()
@@ -88,42 +87,42 @@ def floor(size):
 
 
 def clock(step):
-    """Seconds of one call."""
+    """Measure the seconds of one call."""
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
 
 
 def ratio(step, base, rounds):
-    """Median over rounds of the ratio of two neighbouring calls, its
-    quartiles, and the best time."""
+    """Measure the median ratio of two alternating calls, its quartiles, and
+    the best time in seconds."""
     for _ in range(3):
         step(), base()
     pairs = [(clock(step), clock(base)) for _ in range(rounds)]
-    ratios = [ours / floor for ours, floor in pairs]
+    ratios = [seconds / bound for seconds, bound in pairs]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    return middle, low, high, min(ours for ours, _ in pairs)
+    return middle, low, high, min(seconds for seconds, _ in pairs)
 
 
 def peak_growth(name, size):
-    """MiB by which three steps raise the peak of a fresh process."""
+    """Measure the MiB by which three steps raise a fresh process's peak."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import speed;"
         "step = speed.stepper(speed.QUANTIZERS[sys.argv[2]](int(sys.argv[3])));"
         "speed.report_growth(step)"
     )
     command = [sys.executable, "-c", code, str(pathlib.Path(__file__).parent)]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, name, str(size)], capture_output=True, text=True, check=True
     )
-    return float(done.stdout.split()[-1])
+    return float(process.stdout.split()[-1])
 
 
 def report_growth(step):
-    """Prints how far three steps raise this process's memory (Linux)."""
+    """Print the MiB by which three steps raise this process's peak (Linux)."""
     small = torch.randn(64, 64, requires_grad=True)
-    (small @ small).sum().backward()  # Threads and libraries are up
-    # Imports peak higher than what follows: start the high-water mark anew.
+    (small @ small).sum().backward()  # Start threads, load libraries
+    # Imports peak higher than the steps: reset the high-water mark.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = high_water()
     for _ in range(3):
@@ -132,27 +131,27 @@ def report_growth(step):
 
 
 def high_water():
-    """Peak resident memory of this process since its reset, MiB."""
+    """Read this process's peak resident memory since its reset, in MiB."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1024
 
 
 def graph_breaks():
-    """Graph breaks of one training step of the default under torch.compile."""
+    """Count the default's graph breaks in a step under torch.compile."""
     quantizer = VectorQuantizer(DIM, 512)
     x = torch.randn(BATCH, TIME, DIM, requires_grad=True)
     return torch._dynamo.explain(quantizer)(x).graph_break_count
 
 
 def compile_seconds():
-    """Seconds of the first compiled training step of the default, K = 512."""
+    """Measure the seconds of the default's first compiled step, K = 512."""
     quantizer = torch.compile(VectorQuantizer(DIM, 512))
     return clock(stepper(quantizer))
 
 
 class Plain(torch.nn.Module):
-    """The least that a straight-through quantizer with its losses can do."""
+    """Minimal straight-through quantizer with both losses."""
 
     def __init__(self, size):
         super().__init__()
@@ -169,7 +168,7 @@ class Plain(torch.nn.Module):
 
 
 class Autoencoder(sb.Brain):
-    """The network of MiniSpeech/unit-discovery."""
+    """Brain with the network of MiniSpeech/unit-discovery."""
 
     def compute_forward(self, wavs, stage):
         lengths = torch.ones(len(wavs))
@@ -185,11 +184,11 @@ class Autoencoder(sb.Brain):
 
 
 class VQAutoencoder(VQMixin, Autoencoder):
-    """The same as a VQ Brain."""
+    """The same Brain with VQMixin."""
 
 
 def brain(cls, quantizer, batches):
-    """A Brain past its warm-up."""
+    """Build a Brain and train it past the warm-up."""
     modules = {
         "features": LogMel(),
         "encoder": ConvEncoder(80, DIM, 128),
@@ -197,31 +196,31 @@ def brain(cls, quantizer, batches):
         "speaker": SpeakerEncoder(80, 32),
         "decoder": ConvDecoder(DIM, 80, 32, 128),
     }
-    trained = cls(
+    trained_brain = cls(
         modules,
         lambda p: torch.optim.Adam(p, lr=1e-3),
         {"reinit_schedule": ReinitSchedule(2, "never")},
     )
     loader = torch.utils.data.DataLoader(batches, batch_size=None)
-    trained.fit(range(1), loader, progressbar=False)
-    trained.modules.train()
-    return trained
+    trained_brain.fit(range(1), loader, progressbar=False)
+    trained_brain.modules.train()
+    return trained_brain
 
 
 def brain_steps(rounds):
-    """Median ratio, its quartiles, of a VQBrain's step over a plain Brain's
-    with a plain quantizer, and steps a second of both."""
+    """Measure the median ratio and quartiles of a VQMixin Brain's step to a
+    plain Brain's with a plain quantizer, and the steps per second of both."""
     batches = [torch.randn(16, 32000) / 10 for _ in range(4)]
     ours = brain(VQAutoencoder, VectorQuantizer(DIM, 512), batches)
     plain = brain(Autoencoder, Plain(512), batches)
 
-    def step(trained):
-        trained.step += 1
-        return trained.fit_batch(batches[0])
+    def step(brain):
+        brain.step += 1
+        return brain.fit_batch(batches[0])
 
     pairs = []
     for number in range(rounds + 3):
-        # In turn, each first as often as second.
+        # Alternate the order, so that each is first in half of the rounds.
         order = (ours, plain) if number % 2 else (plain, ours)
         times = {b: clock(lambda b=b: step(b)) for b in order}
         pairs.append((times[ours], times[plain]))
@@ -234,7 +233,7 @@ def brain_steps(rounds):
 
 
 def reservoir_update(rounds=200):
-    """Milliseconds to add 3200 vectors to a full reservoir."""
+    """Measure the milliseconds of adding 3200 vectors to a full reservoir."""
     reservoir, vectors = Reservoir(20480, DIM), torch.randn(3200, DIM)
     mask = torch.ones(3200, dtype=torch.bool)
     for _ in range(10):
@@ -244,10 +243,17 @@ def reservoir_update(rounds=200):
 
 
 @click.command()
-@click.option("--rounds", default=30, show_default=True)
-@click.option("--threads", default=2, show_default=True)
+@click.option(
+    "--rounds",
+    default=30,
+    show_default=True,
+    help="Rounds in which a quantizer and the floor alternate.",
+)
+@click.option(
+    "--threads", default=2, show_default=True, help="Number of CPU threads."
+)
 def main(rounds, threads):
-    """Measures, prints the table and writes it beside this file."""
+    """Measure, print the table and write it beside this script."""
     torch.set_num_threads(threads)
     lines = [
         "# Speed and memory of a training step",
@@ -260,8 +266,7 @@ def main(rounds, threads):
         "the peak of a fresh process over three steps.",
         "",
         "vqp is vector-quantize-pytorch. "
-        + versions("vector-quantize-pytorch")
-        + ".",
+        + versions_line("vector-quantize-pytorch"),
         "",
         "| quantizer | " + " | ".join(f"K = {k}" for k in SIZES) + " | MiB at "
         f"K = {SIZES[-1]} |",

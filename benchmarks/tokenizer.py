@@ -1,12 +1,12 @@
-"""Time and memory to load a tokenizer and to tokenize an hour of speech.
+"""Time and memory of loading a tokenizer and tokenizing an hour of speech.
 
 To run it:
 > python benchmarks/tokenizer.py
 
-Each row is a fresh process that loads the model and turns one hour of
-MiniSpeech (a few minutes of it again and again) into tokens, on CPU. Memory is
-the peak of the process less what it had when the model was loaded. Changed
-tokens are counted against those of the whole hour at once in fp32. Needs
+Each row is a fresh process that loads the model and tokenizes an hour of
+MiniSpeech (a few minutes, repeated) on CPU. Memory is the growth of the
+process's peak after loading the model. Changed tokens are those that differ
+from one pass over the whole hour in fp32. Requires
 `pip install "speechbrain-vq[demo]"`.
 """
 
@@ -22,14 +22,13 @@ import time
 import click
 import soundfile
 import torch
-from report import save
+from report import save, versions_line
 
 from speechbrain_vq.presets import bundled
-from speechbrain_vq.versions import versions
 
-MINUTES, TIMES, RATE = 6, 10, 16000
-# Name: chunk_seconds, precision; without the first, the hour as short files.
-WAYS = {
+MINUTES, REPETITIONS, RATE = 6, 10, 16000
+# Method: (chunk_seconds or "files" for short files, precision).
+METHODS = {
     "`encode_file`, in chunks of 60 s (default)": (60.0, "fp32"),
     "`encode_file`, in chunks of 10 s": (10.0, "fp32"),
     "`encode_file`, all at once": (None, "fp32"),
@@ -40,8 +39,8 @@ WHOLE = "`encode_file`, all at once"
 
 
 def make_hour(folder):
-    """Writes an hour as one file, and as short ones; says how many these are,
-    and how many seconds they have in all."""
+    """Write an hour as one file and as short ones; return the number of short
+    files and the total duration in seconds."""
     from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
         prepare_minispeech,
     )
@@ -49,30 +48,36 @@ def make_hour(folder):
     prepare_minispeech(folder / "speech", minutes=MINUTES)
     paths = sorted((folder / "speech").rglob("*.flac"))
     paths = paths or sorted((folder / "speech").rglob("*.wav"))
-    spoken = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    wavs = [soundfile.read(path, dtype="float32")[0] for path in paths]
     (folder / "files").mkdir()
     with soundfile.SoundFile(folder / "hour.flac", "w", RATE, 1) as hour:
-        for turn in range(TIMES):
-            for path, samples in zip(paths, spoken, strict=True):
-                hour.write(samples)
-                shutil.copy(path, folder / "files" / f"{turn}-{path.name}")
+        for repetition in range(REPETITIONS):
+            for path, wav in zip(paths, wavs, strict=True):
+                hour.write(wav)
+                name = f"{repetition}-{path.name}"
+                shutil.copy(path, folder / "files" / name)
         seconds = hour.frames / RATE
-    return len(paths) * TIMES, seconds
+    return len(paths) * REPETITIONS, seconds
 
 
 def peak():
-    """Peak resident memory of this process, MiB (Linux)."""
+    """Read this process's peak resident memory in MiB (Linux)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(folder, model, way, threads):
-    """Loads, tokenizes, and leaves figures and tokens in the folder."""
+def tokens_path(folder, method):
+    """Return the file of a method's tokens."""
+    return folder / f"{list(METHODS).index(method)}.pt"
+
+
+def measure(folder, model, method, threads):
+    """Load and tokenize; write metrics and tokens to the folder."""
     torch.set_num_threads(threads)
     start = time.perf_counter()
     from speechbrain_vq.inference import VQTokenizer, tokenize_files
 
     imported = time.perf_counter()
-    chunk, precision = WAYS[way]
+    chunk, precision = METHODS[method]
     tokenizer = VQTokenizer.from_hparams(
         model, run_opts={"device": "cpu", "eval_precision": precision}
     )
@@ -82,8 +87,8 @@ def measure(folder, model, way, threads):
         tokenize_files(files, tokenizer, folder / "tokens.jsonl")
     else:
         tokens = tokenizer.encode_file(folder / "hour.flac", chunk)
-        torch.save(tokens, folder / f"{list(WAYS).index(way)}.pt")
-    figures = {
+        torch.save(tokens, tokens_path(folder, method))
+    metrics = {
         "import": imported - start,
         "load": loaded - imported,
         "loaded": before,
@@ -94,66 +99,69 @@ def measure(folder, model, way, threads):
         "codes": tokenizer.codebook_size,
         "rate": tokenizer.token_rate,
     }
-    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
-def changed(folder, way):
-    """Share of the tokens that are not those of the whole hour, in words."""
-    path = folder / f"{list(WAYS).index(way)}.pt"
+def changed_tokens(folder, method):
+    """Format the share of tokens that differ from the whole hour's."""
+    path = tokens_path(folder, method)
     if not path.exists():
         return ""
-    tokens = torch.load(path)
-    whole = torch.load(folder / f"{list(WAYS).index(WHOLE)}.pt")
-    number = int((tokens != whole).sum())
-    return f"{number} of {len(whole)} ({100 * number / len(whole):.2g} %)"
+    tokens, whole = torch.load(path), torch.load(tokens_path(folder, WHOLE))
+    changed = int((tokens != whole).sum())
+    return f"{changed} of {len(whole)} ({100 * changed / len(whole):.2g} %)"
 
 
 @click.command()
-@click.option("--model", help="A folder; default: the bundled `mini`.")
-@click.option("--threads", default=2, show_default=True)
+@click.option("--model", help="Model folder; default: the bundled `mini`.")
+@click.option(
+    "--threads", default=2, show_default=True, help="Number of CPU threads."
+)
 @click.option("--one", nargs=2, hidden=True)
 def main(model, threads, one):
-    """Measures, prints the table and writes it beside this file."""
+    """Measure, print the table and write it beside this script."""
     if one:
         measure(pathlib.Path(one[0]), model, one[1], threads)
         return
-    given, model = model, model or bundled("mini")
-    figures = {}
+    option = " --model MODEL" if model else ""
+    model = model or bundled("mini")
+    metrics = {}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        number, seconds = make_hour(folder)
-        for way in WAYS:
+        num_files, seconds = make_hour(folder)
+        for method in METHODS:
             command = [sys.executable, __file__, "--model", model]
-            command += ["--threads", str(threads), "--one", name, way]
+            command += ["--threads", str(threads), "--one", name, method]
             subprocess.run(command, check=True)
-            figures[way] = json.loads((folder / "figures.json").read_text())
-            click.echo(f"{way}: {figures[way]}")
+            metrics[method] = json.loads((folder / "metrics.json").read_text())
+            click.echo(f"{method}: {metrics[method]}")
         rows = [
-            f"| {way} | {f['seconds']:.1f} | {seconds / f['seconds']:.0f} | "
-            f"{f['cpu']:.1f} | {f['memory']:.0f} | {changed(folder, way)} |"
-            for way, f in figures.items()
+            f"| {method} | {m['seconds']:.1f} | "
+            f"{seconds / m['seconds']:.0f} | {m['cpu']:.1f} | "
+            f"{m['memory']:.0f} | {changed_tokens(folder, method)} |"
+            for method, m in metrics.items()
         ]
-    one = min(figures.values(), key=lambda f: f["load"])
+    fastest = min(metrics.values(), key=lambda m: m["load"])
     lines = [
         "# An hour of speech to tokens",
         "",
-        "`python benchmarks/tokenizer.py"
-        + (" --model MODEL`" if given else "`"),
+        f"`python benchmarks/tokenizer.py{option}`",
         "",
         f"{seconds / 60:.1f} minutes of MiniSpeech at {RATE} Hz, as one FLAC "
-        f"file and as {number} short ones; a model of "
-        f"{one['parameters'] / 1e6:.2f} million parameters, {one['codes']} "
-        f"codes at {one['rate']:g} a second; {threads} CPU threads. "
-        "CPU s: of all threads, which other work on the machine changes less. MiB: peak "
-        "of a fresh process over what it had with the model loaded. Changed: "
-        "tokens that are not those of all at once in fp32.",
+        f"file and as {num_files} short ones; a model of "
+        f"{fastest['parameters'] / 1e6:.2f} million parameters, "
+        f"{fastest['codes']} codes at {fastest['rate']:g} a second; {threads} "
+        "CPU threads. CPU s: all threads; other load on the machine changes "
+        "it less. MiB: growth of a fresh process's peak after loading the "
+        "model. Changed: tokens that differ from one pass in fp32.",
         "",
-        f"{versions()}.",
+        versions_line(),
         "",
-        f"To load: {one['import']:.1f} s of imports, {one['load']:.2f} s for "
-        f"the model, {one['loaded']:.0f} MiB (best of {len(WAYS)} processes).",
+        f"Loading: {fastest['import']:.1f} s of imports, "
+        f"{fastest['load']:.2f} s for the model, {fastest['loaded']:.0f} MiB "
+        f"(best of {len(METHODS)} processes).",
         "",
-        "| way | s | times real time | CPU s | MiB | changed |",
+        "| method | s | times real time | CPU s | MiB | changed |",
         "|---|---|---|---|---|---|",
         *rows,
     ]

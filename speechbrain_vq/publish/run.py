@@ -13,7 +13,7 @@ from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import read_corpus
+from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
 from speechbrain_vq.hub.folder import HPARAMS
 
 logger = logging.getLogger(__name__)
@@ -315,11 +315,11 @@ def _read_corpus(folder: pathlib.Path) -> Corpus:
     about = read_corpus(folder)
     name = CORPORA.get(about.get("corpus"))
     path = folder / "test.json"
-    items = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    items = read_json(path) if path.is_file() else {}
     languages = {item.get("lang") for item in items.values()} - {None, ""}
     example = None
     if name == "MiniSpeech" and items:
-        root = str(folder / about.get("data_root", "."))
+        root = data_root(folder)
         wav = next(iter(items.values()))["wav"]
         example = pathlib.Path(wav.format(data_root=root))
         example = example if example.is_file() else None

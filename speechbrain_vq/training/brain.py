@@ -56,6 +56,7 @@ class VQMixin:
 
     codebook_trainer = monitors = None
     _eval_stage, _attached, _nonfinite = "valid", False, False
+    _fit_called = False
     _epochs, _num_batches = math.inf, None
 
     def __init_subclass__(cls, **kwargs):
@@ -92,7 +93,7 @@ class VQMixin:
     def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit, as a Brain does."""
         self._start("valid")
-        self._attached = False
+        self._attached, self._fit_called = False, True
         self._epochs, self._num_batches = math.inf, None
         with contextlib.suppress(AttributeError, TypeError):
             limit = getattr(epoch_counter, "limit", None)
@@ -101,7 +102,9 @@ class VQMixin:
             self._epochs = min(self._epochs, self.debug_epochs)
         if isinstance(train_set, torch.utils.data.DataLoader):
             self._count_batches(train_set)
-        super().fit(self._each(epoch_counter), train_set, *args, **kwargs)
+        super().fit(
+            self._epochs_from(epoch_counter), train_set, *args, **kwargs
+        )
         if not self._attached:  # A run with test_only
             return
         self._stats = self.vq_stats  # Before evaluate() counts anew
@@ -128,6 +131,11 @@ class VQMixin:
     def on_fit_start(self):
         """Attach the trainer after the optimizers were made."""
         super().on_fit_start()
+        if not self._fit_called:
+            raise RuntimeError(
+                f"{type(self).__name__}.fit() must call "
+                "super().fit(epoch_counter, train_set, ...)."
+            )
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
@@ -173,7 +181,7 @@ class VQMixin:
             previous.close()
         self.codebook_trainer = CodebookTrainer(
             self.modules,
-            [*(self.optimizers_dict or {}).values(), *vars(self).values()],
+            self._optimizer_candidates(),
             1.0 if multiplier is None else multiplier,
             self._hparam("reinit_schedule", DEFAULT_SCHEDULE),
             steps_per_epoch=steps,
@@ -181,6 +189,16 @@ class VQMixin:
         )
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())
+
+    def _optimizer_candidates(self):
+        """Yield attributes and the items of lists and dicts among them."""
+        for value in [self.optimizers_dict, *vars(self).values()]:
+            if isinstance(value, dict):
+                yield from value.values()
+            elif isinstance(value, list | tuple):
+                yield from value
+            else:
+                yield value
 
     def _start(self, eval_stage):
         self._eval_stage = eval_stage
@@ -208,8 +226,8 @@ class VQMixin:
             if self.debug:
                 self._num_batches = min(self._num_batches, self.debug_batches)
 
-    def _each(self, epoch_counter):
-        """The epochs; their usage is counted from their start."""
+    def _epochs_from(self, epoch_counter):
+        """Yield the epochs; usage is counted from the start of each."""
         for epoch in epoch_counter:
             if not self._attached:
                 raise RuntimeError(

@@ -44,9 +44,10 @@ class AtomicCheckpointer(Checkpointer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._warned = False
-        name = "random_state"
-        if name not in self.recoverables:
-            self.add_recoverable(name, RandomState(), optional_load=True)
+        if "random_state" not in self.recoverables:
+            self.add_recoverable(
+                "random_state", RandomState(), optional_load=True
+            )
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
@@ -96,12 +97,12 @@ class AtomicCheckpointer(Checkpointer):
         """As SpeechBrain's, but where ``max_key`` or ``min_key`` is given,
         checkpoints of the warm-up come last: a model that does not quantize
         yet has the lower loss."""
-        found = super().find_checkpoints(
+        checkpoints = super().find_checkpoints(
             importance_key, max_key, min_key, ckpt_predicate
         )
         if max_key or min_key:
-            found = sorted(found, key=lambda c: bool(c.meta.get("vq_warmup")))
-        return found[:max_num_checkpoints]
+            checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
+        return checkpoints[:max_num_checkpoints]
 
     def _between_optimizer_steps(self):
         brain = self.recoverables.get("brain")  # A Brain adds itself so.

@@ -69,7 +69,7 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         ({"tokens": [True]}, "integers"),
         ({"tokens": 3}, "integers"),
         ({"tokens": None}, "integers"),
-        ({"tokens": [1, 8]}, "8 is none of 8.*above 8"),
+        ({"tokens": [1, 8]}, "8 is not below the codebook size of 8.*above 8"),
         ({"tokens": [[1, 2]]}, "2 codebooks, where those before have 1"),
     ],
 )

@@ -427,7 +427,7 @@ def test_weights_under_their_old_names_load(folder):
     save_file({**weights, **old}, folder / "model.safetensors")
     quantizer = load_pretrained(folder)["modules"]["quantizer"]
     assert torch.equal(quantizer.codebook, book)
-    # Its epsilon was larger.
+    # Their epsilon has become a part of the variance.
     variance = weights["quantizer.norm.running_var"] + 1e-5
     assert torch.equal(quantizer.norm.running_var, variance)
     # Those of an EMA codebook came with its averages.

@@ -222,7 +222,7 @@ def test_a_run_goes_on_with_its_own_speakers(tmp_path):
         )
         data = {name: {"spk_id": name} for name in names}
         data = DynamicItemDataset(data)
-        brain.meet({"train": data, "test": data})
+        brain.set_up({"train": data, "test": data})
         brain.fit(range(0), data, progressbar=False)
         return brain, table
 
@@ -262,7 +262,7 @@ def meet(tmp_path, speaker, items):
     data = {n: DynamicItemDataset(dict(items)) for n in ("train", "test")}
     for dataset in data.values():
         dataset.set_output_keys(brain.items)
-    brain.meet(data)
+    brain.set_up(data)
     return data["train"]
 
 

@@ -1,8 +1,5 @@
 """The image recipe reads every form that its data come in, says what is wrong
 with what it is given, and its figures are those of the model it exports.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import gzip
@@ -183,6 +180,20 @@ def test_the_original_gives_the_same_images(
     if not packed:
         # Also by the name of the folder itself.
         prepare(data / TAR_FOLDER, tmp_path / "out2", valid_images=VALID)
+
+
+def test_a_damaged_archive_is_neither_read_nor_fetched(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+
+    def fetch(*args, **options):
+        raise AssertionError("it fetches another one")
+
+    cifar10 = torchvision.datasets.cifar
+    monkeypatch.setattr(cifar10, "download_and_extract_archive", fetch)
+    make_tar(tmp_path / "data")
+    cut(tmp_path / "data" / TAR)
+    with pytest.raises(ValueError, match=f"{TAR} cannot be read.*checksum"):
+        prepare(tmp_path / "data", tmp_path / "out")
 
 
 def test_without_torchvision_the_original_is_not_read(tmp_path, monkeypatch):

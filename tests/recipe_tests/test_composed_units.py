@@ -1,8 +1,5 @@
 """Units of several codebooks: from a preset to a model that others load, with
 figures that hold for all of its codebooks.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

@@ -1,8 +1,5 @@
 """festvox-ru is prepared from the package or what was unpacked of it, and what
 is wrong with either is said.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

@@ -1,8 +1,5 @@
 """LibriSpeech is prepared from its folders or through `datasets`, and what is
 wrong with either is said.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

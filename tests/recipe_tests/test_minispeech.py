@@ -1,8 +1,4 @@
-"""Properties of the corpora that minispeech_prepare makes and reads.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Properties of the corpora that minispeech_prepare makes and reads."""
 
 import gzip
 import hashlib

@@ -1,8 +1,5 @@
 """The phone recognisers learn, whatever the corpus; padding never counts; what
 was interrupted goes on.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

@@ -1,8 +1,5 @@
 """The lists of recipes, in SpeechBrain's format: all recipes are in them, and
 what they say runs.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import csv

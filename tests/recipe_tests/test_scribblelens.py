@@ -1,9 +1,6 @@
 """ScribbleLens: its archive is read and its faults are named; the stand-in is
 the same bytes and says where each character is; the recipe runs from either to
 a model.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import importlib

@@ -1,8 +1,5 @@
 """The recipe runs from nothing to a model, on any data, and says what is
 wrong with what it is given.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

@@ -1,8 +1,4 @@
-"""VCTK is prepared in both of its layouts, and what is wrong is said.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""VCTK is prepared in both of its layouts, and what is wrong is said."""
 
 import json
 import logging

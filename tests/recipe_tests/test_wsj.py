@@ -1,8 +1,4 @@
-"""WSJ is prepared from the discs of LDC, and what is wrong with them is said.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""WSJ is prepared from the discs of LDC, and what is wrong with them is said."""
 
 import json
 

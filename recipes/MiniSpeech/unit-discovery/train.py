@@ -40,25 +40,25 @@ from speechbrain_vq.training import VQBrain
 
 
 class UnitBrain(VQBrain):
-    """Learns to say speech again through a quantizer.
+    """Train an autoencoder of speech with a quantizer.
 
-    What is said again, and how far off it is, is the decoder's business: it
-    makes predictions, of which its ``errors`` gives the sum of the errors and
-    their number, and ``figures`` the mean error by its name.
+    The decoder chooses the target and the error: ``errors`` gives the sum of
+    the errors of its predictions and their number, ``figures`` the mean error
+    by its name.
     """
 
-    # Of the datasets, those in a batch.
+    # Output keys of the datasets.
     items = ["id", "sig"]
 
-    def meet(self, datasets):
-        """Notes what is to be known of the datasets before the training."""
+    def set_up(self, datasets):
+        """Read from the datasets what the training and the test need."""
         self.phones = {
             name: item.get("phones", [])
             for name, item in datasets["test"].data.items()
         }
 
     def compute_forward(self, batch, stage):
-        """Features, and what the decoder makes of their units."""
+        """Compute the features, and what the decoder predicts from their units."""
         batch = batch.to(self.device)
         features, lengths = self.modules.features(*batch.sig)
         latents, token_lengths = self.modules.encoder(features, lengths)
@@ -70,11 +70,11 @@ class UnitBrain(VQBrain):
         return features, lengths, predictions, vq
 
     def speaker(self, batch, features, lengths):
-        """Whose voice it is, for the decoder, [B, S]."""
+        """Compute the speaker embeddings that the decoder gets, [B, S]."""
         return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
-        """The decoder's mean error, and the quantizer's loss."""
+        """Compute the decoder's mean error plus the quantizer's loss."""
         features, lengths, predictions, vq = predictions
         error, size = self.hparams.decoder.errors(
             predictions, features, lengths
@@ -87,7 +87,7 @@ class UnitBrain(VQBrain):
         return error / size + vq.loss
 
     def count_units(self, batch, indices):
-        """Adds a batch to the tables of phones and units, one a codebook."""
+        """Add a batch to the tables of phones and units, one a codebook."""
         _, lengths = batch.sig
         seconds = lengths * batch.sig.data.shape[1] / self.hparams.sample_rate
         tokens = torch.round(seconds * self.hparams.token_rate).long()
@@ -100,7 +100,7 @@ class UnitBrain(VQBrain):
                 table.add(of_book, self.phones.get(name, []))
 
     def on_stage_start(self, stage, epoch=None):
-        """Empties the sums."""
+        """Reset the sums."""
         self.error_sum = self.error_size = 0.0
         self.units = [
             PhoneUnitCounts(self.hparams.codebook_size, self.hparams.token_rate)
@@ -108,7 +108,7 @@ class UnitBrain(VQBrain):
         ]
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs, saves, and writes the results of a test."""
+        """Log, save a checkpoint, and keep the results of the test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -130,7 +130,7 @@ class UnitBrain(VQBrain):
 
 
 def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
-    """The items of a json manifest, or of a csv where there is no json."""
+    """Read a json manifest, or a csv where there is no json."""
     root = {"data_root": data_root(folder)}
     path = folder / f"{split}.json"
     if path.exists():
@@ -142,7 +142,7 @@ def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
 
 
 def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
-    """The three datasets of a folder of manifests."""
+    """Build the datasets of a folder of manifests."""
 
     @sb.utils.data_pipeline.takes("id", "wav", "length")
     @sb.utils.data_pipeline.provides("sig")
@@ -182,7 +182,7 @@ def train(
     folder: pathlib.Path,
     brain_class: type[UnitBrain] = UnitBrain,
 ) -> UnitBrain:
-    """From manifests to results; returns the Brain."""
+    """Train on a folder of manifests, and test; return the Brain."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     fit_features(features, datasets["train"].data, hparams["longest"])
@@ -193,7 +193,7 @@ def train(
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    brain.meet(datasets)
+    brain.set_up(datasets)
     fit_and_test(
         brain,
         datasets,
@@ -210,22 +210,22 @@ def run(
     argv: list[str],
     brain_class: type[UnitBrain] = UnitBrain,
 ) -> UnitBrain:
-    """A recipe: from what follows the name of its script to its results.
+    """Run the recipe of a corpus from its command line.
 
     Arguments
     ---------
     prepare : callable
-        Writes the manifests, and gives their folder. It gets what the yaml
+        Writes the manifests and returns their folder. It gets what the yaml
         has under ``corpus``.
     argv : list of str
         The yaml file, run options and overrides.
     brain_class : type
-        What is trained.
+        Class of the Brain to train.
 
     Returns
     -------
     UnitBrain
-        Trained and tested.
+        The Brain, trained and tested.
     """
     hparams, run_opts = start(argv)
     return train(hparams, run_opts, prepared(prepare, hparams), brain_class)

@@ -28,12 +28,12 @@ WEIGHTS = "embedding_model.ckpt"
 
 
 class ConversionBrain(units.UnitBrain):
-    """Learns to say speech again in a voice that it is told."""
+    """Train an autoencoder of speech that is conditioned on the speaker."""
 
-    def meet(self, datasets):
-        """Gives a table the names of the speakers to train on, and a
-        pretrained encoder its weights."""
-        super().meet(datasets)
+    def set_up(self, datasets):
+        """Fill a table with the names of the training speakers, or load the
+        weights of a pretrained encoder."""
+        super().set_up(datasets)
         speaker = self.hparams.speaker
         if hasattr(speaker, "fill"):
             for split, dataset in datasets.items():
@@ -47,7 +47,7 @@ class ConversionBrain(units.UnitBrain):
             load_encoder(speaker, find_encoder(source))
 
     def name_speakers(self, split, dataset):
-        """Has a batch say who speaks; a whole number is a name, too."""
+        """Add the speakers' names to the batches; a whole number is a name, too."""
         for name, item in dataset.data.items():
             if item.get("spk_id") in (None, ""):
                 raise ValueError(
@@ -60,8 +60,8 @@ class ConversionBrain(units.UnitBrain):
         dataset.set_output_keys([*self.items, "spk_id"])
 
     def on_fit_start(self):
-        """Recovers the latest checkpoint, and its table with it; who is not
-        in that would be trained on as the average voice."""
+        """Recover the latest checkpoint; a speaker that its table lacks would be
+        trained on as the average voice, and is refused."""
         super().on_fit_start()
         table = self.hparams.speaker
         new = hasattr(table, "fill") and sorted(self.names - set(table.names))
@@ -73,7 +73,7 @@ class ConversionBrain(units.UnitBrain):
             )
 
     def speaker(self, batch, features, lengths):
-        """Whose voice it is, for the decoder, [B, S]."""
+        """Compute the speaker embeddings that the decoder gets, [B, S]."""
         names = getattr(batch, "spk_id", None)
         return voices(
             self.modules.speaker, batch.sig, (features, lengths), names
@@ -83,8 +83,8 @@ class ConversionBrain(units.UnitBrain):
 def find_encoder(
     source: str | os.PathLike, revision: str | None = None
 ) -> pathlib.Path:
-    """The weights of a pretrained speaker encoder; of what else there is in
-    its repository nothing is read.
+    """Find the weights of a pretrained speaker encoder; nothing else of its
+    repository is read.
 
     Arguments
     ---------
@@ -131,13 +131,13 @@ def find_encoder(
 
 
 def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
-    """Loads the weights of a pretrained encoder, and runs no code that is
-    among them.
+    """Load the weights of a pretrained encoder without running any code that
+    is among them.
 
     Arguments
     ---------
     speaker : PretrainedSpeaker
-        What is loaded.
+        The module to load into.
     path : path
         The ``embedding_model.ckpt`` of a pretrained encoder.
 

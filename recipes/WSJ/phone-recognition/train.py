@@ -41,10 +41,10 @@ logger = logging.getLogger(__name__)
 
 
 class PhoneBrain(VQBrain):
-    """Learns to recognise phones by CTC, through a quantizer."""
+    """Train a phone recognizer with a quantizer inside, by CTC."""
 
     def compute_forward(self, batch, stage):
-        """Log-probabilities of the phones, and the codes they are of."""
+        """Compute the log-probabilities of the phones, and the codes."""
         batch = batch.to(self.device)
         features, lengths = self.modules.features(*batch.sig)
         latents, lengths = self.modules.encoder(features, lengths)
@@ -55,14 +55,15 @@ class PhoneBrain(VQBrain):
         return logits.log_softmax(-1), lengths, vq
 
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss and the quantizer's; counts errors outside training."""
+        """Compute the CTC loss plus the quantizer's; count errors outside
+        training."""
         log_probs, lengths, vq = predictions
         encoder = self.hparams.label_encoder
         blank = encoder.get_blank_index()
         if stage != sb.Stage.TRAIN:
-            heard = ctc_greedy_decode(log_probs, lengths, blank)
+            decoded = ctc_greedy_decode(log_probs, lengths, blank)
             self.errors.append(
-                batch.id, encoder.decode_ndim(heard), batch.phone_names
+                batch.id, encoder.decode_ndim(decoded), batch.phone_names
             )
         ctc = sb.nnet.losses.ctc_loss(
             log_probs, batch.labels.data, lengths, batch.labels.lengths, blank
@@ -70,16 +71,16 @@ class PhoneBrain(VQBrain):
         return self.hparams.ctc_weight * ctc + vq.loss
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate, a function of the step alone."""
+        """Set the learning rate, a function of the step alone."""
         # At step 0 of a warm-up it would be 0.
         self.hparams.lr_annealing(self.optimizer, self.optimizer_step + 1)
 
     def on_stage_start(self, stage, epoch=None):
-        """Empties the counts."""
+        """Reset the counts."""
         self.errors = ErrorRateStats()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs, saves, and keeps the results of a test."""
+        """Log, save a checkpoint, and keep the results of the test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -102,7 +103,7 @@ class PhoneBrain(VQBrain):
 
 
 def phone_names(item: dict[str, Any]) -> list[str]:
-    """The phones of an utterance in a manifest.
+    """List the phones of an utterance in a manifest.
 
     Arguments
     ---------
@@ -125,8 +126,8 @@ def phone_names(item: dict[str, Any]) -> list[str]:
 
 
 def read_manifest(hparams: dict, folder: pathlib.Path, split: str):
-    """The utterances of a split that can be learnt from: of known phones, no
-    more of them than frames, and not too long."""
+    """Read the utterances of a split to train or test on: with phones, no more
+    of them than frames, and not too long."""
     path = folder / f"{split}.json"
     data = load_data_json(str(path), {"data_root": data_root(folder)})
     total = len(data)
@@ -159,7 +160,7 @@ def read_manifest(hparams: dict, folder: pathlib.Path, split: str):
 
 
 def make_label_encoder(hparams: dict, train: DynamicItemDataset) -> None:
-    """Numbers the phones of the training set; 0 is the blank of CTC."""
+    """Number the phones of the training set; 0 is the blank of CTC."""
     encoder = hparams["label_encoder"]
     encoder.load_or_create(
         pathlib.Path(hparams["save_folder"]) / "label_encoder.txt",
@@ -177,7 +178,7 @@ def make_label_encoder(hparams: dict, train: DynamicItemDataset) -> None:
 
 
 def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
-    """The three datasets of a folder of manifests."""
+    """Build the datasets of a folder of manifests."""
     datasets = {s: read_manifest(hparams, folder, s) for s in SPLITS}
     make_label_encoder(hparams, datasets["train"])
     encoder = hparams["label_encoder"]
@@ -202,7 +203,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
 def make_sampler(
     hparams: dict, train: DynamicItemDataset
 ) -> DynamicBatchSampler:
-    """Batches of utterances of about the same length, as many in each."""
+    """Build the sampler of batches of about the same length, as many in each."""
     lengths = [item["length"] for item in train.data.values()]
     shares = np.linspace(0, 1, hparams["num_buckets"] + 1)[1:]
     return DynamicBatchSampler(
@@ -216,7 +217,7 @@ def make_sampler(
 
 
 def finish_run(brain: PhoneBrain, hparams: dict) -> None:
-    """Writes what is found in the test, and the model."""
+    """Write the errors and results of the test, and export the model."""
     folder = pathlib.Path(hparams["output_folder"])
     with open(folder / "per.txt", "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
@@ -224,7 +225,7 @@ def finish_run(brain: PhoneBrain, hparams: dict) -> None:
 
 
 def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
-    """From manifests to results; returns the Brain."""
+    """Train on a folder of manifests, and test; return the Brain."""
     datasets = dataio_prep(hparams, folder)
     fit_features(hparams["features"], datasets["train"].data)
     brain = PhoneBrain(
@@ -243,12 +244,12 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
 
 
 def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
-    """A recipe: from what follows the name of its script to its results.
+    """Run the recipe of a corpus from its command line.
 
     Arguments
     ---------
     prepare : callable
-        Writes the manifests, and gives their folder. It gets what the yaml
+        Writes the manifests and returns their folder. It gets what the yaml
         has under ``corpus``.
     argv : list of str
         The yaml file, run options and overrides.
@@ -256,7 +257,7 @@ def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
     Returns
     -------
     PhoneBrain
-        Trained and tested.
+        The Brain, trained and tested.
     """
     hparams, run_opts = start(argv)
     return train(hparams, run_opts, prepared(prepare, hparams))

@@ -1,14 +1,10 @@
-"""A folder with a run of other values is not gone on with.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A folder with a run of other values is not gone on with."""
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 from speechbrain_vq.presets import preset_path
-from speechbrain_vq.recipes.common.earlier import check_earlier
+from speechbrain_vq.recipes.common.resume_check import check_resume
 
 YAML = f"""
 seed: 1
@@ -31,7 +27,7 @@ def check(folder, overrides):
     path, text = folder / "train.yaml", f"output_folder: {folder}\n{overrides}"
     with open(path, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, text)
-    check_earlier(str(path), text, hparams)
+    check_resume(str(path), text, hparams)
 
 
 @pytest.fixture

@@ -1,8 +1,4 @@
-"""The run that a folder holds, and whether another command goes on with it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Check whether a run may resume from the checkpoints in its folder."""
 
 import io
 import pathlib
@@ -23,31 +19,31 @@ FREE = {
 PLACES = ("output_folder", "save_folder", "manifest_folder", "train_log")
 
 
-def check_earlier(hparams_file: str, overrides: str, hparams: dict) -> None:
-    """Refuses to go on with a run of other values: its checkpoint would be
-    taken up as if it were one of these, and its results overwritten.
+def check_resume(hparams_file: str, overrides: str, hparams: dict) -> None:
+    """Refuse to resume a run with other hyperparameters: its checkpoint would
+    be loaded all the same, and its results overwritten.
 
     Arguments
     ---------
     hparams_file : str
-        The yaml file of the new run.
+        Yaml file of the new run.
     overrides : str
-        Its overrides.
+        Overrides of the new run.
     hparams : dict
-        What they give.
+        Hyperparameters loaded from both.
 
     Raises
     ------
     ValueError
-        If the folder has a checkpoint of a run of which a value was another.
+        If the folder has a checkpoint of a run with other hyperparameters.
     """
-    kept = pathlib.Path(hparams["output_folder"]) / "hyperparams.yaml"
+    saved = pathlib.Path(hparams["output_folder"]) / "hyperparams.yaml"
     checkpoints = pathlib.Path(hparams["save_folder"]).glob("CKPT*")
-    if not kept.is_file() or next(checkpoints, None) is None:
+    if not saved.is_file() or next(checkpoints, None) is None:
         return
     with open(hparams_file, encoding="utf-8") as file:
         text = resolve_references(file, overrides).read()
-    before, now = _values(kept.read_text(encoding="utf-8")), _values(text)
+    before, now = _values(saved.read_text(encoding="utf-8")), _values(text)
     changed = [
         f"{key} was {before[key]}, now it is {now[key]}"
         for key in now
@@ -55,15 +51,15 @@ def check_earlier(hparams_file: str, overrides: str, hparams: dict) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{kept.parent} holds a run with other values: "
+            f"{saved.parent} holds a run with other values: "
             f"{'; '.join(changed[:5])}. Give the values it had to go on with "
             "it, name another --output_folder, or remove this one."
         )
 
 
 def _values(text: str) -> dict[str, Any]:
-    """The plain values of a yaml file and those of the preset; objects are
-    made of these."""
+    """Read the plain values of a yaml file and those of the preset; objects
+    are made of these."""
     values = YAML().load(io.StringIO(text))
     plain = {
         key: value
@@ -76,5 +72,5 @@ def _values(text: str) -> dict[str, Any]:
 
 
 def _plain(value):
-    """Mappings compare by what is in them, whatever their tags."""
+    """Drop the tag of a mapping: what is in it counts."""
     return dict(value) if isinstance(value, dict) else value
