@@ -29,6 +29,7 @@ MAX_NODES = 2**10  # With aliases and references written out
 MAX_DEPTH = 32
 MAX_BRACKETS = 2**8  # In a line, whose nesting the parser looks ahead for
 MAX_NUMBER = 80  # Characters
+MAX_TENSORS = 2**11  # Of the weights; models of the recipes have up to 250
 # Calls of torch functions while modules are built: models take about ten for
 # each tensor.
 CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**13
@@ -165,6 +166,8 @@ class ModelYaml:
         limit = CALLS_AT_LEAST + CALLS_PER_TENSOR * num_tensors
         self._device, self._built = device, {}
         with self._named(), _CallLimit(limit) as self._limit:
+            if num_tensors > MAX_TENSORS:
+                raise _Refused(f"its weights have over {MAX_TENSORS} tensors")
             return self._mapping(self._root, skipped=SKIPPED)
 
     # Checks ----------------------------------------------------------------
@@ -283,7 +286,7 @@ class ModelYaml:
         with torch.device(device):
             try:
                 return cls(*args, **kwargs)
-            except (RuntimeError, NotImplementedError):
+            except RuntimeError:
                 # A class that someone registered may compute something.
                 if entry.cls is None or device == "cpu":
                     raise

@@ -103,21 +103,14 @@ class VQTokenizer(CodecMixin, VQPretrained):
         """
         model = super().from_hparams(source, *args, **kwargs)
         if not vocoder:
-            vocoder = model.own_vocoder()
+            vocoder = model._own_vocoder()
         names = ("token", "cache_dir", "local_files_only", "force_download")
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
         return model
 
-    def own_vocoder(self) -> HifiGAN | UnitVocoder | None:
-        """Load the vocoder that came with the model.
-
-        Returns
-        -------
-        HifiGAN, UnitVocoder or None
-            The vocoder in the folder that the model's yaml names; None where
-            it names none, or one elsewhere.
-        """
+    def _own_vocoder(self) -> HifiGAN | UnitVocoder | None:
+        """Load the vocoder beside the model's yaml, where that names one."""
         name = getattr(self.hparams, "vocoder", None)
         if not name or self.location is None:
             return None

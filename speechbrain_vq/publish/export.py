@@ -138,7 +138,7 @@ def export_pretrained(
         folder = pathlib.Path(parent) / place.name
         folder.mkdir()
         (folder / HPARAMS).write_text(yaml, encoding="utf-8")
-        tensors = _collect_tensors(modules, states)
+        tensors = _collect_tensors(modules)
         save_file(tensors, folder / WEIGHTS, {"format": "pt"})
         # safetensors makes the file readable by its owner only.
         shutil.copymode(folder / HPARAMS, folder / WEIGHTS)
@@ -187,24 +187,15 @@ def _is_extra(key: str) -> bool:
 
 
 def _collect_tensors(
-    modules: dict[str, torch.nn.Module], states: dict[str, dict]
+    modules: dict[str, torch.nn.Module],
 ) -> dict[str, torch.Tensor]:
     """Collect the tensors to save, by their names in the file."""
     # safetensors takes no tensors that share memory.
-    tensors = {
+    return {
         key: value.clone(memory_format=torch.contiguous_format)
         for key, value in torch.nn.ModuleDict(modules).state_dict().items()
         if torch.is_tensor(value)
     }
-    # Codebooks of version 0.1 keep their name of then: by it the loader
-    # normalizes their latents as version 0.1 did.
-    saved = {f"{m}.{key}" for m, state in states.items() for key in state}
-    for name in find_quantizers(modules):
-        for key in [k for k in tensors if k.startswith(f"{name}.embedding.")]:
-            old = f"{name}.codewords.{key.rpartition('.')[2]}"
-            if old in saved:
-                tensors[old] = tensors.pop(key)
-    return tensors
 
 
 def _make_config(

@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -323,6 +325,17 @@ def test_loading_consumes_no_random_numbers(folder):
         torch.manual_seed(1)
         load_pretrained(folder, trust_remote_code=trusted)
         assert torch.equal(torch.rand(3), expected)
+
+
+def test_loading_does_not_import_the_compiler_of_pytorch():
+    """It takes seconds, and meta tensors ask for it where nothing is done."""
+    code = (
+        "import sys; from speechbrain_vq import bundled\n"
+        "from speechbrain_vq.hub import load_pretrained\n"
+        "load_pretrained(bundled('mini'))\n"
+        "sys.exit('torch._dynamo' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
 
 
 def test_loaded_weights_outlive_their_file(folder):
