@@ -33,11 +33,11 @@ from report import save, versions_line
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.presets import recipe_path
 
 # The recipes' option that names a preset.
-PRESET = "arm"
+PRESET = "preset"
 SPREAD = {"median": statistics.median, "least": min, "most": max}
 
 
@@ -182,7 +182,7 @@ class Matrix:
         lines = [*self.heading(), "", *self.table(), "", picture]
         text = save(stem.with_suffix(".md"), lines)
         save_csv(stem.with_suffix(".csv"), self.entries())
-        with replacing(stem.with_suffix(".png")) as path:
+        with atomic_write(stem.with_suffix(".png")) as path:
             self.plot(path)
         return text
 
@@ -267,7 +267,7 @@ def spread(runs, name, column):
 def save_csv(path, entries):
     """Write the rows of a CSV."""
     with (
-        replacing(path) as partial,
+        atomic_write(path) as partial,
         open(partial, "w", newline="", encoding="utf-8") as file,
     ):
         csv.writer(file, lineterminator="\n").writerows(entries)

@@ -3,7 +3,7 @@
 import pathlib
 from collections.abc import Iterable
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 
 def versions_line(*packages: str, recorded: Iterable[str] = ()) -> str:
@@ -18,6 +18,6 @@ def versions_line(*packages: str, recorded: Iterable[str] = ()) -> str:
 def save(path: pathlib.Path, lines: list[str]) -> str:
     """Write a page atomically and return its text."""
     text = "\n".join([*lines, ""])
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return text

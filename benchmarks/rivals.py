@@ -22,9 +22,9 @@ from report import save, versions_line
 from torch.nn.functional import l1_loss
 
 from speechbrain_vq import VectorQuantizer, preset_path
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,
@@ -212,7 +212,7 @@ def run(folder, name, size, data, steps, seed, scale):
     path = folder / f"{stem}-{size}-x{scale:g}-{steps}-{seed}.json"
     if not path.exists():
         metrics = train(name, size, data, steps, seed, scale)
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(json.dumps(metrics), encoding="utf-8")
         click.echo(f"{path.stem}: {metrics}")
     return json.loads(path.read_text(encoding="utf-8"))

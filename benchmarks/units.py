@@ -37,12 +37,11 @@ from paper_matrix import (
 from report import save
 from tqdm import tqdm
 
-from speechbrain_vq import VectorQuantizer, VQTokenizer
+from speechbrain_vq import VectorQuantizer, VQTokenizer, export_pretrained
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, write_report
-from speechbrain_vq.evaluation.manifest import read_manifest
-from speechbrain_vq.hub import export_pretrained
 from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.presets import parse_arguments
@@ -182,7 +181,7 @@ class Units(Matrix):
         )
         used = evaluation.tables["code_counts"] > 0
         share = float(used.float().mean())
-        with replacing(folder.with_suffix(".json")) as path:
+        with atomic_write(folder.with_suffix(".json")) as path:
             path.write_text(json.dumps({"used_codes": share}))
         write_report(evaluation, folder)
 
@@ -207,7 +206,7 @@ class Units(Matrix):
         arguments = [option for option in arguments if option != KMEANS]
         hparams_file, _, overrides = parse_arguments([file, *arguments])
         with open(hparams_file, encoding="utf-8") as fin:
-            return load_hyperpyyaml(fin, overrides)
+            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
 
     @cached_property
     def corpus(self):

@@ -4,13 +4,13 @@ Authors
  * speechbrain_vq authors 2026
 """
 
-from importlib.metadata import version
+import importlib.metadata
 from typing import TYPE_CHECKING
 
 from ._lazy import attach
 
 if TYPE_CHECKING:
-    from .hub import export_pretrained, push_to_hub
+    from .hub import register_module
     from .inference import VoiceConverter, VQTokenizer
     from .nnet import (
         KMeansResult,
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         nearest,
     )
     from .presets import bundled, preset_names, preset_path
+    from .publish import export_pretrained, push_to_hub
     from .training import (
         CodebookTrainer,
         ReinitSchedule,
@@ -30,12 +31,12 @@ if TYPE_CHECKING:
         VQMixin,
     )
 
-__version__ = version("speechbrain-vq")
+__version__ = importlib.metadata.version("speechbrain-vq")
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "hub": ["export_pretrained", "push_to_hub"],
+        "hub": ["register_module"],
         "inference": ["VQTokenizer", "VoiceConverter"],
         "nnet": [
             "KMeansResult",
@@ -48,6 +49,7 @@ __getattr__, __dir__, __all__ = attach(
             "nearest",
         ],
         "presets": ["bundled", "preset_names", "preset_path"],
+        "publish": ["export_pretrained", "push_to_hub"],
         "training": [
             "CodebookTrainer",
             "ReinitSchedule",

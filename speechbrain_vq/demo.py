@@ -1,8 +1,4 @@
-"""The demo: two ways to train the same codebook, side by side.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Demo: train the same codebook with two presets and compare them."""
 
 import json
 import pathlib
@@ -15,12 +11,9 @@ import time
 import click
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.presets import recipe_path
-from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
-    data_root,
-    prepare_minispeech,
-)
 
 RECIPE = "MiniSpeech/unit-discovery"
 ARMS = ("vanilla", "robust")
@@ -36,32 +29,31 @@ COLUMNS = (
 def run_demo(
     output: pathlib.Path, seed: int, steps: int, minutes: float
 ) -> dict:
-    """Makes speech, trains both arms, compares them, and uses the better one.
+    """Make a corpus, train both presets, compare them, and use the better one.
 
-    What is done already is not done again, so that an interrupted demo goes
-    on where it was.
+    An interrupted demo continues where it was.
 
     Arguments
     ---------
     output : pathlib.Path
-        Where everything goes.
+        Output folder.
     seed : int
-        Of the training.
+        Random seed of the training.
     steps : int
-        Optimizer steps of each arm.
+        Optimizer steps per preset.
     minutes : float
-        Of speech.
+        Length of the corpus.
 
     Returns
     -------
     dict
-        ``seconds`` that this call took, and the figures of the ``arms``.
+        ``seconds`` that this call took, and the metrics of the presets under
+        ``arms``.
     """
     start = time.perf_counter()
     click.echo(f"1. Speech: {minutes:g} minutes of MiniSpeech")
-    corpus = prepare_minispeech(
-        output / f"minispeech-{minutes:g}-minutes", minutes
-    )
+    corpus = output / f"minispeech-{minutes:g}-minutes"
+    make_corpus(corpus, minutes)
     click.echo(f"2. Training: {steps} steps each, 512 codes")
     arms = [train(arm, corpus, output, seed, steps) for arm in ARMS]
     click.echo("\n" + table(arms))
@@ -75,13 +67,21 @@ def run_demo(
     }
 
 
+def make_corpus(folder: pathlib.Path, minutes: float) -> None:
+    """Run the preparation script of MiniSpeech, unless that was done."""
+    script = recipe_path("MiniSpeech/minispeech_prepare.py")
+    command = [sys.executable, str(script), str(folder), f"--minutes={minutes}"]
+    if subprocess.run(command).returncode:
+        raise click.ClickException("The corpus was not made, see above.")
+
+
 def run_folder(output, arm, seed, steps) -> pathlib.Path:
-    """Where a run of the demo lies."""
+    """Return the folder of a run."""
     return output / f"{arm}-seed{seed}-{steps}steps"
 
 
 def train(arm, corpus, output, seed, steps) -> dict:
-    """Runs the recipe, or takes it up again, and returns its results."""
+    """Run the recipe, or continue it, and return its results."""
     folder = run_folder(output, arm, seed, steps)
     results = folder / "results.json"
     if not results.exists():
@@ -89,7 +89,7 @@ def train(arm, corpus, output, seed, steps) -> dict:
         recipe = recipe_path(RECIPE)
         command = [sys.executable, str(recipe / "train.py")]
         command += [str(recipe / "hparams" / "train.yaml")]
-        command += [f"--arm={arm}", f"--seed={seed}"]
+        command += [f"--preset={arm}", f"--seed={seed}"]
         command += [f"--data_folder={corpus}", f"--output_folder={folder}"]
         command += [f"--number_of_steps={steps}", "--noprogressbar"]
         with open(folder / "output.txt", "a", encoding="utf-8") as log:
@@ -111,7 +111,7 @@ def train(arm, corpus, output, seed, steps) -> dict:
 
 
 def watch(child, arm, log, steps) -> None:
-    """Shows how far a run is, from its train log, until it ends."""
+    """Show the progress of a run, by its train log, until it ends."""
     with tqdm(total=steps, desc=f"   {arm:8}", unit="step") as bar:
         while child.poll() is None:
             time.sleep(0.5)
@@ -128,7 +128,7 @@ def watch(child, arm, log, steps) -> None:
 
 
 def table(arms) -> str:
-    """The comparison, as Markdown."""
+    """Format the comparison as Markdown."""
     rows = [[title for _, title, _ in COLUMNS]]
     for arm in arms:
         rows.append([form.format(arm[key]) for key, _, form in COLUMNS])
@@ -141,22 +141,18 @@ def table(arms) -> str:
         for row in rows
     ]
     return "\n".join(lines) + (
-        "\n\nOn speech of voices and sentences that were not trained on. The "
-        "error is the mean\nabsolute one of normalized log-mels; PNMI is the "
-        "share of what there is to know about\nthe phone that its unit "
-        "tells.\n"
+        "\n\nOn held-out speakers and sentences. The error is the mean "
+        "absolute error of\nnormalized log-mels; PNMI is the mutual information "
+        "of phones and units, as a share\nof the entropy of the phones.\n"
     )
 
 
 def use(run, corpus, output) -> None:
-    """Exports, loads, tokenizes and resynthesizes."""
+    """Load the exported model, tokenize an utterance and resynthesize it."""
     model = run / "model"
     tokenizer = VQTokenizer.from_hparams(model)
-    text = (corpus / "test.json").read_text(encoding="utf-8")
-    utterance = next(iter(json.loads(text).values()))
-    source = pathlib.Path(
-        utterance["wav"].replace("{data_root}", data_root(corpus))
-    )
+    utterance = next(iter(read_manifest(corpus / "test.json").values()))
+    source = pathlib.Path(utterance["wav"])
     original = output / f"original{source.suffix}"
     shutil.copyfile(source, original)
     decoded = output / "from_tokens.wav"

@@ -1,8 +1,5 @@
-"""Where the presets, the recipes and the bundled models lie, in a checkout and
+"""Find the presets, the recipes and the bundled models, in a checkout and
 once installed.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import io
@@ -12,12 +9,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote
+from warnings import warn
 
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def preset_names() -> list[str]:
-    """List the quantizer presets, one arm of the paper or of a rival each.
+    """List the quantizer presets, one variant of the paper or of a rival each.
 
     Returns
     -------
@@ -174,14 +172,17 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
-    """As ``speechbrain.parse_arguments``, for recipes that include a preset
-    under the key ``vq`` and name it under ``arm``.
+    """Parse the command line of a recipe, as ``speechbrain.parse_arguments``.
 
-    ``--arm=NAME`` includes the preset of that name instead, and
+    The yaml includes a preset under the key ``vq`` and names it under
+    ``preset``. ``--preset=NAME`` includes the preset of that name instead, and
     ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
-    What a recipe changes below its ``!include`` it changes in every arm that
-    has such a thing: its times of re-estimation give none to an arm that
-    never re-estimates.
+    What a recipe changes below its ``!include`` it changes in every preset that
+    has such a thing: its times of re-initialization give none to a preset that
+    never re-initializes.
+
+    A yaml may also be a variant of another: one key, ``recipe:
+    !include:train.yaml``, with the overrides that make the variant below it.
 
     Arguments
     ---------
@@ -191,40 +192,66 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Returns
     -------
     tuple
-        The yaml file, run options and overrides.
+        The yaml file (of a variant, the one it includes), run options and
+        overrides. A variant's overrides may add keys: load them with
+        ``overrides_must_match=False``.
 
     Raises
     ------
     ValueError
-        If there is no such preset, a preset has no such key, or it has a value
-        that the recipe would not look at.
+        If there is no such preset, a preset or the recipe has no such key, or
+        the preset has a value that the recipe would not look at.
     """
     import ruamel.yaml
     import speechbrain
+    from hyperpyyaml.core import recursive_update
 
     yaml = ruamel.yaml.YAML()
     hparams_file, run_opts, overrides = speechbrain.parse_arguments(argv)
     given = yaml.load(overrides) or {}
-    changes = given.pop("vq", {})
-    if changes or "arm" in given:
-        recipe = yaml.load(Path(hparams_file).read_text("utf-8"))
-        own = recipe["vq"] if isinstance(recipe["vq"], dict) else {}
-        arm = given.get("arm", recipe["arm"])
-        preset = _changed_preset(yaml, arm, changes, own)
-        _check_looked_at(yaml, hparams_file, arm, preset)
-        text = io.StringIO()
-        if given:
-            yaml.dump(given, text)
+    hparams_file, recipe, variant = _read_recipe(yaml, hparams_file)
+    key = "arm" if "arm" in recipe else "preset"
+    # In yamls of 0.2 and before, the preset is under ``arm``.
+    for other in {"arm", "preset"} & set(given) - {key}:
+        if other == "arm":
+            warn("--arm is now --preset", FutureWarning, stacklevel=2)
+        given[key] = given.pop(other)
+    for name in given:
+        if name not in recipe and name not in variant:
+            raise ValueError(
+                _unknown(f"key of {hparams_file}", name, [*recipe, *variant])
+            )
+    changes, own = given.pop("vq", {}), variant.pop("vq", {})
+    include = ""
+    if changes or own or key in given:
+        below = recipe["vq"] if isinstance(recipe["vq"], dict) else {}
+        recursive_update(below, own)
+        name = given.get(key, recipe[key])
+        preset = _changed_preset(yaml, name, changes, below)
+        _check_looked_at(yaml, hparams_file, name, preset)
         # A space would end the tag.
-        path = quote(str(preset))
-        overrides = f"{text.getvalue()}\nvq: !include:{path}\n"
-    return hparams_file, run_opts, overrides
+        include = f"vq: !include:{quote(str(preset))}\n"
+    recursive_update(variant, given)
+    text = io.StringIO()
+    if variant:
+        yaml.dump(variant, text)
+    return hparams_file, run_opts, text.getvalue() + include
 
 
-def _changed_preset(yaml, arm: str, changes: dict, own: dict) -> Path:
+def _read_recipe(yaml, hparams_file: str) -> tuple[str, dict, dict]:
+    """The file of a recipe, its values, and the overrides of a variant."""
+    recipe = yaml.load(Path(hparams_file).read_text("utf-8"))
+    tag = getattr(getattr(recipe.get("recipe"), "tag", None), "value", None)
+    if list(recipe) != ["recipe"] or not (tag or "").startswith("!include:"):
+        return hparams_file, recipe, {}
+    base = Path(hparams_file).parent / tag.removeprefix("!include:")
+    return str(base), yaml.load(base.read_text("utf-8")), dict(recipe["recipe"])
+
+
+def _changed_preset(yaml, name: str, changes: dict, own: dict) -> Path:
     """The file of a preset, or of a copy with other values: the recipe's own,
     as far as they fit, and those asked for."""
-    path = preset_path(arm)
+    path = preset_path(name)
     if not (changes or own):
         return path
     from hyperpyyaml.core import recursive_update
@@ -239,7 +266,7 @@ def _changed_preset(yaml, arm: str, changes: dict, own: dict) -> Path:
             raise ValueError(_unknown("key of a preset", key, preset))
         if isinstance(value, dict) and preset[key] is None:
             raise ValueError(
-                f"The preset {arm!r} has no {key} to change; see hparams/ for "
+                f"The preset {name!r} has no {key} to change; see hparams/ for "
                 "one that has."
             )
     recursive_update(preset, _fitting(own, preset))
@@ -249,7 +276,7 @@ def _changed_preset(yaml, arm: str, changes: dict, own: dict) -> Path:
     return Path(file.name)
 
 
-def _check_looked_at(yaml, hparams_file: str, arm: str, path: Path) -> None:
+def _check_looked_at(yaml, hparams_file: str, name: str, path: Path) -> None:
     """Refuses a preset that would have no effect: the recipe does not refer to
     a key in which it is not as the default one."""
     text = Path(hparams_file).read_text("utf-8")
@@ -262,9 +289,9 @@ def _check_looked_at(yaml, hparams_file: str, arm: str, path: Path) -> None:
     for key, value in preset.items():
         if key not in looked_at and value != default[key]:
             raise ValueError(
-                f"{hparams_file} has no use for {key} of the preset {arm!r}, "
+                f"{hparams_file} has no use for {key} of the preset {name!r}, "
                 f"which is {value}: it never refers to <vq[{key}]>. Take "
-                f"another arm, or another recipe."
+                f"another preset, or another recipe."
             )
 
 

@@ -9,8 +9,6 @@ import platform
 
 import torch
 
-import speechbrain_vq
-
 
 def versions(*others: str) -> str:
     """Names and versions of what runs here.
@@ -31,7 +29,7 @@ def versions(*others: str) -> str:
     'speechbrain_vq 0.1.0, torch 2.11.0, speechbrain 1.1.2, Python 3.11.7, x86_64'
     """
     found = {
-        "speechbrain_vq": speechbrain_vq.__version__,
+        "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
         "torch": torch.__version__,
         **{name: importlib.metadata.version(name) for name in others},
         "Python": platform.python_version(),

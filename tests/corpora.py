@@ -2,9 +2,6 @@
 
 To run it from the root of the project:
 > python -m tests.corpora wsj tests/tmp/wsj
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import pathlib
@@ -29,7 +26,7 @@ def make_handwriting(folder):
 
 
 CORPORA = {
-    "cifar10": test_cifar10.make_tar,
+    "cifar10": test_cifar10.make_sheets,
     "festvoxru": phone_corpora.make_festvoxru,
     "librispeech": phone_corpora.make_librispeech,
     "scribblelens": make_handwriting,

@@ -65,12 +65,17 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     assert again["seconds"] < figures["seconds"]
 
 
-def test_too_few_steps_are_refused():
-    done = CliRunner().invoke(main, ["demo", "--steps=50"])
-    assert done.exit_code != 0 and "50" in done.output
+def test_the_demo_imports_no_recipe():
+    code = "import sys, speechbrain_vq.demo; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "speechbrain_vq.recipes" not in done.stdout
 
 
-def test_export_names_what_is_no_run(tmp_path):
-    done = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
-    assert done.exit_code != 0
-    assert "not the folder of a run" in done.output
+def test_a_corpus_that_cannot_be_made_ends_the_demo(tmp_path, capfd):
+    done = CliRunner().invoke(
+        main, ["demo", "--minutes=1e400", f"--output={tmp_path}"]
+    )
+    assert done.exit_code == 1 and "The corpus was not made" in done.output
+    assert "Error: minutes must be above 0" in capfd.readouterr().err

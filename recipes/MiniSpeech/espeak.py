@@ -23,7 +23,7 @@ import numpy as np
 import soundfile as sf
 from tqdm import tqdm
 
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
+from speechbrain_vq.dataio.manifests import (
     SILENCE,
     SPLITS,
     utterance,

@@ -15,11 +15,9 @@ which says what was made and where the audio lies (``data_root``).
 
 espeak-ng is GPL-3: it comes with the extra ``speechbrain-vq[demo]`` and is
 loaded only by the processes that speak the corpus.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
+import argparse
 import collections
 import csv
 import gzip
@@ -27,30 +25,30 @@ import hashlib
 import importlib.util
 import logging
 import math
-import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
-from speechbrain_vq.dataio.folders import contents
-from speechbrain_vq.recipes.MiniSpeech.espeak import VOICES, speak_all
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
+from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
+from speechbrain_vq.dataio.audio import AudioError, check_audio, find_audio
+from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     MANIFESTS,
     SPLITS,
     PathLike,
     data_root,
+    folder_contents,
     has_manifests,
     is_done,
     read_corpus,
     utterance,
     write_corpus,
-    write_csv,
 )
+from speechbrain_vq.recipes.MiniSpeech.espeak import VOICES, speak_all
 
 __all__ = [
     "data_root",
@@ -63,7 +61,6 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 
 
 def prepare(
@@ -217,10 +214,9 @@ def prepare_minispeech(
         jobs,
     )
     (folder / "corpus.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "audio", ignore_errors=True)
-    os.replace(partial / "audio", folder / "audio")
+    replace_folder(partial / "audio", folder / "audio")
     for split in SPLITS:
-        write_csv(folder / f"{split}.csv", utts[split])
+        _write_csv(folder / f"{split}.csv", utts[split])
     write_corpus(folder, utts, corpus)
     _remove_partial(folder)
     return folder
@@ -296,8 +292,8 @@ def prepare_audio_folder(
     Arguments
     ---------
     audio_folder : path
-        Searched, with its subfolders, for wav, flac, ogg, opus and mp3 files
-        of any sampling rate and number of channels.
+        Searched, with its subfolders, for audio files of any format that
+        libsndfile reads, sampling rate and number of channels.
     save_folder : path
         Where the manifests go.
     seed : int
@@ -330,7 +326,7 @@ def prepare_audio_folder(
             "valid_fraction and test_fraction must be at least 0 and their "
             f"sum below 1, got {valid_fraction} and {test_fraction}"
         )
-    paths = sorted(_find_audio(source))
+    paths = _audio_files(source)
     corpus = {
         "corpus": "audio",
         "version": FORMAT_VERSION,
@@ -350,6 +346,20 @@ def prepare_audio_folder(
     return folder
 
 
+def _write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
+    """SpeechBrain's csv manifest; its audio lies in ``$data_root``."""
+    with (
+        atomic_write(path) as partial,
+        open(partial, "w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow("ID duration wav wav_format spk_id wrd".split())
+        for utt_id, utt in utts.items():
+            wav = utt["wav"].replace("{data_root}", "$data_root")
+            length, spk_id, words = utt["length"], utt["spk_id"], utt["words"]
+            writer.writerow([utt_id, length, wav, "flac", spk_id, words])
+
+
 def _is_interrupted(folder: pathlib.Path) -> bool:
     """Whether MiniSpeech was begun here and not finished."""
     partial = next(folder.glob(".minispeech-*"), None)
@@ -366,15 +376,15 @@ def _recognise(folder: pathlib.Path) -> str:
         return "manifests"
     if (folder / UTTS).is_file():
         return "shared"
-    if next(_find_audio(folder), None) is not None:
+    if _audio_files(folder):
         return "audio"
     if not any(folder.glob("*")):
         logger.warning("%s holds no data: MiniSpeech is made there", folder)
         return "minispeech"
     raise FileNotFoundError(
-        f"{folder} holds {contents(folder)}; "
+        f"{folder} holds {folder_contents(folder)}; "
         f"wanted are the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
-        f"audio files ({' '.join(AUDIO_SUFFIXES)}), or an empty folder in "
+        f"audio files (wav, flac, ogg, mp3 ...), or an empty folder in "
         "which to make MiniSpeech"
     )
 
@@ -505,12 +515,11 @@ def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
 # Bare folders of audio
 
 
-def _find_audio(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    return (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
-    )
+def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    try:
+        return sorted(find_audio([folder]))
+    except FileNotFoundError:
+        return []
 
 
 def _read_audio(
@@ -568,3 +577,28 @@ def _split(
         split: {u: utt for u, utt in utts.items() if home[u] == split}
         for split in SPLITS
     }
+
+
+def main() -> None:
+    """Make MiniSpeech from the command line."""
+    parser = argparse.ArgumentParser(
+        description="Make MiniSpeech, a synthetic corpus of English speech."
+    )
+    parser.add_argument("data_folder", help="Folder of the corpus.")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=30.0,
+        help="Length of the corpus in minutes (default: %(default)g).",
+    )
+    options = parser.parse_args()
+    try:
+        prepare_minispeech(options.data_folder, options.minutes)
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,4 @@
-"""What MiniSpeech says: English sentences made of templates.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What MiniSpeech says: English sentences made of templates."""
 
 import random
 import re

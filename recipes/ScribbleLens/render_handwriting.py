@@ -11,9 +11,6 @@ of the 16th century:
         fonts-ecolier-court
     for package in *.deb; do dpkg -x $package fonts; done
     python render_handwriting.py data fonts
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import argparse

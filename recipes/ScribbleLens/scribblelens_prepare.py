@@ -42,7 +42,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -534,5 +534,5 @@ def _read_line(root, alignments, image: str, transcript: str) -> dict:
 
 def _write(path: pathlib.Path, content: dict) -> None:
     text = json.dumps(content, ensure_ascii=False, indent=0)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text + "\n", encoding="utf-8")

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
-from speechbrain_vq.dataio.folders import contents
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
+from speechbrain_vq.dataio.audio import AudioError, check_audio
+from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
+    folder_contents,
     given_manifests,
     is_done,
     utterance,
@@ -143,7 +143,7 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
     if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}. {HOW_TO_GET}.")
     raise FileNotFoundError(
-        f"{source} holds {contents(source)}; wanted is VCTK, "
+        f"{source} holds {folder_contents(source)}; wanted is VCTK, "
         f"that is a folder with {wanted}, or one with manifests (train.json, "
         f"valid.json, test.json). {HOW_TO_GET}."
     )
@@ -160,7 +160,7 @@ def _check_parts(root, audio, end, found) -> None:
     if not found:
         raise FileNotFoundError(
             f"{audio} has no files such as p225/p225_001{end}; it holds "
-            f"{contents(audio, '*/*', most=3)}. {HOW_TO_GET}."
+            f"{folder_contents(audio, '*/*', most=3)}. {HOW_TO_GET}."
         )
     for part in (TEXTS, INFO):
         if not (root / part).exists():

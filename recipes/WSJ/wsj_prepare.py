@@ -16,15 +16,15 @@ import re
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
-from speechbrain_vq.recipes.common.lexicon import Pronouncer
-from speechbrain_vq.recipes.MiniSpeech.manifests import (
+from speechbrain_vq.dataio.audio import AudioError, check_audio
+from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
     is_done,
     utterance,
     write_corpus,
 )
+from speechbrain_vq.recipes.common.lexicon import Pronouncer
 
 logger = logging.getLogger(__name__)
 

@@ -1,8 +1,4 @@
-"""Words to phones, by a lexicon, a function, or both.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Convert words to phones by a lexicon, a function, or both."""
 
 import collections
 import hashlib
@@ -19,7 +15,7 @@ G2P = Callable[[str], str | Iterable[str]]
 
 
 def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
-    """Reads a lexicon in the format of CMUdict and of librispeech-lexicon.txt.
+    """Read a lexicon in the format of CMUdict and of librispeech-lexicon.txt.
 
     A line has a word and its phones. Of several pronunciations, the first
     counts; the digits of stress are left out, and so are lines of ``;;;`` and
@@ -70,13 +66,13 @@ def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
 
 
 def find_g2p(name: str) -> G2P:
-    """Imports a function that says a word in phones.
+    """Import a function that converts a word to phones.
 
     Arguments
     ---------
     name : str
         ``module:function``, of a module that is installed or in the current
-        folder. It gets a word and gives its phones, as a list or as a text
+        folder. It takes a word and returns its phones, as a list or as a text
         with spaces.
 
     Returns
@@ -94,26 +90,26 @@ def find_g2p(name: str) -> G2P:
     >>> find_g2p("builtins:list")("tea")
     ['t', 'e', 'a']
     """
-    module, _, function = name.partition(":")
+    module, _, attribute = name.partition(":")
     # Of a script, Python searches the script's folder alone. It is last, and
     # stays: the function may import as well.
     here = str(pathlib.Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        found = getattr(importlib.import_module(module), function)
+        function = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"g2p is {name!r}, wanted is module:function that Python can "
             f"import, from {here} too: {error}"
         ) from error
-    if not callable(found):
+    if not callable(function):
         raise ValueError(f"g2p is {name!r}, which is no function.")
-    return found
+    return function
 
 
 class Pronouncer:
-    """Says texts in phones, and counts the words that it cannot say.
+    """Convert texts to phones, and count the words that it has no phones for.
 
     Arguments
     ---------
@@ -159,7 +155,7 @@ class Pronouncer:
         }
 
     def __call__(self, text: str) -> list[str] | None:
-        """The phones of a text; None if it has a word that nothing can say."""
+        """Convert a text to phones; None if it has a word without any."""
         phones = [self._say(word.upper()) for word in text.split()]
         if None in phones:
             self.texts_lost += 1
@@ -187,12 +183,12 @@ class Pronouncer:
         return None
 
     def tell(self, name: str) -> None:
-        """Logs which words could not be said, and at what cost.
+        """Log which words had no phones, and how many utterances they cost.
 
         Arguments
         ---------
         name : str
-            Of the texts.
+            Name of the texts in the log.
         """
         if not self.unknown:
             return

@@ -1,8 +1,4 @@
-"""How a recipe's run begins and ends.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Begin and end the run of a recipe."""
 
 import json
 import logging
@@ -18,19 +14,18 @@ from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
-from speechbrain_vq.hub import ExportRefused, export_pretrained
-from speechbrain_vq.hub.corpus import note_corpus
 from speechbrain_vq.presets import parse_arguments
-from speechbrain_vq.recipes.common.earlier import check_earlier
+from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
+from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:
-    """From a command line to a folder for the run.
+    """Load the hyperparameters of a command line, and make the run's folder.
 
     Arguments
     ---------
@@ -50,9 +45,9 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     """
     hparams_file, run_opts, overrides = parse_arguments(argv)
     with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides)
+        hparams = load_hyperpyyaml(fin, overrides, overrides_must_match=False)
     ddp_init_group(run_opts)
-    run_on_main(check_earlier, args=[hparams_file, overrides, hparams])
+    run_on_main(check_resume, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -65,13 +60,13 @@ def start(argv: list[str]) -> tuple[dict, dict]:
 
 
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
-    """Has the manifests written, and says where.
+    """Write the manifests, one process at a time, and return their folder.
 
     Arguments
     ---------
     prepare : callable
-        Writes the manifests, and gives their folder; finds it done, if it
-        is. It gets what the yaml has under ``corpus``.
+        Writes the manifests, unless that was done, and returns their folder.
+        It gets what the yaml has under ``corpus``.
     hparams : dict
         The hyperparameters.
 
@@ -90,18 +85,18 @@ def fit_features(
     longest: float | None = None,
     number: int = 200,
 ) -> None:
-    """Finds the normalization of the features, on every so many-th utterance.
+    """Fit the normalization of the features on evenly spaced utterances.
 
     Arguments
     ---------
     features : LogMel
-        What is fitted.
+        The features to fit.
     items : dict
         Utterances by name, ``wav`` in each.
     longest : float, optional
-        Seconds to hear of an utterance.
+        Seconds to read of an utterance.
     number : int
-        Of utterances, about.
+        About how many utterances to read.
     """
     names = sorted(items)[:: max(len(items) // number, 1)]
     features.fit(
@@ -119,19 +114,20 @@ def fit_and_test(
     min_key: str | None = None,
     **training: Any,
 ) -> None:
-    """Trains, and tests what came of it.
+    """Train a Brain, and test a checkpoint of it.
 
     Arguments
     ---------
     brain : sb.Brain
-        What is trained. Its hyperparameters have ``epoch_counter`` and
+        The Brain. Its hyperparameters have ``epoch_counter`` and
         ``num_workers``.
     datasets : dict
-        ``train``, ``valid`` and ``test``.
+        Those named ``train``, ``valid`` and ``test``.
     valid_batch_size : int
-        Of the batches of the latter two.
+        Utterances in a batch of the latter two.
     min_key : str, optional
-        The checkpoint with the least of this is tested; absent: the latest.
+        Metric whose lowest value chooses the checkpoint to test; absent: the
+        latest checkpoint.
     **training
         Options of the loader of the training set, such as ``batch_size``.
     """
@@ -150,18 +146,19 @@ def fit_and_test(
 def end_epoch(
     brain: sb.Brain, epoch: int, stats: dict, least: str = "loss"
 ) -> None:
-    """Logs the training and the validation of an epoch, and saves.
+    """Log the training and validation of an epoch, and save a checkpoint.
 
     Arguments
     ---------
     brain : sb.Brain
-        What is trained; its ``train_stats`` are those of the training.
+        The Brain, with the metrics of the training as ``train_stats``.
     epoch : int
-        Its number.
+        Number of the epoch.
     stats : dict
-        Those of the validation.
+        Metrics of the validation.
     least : str
-        The checkpoint with the least of this is kept beside the latest.
+        Metric whose lowest value chooses the checkpoint to keep beside the
+        latest.
     """
     brain.hparams.train_logger.log_stats(
         {"epoch": epoch, "step": brain.optimizer_step},
@@ -172,71 +169,72 @@ def end_epoch(
 
 
 def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
-    """Return the codebook usage of a stage, without the numbers that are NaN
-    as nothing was quantized; all ranks must ask.
+    """Return the codebook usage of a stage, without the metrics that are NaN
+    as nothing was quantized; all ranks must call it.
 
     Arguments
     ---------
     brain : sb.Brain
-        What is trained; one without ``vq_stats`` has no codes.
+        The Brain; one without ``vq_stats`` has no codes.
     stage : str
         ``"train"``, ``"valid"`` or ``"test"``.
 
     Returns
     -------
     dict
-        Numbers by name.
+        Metrics by name.
     """
     stats = getattr(brain, "vq_stats", {}).get(stage, {})
     return {k: v for k, v in stats.items() if not math.isnan(v)}
 
 
 def finish(hparams: dict, *results: dict) -> None:
-    """Exports the model and writes the results of the test.
+    """Export the model and write the results of the test.
 
     Arguments
     ---------
     hparams : dict
         The hyperparameters.
     *results : dict
-        What was found.
+        Metrics of the test by name.
     """
-    found = {key: hparams[key] for key in ("arm", "seed")}
-    for part in results:
-        found.update(part)
+    # In yamls of 0.2 and before, the preset is under ``arm``.
+    preset = hparams.get("preset", hparams.get("arm"))
+    results = [{"arm": preset, "seed": hparams["seed"]}, *results]
+    merged = {key: value for part in results for key, value in part.items()}
     folder = pathlib.Path(hparams["output_folder"])
-    note_corpus(hparams, folder)
     try:
-        model = export_pretrained(folder, folder / "model", results=found)
+        model = export_pretrained(folder, folder / "model", results=merged)
         interface = hparams["inference"]["interface"]
         logger.info('%s.from_hparams("%s") loads the model', interface, model)
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
-    write_results(folder, found)
+    write_results(folder, merged)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
-    """Writes ``results.json``, and in it the versions of what made them. It is
-    last: where it is, a run is complete.
+    """Write ``results.json``, with the versions of the packages. It is written
+    last: where there is one, the run is complete.
 
     Arguments
     ---------
     folder : path
-        Of the run.
+        Folder of the run.
     results : dict
-        Of numbers and names.
+        Metrics and settings by name.
     """
     path = pathlib.Path(folder) / "results.json"
-    told = {**results, "versions": versions()}
-    text = json.dumps(told, indent=2) + "\n"
-    with replacing(path) as partial:
+    text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     logger.info("The results are in %s", path)
 
 
 def _prepare_alone(prepare, hparams):
-    """Runs side by side may share their manifests: the first writes them."""
+    """Write the manifests once, where runs side by side share them."""
     folder = pathlib.Path(hparams["corpus"]["save_folder"])
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])
+    # Here, where the paths of the yaml hold.
+    Run.open(hparams["output_folder"]).write_corpus()

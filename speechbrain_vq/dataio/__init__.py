@@ -1,5 +1,1 @@
-"""Audio files in, batches out.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Audio, manifests and files: what goes into models and comes out of them."""

@@ -1,14 +1,15 @@
-"""Reading audio files of any rate and number of channels, or saying which
-cannot be read and why.
+"""Read audio files of any format, sampling rate and number of channels."""
 
-Authors
- * speechbrain_vq authors 2026
-"""
-
+import contextlib
 import logging
+import math
+import os
 import pathlib
 import random
+import re
+from collections.abc import Iterable, Iterator
 from math import gcd
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,90 +17,436 @@ import torch
 from scipy.signal import resample_poly
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_vq.dataio.check import AudioError, check_audio
+from .chunks import Span, in_pieces
 
 logger = logging.getLogger(__name__)
 
+# Half the length of scipy's filter, in steps of the slower rate.
+_HALF_FILTER = 10
+# Samples at the end of a file that are decoded to check it.
+_TAIL = 1024
+# libsndfile gives 2^63 - 1 where a header does not state the length.
+_UNKNOWN_LENGTH = 2**62
+_LONGEST_OGG_PAGE = 65307
+_LONGEST_MP3_FRAME = 1441
+# Audio that libsndfile does not read: listed, and left out with a reason.
+_UNSUPPORTED = frozenset(
+    ".aac .ac3 .amr .ape .m4a .m4b .mka .mpc .wma .wv".split()
+)
 
-def read_audio(
-    path: str | pathlib.Path,
+
+class AudioError(ValueError):
+    """An audio file that cannot be used; the message names it."""
+
+
+def audio_blocks(
+    source: str | os.PathLike | BinaryIO,
     sample_rate: int,
+    seconds: float = 60.0,
+    name: str | None = None,
     start: float = 0.0,
     duration: float | None = None,
-) -> torch.Tensor:
-    """Reads a file, or a piece of it, as one channel at a given rate.
+) -> Iterator[torch.Tensor]:
+    """Read audio in blocks, as one channel at a given sampling rate.
+
+    The blocks are those of the whole file bit for bit: the decoder does not
+    seek between them, and each is resampled with its surroundings.
 
     Arguments
     ---------
-    path : path
-        Any format that libsndfile reads.
+    source : path or binary file
+        Audio in any format that libsndfile reads.
     sample_rate : int
-        In Hz; files of other rates are resampled.
+        Sampling rate of the output in Hz; other rates are resampled.
+    seconds : float
+        Approximate length of a block.
+    name : str, optional
+        Name for error messages; the path by default.
     start : float
-        In seconds.
+        Position to read from, in seconds.
     duration : float, optional
-        In seconds; by default to the end.
+        Seconds to read; by default to the end.
 
-    Returns
-    -------
+    Yields
+    ------
     torch.Tensor
-        Samples, [T], in -1..1, the mean of the channels.
+        Samples in [-1, 1], the mean of the channels, [T].
 
     Raises
     ------
     AudioError
-        If the file is missing, not audio, cut short or empty.
+        If the file is missing, not audio, cut short, empty, or holds several
+        recordings end to end.
     """
-    if not pathlib.Path(path).exists():
-        raise AudioError(f"{path}: there is no such file.")
+    # Segments are read again and again, of files that were checked before.
+    whole = start == 0 and duration is None
+    with _open(source, name, check=whole) as (file, name):
+        blocks = _mono(file, seconds, name, start, duration)
+        if file.samplerate == sample_rate:
+            yield from blocks
+        else:
+            yield from _resample(blocks, file.samplerate, sample_rate, seconds)
+
+
+def read_audio(
+    path: str | os.PathLike,
+    sample_rate: int,
+    start: float = 0.0,
+    duration: float | None = None,
+) -> torch.Tensor:
+    """Read a file, or a piece of it, as one channel at a given sampling rate.
+
+    Arguments
+    ---------
+    path : path
+        Audio file in any format that libsndfile reads.
+    sample_rate : int
+        Sampling rate of the output in Hz; other rates are resampled.
+    start : float
+        Position to read from, in seconds.
+    duration : float, optional
+        Seconds to read; by default to the end.
+
+    Returns
+    -------
+    torch.Tensor
+        Samples in [-1, 1], the mean of the channels, [T].
+
+    Raises
+    ------
+    AudioError
+        See ``audio_blocks``.
+    """
+    blocks = audio_blocks(path, sample_rate, start=start, duration=duration)
+    return torch.cat(list(blocks))
+
+
+def check_audio(path: str | os.PathLike) -> float:
+    """Check that a file can be read to its end, decoding only that end.
+
+    Arguments
+    ---------
+    path : path
+        Audio file.
+
+    Returns
+    -------
+    float
+        Length in seconds.
+
+    Raises
+    ------
+    AudioError
+        See ``audio_blocks``.
+    """
+    # Corpora of FLAC are large, and a second stream in it takes reading all.
+    with _open(path, scan=False) as (file, name):
+        if file.frames >= _UNKNOWN_LENGTH:
+            blocks = _mono(file, 60.0, name)
+            return sum(map(len, blocks)) / file.samplerate
+        if file.frames == 0:
+            raise AudioError(f"{name}: holds no sound.")
+        _check_wav_size(name, file.extra_info)
+        tail = min(_TAIL, file.frames)
+        file.seek(file.frames - tail)
+        if len(file.read(tail)) < tail:
+            raise AudioError(f"{name}: cut short, its end cannot be decoded.")
+        return file.frames / file.samplerate
+
+
+class _Forward(soundfile.SoundFile):
+    """Read without seeking. After each read, soundfile seeks to where it is:
+    MP3 then goes on with other last bits, and Opus decodes twice."""
+
+    def seekable(self):
+        """Return False, so that soundfile does not seek by itself."""
+        return False
+
+
+@contextlib.contextmanager
+def _open(source, name=None, check=True, scan=True):
+    """Open audio; any failure becomes an AudioError that names the file."""
+    is_path = isinstance(source, str | os.PathLike)
+    name = name or (os.fspath(source) if is_path else "audio")
+    if is_path and not os.path.exists(source):
+        raise AudioError(f"{name}: there is no such file.")
     try:
-        with soundfile.SoundFile(str(path)) as file:
-            rate = file.samplerate
-            if start:
-                file.seek(round(start * rate))
-            frames = -1 if duration is None else round(duration * rate)
-            wanted = file.frames - file.tell()
-            wanted = wanted if frames < 0 else min(frames, wanted)
-            samples = file.read(frames, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{path}: cannot be read: {error}") from error
-    if len(samples) < wanted:
+        if check:
+            with open(source, "rb") if is_path else _rewound(source) as data:
+                _check_single(data, name, scan)
+        if is_path and os.name == "posix":
+            # A name that is no valid text is a valid name all the same.
+            source = os.fsencode(source)
+        with _Forward(source) as file:
+            yield file, name
+    except (OSError, RuntimeError, UnicodeError) as error:
+        reason = getattr(error, "error_string", error)
+        message = f"{name}: cannot be read: {reason}"
+        if pathlib.Path(name).suffix.lower() in _UNSUPPORTED:
+            message += " Convert it to wav or flac, as with ffmpeg."
+        raise AudioError(message) from error
+
+
+@contextlib.contextmanager
+def _rewound(data):
+    """Leave the caller's file open, at its beginning."""
+    yield data
+    data.seek(0)
+
+
+def _mono(file, seconds, name, start=0.0, duration=None):
+    """The mean of the channels, block by block, and a check of the length."""
+    first = round(start * file.samplerate)
+    if first:
+        file.seek(first)
+    wanted = file.frames - first
+    if duration is not None:
+        wanted = min(wanted, round(duration * file.samplerate))
+    size, total = max(1, round(seconds * file.samplerate)), 0
+    while total < wanted:
+        length = min(size, wanted - total)
+        samples = file.read(length, dtype="float32", always_2d=True)
+        total += len(samples)
+        if len(samples):
+            yield torch.from_numpy(samples.mean(axis=1))
+        if len(samples) < length:
+            break
+    if total < wanted < _UNKNOWN_LENGTH // 2:
         raise AudioError(
-            f"{path}: cut short, {len(samples)} of {wanted} samples are there."
+            f"{name}: cut short, {total} of {wanted} samples are there."
         )
-    if len(samples) == 0:
-        raise AudioError(f"{path}: holds no sound.")
-    mono = samples.mean(axis=1)
-    if rate != sample_rate:
-        common = gcd(rate, sample_rate)
-        mono = resample_poly(mono, sample_rate // common, rate // common)
-    return torch.from_numpy(np.ascontiguousarray(mono, dtype=np.float32))
+    if total == 0:
+        raise AudioError(f"{name}: holds no sound.")
 
 
-def usable(dataset: DynamicItemDataset, key: str = "wav") -> DynamicItemDataset:
-    """Leaves out the items whose audio cannot be read, and names them.
+def _resample(blocks, rate, sample_rate, seconds):
+    """Resample blocks with as much around each as the filter reaches."""
+    common = gcd(rate, sample_rate)
+    up, down = sample_rate // common, rate // common
+    reach = math.ceil((_HALF_FILTER * max(up, down) / up + 1) / down)
+    return in_pieces(
+        lambda x: torch.from_numpy(resample_poly(x.numpy(), up, down)),
+        blocks,
+        Span(down, reach, reach),
+        max(1, round(seconds * common)),
+        up,
+    )
+
+
+def _check_wav_size(name, notes):
+    # libsndfile trusts the size of the file more than the header of a wav,
+    # and only notes the difference. Sizes near the limit are what programs
+    # write that stream and do not know better.
+    sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", notes, re.M)
+    if sizes and int(sizes[2]) < int(sizes[1]) < 2**31 - 2**16:
+        raise AudioError(
+            f"{name}: cut short, {sizes[2]} of {sizes[1]} bytes of audio."
+        )
+
+
+def _check_single(data, name, scan):
+    """Refuse a cut Ogg file, and recordings joined end to end, of which
+    libsndfile reads the first only."""
+    head = data.read(4)
+    if head == b"OggS":
+        joined = _walk_ogg(data, name)
+    elif head == b"RIFF":
+        data.seek(8 + int.from_bytes(data.read(4), "little"))
+        joined = data.read(5).lstrip(b"\0").startswith(b"RIFF")
+    elif head == b"fLaC":
+        joined = scan and _contains(data, b"fLaC\0\0\0\x22")
+    else:
+        joined = _is_joined_mp3(data)
+    if joined:
+        raise AudioError(
+            f"{name}: holds several recordings end to end, of which only the "
+            "first can be read. Split it, or convert it to one wav or flac."
+        )
+
+
+def _contains(data, pattern):
+    """Whether the rest of a file contains some bytes."""
+    overlap = b""
+    while block := data.read(2**20):
+        if pattern in overlap + block:
+            return True
+        overlap = block[1 - len(pattern) :]
+    return False
+
+
+def _walk_ogg(data, name):
+    """Whether a stream begins after another has ended (RFC 3533)."""
+    position, flags, ended = 0, 0, False
+    while True:
+        data.seek(position)
+        header = data.read(27)
+        if len(header) < 27 or not header.startswith(b"OggS"):
+            break
+        flags = header[5]
+        if flags & 2 and ended:
+            return True
+        ended = ended or bool(flags & 4)
+        segments = data.read(header[26])
+        position += 27 + len(segments) + sum(segments)
+    size = data.seek(0, os.SEEK_END)
+    if position > size or not flags & 4:
+        raise AudioError(
+            f"{name}: cut short, its last page does not end the stream."
+        )
+    return False
+
+
+def _is_joined_mp3(data):
+    """Whether more audio follows what the Xing header declares."""
+    data.seek(0)
+    begin = data.read(_LONGEST_OGG_PAGE)
+    start = 0
+    if begin[:3] == b"ID3" and len(begin) > 9:
+        size = sum(
+            b << s for b, s in zip(begin[6:10], (21, 14, 7, 0), strict=True)
+        )
+        data.seek(start := size + 10)
+        begin = data.read(_LONGEST_MP3_FRAME)
+    match = re.search(
+        rb"^\xff[\xe0-\xff].{2,38}(Xing|Info)\0\0\0(.)", begin, re.S
+    )
+    if not match or match[2][0] & 3 != 3:
+        return False
+    field = begin[match.end() + 4 : match.end() + 8]
+    end = start + int.from_bytes(field, "big")
+    data.seek(end)
+    after = data.read(3)
+    rest = data.seek(0, os.SEEK_END) - end
+    is_frame = after[:1] == b"\xff" and after[1:2] >= b"\xe0"
+    return (is_frame or after == b"ID3") and rest > 2 * _LONGEST_MP3_FRAME
+
+
+def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """Convert waveforms to a batch of one channel in fp32.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor or numpy.ndarray
+        Waveforms, [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit integers.
+
+    Returns
+    -------
+    torch.Tensor
+        Waveforms in [-1, 1], [B, T].
+
+    Raises
+    ------
+    TypeError
+        If they are no tensor or array, or of another type of number.
+    ValueError
+        If they have another shape.
+
+    Example
+    -------
+    >>> as_waveforms(np.array([0, -16384], dtype=np.int16))
+    tensor([[ 0.0000, -0.5000]])
+    """
+    if isinstance(wavs, np.ndarray):
+        wavs = torch.from_numpy(wavs)
+    if not torch.is_tensor(wavs):
+        raise TypeError(
+            "Waveforms are a tensor or an array [B, samples], got "
+            f"{type(wavs).__name__}."
+        )
+    if wavs.dim() == 1:
+        wavs = wavs.unsqueeze(0)
+    elif wavs.dim() == 3 and wavs.shape[1] == 1:
+        wavs = wavs.squeeze(1)
+    if wavs.dim() != 2:
+        raise ValueError(
+            "Waveforms are [B, samples], [B, 1, samples] or [samples], got "
+            f"{list(wavs.shape)}. Average the channels of a recording."
+        )
+    if wavs.dtype is torch.int16:
+        return wavs.to(torch.float32) / 2**15
+    if not wavs.is_floating_point():
+        raise TypeError(
+            "Waveforms are floating-point numbers in [-1, 1] or int16, got "
+            f"{wavs.dtype}. Divide integers by their full scale."
+        )
+    return wavs.to(torch.float32)
+
+
+def find_audio(
+    places: Iterable[str | os.PathLike],
+) -> dict[pathlib.Path, pathlib.Path]:
+    """List audio files and those in folders.
+
+    Arguments
+    ---------
+    places : iterable of path
+        Files, listed whatever their names, and folders, searched with their
+        subfolders for files named like audio. Hidden files are not listed;
+        audio of formats that cannot be read is, so that it can be reported.
+
+    Returns
+    -------
+    dict
+        From each file, once and in order, to its path within the folder
+        given, or its name.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    files, places = {}, [pathlib.Path(place) for place in places]
+    endings = audio_endings() | _UNSUPPORTED
+    for place in places:
+        if place.is_dir():
+            for path in sorted(place.rglob("*")):
+                part = path.relative_to(place)
+                hidden = any(name.startswith(".") for name in part.parts)
+                known = path.suffix.lower() in endings
+                if known and not hidden and not path.is_dir():
+                    files[path] = part
+        else:
+            files.setdefault(place, pathlib.Path(place.name))
+    if not files:
+        raise FileNotFoundError(
+            f"There are no audio files in {', '.join(map(str, places))}: "
+            f"none ends in {' '.join(sorted(audio_endings()))}."
+        )
+    return files
+
+
+def audio_endings() -> set[str]:
+    """Return the file name endings of the formats that can be read."""
+    formats = {name.lower() for name in soundfile.available_formats()}
+    return {f".{name}" for name in formats - {"raw"}} | {
+        ".aif",
+        ".oga",
+        ".opus",
+    }
+
+
+def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
+    """Remove the items whose audio cannot be read, with a warning for each.
 
     Arguments
     ---------
     dataset : DynamicItemDataset
-        Items with a path each.
-    key : str
-        The item that holds the path.
+        Items with the path of an audio file under ``wav``.
 
     Returns
     -------
     DynamicItemDataset
-        The dataset without them.
+        The same dataset without them.
 
     Raises
     ------
     ValueError
-        If nothing is left.
+        If none is left.
     """
     total = len(dataset)
     for name, item in list(dataset.data.items()):
         try:
-            check_audio(item[key])
+            check_audio(item["wav"])
         except AudioError as error:
             logger.warning("Left out %s: %s", name, error)
             del dataset.data[name]
@@ -116,29 +463,34 @@ def usable(dataset: DynamicItemDataset, key: str = "wav") -> DynamicItemDataset:
     return dataset
 
 
-def random_start(name: str, epoch: int, seconds: float, piece: float) -> float:
-    """Where to cut a random piece from an utterance: a function of its name
-    and the epoch, so that a resumed run cuts what the run before it would.
+def random_start(
+    name: str, epoch: int, seconds: float, segment: float
+) -> float:
+    """Draw the start of a random segment of an utterance.
+
+    It is a function of the name and the epoch, so that a resumed run draws
+    the same segments.
 
     Arguments
     ---------
     name : str
         Name of the utterance.
     epoch : int
-        The epoch.
+        Number of the epoch.
     seconds : float
         Length of the utterance.
-    piece : float
-        Length of the piece, in seconds.
+    segment : float
+        Length of the segment in seconds.
 
     Returns
     -------
     float
-        In seconds; 0 where the utterance is shorter than the piece.
+        Start in seconds; 0 where the utterance is shorter than the segment.
 
     Example
     -------
     >>> random_start("utt", 1, 3.0, 2.0) == random_start("utt", 1, 3.0, 2.0)
     True
     """
-    return random.Random(f"{name} {epoch}").uniform(0, max(seconds - piece, 0))
+    latest = max(seconds - segment, 0)
+    return random.Random(f"{name} {epoch}").uniform(0, latest)

@@ -1,151 +1,268 @@
-"""ABX: how often a phone is nearer to another phone than to itself.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""ABX discriminability: how often a phone is nearer to another phone than to
+itself."""
 
 import collections
+import itertools
 import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch.nn.functional import normalize
 
-from .cells import Comparisons, comparisons
+from .abx_items import MAX_SIZE_GROUP, Item, ItemSample, frames_of
 from .dtw import dtw
-from .items import Item
+from .intervals import estimate
+from .metric import SHARE, Estimate, Metric, Quantity
+from .utterances import Utterance
 
-# Pairs of frames that are compared, and warped, at a time.
-_AT_ONCE, _BLOCK = 1 << 22, 1 << 20
+# Limit of pairs of items to warp for an error: enough for all of some hundred
+# utterances, and of any number for intervals of +-.003 (any context, 50
+# speakers) to +-.01 (same context, across speakers).
+MOST_PAIRS = 4_000_000
+# Limit of speakers of X for a phone, speaker and context.
+MAX_X_ACROSS = 5
+# Least cost of a cell in pairs: many cells have one or two.
+_LEAST_PAIRS = 400
+# Pairs of frames in memory, and in a block to warp.
+_FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
+
+
+class Cell(NamedTuple):
+    """Indices of items X, A and B: X and A of a phone, A and B of a speaker,
+    X of one, B of all other phones; all of the same neighbours if the context
+    matters."""
+
+    speaker: str
+    phone: str
+    x: list[int]
+    a: list[int]
+    b: list[int]
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of items to warp."""
+        return len(self.x) * (len(self.a) + len(self.b))
+
+    @property
+    def triples(self) -> int:
+        """Number of triples; X and A are different items."""
+        same = self.x is self.a
+        return len(self.x) * (len(self.a) - same) * len(self.b)
+
+
+class Cells(NamedTuple):
+    """Cells to compare, how many triples they have, and how many there would
+    be without a limit of pairs."""
+
+    cells: list[Cell]
+    triples: int
+    total: int
+
+
+def make_cells(
+    items: Sequence[Item],
+    speaker: str = "within",
+    context: str = "within",
+    max_x_across: int | None = MAX_X_ACROSS,
+    seed: int = 0,
+    max_pairs: int | None = None,
+) -> Cells:
+    """Make the cells of an ABX error; arguments as those of ``abx_error``.
+
+    If they have more than ``max_pairs`` of items to warp, cells are drawn at
+    random in rounds, each with one cell of every phone and speaker, so that
+    the levels of the average remain represented.
+
+    Example
+    -------
+    >>> ab = [Item("f", 0, 1, phone, "x", "y", "ann") for phone in "aab"]
+    >>> make_cells(ab)[1:]
+    (2, 2)
+    """
+    cells = list(_all_cells(items, speaker, context, max_x_across, seed))
+    total = sum(cell.triples for cell in cells)
+    if max_pairs is not None:
+        cells = _draw_cells(cells, max_pairs, seed)
+    return Cells(cells, sum(cell.triples for cell in cells), total)
+
+
+def _all_cells(items, speaker, context, max_x_across, seed) -> Iterator[Cell]:
+    tree = collections.defaultdict(
+        lambda: collections.defaultdict(lambda: collections.defaultdict(list))
+    )
+    for index, item in enumerate(items):
+        place = (item.before, item.after) if context == "within" else ()
+        tree[place][item.phone][item.speaker].append(index)
+    for place in sorted(tree):
+        for phone, by_speaker in sorted(tree[place].items()):
+            for own, a in by_speaker.items():
+                b = [
+                    index
+                    for other, speakers in tree[place].items()
+                    if other != phone
+                    for index in speakers.get(own, ())
+                ]
+                others = [own]
+                if speaker == "across":
+                    others = sorted(set(by_speaker) - {own})
+                    random.Random(f"{seed} {place} {phone} {own}").shuffle(
+                        others
+                    )
+                if b and (speaker == "across" or len(a) > 1):
+                    for x in others[:max_x_across]:
+                        yield Cell(own, phone, by_speaker[x], a, b)
+
+
+def _draw_cells(cells, max_pairs, seed):
+    if sum(max(cell.pairs, _LEAST_PAIRS) for cell in cells) <= max_pairs:
+        return cells
+    draw, rounds, order = random.Random(seed), collections.Counter(), []
+    for cell in draw.sample(cells, len(cells)):
+        order.append((rounds[cell[:2]], len(order), cell))
+        rounds[cell[:2]] += 1
+    drawn, left = [], max_pairs
+    for _, _, cell in sorted(order, key=lambda one: one[:2]):
+        left -= max(cell.pairs, _LEAST_PAIRS)
+        if left < 0 and drawn:
+            break
+        drawn.append(cell)
+    return drawn
 
 
 def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The angle between vectors over pi: [I, D], [J, D] to [I, J]. Zero vectors
-    are at a right angle to all."""
+    """Compute angles over pi, [I, D], [J, D] to [I, J]; a zero vector is at a
+    right angle to all others."""
     x, y = (normalize(vectors.double(), dim=1) for vectors in (x, y))
-    # Rounding errors, which no two sums share, must not undo ties.
+    # Rounding errors, which differ from sum to sum, must not break ties.
     angles = (x @ y.T).clamp(-1, 1).acos() / math.pi
     return angles.float().round(decimals=6)
 
 
 def identity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The share of codebooks in which codes differ: [I, C], [J, C] to [I, J].
-    Of one codebook, it is 0 or 1."""
-    return (x.unsqueeze(1) != y).float().mean(2)
+    """Compute the share of codebooks with different codes, [I, C], [J, C] to
+    [I, J]; 0 or 1 with one codebook."""
+    # A codebook at a time: all together would need C times the memory.
+    differ = [
+        (a.unsqueeze(1) != b).float() for a, b in zip(x.T, y.T, strict=True)
+    ]
+    return sum(differ) / len(differ)
 
 
-def abx(
+def abx_error(
     features: Sequence[torch.Tensor],
     items: Sequence[Item],
     speaker: str = "within",
     context: str = "within",
     distance: Callable = angular,
-    max_x_across: int | None = 5,
+    max_x_across: int | None = MAX_X_ACROSS,
     weights: torch.Tensor | None = None,
     seed: int = 0,
-    among: Comparisons | None = None,
+    cells: Sequence[Cell] | None = None,
 ) -> torch.Tensor:
-    """The ABX error, .5 at chance (Schatz et al., 2013), averaged as in
-    ZeroSpeech and fastabx.
+    """Compute the ABX error, .5 at chance (Schatz et al., 2013), averaged as
+    in ZeroSpeech and fastabx.
 
     A and X are of one phone and B of another, A and B of one speaker, and X of
     the same one (``speaker="within"``) or of another (``"across"``); with
-    ``context="within"`` all three have the same neighbours. It is an error if
-    X is nearer to B than to A, and half of one if both are as near. A cell is
-    all A, B, X of given phones, speakers and neighbours. The errors of cells
-    are averaged over neighbours and speakers of X, then over speakers of A and
-    B, then over pairs of phones.
+    ``context="within"`` all three have the same neighbours. A triple is an
+    error if X is nearer to B than to A, and half an error in a tie. Errors
+    are averaged over triples, then over neighbours and speakers of X, then
+    over speakers of A and B, then over pairs of phones.
 
     Arguments
     ---------
     features : sequence of torch.Tensor
-        The frames of each item, [T, D], at least one.
+        Frames of each item, [T, D], at least one.
     items : sequence of Item
-        What they are. See ``capped`` to bound their number.
+        The items; ``subsample`` bounds their number.
     speaker, context : str
         ``"within"`` or ``"across"``, and ``"within"`` or ``"any"``.
     distance : callable
-        Of frames: ``angular`` for vectors, ``identity`` for codes.
+        Distance of frames: ``angular`` of vectors, ``identity`` of codes.
     max_x_across : int, optional
-        Speakers of X for one phone, speaker and neighbours; None: all.
+        Greatest number of speakers of X for a phone, speaker and neighbours;
+        None: no limit.
     weights : torch.Tensor, optional
-        How often each item counts in each replicate, [N, R]; a triple counts
-        as the product says.
+        Weight of each item in each bootstrap replicate, [N, R]; that of a
+        triple is the product.
     seed : int
-        Of the choice of speakers of X.
-    among : Comparisons, optional
-        What to compare, as ``comparisons`` chose it; by default everything.
+        Random seed of the speakers of X.
+    cells : sequence of Cell, optional
+        The cells to compare; absent: all of ``make_cells``.
 
     Returns
     -------
     torch.Tensor
-        The error in each replicate, [R]; nan if there is no cell.
+        Error in each replicate, [R]; nan if there is no cell.
     """
     if weights is None:
         weights = torch.ones(len(items), 1)
-    if among is None:
-        among = comparisons(items, speaker, context, max_x_across, seed)
-    frames = _Frames(features, distance)
+    if cells is None:
+        cells = make_cells(items, speaker, context, max_x_across, seed).cells
+    distances = _Distances(features, distance)
     phones = {
         name: i for i, name in enumerate(sorted({i.phone for i in items}))
     }
-    kinds = torch.tensor([phones[item.phone] for item in items])
+    phone_of = torch.tensor([phones[item.phone] for item in items])
     shape = len(phones), len(phones), weights.shape[1]
-    pairs = torch.zeros(2, *shape)
+    # Sums of errors, and of weights, by pair of phones.
+    by_phones = torch.zeros(2, *shape)
     by_speaker = collections.defaultdict(list)
-    for cell in among.cells:
+    for cell in cells:
         by_speaker[cell.speaker].append(cell)
-    for of_one in by_speaker.values():
+    for own in by_speaker.values():
         sums = torch.zeros(2, *shape)
-        for phone, x, a, b, wrong in _judged(of_one, frames):
-            # An item is no A for itself.
+        for phone, x, a, b, errors in _triple_errors(own, distances):
+            # An item is never both X and A.
             pair = weights[x].unsqueeze(1) * weights[a]
             pair = (pair * (x.unsqueeze(1) != a).unsqueeze(2)).flatten(0, 1)
-            of_b = torch.zeros(2, len(phones), shape[2])
-            of_b[0].index_add_(0, kinds[b], weights[b] * (wrong.T @ pair))
-            of_b[1].index_add_(0, kinds[b], weights[b] * pair.sum(0))
-            sums[:, phones[phone]] += _mean(of_b)
-        pairs += _mean(sums)
-    return torch.nanmean(_mean(pairs, torch.nan)[0].flatten(0, 1), 0)
+            by_b = torch.zeros(2, len(phones), shape[2])
+            by_b[0].index_add_(0, phone_of[b], weights[b] * (errors.T @ pair))
+            by_b[1].index_add_(0, phone_of[b], weights[b] * pair.sum(0))
+            sums[:, phones[phone]] += _mean(by_b)
+        by_phones += _mean(sums)
+    return torch.nanmean(_mean(by_phones, torch.nan)[0].flatten(0, 1), 0)
 
 
-def _mean(sums, nothing=0.0):
-    """The quotients, and where there are any."""
-    there = sums[1] > 0
-    mean = torch.where(there, sums[0] / sums[1].clamp(min=1e-9), nothing)
-    return torch.stack([mean, there.to(mean)])
+def _mean(sums, default=0.0):
+    """Divide sums by weights; return the quotients, and where they exist."""
+    exists = sums[1] > 0
+    mean = torch.where(exists, sums[0] / sums[1].clamp(min=1e-9), default)
+    return torch.stack([mean, exists.to(mean)])
 
 
-def _judged(cells, frames):
-    """Yields (phone, X, A, B, which of the [X * A, B] are wrong)."""
-    for some in _portions(cells, frames):
-        distances = frames.distances(
-            [(x, torch.cat([a, b])) for _, x, a, b in some]
-        )
-        for (phone, x, a, b), found in zip(some, distances, strict=True):
-            to_a, to_b = found.split([len(a), len(b)], dim=1)
+def _triple_errors(cells, distances):
+    """Yield (phone, X, A, B, errors [X * A, B]) of each cell."""
+    for portion in _portions(cells, distances.lengths):
+        both = distances.of([(x, torch.cat([a, b])) for _, x, a, b in portion])
+        for (phone, x, a, b), of_cell in zip(portion, both, strict=True):
+            to_a, to_b = of_cell.split([len(a), len(b)], dim=1)
             difference = to_a.unsqueeze(2) - to_b.unsqueeze(1)
-            wrong = 0.5 * (1 + torch.sign(difference))
-            yield phone, x, a, b, wrong.flatten(0, 1)
+            errors = 0.5 * (1 + torch.sign(difference))
+            yield phone, x, a, b, errors.flatten(0, 1)
 
 
-def _portions(cells, frames):
-    """Lists of cells with as many pairs of frames as memory is meant for."""
-    some, total = [], 0
+def _portions(cells, lengths):
+    """Yield lists of cells (phone, X, A, B) of a bounded number of pairs of
+    frames."""
+    portion, total = [], 0
     for cell in cells:
         x, a, b = map(torch.tensor, cell[2:])
-        frame_pairs = frames.number(x) * (frames.number(a) + frames.number(b))
-        if some and total + frame_pairs > _AT_ONCE:
-            yield some
-            some, total = [], 0
-        some.append((cell.phone, x, a, b))
+        sizes = [int(lengths[items].sum()) for items in (x, a, b)]
+        frame_pairs = sizes[0] * (sizes[1] + sizes[2])
+        if portion and total + frame_pairs > _FRAME_PAIRS:
+            yield portion
+            portion, total = [], 0
+        portion.append((cell.phone, x, a, b))
         total += frame_pairs
-    if some:
-        yield some
+    if portion:
+        yield portion
 
 
-class _Frames:
-    """The frames of all items in a row, and distances of items."""
+class _Distances:
+    """Compute distances of items by dynamic time warping of their frames."""
 
     def __init__(self, features, distance):
         self.distance = distance
@@ -153,43 +270,24 @@ class _Frames:
         self.starts = _starts(self.lengths)
         self.frames = torch.cat(list(features)) if len(features) else None
 
-    def number(self, items):
-        """How many frames items have."""
-        return int(self.lengths[items].sum())
-
-    def distances(self, jobs):
-        """Of all pairs of each (X, Y), [X, Y] each."""
+    def of(self, jobs):
+        """Return the distances of all pairs of each (X, Y), [X, Y] each."""
         x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
         y = torch.cat([y.repeat(len(x)) for x, y in jobs])
-        costs = self._codes if self.distance is identity else self._vectors
-        found = _warped(costs(jobs, x, y), self.lengths[x], self.lengths[y])
-        parts = found.split([len(x) * len(y) for x, y in jobs])
+        lengths = self.lengths[x], self.lengths[y]
+        distances = _warp(self._costs(jobs), *lengths)
+        parts = distances.split([len(x) * len(y) for x, y in jobs])
         return [
             part.view(len(x), -1)
             for part, (x, _) in zip(parts, jobs, strict=True)
         ]
 
-    def _codes(self, jobs, x, y):
-        """Codes are compared as they are needed: nothing is shared."""
-        starts = self.starts[x], self.starts[y]
-
-        def costs(block, rows, columns):
-            x, y = (
-                self.frames[start[block] + steps]
-                for start, steps in zip(starts, (rows, columns), strict=True)
-            )
-            differ = x.unsqueeze(1) != y
-            if differ.shape[3] == 1:
-                return differ.squeeze(3).float()
-            return differ.float().mean(3)
-
-        return costs
-
-    def _vectors(self, jobs, x, y):
-        """Of vectors, all of a cell are compared at once."""
+    def _costs(self, jobs):
+        """Return a function that looks up the distances of frames, of which
+        those of a cell are computed at once."""
         flat, first, stride, offset = [], [], [], 0
         for x, y in jobs:
-            costs = self.distance(self._of(x), self._of(y))
+            costs = self.distance(self._frames_of(x), self._frames_of(y))
             inside = [_starts(self.lengths[side]) for side in (x, y)]
             at = inside[0].unsqueeze(1) * costs.shape[1] + inside[1] + offset
             first.append(at.flatten())
@@ -204,7 +302,7 @@ class _Frames:
 
         return costs
 
-    def _of(self, items):
+    def _frames_of(self, items):
         lengths = self.lengths[items]
         skipped = self.starts[items] - _starts(lengths)
         rows = skipped.repeat_interleave(lengths)
@@ -215,23 +313,168 @@ def _starts(lengths):
     return lengths.cumsum(0) - lengths
 
 
-def _warped(costs, rows, columns):
-    """DTW of pairs of items with so many frames, in blocks of pairs about as
-    long; ``costs`` of a block and of frames [I, N] and [J, N] are [I, J, N]."""
+def _warp(costs, rows, columns):
+    """Warp pairs of items with so many frames, in blocks of pairs of similar
+    length; ``costs(block, frames [I, N], frames [J, N])`` is [I, J, N]."""
     longest, order = torch.maximum(rows, columns).sort()
-    found, start = torch.empty(len(order)), 0
+    distances, start = torch.empty(len(order)), 0
     while start < len(order):
         bound = int(1.25 * int(longest[start]) + 2)
         stop = int(torch.searchsorted(longest, bound, right=True))
         stop = min(stop, start + max(1, _BLOCK // bound**2))
         block = order[start:stop]
         steps = torch.arange(int(longest[stop - 1])).unsqueeze(1)
-        # Beyond the end of an item anything will do, but it must be there.
-        apart = costs(
+        # Beyond the end of an item the last frame repeats, and is not read.
+        of_block = costs(
             block,
             torch.minimum(steps, rows[block] - 1),
             torch.minimum(steps, columns[block] - 1),
         )
-        found[block] = dtw(apart.permute(2, 0, 1), rows[block], columns[block])
+        distances[block] = dtw(
+            of_block.permute(2, 0, 1), rows[block], columns[block]
+        )
         start = stop
-    return found
+    return distances
+
+
+class Abx(Metric):
+    """Compute ABX errors of units, codewords and latents, within and across
+    speakers, in the same and in any context.
+
+    The frames of the items are kept, so memory grows with the items and not
+    with the corpus.
+
+    Arguments
+    ---------
+    samples : dict
+        ``ItemSample`` by context, ``"within"`` and ``"any"``.
+    seed : int
+        Random seed of the speakers of X.
+
+    Example
+    -------
+    >>> Abx({}).compute()
+    {}
+    """
+
+    label = "ABX error (0.5 is chance)"
+
+    def __init__(self, samples: dict[str, ItemSample], seed: int = 0):
+        self.samples, self.seed = samples, seed
+        self._items = collections.defaultdict(list)
+        for context, sample in samples.items():
+            for item in sample.items:
+                self._items[item.file].append((context, item))
+        self._frames = collections.defaultdict(list)
+        self._dropped, self._cells = 0, {}
+
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Keep the frames of the items of an utterance."""
+        weights = weights.float()
+        for context, item in self._items.get(utterance.name, ()):
+            at = frames_of(item, utterance.token_rate)
+            if not len(utterance.tokens[at]):
+                self._dropped += 1
+                continue
+            frames = {"units": utterance.tokens[at].clone()}
+            if utterance.latents is not None:
+                frames["codewords"] = utterance.codewords[at].clone()
+                frames["latents"] = utterance.latents[at].clone()
+            self._frames[context].append((item, frames, weights))
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the errors; conditions without a triple are left out."""
+        estimates = {}
+        for context, kept in self._frames.items():
+            # Independent of the order of utterances.
+            kept = sorted(kept, key=lambda one: one[0])
+            items = [item for item, _, _ in kept]
+            weights = torch.stack([weight for _, _, weight in kept])
+            for speaker in ("within", "across"):
+                cells = make_cells(
+                    items,
+                    speaker,
+                    context,
+                    seed=self.seed,
+                    max_pairs=MOST_PAIRS,
+                )
+                condition = _condition(speaker, context)
+                self._cells[condition] = cells
+                if not cells.cells:
+                    continue
+                files = {
+                    items[index].file
+                    for cell in cells.cells
+                    for index in (*cell.x, *cell.a, *cell.b)
+                }
+                for source in kept[0][1]:
+                    errors = abx_error(
+                        [frames[source] for _, frames, _ in kept],
+                        items,
+                        distance=identity if source == "units" else angular,
+                        weights=weights,
+                        cells=cells.cells,
+                    )
+                    estimates[f"abx_{condition}_{source}"] = estimate(
+                        errors, _quantity(speaker, context, source), len(files)
+                    )
+        return estimates
+
+    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing conditions."""
+        notes = []
+        for context, speaker in itertools.product(
+            self.samples, ("within", "across")
+        ):
+            name, sample = (
+                _condition(speaker, context),
+                self.samples[context],
+            )
+            if any(key.startswith(f"abx_{name}_") for key in estimates):
+                continue
+            reason = (
+                f"there are no items ({sample.source}, of utterances with "
+                "phones and a speaker)"
+            )
+            if sample.items:
+                who = "one speaker" if speaker == "within" else "two speakers"
+                place = (
+                    " between the same neighbours"
+                    if context == "within"
+                    else ""
+                )
+                reason = (
+                    f"no phone is said twice by {who}{place}, beside another "
+                    "phone of the same speaker"
+                )
+            notes.append(f"ABX {name.replace('_', ' ')}: {reason}")
+        if self._dropped:
+            notes.append(f"{self._dropped} ABX items without a whole frame")
+        return notes
+
+    def settings(self) -> dict:
+        """Return sources and numbers of items and triples."""
+        samples, cells = self.samples.items(), self._cells.items()
+        return {
+            "abx_items_from": {c: sample.source for c, sample in samples},
+            "abx_max_size_group": MAX_SIZE_GROUP,
+            "abx_max_x_across": MAX_X_ACROSS,
+            "abx_items": {c: len(sample.items) for c, sample in samples},
+            "abx_items_of": {c: sample.total for c, sample in samples},
+            "abx_triples": {name: some.triples for name, some in cells},
+            "abx_triples_of": {name: some.total for name, some in cells},
+            "abx_frames": "those whose middle is in the item, as fastabx",
+        }
+
+
+def _condition(speaker, context):
+    """Return a name such as within_speaker_same_context."""
+    place = "same" if context == "within" else "any"
+    return f"{speaker}_speaker_{place}_context"
+
+
+def _quantity(speaker, context, source):
+    place = "same" if context == "within" else "any"
+    return Quantity(
+        f"{speaker} speakers, {place} context: {source}", bounds=SHARE
+    )

@@ -1,9 +1,5 @@
-"""The measure of converted speech: does it sound as the target does, and does
-it still say what the source said?
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Voice conversion: whether decoded speech resembles the target speaker and
+keeps the tokens of the source."""
 
 import collections
 import os
@@ -15,28 +11,19 @@ from typing import NamedTuple
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 
-from .sampling import Figure, Ratios
-from .sources import Utterance
+from .intervals import WeightedRatios
+from .judges import score
+from .metric import SHARE, Estimate, Metric, Quantity
+from .utterances import EvaluatedModel, Utterance
 
 
 class Pair(NamedTuple):
-    """An utterance, and the speaker who is to say it.
-
-    Arguments
-    ---------
-    source : str
-        Name of the utterance.
-    speaker : str
-        Who is to say it.
-    voice : str
-        Name of the speaker's utterance of which the voice is taken.
-    target : str
-        Name of one to compare with: another one, if there is any.
-    """
+    """A source utterance, a target speaker, the utterance of the speaker that
+    conditions the decoder, and one to compare with: another one, if there is
+    any."""
 
     source: str
     speaker: str
@@ -51,25 +38,25 @@ def conversion_pairs(
     speakers: Collection[str] = (),
     targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
-    """Utterances and other speakers, at random, no pair of them twice.
+    """Draw source utterances and other speakers, no pair of them twice.
 
     Arguments
     ---------
     manifest : dict
-        From name to entry.
+        Manifest of the sources, from name to entry.
     number : int
-        How many pairs, at most.
+        Greatest number of pairs.
     seed : int
-        Of all draws.
+        Random seed.
     speakers : collection of str
-        Whose voices can be taken; any, where none are named.
+        Target speakers that the model knows by name; empty: any.
     targets : dict, optional
-        A manifest of those whose voices to take; by default the same.
+        Manifest of the target speakers; by default that of the sources.
 
     Returns
     -------
     list of Pair
-        None where there are not two speakers.
+        Empty without two speakers.
 
     Example
     -------
@@ -78,44 +65,35 @@ def conversion_pairs(
     [('a', 'bob'), ('b', 'ann')]
     """
     sources = _by_speaker(manifest)
-    of = sources if targets is None else _by_speaker(targets)
+    voices = sources if targets is None else _by_speaker(targets)
     draw = random.Random(seed)
     possible = [
         (name, speaker)
         for own in sorted(sources)
         for name in sources[own]
-        for speaker in sorted(of)
+        for speaker in sorted(voices)
         if speaker != own and (speaker in speakers or not speakers)
     ]
     pairs = []
     for name, speaker in draw.sample(possible, min(number, len(possible))):
-        drawn = draw.sample(of[speaker], min(2, len(of[speaker])))
+        drawn = draw.sample(voices[speaker], min(2, len(voices[speaker])))
         pairs.append(Pair(name, speaker, drawn[0], drawn[-1]))
     return pairs
 
 
 def _by_speaker(manifest):
-    of = collections.defaultdict(list)
+    utterances = collections.defaultdict(list)
     for name in sorted(manifest):
         if manifest[name].get("spk_id"):
-            of[manifest[name]["spk_id"]].append(name)
-    return of
+            utterances[manifest[name]["spk_id"]].append(name)
+    return utterances
 
 
 def token_agreement(
     source: torch.Tensor, converted: torch.Tensor
 ) -> tuple[int, int]:
-    """At how many frames all tokens are the same, and of how many.
-
-    Arguments
-    ---------
-    source, converted : torch.Tensor
-        Tokens, [T, C] each; a frame that only one of them has is not the same.
-
-    Returns
-    -------
-    tuple
-        Frames that agree, and frames of the longer one.
+    """Count the frames of tokens [T, C] that agree, and all frames; those
+    beyond the shorter sequence disagree.
 
     Example
     -------
@@ -127,114 +105,138 @@ def token_agreement(
     return int(same.sum()), max(len(source), len(converted))
 
 
-class Conversion:
-    """What becomes of utterances that another speaker is made to say.
+class Conversion(Metric):
+    """Convert utterances to other voices and score them.
 
-    - ``token_agreement``: share of the frames at which the tokens of the
-      converted speech are the source's; ``token_agreement_own_voice``: the
-      same of the source said again in its own voice, which is what decoder and
-      vocoder let through where no voice is changed;
-    - of each judge what it says, and ``closer_to_target`` (share of the pairs)
-      where it says ``to_source`` and ``to_target``, of a recording of the
-      target of which the voice was not taken, if there is any.
+    - ``token_agreement``: share of frames at which the tokens of the converted
+      speech are the source's; ``token_agreement_own_voice``: the same of the
+      source decoded in its own voice, the upper bound that decoder and vocoder
+      set;
+    - the numbers of each judge, and ``closer_to_target`` (share of pairs) if
+      it returns ``to_source`` and ``to_target``, against a recording of the
+      target speaker other than the one that conditions the decoder, if there
+      is any.
 
     Arguments
     ---------
-    convert : callable
-        From an utterance, samples [samples] of the voice to say it with and
-        the name of the speaker to the converted samples [samples].
-    tokens : callable
-        From samples [samples] to tokens [T, C].
-    sample_rate : int
-        In Hz.
+    model : EvaluatedModel
+        The model.
     targets : dict
-        From name to entry, of the utterances whose voices are taken.
+        Manifest of the target speakers, from name to entry.
     pairs : list of Pair
-        What to convert.
+        Conversions to make, see ``conversion_pairs``; None: not requested.
     judges : dict
-        By name, see ``judges``.
+        Judges by name, see ``judges``.
     audio : path, optional
-        A folder for converted, source and target recordings.
+        Folder to write converted, source and target recordings to.
     """
+
+    label = "Conversion to other voices"
+    quantities = {
+        "token_agreement": Quantity("tokens kept", "share of frames", SHARE),
+        "token_agreement_own_voice": Quantity(
+            "tokens kept in the own voice", "share of frames", SHARE
+        ),
+    }
 
     def __init__(
         self,
-        convert: Callable,
-        tokens: Callable,
-        sample_rate: int,
+        model: EvaluatedModel,
         targets: dict[str, dict],
-        pairs: list[Pair],
+        pairs: list[Pair] | None,
         judges: dict[str, Callable],
         audio: str | os.PathLike | None = None,
     ):
-        self.convert, self.tokens = convert, tokens
-        self.sample_rate, self.targets = sample_rate, targets
-        self.judges = judges
+        self.model, self.targets, self.judges = model, targets, judges
         self.audio = None if audio is None else pathlib.Path(audio)
-        self.done, self.bad = 0, {}
-        self._ratios, self._pairs = Ratios(), collections.defaultdict(list)
-        for number, pair in enumerate(pairs, 1):
+        self.requested = pairs is not None
+        self.converted, self.errors = 0, {}
+        self.quantities = dict(self.quantities)
+        self._ratios = WeightedRatios()
+        self._pairs = collections.defaultdict(list)
+        for number, pair in enumerate(pairs or (), 1):
             self._pairs[pair.source].append((number, pair))
 
-    def add(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Converts an utterance, if it is a source."""
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Convert and score an utterance, if it is a source."""
         pairs = self._pairs.get(utterance.name)
         if not pairs or not len(utterance.tokens):
             return
-        speaker = utterance.entry["spk_id"]
-        own = self.tokens(self.convert(utterance, utterance.wav, speaker))
-        kept = token_agreement(utterance.tokens, own)
+        utterance = self.model.beginning(utterance)
+        own = self._agreement(
+            utterance, utterance.wav, utterance.entry["spk_id"]
+        )[0]
         for number, pair in pairs:
             try:
                 voice, target = (
-                    read_audio(self.targets[name]["wav"], self.sample_rate)
+                    read_audio(
+                        self.targets[name]["wav"], self.model.sample_rate
+                    )
                     for name in (pair.voice, pair.target)
                 )
             except AudioError as error:
-                self.bad[f"{pair.source} as {pair.speaker}"] = str(error)
+                self.errors[f"{pair.source} as {pair.speaker}"] = str(error)
                 continue
-            output = self.convert(utterance, voice, pair.speaker)
-            agreed = token_agreement(utterance.tokens, self.tokens(output))
-            self._ratios.add("token_agreement", *agreed, weights)
-            self._ratios.add("token_agreement_own_voice", *kept, weights)
+            agreement, output = self._agreement(utterance, voice, pair.speaker)
             audio = {
                 "source": utterance.wav,
                 "output": output,
                 "target": target,
             }
-            for name, value in self._judged(audio, utterance.entry).items():
+            self._ratios.add("token_agreement", *agreement, weights)
+            self._ratios.add("token_agreement_own_voice", *own, weights)
+            scores, quantities = score(
+                self.judges, audio, self.model.sample_rate, utterance.entry
+            )
+            self.quantities |= quantities
+            for name, value in scores.items():
                 self._ratios.add(name, value, 1, weights)
             self._write(number, pair, audio)
-            self.done += 1
+            self.converted += 1
 
-    def figures(self) -> dict[str, Figure]:
-        """The measures, with intervals."""
-        return {
-            name: self._ratios.figure(name) for name in self._ratios.names()
-        }
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the means over frames, or pairs."""
+        return self._ratios.estimates(self.quantities, self.converted)
 
-    def _judged(self, audio, entry):
-        found = {}
-        for name, judge in self.judges.items():
-            said = judge(audio, self.sample_rate, entry)
-            if {"to_source", "to_target"} <= said.keys():
-                closer = said["to_target"] > said["to_source"]
-                said = said | {"closer_to_target": closer}
-            found |= {f"{name}:{what}": float(v) for what, v in said.items()}
-        return found
+    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
+        if not self.requested:
+            return ["conversion to other voices: not asked for (conversions)"]
+        notes = [f"{pair}: {why}" for pair, why in self.errors.items()]
+        if not estimates and not notes:
+            notes = [
+                "conversion: the manifest (spk_id) does not name two speakers, "
+                "or none that the model knows"
+            ]
+        elif not self.judges:
+            notes.append("likeness of converted voices: no judge is named")
+        return notes
+
+    def settings(self) -> dict:
+        """Return the vocoder and the number of pairs."""
+        if not self.requested:
+            return {}
+        return {**self.model.settings(), "converted": self.converted}
+
+    def _agreement(self, utterance, voice, speaker):
+        """Return the token agreement of converted speech, and its samples."""
+        output = self.model.convert(utterance, voice, speaker)
+        tokens = self.model.tokens(output)
+        return token_agreement(utterance.tokens, tokens), output
 
     def _write(self, number, pair, audio):
         if self.audio is None:
             return
         self.audio.mkdir(parents=True, exist_ok=True)
-        # Of names only what every file system takes.
+        # Names with characters that every file system takes.
         names = ("".join(c if c.isalnum() else "-" for c in n) for n in pair)
         source, speaker, _, target = names
-        for what, name in (
+        for role, name in (
             ("source", source),
             ("target", target),
             ("output", f"{source}-as-{speaker}"),
         ):
-            samples = audio[what].clamp(-1, 1).numpy()
-            with replacing(self.audio / f"{number:03}-{what}-{name}.wav") as at:
-                soundfile.write(at, samples, self.sample_rate)
+            samples = audio[role].clamp(-1, 1).numpy()
+            path = self.audio / f"{number:03}-{role}-{name}.wav"
+            with atomic_write(path) as partial:
+                soundfile.write(partial, samples, self.model.sample_rate)

@@ -1,8 +1,4 @@
-"""Dynamic time warping of many pairs at once.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Dynamic time warping of a batch of pairs."""
 
 import torch
 
@@ -10,26 +6,25 @@ import torch
 def dtw(
     costs: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """The cost of the cheapest path over the length of that path, as ABX has
-    it (Schatz, ABX-discriminability measures, 2016, section 2.2).
+    """Compute the mean cost along the cheapest path, as ABX needs it (Schatz,
+    ABX-discriminability measures, 2016, section 2.2).
 
     A path goes from the first pair of frames to the last by steps of one frame
-    in either sequence or in both. Of paths of the same cost, the one counts
-    that, seen from its end, steps in both, or else in the second.
+    in either sequence or in both. Of paths of the same cost, the last steps
+    decide: one in both sequences comes before one in the second alone.
 
     Arguments
     ---------
     costs : torch.Tensor
-        Distances of frames, [N, I, J].
-    rows : torch.Tensor
-        Frames of the first of each pair, [N], up to I.
-    columns : torch.Tensor
-        Frames of the second, [N], up to J; what lies beyond is not read.
+        Distances of frames, [N, I, J]; entries beyond rows and columns are
+        ignored.
+    rows, columns : torch.Tensor
+        Number of frames of the first and second sequence of each pair, [N].
 
     Returns
     -------
     torch.Tensor
-        Mean cost of a step, [N].
+        Mean costs, [N].
 
     Example
     -------
@@ -44,7 +39,7 @@ def dtw(
     # first, where no path is.
     sums = list(costs.new_full((3, height + 1, number), torch.inf))
     sizes = list(torch.zeros(3, height + 1, number, dtype=torch.int32))
-    ends, found = rows + columns - 2, costs.new_empty(number)
+    ends, means = rows + columns - 2, costs.new_empty(number)
     for step in range(height + width - 1):
         low, high = max(0, step - width + 1), min(step + 1, height)
         at, above = slice(low + 1, high + 1), slice(low, high)
@@ -59,7 +54,7 @@ def dtw(
         best = torch.minimum(best, corner) if step else best.zero_()
         torch.add(best, diagonal, out=now[at])
         now[high + 1 :] = torch.inf
-        done = (ends == step).nonzero()[:, 0]
-        found[done] = now[rows[done], done] / size[rows[done], done]
+        ending = (ends == step).nonzero()[:, 0]
+        means[ending] = now[rows[ending], ending] / size[rows[ending], ending]
         sums, sizes = sums[1:] + sums[:1], sizes[1:] + sizes[:1]
-    return found
+    return means

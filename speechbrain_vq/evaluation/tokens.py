@@ -1,8 +1,4 @@
-"""Tokens in a file, of any model, read and checked.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Token files of any model, as a source of utterances."""
 
 import json
 import math
@@ -13,26 +9,15 @@ from typing import NamedTuple
 
 import torch
 
-from .sources import Utterance
+from .utterances import Utterance
 
-# Tables are as wide as the greatest token.
+# Limit of tokens: tables are as wide as the greatest one.
 _MOST_CODES = 1 << 20
 
 
 class TokenLine(NamedTuple):
-    """A line of a file of tokens.
-
-    Arguments
-    ---------
-    id, path : str, optional
-        Name of the utterance, and its audio file; at least one is known.
-    tokens : torch.Tensor
-        [T, C].
-    token_rate : float
-        Rows of tokens a second.
-    seconds : float
-        How long the audio is.
-    """
+    """A line of a token file: name and audio file of the utterance, of which
+    one may be None, tokens [T, C], their rate per second, and the duration."""
 
     id: str | None
     path: str | None
@@ -44,63 +29,62 @@ class TokenLine(NamedTuple):
 def read_tokens(
     path: str | os.PathLike, codebook_size: int | None = None
 ) -> Iterator[TokenLine]:
-    """Reads a json object a line, as ``speechbrain-vq tokenize`` or anything
-    else writes it:
+    """Read tokens of any model, a json object a line:
 
-    - ``id``, the utterance's name in the manifest, or ``path``, its file;
+    - ``id``, the name of the utterance in the manifest, or ``path``, its file;
     - ``tokens``: integers from 0, [T], or [T, C] of C codebooks;
-    - ``token_rate``: how many a second (of each codebook);
-    - if known, how long the audio is: ``seconds``, or ``num_samples`` and
-      ``sample_rate``; else as long as the tokens.
+    - ``token_rate``: frames of tokens per second;
+    - optionally the duration: ``seconds``, or ``num_samples`` and
+      ``sample_rate``; else that of the tokens.
 
     Arguments
     ---------
     path : path
-        The file.
+        The token file.
     codebook_size : int, optional
-        Different tokens; they must be less.
+        Number of codes; tokens must be less.
 
     Yields
     ------
     TokenLine
-        What a line says.
+        Content of each line.
 
     Raises
     ------
     ValueError
-        If a line says something else; the message names it.
+        If a line is invalid; the message names it.
     """
-    books = None
+    codebooks = None
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             try:
-                line = _line(text, codebook_size)
+                line = _parse(text, codebook_size)
                 if len(line.tokens):
-                    books = books or line.tokens.shape[1]
-                    _check_books(line.tokens.shape[1], books)
+                    codebooks = codebooks or line.tokens.shape[1]
+                    _check_codebooks(line.tokens.shape[1], codebooks)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             yield line
 
 
 class TokenFile:
-    """Tokens of any model in a file, see ``read_tokens``, for the utterances
-    of a manifest, which are known by ``id``, or by their path, or else by its
-    last part.
+    """Read the utterances of a manifest from a token file, see
+    ``read_tokens``. They are matched by ``id``, by path, or by the stem of the
+    path.
 
     Arguments
     ---------
     path : path
         The jsonl file.
     codebook_size : int, optional
-        Different tokens; they must be less.
+        Number of codes; tokens must be less.
 
     Raises
     ------
     ValueError
-        If a line is none of tokens.
+        If a line is invalid.
 
     Example
     -------
@@ -111,41 +95,46 @@ class TokenFile:
         self, path: str | os.PathLike, codebook_size: int | None = None
     ):
         self.path, self.codebook_size = path, codebook_size
-        self.bad: dict[str, str] = {}
-        # All of it, before anything is measured.
+        self.errors: dict[str, str] = {}
+        # Check all lines before anything is computed.
         for _ in read_tokens(path, codebook_size):
             pass
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
-        """Those of the manifest, in the order of the file."""
-        names = {}
+        """Yield the utterances of a manifest in the order of the file; those
+        without tokens are left out, with a message in ``errors``."""
+        by_path, by_stem = {}, {}
         for name, entry in manifest.items():
             wav = pathlib.Path(entry["wav"])
-            names.setdefault(wav.stem, []).append(name)
-            names[str(wav.resolve())] = [name]
+            by_path[str(wav.resolve())] = [name]
+            by_stem.setdefault(wav.stem, []).append(name)
         left = dict.fromkeys(manifest)
         for line in read_tokens(self.path, self.codebook_size):
-            found = [line.id]
+            names = [line.id]
             if line.id not in manifest:
                 path = pathlib.Path(line.path or "")
-                found = names.get(str(path.resolve())) or names.get(path.stem)
-            if not found or len(found) != 1 or found[0] not in left:
+                names = by_path.get(str(path.resolve())) or by_stem.get(
+                    path.stem, []
+                )
+            # Each utterance once; a stem of several files names none.
+            if len(names) != 1 or names[0] not in left:
                 continue
-            del left[found[0]]
+            name = names[0]
+            del left[name]
             if not len(line.tokens):
-                self.bad[found[0]] = f"its tokens in {self.path} are none"
+                self.errors[name] = f"its tokens in {self.path} are none"
                 continue
             yield Utterance(
-                found[0],
-                manifest[found[0]],
+                name,
+                manifest[name],
                 line.tokens,
                 line.token_rate,
                 line.seconds,
             )
-        self.bad |= dict.fromkeys(left, f"no tokens in {self.path}")
+        self.errors |= dict.fromkeys(left, f"no tokens in {self.path}")
 
 
-def _line(text, codebook_size):
+def _parse(text, codebook_size):
     try:
         line = json.loads(text)
     except ValueError as error:
@@ -154,7 +143,7 @@ def _line(text, codebook_size):
             "`tokenize` goes on."
         ) from error
     if not isinstance(line, dict):
-        raise ValueError("a json object is wanted, with tokens.")
+        raise ValueError("a json object with tokens is expected.")
     names = [
         name if isinstance(name, str) else None
         for name in (line.get("id"), line.get("path"))
@@ -182,13 +171,13 @@ def _line(text, codebook_size):
 def _positive(line, key, meaning):
     value = line.get(key)
     if type(value) not in (int, float) or not 0 < value < math.inf:
-        said = f"is {value!r}" if key in line else "is missing"
-        raise ValueError(f'"{key}" {said}: a number is wanted, {meaning}.')
+        problem = f"is {value!r}" if key in line else "is missing"
+        raise ValueError(f'"{key}" {problem}: a number is expected, {meaning}.')
     return value
 
 
 def _tokens(rows, codebook_size):
-    """[T, C]."""
+    """Return checked tokens, [T, C]."""
     if not rows and isinstance(rows, list):
         return torch.zeros(0, 1, dtype=torch.long)
     try:
@@ -209,8 +198,8 @@ def _tokens(rows, codebook_size):
         )
     if codebook_size and most >= codebook_size:
         raise ValueError(
-            f"the token {most} is none of {codebook_size}, which are said to "
-            f"be all: give a codebook size (--codebook-size) above {most}, or "
+            f"the token {most} is not below the codebook size of "
+            f"{codebook_size}: give one (--codebook-size) above {most}, or "
             "none."
         )
     if most >= _MOST_CODES:
@@ -218,9 +207,9 @@ def _tokens(rows, codebook_size):
     return tokens.unsqueeze(1) if tokens.dim() == 1 else tokens
 
 
-def _check_books(books, others):
-    if books != others:
+def _check_codebooks(number, others):
+    if number != others:
         raise ValueError(
-            f"tokens of {books} codebooks, where those before have {others}: "
+            f"tokens of {number} codebooks, where those before have {others}: "
             "take files of one model."
         )

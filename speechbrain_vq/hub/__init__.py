@@ -1,29 +1,49 @@
-"""From a finished run to a folder and the Hub, and from there to a model.
+"""From a name or a folder to a model: download it, and load it safely.
 
 Authors
  * speechbrain_vq authors 2026
 """
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from .checks import ExportRefused
     from .errors import HubError
-    from .export import export_pretrained
-    from .guard import UnsafeHparamsError, load_hparams_safely
     from .load import load_pretrained
-    from .push import push_to_hub
+    from .plain import UnsafeHparamsError
+    from .registry import register_module
 
-__getattr__, __dir__, __all__ = attach(
+_attached, __dir__, __all__ = attach(
     __name__,
     {
-        "checks": ["ExportRefused"],
         "errors": ["HubError"],
-        "export": ["export_pretrained"],
-        "guard": ["UnsafeHparamsError", "load_hparams_safely"],
         "load": ["load_pretrained"],
-        "push": ["push_to_hub"],
+        "plain": ["UnsafeHparamsError"],
+        "registry": ["register_module"],
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name; name what replaces one that moved or is gone."""
+    if name == "load_hparams_safely":
+        # An AttributeError would lose its text in `from ... import`.
+        raise ImportError(
+            "load_hparams_safely is gone: model folders are read as data. "
+            "load_pretrained loads a folder of registered classes "
+            "(register_module adds one of your own); for any other yaml that "
+            "you trust, hyperpyyaml.load_hyperpyyaml."
+        )
+    if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
+        return _attached(name)
+    place = "speechbrain_vq.publish"
+    warnings.warn(
+        f"speechbrain_vq.hub.{name} has moved to {place}.{name}",
+        FutureWarning,
+        stacklevel=2,
+    )
+    from speechbrain_vq import publish
+
+    return getattr(publish, name)

@@ -14,12 +14,21 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
 from .errors import HubError, in_words, is_unreachable
-from .folder import CONFIG, HPARAMS, WEIGHTS, find_file, pickles_hint
+from .folder import (
+    CONFIG,
+    HPARAMS,
+    LABELS,
+    WEIGHTS,
+    find_file,
+    is_folder_name,
+    pickles_hint,
+)
+from .plain import ModelYaml
 from .savedir import place
 
 # Of a stranger's repository nothing else is fetched. Names in full: a pattern
 # with a star would reach into subfolders.
-FILES = (HPARAMS, CONFIG, WEIGHTS, "label_encoder.txt")
+FILES = (HPARAMS, CONFIG, WEIGHTS, LABELS)
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -33,8 +42,12 @@ def download(
     savedir: str | pathlib.Path | None = None,
     trust_remote_code: bool = False,
     weights: tuple[str, ...] = (WEIGHTS,),
+    subfolder: str | None = None,
 ) -> pathlib.Path:
-    """The folder with a model's files, all of one commit.
+    """Fetch a model's files, all of one commit, and return their folder.
+
+    A vocoder that the model's yaml names is a folder beside the yaml, and
+    comes with it.
 
     Files that can hold code are not fetched. A commit that is in the cache is
     not asked for again. When the Hub cannot be reached, what the cache has of
@@ -62,6 +75,8 @@ def download(
         Whether to fetch every file of the repository.
     weights : tuple of str
         Names that the weights may have; one of them has to be there.
+    subfolder : str, optional
+        Where the model is in the folder or repository.
 
     Returns
     -------
@@ -80,9 +95,12 @@ def download(
         If the Hub does not give the files; the message says why.
     """
     _check_given(source, revision)
+    inner = _inner(subfolder)
     # Each name once.
     names = list(dict.fromkeys([*FILES, *weights]))
-    names = None if trust_remote_code else names
+    if trust_remote_code:
+        # What is in it is up to SpeechBrain's loader.
+        names, weights = None, ()
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -90,9 +108,11 @@ def download(
                 f"'{source}' is a folder, which has no revision "
                 f"'{revision}': leave revision out, or give a model on the Hub."
             )
+        folder = folder / inner
         mark = {"source": os.fspath(folder.resolve())}
-        for name in (HPARAMS, _present(folder, weights)):
+        for name in (HPARAMS, *_present(folder, weights)):
             find_file(folder, name)
+        names = _with_vocoder(folder, names)
     else:
         repo_id = _repo_id(source)
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
@@ -102,17 +122,18 @@ def download(
                 "read as revision, all 40 characters.",
                 stacklevel=2,
             )
-        folder = _snapshot(
-            repo_id,
-            revision,
-            token,
-            cache_dir,
-            local_files_only,
-            force_download,
-            names,
-        )
-        mark = {"source": repo_id, "commit": folder.name}
-        _check(repo_id, folder, token, local_files_only, weights)
+        where = (repo_id, token, cache_dir, local_files_only, force_download)
+        root = _snapshot(*where, revision, _within(inner, names))
+        commit, folder = root.name, root / inner
+        mark = {"source": repo_id, "commit": commit}
+        if subfolder is not None:
+            mark["subfolder"] = inner.as_posix()
+        _check(repo_id, commit, folder, token, local_files_only, weights)
+        more = _with_vocoder(folder, names)
+        if more != names:
+            # Of the same commit, whatever the branch says by now.
+            _snapshot(*where, commit, _within(inner, more))
+            names = more
     if savedir is None:
         return folder
     return place(
@@ -122,6 +143,34 @@ def download(
         mark,
         force_download,
     )
+
+
+def _with_vocoder(folder, names):
+    """The names of a model's files, those of its vocoder included."""
+    if names is None:
+        return None
+    vocoder = ModelYaml(find_file(folder, HPARAMS)).scalar("vocoder")
+    if not is_folder_name(vocoder):
+        return names
+    return [*names, f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
+
+
+def _inner(subfolder):
+    """A subfolder as a relative path that stays inside."""
+    inner = pathlib.PurePosixPath(subfolder or ".")
+    if inner.is_absolute() or ".." in inner.parts:
+        raise ValueError(
+            f"The subfolder is '{subfolder}': give one within the model's "
+            "folder or repository."
+        )
+    return inner
+
+
+def _within(inner, names):
+    """The paths in a repository of files in a subfolder."""
+    if names is None:
+        return None
+    return [(inner / name).as_posix() for name in names]
 
 
 def _check_given(source, revision):
@@ -159,7 +208,7 @@ def _repo_id(source):
 
 
 def _snapshot(
-    repo_id, revision, token, cache_dir, local_files_only, force, patterns
+    repo_id, token, cache_dir, local_files_only, force, revision, patterns
 ):
     if local_files_only and force:
         raise ValueError(
@@ -210,18 +259,27 @@ def _cached(fetch, repo_id, revision, error):
 
 
 def _present(folder, weights):
-    """The first of the names that is there, or the first of all."""
+    """The first of the names that is there, or the first of all, in a
+    list; empty where there are no names."""
     found = [name for name in weights if (folder / name).is_file()]
-    return (found or weights)[0]
+    return (found or list(weights))[:1]
 
 
-def _check(repo_id, folder, token, offline, weights):
-    for name in (HPARAMS, _present(folder, weights)):
+def _check(repo_id, commit, folder, token, offline, weights):
+    for name in (HPARAMS, *_present(folder, weights)):
         try:
             find_file(folder, name)
         except FileNotFoundError as error:
-            names = () if offline else _listing(repo_id, folder.name, token)
-            what = f"'{repo_id}' at commit {folder.name}"
+            names = () if offline else _listing(repo_id, commit, token)
+            what = f"'{repo_id}' at commit {commit}"
+            if folder.name != commit:
+                inner = folder.as_posix().partition(f"{commit}/")[2]
+                what += f", folder '{inner}',"
+                names = [
+                    n.removeprefix(f"{inner}/")
+                    for n in names
+                    if n.startswith(f"{inner}/")
+                ]
             if not names or name in names:
                 raise HubError(
                     f"The cache has {what}, but not its {name}: load it once "

@@ -5,19 +5,29 @@ Authors
 """
 
 import json
+import os
 import pathlib
+import re
+import shutil
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
 
-from speechbrain_vq.nnet.quantizers import VectorQuantizer, upgrade_state_dict
+from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
-CARD = "README.md"
+CARD, LABELS = "README.md", "label_encoder.txt"
+# Says what a savedir holds, and that it was made here.
+MARK = ".speechbrain_vq.json"
+# Bytes of the names and shapes of a weights file, and their number; a model
+# of 1000 tensors has 150 kB.
+MAX_HEADER, MAX_TENSORS = 2**20, 2**11
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -48,14 +58,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     path = folder / name
-    if not path.is_file():
-        hint = ""
-        if name == WEIGHTS and folder.is_dir():
-            hint = pickles_hint([path.name for path in folder.iterdir()])
-        raise FileNotFoundError(
-            f"'{folder}' is not a folder with a pretrained model: there is no "
-            f"{name} in it.{hint}"
-        )
+    check_is_there(path)
     target = path.resolve()
     if not any(target.is_relative_to(home) for home in _homes(folder)):
         raise ValueError(
@@ -65,13 +68,51 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
+def check_is_there(path: pathlib.Path) -> None:
+    """Raise a FileNotFoundError if a file of a model is missing, and tell
+    what is there instead."""
+    if path.is_file():
+        return
+    folder, hint = path.parent, ""
+    if path.name == WEIGHTS and folder.is_dir():
+        hint = pickles_hint([other.name for other in folder.iterdir()])
+    raise FileNotFoundError(
+        f"'{folder}' is not a folder with a pretrained model: there is no "
+        f"{path.name} in it.{hint}"
+    )
+
+
+def is_folder_name(name: Any) -> bool:
+    """Whether something is the plain name of a folder beside a model's yaml:
+    no path, no name on the Hub.
+
+    Example
+    -------
+    >>> [is_folder_name(n) for n in ("vocoder", "../a", "a/b", "~", None)]
+    [True, False, False, False, False]
+    """
+    plain = r"\w[\w.-]{0,99}"
+    return isinstance(name, str) and bool(re.fullmatch(plain, name, re.ASCII))
+
+
+def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
+    """Return the snapshot in a cache of the Hub that a folder is, or is in;
+    it is named by its commit."""
+    folder = pathlib.Path(folder)
+    for place in (folder, *folder.parents):
+        if place.parent.name == "snapshots":
+            return place
+    return None
+
+
 def _homes(folder):
     """Where the files of a folder may really lie."""
+    snapshot = snapshot_of(folder)
     folder = folder.resolve()
     homes = [folder, pathlib.Path(constants.HF_HUB_CACHE).resolve()]
-    if folder.parent.name == "snapshots":
+    if snapshot is not None:
         # In a cache elsewhere: the blobs of the repository, or of all.
-        homes += [up / "blobs" for up in folder.parents[1:3]]
+        homes += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
     return homes
 
 
@@ -99,10 +140,74 @@ def pickles_hint(names: Iterable[str]) -> str:
     )
 
 
+class Shape(NamedTuple):
+    """Shape of a tensor of a weights file, and whether it is of floats."""
+
+    shape: tuple[int, ...]
+    is_float: bool
+
+
+def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
+    """Read the shapes in the header of a weights file, by name.
+
+    Arguments
+    ---------
+    path : path
+        A safetensors file.
+
+    Returns
+    -------
+    dict
+        Shapes by the names of the tensors.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or no safetensors file.
+    """
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    try:
+        if size > MAX_HEADER:
+            raise SafetensorError(f"a header of {size} bytes")
+        with safe_open(path, "pt") as file:
+            names = file.keys()
+            if len(names) > MAX_TENSORS:
+                raise SafetensorError(f"over {MAX_TENSORS} tensors")
+            slices = {name: file.get_slice(name) for name in names}
+            return {
+                name: Shape(
+                    tuple(part.get_shape()),
+                    part.get_dtype().startswith(("F", "BF")),
+                )
+                for name, part in slices.items()
+            }
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged, or not a safetensors file whatever its name "
+            f"({error}). Get it again."
+        ) from error
+
+
+def _check_shapes(model, shapes, path):
+    """Refuse modules whose tensors are others than those of the weights."""
+    given = dict(shapes)
+    upgrade_state_dict(model, given)
+    wrong = _differences(_split(model.state_dict())[0], given)
+    if wrong:
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(
+            f"{path} does not fit the model of {HPARAMS} beside it: "
+            f"{'; '.join(wrong[:5])}{more}."
+        )
+
+
 def load_weights(
-    modules: dict[str, torch.nn.Module], path: str | pathlib.Path
+    modules: dict[str, nn.Module],
+    path: str | pathlib.Path,
+    assign: bool = False,
 ) -> None:
-    """Loads weights into modules, all of them and no others.
+    """Load weights into modules, all of them and no others.
 
     Nothing is loaded unless everything fits.
 
@@ -112,6 +217,9 @@ def load_weights(
         Modules by name.
     path : path
         A safetensors file; its tensors are named ``module.tensor``.
+    assign : bool
+        Whether the tensors of the file take the place of the modules' own,
+        which may then be on the meta device.
 
     Raises
     ------
@@ -120,34 +228,43 @@ def load_weights(
         unknown, of another shape or kind, or has values that are NaN or
         infinite; the message names it.
     """
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged, or not a safetensors file whatever its name "
-            f"({error}). Get it again."
-        ) from error
-    model = torch.nn.ModuleDict(modules)
-    state = model.state_dict()
-    # What safetensors does not hold stays as the yaml made it.
-    kept = {k: v for k, v in state.items() if not torch.is_tensor(v)}
-    expected = {k: v for k, v in state.items() if k not in kept}
-    wrong = _differences(expected, _renamed(model, weights))
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(
-            f"{path} does not fit the model of {HPARAMS} beside it: "
-            f"{'; '.join(wrong[:5])}{more}."
-        )
+    model = nn.ModuleDict(modules)
+    _check_shapes(model, read_shapes(path), path)
+    weights = load_file(path)
     _check_finite(path, weights)
+    expected, others = _split(model.state_dict())
+    if assign:
+        names = {name: name for name in weights}
+        upgrade_state_dict(model, names)
+        # A copy, for the file may be written over while the model is in use.
+        for name, old in names.items():
+            weights[old] = torch.empty_like(
+                weights[old], dtype=expected[name].dtype
+            ).copy_(weights[old])
     # By the names that they came with: quantizers know those of version 0.1.
-    model.load_state_dict({**kept, **weights})
+    model.load_state_dict({**others, **weights}, assign=assign)
+
+
+def _copied(value):
+    """A copy in fp32, where it holds floating point numbers."""
+    if torch.is_tensor(value) and value.is_floating_point():
+        return value.to(torch.float32, copy=True)
+    return value
+
+
+def _split(state: dict) -> tuple[dict, dict]:
+    """The tensors of a state, and what a weights file does not hold."""
+    tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
+    return tensors, {k: v for k, v in state.items() if k not in tensors}
 
 
 def load_checkpoint(
-    module: torch.nn.Module, path: str | pathlib.Path, yaml: str
+    module: nn.Module,
+    path: str | pathlib.Path,
+    yaml: str,
+    assign: bool = False,
 ) -> None:
-    """Loads weights that someone pickled, and runs no code among them.
+    """Load weights that someone pickled, and run no code among them.
 
     Arguments
     ---------
@@ -157,6 +274,8 @@ def load_checkpoint(
         What ``torch.save`` wrote.
     yaml : str
         What the weights must fit, for the message.
+    assign : bool
+        Whether the tensors of the file take the place of the module's own.
 
     Raises
     ------
@@ -179,7 +298,9 @@ def load_checkpoint(
         ) from error
     try:
         # Takes the names that older versions of PyTorch gave, too.
-        module.load_state_dict(state)
+        if assign:
+            state = {k: _copied(v) for k, v in state.items()}
+        module.load_state_dict(state, assign=assign)
     except Exception as error:
         lines = str(error).splitlines()
         raise ValueError(
@@ -187,23 +308,6 @@ def load_checkpoint(
             f"{' '.join(line.strip() for line in lines[:3])}"
         ) from error
     _check_finite(path, module.state_dict())
-
-
-def _renamed(model, weights):
-    """The weights under the names of today, those of version 0.1 included."""
-    # Weights are tensors: what quantizers kept beside them is not expected.
-    renamed = {k: v for k, v in weights.items() if not _is_extra(k)}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, VectorQuantizer):
-            prefix = f"{name}." if name else ""
-            upgrade_state_dict(renamed, prefix)
-            for average in ("ema_sum", "ema_count"):
-                renamed.pop(f"{prefix}embedding.{average}", None)
-    return renamed | {k: v for k, v in weights.items() if _is_extra(k)}
-
-
-def _is_extra(key):
-    return key.endswith("_extra_state")
 
 
 def _check_finite(path, weights):
@@ -230,16 +334,66 @@ def _differences(expected, found):
     wrong += [f"'{k}' is unknown" for k in found if k not in expected]
     for key in expected.keys() & found.keys():
         want, got = expected[key], found[key]
-        if want.shape != got.shape:
+        if tuple(want.shape) != got.shape:
             wrong.append(
                 f"'{key}' has the shape {list(got.shape)}, not "
                 f"{list(want.shape)}"
             )
-        elif want.is_floating_point() != got.is_floating_point():
-            wrong.append(f"'{key}' is of {got.dtype}, not {want.dtype}")
+        elif want.is_floating_point() != got.is_float:
+            kind = "floating point numbers" if got.is_float else "integers"
+            wrong.append(f"'{key}' holds {kind}, not {want.dtype}")
     return wrong
 
 
 def read_config(folder: str | pathlib.Path) -> dict:
     """What ``export_pretrained`` noted of a model: sizes, rates, training."""
     return json.loads(find_file(folder, CONFIG).read_text(encoding="utf-8"))
+
+
+def commit_of(folder: str | pathlib.Path) -> str | None:
+    """Return the commit on the Hub that a folder's files are of, or None."""
+    mark = pathlib.Path(folder) / MARK
+    if mark.is_file():
+        return json.loads(mark.read_text(encoding="utf-8")).get("commit")
+    snapshot = snapshot_of(folder)
+    return snapshot.name if snapshot is not None else None
+
+
+def copy_folder(
+    folder: str | pathlib.Path,
+    output: str | pathlib.Path,
+    modules: dict[str, nn.Module],
+) -> None:
+    """Copy a model folder, with the weights that its modules have now.
+
+    Arguments
+    ---------
+    folder : path
+        The folder that the modules were loaded from.
+    output : path
+        The folder to write.
+    modules : dict
+        The modules by name.
+    """
+    folder, output = pathlib.Path(folder), pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    state, _ = _split(nn.ModuleDict(modules).state_dict())
+    tensors = {
+        name: value.cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    inner = [
+        path.relative_to(folder).as_posix()
+        for kind in (HPARAMS, WEIGHTS)
+        for path in folder.glob(f"*/{kind}")
+    ]
+    for name in (HPARAMS, CONFIG, CARD, LABELS, *inner):
+        if (folder / name).is_file() and folder.resolve() != output.resolve():
+            (output / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(find_file(folder, name), output / name)
+    # Beside its place first: the file may be the one that was read.
+    partial = output / f".{WEIGHTS}.partial"
+    save_file(tensors, partial, {"format": "pt"})
+    # safetensors lets its writer alone read.
+    shutil.copymode(output / HPARAMS, partial)
+    os.replace(partial, output / WEIGHTS)

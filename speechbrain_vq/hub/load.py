@@ -1,22 +1,38 @@
-"""A model of anyone's, built without running anything of theirs.
+"""Load a model folder as data: plain values, registered classes, weights.
 
 Authors
  * speechbrain_vq authors 2026
 """
 
+import logging
 import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
+
+import torch
+from torch import nn
 
 from speechbrain_vq.precision import fp32_by_default
 
 from .download import download
-from .folder import HPARAMS, WEIGHTS, find_file, load_weights
+from .folder import (
+    HPARAMS,
+    WEIGHTS,
+    find_file,
+    load_checkpoint,
+    load_weights,
+    read_shapes,
+)
+from .plain import ModelYaml, UnsafeHparamsError
 
-# What building a model may ask for in all, given back or not. Most ask for once
-# the size of their weights, twice that where the file is in half precision;
-# recurrent layers for twice, and SpeechBrain's CRDNN, which tries its layers on
-# made-up input, for 4.6 times, or 370 MiB if it is small.
-BYTES_PER_BYTE, BYTES_AT_LEAST = 8, 2**30
+logger = logging.getLogger(__name__)
+
+# Of tensors that are computed and saved in no file, such as windows.
+MAX_UNSAVED_BYTES = 2**26
+# In a file that does not say before it is read.
+MANY_TENSORS = 2**10
 
 
 def load_pretrained(
@@ -28,19 +44,24 @@ def load_pretrained(
     local_files_only: bool = False,
     force_download: bool = False,
     savedir: str | pathlib.Path | None = None,
+    subfolder: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """What a pretrained model's yaml describes, with its weights, on the CPU.
+    """Load what a pretrained model's yaml describes, on the CPU.
 
     Arguments
     ---------
     source : str or path
         A folder, or a model on the Hub (``org/name``).
-    revision, token, cache_dir, local_files_only, force_download, savedir
+    revision, token, cache_dir, local_files_only, force_download, savedir, \
+subfolder
         See ``speechbrain_vq.hub.download.download``.
+    overrides : mapping, optional
+        Plain values in place of those of the yaml, nested as they are there.
     trust_remote_code : bool
-        Whether the yaml may build and call anything. The weights are read
-        from safetensors all the same.
+        Whether SpeechBrain's own loader reads the folder, which runs whatever
+        the yaml asks for.
 
     Returns
     -------
@@ -50,7 +71,7 @@ def load_pretrained(
     Raises
     ------
     UnsafeHparamsError
-        If the yaml asks for what no quantizer needs.
+        If the yaml holds what is no data, or too much.
     HubError, FileNotFoundError, ValueError
         If the files cannot be had, or the weights do not fit the modules.
 
@@ -68,75 +89,210 @@ def load_pretrained(
         local_files_only=local_files_only,
         force_download=force_download,
         savedir=savedir,
+        subfolder=subfolder,
         trust_remote_code=trust_remote_code,
     )
-    weights = find_file(folder, WEIGHTS)
-    hparams = build_hparams(folder, weights, trust_remote_code)
-    load_weights(_modules(hparams, find_file(folder, HPARAMS)), weights)
-    return hparams
+    return load_folder(folder, overrides, trust_remote_code)
 
 
-def build_hparams(
+def load_folder(
     folder: str | pathlib.Path,
-    weights: pathlib.Path,
+    overrides: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """What a pretrained model's yaml describes, without its weights.
+    """Load the model of a folder; see ``load_pretrained``.
 
     Arguments
     ---------
     folder : path
-        With the yaml.
-    weights : pathlib.Path
-        The file with the weights, whose size bounds that of the model.
+        The folder.
+    overrides : mapping, optional
+        Plain values in place of those of the yaml.
     trust_remote_code : bool
-        Whether the yaml may build and call anything, of any size.
+        Whether SpeechBrain's own loader reads the folder.
 
     Returns
     -------
     dict
-        The hyperparameters.
-
-    Raises
-    ------
-    UnsafeHparamsError
-        If the yaml asks for what no quantizer needs.
-    FileNotFoundError, ValueError
-        If there is no yaml, or nothing can be built of it.
+        The hyperparameters; ``modules`` are loaded.
     """
-    size = BYTES_PER_BYTE * weights.stat().st_size + BYTES_AT_LEAST
+    folder = pathlib.Path(folder)
     path = find_file(folder, HPARAMS)
-    return _build(path, None if trust_remote_code else size)
+    with _isolated():
+        if trust_remote_code:
+            return _load_trusted(folder, path, overrides)
+        weights = find_file(folder, WEIGHTS)
+        yaml = ModelYaml(path, overrides)
+
+        def load(modules: dict[str, nn.Module], assign: bool) -> None:
+            load_weights(modules, weights, assign)
+
+        number = len(read_shapes(weights))
+        hparams = _build(yaml, _modules, load, number)
+        _check_has_weights(hparams, yaml.file)
+        return hparams
 
 
-def _build(path, max_bytes):
-    """What the yaml describes, guarded if it has a limit."""
+def load_named(
+    folder: str | pathlib.Path, name: str, weights: pathlib.Path
+) -> tuple[dict[str, Any], Any]:
+    """Load one module of a folder, whose yaml may be SpeechBrain's and have
+    it at the top or among ``modules``.
+
+    Arguments
+    ---------
+    folder : path
+        The folder.
+    name : str
+        Name of the module.
+    weights : pathlib.Path
+        A safetensors file with the weights of that module under its name, or
+        a file of ``torch.save`` with its state and nothing else.
+
+    Returns
+    -------
+    tuple
+        The plain values of the yaml, and the module. What the yaml has under
+        the name comes as it is where it is no module.
+    """
+    path = find_file(folder, HPARAMS)
+    is_safe = weights.suffix == pathlib.Path(WEIGHTS).suffix
+
+    def find(hparams: dict[str, Any], file: str) -> dict[str, Any]:
+        modules = hparams.get("modules")
+        modules = modules if isinstance(modules, dict) else {}
+        return {name: hparams.get(name) or modules.get(name)}
+
+    def load(modules: dict[str, Any], assign: bool) -> None:
+        if not isinstance(modules[name], nn.Module):
+            return
+        if is_safe:
+            load_weights(modules, weights, assign)
+        else:
+            load_checkpoint(modules[name], weights, str(path), assign)
+
+    with _isolated():
+        yaml = ModelYaml(path)
+        number = len(read_shapes(weights)) if is_safe else MANY_TENSORS
+        hparams = _build(yaml, find, load, number)
+    plain = {k: v for k, v in hparams.items() if not list(_modules_in(v))}
+    return plain, find(hparams, "")[name]
+
+
+@contextmanager
+def _isolated() -> Iterator[None]:
+    """Build in fp32, and leave the random numbers of the process alone."""
+    with torch.random.fork_rng(devices=[]), fp32_by_default():
+        yield
+
+
+def _build(
+    yaml: ModelYaml,
+    find: Callable[[dict[str, Any], str], dict[str, nn.Module]],
+    load: Callable[[dict[str, nn.Module], bool], None],
+    num_tensors: int,
+) -> dict[str, Any]:
+    """Build modules on the meta device and load their weights; or build them
+    on the CPU where there is more to a module than its weights."""
+    hparams = yaml.build("meta", num_tensors)
+    modules = find(hparams, yaml.file)
+    tied = _has_ties(modules)
+    load(modules, True)
+    left = _left_on_meta(modules)
+    if not left and not tied:
+        return hparams
+    size = sum(tensor.nbytes for tensor in left)
+    if size > MAX_UNSAVED_BYTES:
+        raise UnsafeHparamsError(
+            f"its modules compute tensors of {size} bytes, which are none of "
+            f"the weights (at most {MAX_UNSAVED_BYTES})",
+            yaml.file,
+        )
+    hparams = yaml.build("cpu", num_tensors)
+    load(find(hparams, yaml.file), False)
+    return hparams
+
+
+def _load_trusted(folder, path, overrides):
+    """What SpeechBrain's ``Pretrained.from_hparams`` does with the folder."""
     from hyperpyyaml import load_hyperpyyaml
 
-    from .guard import UnsafeHparamsError, load_hparams_safely
-
+    logger.warning(
+        "trust_remote_code=True: SpeechBrain's loader reads %s and may run "
+        "any code of whoever published it",
+        path,
+    )
     try:
-        with fp32_by_default():
-            if max_bytes is not None:
-                return load_hparams_safely(path, max_bytes=max_bytes)
-            with open(path, encoding="utf-8") as file:
-                return load_hyperpyyaml(file)
-    except UnsafeHparamsError:
-        raise
-    # It may be no yaml, or ask for a layer that no one can build: whatever it
-    # is, it is the file's.
+        with open(path, encoding="utf-8") as file:
+            hparams = load_hyperpyyaml(file, dict(overrides or {}))
+    # It runs code of others, which may raise anything.
     except Exception as error:
         raise ValueError(
             f"{path} cannot be built: {type(error).__name__}: {error}"
         ) from error
+    modules = _modules(hparams, path)
+    if "pretrainer" in hparams:
+        hparams["pretrainer"].collect_files(default_source=str(folder))
+        hparams["pretrainer"].load_collected()
+    else:
+        load_weights(modules, find_file(folder, WEIGHTS))
+    return hparams
 
 
-def _modules(hparams, path):
-    from torch import nn
-
+def _modules(hparams: Any, path: str | pathlib.Path) -> dict[str, nn.Module]:
     modules = hparams.get("modules") if isinstance(hparams, dict) else None
     if not isinstance(modules, dict) or not all(
         isinstance(module, nn.Module) for module in modules.values()
     ):
         raise ValueError(f"{path} has no 'modules', each of them built there.")
     return modules
+
+
+def _check_has_weights(hparams: dict[str, Any], file: str) -> None:
+    """Refuse modules beside ``modules``: there are no weights for them."""
+    known = {id(m) for m in nn.ModuleDict(hparams["modules"]).modules()}
+    for key, value in hparams.items():
+        if any(id(module) not in known for module in _modules_in(value)):
+            raise UnsafeHparamsError(
+                f"'{key}' has a module that is none of 'modules', so there "
+                "are no weights for it",
+                file,
+            )
+
+
+def _modules_in(value: Any) -> Iterator[nn.Module]:
+    """All modules in nested lists and mappings."""
+    if isinstance(value, nn.Module):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _modules_in(one)
+
+
+def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
+    """Tensors that no weights took the place of: buffers, and attributes of
+    modules and of what else they hold."""
+    todo, seen, found = [modules], {}, []
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, type | ModuleType):
+            continue
+        # Kept, so that its id stays its own.
+        seen[id(one)] = one
+        if torch.is_tensor(one):
+            found += [one] if one.is_meta else []
+        elif isinstance(one, list | tuple | dict):
+            todo += one.values() if isinstance(one, dict) else one
+        elif hasattr(one, "__dict__"):
+            todo += vars(one).values()
+    return found
+
+
+def _has_ties(modules: Mapping[str, nn.Module]) -> bool:
+    """Whether modules share a parameter, which assignment would take apart."""
+    owners: dict[int, nn.Module] = {}
+    return any(
+        owners.setdefault(id(parameter), module) is not module
+        for module in nn.ModuleList(_modules_in(modules)).modules()
+        for parameter in module.parameters(recurse=False)
+    )

@@ -15,7 +15,7 @@ from speechbrain.utils.fetching import (
 )
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from .folder import WEIGHTS, load_weights
+from .folder import WEIGHTS, check_is_there, load_weights
 
 
 class WeightsPretrainer(Pretrainer):
@@ -87,6 +87,8 @@ class WeightsPretrainer(Pretrainer):
 
         Raises
         ------
+        FileNotFoundError
+            If there are none.
         ValueError
             If they do not fit, or were never collected.
         """
@@ -96,4 +98,5 @@ class WeightsPretrainer(Pretrainer):
             path = self.collect_in / WEIGHTS
         if path is None:
             raise ValueError("Call collect_files before load_collected.")
+        check_is_there(path)
         load_weights(self.modules, path)

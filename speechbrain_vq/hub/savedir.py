@@ -10,11 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from .folder import find_file
-from .swap import replace_folder
+from speechbrain_vq.dataio.atomic import replace_folder
 
-# Says what a savedir holds, and that it was made here.
-MARK = ".speechbrain_vq.json"
+from .folder import MARK, find_file
 
 
 def place(
@@ -78,6 +76,7 @@ def place(
             new.mkdir()
             for name in names:
                 if (folder / name).is_file():
+                    (new / name).parent.mkdir(exist_ok=True)
                     shutil.copyfile(find_file(folder, name), new / name)
         (new / MARK).write_text(text)
         replace_folder(new, savedir)

@@ -1,33 +1,41 @@
-"""Pretrained models: tokens out, waveforms back.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Use pretrained models: tokenize, resynthesize, convert voices."""
 
 from typing import TYPE_CHECKING
 
 from .._lazy import attach
 
 if TYPE_CHECKING:
-    from .bulk import tokenize_files
+    from .codec import EncodecAdapter
     from .conversion import VoiceConverter, convert_files
-    from .datasets import tokenize_dataset
+    from .files import reconstruct_files
     from .interfaces import VQPretrained
-    from .outputs import tokenize_to
-    from .resynthesis import reconstruct_files
     from .tokenizer import VQTokenizer
+    from .tokens import (
+        read_tokens,
+        tokenize_dataset,
+        tokenize_files,
+        tokenize_to,
+        tokens_to_dataset,
+        tokens_to_npz,
+    )
     from .vocoders import load_vocoder
 
 __getattr__, __dir__, __all__ = attach(
     __name__,
     {
-        "bulk": ["tokenize_files"],
+        "codec": ["EncodecAdapter"],
         "conversion": ["VoiceConverter", "convert_files"],
-        "datasets": ["tokenize_dataset"],
+        "files": ["reconstruct_files"],
         "interfaces": ["VQPretrained"],
-        "outputs": ["tokenize_to"],
-        "resynthesis": ["reconstruct_files"],
         "tokenizer": ["VQTokenizer"],
+        "tokens": [
+            "read_tokens",
+            "tokenize_dataset",
+            "tokenize_files",
+            "tokenize_to",
+            "tokens_to_dataset",
+            "tokens_to_npz",
+        ],
         "vocoders": ["load_vocoder"],
     },
 )

@@ -1,23 +1,31 @@
-"""The two faces that others know tokenizers by: DASB's and EnCodec's.
+"""Interfaces of other tokenizers: DASB's, and EnCodec's by an adapter.
 
 Tokens have a dimension for the codebooks here even where there is one:
 [B, N, K], with N tokens of K codebooks. H is the size of a codeword.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import torch
 
 
 class CodecMixin:
-    """DASB's ``sig_to_tokens``, ``tokens_to_sig`` and
-    ``get_pretrained_embeddings``, and ``encode``, ``decode`` and
-    ``embeddings`` as SpeechBrain's EnCodec has them.
+    """Interface of DASB's tokenizers: ``sig_to_tokens``, ``tokens_to_sig`` and
+    ``get_pretrained_embeddings``, and what its ``get_silence_token`` calls.
 
     For a class with ``encode_batch`` and ``decode_batch``, and a quantizer in
     ``mods``.
     """
+
+    # Attributes of version 0.1.
+    _MOVED = frozenset(
+        "encode decode num_heads num_tokens emb_dim vocabulary".split()
+    )
+
+    def __getattr__(self, name):
+        if name in self._MOVED:
+            raise AttributeError(
+                f"'{name}' is EnCodec's: use EncodecAdapter(tokenizer).{name}."
+            )
+        return super().__getattr__(name)
 
     @property
     def num_codebooks(self) -> int:
@@ -25,29 +33,14 @@ class CodecMixin:
         return self.mods.quantizer.num_codebooks
 
     @property
-    def num_heads(self) -> int:
-        """The same, by EnCodec's name."""
-        return self.num_codebooks
-
-    @property
     def vocab_size(self) -> int:
-        """Number of different tokens of each codebook, C."""
+        """Number of codewords of each codebook, C."""
         return self.mods.quantizer.codebook_size
 
     @property
-    def num_tokens(self) -> int:
-        """The same, by EnCodec's name."""
-        return self.vocab_size
-
-    @property
-    def emb_dim(self) -> int:
-        """Size of a codeword, H."""
-        return self.mods.quantizer.codebook_dim
-
-    @property
-    def vocabulary(self) -> torch.Tensor:
-        """The codewords, [K, C, H]."""
-        return self.mods.quantizer.codebook.detach()
+    def is_folded(self) -> bool:
+        """Whether ``encode_batch`` gives [B, N], without a codebook dimension."""
+        return self.mods.quantizer.folds and self.num_codebooks == 1
 
     def sig_to_tokens(
         self,
@@ -56,7 +49,7 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Waveforms to tokens (DASB).
+        """Encode waveforms to tokens.
 
         Arguments
         ---------
@@ -66,9 +59,9 @@ class CodecMixin:
             Relative lengths, [B]. They hold for the tokens too, to within one
             at the end; ``encode_batch`` gives them exactly.
         num_codebooks : int or list, optional
-            The first so many codebooks, or which; all by default.
+            Number of codebooks, or a list of their indices; all by default.
         **kwargs
-            What other tokenizers take; not looked at.
+            Arguments of other tokenizers, ignored.
 
         Returns
         -------
@@ -78,28 +71,39 @@ class CodecMixin:
         Raises
         ------
         ValueError
-            If there are not so many codebooks.
+            If there is no such codebook.
         """
         tokens, _ = self.encode_batch(signal, lengths)
-        return _unfold(tokens)[..., self._books(num_codebooks)]
+        tokens = tokens if tokens.dim() == 3 else tokens.unsqueeze(-1)
+        return tokens[..., self._books(num_codebooks)]
 
-    def tokens_to_sig(self, tokens: torch.Tensor, **kwargs) -> torch.Tensor:
-        """Tokens to waveforms (DASB).
+    def tokens_to_sig(
+        self,
+        tokens: torch.Tensor,
+        lengths: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Decode tokens to waveforms in the average voice.
 
         Arguments
         ---------
         tokens : torch.Tensor
             Tokens, [B, N, K]; of a residual quantizer also those of the first
             codebooks only.
+        lengths : torch.Tensor, optional
+            Relative lengths, [B].
         **kwargs
-            What other tokenizers take; not looked at.
+            Arguments of other tokenizers, ignored.
 
         Returns
         -------
         torch.Tensor
-            Waveforms, [B, T], in the average voice.
+            Waveforms, [B, T].
         """
-        return self.decode(tokens).squeeze(1)
+        residual = self.mods.quantizer.composition == "residual"
+        if not (residual and 0 < tokens.shape[-1] < self.num_codebooks):
+            tokens = self.fold(tokens)
+        return self.decode_batch(tokens, lengths)
 
     def get_pretrained_embeddings(
         self,
@@ -107,16 +111,16 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """The codewords as rows of one table (DASB).
+        """Return the codewords as rows of one table.
 
         Arguments
         ---------
         vocab_size : int, optional
-            The first so many of each codebook; all by default.
+            Number of codewords of each codebook; all by default.
         num_codebooks : int or list, optional
             As for ``sig_to_tokens``.
         **kwargs
-            What other tokenizers take; not looked at.
+            Arguments of other tokenizers, ignored.
 
         Returns
         -------
@@ -134,59 +138,13 @@ class CodecMixin:
                 f"The codebooks have {self.vocab_size} codewords each, not "
                 f"vocab_size={vocab_size}."
             )
-        table = self.vocabulary[self._books(num_codebooks), :size]
+        codebook = self.mods.quantizer.codebook.detach()
+        table = codebook[self._books(num_codebooks), :size]
         return table.flatten(0, 1).clone()
-
-    def encode(
-        self, inputs: torch.Tensor, length: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveforms to tokens and their codewords (EnCodec).
-
-        Arguments
-        ---------
-        inputs : torch.Tensor
-            Waveforms, [B, T].
-        length : torch.Tensor, optional
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Tokens [B, N, K] and codewords [B, N, K, H].
-        """
-        tokens = self.sig_to_tokens(inputs, length)
-        return tokens, self.embeddings(tokens)
-
-    @torch.no_grad()
-    def decode(
-        self, tokens: torch.Tensor, length: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Tokens to waveforms (EnCodec).
-
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            As for ``tokens_to_sig``.
-        length : torch.Tensor, optional
-            Relative lengths, [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, 1, T].
-        """
-        tokens = tokens.to(self.device)
-        if self._are_prefix(tokens):
-            vectors = self.embeddings(tokens).sum(2)
-            vectors = self.mods.quantizer.project_back(vectors)
-            wavs = self.decode_vectors(vectors, length)
-        else:
-            wavs = self.decode_batch(self.fold(tokens), length)
-        return wavs.unsqueeze(1)
 
     @torch.no_grad()
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The codewords of tokens (EnCodec).
+        """Look up the codewords of tokens.
 
         Arguments
         ---------
@@ -197,14 +155,42 @@ class CodecMixin:
         -------
         torch.Tensor
             Codewords, [B, N, K, H]. Of a residual quantizer, their sum over K
-            is what it codes; of a product codebook, one after the other.
+            is the quantized latent; of a product codebook, their
+            concatenation.
         """
         tokens = tokens.to(self.device)
         books = torch.arange(tokens.shape[-1], device=tokens.device)
-        return self.vocabulary[books, tokens]
+        return self.mods.quantizer.codebook.detach()[books, tokens]
+
+    def forward(
+        self,
+        wavs: torch.Tensor,
+        wav_lens: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode waveforms to tokens and their codewords.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Waveforms, [B, T].
+        wav_lens : torch.Tensor, optional
+            Relative lengths, [B].
+        **kwargs
+            Arguments of ``sig_to_tokens``.
+
+        Returns
+        -------
+        tuple
+            Tokens [B, N, K] and codewords [B, N, K, H].
+        """
+        tokens = self.sig_to_tokens(wavs, wav_lens, **kwargs)
+        books = self._books(kwargs.get("num_codebooks"))
+        codebook = self.mods.quantizer.codebook.detach()
+        return tokens, codebook[torch.tensor(books), tokens]
 
     def fold(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens as ``decode_batch`` takes them.
+        """Convert tokens to the shape that ``decode_batch`` takes.
 
         Arguments
         ---------
@@ -214,8 +200,7 @@ class CodecMixin:
         Returns
         -------
         torch.Tensor
-            The same, or [B, N] where the quantizer has them without a
-            dimension for its one codebook.
+            The same, or [B, N] where ``is_folded``.
 
         Raises
         ------
@@ -227,27 +212,98 @@ class CodecMixin:
                 f"Tokens of {self.num_codebooks} codebooks are [B, N, "
                 f"{self.num_codebooks}], got {list(tokens.shape)}."
             )
-        folded = self.num_codebooks == 1 and self.mods.quantizer.folds
-        return tokens.squeeze(-1) if folded else tokens
+        return tokens.squeeze(-1) if self.is_folded else tokens
 
-    def _are_prefix(self, tokens):
-        """Whether they are of the first codebooks of a row."""
-        residual = self.mods.quantizer.composition == "residual"
-        return residual and 0 < tokens.shape[-1] < self.num_codebooks
-
-    def _books(self, wanted):
-        """Which codebooks, as a list."""
-        if wanted is None:
-            wanted = self.num_codebooks
-        books = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
+    def _books(self, num_codebooks):
+        """Indices of the codebooks asked for."""
+        if num_codebooks is None:
+            num_codebooks = self.num_codebooks
+        single = isinstance(num_codebooks, int)
+        books = list(range(num_codebooks)) if single else list(num_codebooks)
         if not books or not all(0 <= b < self.num_codebooks for b in books):
             raise ValueError(
-                f"num_codebooks={wanted}, but the tokenizer has "
+                f"num_codebooks={num_codebooks}, but the tokenizer has "
                 f"{self.num_codebooks} codebooks: give a number from 1 to "
                 f"that, or a list of which, counted from 0."
             )
         return books
 
 
-def _unfold(tokens):
-    return tokens if tokens.dim() == 3 else tokens.unsqueeze(-1)
+class EncodecAdapter(torch.nn.Module):
+    """Give a tokenizer the interface of SpeechBrain's EnCodec.
+
+    For code that is written for
+    ``speechbrain.lobes.models.huggingface_transformers.encodec``.
+
+    Arguments
+    ---------
+    tokenizer : VQTokenizer
+        The tokenizer.
+
+    Example
+    -------
+    >>> from speechbrain_vq import VQTokenizer, bundled
+    >>> tokenizer = VQTokenizer.from_hparams(bundled("mini"))
+    >>> encodec = EncodecAdapter(tokenizer)
+    >>> tokens, codewords = encodec.encode(torch.zeros(1, 16000))
+    >>> encodec.decode(tokens).shape
+    torch.Size([1, 1, 16000])
+    """
+
+    def __init__(self, tokenizer):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.sample_rate = tokenizer.sample_rate
+        self.num_heads = tokenizer.num_codebooks
+        self.num_tokens = tokenizer.vocab_size
+        self.emb_dim = self.vocabulary.shape[-1]
+
+    @property
+    def vocabulary(self) -> torch.Tensor:
+        """The codewords, [K, C, H]."""
+        return self.tokenizer.mods.quantizer.codebook.detach()
+
+    def encode(
+        self, inputs: torch.Tensor, length: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode waveforms to tokens and their codewords.
+
+        Arguments
+        ---------
+        inputs : torch.Tensor
+            Waveforms, [B, T] or [B, 1, T].
+        length : torch.Tensor, optional
+            Relative lengths, [B].
+
+        Returns
+        -------
+        tuple
+            Tokens [B, N, K] and codewords [B, N, K, H].
+        """
+        return self.tokenizer(inputs, length)
+
+    forward = encode
+
+    def decode(
+        self, tokens: torch.Tensor, length: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Decode tokens to waveforms in the average voice.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            Tokens, [B, N, K]; of a residual quantizer also those of the first
+            codebooks only.
+        length : torch.Tensor, optional
+            Relative lengths, [B].
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms, [B, 1, T].
+        """
+        return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
+
+    def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Look up the codewords of tokens; see ``CodecMixin.embeddings``."""
+        return self.tokenizer.embeddings(tokens)

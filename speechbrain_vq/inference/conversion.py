@@ -1,8 +1,4 @@
-"""Speech said again in another voice.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Convert speech to another voice with a pretrained tokenizer."""
 
 import os
 import pathlib
@@ -10,24 +6,23 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.audio import as_waveforms, read_audio
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
-from .bulk import Tokenized
-from .resynthesis import each_file
+from .files import FileResults, process_files
 from .tokenizer import VQTokenizer
 
-# A voice: the name of a speaker of the training, a recording, or several.
+# A voice: a speaker name, a recording, or several of them.
 Target = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 class VoiceConverter(VQTokenizer):
-    """A tokenizer whose tokens are said again in another voice.
+    """Tokenizer that decodes with the voice of another speaker.
 
-    Which voices there are depends on its ``speaker`` module: a table knows
-    those of its training by name (``speakers``); the others hear any voice in
-    a recording of it. It does all that a ``VQTokenizer`` does; one with a
-    table hears no voice, and reconstructs speech in the average one.
+    The voices depend on its ``speaker`` module: a table has those of its
+    training by name (``speakers``); other modules embed the voice of any
+    recording. It does all that a ``VQTokenizer`` does; with a table, speech is
+    reconstructed in the average voice.
 
     Arguments
     ---------
@@ -42,28 +37,28 @@ class VoiceConverter(VQTokenizer):
 
     @property
     def speakers(self) -> list[str]:
-        """The voices that it knows by name; none if it hears them."""
+        """Names of the speakers in its table; empty without a table."""
         return getattr(self.mods.speaker, "names", [])
 
     def voice(self, target: Target) -> torch.Tensor:
-        """The embedding of a voice.
+        """Embed a voice.
 
         Arguments
         ---------
         target : str, path or iterable of them
-            The name of a speaker, where there is a table of them, else a
-            recording; of several it is the mean.
+            Name of a speaker of the table, or a recording where there is no
+            table; of several, the mean is taken.
 
         Returns
         -------
         torch.Tensor
-            [1, S].
+            Speaker embedding, [1, S].
 
         Raises
         ------
         ValueError
-            If there is no such speaker, or a recording is given where names
-            are wanted, or the other way round.
+            If there is no such speaker, or a recording is given to a model
+            with a table, or a name to one without.
         """
         if isinstance(target, str | os.PathLike):
             target = [target]
@@ -79,30 +74,29 @@ class VoiceConverter(VQTokenizer):
         wav_lens: torch.Tensor | None,
         speaker: torch.Tensor | Target,
     ) -> torch.Tensor:
-        """Waveforms in another voice.
+        """Convert waveforms to another voice.
 
         Arguments
         ---------
-        wavs : torch.Tensor
-            Waveforms, [B, samples].
-        wav_lens : torch.Tensor, optional
-            Relative lengths, [B]; None: all of it.
+        wavs, wav_lens
+            Waveforms and relative lengths, as for ``encode_batch``.
         speaker : torch.Tensor, str, path or iterable of them
-            Whose voice, [B, S] or [1, S] as ``voice`` and ``speaker_batch``
-            give it; or what ``voice`` takes.
+            Speaker embeddings, [B, S] or [1, S], as from ``voice`` or
+            ``speaker_batch``; or an argument of ``voice``.
 
         Returns
         -------
         torch.Tensor
-            Waveforms, [B, samples], up to a token longer or shorter.
+            Waveforms, [B, samples], up to a token shorter.
 
         Raises
         ------
         ValueError
-            If there is no such voice, or there are as many as fit no batch.
+            If there is no such voice, or not one for each waveform.
         """
         if not torch.is_tensor(speaker):
             speaker = self.voice(speaker)
+        wavs = as_waveforms(wavs)
         speaker = _for_each(speaker, len(wavs))
         tokens, lengths = self.encode_batch(wavs, wav_lens)
         return self.decode_batch(tokens, lengths, speaker)
@@ -113,22 +107,23 @@ class VoiceConverter(VQTokenizer):
         target: torch.Tensor | Target,
         output: str | os.PathLike | None = None,
     ) -> torch.Tensor:
-        """What a recording says, in another voice.
+        """Convert a recording to another voice.
 
         Arguments
         ---------
         source : path
-            The recording.
+            Recording to convert.
         target : str, path, iterable of them or torch.Tensor
-            Whose voice, see ``voice`` (which gives the tensor).
+            Voice, as for ``voice``, or the embedding that it returns.
         output : path, optional
-            The wav file to write; neither the source nor a target. None: it
-            is not written.
+            Wav file to write; neither the source nor a target. None: no file
+            is written.
 
         Returns
         -------
         torch.Tensor
-            The waveform, [samples], in -1..1, on the CPU.
+            Waveform, [samples], in [-1, 1], on the CPU; as long as the
+            recording.
 
         Raises
         ------
@@ -146,7 +141,7 @@ class VoiceConverter(VQTokenizer):
             target = self.voice(target)
         _check_apart([source], output)
         voice = _for_each(target, 1)
-        _, wav = self._say_again(source, lambda wavs: voice)
+        _, wav = self._resynthesize(source, lambda wavs: voice)
         if output is not None:
             self._write(wav, output)
         return wav
@@ -156,22 +151,22 @@ class VoiceConverter(VQTokenizer):
             if target in self.speakers:
                 with self.autocast():
                     return self.mods.speaker([target]).float()
-            said = unknown_speaker(target, self.speakers)
+            message = unknown_speaker(target, self.speakers)
             if pathlib.Path(target).is_file():
-                said = (
-                    f"{target} is a recording, but this model hears no voice: "
-                    f"it was trained with a table of speakers. {said}"
+                message = (
+                    f"{target} is a recording, but this model takes none: it "
+                    f"was trained with a table of speakers. {message}"
                 )
-            raise ValueError(said)
+            raise ValueError(message)
         if not pathlib.Path(target).exists():
             raise ValueError(
-                f"There is no recording {target}. This model knows no voice "
+                f"There is no recording {target}. This model has no voices "
                 "by a name: give a recording of the one to speak with."
             )
         wavs = read_audio(target, self.sample_rate).unsqueeze(0)
         try:
             return self.speaker_batch(wavs)
-        # It is too short to be heard.
+        # It is too short.
         except ValueError as error:
             raise ValueError(f"{target}: {error}") from error
 
@@ -183,10 +178,10 @@ def convert_files(
     output: str | os.PathLike,
     overwrite: bool = False,
     progress: bool = False,
-) -> Tokenized:
-    """Writes what audio files say, in another voice.
+) -> FileResults:
+    """Convert audio files to another voice.
 
-    A file is taken whole: an hour needs several GB of memory.
+    A file is processed whole: an hour of audio needs several GB of memory.
 
     Arguments
     ---------
@@ -195,41 +190,41 @@ def convert_files(
     converter : VoiceConverter
         The model.
     target : str, path or iterable of them
-        Whose voice, see ``VoiceConverter.voice``.
+        Voice, see ``VoiceConverter.voice``.
     output : path
-        Where the wav files go, under the names of the files; for one file it
-        may be ``NAME.wav``.
+        Output folder; its wav files have the names of the audio files. For a
+        single file also ``NAME.wav``.
     overwrite : bool
-        Whether to do again what is there, as in another voice.
+        Whether to overwrite existing wav files, as of another voice.
     progress : bool
-        Whether to show a bar.
+        Whether to show a progress bar.
 
     Returns
     -------
-    Tokenized
-        How many files are done, and which are bad.
+    FileResults
+        Number of files done, and the reasons for the others.
 
     Raises
     ------
     FileNotFoundError
-        If there are no audio files, or not one that is named.
+        If there are no audio files.
     OSError
         If a file cannot be written, as on a full disk.
     ValueError
-        If there is no such voice, or a file would be written over another.
+        If there is no such voice, or two wav files would have one name.
     """
     target = _listed(target)
     voice = converter.voice(target)
 
-    def convert(path, written):
-        _check_apart(target, written)
-        converter.convert_file(path, voice, written)
+    def convert(path, wav_file):
+        _check_apart(target, wav_file)
+        converter.convert_file(path, voice, wav_file)
 
-    return each_file(places, output, convert, overwrite, progress)
+    return process_files(places, output, convert, overwrite, progress)
 
 
 def _for_each(voices, number):
-    """One voice for all, or each its own."""
+    """Expand one voice to all recordings, or check that each has one."""
     voices = voices.view(1, -1) if voices.dim() == 1 else voices
     if len(voices) not in (1, number):
         raise ValueError(
@@ -244,12 +239,12 @@ def _listed(target):
     return [target] if alone else list(target)
 
 
-def _check_apart(read, output):
-    """Nothing that is read is written over."""
+def _check_apart(recordings, output):
+    """Refuse an output that is one of the recordings."""
     if output is None:
         return
     output = pathlib.Path(output).resolve()
-    for path in map(pathlib.Path, read):
+    for path in map(pathlib.Path, recordings):
         if path.exists() and path.resolve() == output:
             raise ValueError(
                 f"{path} would be written over: name another output."

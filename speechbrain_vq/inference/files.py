@@ -1,165 +1,177 @@
-"""Audio files in blocks, and which files are audio.
+"""Process many audio files: one wav file written for each."""
 
-Authors
- * speechbrain_vq authors 2026
-"""
-
-import math
+import logging
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
-from math import gcd
-from typing import BinaryIO
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-import soundfile
-import torch
-from scipy.signal import resample_poly
+from tqdm import tqdm
 
-from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.dataio.audio import audio_endings, find_audio
 
-from .chunks import Span, in_pieces
+from .tokenizer import VQTokenizer
 
-# Half the length of scipy's filter, in steps of the slower rate.
-_HALF = 10
+logger = logging.getLogger(__name__)
 
 
-def audio_blocks(
-    source: str | os.PathLike | BinaryIO,
-    sample_rate: int,
-    seconds: float = 60.0,
-    name: str | None = None,
-) -> Iterator[torch.Tensor]:
-    """Reads audio piece by piece, as one channel at a given rate.
-
-    The blocks are those of the whole, bit for bit: the file is read on and
-    on, without jumps, and resampled with what lies around a block.
+class FileResults(NamedTuple):
+    """Numbers of files that were processed and that failed.
 
     Arguments
     ---------
-    source : path or file
-        Any format that libsndfile reads.
-    sample_rate : int
-        In Hz; other rates are resampled.
-    seconds : float
-        Length of the blocks, about.
-    name : str, optional
-        What to call it in errors; the path by default.
-
-    Yields
-    ------
-    torch.Tensor
-        Samples, in -1..1, the mean of the channels.
-
-    Raises
-    ------
-    AudioError
-        If the file is missing, not audio, cut short or empty.
+    done : int
+        Number of files with a result, those of an earlier run included.
+    bad : dict
+        Reason for each file without one, by path.
+    existing : int
+        Number of results that existed before and were left as they are.
     """
-    if isinstance(source, str | os.PathLike):
-        source = os.fspath(source)
-        name = name or source
-        if not os.path.exists(source):
-            raise AudioError(f"{name}: there is no such file.")
-    try:
-        with _Forward(source) as file:
-            yield from _resampled(file, sample_rate, seconds, name)
-    except (OSError, RuntimeError) as error:
-        raise AudioError(f"{name}: cannot be read: {error}") from error
+
+    done: int
+    bad: dict[str, str]
+    existing: int = 0
 
 
-class _Forward(soundfile.SoundFile):
-    """Soundfile seeks after each read, to where it is: MP3 then goes on with
-    other last bits, and Opus decodes twice. This one only reads on."""
-
-    def seekable(self):
-        """Not here."""
-        return False
-
-
-def _resampled(file, sample_rate, seconds, name):
-    blocks = _mono(file, seconds, name)
-    if file.samplerate == sample_rate:
-        yield from blocks
-        return
-    common = gcd(file.samplerate, sample_rate)
-    up, down = sample_rate // common, file.samplerate // common
-    reach = math.ceil((_HALF * max(up, down) / up + 1) / down)
-    yield from in_pieces(
-        lambda x: torch.from_numpy(resample_poly(x.numpy(), up, down)),
-        blocks,
-        Span(down, reach, reach),
-        max(1, round(seconds * common)),
-        up,
-    )
-
-
-def _mono(file, seconds, name):
-    size, total = max(1, round(seconds * file.samplerate)), 0
-    while True:
-        samples = file.read(size, dtype="float32", always_2d=True)
-        total += len(samples)
-        if len(samples):
-            yield torch.from_numpy(samples.mean(axis=1))
-        if len(samples) < size:
-            break
-    if total < file.frames:
-        raise AudioError(
-            f"{name}: cut short, {total} of {file.frames} samples are there."
-        )
-    if total == 0:
-        raise AudioError(f"{name}: holds no sound.")
-
-
-def find_audio(
+def reconstruct_files(
     places: Iterable[str | os.PathLike],
-) -> dict[pathlib.Path, pathlib.Path]:
-    """Audio files, and those in folders.
+    tokenizer: VQTokenizer,
+    folder: str | os.PathLike,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> FileResults:
+    """Resynthesize audio files from their tokens, each in its own voice.
+
+    A file is processed whole: an hour of audio needs several GB of memory.
 
     Arguments
     ---------
     places : iterable of path
-        Files, taken as they are, and folders, searched to the ground for
-        names that end like audio; hidden ones are left out.
+        Audio files and folders of them.
+    tokenizer : VQTokenizer
+        The model.
+    folder : path
+        Output folder; its wav files have the names of the audio files.
+    overwrite : bool
+        Whether to overwrite existing wav files.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
-    dict
-        For each file, once and in order, its path within the folder given,
-        or its name.
+    FileResults
+        Number of files done, and the reasons for the others.
 
     Raises
     ------
     FileNotFoundError
-        If there is none.
+        If there are no audio files.
+    OSError
+        If a file cannot be written, as on a full disk.
+    ValueError
+        If two wav files would have one name, or one would overwrite its source.
     """
-    found, places = {}, [pathlib.Path(place) for place in places]
-    for place in places:
-        if place.is_dir():
-            inside = {p: p.relative_to(place) for p in sorted(place.rglob("*"))}
-            found |= {
-                path: part
-                for path, part in inside.items()
-                if path.suffix.lower() in audio_endings() and not _hidden(part)
-            }
-        else:
-            found.setdefault(place, pathlib.Path(place.name))
-    if not found:
-        raise FileNotFoundError(
-            f"There are no audio files in {', '.join(map(str, places))}: "
-            f"none ends in {' '.join(sorted(audio_endings()))}."
+    return process_files(
+        places, folder, tokenizer.reconstruct_file, overwrite, progress
+    )
+
+
+def process_files(
+    places: Iterable[str | os.PathLike],
+    output: str | os.PathLike,
+    write: Callable[[pathlib.Path, pathlib.Path], object],
+    overwrite: bool = False,
+    progress: bool = False,
+) -> FileResults:
+    """Write a wav file for each audio file.
+
+    Arguments
+    ---------
+    places : iterable of path
+        Audio files and folders of them.
+    output : path
+        Output folder; for a single audio file also a file, such as
+        ``NAME.wav``. It may lie in a folder of audio files: earlier outputs
+        are not processed again.
+    write : callable
+        Function of the path of an audio file and that of the wav to write.
+    overwrite : bool
+        Whether to overwrite existing wav files.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    FileResults
+        Number of files done, and the reasons for the others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no audio files.
+    OSError
+        If a file cannot be written, as on a full disk.
+    ValueError
+        If two wav files would have one name, one would overwrite its source,
+        or there are several for one output file.
+    """
+    outputs = _output_paths(find_audio(places), pathlib.Path(output))
+    existing = {path for path in outputs.values() if path.exists()}
+    existing = set() if overwrite else existing
+    if existing:
+        logger.warning(
+            "%d of %d files in %s were there already, and stay as they are: "
+            "to do them anew, overwrite them.",
+            len(existing),
+            len(outputs),
+            output,
         )
-    return found
+    bad = {}
+    for path, target in tqdm(outputs.items(), disable=not progress):
+        if target in existing:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(path, target)
+        except ValueError as error:
+            reason = str(error)
+            named = reason.startswith(str(path))
+            bad[str(path)] = reason if named else f"{path}: {reason}"
+    return FileResults(len(outputs) - len(bad), bad, len(existing))
 
 
-def audio_endings() -> set[str]:
-    """How the names of files end that are taken for audio."""
-    formats = {name.lower() for name in soundfile.available_formats()}
-    return {f".{name}" for name in formats - {"raw"}} | {
-        ".aif",
-        ".oga",
-        ".opus",
-    }
+def _is_file_name(output):
+    """Whether the output is an audio file rather than a folder."""
+    # With formats that cannot be written: writing them gives the error.
+    known = audio_endings() | {".raw", ".m4a", ".mp4"}
+    return output.suffix.lower() in known and not output.is_dir()
 
 
-def _hidden(part):
-    return any(name.startswith(".") for name in part.parts)
+def _is_earlier_output(path, name, output):
+    """Whether a file was found in an output folder within the searched one."""
+    searched = path.parents[len(name.parts) - 1].resolve()
+    output = output.resolve()
+    return searched in output.parents and output in path.resolve().parents
+
+
+def _output_paths(files, output):
+    """The wav file to write for each audio file."""
+    paths, sources = {}, {}
+    single = _is_file_name(output)
+    if single and len(files) > 1:
+        raise ValueError(
+            f"{output} is the name of one file, but there are {len(files)} to "
+            "write: name a folder."
+        )
+    for path, name in files.items():
+        if _is_earlier_output(path, name, output):
+            continue
+        target = output if single else output / name.with_suffix(".wav")
+        other = sources.setdefault(target, path)
+        if other != path or target.resolve() == path.resolve():
+            raise ValueError(
+                f"{path} would be written as {target}, over {other}: take "
+                "them one by one, or name another folder."
+            )
+        paths[path] = target
+    return paths

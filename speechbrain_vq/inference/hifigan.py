@@ -1,8 +1,4 @@
-"""What makes waveforms of features, or of tokens: HiFi-GANs of SpeechBrain.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Vocoders: SpeechBrain's HiFi-GANs on log-mels and on units."""
 
 import math
 import warnings
@@ -20,17 +16,17 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 
 class HifiGAN(nn.Module):
-    """Log-mels to waveforms.
+    """Vocoder from log-mels to waveforms.
 
     Arguments
     ---------
     generator : HifiganGenerator
-        Trained.
+        Trained generator.
     settings : dict
-        Of the log-mels that it hears, as far as they are known, by the names
-        of ``LogMel.settings``; what the generator itself tells is added.
+        Known settings of its log-mels, by the names of ``LogMel.settings``;
+        those that follow from the generator are added.
     source : str
-        Where it comes from, for messages.
+        Folder or Hub name, for messages.
     """
 
     def __init__(
@@ -53,46 +49,57 @@ class HifiGAN(nn.Module):
     def forward(
         self, mels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Log-mels [B, T, M], with relative lengths [B], to waveforms [B,
-        samples]; padding is not heard."""
-        return one_by_one(self._speak, mels, lengths, self.hop_length)
+        """Synthesize waveforms.
 
-    def _speak(self, mels):
+        Arguments
+        ---------
+        mels : torch.Tensor
+            Log-mels, [B, T, M].
+        lengths : torch.Tensor, optional
+            Relative lengths, [B]; by default all of 1.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms, [B, samples], zero at padding.
+        """
+        return one_by_one(self._synthesize, mels, lengths, self.hop_length)
+
+    def _synthesize(self, mels):
         generator, hop = self.generator, self.hop_length
         samples = mels.shape[1] * hop
-        mels = _lengthened(mels.float(), self.shortest)
+        mels = _lengthen(mels.float(), self.shortest)
         with torch.autocast(mels.device.type, enabled=False):
             wavs = generator.inference(mels.transpose(1, 2))[:, 0]
-        # It adds frames before and behind. Its frames are centred where
-        # their samples begin, ours half a hop later.
+        # It adds frames before and after. Its frames are centred where their
+        # samples begin, ours half a hop later.
         begin = max(generator.inference_padding * hop - hop // 2, 0)
         wavs = wavs[:, begin : begin + samples]
         return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuses a tokenizer whose features it was not trained on.
+        """Refuse a tokenizer whose features it was not trained on.
 
         Arguments
         ---------
         tokenizer : VQTokenizer
-            Whose decoder's features it would hear.
+            The tokenizer.
 
         Raises
         ------
         ValueError
-            If they differ; the message names both.
+            If the features differ; the message names both.
         """
-        if hasattr(tokenizer.mods.decoder, "generate"):
+        if tokenizer.decodes_to_samples:
             raise ValueError(
-                f"The decoder of {tokenizer.source} writes waveforms itself, "
-                f"and would never ask {self.source}. Leave the vocoder out."
+                f"The decoder of {tokenizer.source} outputs waveforms itself, "
+                f"and would not use {self.source}. Leave the vocoder out."
             )
         ours = getattr(tokenizer.mods.features, "settings", None)
         if ours is None:
             raise ValueError(
-                f"The features of {tokenizer.source} do not tell what they "
-                f"are, and so whether {self.source} can hear them. Leave the "
-                "vocoder out."
+                f"The features of {tokenizer.source} have no settings to "
+                f"compare with those of {self.source}. Leave the vocoder out."
             )
         wanted = " ".join(
             f"--{'n_mels' if key == 'n_mel_channels' else key}={value:g}"
@@ -106,31 +113,33 @@ class HifiGAN(nn.Module):
             ours,
             "log-mels",
             f"Train one with {wanted} (recipe MiniSpeech/unit-discovery), or "
-            "leave the vocoder out: Griffin-Lim hears any.",
+            "leave the vocoder out: Griffin-Lim takes any.",
         )
-        unsaid = [key for key in ours if key not in self.settings]
-        if unsaid:
+        unknown = [key for key in ours if key not in self.settings]
+        if unknown:
             warnings.warn(
-                f"{self.source} does not say which log-mels it hears: it is "
-                f"taken for {_listed(ours, unsaid)}, as those of {tokenizer.source} "
-                "are. If it is not, the speech will be wrong.",
+                f"{self.source} does not state all settings of its log-mels: "
+                f"{_listed(ours, unknown)} is assumed, as of "
+                f"{tokenizer.source}. If that is not so, the speech will be "
+                "wrong.",
                 stacklevel=2,
             )
 
 
 class UnitVocoder(nn.Module):
-    """Tokens and a speaker to waveforms, as the recipe
-    ``MiniSpeech/unit-vocoder`` trains it: the decoder of the tokenizer is not
-    used.
+    """Vocoder from tokens and a speaker embedding to waveforms.
+
+    The recipe ``MiniSpeech/unit-vocoder`` trains it. The decoder of the
+    tokenizer is not used.
 
     Arguments
     ---------
     generator : UnitHifiganGenerator
-        Trained on one tokenizer's tokens.
+        Generator trained on the tokens of one tokenizer.
     settings : dict
-        What ``unit_settings`` says of that tokenizer.
+        ``unit_settings`` of that tokenizer.
     source : str
-        Where it comes from, for messages.
+        Folder or Hub name, for messages.
     """
 
     def __init__(
@@ -151,10 +160,27 @@ class UnitVocoder(nn.Module):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Tokens [B, T] or [B, T, C], with relative lengths [B], in the voice
-        of a speaker [B, S] or an average one, to waveforms [B, samples];
-        padding is not heard. Raises a ValueError for tokens of another
-        tokenizer."""
+        """Synthesize waveforms.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            Tokens, [B, T] or [B, T, C].
+        lengths : torch.Tensor, optional
+            Relative lengths, [B]; by default all of 1.
+        speaker : torch.Tensor, optional
+            Speaker embeddings, [B, S]; by default that of the average voice.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveforms, [B, samples], zero at padding.
+
+        Raises
+        ------
+        ValueError
+            If there is no such token.
+        """
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
         size = self.settings["codebook_size"]
         books = self.settings["num_codebooks"]
@@ -162,7 +188,7 @@ class UnitVocoder(nn.Module):
         inside = ((tokens >= 0) & (tokens < size)).all()
         if tokens.shape[-1] != books or not inside:
             raise ValueError(
-                f"{self.source} says tokens 0..{size - 1} of {books} "
+                f"{self.source} takes tokens 0..{size - 1} of {books} "
                 "codebooks, and was given others, of the shape "
                 f"{list(tokens.shape)}."
             )
@@ -171,32 +197,34 @@ class UnitVocoder(nn.Module):
             shape = len(ids), self.settings["speaker_dim"]
             speaker = torch.zeros(shape, dtype=torch.float32)
         speaker = speaker.to(ids.device)
-        return one_by_one(self._speak, ids, lengths, self.hop_length, speaker)
+        return one_by_one(
+            self._synthesize, ids, lengths, self.hop_length, speaker
+        )
 
-    def _speak(self, ids, speaker):
+    def _synthesize(self, ids, speaker):
         number = ids.shape[1]
-        ids = _lengthened(ids, self.shortest)
+        ids = _lengthen(ids, self.shortest)
         with torch.autocast(ids.device.type, enabled=False):
             wavs = self.generator.inference(ids, spk=speaker.float())
         return wavs[:, 0, : number * self.hop_length]
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuses a tokenizer that it was not trained with.
+        """Refuse a tokenizer that it was not trained with.
 
         Arguments
         ---------
         tokenizer : VQTokenizer
-            Whose tokens it would say.
+            The tokenizer.
 
         Raises
         ------
         ValueError
-            If it is another; the message names both.
+            If it is another one; the message names both.
         """
         ours = unit_settings(tokenizer)
         _check_same(
             self,
-            {key: self.settings.get(key, "not said") for key in ours},
+            {key: self.settings.get(key, "not stated") for key in ours},
             tokenizer,
             ours,
             "units",
@@ -206,8 +234,8 @@ class UnitVocoder(nn.Module):
 
 
 def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
-    """What a unit vocoder has to know of its tokenizer, the weights among
-    it: the same number is another sound elsewhere."""
+    """Return what identifies a tokenizer to a unit vocoder, its weights
+    included: with others, the same token is another sound."""
     return {
         "tokenizer": tokenizer.fingerprint,
         "sample_rate": tokenizer.sample_rate,
@@ -219,20 +247,20 @@ def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
 
 
 def to_ids(tokens: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """Tokens [..., C] of C codebooks to what SpeechBrain's unit HiFi-GANs
-    take: 0 is padding, and each codebook has its own range."""
+    """Convert tokens [..., C] of C codebooks to the input of SpeechBrain's
+    unit HiFi-GANs: 0 is padding, and each codebook has a range of its own."""
     books = torch.arange(tokens.shape[-1], device=tokens.device)
     return tokens + books * codebook_size + 1
 
 
 def samples_per_frame(generator: HifiganGenerator) -> int:
-    """Samples that a HiFi-GAN makes of a frame."""
+    """Return the number of samples that a HiFi-GAN outputs per frame."""
     return math.prod(layer.conv.stride[0] for layer in generator.ups)
 
 
 def shortest(generator: HifiganGenerator) -> int:
-    """Frames that a HiFi-GAN needs: its convolutions mirror the ends of what
-    they hear, which has to be longer than they reach."""
+    """Return the number of frames that a HiFi-GAN needs: its convolutions
+    mirror the ends of their input, which must be longer than they reach."""
     number, rate, per = _reach(generator.conv_pre) + 1, 1, generator.num_kernels
     for index, layer in enumerate(generator.ups):
         rate *= layer.conv.stride[0]
@@ -242,27 +270,28 @@ def shortest(generator: HifiganGenerator) -> int:
 
 
 def one_by_one(
-    speak: Callable[..., torch.Tensor],
+    synthesize: Callable[..., torch.Tensor],
     frames: torch.Tensor,
     lengths: torch.Tensor | None,
     hop_length: int,
     *others: torch.Tensor,
 ) -> torch.Tensor:
-    """Waveforms of utterances, each made without the padding, which would be
-    mixed into its end.
+    """Synthesize utterances one by one, without the padding, which would be
+    mixed into their ends.
 
     Arguments
     ---------
-    speak : callable
-        From [1, T, ...], and an item of each of the others, to [1, samples].
+    synthesize : callable
+        Function from [1, T, ...], and a row of each of the others, to
+        [1, samples].
     frames : torch.Tensor
         Features or tokens, [B, T, ...].
     lengths : torch.Tensor, optional
-        Relative lengths, [B]; absent: all of it.
+        Relative lengths, [B]; by default all of 1.
     hop_length : int
-        Samples of a frame.
+        Samples per frame.
     *others : torch.Tensor
-        What else there is of an utterance, [B, ...].
+        Further inputs, such as speaker embeddings, [B, ...].
 
     Returns
     -------
@@ -276,13 +305,13 @@ def one_by_one(
         one = slice(index, index + 1)
         wav = torch.zeros(0, device=frames.device)
         if number:
-            wav = speak(frames[one, :number], *(o[one] for o in others))[0]
+            wav = synthesize(frames[one, :number], *(o[one] for o in others))[0]
         wavs.append(nn.functional.pad(wav, (0, longest - len(wav))))
     return torch.stack(wavs)
 
 
 def _reach(part):
-    """Frames to a side that convolutions see, at most."""
+    """Frames to a side that convolutions depend on, at most."""
     return max(
         layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
         for layer in part.modules()
@@ -290,16 +319,15 @@ def _reach(part):
     )
 
 
-def _lengthened(frames, number):
-    """[B, T, ...] to so many frames at least, the last of them again."""
+def _lengthen(frames, number):
+    """Repeat the last frame of [B, T, ...] up to a number of frames."""
     missing = max(number - frames.shape[1], 0)
     last = frames[:, -1:].expand(-1, missing, *frames.shape[2:])
     return torch.cat([frames, last], 1)
 
 
 def _check_same(vocoder, theirs, tokenizer, ours, what, way_out):
-    """Refuses a vocoder that was trained on something else, as far as it says
-    on what."""
+    """Refuse a vocoder that was trained on something else, as far as known."""
     other = [key for key in ours if ours[key] != theirs.get(key, ours[key])]
     if other:
         raise ValueError(

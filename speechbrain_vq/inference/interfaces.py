@@ -7,18 +7,28 @@ Authors
 
 import hashlib
 import itertools
-import json
 import pathlib
+import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig
+from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.load import load_pretrained
-from speechbrain_vq.hub.savedir import MARK
+from speechbrain_vq.hub.errors import in_words
+from speechbrain_vq.hub.folder import commit_of, copy_folder
+from speechbrain_vq.hub.load import load_folder
 from speechbrain_vq.nnet.utils import keep_dtype
+
+PRECISIONS = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
 
 
 class VQPretrained(Pretrained):
@@ -61,7 +71,10 @@ class VQPretrained(Pretrained):
         modules, hparams = modules or {}, hparams or {}
         _check_has(modules, self.MODULES_NEEDED, "modules", type(self))
         _check_has(hparams, self.HPARAMS_NEEDED, "keys", type(self))
-        _check_device(run_opts)
+        run_opts = _complete(run_opts)
+        _check_device(run_opts["device"])
+        # It is used for what it is, whatever the yaml calls so.
+        hparams = {k: v for k, v in hparams.items() if k != "audio_normalizer"}
         super().__init__(modules, hparams, run_opts, freeze_params)
         names = {self.precision, self.eval_precision} - {"fp32"}
         self.compute_dtype = AMPConfig.from_name(
@@ -71,6 +84,8 @@ class VQPretrained(Pretrained):
         if freeze_params:
             self.eval()
         self.source = self.revision = None
+        # Where its files are; whether its yaml describes it.
+        self.location, self.described = None, False
 
     @classmethod
     def from_hparams(
@@ -85,9 +100,14 @@ class VQPretrained(Pretrained):
         run_opts: dict[str, Any] | None = None,
         trust_remote_code: bool = False,
         freeze_params: bool = True,
+        *,
+        subfolder: str | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        overrides: Mapping[str, Any] | None = None,
     ) -> "VQPretrained":
-        """Loads what ``export_pretrained`` wrote, without running code that
-        came with it; see ``speechbrain_vq.hub.load_pretrained``.
+        """Load what ``export_pretrained`` wrote, as data; see
+        ``speechbrain_vq.hub.load_pretrained``.
 
         Arguments
         ---------
@@ -100,11 +120,24 @@ class VQPretrained(Pretrained):
         savedir : path, optional
             A folder to put a copy in.
         run_opts : dict, optional
-            ``device``, ``eval_precision`` and so on.
+            ``device``, ``eval_precision`` and the others of SpeechBrain's
+            ``RunOptions``. The model's yaml sets none of them.
         trust_remote_code : bool
-            Whether the yaml may build what it likes.
+            Whether SpeechBrain's own loader reads the folder, which runs
+            whatever the yaml asks for.
         freeze_params : bool
             Whether the model is only used, and not trained further.
+        subfolder : str, optional
+            Where the model is in the folder or repository.
+        device : str or torch.device, optional
+            The same as ``run_opts={"device": ...}``.
+        dtype : str or torch.dtype, optional
+            Precision to compute in, ``"fp32"``, ``"bf16"``, ``"fp16"`` or the
+            type of PyTorch; the same as ``run_opts={"eval_precision": ...}``.
+            Weights stay in fp32.
+        overrides : mapping, optional
+            Plain values in place of those of the yaml, nested as they are
+            there, such as ``{"token_rate": 25.0}``.
 
         Returns
         -------
@@ -126,12 +159,115 @@ class VQPretrained(Pretrained):
             local_files_only=local_files_only,
             force_download=force_download,
             savedir=savedir,
+            subfolder=subfolder,
             trust_remote_code=trust_remote_code,
         )
-        hparams = load_pretrained(folder, trust_remote_code=trust_remote_code)
+        run_opts = _run_options(run_opts, device, dtype)
+        hparams = load_folder(folder, overrides, trust_remote_code)
         model = cls(hparams["modules"], hparams, run_opts, freeze_params)
-        model.source, model.revision = str(source), _commit(folder)
+        model.source, model.revision = str(source), commit_of(folder)
+        model.location, model.described = folder, not overrides
         return model
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | pathlib.Path, **options: Any
+    ) -> "VQPretrained":
+        """Load a model, by the Hub's usual name of ``from_hparams``.
+
+        Arguments
+        ---------
+        source : path or str
+            A folder, or the id of a model on the Hub.
+        **options
+            See ``from_hparams``.
+
+        Returns
+        -------
+        VQPretrained
+            The model, in evaluation mode.
+        """
+        return cls.from_hparams(source, **options)
+
+    def save_pretrained(self, folder: str | pathlib.Path) -> None:
+        """Write the model, with the weights that it has now.
+
+        The folder loads as the one did that the model is from.
+
+        Arguments
+        ---------
+        folder : path
+            A folder, which is made if there is none. Files of the same names
+            are written over, others stay.
+
+        Raises
+        ------
+        ValueError
+            If the model was not loaded from a folder or the Hub, or was with
+            ``overrides``, so that no yaml describes it.
+        """
+        if not self.described:
+            raise ValueError(
+                "No yaml describes this model, as it was put together in "
+                "Python or loaded with overrides: load it with from_hparams "
+                "and without overrides, or use export_pretrained."
+            )
+        copy_folder(self.location, folder, dict(self.mods.items()))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+        create_pr: bool = False,
+    ) -> str:
+        """Push what ``save_pretrained`` writes to the Hub, in one commit.
+
+        The function ``speechbrain_vq.push_to_hub`` pushes an exported folder
+        with its card and examples.
+
+        Arguments
+        ---------
+        repo_id : str
+            Name of the repository, ``organisation/name``; made if there is
+            none.
+        private : bool, optional
+            Whether a repository that is made is private.
+        token : str or bool, optional
+            As in ``huggingface_hub``.
+        revision : str, optional
+            Branch to commit to.
+        commit_message : str
+            Title of the commit.
+        create_pr : bool
+            Whether to open a pull request.
+
+        Returns
+        -------
+        str
+            Address of the commit or of the pull request.
+
+        Raises
+        ------
+        HubError
+            If the Hub refuses or cannot be reached.
+        """
+        api = HfApi(token=token, library_name="speechbrain_vq")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            with in_words(repo_id, revision):
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                commit = api.upload_folder(
+                    repo_id=repo_id,
+                    folder_path=folder,
+                    revision=revision,
+                    commit_message=commit_message,
+                    create_pr=create_pr,
+                )
+        return commit.pr_url or commit.commit_url
 
     @property
     def fingerprint(self) -> str:
@@ -146,9 +282,7 @@ class VQPretrained(Pretrained):
     @property
     def compute_precision(self) -> str:
         """What it computes in: ``fp32``, ``bf16`` or ``fp16``."""
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(
-            self.compute_dtype, "fp32"
-        )
+        return PRECISIONS.get(self.compute_dtype, "fp32")
 
     def autocast(self) -> torch.autocast:
         """The precision to compute in, whatever it is outside."""
@@ -186,21 +320,48 @@ class VQPretrained(Pretrained):
         return self
 
 
-def _commit(folder):
-    """The commit on the Hub that a folder holds, or None."""
-    mark = pathlib.Path(folder) / MARK
-    if mark.is_file():
-        return json.loads(mark.read_text(encoding="utf-8")).get("commit")
-    folder = pathlib.Path(folder)
-    return folder.name if folder.parent.name == "snapshots" else None
+def _run_options(run_opts, device, dtype):
+    """The run options of a caller who may give two of them by name."""
+    options = dict(run_opts) if isinstance(run_opts, dict) else run_opts
+    if device is None and dtype is None:
+        return options
+    named = {"device": device, "eval_precision": dtype}
+    named = {k: v for k, v in named.items() if v is not None}
+    if isinstance(dtype, torch.dtype):
+        named["eval_precision"] = PRECISIONS.get(dtype)
+    if named.get("eval_precision", "fp32") not in PRECISIONS.values():
+        raise ValueError(
+            f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
+        )
+    if "device" in named:
+        named["device"] = str(device)
+    if not isinstance(options, dict):
+        options = options.as_dict() if options is not None else {}
+    default = RunOptions()
+    twice = [
+        k for k in named if options.get(k) not in (None, named[k], default[k])
+    ]
+    if twice:
+        raise ValueError(
+            f"{twice[0]} is given twice, as {named[twice[0]]!r} and in "
+            f"run_opts as {options[twice[0]]!r}: leave one out."
+        )
+    return {**options, **named}
 
 
-def _check_device(run_opts):
+def _complete(run_opts):
+    """All run options: what the caller leaves out is SpeechBrain's default,
+    not what the model's yaml says."""
+    options = RunOptions().as_dict()
+    if isinstance(run_opts, dict):
+        options.update(run_opts)
+    elif run_opts is not None:
+        options.update(run_opts.as_dict())
+    return RunOptions.from_dictionary(options)
+
+
+def _check_device(device):
     """Before anything is moved there, which would end in a traceback."""
-    known = isinstance(run_opts, dict)
-    device = (
-        run_opts.get("device") if known else getattr(run_opts, "device", None)
-    )
     if device is None:
         return
     try:

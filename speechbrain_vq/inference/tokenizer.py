@@ -1,41 +1,54 @@
-"""Speech to tokens and back with a pretrained quantizer.
+"""Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
-Authors
- * speechbrain_vq authors 2026
-"""
-
+import logging
 import os
 import pathlib
 from collections.abc import Iterable
 from typing import BinaryIO
 
+import numpy as np
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.audio import (
+    as_waveforms,
+    audio_blocks,
+    read_audio,
+)
+from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.hub.folder import (
+    HPARAMS,
+    WEIGHTS,
+    find_file,
+    is_folder_name,
+)
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
-from .chunks import Span, in_pieces, token_span
 from .codec import CodecMixin
-from .files import audio_blocks
 from .hifigan import HifiGAN, UnitVocoder, one_by_one
 from .interfaces import VQPretrained
-from .vocoders import load_vocoder
+from .vocoders import load_vocoder, load_vocoder_folder
+
+logger = logging.getLogger(__name__)
+
+# Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
+_LOUDEST = 100.0
 
 
 class VQTokenizer(CodecMixin, VQPretrained):
-    """A pretrained model that turns speech into tokens and tokens into speech.
+    """Pretrained model that encodes speech to tokens and decodes them.
 
     Its modules are ``features`` (waveforms to features and back), ``encoder``,
-    ``quantizer``, ``speaker`` (an embedding of whose voice it is) and
-    ``decoder``, as in ``recipes/MiniSpeech/unit-discovery``. A decoder with a
-    method ``generate`` (``WaveNetDecoder``) writes the waveforms itself, the
-    same ones each time.
+    ``quantizer``, ``speaker`` (an embedding of the voice) and ``decoder``, as
+    in ``recipes/MiniSpeech/unit-discovery``. A decoder with a method
+    ``generate`` (``WaveNetDecoder``) outputs waveforms, the same ones each
+    time.
 
-    Tokens are [B, T], or [B, T, C] of C codebooks; the methods of DASB and
-    EnCodec (see ``CodecMixin``) always have the last dimension.
+    Tokens are [B, T], or [B, T, C] of C codebooks; those of DASB's interface
+    (``CodecMixin``) and of EnCodec's (``EncodecAdapter``) always have the last
+    dimension.
 
     Arguments
     ---------
@@ -64,8 +77,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
         **kwargs,
     ) -> "VQTokenizer":
-        """As ``VQPretrained.from_hparams``, with a choice of what makes the
-        waveforms.
+        """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
 
         Arguments
         ---------
@@ -74,9 +86,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, HifiGAN or UnitVocoder, optional
-            See ``use_vocoder``; absent: what the model's yaml has under
-            ``vocoder``, a folder within the model's before others, else
-            Griffin-Lim.
+            See ``use_vocoder``; by default the folder beside the model's yaml
+            that this names under ``vocoder``, else Griffin-Lim.
 
         Returns
         -------
@@ -88,31 +99,57 @@ class VQTokenizer(CodecMixin, VQPretrained):
         FileNotFoundError
             If there is no such model, or one of its files is missing.
         ValueError
-            If it cannot be used, or should not be, or the vocoder does not
-            hear what the model says.
+            If the model or the vocoder cannot be used, or the two do not fit.
         """
         model = super().from_hparams(source, *args, **kwargs)
         if not vocoder:
-            vocoder = _within(source, getattr(model.hparams, "vocoder", None))
+            vocoder = model.own_vocoder()
         names = ("token", "cache_dir", "local_files_only", "force_download")
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
         return model
+
+    def own_vocoder(self) -> HifiGAN | UnitVocoder | None:
+        """Load the vocoder that came with the model.
+
+        Returns
+        -------
+        HifiGAN, UnitVocoder or None
+            The vocoder in the folder that the model's yaml names; None where
+            it names none, or one elsewhere.
+        """
+        name = getattr(self.hparams, "vocoder", None)
+        if not name or self.location is None:
+            return None
+        if not is_folder_name(name):
+            logger.warning(
+                "The yaml of %s names the vocoder %r. Another folder or "
+                "repository is yours to choose: give it as vocoder=. Without "
+                "it Griffin-Lim makes the waveforms.",
+                self.source,
+                name,
+            )
+            return None
+        # Of the model's folder, not linked from elsewhere.
+        for file in (HPARAMS, WEIGHTS):
+            find_file(self.location, f"{name}/{file}")
+        folder = self.location / name
+        return load_vocoder_folder(folder, str(folder), checkpoint=False)
 
     def use_vocoder(
         self,
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None,
         **options,
     ) -> None:
-        """Chooses what makes the waveforms.
+        """Choose the vocoder.
 
         Arguments
         ---------
         vocoder : path, str, HifiGAN, UnitVocoder or None
             A folder or a model on the Hub, such as
-            ``speechbrain/tts-hifigan-libritts-16kHz``, or one that is loaded:
-            a HiFi-GAN of SpeechBrain, or one on the tokens themselves, as the
-            recipe ``MiniSpeech/unit-vocoder`` trains it. None: Griffin-Lim.
+            ``speechbrain/tts-hifigan-libritts-16kHz``, or a loaded one: a
+            HiFi-GAN of SpeechBrain, or a unit vocoder of the recipe
+            ``MiniSpeech/unit-vocoder``. None: Griffin-Lim.
         **options
             See ``load_vocoder``.
 
@@ -121,7 +158,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         FileNotFoundError
             If there is no such vocoder.
         ValueError
-            If it hears something else than the model says; the message names
+            If its inputs are not the outputs of the model; the message names
             both.
         """
         if isinstance(vocoder, str | os.PathLike):
@@ -138,80 +175,121 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
     @property
     def sample_rate(self) -> int:
-        """Of the waveforms, in Hz."""
+        """Sampling rate of the waveforms in Hz."""
         return self.hparams.sample_rate
 
     @property
     def token_rate(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.hparams.token_rate
 
     @property
     def codebook_size(self) -> int:
-        """Number of different tokens."""
+        """Number of codewords of a codebook."""
         return self.mods.quantizer.codebook_size
 
     @property
+    def decodes_to_samples(self) -> bool:
+        """Whether the decoder outputs samples; others output features."""
+        return hasattr(self.mods.decoder, "generate")
+
+    @property
     def span(self) -> Span | None:
-        """What a token sees of the waveform; None: maybe all of it."""
+        """Receptive field of a token; None where it may be the whole signal."""
         return token_span(self.mods.features, self.mods.encoder)
 
     @torch.no_grad()
     def encode_batch(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+        self,
+        wavs: torch.Tensor | np.ndarray,
+        wav_lens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Waveforms to tokens; an utterance has the same ones alone and in a
-        padded batch, up to rounding (of three hours of recorded speech, one of
-        563 233 tokens was another in batches of 16).
+        """Encode waveforms to tokens.
+
+        An utterance has the same tokens alone and in a padded batch, up to
+        rounding: of three hours of recorded speech in batches of 16, one of
+        563 233 tokens differed.
 
         Arguments
         ---------
-        wavs : torch.Tensor
-            Waveforms, [B, samples]; what is beyond their lengths is not heard.
+        wavs : torch.Tensor or numpy.ndarray
+            Waveforms, [B, samples], [B, 1, samples] or [samples], in [-1, 1]
+            or 16-bit integers; what is beyond their lengths is ignored.
         wav_lens : torch.Tensor, optional
-            Relative lengths, [B]; absent: all of it.
+            Relative lengths, [B]; by default all of 1.
 
         Returns
         -------
         tuple
             Tokens [B, T] (or [B, T, C] for C codebooks), 0 at padding, and
             their relative lengths [B].
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the waveforms have another shape, type or scale.
         """
-        with self.autocast():
-            features, lengths = self._features(wavs, wav_lens)
-            latents, lengths = self.mods.encoder(features, lengths)
+        latents, lengths = self.latents_batch(wavs, wav_lens)
         tokens = self.mods.quantizer.encode(latents, lengths)
         mask = frame_mask(latents, lengths)
         mask = mask.view(mask.shape + (1,) * (tokens.dim() - 2))
         return tokens * mask, lengths
 
     @torch.no_grad()
-    def decode_batch(
+    def latents_batch(
         self,
-        tokens: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        speaker: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Tokens to waveforms; padding is not heard. The features of an
-        utterance are the same alone and in a batch, up to rounding, of which
-        Griffin-Lim may make other phases.
+        wavs: torch.Tensor | np.ndarray,
+        wav_lens: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode waveforms to latents, before the quantizer.
 
         Arguments
         ---------
-        tokens : torch.Tensor
-            Tokens, [B, T] (or [B, T, C]).
+        wavs, wav_lens
+            As for ``encode_batch``.
+
+        Returns
+        -------
+        tuple
+            Latents [B, T, H] and their relative lengths [B].
+        """
+        with self.autocast():
+            features, lengths = self.mods.features(
+                *self._as_batch(wavs, wav_lens)
+            )
+            return self.mods.encoder(features, lengths)
+
+    @torch.no_grad()
+    def decode_batch(
+        self,
+        tokens: torch.Tensor | np.ndarray,
+        lengths: torch.Tensor | None = None,
+        speaker: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Decode tokens to waveforms.
+
+        The features of an utterance are the same alone and in a padded batch,
+        up to rounding, after which Griffin-Lim may find other phases.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor or numpy.ndarray
+            Tokens of any integer type, [B, T] (or [B, T, C]); of one
+            utterance also [T] (or [T, C]).
         lengths : torch.Tensor, optional
-            Relative lengths, [B]; absent: all of it.
+            Relative lengths, [B]; by default all of 1.
         speaker : torch.Tensor, optional
-            Whose voice, [B, S], as ``speaker_batch`` gives it; absent: the
-            average one.
+            Speaker embeddings, [B, S], as from ``speaker_batch``; by default
+            that of the average voice.
 
         Returns
         -------
         torch.Tensor
-            Waveforms, [B, samples].
+            Waveforms, [B, samples], zero at padding.
         """
-        tokens = tokens.to(self.device)
+        tokens = torch.as_tensor(tokens).to(self.device, torch.int64)
+        if tokens.dim() == (1 if self.is_folded else 2):
+            tokens = tokens.unsqueeze(0)
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, lengths, speaker)
         vectors = self.mods.quantizer.decode(tokens)
@@ -224,26 +302,29 @@ class VQTokenizer(CodecMixin, VQPretrained):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Quantized vectors to waveforms; the rest as in ``decode_batch``.
+        """Decode quantized vectors to waveforms.
 
         Arguments
         ---------
         vectors : torch.Tensor
-            What the quantizer feeds on, [B, T, H].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B].
-        speaker : torch.Tensor, optional
-            Whose voice, [B, S].
+            Input of the decoder, [B, T, H].
+        lengths, speaker : torch.Tensor, optional
+            As for ``decode_batch``.
 
         Returns
         -------
         torch.Tensor
-            Waveforms, [B, samples].
+            Waveforms, [B, samples], zero at padding.
+
+        Raises
+        ------
+        ValueError
+            If the vocoder takes tokens.
         """
         if isinstance(self.vocoder, UnitVocoder):
             raise ValueError(
-                f"{self.vocoder.source} says tokens, not vectors: give them to "
-                "decode_batch, or choose another with use_vocoder(None)."
+                f"{self.vocoder.source} takes tokens, not vectors: give them "
+                "to decode_batch, or choose another with use_vocoder(None)."
             )
         if speaker is None:
             size = self.mods.speaker.output_dim
@@ -251,8 +332,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         if lengths is not None:
             lengths = lengths.to(self.device)
         speaker = speaker.to(self.device)
-        # Decoders make features, but for those that write samples.
-        if hasattr(self.mods.decoder, "generate"):
+        if self.decodes_to_samples:
             return self.mods.decoder.generate(vectors, speaker, lengths)
         with self.autocast():
             vectors = vectors * frame_mask(vectors, lengths).unsqueeze(-1)
@@ -261,64 +341,96 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
     @torch.no_grad()
     def speaker_batch(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+        self,
+        wavs: torch.Tensor | np.ndarray,
+        wav_lens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Whose voice the waveforms [B, samples] have, [B, S]; zeros, which
-        are the average one, if the model knows voices by name only."""
-        features = self._features(wavs, wav_lens)
-        if wav_lens is None:
-            wav_lens = torch.ones(len(wavs), dtype=torch.float32)
-        waveforms = wavs.to(self.device), wav_lens.to(self.device)
+        """Embed the speakers of waveforms.
+
+        Arguments
+        ---------
+        wavs, wav_lens
+            As for ``encode_batch``.
+
+        Returns
+        -------
+        torch.Tensor
+            Speaker embeddings, [B, S]; zeros, the average voice, where the
+            model has a table of its speakers.
+        """
+        waveforms = self._as_batch(wavs, wav_lens)
+        features = self.mods.features(*waveforms)
         with self.autocast():
             return voices(self.mods.speaker, waveforms, features).float()
 
     def tokenize(
         self,
-        audio: torch.Tensor | Iterable[torch.Tensor],
+        audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
         chunk_seconds: float | None = 60.0,
     ) -> torch.Tensor:
-        """Audio of any length to tokens, piece by piece.
+        """Encode audio of any length to tokens, in chunks.
 
-        Pieces overlap by what a token sees, so that the tokens are those of
-        the whole, up to rounding: sums may be taken in another order where
-        the length is another, and a latent half way between two codewords may
-        fall to the other side. (Three hours of recorded speech, on CPU: none
-        of 562 987 tokens, in pieces of 10 s or 60 s.) A model that may see
-        everything, whose ``span`` is None, is given everything at once.
+        Chunks overlap by the receptive field of a token, so that the tokens
+        are those of the whole, up to rounding: a latent half way between two
+        codewords may go to the other one where the length, and with it the
+        order of sums, is another. Of three hours of recorded speech in chunks
+        of 10 s or 60 s, none of 562 987 tokens differed (CPU). A model whose
+        ``span`` is None processes the signal at once.
 
         Arguments
         ---------
-        audio : torch.Tensor or iterable of torch.Tensor
-            Samples, [samples], or blocks of them in order.
+        audio : torch.Tensor, numpy.ndarray or iterable of torch.Tensor
+            One waveform as for ``encode_batch``, or consecutive blocks of it,
+            [samples] each.
         chunk_seconds : float, optional
-            Length of a piece; None: all at once.
+            Length of a chunk; None: the signal at once.
 
         Returns
         -------
         torch.Tensor
             Tokens, [T] (or [T, C]).
         """
-        blocks = [audio] if torch.is_tensor(audio) else audio
-        if self.span is None or chunk_seconds is None:
-            return self._encode_one(torch.cat(list(blocks)))
-        steps = max(1, round(chunk_seconds * self.token_rate))
-        pieces = in_pieces(self._encode_one, blocks, self.span, steps)
-        return torch.cat(list(pieces))
+        return self._in_chunks(self._encode_one, audio, chunk_seconds)
+
+    def latents(
+        self,
+        audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
+        chunk_seconds: float | None = 60.0,
+    ) -> torch.Tensor:
+        """Encode audio of any length to latents, in chunks as ``tokenize``.
+
+        Arguments
+        ---------
+        audio, chunk_seconds
+            As for ``tokenize``.
+
+        Returns
+        -------
+        torch.Tensor
+            Latents, [T, H], in fp32 on the CPU.
+        """
+
+        def encode(wav):
+            return self.latents_batch(wav)[0][0].float().cpu()
+
+        return self._in_chunks(encode, audio, chunk_seconds)
 
     def encode_file(
         self,
         path: str | os.PathLike | BinaryIO,
         chunk_seconds: float | None = 60.0,
     ) -> torch.Tensor:
-        """The tokens of an audio file of any rate, length and number of
-        channels; it is read and encoded piece by piece, see ``tokenize``.
+        """Encode an audio file to tokens.
+
+        The file may have any sampling rate, length and number of channels; it
+        is read and encoded in chunks, see ``tokenize``.
 
         Arguments
         ---------
-        path : path or file
-            The file.
+        path : path or binary file
+            Audio file.
         chunk_seconds : float, optional
-            Length of a piece; None: all at once.
+            Length of a chunk; None: the file at once.
 
         Returns
         -------
@@ -333,49 +445,91 @@ class VQTokenizer(CodecMixin, VQPretrained):
         blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
         return self.tokenize(blocks, chunk_seconds)
 
-    def reconstruct_file(
-        self, path: str | pathlib.Path, output: str | pathlib.Path
+    def decode_file(
+        self,
+        tokens: torch.Tensor | np.ndarray | list,
+        output: str | os.PathLike,
+        speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Writes what the tokens keep of an audio file, in its own voice.
+        """Decode the tokens of one utterance to a wav file.
 
         Arguments
         ---------
-        path : path
-            The file to read.
+        tokens : torch.Tensor, numpy.ndarray or list
+            Tokens, [T] (or [T, C]), as from ``encode_file``.
         output : path
-            The wav file to write.
+            Wav file to write.
+        speaker : torch.Tensor, optional
+            Speaker embedding, [1, S]; by default that of the average voice.
 
         Returns
         -------
         torch.Tensor
-            The tokens, [T] (or [T, C]).
+            Waveform, [samples], in [-1, 1], on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If these are the tokens of several utterances.
+        OSError
+            If the output cannot be written.
+        """
+        wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
+        if len(wavs) != 1:
+            raise ValueError(
+                f"A file holds one utterance, but there are {len(wavs)}: "
+                "decode them one by one."
+            )
+        wav = wavs[0].cpu().clamp(-1, 1)
+        self._write(wav, output)
+        return wav
+
+    def reconstruct_file(
+        self, path: str | os.PathLike, output: str | os.PathLike
+    ) -> torch.Tensor:
+        """Resynthesize an audio file from its tokens, in its own voice.
+
+        Arguments
+        ---------
+        path : path
+            Audio file to read.
+        output : path
+            Wav file to write, as long as the original.
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, [T] (or [T, C]).
 
         Raises
         ------
         OSError
             If the output cannot be written; nothing is left of it.
         """
-        tokens, decoded = self._say_again(path, self.speaker_batch)
-        self._write(decoded, output)
+        tokens, wav = self._resynthesize(path, self.speaker_batch)
+        self._write(wav, output)
         return tokens
 
-    def _say_again(self, path, speaker_of):
-        """The tokens of a file, and what they are in a voice."""
+    def _resynthesize(self, path, embed_speaker):
+        """Tokens of a file, and the waveform decoded from them."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         try:
             tokens, lengths = self.encode_batch(wavs)
-            speaker = speaker_of(wavs)
-        # It is too short to be heard.
+            speaker = embed_speaker(wavs)
+        # It is too short.
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        decoded = self.decode_batch(tokens, lengths, speaker)[0]
-        return tokens[0], decoded.cpu().clamp(-1, 1)
+        wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
+        # Up to a token at the end is not coded.
+        missing = wavs.shape[1] - len(wav)
+        wav = torch.nn.functional.pad(wav, (0, missing))
+        return tokens[0], wav.clamp(-1, 1)
 
     def _write(self, wav, output):
-        """A waveform as a file."""
+        """Write a waveform to a file."""
         output = pathlib.Path(output)
         try:
-            with replacing(output) as partial:
+            with atomic_write(output) as partial:
                 soundfile.write(
                     partial,
                     wav.numpy(),
@@ -387,29 +541,40 @@ class VQTokenizer(CodecMixin, VQPretrained):
                 f"{output} cannot be written: {error} Is there such a folder, "
                 "and room in it?"
             ) from error
-        # Its name ends in what is no format, or in one that does not say how.
+        # The name does not end in a format, or the format needs a subtype.
         except (TypeError, ValueError) as error:
             raise OSError(
                 f"{output} cannot be written: {error}. Name a file that ends "
                 "in .wav."
             ) from error
 
-    def forward(self, wavs, wav_lens=None):
-        """See ``encode_batch``."""
-        return self.encode_batch(wavs, wav_lens)
+    def _in_chunks(self, encode, audio, chunk_seconds):
+        single = isinstance(audio, torch.Tensor | np.ndarray)
+        blocks = map(_as_one, [audio] if single else audio)
+        if self.span is None or chunk_seconds is None:
+            return encode(torch.cat(list(blocks)))
+        steps = max(1, round(chunk_seconds * self.token_rate))
+        return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
 
     def _encode_one(self, wav):
-        return self.encode_batch(wav.unsqueeze(0))[0][0]
+        return self.encode_batch(wav)[0][0]
 
-    def _features(self, wavs, wav_lens):
-        wavs = wavs.to(self.device)
+    def _as_batch(self, wavs, wav_lens):
+        """Waveforms without what is beyond their lengths, and these."""
+        wavs = as_waveforms(wavs).to(self.device)
         if wav_lens is None:
             wav_lens = torch.ones(len(wavs), dtype=torch.float32)
         mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
         wavs = torch.where(mask, wavs, 0.0)
-        return self.mods.features(wavs, wav_lens.to(self.device))
+        if wavs.numel() and wavs.abs().amax() > _LOUDEST:
+            raise ValueError(
+                f"Waveforms are in [-1, 1], got {wavs.abs().amax():.4g}. "
+                "Divide 16-bit integers by 32768."
+            )
+        return wavs, wav_lens.to(self.device)
 
     def _waveforms(self, features, lengths):
+        """Features to waveforms, by the vocoder or Griffin-Lim."""
         extract = self.mods.features
         if self.vocoder is None:
             hop = extract.hop_length
@@ -417,10 +582,12 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return self.vocoder(extract.denormalize(features), lengths)
 
 
-def _within(source, vocoder):
-    """A folder that a model's yaml names, as one of the model's own if there
-    is such a one."""
-    if not vocoder or not isinstance(vocoder, str):
-        return vocoder
-    own = pathlib.Path(source).expanduser() / vocoder
-    return own if own.is_dir() else vocoder
+def _as_one(block):
+    """One waveform [samples]."""
+    wavs = as_waveforms(block)
+    if len(wavs) != 1:
+        raise ValueError(
+            f"One waveform [samples] is wanted, got {len(wavs)}: encode_batch "
+            "takes several."
+        )
+    return wavs[0]

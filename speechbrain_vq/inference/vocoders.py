@@ -1,8 +1,4 @@
-"""HiFi-GANs of anyone's, loaded without running anything of theirs.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Load SpeechBrain's HiFi-GANs from a folder or the Hub, as data."""
 
 import pathlib
 from typing import Any
@@ -13,21 +9,16 @@ from speechbrain.lobes.models.HifiGAN import (
 )
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.folder import (
-    WEIGHTS,
-    find_file,
-    load_checkpoint,
-    load_weights,
-)
-from speechbrain_vq.hub.load import build_hparams
+from speechbrain_vq.hub.folder import WEIGHTS, find_file
+from speechbrain_vq.hub.load import load_named
 
 from .hifigan import HifiGAN, UnitVocoder
 
-# What SpeechBrain's vocoders keep their weights in.
+# Name of the weights of SpeechBrain's vocoders.
 CHECKPOINT = "generator.ckpt"
-# SpeechBrain's own do not say what they hear; their recipes do.
+# The yamls of SpeechBrain's own lack these settings; their recipes have them.
 _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
-# Frames that a vocoder may add before and behind; SpeechBrain's add 5.
+# Most frames that a vocoder may add before and after; SpeechBrain's add 5.
 MOST_PADDING = 100
 PUBLISHED = {
     "speechbrain/tts-hifigan-libritts-16kHz": {"sample_rate": 16000, **_USUAL},
@@ -42,13 +33,13 @@ PUBLISHED = {
 def load_vocoder(
     source: str | pathlib.Path, **options: Any
 ) -> HifiGAN | UnitVocoder:
-    """Loads a HiFi-GAN of SpeechBrain, or one on units, without running code
-    that came with it.
+    """Load a HiFi-GAN of SpeechBrain, on log-mels or on units, without running
+    code that came with it.
 
     Arguments
     ---------
     source : path or str
-        A folder or a model on the Hub, such as
+        Folder, or id of a model on the Hub, such as
         ``speechbrain/tts-hifigan-libritts-16kHz``: a ``hyperparams.yaml`` with
         ``generator``, and ``model.safetensors`` or ``generator.ckpt``.
     **options
@@ -65,31 +56,46 @@ def load_vocoder(
     FileNotFoundError
         If there is no such model, or one of its files is missing.
     ValueError
-        If it is no such vocoder, or should not be loaded.
+        If it is no such vocoder, or is refused.
     """
     folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
-    safe = (folder / WEIGHTS).is_file()
+    return load_vocoder_folder(folder, str(source))
+
+
+def load_vocoder_folder(
+    folder: pathlib.Path, source: str, checkpoint: bool = True
+) -> HifiGAN | UnitVocoder:
+    """Load a HiFi-GAN of a folder; see ``load_vocoder``.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The folder.
+    source : str
+        Where it comes from, for messages.
+    checkpoint : bool
+        Whether the weights may be in ``generator.ckpt``.
+
+    Returns
+    -------
+    HifiGAN or UnitVocoder
+        The vocoder, on the CPU, in evaluation mode.
+    """
+    safe = (folder / WEIGHTS).is_file() or not checkpoint
     weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
-    hparams = build_hparams(folder, weights)
-    modules = hparams.get("modules")
-    modules = modules if isinstance(modules, dict) else {}
-    generator = hparams.get("generator") or modules.get("generator")
+    hparams, generator = load_named(folder, "generator", weights)
     if not isinstance(generator, HifiganGenerator):
         raise ValueError(
             f"'{source}' is no HiFi-GAN of SpeechBrain: the generator of its "
             f"yaml is {type(generator).__name__}."
         )
-    if safe:
-        load_weights({"generator": generator}, weights)
-    else:
-        load_checkpoint(generator, weights, "the yaml beside it")
     generator.remove_weight_norm()
     generator.eval().requires_grad_(False)
     if isinstance(generator, UnitHifiganGenerator):
         return UnitVocoder(generator, hparams, str(source))
-    said = PUBLISHED.get(str(source), hparams)
+    stated = PUBLISHED.get(str(source), hparams)
     names = ("sample_rate", "n_fft", "win_length", "mel_fmin", "mel_fmax")
-    settings = {n: said[n] for n in names if said.get(n) is not None}
+    settings = {n: stated[n] for n in names if stated.get(n) is not None}
     numbers = {**settings, "inference_padding": generator.inference_padding}
     for name, value in numbers.items():
         if not isinstance(value, int | float):

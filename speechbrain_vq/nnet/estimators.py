@@ -1,14 +1,12 @@
-"""Gradient estimators: how gradients pass a quantizer.
-
-They return the codewords in the forward pass and differ in the gradient that
-reaches the encoder.
-"""
+"""Gradient estimators: the codewords in the forward pass, and different
+gradients for the encoder in the backward pass."""
 
 import torch
+from torch import Tensor
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The codewords bit for bit, and the latents' gradient as it comes."""
+    """The codewords bit for bit; the gradient as it comes."""
 
     generate_vmap_rule = True
 
@@ -25,14 +23,8 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-class _Rotation(torch.autograd.Function):
-    """The codewords bit for bit, and the latents' gradient rotated back."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(latents, codewords):
-        return codewords.view_as(codewords)
+class _Rotation(_StraightThrough):
+    """The codewords bit for bit; the gradient rotated back."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -64,9 +56,7 @@ def _rotated_back(gradient, latents, codewords):
     return torch.where(defined, rotated * (target / norm), gradient)
 
 
-def straight_through(
-    latents: torch.Tensor, codewords: torch.Tensor
-) -> torch.Tensor:
+def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply the straight-through estimator (Bengio et al., 2013): the latents
     get the gradient of the codewords unchanged.
 
@@ -80,7 +70,7 @@ def straight_through(
     Returns
     -------
     torch.Tensor
-        The codewords, [..., D].
+        Codewords, [..., D].
 
     Example
     -------
@@ -92,27 +82,14 @@ def straight_through(
     return _StraightThrough.apply(latents, codewords.detach())
 
 
-def rotation_trick(
-    latents: torch.Tensor, codewords: torch.Tensor
-) -> torch.Tensor:
+def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
-    rotated and scaled onto its codeword, and that linear map, held constant,
-    is what the gradient passes.
+    rotated and scaled onto its codeword by a linear map that the gradient
+    passes as a constant.
 
-    Where latent or codeword vanish there is no rotation and the estimator is
-    the straight-through one.
-
-    Arguments
-    ---------
-    latents : torch.Tensor
-        Encoder outputs, [..., D].
-    codewords : torch.Tensor
-        Nearest codewords, [..., D]; no gradient reaches them.
-
-    Returns
-    -------
-    torch.Tensor
-        The codewords, [..., D].
+    Where latent or codeword vanish there is no rotation and the gradient
+    passes straight through. Arguments and output are those of
+    ``straight_through``.
     """
     return _Rotation.apply(latents, codewords.detach())
 

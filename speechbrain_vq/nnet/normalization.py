@@ -4,50 +4,10 @@ import torch
 from torch import nn
 
 from speechbrain_vq.nnet.utils import (
-    differentiable_once,
     in_transform,
     is_recomputed,
     sum_over_ranks,
 )
-
-
-class _Normalize(torch.autograd.Function):
-    """weight * (x - mean) / std + bias, with mean and variance over the rows
-    that count.
-
-    Written out because autograd would keep and walk through each of its steps;
-    the gradient is that of Ioffe and Szegedy, 2015, section 3.
-    """
-
-    @staticmethod
-    def forward(ctx, x, share, mean, variance, eps, weight, bias):
-        count = sum_over_ranks(share.sum())
-        divisor, empty = count.clamp(min=1), count == 0
-        mean = torch.where(empty, mean, sum_over_ranks(share @ x) / divisor)
-        centred = x - mean
-        square = sum_over_ranks(share @ centred.square()) / divisor
-        variance = torch.where(empty, variance, square)
-        scale = torch.rsqrt(variance + eps)
-        ctx.save_for_backward(centred, share, scale, divisor, weight, x)
-        ctx.mark_non_differentiable(mean, variance, count)
-        out = _affine(centred, scale, weight, bias)
-        return out, mean, variance, count
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx, gradient, *_):
-        centred, share, scale, divisor, weight, _ = ctx.saved_tensors
-        to_bias = gradient.sum(0)
-        to_weight = (gradient * centred).sum(0) * scale
-        # All rows depend on the statistics; only those that count are in them.
-        sums = sum_over_ranks(torch.stack((to_bias, to_weight * scale)))
-        slope = scale if weight is None else scale * weight
-        along_one, along_centred = sums * (-slope / divisor)
-        result = torch.addcmul(along_one, centred, along_centred)
-        result.mul_(share.unsqueeze(1)).addcmul_(gradient, slope)
-        if weight is None:
-            to_weight = to_bias = None
-        return result, *[None] * 4, to_weight, to_bias
 
 
 def _affine(centred, scale, weight, bias):
@@ -105,8 +65,8 @@ class MaskedBatchNorm(nn.Module):
         self.momentum = momentum
         ones = torch.ones(num_features, dtype=torch.float32)
         self.weight = nn.Parameter(ones.clone()) if affine else None
-        self.bias = nn.Parameter(0 * ones) if affine else None
-        self.register_buffer("running_mean", 0 * ones)
+        self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
+        self.register_buffer("running_mean", torch.zeros_like(ones))
         self.register_buffer("running_var", ones.clone())
         self._start_counting(0)
 
@@ -172,18 +132,18 @@ class MaskedBatchNorm(nn.Module):
         """Normalize [N, D] by its own statistics and average these."""
         if mask is None:
             mask = torch.ones_like(flat[:, 0])
-        out, *statistics = _Normalize.apply(
-            flat,
-            mask.reshape(-1).to(flat.dtype),
-            self.running_mean,
-            self.running_var,
-            self.eps,
-            self.weight,
-            self.bias,
-        )
+        share = mask.reshape(-1).to(flat.dtype)
+        count = sum_over_ranks(share.sum())
+        share, empty = share / count.clamp(min=1), count == 0
+        mean = sum_over_ranks(share @ flat)
+        mean = torch.where(empty, self.running_mean, mean)
+        centred = flat - mean
+        variance = sum_over_ranks(share @ centred.square())
+        variance = torch.where(empty, self.running_var, variance)
         if not is_recomputed():
-            self._update(*statistics)
-        return out
+            self._update(mean, variance, count)
+        scale = torch.rsqrt(variance + self.eps)
+        return _affine(centred, scale, self.weight, self.bias)
 
     @torch.no_grad()
     def _update(self, mean, variance, count):

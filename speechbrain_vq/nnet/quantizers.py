@@ -750,9 +750,11 @@ class VectorQuantizer(nn.Module):
         return [(n, b) for n, b in self.named_buffers() if n not in saved]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        in_warmup = upgrade_state_dict(state_dict, prefix)
-        if in_warmup is not None:
-            self.bypass = in_warmup
+        _upgrade_state_dict(state_dict, prefix)
+        state_dict.pop(f"{prefix}reservoir._extra_state", None)
+        extra = state_dict.pop(f"{prefix}_extra_state", None)
+        if extra is not None:
+            self.bypass = bool(extra["bypass"])
         if f"{prefix}embedding.weight" in state_dict:
             self._needs_kmeans = False
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -814,43 +816,48 @@ class ResidualVectorQuantizer(VectorQuantizer):
         super().__init__(*sizes, "residual", **options)
 
 
-def upgrade_state_dict(state_dict: dict, prefix: str = "") -> bool | None:
-    """Convert a quantizer's state of version 0.1, in place.
+def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:
+    """Convert a saved state of version 0.1, in place.
 
     Arguments
     ---------
+    model : torch.nn.Module
+        A quantizer, or a model with quantizers anywhere in it.
     state_dict : dict
-        State of a model.
-    prefix : str
-        Prefix of the quantizer's keys, such as ``"quantizer."``.
-
-    Returns
-    -------
-    bool or None
-        Whether the quantizer was in its warm-up, where the state has it.
+        State of the model, or anything else by its keys.
     """
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, VectorQuantizer):
+            _upgrade_state_dict(state_dict, f"{name}." if name else "")
+
+
+def _upgrade_state_dict(state_dict, prefix):
+    """Convert the state of the quantizer with a prefix."""
     old = [k for k in state_dict if k.startswith(f"{prefix}codewords.")]
     for key in old:
         value = state_dict.pop(key)
-        if key.endswith("weight"):
+        if key.endswith("weight"):  # averages belong to training
             state_dict[f"{prefix}embedding.weight"] = value
     variance = f"{prefix}norm.running_var"
-    if old and variance in state_dict:
+    if old and isinstance(state_dict.get(variance), torch.Tensor):
         state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
-    state_dict.pop(f"{prefix}reservoir._extra_state", None)
-    extra = state_dict.pop(f"{prefix}_extra_state", None)
-    return None if extra is None else bool(extra["bypass"])
 
 
 def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
     if torch.compiler.is_compiling() or in_transform():
         return
-    graph, used = weakref.ref(loss.grad_fn), []
-    loss.register_hook(lambda gradient: used.append(True))
+    used = []
+
+    def mark_used(gradient):
+        used.append(True)
+
+    # The graph of the loss holds this hook, and nothing else does.
+    loss.register_hook(mark_used)
+    hook = weakref.ref(mark_used)
 
     def check(gradient):
-        if graph() is None and not used:
+        if hook() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer went nowhere, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "

@@ -1,15 +1,17 @@
 """A uniform sample of a stream of vectors."""
 
 import torch
+from torch import Tensor
+
+from speechbrain_vq.nnet.utils import check_sizes
 
 
 class Reservoir:
     """Uniform random sample, without replacement, of all vectors added since
     the last reset (Algorithm R of Vitter, 1985, a whole batch at a time).
 
-    It belongs to training, so it is no module: it is in no ``state_dict``,
-    follows the device of what is added, stays in fp32, and is out of the way
-    of DDP, which would replace every rank's sample by that of rank 0.
+    No module: it is in no ``state_dict`` and not synchronised by DDP. It
+    follows the device of what is added and stays in fp32.
 
     Arguments
     ---------
@@ -27,11 +29,7 @@ class Reservoir:
     """
 
     def __init__(self, capacity: int, dim: int):
-        if capacity < 1 or dim < 1:
-            raise ValueError(
-                "Reservoir needs a capacity and a dim of at least 1, got "
-                f"capacity={capacity}, dim={dim}."
-            )
+        check_sizes(capacity=capacity, dim=dim)
         self.capacity = capacity
         self.dim = dim
         # No memory before there is something to keep.
@@ -42,18 +40,15 @@ class Reservoir:
         return min(int(self.count), self.capacity)
 
     @torch.no_grad()
-    def add(
-        self, vectors: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> None:
-        """Offer vectors to the sample.
+    def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
+        """Add vectors to the stream.
 
         Arguments
         ---------
         vectors : torch.Tensor
             Vectors, [..., dim].
         mask : torch.Tensor, optional
-            Booleans, [...]; only the vectors marked True are part of the
-            stream.
+            Booleans, [...], True where a vector is part of the stream.
         """
         if vectors.shape[-1] != self.dim:
             raise ValueError(
@@ -63,13 +58,11 @@ class Reservoir:
         vectors = vectors.detach().reshape(-1, self.dim).float()
         self._allocate(vectors.device)
         if mask is None:
-            mask = torch.ones(
-                len(vectors), dtype=torch.bool, device=vectors.device
-            )
+            mask = torch.ones_like(vectors[:, 0], dtype=torch.bool)
         if len(vectors):
             _add(self._rows, self.count, vectors, mask.reshape(-1))
 
-    def contents(self) -> torch.Tensor:
+    def contents(self) -> Tensor:
         """Return a copy of the sample, [min(count, capacity), dim]."""
         return self._rows[: len(self)].clone()
 
@@ -77,29 +70,18 @@ class Reservoir:
         """Empty the sample; the stream starts anew."""
         self.count.zero_()
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return the sample and the length of the stream so far."""
         return {"rows": self.contents(), "count": self.count.clone()}
 
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore what ``state_dict()`` returned.
-
-        Arguments
-        ---------
-        state : dict
-            ``rows`` [min(count, capacity), dim] and ``count``.
-
-        Raises
-        ------
-        ValueError
-            If the saved vectors do not fit this reservoir.
-        """
-        rows = state["rows"]
-        expected = min(int(state["count"]), self.capacity)
-        if rows.shape != (expected, self.dim):
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict()`` returned; raise ValueError where it
+        does not fit."""
+        rows, count = state["rows"], int(state["count"])
+        if rows.shape != (min(count, self.capacity), self.dim):
             raise ValueError(
                 f"A saved reservoir of shape {tuple(rows.shape)} after "
-                f"{int(state['count'])} vectors does not fit one of capacity "
+                f"{count} vectors does not fit one of capacity "
                 f"{self.capacity} and dim {self.dim}."
             )
         self._allocate(rows.device)
@@ -110,12 +92,9 @@ class Reservoir:
         if len(self._rows) == 0:
             # One row more than the capacity: what is not kept is written
             # there, which keeps shapes fixed and so needs no host sync.
-            self._rows = self._rows.new_zeros(
-                self.capacity + 1, self.dim, device=device
-            )
+            self._rows = self._rows.new_zeros(self.capacity + 1, self.dim)
         if self._rows.device != device:
             self._rows = self._rows.to(device)
-        if self.count.device != device:
             self.count = self.count.to(device)
 
 
@@ -123,34 +102,27 @@ class Reservoir:
 @torch.library.custom_op(
     "speechbrain_vq::reservoir_add", mutates_args=("rows", "count")
 )
-def _add(
-    rows: torch.Tensor,
-    count: torch.Tensor,
-    vectors: torch.Tensor,
-    mask: torch.Tensor,
-) -> None:
+def _add(rows: Tensor, count: Tensor, vectors: Tensor, mask: Tensor) -> None:
     """Offer `vectors` [N, D] where `mask` [N] to `rows` [capacity + 1, D]."""
     capacity = len(rows) - 1
     arrival = torch.arange(len(vectors), device=vectors.device)
-    seen = mask.cumsum(0)
-    rank = (seen - 1).clamp(min=0)
-    # The row for the vector of each rank: its own position in the stream while
-    # there is room, then any of ``position + 1``, of which those beyond the
-    # capacity mean that it is not kept.
+    number = mask.cumsum(0)
+    rank = (number - 1).clamp(min=0)
     position = rank + count
     # 2 ** 62 values leave the modulo a bias below 1e-9 for any stream. By
     # rank, so that padding between vectors changes no one's draw.
     draw = torch.randint(2**62, rank.shape, device=rank.device)[rank]
     draw = draw % (position + 1)
-    slot = torch.where(position < capacity, position, draw).clamp(0, capacity)
+    # A draw beyond the capacity means that the vector is not kept.
+    slot = torch.where(position < capacity, position, draw).clamp(max=capacity)
     slot = slot.masked_fill(~mask, capacity)
-    # Where two vectors drew the same slot the later one stays, as it would had
-    # they come one by one.
+    # Of vectors that drew the same slot the last one stays, as if they had
+    # come one by one.
     last = slot.new_full((capacity + 1,), -1)
     last.scatter_reduce_(0, slot, arrival, "amax")
     slot = torch.where(last[slot] == arrival, slot, capacity)
     rows.index_copy_(0, slot, vectors)
-    count += seen[-1]
+    count += number[-1]
 
 
 @_add.register_fake

@@ -1,11 +1,10 @@
 """Argument checks, sums over ranks, and precision: what the modules share."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
@@ -38,8 +37,8 @@ def is_first_rank() -> bool:
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over ranks; as each rank's result depends on each rank's input,
-    the gradient is the sum of theirs."""
+    """A sum over ranks. Each rank's result depends on all ranks' inputs, so
+    the gradient is summed as well."""
 
     @staticmethod
     def forward(ctx, x):
@@ -52,13 +51,13 @@ class _Sum(torch.autograd.Function):
         return _Sum.apply(gradient)
 
 
-def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor over all ranks; gradients are summed the same way."""
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum a tensor over all ranks, and its gradient."""
     return x if world_size() == 1 else _Sum.apply(x)
 
 
 @torch.no_grad()
-def broadcast(tensors: Sequence[torch.Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors by those of rank 0."""
     if world_size() == 1:
         return
@@ -70,85 +69,30 @@ def broadcast(tensors: Sequence[torch.Tensor]) -> None:
         tensor.copy_(sent)
 
 
-class _Refuse(torch.autograd.Function):
-    """The first argument, which refuses to be differentiated."""
-
-    @staticmethod
-    def forward(ctx, value, *others):
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        raise RuntimeError(
-            "A quantizer's norm and loss can be differentiated once: the "
-            "gradient of their gradient, as in a gradient penalty, is not "
-            "implemented. Take norm=None, or a penalty without them."
-        )
-
-
-def differentiable_once(backward: Callable) -> Callable:
-    """Decorate the hand-written backward of an autograd function, so that
-    its result raises RuntimeError where it is differentiated again.
-
-    torch's ``once_differentiable`` raises only where the gradient that comes
-    in depends on something; elsewhere a second derivative would miss a term.
-    """
-
-    @functools.wraps(backward)
-    def wrapped(ctx, *gradients):
-        if not torch.is_grad_enabled() or in_transform():
-            return backward(ctx, *gradients)
-        with torch.no_grad():
-            results = backward(ctx, *gradients)
-        inputs = [t for t in (*ctx.saved_tensors, *gradients) if t is not None]
-        return tuple(
-            result if result is None else _Refuse.apply(result, *inputs)
-            for result in results
-        )
-
-    return wrapped
-
-
-def keep_dtype(
-    fn: Callable[[torch.Tensor], torch.Tensor],
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def keep_dtype(fn: Callable) -> Callable:
     """Reduce a function for ``nn.Module._apply`` to its change of device.
 
-    Arguments
-    ---------
-    fn : callable
-        Maps a tensor to one of another device, precision, or both.
-
-    Returns
-    -------
-    callable
-        Maps a tensor to that device and keeps its precision.
-
-    Example
-    -------
     >>> keep_dtype(torch.Tensor.half)(torch.ones(1)).dtype
     torch.float32
     """
 
     def moved(tensor):
         changed = fn(tensor)
-        if changed.dtype == tensor.dtype:
-            return changed
-        return tensor.to(changed.device)
+        same = changed.dtype == tensor.dtype
+        return changed if same else tensor.to(changed.device)
 
     return moved
 
 
 def is_recomputed() -> bool:
     """Return whether this forward runs within a backward pass, as activation
-    checkpointing runs it: what the first run learned is not learned again."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._current_graph_task_id() != -1
+    checkpointing runs it: nothing is learned a second time then."""
+    compiling = torch.compiler.is_compiling()
+    return not compiling and torch._C._current_graph_task_id() != -1
 
 
 def in_transform() -> bool:
     """Return whether a ``torch.func`` transform such as vmap is active."""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._functorch.peek_interpreter_stack() is not None
+    compiling = torch.compiler.is_compiling()
+    stack = torch._C._functorch.peek_interpreter_stack
+    return not compiling and stack() is not None

@@ -121,18 +121,17 @@ class UsageMonitor:
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
         counts, number = sums["counts"], float(sums["num_vectors"])
         entropies = entropy(counts)
-        some = number > 0
         mean = sums["latent_sum"] / max(number, 1)
         variance = float(sums["latent_sq_sum"] / max(number, 1)) - float(
             mean.square().sum()
         )
         error = float(sums["sq_error"]) / max(number, 1)
-        share = error / variance if variance > 0 else 0.0
+        relative_error = error / variance if variance > 0 else 0.0
         stats = {
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
             "dead_codes": int((counts == 0).sum()),
             "perplexity": float(entropies.exp().mean()),
-            "quantization_error": share,
+            "quantization_error": relative_error,
             "codebook_drift": self._drift(),
             "vq_loss": float(sums["loss"]) / max(number, 1),
         }
@@ -141,7 +140,7 @@ class UsageMonitor:
             stats["bits_per_second"] = self.token_rate * bits
         return {
             "vectors": int(number),
-            **{k: v if some else math.nan for k, v in stats.items()},
+            **{k: v if number else math.nan for k, v in stats.items()},
             "nonfinite_batches": int(sums["nonfinite_batches"]),
         }
 

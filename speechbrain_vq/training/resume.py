@@ -44,9 +44,10 @@ class AtomicCheckpointer(Checkpointer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._warned = False
-        name = "random_state"
-        if name not in self.recoverables:
-            self.add_recoverable(name, RandomState(), optional_load=True)
+        if "random_state" not in self.recoverables:
+            self.add_recoverable(
+                "random_state", RandomState(), optional_load=True
+            )
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
@@ -96,12 +97,12 @@ class AtomicCheckpointer(Checkpointer):
         """As SpeechBrain's, but where ``max_key`` or ``min_key`` is given,
         checkpoints of the warm-up come last: a model that does not quantize
         yet has the lower loss."""
-        found = super().find_checkpoints(
+        checkpoints = super().find_checkpoints(
             importance_key, max_key, min_key, ckpt_predicate
         )
         if max_key or min_key:
-            found = sorted(found, key=lambda c: bool(c.meta.get("vq_warmup")))
-        return found[:max_num_checkpoints]
+            checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
+        return checkpoints[:max_num_checkpoints]
 
     def _between_optimizer_steps(self):
         brain = self.recoverables.get("brain")  # A Brain adds itself so.
@@ -230,14 +231,18 @@ class TrainerState:
 
 
 def loader_generator() -> torch.Generator:
-    """A generator for a DataLoader's ``generator=``, seeded as torch was.
+    """Return a generator for a DataLoader's ``generator=``, seeded as torch.
 
-    Without one, torch draws a base seed from the global generator at each
-    epoch's start but not in its middle, where a resumed run starts; that run
-    would draw other numbers than one never stopped.
-
-    Example
-    -------
-    >>> loader = torch.utils.data.DataLoader([1], generator=loader_generator())
+    Without one, a loader draws a base seed from the global generator at each
+    epoch's start but not in its middle, where a resumed run starts.
     """
     return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+
+
+class ResumableMixin:
+    """Makes the loaders of a Brain draw the same numbers in a resumed run."""
+
+    def make_dataloader(self, dataset, stage, *args, **kwargs):
+        """Make a loader, as a Brain does, with a generator of its own."""
+        kwargs.setdefault("generator", loader_generator())
+        return super().make_dataloader(dataset, stage, *args, **kwargs)

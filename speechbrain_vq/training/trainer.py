@@ -94,10 +94,8 @@ class CodebookTrainer:
         steps_per_epoch: int | None = None,
         total_steps: int | None = None,
     ):
-        for name, value in (
-            ("lr_multiplier", lr_multiplier),
-            ("max_lr", max_lr),
-        ):
+        rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
+        for name, value in rates.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value!r}.")
         if not isinstance(schedule, ReinitSchedule | None):
@@ -129,7 +127,13 @@ class CodebookTrainer:
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._steps_without_gradient = dict.fromkeys(self.quantizers, 0)
         self._warned = set()
-        self._register_hooks()
+        self._handles = []
+        for index, optimizer in enumerate(self.optimizers):
+            after_step = functools.partial(self._after_step, index)
+            self._handles += [
+                optimizer.register_step_pre_hook(self._set_rates),
+                optimizer.register_step_post_hook(after_step),
+            ]
         for name, quantizer in self.quantizers.items():
             quantizer.batches_without_step = 0
             self._act(name, quantizer, 0)
@@ -144,6 +148,16 @@ class CodebookTrainer:
     def in_warmup(self) -> bool:
         """Whether some quantizer does not quantize yet."""
         return any(q.bypass for q in self.quantizers.values())
+
+    def check_warmup_ended(self) -> None:
+        """Warn where a run has ended within the warm-up of its schedule."""
+        if self.in_warmup and self.schedule.ends:
+            logger.warning(
+                "The run ended within the warm-up of reinit_schedule, after %d "
+                "steps: nothing is quantized yet. Train longer, or shorten its "
+                "warmup.",
+                self.steps,
+            )
 
     def close(self) -> None:
         """Remove the hooks; codebooks keep their parameter groups."""
@@ -264,24 +278,14 @@ class CodebookTrainer:
                         return i
         return 0
 
-    def _register_hooks(self) -> None:
-        self._handles = []
-        for index, optimizer in enumerate(self.optimizers):
-            self._handles += [
-                optimizer.register_step_pre_hook(self._set_rates),
-                optimizer.register_step_post_hook(
-                    functools.partial(self._after, index)
-                ),
-            ]
-
     # Hooks -----------------------------------------------------------------
 
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks, before a step."""
         for group in optimizer.param_groups:
             if LEADER in group:
-                lr = optimizer.param_groups[group[LEADER]]["lr"]
-                lr = self.lr_multiplier * lr
+                leader = optimizer.param_groups[group[LEADER]]
+                lr = self.lr_multiplier * leader["lr"]
                 if self.max_lr is not None:
                     lr = min(lr, self.max_lr)
                 if isinstance(group["lr"], torch.Tensor):
@@ -289,7 +293,7 @@ class CodebookTrainer:
                 else:
                     group["lr"] = float(lr)
 
-    def _after(self, index, optimizer, args, kwargs) -> None:
+    def _after_step(self, index, optimizer, args, kwargs) -> None:
         """Count a step, and do what the schedule asks for."""
         # A fused optimizer under GradScaler skips the step by itself.
         found_inf = getattr(optimizer, "found_inf", None)
@@ -397,13 +401,13 @@ def _unwrap(optimizers) -> list[Optimizer]:
         optimizers = optimizers.values()
     elif not isinstance(optimizers, Iterable):
         optimizers = [optimizers]
-    found = {}
+    unwrapped = {}
     for optimizer in optimizers:
         while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
             optimizer = optimizer.optimizer
         if isinstance(optimizer, Optimizer):
-            found[id(optimizer)] = optimizer
-    return list(found.values())
+            unwrapped[id(optimizer)] = optimizer
+    return list(unwrapped.values())
 
 
 def find_group(optimizer: Optimizer, parameter) -> int | None:

@@ -17,7 +17,7 @@ hparams: train.yaml
 seeds: [1, 2, 3]
 variants:
     - vanilla
-    - wide robust: {{arm: robust, codebook_size: 64}}
+    - wide robust: {{preset: robust, codebook_size: 64}}
 columns:
     error: {{title: error, format: .2f}}
     share: {{title: share (%), format: .0f, scale: 100}}

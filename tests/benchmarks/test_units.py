@@ -22,7 +22,7 @@ hparams: train.yaml
 settings: {utterance_norm: true, codebook_size: 16}
 seeds: [1, 2]
 variants:
-    - clusters: {arm: kmeans, utterance_norm: false}
+    - clusters: {preset: kmeans, utterance_norm: false}
     - robust
 evaluated:
     Here: {}
@@ -83,7 +83,7 @@ def pretend(task, variant, seed, pnmi, used, titles=("Here", "There")):
     """Write the files of a finished run and its evaluations."""
     output = task.output(variant, seed)
     output.mkdir(parents=True, exist_ok=True)
-    found = {"steps": 7, "arm": "x", "reconstruction_error": 0.3}
+    found = {"steps": 7, "preset": "x", "reconstruction_error": 0.3}
     (output / "results.json").write_text(json.dumps(found))
     (output / "command.json").write_text(
         json.dumps(task.command(variant, seed))

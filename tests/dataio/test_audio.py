@@ -15,11 +15,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq.dataio.audio import (
     AudioError,
+    check_audio,
+    drop_unreadable,
     random_start,
     read_audio,
-    usable,
 )
-from speechbrain_vq.dataio.check import check_audio
 
 RATE = 16000
 
@@ -95,7 +95,7 @@ def test_a_dataset_goes_on_without_bad_files_and_tells(files, caplog):
     path = files / "m.json"
     path.write_text(json.dumps(manifest))
     with caplog.at_level(logging.WARNING):
-        dataset = usable(DynamicItemDataset.from_json(str(path)))
+        dataset = drop_unreadable(DynamicItemDataset.from_json(str(path)))
     assert sorted(dataset.data) == ["good.wav", "slow.flac"]
     assert len(dataset) == 2
     for name in ("text.wav", "none.wav", "cut.flac"):
@@ -107,7 +107,7 @@ def test_a_dataset_of_bad_files_is_an_error(files):
     path = files / "m.json"
     path.write_text(json.dumps({"a": {"wav": str(files / "none.wav")}}))
     with pytest.raises(ValueError, match="None of the 1 audio files"):
-        usable(DynamicItemDataset.from_json(str(path)))
+        drop_unreadable(DynamicItemDataset.from_json(str(path)))
 
 
 def test_random_pieces_depend_on_name_and_epoch_alone():

@@ -1,8 +1,4 @@
-"""ABX, against brute force, fastabx and what must hold.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""ABX, against brute force, fastabx and what must hold."""
 
 import functools
 import itertools
@@ -10,18 +6,17 @@ import itertools
 import pytest
 import torch
 
-from speechbrain_vq.evaluation.abx import abx, angular, identity
-from speechbrain_vq.evaluation.choice import capped
-from speechbrain_vq.evaluation.dtw import dtw
-from speechbrain_vq.evaluation.fast_abx import fastabx_error
-from speechbrain_vq.evaluation.items import (
-    Item,
-    frames_of,
-    make_items,
-    read_items,
+from speechbrain_vq.dataio.manifests import Item
+from speechbrain_vq.evaluation.abx import (
+    abx_error,
+    angular,
+    identity,
+    make_cells,
 )
+from speechbrain_vq.evaluation.abx_items import subsample
+from speechbrain_vq.evaluation.dtw import dtw
 
-from .made_up import made_up, units_of
+from .synthetic import corpus, synthetic_items, units_of
 
 CONDITIONS = list(itertools.product(("within", "across"), ("within", "any")))
 # What fastabx 0.9.0 (torchdtw 0.4.2) gave for these features, written to files
@@ -37,7 +32,7 @@ FASTABX = {
 
 def error(features, items, *condition, **options):
     options.setdefault("max_x_across", None)
-    return float(abx(features, items, *condition, **options)[0])
+    return float(abx_error(features, items, *condition, **options)[0])
 
 
 def brute_force(features, items, speaker, context, distance):
@@ -78,7 +73,7 @@ def brute_force(features, items, speaker, context, distance):
 
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_it_is_brute_forces(condition):
-    features, items = made_up(noise=1.5)
+    features, items = synthetic_items(noise=1.5)
     # As many as brute force can bear, and not as many in each cell.
     some = [i for i in range(len(items)) if i % 7 in (0, 1, 3)][:40]
     features, items = [features[i] for i in some], [items[i] for i in some]
@@ -93,7 +88,7 @@ def test_it_is_brute_forces(condition):
 
 @pytest.mark.parametrize("of, seed, noise", FASTABX)
 def test_it_is_what_fastabx_gave(of, seed, noise):
-    features, items = made_up(seed, noise)
+    features, items = synthetic_items(seed, noise)
     distance = angular
     if of == "units":
         features, distance = units_of(features), identity
@@ -101,20 +96,55 @@ def test_it_is_what_fastabx_gave(of, seed, noise):
     assert ours == pytest.approx(FASTABX[of, seed, noise], abs=2e-6)
 
 
-def test_it_is_fastabxs_where_that_is_installed():
-    pytest.importorskip("fastabx")
-    features, items = made_up(5)
-    for condition in CONDITIONS:
-        theirs = fastabx_error(features, items, *condition, max_x_across=None)
-        assert error(features, items, *condition) == pytest.approx(
-            theirs, abs=1e-4
-        )
-        units = units_of(features)
-        theirs = fastabx_error(
-            units, items, *condition, "identical", max_x_across=None
-        )
-        assert error(units, items, *condition, identity) == pytest.approx(
-            theirs, abs=1e-4
+def fastabx_error(features, items, speaker, context, distance="angular"):
+    """The error of fastabx."""
+    polars, fastabx = map(pytest.importorskip, ("polars", "fastabx"))
+    accessor = pytest.importorskip("fastabx.accessor").InMemoryAccessor
+    stops = torch.tensor([len(one) for one in features]).cumsum(0).tolist()
+    frames = dict(enumerate(zip([0, *stops], stops, strict=False)))
+    labels = polars.DataFrame(
+        {
+            "phone": [item.phone for item in items],
+            "speaker": [item.speaker for item in items],
+            "place": [f"{item.before} {item.after}" for item in items],
+        }
+    )
+    data = torch.cat(list(features)).float()
+    dataset = fastabx.Dataset(
+        labels, accessor(frames, data, torch.device("cpu"))
+    )
+    same = ["place"] if context == "within" else []
+    across = ["speaker"] if speaker == "across" else None
+    task = fastabx.Task(
+        dataset,
+        on="phone",
+        by=(same if across else [*same, "speaker"]) or None,
+        across=across,
+        subsampler=fastabx.Subsampler(None, None, 0),
+    )
+    score = fastabx.Score(task, distance, progress=False)
+    return score.collapse(levels=[*same, "speaker"])
+
+
+def differing(x, y):
+    """``identity`` of padded items, [I, T, C], [J, S, C] to [I, J, T, S]."""
+    return (x[:, None, :, None] != y[None, :, None]).float().mean(-1)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_it_is_fastabxs_where_that_is_installed(condition):
+    """Of vectors, of codes, and of codes of several codebooks."""
+    features, items = synthetic_items(5)
+    units = units_of(features)
+    books = [torch.cat([one, one // 3], 1) for one in units]
+    for x, ours, theirs in (
+        (features, angular, "angular"),
+        (units, identity, "identical"),
+        (books, identity, differing),
+    ):
+        expected = fastabx_error(x, items, *condition, theirs)
+        assert error(x, items, *condition, ours) == pytest.approx(
+            expected, abs=1e-4
         )
 
 
@@ -122,7 +152,7 @@ def test_it_is_fastabxs_where_that_is_installed():
 def test_what_is_all_the_same_is_at_chance_and_what_is_apart_is_right(
     condition,
 ):
-    features, items = made_up()
+    features, items = synthetic_items()
     same = [torch.ones(4, 3) for _ in items]
     assert error(same, items, *condition) == 0.5
     directions = torch.eye(3)
@@ -134,7 +164,7 @@ def test_what_is_all_the_same_is_at_chance_and_what_is_apart_is_right(
 
 def test_speakers_matter_only_across():
     """Each speaker says phones another way round: right within, wrong across."""
-    _, items = made_up()
+    _, items = synthetic_items()
     turned = [
         torch.eye(3)[(int(i.phone[1]) + int(i.speaker[1])) % 3].expand(4, 3)
         for i in items
@@ -145,7 +175,7 @@ def test_speakers_matter_only_across():
 
 
 def test_rotation_and_loudness_change_nothing():
-    features, items = made_up(noise=1.5)
+    features, items = synthetic_items(noise=1.5)
     turn = torch.linalg.qr(torch.randn(8, 8)).Q
     changed = [3.7 * f @ turn for f in features]
     for condition in CONDITIONS:
@@ -155,7 +185,7 @@ def test_rotation_and_loudness_change_nothing():
 
 
 def test_renaming_codes_changes_nothing_and_codebooks_count_alike():
-    features, items = made_up()
+    features, items = synthetic_items()
     units = units_of(features)
     order = torch.randperm(6)
     base = error(units, items, "across", "any", identity)
@@ -166,13 +196,13 @@ def test_renaming_codes_changes_nothing_and_codebooks_count_alike():
 
 
 def test_a_weight_of_none_is_not_having_it():
-    _, items = made_up()
+    _, items = synthetic_items()
     keep = [k for k, i in enumerate(items) if i.speaker == "s0"][:18]
     items = [items[k] for k in keep]
     features = [torch.randn(4, 5) for _ in items]
     weights = torch.ones(len(items), 2)
     weights[3:6, 1] = 0
-    both = abx(features, items, "within", "any", weights=weights)
+    both = abx_error(features, items, "within", "any", weights=weights)
     rest = [k for k in range(len(items)) if not 3 <= k < 6]
     without = error(
         [features[k] for k in rest], [items[k] for k in rest], "within", "any"
@@ -186,8 +216,8 @@ def test_a_weight_of_none_is_not_having_it():
 def test_nothing_to_compare_is_no_number():
     items = [Item("f", 0, 1, "a", "b", "c", "s")] * 2
     assert error([torch.ones(1, 2)] * 2, items, "within", "any") != 0
-    assert torch.isnan(abx([torch.ones(1, 2)] * 2, items)).all()
-    assert torch.isnan(abx([], [])).all()
+    assert torch.isnan(abx_error([torch.ones(1, 2)] * 2, items)).all()
+    assert torch.isnan(abx_error([], [])).all()
 
 
 def test_angles_are_over_pi():
@@ -197,51 +227,30 @@ def test_angles_are_over_pi():
     assert torch.allclose(angular(x, y), expected, atol=1e-6)
 
 
-def test_frames_are_those_whose_middle_is_in_the_item():
-    def frames(onset, offset, rate):
-        found = frames_of(Item("f", onset, offset, *"abcs"), rate)
-        return list(range(found.start, found.stop))
-
-    assert frames(0.0, 0.1, 50) == [0, 1, 2, 3, 4]
-    assert frames(0.009, 0.051, 50) == [0, 1, 2]
-    assert frames(0.011, 0.049, 50) == [1]
-    # Middles on the edges are in, whatever binary fractions say.
-    assert frames(0.07, 0.29, 50) == list(range(3, 15))
-    assert frames(0.051, 0.055, 50) == []
-
-
-def test_item_files_are_read_or_refused(tmp_path):
-    path = tmp_path / "x.item"
-    path.write_text("#file onset offset #phone\nutt 0.1 0.35 a b c ann\n\n")
-    assert list(read_items(path)) == [
-        Item("utt", 0.1, 0.35, "a", "b", "c", "ann")
-    ]
-    for bad in ("utt 0.1 a b c ann", "utt 0.1 x a b c ann", "utt 0.1 0.2 a"):
-        path.write_text(bad + "\n")
-        with pytest.raises(ValueError, match="x.item, line 1: an item has"):
-            list(read_items(path))
+@pytest.mark.parametrize("speaker", ["within", "across"])
+@pytest.mark.parametrize("context", ["within", "any"])
+def test_cells_are_bounded_and_spread(speaker, context):
+    items, _ = subsample(corpus(1500, speakers=5, phones=5), context)
+    every = make_cells(items, speaker, context)
+    some = make_cells(items, speaker, context, max_pairs=8_000)
+    assert make_cells(items, speaker, context, max_pairs=10**9) == every
+    assert some == make_cells(items, speaker, context, max_pairs=8_000)
+    assert some != make_cells(items, speaker, context, seed=1, max_pairs=8_000)
+    assert len(some.cells) < len(every.cells)
+    assert sum(max(c.pairs, 400) for c in some.cells) <= 8_000
+    assert 0 < some.triples < some.total == every.triples == every.total
+    # No phone and speaker twice, where another is not there once.
+    assert all(cell in every.cells for cell in some.cells)
+    known = {cell[:2] for cell in every.cells}
+    seen = {cell[:2] for cell in some.cells}
+    assert len(seen) == min(len(known), len(some.cells))
 
 
-def test_items_are_made_as_the_recipes_make_them():
-    from speechbrain_vq.recipes.MiniSpeech import manifests
-
-    names = ["SIL", "a", "b", "c", "d", "SIL", "e", "f"]
-    phones = [(i / 10, (i + 1) / 10, n) for i, n in enumerate(names)]
-    made = make_items("utt", phones, "ann", triphones=True)
-    text = manifests._item_file({"utt": {"phones": phones, "spk_id": "ann"}})
-    lines = [line.split() for line in text.splitlines()[1:]]
-    assert lines == [[str(field) for field in item] for item in made]
-    alone = make_items("utt", phones, "ann", triphones=False)
-    assert [i[1:4] for i in alone] == [(0.2, 0.3, "b"), (0.3, 0.4, "c")]
-
-
-def test_caps_bound_groups_and_speakers():
-    _, items = made_up()
-    few = capped(items, "within", 2)
-    assert len(few) == 3 * 2 * 3 * 2 and set(few) <= set(items)
-    assert len(capped(items, "any", 2)) == 3 * 3 * 2
-    assert len({i.speaker for i in capped(items, "any", 2, 1)}) == 1
-    assert capped(few, "within", 2) == few
-    assert capped(items, "within", 2) == few
-    assert capped(items, "within", 2, seed=1) != few
-    assert sorted(capped(items, "any", None)) == sorted(items)
+def test_triples_are_counted_as_they_are():
+    names = [("a", "x")] * 3 + [("b", "x")] * 2 + [("a", "y")] * 4
+    items = [Item("f", 0, 1, p, "l", "r", who) for p, who in names]
+    # X and A are two of three, or of two, and B of the others.
+    within = make_cells(items, "within", "any")
+    assert within.triples == within.total == 3 * 2 * 2 + 2 * 1 * 3
+    # X by y, A and B by x: y says no b.
+    assert make_cells(items, "across", "any").triples == 4 * 3 * 2

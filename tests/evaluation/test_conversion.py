@@ -1,8 +1,6 @@
-"""Converted speech: pairs, tokens that stay, and whose voice it has.
+"""Converted speech: pairs, tokens that stay, and whose voice it has."""
 
-Authors
- * speechbrain_vq authors 2026
-"""
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -14,7 +12,7 @@ from speechbrain_vq.evaluation.conversion import (
     conversion_pairs,
     token_agreement,
 )
-from speechbrain_vq.evaluation.sources import Model, Utterance
+from speechbrain_vq.evaluation.utterances import EvaluatedModel, Utterance
 from speechbrain_vq.lobes.speakers import SpeakerTable
 
 RATE = 100
@@ -54,17 +52,27 @@ def judge(audio, sample_rate, entry):
     }
 
 
+def model_of(convert):
+    """A model that converts so."""
+    return SimpleNamespace(
+        convert=convert,
+        tokens=tokens_of,
+        sample_rate=RATE,
+        beginning=lambda utterance: utterance,
+    )
+
+
 def figures(manifest, convert, pairs=10, audio=None, weights=None):
     chosen = conversion_pairs(manifest, pairs)
     measure = Conversion(
-        convert, tokens_of, RATE, manifest, chosen, {"level": judge}, audio
+        model_of(convert), manifest, chosen, {"level": judge}, audio
     )
     for name, entry in manifest.items():
         wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
         one = Utterance(name, entry, tokens_of(wav), RATE, 0.5, wav=wav)
-        measure.add(one, torch.ones(3).int() if weights is None else weights)
-    assert measure.done == len(chosen)
-    return {k: figure.value for k, figure in measure.figures().items()}
+        measure.update(one, torch.ones(3).int() if weights is None else weights)
+    assert measure.converted == len(chosen)
+    return {k: figure.value for k, figure in measure.compute().items()}
 
 
 def test_pairs_are_of_other_speakers_and_never_twice(manifest):
@@ -111,10 +119,10 @@ def test_a_voice_known_by_name_is_not_heard():
     size = tokenizer.mods.speaker.output_dim
     tokenizer.mods["speaker"] = SpeakerTable(3, size)
     tokenizer.mods.speaker.fill(["ann", "bob"])
-    model = Model(tokenizer)
+    model = EvaluatedModel(tokenizer)
     assert model.speakers == ["ann", "bob"]
     wav = torch.randn(8000, generator=torch.Generator().manual_seed(0))
-    model._flat, tokens = True, model.tokens(wav)
+    tokens = model.tokens(wav)
     one = Utterance("u", {"spk_id": "ann"}, tokens, 50.0, 0.5, wav=wav)
     ann, bob = (model.convert(one, wav, name) for name in ("ann", "bob"))
     assert len(ann) == len(wav) and not torch.allclose(ann, bob, atol=1e-3)
@@ -190,10 +198,10 @@ def test_recordings_can_be_listened_to(manifest, tmp_path):
 def test_a_target_that_cannot_be_read_is_named(manifest):
     pairs = conversion_pairs(manifest, 1)
     broken = manifest | {pairs[0].voice: {"wav": "nowhere.wav"}}
-    measure = Conversion(lambda u, v, s: v, tokens_of, RATE, broken, pairs, {})
+    measure = Conversion(model_of(lambda u, v, s: v), broken, pairs, {})
     name = pairs[0].source
     wav = torch.ones(50)
     one = Utterance(name, broken[name], tokens_of(wav), RATE, 0.5, wav=wav)
-    measure.add(one, torch.ones(1).int())
-    assert measure.done == 0 and measure.figures() == {}
-    assert "nowhere.wav" in str(measure.bad)
+    measure.update(one, torch.ones(1).int())
+    assert measure.converted == 0 and measure.compute() == {}
+    assert "nowhere.wav" in str(measure.errors)

@@ -1,8 +1,4 @@
-"""Dynamic time warping, against a search through all paths.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Dynamic time warping, against a search through all paths."""
 
 import itertools
 

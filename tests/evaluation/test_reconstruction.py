@@ -1,22 +1,14 @@
-"""Reconstruction, against closed forms and pystoi.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Reconstruction, against closed forms and pystoi."""
 
 import math
 
 import pytest
 import torch
 
-from speechbrain_vq.evaluation.f0 import fundamental
 from speechbrain_vq.evaluation.reconstruction import (
     cepstra,
-    log_spectral_distance,
     mel_cepstra,
     mel_cepstral_distortion,
-    pitch_errors,
-    si_snr,
     stoi,
 )
 
@@ -44,15 +36,13 @@ def test_a_spectrum_raised_by_a_wave_has_the_distortion_of_that_wave():
     angles = math.pi * (torch.arange(80) + 0.5) / 80
     flat = torch.randn(6, 80)
     raised = flat + 0.7 * torch.cos(2 * angles)
-    distortion = mel_cepstral_distortion(cepstra(flat, 13), cepstra(raised, 13))
+    distortion = mel_cepstral_distortion(cepstra(flat), cepstra(raised))
     expected = 10 * math.sqrt(2) / math.log(10) * 0.7
     rms = (20 / math.log(10) * (raised - flat)).square().mean().sqrt()
     assert expected == pytest.approx(float(rms), rel=1e-4)
     # Warping may find nearer frames, never farther ones.
     assert 0 < distortion <= expected + 1e-4
-    one = mel_cepstral_distortion(
-        cepstra(flat[:1], 13), cepstra(raised[:1], 13)
-    )
+    one = mel_cepstral_distortion(cepstra(flat[:1]), cepstra(raised[:1]))
     assert one == pytest.approx(expected, rel=1e-4)
 
 
@@ -68,56 +58,6 @@ def test_loudness_is_no_distortion_and_slowness_little():
     assert mel_cepstral_distortion(base, slow) == pytest.approx(0, abs=1e-6)
     other = mel_cepstral_distortion(base, mel_cepstra(pulses(120), RATE))
     assert other > 5
-
-
-def test_ten_times_as_loud_is_twenty_decibels():
-    wav = torch.randn(8000)
-    assert log_spectral_distance(wav, 10 * wav, RATE) == pytest.approx(
-        20, abs=1e-3
-    )
-    assert log_spectral_distance(wav, wav, RATE) == 0
-    assert log_spectral_distance(wav, -wav, RATE) == 0
-
-
-def test_noise_of_a_known_share_has_its_ratio():
-    wav = torch.randn(4000)
-    wav -= wav.mean()
-    noise = torch.randn(4000)
-    noise -= noise.mean()
-    noise -= (noise @ wav) / (wav @ wav) * wav
-    noise *= wav.norm() / noise.norm()
-    for share, expected in ((0.1, 20), (1.0, 0), (10.0, -20)):
-        mixed = 5 * (wav + share * noise) + 3
-        assert si_snr(wav, mixed) == pytest.approx(expected, abs=1e-3)
-    assert si_snr(wav, -wav) > 80
-
-
-@pytest.mark.parametrize("f0", [70, 110, 220, 390])
-def test_a_buzz_has_its_pitch(f0):
-    found = fundamental(pulses(f0), RATE)
-    middle = found[10:50]
-    assert (middle > 0).all()
-    assert middle.tolist() == pytest.approx([f0] * 40, rel=0.01)
-
-
-def test_noise_and_silence_have_no_pitch():
-    assert (fundamental(torch.randn(8000), RATE) > 0).float().mean() < 0.05
-    assert not fundamental(torch.zeros(8000), RATE).any()
-    quiet = torch.cat([pulses(100), 0.01 * pulses(100)])
-    found = fundamental(quiet, RATE)
-    assert found[10:50].all() and not found[75:].any()
-
-
-def test_pitch_errors_count_what_is_voiced_in_both_and_in_one():
-    buzz, other = pulses(100), pulses(110)
-    squares, frames = pitch_errors(buzz, other, RATE)["f0_squared_error"]
-    assert math.sqrt(squares / frames) == pytest.approx(10, rel=0.05)
-    half = torch.cat([other[:4800], torch.zeros(4800)])
-    found = pitch_errors(buzz, half, RATE)
-    wrong, frames = found["voicing"]
-    assert wrong / frames == pytest.approx(0.5, abs=0.06)
-    assert found["f0_squared_error"][1] == pytest.approx(30, abs=4)
-    assert pitch_errors(buzz, buzz, RATE)["voicing"][0] == 0
 
 
 def test_stoi_is_pystois_and_nothing_of_little():

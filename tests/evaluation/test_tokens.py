@@ -1,15 +1,11 @@
-"""Files of tokens and manifests of others: read, or refused before the work.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Files of tokens and manifests of others: read, or refused before the work."""
 
 import json
 
 import pytest
 
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate
-from speechbrain_vq.evaluation.manifest import read_manifest
 from speechbrain_vq.evaluation.tokens import TokenFile, read_tokens
 
 GOOD = {"id": "u", "tokens": [0, 3, 1], "token_rate": 50}
@@ -52,7 +48,7 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     )
     found = evaluate(path, tmp_path / "test.json", replicates=0)
     assert found.settings["utterances"] == 2
-    assert found.figures["phones"]["pnmi"].value == pytest.approx(1)
+    assert found.metrics["phones"]["pnmi"].value == pytest.approx(1)
     assert any("empty: its tokens" in told for told in found.left_out)
 
 
@@ -73,7 +69,7 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         ({"tokens": [True]}, "integers"),
         ({"tokens": 3}, "integers"),
         ({"tokens": None}, "integers"),
-        ({"tokens": [1, 8]}, "8 is none of 8.*above 8"),
+        ({"tokens": [1, 8]}, "8 is not below the codebook size of 8.*above 8"),
         ({"tokens": [[1, 2]]}, "2 codebooks, where those before have 1"),
     ],
 )
@@ -142,7 +138,7 @@ def test_without_speakers_there_is_no_abx(write, tmp_path):
     (tmp_path / "test.json").write_text(json.dumps(entries))
     path = write(GOOD | {"tokens": [0, 1, 0, 1]})
     found = evaluate(path, tmp_path / "test.json", replicates=0)
-    assert "abx" not in found.figures
+    assert "abx" not in found.metrics
     told = "\n".join(found.left_out)
     assert "ABX items of 1 of 1 utterances with phones" in told
     for condition in (
@@ -161,7 +157,7 @@ def test_each_condition_that_is_missing_is_told(write, tmp_path):
     (tmp_path / "test.json").write_text(json.dumps(entries))
     path = write(GOOD | {"tokens": [ord(name) for name in names]})
     found = evaluate(path, tmp_path / "test.json", replicates=0)
-    assert list(found.figures["abx"]) == [
+    assert list(found.metrics["abx"]) == [
         "abx_within_speaker_any_context_units"
     ]
     told = "\n".join(found.left_out)

@@ -1,8 +1,8 @@
-"""Yaml files that a stranger may publish, and what they do to a reader.
+"""Hostile yaml files, and their effect on who loads them.
 
-Tests and the benchmark of the guard share the list. To see what one loader
-does with all of them:
-> python -m tests.hub.attacks guard|stock|quick OUT.json
+Tests and the benchmark of the loader share the list. To see the effect of all
+of them on one loader:
+> python -m tests.hub.attacks data|stock|quick OUT.json
 
 Authors
  * speechbrain_vq authors 2026
@@ -341,13 +341,92 @@ ATTACKS = [
 ]
 
 
+# Aimed at the loader of plain data.
+OURS = [
+    Attack(name, text, "")
+    for name, text in {
+        "alias in itself": "x: &a [1, *a]",
+        "reference to itself": "x: !ref <x>",
+        "reference in a circle": "a: [!ref <x>]\nx: [!ref <a>]",
+        "references that multiply in lists": _chain(
+            "a0: [1, 1]",
+            lambda i, j: f"a{j}: [!ref <a{i}>, !ref <a{i}>, !ref <a{i}>]",
+            30,
+        ),
+        "giant integer": "x: " + "9" * 60000,
+        "giant float": "x: 0." + "9" * 60000,
+        "sexagesimal number": "%YAML 1.1\n---\nx: 1" + ":59" * 20000,
+        "integer that is none": "x: !!int 0x",
+        "binary": "x: !!binary aGVsbG8=",
+        "set": "x: !!set {a, b}",
+        "ordered mapping": "x: !!omap [a: 1]",
+        "long comment": "x: 1 #" + "x" * 10**7,
+        "many words": "x: " + "a b " * 16000 + "\ny: !apply:os.system [CMD]",
+        "folded lines": "x: >\n" + "  a\n" * 16000 + "y: !x 1",
+        "brackets in a line": "x: " + "[" * 1000 + "]" * 1000,
+        "brackets in many lines": "x: " + ("[" * 250 + "\n") * 200,
+        "complex keys": "? {a: 1}\n: 2",
+        "lists as keys": "? [a]\n: 2",
+        "many keys": "\n".join(f"k{i}: 1" for i in range(5000)),
+        "class of a re-export": "x: !new:speechbrain_vq.nnet.search.torch.nn."
+        "Linear [2, 3]",
+        "base class": "x: !new:torch.nn.Module",
+        "module that reads files": "x: !new:speechbrain.lobes.models."
+        "huggingface_transformers.wav2vec2.Wav2Vec2 {source: lab/evil, "
+        "save_path: .}",
+        "model within a model": "x: !new:speechbrain_vq.VQTokenizer",
+        "registering": "x: !new:speechbrain_vq.hub.registry.register_module "
+        "[os.system]",
+        "arguments as text": "x: !new:torch.nn.Linear (2, 3)",
+        "NaN for a size": "x: !new:torch.nn.Dropout [.nan]",
+        "infinite size": "x: !new:torch.nn.Linear [2, .inf]",
+        "huge filter bank": "x: !new:speechbrain_vq.lobes.features.LogMel "
+        "{n_fft: 1000000, n_mels: 100000}",
+        "huge window": "x: !new:speechbrain_vq.lobes.features.LogMel "
+        "{n_fft: 1000000}",
+        "huge context": "x: !new:speechbrain.lobes.features.Fbank "
+        "{context: true, left_frames: 100000, right_frames: 100000}",
+        "many codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "
+        "{input_dim: 1, codebook_size: 1, num_codebooks: 1000000}",
+        "large codebooks": "x: !new:speechbrain_vq.nnet.VectorQuantizer "
+        "{input_dim: 1000000, codebook_size: 1000000}",
+        "huge dilations": "x: !new:speechbrain_vq.lobes.wavenet."
+        "WaveNetDecoder {input_dim: 4, speaker_dim: 4, samples_per_token: "
+        "320, num_layers: 1000000, cycle: 1000000}",
+        "many blocks": "x: !new:speechbrain_vq.lobes.autoencoder.ConvEncoder "
+        "{input_dim: 1, output_dim: 1, channels: 1, num_blocks: 1000000}",
+        "many layers of one module": "x: !new:torch.nn.LSTM [1, 1, 1000000]",
+        "many modules in a list": "x: !new:torch.nn.ModuleList [["
+        + "!new:torch.nn.LSTM [1, 1, 250]\n,    " * 200
+        + "]]",
+        "many residual blocks": "x: !new:speechbrain.lobes.models.HifiGAN."
+        "HifiganGenerator\n    in_channels: 1\n    out_channels: 1\n"
+        "    resblock_type: '1'\n    upsample_initial_channel: 1048576\n"
+        "    resblock_dilation_sizes: ["
+        + "[1, 1, 1],\n     " * 60
+        + "]\n    resblock_kernel_sizes: [\n     "
+        + "3, " * 60
+        + "]\n    upsample_kernel_sizes: [\n     "
+        + "4, " * 20
+        + "]\n    upsample_factors: [\n     "
+        + "2, " * 20
+        + "]",
+    }.items()
+]
+# Beside each of them, so that a yaml without its attack would load.
+MODEL = """
+modules:
+    encoder: !new:torch.nn.Linear [4, 3]
+"""
+
+
 def play_all(loader: str, attacks: list = ATTACKS) -> dict[str, dict]:
-    """Loads each of the attacks in a process of its own.
+    """Load each of the attacks in a process of its own.
 
     Arguments
     ---------
     loader : str
-        "guard"; anything else is stock.
+        "data"; anything else is stock.
     attacks : list
         Attacks.
 
@@ -355,18 +434,24 @@ def play_all(loader: str, attacks: list = ATTACKS) -> dict[str, dict]:
     -------
     dict
         By name: ``did``, in words, and ``megabytes`` and ``seconds`` of the
-        loading.
+        loading, of processor time.
     """
-    # The processes are forks of this one, which has imported all but what
-    # loads.
-    import speechbrain.inference.interfaces  # noqa: F401
-    import speechbrain.lobes.models.CRDNN  # noqa: F401
+    # The processes are forks of this one, which has loaded an honest model
+    # and imported what the attacks name.
+    import speechbrain.inference.interfaces
+    import speechbrain.lobes.features
+    import speechbrain.lobes.models.CRDNN
+    import speechbrain.lobes.models.HifiGAN
     import speechbrain.utils.parameter_transfer  # noqa: F401
-    import torch._meta_registrations  # noqa: F401
+    import torch
 
-    import speechbrain_vq.hub.guard  # noqa: F401
-    import speechbrain_vq.nnet  # noqa: F401
+    import speechbrain_vq.lobes.wavenet  # noqa: F401
+    from speechbrain_vq import bundled
+    from speechbrain_vq.hub import load_pretrained
 
+    # Threads do not survive a fork.
+    torch.set_num_threads(1)
+    load_pretrained(bundled("mini"))
     return {attack.name: _fork(loader, attack) for attack in attacks}
 
 
@@ -376,6 +461,9 @@ def _fork(loader, attack):
         trace, note = folder / "trace", folder / "note.json"
         texts = {"hyperparams.yaml": attack.text, "weights.pt": "pickle"}
         texts["inc.yaml"] = ATTACKS[0].text
+        if loader == "data":
+            texts["hyperparams.yaml"] += MODEL
+            _write_weights(folder / "model.safetensors")
         for name, text in texts.items():
             text = text.replace("CMD", "touch TRACE")
             (folder / name).write_text(text.replace("TRACE", "trace"))
@@ -408,14 +496,14 @@ def _play(loader, folder, note):
     resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, used + 60))
     seen = []
     sys.addaudithook(lambda event, args: _watch(seen, event, args))
-    start = time.perf_counter()
+    start = time.process_time()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     did = _load(loader, folder / "hyperparams.yaml")
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {
         "did": (seen + [did])[0],
         "megabytes": (after - before) / 1024,
-        "seconds": time.perf_counter() - start,
+        "seconds": time.process_time() - start,
     }
     note.write_text(json.dumps(found))
 
@@ -432,11 +520,11 @@ def _watch(seen, event, args):
 def _load(loader, path):
     from hyperpyyaml import load_hyperpyyaml
 
-    from speechbrain_vq.hub.guard import UnsafeHparamsError, load_hparams_safely
+    from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
 
     try:
-        if loader == "guard":
-            hparams = load_hparams_safely(path)
+        if loader == "data":
+            hparams = load_pretrained(path.parent)
         else:
             with open(path, encoding="utf-8") as file:
                 hparams = load_hyperpyyaml(file)
@@ -451,9 +539,19 @@ def _load(loader, path):
         return f"raises {type(error).__name__}: {error}"[:99]
 
 
+def _write_weights(path):
+    import torch
+    from safetensors.torch import save_file
+
+    weights = {"encoder.weight": torch.ones(3, 4)}
+    save_file({**weights, "encoder.bias": torch.ones(3)}, path)
+
+
 if __name__ == "__main__":
     # "quick": stock, without what only takes time and memory.
     chosen = [a for a in ATTACKS if a.stock != TAKES or sys.argv[1] != "quick"]
+    if sys.argv[1] == "data":
+        chosen += OURS
     pathlib.Path(sys.argv[2]).write_text(
         json.dumps(play_all(sys.argv[1], chosen))
     )

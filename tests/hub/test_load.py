@@ -14,8 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from speechbrain_vq.hub import HubError, load_pretrained
-from speechbrain_vq.hub.guard import UnsafeHparamsError
+from speechbrain_vq.hub import (
+    HubError,
+    UnsafeHparamsError,
+    load_pretrained,
+    register_module,
+)
+from speechbrain_vq.hub.registry import BUILDABLE
 from tests.hub.small_model import (
     YAML,
     holds,
@@ -76,7 +81,7 @@ def test_half_precision_weights_load(folder):
         ({"encoder.bias": None}, "'encoder.bias' is missing"),
         ({"encoder.more": torch.ones(1)}, "'encoder.more' is unknown"),
         ({"encoder.bias": torch.ones(4)}, r"shape \[4\], not \[3\]"),
-        ({"encoder.bias": torch.ones(3).int()}, "int32, not torch.float32"),
+        ({"encoder.bias": torch.ones(3).int()}, "integers, not torch.float32"),
         ({"quantizer._extra_state": torch.ones(1)}, "_extra_state' is unknown"),
     ],
 )
@@ -169,7 +174,9 @@ def test_a_pickle_for_weights_is_not_opened(hub, folder, canary, trusted):
             load_pretrained(source, revision=commit, trust_remote_code=trusted)
     path.rename(folder / "model.ckpt")
     hub.put(ID, {"model.safetensors": None, **read_files(folder)})
-    with pytest.raises(HubError, match="can run code and are not read"):
+    with pytest.raises(
+        (HubError, FileNotFoundError), match="can run code and are not read"
+    ):
         load_pretrained(
             ID, revision=hub.repo(ID).head(), trust_remote_code=trusted
         )
@@ -207,11 +214,30 @@ def test_damaged_weights_are_told(folder, content):
         load_pretrained(folder)
 
 
+def test_weights_of_endless_tensors_are_not_read(folder):
+    """Files of nothing but a header, which would have a model of as many
+    tensors built."""
+    empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    for number in (3000, 30000):
+        text = json.dumps({f"t{i}": empty for i in range(number)}).encode()
+        content = struct.pack("<Q", len(text)) + text
+        (folder / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match="over 2048 tensors|a header of"):
+            load_pretrained(folder)
+
+
 def test_a_cut_weights_file_is_told(folder):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="damaged"):
         load_pretrained(folder)
+
+
+def test_trust_is_logged(folder, caplog):
+    load_pretrained(folder)
+    assert not caplog.text
+    load_pretrained(folder, trust_remote_code=True)
+    assert "SpeechBrain's loader reads" in caplog.text
 
 
 def test_a_model_far_larger_than_its_weights_is_not_built(folder):
@@ -221,16 +247,146 @@ def test_a_model_far_larger_than_its_weights_is_not_built(folder):
         load_pretrained(folder)
 
 
-def test_a_layer_that_tries_itself_is_built_however_small(folder):
-    """It asks for 370 MiB and keeps 8."""
-    add_to_yaml(
-        folder,
-        "x: !new:speechbrain.lobes.models.CRDNN.CRDNN\n"
-        "    input_shape: [null, null, 40]\n"
-        "    rnn_layers: 1\n"
-        "    rnn_neurons: 32\n",
-    )
-    assert "x" in load_pretrained(folder)
+@pytest.fixture
+def registered():
+    """Registers a class for the time of a test."""
+    before = dict(BUILDABLE)
+    yield register_module
+    BUILDABLE.clear()
+    BUILDABLE.update(before)
+
+
+class Windowed(torch.nn.Module):
+    """Has tensors that are no weights: a buffer, an attribute, one in a list,
+    a number that was computed, and a parameter in two places."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.linear = torch.nn.Linear(size, size)
+        self.tied = torch.nn.Linear(size, size)
+        self.tied.weight = self.linear.weight
+        window = torch.hann_window(size)
+        self.register_buffer("window", window, persistent=False)
+        self.others = [2 * window]
+        self.scale = 3 * window
+
+
+class Summed(Windowed):
+    """Cannot be built on the meta device."""
+
+    def __init__(self, size):
+        super().__init__(size)
+        self.total = self.window.sum().item()
+
+
+@pytest.mark.parametrize("cls", [Windowed, Summed])
+def test_what_is_no_weight_is_as_the_constructor_made_it(
+    folder, registered, cls
+):
+    name = f"{__name__}.{cls.__name__}"
+    yaml = f"modules:\n  net: !new:{name}\n    size: 6\n"
+    (folder / "hyperparams.yaml").write_text(yaml)
+    torch.manual_seed(0)
+    net = cls(6)
+    state = {f"net.{k}": v.clone() for k, v in net.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(UnsafeHparamsError, match="register_module"):
+        load_pretrained(folder)
+    registered(cls)
+    loaded = load_pretrained(folder)["modules"]["net"]
+    assert holds({"net": loaded}, state)
+    assert loaded.tied.weight is loaded.linear.weight
+    for mine, theirs in (
+        (loaded.window, net.window),
+        (loaded.scale, net.scale),
+        (loaded.others[0], net.others[0]),
+    ):
+        assert torch.equal(mine, theirs)
+    assert vars(loaded).get("total") == vars(net).get("total")
+
+
+def test_names_are_registered_once(registered):
+    with pytest.raises(TypeError, match="torch.nn.Module class"):
+        registered(int)
+    with pytest.raises(ValueError, match="another name"):
+        registered(Windowed, name="torch.nn.Linear")
+    assert registered(name="lab.Net")(Windowed) is Windowed
+    registered(Windowed, name="lab.Net")
+    with pytest.raises(ValueError, match="another name"):
+        registered(Summed, name="lab.Net")
+
+
+def test_loading_consumes_no_random_numbers(folder):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    for trusted in (False, True):
+        torch.manual_seed(1)
+        load_pretrained(folder, trust_remote_code=trusted)
+        assert torch.equal(torch.rand(3), expected)
+
+
+def test_loaded_weights_outlive_their_file(folder):
+    modules = load_pretrained(folder)["modules"]
+    path = folder / "model.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    assert holds(modules, make_weights())
+
+
+def test_a_loaded_codebook_trains(folder):
+    for kind in ("gradient", "ema"):
+        add = f"codebook_size: 8\n        codebook: {kind}"
+        text = YAML.replace("codebook_size: 8", add)
+        (folder / "hyperparams.yaml").write_text(text)
+        quantizer = load_pretrained(folder)["modules"]["quantizer"].train()
+        quantizer(torch.randn(2, 5, 3)).loss.backward()
+        state = quantizer.state_dict().values()
+        assert not any(tensor.is_meta for tensor in state)
+
+
+# ---- arguments
+
+
+def test_overrides_are_plain_values_of_the_yaml(folder):
+    changes = {
+        "sample_rate": 8000,
+        "modules": {"quantizer": {"codebook_size": 8}},
+    }
+    hparams = load_pretrained(folder, overrides=changes)
+    assert hparams["sample_rate"] == 8000
+    assert load_pretrained(
+        folder, overrides=changes, trust_remote_code=True
+    ).get("sample_rate")
+    for wrong, message in (
+        ({"rate": 1}, "no 'rate'"),
+        ({"modules": {"encoder": {"width": 1}}}, "no 'modules.encoder.width'"),
+        ({"sample_rate": os.system}, "plain values"),
+        ({"sample_rate": {"a": 1}}, "no 'sample_rate.a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(folder, overrides=wrong)
+    larger = {"modules": {"quantizer": {"codebook_size": 9}}}
+    with pytest.raises(ValueError, match="does not fit"):
+        load_pretrained(folder, overrides=larger)
+
+
+def test_a_model_in_a_subfolder(hub, folder, tmp_path):
+    (tmp_path / "repo").mkdir()
+    folder.rename(tmp_path / "repo" / "best")
+    where = tmp_path / "repo"
+    files = {f"best/{k}": v for k, v in read_files(where / "best").items()}
+    commit = hub.put(ID, {**files, "other/model.safetensors": b"x"})
+    savedir = {"savedir": tmp_path / "copy"}
+    for source, options in ((where, {}), (ID, {}), (ID, savedir)):
+        found = load_pretrained(source, subfolder="best", **options)
+        assert holds(found["modules"], make_weights())
+    assert not hub.calls(path="other")
+    assert (tmp_path / "copy" / "model.safetensors").is_file()
+    for source in (where, ID):
+        with pytest.raises((FileNotFoundError, HubError), match="worst"):
+            load_pretrained(source, subfolder="worst")
+        with pytest.raises(ValueError, match="subfolder"):
+            load_pretrained(source, subfolder="../best")
+    assert commit
 
 
 @pytest.mark.parametrize("name", ["hyperparams.yaml", "model.safetensors"])
@@ -271,7 +427,9 @@ def test_weights_under_their_old_names_load(folder):
     save_file({**weights, **old}, folder / "model.safetensors")
     quantizer = load_pretrained(folder)["modules"]["quantizer"]
     assert torch.equal(quantizer.codebook, book)
-    assert quantizer.norm.eps == 1e-5
+    # Their epsilon has become a part of the variance.
+    variance = weights["quantizer.norm.running_var"] + 1e-5
+    assert torch.equal(quantizer.norm.running_var, variance)
     # Those of an EMA codebook came with its averages.
     (folder / "hyperparams.yaml").write_text(
         YAML.replace(

@@ -8,7 +8,7 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_vq import VQTokenizer, export_pretrained
-from tests.hub.runs import YAML, write_run
+from tests.publish.runs import YAML, write_run
 
 
 @pytest.fixture

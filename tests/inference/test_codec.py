@@ -1,13 +1,10 @@
-"""The faces of DASB and EnCodec, with one codebook and several.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The interfaces of DASB and EnCodec, with one codebook and several."""
 
 import pytest
 import torch
 
 from speechbrain_vq import ResidualVectorQuantizer, VectorQuantizer
+from speechbrain_vq.inference import EncodecAdapter
 
 RATE = 16000
 QUANTIZERS = {
@@ -33,18 +30,22 @@ def codec(request, build):
 def test_shapes_and_names(codec):
     quantizer = codec.mods.quantizer
     books, size, dim = quantizer.codebook.shape
-    assert codec.num_codebooks == codec.num_heads == books
-    assert codec.vocab_size == codec.num_tokens == size
-    assert codec.emb_dim == dim and codec.sample_rate == RATE
-    assert torch.equal(codec.vocabulary, quantizer.codebook)
+    encodec = EncodecAdapter(codec)
+    assert codec.num_codebooks == encodec.num_heads == books
+    assert codec.vocab_size == encodec.num_tokens == size
+    assert encodec.emb_dim == dim
+    assert codec.sample_rate == encodec.sample_rate == RATE
+    assert torch.equal(encodec.vocabulary, quantizer.codebook)
     wavs, lengths = torch.randn(2, RATE), torch.tensor([1.0, 0.5])
-    tokens, vectors = codec.encode(wavs, lengths)
+    tokens, vectors = encodec.encode(wavs, lengths)
     assert tokens.shape == (2, 50, books)
     assert vectors.shape == (2, 50, books, dim)
+    assert torch.equal(encodec.embeddings(tokens), vectors)
+    assert torch.equal(encodec(wavs, lengths)[0], tokens)
     assert torch.equal(tokens, codec.sig_to_tokens(wavs, lengths))
     plain, _ = codec.encode_batch(wavs, lengths)
     assert torch.equal(tokens.reshape(plain.shape), plain)
-    assert codec.decode(tokens, lengths).shape == (2, 1, RATE)
+    assert encodec.decode(tokens, lengths).shape == (2, 1, RATE)
     assert codec.tokens_to_sig(tokens).shape == (2, RATE)
     assert torch.equal(codec.tokens_to_sig(tokens), codec.decode_batch(plain))
 
@@ -67,12 +68,15 @@ def test_embeddings_are_what_the_quantizer_codes(codec):
 def test_the_table_has_a_block_for_each_codebook(codec):
     books, size = codec.num_codebooks, codec.vocab_size
     table = codec.get_pretrained_embeddings()
-    assert table.shape == (books * size, codec.emb_dim)
+    assert table.shape == (
+        books * size,
+        codec.mods.quantizer.codebook.shape[-1],
+    )
     tokens = codec.sig_to_tokens(torch.randn(1, RATE))
     rows = table[tokens + size * torch.arange(books)]
     assert torch.equal(rows, codec.embeddings(tokens))
     few = codec.get_pretrained_embeddings(vocab_size=4, num_codebooks=1)
-    assert torch.equal(few, codec.vocabulary[0, :4])
+    assert torch.equal(few, codec.mods.quantizer.codebook[0, :4])
     with pytest.raises(ValueError, match="vocab_size=33"):
         codec.get_pretrained_embeddings(33)
 
@@ -104,6 +108,36 @@ def test_the_first_codebooks_of_a_residual_quantizer_sound(build):
 
 def test_the_table_is_a_copy(build):
     codec = build()
-    before = codec.vocabulary.clone()
+    before = codec.mods.quantizer.codebook.clone()
     codec.get_pretrained_embeddings().zero_()
-    assert torch.equal(codec.vocabulary, before)
+    assert torch.equal(codec.mods.quantizer.codebook, before)
+
+
+def silence_token(model, **options):
+    """Find the token of silence, and its codeword, as DASB does."""
+    audio, length = torch.zeros(1, 100_000), torch.ones(1)
+    tokens = model(audio, length, **options)[0].squeeze(0).mode(0).values
+    return tokens, model.embeddings(tokens[None, None]).squeeze()
+
+
+def test_the_token_of_silence(codec):
+    tokens, codewords = silence_token(codec)
+    silence = codec.sig_to_tokens(torch.zeros(1, 100_000))[0]
+    assert tokens.shape == (codec.num_codebooks,)
+    for book, token in enumerate(tokens):
+        assert (silence[:, book] == token).float().mean() > 0.9
+        codeword = codec.mods.quantizer.codebook[book, token]
+        assert torch.equal(
+            codewords.view(-1, codeword.shape[0])[book], codeword
+        )
+    first, _ = silence_token(codec, num_codebooks=1)
+    assert torch.equal(first, tokens[:1])
+
+
+def test_what_moved_to_the_adapter_is_told(build):
+    codec = build()
+    for name in ("encode", "decode", "num_heads", "vocabulary"):
+        with pytest.raises(AttributeError, match=r"EncodecAdapter\(tokenizer"):
+            getattr(codec, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        codec.nothing  # noqa: B018

@@ -16,11 +16,10 @@ from click.testing import CliRunner
 import speechbrain_vq
 from speechbrain_vq import VoiceConverter, VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.check import AudioError
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.inference import convert_files
-from tests.hub.runs import USED, YAML, write_run
 from tests.lobes.encoders import ECAPA
+from tests.publish.runs import USED, YAML, write_run
 
 HEARING = """    speaker: !new:speechbrain_vq.lobes.autoencoder.SpeakerEncoder
         input_dim: 20
@@ -126,7 +125,10 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
             voice = modules["speaker"](*heard)
     assert torch.allclose(converter.voice(one), voice, atol=1e-6)
     wanted = converter.decode_batch(tokens.unsqueeze(0), None, voice)[0]
-    assert torch.allclose(outputs[0], wanted.clamp(-1, 1), atol=1e-3)
+    # As long as the source, of which the last part of a token is not coded.
+    assert len(outputs[0]) == 9000 and not outputs[0][len(wanted) :].any()
+    output = outputs[0][: len(wanted)]
+    assert torch.allclose(output, wanted.clamp(-1, 1), atol=1e-3)
     batch = converter.convert_batch(wavs, None, one)
     assert torch.allclose(batch[0], wanted, atol=1e-5)
 
@@ -272,7 +274,7 @@ def test_what_was_converted_is_not_converted_again(load, folder):
     for again in (False, True):
         done = convert_files([folder], converter, "s5", output)
         assert done.done == 3 and len(done.bad) == 1
-        assert done.there == (3 if again else 0)
+        assert done.existing == (3 if again else 0)
         found = [p for p in output.rglob("*") if p.is_file()]
         assert {p.relative_to(output).as_posix() for p in found} == {
             *("a.wav", "b.wav", "c.wav")
@@ -287,7 +289,7 @@ def test_any_tokenizer_may_load_them(models, folder, tmp_path):
         tokenizer = VQTokenizer.from_hparams(model)
         output = tmp_path / f"{name}.wav"
         tokenizer.reconstruct_file(folder / "a.wav", output)
-        assert soundfile.info(output).frames == pytest.approx(9000, abs=320)
+        assert soundfile.info(output).frames == 9000
 
 
 def test_the_card_and_what_the_hub_is_told(models):

@@ -104,3 +104,108 @@ def test_a_failed_reconstruction_leaves_no_file(tokenizer, tmp_path):
     with pytest.raises(ValueError, match="no.wav: there is no such file"):
         tokenizer.reconstruct_file(tmp_path / "no.wav", tmp_path / "b.wav")
     assert not list(tmp_path.glob("*.wav*"))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 3.7, 60.0])
+def test_tokens_of_pieces_are_those_of_the_whole(tokenizer, seconds):
+    wav = torch.randn(10 * RATE + 123)
+    whole = tokenizer.encode_batch(wav[None])[0][0]
+    assert len(whole.unique()) > 5
+    assert torch.equal(tokenizer.tokenize(wav, seconds), whole)
+    blocks = wav.split(1234)
+    assert torch.equal(tokenizer.tokenize(blocks, seconds), whole)
+
+
+def test_no_piece_is_longer_than_asked_for(tokenizer):
+    longest = 0
+
+    def watch(module, inputs):
+        nonlocal longest
+        longest = max(longest, inputs[0].shape[1])
+
+    tokenizer.mods.features.register_forward_pre_hook(watch)
+    tokenizer.tokenize(torch.randn(20 * RATE), 1.0)
+    # The last one has what is left, less than one more.
+    assert longest < 2 * RATE + 8 * 320
+
+
+def test_a_model_that_sees_everything_is_given_everything(tokenizer):
+    class Attentive(torch.nn.Module):
+        def __init__(self, encoder):
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, features, lengths):
+            latents, lengths = self.encoder(features, lengths)
+            return latents - latents.mean(1, keepdim=True), lengths
+
+    tokenizer.mods["encoder"] = Attentive(tokenizer.mods["encoder"])
+    assert tokenizer.span is None
+    wav = torch.randn(3 * RATE)
+    whole = tokenizer.encode_batch(wav[None])[0][0]
+    assert torch.equal(tokenizer.tokenize(wav.split(777), 1.0), whole)
+
+
+def test_a_signal_shorter_than_a_frame_is_told(tokenizer):
+    with pytest.raises(ValueError, match="shorter than one frame"):
+        tokenizer.tokenize(torch.randn(100))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_waveforms_of_any_shape_and_scale(tokenizer, seed):
+    torch.manual_seed(seed)
+    wavs = (torch.randn(1, RATE) / 8).clamp(-1, 1)
+    wavs = (wavs * 2**15).round() / 2**15
+    tokens, _ = tokenizer.encode_batch(wavs)
+    integers = (wavs * 2**15).to(torch.int16)
+    for other in (wavs[0], wavs[:, None], wavs.numpy(), integers):
+        assert torch.equal(tokenizer.encode_batch(other)[0], tokens)
+        assert torch.equal(tokenizer.tokenize(other), tokens[0])
+        assert torch.equal(tokenizer.sig_to_tokens(other)[..., 0], tokens)
+        speaker = tokenizer.speaker_batch(other)
+        assert torch.equal(speaker, tokenizer.speaker_batch(wavs))
+    with pytest.raises(ValueError, match=r"Waveforms are \[B, samples\]"):
+        tokenizer.encode_batch(wavs[..., None])
+    with pytest.raises(ValueError, match="Divide 16-bit integers by 32768"):
+        tokenizer.encode_batch(integers.float())
+    with pytest.raises(ValueError, match="One waveform"):
+        tokenizer.tokenize(wavs.expand(2, -1))
+
+
+def test_latents_are_those_that_are_quantized(tokenizer):
+    wav = torch.randn(3 * RATE)
+    latents, lengths = tokenizer.latents_batch(wav)
+    tokens = tokenizer.mods.quantizer.encode(latents, lengths)
+    assert torch.equal(tokens, tokenizer.encode_batch(wav)[0])
+    pieces = tokenizer.latents(wav.split(777), 1.0)
+    torch.testing.assert_close(pieces, latents[0], rtol=0, atol=1e-5)
+
+
+def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
+    tokens = torch.randint(32, (20,))
+    wavs = tokenizer.decode_batch(tokens[None]).clamp(-1, 1)
+    output = tmp_path / "a.wav"
+    for given in (
+        tokens,
+        tokens[None],
+        tokens.tolist(),
+        tokens.numpy().astype(np.uint16),
+    ):
+        wav = tokenizer.decode_file(given, output)
+        assert torch.equal(wav, wavs[0])
+        samples, rate = soundfile.read(output, dtype="float32")
+        assert rate == RATE
+        np.testing.assert_allclose(samples, wav.numpy(), atol=1e-4)
+    voice = torch.ones(1, 4)
+    other = tokenizer.decode_file(tokens, output, voice)
+    assert not torch.equal(other, wavs[0])
+    with pytest.raises(ValueError, match="there are 2: decode them one by"):
+        tokenizer.decode_file(tokens.view(2, 10), output)
+
+
+def test_a_reconstruction_is_as_long_as_the_original(tokenizer, tmp_path):
+    for samples in (16123, 16000, 15999):
+        wav = np.random.default_rng(0).normal(size=samples) / 10
+        soundfile.write(tmp_path / "a.wav", wav, RATE)
+        tokenizer.reconstruct_file(tmp_path / "a.wav", tmp_path / "b.wav")
+        assert soundfile.info(tmp_path / "b.wav").frames == samples

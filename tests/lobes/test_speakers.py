@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from importlib import import_module
 
 import pytest
 import torch
@@ -16,12 +17,11 @@ from speechbrain_vq.lobes.speakers import (
     SpeakerTable,
     voices,
 )
-from speechbrain_vq.recipes.common.voice_conversion import (
-    ConversionBrain,
-    find_encoder,
-    load_encoder,
-)
 from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
+
+recipe = import_module("speechbrain_vq.recipes.VCTK.voice-conversion.train")
+ConversionBrain = recipe.ConversionBrain
+find_encoder, load_encoder = recipe.find_encoder, recipe.load_encoder
 
 KINDS = {"ecapa": ECAPA, "xvector": XVECTOR}
 
@@ -196,14 +196,15 @@ def test_mismatched_encoders_are_rejected(tmp_path):
         build_speaker(yaml)
 
 
-def test_the_guard_builds_them(tmp_path):
-    from speechbrain_vq.hub import load_hparams_safely
+def test_model_folders_may_build_them(tmp_path):
+    from speechbrain_vq.hub.plain import ModelYaml
 
     recipe = pathlib.Path("recipes/VCTK/voice-conversion/hparams")
     recipe = pathlib.Path(__file__).parents[2] / recipe
     assert "ECAPA_TDNN" in (recipe / "ecapa.yaml").read_text()
     for yaml in KINDS.values():
-        mine = load_hparams_safely(yaml)["speaker"]
+        (tmp_path / "model.yaml").write_text(yaml)
+        mine = ModelYaml(tmp_path / "model.yaml").build("cpu")["speaker"]
         assert isinstance(mine, PretrainedSpeaker)
         assert (
             mine.state_dict().keys() == build_speaker(yaml).state_dict().keys()
@@ -221,7 +222,7 @@ def test_resumed_runs_keep_their_speakers(tmp_path):
         )
         data = {name: {"spk_id": name} for name in names}
         data = DynamicItemDataset(data)
-        brain.meet({"train": data, "test": data})
+        brain.set_up({"train": data, "test": data})
         brain.fit(range(0), data, progressbar=False)
         return brain, table
 
@@ -261,7 +262,7 @@ def meet(tmp_path, speaker, items):
     data = {n: DynamicItemDataset(dict(items)) for n in ("train", "test")}
     for dataset in data.values():
         dataset.set_output_keys(brain.items)
-    brain.meet(data)
+    brain.set_up(data)
     return data["train"]
 
 

@@ -14,7 +14,7 @@ from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.inference.vocoders import HifiGAN
 from speechbrain_vq.lobes.wavenet import LEVELS, SILENCE, WaveNetDecoder
 from speechbrain_vq.lobes.wavenet_steps import Steps, generate
-from tests.hub.runs import YAML, write_run
+from tests.publish.runs import YAML, write_run
 
 RATE, HOP = 16000, 20
 DECODER = """\

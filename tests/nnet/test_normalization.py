@@ -88,14 +88,16 @@ def test_inverse_undoes_the_evaluation(affine):
     assert_close(norm.inverse(norm.eval()(x)), x, atol=1e-4, rtol=1e-4)
 
 
-def test_second_derivatives_are_refused():
-    x = torch.randn(12, 3, requires_grad=True)
-    y = MaskedBatchNorm(3)(x)
-    # Whether what comes in depends on the input, or not.
-    for loss in (y.pow(3).sum(), (y @ torch.randn(3, 1)).sum()):
-        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiated once"):
-            slope.square().sum().backward(retain_graph=True)
+@pytest.mark.parametrize("power", [1, 3])
+def test_second_derivatives_are_those_of_torch(power):
+    x, weights = torch.randn(12, 3, requires_grad=True), torch.randn(3)
+    results = []
+    for norm in (MaskedBatchNorm(3), torch.nn.BatchNorm1d(3, 1e-12)):
+        loss = (norm(x).pow(power) @ weights).sum()
+        slopes = torch.autograd.grad(loss, [x, norm.weight], create_graph=True)
+        penalty = sum(slope.square().sum() for slope in slopes)
+        results.append(torch.autograd.grad(penalty, [x, norm.weight]))
+    assert_close(*results)
 
 
 def test_mask_means_the_selected_rows_alone():

@@ -347,14 +347,38 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
 
 
 @pytest.mark.parametrize("by", ["input", "codebook"])
-def test_gradients_of_gradients_of_the_loss_are_refused(by):
-    quantizer = trained(norm=None, batches=0)
-    x = torch.randn(20, DIM, requires_grad=True)
-    by = x if by == "input" else quantizer.codebook
-    loss = quantizer(x).loss
-    (slope,) = torch.autograd.grad(loss, by, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiated once"):
-        slope.square().sum().backward()
+@pytest.mark.parametrize("norm", ["batch", None])
+def test_gradients_of_gradients_of_the_loss(by, norm):
+    quantizer = trained("gradient", norm=norm).eval()
+    x = torch.randn(20, DIM)
+    indices = quantizer(x).indices
+    given = [x, quantizer.codebook.detach()]
+    number = int(by == "codebook")
+
+    def ours(x, weight):
+        state = {"embedding.weight": weight}
+        return torch.func.functional_call(quantizer, state, (x,)).loss.exp()
+
+    def plain(x, weight):
+        x = quantizer.norm(x) if norm else x
+        e = weight[0][indices]
+        loss = 0.25 * torch.nn.functional.mse_loss(x, e.detach())
+        return (loss + torch.nn.functional.mse_loss(e, x.detach())).exp()
+
+    def twice(loss):
+        return torch.func.jacrev(torch.func.grad(loss, number), number)
+
+    wanted = twice(plain)(*given)
+    torch.testing.assert_close(twice(ours)(*given), wanted)
+    given[number].requires_grad_()
+    (slope,) = torch.autograd.grad(
+        ours(*given), given[number], create_graph=True
+    )
+    direction = torch.randn_like(slope)
+    (found,) = torch.autograd.grad((slope * direction).sum(), given[number])
+    torch.testing.assert_close(
+        found, torch.tensordot(direction, wanted, direction.dim())
+    )
 
 
 def test_gradients_of_gradients_pass_straight_through():

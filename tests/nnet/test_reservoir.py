@@ -201,5 +201,5 @@ def test_vectors_of_another_dimension_are_refused():
 
 @pytest.mark.parametrize("sizes", [(0, 2), (-1, 2), (2, 0)])
 def test_impossible_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match=">= 1"):
         Reservoir(*sizes)

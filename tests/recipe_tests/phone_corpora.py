@@ -1,8 +1,5 @@
 """Small corpora in the layouts and formats of the real ones, of phones that
 are tones.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import io

@@ -1,8 +1,4 @@
-"""Recipes as they are run: each in a process of its own.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Recipes as they are run: each in a process of its own."""
 
 import os
 import signal

@@ -1,8 +1,4 @@
-"""A recogniser learns from the tokens of a tokenizer that does not.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A recogniser learns from the tokens of a tokenizer that does not."""
 
 import importlib.util
 import json
@@ -160,16 +156,16 @@ def test_what_tokens_are_compared_with(options, model, data, tmp_path):
     hparams = load(tmp_path / "out", model, data, **options)
     item = next(iter(json.loads((data / "train.json").read_text()).values()))
     path = item["wav"].replace("{data_root}", str(data))
-    heard = recipe.hear(hparams["pretrained"], path, hparams["input"])
-    tokens = recipe.hear(hparams["pretrained"], path, "tokens")
+    encoded = recipe.encode(hparams["pretrained"], path, hparams["input"])
+    tokens = recipe.encode(hparams["pretrained"], path, "tokens")
     # At the rate of the tokens, whatever it is.
-    assert abs(len(heard) - len(tokens)) <= 1
+    assert abs(len(encoded) - len(tokens)) <= 1
     results, brain, hparams = run(
         tmp_path / "out", model, data, number_of_epochs=1, **options
     )
     assert results["input"] == hparams["input"]
     if hparams["input"] == "features":
-        assert heard.shape[1] == 40  # Two frames of 20 mels
+        assert encoded.shape[1] == 40  # Two frames of 20 mels
         assert not list(brain.modules.front.parameters())
 
 

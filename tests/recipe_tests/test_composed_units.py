@@ -1,8 +1,5 @@
 """Units of several codebooks: from a preset to a model that others load, with
 figures that hold for all of its codebooks.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json
@@ -12,10 +9,10 @@ import pytest
 import torch
 
 from speechbrain_vq import VQTokenizer
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, pnmi
+from speechbrain_vq.dataio.manifests import data_root
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.presets import recipe_path
-from speechbrain_vq.recipes.MiniSpeech.manifests import data_root
 from tests.recipe_tests import processes
 from tests.recipe_tests.phone_corpora import make_festvoxru
 from tests.recipe_tests.test_librispeech import copy_of_the_hub
@@ -39,16 +36,16 @@ def run(cwd, recipe, **options):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("arm", ["residual", "product"])
-def test_figures_are_those_of_the_tokens_of_the_model(arm, tmp_path):
+@pytest.mark.parametrize("preset", ["residual", "product"])
+def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     make_festvoxru(tmp_path / "data")
     done = run(
-        tmp_path, "FestvoxRu/unit-discovery", data_folder="data", arm=arm
+        tmp_path, "FestvoxRu/unit-discovery", data_folder="data", preset=preset
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "out/results.json").read_text())
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
-    assert tokenizer.mods.quantizer.composition == arm
+    assert tokenizer.mods.quantizer.composition == preset
     root = data_root(tmp_path / "manifests")
     manifest = json.loads((tmp_path / "manifests/test.json").read_text())
     tables = [PhoneUnitCounts(SIZE, 50) for _ in range(2)]
@@ -77,7 +74,7 @@ def test_figures_are_those_of_the_tokens_of_the_model(arm, tmp_path):
     card = (tmp_path / "out/model/README.md").read_text()
     assert f"2 x {SIZE} codes" in card
     # 50 tokens a second of two codebooks of 4 bits.
-    assert "| bit rate by the number of codes | 400 |" in card
+    assert "| bit rate (number of codes), bits/s | 400 |" in card
 
 
 @pytest.mark.slow

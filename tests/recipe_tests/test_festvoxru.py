@@ -1,8 +1,5 @@
 """festvox-ru is prepared from the package or what was unpacked of it, and what
 is wrong with either is said.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json
@@ -11,8 +8,8 @@ import re
 import pytest
 import soundfile
 
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from tests.recipe_tests.phone_corpora import (
     RATE,
     VOICE,

@@ -1,8 +1,5 @@
 """A function that says words is found where Python finds modules, and in the
 current folder, which is not where a recipe's script is.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import importlib

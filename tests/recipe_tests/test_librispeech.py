@@ -1,8 +1,5 @@
 """LibriSpeech is prepared from its folders or through `datasets`, and what is
 wrong with either is said.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json
@@ -10,12 +7,12 @@ import json
 import pytest
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
     HUB_NAME,
     ON_THE_HUB,
     prepare,
 )
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
 from tests.recipe_tests.phone_corpora import (
     LEXICON,
     PHONES,

@@ -1,8 +1,4 @@
-"""Properties of the corpora that minispeech_prepare makes and reads.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Properties of the corpora that minispeech_prepare makes and reads."""
 
 import gzip
 import hashlib
@@ -20,7 +16,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from speechbrain_vq.recipes.MiniSpeech import espeak, manifests
+from speechbrain_vq.dataio import manifests
+from speechbrain_vq.recipes.MiniSpeech import espeak
 from speechbrain_vq.recipes.MiniSpeech.sentences import sentences
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -262,7 +259,7 @@ def test_killed_preparation_is_redone(small, tmp_path):
 
 @needs_espeak
 @pytest.mark.parametrize(
-    "module, stage", [(mini, "write_csv"), (manifests, "_item_file")]
+    "module, stage", [(mini, "_write_csv"), (manifests, "_item_file")]
 )
 def test_interruption_while_writing(
     small, tmp_path, monkeypatch, module, stage

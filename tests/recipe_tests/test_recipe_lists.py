@@ -1,8 +1,5 @@
 """The lists of recipes, in SpeechBrain's format: all recipes are in them, and
 what they say runs.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import csv
@@ -11,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -62,11 +60,20 @@ def test_the_files_of_a_row_exist(row):
 
 @every_row
 def test_every_key_of_a_yaml_is_used(row):
-    text = (ROOT / row["Hparam_file"]).read_text(encoding="utf-8")
+    path = ROOT / row["Hparam_file"]
+    text = path.read_text(encoding="utf-8")
+    variant = re.search(r"^recipe: !include:(.*)$", text, flags=re.M)
+    if variant:
+        base = (path.parent / variant[1]).read_text(encoding="utf-8")
+        text = base + textwrap.dedent(text[variant.end() :])
     keys = re.findall(r"^([A-Za-z]\w*):", text, flags=re.M)
-    sources = [ROOT / row["Script_file"], *(ROOT / "recipes/common").glob("*")]
-    sources += (ROOT / "speechbrain_vq").rglob("*.py")
-    code = "\n".join(p.read_text() for p in sources if p.suffix == ".py")
+    sources = [ROOT / row["Script_file"]]
+    # The script of another corpus, by import_module.
+    imported = re.findall(r'recipes\.([\w.-]+)"', sources[0].read_text())
+    sources += [ROOT / f"recipes/{i.replace('.', '/')}.py" for i in imported]
+    for folder in ("recipes/common", "speechbrain_vq"):
+        sources += (ROOT / folder).rglob("*.py")
+    code = "\n".join(p.read_text() for p in sources)
     # SpeechBrain's own, which its experiments read.
     known = {"seed", "output_folder", "optimizer_step_limit"}
     known |= {"ckpt_interval_steps", "ckpt_interval_minutes", "max_grad_norm"}

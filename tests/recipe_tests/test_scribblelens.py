@@ -1,12 +1,9 @@
 """ScribbleLens: its archive is read and its faults are named; the stand-in is
 the same bytes and says where each character is; the recipe runs from either to
 a model.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import re
@@ -20,7 +17,7 @@ from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.lobes.handwriting import STRIDE
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.presets import parse_arguments, recipe_path
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
     find_fonts,
     render,
@@ -481,7 +478,11 @@ def test_the_stride_is_that_of_the_encoder(tmp_path):
 
 def test_without_a_bottleneck(rendered, tmp_path):
     done = run(
-        tmp_path, data_folder=rendered, output_folder="out", arm="none", vq="{}"
+        tmp_path,
+        data_folder=rendered,
+        output_folder="out",
+        preset="none",
+        vq="{}",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = results(tmp_path / "out")
@@ -574,20 +575,21 @@ class Batch:
 
 
 def load_recipe():
-    spec = importlib.util.spec_from_file_location("hand", RECIPE / "train.py")
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
-    return recipe
+    module = "speechbrain_vq.recipes.ScribbleLens.handwriting.train"
+    return importlib.import_module(module)
 
 
 def load_hparams(folder):
     from hyperpyyaml import load_hyperpyyaml
 
     options = {k: v for k, v in SHORT.items() if k != "vq"}
-    overrides = "\n".join(f"{k}: {v}" for k, v in options.items())
-    overrides += f"\ndata_folder: {folder}\noutput_folder: {folder}\n"
-    with open(RECIPE / "hparams/small.yaml", encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+    options |= {"data_folder": folder, "output_folder": folder}
+    path, _, overrides = parse_arguments(
+        [str(RECIPE / "hparams/small.yaml")]
+        + [f"--{key}={value}" for key, value in options.items()]
+    )
+    with open(path, encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides, overrides_must_match=False)
 
 
 @pytest.mark.parametrize("epoch", range(20))

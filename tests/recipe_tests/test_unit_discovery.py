@@ -1,8 +1,5 @@
 """The recipe runs from nothing to a model, on any data, and says what is
 wrong with what it is given.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json
@@ -104,13 +101,13 @@ def test_a_folder_of_any_audio(tmp_path):
         soundfile.write(folder / f"{index}.wav", sound, rate)
     (folder / "broken.wav").write_text("not audio")
     done = run(
-        tmp_path, data_folder="recordings", output_folder="out", arm="reinit"
+        tmp_path, data_folder="recordings", output_folder="out", preset="reinit"
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "broken.wav" in done.stdout + done.stderr
     assert "pnmi" not in results(tmp_path / "out")
     assert results(tmp_path / "out")["reconstruction_error"] > 0
-    # The arm and the changes to it both count.
+    # The preset and the changes to it both count.
     text = (tmp_path / "out/hyperparams.yaml").read_text()
     assert "codebook_lr_multiplier: 1.0" in text and "warmup: 8" in text
 
@@ -119,13 +116,13 @@ def test_a_folder_of_any_audio(tmp_path):
     "options, message",
     [
         ({"codebok_size": 3}, "codebok_size"),
-        ({"arm": "robsut"}, "Did you mean 'robust'"),
+        ({"preset": "robsut"}, "Did you mean 'robust'"),
         ({"codebook_size": 0}, "codebook_size must be an integer >= 1"),
         ({"vq": "{norm: bacth}"}, "norm must be one of"),
         ({"vq": "{nrom: batch}"}, "nrom"),
         ({"vq": "{reinit_schedule: {warmup: soon}}"}, "warmup must be"),
         (
-            {"arm": "ema", "vq": "{reinit_schedule: {warmup: 1}}"},
+            {"preset": "ema", "vq": "{reinit_schedule: {warmup: 1}}"},
             "'ema' has no reinit_schedule",
         ),
         ({"vq": 5}, "--vq takes changes"),

@@ -1,8 +1,4 @@
-"""A HiFi-GAN learns to say the units of a tokenizer that does not learn.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A HiFi-GAN learns to say the units of a tokenizer that does not learn."""
 
 import importlib.util
 import json

@@ -1,15 +1,11 @@
-"""WSJ is prepared from the discs of LDC, and what is wrong with them is said.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""WSJ is prepared from the discs of LDC, and what is wrong with them is said."""
 
 import json
 
 import pytest
 
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.recipes.MiniSpeech.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.WSJ.wsj_prepare import clean, prepare
 from tests.recipe_tests.phone_corpora import (
     LEXICON,

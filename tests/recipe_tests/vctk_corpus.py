@@ -1,8 +1,4 @@
-"""A small VCTK in the layouts of its two versions.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A small VCTK in the layouts of its two versions."""
 
 import functools
 import io

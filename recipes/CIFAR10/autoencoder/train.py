@@ -4,10 +4,7 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data/cifar10
 
 To compare with another way of training the codebook, add for example
---arm=vanilla; --arm=none has no bottleneck.
-
-Authors
- * speechbrain_vq authors 2026
+--preset=vanilla; --preset=none has no bottleneck.
 """
 
 import math
@@ -20,7 +17,7 @@ from PIL import Image
 from speechbrain.utils.distributed import run_on_main
 from torch.utils.data import TensorDataset
 
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.lobes.images import truncated_levels
 from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
@@ -42,20 +39,20 @@ IN_PICTURE = 12  # Images
 
 
 class ImageBrain(VQBrain):
-    """Learns to say images again through a quantizer."""
+    """Train an autoencoder of images with a quantizer."""
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate, a function of the step alone."""
+        """Set the learning rate, a function of the step alone."""
         self.hparams.lr_annealing(self.optimizer, self.optimizer_step + 1)
 
     def compute_forward(self, batch, stage):
-        """The levels of the pixels, their distributions, and the codes."""
+        """Compute the distributions of the pixels' levels, and the codes."""
         images = batch[0].to(self.device)
         vq = self.modules.quantizer(self.modules.encoder(images))
         return images, self.modules.decoder(vq.quantized), vq
 
     def compute_objectives(self, predictions, batch, stage):
-        """Nats a dimension, and the quantizer's loss."""
+        """Compute nats a dimension plus the quantizer's loss."""
         images, logits, vq = predictions
         levels = images.long()
         if self.hparams.official_truncation:
@@ -66,7 +63,7 @@ class ImageBrain(VQBrain):
         return nats + vq.loss
 
     def count(self, images, logits, nats, vq):
-        """Adds a batch to the sums over the whole set."""
+        """Add a batch to the sums over the whole set."""
         self.nats += float(nats) * images.numel()
         self.dimensions += images.numel()
         self.codes += vq.indices.numel()
@@ -75,8 +72,8 @@ class ImageBrain(VQBrain):
             some = slice(IN_PICTURE)
             self.shown = images[some].cpu(), logits[some].argmax(1).cpu()
 
-    def figures(self):
-        """Bits per dimension and perplexities over the whole set.
+    def metrics(self):
+        """Compute bits per dimension and perplexities over the whole set.
 
         Codes are as likely as each other a priori, so that they cost the
         logarithm of the codebook's size, whatever their use.
@@ -84,29 +81,29 @@ class ImageBrain(VQBrain):
         bits = self.nats / self.dimensions / math.log(2)
         # Of other levels: not to be compared with the others.
         kind = "truncated_" if self.hparams.official_truncation else ""
-        figures = {f"{kind}reconstruction_bits_per_dim": bits}
+        metrics = {f"{kind}reconstruction_bits_per_dim": bits}
         if self.hparams.quantizer.bypass:
-            return figures, []
+            return metrics, []
         rate = self.codes * math.log2(self.hparams.codebook_size)
         perplexities = entropy(self.usage).exp()
-        figures["code_bits_per_dim"] = rate / self.dimensions
-        figures[f"{kind}bits_per_dim"] = bits + rate / self.dimensions
-        figures["perplexity_sum"] = float(perplexities.sum())
-        figures["perplexity_least"] = float(perplexities.min())
-        return figures, perplexities.tolist()
+        metrics["code_bits_per_dim"] = rate / self.dimensions
+        metrics[f"{kind}bits_per_dim"] = bits + rate / self.dimensions
+        metrics["perplexity_sum"] = float(perplexities.sum())
+        metrics["perplexity_least"] = float(perplexities.min())
+        return metrics, perplexities.tolist()
 
     def on_stage_start(self, stage, epoch=None):
-        """Empties the sums."""
+        """Reset the sums."""
         self.nats, self.dimensions, self.codes = 0.0, 0, 0
         self.usage, self.shown = 0.0, None
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs, saves, draws, and keeps the results of a test."""
+        """Log, save a checkpoint, draw, and keep the results of the test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
-        figures, perplexities = self.figures()
-        stats = {"loss": stage_loss, **figures}
+        metrics, perplexities = self.metrics()
+        stats = {"loss": stage_loss, **metrics}
         if stage == sb.Stage.VALID:
             run_on_main(self.draw, args=[f"epoch_{epoch:04d}.png"])
             end_epoch(self, epoch, stats)
@@ -121,14 +118,14 @@ class ImageBrain(VQBrain):
             self.results["perplexities"] = perplexities
 
     def draw(self, name):
-        """Writes some images, and below them what their codes keep."""
+        """Draw some images, and their reconstructions below them."""
         rows = [torch.cat(list(images), dim=-1) for images in self.shown]
         pixels = torch.cat(rows, dim=-2).to(torch.uint8).permute(1, 2, 0)
         picture = Image.fromarray(pixels.squeeze(-1).numpy())
         folder = pathlib.Path(self.hparams.picture_folder)
         folder.mkdir(parents=True, exist_ok=True)
         picture = picture.resize([4 * side for side in picture.size], 0)
-        with replacing(folder / name) as partial:
+        with atomic_write(folder / name) as partial:
             picture.save(partial)
 
 

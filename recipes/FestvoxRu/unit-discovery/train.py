@@ -6,16 +6,16 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=.
 
 To compare with another way of training the codebook, add for example
---arm=vanilla.
-
-Authors
- * speechbrain_vq authors 2026
+--preset=vanilla.
 """
 
 import sys
+from importlib import import_module
 
-from speechbrain_vq.recipes.common.unit_discovery import run
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
 
+# The Brain and its data pipeline.
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+
 if __name__ == "__main__":
-    run(prepare, sys.argv[1:])
+    units.run(prepare, sys.argv[1:])

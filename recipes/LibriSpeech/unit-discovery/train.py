@@ -7,16 +7,16 @@ To run this recipe:
 --hours=5 --valid_hours=0.5
 
 To compare with another way of training the codebook, add for example
---arm=vanilla.
-
-Authors
- * speechbrain_vq authors 2026
+--preset=vanilla.
 """
 
 import sys
+from importlib import import_module
 
-from speechbrain_vq.recipes.common.unit_discovery import run
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 
+# The Brain and its data pipeline.
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+
 if __name__ == "__main__":
-    run(prepare, sys.argv[1:])
+    units.run(prepare, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Recipe for recognising phones from the tokens of a frozen tokenizer.
+"""Recipe for recognizing phones from the tokens of a frozen tokenizer.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
@@ -6,10 +6,7 @@ To run this recipe:
 The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
 folder that export_pretrained wrote, or the id of one on the Hub. Where the data
 folder does not exist, MiniSpeech is made there. --input=features trains the
-same recogniser on the features that the tokenizer gets: what the tokens cost.
-
-Authors
- * speechbrain_vq authors 2026
+same recognizer on the features that the tokenizer gets: what the tokens cost.
 """
 
 import json
@@ -25,7 +22,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.audio import read_audio, usable
+from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
@@ -42,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 class TokenEmbedding(torch.nn.Module):
-    """Tokens [B, T, C] of C codebooks to vectors [B, T, C * H].
+    """Embed tokens [B, T, C] of C codebooks as vectors [B, T, C * H].
 
     Arguments
     ---------
     vectors : torch.Tensor
-        What it starts from, [C * K, H].
+        Initial embeddings, [C * K, H].
     num_codebooks : int
-        C.
+        Number of codebooks, C.
     """
 
     def __init__(self, vectors, num_codebooks):
@@ -59,30 +56,30 @@ class TokenEmbedding(torch.nn.Module):
         self.register_buffer("first", first, persistent=False)
 
     def forward(self, tokens):
-        """[B, T, C] -> [B, T, C * H]."""
+        """Embed tokens: [B, T, C] -> [B, T, C * H]."""
         return self.table(tokens + self.first).flatten(2)
 
 
 class ASRBrain(sb.Brain):
-    """Learns to recognise phones, by CTC."""
+    """Train a phone recognizer by CTC."""
 
     def compute_forward(self, batch, stage):
-        """Log-probabilities of the phones."""
+        """Compute the log-probabilities of the phones."""
         batch = batch.to(self.device)
-        heard, lengths = batch.heard
-        vectors = self.modules.front(heard)
+        inputs, lengths = batch.inputs
+        vectors = self.modules.front(inputs)
         logits = self.modules.recogniser(vectors, lengths)
         return logits.log_softmax(-1), lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss; counts the errors outside training."""
+        """Compute the CTC loss; count the errors outside training."""
         log_probs, lengths = predictions
         encoder = self.hparams.label_encoder
         blank = encoder.get_blank_index()
         if stage != sb.Stage.TRAIN:
-            heard = ctc_greedy_decode(log_probs, lengths, blank)
+            decoded = ctc_greedy_decode(log_probs, lengths, blank)
             self.errors.append(
-                batch.id, encoder.decode_ndim(heard), batch.phones
+                batch.id, encoder.decode_ndim(decoded), batch.phones
             )
         labels, label_lengths = batch.labels
         return sb.nnet.losses.ctc_loss(
@@ -90,14 +87,14 @@ class ASRBrain(sb.Brain):
         )
 
     def on_stage_start(self, stage, epoch=None):
-        """Empties the counts."""
+        """Reset the counts."""
         self.errors = ErrorRateStats()
         if stage == sb.Stage.TRAIN:
             # A resumed run drops out what the one before it would have.
             torch.manual_seed(self.hparams.seed + epoch)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs, saves, and keeps the results of a test."""
+        """Log, save a checkpoint, and keep the results of the test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -122,7 +119,7 @@ class ASRBrain(sb.Brain):
 
 
 def read_manifest(hparams, folder, split):
-    """The utterances of a split whose phones are known."""
+    """Read the utterances of a split whose phones are known."""
     dataset = DynamicItemDataset.from_json(
         str(folder / f"{split}.json"), {"data_root": data_root(folder)}
     )
@@ -134,19 +131,19 @@ def read_manifest(hparams, folder, split):
     dataset.data_ids = list(dataset.data)
     if not dataset.data:
         raise ValueError(
-            f"No utterance of {folder / split}.json has phones to recognise "
+            f"No utterance of {folder / split}.json has phones to recognize "
             f"and at most {hparams['longest']:g} seconds."
         )
-    return usable(dataset)
+    return drop_unreadable(dataset)
 
 
 @torch.no_grad()
-def hear(tokenizer, path, what):
-    """What the recogniser gets of a file, at the rate of the tokens: tokens
-    [T, C], or features [T, D] with the frames of a token side by side."""
+def encode(tokenizer, path, kind):
+    """Encode a file at the rate of the tokens: as tokens [T, C], or as features
+    [T, D] with the frames of a token side by side."""
     wavs = read_audio(path, tokenizer.sample_rate).unsqueeze(0)
     wavs = wavs.to(tokenizer.device)
-    if what == "tokens":
+    if kind == "tokens":
         return tokenizer.sig_to_tokens(wavs)[0].cpu()
     extract = tokenizer.mods.features
     features = extract(wavs, torch.ones(1, device=wavs.device))[0][0].cpu()
@@ -156,7 +153,7 @@ def hear(tokenizer, path, what):
 
 
 def dataio_prep(hparams, folder):
-    """The three datasets of a folder of manifests."""
+    """Build the datasets of a folder of manifests."""
     splits = ("train", "valid", "test")
     datasets = {s: read_manifest(hparams, folder, s) for s in splits}
     encoder = hparams["label_encoder"]
@@ -167,17 +164,17 @@ def dataio_prep(hparams, folder):
         special_labels={"blank_label": 0, "unk_label": "<unk>"},
     )
     encoder.ignore_len()
-    # The tokenizer does not learn: once is enough.
-    heard = {
-        name: hear(hparams["pretrained"], item["wav"], hparams["input"])
+    # The tokenizer is frozen: once is enough.
+    inputs = {
+        name: encode(hparams["pretrained"], item["wav"], hparams["input"])
         for split in splits
         for name, item in tqdm(datasets[split].data.items(), f"{split} set")
     }
 
     @sb.utils.data_pipeline.takes("id")
-    @sb.utils.data_pipeline.provides("heard")
+    @sb.utils.data_pipeline.provides("inputs")
     def look_up(name):
-        return heard[name]
+        return inputs[name]
 
     @sb.utils.data_pipeline.takes("phones")
     @sb.utils.data_pipeline.provides("labels")
@@ -187,12 +184,12 @@ def dataio_prep(hparams, folder):
     for dataset in datasets.values():
         dataset.add_dynamic_item(look_up)
         dataset.add_dynamic_item(label)
-        dataset.set_output_keys(["id", "heard", "phones", "labels"])
+        dataset.set_output_keys(["id", "inputs", "phones", "labels"])
     return datasets
 
 
 def make_front(hparams, sample):
-    """What gives the recogniser its vectors, and their size."""
+    """Build the layer before the recognizer, and return its output size."""
     if hparams["input"] == "features":
         return torch.nn.Identity(), sample.shape[1]
     vectors = hparams["pretrained"].get_pretrained_embeddings().cpu()
@@ -203,7 +200,7 @@ def make_front(hparams, sample):
 
 
 def make_modules(hparams, sample):
-    """What is trained; its sizes depend on the data."""
+    """Build the modules to train; their sizes depend on the data."""
     front, size = make_front(hparams, sample)
     recogniser = hparams["recogniser"](input_shape=[None, None, size])
     recogniser.append(
@@ -215,25 +212,24 @@ def make_modules(hparams, sample):
 
 
 def check_folder(hparams):
-    """Refuses to go on with a recogniser that heard something else."""
-    heard = {
+    """Refuse to resume a recognizer of another input."""
+    now = {
         key: hparams[key] for key in ("tokenizer", "input", "embedding_init")
     }
-    path = pathlib.Path(hparams["save_folder"]) / "heard.json"
+    path = pathlib.Path(hparams["save_folder"]) / "input.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before != heard:
+        if before != now:
             raise ValueError(
                 f"The run in {hparams['output_folder']} has {before}, not "
-                f"{heard}: give another --output_folder."
+                f"{now}: give another --output_folder."
             )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(heard), encoding="utf-8")
+    path.write_text(json.dumps(now), encoding="utf-8")
 
 
 def finish(brain, hparams):
-    """Writes the results of the test, which are last: where they are, the run
-    is complete."""
+    """Write the results of the test; the run is complete with them."""
     results = {
         key: hparams[key] for key in ("tokenizer", "input", "seed")
     } | brain.results
@@ -243,7 +239,7 @@ def finish(brain, hparams):
 
 
 def train(hparams, run_opts=None):
-    """From the corpus to the results; returns the Brain."""
+    """Train on a corpus, and test; return the Brain."""
     for key, known in (
         ("input", ("tokens", "features")),
         ("embedding_init", ("pretrained", "random")),
@@ -252,7 +248,7 @@ def train(hparams, run_opts=None):
     run_on_main(check_folder, kwargs={"hparams": hparams})
     folder = prepared(prepare, hparams)
     datasets = dataio_prep(hparams, folder)
-    modules = make_modules(hparams, datasets["train"][0]["heard"])
+    modules = make_modules(hparams, datasets["train"][0]["inputs"])
     hparams["checkpointer"].add_recoverables(modules)
     brain = ASRBrain(
         modules=modules,

@@ -4,16 +4,232 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder data/minispeech
 
 Where the folder does not exist, MiniSpeech is made there. To compare with
-another way of training the codebook, add for example --arm=vanilla.
-
-Authors
- * speechbrain_vq authors 2026
+another way of training the codebook, add for example --preset=vanilla. The
+recipes of this task for other corpora import what is here.
 """
 
+import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from speechbrain_vq.recipes.common.unit_discovery import run
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataio import load_data_csv, load_data_json
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_vq.dataio.audio import (
+    drop_unreadable,
+    random_start,
+    read_audio,
+)
+from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
+from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
+    finish,
+    fit_and_test,
+    fit_features,
+    prepared,
+    start,
+    use_of_codes,
+)
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+from speechbrain_vq.training import VQBrain
+
+
+class UnitBrain(VQBrain):
+    """Train an autoencoder of speech with a quantizer.
+
+    The decoder chooses the target and the error: ``errors`` gives the sum of
+    the errors of its predictions and their number, ``metrics`` the mean error
+    by its name.
+    """
+
+    # Output keys of the datasets.
+    items = ["id", "sig"]
+
+    def set_up(self, datasets):
+        """Read from the datasets what the training and the test need."""
+        self.phones = {
+            name: item.get("phones", [])
+            for name, item in datasets["test"].data.items()
+        }
+
+    def compute_forward(self, batch, stage):
+        """Compute the features, and what the decoder predicts from their units."""
+        batch = batch.to(self.device)
+        features, lengths = self.modules.features(*batch.sig)
+        latents, token_lengths = self.modules.encoder(features, lengths)
+        vq = self.modules.quantizer(latents, token_lengths)
+        speaker = self.speaker(batch, features, lengths)
+        predictions = self.modules.decoder(
+            vq.quantized, speaker, token_lengths, *batch.sig
+        )
+        return features, lengths, predictions, vq
+
+    def speaker(self, batch, features, lengths):
+        """Compute the speaker embeddings that the decoder gets, [B, S]."""
+        return self.modules.speaker(features, lengths)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Compute the decoder's mean error plus the quantizer's loss."""
+        features, lengths, predictions, vq = predictions
+        error, size = self.hparams.decoder.errors(
+            predictions, features, lengths
+        )
+        if stage != sb.Stage.TRAIN:
+            self.error_sum += float(error)
+            self.error_size += float(size)
+        if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
+            self.count_units(batch, vq.indices)
+        return error / size + vq.loss
+
+    def count_units(self, batch, indices):
+        """Add a batch to the tables of phones and units, one a codebook."""
+        _, lengths = batch.sig
+        seconds = lengths * batch.sig.data.shape[1] / self.hparams.sample_rate
+        tokens = torch.round(seconds * self.hparams.token_rate).long()
+        for name, units, number in zip(
+            batch.id, indices.cpu(), tokens.tolist(), strict=True
+        ):
+            books = units.view(len(units), -1)[:number].T.tolist()
+            for table, of_book in zip(self.units, books, strict=True):
+                # Not every corpus has phones.
+                table.add(of_book, self.phones.get(name, []))
+
+    def on_stage_start(self, stage, epoch=None):
+        """Reset the sums."""
+        self.error_sum = self.error_size = 0.0
+        self.units = [
+            PhoneUnitCounts(self.hparams.codebook_size, self.hparams.token_rate)
+            for _ in range(self.hparams.quantizer.num_codebooks)
+        ]
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, save a checkpoint, and keep the results of the test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        error = self.error_sum / self.error_size
+        stats = {"loss": stage_loss, **self.hparams.decoder.metrics(error)}
+        if stage == sb.Stage.VALID:
+            end_epoch(self, epoch, stats)
+            return
+        for book, table in enumerate(self.units):
+            end = f"_codebook_{book + 1}" if len(self.units) > 1 else ""
+            counts = table.counts()
+            if len(counts):
+                stats[f"pnmi{end}"] = pnmi(counts)
+        use = use_of_codes(self, "test")
+        self.hparams.train_logger.log_stats(
+            {"step": self.optimizer_step}, test_stats={**stats, **use}
+        )
+        self.results = {"steps": self.optimizer_step, **stats, **use}
+
+
+def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
+    """Read a json manifest, or a csv where there is no json."""
+    root = {"data_root": data_root(folder)}
+    path = folder / f"{split}.json"
+    if path.exists():
+        return DynamicItemDataset(load_data_json(str(path), root))
+    data = load_data_csv(str(folder / f"{split}.csv"), root)
+    for item in data.values():
+        item["length"] = item.pop("duration")
+    return DynamicItemDataset(data)
+
+
+def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
+    """Build the datasets of a folder of manifests."""
+
+    @sb.utils.data_pipeline.takes("id", "wav", "length")
+    @sb.utils.data_pipeline.provides("sig")
+    def segment(name, path, seconds):
+        piece = hparams["segment"]
+        epoch = hparams["epoch_counter"].current
+        start = random_start(name, epoch, seconds, piece)
+        return read_audio(path, hparams["sample_rate"], start, piece)
+
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def whole(path):
+        return read_audio(
+            path, hparams["sample_rate"], duration=hparams["longest"]
+        )
+
+    datasets = {}
+    for split in SPLITS:
+        training = split == "train"
+        dataset = read_manifest(folder, split)
+        dataset.add_dynamic_item(segment if training else whole)
+        dataset.set_output_keys(items)
+        datasets[split] = drop_unreadable(dataset).filtered_sorted(
+            sort_key=None if training else "length",
+            # Two frames.
+            key_min_value={
+                "length": 2 * hparams["hop_length"] / hparams["sample_rate"]
+            },
+            select_n=hparams.get("valid_size") if split == "valid" else None,
+        )
+    return datasets
+
+
+def train(
+    hparams: dict,
+    run_opts: Any,
+    folder: pathlib.Path,
+    brain_class: type[UnitBrain] = UnitBrain,
+) -> UnitBrain:
+    """Train on a folder of manifests, and test; return the Brain."""
+    datasets = dataio_prep(hparams, folder, brain_class.items)
+    features = hparams["features"]
+    fit_features(features, datasets["train"].data, hparams["longest"])
+    brain = brain_class(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.set_up(datasets)
+    fit_and_test(
+        brain,
+        datasets,
+        hparams["valid_batch_size"],
+        batch_size=hparams["batch_size"],
+        shuffle=True,
+    )
+    run_on_main(finish, args=[hparams, brain.results])
+    return brain
+
+
+def run(
+    prepare: Callable[..., pathlib.Path],
+    argv: list[str],
+    brain_class: type[UnitBrain] = UnitBrain,
+) -> UnitBrain:
+    """Run the recipe of a corpus from its command line.
+
+    Arguments
+    ---------
+    prepare : callable
+        Writes the manifests and returns their folder. It gets what the yaml
+        has under ``corpus``.
+    argv : list of str
+        The yaml file, run options and overrides.
+    brain_class : type
+        Class of the Brain to train.
+
+    Returns
+    -------
+    UnitBrain
+        The Brain, trained and tested.
+    """
+    hparams, run_opts = start(argv)
+    return train(hparams, run_opts, prepared(prepare, hparams), brain_class)
+
 
 if __name__ == "__main__":
     run(prepare, sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Recipe for training SpeechBrain's HiFi-GAN to say the units of a tokenizer.
+"""Recipe for training SpeechBrain's HiFi-GAN on the units of a tokenizer.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
@@ -6,9 +6,6 @@ To run this recipe:
 The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
 folder that export_pretrained wrote, or the id of one on the Hub. It is frozen.
 Where the data folder does not exist, MiniSpeech is made there.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import logging
@@ -16,6 +13,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
+from importlib import import_module
 
 import soundfile
 import speechbrain as sb
@@ -27,12 +25,14 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.audio import random_start, read_audio, usable
-from speechbrain_vq.dataio.replacing import replacing
+from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
+from speechbrain_vq.dataio.audio import (
+    drop_unreadable,
+    random_start,
+    read_audio,
+)
 from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
 from speechbrain_vq.hub.hparams import inference_yaml
-from speechbrain_vq.hub.runs import read_training
-from speechbrain_vq.hub.swap import replace_folder
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.inference.hifigan import (
     UnitVocoder,
@@ -41,6 +41,7 @@ from speechbrain_vq.inference.hifigan import (
     unit_settings,
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
@@ -48,21 +49,21 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     write_results,
 )
-from speechbrain_vq.recipes.common.unit_discovery import read_manifest
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 logger = logging.getLogger(__name__)
-# What an exported vocoder says of the tokenizer beside its fingerprint.
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+# Keys of an exported vocoder on its tokenizer, beside the fingerprint.
 KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
-# What Brain would do in a step; the steps here are VocoderBrain's own.
+# Options of Brain.fit_batch, which VocoderBrain replaces.
 UNUSED = ("precision", "grad_accumulation_factor", "max_grad_norm")
 
 
 class VocoderBrain(sb.Brain):
-    """A generator of speech and a discriminator that tells it from speech."""
+    """Train a generator of speech against a discriminator."""
 
     def init_optimizers(self):
-        """An optimizer and a scheduler for each of the two."""
+        """Build an optimizer and a scheduler for each of the two."""
         self.optimizers_dict, self.schedulers = {}, {}
         for name in ("generator", "discriminator"):
             optimizer = self.opt_class(self.modules[name].parameters())
@@ -73,42 +74,42 @@ class VocoderBrain(sb.Brain):
             self.checkpointer.add_recoverable(f"scheduler_{name}", scheduler)
 
     def compute_forward(self, batch, stage):
-        """What the generator makes of the tokens, [B, 1, samples]."""
+        """Generate the waveforms of the tokens, [B, 1, samples]."""
         ids, _ = batch.ids
         fake, _ = self.modules.generator(ids, spk=batch.speaker.data)
         return fake
 
     def compute_objectives(self, predictions, batch, stage):
-        """How far the spectrogram is from that of the speech."""
+        """Compute the error of the log-mel spectrograms."""
         return self.hparams.spectrogram_loss(predictions, batch.sig.data)
 
     def fit_batch(self, batch):
-        """A step of the discriminator, then one of the generator."""
+        """Train the discriminator for a step, then the generator."""
         batch = batch.to(self.device)
         real = batch.sig.data
         fake = self.compute_forward(batch, sb.Stage.TRAIN)
-        judged = ()
+        adversarial = ()
         if self.optimizer_step >= self.hparams.adversarial_start:
             self.fit_discriminator(real, fake.detach())
-            scores, heard = self.modules.discriminator(fake)
+            scores, maps = self.modules.discriminator(fake)
             with torch.no_grad():
-                _, wanted = self.modules.discriminator(real)
-            judged = (scores, heard, wanted)
+                _, real_maps = self.modules.discriminator(real)
+            adversarial = (scores, maps, real_maps)
         losses = self.hparams.generator_loss(
-            sb.Stage.TRAIN, fake, real, *judged
+            sb.Stage.TRAIN, fake, real, *adversarial
         )
         self.step_of("generator", losses["G_loss"])
         self.optimizer_step += 1
         return losses["G_l1_spec_loss"].detach().cpu()
 
     def fit_discriminator(self, real, fake):
-        """A step of the discriminator alone."""
+        """Train the discriminator for a step."""
         scores = [self.modules.discriminator(wavs)[0] for wavs in (fake, real)]
         losses = self.hparams.discriminator_loss(*scores)
         self.step_of("discriminator", losses["D_loss"])
 
     def step_of(self, name, loss):
-        """One step of an optimizer."""
+        """Take a step of one optimizer."""
         # Of both: the generator's loss goes through the discriminator.
         self.zero_grad(set_to_none=True)
         loss.backward()
@@ -116,7 +117,7 @@ class VocoderBrain(sb.Brain):
 
     @torch.no_grad()
     def evaluate_batch(self, batch, stage):
-        """Whole utterances, one by one."""
+        """Evaluate whole utterances, one by one."""
         batch = batch.to(self.device)
         fake = self.vocoder(batch.tokens.data, speaker=batch.speaker.data)
         fake = fake.unsqueeze(1)
@@ -125,10 +126,10 @@ class VocoderBrain(sb.Brain):
         return self.compute_objectives(fake, batch, stage).cpu()
 
     def test(self, batch, fake):
-        """The same utterance by Griffin-Lim, and the first ones as files."""
+        """Evaluate Griffin-Lim on the utterance; write the first ones to files."""
         made = {"speech": batch.sig.data, "vocoder": fake}
         # A WaveNet would write the waveform itself, for days.
-        if not hasattr(self.tokenizer.mods.decoder, "generate"):
+        if not self.tokenizer.decodes_to_samples:
             rebuilt = self.tokenizer.decode_batch(
                 self.tokenizer.fold(batch.tokens.data),
                 speaker=batch.speaker.data,
@@ -142,12 +143,12 @@ class VocoderBrain(sb.Brain):
             self.write_samples(batch, made)
 
     def write_samples(self, batch, made):
-        """An utterance as files, one of each kind."""
+        """Write an utterance to files, one of each kind."""
         folder = pathlib.Path(self.hparams.output_folder) / "samples"
         folder.mkdir(exist_ok=True)
         for kind, wavs in made.items():
             name = f"{batch.id[0].replace('/', '_')}.{kind}.wav"
-            with replacing(folder / name) as partial:
+            with atomic_write(folder / name) as partial:
                 soundfile.write(
                     partial,
                     wavs.flatten().clamp(-1, 1).cpu().numpy(),
@@ -155,11 +156,11 @@ class VocoderBrain(sb.Brain):
                 )
 
     def on_stage_start(self, stage, epoch=None):
-        """Empties the list."""
+        """Reset the errors of Griffin-Lim."""
         self.griffin_lim, self.tested = [], 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs, saves, and keeps the results of a test."""
+        """Log, save a checkpoint, and keep the results of the test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"mel_l1": stage_loss}
             return
@@ -178,7 +179,7 @@ class VocoderBrain(sb.Brain):
 
 
 def check_options(brain):
-    """Refuses options of Brain that would do nothing."""
+    """Refuse options of Brain that would have no effect."""
     for name in UNUSED:
         given, usual = getattr(brain, name), getattr(RunOptions, name)
         if given != usual:
@@ -189,24 +190,24 @@ def check_options(brain):
 
 
 def check_tokenizer(hparams, tokenizer):
-    """The yaml has to be made for the tokenizer that it names."""
-    there = unit_settings(tokenizer)
-    wrong = {k: there[k] for k in KEYS if hparams[k] != there[k]}
+    """Check that the yaml has the sizes of the tokenizer that it names."""
+    sizes = unit_settings(tokenizer)
+    wrong = {k: sizes[k] for k in KEYS if hparams[k] != sizes[k]}
     if wrong:
         flags = " ".join(f"--{key}={value}" for key, value in wrong.items())
-        raise ValueError(f"The tokenizer {tokenizer.source} wants {flags}")
+        raise ValueError(f"The tokenizer {tokenizer.source} requires {flags}")
     samples = tokenizer.sample_rate / tokenizer.token_rate
-    made = samples_per_frame(hparams["generator"])
-    if made != samples:
+    product = samples_per_frame(hparams["generator"])
+    if product != samples:
         raise ValueError(
             f"A token of {tokenizer.source} stands for {samples:g} samples, "
-            f"but the product of --upsample_factors is {made}."
+            f"but the product of --upsample_factors is {product}."
         )
 
 
 @torch.no_grad()
-def hear(hparams, tokenizer, items, split):
-    """Adds tokens, and whose voice it is, to utterances."""
+def tokenize(hparams, tokenizer, items, split):
+    """Add tokens and speaker embeddings to utterances."""
     for item in tqdm(items.values(), f"{split} set"):
         seconds = None if split == "train" else hparams["longest"]
         wav = read_audio(item["wav"], tokenizer.sample_rate, duration=seconds)
@@ -219,12 +220,12 @@ def hear(hparams, tokenizer, items, split):
 
 
 def dataio_prep(hparams, folder, tokenizer):
-    """The three datasets of a folder of manifests."""
+    """Build the datasets of a folder of manifests."""
     rate = hparams["sample_rate"]
     hop, size = rate / hparams["token_rate"], hparams["segment_tokens"]
 
     def read(path, first, number):
-        """The samples of so many tokens, [1, samples]."""
+        """Read the samples of some tokens, [1, samples]."""
         seconds = [n * hop / rate for n in (first, number)]
         wav = read_audio(path, rate, *seconds)
         # Files of other rates may be a sample short.
@@ -247,11 +248,11 @@ def dataio_prep(hparams, folder, tokenizer):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        items = usable(read_manifest(folder, split)).data
+        items = drop_unreadable(units.read_manifest(folder, split)).data
         if split == "valid":
             step = -(-len(items) // hparams["valid_utterances"])
             items = {name: items[name] for name in sorted(items)[::step]}
-        hear(hparams, tokenizer, items, split)
+        tokenize(hparams, tokenizer, items, split)
         if split == "train":
             items = {
                 f"{name} {number}": item
@@ -273,9 +274,9 @@ def dataio_prep(hparams, folder, tokenizer):
 
 
 def export(hparams, brain):
-    """Writes the folder that VQTokenizer takes as its vocoder."""
+    """Write the folder that VQTokenizer takes as its vocoder."""
     run = pathlib.Path(hparams["output_folder"])
-    training = read_training(run)
+    training = Run.open(run).hparams
     # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = brain.tokenizer.fingerprint
@@ -299,14 +300,14 @@ def export(hparams, brain):
 
 
 def finish(hparams, brain):
-    """Exports, and writes the results of the test, which are last."""
+    """Export the vocoder, and write the results of the test."""
     export(hparams, brain)
-    found = {key: hparams[key] for key in ("tokenizer", "seed")}
-    write_results(hparams["output_folder"], found | brain.results)
+    settings = {key: hparams[key] for key in ("tokenizer", "seed")}
+    write_results(hparams["output_folder"], settings | brain.results)
 
 
 def train(hparams, run_opts, folder):
-    """From manifests to results; returns the Brain."""
+    """Train on a folder of manifests, and test; return the Brain."""
     brain = VocoderBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

@@ -5,10 +5,7 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
 To compare with another way of training the codebook, add for example
---arm=vanilla.
-
-Authors
- * speechbrain_vq authors 2026
+--preset=vanilla.
 """
 
 import json
@@ -21,8 +18,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.audio import random_start
-from speechbrain_vq.evaluation.clustering import nmi
-from speechbrain_vq.evaluation.units import PhoneUnitCounts, phone_purity
+from speechbrain_vq.evaluation.phone_units import (
+    PhoneUnitCounts,
+    nmi,
+    phone_purity,
+)
 from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
@@ -42,12 +42,12 @@ from speechbrain_vq.training import VQBrain
 
 
 class HandwritingBrain(VQBrain):
-    """Learns to write lines again through a quantizer; beside it, a probe
-    learns to read the codes, and the rest does not learn from it."""
+    """Train an autoencoder of lines with a quantizer; beside it, a probe is
+    trained to read the codes, whose gradient ends there."""
 
     def init_optimizers(self):
-        """One optimizer for the model, one for the probe: clipping and steps
-        of the model must not depend on the probe either."""
+        """Build one optimizer for the model and one for the probe: clipping and
+        steps of the model must not depend on the probe either."""
         probe = list(self.modules.probe.parameters())
         ours = {id(parameter) for parameter in probe}
         rest = [p for p in self.modules.parameters() if id(p) not in ours]
@@ -62,7 +62,7 @@ class HandwritingBrain(VQBrain):
                 )
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rates, functions of the step alone."""
+        """Set the learning rates, functions of the step alone."""
         # At step 0 of a warm-up they would be 0.
         step = self.optimizer_step + 1
         for name, optimizer in self.optimizers_dict.items():
@@ -70,7 +70,7 @@ class HandwritingBrain(VQBrain):
                 self.hparams.lr_annealing[name](optimizer, step)
 
     def compute_forward(self, batch, stage):
-        """What is predicted of pixels and of characters, and the codes."""
+        """Compute the predictions of pixels and of characters, and the codes."""
         batch = batch.to(self.device)
         ink, lengths = batch.ink
         latents, token_lengths = self.modules.encoder(ink, lengths)
@@ -82,7 +82,7 @@ class HandwritingBrain(VQBrain):
         return levels, logits, vq, log_probs, token_lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """Nats a pixel, the quantizer's loss, and the probe's."""
+        """Compute nats a pixel plus the losses of the quantizer and the probe."""
         levels, logits, vq, log_probs, token_lengths = predictions
         mask = frame_mask(levels.unsqueeze(-1), batch.ink.lengths)
         nats = torch.nn.functional.cross_entropy(
@@ -99,7 +99,7 @@ class HandwritingBrain(VQBrain):
         return nats / pixels + vq.loss + read
 
     def count_errors(self, batch, log_probs, lengths):
-        """Adds what the probe reads."""
+        """Add a batch to the character errors of the probe."""
         probe = self.hparams.probe
         self.errors.append(
             batch.id,
@@ -108,8 +108,8 @@ class HandwritingBrain(VQBrain):
         )
 
     def count_codes(self, batch, indices, lengths):
-        """Adds a batch to the table of characters and codes; those of the
-        first codebook, where there are several."""
+        """Add a batch to the table of characters and codes; those of the first
+        codebook, where there are several."""
         tokens = torch.round(lengths * indices.shape[1]).long().tolist()
         # Of the first codebook, where there are several.
         indices = indices.view(*indices.shape[:2], -1)[..., 0]
@@ -119,7 +119,7 @@ class HandwritingBrain(VQBrain):
             self.codes.add(codes[:number], self.characters[name])
 
     def on_stage_start(self, stage, epoch=None):
-        """Empties the sums."""
+        """Reset the sums."""
         self.nats, self.pixels = 0.0, 0
         self.errors = self.hparams.error_rate_computer()
         # Characters lie where phones have their times: in columns.
@@ -128,7 +128,7 @@ class HandwritingBrain(VQBrain):
         )
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Logs, saves, and keeps the results of a test."""
+        """Log, save a checkpoint, and keep the results of the test."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -152,7 +152,7 @@ class HandwritingBrain(VQBrain):
 
 
 def check_options(hparams):
-    """Refuses what cannot work, before anything is prepared."""
+    """Refuse options that cannot work, before anything is prepared."""
     if hparams["stride"] != STRIDE:
         raise ValueError(
             f"--stride={hparams['stride']}, but the encoder's convolutions "
@@ -168,7 +168,7 @@ def check_options(hparams):
 
 
 def check_batches(hparams, train):
-    """Refuses batches that are larger than an epoch: one that is not full is
+    """Refuse batches that are larger than an epoch: one that is not full is
     not trained on."""
     size = hparams["batch_size"]
     if size > len(train):
@@ -181,13 +181,13 @@ def check_batches(hparams, train):
 
 
 def chunk_of(name, epoch, width, chunk):
-    """The first and last but one column of a random piece of a line."""
+    """Choose the first column of a random piece of a line, and its end."""
     start = round(random_start(name, epoch, width, chunk))
     return start, min(start + chunk, width)
 
 
 def dataio_prep(hparams, folder):
-    """The three datasets of a folder of manifests; a line of the training set
+    """Build the datasets of a folder of manifests; a line of the training set
     is there several times, for as many random chunks of it in an epoch."""
     note = json.loads((folder / "prepared.json").read_text("utf-8"))
     images = LineImages(note["source"])
@@ -232,8 +232,8 @@ def dataio_prep(hparams, folder):
 
 
 def use_of_fillable(brain):
-    """How the test set uses the codes: nothing where there are none. It can
-    fill no more of them than there are, nor than it has frames."""
+    """Compute the codebook usage of the test set, nothing where there are no
+    codes. It can use no more of them than there are, nor than it has frames."""
     stats = use_of_codes(brain, "test")
     if not stats.get("vectors"):
         return {}

@@ -1,4 +1,5 @@
-"""Recipe for voice conversion with a vector-quantized autoencoder.
+"""Recipe for voice conversion with a vector-quantized autoencoder: unit
+discovery, with a decoder that is conditioned on the speaker.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder VCTK-Corpus-0.92
@@ -6,16 +7,153 @@ To run this recipe:
 hparams/table.yaml has an embedding for each speaker, hparams/ecapa.yaml those
 of a pretrained speaker encoder. A folder of manifests, such as that of
 MiniSpeech, is taken as well.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
+import os
+import pathlib
 import sys
+from importlib import import_module
 
-from speechbrain_vq.recipes.common.unit_discovery import run
-from speechbrain_vq.recipes.common.voice_conversion import ConversionBrain
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_vq.dataio.manifests import folder_contents
+from speechbrain_vq.hub.folder import load_checkpoint
+from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
 from speechbrain_vq.recipes.VCTK.vctk_prepare import prepare
 
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+
+# What SpeechBrain's pretrained speaker encoders call their weights.
+WEIGHTS = "embedding_model.ckpt"
+
+
+class ConversionBrain(units.UnitBrain):
+    """Train an autoencoder of speech that is conditioned on the speaker."""
+
+    def set_up(self, datasets):
+        """Fill a table with the names of the training speakers, or load the
+        weights of a pretrained encoder."""
+        super().set_up(datasets)
+        speaker = self.hparams.speaker
+        if hasattr(speaker, "fill"):
+            for split, dataset in datasets.items():
+                self.name_speakers(split, dataset)
+            items = datasets["train"].data.values()
+            self.names = {item["spk_id"] for item in items}
+            speaker.fill(self.names)
+        elif isinstance(speaker, PretrainedSpeaker):
+            source = self.hparams.speaker_encoder
+            run_on_main(find_encoder, args=[source])
+            load_encoder(speaker, find_encoder(source))
+
+    def name_speakers(self, split, dataset):
+        """Add the speakers' names to the batches; a whole number is a name, too."""
+        for name, item in dataset.data.items():
+            if item.get("spk_id") in (None, ""):
+                raise ValueError(
+                    f"The utterance {name!r} of {split} has no spk_id in the "
+                    f"manifest in {self.hparams.data_folder}, and a table of "
+                    "speakers needs one. Add it, or take hparams/train.yaml, "
+                    "which needs none."
+                )
+            item["spk_id"] = str(item["spk_id"])
+        dataset.set_output_keys([*self.items, "spk_id"])
+
+    def on_fit_start(self):
+        """Recover the latest checkpoint; a speaker that its table lacks would be
+        trained on as the average voice, and is refused."""
+        super().on_fit_start()
+        table = self.hparams.speaker
+        new = hasattr(table, "fill") and sorted(self.names - set(table.names))
+        if new:
+            raise ValueError(
+                f"The run in {self.hparams.output_folder} was begun without "
+                f"{len(new)} of the speakers of the data, such as {new[0]!r}. "
+                "Name another output_folder, or the data it was begun with."
+            )
+
+    def speaker(self, batch, features, lengths):
+        """Compute the speaker embeddings that the decoder gets, [B, S]."""
+        names = getattr(batch, "spk_id", None)
+        return voices(
+            self.modules.speaker, batch.sig, (features, lengths), names
+        )
+
+
+def find_encoder(
+    source: str | os.PathLike, revision: str | None = None
+) -> pathlib.Path:
+    """Find the weights of a pretrained speaker encoder; nothing else of its
+    repository is read.
+
+    Arguments
+    ---------
+    source : path or str
+        A folder with ``embedding_model.ckpt``, or a model on the Hub such as
+        ``speechbrain/spkrec-ecapa-voxceleb``.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or no such file in it.
+    HubError
+        If the Hub does not give it; the message says why.
+    """
+    folder = pathlib.Path(source).expanduser()
+    if folder.is_dir():
+        if (folder / WEIGHTS).is_file():
+            return folder / WEIGHTS
+        raise FileNotFoundError(
+            f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
+            f"encoders have; it holds {folder_contents(folder)}."
+        )
+    # No organisation begins with a dot.
+    path = folder.is_absolute() or str(source).startswith(".")
+    if path or len(folder.parts) != 2:
+        raise FileNotFoundError(
+            f"There is no folder {source}; on the Hub a name is "
+            "'organisation/name', such as speechbrain/spkrec-ecapa-voxceleb."
+        )
+    from huggingface_hub import hf_hub_download
+
+    from speechbrain_vq.hub.errors import in_words
+
+    with in_words(str(source), revision):
+        path = hf_hub_download(str(source), WEIGHTS, revision=revision)
+    return pathlib.Path(path)
+
+
+def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
+    """Load the weights of a pretrained encoder without running any code that
+    is among them.
+
+    Arguments
+    ---------
+    speaker : PretrainedSpeaker
+        The module to load into.
+    path : path
+        The ``embedding_model.ckpt`` of a pretrained encoder.
+
+    Raises
+    ------
+    ValueError
+        If the file is not of tensors only, or they do not fit, or have values
+        that are NaN or infinite.
+    """
+    load_checkpoint(
+        speaker.embedding_model,
+        path,
+        "the embedding_model of the yaml, which must be that of the "
+        "hyperparams.yaml beside the file",
+    )
+
+
 if __name__ == "__main__":
-    run(prepare, sys.argv[1:], ConversionBrain)
+    units.run(prepare, sys.argv[1:], ConversionBrain)

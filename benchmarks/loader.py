@@ -1,0 +1,102 @@
+"""Load hostile model folders with HyperPyYAML and with this package.
+
+To run it:
+> python benchmarks/loader.py
+or, to see the rows of some attacks without writing anything,
+> python benchmarks/loader.py --only power --only "deep nesting"
+
+Each attack is loaded by HyperPyYAML itself and by `load_pretrained`, in a
+process of its own with a limit on memory and time. Linux.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import pathlib
+import re
+import sys
+
+import click
+from report import save
+
+from speechbrain_vq.versions import versions
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.hub.attacks import (  # noqa: E402
+    ATTACKS,
+    MEMORY,
+    OURS,
+    SECONDS,
+    play_all,
+)
+
+LIBRARIES = ("speechbrain", "HyperPyYAML", "ruamel.yaml", "PyYAML")
+
+
+def page(stock: dict, ours: dict) -> list[str]:
+    """The lines of the table of the effect of each attack on both loaders."""
+    refused = sum(x["did"].startswith("refuses") for x in ours.values())
+    most = max(x["megabytes"] or 0 for x in ours.values())
+    longest = max(x["seconds"] or 0 for x in ours.values())
+    rows = [row(name, stock, ours) for name in stock]
+    return [
+        "# Hostile model folders",
+        "",
+        "`python benchmarks/loader.py`",
+        "",
+        "Effect of each yaml of `tests/hub/attacks.py` on `load_hyperpyyaml` "
+        "and on `load_pretrained`, in a process with "
+        f"{MEMORY // 2**30} GiB and {SECONDS} s of processor time. "
+        f"The table has those that are known for HyperPyYAML; with "
+        f"{len(OURS)} aimed at `load_pretrained` there are {len(ours)}. "
+        f"`load_pretrained` refuses {refused} of them, and takes at most "
+        f"{most:.0f} MiB and {longest:.1f} s.",
+        "",
+        f"{versions(*LIBRARIES)}.",
+        "",
+        "| attack | HyperPyYAML | load_pretrained |",
+        "|---|---|---|",
+        *rows,
+    ]
+
+
+def row(name: str, stock: dict, ours: dict) -> str:
+    """The line of one attack."""
+    did, does = stock[name]["did"], ours[name]["did"]
+    return f"| {name} | {_cell(did)} | {_cell(_reason(does))} |"
+
+
+def _reason(did):
+    reason = did.partition(" is refused: ")[2].partition(". A class of")[0]
+    return f"refuses: {reason}" if reason else did
+
+
+def _cell(text):
+    text = re.sub(r" at 0x\w+|/tmp/\w+/", "", " ".join(text.split()))
+    text = text.replace("|", "\\|")
+    return text if len(text) < 80 else text[:76] + "..."
+
+
+@click.command()
+@click.option("--out", default=str(ROOT / "benchmarks/loader.md"))
+@click.option(
+    "--only",
+    multiple=True,
+    type=click.Choice([attack.name for attack in ATTACKS]),
+    help="Show the rows of these attacks only, and write nothing.",
+)
+def main(out: str, only: tuple[str, ...]) -> None:
+    """Write the table."""
+    chosen = [a for a in ATTACKS if a.name in only or not only]
+    stock = play_all("stock", chosen)
+    ours = play_all("data", chosen + ([] if only else OURS))
+    if only:
+        click.echo("\n".join(row(name, stock, ours) for name in stock))
+        return
+    click.echo(save(pathlib.Path(out), page(stock, ours)))
+
+
+if __name__ == "__main__":
+    main()

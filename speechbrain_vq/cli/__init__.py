@@ -1,0 +1,21 @@
+"""The command line ``speechbrain-vq``: one file per group of verbs."""
+
+import click
+
+from .evaluation import evaluate
+from .inference import convert, reconstruct, tokenize
+from .publishing import export, push
+from .training import demo, train
+
+
+@click.group()
+@click.version_option(package_name="speechbrain-vq")
+def main() -> None:
+    """Train, evaluate, publish and use vector-quantized bottlenecks."""
+
+
+for command in (
+    *(demo, train, export, push),
+    *(tokenize, reconstruct, convert, evaluate),
+):
+    main.add_command(command)

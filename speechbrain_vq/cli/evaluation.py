@@ -1,0 +1,152 @@
+"""Verb that evaluates a model or its tokens."""
+
+import pathlib
+
+import click
+
+from .common import (
+    check_output_folder,
+    clean_errors,
+    device_option,
+    file_path,
+    folder_path,
+    output_folder,
+    revision_option,
+    vocoder_option,
+)
+
+# Options that require --conversion-pairs, a model, or a file of tokens.
+OF_CONVERSIONS = ("targets", "audio")
+OF_MODELS = (
+    *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
+    *("vocoder", "revision", "device"),
+)
+OF_TOKENS = ("codebook_size",)
+
+
+@click.command()
+@click.argument("source", metavar="MODEL|TOKENS.jsonl")
+@click.option(
+    "--manifest",
+    required=True,
+    type=file_path,
+    help="Json manifest of the test set, with phones and speakers if known.",
+)
+@click.option(
+    "--item",
+    type=file_path,
+    help="ZeroSpeech item file; default: made of the manifest's phones.",
+)
+@click.option(
+    "--out",
+    type=output_folder,
+    callback=check_output_folder,
+    help="Folder for results.json, results.md and a picture.",
+)
+@click.option(
+    "--judges",
+    "judges",
+    multiple=True,
+    metavar="NAME|MODULE:CALLABLE",
+    help="Judge of decoded speech: resemblyzer, whisper (or "
+    "whisper:PATH_OR_NAME of its weights), or one of your own; may be "
+    "repeated.",
+)
+@click.option(
+    "--reconstruct",
+    "max_reconstructed",
+    default=32,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Number of utterances to reconstruct.",
+)
+@click.option(
+    "--conversion-pairs",
+    "conversions",
+    default=0,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Number of pairs of an utterance and another speaker to convert.",
+)
+@click.option(
+    "--targets",
+    metavar="MANIFEST",
+    type=file_path,
+    help="Manifest of the target speakers; default: --manifest.",
+)
+@click.option(
+    "--audio",
+    type=output_folder,
+    callback=check_output_folder,
+    help="Folder for the converted, source and target recordings.",
+)
+@click.option(
+    "--replicates",
+    default=100,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Number of bootstrap replicates; 0: no intervals.",
+)
+@click.option("--seed", default=0, show_default=True, help="Random seed.")
+@click.option(
+    "--codebook-size",
+    type=click.IntRange(min=1),
+    help="Number of codes of the tokens in a file.",
+)
+@click.option(
+    "--data-root",
+    type=folder_path,
+    help="Value of {data_root} in the manifest.",
+)
+# Of the last release: there is one ABX now.
+@click.option("--abx", type=click.Choice(["own", "fastabx"]), hidden=True)
+@vocoder_option
+@revision_option
+@device_option
+def evaluate(source, out, revision, device, vocoder, abx, **options) -> None:
+    """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
+    from speechbrain_vq.evaluation import evaluate as run
+    from speechbrain_vq.evaluation import write_report
+    from speechbrain_vq.evaluation.report import as_text
+
+    _check_options(source, options)
+    if abx == "fastabx":
+        raise click.UsageError(
+            "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
+        )
+    model = {"revision": revision, "vocoder": vocoder}
+    if device:
+        model["run_opts"] = {"device": device}
+    with clean_errors():
+        evaluation = run(source, progress=True, **options, **model)
+    click.echo(as_text(evaluation), nl=False)
+    if out is None:
+        return
+    try:
+        for file in write_report(evaluation, out):
+            click.echo(f"Wrote {file}")
+    except OSError as error:
+        raise click.ClickException(
+            f"The report cannot be written: {error}"
+        ) from error
+
+
+def _check_options(source, options):
+    """Refuse options that would have no effect."""
+    context = click.get_current_context()
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name)
+        is click.core.ParameterSource.COMMANDLINE
+    }
+    is_tokens = pathlib.Path(source).suffix == ".jsonl"
+    for names, unused, requirement in (
+        (OF_MODELS, is_tokens, f"a model: {source} has only tokens"),
+        (OF_TOKENS, not is_tokens, "a .jsonl of tokens: a model has its own"),
+        (OF_CONVERSIONS, not options["conversions"], "--conversion-pairs"),
+    ):
+        for name in names:
+            if unused and name in given:
+                raise click.UsageError(f"{given[name]} needs {requirement}.")

@@ -1,0 +1,175 @@
+"""Verbs that use a pretrained model."""
+
+import pathlib
+import sys
+
+import click
+
+from .common import (
+    AGAIN,
+    clean_errors,
+    device_option,
+    output_folder,
+    revision_option,
+    vocoder_option,
+)
+
+
+def model_options(command):
+    """Add the arguments and options of all verbs that use a model.
+
+    Arguments
+    ---------
+    command : callable
+        Function of the verb.
+    """
+    for option in (
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace existing output instead of resuming.",
+        ),
+        device_option,
+        revision_option,
+        click.option(
+            "--model",
+            required=True,
+            help="Folder of the model, or ORG/NAME on the Hub.",
+        ),
+        click.argument("places", nargs=-1, required=True, metavar="FILES..."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@model_options
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=pathlib.Path),
+    help="Output: NAME.jsonl, NAME.npz, or a folder for a data set.",
+)
+@click.option(
+    "--format",
+    type=click.Choice(["jsonl", "npz", "hf-dataset"]),
+    help="Format of --out; default: by its name.",
+)
+@click.option(
+    "--batch-seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="Seconds of audio per batch; longer files are split.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="Precision of the encoder.",
+)
+def tokenize(
+    places, model, revision, device, precision, out, overwrite, **options
+) -> None:
+    """Write the tokens of audio files, or of all files in folders."""
+    from speechbrain_vq.inference import VQTokenizer, tokenize_to
+
+    run_opts = {"device": device, "eval_precision": precision}
+    with clean_errors(_interrupted(overwrite)):
+        tokenizer = _load(VQTokenizer, model, revision, run_opts)
+        result = tokenize_to(
+            out,
+            places,
+            tokenizer,
+            overwrite=overwrite,
+            progress=True,
+            **options,
+        )
+    _report(result)
+
+
+@click.command()
+@model_options
+@vocoder_option
+@click.option(
+    "--out", required=True, type=output_folder, help="Folder for the wav files."
+)
+def reconstruct(
+    places, model, revision, device, vocoder, out, overwrite
+) -> None:
+    """Reconstruct audio files from their tokens, as wav files."""
+    from speechbrain_vq.inference import VQTokenizer, reconstruct_files
+
+    with clean_errors(_interrupted(overwrite)):
+        tokenizer = _load(
+            VQTokenizer, model, revision, {"device": device}, vocoder=vocoder
+        )
+        result = reconstruct_files(
+            places, tokenizer, out, overwrite, progress=True
+        )
+    _report(result)
+
+
+@click.command()
+@model_options
+@vocoder_option
+@click.option(
+    "--target",
+    "targets",
+    required=True,
+    multiple=True,
+    metavar="NAME_OR_WAV",
+    help="Target speaker: a name that the model has, or a recording; "
+    "repeated, their mean.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder for the wav files; for one file also NAME.wav.",
+)
+def convert(
+    places, model, revision, device, vocoder, targets, out, overwrite
+) -> None:
+    """Convert audio files to another voice, as wav files."""
+    from speechbrain_vq.inference import VoiceConverter, convert_files
+
+    with clean_errors(_interrupted(overwrite)):
+        converter = _load(
+            VoiceConverter, model, revision, {"device": device}, vocoder=vocoder
+        )
+        result = convert_files(
+            places, converter, targets, out, overwrite, progress=True
+        )
+    _report(result)
+
+
+def _load(interface, model, revision, run_opts, **options):
+    """Load a model with the run options that were given."""
+    run_opts = {key: value for key, value in run_opts.items() if value}
+    return interface.from_hparams(model, revision, run_opts=run_opts, **options)
+
+
+def _interrupted(overwrite):
+    if overwrite:
+        return "Interrupted. The same command does it all anew."
+    return AGAIN
+
+
+def _report(result):
+    """Show how many files were processed, and fail if there were none."""
+    for reason in result.bad.values():
+        click.echo(f"Left out: {reason}", err=True)
+    message = f"{result.done - result.existing} files done, "
+    if result.existing:
+        message += f"{result.existing} there already, "
+    message += f"{len(result.bad)} left out."
+    if result.existing:
+        message += (
+            " Existing files are kept, whatever made them: --overwrite does "
+            "them anew."
+        )
+    click.echo(message)
+    if not result.done:
+        sys.exit(1)

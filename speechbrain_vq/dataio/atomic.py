@@ -1,0 +1,112 @@
+"""Atomic replacement of files and folders, and a lock between processes."""
+
+import contextlib
+import ctypes
+import os
+import pathlib
+from collections.abc import Iterator
+
+from filelock import FileLock, Timeout
+
+# Linux: <fcntl.h> and <linux/fs.h>.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Write a file whole or not at all.
+
+    The file is written under a temporary name in the same folder and renamed
+    at the end. After an error the temporary file is removed, and the previous
+    file is unchanged.
+
+    Arguments
+    ---------
+    path : path
+        The file to write, in an existing folder.
+
+    Yields
+    ------
+    pathlib.Path
+        The temporary name to write to, unique to this process.
+
+    Example
+    -------
+    >>> with atomic_write("out.txt") as partial:  # doctest: +SKIP
+    ...     partial.write_text("all of it")
+    """
+    path = pathlib.Path(path)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
+    """Replace a folder atomically; the old one ends up at or beside ``new``.
+
+    Python renames a folder only to an empty place. Where the system exchanges
+    two names (Linux, on most file systems), a reader or a killed process
+    leaves either the old folder or the new one. Elsewhere there is a moment
+    without a folder, and the old one is moved to ``<new>.old``.
+
+    Arguments
+    ---------
+    new : pathlib.Path
+        The new folder, on the same file system.
+    target : pathlib.Path
+        The path that the new folder takes.
+    """
+    if not target.exists():
+        os.replace(new, target)
+    elif not _exchange(new, target):
+        os.replace(target, new.with_name(f"{new.name}.old"))
+        os.replace(new, target)
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Exchange two names; False where the system does not offer it."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    names = [os.fsencode(path) for path in (one, other)]
+    folder = ctypes.c_int(_AT_FDCWD)
+    return rename(folder, names[0], folder, names[1], _RENAME_EXCHANGE) == 0
+
+
+@contextlib.contextmanager
+def exclusive(path: str | os.PathLike) -> Iterator[None]:
+    """Hold a file against other processes and threads that write it.
+
+    The lock is a file beside it, ``.<name>.lock``. The system releases it when
+    the process ends, however it ends.
+
+    Arguments
+    ---------
+    path : path
+        The file to write, in an existing folder.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process or thread is writing the file.
+    """
+    path = pathlib.Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"{path} is being written by another process: wait until it has "
+            "ended, or name another output."
+        ) from None
+    try:
+        yield
+    finally:
+        # Windows does not delete an open file; there it stays, unlocked.
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+        lock.release()

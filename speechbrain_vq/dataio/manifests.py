@@ -1,0 +1,482 @@
+"""Read and write manifests, item files and ``corpus.json`` of any corpus.
+
+A prepared corpus is a folder with SpeechBrain manifests (``train.json``,
+``valid.json``, ``test.json``), where phones are known a ZeroSpeech item file
+of the test set (``phones.item``), and ``corpus.json``, written last, with the
+parameters of the preparation and the folder of the audio (``data_root``).
+"""
+
+import json
+import logging
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .atomic import atomic_write
+
+logger = logging.getLogger(__name__)
+
+PathLike = str | os.PathLike
+SPLITS = ("train", "valid", "test")
+MANIFESTS = tuple(f"{split}.json" for split in SPLITS)
+FORMAT_VERSION = 1
+SILENCE = "SIL"
+# Names of pauses in espeak, Kaldi, Festival and ZeroSpeech.
+SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
+# Longest gap between adjacent phones in seconds: alignments are in steps of a
+# few ms. Half a ms more, since decimals are not exact in binary.
+_LONGEST_GAP = 0.005 + 0.0005
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a json file in UTF-8, with or without a byte order mark.
+
+    Arguments
+    ---------
+    path : path
+        The file.
+
+    Returns
+    -------
+    object
+        The content.
+    """
+    return json.loads(pathlib.Path(path).read_text("utf-8-sig"))
+
+
+def read_corpus(folder: PathLike) -> dict:
+    """Read ``corpus.json``, the parameters of a preparation.
+
+    Arguments
+    ---------
+    folder : path
+        Folder of the manifests.
+
+    Returns
+    -------
+    dict
+        The parameters, empty where there is no such file.
+
+    Example
+    -------
+    >>> read_corpus("/nowhere")
+    {}
+    """
+    path = pathlib.Path(folder, "corpus.json")
+    return read_json(path) if path.is_file() else {}
+
+
+def data_root(folder: PathLike) -> str:
+    """Return the folder to substitute for ``{data_root}`` in manifests.
+
+    Arguments
+    ---------
+    folder : path
+        Folder of the manifests.
+
+    Returns
+    -------
+    str
+        The ``data_root`` of ``corpus.json``, relative to the folder; the
+        folder itself where there is none.
+
+    Example
+    -------
+    >>> data_root("/data/minispeech")
+    '/data/minispeech'
+    """
+    root = read_corpus(folder).get("data_root", ".")
+    return str(pathlib.Path(folder, root))
+
+
+def read_manifest(
+    path: PathLike, data_root: PathLike | None = None
+) -> dict[str, dict]:
+    """Read a json manifest as SpeechBrain's ``DynamicItemDataset`` does.
+
+    Entries have ``wav``, ``length``, and where known ``spk_id``, ``gender``,
+    ``words`` and ``phones`` (start, end, name) in order of time. Numbers that
+    name a speaker become text.
+
+    Arguments
+    ---------
+    path : path
+        The manifest.
+    data_root : path, optional
+        Folder to substitute for ``{data_root}``; by default that of
+        ``corpus.json`` beside the manifest, or else the manifest's folder.
+
+    Returns
+    -------
+    dict
+        From utterance id to entry.
+
+    Raises
+    ------
+    ValueError
+        If it is no such manifest.
+    """
+    path = pathlib.Path(path)
+    try:
+        root = data_root or _root(path.parent)
+        entries = {
+            name: {
+                **entry,
+                **_as_text(entry),
+                "wav": _substitute(entry["wav"], root),
+                "phones": [
+                    (start, end, _substitute(phone, root))
+                    for start, end, phone in entry.get("phones") or ()
+                ],
+            }
+            for name, entry in read_json(path).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: no manifest: a json object is wanted, of entries with a "
+            f'"wav" each, and maybe "phones" of [start, end, name] ({error!r}).'
+        ) from error
+    for name, entry in entries.items():
+        _check_phones(path, name, entry["phones"])
+    return entries
+
+
+# The argument of read_manifest has the same name.
+_root = data_root
+
+
+def _as_text(entry):
+    """Names, some of which are numbers in other people's json."""
+    names = {key: entry.get(key) for key in ("spk_id", "gender")}
+    return {key: str(it) for key, it in names.items() if it is not None}
+
+
+def _substitute(text, root):
+    text = text.replace("{data_root}", str(root))
+    return text.replace("{{", "{").replace("}}", "}")
+
+
+def _check_phones(path, name, phones):
+    previous = (0.0, 0.0)
+    for number, (*times, phone) in enumerate(phones, 1):
+        where = f"{path}, utterance {name}, phone {number} ({phone!r})"
+        if not all(type(time) in (int, float) for time in times):
+            raise ValueError(
+                f"{where}: start and end are numbers of seconds, not "
+                f"{times[0]!r} and {times[1]!r}."
+            )
+        if not 0 <= times[0] <= times[1] < math.inf:
+            raise ValueError(
+                f"{where}: from {times[0]} to {times[1]} s is no piece of "
+                "time; a start and an end in seconds are wanted."
+            )
+        if times[0] < previous[0] or times[1] < previous[1]:
+            raise ValueError(
+                f"{where}: it is from {times[0]} to {times[1]} s, after one "
+                f"from {previous[0]} to {previous[1]} s. Sort the phones by "
+                "time."
+            )
+        previous = times
+
+
+def has_manifests(folder: pathlib.Path) -> bool:
+    """Check whether a folder has the manifests of all splits.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The folder.
+
+    Returns
+    -------
+    bool
+        Whether all are there, in json or in csv.
+    """
+    return any(
+        all((folder / f"{split}.{kind}").is_file() for split in SPLITS)
+        for kind in ("json", "csv")
+    )
+
+
+def given_manifests(
+    data_folder: pathlib.Path, save_folder: pathlib.Path
+) -> bool:
+    """Check whether a user's data folder has manifests to use as they are.
+
+    Arguments
+    ---------
+    data_folder : pathlib.Path
+        Data folder of the user.
+    save_folder : pathlib.Path
+        Folder for manifests made of the data; those in it are not a user's.
+
+    Returns
+    -------
+    bool
+        Whether it has; that is also logged.
+    """
+    own = data_folder.resolve() == save_folder.resolve()
+    given = has_manifests(data_folder) and not own
+    if given:
+        logger.info("%s: its manifests are used as they are", data_folder)
+    return given
+
+
+def is_done(folder: pathlib.Path, corpus: dict) -> bool:
+    """Check whether a preparation with these parameters is complete.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Folder of the manifests.
+    corpus : dict
+        Parameters of the preparation, the content of ``corpus.json``.
+
+    Returns
+    -------
+    bool
+        Whether it is.
+    """
+    complete = all((folder / name).is_file() for name in MANIFESTS)
+    return complete and read_corpus(folder) == corpus
+
+
+def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
+    """List the first names in a folder, for an error message.
+
+    Arguments
+    ---------
+    folder : path
+        The folder.
+    pattern : str
+        Glob pattern of the names.
+    most : int
+        Number of names to list.
+
+    Returns
+    -------
+    str
+        The names, or ``nothing``.
+
+    Example
+    -------
+    >>> folder_contents("no/such/folder")
+    'nothing'
+    """
+    names = sorted(path.name for path in pathlib.Path(folder).glob(pattern))
+    more = ["..."] if len(names) > most else []
+    return ", ".join(names[:most] + more) or "nothing"
+
+
+def utterance(
+    path: str,
+    length: float,
+    speaker: str,
+    lang: str = "",
+    words: str = "",
+    phones: Iterable = (),
+) -> dict:
+    """Make a manifest entry.
+
+    Arguments
+    ---------
+    path : str
+        Path of the audio, relative to ``data_root``.
+    length : float
+        Length in seconds.
+    speaker : str
+        Name of the speaker.
+    lang : str
+        Code of the language.
+    words : str
+        Transcript.
+    phones : iterable
+        Phones as (start, end, name), in seconds.
+
+    Returns
+    -------
+    dict
+        The entry. Braces are doubled, those of ``{data_root}`` excepted, so
+        that SpeechBrain's replacements leave names and texts alone.
+
+    Example
+    -------
+    >>> utterance("ann/{1}.wav", 0.5, "ann")["wav"]
+    '{data_root}/ann/{{1}}.wav'
+    """
+    return {
+        "wav": "{data_root}/" + _escape(path),
+        "length": length,
+        "spk_id": _escape(speaker),
+        "lang": lang,
+        "words": _escape(words),
+        "phones": [[start, end, _escape(name)] for start, end, name in phones],
+    }
+
+
+def write_corpus(
+    folder: pathlib.Path, utts: dict[str, dict], corpus: dict
+) -> None:
+    """Write the manifests, the item file and, last, ``corpus.json``.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Output folder; created if absent.
+    utts : dict
+        From split to a dict from utterance id to entry.
+    corpus : dict
+        Parameters of the preparation, for ``corpus.json``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.json").unlink(missing_ok=True)
+    for split in SPLITS:
+        _write_text(folder / f"{split}.json", _json_lines(utts[split]))
+    if any(utt["phones"] for utt in utts["test"].values()):
+        _write_text(folder / "phones.item", _item_file(utts["test"]))
+    else:
+        (folder / "phones.item").unlink(missing_ok=True)
+    _write_text(folder / "corpus.json", json.dumps(corpus, indent=1) + "\n")
+    logger.info(
+        "%s: %s",
+        folder,
+        ", ".join(
+            f"{split} {sum(u['length'] for u in utts[split].values()) / 60:.1f}"
+            f" min ({len(utts[split])} utterances)"
+            for split in SPLITS
+        ),
+    )
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(text, "utf-8", newline="\n")
+
+
+def _json_lines(utts: dict[str, dict]) -> str:
+    """One json object, one utterance a line."""
+    lines = (
+        f"{json.dumps(utt_id)}: {json.dumps(utt, ensure_ascii=False)}"
+        for utt_id, utt in utts.items()
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _escape(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+class Item(NamedTuple):
+    """Line of a ZeroSpeech item file: a phone in its context.
+
+    Arguments
+    ---------
+    file : str
+        Name of the utterance.
+    onset, offset : float
+        Begin and end in seconds.
+    phone, before, after : str
+        The phone and its neighbours.
+    speaker : str
+        Name of the speaker.
+    """
+
+    file: str
+    onset: float
+    offset: float
+    phone: str
+    before: str
+    after: str
+    speaker: str
+
+
+def read_items(path: PathLike) -> Iterator[Item]:
+    """Read a ZeroSpeech item file.
+
+    Arguments
+    ---------
+    path : path
+        Item file with the columns ``#file onset offset #phone prev-phone
+        next-phone speaker``.
+
+    Yields
+    ------
+    Item
+        The item of each line.
+
+    Raises
+    ------
+    ValueError
+        If a line is no item.
+    """
+    with open(path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            fields = line.split()
+            if not fields or line.startswith("#file"):
+                continue
+            try:
+                file, onset, offset, *names = fields
+                item = Item(file, float(onset), float(offset), *names)
+                if not 0 <= item.onset <= item.offset < math.inf:
+                    raise ValueError
+            except (ValueError, TypeError):
+                raise ValueError(
+                    f"{path}, line {number}: an item has a file, an onset, an "
+                    "offset, a phone, the phones before and after it, and a "
+                    f"speaker; this is {line.strip()!r}."
+                ) from None
+            yield item
+
+
+def make_items(
+    file: str,
+    phones: Sequence[tuple[float, float, str]],
+    speaker: str,
+    triphones: bool,
+) -> list[Item]:
+    """Make the items of an utterance: phones without a pause before, in or
+    after them, at most 5 ms from their neighbours.
+
+    Arguments
+    ---------
+    file : str
+        Name of the utterance.
+    phones : sequence
+        Phones as (start, end, name), in seconds.
+    speaker : str
+        Name of the speaker.
+    triphones : bool
+        Whether an item lasts from the phone before to the phone after.
+
+    Returns
+    -------
+    list of Item
+        The items.
+
+    Example
+    -------
+    >>> phones = [(0.0, 0.1, "a"), (0.1, 0.3, "b"), (0.3, 0.4, "c")]
+    >>> make_items("utt", phones, "ann", triphones=True)[0][:4]
+    ('utt', 0.0, 0.4, 'b')
+    """
+    items = []
+    for before, this, after in zip(
+        phones, phones[1:], phones[2:], strict=False
+    ):
+        names = this[2], before[2], after[2]
+        gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
+        if SILENCES.isdisjoint(names) and gap < _LONGEST_GAP:
+            times = (before[0], after[1]) if triphones else this[:2]
+            items.append(Item(file, *times, *names, speaker))
+    return items
+
+
+def _item_file(utts: dict[str, dict]) -> str:
+    """ZeroSpeech triphones: from the phone before to the phone after."""
+    lines = ["#file onset offset #phone prev-phone next-phone speaker"]
+    for utt_id, utt in utts.items():
+        for item in make_items(utt_id, utt["phones"], utt["spk_id"], True):
+            lines.append(" ".join(map(str, item)))
+    return "\n".join(lines) + "\n"

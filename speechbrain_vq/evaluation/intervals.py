@@ -1,0 +1,252 @@
+"""Bootstrap confidence intervals of metrics, computed in one pass."""
+
+import math
+import zlib
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+import torch
+
+from .metric import UNNAMED, Estimate, Quantity
+
+# 95 % of a normal distribution lie within 1.96 standard deviations.
+NORMAL = 1.96
+
+
+def estimate(
+    values: torch.Tensor | Iterable[float],
+    quantity: Quantity = UNNAMED,
+    cases: int = 1,
+) -> Estimate:
+    """Compute a 95 % confidence interval from bootstrap replicates.
+
+    It is 1.96 standard errors to both sides (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
+    quantity; see ``clip_interval``. Percentiles are not used: entropies of
+    resampled data are biased downwards, so the percentile interval may exclude
+    the value itself.
+
+    Arguments
+    ---------
+    values : torch.Tensor or iterable of float
+        Value on the data, then on each replicate, [1 + R].
+    quantity : Quantity
+        Label, unit and bounds.
+    cases : int
+        Number of utterances behind the value.
+
+    Returns
+    -------
+    Estimate
+
+    Example
+    -------
+    >>> value, low, high, _ = estimate([3.0, 2.0, 4.0])
+    >>> value, round(low, 3), round(high, 3)
+    (3.0, 0.228, 5.772)
+    """
+    value, *replicates = [float(value) for value in values]
+    replicates = [one for one in replicates if math.isfinite(one)]
+    if len(replicates) < 2 or not math.isfinite(value):
+        return Estimate(value, quantity=quantity)
+    error = float(np.std(replicates, ddof=1))
+    ends = clip_interval(value, error, quantity.bounds, cases)
+    return Estimate(value, *ends, quantity)
+
+
+def clip_interval(
+    value: float, error: float, bounds: tuple[float, float], cases: int
+) -> tuple[float, float]:
+    """Compute a 95 % confidence interval that stays within the bounds.
+
+    With two finite bounds it is the Wilson score interval at the effective
+    sample size, i.e. of as many cases as have the given standard error (Kott,
+    2017, A note on Wilson coverage intervals for proportions estimated from
+    complex samples; recommended by Franco et al., 2019). At a bound itself
+    the standard error is 0, and the number of utterances takes its place: no
+    error in 16 utterances does not mean an error rate of 0. With one finite
+    bound, the normal interval is cut off there.
+
+    Arguments
+    ---------
+    value : float
+        Value on the data.
+    error : float
+        Standard error.
+    bounds : tuple of float
+        Least and greatest possible value.
+    cases : int
+        Number of utterances behind the value.
+
+    Returns
+    -------
+    tuple of float
+
+    Example
+    -------
+    >>> low, high = clip_interval(0.9, 0.0765, (0, 1), cases=9)
+    >>> round(low, 3), round(high, 3)
+    (0.664, 0.976)
+    """
+    least, most = bounds
+    size = most - least
+    if not math.isfinite(size):
+        margin = NORMAL * error
+        return max(value - margin, least), min(value + margin, most)
+    share = min(max((value - least) / size, 0.0), 1.0)
+    variance, squared = share * (1 - share), (error / size) ** 2
+    if variance >= 1e-9 and squared == 0:
+        return value, value
+    number = cases if variance < 1e-9 else variance / squared
+    low, high = (least + size * end for end in wilson(share, number))
+    return min(low, value), max(high, value)
+
+
+def wilson(share: float, number: float) -> tuple[float, float]:
+    """Compute the 95 % score interval of a proportion of ``number`` cases
+    (Wilson, 1927, Probable inference, the law of succession, and statistical
+    inference).
+
+    Example
+    -------
+    >>> low, high = wilson(1.0, 16)
+    >>> round(low, 4), high
+    (0.8064, 1.0)
+    """
+    squared = NORMAL**2 / number
+    middle = share + squared / 2
+    half = math.sqrt(squared * (share * (1 - share) + squared / 4))
+    low, high = ((middle + s * half) / (1 + squared) for s in (-1, 1))
+    # Rounding must not exclude the proportion, or leave 0..1.
+    return min(max(low, 0.0), share), max(min(high, 1.0), share)
+
+
+class PoissonBootstrap:
+    """Draw how often each utterance counts in each bootstrap replicate.
+
+    The weight of an utterance in a replicate is a Poisson variable of mean 1
+    (Hanley and MacGibbon, 2006; Oza and Russell, 2001), so the data need not
+    be kept to resample them. It is a function of the utterance's name: the
+    order does not matter, and two models are compared on the same replicates.
+
+    Arguments
+    ---------
+    replicates : int
+        Number of replicates; 0: no intervals.
+    seed : int
+        Random seed.
+
+    Example
+    -------
+    >>> PoissonBootstrap(3).weights("utt-1").shape
+    torch.Size([4])
+    """
+
+    def __init__(self, replicates: int = 100, seed: int = 0):
+        self.replicates, self.seed = replicates, seed
+
+    def weights(self, name: str) -> torch.Tensor:
+        """Return the weights of an utterance: 1 for the data, then one for
+        each replicate, [1 + R], integers."""
+        random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        drawn = torch.from_numpy(random.poisson(1.0, self.replicates))
+        return torch.cat([torch.ones(1), drawn]).int()
+
+
+class WeightedCounts:
+    """Count keys, in the data and in every replicate.
+
+    Arguments
+    ---------
+    limit : int, optional
+        Greatest number of different keys; beyond, nothing is counted any
+        more and ``full`` is True.
+
+    Example
+    -------
+    >>> counts = WeightedCounts()
+    >>> counts.add(["a", "b", "a"], torch.tensor([1, 0, 2]))
+    >>> counts.keys(), counts.table().tolist()
+    (['a', 'b'], [[2, 0, 4], [1, 0, 2]])
+    """
+
+    def __init__(self, limit: int | None = None):
+        self.limit, self.full = limit, False
+        self._rows, self._table = {}, None
+
+    def add(self, keys: Iterable[Hashable], weights: torch.Tensor) -> None:
+        """Count the keys of an utterance with its weights, [1 + R]."""
+        counts: dict = {}
+        for key in keys:
+            counts[key] = counts.get(key, 0) + 1
+        if self.full or not counts:
+            return
+        rows = [self._rows.setdefault(k, len(self._rows)) for k in counts]
+        if self.limit is not None and len(self._rows) > self.limit:
+            self.full, self._rows, self._table = True, {}, None
+            return
+        self._grow(weights)
+        numbers = torch.tensor(list(counts.values()), dtype=torch.int32)
+        self._table.index_add_(
+            0, torch.tensor(rows), numbers.unsqueeze(1) * weights
+        )
+
+    def keys(self) -> list:
+        """Return the keys, in the order of their first occurrence."""
+        return list(self._rows)
+
+    def table(self) -> torch.Tensor:
+        """Return the counts, [keys, 1 + R]."""
+        if self._table is None:
+            return torch.zeros(0, 1, dtype=torch.int32)
+        return self._table[: len(self._rows)]
+
+    def _grow(self, weights):
+        needed = len(self._rows)
+        size = 0 if self._table is None else len(self._table)
+        if needed > size:
+            table = weights.new_zeros(max(2 * size, needed, 64), len(weights))
+            if size:
+                table[:size] = self._table
+            self._table = table
+
+
+class WeightedRatios:
+    """Divide sums by sums, in the data and in every replicate.
+
+    Example
+    -------
+    >>> ratios = WeightedRatios()
+    >>> ratios.add("length", 6.0, 2, torch.ones(1))
+    >>> ratios.values("length")
+    tensor([3.], dtype=torch.float64)
+    """
+
+    def __init__(self):
+        self._sums = {}
+
+    def add(
+        self, name: str, over: float, under: float, weights: torch.Tensor
+    ) -> None:
+        """Add to the dividend and the divisor of a ratio, with the weights of
+        an utterance, [1 + R]."""
+        pair = torch.tensor([[over], [under]], dtype=torch.float64)
+        self._sums[name] = self._sums.get(name, 0) + pair * weights.double()
+
+    def names(self) -> list[str]:
+        """Return the ratios whose divisor is not 0."""
+        return [n for n, sums in self._sums.items() if sums[1, 0] > 0]
+
+    def values(self, name: str) -> torch.Tensor:
+        """Return a ratio, [1 + R]; nan where the divisor is 0."""
+        over, under = self._sums[name]
+        return over / torch.where(under > 0, under, torch.nan)
+
+    def estimates(
+        self, quantities: dict[str, Quantity], cases: int = 1
+    ) -> dict[str, Estimate]:
+        """Estimate all ratios, of the named quantities."""
+        return {
+            name: estimate(self.values(name), quantities[name], cases)
+            for name in self.names()
+        }

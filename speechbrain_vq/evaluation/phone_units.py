@@ -1,0 +1,308 @@
+"""Information that units carry about phones, from one table of counts.
+
+The functions take counts [phones, units]; classes other than phones (e.g.
+characters, images' labels) are counted and scored the same way.
+"""
+
+import collections
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from speechbrain_vq.nnet.losses import entropy
+
+from .intervals import WeightedCounts, estimate
+from .metric import NON_NEGATIVE, SHARE, Estimate, Metric, Quantity
+from .utterances import Utterance
+
+
+def phones_at(
+    phones: Sequence[tuple[float, float, str]], times: Sequence[float]
+) -> list:
+    """Look up the phone at each of some sorted times, None between phones;
+    phones are (start, end, phone) in seconds, in order.
+
+    Example
+    -------
+    >>> phones_at([(0.0, 0.1, "a"), (0.1, 0.3, "b")], [0.05, 0.1, 0.4])
+    ['a', 'b', None]
+    """
+    names, index = [], 0
+    for time in times:
+        while index < len(phones) and phones[index][1] <= time:
+            index += 1
+        inside = index < len(phones) and phones[index][0] <= time
+        names.append(phones[index][2] if inside else None)
+    return names
+
+
+def frame_middles(number: int, token_rate: float) -> list[float]:
+    """Return the middle of each of ``number`` frames, in seconds."""
+    return [(frame + 0.5) / token_rate for frame in range(number)]
+
+
+class PhoneUnitCounts:
+    """Count which units occur with which phones.
+
+    Arguments
+    ---------
+    num_units : int, optional
+        Number of different units; absent: one more than the greatest unit.
+    token_rate : float, optional
+        Units per second; needed by ``add``.
+
+    Example
+    -------
+    >>> table = PhoneUnitCounts(num_units=4, token_rate=10)
+    >>> table.add([0, 0, 3], [(0.0, 0.2, "a"), (0.2, 0.3, "b")])
+    >>> table.counts()
+    tensor([[2, 0, 0, 0],
+            [0, 0, 0, 1]])
+    """
+
+    def __init__(
+        self, num_units: int | None = None, token_rate: float | None = None
+    ):
+        self.num_units, self.token_rate = num_units, token_rate
+        self._pairs = WeightedCounts()
+
+    def add(
+        self, units: Iterable[int], phones: Sequence[tuple[float, float, str]]
+    ) -> None:
+        """Count the units of an utterance with the phones at their middles,
+        (start, end, phone) in seconds; units outside phones are left out."""
+        units = list(units)
+        middles = frame_middles(len(units), self.token_rate)
+        self.add_frames(phones_at(phones, middles), units, torch.ones(1).int())
+
+    def add_frames(
+        self,
+        phones: Iterable[str | None],
+        units: Iterable[int],
+        weights: torch.Tensor,
+    ) -> None:
+        """Count phone and unit of each frame with the weights of the
+        utterance, [1 + R]; frames without a phone are left out."""
+        pairs = zip(phones, units, strict=True)
+        known = [pair for pair in pairs if pair[0] is not None]
+        self._pairs.add(known, weights)
+
+    @property
+    def phones(self) -> list[str]:
+        """Names of the rows, in alphabetical order."""
+        return sorted({phone for phone, _ in self._pairs.keys()})
+
+    @property
+    def replicates(self) -> int:
+        """Number of tables, 1 + R."""
+        return self._pairs.table().shape[1]
+
+    def counts(self, replicate: int = 0) -> torch.Tensor:
+        """Return the table of the data, or of a replicate, [phones, units]."""
+        keys = self._pairs.keys()
+        size = self.num_units
+        if size is None:
+            size = 1 + max((unit for _, unit in keys), default=-1)
+        rows = {phone: row for row, phone in enumerate(self.phones)}
+        counts = torch.zeros(len(rows) * size, dtype=torch.int64)
+        cells = [rows[phone] * size + unit for phone, unit in keys]
+        counts[cells] = self._pairs.table()[:, replicate].long()
+        return counts.view(len(rows), size)
+
+
+def mutual_information(counts: torch.Tensor) -> float:
+    """Compute I(phone; unit) in nats from counts [phones, units]."""
+    counts = counts.double()
+    marginals = entropy(counts.sum(1)) + entropy(counts.sum(0))
+    # Rounding must not make it negative where it is 0.
+    return max(float(marginals - entropy(counts.flatten())), 0.0)
+
+
+def pnmi(counts: torch.Tensor) -> float:
+    """Compute phone-normalized mutual information, I(phone; unit) / H(phone):
+    the share of the phone's entropy that its unit removes (Hsu et al., HuBERT,
+    2021, section V-B).
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        Occurrences of each phone with each unit, [phones, units].
+
+    Returns
+    -------
+    float
+        PNMI in 0..1; 0 if there is only one phone.
+
+    Example
+    -------
+    >>> round(pnmi(torch.tensor([[5, 0, 0], [0, 2, 3]])), 9)
+    1.0
+    >>> abs(pnmi(torch.tensor([[2, 4], [1, 2]]))) < 1e-12
+    True
+    """
+    of_phones = float(entropy(counts.sum(1).double()))
+    return mutual_information(counts) / of_phones if of_phones > 0 else 0.0
+
+
+def nmi(counts: torch.Tensor) -> float:
+    """Compute normalized mutual information, I(class; unit) over the mean of
+    the two entropies, as scikit-learn's ``normalized_mutual_info_score``.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        Occurrences of each class with each unit, [classes, units].
+
+    Returns
+    -------
+    float
+        NMI in 0..1; 1 if there is only one class and one unit.
+
+    Example
+    -------
+    >>> round(nmi(torch.tensor([[5, 0], [0, 5]])), 9)
+    1.0
+    >>> nmi(torch.tensor([[5, 5]]))
+    0.0
+    """
+    counts = counts.double()
+    entropies = float(entropy(counts.sum(1)) + entropy(counts.sum(0)))
+    if entropies <= 0:
+        return 1.0
+    return 2 * mutual_information(counts) / entropies
+
+
+def phone_purity(counts: torch.Tensor) -> float:
+    """Compute phone purity, the accuracy of mapping each unit to its most
+    frequent phone (HuBERT, 2021, section V-B). It grows with the number of
+    units: with one unit a frame it is 1.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        Occurrences of each phone with each unit, [phones, units].
+
+    Returns
+    -------
+    float
+        Purity in 0..1; 0 without counts.
+
+    Example
+    -------
+    >>> phone_purity(torch.tensor([[6, 0, 1], [0, 2, 1]]))
+    0.9
+    """
+    total = float(counts.sum())
+    return float(counts.amax(0).sum()) / total if total else 0.0
+
+
+def phone_information(counts: torch.Tensor) -> dict[str, float]:
+    """Compute all values of a table of phones and units. Cluster purity is
+    the accuracy of mapping each phone to its most frequent unit; it falls with
+    the number of units.
+
+    Arguments
+    ---------
+    counts : torch.Tensor
+        Occurrences of each phone with each unit, [phones, units].
+
+    Returns
+    -------
+    dict
+        ``pnmi``, ``phone_purity``, ``cluster_purity``, and in bits
+        ``entropy_of_phone_given_unit`` and ``entropy_of_unit_given_phone``.
+
+    Example
+    -------
+    >>> values = phone_information(torch.tensor([[2, 2, 0], [0, 0, 4]]))
+    >>> round(values["entropy_of_unit_given_phone"], 9)
+    0.5
+    """
+    counts = counts.double()
+    joint = entropy(counts.flatten())
+    phones, units = entropy(counts.sum(1)), entropy(counts.sum(0))
+    return {
+        "pnmi": pnmi(counts),
+        "phone_purity": phone_purity(counts),
+        "cluster_purity": phone_purity(counts.T),
+        "entropy_of_phone_given_unit": _bits(joint - units),
+        "entropy_of_unit_given_phone": _bits(joint - phones),
+    }
+
+
+def _bits(nats):
+    return max(float(nats), 0.0) / math.log(2)
+
+
+class PhoneInformation(Metric):
+    """Compute ``phone_information`` of the phones at the middles of units; of
+    each codebook separately.
+
+    Example
+    -------
+    >>> PhoneInformation().compute()
+    {}
+    """
+
+    label = "What units say of phones"
+    quantities = {
+        "pnmi": Quantity("PNMI", bounds=SHARE),
+        "phone_purity": Quantity("phone purity", bounds=SHARE),
+        "cluster_purity": Quantity("cluster purity", bounds=SHARE),
+        "entropy_of_phone_given_unit": Quantity(
+            "entropy of phone given unit", "bits", NON_NEGATIVE
+        ),
+        "entropy_of_unit_given_phone": Quantity(
+            "entropy of unit given phone", "bits", NON_NEGATIVE
+        ),
+    }
+
+    def __init__(self):
+        self._books = collections.defaultdict(PhoneUnitCounts)
+        self._utterances = 0
+
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Count an utterance."""
+        self._utterances += 1
+        middles = frame_middles(len(utterance.tokens), utterance.token_rate)
+        phones = phones_at(utterance.entry.get("phones") or (), middles)
+        for book, units in enumerate(utterance.tokens.T.tolist()):
+            self._books[book].add_frames(phones, units, weights)
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the values of each codebook."""
+        estimates = {}
+        for number, table in enumerate(self._books.values(), 1):
+            if not table.phones:
+                continue
+            # One replicate's table at a time: they are large.
+            values = [
+                phone_information(table.counts(replicate))
+                for replicate in range(table.replicates)
+            ]
+            for name, quantity in self.quantities.items():
+                if len(self._books) > 1:
+                    label = f"{quantity.label}, codebook {number}"
+                    quantity = quantity._replace(label=label)
+                    key = f"{name}_codebook_{number}"
+                else:
+                    key = name
+                estimates[key] = estimate(
+                    (one[name] for one in values), quantity, self._utterances
+                )
+        return estimates
+
+    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
+        if estimates:
+            return []
+        return [
+            "phone information, boundaries and the phone probe: the manifest "
+            "has no phones"
+        ]
+
+    def tables(self) -> dict:
+        """Return the table of the first codebook."""
+        table = self._books[0]
+        return {"phone_units": table.counts(), "phones": table.phones}

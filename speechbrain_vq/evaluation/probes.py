@@ -1,0 +1,339 @@
+"""Linear probes: how well logistic regression predicts speaker, gender and
+phone from units, and from the latents before quantization."""
+
+import collections
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn.functional import cross_entropy, embedding_bag
+
+from .intervals import PoissonBootstrap, estimate
+from .metric import SHARE, Estimate, Metric, Quantity
+from .phone_units import frame_middles, phones_at
+from .utterances import Utterance
+
+# Frames of an utterance, and of all, for the phone probe.
+FRAMES_PER_UTTERANCE = 100
+MOST_FRAMES = 10_000
+
+
+def fit_probe(
+    inputs: torch.Tensor, labels: torch.Tensor, num_classes: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Fit multinomial logistic regression by L-BFGS: the sum of cross
+    entropies plus half the squared weights, as scikit-learn's
+    ``LogisticRegression`` by default.
+
+    Arguments
+    ---------
+    inputs : torch.Tensor
+        Vectors, [N, D]; or integers [N, C], indices of the inputs that are 1
+        while all others are 0.
+    labels : torch.Tensor
+        Classes, [N].
+    num_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    callable
+        From inputs to logits, [N, num_classes].
+
+    Example
+    -------
+    >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+    >>> probe = fit_probe(x, torch.tensor([0, 0, 1, 1]), 2)
+    >>> probe(torch.tensor([[-3.0], [0.5]])).argmax(1)
+    tensor([0, 1])
+    """
+    sparse = not inputs.is_floating_point()
+    size = int(inputs.max()) + 1 if sparse else inputs.shape[1]
+    dtype = torch.float32 if sparse else inputs.dtype
+    weight = torch.zeros(size, num_classes, dtype=dtype, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=dtype, requires_grad=True)
+
+    def logits(x):
+        if not sparse:
+            return x @ weight + bias
+        # An index that is not in the training data has no weight.
+        known = (x < size).to(dtype)
+        return bias + embedding_bag(
+            x.clamp(max=size - 1), weight, mode="sum", per_sample_weights=known
+        )
+
+    solver = torch.optim.LBFGS(
+        [weight, bias],
+        max_iter=100,
+        tolerance_grad=1e-6,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        solver.zero_grad()
+        loss = cross_entropy(logits(inputs), labels, reduction="sum")
+        loss = (loss + weight.square().sum() / 2) / len(labels)
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        solver.step(closure)
+    weight.requires_grad_(False)
+    bias.requires_grad_(False)
+    return logits
+
+
+def stratified_folds(
+    groups: Sequence, number: int = 5, seed: int = 0
+) -> torch.Tensor:
+    """Assign examples to ``number`` folds, [N], with equal shares of each
+    group (e.g. class).
+
+    Example
+    -------
+    >>> stratified_folds("aabb", 2).view(2, 2).sum(1)
+    tensor([1, 1])
+    """
+    folds, next_fold = torch.zeros(len(groups), dtype=torch.long), 0
+    for group in sorted(set(groups)):
+        members = [i for i, other in enumerate(groups) if other == group]
+        random.Random(f"{seed} {group}").shuffle(members)
+        for member in members:
+            folds[member] = next_fold % number
+            next_fold += 1
+    return folds
+
+
+def cross_validate(
+    inputs: torch.Tensor, labels: Sequence, folds: torch.Tensor
+) -> torch.Tensor:
+    """Return whether a probe trained on the other folds is right on each
+    example, [N]; see ``fit_probe`` and ``stratified_folds``.
+
+    Vectors are standardized by mean and deviation of the training folds.
+
+    Example
+    -------
+    >>> x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]])
+    >>> cross_validate(x, "aabb", torch.tensor([0, 1, 0, 1]))
+    tensor([True, True, True, True])
+    """
+    classes = sorted(set(labels))
+    targets = torch.tensor([classes.index(label) for label in labels])
+    right = torch.zeros(len(targets), dtype=torch.bool)
+    for fold in folds.unique():
+        train, test = folds != fold, folds == fold
+        if not train.any():
+            continue
+        x = inputs
+        if x.is_floating_point():
+            mean, std = x[train].mean(0), x[train].std(0, correction=0)
+            x = (x - mean) / torch.where(std > 1e-6, std, 1.0)
+        probe = fit_probe(x[train], targets[train], len(classes))
+        right[test] = probe(x[test]).argmax(1) == targets[test]
+    return right
+
+
+def sample_utterances(
+    manifest: dict[str, dict],
+    max_speakers: int = 100,
+    max_utterances: int = 20,
+    seed: int = 0,
+) -> set[str]:
+    """Draw names of utterances of a bounded number of speakers; without
+    speakers, of the whole manifest.
+
+    Example
+    -------
+    >>> manifest = {f"utt-{i}": {"spk_id": "ann"} for i in range(9)}
+    >>> len(sample_utterances(manifest, max_utterances=5))
+    5
+    """
+    by_speaker = collections.defaultdict(list)
+    for name, entry in manifest.items():
+        by_speaker[entry.get("spk_id") or name].append(name)
+    limit = max_speakers
+    if not any(entry.get("spk_id") for entry in manifest.values()):
+        limit = max_speakers * max_utterances
+    draw = random.Random(seed)
+    names = set()
+    for speaker in draw.sample(sorted(by_speaker), min(limit, len(by_speaker))):
+        own = by_speaker[speaker]
+        names.update(draw.sample(own, min(max_utterances, len(own))))
+    return names
+
+
+class _Example:
+    """Inputs and labels of the probes of one utterance."""
+
+    def __init__(self, utterance, frames):
+        entry, tokens = utterance.entry, utterance.tokens
+        latents = utterance.latents
+        self.name = utterance.name
+        self.labels = {
+            "speaker": entry.get("spk_id"),
+            "gender": entry.get("gender"),
+        }
+        self.tokens = tokens.clone()
+        self.pooled = {
+            name: torch.cat([x.mean(0), x.std(0, correction=0)])
+            for name, x in (
+                ("latents", latents),
+                ("codewords", utterance.codewords),
+            )
+            if x is not None
+        }
+        middles = frame_middles(len(tokens), utterance.token_rate)
+        middles = [middles[frame] for frame in frames]
+        self.phones = phones_at(entry.get("phones") or (), middles)
+        self.frames = {"units": tokens[frames]}
+        if latents is not None:
+            self.frames["latents"] = latents[frames]
+
+
+class LinearProbes(Metric):
+    """Compute accuracies of linear probes, by five-fold cross-validation over
+    utterances.
+
+    - ``speaker_from_units``: from histograms of the units of an utterance;
+      ``speaker_from_latents`` and ``speaker_from_codewords``: from mean and
+      deviation over time of the vectors before and after quantization, which
+      compare like with like; the same of ``gender``;
+    - ``phone_from_units``: from the unit alone; ``phone_from_latents``: from
+      the latent; on up to 100 frames of an utterance and 10 000 in all;
+    - ``*_chance``: of the most frequent class.
+
+    Intervals resample the test utterances of the fitted probes.
+
+    Arguments
+    ---------
+    names : set of str
+        Utterances to use, see ``sample_utterances``.
+    bootstrap : PoissonBootstrap
+        Weights of utterances.
+    seed : int
+        Random seed of frames and folds.
+
+    Example
+    -------
+    >>> LinearProbes({"utt-1"}, PoissonBootstrap(0)).compute()
+    {}
+    """
+
+    label = "Accuracy of linear probes"
+
+    def __init__(
+        self, names: set[str], bootstrap: PoissonBootstrap, seed: int = 0
+    ):
+        self.names, self.bootstrap, self.seed = names, bootstrap, seed
+        self._examples, self._utterances = [], 0
+
+    def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Keep inputs and labels of an utterance."""
+        self._utterances += 1
+        number = len(utterance.tokens)
+        if utterance.name not in self.names or not number:
+            return
+        draw = random.Random(f"{self.seed} {utterance.name}")
+        frames = draw.sample(range(number), min(number, FRAMES_PER_UTTERANCE))
+        self._examples.append(_Example(utterance, sorted(frames)))
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the accuracies of all classes that the manifest names."""
+        # Independent of the order of utterances.
+        self._examples.sort(key=lambda example: example.name)
+        return {
+            **self._utterance_probes("speaker"),
+            **self._utterance_probes("gender"),
+            **self._phone_probes(),
+        }
+
+    def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
+        return [
+            f"{target} probe: the manifest ({key}) does not name two, with "
+            "two utterances each"
+            for target, key in (("speaker", "spk_id"), ("gender", "gender"))
+            if f"{target}_chance" not in estimates
+        ]
+
+    def _utterance_probes(self, target):
+        """Estimate accuracies of a class of utterances."""
+        sizes = collections.Counter(e.labels[target] for e in self._examples)
+        examples = [
+            example
+            for example in self._examples
+            if example.labels[target] and sizes[example.labels[target]] > 1
+        ]
+        labels = [example.labels[target] for example in examples]
+        if len(set(labels)) < 2:
+            return {}
+        inputs = {"units": _histograms([e.tokens for e in examples])}
+        for name in examples[0].pooled:
+            inputs[name] = torch.stack([e.pooled[name] for e in examples])
+        names = [example.name for example in examples]
+        folds = stratified_folds(labels, seed=self.seed)
+        return self._accuracies(target, inputs, labels, names, folds)
+
+    def _phone_probes(self):
+        """Estimate accuracies of the phones of frames."""
+        rows = [
+            (i, j)
+            for i, example in enumerate(self._examples)
+            for j, phone in enumerate(example.phones)
+            if phone is not None
+        ]
+        random.Random(self.seed).shuffle(rows)
+        rows = rows[:MOST_FRAMES]
+        labels = [self._examples[i].phones[j] for i, j in rows]
+        if len(set(labels)) < 2 or len(self._examples) < 2:
+            return {}
+        inputs = {
+            name: torch.stack(
+                [self._examples[i].frames[name][j] for i, j in rows]
+            )
+            for name in self._examples[0].frames
+        }
+        # Codes of different codebooks are different inputs.
+        most = inputs["units"].amax(0)
+        inputs["units"] = inputs["units"] + torch.cumsum(most + 1, 0) - most - 1
+        names = [self._examples[i].name for i, _ in rows]
+        by_utterance = stratified_folds(
+            [0] * len(self._examples), seed=self.seed
+        )
+        folds = by_utterance[torch.tensor([i for i, _ in rows])]
+        return self._accuracies("phone", inputs, labels, names, folds)
+
+    def _accuracies(self, target, inputs, labels, names, folds):
+        weights = {name: self.bootstrap.weights(name) for name in set(names)}
+        mass = torch.stack([weights[name] for name in names]).double()
+        estimates = {}
+        for source, x in inputs.items():
+            right = cross_validate(x, labels, folds).double() @ mass
+            estimates[f"{target}_from_{source}"] = estimate(
+                right / mass.sum(0),
+                Quantity(f"{target} from {source}", bounds=SHARE),
+                self._utterances,
+            )
+        most = collections.Counter(labels).most_common(1)[0][1]
+        estimates[f"{target}_chance"] = Estimate(
+            most / len(labels),
+            quantity=Quantity(f"{target} chance", bounds=SHARE),
+        )
+        return estimates
+
+
+def _histograms(tokens):
+    """Return the shares of the codes of each utterance, [N, C * K]."""
+    size = 1 + max(int(one.max()) for one in tokens)
+    return torch.stack(
+        [
+            torch.cat(
+                [
+                    torch.bincount(book, minlength=size) / len(one)
+                    for book in one.T
+                ]
+            )
+            for one in tokens
+        ]
+    )

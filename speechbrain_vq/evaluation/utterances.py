@@ -1,0 +1,230 @@
+"""Encoded utterances: what metrics take, and a model that encodes a manifest.
+``tokens`` reads those of token files."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    audio_blocks,
+    check_audio,
+    read_audio,
+)
+
+# Decoded and compared seconds of an utterance: warping is quadratic.
+MOST_DECODED = 20.0
+
+
+class Utterance(NamedTuple):
+    """An encoded utterance.
+
+    Arguments
+    ---------
+    name, entry : str, dict
+        Key and entry in the manifest.
+    tokens : torch.Tensor
+        Tokens, [T, C].
+    token_rate : float
+        Frames of tokens per second.
+    seconds : float
+        Duration.
+    latents, codewords : torch.Tensor, optional
+        Vectors before and after quantization, [T, D]; of models only.
+    wav : torch.Tensor, optional
+        Samples, [samples], of a long file only the beginning; of models only.
+    """
+
+    name: str
+    entry: dict
+    tokens: torch.Tensor
+    token_rate: float
+    seconds: float
+    latents: torch.Tensor | None = None
+    codewords: torch.Tensor | None = None
+    wav: torch.Tensor | None = None
+
+
+class EvaluatedModel:
+    """Encode the audio of a manifest with a model, and decode it again.
+
+    Arguments
+    ---------
+    tokenizer : VQTokenizer
+        The model.
+    batch_seconds : float
+        Audio of a batch in seconds, padding included.
+
+    Example
+    -------
+    >>> from speechbrain_vq import VQTokenizer
+    >>> model = EvaluatedModel(
+    ...     VQTokenizer.from_hparams("model")
+    ... )  # doctest: +SKIP
+    """
+
+    def __init__(self, tokenizer, batch_seconds: float = 60.0):
+        self.tokenizer, self.batch_seconds = tokenizer, batch_seconds
+        self.codebook_size = tokenizer.codebook_size
+        self.sample_rate = tokenizer.sample_rate
+        self.errors: dict[str, str] = {}
+
+    def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
+        """Encode the utterances of a manifest in its order, batch by batch;
+        longer files in chunks. Unreadable ones are left out, with a message in
+        ``errors``."""
+        batch, longest = {}, 0
+        for name, entry in manifest.items():
+            try:
+                if self._is_long(entry["wav"]):
+                    yield from self._encode_batch(batch, manifest)
+                    batch, longest = {}, 0
+                    yield self._encode_long(name, entry)
+                    continue
+                wav = read_audio(entry["wav"], self.sample_rate)
+            except AudioError as error:
+                self.errors[name] = str(error)
+                continue
+            longest = max(longest, len(wav))
+            samples = longest * (len(batch) + 1)
+            if batch and samples > self.sample_rate * self.batch_seconds:
+                yield from self._encode_batch(batch, manifest)
+                batch, longest = {}, len(wav)
+            batch[name] = wav
+        yield from self._encode_batch(batch, manifest)
+
+    def beginning(self, utterance: Utterance) -> Utterance:
+        """Cut an utterance to the seconds that are decoded, 20."""
+        if utterance.seconds <= MOST_DECODED:
+            return utterance
+        frames = math.ceil(MOST_DECODED * utterance.token_rate)
+        return utterance._replace(
+            tokens=utterance.tokens[:frames],
+            latents=utterance.latents[:frames],
+            codewords=utterance.codewords[:frames],
+            wav=self._first_samples(utterance.wav),
+            seconds=MOST_DECODED,
+        )
+
+    def settings(self) -> dict:
+        """Return what decoded speech depends on, for the report."""
+        return {
+            "vocoder": self.vocoder,
+            "seconds_heard": f"the first {MOST_DECODED:g} of an utterance",
+        }
+
+    @property
+    def vocoder(self) -> str:
+        """Name of what makes the waveforms."""
+        if self.tokenizer.vocoder is not None:
+            return self.tokenizer.vocoder.source
+        if not self.tokenizer.decodes_to_samples:
+            return "Griffin-Lim"
+        decoder = type(self.tokenizer.mods.decoder).__name__
+        return f"none: {decoder} writes samples"
+
+    @property
+    def speakers(self) -> list[str]:
+        """Names of the speakers of the training set, where the model takes
+        names; else empty."""
+        return getattr(self.tokenizer.mods.speaker, "names", [])
+
+    def reconstruct(self, utterance: Utterance) -> torch.Tensor:
+        """Decode an utterance in its own voice, [samples]."""
+        speaker = utterance.entry.get("spk_id")
+        return self.convert(utterance, utterance.wav, speaker)
+
+    @torch.no_grad()
+    def convert(
+        self, utterance: Utterance, voice: torch.Tensor, speaker: str | None
+    ) -> torch.Tensor:
+        """Decode an utterance in another voice, to samples [samples]: that of a
+        speaker whose name the model takes, or else that of the first 20 s of
+        a recording [samples]."""
+        tokens = self.tokenizer.fold(utterance.tokens.unsqueeze(0))
+        if speaker in self.speakers:
+            embedding = self.tokenizer.mods.speaker([speaker])
+        else:
+            voice = self._first_samples(voice).unsqueeze(0)
+            embedding = self.tokenizer.speaker_batch(voice)
+        return self.tokenizer.decode_batch(tokens, None, embedding)[0].cpu()
+
+    def tokens(self, wav: torch.Tensor) -> torch.Tensor:
+        """Encode samples [samples] to tokens [T, C]."""
+        return _as_columns(self.tokenizer.encode_batch(wav[None])[0][0].cpu())
+
+    def _first_samples(self, wav):
+        return wav[: round(MOST_DECODED * self.sample_rate)]
+
+    def _is_long(self, path):
+        # A model of unbounded context is given everything at once.
+        if self.tokenizer.span is None:
+            return False
+        return check_audio(path) > self.batch_seconds
+
+    def _encode_long(self, name, entry):
+        rate, number, start = self.sample_rate, 0, []
+
+        def blocks():
+            nonlocal number
+            for block in audio_blocks(entry["wav"], rate, self.batch_seconds):
+                if number < MOST_DECODED * rate:
+                    start.append(block)
+                number += len(block)
+                yield block
+
+        latents = self.tokenizer.latents(blocks(), self.batch_seconds)
+        tokens, codewords = self._quantize(latents.unsqueeze(0))
+        wav = self._first_samples(torch.cat(start))
+        return self._utterance(
+            name, entry, tokens[0], number, latents, codewords[0], wav
+        )
+
+    @torch.no_grad()
+    def _encode_batch(self, batch, manifest):
+        if not batch:
+            return
+        wavs = torch.nn.utils.rnn.pad_sequence(
+            list(batch.values()), batch_first=True
+        )
+        lengths = torch.tensor([len(wav) for wav in batch.values()])
+        try:
+            latents, lengths = self.tokenizer.latents_batch(
+                wavs, lengths / wavs.shape[1]
+            )
+            tokens, codewords = self._quantize(latents, lengths)
+        except ValueError as error:
+            self.errors |= dict.fromkeys(batch, str(error))
+            return
+        frames = torch.round(lengths.cpu() * tokens.shape[1]).int().tolist()
+        latents = latents.float().cpu()
+        for i, (name, number) in enumerate(zip(batch, frames, strict=True)):
+            yield self._utterance(
+                name,
+                manifest[name],
+                tokens[i, :number].clone(),
+                len(batch[name]),
+                latents[i, :number],
+                codewords[i, :number],
+                batch[name],
+            )
+
+    @torch.no_grad()
+    def _quantize(self, latents, lengths=None):
+        """Return tokens [B, T, ...] and codewords [B, T, D] of latents."""
+        quantizer = self.tokenizer.mods.quantizer
+        tokens = quantizer.encode(latents.to(self.tokenizer.device), lengths)
+        return tokens.cpu(), quantizer.decode(tokens).float().cpu()
+
+    def _utterance(self, name, entry, tokens, samples, *vectors):
+        rate = self.tokenizer.token_rate
+        seconds = samples / self.sample_rate
+        return Utterance(
+            name, entry, _as_columns(tokens), rate, seconds, *vectors
+        )
+
+
+def _as_columns(tokens):
+    return tokens.unsqueeze(1) if tokens.dim() == 1 else tokens

@@ -1,0 +1,580 @@
+"""Tokenize many files, and read and write token files.
+
+A token file has a line of JSON for each audio file: ``path``, ``tokens``,
+``num_samples``, ``token_rate``, ``sample_rate``, the ``model``, its
+``revision`` on the Hub, the ``fingerprint`` of its weights and the
+``precision`` of its computation.
+"""
+
+import io
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.atomic import (
+    atomic_write,
+    exclusive,
+    replace_folder,
+)
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    audio_blocks,
+    check_audio,
+    find_audio,
+    read_audio,
+)
+
+from .files import FileResults
+from .tokenizer import VQTokenizer
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+_WAY_OUT = "Name another file to write, or overwrite this one."
+
+
+def tokenize_files(
+    paths: Iterable[str | os.PathLike],
+    tokenizer: VQTokenizer,
+    output: str | os.PathLike,
+    batch_seconds: float = 60.0,
+    progress: bool = False,
+) -> FileResults:
+    """Tokenize files into a jsonl token file, longest file first.
+
+    Arguments
+    ---------
+    paths : iterable of path
+        Audio files. Those that cannot be read are left out.
+    tokenizer : VQTokenizer
+        The model.
+    output : path
+        Token file to write or to extend, as in ``tokenize_to``.
+    batch_seconds : float
+        Seconds of audio per batch, padding included; longer files are
+        processed alone, in chunks of that length.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    FileResults
+        Number of files done, and the reasons for the others.
+
+    Raises
+    ------
+    BlockingIOError, ValueError
+        See ``tokenize_to``.
+    """
+    return _tokenize(
+        paths, tokenizer, output, "jsonl", False, batch_seconds, progress
+    )
+
+
+def tokenize_to(
+    output: str | os.PathLike,
+    places: Iterable[str | os.PathLike],
+    tokenizer: VQTokenizer,
+    format: str | None = None,
+    overwrite: bool = False,
+    batch_seconds: float = 60.0,
+    progress: bool = False,
+) -> FileResults:
+    """Tokenize files and folders into a token file, an npz or a data set.
+
+    Lines are collected in ``NAME.partial.jsonl``, of which the output is made
+    at the end, in one step. An interrupted run continues there, and files that
+    a jsonl output has already are not tokenized again.
+
+    Arguments
+    ---------
+    output : path
+        File or folder to write; a jsonl token file is extended.
+    places : iterable of path
+        Audio files and folders of them.
+    tokenizer : VQTokenizer
+        The model.
+    format : str, optional
+        ``"jsonl"``, ``"npz"`` or ``"hf-dataset"``; by default that of the
+        name of the output.
+    overwrite : bool
+        Whether to remove the output first.
+    batch_seconds, progress
+        See ``tokenize_files``.
+
+    Returns
+    -------
+    FileResults
+        Number of files done, and the reasons for the others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no audio files.
+    FileExistsError
+        If the output exists and is not to be overwritten, or is something
+        else.
+    BlockingIOError
+        If another process is writing the output.
+    ValueError
+        If the output is of another model or precision, or no token file.
+    """
+    format = format or format_of(output)
+    paths = list(find_audio(places))
+    return _tokenize(
+        paths, tokenizer, output, format, overwrite, batch_seconds, progress
+    )
+
+
+def format_of(output: str | os.PathLike) -> str:
+    """Return the format that the name of an output stands for.
+
+    Arguments
+    ---------
+    output : path
+        A name that ends in ``.jsonl`` or ``.npz``, or that of a folder.
+
+    Returns
+    -------
+    str
+        ``"jsonl"``, ``"npz"`` or ``"hf-dataset"``.
+
+    Raises
+    ------
+    ValueError
+        If it ends in something else.
+
+    Example
+    -------
+    >>> format_of("tokens.npz"), format_of("results/tokens")
+    ('npz', 'hf-dataset')
+    """
+    suffix = pathlib.Path(output).suffix
+    if suffix in (".jsonl", ".npz"):
+        return suffix[1:]
+    if suffix:
+        raise ValueError(
+            f"{output}: .jsonl and .npz are known, and folders (a data set). "
+            "Say which it is with --format."
+        )
+    return "hf-dataset"
+
+
+def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
+    """Read a token file, jsonl or npz.
+
+    Arguments
+    ---------
+    path : path
+        The token file.
+
+    Yields
+    ------
+    dict
+        Tokens of an audio file, and what a line has beside them.
+
+    Raises
+    ------
+    ValueError
+        If it is no token file.
+    """
+    if pathlib.Path(path).suffix == ".npz":
+        yield from _read_npz(path)
+        return
+    with open(path, "rb") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                yield _parse(text, path, number)
+            except ValueError:
+                # A killed run of version 0.1 leaves an incomplete last line.
+                if number == 1 or text.endswith(b"\n"):
+                    raise
+                logger.warning("%s: line %d is cut short.", path, number)
+
+
+def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
+    """Write tokens to an npz file of NumPy.
+
+    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``.
+
+    Arguments
+    ---------
+    rows : iterable of dict
+        Tokens of audio files, as ``read_tokens`` gives them.
+    output : path
+        File to write.
+
+    Raises
+    ------
+    ValueError
+        If there are no tokens.
+
+    Example
+    -------
+    >>> tokens_to_npz(read_tokens("a.jsonl"), "a.npz")  # doctest: +SKIP
+    """
+    rows = list(rows)
+    if not rows:
+        raise ValueError(f"{output}: there are no tokens to write.")
+    tokens = [np.asarray(row["tokens"], dtype=np.int32) for row in rows]
+    own = ("path", "tokens", "num_samples")
+    common = {key: rows[0][key] for key in rows[0] if key not in own}
+    arrays = {
+        "paths": np.array([row["path"] for row in rows]),
+        "tokens": np.concatenate(tokens),
+        "offsets": np.cumsum([0, *map(len, tokens)]),
+        "num_samples": np.array([row["num_samples"] for row in rows]),
+        **{
+            key: np.array(str(value) if value is None else value)
+            for key, value in common.items()
+        },
+    }
+    with atomic_write(output) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
+    """Write tokens to a data set of Hugging Face's ``datasets``.
+
+    Arguments
+    ---------
+    rows : iterable of dict
+        Tokens of audio files, as ``read_tokens`` gives them.
+    folder : path
+        Folder to write, for ``datasets.load_from_disk``.
+
+    Example
+    -------
+    >>> tokens_to_dataset(read_tokens("a.jsonl"), "a")  # doctest: +SKIP
+    """
+    from datasets import Dataset
+
+    folder = pathlib.Path(folder)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}-", dir=folder.parent
+    ) as temporary:
+        partial = pathlib.Path(temporary, "tokens")
+        Dataset.from_list(list(rows)).save_to_disk(partial)
+        replace_folder(partial, folder)
+
+
+def tokenize_dataset(
+    dataset: "Dataset",
+    tokenizer: VQTokenizer,
+    audio_column: str = "audio",
+    tokens_column: str = "tokens",
+    **options,
+) -> "Dataset":
+    """Add tokens to a data set of Hugging Face's ``datasets``.
+
+    Audio is read with soundfile, from the bytes or the path in the column:
+    torchcodec is not needed. The column itself is not changed.
+
+    Arguments
+    ---------
+    dataset : datasets.Dataset
+        Data set with a column of audio, or of paths.
+    tokenizer : VQTokenizer
+        The model.
+    audio_column : str
+        Name of that column.
+    tokens_column : str
+        Name of the new column of tokens, [T] (or [T, C]); None where the
+        audio cannot be used, which is logged.
+    **options
+        Options of ``Dataset.map``.
+
+    Returns
+    -------
+    datasets.Dataset
+        The data set with the new column.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, or the new one exists.
+    """
+    from datasets import (
+        Audio,
+        Features,
+        Sequence,
+        Value,
+        concatenate_datasets,
+    )
+
+    if audio_column not in dataset.column_names:
+        raise ValueError(
+            f"The data set has no column '{audio_column}'; it has "
+            f"{', '.join(dataset.column_names)}."
+        )
+    if tokens_column in dataset.column_names:
+        raise ValueError(
+            f"The data set has a column '{tokens_column}' already: give "
+            "tokens_column another name, or remove it."
+        )
+
+    def tokenize(row, index):
+        name = f"row {index} ({row['path'] or 'bytes'})"
+        content = row["bytes"]
+        source = row["path"] if content is None else io.BytesIO(content)
+        try:
+            blocks = audio_blocks(source, tokenizer.sample_rate, name=name)
+            return {tokens_column: tokenizer.tokenize(blocks).tolist()}
+        except ValueError as error:
+            logger.warning("No tokens for %s: %s", name, error)
+            return {tokens_column: None}
+
+    kind = Sequence(Value("int64"))
+    kind = kind if tokenizer.is_folded else Sequence(kind)
+    tokens = dataset.cast_column(audio_column, Audio(decode=False)).map(
+        tokenize,
+        input_columns=[audio_column],
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        features=Features({tokens_column: kind}),
+        **{"desc": "Tokens", **options},
+    )
+    return concatenate_datasets([dataset, tokens], axis=1)
+
+
+def _tokenize(
+    paths, tokenizer, output, format, overwrite, batch_seconds, progress
+):
+    output = pathlib.Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(
+        f"{output.name.removesuffix('.jsonl')}.partial.jsonl"
+    )
+    paths = list(dict.fromkeys(os.fspath(path) for path in paths))
+    extended = output if format == "jsonl" else None
+    with exclusive(partial):
+        if overwrite:
+            _remove(output, format)
+            partial.unlink(missing_ok=True)
+        elif not extended and output.exists() and not partial.exists():
+            raise FileExistsError(
+                f"{output} is there already: name another place, or overwrite "
+                "it."
+            )
+        done, bad = _collect(
+            paths, tokenizer, partial, extended, batch_seconds, progress
+        )
+        if extended and partial.exists():
+            partial.replace(output)
+        elif done and not extended:
+            lines = {line["path"]: line for line in read_tokens(partial)}
+            write = tokens_to_npz if format == "npz" else tokens_to_dataset
+            write((lines[path] for path in paths if path in done), output)
+            partial.unlink()
+    return FileResults(len(done), bad)
+
+
+def _remove(output, format):
+    """Remove an output, but nothing else."""
+    dataset = (output / "dataset_info.json").is_file()
+    if output.is_dir() and not (format == "hf-dataset" and dataset):
+        raise FileExistsError(
+            f"{output} is a folder with other things in it, which would be "
+            "lost: name another place."
+        )
+    if output.is_dir():
+        shutil.rmtree(output)
+    else:
+        output.unlink(missing_ok=True)
+
+
+def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
+    """Write the lines of files that have none yet to the partial file, and
+    those of an existing output; return the paths that are done, and the
+    reasons for the others."""
+    model = {
+        "token_rate": tokenizer.token_rate,
+        "sample_rate": tokenizer.sample_rate,
+        "model": tokenizer.source,
+        "revision": tokenizer.revision,
+        "fingerprint": tokenizer.fingerprint,
+        "precision": tokenizer.compute_precision,
+    }
+    collected = _resume(partial, model)
+    previous = set()
+    if output is not None and output.exists():
+        for line in read_tokens(output):
+            _check_model(line, output, model)
+            previous.add(line["path"])
+    done = collected | previous
+    seconds, bad = _lengths([path for path in paths if path not in done])
+    if not seconds and not collected:
+        partial.unlink(missing_ok=True)
+        return done.intersection(paths), bad
+    with (
+        open(partial, "a", encoding="utf-8") as file,
+        # In seconds of audio: the number of files left says nothing of time.
+        tqdm(
+            total=round(sum(seconds.values())), unit="s", disable=not progress
+        ) as bar,
+    ):
+        if previous - collected:
+            for line in read_tokens(output):
+                if line["path"] not in collected:
+                    file.write(json.dumps(line) + "\n")
+        for batch in _batches(seconds, batch_seconds):
+            for path, result in _encode(tokenizer, batch, batch_seconds):
+                if isinstance(result, Exception):
+                    bad[path] = str(result)
+                    continue
+                tokens, num_samples = result
+                line = {"path": path, "tokens": tokens.tolist()}
+                line |= {"num_samples": num_samples, **model}
+                file.write(json.dumps(line) + "\n")
+                done.add(path)
+            file.flush()
+            bar.update(round(sum(seconds[path] for path in batch)))
+    if not partial.stat().st_size:
+        partial.unlink()
+    return done.intersection(paths), bad
+
+
+def _resume(partial, model):
+    """Cut off the incomplete last line of a killed run; return the paths of
+    the others."""
+    paths, size = set(), 0
+    if not partial.exists():
+        return paths
+    with open(partial, "rb") as file:
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                break
+            line = _parse(text, partial, number)
+            _check_model(line, partial, model)
+            paths.add(line["path"])
+            size += len(text)
+    os.truncate(partial, size)
+    return paths
+
+
+def _parse(text, path, number):
+    try:
+        line = json.loads(text)
+        line["path"], line["fingerprint"], line["tokens"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path}, line {number}: not what `tokenize` writes. {_WAY_OUT}"
+        ) from error
+    return line
+
+
+def _read_npz(path):
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+        paths, offsets = arrays.pop("paths"), arrays.pop("offsets")
+        tokens, lengths = arrays.pop("tokens"), arrays.pop("num_samples")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: no npz of tokens ({error}).") from error
+    common = {key: value.item() for key, value in arrays.items()}
+    common["revision"] = (
+        None if common["revision"] == "None" else common["revision"]
+    )
+    for row, name in enumerate(paths.tolist()):
+        part = tokens[offsets[row] : offsets[row + 1]].tolist()
+        samples = lengths[row].item()
+        yield {"path": name, "tokens": part, "num_samples": samples, **common}
+
+
+def _check_model(line, path, model):
+    if line["fingerprint"] != model["fingerprint"]:
+        raise ValueError(
+            f"{path} has tokens of another model: of '{line.get('model')}' "
+            f"(revision {line.get('revision')}, weights "
+            f"{line['fingerprint']}), not of '{model['model']}' "
+            f"({model['revision']}, {model['fingerprint']}). {_WAY_OUT}"
+        )
+    if line.get("precision") != model["precision"]:
+        raise ValueError(
+            f"{path} has tokens computed in {line.get('precision')}, not in "
+            f"{model['precision']}: go on in that precision. {_WAY_OUT}"
+        )
+
+
+def _lengths(paths):
+    """Seconds by path, and the reasons for files that cannot be used."""
+    seconds, bad = {}, {}
+    for path in paths:
+        try:
+            seconds[path] = check_audio(path)
+        except AudioError as error:
+            bad[path] = str(error)
+    return seconds, bad
+
+
+def _batches(seconds, batch_seconds):
+    """Lists of paths; the first of each is the longest."""
+    batch = []
+    for path in sorted(seconds, key=seconds.get, reverse=True):
+        if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
+            yield batch
+            batch = []
+        batch.append(path)
+    if batch:
+        yield batch
+
+
+def _encode(tokenizer, batch, batch_seconds):
+    """Paths with tokens and the number of samples, or with an error."""
+    if len(batch) == 1:
+        yield batch[0], _encode_long(tokenizer, batch[0], batch_seconds)
+        return
+    wavs = {}
+    for path in batch:
+        try:
+            wavs[path] = read_audio(path, tokenizer.sample_rate)
+        except AudioError as error:
+            yield path, error
+    if not wavs:
+        return
+    lengths = torch.tensor([float(len(wav)) for wav in wavs.values()])
+    padded = torch.nn.utils.rnn.pad_sequence(
+        list(wavs.values()), batch_first=True
+    )
+    try:
+        tokens, shares = tokenizer.encode_batch(
+            padded, lengths / padded.shape[1]
+        )
+        counts = torch.round(shares.cpu() * tokens.shape[1]).int().tolist()
+    except ValueError:
+        counts = [0] * len(wavs)
+    for index, (path, wav) in enumerate(wavs.items()):
+        if counts[index]:
+            yield path, (tokens[index, : counts[index]], len(wav))
+        else:
+            # Alone, so that the error is about this file and no other.
+            yield path, _encode_long(tokenizer, path, batch_seconds)
+
+
+def _encode_long(tokenizer, path, batch_seconds):
+    num_samples = 0
+
+    def counted():
+        nonlocal num_samples
+        rate = tokenizer.sample_rate
+        for block in audio_blocks(path, rate, batch_seconds):
+            num_samples += len(block)
+            yield block
+
+    try:
+        return tokenizer.tokenize(counted(), batch_seconds), num_samples
+    except AudioError as error:
+        return error
+    except ValueError as error:
+        return ValueError(f"{path}: {error}")

@@ -1,0 +1,313 @@
+"""Write the model card: description, usage, metrics, training, limitations."""
+
+import json
+import math
+import pathlib
+import re
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .run import Corpus
+
+TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
+LICENSE = "apache-2.0"
+# Numbers of results.json that do not measure quality.
+NO_METRIC = (
+    "seed",
+    "steps",
+    "loss",
+    "vectors",
+    "nonfinite_batches",
+    "codebook_drift",
+    "vq_loss",
+)
+TITLES = {
+    "bits_per_sample": "bits per sample of the waveform",
+    "bits_per_second": "bit rate (entropy of the codes), bits/s",
+    "dead_codes": "codes never used",
+    "pnmi": "phone information (PNMI, 0 to 1)",
+    "quantization_error": "quantization error / variance of the latents",
+    "reconstruction_error": "reconstruction error",
+    "used_codes_percent": "used codes, %",
+}
+# Ends the line of the card's code that loads the model, so that a push can
+# rename the model there and nowhere else.
+MARK = "  # this model"
+TOKENIZER_CODE = """\
+from speechbrain_vq import VQTokenizer
+
+tokenizer = VQTokenizer.from_hparams({source}){mark}
+tokens = tokenizer.encode_file("speech.wav")  # [T], {rate:g} a second
+wavs = tokenizer.decode_batch(tokens.unsqueeze(0))  # in an average voice
+# In the voice of the recording
+tokenizer.reconstruct_file("speech.wav", "from_tokens.wav")"""
+CONVERTER_CODE = """\
+from speechbrain_vq import VoiceConverter
+
+converter = VoiceConverter.from_hparams({source}){mark}
+# speech.wav in the voice of {whose}
+converter.convert_file("speech.wav", {target}, "converted.wav")
+tokens = converter.encode_file("speech.wav")  # [T], {rate:g} a second"""
+OTHER_CODE = """\
+from {module} import {name}
+
+model = {name}.from_hparams({source}){mark}"""
+
+
+def make_card(
+    source: str,
+    config: dict[str, Any],
+    corpus: Corpus,
+    results: dict[str, Any],
+    problems: list[str],
+    files: dict[str, Any],
+    front_matter: dict[str, Any],
+    section: dict[str, Any],
+) -> ModelCard:
+    """Write the model card.
+
+    Arguments
+    ---------
+    source : str
+        Folder name or repository, ``org/name``, that the card's code loads.
+    config : dict
+        Content of ``config.json``.
+    corpus : Corpus
+        Training data.
+    results : dict
+        Metrics of the test; empty if there was no test.
+    problems : list of str
+        Reasons not to export the model, if it was exported by force.
+    files : dict
+        Names of the ``example``, its ``example_tokens`` and the ``plots``.
+    front_matter : dict
+        Front matter to add or to replace: ``license``, ``language``.
+    section : dict
+        Section ``inference`` of the training's yaml.
+
+    Returns
+    -------
+    ModelCard
+        The card.
+    """
+    name = source.rsplit("/", 1)[-1]
+    front_matter = {**section["card"], **front_matter}
+    return ModelCard.from_template(
+        _card_data(name, config, corpus, results, front_matter),
+        template_path=str(TEMPLATE),
+        name=name,
+        summary=section["summary"] or _summary(config),
+        code=_code(source, config),
+        metrics=_metrics_table(config, results),
+        measured=_measured(corpus, results),
+        training=_training(config, corpus, results, section["recipe"]),
+        limitations=_limitations(config, corpus, problems),
+        **files,
+    )
+
+
+def replace_source(card: str, source: str, repo_id: str) -> str:
+    """Replace the source of a card's own model, and of no other.
+
+    Arguments
+    ---------
+    card : str
+        Text of the card.
+    source : str
+        Source that an unmarked card loads its own model from: the name of its
+        folder.
+    repo_id : str
+        Repository to load the model from, ``org/name``.
+
+    Returns
+    -------
+    str
+        The card with the model's own line changed.
+
+    Example
+    -------
+    >>> card = 'VQTokenizer.from_hparams("model")  # this model'
+    >>> replace_source(card, "model", "org/name")
+    'VQTokenizer.from_hparams("org/name")  # this model'
+    """
+    call = f".from_hparams({json.dumps(repo_id)})"
+    marked = rf"\.from_hparams\(.*\)(?={MARK}$)"
+    card, count = re.subn(marked, lambda _: call, card, flags=re.MULTILINE)
+    if count:
+        return card
+    return card.replace(f".from_hparams({json.dumps(source)})", call)
+
+
+def _card_data(name, config, corpus, results, front_matter):
+    """Write the front matter of a card."""
+    metrics = _metrics(results)
+    task = front_matter.get("pipeline_tag", "feature-extraction")
+    dataset = front_matter.get("datasets") or corpus.name or "unnamed"
+    dataset = dataset if isinstance(dataset, str) else dataset[0]
+    evaluation = [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset if "/" in dataset else dataset.lower(),
+            dataset_name=corpus.name or dataset,
+            dataset_split="test",
+            metric_type=key,
+            metric_name=_title(key),
+            metric_value=value,
+        )
+        for key, value in metrics.items()
+    ]
+    tags = ["speechbrain", "speechbrain_vq", "vector-quantization"]
+    if "sample_rate" in config:
+        tags += ["audio", "speech", "tokenizer"]
+    data = {
+        "library_name": "speechbrain",
+        "pipeline_tag": task,
+        "license": LICENSE,
+        "language": list(corpus.languages) or None,
+        "tags": tags,
+        "metrics": list(metrics) or None,
+        **front_matter,
+    }
+    if evaluation:
+        data |= {"model_name": name, "eval_results": evaluation}
+    return ModelCardData(**data)
+
+
+def _title(key):
+    return TITLES.get(key, key.replace("_", " "))
+
+
+def _metrics(results):
+    return {
+        key: value
+        for key, value in results.items()
+        if isinstance(value, int | float)
+        and math.isfinite(value)
+        and key not in NO_METRIC
+    }
+
+
+def _is_tokenizer(config):
+    interface = config["speechbrain_interface"]
+    known = interface in ("VQTokenizer", "VoiceConverter")
+    return known and "token_rate" in config
+
+
+def _summary(config):
+    if not _is_tokenizer(config):
+        return "A model with a vector-quantized bottleneck."
+    books = config.get("num_codebooks", 1)
+    of = "" if books == 1 else f" from each of {books} codebooks"
+    return (
+        f"A speech tokenizer: {config['token_rate']:g} tokens a second{of}, "
+        f"out of {config.get('codebook_size', '?')}, and back to speech. It is "
+        "a convolutional autoencoder of log-mel spectrograms with a "
+        "vector-quantized bottleneck, whose decoder is conditioned on the "
+        "speaker."
+    )
+
+
+def _code(source, config):
+    interface = config["speechbrain_interface"]
+    # Quoted, whatever a name contains.
+    values = {"source": json.dumps(source), "mark": MARK}
+    if not _is_tokenizer(config):
+        if "." not in interface:
+            interface = f"speechbrain_vq.inference.{interface}"
+        module, _, name = interface.rpartition(".")
+        return OTHER_CODE.format(module=module, name=name, **values)
+    values["rate"] = config["token_rate"]
+    if interface == "VQTokenizer":
+        return TOKENIZER_CODE.format(**values)
+    speakers = config.get("speakers", [])
+    target = speakers[0] if speakers else "target.wav"
+    return CONVERTER_CODE.format(
+        target=json.dumps(target, ensure_ascii=False),
+        whose=f"one of {len(speakers)}" if speakers else "another recording",
+        **values,
+    )
+
+
+def _metrics_table(config, results):
+    """List the rows of the table: sizes of the model, then metrics."""
+    rows = [("parameters", f"{config['parameters']:,}")]
+    rate, size = config.get("token_rate"), config.get("codebook_size")
+    if rate is not None:
+        rows += [("tokens per second", f"{rate:g}")]
+    if size is not None:
+        books = config["num_codebooks"]
+        shape = f"{size} codes of {config['codebook_dim']} dimensions"
+        rows += [("codebook", f"{books} x {shape}" if books > 1 else shape)]
+        if rate is not None:
+            bits = rate * books * math.log2(size)
+            rows += [("bit rate (number of codes), bits/s", f"{bits:.4g}")]
+    metrics = {_title(k): value for k, value in _metrics(results).items()}
+    if not metrics:
+        # Of the checkpoint, measured in validation.
+        metrics = {
+            f"{_title(key)} (validation)": value
+            for name, value in config["checkpoint"].items()
+            if name.startswith("valid_")
+            and (key := name.removeprefix("valid_")) not in NO_METRIC
+        }
+    # A bar would end the cell.
+    return rows + [
+        (title.replace("|", "\\|"), f"{value:.4g}")
+        for title, value in metrics.items()
+    ]
+
+
+def _measured(corpus, results):
+    if not results:
+        return "This model was not tested."
+    if corpus.name == "MiniSpeech":
+        return (
+            "Measured on the test set of MiniSpeech, whose speakers and "
+            "sentences are held out. The reconstruction error is the mean "
+            "absolute error of normalized log-mels. PNMI is the mutual "
+            "information of tokens and phones over the entropy of the phones."
+        )
+    return "Measured on the test set of the training corpus."
+
+
+def _training(config, corpus, results, recipe):
+    data = unknown = ""
+    if corpus.known:
+        data = f" on {corpus.name or 'recordings of its own'}"
+    if corpus.name and corpus.minutes is not None:
+        data = f" on {corpus.minutes:g} minutes of {corpus.name}"
+    if not corpus.known and "sample_rate" in config:
+        unknown = " The training data is unknown."
+    by = f" by the recipe `{recipe}`" if recipe else ""
+    preset = f", preset `{config['arm']}`" if config.get("arm") else ""
+    seed = f", seed {config['seed']}" if "seed" in config else ""
+    steps = f", {results['steps']} steps" if "steps" in results else ""
+    return (
+        f"Trained{by} of speechbrain_vq {config['speechbrain_vq']}{data}"
+        f"{preset}{seed}{steps}.{unknown}"
+    )
+
+
+def _limitations(config, corpus, problems):
+    limitations = [f"Exported by force. {problem}" for problem in problems]
+    if corpus.name == "MiniSpeech":
+        limitations += [
+            "MiniSpeech is synthetic English: a few voices of espeak-ng "
+            "without noise or reverberation. On recordings of people, other "
+            "languages, noise and music the tokens carry less information; "
+            "how much less was not measured."
+        ]
+    if config["speechbrain_interface"] == "VoiceConverter":
+        limitations += [
+            "It converts to the speakers it was trained on, and to no others."
+            if config.get("speakers")
+            else "Voices of unseen speakers are reproduced less faithfully.",
+            "Convert to a voice only with the consent of its owner.",
+        ]
+    if _is_tokenizer(config):
+        limitations += [
+            "Waveforms are reconstructed from log-mels by Griffin-Lim: they "
+            "are intelligible, and do not sound natural."
+        ]
+    return limitations or ["No limitations were examined."]

@@ -1,0 +1,161 @@
+"""Write an example of a model: a recording, its tokens, and two plots.
+
+The plots need matplotlib, ``pip install "speechbrain-vq[report]"``.
+"""
+
+import importlib.util
+import json
+import logging
+import pathlib
+import tempfile
+from typing import Any
+
+import soundfile
+import torch
+from speechbrain.utils.checkpoints import Checkpoint
+
+from speechbrain_vq.dataio.audio import read_audio
+
+from .run import read_trainer_state
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE, EXAMPLE_TOKENS = "example.wav", "example.tokens.json"
+USAGE, SPECTROGRAM = "codebook_usage.png", "spectrogram.png"
+PLOTS = (USAGE, SPECTROGRAM)
+# Enough to listen to, too little to train on.
+MAX_SECONDS = 10.0
+
+
+def write_example(
+    model: Any,
+    folder: pathlib.Path,
+    checkpoint: Checkpoint,
+    recording: str | pathlib.Path | None,
+) -> dict[str, Any]:
+    """Write an example recording, its tokens and the plots of the card.
+
+    Arguments
+    ---------
+    model : object
+        Model loaded from the folder.
+    folder : pathlib.Path
+        Folder to write to.
+    checkpoint : Checkpoint
+        Checkpoint of the model, whose codebook usage is plotted.
+    recording : path, optional
+        Recording to publish with the model.
+
+    Returns
+    -------
+    dict
+        File names for the card: ``example`` and ``example_tokens``, or None,
+        and ``plots``, pairs of a name and a caption.
+    """
+    files: dict[str, Any] = {"example": None, "example_tokens": None}
+    if recording is not None and hasattr(model, "encode_file"):
+        _write_recording(model, folder, recording)
+        files = {"example": EXAMPLE, "example_tokens": EXAMPLE_TOKENS}
+    plots = files["plots"] = []
+    if importlib.util.find_spec("matplotlib") is None:
+        logger.warning(
+            "The card has no plots: they need matplotlib, "
+            'pip install "speechbrain-vq[report]"'
+        )
+        return files
+    counts = _codebook_counts(checkpoint)
+    if counts is not None:
+        _plot_usage(counts, folder / USAGE)
+        plots.append((USAGE, "Codebook usage"))
+    if files["example"] and hasattr(model, "reconstruct_file"):
+        with tempfile.TemporaryDirectory() as scratch:
+            decoded = pathlib.Path(scratch) / "decoded.wav"
+            model.reconstruct_file(folder / EXAMPLE, decoded)
+            _plot_spectrograms(folder / EXAMPLE, decoded, folder / SPECTROGRAM)
+        plots.append((SPECTROGRAM, "The example and its reconstruction"))
+    return files
+
+
+def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
+    """Plot the frequency of the codes, [C, K], in descending order."""
+    figure, (axis,) = _make_figure(1, height=3.0)
+    ranks = range(1, counts.shape[1] + 1)
+    for book, row in enumerate(counts.double()):
+        share = row.sort(descending=True).values / max(row.sum(), 1)
+        share = (100 * share).numpy()
+        axis.step(ranks, share, where="mid", label=f"codebook {book + 1}")
+        if len(counts) == 1:
+            axis.fill_between(ranks, share, step="mid", alpha=0.3)
+    # For comparison: a uniform distribution.
+    axis.axhline(100 / counts.shape[1], color="gray", linestyle=":")
+    axis.set(
+        xlabel="codes, the most frequent first",
+        ylabel="% of the tokens",
+        title="Codebook usage in training",
+        xlim=(1, counts.shape[1]),
+        ylim=(0, None),
+    )
+    if len(counts) > 1:
+        axis.legend()
+    figure.savefig(path)
+
+
+def _plot_spectrograms(
+    original: pathlib.Path, decoded: pathlib.Path, path: pathlib.Path
+) -> None:
+    """Plot the spectrogram of a recording above that of its reconstruction."""
+    figure, axes = _make_figure(2, height=4.5)
+    titles = ("original", "reconstructed from its tokens")
+    for axis, file, title in zip(
+        axes, (original, decoded), titles, strict=True
+    ):
+        samples, rate = soundfile.read(file, dtype="float32")
+        spectrum = torch.stft(
+            torch.from_numpy(samples),
+            n_fft=512,
+            hop_length=128,
+            window=torch.hann_window(512),
+            return_complex=True,
+        )
+        # Silence has no logarithm; 80 dB below the maximum is dark enough.
+        level = 20 * spectrum.abs().clamp(min=1e-8).log10().numpy()
+        axis.imshow(
+            level,
+            vmin=level.max() - 80,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            extent=(0, len(samples) / rate, 0, rate / 2000),
+        )
+        axis.set(title=title, ylabel="kHz")
+    axes[-1].set(xlabel="seconds")
+    figure.savefig(path)
+
+
+def _write_recording(
+    model: Any, folder: pathlib.Path, recording: str | pathlib.Path
+) -> None:
+    """Write the start of a recording, and its tokens."""
+    wav = read_audio(recording, model.sample_rate, duration=MAX_SECONDS)
+    soundfile.write(folder / EXAMPLE, wav.numpy(), model.sample_rate)
+    # Tokens of the file as written: 16 bits have rounded it.
+    tokens = model.encode_file(folder / EXAMPLE).tolist()
+    text = json.dumps({"file": EXAMPLE, "tokens": tokens})
+    (folder / EXAMPLE_TOKENS).write_text(text + "\n", encoding="utf-8")
+
+
+def _codebook_counts(checkpoint: Checkpoint) -> torch.Tensor | None:
+    """Read the counts of all codebooks, [C, K]; a plain Brain saves none."""
+    monitors = read_trainer_state(checkpoint).get("monitors", {})
+    counts = [m["sums"]["counts"] for m in monitors.values() if m["sums"]]
+    if not counts or any(c.shape != counts[0].shape for c in counts):
+        return None
+    return torch.cat(counts)
+
+
+def _make_figure(rows: int, height: float):
+    """Make a figure without pyplot, which would look for a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), dpi=100, layout="constrained")
+    return figure, figure.subplots(rows, squeeze=False, sharex=True)[:, 0]

@@ -1,0 +1,311 @@
+"""Export a training run as a folder that ``from_hparams`` loads."""
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import pathlib
+import pydoc
+import shutil
+import tempfile
+from typing import Any
+
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from safetensors.torch import save_file
+from speechbrain.utils.checkpoints import Checkpoint
+
+from speechbrain_vq import inference
+from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
+from speechbrain_vq.hub.download import FILES
+from speechbrain_vq.hub.folder import CARD, CONFIG, HPARAMS, WEIGHTS
+from speechbrain_vq.hub.hparams import inference_section, inference_yaml
+
+from .card import make_card
+from .example import write_example
+from .run import Run, read_state
+from .validate import (
+    ExportRefused,
+    check_finite,
+    check_output_folder,
+    find_problems,
+    find_quantizers,
+)
+
+logger = logging.getLogger(__name__)
+
+# Files that a recipe may add to the model.
+EXTRAS = set(FILES) - {CONFIG, HPARAMS, WEIGHTS}
+
+
+def export_pretrained(
+    run_folder: str | pathlib.Path,
+    output: str | pathlib.Path,
+    min_key: str | None = None,
+    max_key: str | None = None,
+    checkpoint: str | pathlib.Path | None = None,
+    force: bool = False,
+    *,
+    example: str | pathlib.Path | None = None,
+    repo_id: str | None = None,
+    card: dict[str, Any] | None = None,
+    results: dict[str, Any] | None = None,
+) -> pathlib.Path:
+    """Export a training run as a folder that ``from_hparams`` loads.
+
+    The folder holds ``hyperparams.yaml`` with the modules and nothing of the
+    training, ``model.safetensors``, ``config.json``, the model card
+    ``README.md`` and, with an example, ``example.wav`` and
+    ``example.tokens.json``; with matplotlib also ``codebook_usage.png`` and
+    ``spectrogram.png``. It is written beside its place, loaded as its users
+    will load it, and renamed.
+
+    A recipe's yaml lists under ``inference`` what its model requires beside
+    the modules, see ``speechbrain_vq.hub.hparams.inference_section``.
+
+    Arguments
+    ---------
+    run_folder : path
+        Output folder of a recipe, with its ``hyperparams.yaml`` and
+        checkpoints that hold each of the yaml's ``modules`` by name.
+    output : path
+        Folder to write; an exported model in its place is replaced.
+    min_key, max_key : str, optional
+        Metric of the checkpoints' meta to minimize or maximize; by default
+        the latest checkpoint is exported.
+    checkpoint : path, optional
+        Name or path of the checkpoint to export.
+    force : bool
+        Whether to export a model in its warm-up, with a dead codebook, or
+        whose yaml is not plain data.
+    example : path, optional
+        Recording to publish with the model; by default an utterance of the
+        test set of MiniSpeech, and none of any other corpus, whose recordings
+        are of people.
+    repo_id : str, optional
+        Repository on the Hub, ``org/name``, that the card's code loads; by
+        default the folder.
+    card : dict, optional
+        Front matter of the card to add or replace: ``license``
+        (``"apache-2.0"``), ``language``, ``datasets`` (on the Hub), ``tags``.
+    results : dict, optional
+        Metrics of the test; by default those in ``results.json`` of the run,
+        where they are of the exported checkpoint (named under ``checkpoint``;
+        else the latest).
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such run or checkpoint.
+    ExportRefused
+        If the model is unfit for use, without ``force``; if it has values
+        that are NaN or infinite, in any case.
+    FileExistsError
+        If anything but an exported model is in the folder's place.
+    ValueError
+        If the yaml lacks a required key, or a file is damaged.
+
+    Example
+    -------
+    >>> export_pretrained("results/units", "model")  # doctest: +SKIP
+    """
+    place = pathlib.Path(os.path.abspath(output))
+    check_output_folder(place)
+    run = Run.open(run_folder)
+    section = inference_section(run.hparams)
+    chosen = run.find_checkpoint(min_key, max_key, checkpoint)
+    yaml = inference_yaml(run.hparams, section["keys"])
+    modules = load_hyperpyyaml(yaml)["modules"]
+    states = {name: read_state(chosen, name) for name in modules}
+    check_finite(states)
+    problems = find_problems(find_quantizers(modules), states, chosen)
+    _refuse(problems, force)
+    for name, module in modules.items():
+        _load_tensors(module, states[name])
+    config = _make_config(run, section, modules, chosen)
+
+    prefix = f".{place.name}.partial-"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_partial(place.parent, prefix)
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as parent:
+        folder = pathlib.Path(parent) / place.name
+        folder.mkdir()
+        (folder / HPARAMS).write_text(yaml, encoding="utf-8")
+        tensors = _collect_tensors(modules, states)
+        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+        # safetensors makes the file readable by its owner only.
+        shutil.copymode(folder / HPARAMS, folder / WEIGHTS)
+        text = json.dumps(config, indent=2)
+        (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
+        for name in section["files"]:
+            _copy_extra(name, chosen.path.parent, folder)
+        model = _load_exported(section["interface"], folder, problems, force)
+        recording = example or run.corpus.example
+        files = write_example(model, folder, chosen, recording)
+        text = make_card(
+            repo_id or place.name,
+            config,
+            run.corpus,
+            _results_of(run, chosen, results),
+            problems,
+            files,
+            card or {},
+            section,
+        )
+        (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
+        replace_folder(folder, place)
+    return pathlib.Path(output)
+
+
+def _refuse(problems: list[str], force: bool) -> None:
+    """Raise for problems, or log them under force."""
+    if problems and not force:
+        raise ExportRefused(
+            f"{' '.join(problems)} `speechbrain-vq export --force` "
+            "(force=True) exports it all the same."
+        )
+    for problem in problems:
+        logger.warning("Exported by force. %s", problem)
+
+
+def _load_tensors(module: torch.nn.Module, state: dict[str, Any]) -> None:
+    """Load all tensors of a state, and no extra state."""
+    extra = {k: v for k, v in module.state_dict().items() if _is_extra(k)}
+    tensors = {k: v for k, v in state.items() if not _is_extra(k)}
+    module.load_state_dict({**tensors, **extra})
+
+
+def _is_extra(key: str) -> bool:
+    return key.endswith("_extra_state")
+
+
+def _collect_tensors(
+    modules: dict[str, torch.nn.Module], states: dict[str, dict]
+) -> dict[str, torch.Tensor]:
+    """Collect the tensors to save, by their names in the file."""
+    # safetensors takes no tensors that share memory.
+    tensors = {
+        key: value.clone(memory_format=torch.contiguous_format)
+        for key, value in torch.nn.ModuleDict(modules).state_dict().items()
+        if torch.is_tensor(value)
+    }
+    # Codebooks of version 0.1 keep their name of then: by it the loader
+    # normalizes their latents as version 0.1 did.
+    saved = {f"{m}.{key}" for m, state in states.items() for key in state}
+    for name in find_quantizers(modules):
+        for key in [k for k in tensors if k.startswith(f"{name}.embedding.")]:
+            old = f"{name}.codewords.{key.rpartition('.')[2]}"
+            if old in saved:
+                tensors[old] = tensors.pop(key)
+    return tensors
+
+
+def _make_config(
+    run: Run,
+    section: dict[str, Any],
+    modules: dict[str, torch.nn.Module],
+    checkpoint: Checkpoint,
+) -> dict[str, Any]:
+    """Describe the model: interface, sizes, training, metrics."""
+    sizes = {
+        name: {
+            "num_codebooks": quantizer.num_codebooks,
+            "codebook_size": quantizer.codebook_size,
+            "codebook_dim": quantizer.codebook_dim,
+        }
+        for name, quantizer in find_quantizers(modules).items()
+    }
+    one = len(sizes) == 1
+    # Of a table of speakers.
+    speakers = getattr(modules.get("speaker"), "names", None)
+    network = torch.nn.ModuleDict(modules)
+    return {
+        # The Hub counts downloads by this key.
+        "speechbrain_interface": section["interface"],
+        "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
+        **_plain_values(run.hparams, section["keys"]),
+        **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
+        **({"speakers": speakers} if speakers else {}),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        # In yamls of 0.1, the preset is under ``arm``.
+        **_plain_values({"arm": run.hparams.get("preset")}, ["arm"]),
+        **_plain_values(run.hparams, ["arm", "seed"]),
+        "checkpoint": {
+            key: value
+            for key, value in checkpoint.meta.items()
+            if isinstance(value, int | float) and math.isfinite(value)
+        },
+    }
+
+
+def _plain_values(hparams: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """Select the keys whose values are strings or numbers."""
+    values = {key: hparams.get(key) for key in keys}
+    return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
+
+
+def _results_of(
+    run: Run, checkpoint: Checkpoint, results: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Select the metrics of the test if they are of the checkpoint."""
+    results = run.results if results is None else results
+    tested = results.get("checkpoint", run.latest.path.name)
+    if results and tested != checkpoint.path.name:
+        logger.warning("The run's results are of another checkpoint: left out")
+        return {}
+    return results
+
+
+def _copy_extra(
+    name: str, save_folder: pathlib.Path, folder: pathlib.Path
+) -> None:
+    """Copy a file that the yaml lists under ``inference: files``."""
+    if name not in EXTRAS:
+        raise ValueError(
+            f"inference: files: {name} would not be fetched from the Hub, "
+            f"only {', '.join(sorted(EXTRAS))} would."
+        )
+    if not (save_folder / name).is_file():
+        raise FileNotFoundError(f"{save_folder} lacks {name}.")
+    shutil.copyfile(save_folder / name, folder / name)
+
+
+def _load_exported(
+    interface: str, folder: pathlib.Path, problems: list[str], force: bool
+) -> Any:
+    """Load the model as its users will; what does not load is no export."""
+    if "." in interface:
+        loader = pydoc.locate(interface)
+    else:
+        loader = getattr(inference, interface, None)
+    if loader is None:
+        raise ValueError(
+            f"inference: interface: {interface} cannot be imported: give a "
+            "class of speechbrain_vq.inference, or a dotted name."
+        )
+    try:
+        # Checked whatever the interface does: this keeps others safe.
+        load_pretrained(folder)
+    except UnsafeHparamsError as error:
+        problem = (
+            "Loading it needs trust_remote_code=True, for its yaml asks for "
+            f"more than plain data: {error}"
+        )
+        _refuse([problem], force)
+        problems.append(problem)
+        return loader.from_hparams(folder, trust_remote_code=True)
+    return loader.from_hparams(folder)
+
+
+def _remove_partial(parent: pathlib.Path, prefix: str) -> None:
+    """Remove what killed exports to the same place have left."""
+    for path in parent.iterdir():
+        if path.name.startswith(prefix):
+            shutil.rmtree(path, ignore_errors=True)

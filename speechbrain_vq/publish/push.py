@@ -1,0 +1,330 @@
+"""Push an exported model to the Hugging Face Hub, in one commit."""
+
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    constants,
+    get_token,
+)
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import ModelInfo
+from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
+
+from speechbrain_vq.hub import load_pretrained
+from speechbrain_vq.hub.download import COMMIT
+from speechbrain_vq.hub.errors import LOG_IN, HubError, in_words, is_unreachable
+from speechbrain_vq.hub.folder import CARD, HPARAMS, WEIGHTS, find_file
+
+from .card import replace_source
+from .validate import EXPORTED_FILES
+
+Operation = CommitOperationAdd | CommitOperationDelete
+
+
+def push_to_hub(
+    folder: str | pathlib.Path,
+    repo_id: str,
+    *,
+    files: Sequence[str] = (),
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tag: str | None = None,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+) -> str:
+    """Push an exported model to the Hugging Face Hub.
+
+    The model is loaded first, as a check. The repository is created if it
+    does not exist. All files are pushed in one commit, and without a change
+    there is none. The commit deletes the files of an earlier export that this
+    one lacks; other files of the repository remain. In the card's code, the
+    model is loaded from the repository.
+
+    Arguments
+    ---------
+    folder : path
+        Folder that ``export_pretrained`` wrote.
+    repo_id : str
+        Repository on the Hub, ``organisation/name``.
+    files : sequence of str
+        Further files and subfolders of the folder to push, such as
+        ``LICENSE``. A file that neither the export wrote nor this names is
+        refused; hidden files are ignored.
+    private : bool, optional
+        Whether a new repository is private; by default the organisation's
+        setting.
+    token : str or bool, optional
+        Access token; by default ``HF_TOKEN`` or the stored login.
+    revision : str, optional
+        Branch to push to, ``main`` by default; created if it does not exist.
+    create_pr : bool
+        Whether to open a pull request instead, a new one with each call.
+    tag : str, optional
+        Tag of the commit. A tag that exists is never moved: if it names
+        another commit, or files have changed, nothing is pushed.
+    commit_message, commit_description : str, optional
+        Title and body of the commit.
+
+    Returns
+    -------
+    str
+        URL of the commit (of the existing one, if nothing has changed), or of
+        the pull request.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the folder does not load or holds files that are not to be pushed,
+        or the arguments contradict each other.
+    HubError
+        If the Hub refuses or cannot be reached; the message says why.
+
+    Example
+    -------
+    >>> push_to_hub("model", "org/name")  # doctest: +SKIP
+    'https://huggingface.co/org/name/commit/0123456789abcdef'
+    """
+    _check_names(repo_id, revision, create_pr, tag)
+    operations: list[Operation] = [*_additions(folder, repo_id, files)]
+    if token is False or token is None and get_token() is None:
+        raise HubError(f"Pushing requires a token with write access: {LOG_IN}.")
+    api = HfApi(token=token, library_name="speechbrain_vq")
+    with _explained(api, repo_id, revision):
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        head = _find_head(api, repo_id, revision, private, create_pr)
+        operations += _deletions(head, operations)
+        tagged = _find_tag(api, repo_id, tag)
+        if tagged is not None and (
+            tagged != head.sha or _is_changed(api, repo_id, operations, head)
+        ):
+            raise HubError(
+                f"Nothing was pushed. '{repo_id}' has a tag '{tag}' already, "
+                f"for commit {tagged}: choose another, or delete that one."
+            )
+        try:
+            commit = api.create_commit(
+                repo_id,
+                operations,
+                commit_message=commit_message or "Upload model",
+                commit_description=commit_description,
+                revision=revision,
+                create_pr=create_pr,
+                # The client leaves unchanged files out of the commit, so it
+                # must follow the one that they were compared with.
+                parent_commit=head.sha,
+            )
+        except RuntimeError as error:
+            # The client wraps the cause of a failed upload.
+            raise error.__cause__ or ConnectionError(str(error)) from None
+    if tag is not None and tagged is None:
+        try:
+            with in_words(repo_id):
+                api.create_tag(repo_id, tag=tag, revision=commit.oid)
+        except HubError as error:
+            raise HubError(
+                f"Pushed as {commit.commit_url}, but not tagged. {error}"
+            ) from error
+    return commit.pr_url or commit.commit_url
+
+
+def _check_names(repo_id, revision, create_pr, tag):
+    """Check the arguments that need no connection."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"'{repo_id}' cannot be a name: {error}") from error
+    if "/" not in repo_id:
+        raise ValueError(
+            f"'{repo_id}' lacks its owner: give 'organisation/{repo_id}'."
+        )
+    if create_pr and tag is not None:
+        raise ValueError("A pull request is tagged once it is merged.")
+    if revision is not None and COMMIT.fullmatch(revision):
+        raise ValueError(f"revision '{revision}' is a commit; name a branch.")
+
+
+def _additions(
+    folder: str | pathlib.Path, repo_id: str, files: Sequence[str]
+) -> list[CommitOperationAdd]:
+    """List the files to push, if the folder loads and holds no others."""
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder '{folder}'.")
+    load_pretrained(folder)
+    find_file(folder, CARD)
+    names = {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() or path.is_symlink()
+    }
+    # Hidden files are those of file managers, git and the Hub's client.
+    visible = {name for name in names if not re.search(r"(^|/)\.", name)}
+    named = set()
+    for file in files:
+        prefix = f"{file.rstrip('/')}/"
+        matches = {n for n in visible if n.startswith(prefix)} | names & {file}
+        if not matches:
+            raise FileNotFoundError(f"{folder} has no {file} to push.")
+        named |= matches
+    others = sorted(visible - EXPORTED_FILES - named)
+    if others:
+        raise ValueError(
+            f"{folder} holds {', '.join(others)}, which no export wrote. Take "
+            "such files out of the folder or, to push them with the model, "
+            "name each (--file NAME, files=[...])."
+        )
+    additions = []
+    for name in sorted(visible | named):
+        content: pathlib.Path | bytes = find_file(folder, name)
+        if name == CARD:
+            card = content.read_text(encoding="utf-8")
+            source = folder.resolve().name
+            content = replace_source(card, source, repo_id).encode()
+        additions.append(CommitOperationAdd(name, content))
+    return additions
+
+
+def _deletions(
+    head: ModelInfo, additions: Sequence[Operation]
+) -> list[CommitOperationDelete]:
+    """List the files of an earlier export that this one lacks."""
+    names = {file.rfilename for file in head.siblings or []}
+    if not {HPARAMS, WEIGHTS} <= names:
+        # Not an export: files of the same name are someone else's.
+        return []
+    obsolete = names & EXPORTED_FILES - {a.path_in_repo for a in additions}
+    return [CommitOperationDelete(name) for name in sorted(obsolete)]
+
+
+def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
+    """Look up the commit to build on; a missing branch is created."""
+    info = api.model_info(repo_id)
+    if private and not info.private:
+        raise HubError(
+            f"'{repo_id}' exists and is public, so nothing was pushed: make "
+            f"it private at {constants.ENDPOINT}/{repo_id}/settings, or push "
+            "without private."
+        )
+    if revision is None:
+        return info
+    try:
+        return api.model_info(repo_id, revision=revision)
+    except RevisionNotFoundError:
+        if create_pr:
+            raise
+        api.create_branch(repo_id, branch=revision)
+        return info
+
+
+def _find_tag(api, repo_id, tag) -> str | None:
+    """Look up the commit of a tag, if it exists."""
+    tags = [] if tag is None else api.list_repo_refs(repo_id).tags
+    return {t.name: t.target_commit for t in tags}.get(tag)
+
+
+def _is_changed(api, repo_id, operations, head) -> bool:
+    """Return whether a commit would change a file.
+
+    Files are compared by the hashes that the Hub stores: SHA-256 of large
+    files, git's hash of all others.
+    """
+    names = [operation.path_in_repo for operation in operations]
+    infos = api.get_paths_info(repo_id, names, revision=head.sha)
+    by_name = {info.path: info for info in infos}
+    for operation in operations:
+        info = by_name.get(operation.path_in_repo)
+        if info is None or isinstance(operation, CommitOperationDelete):
+            return True
+        if info.lfs:
+            old, new = info.lfs.sha256, operation.upload_info.sha256.hex()
+        else:
+            with operation.as_file() as file:
+                old, new = info.blob_id, git_hash(file.read())
+        if old != new:
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _explained(
+    api: HfApi, repo_id: str, revision: str | None
+) -> Iterator[None]:
+    """Turn the client's errors while writing into a ``HubError``."""
+    try:
+        with in_words(repo_id, revision):
+            yield
+    except HubError as error:
+        raise HubError(_explain(api, repo_id, error)) from error.__cause__
+
+
+def _explain(api: HfApi, repo_id: str, error: HubError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        if status == 412:
+            return (
+                f"Someone else pushed to '{repo_id}' in the meantime. Nothing "
+                "was committed; run the same again to replace what they pushed."
+            )
+        denied = status == 403 or isinstance(cause, RepositoryNotFoundError)
+        if denied and not isinstance(cause, GatedRepoError):
+            return _explain_denied(api, repo_id) or str(error)
+    elif "README.md" in str(cause):
+        return f"The Hub refused the card, and nothing was committed. {cause}"
+    elif re.search("404.*/xet-write-token", str(cause)):
+        return (
+            f"{constants.ENDPOINT} does not support Xet, with which the client "
+            "uploads large files: set HF_HUB_DISABLE_XET=1 in the environment "
+            "and run the same again. Nothing was committed."
+        )
+    # An answer that is not JSON came from a proxy. Anything else would be
+    # refused again.
+    if is_unreachable(cause) or isinstance(cause, json.JSONDecodeError):
+        return (
+            f"{error} The repository is as it was, or has all of it. Run the "
+            "same again: what has arrived is not sent twice."
+        )
+    return str(error)
+
+
+def _explain_denied(api: HfApi, repo_id: str) -> str | None:
+    """Explain why this user has no write access, where that is the reason."""
+    with in_words(repo_id):
+        user = api.whoami()
+    owner = repo_id.split("/")[0]
+    owned = [user["name"], *(org["name"] for org in user.get("orgs", []))]
+    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        return (
+            f"The token of '{user['name']}' has read access only: create one "
+            f"with write access at {constants.ENDPOINT}/settings/tokens."
+        )
+    if owner in owned:
+        return None
+    reason = f"there is no organisation '{owner}', or it is not yours"
+    with contextlib.suppress(HTTPError, ConnectionError):
+        api.model_info(repo_id)
+        reason = (
+            f"it exists and belongs to '{owner}', to whom you may propose it "
+            "as a pull request (--create-pr, create_pr=True)"
+        )
+    return (
+        f"You are '{user['name']}' and have no right to write to '{repo_id}': "
+        f"{reason}. You may push to {', '.join(owned)}."
+    )

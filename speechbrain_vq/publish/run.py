@@ -1,0 +1,327 @@
+"""Read the folder of a training run: its yaml, checkpoints, results, corpus."""
+
+import functools
+import json
+import logging
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import ruamel.yaml
+import torch
+from ruamel.yaml.comments import CommentedMap
+from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
+from speechbrain_vq.hub.folder import HPARAMS
+
+logger = logging.getLogger(__name__)
+
+# By their names in corpus.json. Any other corpus is a user's own.
+CORPORA = {
+    "minispeech": "MiniSpeech",
+    "librispeech": "LibriSpeech",
+    "vctk": "VCTK",
+    "wsj": "WSJ",
+    "festvox-ru": "festvox-ru",
+}
+# Written when the recipe has prepared the manifests: true wherever the run is
+# moved to, and whatever becomes of them.
+CORPUS_FILE = "trained_on.json"
+
+
+class Corpus(NamedTuple):
+    """Describe the training data of a run.
+
+    Arguments
+    ---------
+    known : bool
+        Whether the training data is known.
+    name : str, optional
+        Name of the corpus. None: a user's own recordings.
+    minutes : float, optional
+        Amount of speech in minutes, where known.
+    languages : tuple
+        Codes of the languages.
+    example : pathlib.Path, optional
+        Utterance of the test set that may be published.
+    """
+
+    known: bool = False
+    name: str | None = None
+    minutes: float | None = None
+    languages: tuple[str, ...] = ()
+    example: pathlib.Path | None = None
+
+
+class Run:
+    """Read what a training run left in its output folder.
+
+    Arguments
+    ---------
+    folder : path
+        Output folder of the run.
+    hparams : CommentedMap
+        Hyperparameters of the run, not yet built.
+
+    Example
+    -------
+    >>> run = Run.open("results/units")  # doctest: +SKIP
+    >>> run.find_checkpoint(min_key="loss").path.name  # doctest: +SKIP
+    'CKPT+2026-01-01+12-00-00+00'
+    """
+
+    def __init__(self, folder: str | pathlib.Path, hparams: CommentedMap):
+        self.folder = pathlib.Path(folder)
+        self.hparams = hparams
+
+    @classmethod
+    def open(cls, folder: str | pathlib.Path) -> "Run":
+        """Open the output folder of a run.
+
+        Arguments
+        ---------
+        folder : path
+            Folder that SpeechBrain's ``create_experiment_directory`` made, so
+            that no reference in its yaml is left to resolve.
+
+        Returns
+        -------
+        Run
+            The run.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder is not that of a run.
+        """
+        path = pathlib.Path(folder) / HPARAMS
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder} is not the folder of a run: it has no {HPARAMS}."
+            )
+        text = path.read_text(encoding="utf-8")
+        return cls(folder, ruamel.yaml.YAML().load(text))
+
+    @functools.cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """List the checkpoints; those of the warm-up only if all are."""
+        checkpoints = self._all_checkpoints
+        return [c for c in checkpoints if not in_warmup(c)] or checkpoints
+
+    @property
+    def latest(self) -> Checkpoint:
+        """Return the latest checkpoint, the one that a Brain tests."""
+        return max(
+            self.checkpoints, key=lambda c: (c.meta["unixtime"], c.path.name)
+        )
+
+    def find_checkpoint(
+        self,
+        min_key: str | None = None,
+        max_key: str | None = None,
+        name: str | pathlib.Path | None = None,
+    ) -> Checkpoint:
+        """Choose a checkpoint; the latest by default.
+
+        Arguments
+        ---------
+        min_key, max_key : str, optional
+            Metric of the checkpoints' meta to minimize or maximize.
+        name : path, optional
+            Name or path of the checkpoint.
+
+        Returns
+        -------
+        Checkpoint
+            The checkpoint, past the warm-up where there is one.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no checkpoint, or none of that name.
+        ValueError
+            If no checkpoint has that metric, or several choices are given.
+        """
+        if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
+            raise ValueError("Give one of min_key, max_key and checkpoint.")
+        if name is not None:
+            return self._named(pathlib.Path(name).name)
+        if min_key is not None:
+            return min(self._with(min_key), key=lambda c: c.meta[min_key])
+        if max_key is not None:
+            return max(self._with(max_key), key=lambda c: c.meta[max_key])
+        return self.latest
+
+    @functools.cached_property
+    def results(self) -> dict[str, Any]:
+        """Read the metrics of the test; empty where there was no test."""
+        path = self.folder / "results.json"
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+    @functools.cached_property
+    def corpus(self) -> Corpus:
+        """Describe the training data, by the recipe's note or the manifests.
+
+        Only MiniSpeech provides an example by default: its speech is
+        synthetic. A recording of a person is published only when the caller
+        names it.
+        """
+        path = self.folder / CORPUS_FILE
+        if path.is_file():
+            note = json.loads(path.read_text("utf-8"))
+            example = pathlib.Path(note["example"] or "")
+            note["example"] = example if example.is_file() else None
+            return Corpus(**{**note, "languages": tuple(note["languages"])})
+        corpus = self._read_manifests()
+        if not corpus.known and "sample_rate" in self.hparams:
+            logger.warning(
+                "The card cannot name the training data: the manifests were "
+                "not found. Run the export where the recipe was run."
+            )
+        return corpus
+
+    def write_corpus(self) -> None:
+        """Write a note of the training data, for later exports."""
+        corpus = self._read_manifests()
+        if not corpus.known:
+            return
+        example = corpus.example and str(corpus.example.resolve())
+        text = json.dumps({**corpus._asdict(), "example": example}, indent=2)
+        with atomic_write(self.folder / CORPUS_FILE) as partial:
+            partial.write_text(f"{text}\n", encoding="utf-8")
+
+    @functools.cached_property
+    def _all_checkpoints(self) -> list[Checkpoint]:
+        saved = pathlib.Path(self.hparams.get("save_folder", "save"))
+        # A run that was moved takes its checkpoints along, and another run
+        # may have taken its place since.
+        folder = self.folder / saved.name
+        folder = folder if folder.is_dir() else saved
+        checkpoints = []
+        if folder.is_dir():
+            checkpoints = Checkpointer(folder).list_checkpoints()
+        if not checkpoints:
+            raise FileNotFoundError(f"There is no checkpoint in {folder}.")
+        return checkpoints
+
+    def _named(self, name: str) -> Checkpoint:
+        by_name = {c.path.name: c for c in self._all_checkpoints}
+        if name not in by_name:
+            raise FileNotFoundError(
+                f"There is no checkpoint {name}, but "
+                f"{', '.join(sorted(by_name))}."
+            )
+        return by_name[name]
+
+    def _with(self, key: str) -> list[Checkpoint]:
+        checkpoints = [
+            c
+            for c in self.checkpoints
+            if not math.isnan(c.meta.get(key, math.nan))
+        ]
+        if not checkpoints:
+            keys = sorted({key for c in self.checkpoints for key in c.meta})
+            raise ValueError(
+                f"No checkpoint notes '{key}', but {', '.join(keys)}."
+            )
+        return checkpoints
+
+    def _read_manifests(self) -> Corpus:
+        """Describe the corpus of the manifests that the yaml names."""
+        output = pathlib.Path(self.hparams.get("output_folder") or self.folder)
+        started_here = output.resolve() == self.folder.resolve()
+        for key in ("manifest_folder", "data_folder"):
+            path = pathlib.Path(str(self.hparams.get(key)))
+            # From elsewhere, a relative path may lead to another corpus.
+            usable = started_here or path.is_absolute()
+            if usable and (path / "corpus.json").is_file():
+                return _read_corpus(path)
+        return Corpus()
+
+
+def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """Read the state dict of a module from a checkpoint.
+
+    Arguments
+    ---------
+    checkpoint : Checkpoint
+        Checkpoint of a run.
+    name : str
+        Name of the module.
+
+    Returns
+    -------
+    dict
+        The state dict, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the checkpoint lacks the module.
+    """
+    path = checkpoint.path / f"{name}.ckpt"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"The checkpoint lacks {path.name}: give the Checkpointer every "
+            "module as a recoverable of the module's name."
+        )
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves.
+
+    Arguments
+    ---------
+    checkpoint : Checkpoint
+        Checkpoint of a run.
+
+    Returns
+    -------
+    dict
+        States by name; empty for a plain Brain, which saves none.
+    """
+    if not (checkpoint.path / "codebook_trainer.ckpt").is_file():
+        return {}
+    return read_state(checkpoint, "codebook_trainer")
+
+
+def in_warmup(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint was saved in the warm-up of a quantizer.
+
+    ``AtomicCheckpointer`` notes it in the meta; any other Checkpointer of a VQ
+    Brain saves it with the trainer's state. Runs of version 0.1 hold it in the
+    states of their quantizers, see ``validate.find_problems``.
+
+    Arguments
+    ---------
+    checkpoint : Checkpoint
+        Checkpoint of a run.
+
+    Returns
+    -------
+    bool
+        Whether nothing was quantized yet.
+    """
+    if checkpoint.meta.get("vq_warmup"):
+        return True
+    trainer = read_trainer_state(checkpoint).get("trainer", {})
+    return any(s["bypass"] for s in trainer.get("quantizers", {}).values())
+
+
+def _read_corpus(folder: pathlib.Path) -> Corpus:
+    about = read_corpus(folder)
+    name = CORPORA.get(about.get("corpus"))
+    path = folder / "test.json"
+    items = read_json(path) if path.is_file() else {}
+    languages = {item.get("lang") for item in items.values()} - {None, ""}
+    example = None
+    if name == "MiniSpeech" and items:
+        root = data_root(folder)
+        wav = next(iter(items.values()))["wav"]
+        example = pathlib.Path(wav.format(data_root=root))
+        example = example if example.is_file() else None
+    languages = tuple(sorted(languages))
+    return Corpus(True, name, about.get("minutes"), languages, example)

@@ -1,0 +1,198 @@
+"""Validate a model before export: output folder, weights, codebook usage."""
+
+import math
+import pathlib
+from typing import Any
+
+import torch
+from speechbrain.utils.checkpoints import Checkpoint
+
+from speechbrain_vq.hub.download import FILES
+from speechbrain_vq.hub.folder import CARD
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
+
+from .example import EXAMPLE, EXAMPLE_TOKENS, PLOTS
+from .run import in_warmup
+
+# All files that any version has written into an exported folder.
+EXPORTED_FILES = {CARD, EXAMPLE, EXAMPLE_TOKENS, *PLOTS, *FILES}
+# A codebook is dead below either of these: its tokens carry next to no
+# information. Far below a working codebook, so that a mediocre one passes.
+MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0
+
+
+class ExportRefused(ValueError):
+    """Report a model that is unfit for use.
+
+    The message says whether ``force=True`` exports it all the same.
+    """
+
+
+def check_output_folder(output: pathlib.Path) -> None:
+    """Refuse to replace anything but an exported model.
+
+    Arguments
+    ---------
+    output : pathlib.Path
+        Folder to export to.
+
+    Raises
+    ------
+    FileExistsError
+        If the path is a file or a link, or the folder holds other files.
+    """
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise FileExistsError(f"{output} is no folder: give another place.")
+    names = {p.name for p in output.iterdir()} if output.is_dir() else set()
+    others = sorted(names - EXPORTED_FILES)
+    if others:
+        raise FileExistsError(
+            f"{output} holds {', '.join(others[:3])}, which no export wrote "
+            "and which would be lost: give another place."
+        )
+
+
+def find_quantizers(
+    modules: dict[str, torch.nn.Module],
+) -> dict[str, VectorQuantizer]:
+    """Find the quantizers among modules and their submodules.
+
+    Arguments
+    ---------
+    modules : dict
+        Modules by name.
+
+    Returns
+    -------
+    dict
+        Quantizers by dotted name.
+    """
+    named = torch.nn.ModuleDict(modules).named_modules()
+    return {n: m for n, m in named if isinstance(m, VectorQuantizer)}
+
+
+def check_finite(states: dict[str, dict[str, Any]]) -> None:
+    """Refuse weights that are NaN or infinite, even under ``force``.
+
+    Arguments
+    ---------
+    states : dict
+        State dicts of the checkpoint by module.
+
+    Raises
+    ------
+    ExportRefused
+        If a value is NaN or infinite; the message names its tensor.
+    """
+    problems = []
+    for module, state in states.items():
+        for name, value in state.items():
+            if not torch.is_tensor(value):
+                continue
+            count = int((~torch.isfinite(value)).sum())
+            if count:
+                problems.append(
+                    f"'{module}.{name}' is not finite: it has {count} values "
+                    "that are NaN or infinite."
+                )
+    if problems:
+        raise ExportRefused(
+            f"{' '.join(problems)} Such a model cannot be loaded: take another "
+            "checkpoint (--checkpoint, --min-key), or train again."
+        )
+
+
+def find_problems(
+    quantizers: dict[str, VectorQuantizer],
+    states: dict[str, dict[str, Any]],
+    checkpoint: Checkpoint,
+) -> list[str]:
+    """List the reasons not to export a model.
+
+    Arguments
+    ---------
+    quantizers : dict
+        Quantizers of the model by name.
+    states : dict
+        State dicts of the checkpoint by module.
+    checkpoint : Checkpoint
+        Checkpoint of the run.
+
+    Returns
+    -------
+    list of str
+        One sentence a problem: a quantizer in its warm-up, dead codebooks.
+    """
+    if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
+        return [
+            "The model is still in its warm-up, where nothing is quantized: "
+            "train longer, or shorten the warm-up of reinit_schedule (where "
+            "it is forever, as in the preset none, there never are codes)."
+        ]
+    sentences = (
+        describe_dead_codebook(name, q.codebook_size, checkpoint.meta)
+        for name, q in quantizers.items()
+    )
+    return [sentence for sentence in sentences if sentence]
+
+
+def describe_dead_codebook(
+    name: str, codebook_size: int, meta: dict[str, float]
+) -> str | None:
+    """Describe the usage of a dead codebook.
+
+    Usage is measured over the validation set or, without one, in training.
+
+    Arguments
+    ---------
+    name : str
+        Name of the quantizer.
+    codebook_size : int
+        Number of codes.
+    meta : dict
+        Metrics of the checkpoint, as ``VQMixin`` saves them.
+
+    Returns
+    -------
+    str or None
+        A sentence; None if the codebook is in use, or usage is unknown.
+
+    Example
+    -------
+    >>> meta = {"valid_used_codes_percent": 0.4, "valid_perplexity": 1.5}
+    >>> describe_dead_codebook("quantizer", 512, meta)[:62]
+    "The codebook of 'quantizer' is dead: 2 of its 512 codes were u"
+    """
+    for stage in ("valid", "train"):
+        percent, perplexity, vectors = (
+            meta.get(f"{stage}_{name}.{key}", meta.get(f"{stage}_{key}"))
+            for key in ("used_codes_percent", "perplexity", "vectors")
+        )
+        known = percent is not None and perplexity is not None
+        # They are NaN where nothing was quantized.
+        if known and not math.isnan(perplexity) and vectors != 0:
+            break
+    else:
+        return None
+    # No more codes can be used than there were vectors.
+    size = min(codebook_size, vectors or codebook_size)
+    used = percent / 100 * codebook_size
+    least = min(MIN_PERPLEXITY, (1 + size) / 2)
+    if used >= MIN_USED_PERCENT / 100 * size and perplexity >= least:
+        return None
+    where = {"valid": "over the validation set", "train": "in training"}[stage]
+    return (
+        f"The codebook of '{name}' is dead: {used:.0f} of its {codebook_size} "
+        f"codes were used {where}, with a perplexity of {perplexity:.1f} "
+        f"(required are {MIN_USED_PERCENT:g} % and {least:g}). Train it with "
+        "the preset robust."
+    )
+
+
+def _is_bypassed(state: dict[str, Any]) -> bool:
+    """Return whether a state of version 0.1 is of the warm-up."""
+    return any(
+        isinstance(value, dict) and value.get("bypass", False)
+        for key, value in state.items()
+        if key.endswith("_extra_state")
+    )

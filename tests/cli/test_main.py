@@ -1,0 +1,49 @@
+"""Each verb starts at once, explains its options and names what is wrong."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
+
+VERBS = "demo train export push tokenize reconstruct convert evaluate".split()
+
+
+def test_the_verbs():
+    assert set(main.commands) == set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_says_what_it_is(verb):
+    shown = CliRunner().invoke(main, [verb, "--help"])
+    assert shown.exit_code == 0
+    command = main.commands[verb]
+    assert command.help.split("\n")[0].endswith(".")
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help.endswith(".")
+            # A noun phrase or an imperative that makes sense alone.
+            assert parameter.help.split()[0] not in ("Of", "Where", "Though")
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys; from speechbrain_vq.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_too_few_steps_are_refused():
+    done = CliRunner().invoke(main, ["demo", "--steps=50"])
+    assert done.exit_code != 0 and "50" in done.output
+
+
+def test_export_names_what_is_no_run(tmp_path):
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
+    assert done.exit_code != 0
+    assert "not the folder of a run" in done.output

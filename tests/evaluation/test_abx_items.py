@@ -1,0 +1,138 @@
+"""ABX items: read, made of phones, and subsampled."""
+
+import tracemalloc
+
+import pytest
+
+from speechbrain_vq.dataio.manifests import Item, make_items, read_items
+from speechbrain_vq.evaluation.abx_items import (
+    frames_of,
+    sample_items,
+    subsample,
+)
+
+from .synthetic import corpus, synthetic_items
+
+
+def sample(items, *options, **named):
+    return subsample(lambda: items, *options, **named)[0]
+
+
+@pytest.mark.parametrize("context", ["within", "any"])
+def test_ten_times_the_corpus_takes_no_more_memory(context):
+    def chosen(utterances):
+        tracemalloc.start()
+        found, _ = subsample(corpus(utterances), context, max_items=1000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found, peak
+
+    (few, little), (many, more) = chosen(150), chosen(1500)
+    for found in (few, many):
+        assert 500 < len(found) <= 1000
+    assert more < 1.5 * little
+
+
+def test_items_to_compare_stay_together_in_any_order():
+    items = list(corpus(300)())
+    found = set(sample(items, "within", None, max_items=1000))
+    places = {item[4:6] for item in found}
+    # Of each pair of neighbours all items or none.
+    assert found == {item for item in items if item[4:6] in places}
+    backwards = set(sample(items[::-1], "within", None, max_items=1000))
+    assert backwards == found
+    other = set(sample(items, "within", None, max_items=1000, seed=1))
+    assert other != found
+    phones = sample(items, "any", 10, max_items=1000)
+    assert len({item.speaker for item in phones}) == 20
+    # Of 20 speakers, 10 each.
+    assert len({item.phone for item in phones}) >= 5
+
+
+def test_below_the_limits_nothing_is_left_out():
+    _, items = synthetic_items()
+    assert sample(items, "any", None, max_items=len(items)) == items
+    assert len({i.phone for i in sample(items, "any", max_phones=2)}) == 2
+    # The first neighbours alone are more: they are taken.
+    assert len(sample(items, "within", None, max_items=1)) == len(items) // 2
+    assert subsample(lambda: items, "any", 1)[1] == len(items)
+
+
+def test_neighbours_touch():
+    phones = [(0.0, 0.1, "a"), (0.1, 0.2, "b"), (0.204, 0.3, "c")]
+    made = make_items("u", phones, "s", triphones=True)
+    assert [item[1:4] for item in made] == [(0.0, 0.3, "b")]
+    for start in (0.21, 0.19, 5.0):
+        phones[2] = (start, start + 0.1, "c")
+        assert make_items("u", phones, "s", triphones=True) == []
+        assert make_items("u", phones, "s", triphones=False) == []
+
+
+def test_utterances_without_a_speaker_have_no_items(tmp_path):
+    phones = [(i / 10, (i + 1) / 10, name) for i, name in enumerate("abcd")]
+    entries = {
+        "u": {"phones": phones, "spk_id": "ann"},
+        "v": {"phones": phones},
+    }
+    found, (note,) = sample_items(entries, None, 10)
+    assert note.startswith("ABX items of 1 of 2 utterances with phones")
+    for chosen in found.values():
+        assert {item.file for item in chosen.items} == {"u"}
+        assert chosen.total == 2 and "phones" in chosen.source
+    path = tmp_path / "x.item"
+    path.write_text("v 0 0.1 a b c bob\nw 0 0.1 a b c bob\n")
+    found, notes = sample_items(entries, path, 10)
+    assert [item.speaker for item in found["within"].items] == ["bob"]
+    assert found["within"].source == str(path)
+    assert {item.speaker for item in found["any"].items} == {"ann"}
+    assert "1 of 2 ABX items" in notes[0] and notes[0].endswith("w")
+
+
+def test_frames_are_those_whose_middle_is_in_the_item():
+    def frames(onset, offset, rate):
+        found = frames_of(Item("f", onset, offset, *"abcs"), rate)
+        return list(range(found.start, found.stop))
+
+    assert frames(0.0, 0.1, 50) == [0, 1, 2, 3, 4]
+    assert frames(0.009, 0.051, 50) == [0, 1, 2]
+    assert frames(0.011, 0.049, 50) == [1]
+    # Middles on the edges are in, whatever binary fractions say.
+    assert frames(0.07, 0.29, 50) == list(range(3, 15))
+    assert frames(0.051, 0.055, 50) == []
+
+
+def test_item_files_are_read_or_refused(tmp_path):
+    path = tmp_path / "x.item"
+    path.write_text("#file onset offset #phone\nutt 0.1 0.35 a b c ann\n\n")
+    assert list(read_items(path)) == [
+        Item("utt", 0.1, 0.35, "a", "b", "c", "ann")
+    ]
+    for bad in ("utt 0.1 a b c ann", "utt 0.1 x a b c ann", "utt 0.1 0.2 a"):
+        path.write_text(bad + "\n")
+        with pytest.raises(ValueError, match="x.item, line 1: an item has"):
+            list(read_items(path))
+
+
+def test_items_are_made_as_the_recipes_make_them():
+    from speechbrain_vq.dataio import manifests
+
+    names = ["SIL", "a", "b", "c", "d", "SIL", "e", "f"]
+    phones = [(i / 10, (i + 1) / 10, n) for i, n in enumerate(names)]
+    made = make_items("utt", phones, "ann", triphones=True)
+    text = manifests._item_file({"utt": {"phones": phones, "spk_id": "ann"}})
+    lines = [line.split() for line in text.splitlines()[1:]]
+    assert lines == [[str(field) for field in item] for item in made]
+    alone = make_items("utt", phones, "ann", triphones=False)
+    assert [i[1:4] for i in alone] == [(0.2, 0.3, "b"), (0.3, 0.4, "c")]
+
+
+def test_caps_bound_groups_and_speakers():
+    _, items = synthetic_items()
+    few = sample(items, "within", 2)
+    assert len(few) == 3 * 2 * 3 * 2 and set(few) <= set(items)
+    assert len(sample(items, "any", 2)) == 3 * 3 * 2
+    assert len({i.speaker for i in sample(items, "any", 2, 1)}) == 1
+    assert sample(few, "within", 2) == few
+    assert sample(items, "within", 2) == few
+    assert sample(items, "within", 2, seed=1) != few
+    assert sorted(sample(items, "any", None)) == sorted(items)

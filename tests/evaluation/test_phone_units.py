@@ -1,0 +1,158 @@
+"""Phone information of units, against scikit-learn and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from speechbrain_vq.evaluation.phone_units import (
+    PhoneInformation,
+    PhoneUnitCounts,
+    mutual_information,
+    nmi,
+    phone_information,
+    phone_purity,
+    phones_at,
+    pnmi,
+)
+from speechbrain_vq.evaluation.report import plot_phone_units
+
+from .synthetic import utterance
+
+
+def test_mutual_information_is_scikit_learns():
+    random = np.random.default_rng(0)
+    phones, units = random.integers(0, 7, 500), random.integers(0, 30, 500)
+    counts = np.zeros((7, 30), dtype=int)
+    np.add.at(counts, (phones, units), 1)
+    ours = mutual_information(torch.tensor(counts))
+    assert ours == pytest.approx(mutual_info_score(phones, units))
+
+
+def test_pnmi_knows_independence_and_identity():
+    assert pnmi(torch.tensor([[1, 2], [3, 6]])) == pytest.approx(0)
+    assert pnmi(torch.eye(5).long()) == pytest.approx(1)
+    assert pnmi(torch.tensor([[3, 4]])) == 0.0
+    # A collapsed codebook tells nothing, and not less than nothing.
+    assert pnmi(torch.randint(1, 99, (40, 1))) == 0.0
+
+
+def test_pnmi_of_a_noisy_channel():
+    """A binary symmetric channel with error e has 1 - H(e) of one bit."""
+    counts = torch.tensor([[90, 10], [10, 90]])
+    error = -(0.9 * math.log2(0.9) + 0.1 * math.log2(0.1))
+    assert pnmi(counts) == pytest.approx(1 - error)
+
+
+def test_renaming_units_changes_nothing():
+    counts = torch.randint(0, 9, (6, 40), generator=torch.manual_seed(0))
+    order = torch.randperm(40)
+    assert pnmi(counts) == pytest.approx(pnmi(counts[:, order]))
+
+
+def test_a_phone_counts_where_the_middle_of_a_unit_lies():
+    phones = [(0.0, 0.031, "a"), (0.031, 0.05, "b"), (0.06, 0.1, "a")]
+    table = PhoneUnitCounts(num_units=3, token_rate=50.0)
+    # Middles at 10, 30, 50, 70, 90 and 110 ms.
+    table.add([0, 1, 2, 2, 1, 0], phones)
+    assert table.counts().tolist() == [[1, 2, 1]]
+    assert phones_at(phones, [0.031, 0.049, 0.055]) == ["b", "b", None]
+
+
+def test_purities_are_those_of_hubert():
+    counts = torch.tensor([[6, 0, 1], [0, 2, 1]])
+    # Phones of units: 6 + 2 + 1; units of phones: 6 + 2; of ten.
+    assert phone_purity(counts) == 0.9
+    assert phone_information(counts)["cluster_purity"] == 0.8
+    alone = torch.eye(4).long()
+    values = phone_information(alone)
+    assert values["phone_purity"] == values["cluster_purity"] == 1
+    one_unit = torch.tensor([[3], [7]])
+    values = phone_information(one_unit)
+    assert values["phone_purity"] == 0.7 and values["cluster_purity"] == 1
+    assert phone_purity(torch.zeros(2, 2)) == 0
+
+
+def test_conditional_entropies_are_scikit_learns():
+    random = np.random.default_rng(1)
+    phones, units = random.integers(0, 5, 400), random.integers(0, 20, 400)
+    counts = np.zeros((5, 20), dtype=int)
+    np.add.at(counts, (phones, units), 1)
+    found = phone_information(torch.tensor(counts))
+    of_phones, of_units = entropy(counts.sum(1)), entropy(counts.sum(0))
+    shared = mutual_info_score(phones, units)
+    assert found["entropy_of_phone_given_unit"] * math.log(2) == pytest.approx(
+        of_phones - shared
+    )
+    assert found["entropy_of_unit_given_phone"] * math.log(2) == pytest.approx(
+        of_units - shared
+    )
+    assert found["pnmi"] == pytest.approx(shared / of_phones)
+
+
+def test_what_units_tell_leaves_no_entropy():
+    found = phone_information(torch.tensor([[4, 4, 0], [0, 0, 8]]))
+    assert found["entropy_of_phone_given_unit"] == 0
+    assert found["entropy_of_unit_given_phone"] == pytest.approx(0.5)
+
+
+def test_the_picture_is_written(tmp_path):
+    pytest.importorskip("matplotlib")
+    counts = torch.randint(0, 5, (3, 16))
+    plot_phone_units(counts, ["a", "b", "$c"], tmp_path / "table.png")
+    assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
+def test_nmi_is_scikit_learns(noise):
+    random = np.random.default_rng(0)
+    classes = random.integers(0, 7, 500)
+    codes = np.where(
+        random.random(500) < noise, random.integers(0, 30, 500), classes
+    )
+    counts = torch.tensor(contingency_matrix(classes, codes))
+    expected = normalized_mutual_info_score(classes, codes)
+    assert nmi(counts) == pytest.approx(expected)
+    # Codes that are never used change nothing.
+    wider = torch.nn.functional.pad(counts, (0, 5))
+    assert nmi(wider) == pytest.approx(expected)
+
+
+def test_one_class_or_nothing_at_all():
+    assert nmi(torch.tensor([[7]])) == 1.0
+    assert nmi(torch.tensor([[7], [7]])) == 0.0
+    assert phone_purity(torch.zeros(0, 4)) == 0.0
+
+
+def test_mapping_is_many_to_one():
+    counts = torch.tensor([[5, 4, 0], [1, 0, 3]])
+    assert phone_purity(counts) == 12 / 13
+    # Of codes, not of classes: the other way it would be 8 / 13.
+    assert phone_purity(counts.T) == 8 / 13
+
+
+def test_each_codebook_and_replicate_has_its_table():
+    metric = PhoneInformation()
+    phones = {"phones": [(0.0, 0.5, "a"), (0.5, 1.0, "b")]}
+    good = torch.tensor([[0, 7], [0, 7], [3, 7], [3, 7]])
+    bad = torch.tensor([[1, 7], [1, 7], [1, 7], [1, 7]])
+    metric.update(utterance(good, entry=phones), torch.tensor([1, 1, 2]).int())
+    metric.update(utterance(bad, entry=phones), torch.tensor([1, 0, 0]).int())
+    estimates = metric.compute()
+    assert len(estimates) == 10 and metric.notes(estimates) == []
+    first = estimates["pnmi_codebook_1"]
+    # Of the data half of the phones are known; of the replicates all.
+    assert first.value == pytest.approx(0.5) and first.low < 0.5
+    assert estimates["pnmi_codebook_2"].value == 0
+    assert str(first.quantity) == "PNMI, codebook 1"
+    tables = metric.tables()
+    assert tables["phones"] == ["a", "b"]
+    assert tables["phone_units"].tolist() == [[2, 2, 0, 0], [0, 2, 0, 2]]
+    nameless = PhoneInformation()
+    nameless.update(utterance(good), torch.ones(1).int())
+    assert nameless.compute() == {}
+    assert "no phones" in nameless.notes({})[0]

@@ -1,0 +1,140 @@
+"""A model's yaml chooses nothing of the reader's machine; the Hub's names.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import dataclasses
+import pathlib
+
+import pytest
+import torch
+from speechbrain.utils.run_opts import RunOptions
+
+from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq.hub import HubError
+
+OPTIONS = [field.name for field in dataclasses.fields(RunOptions)]
+# Values that would have an effect, or end in an error.
+HARMFUL = {
+    "device": "cuda:77",
+    "precision": "bf16",
+    "eval_precision": "bf16",
+    "compile_module_keys": "[encoder]",
+    "jit_module_keys": "[encoder]",
+    "compile_mode": "max-autotune",
+    "distributed_backend": "mpi",
+    "overridden_args": "[device]",
+    "log_config": "log.yaml",
+    "param_file": "x.yaml",
+    "tqdm_barcolor": "{train: x}",
+    "optimizer_step_limit": 7,
+}
+
+
+def settings(model):
+    return {name: getattr(model, name) for name in OPTIONS if name != "device"}
+
+
+@pytest.fixture
+def plain(model):
+    return VQTokenizer.from_hparams(model, device="cpu")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_run_option_is_taken_from_a_yaml(model, plain, name):
+    default = getattr(RunOptions(), name, None)
+    value = HARMFUL.get(name, "true" if default is False else 77)
+    yaml = model / "hyperparams.yaml"
+    yaml.write_text(f"{name}: {value}\n{yaml.read_text()}")
+    other = VQTokenizer.from_hparams(model, run_opts={"device": "cpu"})
+    assert settings(other) == settings(plain)
+    assert other.device == "cpu"
+    assert other.compute_precision == "fp32"
+    assert type(other.mods.encoder) is type(plain.mods.encoder)
+    wavs = torch.randn(2, 16000)
+    assert torch.equal(other.encode_batch(wavs)[0], plain.encode_batch(wavs)[0])
+    # Nor where the caller names no option.
+    assert VQTokenizer.from_hparams(model).eval_precision == "fp32"
+
+
+def test_the_normalizer_of_audio_is_not_of_the_yaml(model):
+    yaml = model / "hyperparams.yaml"
+    yaml.write_text(f"audio_normalizer: 5\n{yaml.read_text()}")
+    tokenizer = VQTokenizer.from_hparams(model)
+    wav = tokenizer.load_audio(
+        str(pathlib.Path(bundled("mini"), "example.wav"))
+    )
+    assert wav.dim() == 1
+
+
+@pytest.mark.parametrize("form", [dict, RunOptions])
+def test_run_options_of_the_caller_count(model, form):
+    options = form(device="cpu", eval_precision="bf16")
+    tokenizer = VQTokenizer.from_hparams(model, run_opts=options)
+    assert tokenizer.compute_precision == "bf16"
+    assert tokenizer.device == "cpu"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", torch.bfloat16])
+def test_device_and_dtype_are_arguments_too(model, dtype):
+    tokenizer = VQTokenizer.from_pretrained(
+        model, device=torch.device("cpu"), dtype=dtype
+    )
+    assert tokenizer.compute_precision == "bf16" and tokenizer.device == "cpu"
+    assert {p.dtype for p in tokenizer.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match="given twice"):
+        VQTokenizer.from_hparams(
+            model, run_opts={"eval_precision": "fp16"}, dtype=dtype
+        )
+    with pytest.raises(ValueError, match="dtype is"):
+        VQTokenizer.from_hparams(model, dtype=torch.int8)
+
+
+def test_overrides(model):
+    changed = VQTokenizer.from_hparams(model, overrides={"token_rate": 25.0})
+    assert changed.token_rate == 25.0
+    with pytest.raises(ValueError, match="overrides"):
+        changed.save_pretrained(model.parent / "copy")
+
+
+def test_a_pin_asks_for_one_repository_and_one_commit(hub, model):
+    files = {p.name: p.read_bytes() for p in model.iterdir()}
+    pinned = hub.put("lab/model", files)
+    head = hub.put("lab/model", {"config.json": b"{}"})
+    hub.log.clear()
+    tokenizer = VQTokenizer.from_pretrained("lab/model", revision=pinned)
+    assert tokenizer.revision == pinned and hub.log
+    for _, path in hub.log:
+        assert "lab/model" in path
+        assert head not in path and "/main" not in path
+    hub.log.clear()
+    VQTokenizer.from_pretrained("lab/model", revision=pinned)
+    assert not hub.log
+
+
+def test_saved_it_loads_as_it_was(model, plain, tmp_path):
+    plain.save_pretrained(tmp_path / "saved")
+    names = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert names == {path.name for path in model.iterdir()}
+    again = VQTokenizer.from_pretrained(tmp_path / "saved")
+    assert again.fingerprint == plain.fingerprint
+    # Over the folder that it is from, with other weights.
+    again.mods.encoder.last.bias[0] += 1
+    again.save_pretrained(tmp_path / "saved")
+    third = VQTokenizer.from_pretrained(tmp_path / "saved")
+    assert third.fingerprint == again.fingerprint != plain.fingerprint
+
+
+def test_what_was_made_in_python_is_not_saved(build, tmp_path):
+    with pytest.raises(ValueError, match="export_pretrained"):
+        build().save_pretrained(tmp_path / "saved")
+
+
+def test_pushed_by_its_method_it_loads(hub, plain):
+    url = plain.push_to_hub("lab/mine", token="hf_alice")
+    assert "lab/mine" in url
+    loaded = VQTokenizer.from_pretrained("lab/mine")
+    assert loaded.fingerprint == plain.fingerprint
+    with pytest.raises(HubError, match="lab/mine"):
+        plain.push_to_hub("lab/mine", token="hf_bob")

@@ -1,0 +1,361 @@
+"""Many files to tokens: all of them, each once, whatever happens on the way.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
+from speechbrain_vq.inference import (
+    reconstruct_files,
+    tokenize_dataset,
+    tokenize_files,
+    tokenize_to,
+)
+from speechbrain_vq.inference.tokens import read_tokens
+
+SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four files of sound, and three of other kinds of trouble."""
+    folder = tmp_path / "speech"
+    (folder / "deep").mkdir(parents=True)
+    for number, (name, seconds) in enumerate(SECONDS.items()):
+        rate = (8000, 16000, 22050, 16000)[number]
+        samples = torch.randn(round(seconds * rate), 1 + number % 2) / 10
+        soundfile.write(folder / name, samples, rate)
+    (folder / "text.wav").write_text("not audio")
+    soundfile.write(folder / "short.wav", torch.randn(50) / 10, 16000)
+    nan = torch.full((16000,), torch.nan)
+    soundfile.write(folder / "nan.wav", nan, 16000, subtype="FLOAT")
+    return folder
+
+
+def check(lines, folder, tokenizer):
+    """Whether the lines are the tokens of the four files, once each."""
+    lines = list(lines)
+    wanted = {str(folder / name): name for name in SECONDS}
+    assert sorted(line["path"] for line in lines) == sorted(wanted)
+    for line in lines:
+        tokens = tokenizer.encode_file(line["path"])
+        assert line["tokens"] == tokens.tolist()
+        seconds = SECONDS[wanted[line["path"]]]
+        assert abs(line["num_samples"] - seconds * 16000) <= 1
+        assert line["token_rate"] == 50 and line["sample_rate"] == 16000
+        assert line["fingerprint"] == tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("batch_seconds", [1.0, 2.5, 60.0])
+def test_each_file_as_if_alone(tokenizer, folder, tmp_path, batch_seconds):
+    output = tmp_path / "tokens.jsonl"
+    result = tokenize_to(
+        output, [folder], tokenizer, batch_seconds=batch_seconds
+    )
+    check(read_tokens(output), folder, tokenizer)
+    assert result.done == 4
+    reasons = {path.split("/")[-1]: why for path, why in result.bad.items()}
+    assert reasons.keys() == {"text.wav", "short.wav", "nan.wav"}
+    assert "text.wav: cannot be read" in reasons["text.wav"]
+    assert "short.wav: A signal of 50 samples" in reasons["short.wav"]
+    assert "nan.wav: " in reasons["nan.wav"] and "NaN" in reasons["nan.wav"]
+
+
+def test_a_killed_run_goes_on(tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    partial = tmp_path / "tokens.partial.jsonl"
+    tokenize_to(output, [folder], tokenizer)
+    whole = output.read_text().splitlines(keepends=True)
+    # Killed in the middle of the third line.
+    output.unlink()
+    partial.write_text("".join(whole[:2]) + whole[2][:40])
+    encoded = []
+    tokenizer.mods.features.register_forward_pre_hook(
+        lambda module, inputs: encoded.append(len(inputs[0]))
+    )
+    result = tokenize_to(output, [folder], tokenizer, batch_seconds=1.0)
+    assert result.done == 4
+    assert output.read_text().splitlines(keepends=True)[:2] == whole[:2]
+    check(read_tokens(output), folder, tokenizer)
+    # And of nothing that was there: two files and the two bad ones are left.
+    encoded.clear()
+    soundfile_only = [folder / name for name in SECONDS]
+    assert tokenize_files(soundfile_only, tokenizer, output).done == 4
+    assert not encoded and not partial.exists()
+
+
+def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    one, *others = (folder / name for name in SECONDS)
+    tokenize_files([one], tokenizer, output)
+    first = output.read_text()
+    # A run of version 0.1 was killed in the output itself.
+    output.write_text(first + '{"path": "')
+    assert tokenize_files(others, tokenizer, output).done == 3
+    assert output.read_text().startswith(first)
+    check(read_tokens(output), folder, tokenizer)
+    # A run that was killed while it copied the lines of the output.
+    whole = output.read_text()
+    (tmp_path / "tokens.partial.jsonl").write_text(first + '{"pa')
+    assert tokenize_files(others, tokenizer, output).done == 3
+    assert sorted(output.read_text()) == sorted(whole)
+
+
+@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz", "tokens"])
+def test_a_second_writer_is_refused(
+    model, tokenizer, folder, tmp_path, monkeypatch, name
+):
+    output, refused = tmp_path / name, []
+    encode = tokenizer.encode_batch
+
+    def second(*args):
+        # While the first encodes, another starts, even to overwrite.
+        options = ("--device=cpu", "--overwrite")
+        arguments = (folder, f"--model={model}", f"--out={output}")
+        refused.append(run("tokenize", *arguments, *options))
+        return encode(*args)
+
+    monkeypatch.setattr(tokenizer, "encode_batch", second)
+    assert tokenize_to(output, [folder / "a.wav"], tokenizer).done == 1
+    assert refused[0].exit_code == 1
+    assert "is being written by another process" in refused[0].output
+    monkeypatch.undo()
+    tokenize_to(output, [folder], tokenizer, overwrite=True)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_model_does_not_go_on(tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    tokenize_to(output, [folder], tokenizer)
+    before = output.read_text()
+    tokenizer.mods.encoder.last.bias += 0.1
+    with pytest.raises(ValueError, match="of another model"):
+        tokenize_to(output, [folder], tokenizer)
+    assert output.read_text() == before
+    tokenize_to(output, [folder], tokenizer, overwrite=True)
+    check(read_tokens(output), folder, tokenizer)
+
+
+def test_what_is_no_file_of_tokens_is_left_alone(tokenizer, folder, tmp_path):
+    output = tmp_path / "notes.jsonl"
+    output.write_text('{"a": 1}\n')
+    with pytest.raises(ValueError, match="line 1: not what"):
+        tokenize_to(output, [folder], tokenizer)
+    assert output.read_text() == '{"a": 1}\n'
+    with pytest.raises(FileExistsError, match="other things in it"):
+        tokenize_to(folder, [folder], tokenizer, overwrite=True)
+    assert (folder / "a.wav").exists()
+    with pytest.raises(ValueError, match="--format"):
+        tokenize_to(tmp_path / "a.csv", [folder], tokenizer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my only notes",
+        '{"a": 1}',
+        '{"path": "a.wav", "text": "mine"}',
+        '{"path": "a.wav", "te',
+        '{"a": 1}\nand more',
+        '["path"]\n["tokens"',
+    ],
+)
+def test_a_file_of_others_keeps_its_last_line(
+    tokenizer, folder, tmp_path, text
+):
+    output = tmp_path / "notes.jsonl"
+    output.write_text(text)
+    with pytest.raises(ValueError, match="not what `tokenize` writes"):
+        tokenize_to(output, [folder], tokenizer)
+    assert output.read_text() == text
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 12, 40, 10**6])
+def test_a_run_killed_in_its_first_line_goes_on(
+    tokenizer, folder, tmp_path, length
+):
+    output = tmp_path / "tokens.jsonl"
+    partial = tmp_path / "tokens.partial.jsonl"
+    tokenize_to(output, [folder], tokenizer)
+    first = output.read_text().splitlines()[0]
+    for cut in {length, first.index('", "tokens') + length % 12}:
+        output.unlink()
+        partial.write_text(first[:cut])
+        assert tokenize_to(output, [folder], tokenizer).done == 4
+        check(read_tokens(output), folder, tokenizer)
+
+
+def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    tokenize_to(output, [folder / "a.wav"], tokenizer)
+    before = output.read_text()
+    for text in (before, before.rstrip()):
+        output.write_text(text)
+        with pytest.raises(ValueError, match="computed in fp32, not in bf16"):
+            tokenize_to(output, [folder], tokenizer.bfloat16())
+        assert output.read_text() == text
+    options = ("--device=cpu", "--precision=fp16")
+    done = run(
+        "tokenize", folder, f"--model={model}", f"--out={output}", *options
+    )
+    assert done.exit_code == 1 and "not in fp16" in done.output
+
+
+def test_an_array_file(tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.npz"
+    tokenize_to(output, [folder], tokenizer)
+    with np.load(output) as arrays:
+        ends = arrays["offsets"]
+        for row, path in enumerate(arrays["paths"]):
+            tokens = arrays["tokens"][ends[row] : ends[row + 1]]
+            assert (tokens == tokenizer.encode_file(path).numpy()).all()
+        assert len(arrays["paths"]) == 4
+        assert arrays["fingerprint"] == tokenizer.fingerprint
+    check(read_tokens(output), folder, tokenizer)
+    tokenize_to(tmp_path / "speech/a.jsonl", [folder], tokenizer)
+    lines = {line["path"]: line for line in read_tokens(output)}
+    for line in read_tokens(tmp_path / "speech/a.jsonl"):
+        assert line == lines[line["path"]]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"run", "model", "speech", "tokens.npz"}
+
+
+def test_a_data_set_of_files(tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens"
+    lines = tmp_path / "tokens.partial.jsonl"
+    # The run before was killed after one file.
+    tokenize_files([folder / "a.wav"], tokenizer, tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").rename(lines)
+    tokenize_to(output, [folder], tokenizer)
+    check(datasets.load_from_disk(output), folder, tokenizer)
+    assert not lines.exists()
+    with pytest.raises(FileExistsError, match="there already"):
+        tokenize_to(output, [folder], tokenizer)
+    tokenize_to(output, [folder / "a.wav"], tokenizer, overwrite=True)
+    assert len(datasets.load_from_disk(output)) == 1
+
+
+def test_a_data_set_gets_tokens(tokenizer, folder):
+    paths = [str(folder / name) for name in [*SECONDS, "text.wav"]]
+    data = {"audio": paths, "id": list(range(5))}
+    plain = datasets.Dataset.from_dict(data)
+    encoded = plain.cast_column("audio", datasets.Audio(decode=False))
+    content = [
+        {"bytes": open(path, "rb").read(), "path": None} for path in paths
+    ]
+    inside = datasets.Dataset.from_dict({**data, "audio": content}).cast_column(
+        "audio", datasets.Audio()
+    )
+    wanted = [tokenizer.encode_file(path).tolist() for path in paths[:4]]
+    for dataset in (plain, encoded, inside):
+        done = tokenize_dataset(dataset, tokenizer)
+        assert done["tokens"][:] == [*wanted, None]
+        assert done["id"][:] == data["id"]
+        assert done.features["audio"] == dataset.features["audio"]
+    with pytest.raises(ValueError, match="no column 'sound'; it has audio"):
+        tokenize_dataset(plain, tokenizer, audio_column="sound")
+    with pytest.raises(ValueError, match="'id' already"):
+        tokenize_dataset(plain, tokenizer, tokens_column="id")
+
+
+def test_tokens_of_several_codebooks(build, folder, tmp_path):
+    from speechbrain_vq import VectorQuantizer
+
+    tokenizer = build(VectorQuantizer(8, 32, num_codebooks=2))
+    tokenize_to(tmp_path / "a.jsonl", [folder], tokenizer)
+    check(read_tokens(tmp_path / "a.jsonl"), folder, tokenizer)
+    tokenize_to(tmp_path / "a.npz", [folder], tokenizer)
+    with np.load(tmp_path / "a.npz") as arrays:
+        assert arrays["tokens"].shape[1] == 2
+    data = datasets.Dataset.from_dict({"audio": [str(folder / "a.wav")]})
+    done = tokenize_dataset(data, tokenizer)
+    wanted = tokenizer.encode_file(folder / "a.wav").tolist()
+    assert done["tokens"][0] == wanted
+
+
+def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
+    output = tmp_path / "out"
+    result = reconstruct_files([folder], tokenizer, output)
+    assert result.done == 4 and len(result.bad) == 3
+    found = {str(p.relative_to(output)) for p in output.rglob("*.*")}
+    assert found == {"a.wav", "b.wav", "deep/c.wav", "d.wav"}
+    # What is there is not done again.
+    (output / "a.wav").write_text("mine")
+    assert reconstruct_files([folder / "a.wav"], tokenizer, output).done == 1
+    assert (output / "a.wav").read_text() == "mine"
+    (folder / "c.flac").touch()
+    for places, where in (
+        ([folder / "a.wav"], folder),
+        (
+            [folder / "deep", folder / "deep" / "c.wav", folder / "c.flac"],
+            output,
+        ),
+    ):
+        with pytest.raises(ValueError, match="would be written as"):
+            reconstruct_files(places, tokenizer, where)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    output = tmp_path / "out"
+    # The nearest to a full disk that can be had without one.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="a.wav cannot be written"):
+            reconstruct_files([folder / "a.wav"], tokenizer, output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(output.iterdir())
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_the_commands(model, tokenizer, folder, tmp_path):
+    output = tmp_path / "tokens.jsonl"
+    options = ("--model", model, "--device", "cpu")
+    done = run("tokenize", folder, *options, "--out", output)
+    assert done.exit_code == 0, done.output
+    assert "4 files done, 3 left out." in done.stdout
+    assert "text.wav: cannot be read" in done.stderr
+    check(map(json.loads, output.read_text().splitlines()), folder, tokenizer)
+    failed = run(
+        "tokenize", folder / "text.wav", *options, "--out", tmp_path / "b.npz"
+    )
+    assert failed.exit_code == 1 and "0 files done" in failed.stdout
+    assert not list(tmp_path.glob("b.npz*"))
+    none = run("tokenize", tmp_path / "run", *options, "--out", output)
+    assert none.exit_code == 1 and "no audio files" in none.output
+    typo = run("tokenize", "missing.wav", *options, "--out", output)
+    assert typo.exit_code == 1
+    assert "Left out: missing.wav: there is no such file." in typo.output
+    assert "0 files done, 1 left out." in typo.output
+    wrong = ("--model", model, "--device", "nonsense")
+    for verb in ("tokenize", "reconstruct"):
+        done = run(verb, folder, *wrong, "--out", tmp_path / "none")
+        assert done.exit_code == 1
+        assert "Error: The device 'nonsense' cannot be used" in done.output
+    lost = run("tokenize", folder, "--model", tmp_path, "--out", output)
+    assert lost.exit_code == 1 and "hyperparams.yaml" in lost.output
+    again = run(
+        "reconstruct", folder / "a.wav", *options, "--out", tmp_path / "o"
+    )
+    assert again.exit_code == 0, again.output
+    assert soundfile.info(tmp_path / "o" / "a.wav").frames == 8000
+    assert "1 files done, 0 left out." in again.stdout
+    there = run(
+        "reconstruct", folder / "a.wav", *options, "--out", tmp_path / "o"
+    )
+    assert there.exit_code == 0 and "--overwrite does them" in there.stdout
+    assert "0 files done, 1 there already, 0 left out." in there.stdout

@@ -1,0 +1,294 @@
+"""A card says what the figures say, and its code runs.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import json
+import pathlib
+import re
+import shutil
+
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+from huggingface_hub import ModelCard
+
+from speechbrain_vq import bundled, export_pretrained
+from speechbrain_vq.cli import main
+from speechbrain_vq.publish import Run
+from speechbrain_vq.publish.card import replace_source
+from tests.publish.runs import RESULTS, USED, YAML, write_minispeech, write_run
+
+
+def write_tested_run(folder):
+    write_run(folder, **USED)
+    write_minispeech(folder)
+    (folder / "results.json").write_text(json.dumps(RESULTS))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_tested_run(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """What most tests look at, and none changes."""
+    folder = tmp_path_factory.mktemp("exported")
+    return export_pretrained(write_tested_run(folder / "run"), folder / "units")
+
+
+def load_card(model):
+    return ModelCard.load(model / "README.md")
+
+
+def rows(card):
+    """The table of figures."""
+    return dict(re.findall(r"^\| (.+?) \| (.+?) \|$", card.text, flags=re.M))
+
+
+def test_the_front_matter_has_the_figures_of_the_test(model):
+    data = load_card(model).data
+    assert data.library_name == "speechbrain"
+    assert data.pipeline_tag == "feature-extraction"
+    assert data.license == "apache-2.0"
+    assert data.language == ["en"]
+    assert "speechbrain_vq" in data.tags and data.model_name == "units"
+    told = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert told == {
+        key: RESULTS[key]
+        for key in (
+            "reconstruction_error",
+            "pnmi",
+            "used_codes_percent",
+            "perplexity",
+            "dead_codes",
+            "bits_per_second",
+        )
+    }
+    assert set(data.metrics) == set(told)
+    assert {r.dataset_name for r in data.eval_results} == {"MiniSpeech"}
+    assert {r.dataset_split for r in data.eval_results} == {"test"}
+    # Only what is on the Hub may be named there.
+    assert data.datasets is None
+
+
+def test_the_table_says_what_the_model_is(model):
+    card = load_card(model)
+    table = rows(card)
+    assert table["tokens per second"] == "50"
+    assert table["codebook"] == "32 codes of 8 dimensions"
+    assert table["bit rate (number of codes), bits/s"] == "250"  # 50 x 5 bits
+    assert table["bit rate (entropy of the codes), bits/s"] == "221.4"
+    assert table["used codes, %"] == "84.38"
+    assert table["perplexity"] == "21.5"
+    for text in (
+        "preset `robust`",
+        "seed 7",
+        "30 steps",
+        "1 minutes of MiniSp",
+    ):
+        assert text in card.text
+    for heading in ("Install", "Use", "Training", "Limitations", "Citation"):
+        assert f"\n## {heading}\n" in card.text
+
+
+def test_every_file_that_the_card_names_is_there(model):
+    text = load_card(model).text
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    assert pictures == ["spectrogram.png"]
+    for name in [*pictures, "example.wav", "example.tokens.json"]:
+        assert name in text and (model / name).is_file()
+
+
+def test_the_code_of_the_card_runs(model, tmp_path, monkeypatch):
+    (code,) = re.findall(
+        r"```python\n(.*?)```", load_card(model).text, flags=re.S
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "units").symlink_to(model)
+    soundfile.write("speech.wav", torch.randn(16000) / 10, 16000)
+    names = {}
+    exec(code, names)
+    assert len(names["tokens"]) == 50
+    assert names["wavs"].shape == (1, 16000)
+    assert pathlib.Path("from_tokens.wav").is_file()
+
+
+def test_a_name_on_the_hub_goes_into_the_code(run, tmp_path):
+    model = export_pretrained(run, tmp_path / "units", repo_id="org/name")
+    text = (model / "README.md").read_text()
+    assert '.from_hparams("org/name")' in text and "# name\n" in text
+    there = replace_source(text, "units", "other/place")
+    assert '.from_hparams("other/place")' in there
+    assert there.replace("other/place", "org/name") == text
+
+
+def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
+    write_run(run, loss=0.1, **USED)
+    write_run(run, loss=0.9, **USED)
+    last = load_card(export_pretrained(run, tmp_path / "last"))
+    assert last.data.eval_results
+    card = load_card(export_pretrained(run, tmp_path / "best", min_key="loss"))
+    assert not card.data.eval_results and "was not tested" in card.text
+    # What was seen in validation is told as that.
+    assert rows(card)["perplexity (validation)"] == "20.25"
+    # Unless they name it.
+    names = sorted(path.name for path in (run / "save").iterdir())
+    results = {**RESULTS, "checkpoint": names[1]}
+    model = export_pretrained(
+        run, tmp_path / "named", min_key="loss", results=results
+    )
+    assert load_card(model).data.eval_results
+
+
+def test_the_options_of_the_command(run, tmp_path):
+    place = tmp_path / "units"
+    options = ["--license=mit", "--language=de", "--language=en"]
+    options += ["--dataset=org/speech", "--repo-id=org/name"]
+    done = CliRunner().invoke(main, ["export", str(run), str(place), *options])
+    assert done.exit_code == 0, done.output
+    data = load_card(place).data
+    assert data.license == "mit" and data.language == ["de", "en"]
+    assert data.datasets == ["org/speech"]
+    assert {r.dataset_type for r in data.eval_results} == {"org/speech"}
+
+
+def test_recordings_of_ones_own_are_called_that(tmp_path):
+    yaml = YAML.replace(
+        "lr: 0.001",
+        "inference: {{recipe: A/b, summary: Mine., card: {{tags: [x]}}}}",
+        1,
+    )
+    run, _ = write_run(tmp_path / "run", yaml=yaml)
+    write_minispeech(run, corpus="audio")
+    card = load_card(export_pretrained(run, tmp_path / "model"))
+    assert "on recordings of its own" in card.text
+    assert "MiniSpeech" not in card.text
+    assert "\nMine.\n" in card.text and "recipe `A/b`" in card.text
+    assert card.data.tags == ["x"]
+
+
+def start_run(folder, **about):
+    """A run as one starts it: every path from where one stands."""
+    (folder / "results").mkdir(parents=True)
+    run, _ = write_run(folder / "results/units")
+    text = YAML.replace(
+        "manifest_folder: {folder}/manifests",
+        "manifest_folder: {folder}/manifests\ndata_folder: data",
+    ).format(folder="results/units")
+    (run / "hyperparams.yaml").write_text(text)
+    write_minispeech(folder, **about)
+    (folder / "manifests").rename(folder / "data")
+    return run
+
+
+def read_training_text(run, place):
+    return load_card(export_pretrained(run, place)).text
+
+
+def test_the_corpus_is_found_from_any_folder(tmp_path, monkeypatch):
+    run = start_run(tmp_path / "home")
+    other = start_run(tmp_path / "other", corpus="audio")
+    assert other.is_dir()
+    monkeypatch.chdir(tmp_path / "home")
+    Run.open(run).write_corpus()
+    for folder in ("home", ".", "other"):
+        monkeypatch.chdir(tmp_path / folder)
+        text = read_training_text(run, tmp_path / "model")
+        assert "on 1 minutes of MiniSpeech" in text
+        assert (tmp_path / "model/example.wav").is_file()
+
+
+def test_a_relative_path_is_not_that_of_another_corpus(tmp_path, monkeypatch):
+    run = start_run(tmp_path / "home")
+    start_run(tmp_path / "other", corpus="audio")
+    monkeypatch.chdir(tmp_path / "other")
+    assert not Run.open(run).corpus.known
+    monkeypatch.chdir(tmp_path / "home")
+    assert Run.open(run).corpus.name == "MiniSpeech"
+
+
+def test_a_run_takes_along_what_it_was_trained_on(tmp_path, monkeypatch):
+    run = start_run(tmp_path / "home")
+    monkeypatch.chdir(tmp_path / "home")
+    Run.open(run).write_corpus()
+    run = run.rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    text = read_training_text(run, tmp_path / "model")
+    assert "on 1 minutes of MiniSpeech" in text
+    assert (tmp_path / "model/example.wav").is_file()
+    shutil.rmtree(tmp_path / "home")
+    text = read_training_text(run, tmp_path / "model")
+    assert "on 1 minutes of MiniSpeech" in text and "`example.wav`" not in text
+    assert load_card(tmp_path / "model").data.language == ["en"]
+
+
+def test_what_is_not_known_is_not_made_up(tmp_path, caplog):
+    run, _ = write_run(tmp_path / "run")
+    Run.open(run).write_corpus()
+    text = read_training_text(run, tmp_path / "model")
+    assert "The training data is unknown." in text
+    assert "recordings of its own" not in text
+    assert "manifests were not found" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [("librispeech", "of LibriSpeech,"), ("audio", "recordings of its own")],
+)
+def test_a_corpus_of_people_is_named(tmp_path, name, said):
+    run, _ = write_run(tmp_path / "run")
+    write_minispeech(run, corpus=name)
+    text = read_training_text(run, tmp_path / "model")
+    assert said in text and "`example.wav`" not in text
+
+
+IMAGES = """
+dataset: made up
+save_folder: {folder}/save
+data_folder: images
+inference:
+    interface: VQPretrained
+    keys: [dataset]
+    recipe: CIFAR10/autoencoder
+    summary: Codes of images.
+modules:
+    head: !new:torch.nn.Linear
+        in_features: 4
+        out_features: 3
+"""
+
+
+def test_a_model_of_images_says_nothing_of_sound(tmp_path, caplog):
+    run, _ = write_run(tmp_path / "run", yaml=IMAGES)
+    (run / "results.json").write_text('{"steps": 3, "perplexity": 4.5}')
+    card = load_card(export_pretrained(run, tmp_path / "model"))
+    assert "Codes of images." in card.text
+    for word in ("recording", "speech ", "audio", "wav", "unknown"):
+        assert word not in card.text.lower()
+    assert not {"audio", "speech"} & set(card.data.tags)
+    assert "manifests" not in caplog.text
+
+
+def test_the_card_of_a_bundled_model_loads_it(tmp_path, monkeypatch):
+    folder = pathlib.Path(bundled("mini"))
+    text = (folder / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("speech.wav", torch.randn(16000) / 10, 16000)
+    names = {}
+    exec(code, names)
+    assert len(names["tokens"]) == 50
+    there = replace_source(text, "mini", "org/name")
+    assert '.from_hparams("org/name")' in there and "bundled(" not in there
+
+
+def test_figures_that_are_no_numbers_are_left_out(run, tmp_path):
+    results = {**RESULTS, "pnmi": float("nan"), "note": "well"}
+    card = load_card(export_pretrained(run, tmp_path / "m", results=results))
+    told = {r.metric_type for r in card.data.eval_results}
+    assert "pnmi" not in told and "note" not in told and "perplexity" in told

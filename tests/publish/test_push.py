@@ -1,0 +1,495 @@
+"""One commit with all files, or none, and why.
+
+Authors
+ * speechbrain_vq authors 2026
+"""
+
+import re
+import time
+
+import pytest
+from click.testing import CliRunner
+from huggingface_hub import HfApi, constants
+
+from speechbrain_vq import push_to_hub
+from speechbrain_vq.cli import main
+from speechbrain_vq.hub import HubError, load_pretrained
+from speechbrain_vq.publish.card import replace_source
+from tests.hub.small_model import holds, make_weights, read_files, write_model
+
+ID = "lab/model"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_model(tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def login(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """The client waits longer and longer before it gives up."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def is_same(hub, folder, repo_id=ID, revision="main"):
+    """Whether the repository has the folder's files, byte for byte."""
+    found = hub.repo(repo_id).files(revision)
+    found.pop(".gitattributes")
+    wanted = read_files(folder)
+    card = wanted["README.md"].decode()
+    wanted["README.md"] = replace_source(card, folder.name, repo_id).encode()
+    return found == wanted
+
+
+def commits(hub):
+    return len(hub.repo(ID).commits())
+
+
+def test_one_commit_with_all_files(hub, folder):
+    url = push_to_hub(folder, ID)
+    assert url == f"{hub.url}/{ID}/commit/{hub.repo(ID).head()}"
+    assert is_same(hub, folder)
+    assert len(hub.calls("POST", "/commit/")) == 1
+    assert not hub.repo(ID).private
+    loaded = load_pretrained(ID, revision=url.split("/")[-1])
+    assert holds(loaded["modules"], make_weights())
+
+
+def test_the_card_loads_the_model_from_where_it_is(hub, folder):
+    (folder / "README.md").write_text('VQTokenizer.from_hparams("model")')
+    push_to_hub(folder, ID)
+    card = hub.repo(ID).files()["README.md"].decode()
+    assert card == f'VQTokenizer.from_hparams("{ID}")'
+
+
+def test_names_of_other_models_in_the_card_stay(hub, folder):
+    code = """
+tokenizer = VQTokenizer.from_hparams("{}")  # this model
+hifigan = HIFIGAN.from_hparams("speechbrain/tts-hifigan-libritts-16kHz")
+other = VQTokenizer.from_hparams("model")
+"""
+    (folder / "README.md").write_text(code.format("anything"))
+    push_to_hub(folder, ID)
+    card = hub.repo(ID).files()["README.md"].decode()
+    assert card == code.format(ID)
+
+
+def test_nothing_changed_nothing_sent_and_said(hub, folder, caplog):
+    url, before = push_to_hub(folder, ID), commits(hub)
+    hub.log.clear()
+    assert push_to_hub(folder, ID) == url
+    assert commits(hub) == before
+    assert not hub.calls("POST", "/commit/") and not hub.calls("PUT")
+    assert "No files have been modified" in caplog.text
+
+
+def test_a_change_sends_what_changed_and_keeps_what_others_put(hub, folder):
+    push_to_hub(folder, ID)
+    hub.put(ID, {"LICENSE": "theirs"})
+    (folder / "config.json").write_text("{}")
+    hub.log.clear()
+    push_to_hub(folder, ID)
+    assert not hub.calls("PUT")
+    files = hub.repo(ID).files()
+    assert files["config.json"] == b"{}" and files["LICENSE"] == b"theirs"
+
+
+def test_files_of_an_earlier_export_are_deleted(hub, folder):
+    names = ("label_encoder.txt", "example.wav", "codebook_usage.png")
+    for name in names:
+        (folder / name).write_text("old")
+    (folder / "LICENSE").write_text("mine")
+    push_to_hub(folder, ID, files=["LICENSE"])
+    assert set(names) <= set(hub.repo(ID).files())
+    for name in (*names, "LICENSE"):
+        (folder / name).unlink()
+    first, number = hub.repo(ID).head(), commits(hub)
+    HfApi(token="hf_alice").create_tag(ID, tag="v1", revision=first)
+    with pytest.raises(HubError, match="Nothing was pushed"):
+        push_to_hub(folder, ID, tag="v1")
+    push_to_hub(folder, ID)
+    files = hub.repo(ID).files()
+    assert not set(names) & set(files) and files["LICENSE"] == b"mine"
+    push_to_hub(folder, ID)
+    assert commits(hub) == number + 1
+
+
+def test_files_of_another_kind_of_model_stay(hub, folder):
+    hub.put(ID, {"example.wav": "theirs", "hyperparams.yaml": "theirs"})
+    push_to_hub(folder, ID)
+    assert hub.repo(ID).files()["example.wav"] == b"theirs"
+
+
+def test_private(hub, folder):
+    push_to_hub(folder, ID, private=True)
+    assert hub.repo(ID).private
+    push_to_hub(folder, ID)
+    assert hub.repo(ID).private
+
+
+def test_private_into_a_public_one_is_refused(hub, folder):
+    head = hub.put(ID, {"README.md": "hi"})
+    with pytest.raises(HubError, match="exists and is public"):
+        push_to_hub(folder, ID, private=True)
+    assert hub.repo(ID).head() == head
+
+
+def test_branch(hub, folder):
+    main_head = hub.put(ID)
+    push_to_hub(folder, ID, revision="next")
+    assert is_same(hub, folder, revision="next")
+    push_to_hub(folder, ID, revision="next")
+    assert hub.repo(ID).head() == main_head
+    assert len(hub.repo(ID).commits("next")) == commits(hub) + 1
+
+
+def test_pull_request(hub, folder):
+    head = hub.put("bob/model", {"README.md": "hi"})
+    url = push_to_hub(folder, "bob/model", create_pr=True)
+    assert url == f"{hub.url}/bob/model/discussions/1"
+    assert is_same(hub, folder, "bob/model", "refs/pr/1")
+    assert hub.repo("bob/model").head() == head
+
+
+def test_tag(hub, folder):
+    push_to_hub(folder, ID, tag="v1")
+    first = hub.repo(ID).head()
+    assert hub.repo(ID).refs["refs/tags/v1"] == first
+    push_to_hub(folder, ID, tag="v1")
+    push_to_hub(folder, ID, tag="again")
+    assert hub.repo(ID).refs["refs/tags/again"] == first
+    assert hub.repo(ID).head() == first
+
+
+def test_a_tag_is_never_moved(hub, folder):
+    push_to_hub(folder, ID, tag="v1")
+    first = hub.repo(ID).head()
+    write_model(folder, seed=1)
+    with pytest.raises(HubError, match=f"Nothing was pushed.*commit {first}"):
+        push_to_hub(folder, ID, tag="v1")
+    assert hub.repo(ID).head() == first
+    (folder / "more.txt").write_text("A file that is new, and small.")
+    write_model(folder)
+    with pytest.raises(HubError, match="Nothing was pushed.*'v1' already"):
+        push_to_hub(folder, ID, tag="v1", files=["more.txt"])
+    assert hub.repo(ID).head() == first
+    push_to_hub(folder, ID, files=["more.txt"])
+    second = hub.repo(ID).head()
+    assert second != first
+    write_model(folder, seed=2)
+    (folder / "more.txt").unlink()
+    with pytest.raises(HubError, match=f"tag 'v1' already, for commit {first}"):
+        push_to_hub(folder, ID, tag="v1")
+    assert hub.repo(ID).head() == second
+    assert hub.repo(ID).refs["refs/tags/v1"] == first
+
+
+def test_a_tag_that_fails_says_what_was_done(hub, folder):
+    hub.fail(500, "POST", "/tag/")
+    with pytest.raises(HubError, match="Pushed as .*, but not tagged.*trouble"):
+        push_to_hub(folder, ID, tag="v1")
+    url = push_to_hub(folder, ID, tag="v1")
+    assert hub.repo(ID).refs["refs/tags/v1"] == url.split("/")[-1]
+
+
+def test_message(hub, folder):
+    push_to_hub(folder, ID, commit_message="Hi", commit_description="Long")
+    commit = hub.repo(ID).commits()[0]
+    assert (commit.title, commit.message) == ("Hi", "Long")
+
+
+# ---- folders that are refused before anything is asked
+
+
+@pytest.mark.parametrize(
+    "name", ["hyperparams.yaml", "model.safetensors", "README.md"]
+)
+def test_an_incomplete_folder(hub, folder, name):
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        push_to_hub(folder, ID)
+    assert not hub.log
+
+
+def test_no_folder(hub, tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        push_to_hub(tmp_path / "nope", ID)
+    assert str(raised.value) == f"There is no folder '{tmp_path / 'nope'}'."
+    assert not hub.log
+
+
+def test_a_folder_that_does_not_load(hub, folder, tmp_path):
+    text = (folder / "hyperparams.yaml").read_text()
+    for bad in (
+        text + "x: !apply:os.system [ls]\n",
+        text.replace("out_features: 3", "out_features: 5"),
+    ):
+        (folder / "hyperparams.yaml").write_text(bad)
+        with pytest.raises(ValueError, match="refused|does not fit"):
+            push_to_hub(folder, ID)
+    assert not hub.log
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["custom.PY", "model.ckpt", "x.pickle", "x.ipynb", "x.so", "hf_token.txt"]
+    + ["plots/a.png", "vocoder/model.safetensors"],
+)
+def test_a_file_is_pushed_only_if_we_wrote_it_or_the_caller_names_it(
+    hub, folder, name
+):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("x")
+    with pytest.raises(ValueError, match=f"{name}, which no export wrote"):
+        push_to_hub(folder, ID)
+    assert not hub.log
+    push_to_hub(folder, ID, files=[name])
+    assert hub.repo(ID).files()[name] == b"x"
+
+
+def test_a_named_folder_stands_for_its_files(hub, folder):
+    (folder / "vocoder").mkdir()
+    for name in ("hyperparams.yaml", "model.safetensors", ".DS_Store"):
+        (folder / "vocoder" / name).write_text("x")
+    push_to_hub(folder, ID, files=["vocoder"])
+    names = [n for n in hub.repo(ID).files() if n.startswith("vocoder/")]
+    assert set(names) == {
+        "vocoder/hyperparams.yaml",
+        "vocoder/model.safetensors",
+    }
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "../other.txt", "", "."])
+def test_a_named_file_lies_in_the_folder(hub, folder, name):
+    (folder.parent / "other.txt").touch()
+    with pytest.raises(FileNotFoundError, match=f"has no {name} to push"):
+        push_to_hub(folder, ID, files=[name])
+    assert not hub.log
+
+
+def test_links_out_are_not_pushed(hub, folder):
+    (folder / "example.wav").symlink_to("/etc/passwd")
+    with pytest.raises(ValueError, match="example.wav is a link"):
+        push_to_hub(folder, ID)
+    assert not hub.log
+
+
+def test_what_programs_leave_behind_is_not_pushed(hub, folder):
+    expected = {*read_files(folder), ".gitattributes"}
+    for name in (".git/config", ".DS_Store", "plots/.cache/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    push_to_hub(folder, ID)
+    assert set(hub.repo(ID).files()) == expected
+
+
+@pytest.mark.parametrize(
+    "repo_id, options, message",
+    [
+        ("model", {}, "lacks its owner"),
+        ("a/b/c", {}, "cannot be a name"),
+        (ID, {"create_pr": True, "tag": "v1"}, "once it is merged"),
+        (ID, {"revision": "0" * 40}, "name a branch"),
+    ],
+)
+def test_contradictions(hub, folder, repo_id, options, message):
+    with pytest.raises(ValueError, match=message):
+        push_to_hub(folder, repo_id, **options)
+    assert not hub.log
+
+
+# ---- refusals of the Hub, in words
+
+
+def test_no_token(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(HubError, match="requires a token with write access"):
+        push_to_hub(folder, ID)
+    with pytest.raises(HubError, match="requires a token"):
+        push_to_hub(folder, ID, token=False)
+    assert not hub.log
+
+
+def test_a_wrong_token(hub, folder):
+    with pytest.raises(HubError, match="wrong or has expired") as raised:
+        push_to_hub(folder, ID, token="hf_nobody")
+    assert "again" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"create_pr": True}])
+def test_a_branch_that_cannot_be_is_not_tried_again(hub, folder, options):
+    before = hub.put(ID)
+    if not options:  # Whether a name is one of git's, the Hub says.
+        hub.fail(400, "POST", "/branch/")
+    with pytest.raises(HubError) as raised:
+        push_to_hub(folder, ID, revision="no..where", **options)
+    assert "Run the same again" not in str(raised.value)
+    assert hub.repo(ID).head() == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_token_that_may_only_read(hub, folder, there):
+    head = hub.put(ID) if there else None
+    with pytest.raises(
+        HubError, match="'alice' has read access only.*settings/token"
+    ):
+        push_to_hub(folder, ID, token="hf_alice_read")
+    assert not hub.repos if head is None else hub.repo(ID).head() == head
+
+
+@pytest.mark.parametrize("private", [None, False, True])
+def test_someone_elses(hub, folder, private):
+    """`None`: no such organisation; else a repository that exists."""
+    if private is not None:
+        head = hub.put("bob/model", private=private)
+    why = (
+        "no organisation 'bob'" if private in (None, True) else "exists and be"
+    )
+    with pytest.raises(HubError, match=f"no right.*{why}.*to alice, lab"):
+        push_to_hub(folder, "bob/model")
+    if private is None:
+        assert not hub.repos
+    else:
+        assert hub.repo("bob/model").head() == head
+
+
+def test_the_card_is_refused(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: [\n---\n")
+    head = hub.put(ID)
+    with pytest.raises(HubError, match="refused the card.*nothing was"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).head() == head
+
+
+def test_someone_pushes_in_the_meantime(hub, folder):
+    head = hub.put(ID)
+    hub.fail(412, "POST", "/commit/")
+    with pytest.raises(HubError, match="Someone else pushed"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).head() == head
+
+
+def test_the_commit_follows_the_one_that_was_looked_at(
+    hub, folder, monkeypatch
+):
+    """Else what they changed and we did not would be mixed into ours."""
+    push_to_hub(folder, ID)
+
+    class Log(list):
+        def append(self, call):
+            super().append(call)
+            if "/preupload/" in call[1]:
+                hub.put(ID, {"hyperparams.yaml": "theirs: true"})
+
+    monkeypatch.setattr(hub, "log", Log())
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(HubError, match="Someone else pushed"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).files()["config.json"] != b"{}"
+
+
+@pytest.mark.parametrize(
+    "where", ["/api/repos/create", "/preupload/", "/objects/batch", "/commit/"]
+)
+@pytest.mark.parametrize("status", [429, 500])
+def test_trouble_leaves_what_was(hub, folder, where, status, no_waiting):
+    before = hub.put(ID)
+    hub.fail(status, "POST", where, times=99)
+    message = "Too many requests" if status == 429 else "has trouble"
+    with pytest.raises(HubError, match=f"{message}.*Run the same again"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).head() == before
+    hub.faults.clear()
+    push_to_hub(folder, ID)
+    assert is_same(hub, folder) and commits(hub) == 3
+
+
+def test_an_odd_answer_is_told(hub, folder):
+    """A proxy's page in place of the Hub's answer to the card."""
+    hub.put(ID)
+    hub.fail(502, "POST", "/validate-yaml")
+    with pytest.raises(HubError, match="Run the same again"):
+        push_to_hub(folder, ID)
+
+
+def test_cut_in_the_middle_of_the_upload(hub, folder, no_waiting):
+    before = hub.put(ID)
+    hub.cut_upload(after=100, times=99, method="PUT")
+    with pytest.raises(HubError, match="cannot be reached.*Run the same again"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).head() == before
+    hub.faults.clear()
+    push_to_hub(folder, ID)
+    assert is_same(hub, folder)
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_storage_that_refuses(hub, folder, status, no_waiting):
+    before = hub.put(ID)
+    hub.fail(status, "PUT", times=99)
+    with pytest.raises(HubError, match="no right|trouble"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).head() == before
+
+
+def test_cut_after_the_commit_the_same_again_is_enough(hub, folder):
+    hub.put(ID)
+    hub.cut("/commit/", method="POST")
+    with pytest.raises(HubError, match="as it was, or has all of it"):
+        push_to_hub(folder, ID, tag="v1")
+    assert is_same(hub, folder)
+    url = push_to_hub(folder, ID, tag="v1")
+    assert url.endswith(hub.repo(ID).head()) and commits(hub) == 3
+    assert hub.repo(ID).refs["refs/tags/v1"] == hub.repo(ID).head()
+
+
+def test_the_hub_is_gone(hub, folder, no_waiting):
+    hub.stop()
+    with pytest.raises(HubError, match="cannot be reached"):
+        push_to_hub(folder, ID)
+
+
+def test_xet_that_the_server_lacks(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    before = hub.put(ID)
+    with pytest.raises(HubError, match="set HF_HUB_DISABLE_XET=1"):
+        push_to_hub(folder, ID)
+    assert hub.repo(ID).head() == before
+
+
+def test_with_xet(hub, folder, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.xet = True
+    push_to_hub(folder, ID)
+    assert is_same(hub, folder)
+    assert len(hub.calls("POST", "/commit/")) == 1
+
+
+# ---- the command
+
+
+def test_command(hub, folder):
+    (folder / "LICENSE").write_text("mine")
+    command = ["push", str(folder), ID, "--tag", "v1", "--message", "Hi"]
+    command += ["--file", "LICENSE"]
+    result = CliRunner().invoke(main, [*command, "--private"])
+    assert result.exit_code == 0, result.output
+    last = result.stdout.splitlines()[-1]
+    assert last == f"{hub.url}/{ID}/commit/{hub.repo(ID).head()}"
+    assert hub.repo(ID).private
+    assert hub.repo(ID).commits()[0].title == "Hi"
+    assert hub.repo(ID).files()["LICENSE"] == b"mine"
+
+
+@pytest.mark.parametrize("repo_id", ["bob/model", "model"])
+def test_command_fails_in_words(hub, folder, repo_id):
+    result = CliRunner().invoke(main, ["push", str(folder), repo_id])
+    assert result.exit_code == 1
+    assert re.match(
+        "Error: (You are 'alice'|'model' lacks its owner)", result.stderr
+    )
