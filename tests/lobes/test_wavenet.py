@@ -302,5 +302,5 @@ def test_unused_vocoders_are_rejected(tokenizer):
         upsample_initial_channel=8,
         upsample_factors=[10, 16],
     )
-    with pytest.raises(ValueError, match="writes waveforms itself"):
+    with pytest.raises(ValueError, match="outputs waveforms itself"):
         tokenizer.use_vocoder(HifiGAN(generator))
