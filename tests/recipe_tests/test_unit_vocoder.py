@@ -148,7 +148,7 @@ def test_no_more_is_validated_than_asked_for(data, tokenizer):
     "change, message",
     [
         ({"codebook_size": 512}, "requires --codebook_size=32"),
-        ({"speaker_dim": 32}, "wants --speaker_dim=4"),
+        ({"speaker_dim": 32}, "requires --speaker_dim=4"),
         (
             {
                 "upsample_factors": [8, 8, 2, 2],
