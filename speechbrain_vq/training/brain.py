@@ -137,7 +137,9 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         super().on_fit_start()
         if not self._fit_called:
             name = type(self).__name__
-            raise RuntimeError(f"{name}.fit() must call super().fit(...).")
+            raise RuntimeError(
+                f"{name}.fit() must call super().fit(epoch_counter, ...)."
+            )
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
