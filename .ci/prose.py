@@ -21,7 +21,6 @@ PREFERRED = {
     "voices that were not trained on": "unseen speakers",
     "voices not trained on": "unseen speakers",
     "what a figure is worth": "the metric",
-    "judges": "evaluation models",
 }
 CHECKS = {
     "vocabulary": True,

@@ -7,9 +7,6 @@ or, to see the rows of some attacks without writing anything,
 
 Each attack is loaded by HyperPyYAML itself and by `load_pretrained`, in a
 process of its own with a limit on memory and time. Linux.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import pathlib
@@ -17,9 +14,7 @@ import re
 import sys
 
 import click
-from report import save
-
-from speechbrain_vq.versions import versions
+from report import save, versions_line
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -36,7 +31,7 @@ LIBRARIES = ("speechbrain", "HyperPyYAML", "ruamel.yaml", "PyYAML")
 
 
 def page(stock: dict, ours: dict) -> list[str]:
-    """The lines of the table of the effect of each attack on both loaders."""
+    """Build the page on the effect of each attack on both loaders."""
     refused = sum(x["did"].startswith("refuses") for x in ours.values())
     most = max(x["megabytes"] or 0 for x in ours.values())
     longest = max(x["seconds"] or 0 for x in ours.values())
@@ -54,7 +49,7 @@ def page(stock: dict, ours: dict) -> list[str]:
         f"`load_pretrained` refuses {refused} of them, and takes at most "
         f"{most:.0f} MiB and {longest:.1f} s.",
         "",
-        f"{versions(*LIBRARIES)}.",
+        versions_line(*LIBRARIES),
         "",
         "| attack | HyperPyYAML | load_pretrained |",
         "|---|---|---|",
@@ -63,24 +58,30 @@ def page(stock: dict, ours: dict) -> list[str]:
 
 
 def row(name: str, stock: dict, ours: dict) -> str:
-    """The line of one attack."""
-    did, does = stock[name]["did"], ours[name]["did"]
-    return f"| {name} | {_cell(did)} | {_cell(_reason(does))} |"
+    """Format the row of one attack."""
+    effects = stock[name]["did"], _reason(ours[name]["did"])
+    return f"| {name} | {_cell(effects[0])} | {_cell(effects[1])} |"
 
 
-def _reason(did):
-    reason = did.partition(" is refused: ")[2].partition(". A class of")[0]
-    return f"refuses: {reason}" if reason else did
+def _reason(effect):
+    """Shorten the error text of a refusal."""
+    reason = effect.partition(" is refused: ")[2].partition(". A class of")[0]
+    return f"refuses: {reason}" if reason else effect
 
 
 def _cell(text):
+    """Format a text as a short table cell."""
     text = re.sub(r" at 0x\w+|/tmp/\w+/", "", " ".join(text.split()))
     text = text.replace("|", "\\|")
     return text if len(text) < 80 else text[:76] + "..."
 
 
 @click.command()
-@click.option("--out", default=str(ROOT / "benchmarks/loader.md"))
+@click.option(
+    "--out",
+    default=str(ROOT / "benchmarks/loader.md"),
+    help="Page to write.",
+)
 @click.option(
     "--only",
     multiple=True,

@@ -37,7 +37,7 @@ from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.presets import recipe_path
 
 # The recipes' option that names a preset.
-PRESET = "arm"
+PRESET = "preset"
 SPREAD = {"median": statistics.median, "least": min, "most": max}
 
 

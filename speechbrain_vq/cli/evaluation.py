@@ -100,7 +100,12 @@ OF_TOKENS = ("codebook_size",)
     help="Value of {data_root} in the manifest.",
 )
 # Of the last release: there is one ABX now.
-@click.option("--abx", type=click.Choice(["own", "fastabx"]), hidden=True)
+@click.option(
+    "--abx",
+    type=click.Choice(["own", "fastabx"]),
+    hidden=True,
+    help="ABX engine of version 0.1.",
+)
 @vocoder_option
 @revision_option
 @device_option

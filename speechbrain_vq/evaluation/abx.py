@@ -143,11 +143,7 @@ def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def identity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Compute the share of codebooks with different codes, [I, C], [J, C] to
     [I, J]; 0 or 1 with one codebook."""
-    # A codebook at a time: all together would need C times the memory.
-    differ = [
-        (a.unsqueeze(1) != b).float() for a, b in zip(x.T, y.T, strict=True)
-    ]
-    return sum(differ) / len(differ)
+    return (x.unsqueeze(1) != y).float().mean(2)
 
 
 def abx_error(
@@ -274,13 +270,28 @@ class _Distances:
         """Return the distances of all pairs of each (X, Y), [X, Y] each."""
         x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
         y = torch.cat([y.repeat(len(x)) for x, y in jobs])
-        lengths = self.lengths[x], self.lengths[y]
-        distances = _warp(self._costs(jobs), *lengths)
+        # Comparing codes again is faster than looking up their distances.
+        codes = self.distance is identity
+        costs = self._code_costs(x, y) if codes else self._costs(jobs)
+        distances = _warp(costs, self.lengths[x], self.lengths[y])
         parts = distances.split([len(x) * len(y) for x, y in jobs])
         return [
             part.view(len(x), -1)
             for part, (x, _) in zip(parts, jobs, strict=True)
         ]
+
+    def _code_costs(self, x, y):
+        """Return a function that compares the codes of pairs."""
+
+        def costs(block, rows, columns):
+            x_codes = self.frames[self.starts[x[block]] + rows]
+            y_codes = self.frames[self.starts[y[block]] + columns]
+            differ = x_codes.unsqueeze(1) != y_codes
+            if differ.shape[3] == 1:
+                return differ.squeeze(3).float()
+            return differ.float().mean(3)
+
+        return costs
 
     def _costs(self, jobs):
         """Return a function that looks up the distances of frames, of which
@@ -385,11 +396,11 @@ class Abx(Metric):
     def compute(self) -> dict[str, Estimate]:
         """Estimate the errors; conditions without a triple are left out."""
         estimates = {}
-        for context, kept in self._frames.items():
+        for context, frames in self._frames.items():
             # Independent of the order of utterances.
-            kept = sorted(kept, key=lambda one: one[0])
-            items = [item for item, _, _ in kept]
-            weights = torch.stack([weight for _, _, weight in kept])
+            frames = sorted(frames, key=lambda one: one[0])
+            items, sources, weights = zip(*frames, strict=True)
+            weights = torch.stack(weights)
             for speaker in ("within", "across"):
                 cells = make_cells(
                     items,
@@ -407,9 +418,9 @@ class Abx(Metric):
                     for cell in cells.cells
                     for index in (*cell.x, *cell.a, *cell.b)
                 }
-                for source in kept[0][1]:
+                for source in sources[0]:
                     errors = abx_error(
-                        [frames[source] for _, frames, _ in kept],
+                        [by_source[source] for by_source in sources],
                         items,
                         distance=identity if source == "units" else angular,
                         weights=weights,

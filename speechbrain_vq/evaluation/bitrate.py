@@ -43,7 +43,7 @@ class BitRate(Metric):
     4.0
     """
 
-    label = "Cost"
+    label = "Bit rate"
     quantities = {
         name: Quantity(label, bounds=NON_NEGATIVE)
         for name, label in {

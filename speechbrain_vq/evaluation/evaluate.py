@@ -22,7 +22,7 @@ from .probes import LinearProbes, sample_utterances
 from .reconstruction import Reconstruction, sample_names
 from .segmentation import Segmentation
 from .tokens import TokenFile
-from .utterances import EvaluatedModel
+from .utterances import EvaluatedModel, Utterance
 
 # Suffixes of files of tokens in formats that are not read.
 _OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
@@ -82,9 +82,9 @@ def evaluate(
     """Evaluate units by phone information, ABX, segmentation, linear probes,
     bit rate, reconstruction and voice conversion.
 
-    One pass over the utterances, in bounded memory: kept are counts, and the
-    frames of a bounded number of ABX items and of probes. Intervals are of
-    95 %, by the bootstrap over utterances; see ``intervals``.
+    It takes one pass over the utterances and bounded memory: counts, and the
+    frames of a bounded number of ABX items and of probes. Confidence intervals
+    are of 95 %, by the bootstrap over utterances; see ``intervals``.
 
     Arguments
     ---------
@@ -147,24 +147,24 @@ def evaluate(
     judges = load_judges(judges)
     bootstrap = PoissonBootstrap(replicates, seed)
     samples, notes = sample_items(entries, item, seed=seed)
-    encoded = _open(source, codebook_size, options)
+    encoder = _open(source, codebook_size, options)
     probed = sample_utterances(entries, seed=seed)
     metrics = {
         "phones": PhoneInformation(),
         "abx": Abx(samples, seed),
         "segmentation": Segmentation(),
         "leak": LinearProbes(probed, bootstrap, seed),
-        "cost": BitRate(encoded.codebook_size),
+        "cost": BitRate(encoder.codebook_size),
     }
-    if isinstance(encoded, EvaluatedModel):
+    if isinstance(encoder, EvaluatedModel):
         names = sample_names(entries, max_reconstructed, seed)
         voices = read_manifest(targets, data_root) if targets else entries
         pairs = conversion_pairs(
-            entries, conversions, seed, encoded.speakers, voices
+            entries, conversions, seed, encoder.speakers, voices
         )
-        metrics["reconstruction"] = Reconstruction(encoded, names, judges)
+        metrics["reconstruction"] = Reconstruction(encoder, names, judges)
         metrics["conversion"] = Conversion(
-            encoded, voices, pairs if conversions else None, judges, audio
+            encoder, voices, pairs if conversions else None, judges, audio
         )
     settings = {
         "source": str(getattr(source, "source", source)),
@@ -173,22 +173,32 @@ def evaluate(
         "seed": seed,
         **judge_settings(judges),
     }
-    count, seconds = 0, 0.0
-    with tqdm(total=len(entries), unit="utt", disable=not progress) as bar:
-        for utterance in encoded.utterances(entries):
-            weights = bootstrap.weights(utterance.name)
-            for metric in metrics.values():
-                metric.update(utterance, weights)
-            count, seconds = count + 1, seconds + utterance.seconds
-            bar.update()
-    settings |= {"utterances": count, "seconds": round(seconds, 2)}
-    notes += [f"{name}: {why}" for name, why in encoded.errors.items()]
-    if not count:
+    utterances = encoder.utterances(entries)
+    if progress:
+        utterances = tqdm(utterances, total=len(entries), unit="utt")
+    settings |= _update(metrics, utterances, bootstrap)
+    notes += [f"{name}: {why}" for name, why in encoder.errors.items()]
+    if not settings["utterances"]:
         raise ValueError(
             f"None of the {len(entries)} utterances of {manifest} could be "
             f"evaluated: {notes[-1] if notes else 'there are none'}"
         )
     return _collect(metrics, settings, notes)
+
+
+def _update(
+    metrics: dict[str, Metric],
+    utterances: Iterable[Utterance],
+    bootstrap: PoissonBootstrap,
+) -> dict:
+    """Update all metrics; return the number and the seconds of utterances."""
+    count, seconds = 0, 0.0
+    for utterance in utterances:
+        weights = bootstrap.weights(utterance.name)
+        for metric in metrics.values():
+            metric.update(utterance, weights)
+        count, seconds = count + 1, seconds + utterance.seconds
+    return {"utterances": count, "seconds": round(seconds, 2)}
 
 
 def _collect(

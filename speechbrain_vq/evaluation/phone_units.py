@@ -245,7 +245,7 @@ class PhoneInformation(Metric):
     {}
     """
 
-    label = "What units say of phones"
+    label = "Information about phones"
     quantities = {
         "pnmi": Quantity("PNMI", bounds=SHARE),
         "phone_purity": Quantity("phone purity", bounds=SHARE),

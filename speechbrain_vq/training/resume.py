@@ -231,14 +231,18 @@ class TrainerState:
 
 
 def loader_generator() -> torch.Generator:
-    """A generator for a DataLoader's ``generator=``, seeded as torch was.
+    """Return a generator for a DataLoader's ``generator=``, seeded as torch.
 
-    Without one, torch draws a base seed from the global generator at each
-    epoch's start but not in its middle, where a resumed run starts; that run
-    would draw other numbers than one never stopped.
-
-    Example
-    -------
-    >>> loader = torch.utils.data.DataLoader([1], generator=loader_generator())
+    Without one, a loader draws a base seed from the global generator at each
+    epoch's start but not in its middle, where a resumed run starts.
     """
     return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+
+
+class ResumableMixin:
+    """Makes the loaders of a Brain draw the same numbers in a resumed run."""
+
+    def make_dataloader(self, dataset, stage, *args, **kwargs):
+        """Make a loader, as a Brain does, with a generator of its own."""
+        kwargs.setdefault("generator", loader_generator())
+        return super().make_dataloader(dataset, stage, *args, **kwargs)

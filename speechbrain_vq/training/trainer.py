@@ -149,6 +149,16 @@ class CodebookTrainer:
         """Whether some quantizer does not quantize yet."""
         return any(q.bypass for q in self.quantizers.values())
 
+    def check_warmup_ended(self) -> None:
+        """Warn where a run has ended within the warm-up of its schedule."""
+        if self.in_warmup and self.schedule.ends:
+            logger.warning(
+                "The run ended within the warm-up of reinit_schedule, after %d "
+                "steps: nothing is quantized yet. Train longer, or shorten its "
+                "warmup.",
+                self.steps,
+            )
+
     def close(self) -> None:
         """Remove the hooks; codebooks keep their parameter groups."""
         for handle in self._handles:

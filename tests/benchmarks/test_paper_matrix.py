@@ -17,7 +17,7 @@ hparams: train.yaml
 seeds: [1, 2, 3]
 variants:
     - vanilla
-    - wide robust: {{arm: robust, codebook_size: 64}}
+    - wide robust: {{preset: robust, codebook_size: 64}}
 columns:
     error: {{title: error, format: .2f}}
     share: {{title: share (%), format: .0f, scale: 100}}
@@ -37,7 +37,7 @@ def run(task, *arguments):
 
 @pytest.fixture(scope="module")
 def script():
-    """The module of the script."""
+    """Import the script."""
     sys.path.insert(0, str(SCRIPT.parent))
     try:
         import paper_matrix
@@ -48,7 +48,7 @@ def script():
 
 @pytest.fixture
 def ended(tmp_path, script):
-    """A task all of whose runs have ended, but for the last if so asked."""
+    """Write a task and the results of all its runs."""
     task = tmp_path / "task.yaml"
     task.write_text(TASK.format(title="the title"))
     matrix = script.Matrix(task, pathlib.Path("results"), ())
@@ -56,9 +56,9 @@ def ended(tmp_path, script):
         for seed, error in enumerate(errors, start=1):
             output = tmp_path / matrix.output(variant, seed)
             output.mkdir(parents=True)
-            found = {"steps": 7, "error": error, "share": seed / 10}
-            found["versions"] = "torch 2.0" if seed == 1 else "torch 2.1"
-            (output / "results.json").write_text(json.dumps(found))
+            result = {"steps": 7, "error": error, "share": seed / 10}
+            result["versions"] = "torch 2.0" if seed == 1 else "torch 2.1"
+            (output / "results.json").write_text(json.dumps(result))
             (output / "command.json").write_text(
                 json.dumps(matrix.command(variant, seed))
             )
@@ -82,28 +82,30 @@ def test_medians_and_ranges_of_the_runs(ended):
         found = {r["seed"]: r for r in rows if r["variant"] == variant}
         assert {r["task"] for r in found.values()} == {"A table"}
         spread = [sorted(errors)[1], min(errors), max(errors)]
-        said = ["1", "2", "3", "median", "least", "most"]
-        assert list(found) == said
-        assert [float(found[s]["error"]) for s in said] == errors + spread
+        rows_of_variant = ["1", "2", "3", "median", "least", "most"]
+        assert list(found) == rows_of_variant
+        assert [
+            float(found[s]["error"]) for s in rows_of_variant
+        ] == errors + spread
         assert found["1"]["versions"] == "torch 2.0"
     assert ended.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_of_many_codebooks_the_first_is_shown(script):
+def test_the_first_of_several_codebooks_is_shown(script):
     found = [{"pnmi_codebook_1": 0.1, "pnmi_codebook_2": 0.9}, {}]
     column = {"format": ".1f"}
     assert script.spread(found, "pnmi", column) == "0.1"
     assert script.spread(found, "other", column) == ""
 
 
-def test_a_range_is_shown_where_there_is_one(script):
+def test_ranges_are_shown_unless_empty(script):
     column, found = {"format": ".1f", "scale": 10}, [{"x": 0.0}, {"x": 0.1}]
     assert script.spread(found, "x", column) == "0.5 (0.0 to 1.0)"
-    # As the table shows them they are the same.
+    # Equal in the format of the table.
     assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
 
 
-def test_a_table_that_cannot_be_written_leaves_the_other(script, tmp_path):
+def test_failed_writes_keep_the_old_table(script, tmp_path):
     def failing():
         yield ["half"]
         raise OSError
@@ -119,14 +121,14 @@ def test_a_table_that_cannot_be_written_leaves_the_other(script, tmp_path):
     assert kept == {"task.md": "# Old\n", "task.csv": "old\n"}
 
 
-def test_runs_of_another_command_are_not_taken_for_these(ended):
+def test_runs_of_another_command_are_rejected(ended):
     done = run(ended, "--results=results", "--batch_size=3")
     assert done.returncode != 0
     assert "holds a run of another command" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_command_that_failed_may_be_mended(tmp_path):
+def test_failed_runs_may_change_their_command(tmp_path):
     task = tmp_path / "task.yaml"
     task.write_text(TASK.format(title="the title"))
     task.with_suffix(".md").write_text("Old")
@@ -139,12 +141,12 @@ def test_a_command_that_failed_may_be_mended(tmp_path):
 
 
 @pytest.mark.slow
-def test_only_what_is_missing_is_run(ended):
+def test_only_missing_runs_start(ended):
     folder = ended.parent / "results" / "task" / "wide robust"
     (folder / "3" / "results.json").unlink()
     (folder / "3" / "command.json").unlink()
     kept = (folder / "2" / "results.json").stat().st_mtime_ns
-    # A recipe that cannot run is told, by its log, and the rest is shown.
+    # The log holds the error of a failed run; the table shows the others.
     done = run(ended, "--results=results")
     assert done.returncode != 0 and "1 runs failed" in done.stderr
     assert "data_folder" in (folder / "3" / "log.txt").read_text()

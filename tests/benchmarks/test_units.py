@@ -1,5 +1,5 @@
-"""The tables of units: what is run, what is not run again, what is written,
-and k-means of features as a model.
+"""Unit benchmark: which runs and evaluations start, what is written, and the
+k-means tokenizer.
 """
 
 import csv
@@ -22,7 +22,7 @@ hparams: train.yaml
 settings: {utterance_norm: true, codebook_size: 16}
 seeds: [1, 2]
 variants:
-    - clusters: {arm: kmeans, utterance_norm: false}
+    - clusters: {preset: kmeans, utterance_norm: false}
     - robust
 evaluated:
     Here: {}
@@ -48,7 +48,7 @@ def units():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Four tones for phones, of two speakers, one louder."""
+    """Write utterances of four tones as phones, by a loud and a quiet speaker."""
     folder = tmp_path_factory.mktemp("corpus")
     tones, draw = {"a": 300, "b": 700, "c": 1500, "d": 3000}, random.Random(0)
     for split in ("train", "valid", "test"):
@@ -80,10 +80,10 @@ def task(tmp_path, units, corpus):
 
 
 def pretend(task, variant, seed, pnmi, used, titles=("Here", "There")):
-    """Writes what an evaluation leaves behind."""
+    """Write the files of a finished run and its evaluations."""
     output = task.output(variant, seed)
     output.mkdir(parents=True, exist_ok=True)
-    found = {"steps": 7, "arm": "x", "reconstruction_error": 0.3}
+    found = {"steps": 7, "preset": "x", "reconstruction_error": 0.3}
     (output / "results.json").write_text(json.dumps(found))
     (output / "command.json").write_text(
         json.dumps(task.command(variant, seed))
@@ -92,18 +92,18 @@ def pretend(task, variant, seed, pnmi, used, titles=("Here", "There")):
         folder = task.evaluation(variant, seed, title)
         folder.mkdir()
         figure = {"value": pnmi, "low": None, "high": None}
-        said = {"figures": {"phones": {"pnmi": figure}}}
-        (folder / "results.json").write_text(json.dumps(said))
+        report = {"figures": {"phones": {"pnmi": figure}}}
+        (folder / "results.json").write_text(json.dumps(report))
         extra = folder.with_suffix(".json")
         extra.write_text(json.dumps({"used_codes": used}))
 
 
-def test_an_arm_says_more_than_the_settings(task):
+def test_variants_override_settings(task):
     hparams = task.hparams("clusters", 1)
     assert not hparams["utterance_norm"] and hparams["codebook_size"] == 16
     assert task.hparams("robust", 1)["utterance_norm"]
     assert "--seed=2" in task.command("robust", 2)
-    # One place for the manifests of all runs.
+    # All runs share one manifest folder.
     folders = {
         task.hparams(variant, 1)["manifest_folder"] for variant in task.variants
     }
@@ -130,13 +130,13 @@ def test_medians_and_ranges_are_written(task, tmp_path):
         == ("Here", "robust", "pnmi")
     }
     assert found == {"1": 0.5, "2": 0.75}
-    # What the training found is of its own test set.
+    # The recipe's own metrics are those of its own test set.
     where = {r["table"] for r in rows if r["metric"] == "reconstruction_error"}
     assert where == {"Here"}
 
 
-def test_what_was_done_is_not_done_again(task):
-    """There is no model, which the evaluation would miss."""
+def test_finished_runs_are_skipped(task):
+    """An evaluation would fail, because there is no model."""
     pretend(task, "robust", 1, 0.5, 0.9)
     assert task.run("robust", 1)
     pretend(task, "robust", 2, 0.5, 0.9, titles=["Here"])
@@ -146,8 +146,8 @@ def test_what_was_done_is_not_done_again(task):
 
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("frames", [12, 13])
-def test_frames_come_back_as_they_were(units, norm, frames):
-    """In the voice whose moments they have; padding makes no difference."""
+def test_stacking_is_invertible(units, norm, frames):
+    """With the speaker's moments; padding changes nothing."""
     features = torch.randn(2, frames, 3) * 5 + 2
     lengths = torch.tensor([1.0, 6 / frames])
     features[1, 6:] = 0
@@ -161,7 +161,7 @@ def test_frames_come_back_as_they_were(units, norm, frames):
     assert torch.allclose(back[0], features[0], atol=1e-4)
     assert torch.allclose(back[1, :6], features[1, :6], atol=1e-4)
     alone, _ = encode(features[1:, :6], torch.ones(1))
-    # The last of its frames is whole only without padding.
+    # Only the last token's frames depend on padding.
     assert torch.allclose(alone[0, :1], stacked[1, :1], atol=1e-4)
     if norm:
         louder, _ = encode(features[:1] * 3 + 1, torch.ones(1))
@@ -169,18 +169,18 @@ def test_frames_come_back_as_they_were(units, norm, frames):
 
 
 @pytest.mark.slow
-def test_clusters_of_tones_are_the_tones(task, tmp_path):
-    """Trained on some utterances, evaluated on others, as any model."""
+def test_kmeans_units_match_the_tones(task, tmp_path):
+    """K-means is trained and evaluated like any model."""
     assert task.run("clusters", 1)
-    found = task.metrics("clusters", 1, "Here")
+    metrics = task.metrics("clusters", 1, "Here")
     # Of the 5 frames of a tone some reach into its neighbours.
-    assert found["pnmi"] > 0.6
-    assert found["phone_from_latents"] > 0.8
-    assert found["tokens_per_second"] == pytest.approx(50)
-    assert 0 < found["used_codes"] <= 1
-    assert found["mel_cepstral_distortion"] > 0
-    # Loudness tells the two speakers; taken out, it does not.
-    assert found["speaker_from_latents"] == 1
+    assert metrics["pnmi"] > 0.6
+    assert metrics["phone_from_latents"] > 0.8
+    assert metrics["tokens_per_second"] == pytest.approx(50)
+    assert 0 < metrics["used_codes"] <= 1
+    assert metrics["mel_cepstral_distortion"] > 0
+    # Loudness identifies the speakers in features without utterance norm.
+    assert metrics["speaker_from_latents"] == 1
     assert "| clusters |" in task.write(tmp_path / "task")
     kept = task.evaluation("clusters", 1, "Here") / "results.json"
     before = kept.stat().st_mtime_ns

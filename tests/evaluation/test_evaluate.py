@@ -313,6 +313,14 @@ def test_the_report_says_all(found, tmp_path):
         assert not re.search(r"[a-z]_[a-z]|[{}]|\[\]|\n\n\n", text)
 
 
+def test_former_names_work_for_a_release(found):
+    with pytest.warns(DeprecationWarning, match="metrics"):
+        assert found.figures is found.metrics
+    with pytest.warns(DeprecationWarning, match="Estimate"):
+        from speechbrain_vq.evaluation import Figure
+    assert isinstance(found.metrics["phones"]["pnmi"], Figure)
+
+
 def test_what_is_none_is_said_in_words(found):
     bare = found._replace(settings={"judges": [], "seed": 0}, left_out=[])
     assert as_text(bare).endswith("\nSettings\n  judges: none\n  seed: 0\n")
@@ -336,7 +344,7 @@ def run(*arguments):
 
 def test_the_command_line(tokens, tmp_path):
     out = "--out", tmp_path / "new" / "out"
-    done = run(*tokens, *out, "--replicates", "5")
+    done = run(*tokens, *out, "--replicates", "5", "--abx=own")
     assert done.exit_code == 0, done.output
     assert "PNMI" in done.output and "ZeroSpeech" in done.output
     assert "conversion and judges: they need the model" in done.output
@@ -439,7 +447,10 @@ def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
 def test_judges_are_found_by_name(corpus):
     assert load_judge("math.hypot") is math.hypot
     assert load_judge(spoilt) is spoilt
-    for name in ("hypot", "math:tau", "no.such:judge", "math:nothing"):
+    for name in (
+        *("hypot", "math:tau", "no.such:judge", "math:nothing"),
+        "resemblyzer:weights",
+    ):
         with pytest.raises(ValueError, match="judge"):
             load_judge(name)
     with pytest.raises(ValueError, match="name resemblyzer or whisper"):

@@ -1,4 +1,4 @@
-"""Small speaker encoders as SpeechBrain publishes them."""
+"""Small speaker encoders in the layout of SpeechBrain's model folders."""
 
 import pathlib
 
@@ -39,7 +39,7 @@ embedding_model: &model !new:speechbrain.lobes.models.Xvector.Xvector
     tdnn_dilations: [1, 2, 3, 1, 1]
     lin_neurons: 16
 {SPEAKER}"""
-# What such a repository has beside it.
+# Other entries of the pretrained encoder's hyperparams.yaml.
 REST = """
 mean_var_norm_emb: !new:speechbrain.processing.features.InputNormalization
     norm_type: global
@@ -59,13 +59,13 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 
 def build_speaker(yaml: str) -> torch.nn.Module:
-    """A ``PretrainedSpeaker`` around such an encoder."""
+    """Build the ``PretrainedSpeaker`` of a yaml."""
     torch.manual_seed(0)
     return load_hyperpyyaml(yaml)["speaker"]
 
 
 def write_encoder(folder: pathlib.Path, yaml: str) -> pathlib.Path:
-    """A repository in the layout of ``speechbrain/spkrec-ecapa-voxceleb``."""
+    """Write a model folder like ``speechbrain/spkrec-ecapa-voxceleb``."""
     folder.mkdir(parents=True, exist_ok=True)
     text = yaml.removesuffix(SPEAKER) + REST
     (folder / "hyperparams.yaml").write_text(text)

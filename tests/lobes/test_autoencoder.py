@@ -1,4 +1,4 @@
-"""Lobes: an utterance is the same alone and in a padded batch."""
+"""Autoencoder of speech features: padding changes no output."""
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_padding_changes_nothing(samples, stride, norm):
     torch.testing.assert_close(padded[3][0], alone[3][0])
 
 
-def test_features_are_normalized_over_the_data_they_were_fit_on():
+def test_fit_normalizes_the_training_features():
     torch.manual_seed(0)
     features = LogMel(n_mels=20)
     wavs = [torch.randn(1, RATE + 160 * i) * (i + 1) for i in range(3)]
@@ -60,8 +60,8 @@ def test_features_are_normalized_over_the_data_they_were_fit_on():
     )
 
 
-def test_inverse_gives_back_speech_like_features():
-    """A glide of harmonics comes back where it was in time and pitch."""
+def test_inverse_preserves_speech_like_features():
+    """A harmonic glide keeps its time and pitch."""
     time = torch.arange(RATE) / RATE
     phase = 2 * torch.pi * (120 * time + 40 * time**2)
     wav = sum(torch.sin(k * phase) / k for k in range(1, 12)).unsqueeze(0) / 4
@@ -76,19 +76,19 @@ def test_inverse_gives_back_speech_like_features():
     assert error < shifted
 
 
-def test_silence_and_a_constant_band_stay_finite():
+def test_features_of_silence_are_finite():
     features = LogMel()
     features.fit([torch.zeros(1, RATE)])
     mels, _ = features(torch.zeros(1, RATE), torch.ones(1))
     assert torch.isfinite(mels).all()
 
 
-def test_too_short_a_signal_is_named():
+def test_signals_shorter_than_a_frame_are_rejected():
     with pytest.raises(ValueError, match="100 samples is shorter"):
         LogMel()(torch.zeros(1, 100), torch.ones(1))
 
 
-def test_zeros_stand_for_the_average_speaker():
+def test_zero_embedding_is_the_average_speaker():
     torch.manual_seed(0)
     speaker = SpeakerEncoder(20, 4)
     mels = torch.randn(64, 50, 20) * torch.rand(64, 1, 20)
@@ -100,7 +100,7 @@ def test_zeros_stand_for_the_average_speaker():
     )
 
 
-def test_the_norm_of_an_utterance_takes_out_level_and_scale_of_its_bands():
+def test_utterance_norm_removes_offset_and_scale_of_bands():
     torch.manual_seed(0)
     plain = ConvEncoder(20, 8, channels=16)
     normed = ConvEncoder(20, 8, channels=16, utterance_norm=True)
@@ -118,15 +118,15 @@ def test_the_norm_of_an_utterance_takes_out_level_and_scale_of_its_bands():
     assert plain.context is not None and normed.context is None
 
 
-def test_the_errors_of_a_decoder_are_those_of_valid_frames():
+def test_decoder_errors_count_valid_frames_only():
     torch.manual_seed(0)
     decoder, features = ConvDecoder(8, 5, 4, channels=16), torch.randn(2, 7, 5)
     decoded, lengths = torch.randn(2, 8, 5), torch.tensor([1.0, 3 / 7])
     error, size = decoder.errors(decoded, features, lengths)
-    found = [
+    expected = [
         (decoded[item, :frames] - features[item, :frames]).abs().sum()
         for item, frames in enumerate([7, 3])
     ]
-    torch.testing.assert_close(error, sum(found))
+    torch.testing.assert_close(error, sum(expected))
     assert size == (7 + 3) * 5
     assert decoder.metrics(0.25) == {"reconstruction_error": 0.25}

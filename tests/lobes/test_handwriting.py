@@ -1,4 +1,4 @@
-"""Lines of handwriting: a line is the same alone and in a padded batch."""
+"""Handwriting encoder and CTC probe: padding changes no output."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ CHANNELS = [3, 4, 4, 4, 5, 5, 6]
 
 
 def batch_of(columns, width):
-    """A line of some columns in a batch as wide as another line."""
+    """Build a padded batch whose first line has some columns."""
     ink = torch.zeros(3, width, 32)
     ink[0, :columns] = torch.rand(columns, 32)
     ink[1] = torch.rand(width, 32)
@@ -30,9 +30,9 @@ def test_padding_changes_nothing(columns, extra):
     assert not padded[0, number:].any()
 
 
-def test_padding_counts_in_no_norm():
-    """Output, statistics and gradients of a batch and of the same batch with
-    more padding."""
+def test_padding_changes_no_training_statistics():
+    """Outputs, statistics and gradients are those of a batch with less
+    padding."""
 
     def run(extra):
         torch.manual_seed(0)
@@ -50,16 +50,16 @@ def test_padding_counts_in_no_norm():
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_a_latent_knows_what_is_left_and_right_of_it():
+def test_latents_have_bidirectional_context():
     encoder = LineEncoder(8, CHANNELS, hidden_size=5).eval()
     ink = torch.rand(1, 80, 32, requires_grad=True)
     latents, _ = encoder(ink, torch.ones(1))
-    (seen,) = torch.autograd.grad(latents[0, 20].sum(), ink)
-    seen = seen[0].abs().sum(1) > 0
-    assert seen[:30].any() and seen[50:].any()
+    (gradient,) = torch.autograd.grad(latents[0, 20].sum(), ink)
+    receptive = gradient[0].abs().sum(1) > 0
+    assert receptive[:30].any() and receptive[50:].any()
 
 
-def test_the_default_is_the_papers():
+def test_default_sizes_are_those_of_the_paper():
     encoder = LineEncoder()
     latents, _ = encoder(torch.rand(1, 8, 32), torch.ones(1))
     assert latents.shape == (1, 4, 32)
@@ -67,7 +67,7 @@ def test_the_default_is_the_papers():
     assert encoder.second.lstm.hidden_size == 32
 
 
-def test_wrong_shapes_are_named():
+def test_wrong_shapes_are_rejected():
     with pytest.raises(ValueError, match="7 convolutions"):
         LineEncoder(8, [1, 2])
     with pytest.raises(ValueError, match=r"\[B, T, 32\]"):
@@ -80,7 +80,7 @@ def one_hot_path(path, probe):
     return torch.eye(1 + len(probe.characters))[indices].add(1e-6).log()
 
 
-def test_reading_follows_the_rules_of_ctc():
+def test_greedy_decoding_merges_repetitions_and_drops_blanks():
     probe = CTCProbe(4, "abo ")
     path = ["b", "b", None, "o", "o", None, "o", "a", None, "b", "b"]
     log_probs = one_hot_path(path, probe).repeat(2, 1, 1)
@@ -88,7 +88,7 @@ def test_reading_follows_the_rules_of_ctc():
     assert texts == ["booab", "bo"]
 
 
-def test_the_loss_is_that_of_the_text_and_of_valid_frames():
+def test_loss_is_that_of_the_text_over_valid_frames():
     probe = CTCProbe(4, "abo ")
     path = ["b", None, "o", None, "o", "a"]
     log_probs = one_hot_path(path, probe).repeat(2, 1, 1)
@@ -96,7 +96,7 @@ def test_the_loss_is_that_of_the_text_and_of_valid_frames():
     right = probe.loss(log_probs, lengths, ["booa", "booa"])
     assert right < 1e-3
     assert probe.loss(log_probs, lengths, ["booa", "bobo"]) > 1
-    # A character that is not known is no error of the probe.
+    # Characters outside the alphabet do not count.
     torch.testing.assert_close(
         probe.loss(log_probs, lengths, ["boo#a", "booa"]), right
     )
@@ -104,11 +104,11 @@ def test_the_loss_is_that_of_the_text_and_of_valid_frames():
     torch.testing.assert_close(
         probe.loss(padded, lengths * 6 / 11, ["booa", "booa"]), right
     )
-    # No text, and more text than frames, are no reason for NaN.
+    # Empty texts, and texts longer than the frames, give no NaN.
     assert torch.isfinite(probe.loss(log_probs, lengths, ["", "ab" * 9]))
 
 
-def test_the_probe_reads_across_padding_as_alone():
+def test_padding_changes_no_probe_output():
     probe = CTCProbe(4, "ab")
     latents = torch.randn(1, 6, 4)
     padded = torch.nn.functional.pad(latents, (0, 0, 0, 3))

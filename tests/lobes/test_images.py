@@ -1,6 +1,4 @@
-"""The autoencoder of images keeps places in place, and its quantizer shares
-one norm.
-"""
+"""Image autoencoder: local receptive fields, and a norm shared by codebooks."""
 
 import pytest
 import torch
@@ -19,7 +17,7 @@ def test_levels_are_symmetric_around_zero():
     assert to_unit(levels).tolist() == [-0.5, 0.5]
 
 
-def test_the_truncation_of_the_papers_code_lowers_63_levels():
+def test_truncation_of_the_reference_code_lowers_63_levels():
     levels = torch.arange(256)
     lower = truncated_levels(levels) - levels
     assert (lower == -1).sum() == 63 and (lower == 0).sum() == 193
@@ -29,20 +27,20 @@ def test_the_truncation_of_the_papers_code_lowers_63_levels():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_latent_is_of_what_lies_at_its_place(channels):
+def test_latents_depend_on_nearby_pixels_only(channels):
     torch.manual_seed(0)
     encoder = ImageEncoder(channels, 32, channels=8).eval()
     image = torch.randint(256, (1, channels, 32, 32))
     other = image.clone()
-    # In the first row and the last column.
+    # Change the first row's last pixel.
     other[:, :, 0, 31] = 255 - other[:, :, 0, 31]
     moved = (encoder(image) - encoder(other)).abs().sum(-1)[0] > 0
     assert moved.shape == (8, 8)
-    # Two blocks of 3 x 3 reach two places further, the strides less than one.
+    # Two 3 x 3 blocks reach two latents, the strided layers less than one.
     assert moved[0, 7] and not moved[4:].any() and not moved[:, :4].any()
 
 
-def test_a_pixel_is_of_what_lies_at_its_place():
+def test_pixels_depend_on_nearby_latents_only():
     torch.manual_seed(0)
     decoder = ImageDecoder(32, 3, channels=8).eval()
     latents = torch.randn(1, 8, 8, 32)
@@ -53,9 +51,9 @@ def test_a_pixel_is_of_what_lies_at_its_place():
     assert moved[1, 30] and not moved[16:].any() and not moved[:, :16].any()
 
 
-def test_logits_are_levels_by_channels():
-    """A distribution for each channel: raising one level's bias of one
-    channel changes the most likely level there and nowhere else."""
+def test_each_channel_has_its_own_distribution():
+    """Raising one level's bias of one channel changes the most likely level
+    of that channel only."""
     torch.manual_seed(0)
     decoder = ImageDecoder(32, 3, channels=8).eval()
     latents = torch.randn(2, 8, 8, 32)
@@ -67,11 +65,11 @@ def test_logits_are_levels_by_channels():
     assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
 
 
-def test_codebooks_share_the_statistics_of_their_norm():
+def test_codebooks_share_norm_statistics():
     torch.manual_seed(0)
     quantizer = ImageQuantizer(4, 16, 8)
     latents = torch.randn(16, 8, 8, 32)
-    # Unlike the others; a norm of its own would make it like them.
+    # A norm of its own would remove this offset of the first slice.
     latents[..., :8] += 10
     quantizer(latents)
     normed = quantizer.reservoir.contents().unflatten(1, (4, 8))
@@ -93,7 +91,7 @@ def test_without_a_norm_nothing_is_normalized():
     assert torch.equal(distance.argmin(1), indices[..., 2].flatten())
 
 
-def test_they_learn_an_image_by_heart():
+def test_autoencoder_overfits_an_image():
     torch.manual_seed(0)
     image = torch.randint(256, (1, 3, 8, 8))
     model = torch.nn.Sequential(

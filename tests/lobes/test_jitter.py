@@ -1,4 +1,4 @@
-"""Time-jitter: as often as it should, from where it may, and only in training."""
+"""Time-jitter: probability, bounds, and no effect in evaluation."""
 
 import math
 
@@ -10,19 +10,19 @@ from speechbrain_vq.lobes.jitter import TimeJitter
 
 
 def sources(jitter, batch, time, lengths=None):
-    """Where each latent comes from, relative to its place, [B, T]; of a
-    tensor in which each latent tells its place and its item."""
+    """Compute the offset of each latent's source, [B, T], from a tensor that
+    holds times and items."""
     places = torch.arange(time).expand(batch, time)
     items = torch.arange(batch).unsqueeze(1).expand(batch, time)
-    told = torch.stack([places, items, places * 7], 2).float()
-    jittered = jitter(told, lengths)
-    assert torch.equal(jittered[..., 1], told[..., 1])
+    labels = torch.stack([places, items, places * 7], 2).float()
+    jittered = jitter(labels, lengths)
+    assert torch.equal(jittered[..., 1], labels[..., 1])
     assert torch.equal(jittered[..., 2], 7 * jittered[..., 0])
     return (jittered[..., 0] - places).long()
 
 
 @pytest.mark.parametrize("probability", [0.12, 0.5, 1.0])
-def test_as_often_to_the_left_as_to_the_right(probability):
+def test_left_and_right_neighbors_are_equally_frequent(probability):
     torch.manual_seed(0)
     moved = sources(TimeJitter(probability), 200, 502)[:, 1:-1]
     assert set(moved.unique().tolist()) <= {-1, 0, 1}
@@ -30,24 +30,24 @@ def test_as_often_to_the_left_as_to_the_right(probability):
     # Five standard deviations of a binomial.
     bound = 5 * math.sqrt(number * share * (1 - share))
     for side in (-1, 1):
-        found = int((moved == side).sum())
-        assert abs(found - number * share) < bound
+        count = int((moved == side).sum())
+        assert abs(count - number * share) < bound
 
 
 def test_time_steps_are_independent():
-    """What one latent does says nothing of what the next one does."""
+    """A chi-square test of adjacent latents."""
     torch.manual_seed(0)
     moved = sources(TimeJitter(0.5), 200, 502)[:, 1:-1] + 1
     pairs = 3 * moved[:, :-1].flatten() + moved[:, 1:].flatten()
-    seen = pairs.bincount(minlength=9).double()
+    observed = pairs.bincount(minlength=9).double()
     chance = torch.tensor([0.25, 0.5, 0.25], dtype=torch.double)
-    due = seen.sum() * torch.outer(chance, chance).flatten()
-    chi_square = ((seen - due).square() / due).sum()
+    expected = observed.sum() * torch.outer(chance, chance).flatten()
+    chi_square = ((observed - expected).square() / expected).sum()
     # Eight degrees of freedom: beyond 35 in 3 of 100 000 draws.
     assert chi_square < 35
 
 
-def test_never_beyond_the_ends_of_an_utterance():
+def test_sources_stay_within_the_utterance():
     torch.manual_seed(0)
     lengths = torch.tensor([1.0, 0.6, 0.1, 0.0]).repeat(100)
     moved = sources(TimeJitter(1.0), 400, 10, lengths).view(100, 4, 10)
@@ -61,7 +61,7 @@ def test_never_beyond_the_ends_of_an_utterance():
             assert own[:, 1 : number - 1].all()
 
 
-def test_the_seed_decides():
+def test_the_seed_determines_the_jitter():
     jitter, x = TimeJitter(0.5), torch.randn(3, 50, 4)
     drawn = []
     for seed in (1, 1, 2):
@@ -74,13 +74,13 @@ def test_the_seed_decides():
 @pytest.mark.parametrize(
     "jitter", [TimeJitter(0.5).eval(), TimeJitter(0.0)], ids=["eval", "zero"]
 )
-def test_without_it_nothing_changes_and_no_die_is_thrown(jitter):
+def test_inactive_jitter_keeps_latents_and_random_state(jitter):
     x, state = torch.randn(3, 50, 4), torch.get_rng_state()
     assert jitter(x) is x
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_gradients_go_where_the_latents_came_from():
+def test_gradients_reach_the_source_latents():
     torch.manual_seed(0)
     x = torch.randn(2, 40, 3, requires_grad=True)
     state = torch.get_rng_state()
@@ -92,18 +92,18 @@ def test_gradients_go_where_the_latents_came_from():
         assert torch.equal(x.grad[item], uses.unsqueeze(1).expand(40, 3))
 
 
-def test_a_decoder_jitters_in_training_alone_and_has_no_more_weights():
+def test_decoder_jitters_in_training_only_without_weights():
     torch.manual_seed(0)
     plain = ConvDecoder(8, 20, 4, channels=16)
     jittered = ConvDecoder(8, 20, 4, channels=16, jitter=0.5)
     jittered.load_state_dict(plain.state_dict())
     latents, speaker = torch.randn(2, 30, 8), torch.randn(2, 4)
-    there = plain(latents, speaker)
-    assert not torch.equal(jittered(latents, speaker), there)
-    assert torch.equal(jittered.eval()(latents, speaker), there)
+    expected = plain(latents, speaker)
+    assert not torch.equal(jittered(latents, speaker), expected)
+    assert torch.equal(jittered.eval()(latents, speaker), expected)
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.2, math.nan])
-def test_what_is_no_probability_is_refused(probability):
+def test_invalid_probabilities_are_rejected(probability):
     with pytest.raises(ValueError, match="must be in 0..1"):
         TimeJitter(probability)

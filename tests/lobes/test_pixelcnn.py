@@ -1,4 +1,4 @@
-"""The PixelCNN: no pixel sees itself or what is written after it."""
+"""PixelCNN: logits depend on previous pixels and their latents only."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def decoder():
 
 
 def influence(decoder, at):
-    """Which pixels and which latents the logits of one pixel depend on."""
+    """Find the pixels and latents that the logits of one pixel depend on."""
     image = torch.rand(1, TIME, HEIGHT, dtype=torch.double).requires_grad_()
     latents = torch.randn(1, 4, 4, dtype=torch.double).requires_grad_()
     logits = decoder.double()(image, latents)[0, at[0], at[1]]
@@ -26,30 +26,30 @@ def influence(decoder, at):
 @pytest.mark.parametrize(
     "at", [(0, 0), (0, 5), (3, 0), (3, 4), (6, 0), (6, HEIGHT - 1)]
 )
-def test_a_pixel_sees_what_is_written_before_it_and_no_more(decoder, at):
+def test_logits_depend_on_previous_pixels_only(decoder, at):
     time, row = at
     pixels, latents = influence(decoder, at)
     before = torch.zeros(TIME, HEIGHT, dtype=torch.bool)
     before[:time] = True
     before[time, :row] = True
     assert not (pixels & ~before).any()
-    # Next to it, it does see.
+    # The adjacent previous pixels do count.
     if row:
         assert pixels[time, row - 1]
     if time:
         near = slice(max(row - 1, 0), row + 2)
         assert pixels[time - 1, near].all()
-    # A latent stands for two columns, its own among them.
+    # A latent covers two columns.
     assert latents[time // 2].any()
     assert not latents[time // 2 + 1 :].any()
 
 
-def test_the_reach_is_wide_enough_for_strokes(decoder):
+def test_receptive_field_covers_five_columns(decoder):
     pixels, _ = influence(decoder, (6, 4))
-    assert pixels[1].any(), "five columns back is not seen"
+    assert pixels[1].any(), "five columns back has no influence"
 
 
-def test_what_is_written_later_changes_no_probability(decoder):
+def test_later_pixels_change_no_logits(decoder):
     levels = torch.randint(4, (2, TIME, HEIGHT))
     latents = torch.randn(2, 4, 4)
     changed = levels.clone()
@@ -71,12 +71,12 @@ def test_wider_padding_changes_nothing(decoder):
     )
 
 
-def test_it_learns_to_write_what_the_latents_say(decoder):
-    """Stripes whose rows only the latents know."""
+def test_decoder_learns_from_its_latents(decoder):
+    """Only the latents determine the rows of the stripes."""
     optimizer = torch.optim.Adam(decoder.parameters(), lr=0.02)
     for _ in range(120):
         kinds = torch.randint(4, (16, 4))
-        # The stripe's row tells nothing of the next one's.
+        # The rows of adjacent stripes are independent.
         levels = torch.zeros(16, TIME + 1, HEIGHT, dtype=torch.long)
         columns = kinds.repeat_interleave(2, 1)
         levels.scatter_(2, 2 * columns.unsqueeze(2), 3)
@@ -87,11 +87,11 @@ def test_it_learns_to_write_what_the_latents_say(decoder):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    # Without the latents, it is ln 4 for every two columns of 8 pixels.
+    # Without latents, the loss is ln 4 per two columns of 8 pixels.
     assert loss < 0.3 * torch.tensor(4.0).log() / (2 * HEIGHT)
 
 
-def test_levels_are_of_the_same_size():
+def test_gray_levels_are_uniform():
     ink = torch.arange(4097) / 4096
     counts = torch.bincount(grey_levels(ink, 4))
     assert counts.tolist() == [1024, 1024, 1024, 1025]

@@ -1,4 +1,4 @@
-"""Voices by name, and as pretrained encoders hear them."""
+"""Speaker embeddings by name and by pretrained encoders."""
 
 import os
 import pathlib
@@ -32,7 +32,7 @@ def filled(names=("p226", "p225", "s5"), room=6):
     return table
 
 
-def test_a_table_is_the_same_whatever_the_order_of_its_names():
+def test_table_does_not_depend_on_the_order_of_names():
     table = filled()
     assert table.names == ["p225", "p226", "s5"]
     again = SpeakerTable(6, 4)
@@ -43,28 +43,28 @@ def test_a_table_is_the_same_whatever_the_order_of_its_names():
     assert not torch.equal(table(["s5"]), table(["p226"]))
 
 
-def test_zeros_are_the_average_of_the_speakers_it_has():
+def test_zero_embedding_is_the_average_of_named_speakers():
     table = filled()
     assert table(table.names).mean(0).abs().max() < 1e-6
-    # Rows for nobody do not count.
+    # Unnamed rows do not count.
     table.weight.data[3:] = 1000.0
     assert table(table.names).abs().max() < 100
 
 
-def test_the_names_are_a_part_of_the_weights():
+def test_state_dict_contains_the_names():
     table, other = filled(["é", "{x}"]), SpeakerTable(6, 4)
     other.load_state_dict(table.state_dict())
     assert other.names == table.names == ["{x}", "é"]
     assert all(torch.is_tensor(value) for value in table.state_dict().values())
 
 
-def test_who_is_unknown_is_named_or_average():
+def test_unknown_names_are_an_error_or_the_average():
     table = filled()
     with pytest.raises(ValueError, match="no speaker 'p22'. Did you mean 'p22"):
         table(["p225", "p22"])
-    found = table(["p225", "p22"], known_only=False)
-    assert torch.equal(found[:1], table(["p225"]))
-    assert torch.equal(found[1], torch.zeros(4))
+    embeddings = table(["p225", "p22"], known_only=False)
+    assert torch.equal(embeddings[:1], table(["p225"]))
+    assert torch.equal(embeddings[1], torch.zeros(4))
 
 
 @pytest.mark.parametrize(
@@ -76,36 +76,36 @@ def test_who_is_unknown_is_named_or_average():
         ([""], "must have 1 to 64 bytes"),
     ],
 )
-def test_names_that_do_not_fit(names, message):
+def test_invalid_names_are_rejected(names, message):
     with pytest.raises(ValueError, match=message):
         SpeakerTable(6, 4).fill(names)
 
 
-def test_only_the_speakers_of_a_batch_are_trained():
+def test_gradients_reach_the_batch_speakers_only():
     table = filled()
     table(["p225", "p226"])[:, 0].sum().backward()
-    # By way of the mean the others are, all alike.
+    # The mean passes the same gradient to all named rows.
     gradient = table.weight.grad[:, 0]
     assert torch.allclose(gradient[:3], torch.tensor([1.0, 1.0, -2.0]) / 3)
     assert torch.equal(gradient[3:], torch.zeros(3))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_hears_what_speechbrain_does(kind, tmp_path):
+def test_embeddings_equal_speechbrains(kind, tmp_path):
     from speechbrain.inference.speaker import EncoderClassifier
 
     folder = write_encoder(tmp_path / kind, KINDS[kind])
-    theirs = EncoderClassifier.from_hparams(
+    classifier = EncoderClassifier.from_hparams(
         str(folder), savedir=str(tmp_path / "savedir")
     )
     speaker = build_speaker(KINDS[kind])
     load_encoder(speaker, find_encoder(folder))
     wavs = torch.randn(2, 16000) / 10
-    wanted = theirs.encode_batch(wavs).flatten(1)
-    wanted = torch.nn.functional.normalize(wanted, dim=1)
-    heard = speaker.eval()._embed(wavs)
-    assert torch.allclose(heard, wanted, atol=1e-5)
-    # A batch with padding and alone.
+    expected = classifier.encode_batch(wavs).flatten(1)
+    expected = torch.nn.functional.normalize(expected, dim=1)
+    embeddings = speaker.eval()._embed(wavs)
+    assert torch.allclose(embeddings, expected, atol=1e-5)
+    # Padding changes nothing.
     batch = torch.nn.functional.pad(wavs, (0, 4000))
     batch[1, 12000:] = 7.0
     lengths = torch.tensor([0.8, 0.6])
@@ -130,14 +130,14 @@ def test_the_encoder_is_frozen_and_the_rest_is_trained():
 
 
 @pytest.mark.parametrize("samples", [0, 1, 300, 7999])
-def test_very_short_speech_is_heard(samples):
+def test_very_short_speech_has_finite_embeddings(samples):
     speaker = build_speaker(ECAPA).eval()
     wavs, lengths = torch.randn(1, 8000), torch.tensor([samples / 8000])
     assert speaker(wavs, lengths).isfinite().all()
 
 
 class Hostile:
-    """Runs something when it is unpickled."""
+    """Object that runs a command when unpickled."""
 
     def __init__(self, trace):
         self.trace = trace
@@ -146,26 +146,26 @@ class Hostile:
         return os.system, (f"touch {self.trace}",)
 
 
-def test_weights_that_would_run_something_do_not(tmp_path, monkeypatch):
+def test_malicious_weights_do_not_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path, trace = tmp_path / "embedding_model.ckpt", tmp_path / "trace"
     torch.save({"fc.weight": Hostile(trace)}, path)
     with pytest.raises(ValueError, match="of tensors .*, and what else") as no:
         load_encoder(build_speaker(ECAPA), path)
     assert not trace.exists()
-    # Nobody is told how to run it.
+    # The error does not suggest how to run it.
     assert "weights_only" not in str(no.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"version https://git-l"])
-def test_weights_that_are_not_whole(data, tmp_path):
+def test_truncated_weights_are_rejected(data, tmp_path):
     path = tmp_path / "embedding_model.ckpt"
     path.write_bytes(data)
     with pytest.raises(ValueError, match="embedding_model.ckpt cannot be read"):
         load_encoder(build_speaker(ECAPA), path)
 
 
-def test_weights_that_are_no_numbers(tmp_path):
+def test_nan_weights_are_rejected(tmp_path):
     path = write_encoder(tmp_path, ECAPA) / "embedding_model.ckpt"
     state = torch.load(path, weights_only=True)
     state["fc.conv.bias"][0] = float("nan")
@@ -174,12 +174,12 @@ def test_weights_that_are_no_numbers(tmp_path):
         load_encoder(build_speaker(ECAPA), path)
 
 
-def test_the_encoder_hears_one_rate_only():
+def test_sampling_rates_must_match():
     with pytest.raises(ValueError, match="requires 16000 Hz, .* 24000 Hz: set"):
         build_speaker(f"{ECAPA}    sample_rate: 24000\n")
 
 
-def test_what_does_not_fit_is_said(tmp_path):
+def test_mismatched_encoders_are_rejected(tmp_path):
     folder = write_encoder(tmp_path / "xvector", XVECTOR)
     with pytest.raises(ValueError, match="does not fit the embedding_model"):
         load_encoder(build_speaker(ECAPA), find_encoder(folder))
@@ -211,7 +211,7 @@ def test_model_folders_may_build_them(tmp_path):
         )
 
 
-def test_a_run_goes_on_with_its_own_speakers(tmp_path):
+def test_resumed_runs_keep_their_speakers(tmp_path):
     def begin(names):
         table = SpeakerTable(6, 4)
         brain = ConversionBrain(
@@ -231,7 +231,7 @@ def test_a_run_goes_on_with_its_own_speakers(tmp_path):
     _, again = begin(["bob", "ann"])
     assert torch.equal(again.weight, table.weight)
     assert again.names == ["ann", "bob"]
-    # Nothing is lost by those who are left out.
+    # Omitted speakers stay in the table.
     assert begin(["bob"])[1].names == ["ann", "bob"]
     with pytest.raises(
         ValueError, match="begun without 1 of .* as 'eve'. Name"
@@ -239,7 +239,7 @@ def test_a_run_goes_on_with_its_own_speakers(tmp_path):
         begin(["ann", "eve"])
 
 
-def test_voices_gives_each_kind_what_it_hears():
+def test_voices_passes_each_module_its_input():
     wavs = torch.randn(2, 8000), torch.ones(2)
     features = torch.randn(2, 50, 20), torch.ones(2)
     encoder = SpeakerEncoder(20, 8).eval()
@@ -247,8 +247,8 @@ def test_voices_gives_each_kind_what_it_hears():
     speaker = build_speaker(ECAPA).eval()
     assert torch.equal(voices(speaker, wavs, features), speaker(*wavs))
     table = filled()
-    found = voices(table, wavs, features, ["p225", "new"])
-    assert torch.equal(found, table(["p225", ""], known_only=False))
+    embeddings = voices(table, wavs, features, ["p225", "new"])
+    assert torch.equal(embeddings, table(["p225", ""], known_only=False))
     assert not voices(table, wavs, features).any()
 
 
@@ -277,7 +277,7 @@ def test_speakers_may_be_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("missing", [{}, {"spk_id": ""}, {"spk_id": None}])
-def test_who_needs_no_speakers_is_not_asked_for_them(missing, tmp_path):
+def test_only_tables_require_speaker_names(missing, tmp_path):
     items = {"a": {"sig": 0, "spk_id": 0}, "b": {"sig": 0, **missing}}
     with pytest.raises(ValueError, match=f"'b' of train.*{tmp_path}") as error:
         meet(tmp_path, SpeakerTable(4, 4), items)
@@ -287,6 +287,6 @@ def test_who_needs_no_speakers_is_not_asked_for_them(missing, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../encoder", "./a/b"])
-def test_a_folder_that_is_missing_is_not_looked_for_on_the_hub(name):
+def test_missing_folders_are_not_requested_from_the_hub(name):
     with pytest.raises(FileNotFoundError, match=f"no folder {name}"):
         find_encoder(name)

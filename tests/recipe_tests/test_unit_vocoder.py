@@ -147,8 +147,8 @@ def test_no_more_is_validated_than_asked_for(data, tokenizer):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"codebook_size": 512}, "wants --codebook_size=32"),
-        ({"speaker_dim": 32}, "wants --speaker_dim=4"),
+        ({"codebook_size": 512}, "requires --codebook_size=32"),
+        ({"speaker_dim": 32}, "requires --speaker_dim=4"),
         (
             {
                 "upsample_factors": [8, 8, 2, 2],

@@ -43,7 +43,7 @@ class UnitBrain(VQBrain):
     """Train an autoencoder of speech with a quantizer.
 
     The decoder chooses the target and the error: ``errors`` gives the sum of
-    the errors of its predictions and their number, ``figures`` the mean error
+    the errors of its predictions and their number, ``metrics`` the mean error
     by its name.
     """
 
