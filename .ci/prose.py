@@ -31,7 +31,6 @@ CHECKS = {
     "needless_variants": True,
     "nonwords": True,
     "redundancy": True,
-    "spelling": True,
     "weasel_words": True,
 }
 

@@ -1,8 +1,4 @@
-"""A vector-quantized bottleneck for SpeechBrain that does not collapse.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A vector-quantized bottleneck for SpeechBrain that does not collapse."""
 
 import importlib.metadata
 from typing import TYPE_CHECKING

@@ -2,9 +2,6 @@
 
 With it, the package shows all its names while plain PyTorch users never pay
 for SpeechBrain (PEP 562).
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import sys

@@ -1,8 +1,4 @@
-"""What modules are built in, whatever torch's default is at the moment.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What modules are built in, whatever torch's default is at the moment."""
 
 import contextlib
 from collections.abc import Iterator

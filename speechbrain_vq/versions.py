@@ -1,8 +1,4 @@
-"""What results are made with.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What results are made with."""
 
 import importlib.metadata
 import platform

@@ -1,8 +1,4 @@
-"""What every test starts from.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What every test starts from."""
 
 import os
 import pathlib

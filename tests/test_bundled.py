@@ -1,8 +1,4 @@
-"""The model that comes with the package is what its card says.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The model that comes with the package is what its card says."""
 
 import json
 import pathlib

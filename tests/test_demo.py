@@ -1,8 +1,4 @@
-"""The demo goes on where it was interrupted, and says what went wrong.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The demo goes on where it was interrupted, and says what went wrong."""
 
 import json
 import os

@@ -1,8 +1,4 @@
-"""What is installed, what an import costs, and which names are public.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What is installed, what an import costs, and which names are public."""
 
 import ast
 import importlib

@@ -1,8 +1,4 @@
-"""Every command and example of the README runs.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Every command and example of the README runs."""
 
 import csv
 import json

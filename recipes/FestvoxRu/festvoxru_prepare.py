@@ -5,9 +5,6 @@ Ubuntu carry (99 minutes of one reader at 16 kHz, with phone labels).
 it is, or unpacked (``dpkg -x festvox-ru_*.deb FOLDER``). What comes out is a
 folder with SpeechBrain manifests of train, valid and test, in the form of
 those of MiniSpeech.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import hashlib

@@ -2,9 +2,6 @@
 
 The corpus has no phones: they come from a lexicon, or from a function, for
 those who want them.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import hashlib

@@ -1,8 +1,5 @@
 """LibriSpeech through ``datasets``, row by row: what has come is kept, and a
 later call goes on after it.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

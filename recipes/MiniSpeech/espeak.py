@@ -2,9 +2,6 @@
 
 ``speak_all`` runs this file once for every voice, in a fresh process: what it
 imports is paid for as many times.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import ctypes

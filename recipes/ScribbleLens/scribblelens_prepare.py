@@ -23,9 +23,6 @@ What comes out is a folder with SpeechBrain manifests (``train.json``,
 page of the training set is held out.
 
 >>> folder = prepare("data", "results/manifests")  # doctest: +SKIP
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import io

@@ -1,8 +1,4 @@
-"""Data preparation: VCTK, versions 0.92 and 0.80, read where it lies.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Data preparation: VCTK, versions 0.92 and 0.80, read where it lies."""
 
 import hashlib
 import logging

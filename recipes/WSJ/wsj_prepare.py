@@ -3,9 +3,6 @@
 CSR-I (WSJ0, LDC93S6A) and CSR-II (WSJ1, LDC94S13A): train_si284 trains, with
 dev93 (h1_p0) to validate and eval92 (si_et_20) to test, by the lists on the
 discs. The corpus has no phones: they come from a lexicon.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import hashlib

@@ -1,8 +1,4 @@
-"""From a name or a folder to a model: download it, and load it safely.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""From a name or a folder to a model: download it, and load it safely."""
 
 import warnings
 from typing import TYPE_CHECKING, Any

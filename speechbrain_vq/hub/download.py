@@ -1,8 +1,4 @@
-"""From a folder or a name on the Hub to the files of one commit.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""From a folder or a name on the Hub to the files of one commit."""
 
 import os
 import pathlib

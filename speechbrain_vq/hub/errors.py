@@ -1,8 +1,4 @@
-"""What goes wrong with the Hub, in words.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What goes wrong with the Hub, in words."""
 
 import contextlib
 from collections.abc import Iterator

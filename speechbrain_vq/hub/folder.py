@@ -1,8 +1,4 @@
-"""The folder of a pretrained model: what is in it, and how it is read.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The folder of a pretrained model: what is in it, and how it is read."""
 
 import json
 import os

@@ -1,8 +1,4 @@
-"""The yaml of a model, made of the yaml of its training.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The yaml of a model, made of the yaml of its training."""
 
 import io
 import pathlib

@@ -1,8 +1,4 @@
-"""Load a model folder as data: plain values, registered classes, weights.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Load a model folder as data: plain values, registered classes, weights."""
 
 import logging
 import pathlib

@@ -3,9 +3,6 @@
 HyperPyYAML runs what a yaml names. Here a yaml is scalars, lists, mappings
 and registered classes (``!new:``, and ``!name:`` for another class to build);
 whatever else is in it is refused before anything is built.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import functools

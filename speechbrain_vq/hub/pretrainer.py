@@ -1,8 +1,4 @@
-"""The weights of an exported model for SpeechBrain's own classes.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The weights of an exported model for SpeechBrain's own classes."""
 
 import pathlib
 

@@ -1,8 +1,4 @@
-"""The classes that a model folder may build, and the bounds of their arguments.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The classes that a model folder may build, and the bounds of their arguments."""
 
 import importlib
 import inspect

@@ -1,8 +1,4 @@
-"""A model's files where the caller wants them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A model's files where the caller wants them."""
 
 import json
 import pathlib

@@ -1,8 +1,5 @@
 """What all pretrained models of the package share: how they are loaded, moved,
 frozen, and in which precision they compute.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import hashlib

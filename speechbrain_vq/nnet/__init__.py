@@ -1,8 +1,4 @@
-"""The quantizer and its parts: PyTorch only, no SpeechBrain.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The quantizer and its parts: PyTorch only, no SpeechBrain."""
 
 from .codebooks import Codebook, EMACodebook
 from .estimators import rotation_trick, straight_through

@@ -1,9 +1,6 @@
 """Training of codebooks: trainer, schedules, monitoring, exact resume.
 
 Only ``VQMixin`` and ``VQBrain`` import SpeechBrain, when they are first used.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,4 @@
-"""A file is written whole or not at all.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A file is written whole or not at all."""
 
 import subprocess
 import sys

@@ -1,8 +1,4 @@
-"""Audio of all kinds is read, or named with the reason.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Audio of all kinds is read, or named with the reason."""
 
 import json
 import logging

@@ -1,8 +1,4 @@
-"""Audio in blocks is the audio; and what audio there is.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Audio in blocks is the audio; and what audio there is."""
 
 import io
 import os

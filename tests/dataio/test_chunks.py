@@ -1,8 +1,4 @@
-"""Pieces of a signal give what the whole gives.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Pieces of a signal give what the whole gives."""
 
 import pytest
 import torch

@@ -3,9 +3,6 @@
 Tests and the benchmark of the loader share the list. To see the effect of all
 of them on one loader:
 > python -m tests.hub.attacks data|stock|quick OUT.json
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

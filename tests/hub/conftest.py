@@ -1,8 +1,4 @@
-"""A folder to push, and who pushes it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A folder to push, and who pushes it."""
 
 import os
 

@@ -1,8 +1,4 @@
-"""A model that loads at once, as an export leaves it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A model that loads at once, as an export leaves it."""
 
 import pathlib
 

@@ -1,8 +1,4 @@
-"""Files of one commit, from the cache where it has them, and never others.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Files of one commit, from the cache where it has them, and never others."""
 
 import os
 import pathlib

@@ -1,8 +1,4 @@
-"""Models of every recipe load as data, bit for bit as SpeechBrain loads them.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Models of every recipe load as data, bit for bit as SpeechBrain loads them."""
 
 import json
 import pathlib

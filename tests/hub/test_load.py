@@ -1,8 +1,4 @@
-"""A stranger's model is built and loaded, and nothing of theirs runs.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A stranger's model is built and loaded, and nothing of theirs runs."""
 
 import json
 import os

@@ -1,8 +1,4 @@
-"""The unmodified client does with the loopback Hub what it does with the Hub.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The unmodified client does with the loopback Hub what it does with the Hub."""
 
 import os
 import pathlib

@@ -1,8 +1,4 @@
-"""A yaml is data: nothing that a stranger's asks for is run.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A yaml is data: nothing that a stranger's asks for is run."""
 
 import functools
 import json

@@ -1,8 +1,4 @@
-"""SpeechBrain's own from_hparams loads what was exported.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""SpeechBrain's own from_hparams loads what was exported."""
 
 import pytest
 import torch

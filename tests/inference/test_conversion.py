@@ -1,8 +1,5 @@
 """Speech is said again in the voice that is asked for, and what cannot be is
 said.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import ast

@@ -1,8 +1,4 @@
-"""Pretrained models as modules: moved, frozen, in half precision, in a Brain.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Pretrained models as modules: moved, frozen, in half precision, in a Brain."""
 
 import pytest
 import speechbrain as sb

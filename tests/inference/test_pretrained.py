@@ -1,8 +1,4 @@
-"""A model's yaml chooses nothing of the reader's machine; the Hub's names.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A model's yaml chooses nothing of the reader's machine; the Hub's names."""
 
 import dataclasses
 import pathlib

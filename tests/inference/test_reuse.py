@@ -1,8 +1,5 @@
 """A tokenizer in the hands of others: DASB's extractor and embedding layer,
 another yaml, plain PyTorch, the file of weights alone.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import subprocess

@@ -1,8 +1,4 @@
-"""A tokenizer: the tokens of the model, whatever lies around a signal.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A tokenizer: the tokens of the model, whatever lies around a signal."""
 
 import math
 

@@ -1,8 +1,4 @@
-"""Many files to tokens: all of them, each once, whatever happens on the way.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Many files to tokens: all of them, each once, whatever happens on the way."""
 
 import json
 

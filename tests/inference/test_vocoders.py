@@ -1,8 +1,4 @@
-"""HiFi-GANs of SpeechBrain speak for a tokenizer, or it is said why not.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""HiFi-GANs of SpeechBrain speak for a tokenizer, or it is said why not."""
 
 import json
 import math

@@ -1,8 +1,4 @@
-"""What a quantizer cannot do, it says.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What a quantizer cannot do, it says."""
 
 import pytest
 import torch

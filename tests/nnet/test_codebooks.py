@@ -1,8 +1,4 @@
-"""Codebooks: what they look up, and the averages against numpy.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Codebooks: what they look up, and the averages against numpy."""
 
 import copy
 

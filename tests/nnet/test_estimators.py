@@ -1,8 +1,4 @@
-"""How gradients pass, against the formulas of the papers.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""How gradients pass, against the formulas of the papers."""
 
 import pytest
 import torch

@@ -1,8 +1,4 @@
-"""Properties of k-means.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Properties of k-means."""
 
 import logging
 

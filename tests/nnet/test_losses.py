@@ -1,8 +1,4 @@
-"""The loss against plain autograd, and the counts against numpy.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The loss against plain autograd, and the counts against numpy."""
 
 import math
 

@@ -1,8 +1,4 @@
-"""Masked batch normalization against torch's own.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Masked batch normalization against torch's own."""
 
 import pytest
 import torch

@@ -1,8 +1,4 @@
-"""The quantizers: what must hold whichever way they are built.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The quantizers: what must hold whichever way they are built."""
 
 import copy
 import io

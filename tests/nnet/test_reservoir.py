@@ -1,8 +1,4 @@
-"""The reservoir: a uniform sample, whatever the batches and the masks.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The reservoir: a uniform sample, whatever the batches and the masks."""
 
 import io
 import math

@@ -1,8 +1,4 @@
-"""Properties of the nearest-codeword search.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Properties of the nearest-codeword search."""
 
 import pytest
 import torch

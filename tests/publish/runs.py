@@ -1,8 +1,4 @@
-"""A tiny run folder, as a recipe leaves it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A tiny run folder, as a recipe leaves it."""
 
 import json
 import pathlib

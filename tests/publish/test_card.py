@@ -1,8 +1,4 @@
-"""A card says what the figures say, and its code runs.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A card says what the figures say, and its code runs."""
 
 import json
 import pathlib

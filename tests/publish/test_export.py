@@ -1,8 +1,4 @@
-"""An export is whole, is what was trained, and says what is wrong with it.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""An export is whole, is what was trained, and says what is wrong with it."""
 
 import json
 import math

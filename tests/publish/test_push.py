@@ -1,8 +1,4 @@
-"""One commit with all files, or none, and why.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""One commit with all files, or none, and why."""
 
 import re
 import time

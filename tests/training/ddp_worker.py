@@ -1,8 +1,5 @@
 """What each rank of a distributed run does for test_ddp.py:
 ``torchrun --nproc_per_node=2 ddp_worker.py FOLDER``.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import os

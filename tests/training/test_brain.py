@@ -1,8 +1,4 @@
-"""What a VQ Brain does over a whole fit.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What a VQ Brain does over a whole fit."""
 
 import contextlib
 import logging

@@ -1,8 +1,5 @@
 """Checkpoints of any Brain are whole or not there, and a run goes on from them
 as if it had never stopped.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import errno

@@ -1,8 +1,5 @@
 """Ranks agree, and are together what one process is with all the data: two
 real ranks over gloo.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import os

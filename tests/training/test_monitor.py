@@ -1,8 +1,4 @@
-"""The figures of a stage are those of all its frames at once.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""The figures of a stage are those of all its frames at once."""
 
 import math
 

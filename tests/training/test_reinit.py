@@ -1,8 +1,4 @@
-"""A re-initialization leaves nothing of the old code behind.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""A re-initialization leaves nothing of the old code behind."""
 
 import logging
 import re

@@ -1,8 +1,5 @@
 """A run killed anywhere, and resumed, ends with the bits of one never stopped;
 checkpoints are whole or not there.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import ast

@@ -1,8 +1,4 @@
-"""Schedules are pure functions of the step, and the paper's come out.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Schedules are pure functions of the step, and the paper's come out."""
 
 import random
 

@@ -1,8 +1,5 @@
 """A small auto-encoder to train: what the tests here, and the processes which
 they start, have in common.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import hashlib

@@ -3,9 +3,6 @@
 The answers are functions in `repos`, `reading` and `writing`, found by method
 and path. Names in braces are their arguments: the repo, which the asker may
 know of, and parts of the path.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import json

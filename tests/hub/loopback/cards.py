@@ -1,8 +1,4 @@
-"""What the loopback Hub makes of a model card's front matter.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What the loopback Hub makes of a model card's front matter."""
 
 import re
 

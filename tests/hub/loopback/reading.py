@@ -1,8 +1,4 @@
-"""What the loopback Hub tells of a repo, and its files.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""What the loopback Hub tells of a repo, and its files."""
 
 import hashlib
 import re

@@ -1,8 +1,4 @@
-"""Users, repos and refs on the loopback Hub.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Users, repos and refs on the loopback Hub."""
 
 from tests.hub.loopback.calls import (
     Refusal,

@@ -18,9 +18,6 @@ tests choose cheap ones, or use the fixture `no_waiting`:
 - 1 s, five times: a file's GET cut in the middle. Bytes that arrived count
   only in whole pieces of `huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE`,
   10 MiB: a smaller file starts again from zero.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import shutil

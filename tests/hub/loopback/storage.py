@@ -1,9 +1,6 @@
 """What the loopback Hub keeps: users, repos, commits, refs and blobs.
 
 Commits and refs live in memory, the content of files in a folder, by sha256.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import hashlib

@@ -1,8 +1,4 @@
-"""HTTP of the loopback Hub: requests in, answers and faults out.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""HTTP of the loopback Hub: requests in, answers and faults out."""
 
 import os
 import socket

@@ -1,8 +1,4 @@
-"""Uploads to the loopback Hub and the commits they end in.
-
-Authors
- * speechbrain_vq authors 2026
-"""
+"""Uploads to the loopback Hub and the commits they end in."""
 
 import base64
 import hashlib

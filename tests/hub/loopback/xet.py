@@ -4,9 +4,6 @@ With a "local" address for the storage server, hf_xet needs no server: it keeps
 chunks and shards in a folder. A shard says which sha256 has which Xet hash.
 That address is not documented (hf_xet 1.8.0); where it fails, so do the tests
 of Xet and nothing else.
-
-Authors
- * speechbrain_vq authors 2026
 """
 
 import shutil
