@@ -227,10 +227,14 @@ def test_arguments_are_bounded(tmp_path, text):
 
 
 def test_the_number_of_tensors_is_bounded_by_that_of_the_weights(tmp_path):
-    text = "x: !new:torch.nn.LSTM [1, 1, 400]"
+    # Four tensors a layer.
+    text = "x: !new:torch.nn.LSTM [1, 1, {}]"
     with pytest.raises(UnsafeHparamsError, match="more tensors than"):
-        read(tmp_path, text).build("meta", 4)
-    assert read(tmp_path, text).build("meta", 1600)["x"].num_layers == 400
+        read(tmp_path, text.format(1000)).build("meta", 4)
+    module = read(tmp_path, text.format(500)).build("meta", 2000)["x"]
+    assert module.num_layers == 500
+    with pytest.raises(UnsafeHparamsError, match="over 2048 tensors"):
+        read(tmp_path, "a: 1").build("meta", 2049)
 
 
 def test_nothing_of_another_package_is_imported(tmp_path):
