@@ -115,8 +115,10 @@ def recipe_path(relative: str) -> Path:
     recipes = _folder("recipes")
     path = recipes / relative
     if not path.exists():
-        found = recipes.glob("**/train.py")
-        known = sorted(p.parent.relative_to(recipes).as_posix() for p in found)
+        scripts = recipes.glob("**/train.py")
+        known = sorted(
+            p.parent.relative_to(recipes).as_posix() for p in scripts
+        )
         name = relative.removesuffix("/train.py")
         raise ValueError(_unknown("recipe", name, known))
     return path
@@ -150,8 +152,8 @@ def bundled(name: str) -> str:
     >>> VQTokenizer.from_hparams(bundled("mini")).token_rate
     50.0
     """
-    found = (_PACKAGE / "pretrained").glob("*/config.json")
-    known = {path.parent.name: path.parent for path in found}
+    configs = (_PACKAGE / "pretrained").glob("*/config.json")
+    known = {path.parent.name: path.parent for path in configs}
     if name not in known:
         raise ValueError(_unknown("bundled model", name, sorted(known)))
     return str(known[name])

@@ -24,11 +24,11 @@ def versions(*others: str) -> str:
     >>> versions("speechbrain")  # doctest: +SKIP
     'speechbrain_vq 0.1.0, torch 2.11.0, speechbrain 1.1.2, Python 3.11.7, x86_64'
     """
-    found = {
+    packages = {
         "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
         "torch": torch.__version__,
         **{name: importlib.metadata.version(name) for name in others},
         "Python": platform.python_version(),
     }
-    said = [f"{name} {version}" for name, version in found.items()]
-    return ", ".join([*said, platform.machine()])
+    parts = [f"{name} {version}" for name, version in packages.items()]
+    return ", ".join([*parts, platform.machine()])

@@ -132,16 +132,16 @@ def _find_package(source: pathlib.Path) -> pathlib.Path:
         raise FileNotFoundError(
             f"There is neither a folder nor a package {source}. {HOW_TO_GET}."
         )
-    found = [source] if source.is_file() else sorted(source.glob("*.deb"))
-    found = [path for path in found if path.name.startswith("festvox-ru")]
-    if not found:
+    packages = [source] if source.is_file() else sorted(source.glob("*.deb"))
+    packages = [path for path in packages if path.name.startswith("festvox-ru")]
+    if not packages:
         raise FileNotFoundError(
             f"{source} is neither festvox-ru_*.deb, nor a folder that it is "
             "in or was unpacked to "
             f"(it holds {folder_contents(source)})."
             f" {HOW_TO_GET}."
         )
-    return found[-1]
+    return packages[-1]
 
 
 def _check_parts(voice: pathlib.Path) -> None:
@@ -173,10 +173,10 @@ def _split(name: str) -> str:
 def _read_texts(path: pathlib.Path) -> dict[str, str]:
     """Lines such as ``( ru_0001 "..." )``; + marks the stressed vowel."""
     lines = _read_text(path).splitlines()
-    found = [re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', x) for x in lines]
+    matches = [re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', x) for x in lines]
     bad = [
         i
-        for i, (x, m) in enumerate(zip(lines, found, strict=True), 1)
+        for i, (x, m) in enumerate(zip(lines, matches, strict=True), 1)
         if x.strip() and not m
     ]
     if bad:
@@ -184,7 +184,7 @@ def _read_texts(path: pathlib.Path) -> dict[str, str]:
             f'{path}, line {bad[0]}: wanted is ( name "text" ), there is '
             f"{lines[bad[0] - 1][:60]!r}."
         )
-    return {m[1]: m[2].replace("+", "") for m in found if m}
+    return {m[1]: m[2].replace("+", "") for m in matches if m}
 
 
 def _read_text(path: pathlib.Path) -> str:
@@ -298,10 +298,10 @@ def _members(
 
 
 def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
-    there = package.stat().st_size - file.tell()
-    if there < size:
+    remaining = package.stat().st_size - file.tell()
+    if remaining < size:
         raise ValueError(
-            f"{package} is cut short, {there} of {size} bytes of its data are "
+            f"{package} is cut short, {remaining} of {size} bytes of its data are "
             f"there: fetch it again; {HOW_TO_GET}."
         )
 

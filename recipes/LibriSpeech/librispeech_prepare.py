@@ -137,11 +137,11 @@ def prepare(
     for split, parts in wanted.items():
         for part in parts:
             if root is None:
-                found = stream(str(data_folder), part, folder)
+                utterances = stream(str(data_folder), part, folder)
             else:
-                found = _walk(root, part)
+                utterances = _walk(root, part)
             utts[split].update(
-                _read(root or folder, found, pronouncer, most[split])
+                _read(root or folder, utterances, pronouncer, most[split])
             )
         if not utts[split]:
             if phones:
@@ -162,9 +162,9 @@ def _find_root(
     """The folder of the parts; None if it is for ``datasets`` to load."""
     parts = sum(wanted.values(), [])
     for root in (source, source / "LibriSpeech"):
-        there = [part for part in parts if (root / part).is_dir()]
-        if there:
-            missing = sorted(set(parts) - set(there))
+        present = [part for part in parts if (root / part).is_dir()]
+        if present:
+            missing = sorted(set(parts) - set(present))
             if missing:
                 raise FileNotFoundError(
                     f"{root} lacks {', '.join(missing)}. {HOW_TO_GET}."

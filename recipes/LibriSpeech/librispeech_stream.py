@@ -59,17 +59,17 @@ def stream(
     audio = folder / "audio" / part
     audio.mkdir(parents=True, exist_ok=True)
     about, notes = _about(source), audio.with_suffix(".jsonl")
-    done = _already(notes, about, audio)
-    for note in done:
+    finished = _already(notes, about, audio)
+    for note in finished:
         yield note["id"], audio / f"{note['id']}.flac", note["text"]
     with atomic_write(notes) as partial:
-        lines = [json.dumps(line) + "\n" for line in (about, *done)]
+        lines = [json.dumps(line) + "\n" for line in (about, *finished)]
         partial.write_text("".join(lines), encoding="utf-8")
     rows = _rows(source, part)
-    if done:
-        rows.load_state_dict(done[-1]["state"])
+    if finished:
+        rows.load_state_dict(finished[-1]["state"])
     with open(notes, "a", encoding="utf-8") as file:
-        for row in tqdm(rows, part, initial=len(done), unit="utt"):
+        for row in tqdm(rows, part, initial=len(finished), unit="utt"):
             _check(row, source)
             path, size = _write(row, audio)
             note = {"id": row["id"], "text": row["text"], "bytes": size}
@@ -88,7 +88,7 @@ def _about(source: str) -> dict:
 
 def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
     """What has come, up to the first that is not there as it was."""
-    done = []
+    finished = []
     if notes.is_file():
         lines = notes.read_text("utf-8").splitlines()
         if not lines or json.loads(lines[0]) != about:
@@ -102,8 +102,8 @@ def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
             path = audio / f"{note['id']}.flac"
             if not path.is_file() or path.stat().st_size != note["bytes"]:
                 break
-            done.append(note)
-    return done
+            finished.append(note)
+    return finished
 
 
 def _rows(source: str, part: str):
@@ -115,8 +115,10 @@ def _rows(source: str, part: str):
             source, config, split=split, streaming=True
         )
     except (OSError, ValueError) as error:
-        there = pathlib.Path(source).is_dir()
-        where = "" if there else f"There is no folder {source}. On the Hub, "
+        is_folder = pathlib.Path(source).is_dir()
+        where = (
+            "" if is_folder else f"There is no folder {source}. On the Hub, "
+        )
         raise FileNotFoundError(
             f"{where}{source} cannot be loaded by `datasets` ({config}, "
             f"{split}): {error}. {HOW_TO_GET}, and local folders are read as "

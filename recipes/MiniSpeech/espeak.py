@@ -332,14 +332,14 @@ def _move_to_closures(
 ) -> list[int]:
     """Starts of the phones, those of stops moved from burst to closure."""
     block, longest, shortest = 64, 1920, 128  # 4, 120 and 8 ms
-    kept = 160  # 10 ms: so that no phone before a closure vanishes
+    min_samples = 160  # 10 ms: so that no phone before a closure vanishes
     quiet = 0.02 * np.percentile(np.abs(wave), 99)
     power = np.concatenate([[0.0], np.cumsum(wave**2)])
     starts = list(starts)
     for i in range(1, len(names)):
         if names[i] not in STOPS:
             continue
-        before = starts[i - 1] + kept * (names[i - 1] != SILENCE)
+        before = starts[i - 1] + min_samples * (names[i - 1] != SILENCE)
         earliest = max(before, starts[i] - longest)
         start = starts[i]
         while (

@@ -116,26 +116,26 @@ def prepare(
     PosixPath('prepared')
     """
     data_folder = pathlib.Path(data_folder)
-    found = _recognise(data_folder) if corpus == "auto" else corpus
-    if found == "manifests":
+    kind = _recognise(data_folder) if corpus == "auto" else corpus
+    if kind == "manifests":
         if not has_manifests(data_folder):
             raise FileNotFoundError(
                 f"{data_folder} does not hold all of {MANIFESTS}"
             )
         _warn_if_other_corpus(data_folder, minutes, seed, num_speakers)
         return data_folder
-    if found == "minispeech":
+    if kind == "minispeech":
         return prepare_minispeech(
             data_folder, minutes, seed, num_speakers, skip_prep
         )
-    if found not in ("shared", "audio"):
+    if kind not in ("shared", "audio"):
         raise ValueError(
             f"corpus is {corpus!r}; it must be 'auto', 'manifests', "
             "'minispeech', 'shared' or 'audio'"
         )
     if skip_prep:
         return pathlib.Path(save_folder)
-    if found == "shared":
+    if kind == "shared":
         return prepare_shared(data_folder, save_folder, languages)
     return prepare_audio_folder(data_folder, save_folder, seed)
 
@@ -412,15 +412,15 @@ def _warn_if_other_corpus(
     folder: pathlib.Path, minutes: float, seed: int, num_speakers: int
 ) -> None:
     """Says so when the MiniSpeech there is not the one asked for."""
-    there = read_corpus(folder)
-    if there.get("corpus") == "minispeech" and there != _minispeech(
+    corpus = read_corpus(folder)
+    if corpus.get("corpus") == "minispeech" and corpus != _minispeech(
         minutes, seed, num_speakers
     ):
         logger.warning(
             "%s holds MiniSpeech made with %s: it is used as it is; "
             "corpus='minispeech' makes it anew",
             folder,
-            {k: there.get(k) for k in ("minutes", "seed", "num_speakers")},
+            {k: corpus.get(k) for k in ("minutes", "seed", "num_speakers")},
         )
 
 

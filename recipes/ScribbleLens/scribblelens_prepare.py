@@ -217,12 +217,12 @@ def find_alignments(root, source: pathlib.Path):
     """
     beside = source if source.is_dir() else source.parent
     pattern = pathlib.PurePath(ALIGNMENTS)
-    found = sorted(beside.glob(ALIGNMENTS)) + sorted(
+    alignments = sorted(beside.glob(ALIGNMENTS)) + sorted(
         (p for p in (root / "corpora").iterdir() if _matches(p, pattern)),
         key=str,
     )
-    if found:
-        archive = found[-1]
+    if alignments:
+        archive = alignments[-1]
         try:
             return zipfile.Path(io.BytesIO(archive.read_bytes())) / ROOT
         except DAMAGED as error:
@@ -398,13 +398,13 @@ def find_characters(symbols: Sequence[str], text: str) -> list[list]:
         if symbol != BLANK:
             runs.append([start, x, symbol])
     known = {run[2] for run in runs}
-    found = _groups(runs, key=lambda run: run[2])
+    groups = _groups(runs, key=lambda run: run[2])
     written = _groups(c for c in text if c in known)
-    if [g[0][2] for g in found] != [g[0] for g in written]:
+    if [g[0][2] for g in groups] != [g[0] for g in written]:
         return runs
     return [
         part
-        for group, letters in zip(found, written, strict=True)
+        for group, letters in zip(groups, written, strict=True)
         for part in _divide(group, len(letters))
     ]
 

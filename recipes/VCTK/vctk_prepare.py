@@ -102,8 +102,10 @@ def prepare(
     root, version = _find_root(source)
     audio = root / VERSIONS[version][0]
     end = VERSIONS[version][1].format(mic=mic)
-    found = {path.name.removesuffix(end): path for path in _audio(audio, end)}
-    _check_parts(root, audio, end, found)
+    recordings = {
+        path.name.removesuffix(end): path for path in _audio(audio, end)
+    }
+    _check_parts(root, audio, end, recordings)
     corpus = {
         "corpus": "vctk",
         "version": FORMAT_VERSION,
@@ -112,12 +114,12 @@ def prepare(
         "seed": seed,
         "unseen_speakers": unseen_speakers,
         "fractions": list(fractions),
-        "source": _digest(root, found),
+        "source": _digest(root, recordings),
         "data_root": str(root.resolve()),
     }
     if is_done(folder, corpus):
         return folder
-    utts = _read(root, found)
+    utts = _read(root, recordings)
     splits = _split(utts, seed, unseen_speakers, valid_fraction, test_fraction)
     for split, part in splits.items():
         if not part:

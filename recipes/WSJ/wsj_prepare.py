@@ -208,8 +208,8 @@ def _read_split(source, files, split, keys, texts, pronouncer):
     utts, missing, compressed = {}, [], []
     for key in tqdm(keys, split, unit="utt"):
         name = key.rpartition("/")[2]
-        found = (files.get(f"{key}{suffix}") for suffix in AUDIO)
-        path = next(filter(None, found), None)
+        candidates = (files.get(f"{key}{suffix}") for suffix in AUDIO)
+        path = next(filter(None, candidates), None)
         if path is None or name not in texts:
             missing.append(key)
             continue
@@ -283,9 +283,9 @@ def _check(path: pathlib.Path) -> float:
     length = check_audio(path)
     # libsndfile takes what is there for all there was.
     wanted = int(fields.get("sample_count", 0))
-    there = round(length * int(fields.get("sample_rate", 16000)))
-    if there < wanted:
+    samples = round(length * int(fields.get("sample_rate", 16000)))
+    if samples < wanted:
         raise AudioError(
-            f"{path}: cut short, {there} of {wanted} samples are there."
+            f"{path}: cut short, {samples} of {wanted} samples are there."
         )
     return length

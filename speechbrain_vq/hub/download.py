@@ -257,8 +257,8 @@ def _cached(fetch, repo_id, revision, error):
 def _present(folder, weights):
     """The first of the names that is there, or the first of all, in a
     list; empty where there are no names."""
-    found = [name for name in weights if (folder / name).is_file()]
-    return (found or list(weights))[:1]
+    present = [name for name in weights if (folder / name).is_file()]
+    return (present or list(weights))[:1]
 
 
 def _check(repo_id, commit, folder, token, offline, weights):

@@ -94,19 +94,19 @@ def _explain(error, repo_id, revision):
 
 def _explain_status(error, repo_id):
     status = error.response.status_code
-    said = error.server_message or _cause(error)
+    reason = error.server_message or _cause(error)
     if status == 401:
         return (
-            f"The token is wrong or has expired ({said}): {LOG_IN} that is "
+            f"The token is wrong or has expired ({reason}): {LOG_IN} that is "
             "valid."
         )
     if status == 403:
-        return f"The token gives no right to '{repo_id}' ({said})."
+        return f"The token gives no right to '{repo_id}' ({reason})."
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         when = f" in {wait} s" if wait else " later"
         return (
-            f"Too many requests to {constants.ENDPOINT} ({said}): try again"
+            f"Too many requests to {constants.ENDPOINT} ({reason}): try again"
             f"{when}; who is logged in may ask more often."
         )
     if status >= 500:
@@ -114,7 +114,7 @@ def _explain_status(error, repo_id):
             f"{constants.ENDPOINT} has trouble (error {status}): run the same "
             "again later."
         )
-    return f"{constants.ENDPOINT} refused '{repo_id}' ({status}: {said})."
+    return f"{constants.ENDPOINT} refused '{repo_id}' ({status}: {reason})."
 
 
 def _cause(error):

@@ -125,11 +125,11 @@ def pickles_hint(names: Iterable[str]) -> str:
     str
         A sentence to end a message with; empty if there are no such files.
     """
-    found = sorted(n for n in names if n.endswith(PICKLES))
-    if not found:
+    pickles = sorted(n for n in names if n.endswith(PICKLES))
+    if not pickles:
         return ""
     return (
-        f" It has {', '.join(found[:3])}, but such files can run code and are "
+        f" It has {', '.join(pickles[:3])}, but such files can run code and are "
         "not read. If you trust where they come from, load the model with "
         "SpeechBrain's own from_hparams and write its weights with "
         f"safetensors.torch.save_file(model.mods.state_dict(), '{WEIGHTS}')."

@@ -93,10 +93,10 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
             "needs."
         )
     done: dict = {}
-    kept = CommentedMap((k, _plain(training[k], k, done)) for k in wanted)
+    selected = CommentedMap((k, _plain(training[k], k, done)) for k in wanted)
     yaml, text = ruamel.yaml.YAML(), io.StringIO()
     yaml.indent(mapping=4)
-    yaml.dump(kept, text)
+    yaml.dump(selected, text)
     title = "# A pretrained model of speechbrain_vq\n\n"
     return title + text.getvalue() + PRETRAINER
 

@@ -217,11 +217,11 @@ class ModelYaml:
         name = re.fullmatch(r"<(\w+)>", str(node.value))
         if name is None or name[1] not in self._top:
             raise _Refused("a reference is the name of one key, <key>", node)
-        found = self._top[name[1]]
+        value = self._top[name[1]]
         # HyperPyYAML would follow it.
-        if isinstance(found, ScalarNode) and "<" in found.value:
+        if isinstance(value, ScalarNode) and "<" in value.value:
             raise _Refused("a reference to text with another", node)
-        return found
+        return value
 
     # Building --------------------------------------------------------------
 

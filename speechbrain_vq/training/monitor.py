@@ -159,8 +159,8 @@ class UsageMonitor:
             return 0.0
         now = self.quantizer.codebook.detach()
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
-        way = (now - self._codebook.to(now)).square().mean().sqrt()
-        return float(way / spread) if spread > 0 else 0.0
+        distance = (now - self._codebook.to(now)).square().mean().sqrt()
+        return float(distance / spread) if spread > 0 else 0.0
 
     def state_dict(self) -> dict:
         """Return what a resumed stage needs."""
