@@ -13,11 +13,10 @@ import pathlib
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.audio import check_audio
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
@@ -243,20 +242,11 @@ def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
     """Takes wav, lab and texts out of a package; all of them, or nothing."""
     if voice.is_dir():
         return voice
-    voice.parent.mkdir(parents=True, exist_ok=True)
     logger.info("Unpacking %s to %s", package, voice)
-    for old in voice.parent.glob(f".{VOICE}-*"):
+    for old in voice.parent.glob(f".{VOICE}.partial-*"):
         shutil.rmtree(old, ignore_errors=True)
-    partial = tempfile.mkdtemp(prefix=f".{VOICE}-", dir=voice.parent)
-    partial = pathlib.Path(partial)
-    try:
-        with open(package, "rb") as file:
-            _unpack_data(file, package, partial)
-        # mkdtemp lets its maker alone in.
-        partial.chmod(0o755)
-        replace_folder(partial, voice)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with atomic_folder(voice) as partial, open(package, "rb") as file:
+        _unpack_data(file, package, partial)
     return voice
 
 

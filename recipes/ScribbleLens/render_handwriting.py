@@ -18,8 +18,6 @@ import io
 import json
 import pathlib
 import random
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     BLANK,
     HEIGHT,
@@ -111,17 +110,10 @@ def render(
         raise FileExistsError(
             f"{output} holds something else: give another folder, or remove it."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{output.name}.", dir=output.parent
-    ) as partial:
-        folder = pathlib.Path(partial) / output.name
+    with atomic_folder(output) as folder:
         _write_corpus(folder / ROOT, fonts, lines, seed)
         text = json.dumps(note, indent=2)
         (folder / done.name).write_text(text + "\n", encoding="utf-8")
-        if output.exists():
-            output.rmdir()
-        shutil.move(folder, output)
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
@@ -42,6 +43,36 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Write a folder whole or not at all; see ``replace_folder``.
+
+    Arguments
+    ---------
+    path : path
+        The folder to write.
+
+    Yields
+    ------
+    pathlib.Path
+        An empty folder of the same name to fill, on the same file system.
+
+    Example
+    -------
+    >>> with atomic_folder("model") as partial:  # doctest: +SKIP
+    ...     (partial / "config.json").write_text("all of it")
+    """
+    path = pathlib.Path(os.path.abspath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=f".{path.name}.partial-", dir=path.parent
+    ) as beside:
+        partial = pathlib.Path(beside, path.name)
+        partial.mkdir()
+        yield partial
+        replace_folder(partial, path)
 
 
 def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:

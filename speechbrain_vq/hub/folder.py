@@ -1,7 +1,6 @@
 """The folder of a pretrained model: what is in it, and how it is read."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
@@ -238,6 +238,29 @@ def load_weights(
     model.load_state_dict({**others, **weights}, assign=assign)
 
 
+def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
+    """Write the weights file of modules into a folder that has their yaml.
+
+    Arguments
+    ---------
+    modules : dict
+        The modules by name.
+    folder : pathlib.Path
+        The folder.
+    """
+    state, _ = _split(nn.ModuleDict(modules).state_dict())
+    # safetensors takes no tensors that share memory.
+    tensors = {
+        name: value.cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    # The file may be the one that the modules were loaded from.
+    with atomic_write(folder / WEIGHTS) as partial:
+        save_file(tensors, partial, {"format": "pt"})
+        # safetensors makes the file readable by its owner only.
+        shutil.copymode(folder / HPARAMS, partial)
+
+
 def _copied(value):
     """A copy in fp32, where it holds floating point numbers."""
     if torch.is_tensor(value) and value.is_floating_point():
@@ -370,11 +393,6 @@ def copy_folder(
     """
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
-    state, _ = _split(nn.ModuleDict(modules).state_dict())
-    tensors = {
-        name: value.cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-    }
     inner = [
         path.relative_to(folder).as_posix()
         for kind in (HPARAMS, WEIGHTS)
@@ -384,9 +402,4 @@ def copy_folder(
         if (folder / name).is_file() and folder.resolve() != output.resolve():
             (output / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(find_file(folder, name), output / name)
-    # Beside its place first: the file may be the one that was read.
-    partial = output / f".{WEIGHTS}.partial"
-    save_file(tensors, partial, {"format": "pt"})
-    # safetensors lets its writer alone read.
-    shutil.copymode(output / HPARAMS, partial)
-    os.replace(partial, output / WEIGHTS)
+    save_weights(modules, output)

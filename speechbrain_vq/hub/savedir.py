@@ -3,10 +3,9 @@
 import json
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Sequence
 
-from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.atomic import atomic_folder
 
 from .folder import MARK, find_file
 
@@ -61,19 +60,12 @@ def place(
             f"savedir {savedir} holds other files, which would be lost: name "
             "a new or an empty folder."
         )
-    savedir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{savedir.name}-", dir=savedir.parent
-    ) as beside:
-        new = pathlib.Path(beside) / "new"
+    with atomic_folder(savedir) as new:
         if names is None:
-            shutil.copytree(folder, new)
-        else:
-            new.mkdir()
-            for name in names:
-                if (folder / name).is_file():
-                    (new / name).parent.mkdir(exist_ok=True)
-                    shutil.copyfile(find_file(folder, name), new / name)
+            shutil.copytree(folder, new, dirs_exist_ok=True)
+        for name in names or ():
+            if (folder / name).is_file():
+                (new / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(find_file(folder, name), new / name)
         (new / MARK).write_text(text)
-        replace_folder(new, savedir)
     return savedir

@@ -12,7 +12,6 @@ import logging
 import os
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -20,11 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import (
-    atomic_write,
-    exclusive,
-    replace_folder,
-)
+from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write, exclusive
 from speechbrain_vq.dataio.audio import (
     AudioError,
     audio_blocks,
@@ -260,13 +255,8 @@ def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
     """
     from datasets import Dataset
 
-    folder = pathlib.Path(folder)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}-", dir=folder.parent
-    ) as temporary:
-        partial = pathlib.Path(temporary, "tokens")
+    with atomic_folder(folder) as partial:
         Dataset.from_list(list(rows)).save_to_disk(partial)
-        replace_folder(partial, folder)
 
 
 def tokenize_dataset(

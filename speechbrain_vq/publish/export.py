@@ -1,5 +1,6 @@
 """Export a training run as a folder that ``from_hparams`` loads."""
 
+import glob
 import importlib.metadata
 import json
 import logging
@@ -8,19 +9,23 @@ import os
 import pathlib
 import pydoc
 import shutil
-import tempfile
 from typing import Any
 
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from safetensors.torch import save_file
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
-from speechbrain_vq.dataio.atomic import replace_folder
+from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
 from speechbrain_vq.hub.download import FILES
-from speechbrain_vq.hub.folder import CARD, CONFIG, HPARAMS, WEIGHTS
+from speechbrain_vq.hub.folder import (
+    CARD,
+    CONFIG,
+    HPARAMS,
+    WEIGHTS,
+    save_weights,
+)
 from speechbrain_vq.hub.hparams import inference_section, inference_yaml
 
 from .card import make_card
@@ -131,17 +136,12 @@ def export_pretrained(
         _load_tensors(module, states[name])
     config = _make_config(run, section, modules, chosen)
 
-    prefix = f".{place.name}.partial-"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    _remove_partial(place.parent, prefix)
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=place.parent) as parent:
-        folder = pathlib.Path(parent) / place.name
-        folder.mkdir()
+    # What killed exports to the same place have left.
+    for path in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    with atomic_folder(place) as folder:
         (folder / HPARAMS).write_text(yaml, encoding="utf-8")
-        tensors = _collect_tensors(modules)
-        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-        # safetensors makes the file readable by its owner only.
-        shutil.copymode(folder / HPARAMS, folder / WEIGHTS)
+        save_weights(modules, folder)
         text = json.dumps(config, indent=2)
         (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
         for name in section["files"]:
@@ -160,7 +160,6 @@ def export_pretrained(
             section,
         )
         (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
-        replace_folder(folder, place)
     return pathlib.Path(output)
 
 
@@ -184,18 +183,6 @@ def _load_tensors(module: torch.nn.Module, state: dict[str, Any]) -> None:
 
 def _is_extra(key: str) -> bool:
     return key.endswith("_extra_state")
-
-
-def _collect_tensors(
-    modules: dict[str, torch.nn.Module],
-) -> dict[str, torch.Tensor]:
-    """Collect the tensors to save, by their names in the file."""
-    # safetensors takes no tensors that share memory.
-    return {
-        key: value.clone(memory_format=torch.contiguous_format)
-        for key, value in torch.nn.ModuleDict(modules).state_dict().items()
-        if torch.is_tensor(value)
-    }
 
 
 def _make_config(
@@ -293,10 +280,3 @@ def _load_exported(
         problems.append(problem)
         return loader.from_hparams(folder, trust_remote_code=True)
     return loader.from_hparams(folder)
-
-
-def _remove_partial(parent: pathlib.Path, prefix: str) -> None:
-    """Remove what killed exports to the same place have left."""
-    for path in parent.iterdir():
-        if path.name.startswith(prefix):
-            shutil.rmtree(path, ignore_errors=True)

@@ -397,7 +397,7 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("speechbrain_vq.publish.export.save_file", full)
+    monkeypatch.setattr("speechbrain_vq.hub.folder.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         export_pretrained(run, tmp_path / "new" / "model")
     assert list((tmp_path / "new").iterdir()) == []

@@ -89,7 +89,7 @@ def test_a_preparation_is_done_once_and_again_where_data_changed(tmp_path):
 def test_a_killed_unpacking_leaves_nothing_that_counts(tmp_path):
     files, _ = festvoxru_files()
     package = make_deb(tmp_path / PACKAGE, files)
-    left = tmp_path / "out/.msu_ru_nsh_clunits-killed/wav"
+    left = tmp_path / "out/.msu_ru_nsh_clunits.partial-killed/wav"
     left.mkdir(parents=True)
     prepare(package, tmp_path / "out")
     assert not left.exists()

@@ -10,28 +10,25 @@ Where the data folder does not exist, MiniSpeech is made there.
 
 import logging
 import pathlib
-import shutil
 import sys
-import tempfile
 from importlib import import_module
 
 import soundfile
 import speechbrain as sb
 import torch
 from ruamel.yaml.comments import CommentedMap
-from safetensors.torch import save_file
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
+from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
 from speechbrain_vq.dataio.audio import (
     drop_unreadable,
     random_start,
     read_audio,
 )
-from speechbrain_vq.hub.folder import HPARAMS, WEIGHTS
+from speechbrain_vq.hub.folder import HPARAMS, save_weights
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.inference.hifigan import (
@@ -281,17 +278,10 @@ def export(hparams, brain):
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = brain.tokenizer.fingerprint
     text = inference_yaml(training, [*KEYS, "tokenizer", "generator"])
-    with tempfile.TemporaryDirectory(prefix=".vocoder", dir=run) as new:
-        folder = pathlib.Path(new) / "vocoder"
-        folder.mkdir()
+    with atomic_folder(run / "vocoder") as folder:
         (folder / HPARAMS).write_text(text, encoding="utf-8")
-        state = brain.vocoder.state_dict()
-        state = {key: value.contiguous() for key, value in state.items()}
-        save_file(state, folder / WEIGHTS)
-        # safetensors lets its writer alone read.
-        shutil.copymode(folder / HPARAMS, folder / WEIGHTS)
+        save_weights({"generator": brain.vocoder.generator}, folder)
         load_vocoder(folder).check(brain.tokenizer)
-        replace_folder(folder, run / "vocoder")
     logger.info(
         'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
         hparams["tokenizer"],
