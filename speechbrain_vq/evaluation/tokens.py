@@ -1,6 +1,5 @@
 """Token files of any model, as a source of utterances."""
 
-import json
 import math
 import os
 import pathlib
@@ -8,6 +7,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+
+from speechbrain_vq.inference.tokens import parse_line
 
 from .utterances import Utterance
 
@@ -135,15 +136,7 @@ class TokenFile:
 
 
 def _parse(text, codebook_size):
-    try:
-        line = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"this is no json ({error}). Where it was cut short, the same "
-            "`tokenize` goes on."
-        ) from error
-    if not isinstance(line, dict):
-        raise ValueError("a json object with tokens is expected.")
+    line = parse_line(text)
     names = [
         name if isinstance(name, str) else None
         for name in (line.get("id"), line.get("path"))
@@ -153,8 +146,6 @@ def _parse(text, codebook_size):
             '"id" (the name in the manifest) or "path" (the audio file) is '
             "missing, a text."
         )
-    if "tokens" not in line:
-        raise ValueError('"tokens" is missing.')
     rate = _positive(line, "token_rate", "how many tokens there are a second")
     tokens = _tokens(line["tokens"], codebook_size)
     if "seconds" in line:

@@ -110,7 +110,7 @@ def download(
             find_file(folder, name)
         names = _with_vocoder(folder, names)
     else:
-        repo_id = _repo_id(source)
+        repo_id = as_repo_id(source)
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
             warnings.warn(
                 f"'{repo_id}' may run its code here, and whoever owns it can "
@@ -182,8 +182,14 @@ def _check_given(source, revision):
         )
 
 
-def _repo_id(source):
-    """The source as a name on the Hub; what looks like a path is none."""
+def as_repo_id(source: str | pathlib.Path) -> str:
+    """Return a source as a name on the Hub; what looks like a path is none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is no name on the Hub.
+    """
     text = os.fspath(source)
     if pathlib.Path(text).is_file():
         raise FileNotFoundError(
@@ -255,8 +261,7 @@ def _cached(fetch, repo_id, revision, error):
 
 
 def _present(folder, weights):
-    """The first of the names that is there, or the first of all, in a
-    list; empty where there are no names."""
+    """Return, in a list, the first name that exists, else the first one."""
     present = [name for name in weights if (folder / name).is_file()]
     return (present or list(weights))[:1]
 

@@ -385,9 +385,7 @@ def _remove(output, format):
 
 
 def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
-    """Write the lines of files that have none yet to the partial file, and
-    those of an existing output; return the paths that are done, and the
-    reasons for the others."""
+    """Write the missing lines; return finished paths and errors by path."""
     model = {
         "token_rate": tokenizer.token_rate,
         "sample_rate": tokenizer.sample_rate,
@@ -436,8 +434,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
 
 
 def _resume(partial, model):
-    """Cut off the incomplete last line of a killed run; return the paths of
-    the others."""
+    """Cut off an incomplete last line; return the paths of the others."""
     paths, size = set(), 0
     if not partial.exists():
         return paths
@@ -453,11 +450,43 @@ def _resume(partial, model):
     return paths
 
 
-def _parse(text, path, number):
+def parse_line(text: bytes) -> dict:
+    """Parse a line of a token file, of any model.
+
+    Arguments
+    ---------
+    text : bytes
+        The line.
+
+    Returns
+    -------
+    dict
+        ``tokens``, and what the line has beside them.
+
+    Raises
+    ------
+    ValueError
+        If it is no json object with tokens.
+    """
     try:
         line = json.loads(text)
-        line["path"], line["fingerprint"], line["tokens"]
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
+        raise ValueError(
+            f"this is no json ({error}). Where it was cut short, the same "
+            "`tokenize` goes on."
+        ) from error
+    if not isinstance(line, dict):
+        raise ValueError("a json object with tokens is expected.")
+    if "tokens" not in line:
+        raise ValueError('"tokens" is missing.')
+    return line
+
+
+def _parse(text, path, number):
+    try:
+        line = parse_line(text)
+        line["path"], line["fingerprint"]
+    except (ValueError, KeyError) as error:
         raise ValueError(
             f"{path}, line {number}: not what `tokenize` writes. {_WAY_OUT}"
         ) from error

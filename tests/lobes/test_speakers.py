@@ -288,5 +288,5 @@ def test_only_tables_require_speaker_names(missing, tmp_path):
 
 @pytest.mark.parametrize("name", ["../encoder", "./a/b"])
 def test_missing_folders_are_not_requested_from_the_hub(name):
-    with pytest.raises(FileNotFoundError, match=f"no folder {name}"):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{name}'"):
         find_encoder(name)

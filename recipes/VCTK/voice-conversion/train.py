@@ -14,9 +14,12 @@ import pathlib
 import sys
 from importlib import import_module
 
+from huggingface_hub import hf_hub_download
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.manifests import folder_contents
+from speechbrain_vq.hub.download import as_repo_id
+from speechbrain_vq.hub.errors import in_words
 from speechbrain_vq.hub.folder import load_checkpoint
 from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
 from speechbrain_vq.recipes.VCTK.vctk_prepare import prepare
@@ -80,9 +83,7 @@ class ConversionBrain(units.UnitBrain):
         )
 
 
-def find_encoder(
-    source: str | os.PathLike, revision: str | None = None
-) -> pathlib.Path:
+def find_encoder(source: str | os.PathLike) -> pathlib.Path:
     """Find the weights of a pretrained speaker encoder; nothing else of its
     repository is read.
 
@@ -91,8 +92,6 @@ def find_encoder(
     source : path or str
         A folder with ``embedding_model.ckpt``, or a model on the Hub such as
         ``speechbrain/spkrec-ecapa-voxceleb``.
-    revision : str, optional
-        Branch, tag or commit on the Hub.
 
     Returns
     -------
@@ -114,19 +113,9 @@ def find_encoder(
             f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
             f"encoders have; it holds {folder_contents(folder)}."
         )
-    # No organisation begins with a dot.
-    path = folder.is_absolute() or str(source).startswith(".")
-    if path or len(folder.parts) != 2:
-        raise FileNotFoundError(
-            f"There is no folder {source}; on the Hub a name is "
-            "'organisation/name', such as speechbrain/spkrec-ecapa-voxceleb."
-        )
-    from huggingface_hub import hf_hub_download
-
-    from speechbrain_vq.hub.errors import in_words
-
-    with in_words(str(source), revision):
-        path = hf_hub_download(str(source), WEIGHTS, revision=revision)
+    repo_id = as_repo_id(source)
+    with in_words(repo_id):
+        path = hf_hub_download(repo_id, WEIGHTS)
     return pathlib.Path(path)
 
 
