@@ -251,8 +251,7 @@ def _read_recipe(yaml, hparams_file: str) -> tuple[str, dict, dict]:
 
 
 def _changed_preset(yaml, name: str, changes: dict, own: dict) -> Path:
-    """The file of a preset, or of a copy with other values: the recipe's own,
-    as far as they fit, and those asked for."""
+    """Return the file of a preset, or of a copy with changed values."""
     path = preset_path(name)
     if not (changes or own):
         return path
@@ -279,8 +278,7 @@ def _changed_preset(yaml, name: str, changes: dict, own: dict) -> Path:
 
 
 def _check_looked_at(yaml, hparams_file: str, name: str, path: Path) -> None:
-    """Refuses a preset that would have no effect: the recipe does not refer to
-    a key in which it is not as the default one."""
+    """Refuse a preset whose changed keys the recipe never refers to."""
     text = Path(hparams_file).read_text("utf-8")
     preset, default = (
         yaml.load(p.read_text("utf-8")) for p in (path, preset_path("robust"))

@@ -257,8 +257,7 @@ def _named(name, dataset, read: Callable):
 
 
 def _read_datasets(files, split, dataset) -> np.ndarray:
-    """Read the pictures of a split on the Hub, in parquet files, or in files
-    of their own."""
+    """Read the pictures of a split by datasets: Hub, parquet or files."""
     data, names = _load_pictures(files, dataset)
     images = []
     for number in tqdm(range(len(data)), "images", unit="image"):
@@ -332,8 +331,7 @@ def _read_sheets(files, split, dataset) -> np.ndarray:
 
 
 def _pixels(picture, dataset) -> np.ndarray:
-    """Return the pixels of a picture, [rows, columns, 3], or of a grey one,
-    [rows, columns]."""
+    """Return the pixels of a picture, [rows, columns, 3] or [rows, columns]."""
     mode = "RGB" if CHANNELS[dataset] == 3 else "L"
     if picture.mode != mode:
         raise ValueError(f"its mode is {picture.mode}; wanted is {mode}")
@@ -341,8 +339,7 @@ def _pixels(picture, dataset) -> np.ndarray:
 
 
 def _read_original(files, split, dataset) -> np.ndarray:
-    """Read the pickled original by torchvision, which checks its checksums
-    first."""
+    """Read the pickled original by torchvision, which checks its checksums."""
     try:
         from torchvision.datasets import CIFAR10
         from torchvision.datasets.utils import check_integrity
@@ -365,8 +362,7 @@ def _read_original(files, split, dataset) -> np.ndarray:
 
 
 def _read_idx(files, split, dataset) -> np.ndarray:
-    """Read an IDX file, as those of Fashion-MNIST; torchvision reads none that
-    is compressed, or without its labels."""
+    """Read an IDX file; torchvision reads none that is compressed."""
 
     def read():
         with gzip.open(files[0]) as file:
@@ -403,8 +399,7 @@ _FORMS: list[tuple[list[str], list[str], Reader]] = [
 
 
 def _describe(files) -> list:
-    """Describe files, to tell whether they are still the same: size and time
-    of each, or of their folders where they are many."""
+    """List size and time of files, or of their folders if they are many."""
     if isinstance(files[0], str):
         return files
     if len(files) > 100:

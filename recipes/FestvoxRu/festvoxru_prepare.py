@@ -207,8 +207,7 @@ def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
 
 
 def _read_labels(path: pathlib.Path) -> list[list]:
-    """[start, end, phone] of a file of xlabel: a header that ends with #, then
-    lines of end time, colour and phone."""
+    """Read [start, end, phone] from lines of end time, colour and phone."""
     text = _read_text(path)
     lines, phones, start = text.splitlines(), [], 0.0
     body = lines[lines.index("#") + 1 :] if "#" in lines else []

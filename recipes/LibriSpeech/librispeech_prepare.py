@@ -202,8 +202,7 @@ def _digest(root: pathlib.Path, wanted: dict[str, list[str]]) -> str:
 def _walk(
     root: pathlib.Path, part: str
 ) -> Iterator[tuple[str, pathlib.Path, str]]:
-    """Name, audio and text of the utterances of a part: for the files of
-    ``PART/SPEAKER/CHAPTER``, lines ``NAME TEXT``."""
+    """Yield name, audio and text of the utterances of a part."""
     tables = sorted((root / part).glob("*/*/*.trans.txt"))
     if not tables:
         raise FileNotFoundError(

@@ -291,20 +291,7 @@ def _resample(wave: np.ndarray) -> np.ndarray:
 
 
 def _phones(events: list, wave: np.ndarray) -> list:
-    """[start, end, phone] over the whole utterance, in seconds.
-
-    Arguments
-    ---------
-    events : list
-        Of (sample at 22050 Hz, mnemonic), as espeak-ng sent them.
-    wave : np.ndarray
-        [samples] at 16 kHz.
-
-    Returns
-    -------
-    phones : list
-        Sorted, without gaps; pauses are "SIL", stress is left out.
-    """
+    """Convert (sample, mnemonic) events to [start, end, phone] without gaps."""
     starts, names = [0], [SILENCE]
     # Stable: events of the same sample stay in espeak-ng's order.
     for sample, name in sorted(events, key=lambda event: event[0]):

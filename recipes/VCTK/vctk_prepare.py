@@ -268,8 +268,7 @@ def _split(
 
 
 def _sentence(words: str) -> str:
-    """Texts that differ in signs and capitals are one sentence; apostrophes
-    are written in several ways."""
+    """Normalize a text: signs and capitals do not count."""
     return " ".join(re.findall(r"[a-z]+", words.lower()))
 
 

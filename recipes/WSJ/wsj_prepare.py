@@ -114,8 +114,7 @@ def prepare(
 
 
 def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
-    """What there is of a corpus, by the path from wsj0 or wsj1 on in lower
-    case: which disc it is on makes no difference."""
+    """Map lower-case paths from wsj0 or wsj1 on to files, whatever the disc."""
     if not source.is_dir():
         raise FileNotFoundError(f"There is no folder {source}. {LAYOUT}")
     files: dict[str, pathlib.Path] = {}

@@ -58,8 +58,7 @@ def check_resume(hparams_file: str, overrides: str, hparams: dict) -> None:
 
 
 def _values(text: str) -> dict[str, Any]:
-    """Read the plain values of a yaml file and those of the preset; objects
-    are made of these."""
+    """Read the plain values of a yaml file and those of the preset."""
     values = YAML().load(io.StringIO(text))
     plain = {
         key: value

@@ -245,8 +245,7 @@ def _check_wav_size(name, notes):
 
 
 def _check_single(data, name, scan):
-    """Refuse a cut Ogg file, and recordings joined end to end, of which
-    libsndfile reads the first only."""
+    """Refuse a cut Ogg file, and recordings that are joined end to end."""
     head = data.read(4)
     if head == b"OggS":
         joined = _walk_ogg(data, name)

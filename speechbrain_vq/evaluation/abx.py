@@ -241,8 +241,7 @@ def _triple_errors(cells, distances):
 
 
 def _portions(cells, lengths):
-    """Yield lists of cells (phone, X, A, B) of a bounded number of pairs of
-    frames."""
+    """Yield lists of cells (phone, X, A, B) of bounded size in frames."""
     portion, total = [], 0
     for cell in cells:
         x, a, b = map(torch.tensor, cell[2:])
@@ -294,8 +293,7 @@ class _Distances:
         return costs
 
     def _costs(self, jobs):
-        """Return a function that looks up the distances of frames, of which
-        those of a cell are computed at once."""
+        """Return a function that looks up precomputed distances of frames."""
         flat, first, stride, offset = [], [], [], 0
         for x, y in jobs:
             costs = self.distance(self._frames_of(x), self._frames_of(y))

@@ -102,8 +102,7 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
 
 
 def _plain(node, name: str, done: dict):
-    """A copy without comments and names of anchors; what was one node stays
-    one. Reservoirs serve training only and stay behind."""
+    """Copy without comments, anchors and reservoirs; aliases stay aliases."""
     if id(node) in done:
         return done[id(node)]
     if isinstance(node, CommentedMap):

@@ -188,8 +188,7 @@ def _build(
     load: Callable[[dict[str, nn.Module], bool], None],
     num_tensors: int,
 ) -> dict[str, Any]:
-    """Build modules on the meta device and load their weights; or build them
-    on the CPU where there is more to a module than its weights."""
+    """Build and load modules, on the CPU where the meta device would not do."""
     hparams = yaml.build("meta", num_tensors)
     modules = find(hparams, yaml.file)
     tied = _has_ties(modules)
@@ -266,8 +265,7 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
 
 
 def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
-    """Tensors that no weights took the place of: buffers, and attributes of
-    modules and of what else they hold."""
+    """Find tensors on the meta device in modules and their attributes."""
     todo, seen, found = [modules], {}, []
     while todo:
         one = todo.pop()

@@ -326,8 +326,7 @@ class ModelYaml:
 
 
 class _CallLimit(TorchFunctionMode):
-    """Refuse a model of endless tensors: on the meta device they take no
-    memory, but time."""
+    """Bound the calls of torch: tensors on the meta device still take time."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -367,8 +366,7 @@ def _norm_except_dim(v, pow=2, dim=0):
 
 
 class _Loader(ruamel.yaml.SafeLoader):
-    """HyperPyYAML's yaml, in which what stands in parentheses is a tuple,
-    whatever else the process has loaded."""
+    """Parse yaml as HyperPyYAML does: text in parentheses is a tuple."""
 
     @property
     def versioned_resolver(self) -> dict:

@@ -347,8 +347,7 @@ def _run_options(run_opts, device, dtype):
 
 
 def _complete(run_opts):
-    """All run options: what the caller leaves out is SpeechBrain's default,
-    not what the model's yaml says."""
+    """Complete run options by SpeechBrain's defaults, never by the yaml."""
     options = RunOptions().as_dict()
     if isinstance(run_opts, dict):
         options.update(run_opts)

@@ -236,8 +236,7 @@ class WaveNetDecoder(nn.Module):
         return self.last(torch.relu(self.hidden(torch.relu(total))))
 
     def _samples(self, wavs, wav_lengths, mask):
-        """Compute levels, previous levels and the mask of valid samples,
-        [B, T, samples_per_token] each."""
+        """Compute levels, previous levels, mask: [B, T, samples_per_token]."""
         valid = frame_mask(wavs.unsqueeze(2), wav_lengths)
         # The features report NaNs.
         wavs = wavs.float().nan_to_num().clamp(-1, 1)

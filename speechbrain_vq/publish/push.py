@@ -240,11 +240,7 @@ def _find_tag(api, repo_id, tag) -> str | None:
 
 
 def _is_changed(api, repo_id, operations, head) -> bool:
-    """Return whether a commit would change a file.
-
-    Files are compared by the hashes that the Hub stores: SHA-256 of large
-    files, git's hash of all others.
-    """
+    """Compare files with the Hub's hashes: SHA-256 of large ones, else git's."""
     names = [operation.path_in_repo for operation in operations]
     infos = api.get_paths_info(repo_id, names, revision=head.sha)
     by_name = {info.path: info for info in infos}
