@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote
 
 PARTS = {
-    "api": r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)",
-    "web": r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)",
+    "api": r"/api/models/(?P<name>[^/]+/[^/]+)",
+    "web": r"/(?P<name>[^/]+/[^/]+)",
     "path": r"(?P<path>.+)",
 }
 ROUTES = []
@@ -96,30 +96,21 @@ def answer(call):
             arguments = match.groupdict()
             found = {key: unquote(v) for key, v in arguments.items() if v}
             if "name" in arguments:
-                kind = found.pop("kind", "models")
-                found["repo"] = readable(call, kind, found.pop("name"))
+                found["repo"] = readable(call, found.pop("name"))
             return function(call, **found)
-    if re.fullmatch(r"/api/(models|datasets)/[^/]+", call.path):
-        raise not_found(call)
     raise Refusal(404, None, f"No such call: {call.method} {call.path}")
 
 
-def not_found(call):
-    """A repo that is not there, or that this user may not know of."""
-    status = 401 if call.user is None else 404
-    message = "Repository not found"
-    if status == 401:
-        message = "Invalid username or password."
-    return Refusal(status, "RepoNotFound", message)
-
-
-def readable(call, kind, name):
+def readable(call, name):
     """The repo, if the user may know of it."""
-    repo = call.hub.repos.get((kind.removesuffix("s"), name))
+    repo = call.hub.repos.get(name)
     user = call.user
     owned = user and user.owns(name.split("/")[0])
     if repo is None or (repo.private and not owned):
-        raise not_found(call)
+        if user is None:
+            message = "Invalid username or password."
+            raise Refusal(401, "RepoNotFound", message)
+        raise Refusal(404, "RepoNotFound", "Repository not found")
     return repo
 
 
@@ -172,8 +163,3 @@ def at(repo, revision):
     if commit is None:
         raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
     return commit
-
-
-def url_of(call, repo_type, repo_id):
-    prefix = "datasets/" if repo_type == "dataset" else ""
-    return f"{call.hub.url}/{prefix}{repo_id}"

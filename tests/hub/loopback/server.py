@@ -1,7 +1,7 @@
 """A Hugging Face Hub on loopback, for the real client to talk to.
 
-Models and data sets with everything the client does to them, users and roles,
-and faults on demand. The store is in `storage`, what is answered in `repos`,
+Models, users and roles, and faults on demand: what the package's calls of the
+client need. The store is in `storage`, what is answered in `repos`,
 `reading` and `writing`.
 
 How long the client waits on a fault (huggingface_hub 2.4.0, measured), so that
@@ -123,11 +123,11 @@ class LoopbackHub:
 
     # ---- what tests look at and prepare
 
-    def repo(self, repo_id, repo_type="model"):
+    def repo(self, repo_id):
         """The `Repo`; KeyError if there is none."""
-        return self.repos[repo_type, repo_id]
+        return self.repos[repo_id]
 
-    def put(self, repo_id, files=(), repo_type="model", **options):
+    def put(self, repo_id, files=(), **options):
         """Write files straight into a repo, made if it is missing.
 
         Arguments
@@ -136,8 +136,6 @@ class LoopbackHub:
             Namespace and name.
         files : dict
             Content of each path. Nothing is checked: names may be hostile.
-        repo_type : str
-            "model" or "dataset".
         **options : dict
             `private` and `gated`, of a new repo.
 
@@ -147,12 +145,12 @@ class LoopbackHub:
             The sha of the commit.
         """
         with self.lock:
-            if (repo_type, repo_id) not in self.repos:
-                repo = Repo(repo_id, repo_type, self.blobs, **options)
+            if repo_id not in self.repos:
+                repo = Repo(repo_id, self.blobs, **options)
                 repo.commit({}, "initial commit")
                 repo.write({".gitattributes": GITATTRIBUTES})
-                self.repos[repo_type, repo_id] = repo
-            repo = self.repo(repo_id, repo_type)
+                self.repos[repo_id] = repo
+            repo = self.repo(repo_id)
             return repo.write(dict(files)) if files else repo.head()
 
     def calls(self, method=None, path=""):

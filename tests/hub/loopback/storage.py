@@ -87,12 +87,11 @@ def blob_oid(content):
 
 
 class Blobs:
-    """Contents of files, in a folder, by sha256; `xet` has their Xet hashes."""
+    """Contents of files, in a folder, by sha256."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.xet = {}
 
     def __contains__(self, sha256):
         return (self.folder / sha256).exists()
@@ -125,17 +124,15 @@ class Blobs:
 
 @dataclass
 class Repo:
-    """A model or data set; tests may change `private`, `gated`, `granted`."""
+    """A model; tests may change `private`, `gated`, `granted`."""
 
     id: str
-    type: str
     blobs: Blobs
     private: bool = False
     gated: bool = False
     granted: set = field(default_factory=set)
     refs: dict = field(default_factory=dict)
     history: dict = field(default_factory=dict)
-    discussions: dict = field(default_factory=dict)
 
     @property
     def namespace(self):

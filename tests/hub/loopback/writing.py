@@ -3,9 +3,12 @@
 import base64
 import hashlib
 import json
+import re
 import time
 
-from tests.hub.loopback import cards, xet
+import yaml
+
+from tests.hub.loopback import xet
 from tests.hub.loopback.calls import (
     Answer,
     Refusal,
@@ -13,17 +16,20 @@ from tests.hub.loopback.calls import (
     pusher,
     reply,
     route,
-    url_of,
     writer,
 )
-from tests.hub.loopback.storage import is_lfs, now
+from tests.hub.loopback.storage import is_lfs
 
 
 @route("POST", "/api/validate-yaml")
 def validate_yaml(call):
-    found = call.json()
-    errors, warnings = cards.check(found["content"])
-    data = {"errors": errors, "warnings": warnings}
+    front = re.match(r"---\n(.*?)^---$", call.json()["content"], re.S | re.M)
+    errors = []
+    try:
+        yaml.safe_load(front[1] if front else "")
+    except yaml.YAMLError as problem:
+        errors.append({"message": f"The metadata is not valid YAML: {problem}"})
+    data = {"errors": errors, "warnings": []}
     return reply(data, 400 if errors else 200)
 
 
@@ -95,35 +101,27 @@ def commit(call, repo, revision):
         parent=parent.oid,
         author=user.name,
     )
-    url = url_of(call, repo.type, repo.id)
+    url = f"{call.hub.url}/{repo.id}"
     data = {
         "success": True,
         "commitOid": oid,
         "commitUrl": f"{url}/commit/{oid}",
     }
     if new:
-        repo.discussions[number] = (header["summary"], user.name, now())
         data["pullRequestUrl"] = f"{url}/discussions/{number}"
     return reply(data)
-
-
-def checked(path):
-    """A path that a commit may hold."""
-    if path.startswith("/") or {"", ".", "..", ".git"} & set(path.split("/")):
-        raise Refusal(400, None, f"Invalid path: {path}")
-    return path
 
 
 def add_file(blobs, files, path, content, encoding):
     assert encoding == "base64"
     sha256 = blobs.add(base64.b64decode(content))
-    files[checked(path)] = blobs.entry(sha256, lfs=False)
+    files[path] = blobs.entry(sha256, lfs=False)
 
 
 def add_lfs_file(blobs, files, path, oid, algo="sha256", size=None):
     if oid not in blobs:
         raise Refusal(400, None, f"LFS object {oid} was never uploaded")
-    files[checked(path)] = blobs.entry(oid, lfs=True)
+    files[path] = blobs.entry(oid, lfs=True)
 
 
 def delete_file(blobs, files, path):
@@ -134,19 +132,10 @@ def delete_file(blobs, files, path):
     del files[path]
 
 
-def delete_folder(blobs, files, path):
-    below = [name for name in files if name.startswith(path.rstrip("/") + "/")]
-    if not below:
-        raise Refusal(404, "EntryNotFound", f"No folder {path}")
-    for name in below:
-        del files[name]
-
-
 OPERATIONS = {
     "file": add_file,
     "lfsFile": add_lfs_file,
     "deletedFile": delete_file,
-    "deletedFolder": delete_folder,
 }
 
 

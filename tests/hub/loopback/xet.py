@@ -21,7 +21,7 @@ def fetch(blobs, folder, sha256, size):
     Arguments
     ---------
     blobs : Blobs
-        Where the content goes, and `blobs.xet` its Xet hash.
+        Where the content goes.
     folder : pathlib.Path
         The store.
     sha256 : str
@@ -46,8 +46,7 @@ def fetch(blobs, folder, sha256, size):
         with group:
             info = hf_xet.XetFileInfo(hashes[sha256], size)
             group.start_download_file(info, str(path))
-        stored = blobs.add(path.read_bytes())
-    blobs.xet[stored] = hashes[sha256]
+        blobs.add(path.read_bytes())
 
 
 def read_shard(shard):
