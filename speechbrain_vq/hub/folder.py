@@ -1,4 +1,4 @@
-"""The folder of a pretrained model: what is in it, and how it is read."""
+"""Read and write the folder of a pretrained model."""
 
 import json
 import pathlib
@@ -28,7 +28,7 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
 def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
-    """A file of a model's folder, which must lie in it.
+    """Find a file of a model folder.
 
     A stranger's folder may hold links to the reader's own files. Links into
     the cache of the Hub are as the Hub's client makes them, and pass.
@@ -65,8 +65,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
 
 
 def check_is_there(path: pathlib.Path) -> None:
-    """Raise a FileNotFoundError if a file of a model is missing, and tell
-    what is there instead."""
+    """Raise a FileNotFoundError for a missing file of a model."""
     if path.is_file():
         return
     folder, hint = path.parent, ""
@@ -79,8 +78,7 @@ def check_is_there(path: pathlib.Path) -> None:
 
 
 def is_folder_name(name: Any) -> bool:
-    """Whether something is the plain name of a folder beside a model's yaml:
-    no path, no name on the Hub.
+    """Return whether a value is the plain name of a subfolder.
 
     Example
     -------
@@ -102,7 +100,7 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
 
 
 def _homes(folder):
-    """Where the files of a folder may really lie."""
+    """List the folders where links of a model folder may lead."""
     snapshot = snapshot_of(folder)
     folder = folder.resolve()
     homes = [folder, pathlib.Path(constants.HF_HUB_CACHE).resolve()]
@@ -113,7 +111,7 @@ def _homes(folder):
 
 
 def pickles_hint(names: Iterable[str]) -> str:
-    """The way out for who has weights in files that can run code.
+    """Describe how to convert weights in files that can run code.
 
     Arguments
     ---------
@@ -186,7 +184,7 @@ def _check_shapes(model, shapes, path):
     """Refuse modules whose tensors are others than those of the weights."""
     given = dict(shapes)
     upgrade_state_dict(model, given)
-    wrong = _differences(_split(model.state_dict())[0], given)
+    wrong = _differences(split_tensors(model.state_dict())[0], given)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
@@ -225,7 +223,7 @@ def load_weights(
     _check_shapes(model, read_shapes(path), path)
     weights = load_file(path)
     _check_finite(path, weights)
-    expected, others = _split(model.state_dict())
+    expected, others = split_tensors(model.state_dict())
     if assign:
         names = {name: name for name in weights}
         upgrade_state_dict(model, names)
@@ -248,7 +246,7 @@ def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
     folder : pathlib.Path
         The folder.
     """
-    state, _ = _split(nn.ModuleDict(modules).state_dict())
+    state, _ = split_tensors(nn.ModuleDict(modules).state_dict())
     # safetensors takes no tensors that share memory.
     tensors = {
         name: value.cpu().clone(memory_format=torch.contiguous_format)
@@ -262,14 +260,14 @@ def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
 
 
 def _copied(value):
-    """A copy in fp32, where it holds floating point numbers."""
+    """Copy a tensor, floating-point ones in fp32."""
     if torch.is_tensor(value) and value.is_floating_point():
         return value.to(torch.float32, copy=True)
     return value
 
 
-def _split(state: dict) -> tuple[dict, dict]:
-    """The tensors of a state, and what a weights file does not hold."""
+def split_tensors(state: dict) -> tuple[dict, dict]:
+    """Split a state into tensors and what a weights file does not hold."""
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     return tensors, {k: v for k, v in state.items() if k not in tensors}
 
@@ -280,7 +278,7 @@ def load_checkpoint(
     yaml: str,
     assign: bool = False,
 ) -> None:
-    """Load weights that someone pickled, and run no code among them.
+    """Load weights from a pickle without running code in it.
 
     Arguments
     ---------
@@ -326,8 +324,9 @@ def load_checkpoint(
     _check_finite(path, module.state_dict())
 
 
-def _check_finite(path, weights):
-    broken = [
+def find_nonfinite(weights: dict[str, Any]) -> list[str]:
+    """List the tensors that have values that are NaN or infinite."""
+    return [
         key
         for key, value in weights.items()
         # By way of fp32, as the smallest floats cannot be asked.
@@ -335,6 +334,10 @@ def _check_finite(path, weights):
         and value.is_floating_point()
         and not value.float().isfinite().all()
     ]
+
+
+def _check_finite(path, weights):
+    broken = find_nonfinite(weights)
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise ValueError(
@@ -345,7 +348,7 @@ def _check_finite(path, weights):
 
 
 def _differences(expected, found):
-    """What is wrong with the found tensors, in words."""
+    """Describe missing, unknown and unfit tensors."""
     wrong = [f"'{k}' is missing" for k in expected if k not in found]
     wrong += [f"'{k}' is unknown" for k in found if k not in expected]
     for key in expected.keys() & found.keys():
@@ -362,7 +365,7 @@ def _differences(expected, found):
 
 
 def read_config(folder: str | pathlib.Path) -> dict:
-    """What ``export_pretrained`` noted of a model: sizes, rates, training."""
+    """Read ``config.json``: sizes, rates and training of a model."""
     return json.loads(find_file(folder, CONFIG).read_text(encoding="utf-8"))
 
 

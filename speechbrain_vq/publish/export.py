@@ -25,6 +25,7 @@ from speechbrain_vq.hub.folder import (
     HPARAMS,
     WEIGHTS,
     save_weights,
+    split_tensors,
 )
 from speechbrain_vq.hub.hparams import inference_section, inference_yaml
 
@@ -176,13 +177,8 @@ def _refuse(problems: list[str], force: bool) -> None:
 
 def _load_tensors(module: torch.nn.Module, state: dict[str, Any]) -> None:
     """Load all tensors of a state, and no extra state."""
-    extra = {k: v for k, v in module.state_dict().items() if _is_extra(k)}
-    tensors = {k: v for k, v in state.items() if not _is_extra(k)}
-    module.load_state_dict({**tensors, **extra})
-
-
-def _is_extra(key: str) -> bool:
-    return key.endswith("_extra_state")
+    _, extra = split_tensors(module.state_dict())
+    module.load_state_dict({**split_tensors(state)[0], **extra})
 
 
 def _make_config(

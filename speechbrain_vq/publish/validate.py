@@ -8,7 +8,7 @@ import torch
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq.hub.download import FILES
-from speechbrain_vq.hub.folder import CARD
+from speechbrain_vq.hub.folder import CARD, find_nonfinite
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
 from .example import EXAMPLE, EXAMPLE_TOKENS, PLOTS
@@ -84,21 +84,16 @@ def check_finite(states: dict[str, dict[str, Any]]) -> None:
     ExportRefused
         If a value is NaN or infinite; the message names its tensor.
     """
-    problems = []
-    for module, state in states.items():
-        for name, value in state.items():
-            if not torch.is_tensor(value):
-                continue
-            count = int((~torch.isfinite(value)).sum())
-            if count:
-                problems.append(
-                    f"'{module}.{name}' is not finite: it has {count} values "
-                    "that are NaN or infinite."
-                )
-    if problems:
+    broken = [
+        f"'{module}.{name}'"
+        for module, state in states.items()
+        for name in find_nonfinite(state)
+    ]
+    if broken:
         raise ExportRefused(
-            f"{' '.join(problems)} Such a model cannot be loaded: take another "
-            "checkpoint (--checkpoint, --min-key), or train again."
+            f"{', '.join(broken)}: values are NaN or infinite. Such a model "
+            "cannot be loaded: take another checkpoint (--checkpoint, "
+            "--min-key), or train again."
         )
 
 

@@ -88,12 +88,8 @@ class Handler(BaseHTTPRequestHandler):
             return calls.error(500, None, "A mistake of the loopback Hub")
 
     def _body(self, limit):
-        if self.headers.get("Transfer-Encoding", "") == "chunked":
-            pieces = self._chunks()
-        else:
-            pieces = self._pieces(int(self.headers.get("Content-Length", 0)))
         body = bytearray()
-        for piece in pieces:
+        for piece in self._pieces(int(self.headers.get("Content-Length", 0))):
             body += piece
             if limit is not None and len(body) >= limit:
                 self._hang_up()
@@ -106,12 +102,6 @@ class Handler(BaseHTTPRequestHandler):
                 raise _HangUp
             left -= len(piece)
             yield piece
-
-    def _chunks(self):
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            yield from self._pieces(size)
-            self.rfile.readline()
-        self.rfile.readline()
 
     def _send(self, answer, fault=None):
         self.send_response(answer.status)
