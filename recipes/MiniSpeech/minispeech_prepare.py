@@ -61,6 +61,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
+# Share of the files of an audio folder for validation, and for the test.
+HELD_OUT = 0.05
 
 
 def prepare(
@@ -73,7 +75,7 @@ def prepare(
     languages: Iterable[str] | None = None,
     skip_prep: bool = False,
 ) -> pathlib.Path:
-    """Prepares whatever data_folder holds; the recipe's one entry.
+    """Prepare whatever data_folder holds; the recipe's one entry.
 
     Arguments
     ---------
@@ -148,7 +150,7 @@ def prepare_minispeech(
     skip_prep: bool = False,
     jobs: int | None = None,
 ) -> pathlib.Path:
-    """Makes MiniSpeech, a synthetic English corpus with exact phone times.
+    """Make MiniSpeech, a synthetic English corpus with exact phone times.
 
     One voice in six is heard in the test set only; no sentence is in two
     splits, whatever the seed. Every voice says at least one sentence in each
@@ -227,7 +229,7 @@ def prepare_shared(
     save_folder: PathLike,
     languages: Iterable[str] | None = None,
 ) -> pathlib.Path:
-    """Writes manifests for a folder of speech with tables of phones.
+    """Write manifests for a folder of speech with tables of phones.
 
     Arguments
     ---------
@@ -281,12 +283,11 @@ def prepare_audio_folder(
     audio_folder: PathLike,
     save_folder: PathLike,
     seed: int = 1234,
-    valid_fraction: float = 0.05,
-    test_fraction: float = 0.05,
 ) -> pathlib.Path:
-    """Writes manifests for all the audio under a folder, without phones.
+    """Write manifests for all the audio under a folder, without phones.
 
-    The speaker is the name of a file's own folder. Files that are unreadable,
+    A twentieth of the files, rounded up, is for validation, and as many for
+    the test. The speaker is the name of a file's own folder. Files that are unreadable,
     empty or cut short are named in warnings and left out.
 
     Arguments
@@ -298,10 +299,6 @@ def prepare_audio_folder(
         Where the manifests go.
     seed : int
         Of the splits.
-    valid_fraction : float
-        Of the files, rounded up.
-    test_fraction : float
-        Of the files, rounded up.
 
     Returns
     -------
@@ -311,7 +308,7 @@ def prepare_audio_folder(
     Raises
     ------
     ValueError
-        If a fraction is out of range, or no usable file is left (for train).
+        If no usable file is left for train.
 
     Example
     -------
@@ -319,19 +316,12 @@ def prepare_audio_folder(
     PosixPath('out')
     """
     source, folder = pathlib.Path(audio_folder), pathlib.Path(save_folder)
-    if min(valid_fraction, test_fraction) < 0 or not (
-        valid_fraction + test_fraction < 1
-    ):
-        raise ValueError(
-            "valid_fraction and test_fraction must be at least 0 and their "
-            f"sum below 1, got {valid_fraction} and {test_fraction}"
-        )
     paths = _audio_files(source)
     corpus = {
         "corpus": "audio",
         "version": FORMAT_VERSION,
         "seed": seed,
-        "fractions": [valid_fraction, test_fraction],
+        "fractions": [HELD_OUT, HELD_OUT],
         "source": _digest(
             f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n".encode()
             for p in paths
@@ -341,13 +331,13 @@ def prepare_audio_folder(
     if is_done(folder, corpus):
         return folder
     entries = _read_audio(source, paths)
-    utts = _split(entries, seed, valid_fraction, test_fraction, source)
+    utts = _split(entries, seed, source)
     write_corpus(folder, utts, corpus)
     return folder
 
 
 def _write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
-    """SpeechBrain's csv manifest; its audio lies in ``$data_root``."""
+    """Write SpeechBrain's csv manifest; audio lies in ``$data_root``."""
     with (
         atomic_write(path) as partial,
         open(partial, "w", encoding="utf-8", newline="") as file,
@@ -361,13 +351,13 @@ def _write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
 
 
 def _is_interrupted(folder: pathlib.Path) -> bool:
-    """Whether MiniSpeech was begun here and not finished."""
+    """Return whether MiniSpeech was begun here and not finished."""
     partial = next(folder.glob(".minispeech-*"), None)
     return partial is not None and not read_corpus(folder)
 
 
 def _recognise(folder: pathlib.Path) -> str:
-    """The kind of data in a folder, as prepare's corpus names it."""
+    """Recognise the kind of data in a folder."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file, a folder is wanted")
     if _is_interrupted(folder):
@@ -390,7 +380,7 @@ def _recognise(folder: pathlib.Path) -> str:
 
 
 def _minispeech(minutes: float, seed: int, num_speakers: int) -> dict:
-    """The parameters of a MiniSpeech, checked."""
+    """Check the parameters of a MiniSpeech."""
     if not (minutes > 0 and math.isfinite(minutes)):
         raise ValueError(f"minutes must be above 0, got {minutes}")
     if not 2 <= num_speakers <= len(VOICES):
@@ -411,7 +401,7 @@ def _minispeech(minutes: float, seed: int, num_speakers: int) -> dict:
 def _warn_if_other_corpus(
     folder: pathlib.Path, minutes: float, seed: int, num_speakers: int
 ) -> None:
-    """Says so when the MiniSpeech there is not the one asked for."""
+    """Warn if the MiniSpeech in the folder has other parameters."""
     corpus = read_corpus(folder)
     if corpus.get("corpus") == "minispeech" and corpus != _minispeech(
         minutes, seed, num_speakers
@@ -456,7 +446,7 @@ def _digest(chunks: Iterable[bytes]) -> str:
 def _read_tables(
     source: pathlib.Path, languages: list[str] | None
 ) -> dict[str, dict]:
-    """The utterances of each split."""
+    """Read the utterances of each split."""
     utts_path, phones_path = source / UTTS, source / PHONES
     with open(utts_path, encoding="utf-8", newline="") as lines:
         rows = list(_tsv(lines, "utt speaker lang seconds split text"))
@@ -502,7 +492,7 @@ def _read_tables(
 
 
 def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
-    """Rows of a table without quoting, which must have these columns."""
+    """Yield rows of a table without quoting; check its columns."""
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = set(columns.split()) - set(rows.fieldnames or ())
     if missing:
@@ -525,7 +515,7 @@ def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _read_audio(
     source: pathlib.Path, paths: list[pathlib.Path]
 ) -> dict[str, dict]:
-    """The utterances of the files that can be read to their end."""
+    """Make entries of the files that can be read to their end."""
     utts = {}
     for path in tqdm(paths, source.name, unit="file"):
         try:
@@ -550,29 +540,23 @@ def _read_audio(
 
 
 def _split(
-    utts: dict[str, dict],
-    seed: int,
-    valid_fraction: float,
-    test_fraction: float,
-    source: pathlib.Path,
+    utts: dict[str, dict], seed: int, source: pathlib.Path
 ) -> dict[str, dict]:
-    """Splits by a hash of the path, so that no order of files matters."""
+    """Split by a hash of the path, whatever the order of files."""
     if not utts:
         raise ValueError(f"no readable audio file in {source}")
     order = sorted(
         utts, key=lambda u: _digest([f"{seed} {utts[u]['wav']}".encode()])
     )
-    valid = math.ceil(valid_fraction * len(order))
-    test = math.ceil(test_fraction * len(order))
-    if valid + test >= len(order):
+    part = math.ceil(HELD_OUT * len(order))
+    if 2 * part >= len(order):
         raise ValueError(
             f"{source} holds {len(order)} readable audio files: none is left "
-            f"to train on after {valid} for valid and {test} for test (their "
-            "fractions may be 0)"
+            f"to train on after {part} for valid and {part} for test"
         )
     home = dict.fromkeys(order, "train")
-    home.update(dict.fromkeys(order[:valid], "valid"))
-    home.update(dict.fromkeys(order[valid : valid + test], "test"))
+    home.update(dict.fromkeys(order[:part], "valid"))
+    home.update(dict.fromkeys(order[part : 2 * part], "test"))
     return {
         split: {u: utt for u, utt in utts.items() if home[u] == split}
         for split in SPLITS

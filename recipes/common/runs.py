@@ -83,9 +83,8 @@ def fit_features(
     features: Any,
     items: dict[str, dict],
     longest: float | None = None,
-    number: int = 200,
 ) -> None:
-    """Fit the normalization of the features on evenly spaced utterances.
+    """Fit the normalization of the features on about 200 utterances.
 
     Arguments
     ---------
@@ -95,10 +94,8 @@ def fit_features(
         Utterances by name, ``wav`` in each.
     longest : float, optional
         Seconds to read of an utterance.
-    number : int
-        About how many utterances to read.
     """
-    names = sorted(items)[:: max(len(items) // number, 1)]
+    names = sorted(items)[:: max(len(items) // 200, 1)]
     features.fit(
         read_audio(
             items[name]["wav"], features.sample_rate, duration=longest

@@ -45,13 +45,11 @@ def utterance_moments(
 
 
 class ConvBlock(nn.Module):
-    """Residual block of a convolution of an odd width in frames and a
-    pointwise convolution."""
+    """Residual block of a convolution over 3 frames and a pointwise one."""
 
-    def __init__(self, channels: int, kernel_size: int = 3):
+    def __init__(self, channels: int):
         super().__init__()
-        half = kernel_size // 2
-        self.wide = nn.Conv1d(channels, channels, kernel_size, padding=half)
+        self.wide = nn.Conv1d(channels, channels, 3, padding=1)
         self.narrow = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -161,9 +161,9 @@ class LogMel(nn.Module):
         return mels.float() * self.std + self.mean
 
     @torch.no_grad()
-    def inverse(self, mels: torch.Tensor, iterations: int = 60) -> torch.Tensor:
+    def inverse(self, mels: torch.Tensor) -> torch.Tensor:
         """Synthesize waveforms [B, T * hop_length] from normalized features
-        [B, T, n_mels] by some iterations of Griffin-Lim."""
+        [B, T, n_mels] by 60 iterations of Griffin-Lim."""
         magnitude = self.denormalize(mels).exp()
         with fp32_by_default():
             to_linear = InverseMelScale(
@@ -173,7 +173,7 @@ class LogMel(nn.Module):
                 **self._scale,
             ).to(mels.device)
             to_wave = GriffinLim(
-                n_iter=iterations, power=1.0, rand_init=False, **self._shape
+                n_iter=60, power=1.0, rand_init=False, **self._shape
             ).to(mels.device)
         length = mels.shape[1] * self.hop_length
         wavs = to_wave(to_linear(magnitude.transpose(1, 2)))

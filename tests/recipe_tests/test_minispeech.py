@@ -381,8 +381,6 @@ def test_audio_folder_with_nothing_left(tmp_path):
     with pytest.raises(ValueError, match=str(tmp_path / "in")):
         mini.prepare_audio_folder(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out" / "train.json").exists()
-    with pytest.raises(ValueError, match="fraction"):
-        mini.prepare_audio_folder(tmp_path, tmp_path, valid_fraction=1.0)
 
 
 @pytest.fixture
