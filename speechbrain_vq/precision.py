@@ -1,4 +1,4 @@
-"""What modules are built in, whatever torch's default is at the moment."""
+"""Precision in which modules are built."""
 
 import contextlib
 from collections.abc import Iterator

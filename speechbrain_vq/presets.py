@@ -160,13 +160,13 @@ def bundled(name: str) -> str:
 
 
 def _folder(name: str) -> Path:
-    """Inside the package where a wheel was installed, else beside it."""
+    """Find a folder in the package of a wheel, else in the checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say what is not known, what was perhaps meant, and what is known."""
+    """Describe an unknown name: the closest one, and all known."""
     known = list(known)
     close = get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
@@ -241,7 +241,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
 
 
 def _read_recipe(yaml, hparams_file: str) -> tuple[str, dict, dict]:
-    """The file of a recipe, its values, and the overrides of a variant."""
+    """Read the file of a recipe, its values, and a variant's overrides."""
     recipe = yaml.load(Path(hparams_file).read_text("utf-8"))
     tag = getattr(getattr(recipe.get("recipe"), "tag", None), "value", None)
     if list(recipe) != ["recipe"] or not (tag or "").startswith("!include:"):
@@ -296,7 +296,7 @@ def _check_looked_at(yaml, hparams_file: str, name: str, path: Path) -> None:
 
 
 def _fitting(own: dict, preset: dict) -> dict:
-    """Of a recipe's own values, those for what the preset has."""
+    """Select a recipe's own values for keys that the preset sets."""
     fitting = {}
     for key, value in own.items():
         there = preset.get(key)

@@ -1,4 +1,4 @@
-"""What results are made with."""
+"""Versions of the packages behind results."""
 
 import importlib.metadata
 import platform
@@ -7,7 +7,7 @@ import torch
 
 
 def versions(*others: str) -> str:
-    """Names and versions of what runs here.
+    """Return names and versions of the packages in use.
 
     Arguments
     ---------

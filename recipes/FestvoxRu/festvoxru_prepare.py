@@ -46,7 +46,7 @@ TOLERANCE = 0.02
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
-    """Writes manifests for festvox-ru.
+    """Write manifests for festvox-ru.
 
     A tenth of the utterances are for validation and a tenth for the test, by a
     hash of their names. Pauses are called SIL.
@@ -115,7 +115,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 
 
 def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
-    """The folder with wav, lab and etc, at or below a folder."""
+    """Find the folder with wav, lab and etc, at or below a folder."""
     if not source.is_dir():
         return None
     installed = f"usr/share/festival/voices/russian/{VOICE}"
@@ -153,7 +153,7 @@ def _check_parts(voice: pathlib.Path) -> None:
 
 
 def _digest(voice: pathlib.Path) -> str:
-    """What would change the manifests changes it."""
+    """Hash whatever would change the manifests."""
     sha = hashlib.sha1((voice / TEXTS).read_bytes())
     for path in sorted([*voice.glob("lab/*.lab"), *voice.glob("wav/*.wav")]):
         sha.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -170,7 +170,7 @@ def _split(name: str) -> str:
 
 
 def _read_texts(path: pathlib.Path) -> dict[str, str]:
-    """Lines such as ``( ru_0001 "..." )``; + marks the stressed vowel."""
+    """Read lines like ``( ru_0001 "..." )``; + marks a stressed vowel."""
     lines = _read_text(path).splitlines()
     matches = [re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', x) for x in lines]
     bad = [
@@ -238,7 +238,7 @@ def _read_labels(path: pathlib.Path) -> list[list]:
 
 
 def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
-    """Takes wav, lab and texts out of a package; all of them, or nothing."""
+    """Unpack wav, lab and texts of a package, all or nothing."""
     if voice.is_dir():
         return voice
     logger.info("Unpacking %s to %s", package, voice)
@@ -275,7 +275,7 @@ def _unpack_data(
 def _members(
     file: IO[bytes], package: pathlib.Path
 ) -> Iterator[tuple[str, int]]:
-    """Names and sizes of an ar archive, the file at the start of each."""
+    """Yield names and sizes in an ar archive, at the start of each file."""
     if file.read(8) != b"!<arch>\n":
         raise ValueError(f"{package} is no Debian package.")
     while len(header := file.read(60)) == 60:

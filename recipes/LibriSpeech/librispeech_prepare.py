@@ -46,7 +46,7 @@ def prepare(
     hours: float | None = None,
     valid_hours: float | None = None,
 ) -> pathlib.Path:
-    """Writes manifests for LibriSpeech.
+    """Write manifests for LibriSpeech.
 
     Arguments
     ---------
@@ -159,7 +159,7 @@ def prepare(
 def _find_root(
     source: pathlib.Path, wanted: dict[str, list[str]]
 ) -> pathlib.Path | None:
-    """The folder of the parts; None if it is for ``datasets`` to load."""
+    """Find the folder of the parts; None: ``datasets`` is to load it."""
     parts = sum(wanted.values(), [])
     for root in (source, source / "LibriSpeech"):
         present = [part for part in parts if (root / part).is_dir()]

@@ -80,14 +80,14 @@ def stream(
 
 
 def _about(source: str) -> dict:
-    """To whom what has come belongs, and the place where it goes on."""
+    """Return the source and the version whose state is saved."""
     import datasets
 
     return {"source": source, "datasets": datasets.__version__}
 
 
 def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
-    """What has come, up to the first that is not there as it was."""
+    """Read the notes of the utterances that are complete."""
     finished = []
     if notes.is_file():
         lines = notes.read_text("utf-8").splitlines()
@@ -129,7 +129,7 @@ def _rows(source: str, part: str):
 
 
 def _check(row: dict, source: str) -> None:
-    """Anyone may have written the rows, and the id is to name a file."""
+    """Check the columns of a row, and that its id names a file."""
     missing = [k for k in ("id", "text", "audio") if row.get(k) is None]
     if missing:
         raise ValueError(
@@ -144,7 +144,7 @@ def _check(row: dict, source: str) -> None:
 
 
 def _write(row: dict, audio: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """The audio of a row, as a file of its own, if it is not there."""
+    """Write the audio of a row, if it is missing."""
     path = audio / f"{row['id']}.flac"
     data = row["audio"]["bytes"]
     if data is None:

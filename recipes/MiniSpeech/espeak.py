@@ -70,7 +70,7 @@ def speak_all(
     num_speakers: int,
     jobs: int | None = None,
 ) -> dict[str, dict]:
-    """Speaks a corpus, every voice in a process of its own.
+    """Speak a corpus, every voice in a process of its own.
 
     Arguments
     ---------
@@ -142,7 +142,7 @@ def _speak_apart(task: tuple) -> dict[str, dict]:
 def _speak_voice(
     seed: int, speaker: str, quotas: dict[str, float], folder: str
 ) -> dict[str, dict]:
-    """Speaks new sentences with one voice until the quotas are full."""
+    """Speak new sentences with one voice until the quotas are full."""
     rng = random.Random(f"{seed} {speaker}")
     voice = _Voice(speaker)
     os.makedirs(folder)
@@ -191,7 +191,7 @@ _REACH = 24  # of the resampling filter, in samples to each side
 
 
 def _open_espeak() -> ctypes.CDLL:
-    """The library of espeakng-loader with its argument types declared."""
+    """Load the library of espeakng-loader and declare argument types."""
     import espeakng_loader
 
     library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -222,7 +222,7 @@ def _open_espeak() -> ctypes.CDLL:
 
 
 class _Voice:
-    """The voice of a process; for another one, start another process."""
+    """Speak with one voice; another voice takes another process."""
 
     def __init__(self, speaker: str):
         self.words_per_minute = VOICES[speaker]
@@ -235,7 +235,7 @@ class _Voice:
             raise RuntimeError(f"espeak-ng has no voice en-us+{speaker}")
 
     def _receive(self, samples, count, events) -> int:
-        """Takes a piece of the wave, and the phones that begin in it."""
+        """Collect a piece of the wave, and the phones that begin in it."""
         if count > 0:
             self.chunks.append(ctypes.string_at(samples, 2 * count))
         for index in itertools.count():
@@ -246,7 +246,7 @@ class _Voice:
                 self.events.append((event.sample, event.phone.decode()))
 
     def say(self, text: str, rng: random.Random) -> tuple[np.ndarray, list]:
-        """The 16 kHz wave of a text, and its phones."""
+        """Return the 16 kHz wave of a text, and its phones."""
         self.chunks.clear()
         self.events.clear()
         rate = round(self.words_per_minute * rng.uniform(0.9, 1.1))
@@ -317,7 +317,7 @@ def _phones(events: list, wave: np.ndarray) -> list:
 def _move_to_closures(
     starts: list[int], names: list[str], wave: np.ndarray
 ) -> list[int]:
-    """Starts of the phones, those of stops moved from burst to closure."""
+    """Move the starts of stops from burst to closure."""
     block, longest, shortest = 64, 1920, 128  # 4, 120 and 8 ms
     min_samples = 160  # 10 ms: so that no phone before a closure vanishes
     quiet = 0.02 * np.percentile(np.abs(wave), 99)

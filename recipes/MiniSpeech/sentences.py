@@ -1,4 +1,4 @@
-"""What MiniSpeech says: English sentences made of templates."""
+"""Texts of MiniSpeech: English sentences made of templates."""
 
 import random
 import re

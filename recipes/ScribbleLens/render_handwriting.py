@@ -73,7 +73,7 @@ SIZE, MARGIN, EDGE = 22 * SCALE, 10 * SCALE, 4 * SCALE
 def render(
     output: pathlib.Path, fonts: list[pathlib.Path], lines: int, seed: int
 ) -> None:
-    """Writes a corpus, whole or not at all.
+    """Write a corpus, whole or not at all.
 
     Arguments
     ---------
@@ -117,7 +117,7 @@ def render(
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
-    """The fonts of a row of files and folders.
+    """Find the fonts in files and folders.
 
     Arguments
     ---------
@@ -186,7 +186,7 @@ def texts(rng: random.Random, split: str) -> Iterator[str]:
 def render_line(
     font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator
 ) -> tuple[Image.Image, np.ndarray]:
-    """Writes a line.
+    """Render a line.
 
     Arguments
     ---------
@@ -239,7 +239,7 @@ def render_line(
 
 
 def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
-    """An alignment in the form of ScribbleLens.
+    """Format an alignment as ScribbleLens does.
 
     Arguments
     ---------
@@ -323,7 +323,7 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
 
 
 def _zip(files: dict[str, str]) -> bytes:
-    """An archive that does not tell when it was made."""
+    """Write an archive without times."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():

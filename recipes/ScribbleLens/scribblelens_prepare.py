@@ -69,7 +69,7 @@ def prepare(
     colour: str = "bw",
     scribe: str | None = None,
 ) -> pathlib.Path:
-    """Writes the manifests, unless they are there.
+    """Write the manifests, unless they exist.
 
     Arguments
     ---------
@@ -123,8 +123,7 @@ def prepare(
 
 
 class LineImages:
-    """The lines' images, scaled to a height of 32 and kept: all of them take
-    less memory than a batch of activations.
+    """Read images of lines, scaled to a height of 32, and keep them.
 
     Arguments
     ---------
@@ -146,7 +145,7 @@ class LineImages:
         self._root = self._process = None
 
     def __call__(self, name: str) -> np.ndarray:
-        """The grey levels 0..255, [width, 32]."""
+        """Return the grey levels 0..255, [width, 32]."""
         if name not in self._kept:
             # Forked workers must not share the position in an archive.
             if self._process != os.getpid():
@@ -156,7 +155,7 @@ class LineImages:
 
 
 def find_corpus(data_folder: pathlib.Path):
-    """Finds the corpus in a folder.
+    """Find the corpus in a folder.
 
     Arguments
     ---------
@@ -195,8 +194,7 @@ def find_corpus(data_folder: pathlib.Path):
 
 
 def find_alignments(root, source: pathlib.Path):
-    """Finds the forced alignments: an archive beside that of the images, or
-    the one within it, or files beside the images.
+    """Find the forced alignments: an archive or files beside the images.
 
     Arguments
     ---------
@@ -238,7 +236,7 @@ def find_alignments(root, source: pathlib.Path):
 def read_list(
     root, colour: str, scribe: str | None, split: str
 ) -> list[tuple[str, str]]:
-    """The images and transcripts of a split.
+    """Read the list of images and transcripts of a split.
 
     Arguments
     ---------
@@ -287,7 +285,7 @@ def read_list(
 
 
 def read_image(path) -> np.ndarray:
-    """A line's grey levels 0..255 at a height of 32, [width, 32].
+    """Read grey levels 0..255 of a line at a height of 32, [width, 32].
 
     Arguments
     ---------
@@ -308,8 +306,7 @@ def read_image(path) -> np.ndarray:
 
 
 def scaled_width(width: int, height: int) -> int:
-    """The width of an image scaled to a height of 32, rounded as the lengths
-    of the alignments are.
+    """Compute the width at a height of 32, rounded as in the alignments.
 
     Arguments
     ---------
@@ -330,7 +327,7 @@ def scaled_width(width: int, height: int) -> int:
 
 
 def read_alignment(text: str) -> list[str]:
-    """The symbols of an alignment, one for each column.
+    """Read the symbols of an alignment, one for each column.
 
     Arguments
     ---------
@@ -368,7 +365,7 @@ def read_alignment(text: str) -> list[str]:
 
 
 def find_characters(symbols: Sequence[str], text: str) -> list[list]:
-    """Where the characters are.
+    """Find the extent of each character.
 
     An alignment does not tell the two of a double letter apart. Where it says
     otherwise the same as the transcript, they get half its columns each.
@@ -410,7 +407,7 @@ def find_characters(symbols: Sequence[str], text: str) -> list[list]:
 
 
 def hold_out(items: dict[str, dict]) -> tuple[dict, dict]:
-    """Holds every tenth page out.
+    """Hold every tenth page out.
 
     Arguments
     ---------
@@ -443,7 +440,7 @@ def _groups(items, key=None) -> list[list]:
 
 
 def _divide(group: list[list], number: int) -> list[list]:
-    """As many parts of equal width as there are letters."""
+    """Divide a piece into parts of equal width, one a letter."""
     if len(group) == number:
         return group
     start, end, symbol = group[0][0], group[-1][1], group[0][2]
@@ -456,7 +453,7 @@ def _divide(group: list[list], number: int) -> list[list]:
 
 
 def _open(place: pathlib.Path):
-    """A path of a folder, or of what is in an archive; None: neither."""
+    """Open a path in a folder or an archive; None: neither."""
     if place.is_dir():
         return place
     if place.suffix != ".zip" or not place.is_file():
@@ -476,7 +473,7 @@ def _matches(path, pattern: pathlib.PurePath) -> bool:
 
 
 def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
-    """The lines of a split; those that cannot be used are told."""
+    """Read the lines of a split; log those that cannot be used."""
     items, problems = {}, []
     for image, transcript in tqdm(pairs, desc=f"Lines of {split}", leave=False):
         try:

@@ -45,7 +45,7 @@ def prepare(
     valid_fraction: float = 0.02,
     test_fraction: float = 0.05,
 ) -> pathlib.Path:
-    """Writes manifests for VCTK.
+    """Write manifests for VCTK.
 
     No text is in two splits, whoever reads it, and every speaker is in
     train, but for a few who are in test only. What those read of the sentences
@@ -132,7 +132,7 @@ def prepare(
 
 
 def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """The folder of the corpus, and its version."""
+    """Find the folder of the corpus, and its version."""
     for root in (source, *(source / name for name in NAMES)):
         for version, (audio, _) in VERSIONS.items():
             if (root / audio).is_dir():
@@ -148,7 +148,7 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
 
 
 def _audio(audio: pathlib.Path, end: str) -> Iterator[pathlib.Path]:
-    """``SPEAKER/SPEAKER_NUMBER`` and how they end."""
+    """Yield the files ``SPEAKER/SPEAKER_NUMBER`` of an ending."""
     for speaker in sorted(audio.iterdir()):
         if SPEAKER.fullmatch(speaker.name) and speaker.is_dir():
             yield from sorted(speaker.glob(f"{speaker.name}_*{end}"))
@@ -168,7 +168,7 @@ def _check_parts(root, audio, end, found) -> None:
 
 
 def _digest(root: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
-    """What would change the manifests changes it."""
+    """Hash whatever would change the manifests."""
     sha = hashlib.sha1((root / INFO).read_bytes())
     texts = sorted((root / TEXTS).glob("*/*.txt"))
     for path in [*found.values(), *texts]:
@@ -177,7 +177,7 @@ def _digest(root: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
 
 
 def _genders(path: pathlib.Path) -> dict[str, str]:
-    """Of ``ID AGE GENDER ACCENTS REGION``; 0.80 leaves the p of the ids out."""
+    """Read ``ID AGE GENDER ACCENTS REGION``; in 0.80 ids lack the p."""
     genders = {}
     for line in path.read_text("utf-8", errors="replace").splitlines()[1:]:
         speaker, *fields = line.split() or [""]
@@ -192,7 +192,7 @@ def _genders(path: pathlib.Path) -> dict[str, str]:
 def _read(
     root: pathlib.Path, found: dict[str, pathlib.Path]
 ) -> dict[str, dict]:
-    """The utterances that can be read."""
+    """Read the utterances that can be used."""
     genders, utts = _genders(root / INFO), {}
     silent, bad = set(), 0
     for name, path in tqdm(found.items(), "VCTK", unit="utt"):

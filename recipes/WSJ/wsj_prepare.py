@@ -59,7 +59,7 @@ def prepare(
     lexicon: PathLike | None = None,
     g2p: str | None = None,
 ) -> pathlib.Path:
-    """Writes manifests for the Wall Street Journal corpus.
+    """Write manifests for the Wall Street Journal corpus.
 
     Arguments
     ---------
@@ -163,7 +163,7 @@ def _listed(
 
 
 def _read_texts(files: dict[str, pathlib.Path]) -> dict[str, str]:
-    """What is said, by the name of the utterance: lines ``TEXT (name)``."""
+    """Read lines ``TEXT (name)`` by the name of the utterance."""
     texts = {}
     for key in sorted(files):
         if key.endswith(".dot"):
@@ -175,7 +175,7 @@ def _read_texts(files: dict[str, pathlib.Path]) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """What is said, of a detailed transcript (``.dot``).
+    """Return the words of a detailed transcript (``.dot``).
 
     Noises, pauses and marks of emphasis, of lengthening and of slips are left
     out; punctuation that is said, such as ``,COMMA``, stays.
@@ -203,7 +203,7 @@ def clean(text: str) -> str:
 
 
 def _read_split(source, files, split, keys, texts, pronouncer):
-    """The utterances of a split that are all there."""
+    """Read the utterances of a split that are complete."""
     utts, missing, compressed = {}, [], []
     for key in tqdm(keys, split, unit="utt"):
         name = key.rpartition("/")[2]
@@ -269,7 +269,7 @@ class _Compressed(AudioError):
 
 
 def _check(path: pathlib.Path) -> float:
-    """The length in seconds of a file that is all there."""
+    """Return the length in seconds of a complete file."""
     with open(path, "rb") as file:
         header = file.read(1024)
     if not header.startswith(b"NIST_1A"):

@@ -1,1 +1,1 @@
-"""What the recipes of a family of tasks share."""
+"""Parts shared by the recipes."""

@@ -36,7 +36,7 @@ _UNSUPPORTED = frozenset(
 
 
 class AudioError(ValueError):
-    """An audio file that cannot be used; the message names it."""
+    """Report an audio file that cannot be used."""
 
 
 def audio_blocks(
@@ -195,7 +195,7 @@ def _rewound(data):
 
 
 def _mono(file, seconds, name, start=0.0, duration=None):
-    """The mean of the channels, block by block, and a check of the length."""
+    """Yield the mean of the channels in blocks, and check the length."""
     first = round(start * file.samplerate)
     if first:
         file.seek(first)
@@ -264,7 +264,7 @@ def _check_single(data, name, scan):
 
 
 def _contains(data, pattern):
-    """Whether the rest of a file contains some bytes."""
+    """Return whether the rest of a file contains some bytes."""
     overlap = b""
     while block := data.read(2**20):
         if pattern in overlap + block:
@@ -274,7 +274,7 @@ def _contains(data, pattern):
 
 
 def _walk_ogg(data, name):
-    """Whether a stream begins after another has ended (RFC 3533)."""
+    """Return whether a stream follows the end of another (RFC 3533)."""
     position, flags, ended = 0, 0, False
     while True:
         data.seek(position)
@@ -296,7 +296,7 @@ def _walk_ogg(data, name):
 
 
 def _is_joined_mp3(data):
-    """Whether more audio follows what the Xing header declares."""
+    """Return whether audio follows what the Xing header declares."""
     data.seek(0)
     begin = data.read(_LONGEST_OGG_PAGE)
     start = 0

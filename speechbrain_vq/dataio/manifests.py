@@ -356,7 +356,7 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 
 
 def _json_lines(utts: dict[str, dict]) -> str:
-    """One json object, one utterance a line."""
+    """Format a json object with an utterance a line."""
     lines = (
         f"{json.dumps(utt_id)}: {json.dumps(utt, ensure_ascii=False)}"
         for utt_id, utt in utts.items()

@@ -142,7 +142,7 @@ def download(
 
 
 def _with_vocoder(folder, names):
-    """The names of a model's files, those of its vocoder included."""
+    """Add the files of the vocoder that the model's yaml names."""
     if names is None:
         return None
     vocoder = ModelYaml(find_file(folder, HPARAMS)).scalar("vocoder")
@@ -152,7 +152,7 @@ def _with_vocoder(folder, names):
 
 
 def _inner(subfolder):
-    """A subfolder as a relative path that stays inside."""
+    """Convert a subfolder to a relative path that stays inside."""
     inner = pathlib.PurePosixPath(subfolder or ".")
     if inner.is_absolute() or ".." in inner.parts:
         raise ValueError(
@@ -163,7 +163,7 @@ def _inner(subfolder):
 
 
 def _within(inner, names):
-    """The paths in a repository of files in a subfolder."""
+    """Return the paths in a repository of files in a subfolder."""
     if names is None:
         return None
     return [(inner / name).as_posix() for name in names]
@@ -246,7 +246,7 @@ def _snapshot(
 
 
 def _cached(fetch, repo_id, revision, error):
-    """What the cache has of a revision whose commit cannot be asked for."""
+    """Return the cached snapshot of a revision, with a warning."""
     try:
         folder = fetch(local_files_only=True)
     except FileNotFoundError:
@@ -294,7 +294,7 @@ def _check(repo_id, commit, folder, token, offline, weights):
 
 
 def _listing(repo_id, commit, token):
-    """The names of a commit's files; none if the Hub does not say."""
+    """List the files of a commit; none if the Hub does not answer."""
     try:
         return HfApi(token=token).list_repo_files(repo_id, revision=commit)
     except (HTTPError, ConnectionError):

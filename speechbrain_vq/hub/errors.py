@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub, in words."""
+"""Errors of the Hub and of its client."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,12 +9,11 @@ LOG_IN = "log in with `hf auth login`, set HF_TOKEN or give a token"
 
 
 class HubError(RuntimeError):
-    """The Hub refused, lacks something or cannot be reached; the message says
-    which, and the way out."""
+    """Report what the Hub refused or lacks, or that it is unreachable."""
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether the Hub did not answer, or not to the question: it may later."""
+    """Return whether the same request may succeed later."""
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code
         return status == 429 or status >= 500
@@ -23,7 +22,7 @@ def is_unreachable(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turns what the Hub's client raises into a ``HubError``.
+    """Turn errors of the Hub's client into a ``HubError``.
 
     Arguments
     ---------
@@ -118,7 +117,7 @@ def _explain_status(error, repo_id):
 
 
 def _cause(error):
-    """The first line that says something."""
+    """Return the first line of the innermost error."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()

@@ -1,4 +1,4 @@
-"""The yaml of a model, made of the yaml of its training."""
+"""Make the yaml of a model from the yaml of its training."""
 
 import io
 import pathlib
@@ -26,7 +26,7 @@ pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
 
 
 def inference_section(training: dict) -> dict:
-    """What a training yaml says of the model that it makes.
+    """Read the section ``inference`` of a training yaml.
 
     Arguments
     ---------
@@ -64,8 +64,7 @@ def inference_section(training: dict) -> dict:
 
 
 def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
-    """The yaml of a model: its modules, what else is needed to use it, and
-    nothing of the training.
+    """Write the yaml of a model: its modules and the given keys.
 
     Arguments
     ---------

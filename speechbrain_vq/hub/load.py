@@ -209,7 +209,7 @@ def _build(
 
 
 def _load_trusted(folder, path, overrides):
-    """What SpeechBrain's ``Pretrained.from_hparams`` does with the folder."""
+    """Load a folder as SpeechBrain's ``Pretrained.from_hparams`` does."""
     from hyperpyyaml import load_hyperpyyaml
 
     logger.warning(
@@ -256,7 +256,7 @@ def _check_has_weights(hparams: dict[str, Any], file: str) -> None:
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
-    """All modules in nested lists and mappings."""
+    """Yield all modules in nested lists and mappings."""
     if isinstance(value, nn.Module):
         yield value
     elif isinstance(value, list | tuple | dict):
@@ -283,7 +283,7 @@ def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
 
 
 def _has_ties(modules: Mapping[str, nn.Module]) -> bool:
-    """Whether modules share a parameter, which assignment would take apart."""
+    """Return whether modules share a parameter."""
     owners: dict[int, nn.Module] = {}
     return any(
         owners.setdefault(id(parameter), module) is not module

@@ -42,7 +42,7 @@ PLAIN = bool | int | float | str | None
 
 
 class UnsafeHparamsError(ValueError):
-    """A yaml holds what is no data, or too much; nothing of it was run.
+    """Report a yaml that is not plain data, or too large; nothing was run.
 
     Arguments
     ---------
@@ -83,14 +83,14 @@ class _Refused(Exception):
 
 
 class _Value:
-    """A value that the caller put in the place of a node."""
+    """Hold a value that replaces a node."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class ModelYaml:
-    """The yaml of a model folder, read and checked, with nothing built.
+    """Read and check the yaml of a model folder without building anything.
 
     Arguments
     ---------
@@ -354,12 +354,12 @@ class _CallLimit(TorchFunctionMode):
 
 
 def _entry(tag: str) -> Buildable | None:
-    """The class that a tag names, where it is a buildable one."""
+    """Look up the buildable class of a tag."""
     return BUILDABLE.get(tag.partition(":")[2])
 
 
 def _norm_except_dim(v, pow=2, dim=0):
-    """A tensor of the shape that ``torch.norm_except_dim`` returns."""
+    """Make a tensor of the shape that ``torch.norm_except_dim`` returns."""
     shape = [1] * v.dim()
     shape[dim] = v.shape[dim]
     return v.new_empty(shape)
@@ -414,7 +414,7 @@ def _parse(text: str) -> tuple[_Loader, Node]:
 
 
 def _pairs(node: Node | None) -> dict[str, Node]:
-    """The values of a mapping by key."""
+    """Return the values of a mapping by key."""
     if not isinstance(node, MappingNode):
         raise ruamel.yaml.YAMLError("it is no mapping of names to values")
     pairs = {}

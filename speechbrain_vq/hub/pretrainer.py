@@ -1,4 +1,4 @@
-"""The weights of an exported model for SpeechBrain's own classes."""
+"""Load the weights of an exported model for SpeechBrain's own classes."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ from .folder import WEIGHTS, check_is_there, load_weights
 
 
 class WeightsPretrainer(Pretrainer):
-    """Lets SpeechBrain's ``from_hparams`` load ``model.safetensors``.
+    """Load ``model.safetensors`` in SpeechBrain's ``from_hparams``.
 
     An exported yaml names it as its ``pretrainer``. The stock one wants a
     pickle for each module; here one file serves all, and it holds no code.
@@ -46,7 +46,7 @@ class WeightsPretrainer(Pretrainer):
         local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
         fetch_config: FetchConfig = FetchConfig(),  # noqa: B008
     ) -> dict[str, pathlib.Path]:
-        """Fetches the weights, into ``collect_in`` where that is set.
+        """Fetch the weights, into ``collect_in`` where that is set.
 
         Arguments
         ---------
@@ -79,7 +79,7 @@ class WeightsPretrainer(Pretrainer):
         return {WEIGHTS: self.path}
 
     def load_collected(self) -> None:
-        """Loads the weights into the modules, all of them and no others.
+        """Load the weights into the modules, all of them and no others.
 
         Raises
         ------

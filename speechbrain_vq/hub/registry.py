@@ -21,7 +21,7 @@ MANY = MappingProxyType(
 
 
 class Buildable(NamedTuple):
-    """A class that a model folder may name.
+    """Describe a class that a model folder may name.
 
     Arguments
     ---------
@@ -70,7 +70,7 @@ class Buildable(NamedTuple):
 
 
 def _table() -> dict[str, Buildable]:
-    """The buildable classes by the dotted names that published yamls have."""
+    """Make the table of buildable classes by dotted name."""
     lobes = "speechbrain_vq.lobes"
     nnet = "speechbrain_vq.nnet"
     models = "speechbrain.lobes.models"
@@ -185,7 +185,7 @@ def register_module(
 
 
 def _same(one: type, other: type) -> bool:
-    """Whether two classes are from the same line of code."""
+    """Return whether two classes are from the same line of code."""
     return (one.__module__, one.__qualname__) == (
         other.__module__,
         other.__qualname__,
@@ -193,7 +193,7 @@ def _same(one: type, other: type) -> bool:
 
 
 def _numbers(value: Any) -> Iterator[float]:
-    """All numbers of a value, those in lists and mappings as well."""
+    """Yield all numbers of a value, in nested lists and mappings."""
     if isinstance(value, int | float):
         yield value
     elif isinstance(value, list | tuple | dict):

@@ -1,4 +1,4 @@
-"""A model's files where the caller wants them."""
+"""Copy the files of a model to the folder of the caller."""
 
 import json
 import pathlib
@@ -17,7 +17,7 @@ def place(
     origin: dict[str, str],
     fresh: bool = False,
 ) -> pathlib.Path:
-    """Copies a model's files: all of one commit, and no others beside them.
+    """Copy the files of one commit of a model.
 
     Arguments
     ---------

@@ -39,7 +39,7 @@ class CodecMixin:
 
     @property
     def is_folded(self) -> bool:
-        """Whether ``encode_batch`` gives [B, N], without a codebook dimension."""
+        """Whether tokens of ``encode_batch`` lack the codebook dimension."""
         return self.mods.quantizer.folds and self.num_codebooks == 1
 
     def sig_to_tokens(
@@ -215,7 +215,7 @@ class CodecMixin:
         return tokens.squeeze(-1) if self.is_folded else tokens
 
     def _books(self, num_codebooks):
-        """Indices of the codebooks asked for."""
+        """Return the indices of codebooks."""
         if num_codebooks is None:
             num_codebooks = self.num_codebooks
         single = isinstance(num_codebooks, int)

@@ -141,21 +141,21 @@ def process_files(
 
 
 def _is_file_name(output):
-    """Whether the output is an audio file rather than a folder."""
+    """Return whether the output is an audio file rather than a folder."""
     # With formats that cannot be written: writing them gives the error.
     known = audio_endings() | {".raw", ".m4a", ".mp4"}
     return output.suffix.lower() in known and not output.is_dir()
 
 
 def _is_earlier_output(path, name, output):
-    """Whether a file was found in an output folder within the searched one."""
+    """Return whether a file was found in the output folder."""
     searched = path.parents[len(name.parts) - 1].resolve()
     output = output.resolve()
     return searched in output.parents and output in path.resolve().parents
 
 
 def _output_paths(files, output):
-    """The wav file to write for each audio file."""
+    """Map audio files to the wav files to write."""
     paths, sources = {}, {}
     single = _is_file_name(output)
     if single and len(files) > 1:

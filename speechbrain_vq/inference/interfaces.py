@@ -1,6 +1,4 @@
-"""What all pretrained models of the package share: how they are loaded, moved,
-frozen, and in which precision they compute.
-"""
+"""Load pretrained models, and choose their device and precision."""
 
 import hashlib
 import itertools
@@ -29,7 +27,7 @@ PRECISIONS = {
 
 
 class VQPretrained(Pretrained):
-    """A model that ``export_pretrained`` wrote; subclasses say what it does.
+    """Base class of models that ``export_pretrained`` wrote.
 
     It is a module like others: it may be an entry of a Brain's ``modules``,
     where it moves along, is not trained, and stays in evaluation mode
@@ -268,7 +266,7 @@ class VQPretrained(Pretrained):
 
     @property
     def fingerprint(self) -> str:
-        """A short name for the weights: other weights have another one."""
+        """Hash of the weights, 16 characters."""
         digest = hashlib.sha256()
         for name, value in sorted(self.mods.state_dict().items()):
             if torch.is_tensor(value):
@@ -278,33 +276,33 @@ class VQPretrained(Pretrained):
 
     @property
     def compute_precision(self) -> str:
-        """What it computes in: ``fp32``, ``bf16`` or ``fp16``."""
+        """Precision of the computation: ``fp32``, ``bf16`` or ``fp16``."""
         return PRECISIONS.get(self.compute_dtype, "fp32")
 
     def autocast(self) -> torch.autocast:
-        """The precision to compute in, whatever it is outside."""
+        """Make the context of the model's own precision."""
         kind = torch.device(self.device).type
         if self.compute_dtype is torch.float32:
             return torch.autocast(kind, enabled=False)
         return torch.autocast(kind, dtype=self.compute_dtype)
 
     def half(self) -> "VQPretrained":
-        """Computes in fp16 from here on; weights stay in fp32."""
+        """Compute in fp16 from here on; weights stay in fp32."""
         self.compute_dtype = torch.float16
         return self
 
     def bfloat16(self) -> "VQPretrained":
-        """Computes in bf16 from here on; weights stay in fp32."""
+        """Compute in bf16 from here on; weights stay in fp32."""
         self.compute_dtype = torch.bfloat16
         return self
 
     def float(self) -> "VQPretrained":
-        """Computes in fp32 from here on."""
+        """Compute in fp32 from here on."""
         self.compute_dtype = torch.float32
         return self
 
     def train(self, mode: bool = True) -> "VQPretrained":
-        """A frozen model stays in evaluation mode."""
+        """Set the training mode, unless the model is frozen."""
         return super().train(mode and not self.frozen)
 
     def _apply(self, fn, recurse=True):
@@ -318,7 +316,7 @@ class VQPretrained(Pretrained):
 
 
 def _run_options(run_opts, device, dtype):
-    """The run options of a caller who may give two of them by name."""
+    """Merge ``device`` and ``dtype`` into the run options."""
     options = dict(run_opts) if isinstance(run_opts, dict) else run_opts
     if device is None and dtype is None:
         return options

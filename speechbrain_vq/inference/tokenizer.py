@@ -504,7 +504,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return tokens
 
     def _resynthesize(self, path, embed_speaker):
-        """Tokens of a file, and the waveform decoded from them."""
+        """Return tokens of a file, and the waveform decoded from them."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         try:
             tokens, lengths = self.encode_batch(wavs)
@@ -553,7 +553,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return self.encode_batch(wav)[0][0]
 
     def _as_batch(self, wavs, wav_lens):
-        """Waveforms without what is beyond their lengths, and these."""
+        """Return waveforms, zero beyond their lengths, and the lengths."""
         wavs = as_waveforms(wavs).to(self.device)
         if wav_lens is None:
             wav_lens = torch.ones(len(wavs), dtype=torch.float32)
@@ -567,7 +567,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return wavs, wav_lens.to(self.device)
 
     def _waveforms(self, features, lengths):
-        """Features to waveforms, by the vocoder or Griffin-Lim."""
+        """Convert features to waveforms by the vocoder or Griffin-Lim."""
         extract = self.mods.features
         if self.vocoder is None:
             hop = extract.hop_length
@@ -576,7 +576,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
 
 def _as_one(block):
-    """One waveform [samples]."""
+    """Convert to one waveform [samples]."""
     wavs = as_waveforms(block)
     if len(wavs) != 1:
         raise ValueError(

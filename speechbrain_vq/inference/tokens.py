@@ -527,7 +527,7 @@ def _check_model(line, path, model):
 
 
 def _lengths(paths):
-    """Seconds by path, and the reasons for files that cannot be used."""
+    """Return seconds by path, and the errors of unreadable files."""
     seconds, bad = {}, {}
     for path in paths:
         try:
@@ -538,7 +538,7 @@ def _lengths(paths):
 
 
 def _batches(seconds, batch_seconds):
-    """Lists of paths; the first of each is the longest."""
+    """Yield lists of paths, the longest file first."""
     batch = []
     for path in sorted(seconds, key=seconds.get, reverse=True):
         if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
@@ -550,7 +550,7 @@ def _batches(seconds, batch_seconds):
 
 
 def _encode(tokenizer, batch, batch_seconds):
-    """Paths with tokens and the number of samples, or with an error."""
+    """Yield paths with tokens and number of samples, or with an error."""
     if len(batch) == 1:
         yield batch[0], _encode_long(tokenizer, batch[0], batch_seconds)
         return
