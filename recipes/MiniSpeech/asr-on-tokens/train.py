@@ -9,7 +9,6 @@ folder does not exist, MiniSpeech is made there. --input=features trains the
 same recognizer on the features that the tokenizer gets: what the tokens cost.
 """
 
-import json
 import logging
 import pathlib
 import sys
@@ -211,23 +210,6 @@ def make_modules(hparams, sample):
     return {"front": front, "recogniser": recogniser}
 
 
-def check_folder(hparams):
-    """Refuse to resume a recognizer of another input."""
-    now = {
-        key: hparams[key] for key in ("tokenizer", "input", "embedding_init")
-    }
-    path = pathlib.Path(hparams["save_folder"]) / "input.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if before != now:
-            raise ValueError(
-                f"The run in {hparams['output_folder']} has {before}, not "
-                f"{now}: give another --output_folder."
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(now), encoding="utf-8")
-
-
 def finish(brain, hparams):
     """Write the results of the test; the run is complete with them."""
     results = {
@@ -245,7 +227,6 @@ def train(hparams, run_opts=None):
         ("embedding_init", ("pretrained", "random")),
     ):
         check_choice(key, hparams[key], known)
-    run_on_main(check_folder, kwargs={"hparams": hparams})
     folder = prepared(prepare, hparams)
     datasets = dataio_prep(hparams, folder)
     modules = make_modules(hparams, datasets["train"][0]["inputs"])
