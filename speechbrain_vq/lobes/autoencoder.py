@@ -240,8 +240,6 @@ class ConvDecoder(nn.Module):
         """Return the mean error under the name it is logged by."""
         return {"reconstruction_error": error}
 
-    figures = metrics  # Former name
-
 
 class SpeakerEncoder(nn.Module):
     """Speaker encoder by statistics pooling, trained along with the decoder.

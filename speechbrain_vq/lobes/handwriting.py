@@ -180,8 +180,6 @@ class CTCProbe(nn.Module):
         """Remove the characters that are not in the alphabet."""
         return "".join(c for c in text if c in self.characters)
 
-    known = in_alphabet  # Former name
-
     def loss(
         self,
         log_probs: torch.Tensor,

@@ -165,8 +165,6 @@ class WaveNetDecoder(nn.Module):
         """Return the mean error under the name it is logged by."""
         return {"bits_per_sample": error / math.log(2)}
 
-    figures = metrics  # Former name
-
     @torch.no_grad()
     def generate(
         self,
