@@ -3,7 +3,6 @@ checkpoints are whole or not there.
 """
 
 import ast
-import errno
 import multiprocessing
 import pathlib
 import random
@@ -147,55 +146,6 @@ def test_full_disk_leaves_the_earlier_checkpoint(processes, tmp_path, limit):
     brain.fit([], batches(1), progressbar=False)
     assert brain.optimizer_step == 6
     assert not (tmp_path / "save" / ".partial").exists()
-
-
-class Full:
-    """A recoverable that finds the disk full."""
-
-    def save(self, path):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_failed_saving_raises_and_counts_for_nothing(tmp_path):
-    brain = make(folder=tmp_path)
-    brain.fit(range(1), batches(2), progressbar=False)
-    brain.checkpointer.save_checkpoint({"loss": 1.0})
-    brain.checkpointer.add_recoverable(
-        "full",
-        Full(),
-        custom_save_hook=Full.save,
-        custom_load_hook=lambda *_: None,
-    )
-    for _ in range(2):
-        with pytest.raises(OSError, match="No space"):
-            brain.checkpointer.save_checkpoint({"loss": 0.5})
-    found = brain.checkpointer.list_checkpoints()
-    assert [c.meta["loss"] for c in found] == [1.0]
-    del brain.checkpointer.recoverables["full"]
-    brain.checkpointer.save_checkpoint({"loss": 0.2})
-    assert len(brain.checkpointer.list_checkpoints()) == 2
-
-
-def test_checkpoints_of_one_second_all_survive(tmp_path):
-    brain = make(folder=tmp_path)
-    brain.fit(range(1), batches(1), progressbar=False)
-    for number in range(5):
-        saved = brain.checkpointer.save_checkpoint({"loss": float(number)})
-        assert saved.path.parent == tmp_path and saved.path.is_dir()
-        assert all(path.exists() for path in saved.paramfiles.values())
-    found = brain.checkpointer.list_checkpoints()
-    assert {c.meta["loss"] for c in found} == {0.0, 1.0, 2.0, 3.0, 4.0}
-    assert brain.checkpointer.find_checkpoint().meta["loss"] == 4.0
-
-
-def test_named_checkpoint_keeps_its_name(tmp_path):
-    brain = make(folder=tmp_path)
-    brain.fit(range(1), batches(1), progressbar=False)
-    for loss in (1.0, 0.5):
-        saved = brain.checkpointer.save_checkpoint({"loss": loss}, name="best")
-    assert saved.path.name == "CKPT+best"
-    found = brain.checkpointer.list_checkpoints()
-    assert [c.meta["loss"] for c in found] == [0.5]
 
 
 def test_two_fits_are_one_in_two_parts(tmp_path):
