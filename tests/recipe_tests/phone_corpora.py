@@ -3,12 +3,15 @@ are tones.
 """
 
 import io
+import json
 import pathlib
 import random
 import tarfile
 
 import numpy as np
 import soundfile
+
+from speechbrain_vq.dataio.manifests import SPLITS
 
 RATE = 16000
 VOICE = "usr/share/festival/voices/russian/msu_ru_nsh_clunits"
@@ -108,6 +111,11 @@ def write(folder, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data.encode() if isinstance(data, str) else data)
     return folder
+
+
+def read(folder):
+    """The manifests of a folder."""
+    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
 def sphere(samples, coding="pcm", missing=0):

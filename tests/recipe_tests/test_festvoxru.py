@@ -2,7 +2,6 @@
 is wrong with either is said.
 """
 
-import json
 import re
 
 import pytest
@@ -15,14 +14,11 @@ from tests.recipe_tests.phone_corpora import (
     VOICE,
     festvoxru_files,
     make_deb,
+    read,
     write,
 )
 
 PACKAGE = "festvox-ru_0.5+dfsg-6_all.deb"
-
-
-def read(folder):
-    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
 def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):

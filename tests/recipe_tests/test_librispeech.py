@@ -2,8 +2,6 @@
 wrong with either is said.
 """
 
-import json
-
 import pytest
 
 from speechbrain_vq.dataio.audio import read_audio
@@ -14,26 +12,15 @@ from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
     prepare,
 )
 from tests.recipe_tests.phone_corpora import (
-    LEXICON,
     PHONES,
     RATE,
     librispeech_files,
     librispeech_parts,
+    read,
     say,
     wav_bytes,
     write,
 )
-
-
-@pytest.fixture
-def lexicon(tmp_path):
-    path = tmp_path / "librispeech-lexicon.txt"
-    path.write_text(LEXICON)
-    return path
-
-
-def read(folder):
-    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
 def copy_of_the_hub(folder, pieces=1):

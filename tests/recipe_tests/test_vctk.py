@@ -1,6 +1,5 @@
 """VCTK is prepared in both of its layouts, and what is wrong is said."""
 
-import json
 import logging
 import pathlib
 
@@ -11,9 +10,9 @@ import speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare as festvoxru
 import speechbrain_vq.recipes.LibriSpeech.librispeech_prepare as librispeech
 import speechbrain_vq.recipes.VCTK.vctk_prepare as vctk
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.manifests import data_root
 from speechbrain_vq.recipes.VCTK.vctk_prepare import _sentence, prepare
-from tests.recipe_tests.phone_corpora import write
+from tests.recipe_tests.phone_corpora import read, write
 from tests.recipe_tests.vctk_corpus import (
     RATE,
     SPEAKERS,
@@ -23,10 +22,6 @@ from tests.recipe_tests.vctk_corpus import (
 )
 
 OPTIONS = {"unseen_speakers": 2, "valid_fraction": 0.2, "test_fraction": 0.3}
-
-
-def read(folder):
-    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
 @pytest.fixture

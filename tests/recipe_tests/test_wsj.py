@@ -1,32 +1,20 @@
 """WSJ is prepared from the discs of LDC, and what is wrong with them is said."""
 
-import json
-
 import pytest
 
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.manifests import data_root
 from speechbrain_vq.recipes.WSJ.wsj_prepare import clean, prepare
 from tests.recipe_tests.phone_corpora import (
     LEXICON,
     PHONES,
     RATE,
+    read,
     sphere,
     wav_bytes,
     write,
     wsj_files,
 )
-
-
-@pytest.fixture
-def lexicon(tmp_path):
-    path = tmp_path / "cmudict.dict"
-    path.write_text(LEXICON)
-    return path
-
-
-def read(folder):
-    return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
 def merged(files):
