@@ -14,9 +14,7 @@ torch.Size([10000, 3, 32, 32])
 import gzip
 import json
 import logging
-import os
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Callable
 
@@ -26,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import folder_contents
 
 logger = logging.getLogger(__name__)
@@ -436,16 +435,12 @@ def _is_done(folder, note) -> bool:
 
 
 def _write(folder, images, note) -> None:
-    """Write all or nothing: runs that start side by side may prepare at once."""
+    """Write the images, and last the note: where it is, they are complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    new = pathlib.Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        for split in SPLITS:
-            tensors = {"images": images[split].contiguous()}
-            save_file(tensors, new / f"{split}.safetensors")
-        (new / NOTE).write_text(json.dumps(note, indent=1) + "\n")
-        (folder / NOTE).unlink(missing_ok=True)
-        for name in [*(f"{split}.safetensors" for split in SPLITS), NOTE]:
-            os.replace(new / name, folder / name)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    (folder / NOTE).unlink(missing_ok=True)
+    for split in SPLITS:
+        tensors = {"images": images[split].contiguous()}
+        with atomic_write(folder / f"{split}.safetensors") as partial:
+            save_file(tensors, partial)
+    with atomic_write(folder / NOTE) as partial:
+        partial.write_text(json.dumps(note, indent=1) + "\n")

@@ -259,7 +259,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
         torch.from_numpy(images(TEST, 3)),
         read_images(run().parent, "test"),
     )
-    assert not list((tmp_path / "out").glob(".partial*"))
+    assert not list((tmp_path / "out").glob("*.partial*"))
 
 
 @pytest.mark.parametrize("left", [0, 5, 100, -1])
