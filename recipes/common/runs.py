@@ -233,5 +233,7 @@ def _prepare_alone(prepare, hparams):
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])
-    # Here, where the paths of the yaml hold.
-    Run.open(hparams["output_folder"]).write_corpus()
+    # Here, where the paths of the yaml hold; called from Python there is none.
+    output = pathlib.Path(hparams["output_folder"])
+    if (output / "hyperparams.yaml").is_file():
+        Run.open(output).write_corpus()

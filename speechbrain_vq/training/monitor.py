@@ -13,12 +13,9 @@ SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 
 class UsageMonitor:
-    """Accumulates the codebook usage of a quantizer from one ``start()`` to the
-    next; metrics of single batches would depend on their size.
-
-    It listens by a forward hook, so it covers every call of the quantizer,
-    within DDP too, and sums on the quantizer's device: nothing waits for the
-    host before ``stats()``.
+    """Accumulates the codebook usage of a quantizer since ``start()``, by a
+    forward hook and on its device: nothing waits for the host before
+    ``stats()``. Metrics of single batches would depend on their size.
 
     Arguments
     ---------
@@ -105,15 +102,14 @@ class UsageMonitor:
         -------
         dict
             Plain numbers, always under the same names, NaN where nothing was
-            quantized, as in a warm-up: ``vectors`` (valid frames quantized),
-            ``used_codes_percent`` and ``dead_codes`` (chosen at least once,
-            and never, of all codebooks), ``perplexity`` (exponential of the
-            entropy, mean over the codebooks), ``quantization_error`` (squared
-            error over the variance of the latents), ``codebook_drift`` (root
-            mean square way of the codewords since the start over their
-            spread), ``vq_loss`` (the quantizer's part of the loss, mean over
-            the frames), ``nonfinite_batches``, and where a rate is known
-            ``bits_per_second`` (entropy x rate).
+            quantized: ``vectors`` (valid frames quantized),
+            ``used_codes_percent`` and ``dead_codes`` (of all codebooks),
+            ``perplexity`` (exponential of the entropy, mean over the
+            codebooks), ``quantization_error`` (squared error over the variance
+            of the latents), ``codebook_drift`` (root mean square distance of
+            the codewords to those at the start, over their spread),
+            ``vq_loss`` (mean over the frames), ``nonfinite_batches``, and with
+            a token rate ``bits_per_second`` (entropy x rate).
         """
         sums = self._sums or self._zeros(self._no_metrics())
         if over_ranks:

@@ -7,17 +7,7 @@ from speechbrain_vq.training.trainer import find_group, give_own_group
 
 class CodebookOptimizer:
     """Deprecated, for one release; take ``CodebookTrainer``. ``optimizer`` is
-    the one that holds the codebooks, now in a group of their own.
-
-    Arguments
-    ---------
-    optimizers : list of torch.optim.Optimizer
-        The optimizers of the model.
-    codebooks : list of torch.nn.Parameter
-        The codebooks, all in one of them.
-    multiplier : float
-        Learning rate of the codebooks over that of their old group.
-    """
+    the one that holds the codebooks, now in a group of their own."""
 
     def __init__(self, optimizers, codebooks, multiplier):
         warnings.warn(

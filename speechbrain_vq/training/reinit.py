@@ -27,24 +27,9 @@ def reinitialize(
     """Re-initialize a codebook from its reservoir, the same way on all ranks,
     and make the optimizer forget the codewords replaced.
 
-    Arguments
-    ---------
-    name : str
-        Name of the quantizer, for the log.
-    quantizer : VectorQuantizer
-        The quantizer; its reservoir is empty afterwards.
-    optimizer : torch.optim.Optimizer, optional
-        The optimizer that holds the codebook, if it learns by gradient.
-    step : int
-        Number of optimizer steps so far; it seeds k-means.
-    scope, start : str
-        See ``VectorQuantizer.reinitialize``.
-
-    Returns
-    -------
-    Reinit or None
-        What was done; None where the reservoirs were empty, and on ranks
-        other than the first.
+    ``name`` is for the log, and the step seeds k-means; ``scope`` and ``start``
+    are those of ``VectorQuantizer.reinitialize``. Return what was done; None
+    where the reservoirs were empty, and on ranks other than the first.
 
     Example
     -------
@@ -94,30 +79,18 @@ def _log(name, step, result, number, seconds) -> None:
 
 
 def gather_sample(reservoir: Reservoir, seed: int) -> torch.Tensor:
-    """Gather a uniform sample of the streams of all ranks.
+    """Gather a uniform sample of the streams of all ranks, [at most capacity,
+    dim], the same on every rank.
 
     The number of vectors from each rank is drawn as it would be from one urn
     with all the vectors that the ranks have seen.
-
-    Arguments
-    ---------
-    reservoir : Reservoir
-        The reservoir of this rank.
-    seed : int
-        Seed of the draw, the same on all ranks.
-
-    Returns
-    -------
-    torch.Tensor
-        The sample on every rank, [at most capacity, dim].
     """
     sample = reservoir.contents()
     if world_size() == 1:
         return sample
     # Full rows, so that ranks with fewer vectors gather as many.
     rows = sample.new_zeros(reservoir.capacity, reservoir.dim)
-    # Early slots of a reservoir hold early vectors: any share of it must be
-    # taken in random order.
+    # In random order, as early slots of a reservoir hold early vectors.
     order = torch.randperm(
         len(sample), generator=torch.Generator().manual_seed(seed)
     ).to(sample.device)
@@ -138,21 +111,13 @@ def gather_sample(reservoir: Reservoir, seed: int) -> torch.Tensor:
 def reset_rows(
     optimizer: Optimizer, parameter: torch.nn.Parameter, rows: torch.Tensor
 ) -> None:
-    """Make an optimizer forget replaced rows of a parameter.
+    """Make an optimizer forget the replaced rows [C, K] of a parameter
+    [C, K, d].
 
     Where all rows are new, so is the state. Where some are, their momentum is
     zero and their second moments are the mean of those of the rows kept: zero
-    there would make the next steps several times too long, as the count of
-    steps, on which the correction for the start rests, is the parameter's.
-
-    Arguments
-    ---------
-    optimizer : torch.optim.Optimizer
-        The optimizer.
-    parameter : torch.nn.Parameter
-        One of its parameters, [C, K, d].
-    rows : torch.Tensor
-        The replaced rows, booleans [C, K].
+    would make the next steps too long, as the correction for the start rests
+    on the parameter's number of steps.
     """
     if rows.all():
         optimizer.state.pop(parameter, None)

@@ -94,9 +94,8 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate=None,
         max_num_checkpoints=None,
     ):
-        """As SpeechBrain's, but where ``max_key`` or ``min_key`` is given,
-        checkpoints of the warm-up come last: a model that does not quantize
-        yet has the lower loss."""
+        """As SpeechBrain's, but by ``max_key`` or ``min_key`` those of the
+        warm-up come last: without quantization the loss is lower."""
         checkpoints = super().find_checkpoints(
             importance_key, max_key, min_key, ckpt_predicate
         )

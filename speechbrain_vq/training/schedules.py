@@ -8,18 +8,9 @@ Duration = int | str
 
 
 class ReinitAction(NamedTuple):
-    """Action due after a step.
-
-    Arguments
-    ---------
-    bypass : bool
-        Whether the next step runs without quantization.
-    reinitialize : bool
-        Whether to re-initialize the codebook now.
-    reset : bool
-        Whether only to empty the reservoir: its latents of the warm-up are out
-        of date.
-    """
+    """Action due after a step: whether the next one runs without quantization,
+    to re-initialize the codebook, or only to empty the reservoir, whose latents
+    of the warm-up are out of date."""
 
     bypass: bool = False
     reinitialize: bool = False
@@ -31,11 +22,10 @@ class ReinitSchedule:
     rarer.
 
     The first comes at the end of the warm-up. Counted from there, the one
-    after step s comes at step ``floor(growth * s + every)``; for ``every=1,
-    growth=1.5`` that is 1, 2, 4, 7, 11, 17, 26, ..., the series in the code of
-    arXiv 2005.08520, and for ``growth=1`` every ``every`` steps. During the
-    warm-up the reservoir is emptied every ``every`` steps, as that code does
-    at each epoch, so that what is clustered at its end is recent.
+    after step s comes at step ``floor(growth * s + every)``: for ``every=1,
+    growth=1.5`` 1, 2, 4, 7, 11, 17, 26, ..., as in the code of arXiv
+    2005.08520. During the warm-up the reservoir is emptied every ``every``
+    steps, so that what is clustered at its end is recent.
 
     Durations are optimizer steps, or epochs if written as such: the schedule
     of the paper's recipes is ``ReinitSchedule("2 epochs", "1 epoch", "100
@@ -110,28 +100,15 @@ class ReinitSchedule:
     def __call__(
         self, step: int, steps_per_epoch: int | None = None
     ) -> ReinitAction:
-        """Return the action due after a number of optimizer steps.
-
-        Arguments
-        ---------
-        step : int
-            Optimizer steps made so far.
-        steps_per_epoch : int, optional
-            Needed where durations are in epochs.
-
-        Returns
-        -------
-        ReinitAction
-            The action.
-        """
+        """Return the action due after a number of optimizer steps; durations
+        in epochs need ``steps_per_epoch``."""
         warmup = self.warmup.steps(steps_per_epoch)
         every = self.every.steps(steps_per_epoch)
         if step < warmup:
             reset = step > 0 and step % every == 0
             return ReinitAction(bypass=True, reset=reset)
-        late = self.until is not None and (
-            step > self.until.steps(steps_per_epoch)
-        )
+        until = self.until and self.until.steps(steps_per_epoch)
+        late = until is not None and step > until
         if step == 0 or late or not self.reinitializes:
             return ReinitAction()
         return ReinitAction(reinitialize=self._is_due(step - warmup, every))
@@ -144,31 +121,14 @@ class ReinitSchedule:
         """Shorten a schedule in steps so that its warm-up takes at most a
         quarter of a run, and as many steps lie between re-initializations.
 
-        Arguments
-        ---------
-        total_steps : int
-            Optimizer steps of the run.
-
-        Returns
-        -------
-        ReinitSchedule
-            This schedule, or a shorter one.
-
-        Example
-        -------
         >>> ReinitSchedule(100, 100).shortened(40)
         ReinitSchedule(warmup=10, every=10, until=None, growth=1.0, scope='all')
         """
         quarter = max(total_steps // 4, 1)
         if self.warmup.value <= quarter:
             return self
-        return ReinitSchedule(
-            quarter,
-            min(self.every.value, quarter),
-            None,
-            self.growth,
-            self.scope,
-        )
+        every = min(self.every.value, quarter)
+        return ReinitSchedule(quarter, every, None, self.growth, self.scope)
 
     def _is_due(self, since_warmup: int, every: int) -> bool:
         if self.growth == 1:

@@ -31,19 +31,17 @@ class CodebookTrainer:
     whatever loop calls ``optimizer.step()``.
 
     Each trainable codebook gets a parameter group of its own in the optimizer
-    that holds it, with the settings of the group it was in, but no weight
-    decay, which would draw unused codewords to zero. Hooks of the optimizer
-    set the learning rate of that group before each step, whatever schedulers
-    wrote there, and follow the schedule after each step: quantization is
-    bypassed in a warm-up, then codebooks are re-initialized by k-means from
-    the reservoirs of their quantizers. Later re-initializations start from the
-    present codebook, so that most codes keep their meaning.
+    that holds it, with the settings of its old group but no weight decay. Hooks
+    of the optimizer set that group's learning rate before each step, whatever
+    schedulers wrote there, and follow the schedule after each step: a warm-up
+    without quantization, then re-initializations by k-means from the
+    reservoirs. All but the first start from the present codebook, so that most
+    codes keep their meaning.
 
     The codebook's gradient needs no clipping: it comes from the quantizer's
     loss alone, whatever the gradients of the model's own loss are.
 
-    Create it after the optimizer and before learning rate schedulers, which
-    note the parameter groups.
+    Create it after the optimizer and before learning rate schedulers.
 
     Arguments
     ---------
@@ -180,16 +178,9 @@ class CodebookTrainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what ``state_dict()`` returned.
-
-        A state is that of the first rank: on others the reservoirs start
-        empty, as their vectors would count once for each rank.
-
-        Raises
-        ------
-        ValueError
-            If the state is that of other quantizers or optimizers.
-        """
+        """Restore what ``state_dict()`` returned, of the same quantizers and
+        optimizers. On ranks other than the first the reservoirs start empty:
+        their vectors would count once for each rank."""
         if set(state["quantizers"]) != set(self.quantizers) or len(
             state["steps"]
         ) != len(self._steps):
@@ -360,21 +351,9 @@ class CodebookTrainer:
 
 
 def find_quantizers(modules) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in modules, by name.
-
-    Those that are frozen, or part of a frozen model such as a tokenizer, and
-    wrappers such as DDP in names, are left out.
-
-    Arguments
-    ---------
-    modules : torch.nn.Module, or an iterable or dict of them
-        Where to look.
-
-    Returns
-    -------
-    dict
-        Quantizers by their dotted name.
-    """
+    """Find the vector quantizers in modules by their dotted names, without
+    those that are part of a frozen model such as a tokenizer, and without the
+    names of wrappers such as DDP."""
     if not isinstance(modules, nn.Module):
         if not isinstance(modules, dict):
             modules = {str(i): m for i, m in enumerate(modules)}
