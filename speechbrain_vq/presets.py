@@ -7,6 +7,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 from warnings import warn
@@ -201,13 +202,18 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Raises
     ------
     ValueError
-        If there is no such preset, a preset or the recipe has no such key, or
+        If an argument is of no option, there is no such preset, a preset or the recipe has no such key, or
         the preset has a value that the recipe would not look at.
     """
     import ruamel.yaml
     import speechbrain
     from hyperpyyaml.core import recursive_update
 
+    # SpeechBrain would append it to the value before it.
+    for before, arg in pairwise(argv):
+        is_value = before.startswith("-") and "=" not in before
+        if re.match(r"\w+=", arg) and not is_value:
+            raise ValueError(f"{arg!r} belongs to no option: write --{arg}.")
     yaml = ruamel.yaml.YAML()
     hparams_file, run_opts, overrides = speechbrain.parse_arguments(argv)
     given = yaml.load(overrides) or {}

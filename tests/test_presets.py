@@ -159,6 +159,13 @@ def test_a_variant_is_the_recipe_with_other_values(variant):
     assert load(variant.parent / "train.yaml")["double"] == 2
 
 
+@pytest.mark.parametrize("before", [[], ["--size=1"], ["--size", "1"]])
+def test_an_argument_that_belongs_to_no_option_is_refused(variant, before):
+    with pytest.raises(ValueError, match="'size=3' .* write --size=3"):
+        load(variant, *before, "size=3")
+    assert load(variant, "--size", "3")["size"] == 3
+
+
 @pytest.mark.parametrize("name", ["small", "train"])
 def test_a_key_that_no_recipe_has_is_refused(name, variant):
     with pytest.raises(ValueError, match="'sise'. Did you mean 'size'"):

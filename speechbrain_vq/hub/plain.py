@@ -429,6 +429,10 @@ def _pairs(node: Node | None) -> dict[str, Node]:
 
 def _override(node: Node, values: Mapping[str, Any], path: str = "") -> None:
     """Put plain values in the place of nodes."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"overrides are a dict of values by name, got {values!r}."
+        )
     pairs = _pairs(node) if isinstance(node, MappingNode) else {}
     for key, value in values.items():
         if key not in pairs:

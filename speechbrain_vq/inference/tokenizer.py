@@ -291,6 +291,11 @@ class VQTokenizer(CodecMixin, VQPretrained):
         tokens = tokens.to(self.device, torch.int64)
         if tokens.dim() == (1 if self.is_folded else 2):
             tokens = tokens.unsqueeze(0)
+        if tokens.dim() != (2 if self.is_folded else 3):
+            shape = "[B, T]" if self.is_folded else "[B, T, C]"
+            raise ValueError(
+                f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
+            )
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, lengths, speaker)
         vectors = self.mods.quantizer.decode(tokens)
@@ -327,9 +332,14 @@ class VQTokenizer(CodecMixin, VQPretrained):
                 f"{self.vocoder.source} takes tokens, not vectors: give them "
                 "to decode_batch, or choose another with use_vocoder(None)."
             )
+        size = self.mods.speaker.output_dim
         if speaker is None:
-            size = self.mods.speaker.output_dim
             speaker = vectors.new_zeros(len(vectors), size)
+        if speaker.dim() != 2 or speaker.shape[1] != size:
+            raise ValueError(
+                f"Speaker embeddings are [B, {size}], got the shape "
+                f"{tuple(speaker.shape)}."
+            )
         if lengths is not None:
             lengths = lengths.to(self.device)
         speaker = speaker.to(self.device)

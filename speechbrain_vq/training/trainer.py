@@ -64,6 +64,8 @@ class CodebookTrainer:
 
     Raises
     ------
+    TypeError
+        If the modules are none, or the schedule is none.
     ValueError
         If a trainable codebook is in none of the optimizers or in several, if
         a quantizer to re-initialize keeps no reservoir, if a scheduler was
@@ -355,8 +357,16 @@ def find_quantizers(modules) -> dict[str, VectorQuantizer]:
     those that are part of a frozen model such as a tokenizer, and without the
     names of wrappers such as DDP."""
     if not isinstance(modules, nn.Module):
-        if not isinstance(modules, dict):
+        given = type(modules).__name__
+        if isinstance(modules, Iterable) and not isinstance(modules, dict):
             modules = {str(i): m for i, m in enumerate(modules)}
+        if not isinstance(modules, dict) or not all(
+            isinstance(module, nn.Module) for module in modules.values()
+        ):
+            raise TypeError(
+                "modules must be a torch.nn.Module, or an iterable or dict of "
+                f"them, got {given}: give the model, not its parameters."
+            )
         modules = nn.ModuleDict(modules)
     frozen = {
         part

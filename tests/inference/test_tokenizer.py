@@ -219,6 +219,10 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
     voice = torch.ones(1, 4)
     other = tokenizer.decode_file(tokens, output, voice)
     assert not torch.equal(other, wavs[0])
+    with pytest.raises(ValueError, match=r"Speaker embeddings are \[B, 4\]"):
+        tokenizer.decode_file(tokens, output, voice[0])
+    with pytest.raises(ValueError, match=r"Tokens are \[B, T\]"):
+        tokenizer.decode_file(tokens[None, :, None], output)
     with pytest.raises(TypeError, match="Tokens are integers"):
         tokenizer.decode_file(tokens.float(), output)
     with pytest.raises(ValueError, match="there are 2: decode them one by"):

@@ -433,6 +433,15 @@ def test_no_quantizer_and_no_reservoir_are_named(caplog):
     assert "keeps no reservoir" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["optimizer", "parameters"])
+def test_what_is_no_module_is_refused(kind):
+    model = nn.ModuleList([VectorQuantizer(3, 4)])
+    optimizer = torch.optim.Adam(model.parameters())
+    wrong = optimizer if kind == "optimizer" else model.parameters()
+    with pytest.raises(TypeError, match="modules must be a torch.nn.Module"):
+        CodebookTrainer(wrong, optimizer)
+
+
 # Warnings --------------------------------------------------------------------
 
 
