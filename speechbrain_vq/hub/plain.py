@@ -1,8 +1,8 @@
 """Read the yaml of a model folder as data.
 
-HyperPyYAML runs what a yaml names. Here a yaml is scalars, lists, mappings
-and registered classes (``!new:``, and ``!name:`` for another class to build);
-whatever else is in it is refused before anything is built.
+A yaml has scalars, lists, mappings and registered classes (``!new:``, and
+``!name:`` for a class that another one builds). HyperPyYAML would run whatever
+it names; here all else is refused before anything is built.
 """
 
 import functools
