@@ -172,7 +172,7 @@ def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
     Arguments
     ---------
     folder : path
-        What ``prepare`` returned.
+        Folder that ``prepare`` returned.
     split : str
         "train", "valid" or "test".
 

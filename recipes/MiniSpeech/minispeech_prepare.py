@@ -85,16 +85,16 @@ def prepare(
         ``prepare_audio_folder``), or an empty or absent one, in which
         MiniSpeech is made (see ``prepare_minispeech``).
     save_folder : path
-        Where the manifests go when data_folder holds none.
+        Folder of the manifests when data_folder holds none.
     corpus : str
         "auto" looks at the folder; "manifests", "minispeech", "shared" and
-        "audio" say what it must be.
+        "audio" require that kind of data.
     minutes : float
-        Of MiniSpeech.
+        Minutes of MiniSpeech.
     seed : int
-        Of MiniSpeech, or of the splits of an audio folder.
+        Random seed of MiniSpeech, or of the splits of an audio folder.
     num_speakers : int
-        Of MiniSpeech.
+        Number of voices of MiniSpeech.
     languages : iterable of str, optional
         Languages to keep of a folder with ``utts.tsv``; all if None.
     skip_prep : bool
@@ -163,7 +163,7 @@ def prepare_minispeech(
         manifests (json and csv) and ``phones.item`` go. The folder may be
         moved afterwards.
     minutes : float
-        Of speech, in all: 80 % train, 10 % valid, 10 % test.
+        Minutes of speech in all: 80 % train, 10 % valid, 10 % test.
     seed : int
         The same seed gives the same bytes.
     num_speakers : int
@@ -238,7 +238,7 @@ def prepare_shared(
         text), ``phones.tsv.gz`` (utt, start, end, phone; may be absent) and
         ``audio/<speaker>/<utt>.ogg``.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     languages : iterable of str, optional
         Languages to keep; all if None.
 
@@ -296,9 +296,9 @@ def prepare_audio_folder(
         Searched, with its subfolders, for audio files of any format that
         libsndfile reads, sampling rate and number of channels.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     seed : int
-        Of the splits.
+        Random seed of the splits.
 
     Returns
     -------

@@ -193,7 +193,7 @@ def render_line(
     font : ImageFont.FreeTypeFont
         The hand, of the size ``SIZE``.
     text : str
-        What to write.
+        Text to write.
     rng : numpy.random.Generator
         Draws how it is bent, the ink and the paper.
 
@@ -246,7 +246,7 @@ def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
     name : str
         The path of the image.
     text : str
-        What is written.
+        Text of the line.
     edges : numpy.ndarray
         The edges of its characters, in columns.
     width : int
@@ -255,7 +255,7 @@ def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
     Returns
     -------
     str
-        What goes in the ``.ali`` file. A column belongs to the character at
+        Content of the ``.ali`` file. A column belongs to the character at
         its middle.
 
     Example

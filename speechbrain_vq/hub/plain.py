@@ -144,7 +144,7 @@ class ModelYaml:
         Arguments
         ---------
         device : str
-            Where modules are built, those excepted whose constructors compute.
+            Device to build on, except for modules that compute tensors.
         num_tensors : int
             Number of tensors of the weights, which bounds that of the model.
 

@@ -53,7 +53,7 @@ class WeightsPretrainer(Pretrainer):
         default_source : str, path or FetchSource
             The folder or the model on the Hub.
         local_strategy : LocalStrategy
-            How the file gets into ``collect_in``.
+            Way to put the file into ``collect_in``.
         fetch_config : FetchConfig
             Revision, token and cache.
 

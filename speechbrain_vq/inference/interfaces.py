@@ -123,7 +123,7 @@ class VQPretrained(Pretrained):
         freeze_params : bool
             Whether the model is only used, and not trained further.
         subfolder : str, optional
-            Where the model is in the folder or repository.
+            Path of the model in the folder or repository.
         device : str or torch.device, optional
             The same as ``run_opts={"device": ...}``.
         dtype : str or torch.dtype, optional
