@@ -287,8 +287,8 @@ def prepare_audio_folder(
     """Write manifests for all the audio under a folder, without phones.
 
     A twentieth of the files, rounded up, is for validation, and as many for
-    the test. The speaker is the name of a file's own folder. Files that are unreadable,
-    empty or cut short are named in warnings and left out.
+    the test. The speaker is the name of a file's own folder. Files that are
+    unreadable, empty or cut short are named in warnings and left out.
 
     Arguments
     ---------
