@@ -73,7 +73,6 @@ def prepare(
     seed: int = 1234,
     num_speakers: int = 24,
     languages: Iterable[str] | None = None,
-    skip_prep: bool = False,
 ) -> pathlib.Path:
     """Prepare whatever data_folder holds; the recipe's one entry.
 
@@ -97,8 +96,6 @@ def prepare(
         Number of voices of MiniSpeech.
     languages : iterable of str, optional
         Languages to keep of a folder with ``utts.tsv``; all if None.
-    skip_prep : bool
-        Whether to take the preparation as done.
 
     Returns
     -------
@@ -127,16 +124,12 @@ def prepare(
         _warn_if_other_corpus(data_folder, minutes, seed, num_speakers)
         return data_folder
     if kind == "minispeech":
-        return prepare_minispeech(
-            data_folder, minutes, seed, num_speakers, skip_prep
-        )
+        return prepare_minispeech(data_folder, minutes, seed, num_speakers)
     if kind not in ("shared", "audio"):
         raise ValueError(
             f"corpus is {corpus!r}; it must be 'auto', 'manifests', "
             "'minispeech', 'shared' or 'audio'"
         )
-    if skip_prep:
-        return pathlib.Path(save_folder)
     if kind == "shared":
         return prepare_shared(data_folder, save_folder, languages)
     return prepare_audio_folder(data_folder, save_folder, seed)
@@ -147,7 +140,6 @@ def prepare_minispeech(
     minutes: float = 30,
     seed: int = 1234,
     num_speakers: int = 24,
-    skip_prep: bool = False,
     jobs: int | None = None,
 ) -> pathlib.Path:
     """Make MiniSpeech, a synthetic English corpus with exact phone times.
@@ -168,8 +160,6 @@ def prepare_minispeech(
         The same seed gives the same bytes.
     num_speakers : int
         From 2 to 24.
-    skip_prep : bool
-        Whether to take the preparation as done.
     jobs : int, optional
         Voices to synthesise at a time, one per core if None. The bytes do not
         depend on it.
@@ -193,8 +183,6 @@ def prepare_minispeech(
     >>> folder = prepare_minispeech("minispeech")  # doctest: +SKIP
     """
     folder = pathlib.Path(data_folder)
-    if skip_prep:
-        return folder
     corpus = _minispeech(minutes, seed, num_speakers)
     if is_done(folder, corpus):
         return folder
