@@ -29,6 +29,7 @@ from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     BLANK,
     HEIGHT,
@@ -104,7 +105,7 @@ def render(
         "pillow": PIL.__version__,
     }
     done = output / "rendered.json"
-    if done.is_file() and json.loads(done.read_text("utf-8")) == note:
+    if done.is_file() and read_json(done) == note:
         return
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(

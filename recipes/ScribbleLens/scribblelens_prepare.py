@@ -40,6 +40,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def prepare(
     folder = pathlib.Path(save_folder)
     note = {"source": str(source), "colour": colour, "scribe": scribe}
     done = folder / "prepared.json"
-    if done.is_file() and json.loads(done.read_text("utf-8")) == note:
+    if done.is_file() and read_json(done) == note:
         return folder
     done.unlink(missing_ok=True)
     alignments = find_alignments(root, source)
