@@ -494,6 +494,8 @@ def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
 
 
 def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        return []
     try:
         return sorted(find_audio([folder]))
     except FileNotFoundError:

@@ -69,7 +69,7 @@ def demo(output, seed, steps, minutes, json_file) -> None:
 )
 @click.pass_context
 def train(context, recipe, hparams) -> None:
-    """Run a recipe of the package, e.g. MiniSpeech/unit-discovery.
+    """Train by a recipe, such as MiniSpeech/unit-discovery.
 
     All further options are passed to its train.py.
     """

@@ -146,7 +146,6 @@ def check_audio(path: str | os.PathLike) -> float:
             return sum(map(len, blocks)) / file.samplerate
         if file.frames == 0:
             raise AudioError(f"{name}: holds no sound.")
-        _check_wav_size(name, file.extra_info)
         tail = min(_TAIL, file.frames)
         file.seek(file.frames - tail)
         if len(file.read(tail)) < tail:
@@ -178,6 +177,8 @@ def _open(source, name=None, check=True, scan=True):
             # A name that is no valid text is a valid name all the same.
             source = os.fsencode(source)
         with _Forward(source) as file:
+            if check:
+                _check_wav_size(name, file.extra_info)
             yield file, name
     except (OSError, RuntimeError, UnicodeError) as error:
         reason = getattr(error, "error_string", error)

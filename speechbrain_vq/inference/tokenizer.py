@@ -1,6 +1,7 @@
 """Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import torch
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import (
+    AudioError,
     as_waveforms,
     audio_blocks,
     read_audio,
@@ -280,7 +282,13 @@ class VQTokenizer(CodecMixin, VQPretrained):
         torch.Tensor
             Waveforms, [B, samples], zero at padding.
         """
-        tokens = torch.as_tensor(tokens).to(self.device, torch.int64)
+        tokens = torch.as_tensor(tokens)
+        if tokens.is_floating_point() and tokens.numel():
+            raise TypeError(
+                f"Tokens are integers, got {tokens.dtype}. Vectors are for "
+                "decode_vectors."
+            )
+        tokens = tokens.to(self.device, torch.int64)
         if tokens.dim() == (1 if self.is_folded else 2):
             tokens = tokens.unsqueeze(0)
         if isinstance(self.vocoder, UnitVocoder):
@@ -433,10 +441,19 @@ class VQTokenizer(CodecMixin, VQPretrained):
         Raises
         ------
         AudioError
-            If the file is missing, not audio, cut short or empty.
+            If the file is missing, not audio, cut short, or too short.
         """
         blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
-        return self.tokenize(blocks, chunk_seconds)
+        try:
+            return self.tokenize(blocks, chunk_seconds)
+        except AudioError:
+            raise
+        # It is too short, or holds no numbers.
+        except ValueError as error:
+            is_path = isinstance(path, str | os.PathLike)
+            raise AudioError(
+                f"{path if is_path else 'audio'}: {error}"
+            ) from error
 
     def decode_file(
         self,
@@ -557,11 +574,19 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wavs = as_waveforms(wavs).to(self.device)
         if wav_lens is None:
             wav_lens = torch.ones(len(wavs), dtype=torch.float32)
+        if not torch.is_tensor(wav_lens) or not wav_lens.is_floating_point():
+            raise TypeError(
+                "wav_lens are relative to the longest waveform: a tensor of "
+                f"floating-point numbers in [0, 1], got {wav_lens!r}."
+            )
         mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
         wavs = torch.where(mask, wavs, 0.0)
-        if wavs.numel() and wavs.abs().amax() > _LOUDEST:
+        loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
+        if not math.isfinite(loudest):
+            raise ValueError("The waveforms hold NaN or infinity.")
+        if loudest > _LOUDEST:
             raise ValueError(
-                f"Waveforms are in [-1, 1], got {wavs.abs().amax():.4g}. "
+                f"Waveforms are in [-1, 1], got {loudest:.4g}. "
                 "Divide 16-bit integers by 32768."
             )
         return wavs, wav_lens.to(self.device)

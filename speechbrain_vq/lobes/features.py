@@ -176,6 +176,9 @@ class LogMel(nn.Module):
                 n_iter=60, power=1.0, rand_init=False, **self._shape
             ).to(mels.device)
         length = mels.shape[1] * self.hop_length
+        # GriffinLim reflects half a transform of samples at either end.
+        missing = self.n_fft // 2 // self.hop_length + 2 - mels.shape[1]
+        magnitude = nn.functional.pad(magnitude, (0, 0, 0, max(missing, 0)))
         wavs = to_wave(to_linear(magnitude.transpose(1, 2)))
         # GriffinLim centres its frames half a hop before ours.
         wavs = nn.functional.pad(wavs, (self.hop_length // 2, length))

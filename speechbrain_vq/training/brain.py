@@ -43,9 +43,19 @@ class SkipNonfiniteMixin:
         self._nonfinite = False
 
 
+def _check_bases(cls) -> None:
+    """Refuse a Brain that names VQMixin where it would do nothing."""
+    order = cls.__mro__
+    if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
+        raise TypeError(
+            f"{cls.__name__} must name VQMixin before the Brain among its "
+            f"bases, `class {cls.__name__}(VQMixin, ...)`: behind it, it does "
+            "nothing."
+        )
+
+
 class VQMixin(SkipNonfiniteMixin, ResumableMixin):
-    """Attach a ``CodebookTrainer`` to the optimizers of a Brain and monitor the
-    quantizers in ``self.modules``.
+    """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
     Name it first among the bases. It works by hooks of the optimizers, so a
     Brain may have its own ``fit_batch``, ``init_optimizers`` and
@@ -74,18 +84,11 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
     """
 
     codebook_trainer = monitors = None
-    _eval_stage = "valid"
-    _attached = _fit_called = False
+    _eval_stage, _attached, _fit_called = "valid", False, False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        order = cls.__mro__
-        if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
-            name = cls.__name__
-            raise TypeError(
-                f"{name} must name VQMixin before the Brain among its bases, "
-                f"`class {name}(VQMixin, ...)`: behind it, it does nothing."
-            )
+        _check_bases(cls)
 
     @property
     def quantizers(self) -> dict[str, torch.nn.Module]:
@@ -125,11 +128,7 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         self._start("test")
         self.monitors.start(training=False)
         loss = super().evaluate(*args, **kwargs)
-        if any(quantizer.bypass for quantizer in self.quantizers.values()):
-            logger.warning(
-                "There is no checkpoint past the warm-up: the model evaluated "
-                "does not quantize."
-            )
+        _check_quantizes(self.quantizers)
         return loss
 
     def on_fit_start(self):
@@ -150,8 +149,7 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         return loader
 
     def attach_trainer(self):
-        """Make the trainer, once a fit; a checkpoint to recover needs it before
-        the optimizers are loaded."""
+        """Make the trainer, once a fit, before the optimizers are loaded."""
         if self._attached:
             return
         self._attached = True
@@ -209,6 +207,15 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
 
 class VQBrain(VQMixin, sb.Brain):
     """A SpeechBrain Brain that trains vector quantizers; see ``VQMixin``."""
+
+
+def _check_quantizes(quantizers) -> None:
+    """Warn where a model evaluated is in its warm-up."""
+    if any(quantizer.bypass for quantizer in quantizers.values()):
+        logger.warning(
+            "There is no checkpoint past the warm-up: the model evaluated "
+            "does not quantize."
+        )
 
 
 def _num_epochs(brain, epoch_counter) -> float:

@@ -17,6 +17,8 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_vq.nnet.normalization import MaskedBatchNorm
+
 logger = get_logger(__name__)
 
 
@@ -192,6 +194,12 @@ class TrainerState:
         quantizers = self.brain.quantizers.items()
         return {name: q for name, q in quantizers if q not in saved}
 
+    def _norms(self):
+        """Batch norms by name, whose counts are in no state_dict."""
+        for name, module in self.brain.modules.named_modules():
+            if isinstance(module, MaskedBatchNorm):
+                yield name, module
+
     def checkpoint_meta(self) -> dict[str, float]:
         """Return warm-up and usage, for the meta of checkpoints."""
         quantizers = self.brain.quantizers.values()
@@ -210,6 +218,7 @@ class TrainerState:
                 name: quantizer.state_dict()
                 for name, quantizer in self._not_elsewhere().items()
             },
+            "norms": {n: norm.num_batches for n, norm in self._norms()},
         }
         torch.save(state, path)
 
@@ -221,6 +230,11 @@ class TrainerState:
         if self.brain.is_fitting:
             self.brain.attach_trainer()
             self.brain.codebook_trainer.load_state_dict(state["trainer"])
+            # Checkpoints of 0.2 and before have none.
+            saved = state.get("norms", {})
+            for name, norm in self._norms():
+                if name in saved:
+                    norm.num_batches.copy_(saved[name])
             if not end_of_epoch and if_main_process():
                 self.brain.monitors.load_state_dict(state["monitors"])
             return

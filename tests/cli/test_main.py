@@ -22,6 +22,8 @@ def test_every_option_says_what_it_is(verb):
     assert shown.exit_code == 0
     command = main.commands[verb]
     assert command.help.split("\n")[0].endswith(".")
+    # A point within it would end the line of `--help` before the end.
+    assert "." not in command.help.split("\n")[0][:-1]
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help.endswith(".")

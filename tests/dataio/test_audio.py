@@ -81,8 +81,11 @@ def test_what_cannot_be_read_is_named(files, name, reason):
 
 @pytest.mark.parametrize("name", ["cut.flac", "cut.wav", "cut.ogg"])
 def test_a_file_cut_short_is_named(files, name):
-    with pytest.raises(AudioError, match=f"{name}: .*cut short|{name}: cannot"):
+    reason = f"{name}: .*cut short|{name}: cannot"
+    with pytest.raises(AudioError, match=reason):
         check_audio(files / name)
+    with pytest.raises(AudioError, match=reason):
+        read_audio(files / name, RATE)
 
 
 def test_a_dataset_goes_on_without_bad_files_and_tells(files, caplog):

@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq.dataio.audio import AudioError
 
 RATE = 16000
 
@@ -164,8 +165,31 @@ def test_waveforms_of_any_shape_and_scale(tokenizer, seed):
         tokenizer.encode_batch(wavs[..., None])
     with pytest.raises(ValueError, match="Divide 16-bit integers by 32768"):
         tokenizer.encode_batch(integers.float())
+    with pytest.raises(ValueError, match="waveforms hold NaN"):
+        tokenizer.encode_batch(wavs.log())
     with pytest.raises(ValueError, match="One waveform"):
         tokenizer.tokenize(wavs.expand(2, -1))
+
+
+@pytest.mark.parametrize("lens", [torch.tensor([RATE]), [1.0]])
+def test_lengths_in_samples_are_refused(tokenizer, lens):
+    with pytest.raises(TypeError, match="relative to the longest"):
+        tokenizer.encode_batch(torch.randn(1, RATE), lens)
+
+
+def test_a_file_that_cannot_be_encoded_is_named(tokenizer, tmp_path):
+    path = tmp_path / "a.wav"
+    for wav in (np.ones(100) / 9, np.full(RATE, np.nan)):
+        soundfile.write(path, wav, RATE, subtype="FLOAT")
+        with pytest.raises(AudioError, match="a.wav: .*(shorter|NaN)"):
+            tokenizer.encode_file(path)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4, 5])
+def test_few_tokens_are_decoded(tokenizer, number):
+    wavs = tokenizer.decode_batch(torch.randint(32, (1, number)))
+    assert wavs.shape[1] == number * RATE / tokenizer.token_rate
+    assert wavs.isfinite().all() and wavs.abs().max() > 0
 
 
 def test_latents_are_those_that_are_quantized(tokenizer):
@@ -195,6 +219,8 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
     voice = torch.ones(1, 4)
     other = tokenizer.decode_file(tokens, output, voice)
     assert not torch.equal(other, wavs[0])
+    with pytest.raises(TypeError, match="Tokens are integers"):
+        tokenizer.decode_file(tokens.float(), output)
     with pytest.raises(ValueError, match="there are 2: decode them one by"):
         tokenizer.decode_file(tokens.view(2, 10), output)
 

@@ -279,6 +279,16 @@ def test_interruption_while_writing(
     assert tree(folder) == tree(small)
 
 
+@pytest.mark.parametrize("name", ["nothing/there", "."])
+def test_made_where_nothing_or_an_empty_folder_is(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(mini, "speak_all", lambda *args: 1 / 0)
+    folder, save = tmp_path / "data" / name, tmp_path / "save"
+    (tmp_path / "data").mkdir()
+    with pytest.raises(ZeroDivisionError):
+        mini.prepare(folder, save, **SMALL)
+    assert not save.exists()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

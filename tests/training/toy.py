@@ -15,6 +15,7 @@ from speechbrain import Brain, Stage
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_vq import (
+    MaskedBatchNorm,
     ReinitSchedule,
     ResidualVectorQuantizer,
     VectorQuantizer,
@@ -207,9 +208,12 @@ def train(folder, arm, lives=None, saves=None, factor=1, valid=True):
     """
     torch.set_num_threads(1)
     torch.manual_seed(3)
+    parts = modules(ARMS[arm](), dropout=0.3)
+    # Its running statistics depend on the number of its batches.
+    parts["encoder"].append(MaskedBatchNorm(DIM))
     brain = make(
         Deadly,
-        modules(ARMS[arm](), dropout=0.3),
+        parts,
         folder=os.path.join(folder, "save"),
         run={"ckpt_interval_steps": 3, "grad_accumulation_factor": factor},
         reinit_schedule=ReinitSchedule(3, 4),
