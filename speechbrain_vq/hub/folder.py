@@ -237,15 +237,7 @@ def load_weights(
 
 
 def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
-    """Write the weights file of modules into a folder that has their yaml.
-
-    Arguments
-    ---------
-    modules : dict
-        The modules by name.
-    folder : pathlib.Path
-        The folder.
-    """
+    """Write the weights of modules by name into the folder of their yaml."""
     state, _ = split_tensors(nn.ModuleDict(modules).state_dict())
     # safetensors takes no tensors that share memory.
     tensors = {
