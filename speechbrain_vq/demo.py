@@ -1,6 +1,5 @@
 """Demo: train the same codebook with two presets and compare them."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -11,7 +10,7 @@ import time
 import click
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.dataio.manifests import read_json, read_manifest
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.presets import recipe_path
 
@@ -107,7 +106,7 @@ def train(arm, corpus, output, seed, steps) -> dict:
                 f"Training {arm} failed:\n{text[-2000:]}\n"
                 f"(all of it in {folder / 'output.txt'})"
             )
-    return json.loads(results.read_text(encoding="utf-8"))
+    return read_json(results)
 
 
 def watch(child, arm, log, steps) -> None:

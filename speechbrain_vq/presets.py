@@ -135,7 +135,7 @@ def bundled(name: str) -> str:
     Arguments
     ---------
     name : str
-        Of the model.
+        Name of the model.
 
     Returns
     -------
@@ -190,7 +190,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Arguments
     ---------
     argv : list[str]
-        What follows the name of the script.
+        Arguments after the name of the script.
 
     Returns
     -------

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import folder_contents
+from speechbrain_vq.dataio.manifests import folder_contents, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
     Arguments
     ---------
     folder : path
-        What ``prepare`` returned.
+        Folder that ``prepare`` returned.
     split : str
         "train", "valid" or "test".
 
@@ -431,7 +431,7 @@ def _checked(images, files, channels) -> np.ndarray:
 def _is_done(folder, note) -> bool:
     path = folder / NOTE
     complete = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
-    return complete and path.is_file() and json.loads(path.read_text()) == note
+    return complete and path.is_file() and read_json(path) == note
 
 
 def _write(folder, images, note) -> None:

@@ -57,7 +57,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         The package ``festvox-ru_*.deb``, the folder that it is in, or the one
         that it was unpacked to. Or a folder with manifests of any corpus.
     save_folder : path
-        Where the manifests go. What is needed of a package is unpacked there,
+        Folder of the manifests. The files of a package are unpacked there,
         once.
 
     Returns

@@ -57,7 +57,7 @@ def prepare(
         interrupted, or asked for less, is gone on with. Or a folder with
         manifests of any corpus.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     lexicon : path, optional
         A file in the format of CMUdict, such as librispeech-lexicon.txt.
     g2p : str, optional
@@ -68,7 +68,7 @@ def prepare(
     phones : bool
         Whether phones are wanted; where they are not, neither is a lexicon.
     hours, valid_hours : float, optional
-        How much of each part, in its order, for training and for the other
+        Hours of each part, in its order, for training and for the other
         two; no more is fetched. None: all.
 
     Returns

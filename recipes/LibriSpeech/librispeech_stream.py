@@ -31,18 +31,18 @@ HOW_TO_GET = (
 def stream(
     source: str, part: str, folder: pathlib.Path
 ) -> Iterator[tuple[str, pathlib.Path, str]]:
-    """Utterances in the order of the data set. No more is fetched than what is
-    asked for, but for the rest of a piece; the audio is written as it is.
+    """Yield the utterances of a part in the order of the data set, fetching
+    no more than are asked for; their audio is written as it is.
 
     Arguments
     ---------
     source : str
-        What ``datasets`` loads: a name on the Hub, or a folder.
+        Name on the Hub, or a folder, for ``datasets`` to load.
     part : str
-        Of the corpus, such as ``train-clean-100``.
+        Part of the corpus, such as ``train-clean-100``.
     folder : pathlib.Path
-        Where ``audio/PART`` goes, and ``audio/PART.jsonl``: what has come,
-        and where to go on.
+        Folder for ``audio/PART``, and ``audio/PART.jsonl``, the state to
+        resume from.
 
     Yields
     ------

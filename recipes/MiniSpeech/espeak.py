@@ -75,11 +75,11 @@ def speak_all(
     Arguments
     ---------
     audio : pathlib.Path
-        Where ``<speaker>/<utt>.flac`` go.
+        Folder of the ``<speaker>/<utt>.flac``.
     minutes : float
-        Of speech, in all.
+        Minutes of speech in all.
     seed : int
-        Of the sentences and of how they are said.
+        Random seed of the sentences and voices.
     num_speakers : int
         The first so many of VOICES; every sixth is for the test set only.
     jobs : int, optional

@@ -73,7 +73,6 @@ def prepare(
     seed: int = 1234,
     num_speakers: int = 24,
     languages: Iterable[str] | None = None,
-    skip_prep: bool = False,
 ) -> pathlib.Path:
     """Prepare whatever data_folder holds; the recipe's one entry.
 
@@ -85,20 +84,18 @@ def prepare(
         ``prepare_audio_folder``), or an empty or absent one, in which
         MiniSpeech is made (see ``prepare_minispeech``).
     save_folder : path
-        Where the manifests go when data_folder holds none.
+        Folder of the manifests when data_folder holds none.
     corpus : str
         "auto" looks at the folder; "manifests", "minispeech", "shared" and
-        "audio" say what it must be.
+        "audio" require that kind of data.
     minutes : float
-        Of MiniSpeech.
+        Minutes of MiniSpeech.
     seed : int
-        Of MiniSpeech, or of the splits of an audio folder.
+        Random seed of MiniSpeech, or of the splits of an audio folder.
     num_speakers : int
-        Of MiniSpeech.
+        Number of voices of MiniSpeech.
     languages : iterable of str, optional
         Languages to keep of a folder with ``utts.tsv``; all if None.
-    skip_prep : bool
-        Whether to take the preparation as done.
 
     Returns
     -------
@@ -127,16 +124,12 @@ def prepare(
         _warn_if_other_corpus(data_folder, minutes, seed, num_speakers)
         return data_folder
     if kind == "minispeech":
-        return prepare_minispeech(
-            data_folder, minutes, seed, num_speakers, skip_prep
-        )
+        return prepare_minispeech(data_folder, minutes, seed, num_speakers)
     if kind not in ("shared", "audio"):
         raise ValueError(
             f"corpus is {corpus!r}; it must be 'auto', 'manifests', "
             "'minispeech', 'shared' or 'audio'"
         )
-    if skip_prep:
-        return pathlib.Path(save_folder)
     if kind == "shared":
         return prepare_shared(data_folder, save_folder, languages)
     return prepare_audio_folder(data_folder, save_folder, seed)
@@ -147,7 +140,6 @@ def prepare_minispeech(
     minutes: float = 30,
     seed: int = 1234,
     num_speakers: int = 24,
-    skip_prep: bool = False,
     jobs: int | None = None,
 ) -> pathlib.Path:
     """Make MiniSpeech, a synthetic English corpus with exact phone times.
@@ -163,13 +155,11 @@ def prepare_minispeech(
         manifests (json and csv) and ``phones.item`` go. The folder may be
         moved afterwards.
     minutes : float
-        Of speech, in all: 80 % train, 10 % valid, 10 % test.
+        Minutes of speech in all: 80 % train, 10 % valid, 10 % test.
     seed : int
         The same seed gives the same bytes.
     num_speakers : int
         From 2 to 24.
-    skip_prep : bool
-        Whether to take the preparation as done.
     jobs : int, optional
         Voices to synthesise at a time, one per core if None. The bytes do not
         depend on it.
@@ -193,8 +183,6 @@ def prepare_minispeech(
     >>> folder = prepare_minispeech("minispeech")  # doctest: +SKIP
     """
     folder = pathlib.Path(data_folder)
-    if skip_prep:
-        return folder
     corpus = _minispeech(minutes, seed, num_speakers)
     if is_done(folder, corpus):
         return folder
@@ -238,7 +226,7 @@ def prepare_shared(
         text), ``phones.tsv.gz`` (utt, start, end, phone; may be absent) and
         ``audio/<speaker>/<utt>.ogg``.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     languages : iterable of str, optional
         Languages to keep; all if None.
 
@@ -287,8 +275,8 @@ def prepare_audio_folder(
     """Write manifests for all the audio under a folder, without phones.
 
     A twentieth of the files, rounded up, is for validation, and as many for
-    the test. The speaker is the name of a file's own folder. Files that are unreadable,
-    empty or cut short are named in warnings and left out.
+    the test. The speaker is the name of a file's own folder. Files that are
+    unreadable, empty or cut short are named in warnings and left out.
 
     Arguments
     ---------
@@ -296,9 +284,9 @@ def prepare_audio_folder(
         Searched, with its subfolders, for audio files of any format that
         libsndfile reads, sampling rate and number of channels.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     seed : int
-        Of the splits.
+        Random seed of the splits.
 
     Returns
     -------

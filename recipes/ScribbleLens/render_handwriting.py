@@ -29,6 +29,7 @@ from scipy.ndimage import map_coordinates
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     BLANK,
     HEIGHT,
@@ -104,7 +105,7 @@ def render(
         "pillow": PIL.__version__,
     }
     done = output / "rendered.json"
-    if done.is_file() and json.loads(done.read_text("utf-8")) == note:
+    if done.is_file() and read_json(done) == note:
         return
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(
@@ -193,7 +194,7 @@ def render_line(
     font : ImageFont.FreeTypeFont
         The hand, of the size ``SIZE``.
     text : str
-        What to write.
+        Text to write.
     rng : numpy.random.Generator
         Draws how it is bent, the ink and the paper.
 
@@ -246,7 +247,7 @@ def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
     name : str
         The path of the image.
     text : str
-        What is written.
+        Text of the line.
     edges : numpy.ndarray
         The edges of its characters, in columns.
     width : int
@@ -255,7 +256,7 @@ def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
     Returns
     -------
     str
-        What goes in the ``.ali`` file. A column belongs to the character at
+        Content of the ``.ali`` file. A column belongs to the character at
         its middle.
 
     Example

@@ -40,6 +40,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,9 @@ def prepare(
     data_folder : path
         The zip archive, or a folder that holds it or what it unpacks to.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     colour : str
-        Which images: ``"bw"`` (the paper's), ``"gray"`` or ``"color"``.
+        Kind of the images: ``"bw"`` (the paper's), ``"gray"`` or ``"color"``.
     scribe : str, optional
         Only the lines of this one, such as ``"tasman"``.
 
@@ -100,7 +101,7 @@ def prepare(
     folder = pathlib.Path(save_folder)
     note = {"source": str(source), "colour": colour, "scribe": scribe}
     done = folder / "prepared.json"
-    if done.is_file() and json.loads(done.read_text("utf-8")) == note:
+    if done.is_file() and read_json(done) == note:
         return folder
     done.unlink(missing_ok=True)
     alignments = find_alignments(root, source)
@@ -199,14 +200,14 @@ def find_alignments(root, source: pathlib.Path):
     Arguments
     ---------
     root : path
-        Of ``scribblelens.corpus.v1``, on disk or in the archive.
+        Path of ``scribblelens.corpus.v1``, on disk or in the archive.
     source : pathlib.Path
-        What ``find_corpus`` found with it.
+        Archive or folder of ``find_corpus``.
 
     Returns
     -------
     path
-        Of ``scribblelens.corpus.v1`` among the alignments.
+        Path of ``scribblelens.corpus.v1`` among the alignments.
 
     Raises
     ------
@@ -241,7 +242,7 @@ def read_list(
     Arguments
     ---------
     root : path
-        Of ``scribblelens.corpus.v1``.
+        Path of ``scribblelens.corpus.v1``.
     colour, scribe
         See ``prepare``.
     split : str
@@ -290,7 +291,7 @@ def read_image(path) -> np.ndarray:
     Arguments
     ---------
     path : path
-        Of the image, on disk or in an archive.
+        Path of the image, on disk or in an archive.
 
     Returns
     -------
@@ -332,7 +333,7 @@ def read_alignment(text: str) -> list[str]:
     Arguments
     ---------
     text : str
-        What is in the ``.ali`` file.
+        Content of the ``.ali`` file.
 
     Returns
     -------

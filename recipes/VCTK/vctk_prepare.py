@@ -60,16 +60,16 @@ def prepare(
         ``speaker-info.txt``, or of 0.80, with ``wav48``; or the one that it is
         in. A folder with manifests is used as it is.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     mic : str
-        Of version 0.92, ``mic1`` or ``mic2``; where the latter is missing, as
+        Microphone of version 0.92, ``mic1`` or ``mic2``; without the latter, as
         of p280, the utterances are left out.
     seed : int
-        Of the splits and of the choice of the speakers for test only.
+        Random seed of the splits and of the unseen speakers.
     unseen_speakers : int
-        How many are for test only.
+        Number of speakers for test only.
     valid_fraction, test_fraction : float
-        Of the sentences, rounded up.
+        Share of the sentences, rounded up.
 
     Returns
     -------

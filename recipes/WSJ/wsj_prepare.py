@@ -66,7 +66,7 @@ def prepare(
     data_folder : path
         Holds the discs, or wsj0 and wsj1; upper case will do.
     save_folder : path
-        Where the manifests go.
+        Folder of the manifests.
     lexicon : path, optional
         A file in the format of CMUdict.
     g2p : str, optional

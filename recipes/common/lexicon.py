@@ -2,9 +2,9 @@
 
 import collections
 import hashlib
-import importlib
 import logging
 import pathlib
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -90,14 +90,13 @@ def find_g2p(name: str) -> G2P:
     >>> find_g2p("builtins:list")("tea")
     ['t', 'e', 'a']
     """
-    module, _, attribute = name.partition(":")
     # Of a script, Python searches the script's folder alone. It is last, and
     # stays: the function may import as well.
     here = str(pathlib.Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"g2p is {name!r}, wanted is module:function that Python can "

@@ -1,11 +1,13 @@
 """Check whether a run may resume from the checkpoints in its folder."""
 
-import io
 import pathlib
 from typing import Any
 
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
+
+from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.publish import Run
 
 # How long and where: what a run that goes on may change.
 FREE = {
@@ -37,13 +39,13 @@ def check_resume(hparams_file: str, overrides: str, hparams: dict) -> None:
     ValueError
         If the folder has a checkpoint of a run with other hyperparameters.
     """
-    saved = pathlib.Path(hparams["output_folder"]) / "hyperparams.yaml"
+    folder = pathlib.Path(hparams["output_folder"])
     checkpoints = pathlib.Path(hparams["save_folder"]).glob("CKPT*")
-    if not saved.is_file() or next(checkpoints, None) is None:
+    if not (folder / HPARAMS).is_file() or next(checkpoints, None) is None:
         return
     with open(hparams_file, encoding="utf-8") as file:
         text = resolve_references(file, overrides).read()
-    before, now = _values(saved.read_text(encoding="utf-8")), _values(text)
+    before, now = _values(Run.open(folder).hparams), _values(YAML().load(text))
     changed = [
         f"{key} was {before[key]}, now it is {now[key]}"
         for key in now
@@ -51,15 +53,14 @@ def check_resume(hparams_file: str, overrides: str, hparams: dict) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{saved.parent} holds a run with other values: "
+            f"{folder} holds a run with other values: "
             f"{'; '.join(changed[:5])}. Give the values it had to go on with "
             "it, name another --output_folder, or remove this one."
         )
 
 
-def _values(text: str) -> dict[str, Any]:
-    """Read the plain values of a yaml file and those of the preset."""
-    values = YAML().load(io.StringIO(text))
+def _values(values: dict[str, Any]) -> dict[str, Any]:
+    """Select the plain values of a yaml and those of its preset."""
     plain = {
         key: value
         for key, value in values.items()

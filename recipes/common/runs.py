@@ -30,7 +30,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     Arguments
     ---------
     argv : list of str
-        What follows the name of the script: the yaml file, run options and
+        Arguments after the name of the script: yaml file, run options and
         overrides.
 
     Returns

@@ -7,8 +7,8 @@ attributes: ``weights``, the name of its weights for the report, and
 ``quantities``, a dict of ``Quantity`` by key.
 """
 
-import importlib
 import importlib.metadata
+import pkgutil
 import re
 from collections.abc import Callable, Iterable
 
@@ -63,11 +63,8 @@ def load_judge(name: str | Callable) -> Callable:
     own, _, weights = name.partition(":")
     if own in JUDGES:
         return _load(own, weights)
-    module, _, attribute = name.replace(":", ".").rpartition(".")
     try:
-        if not module:
-            raise ValueError("it names no module")
-        judge = getattr(importlib.import_module(module), attribute)
+        judge = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"There is no judge '{name}' ({error}): name "

@@ -59,20 +59,20 @@ def download(
         As in ``huggingface_hub``: absent, it is ``HF_TOKEN`` or the stored
         login; ``False`` is none.
     cache_dir : path, optional
-        Absent: the Hub's own cache.
+        Cache of the Hub; absent: its default.
     local_files_only : bool
         Whether to make no connection.
     force_download : bool
         Whether to fetch what is in the cache once more.
     savedir : path, optional
-        Where to put a copy of the files: a new or empty folder, or one that
-        an earlier call filled.
+        Folder for a copy of the files: a new or empty one, or one that an
+        earlier call filled.
     trust_remote_code : bool
         Whether to fetch every file of the repository.
     weights : tuple of str
-        Names that the weights may have; one of them has to be there.
+        Possible names of the weights, of which one must exist.
     subfolder : str, optional
-        Where the model is in the folder or repository.
+        Path of the model in the folder or repository.
 
     Returns
     -------

@@ -30,8 +30,8 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """Find a file of a model folder.
 
-    A stranger's folder may hold links to the reader's own files. Links into
-    the cache of the Hub are as the Hub's client makes them, and pass.
+    Links to places outside the folder are refused, those that the Hub's client
+    makes into its cache excepted.
 
     Arguments
     ---------
@@ -90,8 +90,8 @@ def is_folder_name(name: Any) -> bool:
 
 
 def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
-    """Return the snapshot in a cache of the Hub that a folder is, or is in;
-    it is named by its commit."""
+    """Return the snapshot of a Hub cache, named by its commit, that contains a
+    folder."""
     folder = pathlib.Path(folder)
     for place in (folder, *folder.parents):
         if place.parent.name == "snapshots":
@@ -116,12 +116,12 @@ def pickles_hint(names: Iterable[str]) -> str:
     Arguments
     ---------
     names : iterable of str
-        What files there are.
+        Names of the files of a model.
 
     Returns
     -------
     str
-        A sentence to end a message with; empty if there are no such files.
+        Last sentence of an error message; empty without such files.
     """
     pickles = sorted(n for n in names if n.endswith(PICKLES))
     if not pickles:
@@ -209,8 +209,8 @@ def load_weights(
     path : path
         A safetensors file; its tensors are named ``module.tensor``.
     assign : bool
-        Whether the tensors of the file take the place of the modules' own,
-        which may then be on the meta device.
+        Whether the tensors of the file replace the modules' own, which may
+        then be on the meta device.
 
     Raises
     ------
@@ -237,15 +237,7 @@ def load_weights(
 
 
 def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
-    """Write the weights file of modules into a folder that has their yaml.
-
-    Arguments
-    ---------
-    modules : dict
-        The modules by name.
-    folder : pathlib.Path
-        The folder.
-    """
+    """Write the weights of modules by name into the folder of their yaml."""
     state, _ = split_tensors(nn.ModuleDict(modules).state_dict())
     # safetensors takes no tensors that share memory.
     tensors = {
@@ -283,13 +275,13 @@ def load_checkpoint(
     Arguments
     ---------
     module : torch.nn.Module
-        What is loaded; of no use where they do not fit.
+        Module to load into; after an error it is not usable.
     path : path
-        What ``torch.save`` wrote.
+        A file of ``torch.save``.
     yaml : str
-        What the weights must fit, for the message.
+        Name of the yaml of the module, for the error message.
     assign : bool
-        Whether the tensors of the file take the place of the module's own.
+        Whether the tensors of the file replace the module's own.
 
     Raises
     ------
@@ -299,12 +291,11 @@ def load_checkpoint(
     """
     path = pathlib.Path(path)
     try:
-        # Never a pickle that could run something, whatever the environment
-        # says.
+        # Explicit, as TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
         state = torch.load(path, map_location="cpu", weights_only=True)
-    # Of damaged files the reader may raise anything.
+    # For damaged files the reader may raise anything. PyTorch's own message
+    # proposes to load the file with its code.
     except Exception as error:
-        # PyTorch's own words would have it loaded with all that is in it.
         raise ValueError(
             f"{path} was not loaded: {path.name} cannot be read as a file of "
             f"tensors ({type(error).__name__}), and what else is in it was "
@@ -362,11 +353,6 @@ def _differences(expected, found):
             kind = "floating point numbers" if got.is_float else "integers"
             wrong.append(f"'{key}' holds {kind}, not {want.dtype}")
     return wrong
-
-
-def read_config(folder: str | pathlib.Path) -> dict:
-    """Read ``config.json``: sizes, rates and training of a model."""
-    return json.loads(find_file(folder, CONFIG).read_text(encoding="utf-8"))
 
 
 def commit_of(folder: str | pathlib.Path) -> str | None:

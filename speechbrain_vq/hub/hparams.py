@@ -8,8 +8,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from .folder import HPARAMS
 
-# What a training yaml may say under `inference`, and what holds where it says
-# nothing.
+# Keys of the section `inference` of a training yaml, and their defaults.
 SECTION = {
     "interface": "VQTokenizer",
     "keys": ["sample_rate", "token_rate"],
@@ -31,22 +30,22 @@ def inference_section(training: dict) -> dict:
     Arguments
     ---------
     training : dict
-        The yaml. Under ``inference`` it may have: ``interface``, the class
-        that loads the model (one of ``speechbrain_vq.inference``, or a dotted
-        name); ``keys``, those of the yaml that it needs beside ``modules``;
-        ``files``, those of its ``save_folder`` that it needs, such as
-        ``label_encoder.txt``; ``recipe`` and ``summary``, for the card; ``card``, more of its front
-        matter.
+        The yaml. Keys of its ``inference``: ``interface``, the class that
+        loads the model (of ``speechbrain_vq.inference``, or a dotted name);
+        ``keys``, further keys of the yaml to export beside ``modules``;
+        ``files``, files of its ``save_folder`` to export, such as
+        ``label_encoder.txt``; ``recipe`` and ``summary``, for the card;
+        ``card``, its front matter.
 
     Returns
     -------
     dict
-        All of these.
+        The section, completed by defaults.
 
     Raises
     ------
     ValueError
-        If it says something else.
+        If it has an unknown key.
 
     Example
     -------
@@ -71,18 +70,17 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
     training : CommentedMap
         The yaml of the run.
     keys : list of str
-        What it keeps beside the modules.
+        Keys to export beside the modules.
 
     Returns
     -------
     str
-        The text.
+        Text of the yaml.
 
     Raises
     ------
     ValueError
-        If a key is missing, or what is kept has a placeholder or the path of
-        a file, which others do not have.
+        If a key is missing, or a value is a placeholder or an absolute path.
     """
     wanted = [*keys, "modules"]
     missing = [key for key in wanted if key not in training]

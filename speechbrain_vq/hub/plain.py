@@ -1,8 +1,8 @@
 """Read the yaml of a model folder as data.
 
-HyperPyYAML runs what a yaml names. Here a yaml is scalars, lists, mappings
-and registered classes (``!new:``, and ``!name:`` for another class to build);
-whatever else is in it is refused before anything is built.
+A yaml has scalars, lists, mappings and registered classes (``!new:``, and
+``!name:`` for a class that another one builds). HyperPyYAML would run whatever
+it names; here all else is refused before anything is built.
 """
 
 import functools
@@ -144,7 +144,7 @@ class ModelYaml:
         Arguments
         ---------
         device : str
-            Where modules are built, those excepted whose constructors compute.
+            Device to build on, except for modules that compute tensors.
         num_tensors : int
             Number of tensors of the weights, which bounds that of the model.
 

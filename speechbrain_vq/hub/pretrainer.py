@@ -17,11 +17,11 @@ from .folder import WEIGHTS, check_is_there, load_weights
 class WeightsPretrainer(Pretrainer):
     """Load ``model.safetensors`` in SpeechBrain's ``from_hparams``.
 
-    An exported yaml names it as its ``pretrainer``. The stock one wants a
-    pickle for each module; here one file serves all, and it holds no code.
+    An exported yaml names it as its ``pretrainer``. SpeechBrain's own takes a
+    pickle for each module; this one takes one file for all, without code.
 
-    SpeechBrain's ``fetch`` sends no token unless told so: a private model
-    needs ``fetch_config=FetchConfig(token=True)``.
+    SpeechBrain's ``fetch`` sends no token by default: a private model requires
+    ``fetch_config=FetchConfig(token=True)``.
 
     Arguments
     ---------
@@ -53,7 +53,7 @@ class WeightsPretrainer(Pretrainer):
         default_source : str, path or FetchSource
             The folder or the model on the Hub.
         local_strategy : LocalStrategy
-            How the file gets into ``collect_in``.
+            Way to put the file into ``collect_in``.
         fetch_config : FetchConfig
             Revision, token and cache.
 

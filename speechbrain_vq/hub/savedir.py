@@ -22,16 +22,15 @@ def place(
     Arguments
     ---------
     folder : pathlib.Path
-        Where they are.
+        Folder to copy from.
     savedir : pathlib.Path
-        Where they go: a new or empty folder, or one that this function made.
+        Folder to write: a new or empty one, or one that this function made.
     names : sequence of str, optional
-        Which files, of those that are there; absent: the whole folder.
+        Files to copy, as far as they exist; absent: the whole folder.
     origin : dict
-        Where they are from. With a ``commit``, files that are there already
-        are not copied again.
+        Source of the files. Those of the same ``commit`` are not copied again.
     fresh : bool
-        Whether they are copied again all the same.
+        Whether to copy them again all the same.
 
     Returns
     -------
@@ -41,7 +40,7 @@ def place(
     Raises
     ------
     FileExistsError
-        If the folder holds what others put there, or is a file.
+        If the folder holds other files, or is a file.
     """
     savedir = savedir.expanduser().resolve()
     if savedir.exists() and not savedir.is_dir():

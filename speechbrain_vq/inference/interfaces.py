@@ -101,19 +101,15 @@ class VQPretrained(Pretrained):
         dtype: str | torch.dtype | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> "VQPretrained":
-        """Load what ``export_pretrained`` wrote, as data; see
-        ``speechbrain_vq.hub.load_pretrained``.
+        """Load what ``export_pretrained`` wrote, as data.
 
         Arguments
         ---------
         source : path or str
             A folder, or the id of a model on the Hub.
-        revision : str, optional
-            Branch, tag or commit on the Hub.
-        token, cache_dir, local_files_only, force_download
-            As in ``huggingface_hub``.
-        savedir : path, optional
-            A folder to put a copy in.
+        revision, token, cache_dir, local_files_only, force_download, savedir, \
+subfolder
+            See ``speechbrain_vq.hub.download.download``.
         run_opts : dict, optional
             ``device``, ``eval_precision`` and the others of SpeechBrain's
             ``RunOptions``. The model's yaml sets none of them.
@@ -122,8 +118,6 @@ class VQPretrained(Pretrained):
             whatever the yaml asks for.
         freeze_params : bool
             Whether the model is only used, and not trained further.
-        subfolder : str, optional
-            Where the model is in the folder or repository.
         device : str or torch.device, optional
             The same as ``run_opts={"device": ...}``.
         dtype : str or torch.dtype, optional

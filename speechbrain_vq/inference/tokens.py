@@ -453,16 +453,6 @@ def _resume(partial, model):
 def parse_line(text: bytes) -> dict:
     """Parse a line of a token file, of any model.
 
-    Arguments
-    ---------
-    text : bytes
-        The line.
-
-    Returns
-    -------
-    dict
-        ``tokens``, and what the line has beside them.
-
     Raises
     ------
     ValueError

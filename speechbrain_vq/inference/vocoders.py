@@ -72,7 +72,7 @@ def load_vocoder_folder(
     folder : pathlib.Path
         The folder.
     source : str
-        Where it comes from, for messages.
+        Name of the source, for error messages.
     checkpoint : bool
         Whether the weights may be in ``generator.ckpt``.
 

@@ -158,7 +158,7 @@ class Run:
     def results(self) -> dict[str, Any]:
         """Read the metrics of the test; empty where there was no test."""
         path = self.folder / "results.json"
-        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     @functools.cached_property
     def corpus(self) -> Corpus:
@@ -170,7 +170,7 @@ class Run:
         """
         path = self.folder / CORPUS_FILE
         if path.is_file():
-            note = json.loads(path.read_text("utf-8"))
+            note = read_json(path)
             example = pathlib.Path(note["example"] or "")
             note["example"] = example if example.is_file() else None
             return Corpus(**{**note, "languages": tuple(note["languages"])})

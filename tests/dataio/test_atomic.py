@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from speechbrain_vq.dataio.atomic import (
+    atomic_folder,
     atomic_write,
     exclusive,
     replace_folder,
@@ -42,6 +43,20 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     replace_folder(tmp_path / "old", tmp_path / "other")
     assert (tmp_path / "other/file").read_text() == "new"
     assert not (tmp_path / "old").exists()
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "sub/model"
+    with atomic_folder(path) as partial:
+        (partial / "old").touch()
+    with pytest.raises(ValueError), atomic_folder(path) as partial:
+        (partial / "new").touch()
+        raise ValueError
+    assert [p.name for p in path.iterdir()] == ["old"]
+    with atomic_folder(path) as partial:
+        (partial / "new").touch()
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 LOCK = """

@@ -22,7 +22,6 @@ from speechbrain_vq import VQTokenizer, export_pretrained, hub, publish
 from speechbrain_vq.cli import main
 from speechbrain_vq.dataio import atomic
 from speechbrain_vq.hub import load_pretrained
-from speechbrain_vq.hub.folder import read_config
 from speechbrain_vq.publish import ExportRefused, export
 from speechbrain_vq.publish.validate import describe_dead_codebook
 from speechbrain_vq.training import ReinitSchedule, VQBrain
@@ -131,7 +130,7 @@ def test_nothing_of_the_training_is_exported(tmp_path):
     }
     weights = load_file(model / "model.safetensors")
     assert not [name for name in weights if "reservoir" in name]
-    config = read_config(model)
+    config = json.loads((model / "config.json").read_text())
     assert config["speechbrain_interface"] == "VQTokenizer"
     assert config["codebook_size"] == 32 and config["arm"] == "robust"
     assert config["checkpoint"]["loss"] == 1.0
@@ -184,7 +183,7 @@ def test_a_recipe_of_another_kind_is_exported_by_its_yaml_alone(tmp_path):
     loaded = load_pretrained(model)
     assert_same(modules, loaded["modules"])
     assert loaded["phones"] == ["SIL", "a", "b"]
-    config = read_config(model)
+    config = json.loads((model / "config.json").read_text())
     assert config["quantizers"]["second"]["num_codebooks"] == 2
     card = (model / "README.md").read_text()
     assert "pipeline_tag: automatic-speech-recognition" in card

@@ -8,7 +8,6 @@ To compare with another way of training the codebook, add for example
 --preset=vanilla.
 """
 
-import json
 import math
 import sys
 
@@ -18,6 +17,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.dataio.audio import random_start
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.evaluation.phone_units import (
     PhoneUnitCounts,
     nmi,
@@ -189,7 +189,7 @@ def chunk_of(name, epoch, width, chunk):
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests; a line of the training set
     is there several times, for as many random chunks of it in an epoch."""
-    note = json.loads((folder / "prepared.json").read_text("utf-8"))
+    note = read_json(folder / "prepared.json")
     images = LineImages(note["source"])
 
     def cut(name, first, last):
@@ -215,7 +215,7 @@ def dataio_prep(hparams, folder):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        data = json.loads((folder / f"{split}.json").read_text("utf-8"))
+        data = read_json(folder / f"{split}.json")
         if split == "train":
             data = {
                 f"{name}-{copy}": {k: v for k, v in item.items() if k != "text"}

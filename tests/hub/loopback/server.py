@@ -45,25 +45,7 @@ class Fault:
 
 
 class LoopbackHub:
-    """A Hub on 127.0.0.1.
-
-    Arguments
-    ---------
-    folder : str or pathlib.Path
-        Where contents of files are kept.
-    users : dict
-        Token to `User`.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> from tests.hub.loopback.storage import User
-    >>> users = {"hf_alice": User("alice", orgs=("lab",))}
-    >>> with LoopbackHub(tempfile.mkdtemp(), users) as hub:
-    ...     sha = hub.put("lab/model", {"config.json": "{}"})
-    ...     hub.repo("lab/model").files()["config.json"]
-    b'{}'
-    """
+    """A Hub on 127.0.0.1 that keeps files in a folder; `users` by token."""
 
     def __init__(self, folder, users):
         self.folder = Path(folder)
@@ -128,22 +110,8 @@ class LoopbackHub:
         return self.repos[repo_id]
 
     def put(self, repo_id, files=(), **options):
-        """Write files straight into a repo, made if it is missing.
-
-        Arguments
-        ---------
-        repo_id : str
-            Namespace and name.
-        files : dict
-            Content of each path. Nothing is checked: names may be hostile.
-        **options : dict
-            `private` and `gated`, of a new repo.
-
-        Returns
-        -------
-        str
-            The sha of the commit.
-        """
+        """Write files, unchecked, into a repo, made if it is missing with
+        `private` and `gated` of the options; return the sha of the commit."""
         with self.lock:
             if repo_id not in self.repos:
                 repo = Repo(repo_id, self.blobs, **options)
@@ -163,71 +131,19 @@ class LoopbackHub:
 
     # ---- faults
 
-    def fail(
-        self,
-        status,
-        method=None,
-        path="",
-        times=1,
-        error_code=None,
-        message=None,
-        headers=None,
-    ):
-        """Answer the next requests that match with an error.
-
-        Arguments
-        ---------
-        status : int
-            Status of the answer.
-        method : str
-            Method to match, None for any.
-        path : str
-            What the path must contain.
-        times : int
-            How many requests fail.
-        error_code : str
-            X-Error-Code, such as "GatedRepo".
-        message : str
-            X-Error-Message.
-        headers : dict
-            More headers, such as {"Retry-After": "0"}.
-        """
-        answer = calls.error(status, error_code, message, headers)
+    def fail(self, status, method=None, path="", times=1, headers=None):
+        """Answer the next requests of a method (None: any), whose path has
+        `path` in it, with an error."""
+        answer = calls.error(status, headers=headers)
         self.faults.append(Fault(method, path, times, answer))
 
     def cut(self, path="", after=0, times=1, method="GET", reset=False):
-        """Close the connection after `after` bytes of the answer's body.
-
-        Arguments
-        ---------
-        path : str
-            What the path must contain.
-        after : int
-            How many bytes arrive.
-        times : int
-            How many answers are cut.
-        method : str
-            Method to match, None for any.
-        reset : bool
-            Reset the connection, which the client does not retry in a
-            download, instead of closing it, which it does.
-        """
+        """Close the connection after `after` bytes of the answer's body, or
+        reset it, after which the client does not retry a download."""
         self.faults.append(Fault(method, path, times, cut=after, reset=reset))
 
     def cut_upload(self, path="", after=0, times=1, method=None):
-        """Close the connection after `after` bytes of the request's body.
-
-        Arguments
-        ---------
-        path : str
-            What the path must contain.
-        after : int
-            How many bytes are read, of more.
-        times : int
-            How many requests are cut.
-        method : str
-            Method to match, None for any.
-        """
+        """Close the connection after `after` bytes of the request's body."""
         self.faults.append(Fault(method, path, times, cut_upload=after))
 
     def fault(self, method, path):

@@ -21,17 +21,7 @@ GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
 @dataclass(frozen=True)
 class User:
-    """Who a token stands for.
-
-    Arguments
-    ---------
-    name : str
-        Name, which is also a namespace.
-    orgs : tuple
-        Organisations, whose namespaces are the user's as well.
-    role : str
-        "write" or "read".
-    """
+    """Who a token stands for; owns the namespaces of the name and the orgs."""
 
     name: str
     orgs: tuple = ()
@@ -173,26 +163,9 @@ class Repo:
             commit = self.history.get(commit.parent)
         return found
 
-    def write(self, files, title="Write", revision="main", author="server"):
-        """Commit straight into the store, past every check.
-
-        Arguments
-        ---------
-        files : dict
-            Content (bytes or str) of each path; None deletes it.
-        title : str
-            Title of the commit.
-        revision : str
-            Branch.
-        author : str
-            Name of who did it.
-
-        Returns
-        -------
-        str
-            The sha of the commit.
-        """
-        new = dict(self.resolve(revision).files)
+    def write(self, files):
+        """Commit the content of each path, None deletes it; return the sha."""
+        new = dict(self.resolve().files)
         for path, content in files.items():
             if content is None:
                 del new[path]
@@ -201,7 +174,7 @@ class Repo:
                 content = content.encode()
             lfs = is_lfs(path, len(content), content[:512])
             new[path] = self.blobs.entry(self.blobs.add(content), lfs)
-        return self.commit(new, title, ref=self.ref(revision), author=author)
+        return self.commit(new, "Write")
 
     def commit(
         self, files, title, message="", ref=MAIN, parent=None, author="server"

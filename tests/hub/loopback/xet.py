@@ -16,19 +16,7 @@ HASH = 32
 
 
 def fetch(blobs, folder, sha256, size):
-    """Copy a file from hf_xet's store into `blobs`, if it is there.
-
-    Arguments
-    ---------
-    blobs : Blobs
-        Where the content goes.
-    folder : pathlib.Path
-        The store.
-    sha256 : str
-        Which file.
-    size : int
-        Its size in bytes.
-    """
+    """Copy a file from hf_xet's store into `blobs`, if it is there."""
     hashes = {}
     for shard in folder.glob("**/shards/*.mdb"):
         hashes.update(read_shard(shard.read_bytes()))
