@@ -202,8 +202,9 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Raises
     ------
     ValueError
-        If an argument is of no option, there is no such preset, a preset or the recipe has no such key, or
-        the preset has a value that the recipe would not look at.
+        If an argument is of no option or not of the type of its key, there is
+        no such preset, the preset or the recipe has no such key, or the preset
+        has a value that the recipe would not look at.
     """
     import ruamel.yaml
     import speechbrain
@@ -228,6 +229,12 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if name not in recipe and name not in variant:
             raise ValueError(
                 _unknown(f"key of {hparams_file}", name, [*recipe, *variant])
+            )
+        default = variant.get(name, recipe.get(name))
+        if isinstance(default, int | float) and isinstance(given[name], str):
+            raise ValueError(
+                f"--{name}={given[name]}: {name} is a number or a boolean "
+                f"value, such as {default}."
             )
     changes, own = given.pop("vq", {}), variant.pop("vq", {})
     include = ""

@@ -170,3 +170,9 @@ def test_an_argument_that_belongs_to_no_option_is_refused(variant, before):
 def test_a_key_that_no_recipe_has_is_refused(name, variant):
     with pytest.raises(ValueError, match="'sise'. Did you mean 'size'"):
         load(variant.parent / f"{name}.yaml", "--sise=3")
+
+
+@pytest.mark.parametrize("name", ["small", "train"])
+def test_a_value_of_another_type_is_refused(name, variant):
+    with pytest.raises(ValueError, match="--size=big: size is a number"):
+        load(variant.parent / f"{name}.yaml", "--size=big")

@@ -1,5 +1,6 @@
 """Begin and end the run of a recipe."""
 
+import contextlib
 import json
 import logging
 import math
@@ -22,6 +23,16 @@ from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def one_line_errors():
+    """Exit with one line on a user's mistake; the traceback is in log.txt."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        logger.debug("Traceback of the error:", exc_info=True)
+        sys.exit(f"Error: {error}")
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:

@@ -454,7 +454,8 @@ def test_a_run_that_cannot_work_is_refused(
 ):
     done = run(tmp_path, data_folder=rendered, output_folder="out", **options)
     assert done.returncode != 0
-    assert re.search(f"ValueError: {message}", done.stdout + done.stderr)
+    assert re.search(f"Error: {message}", done.stderr)
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "out/results.json").exists()
 
 

@@ -29,6 +29,7 @@ from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,
     fit_and_test,
+    one_line_errors,
     prepared,
     start,
     use_of_codes,
@@ -130,23 +131,24 @@ class ImageBrain(VQBrain):
 
 
 if __name__ == "__main__":
-    hparams, run_opts = start(sys.argv[1:])
-    folder = prepared(prepare, hparams)
-    datasets = {
-        split: TensorDataset(read_images(folder, split)) for split in SPLITS
-    }
-    brain = ImageBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    fit_and_test(
-        brain,
-        datasets,
-        hparams["valid_batch_size"],
-        batch_size=hparams["batch_size"],
-        shuffle=True,
-    )
-    run_on_main(finish, args=[hparams, brain.results])
+    with one_line_errors():
+        hparams, run_opts = start(sys.argv[1:])
+        folder = prepared(prepare, hparams)
+        datasets = {
+            split: TensorDataset(read_images(folder, split)) for split in SPLITS
+        }
+        brain = ImageBrain(
+            modules=hparams["modules"],
+            opt_class=hparams["opt_class"],
+            hparams=hparams,
+            run_opts=run_opts,
+            checkpointer=hparams["checkpointer"],
+        )
+        fit_and_test(
+            brain,
+            datasets,
+            hparams["valid_batch_size"],
+            batch_size=hparams["batch_size"],
+            shuffle=True,
+        )
+        run_on_main(finish, args=[hparams, brain.results])

@@ -25,6 +25,7 @@ from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
+    one_line_errors,
     prepared,
     start,
     write_results,
@@ -251,4 +252,5 @@ def train(hparams, run_opts=None):
 
 
 if __name__ == "__main__":
-    train(*start(sys.argv[1:]))
+    with one_line_errors():
+        train(*start(sys.argv[1:]))

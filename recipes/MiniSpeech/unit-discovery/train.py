@@ -31,6 +31,7 @@ from speechbrain_vq.recipes.common.runs import (
     finish,
     fit_and_test,
     fit_features,
+    one_line_errors,
     prepared,
     start,
     use_of_codes,
@@ -232,4 +233,5 @@ def run(
 
 
 if __name__ == "__main__":
-    run(prepare, sys.argv[1:])
+    with one_line_errors():
+        run(prepare, sys.argv[1:])

@@ -42,6 +42,7 @@ from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
+    one_line_errors,
     prepared,
     start,
     write_results,
@@ -329,5 +330,6 @@ def train(hparams, run_opts, folder):
 
 
 if __name__ == "__main__":
-    hparams, run_opts = start(sys.argv[1:])
-    train(hparams, run_opts, prepared(prepare, hparams))
+    with one_line_errors():
+        hparams, run_opts = start(sys.argv[1:])
+        train(hparams, run_opts, prepared(prepare, hparams))

@@ -30,6 +30,7 @@ from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,
     fit_and_test,
+    one_line_errors,
     prepared,
     start,
     use_of_codes,
@@ -244,27 +245,29 @@ def use_of_fillable(brain):
 
 
 if __name__ == "__main__":
-    hparams, run_opts = start(sys.argv[1:])
-    check_options(hparams)
-    datasets = dataio_prep(hparams, prepared(prepare, hparams))
-    check_batches(hparams, datasets["train"])
-    brain = HandwritingBrain(
-        modules=hparams["modules"],
-        opt_class=hparams["opt_class"],
-        hparams=hparams,
-        run_opts=run_opts,
-        checkpointer=hparams["checkpointer"],
-    )
-    brain.characters = {
-        name: item["characters"] for name, item in datasets["test"].data.items()
-    }
-    fit_and_test(
-        brain,
-        datasets,
-        hparams["valid_batch_size"],
-        batch_size=hparams["batch_size"],
-        shuffle=True,
-        drop_last=True,
-    )
-    use = use_of_fillable(brain)
-    run_on_main(finish, args=[hparams, brain.results, use])
+    with one_line_errors():
+        hparams, run_opts = start(sys.argv[1:])
+        check_options(hparams)
+        datasets = dataio_prep(hparams, prepared(prepare, hparams))
+        check_batches(hparams, datasets["train"])
+        brain = HandwritingBrain(
+            modules=hparams["modules"],
+            opt_class=hparams["opt_class"],
+            hparams=hparams,
+            run_opts=run_opts,
+            checkpointer=hparams["checkpointer"],
+        )
+        brain.characters = {
+            name: item["characters"]
+            for name, item in datasets["test"].data.items()
+        }
+        fit_and_test(
+            brain,
+            datasets,
+            hparams["valid_batch_size"],
+            batch_size=hparams["batch_size"],
+            shuffle=True,
+            drop_last=True,
+        )
+        use = use_of_fillable(brain)
+        run_on_main(finish, args=[hparams, brain.results, use])

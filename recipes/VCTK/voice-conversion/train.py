@@ -22,6 +22,7 @@ from speechbrain_vq.hub.download import as_repo_id
 from speechbrain_vq.hub.errors import in_words
 from speechbrain_vq.hub.folder import load_checkpoint
 from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
+from speechbrain_vq.recipes.common.runs import one_line_errors
 from speechbrain_vq.recipes.VCTK.vctk_prepare import prepare
 
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
@@ -145,4 +146,5 @@ def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
 
 
 if __name__ == "__main__":
-    units.run(prepare, sys.argv[1:], ConversionBrain)
+    with one_line_errors():
+        units.run(prepare, sys.argv[1:], ConversionBrain)
