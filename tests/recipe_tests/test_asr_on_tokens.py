@@ -35,10 +35,13 @@ _spec = importlib.util.spec_from_file_location(
 recipe = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(recipe)
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("espeakng_loader") is None,
-    reason='needs espeakng-loader: pip install "speechbrain-vq[demo]"',
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("espeakng_loader") is None,
+        reason='needs espeakng-loader: pip install "speechbrain-vq[demo]"',
+    ),
+]
 
 
 @pytest.fixture(scope="module")

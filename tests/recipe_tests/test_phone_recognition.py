@@ -32,6 +32,8 @@ from tests.recipe_tests.phone_corpora import (
 recipe = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
 PhoneBrain, run = recipe.PhoneBrain, recipe.run
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "batch_size": 4,
     "num_buckets": 2,

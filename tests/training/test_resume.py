@@ -16,6 +16,8 @@ from speechbrain_vq import ReinitSchedule
 from tests.training import toy
 from tests.training.toy import batches, bits, make, modules
 
+pytestmark = pytest.mark.slow
+
 TIME_LIMIT = 60
 
 
