@@ -220,7 +220,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     given = yaml.load(overrides) or {}
     hparams_file, recipe, variant = _read_recipe(yaml, hparams_file)
     key = "arm" if "arm" in recipe else "preset"
-    # In yamls of 0.2 and before, the preset is under ``arm``.
+    # In yamls of 0.1, the preset is under ``arm``.
     for other in {"arm", "preset"} & set(given) - {key}:
         if other == "arm":
             warn("--arm is now --preset", FutureWarning, stacklevel=2)

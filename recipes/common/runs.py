@@ -206,7 +206,7 @@ def finish(hparams: dict, *results: dict) -> None:
     *results : dict
         Metrics of the test by name.
     """
-    # In yamls of 0.2 and before, the preset is under ``arm``.
+    # In yamls of 0.1, the preset is under ``arm``.
     preset = hparams.get("preset", hparams.get("arm"))
     results = [{"arm": preset, "seed": hparams["seed"]}, *results]
     merged = {key: value for part in results for key, value in part.items()}

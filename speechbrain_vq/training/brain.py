@@ -4,6 +4,7 @@ import math
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks
@@ -116,7 +117,7 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         self._start("valid")
         self._attached, self._fit_called = False, True
         self._num_epochs = _num_epochs(self, epoch_counter)
-        self._num_batches = _num_batches(self, train_set)
+        self._num_batches = _num_batches_given(self, train_set)
         epochs = self._epochs_from(epoch_counter)
         super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
@@ -228,14 +229,20 @@ def _num_epochs(brain, epoch_counter) -> float:
 
 
 def _num_batches(brain, loader) -> int | None:
-    """Number of batches of an epoch; None for a data set, or where unknown."""
-    if not isinstance(loader, torch.utils.data.DataLoader):
-        return None
+    """Number of batches of an epoch, where known."""
     try:
         number = len(loader)
     except TypeError:  # Of an iterable data set
         return None
     return min(number, brain.debug_batches) if brain.debug else number
+
+
+def _num_batches_given(brain, train_set) -> int | None:
+    """Number of batches where a loader is given in place of a data set."""
+    # As SpeechBrain's fit() tells them apart.
+    loaders = (torch.utils.data.DataLoader, LoopedLoader)
+    given = isinstance(train_set, loaders)
+    return _num_batches(brain, train_set) if given else None
 
 
 def _run_length(brain) -> tuple[int | None, int | None]:

@@ -230,7 +230,7 @@ class TrainerState:
         if self.brain.is_fitting:
             self.brain.attach_trainer()
             self.brain.codebook_trainer.load_state_dict(state["trainer"])
-            # Checkpoints of 0.2 and before have none.
+            # Checkpoints of 0.1 have none.
             saved = state.get("norms", {})
             for name, norm in self._norms():
                 if name in saved:

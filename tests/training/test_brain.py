@@ -764,3 +764,22 @@ def test_a_fit_without_super_gets_the_line_to_add():
     brain = Own(_parts(), lambda p: torch.optim.Adam(p, lr=0.001))
     with pytest.raises(RuntimeError, match=r"super\(\)\.fit\(epoch_counter"):
         brain.fit(range(1), [])
+
+
+def test_the_nominal_epoch_of_a_looped_loader_is_its_length():
+    brain = _Autoencoder(
+        _parts(),
+        lambda p: torch.optim.Adam(p, lr=0.001),
+        {"reinit_schedule": ReinitSchedule("1 epoch", "1 epoch")},
+    )
+    data = [torch.randn(4, 10, 8) for _ in range(6)]
+    brain.fit(
+        range(3),
+        [(x,) for x in data],
+        progressbar=False,
+        train_loader_kwargs={
+            "looped_nominal_epoch": 4,
+            "batch_size": None,
+        },
+    )
+    assert brain.codebook_trainer.steps_per_epoch == 4
