@@ -22,14 +22,11 @@ class Reinit(NamedTuple):
         Mean squared distance of a vector to its quantization, after.
     previous_inertia : float
         The same before.
-    num_distinct : int
-        Number of distinct vectors, the least over the codebooks.
     """
 
     rows: torch.Tensor
     inertia: float
     previous_inertia: float
-    num_distinct: int
 
 
 def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
@@ -126,35 +123,32 @@ class Codebook(nn.Module):
         self,
         book: int,
         vectors: torch.Tensor,
-        scope: str = "all",
+        rows: torch.Tensor | None = None,
         start: str = "codebook",
         generator: torch.Generator | None = None,
     ) -> Reinit:
         """Replace codewords of one codebook by centroids of the vectors [N, d]
-        that it quantizes; see ``VectorQuantizer.reinitialize``."""
+        that it quantizes, or those in rows [K] by k-means++ seeds; see
+        ``VectorQuantizer.reinitialize``."""
         old = self.weight[book].detach()
         before, chosen = _distortion(vectors, old)
-        live = torch.bincount(chosen, minlength=len(old)) > 0
-        rows = ~live if scope == "dead" else torch.ones_like(live)
-        centroids, num_distinct, init = old.clone(), len(old), None
-        if scope == "dead" or start == "codebook":
-            if not live.all():
-                # Seeds of k-means++: Lloyd would send codes without vectors
-                # to the farthest ones, which are rare.
-                iterations = 20 if scope == "dead" else 0
-                result = kmeans(
-                    vectors, len(old), iterations, 1e-4, generator, old[live]
-                )
-                centroids[~live] = result.centroids[int(live.sum()) :]
-                num_distinct = result.num_distinct
-            init = centroids
-        if scope == "all":
-            result = kmeans(vectors, len(old), generator=generator, init=init)
-            centroids, num_distinct = result.centroids, result.num_distinct
+        centroids, size = None, len(old)
+        if rows is not None:
+            centroids = _reseed(vectors, old, rows, generator)
+        else:
+            if start == "codebook":
+                # Lloyd would send codes without vectors to the farthest
+                # ones, which are rare.
+                unused = torch.bincount(chosen, minlength=size) == 0
+                centroids = _reseed(vectors, old, unused, generator)
+            centroids = kmeans(
+                vectors, size, generator=generator, init=centroids
+            ).centroids
+            rows = torch.ones_like(chosen[:1], dtype=torch.bool).expand(size)
         after, chosen = _distortion(vectors, centroids)
-        counts = torch.bincount(chosen, minlength=len(old))
+        counts = torch.bincount(chosen, minlength=size)
         self._replace(book, rows, centroids, counts)
-        return Reinit(rows, after, before, num_distinct)
+        return Reinit(rows, after, before)
 
     @torch.no_grad()
     def _replace(self, book, rows, centroids, counts) -> None:
@@ -283,6 +277,16 @@ def _distortion(vectors, codebook):
     """Mean squared distance to the nearest codeword, and its index."""
     chosen = nearest(vectors, codebook)
     return float((vectors - codebook[chosen]).square().sum(1).mean()), chosen
+
+
+def _reseed(vectors, codebook, rows, generator):
+    """The codebook [K, d] with seeds of k-means++ in the marked rows [K]."""
+    centroids, kept = codebook.clone(), codebook[~rows]
+    if rows.any():
+        fixed = kept if len(kept) else None
+        seeds = kmeans(vectors, len(codebook), 0, 0, generator, fixed)
+        centroids[rows] = seeds.centroids[len(kept) :]
+    return centroids
 
 
 def make_codebook(kind: str, ema_decay: float | None, *arguments) -> Codebook:

@@ -45,19 +45,23 @@ class Product:
         return sq_errors.sum()
 
     def reinitialize(
-        self, codebook: Codebook, vectors: torch.Tensor, *options
+        self,
+        codebook: Codebook,
+        vectors: torch.Tensor,
+        rows: torch.Tensor | None,
+        *options,
     ) -> Reinit:
-        """Re-initialize all codebooks from latents [N, D]; ``options`` are
-        those of ``Codebook.reinitialize``."""
+        """Re-initialize all codebooks, or their rows [C, K], from latents
+        [N, D]; ``options`` are those of ``Codebook.reinitialize``."""
         parts = vectors.unflatten(1, (len(codebook.weight), -1)).unbind(1)
         each = [
-            codebook.reinitialize(book, part, *options)
+            codebook.reinitialize(
+                book, part, None if rows is None else rows[book], *options
+            )
             for book, part in enumerate(parts)
         ]
-        rows, after, before, num_distinct = zip(*each, strict=True)
-        return Reinit(
-            torch.stack(rows), sum(after), sum(before), min(num_distinct)
-        )
+        rows, after, before = zip(*each, strict=True)
+        return Reinit(torch.stack(rows), sum(after), sum(before))
 
 
 class Residual:
@@ -95,7 +99,11 @@ class Residual:
         return sq_errors[-1]
 
     def reinitialize(
-        self, codebook: Codebook, vectors: torch.Tensor, *options
+        self,
+        codebook: Codebook,
+        vectors: torch.Tensor,
+        rows: torch.Tensor | None,
+        *options,
     ) -> Reinit:
         """Re-initialize the first codebook from latents, the second from what
         the new first leaves, and so on."""
@@ -103,11 +111,12 @@ class Residual:
         error = vectors - self.combine(codebook(indices))
         each = []
         for book, words in enumerate(codebook.weight):
-            each.append(codebook.reinitialize(book, vectors, *options))
+            of_book = None if rows is None else rows[book]
+            each.append(codebook.reinitialize(book, vectors, of_book, *options))
             vectors = vectors - words[nearest(vectors, words)]
-        rows, after, _, num_distinct = zip(*each, strict=True)
+        rows, after, _ = zip(*each, strict=True)
         before = float(error.square().sum(1).mean())
-        return Reinit(torch.stack(rows), after[-1], before, min(num_distinct))
+        return Reinit(torch.stack(rows), after[-1], before)
 
 
 COMPOSITIONS = {"product": Product(), "residual": Residual()}

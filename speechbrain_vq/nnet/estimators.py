@@ -94,7 +94,32 @@ def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
     return _Rotation.apply(latents, codewords.detach())
 
 
+def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
+    """Apply DiVeQ (Vali et al., ICLR 2026, arXiv 2509.26469): the codeword is
+    the latent plus the length of the error times its direction, of which the
+    gradient passes the length alone.
+
+    Latents and codewords both get gradients, so no codebook or commitment
+    loss is needed. Arguments and output are those of ``straight_through``;
+    here a gradient reaches the codewords.
+
+    Example
+    -------
+    >>> codeword = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> diveq(torch.zeros(2), codeword)[0].backward()
+    >>> codeword.grad
+    tensor([0.3600, 0.4800])
+    """
+    error = codewords - latents
+    length = torch.linalg.vector_norm(error, dim=-1, keepdim=True)
+    tiny = torch.finfo(length.dtype).tiny
+    direction = (error / length.clamp(min=tiny)).detach()
+    moved = latents + length * direction
+    return straight_through(moved, codewords)
+
+
 ESTIMATORS = {
+    "diveq": diveq,
     "straight_through": straight_through,
     "rotation": rotation_trick,
 }

@@ -1,5 +1,7 @@
 """Losses of a quantizer, and the metrics of a batch."""
 
+import math
+
 import torch
 
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
@@ -18,7 +20,7 @@ def quantization_loss(
     equation 3) of targets [N, c, d], their codes [N, c] in a codebook
     [C, K, d] as ``number_codes`` counts them, and a mass [N] of 1 where a
     vector counts, else 0. Return it, each codebook's sum of squared errors
-    [c] and the codewords [N, c, d]; gradients pass the loss only.
+    [c] and the codewords [N, c, d].
 
     Means run over all elements of the valid vectors, as in the code of arXiv
     2005.08520; ``over_ranks``, over those of all ranks, so that DDP's average
@@ -36,11 +38,41 @@ def quantization_loss(
         number = sum_over_ranks(number) / world_size()
     # Without a vector all masses are zero, whatever they are divided by.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
-    pulls = targets - codewords.detach(), targets.detach() - codewords
-    sq_errors = [mass @ pull.square().sum(2) for pull in pulls]
-    commitment, codebook = (errors.sum() / divisor for errors in sq_errors)
-    loss = commitment_weight * commitment + codebook_weight * codebook
-    return loss, sq_errors[0].detach(), codewords.detach()
+    pulled = targets if commitment_weight else targets.detach()
+    sq_errors = mass @ (pulled - codewords.detach()).square().sum(2)
+    loss = commitment_weight * sq_errors.sum() / divisor
+    if codebook_weight:
+        pull = mass @ (targets.detach() - codewords).square().sum(2)
+        loss = loss + codebook_weight * pull.sum() / divisor
+    return loss, sq_errors.detach(), codewords
+
+
+def usage_loss(
+    targets: torch.Tensor,
+    codebook: torch.Tensor,
+    mass: torch.Tensor,
+    sq_errors: torch.Tensor,
+) -> torch.Tensor:
+    """Compute how far the usage of codes is from even: 1 minus the entropy of
+    the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
+
+    The arguments are those of ``quantization_loss`` and its squared errors,
+    whose mean is the temperature of the assignment (the batch entropy of Yu et
+    al., 2023, arXiv 2310.05737, equation 5, for any codebook).
+    """
+    number = mass.sum().clamp(min=1)
+    temperature = (sq_errors / number).clamp(min=1e-9)
+    losses = []
+    for vectors, words, scale in zip(
+        targets.unbind(1), codebook, temperature, strict=False
+    ):
+        # Without |x|^2, which is the same for every code.
+        distances = words.square().sum(1) - 2 * vectors @ words.t()
+        share = mass @ torch.softmax(-distances / scale, dim=1) / number
+        # A softmax may underflow, where the entropy has no gradient.
+        bits = -(share * (share + 1e-12).log()).sum()
+        losses.append(1 - bits / max(math.log(len(words)), 1e-9))
+    return torch.stack(losses).mean()
 
 
 @torch.no_grad()
@@ -83,5 +115,5 @@ def batch_metrics(
 def entropy(counts: torch.Tensor) -> torch.Tensor:
     """Compute the entropies [...] in nats of distributions given by counts
     [..., K]; 0 where nothing was counted."""
-    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1e-9)
     return -torch.special.xlogy(share, share).sum(-1)

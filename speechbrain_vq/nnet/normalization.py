@@ -75,6 +75,11 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("num_batches", count, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
+        if self.weight is None and f"{prefix}weight" in state_dict:
+            # Learned by a quantizer of 0.1, whose yaml does not say so.
+            for name in ("weight", "bias"):
+                values = torch.empty_like(self.running_mean)
+                setattr(self, name, nn.Parameter(values))
         super()._load_from_state_dict(state_dict, prefix, *args)
         # Statistics that are loaded do not make way for the next batch.
         if f"{prefix}running_mean" in state_dict:

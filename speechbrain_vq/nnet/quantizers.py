@@ -15,6 +15,7 @@ from speechbrain_vq.nnet.losses import (
     batch_metrics,
     code_counts,
     quantization_loss,
+    usage_loss,
 )
 from speechbrain_vq.nnet.masks import clear, frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
@@ -88,6 +89,9 @@ class VectorQuantizer(nn.Module):
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
         ``"batch"`` or None.
+    affine : bool
+        Whether the norm learns a scale and a shift, as the paper's does.
+        Without, the latents keep their scale, and need no loss for it.
     norm_position : str
         ``"input"``: before the projection; ``"latent"``: on what is quantized,
         with statistics that the codebooks share (the paper's code on images).
@@ -97,13 +101,18 @@ class VectorQuantizer(nn.Module):
         row. By default it lies in the normalized space, of one scale at every
         step: reconstruction is level, steadier over seeds, and perplexity
         higher (benchmarks/output_space.md).
-    commitment_weight : float
-        Weight of the loss that draws latents to codewords.
+    commitment_weight : float, optional
+        Weight of the loss that draws latents to codewords; 0.25 by default,
+        and 0 with DiVeQ.
     codebook_weight : float, optional
         Weight of the loss that draws codewords to latents; 1 by default, and
-        0 with an EMA codebook.
+        0 with DiVeQ or an EMA codebook.
+    entropy_weight : float
+        Weight of the loss that makes the usage of codes even, which raises
+        perplexity; it takes a softmax over the codebook for each vector.
     estimator : str
-        Gradient estimator, ``"straight_through"`` or ``"rotation"``.
+        Gradient estimator: ``"diveq"``, ``"straight_through"`` or
+        ``"rotation"``. With DiVeQ codewords learn from the loss of the model.
     codebook : str
         How the codebook learns: ``"gradient"`` or ``"ema"``.
     codebook_init : str
@@ -112,8 +121,9 @@ class VectorQuantizer(nn.Module):
         without ``CodebookTrainer``.
     ema_decay : float, optional
         Decay of an EMA codebook; 0.99 by default.
-    reservoir_size : int
-        Number of latents kept for re-initialization; 0: none.
+    reservoir_size : int, optional
+        Number of latents kept for re-initialization, by default 20,480, or
+        four for each codeword where that is more; 0: none.
     quantizer_dropout : float
         Share of training batches that only the first c codebooks of a residual
         row code, c drawn from 1..C (Zeghidour et al., 2021), so that prefixes
@@ -151,15 +161,17 @@ class VectorQuantizer(nn.Module):
         norm: str | None = "batch",
         norm_position: str = "input",
         denormalize: bool = False,
-        commitment_weight: float = 0.25,
+        commitment_weight: float | None = None,
         codebook_weight: float | None = None,
-        estimator: str = "straight_through",
+        estimator: str = "diveq",
         codebook: str = "gradient",
         codebook_init: str = "normal",
         ema_decay: float | None = None,
-        reservoir_size: int = 20480,
+        reservoir_size: int | None = None,
         quantizer_dropout: float = 0.0,
         channel_first: bool = False,
+        affine: bool = False,
+        entropy_weight: float = 0.0,
     ):
         super().__init__()
         check_choice("composition", composition, tuple(COMPOSITIONS))
@@ -171,21 +183,28 @@ class VectorQuantizer(nn.Module):
             codebook_size=codebook_size,
             num_codebooks=num_codebooks,
         )
+        if reservoir_size is None:
+            reservoir_size = max(20480, 4 * codebook_size)
         check_sizes(least=0, reservoir_size=reservoir_size)
-        if norm is None and (norm_position != "input" or denormalize):
+        if norm is None and (norm_position != "input" or denormalize or affine):
             raise ValueError(
-                "norm_position='latent' and denormalize need norm='batch'."
+                "norm_position='latent', denormalize and affine need "
+                "norm='batch'."
             )
         if codebook == "ema" and codebook_weight:
             raise ValueError(
                 "An EMA codebook has no codebook loss: leave codebook_weight "
                 f"out or set it to 0, not {codebook_weight}."
             )
+        lossless = estimator == "diveq"
+        if commitment_weight is None:
+            commitment_weight = 0.0 if lossless else 0.25
         if codebook_weight is None:
-            codebook_weight = 0.0 if codebook == "ema" else 1.0
+            codebook_weight = 0.0 if lossless or codebook == "ema" else 1.0
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),
             ("codebook_weight", codebook_weight, math.inf),
+            ("entropy_weight", entropy_weight, math.inf),
             ("quantizer_dropout", quantizer_dropout, 1),
         ):
             if not 0 <= value <= most:
@@ -213,6 +232,7 @@ class VectorQuantizer(nn.Module):
         self.denormalize = denormalize
         self.commitment_weight = commitment_weight
         self.codebook_weight = codebook_weight
+        self.entropy_weight = entropy_weight
         self.estimate = ESTIMATORS[estimator]
         self.quantizer_dropout = quantizer_dropout
         self.channel_first = channel_first
@@ -226,7 +246,8 @@ class VectorQuantizer(nn.Module):
         self.norm = None
         if norm == "batch":
             on_input = norm_position == "input"
-            self.norm = MaskedBatchNorm(input_dim if on_input else codebook_dim)
+            width = input_dim if on_input else codebook_dim
+            self.norm = MaskedBatchNorm(width, affine=affine)
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:
             dims = input_dim, self.latent_dim
@@ -239,6 +260,10 @@ class VectorQuantizer(nn.Module):
             codebook_size,
             codebook_dim,
             "normal" if self._needs_kmeans else codebook_init,
+        )
+        # Vectors of each code since the last replacement of dead codes.
+        self.usage = torch.zeros(
+            num_codebooks, codebook_size, dtype=torch.float32, device="cpu"
         )
         self.reservoir = None
         if reservoir_size:
@@ -440,23 +465,24 @@ class VectorQuantizer(nn.Module):
     def reinitialize(
         self,
         vectors: torch.Tensor | None = None,
-        scope: str = "all",
+        rows: torch.Tensor | None = None,
         start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
         """Re-initialize the codebook by k-means (the re-estimation of arXiv
-        2005.08520) and empty the reservoir.
+        2005.08520) and empty the reservoir, or replace some codewords only.
 
         Arguments
         ---------
         vectors : torch.Tensor, optional
             Latents to cluster, [N, latent_dim]; by default the contents of
             the reservoir.
-        scope : str
-            ``"all"``: every codeword, as in the paper; ``"dead"``: those that
-            are the nearest of none of the vectors.
+        rows : torch.Tensor, optional
+            Codewords to replace by k-means++ seeds, booleans [num_codebooks,
+            codebook_size], such as ``quantizer.usage == 0``; by default all
+            are re-initialized.
         start : str
-            Where k-means starts for ``"all"``: ``"kmeans++"`` (the paper), or
+            Where k-means starts: ``"kmeans++"`` (the paper), or
             ``"codebook"``: from the present codewords, whose codes thereby
             keep most of their meaning.
         generator : torch.Generator, optional
@@ -473,7 +499,6 @@ class VectorQuantizer(nn.Module):
             If there is neither a reservoir nor are vectors given, or they
             do not fit or are not finite; nothing is changed then.
         """
-        check_choice("scope", scope, ("all", "dead"))
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:
             if self.reservoir is None:
@@ -483,12 +508,18 @@ class VectorQuantizer(nn.Module):
                 )
             vectors = self.reservoir.contents()
         self._check_vectors(vectors)
+        shape = self.codebook.shape[:2]
+        if rows is not None and (rows.shape, rows.dtype) != (shape, torch.bool):
+            raise ValueError(
+                f"rows to replace are booleans {list(shape)}, got {rows.dtype} "
+                f"{list(rows.shape)}."
+            )
         result = None
         if len(vectors) and not self.is_codebook_frozen:
             result = self.arrangement.reinitialize(
-                self.embedding, vectors.float(), scope, start, generator
+                self.embedding, vectors.float(), rows, start, generator
             )
-        if self.reservoir is not None:
+        if self.reservoir is not None and rows is None:
             self.reservoir.reset()
         return result
 
@@ -499,7 +530,9 @@ class VectorQuantizer(nn.Module):
             DeprecationWarning,
             stacklevel=2,
         )
-        return self.reinitialize(vectors, scope, generator=generator)
+        rows = self.usage.to(self.codebook.device) == 0
+        rows = rows if scope == "dead" else None
+        return self.reinitialize(vectors, rows, generator=generator)
 
     def freeze(self) -> "VectorQuantizer":
         """Freeze codebook, norm and projections for good, whatever ``train()``
@@ -531,6 +564,7 @@ class VectorQuantizer(nn.Module):
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
+            "usage": self.usage.clone(),
             "reservoir": self.reservoir.state_dict() if has else None,
             "buffers": {n: value.clone() for n, value in self._averages()},
         }
@@ -540,6 +574,7 @@ class VectorQuantizer(nn.Module):
         """Restore what ``training_state()`` returned."""
         self.bypass = bool(state["bypass"])
         self._needs_kmeans = bool(state["needs_kmeans"])
+        self.usage = state.get("usage", torch.zeros_like(self.usage)).clone()
         if self.reservoir is not None and state["reservoir"]:
             self.reservoir.load_state_dict(state["reservoir"])
         for name, value in self._averages():
@@ -610,7 +645,7 @@ class VectorQuantizer(nn.Module):
             if num_vectors > 0:  # those of the first rank
                 if is_first_rank():
                     self.arrangement.reinitialize(
-                        self.embedding, vectors, "all", "kmeans++", None
+                        self.embedding, vectors, None, "kmeans++", None
                     )
                 broadcast([self.codebook, *self.embedding.buffers()])
                 self._needs_kmeans = False
@@ -631,14 +666,21 @@ class VectorQuantizer(nn.Module):
             self.codebook_weight,
             over_ranks=self.training,
         )
+        if self.entropy_weight:
+            uneven = usage_loss(targets, table, mass, sq_error)
+            loss = loss + self.entropy_weight * uneven
         if learns:
             self.embedding.learn(targets.detach(), indices, valid)
         quantized = self.estimate(latents, self.arrangement.combine(codewords))
-        if learns and table.requires_grad and quantized.requires_grad:
-            _warn_of_lost_loss(quantized, loss)
         counts = code_counts(
             codes, mass, self.num_codebooks, self.codebook_size
         )
+        if learns:
+            if self.usage.device != counts.device:
+                self.usage = self.usage.to(counts.device)
+            self.usage += counts
+            if loss.requires_grad and quantized.requires_grad:
+                _warn_of_lost_loss(quantized, loss)
         metrics = batch_metrics(
             latents, mass, counts, self.arrangement.total_error(sq_error)
         )

@@ -63,8 +63,9 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
     ``freeze_optimizers``. Exact resumes need ``resume.AtomicCheckpointer``.
 
     Reads from ``hparams``, all optional, null turns off:
-    ``codebook_lr_multiplier`` (10), ``reinit_schedule`` (that of the preset
-    ``robust``), ``token_rate`` (frames a second at the quantizer).
+    ``codebook_lr_multiplier`` (10), ``codebook_max_lr`` (0.01),
+    ``reinit_schedule`` (that of the preset ``robust``), ``token_rate`` (frames
+    a second at the quantizer).
 
     Example
     -------
@@ -164,6 +165,7 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
             _flatten([self.optimizers_dict, *vars(self).values()]),
             1.0 if multiplier is None else multiplier,
             self._hparam("reinit_schedule", DEFAULT_SCHEDULE),
+            self._hparam("codebook_max_lr", 0.01),
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
         )

@@ -11,9 +11,17 @@ from torch.optim import Optimizer
 from speechbrain_vq.nnet.codebooks import Reinit
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.reservoir import Reservoir
-from speechbrain_vq.nnet.utils import broadcast, is_first_rank, world_size
+from speechbrain_vq.nnet.utils import (
+    broadcast,
+    is_first_rank,
+    sum_over_ranks,
+    world_size,
+)
 
 logger = logging.getLogger(__name__)
+
+# A code of mean usage goes without one in exp(-10) of the counts.
+_VECTORS_PER_CODE = 10
 
 
 def reinitialize(
@@ -21,14 +29,14 @@ def reinitialize(
     quantizer: VectorQuantizer,
     optimizer: Optimizer | None,
     step: int,
-    scope: str = "all",
+    rows: torch.Tensor | None = None,
     start: str = "kmeans++",
 ) -> Reinit | None:
     """Re-initialize a codebook from its reservoir, the same way on all ranks,
     and make the optimizer forget the codewords replaced.
 
-    ``name`` is for the log, and the step seeds k-means; ``scope`` and ``start``
-    are those of ``VectorQuantizer.reinitialize``. Return what was done; None
+    ``name`` is for the log, and the step seeds k-means; ``rows`` and ``start``
+    are those of ``VectorQuantizer.reinitialize``. Return the result; None
     where the reservoirs were empty, and on ranks other than the first.
 
     Example
@@ -43,10 +51,11 @@ def reinitialize(
     result = None
     if is_first_rank():
         generator = torch.Generator(vectors.device).manual_seed(step)
-        result = quantizer.reinitialize(vectors, scope, start, generator)
+        result = quantizer.reinitialize(vectors, rows, start, generator)
         seconds = time.perf_counter() - begin
         _log(name, step, result, len(vectors), seconds)
-    quantizer.reservoir.reset()
+    if rows is None:
+        quantizer.reservoir.reset()
     rows = torch.zeros_like(quantizer.codebook[..., 0], dtype=torch.bool)
     if result is not None:
         rows |= result.rows
@@ -54,6 +63,18 @@ def reinitialize(
     if optimizer is not None and rows.any():
         reset_rows(optimizer, quantizer.codebook, rows)
     return result
+
+
+def dead_codes(quantizer: VectorQuantizer) -> torch.Tensor | None:
+    """Find the codes without a vector since the last call, [C, K], the same on
+    all ranks; None where there are none, and before there were ten vectors for
+    each code of a codebook."""
+    usage = sum_over_ranks(quantizer.usage)
+    size = usage.shape[1]
+    counted = usage.sum(1, keepdim=True) >= _VECTORS_PER_CODE * size
+    rows = (usage == 0) & counted
+    quantizer.usage.masked_fill_(counted, 0.0)
+    return rows if rows.any() else None
 
 
 def _log(name, step, result, number, seconds) -> None:

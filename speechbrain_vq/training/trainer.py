@@ -10,12 +10,12 @@ from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.utils import broadcast, is_first_rank
-from speechbrain_vq.training.reinit import reinitialize
+from speechbrain_vq.training.reinit import dead_codes, reinitialize
 from speechbrain_vq.training.schedules import ReinitSchedule
 
 logger = logging.getLogger(__name__)
 
-# The schedule that holds where none is given; shortened for short runs.
+# The schedule that holds where none is given.
 DEFAULT_SCHEDULE = ReinitSchedule()
 
 # A parameter group with this key is a codebook's; the value is the index of
@@ -38,8 +38,8 @@ class CodebookTrainer:
     reservoirs. All but the first start from the present codebook, so that most
     codes keep their meaning.
 
-    The codebook's gradient needs no clipping: it comes from the quantizer's
-    loss alone, whatever the gradients of the model's own loss are.
+    The codebook's gradient is not clipped with its old group; it is bounded
+    by that of the quantizer's output, a unit vector's length for each latent.
 
     Create it after the optimizer and before learning rate schedulers.
 
@@ -53,10 +53,10 @@ class CodebookTrainer:
         Learning rate of a codebook over that of its group (the paper: 10).
     schedule : ReinitSchedule, optional
         When to re-initialize; None: never, without a warm-up. By default that
-        of the preset ``robust``, shortened where it would take more than a
-        quarter of a run of known length.
+        of the preset ``robust``.
     max_lr : float, optional
-        Largest learning rate of a codebook.
+        Largest learning rate of a codebook under Adam and its kin, unless
+        that of its group is larger; None: any.
     steps_per_epoch : int, optional
         Optimizer steps of an epoch, for schedules in epochs.
     total_steps : int, optional
@@ -90,7 +90,7 @@ class CodebookTrainer:
         optimizers,
         lr_multiplier: float = 10.0,
         schedule: ReinitSchedule | None = DEFAULT_SCHEDULE,
-        max_lr: float | None = None,
+        max_lr: float | None = 0.01,
         steps_per_epoch: int | None = None,
         total_steps: int | None = None,
     ):
@@ -217,16 +217,16 @@ class CodebookTrainer:
                 ", ".join(without),
             )
             return None
-        if schedule is None or total_steps is None:
+        if schedule is None:
+            return None
+        schedule = schedule.resolve(self.steps_per_epoch, total_steps)
+        logger.info("Codebooks are re-initialized by %s.", schedule)
+        if total_steps is None:
             return schedule
         for quantizer in self.quantizers.values():
             # Looked at here.
             quantizer.warns_of_warmup = False
-        if schedule is DEFAULT_SCHEDULE:
-            schedule = schedule.shortened(total_steps)
-            logger.info("Codebooks are re-initialized by %s.", schedule)
-            return schedule
-        warmup = schedule.warmup_steps(self.steps_per_epoch)
+        warmup = schedule.warmup.value
         if total_steps <= warmup < float("inf"):
             logger.warning(
                 "The warm-up of the schedule takes %d of the run's %d "
@@ -279,8 +279,10 @@ class CodebookTrainer:
             if LEADER in group:
                 leader = optimizer.param_groups[group[LEADER]]
                 lr = self.lr_multiplier * leader["lr"]
-                if self.max_lr is not None:
-                    lr = min(lr, self.max_lr)
+                # Only there is the rate the length of a step.
+                is_adam = "betas" in optimizer.defaults
+                if self.max_lr is not None and is_adam:
+                    lr = max(min(lr, self.max_lr), leader["lr"])
                 if isinstance(group["lr"], torch.Tensor):
                     group["lr"].fill_(lr)
                 else:
@@ -302,17 +304,17 @@ class CodebookTrainer:
     def _act(self, name, quantizer, step) -> None:
         if self.schedule is None:
             return
-        action = self.schedule(step, self.steps_per_epoch)
+        action = self.schedule(step)
+        optimizer = self.optimizers[self._leading[name]]
         if action.reinitialize and self._check_frozen(name, quantizer):
-            reinitialize(
-                name,
-                quantizer,
-                self.optimizers[self._leading[name]],
-                step,
-                self.schedule.scope,
-                "codebook" if self._reinits[name] else "kmeans++",
-            )
+            start = "codebook" if self._reinits[name] else "kmeans++"
+            reinitialize(name, quantizer, optimizer, step, start=start)
+            quantizer.usage.zero_()
             self._reinits[name] += 1
+        elif action.replace_dead and not quantizer.is_codebook_frozen:
+            rows = dead_codes(quantizer)
+            if rows is not None:
+                reinitialize(name, quantizer, optimizer, step, rows)
         elif action.reset and quantizer.reservoir is not None:
             quantizer.reservoir.reset()
         # A longer run that goes on from a shorter one stays past its warm-up.

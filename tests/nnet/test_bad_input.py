@@ -190,8 +190,10 @@ def test_codes_of_any_integer_type_are_decoded(kind, sign, bits):
 def test_reinitialization_says_what_it_lacks():
     with pytest.raises(ValueError, match="reservoir_size above 0"):
         VectorQuantizer(8, 16, reservoir_size=0).reinitialize()
-    with pytest.raises(ValueError, match="scope must be one of"):
-        product().reinitialize(scope="alive")
+    with pytest.raises(ValueError, match="start must be one of"):
+        product().reinitialize(start="anywhere")
+    with pytest.raises(ValueError, match=r"rows .* \[2, 16\]"):
+        product().reinitialize(rows=torch.ones(16, dtype=torch.bool))
 
 
 @every_kind

@@ -5,6 +5,7 @@ import torch
 
 from speechbrain_vq.nnet.estimators import (
     ESTIMATORS,
+    diveq,
     rotation_trick,
     straight_through,
 )
@@ -34,7 +35,22 @@ def test_forward_is_the_codewords_bit_for_bit(estimator, dtype):
     x, q = torch.randn(2, 7, 50, 8).to(dtype)
     y, _, to_codewords = passed(estimator, x, q, torch.ones_like(x))
     assert torch.equal(y, q)
-    assert to_codewords is None
+    assert (to_codewords is None) == (estimator is not diveq)
+
+
+def test_diveq_is_the_latent_plus_a_fixed_direction_times_the_length():
+    x, q, gradient = torch.randn(3, 40, 5, dtype=torch.float64)
+    _, to_x, to_q = passed(diveq, x, q, gradient)
+    unit = (q - x) / (q - x).norm(dim=1, keepdim=True)
+    along = (gradient * unit).sum(1, keepdim=True) * unit
+    torch.testing.assert_close(to_q, along)
+    torch.testing.assert_close(to_x, gradient - along)
+
+
+def test_diveq_of_a_latent_on_its_codeword_is_finite():
+    x = torch.randn(3, 5)
+    _, to_x, to_q = passed(diveq, x, x, torch.ones_like(x))
+    assert torch.equal(to_x, torch.ones_like(x)) and not to_q.any()
 
 
 def test_straight_through_passes_the_gradient_as_it_is():

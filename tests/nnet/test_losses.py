@@ -13,14 +13,20 @@ from speechbrain_vq.nnet.losses import (
     code_counts,
     entropy,
     quantization_loss,
+    usage_loss,
 )
 
 
 def derivatives(loss, *inputs):
     """Gradients, and gradients of their squared norm."""
-    first = torch.autograd.grad(loss, inputs, create_graph=True)
+    first = torch.autograd.grad(
+        loss, inputs, create_graph=True, materialize_grads=True
+    )
     norm = sum(gradient.square().sum() for gradient in first)
-    return [*first, *torch.autograd.grad(norm, inputs)]
+    return [
+        *first,
+        *torch.autograd.grad(norm, inputs, materialize_grads=True),
+    ]
 
 
 @pytest.mark.parametrize("weights", [(0.25, 1.0), (1.0, 0.0), (0.0, 2.0)])
@@ -48,7 +54,7 @@ def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
     torch.testing.assert_close(
         sq_error, (x[valid] - e[valid]).square().sum((0, 2)).detach()
     )
-    assert not sq_error.requires_grad and not found.requires_grad
+    assert not sq_error.requires_grad
 
 
 def test_loss_without_a_valid_vector_is_zero():
@@ -58,6 +64,41 @@ def test_loss_without_a_valid_vector_is_zero():
     loss.backward()
     assert loss == 0 and (sq_error == 0).all()
     assert (x.grad == 0).all() and (e.grad == 0).all()
+
+
+def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
+    x = torch.randn(40, 2, 3, requires_grad=True)
+    table = torch.randn(2, 5, 3, requires_grad=True)
+    valid = torch.rand(40) < 0.7
+    distances = torch.cdist(x[valid].transpose(0, 1), table).square()
+    nearest = distances.amin(2).sum(1)
+    scale = (nearest / valid.sum()).detach().view(2, 1, 1)
+    share = torch.softmax(-distances / scale, 2).mean(1)
+    expected = (1 + (share * share.log()).sum(1) / math.log(5)).mean()
+    loss = usage_loss(x, table, valid.float(), nearest.detach())
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, (x, table)),
+        torch.autograd.grad(expected, (x, table)),
+    )
+
+
+def test_usage_loss_is_least_where_usage_is_even():
+    table = 100 * torch.eye(4).unsqueeze(0)
+    even, uneven = torch.arange(8) % 4, torch.arange(8) // 7
+    losses = [
+        float(
+            usage_loss(
+                table[0][codes].unsqueeze(1),
+                table,
+                torch.ones(8),
+                torch.ones(1),
+            )
+        )
+        for codes in (even, uneven, torch.zeros(8).long())
+    ]
+    assert losses[0] == pytest.approx(0, abs=1e-4)
+    assert 0 < losses[1] < losses[2] == pytest.approx(1, abs=1e-4)
 
 
 def test_counts_equal_bincount_for_each_codebook():

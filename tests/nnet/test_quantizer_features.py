@@ -113,7 +113,7 @@ def test_torchs_default_precision_changes_nothing(kind, dtype):
         assert all(p.dtype == torch.float32 for p in quantizer.parameters())
         quantizer.load_state_dict(wanted.state_dict())
         assert torch.equal(quantizer.encode(x), wanted.encode(x))
-        quantizer(x).loss.backward()
+        quantizer(x.clone().requires_grad_()).quantized.sum().backward()
         quantizer.reinitialize()
     finally:
         torch.set_default_dtype(torch.float32)
@@ -349,7 +349,9 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
 @pytest.mark.parametrize("by", ["input", "codebook"])
 @pytest.mark.parametrize("norm", ["batch", None])
 def test_gradients_of_gradients_of_the_loss(by, norm):
-    quantizer = trained("gradient", norm=norm).eval()
+    quantizer = trained(
+        "gradient", norm=norm, estimator="straight_through"
+    ).eval()
     x = torch.randn(20, DIM)
     indices = quantizer(x).indices
     given = [x, quantizer.codebook.detach()]
@@ -382,7 +384,7 @@ def test_gradients_of_gradients_of_the_loss(by, norm):
 
 
 def test_gradients_of_gradients_pass_straight_through():
-    quantizer = trained().eval()
+    quantizer = trained(estimator="straight_through").eval()
     x, weights = torch.randn(20, DIM, requires_grad=True), torch.randn(DIM, 4)
 
     def plain(x):
@@ -428,6 +430,8 @@ def test_gradients_of_each_example_are_those_of_a_loop(kind):
         out = torch.func.functional_call(quantizer, parameters, (x,))
         return out.loss + out.quantized.pow(3).sum()
 
+    if not parameters:  # An EMA codebook without a projection has none.
+        return
     each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
     for number, item in enumerate(x):
         wanted = torch.autograd.grad(
@@ -472,14 +476,14 @@ def test_script_says_what_to_do():
 
 def test_a_loss_that_is_dropped_is_told():
     x = torch.randn(20, DIM, requires_grad=True)
-    quantized = trained()(x).quantized
+    quantized = trained(estimator="straight_through")(x).quantized
     with pytest.warns(UserWarning, match="add `output.loss`"):
         quantized.sum().backward()
 
 
 @pytest.mark.parametrize("way", ["sum", "before", "after", "kept", "eval"])
 def test_a_loss_that_is_used_is_not(way):
-    quantizer = trained()
+    quantizer = trained(estimator="straight_through")
     out = quantizer.train(way != "eval")(torch.randn(9, DIM).requires_grad_())
     quantized, loss = out.quantized.sum(), out.loss
     with warnings.catch_warnings():
@@ -533,13 +537,14 @@ def test_kmeans_start_fits_the_first_batch(kind):
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_are_one_line(name):
     quantizer = VectorQuantizer.from_preset(name, 8, 32)
-    quantizer(torch.randn(20, 8, requires_grad=True)).loss.backward()
-    other = VectorQuantizer.from_preset(name, 8, 32, norm=None)
+    out = quantizer(torch.randn(20, 8, requires_grad=True))
+    (out.loss + out.quantized.sum()).backward()
+    other = VectorQuantizer.from_preset(name, 8, 32, norm=None, affine=False)
     assert other.norm is None
     torch.manual_seed(0)
     quantizer = VectorQuantizer.from_preset(name, 8, 32)
     preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
-    for key in ("reinit_schedule", "codebook_lr_multiplier"):
+    for key in ("reinit_schedule", "codebook_lr_multiplier", "codebook_max_lr"):
         preset.pop(key)
     torch.manual_seed(0)
     by_hand = VectorQuantizer(8, 32, **preset)

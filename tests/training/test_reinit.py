@@ -12,7 +12,11 @@ from speechbrain_vq import (
     VectorQuantizer,
     kmeans,
 )
-from speechbrain_vq.training.reinit import gather_sample, reinitialize
+from speechbrain_vq.training.reinit import (
+    dead_codes,
+    gather_sample,
+    reinitialize,
+)
 from tests.training.toy import DIM, Toy, batches, make, modules
 
 
@@ -54,40 +58,62 @@ def test_reservoir_starts_anew():
     assert int(quantizer.reservoir.count) == 0
 
 
-@pytest.mark.parametrize("scope", ["all", "dead"])
-def test_ema_sums_are_centroid_times_count(scope):
+@pytest.mark.parametrize("whole", [True, False])
+def test_ema_sums_are_centroid_times_count(whole):
     quantizer = filled(codebook="ema")
     with torch.no_grad():
         quantizer.codebook[0, :3] = 1000.0
     words = quantizer.embedding
     mass = float(words.ema_count.sum())
-    reinitialize("q", quantizer, None, 1, scope)
+    rows = torch.arange(8) < (8 if whole else 3)
+    marked = None if whole else rows.unsqueeze(0)
+    reinitialize("q", quantizer, None, 1, marked)
     expected = words.weight * words.ema_count.unsqueeze(2)
-    rows = torch.arange(8) < (8 if scope == "all" else 3)
     torch.testing.assert_close(words.ema_sum[0, rows], expected[0, rows])
-    if scope == "all":
+    if whole:
         assert float(words.ema_count.sum()) == pytest.approx(mass, rel=1e-4)
 
 
-def test_scope_dead_keeps_the_bits_of_what_is_used():
+def test_replacing_dead_codes_keeps_the_bits_of_the_others():
     quantizer = filled()
     with torch.no_grad():
         quantizer.codebook[0, 2:5] = 1000.0
     before = quantizer.codebook.detach().clone()
-    indices = quantizer.encode(torch.randn(5, DIM))
+    quantizer.usage.zero_()
+    for _ in range(4):
+        indices = quantizer(torch.randn(30, DIM)).indices
+    expected = torch.bincount(indices, minlength=8) == 0
+    assert expected[2:5].all()
+    number = len(quantizer.reservoir)
     optimizer = torch.optim.Adam([quantizer.codebook])
     quantizer.codebook.grad = torch.ones_like(before)
     optimizer.step()
     with torch.no_grad():
         quantizer.codebook.copy_(before)
     moments = optimizer.state[quantizer.codebook]["exp_avg"].clone()
-    rows = reinitialize("q", quantizer, optimizer, 1, "dead").rows[0]
+    dead = dead_codes(quantizer)
+    rows = reinitialize("q", quantizer, optimizer, 1, dead).rows[0]
     assert rows[2:5].all() and not rows[indices].any()
+    assert len(quantizer.reservoir) == number
+    assert not quantizer.usage.any()
     assert torch.equal(quantizer.codebook[0, ~rows], before[0, ~rows])
     assert (quantizer.codebook[0, rows].abs() < 100).all()
     after = optimizer.state[quantizer.codebook]["exp_avg"]
     assert torch.equal(after[0, ~rows], moments[0, ~rows])
     assert not after[0, rows].any()
+
+
+def test_codes_are_dead_only_after_ten_vectors_a_code():
+    quantizer = VectorQuantizer(DIM, 8, num_codebooks=2)
+    with torch.no_grad():
+        quantizer.codebook[1, 5] = 1000.0
+    for number in (70, 9):
+        quantizer(torch.randn(number, DIM))
+        assert dead_codes(quantizer) is None
+    quantizer(torch.randn(1000, DIM))
+    rows = dead_codes(quantizer)
+    assert rows.nonzero().tolist() == [[1, 5]]
+    assert dead_codes(quantizer) is None
 
 
 def test_log_line_tells_what_was_done(caplog):
@@ -121,7 +147,6 @@ def test_fewer_vectors_than_codes_keep_the_size(caplog):
     assert quantizer.codebook.shape == (1, 8, DIM)
     assert quantizer.codebook.isfinite().all()
     assert len(torch.unique(quantizer.codebook[0], dim=0)) == 8
-    assert report.num_distinct == 3
     assert "3 distinct vectors" in caplog.text
 
 

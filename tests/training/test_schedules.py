@@ -3,8 +3,9 @@
 import random
 
 import pytest
+from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_vq import ReinitSchedule
+from speechbrain_vq import ReinitSchedule, preset_path
 from speechbrain_vq.training.schedules import ReinitAction
 
 
@@ -55,7 +56,7 @@ def test_a_schedule_that_would_never_reinitialize_is_refused():
 
 
 def test_warmup_bypasses_and_resets_but_never_reinitializes():
-    schedule = ReinitSchedule(10, 4)
+    schedule = ReinitSchedule(10, 4, dead_every=None)
     for step in range(10):
         assert schedule(step) == ReinitAction(bypass=True, reset=step in (4, 8))
     assert schedule(10) == ReinitAction(reinitialize=True)
@@ -113,7 +114,9 @@ def test_fractions_of_an_epoch_are_rounded_to_steps():
         ((0, 1, None, 0.9), "growth"),
         ((0, 1, None, float("nan")), "growth"),
         ((0, 1, None, "fast"), "growth"),
-        ((0, 1, None, 1, "some"), "scope"),
+        ((0, 1, None, 1, 0), "dead_every"),
+        (("101%", 1), "warmup"),
+        ((0, 1, None, 1, 20, 0), "max_warmup"),
     ],
 )
 def test_bad_values_are_named(arguments, word):
@@ -152,26 +155,64 @@ def test_each_end_has_its_word(arguments):
 
 
 def test_defaults_are_those_of_the_preset_robust():
-    assert repr(ReinitSchedule()) == repr(ReinitSchedule(100, 100))
+    with open(preset_path("robust"), encoding="utf-8") as file:
+        preset = load_hyperpyyaml(file)["reinit_schedule"]
+    assert repr(ReinitSchedule()) == repr(preset)
 
 
-@pytest.mark.parametrize("steps, short", [(40, 10), (399, 99), (3, 1), (0, 1)])
-def test_shortened_takes_a_quarter_of_the_run(steps, short):
-    found = ReinitSchedule(100, 500, until=600, growth=2, scope="dead")
-    assert repr(found.shortened(steps)) == repr(
-        ReinitSchedule(short, short, None, 2, "dead")
-    )
-    assert ReinitSchedule(100, 7).shortened(40).every.value == 7
-
-
-def test_a_schedule_within_a_quarter_of_the_run_is_left_as_it_is():
+@pytest.mark.parametrize(
+    "steps, first, last",
+    [(2, 1, 1), (10, 2, 6), (80, 20, 48), (10**6, 2000, 6 * 10**5)],
+)
+def test_shares_are_of_the_run(steps, first, last):
     schedule = ReinitSchedule()
-    assert schedule.shortened(400) is schedule
+    plan = schedule.resolve(total_steps=steps)
+    bypassed = [s for s in range(first + 1) if plan(s).bypass]
+    assert bypassed == list(range(first))
+    assert schedule(first, total_steps=steps) == plan(first)
+    assert plan(first).reinitialize
+    changes = [
+        s for s in range(last, min(2 * last, steps) + 40) if any(plan(s))
+    ]
+    assert not [s for s in changes if s > last]
 
 
-def test_repr_says_how_to_write_it():
-    text = repr(ReinitSchedule("2 epochs", 5, growth=1.5))
-    assert text == (
-        "ReinitSchedule(warmup='2 epochs', every=5, until=None, growth=1.5, "
-        "scope='all')"
-    )
+def test_by_default_each_reinitialization_comes_half_as_late_again():
+    found = events(ReinitSchedule(64, until="forever"), 1000)
+    assert found == [64, 96, 144, 216, 324, 486, 729]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7])
+def test_the_shortest_run_ends_with_codes(steps):
+    assert not ReinitSchedule()(steps, total_steps=steps).bypass
+
+
+def test_a_run_of_unknown_length_has_a_warmup_and_no_end():
+    plan = ReinitSchedule().resolve()
+    assert plan(99).bypass and plan(100).reinitialize
+    assert len(events(plan, 10**5)) > 15
+
+
+def test_dead_codes_are_replaced_between_reinitializations():
+    plan = ReinitSchedule(40, 40, until=200, dead_every=20)
+    dead = [s for s in range(300) if plan(s).replace_dead]
+    assert dead == [60, 100, 140, 180]
+    plan = ReinitSchedule(40, "never", dead_every=None)
+    assert not any(plan(s).replace_dead for s in range(300))
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ReinitSchedule("2 epochs", 5, growth=1.5),
+        ReinitSchedule("forever", "never", dead_every=None),
+        ReinitSchedule(),
+    ],
+)
+def test_repr_is_how_to_write_it(schedule):
+    assert repr(eval(repr(schedule))) == repr(schedule)
+
+
+def test_no_time_between_reinitializations_is_refused():
+    with pytest.raises(ValueError, match="growth=1 needs `every`"):
+        ReinitSchedule(growth=1)

@@ -54,7 +54,7 @@ def loop(model, optimizer, steps, start=0):
 
 def adam(model, **options):
     """Adam over a model."""
-    return torch.optim.Adam(model.parameters(), lr=0.01, **options)
+    return torch.optim.Adam(model.parameters(), lr=0.0005, **options)
 
 
 def groups_of(optimizer, parameter):
@@ -67,16 +67,18 @@ def groups_of(optimizer, parameter):
 
 
 OPTIMIZERS = {
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.8, 0.9)),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.0005, betas=(0.8, 0.9)),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.0005, weight_decay=0.1),
     "sgd": lambda p: torch.optim.SGD(
-        p, lr=0.01, momentum=0.9, weight_decay=0.1, nesterov=True
+        p, lr=0.0005, momentum=0.9, weight_decay=0.1, nesterov=True
     ),
-    "radam": lambda p: torch.optim.RAdam(p, lr=0.01, weight_decay=0.1),
-    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01, weight_decay=0.1),
-    "fused": lambda p: torch.optim.AdamW(p, lr=0.01, fused=True),
-    "foreach": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
-    "tensor": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.01)),
+    "radam": lambda p: torch.optim.RAdam(p, lr=0.0005, weight_decay=0.1),
+    "adafactor": lambda p: torch.optim.Adafactor(
+        p, lr=0.0005, weight_decay=0.1
+    ),
+    "fused": lambda p: torch.optim.AdamW(p, lr=0.0005, fused=True),
+    "foreach": lambda p: torch.optim.Adam(p, lr=0.0005, foreach=True),
+    "tensor": lambda p: torch.optim.Adam(p, lr=torch.tensor(0.0005)),
 }
 
 
@@ -92,8 +94,8 @@ def test_codebook_has_a_group_of_its_own_with_the_settings_of_its_old(name):
     for key in before.keys() - {"params", "lr", "weight_decay"}:
         assert group[key] == before[key], key
     assert group.get("weight_decay", 0) == 0
-    assert float(group["lr"]) == pytest.approx(0.07)
-    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.01)
+    assert float(group["lr"]) == pytest.approx(0.0035)
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.0005)
     held = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
@@ -164,7 +166,9 @@ SCHEDULERS = {
 def test_multiple_holds_at_every_step_of_torchs_schedulers(name, reloaded):
     model = Model()
     optimizer = adam(model)
-    CodebookTrainer(model, optimizer, lr_multiplier=4, schedule=None)
+    CodebookTrainer(
+        model, optimizer, lr_multiplier=4, schedule=None, max_lr=None
+    )
     scheduler = SCHEDULERS[name](optimizer)
     rates = []
 
@@ -183,13 +187,22 @@ def test_multiple_holds_at_every_step_of_torchs_schedulers(name, reloaded):
         assert codebook == pytest.approx(4 * leader, rel=1e-12)
 
 
-def test_largest_rate_is_a_limit():
+@pytest.mark.parametrize(
+    "kind, lr, expected",
+    [
+        ("Adam", 1e-4, 1e-3),
+        ("Adam", 1e-2, 0.03),
+        ("Adam", 0.1, 0.1),
+        ("SGD", 0.1, 1),
+    ],
+)
+def test_largest_rate_is_a_limit_under_adam_but_no_brake(kind, lr, expected):
     model = Model()
-    optimizer = adam(model)
+    optimizer = getattr(torch.optim, kind)(model.parameters(), lr=lr)
     CodebookTrainer(model, optimizer, schedule=None, max_lr=0.03)
     loop(model, optimizer, 1)
     (group,) = groups_of(optimizer, model.quantizer.codebook)
-    assert group["lr"] == 0.03
+    assert group["lr"] == pytest.approx(expected)
 
 
 def test_a_scheduler_made_before_is_refused():
@@ -200,17 +213,19 @@ def test_a_scheduler_made_before_is_refused():
         CodebookTrainer(model, optimizer)
 
 
-def test_gradient_of_the_codebook_is_that_of_its_own_loss():
-    # So it needs no clipping, however the model's gradients explode.
+def test_the_codebook_needs_no_clipping_under_adam():
+    # Whatever the model's gradients are, its steps have a length.
     model = Model()
-    gradients = []
-    for scale in (1.0, 1e6):
-        output = model.quantizer(model.encoder(data(0)))
-        error = (model.decoder(output.quantized) - data(0)).square().mean()
-        model.zero_grad()
-        (scale * error + output.loss).backward()
-        gradients.append(model.quantizer.codebook.grad.clone())
-    assert torch.equal(*gradients)
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=None)
+    for step in range(20):
+        before = model.quantizer.codebook.detach().clone()
+        scale = 1e6 if step == 10 else 1.0
+        (scale * model(data(step))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        moved = (model.quantizer.codebook.detach() - before).abs().max()
+        assert moved < 10 * 0.005
 
 
 # Which steps count -----------------------------------------------------------
@@ -287,7 +302,7 @@ def test_a_closure_is_one_step():
     for _ in range(3):
         optimizer.step(closure)
     assert trainer.steps == 3
-    assert groups_of(optimizer, model.quantizer.codebook)[0]["lr"] == 0.1
+    assert groups_of(optimizer, model.quantizer.codebook)[0]["lr"] == 0.005
 
 
 # Re-initialization -----------------------------------------------------------
@@ -387,14 +402,14 @@ def test_codebooks_follow_each_its_own_group():
     model = nn.ModuleDict({"a": Model(), "b": Model()})
     optimizer = torch.optim.Adam(
         [
-            {"params": list(model["a"].parameters()), "lr": 0.01},
-            {"params": list(model["b"].parameters()), "lr": 0.001},
+            {"params": list(model["a"].parameters()), "lr": 0.0005},
+            {"params": list(model["b"].parameters()), "lr": 0.0001},
         ]
     )
     CodebookTrainer(model, optimizer, schedule=None)
     (model["a"](data(0)) + model["b"](data(0))).backward()
     optimizer.step()
-    for name, lr in (("a", 0.1), ("b", 0.01)):
+    for name, lr in (("a", 0.005), ("b", 0.001)):
         (group,) = groups_of(optimizer, model[name].quantizer.codebook)
         assert group["lr"] == pytest.approx(lr)
 
@@ -626,7 +641,7 @@ def test_lightning(tmp_path):
     assert codebooks.steps == 11 and not module.model.quantizer.bypass
     (optimizer,) = codebooks.optimizers
     (group,) = groups_of(optimizer, module.model.quantizer.codebook)
-    assert group["lr"] == pytest.approx(10 * 0.01 * 0.01)
+    assert group["lr"] == pytest.approx(10 * 0.0005 * 0.01)
     codes = module.model.quantizer.encode(module.model.encoder(data(0, 500)))
     assert len(codes.unique()) == 8
     resumed = Module()

@@ -1,0 +1,500 @@
+"""Robustness of quantizers: one network, one factor at a time.
+
+To run it:
+> python benchmarks/grid.py --data recorded=FOLDER --out benchmarks/grid
+
+Every method is trained in the network of recipes/MiniSpeech/unit-discovery at
+a base setting and in cells that change one thing. Each finished cell is a line
+of ``OUT.jsonl``, so the same command resumes an interrupted benchmark, and the
+page ``OUT.md`` is written from the lines that are there. Requires
+`pip install "speechbrain-vq[bench]"`.
+"""
+
+import functools
+import json
+import pathlib
+import statistics
+import time
+
+import click
+import torch
+import vector_quantize_pytorch as vqp
+from hyperpyyaml import load_hyperpyyaml
+from report import save, versions_line
+
+from speechbrain_vq import CodebookTrainer, VectorQuantizer, preset_path
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
+from speechbrain_vq.lobes.autoencoder import (
+    ConvDecoder,
+    ConvEncoder,
+    SpeakerEncoder,
+    utterance_moments,
+)
+from speechbrain_vq.lobes.features import LogMel
+from speechbrain_vq.nnet import kmeans, nearest
+from speechbrain_vq.nnet.losses import entropy
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    data_root,
+    prepare,
+)
+from speechbrain_vq.versions import versions
+
+DIM, CHANNELS, SPEAKER, MELS, STRIDE, RATE = 64, 64, 32, 80, 2, 50.0
+
+BASE = {
+    "task": "recorded",
+    "size": 512,  # Of the codebook
+    "lr": 1e-3,
+    "scale": 1.0,  # Factor on the encoder's outputs
+    "pieces": 16,  # Of a batch
+    "frames": 200,  # Of a piece, two for each token
+    "silence": 0.0,  # Share of the pieces
+    "padding": 0.0,  # Share of a piece
+    "steps": 250,
+}
+CELLS = {
+    "base": {},
+    "K 64": {"size": 64},
+    "K 4096": {"size": 4096},
+    "K 16384": {"size": 16384},
+    "lr x 1/4": {"lr": 2.5e-4},
+    "lr x 4": {"lr": 4e-3},
+    "lr x 10": {"lr": 1e-2},
+    "scale 0.01": {"scale": 0.01},
+    "scale 100": {"scale": 100.0},
+    "50 tokens": {"pieces": 2, "frames": 50},
+    "6400 tokens": {"pieces": 64},
+    "silence 70%": {"silence": 0.7},
+    "padding 80%": {"padding": 0.8},
+    "80 steps": {"steps": 80},
+    "1000 steps": {"steps": 1000},
+    "10000 steps": {"steps": 10000},
+    "festvox-ru": {"task": "festvox-ru"},
+    "minispeech": {"task": "minispeech"},
+}
+# Of these one seed is enough: they take longest.
+LONG = {"K 16384", "10000 steps"}
+
+
+class Network(torch.nn.Module):
+    """Autoencoder of utterance-normalized log-mels around a quantizer."""
+
+    def __init__(self, quantizer, scale):
+        super().__init__()
+        self.quantizer, self.scale = quantizer, scale
+        self.encoder = ConvEncoder(MELS, DIM, CHANNELS, STRIDE)
+        self.decoder = ConvDecoder(DIM, MELS, SPEAKER, CHANNELS, STRIDE)
+        self.speaker = SpeakerEncoder(MELS, SPEAKER)
+        self.to_latent = torch.nn.Linear(STRIDE * MELS, DIM)
+        self.to_frames = torch.nn.Linear(DIM, STRIDE * MELS)
+
+    def forward(self, mels, lengths, moments):
+        mean, std = (m.unsqueeze(1) for m in moments)
+        number = torch.round(lengths * mels.shape[1]).unsqueeze(1)
+        mask = torch.arange(mels.shape[1]) < number
+        x = (mels - mean) / std * mask.unsqueeze(2)
+        latents, token_lengths = self.encoder(x, lengths)
+        extra = -x.shape[1] % STRIDE
+        pairs = torch.nn.functional.pad(x, (0, 0, 0, extra))
+        pairs = pairs.reshape(len(x), -1, STRIDE * MELS)
+        latents = latents + self.to_latent(pairs)
+        quantized, codes, loss = self.quantizer(
+            latents * self.scale, token_lengths
+        )[:3]
+        decoded = self.decoder(
+            quantized, self.speaker(mels, lengths), token_lengths
+        )
+        linear = self.to_frames(quantized).reshape(len(x), -1, MELS)
+        decoded = (decoded + linear)[:, : x.shape[1]] * std + mean
+        error = ((decoded - mels).abs() * mask.unsqueeze(2)).sum()
+        return error, mask.sum() * MELS, codes, loss
+
+
+class Vqp(torch.nn.Module):
+    """Adapter of a vector-quantize-pytorch quantizer to our interface."""
+
+    def __init__(self, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, x, lengths):
+        options = {}
+        if isinstance(self.quantizer, vqp.VectorQuantize) and self.training:
+            frames = torch.round(lengths * x.shape[1]).unsqueeze(1)
+            options["mask"] = torch.arange(x.shape[1]) < frames
+        out = self.quantizer(x, **options)
+        loss = out[2].sum() if len(out) == 3 else x.new_zeros(())
+        return out[0], out[1].flatten(1), loss
+
+
+def fsq(size):
+    """Build FSQ with the levels that its authors propose."""
+    levels = {
+        64: [8, 8],
+        512: [8, 8, 8],
+        4096: [7, 5, 5, 5, 5],
+        16384: [8, 8, 8, 6, 5],
+    }[size]
+    return vqp.FSQ(levels=levels, dim=DIM)
+
+
+def preset(name, changes, size, total_steps):
+    """Build a preset's quantizer and the constructor of its trainer."""
+    quantizer = VectorQuantizer.from_preset(name, DIM, size, **changes)
+    with open(preset_path(name), encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file)
+    return quantizer, functools.partial(
+        CodebookTrainer,
+        lr_multiplier=hparams["codebook_lr_multiplier"],
+        schedule=hparams["reinit_schedule"],
+        max_lr=hparams["codebook_max_lr"],
+        total_steps=total_steps,
+    )
+
+
+DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
+METHODS = {
+    "paper": functools.partial(preset, "paper", {}),
+    "robust": functools.partial(preset, "robust", {}),
+    "robust, entropy 0.05": functools.partial(
+        preset, "robust", {"entropy_weight": 0.05}
+    ),
+    "ema_bn": functools.partial(preset, "ema_bn", {}),
+    "vqp: EMA (default)": {},
+    "vqp: EMA, k-means, dead codes": DEAD,
+    "vqp: 8-d cosine, k-means, dead codes": {
+        **DEAD,
+        "codebook_dim": 8,
+        "use_cosine_sim": True,
+    },
+    "vqp: FSQ": fsq,
+    "vqp: SimVQ": lambda size: vqp.SimVQ(dim=DIM, codebook_size=size),
+}
+
+
+def build(method, size, steps):
+    """Build a method's quantizer, and its trainer's constructor or None."""
+    made = METHODS[method]
+    if isinstance(made, dict):
+        quantizer = vqp.VectorQuantize(dim=DIM, codebook_size=size, **made)
+        return Vqp(quantizer), None
+    if isinstance(made, functools.partial):
+        return made(size=size, total_steps=steps)
+    return Vqp(made(size)), None
+
+
+def load(folder, cache):
+    """Load log-mels, their moments, phones and languages into memory."""
+    if cache.exists():
+        return torch.load(cache)
+    manifests = prepare(folder, cache.with_suffix(""))
+    features, data = LogMel(), {}
+    for split in ("train", "valid", "test"):
+        text = (manifests / f"{split}.json").read_text(encoding="utf-8")
+        utts = json.loads(text.replace("{data_root}", data_root(manifests)))
+        wavs = [read_audio(u["wav"], 16000) for u in utts.values()]
+        wavs = [wav.unsqueeze(0) for wav in wavs]
+        if split == "train":
+            features.fit(wavs[:: max(len(wavs) // 200, 1)])
+        mels = [features(w, torch.ones(1))[0] for w in wavs]
+        data[split] = {
+            "mels": [m[0] for m in mels],
+            "moments": [utterance_moments(m, torch.ones(1)) for m in mels],
+            "phones": [u["phones"] for u in utts.values()],
+            "langs": [u.get("lang", "") for u in utts.values()],
+        }
+    torch.save(data, cache)
+    return data
+
+
+def draw_batch(data, config, generator):
+    """Draw pieces [B, T, C] with lengths and moments of their utterances."""
+    frames, pieces, moments = config["frames"], [], []
+    for _ in range(config["pieces"]):
+        index = int(torch.randint(len(data["mels"]), (), generator=generator))
+        mel = data["mels"][index]
+        if len(mel) < frames:
+            mel = mel.repeat(-(-frames // len(mel)), 1)
+        last = len(mel) - frames + 1
+        start = int(torch.randint(last, (), generator=generator))
+        piece = mel[start : start + frames]
+        if torch.rand((), generator=generator) < config["silence"]:
+            noise = torch.randn(piece.shape, generator=generator)
+            piece = mel.quantile(0.05, dim=0) + 0.1 * noise
+        pieces.append(piece)
+        moments.append(data["moments"][index])
+    mean, std = (torch.cat(m) for m in zip(*moments, strict=True))
+    lengths = torch.full((len(pieces),), 1 - config["padding"])
+    valid = torch.arange(frames) < torch.round(lengths[0] * frames)
+    return torch.stack(pieces) * valid.unsqueeze(1), lengths, (mean, std)
+
+
+def train(method, config, data, seed):
+    """Train a network and return it, with the seconds of a step."""
+    torch.manual_seed(seed)
+    steps = config["steps"]
+    quantizer, trainer = build(method, config["size"], steps)
+    network = Network(quantizer, config["scale"])
+    optimizer = torch.optim.Adam(network.parameters(), lr=config["lr"])
+    if trainer is not None:
+        trainer(network, optimizer)
+    # Constant for half of the run, then down to zero along a line.
+    annealed = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, 2 * (1 - step / steps))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        batch = draw_batch(data["train"], config, generator)
+        error, number, _, loss = network(*batch)
+        (error / number + loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        annealed.step()
+    return network.eval()
+
+
+@torch.no_grad()
+def evaluate(network, split, size):
+    """Compute reconstruction error, usage, and information about phones."""
+    error, number, counts = 0.0, 0, torch.zeros(size)
+    tables = {}
+    for mel, moments, phones, lang in zip(
+        *(split[k] for k in ("mels", "moments", "phones", "langs")),
+        strict=True,
+    ):
+        one, values, codes, _ = network(
+            mel.unsqueeze(0), torch.ones(1), moments
+        )
+        error, number = error + float(one), number + int(values)
+        codes = codes.flatten().clamp(min=0)
+        counts += torch.bincount(codes, minlength=size)
+        table = tables.setdefault(lang, PhoneUnitCounts(size, RATE))
+        table.add(codes.tolist(), phones)
+    return {
+        "tokens": int(counts.sum()),
+        "used": int((counts > 0).sum()),
+        "perplexity": float(entropy(counts).exp()),
+        "l1": error / number,
+        "pnmi": pnmi_within(tables),
+    }
+
+
+def pnmi_within(tables):
+    """Average the PNMI of languages, weighted by their tokens."""
+    counts = [t.counts() for t in tables.values() if len(t.counts())]
+    tokens = sum(int(c.sum()) for c in counts)
+    return sum(pnmi(c) * int(c.sum()) for c in counts) / tokens
+
+
+class LogMelKMeans(torch.nn.Module):
+    """K-means of two frames of normalized log-mels, without a network."""
+
+    def __init__(self, data, size, seed):
+        super().__init__()
+        pairs = []
+        for mel, (mean, std) in zip(data["mels"], data["moments"], strict=True):
+            x = (mel - mean) / std
+            pairs.append(x[: len(x) // STRIDE * STRIDE].reshape(-1, 2 * MELS))
+        pairs = torch.cat(pairs)
+        generator = torch.Generator().manual_seed(seed)
+        sample = torch.randperm(len(pairs), generator=generator)[:40960]
+        self.centroids = kmeans(
+            pairs[sample], size, generator=generator
+        ).centroids
+
+    def forward(self, mels, lengths, moments):
+        mean, std = (m.unsqueeze(1) for m in moments)
+        extra = -mels.shape[1] % STRIDE
+        x = torch.nn.functional.pad((mels - mean) / std, (0, 0, 0, extra))
+        codes = nearest(x.reshape(1, -1, 2 * MELS), self.centroids)
+        decoded = self.centroids[codes].reshape(1, -1, MELS)
+        decoded = decoded[:, : mels.shape[1]] * std + mean
+        return (decoded - mels).abs().sum(), mels.numel(), codes, None
+
+
+LOGMEL = "k-means of log-mels"
+
+
+def run(method, cell, seed, data, split):
+    """Train and evaluate a cell, and return its line."""
+    config = {**BASE, **CELLS[cell]}
+    start = time.perf_counter()
+    if method == LOGMEL:
+        network = LogMelKMeans(data["train"], config["size"], seed)
+    else:
+        network = train(method, config, data, seed)
+    seconds = time.perf_counter() - start
+    metrics = evaluate(network, data[split], config["size"])
+    return {
+        "method": method,
+        "cell": cell,
+        "seed": seed,
+        "split": split,
+        **config,
+        **metrics,
+        "seconds": round(seconds, 1),
+        "versions": versions("vector-quantize-pytorch"),
+    }
+
+
+METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
+
+
+def summarize(lines):
+    """Tabulate medians by cell, and each method's ranks and worst cells."""
+    cells, methods = {}, []
+    for line in lines:
+        key = line["cell"], line["method"]
+        cells.setdefault(key, []).append(line)
+        if line["method"] not in methods:
+            methods.append(line["method"])
+    median = {
+        key: {m: statistics.median(r[m] for r in runs) for m in METRICS}
+        for key, runs in cells.items()
+    }
+    trained = [m for m in methods if m != LOGMEL]
+    names = [c for c in CELLS if any((c, m) in cells for m in methods)]
+    page = []
+    ranks = {m: {k: [] for k in METRICS} for m in trained}
+    collapsed, worst = {m: [] for m in trained}, {}
+    for cell in names:
+        here = {m: median[cell, m] for m in trained if (cell, m) in median}
+        best = {
+            k: min(sign * v[k] for v in here.values()) * sign
+            for k, sign in METRICS.items()
+        }
+        for method, values in here.items():
+            for key, sign in METRICS.items():
+                better = [
+                    sign * v[key] < sign * values[key] for v in here.values()
+                ]
+                ranks[method][key].append(1 + sum(better))
+            reachable = min(
+                cells[cell, method][0]["size"], cells[cell, method][0]["tokens"]
+            )
+            if (
+                values["used"] < 0.1 * reachable
+                or values["pnmi"] < best["pnmi"] / 2
+            ):
+                collapsed[method].append(cell)
+            loss = max(values["l1"] / best["l1"], best["pnmi"] / values["pnmi"])
+            worst[method] = max(worst.get(method, (0, "")), (loss, cell))
+    page += [
+        "| method | cells | collapsed | worst cell (ratio to the best) | "
+        "rank of used | of perplexity | of L1 | of PNMI |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in trained:
+        ratio, cell = worst[method]
+        page.append(
+            f"| {method} | {len(ranks[method]['l1'])} | "
+            f"{', '.join(collapsed[method]) or 'none'} | {cell} ({ratio:.2f}) | "
+            + " | ".join(
+                f"{statistics.median(ranks[method][k]):g}" for k in METRICS
+            )
+            + " |"
+        )
+    for key, form in (
+        ("used", ".0f"),
+        ("perplexity", ".0f"),
+        ("l1", ".4f"),
+        ("pnmi", ".3f"),
+    ):
+        page += ["", f"## {key}", "", "| cell | " + " | ".join(methods) + " |"]
+        page.append("|---" * (len(methods) + 1) + "|")
+        for cell in names:
+            row = []
+            for method in methods:
+                runs = cells.get((cell, method))
+                row.append(
+                    _spread([r[key] for r in runs], form) if runs else ""
+                )
+            page.append(f"| {cell} | " + " | ".join(row) + " |")
+    return page
+
+
+def _spread(values, form):
+    """Format a median and the range of more than one value."""
+    middle = format(statistics.median(values), form)
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):{form}} to {max(values):{form}})"
+
+
+@click.command()
+@click.option(
+    "--data",
+    "corpora",
+    multiple=True,
+    metavar="NAME=FOLDER",
+    help="Corpora, by the name of their task.",
+)
+@click.option("--cells", default=None, help="Cells, separated by semicolons.")
+@click.option("--methods", default=None, help="Methods, likewise.")
+@click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
+@click.option(
+    "--split", default="test", show_default=True, help="Split to evaluate on."
+)
+@click.option(
+    "--cache",
+    default="benchmarks/runs",
+    show_default=True,
+    type=pathlib.Path,
+    help="Folder of the features.",
+)
+@click.option(
+    "--out",
+    default="benchmarks/grid",
+    show_default=True,
+    type=pathlib.Path,
+    help="Lines and page, without their suffixes.",
+)
+def main(corpora, cells, methods, seeds, split, cache, out):
+    """Train the methods in the cells, and write the lines and the page."""
+    cache.mkdir(parents=True, exist_ok=True)
+    data = {}
+    for pair in corpora:
+        name, _, folder = pair.partition("=")
+        data[name] = load(pathlib.Path(folder), cache / f"{name}.pt")
+    path, lines = out.with_suffix(".jsonl"), []
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+    done = {(x["method"], x["cell"], x["seed"]) for x in lines}
+    for seed in range(1, seeds + 1):
+        for cell in cells.split(";") if cells else CELLS:
+            config = {**BASE, **CELLS[cell]}
+            if config["task"] not in data or (seed > 1 and cell in LONG):
+                continue
+            for method in methods.split(";") if methods else [LOGMEL, *METHODS]:
+                if (method, cell, seed) in done:
+                    continue
+                line = run(method, cell, seed, data[config["task"]], split)
+                lines.append(line)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                click.echo(
+                    {
+                        k: line[k]
+                        for k in ("method", "cell", "seed", *METRICS, "seconds")
+                    }
+                )
+    found = sorted({line["versions"] for line in lines})
+    page = summarize(lines)
+    save(
+        out.with_suffix(".md"),
+        [
+            "# Robustness grid",
+            "",
+            "`python benchmarks/grid.py --data NAME=FOLDER ...`",
+            "",
+            *page,
+            "",
+            versions_line(recorded=found),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()
