@@ -26,6 +26,7 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
+from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     finish,
@@ -61,14 +62,44 @@ class UnitBrain(VQBrain):
     def compute_forward(self, batch, stage):
         """Compute the features, and what the decoder predicts from their units."""
         batch = batch.to(self.device)
-        features, lengths = self.modules.features(*batch.sig)
-        latents, token_lengths = self.modules.encoder(features, lengths)
-        vq = self.modules.quantizer(latents, token_lengths)
+        wavs, wav_lengths = batch.sig
+        features, lengths = self.modules.features(wavs, wav_lengths)
         speaker = self.speaker(batch, features, lengths)
+        moments = []
+        if stage == sb.Stage.TRAIN:
+            # Those of the whole utterance, as in the test.
+            if getattr(self.hparams.encoder, "utterance_norm", False):
+                moments = [utterance_moments(features, lengths)]
+            (features, lengths), (wavs, wav_lengths) = self.pieces(
+                batch, features, lengths
+            )
+        latents, token_lengths = self.modules.encoder(
+            features, lengths, *moments
+        )
+        vq = self.modules.quantizer(latents, token_lengths)
         predictions = self.modules.decoder(
-            vq.quantized, speaker, token_lengths, *batch.sig
+            vq.quantized, speaker, token_lengths, wavs, wav_lengths
         )
         return features, lengths, predictions, vq
+
+    def pieces(self, batch, features, lengths):
+        """Cut a piece of each utterance, a function of its name and the epoch,
+        from the features and from the waveforms."""
+        hop = self.hparams.hop_length
+        rate = self.hparams.sample_rate / hop
+        frames = torch.round(lengths * features.shape[1])
+        width = min(round(self.hparams.segment * rate), features.shape[1])
+        epoch = self.hparams.epoch_counter.current
+        starts = [
+            round(random_start(name, epoch, number, width))
+            for name, number in zip(batch.id, frames.tolist(), strict=True)
+        ]
+        starts = torch.tensor(starts, device=frames.device)
+        lengths = (frames - starts).clamp(max=width) / width
+        return (
+            (cut(features, starts, width), lengths),
+            (cut(batch.sig.data, starts * hop, width * hop), lengths),
+        )
 
     def speaker(self, batch, features, lengths):
         """Compute the speaker embeddings that the decoder gets, [B, S]."""
@@ -130,6 +161,12 @@ class UnitBrain(VQBrain):
         self.results = {"steps": self.optimizer_step, **stats, **use}
 
 
+def cut(tensor, starts, width):
+    """Cut a piece of a width from each row [B, T, ...], from its start [B]."""
+    index = starts.unsqueeze(1) + torch.arange(width, device=starts.device)
+    return tensor[torch.arange(len(tensor)).unsqueeze(1), index]
+
+
 def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
     """Read a json manifest, or a csv where there is no json."""
     root = {"data_root": data_root(folder)}
@@ -145,26 +182,25 @@ def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
 def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """Build the datasets of a folder of manifests."""
 
+    longest = hparams["longest"]
+
     @sb.utils.data_pipeline.takes("id", "wav", "length")
     @sb.utils.data_pipeline.provides("sig")
-    def segment(name, path, seconds):
-        piece = hparams["segment"]
+    def anywhere(name, path, seconds):
         epoch = hparams["epoch_counter"].current
-        start = random_start(name, epoch, seconds, piece)
-        return read_audio(path, hparams["sample_rate"], start, piece)
+        start = random_start(name, epoch, seconds, longest)
+        return read_audio(path, hparams["sample_rate"], start, longest)
 
     @sb.utils.data_pipeline.takes("wav")
     @sb.utils.data_pipeline.provides("sig")
-    def whole(path):
-        return read_audio(
-            path, hparams["sample_rate"], duration=hparams["longest"]
-        )
+    def beginning(path):
+        return read_audio(path, hparams["sample_rate"], duration=longest)
 
     datasets = {}
     for split in SPLITS:
         training = split == "train"
         dataset = read_manifest(folder, split)
-        dataset.add_dynamic_item(segment if training else whole)
+        dataset.add_dynamic_item(anywhere if training else beginning)
         dataset.set_output_keys(items)
         datasets[split] = drop_unreadable(dataset).filtered_sorted(
             sort_key=None if training else "length",
