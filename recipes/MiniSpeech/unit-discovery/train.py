@@ -28,6 +28,7 @@ from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.recipes.common.runs import (
+    AnnealingBrain,
     end_epoch,
     finish,
     fit_and_test,
@@ -38,10 +39,9 @@ from speechbrain_vq.recipes.common.runs import (
     use_of_codes,
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
-from speechbrain_vq.training import VQBrain
 
 
-class UnitBrain(VQBrain):
+class UnitBrain(AnnealingBrain):
     """Train an autoencoder of speech with a quantizer.
 
     The decoder chooses the target and the error: ``errors`` gives the sum of
