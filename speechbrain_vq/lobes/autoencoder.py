@@ -368,3 +368,64 @@ class SpeakerEncoder(nn.Module):
         if not self.moments:
             return voice
         return torch.cat([voice, mean, std.log()], dim=1)
+
+
+class WindowPredictor(nn.Module):
+    """Linear predictor of the frames around each token from its quantized
+    vector: an auxiliary task in training alone.
+
+    Reconstruction asks a token for its own frames; this asks it for its
+    neighborhood, as phones last longer than a token.
+
+    Arguments
+    ---------
+    input_dim : int
+        Channels of the quantized vectors.
+    output_dim : int
+        Channels of the features.
+    stride : int
+        Frames per token.
+    window : int
+        Tokens to predict on either side.
+
+    Example
+    -------
+    >>> predictor = WindowPredictor(64, 80)
+    >>> features, lengths = torch.randn(2, 101, 80), torch.ones(2)
+    >>> predictor(torch.randn(2, 51, 64), features, lengths).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self, input_dim: int, output_dim: int, stride: int = 2, window: int = 2
+    ):
+        super().__init__()
+        self.stride = stride
+        self.window = window
+        width = (2 * window + 1) * stride
+        self.linear = nn.Linear(input_dim, width * output_dim)
+
+    def forward(
+        self,
+        quantized: torch.Tensor,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the mean absolute error of the predictions from quantized
+        vectors [B, ceil(T / stride), input_dim] of features
+        [B, T, output_dim] of relative lengths [B], over the valid frames of
+        the windows of valid tokens."""
+        mask = frame_mask(features, lengths).unsqueeze(2)
+        mask = stack_frames(mask.to(features.dtype), self.stride)
+        targets = self._windows(stack_frames(features, self.stride))
+        mask = self._windows(mask) * mask[..., :1]
+        errors = (self.linear(quantized) - targets).abs()
+        errors = errors.unflatten(2, (mask.shape[2], -1)) * mask.unsqueeze(3)
+        return errors.sum() / (mask.sum() * features.shape[2]).clamp(min=1)
+
+    def _windows(self, stacked):
+        """Line up each row of [B, T, D] with those around, zero outside."""
+        padding = (0, 0, self.window, self.window)
+        padded = nn.functional.pad(stacked, padding)
+        windows = padded.unfold(1, 2 * self.window + 1, 1)
+        return windows.transpose(2, 3).flatten(2)

@@ -7,6 +7,7 @@ from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,
     SpeakerEncoder,
+    WindowPredictor,
     utterance_moments,
 )
 from speechbrain_vq.lobes.features import LogMel
@@ -215,3 +216,22 @@ def test_decoder_errors_count_valid_frames_only():
     torch.testing.assert_close(error, sum(expected))
     assert size == (7 + 3) * 5
     assert decoder.metrics(0.25) == {"reconstruction_error": 0.25}
+
+
+def test_window_predictor_compares_with_the_frames_around_each_token():
+    torch.manual_seed(0)
+    predictor = WindowPredictor(8, 5, stride=2, window=2)
+    # The second has 2 tokens, one with a single frame; then padding.
+    quantized, features = torch.randn(2, 4, 8), torch.randn(2, 7, 5)
+    lengths = torch.tensor([1.0, 3 / 7])
+    total = count = 0
+    for row, frames in enumerate([7, 3]):
+        for token in range(-(-frames // 2)):
+            window = predictor.linear(quantized[row, token]).view(10, 5)
+            for place, predicted in enumerate(window):
+                frame = 2 * (token - 2) + place
+                if 0 <= frame < frames:
+                    total += (predicted - features[row, frame]).abs().sum()
+                    count += 5
+    found = predictor(quantized, features, lengths)
+    torch.testing.assert_close(found, total / count)

@@ -26,7 +26,10 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
-from speechbrain_vq.lobes.autoencoder import utterance_moments
+from speechbrain_vq.lobes.autoencoder import (
+    normalize_utterances,
+    utterance_moments,
+)
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
     end_epoch,
@@ -65,22 +68,28 @@ class UnitBrain(AnnealingBrain):
         wavs, wav_lengths = batch.sig
         features, lengths = self.modules.features(wavs, wav_lengths)
         speaker = self.speaker(batch, features, lengths)
-        moments = []
+        # Those of the whole utterance, in training as in the test.
+        moments = utterance_moments(features, lengths)
         if stage == sb.Stage.TRAIN:
-            # Those of the whole utterance, as in the test.
-            if getattr(self.hparams.encoder, "utterance_norm", False):
-                moments = [utterance_moments(features, lengths)]
             (features, lengths), (wavs, wav_lengths) = self.pieces(
                 batch, features, lengths
             )
+        normalizes = getattr(self.hparams.encoder, "utterance_norm", False)
         latents, token_lengths = self.modules.encoder(
-            features, lengths, *moments
+            features, lengths, *([moments] if normalizes else [])
         )
         vq = self.modules.quantizer(latents, token_lengths)
         predictions = self.modules.decoder(
             vq.quantized, speaker, token_lengths, wavs, wav_lengths
         )
-        return features, lengths, predictions, vq
+        window_error = 0.0
+        if stage == sb.Stage.TRAIN and "window_predictor" in self.modules:
+            window_error = self.modules.window_predictor(
+                vq.quantized,
+                normalize_utterances(features, lengths, moments),
+                lengths,
+            )
+        return features, lengths, predictions, vq, window_error
 
     def pieces(self, batch, features, lengths):
         """Cut a piece of each utterance, a function of its name and the epoch,
@@ -106,8 +115,9 @@ class UnitBrain(AnnealingBrain):
         return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the decoder's mean error plus the quantizer's loss."""
-        features, lengths, predictions, vq = predictions
+        """Compute the decoder's mean error plus the quantizer's loss, and in
+        training the weighted error of the neighboring frames."""
+        features, lengths, predictions, vq, window_error = predictions
         error, size = self.hparams.decoder.errors(
             predictions, features, lengths
         )
@@ -116,7 +126,8 @@ class UnitBrain(AnnealingBrain):
             self.error_size += float(size)
         if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
             self.count_units(batch, vq.indices)
-        return error / size + vq.loss
+        weight = getattr(self.hparams, "window_weight", None) or 0.0
+        return error / size + vq.loss + weight * window_error
 
     def count_units(self, batch, indices):
         """Add a batch to the tables of phones and units, one a codebook."""
@@ -223,8 +234,12 @@ def train(
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     fit_features(features, datasets["train"].data, hparams["longest"])
+    modules = dict(hparams["modules"])
+    if hparams.get("window_weight"):
+        # Not of the model that is exported.
+        modules["window_predictor"] = hparams["window_predictor"]
     brain = brain_class(
-        modules=hparams["modules"],
+        modules=modules,
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
