@@ -5,7 +5,7 @@ once installed.
 import io
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -60,13 +60,13 @@ def preset_path(name: str) -> Path:
     return _folder("hparams") / f"{name}.yaml"
 
 
-def quantizer_options(name: str) -> dict:
+def quantizer_options(preset: str | Mapping) -> dict:
     """Read from a preset what ``VectorQuantizer`` takes.
 
     Arguments
     ---------
-    name : str
-        One of ``preset_names()``.
+    preset : str or mapping
+        One of ``preset_names()``, or what its file holds.
 
     Returns
     -------
@@ -85,7 +85,8 @@ def quantizer_options(name: str) -> dict:
 
     from speechbrain_vq.nnet import VectorQuantizer
 
-    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
+    if isinstance(preset, str):
+        preset = load_hyperpyyaml(preset_path(preset).read_text("utf-8"))
     taken = inspect.signature(VectorQuantizer).parameters
     return {k: v for k, v in preset.items() if k in taken}
 
@@ -203,8 +204,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     ------
     ValueError
         If an argument is of no option or not of the type of its key, there is
-        no such preset, the preset or the recipe has no such key, or the preset
-        has a value that the recipe would not look at.
+        no such preset, or the preset or the recipe has no such key.
     """
     import ruamel.yaml
     import speechbrain
@@ -243,7 +243,6 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         recursive_update(below, own)
         name = given.get(key, recipe[key])
         preset = _changed_preset(yaml, name, changes, below)
-        _check_looked_at(yaml, hparams_file, name, preset)
         # A space would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
     recursive_update(variant, given)
@@ -288,24 +287,6 @@ def _changed_preset(yaml, name: str, changes: dict, own: dict) -> Path:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
         yaml.dump(preset, file)
     return Path(file.name)
-
-
-def _check_looked_at(yaml, hparams_file: str, name: str, path: Path) -> None:
-    """Refuse a preset whose changed keys the recipe never refers to."""
-    text = Path(hparams_file).read_text("utf-8")
-    preset, default = (
-        yaml.load(p.read_text("utf-8")) for p in (path, preset_path("robust"))
-    )
-    if "<vq>" in text:
-        return
-    looked_at = set(re.findall(r"<vq\[(\w+)\]", text))
-    for key, value in preset.items():
-        if key not in looked_at and value != default[key]:
-            raise ValueError(
-                f"{hparams_file} has no use for {key} of the preset {name!r}, "
-                f"which is {value}: it never refers to <vq[{key}]>. Take "
-                f"another preset, or another recipe."
-            )
 
 
 def _fitting(own: dict, preset: dict) -> dict:
