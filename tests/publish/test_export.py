@@ -344,10 +344,11 @@ def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "arguments, norm",
     [
-        " [ema, 8, 32]",
-        """
+        (" [robust, 8, 32]", True),
+        (
+            """
         preset:
             norm: null
             codebook: ema
@@ -358,9 +359,11 @@ def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
             codebook_lr_multiplier: 1.0
         input_dim: 8
         codebook_size: 32""",
+            False,
+        ),
     ],
 )
-def test_the_quantizer_of_a_preset_is_written_out(arguments, tmp_path):
+def test_the_quantizer_of_a_preset_is_written_out(arguments, norm, tmp_path):
     plain = """!new:speechbrain_vq.nnet.VectorQuantizer
         input_dim: 8
         codebook_size: 32"""
@@ -371,8 +374,9 @@ def test_the_quantizer_of_a_preset_is_written_out(arguments, tmp_path):
     assert "!apply" not in text and "reinit_schedule" not in text
     assert "!new:speechbrain_vq.nnet.VectorQuantizer\n" in text
     quantizer = VQTokenizer.from_hparams(place).mods.quantizer
-    assert type(quantizer.embedding).__name__.lower().startswith("ema")
-    assert quantizer.norm is None and quantizer.reservoir is None
+    assert (quantizer.norm is not None) == norm
+    assert ("EMA" in repr(quantizer)) != norm
+    assert quantizer.reservoir is None
 
 
 @pytest.mark.parametrize(
