@@ -170,7 +170,9 @@ def _folder(name: str) -> Path:
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Describe an unknown name: the closest one, and all known."""
     known = list(known)
-    close = get_close_matches(name, known, n=1)
+    # Of the recipes of a corpus, unit discovery is the one to begin with.
+    close = [one for one in known if one == f"{name}/unit-discovery"]
+    close = close or get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"No {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
@@ -293,10 +295,10 @@ def _fitting(own: dict, preset: dict) -> dict:
     """Select a recipe's own values for keys that the preset sets."""
     fitting = {}
     for key, value in own.items():
-        there = preset.get(key)
+        default = preset.get(key)
         if isinstance(value, dict):
-            there = there if isinstance(there, dict) else {}
-            fitting[key] = _fitting(value, there)
-        elif there not in (None, "never", "forever"):
+            default = default if isinstance(default, dict) else {}
+            fitting[key] = _fitting(value, default)
+        elif default not in (None, "never", "forever"):
             fitting[key] = value
     return {k: v for k, v in fitting.items() if v != {}}

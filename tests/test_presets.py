@@ -193,3 +193,15 @@ def test_a_key_that_no_recipe_has_is_refused(name, variant):
 def test_a_value_of_another_type_is_refused(name, variant):
     with pytest.raises(ValueError, match="--size=big: size is a number"):
         load(variant.parent / f"{name}.yaml", "--size=big")
+
+
+@pytest.mark.parametrize(
+    "name, suggestion",
+    [
+        ("MiniSpeech", "MiniSpeech/unit-discovery"),
+        ("MiniSpeech/unit-vocodr", "MiniSpeech/unit-vocoder"),
+    ],
+)
+def test_an_unknown_recipe_is_met_with_the_closest(name, suggestion):
+    with pytest.raises(ValueError, match=f"Did you mean '{suggestion}'"):
+        recipe_path(f"{name}/train.py")

@@ -254,7 +254,7 @@ def finish(hparams: dict, *results: dict) -> None:
     """
     # In yamls of 0.1, the preset is under ``arm``.
     preset = hparams.get("preset", hparams.get("arm"))
-    results = [{"arm": preset, "seed": hparams["seed"]}, *results]
+    results = [{"preset": preset, "seed": hparams["seed"]}, *results]
     merged = {key: value for part in results for key, value in part.items()}
     folder = pathlib.Path(hparams["output_folder"])
     try:

@@ -182,8 +182,8 @@ def chunk_of(name, epoch, width, chunk):
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests; a line of the training set
     is there several times, for as many random chunks of it in an epoch."""
-    note = read_json(folder / "prepared.json")
-    images = LineImages(note["source"])
+    prepared_with = read_json(folder / "prepared.json")
+    images = LineImages(prepared_with["source"])
 
     def cut(name, first, last):
         grey = images(name)[first:last]
