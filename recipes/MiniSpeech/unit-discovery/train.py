@@ -174,8 +174,11 @@ class UnitBrain(AnnealingBrain):
 
 def cut(tensor, starts, width):
     """Cut a piece of a width from each row [B, T, ...], from its start [B]."""
-    index = starts.unsqueeze(1) + torch.arange(width, device=starts.device)
-    return tensor[torch.arange(len(tensor)).unsqueeze(1), index]
+    rows, places = (
+        torch.arange(number, device=starts.device)
+        for number in (len(tensor), width)
+    )
+    return tensor[rows.unsqueeze(1), starts.unsqueeze(1) + places]
 
 
 def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
