@@ -15,9 +15,9 @@ from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.presets import recipe_path
 
 RECIPE = "MiniSpeech/unit-discovery"
-ARMS = ("vanilla", "robust")
+PRESETS = ("vanilla", "robust")
 COLUMNS = (
-    ("arm", "codebook", "{}"),
+    ("preset", "codebook", "{}"),
     ("used_codes_percent", "used codes", "{:.0f} %"),
     ("perplexity", "perplexity", "{:.0f}"),
     ("reconstruction_error", "reconstruction error", "{:.3f}"),
@@ -47,22 +47,22 @@ def run_demo(
     -------
     dict
         ``seconds`` that this call took, and the metrics of the presets under
-        ``arms``.
+        ``presets``.
     """
     start = time.perf_counter()
     click.echo(f"1. Speech: {minutes:g} minutes of MiniSpeech")
     corpus = output / f"minispeech-{minutes:g}-minutes"
     make_corpus(corpus, minutes)
     click.echo(f"2. Training: {steps} steps each, 512 codes")
-    arms = [train(arm, corpus, output, seed, steps) for arm in ARMS]
-    click.echo("\n" + table(arms))
+    results = [train(name, corpus, output, seed, steps) for name in PRESETS]
+    click.echo("\n" + table(results))
     click.echo("3. The robust model, exported by its run, loaded back and used")
     use(run_folder(output, "robust", seed, steps), corpus, output)
     seconds = time.perf_counter() - start
     keys = [key for key, _, _ in COLUMNS]
     return {
         "seconds": round(seconds, 1),
-        "arms": [{key: arm[key] for key in keys} for arm in arms],
+        "presets": [{key: result[key] for key in keys} for result in results],
     }
 
 
@@ -74,27 +74,27 @@ def make_corpus(folder: pathlib.Path, minutes: float) -> None:
         raise click.ClickException("The corpus was not made, see above.")
 
 
-def run_folder(output, arm, seed, steps) -> pathlib.Path:
+def run_folder(output, preset, seed, steps) -> pathlib.Path:
     """Return the folder of a run."""
-    return output / f"{arm}-seed{seed}-{steps}steps"
+    return output / f"{preset}-seed{seed}-{steps}steps"
 
 
-def train(arm, corpus, output, seed, steps) -> dict:
+def train(preset, corpus, output, seed, steps) -> dict:
     """Run the recipe, or continue it, and return its results."""
-    folder = run_folder(output, arm, seed, steps)
+    folder = run_folder(output, preset, seed, steps)
     results = folder / "results.json"
     if not results.exists():
         folder.mkdir(parents=True, exist_ok=True)
         recipe = recipe_path(RECIPE)
         command = [sys.executable, str(recipe / "train.py")]
         command += [str(recipe / "hparams" / "train.yaml")]
-        command += [f"--preset={arm}", f"--seed={seed}"]
+        command += [f"--preset={preset}", f"--seed={seed}"]
         command += [f"--data_folder={corpus}", f"--output_folder={folder}"]
         command += [f"--number_of_steps={steps}", "--noprogressbar"]
         with open(folder / "output.txt", "a", encoding="utf-8") as log:
             child = subprocess.Popen(command, stdout=log, stderr=log)
             try:
-                watch(child, arm, folder / "train_log.txt", steps)
+                watch(child, preset, folder / "train_log.txt", steps)
             finally:
                 # Ctrl-C reaches the child too; it must be gone before a
                 # second demo may write where it writes.
@@ -103,15 +103,16 @@ def train(arm, corpus, output, seed, steps) -> dict:
         if child.returncode != 0:
             text = (folder / "output.txt").read_text(encoding="utf-8")
             raise click.ClickException(
-                f"Training {arm} failed:\n{text[-2000:]}\n"
+                f"Training {preset} failed:\n{text[-2000:]}\n"
                 f"(all of it in {folder / 'output.txt'})"
             )
-    return read_json(results)
+    # Runs of 0.1 name it otherwise.
+    return {"preset": preset, **read_json(results)}
 
 
-def watch(child, arm, log, steps) -> None:
+def watch(child, preset, log, steps) -> None:
     """Show the progress of a run, by its train log, until it ends."""
-    with tqdm(total=steps, desc=f"   {arm:8}", unit="step") as bar:
+    with tqdm(total=steps, desc=f"   {preset:8}", unit="step") as bar:
         while child.poll() is None:
             time.sleep(0.5)
             text = log.read_text(encoding="utf-8") if log.exists() else ""
@@ -126,11 +127,11 @@ def watch(child, arm, log, steps) -> None:
             bar.refresh()
 
 
-def table(arms) -> str:
+def table(results) -> str:
     """Format the comparison as Markdown."""
     rows = [[title for _, title, _ in COLUMNS]]
-    for arm in arms:
-        rows.append([form.format(arm[key]) for key, _, form in COLUMNS])
+    for result in results:
+        rows.append([form.format(result[key]) for key, _, form in COLUMNS])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
     lines = [

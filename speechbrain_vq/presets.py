@@ -5,7 +5,7 @@ once installed.
 import io
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
@@ -60,13 +60,13 @@ def preset_path(name: str) -> Path:
     return _folder("hparams") / f"{name}.yaml"
 
 
-def quantizer_options(name: str) -> dict:
+def quantizer_options(preset: str | Mapping) -> dict:
     """Read from a preset what ``VectorQuantizer`` takes.
 
     Arguments
     ---------
-    name : str
-        One of ``preset_names()``.
+    preset : str or mapping
+        One of ``preset_names()``, or what its file holds.
 
     Returns
     -------
@@ -85,7 +85,8 @@ def quantizer_options(name: str) -> dict:
 
     from speechbrain_vq.nnet import VectorQuantizer
 
-    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
+    if isinstance(preset, str):
+        preset = load_hyperpyyaml(preset_path(preset).read_text("utf-8"))
     taken = inspect.signature(VectorQuantizer).parameters
     return {k: v for k, v in preset.items() if k in taken}
 
@@ -169,7 +170,9 @@ def _folder(name: str) -> Path:
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Describe an unknown name: the closest one, and all known."""
     known = list(known)
-    close = get_close_matches(name, known, n=1)
+    # Of the recipes of a corpus, unit discovery is the one to begin with.
+    close = [one for one in known if one == f"{name}/unit-discovery"]
+    close = close or get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"No {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
@@ -203,8 +206,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     ------
     ValueError
         If an argument is of no option or not of the type of its key, there is
-        no such preset, the preset or the recipe has no such key, or the preset
-        has a value that the recipe would not look at.
+        no such preset, or the preset or the recipe has no such key.
     """
     import ruamel.yaml
     import speechbrain
@@ -243,7 +245,6 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         recursive_update(below, own)
         name = given.get(key, recipe[key])
         preset = _changed_preset(yaml, name, changes, below)
-        _check_looked_at(yaml, hparams_file, name, preset)
         # A space would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
     recursive_update(variant, given)
@@ -290,32 +291,14 @@ def _changed_preset(yaml, name: str, changes: dict, own: dict) -> Path:
     return Path(file.name)
 
 
-def _check_looked_at(yaml, hparams_file: str, name: str, path: Path) -> None:
-    """Refuse a preset whose changed keys the recipe never refers to."""
-    text = Path(hparams_file).read_text("utf-8")
-    preset, default = (
-        yaml.load(p.read_text("utf-8")) for p in (path, preset_path("robust"))
-    )
-    if "<vq>" in text:
-        return
-    looked_at = set(re.findall(r"<vq\[(\w+)\]", text))
-    for key, value in preset.items():
-        if key not in looked_at and value != default[key]:
-            raise ValueError(
-                f"{hparams_file} has no use for {key} of the preset {name!r}, "
-                f"which is {value}: it never refers to <vq[{key}]>. Take "
-                f"another preset, or another recipe."
-            )
-
-
 def _fitting(own: dict, preset: dict) -> dict:
     """Select a recipe's own values for keys that the preset sets."""
     fitting = {}
     for key, value in own.items():
-        there = preset.get(key)
+        default = preset.get(key)
         if isinstance(value, dict):
-            there = there if isinstance(there, dict) else {}
-            fitting[key] = _fitting(value, there)
-        elif there not in (None, "never", "forever"):
+            default = default if isinstance(default, dict) else {}
+            fitting[key] = _fitting(value, default)
+        elif default not in (None, "never", "forever"):
             fitting[key] = value
     return {k: v for k, v in fitting.items() if v != {}}

@@ -52,12 +52,15 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     assert second.returncode == 0, shown
     assert "Loading a checkpoint" in (run / "output.txt").read_text()
     figures = json.loads((tmp_path / "d.json").read_text())
-    assert [arm["arm"] for arm in figures["arms"]] == ["vanilla", "robust"]
+    assert [one["preset"] for one in figures["presets"]] == [
+        "vanilla",
+        "robust",
+    ]
     # What is done is not done again, and is the same.
     third = start(tmp_path)
     shown, _ = third.communicate(timeout=120)
     again = json.loads((tmp_path / "d.json").read_text())
-    assert again["arms"] == figures["arms"]
+    assert again["presets"] == figures["presets"]
     assert again["seconds"] < figures["seconds"]
 
 

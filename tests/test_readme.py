@@ -60,10 +60,13 @@ def test_the_demo_and_loading_what_it_made(tmp_path):
     shown = run(*command, cwd=tmp_path)
     assert "vanilla" in shown and "robust" in shown and "Next:" in shown
     figures = json.loads((tmp_path / "d.json").read_text())
-    assert [arm["arm"] for arm in figures["arms"]] == ["vanilla", "robust"]
-    for arm in figures["arms"]:
-        assert set(arm) == {
-            "arm",
+    assert [one["preset"] for one in figures["presets"]] == [
+        "vanilla",
+        "robust",
+    ]
+    for one in figures["presets"]:
+        assert set(one) == {
+            "preset",
             "used_codes_percent",
             "perplexity",
             "reconstruction_error",

@@ -133,12 +133,12 @@ def prepare(
     """
     channels, folder = image_channels(dataset), pathlib.Path(save_folder)
     files, read = _find(data_folder, dataset)
-    note = {
+    contents = {
         "dataset": dataset,
         "valid_images": valid_images,
         "source": {split: _describe(files[split]) for split in files},
     }
-    if _is_done(folder, note):
+    if _is_done(folder, contents):
         return folder
     images = {}
     for split in ("train", "test"):
@@ -162,7 +162,7 @@ def prepare(
         )
     images["valid"] = images["train"][-valid_images:]
     images["train"] = images["train"][:-valid_images]
-    _write(folder, images, note)
+    _write(folder, images, contents)
     return folder
 
 
@@ -428,14 +428,14 @@ def _checked(images, files, channels) -> np.ndarray:
 # Writing them -------------------------------------------------------------
 
 
-def _is_done(folder, note) -> bool:
+def _is_done(folder, contents) -> bool:
     path = folder / NOTE
     complete = all((folder / f"{s}.safetensors").is_file() for s in SPLITS)
-    return complete and path.is_file() and read_json(path) == note
+    return complete and path.is_file() and read_json(path) == contents
 
 
-def _write(folder, images, note) -> None:
-    """Write the images, and last the note: where it is, they are complete."""
+def _write(folder, images, contents) -> None:
+    """Write the images, and last what they are: where that is, all are there."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).unlink(missing_ok=True)
     for split in SPLITS:
@@ -443,4 +443,4 @@ def _write(folder, images, note) -> None:
         with atomic_write(folder / f"{split}.safetensors") as partial:
             save_file(tensors, partial)
     with atomic_write(folder / NOTE) as partial:
-        partial.write_text(json.dumps(note, indent=1) + "\n")
+        partial.write_text(json.dumps(contents, indent=1) + "\n")

@@ -217,12 +217,12 @@ def _walk(
 
 def _read(
     root: pathlib.Path,
-    found: Iterable[tuple[str, pathlib.Path, str]],
+    utterances: Iterable[tuple[str, pathlib.Path, str]],
     pronouncer: Pronouncer | None,
     hours: float | None,
 ) -> dict[str, dict]:
     utts, bad, seconds = {}, 0, 0.0
-    for name, path, text in found:
+    for name, path, text in utterances:
         try:
             length = check_audio(path)
         except AudioError as error:

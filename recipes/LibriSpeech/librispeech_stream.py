@@ -60,8 +60,8 @@ def stream(
     audio.mkdir(parents=True, exist_ok=True)
     about, notes = _about(source), audio.with_suffix(".jsonl")
     finished = _already(notes, about, audio)
-    for note in finished:
-        yield note["id"], audio / f"{note['id']}.flac", note["text"]
+    for entry in finished:
+        yield entry["id"], audio / f"{entry['id']}.flac", entry["text"]
     with atomic_write(notes) as partial:
         lines = [json.dumps(line) + "\n" for line in (about, *finished)]
         partial.write_text("".join(lines), encoding="utf-8")
@@ -72,9 +72,9 @@ def stream(
         for row in tqdm(rows, part, initial=len(finished), unit="utt"):
             _check(row, source)
             path, size = _write(row, audio)
-            note = {"id": row["id"], "text": row["text"], "bytes": size}
-            note["state"] = rows.state_dict()
-            file.write(json.dumps(note) + "\n")
+            entry = {"id": row["id"], "text": row["text"], "bytes": size}
+            entry["state"] = rows.state_dict()
+            file.write(json.dumps(entry) + "\n")
             file.flush()
             yield row["id"], path, row["text"]
 
@@ -95,14 +95,14 @@ def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
             return []
         for line in lines[1:]:
             try:
-                note = json.loads(line)
+                entry = json.loads(line)
             except ValueError:
                 # Killed in the middle of it.
                 break
-            path = audio / f"{note['id']}.flac"
-            if not path.is_file() or path.stat().st_size != note["bytes"]:
+            path = audio / f"{entry['id']}.flac"
+            if not path.is_file() or path.stat().st_size != entry["bytes"]:
                 break
-            finished.append(note)
+            finished.append(entry)
     return finished
 
 

@@ -97,15 +97,15 @@ def render(
     -------
     >>> render(Path("data"), find_fonts(["fonts"]), 2800, 0)  # doctest: +SKIP
     """
-    note = {
+    settings = {
         "what": "rendered with fonts, a stand-in for ScribbleLens",
         "seed": seed,
         "lines": lines,
         "fonts": [font.name for font in fonts],
         "pillow": PIL.__version__,
     }
-    done = output / "rendered.json"
-    if done.is_file() and read_json(done) == note:
+    marker = output / "rendered.json"
+    if marker.is_file() and read_json(marker) == settings:
         return
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(
@@ -113,8 +113,8 @@ def render(
         )
     with atomic_folder(output) as folder:
         _write_corpus(folder / ROOT, fonts, lines, seed)
-        text = json.dumps(note, indent=2)
-        (folder / done.name).write_text(text + "\n", encoding="utf-8")
+        text = json.dumps(settings, indent=2)
+        (folder / marker.name).write_text(text + "\n", encoding="utf-8")
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
@@ -136,7 +136,7 @@ def find_fonts(places: list[str]) -> list[pathlib.Path]:
     FileNotFoundError
         If there are none.
     """
-    found = []
+    chosen = []
     for place in map(pathlib.Path, places):
         fonts = [place] if place.is_file() else []
         if place.is_dir():
@@ -148,8 +148,8 @@ def find_fonts(places: list[str]) -> list[pathlib.Path]:
             raise FileNotFoundError(
                 f"There is no font (.ttf, .otf) in {place}."
             )
-        found += fonts
-    return found
+        chosen += fonts
+    return chosen
 
 
 def texts(rng: random.Random, split: str) -> Iterator[str]:
@@ -341,5 +341,5 @@ if __name__ == "__main__":
     parser.add_argument("--lines", type=int, default=2800)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    found = find_fonts(options.fonts)
-    render(options.output, found, options.lines, options.seed)
+    fonts = find_fonts(options.fonts)
+    render(options.output, fonts, options.lines, options.seed)

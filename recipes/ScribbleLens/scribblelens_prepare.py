@@ -99,11 +99,11 @@ def prepare(
     """
     source, root = find_corpus(pathlib.Path(data_folder))
     folder = pathlib.Path(save_folder)
-    note = {"source": str(source), "colour": colour, "scribe": scribe}
-    done = folder / "prepared.json"
-    if done.is_file() and read_json(done) == note:
+    settings = {"source": str(source), "colour": colour, "scribe": scribe}
+    marker = folder / "prepared.json"
+    if marker.is_file() and read_json(marker) == settings:
         return folder
-    done.unlink(missing_ok=True)
+    marker.unlink(missing_ok=True)
     alignments = find_alignments(root, source)
     lists = {
         split: read_list(root, colour, scribe, split)
@@ -114,7 +114,7 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     for split, items in splits.items():
         _write(folder / f"{split}.json", items)
-    _write(done, note)
+    _write(marker, settings)
     logger.info(
         "%s: %s",
         folder,
@@ -264,8 +264,8 @@ def read_list(
     part = f".{scribe}" if scribe else ""
     path = root / "corpora" / f"nl.{colour}.lines{part}.{split}.dat"
     if not path.is_file():
-        found = sorted(p.name for p in path.parent.iterdir())
-        lists = [name for name in found if name.endswith(".dat")]
+        names = sorted(p.name for p in path.parent.iterdir())
+        lists = [name for name in names if name.endswith(".dat")]
         raise FileNotFoundError(
             f"{path} is missing. The lists there: {', '.join(lists) or 'none'}."
         )

@@ -154,8 +154,8 @@ def _audio(audio: pathlib.Path, end: str) -> Iterator[pathlib.Path]:
             yield from sorted(speaker.glob(f"{speaker.name}_*{end}"))
 
 
-def _check_parts(root, audio, end, found) -> None:
-    if not found:
+def _check_parts(root, audio, end, recordings) -> None:
+    if not recordings:
         raise FileNotFoundError(
             f"{audio} has no files such as p225/p225_001{end}; it holds "
             f"{folder_contents(audio, '*/*', most=3)}. {HOW_TO_GET}."
@@ -167,11 +167,11 @@ def _check_parts(root, audio, end, found) -> None:
             )
 
 
-def _digest(root: pathlib.Path, found: dict[str, pathlib.Path]) -> str:
+def _digest(root: pathlib.Path, recordings: dict[str, pathlib.Path]) -> str:
     """Hash whatever would change the manifests."""
     sha = hashlib.sha1((root / INFO).read_bytes())
     texts = sorted((root / TEXTS).glob("*/*.txt"))
-    for path in [*found.values(), *texts]:
+    for path in [*recordings.values(), *texts]:
         sha.update(f"{path.name} {path.stat().st_size}\n".encode())
     return sha.hexdigest()
 
@@ -190,12 +190,12 @@ def _genders(path: pathlib.Path) -> dict[str, str]:
 
 
 def _read(
-    root: pathlib.Path, found: dict[str, pathlib.Path]
+    root: pathlib.Path, recordings: dict[str, pathlib.Path]
 ) -> dict[str, dict]:
     """Read the utterances that can be used."""
     genders, utts = _genders(root / INFO), {}
     silent, bad = set(), 0
-    for name, path in tqdm(found.items(), "VCTK", unit="utt"):
+    for name, path in tqdm(recordings.items(), "VCTK", unit="utt"):
         try:
             length = check_audio(path)
         except AudioError as error:

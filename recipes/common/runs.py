@@ -13,6 +13,7 @@ from typing import Any
 import speechbrain as sb
 from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.atomic import atomic_write
@@ -20,9 +21,54 @@ from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipes.common.resume_check import check_resume
+from speechbrain_vq.training import VQBrain
+from speechbrain_vq.training.brain import _run_length
 from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
+
+
+class AnnealingBrain(VQBrain):
+    """Train with learning rates that fall in a line to 0 at the end of the run,
+    so that the encoder comes to rest and the codebook fits it.
+
+    They are functions of the step alone, so that a resumed run has the same.
+    Reads from ``hparams``, both optional: ``anneal`` (the share of the run in
+    which they fall), ``lr_warmup`` (steps in which they rise before).
+    """
+
+    def on_fit_start(self):
+        """Make a schedule for each optimizer."""
+        super().on_fit_start()
+        _, steps = _run_length(self)
+        share = getattr(self.hparams, "anneal", None) or 0.0
+        if not 0 <= share <= 1:
+            raise ValueError(f"--anneal={share}: it is a share, in 0..1.")
+        if steps is None and share:
+            raise ValueError(
+                "--anneal needs a run of known length: give number_of_steps "
+                "or number_of_epochs."
+            )
+        steps = steps or math.inf
+        cooldown = round(steps * share) if share else 0
+        warmup = getattr(self.hparams, "lr_warmup", 0)
+        self.lr_schedules = {
+            name: WarmCoolDecayLRSchedule(
+                # As it was made, whatever a checkpoint has.
+                lr=optimizer.defaults["lr"],
+                warmup=min(warmup, steps - cooldown),
+                cooldown=cooldown,
+                total_steps=steps,
+                decay_factor=1.0,
+            )
+            for name, optimizer in self.optimizers_dict.items()
+        }
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the learning rates of the step to come."""
+        # At step 0 of a warm-up they would be 0.
+        for name, schedule in self.lr_schedules.items():
+            schedule(self.optimizers_dict[name], self.optimizer_step + 1)
 
 
 @contextlib.contextmanager
@@ -208,7 +254,7 @@ def finish(hparams: dict, *results: dict) -> None:
     """
     # In yamls of 0.1, the preset is under ``arm``.
     preset = hparams.get("preset", hparams.get("arm"))
-    results = [{"arm": preset, "seed": hparams["seed"]}, *results]
+    results = [{"preset": preset, "seed": hparams["seed"]}, *results]
     merged = {key: value for part in results for key, value in part.items()}
     folder = pathlib.Path(hparams["output_folder"])
     try:

@@ -1,6 +1,7 @@
 """Read audio files of any format, sampling rate and number of channels."""
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -204,12 +205,17 @@ def _mono(file, seconds, name, start=0.0, duration=None):
     if duration is not None:
         wanted = min(wanted, round(duration * file.samplerate))
     size, total = max(1, round(seconds * file.samplerate)), 0
+    power, mixed_power = np.zeros(file.channels), 0.0
     while total < wanted:
         length = min(size, wanted - total)
         samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
-            yield torch.from_numpy(samples.mean(axis=1))
+            mixed = samples.mean(axis=1)
+            if file.channels > 1:
+                power += np.square(samples).sum(axis=0, dtype=np.float64)
+                mixed_power += float(np.square(mixed).sum(dtype=np.float64))
+            yield torch.from_numpy(mixed)
         if len(samples) < length:
             break
     if total < wanted < _UNKNOWN_LENGTH // 2:
@@ -218,6 +224,30 @@ def _mono(file, seconds, name, start=0.0, duration=None):
         )
     if total == 0:
         raise AudioError(f"{name}: holds no sound.")
+    if file.channels > 1:
+        _check_channels(name, power, mixed_power)
+
+
+def _check_channels(name, power, mixed_power):
+    """Warn where the mean of the channels is not what any of them holds."""
+    silent = int((power < 1e-6 * power.max()).sum())
+    # Unrelated channels of one power keep 1 / C of it.
+    if silent:
+        _warn_once(
+            f"{name}: {silent} of {len(power)} channels are silent, so that "
+            "their mean is quieter than the recording. Keep the others alone."
+        )
+    elif mixed_power < 0.1 / len(power) * power.max():
+        _warn_once(
+            f"{name}: the channels oppose, so that they cancel in the mean of "
+            "them, which is read. Keep one of them, or invert the other."
+        )
+
+
+@functools.lru_cache(maxsize=10_000)
+def _warn_once(message):
+    """Log a warning, of a file that is read in every epoch only once."""
+    logger.warning(message)
 
 
 def _resample(blocks, rate, sample_rate, seconds):

@@ -2,9 +2,11 @@
 
 import io
 import pathlib
+import pydoc
 
 import ruamel.yaml
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.tag import Tag
 
 from .folder import HPARAMS
 
@@ -102,8 +104,9 @@ def _plain(node, name: str, done: dict):
     """Copy without comments, anchors and reservoirs; aliases stay aliases."""
     if id(node) in done:
         return done[id(node)]
+    original, node = node, _built(node)
     if isinstance(node, CommentedMap):
-        copy = done[id(node)] = CommentedMap()
+        copy = done[id(original)] = CommentedMap()
         for key, value in node.items():
             path = f"{name}.{key}"
             value = 0 if key == "reservoir_size" else value
@@ -117,6 +120,21 @@ def _plain(node, name: str, done: dict):
     if node.tag.value:
         copy.yaml_set_ctag(node.tag)
     return copy
+
+
+def _built(node):
+    """Replace a quantizer made from a preset by its class and arguments."""
+    tag = str(getattr(node, "tag", None) and node.tag.value)
+    name = tag.removeprefix("!apply:").removesuffix(".from_preset")
+    if not tag.startswith("!apply:") or not tag.endswith(".from_preset"):
+        return node
+    if isinstance(node, CommentedMap):
+        given = pydoc.locate(name).preset_arguments(**node)
+    else:
+        given = pydoc.locate(name).preset_arguments(*node)
+    built = CommentedMap(given)
+    built.yaml_set_ctag(Tag(suffix=f"!new:{name}"))
+    return built
 
 
 def _check_leaf(node, name: str) -> None:

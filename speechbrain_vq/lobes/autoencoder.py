@@ -44,6 +44,53 @@ def utterance_moments(
     return mean, (variance / count + 1e-5).sqrt()
 
 
+def normalize_utterances(
+    features: torch.Tensor,
+    lengths: torch.Tensor,
+    moments: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Normalize each channel by its moments over the utterance.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Features, [B, T, C].
+    lengths : torch.Tensor
+        Relative lengths, [B].
+    moments : tuple, optional
+        Those of the whole utterances, where the features are of pieces; by
+        default those of the features, see ``utterance_moments``.
+
+    Returns
+    -------
+    torch.Tensor
+        Normalized features, zero beyond the lengths, [B, T, C].
+
+    Example
+    -------
+    >>> features = normalize_utterances(torch.rand(2, 9, 4), torch.ones(2))
+    >>> bool(features.mean(1).abs().max() < 1e-5)
+    True
+    """
+    mean, std = moments or utterance_moments(features, lengths)
+    features = (features - mean.unsqueeze(1)) / std.unsqueeze(1)
+    return features * frame_mask(features, lengths).unsqueeze(2)
+
+
+def stack_frames(features: torch.Tensor, stride: int) -> torch.Tensor:
+    """Stack the frames of each stride: [B, T, C] to
+    [B, ceil(T / stride), stride * C], zero where the last one lacks frames.
+
+    Example
+    -------
+    >>> stack_frames(torch.ones(2, 5, 4), 2).shape
+    torch.Size([2, 3, 8])
+    """
+    extra = -features.shape[1] % stride
+    features = nn.functional.pad(features, (0, 0, 0, extra))
+    return features.unflatten(1, (-1, stride)).flatten(2)
+
+
 class ConvBlock(nn.Module):
     """Residual block of a convolution over 3 frames and a pointwise one."""
 
@@ -79,6 +126,9 @@ class ConvEncoder(nn.Module):
         over the utterance (instance normalization), which removes much of the
         speaker's identity (Chou et al. 2019, arXiv 1904.05742). Each latent
         then depends on the whole utterance.
+    linear : bool
+        Whether to add a linear map of a latent's own frames to it, beside the
+        convolutions.
 
     Example
     -------
@@ -96,6 +146,7 @@ class ConvEncoder(nn.Module):
         stride: int = 2,
         num_blocks: int = 2,
         utterance_norm: bool = False,
+        linear: bool = False,
     ):
         super().__init__()
         self.stride = stride
@@ -108,6 +159,9 @@ class ConvEncoder(nn.Module):
             ConvBlock(channels) for _ in range(num_blocks)
         )
         self.last = nn.Conv1d(channels, output_dim, 1)
+        self.linear = (
+            nn.Linear(stride * input_dim, output_dim) if linear else None
+        )
 
     @property
     def context(self) -> tuple[int, int] | None:
@@ -121,17 +175,19 @@ class ConvEncoder(nn.Module):
         return around + half, around + self.stride - half
 
     def forward(
-        self, features: torch.Tensor, lengths: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        moments: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode features [B, T, input_dim], zero beyond their relative
         lengths [B], as latents [B, ceil(T / stride), output_dim] and their
-        relative lengths [B]."""
+        relative lengths [B]. Of pieces of utterances, give the moments of the
+        whole ones for ``utterance_norm``."""
         frames = torch.round(lengths * features.shape[1])
         mask = frame_mask(features, lengths).unsqueeze(1)
         if self.utterance_norm:
-            mean, std = utterance_moments(features, lengths)
-            features = (features - mean.unsqueeze(1)) / std.unsqueeze(1)
-            features = features * mask.transpose(1, 2)
+            features = normalize_utterances(features, lengths, moments)
         # Pad to whole strides, plus the overlap of the strided kernel.
         extra = -features.shape[1] % self.stride
         x = self.first(features.transpose(1, 2)) * mask
@@ -143,7 +199,11 @@ class ConvEncoder(nn.Module):
         x = x * mask
         for block in self.blocks:
             x = block(x, mask)
-        return (self.last(x) * mask).transpose(1, 2), lengths
+        latents = (self.last(x) * mask).transpose(1, 2)
+        if self.linear is not None:
+            own = stack_frames(features, self.stride)
+            latents = latents + self.linear(own) * mask.transpose(1, 2)
+        return latents, lengths
 
 
 class ConvDecoder(nn.Module):
@@ -156,7 +216,7 @@ class ConvDecoder(nn.Module):
     output_dim : int
         Channels of the features.
     speaker_dim : int
-        Dimension of the speaker embedding.
+        Dimension of the speaker embedding, without its moments.
     channels : int
         Hidden channels.
     stride : int
@@ -165,6 +225,13 @@ class ConvDecoder(nn.Module):
         Residual blocks; the larger half comes before the upsampling.
     jitter : float
         Probability of ``TimeJitter`` on the latents.
+    linear : bool
+        Whether to add a linear map of each latent to its own frames, beside
+        the convolutions.
+    moments : bool
+        Whether the speaker embeddings end in the moments of the utterance, as
+        of ``SpeakerEncoder(moments=True)``, which are then given back: the
+        output is scaled and shifted by them.
 
     Example
     -------
@@ -182,9 +249,12 @@ class ConvDecoder(nn.Module):
         stride: int = 2,
         num_blocks: int = 3,
         jitter: float = 0.0,
+        linear: bool = False,
+        moments: bool = False,
     ):
         super().__init__()
         self.stride = stride
+        self.moments = moments
         self.jitter = TimeJitter(jitter)
         self.first = nn.Conv1d(input_dim, channels, 3, padding=1)
         self.speaker = nn.Linear(speaker_dim, channels)
@@ -195,6 +265,9 @@ class ConvDecoder(nn.Module):
             ConvBlock(channels) for _ in range(num_blocks - slow)
         )
         self.last = nn.Conv1d(channels, output_dim, 1)
+        self.linear = (
+            nn.Linear(input_dim, stride * output_dim) if linear else None
+        )
 
     def forward(
         self,
@@ -205,12 +278,17 @@ class ConvDecoder(nn.Module):
         wav_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Decode latents [B, T, input_dim], zero beyond their relative
-        lengths [B], and speaker embeddings [B, speaker_dim] to features
+        lengths [B], and speaker embeddings [B, speaker_dim], with moments
+        [B, speaker_dim + 2 * output_dim], to features
         [B, T * stride, output_dim]. The waveforms, which autoregressive
         decoders require, are ignored."""
         # Conv1d rejects inputs without frames.
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, self.last.out_channels)
+        if self.moments:
+            speaker, mean, log_std = speaker.split(
+                [self.speaker.in_features, *[self.last.out_channels] * 2], 1
+            )
         latents = self.jitter(latents, lengths)
         mask = frame_mask(latents, lengths).unsqueeze(1)
         x = self.first(latents.transpose(1, 2))
@@ -221,7 +299,14 @@ class ConvDecoder(nn.Module):
         x = self.up(torch.relu(x)) * mask
         for block in self.fast:
             x = block(x, mask)
-        return (self.last(torch.relu(x)) * mask).transpose(1, 2)
+        decoded = self.last(torch.relu(x)).transpose(1, 2)
+        if self.linear is not None:
+            own = self.linear(latents).unflatten(2, (self.stride, -1))
+            decoded = decoded + own.flatten(1, 2)
+        if self.moments:
+            std = log_std.exp().unsqueeze(1)
+            decoded = decoded * std + mean.unsqueeze(1)
+        return decoded * mask.transpose(1, 2)
 
     def errors(
         self,
@@ -253,7 +338,11 @@ class SpeakerEncoder(nn.Module):
     input_dim : int
         Channels of the features.
     output_dim : int
-        Dimension of the embedding.
+        Dimension of the trained embedding.
+    moments : bool
+        Whether to append the mean and the logarithm of the standard deviation
+        of each channel over the utterance, for ``ConvDecoder(moments=True)``.
+        The attribute ``output_dim`` counts them.
 
     Example
     -------
@@ -262,16 +351,81 @@ class SpeakerEncoder(nn.Module):
     torch.Size([4, 32])
     """
 
-    def __init__(self, input_dim: int, output_dim: int):
+    def __init__(self, input_dim: int, output_dim: int, moments: bool = False):
         super().__init__()
         self.linear = nn.Linear(2 * input_dim, output_dim)
         self.norm = MaskedBatchNorm(output_dim, affine=False)
-        self.output_dim = output_dim
+        self.moments = moments
+        self.output_dim = output_dim + 2 * input_dim * moments
 
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
         """Embed [B, T, input_dim] of relative lengths [B] as
         [B, output_dim]."""
-        moments = utterance_moments(features, lengths)
-        return self.norm(self.linear(torch.cat(moments, dim=1)))
+        mean, std = utterance_moments(features, lengths)
+        voice = self.norm(self.linear(torch.cat([mean, std], dim=1)))
+        if not self.moments:
+            return voice
+        return torch.cat([voice, mean, std.log()], dim=1)
+
+
+class WindowPredictor(nn.Module):
+    """Linear predictor of the frames around each token from its quantized
+    vector: an auxiliary task in training alone.
+
+    Reconstruction asks a token for its own frames; this asks it for its
+    neighborhood, as phones last longer than a token.
+
+    Arguments
+    ---------
+    input_dim : int
+        Channels of the quantized vectors.
+    output_dim : int
+        Channels of the features.
+    stride : int
+        Frames per token.
+    window : int
+        Tokens to predict on either side.
+
+    Example
+    -------
+    >>> predictor = WindowPredictor(64, 80)
+    >>> features, lengths = torch.randn(2, 101, 80), torch.ones(2)
+    >>> predictor(torch.randn(2, 51, 64), features, lengths).shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self, input_dim: int, output_dim: int, stride: int = 2, window: int = 2
+    ):
+        super().__init__()
+        self.stride = stride
+        self.window = window
+        width = (2 * window + 1) * stride
+        self.linear = nn.Linear(input_dim, width * output_dim)
+
+    def forward(
+        self,
+        quantized: torch.Tensor,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the mean absolute error of the predictions from quantized
+        vectors [B, ceil(T / stride), input_dim] of features
+        [B, T, output_dim] of relative lengths [B], over the valid frames of
+        the windows of valid tokens."""
+        mask = frame_mask(features, lengths).unsqueeze(2)
+        mask = stack_frames(mask.to(features.dtype), self.stride)
+        targets = self._windows(stack_frames(features, self.stride))
+        mask = self._windows(mask) * mask[..., :1]
+        errors = (self.linear(quantized) - targets).abs()
+        errors = errors.unflatten(2, (mask.shape[2], -1)) * mask.unsqueeze(3)
+        return errors.sum() / (mask.sum() * features.shape[2]).clamp(min=1)
+
+    def _windows(self, stacked):
+        """Line up each row of [B, T, D] with those around, zero outside."""
+        padding = (0, 0, self.window, self.window)
+        padded = nn.functional.pad(stacked, padding)
+        windows = padded.unfold(1, 2 * self.window + 1, 1)
+        return windows.transpose(2, 3).flatten(2)

@@ -9,6 +9,9 @@ from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.precision import fp32_by_default
 
+# Level below which a signal counts as silent: 0.3 % of the least 16-bit step.
+_SILENCE = 1e-7
+
 
 class LogMel(nn.Module):
     """Normalized log-mel spectrogram with a Griffin-Lim inverse.
@@ -37,6 +40,12 @@ class LogMel(nn.Module):
         Step between frames, in samples.
     floor : float
         Lower bound of the mel magnitudes before the logarithm.
+    relative_floor : float, optional
+        The bound as a share of the root mean square of the utterance, in place
+        of ``floor``. The level of a recording then adds a constant to its
+        features and changes nothing else, up to rounding, so that with
+        ``ConvEncoder(utterance_norm=True)`` its tokens do not depend on the
+        level. Each frame depends on the whole utterance.
 
     Example
     -------
@@ -55,12 +64,14 @@ class LogMel(nn.Module):
         win_length: int = 640,
         hop_length: int = 160,
         floor: float = 1e-5,
+        relative_floor: float | None = None,
     ):
         super().__init__()
         self.sample_rate = sample_rate
         self.hop_length = hop_length
         self.n_fft = n_fft
         self.floor = floor
+        self.relative_floor = relative_floor
         shape = {
             "n_fft": n_fft,
             "win_length": win_length,
@@ -96,8 +107,11 @@ class LogMel(nn.Module):
         }
 
     @property
-    def context(self) -> tuple[int, int]:
-        """Samples of context before and after a frame's own hop."""
+    def context(self) -> tuple[int, int] | None:
+        """Samples of context before and after a frame's own hop; None if it
+        depends on the whole utterance."""
+        if self.relative_floor is not None:
+            return None
         window = self._shape["win_length"]
         # The window is centred in the transform, and the transform on the
         # hop, each rounded down.
@@ -119,19 +133,26 @@ class LogMel(nn.Module):
             )
         samples = torch.round(lengths * wavs.shape[1])
         frames = torch.div(samples, self.hop_length, rounding_mode="floor")
-        mels = self._log_mel(wavs)
+        mels = self._log_mel(wavs, samples)
         lengths = frames / mels.shape[1]
         mels = (mels - self.mean) / self.std
         return mels * frame_mask(mels, lengths).unsqueeze(-1), lengths
 
-    def _log_mel(self, wavs: torch.Tensor) -> torch.Tensor:
+    def _log_mel(
+        self, wavs: torch.Tensor, samples: torch.Tensor | int
+    ) -> torch.Tensor:
         margin = self.n_fft - self.hop_length
         with torch.autocast(wavs.device.type, enabled=False):
             padded = nn.functional.pad(
                 wavs.float(), (margin // 2, margin - margin // 2)
             )
             mels = self.mel(padded).transpose(1, 2)
-            return mels.clamp(min=self.floor).log()
+            if self.relative_floor is None:
+                return mels.clamp(min=self.floor).log()
+            level = (wavs.float().square().sum(1) / samples).sqrt()
+            # Digital silence has no level.
+            floor = self.relative_floor * level.clamp(min=_SILENCE)
+            return mels.maximum(floor.view(-1, 1, 1)).log()
 
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor]) -> None:
@@ -139,8 +160,8 @@ class LogMel(nn.Module):
         waveforms [B, samples] without padding."""
         count, total, square = 0, 0.0, 0.0
         for wavs in batches:
-            mels = self._log_mel(wavs.to(self.mean.device)).double()
-            mels = mels.flatten(0, 1)
+            mels = self._log_mel(wavs.to(self.mean.device), wavs.shape[1])
+            mels = mels.double().flatten(0, 1)
             count += len(mels)
             total = total + mels.sum(0)
             square = square + mels.square().sum(0)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from speechbrain_vq.nnet import VectorQuantizer
+from speechbrain_vq.presets import quantizer_options
 
 LEVELS = 256
 
@@ -192,3 +193,24 @@ class ImageQuantizer(VectorQuantizer):
             norm_position="input" if norm is None else "latent",
             **options,
         )
+
+    @classmethod
+    def preset_arguments(
+        cls, preset, num_codebooks, codebook_size, codebook_dim, **changes
+    ):
+        """See ``VectorQuantizer.preset_arguments``."""
+        options = quantizer_options(preset)
+        number, composition = map(options.pop, ("num_codebooks", "composition"))
+        if (number, composition) != (1, "product"):
+            raise ValueError(
+                "The quantizer of images has codebooks of its own and has no "
+                f"use for a preset with num_codebooks={number}, composition="
+                f"{composition!r}. Take another preset, or another recipe."
+            )
+        return {
+            "num_codebooks": num_codebooks,
+            "codebook_size": codebook_size,
+            "codebook_dim": codebook_dim,
+            **options,
+            **changes,
+        }

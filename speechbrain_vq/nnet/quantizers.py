@@ -3,6 +3,7 @@
 import math
 import warnings
 import weakref
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -271,16 +272,19 @@ class VectorQuantizer(nn.Module):
 
     @classmethod
     def from_preset(
-        cls, name: str, input_dim: int, codebook_size: int, **changes
+        cls, preset: str | Mapping, *sizes, **changes
     ) -> "VectorQuantizer":
         """Build the quantizer of a preset; in a yaml by ``!apply:``.
 
         Arguments
         ---------
-        name : str
+        preset : str or mapping
             Name of the preset, such as ``"robust"``; see ``preset_names()``.
-        input_dim, codebook_size, **changes
-            Arguments of the class; the preset has the others.
+            Or what its file holds, as a yaml includes it.
+        *sizes
+            ``input_dim`` and ``codebook_size``.
+        **changes
+            Other arguments of the class, in place of the preset's.
 
         Returns
         -------
@@ -293,13 +297,22 @@ class VectorQuantizer(nn.Module):
         >>> VectorQuantizer.from_preset("residual", 64, 512).num_codebooks
         2
         """
+        return cls(**cls.preset_arguments(preset, *sizes, **changes))
+
+    @classmethod
+    def preset_arguments(
+        cls,
+        preset: str | Mapping,
+        input_dim: int,
+        codebook_size: int,
+        **changes,
+    ) -> dict:
+        """Return what ``from_preset`` calls the class with: what the preset has
+        for its trainer is left out."""
         from speechbrain_vq.presets import quantizer_options
 
-        options = {**quantizer_options(name), **changes}
-        if issubclass(cls, ResidualVectorQuantizer):
-            options.pop("composition")
-            options.setdefault("num_quantizers", options.pop("num_codebooks"))
-        return cls(input_dim=input_dim, codebook_size=codebook_size, **options)
+        sizes = {"input_dim": input_dim, "codebook_size": codebook_size}
+        return {**sizes, **quantizer_options(preset), **changes}
 
     @property
     def codebook(self) -> torch.Tensor:
@@ -856,6 +869,14 @@ class ResidualVectorQuantizer(VectorQuantizer):
         check_sizes(num_quantizers=num_quantizers)
         sizes = input_dim, codebook_size, codebook_dim, num_quantizers
         super().__init__(*sizes, "residual", **options)
+
+    @classmethod
+    def preset_arguments(cls, *arguments, **changes):
+        """See ``VectorQuantizer.preset_arguments``."""
+        options = super().preset_arguments(*arguments, **changes)
+        options.pop("composition")
+        options.setdefault("num_quantizers", options.pop("num_codebooks"))
+        return options
 
 
 def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:

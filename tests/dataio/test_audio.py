@@ -116,3 +116,28 @@ def test_random_pieces_depend_on_name_and_epoch_alone():
     assert min(starts) >= 0 and max(starts) <= 3
     assert np.mean(starts) == pytest.approx(1.5, abs=0.15)
     assert random_start("u", 1, 1.0, 2.0) == 0
+
+
+@pytest.mark.parametrize(
+    "right, expected",
+    [
+        (lambda left: -left, "the channels oppose"),
+        (lambda left: 0 * left, "1 of 2 channels are silent"),
+        (lambda left: left / 2, None),
+        (lambda left: np.roll(left, 1000), None),
+    ],
+)
+def test_channels_that_cancel_or_are_silent_are_reported(
+    right, expected, tmp_path, caplog
+):
+    left = np.random.default_rng(0).normal(size=RATE) / 10
+    path = tmp_path / "stereo.wav"
+    soundfile.write(path, np.stack([left, right(left)], 1), RATE)
+    for _ in range(2):
+        read_audio(path, RATE)
+    if expected is None:
+        assert not caplog.records
+    else:
+        # Of a file that is read again and again once.
+        (record,) = caplog.records
+        assert expected in record.message and "stereo.wav" in record.message

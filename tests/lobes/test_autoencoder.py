@@ -7,6 +7,8 @@ from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,
     SpeakerEncoder,
+    WindowPredictor,
+    utterance_moments,
 )
 from speechbrain_vq.lobes.features import LogMel
 
@@ -15,15 +17,19 @@ RATE = 16000
 
 @pytest.mark.parametrize("samples", [RATE, RATE + 159, 12345, 400])
 @pytest.mark.parametrize("stride", [2, 4])
-@pytest.mark.parametrize("norm", [False, True])
-def test_padding_changes_nothing(samples, stride, norm):
+@pytest.mark.parametrize(
+    "norm, linear", [(False, False), (True, False), (True, True)]
+)
+def test_padding_changes_nothing(samples, stride, norm, linear):
     torch.manual_seed(0)
-    features = LogMel(n_mels=20)
+    features = LogMel(n_mels=20, relative_floor=1e-4 if linear else None)
     encoder = ConvEncoder(
-        20, 8, channels=16, stride=stride, utterance_norm=norm
+        20, 8, 16, stride=stride, utterance_norm=norm, linear=linear
     )
-    decoder = ConvDecoder(8, 20, 4, channels=16, stride=stride)
-    speaker = SpeakerEncoder(20, 4).eval()
+    decoder = ConvDecoder(
+        8, 20, 4, 16, stride=stride, linear=linear, moments=linear
+    )
+    speaker = SpeakerEncoder(20, 4, moments=linear).eval()
 
     def run(wavs, lengths):
         mels, lengths = features(wavs, lengths)
@@ -118,6 +124,86 @@ def test_utterance_norm_removes_offset_and_scale_of_bands():
     assert plain.context is not None and normed.context is None
 
 
+def test_pieces_get_the_moments_of_their_utterances():
+    torch.manual_seed(0)
+    encoder = ConvEncoder(20, 8, 16, utterance_norm=True, linear=True)
+    features, lengths = torch.randn(2, 100, 20), torch.tensor([1.0, 0.9])
+    features[1, 90:] = 0
+    features[:, 50:] += 1
+    whole, _ = encoder(features, lengths)
+    moments = utterance_moments(features, lengths)
+    piece, _ = encoder(features[:, 40:80], torch.ones(2), moments)
+    # Beyond the padding of the piece's ends.
+    torch.testing.assert_close(piece[:, 4:-4], whole[:, 24:36])
+    alone, _ = encoder(features[:, 40:80], torch.ones(2))
+    assert (alone[:, 4:-4] - whole[:, 24:36]).abs().max() > 0.1
+
+
+def test_the_decoder_gives_the_moments_back():
+    torch.manual_seed(0)
+    decoder = ConvDecoder(8, 20, 4, 16, linear=True, moments=True)
+    speaker = SpeakerEncoder(20, 4, moments=True).eval()
+    features = torch.randn(2, 50, 20) * 3 + torch.randn(20)
+    mean, std = utterance_moments(features, torch.ones(2))
+    voice, latents = speaker(features, torch.ones(2)), torch.randn(2, 9, 8)
+    assert voice.shape == (2, speaker.output_dim) == (2, 44)
+    average = voice.clone()
+    average[:, 4:] = 0  # A mean of 0, a deviation of 1.
+    torch.testing.assert_close(
+        decoder(latents, voice),
+        decoder(latents, average) * std[:, None] + mean[:, None],
+    )
+
+
+def test_the_linear_paths_reach_a_token_and_its_own_frames_alone():
+    torch.manual_seed(0)
+    encoder = ConvEncoder(5, 8, 16, stride=3, linear=True)
+    decoder = ConvDecoder(8, 5, 4, 16, stride=3, linear=True)
+    plain = ConvEncoder(5, 8, 16, stride=3), ConvDecoder(8, 5, 4, 16, stride=3)
+    for part, other in zip((encoder, decoder), plain, strict=True):
+        other.load_state_dict(part.state_dict(), strict=False)
+    features, lengths = torch.randn(1, 9, 5), torch.ones(1)
+    added = encoder(features, lengths)[0] - plain[0](features, lengths)[0]
+    own = features[0, 3:6].flatten()
+    torch.testing.assert_close(added[0, 1], encoder.linear(own))
+    latents, voice = torch.randn(1, 3, 8), torch.randn(1, 4)
+    added = decoder(latents, voice) - plain[1](latents, voice)
+    own = decoder.linear(latents[0, 1]).view(3, 5)
+    torch.testing.assert_close(added[0, 3:6], own)
+
+
+@pytest.mark.parametrize("volume", [0.1, 10.0])
+def test_tokens_do_not_depend_on_the_level(volume):
+    """Voiced and noisy sounds, with digital silence in between."""
+    torch.manual_seed(0)
+    time = torch.arange(3 * RATE) / RATE
+    phase = 2 * torch.pi * (120 * time + 40 * time**2)
+    wav = sum(torch.sin(k * phase) / k for k in range(1, 12)) / 100
+    wav[RATE : 2 * RATE] = torch.randn(RATE) / 1000
+    wav[2 * RATE : 2 * RATE + 4000] = 0
+    encoder = ConvEncoder(80, 16, 32, utterance_norm=True, linear=True)
+
+    def latents(wav, **options):
+        mels = LogMel(**options)(wav.unsqueeze(0), torch.ones(1))
+        return encoder(*mels)[0][0]
+
+    def tokens(latents):
+        return torch.cdist(latents, codebook).argmin(1)
+
+    codebook = latents(wav, relative_floor=1e-4)[torch.randperm(150)[:64]]
+    codebook = codebook + torch.randn_like(codebook) / 10
+    before = tokens(latents(wav, relative_floor=1e-4))
+    after = tokens(latents(volume * wav, relative_floor=1e-4))
+    assert (before == after).float().mean() > 0.99
+    # The level must not be lost, as a decoder gives it back.
+    loud, quiet = (
+        LogMel(relative_floor=1e-4)(w.unsqueeze(0), torch.ones(1))[0]
+        for w in (volume * wav, wav)
+    )
+    shift = torch.full_like(loud, volume).log()
+    torch.testing.assert_close(loud - quiet, shift, atol=0.01, rtol=0)
+
+
 def test_decoder_errors_count_valid_frames_only():
     torch.manual_seed(0)
     decoder, features = ConvDecoder(8, 5, 4, channels=16), torch.randn(2, 7, 5)
@@ -130,3 +216,22 @@ def test_decoder_errors_count_valid_frames_only():
     torch.testing.assert_close(error, sum(expected))
     assert size == (7 + 3) * 5
     assert decoder.metrics(0.25) == {"reconstruction_error": 0.25}
+
+
+def test_window_predictor_compares_with_the_frames_around_each_token():
+    torch.manual_seed(0)
+    predictor = WindowPredictor(8, 5, stride=2, window=2)
+    # The second has 2 tokens, one with a single frame; then padding.
+    quantized, features = torch.randn(2, 4, 8), torch.randn(2, 7, 5)
+    lengths = torch.tensor([1.0, 3 / 7])
+    total = count = 0
+    for row, frames in enumerate([7, 3]):
+        for token in range(-(-frames // 2)):
+            window = predictor.linear(quantized[row, token]).view(10, 5)
+            for place, predicted in enumerate(window):
+                frame = 2 * (token - 2) + place
+                if 0 <= frame < frames:
+                    total += (predicted - features[row, frame]).abs().sum()
+                    count += 5
+    found = predictor(quantized, features, lengths)
+    torch.testing.assert_close(found, total / count)

@@ -47,7 +47,7 @@ USED = {
     "valid_vectors": 1000,
 }
 RESULTS = {
-    "arm": "robust",
+    "preset": "robust",
     "seed": 7,
     "steps": 30,
     "reconstruction_error": 0.337251,

@@ -344,6 +344,42 @@ def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "arguments, norm",
+    [
+        (" [robust, 8, 32]", True),
+        (
+            """
+        preset:
+            norm: null
+            codebook: ema
+            codebook_weight: 0.0
+            reservoir_size: 99
+            reinit_schedule: !new:speechbrain_vq.training.ReinitSchedule
+                warmup: 3
+            codebook_lr_multiplier: 1.0
+        input_dim: 8
+        codebook_size: 32""",
+            False,
+        ),
+    ],
+)
+def test_the_quantizer_of_a_preset_is_written_out(arguments, norm, tmp_path):
+    plain = """!new:speechbrain_vq.nnet.VectorQuantizer
+        input_dim: 8
+        codebook_size: 32"""
+    made = "!apply:speechbrain_vq.nnet.VectorQuantizer.from_preset" + arguments
+    run, _ = write_run(tmp_path / "run", yaml=YAML.replace(plain, made))
+    place = export_pretrained(run, tmp_path / "model")
+    text = (place / "hyperparams.yaml").read_text()
+    assert "!apply" not in text and "reinit_schedule" not in text
+    assert "!new:speechbrain_vq.nnet.VectorQuantizer\n" in text
+    quantizer = VQTokenizer.from_hparams(place).mods.quantizer
+    assert (quantizer.norm is not None) == norm
+    assert ("EMA" in repr(quantizer)) != norm
+    assert quantizer.reservoir is None
+
+
+@pytest.mark.parametrize(
     "size, percent, perplexity, vectors, dead",
     [
         (512, 7.0, 20.0, 9000, False),

@@ -472,7 +472,7 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
     make_sheets(tmp_path / "data")
     run(tmp_path, data_folder="data", output_folder="out")
     figures = read(tmp_path / "out/results.json")
-    assert figures["steps"] == 40 and figures["arm"] == "robust"
+    assert figures["steps"] == 40 and figures["preset"] == "robust"
     log = (tmp_path / "out/log.txt").read_text()
     assert (
         "Step 4: re-initialized 64" in log and "Step 7: re-initialized" in log
@@ -556,7 +556,7 @@ def test_other_presets(name, tmp_path):
     options = {"output_folder": "out", "preset": name, "vq": None}
     run(tmp_path, data_folder="data", **options)
     figures = read(tmp_path / "out/results.json")
-    assert figures["arm"] == name and figures["bits_per_dim"] > 0
+    assert figures["preset"] == name and figures["bits_per_dim"] > 0
     log = (tmp_path / "out/log.txt").read_text()
     # The recipe's own times: two epochs of ten steps.
     assert ("Step 20: re-initialized" in log) == (name == "reinit")

@@ -92,7 +92,7 @@ def test_from_a_corpus_to_a_model(corpus, tmp_path):
     brain, results = start(
         corpus, data, folder, number_of_steps=80, vq=SCHEDULE
     )
-    assert results["arm"] == "robust" and results["steps"] == 80
+    assert results["preset"] == "robust" and results["steps"] == 80
     # The phones are tones: a recogniser that learns tells them.
     assert results["per"] < 50
     assert results["phones"] > 10 and results["vectors"] > 50

@@ -422,7 +422,7 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
     done = run(tmp_path, data_folder=archive, output_folder="out")
     assert done.returncode == 0, done.stdout + done.stderr
     figures = results(tmp_path / "out")
-    assert figures["arm"] == "robust" and figures["steps"] == 60
+    assert figures["preset"] == "robust" and figures["steps"] == 60
     assert 0 < figures["bits_per_dim"] < 2
     assert 0 < figures["cer"] <= 200
     assert 0 < figures["mapping_accuracy"] < 1 and 0 < figures["nmi"] < 1

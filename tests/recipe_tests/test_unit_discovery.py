@@ -37,7 +37,7 @@ def test_from_nothing_to_tokens(tmp_path):
     done = run(tmp_path, data_folder="data", output_folder="out")
     assert done.returncode == 0, done.stdout + done.stderr
     figures = results(tmp_path / "out")
-    assert figures["steps"] == 30 and figures["arm"] == "robust"
+    assert figures["steps"] == 30 and figures["preset"] == "robust"
     assert 0 < figures["pnmi"] < 1
     assert figures["used_codes_percent"] > 30
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")

@@ -26,6 +26,7 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     read_images,
 )
 from speechbrain_vq.recipes.common.runs import (
+    AnnealingBrain,
     end_epoch,
     finish,
     fit_and_test,
@@ -34,17 +35,12 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     use_of_codes,
 )
-from speechbrain_vq.training import VQBrain
 
 IN_PICTURE = 12  # Images
 
 
-class ImageBrain(VQBrain):
+class ImageBrain(AnnealingBrain):
     """Train an autoencoder of images with a quantizer."""
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rate, a function of the step alone."""
-        self.hparams.lr_annealing(self.optimizer, self.optimizer_step + 1)
 
     def compute_forward(self, batch, stage):
         """Compute the distributions of the pixels' levels, and the codes."""

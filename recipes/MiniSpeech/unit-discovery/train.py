@@ -26,7 +26,12 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
+from speechbrain_vq.lobes.autoencoder import (
+    normalize_utterances,
+    utterance_moments,
+)
 from speechbrain_vq.recipes.common.runs import (
+    AnnealingBrain,
     end_epoch,
     finish,
     fit_and_test,
@@ -37,10 +42,9 @@ from speechbrain_vq.recipes.common.runs import (
     use_of_codes,
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
-from speechbrain_vq.training import VQBrain
 
 
-class UnitBrain(VQBrain):
+class UnitBrain(AnnealingBrain):
     """Train an autoencoder of speech with a quantizer.
 
     The decoder chooses the target and the error: ``errors`` gives the sum of
@@ -61,22 +65,59 @@ class UnitBrain(VQBrain):
     def compute_forward(self, batch, stage):
         """Compute the features, and what the decoder predicts from their units."""
         batch = batch.to(self.device)
-        features, lengths = self.modules.features(*batch.sig)
-        latents, token_lengths = self.modules.encoder(features, lengths)
-        vq = self.modules.quantizer(latents, token_lengths)
+        wavs, wav_lengths = batch.sig
+        features, lengths = self.modules.features(wavs, wav_lengths)
         speaker = self.speaker(batch, features, lengths)
-        predictions = self.modules.decoder(
-            vq.quantized, speaker, token_lengths, *batch.sig
+        # Those of the whole utterance, in training as in the test.
+        moments = utterance_moments(features, lengths)
+        if stage == sb.Stage.TRAIN:
+            (features, lengths), (wavs, wav_lengths) = self.pieces(
+                batch, features, lengths
+            )
+        normalizes = getattr(self.hparams.encoder, "utterance_norm", False)
+        latents, token_lengths = self.modules.encoder(
+            features, lengths, *([moments] if normalizes else [])
         )
-        return features, lengths, predictions, vq
+        vq = self.modules.quantizer(latents, token_lengths)
+        predictions = self.modules.decoder(
+            vq.quantized, speaker, token_lengths, wavs, wav_lengths
+        )
+        window_error = 0.0
+        if stage == sb.Stage.TRAIN and "window_predictor" in self.modules:
+            window_error = self.modules.window_predictor(
+                vq.quantized,
+                normalize_utterances(features, lengths, moments),
+                lengths,
+            )
+        return features, lengths, predictions, vq, window_error
+
+    def pieces(self, batch, features, lengths):
+        """Cut a piece of each utterance, a function of its name and the epoch,
+        from the features and from the waveforms."""
+        hop = self.hparams.hop_length
+        rate = self.hparams.sample_rate / hop
+        frames = torch.round(lengths * features.shape[1])
+        width = min(round(self.hparams.segment * rate), features.shape[1])
+        epoch = self.hparams.epoch_counter.current
+        starts = [
+            round(random_start(name, epoch, number, width))
+            for name, number in zip(batch.id, frames.tolist(), strict=True)
+        ]
+        starts = torch.tensor(starts, device=frames.device)
+        lengths = (frames - starts).clamp(max=width) / width
+        return (
+            (cut(features, starts, width), lengths),
+            (cut(batch.sig.data, starts * hop, width * hop), lengths),
+        )
 
     def speaker(self, batch, features, lengths):
         """Compute the speaker embeddings that the decoder gets, [B, S]."""
         return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the decoder's mean error plus the quantizer's loss."""
-        features, lengths, predictions, vq = predictions
+        """Compute the decoder's mean error plus the quantizer's loss, and in
+        training the weighted error of the neighboring frames."""
+        features, lengths, predictions, vq, window_error = predictions
         error, size = self.hparams.decoder.errors(
             predictions, features, lengths
         )
@@ -85,7 +126,8 @@ class UnitBrain(VQBrain):
             self.error_size += float(size)
         if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
             self.count_units(batch, vq.indices)
-        return error / size + vq.loss
+        weight = getattr(self.hparams, "window_weight", None) or 0.0
+        return error / size + vq.loss + weight * window_error
 
     def count_units(self, batch, indices):
         """Add a batch to the tables of phones and units, one a codebook."""
@@ -130,6 +172,15 @@ class UnitBrain(VQBrain):
         self.results = {"steps": self.optimizer_step, **stats, **use}
 
 
+def cut(tensor, starts, width):
+    """Cut a piece of a width from each row [B, T, ...], from its start [B]."""
+    rows, places = (
+        torch.arange(number, device=starts.device)
+        for number in (len(tensor), width)
+    )
+    return tensor[rows.unsqueeze(1), starts.unsqueeze(1) + places]
+
+
 def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
     """Read a json manifest, or a csv where there is no json."""
     root = {"data_root": data_root(folder)}
@@ -145,26 +196,25 @@ def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
 def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """Build the datasets of a folder of manifests."""
 
+    longest = hparams["longest"]
+
     @sb.utils.data_pipeline.takes("id", "wav", "length")
     @sb.utils.data_pipeline.provides("sig")
-    def segment(name, path, seconds):
-        piece = hparams["segment"]
+    def anywhere(name, path, seconds):
         epoch = hparams["epoch_counter"].current
-        start = random_start(name, epoch, seconds, piece)
-        return read_audio(path, hparams["sample_rate"], start, piece)
+        start = random_start(name, epoch, seconds, longest)
+        return read_audio(path, hparams["sample_rate"], start, longest)
 
     @sb.utils.data_pipeline.takes("wav")
     @sb.utils.data_pipeline.provides("sig")
-    def whole(path):
-        return read_audio(
-            path, hparams["sample_rate"], duration=hparams["longest"]
-        )
+    def beginning(path):
+        return read_audio(path, hparams["sample_rate"], duration=longest)
 
     datasets = {}
     for split in SPLITS:
         training = split == "train"
         dataset = read_manifest(folder, split)
-        dataset.add_dynamic_item(segment if training else whole)
+        dataset.add_dynamic_item(anywhere if training else beginning)
         dataset.set_output_keys(items)
         datasets[split] = drop_unreadable(dataset).filtered_sorted(
             sort_key=None if training else "length",
@@ -187,8 +237,12 @@ def train(
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     fit_features(features, datasets["train"].data, hparams["longest"])
+    modules = dict(hparams["modules"])
+    if hparams.get("window_weight"):
+        # Not of the model that is exported.
+        modules["window_predictor"] = hparams["window_predictor"]
     brain = brain_class(
-        modules=hparams["modules"],
+        modules=modules,
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,

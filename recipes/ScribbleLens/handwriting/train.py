@@ -27,6 +27,7 @@ from speechbrain_vq.lobes.handwriting import STRIDE
 from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
+    AnnealingBrain,
     end_epoch,
     finish,
     fit_and_test,
@@ -39,10 +40,9 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     LineImages,
     prepare,
 )
-from speechbrain_vq.training import VQBrain
 
 
-class HandwritingBrain(VQBrain):
+class HandwritingBrain(AnnealingBrain):
     """Train an autoencoder of lines with a quantizer; beside it, a probe is
     trained to read the codes, whose gradient ends there."""
 
@@ -61,14 +61,6 @@ class HandwritingBrain(VQBrain):
                 self.checkpointer.add_recoverable(
                     f"{name}_optimizer", optimizer
                 )
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rates, functions of the step alone."""
-        # At step 0 of a warm-up they would be 0.
-        step = self.optimizer_step + 1
-        for name, optimizer in self.optimizers_dict.items():
-            if name in self.hparams.lr_annealing:
-                self.hparams.lr_annealing[name](optimizer, step)
 
     def compute_forward(self, batch, stage):
         """Compute the predictions of pixels and of characters, and the codes."""
@@ -190,8 +182,8 @@ def chunk_of(name, epoch, width, chunk):
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests; a line of the training set
     is there several times, for as many random chunks of it in an epoch."""
-    note = read_json(folder / "prepared.json")
-    images = LineImages(note["source"])
+    prepared_with = read_json(folder / "prepared.json")
+    images = LineImages(prepared_with["source"])
 
     def cut(name, first, last):
         grey = images(name)[first:last]

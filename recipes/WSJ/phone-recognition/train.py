@@ -26,6 +26,7 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.common.runs import (
+    AnnealingBrain,
     end_epoch,
     finish,
     fit_and_test,
@@ -36,12 +37,11 @@ from speechbrain_vq.recipes.common.runs import (
     use_of_codes,
 )
 from speechbrain_vq.recipes.WSJ.wsj_prepare import prepare
-from speechbrain_vq.training import VQBrain
 
 logger = logging.getLogger(__name__)
 
 
-class PhoneBrain(VQBrain):
+class PhoneBrain(AnnealingBrain):
     """Train a phone recognizer with a quantizer inside, by CTC."""
 
     def compute_forward(self, batch, stage):
@@ -70,11 +70,6 @@ class PhoneBrain(VQBrain):
             log_probs, batch.labels.data, lengths, batch.labels.lengths, blank
         )
         return self.hparams.ctc_weight * ctc + vq.loss
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rate, a function of the step alone."""
-        # At step 0 of a warm-up it would be 0.
-        self.hparams.lr_annealing(self.optimizer, self.optimizer_step + 1)
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the counts."""
