@@ -292,13 +292,9 @@ def _changed_preset(yaml, name: str, changes: dict, own: dict) -> Path:
 
 
 def _fitting(own: dict, preset: dict) -> dict:
-    """Select a recipe's own values for keys that the preset sets."""
-    fitting = {}
-    for key, value in own.items():
-        default = preset.get(key)
-        if isinstance(value, dict):
-            default = default if isinstance(default, dict) else {}
-            fitting[key] = _fitting(value, default)
-        elif default not in (None, "never", "forever"):
-            fitting[key] = value
-    return {k: v for k, v in fitting.items() if v != {}}
+    """Select a recipe's own values, without parts of what a preset lacks."""
+    return {
+        key: value
+        for key, value in own.items()
+        if not isinstance(value, dict) or isinstance(preset.get(key), dict)
+    }

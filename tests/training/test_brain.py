@@ -102,7 +102,7 @@ def test_two_quantizers_are_trained_and_told_apart():
     stats = brain.vq_stats["train"]
     assert stats["quantizer.dead_codes"] <= 8 and stats["other.vectors"] == 120
     rates = [group["lr"] for group in brain.optimizer.param_groups]
-    assert rates == [0.01, 0.1, 0.1]
+    assert rates == [0.001, 0.01, 0.01]
 
 
 def test_a_quantizer_of_a_frozen_model_is_left_alone():
@@ -461,19 +461,19 @@ def test_a_schedule_longer_than_the_run_is_told(caplog):
     assert "shorten its warmup" in last
 
 
-def test_absent_schedule_is_the_default_shortened_to_the_run():
+def test_absent_schedule_is_the_default_of_a_run_of_that_length():
     brain = fit(make(), 2)
-    assert brain.codebook_trainer.schedule.warmup_steps() == 3
+    assert brain.codebook_trainer.schedule.warmup.value == 3
     assert brain.codebook_trainer.lr_multiplier == 10
     assert "bits_per_second" not in brain.vq_stats["train"]
-    assert fit(make(), 1, 400).codebook_trainer.schedule.warmup_steps() == 100
+    assert fit(make(), 1, 400).codebook_trainer.schedule.warmup.value == 100
 
 
 def test_null_turns_off():
     off = ("reinit_schedule", "codebook_lr_multiplier", "token_rate")
     brain = fit(make(**dict.fromkeys(off)))
     assert brain.codebook_trainer.schedule is None
-    assert [g["lr"] for g in brain.optimizer.param_groups] == [0.01, 0.01]
+    assert [g["lr"] for g in brain.optimizer.param_groups] == [0.001, 0.001]
     assert "bits_per_second" not in brain.vq_stats["train"]
     # Nothing of the warm-up either.
     assert brain.vq_stats["train"]["vectors"] == 6 * 30
@@ -598,7 +598,7 @@ def test_optimizers_of_any_kind_train_the_codebook(cls, caplog):
         for group in optimizer.param_groups
         if any(p is codebook for p in group["params"])
     )
-    assert own["lr"] == 0.1 and "codebook_leader" in own
+    assert own["lr"] == 0.01 and "codebook_leader" in own
 
 
 @any_kind

@@ -93,7 +93,7 @@ def modules(quantizer=None, dropout=0.0, **options):
 
 def adam(parameters):
     """The optimizer where a test does not say."""
-    return torch.optim.Adam(parameters, lr=0.01)
+    return torch.optim.Adam(parameters, lr=0.001)
 
 
 def make(cls=Toy, parts=None, opt_class=adam, folder=None, run=None, **hparams):
