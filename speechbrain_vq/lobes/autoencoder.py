@@ -359,11 +359,15 @@ class SpeakerEncoder(nn.Module):
         self.output_dim = output_dim + 2 * input_dim * moments
 
     def forward(
-        self, features: torch.Tensor, lengths: torch.Tensor
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        moments: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Embed [B, T, input_dim] of relative lengths [B] as
-        [B, output_dim]."""
-        mean, std = utterance_moments(features, lengths)
+        [B, output_dim]. Of pieces of utterances, give the moments of the
+        whole ones."""
+        mean, std = moments or utterance_moments(features, lengths)
         voice = self.norm(self.linear(torch.cat([mean, std], dim=1)))
         if not self.moments:
             return voice

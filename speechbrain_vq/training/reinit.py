@@ -20,9 +20,6 @@ from speechbrain_vq.nnet.utils import (
 
 logger = logging.getLogger(__name__)
 
-# A code of mean usage goes without one in exp(-10) of the counts.
-_VECTORS_PER_CODE = 10
-
 
 def reinitialize(
     name: str,
@@ -67,11 +64,11 @@ def reinitialize(
 
 def dead_codes(quantizer: VectorQuantizer) -> torch.Tensor | None:
     """Find the codes without a vector since the last call, [C, K], the same on
-    all ranks; None where there are none, and before there were ten vectors for
-    each code of a codebook."""
+    all ranks; None where there are none, and before there were as many vectors
+    as a codebook has codes."""
     usage = sum_over_ranks(quantizer.usage)
     size = usage.shape[1]
-    counted = usage.sum(1, keepdim=True) >= _VECTORS_PER_CODE * size
+    counted = usage.sum(1, keepdim=True) >= size
     rows = (usage == 0) & counted
     quantizer.usage.masked_fill_(counted, 0.0)
     return rows if rows.any() else None

@@ -30,8 +30,8 @@ class ReinitSchedule:
     The first re-initialization ends the warm-up. Counted from there, the one
     after step s comes at step ``floor(growth * s + every)``: for ``every=1,
     growth=1.5`` 1, 2, 4, 7, 11, 17, 26, ..., as in the code of arXiv
-    2005.08520. During the warm-up the reservoir is emptied every ``every``
-    steps, so that what is clustered at its end is recent.
+    2005.08520. The warm-up's last ``every`` steps fill the reservoir that is
+    clustered at its end.
 
     Durations are optimizer steps, epochs (``"2 epochs"``, as in the paper), or
     a share of the run (``"25%"``). Where the length of the run is not known,
@@ -53,7 +53,7 @@ class ReinitSchedule:
         re-initialization to the next; 1 by default, 1.5 without ``every``.
     dead_every : int, optional
         Steps after which codes without vectors are replaced, once there were
-        ten vectors for each code since the last time; None: never.
+        as many vectors as codes since the last time; None: never.
     max_warmup : int
         Most steps of a warm-up that is a share of the run.
 
@@ -150,7 +150,7 @@ class ReinitSchedule:
         plan = self.resolve(steps_per_epoch, total_steps)
         warmup, every = plan.warmup.value, plan.every.value
         if step < warmup:
-            reset = step > 0 and step % every == 0
+            reset = step > 0 and (warmup - step) % every == 0
             return ReinitAction(bypass=True, reset=reset)
         if step == 0 or step > plan.until.value:
             return ReinitAction()

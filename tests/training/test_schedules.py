@@ -58,7 +58,7 @@ def test_a_schedule_that_would_never_reinitialize_is_refused():
 def test_warmup_bypasses_and_resets_but_never_reinitializes():
     schedule = ReinitSchedule(10, 4, dead_every=None)
     for step in range(10):
-        assert schedule(step) == ReinitAction(bypass=True, reset=step in (4, 8))
+        assert schedule(step) == ReinitAction(bypass=True, reset=step in (2, 6))
     assert schedule(10) == ReinitAction(reinitialize=True)
 
 
