@@ -40,6 +40,11 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
 )
 from speechbrain_vq.versions import versions
 
+# Metrics, and the sign by which the lowest is the best.
+METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
+# Of a run that ends without codes.
+NOTHING = {"used": 0, "perplexity": 1.0, "l1": 9.99, "pnmi": 1e-9}
+
 DIM, CHANNELS, SPEAKER, MELS, STRIDE, RATE = 64, 64, 32, 80, 2, 50.0
 
 BASE = {
@@ -83,32 +88,23 @@ class Network(torch.nn.Module):
     def __init__(self, quantizer, scale):
         super().__init__()
         self.quantizer, self.scale = quantizer, scale
-        self.encoder = ConvEncoder(MELS, DIM, CHANNELS, STRIDE)
-        self.decoder = ConvDecoder(DIM, MELS, SPEAKER, CHANNELS, STRIDE)
-        self.speaker = SpeakerEncoder(MELS, SPEAKER)
-        self.to_latent = torch.nn.Linear(STRIDE * MELS, DIM)
-        self.to_frames = torch.nn.Linear(DIM, STRIDE * MELS)
+        self.encoder = ConvEncoder(
+            MELS, DIM, CHANNELS, STRIDE, utterance_norm=True, linear=True
+        )
+        self.speaker = SpeakerEncoder(MELS, SPEAKER, moments=True)
+        self.decoder = ConvDecoder(
+            DIM, MELS, SPEAKER, CHANNELS, STRIDE, linear=True, moments=True
+        )
 
     def forward(self, mels, lengths, moments):
-        mean, std = (m.unsqueeze(1) for m in moments)
-        number = torch.round(lengths * mels.shape[1]).unsqueeze(1)
-        mask = torch.arange(mels.shape[1]) < number
-        x = (mels - mean) / std * mask.unsqueeze(2)
-        latents, token_lengths = self.encoder(x, lengths)
-        extra = -x.shape[1] % STRIDE
-        pairs = torch.nn.functional.pad(x, (0, 0, 0, extra))
-        pairs = pairs.reshape(len(x), -1, STRIDE * MELS)
-        latents = latents + self.to_latent(pairs)
+        latents, token_lengths = self.encoder(mels, lengths, moments)
         quantized, codes, loss = self.quantizer(
             latents * self.scale, token_lengths
         )[:3]
-        decoded = self.decoder(
-            quantized, self.speaker(mels, lengths), token_lengths
-        )
-        linear = self.to_frames(quantized).reshape(len(x), -1, MELS)
-        decoded = (decoded + linear)[:, : x.shape[1]] * std + mean
-        error = ((decoded - mels).abs() * mask.unsqueeze(2)).sum()
-        return error, mask.sum() * MELS, codes, loss
+        speaker = self.speaker(mels, lengths, moments)
+        decoded = self.decoder(quantized, speaker, token_lengths)
+        error, number = self.decoder.errors(decoded, mels, lengths)
+        return error, number, codes, loss
 
 
 class Vqp(torch.nn.Module):
@@ -267,7 +263,9 @@ def evaluate(network, split, size):
             mel.unsqueeze(0), torch.ones(1), moments
         )
         error, number = error + float(one), number + int(values)
-        codes = codes.flatten().clamp(min=0)
+        codes = codes.flatten()
+        if (codes < 0).any():  # Still in the warm-up
+            return {"tokens": len(codes), **dict.fromkeys(METRICS)}
         counts += torch.bincount(codes, minlength=size)
         table = tables.setdefault(lang, PhoneUnitCounts(size, RATE))
         table.add(codes.tolist(), phones)
@@ -338,13 +336,12 @@ def run(method, cell, seed, data, split):
     }
 
 
-METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
-
-
 def summarize(lines):
     """Tabulate medians by cell, and each method's ranks and worst cells."""
     cells, methods = {}, []
     for line in lines:
+        if line["used"] is None:
+            line = {**line, **NOTHING}
         key = line["cell"], line["method"]
         cells.setdefault(key, []).append(line)
         if line["method"] not in methods:
@@ -480,7 +477,7 @@ def main(corpora, cells, methods, seeds, split, cache, out):
                         for k in ("method", "cell", "seed", *METRICS, "seconds")
                     }
                 )
-    found = sorted({line["versions"] for line in lines})
+    recorded = sorted({line["versions"] for line in lines})
     page = summarize(lines)
     save(
         out.with_suffix(".md"),
@@ -491,7 +488,7 @@ def main(corpora, cells, methods, seeds, split, cache, out):
             "",
             *page,
             "",
-            versions_line(recorded=found),
+            versions_line(recorded=recorded),
         ],
     )
 
