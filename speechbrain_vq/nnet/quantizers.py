@@ -2,7 +2,6 @@
 
 import math
 import warnings
-import weakref
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -692,8 +691,6 @@ class VectorQuantizer(nn.Module):
             if self.usage.device != counts.device:
                 self.usage = self.usage.to(counts.device)
             self.usage += counts
-            if loss.requires_grad and quantized.requires_grad:
-                _warn_of_lost_loss(quantized, loss)
         metrics = batch_metrics(
             latents, mass, counts, self.arrangement.total_error(sq_error)
         )
@@ -904,29 +901,3 @@ def _upgrade_state_dict(state_dict, prefix):
     variance = f"{prefix}norm.running_var"
     if old and isinstance(state_dict.get(variance), torch.Tensor):
         state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
-
-
-def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
-    """Warn in the backward pass if the graph of the loss is gone by then."""
-    if torch.compiler.is_compiling() or in_transform():
-        return
-    used = []
-
-    def mark_used(gradient):
-        used.append(True)
-
-    # The graph of the loss holds this hook, and nothing else does.
-    loss.register_hook(mark_used)
-    hook = weakref.ref(mark_used)
-
-    def check(gradient):
-        if hook() is None and not used:
-            warnings.warn(
-                "The loss of a VectorQuantizer went nowhere, so its codebook "
-                "does not learn: add `output.loss` to the loss. A container "
-                "such as SpeechBrain's Sequential keeps the first item of the "
-                "output only: call the quantizer outside of it.",
-                stacklevel=2,
-            )
-
-    quantized.register_hook(check)

@@ -347,8 +347,10 @@ class CodebookTrainer:
             self._warn_once(
                 ("gradient", name),
                 "The codebook of %s got no gradient in %d optimizer steps, so "
-                "it does not learn: add `output.loss` of the quantizer to the "
-                "loss.",
+                "it does not learn: use `output.quantized` of the quantizer, "
+                "and add `output.loss` to the loss. A container such as "
+                "SpeechBrain's Sequential keeps the first item of the output "
+                "only: call the quantizer outside of it.",
                 name,
                 _PATIENCE,
             )

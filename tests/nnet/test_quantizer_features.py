@@ -471,37 +471,6 @@ def test_script_says_what_to_do():
         torch.jit.script(torch.nn.Sequential(trained()))
 
 
-# A loss that goes nowhere ----------------------------------------------------
-
-
-def test_a_loss_that_is_dropped_is_told():
-    x = torch.randn(20, DIM, requires_grad=True)
-    quantized = trained(estimator="straight_through")(x).quantized
-    with pytest.warns(UserWarning, match="add `output.loss`"):
-        quantized.sum().backward()
-
-
-@pytest.mark.parametrize("way", ["sum", "before", "after", "kept", "eval"])
-def test_a_loss_that_is_used_is_not(way):
-    quantizer = trained(estimator="straight_through")
-    out = quantizer.train(way != "eval")(torch.randn(9, DIM).requires_grad_())
-    quantized, loss = out.quantized.sum(), out.loss
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        if way in ("sum", "eval"):
-            del out
-            (quantized + loss).backward()
-        elif way == "before":
-            loss.backward(retain_graph=True)
-            del out, loss
-            quantized.backward()
-        elif way == "after":
-            quantized.backward(retain_graph=True)
-            loss.backward()
-        else:
-            quantized.backward()
-
-
 # Starts ----------------------------------------------------------------------
 
 

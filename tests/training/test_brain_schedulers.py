@@ -161,6 +161,7 @@ def test_rate_is_the_multiple_at_every_step(name):
         call=call,
         scheduler=getattr(schedulers, name)(**settings),
         codebook_lr_multiplier=7,
+        codebook_max_lr=None,
     )
     brain.fit(range(1, 5), batches(7), progressbar=False)
     assert len(brain.rates) == brain.optimizer_step == 8
@@ -176,6 +177,7 @@ def test_multiple_holds_after_recovery(tmp_path):
             folder=tmp_path,
             kind="epoch",
             scheduler=schedulers.LinearScheduler(0.02, 0.001, 5),
+            codebook_max_lr=None,
             call=lambda s, opt, epoch: s(epoch),
         )
         brain.fit(range(1, epochs + 1), batches(3), progressbar=False)
@@ -194,4 +196,4 @@ def test_multiple_survives_the_removal_of_weight_decay_from_vectors():
         if group["params"]
         and group["params"][0] is brain.modules.quantizer.codebook
     )
-    assert own["lr"] == 0.1 and own["weight_decay"] == 0
+    assert own["lr"] == 0.01 and own["weight_decay"] == 0
