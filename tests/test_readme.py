@@ -1,4 +1,4 @@
-"""Every command and example of the README runs."""
+"""Every command and example of the README and of docs/ runs."""
 
 import csv
 import json
@@ -14,7 +14,8 @@ from speechbrain_vq import VQTokenizer
 from tests.recipe_tests import phone_corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 # Just past the warm-up of the presets.
 SHORT = [
