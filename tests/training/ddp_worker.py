@@ -67,7 +67,9 @@ def fit(kind, sick=(), folder=None, epochs=(1, 2)):
 def parity(kind, other):
     """One training step where the second rank holds something else."""
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(DIM, 8, codebook=kind)
+    quantizer = VectorQuantizer(
+        DIM, 8, codebook=kind, affine=True, estimator="straight_through"
+    )
     wrapped = DistributedDataParallel(quantizer)
     x, lengths = ragged(RANK, other)
     x.requires_grad_()

@@ -92,7 +92,9 @@ def test_two_ranks_are_one_with_the_whole_batch(folder, kind, other):
     name = "empty" if other == "empty" else "rank"
     ranks = [torch.load(folder / f"{name}{rank}.pt") for rank in (0, 1)]
     torch.manual_seed(0)
-    quantizer = VectorQuantizer(DIM, 8, codebook=kind)
+    quantizer = VectorQuantizer(
+        DIM, 8, codebook=kind, affine=True, estimator="straight_through"
+    )
     frames = []
     for rank in (0, 1):
         x, lengths = ragged(rank, other)
