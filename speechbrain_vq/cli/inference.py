@@ -161,7 +161,8 @@ def _report(result):
     """Show how many files were processed, and fail if there were none."""
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
-    message = f"{result.done - result.existing} files done, "
+    number = result.done - result.existing
+    message = f"{number} {'file' if number == 1 else 'files'} done, "
     if result.existing:
         message += f"{result.existing} there already, "
     message += f"{len(result.bad)} left out."

@@ -46,6 +46,36 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Make a folder, and remove it again if it is empty in the end.
+
+    Arguments
+    ---------
+    path : path
+        The folder; its parents are made and removed with it.
+
+    Yields
+    ------
+    pathlib.Path
+        The folder.
+
+    Example
+    -------
+    >>> with made_folder("results/wavs"):  # doctest: +SKIP
+    ...     write_wavs("results/wavs")
+    """
+    path = pathlib.Path(os.path.abspath(path))
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Write a folder whole or not at all; see ``replace_folder``.
 
@@ -65,10 +95,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     ...     (partial / "config.json").write_text("all of it")
     """
     path = pathlib.Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.partial-", dir=path.parent
-    ) as beside:
+    prefix = f".{path.name}.partial-"
+    with (
+        made_folder(path.parent) as parent,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as beside,
+    ):
         partial = pathlib.Path(beside, path.name)
         partial.mkdir()
         yield partial

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
@@ -24,6 +25,7 @@ MARK = ".speechbrain_vq.json"
 # Bytes of the names and shapes of a weights file; of a model of 1000 tensors
 # they are 150 kB.
 MAX_HEADER = 2**20
+MAX_CONFIG = 2**20
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -75,6 +77,25 @@ def check_is_there(path: pathlib.Path) -> None:
         f"'{folder}' is not a folder with a pretrained model: there is no "
         f"{path.name} in it.{hint}"
     )
+
+
+def check_config(folder: pathlib.Path) -> None:
+    """Raise a ValueError for a ``config.json`` that is no json object.
+
+    The model loads without it, but the Hub and other programs read it.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    path = find_file(folder, CONFIG)
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"it has over {MAX_CONFIG} bytes")
+        if not isinstance(read_json(path), dict):
+            raise ValueError("it is another value")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no json object ({error}): get it again, or delete it."
+        ) from error
 
 
 def is_folder_name(name: Any) -> bool:

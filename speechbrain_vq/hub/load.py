@@ -16,6 +16,7 @@ from .download import download
 from .folder import (
     HPARAMS,
     WEIGHTS,
+    check_config,
     find_file,
     load_checkpoint,
     load_weights,
@@ -114,6 +115,7 @@ def load_folder(
     """
     folder = pathlib.Path(folder)
     path = find_file(folder, HPARAMS)
+    check_config(folder)
     with _isolated():
         if trust_remote_code:
             return _load_trusted(folder, path, overrides)

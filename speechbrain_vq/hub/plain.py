@@ -18,6 +18,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from speechbrain_vq._names import suggestion
+
 from .registry import BUILDABLE, Buildable
 
 # The largest yaml of a recipe has 3 kB and 150 nodes.
@@ -124,7 +126,7 @@ class ModelYaml:
             self._loader, self._root = _parse(_read(path))
             self._top = _pairs(self._root)
             self._measure(self._root, {}, 0)
-            _override(self._root, overrides or {})
+            self._override(self._root, overrides or {})
             self._top = _pairs(self._root)
 
     def scalar(self, key: str) -> Any:
@@ -222,6 +224,53 @@ class ModelYaml:
         if isinstance(value, ScalarNode) and "<" in value.value:
             raise _Refused("a reference to text with another", node)
         return value
+
+    def _override(
+        self, node: Node, values: Mapping[str, Any], path: str = ""
+    ) -> None:
+        """Put plain values in the place of nodes of the same type."""
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"overrides are a dict of values by name, got {values!r}."
+            )
+        pairs = _pairs(node) if isinstance(node, MappingNode) else {}
+        for key, value in values.items():
+            name = f"{path}{key}"
+            if key not in pairs:
+                raise ValueError(
+                    f"overrides: the yaml has no '{name}'."
+                    f"{suggestion(key, pairs)} There it has "
+                    f"{', '.join(pairs) or 'no keys'}."
+                )
+            if isinstance(value, Mapping):
+                self._override(pairs[key], value, f"{name}.")
+                continue
+            if not _is_plain(value):
+                raise ValueError(
+                    f"overrides: '{name}' is {value!r}; plain values (numbers, "
+                    "words, lists of them) can be given."
+                )
+            expected = self._type_of(pairs[key])
+            # Text may be left out, such as the name of a vocoder.
+            absent = value is None and expected == "text"
+            if expected not in (_type_name(value), "null") and not absent:
+                raise ValueError(
+                    f"overrides: '{name}' is {value!r}, but the yaml has a "
+                    f"{expected} there."
+                )
+            node.value = [
+                (k, _Value(value) if k.value == key else v)
+                for k, v in node.value
+            ]
+
+    def _type_of(self, node: Node) -> str:
+        """Return the type of the value of a node, in words."""
+        if node.tag == REF:
+            return self._type_of(self._referred(node))
+        if isinstance(node, ScalarNode) and node.tag in SCALARS:
+            return _type_name(self._scalar(node))
+        is_list = isinstance(node, SequenceNode) and node.tag == f"{YAML}seq"
+        return "list" if is_list or node.tag == TUPLE else "mapping or module"
 
     # Building --------------------------------------------------------------
 
@@ -427,31 +476,13 @@ def _pairs(node: Node | None) -> dict[str, Node]:
     return pairs
 
 
-def _override(node: Node, values: Mapping[str, Any], path: str = "") -> None:
-    """Put plain values in the place of nodes."""
-    if not isinstance(values, Mapping):
-        raise TypeError(
-            f"overrides are a dict of values by name, got {values!r}."
-        )
-    pairs = _pairs(node) if isinstance(node, MappingNode) else {}
-    for key, value in values.items():
-        if key not in pairs:
-            raise ValueError(
-                f"overrides: the yaml has no '{path}{key}'; there it has "
-                f"{', '.join(pairs) or 'no keys'}."
-            )
-        if isinstance(value, Mapping):
-            _override(pairs[key], value, f"{path}{key}.")
-        elif not _is_plain(value):
-            raise ValueError(
-                f"overrides: '{path}{key}' is {value!r}; plain values (numbers,"
-                " words, lists of them) can be given."
-            )
-        else:
-            node.value = [
-                (k, _Value(value) if k.value == key else v)
-                for k, v in node.value
-            ]
+def _type_name(value: Any) -> str:
+    """Return the type of a plain value, in words; an int is a number too."""
+    if value is None:
+        return "null"
+    names = {bool: "boolean value", str: "text"}
+    default = "number" if isinstance(value, int | float) else "list"
+    return names.get(type(value), default)
 
 
 def _is_plain(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.atomic import made_folder
 from speechbrain_vq.dataio.audio import audio_endings, find_audio
 
 from .tokenizer import VQTokenizer
@@ -130,9 +131,9 @@ def process_files(
     for path, target in tqdm(outputs.items(), disable=not progress):
         if target in existing:
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(path, target)
+            with made_folder(target.parent):
+                write(path, target)
         except ValueError as error:
             reason = str(error)
             named = reason.startswith(str(path))

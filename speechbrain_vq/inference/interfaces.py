@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.errors import in_words
 from speechbrain_vq.hub.folder import commit_of, copy_folder
 from speechbrain_vq.hub.load import load_folder
 from speechbrain_vq.nnet.utils import keep_dtype
@@ -203,36 +201,16 @@ subfolder
             )
         copy_folder(self.location, folder, dict(self.mods.items()))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload model",
-        create_pr: bool = False,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Push what ``save_pretrained`` writes to the Hub, in one commit.
-
-        The function ``speechbrain_vq.push_to_hub`` pushes an exported folder
-        with its card and examples.
 
         Arguments
         ---------
         repo_id : str
-            Name of the repository, ``organisation/name``; made if there is
-            none.
-        private : bool, optional
-            Whether a repository that is made is private.
-        token : str or bool, optional
-            As in ``huggingface_hub``.
-        revision : str, optional
-            Branch to commit to.
-        commit_message : str
-            Title of the commit.
-        create_pr : bool
-            Whether to open a pull request.
+            Repository on the Hub, ``organisation/name``.
+        **options
+            Options of ``speechbrain_vq.push_to_hub``, such as ``private``,
+            ``token`` and ``create_pr``.
 
         Returns
         -------
@@ -244,19 +222,15 @@ subfolder
         HubError
             If the Hub refuses or cannot be reached.
         """
-        api = HfApi(token=token, library_name="speechbrain_vq")
+        # Only here does inference need what is above it, by its public name.
+        import speechbrain_vq
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            with in_words(repo_id, revision):
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                commit = api.upload_folder(
-                    repo_id=repo_id,
-                    folder_path=folder,
-                    revision=revision,
-                    commit_message=commit_message,
-                    create_pr=create_pr,
-                )
-        return commit.pr_url or commit.commit_url
+            inner = [path.name for path in pathlib.Path(folder).glob("*/")]
+            return speechbrain_vq.push_to_hub(
+                folder, repo_id, files=inner, update=True, **options
+            )
 
     @property
     def fingerprint(self) -> str:

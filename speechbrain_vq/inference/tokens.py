@@ -19,7 +19,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write, exclusive
+from speechbrain_vq.dataio.atomic import (
+    atomic_folder,
+    atomic_write,
+    exclusive,
+    made_folder,
+)
 from speechbrain_vq.dataio.audio import (
     AudioError,
     audio_blocks,
@@ -342,13 +347,12 @@ def _tokenize(
     paths, tokenizer, output, format, overwrite, batch_seconds, progress
 ):
     output = pathlib.Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(
         f"{output.name.removesuffix('.jsonl')}.partial.jsonl"
     )
     paths = list(dict.fromkeys(os.fspath(path) for path in paths))
     extended = output if format == "jsonl" else None
-    with exclusive(partial):
+    with made_folder(output.parent), exclusive(partial):
         if overwrite:
             _remove(output, format)
             partial.unlink(missing_ok=True)

@@ -8,6 +8,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from speechbrain_vq.evaluation.bitrate import BitRate
+from speechbrain_vq.evaluation.metric import USAGE, Quantity
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
+
 from .run import Corpus
 
 TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
@@ -22,15 +26,7 @@ NO_METRIC = (
     "codebook_drift",
     "vq_loss",
 )
-TITLES = {
-    "bits_per_sample": "bits per sample of the waveform",
-    "bits_per_second": "bit rate (entropy of the codes), bits/s",
-    "dead_codes": "codes never used",
-    "pnmi": "phone information (PNMI, 0 to 1)",
-    "quantization_error": "quantization error / variance of the latents",
-    "reconstruction_error": "reconstruction error",
-    "used_codes_percent": "used codes, %",
-}
+QUANTITIES = USAGE | PhoneInformation.quantities | BitRate.quantities
 # Ends the line of the card's code that loads the model, so that a push can
 # rename the model there and nowhere else.
 MARK = "  # this model"
@@ -175,7 +171,7 @@ def _card_data(name, config, corpus, results, front_matter):
 
 
 def _title(key):
-    return TITLES.get(key, key.replace("_", " "))
+    return str(QUANTITIES.get(key) or Quantity(key.replace("_", " ")))
 
 
 def _metrics(results):
@@ -241,7 +237,9 @@ def _metrics_table(config, results):
         rows += [("codebook", f"{books} x {shape}" if books > 1 else shape)]
         if rate is not None:
             bits = rate * books * math.log2(size)
-            rows += [("bit rate (number of codes), bits/s", f"{bits:.4g}")]
+            rows += [
+                ("bit rate, by the number of codes (bits/s)", f"{bits:.4g}")
+            ]
     metrics = {_title(k): value for k, value in _metrics(results).items()}
     if not metrics:
         # Of the checkpoint, measured in validation.

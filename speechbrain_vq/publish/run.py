@@ -12,6 +12,7 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
 from speechbrain_vq.hub.folder import HPARAMS
@@ -224,7 +225,8 @@ class Run:
         if not checkpoints:
             keys = sorted({key for c in self.checkpoints for key in c.meta})
             raise ValueError(
-                f"No checkpoint notes '{key}', but {', '.join(keys)}."
+                f"No checkpoint has a metric '{key}'.{suggestion(key, keys)} "
+                f"They have {', '.join(keys)}."
             )
         return checkpoints
 

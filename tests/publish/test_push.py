@@ -288,7 +288,7 @@ def test_what_programs_leave_behind_is_not_pushed(hub, folder):
     "repo_id, options, message",
     [
         ("model", {}, "lacks its owner"),
-        ("a/b/c", {}, "cannot be a name"),
+        ("a/b/c", {}, "cannot be a repository"),
         (ID, {"create_pr": True, "tag": "v1"}, "once it is merged"),
         (ID, {"revision": "0" * 40}, "name a branch"),
     ],
