@@ -84,15 +84,7 @@ class Verbs(click.Group):
 
 
 def check_output_folder(context, parameter, folder: pathlib.Path | None):
-    """Refuse a folder that cannot be created, before anything is computed.
-
-    Arguments
-    ---------
-    context, parameter
-        As ``click`` passes them to callbacks.
-    folder : pathlib.Path, optional
-        Folder to write to.
-    """
+    """Refuse a folder that cannot be created, before anything is computed."""
     if folder is None:
         return None
     parents = (folder, *folder.absolute().parents)

@@ -16,13 +16,7 @@ from .common import (
 
 
 def model_options(command):
-    """Add the arguments and options of all verbs that use a model.
-
-    Arguments
-    ---------
-    command : callable
-        Function of the verb.
-    """
+    """Add the arguments and options of all verbs that use a model."""
     for option in (
         click.option(
             "--overwrite",

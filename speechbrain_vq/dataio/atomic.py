@@ -113,13 +113,6 @@ def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
     two names (Linux, on most file systems), a reader or a killed process
     leaves either the old folder or the new one. Elsewhere there is a moment
     without a folder, and the old one is moved to ``<new>.old``.
-
-    Arguments
-    ---------
-    new : pathlib.Path
-        The new folder, on the same file system.
-    target : pathlib.Path
-        The path that the new folder takes.
     """
     if not target.exists():
         os.replace(new, target)
@@ -141,20 +134,10 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike) -> Iterator[None]:
-    """Hold a file against other processes and threads that write it.
+    """Hold a file, in an existing folder, against other processes and threads.
 
-    The lock is a file beside it, ``.<name>.lock``. The system releases it when
-    the process ends, however it ends.
-
-    Arguments
-    ---------
-    path : path
-        The file to write, in an existing folder.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process or thread is writing the file.
+    The lock is a file beside it, ``.<name>.lock``, which the system releases
+    when the process ends. Raises a BlockingIOError if another one writes.
     """
     path = pathlib.Path(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))

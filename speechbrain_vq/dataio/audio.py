@@ -426,23 +426,8 @@ def audio_endings() -> set[str]:
 
 
 def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
-    """Remove the items whose audio cannot be read, with a warning for each.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Items with the path of an audio file under ``wav``.
-
-    Returns
-    -------
-    DynamicItemDataset
-        The same dataset without them.
-
-    Raises
-    ------
-    ValueError
-        If none is left.
-    """
+    """Remove the items whose audio, under ``wav``, cannot be read, with a
+    warning for each; a ValueError if none is left."""
     total = len(dataset)
     for name, item in list(dataset.data.items()):
         try:
@@ -466,26 +451,9 @@ def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
 def random_start(
     name: str, epoch: int, seconds: float, segment: float
 ) -> float:
-    """Draw the start of a random segment of an utterance.
-
-    It is a function of the name and the epoch, so that a resumed run draws
-    the same segments.
-
-    Arguments
-    ---------
-    name : str
-        Name of the utterance.
-    epoch : int
-        Number of the epoch.
-    seconds : float
-        Length of the utterance.
-    segment : float
-        Length of the segment in seconds.
-
-    Returns
-    -------
-    float
-        Start in seconds; 0 where the utterance is shorter than the segment.
+    """Draw the start of a random segment of an utterance, in seconds; 0 where
+    it is shorter than the segment. A function of the name and the epoch, so
+    that a resumed run draws the same segments.
 
     Example
     -------

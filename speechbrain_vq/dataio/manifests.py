@@ -31,56 +31,19 @@ _LONGEST_GAP = 0.005 + 0.0005
 
 
 def read_json(path: PathLike) -> Any:
-    """Read a json file in UTF-8, with or without a byte order mark.
-
-    Arguments
-    ---------
-    path : path
-        The file.
-
-    Returns
-    -------
-    object
-        The content.
-    """
+    """Read a json file in UTF-8, with or without a byte order mark."""
     return json.loads(pathlib.Path(path).read_text("utf-8-sig"))
 
 
 def read_corpus(folder: PathLike) -> dict:
-    """Read ``corpus.json``, the parameters of a preparation.
-
-    Arguments
-    ---------
-    folder : path
-        Folder of the manifests.
-
-    Returns
-    -------
-    dict
-        The parameters, empty where there is no such file.
-
-    Example
-    -------
-    >>> read_corpus("/nowhere")
-    {}
-    """
+    """Read ``corpus.json``, the parameters of a preparation; empty without one."""
     path = pathlib.Path(folder, "corpus.json")
     return read_json(path) if path.is_file() else {}
 
 
 def data_root(folder: PathLike) -> str:
-    """Return the folder to substitute for ``{data_root}`` in manifests.
-
-    Arguments
-    ---------
-    folder : path
-        Folder of the manifests.
-
-    Returns
-    -------
-    str
-        The ``data_root`` of ``corpus.json``, relative to the folder; the
-        folder itself where there is none.
+    """Return the folder to substitute for ``{data_root}`` in manifests: the
+    ``data_root`` of ``corpus.json``, relative to the folder, or the folder.
 
     Example
     -------
@@ -182,18 +145,7 @@ def _check_phones(path, name, phones):
 
 
 def has_manifests(folder: pathlib.Path) -> bool:
-    """Check whether a folder has the manifests of all splits.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        The folder.
-
-    Returns
-    -------
-    bool
-        Whether all are there, in json or in csv.
-    """
+    """Return whether a folder has the manifests of all splits, json or csv."""
     return any(
         all((folder / f"{split}.{kind}").is_file() for split in SPLITS)
         for kind in ("json", "csv")
@@ -203,19 +155,9 @@ def has_manifests(folder: pathlib.Path) -> bool:
 def given_manifests(
     data_folder: pathlib.Path, save_folder: pathlib.Path
 ) -> bool:
-    """Check whether a user's data folder has manifests to use as they are.
+    """Return whether a user's data folder has manifests to use as they are.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-        Data folder of the user.
-    save_folder : pathlib.Path
-        Folder for manifests made of the data; those in it are not a user's.
-
-    Returns
-    -------
-    bool
-        Whether it has; that is also logged.
+    Those in the folder for manifests made of the data are not a user's.
     """
     own = data_folder.resolve() == save_folder.resolve()
     given = has_manifests(data_folder) and not own
@@ -225,40 +167,14 @@ def given_manifests(
 
 
 def is_done(folder: pathlib.Path, corpus: dict) -> bool:
-    """Check whether a preparation with these parameters is complete.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Folder of the manifests.
-    corpus : dict
-        Parameters of the preparation, the content of ``corpus.json``.
-
-    Returns
-    -------
-    bool
-        Whether it is.
-    """
+    """Return whether the preparation that ``corpus``, the content of
+    ``corpus.json``, describes is complete."""
     complete = all((folder / name).is_file() for name in MANIFESTS)
     return complete and read_corpus(folder) == corpus
 
 
 def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
     """List the first names in a folder, for an error message.
-
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    pattern : str
-        Glob pattern of the names.
-    most : int
-        Number of names to list.
-
-    Returns
-    -------
-    str
-        The names, or ``nothing``.
 
     Example
     -------
@@ -326,7 +242,7 @@ def write_corpus(
     folder : pathlib.Path
         Output folder; created if absent.
     utts : dict
-        From split to a dict from utterance id to entry.
+        From split to a dict from utterance id to entry, see ``utterance``.
     corpus : dict
         Parameters of the preparation, for ``corpus.json``.
     """
@@ -369,19 +285,8 @@ def _escape(text: str) -> str:
 
 
 class Item(NamedTuple):
-    """Line of a ZeroSpeech item file: a phone in its context.
-
-    Arguments
-    ---------
-    file : str
-        Name of the utterance.
-    onset, offset : float
-        Begin and end in seconds.
-    phone, before, after : str
-        The phone and its neighbours.
-    speaker : str
-        Name of the speaker.
-    """
+    """Line of a ZeroSpeech item file: a phone of an utterance, from onset to
+    offset in seconds, its neighbours and the speaker."""
 
     file: str
     onset: float
@@ -393,24 +298,8 @@ class Item(NamedTuple):
 
 
 def read_items(path: PathLike) -> Iterator[Item]:
-    """Read a ZeroSpeech item file.
-
-    Arguments
-    ---------
-    path : path
-        Item file with the columns ``#file onset offset #phone prev-phone
-        next-phone speaker``.
-
-    Yields
-    ------
-    Item
-        The item of each line.
-
-    Raises
-    ------
-    ValueError
-        If a line is no item.
-    """
+    """Read a ZeroSpeech item file, with the columns ``#file onset offset #phone
+    prev-phone next-phone speaker``; a ValueError names a line that is none."""
     with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.split()
@@ -436,24 +325,9 @@ def make_items(
     speaker: str,
     triphones: bool,
 ) -> list[Item]:
-    """Make the items of an utterance: phones without a pause before, in or
-    after them, at most 5 ms from their neighbours.
-
-    Arguments
-    ---------
-    file : str
-        Name of the utterance.
-    phones : sequence
-        Phones as (start, end, name), in seconds.
-    speaker : str
-        Name of the speaker.
-    triphones : bool
-        Whether an item lasts from the phone before to the phone after.
-
-    Returns
-    -------
-    list of Item
-        The items.
+    """Make the items of an utterance: phones (start, end, name) without a pause
+    before, in or after them, at most 5 ms from their neighbours. A triphone
+    lasts from the phone before to the phone after.
 
     Example
     -------

@@ -52,30 +52,11 @@ def sample_items(
     seed: int = 0,
 ) -> tuple[dict[str, ItemSample], list[str]]:
     """Subsample the items of a manifest by context: triphones, or the items of
-    a file, to be compared within the same context, and phones for any context.
-    Utterances without a speaker have no items.
+    a ZeroSpeech item file, to be compared within the same context, and phones
+    for any context. Utterances without a speaker have no items.
 
-    Arguments
-    ---------
-    entries : dict
-        The manifest.
-    path : path, optional
-        A ZeroSpeech item file.
-    max_size_group : int, optional
-        See ``subsample``.
-    seed : int
-        Random seed.
-
-    Returns
-    -------
-    tuple
-        ``ItemSample`` by context, ``"within"`` and ``"any"``, and notes on
-        items that cannot be used.
-
-    Raises
-    ------
-    ValueError
-        If the file is not an item file.
+    Returns ``ItemSample`` by context, ``"within"`` and ``"any"``, and notes on
+    items that cannot be used.
     """
     samples, notes = {}, []
     for context, triphones in (("within", True), ("any", False)):

@@ -38,7 +38,8 @@ def conversion_pairs(
     speakers: Collection[str] = (),
     targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
-    """Draw source utterances and other speakers, no pair of them twice.
+    """Draw source utterances and other speakers, no pair of them twice; empty
+    without two speakers.
 
     Arguments
     ---------
@@ -52,17 +53,6 @@ def conversion_pairs(
         Target speakers that the model knows by name; empty: any.
     targets : dict, optional
         Manifest of the target speakers; by default that of the sources.
-
-    Returns
-    -------
-    list of Pair
-        Empty without two speakers.
-
-    Example
-    -------
-    >>> manifest = {"a": {"spk_id": "ann"}, "b": {"spk_id": "bob"}}
-    >>> sorted(pair[:2] for pair in conversion_pairs(manifest, 9))
-    [('a', 'bob'), ('b', 'ann')]
     """
     sources = _by_speaker(manifest)
     voices = sources if targets is None else _by_speaker(targets)

@@ -34,8 +34,8 @@ def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
-    """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w): [frames,
-    bands] to [frames, 13]."""
+    """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w):
+    [frames, bands] to [frames, 13]."""
     bands = log_mels.shape[1]
     angles = math.pi * (torch.arange(bands) + 0.5) / bands
     waves = torch.cos(angles.unsqueeze(1) * torch.arange(1, _ORDER + 1))
@@ -112,13 +112,7 @@ def _magnitudes(wav, window, hop):
 
 
 def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
-    """Draw names at random.
-
-    Example
-    -------
-    >>> len(sample_names(["a", "b", "c"], 2))
-    2
-    """
+    """Draw names at random."""
     return set(
         random.Random(seed).sample(sorted(names), min(number, len(names)))
     )

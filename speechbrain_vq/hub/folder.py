@@ -33,26 +33,8 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """Find a file of a model folder.
 
     Links to places outside the folder are refused, those that the Hub's client
-    makes into its cache excepted.
-
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    name : str
-        The file's name.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file; the message says what is there instead.
-    ValueError
-        If it is a link to a place outside.
+    makes into its cache excepted. A FileNotFoundError says what is there
+    instead of a missing file.
     """
     folder = pathlib.Path(folder)
     path = folder / name
@@ -80,7 +62,7 @@ def check_is_there(path: pathlib.Path) -> None:
 
 
 def check_config(folder: pathlib.Path) -> None:
-    """Raise a ValueError for a ``config.json`` that is no json object.
+    """Refuse a ``config.json`` that is no json object.
 
     The model loads without it, but the Hub and other programs read it.
     """
@@ -132,18 +114,8 @@ def _homes(folder):
 
 
 def pickles_hint(names: Iterable[str]) -> str:
-    """Describe how to convert weights in files that can run code.
-
-    Arguments
-    ---------
-    names : iterable of str
-        Names of the files of a model.
-
-    Returns
-    -------
-    str
-        Last sentence of an error message; empty without such files.
-    """
+    """Describe how to convert weights in files that can run code: the last
+    sentence of an error message, empty without such files."""
     pickles = sorted(n for n in names if n.endswith(PICKLES))
     if not pickles:
         return ""
@@ -163,23 +135,7 @@ class Shape(NamedTuple):
 
 
 def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
-    """Read the shapes in the header of a weights file, by name.
-
-    Arguments
-    ---------
-    path : path
-        A safetensors file.
-
-    Returns
-    -------
-    dict
-        Shapes by the names of the tensors.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or no safetensors file.
-    """
+    """Read the shapes in the header of a safetensors file, by name."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     try:
@@ -291,24 +247,12 @@ def load_checkpoint(
     yaml: str,
     assign: bool = False,
 ) -> None:
-    """Load weights from a pickle without running code in it.
+    """Load weights from a file of ``torch.save`` without running code in it.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Module to load into; after an error it is not usable.
-    path : path
-        A file of ``torch.save``.
-    yaml : str
-        Name of the yaml of the module, for the error message.
-    assign : bool
-        Whether the tensors of the file replace the module's own.
-
-    Raises
-    ------
-    ValueError
-        If the file is not of tensors only, they do not fit, or have values
-        that are NaN or infinite.
+    After an error the module is not usable. ``yaml`` is the name of the yaml
+    that describes it; with ``assign`` the tensors of the file replace the
+    module's own. A ValueError tells if the file is not of tensors only, they do
+    not fit, or have values that are NaN or infinite.
     """
     path = pathlib.Path(path)
     try:
@@ -390,17 +334,7 @@ def copy_folder(
     output: str | pathlib.Path,
     modules: dict[str, nn.Module],
 ) -> None:
-    """Copy a model folder, with the weights that its modules have now.
-
-    Arguments
-    ---------
-    folder : path
-        The folder that the modules were loaded from.
-    output : path
-        The folder to write.
-    modules : dict
-        The modules by name.
-    """
+    """Copy a model folder, with the weights that its modules have now."""
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     inner = [

@@ -97,22 +97,7 @@ def load_folder(
     overrides: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Load the model of a folder; see ``load_pretrained``.
-
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    overrides : mapping, optional
-        Plain values in place of those of the yaml.
-    trust_remote_code : bool
-        Whether SpeechBrain's own loader reads the folder.
-
-    Returns
-    -------
-    dict
-        The hyperparameters; ``modules`` are loaded.
-    """
+    """Load the model of a folder; see ``load_pretrained``."""
     folder = pathlib.Path(folder)
     path = find_file(folder, HPARAMS)
     check_config(folder)
@@ -134,24 +119,12 @@ def load_folder(
 def load_named(
     folder: str | pathlib.Path, name: str, weights: pathlib.Path
 ) -> tuple[dict[str, Any], Any]:
-    """Load one module of a folder, whose yaml may be SpeechBrain's and have
-    it at the top or among ``modules``.
+    """Load one module of a folder, whose yaml may be SpeechBrain's and have it
+    at the top or among ``modules``.
 
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    name : str
-        Name of the module.
-    weights : pathlib.Path
-        A safetensors file with the weights of that module under its name, or
-        a file of ``torch.save`` with its state and nothing else.
-
-    Returns
-    -------
-    tuple
-        The plain values of the yaml, and the module. What the yaml has under
-        the name comes as it is where it is no module.
+    ``weights`` is a safetensors file with the weights of that module under its
+    name, or a file of ``torch.save`` with its state. Returns the plain values
+    of the yaml, and what it has under the name, a module or not.
     """
     path = find_file(folder, HPARAMS)
     is_safe = weights.suffix == pathlib.Path(WEIGHTS).suffix

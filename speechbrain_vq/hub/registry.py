@@ -23,19 +23,10 @@ MANY = MappingProxyType(
 class Buildable(NamedTuple):
     """Describe a class that a model folder may name.
 
-    Arguments
-    ---------
-    module : str
-        The module that has it.
-    name : str
-        Its name there.
-    limits : mapping
-        Largest values of arguments by name, where ``LARGEST`` is too large.
-    computed : bool
-        Whether its constructor computes tensors (filter banks, windows), and
-        so cannot run on the meta device.
-    cls : type, optional
-        The class itself, where it was registered.
+    ``limits`` are the largest values of arguments by name, where ``LARGEST`` is
+    too large; ``computed`` says that the constructor computes tensors (filter
+    banks, windows), and so cannot run on the meta device; ``cls`` is the class
+    itself, where it was registered.
     """
 
     module: str

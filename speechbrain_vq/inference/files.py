@@ -17,17 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 class FileResults(NamedTuple):
-    """Numbers of files that were processed and that failed.
-
-    Arguments
-    ---------
-    done : int
-        Number of files with a result, those of an earlier run included.
-    bad : dict
-        Reason for each file without one, by path.
-    existing : int
-        Number of results that existed before and were left as they are.
-    """
+    """Numbers of files ``done``, those of an earlier run included, of those
+    that were ``existing`` and were left as they are, and the reasons for
+    ``bad`` files by path."""
 
     done: int
     bad: dict[str, str]
@@ -84,37 +76,12 @@ def process_files(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
-    """Write a wav file for each audio file.
+    """Write a wav file for each audio file; see ``reconstruct_files``.
 
-    Arguments
-    ---------
-    places : iterable of path
-        Audio files and folders of them.
-    output : path
-        Output folder; for a single audio file also a file, such as
-        ``NAME.wav``. It may lie in a folder of audio files: earlier outputs
-        are not processed again.
-    write : callable
-        Function of the path of an audio file and that of the wav to write.
-    overwrite : bool
-        Whether to overwrite existing wav files.
-    progress : bool
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    FileResults
-        Number of files done, and the reasons for the others.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no audio files.
-    OSError
-        If a file cannot be written, as on a full disk.
-    ValueError
-        If two wav files would have one name, one would overwrite its source,
-        or there are several for one output file.
+    ``output`` is a folder, for a single audio file also a file, such as
+    ``NAME.wav``. It may lie in a folder of audio files: earlier outputs are not
+    processed again. ``write`` gets the path of an audio file and that of the
+    wav.
     """
     outputs = _output_paths(find_audio(places), pathlib.Path(output))
     existing = {path for path in outputs.values() if path.exists()}

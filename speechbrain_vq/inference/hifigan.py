@@ -279,24 +279,8 @@ def one_by_one(
     """Synthesize utterances one by one, without the padding, which would be
     mixed into their ends.
 
-    Arguments
-    ---------
-    synthesize : callable
-        Function from [1, T, ...], and a row of each of the others, to
-        [1, samples].
-    frames : torch.Tensor
-        Features or tokens, [B, T, ...].
-    lengths : torch.Tensor, optional
-        Relative lengths, [B]; by default all of 1.
-    hop_length : int
-        Samples per frame.
-    *others : torch.Tensor
-        Further inputs, such as speaker embeddings, [B, ...].
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms, [B, T * hop_length], zero beyond their lengths.
+    ``synthesize`` maps frames [1, T, ...], and a row of each of the others, to
+    [1, samples]. Returns [B, T * hop_length], zero beyond the relative lengths.
     """
     numbers = frame_mask(frames, lengths).sum(1).tolist()
     longest = frames.shape[1] * hop_length

@@ -140,21 +140,6 @@ def tokenize_to(
 def format_of(output: str | os.PathLike) -> str:
     """Return the format that the name of an output stands for.
 
-    Arguments
-    ---------
-    output : path
-        A name that ends in ``.jsonl`` or ``.npz``, or that of a folder.
-
-    Returns
-    -------
-    str
-        ``"jsonl"``, ``"npz"`` or ``"hf-dataset"``.
-
-    Raises
-    ------
-    ValueError
-        If it ends in something else.
-
     Example
     -------
     >>> format_of("tokens.npz"), format_of("results/tokens")
@@ -455,13 +440,7 @@ def _resume(partial, model):
 
 
 def parse_line(text: bytes) -> dict:
-    """Parse a line of a token file, of any model.
-
-    Raises
-    ------
-    ValueError
-        If it is no json object with tokens.
-    """
+    """Parse a line of a token file, of any model; a ValueError if it is none."""
     try:
         line = json.loads(text)
     except ValueError as error:

@@ -76,16 +76,11 @@ def make_card(
     problems : list of str
         Reasons not to export the model, if it was exported by force.
     files : dict
-        Names of the ``example``, its ``example_tokens`` and the ``plots``.
+        What ``write_example`` returned.
     front_matter : dict
         Front matter to add or to replace: ``license``, ``language``.
     section : dict
         Section ``inference`` of the training's yaml.
-
-    Returns
-    -------
-    ModelCard
-        The card.
     """
     name = source.rsplit("/", 1)[-1]
     front_matter = {**section["card"], **front_matter}
@@ -104,22 +99,9 @@ def make_card(
 
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
-    """Replace the source of a card's own model, and of no other.
-
-    Arguments
-    ---------
-    card : str
-        Text of the card.
-    source : str
-        Source that an unmarked card loads its own model from: the name of its
-        folder.
-    repo_id : str
-        Repository to load the model from, ``org/name``.
-
-    Returns
-    -------
-    str
-        The card with the model's own line changed.
+    """Replace the source of a card's own model by a repository, and of no
+    other. An unmarked card loads its own model from ``source``, its folder's
+    name.
 
     Example
     -------

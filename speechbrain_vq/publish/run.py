@@ -33,21 +33,10 @@ CORPUS_FILE = "trained_on.json"
 
 
 class Corpus(NamedTuple):
-    """Describe the training data of a run.
-
-    Arguments
-    ---------
-    known : bool
-        Whether the training data is known.
-    name : str, optional
-        Name of the corpus. None: a user's own recordings.
-    minutes : float, optional
-        Amount of speech in minutes, where known.
-    languages : tuple
-        Codes of the languages.
-    example : pathlib.Path, optional
-        Utterance of the test set that may be published.
-    """
+    """Describe the training data of a run: whether it is known, the name of the
+    corpus (None: a user's own recordings), the minutes of speech where known,
+    the codes of the languages, and an utterance of the test set that may be
+    published."""
 
     known: bool = False
     name: str | None = None
@@ -79,24 +68,8 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | pathlib.Path) -> "Run":
-        """Open the output folder of a run.
-
-        Arguments
-        ---------
-        folder : path
-            Folder that SpeechBrain's ``create_experiment_directory`` made, so
-            that no reference in its yaml is left to resolve.
-
-        Returns
-        -------
-        Run
-            The run.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder is not that of a run.
-        """
+        """Open the folder that ``create_experiment_directory`` made, so that no
+        reference in its yaml is left to resolve."""
         path = pathlib.Path(folder) / HPARAMS
         if not path.is_file():
             raise FileNotFoundError(
@@ -244,25 +217,7 @@ class Run:
 
 
 def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """Read the state dict of a module from a checkpoint.
-
-    Arguments
-    ---------
-    checkpoint : Checkpoint
-        Checkpoint of a run.
-    name : str
-        Name of the module.
-
-    Returns
-    -------
-    dict
-        The state dict, on the CPU.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the checkpoint lacks the module.
-    """
+    """Read the state dict of a module from a checkpoint, on the CPU."""
     path = checkpoint.path / f"{name}.ckpt"
     if not path.is_file():
         raise FileNotFoundError(
@@ -273,18 +228,8 @@ def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def read_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves.
-
-    Arguments
-    ---------
-    checkpoint : Checkpoint
-        Checkpoint of a run.
-
-    Returns
-    -------
-    dict
-        States by name; empty for a plain Brain, which saves none.
-    """
+    """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves;
+    empty for a plain Brain, which saves none."""
     if not (checkpoint.path / "codebook_trainer.ckpt").is_file():
         return {}
     return read_state(checkpoint, "codebook_trainer")
@@ -296,16 +241,6 @@ def in_warmup(checkpoint: Checkpoint) -> bool:
     ``AtomicCheckpointer`` notes it in the meta; any other Checkpointer of a VQ
     Brain saves it with the trainer's state. Runs of version 0.1 hold it in the
     states of their quantizers, see ``validate.find_problems``.
-
-    Arguments
-    ---------
-    checkpoint : Checkpoint
-        Checkpoint of a run.
-
-    Returns
-    -------
-    bool
-        Whether nothing was quantized yet.
     """
     if checkpoint.meta.get("vq_warmup"):
         return True

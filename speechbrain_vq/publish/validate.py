@@ -51,18 +51,7 @@ class ExportRefused(ValueError):
 
 
 def check_output_folder(output: pathlib.Path) -> None:
-    """Refuse to replace anything but an exported model.
-
-    Arguments
-    ---------
-    output : pathlib.Path
-        Folder to export to.
-
-    Raises
-    ------
-    FileExistsError
-        If the path is a file or a link, or the folder holds other files.
-    """
+    """Refuse to replace anything but an exported model."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise FileExistsError(f"{output} is no folder: give another place.")
     names = {p.name for p in output.iterdir()} if output.is_dir() else set()
@@ -75,13 +64,7 @@ def check_output_folder(output: pathlib.Path) -> None:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be a repository on the Hub, ``organisation/name``.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be one.
-    """
+    """Refuse what cannot be a repository on the Hub, ``organisation/name``."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
@@ -95,13 +78,7 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def check_license(license: str) -> None:
-    """Refuse a license that the Hub has no name for.
-
-    Raises
-    ------
-    ValueError
-        If it has none.
-    """
+    """Refuse a license that the Hub has no name for."""
     if str(license) not in LICENSES:
         raise ValueError(
             f"The Hub has no license '{license}'."
@@ -113,35 +90,13 @@ def check_license(license: str) -> None:
 def find_quantizers(
     modules: dict[str, torch.nn.Module],
 ) -> dict[str, VectorQuantizer]:
-    """Find the quantizers among modules and their submodules.
-
-    Arguments
-    ---------
-    modules : dict
-        Modules by name.
-
-    Returns
-    -------
-    dict
-        Quantizers by dotted name.
-    """
+    """Find the quantizers among modules and their submodules, by dotted name."""
     named = torch.nn.ModuleDict(modules).named_modules()
     return {n: m for n, m in named if isinstance(m, VectorQuantizer)}
 
 
 def check_finite(states: dict[str, dict[str, Any]]) -> None:
-    """Refuse weights that are NaN or infinite, even under ``force``.
-
-    Arguments
-    ---------
-    states : dict
-        State dicts of the checkpoint by module.
-
-    Raises
-    ------
-    ExportRefused
-        If a value is NaN or infinite; the message names its tensor.
-    """
+    """Refuse weights that are NaN or infinite, even under ``force``."""
     broken = [
         f"'{module}.{name}'"
         for module, state in states.items()
@@ -160,22 +115,8 @@ def find_problems(
     states: dict[str, dict[str, Any]],
     checkpoint: Checkpoint,
 ) -> list[str]:
-    """List the reasons not to export a model.
-
-    Arguments
-    ---------
-    quantizers : dict
-        Quantizers of the model by name.
-    states : dict
-        State dicts of the checkpoint by module.
-    checkpoint : Checkpoint
-        Checkpoint of the run.
-
-    Returns
-    -------
-    list of str
-        One sentence a problem: a quantizer in its warm-up, dead codebooks.
-    """
+    """List the reasons not to export a model, one sentence each: a quantizer in
+    its warm-up, dead codebooks."""
     if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
         return [
             "The model is still in its warm-up, where nothing is quantized: "
@@ -192,23 +133,9 @@ def find_problems(
 def describe_dead_codebook(
     name: str, codebook_size: int, meta: dict[str, float]
 ) -> str | None:
-    """Describe the usage of a dead codebook.
-
-    Usage is measured over the validation set or, without one, in training.
-
-    Arguments
-    ---------
-    name : str
-        Name of the quantizer.
-    codebook_size : int
-        Number of codes.
-    meta : dict
-        Metrics of the checkpoint, as ``VQMixin`` saves them.
-
-    Returns
-    -------
-    str or None
-        A sentence; None if the codebook is in use, or usage is unknown.
+    """Describe the usage of a dead codebook from the metrics of a checkpoint,
+    over the validation set or, without one, in training. None if the codebook
+    is in use, or usage is unknown.
 
     Example
     -------
