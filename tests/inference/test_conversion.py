@@ -328,7 +328,7 @@ def test_the_command(models, load, folder, tmp_path, caplog):
     assert "1 of 1 files" in caplog.text and "there already" in caplog.text
     assert (output / "a.wav").read_bytes() == before
     anew = run(folder / "a.wav", *options, *a, "--overwrite")
-    assert anew.exit_code == 0 and "1 files done, 0 left out." in anew.stdout
+    assert anew.exit_code == 0 and "1 file done, 0 left out." in anew.stdout
     assert (output / "a.wav").read_bytes() != before
     # One that is there, two that are not.
     some = ("--target", "s5", "--out", tmp_path / "some")

@@ -458,14 +458,6 @@ def test_xet_that_the_server_lacks(hub, folder, monkeypatch):
     assert hub.repo(ID).head() == before
 
 
-def test_with_xet(hub, folder, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    hub.xet = True
-    push_to_hub(folder, ID)
-    assert is_same(hub, folder)
-    assert len(hub.calls("POST", "/commit/")) == 1
-
-
 # ---- the command
 
 
