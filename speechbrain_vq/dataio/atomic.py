@@ -15,21 +15,11 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Write a file whole or not at all.
+    """Write a file, in an existing folder, whole or not at all.
 
-    The file is written under a temporary name in the same folder and renamed
-    at the end. After an error the temporary file is removed, and the previous
-    file is unchanged.
-
-    Arguments
-    ---------
-    path : path
-        The file to write, in an existing folder.
-
-    Yields
-    ------
-    pathlib.Path
-        The temporary name to write to, unique to this process.
+    The file is written under the temporary name that this yields, in the same
+    folder and unique to this process, and renamed at the end. After an error
+    the temporary file is removed, and the previous file is unchanged.
 
     Example
     -------
@@ -47,23 +37,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Make a folder, and remove it again if it is empty in the end.
-
-    Arguments
-    ---------
-    path : path
-        The folder; its parents are made and removed with it.
-
-    Yields
-    ------
-    pathlib.Path
-        The folder.
-
-    Example
-    -------
-    >>> with made_folder("results/wavs"):  # doctest: +SKIP
-    ...     write_wavs("results/wavs")
-    """
+    """Make a folder and its parents, and remove those that are empty in the
+    end."""
     path = pathlib.Path(os.path.abspath(path))
     new = [p for p in (path, *path.parents) if not p.exists()]
     path.mkdir(parents=True, exist_ok=True)
@@ -77,17 +52,8 @@ def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Write a folder whole or not at all; see ``replace_folder``.
-
-    Arguments
-    ---------
-    path : path
-        The folder to write.
-
-    Yields
-    ------
-    pathlib.Path
-        An empty folder of the same name to fill, on the same file system.
+    """Write a folder whole or not at all, by filling the empty one of the same
+    name that this yields; see ``replace_folder``.
 
     Example
     -------

@@ -94,51 +94,15 @@ def read_audio(
     start: float = 0.0,
     duration: float | None = None,
 ) -> torch.Tensor:
-    """Read a file, or a piece of it, as one channel at a given sampling rate.
-
-    Arguments
-    ---------
-    path : path
-        Audio file in any format that libsndfile reads.
-    sample_rate : int
-        Sampling rate of the output in Hz; other rates are resampled.
-    start : float
-        Position to read from, in seconds.
-    duration : float, optional
-        Seconds to read; by default to the end.
-
-    Returns
-    -------
-    torch.Tensor
-        Samples in [-1, 1], the mean of the channels, [T].
-
-    Raises
-    ------
-    AudioError
-        See ``audio_blocks``.
-    """
+    """Read a file, or a piece of it, as one channel at a given sampling rate;
+    see ``audio_blocks``."""
     blocks = audio_blocks(path, sample_rate, start=start, duration=duration)
     return torch.cat(list(blocks))
 
 
 def check_audio(path: str | os.PathLike) -> float:
-    """Check that a file can be read to its end, decoding only that end.
-
-    Arguments
-    ---------
-    path : path
-        Audio file.
-
-    Returns
-    -------
-    float
-        Length in seconds.
-
-    Raises
-    ------
-    AudioError
-        See ``audio_blocks``.
-    """
+    """Return the length of a file in seconds, and check that it can be read to
+    its end, decoding only that end; see ``audio_blocks`` for the AudioError."""
     # Corpora of FLAC are large, and a second stream in it takes reading all.
     with _open(path, scan=False) as (file, name):
         if file.frames >= _UNKNOWN_LENGTH:
@@ -322,24 +286,13 @@ def _is_joined_mp3(data):
 
 
 def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Convert waveforms to a batch of one channel in fp32.
-
-    Arguments
-    ---------
-    wavs : torch.Tensor or numpy.ndarray
-        Waveforms, [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit integers.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms in [-1, 1], [B, T].
+    """Convert waveforms [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit
+    integers, to a batch of one channel in fp32, [B, T] in [-1, 1].
 
     Raises
     ------
-    TypeError
-        If they are no tensor or array, or of another type of number.
-    ValueError
-        If they have another shape.
+    TypeError, ValueError
+        If they are no tensor or array, or of another type or shape.
 
     Example
     -------

@@ -83,13 +83,7 @@ def token_agreement(
     source: torch.Tensor, converted: torch.Tensor
 ) -> tuple[int, int]:
     """Count the frames of tokens [T, C] that agree, and all frames; those
-    beyond the shorter sequence disagree.
-
-    Example
-    -------
-    >>> token_agreement(torch.tensor([[1], [2]]), torch.tensor([[1], [3], [3]]))
-    (1, 3)
-    """
+    beyond the shorter sequence disagree."""
     both = min(len(source), len(converted))
     same = (source[:both] == converted[:both]).all(1)
     return int(same.sum()), max(len(source), len(converted))

@@ -21,13 +21,7 @@ def phones_at(
     phones: Sequence[tuple[float, float, str]], times: Sequence[float]
 ) -> list:
     """Look up the phone at each of some sorted times, None between phones;
-    phones are (start, end, phone) in seconds, in order.
-
-    Example
-    -------
-    >>> phones_at([(0.0, 0.1, "a"), (0.1, 0.3, "b")], [0.05, 0.1, 0.4])
-    ['a', 'b', None]
-    """
+    phones are (start, end, phone) in seconds, in order."""
     names, index = [], 0
     for time in times:
         while index < len(phones) and phones[index][1] <= time:

@@ -15,25 +15,13 @@ TOLERANCE = 0.02
 
 def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
     """Return the times in seconds at which units change, in any codebook of
-    tokens [T, C].
-
-    Example
-    -------
-    >>> unit_boundaries(torch.tensor([[4], [4], [7], [7], [2]]), 50)
-    [0.04, 0.08]
-    """
+    tokens [T, C]."""
     changes = (tokens[1:] != tokens[:-1]).any(1).nonzero()[:, 0] + 1
     return [int(change) / token_rate for change in changes]
 
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
-    """Return starts and ends of phones, but the first start and the last end.
-
-    Example
-    -------
-    >>> phone_boundaries([(0, 0.1, "a"), (0.1, 0.2, "b"), (0.3, 0.4, "c")])
-    [0.1, 0.2, 0.3]
-    """
+    """Return starts and ends of phones, but the first and the last."""
     times = {time for start, end, _ in phones for time in (start, end)}
     return sorted(times)[1:-1]
 

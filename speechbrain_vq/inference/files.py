@@ -57,12 +57,9 @@ def reconstruct_files(
 
     Raises
     ------
-    FileNotFoundError
-        If there are no audio files.
-    OSError
-        If a file cannot be written, as on a full disk.
-    ValueError
-        If two wav files would have one name, or one would overwrite its source.
+    ValueError, OSError
+        If there are no audio files, two wav files would have one name, one would
+        overwrite its source, or one cannot be written, as on a full disk.
     """
     return process_files(
         places, folder, tokenizer.reconstruct_file, overwrite, progress

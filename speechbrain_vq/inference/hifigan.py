@@ -49,20 +49,8 @@ class HifiGAN(nn.Module):
     def forward(
         self, mels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Synthesize waveforms.
-
-        Arguments
-        ---------
-        mels : torch.Tensor
-            Log-mels, [B, T, M].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B]; by default all of 1.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, samples], zero at padding.
-        """
+        """Synthesize waveforms [B, samples], zero at padding, from log-mels
+        [B, T, M] of relative lengths [B]."""
         return one_by_one(self._synthesize, mels, lengths, self.hop_length)
 
     def _synthesize(self, mels):
@@ -78,18 +66,8 @@ class HifiGAN(nn.Module):
         return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuse a tokenizer whose features it was not trained on.
-
-        Arguments
-        ---------
-        tokenizer : VQTokenizer
-            The tokenizer.
-
-        Raises
-        ------
-        ValueError
-            If the features differ; the message names both.
-        """
+        """Refuse a tokenizer whose features it was not trained on; the
+        ValueError names both."""
         if tokenizer.decodes_to_samples:
             raise ValueError(
                 f"The decoder of {tokenizer.source} outputs waveforms itself, "
@@ -160,27 +138,9 @@ class UnitVocoder(nn.Module):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Synthesize waveforms.
-
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            Tokens, [B, T] or [B, T, C].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B]; by default all of 1.
-        speaker : torch.Tensor, optional
-            Speaker embeddings, [B, S]; by default that of the average voice.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, samples], zero at padding.
-
-        Raises
-        ------
-        ValueError
-            If there is no such token.
-        """
+        """Synthesize waveforms [B, samples], zero at padding, from tokens [B,
+        T] or [B, T, C] of relative lengths [B], in the voice of speaker
+        embeddings [B, S], by default the average voice."""
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
         size = self.settings["codebook_size"]
         books = self.settings["num_codebooks"]
@@ -209,18 +169,8 @@ class UnitVocoder(nn.Module):
         return wavs[:, 0, : number * self.hop_length]
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuse a tokenizer that it was not trained with.
-
-        Arguments
-        ---------
-        tokenizer : VQTokenizer
-            The tokenizer.
-
-        Raises
-        ------
-        ValueError
-            If it is another one; the message names both.
-        """
+        """Refuse a tokenizer that it was not trained with; the ValueError names
+        both."""
         ours = unit_settings(tokenizer)
         _check_same(
             self,

@@ -160,32 +160,12 @@ subfolder
     def from_pretrained(
         cls, source: str | pathlib.Path, **options: Any
     ) -> "VQPretrained":
-        """Load a model, by the Hub's usual name of ``from_hparams``.
-
-        Arguments
-        ---------
-        source : path or str
-            A folder, or the id of a model on the Hub.
-        **options
-            See ``from_hparams``.
-
-        Returns
-        -------
-        VQPretrained
-            The model, in evaluation mode.
-        """
+        """Load a model, by the Hub's usual name of ``from_hparams``."""
         return cls.from_hparams(source, **options)
 
     def save_pretrained(self, folder: str | pathlib.Path) -> None:
-        """Write the model, with the weights that it has now.
-
-        The folder loads as the one did that the model is from.
-
-        Arguments
-        ---------
-        folder : path
-            A folder, which is made if there is none. Files of the same names
-            are written over, others stay.
+        """Write the model, with the weights that it has now, to a folder that
+        loads as the one did that it is from. Other files in the folder stay.
 
         Raises
         ------

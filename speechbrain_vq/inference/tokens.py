@@ -71,11 +71,6 @@ def tokenize_files(
     -------
     FileResults
         Number of files done, and the reasons for the others.
-
-    Raises
-    ------
-    BlockingIOError, ValueError
-        See ``tokenize_to``.
     """
     return _tokenize(
         paths, tokenizer, output, "jsonl", False, batch_seconds, progress
@@ -189,21 +184,10 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
 
 
 def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
-    """Write tokens to an npz file of NumPy.
+    """Write tokens, as ``read_tokens`` gives them, to an npz file of NumPy.
 
-    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``.
-
-    Arguments
-    ---------
-    rows : iterable of dict
-        Tokens of audio files, as ``read_tokens`` gives them.
-    output : path
-        File to write.
-
-    Raises
-    ------
-    ValueError
-        If there are no tokens.
+    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Without
+    tokens there is a ValueError.
 
     Example
     -------
@@ -230,14 +214,8 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
 
 
 def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
-    """Write tokens to a data set of Hugging Face's ``datasets``.
-
-    Arguments
-    ---------
-    rows : iterable of dict
-        Tokens of audio files, as ``read_tokens`` gives them.
-    folder : path
-        Folder to write, for ``datasets.load_from_disk``.
+    """Write tokens, as ``read_tokens`` gives them, to a folder for
+    ``datasets.load_from_disk``.
 
     Example
     -------
