@@ -20,7 +20,6 @@ from speechbrain_vq.evaluation.judges import Whisper, load_judge
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.inference import tokenize_files
-from speechbrain_vq.inference.hifigan import HifiGAN
 
 RATE = 16000
 TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}
@@ -410,17 +409,7 @@ def test_tokens_of_other_kinds_are_told(name, corpus, tmp_path):
     assert "There is no folder 'nomodel'" in nowhere.output
 
 
-def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
-    """Or a decoder that writes samples itself."""
-
-    class Vocoder(HifiGAN):
-        def __init__(self):
-            torch.nn.Module.__init__(self)
-            self.source = "a gan"
-
-        def forward(self, mels, lengths=None):
-            return torch.full((1, mels.shape[1] * 160), 0.1)
-
+def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
     heard = []
 
     def hears(audio, sample_rate, entry):
@@ -431,17 +420,12 @@ def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
         bundled("mini"), run_opts={"device": "cpu"}
     )
     options = {"max_reconstructed": 1, "replicates": 0, "judges": [hears]}
-    model.vocoder = Vocoder()
-    found = evaluate(model, corpus / "test.json", **options)
-    assert found.settings["vocoder"] == "a gan"
-    assert heard[0].unique().tolist() == pytest.approx([0.1])
-    model.vocoder = None
     model.mods.decoder.generate = lambda vectors, speaker, lengths: torch.randn(
         1, vectors.shape[1] * 320
     )
     found = evaluate(model, corpus / "test.json", **options)
     assert found.settings["vocoder"].endswith("writes samples")
-    assert len(heard) == 2 and len(heard[1].unique()) > 1000
+    assert len(heard[0].unique()) > 1000
 
 
 def test_judges_are_found_by_name(corpus):

@@ -41,12 +41,6 @@ def test_from_a_folder(folder, tmp_path, strategy):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_from_a_savedir_alone(folder, tmp_path):
-    savedir = str(tmp_path / "save")
-    load(str(folder), savedir=savedir, local_strategy=LocalStrategy.COPY)
-    assert holds(load(savedir, savedir=savedir).mods, make_weights())
-
-
 @pytest.mark.parametrize("with_savedir", [True, False])
 def test_from_the_hub(hub, folder, tmp_path, with_savedir):
     old = hub.put("lab/model", read_files(folder))
@@ -56,13 +50,6 @@ def test_from_the_hub(hub, folder, tmp_path, with_savedir):
     assert holds(load("lab/model", savedir=savedir).mods, make_weights(1))
     pinned = load("lab/model", fetch_config=FetchConfig(revision=old))
     assert holds(pinned.mods, make_weights(0))
-
-
-def test_private_with_the_token_asked_for(hub, folder, monkeypatch):
-    hub.put("lab/model", read_files(folder), private=True)
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    model = load("lab/model", fetch_config=FetchConfig(token=True))
-    assert holds(model.mods, make_weights())
 
 
 @pytest.mark.parametrize("what", ["missing", "unknown", "shape"])

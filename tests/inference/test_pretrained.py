@@ -66,8 +66,9 @@ def test_the_normalizer_of_audio_is_not_of_the_yaml(model):
 
 
 @pytest.mark.parametrize("form", [dict, RunOptions])
-def test_run_options_of_the_caller_count(model, form):
-    options = form(device="cpu", eval_precision="bf16")
+@pytest.mark.parametrize("name", ["precision", "eval_precision"])
+def test_run_options_of_the_caller_count(model, form, name):
+    options = form(device="cpu", **{name: "bf16"})
     tokenizer = VQTokenizer.from_hparams(model, run_opts=options)
     assert tokenizer.compute_precision == "bf16"
     assert tokenizer.device == "cpu"

@@ -47,8 +47,9 @@ def commits(hub):
 
 
 def test_one_commit_with_all_files(hub, folder):
-    url = push_to_hub(folder, ID)
+    url = push_to_hub(folder, ID, commit_description="Long")
     assert url == f"{hub.url}/{ID}/commit/{hub.repo(ID).head()}"
+    assert hub.repo(ID).commits()[0].message == "Long"
     assert is_same(hub, folder)
     assert len(hub.calls("POST", "/commit/")) == 1
     assert not hub.repo(ID).private
@@ -121,13 +122,6 @@ def test_files_of_another_kind_of_model_stay(hub, folder):
     assert hub.repo(ID).files()["example.wav"] == b"theirs"
 
 
-def test_private(hub, folder):
-    push_to_hub(folder, ID, private=True)
-    assert hub.repo(ID).private
-    push_to_hub(folder, ID)
-    assert hub.repo(ID).private
-
-
 def test_private_into_a_public_one_is_refused(hub, folder):
     head = hub.put(ID, {"README.md": "hi"})
     with pytest.raises(HubError, match="exists and is public"):
@@ -193,12 +187,6 @@ def test_a_tag_that_fails_says_what_was_done(hub, folder):
     assert hub.repo(ID).refs["refs/tags/v1"] == url.split("/")[-1]
 
 
-def test_message(hub, folder):
-    push_to_hub(folder, ID, commit_message="Hi", commit_description="Long")
-    commit = hub.repo(ID).commits()[0]
-    assert (commit.title, commit.message) == ("Hi", "Long")
-
-
 # ---- folders that are refused before anything is asked
 
 
@@ -207,15 +195,9 @@ def test_message(hub, folder):
 )
 def test_an_incomplete_folder(hub, folder, name):
     (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=name):
-        push_to_hub(folder, ID)
-    assert not hub.log
-
-
-def test_no_folder(hub, tmp_path):
-    with pytest.raises(FileNotFoundError) as raised:
-        push_to_hub(tmp_path / "nope", ID)
-    assert str(raised.value) == f"There is no folder '{tmp_path / 'nope'}'."
+    for place, what in ((folder, name), (folder / "no", "There is no folder")):
+        with pytest.raises(FileNotFoundError, match=what):
+            push_to_hub(place, ID)
     assert not hub.log
 
 
