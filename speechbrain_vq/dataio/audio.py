@@ -328,25 +328,12 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
 def find_audio(
     places: Iterable[str | os.PathLike],
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """List audio files and those in folders.
+    """List audio files, whatever their names, and those in folders and their
+    subfolders that are named like audio. Hidden files are not listed; audio of
+    formats that cannot be read is, so that it can be reported.
 
-    Arguments
-    ---------
-    places : iterable of path
-        Files, listed whatever their names, and folders, searched with their
-        subfolders for files named like audio. Hidden files are not listed;
-        audio of formats that cannot be read is, so that it can be reported.
-
-    Returns
-    -------
-    dict
-        From each file, once and in order, to its path within the folder
-        given, or its name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
+    Returns, for each file, once and in order, its path within the folder given,
+    or its name. Without any, there is a FileNotFoundError.
     """
     files, places = {}, [pathlib.Path(place) for place in places]
     endings = audio_endings() | _UNSUPPORTED

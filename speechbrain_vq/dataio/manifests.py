@@ -61,20 +61,8 @@ def read_manifest(
 
     Entries have ``wav``, ``length``, and where known ``spk_id``, ``gender``,
     ``words`` and ``phones`` (start, end, name) in order of time. Numbers that
-    name a speaker become text.
-
-    Arguments
-    ---------
-    path : path
-        The manifest.
-    data_root : path, optional
-        Folder to substitute for ``{data_root}``; by default that of
-        ``corpus.json`` beside the manifest, or else the manifest's folder.
-
-    Returns
-    -------
-    dict
-        From utterance id to entry.
+    name a speaker become text. ``{data_root}`` becomes ``data_root``, or else
+    that of ``corpus.json`` beside the manifest, or the manifest's folder.
 
     Raises
     ------
@@ -194,28 +182,11 @@ def utterance(
     words: str = "",
     phones: Iterable = (),
 ) -> dict:
-    """Make a manifest entry.
+    """Make a manifest entry: the path of the audio is relative to
+    ``data_root``, times are in seconds, ``phones`` are (start, end, name).
 
-    Arguments
-    ---------
-    path : str
-        Path of the audio, relative to ``data_root``.
-    length : float
-        Length in seconds.
-    speaker : str
-        Name of the speaker.
-    lang : str
-        Code of the language.
-    words : str
-        Transcript.
-    phones : iterable
-        Phones as (start, end, name), in seconds.
-
-    Returns
-    -------
-    dict
-        The entry. Braces are doubled, those of ``{data_root}`` excepted, so
-        that SpeechBrain's replacements leave names and texts alone.
+    Braces are doubled, those of ``{data_root}`` excepted, so that SpeechBrain's
+    replacements leave names and texts alone.
 
     Example
     -------
@@ -235,16 +206,8 @@ def utterance(
 def write_corpus(
     folder: pathlib.Path, utts: dict[str, dict], corpus: dict
 ) -> None:
-    """Write the manifests, the item file and, last, ``corpus.json``.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Output folder; created if absent.
-    utts : dict
-        From split to a dict from utterance id to entry, see ``utterance``.
-    corpus : dict
-        Parameters of the preparation, for ``corpus.json``.
+    """Write the manifests of ``utts``, entries by split and utterance id, the
+    item file and, last, ``corpus.json`` with the parameters of the preparation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.json").unlink(missing_ok=True)

@@ -69,7 +69,8 @@ def make_cells(
     seed: int = 0,
     max_pairs: int | None = None,
 ) -> Cells:
-    """Make the cells of an ABX error; arguments as those of ``abx_error``.
+    """Make the cells of an ABX error, see ``abx_error``, with at most
+    ``max_x_across`` speakers of X for a phone, speaker and neighbours.
 
     If they have more than ``max_pairs`` of items to warp, cells are drawn at
     random in rounds, each with one cell of every phone and speaker, so that
@@ -162,10 +163,10 @@ def abx_error(
 
     A and X are of one phone and B of another, A and B of one speaker, and X of
     the same one (``speaker="within"``) or of another (``"across"``); with
-    ``context="within"`` all three have the same neighbours. A triple is an
-    error if X is nearer to B than to A, and half an error in a tie. Errors
-    are averaged over triples, then over neighbours and speakers of X, then
-    over speakers of A and B, then over pairs of phones.
+    ``context="within"`` all three have the same neighbours, with ``"any"`` any.
+    A triple is an error if X is nearer to B than to A, and half an error in a
+    tie. Errors are averaged over triples, then over neighbours and speakers of
+    X, then over speakers of A and B, then over pairs of phones.
 
     Arguments
     ---------
@@ -173,18 +174,13 @@ def abx_error(
         Frames of each item, [T, D], at least one.
     items : sequence of Item
         The items; ``subsample`` bounds their number.
-    speaker, context : str
-        ``"within"`` or ``"across"``, and ``"within"`` or ``"any"``.
+    speaker, context, max_x_across, seed
+        As for ``make_cells``.
     distance : callable
         Distance of frames: ``angular`` of vectors, ``identity`` of codes.
-    max_x_across : int, optional
-        Greatest number of speakers of X for a phone, speaker and neighbours;
-        None: no limit.
     weights : torch.Tensor, optional
         Weight of each item in each bootstrap replicate, [N, R]; that of a
         triple is the product.
-    seed : int
-        Random seed of the speakers of X.
     cells : sequence of Cell, optional
         The cells to compare; absent: all of ``make_cells``.
 

@@ -38,22 +38,10 @@ def conversion_pairs(
     speakers: Collection[str] = (),
     targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
-    """Draw source utterances and other speakers, no pair of them twice; empty
-    without two speakers.
-
-    Arguments
-    ---------
-    manifest : dict
-        Manifest of the sources, from name to entry.
-    number : int
-        Greatest number of pairs.
-    seed : int
-        Random seed.
-    speakers : collection of str
-        Target speakers that the model knows by name; empty: any.
-    targets : dict, optional
-        Manifest of the target speakers; by default that of the sources.
-    """
+    """Draw at most ``number`` source utterances and other speakers, no pair of
+    them twice; empty without two speakers. ``speakers`` are the target speakers
+    that the model knows by name, empty: any; ``targets`` the manifest of the
+    target speakers, by default that of the sources."""
     sources = _by_speaker(manifest)
     voices = sources if targets is None else _by_speaker(targets)
     draw = random.Random(seed)

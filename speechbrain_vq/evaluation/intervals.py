@@ -18,26 +18,14 @@ def estimate(
     quantity: Quantity = UNNAMED,
     cases: int = 1,
 ) -> Estimate:
-    """Compute a 95 % confidence interval from bootstrap replicates.
+    """Compute a 95 % confidence interval from the value on the data and on each
+    bootstrap replicate, [1 + R]; ``cases`` is the number of utterances.
 
     It is 1.96 standard errors to both sides (Efron and Tibshirani, An
     Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
     quantity; see ``clip_interval``. Percentiles are not used: entropies of
     resampled data are biased downwards, so the percentile interval may exclude
     the value itself.
-
-    Arguments
-    ---------
-    values : torch.Tensor or iterable of float
-        Value on the data, then on each replicate, [1 + R].
-    quantity : Quantity
-        Label, unit and bounds.
-    cases : int
-        Number of utterances behind the value.
-
-    Returns
-    -------
-    Estimate
 
     Example
     -------

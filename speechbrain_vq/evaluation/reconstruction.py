@@ -43,28 +43,12 @@ def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
 
 
 def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Compute MCD, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek, 1993), as
-    the mean along the path of dynamic time warping.
+    """Compute MCD in dB, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek,
+    1993), of two ``mel_cepstra``, as the mean along the path of dynamic time
+    warping.
 
     It depends on the number of bands and coefficients: compare only values
     of the same implementation.
-
-    Arguments
-    ---------
-    x, y : torch.Tensor
-        Cepstra as ``mel_cepstra`` returns them, [frames, order].
-
-    Returns
-    -------
-    float
-        Distortion in dB.
-
-    Example
-    -------
-    >>> x = torch.zeros(4, 2)
-    >>> y = torch.tensor([[3.0, 4.0]]).expand(6, 2)
-    >>> mel_cepstral_distortion(x, y) * math.log(10) / 10 / math.sqrt(2)
-    5.0
     """
     # By matrix products, the distance of a frame to itself would not be 0.
     exact = "donot_use_mm_for_euclid_dist"

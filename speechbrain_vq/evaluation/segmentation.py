@@ -51,25 +51,12 @@ def segmentation_scores(
     hits: float, detected: float, reference: float
 ) -> dict[str, float]:
     """Compute precision, recall, F1, over-segmentation and the R-value
-    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6).
+    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6) of numbers
+    of matches, of detected and of reference boundaries; nan where a denominator
+    is 0.
 
     The R-value is 1 in the ideal case, and lower the farther recall and
     over-segmentation are from it; random boundaries do not raise it.
-
-    Arguments
-    ---------
-    hits, detected, reference : float
-        Numbers of matches, of detected and of reference boundaries.
-
-    Returns
-    -------
-    dict
-        Scores; nan where a denominator is 0.
-
-    Example
-    -------
-    >>> segmentation_scores(10, 10, 10)["r_value"]
-    1.0
     """
     precision = hits / detected if detected else math.nan
     recall = hits / reference if reference else math.nan

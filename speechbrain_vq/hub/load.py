@@ -35,15 +35,9 @@ MANY_TENSORS = 2**10
 def load_pretrained(
     source: str | pathlib.Path,
     *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | pathlib.Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-    savedir: str | pathlib.Path | None = None,
-    subfolder: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Load what a pretrained model's yaml describes, on the CPU.
 
@@ -51,14 +45,14 @@ def load_pretrained(
     ---------
     source : str or path
         A folder, or a model on the Hub (``org/name``).
-    revision, token, cache_dir, local_files_only, force_download, savedir, \
-subfolder
-        See ``speechbrain_vq.hub.download.download``.
     overrides : mapping, optional
         Plain values in place of those of the yaml, nested as they are there.
     trust_remote_code : bool
         Whether SpeechBrain's own loader reads the folder, which runs whatever
         the yaml asks for.
+    **options
+        ``revision``, ``token``, ``subfolder`` and others, see
+        ``speechbrain_vq.hub.download.download``.
 
     Returns
     -------
@@ -78,17 +72,7 @@ subfolder
     >>> hparams["modules"]["quantizer"].codebook_size  # doctest: +SKIP
     512
     """
-    folder = download(
-        source,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        force_download=force_download,
-        savedir=savedir,
-        subfolder=subfolder,
-        trust_remote_code=trust_remote_code,
-    )
+    folder = download(source, trust_remote_code=trust_remote_code, **options)
     return load_folder(folder, overrides, trust_remote_code)
 
 

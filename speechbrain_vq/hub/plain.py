@@ -44,17 +44,7 @@ PLAIN = bool | int | float | str | None
 
 
 class UnsafeHparamsError(ValueError):
-    """Report a yaml that is not plain data, or too large; nothing was run.
-
-    Arguments
-    ---------
-    reason : str
-        Why it is refused.
-    file : str
-        Path of the yaml.
-    node : ruamel.yaml.Node, optional
-        The place in it.
-    """
+    """Report a yaml that is not plain data, or too large; nothing was run."""
 
     def __init__(
         self, reason: str, file: str, node: Node | None = None
@@ -94,19 +84,9 @@ class _Value:
 class ModelYaml:
     """Read and check the yaml of a model folder without building anything.
 
-    Arguments
-    ---------
-    path : path
-        The file.
-    overrides : mapping, optional
-        Plain values in place of those of the yaml, nested as they are there.
-
-    Raises
-    ------
-    UnsafeHparamsError
-        If the yaml holds what is no data, or too much.
-    ValueError
-        If it is no yaml, or no mapping, or an override has no place in it.
+    ``overrides`` are plain values in place of those of the yaml, nested as they
+    are there. An UnsafeHparamsError tells what is no data, or too much; another
+    ValueError, that it is no yaml, or that an override has no place in it.
 
     Example
     -------
@@ -141,26 +121,13 @@ class ModelYaml:
     def build(
         self, device: str = "meta", num_tensors: int = 0
     ) -> dict[str, Any]:
-        """Build what the yaml describes, without its weights.
+        """Build the plain values and modules of the yaml, without their
+        weights.
 
-        Arguments
-        ---------
-        device : str
-            Device to build on, except for modules that compute tensors.
-        num_tensors : int
-            Number of tensors of the weights, which bounds that of the model.
-
-        Returns
-        -------
-        dict
-            Plain values and modules.
-
-        Raises
-        ------
-        UnsafeHparamsError
-            If it is too large.
-        ValueError
-            If an argument is out of bounds, or a class cannot be built.
+        ``device`` is that of all modules but those that compute tensors;
+        ``num_tensors`` is that of the weights, which bounds that of the model.
+        An UnsafeHparamsError tells what is too large, another ValueError, which
+        class cannot be built.
         """
         limit = CALLS_AT_LEAST + CALLS_PER_TENSOR * num_tensors
         self._device, self._built = device, {}

@@ -18,15 +18,9 @@ from speechbrain_vq.nnet.masks import frame_mask
 class HifiGAN(nn.Module):
     """Vocoder from log-mels to waveforms.
 
-    Arguments
-    ---------
-    generator : HifiganGenerator
-        Trained generator.
-    settings : dict
-        Known settings of its log-mels, by the names of ``LogMel.settings``;
-        those that follow from the generator are added.
-    source : str
-        Folder or Hub name, for messages.
+    ``settings`` are those of its log-mels that are known, by the names of
+    ``LogMel.settings``; those that follow from the generator are added.
+    ``source`` is its folder or Hub name, for messages.
     """
 
     def __init__(
@@ -107,17 +101,9 @@ class HifiGAN(nn.Module):
 class UnitVocoder(nn.Module):
     """Vocoder from tokens and a speaker embedding to waveforms.
 
-    The recipe ``MiniSpeech/unit-vocoder`` trains it. The decoder of the
-    tokenizer is not used.
-
-    Arguments
-    ---------
-    generator : UnitHifiganGenerator
-        Generator trained on the tokens of one tokenizer.
-    settings : dict
-        ``unit_settings`` of that tokenizer.
-    source : str
-        Folder or Hub name, for messages.
+    The recipe ``MiniSpeech/unit-vocoder`` trains it on the tokens of one
+    tokenizer, whose ``unit_settings`` are its ``settings``; the decoder of the
+    tokenizer is not used. ``source`` is its folder or Hub name, for messages.
     """
 
     def __init__(

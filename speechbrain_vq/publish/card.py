@@ -61,26 +61,13 @@ def make_card(
     front_matter: dict[str, Any],
     section: dict[str, Any],
 ) -> ModelCard:
-    """Write the model card.
+    """Write the model card of a ``config.json`` whose code loads ``source``, a
+    folder name or repository.
 
-    Arguments
-    ---------
-    source : str
-        Folder name or repository, ``org/name``, that the card's code loads.
-    config : dict
-        Content of ``config.json``.
-    corpus : Corpus
-        Training data.
-    results : dict
-        Metrics of the test; empty if there was no test.
-    problems : list of str
-        Reasons not to export the model, if it was exported by force.
-    files : dict
-        What ``write_example`` returned.
-    front_matter : dict
-        Front matter to add or to replace: ``license``, ``language``.
-    section : dict
-        Section ``inference`` of the training's yaml.
+    ``results`` are the metrics of the test, empty without one; ``problems`` the
+    reasons not to export the model, if it was by force; ``files`` what
+    ``write_example`` returned; ``front_matter`` replaces that of the training's
+    yaml, whose part ``inference`` is ``section``.
     """
     name = source.rsplit("/", 1)[-1]
     front_matter = {**section["card"], **front_matter}

@@ -48,13 +48,6 @@ class Corpus(NamedTuple):
 class Run:
     """Read what a training run left in its output folder.
 
-    Arguments
-    ---------
-    folder : path
-        Output folder of the run.
-    hparams : CommentedMap
-        Hyperparameters of the run, not yet built.
-
     Example
     -------
     >>> run = Run.open("results/units")  # doctest: +SKIP
@@ -97,26 +90,13 @@ class Run:
         max_key: str | None = None,
         name: str | pathlib.Path | None = None,
     ) -> Checkpoint:
-        """Choose a checkpoint; the latest by default.
-
-        Arguments
-        ---------
-        min_key, max_key : str, optional
-            Metric of the checkpoints' meta to minimize or maximize.
-        name : path, optional
-            Name or path of the checkpoint.
-
-        Returns
-        -------
-        Checkpoint
-            The checkpoint, past the warm-up where there is one.
+        """Choose a checkpoint, past the warm-up where there is one: with the
+        lowest or highest value of a metric, of a name or path, or the latest.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no checkpoint, or none of that name.
-        ValueError
-            If no checkpoint has that metric, or several choices are given.
+        FileNotFoundError, ValueError
+            If there is no such checkpoint or metric, or several choices.
         """
         if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
             raise ValueError("Give one of min_key, max_key and checkpoint.")
