@@ -36,7 +36,7 @@ def read_json(path: PathLike) -> Any:
 
 
 def read_corpus(folder: PathLike) -> dict:
-    """Read ``corpus.json``, the parameters of a preparation; empty without one."""
+    """Read ``corpus.json``, the parameters of a preparation, if it exists."""
     path = pathlib.Path(folder, "corpus.json")
     return read_json(path) if path.is_file() else {}
 

@@ -53,6 +53,10 @@ def test_too_few_steps_are_refused():
         (["train", "MiniSpeech/unit-discovery", "--data_folder="], "is empty"),
         (["tokenize", "a.wav", "--model=m", "--out="], "--out is empty"),
         (["push", "model", ""], "is empty"),
+        (
+            ["train", "WSJ/phone-recognition", "--hparams=trian.yaml"],
+            "Did you mean 'train.yaml'?",
+        ),
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):

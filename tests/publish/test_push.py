@@ -344,14 +344,6 @@ def test_the_card_is_refused(hub, folder):
     assert hub.repo(ID).head() == head
 
 
-def test_someone_pushes_in_the_meantime(hub, folder):
-    head = hub.put(ID)
-    hub.fail(412, "POST", "/commit/")
-    with pytest.raises(HubError, match="Someone else pushed"):
-        push_to_hub(folder, ID)
-    assert hub.repo(ID).head() == head
-
-
 def test_the_commit_follows_the_one_that_was_looked_at(
     hub, folder, monkeypatch
 ):
@@ -371,28 +363,35 @@ def test_the_commit_follows_the_one_that_was_looked_at(
     assert hub.repo(ID).files()["config.json"] != b"{}"
 
 
+STEPS = ("/api/repos/create", "/preupload/", "/objects/batch", "/commit/")
+
+
 @pytest.mark.parametrize(
-    "where", ["/api/repos/create", "/preupload/", "/objects/batch", "/commit/"]
+    "status, where, message",
+    [
+        *(
+            (429, step, "Too many requests.*Run the same again")
+            for step in STEPS
+        ),
+        *((500, step, "has trouble.*Run the same again") for step in STEPS),
+        (412, "/commit/", "Someone else pushed"),
+        # A proxy's page in place of the Hub's answer to the card.
+        (502, "/validate-yaml", "Run the same again"),
+        (403, "/presigned/", "no right"),
+        (500, "/presigned/", "trouble"),
+    ],
 )
-@pytest.mark.parametrize("status", [429, 500])
-def test_trouble_leaves_what_was(hub, folder, where, status, no_waiting):
+def test_trouble_leaves_what_was(
+    hub, folder, status, where, message, no_waiting
+):
     before = hub.put(ID)
-    hub.fail(status, "POST", where, times=99)
-    message = "Too many requests" if status == 429 else "has trouble"
-    with pytest.raises(HubError, match=f"{message}.*Run the same again"):
+    hub.fail(status, None, where, times=99)
+    with pytest.raises(HubError, match=message):
         push_to_hub(folder, ID)
     assert hub.repo(ID).head() == before
     hub.faults.clear()
     push_to_hub(folder, ID)
     assert is_same(hub, folder) and commits(hub) == 3
-
-
-def test_an_odd_answer_is_told(hub, folder):
-    """A proxy's page in place of the Hub's answer to the card."""
-    hub.put(ID)
-    hub.fail(502, "POST", "/validate-yaml")
-    with pytest.raises(HubError, match="Run the same again"):
-        push_to_hub(folder, ID)
 
 
 def test_cut_in_the_middle_of_the_upload(hub, folder, no_waiting):
@@ -404,15 +403,6 @@ def test_cut_in_the_middle_of_the_upload(hub, folder, no_waiting):
     hub.faults.clear()
     push_to_hub(folder, ID)
     assert is_same(hub, folder)
-
-
-@pytest.mark.parametrize("status", [403, 500])
-def test_storage_that_refuses(hub, folder, status, no_waiting):
-    before = hub.put(ID)
-    hub.fail(status, "PUT", times=99)
-    with pytest.raises(HubError, match="no right|trouble"):
-        push_to_hub(folder, ID)
-    assert hub.repo(ID).head() == before
 
 
 def test_cut_after_the_commit_the_same_again_is_enough(hub, folder):
