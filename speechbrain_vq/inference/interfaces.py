@@ -265,40 +265,35 @@ subfolder
 
 def _run_options(run_opts, device, dtype):
     """Merge ``device`` and ``dtype`` into the run options."""
-    options = dict(run_opts) if isinstance(run_opts, dict) else run_opts
-    if device is None and dtype is None:
-        return options
-    named = {"device": device, "eval_precision": dtype}
-    named = {k: v for k, v in named.items() if v is not None}
-    if isinstance(dtype, torch.dtype):
-        named["eval_precision"] = PRECISIONS.get(dtype)
-    if named.get("eval_precision", "fp32") not in PRECISIONS.values():
-        raise ValueError(
-            f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
-        )
-    if "device" in named:
+    options, named = _as_dict(run_opts), {}
+    if device is not None:
         named["device"] = str(device)
-    if not isinstance(options, dict):
-        options = options.as_dict() if options is not None else {}
+    if dtype is not None:
+        is_name = dtype in PRECISIONS.values()
+        named["eval_precision"] = dtype if is_name else PRECISIONS.get(dtype)
+        if named["eval_precision"] is None:
+            raise ValueError(
+                f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
+            )
     default = RunOptions()
-    twice = [
-        k for k in named if options.get(k) not in (None, named[k], default[k])
-    ]
-    if twice:
-        raise ValueError(
-            f"{twice[0]} is given twice, as {named[twice[0]]!r} and in "
-            f"run_opts as {options[twice[0]]!r}: leave one out."
-        )
+    for key, value in named.items():
+        if options.get(key) not in (None, value, default[key]):
+            raise ValueError(
+                f"{key} is given twice, as {value!r} and in run_opts as "
+                f"{options[key]!r}: leave one out."
+            )
     return {**options, **named}
+
+
+def _as_dict(run_opts):
+    if run_opts is None or isinstance(run_opts, dict):
+        return dict(run_opts or {})
+    return run_opts.as_dict()
 
 
 def _complete(run_opts):
     """Complete run options by SpeechBrain's defaults, never by the yaml."""
-    options = RunOptions().as_dict()
-    if isinstance(run_opts, dict):
-        options.update(run_opts)
-    elif run_opts is not None:
-        options.update(run_opts.as_dict())
+    options = {**RunOptions().as_dict(), **_as_dict(run_opts)}
     return RunOptions.from_dictionary(options)
 
 
