@@ -87,7 +87,7 @@ def read_manifest(
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: no manifest: a json object is wanted, of entries with a "
-            f'"wav" each, and maybe "phones" of [start, end, name] ({error!r}).'
+            f'"wav" each, and maybe "phones" of [start, end, name] ({error}).'
         ) from error
     for name, entry in entries.items():
         _check_phones(path, name, entry["phones"])

@@ -54,7 +54,7 @@ def test_too_few_steps_are_refused():
         (["tokenize", "a.wav", "--model=m", "--out="], "--out is empty"),
         (["push", "model", ""], "is empty"),
         (
-            ["train", "WSJ/phone-recognition", "--hparams=trian.yaml"],
+            ["train", "WSJ/phone-recognition", "--hparams=training.yaml"],
             "Did you mean 'train.yaml'?",
         ),
     ],

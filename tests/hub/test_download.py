@@ -134,14 +134,6 @@ def test_main_moves_during_the_download(hub, files, new_files, monkeypatch):
     assert is_model(download(ID), new_files)
 
 
-def test_a_pinned_commit_in_the_cache_makes_no_call(hub, files):
-    commit = hub.put(ID, files)
-    folder = download(ID, revision=commit)
-    hub.log.clear()
-    assert download(ID, revision=commit) == folder
-    assert not hub.log
-
-
 def test_force_download_fetches_again(hub, files):
     commit = hub.put(ID, files)
     download(ID, revision=commit)
