@@ -79,7 +79,9 @@ class Verbs(click.Group):
             # An empty path would be the current folder.
             if not argument or re.fullmatch(r"-[\w-]+=", argument):
                 name = argument.rstrip("=") or "An argument"
-                context.fail(f"{name} is empty: give a value, or leave it out.")
+                raise click.ClickException(
+                    f"{name} is empty: give a value, or leave it out."
+                )
         return super().resolve_command(context, args)
 
 

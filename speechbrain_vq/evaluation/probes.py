@@ -26,8 +26,8 @@ def fit_probe(
     ``LogisticRegression`` by default.
 
     Inputs are vectors [N, D], or integers [N, C], indices of the inputs that
-    are 1 while all others are 0. Returns a function from inputs to logits [N,
-    ``num_classes``].
+    are 1 while all others are 0. Returns a function from inputs to logits
+    [N, ``num_classes``].
 
     Example
     -------

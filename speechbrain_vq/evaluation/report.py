@@ -124,8 +124,7 @@ def plot_phone_units(
     counts: torch.Tensor, phones: Sequence[str], path: str | os.PathLike
 ) -> None:
     """Plot P(phone | unit) of counts [phones, units], with units in the order
-    of their most frequent phone; needs matplotlib, ``pip install "speechbrain-
-    vq[report]"``."""
+    of their most frequent phone; needs matplotlib."""
     from matplotlib.figure import Figure
 
     counts = counts[:, counts.sum(0) > 0].double()

@@ -17,9 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class FileResults(NamedTuple):
-    """Numbers of files ``done``, those of an earlier run included, of those
-    that were ``existing`` and were left as they are, and the reasons for
-    ``bad`` files by path."""
+    """Results of processing many files.
+
+    ``done`` is the number of files with a result, those of an earlier run
+    included; ``bad`` has the reason for each file without one, by path;
+    ``existing`` is the number of results that existed before and were left.
+    """
 
     done: int
     bad: dict[str, str]
@@ -58,8 +61,8 @@ def reconstruct_files(
     Raises
     ------
     ValueError, OSError
-        If there are no audio files, two wav files would have one name, one would
-        overwrite its source, or one cannot be written, as on a full disk.
+        If there are no audio files, two wav files would have one name, one
+        would overwrite its source, or one cannot be written.
     """
     return process_files(
         places, folder, tokenizer.reconstruct_file, overwrite, progress

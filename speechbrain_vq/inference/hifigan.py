@@ -124,8 +124,8 @@ class UnitVocoder(nn.Module):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Synthesize waveforms [B, samples], zero at padding, from tokens [B,
-        T] or [B, T, C] of relative lengths [B], in the voice of speaker
+        """Synthesize waveforms [B, samples], zero at padding, from tokens
+        [B, T] or [B, T, C] of relative lengths [B], in the voice of speaker
         embeddings [B, S], by default the average voice."""
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
         size = self.settings["codebook_size"]

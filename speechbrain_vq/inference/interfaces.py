@@ -207,7 +207,8 @@ subfolder
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            inner = [path.name for path in pathlib.Path(folder).glob("*/")]
+            paths = pathlib.Path(folder).iterdir()
+            inner = [path.name for path in paths if path.is_dir()]
             return speechbrain_vq.push_to_hub(
                 folder, repo_id, files=inner, update=True, **options
             )

@@ -236,8 +236,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms, as ``encode_batch`` takes them, to latents [B, T,
-        H] before the quantizer, and their relative lengths [B]."""
+        """Encode waveforms, as ``encode_batch`` takes them, to latents
+        [B, T, H] before the quantizer, and their relative lengths [B]."""
         with self.autocast():
             features, lengths = self.mods.features(
                 *self._as_batch(wavs, wav_lens)
@@ -330,8 +330,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embed the speakers of waveforms, as ``encode_batch`` takes them: [B,
-        S]; zeros, the average voice, where the model has a table of its
+        """Embed the speakers of waveforms, as ``encode_batch`` takes them:
+        [B, S]; zeros, the average voice, where the model has a table of its
         speakers."""
         waveforms = self._as_batch(wavs, wav_lens)
         features = self.mods.features(*waveforms)

@@ -36,9 +36,9 @@ LICENSES = frozenset(
     etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma
     gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc
     lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3
-    llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1
-    openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl
-    zlib
+    llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0
+    openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense
+    wtfpl zlib
     """.split()
 )
 
