@@ -210,34 +210,17 @@ def read_training_text(run, place):
     return load_card(export_pretrained(run, place)).text
 
 
-def test_the_corpus_is_found_from_any_folder(tmp_path, monkeypatch):
-    run = start_run(tmp_path / "home")
-    other = start_run(tmp_path / "other", corpus="audio")
-    assert other.is_dir()
-    monkeypatch.chdir(tmp_path / "home")
-    Run.open(run).write_corpus()
-    for folder in ("home", ".", "other"):
-        monkeypatch.chdir(tmp_path / folder)
-        text = read_training_text(run, tmp_path / "model")
-        assert "on 1 minutes of MiniSpeech" in text
-        assert (tmp_path / "model/example.wav").is_file()
-
-
-def test_a_relative_path_is_not_that_of_another_corpus(tmp_path, monkeypatch):
+def test_a_run_knows_its_corpus_wherever_it_lies(tmp_path, monkeypatch):
     run = start_run(tmp_path / "home")
     start_run(tmp_path / "other", corpus="audio")
+    # There, the relative path is that of another corpus.
     monkeypatch.chdir(tmp_path / "other")
     assert not Run.open(run).corpus.known
     monkeypatch.chdir(tmp_path / "home")
     assert Run.open(run).corpus.name == "MiniSpeech"
-
-
-def test_a_run_takes_along_what_it_was_trained_on(tmp_path, monkeypatch):
-    run = start_run(tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
     Run.open(run).write_corpus()
+    monkeypatch.chdir(tmp_path / "other")
     run = run.rename(tmp_path / "moved")
-    monkeypatch.chdir(tmp_path)
     text = read_training_text(run, tmp_path / "model")
     assert "on 1 minutes of MiniSpeech" in text
     assert (tmp_path / "model/example.wav").is_file()
