@@ -85,9 +85,11 @@ def score(
     sample_rate: int,
     entry: dict,
 ) -> tuple[dict[str, float], dict[str, Quantity]]:
-    """Ask all judges; return numbers and quantities by ``judge:key``. If a
-    judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
-    whether the second is greater."""
+    """Ask all judges; return numbers and quantities by ``judge:key``.
+
+    If a judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
+    whether the second is greater.
+    """
     scores, quantities = {}, {}
     for name, judge in judges.items():
         values = judge(audio, sample_rate, entry)

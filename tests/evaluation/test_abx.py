@@ -30,9 +30,9 @@ FASTABX = {
 }
 
 
-def error(features, items, *condition, **options):
-    options.setdefault("max_x_across", None)
-    return float(abx_error(features, items, *condition, **options)[0])
+def error(features, items, speaker, context, distance=angular):
+    cells = make_cells(items, speaker, context, max_x_across=None).cells
+    return float(abx_error(features, items, cells, distance)[0])
 
 
 def brute_force(features, items, speaker, context, distance):
@@ -181,7 +181,8 @@ def test_a_weight_of_none_is_not_having_it():
     features = [torch.randn(4, 5) for _ in items]
     weights = torch.ones(len(items), 2)
     weights[3:6, 1] = 0
-    both = abx_error(features, items, "within", "any", weights=weights)
+    cells = make_cells(items, "within", "any").cells
+    both = abx_error(features, items, cells, weights=weights)
     rest = [k for k in range(len(items)) if not 3 <= k < 6]
     without = error(
         [features[k] for k in rest], [items[k] for k in rest], "within", "any"
@@ -195,8 +196,8 @@ def test_a_weight_of_none_is_not_having_it():
 def test_nothing_to_compare_is_no_number():
     items = [Item("f", 0, 1, "a", "b", "c", "s")] * 2
     assert error([torch.ones(1, 2)] * 2, items, "within", "any") != 0
-    assert torch.isnan(abx_error([torch.ones(1, 2)] * 2, items)).all()
-    assert torch.isnan(abx_error([], [])).all()
+    assert torch.isnan(abx_error([torch.ones(1, 2)] * 2, items, [])).all()
+    assert torch.isnan(abx_error([], [], [])).all()
 
 
 def test_angles_are_over_pi():
