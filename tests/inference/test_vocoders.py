@@ -246,10 +246,13 @@ def name_vocoder(model, name):
     yaml.write_text(f"vocoder: {name}\n{yaml.read_text()}")
 
 
-def test_the_yaml_of_a_model_may_name_a_vocoder_beside_it(matching):
+def test_the_yaml_of_a_model_may_name_a_vocoder_beside_it(hub, matching):
     own = write_safe_vocoder(matching / "gan")
     name_vocoder(matching, "gan")
-    assert VQTokenizer.from_hparams(matching).vocoder.source == str(own)
+    model = VQTokenizer.from_hparams(matching)
+    assert model.vocoder.source == str(own)
+    model.push_to_hub("lab/mine", token="hf_alice")
+    assert isinstance(VQTokenizer.from_hparams("lab/mine").vocoder, HifiGAN)
 
 
 def test_the_vocoder_of_a_yaml_is_of_the_same_commit(hub, matching):
@@ -470,18 +473,15 @@ def test_damaged_weights_are_told(tmp_path, data):
         ("sample_rate: 16000", "sample_rate: '16000'", "sample_rate='16000'"),
         ("win_length: 1024", "win_length: [1024]", "win_length=.1024."),
         ("_padding: 5", "_padding: five", "inference_padding='five'"),
+        ("_padding: 5", "_padding: 1000000000", "out of bounds"),
+        ("_padding: 5", "_padding: 101", "frames from 0 to 100"),
+        ("_padding: 5", "_padding: -1", "frames from 0 to 100"),
+        ("_padding: 5", "_padding: 5.5", "frames from 0 to 100"),
     ],
 )
 def test_settings_that_are_no_numbers_are_told(tmp_path, old, new, wrong):
     text = (SAYS + VOCODER).replace(old, new)
-    with pytest.raises(ValueError, match=f"{wrong}, which is no number"):
-        load_vocoder(write_vocoder(tmp_path / "bad", text))
-
-
-@pytest.mark.parametrize("padding", [1000000000, 101, -1, 5.5])
-def test_padding_without_bound_is_refused(tmp_path, padding):
-    text = (SAYS + VOCODER).replace("_padding: 5", f"_padding: {padding}")
-    with pytest.raises(ValueError, match="frames from 0 to 100|out of bounds"):
+    with pytest.raises(ValueError, match=wrong):
         load_vocoder(write_vocoder(tmp_path / "bad", text))
 
 
