@@ -2,7 +2,7 @@
 
 Tests and the benchmark of the loader share the list. To see the effect of all
 of them on one loader:
-> python -m tests.hub.attacks data|stock|quick OUT.json
+> python -m tests.hub.attacks data|stock OUT.json
 """
 
 import json
@@ -422,10 +422,7 @@ def _write_weights(path):
 
 
 if __name__ == "__main__":
-    # "quick": stock, without what only takes time and memory.
-    chosen = [a for a in ATTACKS if a.stock != TAKES or sys.argv[1] != "quick"]
-    if sys.argv[1] == "data":
-        chosen += OURS
+    chosen = ATTACKS + (OURS if sys.argv[1] == "data" else [])
     pathlib.Path(sys.argv[2]).write_text(
         json.dumps(play_all(sys.argv[1], chosen))
     )
