@@ -52,18 +52,10 @@ def test_from_the_hub(hub, folder, tmp_path, with_savedir):
     assert holds(pinned.mods, make_weights(0))
 
 
-@pytest.mark.parametrize("what", ["missing", "unknown", "shape"])
-def test_is_strict(folder, what):
-    weights = make_weights()
-    if what == "missing":
-        del weights["encoder.bias"]
-    elif what == "unknown":
-        weights["encoder.other"] = torch.zeros(1)
-    else:
-        weights["encoder.bias"] = torch.zeros(7)
+def test_is_strict(folder):
+    weights = {**make_weights(), "encoder.bias": torch.zeros(7)}
     save_file(weights, folder / "model.safetensors")
-    name = "other" if what == "unknown" else "bias"
-    with pytest.raises(ValueError, match=f"encoder.{name}' .*{what}"):
+    with pytest.raises(ValueError, match="encoder.bias' .*shape"):
         load(str(folder))
 
 
