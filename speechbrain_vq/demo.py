@@ -30,24 +30,8 @@ def run_demo(
 ) -> dict:
     """Make a corpus, train both presets, compare them, and use the better one.
 
-    An interrupted demo continues where it was.
-
-    Arguments
-    ---------
-    output : pathlib.Path
-        Output folder.
-    seed : int
-        Random seed of the training.
-    steps : int
-        Optimizer steps per preset.
-    minutes : float
-        Length of the corpus.
-
-    Returns
-    -------
-    dict
-        ``seconds`` that this call took, and the metrics of the presets under
-        ``presets``.
+    An interrupted demo continues where it was. Returns ``seconds`` that this
+    call took, and the metrics of the presets under ``presets``.
     """
     start = time.perf_counter()
     click.echo(f"1. Speech: {minutes:g} minutes of MiniSpeech")

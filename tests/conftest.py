@@ -9,8 +9,7 @@ import tempfile
 import pytest
 import torch
 
-from tests.hub.loopback.server import LoopbackHub
-from tests.hub.loopback.storage import User
+from tests.hub.loopback import LoopbackHub, User
 
 # Sums depend on the number of threads, and some tests compare bits.
 torch.set_num_threads(1)
@@ -22,7 +21,6 @@ torch.set_num_threads(1)
 _FOLDER = tempfile.TemporaryDirectory(prefix="hub_", ignore_cleanup_errors=True)
 _HOME = pathlib.Path(_FOLDER.name, "home")
 _HUB = LoopbackHub(
-    pathlib.Path(_FOLDER.name, "server"),
     {
         "hf_alice": User("alice", orgs=("lab",)),
         "hf_alice_read": User("alice", orgs=("lab",), role="read"),

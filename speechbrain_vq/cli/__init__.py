@@ -2,13 +2,14 @@
 
 import click
 
+from .common import Verbs
 from .evaluation import evaluate
 from .inference import convert, reconstruct, tokenize
 from .publishing import export, push
 from .training import demo, train
 
 
-@click.group()
+@click.group(cls=Verbs)
 @click.version_option(package_name="speechbrain-vq")
 def main() -> None:
     """Train, evaluate, publish and use vector-quantized bottlenecks."""

@@ -1,11 +1,18 @@
 """Options and error handling shared by the verbs."""
 
 import contextlib
+import logging
 import os
 import pathlib
+import re
+import sys
 from collections.abc import Iterator
 
 import click
+
+from speechbrain_vq._names import suggestion
+
+logger = logging.getLogger(__name__)
 
 AGAIN = "Interrupted. The same command goes on from here."
 
@@ -29,12 +36,17 @@ vocoder_option = click.option(
 
 @contextlib.contextmanager
 def clean_errors(interrupted: str | None = None) -> Iterator[None]:
-    """Show errors of the package as messages without a traceback.
+    """Exit with one line on a user's mistake; the traceback goes to the log.
 
     Arguments
     ---------
     interrupted : str, optional
         Message on Ctrl-C.
+
+    Example
+    -------
+    >>> with clean_errors():  # doctest: +SKIP
+    ...     train(sys.argv[1:])
     """
     from speechbrain_vq.hub import HubError
 
@@ -43,21 +55,38 @@ def clean_errors(interrupted: str | None = None) -> Iterator[None]:
     except KeyboardInterrupt:
         if interrupted is None:
             raise
-        raise click.ClickException(interrupted) from None
+        message = interrupted
     except (HubError, ImportError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        logger.debug("Traceback of the error:", exc_info=True)
+        message = str(error)
+    else:
+        return
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)
+
+
+class Verbs(click.Group):
+    """Suggest a verb for an unknown one, and refuse empty arguments."""
+
+    def resolve_command(self, context, args):
+        """Find the verb of a command line, and check the other arguments."""
+        verb, *rest = args
+        if verb not in self.commands:
+            hint = suggestion(verb, self.commands)
+            known = ", ".join(self.commands)
+            context.fail(f"No such verb '{verb}'.{hint} Known: {known}.")
+        for argument in rest:
+            # An empty path would be the current folder.
+            if not argument or re.fullmatch(r"-[\w-]+=", argument):
+                name = argument.rstrip("=") or "An argument"
+                raise click.ClickException(
+                    f"{name} is empty: give a value, or leave it out."
+                )
+        return super().resolve_command(context, args)
 
 
 def check_output_folder(context, parameter, folder: pathlib.Path | None):
-    """Refuse a folder that cannot be created, before anything is computed.
-
-    Arguments
-    ---------
-    context, parameter
-        As ``click`` passes them to callbacks.
-    folder : pathlib.Path, optional
-        Folder to write to.
-    """
+    """Refuse a folder that cannot be created, before anything is computed."""
     if folder is None:
         return None
     parents = (folder, *folder.absolute().parents)

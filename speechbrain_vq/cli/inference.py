@@ -16,13 +16,7 @@ from .common import (
 
 
 def model_options(command):
-    """Add the arguments and options of all verbs that use a model.
-
-    Arguments
-    ---------
-    command : callable
-        Function of the verb.
-    """
+    """Add the arguments and options of all verbs that use a model."""
     for option in (
         click.option(
             "--overwrite",
@@ -161,7 +155,8 @@ def _report(result):
     """Show how many files were processed, and fail if there were none."""
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
-    message = f"{result.done - result.existing} files done, "
+    number = result.done - result.existing
+    message = f"{number} {'file' if number == 1 else 'files'} done, "
     if result.existing:
         message += f"{result.existing} there already, "
     message += f"{len(result.bad)} left out."

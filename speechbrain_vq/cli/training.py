@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 
 from .common import AGAIN, clean_errors, output_folder
@@ -81,7 +82,8 @@ def train(context, recipe, hparams) -> None:
     if not path.is_file():
         known = sorted(file.name for file in path.parent.glob("*.yaml"))
         raise click.UsageError(
-            f"{recipe} has no {hparams}; it has {', '.join(known)}."
+            f"{recipe} has no {hparams}.{suggestion(hparams, known)} "
+            f"It has {', '.join(known)}."
         )
     script = [sys.executable, str(folder / "train.py")]
     sys.exit(subprocess.call([*script, str(path), *context.args]))

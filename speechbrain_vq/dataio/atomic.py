@@ -15,21 +15,11 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Write a file whole or not at all.
+    """Write a file, in an existing folder, whole or not at all.
 
-    The file is written under a temporary name in the same folder and renamed
-    at the end. After an error the temporary file is removed, and the previous
-    file is unchanged.
-
-    Arguments
-    ---------
-    path : path
-        The file to write, in an existing folder.
-
-    Yields
-    ------
-    pathlib.Path
-        The temporary name to write to, unique to this process.
+    The file is written under the temporary name that this yields, in the same
+    folder and unique to this process, and renamed at the end. After an error
+    the temporary file is removed, and the previous file is unchanged.
 
     Example
     -------
@@ -46,18 +36,24 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
+def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Make a folder and its parents, and remove those that are empty in the
+    end."""
+    path = pathlib.Path(os.path.abspath(path))
+    new = [p for p in (path, *path.parents) if not p.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
+@contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Write a folder whole or not at all; see ``replace_folder``.
-
-    Arguments
-    ---------
-    path : path
-        The folder to write.
-
-    Yields
-    ------
-    pathlib.Path
-        An empty folder of the same name to fill, on the same file system.
+    """Write a folder whole or not at all, by filling the empty one of the same
+    name that this yields; see ``replace_folder``.
 
     Example
     -------
@@ -65,10 +61,11 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     ...     (partial / "config.json").write_text("all of it")
     """
     path = pathlib.Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{path.name}.partial-", dir=path.parent
-    ) as beside:
+    prefix = f".{path.name}.partial-"
+    with (
+        made_folder(path.parent) as parent,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as beside,
+    ):
         partial = pathlib.Path(beside, path.name)
         partial.mkdir()
         yield partial
@@ -82,13 +79,6 @@ def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
     two names (Linux, on most file systems), a reader or a killed process
     leaves either the old folder or the new one. Elsewhere there is a moment
     without a folder, and the old one is moved to ``<new>.old``.
-
-    Arguments
-    ---------
-    new : pathlib.Path
-        The new folder, on the same file system.
-    target : pathlib.Path
-        The path that the new folder takes.
     """
     if not target.exists():
         os.replace(new, target)
@@ -110,20 +100,10 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike) -> Iterator[None]:
-    """Hold a file against other processes and threads that write it.
+    """Hold a file, in an existing folder, against other processes and threads.
 
-    The lock is a file beside it, ``.<name>.lock``. The system releases it when
-    the process ends, however it ends.
-
-    Arguments
-    ---------
-    path : path
-        The file to write, in an existing folder.
-
-    Raises
-    ------
-    BlockingIOError
-        If another process or thread is writing the file.
+    The lock is a file beside it, ``.<name>.lock``, which the system releases
+    when the process ends. Raises a BlockingIOError if another one writes.
     """
     path = pathlib.Path(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))

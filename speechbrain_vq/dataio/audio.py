@@ -95,51 +95,15 @@ def read_audio(
     start: float = 0.0,
     duration: float | None = None,
 ) -> torch.Tensor:
-    """Read a file, or a piece of it, as one channel at a given sampling rate.
-
-    Arguments
-    ---------
-    path : path
-        Audio file in any format that libsndfile reads.
-    sample_rate : int
-        Sampling rate of the output in Hz; other rates are resampled.
-    start : float
-        Position to read from, in seconds.
-    duration : float, optional
-        Seconds to read; by default to the end.
-
-    Returns
-    -------
-    torch.Tensor
-        Samples in [-1, 1], the mean of the channels, [T].
-
-    Raises
-    ------
-    AudioError
-        See ``audio_blocks``.
-    """
+    """Read a file, or a piece of it, as one channel at a given sampling rate;
+    see ``audio_blocks``."""
     blocks = audio_blocks(path, sample_rate, start=start, duration=duration)
     return torch.cat(list(blocks))
 
 
 def check_audio(path: str | os.PathLike) -> float:
-    """Check that a file can be read to its end, decoding only that end.
-
-    Arguments
-    ---------
-    path : path
-        Audio file.
-
-    Returns
-    -------
-    float
-        Length in seconds.
-
-    Raises
-    ------
-    AudioError
-        See ``audio_blocks``.
-    """
+    """Return the length of a file in seconds, and check that it can be read to
+    its end, decoding only that end; see ``audio_blocks`` for the AudioError."""
     # Corpora of FLAC are large, and a second stream in it takes reading all.
     with _open(path, scan=False) as (file, name):
         if file.frames >= _UNKNOWN_LENGTH:
@@ -352,24 +316,13 @@ def _is_joined_mp3(data):
 
 
 def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Convert waveforms to a batch of one channel in fp32.
-
-    Arguments
-    ---------
-    wavs : torch.Tensor or numpy.ndarray
-        Waveforms, [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit integers.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms in [-1, 1], [B, T].
+    """Convert waveforms [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit
+    integers, to a batch of one channel in fp32, [B, T] in [-1, 1].
 
     Raises
     ------
-    TypeError
-        If they are no tensor or array, or of another type of number.
-    ValueError
-        If they have another shape.
+    TypeError, ValueError
+        If they are no tensor or array, or of another type or shape.
 
     Example
     -------
@@ -405,25 +358,12 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
 def find_audio(
     places: Iterable[str | os.PathLike],
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """List audio files and those in folders.
+    """List audio files, whatever their names, and those in folders and their
+    subfolders that are named like audio. Hidden files are not listed; audio of
+    formats that cannot be read is, so that it can be reported.
 
-    Arguments
-    ---------
-    places : iterable of path
-        Files, listed whatever their names, and folders, searched with their
-        subfolders for files named like audio. Hidden files are not listed;
-        audio of formats that cannot be read is, so that it can be reported.
-
-    Returns
-    -------
-    dict
-        From each file, once and in order, to its path within the folder
-        given, or its name.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
+    Returns, for each file, once and in order, its path within the folder given,
+    or its name. Without any, there is a FileNotFoundError.
     """
     files, places = {}, [pathlib.Path(place) for place in places]
     endings = audio_endings() | _UNSUPPORTED
@@ -456,23 +396,8 @@ def audio_endings() -> set[str]:
 
 
 def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
-    """Remove the items whose audio cannot be read, with a warning for each.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Items with the path of an audio file under ``wav``.
-
-    Returns
-    -------
-    DynamicItemDataset
-        The same dataset without them.
-
-    Raises
-    ------
-    ValueError
-        If none is left.
-    """
+    """Remove the items whose audio, under ``wav``, cannot be read, with a
+    warning for each; a ValueError if none is left."""
     total = len(dataset)
     for name, item in list(dataset.data.items()):
         try:
@@ -496,26 +421,9 @@ def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
 def random_start(
     name: str, epoch: int, seconds: float, segment: float
 ) -> float:
-    """Draw the start of a random segment of an utterance.
-
-    It is a function of the name and the epoch, so that a resumed run draws
-    the same segments.
-
-    Arguments
-    ---------
-    name : str
-        Name of the utterance.
-    epoch : int
-        Number of the epoch.
-    seconds : float
-        Length of the utterance.
-    segment : float
-        Length of the segment in seconds.
-
-    Returns
-    -------
-    float
-        Start in seconds; 0 where the utterance is shorter than the segment.
+    """Draw the start of a random segment of an utterance, in seconds; 0 where
+    it is shorter than the segment. A function of the name and the epoch, so
+    that a resumed run draws the same segments.
 
     Example
     -------

@@ -29,21 +29,10 @@ class Span(NamedTuple):
 
 
 def token_span(features: nn.Module, encoder: nn.Module) -> Span | None:
-    """Compute the receptive field of a token from ``context`` of both modules.
-
-    Arguments
-    ---------
-    features : torch.nn.Module
-        Features with ``hop_length`` and ``context``: samples before and after
-        its own hop that a frame depends on.
-    encoder : torch.nn.Module
-        Encoder with ``stride`` and ``context``: frames before and after its
-        own stride that a latent depends on.
-
-    Returns
-    -------
-    Span or None
-        None where a module has no ``context``, as with global attention.
+    """Compute the receptive field of a token from ``context`` of both modules:
+    samples before and after its own hop that a frame depends on, and frames
+    before and after its own stride that a latent depends on. None where a
+    module has no ``context``, as with global attention.
 
     Example
     -------

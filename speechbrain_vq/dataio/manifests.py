@@ -31,56 +31,19 @@ _LONGEST_GAP = 0.005 + 0.0005
 
 
 def read_json(path: PathLike) -> Any:
-    """Read a json file in UTF-8, with or without a byte order mark.
-
-    Arguments
-    ---------
-    path : path
-        The file.
-
-    Returns
-    -------
-    object
-        The content.
-    """
+    """Read a json file in UTF-8, with or without a byte order mark."""
     return json.loads(pathlib.Path(path).read_text("utf-8-sig"))
 
 
 def read_corpus(folder: PathLike) -> dict:
-    """Read ``corpus.json``, the parameters of a preparation.
-
-    Arguments
-    ---------
-    folder : path
-        Folder of the manifests.
-
-    Returns
-    -------
-    dict
-        The parameters, empty where there is no such file.
-
-    Example
-    -------
-    >>> read_corpus("/nowhere")
-    {}
-    """
+    """Read ``corpus.json``, the parameters of a preparation, if it exists."""
     path = pathlib.Path(folder, "corpus.json")
     return read_json(path) if path.is_file() else {}
 
 
 def data_root(folder: PathLike) -> str:
-    """Return the folder to substitute for ``{data_root}`` in manifests.
-
-    Arguments
-    ---------
-    folder : path
-        Folder of the manifests.
-
-    Returns
-    -------
-    str
-        The ``data_root`` of ``corpus.json``, relative to the folder; the
-        folder itself where there is none.
+    """Return the folder to substitute for ``{data_root}`` in manifests: the
+    ``data_root`` of ``corpus.json``, relative to the folder, or the folder.
 
     Example
     -------
@@ -98,20 +61,8 @@ def read_manifest(
 
     Entries have ``wav``, ``length``, and where known ``spk_id``, ``gender``,
     ``words`` and ``phones`` (start, end, name) in order of time. Numbers that
-    name a speaker become text.
-
-    Arguments
-    ---------
-    path : path
-        The manifest.
-    data_root : path, optional
-        Folder to substitute for ``{data_root}``; by default that of
-        ``corpus.json`` beside the manifest, or else the manifest's folder.
-
-    Returns
-    -------
-    dict
-        From utterance id to entry.
+    name a speaker become text. ``{data_root}`` becomes ``data_root``, or else
+    that of ``corpus.json`` beside the manifest, or the manifest's folder.
 
     Raises
     ------
@@ -136,7 +87,7 @@ def read_manifest(
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: no manifest: a json object is wanted, of entries with a "
-            f'"wav" each, and maybe "phones" of [start, end, name] ({error!r}).'
+            f'"wav" each, and maybe "phones" of [start, end, name] ({error}).'
         ) from error
     for name, entry in entries.items():
         _check_phones(path, name, entry["phones"])
@@ -182,18 +133,7 @@ def _check_phones(path, name, phones):
 
 
 def has_manifests(folder: pathlib.Path) -> bool:
-    """Check whether a folder has the manifests of all splits.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        The folder.
-
-    Returns
-    -------
-    bool
-        Whether all are there, in json or in csv.
-    """
+    """Return whether a folder has the manifests of all splits, json or csv."""
     return any(
         all((folder / f"{split}.{kind}").is_file() for split in SPLITS)
         for kind in ("json", "csv")
@@ -203,19 +143,9 @@ def has_manifests(folder: pathlib.Path) -> bool:
 def given_manifests(
     data_folder: pathlib.Path, save_folder: pathlib.Path
 ) -> bool:
-    """Check whether a user's data folder has manifests to use as they are.
+    """Return whether a user's data folder has manifests to use as they are.
 
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-        Data folder of the user.
-    save_folder : pathlib.Path
-        Folder for manifests made of the data; those in it are not a user's.
-
-    Returns
-    -------
-    bool
-        Whether it has; that is also logged.
+    Those in the folder for manifests made of the data are not a user's.
     """
     own = data_folder.resolve() == save_folder.resolve()
     given = has_manifests(data_folder) and not own
@@ -225,40 +155,14 @@ def given_manifests(
 
 
 def is_done(folder: pathlib.Path, corpus: dict) -> bool:
-    """Check whether a preparation with these parameters is complete.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Folder of the manifests.
-    corpus : dict
-        Parameters of the preparation, the content of ``corpus.json``.
-
-    Returns
-    -------
-    bool
-        Whether it is.
-    """
+    """Return whether the preparation that ``corpus``, the content of
+    ``corpus.json``, describes is complete."""
     complete = all((folder / name).is_file() for name in MANIFESTS)
     return complete and read_corpus(folder) == corpus
 
 
 def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
     """List the first names in a folder, for an error message.
-
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    pattern : str
-        Glob pattern of the names.
-    most : int
-        Number of names to list.
-
-    Returns
-    -------
-    str
-        The names, or ``nothing``.
 
     Example
     -------
@@ -278,28 +182,11 @@ def utterance(
     words: str = "",
     phones: Iterable = (),
 ) -> dict:
-    """Make a manifest entry.
+    """Make a manifest entry: the path of the audio is relative to
+    ``data_root``, times are in seconds, ``phones`` are (start, end, name).
 
-    Arguments
-    ---------
-    path : str
-        Path of the audio, relative to ``data_root``.
-    length : float
-        Length in seconds.
-    speaker : str
-        Name of the speaker.
-    lang : str
-        Code of the language.
-    words : str
-        Transcript.
-    phones : iterable
-        Phones as (start, end, name), in seconds.
-
-    Returns
-    -------
-    dict
-        The entry. Braces are doubled, those of ``{data_root}`` excepted, so
-        that SpeechBrain's replacements leave names and texts alone.
+    Braces are doubled, those of ``{data_root}`` excepted, so that SpeechBrain's
+    replacements leave names and texts alone.
 
     Example
     -------
@@ -319,16 +206,8 @@ def utterance(
 def write_corpus(
     folder: pathlib.Path, utts: dict[str, dict], corpus: dict
 ) -> None:
-    """Write the manifests, the item file and, last, ``corpus.json``.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Output folder; created if absent.
-    utts : dict
-        From split to a dict from utterance id to entry.
-    corpus : dict
-        Parameters of the preparation, for ``corpus.json``.
+    """Write the manifests of ``utts``, entries by split and utterance id, the
+    item file and, last, ``corpus.json`` with the parameters of the preparation.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.json").unlink(missing_ok=True)
@@ -369,19 +248,8 @@ def _escape(text: str) -> str:
 
 
 class Item(NamedTuple):
-    """Line of a ZeroSpeech item file: a phone in its context.
-
-    Arguments
-    ---------
-    file : str
-        Name of the utterance.
-    onset, offset : float
-        Begin and end in seconds.
-    phone, before, after : str
-        The phone and its neighbours.
-    speaker : str
-        Name of the speaker.
-    """
+    """Line of a ZeroSpeech item file: a phone of an utterance, from onset to
+    offset in seconds, its neighbours and the speaker."""
 
     file: str
     onset: float
@@ -393,24 +261,8 @@ class Item(NamedTuple):
 
 
 def read_items(path: PathLike) -> Iterator[Item]:
-    """Read a ZeroSpeech item file.
-
-    Arguments
-    ---------
-    path : path
-        Item file with the columns ``#file onset offset #phone prev-phone
-        next-phone speaker``.
-
-    Yields
-    ------
-    Item
-        The item of each line.
-
-    Raises
-    ------
-    ValueError
-        If a line is no item.
-    """
+    """Read a ZeroSpeech item file, with the columns ``#file onset offset #phone
+    prev-phone next-phone speaker``; a ValueError names a line that is none."""
     with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.split()
@@ -436,24 +288,9 @@ def make_items(
     speaker: str,
     triphones: bool,
 ) -> list[Item]:
-    """Make the items of an utterance: phones without a pause before, in or
-    after them, at most 5 ms from their neighbours.
-
-    Arguments
-    ---------
-    file : str
-        Name of the utterance.
-    phones : sequence
-        Phones as (start, end, name), in seconds.
-    speaker : str
-        Name of the speaker.
-    triphones : bool
-        Whether an item lasts from the phone before to the phone after.
-
-    Returns
-    -------
-    list of Item
-        The items.
+    """Make the items of an utterance: phones (start, end, name) without a pause
+    before, in or after them, at most 5 ms from their neighbours. A triphone
+    lasts from the phone before to the phone after.
 
     Example
     -------

@@ -69,7 +69,12 @@ def make_cells(
     seed: int = 0,
     max_pairs: int | None = None,
 ) -> Cells:
-    """Make the cells of an ABX error; arguments as those of ``abx_error``.
+    """Make the cells of an ABX error.
+
+    A and X are of one phone and B of another, A and B of one speaker, and X of
+    the same one (``speaker="within"``) or of another (``"across"``), at most
+    ``max_x_across``; with ``context="within"`` all three have the same
+    neighbours, with ``"any"`` any.
 
     If they have more than ``max_pairs`` of items to warp, cells are drawn at
     random in rounds, each with one cell of every phone and speaker, so that
@@ -149,23 +154,16 @@ def identity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def abx_error(
     features: Sequence[torch.Tensor],
     items: Sequence[Item],
-    speaker: str = "within",
-    context: str = "within",
+    cells: Sequence[Cell],
     distance: Callable = angular,
-    max_x_across: int | None = MAX_X_ACROSS,
     weights: torch.Tensor | None = None,
-    seed: int = 0,
-    cells: Sequence[Cell] | None = None,
 ) -> torch.Tensor:
     """Compute the ABX error, .5 at chance (Schatz et al., 2013), averaged as
     in ZeroSpeech and fastabx.
 
-    A and X are of one phone and B of another, A and B of one speaker, and X of
-    the same one (``speaker="within"``) or of another (``"across"``); with
-    ``context="within"`` all three have the same neighbours. A triple is an
-    error if X is nearer to B than to A, and half an error in a tie. Errors
-    are averaged over triples, then over neighbours and speakers of X, then
-    over speakers of A and B, then over pairs of phones.
+    A triple is an error if X is nearer to B than to A, and half an error in a
+    tie. Errors are averaged over triples, then over neighbours and speakers of
+    X, then over speakers of A and B, then over pairs of phones.
 
     Arguments
     ---------
@@ -173,20 +171,13 @@ def abx_error(
         Frames of each item, [T, D], at least one.
     items : sequence of Item
         The items; ``subsample`` bounds their number.
-    speaker, context : str
-        ``"within"`` or ``"across"``, and ``"within"`` or ``"any"``.
+    cells : sequence of Cell
+        The triples to compare, see ``make_cells``.
     distance : callable
         Distance of frames: ``angular`` of vectors, ``identity`` of codes.
-    max_x_across : int, optional
-        Greatest number of speakers of X for a phone, speaker and neighbours;
-        None: no limit.
     weights : torch.Tensor, optional
         Weight of each item in each bootstrap replicate, [N, R]; that of a
         triple is the product.
-    seed : int
-        Random seed of the speakers of X.
-    cells : sequence of Cell, optional
-        The cells to compare; absent: all of ``make_cells``.
 
     Returns
     -------
@@ -195,8 +186,6 @@ def abx_error(
     """
     if weights is None:
         weights = torch.ones(len(items), 1)
-    if cells is None:
-        cells = make_cells(items, speaker, context, max_x_across, seed).cells
     distances = _Distances(features, distance)
     phones = {
         name: i for i, name in enumerate(sorted({i.phone for i in items}))
@@ -420,9 +409,9 @@ class Abx(Metric):
                     errors = abx_error(
                         [by_source[source] for by_source in sources],
                         items,
-                        distance=identity if source == "units" else angular,
-                        weights=weights,
-                        cells=cells.cells,
+                        cells.cells,
+                        identity if source == "units" else angular,
+                        weights,
                     )
                     estimates[f"abx_{condition}_{source}"] = estimate(
                         errors, _quantity(speaker, context, source), len(files)

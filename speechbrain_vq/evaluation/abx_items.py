@@ -31,13 +31,7 @@ class ItemSample(NamedTuple):
 
 def frames_of(item: Item, rate: float) -> slice:
     """Return the frames, at ``rate`` per second, whose middle lies in the item,
-    as fastabx does; Libri-Light's ABX leaves out one more at the end.
-
-    Example
-    -------
-    >>> frames_of(Item("utt", 0.029, 0.071, "a", "b", "c", "ann"), 100)
-    slice(3, 7, None)
-    """
+    as fastabx does; Libri-Light's ABX leaves out one more at the end."""
     # A middle on an edge in decimals must not fall off it in binary.
     start = math.ceil(round(item.onset * rate - 0.5, 6))
     return slice(
@@ -52,30 +46,11 @@ def sample_items(
     seed: int = 0,
 ) -> tuple[dict[str, ItemSample], list[str]]:
     """Subsample the items of a manifest by context: triphones, or the items of
-    a file, to be compared within the same context, and phones for any context.
-    Utterances without a speaker have no items.
+    a ZeroSpeech item file, to be compared within the same context, and phones
+    for any context. Utterances without a speaker have no items.
 
-    Arguments
-    ---------
-    entries : dict
-        The manifest.
-    path : path, optional
-        A ZeroSpeech item file.
-    max_size_group : int, optional
-        See ``subsample``.
-    seed : int
-        Random seed.
-
-    Returns
-    -------
-    tuple
-        ``ItemSample`` by context, ``"within"`` and ``"any"``, and notes on
-        items that cannot be used.
-
-    Raises
-    ------
-    ValueError
-        If the file is not an item file.
+    Returns ``ItemSample`` by context, ``"within"`` and ``"any"``, and notes on
+    items that cannot be used.
     """
     samples, notes = {}, []
     for context, triphones in (("within", True), ("any", False)):
@@ -137,33 +112,15 @@ def subsample(
     seed: int = 0,
 ) -> tuple[list[Item], int]:
     """Draw at most so many items of each speaker, phone and
-    (``context="within"``) neighbours, of so many speakers and phones.
+    (``context="within"``) neighbours, of so many speakers and phones; None: no
+    limit. ``read`` returns an iterable of all items, and is called three times.
 
-    If these are still too many, all items of some neighbours (or, for
-    ``context="any"``, phones) are left out, so that items to be compared stay
-    together. Memory is bounded by the size of the sample, which depends on the
-    order of items only within a group.
+    If these are still more than ``max_items``, all items of some neighbours
+    (or, for ``context="any"``, phones) but the first are left out, so that
+    items to be compared stay together. Memory is bounded by the size of the
+    sample, which depends on the order of items only within a group.
 
-    Arguments
-    ---------
-    read : callable
-        Returns an iterable of all items; called three times.
-    context : str
-        ``"within"`` or ``"any"``.
-    max_size_group : int, optional
-        Greatest size of a group; None: no limit.
-    max_speakers, max_phones : int, optional
-        Greatest number of speakers and phones; None: no limit.
-    max_items : int, optional
-        Greatest number of items, unless the first neighbours (or phone) alone
-        have more; None: no limit.
-    seed : int
-        Random seed.
-
-    Returns
-    -------
-    tuple
-        The items, in their order, and the number of all items.
+    Returns the items, in their order, and the number of all items.
     """
     speakers, phones, total = set(), set(), 0
     for item in read():

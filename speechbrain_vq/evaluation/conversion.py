@@ -38,32 +38,10 @@ def conversion_pairs(
     speakers: Collection[str] = (),
     targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
-    """Draw source utterances and other speakers, no pair of them twice.
-
-    Arguments
-    ---------
-    manifest : dict
-        Manifest of the sources, from name to entry.
-    number : int
-        Greatest number of pairs.
-    seed : int
-        Random seed.
-    speakers : collection of str
-        Target speakers that the model knows by name; empty: any.
-    targets : dict, optional
-        Manifest of the target speakers; by default that of the sources.
-
-    Returns
-    -------
-    list of Pair
-        Empty without two speakers.
-
-    Example
-    -------
-    >>> manifest = {"a": {"spk_id": "ann"}, "b": {"spk_id": "bob"}}
-    >>> sorted(pair[:2] for pair in conversion_pairs(manifest, 9))
-    [('a', 'bob'), ('b', 'ann')]
-    """
+    """Draw at most ``number`` source utterances and other speakers, no pair of
+    them twice; empty without two speakers. ``speakers`` are the target speakers
+    that the model knows by name, empty: any; ``targets`` the manifest of the
+    target speakers, by default that of the sources."""
     sources = _by_speaker(manifest)
     voices = sources if targets is None else _by_speaker(targets)
     draw = random.Random(seed)
@@ -93,13 +71,7 @@ def token_agreement(
     source: torch.Tensor, converted: torch.Tensor
 ) -> tuple[int, int]:
     """Count the frames of tokens [T, C] that agree, and all frames; those
-    beyond the shorter sequence disagree.
-
-    Example
-    -------
-    >>> token_agreement(torch.tensor([[1], [2]]), torch.tensor([[1], [3], [3]]))
-    (1, 3)
-    """
+    beyond the shorter sequence disagree."""
     both = min(len(source), len(converted))
     same = (source[:both] == converted[:both]).all(1)
     return int(same.sum()), max(len(source), len(converted))

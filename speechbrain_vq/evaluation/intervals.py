@@ -18,26 +18,14 @@ def estimate(
     quantity: Quantity = UNNAMED,
     cases: int = 1,
 ) -> Estimate:
-    """Compute a 95 % confidence interval from bootstrap replicates.
+    """Compute a 95 % confidence interval from the value on the data and on each
+    bootstrap replicate, [1 + R]; ``cases`` is the number of utterances.
 
     It is 1.96 standard errors to both sides (Efron and Tibshirani, An
     Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
     quantity; see ``clip_interval``. Percentiles are not used: entropies of
     resampled data are biased downwards, so the percentile interval may exclude
     the value itself.
-
-    Arguments
-    ---------
-    values : torch.Tensor or iterable of float
-        Value on the data, then on each replicate, [1 + R].
-    quantity : Quantity
-        Label, unit and bounds.
-    cases : int
-        Number of utterances behind the value.
-
-    Returns
-    -------
-    Estimate
 
     Example
     -------
@@ -66,27 +54,6 @@ def clip_interval(
     the standard error is 0, and the number of utterances takes its place: no
     error in 16 utterances does not mean an error rate of 0. With one finite
     bound, the normal interval is cut off there.
-
-    Arguments
-    ---------
-    value : float
-        Value on the data.
-    error : float
-        Standard error.
-    bounds : tuple of float
-        Least and greatest possible value.
-    cases : int
-        Number of utterances behind the value.
-
-    Returns
-    -------
-    tuple of float
-
-    Example
-    -------
-    >>> low, high = clip_interval(0.9, 0.0765, (0, 1), cases=9)
-    >>> round(low, 3), round(high, 3)
-    (0.664, 0.976)
     """
     least, most = bounds
     size = most - least
@@ -105,14 +72,7 @@ def clip_interval(
 def wilson(share: float, number: float) -> tuple[float, float]:
     """Compute the 95 % score interval of a proportion of ``number`` cases
     (Wilson, 1927, Probable inference, the law of succession, and statistical
-    inference).
-
-    Example
-    -------
-    >>> low, high = wilson(1.0, 16)
-    >>> round(low, 4), high
-    (0.8064, 1.0)
-    """
+    inference)."""
     squared = NORMAL**2 / number
     middle = share + squared / 2
     half = math.sqrt(squared * (share * (1 - share) + squared / 4))

@@ -32,19 +32,9 @@ def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
 
 
 def load_judge(name: str | Callable) -> Callable:
-    """Load a judge, with its weights.
-
-    Arguments
-    ---------
-    name : str or callable
-        ``resemblyzer``; ``whisper`` or ``whisper:PATH_OR_NAME``, with the
-        weights in a folder or of a name that faster-whisper downloads;
-        ``module:callable`` of an importable module; or a judge.
-
-    Returns
-    -------
-    callable
-        The judge.
+    """Load a judge: ``resemblyzer``; ``whisper`` or ``whisper:PATH_OR_NAME``,
+    with the weights in a folder or of a name that faster-whisper downloads;
+    ``module:callable`` of an importable module; or a callable.
 
     Raises
     ------
@@ -52,11 +42,6 @@ def load_judge(name: str | Callable) -> Callable:
         If there is no such judge.
     ImportError
         If the judge lacks a package, or its weights.
-
-    Example
-    -------
-    >>> load_judge("math:hypot")(3, 4)
-    5.0
     """
     if not isinstance(name, str):
         return name
@@ -100,9 +85,11 @@ def score(
     sample_rate: int,
     entry: dict,
 ) -> tuple[dict[str, float], dict[str, Quantity]]:
-    """Ask all judges; return numbers and quantities by ``judge:key``. If a
-    judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
-    whether the second is greater."""
+    """Ask all judges; return numbers and quantities by ``judge:key``.
+
+    If a judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
+    whether the second is greater.
+    """
     scores, quantities = {}, {}
     for name, judge in judges.items():
         values = judge(audio, sample_rate, entry)

@@ -41,6 +41,17 @@ class Quantity(NamedTuple):
 
 
 UNNAMED = Quantity("")
+# What a Brain measures of its codebooks, by the keys of ``vq_stats``.
+USAGE = {
+    "bits_per_second": Quantity(
+        "bit rate, by the entropy of the codes", "bits/s", NON_NEGATIVE
+    ),
+    "dead_codes": Quantity("codes never used", bounds=NON_NEGATIVE),
+    "quantization_error": Quantity(
+        "quantization error", "share of the variance", NON_NEGATIVE
+    ),
+    "used_codes_percent": Quantity("used codes", "%", (0.0, 100.0)),
+}
 
 
 class Estimate(NamedTuple):

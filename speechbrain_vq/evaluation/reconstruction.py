@@ -34,8 +34,8 @@ def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
-    """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w): [frames,
-    bands] to [frames, 13]."""
+    """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w):
+    [frames, bands] to [frames, 13]."""
     bands = log_mels.shape[1]
     angles = math.pi * (torch.arange(bands) + 0.5) / bands
     waves = torch.cos(angles.unsqueeze(1) * torch.arange(1, _ORDER + 1))
@@ -43,28 +43,12 @@ def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
 
 
 def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Compute MCD, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek, 1993), as
-    the mean along the path of dynamic time warping.
+    """Compute MCD in dB, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek,
+    1993), of two ``mel_cepstra``, as the mean along the path of dynamic time
+    warping.
 
     It depends on the number of bands and coefficients: compare only values
     of the same implementation.
-
-    Arguments
-    ---------
-    x, y : torch.Tensor
-        Cepstra as ``mel_cepstra`` returns them, [frames, order].
-
-    Returns
-    -------
-    float
-        Distortion in dB.
-
-    Example
-    -------
-    >>> x = torch.zeros(4, 2)
-    >>> y = torch.tensor([[3.0, 4.0]]).expand(6, 2)
-    >>> mel_cepstral_distortion(x, y) * math.log(10) / 10 / math.sqrt(2)
-    5.0
     """
     # By matrix products, the distance of a frame to itself would not be 0.
     exact = "donot_use_mm_for_euclid_dist"
@@ -112,13 +96,7 @@ def _magnitudes(wav, window, hop):
 
 
 def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
-    """Draw names at random.
-
-    Example
-    -------
-    >>> len(sample_names(["a", "b", "c"], 2))
-    2
-    """
+    """Draw names at random."""
     return set(
         random.Random(seed).sample(sorted(names), min(number, len(names)))
     )

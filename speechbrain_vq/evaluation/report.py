@@ -123,22 +123,8 @@ def write_report(
 def plot_phone_units(
     counts: torch.Tensor, phones: Sequence[str], path: str | os.PathLike
 ) -> None:
-    """Plot P(phone | unit), with units in the order of their most frequent
-    phone; needs matplotlib, ``pip install "speechbrain-vq[report]"``.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Occurrences of each phone with each unit, [phones, units].
-    phones : sequence of str
-        Names of the phones.
-    path : path
-        The png file to write.
-
-    Example
-    -------
-    >>> plot_phone_units(torch.eye(2), "ab", "table.png")  # doctest: +SKIP
-    """
+    """Plot P(phone | unit) of counts [phones, units], with units in the order
+    of their most frequent phone; needs matplotlib."""
     from matplotlib.figure import Figure
 
     counts = counts[:, counts.sum(0) > 0].double()

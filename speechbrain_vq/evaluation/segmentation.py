@@ -15,25 +15,13 @@ TOLERANCE = 0.02
 
 def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
     """Return the times in seconds at which units change, in any codebook of
-    tokens [T, C].
-
-    Example
-    -------
-    >>> unit_boundaries(torch.tensor([[4], [4], [7], [7], [2]]), 50)
-    [0.04, 0.08]
-    """
+    tokens [T, C]."""
     changes = (tokens[1:] != tokens[:-1]).any(1).nonzero()[:, 0] + 1
     return [int(change) / token_rate for change in changes]
 
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
-    """Return starts and ends of phones, but the first start and the last end.
-
-    Example
-    -------
-    >>> phone_boundaries([(0, 0.1, "a"), (0.1, 0.2, "b"), (0.3, 0.4, "c")])
-    [0.1, 0.2, 0.3]
-    """
+    """Return starts and ends of phones, but the first and the last."""
     times = {time for start, end, _ in phones for time in (start, end)}
     return sorted(times)[1:-1]
 
@@ -63,25 +51,12 @@ def segmentation_scores(
     hits: float, detected: float, reference: float
 ) -> dict[str, float]:
     """Compute precision, recall, F1, over-segmentation and the R-value
-    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6).
+    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6) of numbers
+    of matches, of detected and of reference boundaries; nan where a denominator
+    is 0.
 
     The R-value is 1 in the ideal case, and lower the farther recall and
     over-segmentation are from it; random boundaries do not raise it.
-
-    Arguments
-    ---------
-    hits, detected, reference : float
-        Numbers of matches, of detected and of reference boundaries.
-
-    Returns
-    -------
-    dict
-        Scores; nan where a denominator is 0.
-
-    Example
-    -------
-    >>> segmentation_scores(10, 10, 10)["r_value"]
-    1.0
     """
     precision = hits / detected if detected else math.nan
     recall = hits / reference if reference else math.nan

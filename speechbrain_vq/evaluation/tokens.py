@@ -33,27 +33,13 @@ def read_tokens(
     """Read tokens of any model, a json object a line:
 
     - ``id``, the name of the utterance in the manifest, or ``path``, its file;
-    - ``tokens``: integers from 0, [T], or [T, C] of C codebooks;
+    - ``tokens``: integers from 0, less than ``codebook_size`` if that is given,
+      [T], or [T, C] of C codebooks;
     - ``token_rate``: frames of tokens per second;
     - optionally the duration: ``seconds``, or ``num_samples`` and
       ``sample_rate``; else that of the tokens.
 
-    Arguments
-    ---------
-    path : path
-        The token file.
-    codebook_size : int, optional
-        Number of codes; tokens must be less.
-
-    Yields
-    ------
-    TokenLine
-        Content of each line.
-
-    Raises
-    ------
-    ValueError
-        If a line is invalid; the message names it.
+    A ValueError names an invalid line.
     """
     codebooks = None
     with open(path, "rb") as lines:
@@ -71,25 +57,10 @@ def read_tokens(
 
 
 class TokenFile:
-    """Read the utterances of a manifest from a token file, see
-    ``read_tokens``. They are matched by ``id``, by path, or by the stem of the
-    path.
+    """Read the utterances of a manifest from a token file, see ``read_tokens``.
 
-    Arguments
-    ---------
-    path : path
-        The jsonl file.
-    codebook_size : int, optional
-        Number of codes; tokens must be less.
-
-    Raises
-    ------
-    ValueError
-        If a line is invalid.
-
-    Example
-    -------
-    >>> source = TokenFile("tokens.jsonl")  # doctest: +SKIP
+    They are matched by ``id``, by path, or by the stem of the path. All lines
+    are checked at once: a ValueError names an invalid one.
     """
 
     def __init__(

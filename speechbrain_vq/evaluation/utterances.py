@@ -48,22 +48,8 @@ class Utterance(NamedTuple):
 
 
 class EvaluatedModel:
-    """Encode the audio of a manifest with a model, and decode it again.
-
-    Arguments
-    ---------
-    tokenizer : VQTokenizer
-        The model.
-    batch_seconds : float
-        Audio of a batch in seconds, padding included.
-
-    Example
-    -------
-    >>> from speechbrain_vq import VQTokenizer
-    >>> model = EvaluatedModel(
-    ...     VQTokenizer.from_hparams("model")
-    ... )  # doctest: +SKIP
-    """
+    """Encode the audio of a manifest with a model, in batches of so many
+    seconds with padding, and decode it again."""
 
     def __init__(self, tokenizer, batch_seconds: float = 60.0):
         self.tokenizer, self.batch_seconds = tokenizer, batch_seconds

@@ -22,24 +22,8 @@ def is_unreachable(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn errors of the Hub's client into a ``HubError``.
-
-    Arguments
-    ---------
-    repo_id : str
-        The repository asked for.
-    revision : str, optional
-        The revision asked for.
-
-    Yields
-    ------
-    None
-
-    Raises
-    ------
-    HubError
-        With the client's error as its cause.
-    """
+    """Turn errors of the Hub's client into a ``HubError`` with them as its
+    cause."""
     try:
         yield
     # The client's own errors and no other: a full disk speaks for itself.

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
@@ -24,6 +25,7 @@ MARK = ".speechbrain_vq.json"
 # Bytes of the names and shapes of a weights file; of a model of 1000 tensors
 # they are 150 kB.
 MAX_HEADER = 2**20
+MAX_CONFIG = 2**20
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
@@ -31,26 +33,8 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """Find a file of a model folder.
 
     Links to places outside the folder are refused, those that the Hub's client
-    makes into its cache excepted.
-
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    name : str
-        The file's name.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file; the message says what is there instead.
-    ValueError
-        If it is a link to a place outside.
+    makes into its cache excepted. A FileNotFoundError says what is there
+    instead of a missing file.
     """
     folder = pathlib.Path(folder)
     path = folder / name
@@ -75,6 +59,25 @@ def check_is_there(path: pathlib.Path) -> None:
         f"'{folder}' is not a folder with a pretrained model: there is no "
         f"{path.name} in it.{hint}"
     )
+
+
+def check_config(folder: pathlib.Path) -> None:
+    """Refuse a ``config.json`` that is no json object.
+
+    The model loads without it, but the Hub and other programs read it.
+    """
+    if not (folder / CONFIG).exists():
+        return
+    path = find_file(folder, CONFIG)
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"it has over {MAX_CONFIG} bytes")
+        if not isinstance(read_json(path), dict):
+            raise ValueError("it is another value")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no json object ({error}): get it again, or delete it."
+        ) from error
 
 
 def is_folder_name(name: Any) -> bool:
@@ -111,18 +114,8 @@ def _homes(folder):
 
 
 def pickles_hint(names: Iterable[str]) -> str:
-    """Describe how to convert weights in files that can run code.
-
-    Arguments
-    ---------
-    names : iterable of str
-        Names of the files of a model.
-
-    Returns
-    -------
-    str
-        Last sentence of an error message; empty without such files.
-    """
+    """Describe how to convert weights in files that can run code: the last
+    sentence of an error message, empty without such files."""
     pickles = sorted(n for n in names if n.endswith(PICKLES))
     if not pickles:
         return ""
@@ -142,23 +135,7 @@ class Shape(NamedTuple):
 
 
 def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
-    """Read the shapes in the header of a weights file, by name.
-
-    Arguments
-    ---------
-    path : path
-        A safetensors file.
-
-    Returns
-    -------
-    dict
-        Shapes by the names of the tensors.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or no safetensors file.
-    """
+    """Read the shapes in the header of a safetensors file, by name."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     try:
@@ -270,24 +247,12 @@ def load_checkpoint(
     yaml: str,
     assign: bool = False,
 ) -> None:
-    """Load weights from a pickle without running code in it.
+    """Load weights from a file of ``torch.save`` without running code in it.
 
-    Arguments
-    ---------
-    module : torch.nn.Module
-        Module to load into; after an error it is not usable.
-    path : path
-        A file of ``torch.save``.
-    yaml : str
-        Name of the yaml of the module, for the error message.
-    assign : bool
-        Whether the tensors of the file replace the module's own.
-
-    Raises
-    ------
-    ValueError
-        If the file is not of tensors only, they do not fit, or have values
-        that are NaN or infinite.
+    After an error the module is not usable. ``yaml`` is the name of the yaml
+    that describes it; with ``assign`` the tensors of the file replace the
+    module's own. A ValueError tells if the file is not of tensors only, they do
+    not fit, or have values that are NaN or infinite.
     """
     path = pathlib.Path(path)
     try:
@@ -369,17 +334,7 @@ def copy_folder(
     output: str | pathlib.Path,
     modules: dict[str, nn.Module],
 ) -> None:
-    """Copy a model folder, with the weights that its modules have now.
-
-    Arguments
-    ---------
-    folder : path
-        The folder that the modules were loaded from.
-    output : path
-        The folder to write.
-    modules : dict
-        The modules by name.
-    """
+    """Copy a model folder, with the weights that its modules have now."""
     folder, output = pathlib.Path(folder), pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     inner = [

@@ -16,6 +16,7 @@ from .download import download
 from .folder import (
     HPARAMS,
     WEIGHTS,
+    check_config,
     find_file,
     load_checkpoint,
     load_weights,
@@ -34,15 +35,9 @@ MANY_TENSORS = 2**10
 def load_pretrained(
     source: str | pathlib.Path,
     *,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | pathlib.Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-    savedir: str | pathlib.Path | None = None,
-    subfolder: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Load what a pretrained model's yaml describes, on the CPU.
 
@@ -50,14 +45,14 @@ def load_pretrained(
     ---------
     source : str or path
         A folder, or a model on the Hub (``org/name``).
-    revision, token, cache_dir, local_files_only, force_download, savedir, \
-subfolder
-        See ``speechbrain_vq.hub.download.download``.
     overrides : mapping, optional
         Plain values in place of those of the yaml, nested as they are there.
     trust_remote_code : bool
         Whether SpeechBrain's own loader reads the folder, which runs whatever
         the yaml asks for.
+    **options
+        ``revision``, ``token``, ``subfolder`` and others, see
+        ``speechbrain_vq.hub.download.download``.
 
     Returns
     -------
@@ -77,17 +72,7 @@ subfolder
     >>> hparams["modules"]["quantizer"].codebook_size  # doctest: +SKIP
     512
     """
-    folder = download(
-        source,
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        force_download=force_download,
-        savedir=savedir,
-        subfolder=subfolder,
-        trust_remote_code=trust_remote_code,
-    )
+    folder = download(source, trust_remote_code=trust_remote_code, **options)
     return load_folder(folder, overrides, trust_remote_code)
 
 
@@ -96,24 +81,10 @@ def load_folder(
     overrides: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, Any]:
-    """Load the model of a folder; see ``load_pretrained``.
-
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    overrides : mapping, optional
-        Plain values in place of those of the yaml.
-    trust_remote_code : bool
-        Whether SpeechBrain's own loader reads the folder.
-
-    Returns
-    -------
-    dict
-        The hyperparameters; ``modules`` are loaded.
-    """
+    """Load the model of a folder; see ``load_pretrained``."""
     folder = pathlib.Path(folder)
     path = find_file(folder, HPARAMS)
+    check_config(folder)
     with _isolated():
         if trust_remote_code:
             return _load_trusted(folder, path, overrides)
@@ -132,24 +103,12 @@ def load_folder(
 def load_named(
     folder: str | pathlib.Path, name: str, weights: pathlib.Path
 ) -> tuple[dict[str, Any], Any]:
-    """Load one module of a folder, whose yaml may be SpeechBrain's and have
-    it at the top or among ``modules``.
+    """Load one module of a folder, whose yaml may be SpeechBrain's and have it
+    at the top or among ``modules``.
 
-    Arguments
-    ---------
-    folder : path
-        The folder.
-    name : str
-        Name of the module.
-    weights : pathlib.Path
-        A safetensors file with the weights of that module under its name, or
-        a file of ``torch.save`` with its state and nothing else.
-
-    Returns
-    -------
-    tuple
-        The plain values of the yaml, and the module. What the yaml has under
-        the name comes as it is where it is no module.
+    ``weights`` is a safetensors file with the weights of that module under its
+    name, or a file of ``torch.save`` with its state. Returns the plain values
+    of the yaml, and what it has under the name, a module or not.
     """
     path = find_file(folder, HPARAMS)
     is_safe = weights.suffix == pathlib.Path(WEIGHTS).suffix

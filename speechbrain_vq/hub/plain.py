@@ -18,6 +18,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from speechbrain_vq._names import suggestion
+
 from .registry import BUILDABLE, Buildable
 
 # The largest yaml of a recipe has 3 kB and 150 nodes.
@@ -42,17 +44,7 @@ PLAIN = bool | int | float | str | None
 
 
 class UnsafeHparamsError(ValueError):
-    """Report a yaml that is not plain data, or too large; nothing was run.
-
-    Arguments
-    ---------
-    reason : str
-        Why it is refused.
-    file : str
-        Path of the yaml.
-    node : ruamel.yaml.Node, optional
-        The place in it.
-    """
+    """Report a yaml that is not plain data, or too large; nothing was run."""
 
     def __init__(
         self, reason: str, file: str, node: Node | None = None
@@ -92,19 +84,9 @@ class _Value:
 class ModelYaml:
     """Read and check the yaml of a model folder without building anything.
 
-    Arguments
-    ---------
-    path : path
-        The file.
-    overrides : mapping, optional
-        Plain values in place of those of the yaml, nested as they are there.
-
-    Raises
-    ------
-    UnsafeHparamsError
-        If the yaml holds what is no data, or too much.
-    ValueError
-        If it is no yaml, or no mapping, or an override has no place in it.
+    ``overrides`` are plain values in place of those of the yaml, nested as they
+    are there. An UnsafeHparamsError tells what is no data, or too much; another
+    ValueError, that it is no yaml, or that an override has no place in it.
 
     Example
     -------
@@ -124,7 +106,7 @@ class ModelYaml:
             self._loader, self._root = _parse(_read(path))
             self._top = _pairs(self._root)
             self._measure(self._root, {}, 0)
-            _override(self._root, overrides or {})
+            self._override(self._root, overrides or {})
             self._top = _pairs(self._root)
 
     def scalar(self, key: str) -> Any:
@@ -139,26 +121,13 @@ class ModelYaml:
     def build(
         self, device: str = "meta", num_tensors: int = 0
     ) -> dict[str, Any]:
-        """Build what the yaml describes, without its weights.
+        """Build the plain values and modules of the yaml, without their
+        weights.
 
-        Arguments
-        ---------
-        device : str
-            Device to build on, except for modules that compute tensors.
-        num_tensors : int
-            Number of tensors of the weights, which bounds that of the model.
-
-        Returns
-        -------
-        dict
-            Plain values and modules.
-
-        Raises
-        ------
-        UnsafeHparamsError
-            If it is too large.
-        ValueError
-            If an argument is out of bounds, or a class cannot be built.
+        ``device`` is that of all modules but those that compute tensors;
+        ``num_tensors`` is that of the weights, which bounds that of the model.
+        An UnsafeHparamsError tells what is too large, another ValueError, which
+        class cannot be built.
         """
         limit = CALLS_AT_LEAST + CALLS_PER_TENSOR * num_tensors
         self._device, self._built = device, {}
@@ -222,6 +191,53 @@ class ModelYaml:
         if isinstance(value, ScalarNode) and "<" in value.value:
             raise _Refused("a reference to text with another", node)
         return value
+
+    def _override(
+        self, node: Node, values: Mapping[str, Any], path: str = ""
+    ) -> None:
+        """Put plain values in the place of nodes of the same type."""
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                f"overrides are a dict of values by name, got {values!r}."
+            )
+        pairs = _pairs(node) if isinstance(node, MappingNode) else {}
+        for key, value in values.items():
+            name = f"{path}{key}"
+            if key not in pairs:
+                raise ValueError(
+                    f"overrides: the yaml has no '{name}'."
+                    f"{suggestion(key, pairs)} There it has "
+                    f"{', '.join(pairs) or 'no keys'}."
+                )
+            if isinstance(value, Mapping):
+                self._override(pairs[key], value, f"{name}.")
+                continue
+            if not _is_plain(value):
+                raise ValueError(
+                    f"overrides: '{name}' is {value!r}; plain values (numbers, "
+                    "words, lists of them) can be given."
+                )
+            expected = self._type_of(pairs[key])
+            # Text may be left out, such as the name of a vocoder.
+            absent = value is None and expected == "text"
+            if expected not in (_type_name(value), "null") and not absent:
+                raise ValueError(
+                    f"overrides: '{name}' is {value!r}, but the yaml has a "
+                    f"{expected} there."
+                )
+            node.value = [
+                (k, _Value(value) if k.value == key else v)
+                for k, v in node.value
+            ]
+
+    def _type_of(self, node: Node) -> str:
+        """Return the type of the value of a node, in words."""
+        if node.tag == REF:
+            return self._type_of(self._referred(node))
+        if isinstance(node, ScalarNode) and node.tag in SCALARS:
+            return _type_name(self._scalar(node))
+        is_list = isinstance(node, SequenceNode) and node.tag == f"{YAML}seq"
+        return "list" if is_list or node.tag == TUPLE else "mapping or module"
 
     # Building --------------------------------------------------------------
 
@@ -427,31 +443,13 @@ def _pairs(node: Node | None) -> dict[str, Node]:
     return pairs
 
 
-def _override(node: Node, values: Mapping[str, Any], path: str = "") -> None:
-    """Put plain values in the place of nodes."""
-    if not isinstance(values, Mapping):
-        raise TypeError(
-            f"overrides are a dict of values by name, got {values!r}."
-        )
-    pairs = _pairs(node) if isinstance(node, MappingNode) else {}
-    for key, value in values.items():
-        if key not in pairs:
-            raise ValueError(
-                f"overrides: the yaml has no '{path}{key}'; there it has "
-                f"{', '.join(pairs) or 'no keys'}."
-            )
-        if isinstance(value, Mapping):
-            _override(pairs[key], value, f"{path}{key}.")
-        elif not _is_plain(value):
-            raise ValueError(
-                f"overrides: '{path}{key}' is {value!r}; plain values (numbers,"
-                " words, lists of them) can be given."
-            )
-        else:
-            node.value = [
-                (k, _Value(value) if k.value == key else v)
-                for k, v in node.value
-            ]
+def _type_name(value: Any) -> str:
+    """Return the type of a plain value, in words; an int is a number too."""
+    if value is None:
+        return "null"
+    names = {bool: "boolean value", str: "text"}
+    default = "number" if isinstance(value, int | float) else "list"
+    return names.get(type(value), default)
 
 
 def _is_plain(value: Any) -> bool:

@@ -46,27 +46,8 @@ class WeightsPretrainer(Pretrainer):
         local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
         fetch_config: FetchConfig = FetchConfig(),  # noqa: B008
     ) -> dict[str, pathlib.Path]:
-        """Fetch the weights, into ``collect_in`` where that is set.
-
-        Arguments
-        ---------
-        default_source : str, path or FetchSource
-            The folder or the model on the Hub.
-        local_strategy : LocalStrategy
-            Way to put the file into ``collect_in``.
-        fetch_config : FetchConfig
-            Revision, token and cache.
-
-        Returns
-        -------
-        dict
-            The path of the weights.
-
-        Raises
-        ------
-        ValueError
-            If there is no source.
-        """
+        """Fetch the weights, into ``collect_in`` where that is set; arguments
+        as of SpeechBrain's ``Pretrainer``, but the source is required."""
         if default_source is None:
             raise ValueError(f"Say where to take {WEIGHTS} from.")
         self.path = fetch(
@@ -79,15 +60,7 @@ class WeightsPretrainer(Pretrainer):
         return {WEIGHTS: self.path}
 
     def load_collected(self) -> None:
-        """Load the weights into the modules, all of them and no others.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there are none.
-        ValueError
-            If they do not fit, or were never collected.
-        """
+        """Load the weights into the modules, all of them and no others."""
         path = self.path
         # Only the main process collects; the others find it there.
         if path is None and self.collect_in is not None:

@@ -23,19 +23,10 @@ MANY = MappingProxyType(
 class Buildable(NamedTuple):
     """Describe a class that a model folder may name.
 
-    Arguments
-    ---------
-    module : str
-        The module that has it.
-    name : str
-        Its name there.
-    limits : mapping
-        Largest values of arguments by name, where ``LARGEST`` is too large.
-    computed : bool
-        Whether its constructor computes tensors (filter banks, windows), and
-        so cannot run on the meta device.
-    cls : type, optional
-        The class itself, where it was registered.
+    ``limits`` are the largest values of arguments by name, where ``LARGEST`` is
+    too large; ``computed`` says that the constructor computes tensors (filter
+    banks, windows), and so cannot run on the meta device; ``cls`` is the class
+    itself, where it was registered.
     """
 
     module: str
@@ -130,7 +121,7 @@ BUILDABLE = _table()
 def register_module(
     cls: type | None = None, *, name: str | None = None
 ) -> type | Callable[[type], type]:
-    """Let model folders build a class of one's own.
+    """Let model folders build a class of one's own, a ``torch.nn.Module``.
 
     A model folder is data and builds registered classes only. Register a
     class, in the process that loads, before the first ``from_hparams``.
@@ -141,22 +132,15 @@ def register_module(
     Arguments
     ---------
     cls : type
-        A ``torch.nn.Module``.
+        The class, which is also returned, so that this can be a decorator.
     name : str, optional
         Dotted name in yaml files (``!new:name``); by default the module and
         the name of the class.
 
-    Returns
-    -------
-    type
-        The class, so that this can be a decorator.
-
     Raises
     ------
-    TypeError
-        If it is no ``torch.nn.Module``.
-    ValueError
-        If another class has the name.
+    TypeError, ValueError
+        If it is no ``torch.nn.Module``, or another class has the name.
 
     Example
     -------

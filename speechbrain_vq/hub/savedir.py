@@ -17,25 +17,11 @@ def place(
     origin: dict[str, str],
     fresh: bool = False,
 ) -> pathlib.Path:
-    """Copy the files of one commit of a model.
+    """Copy the files of one commit of a model to a folder of the caller.
 
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Folder to copy from.
-    savedir : pathlib.Path
-        Folder to write: a new or empty one, or one that this function made.
-    names : sequence of str, optional
-        Files to copy, as far as they exist; absent: the whole folder.
-    origin : dict
-        Source of the files. Those of the same ``commit`` are not copied again.
-    fresh : bool
-        Whether to copy them again all the same.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder with the copies.
+    ``savedir`` is a new or empty folder, or one that this function made;
+    without ``names`` the whole folder is copied. Files of the same commit of
+    ``origin`` are not copied again unless ``fresh``.
 
     Raises
     ------

@@ -67,11 +67,6 @@ class CodecMixin:
         -------
         torch.Tensor
             Tokens, [B, N, K].
-
-        Raises
-        ------
-        ValueError
-            If there is no such codebook.
         """
         tokens, _ = self.encode_batch(signal, lengths)
         tokens = tokens if tokens.dim() == 3 else tokens.unsqueeze(-1)
@@ -83,22 +78,10 @@ class CodecMixin:
         lengths: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Decode tokens to waveforms in the average voice.
+        """Decode tokens [B, N, K] to waveforms [B, T] in the average voice.
 
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            Tokens, [B, N, K]; of a residual quantizer also those of the first
-            codebooks only.
-        lengths : torch.Tensor, optional
-            Relative lengths, [B].
-        **kwargs
-            Arguments of other tokenizers, ignored.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, T].
+        Of a residual quantizer, the tokens may also be those of the first
+        codebooks only. Arguments of other tokenizers are ignored.
         """
         residual = self.mods.quantizer.composition == "residual"
         if not (residual and 0 < tokens.shape[-1] < self.num_codebooks):
@@ -111,7 +94,8 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Return the codewords as rows of one table.
+        """Return the codewords as rows of one table, [K * C, H], codebook after
+        codebook.
 
         Arguments
         ---------
@@ -125,12 +109,7 @@ class CodecMixin:
         Returns
         -------
         torch.Tensor
-            Codewords, [K * C, H], codebook after codebook.
-
-        Raises
-        ------
-        ValueError
-            If there are not so many.
+            A copy of the codewords.
         """
         size = self.vocab_size if vocab_size is None else vocab_size
         if not 0 < size <= self.vocab_size:
@@ -144,19 +123,11 @@ class CodecMixin:
 
     @torch.no_grad()
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look up the codewords of tokens.
+        """Look up the codewords [B, N, K, H] of tokens [B, N, K], or of tokens
+        of the first codebooks only.
 
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            Tokens, [B, N, K], or of the first codebooks only.
-
-        Returns
-        -------
-        torch.Tensor
-            Codewords, [B, N, K, H]. Of a residual quantizer, their sum over K
-            is the quantized latent; of a product codebook, their
-            concatenation.
+        Of a residual quantizer, their sum over K is the quantized latent; of a
+        product codebook, their concatenation.
         """
         tokens = tokens.to(self.device)
         books = torch.arange(tokens.shape[-1], device=tokens.device)
@@ -168,45 +139,17 @@ class CodecMixin:
         wav_lens: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms to tokens and their codewords.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            Waveforms, [B, T].
-        wav_lens : torch.Tensor, optional
-            Relative lengths, [B].
-        **kwargs
-            Arguments of ``sig_to_tokens``.
-
-        Returns
-        -------
-        tuple
-            Tokens [B, N, K] and codewords [B, N, K, H].
-        """
+        """Encode waveforms [B, T], of relative lengths [B], to tokens [B, N, K]
+        and their codewords [B, N, K, H]; ``kwargs`` are those of
+        ``sig_to_tokens``."""
         tokens = self.sig_to_tokens(wavs, wav_lens, **kwargs)
         books = self._books(kwargs.get("num_codebooks"))
         codebook = self.mods.quantizer.codebook.detach()
         return tokens, codebook[torch.tensor(books), tokens]
 
     def fold(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Convert tokens to the shape that ``decode_batch`` takes.
-
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            Tokens, [B, N, K].
-
-        Returns
-        -------
-        torch.Tensor
-            The same, or [B, N] where ``is_folded``.
-
-        Raises
-        ------
-        ValueError
-            If they are of another number of codebooks.
-        """
+        """Convert tokens [B, N, K] to the shape that ``decode_batch`` takes:
+        [B, N] where ``is_folded``."""
         if tokens.dim() != 3 or tokens.shape[-1] != self.num_codebooks:
             raise ValueError(
                 f"Tokens of {self.num_codebooks} codebooks are [B, N, "
@@ -266,20 +209,8 @@ class EncodecAdapter(torch.nn.Module):
     def encode(
         self, inputs: torch.Tensor, length: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms to tokens and their codewords.
-
-        Arguments
-        ---------
-        inputs : torch.Tensor
-            Waveforms, [B, T] or [B, 1, T].
-        length : torch.Tensor, optional
-            Relative lengths, [B].
-
-        Returns
-        -------
-        tuple
-            Tokens [B, N, K] and codewords [B, N, K, H].
-        """
+        """Encode waveforms [B, T] or [B, 1, T], of relative lengths [B], to
+        tokens [B, N, K] and their codewords [B, N, K, H]."""
         return self.tokenizer(inputs, length)
 
     forward = encode
@@ -287,21 +218,8 @@ class EncodecAdapter(torch.nn.Module):
     def decode(
         self, tokens: torch.Tensor, length: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Decode tokens to waveforms in the average voice.
-
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            Tokens, [B, N, K]; of a residual quantizer also those of the first
-            codebooks only.
-        length : torch.Tensor, optional
-            Relative lengths, [B].
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, 1, T].
-        """
+        """Decode tokens [B, N, K] to waveforms [B, 1, T] in the average voice;
+        see ``CodecMixin.tokens_to_sig``."""
         return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
 
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:

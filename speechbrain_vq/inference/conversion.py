@@ -185,19 +185,13 @@ def convert_files(
 
     Arguments
     ---------
-    places : iterable of path
-        Audio files and folders of them.
+    places, output, overwrite, progress
+        As for ``reconstruct_files``; for a single file, the output may also be
+        ``NAME.wav``.
     converter : VoiceConverter
         The model.
     target : str, path or iterable of them
         Voice, see ``VoiceConverter.voice``.
-    output : path
-        Output folder; its wav files have the names of the audio files. For a
-        single file also ``NAME.wav``.
-    overwrite : bool
-        Whether to overwrite existing wav files, as of another voice.
-    progress : bool
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -206,12 +200,8 @@ def convert_files(
 
     Raises
     ------
-    FileNotFoundError
-        If there are no audio files.
-    OSError
-        If a file cannot be written, as on a full disk.
-    ValueError
-        If there is no such voice, or two wav files would have one name.
+    ValueError, OSError
+        If there is no such voice, or as ``reconstruct_files``.
     """
     target = _listed(target)
     voice = converter.voice(target)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.atomic import made_folder
 from speechbrain_vq.dataio.audio import audio_endings, find_audio
 
 from .tokenizer import VQTokenizer
@@ -16,16 +17,11 @@ logger = logging.getLogger(__name__)
 
 
 class FileResults(NamedTuple):
-    """Numbers of files that were processed and that failed.
+    """Results of processing many files.
 
-    Arguments
-    ---------
-    done : int
-        Number of files with a result, those of an earlier run included.
-    bad : dict
-        Reason for each file without one, by path.
-    existing : int
-        Number of results that existed before and were left as they are.
+    ``done`` is the number of files with a result, those of an earlier run
+    included; ``bad`` has the reason for each file without one, by path;
+    ``existing`` is the number of results that existed before and were left.
     """
 
     done: int
@@ -64,12 +60,9 @@ def reconstruct_files(
 
     Raises
     ------
-    FileNotFoundError
-        If there are no audio files.
-    OSError
-        If a file cannot be written, as on a full disk.
-    ValueError
-        If two wav files would have one name, or one would overwrite its source.
+    ValueError, OSError
+        If there are no audio files, two wav files would have one name, one
+        would overwrite its source, or one cannot be written.
     """
     return process_files(
         places, folder, tokenizer.reconstruct_file, overwrite, progress
@@ -83,37 +76,12 @@ def process_files(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
-    """Write a wav file for each audio file.
+    """Write a wav file for each audio file; see ``reconstruct_files``.
 
-    Arguments
-    ---------
-    places : iterable of path
-        Audio files and folders of them.
-    output : path
-        Output folder; for a single audio file also a file, such as
-        ``NAME.wav``. It may lie in a folder of audio files: earlier outputs
-        are not processed again.
-    write : callable
-        Function of the path of an audio file and that of the wav to write.
-    overwrite : bool
-        Whether to overwrite existing wav files.
-    progress : bool
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    FileResults
-        Number of files done, and the reasons for the others.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are no audio files.
-    OSError
-        If a file cannot be written, as on a full disk.
-    ValueError
-        If two wav files would have one name, one would overwrite its source,
-        or there are several for one output file.
+    ``output`` is a folder, for a single audio file also a file, such as
+    ``NAME.wav``. It may lie in a folder of audio files: earlier outputs are not
+    processed again. ``write`` gets the path of an audio file and that of the
+    wav.
     """
     outputs = _output_paths(find_audio(places), pathlib.Path(output))
     existing = {path for path in outputs.values() if path.exists()}
@@ -130,9 +98,9 @@ def process_files(
     for path, target in tqdm(outputs.items(), disable=not progress):
         if target in existing:
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            write(path, target)
+            with made_folder(target.parent):
+                write(path, target)
         except ValueError as error:
             reason = str(error)
             named = reason.startswith(str(path))

@@ -18,15 +18,9 @@ from speechbrain_vq.nnet.masks import frame_mask
 class HifiGAN(nn.Module):
     """Vocoder from log-mels to waveforms.
 
-    Arguments
-    ---------
-    generator : HifiganGenerator
-        Trained generator.
-    settings : dict
-        Known settings of its log-mels, by the names of ``LogMel.settings``;
-        those that follow from the generator are added.
-    source : str
-        Folder or Hub name, for messages.
+    ``settings`` are those of its log-mels that are known, by the names of
+    ``LogMel.settings``; those that follow from the generator are added.
+    ``source`` is its folder or Hub name, for messages.
     """
 
     def __init__(
@@ -49,20 +43,8 @@ class HifiGAN(nn.Module):
     def forward(
         self, mels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Synthesize waveforms.
-
-        Arguments
-        ---------
-        mels : torch.Tensor
-            Log-mels, [B, T, M].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B]; by default all of 1.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, samples], zero at padding.
-        """
+        """Synthesize waveforms [B, samples], zero at padding, from log-mels
+        [B, T, M] of relative lengths [B]."""
         return one_by_one(self._synthesize, mels, lengths, self.hop_length)
 
     def _synthesize(self, mels):
@@ -78,18 +60,8 @@ class HifiGAN(nn.Module):
         return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuse a tokenizer whose features it was not trained on.
-
-        Arguments
-        ---------
-        tokenizer : VQTokenizer
-            The tokenizer.
-
-        Raises
-        ------
-        ValueError
-            If the features differ; the message names both.
-        """
+        """Refuse a tokenizer whose features it was not trained on; the
+        ValueError names both."""
         if tokenizer.decodes_to_samples:
             raise ValueError(
                 f"The decoder of {tokenizer.source} outputs waveforms itself, "
@@ -129,17 +101,9 @@ class HifiGAN(nn.Module):
 class UnitVocoder(nn.Module):
     """Vocoder from tokens and a speaker embedding to waveforms.
 
-    The recipe ``MiniSpeech/unit-vocoder`` trains it. The decoder of the
-    tokenizer is not used.
-
-    Arguments
-    ---------
-    generator : UnitHifiganGenerator
-        Generator trained on the tokens of one tokenizer.
-    settings : dict
-        ``unit_settings`` of that tokenizer.
-    source : str
-        Folder or Hub name, for messages.
+    The recipe ``MiniSpeech/unit-vocoder`` trains it on the tokens of one
+    tokenizer, whose ``unit_settings`` are its ``settings``; the decoder of the
+    tokenizer is not used. ``source`` is its folder or Hub name, for messages.
     """
 
     def __init__(
@@ -160,27 +124,9 @@ class UnitVocoder(nn.Module):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Synthesize waveforms.
-
-        Arguments
-        ---------
-        tokens : torch.Tensor
-            Tokens, [B, T] or [B, T, C].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B]; by default all of 1.
-        speaker : torch.Tensor, optional
-            Speaker embeddings, [B, S]; by default that of the average voice.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, samples], zero at padding.
-
-        Raises
-        ------
-        ValueError
-            If there is no such token.
-        """
+        """Synthesize waveforms [B, samples], zero at padding, from tokens
+        [B, T] or [B, T, C] of relative lengths [B], in the voice of speaker
+        embeddings [B, S], by default the average voice."""
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
         size = self.settings["codebook_size"]
         books = self.settings["num_codebooks"]
@@ -209,18 +155,8 @@ class UnitVocoder(nn.Module):
         return wavs[:, 0, : number * self.hop_length]
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuse a tokenizer that it was not trained with.
-
-        Arguments
-        ---------
-        tokenizer : VQTokenizer
-            The tokenizer.
-
-        Raises
-        ------
-        ValueError
-            If it is another one; the message names both.
-        """
+        """Refuse a tokenizer that it was not trained with; the ValueError names
+        both."""
         ours = unit_settings(tokenizer)
         _check_same(
             self,
@@ -279,24 +215,8 @@ def one_by_one(
     """Synthesize utterances one by one, without the padding, which would be
     mixed into their ends.
 
-    Arguments
-    ---------
-    synthesize : callable
-        Function from [1, T, ...], and a row of each of the others, to
-        [1, samples].
-    frames : torch.Tensor
-        Features or tokens, [B, T, ...].
-    lengths : torch.Tensor, optional
-        Relative lengths, [B]; by default all of 1.
-    hop_length : int
-        Samples per frame.
-    *others : torch.Tensor
-        Further inputs, such as speaker embeddings, [B, ...].
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms, [B, T * hop_length], zero beyond their lengths.
+    ``synthesize`` maps frames [1, T, ...], and a row of each of the others, to
+    [1, samples]. Returns [B, T * hop_length], zero beyond the relative lengths.
     """
     numbers = frame_mask(frames, lengths).sum(1).tolist()
     longest = frames.shape[1] * hop_length

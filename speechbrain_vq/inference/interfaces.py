@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.errors import in_words
 from speechbrain_vq.hub.folder import commit_of, copy_folder
 from speechbrain_vq.hub.load import load_folder
 from speechbrain_vq.nnet.utils import keep_dtype
@@ -162,32 +160,12 @@ subfolder
     def from_pretrained(
         cls, source: str | pathlib.Path, **options: Any
     ) -> "VQPretrained":
-        """Load a model, by the Hub's usual name of ``from_hparams``.
-
-        Arguments
-        ---------
-        source : path or str
-            A folder, or the id of a model on the Hub.
-        **options
-            See ``from_hparams``.
-
-        Returns
-        -------
-        VQPretrained
-            The model, in evaluation mode.
-        """
+        """Load a model, by the Hub's usual name of ``from_hparams``."""
         return cls.from_hparams(source, **options)
 
     def save_pretrained(self, folder: str | pathlib.Path) -> None:
-        """Write the model, with the weights that it has now.
-
-        The folder loads as the one did that the model is from.
-
-        Arguments
-        ---------
-        folder : path
-            A folder, which is made if there is none. Files of the same names
-            are written over, others stay.
+        """Write the model, with the weights that it has now, to a folder that
+        loads as the one did that it is from. Other files in the folder stay.
 
         Raises
         ------
@@ -203,36 +181,16 @@ subfolder
             )
         copy_folder(self.location, folder, dict(self.mods.items()))
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str = "Upload model",
-        create_pr: bool = False,
-    ) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Push what ``save_pretrained`` writes to the Hub, in one commit.
-
-        The function ``speechbrain_vq.push_to_hub`` pushes an exported folder
-        with its card and examples.
 
         Arguments
         ---------
         repo_id : str
-            Name of the repository, ``organisation/name``; made if there is
-            none.
-        private : bool, optional
-            Whether a repository that is made is private.
-        token : str or bool, optional
-            As in ``huggingface_hub``.
-        revision : str, optional
-            Branch to commit to.
-        commit_message : str
-            Title of the commit.
-        create_pr : bool
-            Whether to open a pull request.
+            Repository on the Hub, ``organisation/name``.
+        **options
+            Options of ``speechbrain_vq.push_to_hub``, such as ``private``,
+            ``token`` and ``create_pr``.
 
         Returns
         -------
@@ -244,19 +202,16 @@ subfolder
         HubError
             If the Hub refuses or cannot be reached.
         """
-        api = HfApi(token=token, library_name="speechbrain_vq")
+        # Only here does inference need what is above it, by its public name.
+        import speechbrain_vq
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            with in_words(repo_id, revision):
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                commit = api.upload_folder(
-                    repo_id=repo_id,
-                    folder_path=folder,
-                    revision=revision,
-                    commit_message=commit_message,
-                    create_pr=create_pr,
-                )
-        return commit.pr_url or commit.commit_url
+            paths = pathlib.Path(folder).iterdir()
+            inner = [path.name for path in paths if path.is_dir()]
+            return speechbrain_vq.push_to_hub(
+                folder, repo_id, files=inner, update=True, **options
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -311,40 +266,35 @@ subfolder
 
 def _run_options(run_opts, device, dtype):
     """Merge ``device`` and ``dtype`` into the run options."""
-    options = dict(run_opts) if isinstance(run_opts, dict) else run_opts
-    if device is None and dtype is None:
-        return options
-    named = {"device": device, "eval_precision": dtype}
-    named = {k: v for k, v in named.items() if v is not None}
-    if isinstance(dtype, torch.dtype):
-        named["eval_precision"] = PRECISIONS.get(dtype)
-    if named.get("eval_precision", "fp32") not in PRECISIONS.values():
-        raise ValueError(
-            f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
-        )
-    if "device" in named:
+    options, named = _as_dict(run_opts), {}
+    if device is not None:
         named["device"] = str(device)
-    if not isinstance(options, dict):
-        options = options.as_dict() if options is not None else {}
+    if dtype is not None:
+        is_name = dtype in PRECISIONS.values()
+        named["eval_precision"] = dtype if is_name else PRECISIONS.get(dtype)
+        if named["eval_precision"] is None:
+            raise ValueError(
+                f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
+            )
     default = RunOptions()
-    twice = [
-        k for k in named if options.get(k) not in (None, named[k], default[k])
-    ]
-    if twice:
-        raise ValueError(
-            f"{twice[0]} is given twice, as {named[twice[0]]!r} and in "
-            f"run_opts as {options[twice[0]]!r}: leave one out."
-        )
+    for key, value in named.items():
+        if options.get(key) not in (None, value, default[key]):
+            raise ValueError(
+                f"{key} is given twice, as {value!r} and in run_opts as "
+                f"{options[key]!r}: leave one out."
+            )
     return {**options, **named}
+
+
+def _as_dict(run_opts):
+    if run_opts is None or isinstance(run_opts, dict):
+        return dict(run_opts or {})
+    return run_opts.as_dict()
 
 
 def _complete(run_opts):
     """Complete run options by SpeechBrain's defaults, never by the yaml."""
-    options = RunOptions().as_dict()
-    if isinstance(run_opts, dict):
-        options.update(run_opts)
-    elif run_opts is not None:
-        options.update(run_opts.as_dict())
+    options = {**RunOptions().as_dict(), **_as_dict(run_opts)}
     return RunOptions.from_dictionary(options)
 
 

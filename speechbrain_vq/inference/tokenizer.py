@@ -236,18 +236,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms to latents, before the quantizer.
-
-        Arguments
-        ---------
-        wavs, wav_lens
-            As for ``encode_batch``.
-
-        Returns
-        -------
-        tuple
-            Latents [B, T, H] and their relative lengths [B].
-        """
+        """Encode waveforms, as ``encode_batch`` takes them, to latents
+        [B, T, H] before the quantizer, and their relative lengths [B]."""
         with self.autocast():
             features, lengths = self.mods.features(
                 *self._as_batch(wavs, wav_lens)
@@ -308,25 +298,9 @@ class VQTokenizer(CodecMixin, VQPretrained):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Decode quantized vectors to waveforms.
-
-        Arguments
-        ---------
-        vectors : torch.Tensor
-            Input of the decoder, [B, T, H].
-        lengths, speaker : torch.Tensor, optional
-            As for ``decode_batch``.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, samples], zero at padding.
-
-        Raises
-        ------
-        ValueError
-            If the vocoder takes tokens.
-        """
+        """Decode quantized vectors [B, T, H], the input of the decoder, to
+        waveforms; see ``decode_batch``. A vocoder that takes tokens raises a
+        ValueError."""
         if isinstance(self.vocoder, UnitVocoder):
             raise ValueError(
                 f"{self.vocoder.source} takes tokens, not vectors: give them "
@@ -356,19 +330,9 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embed the speakers of waveforms.
-
-        Arguments
-        ---------
-        wavs, wav_lens
-            As for ``encode_batch``.
-
-        Returns
-        -------
-        torch.Tensor
-            Speaker embeddings, [B, S]; zeros, the average voice, where the
-            model has a table of its speakers.
-        """
+        """Embed the speakers of waveforms, as ``encode_batch`` takes them:
+        [B, S]; zeros, the average voice, where the model has a table of its
+        speakers."""
         waveforms = self._as_batch(wavs, wav_lens)
         features = self.mods.features(*waveforms)
         with self.autocast():
@@ -408,18 +372,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
         chunk_seconds: float | None = 60.0,
     ) -> torch.Tensor:
-        """Encode audio of any length to latents, in chunks as ``tokenize``.
-
-        Arguments
-        ---------
-        audio, chunk_seconds
-            As for ``tokenize``.
-
-        Returns
-        -------
-        torch.Tensor
-            Latents, [T, H], in fp32 on the CPU.
-        """
+        """Encode audio of any length to latents [T, H], in fp32 on the CPU, in
+        chunks as ``tokenize``."""
 
         def encode(wav):
             return self.latents_batch(wav)[0][0].float().cpu()

@@ -19,7 +19,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write, exclusive
+from speechbrain_vq.dataio.atomic import (
+    atomic_folder,
+    atomic_write,
+    exclusive,
+    made_folder,
+)
 from speechbrain_vq.dataio.audio import (
     AudioError,
     audio_blocks,
@@ -66,11 +71,6 @@ def tokenize_files(
     -------
     FileResults
         Number of files done, and the reasons for the others.
-
-    Raises
-    ------
-    BlockingIOError, ValueError
-        See ``tokenize_to``.
     """
     return _tokenize(
         paths, tokenizer, output, "jsonl", False, batch_seconds, progress
@@ -135,21 +135,6 @@ def tokenize_to(
 def format_of(output: str | os.PathLike) -> str:
     """Return the format that the name of an output stands for.
 
-    Arguments
-    ---------
-    output : path
-        A name that ends in ``.jsonl`` or ``.npz``, or that of a folder.
-
-    Returns
-    -------
-    str
-        ``"jsonl"``, ``"npz"`` or ``"hf-dataset"``.
-
-    Raises
-    ------
-    ValueError
-        If it ends in something else.
-
     Example
     -------
     >>> format_of("tokens.npz"), format_of("results/tokens")
@@ -199,21 +184,10 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
 
 
 def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
-    """Write tokens to an npz file of NumPy.
+    """Write tokens, as ``read_tokens`` gives them, to an npz file of NumPy.
 
-    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``.
-
-    Arguments
-    ---------
-    rows : iterable of dict
-        Tokens of audio files, as ``read_tokens`` gives them.
-    output : path
-        File to write.
-
-    Raises
-    ------
-    ValueError
-        If there are no tokens.
+    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Without
+    tokens there is a ValueError.
 
     Example
     -------
@@ -240,14 +214,8 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
 
 
 def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
-    """Write tokens to a data set of Hugging Face's ``datasets``.
-
-    Arguments
-    ---------
-    rows : iterable of dict
-        Tokens of audio files, as ``read_tokens`` gives them.
-    folder : path
-        Folder to write, for ``datasets.load_from_disk``.
+    """Write tokens, as ``read_tokens`` gives them, to a folder for
+    ``datasets.load_from_disk``.
 
     Example
     -------
@@ -342,13 +310,12 @@ def _tokenize(
     paths, tokenizer, output, format, overwrite, batch_seconds, progress
 ):
     output = pathlib.Path(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(
         f"{output.name.removesuffix('.jsonl')}.partial.jsonl"
     )
     paths = list(dict.fromkeys(os.fspath(path) for path in paths))
     extended = output if format == "jsonl" else None
-    with exclusive(partial):
+    with made_folder(output.parent), exclusive(partial):
         if overwrite:
             _remove(output, format)
             partial.unlink(missing_ok=True)
@@ -451,13 +418,7 @@ def _resume(partial, model):
 
 
 def parse_line(text: bytes) -> dict:
-    """Parse a line of a token file, of any model.
-
-    Raises
-    ------
-    ValueError
-        If it is no json object with tokens.
-    """
+    """Parse a line of a token file, of any model; a ValueError if it is none."""
     try:
         line = json.loads(text)
     except ValueError as error:

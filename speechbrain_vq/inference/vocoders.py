@@ -65,22 +65,8 @@ def load_vocoder(
 def load_vocoder_folder(
     folder: pathlib.Path, source: str, checkpoint: bool = True
 ) -> HifiGAN | UnitVocoder:
-    """Load a HiFi-GAN of a folder; see ``load_vocoder``.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        The folder.
-    source : str
-        Name of the source, for error messages.
-    checkpoint : bool
-        Whether the weights may be in ``generator.ckpt``.
-
-    Returns
-    -------
-    HifiGAN or UnitVocoder
-        The vocoder, on the CPU, in evaluation mode.
-    """
+    """Load a HiFi-GAN of a folder; see ``load_vocoder``. ``source`` is its name
+    for error messages; with ``checkpoint`` it may be in ``generator.ckpt``."""
     safe = (folder / WEIGHTS).is_file() or not checkpoint
     weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
     hparams, generator = load_named(folder, "generator", weights)

@@ -64,22 +64,24 @@ class MaskedBatchNorm(nn.Module):
         self.eps = eps
         self.momentum = momentum
         ones = torch.ones(num_features, dtype=torch.float32)
-        self.weight = nn.Parameter(ones.clone()) if affine else None
-        self.bias = nn.Parameter(torch.zeros_like(ones)) if affine else None
         self.register_buffer("running_mean", torch.zeros_like(ones))
-        self.register_buffer("running_var", ones.clone())
+        self.register_buffer("running_var", ones)
+        self.weight = self.bias = None
+        if affine:
+            self.make_affine()
         self._start_counting(0)
+
+    def make_affine(self) -> None:
+        """Give a norm a scale of 1 and a shift of 0 to learn, if it has none."""
+        if self.weight is None:
+            self.weight = nn.Parameter(torch.ones_like(self.running_var))
+            self.bias = nn.Parameter(torch.zeros_like(self.running_mean))
 
     def _start_counting(self, number: int) -> None:
         count = torch.full((), number, device=self.running_mean.device)
         self.register_buffer("num_batches", count, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        if self.weight is None and f"{prefix}weight" in state_dict:
-            # Learned by a quantizer of 0.1, whose yaml does not say so.
-            for name in ("weight", "bias"):
-                values = torch.empty_like(self.running_mean)
-                setattr(self, name, nn.Parameter(values))
         super()._load_from_state_dict(state_dict, prefix, *args)
         # Statistics that are loaded do not make way for the next batch.
         if f"{prefix}running_mean" in state_dict:

@@ -802,7 +802,7 @@ class VectorQuantizer(nn.Module):
         return [(n, b) for n, b in self.named_buffers() if n not in saved]
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        _upgrade_state_dict(state_dict, prefix)
+        _upgrade_state_dict(self, state_dict, prefix)
         state_dict.pop(f"{prefix}reservoir._extra_state", None)
         extra = state_dict.pop(f"{prefix}_extra_state", None)
         if extra is not None:
@@ -877,7 +877,8 @@ class ResidualVectorQuantizer(VectorQuantizer):
 
 
 def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:
-    """Convert a saved state of version 0.1, in place.
+    """Convert a saved state of version 0.1, in place, and the norm of a
+    quantizer to what its state has.
 
     Arguments
     ---------
@@ -888,11 +889,14 @@ def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:
     """
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, VectorQuantizer):
-            _upgrade_state_dict(state_dict, f"{name}." if name else "")
+            prefix = f"{name}." if name else ""
+            _upgrade_state_dict(module, state_dict, prefix)
 
 
-def _upgrade_state_dict(state_dict, prefix):
+def _upgrade_state_dict(quantizer, state_dict, prefix):
     """Convert the state of the quantizer with a prefix."""
+    if quantizer.norm is not None and f"{prefix}norm.weight" in state_dict:
+        quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
     old = [k for k in state_dict if k.startswith(f"{prefix}codewords.")]
     for key in old:
         value = state_dict.pop(key)

@@ -8,6 +8,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from speechbrain_vq.evaluation.bitrate import BitRate
+from speechbrain_vq.evaluation.metric import USAGE, Quantity
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
+
 from .run import Corpus
 
 TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
@@ -22,15 +26,7 @@ NO_METRIC = (
     "codebook_drift",
     "vq_loss",
 )
-TITLES = {
-    "bits_per_sample": "bits per sample of the waveform",
-    "bits_per_second": "bit rate (entropy of the codes), bits/s",
-    "dead_codes": "codes never used",
-    "pnmi": "phone information (PNMI, 0 to 1)",
-    "quantization_error": "quantization error / variance of the latents",
-    "reconstruction_error": "reconstruction error",
-    "used_codes_percent": "used codes, %",
-}
+QUANTITIES = USAGE | PhoneInformation.quantities | BitRate.quantities
 # Ends the line of the card's code that loads the model, so that a push can
 # rename the model there and nowhere else.
 MARK = "  # this model"
@@ -65,31 +61,13 @@ def make_card(
     front_matter: dict[str, Any],
     section: dict[str, Any],
 ) -> ModelCard:
-    """Write the model card.
+    """Write the model card of a ``config.json`` whose code loads ``source``, a
+    folder name or repository.
 
-    Arguments
-    ---------
-    source : str
-        Folder name or repository, ``org/name``, that the card's code loads.
-    config : dict
-        Content of ``config.json``.
-    corpus : Corpus
-        Training data.
-    results : dict
-        Metrics of the test; empty if there was no test.
-    problems : list of str
-        Reasons not to export the model, if it was exported by force.
-    files : dict
-        Names of the ``example``, its ``example_tokens`` and the ``plots``.
-    front_matter : dict
-        Front matter to add or to replace: ``license``, ``language``.
-    section : dict
-        Section ``inference`` of the training's yaml.
-
-    Returns
-    -------
-    ModelCard
-        The card.
+    ``results`` are the metrics of the test, empty without one; ``problems`` the
+    reasons not to export the model, if it was by force; ``files`` what
+    ``write_example`` returned; ``front_matter`` replaces that of the training's
+    yaml, whose part ``inference`` is ``section``.
     """
     name = source.rsplit("/", 1)[-1]
     front_matter = {**section["card"], **front_matter}
@@ -108,22 +86,9 @@ def make_card(
 
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
-    """Replace the source of a card's own model, and of no other.
-
-    Arguments
-    ---------
-    card : str
-        Text of the card.
-    source : str
-        Source that an unmarked card loads its own model from: the name of its
-        folder.
-    repo_id : str
-        Repository to load the model from, ``org/name``.
-
-    Returns
-    -------
-    str
-        The card with the model's own line changed.
+    """Replace the source of a card's own model by a repository, and of no
+    other. An unmarked card loads its own model from ``source``, its folder's
+    name.
 
     Example
     -------
@@ -175,7 +140,7 @@ def _card_data(name, config, corpus, results, front_matter):
 
 
 def _title(key):
-    return TITLES.get(key, key.replace("_", " "))
+    return str(QUANTITIES.get(key) or Quantity(key.replace("_", " ")))
 
 
 def _metrics(results):
@@ -241,7 +206,9 @@ def _metrics_table(config, results):
         rows += [("codebook", f"{books} x {shape}" if books > 1 else shape)]
         if rate is not None:
             bits = rate * books * math.log2(size)
-            rows += [("bit rate (number of codes), bits/s", f"{bits:.4g}")]
+            rows += [
+                ("bit rate, by the number of codes (bits/s)", f"{bits:.4g}")
+            ]
     metrics = {_title(k): value for k, value in _metrics(results).items()}
     if not metrics:
         # Of the checkpoint, measured in validation.

@@ -35,22 +35,8 @@ def write_example(
 ) -> dict[str, Any]:
     """Write an example recording, its tokens and the plots of the card.
 
-    Arguments
-    ---------
-    model : object
-        Model loaded from the folder.
-    folder : pathlib.Path
-        Folder to write to.
-    checkpoint : Checkpoint
-        Checkpoint of the model, whose codebook usage is plotted.
-    recording : path, optional
-        Recording to publish with the model.
-
-    Returns
-    -------
-    dict
-        File names for the card: ``example`` and ``example_tokens``, or None,
-        and ``plots``, pairs of a name and a caption.
+    Returns file names for the card: ``example``, ``example_tokens`` or None,
+    and ``plots``, pairs of a name and a caption.
     """
     files: dict[str, Any] = {"example": None, "example_tokens": None}
     if recording is not None and hasattr(model, "encode_file"):

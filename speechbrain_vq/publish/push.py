@@ -16,13 +16,11 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
-    HFValidationError,
     HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import ModelInfo
-from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from speechbrain_vq.hub import load_pretrained
@@ -31,7 +29,7 @@ from speechbrain_vq.hub.errors import LOG_IN, HubError, in_words, is_unreachable
 from speechbrain_vq.hub.folder import CARD, HPARAMS, WEIGHTS, find_file
 
 from .card import replace_source
-from .validate import EXPORTED_FILES
+from .validate import EXPORTED_FILES, check_repo_id
 
 Operation = CommitOperationAdd | CommitOperationDelete
 
@@ -41,6 +39,7 @@ def push_to_hub(
     repo_id: str,
     *,
     files: Sequence[str] = (),
+    update: bool = False,
     private: bool | None = None,
     token: str | bool | None = None,
     revision: str | None = None,
@@ -67,6 +66,9 @@ def push_to_hub(
         Further files and subfolders of the folder to push, such as
         ``LICENSE``. A file that neither the export wrote nor this names is
         refused; hidden files are ignored.
+    update : bool
+        Whether the files are new weights of a model that is there: the folder
+        needs no card, and the repository keeps its other files.
     private : bool, optional
         Whether a new repository is private; by default the organisation's
         setting.
@@ -102,14 +104,15 @@ def push_to_hub(
     'https://huggingface.co/org/name/commit/0123456789abcdef'
     """
     _check_names(repo_id, revision, create_pr, tag)
-    operations: list[Operation] = [*_additions(folder, repo_id, files)]
+    operations: list[Operation] = [*_additions(folder, repo_id, files, update)]
     if token is False or token is None and get_token() is None:
         raise HubError(f"Pushing requires a token with write access: {LOG_IN}.")
     api = HfApi(token=token, library_name="speechbrain_vq")
     with _explained(api, repo_id, revision):
         api.create_repo(repo_id, private=private, exist_ok=True)
         head = _find_head(api, repo_id, revision, private, create_pr)
-        operations += _deletions(head, operations)
+        if not update:
+            operations += _deletions(head, operations)
         tagged = _find_tag(api, repo_id, tag)
         if tagged is not None and (
             tagged != head.sha or _is_changed(api, repo_id, operations, head)
@@ -146,14 +149,7 @@ def push_to_hub(
 
 def _check_names(repo_id, revision, create_pr, tag):
     """Check the arguments that need no connection."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(f"'{repo_id}' cannot be a name: {error}") from error
-    if "/" not in repo_id:
-        raise ValueError(
-            f"'{repo_id}' lacks its owner: give 'organisation/{repo_id}'."
-        )
+    check_repo_id(repo_id)
     if create_pr and tag is not None:
         raise ValueError("A pull request is tagged once it is merged.")
     if revision is not None and COMMIT.fullmatch(revision):
@@ -161,14 +157,18 @@ def _check_names(repo_id, revision, create_pr, tag):
 
 
 def _additions(
-    folder: str | pathlib.Path, repo_id: str, files: Sequence[str]
+    folder: str | pathlib.Path,
+    repo_id: str,
+    files: Sequence[str],
+    update: bool,
 ) -> list[CommitOperationAdd]:
     """List the files to push, if the folder loads and holds no others."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
     load_pretrained(folder)
-    find_file(folder, CARD)
+    if not update:
+        find_file(folder, CARD)
     names = {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -12,6 +12,7 @@ import torch
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
 from speechbrain_vq.hub.folder import HPARAMS
@@ -32,21 +33,10 @@ CORPUS_FILE = "trained_on.json"
 
 
 class Corpus(NamedTuple):
-    """Describe the training data of a run.
-
-    Arguments
-    ---------
-    known : bool
-        Whether the training data is known.
-    name : str, optional
-        Name of the corpus. None: a user's own recordings.
-    minutes : float, optional
-        Amount of speech in minutes, where known.
-    languages : tuple
-        Codes of the languages.
-    example : pathlib.Path, optional
-        Utterance of the test set that may be published.
-    """
+    """Describe the training data of a run: whether it is known, the name of the
+    corpus (None: a user's own recordings), the minutes of speech where known,
+    the codes of the languages, and an utterance of the test set that may be
+    published."""
 
     known: bool = False
     name: str | None = None
@@ -57,13 +47,6 @@ class Corpus(NamedTuple):
 
 class Run:
     """Read what a training run left in its output folder.
-
-    Arguments
-    ---------
-    folder : path
-        Output folder of the run.
-    hparams : CommentedMap
-        Hyperparameters of the run, not yet built.
 
     Example
     -------
@@ -78,24 +61,8 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | pathlib.Path) -> "Run":
-        """Open the output folder of a run.
-
-        Arguments
-        ---------
-        folder : path
-            Folder that SpeechBrain's ``create_experiment_directory`` made, so
-            that no reference in its yaml is left to resolve.
-
-        Returns
-        -------
-        Run
-            The run.
-
-        Raises
-        ------
-        FileNotFoundError
-            If the folder is not that of a run.
-        """
+        """Open the folder that ``create_experiment_directory`` made, so that no
+        reference in its yaml is left to resolve."""
         path = pathlib.Path(folder) / HPARAMS
         if not path.is_file():
             raise FileNotFoundError(
@@ -123,26 +90,13 @@ class Run:
         max_key: str | None = None,
         name: str | pathlib.Path | None = None,
     ) -> Checkpoint:
-        """Choose a checkpoint; the latest by default.
-
-        Arguments
-        ---------
-        min_key, max_key : str, optional
-            Metric of the checkpoints' meta to minimize or maximize.
-        name : path, optional
-            Name or path of the checkpoint.
-
-        Returns
-        -------
-        Checkpoint
-            The checkpoint, past the warm-up where there is one.
+        """Choose a checkpoint, past the warm-up where there is one: with the
+        lowest or highest value of a metric, of a name or path, or the latest.
 
         Raises
         ------
-        FileNotFoundError
-            If there is no checkpoint, or none of that name.
-        ValueError
-            If no checkpoint has that metric, or several choices are given.
+        FileNotFoundError, ValueError
+            If there is no such checkpoint or metric, or several choices.
         """
         if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
             raise ValueError("Give one of min_key, max_key and checkpoint.")
@@ -224,7 +178,8 @@ class Run:
         if not checkpoints:
             keys = sorted({key for c in self.checkpoints for key in c.meta})
             raise ValueError(
-                f"No checkpoint notes '{key}', but {', '.join(keys)}."
+                f"No checkpoint has a metric '{key}'.{suggestion(key, keys)} "
+                f"They have {', '.join(keys)}."
             )
         return checkpoints
 
@@ -242,25 +197,7 @@ class Run:
 
 
 def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    """Read the state dict of a module from a checkpoint.
-
-    Arguments
-    ---------
-    checkpoint : Checkpoint
-        Checkpoint of a run.
-    name : str
-        Name of the module.
-
-    Returns
-    -------
-    dict
-        The state dict, on the CPU.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the checkpoint lacks the module.
-    """
+    """Read the state dict of a module from a checkpoint, on the CPU."""
     path = checkpoint.path / f"{name}.ckpt"
     if not path.is_file():
         raise FileNotFoundError(
@@ -271,18 +208,8 @@ def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
 
 
 def read_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves.
-
-    Arguments
-    ---------
-    checkpoint : Checkpoint
-        Checkpoint of a run.
-
-    Returns
-    -------
-    dict
-        States by name; empty for a plain Brain, which saves none.
-    """
+    """Read the states of ``trainer`` and ``monitors`` that ``VQMixin`` saves;
+    empty for a plain Brain, which saves none."""
     if not (checkpoint.path / "codebook_trainer.ckpt").is_file():
         return {}
     return read_state(checkpoint, "codebook_trainer")
@@ -294,16 +221,6 @@ def in_warmup(checkpoint: Checkpoint) -> bool:
     ``AtomicCheckpointer`` notes it in the meta; any other Checkpointer of a VQ
     Brain saves it with the trainer's state. Runs of version 0.1 hold it in the
     states of their quantizers, see ``validate.find_problems``.
-
-    Arguments
-    ---------
-    checkpoint : Checkpoint
-        Checkpoint of a run.
-
-    Returns
-    -------
-    bool
-        Whether nothing was quantized yet.
     """
     if checkpoint.meta.get("vq_warmup"):
         return True

@@ -5,8 +5,11 @@ import pathlib
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from speechbrain.utils.checkpoints import Checkpoint
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import CARD, find_nonfinite
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
@@ -19,6 +22,25 @@ EXPORTED_FILES = {CARD, EXAMPLE, EXAMPLE_TOKENS, *PLOTS, *FILES}
 # A codebook is dead below either of these: its tokens carry next to no
 # information. Far below a working codebook, so that a mediocre one passes.
 MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0
+# The licenses that the Hub has a name for; it refuses cards with another.
+LICENSES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0
+    bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
+    bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0
+    cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+    cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
+    cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0
+    cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0
+    creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma
+    gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc
+    lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3
+    llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0
+    openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense
+    wtfpl zlib
+    """.split()
+)
 
 
 class ExportRefused(ValueError):
@@ -29,18 +51,7 @@ class ExportRefused(ValueError):
 
 
 def check_output_folder(output: pathlib.Path) -> None:
-    """Refuse to replace anything but an exported model.
-
-    Arguments
-    ---------
-    output : pathlib.Path
-        Folder to export to.
-
-    Raises
-    ------
-    FileExistsError
-        If the path is a file or a link, or the folder holds other files.
-    """
+    """Refuse to replace anything but an exported model."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise FileExistsError(f"{output} is no folder: give another place.")
     names = {p.name for p in output.iterdir()} if output.is_dir() else set()
@@ -52,38 +63,40 @@ def check_output_folder(output: pathlib.Path) -> None:
         )
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be a repository on the Hub, ``organisation/name``."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            f"'{repo_id}' cannot be a repository: {error}"
+        ) from error
+    if "/" not in repo_id:
+        raise ValueError(
+            f"'{repo_id}' lacks its owner: give 'organisation/{repo_id}'."
+        )
+
+
+def check_license(license: str) -> None:
+    """Refuse a license that the Hub has no name for."""
+    if str(license) not in LICENSES:
+        raise ValueError(
+            f"The Hub has no license '{license}'."
+            f"{suggestion(str(license).lower(), LICENSES)} Give one of "
+            "https://huggingface.co/docs/hub/repositories-licenses, or 'other'."
+        )
+
+
 def find_quantizers(
     modules: dict[str, torch.nn.Module],
 ) -> dict[str, VectorQuantizer]:
-    """Find the quantizers among modules and their submodules.
-
-    Arguments
-    ---------
-    modules : dict
-        Modules by name.
-
-    Returns
-    -------
-    dict
-        Quantizers by dotted name.
-    """
+    """Find the quantizers among modules and their submodules, by dotted name."""
     named = torch.nn.ModuleDict(modules).named_modules()
     return {n: m for n, m in named if isinstance(m, VectorQuantizer)}
 
 
 def check_finite(states: dict[str, dict[str, Any]]) -> None:
-    """Refuse weights that are NaN or infinite, even under ``force``.
-
-    Arguments
-    ---------
-    states : dict
-        State dicts of the checkpoint by module.
-
-    Raises
-    ------
-    ExportRefused
-        If a value is NaN or infinite; the message names its tensor.
-    """
+    """Refuse weights that are NaN or infinite, even under ``force``."""
     broken = [
         f"'{module}.{name}'"
         for module, state in states.items()
@@ -102,22 +115,8 @@ def find_problems(
     states: dict[str, dict[str, Any]],
     checkpoint: Checkpoint,
 ) -> list[str]:
-    """List the reasons not to export a model.
-
-    Arguments
-    ---------
-    quantizers : dict
-        Quantizers of the model by name.
-    states : dict
-        State dicts of the checkpoint by module.
-    checkpoint : Checkpoint
-        Checkpoint of the run.
-
-    Returns
-    -------
-    list of str
-        One sentence a problem: a quantizer in its warm-up, dead codebooks.
-    """
+    """List the reasons not to export a model, one sentence each: a quantizer in
+    its warm-up, dead codebooks."""
     if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
         return [
             "The model is still in its warm-up, where nothing is quantized: "
@@ -134,23 +133,9 @@ def find_problems(
 def describe_dead_codebook(
     name: str, codebook_size: int, meta: dict[str, float]
 ) -> str | None:
-    """Describe the usage of a dead codebook.
-
-    Usage is measured over the validation set or, without one, in training.
-
-    Arguments
-    ---------
-    name : str
-        Name of the quantizer.
-    codebook_size : int
-        Number of codes.
-    meta : dict
-        Metrics of the checkpoint, as ``VQMixin`` saves them.
-
-    Returns
-    -------
-    str or None
-        A sentence; None if the codebook is in use, or usage is unknown.
+    """Describe the usage of a dead codebook from the metrics of a checkpoint,
+    over the validation set or, without one, in training. None if the codebook
+    is in use, or usage is unknown.
 
     Example
     -------

@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 
 VERBS = "demo train export push tokenize reconstruct convert evaluate".split()
@@ -43,6 +44,36 @@ def test_help_imports_no_torch():
 def test_too_few_steps_are_refused():
     done = CliRunner().invoke(main, ["demo", "--steps=50"])
     assert done.exit_code != 0 and "50" in done.output
+
+
+@pytest.mark.parametrize(
+    "arguments, hint",
+    [
+        (["tokenise"], "Did you mean 'tokenize'?"),
+        (["train", "MiniSpeech/unit-discovery", "--data_folder="], "is empty"),
+        (["tokenize", "a.wav", "--model=m", "--out="], "--out is empty"),
+        (["push", "model", ""], "is empty"),
+        (
+            ["train", "WSJ/phone-recognition", "--hparams=training.yaml"],
+            "Did you mean 'train.yaml'?",
+        ),
+    ],
+)
+def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code in (1, 2) and hint in done.output
+
+
+@pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])
+def test_a_failed_command_leaves_no_folder(verb, tmp_path):
+    noise = tmp_path / "noise.wav"
+    noise.write_bytes(b"no audio")
+    output = tmp_path / "new" / "deeper"
+    output = output / "a.jsonl" if verb == "tokenize" else output
+    options = [f"--model={bundled('mini')}", f"--out={output}"]
+    done = CliRunner().invoke(main, [verb, str(noise), *options])
+    assert done.exit_code == 1 and "0 files done, 1 left out" in done.output
+    assert not (tmp_path / "new").exists()
 
 
 def test_export_names_what_is_no_run(tmp_path):

@@ -1,10 +1,14 @@
 """A file is written whole or not at all."""
 
+import itertools
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from speechbrain_vq.dataio import atomic
 from speechbrain_vq.dataio.atomic import (
     atomic_folder,
     atomic_write,
@@ -57,6 +61,41 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         (partial / "new").touch()
     assert [p.name for p in path.iterdir()] == ["new"]
     assert list(path.parent.iterdir()) == [path]
+
+
+def replace_and_die(path, step):
+    """Write a folder in another process, which is killed at a step of those
+    that it takes in the module; return whether it was."""
+    child = os.fork()
+    if child == 0:
+        steps = itertools.count(1)
+
+        def follow(frame, event, argument):
+            if frame.f_code.co_filename != atomic.__file__:
+                return None
+            if event in ("line", "return") and next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return follow
+
+        sys.settrace(follow)
+        with atomic_folder(path) as partial:
+            (partial / "new").touch()
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_kill_anywhere_leaves_the_old_or_the_new(tmp_path):
+    path = tmp_path / "model"
+    with atomic_folder(path) as partial:
+        (partial / "old").touch()
+    names, step = [["old"]], 1
+    while replace_and_die(path, step):
+        names.append([p.name for p in path.iterdir()])
+        step += 1
+    # It changes once.
+    assert [name for name, _ in itertools.groupby(names)] == [["old"], ["new"]]
+    assert step > 20
 
 
 LOCK = """

@@ -33,6 +33,8 @@ def files(tmp_path):
     soundfile.write(tmp_path / "stereo.wav", stereo, RATE)
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     (tmp_path / "text.wav").write_text("not audio")
+    (tmp_path / "riff.wav").write_text("RIFF")
+    (tmp_path / "nothing.wav").touch()
     whole = (tmp_path / "good.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
     for kind in ("flac", "ogg"):
@@ -69,6 +71,8 @@ def test_a_piece_is_that_piece_of_the_whole(files, name):
     [
         ("none.wav", "no such file"),
         ("text.wav", "cannot be read"),
+        ("riff.wav", "cannot be read"),
+        ("nothing.wav", "cannot be read"),
         ("empty.wav", "no sound"),
     ],
 )

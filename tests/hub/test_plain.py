@@ -17,7 +17,7 @@ from speechbrain_vq.hub.plain import (
     UnsafeHparamsError,
 )
 from speechbrain_vq.hub.registry import BUILDABLE
-from tests.hub.attacks import ATTACKS, OURS, TAKES
+from tests.hub.attacks import ATTACKS, OURS
 
 ROOT = pathlib.Path(__file__).parents[2]
 HONEST = """
@@ -71,20 +71,12 @@ def load(tmp_path, text, **options):
     return read(tmp_path, text, **options).build("cpu")
 
 
-def _play(loader, path):
-    command = [sys.executable, "-m", "tests.hub.attacks", loader, str(path)]
-    subprocess.run(command, check=True, cwd=ROOT)
-    return json.loads(path.read_text())
-
-
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
-    return _play("data", tmp_path_factory.mktemp("data") / "out.json")
-
-
-@pytest.fixture(scope="module")
-def stock(tmp_path_factory):
-    return _play("quick", tmp_path_factory.mktemp("stock") / "out.json")
+    path = tmp_path_factory.mktemp("data") / "out.json"
+    command = [sys.executable, "-m", "tests.hub.attacks", "data", str(path)]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return json.loads(path.read_text())
 
 
 @pytest.mark.parametrize("name", [attack.name for attack in ATTACKS + OURS])
@@ -95,15 +87,6 @@ def test_attack_is_refused(ours, name):
     assert "trust_remote_code=True" in found["did"]
     assert found["megabytes"] < 100
     assert found["seconds"] < 1
-
-
-@pytest.mark.parametrize(
-    "attack", [a for a in ATTACKS if a.stock != TAKES], ids=lambda a: a.name
-)
-def test_attack_is_one(stock, attack):
-    # On a slow machine what would raise takes too long.
-    did = stock[attack.name]["did"]
-    assert did.startswith((attack.stock, TAKES))
 
 
 # ---- honest

@@ -41,12 +41,6 @@ def test_from_a_folder(folder, tmp_path, strategy):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_from_a_savedir_alone(folder, tmp_path):
-    savedir = str(tmp_path / "save")
-    load(str(folder), savedir=savedir, local_strategy=LocalStrategy.COPY)
-    assert holds(load(savedir, savedir=savedir).mods, make_weights())
-
-
 @pytest.mark.parametrize("with_savedir", [True, False])
 def test_from_the_hub(hub, folder, tmp_path, with_savedir):
     old = hub.put("lab/model", read_files(folder))
@@ -58,25 +52,10 @@ def test_from_the_hub(hub, folder, tmp_path, with_savedir):
     assert holds(pinned.mods, make_weights(0))
 
 
-def test_private_with_the_token_asked_for(hub, folder, monkeypatch):
-    hub.put("lab/model", read_files(folder), private=True)
-    monkeypatch.setenv("HF_TOKEN", "hf_alice")
-    model = load("lab/model", fetch_config=FetchConfig(token=True))
-    assert holds(model.mods, make_weights())
-
-
-@pytest.mark.parametrize("what", ["missing", "unknown", "shape"])
-def test_is_strict(folder, what):
-    weights = make_weights()
-    if what == "missing":
-        del weights["encoder.bias"]
-    elif what == "unknown":
-        weights["encoder.other"] = torch.zeros(1)
-    else:
-        weights["encoder.bias"] = torch.zeros(7)
+def test_is_strict(folder):
+    weights = {**make_weights(), "encoder.bias": torch.zeros(7)}
     save_file(weights, folder / "model.safetensors")
-    name = "other" if what == "unknown" else "bias"
-    with pytest.raises(ValueError, match=f"encoder.{name}' .*{what}"):
+    with pytest.raises(ValueError, match="encoder.bias' .*shape"):
         load(str(folder))
 
 

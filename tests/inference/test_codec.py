@@ -109,7 +109,10 @@ def test_the_first_codebooks_of_a_residual_quantizer_sound(build):
 def test_the_table_is_a_copy(build):
     codec = build()
     before = codec.mods.quantizer.codebook.clone()
-    codec.get_pretrained_embeddings().zero_()
+    layer = torch.nn.Embedding.from_pretrained(
+        codec.get_pretrained_embeddings(), freeze=False
+    )
+    layer.weight.data.zero_()
     assert torch.equal(codec.mods.quantizer.codebook, before)
 
 

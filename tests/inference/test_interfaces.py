@@ -119,13 +119,6 @@ def test_half_precision_keeps_weights_features_and_quantizer(tokenizer):
     assert torch.equal(tokenizer.float().encode_batch(wavs)[0], tokens)
 
 
-@pytest.mark.parametrize("name", ["precision", "eval_precision"])
-def test_half_precision_by_run_opts(model, name):
-    run_opts = {"device": "cpu", name: "bf16"}
-    tokenizer = VQTokenizer.from_hparams(model, run_opts=run_opts)
-    assert tokenizer.compute_dtype is torch.bfloat16
-
-
 def test_the_precision_around_it_changes_nothing(tokenizer):
     wavs = torch.randn(4, RATE)
     tokens, _ = tokenizer.encode_batch(wavs)

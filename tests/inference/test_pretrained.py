@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq import VQTokenizer, bundled
@@ -65,8 +66,9 @@ def test_the_normalizer_of_audio_is_not_of_the_yaml(model):
 
 
 @pytest.mark.parametrize("form", [dict, RunOptions])
-def test_run_options_of_the_caller_count(model, form):
-    options = form(device="cpu", eval_precision="bf16")
+@pytest.mark.parametrize("name", ["precision", "eval_precision"])
+def test_run_options_of_the_caller_count(model, form, name):
+    options = form(device="cpu", **{name: "bf16"})
     tokenizer = VQTokenizer.from_hparams(model, run_opts=options)
     assert tokenizer.compute_precision == "bf16"
     assert tokenizer.device == "cpu"
@@ -92,6 +94,11 @@ def test_overrides(model):
     assert changed.token_rate == 25.0
     with pytest.raises(ValueError, match="overrides"):
         changed.save_pretrained(model.parent / "copy")
+    for value in ("x", None, True, [50.0]):
+        with pytest.raises(ValueError, match="'token_rate' is .* a number"):
+            VQTokenizer.from_hparams(model, overrides={"token_rate": value})
+    with pytest.raises(ValueError, match="Did you mean 'token_rate'"):
+        VQTokenizer.from_hparams(model, overrides={"tokens_rate": 1})
 
 
 def test_a_pin_asks_for_one_repository_and_one_commit(hub, model):
@@ -107,6 +114,13 @@ def test_a_pin_asks_for_one_repository_and_one_commit(hub, model):
     hub.log.clear()
     VQTokenizer.from_pretrained("lab/model", revision=pinned)
     assert not hub.log
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 9999, "\xff"])
+def test_a_broken_config_is_named(model, text):
+    (model / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"config\.json is no json object"):
+        VQTokenizer.from_hparams(model)
 
 
 def test_saved_it_loads_as_it_was(model, plain, tmp_path):
@@ -132,5 +146,11 @@ def test_pushed_by_its_method_it_loads(hub, plain):
     assert "lab/mine" in url
     loaded = VQTokenizer.from_pretrained("lab/mine")
     assert loaded.fingerprint == plain.fingerprint
+    # New weights leave the card and the example where they are.
+    names = {"README.md", "example.wav"}
+    hub.put("lab/mine", dict.fromkeys(names, b"---\nlicense: mit\n---\n"))
+    loaded.mods.encoder.last.bias[0] += 1
+    loaded.push_to_hub("lab/mine", token="hf_alice")
+    assert names < set(HfApi().list_repo_files("lab/mine"))
     with pytest.raises(HubError, match="lab/mine"):
         plain.push_to_hub("lab/mine", token="hf_bob")

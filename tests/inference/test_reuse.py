@@ -1,44 +1,18 @@
-"""A tokenizer in the hands of others: DASB's extractor and embedding layer,
-another yaml, plain PyTorch, the file of weights alone.
-"""
+"""A tokenizer in the hands of others: DASB's extractor, another yaml, the file
+of weights alone."""
 
 import subprocess
 import sys
 
-import pytest
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_utils import undo_padding
 
-from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq import VQTokenizer
 
 RATE = 16000
-
-
-@pytest.fixture
-def model(make_run, tmp_path):
-    return export_pretrained(make_run()[0], tmp_path / "model")
-
-
-@pytest.fixture
-def tokenizer(model):
-    return VQTokenizer.from_hparams(model)
-
-
-class DiscreteEmbedding(torch.nn.Module):
-    """An embedding layer of DASB's kind: one table, a block for each
-    codebook."""
-
-    def __init__(self, num_codebooks, vocab_size, vectors):
-        super().__init__()
-        self.table = torch.nn.Embedding.from_pretrained(vectors, freeze=False)
-        self.offsets = torch.arange(0, num_codebooks * vocab_size, vocab_size)
-
-    def forward(self, tokens):
-        """[B, N, K] -> [B, N, K, H]."""
-        return self.table(tokens + self.offsets)
 
 
 def extract(tokenizer, signals):
@@ -57,20 +31,6 @@ def extract(tokenizer, signals):
             zip(batch["id"], undo_padding(tokens, lengths), strict=True)
         )
     return found
-
-
-def test_dasb_extractor(tokenizer):
-    # Whole tokens: DASB cuts by the lengths of the signals, see below.
-    hop = round(RATE / tokenizer.token_rate)
-    signals = {
-        str(n): torch.randn(n * hop) for n in (7, 50, 31, 64, 1, 40, 23, 2)
-    }
-    found = extract(tokenizer, signals)
-    assert found.keys() == signals.keys()
-    for name, signal in signals.items():
-        alone = tokenizer.sig_to_tokens(signal.unsqueeze(0))[0]
-        assert alone.shape == (int(name), 1)
-        assert found[name] == alone.tolist()
 
 
 def test_dasb_extractor_with_any_lengths(tokenizer):
@@ -93,21 +53,6 @@ def test_dasb_extractor_with_any_lengths(tokenizer):
         signals.values(), undo_padding(tokens, lengths), strict=True
     ):
         assert exact == tokenizer.encode_batch(signal[None])[0][0].tolist()
-
-
-def test_dasb_embedding_layer(tokenizer):
-    size = tokenizer.codebook_size
-    layer = DiscreteEmbedding(1, size, tokenizer.get_pretrained_embeddings())
-    tokens = tokenizer.sig_to_tokens(torch.randn(3, RATE))
-    vectors = layer(tokens)
-    decoded = tokenizer.mods.quantizer.decode(tokens.squeeze(-1))
-    assert torch.equal(vectors.sum(2), decoded)
-    # It learns without the tokenizer learning.
-    before = tokenizer.get_pretrained_embeddings().clone()
-    vectors.square().sum().backward()
-    torch.optim.SGD(layer.parameters(), lr=1.0).step()
-    assert not torch.equal(layer.table.weight, before)
-    assert torch.equal(tokenizer.get_pretrained_embeddings(), before)
 
 
 def test_from_another_yaml_beside_a_pretrainer(model, tmp_path):
@@ -140,13 +85,6 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     assert torch.equal(hparams["head"](vectors), trained(vectors))
     assert not any(p.requires_grad for p in tokenizer.parameters())
     assert not tokenizer.training
-
-
-def test_the_codebook_in_plain_pytorch(tokenizer):
-    quantizer = tokenizer.mods.quantizer
-    tokens, _ = tokenizer.encode_batch(torch.randn(2, RATE))
-    vectors = torch.nn.functional.embedding(tokens, quantizer.codebook[0])
-    assert torch.equal(vectors, quantizer.decode(tokens))
 
 
 WEIGHTS_ALONE = """

@@ -55,15 +55,6 @@ def test_files_in_and_out(tokenizer, tmp_path):
     assert rate == RATE and len(wav) == RATE and np.abs(wav).max() > 0
 
 
-def test_decoding_hears_the_speaker_given(tokenizer):
-    tokens = torch.arange(20).unsqueeze(0)
-    average = tokenizer.decode_batch(tokens)
-    zeros = tokenizer.decode_batch(tokens, speaker=torch.zeros(1, 4))
-    other = tokenizer.decode_batch(tokens, speaker=torch.ones(1, 4))
-    assert torch.equal(average, zeros)
-    assert not torch.equal(average, other)
-
-
 def test_what_is_beyond_the_lengths_is_not_heard(tokenizer):
     wavs = torch.randn(2, RATE)
     lens = torch.tensor([1.0, 0.6])
@@ -143,11 +134,6 @@ def test_a_model_that_sees_everything_is_given_everything(tokenizer):
     assert torch.equal(tokenizer.tokenize(wav.split(777), 1.0), whole)
 
 
-def test_a_signal_shorter_than_a_frame_is_told(tokenizer):
-    with pytest.raises(ValueError, match="shorter than one frame"):
-        tokenizer.tokenize(torch.randn(100))
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_waveforms_of_any_shape_and_scale(tokenizer, seed):
     torch.manual_seed(seed)
@@ -216,6 +202,8 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
         samples, rate = soundfile.read(output, dtype="float32")
         assert rate == RATE
         np.testing.assert_allclose(samples, wav.numpy(), atol=1e-4)
+    average = tokenizer.decode_file(tokens, output, torch.zeros(1, 4))
+    assert torch.equal(average, wavs[0])
     voice = torch.ones(1, 4)
     other = tokenizer.decode_file(tokens, output, voice)
     assert not torch.equal(other, wavs[0])

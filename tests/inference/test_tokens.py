@@ -142,11 +142,6 @@ def test_another_model_does_not_go_on(tokenizer, folder, tmp_path):
 
 
 def test_what_is_no_file_of_tokens_is_left_alone(tokenizer, folder, tmp_path):
-    output = tmp_path / "notes.jsonl"
-    output.write_text('{"a": 1}\n')
-    with pytest.raises(ValueError, match="line 1: not what"):
-        tokenize_to(output, [folder], tokenizer)
-    assert output.read_text() == '{"a": 1}\n'
     with pytest.raises(FileExistsError, match="other things in it"):
         tokenize_to(folder, [folder], tokenizer, overwrite=True)
     assert (folder / "a.wav").exists()
@@ -311,7 +306,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
             reconstruct_files([folder / "a.wav"], tokenizer, output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(output.iterdir())
+    assert not output.exists()
 
 
 def run(*arguments):
@@ -349,7 +344,7 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     )
     assert again.exit_code == 0, again.output
     assert soundfile.info(tmp_path / "o" / "a.wav").frames == 8000
-    assert "1 files done, 0 left out." in again.stdout
+    assert "1 file done, 0 left out." in again.stdout
     there = run(
         "reconstruct", folder / "a.wav", *options, "--out", tmp_path / "o"
     )

@@ -37,30 +37,17 @@ from tests.publish.runs import YAML, write_run
 RATE, HOP, MELS = 16000, 256, 20
 # As the vocoders that SpeechBrain published: what they hear is not said.
 VOCODER = """
-in_channels: 20
-out_channels: 1
-resblock_type: "2"
-resblock_dilation_sizes: [[1, 3]]
-resblock_kernel_sizes: [3]
-upsample_kernel_sizes: [16, 16, 8]
-upsample_initial_channel: 16
-upsample_factors: [8, 8, 4]
 inference_padding: 5
-cond_channels: 0
-conv_post_bias: True
-
 generator: !new:speechbrain.lobes.models.HifiGAN.HifiganGenerator
-    in_channels: !ref <in_channels>
-    out_channels: !ref <out_channels>
-    resblock_type: !ref <resblock_type>
-    resblock_dilation_sizes: !ref <resblock_dilation_sizes>
-    resblock_kernel_sizes: !ref <resblock_kernel_sizes>
-    upsample_kernel_sizes: !ref <upsample_kernel_sizes>
-    upsample_initial_channel: !ref <upsample_initial_channel>
-    upsample_factors: !ref <upsample_factors>
+    in_channels: 20
+    out_channels: 1
+    resblock_type: "2"
+    resblock_dilation_sizes: [[1, 3]]
+    resblock_kernel_sizes: [3]
+    upsample_kernel_sizes: [16, 16, 8]
+    upsample_initial_channel: 16
+    upsample_factors: [8, 8, 4]
     inference_padding: !ref <inference_padding>
-    cond_channels: !ref <cond_channels>
-    conv_post_bias: !ref <conv_post_bias>
 
 modules:
     generator: !ref <generator>
@@ -231,34 +218,14 @@ def test_a_tokenizer_speaks_with_it(spoken, vocoder):
     )
     wavs = spoken.decode_batch(tokens, torch.tensor([1.0, 0.5]))
     assert wavs.shape == (2, 10 * 2 * HOP)
+    assert not any(p.requires_grad for p in spoken.parameters())
+    assert not spoken.train().vocoder.training
     log_mels = spoken.mods.features.denormalize(features[0])
     expected = load_vocoder(vocoder)(log_mels[:1])
     torch.testing.assert_close(wavs[:1], expected, rtol=0, atol=1e-6)
     assert not wavs[1, 10 * HOP :].any() and wavs[1].any()
     spoken.use_vocoder(None)
     assert not torch.allclose(spoken.decode_batch(tokens)[0], wavs[0])
-
-
-def test_it_changes_nothing_of_the_tokenizer(spoken, matching):
-    plain = VQTokenizer.from_hparams(matching, run_opts={"device": "cpu"})
-    assert plain.vocoder is None and isinstance(spoken.vocoder, HifiGAN)
-    assert plain.fingerprint == spoken.fingerprint
-    wavs = torch.randn(1, RATE)
-    tokens, _ = plain.encode_batch(wavs)
-    assert torch.equal(tokens, spoken.encode_batch(wavs)[0])
-    assert not any(p.requires_grad for p in spoken.parameters())
-    spoken.train()
-    assert not spoken.vocoder.training
-
-
-def test_without_a_vocoder_it_is_griffin_lim(matching):
-    tokenizer = VQTokenizer.from_hparams(matching, run_opts={"device": "cpu"})
-    tokens, speaker = torch.randint(32, (1, 10)), torch.randn(1, 4)
-    vectors = tokenizer.mods.quantizer.decode(tokens)
-    with torch.no_grad():
-        mels = tokenizer.mods.decoder(vectors, speaker, None)
-    expected = tokenizer.mods.features.inverse(mels)
-    assert torch.equal(tokenizer.decode_batch(tokens, None, speaker), expected)
 
 
 def write_safe_vocoder(folder):
@@ -279,10 +246,13 @@ def name_vocoder(model, name):
     yaml.write_text(f"vocoder: {name}\n{yaml.read_text()}")
 
 
-def test_the_yaml_of_a_model_may_name_a_vocoder_beside_it(matching):
+def test_the_yaml_of_a_model_may_name_a_vocoder_beside_it(hub, matching):
     own = write_safe_vocoder(matching / "gan")
     name_vocoder(matching, "gan")
-    assert VQTokenizer.from_hparams(matching).vocoder.source == str(own)
+    model = VQTokenizer.from_hparams(matching)
+    assert model.vocoder.source == str(own)
+    model.push_to_hub("lab/mine", token="hf_alice")
+    assert isinstance(VQTokenizer.from_hparams("lab/mine").vocoder, HifiGAN)
 
 
 def test_the_vocoder_of_a_yaml_is_of_the_same_commit(hub, matching):
@@ -375,13 +345,6 @@ def test_one_is_taken_from_the_hub_by_name(hub, vocoder):
     hub.put("lab/gan", {**files, "custom.py": b"raise SystemExit"})
     assert isinstance(load_vocoder("lab/gan"), HifiGAN)
     assert not hub.calls(path="custom.py")
-
-
-def test_a_copy_has_the_weights(vocoder, tmp_path):
-    copy = tmp_path / "copy"
-    ours = load_vocoder(vocoder, savedir=copy).state_dict()
-    theirs = load_vocoder(copy).state_dict()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_published_name_says_what_its_yaml_does_not(hub, tmp_path, matching):
@@ -510,18 +473,15 @@ def test_damaged_weights_are_told(tmp_path, data):
         ("sample_rate: 16000", "sample_rate: '16000'", "sample_rate='16000'"),
         ("win_length: 1024", "win_length: [1024]", "win_length=.1024."),
         ("_padding: 5", "_padding: five", "inference_padding='five'"),
+        ("_padding: 5", "_padding: 1000000000", "out of bounds"),
+        ("_padding: 5", "_padding: 101", "frames from 0 to 100"),
+        ("_padding: 5", "_padding: -1", "frames from 0 to 100"),
+        ("_padding: 5", "_padding: 5.5", "frames from 0 to 100"),
     ],
 )
 def test_settings_that_are_no_numbers_are_told(tmp_path, old, new, wrong):
     text = (SAYS + VOCODER).replace(old, new)
-    with pytest.raises(ValueError, match=f"{wrong}, which is no number"):
-        load_vocoder(write_vocoder(tmp_path / "bad", text))
-
-
-@pytest.mark.parametrize("padding", [1000000000, 101, -1, 5.5])
-def test_padding_without_bound_is_refused(tmp_path, padding):
-    text = (SAYS + VOCODER).replace("_padding: 5", f"_padding: {padding}")
-    with pytest.raises(ValueError, match="frames from 0 to 100|out of bounds"):
+    with pytest.raises(ValueError, match=wrong):
         load_vocoder(write_vocoder(tmp_path / "bad", text))
 
 

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 
 from speechbrain_vq import bundled, export_pretrained
 from speechbrain_vq.cli import main
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.publish import Run
 from speechbrain_vq.publish.card import replace_source
 from tests.publish.runs import RESULTS, USED, YAML, write_minispeech, write_run
@@ -77,9 +78,11 @@ def test_the_table_says_what_the_model_is(model):
     table = rows(card)
     assert table["tokens per second"] == "50"
     assert table["codebook"] == "32 codes of 8 dimensions"
-    assert table["bit rate (number of codes), bits/s"] == "250"  # 50 x 5 bits
-    assert table["bit rate (entropy of the codes), bits/s"] == "221.4"
-    assert table["used codes, %"] == "84.38"
+    assert (
+        table["bit rate, by the number of codes (bits/s)"] == "250"
+    )  # 50 x 5 bits
+    assert table["bit rate, by the entropy of the codes (bits/s)"] == "221.4"
+    assert table["used codes (%)"] == "84.38"
     assert table["perplexity"] == "21.5"
     for text in (
         "preset `robust`",
@@ -153,6 +156,27 @@ def test_the_options_of_the_command(run, tmp_path):
     assert {r.dataset_type for r in data.eval_results} == {"org/speech"}
 
 
+def test_titles_are_those_of_the_evaluation(model):
+    assert str(PhoneInformation.quantities["pnmi"]) in rows(load_card(model))
+
+
+@pytest.mark.parametrize(
+    "option, hint",
+    [
+        ("--repo-id=name", "organisation/name"),
+        ("--repo-id=org/a b", "cannot be a repository"),
+        ("--license=Apache-2", "Did you mean 'apache-2.0'?"),
+        ("--min-key=los", "Did you mean 'loss'?"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(run, tmp_path, option, hint):
+    place = tmp_path / "new" / "units"
+    done = CliRunner().invoke(main, ["export", str(run), str(place), option])
+    assert done.exit_code == 1 and hint in done.output
+    assert len(done.output.strip().splitlines()) == 1
+    assert not place.parent.exists()
+
+
 def test_recordings_of_ones_own_are_called_that(tmp_path):
     yaml = YAML.replace(
         "lr: 0.001",
@@ -186,34 +210,17 @@ def read_training_text(run, place):
     return load_card(export_pretrained(run, place)).text
 
 
-def test_the_corpus_is_found_from_any_folder(tmp_path, monkeypatch):
-    run = start_run(tmp_path / "home")
-    other = start_run(tmp_path / "other", corpus="audio")
-    assert other.is_dir()
-    monkeypatch.chdir(tmp_path / "home")
-    Run.open(run).write_corpus()
-    for folder in ("home", ".", "other"):
-        monkeypatch.chdir(tmp_path / folder)
-        text = read_training_text(run, tmp_path / "model")
-        assert "on 1 minutes of MiniSpeech" in text
-        assert (tmp_path / "model/example.wav").is_file()
-
-
-def test_a_relative_path_is_not_that_of_another_corpus(tmp_path, monkeypatch):
+def test_a_run_knows_its_corpus_wherever_it_lies(tmp_path, monkeypatch):
     run = start_run(tmp_path / "home")
     start_run(tmp_path / "other", corpus="audio")
+    # There, the relative path is that of another corpus.
     monkeypatch.chdir(tmp_path / "other")
     assert not Run.open(run).corpus.known
     monkeypatch.chdir(tmp_path / "home")
     assert Run.open(run).corpus.name == "MiniSpeech"
-
-
-def test_a_run_takes_along_what_it_was_trained_on(tmp_path, monkeypatch):
-    run = start_run(tmp_path / "home")
-    monkeypatch.chdir(tmp_path / "home")
     Run.open(run).write_corpus()
+    monkeypatch.chdir(tmp_path / "other")
     run = run.rename(tmp_path / "moved")
-    monkeypatch.chdir(tmp_path)
     text = read_training_text(run, tmp_path / "model")
     assert "on 1 minutes of MiniSpeech" in text
     assert (tmp_path / "model/example.wav").is_file()

@@ -1,0 +1,16 @@
+"""Suggestions for names that are not known, in error messages."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the closest known name, or nothing.
+
+    Example
+    -------
+    >>> suggestion("los", ["loss", "pnmi"])
+    " Did you mean 'loss'?"
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
