@@ -16,15 +16,12 @@ class Reinit(NamedTuple):
 
     Arguments
     ---------
-    rows : torch.Tensor
-        The codewords replaced, booleans [C, K].
     inertia : float
         Mean squared distance of a vector to its quantization, after.
     previous_inertia : float
         The same before.
     """
 
-    rows: torch.Tensor
     inertia: float
     previous_inertia: float
 
@@ -123,39 +120,27 @@ class Codebook(nn.Module):
         self,
         book: int,
         vectors: torch.Tensor,
-        rows: torch.Tensor | None = None,
         start: str = "codebook",
         generator: torch.Generator | None = None,
     ) -> Reinit:
-        """Replace codewords of one codebook by centroids of the vectors [N, d]
-        that it quantizes, or those in rows [K] by k-means++ seeds; see
-        ``VectorQuantizer.reinitialize``."""
+        """Replace the codewords of one codebook by centroids of the vectors
+        [N, d] that it quantizes; see ``VectorQuantizer.reinitialize``."""
         old = self.weight[book].detach()
         before, chosen = _distortion(vectors, old)
-        centroids, size = None, len(old)
-        if rows is not None:
-            centroids = _reseed(vectors, old, rows, generator)
-        else:
-            if start == "codebook":
-                # Lloyd would send codes without vectors to the farthest
-                # ones, which are rare.
-                unused = torch.bincount(chosen, minlength=size) == 0
-                centroids = _reseed(vectors, old, unused, generator)
-            centroids = kmeans(
-                vectors, size, generator=generator, init=centroids
-            ).centroids
-            rows = torch.ones_like(chosen[:1], dtype=torch.bool).expand(size)
-        after, chosen = _distortion(vectors, centroids)
-        counts = torch.bincount(chosen, minlength=size)
-        self._replace(book, rows, centroids, counts)
-        return Reinit(rows, after, before)
+        seeds, size = None, len(old)
+        if start == "codebook":
+            # Lloyd would send codes without vectors to the farthest ones,
+            # which are rare.
+            unused = torch.bincount(chosen, minlength=size) == 0
+            seeds = _reseed(vectors, old, unused, generator)
+        result = kmeans(vectors, size, generator=generator, init=seeds)
+        self._replace(book, result.centroids, result.counts)
+        return Reinit(float(result.inertia) / len(vectors), before)
 
     @torch.no_grad()
-    def _replace(self, book, rows, centroids, counts) -> None:
-        """Write the marked rows [K] of centroids [K, d] with counts [K]."""
-        new = centroids.to(self.weight)
-        old = self.weight[book]
-        old.copy_(torch.where(rows.unsqueeze(1), new, old))
+    def _replace(self, book, centroids, counts) -> None:
+        """Write centroids [K, d] of so many vectors [K]."""
+        self.weight[book] = centroids.to(self.weight)
 
 
 class EMACodebook(Codebook):
@@ -259,18 +244,13 @@ class EMACodebook(Codebook):
         self._previous = self.weight.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
-    def _replace(self, book, rows, centroids, counts) -> None:
-        # New sums are centroid x count, with counts scaled to the old mass.
-        super()._replace(book, rows, centroids, counts)
+    def _replace(self, book, centroids, counts) -> None:
+        # Sums are centroid x count, with counts scaled to the old mass.
+        super()._replace(book, centroids, counts)
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
         mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass)
-        count = torch.where(rows, mass, self.ema_count[book])
-        self.ema_count[book] = count
-        self.ema_sum[book] = torch.where(
-            rows.unsqueeze(1),
-            self.weight[book] * count.unsqueeze(1),
-            self.ema_sum[book],
-        )
+        self.ema_count[book] = mass
+        self.ema_sum[book] = self.weight[book] * mass.unsqueeze(1)
 
 
 def _distortion(vectors, codebook):

@@ -45,23 +45,16 @@ class Product:
         return sq_errors.sum()
 
     def reinitialize(
-        self,
-        codebook: Codebook,
-        vectors: torch.Tensor,
-        rows: torch.Tensor | None,
-        *options,
+        self, codebook: Codebook, vectors: torch.Tensor, *options
     ) -> Reinit:
-        """Re-initialize all codebooks, or their rows [C, K], from latents
-        [N, D]; ``options`` are those of ``Codebook.reinitialize``."""
+        """Re-initialize all codebooks from latents [N, D]; ``options`` are
+        those of ``Codebook.reinitialize``."""
         parts = vectors.unflatten(1, (len(codebook.weight), -1)).unbind(1)
         each = [
-            codebook.reinitialize(
-                book, part, None if rows is None else rows[book], *options
-            )
+            codebook.reinitialize(book, part, *options)
             for book, part in enumerate(parts)
         ]
-        rows, after, before = zip(*each, strict=True)
-        return Reinit(torch.stack(rows), sum(after), sum(before))
+        return Reinit(*map(sum, zip(*each, strict=True)))
 
 
 class Residual:
@@ -99,24 +92,16 @@ class Residual:
         return sq_errors[-1]
 
     def reinitialize(
-        self,
-        codebook: Codebook,
-        vectors: torch.Tensor,
-        rows: torch.Tensor | None,
-        *options,
+        self, codebook: Codebook, vectors: torch.Tensor, *options
     ) -> Reinit:
         """Re-initialize the first codebook from latents, the second from what
         the new first leaves, and so on."""
         indices, _ = self.code(vectors, codebook.weight)
         error = vectors - self.combine(codebook(indices))
-        each = []
         for book, words in enumerate(codebook.weight):
-            of_book = None if rows is None else rows[book]
-            each.append(codebook.reinitialize(book, vectors, of_book, *options))
+            after = codebook.reinitialize(book, vectors, *options).inertia
             vectors = vectors - words[nearest(vectors, words)]
-        rows, after, _ = zip(*each, strict=True)
-        before = float(error.square().sum(1).mean())
-        return Reinit(torch.stack(rows), after[-1], before)
+        return Reinit(after, float(error.square().sum(1).mean()))
 
 
 COMPOSITIONS = {"product": Product(), "residual": Residual()}

@@ -261,10 +261,6 @@ class VectorQuantizer(nn.Module):
             codebook_dim,
             "normal" if self._needs_kmeans else codebook_init,
         )
-        # Vectors of each code since the last replacement of dead codes.
-        self.usage = torch.zeros(
-            num_codebooks, codebook_size, dtype=torch.float32, device="cpu"
-        )
         self.reservoir = None
         if reservoir_size:
             self.reservoir = Reservoir(reservoir_size, self.latent_dim)
@@ -477,22 +473,17 @@ class VectorQuantizer(nn.Module):
     def reinitialize(
         self,
         vectors: torch.Tensor | None = None,
-        rows: torch.Tensor | None = None,
         start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
         """Re-initialize the codebook by k-means (the re-estimation of arXiv
-        2005.08520) and empty the reservoir, or replace some codewords only.
+        2005.08520) and empty the reservoir.
 
         Arguments
         ---------
         vectors : torch.Tensor, optional
             Latents to cluster, [N, latent_dim]; by default the contents of
             the reservoir.
-        rows : torch.Tensor, optional
-            Codewords to replace by k-means++ seeds, booleans [num_codebooks,
-            codebook_size], such as ``quantizer.usage == 0``; by default all
-            are re-initialized.
         start : str
             Where k-means starts: ``"kmeans++"`` (the paper), or
             ``"codebook"``: from the present codewords, whose codes thereby
@@ -520,31 +511,23 @@ class VectorQuantizer(nn.Module):
                 )
             vectors = self.reservoir.contents()
         self._check_vectors(vectors)
-        shape = self.codebook.shape[:2]
-        if rows is not None and (rows.shape, rows.dtype) != (shape, torch.bool):
-            raise ValueError(
-                f"rows to replace are booleans {list(shape)}, got {rows.dtype} "
-                f"{list(rows.shape)}."
-            )
         result = None
         if len(vectors) and not self.is_codebook_frozen:
             result = self.arrangement.reinitialize(
-                self.embedding, vectors.float(), rows, start, generator
+                self.embedding, vectors.float(), start, generator
             )
-        if self.reservoir is not None and rows is None:
+        if self.reservoir is not None:
             self.reservoir.reset()
         return result
 
-    def reestimate(self, vectors=None, scope="all", generator=None):
+    def reestimate(self, vectors=None, generator=None):
         """Deprecated name of ``reinitialize``."""
         warnings.warn(
             "reestimate() is now reinitialize().",
             DeprecationWarning,
             stacklevel=2,
         )
-        rows = self.usage.to(self.codebook.device) == 0
-        rows = rows if scope == "dead" else None
-        return self.reinitialize(vectors, rows, generator=generator)
+        return self.reinitialize(vectors, generator=generator)
 
     def freeze(self) -> "VectorQuantizer":
         """Freeze codebook, norm and projections for good, whatever ``train()``
@@ -576,7 +559,6 @@ class VectorQuantizer(nn.Module):
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
-            "usage": self.usage.clone(),
             "reservoir": self.reservoir.state_dict() if has else None,
             "buffers": {n: value.clone() for n, value in self._averages()},
         }
@@ -586,7 +568,6 @@ class VectorQuantizer(nn.Module):
         """Restore what ``training_state()`` returned."""
         self.bypass = bool(state["bypass"])
         self._needs_kmeans = bool(state["needs_kmeans"])
-        self.usage = state.get("usage", torch.zeros_like(self.usage)).clone()
         if self.reservoir is not None and state["reservoir"]:
             self.reservoir.load_state_dict(state["reservoir"])
         for name, value in self._averages():
@@ -657,7 +638,7 @@ class VectorQuantizer(nn.Module):
             if num_vectors > 0:  # those of the first rank
                 if is_first_rank():
                     self.arrangement.reinitialize(
-                        self.embedding, vectors, None, "kmeans++", None
+                        self.embedding, vectors, "kmeans++", None
                     )
                 broadcast([self.codebook, *self.embedding.buffers()])
                 self._needs_kmeans = False
@@ -687,10 +668,6 @@ class VectorQuantizer(nn.Module):
         counts = code_counts(
             codes, mass, self.num_codebooks, self.codebook_size
         )
-        if learns:
-            if self.usage.device != counts.device:
-                self.usage = self.usage.to(counts.device)
-            self.usage += counts
         metrics = batch_metrics(
             latents, mass, counts, self.arrangement.total_error(sq_error)
         )

@@ -11,12 +11,7 @@ from torch.optim import Optimizer
 from speechbrain_vq.nnet.codebooks import Reinit
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.reservoir import Reservoir
-from speechbrain_vq.nnet.utils import (
-    broadcast,
-    is_first_rank,
-    sum_over_ranks,
-    world_size,
-)
+from speechbrain_vq.nnet.utils import broadcast, is_first_rank, world_size
 
 logger = logging.getLogger(__name__)
 
@@ -26,21 +21,21 @@ def reinitialize(
     quantizer: VectorQuantizer,
     optimizer: Optimizer | None,
     step: int,
-    rows: torch.Tensor | None = None,
     start: str = "kmeans++",
 ) -> Reinit | None:
     """Re-initialize a codebook from its reservoir, the same way on all ranks,
-    and make the optimizer forget the codewords replaced.
+    and make the optimizer forget the old one.
 
-    ``name`` is for the log, and the step seeds k-means; ``rows`` and ``start``
-    are those of ``VectorQuantizer.reinitialize``. Return the result; None
-    where the reservoirs were empty, and on ranks other than the first.
+    ``name`` is for the log, and the step seeds k-means; ``start`` is that of
+    ``VectorQuantizer.reinitialize``. Return the result; None where the
+    reservoirs were empty, and on ranks other than the first.
 
     Example
     -------
     >>> quantizer = VectorQuantizer(4, 8)
     >>> _ = quantizer(torch.randn(100, 4))
-    >>> bool(reinitialize("quantizer", quantizer, None, step=1).rows.all())
+    >>> result = reinitialize("quantizer", quantizer, None, step=1)
+    >>> result.inertia < result.previous_inertia
     True
     """
     begin = time.perf_counter()
@@ -48,30 +43,15 @@ def reinitialize(
     result = None
     if is_first_rank():
         generator = torch.Generator(vectors.device).manual_seed(step)
-        result = quantizer.reinitialize(vectors, rows, start, generator)
+        result = quantizer.reinitialize(vectors, start, generator)
         seconds = time.perf_counter() - begin
         _log(name, step, result, len(vectors), seconds)
-    if rows is None:
-        quantizer.reservoir.reset()
-    rows = torch.zeros_like(quantizer.codebook[..., 0], dtype=torch.bool)
-    if result is not None:
-        rows |= result.rows
-    broadcast([rows, quantizer.codebook, *quantizer.embedding.buffers()])
-    if optimizer is not None and rows.any():
-        reset_rows(optimizer, quantizer.codebook, rows)
+    quantizer.reservoir.reset()
+    broadcast([quantizer.codebook, *quantizer.embedding.buffers()])
+    # What ranks gather they all have, or none.
+    if optimizer is not None and len(vectors):
+        optimizer.state.pop(quantizer.codebook, None)
     return result
-
-
-def dead_codes(quantizer: VectorQuantizer) -> torch.Tensor | None:
-    """Find the codes without a vector since the last call, [C, K], the same on
-    all ranks; None where there are none, and before there were as many vectors
-    as a codebook has codes."""
-    usage = sum_over_ranks(quantizer.usage)
-    size = usage.shape[1]
-    counted = usage.sum(1, keepdim=True) >= size
-    rows = (usage == 0) & counted
-    quantizer.usage.masked_fill_(counted, 0.0)
-    return rows if rows.any() else None
 
 
 def _log(name, step, result, number, seconds) -> None:
@@ -83,11 +63,9 @@ def _log(name, step, result, number, seconds) -> None:
         )
         return
     logger.info(
-        "Step %d: re-initialized %d of %d codes of %s from %d vectors, mean "
-        "squared distance %.4g -> %.4g, %.0f ms.",
+        "Step %d: re-initialized %s from %d vectors, mean squared distance "
+        "%.4g -> %.4g, %.0f ms.",
         step,
-        int(result.rows.sum()),
-        result.rows.numel(),
         name,
         number,
         result.previous_inertia,
@@ -123,24 +101,3 @@ def gather_sample(reservoir: Reservoir, seed: int) -> torch.Tensor:
         counts, min(sum(counts), reservoir.capacity), method="marginals"
     )
     return torch.cat([r[:n] for r, n in zip(all_rows, shares, strict=True)])
-
-
-@torch.no_grad()
-def reset_rows(
-    optimizer: Optimizer, parameter: torch.nn.Parameter, rows: torch.Tensor
-) -> None:
-    """Make an optimizer forget the replaced rows [C, K] of a parameter
-    [C, K, d].
-
-    Where all rows are new, so is the state. Where some are, their momentum is
-    zero and their second moments are the mean of those of the rows kept: zero
-    would make the next steps too long, as the correction for the start rests
-    on the parameter's number of steps.
-    """
-    if rows.all():
-        optimizer.state.pop(parameter, None)
-        return
-    for name, value in optimizer.state.get(parameter, {}).items():
-        if torch.is_tensor(value) and value.shape == parameter.shape:
-            second = "sq" in name or name == "sum"
-            value[rows] = value[~rows].mean(0) if second else 0.0

@@ -9,23 +9,22 @@ from speechbrain_vq.nnet.utils import check_sizes
 Duration = int | str
 
 # Steps of a run of unknown length, for the warm-up's share of it.
-_UNKNOWN_RUN = 400
+_UNKNOWN_RUN = 250
 
 
 class ReinitAction(NamedTuple):
     """Action due after a step: whether the next one runs without quantization,
-    to re-initialize the codebook, to replace its dead codes, or only to empty
-    the reservoir, whose latents of the warm-up are out of date."""
+    to re-initialize the codebook, or only to empty the reservoir, whose latents
+    of the warm-up are out of date."""
 
     bypass: bool = False
     reinitialize: bool = False
-    replace_dead: bool = False
     reset: bool = False
 
 
 class ReinitSchedule:
     """A warm-up without quantization, then re-initializations that may grow
-    rarer, and replacements of dead codes in between.
+    rarer.
 
     The first re-initialization ends the warm-up. Counted from there, the one
     after step s comes at step ``floor(growth * s + every)``: for ``every=1,
@@ -34,8 +33,8 @@ class ReinitSchedule:
     clustered at its end.
 
     Durations are optimizer steps, epochs (``"2 epochs"``, as in the paper), or
-    a share of the run (``"25%"``). Where the length of the run is not known,
-    the warm-up takes its share of 400 steps, and ``until`` has no end.
+    a share of the run (``"40%"``). Where the length of the run is not known,
+    the warm-up takes its share of 250 steps, and ``until`` has no end.
 
     Arguments
     ---------
@@ -46,14 +45,11 @@ class ReinitSchedule:
         warm-up. By default each comes ``growth`` times as late in the run as
         the one before it.
     until : int or str, optional
-        Last step that changes codes, or ``"forever"``; by default 60 % of the
-        run, but forever where ``every`` is given.
+        Last step of re-initialization, or ``"forever"``; by default 80 % of
+        the run, but forever where ``every`` is given.
     growth : float, optional
         Factor by which the time from the end of the warm-up grows from one
         re-initialization to the next; 1 by default, 1.5 without ``every``.
-    dead_every : int, optional
-        Steps after which codes without vectors are replaced, once there were
-        as many vectors as codes since the last time; None: never.
     max_warmup : int
         Most steps of a warm-up that is a share of the run.
 
@@ -66,22 +62,21 @@ class ReinitSchedule:
     (True, False)
     >>> default = ReinitSchedule().resolve(total_steps=1000)
     >>> [step for step in range(1001) if default(step).reinitialize]
-    [250, 375, 562]
+    [400, 600]
     """
 
     def __init__(
         self,
-        warmup: Duration = "25%",
+        warmup: Duration = "40%",
         every: Duration | None = None,
         until: Duration | None = None,
         growth: float | None = None,
-        dead_every: int | None = 20,
         max_warmup: int = 2000,
     ):
         if growth is None:
             growth = 1.5 if every is None else 1.0
         if until is None:
-            until = "60%" if every is None else "forever"
+            until = "80%" if every is None else "forever"
         if not (isinstance(growth, int | float) and growth >= 1):
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
         if every is None and growth == 1:
@@ -93,11 +88,8 @@ class ReinitSchedule:
         self.every = None if every is None else _Duration("every", every)
         self.until = _Duration("until", until, least=0)
         self.growth = growth
-        self.dead_every = dead_every
         self.max_warmup = max_warmup
         check_sizes(max_warmup=max_warmup)
-        if dead_every is not None:
-            check_sizes(dead_every=dead_every)
         end, start = self.until, self.warmup
         if end.unit == start.unit and end.value < start.value:
             raise ValueError(
@@ -135,7 +127,6 @@ class ReinitSchedule:
             every if self.reinitializes else "never",
             "forever" if math.isinf(until) else max(until, warmup),
             self.growth,
-            self.dead_every,
             self.max_warmup,
         )
 
@@ -154,10 +145,8 @@ class ReinitSchedule:
             return ReinitAction(bypass=True, reset=reset)
         if step == 0 or step > plan.until.value:
             return ReinitAction()
-        if self.reinitializes and self._is_due(step - warmup, every):
-            return ReinitAction(reinitialize=True)
-        dead = self.dead_every is not None and step % self.dead_every == 0
-        return ReinitAction(replace_dead=dead)
+        due = self.reinitializes and self._is_due(step - warmup, every)
+        return ReinitAction(reinitialize=due)
 
     def _is_due(self, since_warmup: int, every: int) -> bool:
         if self.growth == 1:
@@ -168,7 +157,7 @@ class ReinitSchedule:
         return event == since_warmup
 
     def __repr__(self) -> str:
-        names = ("warmup", "every", "until", "growth", "dead_every")
+        names = ("warmup", "every", "until", "growth")
         values = ", ".join(f"{name}={getattr(self, name)}" for name in names)
         return f"ReinitSchedule({values}, max_warmup={self.max_warmup})"
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.utils import broadcast, is_first_rank
-from speechbrain_vq.training.reinit import dead_codes, reinitialize
+from speechbrain_vq.training.reinit import reinitialize
 from speechbrain_vq.training.schedules import ReinitSchedule
 
 logger = logging.getLogger(__name__)
@@ -308,13 +308,8 @@ class CodebookTrainer:
         optimizer = self.optimizers[self._leading[name]]
         if action.reinitialize and self._check_frozen(name, quantizer):
             start = "codebook" if self._reinits[name] else "kmeans++"
-            reinitialize(name, quantizer, optimizer, step, start=start)
-            quantizer.usage.zero_()
+            reinitialize(name, quantizer, optimizer, step, start)
             self._reinits[name] += 1
-        elif action.replace_dead and not quantizer.is_codebook_frozen:
-            rows = dead_codes(quantizer)
-            if rows is not None:
-                reinitialize(name, quantizer, optimizer, step, rows)
         elif action.reset and quantizer.reservoir is not None:
             quantizer.reservoir.reset()
         # A longer run that goes on from a shorter one stays past its warm-up.

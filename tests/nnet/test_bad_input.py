@@ -192,8 +192,6 @@ def test_reinitialization_says_what_it_lacks():
         VectorQuantizer(8, 16, reservoir_size=0).reinitialize()
     with pytest.raises(ValueError, match="start must be one of"):
         product().reinitialize(start="anywhere")
-    with pytest.raises(ValueError, match=r"rows .* \[2, 16\]"):
-        product().reinitialize(rows=torch.ones(16, dtype=torch.bool))
 
 
 @every_kind

@@ -139,16 +139,14 @@ def test_masked_vectors_do_not_count():
 
 
 @pytest.mark.parametrize("kind", [Codebook, EMACodebook])
-def test_rewriting_touches_the_rows_marked_only(kind):
+def test_rewriting_touches_one_codebook_only(kind):
     codebook = kind(2, 6, 3)
     before = bits(codebook)
-    rows = torch.tensor([1, 0, 0, 1, 1, 0]).bool()
     centroids, counts = torch.randn(6, 3), torch.arange(6)
-    codebook._replace(1, rows, centroids, counts)
-    assert torch.equal(codebook.weight[1, rows], centroids[rows])
+    codebook._replace(1, centroids, counts)
+    assert torch.equal(codebook.weight[1], centroids)
     for name, value in bits(codebook).items():
         assert torch.equal(value[0], before[name][0])
-        assert torch.equal(value[1, ~rows], before[name][1, ~rows])
 
 
 def test_rewriting_rebuilds_the_averages():
@@ -157,8 +155,7 @@ def test_rewriting_rebuilds_the_averages():
         codebook.learn(*batch(codebook))
     mass = codebook.ema_count.sum()
     counts = torch.tensor([10, 20, 5, 30, 25, 10])
-    everything = torch.ones(6, dtype=torch.bool)
-    codebook._replace(0, everything, torch.randn(6, 3), counts)
+    codebook._replace(0, torch.randn(6, 3), counts)
     share = codebook.ema_count[0] / codebook.ema_count.sum()
     torch.testing.assert_close(share, counts / counts.sum())
     torch.testing.assert_close(codebook.ema_count.sum(), mass)
@@ -176,7 +173,7 @@ def test_rewriting_rebuilds_the_averages():
 def test_rewritten_rows_without_vectors_keep_their_place():
     codebook = EMACodebook(1, 6, 3, decay=0.9)
     centroids, counts = torch.randn(6, 3), torch.tensor([9, 9, 9, 0, 0, 0])
-    codebook._replace(0, torch.ones(6).bool(), centroids, counts)
+    codebook._replace(0, centroids, counts)
     data = batch(codebook, used=3)
     for _ in range(100):
         codebook.learn(*data)

@@ -98,7 +98,7 @@ def test_built_without_memory_it_trains(kind, way):
         quantizer.to_empty(device="cpu").load_state_dict(saved)
     out = quantizer(torch.randn(100, DIM, requires_grad=True))
     (out.quantized.sum() + out.loss).backward()
-    assert quantizer.reinitialize().rows.all()
+    assert quantizer.reinitialize().inertia >= 0
     assert all(b.isfinite().all() for b in quantizer.buffers())
 
 

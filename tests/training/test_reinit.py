@@ -12,11 +12,7 @@ from speechbrain_vq import (
     VectorQuantizer,
     kmeans,
 )
-from speechbrain_vq.training.reinit import (
-    dead_codes,
-    gather_sample,
-    reinitialize,
-)
+from speechbrain_vq.training.reinit import gather_sample, reinitialize
 from tests.training.toy import DIM, Toy, batches, make, modules
 
 
@@ -35,7 +31,6 @@ def test_codebook_is_kmeans_of_the_reservoir():
     found = kmeans(sample, 8, generator=torch.Generator().manual_seed(7))
     report = reinitialize("q", quantizer, None, 7)
     assert torch.equal(quantizer.codebook[0], found.centroids)
-    assert report.rows.all()
     assert report.inertia == pytest.approx(float(found.inertia) / 64, rel=1e-4)
     assert report.inertia < report.previous_inertia
 
@@ -58,62 +53,26 @@ def test_reservoir_starts_anew():
     assert int(quantizer.reservoir.count) == 0
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_ema_sums_are_centroid_times_count(whole):
+def test_ema_sums_are_centroid_times_count():
     quantizer = filled(codebook="ema")
     with torch.no_grad():
         quantizer.codebook[0, :3] = 1000.0
     words = quantizer.embedding
     mass = float(words.ema_count.sum())
-    rows = torch.arange(8) < (8 if whole else 3)
-    marked = None if whole else rows.unsqueeze(0)
-    reinitialize("q", quantizer, None, 1, marked)
+    reinitialize("q", quantizer, None, 1)
     expected = words.weight * words.ema_count.unsqueeze(2)
-    torch.testing.assert_close(words.ema_sum[0, rows], expected[0, rows])
-    if whole:
-        assert float(words.ema_count.sum()) == pytest.approx(mass, rel=1e-4)
+    torch.testing.assert_close(words.ema_sum, expected)
+    assert float(words.ema_count.sum()) == pytest.approx(mass, rel=1e-4)
 
 
-def test_replacing_dead_codes_keeps_the_bits_of_the_others():
+def test_codes_without_vectors_are_moved_to_some():
     quantizer = filled()
     with torch.no_grad():
         quantizer.codebook[0, 2:5] = 1000.0
-    before = quantizer.codebook.detach().clone()
-    quantizer.usage.zero_()
-    for _ in range(4):
-        indices = quantizer(torch.randn(30, DIM)).indices
-    expected = torch.bincount(indices, minlength=8) == 0
-    assert expected[2:5].all()
-    number = len(quantizer.reservoir)
-    optimizer = torch.optim.Adam([quantizer.codebook])
-    quantizer.codebook.grad = torch.ones_like(before)
-    optimizer.step()
-    with torch.no_grad():
-        quantizer.codebook.copy_(before)
-    moments = optimizer.state[quantizer.codebook]["exp_avg"].clone()
-    dead = dead_codes(quantizer)
-    rows = reinitialize("q", quantizer, optimizer, 1, dead).rows[0]
-    assert rows[2:5].all() and not rows[indices].any()
-    assert len(quantizer.reservoir) == number
-    assert not quantizer.usage.any()
-    assert torch.equal(quantizer.codebook[0, ~rows], before[0, ~rows])
-    assert (quantizer.codebook[0, rows].abs() < 100).all()
-    after = optimizer.state[quantizer.codebook]["exp_avg"]
-    assert torch.equal(after[0, ~rows], moments[0, ~rows])
-    assert not after[0, rows].any()
-
-
-def test_codes_are_dead_only_after_as_many_vectors_as_codes():
-    quantizer = VectorQuantizer(DIM, 8, num_codebooks=2)
-    with torch.no_grad():
-        quantizer.codebook[1, 5] = 1000.0
-    for number in (5, 2):
-        quantizer(torch.randn(number, DIM))
-        assert dead_codes(quantizer) is None
-    quantizer(torch.randn(1000, DIM))
-    rows = dead_codes(quantizer)
-    assert rows.nonzero().tolist() == [[1, 5]]
-    assert dead_codes(quantizer) is None
+    reinitialize("q", quantizer, None, 1, "codebook")
+    assert (quantizer.codebook.abs() < 100).all()
+    indices = quantizer(torch.randn(1000, DIM)).indices
+    assert len(indices.unique()) == 8
 
 
 def test_log_line_tells_what_was_done(caplog):
@@ -121,7 +80,7 @@ def test_log_line_tells_what_was_done(caplog):
     reinitialize("quantizer", filled(), None, 12)
     line = next(m for m in caplog.messages if "re-initialized" in m)
     assert re.fullmatch(
-        r"Step 12: re-initialized 8 of 8 codes of quantizer from 64 vectors, "
+        r"Step 12: re-initialized quantizer from 64 vectors, "
         r"mean squared distance \S+ -> \S+, \d+ ms\.",
         line,
     )
@@ -185,7 +144,6 @@ def test_residual_quantizer_improves():
     for _ in range(3):
         quantizer(torch.randn(100, DIM))
     report = reinitialize("q", quantizer, None, 1)
-    assert report.rows.shape == (3, 8) and report.rows.all()
     assert report.inertia < report.previous_inertia
 
 

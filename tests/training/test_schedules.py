@@ -56,7 +56,7 @@ def test_a_schedule_that_would_never_reinitialize_is_refused():
 
 
 def test_warmup_bypasses_and_resets_but_never_reinitializes():
-    schedule = ReinitSchedule(10, 4, dead_every=None)
+    schedule = ReinitSchedule(10, 4)
     for step in range(10):
         assert schedule(step) == ReinitAction(bypass=True, reset=step in (2, 6))
     assert schedule(10) == ReinitAction(reinitialize=True)
@@ -114,9 +114,8 @@ def test_fractions_of_an_epoch_are_rounded_to_steps():
         ((0, 1, None, 0.9), "growth"),
         ((0, 1, None, float("nan")), "growth"),
         ((0, 1, None, "fast"), "growth"),
-        ((0, 1, None, 1, 0), "dead_every"),
         (("101%", 1), "warmup"),
-        ((0, 1, None, 1, 20, 0), "max_warmup"),
+        ((0, 1, None, 1, 0), "max_warmup"),
     ],
 )
 def test_bad_values_are_named(arguments, word):
@@ -162,7 +161,7 @@ def test_defaults_are_those_of_the_preset_robust():
 
 @pytest.mark.parametrize(
     "steps, first, last",
-    [(2, 1, 1), (10, 2, 6), (80, 20, 48), (10**6, 2000, 6 * 10**5)],
+    [(2, 1, 1), (10, 4, 8), (80, 32, 64), (10**6, 2000, 8 * 10**5)],
 )
 def test_shares_are_of_the_run(steps, first, last):
     schedule = ReinitSchedule()
@@ -193,19 +192,11 @@ def test_a_run_of_unknown_length_has_a_warmup_and_no_end():
     assert len(events(plan, 10**5)) > 15
 
 
-def test_dead_codes_are_replaced_between_reinitializations():
-    plan = ReinitSchedule(40, 40, until=200, dead_every=20)
-    dead = [s for s in range(300) if plan(s).replace_dead]
-    assert dead == [60, 100, 140, 180]
-    plan = ReinitSchedule(40, "never", dead_every=None)
-    assert not any(plan(s).replace_dead for s in range(300))
-
-
 @pytest.mark.parametrize(
     "schedule",
     [
         ReinitSchedule("2 epochs", 5, growth=1.5),
-        ReinitSchedule("forever", "never", dead_every=None),
+        ReinitSchedule("forever", "never"),
         ReinitSchedule(),
     ],
 )
