@@ -116,7 +116,11 @@ class Vqp(torch.nn.Module):
 
     def forward(self, x, lengths):
         options = {}
-        if isinstance(self.quantizer, vqp.VectorQuantize) and self.training:
+        # With a projection, its commitment loss does not take a mask.
+        takes_mask = isinstance(self.quantizer, vqp.VectorQuantize) and (
+            isinstance(self.quantizer.project_in, torch.nn.Identity)
+        )
+        if takes_mask and (lengths < 1).any():
             frames = torch.round(lengths * x.shape[1]).unsqueeze(1)
             options["mask"] = torch.arange(x.shape[1]) < frames
         out = self.quantizer(x, **options)

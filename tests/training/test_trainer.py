@@ -16,7 +16,6 @@ from speechbrain_vq import (
     ResidualVectorQuantizer,
     VectorQuantizer,
 )
-from speechbrain_vq.training.reinit import reset_rows
 
 DIM = 4
 
@@ -670,7 +669,7 @@ def test_accelerate(prepared):
     assert len(codes.unique()) == 8
 
 
-# reset_rows --------------------------------------------------------------------
+# What a re-initialization forgets --------------------------------------------
 
 EVERY = {
     **{
@@ -682,56 +681,14 @@ EVERY = {
 }
 
 
-def stepped(make_optimizer, shape=(2, 4, 3)):
-    """An optimizer with state, and its parameter."""
-    parameter = nn.Parameter(torch.randn(*shape))
-    optimizer = make_optimizer([parameter])
-    for _ in range(3):
-        parameter.grad = torch.randn(*shape)
-        optimizer.step()
-    return optimizer, parameter
-
-
 @pytest.mark.parametrize("name", EVERY)
-def test_all_rows_new_leaves_no_state(name):
-    optimizer, parameter = stepped(EVERY[name])
-    reset_rows(optimizer, parameter, torch.ones(2, 4, dtype=torch.bool))
-    assert parameter not in optimizer.state
-    parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_some_rows_new_keeps_the_bits_of_the_others(name):
-    optimizer, parameter = stepped(EVERY[name])
-    rows = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]], dtype=torch.bool)
-    before = {
-        k: v.clone() if torch.is_tensor(v) else v
-        for k, v in optimizer.state[parameter].items()
-    }
-    reset_rows(optimizer, parameter, rows)
-    after = optimizer.state[parameter]
-    for key, old in before.items():
-        if not torch.is_tensor(old) or old.shape != parameter.shape:
-            assert torch.equal(
-                torch.as_tensor(after[key]), torch.as_tensor(old)
-            )
-            continue
-        assert torch.equal(after[key][~rows], old[~rows]), key
-        if key in ("exp_avg", "momentum_buffer"):
-            assert not after[key][rows].any()
-        else:
-            mean = old[~rows].mean(0).expand_as(old[rows])
-            torch.testing.assert_close(after[key][rows], mean)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_replaced_rows_take_no_longer_steps_than_the_others(name):
-    optimizer, parameter = stepped(OPTIMIZERS[name], (1, 64, 8))
-    rows = torch.arange(64)[None] < 32
-    reset_rows(optimizer, parameter, rows)
-    before = parameter.detach().clone()
-    parameter.grad = torch.randn_like(parameter)
-    optimizer.step()
-    way = (parameter - before).square().mean(-1).sqrt()
-    assert way[rows].mean() < 1.5 * way[~rows].mean()
+def test_a_new_codebook_has_no_optimizer_state_and_learns_on(name):
+    model = Model()
+    optimizer = EVERY[name](model.parameters())
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(0, 4))
+    loop(model, optimizer, 4)
+    codebook, weight = model.quantizer.codebook, model.encoder.weight
+    assert codebook not in optimizer.state and weight in optimizer.state
+    before = codebook.detach().clone()
+    loop(model, optimizer, 2, start=4)
+    assert not torch.equal(codebook, before)
