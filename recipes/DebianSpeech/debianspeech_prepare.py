@@ -199,7 +199,9 @@ def _audio(name: str, place: pathlib.Path, folder: pathlib.Path) -> dict:
             elif name == STAMPS:
                 recordings = _stamps(_files(name, place, temporary))
             else:
-                recordings = _prompts(_files(name, place, temporary))
+                recordings = _prompts(
+                    _files(name, place, temporary), name.split("-")[3]
+                )
             contents = {}
             for path, speaker, lang, samples in recordings:
                 if len(samples) < SHORTEST * SAMPLE_RATE:
@@ -218,9 +220,10 @@ def _audio(name: str, place: pathlib.Path, folder: pathlib.Path) -> dict:
 Recordings = Iterator[tuple[str, str, str, np.ndarray]]
 
 
-def _prompts(root: pathlib.Path) -> Recordings:
-    for folder in sorted((root / "usr/share/asterisk/sounds").glob("*_?_*")):
-        lang, speaker = folder.name[:2], folder.name.rpartition("_")[2]
+def _prompts(root: pathlib.Path, lang: str) -> Recordings:
+    sounds = root / "usr/share/asterisk/sounds"
+    for folder in sorted(sounds.glob(f"{lang}_*_*")):
+        speaker = folder.name.rpartition("_")[2]
         for path in sorted(folder.rglob("*.g722")):
             name = path.relative_to(folder).with_suffix("").as_posix()
             if not NO_SPEECH.search(name):
@@ -281,3 +284,7 @@ def _stamps(root: pathlib.Path) -> Recordings:
                 continue
             first = first if parts else name
             parts.append(samples)
+
+
+if __name__ == "__main__":
+    print(*PACKAGES)

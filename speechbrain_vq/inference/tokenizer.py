@@ -557,7 +557,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         path : path
             Audio file to read.
         output : path
-            Wav file to write, as long as the original.
+            Wav file to write, as long and as loud as the original.
 
         Returns
         -------
@@ -600,7 +600,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         # Up to a token at the end is not coded.
         missing = wavs.shape[1] - len(wav)
         wav = torch.nn.functional.pad(wav, (0, missing))
-        return tokens[0], wav.clamp(-1, 1)
+        return tokens[0], _with_level_of(wavs[0], wav)
 
     def _write(self, wav, output):
         """Write a waveform to a file."""
@@ -665,6 +665,16 @@ class VQTokenizer(CodecMixin, VQPretrained):
             hop = extract.hop_length
             return one_by_one(extract.inverse, features, lengths, hop)
         return self.vocoder(extract.denormalize(features), lengths)
+
+
+def _with_level_of(original, wav):
+    """Scale a waveform to the level of another, as far as its peak allows:
+    decoders predict medians of log-mels, which are quieter than the mean."""
+    level, peak = wav.square().mean().sqrt(), wav.abs().max()
+    if not peak > 0:
+        return wav
+    gain = original.square().mean().sqrt().to(wav.device) / level
+    return (wav * torch.minimum(gain, 1 / peak)).clamp(-1, 1)
 
 
 def _as_one(block):
