@@ -14,6 +14,7 @@ the corpus; the whisper weights are those of any English faster-whisper):
 
 import io
 import itertools
+import json
 import pathlib
 import re
 import time
@@ -30,6 +31,7 @@ from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.judges import Whisper, _plain
 from speechbrain_vq.evaluation.reconstruction import sample_names, stoi
 from speechbrain_vq.inference.tokenizer import _with_level_of
+from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.versions import versions
 
 RATE = 16000
@@ -52,7 +54,7 @@ GROUPS = {
     "tux_es": "unseen voices, Spanish",
     "Carlo": "unseen voice and language, Italian",
 }
-PER_GROUP = 25
+PER_GROUP = 16
 
 
 def recordings(librivox, cards, cities, corpus):
@@ -169,11 +171,12 @@ def log_mel_error(features, wav, out):
 @click.option("--opus", "rates", multiple=True, type=int, default=[6000])
 @click.option("--codebooks", "numbers", multiple=True, type=int)
 @click.option("--output", type=pathlib.Path)
-def main(model, others, whisper, rates, numbers, output, **places):
+@click.option("--cache", type=pathlib.Path, help="Rows that were measured.")
+def main(model, others, whisper, rates, numbers, output, cache, **places):
     """Measure, and write the tables."""
     judge = Whisper(whisper)
     tokenizer = VQTokenizer.from_hparams(model)
-    features = tokenizer.mods.features
+    features = LogMel()
     codecs = {"recordings": (None, lambda wav: wav)}
 
     def mels(wav):
@@ -181,6 +184,7 @@ def main(model, others, whisper, rates, numbers, output, **places):
 
     codecs["log-mels, Griffin-Lim"] = (None, lambda w: _padded(mels(w), w))
     total = tokenizer.num_codebooks
+    timed = Codec(tokenizer, total)
     bits = (tokenizer.codebook_size - 1).bit_length() * tokenizer.token_rate
     for number in numbers or sorted({8, 4, 2, 1} & set(range(1, total + 1)))[::-1]:  # fmt: skip
         codec = Codec(tokenizer, number)
@@ -202,7 +206,11 @@ def main(model, others, whisper, rates, numbers, output, **places):
     data = list(recordings(**places))
     seconds = sum(len(wav) for _, wav, _ in data) / RATE
     rows, groups = [], list(dict.fromkeys(g for g, _, _ in data))
+    cached = json.loads(cache.read_text()) if cache and cache.exists() else {}
     for name, (rate, codec) in codecs.items():
+        if name in cached:
+            rows.append((name, rate, *cached[name]))
+            continue
         errors, measures = {}, defaultdict(list)
         texts = defaultdict(lambda: ([], []))
         for group, wav, words in data:
@@ -221,8 +229,13 @@ def main(model, others, whisper, rates, numbers, output, **places):
             g: torch.tensor(v).nanmean(0).tolist() for g, v in measures.items()
         }
         rows.append((name, rate, errors, means))
+        cached[name] = errors, means
+        if cache:
+            cache.write_text(json.dumps(cached))
         click.echo(f"{name} {errors} {means}")
-    spent = codecs[f"{model}, {total} codebooks"][1].seconds
+    for _, wav, _ in data:
+        timed(wav)
+    spent = timed.seconds
     counts = {
         g: sum(len(words_of(w).split()) for h, _, w in data if h == g and w)
         for g in (UNSEEN, GROUPS["Allison"])
