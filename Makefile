@@ -1,7 +1,8 @@
 # make demo       train a small quantizer and look at it (ARGS="--help")
 # make test       lint, then the tests
 # make test-slow  the end-to-end runs
-# make mini       train the bundled model again (minutes)
+# make speech     train the bundled model again (Debian or Ubuntu; an hour)
+# make mini       train the test model again (minutes)
 # make install    only set up the environment
 #
 # Another interpreter: PYTHON=python3.12. An environment of your own: VENV=path.
@@ -10,6 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MINI := speechbrain_vq/pretrained/mini
+SPEECH := speechbrain_vq/pretrained/speech
 
 # A stamp for each set of extras: the second call of a target is instant. The
 # larger set covers the smaller one.
@@ -18,7 +20,7 @@ DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
 $(DEV): EXTRAS := demo,dev,eval,report
 
-.PHONY: demo mini test test-slow lint install clean
+.PHONY: demo mini speech test test-slow lint install clean
 
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
@@ -34,6 +36,20 @@ mini: $(DEV)
 		-e 's/from_hparams("mini")/from_hparams(bundled("mini"))/' \
 		$(MINI)/README.md > results/mini/README.md
 	@mv results/mini/README.md $(MINI)/README.md
+
+# Interrupted, it goes on where it was. The example is LibriVox's.
+speech: $(DEV)
+	$(BIN)/python -m pip install --quiet av
+	@mkdir -p data/debian results/speech
+	cd data/debian && apt-get download \
+		$$($(CURDIR)/$(BIN)/python -m \
+		speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare)
+	$(BIN)/speechbrain-vq train DebianSpeech/speech-codec \
+		--data_folder=data/debian --manifest_folder=data/debianspeech \
+		--output_folder=results/speech --noprogressbar $(ARGS)
+	@cp $(SPEECH)/example.wav results/speech/
+	$(BIN)/speechbrain-vq export results/speech $(SPEECH) \
+		--example=results/speech/example.wav
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)

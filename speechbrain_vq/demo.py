@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.manifests import read_json, read_manifest
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.presets import bundled, recipe_path
 
 RECIPE = "MiniSpeech/unit-discovery"
 PRESETS = ("vanilla", "robust")
@@ -40,7 +40,7 @@ def run_demo(
     click.echo(f"2. Training: {steps} steps each, 512 codes")
     results = [train(name, corpus, output, seed, steps) for name in PRESETS]
     click.echo("\n" + table(results))
-    click.echo("3. The robust model, exported by its run, loaded back and used")
+    click.echo("3. The robust model, exported by its run, loaded back")
     use(run_folder(output, "robust", seed, steps), corpus, output)
     seconds = time.perf_counter() - start
     keys = [key for key, _, _ in COLUMNS]
@@ -132,23 +132,34 @@ def table(results) -> str:
 
 
 def use(run, corpus, output) -> None:
-    """Load the exported model, tokenize an utterance and resynthesize it."""
+    """Load the exported model and tokenize an utterance; resynthesize a
+    recording by the bundled model of recorded speech."""
     model = run / "model"
     tokenizer = VQTokenizer.from_hparams(model)
     utterance = next(iter(read_manifest(corpus / "test.json").values()))
-    source = pathlib.Path(utterance["wav"])
-    original = output / f"original{source.suffix}"
-    shutil.copyfile(source, original)
-    decoded = output / "from_tokens.wav"
-    tokens = tokenizer.reconstruct_file(source, decoded).tolist()
+    tokens = tokenizer.encode_file(utterance["wav"]).tolist()
     shown = " ".join(map(str, tokens[:16]))
     click.echo(
         f'   "{utterance["words"]}"\n'
         f"   {len(tokens)} tokens at {tokenizer.token_rate:g} a second: "
-        f"{shown} ...\n"
-        f"   original     {original}\n"
-        f"   from tokens  {decoded}\n\n"
-        "Next:\n"
+        f"{shown} ..."
+    )
+    click.echo("4. Recorded speech, by the model that comes with the package")
+    original = output / "original.wav"
+    shutil.copyfile(pathlib.Path(bundled("speech"), "example.wav"), original)
+    speech = VQTokenizer.from_hparams("speech")
+    total = speech.num_codebooks
+    click.echo(f"   original      {original}")
+    for number in (total, total // 2):
+        speech.use_codebooks(number)
+        decoded = output / f"from_{number}_codebooks.wav"
+        speech.reconstruct_file(original, decoded)
+        bits = number * (speech.codebook_size - 1).bit_length()
+        rate = bits * speech.token_rate
+        click.echo(f"   {rate:4.0f} bit/s    {decoded}")
+    click.echo(
+        "\nNext:\n"
+        "   hear yours   speechbrain-vq reconstruct my.wav\n"
         "   load it      from speechbrain_vq import VQTokenizer\n"
         f'                VQTokenizer.from_hparams("{model}")\n'
         f"   train yours  speechbrain-vq train {RECIPE} "

@@ -129,9 +129,11 @@ def recipe_path(relative: str) -> Path:
 def bundled(name: str) -> str:
     """Find a model that comes with the package.
 
-    ``mini`` is what the recipe MiniSpeech/unit-discovery gives: 512 units of
-    synthetic English at 50 a second, to try things with, offline. ``make
-    mini`` makes it again.
+    ``speech`` codes and decodes recorded speech at 16 kHz, by eight codebooks
+    of which the first ones decode by themselves: what the recipe
+    DebianSpeech/speech-codec gives, and ``make speech`` makes again. ``mini``
+    is a small model of synthetic English, 512 units at 50 a second, to test
+    with; recorded speech is not intelligible from it.
 
     Arguments
     ---------
@@ -154,11 +156,26 @@ def bundled(name: str) -> str:
     >>> VQTokenizer.from_hparams(bundled("mini")).token_rate
     50.0
     """
+    if name not in bundled_names():
+        raise ValueError(_unknown("bundled model", name, bundled_names()))
+    return str(_PACKAGE / "pretrained" / name)
+
+
+def bundled_names() -> list[str]:
+    """List the models that come with the package.
+
+    Returns
+    -------
+    names : list[str]
+        The names, sorted.
+
+    Example
+    -------
+    >>> "mini" in bundled_names()
+    True
+    """
     configs = (_PACKAGE / "pretrained").glob("*/config.json")
-    known = {path.parent.name: path.parent for path in configs}
-    if name not in known:
-        raise ValueError(_unknown("bundled model", name, sorted(known)))
-    return str(known[name])
+    return sorted(path.parent.name for path in configs)
 
 
 def _folder(name: str) -> Path:

@@ -27,6 +27,7 @@ def make_handwriting(folder):
 
 CORPORA = {
     "cifar10": test_cifar10.make_sheets,
+    "debianspeech": phone_corpora.make_debianspeech,
     "festvoxru": phone_corpora.make_festvoxru,
     "librispeech": phone_corpora.make_librispeech,
     "scribblelens": make_handwriting,

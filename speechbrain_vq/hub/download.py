@@ -9,6 +9,8 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from speechbrain_vq.presets import bundled, bundled_names
+
 from .errors import HubError, in_words, is_unreachable
 from .folder import (
     CONFIG,
@@ -52,7 +54,8 @@ def download(
     Arguments
     ---------
     source : str or path
-        A folder, which is used as it is, or a model on the Hub (``org/name``).
+        A folder, which is used as it is, a bundled model (``speech``), or a
+        model on the Hub (``org/name``).
     revision : str, optional
         Branch, tag or commit on the Hub; absent: ``main``.
     token : str or bool, optional
@@ -98,6 +101,8 @@ def download(
         # What is in it is up to SpeechBrain's loader.
         names, weights = None, ()
     folder = pathlib.Path(source).expanduser()
+    if not folder.is_dir() and str(source) in bundled_names():
+        folder = pathlib.Path(bundled(str(source)))
     if folder.is_dir():
         if revision is not None:
             raise ValueError(

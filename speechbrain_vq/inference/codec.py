@@ -15,6 +15,8 @@ class CodecMixin:
     ``mods``.
     """
 
+    # None: all of them.
+    _used_codebooks = None
     # Attributes of version 0.1.
     _MOVED = frozenset(
         "encode decode num_heads num_tokens emb_dim vocabulary".split()
@@ -29,8 +31,8 @@ class CodecMixin:
 
     @property
     def num_codebooks(self) -> int:
-        """Number of codebooks, K."""
-        return self.mods.quantizer.num_codebooks
+        """Number of codebooks to encode with, K; see ``use_codebooks``."""
+        return self._used_codebooks or self.mods.quantizer.num_codebooks
 
     @property
     def vocab_size(self) -> int:
@@ -40,7 +42,8 @@ class CodecMixin:
     @property
     def is_folded(self) -> bool:
         """Whether tokens of ``encode_batch`` lack the codebook dimension."""
-        return self.mods.quantizer.folds and self.num_codebooks == 1
+        quantizer = self.mods.quantizer
+        return quantizer.folds and quantizer.num_codebooks == 1
 
     def sig_to_tokens(
         self,

@@ -77,6 +77,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         source: str | pathlib.Path,
         *args,
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
+        num_codebooks: int | None = None,
         **kwargs,
     ) -> "VQTokenizer":
         """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
@@ -84,12 +85,15 @@ class VQTokenizer(CodecMixin, VQPretrained):
         Arguments
         ---------
         source : path or str
-            A folder, or the id of a model on the Hub.
+            A folder, a bundled model (``speech``), or the id of a model on
+            the Hub.
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, HifiGAN or UnitVocoder, optional
             See ``use_vocoder``; by default the folder beside the model's yaml
             that this names under ``vocoder``, else Griffin-Lim.
+        num_codebooks : int, optional
+            See ``use_codebooks``; all by default.
 
         Returns
         -------
@@ -109,6 +113,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         names = ("token", "cache_dir", "local_files_only", "force_download")
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
+        model.use_codebooks(num_codebooks)
         return model
 
     def _own_vocoder(self) -> HifiGAN | UnitVocoder | None:
@@ -168,6 +173,32 @@ class VQTokenizer(CodecMixin, VQPretrained):
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
 
+    def use_codebooks(self, number: int | None) -> None:
+        """Choose how many codebooks to encode with: fewer make fewer bits.
+
+        Arguments
+        ---------
+        number : int or None
+            Number of codebooks of a residual row, the first ones; None: all.
+
+        Raises
+        ------
+        ValueError
+            If the model has not so many, or none can be left out.
+        """
+        quantizer = self.mods.quantizer
+        total = quantizer.num_codebooks
+        number = total if number is None else number
+        if not 1 <= number <= total or (
+            number < total and quantizer.composition != "residual"
+        ):
+            some = f"from 1 to {total}"
+            raise ValueError(
+                f"num_codebooks={number}: this model codes with "
+                f"{some if quantizer.composition == 'residual' else total}."
+            )
+        self._used_codebooks = number
+
     @property
     def sample_rate(self) -> int:
         """Sampling rate of the waveforms in Hz."""
@@ -226,6 +257,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         """
         latents, lengths = self.latents_batch(wavs, wav_lens)
         tokens = self.mods.quantizer.encode(latents, lengths)
+        if not self.is_folded:
+            tokens = tokens[..., : self.num_codebooks]
         mask = frame_mask(latents, lengths)
         mask = mask.view(mask.shape + (1,) * (tokens.dim() - 2))
         return tokens * mask, lengths
@@ -250,6 +283,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         tokens: torch.Tensor | np.ndarray,
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
+        num_codebooks: int | None = None,
     ) -> torch.Tensor:
         """Decode tokens to waveforms.
 
@@ -266,11 +300,19 @@ class VQTokenizer(CodecMixin, VQPretrained):
         speaker : torch.Tensor, optional
             Speaker embeddings, [B, S], as from ``speaker_batch``; by default
             that of the average voice.
+        num_codebooks : int, optional
+            Number of codebooks of a residual row to decode from, the first
+            ones; by default those that the tokens have.
 
         Returns
         -------
         torch.Tensor
             Waveforms, [B, samples], zero at padding.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the tokens have another type or shape, or fewer codebooks.
         """
         tokens = torch.as_tensor(tokens)
         if tokens.is_floating_point() and tokens.numel():
@@ -286,6 +328,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
             raise ValueError(
                 f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
             )
+        tokens = self._first_books(tokens, num_codebooks)
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, lengths, speaker)
         vectors = self.mods.quantizer.decode(tokens)
@@ -468,7 +511,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         path : path
             Audio file to read.
         output : path
-            Wav file to write, as long as the original.
+            Wav file to write, as long and as loud as the original.
 
         Returns
         -------
@@ -484,6 +527,20 @@ class VQTokenizer(CodecMixin, VQPretrained):
         self._write(wav, output)
         return tokens
 
+    def _first_books(self, tokens, number):
+        """Return the tokens of the first codebooks, [..., C]."""
+        if number is None:
+            return tokens
+        count = 1 if self.is_folded else tokens.shape[-1]
+        residual = self.mods.quantizer.composition == "residual"
+        if not 1 <= number <= count or (number < count and not residual):
+            raise ValueError(
+                f"num_codebooks={number}: the tokens are of {count} codebooks, "
+                "of which those of a residual row can be left out, all but "
+                "the first."
+            )
+        return tokens if self.is_folded else tokens[..., :number]
+
     def _resynthesize(self, path, embed_speaker):
         """Return tokens of a file, and the waveform decoded from them."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
@@ -497,7 +554,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         # Up to a token at the end is not coded.
         missing = wavs.shape[1] - len(wav)
         wav = torch.nn.functional.pad(wav, (0, missing))
-        return tokens[0], wav.clamp(-1, 1)
+        return tokens[0], _with_level_of(wavs[0], wav)
 
     def _write(self, wav, output):
         """Write a waveform to a file."""
@@ -562,6 +619,16 @@ class VQTokenizer(CodecMixin, VQPretrained):
             hop = extract.hop_length
             return one_by_one(extract.inverse, features, lengths, hop)
         return self.vocoder(extract.denormalize(features), lengths)
+
+
+def _with_level_of(original, wav):
+    """Scale a waveform to the level of another, as far as its peak allows:
+    decoders predict medians of log-mels, which are quieter than the mean."""
+    level, peak = wav.square().mean().sqrt(), wav.abs().max()
+    if not peak > 0:
+        return wav
+    gain = original.square().mean().sqrt().to(wav.device) / level
+    return (wav * torch.minimum(gain, 1 / peak)).clamp(-1, 1)
 
 
 def _as_one(block):

@@ -34,7 +34,7 @@ TOKENIZER_CODE = """\
 from speechbrain_vq import VQTokenizer
 
 tokenizer = VQTokenizer.from_hparams({source}){mark}
-tokens = tokenizer.encode_file("speech.wav")  # [T], {rate:g} a second
+tokens = tokenizer.encode_file("speech.wav")  # {shape}, {rate:g} a second
 wavs = tokenizer.decode_batch(tokens.unsqueeze(0))  # in an average voice
 # In the voice of the recording
 tokenizer.reconstruct_file("speech.wav", "from_tokens.wav")"""
@@ -70,7 +70,8 @@ def make_card(
     yaml, whose part ``inference`` is ``section``.
     """
     name = source.rsplit("/", 1)[-1]
-    front_matter = {**section["card"], **front_matter}
+    # Of ruamel.yaml's lists, the card would hold their class.
+    front_matter = {**json.loads(json.dumps(section["card"])), **front_matter}
     return ModelCard.from_template(
         _card_data(name, config, corpus, results, front_matter),
         template_path=str(TEMPLATE),
@@ -183,6 +184,8 @@ def _code(source, config):
         module, _, name = interface.rpartition(".")
         return OTHER_CODE.format(module=module, name=name, **values)
     values["rate"] = config["token_rate"]
+    books = config.get("num_codebooks", 1)
+    values["shape"] = f"[T, {books}]" if books > 1 else "[T]"
     if interface == "VQTokenizer":
         return TOKENIZER_CODE.format(**values)
     speakers = config.get("speakers", [])

@@ -26,6 +26,7 @@ CORPORA = {
     "vctk": "VCTK",
     "wsj": "WSJ",
     "festvox-ru": "festvox-ru",
+    "DebianSpeech": "DebianSpeech",
 }
 # Written when the recipe has prepared the manifests: true wherever the run is
 # moved to, and whatever becomes of them.

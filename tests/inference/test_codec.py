@@ -106,6 +106,41 @@ def test_the_first_codebooks_of_a_residual_quantizer_sound(build):
     torch.testing.assert_close(codec.tokens_to_sig(tokens[..., :1]), whole)
 
 
+def test_a_model_encodes_and_decodes_with_its_first_codebooks(build):
+    codec = build(QUANTIZERS["row of residuals"]())
+    wavs = torch.randn(2, RATE)
+    tokens, lengths = codec.encode_batch(wavs)
+    few = codec.decode_batch(tokens, lengths, num_codebooks=2)
+    assert not torch.equal(few, codec.decode_batch(tokens, lengths))
+    codec.use_codebooks(2)
+    assert codec.num_codebooks == 2
+    assert torch.equal(codec.encode_batch(wavs)[0], tokens[..., :2])
+    assert torch.equal(codec.sig_to_tokens(wavs), tokens[..., :2])
+    assert torch.equal(codec.decode_batch(tokens[..., :2], lengths), few)
+    codec.use_codebooks(1)
+    assert codec.encode_batch(wavs)[0].shape == (2, 50, 1)
+    codec.use_codebooks(None)
+    assert torch.equal(codec.encode_batch(wavs)[0], tokens)
+    for wrong in (0, 4):
+        with pytest.raises(ValueError, match="from 1 to 3"):
+            codec.use_codebooks(wrong)
+        with pytest.raises(ValueError, match="of 3 codebooks"):
+            codec.decode_batch(tokens, num_codebooks=wrong)
+
+
+@pytest.mark.parametrize("name", ["one", "product"])
+def test_no_codebook_can_be_left_out_of_others(name, build):
+    codec = build(QUANTIZERS[name]())
+    tokens, _ = codec.encode_batch(torch.randn(1, RATE))
+    total = codec.num_codebooks
+    codec.use_codebooks(total)
+    codec.decode_batch(tokens, num_codebooks=total)
+    with pytest.raises(ValueError, match=f"codes with {total}"):
+        codec.use_codebooks(total - 1)
+    with pytest.raises(ValueError, match=f"of {total} codebooks"):
+        codec.decode_batch(tokens, num_codebooks=total - 1)
+
+
 def test_the_table_is_a_copy(build):
     codec = build()
     before = codec.mods.quantizer.codebook.clone()

@@ -2,6 +2,7 @@
 are tones.
 """
 
+import gzip
 import io
 import json
 import pathlib
@@ -75,6 +76,51 @@ def festvoxru_files(number=60):
     files[f"{VOICE}/mcep/ru_0001.mcep"] = b"not wanted"
     files["usr/share/doc/festvox-ru/copyright"] = b"BSD-like"
     return files, said
+
+
+def debianspeech_files(number=40):
+    """The files of each package by path."""
+    files = {"festvox-ru": festvoxru_files()[0]}
+    for lang, voice in (
+        ("en", "en_US_f_Allison"),
+        ("es", "es_MX_f_Allison"),
+        ("fr", "fr_CA_f_June"),
+        ("it", "it_IT_m_Carlo"),
+        ("ru", "ru_RU_f_IvrvoiceRU"),
+    ):
+        name = f"asterisk-core-sounds-{lang}"
+        names = [f"digits/{i}" for i in range(number)]
+        names += ["letters/a", "silence/1", "beep", "music"]
+        # Whatever the bytes are, G.722 makes two samples of each.
+        sounds = {f"{path}.g722": b"\x5a\xf3\x3c" * 3000 for path in names}
+        sounds["short.g722"] = b""
+        root = f"usr/share/asterisk/sounds/{voice}"
+        files[f"{name}-g722"] = {
+            f"{root}/{path}": data for path, data in sounds.items()
+        }
+        lines = [f"{path}: Say {path} [beep]." for path in names[:number]]
+        text = "; Comment\n" + "\n".join([*lines, "music: [music]"])
+        files[name] = {
+            f"usr/share/doc/{name}/core-sounds-{lang}.txt.gz": gzip.compress(
+                text.encode()
+            )
+        }
+    stamps = "usr/share/tuxpaint/stamps/animals"
+    files["tuxpaint-stamps-default"] = {
+        f"{stamps}/{i}_desc_{lang}.ogg": wav_bytes(sound([300] * 13), "OGG")
+        for i in range(number)
+        for lang in ("es", "fr")
+    }
+    for name, contents in files.items():
+        contents[f"usr/share/doc/{name}/copyright"] = b"free"
+    return files
+
+
+def make_debianspeech(folder):
+    """A folder with the packages."""
+    folder.mkdir(parents=True)
+    for name, files in debianspeech_files().items():
+        make_deb(folder / f"{name}_1.0_all.deb", files, "data.tar.gz", "w:gz")
 
 
 def make_tar(files, mode="w:xz"):

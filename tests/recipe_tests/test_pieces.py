@@ -23,10 +23,10 @@ def pieces(epoch, frames=(300, 120, 250), longest=305):
         )
     )
     lengths = torch.tensor(frames) / longest
-    batch = SimpleNamespace(
-        id=["a", "b", "c"], sig=SimpleNamespace(data=samples)
+    batch = SimpleNamespace(id=["a", "b", "c"])
+    return units.UnitBrain.pieces(
+        brain, batch, features.unsqueeze(2), lengths, samples
     )
-    return units.UnitBrain.pieces(brain, batch, features.unsqueeze(2), lengths)
 
 
 def test_features_and_samples_are_of_one_piece():

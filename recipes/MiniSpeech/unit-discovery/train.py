@@ -30,6 +30,7 @@ from speechbrain_vq.lobes.autoencoder import (
     normalize_utterances,
     utterance_moments,
 )
+from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
     end_epoch,
@@ -66,13 +67,17 @@ class UnitBrain(AnnealingBrain):
         """Compute the features, and what the decoder predicts from their units."""
         batch = batch.to(self.device)
         wavs, wav_lengths = batch.sig
+        if stage == sb.Stage.TRAIN and hasattr(self.hparams, "wav_augment"):
+            wavs, wav_lengths = self.hparams.wav_augment(wavs, wav_lengths)
+            # Noise is added to the padding, too.
+            wavs = wavs * frame_mask(wavs.unsqueeze(2), wav_lengths)
         features, lengths = self.modules.features(wavs, wav_lengths)
         speaker = self.speaker(batch, features, lengths)
         # Those of the whole utterance, in training as in the test.
         moments = utterance_moments(features, lengths)
         if stage == sb.Stage.TRAIN:
             (features, lengths), (wavs, wav_lengths) = self.pieces(
-                batch, features, lengths
+                batch, features, lengths, wavs
             )
         normalizes = getattr(self.hparams.encoder, "utterance_norm", False)
         latents, token_lengths = self.modules.encoder(
@@ -91,7 +96,7 @@ class UnitBrain(AnnealingBrain):
             )
         return features, lengths, predictions, vq, window_error
 
-    def pieces(self, batch, features, lengths):
+    def pieces(self, batch, features, lengths, wavs):
         """Cut a piece of each utterance, a function of its name and the epoch,
         from the features and from the waveforms."""
         hop = self.hparams.hop_length
@@ -107,7 +112,7 @@ class UnitBrain(AnnealingBrain):
         lengths = (frames - starts).clamp(max=width) / width
         return (
             (cut(features, starts, width), lengths),
-            (cut(batch.sig.data, starts * hop, width * hop), lengths),
+            (cut(wavs, starts * hop, width * hop), lengths),
         )
 
     def speaker(self, batch, features, lengths):

@@ -1,0 +1,1 @@
+"""Recipes on the recorded speech that Debian's packages carry."""

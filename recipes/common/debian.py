@@ -1,0 +1,120 @@
+"""Read files of Debian packages, as ``apt-get download`` fetches them."""
+
+import pathlib
+import re
+import shutil
+import tarfile
+from collections.abc import Iterator
+from typing import IO
+
+
+def unpack(
+    package: pathlib.Path, wanted: re.Pattern, folder: pathlib.Path
+) -> None:
+    """Unpack the files of a package that are wanted.
+
+    Arguments
+    ---------
+    package : pathlib.Path
+        The package, ``NAME_VERSION_ARCH.deb``.
+    wanted : re.Pattern
+        Pattern of the whole path of a file; its first group is the path to
+        write, relative to the folder.
+    folder : pathlib.Path
+        Folder to write to.
+
+    Raises
+    ------
+    ValueError
+        If it is no such package, damaged, or packed with zstd.
+    """
+    with open(package, "rb") as file:
+        names = []
+        for name, size in _members(file, package):
+            names.append(name)
+            if not name.startswith("data.tar"):
+                continue
+            if name.endswith(".zst"):
+                # Ubuntu's newer packages; Python reads zstd from 3.14 on.
+                raise ValueError(
+                    f"{package} is packed with zstd: unpack it with `dpkg -x "
+                    f"{package.name} FOLDER` and give that FOLDER."
+                )
+            _check_all_there(file, package, size)
+            _copy_wanted(file, package, wanted, folder)
+            return
+    raise ValueError(
+        f"{package} is no Debian package: it has no data.tar, but "
+        f"{', '.join(names) or 'nothing'}."
+    )
+
+
+def _members(
+    file: IO[bytes], package: pathlib.Path
+) -> Iterator[tuple[str, int]]:
+    """Yield names and sizes in an ar archive, at the start of each file."""
+    if file.read(8) != b"!<arch>\n":
+        raise ValueError(f"{package} is no Debian package.")
+    while len(header := file.read(60)) == 60:
+        name = header[:16].decode("ascii", "replace").strip().rstrip("/")
+        size, start = int(header[48:58]), file.tell()
+        yield name, size
+        # Members start at even places.
+        file.seek(start + size + size % 2)
+
+
+def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
+    remaining = package.stat().st_size - file.tell()
+    if remaining < size:
+        raise ValueError(
+            f"{package} is cut short, {remaining} of {size} bytes of its data are "
+            f"there: fetch it again; {how_to_get(package)}."
+        )
+
+
+def _copy_wanted(
+    file: IO[bytes],
+    package: pathlib.Path,
+    wanted: re.Pattern,
+    folder: pathlib.Path,
+) -> None:
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
+            for member in tar:
+                match = wanted.fullmatch(member.name)
+                if match and member.isfile():
+                    path = folder / match[1]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with open(path, "wb") as out:
+                        shutil.copyfileobj(tar.extractfile(member), out)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{package} cannot be unpacked: {error}. Fetch it again; "
+            f"{how_to_get(package)}."
+        ) from error
+
+
+def how_to_get(*packages: pathlib.Path | str) -> str:
+    """Return a sentence on how to fetch packages, by their names or files.
+
+    Arguments
+    ---------
+    *packages : path or str
+        Names of the packages, or of their files.
+
+    Returns
+    -------
+    str
+        The sentence, without a full stop.
+
+    Example
+    -------
+    >>> how_to_get("festvox-ru_0.5+dfsg-6_all.deb")
+    '`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without being root'
+    """
+    names = [pathlib.Path(package).name.split("_")[0] for package in packages]
+    what = "it" if len(names) == 1 else "them"
+    return (
+        f"`apt-get download {' '.join(names)}` fetches {what} on Debian and "
+        "Ubuntu, without being root"
+    )
