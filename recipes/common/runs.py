@@ -1,6 +1,5 @@
 """Begin and end the run of a recipe."""
 
-import contextlib
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.training import VQBrain
-from speechbrain_vq.training.brain import _run_length
+from speechbrain_vq.training.brain import run_length
 from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class AnnealingBrain(VQBrain):
     def on_fit_start(self):
         """Make a schedule for each optimizer."""
         super().on_fit_start()
-        _, steps = _run_length(self)
+        _, steps = run_length(self)
         share = getattr(self.hparams, "anneal", None) or 0.0
         if not 0 <= share <= 1:
             raise ValueError(f"--anneal={share}: it is a share, in 0..1.")
@@ -69,16 +68,6 @@ class AnnealingBrain(VQBrain):
         # At step 0 of a warm-up they would be 0.
         for name, schedule in self.lr_schedules.items():
             schedule(self.optimizers_dict[name], self.optimizer_step + 1)
-
-
-@contextlib.contextmanager
-def one_line_errors():
-    """Exit with one line on a user's mistake; the traceback is in log.txt."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        logger.debug("Traceback of the error:", exc_info=True)
-        sys.exit(f"Error: {error}")
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:

@@ -14,7 +14,7 @@ from speechbrain_vq._names import suggestion
 
 logger = logging.getLogger(__name__)
 
-AGAIN = "Interrupted. The same command goes on from here."
+INTERRUPTED = "Interrupted. The same command goes on from here."
 
 file_path = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 folder_path = click.Path(exists=True, file_okay=False, path_type=pathlib.Path)

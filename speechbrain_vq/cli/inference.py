@@ -6,7 +6,7 @@ import sys
 import click
 
 from .common import (
-    AGAIN,
+    INTERRUPTED,
     clean_errors,
     device_option,
     output_folder,
@@ -178,7 +178,7 @@ def _load(interface, model, revision, run_opts, **options):
 def _interrupted(overwrite):
     if overwrite:
         return "Interrupted. The same command does it all anew."
-    return AGAIN
+    return INTERRUPTED
 
 
 def _report(result):

@@ -10,7 +10,7 @@ import click
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 
-from .common import AGAIN, clean_errors, output_folder
+from .common import INTERRUPTED, clean_errors, output_folder
 
 
 @click.command()
@@ -49,7 +49,7 @@ def demo(output, seed, steps, minutes, json_file) -> None:
     """Train a codebook in two ways on synthetic speech, and compare them."""
     from speechbrain_vq.demo import run_demo
 
-    with clean_errors(AGAIN):
+    with clean_errors(INTERRUPTED):
         metrics = run_demo(output, seed, steps, minutes)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -155,7 +155,7 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         if self._attached:
             return
         self._attached = True
-        steps_per_epoch, total_steps = _run_length(self)
+        steps_per_epoch, total_steps = run_length(self)
         multiplier = self._hparam("codebook_lr_multiplier", 10.0)
         previous = self.codebook_trainer
         if previous is not None:
@@ -247,7 +247,7 @@ def _num_batches_given(brain, train_set) -> int | None:
     return _num_batches(brain, train_set) if given else None
 
 
-def _run_length(brain) -> tuple[int | None, int | None]:
+def run_length(brain) -> tuple[int | None, int | None]:
     """Number of optimizer steps of an epoch and of the run, where known."""
     steps, total = None, brain.optimizer_step_limit or math.inf
     if brain._num_batches:

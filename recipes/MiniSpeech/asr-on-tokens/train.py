@@ -21,11 +21,11 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
+from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
 from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
-    one_line_errors,
     prepared,
     start,
     write_results,
@@ -252,5 +252,5 @@ def train(hparams, run_opts=None):
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with clean_errors(INTERRUPTED):
         train(*start(sys.argv[1:]))

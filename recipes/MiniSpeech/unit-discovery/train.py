@@ -19,6 +19,7 @@ from speechbrain.dataio.dataio import load_data_csv, load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
 from speechbrain_vq.dataio.audio import (
     drop_unreadable,
     random_start,
@@ -37,7 +38,6 @@ from speechbrain_vq.recipes.common.runs import (
     finish,
     fit_and_test,
     fit_features,
-    one_line_errors,
     prepared,
     start,
     use_of_codes,
@@ -292,5 +292,5 @@ def run(
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with clean_errors(INTERRUPTED):
         run(prepare, sys.argv[1:])

@@ -22,6 +22,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
+from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
 from speechbrain_vq.dataio.audio import (
     drop_unreadable,
@@ -42,7 +43,6 @@ from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
-    one_line_errors,
     prepared,
     start,
     write_results,
@@ -330,6 +330,6 @@ def train(hparams, run_opts, folder):
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with clean_errors(INTERRUPTED):
         hparams, run_opts = start(sys.argv[1:])
         train(hparams, run_opts, prepared(prepare, hparams))

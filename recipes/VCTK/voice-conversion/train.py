@@ -17,12 +17,12 @@ from importlib import import_module
 from huggingface_hub import hf_hub_download
 from speechbrain.utils.distributed import run_on_main
 
+from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
 from speechbrain_vq.dataio.manifests import folder_contents
 from speechbrain_vq.hub.download import as_repo_id
 from speechbrain_vq.hub.errors import in_words
 from speechbrain_vq.hub.folder import load_checkpoint
 from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
-from speechbrain_vq.recipes.common.runs import one_line_errors
 from speechbrain_vq.recipes.VCTK.vctk_prepare import prepare
 
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
@@ -146,5 +146,5 @@ def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with clean_errors(INTERRUPTED):
         units.run(prepare, sys.argv[1:], ConversionBrain)

@@ -23,6 +23,7 @@ from speechbrain.decoders import ctc_greedy_decode
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
+from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
 from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.common.runs import (
@@ -31,7 +32,6 @@ from speechbrain_vq.recipes.common.runs import (
     finish,
     fit_and_test,
     fit_features,
-    one_line_errors,
     prepared,
     start,
     use_of_codes,
@@ -260,5 +260,5 @@ def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with clean_errors(INTERRUPTED):
         run(prepare, sys.argv[1:])
