@@ -24,7 +24,7 @@ from report import save, versions_line
 
 from speechbrain_vq import CodebookTrainer, VectorQuantizer, preset_path
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
+from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi_within
 from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,
@@ -278,15 +278,8 @@ def evaluate(network, split, size):
         "used": int((counts > 0).sum()),
         "perplexity": float(entropy(counts).exp()),
         "l1": error / number,
-        "pnmi": pnmi_within(tables),
+        "pnmi": pnmi_within(t.counts() for t in tables.values() if t.phones),
     }
-
-
-def pnmi_within(tables):
-    """Average the PNMI of languages, weighted by their tokens."""
-    counts = [t.counts() for t in tables.values() if len(t.counts())]
-    tokens = sum(int(c.sum()) for c in counts)
-    return sum(pnmi(c) * int(c.sum()) for c in counts) / tokens
 
 
 class LogMelKMeans(torch.nn.Module):

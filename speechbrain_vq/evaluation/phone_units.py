@@ -127,6 +127,23 @@ def pnmi(counts: torch.Tensor) -> float:
     return mutual_information(counts) / of_phones if of_phones > 0 else 0.0
 
 
+def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
+    """Compute the mean PNMI of several tables of counts [phones, units], one a
+    language, weighted by their counts. Over languages together, units that
+    tell the speaker tell the language, and with it something of the phone.
+
+    Example
+    -------
+    >>> tables = torch.tensor([[5, 0], [0, 5]]), torch.tensor([[5], [5]])
+    >>> pnmi_within(tables)
+    0.5
+    """
+    tables = list(tables)
+    total = sum(int(counts.sum()) for counts in tables)
+    each = (pnmi(counts) * int(counts.sum()) for counts in tables)
+    return sum(each) / total if total else 0.0
+
+
 def nmi(counts: torch.Tensor) -> float:
     """Compute normalized mutual information of counts [classes, units],
     I(class; unit) over the mean of the two entropies, as scikit-learn's
@@ -187,8 +204,9 @@ def _bits(nats):
 
 
 class PhoneInformation(Metric):
-    """Compute ``phone_information`` of the phones at the middles of units; of
-    each codebook separately.
+    """Compute ``phone_information`` of the phones at the middles of units, and
+    ``pnmi_within`` where the manifest has several languages; of each codebook
+    separately.
 
     Example
     -------
@@ -199,6 +217,9 @@ class PhoneInformation(Metric):
     label = "Information about phones"
     quantities = {
         "pnmi": Quantity("PNMI", bounds=SHARE),
+        "pnmi_within_languages": Quantity(
+            "PNMI within languages", bounds=SHARE
+        ),
         "phone_purity": Quantity("phone purity", bounds=SHARE),
         "cluster_purity": Quantity("cluster purity", bounds=SHARE),
         "entropy_of_phone_given_unit": Quantity(
@@ -211,6 +232,10 @@ class PhoneInformation(Metric):
 
     def __init__(self):
         self._books = collections.defaultdict(PhoneUnitCounts)
+        # By codebook and language.
+        self._languages = collections.defaultdict(
+            lambda: collections.defaultdict(PhoneUnitCounts)
+        )
         self._utterances = 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
@@ -218,21 +243,25 @@ class PhoneInformation(Metric):
         self._utterances += 1
         middles = frame_middles(len(utterance.tokens), utterance.token_rate)
         phones = phones_at(utterance.entry.get("phones") or (), middles)
+        language = utterance.entry.get("lang", "")
         for book, units in enumerate(utterance.tokens.T.tolist()):
             self._books[book].add_frames(phones, units, weights)
+            table = self._languages[book][language]
+            table.add_frames(phones, units, weights)
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the values of each codebook."""
         estimates = {}
-        for number, table in enumerate(self._books.values(), 1):
+        for number, (book, table) in enumerate(self._books.items(), 1):
             if not table.phones:
                 continue
             # One replicate's table at a time: they are large.
             values = [
-                phone_information(table.counts(replicate))
+                self._values(book, replicate)
                 for replicate in range(table.replicates)
             ]
-            for name, quantity in self.quantities.items():
+            for name in values[0]:
+                quantity = self.quantities[name]
                 if len(self._books) > 1:
                     label = f"{quantity.label}, codebook {number}"
                     quantity = quantity._replace(label=label)
@@ -243,6 +272,18 @@ class PhoneInformation(Metric):
                     (one[name] for one in values), quantity, self._utterances
                 )
         return estimates
+
+    def _values(self, book: int, replicate: int) -> dict[str, float]:
+        """Compute all values of a codebook in a replicate."""
+        values = phone_information(self._books[book].counts(replicate))
+        by_language = [
+            table.counts(replicate)
+            for table in self._languages[book].values()
+            if table.phones
+        ]
+        if len(by_language) > 1:
+            values["pnmi_within_languages"] = pnmi_within(by_language)
+        return values
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""

@@ -99,6 +99,26 @@ def test_one_class_or_nothing_at_all():
     assert phone_purity(torch.zeros(0, 4)) == 0.0
 
 
+def test_within_languages_a_unit_that_tells_the_language_tells_nothing():
+    metric, random = PhoneInformation(), np.random.default_rng(0)
+    for number in range(40):
+        language = ("en", "ru")[number % 2]
+        names = random.choice(["a", "b", "c"], 10)
+        phones = [
+            (i / 10, (i + 1) / 10, f"{language}-{n}")
+            for i, n in enumerate(names)
+        ]
+        # Codebook 1 tells the language, codebook 2 the phone in Russian only.
+        known = [ord(n) if language == "ru" else 5 for n in names]
+        tokens = torch.tensor([[number % 2, unit] for unit in known])
+        entry = {"phones": phones, "lang": language}
+        metric.update(utterance(tokens, entry=entry), torch.ones(1).int())
+    values = {key: one.value for key, one in metric.compute().items()}
+    assert values["pnmi_codebook_1"] > 0.3
+    assert values["pnmi_within_languages_codebook_1"] == pytest.approx(0)
+    assert values["pnmi_within_languages_codebook_2"] == pytest.approx(0.5)
+
+
 def test_each_codebook_and_replicate_has_its_table():
     metric = PhoneInformation()
     phones = {"phones": [(0.0, 0.5, "a"), (0.5, 1.0, "b")]}
