@@ -29,6 +29,8 @@ from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
     ConvEncoder,
     SpeakerEncoder,
+    WindowPredictor,
+    normalize_utterances,
     utterance_moments,
 )
 from speechbrain_vq.lobes.features import LogMel
@@ -85,9 +87,10 @@ LONG = {"K 16384", "10000 steps"}
 class Network(torch.nn.Module):
     """Autoencoder of utterance-normalized log-mels around a quantizer."""
 
-    def __init__(self, quantizer, scale):
+    def __init__(self, quantizer, scale, window_weight=0.0):
         super().__init__()
         self.quantizer, self.scale = quantizer, scale
+        self.window_weight = window_weight
         self.encoder = ConvEncoder(
             MELS, DIM, CHANNELS, STRIDE, utterance_norm=True, linear=True
         )
@@ -95,12 +98,18 @@ class Network(torch.nn.Module):
         self.decoder = ConvDecoder(
             DIM, MELS, SPEAKER, CHANNELS, STRIDE, linear=True, moments=True
         )
+        if window_weight:
+            self.window = WindowPredictor(DIM, MELS, STRIDE)
 
     def forward(self, mels, lengths, moments):
         latents, token_lengths = self.encoder(mels, lengths, moments)
         quantized, codes, loss = self.quantizer(
             latents * self.scale, token_lengths
         )[:3]
+        if self.training and self.window_weight:
+            x = normalize_utterances(mels, lengths, moments)
+            around = self.window(quantized, x, lengths)
+            loss = loss + self.window_weight * around
         speaker = self.speaker(mels, lengths, moments)
         decoded = self.decoder(quantized, speaker, token_lengths)
         error, number = self.decoder.errors(decoded, mels, lengths)
@@ -153,10 +162,13 @@ def preset(name, changes, size, total_steps):
     )
 
 
+# Weight of the window predictor, an auxiliary task for units.
+WINDOW = {"robust, window predictor": 0.3}
 DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
 METHODS = {
     "paper": functools.partial(preset, "paper", {}),
     "robust": functools.partial(preset, "robust", {}),
+    "robust, window predictor": functools.partial(preset, "robust", {}),
     "robust, entropy 0.05": functools.partial(
         preset, "robust", {"entropy_weight": 0.05}
     ),
@@ -235,7 +247,7 @@ def train(method, config, data, seed):
     torch.manual_seed(seed)
     steps = config["steps"]
     quantizer, trainer = build(method, config["size"], steps)
-    network = Network(quantizer, config["scale"])
+    network = Network(quantizer, config["scale"], WINDOW.get(method, 0.0))
     optimizer = torch.optim.Adam(network.parameters(), lr=config["lr"])
     if trainer is not None:
         trainer(network, optimizer)
