@@ -345,8 +345,8 @@ def run(method, cell, seed, data, split):
     }
 
 
-def summarize(lines):
-    """Tabulate medians by cell, and each method's ranks and worst cells."""
+def medians(lines):
+    """Collect the lines of each cell and method, and their medians."""
     cells, methods = {}, []
     for line in lines:
         if line["used"] is None:
@@ -359,6 +359,59 @@ def summarize(lines):
         key: {m: statistics.median(r[m] for r in runs) for m in METRICS}
         for key, runs in cells.items()
     }
+    return cells, methods, median
+
+
+def plot(lines, path):
+    """Plot each method's PNMI and L1 in each cell, relative to the best."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    _, methods, median = medians(lines)
+    # Those that were trained in more than one cell.
+    methods = [
+        m
+        for m in methods
+        if m != LOGMEL and sum(method == m for _, method in median) > 1
+    ]
+    names = [c for c in CELLS if all((c, m) in median for m in methods)]
+    height = 1.6 + 0.34 * len(methods)
+    figure, axes = pyplot.subplots(
+        1, 2, figsize=(3 + len(names), height), sharey=True, layout="tight"
+    )
+    for axis, (key, title) in zip(
+        axes,
+        [("pnmi", "PNMI within languages"), ("l1", "reconstruction (L1)")],
+        strict=True,
+    ):
+        ratios = []
+        for method in methods:
+            row = []
+            for cell in names:
+                values = [median[cell, m][key] for m in methods]
+                own = median[cell, method][key]
+                best = min(values) / own if key == "l1" else own / max(values)
+                row.append(100 * best)
+            ratios.append(row)
+        axis.imshow(ratios, vmin=50, vmax=100, cmap="viridis", aspect="auto")
+        for y, row in enumerate(ratios):
+            for x, value in enumerate(row):
+                color = "black" if value > 75 else "white"
+                axis.text(
+                    x, y, f"{value:.0f}", ha="center", va="center", color=color
+                )
+        axis.set_title(f"{title}, % of the best")
+        axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        axis.set_yticks(range(len(methods)), methods)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def summarize(lines):
+    """Tabulate medians by cell, and each method's ranks and worst cells."""
+    cells, methods, median = medians(lines)
     trained = [m for m in methods if m != LOGMEL]
     names = [c for c in CELLS if any((c, m) in cells for m in methods)]
     page = []
@@ -488,12 +541,24 @@ def main(corpora, cells, methods, seeds, split, cache, out):
                 )
     recorded = sorted({line["versions"] for line in lines})
     page = summarize(lines)
+    plot(lines, out.with_suffix(".png"))
     save(
         out.with_suffix(".md"),
         [
             "# Robustness grid",
             "",
             "`python benchmarks/grid.py --data NAME=FOLDER ...`",
+            "",
+            f"![Methods by cell]({out.name}.png)",
+            "",
+            "Recorded speech in five languages, 9 voices, 154 minutes of "
+            "training and 18 of test; 64 channels, batches of 1,600 tokens, "
+            "250 steps, K = 512, learning rate 0.001, falling to zero over the "
+            "last half, if the cell does not say otherwise. Medians over the "
+            "seeds. Collapsed: under 10 % of the reachable codes used, or a "
+            "PNMI under half of the best method's. Ranks are medians over the "
+            "cells. PNMI is taken within each language. Every line with its "
+            f"configuration is in {out.name}.jsonl.",
             "",
             *page,
             "",
