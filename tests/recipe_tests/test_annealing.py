@@ -34,16 +34,16 @@ def rates(epochs, folder=None, **options):
 )
 def test_rates_fall_over_the_last_share_of_the_run(epochs, run):
     model, codebook = zip(*rates(epochs, anneal=0.5, **run), strict=True)
-    falling = [0.01 * (6 - n) / 6 for n in range(1, 7)]
-    assert model == pytest.approx([0.01] * 6 + falling)
+    falling = [0.001 * (6 - n) / 6 for n in range(1, 7)]
+    assert model == pytest.approx([0.001] * 6 + falling)
     assert codebook == pytest.approx([10 * rate for rate in model])
 
 
 def test_rates_are_of_optimizer_steps_and_rise_first():
     found = rates(4, anneal=0.5, lr_warmup=4, grad_accumulation_factor=2)
     model = [group[0] for group in found[1::2]]  # Steps end there.
-    assert model[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
-    assert model[5] == 0.01 and model[-1] == 0
+    assert model[:4] == pytest.approx([0.00025, 0.0005, 0.00075, 0.001])
+    assert model[5] == 0.001 and model[-1] == 0
 
 
 def test_a_resumed_run_has_the_rates_of_a_whole_one(tmp_path):
@@ -55,7 +55,7 @@ def test_a_resumed_run_has_the_rates_of_a_whole_one(tmp_path):
 
 
 def test_without_the_key_rates_stay():
-    assert {group[0] for group in rates(2)} == {0.01}
+    assert {group[0] for group in rates(2)} == {0.001}
 
 
 def test_a_share_out_of_range_is_named():

@@ -474,9 +474,7 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
     figures = read(tmp_path / "out/results.json")
     assert figures["steps"] == 40 and figures["preset"] == "robust"
     log = (tmp_path / "out/log.txt").read_text()
-    assert (
-        "Step 4: re-initialized 64" in log and "Step 7: re-initialized" in log
-    )
+    assert "Step 4: re-initialized" in log and "Step 7: re-initialized" in log
 
     model = VQPretrained.from_hparams(tmp_path / "out/model")
     test = torch.from_numpy(images(TEST, 2))
@@ -587,7 +585,6 @@ def test_the_truncation_of_the_papers_code_is_another_likelihood(tmp_path):
 def test_the_small_yaml_is_the_papers_but_for_sizes():
     text = (RECIPE / "hparams/small.yaml").read_text("utf-8")
     assert set(ruamel.yaml.YAML().load(text)["recipe"]) == {
-        "vq",
         "number_of_steps",
         "batch_size",
         "valid_batch_size",
