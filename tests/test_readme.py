@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
-# Just past the warm-up of the presets.
+# Past the warm-up of all presets.
 SHORT = [
     "--minutes=4",
     "--number_of_steps=104",
@@ -43,9 +43,19 @@ def code(heading):
     return re.search(r"```python\n(.*?)```", section, flags=re.S).group(1)
 
 
-@pytest.mark.parametrize("heading", ["In plain PyTorch", "In your own Brain"])
-def test_an_example_runs(heading, tmp_path):
-    run(sys.executable, "-c", code(heading), cwd=tmp_path)
+def test_the_example_runs(tmp_path):
+    run(sys.executable, "-c", code("In ten lines"), cwd=tmp_path)
+
+
+def test_the_readme_is_short():
+    assert len(PAGES[0].read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
 
 
 def test_make_knows_the_two_commands():
@@ -98,6 +108,7 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     check_the_hub(tmp_path, hub)
     check_conversion(tmp_path)
+    check_own_recordings(tmp_path, hub)
 
 
 @pytest.mark.slow
@@ -112,6 +123,21 @@ def test_the_command_of_a_recipe(tmp_path):
     run(PROGRAM, *shlex.split(line)[1:], *short, cwd=tmp_path)
     found = json.loads((tmp_path / "results/phones/results.json").read_text())
     assert found["per"] < 100
+
+
+def check_own_recordings(folder, hub):
+    """A folder of audio becomes a model, tokens, and a repository."""
+    for path in list((folder / "data/audio").rglob("*.flac"))[:60]:
+        path.rename(folder / "recordings" / path.name)
+    section = TEXT.split("## Your own recordings\n")[1].split("\n## ")[0]
+    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    for line in block.splitlines():
+        command = shlex.split(line)[1:]
+        short = SHORT[1:] if command[0] == "train" else []
+        run(PROGRAM, *command, *short, cwd=folder)
+    lines = (folder / "mine.jsonl").read_text().splitlines()
+    assert len(lines) == len(list((folder / "recordings").iterdir()))
+    assert "model.safetensors" in hub.repo("lab/mine").files()
 
 
 def check_conversion(folder):
