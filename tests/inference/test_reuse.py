@@ -96,7 +96,7 @@ model, latents, output = sys.argv[1:]
 weights = load_file(f"{model}/model.safetensors")
 norm = {
     name: weights[f"quantizer.norm.{name}"]
-    for name in ("running_mean", "running_var", "weight", "bias")
+    for name in ("running_mean", "running_var")
 }
 x = torch.load(latents).flatten(0, 1)
 x = torch.nn.functional.batch_norm(x, **norm, eps=1e-12)
