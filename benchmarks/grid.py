@@ -323,9 +323,8 @@ class LogMelKMeans(torch.nn.Module):
 LOGMEL = "k-means of log-mels"
 
 
-def run(method, cell, seed, data, split):
-    """Train and evaluate a cell, and return its line."""
-    config = {**BASE, **CELLS[cell]}
+def run(method, cell, config, seed, data, split):
+    """Train and evaluate a method in a cell, and return its line."""
     start = time.perf_counter()
     if method == LOGMEL:
         network = LogMelKMeans(data["train"], config["size"], seed)
@@ -489,6 +488,15 @@ def _spread(values, form):
     metavar="NAME=FOLDER",
     help="Corpora, by the name of their task.",
 )
+@click.option(
+    "--task",
+    default="recorded",
+    show_default=True,
+    help="Corpus of the cells that name none.",
+)
+@click.option(
+    "--about", default="", help="Description of the corpus, for the page."
+)
 @click.option("--cells", default=None, help="Cells, separated by semicolons.")
 @click.option("--methods", default=None, help="Methods, likewise.")
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
@@ -509,7 +517,7 @@ def _spread(values, form):
     type=pathlib.Path,
     help="Lines and page, without their suffixes.",
 )
-def main(corpora, cells, methods, seeds, split, cache, out):
+def main(corpora, task, about, cells, methods, seeds, split, cache, out):
     """Train the methods in the cells, and write the lines and the page."""
     cache.mkdir(parents=True, exist_ok=True)
     data = {}
@@ -523,13 +531,15 @@ def main(corpora, cells, methods, seeds, split, cache, out):
     done = {(x["method"], x["cell"], x["seed"]) for x in lines}
     for seed in range(1, seeds + 1):
         for cell in cells.split(";") if cells else CELLS:
-            config = {**BASE, **CELLS[cell]}
+            config = {**BASE, "task": task, **CELLS[cell]}
             if config["task"] not in data or (seed > 1 and cell in LONG):
                 continue
             for method in methods.split(";") if methods else [LOGMEL, *METHODS]:
                 if (method, cell, seed) in done:
                     continue
-                line = run(method, cell, seed, data[config["task"]], split)
+                line = run(
+                    method, cell, config, seed, data[config["task"]], split
+                )
                 lines.append(line)
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
@@ -551,8 +561,7 @@ def main(corpora, cells, methods, seeds, split, cache, out):
             "",
             f"![Methods by cell]({out.name}.png)",
             "",
-            "Recorded speech in five languages, 9 voices, 154 minutes of "
-            "training and 18 of test; 64 channels, batches of 1,600 tokens, "
+            f"{about}; 64 channels, batches of 1,600 tokens, "
             "250 steps, K = 512, learning rate 0.001, falling to zero over the "
             "last half, if the cell does not say otherwise. Medians over the "
             "seeds. Collapsed: under 10 % of the reachable codes used, or a "
