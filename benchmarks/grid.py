@@ -45,7 +45,7 @@ from speechbrain_vq.versions import versions
 # Metrics, and the sign by which the lowest is the best.
 METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
 # Of a run that ends without codes.
-NOTHING = {"used": 0, "perplexity": 1.0, "l1": 9.99, "pnmi": 1e-9}
+NOTHING = {"used": 0, "perplexity": 1.0, "l1": 999.0, "pnmi": 1e-9}
 
 DIM, CHANNELS, SPEAKER, MELS, STRIDE, RATE = 64, 64, 32, 80, 2, 50.0
 
@@ -361,6 +361,17 @@ def medians(lines):
     return cells, methods, median
 
 
+def compared(methods, median):
+    """Select the methods of more than one cell, and the cells of all these."""
+    methods = [
+        m
+        for m in methods
+        if m != LOGMEL and sum(method == m for _, method in median) > 1
+    ]
+    names = [c for c in CELLS if all((c, m) in median for m in methods)]
+    return methods, names
+
+
 def plot(lines, path):
     """Plot each method's PNMI and L1 in each cell, relative to the best."""
     import matplotlib
@@ -369,20 +380,14 @@ def plot(lines, path):
     from matplotlib import pyplot
 
     _, methods, median = medians(lines)
-    # Those that were trained in more than one cell.
-    methods = [
-        m
-        for m in methods
-        if m != LOGMEL and sum(method == m for _, method in median) > 1
-    ]
-    names = [c for c in CELLS if all((c, m) in median for m in methods)]
+    methods, names = compared(methods, median)
     height = 1.6 + 0.34 * len(methods)
     figure, axes = pyplot.subplots(
         1, 2, figsize=(3 + len(names), height), sharey=True, layout="tight"
     )
     for axis, (key, title) in zip(
         axes,
-        [("pnmi", "PNMI within languages"), ("l1", "reconstruction (L1)")],
+        [("pnmi", "phone information"), ("l1", "reconstruction")],
         strict=True,
     ):
         ratios = []
@@ -401,9 +406,10 @@ def plot(lines, path):
                 axis.text(
                     x, y, f"{value:.0f}", ha="center", va="center", color=color
                 )
-        axis.set_title(f"{title}, % of the best")
+        axis.set_title(title)
         axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
         axis.set_yticks(range(len(methods)), methods)
+    figure.suptitle("512 codes unless said: % of the best method in a cell")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -411,33 +417,29 @@ def plot(lines, path):
 def summarize(lines):
     """Tabulate medians by cell, and each method's ranks and worst cells."""
     cells, methods, median = medians(lines)
-    trained = [m for m in methods if m != LOGMEL]
-    names = [c for c in CELLS if any((c, m) in cells for m in methods)]
+    trained, names = compared(methods, median)
     page = []
     ranks = {m: {k: [] for k in METRICS} for m in trained}
     collapsed, worst = {m: [] for m in trained}, {}
     for cell in names:
-        here = {m: median[cell, m] for m in trained if (cell, m) in median}
+        here = {m: median[cell, m] for m in trained}
         best = {
             k: min(sign * v[k] for v in here.values()) * sign
             for k, sign in METRICS.items()
         }
         for method, values in here.items():
             for key, sign in METRICS.items():
-                better = [
-                    sign * v[key] < sign * values[key] for v in here.values()
-                ]
+                own = sign * values[key]
+                better = [sign * v[key] < own for v in here.values()]
                 ranks[method][key].append(1 + sum(better))
-            reachable = min(
-                cells[cell, method][0]["size"], cells[cell, method][0]["tokens"]
-            )
-            if (
-                values["used"] < 0.1 * reachable
-                or values["pnmi"] < best["pnmi"] / 2
-            ):
+            line = cells[cell, method][0]
+            few = values["used"] < 0.1 * min(line["size"], line["tokens"])
+            if few or values["pnmi"] < best["pnmi"] / 2:
                 collapsed[method].append(cell)
-            loss = max(values["l1"] / best["l1"], best["pnmi"] / values["pnmi"])
-            worst[method] = max(worst.get(method, (0, "")), (loss, cell))
+            ratio = max(
+                values["l1"] / best["l1"], best["pnmi"] / values["pnmi"]
+            )
+            worst[method] = max(worst.get(method, (0, "")), (ratio, cell))
     page += [
         "| method | cells | collapsed | worst cell (ratio to the best) | "
         "rank of used | of perplexity | of L1 | of PNMI |",
@@ -445,9 +447,10 @@ def summarize(lines):
     ]
     for method in trained:
         ratio, cell = worst[method]
+        ratio = f"{ratio:.2f}" if ratio < 100 else "no codes"
         page.append(
-            f"| {method} | {len(ranks[method]['l1'])} | "
-            f"{', '.join(collapsed[method]) or 'none'} | {cell} ({ratio:.2f}) | "
+            f"| {method} | {len(names)} | "
+            f"{', '.join(collapsed[method]) or 'none'} | {cell} ({ratio}) | "
             + " | ".join(
                 f"{statistics.median(ranks[method][k]):g}" for k in METRICS
             )
@@ -461,7 +464,9 @@ def summarize(lines):
     ):
         page += ["", f"## {key}", "", "| cell | " + " | ".join(methods) + " |"]
         page.append("|---" * (len(methods) + 1) + "|")
-        for cell in names:
+        for cell in CELLS:
+            if not any((cell, method) in cells for method in methods):
+                continue
             row = []
             for method in methods:
                 runs = cells.get((cell, method))
