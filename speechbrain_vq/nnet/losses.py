@@ -44,6 +44,8 @@ def quantization_loss(
     if codebook_weight:
         pull = mass @ (targets.detach() - codewords).square().sum(2)
         loss = loss + codebook_weight * pull.sum() / divisor
+    elif not commitment_weight:
+        loss = loss + 0.0 * codewords.sum()  # So that it has a gradient.
     return loss, sq_errors.detach(), codewords
 
 
