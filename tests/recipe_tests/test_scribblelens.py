@@ -504,7 +504,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(
     assert whole.returncode == 0, whole.stdout + whole.stderr
     log = processes.run_and_kill(
         tmp_path,
-        "Step 40: re-initialized",
+        "Step 45: re-initialized",
         RECIPE,
         "small",
         **{**SHORT, **options},
