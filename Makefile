@@ -42,11 +42,12 @@ speech: $(DEV)
 	$(BIN)/python -m pip install --quiet av
 	@mkdir -p data/debian results/speech
 	cd data/debian && apt-get download \
-		$$($(CURDIR)/$(BIN)/python -m \
+		$$($(abspath $(BIN))/python -m \
 		speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare)
 	$(BIN)/speechbrain-vq train DebianSpeech/speech-codec \
 		--data_folder=data/debian --manifest_folder=data/debianspeech \
-		--output_folder=results/speech --noprogressbar $(ARGS)
+		--output_folder=results/speech --number_of_steps=1300 \
+		--noprogressbar $(ARGS)
 	@cp $(SPEECH)/example.wav results/speech/
 	$(BIN)/speechbrain-vq export results/speech $(SPEECH) \
 		--example=results/speech/example.wav
