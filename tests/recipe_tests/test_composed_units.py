@@ -74,7 +74,7 @@ def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     card = (tmp_path / "out/model/README.md").read_text()
     assert f"2 x {SIZE} codes" in card
     # 50 tokens a second of two codebooks of 4 bits.
-    assert "| bit rate (number of codes), bits/s | 400 |" in card
+    assert "| bit rate, by the number of codes (bits/s) | 400 |" in card
 
 
 @pytest.mark.slow
