@@ -12,6 +12,7 @@ the corpus; the whisper weights are those of any English faster-whisper):
     --output=benchmarks/speech_models.md
 """
 
+import importlib.metadata
 import io
 import itertools
 import json
@@ -231,11 +232,17 @@ def main(
     data = list(recordings(**places))
     rows, groups = [], list(dict.fromkeys(g for g, _, _ in data))
     cached = json.loads(cache.read_text()) if cache and cache.exists() else {}
+    counts = {
+        g: sum(len(words_of(w).split()) for h, _, w in data if h == g and w)
+        for g in (UNSEEN, GROUPS["Allison"])
+    }
     wanted = [UNSEEN] if unseen_english else groups
     for name, (rate, codec) in codecs.items():
         errors, means = cached.setdefault(name, ({}, {}))
         for group in wanted:
             if group in errors or group in means:
+                continue
+            if name == "recordings" and group not in counts:
                 continue
             items = [(wav, words) for g, wav, words in data if g == group]
             error, values = measure(codec, items, judge, features)
@@ -252,10 +259,6 @@ def main(
         timed(wav)
     seconds = sum(map(len, spoken)) / RATE
     spent = timed.seconds
-    counts = {
-        g: sum(len(words_of(w).split()) for h, _, w in data if h == g and w)
-        for g in (UNSEEN, GROUPS["Allison"])
-    }
     text = report(rows, groups, counts, seconds / spent[0], seconds / spent[1])
     if output:
         output.write_text(text, "utf-8")
@@ -277,7 +280,8 @@ def report(rows, groups, counts, encoding, decoding):
         "where the recordings are from. Word error rates by faster-whisper",
         f"(tiny.en, int8): {first}, {words} words; {second}, {more} words.",
         "",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}.",
+        f"{versions()}, faster-whisper "
+        f"{importlib.metadata.version('faster-whisper')}.",
         f"On one CPU thread, encoding is {encoding:.0f} times as fast as real "
         f"time, decoding {decoding:.1f} times.",
         "",
