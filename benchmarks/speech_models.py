@@ -12,6 +12,7 @@ the corpus; the whisper weights are those of any English faster-whisper):
     --output=benchmarks/speech_models.md
 """
 
+import importlib.metadata
 import io
 import itertools
 import json
@@ -160,6 +161,20 @@ def log_mel_error(features, wav, out):
     return float((difference - difference.mean()).abs().mean())
 
 
+def measure(codec, items, judge, features):
+    """Return the word error rate, or None without words, and the means of
+    STOI and the log-mel error."""
+    said, heard, values = [], [], []
+    for wav, words in items:
+        out = codec(wav)
+        if words:
+            said.append(words_of(words))
+            heard.append(words_of(judge.transcribe(out, RATE)))
+        values.append((stoi(wav, out, RATE), log_mel_error(features, wav, out)))
+    means = torch.tensor(values).nanmean(0).tolist()
+    return jiwer.wer(said, heard) if said else None, means
+
+
 @click.command()
 @click.option("--model", default="speech")
 @click.option("--other", "others", multiple=True)
@@ -172,7 +187,18 @@ def log_mel_error(features, wav, out):
 @click.option("--codebooks", "numbers", multiple=True, type=int)
 @click.option("--output", type=pathlib.Path)
 @click.option("--cache", type=pathlib.Path, help="Rows that were measured.")
-def main(model, others, whisper, rates, numbers, output, cache, **places):
+@click.option("--unseen-english", is_flag=True, help="That group alone.")
+def main(
+    model,
+    others,
+    whisper,
+    rates,
+    numbers,
+    output,
+    cache,
+    unseen_english,
+    **places,
+):
     """Measure, and write the tables."""
     judge = Whisper(whisper)
     tokenizer = VQTokenizer.from_hparams(model)
@@ -204,42 +230,35 @@ def main(model, others, whisper, rates, numbers, output, cache, **places):
             lambda w, r=rate: opus(w, r),
         )
     data = list(recordings(**places))
-    seconds = sum(len(wav) for _, wav, _ in data) / RATE
     rows, groups = [], list(dict.fromkeys(g for g, _, _ in data))
     cached = json.loads(cache.read_text()) if cache and cache.exists() else {}
-    for name, (rate, codec) in codecs.items():
-        if name in cached:
-            rows.append((name, rate, *cached[name]))
-            continue
-        errors, measures = {}, defaultdict(list)
-        texts = defaultdict(lambda: ([], []))
-        for group, wav, words in data:
-            out = codec(wav)
-            if words:
-                texts[group][0].append(words_of(words))
-                heard = judge.transcribe(out, RATE)
-                texts[group][1].append(words_of(heard))
-            if name != "recordings":
-                measures[group].append(
-                    (stoi(wav, out, RATE), log_mel_error(features, wav, out))
-                )
-        for group, (said, heard) in texts.items():
-            errors[group] = jiwer.wer(said, heard)
-        means = {
-            g: torch.tensor(v).nanmean(0).tolist() for g, v in measures.items()
-        }
-        rows.append((name, rate, errors, means))
-        cached[name] = errors, means
-        if cache:
-            cache.write_text(json.dumps(cached))
-        click.echo(f"{name} {errors} {means}")
-    for _, wav, _ in data:
-        timed(wav)
-    spent = timed.seconds
     counts = {
         g: sum(len(words_of(w).split()) for h, _, w in data if h == g and w)
         for g in (UNSEEN, GROUPS["Allison"])
     }
+    wanted = [UNSEEN] if unseen_english else groups
+    for name, (rate, codec) in codecs.items():
+        errors, means = cached.setdefault(name, ({}, {}))
+        for group in wanted:
+            if group in errors or group in means:
+                continue
+            if name == "recordings" and group not in counts:
+                continue
+            items = [(wav, words) for g, wav, words in data if g == group]
+            error, values = measure(codec, items, judge, features)
+            if error is not None:
+                errors[group] = error
+            if name != "recordings":
+                means[group] = values
+            click.echo(f"{name}, {group}: {error} {values}")
+            if cache:
+                cache.write_text(json.dumps(cached))
+        rows.append((name, rate, errors, means))
+    spoken = [wav for group, wav, _ in data if group == UNSEEN]
+    for wav in spoken:
+        timed(wav)
+    seconds = sum(map(len, spoken)) / RATE
+    spent = timed.seconds
     text = report(rows, groups, counts, seconds / spent[0], seconds / spent[1])
     if output:
         output.write_text(text, "utf-8")
@@ -261,7 +280,8 @@ def report(rows, groups, counts, encoding, decoding):
         "where the recordings are from. Word error rates by faster-whisper",
         f"(tiny.en, int8): {first}, {words} words; {second}, {more} words.",
         "",
-        f"Versions: {', '.join(f'{k} {v}' for k, v in versions().items())}.",
+        f"{versions()}, faster-whisper "
+        f"{importlib.metadata.version('faster-whisper')}.",
         f"On one CPU thread, encoding is {encoding:.0f} times as fast as real "
         f"time, decoding {decoding:.1f} times.",
         "",
@@ -278,13 +298,17 @@ def report(rows, groups, counts, encoding, decoding):
     ]
     for name, rate, errors, _ in rows:
         rate = f"{rate:.0f}" if rate else ""
-        values = " | ".join(f"{errors[g]:.3f}" for g in counts)
+        values = " | ".join(
+            f"{errors[g]:.3f}" if g in errors else "" for g in counts
+        )
         lines.append(f"| {name} | {rate} | {values} |")
     for index, title in enumerate(("STOI", "log-mel error, nats")):
         lines += ["", f"| {title} | {' | '.join(groups)} |"]
         lines.append("|---" * (len(groups) + 1) + "|")
         for name, _, _, means in rows[1:]:
-            values = " | ".join(f"{means[g][index]:.3f}" for g in groups)
+            values = " | ".join(
+                f"{means[g][index]:.3f}" if g in means else "" for g in groups
+            )
             lines.append(f"| {name} | {values} |")
     return "\n".join(lines) + "\n"
 
