@@ -562,7 +562,8 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
         [
             "# Robustness grid",
             "",
-            "`python benchmarks/grid.py --data NAME=FOLDER ...`",
+            f"`python benchmarks/grid.py --data {task}=FOLDER --task {task} "
+            f"--out benchmarks/{out.name}`",
             "",
             f"![Methods by cell]({out.name}.png)",
             "",
