@@ -141,7 +141,7 @@ class VoiceConverter(VQTokenizer):
             target = self.voice(target)
         _check_apart([source], output)
         voice = _for_each(target, 1)
-        _, wav = self._resynthesize(source, lambda wavs: voice)
+        _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         if output is not None:
             self._write(wav, output)
         return wav

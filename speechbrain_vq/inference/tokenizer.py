@@ -523,8 +523,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         OSError
             If the output cannot be written; nothing is left of it.
         """
-        tokens, wav = self._resynthesize(path, self.speaker_batch)
-        self._write(wav, output)
+        tokens, wav, original = self._resynthesize(path, self.speaker_batch)
+        self._write(_with_level_of(original, wav), output)
         return tokens
 
     def _first_books(self, tokens, number):
@@ -542,7 +542,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return tokens if self.is_folded else tokens[..., :number]
 
     def _resynthesize(self, path, embed_speaker):
-        """Return tokens of a file, and the waveform decoded from them."""
+        """Return tokens of a file, the waveform decoded from them, and the
+        original."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         try:
             tokens, lengths = self.encode_batch(wavs)
@@ -554,7 +555,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         # Up to a token at the end is not coded.
         missing = wavs.shape[1] - len(wav)
         wav = torch.nn.functional.pad(wav, (0, missing))
-        return tokens[0], _with_level_of(wavs[0], wav)
+        return tokens[0], wav.clamp(-1, 1), wavs[0]
 
     def _write(self, wav, output):
         """Write a waveform to a file."""
