@@ -5,12 +5,14 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
+import soundfile
 
-from speechbrain_vq import VQTokenizer
+from speechbrain_vq import VQTokenizer, bundled
 from tests.recipe_tests import phone_corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -45,6 +47,16 @@ def code(heading):
 
 def test_the_example_runs(tmp_path):
     run(sys.executable, "-c", code("In ten lines"), cwd=tmp_path)
+
+
+def test_the_bundled_model_speaks(tmp_path):
+    example = pathlib.Path(bundled("speech")) / "example.wav"
+    shutil.copyfile(example, tmp_path / "my.wav")
+    section = TEXT.split("## Speech from tokens\n")[1].split("\n## ")[0]
+    line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
+    run(PROGRAM, *shlex.split(line)[1:], cwd=tmp_path)
+    made, _ = soundfile.read(tmp_path / "from_tokens/my.wav")
+    assert len(made) == soundfile.info(example).frames
 
 
 def test_the_readme_is_short():

@@ -118,13 +118,8 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
     wanted = converter.decode_batch(tokens.unsqueeze(0), None, voice)[0]
     # As long as the source, of which the last part of a token is not coded.
     assert len(outputs[0]) == 9000 and not outputs[0][len(wanted) :].any()
-    # At the level of the source, or with its peak at the limit.
-    level = [w.square().mean().sqrt() for w in (outputs[0], wavs)]
-    at_limit = outputs[0].abs().max() > 0.98
-    assert at_limit or torch.allclose(*level, rtol=0.01)
-    gain = (outputs[0][: len(wanted)] @ wanted) / (wanted @ wanted)
     output = outputs[0][: len(wanted)]
-    assert torch.allclose(output, gain * wanted, atol=1e-3)
+    assert torch.allclose(output, wanted.clamp(-1, 1), atol=1e-3)
     batch = converter.convert_batch(wavs, None, one)
     assert torch.allclose(batch[0], wanted, atol=1e-5)
 
