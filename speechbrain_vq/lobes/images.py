@@ -172,7 +172,7 @@ class ImageQuantizer(VectorQuantizer):
     >>> quantizer = ImageQuantizer(8, 128, 32)
     >>> quantizer(torch.randn(2, 8, 8, 256)).indices.shape
     torch.Size([2, 8, 8, 8])
-    >>> quantizer.norm.weight.shape
+    >>> quantizer.norm.running_mean.shape
     torch.Size([32])
     """
 

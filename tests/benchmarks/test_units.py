@@ -179,8 +179,8 @@ def test_kmeans_units_match_the_tones(task, tmp_path):
     assert metrics["tokens_per_second"] == pytest.approx(50)
     assert 0 < metrics["used_codes"] <= 1
     assert metrics["mel_cepstral_distortion"] > 0
-    # Loudness identifies the speakers in features without utterance norm.
-    assert metrics["speaker_from_latents"] == 1
+    # The speakers differ in loudness, which the features do not contain.
+    assert metrics["speaker_from_latents"] < 0.8
     assert "| clusters |" in task.write(tmp_path / "task")
     kept = task.evaluation("clusters", 1, "Here") / "results.json"
     before = kept.stat().st_mtime_ns
