@@ -31,6 +31,7 @@ from speechbrain_vq.lobes.autoencoder import (
     SpeakerEncoder,
     WindowPredictor,
     normalize_utterances,
+    stack_frames,
     utterance_moments,
 )
 from speechbrain_vq.lobes.features import LogMel
@@ -299,22 +300,28 @@ class LogMelKMeans(torch.nn.Module):
 
     def __init__(self, data, size, seed):
         super().__init__()
-        pairs = []
-        for mel, (mean, std) in zip(data["mels"], data["moments"], strict=True):
-            x = (mel - mean) / std
-            pairs.append(x[: len(x) // STRIDE * STRIDE].reshape(-1, 2 * MELS))
-        pairs = torch.cat(pairs)
+        pairs = torch.cat(
+            [
+                self._pairs(mel.unsqueeze(0), moments)[0, : len(mel) // STRIDE]
+                for mel, moments in zip(
+                    data["mels"], data["moments"], strict=True
+                )
+            ]
+        )
         generator = torch.Generator().manual_seed(seed)
         sample = torch.randperm(len(pairs), generator=generator)[:40960]
         self.centroids = kmeans(
             pairs[sample], size, generator=generator
         ).centroids
 
+    @staticmethod
+    def _pairs(mels, moments):
+        x = normalize_utterances(mels, torch.ones(len(mels)), moments)
+        return stack_frames(x, STRIDE)
+
     def forward(self, mels, lengths, moments):
+        codes = nearest(self._pairs(mels, moments), self.centroids)
         mean, std = (m.unsqueeze(1) for m in moments)
-        extra = -mels.shape[1] % STRIDE
-        x = torch.nn.functional.pad((mels - mean) / std, (0, 0, 0, extra))
-        codes = nearest(x.reshape(1, -1, 2 * MELS), self.centroids)
         decoded = self.centroids[codes].reshape(1, -1, MELS)
         decoded = decoded[:, : mels.shape[1]] * std + mean
         return (decoded - mels).abs().sum(), mels.numel(), codes, None

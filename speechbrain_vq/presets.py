@@ -6,11 +6,12 @@ import io
 import re
 import tempfile
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 from warnings import warn
+
+from speechbrain_vq._names import suggestion
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -188,9 +189,8 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Describe an unknown name: the closest one, and all known."""
     known = list(known)
     # Of the recipes of a corpus, unit discovery is the one to begin with.
-    close = [one for one in known if one == f"{name}/unit-discovery"]
-    close = close or get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    first = f"{name}/unit-discovery"
+    hint = suggestion(first if first in known else name, known)
     return f"No {kind} {name!r}.{hint} Known: {', '.join(known)}."
 
 

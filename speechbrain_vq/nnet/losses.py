@@ -72,8 +72,8 @@ def usage_loss(
         distances = words.square().sum(1) - 2 * vectors @ words.t()
         share = mass @ torch.softmax(-distances / scale, dim=1) / number
         # A softmax may underflow, where the entropy has no gradient.
-        bits = -(share * (share + 1e-12).log()).sum()
-        losses.append(1 - bits / max(math.log(len(words)), 1e-9))
+        nats = -(share * (share + 1e-12).log()).sum()
+        losses.append(1 - nats / max(math.log(len(words)), 1e-9))
     return torch.stack(losses).mean()
 
 
@@ -117,5 +117,5 @@ def batch_metrics(
 def entropy(counts: torch.Tensor) -> torch.Tensor:
     """Compute the entropies [...] in nats of distributions given by counts
     [..., K]; 0 where nothing was counted."""
-    share = counts / counts.sum(-1, keepdim=True).clamp(min=1e-9)
+    share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     return -torch.special.xlogy(share, share).sum(-1)

@@ -112,6 +112,9 @@ class ReinitSchedule:
         self, steps_per_epoch: int | None = None, total_steps: int | None = None
     ) -> "ReinitSchedule":
         """Write all durations in steps, for a run of known length."""
+        durations = self.warmup, self.every, self.until
+        if all(d is not None and d.unit == "step" for d in durations):
+            return self
         total = total_steps or _UNKNOWN_RUN
         warmup = self.warmup.steps(steps_per_epoch, total)
         if self.warmup.unit == "%":
