@@ -231,9 +231,8 @@ class PhoneInformation(Metric):
     }
 
     def __init__(self):
-        self._books = collections.defaultdict(PhoneUnitCounts)
-        # By codebook and language.
-        self._languages = collections.defaultdict(
+        # A table for each language, by codebook.
+        self._books = collections.defaultdict(
             lambda: collections.defaultdict(PhoneUnitCounts)
         )
         self._utterances = 0
@@ -245,20 +244,20 @@ class PhoneInformation(Metric):
         phones = phones_at(utterance.entry.get("phones") or (), middles)
         language = utterance.entry.get("lang", "")
         for book, units in enumerate(utterance.tokens.T.tolist()):
-            self._books[book].add_frames(phones, units, weights)
-            table = self._languages[book][language]
+            table = self._books[book][language]
             table.add_frames(phones, units, weights)
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the values of each codebook."""
         estimates = {}
-        for number, (book, table) in enumerate(self._books.items(), 1):
-            if not table.phones:
+        for number, by_language in enumerate(self._books.values(), 1):
+            tables = [t for t in by_language.values() if t.phones]
+            if not tables:
                 continue
             # One replicate's table at a time: they are large.
             values = [
-                self._values(book, replicate)
-                for replicate in range(table.replicates)
+                _values(tables, replicate)
+                for replicate in range(tables[0].replicates)
             ]
             for name in values[0]:
                 quantity = self.quantities[name]
@@ -273,18 +272,6 @@ class PhoneInformation(Metric):
                 )
         return estimates
 
-    def _values(self, book: int, replicate: int) -> dict[str, float]:
-        """Compute all values of a codebook in a replicate."""
-        values = phone_information(self._books[book].counts(replicate))
-        by_language = [
-            table.counts(replicate)
-            for table in self._languages[book].values()
-            if table.phones
-        ]
-        if len(by_language) > 1:
-            values["pnmi_within_languages"] = pnmi_within(by_language)
-        return values
-
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
         if estimates:
@@ -296,5 +283,26 @@ class PhoneInformation(Metric):
 
     def tables(self) -> dict:
         """Return the table of the first codebook."""
-        table = self._books[0]
-        return {"phone_units": table.counts(), "phones": table.phones}
+        counts, phones = _pooled(self._books[0].values())
+        return {"phone_units": counts, "phones": phones}
+
+
+def _values(tables, replicate):
+    """Compute all values of the tables of the languages in a replicate."""
+    values = phone_information(_pooled(tables, replicate)[0])
+    if len(tables) > 1:
+        each = (table.counts(replicate) for table in tables)
+        values["pnmi_within_languages"] = pnmi_within(each)
+    return values
+
+
+def _pooled(tables, replicate=0):
+    """Sum tables of counts; a phone of several languages is one."""
+    phones = sorted({phone for table in tables for phone in table.phones})
+    rows = {phone: row for row, phone in enumerate(phones)}
+    each = [(table.counts(replicate), table.phones) for table in tables]
+    size = max((counts.shape[1] for counts, _ in each), default=0)
+    pooled = torch.zeros(len(rows), size, dtype=torch.int64)
+    for counts, names in each:
+        pooled[[rows[name] for name in names], : counts.shape[1]] += counts
+    return pooled, phones
