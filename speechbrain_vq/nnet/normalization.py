@@ -31,6 +31,10 @@ class MaskedBatchNorm(nn.Module):
     few steps: from their start, 0 and 1, momentum alone would keep 35 % after
     ten batches.
 
+    Normalizing by them in training too, ``running=True``, makes training see
+    what evaluation does, whatever the batch holds: small or correlated batches
+    have moments far from those of the data.
+
     Arguments
     ---------
     num_features : int
@@ -41,6 +45,9 @@ class MaskedBatchNorm(nn.Module):
         Least weight of the newest batch in the running statistics.
     affine : bool
         Whether to learn a scale and a shift for each feature.
+    running : bool
+        Whether training normalizes by the running statistics, the batch
+        included, and no gradient passes through them.
 
     Example
     -------
@@ -58,11 +65,13 @@ class MaskedBatchNorm(nn.Module):
         eps: float = 1e-12,
         momentum: float = 0.1,
         affine: bool = True,
+        running: bool = False,
     ):
         super().__init__()
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
+        self.running = running
         ones = torch.ones(num_features, dtype=torch.float32)
         self.register_buffer("running_mean", torch.zeros_like(ones))
         self.register_buffer("running_var", ones)
@@ -117,11 +126,17 @@ class MaskedBatchNorm(nn.Module):
             )
         with torch.autocast(x.device.type, enabled=False):
             flat = x.float().reshape(-1, self.num_features)
+            mean, variance = self.running_mean, self.running_var
             if self.training:
-                return self._train(flat, mask).view(x.shape)
-            scale = torch.rsqrt(self.running_var + self.eps)
-            flat = flat - self.running_mean
-            return _affine(flat, scale, self.weight, self.bias).view(x.shape)
+                with torch.set_grad_enabled(
+                    torch.is_grad_enabled() and not self.running
+                ):
+                    batch = self._moments(flat, mask)
+                if not self.running:
+                    mean, variance = batch
+            scale = torch.rsqrt(variance + self.eps)
+            flat = _affine(flat - mean, scale, self.weight, self.bias)
+            return flat.view(x.shape)
 
     def inverse(self, y: torch.Tensor) -> torch.Tensor:
         """Undo the normalization of [..., num_features], in fp32, by the
@@ -135,8 +150,8 @@ class MaskedBatchNorm(nn.Module):
             self.running_mean, y.float() - self.bias, scale / weight
         )
 
-    def _train(self, flat, mask):
-        """Normalize [N, D] by its own statistics and average these."""
+    def _moments(self, flat, mask):
+        """Compute mean and variance of [N, D], and average them."""
         if mask is None:
             mask = torch.ones_like(flat[:, 0])
         share = mask.reshape(-1).to(flat.dtype)
@@ -144,13 +159,11 @@ class MaskedBatchNorm(nn.Module):
         share, empty = share / count.clamp(min=1), count == 0
         mean = sum_over_ranks(share @ flat)
         mean = torch.where(empty, self.running_mean, mean)
-        centred = flat - mean
-        variance = sum_over_ranks(share @ centred.square())
+        variance = sum_over_ranks(share @ (flat - mean).square())
         variance = torch.where(empty, self.running_var, variance)
         if not is_recomputed():
             self._update(mean, variance, count)
-        scale = torch.rsqrt(variance + self.eps)
-        return _affine(centred, scale, self.weight, self.bias)
+        return mean, variance
 
     @torch.no_grad()
     def _update(self, mean, variance, count):
@@ -160,6 +173,9 @@ class MaskedBatchNorm(nn.Module):
         unbiased = torch.where(count > 1, unbiased, self.running_var)
         self.num_batches += count > 0
         share = (1 / self.num_batches.clamp(min=1)).clamp(min=self.momentum)
+        if self.running:  # The means of batches differ, too.
+            apart = (mean - self.running_mean).square()
+            unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
 

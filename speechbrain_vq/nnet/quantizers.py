@@ -68,7 +68,7 @@ class VQOutput(NamedTuple):
 class VectorQuantizer(nn.Module):
     """Vector quantizer that is robust by default (arXiv 2005.08520).
 
-    Encoder outputs are batch-normalized over valid frames, projected if
+    Encoder outputs are normalized over valid frames, projected if
     ``codebook_dim`` asks for it, and each becomes its nearest codeword, in fp32
     whatever the input is in. In training they enter a reservoir, from which
     ``CodebookTrainer`` re-initializes the codebook by k-means.
@@ -88,7 +88,9 @@ class VectorQuantizer(nn.Module):
         ``"product"``: side by side, each for its slice of the latent;
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
-        ``"batch"`` or None.
+        Normalization of the encoder outputs: ``"running"``, by running
+        statistics in training as in evaluation; ``"batch"``, by those of the
+        batch in training (the paper's); or None.
     affine : bool
         Whether the norm learns a scale and a shift, as the paper's does.
         Without, the latents keep their scale, and need no loss for it.
@@ -158,7 +160,7 @@ class VectorQuantizer(nn.Module):
         codebook_dim: int | None = None,
         num_codebooks: int = 1,
         composition: str = "product",
-        norm: str | None = "batch",
+        norm: str | None = "running",
         norm_position: str = "input",
         denormalize: bool = False,
         commitment_weight: float | None = None,
@@ -175,7 +177,7 @@ class VectorQuantizer(nn.Module):
     ):
         super().__init__()
         check_choice("composition", composition, tuple(COMPOSITIONS))
-        check_choice("norm", norm, ("batch", None))
+        check_choice("norm", norm, ("running", "batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
         check_sizes(
@@ -188,8 +190,7 @@ class VectorQuantizer(nn.Module):
         check_sizes(least=0, reservoir_size=reservoir_size)
         if norm is None and (norm_position != "input" or denormalize or affine):
             raise ValueError(
-                "norm_position='latent', denormalize and affine need "
-                "norm='batch'."
+                "norm_position='latent', denormalize and affine need a norm."
             )
         if codebook == "ema" and codebook_weight:
             raise ValueError(
@@ -244,10 +245,15 @@ class VectorQuantizer(nn.Module):
         self.warns_of_warmup = True
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
-        if norm == "batch":
+        if norm is not None:
             on_input = norm_position == "input"
-            width = input_dim if on_input else codebook_dim
-            self.norm = MaskedBatchNorm(width, affine=affine)
+            running = norm == "running"
+            self.norm = MaskedBatchNorm(
+                input_dim if on_input else codebook_dim,
+                momentum=0.01 if running else 0.1,
+                affine=affine,
+                running=running,
+            )
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:
             dims = input_dim, self.latent_dim

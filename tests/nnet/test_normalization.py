@@ -166,3 +166,26 @@ def test_half_precision_input_is_normalized_in_fp32(dtype):
     assert y.dtype == torch.float32
     assert torch.equal(y, reference(x.float()))
     assert torch.equal(norm.running_var, reference.running_var)
+
+
+def test_running_norm_trains_on_what_evaluation_sees():
+    norm = MaskedBatchNorm(6, momentum=0.25, running=True)
+    for step in range(8):
+        mask = torch.rand(4, 25) < 0.4
+        x = (3 + 2 * torch.randn(4, 25, 6) + step).requires_grad_()
+        trained = norm.train()(x, mask)
+        assert_close(trained, norm.eval()(x))
+        # No gradient passes through the statistics: a scale, as there.
+        slope = torch.autograd.grad(trained.sum(), x)[0]
+        assert_close(slope, norm.running_var.rsqrt().expand_as(slope))
+
+
+def test_running_variance_holds_the_spread_of_the_batches():
+    # Batches alike within and far apart, as pieces of few utterances are.
+    x = 0.1 * torch.randn(20, 50, 6) + torch.randn(20, 1, 6)
+    norm = MaskedBatchNorm(6, momentum=0.01, running=True)
+    for batch in x:
+        norm(batch)
+    every = x.flatten(0, 1)
+    assert_close(norm.running_mean, every.mean(0))
+    assert_close(norm.running_var, every.var(0), rtol=0.02)
