@@ -1,0 +1,19 @@
+"""Recipe for units of speech: a vector-quantized autoencoder with one
+codebook, trained on the recorded speech of Debian's packages.
+
+To run this recipe (../speech-codec/README.md names the packages):
+> python train.py hparams/train.yaml --data_folder=PACKAGES
+"""
+
+import sys
+from importlib import import_module
+
+from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
+
+# The Brain and its data pipeline.
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+
+if __name__ == "__main__":
+    with clean_errors(INTERRUPTED):
+        units.run(prepare, sys.argv[1:])
