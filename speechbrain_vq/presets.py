@@ -257,10 +257,10 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
             )
     changes, own = given.pop("vq", {}), variant.pop("vq", {})
     include = ""
-    if changes or own or key in given:
+    if changes or own or key in given or key in variant:
         below = recipe["vq"] if isinstance(recipe["vq"], dict) else {}
         recursive_update(below, own)
-        name = given.get(key, recipe[key])
+        name = given.get(key, variant.get(key, recipe[key]))
         preset = _changed_preset(yaml, name, changes, below)
         # A space would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
