@@ -6,7 +6,7 @@ FROM python:3.12-slim
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \
     PIP_NO_CACHE_DIR=1 \
     HF_HOME=/data/.cache/huggingface
-RUN python -m pip install "torch<2.12" "torchaudio<2.12" \
+RUN python -m pip install "torch<2.15" "torchaudio<2.12" \
     --index-url https://download.pytorch.org/whl/cpu
 
 COPY . /src
