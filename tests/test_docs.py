@@ -85,7 +85,9 @@ def commands():
 @pytest.mark.parametrize(
     "page, words",
     [pair for pair in commands() if pair[1][0] == "speechbrain-vq"],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else value.name,
+    ids=lambda value: " ".join(value)
+    if isinstance(value, list)
+    else value.name,
 )
 def test_commands_exist_and_take_their_options(page, words):
     verb, *arguments = words[1:]
@@ -102,7 +104,9 @@ def test_commands_exist_and_take_their_options(page, words):
         return
     assert command.context_settings.get("ignore_unknown_options"), others
     # Of the yaml of a recipe.
-    recipe = arguments[0] if "/" in arguments[0] else "MiniSpeech/unit-discovery"
+    recipe = (
+        arguments[0] if "/" in arguments[0] else "MiniSpeech/unit-discovery"
+    )
     given = dict(a[2:].split("=", 1) for a in options if "=" in a)
     hparams = given.get("hparams", "train.yaml")
     path = recipe_path(f"{recipe}/hparams/{hparams}")
