@@ -217,6 +217,15 @@ def test_the_table_of_presets_is_what_they_hold():
         assert books[0] == str(preset["num_codebooks"])
 
 
+def test_the_keys_of_the_configuration_exist():
+    recipe = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
+    keys = YAML().load(recipe)
+    section = text("configuration").split("\n## ")[1]
+    named = re.findall(r"^\| (`.*?`) \|", section, flags=re.M)
+    named = {name for cell in named for name in re.findall(r"`(\w+)`", cell)}
+    assert len(named) > 10 and named <= set(keys)
+
+
 def test_the_names_of_vector_quantize_pytorch_exist():
     vqp = pytest.importorskip("vector_quantize_pytorch")
     theirs = {
