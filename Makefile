@@ -66,10 +66,10 @@ lint: $(DEV)
 	$(BIN)/codespell
 	$(BIN)/python .ci/prose.py *.md docs/*.md \
 		$$(find recipes -name '*.md')
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 docs: $(DEV)
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(DEV)
 
