@@ -3,6 +3,7 @@
 # make test-slow  the end-to-end runs
 # make speech     train the bundled model again (Debian or Ubuntu; an hour)
 # make mini       train the test model again (minutes)
+# make docs       build the documentation site into site/
 # make install    only set up the environment
 #
 # Another interpreter: PYTHON=python3.12. An environment of your own: VENV=path.
@@ -18,9 +19,9 @@ SPEECH := speechbrain_vq/pretrained/speech
 DEMO := $(VENV)/.speechbrain-vq-demo
 DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
-$(DEV): EXTRAS := demo,dev,eval,report
+$(DEV): EXTRAS := demo,dev,docs,eval,report
 
-.PHONY: demo mini speech test test-slow lint install clean
+.PHONY: demo mini speech test test-slow lint docs install clean
 
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
@@ -63,8 +64,12 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint --strict .
 	$(BIN)/codespell
-	$(BIN)/python .ci/prose.py README.md CHANGELOG.md docs/*.md \
+	$(BIN)/python .ci/prose.py *.md docs/*.md \
 		$$(find recipes -name '*.md')
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs: $(DEV)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 install: $(DEV)
 
@@ -82,6 +87,6 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
 	find speechbrain_vq recipes tests benchmarks -name __pycache__ \
 		-prune -exec rm -rf {} + 2>/dev/null || true

@@ -5,6 +5,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -83,6 +84,32 @@ def test_wheel_holds_nothing_else(wheel):
     assert len(tops) == 2  # the package and its metadata
     assert not any("tests" in Path(name).parts for name in wheel)
     assert not any("results" in Path(name).parts for name in wheel)
+
+
+def test_sdist_holds_what_is_tracked(tmp_path):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("this is no checkout")
+    # Without the link to an environment that a worktree may have.
+    tracked = set(listed.stdout.split("\0")) - {"", ".venv"}
+    for name in tracked:
+        target = tmp_path / "source" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    code = "from setuptools.build_meta import build_sdist; build_sdist('..')"
+    run = [sys.executable, "-c", code]
+    subprocess.run(
+        run, cwd=tmp_path / "source", check=True, capture_output=True
+    )
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = [m.name for m in archive.getmembers() if m.isfile()]
+    found = {name.split("/", 1)[1] for name in names}
+    assert tracked <= found, sorted(tracked - found)
+    others = {name.split("/")[0] for name in found - tracked}
+    assert others <= {"PKG-INFO", "speechbrain_vq.egg-info"}
 
 
 def test_import_is_light():

@@ -63,13 +63,6 @@ def test_the_readme_is_short():
     assert len(PAGES[0].read_text(encoding="utf-8").split()) <= 900
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_to_files(page):
-    text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
-        assert (page.parent / link).exists(), link
-
-
 def test_make_knows_the_two_commands():
     for line in blocks("bash")[0].splitlines():
         target = line.split("#")[0].split()

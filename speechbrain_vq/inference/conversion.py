@@ -26,7 +26,7 @@ class VoiceConverter(VQTokenizer):
 
     Arguments
     ---------
-    modules, hparams, run_opts, freeze_params
+    *args, **kwargs
         See ``VQPretrained``.
 
     Example

@@ -54,7 +54,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
     Arguments
     ---------
-    modules, hparams, run_opts, freeze_params
+    *args, **kwargs
         See ``VQPretrained``.
 
     Example
