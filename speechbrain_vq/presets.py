@@ -191,7 +191,11 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     # Of the recipes of a corpus, unit discovery is the one to begin with.
     first = f"{name}/unit-discovery"
     hint = suggestion(first if first in known else name, known)
-    return f"No {kind} {name!r}.{hint} Known: {', '.join(known)}."
+    message = f"No {kind} {name!r}.{hint}"
+    # Of the keys of a yaml there are dozens.
+    if hint and len(known) > 20:
+        return message
+    return f"{message} Known: {', '.join(known)}."
 
 
 def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
@@ -206,6 +210,9 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
 
     A yaml may also be a variant of another: one key, ``recipe:
     !include:train.yaml``, with the overrides that make the variant below it.
+
+    Dashes in the name of a key count as underscores, and a boolean key without
+    a value is true.
 
     Arguments
     ---------
@@ -222,8 +229,9 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     Raises
     ------
     ValueError
-        If an argument is of no option or not of the type of its key, there is
-        no such preset, or the preset or the recipe has no such key.
+        If an argument is of no option or not of the type or in the range of
+        its key, a key that the yaml asks for is missing, there is no such
+        preset, or the preset or the recipe has no such key.
     """
     import ruamel.yaml
     import speechbrain
@@ -235,8 +243,14 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if re.match(r"\w+=", arg) and not is_value:
             raise ValueError(f"{arg!r} belongs to no option: write --{arg}.")
     yaml = ruamel.yaml.YAML()
-    hparams_file, run_opts, overrides = speechbrain.parse_arguments(argv)
-    given = yaml.load(overrides) or {}
+    hparams_file, run_opts, overrides = speechbrain.parse_arguments(
+        [_with_underscores(arg) for arg in argv]
+    )
+    try:
+        given = yaml.load(overrides) or {}
+    except ruamel.yaml.YAMLError as error:
+        lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
+        raise ValueError(f"Not all of {lines} is yaml: {error}") from error
     hparams_file, recipe, variant = _read_recipe(yaml, hparams_file)
     key = "arm" if "arm" in recipe else "preset"
     # In yamls of 0.1, the preset is under ``arm``.
@@ -250,15 +264,19 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
                 _unknown(f"key of {hparams_file}", name, [*recipe, *variant])
             )
         default = variant.get(name, recipe.get(name))
-        if isinstance(default, int | float) and isinstance(given[name], str):
+        if given[name] is None and isinstance(default, bool):
+            given[name] = True
+        _check_value(name, given[name], default)
+    for name, value in recipe.items():
+        tag = getattr(getattr(value, "tag", None), "value", None)
+        if tag == "!PLACEHOLDER" and given.get(name, variant.get(name)) is None:
             raise ValueError(
-                f"--{name}={given[name]}: {name} is a number or a boolean "
-                f"value, such as {default}."
+                f"--{name}=... is missing: {hparams_file} asks for it."
             )
     changes, own = given.pop("vq", {}), variant.pop("vq", {})
     include = ""
     if changes or own or key in given:
-        below = recipe["vq"] if isinstance(recipe["vq"], dict) else {}
+        below = _own_changes(yaml, recipe, key)
         recursive_update(below, own)
         name = given.get(key, recipe[key])
         preset = _changed_preset(yaml, name, changes, below)
@@ -269,6 +287,64 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     if variant:
         yaml.dump(variant, text)
     return hparams_file, run_opts, text.getvalue() + include
+
+
+def _with_underscores(argument: str) -> str:
+    """Write the name of an option as the yamls do: --data_folder."""
+    name, *rest = argument.split("=", 1)
+    if name.startswith("--"):
+        name = "--" + name[2:].replace("-", "_")
+    return "=".join([name, *rest])
+
+
+# What cannot be 0, where a yaml has a number for it.
+_POSITIVE = re.compile(
+    r"number_of_|.*(_size|_dim|_rate|_length|channels|_steps|_layers)$|"
+    r"(lr|segment|longest|minutes|n_mels|n_fft|stride|num_speakers)$"
+)
+
+
+def _check_value(name: str, value, default) -> None:
+    """Refuse a value of another type than a number, or out of range."""
+    if not isinstance(default, int | float) or value is None:
+        return
+    if not isinstance(value, int | float):
+        raise ValueError(
+            f"--{name}={value}: {name} is a number or a boolean value, such "
+            f"as {default}."
+        )
+    if isinstance(default, bool) or isinstance(value, bool) or default < 0:
+        return
+    positive = default > 0 and _POSITIVE.match(name)
+    if value < 0 or positive and value == 0:
+        least = "above 0" if positive else "0 or more"
+        if positive and isinstance(default, int):
+            least = "an integer >= 1"
+        raise ValueError(
+            f"--{name}={value}: {name} must be {least}, such as {default}."
+        )
+    if isinstance(default, int) and value != int(value):
+        raise ValueError(
+            f"--{name}={value}: {name} is a whole number, such as {default}."
+        )
+
+
+def _own_changes(yaml, recipe: dict, key: str) -> dict:
+    """Return what a recipe changes in its preset: what stands below the
+    ``!include``, or, where ``config`` has written the preset out, the values
+    that differ."""
+    if not isinstance(recipe["vq"], dict):
+        return {}
+    if recipe["vq"].tag.value:
+        return recipe["vq"]
+    preset = yaml.load(preset_path(recipe[key]).read_text("utf-8"))
+    changed = {k: v for k, v in recipe["vq"].items() if v != preset.get(k, v)}
+    return {
+        key: {k: v for k, v in value.items() if v != preset[key].get(k)}
+        if isinstance(value, dict) and isinstance(preset[key], dict)
+        else value
+        for key, value in changed.items()
+    }
 
 
 def _read_recipe(yaml, hparams_file: str) -> tuple[str, dict, dict]:

@@ -18,6 +18,7 @@ from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
     is_done,
+    no_folder,
     utterance,
     write_corpus,
 )
@@ -116,7 +117,7 @@ def prepare(
 def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
     """Map lower-case paths from wsj0 or wsj1 on to files, whatever the disc."""
     if not source.is_dir():
-        raise FileNotFoundError(f"There is no folder {source}. {LAYOUT}")
+        raise FileNotFoundError(f"{no_folder(source)} {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
         # How the folders above are called makes no difference either, nor

@@ -1,11 +1,11 @@
 """Recipe for discovering speech units with a vector-quantized autoencoder.
 
 To run this recipe:
-> python train.py hparams/train.yaml --data_folder data/minispeech
+> python train.py hparams/train.yaml --data_folder=my_recordings
 
-Where the folder does not exist, MiniSpeech is made there. To compare with
-another way of training the codebook, add for example --preset=vanilla. The
-recipes of this task for other corpora import what is here.
+To make a synthetic corpus, add --make_minispeech; to compare with another way
+of training the codebook, for example --preset=vanilla. The recipes of this
+task for other corpora import what is here.
 """
 
 import pathlib

@@ -5,7 +5,7 @@ To run this recipe:
 
 The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
 folder that export_pretrained wrote, or the id of one on the Hub. It is frozen.
-Where the data folder does not exist, MiniSpeech is made there.
+To make a synthetic corpus in the data folder, add --make_minispeech.
 """
 
 import logging
