@@ -2,6 +2,7 @@
 once installed.
 """
 
+import ast
 import io
 import re
 import tempfile
@@ -92,6 +93,145 @@ def quantizer_options(preset: str | Mapping) -> dict:
     return {k: v for k, v in preset.items() if k in taken}
 
 
+# For `train FOLDER`
+FOLDER_RECIPES = {
+    "units": "MiniSpeech/unit-discovery",
+    "codec": "DebianSpeech/speech-codec",
+    "voices": "VCTK/voice-conversion",
+}
+
+
+def folder_recipe(name: str) -> str:
+    """Find the recipe that trains on any folder of recordings, by its short
+    name or its own.
+
+    Example
+    -------
+    >>> folder_recipe("units")
+    'MiniSpeech/unit-discovery'
+    """
+    if name in FOLDER_RECIPES.values():
+        return name
+    if name not in FOLDER_RECIPES:
+        raise ValueError(
+            _unknown("recipe for a folder of recordings", name, FOLDER_RECIPES)
+        )
+    return FOLDER_RECIPES[name]
+
+
+def recipe_names() -> list[str]:
+    """List the recipes, such as ``MiniSpeech/unit-discovery``.
+
+    Example
+    -------
+    >>> "MiniSpeech/unit-discovery" in recipe_names()
+    True
+    """
+    recipes = _folder("recipes")
+    scripts = recipes.glob("*/*/train.py")
+    return sorted(p.parent.relative_to(recipes).as_posix() for p in scripts)
+
+
+def describe_recipe(name: str) -> str:
+    """Return the first sentence on a recipe.
+
+    Example
+    -------
+    >>> describe_recipe("MiniSpeech/unit-discovery")
+    'discovering speech units with a vector-quantized autoencoder'
+    """
+    source = recipe_path(f"{name}/train.py").read_text("utf-8")
+    text = " ".join(ast.get_docstring(ast.parse(source)).split())
+    return re.split(r"[.:] ", text)[0].removeprefix("Recipe for ").rstrip(".")
+
+
+def describe_preset(name: str) -> str:
+    """Return the first sentence on a preset.
+
+    Example
+    -------
+    >>> describe_preset("ema")
+    'EMA: a codebook of exponential moving averages, no gradient'
+    """
+    text = preset_path(name).read_text("utf-8")
+    lines = re.findall(r"^# (?!#)(.*)", text.split("# Source")[0], re.M)
+    return " ".join(lines).split(". ")[0].rstrip(".")
+
+
+def recipe_yaml(recipe: str, name: str) -> Path:
+    """Find a yaml file to train a recipe by.
+
+    Arguments
+    ---------
+    recipe : str
+        One of ``recipe_names()``.
+    name : str
+        A file, or the name of one of the recipe's own.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, or no such file.
+    """
+    folder = recipe_path(f"{recipe}/train.py").parent / "hparams"
+    if Path(name).is_file():
+        return Path(name)
+    known = sorted(path.name for path in folder.glob("*.yaml"))
+    if name not in known:
+        beside = [str(p) for p in Path(name).parent.glob("*.yaml")]
+        hint = suggestion(name, [*known, *beside])
+        raise ValueError(
+            f"{recipe} has no {name}, nor is it a file here.{hint} It has "
+            f"{', '.join(known)}."
+        )
+    return folder / name
+
+
+def write_out(path: Path) -> str:
+    """Return the text of a recipe's yaml file with what it includes, so that
+    it does not depend on where it lies.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+
+    Example
+    -------
+    >>> yaml = recipe_yaml("MiniSpeech/unit-discovery", "train.yaml")
+    >>> "!include" in write_out(yaml)
+    False
+    """
+    import ruamel.yaml
+    from hyperpyyaml.core import recursive_update
+
+    yaml = ruamel.yaml.YAML()
+    base, _, variant = _read_recipe(yaml, str(path))
+    text = Path(base).read_text("utf-8")
+    include = re.search(r"^vq: !include:(\S+)\n((?: +.*\n)*)", text, re.M)
+    if include:
+        preset = Path(base).parent.joinpath(include[1]).read_text("utf-8")
+        if include[2]:
+            values = yaml.load(preset)
+            recursive_update(values, yaml.load(include[2]))
+            preset = _dump(yaml, values)
+        preset = re.sub(r"^#+ ?#{3,}\n", "", preset, flags=re.M)
+        preset = re.sub(r"^(?=.)", "    ", preset.strip("\n"), flags=re.M)
+        begin, end = include.span()
+        text = f"{text[:begin]}vq:\n{preset}\n{text[end:]}"
+    if variant:
+        values = yaml.load(text)
+        recursive_update(values, variant)
+        text = _dump(yaml, values)
+    return text
+
+
+def _dump(yaml, values) -> str:
+    text = io.StringIO()
+    yaml.dump(values, text)
+    return text.getvalue()
+
+
 def recipe_path(relative: str) -> Path:
     """Find a file or a folder of a recipe.
 
@@ -118,12 +258,8 @@ def recipe_path(relative: str) -> Path:
     recipes = _folder("recipes")
     path = recipes / relative
     if not path.exists():
-        scripts = recipes.glob("**/train.py")
-        known = sorted(
-            p.parent.relative_to(recipes).as_posix() for p in scripts
-        )
         name = relative.removesuffix("/train.py")
-        raise ValueError(_unknown("recipe", name, known))
+        raise ValueError(_unknown("recipe", name, recipe_names()))
     return path
 
 
@@ -283,10 +419,8 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         # A space would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
     recursive_update(variant, given)
-    text = io.StringIO()
-    if variant:
-        yaml.dump(variant, text)
-    return hparams_file, run_opts, text.getvalue() + include
+    text = _dump(yaml, variant) if variant else ""
+    return hparams_file, run_opts, text + include
 
 
 def _with_underscores(argument: str) -> str:

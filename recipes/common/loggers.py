@@ -35,6 +35,8 @@ class ConsoleFilter(logging.Filter):
     def filter(self, record):
         """Return whether to show a record."""
         ours = record.name.startswith(("speechbrain_vq", "__main__"))
+        # Checkpoints are saved and deleted with every validation.
+        ours = ours and record.name != "speechbrain_vq.training.resume"
         return ours or record.levelno >= logging.WARNING
 
 

@@ -20,6 +20,7 @@ from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
+from speechbrain_vq.recipes.common.ending import show_ending
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (
     ProgressMixin,
@@ -316,6 +317,17 @@ def finish(hparams: dict, *results: dict) -> None:
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
     write_results(folder, merged)
+    show_ending(folder, _manifests(hparams))
+
+
+def _manifests(hparams: dict) -> pathlib.Path | None:
+    """Find the folder of the manifests of a model of speech."""
+    interface = hparams.get("inference", {}).get("interface")
+    if interface not in ("VQTokenizer", "VoiceConverter"):
+        return None
+    places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
+    folders = [pathlib.Path(place) for place in places if place]
+    return next((f for f in folders if (f / "test.json").is_file()), None)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
@@ -333,7 +345,6 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
     text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
-    logger.info("The results are in %s", path)
 
 
 def _prepare_alone(prepare, hparams):
