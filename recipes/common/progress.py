@@ -17,6 +17,8 @@ class ProgressMixin:
     place of SpeechBrain's of each epoch. Name it before ``VQBrain``; a bar
     shows on a terminal only."""
 
+    bar = None
+
     def on_fit_start(self):
         """Begin at the step of the latest checkpoint."""
         super().on_fit_start()
@@ -26,6 +28,8 @@ class ProgressMixin:
             initial=self.optimizer_step,
             unit="step",
             dynamic_ncols=True,
+            # Validations come between steps.
+            smoothing=0.05,
             # None: unless it is a terminal.
             disable=True if silent else None,
         )

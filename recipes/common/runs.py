@@ -116,11 +116,16 @@ def start(argv: list[str]) -> tuple[dict, dict]:
         log_config=CONSOLE,
     )
     # SpeechBrain keeps a copy of the file that calls it, which is this one.
-    script = sys.modules["__main__"].__file__
-    run_on_main(shutil.copy, args=[script, hparams["output_folder"]])
+    run_on_main(_keep_script, args=[pathlib.Path(hparams["output_folder"])])
     for argument in loggers:
         add_logger(hparams, argument.removeprefix("--logger="))
     return hparams, run_opts
+
+
+def _keep_script(folder: pathlib.Path) -> None:
+    """Copy the script of the recipe to the run, in place of this file."""
+    (folder / pathlib.Path(__file__).name).unlink(missing_ok=True)
+    shutil.copy(sys.modules["__main__"].__file__, folder)
 
 
 def _check_device(name: str) -> None:
@@ -208,16 +213,18 @@ def fit_and_test(
     whole = {"batch_size": valid_batch_size, **workers}
     shows = not brain.noprogressbar and sys.stderr.isatty()
     has_bar = isinstance(brain, ProgressMixin)
-    brain.fit(
-        brain.hparams.epoch_counter,
-        datasets["train"],
-        datasets["valid"],
-        progressbar=shows and not has_bar,
-        train_loader_kwargs={**training, **workers},
-        valid_loader_kwargs=whole,
-    )
-    if has_bar:
-        brain.bar.close()
+    try:
+        brain.fit(
+            brain.hparams.epoch_counter,
+            datasets["train"],
+            datasets["valid"],
+            progressbar=shows and not has_bar,
+            train_loader_kwargs={**training, **workers},
+            valid_loader_kwargs=whole,
+        )
+    finally:
+        if has_bar and brain.bar is not None:
+            brain.bar.close()
     brain.evaluate(
         datasets["test"],
         min_key=min_key,

@@ -152,7 +152,7 @@ def given_manifests(
     own = data_folder.resolve() == save_folder.resolve()
     given = has_manifests(data_folder) and not own
     if given:
-        logger.info("%s: its manifests are used as they are", data_folder)
+        logger.debug("%s: its manifests are used as they are", data_folder)
     return given
 
 

@@ -78,9 +78,9 @@ class UnitBrain(AnnealingBrain):
         """Recover the latest checkpoint, and announce the training."""
         super().on_fit_start()
         _, total = run_length(self)
-        if self.distributed_launch or total is None:
+        steps = (total or 0) - self.optimizer_step
+        if self.distributed_launch or steps <= 0:
             return
-        steps = total - self.optimizer_step
         # A tenth more, for the validations.
         seconds = 1.1 * steps * seconds_per_step(self, self.train_set)
         logger.info(
