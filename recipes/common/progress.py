@@ -96,7 +96,7 @@ def seconds_per_step(brain: sb.Brain, dataset) -> float:
             loss.backward()
             loss.item()  # Waits for a GPU.
             seconds = time.perf_counter() - start
-    brain.zero_grad(set_to_none=True)
+    brain.modules.zero_grad(set_to_none=True)
     random.setstate(python_state)
     return seconds
 
