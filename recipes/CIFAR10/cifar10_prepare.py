@@ -261,7 +261,7 @@ def _read_datasets(files, split, dataset) -> np.ndarray:
     """Read the pictures of a split by datasets: Hub, parquet or files."""
     data, names = _load_pictures(files, dataset)
     images = []
-    for number in tqdm(range(len(data)), "images", unit="image"):
+    for number in tqdm(range(len(data)), "images", unit="image", disable=None):
         name = names(number)
         image = _named(
             name, dataset, lambda n=number: _pixels(data[n], dataset)

@@ -209,7 +209,7 @@ def _walk(
         raise FileNotFoundError(
             f"{root / part} has no SPEAKER/CHAPTER/*.trans.txt. {HOW_TO_GET}."
         )
-    for table in tqdm(tables, part, unit="chapter"):
+    for table in tqdm(tables, part, unit="chapter", disable=None):
         for line in table.read_text("utf-8").splitlines():
             name, _, text = line.strip().partition(" ")
             if name:

@@ -196,7 +196,9 @@ def _read(
     """Read the utterances that can be used."""
     genders, utts = _genders(root / INFO), {}
     silent, bad = set(), 0
-    for name, path in tqdm(recordings.items(), "VCTK", unit="utt"):
+    for name, path in tqdm(
+        recordings.items(), "VCTK", unit="utt", disable=None
+    ):
         try:
             length = check_audio(path)
         except AudioError as error:

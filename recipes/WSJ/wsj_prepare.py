@@ -206,7 +206,7 @@ def clean(text: str) -> str:
 def _read_split(source, files, split, keys, texts, pronouncer):
     """Read the utterances of a split that are complete."""
     utts, missing, compressed = {}, [], []
-    for key in tqdm(keys, split, unit="utt"):
+    for key in tqdm(keys, split, unit="utt", disable=None):
         name = key.rpartition("/")[2]
         candidates = (files.get(f"{key}{suffix}") for suffix in AUDIO)
         path = next(filter(None, candidates), None)

@@ -89,7 +89,7 @@ def test_a_file_here_wins_over_a_name(tmp_path, monkeypatch):
     (tmp_path / "train.yaml").touch()
     assert not recipe_yaml(recipe, "train.yaml").is_absolute()
     with pytest.raises(ValueError, match="Did you mean 'train.yaml'"):
-        recipe_yaml(recipe, "trian.yaml")
+        recipe_yaml(recipe, "trainn.yaml")
 
 
 def test_config_in_a_shell(tmp_path):

@@ -169,7 +169,9 @@ def dataio_prep(hparams, folder):
     inputs = {
         name: encode(hparams["pretrained"], item["wav"], hparams["input"])
         for split in splits
-        for name, item in tqdm(datasets[split].data.items(), f"{split} set")
+        for name, item in tqdm(
+            datasets[split].data.items(), f"{split} set", disable=None
+        )
     }
 
     @sb.utils.data_pipeline.takes("id")

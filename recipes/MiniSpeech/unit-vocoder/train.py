@@ -206,7 +206,7 @@ def check_tokenizer(hparams, tokenizer):
 @torch.no_grad()
 def tokenize(hparams, tokenizer, items, split):
     """Add tokens and speaker embeddings to utterances."""
-    for item in tqdm(items.values(), f"{split} set"):
+    for item in tqdm(items.values(), f"{split} set", disable=None):
         seconds = None if split == "train" else hparams["longest"]
         wav = read_audio(item["wav"], tokenizer.sample_rate, duration=seconds)
         if len(wav) * tokenizer.token_rate < tokenizer.sample_rate:
