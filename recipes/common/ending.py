@@ -41,11 +41,19 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     steps = {}
     if manifests is not None:
         test = manifests / "test.json"
-        recording = next(iter(read_manifest(test).values()))["wav"]
+        recording, *_, other = [
+            item["wav"] for item in read_manifest(test).values()
+        ] * 2
         steps["hear it"] = (
             *("reconstruct", recording, f"--model={model}"),
             f"--out={folder / 'reconstructed'}",
         )
+        about = json.loads((model / "config.json").read_text("utf-8"))
+        if about["speechbrain_interface"] == "VoiceConverter":
+            steps["convert it"] = (
+                *("convert", recording, f"--model={model}"),
+                *(f"--target={other}", f"--out={folder / 'converted'}"),
+            )
         steps["measure it"] = (
             *("evaluate", str(model), f"--manifest={test}"),
             f"--out={folder / 'evaluation'}",

@@ -16,6 +16,7 @@ from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.common.runs import CONSOLE
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
@@ -72,12 +73,24 @@ def main(argv: list[str]) -> None:
     ---------
     argv : list of str
         Arguments after the name of this script.
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, or the run would lie among the recordings.
     """
     script, folder, yaml, *options = argv
-    given = dict(o[2:].split("=", 1) for o in options if "=" in o)
-    given = {key.replace("-", "_"): value for key, value in given.items()}
+    given = _given(options)
+    # What is wrong is said before anything is made.
+    check = [o for o in options if not o.startswith("--logger")]
+    parse_arguments([yaml, f"--data_folder={folder}", *check])
     name = pathlib.Path(folder).resolve().name
     run = pathlib.Path(given.get("output_folder", f"results/{name}"))
+    if run.resolve().is_relative_to(pathlib.Path(folder).resolve()):
+        raise ValueError(
+            f"The run in {run} would lie among the recordings in {folder}: "
+            "name a folder elsewhere, by --out."
+        )
     run.mkdir(parents=True, exist_ok=True)
     log = {"handlers": {"file_handler": {"filename": str(run / "log.txt")}}}
     setup_logging(CONSOLE, log)
@@ -97,6 +110,16 @@ def main(argv: list[str]) -> None:
     added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
     sys.argv = [script, yaml, *added, *options]
     runpy.run_path(script, run_name="__main__")
+
+
+def _given(options: list[str]) -> dict[str, str]:
+    """Read the options that have values, --key=value or --key value."""
+    given = {}
+    for option, after in zip(options, [*options[1:], "--"], strict=True):
+        name, equals, value = option.partition("=")
+        if option.startswith("--") and (equals or not after.startswith("--")):
+            given[name[2:].replace("-", "_")] = value if equals else after
+    return given
 
 
 if __name__ == "__main__":

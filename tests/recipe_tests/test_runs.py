@@ -8,7 +8,8 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq import VectorQuantizer
-from speechbrain_vq.recipes.common.folder import choose
+from speechbrain_vq.presets import recipe_path, recipe_yaml
+from speechbrain_vq.recipes.common.folder import _given, choose, main
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (
     in_words,
@@ -79,6 +80,32 @@ def test_more_speech_gets_more_codes_and_steps():
         "number_of_steps": 800,
     }
     assert choose(870, "speech-codec")["number_of_steps"] == 1600
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--out_put=3"], "Did you mean 'output_folder'"),
+        (["--number_of_steps=-1"], "must be an integer >= 1"),
+        (["--output_folder=in/results"], "among the recordings"),
+    ],
+)
+def test_a_folder_is_not_touched_where_something_is_wrong(
+    options, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    recipe = "MiniSpeech/unit-discovery"
+    yaml = recipe_yaml(recipe, "train.yaml")
+    script = recipe_path(f"{recipe}/train.py")
+    with pytest.raises(ValueError, match=message):
+        main([str(script), "in", str(yaml), *options])
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+def test_what_is_given_is_not_chosen():
+    options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
+    assert _given(options) == {"codebook_size": "64", "lr": "0.1"}
 
 
 def test_a_validation_is_one_line():
