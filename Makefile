@@ -29,8 +29,8 @@ demo: $(DEMO)
 # The plots of its card need matplotlib, so not $(DEMO).
 mini: $(DEV)
 	$(BIN)/speechbrain-vq train MiniSpeech/unit-discovery \
-		--data_folder=data/minispeech --output_folder=results/mini \
-		--number_of_steps=1600 $(ARGS)
+		--data_folder=data/minispeech --make_minispeech \
+		--output_folder=results/mini --number_of_steps=1600 $(ARGS)
 	$(BIN)/speechbrain-vq export results/mini $(MINI)
 	@# It is loaded from the package, wherever that lies.
 	@sed -e 's/import VQTokenizer$$/import VQTokenizer, bundled/' \

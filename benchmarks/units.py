@@ -3,7 +3,7 @@ models as `speechbrain-vq evaluate` does, and tabulate medians and ranges.
 
 To run it:
 > python benchmarks/units.py benchmarks/units/minispeech.yaml \
->     --data_folder=data/minispeech
+>     --data_folder=data/minispeech --make_minispeech=True
 
 The same command resumes an interrupted table: finished runs and evaluations
 are skipped. Arguments after the yaml file are passed to every run. Keys of the

@@ -96,7 +96,9 @@ def train(preset, corpus, output, seed, steps) -> dict:
 
 def watch(child, preset, log, steps) -> None:
     """Show the progress of a run, by its train log, until it ends."""
-    with tqdm(total=steps, desc=f"   {preset:8}", unit="step") as bar:
+    with tqdm(
+        total=steps, desc=f"   {preset:8}", unit="step", disable=None
+    ) as bar:
         while child.poll() is None:
             time.sleep(0.5)
             text = log.read_text(encoding="utf-8") if log.exists() else ""
@@ -162,6 +164,5 @@ def use(run, corpus, output) -> None:
         "   hear yours   speechbrain-vq reconstruct my.wav\n"
         "   load it      from speechbrain_vq import VQTokenizer\n"
         f'                VQTokenizer.from_hparams("{model}")\n'
-        f"   train yours  speechbrain-vq train {RECIPE} "
-        "--data_folder=FOLDER_WITH_AUDIO"
+        "   train yours  speechbrain-vq train FOLDER_OF_RECORDINGS"
     )

@@ -25,7 +25,11 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import folder_contents, read_json
+from speechbrain_vq.dataio.manifests import (
+    folder_contents,
+    no_folder,
+    read_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -207,9 +211,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     if not folder.is_dir():
         if str(data_folder) == HUB_NAMES[dataset]:
             return {split: [split] for split in WHOLE}, _read_datasets
-        raise FileNotFoundError(
-            f"There is no folder {folder}. {SOURCES[dataset]}."
-        )
+        raise FileNotFoundError(f"{no_folder(folder)} {SOURCES[dataset]}.")
     if folder.name == TAR_FOLDER:
         folder = folder.parent
     for train, test, read in _FORMS:
@@ -259,7 +261,7 @@ def _read_datasets(files, split, dataset) -> np.ndarray:
     """Read the pictures of a split by datasets: Hub, parquet or files."""
     data, names = _load_pictures(files, dataset)
     images = []
-    for number in tqdm(range(len(data)), "images", unit="image"):
+    for number in tqdm(range(len(data)), "images", unit="image", disable=None):
         name = names(number)
         image = _named(
             name, dataset, lambda n=number: _pixels(data[n], dataset)

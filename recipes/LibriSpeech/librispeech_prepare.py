@@ -20,6 +20,7 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     given_manifests,
     is_done,
+    no_folder,
     utterance,
     write_corpus,
 )
@@ -187,7 +188,7 @@ def _find_root(
             f"{HOW_TO_GET}."
         )
     if not is_name:
-        raise FileNotFoundError(f"There is no folder {source}. {HOW_TO_GET}.")
+        raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
     return None
 
 
@@ -208,7 +209,7 @@ def _walk(
         raise FileNotFoundError(
             f"{root / part} has no SPEAKER/CHAPTER/*.trans.txt. {HOW_TO_GET}."
         )
-    for table in tqdm(tables, part, unit="chapter"):
+    for table in tqdm(tables, part, unit="chapter", disable=None):
         for line in table.read_text("utf-8").splitlines():
             name, _, text = line.strip().partition(" ")
             if name:

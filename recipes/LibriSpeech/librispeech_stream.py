@@ -69,7 +69,9 @@ def stream(
     if finished:
         rows.load_state_dict(finished[-1]["state"])
     with open(notes, "a", encoding="utf-8") as file:
-        for row in tqdm(rows, part, initial=len(finished), unit="utt"):
+        for row in tqdm(
+            rows, part, initial=len(finished), unit="utt", disable=None
+        ):
             _check(row, source)
             path, size = _write(row, audio)
             entry = {"id": row["id"], "text": row["text"], "bytes": size}

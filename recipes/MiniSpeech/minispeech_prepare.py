@@ -26,6 +26,7 @@ import importlib.util
 import logging
 import math
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -41,9 +42,11 @@ from speechbrain_vq.dataio.manifests import (
     SPLITS,
     PathLike,
     data_root,
+    first_names,
     folder_contents,
     has_manifests,
     is_done,
+    no_folder,
     read_corpus,
     utterance,
     write_corpus,
@@ -63,6 +66,12 @@ logger = logging.getLogger(__name__)
 UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
 # Share of the files of an audio folder for validation, and for the test.
 HELD_OUT = 0.05
+# Folders of the parts of a corpus, such as dev-clean, which are no speakers.
+_SUBSET = re.compile(
+    r"(train|valid|val|dev|eval|test)([^a-z].*|ation|ing|)$", re.I
+)
+# Not the year of a date.
+_PREFIX = re.compile(r"(?!(?:19|20)\d\d)([A-Za-z0-9]+)[_-]")
 
 
 def prepare(
@@ -73,6 +82,7 @@ def prepare(
     seed: int = 1234,
     num_speakers: int = 24,
     languages: Iterable[str] | None = None,
+    make_minispeech: bool = False,
 ) -> pathlib.Path:
     """Prepare whatever data_folder holds; the recipe's one entry.
 
@@ -80,9 +90,8 @@ def prepare(
     ---------
     data_folder : path
         A folder with manifests (used as it is), a folder with ``utts.tsv``
-        (see ``prepare_shared``), a folder with audio files (see
-        ``prepare_audio_folder``), or an empty or absent one, in which
-        MiniSpeech is made (see ``prepare_minispeech``).
+        (see ``prepare_shared``), or a folder with audio files (see
+        ``prepare_audio_folder``).
     save_folder : path
         Folder of the manifests when data_folder holds none.
     corpus : str
@@ -96,6 +105,9 @@ def prepare(
         Number of voices of MiniSpeech.
     languages : iterable of str, optional
         Languages to keep of a folder with ``utts.tsv``; all if None.
+    make_minispeech : bool
+        Whether to make MiniSpeech in a data_folder that is empty or does not
+        exist (see ``prepare_minispeech``).
 
     Returns
     -------
@@ -107,7 +119,7 @@ def prepare(
     ValueError
         If corpus is no known name.
     FileNotFoundError
-        If data_folder holds nothing usable.
+        If data_folder does not exist or holds nothing usable.
 
     Example
     -------
@@ -115,7 +127,9 @@ def prepare(
     PosixPath('prepared')
     """
     data_folder = pathlib.Path(data_folder)
-    kind = _recognise(data_folder) if corpus == "auto" else corpus
+    kind = corpus
+    if kind == "auto":
+        kind = _recognise(data_folder, make_minispeech)
     if kind == "manifests":
         if not has_manifests(data_folder):
             raise FileNotFoundError(
@@ -274,9 +288,12 @@ def prepare_audio_folder(
 ) -> pathlib.Path:
     """Write manifests for all the audio under a folder, without phones.
 
-    A twentieth of the files, rounded up, is for validation, and as many for
-    the test. The speaker is the name of a file's own folder. Files that are
-    unreadable, empty or cut short are named in warnings and left out.
+    A twentieth of the files, rounded up, is for validation. Of three or more
+    speakers, some with a twentieth of the files or more are for the test
+    alone, so that it is of unseen speakers; of fewer, a twentieth of the
+    files. Speakers are the subfolders, or else what file names begin with, up
+    to the first ``_`` or ``-``. Files that are unreadable, empty or cut short
+    are named in warnings and left out.
 
     Arguments
     ---------
@@ -310,17 +327,22 @@ def prepare_audio_folder(
         "version": FORMAT_VERSION,
         "seed": seed,
         "fractions": [HELD_OUT, HELD_OUT],
+        "speakers": "held out",
         "source": _digest(
             f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n".encode()
             for p in paths
         ),
         "data_root": str(source.resolve()),
     }
-    if is_done(folder, corpus):
+    if is_done(folder, corpus, ignoring=("speakers_from",)):
         return folder
-    entries = _read_audio(source, paths)
+    other = sorted(_visible_files(source) - set(paths))
+    if other:
+        logger.info("Left out, as they are no audio: %s", first_names(other))
+    entries, origin = _read_audio(source, paths)
     utts = _split(entries, seed, source)
-    write_corpus(folder, utts, corpus)
+    logger.info("%s", describe(utts, origin))
+    write_corpus(folder, utts, {**corpus, "speakers_from": origin})
     return folder
 
 
@@ -344,10 +366,17 @@ def _is_interrupted(folder: pathlib.Path) -> bool:
     return partial is not None and not read_corpus(folder)
 
 
-def _recognise(folder: pathlib.Path) -> str:
+def _recognise(folder: pathlib.Path, make_minispeech: bool) -> str:
     """Recognise the kind of data in a folder."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file, a folder is wanted")
+    if make_minispeech and not any(folder.glob("*")):
+        return "minispeech"
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"{no_folder(folder)} Name a folder of recordings, or add "
+            "--make_minispeech to make a synthetic corpus there."
+        )
     if _is_interrupted(folder):
         return "minispeech"
     if has_manifests(folder):
@@ -356,14 +385,10 @@ def _recognise(folder: pathlib.Path) -> str:
         return "shared"
     if _audio_files(folder):
         return "audio"
-    if not any(folder.glob("*")):
-        logger.warning("%s holds no data: MiniSpeech is made there", folder)
-        return "minispeech"
     raise FileNotFoundError(
         f"{folder} holds {folder_contents(folder)}; "
         f"wanted are the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
-        f"audio files (wav, flac, ogg, mp3 ...), or an empty folder in "
-        "which to make MiniSpeech"
+        f"audio files (wav, flac, ogg, mp3 ...)"
     )
 
 
@@ -451,7 +476,7 @@ def _read_tables(
                     [float(row["start"]), float(row["end"]), row["phone"]]
                 )
     utts, absent = {split: {} for split in SPLITS}, 0
-    for row in tqdm(rows, source.name, unit="utt"):
+    for row in tqdm(rows, source.name, unit="utt", disable=None):
         if languages and row["lang"] not in languages:
             continue
         if row["split"] not in SPLITS:
@@ -502,31 +527,89 @@ def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
         return []
 
 
+def _visible_files(folder: pathlib.Path) -> set[pathlib.Path]:
+    return {
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not any(
+            name.startswith(".") for name in path.relative_to(folder).parts
+        )
+    }
+
+
 def _read_audio(
     source: pathlib.Path, paths: list[pathlib.Path]
-) -> dict[str, dict]:
-    """Make entries of the files that can be read to their end."""
-    utts = {}
-    for path in tqdm(paths, source.name, unit="file"):
+) -> tuple[dict[str, dict], str]:
+    """Make entries of the files that can be read to their end, and say what
+    their speakers are."""
+    lengths = {}
+    for path in tqdm(paths, source.name, unit="file", disable=None):
         try:
-            length = check_audio(path)
+            lengths[path.relative_to(source)] = check_audio(path)
         except AudioError as error:
             logger.warning("Left out %s", error)
-            continue
-        relative = path.relative_to(source)
-        utt_id = "-".join(relative.with_suffix("").parts)
-        while utt_id in utts:
-            utt_id += "_"
-        speaker = path.resolve().parent.name
-        utts[utt_id] = utterance(relative.as_posix(), length, speaker)
-    if len(utts) < len(paths):
+    if len(lengths) < len(paths):
         logger.warning(
             "%s: %d of %d files were left out",
             source,
-            len(paths) - len(utts),
+            len(paths) - len(lengths),
             len(paths),
         )
-    return utts
+    speakers, origin = find_speakers(list(lengths), source.resolve().name)
+    utts = {}
+    for path, length in lengths.items():
+        utt_id = "-".join(path.with_suffix("").parts)
+        while utt_id in utts:
+            utt_id += "_"
+        utts[utt_id] = utterance(path.as_posix(), length, speakers[path])
+    return utts, origin
+
+
+def find_speakers(
+    paths: list[pathlib.Path], default: str
+) -> tuple[dict[pathlib.Path, str], str]:
+    """Find the speaker of each recording by its path.
+
+    Arguments
+    ---------
+    paths : list of Path
+        Paths below the folder of the recordings.
+    default : str
+        Speaker of those whose path names none.
+
+    Returns
+    -------
+    speakers : dict
+        Speaker of each path.
+    origin : str
+        What was taken for speakers, empty if nothing was.
+
+    Example
+    -------
+    >>> paths = [pathlib.Path(f"{who}_{n}.wav") for who in "ab" for n in "12"]
+    >>> find_speakers(paths, "me")[1]
+    'beginnings of file names'
+    """
+    for depth in range(max((len(p.parts) for p in paths), default=0) - 1):
+        folders = {
+            path: path.parts[depth] if len(path.parts) > depth + 1 else default
+            for path in paths
+        }
+        splits = all(_SUBSET.match(name) for name in folders.values())
+        if _are_speakers(folders) and not splits:
+            return folders, "subfolders"
+    found = {path: _PREFIX.match(path.name) for path in paths}
+    if all(found.values()):
+        prefixes = {path: match[1] for path, match in found.items()}
+        if _are_speakers(prefixes):
+            return prefixes, "beginnings of file names"
+    return dict.fromkeys(paths, default), ""
+
+
+def _are_speakers(names: dict[pathlib.Path, str]) -> bool:
+    """Return whether files are of several speakers, not of one each."""
+    return 1 < len(set(names.values())) <= len(names) / 2
 
 
 def _split(
@@ -535,22 +618,65 @@ def _split(
     """Split by a hash of the path, whatever the order of files."""
     if not utts:
         raise ValueError(f"no readable audio file in {source}")
-    order = sorted(
-        utts, key=lambda u: _digest([f"{seed} {utts[u]['wav']}".encode()])
-    )
-    part = math.ceil(HELD_OUT * len(order))
-    if 2 * part >= len(order):
+
+    def shuffled(names, key=str):
+        return sorted(
+            names, key=lambda n: _digest([f"{seed} {key(n)}".encode()])
+        )
+
+    part = math.ceil(HELD_OUT * len(utts))
+    order = shuffled(utts, lambda name: utts[name]["wav"])
+    sizes = collections.Counter(utt["spk_id"] for utt in utts.values())
+    unseen = _held_out(shuffled(sizes), sizes, part)
+    test = [u for u in order if utts[u]["spk_id"] in unseen]
+    rest = [u for u in order if utts[u]["spk_id"] not in unseen]
+    if not unseen:
+        test, rest = rest[part : 2 * part], rest[:part] + rest[2 * part :]
+    if part >= len(rest):
         raise ValueError(
             f"{source} holds {len(order)} readable audio files: none is left "
-            f"to train on after {part} for valid and {part} for test"
+            f"to train on after {part} for valid and {len(test)} for test"
         )
-    home = dict.fromkeys(order, "train")
-    home.update(dict.fromkeys(order[:part], "valid"))
-    home.update(dict.fromkeys(order[part : 2 * part], "test"))
+    home = {
+        **dict.fromkeys(rest, "train"),
+        **dict.fromkeys(rest[:part], "valid"),
+        **dict.fromkeys(test, "test"),
+    }
     return {
         split: {u: utt for u, utt in utts.items() if home[u] == split}
         for split in SPLITS
     }
+
+
+def _held_out(speakers: list[str], sizes: dict[str, int], part: int) -> set:
+    """Choose speakers for the test alone, with a number of files or more."""
+    if len(speakers) < 3:
+        return set()
+    chosen = []
+    for name in speakers:
+        count = sum(sizes[s] for s in chosen)
+        if count < part and count + sizes[name] <= 2 * part:
+            chosen.append(name)
+    # Where each speaker has much of the audio, one must do.
+    return set(chosen or [min(speakers, key=lambda name: sizes[name])])
+
+
+def describe(utts: dict[str, dict], origin: str) -> str:
+    """Describe the recordings of a folder, their speakers and their split."""
+    by_split = {
+        split: sorted({utt["spk_id"] for utt in part.values()})
+        for split, part in utts.items()
+    }
+    names = sorted(set().union(*by_split.values()))
+    seconds = sum(u["length"] for p in utts.values() for u in p.values())
+    text = f"{seconds / 60:.1f} min in {sum(map(len, utts.values()))} files"
+    if not origin:
+        return f"{text}, taken for one speaker."
+    text += f" of {len(names)} speakers (the {origin}: {first_names(names)})"
+    unseen = sorted(set(by_split["test"]) - set(by_split["train"]))
+    if unseen:
+        return f"{text}; test on unseen speakers: {first_names(unseen)}."
+    return f"{text}; too few to hold one out, so the test has the same ones."
 
 
 def main() -> None:

@@ -286,7 +286,7 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
         split: texts(random.Random(f"{split} {seed}"), split)
         for split in ("train", "test")
     }
-    with tqdm(total=lines, desc="Lines written") as bar:
+    with tqdm(total=lines, desc="Lines written", disable=None) as bar:
         for index, path in enumerate(fonts):
             font = ImageFont.truetype(
                 path, SIZE, layout_engine=ImageFont.Layout.BASIC

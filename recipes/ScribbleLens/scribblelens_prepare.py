@@ -476,7 +476,9 @@ def _matches(path, pattern: pathlib.PurePath) -> bool:
 def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
     """Read the lines of a split; log those that cannot be used."""
     items, problems = {}, []
-    for image, transcript in tqdm(pairs, desc=f"Lines of {split}", leave=False):
+    for image, transcript in tqdm(
+        pairs, desc=f"Lines of {split}", leave=False, disable=None
+    ):
         try:
             item = _read_line(root, alignments, image, transcript)
         except DAMAGED as error:

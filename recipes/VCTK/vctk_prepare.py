@@ -16,6 +16,7 @@ from speechbrain_vq.dataio.manifests import (
     folder_contents,
     given_manifests,
     is_done,
+    no_folder,
     utterance,
     write_corpus,
 )
@@ -139,7 +140,7 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
                 return root, version
     wanted = " or ".join(audio for audio, _ in VERSIONS.values())
     if not source.is_dir():
-        raise FileNotFoundError(f"There is no folder {source}. {HOW_TO_GET}.")
+        raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
     raise FileNotFoundError(
         f"{source} holds {folder_contents(source)}; wanted is VCTK, "
         f"that is a folder with {wanted}, or one with manifests (train.json, "
@@ -195,7 +196,9 @@ def _read(
     """Read the utterances that can be used."""
     genders, utts = _genders(root / INFO), {}
     silent, bad = set(), 0
-    for name, path in tqdm(recordings.items(), "VCTK", unit="utt"):
+    for name, path in tqdm(
+        recordings.items(), "VCTK", unit="utt", disable=None
+    ):
         try:
             length = check_audio(path)
         except AudioError as error:

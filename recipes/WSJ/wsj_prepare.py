@@ -18,6 +18,7 @@ from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
     is_done,
+    no_folder,
     utterance,
     write_corpus,
 )
@@ -116,7 +117,7 @@ def prepare(
 def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
     """Map lower-case paths from wsj0 or wsj1 on to files, whatever the disc."""
     if not source.is_dir():
-        raise FileNotFoundError(f"There is no folder {source}. {LAYOUT}")
+        raise FileNotFoundError(f"{no_folder(source)} {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
         # How the folders above are called makes no difference either, nor
@@ -205,7 +206,7 @@ def clean(text: str) -> str:
 def _read_split(source, files, split, keys, texts, pronouncer):
     """Read the utterances of a split that are complete."""
     utts, missing, compressed = {}, [], []
-    for key in tqdm(keys, split, unit="utt"):
+    for key in tqdm(keys, split, unit="utt", disable=None):
         name = key.rpartition("/")[2]
         candidates = (files.get(f"{key}{suffix}") for suffix in AUDIO)
         path = next(filter(None, candidates), None)

@@ -15,6 +15,8 @@ FREE = {
     "number_of_epochs",
     "optimizer_step_limit",
     "ckpt_interval_steps",
+    "epoch_steps",
+    "make_minispeech",
     "num_workers",
     "valid_batch_size",
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import speechbrain as sb
+import torch
 from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
@@ -19,6 +20,12 @@ from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
+from speechbrain_vq.recipes.common.ending import show_ending
+from speechbrain_vq.recipes.common.loggers import add_logger
+from speechbrain_vq.recipes.common.progress import (
+    ProgressMixin,
+    validation_line,
+)
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.training import VQBrain
 from speechbrain_vq.training.brain import run_length
@@ -27,7 +34,10 @@ from speechbrain_vq.versions import versions
 logger = logging.getLogger(__name__)
 
 
-class AnnealingBrain(VQBrain):
+CONSOLE = pathlib.Path(__file__).with_name("console.yaml")
+
+
+class AnnealingBrain(ProgressMixin, VQBrain):
     """Train with learning rates that fall in a line to 0 at the end of the run,
     so that the encoder comes to rest and the codebook fits it.
 
@@ -76,8 +86,8 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     Arguments
     ---------
     argv : list of str
-        Arguments after the name of the script: yaml file, run options and
-        overrides.
+        Arguments after the name of the script: yaml file, run options,
+        overrides, and maybe ``--logger=tensorboard`` or ``wandb``.
 
     Returns
     -------
@@ -87,9 +97,14 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     Raises
     ------
     ValueError
-        If the folder holds a run with other hyperparameters.
+        If an argument is wrong, or the folder holds a run with other
+        hyperparameters.
     """
-    hparams_file, run_opts, overrides = parse_arguments(argv)
+    loggers = [arg for arg in argv if arg.startswith("--logger=")]
+    hparams_file, run_opts, overrides = parse_arguments(
+        [arg for arg in argv if arg not in loggers]
+    )
+    _check_device(run_opts["device"])
     with open(hparams_file, encoding="utf-8") as fin:
         hparams = load_hyperpyyaml(fin, overrides, overrides_must_match=False)
     ddp_init_group(run_opts)
@@ -98,11 +113,31 @@ def start(argv: list[str]) -> tuple[dict, dict]:
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
+        log_config=CONSOLE,
     )
     # SpeechBrain keeps a copy of the file that calls it, which is this one.
-    script = sys.modules["__main__"].__file__
-    run_on_main(shutil.copy, args=[script, hparams["output_folder"]])
+    run_on_main(_keep_script, args=[pathlib.Path(hparams["output_folder"])])
+    for argument in loggers:
+        add_logger(hparams, argument.removeprefix("--logger="))
     return hparams, run_opts
+
+
+def _keep_script(folder: pathlib.Path) -> None:
+    """Copy the script of the recipe to the run, in place of this file."""
+    (folder / pathlib.Path(__file__).name).unlink(missing_ok=True)
+    shutil.copy(sys.modules["__main__"].__file__, folder)
+
+
+def _check_device(name: str) -> None:
+    """Refuse a device that does not exist, before anything is prepared."""
+    try:
+        torch.zeros(1, device=name)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"--device={name} cannot be used: {reason} Leave it out to train "
+            "on a GPU where there is one, or else on the CPU."
+        ) from error
 
 
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
@@ -176,14 +211,46 @@ def fit_and_test(
     """
     workers = {"num_workers": brain.hparams.num_workers}
     whole = {"batch_size": valid_batch_size, **workers}
-    brain.fit(
-        brain.hparams.epoch_counter,
-        datasets["train"],
-        datasets["valid"],
-        train_loader_kwargs={**training, **workers},
-        valid_loader_kwargs=whole,
+    shows = not brain.noprogressbar and sys.stderr.isatty()
+    has_bar = isinstance(brain, ProgressMixin)
+    try:
+        brain.fit(
+            brain.hparams.epoch_counter,
+            datasets["train"],
+            datasets["valid"],
+            progressbar=shows and not has_bar,
+            train_loader_kwargs={**training, **workers},
+            valid_loader_kwargs=whole,
+        )
+    finally:
+        if has_bar and brain.bar is not None:
+            brain.bar.close()
+    brain.evaluate(
+        datasets["test"],
+        min_key=min_key,
+        progressbar=shows,
+        test_loader_kwargs=whole,
     )
-    brain.evaluate(datasets["test"], min_key=min_key, test_loader_kwargs=whole)
+
+
+def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
+    """Repeat the items of a small data set, under further names, so that an
+    epoch, after which a run is validated and saved, has some steps.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The data set.
+    batch_size : int
+        Items in a batch.
+    steps : int
+        Fewest steps of an epoch.
+    """
+    names = list(dataset.data_ids)
+    for number in range(1, math.ceil(steps * batch_size / len(names))):
+        copies = {f"{name} ({number})": dataset.data[name] for name in names}
+        dataset.data.update(copies)
+        dataset.data_ids.extend(copies)
 
 
 def end_epoch(
@@ -203,11 +270,15 @@ def end_epoch(
         Metric whose lowest value chooses the checkpoint to keep beside the
         latest.
     """
+    usage = use_of_codes(brain, "valid")
     brain.hparams.train_logger.log_stats(
         {"epoch": epoch, "step": brain.optimizer_step},
         train_stats={**brain.train_stats, **use_of_codes(brain, "train")},
-        valid_stats={**stats, **use_of_codes(brain, "valid")},
+        valid_stats={**stats, **usage},
     )
+    if isinstance(brain, ProgressMixin):
+        total, step = run_length(brain)[1], brain.optimizer_step
+        logger.info("%s", validation_line(step, total, stats, usage))
     brain.checkpointer.save_and_keep_only(meta=stats, min_keys=[least])
 
 
@@ -253,6 +324,17 @@ def finish(hparams: dict, *results: dict) -> None:
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
     write_results(folder, merged)
+    show_ending(folder, _manifests(hparams))
+
+
+def _manifests(hparams: dict) -> pathlib.Path | None:
+    """Find the folder of the manifests of a model of speech."""
+    interface = hparams.get("inference", {}).get("interface")
+    if interface not in ("VQTokenizer", "VoiceConverter"):
+        return None
+    places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
+    folders = [pathlib.Path(place) for place in places if place]
+    return next((f for f in folders if (f / "test.json").is_file()), None)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
@@ -270,7 +352,6 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
     text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
-    logger.info("The results are in %s", path)
 
 
 def _prepare_alone(prepare, hparams):

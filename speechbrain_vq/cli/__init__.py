@@ -5,18 +5,27 @@ import click
 from .common import Verbs
 from .evaluation import evaluate
 from .inference import convert, reconstruct, tokenize
+from .listing import config, list_all
 from .publishing import export, push
 from .training import demo, train
 
 
-@click.group(cls=Verbs)
+@click.group(
+    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="speechbrain-vq")
-def main() -> None:
-    """Train, evaluate, publish and use vector-quantized bottlenecks."""
+@click.pass_context
+def main(context, debug) -> None:
+    """Train, evaluate, publish and use vector-quantized bottlenecks.
+
+    Begin with `speechbrain-vq train FOLDER_OF_RECORDINGS`.
+    """
+    context.meta["debug"] = debug or context.meta.get("debug", False)
 
 
 for command in (
-    *(demo, train, export, push),
+    *(demo, train, list_all, config, export, push),
     *(tokenize, reconstruct, convert, evaluate),
 ):
     main.add_command(command)

@@ -15,6 +15,8 @@ from speechbrain_vq._names import suggestion
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "Interrupted. The same command goes on from here."
+# As the shell gives it to a program that Ctrl-C ends.
+INTERRUPTED_CODE = 130
 
 file_path = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 folder_path = click.Path(exists=True, file_okay=False, path_type=pathlib.Path)
@@ -35,12 +37,13 @@ vocoder_option = click.option(
 
 
 @contextlib.contextmanager
-def clean_errors(interrupted: str | None = None) -> Iterator[None]:
-    """Exit with one line on a user's mistake; the traceback goes to the log.
+def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
+    """Exit with one line on a user's mistake; the traceback goes to the log,
+    and to the console with ``speechbrain-vq --debug``.
 
     Arguments
     ---------
-    interrupted : str, optional
+    interrupted : str
         Message on Ctrl-C.
 
     Example
@@ -48,25 +51,42 @@ def clean_errors(interrupted: str | None = None) -> Iterator[None]:
     >>> with clean_errors():  # doctest: +SKIP
     ...     train(sys.argv[1:])
     """
-    from speechbrain_vq.hub import HubError
-
     try:
         yield
     except KeyboardInterrupt:
-        if interrupted is None:
+        click.echo(f"\n{interrupted}", err=True)
+        sys.exit(INTERRUPTED_CODE)
+    except Exception as error:
+        context = click.get_current_context(silent=True)
+        debug = context and context.find_root().meta.get("debug")
+        message = _as_users_mistake(error)
+        if debug or message is None:
             raise
-        message = interrupted
-    except (HubError, ImportError, OSError, ValueError) as error:
         logger.debug("Traceback of the error:", exc_info=True)
-        message = str(error)
-    else:
-        return
-    click.echo(f"Error: {message}", err=True)
-    sys.exit(1)
+        click.echo(f"Error: {message}", err=True)
+        sys.exit(1)
+
+
+def _as_users_mistake(error: Exception) -> str | None:
+    """Describe an error that a user can mend; None for any other."""
+    if isinstance(error, KeyError):
+        return f"The key {error} is missing; --debug shows where."
+    # YAMLError of PyYAML and of ruamel, neither of which is loaded for it.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    kinds = ImportError, OSError, ValueError
+    if isinstance(error, kinds) or {"HubError", "YAMLError"} & names:
+        return str(error)
+    return None
 
 
 class Verbs(click.Group):
-    """Suggest a verb for an unknown one, and refuse empty arguments."""
+    """Handle the errors of all verbs: suggest one for an unknown verb, refuse
+    empty arguments, and end with one line where a user can mend it."""
+
+    def invoke(self, context):
+        """Run a verb."""
+        with clean_errors():
+            return super().invoke(context)
 
     def resolve_command(self, context, args):
         """Find the verb of a command line, and check the other arguments."""
@@ -82,7 +102,21 @@ class Verbs(click.Group):
                 raise click.ClickException(
                     f"{name} is empty: give a value, or leave it out."
                 )
-        return super().resolve_command(context, args)
+        if "--debug" in rest:
+            context.find_root().meta["debug"] = True
+            rest.remove("--debug")
+        if not self.commands[verb].context_settings.get("allow_extra_args"):
+            rest = [_with_dashes(argument) for argument in rest]
+        return super().resolve_command(context, [verb, *rest])
+
+
+def _with_dashes(argument: str) -> str:
+    """Write the name of an option with dashes, as recipes have it with
+    underscores."""
+    name, *rest = argument.split("=", 1)
+    if name.startswith("--"):
+        name = name.replace("_", "-")
+    return "=".join([name, *rest])
 
 
 def check_output_folder(context, parameter, folder: pathlib.Path | None):

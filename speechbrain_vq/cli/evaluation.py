@@ -123,7 +123,7 @@ def evaluate(source, out, revision, device, vocoder, abx, **options) -> None:
     model = {"revision": revision, "vocoder": vocoder}
     if device:
         model["run_opts"] = {"device": device}
-    with clean_errors():
+    with clean_errors("Interrupted. Nothing was written."):
         evaluation = run(source, progress=True, **options, **model)
     click.echo(as_text(evaluation), nl=False)
     if out is None:

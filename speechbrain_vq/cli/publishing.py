@@ -11,7 +11,14 @@ from .common import clean_errors, file_path, folder_path
 @click.argument(
     "run_folder", type=click.Path(exists=True, path_type=pathlib.Path)
 )
-@click.argument("output", type=click.Path(path_type=pathlib.Path))
+@click.argument(
+    "output", required=False, type=click.Path(path_type=pathlib.Path)
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=pathlib.Path),
+    help="Folder of the exported model; may be given as OUTPUT, too.",
+)
 @click.option(
     "--min-key",
     metavar="METRIC",
@@ -52,8 +59,13 @@ from .common import clean_errors, file_path, folder_path
     is_flag=True,
     help="Export a model in its warm-up, or with a dead codebook.",
 )
-def export(run_folder, output, license, language, datasets, **options) -> None:
+def export(
+    run_folder, output, out, license, language, datasets, **options
+) -> None:
     """Export a training run as a folder that from_hparams loads."""
+    if (output is None) == (out is None):
+        raise click.UsageError("Give the folder of the model by --out, once.")
+    output = out or output
     from speechbrain_vq.publish import export_pretrained
 
     card = {
@@ -62,8 +74,7 @@ def export(run_folder, output, license, language, datasets, **options) -> None:
         "datasets": list(datasets),
     }
     options["card"] = {key: value for key, value in card.items() if value}
-    with clean_errors():
-        export_pretrained(run_folder, output, **options)
+    export_pretrained(run_folder, output, **options)
     click.echo(f"Exported to {output}")
 
 

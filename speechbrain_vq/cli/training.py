@@ -1,25 +1,37 @@
 """Verbs that train a model."""
 
 import json
+import logging
 import pathlib
-import subprocess
+import runpy
 import sys
 
 import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.presets import (
+    folder_recipe,
+    recipe_names,
+    recipe_path,
+    recipe_yaml,
+)
 
-from .common import INTERRUPTED, clean_errors, output_folder
+from .common import check_output_folder, output_folder
+
+DEMO = pathlib.Path("results/demo")
 
 
 @click.command()
 @click.option(
-    "--output",
-    default="results/demo",
-    show_default=True,
+    "--out",
     type=output_folder,
-    help="Folder for the speech, the runs and the results.",
+    callback=check_output_folder,
+    help=f"Folder for the speech, the runs and the results; default: {DEMO}.",
+)
+# Of the last release.
+@click.option(
+    "--output", type=output_folder, hidden=True, help="Folder, now --out."
 )
 @click.option(
     "--seed", default=1, show_default=True, help="Random seed of the training."
@@ -45,12 +57,11 @@ from .common import INTERRUPTED, clean_errors, output_folder
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
     help="File to write the metrics to.",
 )
-def demo(output, seed, steps, minutes, json_file) -> None:
+def demo(out, output, seed, steps, minutes, json_file) -> None:
     """Train a codebook in two ways on synthetic speech, and compare them."""
     from speechbrain_vq.demo import run_demo
 
-    with clean_errors(INTERRUPTED):
-        metrics = run_demo(output, seed, steps, minutes)
+    metrics = run_demo(out or output or DEMO, seed, steps, minutes)
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(json_file) as partial:
@@ -60,30 +71,114 @@ def demo(output, seed, steps, minutes, json_file) -> None:
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True}
 )
-@click.argument("recipe")
+@click.argument("source", metavar="FOLDER|RECIPE")
 @click.option(
-    "--hparams",
-    default="train.yaml",
+    "--recipe",
+    default="units",
     show_default=True,
+    help="Recipe to train a FOLDER by: units, codec, voices.",
+)
+@click.option(
+    "--preset",
+    help="How to train the codebook, one of those that `list` names; default: "
+    "as in the recipe.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Optimizer steps; default: by the amount of audio in FOLDER, or as "
+    "in RECIPE.",
+)
+@click.option(
+    "--logger",
+    type=click.Choice(["file", "tensorboard", "wandb"]),
+    help="Log of the metrics, beside train_log.txt.",
+)
+@click.option(
+    "--config",
     metavar="FILE",
-    help="File of the recipe's hparams/ to train with.",
+    help="Yaml file to train by, such as `config` writes, or the name of one "
+    "of the recipe's; default: train.yaml.",
+)
+@click.option(
+    "--out",
+    type=output_folder,
+    callback=check_output_folder,
+    help="Folder of the run; default: results/FOLDER, or as in RECIPE.",
+)
+# Of the last release.
+@click.option("--hparams", hidden=True, help="Yaml file, now --config.")
+@click.option(
+    "--output_folder",
+    "--output-folder",
+    type=output_folder,
+    callback=check_output_folder,
+    hidden=True,
+    help="Folder of the run, now --out.",
 )
 @click.pass_context
-def train(context, recipe, hparams) -> None:
-    """Train by a recipe, such as MiniSpeech/unit-discovery.
+def train(
+    context,
+    source,
+    recipe,
+    preset,
+    steps,
+    logger,
+    config,
+    out,
+    hparams,
+    output_folder,
+) -> None:
+    """Train on a folder of recordings, or by a recipe.
 
-    All further options are passed to its train.py.
+    FOLDER holds recordings in any format that libsndfile reads, in subfolders
+    by speaker where there are several. RECIPE is one that `list` names, such
+    as MiniSpeech/unit-discovery.
+
+    Further options change keys of the recipe's yaml file, such as
+    --codebook_size=256 (`config` shows them), or are SpeechBrain's.
     """
-    from speechbrain_vq.presets import recipe_path
+    is_folder = _is_folder(source)
+    name = folder_recipe(recipe) if is_folder else source
+    yaml = recipe_yaml(name, config or hparams or "train.yaml")
+    out = out or output_folder
+    given = {
+        "preset": preset,
+        "number_of_steps": steps,
+        "logger": logger,
+        "output_folder": out,
+    }
+    options = [f"--{k}={v}" for k, v in given.items() if v is not None]
+    script = recipe_path(f"{name}/train.py")
+    arguments = [str(yaml), *options, *context.args]
+    if is_folder:
+        # It makes manifests, chooses what is not given, and runs the script.
+        arguments = [str(script), source, *arguments]
+        script = recipe_path("common/folder.py")
+    click.echo("Loading ...", err=True)
+    # SpeechBrain warns of what it does not need as it is imported.
+    errors = logging.StreamHandler()
+    errors.setLevel(logging.ERROR)
+    logging.basicConfig(handlers=[errors])
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")
 
-    with clean_errors():
-        folder = recipe_path(f"{recipe}/train.py").parent
-    path = folder / "hparams" / hparams
-    if not path.is_file():
-        known = sorted(file.name for file in path.parent.glob("*.yaml"))
-        raise click.UsageError(
-            f"{recipe} has no {hparams}.{suggestion(hparams, known)} "
-            f"It has {', '.join(known)}."
-        )
-    script = [sys.executable, str(folder / "train.py")]
-    sys.exit(subprocess.call([*script, str(path), *context.args]))
+
+def _is_folder(source: str) -> bool:
+    """Tell a folder of recordings from the name of a recipe."""
+    recipes = recipe_names()
+    if source in recipes:
+        return False
+    path = pathlib.Path(source)
+    if path.is_dir():
+        return True
+    beside = [str(p) for p in path.parent.glob("*") if p.is_dir()]
+    # Of the recipes of a corpus, unit discovery is the one to begin with.
+    first = f"{source}/unit-discovery"
+    hint = suggestion(
+        first if first in recipes else str(path), [*recipes, *beside]
+    )
+    raise click.UsageError(
+        f"'{source}' is neither a folder nor a recipe.{hint} "
+        "`speechbrain-vq list` names the recipes."
+    )

@@ -15,7 +15,6 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 import torch
-from scipy.signal import resample_poly
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from .chunks import Span, in_pieces
@@ -216,6 +215,8 @@ def _warn_once(message):
 
 def _resample(blocks, rate, sample_rate, seconds):
     """Resample blocks with as much around each as the filter reaches."""
+    from scipy.signal import resample_poly  # It takes seconds to import.
+
     common = gcd(rate, sample_rate)
     up, down = sample_rate // common, rate // common
     reach = math.ceil((_HALF_FILTER * max(up, down) / up + 1) / down)

@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from speechbrain_vq._names import suggestion
+
 from .atomic import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -150,15 +152,20 @@ def given_manifests(
     own = data_folder.resolve() == save_folder.resolve()
     given = has_manifests(data_folder) and not own
     if given:
-        logger.info("%s: its manifests are used as they are", data_folder)
+        logger.debug("%s: its manifests are used as they are", data_folder)
     return given
 
 
-def is_done(folder: pathlib.Path, corpus: dict) -> bool:
+def is_done(
+    folder: pathlib.Path, corpus: dict, ignoring: Sequence[str] = ()
+) -> bool:
     """Return whether the preparation that ``corpus``, the content of
-    ``corpus.json``, describes is complete."""
+    ``corpus.json`` but for some keys, describes is complete."""
     complete = all((folder / name).is_file() for name in MANIFESTS)
-    return complete and read_corpus(folder) == corpus
+    written = read_corpus(folder)
+    for key in ignoring:
+        written.pop(key, None)
+    return complete and written == corpus
 
 
 def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
@@ -169,9 +176,34 @@ def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
     >>> folder_contents("no/such/folder")
     'nothing'
     """
-    names = sorted(path.name for path in pathlib.Path(folder).glob(pattern))
-    more = ["..."] if len(names) > most else []
+    return first_names(sorted(pathlib.Path(folder).glob(pattern)), most)
+
+
+def first_names(names: Iterable[PathLike], most: int = 5) -> str:
+    """List the first of some names, for a message.
+
+    Example
+    -------
+    >>> first_names("abc", most=2)
+    'a, b, ... (3)'
+    """
+    names = [pathlib.Path(name).name for name in names]
+    more = [f"... ({len(names)})"] if len(names) > most else []
     return ", ".join(names[:most] + more) or "nothing"
+
+
+def no_folder(folder: PathLike) -> str:
+    """Describe a folder that does not exist, and suggest one beside it.
+
+    Example
+    -------
+    >>> no_folder("no/such/folder")
+    'There is no folder no/such/folder.'
+    """
+    path = pathlib.Path(folder)
+    beside = [p.name for p in path.parent.glob("*") if p.is_dir()]
+    close = suggestion(path.name, beside, lambda name: str(path.parent / name))
+    return f"There is no folder {folder}.{close}"
 
 
 def utterance(

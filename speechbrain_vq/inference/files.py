@@ -95,7 +95,9 @@ def process_files(
             output,
         )
     bad = {}
-    for path, target in tqdm(outputs.items(), disable=not progress):
+    for path, target in tqdm(
+        outputs.items(), disable=None if progress else True
+    ):
         if target in existing:
             continue
         try:

@@ -376,7 +376,9 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
         open(partial, "a", encoding="utf-8") as file,
         # In seconds of audio: the number of files left says nothing of time.
         tqdm(
-            total=round(sum(seconds.values())), unit="s", disable=not progress
+            total=round(sum(seconds.values())),
+            unit="s",
+            disable=None if progress else True,
         ) as bar,
     ):
         if previous - collected:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import click
 import pytest
@@ -10,7 +11,9 @@ from click.testing import CliRunner
 from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 
-VERBS = "demo train export push tokenize reconstruct convert evaluate".split()
+VERBS = (
+    "demo train list config export push tokenize reconstruct convert evaluate"
+).split()
 
 
 def test_the_verbs():
@@ -30,6 +33,13 @@ def test_every_option_says_what_it_is(verb):
             assert parameter.help.endswith(".")
             # A noun phrase or an imperative that makes sense alone.
             assert parameter.help.split()[0] not in ("Of", "Where", "Though")
+
+
+def test_help_is_instant():
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "speechbrain_vq", "-h"], check=True)
+    # On a quiet machine it is a third of a second.
+    assert time.perf_counter() - start < 5
 
 
 def test_help_imports_no_torch():
@@ -57,6 +67,14 @@ def test_too_few_steps_are_refused():
             ["train", "WSJ/phone-recognition", "--hparams=training.yaml"],
             "Did you mean 'train.yaml'?",
         ),
+        (["train", "WSJ/phone"], "Did you mean 'WSJ/phone-recognition'?"),
+        (["train", "MiniSpeech"], "Did you mean 'MiniSpeech/unit-discovery'?"),
+        (["train", ".", "--recipe=unit"], "Did you mean 'units'?"),
+        (["train", ".", "--steps=0"], "x>=1"),
+        (["train", ".", "--logger=tensorbord"], "'tensorboard'"),
+        (["config", "MiniSpeech/units"], "Did you mean 'MiniSpeech/unit-"),
+        (["export", ".", "--min_ky=loss"], "'--min-key'"),
+        (["export", "."], "--out"),
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):

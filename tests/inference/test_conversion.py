@@ -341,7 +341,7 @@ def test_what_is_said_of_an_interruption(models, folder, monkeypatch, anew):
     options = ["--model", models["table"][0], "--device", "cpu"]
     options += ["--target", "s5", "--out", folder / "out"]
     done = run(folder, *options, *["--overwrite"] * anew)
-    assert done.exit_code == 1 and "Interrupted" in done.output
+    assert done.exit_code == 130 and "Interrupted" in done.output
     assert ("goes on from here" in done.output) != anew
     assert ("all anew" in done.output) == anew
 

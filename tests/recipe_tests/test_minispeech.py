@@ -280,13 +280,28 @@ def test_interruption_while_writing(
 
 
 @pytest.mark.parametrize("name", ["nothing/there", "."])
-def test_made_where_nothing_or_an_empty_folder_is(tmp_path, monkeypatch, name):
+def test_made_only_where_it_is_asked_for(tmp_path, monkeypatch, name):
     monkeypatch.setattr(mini, "speak_all", lambda *args: 1 / 0)
     folder, save = tmp_path / "data" / name, tmp_path / "save"
     (tmp_path / "data").mkdir()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(FileNotFoundError):
         mini.prepare(folder, save, **SMALL)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "data"]
+    with pytest.raises(ZeroDivisionError):
+        mini.prepare(folder, save, **SMALL, make_minispeech=True)
     assert not save.exists()
+
+
+def test_a_mistyped_folder_is_an_error_with_the_closest_name(tmp_path):
+    (tmp_path / "my_recordings").mkdir()
+    with pytest.raises(FileNotFoundError, match="mean '.*/my_recordings'"):
+        mini.prepare(tmp_path / "my_recordigns", tmp_path / "save")
+    assert [path.name for path in tmp_path.iterdir()] == ["my_recordings"]
+
+
+def test_making_it_touches_no_recordings(recordings, tmp_path):
+    out = mini.prepare(recordings, tmp_path / "out", make_minispeech=True)
+    assert manifests.read_corpus(out)["corpus"] == "audio"
 
 
 @pytest.mark.parametrize(
@@ -356,6 +371,63 @@ def test_audio_folder(recordings, tmp_path):
     assert tree(tmp_path / "other") != before
     sf.write(recordings / "ann" / "new.wav", noise(), 16000)
     assert len(all_utts(mini.prepare_audio_folder(recordings, out))) == 9
+
+
+@pytest.mark.parametrize(
+    "names, speakers, origin",
+    [
+        (["ann/1", "ann/2", "bob/a/1", "bob/b/2"], "ann bob", "subfolders"),
+        (["x/ann/1", "x/ann/2", "x/bob/1", "x/bob/2"], "ann bob", "subfolders"),
+        (
+            [
+                "train/ann/1",
+                "train/ann/2",
+                "dev-clean/bob/1",
+                "dev-clean/bob/2",
+            ],
+            "ann bob",
+            "subfolders",
+        ),
+        (
+            ["p225_001", "p225_002", "p226_001", "p226_002"],
+            "p225 p226",
+            "beginnings of file names",
+        ),
+        # Takes of one speaker, dates, a folder for each recording.
+        (["rec_001", "rec_002", "rec_003"], "me", ""),
+        (["2024-05-01", "2024-05-02", "2025-01-01", "2025-01-02"], "me", ""),
+        (["a/x", "b/x", "c/x"], "me", ""),
+    ],
+)
+def test_what_is_taken_for_a_speaker(names, speakers, origin):
+    paths = [pathlib.Path(f"{name}.wav") for name in names]
+    found, said = mini.find_speakers(paths, "me")
+    assert sorted(set(found.values())) == speakers.split() and said == origin
+    assert list(found) == paths
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 12])
+def test_the_test_is_of_unseen_speakers(number, tmp_path, caplog):
+    folder = tmp_path / "in"
+    for speaker in range(number):
+        (folder / f"s{speaker}").mkdir(parents=True)
+        for i in range(6):
+            sf.write(folder / f"s{speaker}" / f"{i}.wav", noise(), 16000)
+    (folder / "notes.txt").touch()
+    with caplog.at_level(logging.INFO):
+        utts = load(mini.prepare_audio_folder(folder, tmp_path / "out"))
+    by_split = {s: {u["spk_id"] for u in utts[s].values()} for s in utts}
+    assert "no audio: notes.txt" in caplog.text
+    assert by_split["valid"] <= by_split["train"]
+    assert sum(map(len, utts.values())) == 6 * number
+    if number < 3:
+        assert by_split["test"] <= by_split["train"]
+    else:
+        assert not by_split["test"] & by_split["train"]
+        assert len(by_split["test"]) == 1
+        assert f"{number} speakers (the subfolders: s0, s1" in caplog.text
+        unseen = ", ".join(by_split["test"])
+        assert f"unseen speakers: {unseen}." in caplog.text
 
 
 def test_audio_folder_keeps_odd_and_drops_broken(recordings, tmp_path, caplog):

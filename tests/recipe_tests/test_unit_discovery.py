@@ -34,7 +34,12 @@ def results(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_from_nothing_to_tokens(tmp_path):
-    done = run(tmp_path, data_folder="data", output_folder="out")
+    done = run(
+        tmp_path,
+        data_folder="data",
+        output_folder="out",
+        make_minispeech=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = results(tmp_path / "out")
     assert figures["steps"] == 30 and figures["preset"] == "robust"
@@ -70,6 +75,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
     def same(name):
         return {
             "data_folder": "data",
+            "make_minispeech": True,
             "output_folder": name,
             "ckpt_interval_steps": 3,
         }

@@ -4,9 +4,10 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
 The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
-folder that export_pretrained wrote, or the id of one on the Hub. Where the data
-folder does not exist, MiniSpeech is made there. --input=features trains the
-same recognizer on the features that the tokenizer gets: what the tokens cost.
+folder that export_pretrained wrote, or the id of one on the Hub.
+--make_minispeech makes a synthetic corpus in the data folder. --input=features
+trains the same recognizer on the features that the tokenizer gets: what the
+tokens cost.
 """
 
 import logging
@@ -168,7 +169,9 @@ def dataio_prep(hparams, folder):
     inputs = {
         name: encode(hparams["pretrained"], item["wav"], hparams["input"])
         for split in splits
-        for name, item in tqdm(datasets[split].data.items(), f"{split} set")
+        for name, item in tqdm(
+            datasets[split].data.items(), f"{split} set", disable=None
+        )
     }
 
     @sb.utils.data_pipeline.takes("id")

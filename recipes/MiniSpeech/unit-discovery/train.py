@@ -1,13 +1,15 @@
 """Recipe for discovering speech units with a vector-quantized autoencoder.
 
 To run this recipe:
-> python train.py hparams/train.yaml --data_folder data/minispeech
+> python train.py hparams/train.yaml --data_folder=my_recordings
 
-Where the folder does not exist, MiniSpeech is made there. To compare with
-another way of training the codebook, add for example --preset=vanilla. The
-recipes of this task for other corpora import what is here.
+To make a synthetic corpus, add --make_minispeech; to compare with another way
+of training the codebook, for example --preset=vanilla. The recipes of this
+task for other corpora import what is here.
 """
 
+import logging
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -32,9 +34,11 @@ from speechbrain_vq.lobes.autoencoder import (
     utterance_moments,
 )
 from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.recipes.common.progress import in_words, seconds_per_step
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
     end_epoch,
+    fill_epoch,
     finish,
     fit_and_test,
     fit_features,
@@ -43,6 +47,12 @@ from speechbrain_vq.recipes.common.runs import (
     use_of_codes,
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+from speechbrain_vq.training.brain import run_length
+
+logger = logging.getLogger(__name__)
+
+# Of a code: with fewer, the codebook learns the recordings by heart.
+FEWEST_TOKENS = 20
 
 
 class UnitBrain(AnnealingBrain):
@@ -62,6 +72,25 @@ class UnitBrain(AnnealingBrain):
             name: item.get("phones", [])
             for name, item in datasets["test"].data.items()
         }
+        self.train_set = datasets["train"]
+
+    def on_fit_start(self):
+        """Recover the latest checkpoint, and announce the training."""
+        super().on_fit_start()
+        _, total = run_length(self)
+        steps = (total or 0) - self.optimizer_step
+        if self.distributed_launch or steps <= 0:
+            return
+        # A tenth more, for the validations.
+        seconds = 1.1 * steps * seconds_per_step(self, self.train_set)
+        logger.info(
+            "%s: %d codes, %d steps%s, about %s on this machine",
+            amount(self.train_set),
+            self.hparams.codebook_size,
+            steps,
+            f" after {self.optimizer_step}" if self.optimizer_step else "",
+            in_words(seconds),
+        )
 
     def compute_forward(self, batch, stage):
         """Compute the features, and what the decoder predicts from their units."""
@@ -186,6 +215,33 @@ def cut(tensor, starts, width):
     return tensor[rows.unsqueeze(1), starts.unsqueeze(1) + places]
 
 
+def amount(dataset: DynamicItemDataset) -> str:
+    """Describe how much speech a training set has."""
+    items = [dataset.data[name] for name in dataset.data_ids]
+    # Of a small one, there are several entries of each file.
+    files = {item["wav"]: item["length"] for item in items}
+    speakers = {item.get("spk_id") for item in items} - {None, ""}
+    text = f"{sum(files.values()) / 60:.1f} min"
+    if speakers:
+        text += f" of {len(speakers)} speaker{'s' * (len(speakers) > 1)}"
+    return text + " to train on"
+
+
+def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
+    """Warn if there is too little speech to fill the codebook."""
+    size = hparams["codebook_size"]
+    seconds = sum(dataset.data[name]["length"] for name in dataset.data_ids)
+    tokens = round(seconds * hparams["token_rate"])
+    if tokens < FEWEST_TOKENS * size:
+        fitting = 2 ** max(int(math.log2(tokens / FEWEST_TOKENS + 1)), 1)
+        logger.warning(
+            "Too little speech for %d codes: %.1f s to train on are %d tokens, "
+            "%.1f for each code, and %d are few. Add recordings, or take "
+            "--codebook_size=%d.",
+            *(size, seconds, tokens, tokens / size, FEWEST_TOKENS, fitting),
+        )
+
+
 def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
     """Read a json manifest, or a csv where there is no json."""
     root = {"data_root": data_root(folder)}
@@ -242,6 +298,10 @@ def train(
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     fit_features(features, datasets["train"].data, hparams["longest"])
+    check_amount(hparams, datasets["train"])
+    fill_epoch(
+        datasets["train"], hparams["batch_size"], hparams.get("epoch_steps", 1)
+    )
     modules = dict(hparams["modules"])
     if hparams.get("window_weight"):
         # Not of the model that is exported.

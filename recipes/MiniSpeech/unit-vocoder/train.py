@@ -5,7 +5,7 @@ To run this recipe:
 
 The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
 folder that export_pretrained wrote, or the id of one on the Hub. It is frozen.
-Where the data folder does not exist, MiniSpeech is made there.
+To make a synthetic corpus in the data folder, add --make_minispeech.
 """
 
 import logging
@@ -206,7 +206,7 @@ def check_tokenizer(hparams, tokenizer):
 @torch.no_grad()
 def tokenize(hparams, tokenizer, items, split):
     """Add tokens and speaker embeddings to utterances."""
-    for item in tqdm(items.values(), f"{split} set"):
+    for item in tqdm(items.values(), f"{split} set", disable=None):
         seconds = None if split == "train" else hparams["longest"]
         wav = read_audio(item["wav"], tokenizer.sample_rate, duration=seconds)
         if len(wav) * tokenizer.token_rate < tokenizer.sample_rate:

@@ -1,0 +1,64 @@
+"""Show at the end of a run what it gave, and what to do next."""
+
+import json
+import logging
+import pathlib
+import shlex
+
+from speechbrain_vq.dataio.manifests import read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
+    """Show the results of a complete run, and the next commands. It is called
+    last in every run that has a model.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Folder of the run, with ``results.json`` and maybe ``model``.
+    manifests : pathlib.Path, optional
+        Folder with ``test.json``, for a recording to try.
+    """
+    results = json.loads((folder / "results.json").read_text("utf-8"))
+    shown = {
+        "used_codes_percent": "{:.0f} % of the codes used",
+        "perplexity": "perplexity {:.0f}",
+        "reconstruction_error": "reconstruction error {:.3f}",
+        "pnmi": "PNMI {:.3f}",
+    }
+    parts = [
+        form.format(results[key])
+        for key, form in shown.items()
+        if results.get(key) is not None
+    ]
+    logger.info("Test: %s (%s)", ", ".join(parts), folder / "results.json")
+    model = folder / "model"
+    if not model.is_dir():
+        return
+    logger.info("Model: %s", model)
+    steps = {}
+    if manifests is not None:
+        test = manifests / "test.json"
+        recording, *_, other = [
+            item["wav"] for item in read_manifest(test).values()
+        ] * 2
+        steps["hear it"] = (
+            *("reconstruct", recording, f"--model={model}"),
+            f"--out={folder / 'reconstructed'}",
+        )
+        about = json.loads((model / "config.json").read_text("utf-8"))
+        if about["speechbrain_interface"] == "VoiceConverter":
+            steps["convert it"] = (
+                *("convert", recording, f"--model={model}"),
+                *(f"--target={other}", f"--out={folder / 'converted'}"),
+            )
+        steps["measure it"] = (
+            *("evaluate", str(model), f"--manifest={test}"),
+            f"--out={folder / 'evaluation'}",
+        )
+    steps["share it"] = ("push", str(model), "ORG/NAME")
+    logger.info("Next:")
+    for name, words in steps.items():
+        logger.info("  %-11s speechbrain-vq %s", name, shlex.join(words))

@@ -1,0 +1,127 @@
+"""Train on a folder of recordings by a recipe.
+
+> python folder.py TRAIN.PY FOLDER HPARAMS.yaml --output_folder=RUN
+
+It makes manifests of the folder in the run, chooses the size of the codebook
+and the number of steps by the amount of audio, and runs the recipe's train.py.
+Further arguments are the recipe's.
+"""
+
+import math
+import pathlib
+import runpy
+import sys
+
+from speechbrain.utils.logger import setup_logging
+
+from speechbrain_vq.cli.common import clean_errors
+from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.common.runs import CONSOLE
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+
+# A code needs some fifty tokens of 20 ms.
+SECONDS_PER_CODE = 1.0
+SMALLEST_CODEBOOK, LARGEST_CODEBOOK = 16, 512
+VALIDATIONS = 16
+# What a recipe wants beside: steps against those of unit discovery, and what
+# fits minutes of speech and a CPU.
+OPTIONS = {
+    "speech-codec": (2, {}),
+    "voice-conversion": (
+        2,
+        {"batch_size": 16, "channels": 128, "num_workers": 0},
+    ),
+}
+
+
+def choose(seconds: float, recipe: str) -> dict[str, int]:
+    """Choose hyperparameters by the amount of speech.
+
+    Arguments
+    ---------
+    seconds : float
+        Length of the speech to train on.
+    recipe : str
+        Last part of the name of the recipe.
+
+    Returns
+    -------
+    dict
+        Overrides of the recipe's yaml.
+
+    Example
+    -------
+    >>> choose(14.5 * 60, "unit-discovery")
+    {'codebook_size': 512, 'number_of_steps': 800}
+    """
+    factor, options = OPTIONS.get(recipe, (1, {}))
+    size = 2 ** int(math.log2(max(seconds / SECONDS_PER_CODE, 1)))
+    minutes = seconds / 60
+    steps = 400 if minutes < 5 else 800 * max(math.sqrt(minutes / 30), 1)
+    return {
+        "codebook_size": min(max(size, SMALLEST_CODEBOOK), LARGEST_CODEBOOK),
+        "number_of_steps": factor * math.ceil(steps / 100) * 100,
+        **options,
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Prepare a folder, and run a recipe on it.
+
+    Arguments
+    ---------
+    argv : list of str
+        Arguments after the name of this script.
+
+    Raises
+    ------
+    ValueError
+        If an argument is wrong, or the run would lie among the recordings.
+    """
+    script, folder, yaml, *options = argv
+    given = _given(options)
+    # What is wrong is said before anything is made.
+    check = [o for o in options if not o.startswith("--logger")]
+    parse_arguments([yaml, f"--data_folder={folder}", *check])
+    name = pathlib.Path(folder).resolve().name
+    run = pathlib.Path(given.get("output_folder", f"results/{name}"))
+    if run.resolve().is_relative_to(pathlib.Path(folder).resolve()):
+        raise ValueError(
+            f"The run in {run} would lie among the recordings in {folder}: "
+            "name a folder elsewhere, by --out."
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    log = {"handlers": {"file_handler": {"filename": str(run / "log.txt")}}}
+    setup_logging(CONSOLE, log)
+    manifests = prepare(folder, run / "manifests")
+    # A folder with manifests of its own is used as it is.
+    chosen = {
+        "output_folder": run,
+        "data_folder": manifests,
+        "manifest_folder": run / "save",
+    }
+    if (manifests / "train.json").is_file():
+        items = read_manifest(manifests / "train.json").values()
+        seconds = sum(item["length"] for item in items)
+        chosen |= choose(seconds, pathlib.Path(script).parent.name)
+        steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
+        chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
+    added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
+    sys.argv = [script, yaml, *added, *options]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _given(options: list[str]) -> dict[str, str]:
+    """Read the options that have values, --key=value or --key value."""
+    given = {}
+    for option, after in zip(options, [*options[1:], "--"], strict=True):
+        name, equals, value = option.partition("=")
+        if option.startswith("--") and (equals or not after.startswith("--")):
+            given[name[2:].replace("-", "_")] = value if equals else after
+    return given
+
+
+if __name__ == "__main__":
+    with clean_errors():
+        main(sys.argv[1:])

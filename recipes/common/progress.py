@@ -1,0 +1,116 @@
+"""Show how far a run is, and how long it takes."""
+
+import random
+import time
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.distributed import if_main_process
+from tqdm import tqdm
+
+from speechbrain_vq.training.brain import run_length
+
+
+class ProgressMixin:
+    """Show one bar over all steps of a run, with the time that is left, in
+    place of SpeechBrain's of each epoch. Name it before ``VQBrain``; a bar
+    shows on a terminal only."""
+
+    bar = None
+
+    def on_fit_start(self):
+        """Begin at the step of the latest checkpoint."""
+        super().on_fit_start()
+        silent = self.noprogressbar or not if_main_process()
+        self.bar = tqdm(
+            total=run_length(self)[1],
+            initial=self.optimizer_step,
+            unit="step",
+            dynamic_ncols=True,
+            # Validations come between steps.
+            smoothing=0.05,
+            # None: unless it is a terminal.
+            disable=True if silent else None,
+        )
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """Move on."""
+        super().on_fit_batch_end(batch, outputs, loss, should_step)
+        if should_step:
+            self.bar.update(self.optimizer_step - self.bar.n)
+
+
+def validation_line(
+    step: int, total: int | None, stats: dict[str, float], usage: dict
+) -> str:
+    """Describe a validation in one line.
+
+    Arguments
+    ---------
+    step : int
+        Optimizer steps so far.
+    total : int, optional
+        Those of the run.
+    stats : dict
+        Metrics of the validation by name.
+    usage : dict
+        Codebook usage, without ``perplexity`` where nothing was quantized.
+
+    Example
+    -------
+    >>> validation_line(50, 800, {"reconstruction_error": 0.25}, {})
+    'Step 50 of 800: reconstruction error 0.25, not quantizing yet (warm-up)'
+    """
+    parts = [f"{k.replace('_', ' ')} {v:.3g}" for k, v in stats.items()]
+    if "perplexity" in usage:
+        parts.append(f"{usage['used_codes_percent']:.0f} % of codes used")
+        parts.append(f"perplexity {usage['perplexity']:.0f}")
+    else:
+        parts.append("not quantizing yet (warm-up)")
+    of = f" of {total}" if total else ""
+    return f"Step {step}{of}: {', '.join(parts)}"
+
+
+def seconds_per_step(brain: sb.Brain, dataset) -> float:
+    """Measure the time of a training step, without taking one: in evaluation
+    mode no parameter and no statistic changes.
+
+    Arguments
+    ---------
+    brain : sb.Brain
+        The Brain.
+    dataset : DynamicItemDataset
+        Its training set.
+    """
+    number = min(brain.hparams.batch_size, len(dataset))
+    python_state = random.getstate()
+    brain.on_stage_start(sb.Stage.TRAIN)
+    brain.modules.eval()
+    with torch.random.fork_rng(), torch.enable_grad():
+        for _ in range(2):  # The first one is slower.
+            start = time.perf_counter()
+            batch = PaddedBatch([dataset[i] for i in range(number)])
+            outputs = brain.compute_forward(batch, sb.Stage.TRAIN)
+            loss = brain.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            loss.backward()
+            loss.item()  # Waits for a GPU.
+            seconds = time.perf_counter() - start
+    brain.modules.zero_grad(set_to_none=True)
+    random.setstate(python_state)
+    return seconds
+
+
+def in_words(seconds: float) -> str:
+    """Round a time for people.
+
+    Example
+    -------
+    >>> in_words(170), in_words(20), in_words(9000)
+    ('3 min', '20 s', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{max(round(seconds, -1), 10):.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

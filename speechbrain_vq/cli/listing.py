@@ -1,0 +1,78 @@
+"""Verbs that show what there is to train by and with."""
+
+import json
+import pathlib
+
+import click
+
+from speechbrain_vq.presets import (
+    FOLDER_RECIPES,
+    bundled,
+    bundled_names,
+    describe_preset,
+    describe_recipe,
+    preset_names,
+    recipe_names,
+    recipe_path,
+    recipe_yaml,
+    write_out,
+)
+
+
+@click.command("list")
+def list_all() -> None:
+    """List the recipes, presets and bundled models."""
+    recipes = {name: describe_recipe(name) for name in recipe_names()}
+    for name in recipes:
+        files = recipe_path(f"{name}/hparams").glob("*.yaml")
+        others = sorted({path.name for path in files} - {"train.yaml"})
+        if others:
+            recipes[name] += f" (--config: {', '.join(others)})"
+    _show("Recipes, for `train RECIPE` and `config RECIPE`", recipes)
+    _show("Recipes for `train FOLDER --recipe=NAME`", FOLDER_RECIPES)
+    presets = {name: describe_preset(name) for name in preset_names()}
+    _show("Presets, for --preset", presets)
+    models = {name: _describe_model(name) for name in bundled_names()}
+    _show("Bundled models, for --model", models)
+
+
+@click.command()
+@click.argument("recipe")
+@click.option(
+    "--config",
+    "name",
+    default="train.yaml",
+    show_default=True,
+    metavar="NAME",
+    help="Name of one of the recipe's yaml files.",
+)
+def config(recipe, name) -> None:
+    """Print the yaml file of a recipe, to change and to train by.
+
+    `speechbrain-vq config RECIPE > my.yaml`, then `speechbrain-vq train RECIPE
+    --config my.yaml`, from any folder.
+    """
+    text = write_out(recipe_yaml(recipe, name))
+    click.echo(f"# speechbrain-vq train {recipe} --config THIS_FILE")
+    click.echo(text, nl=False)
+
+
+def _show(title, texts):
+    """Print names, with a line on each."""
+    click.echo(f"{title}:")
+    width = max(map(len, texts))
+    for name, text in texts.items():
+        click.echo(f"  {name:{width}}  {text}")
+    click.echo()
+
+
+def _describe_model(name):
+    about = json.loads(
+        pathlib.Path(bundled(name), "config.json").read_text("utf-8")
+    )
+    books = about["num_codebooks"]
+    return (
+        f"{about['sample_rate'] // 1000} kHz, {about['token_rate']:g} tokens a "
+        f"second, {books} codebook{'s' * (books > 1)} of "
+        f"{about['codebook_size']}"
+    )

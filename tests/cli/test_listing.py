@@ -1,0 +1,101 @@
+"""What there is to train by is listed, and can be written out."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from hyperpyyaml import resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import TaggedScalar
+
+from speechbrain_vq.cli import main
+from speechbrain_vq.presets import (
+    bundled_names,
+    parse_arguments,
+    preset_names,
+    recipe_names,
+    recipe_path,
+    recipe_yaml,
+    write_out,
+)
+
+YAMLS = [
+    (recipe, path.name)
+    for recipe in recipe_names()
+    for path in sorted(recipe_path(f"{recipe}/hparams").glob("*.yaml"))
+]
+
+
+def test_all_there_is_is_listed_in_a_line_each():
+    shown = CliRunner().invoke(main, ["list"]).output.splitlines()
+    for name in (*recipe_names(), *preset_names(), *bundled_names()):
+        (line,) = [x for x in shown if x.split()[:1] == [name]]
+        assert len(line.split()) > 3
+
+
+def values(path, *options):
+    """Values of a yaml file with what it includes."""
+    options = [str(path), "--data_folder=x", *options]
+    base, _, overrides = parse_arguments(options)
+    with open(base, encoding="utf-8") as file:
+        return plain(YAML().load(resolve_references(file, overrides).read()))
+
+
+def plain(value):
+    """Make equal what has the same tags and values."""
+    tag = getattr(getattr(value, "tag", None), "value", None)
+    if isinstance(value, dict):
+        value = {key: plain(inner) for key, inner in value.items()}
+    elif isinstance(value, list):
+        value = [plain(inner) for inner in value]
+    elif isinstance(value, TaggedScalar):
+        value = value.value
+    return {"tag": tag, "value": value} if tag else value
+
+
+@pytest.mark.parametrize("recipe, name", YAMLS)
+def test_a_yaml_written_out_is_the_same_and_stands_alone(
+    recipe, name, tmp_path
+):
+    done = CliRunner().invoke(main, ["config", recipe, f"--config={name}"])
+    assert done.exit_code == 0 and "!include" not in done.output
+    mine = tmp_path / "my.yaml"
+    mine.write_text(done.output)
+    assert values(mine) == values(recipe_yaml(recipe, name))
+
+
+def test_a_yaml_written_out_keeps_comments_and_takes_presets(tmp_path):
+    mine = tmp_path / "my.yaml"
+    text = write_out(recipe_yaml("MiniSpeech/unit-discovery", "train.yaml"))
+    assert "# Seed needs to be set at top" in text
+    assert "# Gradient of the quantization" in text
+    mine.write_text(
+        text.replace("commitment_weight: 0.0", "commitment_weight: 0.5")
+    )
+    original = recipe_yaml("MiniSpeech/unit-discovery", "train.yaml")
+    mixed = values(mine, "--preset=vanilla")
+    wanted = values(original, "--preset=vanilla")
+    # What was changed is changed in another preset, too, and nothing else.
+    assert mixed["vq"].pop("commitment_weight") == 0.5
+    assert wanted["vq"].pop("commitment_weight") == 0.25
+    assert mixed["vq"] == wanted["vq"]
+
+
+def test_a_file_here_wins_over_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = "MiniSpeech/unit-discovery"
+    assert recipe_yaml(recipe, "train.yaml").is_absolute()
+    (tmp_path / "train.yaml").touch()
+    assert not recipe_yaml(recipe, "train.yaml").is_absolute()
+    with pytest.raises(ValueError, match="Did you mean 'train.yaml'"):
+        recipe_yaml(recipe, "trainn.yaml")
+
+
+def test_config_in_a_shell(tmp_path):
+    command = [sys.executable, "-m", "speechbrain_vq", "config"]
+    with open(tmp_path / "my.yaml", "w") as file:
+        subprocess.run(
+            [*command, "MiniSpeech/unit-discovery"], stdout=file, check=True
+        )
+    assert (tmp_path / "my.yaml").read_text().startswith("# speechbrain-vq")

@@ -1,0 +1,128 @@
+"""What is wrong with a training is said at once, in one line."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
+from speechbrain_vq.cli.common import clean_errors
+
+RECIPE = "MiniSpeech/unit-discovery"
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Runs the verb in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["speechbrain-vq"])
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["train", RECIPE, *arguments])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--preset=robst"], "Did you mean 'robust'?"),
+        (["--arm=robst"], "Did you mean 'robust'?"),
+        (["--codebok_size=64"], "Did you mean 'codebook_size'?"),
+        (["--codebook-sise=64"], "Did you mean 'codebook_size'?"),
+        (["--number_of_steps=-5"], "must be an integer >= 1, such as 800"),
+        (["--number_of_steps=0"], "must be an integer >= 1"),
+        (["--number_of_steps=1.5"], "is a whole number"),
+        (["--number_of_steps=many"], "is a number"),
+        (["--lr=0"], "lr must be above 0"),
+        (["--jitter=-1"], "jitter must be 0 or more"),
+        (["--vq={norm: [batch}"], "is yaml"),
+        (["--vq={nrom: batch}"], "Did you mean 'norm'?"),
+        (["--device=cdua"], "--device=cdua cannot be used"),
+        (["codebook_size=64"], "write --codebook_size=64"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):
+    done = train("--data_folder=x", *arguments)
+    assert done.exit_code == 1
+    (line,) = [x for x in done.output.splitlines() if x.startswith("Error: ")]
+    assert message in line and "Traceback" not in done.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_absent_gpu_is_one_line(train):
+    done = train("--data_folder=x", "--device=cuda")
+    assert done.exit_code == 1 and "--device=cuda cannot be" in done.output
+
+
+def test_what_a_recipe_asks_for_is_named(train):
+    done = train()
+    assert done.exit_code == 1
+    assert "--data_folder=... is missing" in done.output
+
+
+def test_debug_shows_the_traceback(train):
+    done = train("--data_folder=x", "--preset=robst", "--debug")
+    assert isinstance(done.exception, ValueError)
+
+
+def test_zero_is_a_value_where_it_makes_sense(train):
+    done = train("--data_folder=x", "--window_weight=0", "--num_workers=-1")
+    assert "window_weight" not in done.output
+    assert "num_workers must be 0 or more" in done.output
+
+
+@pytest.mark.parametrize(
+    "error, code, message",
+    [
+        (KeyError("batch_size"), 1, "The key 'batch_size' is missing"),
+        (ValueError("too large"), 1, "Error: too large"),
+        (FileNotFoundError("no file"), 1, "Error: no file"),
+        (KeyboardInterrupt(), 130, "The same command goes on from here."),
+    ],
+)
+def test_errors_of_users_are_lines_with_an_exit_code(
+    error, code, message, capsys
+):
+    with pytest.raises(SystemExit) as ended, clean_errors():
+        raise error
+    assert ended.value.code == code and message in capsys.readouterr().err
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), clean_errors():
+        print(1 / 0)
+
+
+def test_nothing_is_made_where_a_folder_is_missing(tmp_path):
+    (tmp_path / "my_recordings").mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "speechbrain_vq", "train", RECIPE),
+            *("--data-folder=my_recordigns", "--out=run"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "Did you mean 'my_recordings'?" in done.stderr
+    assert "--make_minispeech" in done.stderr
+    assert not (tmp_path / "my_recordigns").exists()
+    assert not list((tmp_path / "my_recordings").iterdir())
+
+
+def test_the_console_is_for_users():
+    from speechbrain_vq.recipes.common.loggers import ConsoleFilter
+
+    def shown(name, level):
+        record = logging.LogRecord(name, level, "", 0, "", (), None)
+        return ConsoleFilter().filter(record)
+
+    assert shown("speechbrain_vq.publish", logging.INFO)
+    assert shown("speechbrain.core", logging.WARNING)
+    assert not shown("speechbrain.core", logging.INFO)

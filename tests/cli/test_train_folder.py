@@ -1,0 +1,133 @@
+"""From a folder of recordings to a model, as a stranger does it."""
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechbrain_vq import VQTokenizer
+from speechbrain_vq.dataio.manifests import read_json, read_manifest
+
+PROGRAM = [sys.executable, "-m", "speechbrain_vq"]
+SHORT = ["--steps=32", "--batch_size=4", "--channels=16"]
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Three speakers, formats and rates, a broken file, and one of text."""
+    folder = tmp_path_factory.mktemp("home") / "my recordings"
+    random = np.random.default_rng(0)
+    for number, (speaker, ending) in enumerate(
+        [("ann", "wav"), ("bob", "flac"), ("eve", "ogg")]
+    ):
+        (folder / speaker / "day 1").mkdir(parents=True)
+        for i in range(8):
+            rate = (16000, 22050, 8000)[number]
+            envelope = np.abs(np.sin(np.arange(2 * rate) / rate * (5 + i)))
+            sound = envelope * random.normal(size=2 * rate) / 5
+            path = folder / speaker / "day 1" / f"{i}.{ending}"
+            soundfile.write(path, sound, rate)
+    (folder / "broken.wav").write_text("no audio")
+    (folder / "notes.txt").write_text("not read")
+    return folder
+
+
+def run(cwd, *arguments):
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_from_a_folder_to_the_next_commands(recordings):
+    home = recordings.parent
+    done = run(home, "train", "my recordings", *SHORT)
+    shown = done.stdout
+    assert done.returncode == 0, shown + done.stderr
+    # What was found, and what was not.
+    assert "Left out, as they are no audio: notes.txt" in shown
+    assert "broken.wav: cannot be read" in shown
+    assert "0.8 min in 24 files of 3 speakers (the subfolders: ann" in shown
+    assert "test on unseen speakers" in shown
+    # What was chosen, before it begins.
+    plan = "0.5 min of 2 speakers to train on: 16 codes, 32 steps, about "
+    assert shown.index(plan) < shown.index("Step 4 of 32: ")
+    # In a pipe there is no bar, and a line for each validation.
+    assert "\r" not in shown + done.stderr and "%|" not in done.stderr
+    assert len(re.findall(r"^Step \d+ of 32: ", shown, flags=re.M)) == 8
+    assert len(done.stderr.splitlines()) < 5, done.stderr
+    out = home / "results/my recordings"
+    assert read_json(out / "results.json")["steps"] == 32
+    test = read_manifest(out / "manifests/test.json").values()
+    train = read_manifest(out / "manifests/train.json").values()
+    speakers = [{item["spk_id"] for item in items} for items in (test, train)]
+    assert not speakers[0] & speakers[1]
+    assert VQTokenizer.from_hparams(out / "model").codebook_size == 16
+    # The next commands are real.
+    commands = re.findall(r"^  .*  speechbrain-vq (.*)", shown, flags=re.M)
+    assert [shlex.split(c)[0] for c in commands] == [
+        *("reconstruct", "evaluate", "push")
+    ]
+    heard = run(home, *shlex.split(commands[0]))
+    assert heard.returncode == 0, heard.stderr
+    assert list((out / "reconstructed").rglob("*.wav"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_yaml_of_ones_own_and_another_recipe(recordings, tmp_path):
+    shown = run(tmp_path, "config", "DebianSpeech/speech-codec").stdout
+    (tmp_path / "my.yaml").write_text(
+        re.sub("^latent_dim: .*", "latent_dim: 8", shown, flags=re.M)
+    )
+    done = run(
+        tmp_path,
+        *("train", recordings, "--recipe=codec", "--config=my.yaml"),
+        *("--out=out", "--codebook-size=32", "--logger=tensorboard", *SHORT),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
+    assert tokenizer.codebook_size == 32 and tokenizer.num_codebooks > 1
+    assert "latent_dim: 8" in (tmp_path / "out/hyperparams.yaml").read_text()
+    assert list((tmp_path / "out/tensorboard").iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_ctrl_c_says_how_to_go_on(recordings, tmp_path):
+    command = ["train", recordings, "--out=out", *SHORT]
+    first = subprocess.Popen(
+        [*PROGRAM, *map(str, command)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, the signal is ignored by all.
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),
+    )
+    for line in first.stdout:
+        if line.startswith("Step 20 of 32: "):
+            first.send_signal(signal.SIGINT)
+            break
+    first.stdout.read()
+    errors = first.stderr.read()
+    assert first.wait() == 130
+    assert "Interrupted. The same command goes on from here." in errors
+    assert "Traceback" not in errors
+    done = run(tmp_path, *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"16 codes, \d+ steps after (16|20), about", done.stdout)
+    # Once it is complete, it is only tested again.
+    again = run(tmp_path, *command)
+    assert again.returncode == 0 and "about" not in again.stdout

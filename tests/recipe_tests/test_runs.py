@@ -1,0 +1,173 @@
+"""What all recipes share: their epochs, progress, logs and device."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+
+from speechbrain_vq import VectorQuantizer
+from speechbrain_vq.presets import recipe_path, recipe_yaml
+from speechbrain_vq.recipes.common.folder import _given, choose, main
+from speechbrain_vq.recipes.common.loggers import add_logger
+from speechbrain_vq.recipes.common.progress import (
+    in_words,
+    seconds_per_step,
+    validation_line,
+)
+from speechbrain_vq.recipes.common.runs import fill_epoch
+from speechbrain_vq.training import VQBrain
+
+
+@pytest.mark.parametrize("number", [1, 3, 50, 101])
+def test_an_epoch_has_some_steps(number):
+    items = {f"utt {i}": {"wav": f"{i}.wav"} for i in range(number)}
+    dataset = DynamicItemDataset(dict(items))
+    dataset.set_output_keys(["id", "wav"])
+    fill_epoch(dataset, batch_size=4, steps=25)
+    assert len(dataset) >= 100 and len(dataset) % number == 0
+    if number > 100:
+        assert len(dataset) == number
+    # Each as often as the others, each time by another name, by which pieces
+    # of it are drawn.
+    wavs = [dataset[i]["wav"] for i in range(len(dataset))]
+    assert len({wavs.count(wav) for wav in wavs}) == 1
+    names = [dataset[i]["id"] for i in range(len(dataset))]
+    assert len(set(names)) == len(names)
+
+
+def test_a_large_data_set_is_left_alone():
+    items = {str(i): {"wav": "x"} for i in range(100)}
+    dataset = DynamicItemDataset(dict(items))
+    fill_epoch(dataset, batch_size=4, steps=25)
+    assert dataset.data == items
+
+
+def test_the_time_of_a_step_is_measured_without_a_trace():
+    class Brain(VQBrain):
+        def compute_forward(self, batch, stage):
+            return self.modules.vq(batch.x.data + 0 * torch.rand(1))
+
+        def compute_objectives(self, output, batch, stage):
+            return output.quantized.square().mean() + output.loss
+
+    items = {str(i): {"x": torch.randn(5, 8)} for i in range(6)}
+    dataset = DynamicItemDataset(items)
+    dataset.set_output_keys(["id", "x"])
+    vq = VectorQuantizer(8, 16)
+    brain = Brain({"vq": vq}, hparams={"batch_size": 4})
+    before = copy.deepcopy(vq.state_dict())
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    assert seconds_per_step(brain, dataset) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[k], v) for k, v in vq.state_dict().items())
+    assert all(p.grad is None for p in vq.parameters())
+
+
+def test_more_speech_gets_more_codes_and_steps():
+    amounts = [5, 60, 600, 3600, 360_000]
+    choices = [choose(seconds, "unit-discovery") for seconds in amounts]
+    for key in ("codebook_size", "number_of_steps"):
+        values = [choice[key] for choice in choices]
+        assert values == sorted(values) and values[0] < values[-1]
+    for seconds, choice in zip(amounts[1:], choices[1:], strict=True):
+        # Fifty tokens a second.
+        assert 50 * seconds / choice["codebook_size"] >= 50
+    assert choose(870, "unit-discovery") == {
+        "codebook_size": 512,
+        "number_of_steps": 800,
+    }
+    assert choose(870, "speech-codec")["number_of_steps"] == 1600
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--out_put=3"], "Did you mean 'output_folder'"),
+        (["--number_of_steps=-1"], "must be an integer >= 1"),
+        (["--output_folder=in/results"], "among the recordings"),
+    ],
+)
+def test_a_folder_is_not_touched_where_something_is_wrong(
+    options, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    recipe = "MiniSpeech/unit-discovery"
+    yaml = recipe_yaml(recipe, "train.yaml")
+    script = recipe_path(f"{recipe}/train.py")
+    with pytest.raises(ValueError, match=message):
+        main([str(script), "in", str(yaml), *options])
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+
+
+def test_what_is_given_is_not_chosen():
+    options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
+    assert _given(options) == {"codebook_size": "64", "lr": "0.1"}
+
+
+def test_a_validation_is_one_line():
+    stats = {"loss": 0.5, "reconstruction_error": 0.25}
+    usage = {"used_codes_percent": 94.2, "perplexity": 391.4}
+    assert validation_line(50, 800, stats, usage) == (
+        "Step 50 of 800: loss 0.5, reconstruction error 0.25, "
+        "94 % of codes used, perplexity 391"
+    )
+    assert "warm-up" in validation_line(50, None, stats, {})
+
+
+def test_times_are_for_people():
+    assert [in_words(s) for s in (1, 44, 200, 8000)] == [
+        *("10 s", "40 s", "3 min", "2.2 h")
+    ]
+
+
+class Kept:
+    """A logger that keeps what it gets."""
+
+    def __init__(self):
+        self.stats = []
+
+    def log_stats(self, *args, **kwargs):
+        self.stats.append(args)
+
+
+def test_a_logger_is_added_to_that_of_the_yaml(tmp_path):
+    pytest.importorskip("tensorboard")
+    kept = Kept()
+    hparams = {"train_logger": kept, "output_folder": str(tmp_path)}
+    add_logger(hparams, "file")
+    assert hparams["train_logger"] is kept
+    add_logger(hparams, "tensorboard")
+    hparams["train_logger"].log_stats({"epoch": 1}, {"loss": 0.5})
+    assert kept.stats == [({"epoch": 1}, {"loss": 0.5})]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_logger_that_is_not_there_is_named(tmp_path, monkeypatch):
+    hparams = {"train_logger": None, "output_folder": str(tmp_path)}
+    with pytest.raises(ValueError, match="Did you mean 'wandb'"):
+        add_logger(hparams, "wandbb")
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with pytest.raises(ImportError, match="pip install wandb"):
+        add_logger(hparams, "wandb")
+
+
+def test_too_little_speech_is_said_with_the_numbers(caplog):
+    from importlib import import_module
+
+    units = import_module(
+        "speechbrain_vq.recipes.MiniSpeech.unit-discovery.train"
+    )
+    items = {"a": {"length": 4.0}, "b": {"length": 2.0}}
+    dataset = DynamicItemDataset(items)
+    hparams = {"codebook_size": 512, "token_rate": 50.0}
+    with caplog.at_level(logging.WARNING):
+        units.check_amount(hparams, dataset)
+    for part in ("512 codes", "6.0 s", "300 tokens", "--codebook_size=16"):
+        assert part in caplog.text
+    caplog.clear()
+    units.check_amount({**hparams, "codebook_size": 15}, dataset)
+    assert not caplog.text
