@@ -6,6 +6,7 @@ from .common import Verbs
 from .evaluation import evaluate
 from .inference import convert, reconstruct, tokenize
 from .publishing import export, push
+from .report import report
 from .training import demo, train
 
 
@@ -17,6 +18,6 @@ def main() -> None:
 
 for command in (
     *(demo, train, export, push),
-    *(tokenize, reconstruct, convert, evaluate),
+    *(tokenize, reconstruct, convert, evaluate, report),
 ):
     main.add_command(command)

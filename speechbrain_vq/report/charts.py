@@ -1,0 +1,202 @@
+"""Charts as inline SVG, whose colours are those of the page's style sheet.
+
+An element with ``data-tips``, a json list of [x, y or null, text], x and y in
+shares of its size, shows the text nearest to the pointer or to the arrow keys.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 480, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 14, 38
+
+
+class Line(NamedTuple):
+    """A line of a chart: its label, points (x, y) and CSS class."""
+
+    label: str
+    points: list[tuple[float, float]]
+    style: str = "main"
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    log: bool = False,
+    top: float | None = None,
+    marks: Iterable[float] = (),
+    shade: float | None = None,
+    number: Callable[[float], str] = "{:.3g}".format,
+) -> Markup:
+    """Draw lines over a common axis.
+
+    Arguments
+    ---------
+    title : str
+        What the chart shows, for screen readers.
+    lines : sequence of Line
+        The lines, of at least one point in all.
+    x_label : str
+        Label of the horizontal axis, and of the points in the tips.
+    log : bool
+        Whether the vertical axis is logarithmic.
+    top : float, optional
+        Upper end of the vertical axis; by default the largest value.
+    marks : iterable of float
+        Where the re-initializations are.
+    shade : float, optional
+        End of the warm-up, which is shaded.
+    number : callable
+        Formats a value.
+
+    Returns
+    -------
+    Markup
+        The SVG.
+    """
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points if y > 0 or not log]
+    low, high = min(xs), max(xs)
+    bottom = 10 ** math.floor(math.log10(min(ys))) if log else min(0, *ys, 0)
+    top = top or max(ys) * (1 if log else 1.06) or 1
+    if log:
+        top = 10 ** math.ceil(math.log10(top))
+    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+    def right(x):
+        return _LEFT + plot_width * (x - low) / ((high - low) or 1)
+
+    def down(y):
+        if log:
+            share = math.log(max(y, bottom) / bottom) / math.log(top / bottom)
+        else:
+            share = (y - bottom) / (top - bottom)
+        return _TOP + plot_height * (1 - min(share, 1))
+
+    parts = []
+    if shade is not None and shade > low:
+        parts += [
+            f'<rect class="warmup" x="{_LEFT}" y="{_TOP}" '
+            f'width="{right(min(shade, high)) - _LEFT:.1f}" '
+            f'height="{plot_height}"/>',
+            f'<text x="{_LEFT + 6}" y="{_TOP + 14}">warm-up</text>',
+        ]
+    for value in _log_ticks(bottom, top) if log else _ticks(bottom, top):
+        parts.append(
+            f'<path class="grid" d="M{_LEFT} {down(value):.1f}h{plot_width}"/>'
+            f'<text class="end" x="{_LEFT - 8}" y="{down(value) + 4:.1f}">'
+            f"{_short(value)}</text>"
+        )
+    for value in _ticks(low, high, 4):
+        parts.append(
+            f'<text class="middle" x="{right(value):.1f}" '
+            f'y="{HEIGHT - _BOTTOM + 18}">{_short(value)}</text>'
+        )
+    for mark in marks:
+        if low <= mark <= high:
+            foot = _TOP + plot_height
+            parts.append(
+                f'<path class="mark" d="M{right(mark):.1f} {foot}v-{10}"/>'
+            )
+    parts.append(
+        f'<text class="middle" x="{_LEFT + plot_width / 2}" '
+        f'y="{HEIGHT - 4}">{escape(x_label)}</text>'
+    )
+    ends: list[float] = []
+    for line in reversed(lines):
+        path = "L".join(f"{right(x):.1f} {down(y):.1f}" for x, y in line.points)
+        # A single point is a line of no length, which round caps show.
+        path += "h0" if len(line.points) == 1 else ""
+        parts.append(f'<path class="line {line.style}" d="M{path}"/>')
+        x, y = line.points[-1]
+        height = down(y) + 4
+        while any(abs(height - other) < 14 for other in ends):
+            height += 14 if min(ends) < 40 else -14
+        ends.append(height)
+        if line.label:
+            parts.append(
+                f'<text class="label {line.style}" x="{right(x) + 6:.1f}" '
+                f'y="{height:.1f}">{escape(line.label)}</text>'
+            )
+    by_x: dict[float, list[str]] = {}
+    for line in lines:
+        for x, y in line.points:
+            by_x.setdefault(x, []).append(f"{line.label} {number(y)}".strip())
+    tips = [
+        (right(x) / WIDTH, None, f"{x_label} {_short(x)}: {', '.join(texts)}")
+        for x, texts in sorted(by_x.items())
+    ]
+    return _svg(title, parts, tips, WIDTH, HEIGHT)
+
+
+class Dot(NamedTuple):
+    """A dot of a map: place, area in [0, 1], CSS class or colour, and tip."""
+
+    x: float
+    y: float
+    area: float
+    colour: str
+    tip: str
+
+
+def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
+    """Draw a map of dots in a square, to the same scale both ways."""
+    size, margin = 480, 16
+    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
+    span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1
+    centre_x, centre_y = (max(v) + min(v) for v in (xs, ys))
+
+    def place(value, centre):
+        return size / 2 + (size - 2 * margin) * (value - centre / 2) / span
+
+    parts, tips = [], []
+    # The small ones over the large ones.
+    for dot in sorted(dots, key=lambda dot: -dot.area):
+        x, y = place(dot.x, centre_x), size - place(dot.y, centre_y)
+        radius = 2 + 11 * math.sqrt(dot.area)
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
+            f'style="fill:{dot.colour}"/>'
+        )
+        tips.append((x / size, y / size, dot.tip))
+    return _svg(title, parts, tips, size, size, "map")
+
+
+def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
+    """Format tips for an element's ``data-tips``."""
+    short = [
+        (round(x, 4), None if y is None else round(y, 4), text)
+        for x, y, text in tips
+    ]
+    return json.dumps(short, ensure_ascii=False, separators=(",", ":"))
+
+
+def _svg(title, parts, tips, width, height, style="chart"):
+    return Markup(
+        f'<svg class="{style}" viewBox="0 0 {width} {height}" role="img" '
+        f'tabindex="0" aria-label="{escape(title)}" '
+        f'data-tips="{escape(tips_json(tips))}">{"".join(parts)}</svg>'
+    )
+
+
+def _ticks(low, high, most=5):
+    """Return round numbers between two."""
+    span = (high - low) or 1
+    step = 10 ** math.floor(math.log10(span / most))
+    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(bottom, top):
+    number = round(math.log10(top / bottom))
+    return [bottom * 10**n for n in range(number + 1)]
+
+
+def _short(value):
+    return f"{value:g}" if abs(value) < 10_000 else f"{value / 1000:g}k"

@@ -1,0 +1,234 @@
+"""Summarize a run or a model in one row, and judge its codebook."""
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import torch
+
+from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.hub.folder import CONFIG
+from speechbrain_vq.presets import bundled, bundled_names
+from speechbrain_vq.publish.run import Run, read_trainer_state
+
+# Of a codebook that is used well, and of one that has collapsed: codes used
+# and perplexity, as shares of what as many frames of evenly used codes have.
+GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
+COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
+# Frames for a code, below which usage says nothing.
+FRAMES_PER_CODE = 4
+
+
+class Summary(NamedTuple):
+    """One row of a comparison; what is not known is None.
+
+    ``values`` has ``used_codes_percent``, ``perplexity``,
+    ``reconstruction_error``, ``pnmi``, ``bits_per_second`` and ``steps``;
+    ``measured_on`` says on what they were measured.
+    """
+
+    name: str
+    preset: str | None
+    seed: int | None
+    codebook_size: int | None
+    num_codebooks: int | None
+    values: dict[str, float]
+    measured_on: str
+    run: Run | None
+    model: pathlib.Path | None
+
+    def counts(self) -> torch.Tensor | None:
+        """Read how often each code was used in the last epoch of the training,
+        [C, K], from the latest checkpoint of a run."""
+        try:
+            state = read_trainer_state(self.run.latest) if self.run else {}
+        except (FileNotFoundError, OSError):
+            return None
+        for monitor in state.get("monitors", {}).values():
+            counts = monitor["sums"].get("counts")
+            if counts is not None and counts.sum():
+                return counts
+        return None
+
+
+class Verdict(NamedTuple):
+    """Judgment of a codebook: ``level`` is good, fair, collapsed or unknown,
+    ``advice`` what to try."""
+
+    level: str
+    text: str
+    advice: tuple[str, ...] = ()
+
+
+def summarize(place: str | pathlib.Path) -> Summary:
+    """Read what a run, or a model folder, says of itself.
+
+    Arguments
+    ---------
+    place : path or str
+        Folder of a run or of a model, or the name of a bundled model.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither.
+
+    Example
+    -------
+    >>> summarize("mini").codebook_size
+    512
+    """
+    folder = pathlib.Path(place)
+    if not folder.exists() and str(place) in bundled_names():
+        folder = pathlib.Path(bundled(str(place)))
+    if (folder / CONFIG).is_file():
+        return _of_model(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{place} is no folder of a run or a model, and no bundled model "
+            f"({', '.join(bundled_names())})."
+        )
+    run = Run.open(folder)
+    model = folder / "model"
+    hparams, results = run.hparams, dict(run.results)
+    has_model = (model / CONFIG).is_file()
+    vq, described = hparams.get("vq"), {}
+    if has_model:
+        described = read_json(model / CONFIG)
+    elif isinstance(vq, dict):
+        described = {"num_codebooks": vq.get("num_codebooks", 1)}
+    values, measured_on = _numbers(results), "the test set"
+    if not values:
+        values, measured_on = _of_checkpoint(run), "the validation set"
+    return Summary(
+        folder.resolve().name,
+        hparams.get("preset", hparams.get("arm")),
+        hparams.get("seed"),
+        described.get("codebook_size") or hparams.get("codebook_size"),
+        described.get("num_codebooks"),
+        values,
+        measured_on,
+        run,
+        model if has_model else None,
+    )
+
+
+def judge(
+    used_percent: float | None,
+    perplexity: float | None,
+    size: int | None,
+    frames: int | None = None,
+    preset: str | None = None,
+) -> Verdict:
+    """Judge the usage of a codebook in one sentence.
+
+    Arguments
+    ---------
+    used_percent, perplexity : float or None
+        Codes used, of all in %, and perplexity; None where not measured.
+    size : int or None
+        Number of codes of a codebook.
+    frames : int, optional
+        Frames they were measured on; many by default.
+    preset : str, optional
+        Preset of the training, for what to try.
+
+    Returns
+    -------
+    Verdict
+
+    Example
+    -------
+    >>> judge(94, 391, 512).text
+    '94 % of 512 codes used, perplexity 391: no sign of collapse.'
+    >>> judge(2, 3.1, 512).level
+    'collapsed'
+    """
+    if used_percent is None or perplexity is None or not size:
+        return Verdict("unknown", "The usage of the codebook is not known.")
+    what = f"{used_percent:.0f} % of {size} codes used, perplexity "
+    what += f"{perplexity:.3g}"
+    possible = 1.0
+    if frames is not None:
+        possible = 1 - (1 - 1 / size) ** frames
+    used, even = used_percent / 100 / possible, perplexity / size / possible
+    if used < COLLAPSED_USED or even < COLLAPSED_PERPLEXITY:
+        return Verdict(
+            "collapsed", f"{what}: the codebook has collapsed.", _advice(preset)
+        )
+    if frames is not None and frames < FRAMES_PER_CODE * size:
+        return Verdict(
+            "unknown",
+            f"{what} in {frames:,} frames: too little speech to judge the "
+            "codebook, but no sign of collapse.",
+        )
+    if used < GOOD_USED or even < GOOD_PERPLEXITY:
+        return Verdict(
+            "fair",
+            f"{what}: much of the codebook is idle.",
+            _advice(preset),
+        )
+    return Verdict("good", f"{what}: no sign of collapse.")
+
+
+def _advice(preset):
+    advice = []
+    if preset != "robust":
+        now = f"now {preset}" if preset else "the default of the recipes"
+        advice.append(
+            f"Train with --preset=robust ({now}): it re-initializes the "
+            "codebook by k-means and lets it learn faster."
+        )
+    return (
+        *advice,
+        "Train longer, with more --number_of_steps: the codebook is "
+        "re-initialized until 80 % of the run.",
+        "Give more or more varied speech, or take fewer codes, for example "
+        "--codebook_size=128.",
+    )
+
+
+def _of_model(folder):
+    config = read_json(folder / CONFIG)
+    checkpoint = config.get("checkpoint") or {}
+    return Summary(
+        folder.resolve().name,
+        config.get("arm"),
+        config.get("seed"),
+        config.get("codebook_size"),
+        config.get("num_codebooks", 1),
+        _of_validation(checkpoint),
+        "the validation set of its training",
+        None,
+        folder,
+    )
+
+
+def _of_checkpoint(run):
+    try:
+        return _of_validation(run.latest.meta)
+    except FileNotFoundError:
+        return {}
+
+
+def _of_validation(meta: dict[str, Any]) -> dict[str, float]:
+    return _numbers(
+        {name.removeprefix("valid_"): value for name, value in meta.items()}
+    )
+
+
+def _numbers(values):
+    names = (
+        *("used_codes_percent", "perplexity", "reconstruction_error"),
+        *("pnmi", "bits_per_second", "steps"),
+    )
+    return {
+        name: values[name]
+        for name in names
+        if isinstance(values.get(name), int | float)
+        and math.isfinite(values[name])
+    }
