@@ -10,7 +10,7 @@ MANNERS = (
 )
 _VOWELS = "iyɨʉɯuɪʏʊeøɘɵɤoəɛœɜɞʌɔæɐaɶɑɒɚɝ"
 _CONSONANTS = {
-    "approximant": "ljwɹɻɥʎɭʟɾrʀɫʋɰɬɮ",
+    "approximant": "ljʲwɹɻɥʎɭʟɾrʀɫʋɰɬɮ",
     "nasal": "mnŋɲɳɱɴ",
     "fricative": "fvθðszʃʒʂʐçʝxɣχʁħʕhɦɸβɕʑ",
     "plosive": "pbtdʈɖcɟkgɡqɢʔ",

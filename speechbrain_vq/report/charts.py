@@ -27,6 +27,7 @@ def line_chart(
     title: str,
     lines: Sequence[Line],
     x_label: str,
+    ends: tuple[float, float] | None = None,
     log: bool = False,
     top: float | None = None,
     marks: Iterable[float] = (),
@@ -43,6 +44,8 @@ def line_chart(
         The lines, of at least one point in all.
     x_label : str
         Label of the horizontal axis, and of the points in the tips.
+    ends : tuple of float, optional
+        Ends of the horizontal axis; by default those of the points.
     log : bool
         Whether the vertical axis is logarithmic.
     top : float, optional
@@ -61,7 +64,7 @@ def line_chart(
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y > 0 or not log]
-    low, high = min(xs), max(xs)
+    low, high = ends or (min(xs), max(xs))
     bottom = 10 ** math.floor(math.log10(min(ys))) if log else min(0, *ys, 0)
     top = top or max(ys) * (1 if log else 1.06) or 1
     if log:
@@ -107,7 +110,7 @@ def line_chart(
         f'<text class="middle" x="{_LEFT + plot_width / 2}" '
         f'y="{HEIGHT - 4}">{escape(x_label)}</text>'
     )
-    ends: list[float] = []
+    taken: list[float] = []
     for line in reversed(lines):
         path = "L".join(f"{right(x):.1f} {down(y):.1f}" for x, y in line.points)
         # A single point is a line of no length, which round caps show.
@@ -115,9 +118,9 @@ def line_chart(
         parts.append(f'<path class="line {line.style}" d="M{path}"/>')
         x, y = line.points[-1]
         height = down(y) + 4
-        while any(abs(height - other) < 14 for other in ends):
-            height += 14 if min(ends) < 40 else -14
-        ends.append(height)
+        while any(abs(height - other) < 14 for other in taken):
+            height += 14 if min(taken) < 40 else -14
+        taken.append(height)
         if line.label:
             parts.append(
                 f'<text class="label {line.style}" x="{right(x) + 6:.1f}" '
@@ -145,26 +148,23 @@ class Dot(NamedTuple):
 
 
 def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
-    """Draw a map of dots in a square, to the same scale both ways."""
-    size, margin = 480, 16
+    """Draw a map of dots, to the same scale both ways."""
+    margin = 16
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
-    span = max(max(xs) - min(xs), max(ys) - min(ys)) or 1
-    centre_x, centre_y = (max(v) + min(v) for v in (xs, ys))
-
-    def place(value, centre):
-        return size / 2 + (size - 2 * margin) * (value - centre / 2) / span
-
+    scale = (WIDTH - 2 * margin) / (max(xs) - min(xs) or 1)
+    height = scale * (max(ys) - min(ys)) + 2 * margin
     parts, tips = [], []
     # The small ones over the large ones.
     for dot in sorted(dots, key=lambda dot: -dot.area):
-        x, y = place(dot.x, centre_x), size - place(dot.y, centre_y)
+        x = margin + scale * (dot.x - min(xs))
+        y = margin + scale * (max(ys) - dot.y)
         radius = 2 + 11 * math.sqrt(dot.area)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
             f'style="fill:{dot.colour}"/>'
         )
-        tips.append((x / size, y / size, dot.tip))
-    return _svg(title, parts, tips, size, size, "map")
+        tips.append((x / WIDTH, y / height, dot.tip))
+    return _svg(title, parts, tips, WIDTH, round(height), "map")
 
 
 def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:

@@ -22,7 +22,7 @@ for (const utterance of document.querySelectorAll(".utterance")) {
     if (token !== undefined) parts.push(`token ${token.replaceAll(" ", " · ")}`);
     const phone = phones.find(([start, end]) => start <= time && time < end);
     if (phone) parts.push(`phone ${phone[2]}`);
-    readout.textContent = parts.join("   ");
+    readout.textContent = parts.join("     ");
     lanes.setAttribute("aria-valuenow", time.toFixed(2));
     lanes.setAttribute("aria-valuetext", parts.join(", "));
   };

@@ -125,7 +125,7 @@ class _Page:
         self.measured, self.data = None, None
         if self.tokenizer is not None:
             self._measure(data)
-        self.values, self.frames = dict(summary.values), None
+        self.values = dict(summary.values)
         self.measured_on = summary.measured_on
         if self.measured is not None:
             self._take_measured(explicit=data is not None)
@@ -157,7 +157,10 @@ class _Page:
         try:
             entries = read_recordings(place)
             self.measured = measure(self.tokenizer, entries)
-            self.data = pathlib.Path(place).name
+            default = "the example" if self.summary.run is None else ""
+            self.data = default or "the test set"
+            if data is not None:
+                self.data = pathlib.Path(place).name
         except (OSError, ValueError) as error:
             if data is not None:
                 raise
@@ -189,27 +192,19 @@ class _Page:
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
             "perplexity": float(entropy.exp().mean()),
             "bits_per_second": measured.values["bits_per_second_entropy"],
+            "vectors": int(counts[0].sum()),
         }
         if pnmi is not None:
             own["pnmi"] = pnmi
         if explicit or "perplexity" not in self.values:
             self.values |= own
-            self.frames = int(counts[0].sum())
-            self.measured_on = (
-                f"{measured.utterances} recordings of {self.data}"
-            )
+            self.measured_on = self.data
         else:
             self.values = own | self.values
 
     def context(self) -> dict[str, Any]:
         """Return the variables of the template."""
-        verdict = judge(
-            self.values.get("used_codes_percent"),
-            self.values.get("perplexity"),
-            self.size,
-            self.frames,
-            self.summary.preset,
-        )
+        verdict, judged_on = self._verdict()
         self.places = self._map_places()
         self.colours = self._code_colours()
         return {
@@ -217,12 +212,14 @@ class _Page:
             "date": datetime.date.today().strftime("%-d %B %Y"),
             "about": self._about(),
             "verdict": verdict,
-            "measured_on": self.measured_on if self.values else None,
+            "judged_on": judged_on,
+            "measured_on": self.measured_on,
             "tiles": self._tiles(),
             "reference_size": REFERENCE_SIZE,
             "notes": self.notes,
             "data": self.data,
             "measured": self.measured,
+            "duration": self.measured and _duration(self.measured.seconds),
             "utterances": self._utterances(),
             "charts": self._training(),
             "reinits": self.history.reinits,
@@ -237,6 +234,17 @@ class _Page:
             "changes": changes(self.summary),
             "facts": self._facts(),
         }
+
+    def _verdict(self):
+        """Judge the usage on held-out speech or, where that is too little, in
+        the training; return on what, too."""
+        values, preset = self.values, self.summary.preset
+        verdict = judge(values, self.size, preset)
+        if verdict.level == "unknown":
+            trained = judge(self.summary.trained, self.size, preset)
+            if trained.level != "unknown":
+                return trained, "the last epoch of the training"
+        return verdict, self.measured_on if "perplexity" in values else None
 
     def _about(self):
         parts = []
@@ -270,8 +278,10 @@ class _Page:
             marks = dict(REFERENCES.get(key, {}))
             if key == "perplexity":
                 marks = {n: v * size / REFERENCE_SIZE for n, v in marks.items()}
+            if key == "reconstruction_error" and self.books > 1:
+                marks = {}
             if key == "bits_per_second" and most:
-                marks = {"all codes alike": most}
+                marks = {"even usage": most}
             value = get(key)
             missing = "no phones given" if key == "pnmi" else "not measured"
             yield {
@@ -279,11 +289,13 @@ class _Page:
                 "value": missing if value is None else form.format(value),
                 "known": value is not None,
                 "unit": unit,
-                "share": min((value or 0) / end, 1) if end else None,
+                "share": min(value / end, 1)
+                if end and value is not None
+                else None,
                 "marks": [
                     (name, form.format(mark), min(mark / end, 1))
                     for name, mark in marks.items()
-                    if end
+                    if end and value is not None
                 ],
             }
 
@@ -344,6 +356,7 @@ class _Page:
             ("Perplexity", "perplexity", "{:.0f}", None),
         )
         charts = []
+        xs = [x for points in history.metrics.values() for x, _ in points]
         for title, key, form, top in plots:
             lines = [
                 Line(part, history.metrics[f"{part} {key}"], style)
@@ -355,6 +368,7 @@ class _Page:
                     f"{title} by {history.axis}: " + _course(lines, form),
                     lines,
                     history.axis,
+                    ends=(0, max(xs)),
                     top=top,
                     marks=history.reinits,
                     shade=history.warmup,
@@ -369,12 +383,9 @@ class _Page:
         counts = self.measured.counts if self.measured else None
         trained = self.summary.counts()
         source = "the recordings"
-        few = counts is not None and (
-            counts[0].sum() < FRAMES_PER_CODE * counts.shape[1]
-        )
-        if trained is not None and (counts is None or few):
+        if _is_few(counts) and trained is not None:
             counts, source = trained, "the last epoch of the training"
-        if counts is None:
+        if _is_few(counts):
             return None
         size = counts.shape[1]
         lines = [
@@ -387,8 +398,11 @@ class _Page:
         for name, some in compared:
             lines.append(Line(name, _ranked(some[0]), "quiet"))
         for number, row in enumerate(counts, 1):
-            label = "this" if len(counts) == 1 else f"book {number}"
-            lines.append(Line(label, _ranked(row), "main"))
+            label = "this run" if len(counts) == 1 else f"codebook {number}"
+            style = "main" if number == 1 else "faint"
+            # Between the first and the last there is no room for labels.
+            label = label if number in (1, len(counts)) else ""
+            lines.append(Line(label, _ranked(row), style))
         chart = line_chart(
             "Share of the tokens by rank of the code: the most frequent has "
             f"{lines[-1].points[0][1]:.2g} %",
@@ -401,8 +415,6 @@ class _Page:
             "chart": chart,
             "source": source,
             "frames": int(counts[0].sum()),
-            "size": size,
-            "few": bool(counts[0].sum() < FRAMES_PER_CODE * size),
         }
 
     def _map_places(self):
@@ -569,6 +581,17 @@ class _Page:
 
 
 _NOWHERE = pathlib.Path(os.devnull)
+
+
+def _is_few(counts):
+    """Whether counts [C, K] are too few to tell the usage of the codes."""
+    return counts is None or (
+        counts[0].sum() < FRAMES_PER_CODE * counts.shape[1]
+    )
+
+
+def _duration(seconds):
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 def _ranked(counts):

@@ -23,8 +23,9 @@ class Summary(NamedTuple):
     """One row of a comparison; what is not known is None.
 
     ``values`` has ``used_codes_percent``, ``perplexity``,
-    ``reconstruction_error``, ``pnmi``, ``bits_per_second`` and ``steps``;
-    ``measured_on`` says on what they were measured.
+    ``reconstruction_error``, ``pnmi``, ``bits_per_second``, ``steps`` and
+    ``vectors``, the number of frames; ``measured_on`` names the data.
+    ``trained`` has the same of the last epoch of the training.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Summary(NamedTuple):
     num_codebooks: int | None
     values: dict[str, float]
     measured_on: str
+    trained: dict[str, float]
     run: Run | None
     model: pathlib.Path | None
 
@@ -101,9 +103,10 @@ def summarize(place: str | pathlib.Path) -> Summary:
         described = read_json(model / CONFIG)
     elif isinstance(vq, dict):
         described = {"num_codebooks": vq.get("num_codebooks", 1)}
+    meta = _latest_meta(run)
     values, measured_on = _numbers(results), "the test set"
     if not values:
-        values, measured_on = _of_checkpoint(run), "the validation set"
+        values, measured_on = _numbers(meta, "valid_"), "the validation set"
     return Summary(
         folder.resolve().name,
         hparams.get("preset", hparams.get("arm")),
@@ -112,28 +115,24 @@ def summarize(place: str | pathlib.Path) -> Summary:
         described.get("num_codebooks"),
         values,
         measured_on,
+        _numbers(meta, "train_"),
         run,
         model if has_model else None,
     )
 
 
 def judge(
-    used_percent: float | None,
-    perplexity: float | None,
-    size: int | None,
-    frames: int | None = None,
-    preset: str | None = None,
+    values: dict[str, float], size: int | None, preset: str | None = None
 ) -> Verdict:
     """Judge the usage of a codebook in one sentence.
 
     Arguments
     ---------
-    used_percent, perplexity : float or None
-        Codes used, of all in %, and perplexity; None where not measured.
+    values : dict
+        ``used_codes_percent`` (of all codes), ``perplexity`` and, where known,
+        ``vectors``, the number of frames.
     size : int or None
         Number of codes of a codebook.
-    frames : int, optional
-        Frames they were measured on; many by default.
     preset : str, optional
         Preset of the training, for what to try.
 
@@ -143,35 +142,33 @@ def judge(
 
     Example
     -------
-    >>> judge(94, 391, 512).text
+    >>> judge({"used_codes_percent": 94, "perplexity": 391}, 512).text
     '94 % of 512 codes used, perplexity 391: no sign of collapse.'
-    >>> judge(2, 3.1, 512).level
+    >>> judge({"used_codes_percent": 2, "perplexity": 3}, 512).level
     'collapsed'
     """
-    if used_percent is None or perplexity is None or not size:
+    used, perplexity = (
+        values.get(name) for name in ("used_codes_percent", "perplexity")
+    )
+    if used is None or perplexity is None or not size:
         return Verdict("unknown", "The usage of the codebook is not known.")
-    what = f"{used_percent:.0f} % of {size} codes used, perplexity "
-    what += f"{perplexity:.3g}"
-    possible = 1.0
-    if frames is not None:
-        possible = 1 - (1 - 1 / size) ** frames
-    used, even = used_percent / 100 / possible, perplexity / size / possible
+    what = f"{used:.0f} % of {size} codes used, perplexity {perplexity:.3g}"
+    frames = values.get("vectors") or math.inf
+    # Of evenly used codes, those that so few frames would find.
+    possible = 1 - (1 - 1 / size) ** min(frames, 10**9)
+    used, even = used / 100 / possible, perplexity / size / possible
     if used < COLLAPSED_USED or even < COLLAPSED_PERPLEXITY:
-        return Verdict(
-            "collapsed", f"{what}: the codebook has collapsed.", _advice(preset)
+        text = f"{what}: the codebook has collapsed."
+        return Verdict("collapsed", text, _advice(preset))
+    if frames < FRAMES_PER_CODE * size:
+        text = (
+            f"{what}: {frames:,} frames are too few to judge it, but there is "
+            "no sign of collapse."
         )
-    if frames is not None and frames < FRAMES_PER_CODE * size:
-        return Verdict(
-            "unknown",
-            f"{what} in {frames:,} frames: too little speech to judge the "
-            "codebook, but no sign of collapse.",
-        )
+        return Verdict("unknown", text)
     if used < GOOD_USED or even < GOOD_PERPLEXITY:
-        return Verdict(
-            "fair",
-            f"{what}: much of the codebook is idle.",
-            _advice(preset),
-        )
+        text = f"{what}: much of the codebook is idle."
+        return Verdict("fair", text, _advice(preset))
     return Verdict("good", f"{what}: no sign of collapse.")
 
 
@@ -201,34 +198,30 @@ def _of_model(folder):
         config.get("seed"),
         config.get("codebook_size"),
         config.get("num_codebooks", 1),
-        _of_validation(checkpoint),
+        _numbers(checkpoint, "valid_"),
         "the validation set of its training",
+        _numbers(checkpoint, "train_"),
         None,
         folder,
     )
 
 
-def _of_checkpoint(run):
+def _latest_meta(run):
     try:
-        return _of_validation(run.latest.meta)
+        return run.latest.meta
     except FileNotFoundError:
         return {}
 
 
-def _of_validation(meta: dict[str, Any]) -> dict[str, float]:
-    return _numbers(
-        {name.removeprefix("valid_"): value for name, value in meta.items()}
-    )
-
-
-def _numbers(values):
+def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
+    """Take the metrics of a stage that are numbers."""
     names = (
         *("used_codes_percent", "perplexity", "reconstruction_error"),
-        *("pnmi", "bits_per_second", "steps"),
+        *("pnmi", "bits_per_second", "steps", "vectors"),
     )
+    found = {name: values.get(stage + name, values.get(name)) for name in names}
     return {
-        name: values[name]
-        for name in names
-        if isinstance(values.get(name), int | float)
-        and math.isfinite(values[name])
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and math.isfinite(value)
     }
