@@ -42,15 +42,11 @@ def changes(summary: Summary) -> list[Change]:
     hparams, found = summary.run.hparams, []
     recipe = _recipe_yaml(summary.run)
     if recipe is not None:
-        # Values that follow from others change with them.
-        given = {
-            key: hparams[key]
-            for key, value in recipe["raw"].items()
-            if _is_scalar(hparams.get(key)) and not _is_reference(value)
-        }
-        for key, value in given.items():
-            default = recipe["raw"][key]
-            if value != default and key not in _PLACES:
+        for key, default in recipe["raw"].items():
+            value = hparams.get(key, default)
+            # Values that follow from others change with them.
+            fixed = _is_scalar(value) and not _is_reference(default)
+            if fixed and value != default and key not in _PLACES:
                 found.append(Change(key, value, default))
     if summary.preset and isinstance(hparams.get("vq"), dict):
         try:
