@@ -110,22 +110,12 @@ def line_chart(
         f'<text class="middle" x="{_LEFT + plot_width / 2}" '
         f'y="{HEIGHT - 4}">{escape(x_label)}</text>'
     )
-    taken: list[float] = []
-    for line in reversed(lines):
+    for line in lines:
         path = "L".join(f"{right(x):.1f} {down(y):.1f}" for x, y in line.points)
         # A single point is a line of no length, which round caps show.
         path += "h0" if len(line.points) == 1 else ""
         parts.append(f'<path class="line {line.style}" d="M{path}"/>')
-        x, y = line.points[-1]
-        height = down(y) + 4
-        while any(abs(height - other) < 14 for other in taken):
-            height += 14 if min(taken) < 40 else -14
-        taken.append(height)
-        if line.label:
-            parts.append(
-                f'<text class="label {line.style}" x="{right(x) + 6:.1f}" '
-                f'y="{height:.1f}">{escape(line.label)}</text>'
-            )
+    parts += _labels(lines, right, down)
     by_x: dict[float, list[str]] = {}
     for line in lines:
         for x, y in line.points:
@@ -174,6 +164,25 @@ def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
         for x, y, text in tips
     ]
     return json.dumps(short, ensure_ascii=False, separators=(",", ":"))
+
+
+def _labels(lines, right, down):
+    """Write labels at the ends of lines, from the lowest up."""
+    ends = [
+        (down(line.points[-1][1]) + 4, right(line.points[-1][0]) + 6, line)
+        for line in lines
+        if line.label
+    ]
+    placed = []
+    for y, x, line in sorted(ends, key=lambda end: -end[0]):
+        for other_x, other_y in placed:
+            if abs(x - other_x) < 90:
+                y = min(y, other_y - 14)
+        placed.append((x, y))
+        yield (
+            f'<text class="label {line.style}" x="{x:.1f}" y="{y:.1f}">'
+            f"{escape(line.label)}</text>"
+        )
 
 
 def _svg(title, parts, tips, width, height, style="chart"):

@@ -193,10 +193,13 @@ class _Page:
             "perplexity": float(entropy.exp().mean()),
             "bits_per_second": measured.values["bits_per_second_entropy"],
             "vectors": int(counts[0].sum()),
+            "mel_cepstral_distortion": measured.distortion,
         }
         if pnmi is not None:
             own["pnmi"] = pnmi
         if explicit or "perplexity" not in self.values:
+            # Not of these recordings.
+            self.values.pop("reconstruction_error", None)
             self.values |= own
             self.measured_on = self.data
         else:
@@ -213,6 +216,8 @@ class _Page:
             "about": self._about(),
             "verdict": verdict,
             "judged_on": judged_on,
+            "values_known": "perplexity" in self.values,
+            "too_few": judged_on != f"On {self.measured_on}",
             "measured_on": self.measured_on,
             "frames": self.values.get("vectors"),
             "tiles": self._tiles(),
@@ -239,13 +244,13 @@ class _Page:
     def _verdict(self):
         """Judge the usage on held-out speech or, where that is too little, in
         the training; return on what, too."""
-        values, preset = self.values, self.summary.preset
-        verdict = judge(values, self.size, preset)
+        about = self.size, self.books, self.summary.preset
+        verdict = judge(self.values, *about)
         if verdict.level == "unknown":
-            trained = judge(self.summary.trained, self.size, preset)
+            trained = judge(self.summary.trained, *about)
             if trained.level != "unknown":
-                return trained, "the last epoch of the training"
-        return verdict, self.measured_on if "perplexity" in values else None
+                return trained, "In the last epoch of the training"
+        return verdict, f"On {self.measured_on}"
 
     def _about(self):
         parts = []
@@ -284,6 +289,13 @@ class _Page:
             if key == "bits_per_second" and most:
                 marks = {"even usage": most}
             value = get(key)
+            if key == "reconstruction_error" and value is None:
+                key, label = (
+                    "mel_cepstral_distortion",
+                    "Mel-cepstral distortion",
+                )
+                form, unit, end, value = "{:.1f}", "dB", 10, get(key)
+                marks = {}
             missing = "no phones given" if key == "pnmi" else "not measured"
             yield {
                 "label": label,
@@ -399,10 +411,10 @@ class _Page:
         for name, some in compared:
             lines.append(Line(name, _ranked(some[0]), "quiet"))
         for number, row in enumerate(counts, 1):
-            label = "this run" if len(counts) == 1 else f"codebook {number}"
             style = "main" if number == 1 else "faint"
-            # Between the first and the last there is no room for labels.
-            label = label if number in (1, len(counts)) else ""
+            label = "this run"
+            if len(counts) > 1:
+                label = {1: "codebook 1", 2: "the others"}.get(number, "")
             lines.append(Line(label, _ranked(row), style))
         chart = line_chart(
             "Share of the tokens by rank of the code: the most frequent has "

@@ -18,6 +18,10 @@ from speechbrain_vq.dataio.audio import (
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
+from speechbrain_vq.evaluation.reconstruction import (
+    mel_cepstra,
+    mel_cepstral_distortion,
+)
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 
 from .images import audio, mel_spectrogram
@@ -31,7 +35,8 @@ MAX_SECONDS = 8.0
 
 class Example(NamedTuple):
     """Utterance to listen to: its manifest entry, length in seconds, tokens
-    [T, C], and the original and its reconstruction, as audio and image."""
+    [T, C], the original and its reconstruction, as audio and image, and their
+    mel-cepstral distortion in dB."""
 
     name: str
     entry: dict
@@ -39,6 +44,7 @@ class Example(NamedTuple):
     tokens: torch.Tensor
     audio: tuple[str, str]
     mels: tuple[torch.Tensor, torch.Tensor]
+    distortion: float
 
 
 class Measured(NamedTuple):
@@ -53,6 +59,12 @@ class Measured(NamedTuple):
     phones: list[str]
     values: dict[str, float]
     examples: list[Example]
+
+    @property
+    def distortion(self) -> float:
+        """Mean mel-cepstral distortion of the examples, in dB."""
+        each = [example.distortion for example in self.examples]
+        return sum(each) / len(each)
 
 
 def read_recordings(data: str | pathlib.Path) -> dict[str, dict]:
@@ -163,4 +175,7 @@ def _example(tokenizer, name, entry):
         clips = tuple(audio(path) for path in paths)
     mels = tuple(mel_spectrogram(w, rate) for w in (wav, decoded))
     tokens = tokens.unsqueeze(1) if tokens.dim() == 1 else tokens
-    return Example(name, entry, len(wav) / rate, tokens, clips, mels)
+    cepstra = [mel_cepstra(w, rate) for w in (wav, decoded)]
+    distortion = mel_cepstral_distortion(*cepstra)
+    seconds = len(wav) / rate
+    return Example(name, entry, seconds, tokens, clips, mels, distortion)

@@ -122,7 +122,10 @@ def summarize(place: str | pathlib.Path) -> Summary:
 
 
 def judge(
-    values: dict[str, float], size: int | None, preset: str | None = None
+    values: dict[str, float],
+    size: int | None,
+    num_codebooks: int = 1,
+    preset: str | None = None,
 ) -> Verdict:
     """Judge the usage of a codebook in one sentence.
 
@@ -133,6 +136,8 @@ def judge(
         ``vectors``, the number of frames.
     size : int or None
         Number of codes of a codebook.
+    num_codebooks : int
+        Number of codebooks.
     preset : str, optional
         Preset of the training, for what to try.
 
@@ -152,7 +157,8 @@ def judge(
     )
     if used is None or perplexity is None or not size:
         return Verdict("unknown", "The usage of the codebook is not known.")
-    what = f"{used:.0f} % of {size} codes used, perplexity {perplexity:.3g}"
+    codes = f"{num_codebooks} × {size}" if num_codebooks > 1 else f"{size}"
+    what = f"{used:.0f} % of {codes} codes used, perplexity {perplexity:.3g}"
     frames = values.get("vectors") or math.inf
     # Of evenly used codes, those that so few frames would find.
     possible = 1 - (1 - 1 / size) ** min(frames, 10**9)
