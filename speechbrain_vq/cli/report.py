@@ -4,7 +4,12 @@ import pathlib
 
 import click
 
-from .common import clean_errors
+from .common import (
+    clean_errors,
+    device_option,
+    revision_option,
+    vocoder_option,
+)
 
 
 @click.command()
@@ -29,10 +34,21 @@ from .common import clean_errors
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
     help="File to write.",
 )
-def report(source, output, compare, data) -> None:
+@vocoder_option
+@revision_option
+@device_option
+def report(source, output, compare, data, revision, device, vocoder) -> None:
     """Write one HTML page to listen to, look at and compare runs."""
     from speechbrain_vq.report import write_report
 
     with clean_errors():
-        path = write_report(source, output, compare, data)
+        path = write_report(
+            source,
+            output,
+            compare,
+            data,
+            revision=revision,
+            vocoder=vocoder,
+            run_opts={"device": device} if device else None,
+        )
     click.echo(f"Wrote {path}: open it in a browser.")

@@ -67,6 +67,9 @@ def write_report(
     output: str | os.PathLike = "report.html",
     compare: Iterable[str | os.PathLike] = (),
     data: str | os.PathLike | None = None,
+    data_root: str | os.PathLike | None = None,
+    revision: str | None = None,
+    **options,
 ) -> pathlib.Path:
     """Write one HTML page on a run or a model, with its pictures and audio in
     it, to be opened offline.
@@ -74,7 +77,8 @@ def write_report(
     Arguments
     ---------
     source : path or str
-        Folder of a run or of a model, or the name of a bundled model.
+        Folder of a run or of a model, or the name of a bundled model or of one
+        on the Hub.
     output : path
         File to write.
     compare : iterable of path
@@ -83,6 +87,12 @@ def write_report(
         Manifest, prepared corpus, or folder of recordings to listen to and to
         measure; by default the test set of the run, or the example of the
         model.
+    data_root : path, optional
+        Value of ``{data_root}`` in a manifest.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    **options
+        ``run_opts`` and ``vocoder`` of ``VQTokenizer.from_hparams``.
 
     Returns
     -------
@@ -98,10 +108,14 @@ def write_report(
     -------
     >>> write_report("results/units", "report.html")  # doctest: +SKIP
     """
-    summary = summarize(source)
+    summary = summarize(source, revision)
     others = [summarize(place) for place in compare]
     output = pathlib.Path(output)
-    page = _Page(summary, others, data)
+    entries = None if data is None else read_recordings(data, data_root)
+    page = _Page(summary, others, options)
+    if page.tokenizer is not None:
+        page.measure(data, entries)
+    page.collect(explicit=data is not None)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -118,53 +132,49 @@ def write_report(
 class _Page:
     """What the template of a report shows."""
 
-    def __init__(self, summary, others, data):
+    def __init__(self, summary, others, options):
         self.summary, self.others = summary, others
         self.notes: list[str] = []
-        self.tokenizer = self._load()
+        self.tokenizer = self._load(options)
         self.measured, self.data = None, None
-        if self.tokenizer is not None:
-            self._measure(data)
-        self.values = dict(summary.values)
-        self.measured_on = summary.measured_on
-        if self.measured is not None:
-            self._take_measured(explicit=data is not None)
         self.size = summary.codebook_size
         self.books = summary.num_codebooks or 1
         if self.tokenizer is not None:
             self.size = self.tokenizer.codebook_size
             self.books = len(self.tokenizer.mods.quantizer.codebook)
 
-    def _load(self):
+    def _load(self, options):
         """Load the model; a run without one exports it for the moment."""
         try:
             if self.summary.model is not None:
-                return VQTokenizer.from_hparams(self.summary.model)
+                return VQTokenizer.from_hparams(self.summary.model, **options)
             with tempfile.TemporaryDirectory() as folder:
                 place = pathlib.Path(folder, "model")
                 export_pretrained(self.summary.run.folder, place, force=True)
-                return VQTokenizer.from_hparams(place)
+                return VQTokenizer.from_hparams(place, **options)
         # A model of images, a run without a checkpoint: there are curves.
         except (OSError, ValueError, KeyError) as error:
             logger.warning("The report has no recordings: %s", error)
             self.notes.append(f"The model cannot be loaded: {error}")
             return None
 
-    def _measure(self, data):
-        place = data or self._held_out()
+    def measure(self, data, entries):
+        """Encode the recordings, by default the test set of the run or the
+        example of the model."""
+        if entries is not None:
+            self.measured = measure(self.tokenizer, entries)
+            self.data = pathlib.Path(data).name
+            return
+        place = self._held_out()
         if place is None:
             return
         try:
             entries = read_recordings(place)
             self.measured = measure(self.tokenizer, entries)
-            default = "the example" if self.summary.run is None else ""
-            self.data = default or "the test set"
-            if data is not None:
-                self.data = pathlib.Path(place).name
+        # The audio may be gone since.
         except (OSError, ValueError) as error:
-            if data is not None:
-                raise
             logger.warning("The report has no recordings: %s", error)
+        self.data = "the test set" if self.summary.run else "the example"
 
     def _held_out(self):
         """Find the test set of a run, or the example of a model."""
@@ -179,10 +189,14 @@ class _Page:
         found = (place / "test.json" for place in places)
         return next((path for path in found if path.is_file()), None)
 
-    def _take_measured(self, explicit):
-        """Take the values of the recordings where they are asked for, or none
-        are known."""
+    def collect(self, explicit):
+        """Collect the values: those of the recordings where they were given,
+        or no others are known."""
+        self.values = dict(self.summary.values)
+        self.measured_on = self.summary.measured_on
         measured = self.measured
+        if measured is None:
+            return
         counts = measured.counts.double()
         shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
         entropy = -torch.special.xlogy(shares, shares).sum(1)

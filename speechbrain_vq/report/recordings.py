@@ -67,14 +67,16 @@ class Measured(NamedTuple):
         return sum(each) / len(each)
 
 
-def read_recordings(data: str | pathlib.Path) -> dict[str, dict]:
+def read_recordings(
+    data: str | pathlib.Path, data_root: str | pathlib.Path | None = None
+) -> dict[str, dict]:
     """Read a manifest, or list the audio of a file or folder as one; a folder
     with a ``test.json`` is a prepared corpus."""
     path = pathlib.Path(data)
     if path.is_dir() and (path / "test.json").is_file():
         path = path / "test.json"
     if path.suffix == ".json":
-        return read_manifest(path)
+        return read_manifest(path, data_root)
     return {
         str(part.with_suffix("")): {"wav": str(file), "phones": []}
         for file, part in find_audio([path]).items()

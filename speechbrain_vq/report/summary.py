@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import CONFIG
-from speechbrain_vq.presets import bundled, bundled_names
 from speechbrain_vq.publish.run import Run, read_trainer_state
 
 # Of a codebook that is used well, and of one that has collapsed: codes used
@@ -62,13 +62,18 @@ class Verdict(NamedTuple):
     advice: tuple[str, ...] = ()
 
 
-def summarize(place: str | pathlib.Path) -> Summary:
+def summarize(
+    place: str | pathlib.Path, revision: str | None = None
+) -> Summary:
     """Read what a run, or a model folder, says of itself.
 
     Arguments
     ---------
     place : path or str
-        Folder of a run or of a model, or the name of a bundled model.
+        Folder of a run or of a model, or the name of a bundled model or of one
+        on the Hub.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
 
     Returns
     -------
@@ -85,15 +90,11 @@ def summarize(place: str | pathlib.Path) -> Summary:
     512
     """
     folder = pathlib.Path(place)
-    if not folder.exists() and str(place) in bundled_names():
-        folder = pathlib.Path(bundled(str(place)))
-    if (folder / CONFIG).is_file():
-        return _of_model(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{place} is no folder of a run or a model, and no bundled model "
-            f"({', '.join(bundled_names())})."
-        )
+        # A folder of the cache is named by its commit.
+        return _of_model(download(place, revision), str(place))
+    if (folder / CONFIG).is_file():
+        return _of_model(folder, folder.resolve().name)
     run = Run.open(folder)
     model = folder / "model"
     hparams, results = run.hparams, dict(run.results)
@@ -195,11 +196,11 @@ def _advice(preset):
     )
 
 
-def _of_model(folder):
+def _of_model(folder, name):
     config = read_json(folder / CONFIG)
     checkpoint = config.get("checkpoint") or {}
     return Summary(
-        folder.resolve().name,
+        name,
         config.get("arm"),
         config.get("seed"),
         config.get("codebook_size"),

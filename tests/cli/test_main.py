@@ -10,7 +10,9 @@ from click.testing import CliRunner
 from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 
-VERBS = "demo train export push tokenize reconstruct convert evaluate".split()
+VERBS = (
+    "demo train export push tokenize reconstruct convert evaluate report"
+).split()
 
 
 def test_the_verbs():

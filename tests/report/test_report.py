@@ -195,7 +195,7 @@ def test_data(tmp_path):
 
 def test_wrong_places_are_named(tmp_path):
     for place, hint in (
-        ("sppech", "speech"),
+        ("sppech", "no folder 'sppech'"),
         (str(tmp_path), "not the folder"),
     ):
         done = CliRunner().invoke(main, ["report", place])
