@@ -13,6 +13,7 @@ from tqdm import tqdm
 from speechbrain_vq.dataio.manifests import read_json, read_manifest
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.presets import bundled, recipe_path
+from speechbrain_vq.report import write_report
 
 RECIPE = "MiniSpeech/unit-discovery"
 PRESETS = ("vanilla", "robust")
@@ -41,7 +42,10 @@ def run_demo(
     results = [train(name, corpus, output, seed, steps) for name in PRESETS]
     click.echo("\n" + table(results))
     click.echo("3. The robust model, exported by its run, loaded back")
-    use(run_folder(output, "robust", seed, steps), corpus, output)
+    vanilla, robust = (run_folder(output, p, seed, steps) for p in PRESETS)
+    use(robust, corpus, output)
+    page = write_report(robust, output / "report.html", [vanilla])
+    click.echo(f"\nTo see and hear all of it, open {page}")
     seconds = time.perf_counter() - start
     keys = [key for key, _, _ in COLUMNS]
     return {

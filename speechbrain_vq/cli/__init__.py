@@ -7,6 +7,7 @@ from .evaluation import evaluate
 from .inference import convert, reconstruct, tokenize
 from .listing import config, list_all
 from .publishing import export, push
+from .report import report
 from .training import demo, train
 
 
@@ -26,6 +27,6 @@ def main(context, debug) -> None:
 
 for command in (
     *(demo, train, list_all, config, export, push),
-    *(tokenize, reconstruct, convert, evaluate),
+    *(tokenize, reconstruct, convert, evaluate, report),
 ):
     main.add_command(command)

@@ -19,7 +19,7 @@ from .common import (
 OF_CONVERSIONS = ("targets", "audio")
 OF_MODELS = (
     *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
-    *("vocoder", "revision", "device"),
+    *("vocoder", "revision", "device", "report"),
 )
 OF_TOKENS = ("codebook_size",)
 
@@ -42,6 +42,12 @@ OF_TOKENS = ("codebook_size",)
     type=output_folder,
     callback=check_output_folder,
     help="Folder for results.json, results.md and a picture.",
+)
+@click.option(
+    "--report",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="HTML page on the model to write, with recordings of the manifest.",
 )
 @click.option(
     "--judges",
@@ -109,7 +115,9 @@ OF_TOKENS = ("codebook_size",)
 @vocoder_option
 @revision_option
 @device_option
-def evaluate(source, out, revision, device, vocoder, abx, **options) -> None:
+def evaluate(
+    source, out, report, revision, device, vocoder, abx, **options
+) -> None:
     """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
     from speechbrain_vq.evaluation import write_report
@@ -126,6 +134,14 @@ def evaluate(source, out, revision, device, vocoder, abx, **options) -> None:
     with clean_errors("Interrupted. Nothing was written."):
         evaluation = run(source, progress=True, **options, **model)
     click.echo(as_text(evaluation), nl=False)
+    if report is not None:
+        from speechbrain_vq.report import write_report as write_page
+
+        data = options["manifest"], options["data_root"]
+        with clean_errors():
+            click.echo(
+                f"Wrote {write_page(source, report, (), *data, **model)}"
+            )
     if out is None:
         return
     try:

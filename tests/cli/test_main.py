@@ -12,7 +12,8 @@ from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 
 VERBS = (
-    "demo train list config export push tokenize reconstruct convert evaluate"
+    "demo train list config export push tokenize reconstruct convert evaluate "
+    "report"
 ).split()
 
 

@@ -1,0 +1,54 @@
+"""Verb that writes a report on a run or a model."""
+
+import pathlib
+
+import click
+
+from .common import (
+    clean_errors,
+    device_option,
+    revision_option,
+    vocoder_option,
+)
+
+
+@click.command()
+@click.argument("source", metavar="RUN_OR_MODEL")
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="RUN_OR_MODEL",
+    help="Run or model to compare with; may be repeated.",
+)
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=pathlib.Path),
+    help="Manifest or folder of recordings; default: the test set of the run, "
+    "or the example of the model.",
+)
+@click.option(
+    "--out",
+    "output",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="File to write.",
+)
+@vocoder_option
+@revision_option
+@device_option
+def report(source, output, compare, data, revision, device, vocoder) -> None:
+    """Write one HTML page to listen to, look at and compare runs."""
+    from speechbrain_vq.report import write_report
+
+    with clean_errors():
+        path = write_report(
+            source,
+            output,
+            compare,
+            data,
+            revision=revision,
+            vocoder=vocoder,
+            run_opts={"device": device} if device else None,
+        )
+    click.echo(f"Wrote {path}: open it in a browser.")

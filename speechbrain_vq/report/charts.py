@@ -1,0 +1,211 @@
+"""Charts as inline SVG, whose colours are those of the page's style sheet.
+
+An element with ``data-tips``, a json list of [x, y or null, text], x and y in
+shares of its size, shows the text nearest to the pointer or to the arrow keys.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+WIDTH, HEIGHT = 480, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 14, 38
+
+
+class Line(NamedTuple):
+    """A line of a chart: its label, points (x, y) and CSS class."""
+
+    label: str
+    points: list[tuple[float, float]]
+    style: str = "main"
+
+
+def line_chart(
+    title: str,
+    lines: Sequence[Line],
+    x_label: str,
+    ends: tuple[float, float] | None = None,
+    log: bool = False,
+    top: float | None = None,
+    marks: Iterable[float] = (),
+    shade: float | None = None,
+    number: Callable[[float], str] = "{:.3g}".format,
+) -> Markup:
+    """Draw lines over a common axis.
+
+    Arguments
+    ---------
+    title : str
+        What the chart shows, for screen readers.
+    lines : sequence of Line
+        The lines, of at least one point in all.
+    x_label : str
+        Label of the horizontal axis, and of the points in the tips.
+    ends : tuple of float, optional
+        Ends of the horizontal axis; by default those of the points.
+    log : bool
+        Whether the vertical axis is logarithmic.
+    top : float, optional
+        Upper end of the vertical axis; by default the largest value.
+    marks : iterable of float
+        Where the re-initializations are.
+    shade : float, optional
+        End of the warm-up, which is shaded.
+    number : callable
+        Formats a value.
+
+    Returns
+    -------
+    Markup
+        The SVG.
+    """
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points if y > 0 or not log]
+    low, high = ends or (min(xs), max(xs))
+    bottom = 10 ** math.floor(math.log10(min(ys))) if log else min(0, *ys, 0)
+    top = top or max(ys) * (1 if log else 1.06) or 1
+    if log:
+        top = 10 ** math.ceil(math.log10(top))
+    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+
+    def right(x):
+        return _LEFT + plot_width * (x - low) / ((high - low) or 1)
+
+    def down(y):
+        if log:
+            share = math.log(max(y, bottom) / bottom) / math.log(top / bottom)
+        else:
+            share = (y - bottom) / (top - bottom)
+        return _TOP + plot_height * (1 - min(share, 1))
+
+    parts = []
+    if shade is not None and shade > low:
+        parts += [
+            f'<rect class="warmup" x="{_LEFT}" y="{_TOP}" '
+            f'width="{right(min(shade, high)) - _LEFT:.1f}" '
+            f'height="{plot_height}"/>',
+            f'<text x="{_LEFT + 6}" y="{_TOP + 14}">warm-up</text>',
+        ]
+    for value in _log_ticks(bottom, top) if log else _ticks(bottom, top):
+        parts.append(
+            f'<path class="grid" d="M{_LEFT} {down(value):.1f}h{plot_width}"/>'
+            f'<text class="end" x="{_LEFT - 8}" y="{down(value) + 4:.1f}">'
+            f"{_short(value)}</text>"
+        )
+    for value in _ticks(low, high, 4):
+        parts.append(
+            f'<text class="middle" x="{right(value):.1f}" '
+            f'y="{HEIGHT - _BOTTOM + 18}">{_short(value)}</text>'
+        )
+    for mark in marks:
+        if low <= mark <= high:
+            foot = _TOP + plot_height
+            parts.append(
+                f'<path class="mark" d="M{right(mark):.1f} {foot}v-{10}"/>'
+            )
+    parts.append(
+        f'<text class="middle" x="{_LEFT + plot_width / 2}" '
+        f'y="{HEIGHT - 4}">{escape(x_label)}</text>'
+    )
+    for line in lines:
+        path = "L".join(f"{right(x):.1f} {down(y):.1f}" for x, y in line.points)
+        # A single point is a line of no length, which round caps show.
+        path += "h0" if len(line.points) == 1 else ""
+        parts.append(f'<path class="line {line.style}" d="M{path}"/>')
+    parts += _labels(lines, right, down)
+    by_x: dict[float, list[str]] = {}
+    for line in lines:
+        for x, y in line.points:
+            by_x.setdefault(x, []).append(f"{line.label} {number(y)}".strip())
+    tips = [
+        (right(x) / WIDTH, None, f"{x_label} {_short(x)}: {', '.join(texts)}")
+        for x, texts in sorted(by_x.items())
+    ]
+    return _svg(title, parts, tips, WIDTH, HEIGHT)
+
+
+class Dot(NamedTuple):
+    """A dot of a map: place, area in [0, 1], CSS class or colour, and tip."""
+
+    x: float
+    y: float
+    area: float
+    colour: str
+    tip: str
+
+
+def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
+    """Draw a map of dots, to the same scale both ways."""
+    margin = 16
+    xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
+    scale = (WIDTH - 2 * margin) / (max(xs) - min(xs) or 1)
+    height = scale * (max(ys) - min(ys)) + 2 * margin
+    parts, tips = [], []
+    # The small ones over the large ones.
+    for dot in sorted(dots, key=lambda dot: -dot.area):
+        x = margin + scale * (dot.x - min(xs))
+        y = margin + scale * (max(ys) - dot.y)
+        radius = 2 + 11 * math.sqrt(dot.area)
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
+            f'style="fill:{dot.colour}"/>'
+        )
+        tips.append((x / WIDTH, y / height, dot.tip))
+    return _svg(title, parts, tips, WIDTH, round(height), "map")
+
+
+def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
+    """Format tips for an element's ``data-tips``."""
+    short = [
+        (round(x, 4), None if y is None else round(y, 4), text)
+        for x, y, text in tips
+    ]
+    return json.dumps(short, ensure_ascii=False, separators=(",", ":"))
+
+
+def _labels(lines, right, down):
+    """Write labels at the ends of lines, from the lowest up."""
+    ends = [
+        (down(line.points[-1][1]) + 4, right(line.points[-1][0]) + 6, line)
+        for line in lines
+        if line.label
+    ]
+    placed = []
+    for y, x, line in sorted(ends, key=lambda end: -end[0]):
+        for other_x, other_y in placed:
+            if abs(x - other_x) < 90:
+                y = min(y, other_y - 14)
+        placed.append((x, y))
+        yield (
+            f'<text class="label {line.style}" x="{x:.1f}" y="{y:.1f}">'
+            f"{escape(line.label)}</text>"
+        )
+
+
+def _svg(title, parts, tips, width, height, style="chart"):
+    return Markup(
+        f'<svg class="{style}" viewBox="0 0 {width} {height}" role="img" '
+        f'tabindex="0" aria-label="{escape(title)}" '
+        f'data-tips="{escape(tips_json(tips))}">{"".join(parts)}</svg>'
+    )
+
+
+def _ticks(low, high, most=5):
+    """Return round numbers between two."""
+    span = (high - low) or 1
+    step = 10 ** math.floor(math.log10(span / most))
+    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(bottom, top):
+    number = round(math.log10(top / bottom))
+    return [bottom * 10**n for n in range(number + 1)]
+
+
+def _short(value):
+    return f"{value:g}" if abs(value) < 10_000 else f"{value / 1000:g}k"

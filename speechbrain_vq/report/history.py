@@ -1,0 +1,67 @@
+"""Read the course of a training from the logs of its folder."""
+
+import pathlib
+import re
+from typing import NamedTuple
+
+# Of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid loss: ...".
+_METRIC = re.compile(r"((?:train|valid) [^:,]+): ([-+.\de]+)")
+_REINIT = re.compile(r"Step (\d+): re-initialized")
+
+
+class History(NamedTuple):
+    """Course of a training.
+
+    Arguments
+    ---------
+    metrics : dict
+        From a name, such as ``"valid loss"``, to points (x, y).
+    axis : str
+        What x counts: ``"step"`` or ``"epoch"``.
+    reinits : list of int
+        Steps after which the codebook was re-initialized.
+    warmup : int, optional
+        Step at which the warm-up ended; None without one.
+    """
+
+    metrics: dict[str, list[tuple[float, float]]]
+    axis: str = "epoch"
+    reinits: list[int] = []
+    warmup: int | None = None
+
+
+def read_history(folder: pathlib.Path) -> History:
+    """Read ``train_log.txt`` and ``log.txt`` of a run; without a
+    ``train_log.txt`` there are no metrics.
+
+    Example
+    -------
+    >>> read_history(pathlib.Path("no/such/run")).metrics
+    {}
+    """
+    log = _text(folder / "train_log.txt")
+    axis = "step" if re.search(r"\bstep: \d", log, re.IGNORECASE) else "epoch"
+    position = re.compile(rf"\b{axis}: (\d+)", re.IGNORECASE)
+    points: dict[str, dict[int, float]] = {}
+    for line in log.splitlines():
+        where = position.search(line)
+        if where is None:
+            continue
+        # A run that was resumed has epochs twice: the later ones count.
+        for name, value in _METRIC.findall(line):
+            points.setdefault(name, {})[int(where[1])] = float(value)
+    metrics = {name: sorted(by_x.items()) for name, by_x in points.items()}
+    if axis == "epoch":
+        return History(metrics)
+    steps = _REINIT.findall(_text(folder / "log.txt"))
+    reinits = sorted({int(step) for step in steps})
+    used = metrics.get("train used_codes_percent") or []
+    first = next((x for name in metrics for x, _ in metrics[name]), 0)
+    # Nothing is quantized in the warm-up, so nothing is logged of the codes.
+    began_later = bool(used) and used[0][0] > first
+    warmup = reinits[0] if reinits and began_later else None
+    return History(metrics, axis, reinits, warmup)
+
+
+def _text(path):
+    return path.read_text("utf-8", "replace") if path.is_file() else ""

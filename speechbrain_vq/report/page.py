@@ -1,0 +1,659 @@
+"""Write a self-contained HTML page on a run or a model."""
+
+import colorsys
+import datetime
+import logging
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterable
+from typing import Any
+
+import jinja2
+import torch
+
+from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.evaluation.ipa import MANNERS, manner, to_ipa
+from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.publish import export_pretrained
+from speechbrain_vq.versions import versions
+
+from .charts import Dot, Line, dot_map, line_chart, tips_json
+from .history import read_history
+from .images import mel_ticks, png
+from .recordings import measure, read_recordings
+from .reproduce import changes, command
+from .summary import FRAMES_PER_CODE, judge, summarize
+
+logger = logging.getLogger(__name__)
+
+# Legible on white and on black.
+COLOURS = {
+    "vowel": "#d9622b",
+    "diphthong": "#d99a1c",
+    "approximant": "#1f9d77",
+    "nasal": "#c0629b",
+    "fricative": "#3a7fc4",
+    "affricate": "#3fb0c9",
+    "plosive": "#7d63c9",
+    "silence": "#8f96a0",
+    "other": "#8f96a0",
+}
+# Columns of the comparison: key, title, format, and which way is better.
+COLUMNS = (
+    ("used_codes_percent", "used codes", "{:.0f} %", 1),
+    ("perplexity", "perplexity", "{:.0f}", 1),
+    ("reconstruction_error", "reconstruction error", "{:.3f}", -1),
+    ("pnmi", "PNMI", "{:.3f}", 1),
+    ("bits_per_second", "bits/s", "{:.0f}", 0),
+    ("steps", "steps", "{:.0f}", 0),
+)
+# Medians of benchmarks/rivals_real.md and, of k-means, units/recorded.md.
+REFERENCES = {
+    "used_codes_percent": {"vanilla": 6, "robust": 100},
+    "perplexity": {"vanilla": 20, "robust": 412},
+    "reconstruction_error": {"vanilla": 0.293, "robust": 0.246},
+    "pnmi": {"vanilla": 0.253, "k-means": 0.452},
+}
+REFERENCE_SIZE = 512
+# Shares of the most frequent codes of the preset vanilla, whose others are
+# unused: 300 steps on three minutes of MiniSpeech.
+COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
+
+
+def write_report(
+    source: str | os.PathLike,
+    output: str | os.PathLike = "report.html",
+    compare: Iterable[str | os.PathLike] = (),
+    data: str | os.PathLike | None = None,
+    data_root: str | os.PathLike | None = None,
+    revision: str | None = None,
+    **options,
+) -> pathlib.Path:
+    """Write one HTML page on a run or a model, with its pictures and audio in
+    it, to be opened offline.
+
+    Arguments
+    ---------
+    source : path or str
+        Folder of a run or of a model, or the name of a bundled model or of one
+        on the Hub.
+    output : path
+        File to write.
+    compare : iterable of path
+        Further runs or models, for the table of comparison.
+    data : path, optional
+        Manifest, prepared corpus, or folder of recordings to listen to and to
+        measure; by default the test set of the run, or the example of the
+        model.
+    data_root : path, optional
+        Value of ``{data_root}`` in a manifest.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+    **options
+        ``run_opts`` and ``vocoder`` of ``VQTokenizer.from_hparams``.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If there is no such run, model or data.
+
+    Example
+    -------
+    >>> write_report("results/units", "report.html")  # doctest: +SKIP
+    """
+    summary = summarize(source, revision)
+    others = [summarize(place) for place in compare]
+    output = pathlib.Path(output)
+    entries = None if data is None else read_recordings(data, data_root)
+    page = _Page(summary, others, options)
+    if page.tokenizer is not None:
+        page.measure(data, entries)
+    page.collect(explicit=data is not None)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html = environment.get_template("page.html").render(page.context())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as partial:
+        partial.write_text(html, "utf-8")
+    return output
+
+
+class _Page:
+    """What the template of a report shows."""
+
+    def __init__(self, summary, others, options):
+        self.summary, self.others = summary, others
+        self.notes: list[str] = []
+        self.tokenizer = self._load(options)
+        self.measured, self.data = None, None
+        self.size = summary.codebook_size
+        self.books = summary.num_codebooks or 1
+        if self.tokenizer is not None:
+            self.size = self.tokenizer.codebook_size
+            self.books = len(self.tokenizer.mods.quantizer.codebook)
+
+    def _load(self, options):
+        """Load the model; a run without one exports it for the moment."""
+        try:
+            if self.summary.model is not None:
+                return VQTokenizer.from_hparams(self.summary.model, **options)
+            with tempfile.TemporaryDirectory() as folder:
+                place = pathlib.Path(folder, "model")
+                export_pretrained(self.summary.run.folder, place, force=True)
+                return VQTokenizer.from_hparams(place, **options)
+        # A model of images, a run without a checkpoint: there are curves.
+        except (OSError, ValueError, KeyError) as error:
+            logger.warning("The report has no recordings: %s", error)
+            self.notes.append(f"The model cannot be loaded: {error}")
+            return None
+
+    def measure(self, data, entries):
+        """Encode the recordings, by default the test set of the run or the
+        example of the model."""
+        if entries is not None:
+            self.measured = measure(self.tokenizer, entries)
+            self.data = pathlib.Path(data).name
+            return
+        place = self._held_out()
+        if place is None:
+            return
+        try:
+            entries = read_recordings(place)
+            self.measured = measure(self.tokenizer, entries)
+        # The audio may be gone since.
+        except (OSError, ValueError) as error:
+            logger.warning("The report has no recordings: %s", error)
+        self.data = "the test set" if self.summary.run else "the example"
+
+    def _held_out(self):
+        """Find the test set of a run, or the example of a model."""
+        if self.summary.run is None:
+            example = self.summary.model / "example.wav"
+            return example if example.is_file() else None
+        hparams = self.summary.run.hparams
+        places = [self.summary.run.folder / "manifests"]
+        for key in ("manifest_folder", "data_folder"):
+            if hparams.get(key):
+                places.append(pathlib.Path(str(hparams[key])))
+        found = (place / "test.json" for place in places)
+        return next((path for path in found if path.is_file()), None)
+
+    def collect(self, explicit):
+        """Collect the values: those of the recordings where they were given,
+        or no others are known."""
+        self.values = dict(self.summary.values)
+        self.measured_on = self.summary.measured_on
+        measured = self.measured
+        if measured is None:
+            return
+        counts = measured.counts.double()
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+        entropy = -torch.special.xlogy(shares, shares).sum(1)
+        one_book = len(counts) == 1
+        pnmi = measured.values.get("pnmi" if one_book else "pnmi_codebook_1")
+        own = {
+            "used_codes_percent": 100 * float((counts > 0).double().mean()),
+            "perplexity": float(entropy.exp().mean()),
+            "bits_per_second": measured.values["bits_per_second_entropy"],
+            "vectors": int(counts[0].sum()),
+            "mel_cepstral_distortion": measured.distortion,
+        }
+        if pnmi is not None:
+            own["pnmi"] = pnmi
+        if explicit or "perplexity" not in self.values:
+            # Not of these recordings.
+            self.values.pop("reconstruction_error", None)
+            self.values |= own
+            self.measured_on = self.data
+        else:
+            self.values = own | self.values
+
+    def context(self) -> dict[str, Any]:
+        """Return the variables of the template."""
+        verdict, judged_on = self._verdict()
+        self.places = self._map_places()
+        self.colours = self._code_colours()
+        return {
+            "name": self.summary.name,
+            "date": datetime.date.today().strftime("%-d %B %Y"),
+            "about": self._about(),
+            "verdict": verdict,
+            "judged_on": judged_on,
+            "values_known": "perplexity" in self.values,
+            "too_few": judged_on != f"On {self.measured_on}",
+            "measured_on": self.measured_on,
+            "frames": self.values.get("vectors"),
+            "tiles": self._tiles(),
+            "reference_size": REFERENCE_SIZE,
+            "notes": self.notes,
+            "data": self.data,
+            "measured": self.measured,
+            "duration": self.measured and _duration(self.measured.seconds),
+            "utterances": self._utterances(),
+            "charts": self._training(),
+            "reinits": self.history.reinits,
+            "usage": self._usage(),
+            "map": self._map(),
+            "books": self.books,
+            "legend": self._legend(),
+            "units": self._units(),
+            "columns": COLUMNS,
+            "rows": self._rows(),
+            "command": command(self.summary),
+            "changes": changes(self.summary),
+            "facts": self._facts(),
+        }
+
+    def _verdict(self):
+        """Judge the usage on held-out speech or, where that is too little, in
+        the training; return on what, too."""
+        about = self.size, self.books, self.summary.preset
+        verdict = judge(self.values, *about)
+        if verdict.level == "unknown":
+            trained = judge(self.summary.trained, *about)
+            if trained.level != "unknown":
+                return trained, "In the last epoch of the training"
+        return verdict, f"On {self.measured_on}"
+
+    def _about(self):
+        parts = []
+        if self.summary.preset:
+            parts.append(f"preset {self.summary.preset}")
+        if self.size:
+            books = f"{self.books} × " if self.books > 1 else ""
+            parts.append(f"{books}{self.size} codes")
+        if self.tokenizer is not None:
+            parts.append(f"{self.tokenizer.token_rate:g} tokens a second")
+        if "steps" in self.values:
+            parts.append(f"{self.values['steps']:,} steps")
+        return " · ".join(parts)
+
+    def _tiles(self):
+        """Yield the label, value, unit, share of the scale, and marks."""
+        get, size = self.values.get, self.size or 1
+        most = None
+        if self.tokenizer is not None:
+            bits = self.books * math.log2(size)
+            most = self.tokenizer.token_rate * bits
+        # Key, label, format, what follows, end of the scale.
+        tiles = (
+            ("used_codes_percent", "Used codes", "{:.0f}", "%", 100),
+            ("perplexity", "Perplexity", "{:.0f}", f"of {size}", size),
+            ("reconstruction_error", "Reconstruction error", "{:.3f}", "", 0.5),
+            ("pnmi", "PNMI", "{:.2f}", "", 1),
+            ("bits_per_second", "Bit rate", "{:.0f}", "bits/s", most),
+        )
+        for key, label, form, unit, end in tiles:
+            marks = dict(REFERENCES.get(key, {}))
+            if key == "perplexity":
+                marks = {n: v * size / REFERENCE_SIZE for n, v in marks.items()}
+            if key == "reconstruction_error" and self.books > 1:
+                marks = {}
+            if key == "bits_per_second" and most:
+                marks = {"even usage": most}
+            value = get(key)
+            if key == "reconstruction_error" and value is None:
+                key, label = (
+                    "mel_cepstral_distortion",
+                    "Mel-cepstral distortion",
+                )
+                form, unit, end, value = "{:.1f}", "dB", 10, get(key)
+                marks = {}
+            missing = "no phones given" if key == "pnmi" else "not measured"
+            yield {
+                "label": label,
+                "value": missing if value is None else form.format(value),
+                "known": value is not None,
+                "unit": unit,
+                "share": min(value / end, 1)
+                if end and value is not None
+                else None,
+                "marks": [
+                    (name, form.format(mark), min(mark / end, 1))
+                    for name, mark in marks.items()
+                    if end and value is not None
+                ],
+            }
+
+    def _utterances(self):
+        """Yield what is shown and heard of each example."""
+        if self.measured is None:
+            return
+        rate, token_rate = self.tokenizer.sample_rate, self.tokenizer.token_rate
+        for example in self.measured.examples:
+            phones = [
+                (start, min(end, example.seconds), self.ipa.get(name, name))
+                for start, end, name in example.entry.get("phones") or ()
+                if start < example.seconds
+            ]
+            tokens = example.tokens
+            strip = torch.stack(
+                [self.colours[b][row] for b, row in enumerate(tokens.T)]
+            )
+            yield {
+                "name": example.name,
+                "speaker": example.entry.get("spk_id"),
+                "words": example.entry.get("words"),
+                "seconds": round(example.seconds, 3),
+                "clips": [
+                    {"name": name, "audio": clip, "image": png(mel)}
+                    for name, clip, mel in zip(
+                        ("Original", "Reconstruction"),
+                        example.audio,
+                        example.mels,
+                        strict=True,
+                    )
+                ],
+                "ticks": mel_ticks(rate),
+                "rate": token_rate,
+                "tokens": [" ".join(map(str, row)) for row in tokens.tolist()],
+                "books": tokens.shape[1],
+                # Tokens may end a little before the audio does.
+                "strip_share": min(
+                    len(tokens) / token_rate / example.seconds, 1
+                ),
+                "strip": png(strip),
+                "phones": phones,
+            }
+
+    @property
+    def ipa(self) -> dict[str, str]:
+        """Phones in IPA, by their names in the manifest."""
+        return to_ipa(self.measured.phones) if self.measured else {}
+
+    def _training(self):
+        """Yield the title and chart of each metric of the training."""
+        run = self.summary.run
+        self.history = history = read_history(run.folder if run else _NOWHERE)
+        plots = (
+            ("Loss", "loss", "{:.3g}", None),
+            ("Reconstruction error", "reconstruction_error", "{:.3g}", None),
+            ("Used codes (%)", "used_codes_percent", "{:.0f}", 100),
+            ("Perplexity", "perplexity", "{:.0f}", None),
+        )
+        charts = []
+        xs = [x for points in history.metrics.values() for x, _ in points]
+        for title, key, form, top in plots:
+            lines = [
+                Line(part, history.metrics[f"{part} {key}"], style)
+                for part, style in (("train", "quiet"), ("valid", "main"))
+                if history.metrics.get(f"{part} {key}")
+            ]
+            if lines:
+                chart = line_chart(
+                    f"{title} by {history.axis}: " + _course(lines, form),
+                    lines,
+                    history.axis,
+                    ends=(0, max(xs)),
+                    top=top,
+                    marks=history.reinits,
+                    shade=history.warmup,
+                    number=form.format,
+                )
+                charts.append((title, chart))
+        return charts
+
+    def _usage(self):
+        """Draw the usage of the codes in descending order, in % of the
+        tokens."""
+        counts = self.measured.counts if self.measured else None
+        trained = self.summary.counts()
+        source = "the recordings"
+        if _is_few(counts) and trained is not None:
+            counts, source = trained, "the last epoch of the training"
+        if _is_few(counts):
+            return None
+        size = counts.shape[1]
+        lines = [
+            Line("uniform", [(1, 100 / size), (size, 100 / size)], "dotted")
+        ]
+        compared = [(other.name, other.counts()) for other in self.others]
+        compared = [(name, some) for name, some in compared if some is not None]
+        if not compared:
+            compared = [("a collapsed run", torch.tensor([COLLAPSED]))]
+        for name, some in compared:
+            lines.append(Line(name, _ranked(some[0]), "quiet"))
+        for number, row in enumerate(counts, 1):
+            style = "main" if number == 1 else "faint"
+            label = "this run"
+            if len(counts) > 1:
+                label = {1: "codebook 1", 2: "the others"}.get(number, "")
+            lines.append(Line(label, _ranked(row), style))
+        chart = line_chart(
+            "Share of the tokens by rank of the code: the most frequent has "
+            f"{lines[-1].points[0][1]:.2g} %",
+            lines,
+            "rank of the code",
+            log=True,
+            number="{:.2g} %".format,
+        )
+        return {
+            "chart": chart,
+            "source": source,
+            "frames": int(counts[0].sum()),
+        }
+
+    def _map_places(self):
+        """Project the codewords of each codebook on two principal axes."""
+        if self.tokenizer is None:
+            return []
+        places = []
+        for book in self.tokenizer.mods.quantizer.codebook.detach().cpu():
+            centred = (book - book.mean(0)).double()
+            _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
+            flat = centred @ axes[:2].T
+            share = spread[:2].square().sum() / spread.square().sum()
+            if flat.shape[1] == 1:
+                flat = torch.nn.functional.pad(flat, (0, 1))
+            places.append((flat, float(share)))
+        return places
+
+    def _code_colours(self):
+        """Colour each code by its most frequent phone, or by its place."""
+        colours = [_by_place(flat) for flat, _ in self.places]
+        if colours and self.measured and self.measured.phones:
+            grey = torch.tensor(_rgb(COLOURS["silence"]))
+            colours[0] = grey.repeat(len(colours[0]), 1)
+            for code, (phone, _) in self._best_phones().items():
+                colour = COLOURS[manner(self.ipa[phone])]
+                colours[0][code] = torch.tensor(_rgb(colour))
+        return colours
+
+    def _best_phones(self):
+        """Return the most frequent phone of each unit, and its share."""
+        table = self.measured.phone_units.double()
+        total = table.sum(0)
+        return {
+            unit: (
+                self.measured.phones[int(table[:, unit].argmax())],
+                float(table[:, unit].max() / total[unit]),
+            )
+            for unit in torch.nonzero(total).flatten().tolist()
+        }
+
+    def _map(self):
+        """Draw the map of the first codebook."""
+        if not self.places:
+            return None
+        flat, share = self.places[0]
+        counts = torch.zeros(len(flat))
+        if self.measured is not None:
+            counts = self.measured.counts[0].double()
+        uses = counts / counts.sum().clamp(min=1)
+        phones = self._best_phones() if self.measured else {}
+        dots = []
+        for code, (x, y) in enumerate(flat.tolist()):
+            tip = f"code {code}: {100 * uses[code]:.2f} % of the tokens"
+            if code in phones:
+                name, part = phones[code]
+                tip += f", {100 * part:.0f} % of them in /{self.ipa[name]}/"
+            colour = _css(self.colours[0][code])
+            area = float(uses[code] / uses.max()) if uses.any() else 0.0
+            dots.append(Dot(x, y, area, colour, tip))
+        title = f"Map of {len(dots)} codewords on two principal axes"
+        return {"chart": dot_map(title, dots), "share": share}
+
+    def _legend(self):
+        """Return the colours of the manners that occur."""
+        if not (self.measured and self.measured.phones):
+            return []
+        found = {manner(ipa) for ipa in self.ipa.values()}
+        return [(name, COLOURS[name]) for name in MANNERS if name in found]
+
+    def _units(self):
+        """Draw P(phone | unit), phones by manner, units by their phone."""
+        if not (self.measured and self.measured.phones):
+            return None
+        measured, ipa = self.measured, self.ipa
+        order = sorted(
+            range(len(measured.phones)),
+            key=lambda row: (
+                MANNERS.index(manner(ipa[measured.phones[row]])),
+                -int(measured.phone_units[row].sum()),
+            ),
+        )
+        table = measured.phone_units[order].double()
+        used = torch.nonzero(table.sum(0)).flatten()
+        share = table[:, used] / table[:, used].sum(0)
+        columns = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+        share, used = share[:, columns], used[columns].tolist()
+        names = [ipa[measured.phones[row]] for row in order]
+        tips = []
+        for column, unit in enumerate(used):
+            top = share[:, column].topk(min(3, len(names)))
+            text = ", ".join(
+                f"/{names[row]}/ {100 * part:.0f} %"
+                for part, row in zip(
+                    *map(torch.Tensor.tolist, top), strict=True
+                )
+                if part > 0.005
+            )
+            tips.append(((column + 0.5) / len(used), None, f"{unit}: {text}"))
+        groups = []
+        for name in MANNERS:
+            rows = [r for r, phone in enumerate(names) if manner(phone) == name]
+            if rows:
+                groups.append(
+                    {
+                        "name": name,
+                        "colour": COLOURS[name],
+                        "phones": [names[row] for row in rows],
+                        # The eye takes a tenth for nothing.
+                        "image": png(share[rows].sqrt()),
+                    }
+                )
+        purity = float(table[:, used].amax(0).sum() / table.sum())
+        return {
+            "groups": groups,
+            "purity_image": png(share.amax(0, keepdim=True)),
+            "purity": purity,
+            "number": len(used),
+            "tips": tips_json(tips),
+        }
+
+    def _rows(self):
+        """Return the rows of the comparison, with the best values marked."""
+        summaries = [self.summary._replace(values=self.values), *self.others]
+        best = {
+            key: max(sign * s.values[key] for s in summaries if key in s.values)
+            for key, _, _, sign in COLUMNS
+            if sign and any(key in s.values for s in summaries)
+        }
+        rows = []
+        for summary in summaries:
+            cells = []
+            for key, _, form, sign in COLUMNS:
+                value = summary.values.get(key)
+                cells.append(
+                    {
+                        "text": "–" if value is None else form.format(value),
+                        "value": "" if value is None else value,
+                        "best": bool(sign)
+                        and value is not None
+                        and len(summaries) > 1
+                        and sign * value == best[key],
+                    }
+                )
+            rows.append((summary, cells))
+        return rows
+
+    def _facts(self):
+        """List what a run depends on."""
+        summary, facts = self.summary, []
+        if summary.seed is not None:
+            facts.append(("seed", summary.seed))
+        if summary.run is not None:
+            corpus = summary.run.corpus
+            if corpus.known:
+                name = corpus.name or "own recordings"
+                minutes = corpus.minutes
+                long = "" if minutes is None else f", {minutes:g} minutes"
+                facts.append(("corpus", name + long))
+            trained = summary.run.results.get("versions")
+            if trained:
+                facts.append(("trained with", trained))
+        facts.append(("report by", versions("speechbrain")))
+        return facts
+
+
+_NOWHERE = pathlib.Path(os.devnull)
+
+
+def _is_few(counts):
+    """Whether counts [C, K] are too few to tell the usage of the codes."""
+    return counts is None or (
+        counts[0].sum() < FRAMES_PER_CODE * counts.shape[1]
+    )
+
+
+def _duration(seconds):
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def _ranked(counts):
+    """Return the shares of used codes in descending order, in %."""
+    share = 100 * counts.double() / counts.sum().clamp(min=1)
+    share = share[share > 0].sort(descending=True).values.tolist()
+    return list(enumerate(share, 1))
+
+
+def _course(lines, form):
+    """Describe lines for screen readers."""
+    return ", ".join(
+        f"{line.label} from {form.format(line.points[0][1])} to "
+        f"{form.format(line.points[-1][1])}"
+        for line in lines
+    )
+
+
+def _by_place(flat):
+    """Colour points [K, 2] by their direction and distance: [K, 3]."""
+    angles = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi)
+    far = flat.norm(dim=1) / flat.norm(dim=1).max().clamp(min=1e-9)
+    return torch.tensor(
+        [
+            colorsys.hls_to_rgb(angle % 1, 0.55, 0.25 + 0.45 * distance)
+            for angle, distance in zip(
+                angles.tolist(), far.tolist(), strict=True
+            )
+        ]
+    )
+
+
+def _rgb(colour):
+    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+
+
+def _css(colour):
+    return "#" + "".join(f"{round(255 * c):02x}" for c in colour.tolist())

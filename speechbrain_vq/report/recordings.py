@@ -1,0 +1,183 @@
+"""Encode held-out recordings: usage of the codes, phones, and examples."""
+
+import itertools
+import pathlib
+import random
+import tempfile
+from typing import Any, NamedTuple
+
+import soundfile
+import torch
+
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    check_audio,
+    find_audio,
+    read_audio,
+)
+from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.evaluation.bitrate import BitRate
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
+from speechbrain_vq.evaluation.reconstruction import (
+    mel_cepstra,
+    mel_cepstral_distortion,
+)
+from speechbrain_vq.evaluation.utterances import EvaluatedModel
+
+from .images import audio, mel_spectrogram
+
+# Enough for the usage of a few thousand codes, and a minute of computation.
+MAX_MINUTES = 10.0
+MAX_EXAMPLES = 6
+# Of an example; twelve of them in FLAC are a third of the page's 10 MB.
+MAX_SECONDS = 8.0
+
+
+class Example(NamedTuple):
+    """Utterance to listen to: its manifest entry, length in seconds, tokens
+    [T, C], the original and its reconstruction, as audio and image, and their
+    mel-cepstral distortion in dB."""
+
+    name: str
+    entry: dict
+    seconds: float
+    tokens: torch.Tensor
+    audio: tuple[str, str]
+    mels: tuple[torch.Tensor, torch.Tensor]
+    distortion: float
+
+
+class Measured(NamedTuple):
+    """What a model makes of recordings: counts of the codes [C, K] and of the
+    phones and units [P, K] of the first codebook, names of the phones, values
+    by name, and examples."""
+
+    utterances: int
+    seconds: float
+    counts: torch.Tensor
+    phone_units: torch.Tensor
+    phones: list[str]
+    values: dict[str, float]
+    examples: list[Example]
+
+    @property
+    def distortion(self) -> float:
+        """Mean mel-cepstral distortion of the examples, in dB."""
+        each = [example.distortion for example in self.examples]
+        return sum(each) / len(each)
+
+
+def read_recordings(
+    data: str | pathlib.Path, data_root: str | pathlib.Path | None = None
+) -> dict[str, dict]:
+    """Read a manifest, or list the audio of a file or folder as one; a folder
+    with a ``test.json`` is a prepared corpus."""
+    path = pathlib.Path(data)
+    if path.is_dir() and (path / "test.json").is_file():
+        path = path / "test.json"
+    if path.suffix == ".json":
+        return read_manifest(path, data_root)
+    return {
+        str(part.with_suffix("")): {"wav": str(file), "phones": []}
+        for file, part in find_audio([path]).items()
+    }
+
+
+def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
+    """Encode up to ten minutes of recordings, and decode six utterances.
+
+    Arguments
+    ---------
+    tokenizer : VQTokenizer
+        The model.
+    entries : dict
+        Manifest of the recordings.
+
+    Returns
+    -------
+    Measured
+
+    Raises
+    ------
+    ValueError
+        If none of the recordings can be encoded.
+    """
+    model = EvaluatedModel(tokenizer)
+    phones, rate = PhoneInformation(), BitRate(tokenizer.codebook_size)
+    seconds, names, once = 0.0, [], torch.ones(1, dtype=torch.int32)
+    for utterance in model.utterances(_sample(entries, 60 * MAX_MINUTES)):
+        if not len(utterance.tokens):
+            continue
+        for metric in (phones, rate):
+            metric.update(utterance, once)
+        seconds += utterance.seconds
+        names.append((utterance.name, utterance.seconds))
+    if not names:
+        reason = next(iter(model.errors.values()), "there are none")
+        raise ValueError(f"No recording can be encoded: {reason}")
+    counts = rate.tables()["code_counts"]
+    tables = phones.tables()
+    values = {
+        name: one.value
+        for metric in (phones, rate)
+        for name, one in metric.compute().items()
+    }
+    return Measured(
+        len(names),
+        seconds,
+        counts,
+        tables["phone_units"],
+        tables["phones"],
+        values,
+        _examples(tokenizer, {n: (entries[n], s) for n, s in names}),
+    )
+
+
+def _sample(entries, most_seconds):
+    """Draw utterances at random, up to a total length."""
+    names, sample, total = sorted(entries), {}, 0.0
+    random.Random(0).shuffle(names)
+    for name in names:
+        sample[name] = entries[name]
+        try:
+            total += check_audio(entries[name]["wav"])
+        except AudioError:
+            continue
+        if total > most_seconds:
+            break
+    return sample
+
+
+def _examples(tokenizer, utterances):
+    """Choose utterances of different speakers, the long ones first."""
+    by_speaker: dict[str, list[str]] = {}
+    for name, (entry, _) in sorted(
+        utterances.items(), key=lambda item: -min(item[1][1], MAX_SECONDS)
+    ):
+        by_speaker.setdefault(entry.get("spk_id", ""), []).append(name)
+    turns = itertools.zip_longest(*by_speaker.values())
+    chosen = [name for turn in turns for name in turn if name]
+    return [
+        _example(tokenizer, name, utterances[name][0])
+        for name in chosen[:MAX_EXAMPLES]
+    ]
+
+
+def _example(tokenizer, name, entry):
+    rate = tokenizer.sample_rate
+    # Of high sampling rates, as many samples.
+    longest = MAX_SECONDS * min(1, 24_000 / rate)
+    wav = read_audio(entry["wav"], rate, duration=longest)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [pathlib.Path(folder, f"{n}.flac") for n in ("x", "y")]
+        soundfile.write(paths[0], wav.numpy(), rate)
+        # As loud as the original.
+        tokens = tokenizer.reconstruct_file(*paths).cpu()
+        decoded = torch.from_numpy(soundfile.read(paths[1], dtype="float32")[0])
+        clips = tuple(audio(path) for path in paths)
+    mels = tuple(mel_spectrogram(w, rate) for w in (wav, decoded))
+    tokens = tokens.unsqueeze(1) if tokens.dim() == 1 else tokens
+    cepstra = [mel_cepstra(w, rate) for w in (wav, decoded)]
+    distortion = mel_cepstral_distortion(*cepstra)
+    seconds = len(wav) / rate
+    return Example(name, entry, seconds, tokens, clips, mels, distortion)

@@ -1,0 +1,106 @@
+"""Find out how a run was made: its command and its changes to the yaml."""
+
+import pathlib
+import re
+import shlex
+from typing import Any, NamedTuple
+
+import ruamel.yaml
+
+from speechbrain_vq.presets import preset_path, recipe_path
+
+from .summary import Summary
+
+# They name places, not what is trained.
+_PLACES = ("data_folder", "output_folder", "manifest_folder", "save_folder")
+_ORIGIN = re.compile(r"^# Generated .* from:\s*^# (.+)$", re.MULTILINE)
+
+
+class Change(NamedTuple):
+    """A key of the run's yaml, its value, and that of the recipe or preset."""
+
+    key: str
+    value: Any
+    default: Any
+
+
+def changes(summary: Summary) -> list[Change]:
+    """List in which scalars the yaml of a run differs from its recipe's and
+    from its preset; empty where these are not known.
+
+    Arguments
+    ---------
+    summary : Summary
+        The run.
+
+    Returns
+    -------
+    list of Change
+    """
+    if summary.run is None:
+        return []
+    hparams, found = summary.run.hparams, []
+    recipe = _recipe_yaml(summary.run)
+    if recipe is not None:
+        for key, default in recipe["raw"].items():
+            value = hparams.get(key, default)
+            # Values that follow from others change with them.
+            fixed = _is_scalar(value) and not _is_reference(default)
+            if fixed and value != default and key not in _PLACES:
+                found.append(Change(key, value, default))
+    if summary.preset and isinstance(hparams.get("vq"), dict):
+        try:
+            preset = _load(preset_path(summary.preset).read_text("utf-8"))
+        except ValueError:
+            return found
+        for key, value in hparams["vq"].items():
+            if _is_scalar(value) and value != preset.get(key, value):
+                found.append(Change(f"vq.{key}", value, preset[key]))
+    return found
+
+
+def command(summary: Summary) -> str | None:
+    """Write the command that repeats a run, where its recipe is known."""
+    if summary.run is None:
+        return None
+    section = summary.run.hparams.get("inference") or {}
+    recipe = _recipe_yaml(summary.run)
+    if not section.get("recipe") or recipe is None:
+        return None
+    options = [f"--data_folder={summary.run.hparams.get('data_folder')}"]
+    if recipe["path"].name != "train.yaml":
+        options.insert(0, f"--hparams={recipe['path'].name}")
+    options += [
+        f"--{c.key}={c.value}"
+        for c in changes(summary)
+        if not c.key.startswith("vq.")
+    ]
+    lines = [f"speechbrain-vq train {section['recipe']}"]
+    lines += map(shlex.quote, options)
+    return " \\\n    ".join(lines)
+
+
+def _recipe_yaml(run):
+    """Find the yaml of the recipe that a run was made with."""
+    section = run.hparams.get("inference") or {}
+    head = (run.folder / "hyperparams.yaml").read_text("utf-8")[:2000]
+    origin = _ORIGIN.search(head)
+    name = pathlib.Path(origin[1].strip()).name if origin else "train.yaml"
+    try:
+        folder = recipe_path(f"{section['recipe']}/train.py").parent
+        path = folder / "hparams" / name
+        return {"path": path, "raw": _load(path.read_text("utf-8"))}
+    except (KeyError, ValueError, OSError):
+        return None
+
+
+def _load(text):
+    return ruamel.yaml.YAML().load(text)
+
+
+def _is_scalar(value):
+    return isinstance(value, str | int | float | None)
+
+
+def _is_reference(value):
+    return hasattr(value, "tag") and value.tag.value is not None

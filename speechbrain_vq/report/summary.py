@@ -1,0 +1,234 @@
+"""Summarize a run or a model in one row, and judge its codebook."""
+
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import torch
+
+from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.hub.download import download
+from speechbrain_vq.hub.folder import CONFIG
+from speechbrain_vq.publish.run import Run, read_trainer_state
+
+# Of a codebook that is used well, and of one that has collapsed: codes used
+# and perplexity, as shares of what as many frames of evenly used codes have.
+GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
+COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
+# Frames for a code, below which usage says nothing.
+FRAMES_PER_CODE = 4
+
+
+class Summary(NamedTuple):
+    """One row of a comparison; what is not known is None.
+
+    ``values`` has ``used_codes_percent``, ``perplexity``,
+    ``reconstruction_error``, ``pnmi``, ``bits_per_second``, ``steps`` and
+    ``vectors``, the number of frames; ``measured_on`` names the data.
+    ``trained`` has the same of the last epoch of the training.
+    """
+
+    name: str
+    preset: str | None
+    seed: int | None
+    codebook_size: int | None
+    num_codebooks: int | None
+    values: dict[str, float]
+    measured_on: str
+    trained: dict[str, float]
+    run: Run | None
+    model: pathlib.Path | None
+
+    def counts(self) -> torch.Tensor | None:
+        """Read how often each code was used in the last epoch of the training,
+        [C, K], from the latest checkpoint of a run."""
+        try:
+            state = read_trainer_state(self.run.latest) if self.run else {}
+        except (FileNotFoundError, OSError):
+            return None
+        for monitor in state.get("monitors", {}).values():
+            counts = monitor["sums"].get("counts")
+            if counts is not None and counts.sum():
+                return counts
+        return None
+
+
+class Verdict(NamedTuple):
+    """Judgment of a codebook: ``level`` is good, fair, collapsed or unknown,
+    ``advice`` what to try."""
+
+    level: str
+    text: str
+    advice: tuple[str, ...] = ()
+
+
+def summarize(
+    place: str | pathlib.Path, revision: str | None = None
+) -> Summary:
+    """Read what a run, or a model folder, says of itself.
+
+    Arguments
+    ---------
+    place : path or str
+        Folder of a run or of a model, or the name of a bundled model or of one
+        on the Hub.
+    revision : str, optional
+        Branch, tag or commit on the Hub.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is neither.
+
+    Example
+    -------
+    >>> summarize("mini").codebook_size
+    512
+    """
+    folder = pathlib.Path(place)
+    if not folder.is_dir():
+        # A folder of the cache is named by its commit.
+        return _of_model(download(place, revision), str(place))
+    if (folder / CONFIG).is_file():
+        return _of_model(folder, folder.resolve().name)
+    run = Run.open(folder)
+    model = folder / "model"
+    hparams, results = run.hparams, dict(run.results)
+    has_model = (model / CONFIG).is_file()
+    vq, described = hparams.get("vq"), {}
+    if has_model:
+        described = read_json(model / CONFIG)
+    elif isinstance(vq, dict):
+        described = {"num_codebooks": vq.get("num_codebooks", 1)}
+    meta = _latest_meta(run)
+    values, measured_on = _numbers(results), "the test set"
+    if not values:
+        values, measured_on = _numbers(meta, "valid_"), "the validation set"
+    return Summary(
+        folder.resolve().name,
+        hparams.get("preset", hparams.get("arm")),
+        hparams.get("seed"),
+        described.get("codebook_size") or hparams.get("codebook_size"),
+        described.get("num_codebooks"),
+        values,
+        measured_on,
+        _numbers(meta, "train_"),
+        run,
+        model if has_model else None,
+    )
+
+
+def judge(
+    values: dict[str, float],
+    size: int | None,
+    num_codebooks: int = 1,
+    preset: str | None = None,
+) -> Verdict:
+    """Judge the usage of a codebook in one sentence.
+
+    Arguments
+    ---------
+    values : dict
+        ``used_codes_percent`` (of all codes), ``perplexity`` and, where known,
+        ``vectors``, the number of frames.
+    size : int or None
+        Number of codes of a codebook.
+    num_codebooks : int
+        Number of codebooks.
+    preset : str, optional
+        Preset of the training, for what to try.
+
+    Returns
+    -------
+    Verdict
+
+    Example
+    -------
+    >>> judge({"used_codes_percent": 94, "perplexity": 391}, 512).text
+    '94 % of 512 codes used, perplexity 391: no sign of collapse.'
+    >>> judge({"used_codes_percent": 2, "perplexity": 3}, 512).level
+    'collapsed'
+    """
+    used, perplexity = (
+        values.get(name) for name in ("used_codes_percent", "perplexity")
+    )
+    if used is None or perplexity is None or not size:
+        return Verdict("unknown", "The usage of the codebook is not known.")
+    codes = f"{num_codebooks} × {size}" if num_codebooks > 1 else f"{size}"
+    what = f"{used:.0f} % of {codes} codes used, perplexity {perplexity:.3g}"
+    frames = values.get("vectors") or math.inf
+    # Of evenly used codes, those that so few frames would find.
+    possible = 1 - (1 - 1 / size) ** min(frames, 10**9)
+    used, even = used / 100 / possible, perplexity / size / possible
+    if used < COLLAPSED_USED or even < COLLAPSED_PERPLEXITY:
+        text = f"{what}: the codebook has collapsed."
+        return Verdict("collapsed", text, _advice(preset))
+    if frames < FRAMES_PER_CODE * size:
+        text = (
+            f"{what}: {frames:,} frames are too few to judge it, but there is "
+            "no sign of collapse."
+        )
+        return Verdict("unknown", text)
+    if used < GOOD_USED or even < GOOD_PERPLEXITY:
+        text = f"{what}: much of the codebook is idle."
+        return Verdict("fair", text, _advice(preset))
+    return Verdict("good", f"{what}: no sign of collapse.")
+
+
+def _advice(preset):
+    advice = []
+    if preset != "robust":
+        now = f"now {preset}" if preset else "the default of the recipes"
+        advice.append(
+            f"Train with --preset=robust ({now}): it re-initializes the "
+            "codebook by k-means and lets it learn faster."
+        )
+    return (
+        *advice,
+        "Train longer, with more --number_of_steps: the codebook is "
+        "re-initialized until 80 % of the run.",
+        "Give more or more varied speech, or take fewer codes, for example "
+        "--codebook_size=128.",
+    )
+
+
+def _of_model(folder, name):
+    config = read_json(folder / CONFIG)
+    checkpoint = config.get("checkpoint") or {}
+    return Summary(
+        name,
+        config.get("arm"),
+        config.get("seed"),
+        config.get("codebook_size"),
+        config.get("num_codebooks", 1),
+        _numbers(checkpoint, "valid_"),
+        "the validation set of its training",
+        _numbers(checkpoint, "train_"),
+        None,
+        folder,
+    )
+
+
+def _latest_meta(run):
+    try:
+        return run.latest.meta
+    except FileNotFoundError:
+        return {}
+
+
+def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
+    """Take the metrics of a stage that are numbers."""
+    names = (
+        *("used_codes_percent", "perplexity", "reconstruction_error"),
+        *("pnmi", "bits_per_second", "steps", "vectors"),
+    )
+    found = {name: values.get(stage + name, values.get(name)) for name in names}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }

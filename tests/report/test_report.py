@@ -1,0 +1,206 @@
+"""The report reads what runs leave, judges it soundly, and needs no network."""
+
+import base64
+import json
+import math
+import re
+import shutil
+import struct
+import zlib
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
+from speechbrain_vq.evaluation.ipa import manner, to_ipa
+from speechbrain_vq.presets import bundled
+from speechbrain_vq.report import write_report
+from speechbrain_vq.report.charts import Line, line_chart
+from speechbrain_vq.report.history import read_history
+from speechbrain_vq.report.images import mel_spectrogram, mel_ticks, png
+from speechbrain_vq.report.recordings import read_recordings
+from speechbrain_vq.report.reproduce import changes, command
+from speechbrain_vq.report.summary import judge, summarize
+from tests.report.runs import make_run
+
+
+def test_png_holds_the_pixels():
+    pixels = torch.rand(3, 5)
+    content = base64.b64decode(png(pixels).partition(",")[2])
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height, depth, kind = struct.unpack(">IIBB", content[16:26])
+    assert (width, height, depth, kind) == (5, 3, 8, 4)
+    start = content.index(b"IDAT") + 4
+    (size,) = struct.unpack(">I", content[start - 8 : start - 4])
+    rows = zlib.decompress(content[start : start + size])
+    values = torch.tensor(list(rows)).view(3, 11)[:, 2::2] / 255
+    assert torch.allclose(values, pixels, atol=1 / 255)
+
+
+def test_a_tone_lies_on_its_tick():
+    rate = 16000
+    tone = torch.sin(2 * math.pi * 1000 * torch.arange(rate) / rate)
+    mel = mel_spectrogram(tone, rate)
+    assert mel.min() >= 0 and mel.max() == 1
+    loudest = float(mel[:, 20].argmax())
+    height = 1 - (loudest + 0.5) / len(mel)
+    assert abs(height - dict(mel_ticks(rate))["1"]) < 0.03
+
+
+def test_names_of_phones():
+    arpabet = ["SIL", "S", "SH", "TH", "AA1", "HH", "NG", "JH"]
+    assert list(to_ipa(arpabet).values()) == "SIL s ʃ θ ɑ h ŋ dʒ".split()
+    # S is another phone in espeak: the whole inventory tells.
+    espeak = "S tS u: a# I2 @L ; r- 3: dZ".split()
+    assert list(to_ipa(espeak).values()) == "ʃ tʃ uː a ɪ əɫ ʲ ɹ ɜː dʒ".split()
+    assert to_ipa(["ʃ", "aɪ"]) == {"ʃ": "ʃ", "aɪ": "aɪ"}
+
+
+def test_manners():
+    by_manner = {
+        "vowel": "a iː ɜː",
+        "diphthong": "aɪ əʊ",
+        "approximant": "ɹ l j w",
+        "nasal": "m ŋ",
+        "fricative": "s ʒ h",
+        "affricate": "tʃ dʒ",
+        "plosive": "p ɡ ʔ",
+        "silence": "SIL pau",
+    }
+    for name, phones in by_manner.items():
+        assert {manner(phone) for phone in phones.split()} == {name}
+
+
+def test_history_of_a_resumed_run(tmp_path):
+    (tmp_path / "train_log.txt").write_text(
+        "epoch: 1, step: 5 - train loss: 3.0e+00 - valid loss: 4.00\n"
+        "epoch: 2, step: 10 - train loss: 9.00 - valid loss: 9.00\n"
+        "epoch: 2, step: 10 - train loss: 2.00, train used_codes_percent: "
+        "50.000 - valid loss: 2.50\n"
+        "Epoch loaded: 2 - test loss: 2.20\n"
+    )
+    (tmp_path / "log.txt").write_text(
+        "INFO - Step 8: re-initialized quantizer from 10 vectors\n"
+    )
+    history = read_history(tmp_path)
+    assert history.metrics["train loss"] == [(5, 3.0), (10, 2.0)]
+    assert history.metrics["valid loss"] == [(5, 4.0), (10, 2.5)]
+    assert (history.axis, history.reinits, history.warmup) == ("step", [8], 8)
+
+
+def test_history_without_steps_or_warmup(tmp_path):
+    (tmp_path / "train_log.txt").write_text(
+        "Epoch: 1, lr: 1.00e-03 - train loss: 3.48 - valid PER: 3.27\n"
+    )
+    history = read_history(tmp_path)
+    assert history.metrics["valid PER"] == [(1, 3.27)]
+    assert (history.axis, history.warmup) == ("epoch", None)
+    assert read_history(tmp_path / "none").metrics == {}
+
+
+@pytest.mark.parametrize(
+    "used, perplexity, vectors, level",
+    [
+        (94, 391, None, "good"),
+        (26, 74, None, "fair"),
+        (6, 20, None, "collapsed"),
+        (60, 8, None, "collapsed"),
+        # 165 frames cannot find 512 codes, but could find more than five.
+        (25, 120, 165, "unknown"),
+        (1, 4, 165, "collapsed"),
+        (None, None, None, "unknown"),
+    ],
+)
+def test_verdicts(used, perplexity, vectors, level):
+    values = {
+        "used_codes_percent": used,
+        "perplexity": perplexity,
+        "vectors": vectors,
+    }
+    verdict = judge(values, 512, preset="vanilla")
+    assert verdict.level == level
+    advised = level in ("fair", "collapsed")
+    assert bool(verdict.advice) == advised
+    assert not advised or "--preset=robust" in verdict.advice[0]
+
+
+def test_charts_keep_their_points_inside():
+    points = [(0, 0.5), (10, 200.0), (20, 1e-3)]
+    for log in (False, True):
+        chart = line_chart("loss", [Line("a < b", points)], "step", log=log)
+        path = re.search(r'class="line main" d="M([^"]+)"', chart)[1]
+        places = [tuple(map(float, p.split())) for p in path.split("L")]
+        assert all(0 <= x <= 480 and 0 <= y <= 260 for x, y in places)
+        assert places[0][0] < places[1][0] < places[2][0]
+        assert places[1][1] < places[0][1] < places[2][1]
+        assert "a &lt; b" in chart and "a < b" not in chart
+
+
+def test_one_offline_page(tmp_path):
+    run = make_run(tmp_path)
+    page = tmp_path / "pages" / "report.html"
+    other = make_run(tmp_path / "other", used=1.5, perplexity=3.0)
+    done = CliRunner().invoke(
+        main, ["report", str(run), f"--out={page}", f"--compare={other}"]
+    )
+    assert done.exit_code == 0, done.output
+    html = page.read_text("utf-8")
+    assert len(html) < 10e6
+    # Nothing is loaded from elsewhere.
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)|https?://", html)
+    assert html.count("<audio") == 4 and "data:audio/flac" in html
+    assert "94 % of 512 codes used" in html
+    assert "after steps 100, 200" in html
+    assert "--number_of_steps=400" in html
+    for section in "listen training codebook units compare reproduce".split():
+        assert f'id="{section}"' in html
+
+
+def test_text_of_others_is_escaped(tmp_path):
+    run = make_run(tmp_path, words="<script>alert(1)</script>")
+    html = write_report(run, tmp_path / "report.html").read_text("utf-8")
+    assert "<script>alert" not in html and "&lt;script&gt;alert" in html
+
+
+def test_reports_of_models_and_of_runs_without_one(tmp_path):
+    model = write_report("mini", tmp_path / "mini.html").read_text("utf-8")
+    assert "no phones given" in model and 'id="training"' not in model
+    run = make_run(tmp_path)
+    shutil.rmtree(run / "model")
+    html = write_report(run, tmp_path / "run.html").read_text("utf-8")
+    assert "No recordings" in html and 'id="training"' in html
+
+
+def test_command_and_changes(tmp_path):
+    summary = summarize(make_run(tmp_path))
+    found = {change.key: change.value for change in changes(summary)}
+    assert found == {"seed": 7, "number_of_steps": 400, "vq.norm": "none"}
+    assert command(summary).splitlines() == [
+        "speechbrain-vq train MiniSpeech/unit-discovery \\",
+        "    --data_folder=data \\",
+        "    --seed=7 \\",
+        "    --number_of_steps=400",
+    ]
+
+
+def test_data(tmp_path):
+    example = bundled("mini") + "/example.wav"
+    shutil.copy(example, tmp_path / "a.wav")
+    assert list(read_recordings(tmp_path)) == ["a"]
+    entry = {"wav": "{data_root}/a.wav", "phones": [[0, 1, "a"]]}
+    (tmp_path / "test.json").write_text(json.dumps({"utt": entry}))
+    assert read_recordings(tmp_path)["utt"]["phones"] == [(0, 1, "a")]
+
+
+def test_wrong_places_are_named(tmp_path):
+    for place, hint in (
+        ("sppech", "no folder 'sppech'"),
+        (str(tmp_path), "not the folder"),
+    ):
+        done = CliRunner().invoke(main, ["report", place])
+        assert done.exit_code == 1 and hint in done.output
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    done = CliRunner().invoke(main, ["report", "mini", f"--data={silent}"])
+    assert done.exit_code == 1 and "no audio files" in done.output
