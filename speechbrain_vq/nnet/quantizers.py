@@ -8,8 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from speechbrain_vq.nnet.codebooks import Reinit, make_codebook, number_codes
-from speechbrain_vq.nnet.compositions import COMPOSITIONS
+from speechbrain_vq.nnet.codebooks import (
+    Codebook,
+    EMACodebook,
+    Reinit,
+    number_codes,
+)
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
@@ -34,9 +38,6 @@ from speechbrain_vq.nnet.utils import (
 # A vector longer than this is as good as infinite: its square, summed over a
 # batch, is, and would make the running variance so for ever.
 _LARGEST = 1e15
-
-# Training batches without an optimizer step after which to warn.
-_PATIENCE = 200
 
 
 class VQOutput(NamedTuple):
@@ -174,33 +175,51 @@ class VectorQuantizer(nn.Module):
         entropy_weight: float = 0.0,
     ):
         super().__init__()
-        check_choice("composition", composition, tuple(COMPOSITIONS))
+        check_choice("composition", composition, ("product", "residual"))
         check_choice("norm", norm, ("batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
+        check_choice("codebook", codebook, ("gradient", "ema"))
         check_sizes(
             input_dim=input_dim,
             codebook_size=codebook_size,
             num_codebooks=num_codebooks,
         )
+        is_residual, is_ema = composition == "residual", codebook == "ema"
+        on_latents = norm_position == "latent"
+        contradictions = {
+            "norm_position='latent', denormalize and affine need norm='batch'.": (
+                norm is None and (on_latents or denormalize or affine)
+            ),
+            "An EMA codebook has no codebook loss: leave codebook_weight out.": (
+                is_ema and codebook_weight
+            ),
+            "ema_decay needs codebook='ema'.": not is_ema and ema_decay,
+            "quantizer_dropout needs composition='residual': of a product no "
+            "codebook can be left out.": quantizer_dropout and not is_residual,
+        }
+        for message, is_given in contradictions.items():
+            if is_given:
+                raise ValueError(message)
+        if codebook_dim is None:
+            codebook_dim, rest = divmod(
+                input_dim, 1 if is_residual else num_codebooks
+            )
+            if rest:
+                raise ValueError(
+                    f"input_dim={input_dim} does not divide into "
+                    f"{num_codebooks} codebooks: give codebook_dim."
+                )
         if reservoir_size is None:
             reservoir_size = max(20480, 4 * codebook_size)
+        check_sizes(codebook_dim=codebook_dim)
         check_sizes(least=0, reservoir_size=reservoir_size)
-        if norm is None and (norm_position != "input" or denormalize or affine):
-            raise ValueError(
-                "norm_position='latent', denormalize and affine need "
-                "norm='batch'."
-            )
-        if codebook == "ema" and codebook_weight:
-            raise ValueError(
-                "An EMA codebook has no codebook loss: leave codebook_weight "
-                f"out or set it to 0, not {codebook_weight}."
-            )
+        # Those of the model's loss reach codewords through DiVeQ.
         lossless = estimator == "diveq"
         if commitment_weight is None:
             commitment_weight = 0.0 if lossless else 0.25
         if codebook_weight is None:
-            codebook_weight = 0.0 if lossless or codebook == "ema" else 1.0
+            codebook_weight = 0.0 if lossless or is_ema else 1.0
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),
             ("codebook_weight", codebook_weight, math.inf),
@@ -209,21 +228,8 @@ class VectorQuantizer(nn.Module):
         ):
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must be in 0..{most}, got {value!r}.")
-        if quantizer_dropout and composition != "residual":
-            raise ValueError(
-                "quantizer_dropout needs composition='residual': of a product "
-                "no codebook can be left out."
-            )
-        self.arrangement = COMPOSITIONS[composition]
-        if codebook_dim is None:
-            codebook_dim = self.arrangement.codebook_dim(
-                input_dim, num_codebooks
-            )
-        check_sizes(codebook_dim=codebook_dim)
         self.input_dim = input_dim
-        self.latent_dim = self.arrangement.latent_dim(
-            num_codebooks, codebook_dim
-        )
+        self.latent_dim = codebook_dim * (1 if is_residual else num_codebooks)
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
@@ -239,28 +245,24 @@ class VectorQuantizer(nn.Module):
         # In a warm-up latents pass as they are; CodebookTrainer sets it.
         self.bypass = False
         self.frozen = False
-        # Training batches since the last optimizer step; None: no trainer.
-        self.batches_without_step = None
-        self.warns_of_warmup = True
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm == "batch":
-            on_input = norm_position == "input"
-            width = input_dim if on_input else codebook_dim
+            width = codebook_dim if on_latents else input_dim
             self.norm = MaskedBatchNorm(width, affine=affine)
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:
             dims = input_dim, self.latent_dim
             self.project = nn.Linear(*dims, dtype=torch.float32)
             self.project_back = nn.Linear(*dims[::-1], dtype=torch.float32)
-        self.embedding = make_codebook(
-            codebook,
-            ema_decay,
-            num_codebooks,
-            codebook_size,
-            codebook_dim,
-            "normal" if self._needs_kmeans else codebook_init,
-        )
+        sizes = num_codebooks, codebook_size, codebook_dim
+        init = "normal" if self._needs_kmeans else codebook_init
+        options = {"init": init, "residual": is_residual}
+        if is_ema:
+            decay = 0.99 if ema_decay is None else ema_decay
+            self.embedding = EMACodebook(*sizes, decay=decay, **options)
+        else:
+            self.embedding = Codebook(*sizes, **options)
         self.reservoir = None
         if reservoir_size:
             self.reservoir = Reservoir(reservoir_size, self.latent_dim)
@@ -348,11 +350,8 @@ class VectorQuantizer(nn.Module):
         """
         if self.channel_first:
             x = x.movedim(1, -1)
-        self._check_input(x)
-        frames = frame_mask(x, lengths, mask)
-        self._check_not_empty(frames)
+        frames = self._check_input(x, lengths, mask)
         used = self._num_used(num_quantizers)
-        self._check_training()
         learns = self.training and not is_recomputed()
         with torch.autocast(x.device.type, enabled=False):
             flat, frames = x.float().flatten(0, -2), frames.flatten()
@@ -460,9 +459,7 @@ class VectorQuantizer(nn.Module):
         # In fp32, as forward: the two must give the same bits.
         with torch.autocast(indices.device.type, enabled=False):
             flat = indices.reshape(-1, indices.shape[-1])
-            vectors = self._output(
-                self.arrangement.combine(self.embedding(flat))
-            )
+            vectors = self._output(self.embedding.combine(self.embedding(flat)))
             vectors = vectors * (flat >= 0).any(1, keepdim=True)
         vectors = vectors.reshape(*indices.shape[:-1], self.input_dim)
         if self.channel_first and vectors.dim() > 1:
@@ -477,7 +474,8 @@ class VectorQuantizer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
         """Re-initialize the codebook by k-means (the re-estimation of arXiv
-        2005.08520) and empty the reservoir.
+        2005.08520) and empty the reservoir. In a distributed run all ranks
+        must call it, and take the codebook of the first.
 
         Arguments
         ---------
@@ -494,7 +492,8 @@ class VectorQuantizer(nn.Module):
         Returns
         -------
         Reinit or None
-            None where there is no vector, or the codebook is frozen.
+            None where there is no vector, the codebook is frozen, or this is
+            not the first rank.
 
         Raises
         ------
@@ -510,12 +509,22 @@ class VectorQuantizer(nn.Module):
                     "codebook from: build it with reservoir_size above 0."
                 )
             vectors = self.reservoir.contents()
-        self._check_vectors(vectors)
-        result = None
-        if len(vectors) and not self.is_codebook_frozen:
-            result = self.arrangement.reinitialize(
-                self.embedding, vectors.float(), start, generator
+        if vectors.shape != (len(vectors), self.latent_dim):
+            raise ValueError(
+                f"The latents to cluster are [N, {self.latent_dim}], got a "
+                f"tensor of shape {tuple(vectors.shape)}."
             )
+        if not vectors.isfinite().all():
+            raise ValueError("The latents to cluster hold NaN or infinity.")
+        number, result = torch.tensor(len(vectors), device=vectors.device), None
+        broadcast([number])
+        if number > 0 and not self.is_codebook_frozen:
+            if is_first_rank():
+                result = self.embedding.reinitialize(
+                    vectors.float(), start, generator
+                )
+            broadcast([self.codebook, *self.embedding.buffers()])
+            self._needs_kmeans = False
         if self.reservoir is not None:
             self.reservoir.reset()
         return result
@@ -553,25 +562,21 @@ class VectorQuantizer(nn.Module):
         return self.frozen or off or not self.embedding.learnable
 
     def training_state(self) -> dict:
-        """Return what training goes on from and inference does not need:
-        warm-up, reservoir, averages; for ``load_training_state()``."""
+        """Return warm-up and reservoir, from which training goes on and which
+        inference does not need; for ``load_training_state()``."""
         has = self.reservoir is not None
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
             "reservoir": self.reservoir.state_dict() if has else None,
-            "buffers": {n: value.clone() for n, value in self._averages()},
         }
 
-    @torch.no_grad()
     def load_training_state(self, state: dict) -> None:
         """Restore what ``training_state()`` returned."""
         self.bypass = bool(state["bypass"])
         self._needs_kmeans = bool(state["needs_kmeans"])
         if self.reservoir is not None and state["reservoir"]:
             self.reservoir.load_state_dict(state["reservoir"])
-        for name, value in self._averages():
-            value.copy_(state["buffers"][name])
 
     def extra_repr(self) -> str:
         """Return the main sizes, for ``print``."""
@@ -629,26 +634,18 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
         """Keep latents for re-initialization, or start from them."""
+        frozen = self.is_codebook_frozen
+        if self._needs_kmeans and not (self.bypass or frozen):
+            self.reinitialize(latents[valid])
         if self.reservoir is not None:
             self.reservoir.add(latents, valid)
-        if self._needs_kmeans and not self.bypass:
-            vectors = latents.detach()[valid]
-            num_vectors = torch.tensor(len(vectors), device=latents.device)
-            broadcast([num_vectors])
-            if num_vectors > 0:  # those of the first rank
-                if is_first_rank():
-                    self.arrangement.reinitialize(
-                        self.embedding, vectors, "kmeans++", None
-                    )
-                broadcast([self.codebook, *self.embedding.buffers()])
-                self._needs_kmeans = False
 
     def _quantize(self, latents, valid, used, learns):
         """Indices [N, C], quantized [N, latent_dim], loss and metrics."""
         table = self.embedding.table(recomputed=self.training and not learns)
         if self.training and not self.embedding.training:
             table = table.detach()
-        indices, targets = self.arrangement.code(latents, table[:used])
+        indices, targets = self.embedding.code(latents, table[:used])
         codes, mass = number_codes(indices, self.codebook_size), valid.float()
         loss, sq_error, codewords = quantization_loss(
             targets,
@@ -664,13 +661,13 @@ class VectorQuantizer(nn.Module):
             loss = loss + self.entropy_weight * uneven
         if learns:
             self.embedding.learn(targets.detach(), indices, valid)
-        quantized = self.estimate(latents, self.arrangement.combine(codewords))
+        quantized = self.estimate(latents, self.embedding.combine(codewords))
         counts = code_counts(
             codes, mass, self.num_codebooks, self.codebook_size
         )
-        metrics = batch_metrics(
-            latents, mass, counts, self.arrangement.total_error(sq_error)
-        )
+        residual = self.embedding.residual
+        sq_error = sq_error[-1] if residual else sq_error.sum()
+        metrics = batch_metrics(latents, mass, counts, sq_error)
         if used < self.num_codebooks:
             indices = nn.functional.pad(
                 indices, (0, self.num_codebooks - used), value=-1
@@ -688,20 +685,35 @@ class VectorQuantizer(nn.Module):
 
     # Checks ----------------------------------------------------------------
 
-    def _check_input(self, x: torch.Tensor) -> None:
+    def _check_input(self, x, lengths, mask) -> torch.Tensor:
+        """Check an input, and return the mask of its valid frames."""
         if not x.is_floating_point():
             raise TypeError(
                 f"A quantizer takes real floating point vectors, got {x.dtype}."
             )
         if x.dim() < 2 or x.shape[-1] != self.input_dim:
-            hint = ""
-            if x.dim() > 1 and x.shape[1] == self.input_dim:
-                hint = " For [B, input_dim, ...] build it with channel_first."
             raise ValueError(
                 f"A quantizer of input_dim={self.input_dim} takes [..., "
-                f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}."
-                f"{hint}"
+                f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}. "
+                "For [B, input_dim, ...] build it with channel_first."
             )
+        if self.training and in_transform():
+            raise RuntimeError(
+                "A quantizer learns from what it sees, which torch.func "
+                "transforms do not allow: call eval() first."
+            )
+        frames = frame_mask(x, lengths, mask)
+        # Ranks meet in collectives, and on a GPU a look is a host sync.
+        if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
+            return frames
+        empty = frames.numel() == 0
+        if empty or (frames.device.type == "cpu" and not frames.any()):
+            raise ValueError(
+                "There is no valid frame to quantize: the input's shape less "
+                f"its channels is {tuple(frames.shape)}"
+                + ("." if empty else " and all of it is padding.")
+            )
+        return frames
 
     def _check_codes(self, indices: torch.Tensor) -> None:
         dtype, books = indices.dtype, self.num_codebooks
@@ -723,63 +735,10 @@ class VectorQuantizer(nn.Module):
                     f"for none, got values from {low} to {high}."
                 )
 
-    def _check_vectors(self, vectors: torch.Tensor) -> None:
-        if vectors.dim() != 2 or vectors.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"The latents to cluster are [N, {self.latent_dim}], got a "
-                f"tensor of shape {tuple(vectors.shape)}."
-            )
-        if not vectors.isfinite().all():
-            raise ValueError("The latents to cluster hold NaN or infinity.")
-
-    def _check_training(self) -> None:
-        """Warn of what would go wrong in silence, or refuse it."""
-        if self.training and in_transform():
-            raise RuntimeError(
-                "A quantizer learns from what it sees, which torch.func "
-                "transforms do not allow: call eval() first."
-            )
-        if torch.compiler.is_compiling() or is_recomputed():
-            return
-        if self.bypass and not self.training and self.warns_of_warmup:
-            self.warns_of_warmup = False
-            warnings.warn(
-                "A VectorQuantizer is evaluated within the warm-up of its "
-                "ReinitSchedule: nothing is quantized yet. Train longer, or "
-                "shorten warmup.",
-                stacklevel=4,
-            )
-        if self.training and self.batches_without_step is not None:
-            self.batches_without_step += 1
-            if self.batches_without_step == _PATIENCE:
-                warnings.warn(
-                    "No optimizer given to CodebookTrainer has stepped in "
-                    f"{_PATIENCE} training batches, so the codebook does not "
-                    "learn: give it the optimizer that the loop steps.",
-                    stacklevel=3,
-                )
-
-    def _check_not_empty(self, frames: torch.Tensor) -> None:
-        # Ranks meet in collectives, and on a GPU a look is a host sync.
-        if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
-            return
-        empty = frames.numel() == 0
-        if empty or (frames.device.type == "cpu" and not frames.any()):
-            raise ValueError(
-                "There is no valid frame to quantize: the input's shape less "
-                f"its channels is {tuple(frames.shape)}"
-                + ("." if empty else " and all of it is padding.")
-            )
-
     # State -----------------------------------------------------------------
 
-    def _averages(self):
-        """The buffers that are in no state_dict, by name."""
-        saved = self.state_dict(keep_vars=True)
-        return [(n, b) for n, b in self.named_buffers() if n not in saved]
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        _upgrade_state_dict(self, state_dict, prefix)
+        upgrade_state_dict(self, state_dict, prefix)
         state_dict.pop(f"{prefix}reservoir._extra_state", None)
         extra = state_dict.pop(f"{prefix}_extra_state", None)
         if extra is not None:
@@ -853,7 +812,9 @@ class ResidualVectorQuantizer(VectorQuantizer):
         return options
 
 
-def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:
+def upgrade_state_dict(
+    model: nn.Module, state_dict: dict, prefix: str = ""
+) -> None:
     """Convert a saved state of version 0.1, in place, and the norm of a
     quantizer to what its state has.
 
@@ -863,22 +824,21 @@ def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:
         A quantizer, or a model with quantizers anywhere in it.
     state_dict : dict
         State of the model, or anything else by its keys.
+    prefix : str
+        What the keys of the model begin with.
     """
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, VectorQuantizer):
-            prefix = f"{name}." if name else ""
-            _upgrade_state_dict(module, state_dict, prefix)
-
-
-def _upgrade_state_dict(quantizer, state_dict, prefix):
-    """Convert the state of the quantizer with a prefix."""
-    if quantizer.norm is not None and f"{prefix}norm.weight" in state_dict:
-        quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
-    old = [k for k in state_dict if k.startswith(f"{prefix}codewords.")]
-    for key in old:
-        value = state_dict.pop(key)
-        if key.endswith("weight"):  # averages belong to training
-            state_dict[f"{prefix}embedding.weight"] = value
-    variance = f"{prefix}norm.running_var"
-    if old and isinstance(state_dict.get(variance), torch.Tensor):
-        state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
+    for name, quantizer in model.named_modules(remove_duplicate=False):
+        if not isinstance(quantizer, VectorQuantizer):
+            continue
+        at = f"{prefix}{name}." if name else prefix
+        if quantizer.norm is not None and f"{at}norm.weight" in state_dict:
+            quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
+        old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
+        for key in old:
+            value = state_dict.pop(key)
+            if key.endswith("weight"):  # averages belong to training
+                state_dict[f"{at}embedding.weight"] = value
+        variance = f"{at}norm.running_var"
+        if old and isinstance(state_dict.get(variance), torch.Tensor):
+            # Its epsilon.
+            state_dict[variance] = state_dict[variance] + 1e-5
