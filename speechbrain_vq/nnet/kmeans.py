@@ -7,11 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from speechbrain_vq.nnet.search import (
-    first_copies,
-    full_precision,
-    nearest_with_distances,
-)
+from speechbrain_vq.nnet.search import full_precision, nearest_with_distances
 
 logger = logging.getLogger(__name__)
 
@@ -266,8 +262,12 @@ def _part_copies(centroids, distinct, generator):
     spread = (distinct - distinct.mean(0)).square().mean().sqrt()
     # Vectors without a spread have a size of about 1.
     jitter = 1e-2 * torch.where(spread > 0, spread, 1)
-    positions = torch.arange(len(centroids), device=centroids.device)
-    while (copies := first_copies(centroids) != positions).any():
+    while True:
+        _, group = torch.unique(centroids, dim=0, return_inverse=True)
+        ordered, order = group.sort(stable=True)
+        copies = order[1:][ordered[1:] == ordered[:-1]]
+        if len(copies) == 0:
+            break
         shape, device = centroids[copies].shape, generator.device
         noise = torch.randn(shape, generator=generator, device=device)
         centroids[copies] += jitter * noise.to(centroids)

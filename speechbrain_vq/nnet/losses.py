@@ -78,37 +78,29 @@ def usage_loss(
 
 
 @torch.no_grad()
-def code_counts(
-    codes: torch.Tensor,
-    mass: torch.Tensor,
-    num_codebooks: int,
-    codebook_size: int,
-) -> torch.Tensor:
-    """Count the codes [N, c] of a mass [N], as ``quantization_loss`` takes
-    them -> [C, K]."""
-    counts = mass.new_zeros(num_codebooks * codebook_size)
-    each = mass.unsqueeze(1).expand_as(codes).flatten()
-    counts = counts.index_add(0, codes.flatten(), each)
-    return counts.view(num_codebooks, -1)
-
-
-@torch.no_grad()
 def batch_metrics(
     latents: torch.Tensor,
     mass: torch.Tensor,
-    counts: torch.Tensor,
-    sq_error: torch.Tensor | None,
+    codes: torch.Tensor,
+    codebook: torch.Tensor,
+    sq_error: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N],
-    counts [C, K] and the sum of squared quantization errors, None where
-    nothing was quantized: sums that a whole stage can add up, and the
-    perplexity of the batch."""
+    """Compute the metrics of ``VQOutput``: sums that a whole stage can add up,
+    and the perplexity of the batch.
+
+    Latents are [N, D], and ``sq_error`` the sum of their squared quantization
+    errors; the rest is as ``quantization_loss`` takes it.
+    """
+    counts = torch.zeros_like(codebook[..., 0]).flatten()
+    each = mass.unsqueeze(1).expand_as(codes).flatten()
+    counts = counts.index_add(0, codes.flatten(), each)
+    counts = counts.view(codebook.shape[:2])
     squares = torch.linalg.vector_norm(latents, dim=1).square()
     return {
         "counts": counts,
         "num_vectors": mass.sum(),
         "perplexity": entropy(counts).exp().mean(),
-        "sq_error": mass.new_zeros(()) if sq_error is None else sq_error,
+        "sq_error": sq_error,
         "latent_sum": mass @ latents,
         "latent_sq_sum": mass @ squares,
     }

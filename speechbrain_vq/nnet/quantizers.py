@@ -1,7 +1,6 @@
 """Vector quantizers with a bottleneck that does not collapse."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -17,7 +16,6 @@ from speechbrain_vq.nnet.codebooks import (
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
-    code_counts,
     quantization_loss,
     usage_loss,
 )
@@ -32,6 +30,7 @@ from speechbrain_vq.nnet.utils import (
     is_first_rank,
     is_recomputed,
     keep_dtype,
+    refuse_transform,
     world_size,
 )
 
@@ -530,12 +529,7 @@ class VectorQuantizer(nn.Module):
         return result
 
     def reestimate(self, vectors=None, generator=None):
-        """Deprecated name of ``reinitialize``."""
-        warnings.warn(
-            "reestimate() is now reinitialize().",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        """Deprecated name of ``reinitialize``, as in version 0.1."""
         return self.reinitialize(vectors, generator=generator)
 
     def freeze(self) -> "VectorQuantizer":
@@ -580,11 +574,8 @@ class VectorQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the main sizes, for ``print``."""
-        return (
-            f"input_dim={self.input_dim}, num_codebooks={self.num_codebooks}, "
-            f"codebook_size={self.codebook_size}, "
-            f"codebook_dim={self.codebook_dim}"
-        )
+        names = ("input_dim", "num_codebooks", "codebook_size", "codebook_dim")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     # Steps of a forward ----------------------------------------------------
 
@@ -614,22 +605,28 @@ class VectorQuantizer(nn.Module):
 
     def _latents(self, flat: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
+        if self.norm_position == "latent":
+            return self._normalize(self.project(flat), valid)
+        return self.project(self._normalize(flat, valid))
+
+    def _normalize(self, x, valid):
+        """Normalize [N, D] in parts as wide as the norm."""
         if self.norm is None:
-            return self.project(flat)
-        if self.norm_position == "input":
-            return self.project(self.norm(flat, valid))
-        parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
+            return x
+        parts = x.unflatten(1, (-1, self.norm.num_features))
         each = valid.unsqueeze(1).expand(parts.shape[:2])
         return self.norm(parts, each).flatten(1)
 
     def _output(self, latents: torch.Tensor) -> torch.Tensor:
         """[N, latent_dim] -> [N, input_dim]."""
-        if not self.denormalize:
-            return self.project_back(latents)
-        if self.norm_position == "input":
-            return self.norm.inverse(self.project_back(latents))
-        parts = latents.unflatten(1, (-1, self.codebook_dim))
-        return self.project_back(self.norm.inverse(parts).flatten(1))
+        undo = self._denormalize if self.denormalize else nn.Identity()
+        if self.norm_position == "latent":
+            return self.project_back(undo(latents))
+        return undo(self.project_back(latents))
+
+    def _denormalize(self, x):
+        parts = x.unflatten(1, (-1, self.norm.num_features))
+        return self.norm.inverse(parts).flatten(1)
 
     @torch.no_grad()
     def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
@@ -662,12 +659,9 @@ class VectorQuantizer(nn.Module):
         if learns:
             self.embedding.learn(targets.detach(), indices, valid)
         quantized = self.estimate(latents, self.embedding.combine(codewords))
-        counts = code_counts(
-            codes, mass, self.num_codebooks, self.codebook_size
-        )
-        residual = self.embedding.residual
-        sq_error = sq_error[-1] if residual else sq_error.sum()
-        metrics = batch_metrics(latents, mass, counts, sq_error)
+        is_row = self.embedding.residual
+        sq_error = sq_error[-1] if is_row else sq_error.sum()
+        metrics = batch_metrics(latents, mass, codes, table, sq_error)
         if used < self.num_codebooks:
             indices = nn.functional.pad(
                 indices, (0, self.num_codebooks - used), value=-1
@@ -676,10 +670,10 @@ class VectorQuantizer(nn.Module):
 
     def _pass(self, latents, valid):
         """The same in a warm-up: nothing is quantized."""
-        shape = len(latents), self.num_codebooks
-        indices = latents.new_full(shape, -1, dtype=torch.long)
-        counts = torch.zeros_like(self.codebook[..., 0]).detach()
-        metrics = batch_metrics(latents, valid.float(), counts, None)
+        mass, nothing = valid.float(), latents.new_zeros(())
+        none = latents.new_zeros(len(latents), 0, dtype=torch.long)
+        metrics = batch_metrics(latents, mass, none, self.codebook, nothing)
+        indices = none.new_full((len(latents), self.num_codebooks), -1)
         # DDP and GradScaler ask for a gradient of every parameter.
         return indices, latents, 0.0 * self.codebook.sum(), metrics
 
@@ -697,11 +691,7 @@ class VectorQuantizer(nn.Module):
                 f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}. "
                 "For [B, input_dim, ...] build it with channel_first."
             )
-        if self.training and in_transform():
-            raise RuntimeError(
-                "A quantizer learns from what it sees, which torch.func "
-                "transforms do not allow: call eval() first."
-            )
+        refuse_transform(self)
         frames = frame_mask(x, lengths, mask)
         # Ranks meet in collectives, and on a GPU a look is a host sync.
         if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
@@ -772,14 +762,8 @@ class ResidualVectorQuantizer(VectorQuantizer):
     ---------
     num_quantizers : int
         Number of codebooks in the row, C.
-    input_dim : int
-        Dimension of the encoder outputs.
-    codebook_size : int
-        Number of codewords of each codebook, K.
-    codebook_dim : int, optional
-        Dimension of a codeword, ``input_dim`` by default.
-    **options
-        The other arguments of ``VectorQuantizer``.
+    input_dim, codebook_size, codebook_dim, **options
+        See ``VectorQuantizer``; ``codebook_dim`` is ``input_dim`` by default.
 
     Example
     -------
@@ -815,18 +799,9 @@ class ResidualVectorQuantizer(VectorQuantizer):
 def upgrade_state_dict(
     model: nn.Module, state_dict: dict, prefix: str = ""
 ) -> None:
-    """Convert a saved state of version 0.1, in place, and the norm of a
-    quantizer to what its state has.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        A quantizer, or a model with quantizers anywhere in it.
-    state_dict : dict
-        State of the model, or anything else by its keys.
-    prefix : str
-        What the keys of the model begin with.
-    """
+    """Convert a saved state of version 0.1, in place, and the norms of a
+    model's quantizers to what their state has. The state may be anything else
+    by the keys of one; ``prefix`` is what they begin with."""
     for name, quantizer in model.named_modules(remove_duplicate=False):
         if not isinstance(quantizer, VectorQuantizer):
             continue

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
-    code_counts,
     entropy,
     quantization_loss,
     usage_loss,
@@ -104,8 +103,8 @@ def test_usage_loss_is_least_where_usage_is_even():
 def test_counts_equal_bincount_for_each_codebook():
     indices = torch.randint(11, (200, 3))
     valid = torch.rand(200) < 0.6
-    codes = number_codes(indices, 11)
-    counts = code_counts(codes, valid.float(), codes.shape[1], 11).numpy()
+    found = metrics_of(torch.randn(200, 4), valid, indices, 11)
+    counts = found["counts"].numpy()
     for book in range(3):
         chosen = indices[valid, book].numpy()
         np.testing.assert_array_equal(
@@ -127,14 +126,20 @@ def test_entropy_closed_form():
     assert float(entropy(torch.zeros(4))) == 0
 
 
-def metrics_of(latents, valid, counts=None, sq_error=None):
-    counts = torch.ones(1, 4) if counts is None else counts
-    return batch_metrics(latents, valid.float(), counts, sq_error)
+def metrics_of(latents, valid, indices=None, size=4):
+    if indices is None:
+        indices = torch.zeros(len(latents), 1, dtype=torch.long)
+    table = torch.zeros(indices.shape[1], size, latents.shape[1])
+    codes = number_codes(indices, size)
+    nothing = torch.zeros(())
+    return batch_metrics(latents, valid.float(), codes, table, nothing)
 
 
 def test_perplexity_is_the_mean_over_codebooks():
-    counts = torch.tensor([[6.0, 6, 0, 0], [0, 12, 0, 0], [3, 3, 3, 3]])
-    found = metrics_of(torch.randn(12, 3), torch.ones(12).bool(), counts)
+    indices = torch.stack(
+        [torch.arange(12) // 6, torch.ones(12).long(), torch.arange(12) % 4], 1
+    )
+    found = metrics_of(torch.randn(12, 3), torch.ones(12).bool(), indices)
     assert float(found["perplexity"]) == pytest.approx((2 + 1 + 4) / 3)
 
 
