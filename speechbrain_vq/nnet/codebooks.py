@@ -13,15 +13,8 @@ from speechbrain_vq.nnet.utils import check_choice, sum_over_ranks
 
 
 class Reinit(NamedTuple):
-    """Result of a re-initialization.
-
-    Arguments
-    ---------
-    inertia : float
-        Mean squared distance of a latent to its quantization, after.
-    previous_inertia : float
-        The same before.
-    """
+    """Mean squared distance of a latent to its quantization, after and before
+    a re-initialization."""
 
     inertia: float
     previous_inertia: float
@@ -51,12 +44,8 @@ class Codebook(nn.Module):
 
     Arguments
     ---------
-    num_codebooks : int
-        Number of codebooks, C.
-    codebook_size : int
-        Number of codewords of each, K.
-    codebook_dim : int
-        Dimension of a codeword, d.
+    num_codebooks, codebook_size, codebook_dim : int
+        C, K and d.
     init : str
         ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017) and the
         code of arXiv 2005.08520 on images; ``"xavier"``: uniform as well, up
@@ -82,6 +71,8 @@ class Codebook(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
+        # Those before the last update, where it is not by gradient.
+        self.previous = None
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
         self.residual = residual
         weight = torch.empty(
@@ -102,11 +93,6 @@ class Codebook(nn.Module):
     def learnable(self) -> bool:
         """Whether ``requires_grad_()`` lets the codewords learn."""
         return self.weight.requires_grad
-
-    def table(self, recomputed: bool = False) -> torch.Tensor:
-        """Return the codewords to search, [C, K, d]: where activation
-        checkpointing recomputes a forward, those of its first run."""
-        return self.weight
 
     def code(
         self,
@@ -196,15 +182,8 @@ class EMACodebook(Codebook):
     ranks. They belong to training, so they are in no ``state_dict``, and start
     anew where only it is loaded.
 
-    Arguments
-    ---------
-    *sizes
-        ``num_codebooks``, ``codebook_size``, ``codebook_dim``, see
-        ``Codebook``.
-    decay : float
-        Weight of the past at each batch.
-    **options
-        ``init`` and ``residual``, see ``Codebook``.
+    The arguments are those of ``Codebook``, and ``decay``: the weight of the
+    past at each batch.
 
     Example
     -------
@@ -216,9 +195,6 @@ class EMACodebook(Codebook):
     tensor([1.])
     """
 
-    # Mass of a new code without vectors: the first to choose it place it.
-    min_mass = 1e-6
-
     def __init__(self, *sizes: int, decay: float = 0.99, **options):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
@@ -228,8 +204,6 @@ class EMACodebook(Codebook):
     def _register(self, weight: torch.Tensor) -> None:
         self.register_buffer("weight", weight)
         self._follow = True
-        # The codewords before the last update.
-        self._previous = None
         self._start_averages()
 
     def _start_averages(self) -> None:
@@ -247,11 +221,6 @@ class EMACodebook(Codebook):
         """Let the codewords follow the averages, or freeze them."""
         self._follow = requires_grad
         return super().requires_grad_(requires_grad)
-
-    def table(self, recomputed: bool = False) -> torch.Tensor:
-        """Return the codewords to search, see ``Codebook``."""
-        previous = self._previous if recomputed else None
-        return self.weight if previous is None else previous
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -281,13 +250,14 @@ class EMACodebook(Codebook):
         # The mean of a code not chosen moves by rounding alone, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
-        self._previous = self.weight.clone()
+        self.previous = self.weight.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     def _replace(self, book, centroids, counts) -> None:
         # Sums are centroid x count, with counts scaled to the old mass.
         super()._replace(book, centroids, counts)
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
-        mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass)
+        # Where there are no vectors, the first to choose the code place it.
+        mass = (share * self.ema_count[book].sum()).clamp(min=1e-6)
         self.ema_count[book] = mass
         self.ema_sum[book] = self.weight[book] * mass.unsqueeze(1)

@@ -24,23 +24,9 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply the straight-through estimator (Bengio et al., 2013): the latents
-    get the gradient of the codewords unchanged.
+    """Apply the straight-through estimator (Bengio et al., 2013): the output
+    is the codewords [..., D], and latents [..., D] get its gradient unchanged.
 
-    Arguments
-    ---------
-    latents : torch.Tensor
-        Encoder outputs, [..., D].
-    codewords : torch.Tensor
-        Nearest codewords, [..., D]; no gradient reaches them.
-
-    Returns
-    -------
-    torch.Tensor
-        Codewords, [..., D].
-
-    Example
-    -------
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> straight_through(x, torch.tensor([1.5, 1.5])).square().sum().backward()
     >>> x.grad
@@ -85,11 +71,8 @@ def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
     gradient passes the length alone.
 
     Latents and codewords both get gradients, so no codebook or commitment
-    loss is needed. Arguments and output are those of ``straight_through``;
-    here a gradient reaches the codewords.
+    loss is needed. Arguments and output are those of ``straight_through``.
 
-    Example
-    -------
     >>> codeword = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> diveq(torch.zeros(2), codeword)[0].backward()
     >>> codeword.grad

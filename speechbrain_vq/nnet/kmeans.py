@@ -65,9 +65,9 @@ def kmeans(
     x : torch.Tensor
         Vectors [N, D], any real floating dtype, all finite.
     num_clusters : int
-        Number of centroids K. Where there are fewer distinct vectors, the
-        surplus centroids are slightly jittered copies of them, no two alike,
-        or stay where `init` has them, and a warning is logged.
+        Number of centroids K. Where there are fewer distinct vectors,
+        slightly jittered copies of them make up the number, no two alike, and
+        a warning is logged.
     max_iterations : int
         Largest number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
@@ -112,32 +112,25 @@ def kmeans(
     exponent = torch.frexp(x.abs().amax()).exponent
     scale = torch.ldexp(torch.ones_like(x[0, 0]), exponent - 1)
     points, counts = torch.unique(x / scale, dim=0, return_counts=True)
-    weights, surplus = counts.float(), num_clusters - len(points)
-    if surplus > 0:
+    weights = counts.float()
+    if len(points) < num_clusters:
         logger.warning(
             f"k-means: only {len(points)} distinct vectors for {num_clusters} "
-            f"clusters, so {surplus} of the centroids are jittered copies of "
-            "others, or stay"
+            "clusters, so the other centroids are jittered copies of them"
         )
+        points = _add_copies(points, num_clusters, generator)
+        weights = torch.ones_like(points[:, 0])
     with full_precision(x.device.type):
-        if init is None:
-            copies = torch.arange(num_clusters, device=x.device) % len(points)
-            centroids, is_empty = points[copies], copies >= 0
-        else:
+        centroids = points[:num_clusters].clone()
+        is_empty = torch.ones_like(centroids[:, 0], dtype=torch.bool)
+        if init is not None:
             centroids = init.to(x) / scale
             labels, _ = nearest_with_distances(points, centroids)
             is_empty = torch.bincount(labels, minlength=num_clusters) == 0
-        if surplus > 0:
-            # Too few points to move the empty clusters to.
-            labels, _ = nearest_with_distances(points, centroids)
-            _move(points, weights, centroids, labels)
-            _part_copies(centroids, points, generator)
-        else:
-            if is_empty.any():
-                held = centroids[~is_empty]
-                seeds = _seed(points, weights, held, num_clusters, generator)
-                centroids[is_empty] = seeds
-            _lloyd(points, weights, centroids, max_iterations, tolerance)
+        if is_empty.any():
+            problem = points, weights, centroids[~is_empty], num_clusters
+            centroids[is_empty] = _seed(*problem, generator)
+        _lloyd(points, weights, centroids, max_iterations, tolerance)
         centroids *= scale
         labels, distances = nearest_with_distances(x, centroids)
     counts = torch.bincount(labels, minlength=num_clusters)
@@ -256,19 +249,17 @@ def _move(points, weights, centroids, labels):
     centroids += sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
-def _part_copies(centroids, distinct, generator):
-    """Jitter centroids [K, D] that equal an earlier one, in place: by a
-    hundredth of the spread of the vectors, or by more if fp32 needs it."""
-    spread = (distinct - distinct.mean(0)).square().mean().sqrt()
-    # Vectors without a spread have a size of about 1.
-    jitter = 1e-2 * torch.where(spread > 0, spread, 1)
-    while True:
-        _, group = torch.unique(centroids, dim=0, return_inverse=True)
-        ordered, order = group.sort(stable=True)
-        copies = order[1:][ordered[1:] == ordered[:-1]]
-        if len(copies) == 0:
-            break
-        shape, device = centroids[copies].shape, generator.device
+def _add_copies(points, number, generator):
+    """Add jittered copies to distinct points [U, D] until there are so many:
+    by a hundredth of their spread, or by more if fp32 needs it."""
+    spread = (points - points.mean(0)).square().mean().sqrt()
+    # Points without a spread have a size of about 1.
+    jitter, distinct = 1e-2 * torch.where(spread > 0, spread, 1), points
+    while len(points) < number:
+        rows = torch.arange(number - len(points), device=points.device)
+        shape, device = (len(rows), points.shape[1]), generator.device
         noise = torch.randn(shape, generator=generator, device=device)
-        centroids[copies] += jitter * noise.to(centroids)
+        copies = distinct[rows % len(distinct)] + jitter * noise.to(points)
+        points = torch.cat([points, copies]).unique(dim=0)
         jitter = 2 * jitter
+    return points

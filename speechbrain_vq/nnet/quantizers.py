@@ -19,7 +19,7 @@ from speechbrain_vq.nnet.losses import (
     quantization_loss,
     usage_loss,
 )
-from speechbrain_vq.nnet.masks import clear, frame_mask
+from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
@@ -262,9 +262,7 @@ class VectorQuantizer(nn.Module):
             self.embedding = EMACodebook(*sizes, decay=decay, **options)
         else:
             self.embedding = Codebook(*sizes, **options)
-        self.reservoir = None
-        if reservoir_size:
-            self.reservoir = Reservoir(reservoir_size, self.latent_dim)
+        self.reservoir = Reservoir(reservoir_size, self.latent_dim)
 
     @classmethod
     def from_preset(
@@ -360,7 +358,7 @@ class VectorQuantizer(nn.Module):
             healthy = num_nonfinite == 0
             # One bad frame and nothing learns from the batch.
             valid = frames & healthy
-            flat = clear(flat, frames & finite)
+            flat = flat.masked_fill(~(frames & finite).unsqueeze(1), 0.0)
             latents = self._latents(flat, valid)
             if learns:
                 self._collect(latents, valid)
@@ -502,7 +500,7 @@ class VectorQuantizer(nn.Module):
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:
-            if self.reservoir is None:
+            if not self.reservoir.capacity:
                 raise ValueError(
                     "This quantizer keeps no reservoir to re-initialize its "
                     "codebook from: build it with reservoir_size above 0."
@@ -524,8 +522,7 @@ class VectorQuantizer(nn.Module):
                 )
             broadcast([self.codebook, *self.embedding.buffers()])
             self._needs_kmeans = False
-        if self.reservoir is not None:
-            self.reservoir.reset()
+        self.reservoir.reset()
         return result
 
     def reestimate(self, vectors=None, generator=None):
@@ -558,18 +555,17 @@ class VectorQuantizer(nn.Module):
     def training_state(self) -> dict:
         """Return warm-up and reservoir, from which training goes on and which
         inference does not need; for ``load_training_state()``."""
-        has = self.reservoir is not None
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
-            "reservoir": self.reservoir.state_dict() if has else None,
+            "reservoir": self.reservoir.state_dict(),
         }
 
     def load_training_state(self, state: dict) -> None:
         """Restore what ``training_state()`` returned."""
         self.bypass = bool(state["bypass"])
         self._needs_kmeans = bool(state["needs_kmeans"])
-        if self.reservoir is not None and state["reservoir"]:
+        if self.reservoir.capacity and state["reservoir"]:
             self.reservoir.load_state_dict(state["reservoir"])
 
     def extra_repr(self) -> str:
@@ -593,9 +589,8 @@ class VectorQuantizer(nn.Module):
             draw, number = torch.rand(()), torch.randint(1, books + 1, ())
             return int(number) if draw < dropout else books
         check_sizes(num_quantizers=requested)
-        if requested > books or (
-            requested < books and self.composition != "residual"
-        ):
+        least = 1 if self.embedding.residual else books
+        if not least <= requested <= books:
             raise ValueError(
                 f"num_quantizers={requested}: this {self.composition} "
                 f"quantizer has {books} codebooks, and only of a residual row "
@@ -634,12 +629,14 @@ class VectorQuantizer(nn.Module):
         frozen = self.is_codebook_frozen
         if self._needs_kmeans and not (self.bypass or frozen):
             self.reinitialize(latents[valid])
-        if self.reservoir is not None:
-            self.reservoir.add(latents, valid)
+        self.reservoir.add(latents, valid)
 
     def _quantize(self, latents, valid, used, learns):
         """Indices [N, C], quantized [N, latent_dim], loss and metrics."""
-        table = self.embedding.table(recomputed=self.training and not learns)
+        table, previous = self.codebook, self.embedding.previous
+        if self.training and not learns and previous is not None:
+            # Activation checkpointing runs the forward of before the update.
+            table = previous
         if self.training and not self.embedding.training:
             table = table.detach()
         indices, targets = self.embedding.code(latents, table[:used])
@@ -710,12 +707,11 @@ class VectorQuantizer(nn.Module):
         if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
             raise TypeError(f"Codes are integers, got {dtype}.")
         given = indices.shape[-1] if indices.dim() else 0
-        residual = self.composition == "residual"
-        if given != books and not (residual and 0 < given < books):
-            least = "1 to " if residual else ""
+        least = 1 if self.embedding.residual else books
+        if not least <= given <= books:
             raise ValueError(
-                f"Codes of {books} codebooks have a last dimension of {least}"
-                f"{books}, got the shape {tuple(indices.shape)}."
+                f"Codes of {least} to {books} codebooks have a last dimension "
+                f"of that size, got the shape {tuple(indices.shape)}."
             )
         if indices.numel() and not in_transform():
             low, high = map(int, torch.aminmax(indices.long()))

@@ -17,7 +17,7 @@ class Reservoir:
     Arguments
     ---------
     capacity : int
-        Largest number of vectors kept.
+        Largest number of vectors kept; 0: none.
     dim : int
         Dimension of a vector.
 
@@ -30,7 +30,8 @@ class Reservoir:
     """
 
     def __init__(self, capacity: int, dim: int):
-        check_sizes(capacity=capacity, dim=dim)
+        check_sizes(dim=dim)
+        check_sizes(least=0, capacity=capacity)
         self.capacity = capacity
         self.dim = dim
         # No memory before there is something to keep.
@@ -56,6 +57,8 @@ class Reservoir:
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
                 f"tensor of shape {tuple(vectors.shape)}."
             )
+        if not self.capacity:
+            return
         vectors = vectors.detach().reshape(-1, self.dim).float()
         self._allocate(vectors.device)
         if mask is None:

@@ -94,11 +94,6 @@ class VQMixin(SkipNonfiniteMixin):
         return find_quantizers(self.modules)
 
     @property
-    def is_fitting(self) -> bool:
-        """Whether ``fit()`` was called last, not ``evaluate()``."""
-        return self._eval_stage == "valid"
-
-    @property
     def vq_stats(self) -> dict[str, dict[str, float]]:
         """``UsageMonitor.stats`` of the latest stages ``"train"``,
         ``"valid"`` and ``"test"``; all ranks must ask."""

@@ -216,7 +216,7 @@ class TrainerState:
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         state, brain = torch.load(path, map_location="cpu"), self.brain
-        if brain.is_fitting:
+        if brain._eval_stage == "valid":  # In a fit
             brain.attach_trainer()
             brain.codebook_trainer.load_state_dict(state["trainer"])
             if not end_of_epoch and if_main_process():

@@ -4,7 +4,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -131,7 +131,6 @@ class CodebookTrainer:
         }
         self._steps = [0] * len(self.optimizers)
         self._reinits = dict.fromkeys(self.quantizers, 0)
-        self._steps_without_gradient = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
         for index, optimizer in enumerate(self.optimizers):
             after_step = functools.partial(self._after_step, index)
@@ -150,11 +149,6 @@ class CodebookTrainer:
     def steps(self) -> int:
         """Number of steps of the optimizer that leads the first quantizer."""
         return self._steps[next(iter(self._leading.values()))]
-
-    @property
-    def in_warmup(self) -> bool:
-        """Whether some quantizer does not quantize yet."""
-        return any(q.bypass for q in self.quantizers.values())
 
     def close(self) -> None:
         """Remove the hooks; codebooks keep their parameter groups."""
@@ -191,7 +185,7 @@ class CodebookTrainer:
         self._reinits = dict(state["reinits"])
         for name, quantizer in self.quantizers.items():
             quantizer.load_training_state(state["quantizers"][name])
-            if quantizer.reservoir is not None and not is_first_rank():
+            if not is_first_rank():
                 quantizer.reservoir.reset()
             broadcast([quantizer.codebook.detach()])
         for name, buffer in self._training_buffers():
@@ -214,25 +208,24 @@ class CodebookTrainer:
         if schedule is None:
             return None
         plan = schedule.resolve(self.steps_per_epoch, total_steps)
-        without = [n for n, q in self.quantizers.items() if q.reservoir is None]
+        quantizers = self.quantizers.items()
+        without = [n for n, q in quantizers if not q.reservoir.capacity]
         if plan.reinitializes and without:
             message = (
-                f"{', '.join(without)} keeps no reservoir, so no codebook is "
-                "re-initialized: set reservoir_size above 0, or the schedule "
-                "to null (None)."
+                f"{', '.join(without)} keeps no reservoir, so no codebook can "
+                "be re-initialized: set reservoir_size above 0, or the "
+                "schedule to null (None)."
             )
             if schedule is not DEFAULT_SCHEDULE:
                 raise ValueError(message)
             logger.warning(message)
             return None
-        logger.info("Codebooks are re-initialized by %s.", plan)
+        logger.info(f"Codebooks are re-initialized by {plan}.")
         if total_steps is not None and total_steps <= plan.warmup < math.inf:
             logger.warning(
-                "The warm-up of the schedule takes %d of the run's %d "
-                "optimizer steps: nothing will be quantized. Train longer, or "
-                "shorten warmup of the ReinitSchedule.",
-                plan.warmup,
-                total_steps,
+                f"The warm-up of the schedule takes {plan.warmup} of the run's "
+                f"{total_steps} optimizer steps: nothing will be quantized. "
+                "Train longer, or shorten warmup of the ReinitSchedule."
             )
         return plan
 
@@ -294,29 +287,8 @@ class CodebookTrainer:
         self._steps[index] += 1
         for name, quantizer in self.quantizers.items():
             if self._leading[name] == index:
-                self._check_gradient(name, quantizer)
+                self._watches[name].after_step(name, quantizer)
                 self._act(name, quantizer, self._steps[index])
-
-    def _check_gradient(self, name, quantizer) -> None:
-        watch = self._watches[name]
-        learns = watch.has_gradient
-        if quantizer.codebook_weight:
-            learns = quantizer.codebook.grad is not None
-        self._steps_without_gradient[name] += 1
-        # None is seen of a compiled model.
-        if learns or quantizer.is_codebook_frozen or not watch.batches:
-            self._steps_without_gradient[name] = 0
-        if self._steps_without_gradient[name] == _STEPS:
-            logger.warning(
-                "%s got no gradient in %d optimizer steps, so nothing learns "
-                "through it: use `output.quantized` of the quantizer, and add "
-                "`output.loss` to the loss. A container such as SpeechBrain's "
-                "Sequential keeps the first item of the output only: call the "
-                "quantizer outside of it.",
-                name,
-                _STEPS,
-            )
-        watch.restart()
 
     def _act(self, name, quantizer, step) -> None:
         """Do what the schedule asks for after a step."""
@@ -325,7 +297,7 @@ class CodebookTrainer:
         action = self.plan(step)
         if action.reinitialize:
             self._reinitialize(name, quantizer, step)
-        elif action.reset and quantizer.reservoir is not None:
+        elif action.reset:
             quantizer.reservoir.reset()
         # A longer run that goes on from a shorter one stays past its warm-up.
         quantizer.bypass = action.bypass and not self._reinits[name]
@@ -338,17 +310,16 @@ class CodebookTrainer:
         if quantizer.is_codebook_frozen:
             if number == 0:
                 logger.warning(
-                    "The codebook of %s is frozen: it is not re-initialized. "
-                    "Set the schedule to null (None) where that is meant.",
-                    name,
+                    f"The codebook of {name} is frozen: it is not "
+                    "re-initialized. Set the schedule to null (None) where "
+                    "that is meant."
                 )
             return
         vectors = quantizer.reservoir.gather(seed=step)
         if len(vectors) == 0:
             logger.warning(
-                "Step %d: the reservoir of %s is empty, its codebook stays.",
-                step,
-                name,
+                f"Step {step}: the reservoir of {name} is empty, its codebook "
+                "stays."
             )
             return
         generator = torch.Generator(vectors.device).manual_seed(step)
@@ -358,28 +329,22 @@ class CodebookTrainer:
         optimizer.state.pop(quantizer.codebook, None)
         if result is not None:
             logger.info(
-                "Step %d: re-initialized %s from %d vectors, mean squared "
-                "distance %.4g -> %.4g, %.0f ms.",
-                step,
-                name,
-                len(vectors),
-                result.previous_inertia,
-                result.inertia,
-                1000 * (time.perf_counter() - begin),
+                f"Step {step}: re-initialized {name} from {len(vectors)} "
+                "vectors, mean squared distance "
+                f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
+                f"{1000 * (time.perf_counter() - begin):.0f} ms."
             )
 
 
 class _Watch:
-    """A forward hook: counts the training batches of a quantizer since the
-    last step, and notes whether a gradient came back. It holds no trainer, so
-    that models in training can be copied."""
+    """A forward hook that looks for what would leave a quantizer untrained. It
+    holds no trainer, so that models in training can be copied."""
 
     def __init__(self, checks_warmup: bool):
         self.checks_warmup = checks_warmup
-        self.restart()
-
-    def restart(self) -> None:
+        # Of training, since the last step.
         self.batches, self.has_gradient = 0, False
+        self.steps_without_gradient = 0
 
     def __call__(self, quantizer, inputs, output) -> None:
         if torch.compiler.is_compiling() or is_recomputed():
@@ -396,10 +361,9 @@ class _Watch:
         self.batches += 1
         if self.batches == _BATCHES:
             logger.warning(
-                "No optimizer given to CodebookTrainer has stepped in %d "
-                "training batches, so the codebook does not learn: give it the "
-                "optimizer that the loop steps.",
-                _BATCHES,
+                "No optimizer given to CodebookTrainer has stepped in "
+                f"{_BATCHES} training batches, so the codebook does not learn: "
+                "give it the optimizer that the loop steps."
             )
         if output.quantized.requires_grad:
             output.quantized.register_hook(self._note_gradient)
@@ -409,22 +373,39 @@ class _Watch:
     def _note_gradient(self, gradient) -> None:
         self.has_gradient = True
 
+    def after_step(self, name, quantizer) -> None:
+        """Look whether the step taught anything."""
+        learns = self.has_gradient
+        if quantizer.codebook_weight:
+            learns = quantizer.codebook.grad is not None
+        self.steps_without_gradient += 1
+        # None is seen of a compiled model.
+        if learns or quantizer.is_codebook_frozen or not self.batches:
+            self.steps_without_gradient = 0
+        if self.steps_without_gradient == _STEPS:
+            logger.warning(
+                f"{name} got no gradient in {_STEPS} optimizer steps, so "
+                "nothing learns through it: use `output.quantized` of the "
+                "quantizer, and add `output.loss` to the loss. A container "
+                "such as SpeechBrain's Sequential keeps the first item of the "
+                "output only: call the quantizer outside of it."
+            )
+        self.batches, self.has_gradient = 0, False
+
 
 def _as_module(modules) -> nn.Module:
     """Modules, or an iterable or dict of them, as one."""
     if isinstance(modules, nn.Module):
         return modules
-    given = type(modules).__name__
-    if isinstance(modules, Iterable) and not isinstance(modules, dict):
-        modules = {str(i): m for i, m in enumerate(modules)}
-    if not isinstance(modules, dict) or not all(
-        isinstance(module, nn.Module) for module in modules.values()
-    ):
+    container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
+    try:
+        return container(modules)
+    except TypeError:
         raise TypeError(
             "modules must be a torch.nn.Module, or an iterable or dict of "
-            f"them, got {given}: give the model, not its parameters."
-        )
-    return nn.ModuleDict(modules)
+            f"them, got {type(modules).__name__}: give the model, not its "
+            "parameters."
+        ) from None
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:

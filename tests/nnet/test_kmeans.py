@@ -292,13 +292,11 @@ def test_init_draws_nothing_and_is_left_alone():
 def test_init_and_too_few_vectors(scale, caplog):
     x = torch.tensor([[0.0], [2.0], [2.0], [2.0], [10.0]]) * scale
     init = torch.tensor([[30.1], [1.2], [-7.3], [9.0], [5.7]]) * scale
-    result = kmeans(x, 5, init=init)
+    result = kmeans(x, 5, init=init, generator=0)
     assert "3 distinct" in caplog.text and "5 clusters" in caplog.text
-    expected = torch.tensor([[30.1], [1.5], [-7.3], [10.0], [5.7]]) * scale
-    torch.testing.assert_close(result.centroids, expected, rtol=1e-6, atol=0)
-    stay = torch.tensor([0, 2, 4])
-    assert torch.equal(result.centroids[stay], init[stay])
-    assert result.counts.tolist() == [0, 4, 0, 1, 0]
+    assert_whole(result, 5)
+    assert result.inertia == 0
+    assert (result.centroids[3] - 10 * scale).abs() < scale
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e4])
@@ -306,7 +304,7 @@ def test_copies_in_init_part_where_vectors_are_too_few(value):
     x = torch.full((50, 3), value)
     result = kmeans(x, 16, init=x[:16], generator=0)
     assert_whole(result, 16)
-    assert torch.equal(result.centroids[0], x[0])
+    assert (result.centroids == x[0]).all(1).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

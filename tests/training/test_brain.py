@@ -35,7 +35,7 @@ class Events(Toy):
         self.trainer_hook = self.optimizer.register_step_post_hook(
             lambda *_: (
                 reservoir.count == 0
-                and not self.codebook_trainer.in_warmup
+                and not self.modules.quantizer.bypass
                 and self.events.append(self.codebook_trainer.steps)
             )
         )
@@ -192,7 +192,7 @@ def test_debug_run_gets_through_every_phase(tmp_path):
 def test_debug_run_ends_the_default_warmup_too():
     brain = fit(make(run={"debug": True}), 100, 50, batches(5))
     assert brain.optimizer_step == 4
-    assert not brain.codebook_trainer.in_warmup
+    assert not brain.modules.quantizer.bypass
 
 
 # What is not finite --------------------------------------------------------
