@@ -76,8 +76,9 @@ def kmeans(
         Source of the random numbers, on any device, or the seed of one; the
         global CPU generator if None.
     init : torch.Tensor
-        Centroids [K, D] to start from; seeds replace those that are nearest
-        to no vector. Centroid i of the result is where number i moved to.
+        Centroids [K, D] to start from; seeds, or jittered copies, replace
+        those that are nearest to no vector. Centroid i of the result is where
+        number i moved to.
 
     Returns
     -------
@@ -113,24 +114,30 @@ def kmeans(
     scale = torch.ldexp(torch.ones_like(x[0, 0]), exponent - 1)
     points, counts = torch.unique(x / scale, dim=0, return_counts=True)
     weights = counts.float()
-    if len(points) < num_clusters:
-        logger.warning(
-            f"k-means: only {len(points)} distinct vectors for {num_clusters} "
-            "clusters, so the other centroids are jittered copies of them"
-        )
-        points = _add_copies(points, num_clusters, generator)
-        weights = torch.ones_like(points[:, 0])
+    rows = torch.arange(num_clusters, device=x.device)
+    centroids, is_empty = points[rows % len(points)], rows >= 0
     with full_precision(x.device.type):
-        centroids = points[:num_clusters].clone()
-        is_empty = torch.ones_like(centroids[:, 0], dtype=torch.bool)
         if init is not None:
-            centroids = init.to(x) / scale
+            copies, centroids = centroids, init.to(x) / scale
             labels, _ = nearest_with_distances(points, centroids)
             is_empty = torch.bincount(labels, minlength=num_clusters) == 0
-        if is_empty.any():
-            problem = points, weights, centroids[~is_empty], num_clusters
-            centroids[is_empty] = _seed(*problem, generator)
-        _lloyd(points, weights, centroids, max_iterations, tolerance)
+        if len(points) < num_clusters:
+            logger.warning(
+                f"k-means: only {len(points)} distinct vectors for "
+                f"{num_clusters} clusters, so the other centroids are jittered "
+                "copies of them"
+            )
+            if init is not None:
+                _move(points, weights, centroids, labels)
+                centroids[is_empty] = copies[is_empty]
+            # Of equal centroids the first one stays.
+            order = is_empty.int().argsort(stable=True)
+            centroids[order] = _part_copies(centroids[order], generator)
+        else:
+            if is_empty.any():
+                problem = points, weights, centroids[~is_empty], num_clusters
+                centroids[is_empty] = _seed(*problem, generator)
+            _lloyd(points, weights, centroids, max_iterations, tolerance)
         centroids *= scale
         labels, distances = nearest_with_distances(x, centroids)
     counts = torch.bincount(labels, minlength=num_clusters)
@@ -249,17 +256,19 @@ def _move(points, weights, centroids, labels):
     centroids += sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
-def _add_copies(points, number, generator):
-    """Add jittered copies to distinct points [U, D] until there are so many:
-    by a hundredth of their spread, or by more if fp32 needs it."""
-    spread = (points - points.mean(0)).square().mean().sqrt()
-    # Points without a spread have a size of about 1.
-    jitter, distinct = 1e-2 * torch.where(spread > 0, spread, 1), points
-    while len(points) < number:
-        rows = torch.arange(number - len(points), device=points.device)
-        shape, device = (len(rows), points.shape[1]), generator.device
+def _part_copies(centroids, generator):
+    """Jitter centroids [K, D] that equal an earlier one: by a hundredth of
+    their spread, or by more if fp32 needs it."""
+    spread = (centroids - centroids.mean(0)).square().mean().sqrt()
+    # Centroids without a spread have a size of about 1.
+    jitter = 1e-2 * torch.where(spread > 0, spread, 1)
+    while True:
+        _, group = torch.unique(centroids, dim=0, return_inverse=True)
+        ordered, order = group.sort(stable=True)
+        copies = order[1:][ordered[1:] == ordered[:-1]]
+        if len(copies) == 0:
+            return centroids
+        shape, device = centroids[copies].shape, generator.device
         noise = torch.randn(shape, generator=generator, device=device)
-        copies = distinct[rows % len(distinct)] + jitter * noise.to(points)
-        points = torch.cat([points, copies]).unique(dim=0)
+        centroids[copies] += jitter * noise.to(centroids)
         jitter = 2 * jitter
-    return points
