@@ -119,15 +119,15 @@ class Codebook(nn.Module):
         targets = torch.stack(targets, dim=1) if parts is None else parts
         return torch.stack(indices, dim=1), targets
 
-    def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks;
-        -1 stands for no code, and gives zeros."""
-        _, size, dim = self.weight.shape
-        codewords = nn.functional.embedding(
-            number_codes(indices.clamp(min=0), size),
-            self.weight.reshape(-1, dim),
-        )
-        return codewords * (indices >= 0).unsqueeze(-1)
+    def forward(
+        self, indices: torch.Tensor, table: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
+        here or in a table [C, K, d]."""
+        table = self.weight if table is None else table
+        codes = number_codes(indices, table.shape[1])
+        words = table.flatten(0, 1).index_select(0, codes.flatten())
+        return words.view(*indices.shape, -1)
 
     def combine(self, codewords: torch.Tensor) -> torch.Tensor:
         """Combine codewords [N, c, d] to latents [N, D]."""

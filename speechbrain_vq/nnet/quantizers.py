@@ -7,12 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from speechbrain_vq.nnet.codebooks import (
-    Codebook,
-    EMACodebook,
-    Reinit,
-    number_codes,
-)
+from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
@@ -456,7 +451,9 @@ class VectorQuantizer(nn.Module):
         # In fp32, as forward: the two must give the same bits.
         with torch.autocast(indices.device.type, enabled=False):
             flat = indices.reshape(-1, indices.shape[-1])
-            vectors = self._output(self.embedding.combine(self.embedding(flat)))
+            codewords = self.embedding(flat.clamp(min=0))
+            codewords = codewords * (flat >= 0).unsqueeze(-1)
+            vectors = self._output(self.embedding.combine(codewords))
             vectors = vectors * (flat >= 0).any(1, keepdim=True)
         vectors = vectors.reshape(*indices.shape[:-1], self.input_dim)
         if self.channel_first and vectors.dim() > 1:
@@ -640,11 +637,11 @@ class VectorQuantizer(nn.Module):
         if self.training and not self.embedding.training:
             table = table.detach()
         indices, targets = self.embedding.code(latents, table[:used])
-        codes, mass = number_codes(indices, self.codebook_size), valid.float()
-        loss, sq_error, codewords = quantization_loss(
+        codewords = self.embedding(indices, table)
+        mass = valid.float()
+        loss, sq_error = quantization_loss(
             targets,
-            table,
-            codes,
+            codewords,
             mass,
             self.commitment_weight,
             self.codebook_weight,
@@ -658,7 +655,7 @@ class VectorQuantizer(nn.Module):
         quantized = self.estimate(latents, self.embedding.combine(codewords))
         is_row = self.embedding.residual
         sq_error = sq_error[-1] if is_row else sq_error.sum()
-        metrics = batch_metrics(latents, mass, codes, table, sq_error)
+        metrics = batch_metrics(latents, mass, indices, table, sq_error)
         if used < self.num_codebooks:
             indices = nn.functional.pad(
                 indices, (0, self.num_codebooks - used), value=-1
