@@ -14,7 +14,7 @@ from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 logger = get_logger(__name__)
 
 # Arguments of ``CodebookTrainer`` by the names of hparams.
-_OPTIONS = {
+OPTIONS = {
     "codebook_lr_multiplier": "lr_multiplier",
     "codebook_max_lr": "max_lr",
     "reinit_schedule": "schedule",
@@ -108,8 +108,7 @@ class VQMixin(SkipNonfiniteMixin):
         """Fit, as a Brain does."""
         self._start("valid")
         self._attached, self._loader = False, train_set
-        limit = getattr(epoch_counter, "limit", None)
-        self._num_epochs = limit or _length(epoch_counter)
+        self._num_epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
         super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
@@ -130,7 +129,8 @@ class VQMixin(SkipNonfiniteMixin):
     def on_fit_start(self):
         """Attach the trainer after the optimizers were made."""
         super().on_fit_start()
-        self._require_super(self._num_epochs, "fit(epoch_counter, ...)")
+        if self._num_epochs is None:
+            self._require_super(False, "fit(epoch_counter, ...)")
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
@@ -157,7 +157,7 @@ class VQMixin(SkipNonfiniteMixin):
             [self.optimizers_dict, *vars(self).values()],
             **{
                 argument: getattr(hparams, name)
-                for name, argument in _OPTIONS.items()
+                for name, argument in OPTIONS.items()
                 if hasattr(hparams, name)
             },
             steps_per_epoch=steps_per_epoch,
@@ -170,15 +170,14 @@ class VQMixin(SkipNonfiniteMixin):
         self._eval_stage = eval_stage
         if self.monitor is not None:
             return
-        quantizers = self.quantizers
-        if not quantizers:
+        if not self.quantizers:
             raise ValueError(
                 "There is no quantizer among the Brain's modules "
                 f"({', '.join(self.modules)}): name one in `modules`, not in "
                 "the hparams alone."
             )
         rate = getattr(getattr(self, "hparams", None), "token_rate", None)
-        self.monitor, self._stats = UsageMonitor(quantizers, rate), {}
+        self.monitor, self._stats = UsageMonitor(self.quantizers, rate), {}
         if self.checkpointer is not None:
             TrainerState(self).join(self.checkpointer)
 
@@ -219,6 +218,6 @@ def run_length(brain) -> tuple[int | None, int | None]:
 def _length(sized) -> float:
     """The length of a loader or of epochs, infinite where it is unknown."""
     try:
-        return len(sized)
+        return getattr(sized, "limit", None) or len(sized)
     except TypeError:
         return math.inf

@@ -1,11 +1,13 @@
 """Schedules are pure functions of the step, and the paper's come out."""
 
+import inspect
 import random
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_vq import ReinitSchedule, preset_path
+from speechbrain_vq import CodebookTrainer, ReinitSchedule, preset_path
+from speechbrain_vq.training import brain
 from speechbrain_vq.training.schedules import ReinitAction
 
 
@@ -153,8 +155,12 @@ def test_each_end_has_its_word(arguments):
 
 def test_defaults_are_those_of_the_preset_robust():
     with open(preset_path("robust"), encoding="utf-8") as file:
-        preset = load_hyperpyyaml(file)["reinit_schedule"]
-    assert repr(ReinitSchedule()) == repr(preset)
+        preset = load_hyperpyyaml(file)
+    assert repr(ReinitSchedule()) == repr(preset["reinit_schedule"])
+    of_trainer = inspect.signature(CodebookTrainer).parameters
+    for key, name in brain.OPTIONS.items():
+        default = of_trainer[name].default
+        assert repr(default) == repr(preset[key]), key
 
 
 @pytest.mark.parametrize(
