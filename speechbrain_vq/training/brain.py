@@ -76,7 +76,7 @@ class VQMixin(SkipNonfiniteMixin):
     """
 
     codebook_trainer = monitor = None
-    _eval_stage, _attached, _num_epochs = "valid", False, None
+    _eval_stage, _attached, _epochs = "valid", False, None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -108,7 +108,7 @@ class VQMixin(SkipNonfiniteMixin):
         """Fit, as a Brain does."""
         self._start("valid")
         self._attached, self._loader = False, train_set
-        self._num_epochs = _length(epoch_counter)
+        self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
         super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
@@ -129,8 +129,7 @@ class VQMixin(SkipNonfiniteMixin):
     def on_fit_start(self):
         """Attach the trainer after the optimizers were made."""
         super().on_fit_start()
-        if self._num_epochs is None:
-            self._require_super(False, "fit(epoch_counter, ...)")
+        self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
@@ -204,7 +203,7 @@ class VQBrain(VQMixin, sb.Brain):
 
 def run_length(brain) -> tuple[int | None, int | None]:
     """Number of optimizer steps of an epoch and of the run, where known."""
-    batches, epochs = _length(brain._loader), brain._num_epochs
+    batches, epochs = _length(brain._loader), brain._epochs
     if brain.debug:
         batches = min(batches, brain.debug_batches)
         epochs = min(epochs, brain.debug_epochs)
