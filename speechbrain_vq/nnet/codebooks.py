@@ -1,6 +1,7 @@
-"""Codebooks: they hold codewords, learn, and are re-initialized by k-means."""
+"""Codebooks: they code latents, learn, and are re-initialized by k-means."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,15 +13,8 @@ from speechbrain_vq.nnet.utils import check_choice, sum_over_ranks
 
 
 class Reinit(NamedTuple):
-    """Result of a re-initialization of C codebooks.
-
-    Arguments
-    ---------
-    inertia : float
-        Mean squared distance of a vector to its quantization, after.
-    previous_inertia : float
-        The same before.
-    """
+    """Mean squared distance of a latent to its quantization, after and before
+    a re-initialization."""
 
     inertia: float
     previous_inertia: float
@@ -38,25 +32,28 @@ def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
 
 
 class Codebook(nn.Module):
-    """Codewords that learn by gradient.
+    """Codebooks that code latents together, and learn by gradient.
 
-    ``requires_grad_(False)`` or ``eval()`` freeze it, re-initialization
+    They stand side by side, each for its slice of the latent (Jegou et al.,
+    Product quantization for nearest neighbor search, 2011, section II-B), or
+    in a row, each coding what those before it left over (Zeghidour et al.,
+    SoundStream, arXiv 2107.03312, section III-C).
+
+    ``requires_grad_(False)`` or ``eval()`` freeze them, re-initialization
     included.
 
     Arguments
     ---------
-    num_codebooks : int
-        Number of codebooks, C.
-    codebook_size : int
-        Number of codewords of each, K.
-    codebook_dim : int
-        Dimension of a codeword, d.
+    num_codebooks, codebook_size, codebook_dim : int
+        C, K and d.
     init : str
         ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017) and the
         code of arXiv 2005.08520 on images; ``"xavier"``: uniform as well, up
         to sqrt(6 / (K + d)) (Glorot and Bengio, 2010, equation 16), as that
         code on handwriting and speech; ``"normal"``: of unit variance, the
         scale of batch-normalized latents.
+    residual : bool
+        Whether the codebooks form a row.
 
     Example
     -------
@@ -71,19 +68,22 @@ class Codebook(nn.Module):
         codebook_size: int,
         codebook_dim: int,
         init: str = "normal",
+        residual: bool = False,
     ):
         super().__init__()
+        # Those before the last update, where it is not by gradient.
+        self.previous = None
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
+        self.residual = residual
         weight = torch.empty(
             num_codebooks, codebook_size, codebook_dim, dtype=torch.float32
         )
-        if init == "uniform":
-            weight.uniform_(-1 / codebook_size, 1 / codebook_size)
-        elif init == "xavier":
-            bound = math.sqrt(6 / (codebook_size + codebook_dim))
-            weight.uniform_(-bound, bound)
-        else:
+        if init == "normal":
             weight.normal_()
+        else:
+            bound = math.sqrt(6 / (codebook_size + codebook_dim))
+            bound = 1 / codebook_size if init == "uniform" else bound
+            weight.uniform_(-bound, bound)
         self._register(weight)
 
     def _register(self, weight: torch.Tensor) -> None:
@@ -94,20 +94,44 @@ class Codebook(nn.Module):
         """Whether ``requires_grad_()`` lets the codewords learn."""
         return self.weight.requires_grad
 
-    def table(self, recomputed: bool = False) -> torch.Tensor:
-        """Return the codewords to search, [C, K, d]: where activation
-        checkpointing recomputes a forward, those of its first run."""
-        return self.weight
+    def code(
+        self,
+        latents: torch.Tensor,
+        table: torch.Tensor,
+        visit: Callable[[int, torch.Tensor], None] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
+        [N, c], and the vectors that each codebook quantizes, [N, c, d].
+        ``visit`` may change a codebook by its vectors before it is searched."""
+        parts, indices, targets = None, [], []
+        if not self.residual:
+            parts = latents.unflatten(1, (len(table), -1))
+        for book, words in enumerate(table):
+            target = latents if parts is None else parts[:, book]
+            if visit is not None:
+                visit(book, target)
+            targets.append(target)
+            indices.append(nearest(target, words))
+            if self.residual:
+                # Detached: a straight-through path here would cancel the
+                # commitment gradient of every later stage.
+                latents = latents - words.detach()[indices[-1]]
+        targets = torch.stack(targets, dim=1) if parts is None else parts
+        return torch.stack(indices, dim=1), targets
 
-    def forward(self, indices: torch.Tensor) -> torch.Tensor:
-        """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks;
-        -1 stands for no code, and gives zeros."""
-        _, size, dim = self.weight.shape
-        codewords = nn.functional.embedding(
-            number_codes(indices.clamp(min=0), size),
-            self.weight.reshape(-1, dim),
-        )
-        return codewords * (indices >= 0).unsqueeze(-1)
+    def forward(
+        self, indices: torch.Tensor, table: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
+        here or in a table [C, K, d]."""
+        table = self.weight if table is None else table
+        codes = number_codes(indices, table.shape[1])
+        words = table.flatten(0, 1).index_select(0, codes.flatten())
+        return words.view(*indices.shape, -1)
+
+    def combine(self, codewords: torch.Tensor) -> torch.Tensor:
+        """Combine codewords [N, c, d] to latents [N, D]."""
+        return codewords.sum(1) if self.residual else codewords.flatten(1)
 
     def learn(
         self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
@@ -118,24 +142,29 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def reinitialize(
         self,
-        book: int,
-        vectors: torch.Tensor,
-        start: str = "codebook",
+        latents: torch.Tensor,
+        start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit:
-        """Replace the codewords of one codebook by centroids of the vectors
-        [N, d] that it quantizes; see ``VectorQuantizer.reinitialize``."""
-        old = self.weight[book].detach()
-        before, chosen = _distortion(vectors, old)
-        seeds, size = None, len(old)
-        if start == "codebook":
-            # Lloyd would send codes without vectors to the farthest ones,
-            # which are rare.
-            unused = torch.bincount(chosen, minlength=size) == 0
-            seeds = _reseed(vectors, old, unused, generator)
-        result = kmeans(vectors, size, generator=generator, init=seeds)
-        self._replace(book, result.centroids, result.counts)
-        return Reinit(float(result.inertia) / len(vectors), before)
+        """Replace codewords by centroids of latents [N, D]; see
+        ``VectorQuantizer.reinitialize``."""
+
+        def cluster(book, vectors):
+            words = self.weight[book]
+            init = words if start == "codebook" else None
+            options = {"generator": generator, "init": init}
+            result = kmeans(vectors, len(words), **options)
+            self._replace(book, result.centroids, result.counts)
+
+        before = self._error(latents)
+        self.code(latents, self.weight, cluster)
+        return Reinit(self._error(latents), before)
+
+    def _error(self, latents) -> float:
+        """Mean squared distance of latents to their quantization."""
+        indices, _ = self.code(latents, self.weight)
+        error = latents - self.combine(self(indices))
+        return float(error.square().sum(1).mean())
 
     @torch.no_grad()
     def _replace(self, book, centroids, counts) -> None:
@@ -144,8 +173,8 @@ class Codebook(nn.Module):
 
 
 class EMACodebook(Codebook):
-    """Codewords that follow exponential moving averages of the vectors
-    assigned to them (van den Oord et al., 2017, appendix A.1).
+    """Codebooks that follow exponential moving averages of the vectors
+    assigned to their codewords (van den Oord et al., 2017, appendix A.1).
 
     Every codeword starts with a mass of one vector that lies on it: a code
     never chosen stays where it is, and one chosen for the first time moves by
@@ -153,12 +182,8 @@ class EMACodebook(Codebook):
     ranks. They belong to training, so they are in no ``state_dict``, and start
     anew where only it is loaded.
 
-    Arguments
-    ---------
-    num_codebooks, codebook_size, codebook_dim, init
-        See ``Codebook``.
-    decay : float
-        Weight of the past at each batch.
+    The arguments are those of ``Codebook``, and ``decay``: the weight of the
+    past at each batch.
 
     Example
     -------
@@ -170,30 +195,19 @@ class EMACodebook(Codebook):
     tensor([1.])
     """
 
-    # Mass of a new code without vectors: the first to choose it place it.
-    min_mass = 1e-6
-
-    def __init__(
-        self,
-        num_codebooks: int,
-        codebook_size: int,
-        codebook_dim: int,
-        init: str = "normal",
-        decay: float = 0.99,
-    ):
+    def __init__(self, *sizes: int, decay: float = 0.99, **options):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
-        super().__init__(num_codebooks, codebook_size, codebook_dim, init)
+        super().__init__(*sizes, **options)
         self.decay = decay
 
     def _register(self, weight: torch.Tensor) -> None:
         self.register_buffer("weight", weight)
         self._follow = True
-        # The codewords before the last update.
-        self._previous = None
-        self._start_averages(weight.clone())
+        self._start_averages()
 
-    def _start_averages(self, total: torch.Tensor) -> None:
+    def _start_averages(self) -> None:
+        total = self.weight.detach().clone()
         count = torch.ones_like(total[..., 0])
         self.register_buffer("ema_sum", total, persistent=False)
         self.register_buffer("ema_count", count, persistent=False)
@@ -208,15 +222,10 @@ class EMACodebook(Codebook):
         self._follow = requires_grad
         return super().requires_grad_(requires_grad)
 
-    def table(self, recomputed: bool = False) -> torch.Tensor:
-        """Return the codewords to search, see ``Codebook``."""
-        previous = self._previous if recomputed else None
-        return self.weight if previous is None else previous
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}weight" in state_dict:
-            self._start_averages(self.weight.detach().clone())
+            self._start_averages()
 
     @torch.no_grad()
     def learn(
@@ -241,39 +250,14 @@ class EMACodebook(Codebook):
         # The mean of a code not chosen moves by rounding alone, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
-        self._previous = self.weight.clone()
+        self.previous = self.weight.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     def _replace(self, book, centroids, counts) -> None:
         # Sums are centroid x count, with counts scaled to the old mass.
         super()._replace(book, centroids, counts)
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
-        mass = (share * self.ema_count[book].sum()).clamp(min=self.min_mass)
+        # Where there are no vectors, the first to choose the code place it.
+        mass = (share * self.ema_count[book].sum()).clamp(min=1e-6)
         self.ema_count[book] = mass
         self.ema_sum[book] = self.weight[book] * mass.unsqueeze(1)
-
-
-def _distortion(vectors, codebook):
-    """Mean squared distance to the nearest codeword, and its index."""
-    chosen = nearest(vectors, codebook)
-    return float((vectors - codebook[chosen]).square().sum(1).mean()), chosen
-
-
-def _reseed(vectors, codebook, rows, generator):
-    """The codebook [K, d] with seeds of k-means++ in the marked rows [K]."""
-    centroids, kept = codebook.clone(), codebook[~rows]
-    if rows.any():
-        fixed = kept if len(kept) else None
-        seeds = kmeans(vectors, len(codebook), 0, 0, generator, fixed)
-        centroids[rows] = seeds.centroids[len(kept) :]
-    return centroids
-
-
-def make_codebook(kind: str, ema_decay: float | None, *arguments) -> Codebook:
-    """Build a ``"gradient"`` or an ``"ema"`` codebook."""
-    check_choice("codebook", kind, ("gradient", "ema"))
-    if kind == "ema":
-        return EMACodebook(*arguments, 0.99 if ema_decay is None else ema_decay)
-    if ema_decay is not None:
-        raise ValueError("ema_decay needs codebook='ema'.")
-    return Codebook(*arguments)

@@ -23,57 +23,10 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-class _Rotation(_StraightThrough):
-    """The codewords bit for bit; the gradient rotated back."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        latents, codewords = (saved.detach() for saved in ctx.saved_tensors)
-        return _rotated_back(gradient, latents, codewords), None
-
-
-def _rotated_back(gradient, latents, codewords):
-    """The transpose of "rotate and scale latents onto codewords"."""
-    norm = latents.norm(dim=-1, keepdim=True)
-    target = codewords.norm(dim=-1, keepdim=True)
-    limits = torch.finfo(latents.dtype)
-    tiny = limits.tiny**0.5
-    source_unit = latents / norm.clamp(min=tiny)
-    target_unit = codewords / target.clamp(min=tiny)
-    # R = I - 2 r r' + 2 q e', r the unit bisector; it maps e to q. Vectors
-    # nearly opposed have none but rounding: there R is a reflection, r = 0.
-    bisector = source_unit + target_unit
-    length = bisector.norm(dim=-1, keepdim=True)
-    bisector = torch.where(length > limits.eps**0.5, bisector / length, 0.0)
-    along = (gradient * bisector).sum(-1, keepdim=True)
-    onto = (gradient * target_unit).sum(-1, keepdim=True)
-    rotated = gradient - 2 * bisector * along + 2 * source_unit * onto
-    defined = (norm > tiny) & (target > tiny)
-    return torch.where(defined, rotated * (target / norm), gradient)
-
-
 def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply the straight-through estimator (Bengio et al., 2013): the latents
-    get the gradient of the codewords unchanged.
+    """Apply the straight-through estimator (Bengio et al., 2013): the output
+    is the codewords [..., D], and latents [..., D] get its gradient unchanged.
 
-    Arguments
-    ---------
-    latents : torch.Tensor
-        Encoder outputs, [..., D].
-    codewords : torch.Tensor
-        Nearest codewords, [..., D]; no gradient reaches them.
-
-    Returns
-    -------
-    torch.Tensor
-        Codewords, [..., D].
-
-    Example
-    -------
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> straight_through(x, torch.tensor([1.5, 1.5])).square().sum().backward()
     >>> x.grad
@@ -91,7 +44,25 @@ def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
     passes straight through. Arguments and output are those of
     ``straight_through``.
     """
-    return _Rotation.apply(latents, codewords.detach())
+    codewords = codewords.detach()
+    lengths, units = [], []
+    limits = torch.finfo(latents.dtype)
+    tiny = limits.tiny**0.5
+    for vectors in (latents.detach(), codewords):
+        lengths.append(torch.linalg.vector_norm(vectors, dim=-1, keepdim=True))
+        units.append(vectors / lengths[-1].clamp(min=tiny))
+    # R = I - 2 r r' + 2 q e', r the unit bisector; it maps e to q. Vectors
+    # nearly opposed have none but rounding: there R is a reflection, r = 0.
+    bisector = sum(units)
+    width = torch.linalg.vector_norm(bisector, dim=-1, keepdim=True)
+    bisector = torch.where(width > limits.eps**0.5, bisector / width, 0.0)
+    along = (latents * units[0]).sum(-1, keepdim=True)
+    across = (latents * bisector).sum(-1, keepdim=True)
+    rotated = latents - 2 * across * bisector + 2 * along * units[1]
+    defined = (lengths[0] > tiny) & (lengths[1] > tiny)
+    ratio = lengths[1] / lengths[0].clamp(min=tiny)
+    moved = torch.where(defined, rotated * ratio, latents)
+    return straight_through(moved, codewords)
 
 
 def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
@@ -100,11 +71,8 @@ def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
     gradient passes the length alone.
 
     Latents and codewords both get gradients, so no codebook or commitment
-    loss is needed. Arguments and output are those of ``straight_through``;
-    here a gradient reaches the codewords.
+    loss is needed. Arguments and output are those of ``straight_through``.
 
-    Example
-    -------
     >>> codeword = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> diveq(torch.zeros(2), codeword)[0].backward()
     >>> codeword.grad

@@ -7,11 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from speechbrain_vq.nnet.search import (
-    first_copies,
-    full_precision,
-    nearest_with_distances,
-)
+from speechbrain_vq.nnet.search import full_precision, nearest_with_distances
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +36,11 @@ class KMeansResult(NamedTuple):
         centroids, a scalar; scikit-learn's `inertia_`.
     counts : torch.Tensor
         Number of vectors that each centroid is the nearest of, [K], int64.
-    num_distinct : int
-        Number of distinct vectors.
     """
 
     centroids: Tensor
     inertia: Tensor
     counts: Tensor
-    num_distinct: int
 
 
 @torch.no_grad()
@@ -57,7 +50,6 @@ def kmeans(
     max_iterations: int = 20,
     tolerance: float = 1e-4,
     generator: torch.Generator | int | None = None,
-    fixed: Tensor | None = None,
     init: Tensor | None = None,
 ) -> KMeansResult:
     """Cluster vectors: greedy k-means++ seeding, then Lloyd's iterations.
@@ -73,36 +65,33 @@ def kmeans(
     x : torch.Tensor
         Vectors [N, D], any real floating dtype, all finite.
     num_clusters : int
-        Number of centroids K. Where there are fewer distinct vectors, the
-        surplus centroids are slightly jittered copies of them, no two alike,
-        or stay where `init` has them, and a warning is logged.
+        Number of centroids K. Where there are fewer distinct vectors,
+        slightly jittered copies of them make up the number, no two alike, and
+        a warning is logged.
     max_iterations : int
-        Largest number of Lloyd's iterations; 0 returns the seeds, or `init`
-        with its empty clusters moved.
+        Largest number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
         Least share by which an iteration lowers the inertia for another.
     generator : torch.Generator or int
         Source of the random numbers, on any device, or the seed of one; the
         global CPU generator if None.
-    fixed : torch.Tensor
-        Centres [F, D] that stay as they are, 0 < F < K: the first F centroids
-        of the result, chosen before the first seed.
     init : torch.Tensor
-        Centroids [K, D] to start Lloyd's iterations from, in place of seeds
-        and `fixed`; centroid i of the result is where number i moved to.
+        Centroids [K, D] to start from; seeds, or jittered copies, replace
+        those that are nearest to no vector. Centroid i of the result is where
+        number i moved to.
 
     Returns
     -------
     KMeansResult
-        Centroids [K, D], inertia, counts [K], number of distinct vectors.
+        Centroids [K, D], inertia, counts [K].
 
     Raises
     ------
     TypeError
-        If `x`, `fixed` or `init` is not a real floating-point tensor.
+        If `x` or `init` is not a real floating-point tensor.
     ValueError
-        If a shape does not fit, a value is not finite in fp32, `init` comes
-        with `fixed`, or `num_clusters` < 1.
+        If a shape does not fit, a value is not finite in fp32, or
+        `num_clusters` < 1.
 
     Example
     -------
@@ -114,7 +103,7 @@ def kmeans(
     >>> result.inertia, result.counts
     (tensor(4.), tensor([2, 2]))
     """
-    _check(x, num_clusters, fixed, init)
+    _check(x, num_clusters, init)
     x = x.float()
     if generator is None:
         generator = torch.default_generator
@@ -123,76 +112,62 @@ def kmeans(
     # A power of two costs no bits, and keeps squares from over- or underflow.
     exponent = torch.frexp(x.abs().amax()).exponent
     scale = torch.ldexp(torch.ones_like(x[0, 0]), exponent - 1)
-    distinct, counts = torch.unique(x / scale, dim=0, return_counts=True)
-    fixed = x[:0] if fixed is None else fixed.to(x)
-    held = fixed / scale
-    # A vector that equals a fixed centre moves no other centroid.
-    is_new = first_copies(torch.cat([held, distinct]))[len(held) :] >= len(held)
-    points, weights = distinct[is_new], counts[is_new].float()
-    surplus = num_clusters - len(held) - len(points)
-    if surplus > 0:
-        logger.warning(
-            f"k-means: only {len(distinct)} distinct vectors for {num_clusters}"
-            f" clusters, so {surplus} of the centroids are jittered copies of"
-            " others, or stay"
-        )
+    points, counts = torch.unique(x / scale, dim=0, return_counts=True)
+    weights = counts.float()
+    rows = torch.arange(num_clusters, device=x.device)
+    centroids, is_empty = points[rows % len(points)], rows >= 0
     with full_precision(x.device.type):
         if init is not None:
-            centroids = init.to(x) / scale
-        elif surplus < 0:
-            centroids = _seed(points, weights, held, num_clusters, generator)
-        else:
-            copies = torch.arange(surplus, device=x.device) % len(distinct)
-            centroids = torch.cat([held, points, distinct[copies]])
-        problem = points, weights, centroids, len(held)
-        if surplus > 0:
-            # Too few points to move the empty clusters to.
+            copies, centroids = centroids, init.to(x) / scale
             labels, _ = nearest_with_distances(points, centroids)
-            _move(*problem, labels)
-            _part_copies(centroids, distinct, generator)
+            is_empty = torch.bincount(labels, minlength=num_clusters) == 0
+        if len(points) < num_clusters:
+            logger.warning(
+                f"k-means: only {len(points)} distinct vectors for "
+                f"{num_clusters} clusters, so the other centroids are jittered "
+                "copies of them"
+            )
+            if init is not None:
+                _move(points, weights, centroids, labels)
+                centroids[is_empty] = copies[is_empty]
+            # Of equal centroids the first one stays.
+            order = is_empty.int().argsort(stable=True)
+            centroids[order] = _part_copies(centroids[order], generator)
         else:
-            _lloyd(*problem, max_iterations, tolerance)
+            if is_empty.any():
+                problem = points, weights, centroids[~is_empty], num_clusters
+                centroids[is_empty] = _seed(*problem, generator)
+            _lloyd(points, weights, centroids, max_iterations, tolerance)
         centroids *= scale
-        centroids[: len(fixed)] = fixed
         labels, distances = nearest_with_distances(x, centroids)
     counts = torch.bincount(labels, minlength=num_clusters)
-    return KMeansResult(centroids, distances.sum(), counts, len(distinct))
+    return KMeansResult(centroids, distances.sum(), counts)
 
 
-def _check(x, num_clusters, fixed, init):
+def _check(x, num_clusters, init):
     if num_clusters < 1:
         raise ValueError(f"num_clusters must be at least 1, got {num_clusters}")
-    for name, rows in (("x", x), ("fixed", fixed), ("init", init)):
+    dim = x.shape[-1] if x.ndim else 0
+    for name, rows, size in (("x", x, len(x)), ("init", init, num_clusters)):
         if rows is None:
             continue
         if not rows.is_floating_point():
             raise TypeError(
                 f"{name} must be a real floating-point tensor, got {rows.dtype}"
             )
-        if rows.ndim != 2 or rows.shape[1] != x.shape[-1] or not x.numel():
+        if rows.shape != (size, dim) or not rows.numel():
             raise ValueError(
-                "x, fixed and init must be [N, D], [F, D] and [K, D], N and D "
-                f"above 0, got {name} {tuple(rows.shape)} where x is "
-                f"{tuple(x.shape)}"
+                f"x must be [N, D] with N and D above 0, and init "
+                f"[{num_clusters}, D]; got {name} {tuple(rows.shape)} where x "
+                f"is {tuple(x.shape)}"
             )
         if not rows.float().isfinite().all():
             raise ValueError(f"{name} holds values that are not finite")
-    if init is not None and fixed is not None:
-        raise ValueError("init and fixed exclude each other, got both")
-    if init is not None and len(init) != num_clusters:
-        raise ValueError(
-            f"init must hold {num_clusters} centroids, got {len(init)}"
-        )
-    if fixed is not None and len(fixed) >= num_clusters:
-        raise ValueError(
-            f"{len(fixed)} fixed centres leave none of {num_clusters} clusters"
-            " to be found"
-        )
 
 
 def _seed(points, weights, held, num_clusters, generator):
-    """Append points [U, D] of weights [U] to held centres [F, D] by greedy
-    k-means++ -> [K, D].
+    """Choose K - F of the points [U, D] of weights [U] as seeds beside held
+    centroids [F, D] by greedy k-means++.
 
     Candidates for a few seeds at a time are drawn from the distances as they
     stood before the first of them, since one matrix product for many is much
@@ -238,37 +213,37 @@ def _seed(points, weights, held, num_clusters, generator):
     # A point may have been drawn twice within a group.
     seeds = torch.stack(seeds).unique()
     farthest = (closest * available).topk(num_seeds - len(seeds)).indices
-    return torch.cat([held, points[seeds], points[farthest]])
+    return points[torch.cat([seeds, farthest])]
 
 
-def _lloyd(points, weights, centroids, num_held, max_iterations, tolerance):
-    """Improve centroids [K, D], the held first, by those of points [U, D] of
-    weights [U], in place; only the held may end empty."""
-    labels, distances = _assign(points, centroids, num_held)
+def _lloyd(points, weights, centroids, max_iterations, tolerance):
+    """Improve centroids [K, D] by those of points [U, D] of weights [U], in
+    place; none ends empty."""
+    labels, distances = _assign(points, centroids)
     inertia = float(distances.dot(weights))
     for _ in range(max_iterations):
-        _move(points, weights, centroids, num_held, labels)
-        labels, distances = _assign(points, centroids, num_held)
+        _move(points, weights, centroids, labels)
+        labels, distances = _assign(points, centroids)
         previous, inertia = inertia, float(distances.dot(weights))
         if previous - inertia <= tolerance * previous:
             break
 
 
-def _assign(points, centroids, num_held):
+def _assign(points, centroids):
     """Label points [U], give their squared distances [U], and move each empty
     cluster to the point farthest from its centroid, as scikit-learn does."""
     for _ in range(_REPAIRS):
         labels, distances = nearest_with_distances(points, centroids)
         counts = torch.bincount(labels, minlength=len(centroids))
-        empty = (counts[num_held:] == 0).nonzero().squeeze(1) + num_held
+        empty = (counts == 0).nonzero().squeeze(1)
         if len(empty) == 0:
             break
         centroids[empty] = points[distances.topk(len(empty)).indices]
     return labels, distances
 
 
-def _move(points, weights, centroids, num_held, labels):
-    """Move each centroid but the held to the mean of its points, in place."""
+def _move(points, weights, centroids, labels):
+    """Move each centroid to the mean of its points, in place."""
     # Sums of sorted rows: atomic additions would make a GPU's sums depend on
     # the run, and ranks must agree. Sums of differences: an offset common to
     # all would cost bits.
@@ -277,18 +252,22 @@ def _move(points, weights, centroids, num_held, labels):
     steps = (points - centroids[labels])[order] * masses
     lengths = torch.bincount(labels, minlength=len(centroids))
     rows = torch.cat([steps, masses], 1)
-    sums = torch.segment_reduce(rows, "sum", lengths=lengths)[num_held:]
-    centroids[num_held:] += sums[:, :-1] / sums[:, -1:].clamp(min=1)
+    sums = torch.segment_reduce(rows, "sum", lengths=lengths)
+    centroids += sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
-def _part_copies(centroids, distinct, generator):
-    """Jitter centroids [K, D] that equal an earlier one, in place: by a
-    hundredth of the spread of the vectors, or by more if fp32 needs it."""
-    spread = (distinct - distinct.mean(0)).square().mean().sqrt()
-    # Vectors without a spread have a size of about 1.
+def _part_copies(centroids, generator):
+    """Jitter centroids [K, D] that equal an earlier one: by a hundredth of
+    their spread, or by more if fp32 needs it."""
+    spread = (centroids - centroids.mean(0)).square().mean().sqrt()
+    # Centroids without a spread have a size of about 1.
     jitter = 1e-2 * torch.where(spread > 0, spread, 1)
-    positions = torch.arange(len(centroids), device=centroids.device)
-    while (copies := first_copies(centroids) != positions).any():
+    while True:
+        _, group = torch.unique(centroids, dim=0, return_inverse=True)
+        ordered, order = group.sort(stable=True)
+        copies = order[1:][ordered[1:] == ordered[:-1]]
+        if len(copies) == 0:
+            return centroids
         shape, device = centroids[copies].shape, generator.device
         noise = torch.randn(shape, generator=generator, device=device)
         centroids[copies] += jitter * noise.to(centroids)

@@ -4,35 +4,31 @@ import math
 
 import torch
 
+from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 
 
 def quantization_loss(
     targets: torch.Tensor,
-    codebook: torch.Tensor,
-    codes: torch.Tensor,
+    codewords: torch.Tensor,
     mass: torch.Tensor,
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the codebook and commitment loss (van den Oord et al., 2017,
-    equation 3) of targets [N, c, d], their codes [N, c] in a codebook
-    [C, K, d] as ``number_codes`` counts them, and a mass [N] of 1 where a
-    vector counts, else 0. Return it, each codebook's sum of squared errors
-    [c] and the codewords [N, c, d].
+    equation 3) of targets [N, c, d], their codewords [N, c, d] and a mass [N]
+    of 1 where a vector counts, else 0; and each codebook's sum of squared
+    errors [c].
 
     Means run over all elements of the valid vectors, as in the code of arXiv
     2005.08520; ``over_ranks``, over those of all ranks, so that DDP's average
     of the gradients is that of the whole batch.
 
-    >>> x, codebook = torch.zeros(2, 1, 4), torch.ones(1, 8, 4)
-    >>> codes, mass = torch.zeros(2, 1, dtype=torch.long), torch.ones(2)
-    >>> quantization_loss(x, codebook, codes, mass, 0.25, 1.0, False)[:2]
+    >>> x, codewords = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
+    >>> quantization_loss(x, codewords, torch.ones(2), 0.25, 1.0, False)
     (tensor(1.2500), tensor([8.]))
     """
-    table = codebook.flatten(0, 1)
-    codewords = table.index_select(0, codes.flatten()).view_as(targets)
     number = mass.sum()
     if over_ranks:
         number = sum_over_ranks(number) / world_size()
@@ -46,7 +42,7 @@ def quantization_loss(
         loss = loss + codebook_weight * pull.sum() / divisor
     elif not commitment_weight:
         loss = loss + 0.0 * codewords.sum()  # So that it has a gradient.
-    return loss, sq_errors.detach(), codewords
+    return loss, sq_errors.detach()
 
 
 def usage_loss(
@@ -58,9 +54,10 @@ def usage_loss(
     """Compute how far the usage of codes is from even: 1 minus the entropy of
     the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
 
-    The arguments are those of ``quantization_loss`` and its squared errors,
-    whose mean is the temperature of the assignment (the batch entropy of Yu et
-    al., 2023, arXiv 2310.05737, equation 5, for any codebook).
+    Beside a codebook [C, K, d], the arguments are those of
+    ``quantization_loss`` and its squared errors, whose mean is the temperature
+    of the assignment (the batch entropy of Yu et al., 2023, arXiv 2310.05737,
+    equation 5, for any codebook).
     """
     number = mass.sum().clamp(min=1)
     temperature = (sq_errors / number).clamp(min=1e-9)
@@ -78,37 +75,28 @@ def usage_loss(
 
 
 @torch.no_grad()
-def code_counts(
-    codes: torch.Tensor,
-    mass: torch.Tensor,
-    num_codebooks: int,
-    codebook_size: int,
-) -> torch.Tensor:
-    """Count the codes [N, c] of a mass [N], as ``quantization_loss`` takes
-    them -> [C, K]."""
-    counts = mass.new_zeros(num_codebooks * codebook_size)
-    each = mass.unsqueeze(1).expand_as(codes).flatten()
-    counts = counts.index_add(0, codes.flatten(), each)
-    return counts.view(num_codebooks, -1)
-
-
-@torch.no_grad()
 def batch_metrics(
     latents: torch.Tensor,
     mass: torch.Tensor,
-    counts: torch.Tensor,
-    sq_error: torch.Tensor | None,
+    indices: torch.Tensor,
+    codebook: torch.Tensor,
+    sq_error: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N],
-    counts [C, K] and the sum of squared quantization errors, None where
-    nothing was quantized: sums that a whole stage can add up, and the
-    perplexity of the batch."""
+    """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N], with
+    codes [N, c] in a codebook [C, K, d] and a sum of squared errors: sums that
+    a whole stage can add up, and the perplexity of the batch."""
+    counts = torch.zeros_like(codebook[..., 0])
+    codes = number_codes(indices, counts.shape[1])
+    each = mass.unsqueeze(1).expand_as(codes).flatten()
+    counts = (
+        counts.flatten().index_add(0, codes.flatten(), each).view_as(counts)
+    )
     squares = torch.linalg.vector_norm(latents, dim=1).square()
     return {
         "counts": counts,
         "num_vectors": mass.sum(),
         "perplexity": entropy(counts).exp().mean(),
-        "sq_error": mass.new_zeros(()) if sq_error is None else sq_error,
+        "sq_error": sq_error,
         "latent_sum": mass @ latents,
         "latent_sq_sum": mass @ squares,
     }

@@ -67,13 +67,3 @@ def frame_mask(
     mask = torch.arange(time, device=x.device) < frames.unsqueeze(1)
     mask = mask.view(mask.shape + (1,) * (x.dim() - 3))
     return mask.expand(x.shape[:-1])
-
-
-def clear(x: Tensor, keep: Tensor) -> Tensor:
-    """Set the rows of x [N, D] to zero, NaN included, where keep [N] is False.
-
-    >>> clear(torch.tensor([[1.0], [torch.nan]]), torch.tensor([True, False]))
-    tensor([[1.],
-            [0.]])
-    """
-    return x.masked_fill(~keep.unsqueeze(1), 0.0)

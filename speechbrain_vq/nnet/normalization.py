@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from speechbrain_vq.nnet.utils import (
-    in_transform,
     is_recomputed,
+    refuse_transform,
     sum_over_ranks,
 )
 
@@ -119,11 +119,7 @@ class MaskedBatchNorm(nn.Module):
                 f"MaskedBatchNorm normalizes {self.num_features} features, got "
                 f"a tensor of shape {tuple(x.shape)}."
             )
-        if self.training and in_transform():
-            raise RuntimeError(
-                "Running statistics cannot be updated under torch.func "
-                "transforms: call eval() first."
-            )
+        refuse_transform(self)
         with torch.autocast(x.device.type, enabled=False):
             flat = x.float().reshape(-1, self.num_features)
             mean, variance = self.running_mean, self.running_var

@@ -1,23 +1,20 @@
 """Vector quantizers with a bottleneck that does not collapse."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from speechbrain_vq.nnet.codebooks import Reinit, make_codebook, number_codes
-from speechbrain_vq.nnet.compositions import COMPOSITIONS
+from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
-    code_counts,
     quantization_loss,
     usage_loss,
 )
-from speechbrain_vq.nnet.masks import clear, frame_mask
+from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
@@ -28,15 +25,13 @@ from speechbrain_vq.nnet.utils import (
     is_first_rank,
     is_recomputed,
     keep_dtype,
+    refuse_transform,
     world_size,
 )
 
 # A vector longer than this is as good as infinite: its square, summed over a
 # batch, is, and would make the running variance so for ever.
 _LARGEST = 1e15
-
-# Training batches without an optimizer step after which to warn.
-_PATIENCE = 200
 
 
 class VQOutput(NamedTuple):
@@ -176,32 +171,51 @@ class VectorQuantizer(nn.Module):
         entropy_weight: float = 0.0,
     ):
         super().__init__()
-        check_choice("composition", composition, tuple(COMPOSITIONS))
+        check_choice("composition", composition, ("product", "residual"))
         check_choice("norm", norm, ("running", "batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
+        check_choice("codebook", codebook, ("gradient", "ema"))
         check_sizes(
             input_dim=input_dim,
             codebook_size=codebook_size,
             num_codebooks=num_codebooks,
         )
+        is_residual, is_ema = composition == "residual", codebook == "ema"
+        on_latents = norm_position == "latent"
+        contradictions = {
+            "norm_position='latent', denormalize and affine need a norm.": (
+                norm is None and (on_latents or denormalize or affine)
+            ),
+            "An EMA codebook has no codebook loss: leave codebook_weight out.": (
+                is_ema and codebook_weight
+            ),
+            "ema_decay needs codebook='ema'.": not is_ema and ema_decay,
+            "quantizer_dropout needs composition='residual': of a product no "
+            "codebook can be left out.": quantizer_dropout and not is_residual,
+        }
+        for message, is_given in contradictions.items():
+            if is_given:
+                raise ValueError(message)
+        if codebook_dim is None:
+            codebook_dim, rest = divmod(
+                input_dim, 1 if is_residual else num_codebooks
+            )
+            if rest:
+                raise ValueError(
+                    f"input_dim={input_dim} does not divide into "
+                    f"{num_codebooks} codebooks: give codebook_dim."
+                )
         if reservoir_size is None:
             reservoir_size = max(20480, 4 * codebook_size)
+        check_sizes(codebook_dim=codebook_dim)
         check_sizes(least=0, reservoir_size=reservoir_size)
-        if norm is None and (norm_position != "input" or denormalize or affine):
-            raise ValueError(
-                "norm_position='latent', denormalize and affine need a norm."
-            )
-        if codebook == "ema" and codebook_weight:
-            raise ValueError(
-                "An EMA codebook has no codebook loss: leave codebook_weight "
-                f"out or set it to 0, not {codebook_weight}."
-            )
+        # Those of the model's loss reach codewords through DiVeQ.
         lossless = estimator == "diveq"
         if commitment_weight is None:
             commitment_weight = 0.0 if lossless else 0.25
         if codebook_weight is None:
-            codebook_weight = 0.0 if lossless or codebook == "ema" else 1.0
+            codebook_weight = 0.0 if lossless or is_ema else 1.0
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),
             ("codebook_weight", codebook_weight, math.inf),
@@ -210,21 +224,8 @@ class VectorQuantizer(nn.Module):
         ):
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must be in 0..{most}, got {value!r}.")
-        if quantizer_dropout and composition != "residual":
-            raise ValueError(
-                "quantizer_dropout needs composition='residual': of a product "
-                "no codebook can be left out."
-            )
-        self.arrangement = COMPOSITIONS[composition]
-        if codebook_dim is None:
-            codebook_dim = self.arrangement.codebook_dim(
-                input_dim, num_codebooks
-            )
-        check_sizes(codebook_dim=codebook_dim)
         self.input_dim = input_dim
-        self.latent_dim = self.arrangement.latent_dim(
-            num_codebooks, codebook_dim
-        )
+        self.latent_dim = codebook_dim * (1 if is_residual else num_codebooks)
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
         self.codebook_dim = codebook_dim
@@ -240,16 +241,12 @@ class VectorQuantizer(nn.Module):
         # In a warm-up latents pass as they are; CodebookTrainer sets it.
         self.bypass = False
         self.frozen = False
-        # Training batches since the last optimizer step; None: no trainer.
-        self.batches_without_step = None
-        self.warns_of_warmup = True
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm is not None:
-            on_input = norm_position == "input"
             running = norm == "running"
             self.norm = MaskedBatchNorm(
-                input_dim if on_input else codebook_dim,
+                codebook_dim if on_latents else input_dim,
                 momentum=0.01 if running else 0.1,
                 affine=affine,
                 running=running,
@@ -259,17 +256,15 @@ class VectorQuantizer(nn.Module):
             dims = input_dim, self.latent_dim
             self.project = nn.Linear(*dims, dtype=torch.float32)
             self.project_back = nn.Linear(*dims[::-1], dtype=torch.float32)
-        self.embedding = make_codebook(
-            codebook,
-            ema_decay,
-            num_codebooks,
-            codebook_size,
-            codebook_dim,
-            "normal" if self._needs_kmeans else codebook_init,
-        )
-        self.reservoir = None
-        if reservoir_size:
-            self.reservoir = Reservoir(reservoir_size, self.latent_dim)
+        sizes = num_codebooks, codebook_size, codebook_dim
+        init = "normal" if self._needs_kmeans else codebook_init
+        options = {"init": init, "residual": is_residual}
+        if is_ema:
+            decay = 0.99 if ema_decay is None else ema_decay
+            self.embedding = EMACodebook(*sizes, decay=decay, **options)
+        else:
+            self.embedding = Codebook(*sizes, **options)
+        self.reservoir = Reservoir(reservoir_size, self.latent_dim)
 
     @classmethod
     def from_preset(
@@ -354,11 +349,8 @@ class VectorQuantizer(nn.Module):
         """
         if self.channel_first:
             x = x.movedim(1, -1)
-        self._check_input(x)
-        frames = frame_mask(x, lengths, mask)
-        self._check_not_empty(frames)
+        frames = self._check_input(x, lengths, mask)
         used = self._num_used(num_quantizers)
-        self._check_training()
         learns = self.training and not is_recomputed()
         with torch.autocast(x.device.type, enabled=False):
             flat, frames = x.float().flatten(0, -2), frames.flatten()
@@ -368,7 +360,7 @@ class VectorQuantizer(nn.Module):
             healthy = num_nonfinite == 0
             # One bad frame and nothing learns from the batch.
             valid = frames & healthy
-            flat = clear(flat, frames & finite)
+            flat = flat.masked_fill(~(frames & finite).unsqueeze(1), 0.0)
             latents = self._latents(flat, valid)
             if learns:
                 self._collect(latents, valid)
@@ -466,9 +458,9 @@ class VectorQuantizer(nn.Module):
         # In fp32, as forward: the two must give the same bits.
         with torch.autocast(indices.device.type, enabled=False):
             flat = indices.reshape(-1, indices.shape[-1])
-            vectors = self._output(
-                self.arrangement.combine(self.embedding(flat))
-            )
+            codewords = self.embedding(flat.clamp(min=0))
+            codewords = codewords * (flat >= 0).unsqueeze(-1)
+            vectors = self._output(self.embedding.combine(codewords))
             vectors = vectors * (flat >= 0).any(1, keepdim=True)
         vectors = vectors.reshape(*indices.shape[:-1], self.input_dim)
         if self.channel_first and vectors.dim() > 1:
@@ -483,7 +475,8 @@ class VectorQuantizer(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
         """Re-initialize the codebook by k-means (the re-estimation of arXiv
-        2005.08520) and empty the reservoir.
+        2005.08520) and empty the reservoir. In a distributed run all ranks
+        must call it, and take the codebook of the first.
 
         Arguments
         ---------
@@ -500,7 +493,8 @@ class VectorQuantizer(nn.Module):
         Returns
         -------
         Reinit or None
-            None where there is no vector, or the codebook is frozen.
+            None where there is no vector, the codebook is frozen, or this is
+            not the first rank.
 
         Raises
         ------
@@ -510,29 +504,33 @@ class VectorQuantizer(nn.Module):
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:
-            if self.reservoir is None:
+            if not self.reservoir.capacity:
                 raise ValueError(
                     "This quantizer keeps no reservoir to re-initialize its "
                     "codebook from: build it with reservoir_size above 0."
                 )
             vectors = self.reservoir.contents()
-        self._check_vectors(vectors)
-        result = None
-        if len(vectors) and not self.is_codebook_frozen:
-            result = self.arrangement.reinitialize(
-                self.embedding, vectors.float(), start, generator
+        if vectors.shape != (len(vectors), self.latent_dim):
+            raise ValueError(
+                f"The latents to cluster are [N, {self.latent_dim}], got a "
+                f"tensor of shape {tuple(vectors.shape)}."
             )
-        if self.reservoir is not None:
-            self.reservoir.reset()
+        if not vectors.isfinite().all():
+            raise ValueError("The latents to cluster hold NaN or infinity.")
+        number, result = torch.tensor(len(vectors), device=vectors.device), None
+        broadcast([number])
+        if number > 0 and not self.is_codebook_frozen:
+            if is_first_rank():
+                result = self.embedding.reinitialize(
+                    vectors.float(), start, generator
+                )
+            broadcast([self.codebook, *self.embedding.buffers()])
+            self._needs_kmeans = False
+        self.reservoir.reset()
         return result
 
     def reestimate(self, vectors=None, generator=None):
-        """Deprecated name of ``reinitialize``."""
-        warnings.warn(
-            "reestimate() is now reinitialize().",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        """Deprecated name of ``reinitialize``, as in version 0.1."""
         return self.reinitialize(vectors, generator=generator)
 
     def freeze(self) -> "VectorQuantizer":
@@ -559,33 +557,25 @@ class VectorQuantizer(nn.Module):
         return self.frozen or off or not self.embedding.learnable
 
     def training_state(self) -> dict:
-        """Return what training goes on from and inference does not need:
-        warm-up, reservoir, averages; for ``load_training_state()``."""
-        has = self.reservoir is not None
+        """Return warm-up and reservoir, from which training goes on and which
+        inference does not need; for ``load_training_state()``."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
-            "reservoir": self.reservoir.state_dict() if has else None,
-            "buffers": {n: value.clone() for n, value in self._averages()},
+            "reservoir": self.reservoir.state_dict(),
         }
 
-    @torch.no_grad()
     def load_training_state(self, state: dict) -> None:
         """Restore what ``training_state()`` returned."""
         self.bypass = bool(state["bypass"])
         self._needs_kmeans = bool(state["needs_kmeans"])
-        if self.reservoir is not None and state["reservoir"]:
+        if self.reservoir.capacity and state["reservoir"]:
             self.reservoir.load_state_dict(state["reservoir"])
-        for name, value in self._averages():
-            value.copy_(state["buffers"][name])
 
     def extra_repr(self) -> str:
         """Return the main sizes, for ``print``."""
-        return (
-            f"input_dim={self.input_dim}, num_codebooks={self.num_codebooks}, "
-            f"codebook_size={self.codebook_size}, "
-            f"codebook_dim={self.codebook_dim}"
-        )
+        names = ("input_dim", "num_codebooks", "codebook_size", "codebook_dim")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
 
     # Steps of a forward ----------------------------------------------------
 
@@ -603,9 +593,8 @@ class VectorQuantizer(nn.Module):
             draw, number = torch.rand(()), torch.randint(1, books + 1, ())
             return int(number) if draw < dropout else books
         check_sizes(num_quantizers=requested)
-        if requested > books or (
-            requested < books and self.composition != "residual"
-        ):
+        least = 1 if self.embedding.residual else books
+        if not least <= requested <= books:
             raise ValueError(
                 f"num_quantizers={requested}: this {self.composition} "
                 f"quantizer has {books} codebooks, and only of a residual row "
@@ -615,51 +604,51 @@ class VectorQuantizer(nn.Module):
 
     def _latents(self, flat: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
+        if self.norm_position == "latent":
+            return self._normalize(self.project(flat), valid)
+        return self.project(self._normalize(flat, valid))
+
+    def _normalize(self, x, valid):
+        """Normalize [N, D] in parts as wide as the norm."""
         if self.norm is None:
-            return self.project(flat)
-        if self.norm_position == "input":
-            return self.project(self.norm(flat, valid))
-        parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
+            return x
+        parts = x.unflatten(1, (-1, self.norm.num_features))
         each = valid.unsqueeze(1).expand(parts.shape[:2])
         return self.norm(parts, each).flatten(1)
 
     def _output(self, latents: torch.Tensor) -> torch.Tensor:
         """[N, latent_dim] -> [N, input_dim]."""
-        if not self.denormalize:
-            return self.project_back(latents)
-        if self.norm_position == "input":
-            return self.norm.inverse(self.project_back(latents))
-        parts = latents.unflatten(1, (-1, self.codebook_dim))
-        return self.project_back(self.norm.inverse(parts).flatten(1))
+        undo = self._denormalize if self.denormalize else nn.Identity()
+        if self.norm_position == "latent":
+            return self.project_back(undo(latents))
+        return undo(self.project_back(latents))
+
+    def _denormalize(self, x):
+        parts = x.unflatten(1, (-1, self.norm.num_features))
+        return self.norm.inverse(parts).flatten(1)
 
     @torch.no_grad()
     def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
         """Keep latents for re-initialization, or start from them."""
-        if self.reservoir is not None:
-            self.reservoir.add(latents, valid)
-        if self._needs_kmeans and not self.bypass:
-            vectors = latents.detach()[valid]
-            num_vectors = torch.tensor(len(vectors), device=latents.device)
-            broadcast([num_vectors])
-            if num_vectors > 0:  # those of the first rank
-                if is_first_rank():
-                    self.arrangement.reinitialize(
-                        self.embedding, vectors, "kmeans++", None
-                    )
-                broadcast([self.codebook, *self.embedding.buffers()])
-                self._needs_kmeans = False
+        frozen = self.is_codebook_frozen
+        if self._needs_kmeans and not (self.bypass or frozen):
+            self.reinitialize(latents[valid])
+        self.reservoir.add(latents, valid)
 
     def _quantize(self, latents, valid, used, learns):
         """Indices [N, C], quantized [N, latent_dim], loss and metrics."""
-        table = self.embedding.table(recomputed=self.training and not learns)
+        table, previous = self.codebook, self.embedding.previous
+        if self.training and not learns and previous is not None:
+            # Activation checkpointing runs the forward of before the update.
+            table = previous
         if self.training and not self.embedding.training:
             table = table.detach()
-        indices, targets = self.arrangement.code(latents, table[:used])
-        codes, mass = number_codes(indices, self.codebook_size), valid.float()
-        loss, sq_error, codewords = quantization_loss(
+        indices, targets = self.embedding.code(latents, table[:used])
+        codewords = self.embedding(indices, table)
+        mass = valid.float()
+        loss, sq_error = quantization_loss(
             targets,
-            table,
-            codes,
+            codewords,
             mass,
             self.commitment_weight,
             self.codebook_weight,
@@ -670,13 +659,10 @@ class VectorQuantizer(nn.Module):
             loss = loss + self.entropy_weight * uneven
         if learns:
             self.embedding.learn(targets.detach(), indices, valid)
-        quantized = self.estimate(latents, self.arrangement.combine(codewords))
-        counts = code_counts(
-            codes, mass, self.num_codebooks, self.codebook_size
-        )
-        metrics = batch_metrics(
-            latents, mass, counts, self.arrangement.total_error(sq_error)
-        )
+        quantized = self.estimate(latents, self.embedding.combine(codewords))
+        is_row = self.embedding.residual
+        sq_error = sq_error[-1] if is_row else sq_error.sum()
+        metrics = batch_metrics(latents, mass, indices, table, sq_error)
         if used < self.num_codebooks:
             indices = nn.functional.pad(
                 indices, (0, self.num_codebooks - used), value=-1
@@ -685,41 +671,51 @@ class VectorQuantizer(nn.Module):
 
     def _pass(self, latents, valid):
         """The same in a warm-up: nothing is quantized."""
-        shape = len(latents), self.num_codebooks
-        indices = latents.new_full(shape, -1, dtype=torch.long)
-        counts = torch.zeros_like(self.codebook[..., 0]).detach()
-        metrics = batch_metrics(latents, valid.float(), counts, None)
+        mass, nothing = valid.float(), latents.new_zeros(())
+        none = latents.new_zeros(len(latents), 0, dtype=torch.long)
+        metrics = batch_metrics(latents, mass, none, self.codebook, nothing)
+        indices = none.new_full((len(latents), self.num_codebooks), -1)
         # DDP and GradScaler ask for a gradient of every parameter.
         return indices, latents, 0.0 * self.codebook.sum(), metrics
 
     # Checks ----------------------------------------------------------------
 
-    def _check_input(self, x: torch.Tensor) -> None:
+    def _check_input(self, x, lengths, mask) -> torch.Tensor:
+        """Check an input, and return the mask of its valid frames."""
         if not x.is_floating_point():
             raise TypeError(
                 f"A quantizer takes real floating point vectors, got {x.dtype}."
             )
         if x.dim() < 2 or x.shape[-1] != self.input_dim:
-            hint = ""
-            if x.dim() > 1 and x.shape[1] == self.input_dim:
-                hint = " For [B, input_dim, ...] build it with channel_first."
             raise ValueError(
                 f"A quantizer of input_dim={self.input_dim} takes [..., "
-                f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}."
-                f"{hint}"
+                f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}. "
+                "For [B, input_dim, ...] build it with channel_first."
             )
+        refuse_transform(self)
+        frames = frame_mask(x, lengths, mask)
+        # Ranks meet in collectives, and on a GPU a look is a host sync.
+        if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
+            return frames
+        empty = frames.numel() == 0
+        if empty or (frames.device.type == "cpu" and not frames.any()):
+            raise ValueError(
+                "There is no valid frame to quantize: the input's shape less "
+                f"its channels is {tuple(frames.shape)}"
+                + ("." if empty else " and all of it is padding.")
+            )
+        return frames
 
     def _check_codes(self, indices: torch.Tensor) -> None:
         dtype, books = indices.dtype, self.num_codebooks
         if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
             raise TypeError(f"Codes are integers, got {dtype}.")
         given = indices.shape[-1] if indices.dim() else 0
-        residual = self.composition == "residual"
-        if given != books and not (residual and 0 < given < books):
-            least = "1 to " if residual else ""
+        least = 1 if self.embedding.residual else books
+        if not least <= given <= books:
             raise ValueError(
-                f"Codes of {books} codebooks have a last dimension of {least}"
-                f"{books}, got the shape {tuple(indices.shape)}."
+                f"Codes of {least} to {books} codebooks have a last dimension "
+                f"of that size, got the shape {tuple(indices.shape)}."
             )
         if indices.numel() and not in_transform():
             low, high = map(int, torch.aminmax(indices.long()))
@@ -729,63 +725,10 @@ class VectorQuantizer(nn.Module):
                     f"for none, got values from {low} to {high}."
                 )
 
-    def _check_vectors(self, vectors: torch.Tensor) -> None:
-        if vectors.dim() != 2 or vectors.shape[1] != self.latent_dim:
-            raise ValueError(
-                f"The latents to cluster are [N, {self.latent_dim}], got a "
-                f"tensor of shape {tuple(vectors.shape)}."
-            )
-        if not vectors.isfinite().all():
-            raise ValueError("The latents to cluster hold NaN or infinity.")
-
-    def _check_training(self) -> None:
-        """Warn of what would go wrong in silence, or refuse it."""
-        if self.training and in_transform():
-            raise RuntimeError(
-                "A quantizer learns from what it sees, which torch.func "
-                "transforms do not allow: call eval() first."
-            )
-        if torch.compiler.is_compiling() or is_recomputed():
-            return
-        if self.bypass and not self.training and self.warns_of_warmup:
-            self.warns_of_warmup = False
-            warnings.warn(
-                "A VectorQuantizer is evaluated within the warm-up of its "
-                "ReinitSchedule: nothing is quantized yet. Train longer, or "
-                "shorten warmup.",
-                stacklevel=4,
-            )
-        if self.training and self.batches_without_step is not None:
-            self.batches_without_step += 1
-            if self.batches_without_step == _PATIENCE:
-                warnings.warn(
-                    "No optimizer given to CodebookTrainer has stepped in "
-                    f"{_PATIENCE} training batches, so the codebook does not "
-                    "learn: give it the optimizer that the loop steps.",
-                    stacklevel=3,
-                )
-
-    def _check_not_empty(self, frames: torch.Tensor) -> None:
-        # Ranks meet in collectives, and on a GPU a look is a host sync.
-        if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
-            return
-        empty = frames.numel() == 0
-        if empty or (frames.device.type == "cpu" and not frames.any()):
-            raise ValueError(
-                "There is no valid frame to quantize: the input's shape less "
-                f"its channels is {tuple(frames.shape)}"
-                + ("." if empty else " and all of it is padding.")
-            )
-
     # State -----------------------------------------------------------------
 
-    def _averages(self):
-        """The buffers that are in no state_dict, by name."""
-        saved = self.state_dict(keep_vars=True)
-        return [(n, b) for n, b in self.named_buffers() if n not in saved]
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        _upgrade_state_dict(self, state_dict, prefix)
+        upgrade_state_dict(self, state_dict, prefix)
         state_dict.pop(f"{prefix}reservoir._extra_state", None)
         extra = state_dict.pop(f"{prefix}_extra_state", None)
         if extra is not None:
@@ -819,14 +762,8 @@ class ResidualVectorQuantizer(VectorQuantizer):
     ---------
     num_quantizers : int
         Number of codebooks in the row, C.
-    input_dim : int
-        Dimension of the encoder outputs.
-    codebook_size : int
-        Number of codewords of each codebook, K.
-    codebook_dim : int, optional
-        Dimension of a codeword, ``input_dim`` by default.
-    **options
-        The other arguments of ``VectorQuantizer``.
+    input_dim, codebook_size, codebook_dim, **options
+        See ``VectorQuantizer``; ``codebook_dim`` is ``input_dim`` by default.
 
     Example
     -------
@@ -859,32 +796,24 @@ class ResidualVectorQuantizer(VectorQuantizer):
         return options
 
 
-def upgrade_state_dict(model: nn.Module, state_dict: dict) -> None:
-    """Convert a saved state of version 0.1, in place, and the norm of a
-    quantizer to what its state has.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        A quantizer, or a model with quantizers anywhere in it.
-    state_dict : dict
-        State of the model, or anything else by its keys.
-    """
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, VectorQuantizer):
-            prefix = f"{name}." if name else ""
-            _upgrade_state_dict(module, state_dict, prefix)
-
-
-def _upgrade_state_dict(quantizer, state_dict, prefix):
-    """Convert the state of the quantizer with a prefix."""
-    if quantizer.norm is not None and f"{prefix}norm.weight" in state_dict:
-        quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
-    old = [k for k in state_dict if k.startswith(f"{prefix}codewords.")]
-    for key in old:
-        value = state_dict.pop(key)
-        if key.endswith("weight"):  # averages belong to training
-            state_dict[f"{prefix}embedding.weight"] = value
-    variance = f"{prefix}norm.running_var"
-    if old and isinstance(state_dict.get(variance), torch.Tensor):
-        state_dict[variance] = state_dict[variance] + 1e-5  # its epsilon
+def upgrade_state_dict(
+    model: nn.Module, state_dict: dict, prefix: str = ""
+) -> None:
+    """Convert a saved state of version 0.1, in place, and the norms of a
+    model's quantizers to what their state has. The state may be anything else
+    by the keys of one; ``prefix`` is what they begin with."""
+    for name, quantizer in model.named_modules(remove_duplicate=False):
+        if not isinstance(quantizer, VectorQuantizer):
+            continue
+        at = f"{prefix}{name}." if name else prefix
+        if quantizer.norm is not None and f"{at}norm.weight" in state_dict:
+            quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
+        old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
+        for key in old:
+            value = state_dict.pop(key)
+            if key.endswith("weight"):  # averages belong to training
+                state_dict[f"{at}embedding.weight"] = value
+        variance = f"{at}norm.running_var"
+        if old and isinstance(state_dict.get(variance), torch.Tensor):
+            # Its epsilon.
+            state_dict[variance] = state_dict[variance] + 1e-5

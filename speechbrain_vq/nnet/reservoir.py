@@ -1,9 +1,10 @@
 """A uniform sample of a stream of vectors."""
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from speechbrain_vq.nnet.utils import check_sizes
+from speechbrain_vq.nnet.utils import check_sizes, world_size
 
 
 class Reservoir:
@@ -16,7 +17,7 @@ class Reservoir:
     Arguments
     ---------
     capacity : int
-        Largest number of vectors kept.
+        Largest number of vectors kept; 0: none.
     dim : int
         Dimension of a vector.
 
@@ -29,7 +30,8 @@ class Reservoir:
     """
 
     def __init__(self, capacity: int, dim: int):
-        check_sizes(capacity=capacity, dim=dim)
+        check_sizes(dim=dim)
+        check_sizes(least=0, capacity=capacity)
         self.capacity = capacity
         self.dim = dim
         # No memory before there is something to keep.
@@ -55,6 +57,8 @@ class Reservoir:
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
                 f"tensor of shape {tuple(vectors.shape)}."
             )
+        if not self.capacity:
+            return
         vectors = vectors.detach().reshape(-1, self.dim).float()
         self._allocate(vectors.device)
         if mask is None:
@@ -65,6 +69,31 @@ class Reservoir:
     def contents(self) -> Tensor:
         """Return a copy of the sample, [min(count, capacity), dim]."""
         return self._rows[: len(self)].clone()
+
+    def gather(self, seed: int) -> Tensor:
+        """Gather a uniform sample of the streams of all ranks, [at most
+        capacity, dim], the same on every rank, which all must ask: as many
+        vectors of each as drawn from one urn with all that the ranks saw."""
+        sample = self.contents()
+        if world_size() == 1:
+            return sample
+        # In random order, as early slots of a reservoir hold early vectors.
+        order = torch.randperm(
+            len(sample), generator=torch.Generator().manual_seed(seed)
+        )
+        # Full rows, so that ranks with fewer vectors gather as many.
+        rows = sample.new_zeros(self.capacity, self.dim)
+        rows[: len(sample)] = sample[order.to(sample.device)]
+        ranks = []
+        for own in (rows, self.count.to(rows.device)):
+            ranks.append([torch.empty_like(own) for _ in range(world_size())])
+            distributed.all_gather(ranks[-1], own)
+        counts = [int(count) for count in ranks[1]]
+        shares = np.random.default_rng(seed).multivariate_hypergeometric(
+            counts, min(sum(counts), self.capacity), method="marginals"
+        )
+        parts = zip(ranks[0], shares, strict=True)
+        return torch.cat([part[:number] for part, number in parts])
 
     def reset(self) -> None:
         """Empty the sample; the stream starts anew."""

@@ -21,10 +21,9 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
 
     The search is exact up to fp32 rounding whatever the dtype of the inputs
     and whatever autocast says. Both sides are centred by the codebook's mean,
-    so that an offset common to all vectors costs no accuracy. Identical
-    codewords give the lowest of their indices; a row that is not finite gives
-    some valid index. No gradient passes, nothing waits for the device, and
-    one block of the distance matrix exists at a time.
+    so that an offset common to all vectors costs no accuracy. A row that is
+    not finite gives some valid index. No gradient passes, nothing waits for
+    the device, and one block of the distance matrix exists at a time.
 
     Arguments
     ---------
@@ -56,15 +55,14 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
             "x and codebook must be real floating-point tensors, got "
             f"{x.dtype} and {codebook.dtype}"
         )
-    if codebook.ndim != 2 or codebook.shape[0] == 0:
+    if (
+        codebook.ndim != 2
+        or not len(codebook)
+        or (x.shape[-1:] != codebook.shape[1:])
+    ):
         raise ValueError(
-            "codebook must be [K, D] with at least one codeword, got "
-            f"{tuple(codebook.shape)}"
-        )
-    if x.ndim == 0 or x.shape[-1] != codebook.shape[1]:
-        raise ValueError(
-            "the last dimension of x must be that of the codebook, got x "
-            f"{tuple(x.shape)} and codebook {tuple(codebook.shape)}"
+            "x must be [..., D] and codebook [K, D] with at least one codeword,"
+            f" got x {tuple(x.shape)} and codebook {tuple(codebook.shape)}"
         )
     return _nearest(x.detach(), codebook.detach())
 
@@ -120,7 +118,7 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
             # |x - c|^2 is twice this plus |x|^2.
             torch.addmm(bias, block, centred.t(), alpha=-1, out=part[:, :size])
             out.copy_(_argmin(part))
-    return first_copies(codebook)[indices]
+    return indices
 
 
 def _argmin(scores: Tensor) -> Tensor:
@@ -131,26 +129,6 @@ def _argmin(scores: Tensor) -> Tensor:
     first = torch.arange(0, len(groups), per_row, device=scores.device)
     best = groups.index_select(0, first + group)
     return group * _GROUP + best.argmin(1)
-
-
-def first_copies(rows: Tensor) -> Tensor:
-    """Find the lowest index of a row identical to each, [K, D] fp32 -> [K].
-
-    Matrix products round the columns at the edge of a tile in another order
-    than the rest, so copies of a codeword do not always score alike.
-    """
-    # Adding zero turns -0.0 into 0.0: equal values must have equal bits.
-    bits = (rows + 0.0).view(torch.int32)
-    # A product keeps nothing below the lowest bit that differs: without this,
-    # little would be left of the hashes of vectors that differ in signs only.
-    bits ^= bits >> 23
-    weights = torch.full_like(bits[0], 0x5851F42D4C957F2D, dtype=torch.long)
-    hashes = (bits * weights.cumprod(0)).sum(1)
-    ordered, order = hashes.sort(stable=True)
-    first = order[torch.searchsorted(ordered, hashes)]
-    # Hashes of different rows may collide.
-    same = (rows[first] - rows).abs_().amax(1) == 0
-    return torch.where(same, first, torch.arange(len(rows), device=rows.device))
 
 
 @contextmanager

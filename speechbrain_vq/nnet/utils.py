@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
@@ -62,9 +62,7 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
     if world_size() == 1:
         return
     for tensor in tensors:
-        # gloo does not broadcast booleans on every device.
-        is_bool = tensor.dtype is torch.bool
-        sent = tensor.to(torch.uint8) if is_bool else tensor.detach().clone()
+        sent = tensor.detach().clone()
         distributed.broadcast(sent, src=0)
         tensor.copy_(sent)
 
@@ -96,3 +94,13 @@ def in_transform() -> bool:
     compiling = torch.compiler.is_compiling()
     stack = torch._C._functorch.peek_interpreter_stack
     return not compiling and stack() is not None
+
+
+def refuse_transform(module: nn.Module) -> None:
+    """Raise RuntimeError where a ``torch.func`` transform meets a module in
+    training."""
+    if module.training and in_transform():
+        raise RuntimeError(
+            f"A {type(module).__name__} learns from what it sees, which "
+            "torch.func transforms do not allow: call eval() first."
+        )

@@ -4,19 +4,21 @@ import math
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks
-from speechbrain_vq.training.monitor import StageMonitors
-from speechbrain_vq.training.resume import ResumableMixin, TrainerState
-from speechbrain_vq.training.trainer import (
-    DEFAULT_SCHEDULE,
-    CodebookTrainer,
-    find_quantizers,
-)
+from speechbrain_vq.training.monitor import UsageMonitor
+from speechbrain_vq.training.resume import TrainerState, loader_generator
+from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 
 logger = get_logger(__name__)
+
+# Arguments of ``CodebookTrainer`` by the names of hparams.
+OPTIONS = {
+    "codebook_lr_multiplier": "lr_multiplier",
+    "codebook_max_lr": "max_lr",
+    "reinit_schedule": "schedule",
+}
 
 
 class SkipNonfiniteMixin:
@@ -44,18 +46,7 @@ class SkipNonfiniteMixin:
         self._nonfinite = False
 
 
-def _check_bases(cls) -> None:
-    """Refuse a Brain that names VQMixin where it would do nothing."""
-    order = cls.__mro__
-    if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
-        raise TypeError(
-            f"{cls.__name__} must name VQMixin before the Brain among its "
-            f"bases, `class {cls.__name__}(VQMixin, ...)`: behind it, it does "
-            "nothing."
-        )
-
-
-class VQMixin(SkipNonfiniteMixin, ResumableMixin):
+class VQMixin(SkipNonfiniteMixin):
     """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
     Name it first among the bases. It works by hooks of the optimizers, so a
@@ -63,9 +54,8 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
     ``freeze_optimizers``. Exact resumes need ``resume.AtomicCheckpointer``.
 
     Reads from ``hparams``, all optional, null turns off:
-    ``codebook_lr_multiplier`` (10), ``codebook_max_lr`` (0.01),
-    ``reinit_schedule`` (that of the preset ``robust``), ``token_rate`` (frames
-    a second at the quantizer).
+    ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``,
+    see ``CodebookTrainer``; ``token_rate`` (frames a second at the quantizer).
 
     Example
     -------
@@ -85,12 +75,18 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
     True
     """
 
-    codebook_trainer = monitors = None
-    _eval_stage, _attached, _fit_called = "valid", False, False
+    codebook_trainer = monitor = None
+    _eval_stage, _attached, _epochs = "valid", False, None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        _check_bases(cls)
+        order = cls.__mro__
+        if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
+            raise TypeError(
+                f"{cls.__name__} must name VQMixin before the Brain among its "
+                f"bases, `class {cls.__name__}(VQMixin, ...)`: behind it, it "
+                "does nothing."
+            )
 
     @property
     def quantizers(self) -> dict[str, torch.nn.Module]:
@@ -98,56 +94,51 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         return find_quantizers(self.modules)
 
     @property
-    def is_fitting(self) -> bool:
-        """Whether ``fit()`` was called last, not ``evaluate()``."""
-        return self._eval_stage == "valid"
-
-    @property
     def vq_stats(self) -> dict[str, dict[str, float]]:
         """``UsageMonitor.stats`` of the latest stages ``"train"``,
         ``"valid"`` and ``"test"``; all ranks must ask."""
         self._stats = {
             **self._stats,
-            "train": self.monitors.stats(training=True),
-            self._eval_stage: self.monitors.stats(training=False),
+            "train": self.monitor.stats(training=True, over_ranks=True),
+            self._eval_stage: self.monitor.stats(False, over_ranks=True),
         }
         return self._stats
 
     def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit, as a Brain does."""
         self._start("valid")
-        self._attached, self._fit_called = False, True
-        self._num_epochs = _num_epochs(self, epoch_counter)
-        self._num_batches = _num_batches_given(self, train_set)
+        self._attached, self._loader = False, train_set
+        self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
         super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
-            self.codebook_trainer.check_warmup_ended()
 
     def evaluate(self, *args, **kwargs):
         """Evaluate, as a Brain does, and warn if it does not quantize."""
         self._start("test")
-        self.monitors.start(training=False)
+        self.monitor.start(training=False)
         loss = super().evaluate(*args, **kwargs)
-        _check_quantizes(self.quantizers)
+        if any(quantizer.bypass for quantizer in self.quantizers.values()):
+            logger.warning(
+                "There is no checkpoint past the warm-up: the model evaluated "
+                "does not quantize."
+            )
         return loss
 
     def on_fit_start(self):
         """Attach the trainer after the optimizers were made."""
         super().on_fit_start()
-        if not self._fit_called:
-            name = type(self).__name__
-            raise RuntimeError(
-                f"{name}.fit() must call super().fit(epoch_counter, ...)."
-            )
+        self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader, as a Brain does, and count its batches."""
+        """Make a loader, as a Brain does, with a generator of its own, from
+        which a resumed run draws the same."""
+        kwargs.setdefault("generator", loader_generator())
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage == sb.Stage.TRAIN:
-            self._num_batches = _num_batches(self, loader)
+            self._loader = loader
         return loader
 
     def attach_trainer(self):
@@ -155,17 +146,19 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
         if self._attached:
             return
         self._attached = True
+        hparams = getattr(self, "hparams", None)
         steps_per_epoch, total_steps = run_length(self)
-        multiplier = self._hparam("codebook_lr_multiplier", 10.0)
         previous = self.codebook_trainer
         if previous is not None:
             previous.close()
         self.codebook_trainer = CodebookTrainer(
             self.modules,
-            _flatten([self.optimizers_dict, *vars(self).values()]),
-            1.0 if multiplier is None else multiplier,
-            self._hparam("reinit_schedule", DEFAULT_SCHEDULE),
-            self._hparam("codebook_max_lr", 0.01),
+            [self.optimizers_dict, *vars(self).values()],
+            **{
+                argument: getattr(hparams, name)
+                for name, argument in OPTIONS.items()
+                if hasattr(hparams, name)
+            },
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
         )
@@ -174,7 +167,7 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
 
     def _start(self, eval_stage):
         self._eval_stage = eval_stage
-        if self.monitors is not None:
+        if self.monitor is not None:
             return
         if not self.quantizers:
             raise ValueError(
@@ -182,28 +175,24 @@ class VQMixin(SkipNonfiniteMixin, ResumableMixin):
                 f"({', '.join(self.modules)}): name one in `modules`, not in "
                 "the hparams alone."
             )
-        rate = self._hparam("token_rate", None)
-        self.monitors, self._stats = StageMonitors(self.quantizers, rate), {}
+        rate = getattr(getattr(self, "hparams", None), "token_rate", None)
+        self.monitor, self._stats = UsageMonitor(self.quantizers, rate), {}
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable(
-                "codebook_trainer", TrainerState(self), optional_load=True
-            )
+            TrainerState(self).join(self.checkpointer)
 
-    def _hparam(self, name, default):
-        return getattr(getattr(self, "hparams", None), name, default)
+    def _require_super(self, was_called, method):
+        if not was_called:
+            name, called = type(self).__name__, method.split("(")[0]
+            raise RuntimeError(f"{name}.{called}() must call super().{method}.")
 
     def _epochs_from(self, epoch_counter):
         """Yield the epochs; usage is counted from the start of each."""
         for epoch in epoch_counter:
-            if not self._attached:
-                name = type(self).__name__
-                raise RuntimeError(
-                    f"{name}.on_fit_start() must call super().on_fit_start()."
-                )
+            self._require_super(self._attached, "on_fit_start()")
             self._eval_stage = "valid"  # Were evaluate() called in between
             if self.step == 0:  # Not one resumed in its middle
-                self.monitors.start(training=True)
-            self.monitors.start(training=False)
+                self.monitor.start(training=True)
+            self.monitor.start(training=False)
             self._nonfinite = False
             yield epoch
 
@@ -212,56 +201,22 @@ class VQBrain(VQMixin, sb.Brain):
     """A SpeechBrain Brain that trains vector quantizers; see ``VQMixin``."""
 
 
-def _check_quantizes(quantizers) -> None:
-    """Warn where a model evaluated is in its warm-up."""
-    if any(quantizer.bypass for quantizer in quantizers.values()):
-        logger.warning(
-            "There is no checkpoint past the warm-up: the model evaluated "
-            "does not quantize."
-        )
-
-
-def _num_epochs(brain, epoch_counter) -> float:
-    """Number of epochs of a run, infinite where it is unknown."""
-    number = getattr(epoch_counter, "limit", None)
-    if not number:
-        sized = hasattr(epoch_counter, "__len__")
-        number = len(epoch_counter) if sized else math.inf
-    return min(number, brain.debug_epochs) if brain.debug else number
-
-
-def _num_batches(brain, loader) -> int | None:
-    """Number of batches of an epoch, where known."""
-    try:
-        number = len(loader)
-    except TypeError:  # Of an iterable data set
-        return None
-    return min(number, brain.debug_batches) if brain.debug else number
-
-
-def _num_batches_given(brain, train_set) -> int | None:
-    """Number of batches where a loader is given in place of a data set."""
-    # As SpeechBrain's fit() tells them apart.
-    loaders = (torch.utils.data.DataLoader, LoopedLoader)
-    given = isinstance(train_set, loaders)
-    return _num_batches(brain, train_set) if given else None
-
-
 def run_length(brain) -> tuple[int | None, int | None]:
     """Number of optimizer steps of an epoch and of the run, where known."""
+    batches, epochs = _length(brain._loader), brain._epochs
+    if brain.debug:
+        batches = min(batches, brain.debug_batches)
+        epochs = min(epochs, brain.debug_epochs)
     steps, total = None, brain.optimizer_step_limit or math.inf
-    if brain._num_batches:
-        steps = max(brain._num_batches // brain.grad_accumulation_factor, 1)
-        total = min(total, steps * brain._num_epochs)
+    if batches < math.inf:
+        steps = max(batches // brain.grad_accumulation_factor, 1)
+        total = min(total, steps * epochs)
     return steps, total if total < math.inf else None
 
 
-def _flatten(values):
-    """Yield values, and in place of lists and dicts the items of these."""
-    for value in values:
-        if isinstance(value, dict):
-            yield from value.values()
-        elif isinstance(value, list | tuple):
-            yield from value
-        else:
-            yield value
+def _length(sized) -> float:
+    """The length of a loader or of epochs, infinite where it is unknown."""
+    try:
+        return getattr(sized, "limit", None) or len(sized)
+    except TypeError:
+        return math.inf

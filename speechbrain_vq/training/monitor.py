@@ -1,35 +1,34 @@
 """Monitoring of codebook usage over a whole stage."""
 
+import functools
 import math
 
 import torch
-from torch import nn
 
 from speechbrain_vq.nnet.losses import entropy
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.utils import is_recomputed, sum_over_ranks
 
 # The metrics of ``VQOutput`` that add up over a stage.
-SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
+_SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 
 class UsageMonitor:
-    """Accumulates the codebook usage of a quantizer since ``start()``, by a
-    forward hook and on its device: nothing waits for the host before
-    ``stats()``. Metrics of single batches would depend on their size.
+    """Accumulates the codebook usage of quantizers since ``start()``, apart
+    for training and evaluation, by forward hooks and on their device: nothing
+    waits for the host before ``stats()``. Metrics of single batches would
+    depend on their size.
 
     Arguments
     ---------
-    quantizer : torch.nn.Module
-        A ``VectorQuantizer`` or ``ResidualVectorQuantizer``.
+    quantizers : torch.nn.Module or dict
+        A ``VectorQuantizer`` or ``ResidualVectorQuantizer``, or several by
+        name.
     token_rate : float, optional
         Frames a second, for the bit rate.
-    training : bool, optional
-        Whether to count batches in training mode (True) or in evaluation
-        (False) only.
 
     Example
     -------
-    >>> from speechbrain_vq.nnet import VectorQuantizer
     >>> quantizer = VectorQuantizer(8, 16)
     >>> monitor = UsageMonitor(quantizer)
     >>> for _ in range(4):
@@ -41,60 +40,56 @@ class UsageMonitor:
 
     def __init__(
         self,
-        quantizer: nn.Module,
+        quantizers: VectorQuantizer | dict[str, VectorQuantizer],
         token_rate: float | None = None,
-        training: bool | None = None,
     ):
-        self.quantizer = quantizer
+        if not isinstance(quantizers, dict):
+            quantizers = {"quantizer": quantizers}
+        self.quantizers = quantizers
         self.token_rate = token_rate
-        self.training = training
-        self.start()
-        self._handle = quantizer.register_forward_hook(self._add)
+        # Sums by the name of a quantizer, of training and of evaluation, with
+        # the codebook as it was at the first batch.
+        self._stages: dict[bool, dict] = {True: {}, False: {}}
+        self._handles = [
+            quantizer.register_forward_hook(functools.partial(self._add, name))
+            for name, quantizer in quantizers.items()
+        ]
 
-    def start(self) -> None:
-        """Begin a stage."""
-        self._sums: dict[str, torch.Tensor] = {}
-        # That of the first batch, after any recovery of a checkpoint.
-        self._codebook = None
+    def start(self, training: bool = True) -> None:
+        """Begin a stage, of training or of evaluation."""
+        self._stages[training] = {}
 
     def close(self) -> None:
         """Stop listening."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     @torch.no_grad()
-    def _add(self, quantizer, inputs, output) -> None:
-        if is_recomputed() or self.training not in (None, quantizer.training):
+    def _add(self, name, quantizer, inputs, output) -> None:
+        if is_recomputed():
             return
-        metrics = output.metrics
-        if not self._sums:
-            self._sums = self._zeros(metrics)
-            self._codebook = quantizer.codebook.detach().clone()
-        bad = metrics["num_nonfinite"] > 0
-        self._sums["nonfinite_batches"] += bad
+        stage, metrics = self._stages[quantizer.training], output.metrics
+        if name not in stage:
+            codebook = quantizer.codebook.detach().clone()
+            stage[name] = {**_zeros(quantizer), "codebook": codebook}
+        sums, bad = stage[name], metrics["num_nonfinite"] > 0
+        sums["nonfinite_batches"] += bad
         # Batches that passed unquantized would dilute the metrics.
         if not quantizer.bypass:
-            for name in SUMMED:
-                self._sums[name] += metrics[name]
-            loss = output.loss.detach()
-            self._sums["loss"] += metrics["num_vectors"] * torch.where(
-                bad, 0.0, loss
-            )
+            for key in _SUMMED:
+                sums[key] += metrics[key]
+            loss = torch.where(bad, 0.0, output.loss.detach())
+            sums["loss"] += metrics["num_vectors"] * loss
 
-    def _zeros(self, metrics) -> dict[str, torch.Tensor]:
-        # fp32 sums over a whole epoch would lose the small terms.
-        on_mps = metrics["counts"].device.type == "mps"
-        wide = torch.float32 if on_mps else torch.float64
-        zeros = {n: torch.zeros_like(metrics[n], dtype=wide) for n in SUMMED}
-        scalar = zeros["num_vectors"]
-        for name in ("loss", "nonfinite_batches"):
-            zeros[name] = torch.zeros_like(scalar)
-        return zeros
-
-    def stats(self, over_ranks: bool = False) -> dict[str, float]:
-        """Compute the usage since the start.
+    def stats(
+        self, training: bool = True, over_ranks: bool = False
+    ) -> dict[str, float]:
+        """Compute the usage since the start of a stage.
 
         Arguments
         ---------
+        training : bool
+            Whether of training, or of evaluation.
         over_ranks : bool
             Whether to count the batches of all ranks; all must then ask.
 
@@ -109,118 +104,72 @@ class UsageMonitor:
             of the latents), ``codebook_drift`` (root mean square distance of
             the codewords to those at the start, over their spread),
             ``vq_loss`` (mean over the frames), ``nonfinite_batches``, and with
-            a token rate ``bits_per_second`` (entropy x rate).
+            a token rate ``bits_per_second`` (entropy x rate). Where there are
+            several quantizers, names begin with theirs.
         """
-        sums = self._sums or self._zeros(self._no_metrics())
+        return {
+            key if len(self.quantizers) == 1 else f"{name}.{key}": value
+            for name, quantizer in self.quantizers.items()
+            for key, value in self._stats(
+                quantizer, self._stages[training].get(name, {}), over_ranks
+            ).items()
+        }
+
+    def _stats(self, quantizer, sums, over_ranks) -> dict[str, float]:
+        now = quantizer.codebook.detach()
+        sums = {**_zeros(quantizer), "codebook": now, **sums}
+        spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
+        moved = now - sums.pop("codebook").to(now)
+        drift = moved.square().mean().sqrt() / spread.clamp(min=1e-30)
         if over_ranks:
             sums = {k: sum_over_ranks(v) for k, v in sums.items()}
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
-        counts, number = sums["counts"], float(sums["num_vectors"])
-        entropies = entropy(counts)
-        mean = sums["latent_sum"] / max(number, 1)
-        variance = float(sums["latent_sq_sum"] / max(number, 1)) - float(
-            mean.square().sum()
-        )
-        error = float(sums["sq_error"]) / max(number, 1)
-        relative_error = error / variance if variance > 0 else 0.0
+        counts, number = sums["counts"], int(sums["num_vectors"])
+        entropies, divisor = entropy(counts), max(number, 1)
+        square = (sums["latent_sum"] / divisor).square().sum()
+        variance = float(sums["latent_sq_sum"] / divisor - square)
+        error = float(sums["sq_error"]) / divisor
         stats = {
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
             "dead_codes": int((counts == 0).sum()),
             "perplexity": float(entropies.exp().mean()),
-            "quantization_error": relative_error,
-            "codebook_drift": self._drift(),
-            "vq_loss": float(sums["loss"]) / max(number, 1),
+            "quantization_error": error / variance if variance > 0 else 0.0,
+            "codebook_drift": float(drift),
+            "vq_loss": float(sums["loss"]) / divisor,
         }
         if self.token_rate is not None:
             bits = float(entropies.sum()) / math.log(2)
             stats["bits_per_second"] = self.token_rate * bits
         return {
-            "vectors": int(number),
+            "vectors": number,
             **{k: v if number else math.nan for k, v in stats.items()},
             "nonfinite_batches": int(sums["nonfinite_batches"]),
         }
 
-    def _no_metrics(self) -> dict[str, torch.Tensor]:
-        """Metrics of no batch."""
-        codebook = self.quantizer.codebook.detach()
-        zero = codebook.new_zeros(())
-        return {
-            **dict.fromkeys(SUMMED, zero),
-            "counts": torch.zeros_like(codebook[..., 0]),
-            "latent_sum": codebook.new_zeros(self.quantizer.latent_dim),
-        }
-
-    def _drift(self) -> float:
-        if self._codebook is None:
-            return 0.0
-        now = self.quantizer.codebook.detach()
-        spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
-        distance = (now - self._codebook.to(now)).square().mean().sqrt()
-        return float(distance / spread) if spread > 0 else 0.0
-
-    def state_dict(self) -> dict:
-        """Return what a resumed stage needs."""
-        return {"sums": dict(self._sums), "codebook": self._codebook}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on with a stage."""
-        device = self.quantizer.codebook.device
-        self._sums = {k: v.to(device) for k, v in state["sums"].items()}
-        if state["codebook"] is not None:
-            self._codebook = state["codebook"].to(device)
-
-
-class StageMonitors:
-    """Usage monitors of several quantizers, apart for training and evaluation.
-
-    Arguments
-    ---------
-    quantizers : dict
-        Quantizers by name.
-    token_rate : float, optional
-        Frames a second, for the bit rate.
-
-    Example
-    -------
-    >>> from speechbrain_vq.nnet import VectorQuantizer
-    >>> quantizer = VectorQuantizer(8, 16)
-    >>> monitors = StageMonitors({"quantizer": quantizer})
-    >>> _ = quantizer.eval()(torch.randn(100, 8))
-    >>> [monitors.stats(t)["vectors"] for t in (True, False)]
-    [0, 100]
-    """
-
-    def __init__(
-        self, quantizers: dict[str, nn.Module], token_rate: float | None = None
-    ):
-        self._monitors = {
-            training: {
-                name: UsageMonitor(quantizer, token_rate, training)
-                for name, quantizer in quantizers.items()
-            }
-            for training in (True, False)
-        }
-
-    def start(self, training: bool) -> None:
-        """Begin a stage, of training or of evaluation."""
-        for monitor in self._monitors[training].values():
-            monitor.start()
-
-    def stats(self, training: bool) -> dict[str, float]:
-        """Compute the usage of a stage over all ranks, which must all ask;
-        names begin with the quantizer's where there are several."""
-        monitors = self._monitors[training]
-        return {
-            key if len(monitors) == 1 else f"{name}.{key}": value
-            for name, monitor in monitors.items()
-            for key, value in monitor.stats(over_ranks=True).items()
-        }
-
     def state_dict(self) -> dict:
         """Return what a resumed training stage needs."""
-        return {n: m.state_dict() for n, m in self._monitors[True].items()}
+        return {name: dict(s) for name, s in self._stages[True].items()}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on with a training stage."""
-        for name, monitor in self._monitors[True].items():
-            monitor.load_state_dict(state[name])
+        self._stages[True] = {
+            name: {k: v.to(quantizer.codebook.device) for k, v in s.items()}
+            for name, quantizer in self.quantizers.items()
+            if (s := state.get(name))
+        }
+
+
+def _zeros(quantizer) -> dict[str, torch.Tensor]:
+    """Sums of no batch."""
+    codebook = quantizer.codebook.detach()
+    # fp32 sums over a whole epoch would lose the small terms.
+    wide = torch.float32 if codebook.is_mps else torch.float64
+    names = (*_SUMMED, "loss", "nonfinite_batches")
+    shapes = {
+        "counts": codebook.shape[:2],
+        "latent_sum": (quantizer.latent_dim,),
+    }
+    return {
+        name: codebook.new_zeros(shapes.get(name, ()), dtype=wide)
+        for name in names
+    }

@@ -17,8 +17,6 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_vq.nnet.normalization import MaskedBatchNorm
-
 logger = get_logger(__name__)
 
 
@@ -148,13 +146,12 @@ class RandomState:
     @mark_as_saver
     def _save(self, path):
         # Only what torch.load takes without unpickling code.
-        version, words, gauss = random.getstate()
         kind, keys, *rest = np.random.get_state()
         state = {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all(),
-            "python": [version, list(words), gauss],
-            "numpy": [kind, keys.tolist(), *rest],
+            "python": random.getstate(),
+            "numpy": (kind, keys.tolist(), *rest),
         }
         torch.save(state, path)
 
@@ -176,29 +173,28 @@ class RandomState:
 
 @register_checkpoint_hooks
 class TrainerState:
-    """The states of a VQ Brain's trainer and monitors, and of quantizers that
-    are in no other recoverable. It attaches the trainer before the optimizers,
-    recoverables added later, are loaded."""
+    """The states of a VQ Brain's trainer and monitor, as a recoverable. It
+    attaches the trainer before the optimizers, recoverables added later, are
+    loaded."""
 
     def __init__(self, brain):
         self.brain = brain
 
-    def _not_elsewhere(self):
-        """Quantizers that no other recoverable saves."""
+    def join(self, checkpointer):
+        """Have a checkpointer save the states, and quantizers that are in none
+        of its recoverables."""
         saved = {
             part
-            for module in self.brain.checkpointer.recoverables.values()
+            for module in checkpointer.recoverables.values()
             if isinstance(module, torch.nn.Module)
             for part in module.modules()
         }
-        quantizers = self.brain.quantizers.items()
-        return {name: q for name, q in quantizers if q not in saved}
-
-    def _norms(self):
-        """Batch norms by name, whose counts are in no state_dict."""
-        for name, module in self.brain.modules.named_modules():
-            if isinstance(module, MaskedBatchNorm):
-                yield name, module
+        for name, quantizer in self.brain.quantizers.items():
+            if quantizer not in saved:
+                checkpointer.add_recoverable(f"vq.{name}", quantizer)
+        checkpointer.add_recoverable(
+            "codebook_trainer", self, optional_load=True
+        )
 
     def checkpoint_meta(self) -> dict[str, float]:
         """Return warm-up and usage, for the meta of checkpoints."""
@@ -210,35 +206,23 @@ class TrainerState:
 
     @mark_as_saver
     def _save(self, path):
-        trainer, monitors = self.brain.codebook_trainer, self.brain.monitors
+        trainer, monitor = self.brain.codebook_trainer, self.brain.monitor
         state = {
             "trainer": trainer.state_dict() if trainer is not None else {},
-            "monitors": monitors.state_dict(),
-            "quantizers": {
-                name: quantizer.state_dict()
-                for name, quantizer in self._not_elsewhere().items()
-            },
-            "norms": {n: norm.num_batches for n, norm in self._norms()},
+            "monitor": monitor.state_dict(),
         }
         torch.save(state, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
-        state = torch.load(path, map_location="cpu")
-        for name, quantizer in self._not_elsewhere().items():
-            quantizer.load_state_dict(state["quantizers"][name])
-        if self.brain.is_fitting:
-            self.brain.attach_trainer()
-            self.brain.codebook_trainer.load_state_dict(state["trainer"])
-            # Checkpoints of 0.1 have none.
-            saved = state.get("norms", {})
-            for name, norm in self._norms():
-                if name in saved:
-                    norm.num_batches.copy_(saved[name])
+        state, brain = torch.load(path, map_location="cpu"), self.brain
+        if brain._eval_stage == "valid":  # In a fit
+            brain.attach_trainer()
+            brain.codebook_trainer.load_state_dict(state["trainer"])
             if not end_of_epoch and if_main_process():
-                self.brain.monitors.load_state_dict(state["monitors"])
+                brain.monitor.load_state_dict(state["monitor"])
             return
-        quantizers = self.brain.quantizers
+        quantizers = brain.quantizers
         for name, saved in state["trainer"].get("quantizers", {}).items():
             quantizers[name].load_training_state(saved)
 
@@ -250,12 +234,3 @@ def loader_generator() -> torch.Generator:
     epoch's start but not in its middle, where a resumed run starts.
     """
     return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
-
-
-class ResumableMixin:
-    """Makes the loaders of a Brain draw the same numbers in a resumed run."""
-
-    def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader, as a Brain does, with a generator of its own."""
-        kwargs.setdefault("generator", loader_generator())
-        return super().make_dataloader(dataset, stage, *args, **kwargs)

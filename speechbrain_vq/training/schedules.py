@@ -8,6 +8,9 @@ from speechbrain_vq.nnet.utils import check_sizes
 
 Duration = int | str
 
+# How a duration without an end is written.
+_ENDLESS = {"warmup": "forever", "every": "never", "until": "forever"}
+
 # Steps of a run of unknown length, for the warm-up's share of it.
 _UNKNOWN_RUN = 250
 
@@ -20,6 +23,36 @@ class ReinitAction(NamedTuple):
     bypass: bool = False
     reinitialize: bool = False
     reset: bool = False
+
+
+class ReinitPlan(NamedTuple):
+    """A ``ReinitSchedule`` of a run of known length: its durations in steps,
+    infinite where they have no end."""
+
+    warmup: float
+    every: float
+    until: float
+    growth: float
+
+    @property
+    def reinitializes(self) -> bool:
+        """Whether there is ever a re-initialization."""
+        return math.isfinite(self.warmup) and math.isfinite(self.every)
+
+    def __call__(self, step: int) -> ReinitAction:
+        """Return the action due after a number of optimizer steps."""
+        since_warmup = step - self.warmup
+        if since_warmup < 0:
+            reset = step > 0 and -since_warmup % self.every == 0
+            return ReinitAction(bypass=True, reset=reset)
+        if step == 0 or step > self.until or not self.reinitializes:
+            return ReinitAction()
+        event = 0
+        if self.growth == 1:
+            event = since_warmup // self.every * self.every
+        while event < since_warmup:
+            event = math.floor(self.growth * event + self.every)
+        return ReinitAction(reinitialize=event == since_warmup)
 
 
 class ReinitSchedule:
@@ -55,13 +88,13 @@ class ReinitSchedule:
 
     Example
     -------
-    >>> schedule = ReinitSchedule(warmup=10, every=1, growth=1.5)
-    >>> [step for step in range(60) if schedule(step).reinitialize]
+    >>> plan = ReinitSchedule(warmup=10, every=1, growth=1.5).resolve()
+    >>> [step for step in range(60) if plan(step).reinitialize]
     [10, 11, 12, 14, 17, 21, 27, 36, 50]
-    >>> schedule(9).bypass, schedule(10).bypass
+    >>> plan(9).bypass, plan(10).bypass
     (True, False)
-    >>> default = ReinitSchedule().resolve(total_steps=1000)
-    >>> [step for step in range(1001) if default(step).reinitialize]
+    >>> plan = ReinitSchedule().resolve(total_steps=1000)
+    >>> [step for step in range(1001) if plan(step).reinitialize]
     [400, 600]
     """
 
@@ -84,123 +117,70 @@ class ReinitSchedule:
                 "growth=1 needs `every`: without either there is no time "
                 "between re-initializations."
             )
-        self.warmup = _Duration("warmup", warmup, least=0)
-        self.every = None if every is None else _Duration("every", every)
-        self.until = _Duration("until", until, least=0)
-        self.growth = growth
-        self.max_warmup = max_warmup
         check_sizes(max_warmup=max_warmup)
-        end, start = self.until, self.warmup
-        if end.unit == start.unit and end.value < start.value:
+        self.warmup, self.every, self.until = warmup, every, until
+        self.growth, self.max_warmup = growth, max_warmup
+        self._warmup = _parse("warmup", warmup, least=0)
+        self._every = None if every is None else _parse("every", every)
+        self._until = _parse("until", until, least=0)
+        (end, end_unit), (start, start_unit) = self._until, self._warmup
+        if end_unit == start_unit and end < start:
             raise ValueError(
                 f"until={until!r} comes before the end of warmup={warmup!r}: "
                 "the codebook would never be re-initialized."
             )
 
-    @property
-    def reinitializes(self) -> bool:
-        """Whether there is ever a re-initialization."""
-        never = self.every is not None and math.isinf(self.every.value)
-        return self.ends and not never
-
-    @property
-    def ends(self) -> bool:
-        """Whether the warm-up ends."""
-        return math.isfinite(self.warmup.value)
-
     def resolve(
         self, steps_per_epoch: int | None = None, total_steps: int | None = None
-    ) -> "ReinitSchedule":
-        """Write all durations in steps, for a run of known length."""
-        durations = self.warmup, self.every, self.until
-        if all(d is not None and d.unit == "step" for d in durations):
-            return self
+    ) -> ReinitPlan:
+        """Write all durations in steps, for a run of known length; those in
+        epochs need ``steps_per_epoch``."""
         total = total_steps or _UNKNOWN_RUN
-        warmup = self.warmup.steps(steps_per_epoch, total)
-        if self.warmup.unit == "%":
+        warmup = _steps(*self._warmup, steps_per_epoch, total)
+        if self._warmup[1] == "%":
             # Of two steps the first can be spared.
             warmup = min(max(warmup, int(total > 1)), self.max_warmup)
-        if self.every is not None:
-            every = self.every.steps(steps_per_epoch, total)
-        elif self.ends:
+        if self._every is not None:
+            every = _steps(*self._every, steps_per_epoch, total)
+        elif warmup < math.inf:
             every = max(round((self.growth - 1) * warmup), 1)
-        until = self.until.steps(steps_per_epoch, total_steps or math.inf)
-        return ReinitSchedule(
-            warmup if self.ends else "forever",
-            every if self.reinitializes else "never",
-            "forever" if math.isinf(until) else max(until, warmup),
-            self.growth,
-            self.max_warmup,
-        )
-
-    def __call__(
-        self,
-        step: int,
-        steps_per_epoch: int | None = None,
-        total_steps: int | None = None,
-    ) -> ReinitAction:
-        """Return the action due after a number of optimizer steps; durations
-        in epochs need ``steps_per_epoch``."""
-        plan = self.resolve(steps_per_epoch, total_steps)
-        warmup, every = plan.warmup.value, plan.every.value
-        if step < warmup:
-            reset = step > 0 and (warmup - step) % every == 0
-            return ReinitAction(bypass=True, reset=reset)
-        if step == 0 or step > plan.until.value:
-            return ReinitAction()
-        due = self.reinitializes and self._is_due(step - warmup, every)
-        return ReinitAction(reinitialize=due)
-
-    def _is_due(self, since_warmup: int, every: int) -> bool:
-        if self.growth == 1:
-            return since_warmup % every == 0
-        event = 0
-        while event < since_warmup:
-            event = math.floor(self.growth * event + every)
-        return event == since_warmup
+        else:
+            every = math.inf
+        run = total_steps or math.inf
+        until = max(_steps(*self._until, steps_per_epoch, run), warmup)
+        return ReinitPlan(warmup, every, until, self.growth)
 
     def __repr__(self) -> str:
-        names = ("warmup", "every", "until", "growth")
-        values = ", ".join(f"{name}={getattr(self, name)}" for name in names)
-        return f"ReinitSchedule({values}, max_warmup={self.max_warmup})"
+        names = ("warmup", "every", "until", "growth", "max_warmup")
+        values = (f"{name}={getattr(self, name)!r}" for name in names)
+        return f"ReinitSchedule({', '.join(values)})"
 
 
-class _Duration:
-    """A number of steps, of epochs, a percentage of the run, or no end."""
+def _parse(name: str, value: Duration, least: int = 1) -> tuple[float, str]:
+    """Number and unit of a duration: ``"step"``, ``"epoch"`` or ``"%"``."""
+    if value == _ENDLESS[name]:
+        return math.inf, "step"
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(epoch|%)s?", str(value))
+    number, unit = (float(match[1]), match[2]) if match else (value, "step")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    too_much = unit == "%" and number > 100
+    # Half an epoch is still some steps.
+    if not (match or whole) or too_much or math.ceil(number) < least:
+        raise ValueError(
+            f"{name} must be a whole number of steps or a text like '2 "
+            f"epochs' or '25%', at least {least}; got {value!r}."
+        )
+    return number, unit
 
-    ENDLESS = {"warmup": "forever", "every": "never", "until": "forever"}
 
-    def __init__(self, name: str, value: Duration, least: int = 1):
-        self.text = repr(value)
-        pattern = r"(\d+(?:\.\d+)?) ?(epochs?|%)"
-        match = re.fullmatch(pattern, str(value))
-        self.unit = match.group(2).rstrip("s") if match else "step"
-        self.value = float(match.group(1)) if match else value
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if value == self.ENDLESS.get(name, self):
-            self.value = math.inf
-            return
-        too_much = self.unit == "%" and self.value > 100
-        # Half an epoch is still some steps.
-        if not (match or whole) or too_much or math.ceil(self.value) < least:
-            raise ValueError(
-                f"{name} must be a whole number of steps or a text like '2 "
-                f"epochs' or '25%', at least {least}; got {value!r}."
-            )
-
-    def steps(self, steps_per_epoch, total_steps) -> int | float:
-        """Number of steps, infinite where there is no end."""
-        if self.unit == "step":
-            return self.value
-        if self.unit == "%":
-            share = self.value / 100 * total_steps
-            return share if math.isinf(share) else int(share)
+def _steps(number, unit, steps_per_epoch, total_steps) -> float:
+    """A duration in steps, infinite where there is no end."""
+    if unit == "epoch":
         if steps_per_epoch is None:
             raise ValueError(
                 "A schedule in epochs needs to know the length of an epoch, "
                 "and this data set has none: write it in steps."
             )
-        return max(round(self.value * steps_per_epoch), int(self.value > 0))
-
-    def __str__(self) -> str:
-        return self.text
+        return max(round(number * steps_per_epoch), int(number > 0))
+    steps = number / 100 * total_steps if unit == "%" else number
+    return steps if math.isinf(steps) else int(steps)

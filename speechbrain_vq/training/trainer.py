@@ -2,16 +2,19 @@
 
 import functools
 import logging
-from collections.abc import Iterable
+import math
+import time
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from speechbrain_vq.nnet.codebooks import EMACodebook
+from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
-from speechbrain_vq.nnet.utils import broadcast, is_first_rank
-from speechbrain_vq.training.reinit import reinitialize
-from speechbrain_vq.training.schedules import ReinitSchedule
+from speechbrain_vq.nnet.utils import broadcast, is_first_rank, is_recomputed
+from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +25,8 @@ DEFAULT_SCHEDULE = ReinitSchedule()
 # the group whose learning rate it follows. It is saved with the optimizer.
 LEADER = "codebook_leader"
 
-# Number of steps without gradient after which to warn.
-_PATIENCE = 100
+# Steps without gradient, and batches without a step, after which to warn.
+_STEPS, _BATCHES = 100, 200
 
 
 class CodebookTrainer:
@@ -49,8 +52,9 @@ class CodebookTrainer:
         The model, or its quantizers. Frozen ones are left alone.
     optimizers : torch.optim.Optimizer, or an iterable or dict of them
         The optimizers of the model.
-    lr_multiplier : float
-        Learning rate of a codebook over that of its group (the paper: 10).
+    lr_multiplier : float, optional
+        Learning rate of a codebook over that of its group (the paper: 10);
+        None: 1.
     schedule : ReinitSchedule, optional
         When to re-initialize; None: never, without a warm-up. By default that
         of the preset ``robust``.
@@ -88,7 +92,7 @@ class CodebookTrainer:
         self,
         modules,
         optimizers,
-        lr_multiplier: float = 10.0,
+        lr_multiplier: float | None = 10.0,
         schedule: ReinitSchedule | None = DEFAULT_SCHEDULE,
         max_lr: float | None = 0.01,
         steps_per_epoch: int | None = None,
@@ -102,32 +106,32 @@ class CodebookTrainer:
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
             )
-        self.lr_multiplier = lr_multiplier
+        self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
         self.max_lr = max_lr
         self.steps_per_epoch = steps_per_epoch
-        self.quantizers = find_quantizers(modules)
+        self._modules = _as_module(modules)
+        self.quantizers = find_quantizers(self._modules)
         if not self.quantizers:
             raise ValueError(
                 "CodebookTrainer found no VectorQuantizer that is not frozen "
                 "in the modules it was given."
             )
-        self.optimizers = _unwrap(optimizers)
+        # Each once.
+        self.optimizers = list(dict.fromkeys(_find_optimizers(optimizers)))
         if not self.optimizers:
             raise ValueError(
                 "No torch optimizer was given whose steps train the quantizers "
                 f"{', '.join(self.quantizers)}. Those of a Brain are found in "
                 "optimizers_dict and in its attributes."
             )
-        self.schedule = self._fit_schedule(schedule, total_steps)
+        self.plan = self._make_plan(schedule, total_steps)
         self._leading = {
-            name: self._find_optimizer(name, quantizer, modules)
+            name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
         }
         self._steps = [0] * len(self.optimizers)
         self._reinits = dict.fromkeys(self.quantizers, 0)
-        self._steps_without_gradient = dict.fromkeys(self.quantizers, 0)
-        self._warned = set()
-        self._handles = []
+        self._watches, self._handles = {}, []
         for index, optimizer in enumerate(self.optimizers):
             after_step = functools.partial(self._after_step, index)
             self._handles += [
@@ -135,7 +139,9 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            quantizer.batches_without_step = 0
+            watch = _Watch(checks_warmup=total_steps is None)
+            self._watches[name] = watch
+            self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
             broadcast([quantizer.codebook.detach()])
 
@@ -144,39 +150,23 @@ class CodebookTrainer:
         """Number of steps of the optimizer that leads the first quantizer."""
         return self._steps[next(iter(self._leading.values()))]
 
-    @property
-    def in_warmup(self) -> bool:
-        """Whether some quantizer does not quantize yet."""
-        return any(q.bypass for q in self.quantizers.values())
-
-    def check_warmup_ended(self) -> None:
-        """Warn where a run has ended within the warm-up of its schedule."""
-        if self.in_warmup and self.schedule.ends:
-            logger.warning(
-                "The run ended within the warm-up of reinit_schedule, after %d "
-                "steps: nothing is quantized yet. Train longer, or shorten its "
-                "warmup.",
-                self.steps,
-            )
-
     def close(self) -> None:
         """Remove the hooks; codebooks keep their parameter groups."""
         for handle in self._handles:
             handle.remove()
-        for quantizer in self.quantizers.values():
-            quantizer.batches_without_step = None
 
     def state_dict(self) -> dict:
         """Return what an exact resume needs beside the states of model and
-        optimizers: steps, warm-up, reservoirs and averages."""
+        optimizers: steps, warm-up, reservoirs, averages of EMA codebooks and
+        numbers of batches of norms."""
         return {
-            "version": 1,
             "steps": list(self._steps),
             "reinits": dict(self._reinits),
             "quantizers": {
                 name: quantizer.training_state()
                 for name, quantizer in self.quantizers.items()
             },
+            "buffers": {n: b.clone() for n, b in self._training_buffers()},
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -195,58 +185,56 @@ class CodebookTrainer:
         self._reinits = dict(state["reinits"])
         for name, quantizer in self.quantizers.items():
             quantizer.load_training_state(state["quantizers"][name])
-            if quantizer.reservoir is not None and not is_first_rank():
+            if not is_first_rank():
                 quantizer.reservoir.reset()
             broadcast([quantizer.codebook.detach()])
+        for name, buffer in self._training_buffers():
+            if name in state.get("buffers", {}):
+                buffer.copy_(state["buffers"][name])
 
     # Set-up ----------------------------------------------------------------
 
-    def _fit_schedule(self, schedule, total_steps) -> ReinitSchedule | None:
-        """The schedule, checked against quantizers and run."""
-        without = [n for n, q in self.quantizers.items() if q.reservoir is None]
-        if schedule is not None and schedule.reinitializes and without:
-            if schedule is not DEFAULT_SCHEDULE:
-                raise ValueError(
-                    f"There is a schedule, but {', '.join(without)} keeps no "
-                    "reservoir: set its reservoir_size above 0, or the "
-                    "schedule to null (None)."
-                )
-            logger.warning(
-                "%s keeps no reservoir, so no codebook is re-initialized: set "
-                "reservoir_size above 0, or the schedule to null (None).",
-                ", ".join(without),
-            )
-            return None
+    def _training_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Buffers by name that training needs and that are in no state_dict."""
+        for name, module in self._modules.named_modules():
+            if isinstance(module, EMACodebook | MaskedBatchNorm):
+                saved = module.state_dict()
+                for key, buffer in module.named_buffers():
+                    if key not in saved:
+                        yield f"{_without_wrappers(name)}.{key}", buffer
+
+    def _make_plan(self, schedule, total_steps) -> ReinitPlan | None:
+        """The schedule of this run, checked against quantizers."""
         if schedule is None:
             return None
-        schedule = schedule.resolve(self.steps_per_epoch, total_steps)
-        logger.info("Codebooks are re-initialized by %s.", schedule)
-        if total_steps is None:
-            return schedule
-        for quantizer in self.quantizers.values():
-            # Looked at here.
-            quantizer.warns_of_warmup = False
-        warmup = schedule.warmup.value
-        if total_steps <= warmup < float("inf"):
-            logger.warning(
-                "The warm-up of the schedule takes %d of the run's %d "
-                "optimizer steps: nothing will be quantized. Train longer, or "
-                "shorten warmup of the ReinitSchedule.",
-                warmup,
-                total_steps,
+        plan = schedule.resolve(self.steps_per_epoch, total_steps)
+        quantizers = self.quantizers.items()
+        without = [n for n, q in quantizers if not q.reservoir.capacity]
+        if plan.reinitializes and without:
+            message = (
+                f"{', '.join(without)} keeps no reservoir, so no codebook can "
+                "be re-initialized: set reservoir_size above 0, or the "
+                "schedule to null (None)."
             )
-        return schedule
+            if schedule is not DEFAULT_SCHEDULE:
+                raise ValueError(message)
+            logger.warning(message)
+            return None
+        logger.info(f"Codebooks are re-initialized by {plan}.")
+        if total_steps is not None and total_steps <= plan.warmup < math.inf:
+            logger.warning(
+                f"The warm-up of the schedule takes {plan.warmup} of the run's "
+                f"{total_steps} optimizer steps: nothing will be quantized. "
+                "Train longer, or shorten warmup of the ReinitSchedule."
+            )
+        return plan
 
-    def _find_optimizer(self, name, quantizer, modules) -> int:
+    def _find_optimizer(self, name, quantizer) -> int:
         """Index of the optimizer whose steps count for a quantizer, in which
         a trainable codebook gets a group of its own."""
         codebook = quantizer.codebook
-        if isinstance(codebook, nn.Parameter) and codebook.requires_grad:
-            holders = [
-                i
-                for i, optimizer in enumerate(self.optimizers)
-                if find_group(optimizer, codebook) is not None
-            ]
+        if codebook.requires_grad:
+            holders = self._holders([codebook])
             if len(holders) != 1:
                 which = "several" if holders else "none"
                 raise ValueError(
@@ -254,22 +242,24 @@ class CodebookTrainer:
                     "give the quantizer's parameters to exactly one of them "
                     "(in a Brain: in init_optimizers())."
                 )
-            give_own_group(self.optimizers[holders[0]], codebook)
+            _give_own_group(self.optimizers[holders[0]], codebook)
             return holders[0]
         # An EMA codebook is in none: the optimizer of what is around it.
-        scopes = [quantizer]
-        if isinstance(modules, nn.Module):
-            path = name.split(".")
-            scopes += [
-                modules.get_submodule(".".join(path[:end]))
-                for end in reversed(range(len(path)))
-            ]
-        for scope in scopes:
-            for parameter in scope.parameters():
-                for i, optimizer in enumerate(self.optimizers):
-                    if find_group(optimizer, parameter) is not None:
-                        return i
+        for module in reversed(list(self._modules.modules())):
+            if quantizer in module.modules():
+                holders = self._holders(module.parameters())
+                if holders:
+                    return holders[0]
         return 0
+
+    def _holders(self, parameters) -> list[int]:
+        """Indices of the optimizers that hold some of the parameters."""
+        wanted = set(parameters)
+        return [
+            index
+            for index, optimizer in enumerate(self.optimizers)
+            if any(wanted & set(g["params"]) for g in optimizer.param_groups)
+        ]
 
     # Hooks -----------------------------------------------------------------
 
@@ -297,128 +287,179 @@ class CodebookTrainer:
         self._steps[index] += 1
         for name, quantizer in self.quantizers.items():
             if self._leading[name] == index:
-                quantizer.batches_without_step = 0
-                self._check_gradient(name, quantizer)
+                self._watches[name].after_step(name, quantizer)
                 self._act(name, quantizer, self._steps[index])
 
     def _act(self, name, quantizer, step) -> None:
-        if self.schedule is None:
+        """Do what the schedule asks for after a step."""
+        if self.plan is None:
             return
-        action = self.schedule(step)
-        optimizer = self.optimizers[self._leading[name]]
-        if action.reinitialize and self._check_frozen(name, quantizer):
-            start = "codebook" if self._reinits[name] else "kmeans++"
-            reinitialize(name, quantizer, optimizer, step, start)
-            self._reinits[name] += 1
-        elif action.reset and quantizer.reservoir is not None:
+        action = self.plan(step)
+        if action.reinitialize:
+            self._reinitialize(name, quantizer, step)
+        elif action.reset:
             quantizer.reservoir.reset()
         # A longer run that goes on from a shorter one stays past its warm-up.
         quantizer.bypass = action.bypass and not self._reinits[name]
 
-    # Warnings --------------------------------------------------------------
-
-    def _warn_once(self, key, message, *args) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            logger.warning(message, *args)
-
-    def _check_frozen(self, name, quantizer) -> bool:
+    def _reinitialize(self, name, quantizer, step) -> None:
+        """Re-initialize a codebook from the reservoirs of all ranks, and make
+        its optimizer forget the old one."""
+        begin, number = time.perf_counter(), self._reinits[name]
+        self._reinits[name] += 1
         if quantizer.is_codebook_frozen:
-            self._warn_once(
-                ("frozen", name),
-                "The codebook of %s is frozen: it is not re-initialized. Set "
-                "the schedule to null (None) where that is meant.",
-                name,
-            )
-        return not quantizer.is_codebook_frozen
-
-    def _check_gradient(self, name, quantizer) -> None:
-        codebook = quantizer.codebook
-        if not codebook.requires_grad or codebook.grad is not None:
-            self._steps_without_gradient[name] = 0
+            if number == 0:
+                logger.warning(
+                    f"The codebook of {name} is frozen: it is not "
+                    "re-initialized. Set the schedule to null (None) where "
+                    "that is meant."
+                )
             return
-        self._steps_without_gradient[name] += 1
-        if self._steps_without_gradient[name] == _PATIENCE:
-            self._warn_once(
-                ("gradient", name),
-                "The codebook of %s got no gradient in %d optimizer steps, so "
-                "it does not learn: use `output.quantized` of the quantizer, "
-                "and add `output.loss` to the loss. A container such as "
-                "SpeechBrain's Sequential keeps the first item of the output "
-                "only: call the quantizer outside of it.",
-                name,
-                _PATIENCE,
+        vectors = quantizer.reservoir.gather(seed=step)
+        if len(vectors) == 0:
+            logger.warning(
+                f"Step {step}: the reservoir of {name} is empty, its codebook "
+                "stays."
+            )
+            return
+        generator = torch.Generator(vectors.device).manual_seed(step)
+        start = "codebook" if number else "kmeans++"
+        result = quantizer.reinitialize(vectors, start, generator)
+        optimizer = self.optimizers[self._leading[name]]
+        optimizer.state.pop(quantizer.codebook, None)
+        if result is not None:
+            logger.info(
+                f"Step {step}: re-initialized {name} from {len(vectors)} "
+                "vectors, mean squared distance "
+                f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
+                f"{1000 * (time.perf_counter() - begin):.0f} ms."
             )
 
 
-def find_quantizers(modules) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in modules by their dotted names, without
-    those that are part of a frozen model such as a tokenizer, and without the
-    names of wrappers such as DDP."""
-    if not isinstance(modules, nn.Module):
-        given = type(modules).__name__
-        if isinstance(modules, Iterable) and not isinstance(modules, dict):
-            modules = {str(i): m for i, m in enumerate(modules)}
-        if not isinstance(modules, dict) or not all(
-            isinstance(module, nn.Module) for module in modules.values()
-        ):
-            raise TypeError(
-                "modules must be a torch.nn.Module, or an iterable or dict of "
-                f"them, got {given}: give the model, not its parameters."
+class _Watch:
+    """A forward hook that looks for what would leave a quantizer untrained. It
+    holds no trainer, so that models in training can be copied."""
+
+    def __init__(self, checks_warmup: bool):
+        self.checks_warmup = checks_warmup
+        # Of training, since the last step.
+        self.batches, self.has_gradient = 0, False
+        self.steps_without_gradient = 0
+
+    def __call__(self, quantizer, inputs, output) -> None:
+        if torch.compiler.is_compiling() or is_recomputed():
+            return
+        if not quantizer.training:
+            if quantizer.bypass and self.checks_warmup:
+                self.checks_warmup = False
+                logger.warning(
+                    "A VectorQuantizer is evaluated within the warm-up of its "
+                    "ReinitSchedule: nothing is quantized yet. Train longer, "
+                    "or shorten warmup."
+                )
+            return
+        self.batches += 1
+        if self.batches == _BATCHES:
+            logger.warning(
+                "No optimizer given to CodebookTrainer has stepped in "
+                f"{_BATCHES} training batches, so the codebook does not learn: "
+                "give it the optimizer that the loop steps."
             )
-        modules = nn.ModuleDict(modules)
+        if output.quantized.requires_grad:
+            output.quantized.register_hook(self._note_gradient)
+        else:  # Nothing before the quantizer learns.
+            self.has_gradient = True
+
+    def _note_gradient(self, gradient) -> None:
+        self.has_gradient = True
+
+    def after_step(self, name, quantizer) -> None:
+        """Look whether the step taught anything."""
+        learns = self.has_gradient
+        if quantizer.codebook_weight:
+            learns = quantizer.codebook.grad is not None
+        self.steps_without_gradient += 1
+        # None is seen of a compiled model.
+        if learns or quantizer.is_codebook_frozen or not self.batches:
+            self.steps_without_gradient = 0
+        if self.steps_without_gradient == _STEPS:
+            logger.warning(
+                f"{name} got no gradient in {_STEPS} optimizer steps, so "
+                "nothing learns through it: use `output.quantized` of the "
+                "quantizer, and add `output.loss` to the loss. A container "
+                "such as SpeechBrain's Sequential keeps the first item of the "
+                "output only: call the quantizer outside of it."
+            )
+        self.batches, self.has_gradient = 0, False
+
+
+def _as_module(modules) -> nn.Module:
+    """Modules, or an iterable or dict of them, as one."""
+    if isinstance(modules, nn.Module):
+        return modules
+    container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
+    try:
+        return container(modules)
+    except TypeError:
+        raise TypeError(
+            "modules must be a torch.nn.Module, or an iterable or dict of "
+            f"them, got {type(modules).__name__}: give the model, not its "
+            "parameters."
+        ) from None
+
+
+def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
+    """Find the vector quantizers in a model by their dotted names, without
+    those that are part of a frozen model such as a tokenizer."""
     frozen = {
         part
-        for module in modules.modules()
+        for module in model.modules()
         if getattr(module, "frozen", False)
         for part in module.modules()
     }
-    wrappers = ("module", "_orig_mod")
     return {
-        ".".join(p for p in name.split(".") if p not in wrappers)
-        or "quantizer": module
-        for name, module in modules.named_modules()
+        _without_wrappers(name) or "quantizer": module
+        for name, module in model.named_modules()
         if isinstance(module, VectorQuantizer) and module not in frozen
     }
 
 
-def _unwrap(optimizers) -> list[Optimizer]:
-    """The optimizers among some objects, without the wrappers of Accelerate
-    and Lightning, each once."""
-    if isinstance(optimizers, dict):
-        optimizers = optimizers.values()
-    elif not isinstance(optimizers, Iterable):
-        optimizers = [optimizers]
-    unwrapped = {}
-    for optimizer in optimizers:
-        while isinstance(getattr(optimizer, "optimizer", None), Optimizer):
-            optimizer = optimizer.optimizer
-        if isinstance(optimizer, Optimizer):
-            unwrapped[id(optimizer)] = optimizer
-    return list(unwrapped.values())
+def _without_wrappers(name: str) -> str:
+    """A dotted name without those of wrappers such as DDP."""
+    parts = name.split(".")
+    return ".".join(p for p in parts if p not in ("module", "_orig_mod"))
 
 
-def find_group(optimizer: Optimizer, parameter) -> int | None:
-    """Index of the group that holds a parameter."""
-    for index, group in enumerate(optimizer.param_groups):
-        if any(p is parameter for p in group["params"]):
-            return index
-    return None
+def _find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
+    """Yield the optimizers in nested containers, without the wrappers of
+    Accelerate and Lightning."""
+    if isinstance(given, dict):
+        given = list(given.values())
+    if isinstance(given, list | tuple) and depth:
+        for item in given:
+            yield from _find_optimizers(item, depth - 1)
+    while isinstance(getattr(given, "optimizer", None), Optimizer):
+        given = given.optimizer
+    if isinstance(given, Optimizer):
+        yield given
 
 
-def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> dict:
-    """Move a codebook from its group to one of its own, and return that."""
-    leader = find_group(optimizer, codebook)
-    group = optimizer.param_groups[leader]
+def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
+    """Move a codebook from its group to one of its own."""
+    leader, group, position = next(
+        (index, group, position)
+        for index, group in enumerate(optimizer.param_groups)
+        for position, parameter in enumerate(group["params"])
+        if parameter is codebook
+    )
     if LEADER in group:
-        return group
+        return
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
             "and would not find the codebook's parameter group: create the "
             "scheduler after it (in a Brain: in on_fit_start(), after super)."
         )
-    position = next(i for i, p in enumerate(group["params"]) if p is codebook)
     own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
     own["params"] = [group["params"].pop(position)]
     if "param_names" in group:
@@ -429,4 +470,3 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> dict:
         own["weight_decay"] = 0.0
     own[LEADER] = leader
     optimizer.add_param_group(own)
-    return optimizer.param_groups[-1]

@@ -7,10 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
-    code_counts,
     entropy,
     quantization_loss,
     usage_loss,
@@ -38,11 +36,11 @@ def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
     x = torch.randn(30, 2, 4, requires_grad=True)
     table = torch.randn(2, 5, 4, requires_grad=True)
     indices, valid = torch.randint(5, (30, 2)), torch.rand(30) < share
-    loss, sq_error, found = quantization_loss(
-        x, table, number_codes(indices, 5), valid.float(), *weights, False
+    books = torch.arange(2)
+    loss, sq_error = quantization_loss(
+        x, table[books, indices], valid.float(), *weights, False
     )
-    e = torch.stack([table[book][indices[:, book]] for book in range(2)], 1)
-    torch.testing.assert_close(found, e)
+    e = table[books, indices]
     expected = commitment * F.mse_loss(x[valid], e[valid].detach())
     expected = expected + codebook * F.mse_loss(e[valid], x[valid].detach())
     torch.testing.assert_close(loss, expected)
@@ -58,9 +56,8 @@ def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
 
 
 def test_loss_without_a_valid_vector_is_zero():
-    x, e = (torch.randn(*s, 4, requires_grad=True) for s in ((5, 1), (1, 3)))
-    codes, nothing = torch.zeros(5, 1, dtype=torch.long), torch.zeros(5)
-    loss, sq_error, _ = quantization_loss(x, e, codes, nothing, 0.25, 1.0, True)
+    x, e = (torch.randn(5, 1, 4, requires_grad=True) for _ in range(2))
+    loss, sq_error = quantization_loss(x, e, torch.zeros(5), 0.25, 1.0, True)
     loss.backward()
     assert loss == 0 and (sq_error == 0).all()
     assert (x.grad == 0).all() and (e.grad == 0).all()
@@ -104,8 +101,8 @@ def test_usage_loss_is_least_where_usage_is_even():
 def test_counts_equal_bincount_for_each_codebook():
     indices = torch.randint(11, (200, 3))
     valid = torch.rand(200) < 0.6
-    codes = number_codes(indices, 11)
-    counts = code_counts(codes, valid.float(), codes.shape[1], 11).numpy()
+    found = metrics_of(torch.randn(200, 4), valid, indices, 11)
+    counts = found["counts"].numpy()
     for book in range(3):
         chosen = indices[valid, book].numpy()
         np.testing.assert_array_equal(
@@ -127,14 +124,19 @@ def test_entropy_closed_form():
     assert float(entropy(torch.zeros(4))) == 0
 
 
-def metrics_of(latents, valid, counts=None, sq_error=None):
-    counts = torch.ones(1, 4) if counts is None else counts
-    return batch_metrics(latents, valid.float(), counts, sq_error)
+def metrics_of(latents, valid, indices=None, size=4):
+    if indices is None:
+        indices = torch.zeros(len(latents), 1, dtype=torch.long)
+    table = torch.zeros(indices.shape[1], size, latents.shape[1])
+    nothing = torch.zeros(())
+    return batch_metrics(latents, valid.float(), indices, table, nothing)
 
 
 def test_perplexity_is_the_mean_over_codebooks():
-    counts = torch.tensor([[6.0, 6, 0, 0], [0, 12, 0, 0], [3, 3, 3, 3]])
-    found = metrics_of(torch.randn(12, 3), torch.ones(12).bool(), counts)
+    indices = torch.stack(
+        [torch.arange(12) // 6, torch.ones(12).long(), torch.arange(12) % 4], 1
+    )
+    found = metrics_of(torch.randn(12, 3), torch.ones(12).bool(), indices)
     assert float(found["perplexity"]) == pytest.approx((2 + 1 + 4) / 3)
 
 

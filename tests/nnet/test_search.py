@@ -94,30 +94,6 @@ def test_reduced_matmul_precision_changes_nothing(precision, monkeypatch):
     assert set(seen) == {"highest"}
 
 
-@pytest.mark.parametrize("num_codes", [2, 7, 17, 100, 513, 1030])
-@pytest.mark.parametrize("dim", [1, 8, 64, 129])
-def test_copies_give_the_lowest_index(num_codes, dim):
-    x, codebook = draw(300, 1, dim)
-    indices = nearest(x, codebook.expand(num_codes, dim))
-    assert (indices == 0).all()
-
-
-def test_every_code_twice_gives_the_first_half():
-    x, codebook = draw(300, 500, 64)
-    indices = nearest(x, torch.cat([codebook, codebook]))
-    assert (indices < 500).all()
-
-
-def test_copies_among_sign_vectors_and_signed_zeros():
-    generator = torch.Generator().manual_seed(0)
-    codebook = torch.randint(-1, 2, (3000, 5), generator=generator).float()
-    codebook = torch.where(codebook == 0, -0.0, codebook)
-    codebook[1500:] += 0.0
-    indices = nearest(codebook, codebook)
-    equal = (codebook.unsqueeze(1) == codebook).all(2)
-    assert torch.equal(indices, equal.int().argmax(1))
-
-
 def test_equidistant_codes_give_the_lowest_index():
     codebook = torch.eye(100)
     assert (

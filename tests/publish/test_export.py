@@ -369,7 +369,7 @@ def test_the_quantizer_of_a_preset_is_written_out(arguments, norm, tmp_path):
     quantizer = VQTokenizer.from_hparams(place).mods.quantizer
     assert (quantizer.norm is not None) == norm
     assert ("EMA" in repr(quantizer)) != norm
-    assert quantizer.reservoir is None
+    assert quantizer.reservoir.capacity == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from speechbrain.utils.run_opts import RunOptions
 from torch.nn.parallel import DistributedDataParallel
 
 from speechbrain_vq import ReinitSchedule, Reservoir, VectorQuantizer
-from speechbrain_vq.training.reinit import gather_sample
 from tests.training.toy import DIM, Toy, batches, digest, make, modules, ragged
 
 OPTIONS = {"device": "cpu", "distributed_backend": "gloo"}
@@ -93,7 +92,7 @@ def samples(rounds=200, capacity=100, bins=8):
         torch.manual_seed(1000 * RANK + seed)
         reservoir = Reservoir(capacity, 1)
         reservoir.add(torch.arange(first, first + number).view(-1, 1).float())
-        sample = gather_sample(reservoir, seed)
+        sample = reservoir.gather(seed)
         assert len(torch.unique(sample)) == len(sample) == capacity
         hashes.append(digest(sample))
         counts += torch.bincount(
@@ -106,7 +105,7 @@ def few():
     """The sample where one rank has seen nothing, and the other little."""
     reservoir = Reservoir(100, 1)
     reservoir.add(torch.arange(30 * RANK).view(-1, 1).float())
-    return gather_sample(reservoir, 1).flatten().sort().values
+    return reservoir.gather(1).flatten().sort().values
 
 
 def patience():

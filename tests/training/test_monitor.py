@@ -50,7 +50,7 @@ def test_stage_equals_all_frames_at_once(name, size):
     x = 3 + torch.randn(100, DIM)
     for part in x.split(size):
         quantizer(part)
-    stats = monitor.stats()
+    stats = monitor.stats(training=False)
     out = quantizer(x)
     wanted = expected(
         x, out.quantized, out.indices, quantizer.codebook_size, 50
@@ -61,7 +61,7 @@ def test_stage_equals_all_frames_at_once(name, size):
 
 
 def test_padding_is_left_out():
-    quantizer = QUANTIZERS["one"]().eval()
+    quantizer = QUANTIZERS["one"]()
     monitor = UsageMonitor(quantizer)
     x = torch.randn(4, 20, DIM)
     lengths = torch.tensor([1.0, 0.5, 0.25, 0.05])
@@ -102,12 +102,21 @@ def test_every_key_is_there_where_nothing_was_seen():
     }
 
 
-def test_training_and_evaluation_are_kept_apart():
-    quantizer = QUANTIZERS["one"]()
-    monitors = [UsageMonitor(quantizer, training=t) for t in (True, False)]
-    quantizer(torch.randn(10, DIM))
-    quantizer.eval()(torch.randn(7, DIM))
-    assert [m.stats()["vectors"] for m in monitors] == [10, 7]
+def test_stages_and_quantizers_are_kept_apart():
+    first, second = QUANTIZERS["one"](), QUANTIZERS["two"]()
+    monitor = UsageMonitor({"first": first, "second": second})
+    first(torch.randn(10, DIM))
+    first.eval()(torch.randn(7, DIM))
+    second(torch.randn(5, DIM))
+    training, evaluation = (monitor.stats(t) for t in (True, False))
+    assert training["first.vectors"] == 10
+    assert training["second.vectors"] == 5
+    assert evaluation["first.vectors"] == 7
+    assert evaluation["second.vectors"] == 0
+    assert evaluation.keys() == training.keys()
+    monitor.start(training=False)
+    assert monitor.stats(training=False)["first.vectors"] == 0
+    assert monitor.stats()["first.vectors"] == 10
 
 
 def test_constant_latents_are_no_division_by_zero():
@@ -131,7 +140,7 @@ def test_nonfinite_batch_is_counted_and_kept_out():
 
 
 def test_warmup_does_not_water_down_the_figures():
-    quantizer = QUANTIZERS["one"]().eval()
+    quantizer = QUANTIZERS["one"]()
     monitor = UsageMonitor(quantizer)
     x = torch.randn(50, DIM)
     quantizer(x)

@@ -1,21 +1,20 @@
 """Schedules are pure functions of the step, and the paper's come out."""
 
+import inspect
 import random
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from speechbrain_vq import ReinitSchedule, preset_path
+from speechbrain_vq import CodebookTrainer, ReinitSchedule, preset_path
+from speechbrain_vq.training import brain
 from speechbrain_vq.training.schedules import ReinitAction
 
 
 def events(schedule, last, steps_per_epoch=None):
     """The steps at which a codebook is re-initialized."""
-    return [
-        step
-        for step in range(last + 1)
-        if schedule(step, steps_per_epoch).reinitialize
-    ]
+    plan = schedule.resolve(steps_per_epoch)
+    return [step for step in range(last + 1) if plan(step).reinitialize]
 
 
 def test_growing_series_is_the_papers():
@@ -56,27 +55,29 @@ def test_a_schedule_that_would_never_reinitialize_is_refused():
 
 
 def test_warmup_bypasses_and_resets_but_never_reinitializes():
-    schedule = ReinitSchedule(10, 4)
+    schedule = ReinitSchedule(10, 4).resolve()
     for step in range(10):
         assert schedule(step) == ReinitAction(bypass=True, reset=step in (2, 6))
     assert schedule(10) == ReinitAction(reinitialize=True)
 
 
 def test_nothing_is_due_before_the_first_step():
-    assert ReinitSchedule(0, 1)(0) == ReinitAction()
-    assert ReinitSchedule("1 epoch", 1)(0, 5) == ReinitAction(bypass=True)
+    assert ReinitSchedule(0, 1).resolve()(0) == ReinitAction()
+    assert ReinitSchedule("1 epoch", 1).resolve(5)(0) == ReinitAction(
+        bypass=True
+    )
 
 
 def test_warmup_shorter_than_half_a_step_still_is_a_step():
-    assert ReinitSchedule("0.1 epochs", 1)(0, 2).bypass
+    assert ReinitSchedule("0.1 epochs", 1).resolve(2)(0).bypass
 
 
 def test_no_epochs_of_warmup_are_no_step():
-    assert not ReinitSchedule("0 epochs", 1)(0, 9).bypass
+    assert not ReinitSchedule("0 epochs", 1).resolve(9)(0).bypass
 
 
 def test_order_of_asking_does_not_matter():
-    schedule = ReinitSchedule(7, 2, until=300, growth=1.3)
+    schedule = ReinitSchedule(7, 2, until=300, growth=1.3).resolve()
     in_order = [schedule(step) for step in range(400)]
     steps = list(range(400)) * 2
     random.Random(0).shuffle(steps)
@@ -126,11 +127,11 @@ def test_bad_values_are_named(arguments, word):
 @pytest.mark.parametrize("arguments", [("1 epoch", 1), (0, "1 epoch")])
 def test_epochs_without_a_length_are_told(arguments):
     with pytest.raises(ValueError, match="write it in steps"):
-        ReinitSchedule(*arguments)(3)
+        ReinitSchedule(*arguments).resolve()
 
 
 def test_a_warmup_without_reinitialization():
-    schedule = ReinitSchedule(5, "never")
+    schedule = ReinitSchedule(5, "never").resolve()
     assert not schedule.reinitializes
     assert [schedule(step).bypass for step in (0, 4, 5, 500)] == [
         True,
@@ -138,12 +139,11 @@ def test_a_warmup_without_reinitialization():
         False,
         False,
     ]
-    assert events(schedule, 200) == []
-    assert not any(schedule(step).reset for step in range(200))
+    assert not any(any(schedule(step)[1:]) for step in range(200))
 
 
 def test_no_bottleneck_at_all():
-    schedule = ReinitSchedule("forever", "never")
+    schedule = ReinitSchedule("forever", "never").resolve()
     assert all(schedule(step) == ReinitAction(True) for step in range(200))
 
 
@@ -155,8 +155,12 @@ def test_each_end_has_its_word(arguments):
 
 def test_defaults_are_those_of_the_preset_robust():
     with open(preset_path("robust"), encoding="utf-8") as file:
-        preset = load_hyperpyyaml(file)["reinit_schedule"]
-    assert repr(ReinitSchedule()) == repr(preset)
+        preset = load_hyperpyyaml(file)
+    assert repr(ReinitSchedule()) == repr(preset["reinit_schedule"])
+    of_trainer = inspect.signature(CodebookTrainer).parameters
+    for key, name in brain.OPTIONS.items():
+        default = of_trainer[name].default
+        assert repr(default) == repr(preset[key]), key
 
 
 @pytest.mark.parametrize(
@@ -164,11 +168,9 @@ def test_defaults_are_those_of_the_preset_robust():
     [(2, 1, 1), (10, 4, 8), (80, 32, 64), (10**6, 2000, 8 * 10**5)],
 )
 def test_shares_are_of_the_run(steps, first, last):
-    schedule = ReinitSchedule()
-    plan = schedule.resolve(total_steps=steps)
+    plan = ReinitSchedule().resolve(total_steps=steps)
     bypassed = [s for s in range(first + 1) if plan(s).bypass]
     assert bypassed == list(range(first))
-    assert schedule(first, total_steps=steps) == plan(first)
     assert plan(first).reinitialize
     changes = [
         s for s in range(last, min(2 * last, steps) + 40) if any(plan(s))
@@ -183,13 +185,14 @@ def test_by_default_each_reinitialization_comes_half_as_late_again():
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 def test_the_shortest_run_ends_with_codes(steps):
-    assert not ReinitSchedule()(steps, total_steps=steps).bypass
+    assert not ReinitSchedule().resolve(total_steps=steps)(steps).bypass
 
 
 def test_a_run_of_unknown_length_has_a_warmup_and_no_end():
-    plan = ReinitSchedule().resolve()
+    schedule = ReinitSchedule()
+    plan = schedule.resolve()
     assert plan(99).bypass and plan(100).reinitialize
-    assert len(events(plan, 10**5)) > 15
+    assert len(events(schedule, 10**5)) > 15
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def bits(brain):
         "optimizers": digest(optimizers),
         "steps": brain.optimizer_step,
         "stats": digest(brain.vq_stats.get("train")),
-        "monitors": digest(brain.monitors.state_dict()),
+        "monitors": digest(brain.monitor.state_dict()),
         "trainer": digest(brain.codebook_trainer.state_dict()),
         "random": digest(torch.get_rng_state()),
     }
