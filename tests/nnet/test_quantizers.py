@@ -189,9 +189,7 @@ def test_codes_are_the_nearest_of_brute_force_in_double():
 
 @pytest.mark.parametrize("norm_position", ["input", "latent"])
 def test_normalization_is_that_of_torch(norm_position):
-    quantizer = build(
-        norm="batch", norm_position=norm_position, codebook_dim=3
-    )
+    quantizer = build(norm="batch", norm_position=norm_position, codebook_dim=3)
     norm = torch.nn.BatchNorm1d(
         DIM if norm_position == "input" else 3, momentum=None
     )
