@@ -369,8 +369,8 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     ------
     ValueError
         If an argument is of no option or not of the type or in the range of
-        its key, a key that the yaml asks for is missing, there is no such
-        preset, or the preset or the recipe has no such key.
+        its key, there is no such preset, or the preset or the recipe has no
+        such key.
     """
     import ruamel.yaml
     import speechbrain
@@ -406,12 +406,6 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if given[name] is None and isinstance(default, bool):
             given[name] = True
         _check_value(name, given[name], default)
-    for name, value in recipe.items():
-        tag = getattr(getattr(value, "tag", None), "value", None)
-        if tag == "!PLACEHOLDER" and given.get(name, variant.get(name)) is None:
-            raise ValueError(
-                f"--{name}=... is missing: {hparams_file} asks for it."
-            )
     changes, own = given.pop("vq", {}), variant.pop("vq", {})
     include = ""
     if changes or own or key in given or key in variant:

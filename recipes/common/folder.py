@@ -11,6 +11,7 @@ import math
 import pathlib
 import runpy
 import sys
+from itertools import pairwise
 
 from speechbrain.utils.logger import setup_logging
 
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> None:
 def _given(options: list[str]) -> dict[str, str]:
     """Read the options that have values, --key=value or --key value."""
     given = {}
-    for option, after in zip(options, [*options[1:], "--"], strict=True):
+    for option, after in pairwise([*options, "--"]):
         name, equals, value = option.partition("=")
         if option.startswith("--") and (equals or not after.startswith("--")):
             given[name[2:].replace("-", "_")] = value if equals else after

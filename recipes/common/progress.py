@@ -84,13 +84,15 @@ def seconds_per_step(brain: sb.Brain, dataset) -> float:
         Its training set.
     """
     number = min(brain.hparams.batch_size, len(dataset))
+    # Neighbors are often of one speaker, and of one length.
+    places = [i * len(dataset) // number for i in range(number)]
     python_state = random.getstate()
     brain.on_stage_start(sb.Stage.TRAIN)
     brain.modules.eval()
     with torch.random.fork_rng(), torch.enable_grad():
         for _ in range(2):  # The first one is slower.
             start = time.perf_counter()
-            batch = PaddedBatch([dataset[i] for i in range(number)])
+            batch = PaddedBatch([dataset[i] for i in places])
             outputs = brain.compute_forward(batch, sb.Stage.TRAIN)
             loss = brain.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             loss.backward()

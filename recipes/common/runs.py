@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -105,8 +106,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
         [arg for arg in argv if arg not in loggers]
     )
     _check_device(run_opts["device"])
-    with open(hparams_file, encoding="utf-8") as fin:
-        hparams = load_hyperpyyaml(fin, overrides, overrides_must_match=False)
+    hparams = _load(hparams_file, overrides)
     ddp_init_group(run_opts)
     run_on_main(check_resume, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
@@ -120,6 +120,20 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     for argument in loggers:
         add_logger(hparams, argument.removeprefix("--logger="))
     return hparams, run_opts
+
+
+def _load(hparams_file: str, overrides: str) -> dict:
+    """Load hyperparameters, and name one that is missing."""
+    try:
+        with open(hparams_file, encoding="utf-8") as fin:
+            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
+    except ValueError as error:
+        missing = re.match(r"'(\w+)' is a !PLACEHOLDER", str(error))
+        if not missing:
+            raise
+        raise ValueError(
+            f"--{missing[1]}=... is missing: {hparams_file} asks for it."
+        ) from error
 
 
 def _keep_script(folder: pathlib.Path) -> None:

@@ -185,10 +185,10 @@ def first_names(names: Iterable[PathLike], most: int = 5) -> str:
     Example
     -------
     >>> first_names("abc", most=2)
-    'a, b, ... (3)'
+    'a, b, ...'
     """
     names = [pathlib.Path(name).name for name in names]
-    more = [f"... ({len(names)})"] if len(names) > most else []
+    more = ["..."] if len(names) > most else []
     return ", ".join(names[:most] + more) or "nothing"
 
 

@@ -106,6 +106,7 @@ def test_a_folder_is_not_touched_where_something_is_wrong(
 def test_what_is_given_is_not_chosen():
     options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
     assert _given(options) == {"codebook_size": "64", "lr": "0.1"}
+    assert _given([]) == _given(["--noprogressbar"]) == {}
 
 
 def test_a_validation_is_one_line():
