@@ -168,11 +168,15 @@ class _Page:
         if self.summary.run is None:
             example = self.summary.model / "example.wav"
             return example if example.is_file() else None
-        hparams = self.summary.run.hparams
-        places = [self.summary.run.folder / "manifests"]
+        folder, hparams = self.summary.run.folder, self.summary.run.hparams
+        output = pathlib.Path(hparams.get("output_folder") or folder)
+        started_here = output.resolve() == folder.resolve()
+        places = [folder / "manifests"]
         for key in ("manifest_folder", "data_folder"):
-            if hparams.get(key):
-                places.append(pathlib.Path(str(hparams[key])))
+            place = pathlib.Path(str(hparams.get(key)))
+            # From elsewhere, a relative path may lead to another corpus.
+            if started_here or place.is_absolute():
+                places.append(place)
         found = (place / "test.json" for place in places)
         return next((path for path in found if path.is_file()), None)
 
