@@ -65,7 +65,7 @@ def usage_curves(
     others = list(others) or [("a collapsed run", torch.tensor([COLLAPSED]))]
     lines += [Line(name, _ranked(some[0]), "quiet") for name, some in others]
     for number, row in enumerate(counts, 1):
-        label = "this run"
+        label = "this one"
         if len(counts) > 1:
             label = {1: "codebook 1", 2: "the others"}.get(number, "")
         style = "main" if number == 1 else "faint"

@@ -16,6 +16,7 @@ from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
+from speechbrain_vq.publish.run import in_warmup
 from speechbrain_vq.versions import versions
 
 from .charts import Line, line_chart
@@ -134,6 +135,11 @@ class _Page:
             if self.summary.model is not None:
                 return VQTokenizer.from_hparams(self.summary.model, **options)
             with tempfile.TemporaryDirectory() as folder:
+                if in_warmup(self.summary.run.latest):
+                    self.notes.append(
+                        "The run ended within its warm-up: its model does not "
+                        "quantize, and its tokens mean nothing yet."
+                    )
                 place = pathlib.Path(folder, "model")
                 export_pretrained(self.summary.run.folder, place, force=True)
                 return VQTokenizer.from_hparams(place, **options)
@@ -219,9 +225,10 @@ class _Page:
         if self.tokenizer is not None:
             codebooks = self.tokenizer.mods.quantizer.codebook
             codes = CodeMap(codebooks, table, phones)
+        today = datetime.date.today()
         return {
             "name": self.summary.name,
-            "date": datetime.date.today().strftime("%-d %B %Y"),
+            "date": f"{today.day} {today:%B %Y}",
             "about": self._about(),
             "verdict": verdict,
             "judged_on": judged_on,
