@@ -1,6 +1,6 @@
 """Names of phones in IPA, and their manner of articulation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from speechbrain_vq.dataio.manifests import SILENCES
 
@@ -76,3 +76,26 @@ def manner(ipa: str) -> str:
         if ipa[0] in letters:
             return name
     return "other"
+
+
+def by_manner(
+    phones: Sequence[str], counts: Sequence[int]
+) -> list[tuple[str, list[int]]]:
+    """Group phones by manner, in the order of ``MANNERS``: indices into the
+    phones, the most frequent first.
+
+    Example
+    -------
+    >>> by_manner(["t", "a", "e"], [9, 1, 2])
+    [('vowel', [2, 1]), ('plosive', [0])]
+    """
+    manners = [manner(ipa) for ipa in to_ipa(phones).values()]
+    groups = [
+        (name, [row for row, found in enumerate(manners) if found == name])
+        for name in MANNERS
+    ]
+    return [
+        (name, sorted(rows, key=lambda row: -counts[row]))
+        for name, rows in groups
+        if rows
+    ]

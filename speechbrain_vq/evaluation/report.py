@@ -11,6 +11,7 @@ import torch
 from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
+from .ipa import by_manner, to_ipa
 
 # Labels of settings whose keys with spaces would not do.
 SETTINGS = {
@@ -123,11 +124,14 @@ def write_report(
 def plot_phone_units(
     counts: torch.Tensor, phones: Sequence[str], path: str | os.PathLike
 ) -> None:
-    """Plot P(phone | unit) of counts [phones, units], with units in the order
-    of their most frequent phone; needs matplotlib."""
+    """Plot P(phone | unit) of counts [phones, units], with phones in IPA, by
+    manner of articulation, and units in the order of their most frequent
+    phone; needs matplotlib."""
     from matplotlib.figure import Figure
 
-    counts = counts[:, counts.sum(0) > 0].double()
+    groups = by_manner(phones, counts.sum(1).tolist())
+    rows = [row for _, rows in groups for row in rows]
+    counts = counts[rows][:, counts.sum(0) > 0].double()
     share = counts / counts.sum(0).clamp(min=1)
     order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
     size = 8, max(3.0, 0.16 * len(phones))
@@ -136,14 +140,32 @@ def plot_phone_units(
     image = axis.imshow(
         share[:, order].numpy(),
         aspect="auto",
-        cmap="magma_r",
+        cmap="Blues",
         vmin=0,
         vmax=1,
         interpolation="nearest",
     )
-    axis.set_yticks(range(len(phones)), phones, fontsize=7)
-    axis.set(xlabel="units that occur, by their most frequent phone")
-    figure.colorbar(image, label="P(phone | unit)")
+    ipa = to_ipa(phones)
+    names = [ipa[phones[row]] for row in rows]
+    axis.set_yticks(range(len(names)), names, fontsize=7)
+    axis.set(
+        title="Phones and units",
+        xlabel="units that occur, by their most frequent phone",
+    )
+    end = -0.5
+    for manner, members in groups:
+        end += len(members)
+        axis.axhline(end, color="0.8", linewidth=0.5)
+        axis.annotate(
+            manner,
+            (1, end - len(members) / 2),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+        )
+    figure.colorbar(image, label="P(phone | unit)", pad=0.1)
     figure.savefig(path)
 
 

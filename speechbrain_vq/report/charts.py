@@ -118,8 +118,8 @@ def line_chart(
     parts += _labels(lines, right, down)
     by_x: dict[float, list[str]] = {}
     for line in lines:
-        for x, y in line.points:
-            by_x.setdefault(x, []).append(f"{line.label} {number(y)}".strip())
+        for x, y in line.points if line.label else ():
+            by_x.setdefault(x, []).append(f"{line.label} {number(y)}")
     tips = [
         (right(x) / WIDTH, None, f"{x_label} {_short(x)}: {', '.join(texts)}")
         for x, texts in sorted(by_x.items())

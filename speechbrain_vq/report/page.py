@@ -1,6 +1,5 @@
 """Write a self-contained HTML page on a run or a model."""
 
-import colorsys
 import datetime
 import logging
 import math
@@ -14,32 +13,22 @@ import jinja2
 import torch
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.evaluation.ipa import MANNERS, manner, to_ipa
+from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
+from speechbrain_vq.publish.run import in_warmup
 from speechbrain_vq.versions import versions
 
-from .charts import Dot, Line, dot_map, line_chart, tips_json
+from .charts import Line, line_chart
+from .figures import CodeMap, is_few, legend, phone_unit_map, usage_curves
 from .history import read_history
 from .images import mel_ticks, png
 from .recordings import measure, read_recordings
 from .reproduce import changes, command
-from .summary import FRAMES_PER_CODE, judge, summarize
+from .summary import judge, summarize
 
 logger = logging.getLogger(__name__)
 
-# Legible on white and on black.
-COLOURS = {
-    "vowel": "#d9622b",
-    "diphthong": "#d99a1c",
-    "approximant": "#1f9d77",
-    "nasal": "#c0629b",
-    "fricative": "#3a7fc4",
-    "affricate": "#3fb0c9",
-    "plosive": "#7d63c9",
-    "silence": "#8f96a0",
-    "other": "#8f96a0",
-}
 # Columns of the comparison: key, title, format, and which way is better.
 COLUMNS = (
     ("used_codes_percent", "used codes", "{:.0f} %", 1),
@@ -57,9 +46,6 @@ REFERENCES = {
     "pnmi": {"vanilla": 0.253, "k-means": 0.452},
 }
 REFERENCE_SIZE = 512
-# Shares of the most frequent codes of the preset vanilla, whose others are
-# unused: 300 steps on three minutes of MiniSpeech.
-COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
 
 
 def write_report(
@@ -149,11 +135,18 @@ class _Page:
             if self.summary.model is not None:
                 return VQTokenizer.from_hparams(self.summary.model, **options)
             with tempfile.TemporaryDirectory() as folder:
+                if in_warmup(self.summary.run.latest):
+                    self.notes.append(
+                        "The run ended within its warm-up: its model does not "
+                        "quantize, and its tokens mean nothing yet."
+                    )
                 place = pathlib.Path(folder, "model")
                 export_pretrained(self.summary.run.folder, place, force=True)
                 return VQTokenizer.from_hparams(place, **options)
         # A model of images, a run without a checkpoint: there are curves.
         except (OSError, ValueError, KeyError) as error:
+            if self.summary.run is None or any(options.values()):
+                raise
             logger.warning("The report has no recordings: %s", error)
             self.notes.append(f"The model cannot be loaded: {error}")
             return None
@@ -181,11 +174,15 @@ class _Page:
         if self.summary.run is None:
             example = self.summary.model / "example.wav"
             return example if example.is_file() else None
-        hparams = self.summary.run.hparams
-        places = [self.summary.run.folder / "manifests"]
+        folder, hparams = self.summary.run.folder, self.summary.run.hparams
+        output = pathlib.Path(hparams.get("output_folder") or folder)
+        started_here = output.resolve() == folder.resolve()
+        places = [folder / "manifests"]
         for key in ("manifest_folder", "data_folder"):
-            if hparams.get(key):
-                places.append(pathlib.Path(str(hparams[key])))
+            place = pathlib.Path(str(hparams.get(key)))
+            # From elsewhere, a relative path may lead to another corpus.
+            if started_here or place.is_absolute():
+                places.append(place)
         found = (place / "test.json" for place in places)
         return next((path for path in found if path.is_file()), None)
 
@@ -222,11 +219,16 @@ class _Page:
     def context(self) -> dict[str, Any]:
         """Return the variables of the template."""
         verdict, judged_on = self._verdict()
-        self.places = self._map_places()
-        self.colours = self._code_colours()
+        measured, phones = self.measured, self.phones
+        table = None if measured is None else measured.phone_units
+        codes = None
+        if self.tokenizer is not None:
+            codebooks = self.tokenizer.mods.quantizer.codebook
+            codes = CodeMap(codebooks, table, phones)
+        today = datetime.date.today()
         return {
             "name": self.summary.name,
-            "date": datetime.date.today().strftime("%-d %B %Y"),
+            "date": f"{today.day} {today:%B %Y}",
             "about": self._about(),
             "verdict": verdict,
             "judged_on": judged_on,
@@ -240,14 +242,15 @@ class _Page:
             "data": self.data,
             "measured": self.measured,
             "duration": self.measured and _duration(self.measured.seconds),
-            "utterances": self._utterances(),
+            "utterances": self._utterances(codes),
             "charts": self._training(),
             "reinits": self.history.reinits,
             "usage": self._usage(),
-            "map": self._map(),
+            "map": codes and codes.draw(measured and measured.counts),
+            "variance": codes and codes.variance,
             "books": self.books,
-            "legend": self._legend(),
-            "units": self._units(),
+            "legend": legend(phones),
+            "units": phone_unit_map(table, phones) if phones else None,
             "columns": COLUMNS,
             "rows": self._rows(),
             "command": command(self.summary),
@@ -326,21 +329,19 @@ class _Page:
                 ],
             }
 
-    def _utterances(self):
+    def _utterances(self, codes):
         """Yield what is shown and heard of each example."""
         if self.measured is None:
             return
+        ipa = to_ipa(self.phones)
         rate, token_rate = self.tokenizer.sample_rate, self.tokenizer.token_rate
         for example in self.measured.examples:
             phones = [
-                (start, min(end, example.seconds), self.ipa.get(name, name))
+                (start, min(end, example.seconds), ipa.get(name, name))
                 for start, end, name in example.entry.get("phones") or ()
                 if start < example.seconds
             ]
             tokens = example.tokens
-            strip = torch.stack(
-                [self.colours[b][row] for b, row in enumerate(tokens.T)]
-            )
             yield {
                 "name": example.name,
                 "speaker": example.entry.get("spk_id"),
@@ -363,14 +364,14 @@ class _Page:
                 "strip_share": min(
                     len(tokens) / token_rate / example.seconds, 1
                 ),
-                "strip": png(strip),
+                "strip": codes.strip(tokens),
                 "phones": phones,
             }
 
     @property
-    def ipa(self) -> dict[str, str]:
-        """Phones in IPA, by their names in the manifest."""
-        return to_ipa(self.measured.phones) if self.measured else {}
+    def phones(self) -> list[str]:
+        """Names of the phones in the recordings, if any."""
+        return self.measured.phones if self.measured else []
 
     def _training(self):
         """Yield the title and chart of each metric of the training."""
@@ -405,161 +406,21 @@ class _Page:
         return charts
 
     def _usage(self):
-        """Draw the usage of the codes in descending order, in % of the
-        tokens."""
-        counts = self.measured.counts if self.measured else None
+        """Draw the usage of the codes, if there are enough tokens."""
+        counts, source = None, "the recordings"
+        if self.measured is not None:
+            counts = self.measured.counts
         trained = self.summary.counts()
-        source = "the recordings"
-        if _is_few(counts) and trained is not None:
+        if is_few(counts) and trained is not None:
             counts, source = trained, "the last epoch of the training"
-        if _is_few(counts):
+        if is_few(counts):
             return None
-        size = counts.shape[1]
-        lines = [
-            Line("uniform", [(1, 100 / size), (size, 100 / size)], "dotted")
-        ]
-        compared = [(other.name, other.counts()) for other in self.others]
-        compared = [(name, some) for name, some in compared if some is not None]
-        if not compared:
-            compared = [("a collapsed run", torch.tensor([COLLAPSED]))]
-        for name, some in compared:
-            lines.append(Line(name, _ranked(some[0]), "quiet"))
-        for number, row in enumerate(counts, 1):
-            style = "main" if number == 1 else "faint"
-            label = "this run"
-            if len(counts) > 1:
-                label = {1: "codebook 1", 2: "the others"}.get(number, "")
-            lines.append(Line(label, _ranked(row), style))
-        chart = line_chart(
-            "Share of the tokens by rank of the code: the most frequent has "
-            f"{lines[-1].points[0][1]:.2g} %",
-            lines,
-            "rank of the code",
-            log=True,
-            number="{:.2g} %".format,
-        )
+        others = [(other.name, other.counts()) for other in self.others]
+        others = [(name, some) for name, some in others if some is not None]
         return {
-            "chart": chart,
+            "chart": usage_curves(counts, others),
             "source": source,
             "frames": int(counts[0].sum()),
-        }
-
-    def _map_places(self):
-        """Project the codewords of each codebook on two principal axes."""
-        if self.tokenizer is None:
-            return []
-        places = []
-        for book in self.tokenizer.mods.quantizer.codebook.detach().cpu():
-            centred = (book - book.mean(0)).double()
-            _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
-            flat = centred @ axes[:2].T
-            share = spread[:2].square().sum() / spread.square().sum()
-            if flat.shape[1] == 1:
-                flat = torch.nn.functional.pad(flat, (0, 1))
-            places.append((flat, float(share)))
-        return places
-
-    def _code_colours(self):
-        """Colour each code by its most frequent phone, or by its place."""
-        colours = [_by_place(flat) for flat, _ in self.places]
-        if colours and self.measured and self.measured.phones:
-            grey = torch.tensor(_rgb(COLOURS["silence"]))
-            colours[0] = grey.repeat(len(colours[0]), 1)
-            for code, (phone, _) in self._best_phones().items():
-                colour = COLOURS[manner(self.ipa[phone])]
-                colours[0][code] = torch.tensor(_rgb(colour))
-        return colours
-
-    def _best_phones(self):
-        """Return the most frequent phone of each unit, and its share."""
-        table = self.measured.phone_units.double()
-        total = table.sum(0)
-        return {
-            unit: (
-                self.measured.phones[int(table[:, unit].argmax())],
-                float(table[:, unit].max() / total[unit]),
-            )
-            for unit in torch.nonzero(total).flatten().tolist()
-        }
-
-    def _map(self):
-        """Draw the map of the first codebook."""
-        if not self.places:
-            return None
-        flat, share = self.places[0]
-        counts = torch.zeros(len(flat))
-        if self.measured is not None:
-            counts = self.measured.counts[0].double()
-        uses = counts / counts.sum().clamp(min=1)
-        phones = self._best_phones() if self.measured else {}
-        dots = []
-        for code, (x, y) in enumerate(flat.tolist()):
-            tip = f"code {code}: {100 * uses[code]:.2f} % of the tokens"
-            if code in phones:
-                name, part = phones[code]
-                tip += f", {100 * part:.0f} % of them in /{self.ipa[name]}/"
-            colour = _css(self.colours[0][code])
-            area = float(uses[code] / uses.max()) if uses.any() else 0.0
-            dots.append(Dot(x, y, area, colour, tip))
-        title = f"Map of {len(dots)} codewords on two principal axes"
-        return {"chart": dot_map(title, dots), "share": share}
-
-    def _legend(self):
-        """Return the colours of the manners that occur."""
-        if not (self.measured and self.measured.phones):
-            return []
-        found = {manner(ipa) for ipa in self.ipa.values()}
-        return [(name, COLOURS[name]) for name in MANNERS if name in found]
-
-    def _units(self):
-        """Draw P(phone | unit), phones by manner, units by their phone."""
-        if not (self.measured and self.measured.phones):
-            return None
-        measured, ipa = self.measured, self.ipa
-        order = sorted(
-            range(len(measured.phones)),
-            key=lambda row: (
-                MANNERS.index(manner(ipa[measured.phones[row]])),
-                -int(measured.phone_units[row].sum()),
-            ),
-        )
-        table = measured.phone_units[order].double()
-        used = torch.nonzero(table.sum(0)).flatten()
-        share = table[:, used] / table[:, used].sum(0)
-        columns = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
-        share, used = share[:, columns], used[columns].tolist()
-        names = [ipa[measured.phones[row]] for row in order]
-        tips = []
-        for column, unit in enumerate(used):
-            top = share[:, column].topk(min(3, len(names)))
-            text = ", ".join(
-                f"/{names[row]}/ {100 * part:.0f} %"
-                for part, row in zip(
-                    *map(torch.Tensor.tolist, top), strict=True
-                )
-                if part > 0.005
-            )
-            tips.append(((column + 0.5) / len(used), None, f"{unit}: {text}"))
-        groups = []
-        for name in MANNERS:
-            rows = [r for r, phone in enumerate(names) if manner(phone) == name]
-            if rows:
-                groups.append(
-                    {
-                        "name": name,
-                        "colour": COLOURS[name],
-                        "phones": [names[row] for row in rows],
-                        # The eye takes a tenth for nothing.
-                        "image": png(share[rows].sqrt()),
-                    }
-                )
-        purity = float(table[:, used].amax(0).sum() / table.sum())
-        return {
-            "groups": groups,
-            "purity_image": png(share.amax(0, keepdim=True)),
-            "purity": purity,
-            "number": len(used),
-            "tips": tips_json(tips),
         }
 
     def _rows(self):
@@ -610,22 +471,8 @@ class _Page:
 _NOWHERE = pathlib.Path(os.devnull)
 
 
-def _is_few(counts):
-    """Whether counts [C, K] are too few to tell the usage of the codes."""
-    return counts is None or (
-        counts[0].sum() < FRAMES_PER_CODE * counts.shape[1]
-    )
-
-
 def _duration(seconds):
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-
-
-def _ranked(counts):
-    """Return the shares of used codes in descending order, in %."""
-    share = 100 * counts.double() / counts.sum().clamp(min=1)
-    share = share[share > 0].sort(descending=True).values.tolist()
-    return list(enumerate(share, 1))
 
 
 def _course(lines, form):
@@ -635,25 +482,3 @@ def _course(lines, form):
         f"{form.format(line.points[-1][1])}"
         for line in lines
     )
-
-
-def _by_place(flat):
-    """Colour points [K, 2] by their direction and distance: [K, 3]."""
-    angles = torch.atan2(flat[:, 1], flat[:, 0]) / (2 * math.pi)
-    far = flat.norm(dim=1) / flat.norm(dim=1).max().clamp(min=1e-9)
-    return torch.tensor(
-        [
-            colorsys.hls_to_rgb(angle % 1, 0.55, 0.25 + 0.45 * distance)
-            for angle, distance in zip(
-                angles.tolist(), far.tolist(), strict=True
-            )
-        ]
-    )
-
-
-def _rgb(colour):
-    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-
-
-def _css(colour):
-    return "#" + "".join(f"{round(255 * c):02x}" for c in colour.tolist())

@@ -172,6 +172,17 @@ def test_reports_of_models_and_of_runs_without_one(tmp_path):
     assert "No recordings" in html and 'id="training"' in html
 
 
+def test_evaluate_ends_with_it(tmp_path):
+    run = make_run(tmp_path)
+    page = tmp_path / "report.html"
+    arguments = ["evaluate", "mini", "--replicates=0", "--reconstruct=0"]
+    manifest = run / "manifests" / "test.json"
+    arguments += [f"--manifest={manifest}", f"--report={page}"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0 and f"Wrote {page}" in done.output
+    assert "2 utterances of test.json" in page.read_text("utf-8")
+
+
 def test_command_and_changes(tmp_path):
     summary = summarize(make_run(tmp_path))
     found = {change.key: change.value for change in changes(summary)}
