@@ -127,7 +127,7 @@ class Codebook(nn.Module):
         table = self.weight if table is None else table
         codes = number_codes(indices, table.shape[1])
         words = table.flatten(0, 1).index_select(0, codes.flatten())
-        return words.view(*indices.shape, -1)
+        return words.view(*indices.shape, table.shape[2])
 
     def combine(self, codewords: torch.Tensor) -> torch.Tensor:
         """Combine codewords [N, c, d] to latents [N, D]."""

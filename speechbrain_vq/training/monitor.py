@@ -71,8 +71,8 @@ class UsageMonitor:
         stage, metrics = self._stages[quantizer.training], output.metrics
         if name not in stage:
             codebook = quantizer.codebook.detach().clone()
-            stage[name] = {**_zeros(quantizer), "codebook": codebook}
-        sums, bad = stage[name], metrics["num_nonfinite"] > 0
+            stage[name] = {"sums": _zeros(quantizer), "codebook": codebook}
+        sums, bad = stage[name]["sums"], metrics["num_nonfinite"] > 0
         sums["nonfinite_batches"] += bad
         # Batches that passed unquantized would dilute the metrics.
         if not quantizer.bypass:
@@ -115,11 +115,11 @@ class UsageMonitor:
             ).items()
         }
 
-    def _stats(self, quantizer, sums, over_ranks) -> dict[str, float]:
+    def _stats(self, quantizer, stage, over_ranks) -> dict[str, float]:
         now = quantizer.codebook.detach()
-        sums = {**_zeros(quantizer), "codebook": now, **sums}
+        sums = stage.get("sums") or _zeros(quantizer)
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
-        moved = now - sums.pop("codebook").to(now)
+        moved = now - stage.get("codebook", now).to(now)
         drift = moved.square().mean().sqrt() / spread.clamp(min=1e-30)
         if over_ranks:
             sums = {k: sum_over_ranks(v) for k, v in sums.items()}
@@ -148,15 +148,21 @@ class UsageMonitor:
 
     def state_dict(self) -> dict:
         """Return what a resumed training stage needs."""
-        return {name: dict(s) for name, s in self._stages[True].items()}
+        return {
+            name: {"sums": dict(s["sums"]), "codebook": s["codebook"]}
+            for name, s in self._stages[True].items()
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on with a training stage."""
-        self._stages[True] = {
-            name: {k: v.to(quantizer.codebook.device) for k, v in s.items()}
-            for name, quantizer in self.quantizers.items()
-            if (s := state.get(name))
-        }
+        self._stages[True] = {}
+        for name, stage in state.items():
+            if not stage["sums"]:
+                continue
+            device = self.quantizers[name].codebook.device
+            sums = {k: v.to(device) for k, v in stage["sums"].items()}
+            codebook = stage["codebook"].to(device)
+            self._stages[True][name] = {"sums": sums, "codebook": codebook}
 
 
 def _zeros(quantizer) -> dict[str, torch.Tensor]:

@@ -209,7 +209,7 @@ class TrainerState:
         trainer, monitor = self.brain.codebook_trainer, self.brain.monitor
         state = {
             "trainer": trainer.state_dict() if trainer is not None else {},
-            "monitor": monitor.state_dict(),
+            "monitors": monitor.state_dict(),
         }
         torch.save(state, path)
 
@@ -220,7 +220,7 @@ class TrainerState:
             brain.attach_trainer()
             brain.codebook_trainer.load_state_dict(state["trainer"])
             if not end_of_epoch and if_main_process():
-                brain.monitor.load_state_dict(state["monitor"])
+                brain.monitor.load_state_dict(state["monitors"])
             return
         quantizers = brain.quantizers
         for name, saved in state["trainer"].get("quantizers", {}).items():
