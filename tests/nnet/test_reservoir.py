@@ -195,7 +195,15 @@ def test_vectors_of_another_dimension_are_refused():
         Reservoir(4, 3).add(torch.randn(5, 2))
 
 
-@pytest.mark.parametrize("sizes", [(0, 2), (-1, 2), (2, 0)])
+@pytest.mark.parametrize("sizes", [(-1, 2), (2, 0), (2.5, 2)])
 def test_impossible_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match=">= 1"):
+    with pytest.raises(ValueError, match="must be an integer >= [01]"):
         Reservoir(*sizes)
+
+
+def test_without_capacity_nothing_is_kept():
+    reservoir = Reservoir(0, 2)
+    reservoir.add(torch.randn(5, 2))
+    assert len(reservoir) == int(reservoir.count) == 0
+    assert reservoir.contents().shape == (0, 2)
+    reservoir.load_state_dict(reservoir.state_dict())
