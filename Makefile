@@ -1,7 +1,8 @@
 # make demo       train a small quantizer and look at it (ARGS="--help")
 # make test       lint, then the tests
 # make test-slow  the end-to-end runs
-# make speech     train the bundled model again (Debian or Ubuntu; an hour)
+# make speech     train the bundled codec again (Debian or Ubuntu; an hour)
+# make units      train the bundled units again (likewise)
 # make mini       train the test model again (minutes)
 # make docs       build the documentation site into site/
 # make install    only set up the environment
@@ -11,8 +12,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-MINI := speechbrain_vq/pretrained/mini
-SPEECH := speechbrain_vq/pretrained/speech
+PRETRAINED := speechbrain_vq/pretrained
+MINI := $(PRETRAINED)/mini
 
 # A stamp for each set of extras: the second call of a target is instant. The
 # larger set covers the smaller one.
@@ -21,7 +22,7 @@ DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
 $(DEV): EXTRAS := demo,dev,docs,eval,report
 
-.PHONY: demo mini speech test test-slow lint docs install clean
+.PHONY: demo mini speech units test test-slow lint docs install clean
 
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
@@ -38,20 +39,22 @@ mini: $(DEV)
 		$(MINI)/README.md > results/mini/README.md
 	@mv results/mini/README.md $(MINI)/README.md
 
-# Interrupted, it goes on where it was. The example is LibriVox's.
-speech: $(DEV)
+# Interrupted, they go on where they were. The example is LibriVox's.
+speech units: $(DEV)
 	$(BIN)/python -m pip install --quiet av
-	@mkdir -p data/debian results/speech
+	@mkdir -p data/debian results/$@
 	cd data/debian && apt-get download \
 		$$($(abspath $(BIN))/python -m \
 		speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare)
-	$(BIN)/speechbrain-vq train DebianSpeech/speech-codec \
+	$(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
 		--data_folder=data/debian --manifest_folder=data/debianspeech \
-		--output_folder=results/speech --number_of_steps=1300 \
-		--noprogressbar $(ARGS)
-	@cp $(SPEECH)/example.wav results/speech/
-	$(BIN)/speechbrain-vq export results/speech $(SPEECH) \
-		--example=results/speech/example.wav
+		--output_folder=results/$@ --noprogressbar $(ARGS)
+	@cp $(PRETRAINED)/speech/example.wav results/$@/
+	$(BIN)/speechbrain-vq export results/$@ $(PRETRAINED)/$@ \
+		--example=results/$@/example.wav
+
+speech: RECIPE := speech-codec --number_of_steps=1300
+units: RECIPE := unit-discovery
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)

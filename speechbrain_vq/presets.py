@@ -271,8 +271,10 @@ def bundled(name: str) -> str:
 
     ``speech`` codes and decodes recorded speech at 16 kHz, by eight codebooks
     of which the first ones decode by themselves: what the recipe
-    DebianSpeech/speech-codec gives, and ``make speech`` makes again. ``mini``
-    is a small model of synthetic English, 512 units at 50 a second, to test
+    DebianSpeech/speech-codec gives, and ``make speech`` makes again. ``units``
+    gives 512 units at 50 a second that hold the phones, from the same
+    recordings (DebianSpeech/unit-discovery, ``make units``). ``mini`` is a
+    small model of synthetic English, 512 units at 50 a second, to test
     with; recorded speech is not intelligible from it.
 
     Arguments

@@ -40,6 +40,19 @@ def test_tokens_of_a_recording_are_the_same_in_every_version():
         assert len(book.unique()) > len(book) / 3
 
 
+def test_units_of_a_recording_are_the_same_in_every_version():
+    units = VQTokenizer.from_hparams("units")
+    folder = pathlib.Path(bundled("units"))
+    example = json.loads((folder / "example.tokens.json").read_text())
+    tokens = units.encode_file(SPEECH / "example.wav")
+    assert tokens.tolist() == example["tokens"]
+    # A recording at another level has the same ones.
+    wav, _ = soundfile.read(SPEECH / "example.wav", dtype="float32")
+    quiet = units.encode_batch(torch.from_numpy(0.05 * wav).unsqueeze(0))
+    assert torch.equal(quiet[0][0], tokens)
+    assert len(tokens.unique()) > len(tokens) / 3
+
+
 def test_a_reconstruction_is_as_long_and_as_loud(tmp_path):
     original, decoded = reconstruct(tmp_path)
     assert decoded.shape == original.shape
@@ -122,13 +135,17 @@ def test_its_card_says_how_it_was_made_and_how_good_it_is():
     assert config["arm"] == "robust" and config["codebook_size"] == 512
 
 
-def test_the_card_of_speech_names_sources_and_licences():
-    card = (SPEECH / "README.md").read_text(encoding="utf-8")
-    assert "recipe `DebianSpeech/speech-codec`" in card
+@pytest.mark.parametrize(
+    "name, task", [("speech", "speech-codec"), ("units", "unit-discovery")]
+)
+def test_the_cards_name_sources_and_licences(name, task):
+    path = pathlib.Path(bundled(name), "README.md")
+    card = path.read_text(encoding="utf-8")
+    assert f"recipe `DebianSpeech/{task}`" in card
     for word in ("Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2"):
         assert word in card
     assert "commercial" in card and "Exported by force" not in card
-    assert 'VQTokenizer.from_hparams("speech")' in card
+    assert f'VQTokenizer.from_hparams("{name}")' in card
 
 
 def test_the_bundled_models_are_small_together():

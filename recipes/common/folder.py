@@ -7,12 +7,14 @@ and the number of steps by the amount of audio, and runs the recipe's train.py.
 Further arguments are the recipe's.
 """
 
+import logging
 import math
 import pathlib
 import runpy
 import sys
 from itertools import pairwise
 
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
@@ -20,6 +22,9 @@ from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.recipes.common.runs import CONSOLE
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+from speechbrain_vq.report import write_report
+
+logger = logging.getLogger(__name__)
 
 # A code needs some fifty tokens of 20 ms.
 SECONDS_PER_CODE = 1.0
@@ -111,6 +116,9 @@ def main(argv: list[str]) -> None:
     added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
     sys.argv = [script, yaml, *added, *options]
     runpy.run_path(script, run_name="__main__")
+    if (run / "model").is_dir() and if_main_process():
+        page = write_report(run, run / "report.html")
+        logger.info("  %-11s %s, in a browser", "look at it", page)
 
 
 def _given(options: list[str]) -> dict[str, str]:
