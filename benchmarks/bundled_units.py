@@ -18,10 +18,10 @@ from hyperpyyaml import load_hyperpyyaml
 from report import save, versions_line
 from units import kmeans_tokenizer
 
-from speechbrain_vq import VQTokenizer, recipe_path
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import SPLITS, read_manifest
 from speechbrain_vq.evaluation import evaluate
-from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.presets import parse_arguments, recipe_path
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 METRICS = {
