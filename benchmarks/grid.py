@@ -173,6 +173,13 @@ METHODS = {
     "robust, entropy 0.05": functools.partial(
         preset, "robust", {"entropy_weight": 0.05}
     ),
+    "robust, denormalized": functools.partial(
+        preset, "robust", {"denormalize": True}
+    ),
+    "robust, batch norm": functools.partial(
+        preset, "robust", {"norm": "batch"}
+    ),
+    "vanilla": functools.partial(preset, "vanilla", {}),
     "ema_bn": functools.partial(preset, "ema_bn", {}),
     "vqp: EMA (default)": {},
     "vqp: EMA, k-means, dead codes": DEAD,

@@ -108,7 +108,7 @@ class VectorQuantizer(nn.Module):
         Weight of the loss that makes the usage of codes even, which raises
         perplexity; it takes a softmax over the codebook for each vector.
     estimator : str
-        Gradient estimator: ``"diveq"``, ``"straight_through"`` or
+        Gradient estimator: ``"straight_through"``, ``"diveq"`` or
         ``"rotation"``. With DiVeQ codewords learn from the loss of the model.
     codebook : str
         How the codebook learns: ``"gradient"`` or ``"ema"``.
@@ -160,7 +160,7 @@ class VectorQuantizer(nn.Module):
         denormalize: bool = False,
         commitment_weight: float | None = None,
         codebook_weight: float | None = None,
-        estimator: str = "diveq",
+        estimator: str = "straight_through",
         codebook: str = "gradient",
         codebook_init: str = "normal",
         ema_decay: float | None = None,
