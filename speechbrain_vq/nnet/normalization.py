@@ -92,9 +92,12 @@ class MaskedBatchNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
-        # Statistics that are loaded do not make way for the next batch.
-        if f"{prefix}running_mean" in state_dict:
-            self._start_counting(2**31)
+        mean = state_dict.get(f"{prefix}running_mean")
+        if mean is not None:
+            # Statistics that are loaded do not make way for the next batch,
+            # but for those of a norm that has seen none.
+            is_new = not mean.is_meta and not mean.any()
+            self._start_counting(0 if is_new else 2**31)
 
     def forward(
         self, x: torch.Tensor, mask: torch.Tensor | None = None

@@ -97,7 +97,7 @@ class VectorQuantizer(nn.Module):
         ``encode(decode(codes))`` is ``codes`` without projection and residual
         row. By default it lies in the normalized space, of one scale at every
         step: reconstruction is level, steadier over seeds, and perplexity
-        higher (benchmarks/output_space.md).
+        higher (benchmarks/grid_festvox_ru.md).
     commitment_weight : float, optional
         Weight of the loss that draws latents to codewords; 0.25 by default,
         and 0 with DiVeQ.

@@ -477,7 +477,7 @@ UNTRAINED = {
         {"codebook": "ema", "commitment_weight": 0.25},
         "loss",
     ),
-    "diveq, loss alone": ({}, "loss"),
+    "diveq, loss alone": ({"estimator": "diveq"}, "loss"),
 }
 
 
@@ -500,7 +500,7 @@ def test_a_quantizer_without_gradient_is_told_once(name, caplog):
 @pytest.mark.parametrize("reentrant", [None, True, False])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"codebook": "ema"}, {"estimator": "straight_through"}],
+    [{}, {"codebook": "ema"}, {"estimator": "diveq"}],
     ids=str,
 )
 def test_a_quantizer_with_gradient_is_not_told(options, reentrant, caplog):
