@@ -54,7 +54,9 @@ speech units: $(DEV)
 		--example=results/$@/example.wav
 
 speech: RECIPE := speech-codec --number_of_steps=1300
-units: RECIPE := unit-discovery
+# DiVeQ, as the bundled model was trained.
+units: RECIPE := unit-discovery \
+	--vq='{estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
