@@ -50,7 +50,7 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     second = start(tmp_path)
     shown, _ = second.communicate(timeout=900)
     assert second.returncode == 0, shown
-    assert "Loading a checkpoint" in (run / "output.txt").read_text()
+    assert "Loading a checkpoint" in (run / "log.txt").read_text()
     figures = json.loads((tmp_path / "d.json").read_text())
     assert [one["preset"] for one in figures["presets"]] == [
         "vanilla",
