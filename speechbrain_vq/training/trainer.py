@@ -326,7 +326,13 @@ class CodebookTrainer:
         start = "codebook" if number else "kmeans++"
         result = quantizer.reinitialize(vectors, start, generator)
         optimizer = self.optimizers[self._leading[name]]
-        optimizer.state.pop(quantizer.codebook, None)
+        state = optimizer.state.pop(quantizer.codebook, None)
+        if state and isinstance(optimizer, torch.optim.Adagrad):
+            # In torch 2.8 it makes its state with itself, or never.
+            state["step"].zero_()
+            start = optimizer.defaults["initial_accumulator_value"]
+            state["sum"].fill_(start)
+            optimizer.state[quantizer.codebook] = state
         if result is not None:
             logger.info(
                 f"Step {step}: re-initialized {name} from {len(vectors)} "
