@@ -139,11 +139,11 @@ class Vqp(torch.nn.Module):
 
 
 def fsq(size):
-    """Build FSQ with the levels that its authors propose."""
+    """Build FSQ with as many codes, by levels as its authors propose."""
     levels = {
         64: [8, 8],
         512: [8, 8, 8],
-        4096: [7, 5, 5, 5, 5],
+        4096: [8, 8, 8, 8],
         16384: [8, 8, 8, 6, 5],
     }[size]
     return vqp.FSQ(levels=levels, dim=DIM)
