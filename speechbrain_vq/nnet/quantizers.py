@@ -1,6 +1,8 @@
 """Vector quantizers with a bottleneck that does not collapse."""
 
 import math
+import warnings
+import weakref
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -660,6 +662,8 @@ class VectorQuantizer(nn.Module):
         if learns:
             self.embedding.learn(targets.detach(), indices, valid)
         quantized = self.estimate(latents, self.embedding.combine(codewords))
+        if learns and self.codebook_weight and table.requires_grad:
+            _warn_of_lost_loss(quantized, loss)
         is_row = self.embedding.residual
         sq_error = sq_error[-1] if is_row else sq_error.sum()
         metrics = batch_metrics(latents, mass, indices, table, sq_error)
@@ -817,3 +821,30 @@ def upgrade_state_dict(
         if old and isinstance(state_dict.get(variance), torch.Tensor):
             # Its epsilon.
             state_dict[variance] = state_dict[variance] + 1e-5
+
+
+def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
+    """Warn in the backward pass if the graph of the loss is gone by then."""
+    traced = torch.compiler.is_compiling() or in_transform()
+    if traced or not quantized.requires_grad:
+        return
+    used = []
+
+    def mark_used(gradient):
+        used.append(True)
+
+    # The graph of the loss holds this hook, and nothing else does.
+    loss.register_hook(mark_used)
+    hook = weakref.ref(mark_used)
+
+    def check(gradient):
+        if hook() is None and not used:
+            warnings.warn(
+                "The loss of a VectorQuantizer went nowhere, so its codebook "
+                "does not learn: add `output.loss` to the loss. A container "
+                "such as SpeechBrain's Sequential keeps the first item of the "
+                "output only: call the quantizer outside of it.",
+                stacklevel=2,
+            )
+
+    quantized.register_hook(check)

@@ -553,3 +553,34 @@ def test_a_row_of_codebooks_has_presets_too():
     assert row.num_codebooks == 2 and row.composition == "residual"
     row = ResidualVectorQuantizer.from_preset("ema", 8, 32, num_codebooks=5)
     assert row(torch.randn(20, 8)).indices.shape == (20, 5)
+
+
+# A loss that goes nowhere ----------------------------------------------------
+
+
+def test_a_loss_that_is_dropped_is_told():
+    x = torch.randn(20, DIM, requires_grad=True)
+    quantized = trained(estimator="straight_through")(x).quantized
+    with pytest.warns(UserWarning, match="add `output.loss`"):
+        quantized.sum().backward()
+
+
+@pytest.mark.parametrize("way", ["sum", "before", "after", "kept", "eval"])
+def test_a_loss_that_is_used_is_not(way):
+    quantizer = trained(estimator="straight_through")
+    out = quantizer.train(way != "eval")(torch.randn(9, DIM).requires_grad_())
+    quantized, loss = out.quantized.sum(), out.loss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if way in ("sum", "eval"):
+            del out
+            (quantized + loss).backward()
+        elif way == "before":
+            loss.backward(retain_graph=True)
+            del out, loss
+            quantized.backward()
+        elif way == "after":
+            quantized.backward(retain_graph=True)
+            loss.backward()
+        else:
+            quantized.backward()
