@@ -98,7 +98,7 @@ class VectorQuantizer(nn.Module):
         Whether ``quantized`` lies in the space of the input, where
         ``encode(decode(codes))`` is ``codes`` without projection and residual
         row. By default it lies in the normalized space, of one scale at every
-        step: reconstruction is level, steadier over seeds, and perplexity
+        step: reconstruction is 2 % better, phones are level, and perplexity
         higher (benchmarks/grid_festvox_ru.md).
     commitment_weight : float, optional
         Weight of the loss that draws latents to codewords; 0.25 by default,
