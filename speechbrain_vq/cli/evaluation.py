@@ -138,10 +138,7 @@ def evaluate(
         from speechbrain_vq.report import write_report as write_page
 
         data = options["manifest"], options["data_root"]
-        with clean_errors():
-            click.echo(
-                f"Wrote {write_page(source, report, (), *data, **model)}"
-            )
+        click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
     if out is None:
         return
     try:

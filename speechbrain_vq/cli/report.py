@@ -4,12 +4,7 @@ import pathlib
 
 import click
 
-from .common import (
-    clean_errors,
-    device_option,
-    revision_option,
-    vocoder_option,
-)
+from .common import device_option, revision_option, vocoder_option
 
 
 @click.command()
@@ -41,14 +36,13 @@ def report(source, output, compare, data, revision, device, vocoder) -> None:
     """Write one HTML page to listen to, look at and compare runs."""
     from speechbrain_vq.report import write_report
 
-    with clean_errors():
-        path = write_report(
-            source,
-            output,
-            compare,
-            data,
-            revision=revision,
-            vocoder=vocoder,
-            run_opts={"device": device} if device else None,
-        )
+    path = write_report(
+        source,
+        output,
+        compare,
+        data,
+        revision=revision,
+        vocoder=vocoder,
+        run_opts={"device": device} if device else None,
+    )
     click.echo(f"Wrote {path}: open it in a browser.")

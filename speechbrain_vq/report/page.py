@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import jinja2
-import torch
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
 from speechbrain_vq.versions import versions
@@ -116,7 +116,7 @@ def write_report(
 
 
 class _Page:
-    """What the template of a report shows."""
+    """Collect the variables of a report's template."""
 
     def __init__(self, summary, others, options):
         self.summary, self.others = summary, others
@@ -195,13 +195,11 @@ class _Page:
         if measured is None:
             return
         counts = measured.counts.double()
-        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        entropy = -torch.special.xlogy(shares, shares).sum(1)
         one_book = len(counts) == 1
         pnmi = measured.values.get("pnmi" if one_book else "pnmi_codebook_1")
         own = {
             "used_codes_percent": 100 * float((counts > 0).double().mean()),
-            "perplexity": float(entropy.exp().mean()),
+            "perplexity": float(entropy(counts).exp().mean()),
             "bits_per_second": measured.values["bits_per_second_entropy"],
             "vectors": int(counts[0].sum()),
             "mel_cepstral_distortion": measured.distortion,

@@ -48,9 +48,9 @@ class Example(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What a model makes of recordings: counts of the codes [C, K] and of the
-    phones and units [P, K] of the first codebook, names of the phones, values
-    by name, and examples."""
+    """Measurements of a model on recordings: counts of the codes [C, K] and of
+    the phones and units [P, K] of the first codebook, names of the phones,
+    values by name, and examples."""
 
     utterances: int
     seconds: float

@@ -69,7 +69,7 @@ def command(summary: Summary) -> str | None:
         return None
     options = [f"--data_folder={summary.run.hparams.get('data_folder')}"]
     if recipe["path"].name != "train.yaml":
-        options.insert(0, f"--hparams={recipe['path'].name}")
+        options.insert(0, f"--config={recipe['path'].name}")
     options += [
         f"--{c.key}={c.value}"
         for c in changes(summary)

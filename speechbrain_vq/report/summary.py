@@ -44,7 +44,7 @@ class Summary(NamedTuple):
         [C, K], from the latest checkpoint of a run."""
         try:
             state = read_trainer_state(self.run.latest) if self.run else {}
-        except (FileNotFoundError, OSError):
+        except OSError:
             return None
         for monitor in state.get("monitors", {}).values():
             counts = monitor["sums"].get("counts")

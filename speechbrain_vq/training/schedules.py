@@ -36,7 +36,7 @@ class ReinitPlan(NamedTuple):
 
     @property
     def reinitializes(self) -> bool:
-        """Whether there is ever a re-initialization."""
+        """Whether the codebook is re-initialized after any step."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
 
     def __call__(self, step: int) -> ReinitAction:

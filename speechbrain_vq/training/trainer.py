@@ -330,8 +330,8 @@ class CodebookTrainer:
         if state and isinstance(optimizer, torch.optim.Adagrad):
             # In torch 2.8 it makes its state with itself, or never.
             state["step"].zero_()
-            start = optimizer.defaults["initial_accumulator_value"]
-            state["sum"].fill_(start)
+            initial = optimizer.defaults["initial_accumulator_value"]
+            state["sum"].fill_(initial)
             optimizer.state[quantizer.codebook] = state
         if result is not None:
             logger.info(

@@ -17,7 +17,7 @@ from PIL import Image
 from speechbrain.utils.distributed import run_on_main
 from torch.utils.data import TensorDataset
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.lobes.images import truncated_levels
 from speechbrain_vq.nnet.losses import entropy
@@ -127,7 +127,7 @@ class ImageBrain(AnnealingBrain):
 
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         hparams, run_opts = start(sys.argv[1:])
         folder = prepared(prepare, hparams)
         datasets = {

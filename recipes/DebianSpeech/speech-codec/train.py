@@ -8,12 +8,12 @@ To run this recipe (README.md names the packages):
 import sys
 from importlib import import_module
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
 
 # The Brain and its data pipeline.
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         units.run(prepare, sys.argv[1:])

@@ -10,12 +10,12 @@ To compare with another way of training the codebook, add for example
 import sys
 from importlib import import_module
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 
 # The Brain and its data pipeline.
 phones = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         phones.run(prepare, sys.argv[1:])

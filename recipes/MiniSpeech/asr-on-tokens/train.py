@@ -22,7 +22,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
@@ -255,5 +255,5 @@ def train(hparams, run_opts=None):
 
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         train(*start(sys.argv[1:]))

@@ -22,7 +22,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
 from speechbrain_vq.dataio.audio import (
     drop_unreadable,
@@ -330,6 +330,6 @@ def train(hparams, run_opts, folder):
 
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         hparams, run_opts = start(sys.argv[1:])
         train(hparams, run_opts, prepared(prepare, hparams))

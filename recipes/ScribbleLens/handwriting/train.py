@@ -16,7 +16,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.audio import random_start
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.evaluation.phone_units import (
@@ -237,7 +237,7 @@ def use_of_fillable(brain):
 
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         hparams, run_opts = start(sys.argv[1:])
         check_options(hparams)
         datasets = dataio_prep(hparams, prepared(prepare, hparams))

@@ -17,7 +17,7 @@ from importlib import import_module
 from huggingface_hub import hf_hub_download
 from speechbrain.utils.distributed import run_on_main
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.manifests import folder_contents
 from speechbrain_vq.hub.download import as_repo_id
 from speechbrain_vq.hub.errors import in_words
@@ -146,5 +146,5 @@ def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
 
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         units.run(prepare, sys.argv[1:], ConversionBrain)

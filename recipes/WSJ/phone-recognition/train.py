@@ -23,7 +23,7 @@ from speechbrain.decoders import ctc_greedy_decode
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
-from speechbrain_vq.cli.common import INTERRUPTED, clean_errors
+from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
 from speechbrain_vq.recipes.common.runs import (
@@ -260,5 +260,5 @@ def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
 
 
 if __name__ == "__main__":
-    with clean_errors(INTERRUPTED):
+    with clean_errors():
         run(prepare, sys.argv[1:])
