@@ -22,6 +22,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
+from .manifests import TOLERANCE, manifest_path, read_corpus, read_manifest
 from .mp3 import JOINED, MP3Error, with_length
 
 logger = logging.getLogger(__name__)
@@ -433,25 +434,56 @@ def audio_endings() -> set[str]:
     }
 
 
-def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
+def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
+    """Read and check the manifest of a split to train or test on, and its
+    audio; see ``drop_unreadable``."""
+    path = manifest_path(folder, split)
+    dataset = DynamicItemDataset(read_manifest(path, needed=["length"]))
+    # The audio of our own manifests was decoded to make them.
+    return drop_unreadable(dataset, decode=not read_corpus(folder))
+
+
+def drop_unreadable(
+    dataset: DynamicItemDataset, decode: bool = True
+) -> DynamicItemDataset:
     """Remove the items whose audio, under ``wav``, cannot be read, with a
-    warning for each; a ValueError if none is left."""
-    total = len(dataset)
+    warning for each; a ValueError if none is left. A ``length`` that is not
+    that of the audio is corrected, with one warning. Without ``decode``, as for
+    a corpus whose preparation decoded it, only the headers are read."""
+    total, wrong = len(dataset), []
+    lengths, errors = check_files(
+        dict.fromkeys(item["wav"] for item in dataset.data.values()), decode
+    )
     for name, item in list(dataset.data.items()):
-        try:
-            check_audio(item["wav"])
-        except AudioError as error:
-            logger.warning("Left out %s: %s", name, error)
+        if item["wav"] in errors:
+            logger.warning("Left out %s: %s", name, errors[item["wav"]])
             del dataset.data[name]
+            continue
+        length = lengths[item["wav"]]
+        if abs(item.get("length", length) - length) > TOLERANCE:
+            wrong.append(f"{name}, {length:.2f} s and not {item['length']:g}")
+            item["length"] = length
     dataset.data_ids = list(dataset.data)
+    if wrong:
+        logger.warning(
+            "The lengths of %d of %d items are not those of the audio, which "
+            "are taken: %s%s",
+            *(
+                len(wrong),
+                total,
+                "; ".join(wrong[:3]),
+                "; ..." * (len(wrong) > 3),
+            ),
+        )
     if not dataset.data:
         raise ValueError(
             f"None of the {total} audio files of the manifest can be read; "
             "see the warnings above."
         )
-    if len(dataset) < total:
+    if errors:
         logger.warning(
-            "%d of %d files were left out.", total - len(dataset), total
+            "%d of %d items were left out: %s.",
+            *(total - len(dataset), total, count_reasons(errors)),
         )
     return dataset
 
