@@ -157,7 +157,7 @@ def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
     """
     counts = Counter()
     for path, message in errors.items():
-        reason = message.split(f"{path}: ", 1)[-1]
+        reason = message.split(f"{path}: ", 1)[-1].removeprefix("there is ")
         # Without the numbers, which differ between files.
         counts[re.sub(r"\d\S*", "N", re.split("[.,:;(]", reason)[0])] += 1
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
