@@ -25,6 +25,7 @@ import hashlib
 import importlib.util
 import logging
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -327,7 +328,7 @@ def prepare_audio_folder(
         "fractions": [HELD_OUT, HELD_OUT],
         "speakers": "held out",
         "source": _digest(
-            f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n".encode()
+            os.fsencode(f"{p} {p.lstat().st_size} {p.lstat().st_mtime_ns}\n")
             for p in paths
         ),
         "data_root": str(source.resolve()),

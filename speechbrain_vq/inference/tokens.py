@@ -291,7 +291,9 @@ def tokenize_dataset(
             "tokens_column another name, or remove it."
         )
 
-    if (options.get("num_proc") or 1) > 1 and tokenizer.device.type != "cpu":
+    if (options.get("num_proc") or 1) > 1 and torch.device(
+        tokenizer.device
+    ).type != "cpu":
         raise ValueError(
             f"num_proc={options['num_proc']}: processes cannot share a model "
             f"on {tokenizer.device}. Leave num_proc out, or load the model "
