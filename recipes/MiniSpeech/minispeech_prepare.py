@@ -328,8 +328,9 @@ def prepare_audio_folder(
         "fractions": [HELD_OUT, HELD_OUT],
         "speakers": "held out",
         "source": _digest(
-            os.fsencode(f"{p} {p.lstat().st_size} {p.lstat().st_mtime_ns}\n")
+            os.fsencode(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n")
             for p in paths
+            if p.exists()
         ),
         "data_root": str(source.resolve()),
     }
@@ -558,11 +559,18 @@ def _read_audio(
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
     utts = {}
     for path, length in lengths.items():
-        utt_id = "-".join(path.with_suffix("").parts)
+        utt_id = _as_text("-".join(path.with_suffix("").parts))
         while utt_id in utts:
             utt_id += "_"
-        utts[utt_id] = utterance(path.as_posix(), length, speakers[path])
+        utts[utt_id] = utterance(
+            path.as_posix(), length, _as_text(speakers[path])
+        )
     return utts, origin
+
+
+def _as_text(name: str) -> str:
+    """Write a file name that is no text as one."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def find_speakers(
@@ -620,7 +628,7 @@ def _split(
 
     def shuffled(names, key=str):
         return sorted(
-            names, key=lambda n: _digest([f"{seed} {key(n)}".encode()])
+            names, key=lambda n: _digest([os.fsencode(f"{seed} {key(n)}")])
         )
 
     part = math.ceil(HELD_OUT * len(utts))

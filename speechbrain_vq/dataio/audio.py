@@ -170,7 +170,7 @@ def check_peak(peak: float, name: str) -> None:
         raise AudioError(f"{name} NaN or infinity.")
     if peak > _LOUDEST:
         raise AudioError(
-            f"{name} amplitudes out of [-1, 1], up to {peak:.4g}. Divide "
+            f"{name} amplitudes beyond 1, up to {peak:.4g}. Divide "
             "16-bit integers by 32768."
         )
 
@@ -249,7 +249,7 @@ def _mono(file, seconds, name, start=0.0, duration=None):
             yield torch.from_numpy(mixed)
         if len(samples) < length:
             break
-    if total < wanted < _UNKNOWN_LENGTH // 2:
+    if total < wanted and file.frames < _UNKNOWN_LENGTH:
         raise AudioError(
             f"{name}: cut short, {total} of {wanted} samples are there."
         )

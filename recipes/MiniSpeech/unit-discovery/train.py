@@ -280,7 +280,9 @@ def train(
     """Train on a folder of manifests, and test; return the Brain."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
-    fit_features(features, datasets["train"].data, hparams["longest"])
+    # Without those that are too short.
+    used, items = datasets["train"].data_ids, datasets["train"].data
+    fit_features(features, {k: items[k] for k in used}, hparams["longest"])
     check_amount(hparams, datasets["train"])
     fill_epoch(
         datasets["train"], hparams["batch_size"], hparams.get("epoch_steps", 1)
