@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from .chunks import Span, in_pieces
 from .manifests import TOLERANCE, manifest_path, read_corpus, read_manifest
-from .mp3 import JOINED, MP3Error, with_length
+from .mp3 import JOINED, MP3Error, quiet, with_length
 
 logger = logging.getLogger(__name__)
 
@@ -182,6 +182,11 @@ class _Forward(soundfile.SoundFile):
     def seekable(self):
         """Return False, so that soundfile does not seek by itself."""
         return False
+
+    def read(self, *args, **kwargs):
+        """Read frames."""
+        with quiet() if self.format == "MP3" else contextlib.nullcontext():
+            return super().read(*args, **kwargs)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,11 @@ an estimate by the first frame, which is wrong where the bit rate varies.
 Source: ISO 11172-3 and 13818-3; the header is that of Xing and LAME.
 """
 
+import contextlib
+import os
 import re
+import threading
+from collections.abc import Iterator
 
 _RATES = (44100, 48000, 32000)
 _KBPS = (
@@ -28,6 +32,30 @@ _INFO = re.compile(rb".{13,38}(?:Xing|Info)\0\0\0(.)(....)", re.S)
 
 class MP3Error(ValueError):
     """Tell why an MP3 file cannot be read in full."""
+
+
+_quiet = {"lock": threading.Lock(), "depth": 0, "stderr": None}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Discard what is written to stderr, in all threads: libmpg123 writes a
+    line there for each frame that it cannot decode, and has no switch that
+    libsndfile hands on."""
+    with _quiet["lock"]:
+        if _quiet["depth"] == 0:
+            _quiet["stderr"] = os.dup(2)
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
+        _quiet["depth"] += 1
+    try:
+        yield
+    finally:
+        with _quiet["lock"]:
+            _quiet["depth"] -= 1
+            if _quiet["depth"] == 0:
+                os.dup2(_quiet["stderr"], 2)
+                os.close(_quiet["stderr"])
 
 
 def with_length(content: bytes) -> bytes:

@@ -318,7 +318,7 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     options = ("--model", model, "--device", "cpu")
     done = run("tokenize", folder, *options, "--out", output)
     assert done.exit_code == 0, done.output
-    assert "4 files done, 3 left out." in done.stdout
+    assert "4 files done, 3 left out: 1 cannot be read, 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
     check(map(json.loads, output.read_text().splitlines()), folder, tokenizer)
     failed = run(
@@ -331,7 +331,7 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     typo = run("tokenize", "missing.wav", *options, "--out", output)
     assert typo.exit_code == 1
     assert "Left out: missing.wav: there is no such file." in typo.output
-    assert "0 files done, 1 left out." in typo.output
+    assert typo.output.endswith("0 files done, 1 left out: 1 no such file.\n")
     wrong = ("--model", model, "--device", "nonsense")
     for verb in ("tokenize", "reconstruct"):
         done = run(verb, folder, *wrong, "--out", tmp_path / "none")
