@@ -92,6 +92,9 @@ def main(argv: list[str]) -> None:
         If an argument is wrong, or the run would lie among the recordings.
     """
     script, folder, yaml, *options = argv
+    # It is about the preparation, of which recipes know nothing.
+    strict = "--strict=True" in options
+    options = [o for o in options if not o.startswith("--strict")]
     given = _given(options)
     # What is wrong is said before anything is made.
     check = [o for o in options if not o.startswith("--logger")]
@@ -103,8 +106,6 @@ def main(argv: list[str]) -> None:
             f"The run in {run} would lie among the recordings in {folder}: "
             "name a folder elsewhere, by --out."
         )
-    strict = given.pop("strict", "False") == "True"
-    options = [o for o in options if not o.startswith("--strict")]
     run.mkdir(parents=True, exist_ok=True)
     log = {"handlers": {"file_handler": {"filename": str(run / "log.txt")}}}
     setup_logging(CONSOLE, log)

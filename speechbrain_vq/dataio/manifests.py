@@ -157,6 +157,8 @@ def read_manifest(
             f"{path}: no manifest: an object of items by name is wanted, "
             f"this is a {type(items).__name__}."
         )
+    if needed and not items:
+        raise ManifestError(f"{path}: it has no items.")
     items = {
         name: _checked(
             item, f"{path}, item {name!r}", path.parent, root, needed

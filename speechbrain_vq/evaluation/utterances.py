@@ -192,6 +192,9 @@ class EvaluatedModel:
         frames = torch.round(lengths.cpu() * tokens.shape[1]).int().tolist()
         latents = latents.float().cpu()
         for i, (name, number) in enumerate(zip(batch, frames, strict=True)):
+            if not number:
+                self.errors[name] = "shorter than a token"
+                continue
             yield self._utterance(
                 name,
                 manifest[name],

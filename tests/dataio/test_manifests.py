@@ -70,6 +70,7 @@ def changed(**fields):
         (json.dumps(GOOD)[:-20], "not all of it"),
         ("", "not all of it"),
         (b'{"\xe9": 1}', "no manifest in UTF-8"),
+        ("{}", "it has no items"),
         ("[1, 2]", "an object of items by name is wanted, this is a list"),
         (9999 * "[", "not all of it"),
         ('{"a": {"wav": "x"}, "a": {"wav": "y"}}', "'a' is there more than"),
