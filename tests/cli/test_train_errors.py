@@ -53,6 +53,16 @@ def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_strict_refuses_a_folder_with_a_bad_file(train, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, content in (("a.wav", b"none"), ("b.m4a", b"none")):
+        (tmp_path / "in" / name).write_bytes(content)
+    arguments = ["train", str(tmp_path / "in"), "--strict"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "2 of 2 files cannot be used: 2 cannot be read." in done.output
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_absent_gpu_is_one_line(train):
     done = train("--data_folder=x", "--device=cuda")
