@@ -132,13 +132,43 @@ def check_files(
     lengths, errors, paths = {}, {}, list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = zip(paths, pool.map(check, paths), strict=True)
-        bar = {"total": len(paths), "unit": "file", "disable": None}
-        for path, result in tqdm(results, "checking", leave=False, **bar):
+        bar = {"total": len(paths), "unit": "file", "leave": False}
+        hidden = True if len(paths) < 2 else None
+        for path, result in tqdm(results, "checking", disable=hidden, **bar):
             if isinstance(result, AudioError):
                 errors[path] = str(result)
             else:
                 lengths[path] = result
     return lengths, errors
+
+
+def usable_files(
+    paths: Iterable[str | os.PathLike],
+) -> dict[str | os.PathLike, float]:
+    """Decode files to prepare a corpus of them: the lengths by path of those
+    that can be read, with warnings for the others; see ``check_files``."""
+    lengths, errors = check_files(paths)
+    for error in errors.values():
+        logger.warning("Left out %s", error)
+    if errors:
+        logger.warning(
+            "%d of %d files were left out: %s.",
+            *(len(errors), len(lengths) + len(errors), count_reasons(errors)),
+        )
+    return lengths
+
+
+@contextlib.contextmanager
+def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
+    """Turn a ValueError, such as of audio that is too short for a model, into
+    an AudioError that names the file."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except ValueError as error:
+        name = source if isinstance(source, str | os.PathLike) else "audio"
+        raise AudioError(f"{name}: {error}") from error
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
