@@ -19,7 +19,7 @@ from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.manifests import read_manifest
-from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.common.runs import CONSOLE
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 from speechbrain_vq.report import write_report

@@ -6,12 +6,14 @@ import pathlib
 import click
 
 from speechbrain_vq.presets import (
-    FOLDER_RECIPES,
     bundled,
     bundled_names,
     describe_preset,
-    describe_recipe,
     preset_names,
+)
+from speechbrain_vq.recipe_files import (
+    FOLDER_RECIPES,
+    describe_recipe,
     recipe_names,
     recipe_path,
     recipe_yaml,

@@ -10,7 +10,7 @@ import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.presets import (
+from speechbrain_vq.recipe_files import (
     folder_recipe,
     recipe_names,
     recipe_path,

@@ -8,7 +8,7 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq import VectorQuantizer
-from speechbrain_vq.presets import recipe_path, recipe_yaml
+from speechbrain_vq.recipe_files import recipe_path, recipe_yaml
 from speechbrain_vq.recipes.common.folder import _given, choose, main
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (
