@@ -76,7 +76,9 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if name not in recipe and name not in variant:
             raise ValueError(
                 unknown_name(
-                    f"key of {hparams_file}", name, [*recipe, *variant]
+                    "option",
+                    f"--{name}",
+                    [f"--{key}" for key in (*recipe, *variant)],
                 )
             )
         default = variant.get(name, recipe.get(name))

@@ -172,7 +172,7 @@ def test_an_argument_that_belongs_to_no_option_is_refused(variant, before):
 
 @pytest.mark.parametrize("name", ["small", "train"])
 def test_a_key_that_no_recipe_has_is_refused(name, variant):
-    with pytest.raises(ValueError, match="'sise'. Did you mean 'size'"):
+    with pytest.raises(ValueError, match="'--sise'. Did you mean '--size'"):
         load(variant.parent / f"{name}.yaml", "--sise=3")
 
 

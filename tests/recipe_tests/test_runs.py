@@ -92,7 +92,7 @@ def test_more_speech_gets_more_codes_and_steps():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--out_put=3"], "Did you mean 'output_folder'"),
+        (["--out_put=3"], "Did you mean '--output_folder'"),
         (["--number_of_steps=-1"], "must be an integer >= 1"),
         (["--output_folder=in/results"], "among the recordings"),
     ],
