@@ -21,7 +21,7 @@ def model_options(command):
         click.option(
             "--overwrite",
             is_flag=True,
-            help="Replace existing output instead of resuming.",
+            help="Overwrite existing output instead of resuming.",
         ),
         device_option,
         revision_option,
@@ -41,7 +41,7 @@ def model_options(command):
 codebooks_option = click.option(
     "--codebooks",
     type=click.IntRange(min=1),
-    help="Number of codebooks, the first ones; default: all.",
+    help="Use only the first N codebooks (lower bit rate); default: all.",
 )
 
 
@@ -144,8 +144,8 @@ def reconstruct(
     required=True,
     multiple=True,
     metavar="NAME_OR_WAV",
-    help="Target speaker: a name that the model has, or a recording; "
-    "repeated, their mean.",
+    help="Target: name of a training speaker, or a recording; repeat to "
+    "average several.",
 )
 @click.option(
     "--out",

@@ -21,6 +21,13 @@ from speechbrain_vq.recipe_files import (
 )
 
 
+_USES = {
+    "mini": "for tests, synthetic English: ",
+    "speech": "codec, the default: ",
+    "units": "discrete units close to phones: ",
+}
+
+
 @click.command("list")
 def list_all() -> None:
     """List the recipes, presets and bundled models."""
@@ -32,9 +39,14 @@ def list_all() -> None:
             recipes[name] += f" (--config: {', '.join(others)})"
     _show("Recipes, for `train RECIPE` and `config RECIPE`", recipes)
     _show("Recipes for `train FOLDER --recipe=NAME`", FOLDER_RECIPES)
-    presets = {name: describe_preset(name) for name in preset_names()}
+    # The default first.
+    names = sorted(preset_names(), key=lambda name: name != "robust")
+    presets = {name: describe_preset(name) for name in names}
     _show("Presets, for --preset", presets)
-    models = {name: _describe_model(name) for name in bundled_names()}
+    models = {
+        name: f"{_USES.get(name, '')}{_describe_model(name)}"
+        for name in bundled_names()
+    }
     _show("Bundled models, for --model", models)
 
 

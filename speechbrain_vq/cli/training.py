@@ -82,8 +82,8 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 )
 @click.option(
     "--preset",
-    help="How to train the codebook, one of those that `list` names; default: "
-    "as in the recipe.",
+    help="Preset of the codebook's training, see `list`; default: as in the "
+    "recipe.",
 )
 @click.option(
     "--steps",
@@ -94,13 +94,13 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--logger",
     type=click.Choice(["file", "tensorboard", "wandb"]),
-    help="Log of the metrics, beside train_log.txt.",
+    help="Also log metrics, samples and hyperparameters there.",
 )
 @click.option(
     "--config",
     metavar="FILE",
-    help="Yaml file to train by, such as `config` writes, or the name of one "
-    "of the recipe's; default: train.yaml.",
+    help="Training config, e.g. written by `config`, or the name of one of "
+    "the recipe's; default: train.yaml.",
 )
 @click.option(
     "--out",
