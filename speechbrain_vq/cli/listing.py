@@ -20,7 +20,6 @@ from speechbrain_vq.recipe_files import (
     write_out,
 )
 
-
 _USES = {
     "mini": "for tests, synthetic English: ",
     "speech": "codec, the default: ",
