@@ -38,6 +38,11 @@ def model_options(command):
     return command
 
 
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if a file was left out.",
+)
 codebooks_option = click.option(
     "--codebooks",
     type=click.IntRange(min=1),
@@ -47,6 +52,7 @@ codebooks_option = click.option(
 
 @click.command()
 @model_options
+@strict_option
 @codebooks_option
 @click.option(
     "--out",
@@ -82,6 +88,7 @@ def tokenize(
     codebooks,
     out,
     overwrite,
+    strict,
     **options,
 ) -> None:
     """Write the tokens of audio files, or of all files in folders."""
@@ -100,7 +107,7 @@ def tokenize(
             progress=True,
             **options,
         )
-    _report(result)
+    _report(result, strict)
 
 
 @click.command()
@@ -181,20 +188,25 @@ def _interrupted(overwrite):
     return INTERRUPTED
 
 
-def _report(result):
+def _report(result, strict=False):
     """Show how many files were processed, and fail if there were none."""
+    from speechbrain_vq.dataio.audio import count_reasons
+
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
     number = result.done - result.existing
     message = f"{number} {'file' if number == 1 else 'files'} done, "
     if result.existing:
         message += f"{result.existing} there already, "
-    message += f"{len(result.bad)} left out."
+    message += f"{len(result.bad)} left out"
+    if result.bad:
+        message += f": {count_reasons(result.bad)}"
+    message += "."
     if result.existing:
         message += (
             " Existing files are kept, whatever made them: --overwrite does "
             "them anew."
         )
     click.echo(message)
-    if not result.done:
+    if not result.done or (strict and result.bad):
         sys.exit(1)

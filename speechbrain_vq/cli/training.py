@@ -108,6 +108,12 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
     callback=check_output_folder,
     help="Folder of the run; default: results/FOLDER, or as in RECIPE.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse a FOLDER with audio that cannot be read, instead of leaving "
+    "such files out.",
+)
 # Of the last release.
 @click.option("--hparams", hidden=True, help="Yaml file, now --config.")
 @click.option(
@@ -128,6 +134,7 @@ def train(
     logger,
     config,
     out,
+    strict,
     hparams,
     output_folder,
 ) -> None:
@@ -157,6 +164,7 @@ def train(
     script = recipe_path(f"{name}/train.py")
     arguments = [str(yaml), *options, *context.args]
     if is_folder:
+        arguments += ["--strict=True"] * strict
         # It makes manifests, chooses what is not given, and runs the script.
         arguments = [str(script), source, *arguments]
         script = recipe_path("common/folder.py")

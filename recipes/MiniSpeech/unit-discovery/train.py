@@ -17,17 +17,12 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataio import load_data_csv, load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import (
-    drop_unreadable,
-    random_start,
-    read_audio,
-)
-from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.audio import random_start, read_audio, read_dataset
+from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     normalize_utterances,
@@ -275,18 +270,6 @@ def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
         )
 
 
-def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
-    """Read a json manifest, or a csv where there is no json."""
-    root = {"data_root": data_root(folder)}
-    path = folder / f"{split}.json"
-    if path.exists():
-        return DynamicItemDataset(load_data_json(str(path), root))
-    data = load_data_csv(str(folder / f"{split}.csv"), root)
-    for item in data.values():
-        item["length"] = item.pop("duration")
-    return DynamicItemDataset(data)
-
-
 def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """Build the datasets of a folder of manifests."""
 
@@ -307,10 +290,10 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     datasets = {}
     for split in SPLITS:
         training = split == "train"
-        dataset = read_manifest(folder, split)
+        dataset = read_dataset(folder, split)
         dataset.add_dynamic_item(anywhere if training else beginning)
         dataset.set_output_keys(items)
-        datasets[split] = drop_unreadable(dataset).filtered_sorted(
+        datasets[split] = dataset.filtered_sorted(
             sort_key=None if training else "length",
             # Two frames.
             key_min_value={
@@ -330,7 +313,9 @@ def train(
     """Train on a folder of manifests, and test; return the Brain."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
-    fit_features(features, datasets["train"].data, hparams["longest"])
+    # Without those that are too short.
+    used, items = datasets["train"].data_ids, datasets["train"].data
+    fit_features(features, {k: items[k] for k in used}, hparams["longest"])
     check_amount(hparams, datasets["train"])
     fill_epoch(
         datasets["train"], hparams["batch_size"], hparams.get("epoch_steps", 1)
