@@ -135,7 +135,7 @@ def test_no_codebook_can_be_left_out_of_others(name, build):
     total = codec.num_codebooks
     codec.use_codebooks(total)
     codec.decode_batch(tokens, num_codebooks=total)
-    with pytest.raises(ValueError, match=f"codes with {total}"):
+    with pytest.raises(ValueError, match=f"model has {total} codebooks"):
         codec.use_codebooks(total - 1)
     with pytest.raises(ValueError, match=f"of {total} codebooks"):
         codec.decode_batch(tokens, num_codebooks=total - 1)
