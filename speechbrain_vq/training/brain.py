@@ -8,7 +8,11 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks
 from speechbrain_vq.training.monitor import UsageMonitor
-from speechbrain_vq.training.resume import TrainerState, loader_generator
+from speechbrain_vq.training.resume import (
+    GentleStop,
+    TrainerState,
+    loader_generator,
+)
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 
 logger = get_logger(__name__)
@@ -24,11 +28,18 @@ OPTIONS = {
 class SkipNonfiniteMixin:
     """Skips the steps of a Brain whose loss is not finite on some rank."""
 
-    _nonfinite = False
+    _nonfinite, _stop = False, None
 
     def check_loss_isfinite(self, loss):
-        """Note a loss that is not finite, on any rank."""
-        if sum_over_ranks((~torch.isfinite(loss.detach())).float()):
+        """Note a loss that is not finite, and a signal, on any rank."""
+        nonfinite = (~torch.isfinite(loss.detach())).float()
+        asked = self._stop is not None and self._stop.asked is not None
+        nonfinite, asked = sum_over_ranks(
+            torch.stack([nonfinite, torch.full_like(nonfinite, asked)])
+        )
+        if asked:
+            self._stop.begin()
+        if nonfinite:
             self._nonfinite = True
             loss = torch.full_like(loss.detach(), torch.nan)
         super().check_loss_isfinite(loss)
@@ -110,7 +121,8 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
-        super().fit(epochs, train_set, *args, **kwargs)
+        with GentleStop(self) as self._stop:
+            super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
