@@ -25,8 +25,8 @@ DEFAULT_SCHEDULE = ReinitSchedule()
 # the group whose learning rate it follows. It is saved with the optimizer.
 LEADER = "codebook_leader"
 
-# Steps without gradient, and batches without a step, after which to warn.
-_STEPS, _BATCHES = 100, 200
+# Training batches that taught a quantizer nothing, after which to warn.
+_IDLE_BATCHES = 200
 
 
 class CodebookTrainer:
@@ -139,7 +139,7 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            watch = _Watch(checks_warmup=total_steps is None)
+            watch = _Watch(name, checks_warmup=total_steps is None)
             self._watches[name] = watch
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
@@ -287,7 +287,7 @@ class CodebookTrainer:
         self._steps[index] += 1
         for name, quantizer in self.quantizers.items():
             if self._leading[name] == index:
-                self._watches[name].after_step(name, quantizer)
+                self._watches[name].after_step(quantizer)
                 self._act(name, quantizer, self._steps[index])
 
     def _act(self, name, quantizer, step) -> None:
@@ -326,13 +326,13 @@ class CodebookTrainer:
         start = "codebook" if number else "kmeans++"
         result = quantizer.reinitialize(vectors, start, generator)
         optimizer = self.optimizers[self._leading[name]]
-        state = optimizer.state.pop(quantizer.codebook, None)
-        if state and isinstance(optimizer, torch.optim.Adagrad):
+        optimizer.state.pop(quantizer.codebook, None)
+        if isinstance(optimizer, torch.optim.Adagrad):
             # In torch 2.8 it makes its state with itself, or never.
-            state["step"].zero_()
-            initial = optimizer.defaults["initial_accumulator_value"]
-            state["sum"].fill_(initial)
-            optimizer.state[quantizer.codebook] = state
+            new = torch.optim.Adagrad(
+                [quantizer.codebook], **optimizer.defaults
+            )
+            optimizer.state.update(new.state)
         if result is not None:
             logger.info(
                 f"Step {step}: re-initialized {name} from {len(vectors)} "
@@ -343,14 +343,13 @@ class CodebookTrainer:
 
 
 class _Watch:
-    """A forward hook that looks for what would leave a quantizer untrained. It
-    holds no trainer, so that models in training can be copied."""
+    """A forward hook that warns of what leaves a quantizer untrained. It holds
+    no trainer, so that models in training can be copied."""
 
-    def __init__(self, checks_warmup: bool):
-        self.checks_warmup = checks_warmup
-        # Of training, since the last step.
-        self.batches, self.has_gradient = 0, False
-        self.steps_without_gradient = 0
+    def __init__(self, name: str, checks_warmup: bool):
+        self.name, self.checks_warmup = name, checks_warmup
+        # Since the last step that taught something, but the gradient.
+        self.batches, self.steps, self.has_gradient = 0, 0, False
 
     def __call__(self, quantizer, inputs, output) -> None:
         if torch.compiler.is_compiling() or is_recomputed():
@@ -359,17 +358,21 @@ class _Watch:
             if quantizer.bypass and self.checks_warmup:
                 self.checks_warmup = False
                 logger.warning(
-                    "A VectorQuantizer is evaluated within the warm-up of its "
+                    f"{self.name} is evaluated within the warm-up of its "
                     "ReinitSchedule: nothing is quantized yet. Train longer, "
                     "or shorten warmup."
                 )
             return
         self.batches += 1
-        if self.batches == _BATCHES:
+        if self.batches == _IDLE_BATCHES:
+            cause = "no optimizer given to CodebookTrainer has stepped: give it"
+            cause += " the optimizer that the loop steps"
+            if self.steps:
+                cause = "no gradient reached it: use `output.quantized` of the "
+                cause += "quantizer, and add `output.loss` to the loss"
             logger.warning(
-                "No optimizer given to CodebookTrainer has stepped in "
-                f"{_BATCHES} training batches, so the codebook does not learn: "
-                "give it the optimizer that the loop steps."
+                f"{self.name} learned nothing in {_IDLE_BATCHES} training "
+                f"batches, as {cause}."
             )
         if output.quantized.requires_grad:
             output.quantized.register_hook(self._note_gradient)
@@ -379,24 +382,14 @@ class _Watch:
     def _note_gradient(self, gradient) -> None:
         self.has_gradient = True
 
-    def after_step(self, name, quantizer) -> None:
+    def after_step(self, quantizer) -> None:
         """Look whether the step taught anything."""
         learns = self.has_gradient
         if quantizer.codebook_weight:
             learns = quantizer.codebook.grad is not None
-        self.steps_without_gradient += 1
-        # None is seen of a compiled model.
-        if learns or quantizer.is_codebook_frozen or not self.batches:
-            self.steps_without_gradient = 0
-        if self.steps_without_gradient == _STEPS:
-            logger.warning(
-                f"{name} got no gradient in {_STEPS} optimizer steps, so "
-                "nothing learns through it: use `output.quantized` of the "
-                "quantizer, and add `output.loss` to the loss. A container "
-                "such as SpeechBrain's Sequential keeps the first item of the "
-                "output only: call the quantizer outside of it."
-            )
-        self.batches, self.has_gradient = 0, False
+        self.steps, self.has_gradient = self.steps + 1, False
+        if learns or quantizer.is_codebook_frozen:
+            self.batches = self.steps = 0
 
 
 def _as_module(modules) -> nn.Module:
