@@ -558,13 +558,14 @@ class VectorQuantizer(nn.Module):
         off = self.training and not self.embedding.training
         return self.frozen or off or not self.embedding.learnable
 
-    def training_state(self) -> dict:
-        """Return warm-up and reservoir, from which training goes on and which
-        inference does not need; for ``load_training_state()``."""
+    def training_state(self, over_ranks: bool = False) -> dict:
+        """Return warm-up and reservoir, on request that of all ranks, which
+        all must ask: from them training goes on, and inference does not need
+        them; for ``load_training_state()``."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
-            "reservoir": self.reservoir.state_dict(),
+            "reservoir": self.reservoir.state_dict(over_ranks),
         }
 
     def load_training_state(self, state: dict) -> None:

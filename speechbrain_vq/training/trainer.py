@@ -155,15 +155,17 @@ class CodebookTrainer:
         for handle in self._handles:
             handle.remove()
 
-    def state_dict(self) -> dict:
+    def state_dict(self, over_ranks: bool = False) -> dict:
         """Return what an exact resume needs beside the states of model and
         optimizers: steps, warm-up, reservoirs, averages of EMA codebooks and
-        numbers of batches of norms."""
+        numbers of batches of norms. With several ranks, ask on all of them
+        with ``over_ranks`` for the reservoirs of all, or those of this rank
+        are all that is kept."""
         return {
             "steps": list(self._steps),
             "reinits": dict(self._reinits),
             "quantizers": {
-                name: quantizer.training_state()
+                name: quantizer.training_state(over_ranks)
                 for name, quantizer in self.quantizers.items()
             },
             "buffers": {n: b.clone() for n, b in self._training_buffers()},
@@ -171,8 +173,8 @@ class CodebookTrainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what ``state_dict()`` returned, of the same quantizers and
-        optimizers. On ranks other than the first the reservoirs start empty:
-        their vectors would count once for each rank."""
+        optimizers. The reservoirs go to the first rank, and count there for
+        all ranks that filled them, however many they were."""
         if set(state["quantizers"]) != set(self.quantizers) or len(
             state["steps"]
         ) != len(self._steps):
