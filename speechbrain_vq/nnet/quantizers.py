@@ -20,6 +20,7 @@ from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
+    EmptyBatchError,
     broadcast,
     check_choice,
     check_sizes,
@@ -704,7 +705,7 @@ class VectorQuantizer(nn.Module):
             return frames
         empty = frames.numel() == 0
         if empty or (frames.device.type == "cpu" and not frames.any()):
-            raise ValueError(
+            raise EmptyBatchError(
                 "There is no valid frame to quantize: the input's shape less "
                 f"its channels is {tuple(frames.shape)}"
                 + ("." if empty else " and all of it is padding.")

@@ -6,7 +6,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_vq.nnet.utils import sum_over_ranks
+from speechbrain_vq.nnet.utils import EmptyBatchError, sum_over_ranks
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import (
     GentleStop,
@@ -25,10 +25,34 @@ OPTIONS = {
 }
 
 
-class SkipNonfiniteMixin:
-    """Skips the steps of a Brain whose loss is not finite on some rank."""
+# Steps skipped in a row, after which a run is given up.
+_MOST_SKIPPED = 200
 
-    _nonfinite, _stop = False, None
+
+class SkipNonfiniteMixin:
+    """Skips the steps of a Brain whose loss is not finite on some rank, and
+    batches that have no valid frame."""
+
+    _nonfinite, _skipped, _stop = False, 0, None
+
+    def fit_batch(self, batch):
+        """Fit a batch, as a Brain does."""
+        try:
+            return super().fit_batch(batch)
+        except EmptyBatchError as error:
+            logger.warning(f"A batch of training is skipped: {error}")
+            self._nonfinite = True
+            if self.step % self.grad_accumulation_factor == 0:
+                self.optimizers_step()
+            return torch.tensor(math.nan)
+
+    def evaluate_batch(self, batch, stage):
+        """Evaluate a batch, as a Brain does."""
+        try:
+            return super().evaluate_batch(batch, stage)
+        except EmptyBatchError as error:
+            logger.warning(f"A batch of {stage.name} is skipped: {error}")
+            return torch.tensor(math.nan)
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, and a signal, on any rank."""
@@ -48,13 +72,25 @@ class SkipNonfiniteMixin:
         """Step, unless the loss was not finite."""
         if self._nonfinite and not self.scaler.is_enabled():
             self.modules.zero_grad(set_to_none=True)
+            self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
-                "step is skipped."
+                f"step is skipped, {self._skipped} in a row."
             )
+            self._give_up(self._skipped >= _MOST_SKIPPED)
         else:
             super().optimizers_step()
+            self._skipped = 0
         self._nonfinite = False
+
+    def _give_up(self, learns_nothing):
+        if learns_nothing:
+            raise ValueError(
+                f"The last {self._skipped} steps were skipped, as no loss was "
+                "finite or no batch had a valid frame: nothing is learned. "
+                "Look for NaN in recordings and feature statistics, and for "
+                "batches of padding, or lower the learning rate."
+            )
 
 
 class VQMixin(SkipNonfiniteMixin):
@@ -205,8 +241,9 @@ class VQMixin(SkipNonfiniteMixin):
             if self.step == 0:  # Not one resumed in its middle
                 self.monitor.start(training=True)
             self.monitor.start(training=False)
-            self._nonfinite = False
+            self._nonfinite, before = False, self.optimizer_step
             yield epoch
+            self._give_up(self._skipped and self.optimizer_step == before)
 
 
 class VQBrain(VQMixin, sb.Brain):

@@ -173,7 +173,7 @@ class AtomicCheckpointer(Checkpointer):
         OSError
             If there are checkpoints, and all of them are damaged.
         """
-        self._faults = {}  # One that was whole may be damaged since.
+        self._faults.clear()  # One that was whole may be damaged since.
         recovered = super().recover_if_possible(*args, **kwargs)
         if self._faults and None not in self._faults.values():
             raise OSError(

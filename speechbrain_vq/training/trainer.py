@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 # The schedule that holds where none is given.
 DEFAULT_SCHEDULE = ReinitSchedule()
 
+# Of the rates: the paper multiplies by 10, and more than this is a slip.
+_LARGEST_RATE = 1000
+
 # A parameter group with this key is a codebook's; the value is the index of
 # the group whose learning rate it follows. It is saved with the optimizer.
 LEADER = "codebook_leader"
@@ -100,8 +103,11 @@ class CodebookTrainer:
     ):
         rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
         for name, value in rates.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}.")
+            if value is not None and not 0 < value <= _LARGEST_RATE:
+                raise ValueError(
+                    f"{name} must be above 0 and at most {_LARGEST_RATE:g}, "
+                    f"got {value!r}."
+                )
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
