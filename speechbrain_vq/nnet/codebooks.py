@@ -71,22 +71,18 @@ class Codebook(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
-        # Those before the last update, where it is not by gradient.
-        self.previous = None
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
         self.residual = residual
-        weight = torch.empty(
-            num_codebooks, codebook_size, codebook_dim, dtype=torch.float32
-        )
+        # Those before the last update, where it is not by gradient.
+        self.previous = None
+        sizes = num_codebooks, codebook_size, codebook_dim
+        weight = torch.empty(sizes, dtype=torch.float32)
         if init == "normal":
             weight.normal_()
         else:
             bound = math.sqrt(6 / (codebook_size + codebook_dim))
             bound = 1 / codebook_size if init == "uniform" else bound
             weight.uniform_(-bound, bound)
-        self._register(weight)
-
-    def _register(self, weight: torch.Tensor) -> None:
         self.weight = nn.Parameter(weight)
 
     @property
@@ -103,11 +99,10 @@ class Codebook(nn.Module):
         """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
         [N, c], and the vectors that each codebook quantizes, [N, c, d].
         ``visit`` may change a codebook by its vectors before it is searched."""
-        parts, indices, targets = None, [], []
-        if not self.residual:
-            parts = latents.unflatten(1, (len(table), -1))
+        indices, targets = [], []
+        parts = latents.unflatten(1, (-1, table.shape[2]))
         for book, words in enumerate(table):
-            target = latents if parts is None else parts[:, book]
+            target = latents if self.residual else parts[:, book]
             if visit is not None:
                 visit(book, target)
             targets.append(target)
@@ -116,7 +111,7 @@ class Codebook(nn.Module):
                 # Detached: a straight-through path here would cancel the
                 # commitment gradient of every later stage.
                 latents = latents - words.detach()[indices[-1]]
-        targets = torch.stack(targets, dim=1) if parts is None else parts
+        targets = torch.stack(targets, dim=1) if self.residual else parts
         return torch.stack(indices, dim=1), targets
 
     def forward(
@@ -156,15 +151,14 @@ class Codebook(nn.Module):
             result = kmeans(vectors, len(words), **options)
             self._replace(book, result.centroids, result.counts)
 
-        before = self._error(latents)
-        self.code(latents, self.weight, cluster)
-        return Reinit(self._error(latents), before)
+        def error():
+            indices, _ = self.code(latents, self.weight)
+            left = latents - self.combine(self(indices))
+            return float(left.square().sum(1).mean())
 
-    def _error(self, latents) -> float:
-        """Mean squared distance of latents to their quantization."""
-        indices, _ = self.code(latents, self.weight)
-        error = latents - self.combine(self(indices))
-        return float(error.square().sum(1).mean())
+        before = error()
+        self.code(latents, self.weight, cluster)
+        return Reinit(error(), before)
 
     @torch.no_grad()
     def _replace(self, book, centroids, counts) -> None:
@@ -174,13 +168,13 @@ class Codebook(nn.Module):
 
 class EMACodebook(Codebook):
     """Codebooks that follow exponential moving averages of the vectors
-    assigned to their codewords (van den Oord et al., 2017, appendix A.1).
+    assigned to their codewords (van den Oord et al., 2017, appendix A.1), over
+    all ranks.
 
     Every codeword starts with a mass of one vector that lies on it: a code
     never chosen stays where it is, and one chosen for the first time moves by
-    ``1 - decay`` of the way as any other. The averages are those over all
-    ranks. They belong to training, so they are in no ``state_dict``, and start
-    anew where only it is loaded.
+    ``1 - decay`` of the way as any other. The averages are in no
+    ``state_dict``, and start anew where only it is loaded.
 
     The arguments are those of ``Codebook``, and ``decay``: the weight of the
     past at each batch.
@@ -199,11 +193,10 @@ class EMACodebook(Codebook):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         super().__init__(*sizes, **options)
-        self.decay = decay
-
-    def _register(self, weight: torch.Tensor) -> None:
+        self.decay, self._follow = decay, True
+        weight = self.weight.detach()
+        del self.weight
         self.register_buffer("weight", weight)
-        self._follow = True
         self._start_averages()
 
     def _start_averages(self) -> None:
@@ -238,9 +231,8 @@ class EMACodebook(Codebook):
         codes = number_codes(indices, size).flatten()
         mass = mask.to(vectors.dtype).view(-1, 1, 1).expand(*indices.shape, 1)
         rows = torch.cat((vectors * mass, mass), dim=2).flatten(0, 1)
-        update = rows.new_zeros(books * size, dim + 1).index_add_(
-            0, codes, rows
-        )
+        update = rows.new_zeros(books * size, dim + 1)
+        update = update.index_add_(0, codes, rows)
         update = sum_over_ranks(update).view(books, size, dim + 1)
         # Where no vector counts, the past does not fade.
         counts = update[..., -1].sum(1, keepdim=True) > 0

@@ -21,9 +21,9 @@ def quantization_loss(
     of 1 where a vector counts, else 0; and each codebook's sum of squared
     errors [c].
 
-    Means run over all elements of the valid vectors, as in the code of arXiv
-    2005.08520; ``over_ranks``, over those of all ranks, so that DDP's average
-    of the gradients is that of the whole batch.
+    Means run over all elements of the valid vectors; ``over_ranks``, over
+    those of all ranks, so that DDP's average of the gradients is that of the
+    whole batch.
 
     >>> x, codewords = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
     >>> quantization_loss(x, codewords, torch.ones(2), 0.25, 1.0, False)
@@ -54,10 +54,9 @@ def usage_loss(
     """Compute how far the usage of codes is from even: 1 minus the entropy of
     the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
 
-    Beside a codebook [C, K, d], the arguments are those of
-    ``quantization_loss`` and its squared errors, whose mean is the temperature
-    of the assignment (the batch entropy of Yu et al., 2023, arXiv 2310.05737,
-    equation 5, for any codebook).
+    Arguments are as above, with a codebook [C, K, d]; the mean squared error
+    is the temperature of the assignment (the batch entropy of Yu et al., 2023,
+    arXiv 2310.05737, equation 5, for any codebook).
     """
     number = mass.sum().clamp(min=1)
     temperature = (sq_errors / number).clamp(min=1e-9)
@@ -86,11 +85,9 @@ def batch_metrics(
     codes [N, c] in a codebook [C, K, d] and a sum of squared errors: sums that
     a whole stage can add up, and the perplexity of the batch."""
     counts = torch.zeros_like(codebook[..., 0])
-    codes = number_codes(indices, counts.shape[1])
-    each = mass.unsqueeze(1).expand_as(codes).flatten()
-    counts = (
-        counts.flatten().index_add(0, codes.flatten(), each).view_as(counts)
-    )
+    codes = number_codes(indices, counts.shape[1]).flatten()
+    each = mass.unsqueeze(1).expand_as(indices).flatten()
+    counts = counts.flatten().index_add(0, codes, each).view_as(counts)
     squares = torch.linalg.vector_norm(latents, dim=1).square()
     return {
         "counts": counts,
