@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.nnet.search import nearest
@@ -20,7 +20,7 @@ class Reinit(NamedTuple):
     previous_inertia: float
 
 
-def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
+def number_codes(indices: Tensor, codebook_size: int) -> Tensor:
     """Number the codes [N, C] of all codebooks consecutively.
 
     >>> number_codes(torch.tensor([[0, 3], [1, 2]]), codebook_size=4)
@@ -92,10 +92,10 @@ class Codebook(nn.Module):
 
     def code(
         self,
-        latents: torch.Tensor,
-        table: torch.Tensor,
-        visit: Callable[[int, torch.Tensor], None] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        latents: Tensor,
+        table: Tensor,
+        visit: Callable[[int, Tensor], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
         [N, c], and the vectors that each codebook quantizes, [N, c, d].
         ``visit`` may change a codebook by its vectors before it is searched."""
@@ -114,9 +114,7 @@ class Codebook(nn.Module):
         targets = torch.stack(targets, dim=1) if self.residual else parts
         return torch.stack(indices, dim=1), targets
 
-    def forward(
-        self, indices: torch.Tensor, table: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, indices: Tensor, table: Tensor | None = None) -> Tensor:
         """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
         here or in a table [C, K, d]."""
         table = self.weight if table is None else table
@@ -124,20 +122,18 @@ class Codebook(nn.Module):
         words = table.flatten(0, 1).index_select(0, codes.flatten())
         return words.view(*indices.shape, table.shape[2])
 
-    def combine(self, codewords: torch.Tensor) -> torch.Tensor:
+    def combine(self, codewords: Tensor) -> Tensor:
         """Combine codewords [N, c, d] to latents [N, D]."""
         return codewords.sum(1) if self.residual else codewords.flatten(1)
 
-    def learn(
-        self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
         """Update from vectors [N, c, d] with codes [N, c], of which those in
         the mask [N] count; here gradients do it."""
 
     @torch.no_grad()
     def reinitialize(
         self,
-        latents: torch.Tensor,
+        latents: Tensor,
         start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit:
@@ -221,9 +217,7 @@ class EMACodebook(Codebook):
             self._start_averages()
 
     @torch.no_grad()
-    def learn(
-        self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
         """Move the averages and with them the codewords, see ``Codebook``."""
         if not (self.training and self.learnable):
             return

@@ -3,19 +3,20 @@
 import math
 
 import torch
+from torch import Tensor
 
 from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 
 
 def quantization_loss(
-    targets: torch.Tensor,
-    codewords: torch.Tensor,
-    mass: torch.Tensor,
+    targets: Tensor,
+    codewords: Tensor,
+    mass: Tensor,
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Compute the codebook and commitment loss (van den Oord et al., 2017,
     equation 3) of targets [N, c, d], their codewords [N, c, d] and a mass [N]
     of 1 where a vector counts, else 0; and each codebook's sum of squared
@@ -46,11 +47,8 @@ def quantization_loss(
 
 
 def usage_loss(
-    targets: torch.Tensor,
-    codebook: torch.Tensor,
-    mass: torch.Tensor,
-    sq_errors: torch.Tensor,
-) -> torch.Tensor:
+    targets: Tensor, codebook: Tensor, mass: Tensor, sq_errors: Tensor
+) -> Tensor:
     """Compute how far the usage of codes is from even: 1 minus the entropy of
     the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
 
@@ -75,12 +73,12 @@ def usage_loss(
 
 @torch.no_grad()
 def batch_metrics(
-    latents: torch.Tensor,
-    mass: torch.Tensor,
-    indices: torch.Tensor,
-    codebook: torch.Tensor,
-    sq_error: torch.Tensor,
-) -> dict[str, torch.Tensor]:
+    latents: Tensor,
+    mass: Tensor,
+    indices: Tensor,
+    codebook: Tensor,
+    sq_error: Tensor,
+) -> dict[str, Tensor]:
     """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N], with
     codes [N, c] in a codebook [C, K, d] and a sum of squared errors: sums that
     a whole stage can add up, and the perplexity of the batch."""
@@ -99,7 +97,7 @@ def batch_metrics(
     }
 
 
-def entropy(counts: torch.Tensor) -> torch.Tensor:
+def entropy(counts: Tensor) -> Tensor:
     """Compute the entropies [...] in nats of distributions given by counts
     [..., K]; 0 where nothing was counted."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)

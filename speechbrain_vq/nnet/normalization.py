@@ -1,7 +1,7 @@
 """Batch normalization over valid frames only."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_vq.nnet.utils import (
     is_recomputed,
@@ -88,9 +88,7 @@ class MaskedBatchNorm(nn.Module):
             is_new = not mean.is_meta and not mean.any()
             self._start_counting(0 if is_new else 2**31)
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize.
 
         Arguments
@@ -127,7 +125,7 @@ class MaskedBatchNorm(nn.Module):
                 return (x - mean) * scale
             return torch.addcmul(self.bias, x - mean, scale * self.weight)
 
-    def inverse(self, y: torch.Tensor) -> torch.Tensor:
+    def inverse(self, y: Tensor) -> Tensor:
         """Undo the normalization of [..., num_features], in fp32, by the
         running statistics."""
         scale, y = torch.sqrt(self.running_var + self.eps), y.float()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
@@ -55,10 +55,10 @@ class VQOutput(NamedTuple):
         ``latent_sq_sum``; and ``perplexity``, the mean over the codebooks.
     """
 
-    quantized: torch.Tensor
-    indices: torch.Tensor
-    loss: torch.Tensor
-    metrics: dict[str, torch.Tensor]
+    quantized: Tensor
+    indices: Tensor
+    loss: Tensor
+    metrics: dict[str, Tensor]
 
 
 class VectorQuantizer(nn.Module):
@@ -298,15 +298,15 @@ class VectorQuantizer(nn.Module):
         return {**sizes, **quantizer_options(preset), **changes}
 
     @property
-    def codebook(self) -> torch.Tensor:
+    def codebook(self) -> Tensor:
         """The codewords, [num_codebooks, codebook_size, codebook_dim]."""
         return self.embedding.weight
 
     def forward(
         self,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         num_quantizers: int | None = None,
     ) -> VQOutput:
         """Quantize.
@@ -369,11 +369,11 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def encode(
         self,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         num_quantizers: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode encoder outputs as ``eval()`` does; no state changes.
 
         Arguments
@@ -416,7 +416,7 @@ class VectorQuantizer(nn.Module):
             )
         return output.indices
 
-    def decode(self, indices: torch.Tensor) -> torch.Tensor:
+    def decode(self, indices: Tensor) -> Tensor:
         """Decode codes to vectors.
 
         Arguments
@@ -454,7 +454,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def reinitialize(
         self,
-        vectors: torch.Tensor | None = None,
+        vectors: Tensor | None = None,
         start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
@@ -574,7 +574,7 @@ class VectorQuantizer(nn.Module):
             requested = int(number) if draw < self.quantizer_dropout else None
         return 0 if self.bypass else requested or self.num_codebooks
 
-    def _latents(self, flat: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def _latents(self, flat: Tensor, valid: Tensor) -> Tensor:
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
         if self.norm is None:
             return self.project(flat)
@@ -584,7 +584,7 @@ class VectorQuantizer(nn.Module):
             return self.norm(parts, each).flatten(1)
         return self.project(self.norm(flat, valid))
 
-    def _output(self, latents: torch.Tensor) -> torch.Tensor:
+    def _output(self, latents: Tensor) -> Tensor:
         """[N, latent_dim] -> [N, input_dim]."""
         if not self.denormalize:
             return self.project_back(latents)
@@ -594,7 +594,7 @@ class VectorQuantizer(nn.Module):
         return self.norm.inverse(self.project_back(latents))
 
     @torch.no_grad()
-    def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
+    def _collect(self, latents: Tensor, valid: Tensor) -> None:
         """Keep latents for re-initialization, or start from them."""
         frozen = self.is_codebook_frozen
         if self._needs_kmeans and not (self.bypass or frozen):
@@ -645,7 +645,7 @@ class VectorQuantizer(nn.Module):
 
     # Checks ----------------------------------------------------------------
 
-    def _check_input(self, x, lengths, mask) -> torch.Tensor:
+    def _check_input(self, x, lengths, mask) -> Tensor:
         """Check an input, and return the mask of its valid frames."""
         if not x.is_floating_point():
             raise TypeError(
@@ -681,7 +681,7 @@ class VectorQuantizer(nn.Module):
                 f"works with {least} to {books} of them, got {given}."
             )
 
-    def _check_codes(self, indices: torch.Tensor) -> None:
+    def _check_codes(self, indices: Tensor) -> None:
         dtype, shape = indices.dtype, tuple(indices.shape)
         if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
             raise TypeError(f"Codes are integers, got {dtype}.")
@@ -782,12 +782,12 @@ def upgrade_state_dict(
             if key.endswith("weight"):  # averages belong to training
                 state_dict[f"{at}embedding.weight"] = value
         variance = f"{at}norm.running_var"
-        if old and isinstance(state_dict.get(variance), torch.Tensor):
+        if old and isinstance(state_dict.get(variance), Tensor):
             # Its epsilon.
             state_dict[variance] = state_dict[variance] + 1e-5
 
 
-def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
+def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
     traced = torch.compiler.is_compiling() or in_transform()
     if traced or not quantized.requires_grad:

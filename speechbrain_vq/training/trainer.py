@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.codebooks import EMACodebook
@@ -194,7 +194,7 @@ class CodebookTrainer:
 
     # Set-up ----------------------------------------------------------------
 
-    def _training_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _training_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Buffers by name that training needs and that are in no state_dict."""
         for name, module in self._modules.named_modules():
             if isinstance(module, EMACodebook | MaskedBatchNorm):
@@ -272,7 +272,7 @@ class CodebookTrainer:
             # Only under Adam and its kin the rate is the length of a step.
             if self.max_lr is not None and "betas" in optimizer.defaults:
                 lr = max(min(lr, self.max_lr), least)
-            if isinstance(group["lr"], torch.Tensor):
+            if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = float(lr)
@@ -461,7 +461,7 @@ def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     if "param_names" in own:
         name = own.pop("param_names").pop(position)
         own["params"] = [(name, codebook)]
-    if isinstance(own["lr"], torch.Tensor):
+    if isinstance(own["lr"], Tensor):
         own["lr"] = own["lr"].clone()
     if "weight_decay" in own:
         own["weight_decay"] = 0.0
