@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from speechbrain_vq._compat import OldQuantizer
 from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
@@ -61,7 +62,7 @@ class VQOutput(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(OldQuantizer, nn.Module):
     """Vector quantizer that is robust by default (arXiv 2005.08520).
 
     Encoder outputs are normalized over valid frames, projected if
@@ -513,10 +514,6 @@ class VectorQuantizer(nn.Module):
         self.reservoir.reset()
         return result
 
-    def reestimate(self, vectors=None, generator=None):
-        """Deprecated name of ``reinitialize``, as in version 0.1."""
-        return self.reinitialize(vectors, generator=generator)
-
     def freeze(self) -> "VectorQuantizer":
         """Freeze codebook, norm and projections for good, whatever ``train()``
         is called on, and return the quantizer."""
@@ -697,14 +694,9 @@ class VectorQuantizer(nn.Module):
     # State -----------------------------------------------------------------
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        upgrade_state_dict(self, state_dict, prefix)
-        state_dict.pop(f"{prefix}reservoir._extra_state", None)
-        extra = state_dict.pop(f"{prefix}_extra_state", None)
-        if extra is not None:
-            self.bypass = bool(extra["bypass"])
+        super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}embedding.weight" in state_dict:
             self._needs_kmeans = False
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn, recurse=True):
         # ``model.half()`` leaves a quantizer in fp32, in which it works.
@@ -716,11 +708,6 @@ class VectorQuantizer(nn.Module):
             "jit_module_keys, and use torch.compile for training and "
             "torch.export or torch.jit.trace for inference."
         )
-
-    @property
-    def codewords(self) -> nn.Module:
-        """Deprecated name of ``embedding``, as in version 0.1."""
-        return self.embedding
 
 
 class ResidualVectorQuantizer(VectorQuantizer):
@@ -762,29 +749,6 @@ class ResidualVectorQuantizer(VectorQuantizer):
         options.pop("composition")
         options.setdefault("num_quantizers", options.pop("num_codebooks"))
         return options
-
-
-def upgrade_state_dict(
-    model: nn.Module, state_dict: dict, prefix: str = ""
-) -> None:
-    """Convert a saved state of version 0.1, in place, and the norms of a
-    model's quantizers to what their state has. The state may be anything else
-    by the keys of one; ``prefix`` is what they begin with."""
-    for name, quantizer in model.named_modules(remove_duplicate=False):
-        if not isinstance(quantizer, VectorQuantizer):
-            continue
-        at = f"{prefix}{name}." if name else prefix
-        if quantizer.norm is not None and f"{at}norm.weight" in state_dict:
-            quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
-        old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
-        for key in old:
-            value = state_dict.pop(key)
-            if key.endswith("weight"):  # averages belong to training
-                state_dict[f"{at}embedding.weight"] = value
-        variance = f"{at}norm.running_var"
-        if old and isinstance(state_dict.get(variance), Tensor):
-            # Its epsilon.
-            state_dict[variance] = state_dict[variance] + 1e-5
 
 
 def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
