@@ -35,15 +35,10 @@ def quantization_loss(
         number = sum_over_ranks(number) / world_size()
     # Without a vector all masses are zero, whatever they are divided by.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
-    pulled = targets if commitment_weight else targets.detach()
-    sq_errors = mass @ (pulled - codewords.detach()).square().sum(2)
-    loss = commitment_weight * sq_errors.sum() / divisor
-    if codebook_weight:
-        pull = mass @ (targets.detach() - codewords).square().sum(2)
-        loss = loss + codebook_weight * pull.sum() / divisor
-    elif not commitment_weight:
-        loss = loss + 0.0 * codewords.sum()  # So that it has a gradient.
-    return loss, sq_errors.detach()
+    commitment = mass @ (targets - codewords.detach()).square().sum(2)
+    codebook = mass @ (targets.detach() - codewords).square().sum(2)
+    loss = commitment_weight * commitment + codebook_weight * codebook
+    return loss.sum() / divisor, commitment.detach()
 
 
 def usage_loss(
