@@ -28,8 +28,8 @@ class AtomicCheckpointer(Checkpointer):
     it when it is complete: a run killed or a disk full while saving leaves the
     earlier ones as they were. It saves the random state too, adds to the meta
     what the ``checkpoint_meta()`` of a recoverable returns (a dict of numbers),
-    and skips a checkpoint between two optimizer steps, whose gradients would
-    be lost. The arguments are those of SpeechBrain's ``Checkpointer``.
+    and puts off a checkpoint between two optimizer steps, whose gradients would
+    be lost, to the next. The arguments are those of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -43,7 +43,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._warned = False
+        self._interval = None
         if "random_state" not in self.recoverables:
             self.add_recoverable(
                 "random_state", RandomState(), optional_load=True
@@ -59,9 +59,9 @@ class AtomicCheckpointer(Checkpointer):
         Returns
         -------
         Checkpoint
-            None on ranks other than 0, and where the checkpoint was skipped.
+            None on ranks other than 0, and where the checkpoint was put off.
         """
-        if not end_of_epoch and self._between_optimizer_steps():
+        if self._waits_for_step(end_of_epoch):
             return None
         added = {}
         for recoverable in self.recoverables.values():
@@ -103,19 +103,21 @@ class AtomicCheckpointer(Checkpointer):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
-    def _between_optimizer_steps(self):
+    def _waits_for_step(self, end_of_epoch):
+        """Whether a checkpoint within the epoch has to wait for the next
+        optimizer step: then SpeechBrain is to ask again after it."""
         brain = self.recoverables.get("brain")  # A Brain adds itself so.
         if not isinstance(brain, Brain):
             return False
-        between = brain.step % brain.grad_accumulation_factor != 0
-        if between and not self._warned:
-            self._warned = True
-            logger.warning(
-                "A checkpoint within the epoch was skipped: gradients are not "
-                "saved between two optimizer steps. Set ckpt_interval_steps to "
-                "a multiple of grad_accumulation_factor."
-            )
-        return between
+        left = (
+            0 if end_of_epoch else -brain.step % brain.grad_accumulation_factor
+        )
+        if self._interval is None:
+            self._interval = brain.ckpt_interval_steps
+        brain.ckpt_interval_steps = left or self._interval
+        if not left:
+            self._interval = None
+        return left > 0
 
 
 def _remove_on_main(folder):
