@@ -21,12 +21,7 @@ class Reinit(NamedTuple):
 
 
 def number_codes(indices: Tensor, codebook_size: int) -> Tensor:
-    """Number the codes [N, C] of all codebooks consecutively.
-
-    >>> number_codes(torch.tensor([[0, 3], [1, 2]]), codebook_size=4)
-    tensor([[0, 7],
-            [1, 6]])
-    """
+    """Number the codes [N, C] of all codebooks consecutively."""
     books = torch.arange(indices.shape[1], device=indices.device)
     return indices + books * codebook_size
 
@@ -37,21 +32,18 @@ class Codebook(nn.Module):
     They stand side by side, each for its slice of the latent (Jegou et al.,
     Product quantization for nearest neighbor search, 2011, section II-B), or
     in a row, each coding what those before it left over (Zeghidour et al.,
-    SoundStream, arXiv 2107.03312, section III-C).
-
-    ``requires_grad_(False)`` or ``eval()`` freeze them, re-initialization
-    included.
+    SoundStream, arXiv 2107.03312, section III-C). ``requires_grad_(False)`` or
+    ``eval()`` freeze them, re-initialization included.
 
     Arguments
     ---------
     num_codebooks, codebook_size, codebook_dim : int
         C, K and d.
     init : str
-        ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017) and the
-        code of arXiv 2005.08520 on images; ``"xavier"``: uniform as well, up
-        to sqrt(6 / (K + d)) (Glorot and Bengio, 2010, equation 16), as that
-        code on handwriting and speech; ``"normal"``: of unit variance, the
-        scale of batch-normalized latents.
+        ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017);
+        ``"xavier"``: up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010); both as
+        code of arXiv 2005.08520; ``"normal"``: of unit variance, the scale of
+        batch-normalized latents.
     residual : bool
         Whether the codebooks form a row.
 

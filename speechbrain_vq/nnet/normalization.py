@@ -161,7 +161,3 @@ class MaskedBatchNorm(nn.Module):
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
-
-    def extra_repr(self) -> str:
-        """Return the arguments, for ``print``."""
-        return f"{self.num_features}, affine={self.weight is not None}"

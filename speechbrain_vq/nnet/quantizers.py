@@ -515,8 +515,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         return result
 
     def freeze(self) -> "VectorQuantizer":
-        """Freeze codebook, norm and projections for good, whatever ``train()``
-        is called on, and return the quantizer."""
+        """Freeze codebook, norm and projections for good, and return self."""
         self.requires_grad_(False)
         self.frozen = True
         return self.eval()
@@ -538,8 +537,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         return self.frozen or off or not self.embedding.learnable
 
     def training_state(self) -> dict:
-        """Return warm-up and reservoir, from which training goes on and which
-        inference does not need; for ``load_training_state()``."""
+        """Return warm-up and reservoir, which training goes on from."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,

@@ -42,15 +42,8 @@ class Reservoir:
 
     @torch.no_grad()
     def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
-        """Add vectors to the stream.
-
-        Arguments
-        ---------
-        vectors : torch.Tensor
-            Vectors, [..., dim].
-        mask : torch.Tensor, optional
-            Booleans, [...], True where a vector is part of the stream.
-        """
+        """Add vectors [..., dim] to the stream, those where a mask [...] of
+        booleans is True."""
         if vectors.shape[-1] != self.dim:
             raise ValueError(
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
