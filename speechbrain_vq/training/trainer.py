@@ -173,13 +173,12 @@ class CodebookTrainer:
         """Restore what ``state_dict()`` returned, of the same quantizers and
         optimizers. On ranks other than the first the reservoirs start empty:
         their vectors would count once for each rank."""
-        if set(state["quantizers"]) != set(self.quantizers) or len(
-            state["steps"]
-        ) != len(self._steps):
+        names, number = set(state["quantizers"]), len(state["steps"])
+        if names != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
-                f"The saved state is of {len(state['steps'])} optimizers and "
-                f"the quantizers {', '.join(state['quantizers'])}; here are "
-                f"{len(self._steps)} and {', '.join(self.quantizers)}."
+                f"The saved state is of {number} optimizers and the quantizers "
+                f"{', '.join(names)}; here are {len(self._steps)} and "
+                f"{', '.join(self.quantizers)}."
             )
         self._steps = list(state["steps"])
         self._reinits = dict(state["reinits"])
@@ -407,8 +406,8 @@ def _as_module(modules) -> nn.Module:
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in a model by their dotted names, without
-    those that are part of a frozen model such as a tokenizer."""
+    """Find the vector quantizers in a model by their dotted names, but for
+    parts of a frozen model such as a tokenizer."""
     frozen = {
         part
         for module in model.modules()
