@@ -21,6 +21,7 @@ from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
+    EmptyBatchError,
     broadcast,
     check_choice,
     check_sizes,
@@ -536,12 +537,13 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         off = self.training and not self.embedding.training
         return self.frozen or off or not self.embedding.learnable
 
-    def training_state(self) -> dict:
-        """Return warm-up and reservoir, which training goes on from."""
+    def training_state(self, over_ranks: bool = False) -> dict:
+        """Return warm-up and reservoir, which training goes on from; on request
+        that of all ranks, which all must ask."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
-            "reservoir": self.reservoir.state_dict(),
+            "reservoir": self.reservoir.state_dict(over_ranks),
         }
 
     def load_training_state(self, state: dict) -> None:
@@ -659,7 +661,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             return frames
         empty = frames.numel() == 0
         if empty or (frames.device.type == "cpu" and not frames.any()):
-            raise ValueError(
+            raise EmptyBatchError(
                 "There is no valid frame to quantize: the input's shape less "
                 f"its channels is {tuple(frames.shape)}"
                 + ("." if empty else " and all of it is padding.")

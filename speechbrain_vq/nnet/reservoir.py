@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from speechbrain_vq.nnet.utils import check_sizes, world_size
+from speechbrain_vq.nnet.utils import check_sizes, sum_over_ranks, world_size
 
 
 class Reservoir:
@@ -90,9 +90,14 @@ class Reservoir:
         """Empty the sample; the stream starts anew."""
         self.count.zero_()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the sample and the length of the stream so far."""
-        return {"rows": self.contents(), "count": self.count.clone()}
+    def state_dict(self, over_ranks: bool = False) -> dict[str, Tensor]:
+        """Return the sample and the length of the stream so far; or those of
+        all ranks' streams together, which all must ask: loaded on one of
+        them, with the others empty, they count as before."""
+        if not over_ranks:
+            return {"rows": self.contents(), "count": self.count.clone()}
+        count = sum_over_ranks(self.count)
+        return {"rows": self.gather(int(count)), "count": count.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned; raise ValueError where it

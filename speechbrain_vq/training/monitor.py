@@ -139,19 +139,26 @@ class UsageMonitor:
             "nonfinite_batches": int(sums["nonfinite_batches"]),
         }
 
-    def state_dict(self) -> dict:
-        """Return what a resumed training stage needs."""
-        stages = self._stages[True].items()
-        return {n: {**s, "sums": dict(s["sums"])} for n, s in stages}
+    def state_dict(
+        self, training: bool = True, over_ranks: bool = False
+    ) -> dict:
+        """Return what a resumed stage needs; of all ranks, all must ask."""
+        state = {}
+        for name, quantizer in self.quantizers.items():
+            stage = self._stages[training].get(name) or _empty_stage(quantizer)
+            add = sum_over_ranks if over_ranks else torch.clone
+            sums = {k: add(v) for k, v in stage["sums"].items()}
+            state[name] = {**stage, "sums": sums}
+        return state
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on with a training stage."""
-        self._stages[True] = {}
+    def load_state_dict(self, state: dict, training: bool = True) -> None:
+        """Go on with a stage."""
+        self._stages[training] = {}
         for name, stage in state.items():
             if stage["sums"]:
                 device = self.quantizers[name].codebook.device
                 sums = {k: v.to(device) for k, v in stage["sums"].items()}
-                self._stages[True][name] = {**stage, "sums": sums}
+                self._stages[training][name] = {**stage, "sums": sums}
 
 
 def _empty_stage(quantizer) -> dict:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 # The schedule that holds where none is given.
 DEFAULT_SCHEDULE = ReinitSchedule()
 
+# Of the rates: the paper multiplies by 10, and more than this is a slip.
+_LARGEST_RATE = 1000
+
 # A parameter group with this key is a codebook's; the value is the index of
 # the group whose learning rate it follows. It is saved with the optimizer.
 LEADER = "codebook_leader"
@@ -100,8 +103,11 @@ class CodebookTrainer:
     ):
         rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
         for name, value in rates.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}.")
+            if value is not None and not 0 < value <= _LARGEST_RATE:
+                raise ValueError(
+                    f"{name} must be above 0 and at most {_LARGEST_RATE:g}, "
+                    f"got {value!r}."
+                )
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
@@ -155,15 +161,17 @@ class CodebookTrainer:
         for handle in self._handles:
             handle.remove()
 
-    def state_dict(self) -> dict:
+    def state_dict(self, over_ranks: bool = False) -> dict:
         """Return what an exact resume needs beside the states of model and
         optimizers: steps, warm-up, reservoirs, averages of EMA codebooks and
-        numbers of batches of norms."""
+        numbers of batches of norms. With several ranks, ask on all of them
+        with ``over_ranks`` for the reservoirs of all, or those of this rank
+        are all that is kept."""
         return {
             "steps": list(self._steps),
             "reinits": dict(self._reinits),
             "quantizers": {
-                name: quantizer.training_state()
+                name: quantizer.training_state(over_ranks)
                 for name, quantizer in self.quantizers.items()
             },
             "buffers": {n: b.clone() for n, b in self._training_buffers()},
@@ -171,8 +179,8 @@ class CodebookTrainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what ``state_dict()`` returned, of the same quantizers and
-        optimizers. On ranks other than the first the reservoirs start empty:
-        their vectors would count once for each rank."""
+        optimizers. The reservoirs go to the first rank, and count there for
+        all ranks that filled them, however many they were."""
         names, number = set(state["quantizers"]), len(state["steps"])
         if names != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
