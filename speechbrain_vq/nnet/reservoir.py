@@ -11,7 +11,7 @@ class Reservoir:
     """Uniform random sample, without replacement, of all vectors added since
     the last reset (Algorithm R of Vitter, 1985, a whole batch at a time).
 
-    No module: it is in no ``state_dict`` and not synchronised by DDP. It
+    It is no module, so in no ``state_dict`` and not synchronised by DDP. It
     follows the device of what is added and stays in fp32.
 
     Arguments
@@ -32,8 +32,7 @@ class Reservoir:
     def __init__(self, capacity: int, dim: int):
         check_sizes(dim=dim)
         check_sizes(least=0, capacity=capacity)
-        self.capacity = capacity
-        self.dim = dim
+        self.capacity, self.dim = capacity, dim
         # No memory before there is something to keep.
         self._rows = torch.zeros(0, dim, dtype=torch.float32, device="cpu")
         self.count = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -43,15 +42,8 @@ class Reservoir:
 
     @torch.no_grad()
     def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
-        """Add vectors to the stream.
-
-        Arguments
-        ---------
-        vectors : torch.Tensor
-            Vectors, [..., dim].
-        mask : torch.Tensor, optional
-            Booleans, [...], True where a vector is part of the stream.
-        """
+        """Add vectors [..., dim] to the stream, those where a mask [...] of
+        booleans is True."""
         if vectors.shape[-1] != self.dim:
             raise ValueError(
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
@@ -78,9 +70,8 @@ class Reservoir:
         if world_size() == 1:
             return sample
         # In random order, as early slots of a reservoir hold early vectors.
-        order = torch.randperm(
-            len(sample), generator=torch.Generator().manual_seed(seed)
-        )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(sample), generator=generator)
         # Full rows, so that ranks with fewer vectors gather as many.
         rows = sample.new_zeros(self.capacity, self.dim)
         rows[: len(sample)] = sample[order.to(sample.device)]

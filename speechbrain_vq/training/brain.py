@@ -96,9 +96,9 @@ class SkipNonfiniteMixin:
 class VQMixin(SkipNonfiniteMixin):
     """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
-    Name it first among the bases. It works by hooks of the optimizers, so a
-    Brain may have its own ``fit_batch``, ``init_optimizers`` and
-    ``freeze_optimizers``. Exact resumes need ``resume.AtomicCheckpointer``.
+    Name it first among the bases. A Brain may have its own ``fit_batch``,
+    ``init_optimizers`` and ``freeze_optimizers``. Exact resumes need
+    ``resume.AtomicCheckpointer``.
 
     Reads from ``hparams``, all optional, null turns off:
     ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``,
@@ -195,20 +195,16 @@ class VQMixin(SkipNonfiniteMixin):
             return
         self._attached = True
         hparams = getattr(self, "hparams", None)
-        steps_per_epoch, total_steps = run_length(self)
-        previous = self.codebook_trainer
+        given = {n: a for n, a in OPTIONS.items() if hasattr(hparams, n)}
+        previous, (steps, total) = self.codebook_trainer, run_length(self)
         if previous is not None:
             previous.close()
         self.codebook_trainer = CodebookTrainer(
             self.modules,
             [self.optimizers_dict, *vars(self).values()],
-            **{
-                argument: getattr(hparams, name)
-                for name, argument in OPTIONS.items()
-                if hasattr(hparams, name)
-            },
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
+            **{a: getattr(hparams, name) for name, a in given.items()},
+            steps_per_epoch=steps,
+            total_steps=total,
         )
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())

@@ -95,13 +95,12 @@ class UsageMonitor:
             Plain numbers, always under the same names, NaN where nothing was
             quantized: ``vectors`` (valid frames quantized),
             ``used_codes_percent`` and ``dead_codes`` (of all codebooks),
-            ``perplexity`` (exponential of the entropy, mean over the
-            codebooks), ``quantization_error`` (squared error over the variance
-            of the latents), ``codebook_drift`` (root mean square distance of
-            the codewords to those at the start, over their spread),
-            ``vq_loss`` (mean over the frames), ``nonfinite_batches``, and with
-            a token rate ``bits_per_second`` (entropy x rate). Where there are
-            several quantizers, names begin with theirs.
+            ``perplexity`` (mean over the codebooks), ``quantization_error``
+            (over the variance of the latents), ``codebook_drift`` (root mean
+            square way of the codewords, over their spread), ``vq_loss`` (mean
+            over the frames), ``nonfinite_batches``, and with a token rate
+            ``bits_per_second`` (entropy x rate). Names of several quantizers'
+            begin with theirs.
         """
         stats = {}
         for name, quantizer in self.quantizers.items():

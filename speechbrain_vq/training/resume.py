@@ -52,9 +52,9 @@ class AtomicCheckpointer(Checkpointer):
     earlier ones as they were. Checksums in the meta tell at recovery which
     checkpoints are whole; damaged ones are named and passed over. It saves the
     random state too, adds to the meta what the ``checkpoint_meta()`` of a
-    recoverable returns (a dict of numbers), and skips a checkpoint between two
-    optimizer steps, whose gradients would be lost. The arguments are those of
-    SpeechBrain's ``Checkpointer``.
+    recoverable returns (a dict of numbers), and puts off a checkpoint between
+    two optimizer steps, whose gradients would be lost, to the next. The
+    arguments are those of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -70,7 +70,8 @@ class AtomicCheckpointer(Checkpointer):
         super().__init__(*args, **kwargs)
         # What to do when the next checkpoint within an epoch is saved.
         self.stop = None
-        self._warned = False
+        # The Brain's ckpt_interval_steps, while a checkpoint waits.
+        self._interval = None
         # By folder, what is wrong with a checkpoint; None: it is whole.
         self._faults = {}
         if "random_state" not in self.recoverables:
@@ -88,14 +89,14 @@ class AtomicCheckpointer(Checkpointer):
         Returns
         -------
         Checkpoint
-            None on ranks other than 0, and where the checkpoint was skipped.
+            None on ranks other than 0, and where the checkpoint was put off.
 
         Raises
         ------
         OSError
             If it could not be written, such as to a full disk.
         """
-        if not end_of_epoch and self._between_optimizer_steps():
+        if self._waits_for_step(end_of_epoch):
             return None
         added = {}
         for recoverable in self.recoverables.values():
@@ -208,19 +209,21 @@ class AtomicCheckpointer(Checkpointer):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
-    def _between_optimizer_steps(self):
+    def _waits_for_step(self, end_of_epoch):
+        """Whether a checkpoint within the epoch has to wait for the next
+        optimizer step: then SpeechBrain is to ask again after it."""
         brain = self.recoverables.get("brain")  # A Brain adds itself so.
         if not isinstance(brain, Brain):
             return False
-        between = brain.step % brain.grad_accumulation_factor != 0
-        if between and not self._warned and self.stop is None:
-            self._warned = True
-            logger.warning(
-                "A checkpoint within the epoch was skipped: gradients are not "
-                "saved between two optimizer steps. Set ckpt_interval_steps to "
-                "a multiple of grad_accumulation_factor."
-            )
-        return between
+        left = (
+            0 if end_of_epoch else -brain.step % brain.grad_accumulation_factor
+        )
+        if self._interval is None:
+            self._interval = brain.ckpt_interval_steps
+        brain.ckpt_interval_steps = left or self._interval
+        if not left:
+            self._interval = None
+        return left > 0
 
 
 class _DamagedError(Exception):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.codebooks import EMACodebook
@@ -39,10 +39,10 @@ class CodebookTrainer:
     Each trainable codebook gets a parameter group of its own in the optimizer
     that holds it, with the settings of its old group but no weight decay. Hooks
     of the optimizer set that group's learning rate before each step, whatever
-    schedulers wrote there, and follow the schedule after each step: a warm-up
-    without quantization, then re-initializations by k-means from the
-    reservoirs. All but the first start from the present codebook, so that most
-    codes keep their meaning.
+    schedulers wrote there, and follow the schedule after it: a warm-up without
+    quantization, then re-initializations by k-means from the reservoirs. All
+    but the first start from the present codebook, so that most codes keep
+    their meaning.
 
     The codebook's gradient is not clipped with its old group; it is bounded
     by that of the quantizer's output, a unit vector's length for each latent.
@@ -72,11 +72,11 @@ class CodebookTrainer:
     Raises
     ------
     TypeError
-        If the modules are none, or the schedule is none.
+        If modules or schedule are of another type.
     ValueError
-        If a trainable codebook is in none of the optimizers or in several, if
-        a quantizer to re-initialize keeps no reservoir, if a scheduler was
-        created before, or if a number is out of range.
+        If a trainable codebook is in none of the optimizers or in several, a
+        quantizer to re-initialize keeps no reservoir, a scheduler was created
+        before, or a number is out of range.
 
     Example
     -------
@@ -181,13 +181,12 @@ class CodebookTrainer:
         """Restore what ``state_dict()`` returned, of the same quantizers and
         optimizers. The reservoirs go to the first rank, and count there for
         all ranks that filled them, however many they were."""
-        if set(state["quantizers"]) != set(self.quantizers) or len(
-            state["steps"]
-        ) != len(self._steps):
+        names, number = set(state["quantizers"]), len(state["steps"])
+        if names != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
-                f"The saved state is of {len(state['steps'])} optimizers and "
-                f"the quantizers {', '.join(state['quantizers'])}; here are "
-                f"{len(self._steps)} and {', '.join(self.quantizers)}."
+                f"The saved state is of {number} optimizers and the quantizers "
+                f"{', '.join(names)}; here are {len(self._steps)} and "
+                f"{', '.join(self.quantizers)}."
             )
         self._steps = list(state["steps"])
         self._reinits = dict(state["reinits"])
@@ -202,7 +201,7 @@ class CodebookTrainer:
 
     # Set-up ----------------------------------------------------------------
 
-    def _training_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _training_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Buffers by name that training needs and that are in no state_dict."""
         for name, module in self._modules.named_modules():
             if isinstance(module, EMACodebook | MaskedBatchNorm):
@@ -253,12 +252,11 @@ class CodebookTrainer:
             _give_own_group(self.optimizers[holders[0]], codebook)
             return holders[0]
         # An EMA codebook is in none: the optimizer of what is around it.
-        for module in reversed(list(self._modules.modules())):
-            if quantizer in module.modules():
-                holders = self._holders(module.parameters())
-                if holders:
-                    return holders[0]
-        return 0
+        parents = (
+            m for m in self._modules.modules() if quantizer in m.modules()
+        )
+        found = [self._holders(parent.parameters()) for parent in parents]
+        return next((holders[0] for holders in reversed(found) if holders), 0)
 
     def _holders(self, parameters) -> list[int]:
         """Indices of the optimizers that hold some of the parameters."""
@@ -274,17 +272,17 @@ class CodebookTrainer:
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks, before a step."""
         for group in optimizer.param_groups:
-            if LEADER in group:
-                leader = optimizer.param_groups[group[LEADER]]
-                lr = self.lr_multiplier * leader["lr"]
-                # Only there is the rate the length of a step.
-                is_adam = "betas" in optimizer.defaults
-                if self.max_lr is not None and is_adam:
-                    lr = max(min(lr, self.max_lr), leader["lr"])
-                if isinstance(group["lr"], torch.Tensor):
-                    group["lr"].fill_(lr)
-                else:
-                    group["lr"] = float(lr)
+            if LEADER not in group:
+                continue
+            least = optimizer.param_groups[group[LEADER]]["lr"]
+            lr = self.lr_multiplier * least
+            # Only under Adam and its kin the rate is the length of a step.
+            if self.max_lr is not None and "betas" in optimizer.defaults:
+                lr = max(min(lr, self.max_lr), least)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = float(lr)
 
     def _after_step(self, index, optimizer, args, kwargs) -> None:
         """Count a step, and do what the schedule asks for."""
@@ -416,8 +414,8 @@ def _as_module(modules) -> nn.Module:
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in a model by their dotted names, without
-    those that are part of a frozen model such as a tokenizer."""
+    """Find the vector quantizers in a model by their dotted names, but for
+    parts of a frozen model such as a tokenizer."""
     frozen = {
         part
         for module in model.modules()
@@ -454,10 +452,9 @@ def _find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
 def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     """Move a codebook from its group to one of its own."""
     leader, group, position = next(
-        (index, group, position)
-        for index, group in enumerate(optimizer.param_groups)
-        for position, parameter in enumerate(group["params"])
-        if parameter is codebook
+        (number, group, [p is codebook for p in group["params"]].index(True))
+        for number, group in enumerate(optimizer.param_groups)
+        if any(p is codebook for p in group["params"])
     )
     if LEADER in group:
         return
@@ -467,13 +464,12 @@ def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
             "and would not find the codebook's parameter group: create the "
             "scheduler after it (in a Brain: in on_fit_start(), after super)."
         )
-    own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-    own["params"] = [group["params"].pop(position)]
-    if "param_names" in group:
-        own["params"] = [(group["param_names"].pop(position), *own["params"])]
-    if isinstance(own["lr"], torch.Tensor):
+    own = {**group, "params": [group["params"].pop(position)], LEADER: leader}
+    if "param_names" in own:
+        name = own.pop("param_names").pop(position)
+        own["params"] = [(name, codebook)]
+    if isinstance(own["lr"], Tensor):
         own["lr"] = own["lr"].clone()
     if "weight_decay" in own:
         own["weight_decay"] = 0.0
-    own[LEADER] = leader
     optimizer.add_param_group(own)
