@@ -11,6 +11,7 @@ from .common import (
     device_option,
     output_folder,
     revision_option,
+    ssl_encoder_option,
     vocoder_option,
 )
 
@@ -47,6 +48,7 @@ codebooks_option = click.option(
 
 @click.command()
 @model_options
+@ssl_encoder_option
 @codebooks_option
 @click.option(
     "--out",
@@ -80,6 +82,7 @@ def tokenize(
     device,
     precision,
     codebooks,
+    ssl_encoder,
     out,
     overwrite,
     **options,
@@ -90,7 +93,12 @@ def tokenize(
     run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
         tokenizer = _load(
-            VQTokenizer, model, revision, run_opts, num_codebooks=codebooks
+            VQTokenizer,
+            model,
+            revision,
+            run_opts,
+            num_codebooks=codebooks,
+            ssl_encoder=ssl_encoder,
         )
         result = tokenize_to(
             out,
@@ -105,6 +113,7 @@ def tokenize(
 
 @click.command()
 @model_options
+@ssl_encoder_option
 @vocoder_option
 @codebooks_option
 @click.option(
@@ -115,7 +124,15 @@ def tokenize(
     help="Folder for the wav files.",
 )
 def reconstruct(
-    places, model, revision, device, vocoder, codebooks, out, overwrite
+    places,
+    model,
+    revision,
+    device,
+    vocoder,
+    codebooks,
+    ssl_encoder,
+    out,
+    overwrite,
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
@@ -128,6 +145,7 @@ def reconstruct(
             {"device": device},
             vocoder=vocoder,
             num_codebooks=codebooks,
+            ssl_encoder=ssl_encoder,
         )
         result = reconstruct_files(
             places, tokenizer, out, overwrite, progress=True
