@@ -293,7 +293,7 @@ class SSLFeatures(nn.Module):
         if self.mel is None:
             raise ValueError(
                 "This model decodes to hidden states of "
-                f"{self.source}, not to speech: train it with --n_mels=80, or "
+                f"{self.source}, not to speech: train it with --mel_bands=80, or "
                 "choose a vocoder on units with use_vocoder."
             )
         return self.mel

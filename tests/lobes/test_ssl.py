@@ -123,7 +123,7 @@ def test_wrong_arguments_name_the_way_out(encoder):
     features = make(family)
     with pytest.raises(ValueError, match='ssl_encoder="org/name"'):
         features(torch.zeros(1, 16000), torch.ones(1))
-    with pytest.raises(ValueError, match="n_mels=80"):
+    with pytest.raises(ValueError, match="mel_bands=80"):
         features.inverse(torch.zeros(1, 5, 16))
     if family != "Whisper":
         with pytest.raises(ValueError, match="every 320 samples"):
