@@ -9,21 +9,21 @@ encoder is converted for SpeechBrain's ``Whisper``. ``--data`` is a folder of
 manifests with phones.
 """
 
-import json
 import pathlib
 import struct
 
-import click
 import numpy as np
 import torch
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.manifests import SPLITS, read_manifest
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.lobes.ssl import SSLFeatures
 
 # Of the encoder that was converted, as SSLFeatures wants one.
 NAME, COMMIT = "openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
+# Of each split; 25, 2 and 10 minutes.
+UTTERANCES = {"test": 58, "valid": 12, "train": 150}
 DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 
 
@@ -98,7 +98,11 @@ def convert(folder, output):
     both("layer_norm", "layer_norm", norm)
     for index in range(layers):
         to, of = f"layers.{index}", f"layer_{index}"
-        both(f"{to}.self_attn_layer_norm", f"{of}/self_attention/layer_norm", norm)
+        both(
+            f"{to}.self_attn_layer_norm",
+            f"{of}/self_attention/layer_norm",
+            norm,
+        )
         both(f"{to}.final_layer_norm", f"{of}/ffn/layer_norm", norm)
         both(f"{to}.fc1", f"{of}/ffn/linear_0")
         both(f"{to}.fc2", f"{of}/ffn/linear_1")
@@ -131,26 +135,23 @@ def check(folder, converted, wav):
 
 
 @torch.no_grad()
-def extract(manifests, converted, layers, cache):
+def extract(manifests, converted, cache):
     """Compute hidden states [T, D] of each layer and phones of each split."""
-    if cache.exists():
-        return torch.load(cache)
-    readers = [SSLFeatures("Whisper", NAME, COMMIT, 384, n) for n in layers]
-    for reader in readers:
-        reader.load_encoder(converted)
-        reader._encoder = readers[0]._encoder
-    data = {}
-    for split in SPLITS:
-        items = read_manifest(manifests / f"{split}.json").values()
-        data[split] = {"states": [], "phones": [], "seconds": []}
-        for item in items:
-            wav = read_audio(item["wav"], 16000)[: 30 * 16000]
-            number = len(wav) // 320
-            states = readers[0]._encoder[0](wav.unsqueeze(0))[:, 0, :number]
-            data[split]["states"].append(
-                states[layers].to(torch.float16).clone()
-            )
-            data[split]["phones"].append(item["phones"])
-            data[split]["seconds"].append(len(wav) / 16000)
-    torch.save(data, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    features, data = SSLFeatures("Whisper", NAME, COMMIT, 384, 0), {}
+    for split, most in UTTERANCES.items():
+        items = read_manifest(manifests / f"{split}.json")
+        # From all over the manifest, in its order.
+        names = list(items)[:: max(len(items) // most, 1)][:most]
+        data[split] = []
+        for name in names:
+            path = cache / f"{name}.pt"
+            if not path.exists():
+                if not features._encoder:
+                    features.load_encoder(converted)
+                wav = read_audio(items[name]["wav"], 16000, duration=30.0)
+                states = features._encoder[0](wav.unsqueeze(0))[:, 0]
+                torch.save(states[:, : len(wav) // 320].half().clone(), path)
+            states = torch.load(path)
+            data[split].append((name, states, items[name]))
     return data

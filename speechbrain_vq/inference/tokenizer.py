@@ -180,9 +180,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
 
-    def use_ssl_encoder(
-        self, source: str | pathlib.Path, **options
-    ) -> None:
+    def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
         """Load the self-supervised encoder that the model's features are of.
 
         It is another repository than the model's own, and so fetched only when
