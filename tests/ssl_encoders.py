@@ -8,7 +8,6 @@ import pathlib
 import sys
 
 import torch
-import transformers
 
 SIZES = {
     "hidden_size": 16,
@@ -44,6 +43,8 @@ FAMILIES = {
 
 def make_encoder(family, folder, seed=0):
     """Writes an encoder of a family to a folder, and gives the folder."""
+    import transformers
+
     name, sizes = FAMILIES[family]
     config = getattr(transformers, f"{name}Config")(**sizes)
     with torch.random.fork_rng():

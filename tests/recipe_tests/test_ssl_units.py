@@ -13,9 +13,7 @@ from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.hub import encoders
 from speechbrain_vq.presets import recipe_path
 from tests.recipe_tests import phone_corpora, processes
-
-pytest.importorskip("transformers")
-from tests.ssl_encoders import FAMILIES, make_encoder  # noqa: E402
+from tests.ssl_encoders import FAMILIES, make_encoder
 
 RECIPE = recipe_path("LibriSpeech/ssl-units")
 SHORT = {
@@ -40,6 +38,7 @@ NAME = "microsoft/wavlm-base-plus"
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
     phone_corpora.make_librispeech(tmp_path / "librispeech")
     encoder = make_encoder(family, tmp_path / "encoder")
     done = processes.run(
@@ -109,6 +108,7 @@ def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_model_without_log_mels_decodes_to_no_speech(tmp_path):
+    pytest.importorskip("transformers")
     phone_corpora.make_librispeech(tmp_path / "librispeech")
     make_encoder("WavLM", tmp_path / "encoder")
     changes = {"mel_bands": 0, "ssl_folder": "encoder", "ssl_weights": "[1, 3]"}
