@@ -18,8 +18,14 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.manifests import read_manifest
-from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.dataio.audio import check_files, count_reasons, find_audio
+from speechbrain_vq.dataio.manifests import (
+    SPLITS,
+    has_manifests,
+    manifest_path,
+    read_manifest,
+)
+from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.common.runs import CONSOLE
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 from speechbrain_vq.report import write_report
@@ -86,6 +92,9 @@ def main(argv: list[str]) -> None:
         If an argument is wrong, or the run would lie among the recordings.
     """
     script, folder, yaml, *options = argv
+    # It is about the preparation, of which recipes know nothing.
+    strict = "--strict=True" in options
+    options = [o for o in options if not o.startswith("--strict")]
     given = _given(options)
     # What is wrong is said before anything is made.
     check = [o for o in options if not o.startswith("--logger")]
@@ -100,6 +109,8 @@ def main(argv: list[str]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     log = {"handlers": {"file_handler": {"filename": str(run / "log.txt")}}}
     setup_logging(CONSOLE, log)
+    if strict:
+        _refuse_unreadable(pathlib.Path(folder))
     manifests = prepare(folder, run / "manifests")
     # A folder with manifests of its own is used as it is.
     chosen = {
@@ -108,7 +119,8 @@ def main(argv: list[str]) -> None:
         "manifest_folder": run / "save",
     }
     if (manifests / "train.json").is_file():
-        items = read_manifest(manifests / "train.json").values()
+        items = read_manifest(manifests / "train.json", None, ["length"])
+        items = items.values()
         seconds = sum(item["length"] for item in items)
         chosen |= choose(seconds, pathlib.Path(script).parent.name)
         steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
@@ -119,6 +131,23 @@ def main(argv: list[str]) -> None:
     if (run / "model").is_dir() and if_main_process():
         page = write_report(run, run / "report.html")
         logger.info("  %-11s %s, in a browser", "look at it", page)
+
+
+def _refuse_unreadable(folder: pathlib.Path) -> None:
+    """Refuse a folder with audio that cannot be read."""
+    if has_manifests(folder):
+        items = [read_manifest(manifest_path(folder, s)) for s in SPLITS]
+        paths = [item["wav"] for part in items for item in part.values()]
+    else:
+        paths = list(find_audio([folder]))
+    _, errors = check_files(paths)
+    for error in errors.values():
+        logger.warning("%s", error)
+    if errors:
+        raise ValueError(
+            f"{folder}: {len(errors)} of {len(paths)} files cannot be used: "
+            f"{count_reasons(errors)}. Without --strict they are left out."
+        )
 
 
 def _given(options: list[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Verb that evaluates a model or its tokens."""
 
 import pathlib
+import sys
 
 import click
 
@@ -106,6 +107,11 @@ OF_TOKENS = ("codebook_size",)
     type=folder_path,
     help="Value of {data_root} in the manifest.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if an utterance was left out.",
+)
 # Of the last release: there is one ABX now.
 @click.option(
     "--abx",
@@ -118,7 +124,16 @@ OF_TOKENS = ("codebook_size",)
 @revision_option
 @device_option
 def evaluate(
-    source, out, report, revision, device, vocoder, ssl_encoder, abx, **options
+    source,
+    out,
+    report,
+    revision,
+    device,
+    vocoder,
+    ssl_encoder,
+    abx,
+    strict,
+    **options,
 ) -> None:
     """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
@@ -143,15 +158,22 @@ def evaluate(
 
         data = options["manifest"], options["data_root"]
         click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
-    if out is None:
-        return
     try:
-        for file in write_report(evaluation, out):
+        for file in write_report(evaluation, out) if out else ():
             click.echo(f"Wrote {file}")
     except OSError as error:
         raise click.ClickException(
             f"The report cannot be written: {error}"
         ) from error
+    settings = evaluation.settings
+    bad = settings.get("utterances_left_out", 0)
+    reasons = f": {settings['reasons']}" if bad else ""
+    click.echo(
+        f"{settings['utterances']} utterances evaluated, {bad} left out"
+        f"{reasons}."
+    )
+    if strict and bad:
+        sys.exit(1)
 
 
 def _check_options(source, options):

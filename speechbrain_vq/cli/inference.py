@@ -22,7 +22,7 @@ def model_options(command):
         click.option(
             "--overwrite",
             is_flag=True,
-            help="Replace existing output instead of resuming.",
+            help="Overwrite existing output instead of resuming.",
         ),
         device_option,
         revision_option,
@@ -39,16 +39,22 @@ def model_options(command):
     return command
 
 
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if a file was left out.",
+)
 codebooks_option = click.option(
     "--codebooks",
     type=click.IntRange(min=1),
-    help="Number of codebooks, the first ones; default: all.",
+    help="Use only the first N codebooks (lower bit rate); default: all.",
 )
 
 
 @click.command()
 @model_options
 @ssl_encoder_option
+@strict_option
 @codebooks_option
 @click.option(
     "--out",
@@ -85,6 +91,7 @@ def tokenize(
     ssl_encoder,
     out,
     overwrite,
+    strict,
     **options,
 ) -> None:
     """Write the tokens of audio files, or of all files in folders."""
@@ -108,7 +115,7 @@ def tokenize(
             progress=True,
             **options,
         )
-    _report(result)
+    _report(result, strict)
 
 
 @click.command()
@@ -162,8 +169,8 @@ def reconstruct(
     required=True,
     multiple=True,
     metavar="NAME_OR_WAV",
-    help="Target speaker: a name that the model has, or a recording; "
-    "repeated, their mean.",
+    help="Target: name of a training speaker, or a recording; repeat to "
+    "average several.",
 )
 @click.option(
     "--out",
@@ -199,20 +206,25 @@ def _interrupted(overwrite):
     return INTERRUPTED
 
 
-def _report(result):
+def _report(result, strict=False):
     """Show how many files were processed, and fail if there were none."""
+    from speechbrain_vq.dataio.audio import count_reasons
+
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
     number = result.done - result.existing
     message = f"{number} {'file' if number == 1 else 'files'} done, "
     if result.existing:
         message += f"{result.existing} there already, "
-    message += f"{len(result.bad)} left out."
+    message += f"{len(result.bad)} left out"
+    if result.bad:
+        message += f": {count_reasons(result.bad)}"
+    message += "."
     if result.existing:
         message += (
             " Existing files are kept, whatever made them: --overwrite does "
             "them anew."
         )
     click.echo(message)
-    if not result.done:
+    if not result.done or (strict and result.bad):
         sys.exit(1)

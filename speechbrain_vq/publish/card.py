@@ -88,8 +88,8 @@ def make_card(
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
     """Replace the source of a card's own model by a repository, and of no
-    other. An unmarked card loads its own model from ``source``, its folder's
-    name.
+    other, and the folder's name in its title and metrics. An unmarked card
+    loads its own model from ``source``, its folder's name.
 
     Example
     -------
@@ -98,6 +98,10 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
     'VQTokenizer.from_hparams("org/name")  # this model'
     """
     call = f".from_hparams({json.dumps(repo_id)})"
+    name = repo_id.rsplit("/", 1)[-1]
+    for before in ("- name: ", "# "):
+        title = rf"^{before}{re.escape(source)}$"
+        card = re.sub(title, before + name, card, count=1, flags=re.MULTILINE)
     marked = rf"\.from_hparams\(.*\)(?={MARK}$)"
     card, count = re.subn(marked, lambda _: call, card, flags=re.MULTILINE)
     if count:

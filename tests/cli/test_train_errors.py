@@ -31,8 +31,8 @@ def train(tmp_path, monkeypatch):
     [
         (["--preset=robst"], "Did you mean 'robust'?"),
         (["--arm=robst"], "Did you mean 'robust'?"),
-        (["--codebok_size=64"], "Did you mean 'codebook_size'?"),
-        (["--codebook-sise=64"], "Did you mean 'codebook_size'?"),
+        (["--codebok_size=64"], "Did you mean '--codebook_size'?"),
+        (["--codebook-sise=64"], "Did you mean '--codebook_size'?"),
         (["--number_of_steps=-5"], "must be an integer >= 1, such as 800"),
         (["--number_of_steps=0"], "must be an integer >= 1"),
         (["--number_of_steps=1.5"], "is a whole number"),

@@ -293,7 +293,7 @@ def test_the_command(models, load, folder, tmp_path, caplog):
     options = ("--model", models["table"][0], "--device", "cpu")
     done = run(folder, *options, "--target", "p226", "--out", output)
     assert done.exit_code == 0, done.output
-    assert "3 files done, 1 left out." in done.stdout
+    assert "3 files done, 1 left out: 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
     found = {path.name for path in output.iterdir()}
     assert found == {"a.wav", "b.wav", "c.wav"}
@@ -315,7 +315,7 @@ def test_the_command(models, load, folder, tmp_path, caplog):
     some = ("--target", "s5", "--out", tmp_path / "some")
     run(folder / "b.wav", *options, *some)
     rest = run(folder, *options, *some)
-    assert "2 files done, 1 there already, 1 left out." in rest.stdout
+    assert "2 files done, 1 there already, 1 left out: 1 " in rest.stdout
     wrong = run(
         folder, *options, "--target", "nobody", "--out", tmp_path / "no"
     )
