@@ -118,16 +118,6 @@ class SSLFeatures(nn.Module):
         self._encoder: list[nn.Module] = []
 
     @property
-    def context(self) -> None:
-        """None: a frame depends on the whole signal."""
-        return None
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.hop_length
-
-    @property
     def settings(self) -> dict[str, float]:
         """Settings of the log-mels, which a vocoder must share."""
         return self._mel().settings
