@@ -35,6 +35,13 @@ vocoder_option = click.option(
     "Griffin-Lim.",
 )
 
+ssl_encoder_option = click.option(
+    "--ssl-encoder",
+    metavar="ORG/NAME|FOLDER",
+    help="Self-supervised encoder that the model's yaml names, to be fetched "
+    "from its own repository, or a copy of it.",
+)
+
 
 @contextlib.contextmanager
 def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:

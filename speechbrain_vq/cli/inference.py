@@ -14,6 +14,7 @@ from .common import (
     device_option,
     output_folder,
     revision_option,
+    ssl_encoder_option,
     vocoder_option,
 )
 
@@ -72,6 +73,7 @@ codebooks_option = click.option(
 
 @click.command()
 @model_options
+@ssl_encoder_option
 @strict_option
 @codebooks_option
 @click.option(
@@ -106,6 +108,7 @@ def tokenize(
     device,
     precision,
     codebooks,
+    ssl_encoder,
     out,
     overwrite,
     strict,
@@ -117,7 +120,12 @@ def tokenize(
     run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
         tokenizer = _load(
-            VQTokenizer, model, revision, run_opts, num_codebooks=codebooks
+            VQTokenizer,
+            model,
+            revision,
+            run_opts,
+            num_codebooks=codebooks,
+            ssl_encoder=ssl_encoder,
         )
         result = tokenize_to(
             out,
@@ -132,6 +140,7 @@ def tokenize(
 
 @click.command()
 @model_options
+@ssl_encoder_option
 @vocoder_option
 @codebooks_option
 @click.option(
@@ -142,7 +151,15 @@ def tokenize(
     help="Folder for the wav files.",
 )
 def reconstruct(
-    places, model, revision, device, vocoder, codebooks, out, overwrite
+    places,
+    model,
+    revision,
+    device,
+    vocoder,
+    codebooks,
+    ssl_encoder,
+    out,
+    overwrite,
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
@@ -155,6 +172,7 @@ def reconstruct(
             {"device": device},
             vocoder=vocoder,
             num_codebooks=codebooks,
+            ssl_encoder=ssl_encoder,
         )
         result = reconstruct_files(
             places, tokenizer, out, overwrite, progress=True

@@ -21,6 +21,7 @@ from speechbrain_vq.dataio.audio import (
     read_audio,
 )
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.hub.encoders import download_encoder
 from speechbrain_vq.hub.folder import (
     HPARAMS,
     WEIGHTS,
@@ -28,6 +29,7 @@ from speechbrain_vq.hub.folder import (
     is_folder_name,
 )
 from speechbrain_vq.lobes.speakers import voices
+from speechbrain_vq.lobes.ssl import SSLFeatures
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .codec import CodecMixin
@@ -80,6 +82,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         *args,
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
         num_codebooks: int | None = None,
+        ssl_encoder: str | pathlib.Path | None = None,
         **kwargs,
     ) -> "VQTokenizer":
         """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
@@ -96,6 +99,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             that this names under ``vocoder``, else Griffin-Lim.
         num_codebooks : int, optional
             See ``use_codebooks``; all by default.
+        ssl_encoder : path or str, optional
+            See ``use_ssl_encoder``; by default none is loaded.
 
         Returns
         -------
@@ -116,6 +121,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
         model.use_codebooks(num_codebooks)
+        if ssl_encoder:
+            model.use_ssl_encoder(ssl_encoder, **same)
         return model
 
     def _own_vocoder(self) -> HifiGAN | UnitVocoder | None:
@@ -174,6 +181,46 @@ class VQTokenizer(CodecMixin, VQPretrained):
             vocoder.check(self)
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
+
+    def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
+        """Load the self-supervised encoder that the model's features are of.
+
+        It is another repository than the model's own, and so fetched only when
+        it is named here; the commit is that of the model's yaml.
+
+        Arguments
+        ---------
+        source : path or str
+            Repository that the model's yaml names, such as
+            ``microsoft/wavlm-base``, or a folder with a copy of it.
+        **options
+            See ``speechbrain_vq.hub.encoders.download_encoder``.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such encoder, or was trained with another one.
+        HubError
+            If the Hub does not give the files.
+        """
+        features = self.mods.features
+        if not isinstance(features, SSLFeatures):
+            raise ValueError(
+                f"{self.source} has no self-supervised encoder: leave "
+                "ssl_encoder out."
+            )
+        folder = pathlib.Path(source).expanduser()
+        if not folder.is_dir():
+            if str(source) != features.source:
+                raise ValueError(
+                    f"ssl_encoder={str(source)!r}: the model was trained with "
+                    f"{features.source!r}. Give that name, or a folder with a "
+                    "copy of it."
+                )
+            folder = download_encoder(
+                features.source, features.revision, **options
+            )
+        features.load_encoder(folder)
 
     def use_codebooks(self, number: int | None) -> None:
         """Choose how many codebooks to encode with: fewer make fewer bits.

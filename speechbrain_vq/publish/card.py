@@ -34,7 +34,7 @@ TOKENIZER_CODE = """\
 from speechbrain_vq import VQTokenizer
 
 tokenizer = VQTokenizer.from_hparams({source}){mark}
-tokens = tokenizer.encode_file("speech.wav")  # {shape}, {rate:g} a second
+{encoder}tokens = tokenizer.encode_file("speech.wav")  # {shape}, {rate:g} a second
 wavs = tokenizer.decode_batch(tokens.unsqueeze(0))  # in an average voice
 # In the voice of the recording
 tokenizer.reconstruct_file("speech.wav", "from_tokens.wav")"""
@@ -190,6 +190,9 @@ def _code(source, config):
     values["rate"] = config["token_rate"]
     books = config.get("num_codebooks", 1)
     values["shape"] = f"[T, {books}]" if books > 1 else "[T]"
+    encoder = json.dumps(config.get("ssl_source"))
+    line = f"tokenizer.use_ssl_encoder({encoder})  # of its own repository\n"
+    values["encoder"] = line if "ssl_source" in config else ""
     if interface == "VQTokenizer":
         return TOKENIZER_CODE.format(**values)
     speakers = config.get("speakers", [])
