@@ -38,7 +38,10 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     if not model.is_dir():
         return
     logger.info("Model: %s", model)
-    steps = {}
+    steps, encoder = {}, ()
+    about = json.loads((model / "config.json").read_text("utf-8"))
+    if "ssl_source" in about:
+        encoder = (f"--ssl-encoder={about['ssl_source']}",)
     if manifests is not None:
         test = manifests / "test.json"
         recording, *_, other = [
@@ -47,8 +50,8 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
         steps["hear it"] = (
             *("reconstruct", recording, f"--model={model}"),
             f"--out={folder / 'reconstructed'}",
+            *encoder,
         )
-        about = json.loads((model / "config.json").read_text("utf-8"))
         if about["speechbrain_interface"] == "VoiceConverter":
             steps["convert it"] = (
                 *("convert", recording, f"--model={model}"),
@@ -57,6 +60,7 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
         steps["measure it"] = (
             *("evaluate", str(model), f"--manifest={test}"),
             f"--out={folder / 'evaluation'}",
+            *encoder,
         )
     steps["share it"] = ("push", str(model), "ORG/NAME")
     logger.info("Next:")

@@ -31,8 +31,15 @@ revision_option = click.option(
 vocoder_option = click.option(
     "--vocoder",
     metavar="FOLDER|ORG/NAME",
-    help="Vocoder of the waveforms: a HiFi-GAN of SpeechBrain, or one on "
-    "units; default: Griffin-Lim.",
+    help="Vocoder: a SpeechBrain HiFi-GAN or a unit vocoder; default: "
+    "Griffin-Lim.",
+)
+
+ssl_encoder_option = click.option(
+    "--ssl-encoder",
+    metavar="ORG/NAME|FOLDER",
+    help="Self-supervised encoder that the model's yaml names, to be fetched "
+    "from its own repository, or a copy of it.",
 )
 
 

@@ -13,6 +13,7 @@ from .common import (
     folder_path,
     output_folder,
     revision_option,
+    ssl_encoder_option,
     vocoder_option,
 )
 
@@ -20,7 +21,7 @@ from .common import (
 OF_CONVERSIONS = ("targets", "audio")
 OF_MODELS = (
     *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
-    *("vocoder", "revision", "device", "report"),
+    *("vocoder", "ssl_encoder", "revision", "device", "report"),
 )
 OF_TOKENS = ("codebook_size",)
 
@@ -119,10 +120,20 @@ OF_TOKENS = ("codebook_size",)
     help="ABX engine of version 0.1.",
 )
 @vocoder_option
+@ssl_encoder_option
 @revision_option
 @device_option
 def evaluate(
-    source, out, report, revision, device, vocoder, abx, strict, **options
+    source,
+    out,
+    report,
+    revision,
+    device,
+    vocoder,
+    ssl_encoder,
+    abx,
+    strict,
+    **options,
 ) -> None:
     """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
@@ -135,6 +146,8 @@ def evaluate(
             "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
         )
     model = {"revision": revision, "vocoder": vocoder}
+    if ssl_encoder:
+        model["ssl_encoder"] = ssl_encoder
     if device:
         model["run_opts"] = {"device": device}
     with clean_errors("Interrupted. Nothing was written."):

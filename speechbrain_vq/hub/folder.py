@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from speechbrain_vq._compat import upgrade_state_dict
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import read_json
-from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
@@ -55,6 +55,8 @@ def check_is_there(path: pathlib.Path) -> None:
     folder, hint = path.parent, ""
     if path.name == WEIGHTS and folder.is_dir():
         hint = pickles_hint([other.name for other in folder.iterdir()])
+        if (folder / "model").is_dir():
+            hint = f" It may be a run, whose model is {folder / 'model'}."
     raise FileNotFoundError(
         f"'{folder}' is not a folder with a pretrained model: there is no "
         f"{path.name} in it.{hint}"

@@ -1,5 +1,7 @@
 """Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
+import contextlib
+import hashlib
 import logging
 import os
 import pathlib
@@ -19,6 +21,7 @@ from speechbrain_vq.dataio.audio import (
     read_audio,
 )
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.hub.encoders import download_encoder
 from speechbrain_vq.hub.folder import (
     HPARAMS,
     WEIGHTS,
@@ -26,6 +29,7 @@ from speechbrain_vq.hub.folder import (
     is_folder_name,
 )
 from speechbrain_vq.lobes.speakers import voices
+from speechbrain_vq.lobes.ssl import SSLFeatures
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .codec import CodecMixin
@@ -75,6 +79,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         *args,
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
         num_codebooks: int | None = None,
+        ssl_encoder: str | pathlib.Path | None = None,
         **kwargs,
     ) -> "VQTokenizer":
         """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
@@ -91,6 +96,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             that this names under ``vocoder``, else Griffin-Lim.
         num_codebooks : int, optional
             See ``use_codebooks``; all by default.
+        ssl_encoder : path or str, optional
+            See ``use_ssl_encoder``; by default none is loaded.
 
         Returns
         -------
@@ -111,6 +118,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
         model.use_codebooks(num_codebooks)
+        if ssl_encoder:
+            model.use_ssl_encoder(ssl_encoder, **same)
         return model
 
     def _own_vocoder(self) -> HifiGAN | UnitVocoder | None:
@@ -169,6 +178,46 @@ class VQTokenizer(CodecMixin, VQPretrained):
             vocoder.check(self)
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
+
+    def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
+        """Load the self-supervised encoder that the model's features are of.
+
+        It is another repository than the model's own, and so fetched only when
+        it is named here; the commit is that of the model's yaml.
+
+        Arguments
+        ---------
+        source : path or str
+            Repository that the model's yaml names, such as
+            ``microsoft/wavlm-base``, or a folder with a copy of it.
+        **options
+            See ``speechbrain_vq.hub.encoders.download_encoder``.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such encoder, or was trained with another one.
+        HubError
+            If the Hub does not give the files.
+        """
+        features = self.mods.features
+        if not isinstance(features, SSLFeatures):
+            raise ValueError(
+                f"{self.source} has no self-supervised encoder: leave "
+                "ssl_encoder out."
+            )
+        folder = pathlib.Path(source).expanduser()
+        if not folder.is_dir():
+            if str(source) != features.source:
+                raise ValueError(
+                    f"ssl_encoder={str(source)!r}: the model was trained with "
+                    f"{features.source!r}. Give that name, or a folder with a "
+                    "copy of it."
+                )
+            folder = download_encoder(
+                features.source, features.revision, **options
+            )
+        features.load_encoder(folder)
 
     def use_codebooks(self, number: int | None) -> None:
         """Choose how many codebooks to encode with: fewer make fewer bits.
@@ -509,6 +558,19 @@ class VQTokenizer(CodecMixin, VQPretrained):
         self._write(_with_level_of(original, wav), output)
         return tokens
 
+    def made_by(self, voice: torch.Tensor | None = None) -> str:
+        """Describe what makes a waveform, for the comment in its file: the
+        model, number of codebooks, vocoder, and a target voice [1, S]."""
+        vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
+        text = (
+            f"speechbrain_vq, model {self.fingerprint}, codebooks "
+            f"{self.num_codebooks}, {vocoder}"
+        )
+        if voice is None:
+            return text
+        voice = voice.cpu().contiguous().numpy().tobytes()
+        return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
+
     def _check_first(self, number, total):
         """Return how many of the codebooks to use, by default all."""
         number = total if number is None else number
@@ -533,17 +595,21 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wav = torch.nn.functional.pad(wav, (0, missing))
         return tokens[0], wav.clamp(-1, 1), wavs[0]
 
-    def _write(self, wav, output):
+    def _write(self, wav, output, voice=None):
         """Write a waveform to a file."""
         output = pathlib.Path(output)
+        kind = output.suffix[1:] or "wav"
         try:
-            with atomic_write(output) as partial:
-                soundfile.write(
-                    partial,
-                    wav.numpy(),
-                    self.sample_rate,
-                    format=output.suffix[1:] or "wav",
-                )
+            with (
+                atomic_write(output) as partial,
+                soundfile.SoundFile(
+                    partial, "w", self.sample_rate, 1, format=kind
+                ) as file,
+            ):
+                # Not every format has comments.
+                with contextlib.suppress(soundfile.LibsndfileError):
+                    file.comment = self.made_by(voice)
+                file.write(wav.numpy())
         except RuntimeError as error:
             raise OSError(
                 f"{output} cannot be written: {error} Is there such a folder, "

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import ruamel.yaml
 
-from speechbrain_vq.presets import preset_path, recipe_path
+from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_files import recipe_path
 
 from .summary import Summary
 
