@@ -143,11 +143,11 @@ def check_files(
 
 
 def usable_files(
-    paths: Iterable[str | os.PathLike],
+    paths: Iterable[str | os.PathLike], decode: bool = True
 ) -> dict[str | os.PathLike, float]:
-    """Decode files to prepare a corpus of them: the lengths by path of those
-    that can be read, with warnings for the others; see ``check_files``."""
-    lengths, errors = check_files(paths)
+    """Return the lengths by path of the files that can be read, with warnings
+    for the others; see ``check_files``."""
+    lengths, errors = check_files(paths, decode)
     for error in errors.values():
         logger.warning("Left out %s", error)
     if errors:
@@ -486,16 +486,13 @@ def drop_unreadable(
     that of the audio is corrected, with one warning. Without ``decode``, as for
     a corpus whose preparation decoded it, only the headers are read."""
     total, wrong = len(dataset), []
-    lengths, errors = check_files(
-        dict.fromkeys(item["wav"] for item in dataset.data.values()), decode
-    )
+    paths = dict.fromkeys(item["wav"] for item in dataset.data.values())
+    lengths = usable_files(paths, decode)
     for name, item in list(dataset.data.items()):
-        if item["wav"] in errors:
-            logger.warning("Left out %s: %s", name, errors[item["wav"]])
+        length = lengths.get(item["wav"])
+        if length is None:
             del dataset.data[name]
-            continue
-        length = lengths[item["wav"]]
-        if abs(item.get("length", length) - length) > TOLERANCE:
+        elif abs(item.get("length", length) - length) > TOLERANCE:
             wrong.append(f"{name}, {length:.2f} s and not {item['length']:g}")
             item["length"] = length
     dataset.data_ids = list(dataset.data)
@@ -514,11 +511,6 @@ def drop_unreadable(
         raise ValueError(
             f"None of the {total} audio files of the manifest can be read; "
             "see the warnings above."
-        )
-    if errors:
-        logger.warning(
-            "%d of %d items were left out: %s.",
-            *(total - len(dataset), total, count_reasons(errors)),
         )
     return dataset
 
