@@ -231,8 +231,10 @@ def _open(source, name=None, check=True):
         with open(source, "rb") if is_path else _rewound(source) as data:
             head = data.read(4)
             if head[:3] == b"ID3" or head[:1] == b"\xff":
-                source = io.BytesIO(with_length(head + data.read()))
-                is_path = False
+                content = head + data.read()
+                complete = with_length(content)
+                if complete is not content:
+                    source, is_path = io.BytesIO(complete), False
             elif check:
                 _check_single(head, data, name)
         if is_path and os.name == "posix":

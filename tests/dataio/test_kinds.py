@@ -240,7 +240,7 @@ def test_whatever_is_done_to_a_file(tmp_path_factory, kind, edits):
     except AudioError as error:
         assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
     else:
-        assert all(np.isfinite(block).all() for block in blocks)
+        assert all(np.isfinite(block.numpy()).all() for block in blocks)
 
 
 def test_of_one_sample_and_of_hours(tmp_path):
