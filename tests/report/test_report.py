@@ -78,6 +78,7 @@ def test_history_of_a_resumed_run(tmp_path):
         "epoch: 2, step: 10 - train loss: 9.00 - valid loss: 9.00\n"
         "epoch: 2, step: 10 - train loss: 2.00, train used_codes_percent: "
         "50.000 - valid loss: 2.50\n"
+        "epoch: 2, step: 10 - train loss: 0.0e+00 - valid loss: 2.50\n"
         "Epoch loaded: 2 - test loss: 2.20\n"
     )
     (tmp_path / "log.txt").write_text(
@@ -165,7 +166,8 @@ def test_text_of_others_is_escaped(tmp_path):
 
 def test_reports_of_models_and_of_runs_without_one(tmp_path):
     model = write_report("mini", tmp_path / "mini.html").read_text("utf-8")
-    assert "no phones given" in model and 'id="training"' not in model
+    assert "PNMI</" not in model and "PNMI needs phones" in model
+    assert 'id="training"' not in model
     run = make_run(tmp_path)
     shutil.rmtree(run / "model")
     html = write_report(run, tmp_path / "run.html").read_text("utf-8")
@@ -193,6 +195,10 @@ def test_command_and_changes(tmp_path):
         "    --seed=7 \\",
         "    --number_of_steps=400",
     ]
+    # Of a run on a folder, what was typed.
+    typed = "speechbrain-vq train 'my recordings' --out=mine"
+    (summary.run.folder / "command.txt").write_text(typed + "\n")
+    assert command(summary) == typed
 
 
 def test_data(tmp_path):
