@@ -103,7 +103,7 @@ document.addEventListener("keydown", (event) => {
   if (free && last) {
     const seen = (utterance) => {
       const { top, bottom } = utterance.getBoundingClientRect();
-      return top >= 0 && bottom <= innerHeight;
+      return top + bottom > 0 && top + bottom < 2 * innerHeight;
     };
     last = [last, ...players.keys()].find(seen) || last;
   }

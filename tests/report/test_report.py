@@ -8,7 +8,9 @@ import shutil
 import struct
 import zlib
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner
 
@@ -126,6 +128,37 @@ def test_verdicts(used, perplexity, vectors, level):
     assert not advised or "--preset=robust" in verdict.advice[0]
 
 
+def test_a_poor_reconstruction_is_no_good_codebook():
+    values = {"used_codes_percent": 97, "perplexity": 279}
+    for error, level in ((0.25, "good"), (0.316, "fair")):
+        verdict = judge(values | {"reconstruction_error": error}, 512)
+        assert verdict.level == level
+        assert (f"{error:.3f}" in verdict.text) == (level == "fair")
+    # Of other codebooks there is nothing to compare with.
+    assert judge(values | {"reconstruction_error": 0.316}, 256).level == "good"
+
+
+def test_examples_differ(tmp_path):
+    """Of one speaker: whole ones, and none beside another."""
+    example = bundled("mini") + "/example.wav"
+    sound, rate = soundfile.read(example)
+    sound = np.tile(sound, -(-9 * rate // len(sound)))
+    for number in range(12):
+        name = tmp_path / f"{number:02}.wav"
+        soundfile.write(
+            name, sound[: (9 if number % 4 == 3 else 3) * rate], rate
+        )
+    html = write_report("mini", tmp_path / "x.html", data=tmp_path)
+    html = html.read_text("utf-8")
+    names = sorted(map(int, re.findall(r"<h3>(\d+)</h3>", html)))
+    assert len(names) == 6 and all(name % 4 != 3 for name in names)
+    assert names[0] < 3 and names[-1] > 8
+    (tmp_path / "cut").mkdir()
+    shutil.copy(tmp_path / "03.wav", tmp_path / "cut")
+    html = write_report("mini", tmp_path / "y.html", data=tmp_path / "cut")
+    assert "first 8.0 s of 9.0 s" in html.read_text("utf-8")
+
+
 def test_charts_keep_their_points_inside():
     points = [(0, 0.5), (10, 200.0), (20, 1e-3)]
     for log in (False, True):
@@ -136,6 +169,21 @@ def test_charts_keep_their_points_inside():
         assert places[0][0] < places[1][0] < places[2][0]
         assert places[1][1] < places[0][1] < places[2][1]
         assert "a &lt; b" in chart and "a < b" not in chart
+        # Both ends of the axis have their number.
+        assert ">0</text>" in chart and ">20</text>" in chart
+
+
+def test_labels_of_near_lines_do_not_collide():
+    lines = [
+        Line(name, [(0, 1.0), (160, y)]) for name, y in (("a", 99), ("b", 97))
+    ]
+    chart = line_chart("used", lines, "step", ends=(0, 160), top=100)
+    a, b = (
+        float(re.search(f'y="([^"]+)">{name}</text>', chart)[1])
+        for name in "ab"
+    )
+    assert b - a >= 15 and a > 15
+    assert ">160</text>" in chart
 
 
 def test_one_offline_page(tmp_path):
