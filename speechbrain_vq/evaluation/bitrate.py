@@ -46,7 +46,7 @@ class BitRate(Metric):
     4.0
     """
 
-    label = "Usage of the codes and bit rate"
+    label = "Use of the codebook and bit rate"
     quantities = {
         name: Quantity(label, bounds=NON_NEGATIVE)
         for name, label in {
