@@ -1,14 +1,14 @@
 """The report reads what runs leave, judges it soundly, and needs no network."""
 
 import base64
+import io
 import json
 import math
 import re
 import shutil
-import struct
-import zlib
 
 import numpy as np
+import PIL.Image
 import pytest
 import soundfile
 import torch
@@ -30,14 +30,10 @@ from tests.report.runs import make_run
 def test_png_holds_the_pixels():
     pixels = torch.rand(3, 5)
     content = base64.b64decode(png(pixels).partition(",")[2])
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height, depth, kind = struct.unpack(">IIBB", content[16:26])
-    assert (width, height, depth, kind) == (5, 3, 8, 4)
-    start = content.index(b"IDAT") + 4
-    (size,) = struct.unpack(">I", content[start - 8 : start - 4])
-    rows = zlib.decompress(content[start : start + size])
-    values = torch.tensor(list(rows)).view(3, 11)[:, 2::2] / 255
-    assert torch.allclose(values, pixels, atol=1 / 255)
+    image = PIL.Image.open(io.BytesIO(content))
+    assert (image.format, image.mode, image.size) == ("PNG", "LA", (5, 3))
+    values = torch.from_numpy(np.array(image)[:, :, 1] / 255)
+    assert torch.allclose(values, pixels.double(), atol=1 / 255)
 
 
 def test_a_tone_lies_on_its_tick():
