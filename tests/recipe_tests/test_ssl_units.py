@@ -11,7 +11,7 @@ from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.hub import encoders
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from tests.recipe_tests import phone_corpora, processes
 from tests.ssl_encoders import FAMILIES, make_encoder
 
