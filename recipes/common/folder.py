@@ -26,7 +26,7 @@ from speechbrain_vq.dataio.manifests import (
     read_manifest,
 )
 from speechbrain_vq.recipes.common.arguments import parse_arguments
-from speechbrain_vq.recipes.common.runs import CONSOLE
+from speechbrain_vq.recipes.common.runs import CONSOLE, hold
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 from speechbrain_vq.report import write_report
 
@@ -106,6 +106,8 @@ def main(argv: list[str]) -> None:
             f"The run in {run} would lie among the recordings in {folder}: "
             "name a folder elsewhere, by --out."
         )
+    if if_main_process():
+        hold(run.resolve())
     run.mkdir(parents=True, exist_ok=True)
     log = {"handlers": {"file_handler": {"filename": str(run / "log.txt")}}}
     setup_logging(CONSOLE, log)

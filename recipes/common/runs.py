@@ -1,5 +1,8 @@
 """Begin and end the run of a recipe."""
 
+import atexit
+import contextlib
+import functools
 import json
 import logging
 import math
@@ -17,7 +20,7 @@ from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
-from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.atomic import atomic_write, exclusive
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipes.common.arguments import parse_arguments
@@ -36,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 CONSOLE = pathlib.Path(__file__).with_name("console.yaml")
+
+# The folders of this process's runs, until it ends.
+_HELD = contextlib.ExitStack()
+atexit.register(_HELD.close)
 
 
 class AnnealingBrain(ProgressMixin, VQBrain):
@@ -100,6 +107,8 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     ValueError
         If an argument is wrong, or the folder holds a run with other
         hyperparameters.
+    BlockingIOError
+        If another process trains in the folder.
     """
     loggers = [arg for arg in argv if arg.startswith("--logger=")]
     hparams_file, run_opts, overrides = parse_arguments(
@@ -108,6 +117,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     _check_device(run_opts["device"])
     hparams = _load(hparams_file, overrides)
     ddp_init_group(run_opts)
+    run_on_main(hold, args=[pathlib.Path(hparams["output_folder"]).resolve()])
     run_on_main(check_resume, args=[hparams_file, overrides, hparams])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
@@ -120,6 +130,19 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     for argument in loggers:
         add_logger(hparams, argument.removeprefix("--logger="))
     return hparams, run_opts
+
+
+@functools.cache
+def hold(folder: pathlib.Path) -> None:
+    """Hold the folder of a run against other processes until this one ends.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        The folder, resolved.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _HELD.enter_context(exclusive(folder))
 
 
 def _load(hparams_file: str, overrides: str) -> dict:

@@ -1,9 +1,12 @@
 """Verbs that use a pretrained model."""
 
+import os
 import pathlib
 import sys
 
 import click
+
+from speechbrain_vq._names import suggestion
 
 from .common import (
     INTERRUPTED,
@@ -14,6 +17,17 @@ from .common import (
     ssl_encoder_option,
     vocoder_option,
 )
+
+
+def _check_places(context, parameter, places):
+    """Refuse files that do not exist, before a model is loaded."""
+    for place in places:
+        if not os.path.lexists(place):
+            beside = map(str, pathlib.Path(place).parent.glob("*"))
+            raise click.BadParameter(
+                f"there is no '{place}'.{suggestion(place, beside)}"
+            )
+    return places
 
 
 def model_options(command):
@@ -33,7 +47,13 @@ def model_options(command):
             help="Folder of the model, name of a bundled one, or ORG/NAME on "
             "the Hub.",
         ),
-        click.argument("places", nargs=-1, required=True, metavar="FILES..."),
+        click.argument(
+            "places",
+            nargs=-1,
+            required=True,
+            metavar="FILES...",
+            callback=_check_places,
+        ),
     ):
         command = option(command)
     return command
@@ -115,7 +135,7 @@ def tokenize(
             progress=True,
             **options,
         )
-    _report(result, strict)
+    _report(result, out, strict)
 
 
 @click.command()
@@ -157,7 +177,7 @@ def reconstruct(
         result = reconstruct_files(
             places, tokenizer, out, overwrite, progress=True
         )
-    _report(result)
+    _report(result, out)
 
 
 @click.command()
@@ -191,7 +211,7 @@ def convert(
         result = convert_files(
             places, converter, targets, out, overwrite, progress=True
         )
-    _report(result)
+    _report(result, out)
 
 
 def _load(interface, model, revision, run_opts, **options):
@@ -206,7 +226,7 @@ def _interrupted(overwrite):
     return INTERRUPTED
 
 
-def _report(result, strict=False):
+def _report(result, out, strict=False):
     """Show how many files were processed, and fail if there were none."""
     from speechbrain_vq.dataio.audio import count_reasons
 
@@ -221,10 +241,7 @@ def _report(result, strict=False):
         message += f": {count_reasons(result.bad)}"
     message += "."
     if result.existing:
-        message += (
-            " Existing files are kept, whatever made them: --overwrite does "
-            "them anew."
-        )
-    click.echo(message)
+        message += " --overwrite does existing files anew."
+    click.echo(f"{message} Output: {out}")
     if not result.done or (strict and result.bad):
         sys.exit(1)

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import datetime
 import os
 import pathlib
+import socket
 import tempfile
 from collections.abc import Iterator
 
@@ -102,22 +104,33 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
 def exclusive(path: str | os.PathLike) -> Iterator[None]:
     """Hold a file, in an existing folder, against other processes and threads.
 
-    The lock is a file beside it, ``.<name>.lock``, which the system releases
-    when the process ends. Raises a BlockingIOError if another one writes.
+    The lock is on a file beside it, ``.<name>.lock``, which the system releases
+    when the process ends (where a file system has no locks, the file itself
+    is the lock, and is removed by hand after a kill). Raises a BlockingIOError
+    that names the holder if another one writes.
     """
     path = pathlib.Path(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
+    holder = path.with_name(f".{path.name}.holder")
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        who = ""
+        with contextlib.suppress(OSError):
+            who = f" ({holder.read_text('utf-8')})"
         raise BlockingIOError(
-            f"{path} is being written by another process: wait until it has "
-            "ended, or name another output."
+            f"{path} is being written by another process{who}: wait until it "
+            "has ended, or name another output."
         ) from None
     try:
+        since = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+        holder.write_text(
+            f"{os.getpid()} on {socket.gethostname()}, since {since}", "utf-8"
+        )
         yield
     finally:
         # Windows does not delete an open file; there it stays, unlocked.
-        with contextlib.suppress(OSError):
-            os.unlink(lock.lock_file)
+        for file in (holder, lock.lock_file):
+            with contextlib.suppress(OSError):
+                os.unlink(file)
         lock.release()

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from speechbrain_vq._compat import upgrade_state_dict
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import read_json
-from speechbrain_vq.nnet.quantizers import upgrade_state_dict
 
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"

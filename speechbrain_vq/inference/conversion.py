@@ -143,7 +143,7 @@ class VoiceConverter(VQTokenizer):
         voice = _for_each(target, 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         if output is not None:
-            self._write(wav, output)
+            self._write(wav, output, voice)
         return wav
 
     def _voice(self, target):
@@ -210,7 +210,14 @@ def convert_files(
         _check_apart(target, wav_file)
         converter.convert_file(path, voice, wav_file)
 
-    return process_files(places, output, convert, overwrite, progress)
+    return process_files(
+        places,
+        output,
+        convert,
+        converter.made_by(_for_each(voice, 1)),
+        overwrite,
+        progress,
+    )
 
 
 def _for_each(voices, number):

@@ -1,5 +1,7 @@
 """Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
+import contextlib
+import hashlib
 import logging
 import math
 import os
@@ -239,11 +241,10 @@ class VQTokenizer(CodecMixin, VQPretrained):
         if not 1 <= number <= total or (
             number < total and quantizer.composition != "residual"
         ):
-            some = f"from 1 to {total}"
-            raise ValueError(
-                f"num_codebooks={number}: this model codes with "
-                f"{some if quantizer.composition == 'residual' else total}."
-            )
+            rule = f"this model has {total} codebooks"
+            if quantizer.composition != "residual":
+                rule += ", none of which can be left out"
+            raise ValueError(f"num_codebooks={number}: {rule}.")
         self._used_codebooks = number
 
     @property
@@ -574,6 +575,19 @@ class VQTokenizer(CodecMixin, VQPretrained):
         self._write(_with_level_of(original, wav), output)
         return tokens
 
+    def made_by(self, voice: torch.Tensor | None = None) -> str:
+        """Describe what makes a waveform, for the comment in its file: the
+        model, number of codebooks, vocoder, and a target voice [1, S]."""
+        vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
+        text = (
+            f"speechbrain_vq, model {self.fingerprint}, codebooks "
+            f"{self.num_codebooks}, {vocoder}"
+        )
+        if voice is None:
+            return text
+        voice = voice.cpu().contiguous().numpy().tobytes()
+        return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
+
     def _first_books(self, tokens, number):
         """Return the tokens of the first codebooks, [..., C]."""
         if number is None:
@@ -604,17 +618,21 @@ class VQTokenizer(CodecMixin, VQPretrained):
         wav = torch.nn.functional.pad(wav, (0, missing))
         return tokens[0], wav.clamp(-1, 1), wavs[0]
 
-    def _write(self, wav, output):
+    def _write(self, wav, output, voice=None):
         """Write a waveform to a file."""
         output = pathlib.Path(output)
+        kind = output.suffix[1:] or "wav"
         try:
-            with atomic_write(output) as partial:
-                soundfile.write(
-                    partial,
-                    wav.numpy(),
-                    self.sample_rate,
-                    format=output.suffix[1:] or "wav",
-                )
+            with (
+                atomic_write(output) as partial,
+                soundfile.SoundFile(
+                    partial, "w", self.sample_rate, 1, format=kind
+                ) as file,
+            ):
+                # Not every format has comments.
+                with contextlib.suppress(soundfile.LibsndfileError):
+                    file.comment = self.made_by(voice)
+                file.write(wav.numpy())
         except RuntimeError as error:
             raise OSError(
                 f"{output} cannot be written: {error} Is there such a folder, "

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.nnet.search import nearest
@@ -20,13 +20,8 @@ class Reinit(NamedTuple):
     previous_inertia: float
 
 
-def number_codes(indices: torch.Tensor, codebook_size: int) -> torch.Tensor:
-    """Number the codes [N, C] of all codebooks consecutively.
-
-    >>> number_codes(torch.tensor([[0, 3], [1, 2]]), codebook_size=4)
-    tensor([[0, 7],
-            [1, 6]])
-    """
+def number_codes(indices: Tensor, codebook_size: int) -> Tensor:
+    """Number the codes [N, C] of all codebooks consecutively."""
     books = torch.arange(indices.shape[1], device=indices.device)
     return indices + books * codebook_size
 
@@ -37,21 +32,18 @@ class Codebook(nn.Module):
     They stand side by side, each for its slice of the latent (Jegou et al.,
     Product quantization for nearest neighbor search, 2011, section II-B), or
     in a row, each coding what those before it left over (Zeghidour et al.,
-    SoundStream, arXiv 2107.03312, section III-C).
-
-    ``requires_grad_(False)`` or ``eval()`` freeze them, re-initialization
-    included.
+    SoundStream, arXiv 2107.03312, section III-C). ``requires_grad_(False)`` or
+    ``eval()`` freeze them, re-initialization included.
 
     Arguments
     ---------
     num_codebooks, codebook_size, codebook_dim : int
         C, K and d.
     init : str
-        ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017) and the
-        code of arXiv 2005.08520 on images; ``"xavier"``: uniform as well, up
-        to sqrt(6 / (K + d)) (Glorot and Bengio, 2010, equation 16), as that
-        code on handwriting and speech; ``"normal"``: of unit variance, the
-        scale of batch-normalized latents.
+        ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017);
+        ``"xavier"``: up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010); both as
+        code of arXiv 2005.08520; ``"normal"``: of unit variance, the scale of
+        batch-normalized latents.
     residual : bool
         Whether the codebooks form a row.
 
@@ -71,22 +63,18 @@ class Codebook(nn.Module):
         residual: bool = False,
     ):
         super().__init__()
-        # Those before the last update, where it is not by gradient.
-        self.previous = None
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
         self.residual = residual
-        weight = torch.empty(
-            num_codebooks, codebook_size, codebook_dim, dtype=torch.float32
-        )
+        # Those before the last update, where it is not by gradient.
+        self.previous = None
+        sizes = num_codebooks, codebook_size, codebook_dim
+        weight = torch.empty(sizes, dtype=torch.float32)
         if init == "normal":
             weight.normal_()
         else:
             bound = math.sqrt(6 / (codebook_size + codebook_dim))
             bound = 1 / codebook_size if init == "uniform" else bound
             weight.uniform_(-bound, bound)
-        self._register(weight)
-
-    def _register(self, weight: torch.Tensor) -> None:
         self.weight = nn.Parameter(weight)
 
     @property
@@ -96,18 +84,17 @@ class Codebook(nn.Module):
 
     def code(
         self,
-        latents: torch.Tensor,
-        table: torch.Tensor,
-        visit: Callable[[int, torch.Tensor], None] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        latents: Tensor,
+        table: Tensor,
+        visit: Callable[[int, Tensor], None] | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
         [N, c], and the vectors that each codebook quantizes, [N, c, d].
         ``visit`` may change a codebook by its vectors before it is searched."""
-        parts, indices, targets = None, [], []
-        if not self.residual:
-            parts = latents.unflatten(1, (len(table), -1))
+        indices, targets = [], []
+        parts = latents.unflatten(1, (-1, table.shape[2]))
         for book, words in enumerate(table):
-            target = latents if parts is None else parts[:, book]
+            target = latents if self.residual else parts[:, book]
             if visit is not None:
                 visit(book, target)
             targets.append(target)
@@ -116,12 +103,10 @@ class Codebook(nn.Module):
                 # Detached: a straight-through path here would cancel the
                 # commitment gradient of every later stage.
                 latents = latents - words.detach()[indices[-1]]
-        targets = torch.stack(targets, dim=1) if parts is None else parts
+        targets = torch.stack(targets, dim=1) if self.residual else parts
         return torch.stack(indices, dim=1), targets
 
-    def forward(
-        self, indices: torch.Tensor, table: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, indices: Tensor, table: Tensor | None = None) -> Tensor:
         """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
         here or in a table [C, K, d]."""
         table = self.weight if table is None else table
@@ -129,20 +114,18 @@ class Codebook(nn.Module):
         words = table.flatten(0, 1).index_select(0, codes.flatten())
         return words.view(*indices.shape, table.shape[2])
 
-    def combine(self, codewords: torch.Tensor) -> torch.Tensor:
+    def combine(self, codewords: Tensor) -> Tensor:
         """Combine codewords [N, c, d] to latents [N, D]."""
         return codewords.sum(1) if self.residual else codewords.flatten(1)
 
-    def learn(
-        self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
         """Update from vectors [N, c, d] with codes [N, c], of which those in
         the mask [N] count; here gradients do it."""
 
     @torch.no_grad()
     def reinitialize(
         self,
-        latents: torch.Tensor,
+        latents: Tensor,
         start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit:
@@ -156,15 +139,14 @@ class Codebook(nn.Module):
             result = kmeans(vectors, len(words), **options)
             self._replace(book, result.centroids, result.counts)
 
-        before = self._error(latents)
-        self.code(latents, self.weight, cluster)
-        return Reinit(self._error(latents), before)
+        def error():
+            indices, _ = self.code(latents, self.weight)
+            left = latents - self.combine(self(indices))
+            return float(left.square().sum(1).mean())
 
-    def _error(self, latents) -> float:
-        """Mean squared distance of latents to their quantization."""
-        indices, _ = self.code(latents, self.weight)
-        error = latents - self.combine(self(indices))
-        return float(error.square().sum(1).mean())
+        before = error()
+        self.code(latents, self.weight, cluster)
+        return Reinit(error(), before)
 
     @torch.no_grad()
     def _replace(self, book, centroids, counts) -> None:
@@ -174,13 +156,13 @@ class Codebook(nn.Module):
 
 class EMACodebook(Codebook):
     """Codebooks that follow exponential moving averages of the vectors
-    assigned to their codewords (van den Oord et al., 2017, appendix A.1).
+    assigned to their codewords (van den Oord et al., 2017, appendix A.1), over
+    all ranks.
 
     Every codeword starts with a mass of one vector that lies on it: a code
     never chosen stays where it is, and one chosen for the first time moves by
-    ``1 - decay`` of the way as any other. The averages are those over all
-    ranks. They belong to training, so they are in no ``state_dict``, and start
-    anew where only it is loaded.
+    ``1 - decay`` of the way as any other. The averages are in no
+    ``state_dict``, and start anew where only it is loaded.
 
     The arguments are those of ``Codebook``, and ``decay``: the weight of the
     past at each batch.
@@ -199,11 +181,10 @@ class EMACodebook(Codebook):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         super().__init__(*sizes, **options)
-        self.decay = decay
-
-    def _register(self, weight: torch.Tensor) -> None:
+        self.decay, self._follow = decay, True
+        weight = self.weight.detach()
+        del self.weight
         self.register_buffer("weight", weight)
-        self._follow = True
         self._start_averages()
 
     def _start_averages(self) -> None:
@@ -228,9 +209,7 @@ class EMACodebook(Codebook):
             self._start_averages()
 
     @torch.no_grad()
-    def learn(
-        self, vectors: torch.Tensor, indices: torch.Tensor, mask: torch.Tensor
-    ) -> None:
+    def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
         """Move the averages and with them the codewords, see ``Codebook``."""
         if not (self.training and self.learnable):
             return
@@ -238,9 +217,8 @@ class EMACodebook(Codebook):
         codes = number_codes(indices, size).flatten()
         mass = mask.to(vectors.dtype).view(-1, 1, 1).expand(*indices.shape, 1)
         rows = torch.cat((vectors * mass, mass), dim=2).flatten(0, 1)
-        update = rows.new_zeros(books * size, dim + 1).index_add_(
-            0, codes, rows
-        )
+        update = rows.new_zeros(books * size, dim + 1)
+        update = update.index_add_(0, codes, rows)
         update = sum_over_ranks(update).view(books, size, dim + 1)
         # Where no vector counts, the past does not fade.
         counts = update[..., -1].sum(1, keepdim=True) > 0

@@ -38,11 +38,8 @@ def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
 def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
     rotated and scaled onto its codeword by a linear map that the gradient
-    passes as a constant.
-
-    Where latent or codeword vanish there is no rotation and the gradient
-    passes straight through. Arguments and output are those of
-    ``straight_through``.
+    passes as a constant; straight through where latent or codeword vanish.
+    Arguments and output are those of ``straight_through``.
     """
     codewords = codewords.detach()
     lengths, units = [], []
@@ -68,10 +65,9 @@ def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
 def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
     """Apply DiVeQ (Vali et al., ICLR 2026, arXiv 2509.26469): the codeword is
     the latent plus the length of the error times its direction, of which the
-    gradient passes the length alone.
-
-    Latents and codewords both get gradients, so no codebook or commitment
-    loss is needed. Arguments and output are those of ``straight_through``.
+    gradient passes the length alone. Latents and codewords both get gradients,
+    so no codebook or commitment loss is needed. Arguments and output are those
+    of ``straight_through``.
 
     >>> codeword = torch.tensor([3.0, 4.0], requires_grad=True)
     >>> diveq(torch.zeros(2), codeword)[0].backward()
@@ -82,8 +78,7 @@ def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(error, dim=-1, keepdim=True)
     tiny = torch.finfo(length.dtype).tiny
     direction = (error / length.clamp(min=tiny)).detach()
-    moved = latents + length * direction
-    return straight_through(moved, codewords)
+    return straight_through(latents + length * direction, codewords)
 
 
 ESTIMATORS = {

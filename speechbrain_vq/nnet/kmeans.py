@@ -15,10 +15,8 @@ logger = logging.getLogger(__name__)
 # lower the inertia by 1 to 2 % and still cost less than its one fit.
 _TRIES = 2
 
-# Seeds whose candidates share a matrix product, and the elements of the buffer
-# that holds their distances (those of one seed always fit).
-_GROUP = 8
-_GROUP_ELEMENTS = 2**21
+# Most seeds whose candidates share a matrix product, and most elements of it.
+_GROUP, _GROUP_ELEMENTS = 8, 2**21
 
 # Rounds of moving empty clusters: one nearly always does.
 _REPAIRS = 10
@@ -32,10 +30,9 @@ class KMeansResult(NamedTuple):
     centroids : torch.Tensor
         Centroids [K, D], fp32, all finite.
     inertia : torch.Tensor
-        Sum of the squared distances of the vectors to their nearest
-        centroids, a scalar; scikit-learn's `inertia_`.
+        Sum of the squared distances of the vectors to their centroids.
     counts : torch.Tensor
-        Number of vectors that each centroid is the nearest of, [K], int64.
+        Number of vectors of each centroid, [K], int64.
     """
 
     centroids: Tensor
@@ -52,13 +49,13 @@ def kmeans(
     generator: torch.Generator | int | None = None,
     init: Tensor | None = None,
 ) -> KMeansResult:
-    """Cluster vectors: greedy k-means++ seeding, then Lloyd's iterations.
+    """Cluster vectors: greedy k-means++ seeding, then Lloyd's iterations, on
+    the device of `x` and in fp32 whatever autocast says.
 
     Each seed is the best of 2 (2 + ln K) candidates drawn by squared distance,
     the greedy variant in the last section of Arthur & Vassilvitskii's
     "k-means++: The Advantages of Careful Seeding" (2007). A cluster left empty
-    is moved to the vector farthest from its centroid. Everything runs on the
-    device of `x`, in fp32 whatever autocast says.
+    is moved to the vector farthest from its centroid.
 
     Arguments
     ---------
@@ -87,21 +84,16 @@ def kmeans(
 
     Raises
     ------
-    TypeError
-        If `x` or `init` is not a real floating-point tensor.
-    ValueError
-        If a shape does not fit, a value is not finite in fp32, or
-        `num_clusters` < 1.
+    TypeError, ValueError
+        If a tensor or number is not as above.
 
     Example
     -------
     >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
-    >>> result = kmeans(x, num_clusters=2, generator=0)
-    >>> result.centroids.sort(0).values
-    tensor([[ 1.],
-            [11.]])
-    >>> result.inertia, result.counts
-    (tensor(4.), tensor([2, 2]))
+    >>> centroids, inertia, counts = kmeans(x, num_clusters=2, generator=0)
+    >>> centroids.sort(0).values, inertia, counts
+    (tensor([[ 1.],
+            [11.]]), tensor(4.), tensor([2, 2]))
     """
     _check(x, num_clusters, init)
     x = x.float()
@@ -167,19 +159,14 @@ def _check(x, num_clusters, init):
 
 def _seed(points, weights, held, num_clusters, generator):
     """Choose K - F of the points [U, D] of weights [U] as seeds beside held
-    centroids [F, D] by greedy k-means++.
-
-    Candidates for a few seeds at a time are drawn from the distances as they
-    stood before the first of them, since one matrix product for many is much
-    faster than many for one. Each seed is still the candidate that lowers the
-    inertia most given all seeds before it.
-    """
+    centroids [F, D] by greedy k-means++. Candidates for a few seeds at a time
+    are drawn from the same distances, for one large matrix product; each seed
+    is still the candidate that lowers the inertia most given all before it."""
     num_tries = _TRIES * (2 + int(math.log(num_clusters)))
     num_seeds = num_clusters - len(held)
-    draws = torch.empty(
-        num_seeds, num_tries, dtype=torch.float64, device=generator.device
-    )
-    draws = draws.uniform_(generator=generator).to(points.device)
+    draws = torch.empty(num_seeds, num_tries, dtype=torch.float64)
+    draws = draws.to(generator.device).uniform_(generator=generator)
+    draws = draws.to(points.device)
     # This floor keeps a choice among points too close for fp32.
     tiny = torch.finfo(torch.float32).tiny
     closest = torch.full_like(weights, 1e9)
@@ -265,10 +252,10 @@ def _part_copies(centroids, generator):
     while True:
         _, group = torch.unique(centroids, dim=0, return_inverse=True)
         ordered, order = group.sort(stable=True)
-        copies = order[1:][ordered[1:] == ordered[:-1]]
+        copies = order[1:][ordered.diff() == 0]
         if len(copies) == 0:
             return centroids
-        shape, device = centroids[copies].shape, generator.device
-        noise = torch.randn(shape, generator=generator, device=device)
+        noise = torch.empty(len(copies), centroids.shape[1])
+        noise = noise.to(generator.device).normal_(generator=generator)
         centroids[copies] += jitter * noise.to(centroids)
         jitter = 2 * jitter

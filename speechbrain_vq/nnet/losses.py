@@ -3,27 +3,28 @@
 import math
 
 import torch
+from torch import Tensor
 
 from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 
 
 def quantization_loss(
-    targets: torch.Tensor,
-    codewords: torch.Tensor,
-    mass: torch.Tensor,
+    targets: Tensor,
+    codewords: Tensor,
+    mass: Tensor,
     commitment_weight: float,
     codebook_weight: float,
     over_ranks: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Compute the codebook and commitment loss (van den Oord et al., 2017,
     equation 3) of targets [N, c, d], their codewords [N, c, d] and a mass [N]
     of 1 where a vector counts, else 0; and each codebook's sum of squared
     errors [c].
 
-    Means run over all elements of the valid vectors, as in the code of arXiv
-    2005.08520; ``over_ranks``, over those of all ranks, so that DDP's average
-    of the gradients is that of the whole batch.
+    Means run over all elements of the valid vectors; ``over_ranks``, over
+    those of all ranks, so that DDP's average of the gradients is that of the
+    whole batch.
 
     >>> x, codewords = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
     >>> quantization_loss(x, codewords, torch.ones(2), 0.25, 1.0, False)
@@ -34,30 +35,21 @@ def quantization_loss(
         number = sum_over_ranks(number) / world_size()
     # Without a vector all masses are zero, whatever they are divided by.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
-    pulled = targets if commitment_weight else targets.detach()
-    sq_errors = mass @ (pulled - codewords.detach()).square().sum(2)
-    loss = commitment_weight * sq_errors.sum() / divisor
-    if codebook_weight:
-        pull = mass @ (targets.detach() - codewords).square().sum(2)
-        loss = loss + codebook_weight * pull.sum() / divisor
-    elif not commitment_weight:
-        loss = loss + 0.0 * codewords.sum()  # So that it has a gradient.
-    return loss, sq_errors.detach()
+    commitment = mass @ (targets - codewords.detach()).square().sum(2)
+    codebook = mass @ (targets.detach() - codewords).square().sum(2)
+    loss = commitment_weight * commitment + codebook_weight * codebook
+    return loss.sum() / divisor, commitment.detach()
 
 
 def usage_loss(
-    targets: torch.Tensor,
-    codebook: torch.Tensor,
-    mass: torch.Tensor,
-    sq_errors: torch.Tensor,
-) -> torch.Tensor:
+    targets: Tensor, codebook: Tensor, mass: Tensor, sq_errors: Tensor
+) -> Tensor:
     """Compute how far the usage of codes is from even: 1 minus the entropy of
     the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
 
-    Beside a codebook [C, K, d], the arguments are those of
-    ``quantization_loss`` and its squared errors, whose mean is the temperature
-    of the assignment (the batch entropy of Yu et al., 2023, arXiv 2310.05737,
-    equation 5, for any codebook).
+    Arguments are as above, with a codebook [C, K, d]; the mean squared error
+    is the temperature of the assignment (the batch entropy of Yu et al., 2023,
+    arXiv 2310.05737, equation 5, for any codebook).
     """
     number = mass.sum().clamp(min=1)
     temperature = (sq_errors / number).clamp(min=1e-9)
@@ -76,21 +68,19 @@ def usage_loss(
 
 @torch.no_grad()
 def batch_metrics(
-    latents: torch.Tensor,
-    mass: torch.Tensor,
-    indices: torch.Tensor,
-    codebook: torch.Tensor,
-    sq_error: torch.Tensor,
-) -> dict[str, torch.Tensor]:
+    latents: Tensor,
+    mass: Tensor,
+    indices: Tensor,
+    codebook: Tensor,
+    sq_error: Tensor,
+) -> dict[str, Tensor]:
     """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N], with
     codes [N, c] in a codebook [C, K, d] and a sum of squared errors: sums that
     a whole stage can add up, and the perplexity of the batch."""
     counts = torch.zeros_like(codebook[..., 0])
-    codes = number_codes(indices, counts.shape[1])
-    each = mass.unsqueeze(1).expand_as(codes).flatten()
-    counts = (
-        counts.flatten().index_add(0, codes.flatten(), each).view_as(counts)
-    )
+    codes = number_codes(indices, counts.shape[1]).flatten()
+    each = mass.unsqueeze(1).expand_as(indices).flatten()
+    counts = counts.flatten().index_add(0, codes, each).view_as(counts)
     squares = torch.linalg.vector_norm(latents, dim=1).square()
     return {
         "counts": counts,
@@ -102,7 +92,7 @@ def batch_metrics(
     }
 
 
-def entropy(counts: torch.Tensor) -> torch.Tensor:
+def entropy(counts: Tensor) -> Tensor:
     """Compute the entropies [...] in nats of distributions given by counts
     [..., K]; 0 where nothing was counted."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)

@@ -54,12 +54,12 @@ def frame_mask(
     if lengths.device.type == "cpu" and not unseen:
         limit = 1 + 1e-4 if relative else time
         if not ((lengths >= 0) & (lengths <= limit)).all():
-            unit = "relative to the longest of the batch, in 0..1"
+            unit = f"in frames, in 0..{time}"
+            if relative:
+                unit = "relative to the longest of the batch, in 0..1"
             raise ValueError(
-                f"lengths of {lengths.dtype} are "
-                f"{unit if relative else f'in frames, in 0..{time}'}; got "
-                f"values from {float(lengths.min()):g} to "
-                f"{float(lengths.max()):g}."
+                f"lengths of {lengths.dtype} are {unit}; got values from "
+                f"{float(lengths.min()):g} to {float(lengths.max()):g}."
             )
     frames = lengths.to(x.device)
     if relative:

@@ -1,7 +1,7 @@
 """Batch normalization over valid frames only."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from speechbrain_vq.nnet.utils import (
     is_recomputed,
@@ -10,30 +10,18 @@ from speechbrain_vq.nnet.utils import (
 )
 
 
-def _affine(centred, scale, weight, bias):
-    """weight * centred * scale + bias, where there are weight and bias."""
-    if weight is None:
-        return centred * scale
-    return torch.addcmul(bias, centred, scale * weight)
-
-
 class MaskedBatchNorm(nn.Module):
     """Batch normalization over the last dimension, with statistics of the
     valid frames of all ranks.
 
     Equal to ``torch.nn.BatchNorm1d`` where every frame is valid (Ioffe and
-    Szegedy, 2015), to ``SyncBatchNorm`` in a distributed run, which unlike the
-    latter also runs on a CPU. A batch without a valid frame is normalized with
-    the running statistics and leaves them as they are.
+    Szegedy, 2015), to ``SyncBatchNorm`` in a distributed run, on a CPU too. A
+    batch without a valid frame is normalized with the running statistics and
+    leaves them as they are.
 
     The running statistics are the mean over all batches until ``momentum``
     exceeds their weight in it, so that a model is right in evaluation after a
-    few steps: from their start, 0 and 1, momentum alone would keep 35 % after
-    ten batches.
-
-    Normalizing by them in training too, ``running=True``, makes training see
-    what evaluation does, whatever the batch holds: small or correlated batches
-    have moments far from those of the data.
+    few steps.
 
     Arguments
     ---------
@@ -46,8 +34,9 @@ class MaskedBatchNorm(nn.Module):
     affine : bool
         Whether to learn a scale and a shift for each feature.
     running : bool
-        Whether training normalizes by the running statistics, the batch
-        included, and no gradient passes through them.
+        Whether training normalizes by the running statistics as evaluation
+        does, the batch included, and no gradient passes through them: small or
+        correlated batches have moments far from those of the data.
 
     Example
     -------
@@ -72,9 +61,9 @@ class MaskedBatchNorm(nn.Module):
         self.eps = eps
         self.momentum = momentum
         self.running = running
-        ones = torch.ones(num_features, dtype=torch.float32)
-        self.register_buffer("running_mean", torch.zeros_like(ones))
-        self.register_buffer("running_var", ones)
+        mean = torch.zeros(num_features, dtype=torch.float32)
+        self.register_buffer("running_mean", mean)
+        self.register_buffer("running_var", torch.ones_like(mean))
         self.weight = self.bias = None
         if affine:
             self.make_affine()
@@ -99,9 +88,7 @@ class MaskedBatchNorm(nn.Module):
             is_new = not mean.is_meta and not mean.any()
             self._start_counting(0 if is_new else 2**31)
 
-    def forward(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize.
 
         Arguments
@@ -115,7 +102,7 @@ class MaskedBatchNorm(nn.Module):
         Returns
         -------
         torch.Tensor
-            Output, [..., num_features], fp32.
+            Output in the shape of the input, fp32.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
@@ -124,35 +111,33 @@ class MaskedBatchNorm(nn.Module):
             )
         refuse_transform(self)
         with torch.autocast(x.device.type, enabled=False):
-            flat = x.float().reshape(-1, self.num_features)
-            mean, variance = self.running_mean, self.running_var
+            mean, variance, x = self.running_mean, self.running_var, x.float()
             if self.training:
-                with torch.set_grad_enabled(
-                    torch.is_grad_enabled() and not self.running
-                ):
-                    batch = self._moments(flat, mask)
+                if mask is None:
+                    mask = torch.ones_like(x[..., 0])
+                learns = torch.is_grad_enabled() and not self.running
+                with torch.set_grad_enabled(learns):
+                    batch = self._moments(x, mask)
                 if not self.running:
                     mean, variance = batch
             scale = torch.rsqrt(variance + self.eps)
-            flat = _affine(flat - mean, scale, self.weight, self.bias)
-            return flat.view(x.shape)
+            if self.weight is None:
+                return (x - mean) * scale
+            return torch.addcmul(self.bias, x - mean, scale * self.weight)
 
-    def inverse(self, y: torch.Tensor) -> torch.Tensor:
+    def inverse(self, y: Tensor) -> Tensor:
         """Undo the normalization of [..., num_features], in fp32, by the
         running statistics."""
-        scale = torch.sqrt(self.running_var + self.eps)
-        if self.weight is None:
-            return torch.addcmul(self.running_mean, y.float(), scale)
-        # A feature whose weight is zero has nothing to be undone.
-        weight = torch.where(self.weight.abs() < 1e-6, 1e-6, self.weight)
-        return torch.addcmul(
-            self.running_mean, y.float() - self.bias, scale / weight
-        )
+        scale, y = torch.sqrt(self.running_var + self.eps), y.float()
+        if self.weight is not None:
+            # A feature whose weight is zero has nothing to be undone.
+            weight = torch.where(self.weight.abs() < 1e-6, 1e-6, self.weight)
+            scale, y = scale / weight, y - self.bias
+        return torch.addcmul(self.running_mean, y, scale)
 
-    def _moments(self, flat, mask):
-        """Compute mean and variance of [N, D], and average them."""
-        if mask is None:
-            mask = torch.ones_like(flat[:, 0])
+    def _moments(self, x, mask):
+        """Compute mean and variance of the features, and average them."""
+        flat = x.reshape(-1, self.num_features)
         share = mask.reshape(-1).to(flat.dtype)
         count = sum_over_ranks(share.sum())
         share, empty = share / count.clamp(min=1), count == 0
@@ -161,10 +146,9 @@ class MaskedBatchNorm(nn.Module):
         variance = sum_over_ranks(share @ (flat - mean).square())
         variance = torch.where(empty, self.running_var, variance)
         if not is_recomputed():
-            self._update(mean, variance, count)
+            self._update(mean.detach(), variance.detach(), count)
         return mean, variance
 
-    @torch.no_grad()
     def _update(self, mean, variance, count):
         # As torch does, the running variance is the unbiased one; a lone
         # frame has none, so it leaves it.
@@ -177,7 +161,3 @@ class MaskedBatchNorm(nn.Module):
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
-
-    def extra_repr(self) -> str:
-        """Return the arguments, for ``print``."""
-        return f"{self.num_features}, affine={self.weight is not None}"

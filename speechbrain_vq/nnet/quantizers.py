@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from speechbrain_vq._compat import OldQuantizer
 from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
@@ -20,6 +21,7 @@ from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
+    EmptyBatchError,
     broadcast,
     check_choice,
     check_sizes,
@@ -31,8 +33,8 @@ from speechbrain_vq.nnet.utils import (
     world_size,
 )
 
-# A vector longer than this is as good as infinite: its square, summed over a
-# batch, is, and would make the running variance so for ever.
+# A vector longer than this is as good as infinite: its squared length would be,
+# and so would the running variance for ever.
 _LARGEST = 1e15
 
 
@@ -47,22 +49,21 @@ class VQOutput(NamedTuple):
         The codes, [..., T], or [..., T, C] where there are C codebooks;
         meaningless at padding, -1 in a warm-up and for codebooks left out.
     loss : torch.Tensor
-        Weighted sum of codebook and commitment loss, a scalar. It is NaN
-        where a valid frame of the input is not finite, or longer than 1e15.
+        Weighted sum of the losses, a scalar; NaN where a valid frame of the
+        input is not finite, or longer than 1e15.
     metrics : dict
-        Detached tensors: ``counts`` [C, K] of the codes over valid frames,
-        ``num_vectors``, ``num_nonfinite``, ``perplexity`` (mean over the
-        codebooks), and ``sq_error``, ``latent_sum`` and ``latent_sq_sum``,
-        which give the relative quantization error.
+        Detached sums over valid frames: ``counts`` [C, K] of the codes,
+        ``num_vectors``, ``num_nonfinite``, ``sq_error``, ``latent_sum`` and
+        ``latent_sq_sum``; and ``perplexity``, the mean over the codebooks.
     """
 
-    quantized: torch.Tensor
-    indices: torch.Tensor
-    loss: torch.Tensor
-    metrics: dict[str, torch.Tensor]
+    quantized: Tensor
+    indices: Tensor
+    loss: Tensor
+    metrics: dict[str, Tensor]
 
 
-class VectorQuantizer(nn.Module):
+class VectorQuantizer(OldQuantizer, nn.Module):
     """Vector quantizer that is robust by default (arXiv 2005.08520).
 
     Encoder outputs are normalized over valid frames, projected if
@@ -77,29 +78,26 @@ class VectorQuantizer(nn.Module):
     codebook_size : int
         Number of codewords of each codebook, K.
     codebook_dim : int, optional
-        Dimension of a codeword, d. By default none is projected; else linear
-        layers go before and after.
+        Dimension of a codeword, d. Linear layers project to it and back; by
+        default there are none.
     num_codebooks : int
         Number of codebooks that code a latent together, C.
     composition : str
         ``"product"``: side by side, each for its slice of the latent;
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
-        Normalization of the encoder outputs: ``"running"``, by running
-        statistics in training as in evaluation; ``"batch"``, by those of the
-        batch in training (the paper's); or None.
+        Statistics that normalize encoder outputs in training: ``"running"``
+        ones, as in evaluation; ``"batch"``: the batch's (the paper's); or None.
     affine : bool
         Whether the norm learns a scale and a shift, as the paper's does.
-        Without, the latents keep their scale, and need no loss for it.
     norm_position : str
         ``"input"``: before the projection; ``"latent"``: on what is quantized,
         with statistics that the codebooks share (the paper's code on images).
     denormalize : bool
         Whether ``quantized`` lies in the space of the input, where
         ``encode(decode(codes))`` is ``codes`` without projection and residual
-        row. By default it lies in the normalized space, of one scale at every
-        step: reconstruction is 2 % better, phones are level, and perplexity
-        higher (benchmarks/grid_festvox_ru.md).
+        row. By default it lies in the normalized space: reconstruction is 2 %
+        better, and perplexity higher (benchmarks/grid_festvox_ru.md).
     commitment_weight : float, optional
         Weight of the loss that draws latents to codewords; 0.25 by default,
         and 0 with DiVeQ.
@@ -107,8 +105,8 @@ class VectorQuantizer(nn.Module):
         Weight of the loss that draws codewords to latents; 1 by default, and
         0 with DiVeQ or an EMA codebook.
     entropy_weight : float
-        Weight of the loss that makes the usage of codes even, which raises
-        perplexity; it takes a softmax over the codebook for each vector.
+        Weight of the loss that makes the usage of codes even; it takes a
+        softmax over the codebook for each vector.
     estimator : str
         Gradient estimator: ``"straight_through"``, ``"diveq"`` or
         ``"rotation"``. With DiVeQ codewords learn from the loss of the model.
@@ -116,8 +114,7 @@ class VectorQuantizer(nn.Module):
         How the codebook learns: ``"gradient"`` or ``"ema"``.
     codebook_init : str
         ``"normal"``, ``"uniform"`` or ``"xavier"``, see ``Codebook``, or
-        ``"kmeans"``: by k-means of the first training batch, for loops
-        without ``CodebookTrainer``.
+        ``"kmeans"``: of the first training batch, without ``CodebookTrainer``.
     ema_decay : float, optional
         Decay of an EMA codebook; 0.99 by default.
     reservoir_size : int, optional
@@ -125,8 +122,7 @@ class VectorQuantizer(nn.Module):
         four for each codeword where that is more; 0: none.
     quantizer_dropout : float
         Share of training batches that only the first c codebooks of a residual
-        row code, c drawn from 1..C (Zeghidour et al., 2021), so that prefixes
-        of codes decode well.
+        row code, c drawn from 1..C (Zeghidour et al., 2021).
     channel_first : bool
         Whether input and output are [B, input_dim, ...] in place of
         [..., input_dim].
@@ -146,9 +142,6 @@ class VectorQuantizer(nn.Module):
     >>> quantizer.decode(quantizer.encode(x)).shape
     torch.Size([2, 50, 64])
     """
-
-    # Whether codes of a single codebook come without a dimension for it.
-    folds = True
 
     def __init__(
         self,
@@ -185,7 +178,7 @@ class VectorQuantizer(nn.Module):
         )
         is_residual, is_ema = composition == "residual", codebook == "ema"
         on_latents = norm_position == "latent"
-        contradictions = {
+        for message, is_given in {
             "norm_position='latent', denormalize and affine need a norm.": (
                 norm is None and (on_latents or denormalize or affine)
             ),
@@ -195,14 +188,12 @@ class VectorQuantizer(nn.Module):
             "ema_decay needs codebook='ema'.": not is_ema and ema_decay,
             "quantizer_dropout needs composition='residual': of a product no "
             "codebook can be left out.": quantizer_dropout and not is_residual,
-        }
-        for message, is_given in contradictions.items():
+        }.items():
             if is_given:
                 raise ValueError(message)
+        parts = 1 if is_residual else num_codebooks
         if codebook_dim is None:
-            codebook_dim, rest = divmod(
-                input_dim, 1 if is_residual else num_codebooks
-            )
+            codebook_dim, rest = divmod(input_dim, parts)
             if rest:
                 raise ValueError(
                     f"input_dim={input_dim} does not divide into "
@@ -226,46 +217,43 @@ class VectorQuantizer(nn.Module):
         ):
             if not 0 <= value <= most:
                 raise ValueError(f"{name} must be in 0..{most}, got {value!r}.")
-        self.input_dim = input_dim
-        self.latent_dim = codebook_dim * (1 if is_residual else num_codebooks)
-        self.num_codebooks = num_codebooks
-        self.codebook_size = codebook_size
-        self.codebook_dim = codebook_dim
-        self.composition = composition
-        self.norm_position = norm_position
-        self.denormalize = denormalize
+        self.input_dim, self.latent_dim = input_dim, parts * codebook_dim
+        self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
+        self.codebook_dim, self.composition = codebook_dim, composition
+        self.norm_position, self.denormalize = norm_position, denormalize
         self.commitment_weight = commitment_weight
         self.codebook_weight = codebook_weight
         self.entropy_weight = entropy_weight
         self.estimate = ESTIMATORS[estimator]
         self.quantizer_dropout = quantizer_dropout
         self.channel_first = channel_first
+        # Whether codes come without a dimension for the codebook.
+        self.folds = num_codebooks == 1
         # In a warm-up latents pass as they are; CodebookTrainer sets it.
-        self.bypass = False
-        self.frozen = False
+        self.bypass = self.frozen = False
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm is not None:
-            running = norm == "running"
             self.norm = MaskedBatchNorm(
                 codebook_dim if on_latents else input_dim,
-                momentum=0.01 if running else 0.1,
+                momentum=0.01 if norm == "running" else 0.1,
                 affine=affine,
-                running=running,
+                running=norm == "running",
             )
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:
             dims = input_dim, self.latent_dim
             self.project = nn.Linear(*dims, dtype=torch.float32)
             self.project_back = nn.Linear(*dims[::-1], dtype=torch.float32)
-        sizes = num_codebooks, codebook_size, codebook_dim
-        init = "normal" if self._needs_kmeans else codebook_init
-        options = {"init": init, "residual": is_residual}
-        if is_ema:
-            decay = 0.99 if ema_decay is None else ema_decay
-            self.embedding = EMACodebook(*sizes, decay=decay, **options)
-        else:
-            self.embedding = Codebook(*sizes, **options)
+        options = {"decay": 0.99 if ema_decay is None else ema_decay}
+        self.embedding = (EMACodebook if is_ema else Codebook)(
+            num_codebooks,
+            codebook_size,
+            codebook_dim,
+            init="normal" if self._needs_kmeans else codebook_init,
+            residual=is_residual,
+            **options if is_ema else {},
+        )
         self.reservoir = Reservoir(reservoir_size, self.latent_dim)
 
     @classmethod
@@ -277,8 +265,9 @@ class VectorQuantizer(nn.Module):
         Arguments
         ---------
         preset : str or mapping
-            Name of the preset, such as ``"robust"``; see ``preset_names()``.
-            Or what its file holds, as a yaml includes it.
+            Name of the preset, see ``preset_names()``, or what its file holds,
+            as a yaml includes it. Its schedule and learning rate are for
+            ``CodebookTrainer`` or ``VQMixin``.
         *sizes
             ``input_dim`` and ``codebook_size``.
         **changes
@@ -287,8 +276,7 @@ class VectorQuantizer(nn.Module):
         Returns
         -------
         VectorQuantizer
-            The quantizer; ``CodebookTrainer`` or ``VQMixin`` takes the
-            preset's schedule and learning rate.
+            The quantizer.
 
         Example
         -------
@@ -305,23 +293,22 @@ class VectorQuantizer(nn.Module):
         codebook_size: int,
         **changes,
     ) -> dict:
-        """Return what ``from_preset`` calls the class with: what the preset has
-        for its trainer is left out."""
+        """Return what ``from_preset`` calls the class with."""
         from speechbrain_vq.presets import quantizer_options
 
         sizes = {"input_dim": input_dim, "codebook_size": codebook_size}
         return {**sizes, **quantizer_options(preset), **changes}
 
     @property
-    def codebook(self) -> torch.Tensor:
+    def codebook(self) -> Tensor:
         """The codewords, [num_codebooks, codebook_size, codebook_dim]."""
         return self.embedding.weight
 
     def forward(
         self,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         num_quantizers: int | None = None,
     ) -> VQOutput:
         """Quantize.
@@ -366,10 +353,7 @@ class VectorQuantizer(nn.Module):
             latents = self._latents(flat, valid)
             if learns:
                 self._collect(latents, valid)
-            if self.bypass:
-                output = self._pass(latents, valid)
-            else:
-                output = self._quantize(latents, valid, used, learns)
+            output = self._quantize(latents, valid, used, learns)
             indices, codes, loss, metrics = output
             metrics["num_nonfinite"] = num_nonfinite
             out = self._output(codes)
@@ -377,7 +361,7 @@ class VectorQuantizer(nn.Module):
                 out = out * frames.unsqueeze(1)
             loss = torch.where(healthy, loss, torch.nan)
         indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
-        if self._is_folded:
+        if self.folds:
             indices = indices.squeeze(-1)
         out = out.to(x.dtype).reshape(x.shape)
         if self.channel_first:
@@ -387,11 +371,11 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def encode(
         self,
-        x: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        mask: torch.Tensor | None = None,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
         num_quantizers: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode encoder outputs as ``eval()`` does; no state changes.
 
         Arguments
@@ -434,7 +418,7 @@ class VectorQuantizer(nn.Module):
             )
         return output.indices
 
-    def decode(self, indices: torch.Tensor) -> torch.Tensor:
+    def decode(self, indices: Tensor) -> Tensor:
         """Decode codes to vectors.
 
         Arguments
@@ -453,7 +437,7 @@ class VectorQuantizer(nn.Module):
         ValueError
             If the shape does not fit or a code is not in the codebook.
         """
-        if self._is_folded:
+        if self.folds:
             indices = indices.unsqueeze(-1)
         self._check_codes(indices)
         indices = indices.long()
@@ -472,7 +456,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def reinitialize(
         self,
-        vectors: torch.Tensor | None = None,
+        vectors: Tensor | None = None,
         start: str = "kmeans++",
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
@@ -483,8 +467,8 @@ class VectorQuantizer(nn.Module):
         Arguments
         ---------
         vectors : torch.Tensor, optional
-            Latents to cluster, [N, latent_dim]; by default the contents of
-            the reservoir.
+            Latents to cluster, [N, latent_dim], finite; by default the
+            reservoir's.
         start : str
             Where k-means starts: ``"kmeans++"`` (the paper), or
             ``"codebook"``: from the present codewords, whose codes thereby
@@ -502,7 +486,7 @@ class VectorQuantizer(nn.Module):
         ------
         ValueError
             If there is neither a reservoir nor are vectors given, or they
-            do not fit or are not finite; nothing is changed then.
+            do not fit; nothing is changed then.
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:
@@ -531,13 +515,8 @@ class VectorQuantizer(nn.Module):
         self.reservoir.reset()
         return result
 
-    def reestimate(self, vectors=None, generator=None):
-        """Deprecated name of ``reinitialize``, as in version 0.1."""
-        return self.reinitialize(vectors, generator=generator)
-
     def freeze(self) -> "VectorQuantizer":
-        """Freeze codebook, norm and projections for good, whatever ``train()``
-        is called on, and return the quantizer."""
+        """Freeze codebook, norm and projections for good, and return self."""
         self.requires_grad_(False)
         self.frozen = True
         return self.eval()
@@ -558,13 +537,13 @@ class VectorQuantizer(nn.Module):
         off = self.training and not self.embedding.training
         return self.frozen or off or not self.embedding.learnable
 
-    def training_state(self) -> dict:
-        """Return warm-up and reservoir, from which training goes on and which
-        inference does not need; for ``load_training_state()``."""
+    def training_state(self, over_ranks: bool = False) -> dict:
+        """Return warm-up and reservoir, which training goes on from; on request
+        that of all ranks, which all must ask."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
-            "reservoir": self.reservoir.state_dict(),
+            "reservoir": self.reservoir.state_dict(over_ranks),
         }
 
     def load_training_state(self, state: dict) -> None:
@@ -581,56 +560,38 @@ class VectorQuantizer(nn.Module):
 
     # Steps of a forward ----------------------------------------------------
 
-    @property
-    def _is_folded(self) -> bool:
-        return self.folds and self.num_codebooks == 1
-
     def _num_used(self, requested: int | None) -> int:
-        """Number of codebooks to use in a forward."""
-        books = self.num_codebooks
-        if requested is None:
-            dropout = self.quantizer_dropout
-            if not (self.training and dropout):
-                return books
-            draw, number = torch.rand(()), torch.randint(1, books + 1, ())
-            return int(number) if draw < dropout else books
-        check_sizes(num_quantizers=requested)
-        least = 1 if self.embedding.residual else books
-        if not least <= requested <= books:
-            raise ValueError(
-                f"num_quantizers={requested}: this {self.composition} "
-                f"quantizer has {books} codebooks, and only of a residual row "
-                "some can be left out."
-            )
-        return requested
+        """Number of codebooks to use in a forward; none in a warm-up."""
+        if requested is not None:
+            check_sizes(num_quantizers=requested)
+            self._check_number(requested, f"num_quantizers={requested}")
+        elif self.training and self.quantizer_dropout:
+            draw = torch.rand(())
+            number = torch.randint(1, self.num_codebooks + 1, ())
+            requested = int(number) if draw < self.quantizer_dropout else None
+        return 0 if self.bypass else requested or self.num_codebooks
 
-    def _latents(self, flat: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def _latents(self, flat: Tensor, valid: Tensor) -> Tensor:
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
-        if self.norm_position == "latent":
-            return self._normalize(self.project(flat), valid)
-        return self.project(self._normalize(flat, valid))
-
-    def _normalize(self, x, valid):
-        """Normalize [N, D] in parts as wide as the norm."""
         if self.norm is None:
-            return x
-        parts = x.unflatten(1, (-1, self.norm.num_features))
-        each = valid.unsqueeze(1).expand(parts.shape[:2])
-        return self.norm(parts, each).flatten(1)
-
-    def _output(self, latents: torch.Tensor) -> torch.Tensor:
-        """[N, latent_dim] -> [N, input_dim]."""
-        undo = self._denormalize if self.denormalize else nn.Identity()
+            return self.project(flat)
         if self.norm_position == "latent":
-            return self.project_back(undo(latents))
-        return undo(self.project_back(latents))
+            parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
+            each = valid.unsqueeze(1).expand(parts.shape[:2])
+            return self.norm(parts, each).flatten(1)
+        return self.project(self.norm(flat, valid))
 
-    def _denormalize(self, x):
-        parts = x.unflatten(1, (-1, self.norm.num_features))
-        return self.norm.inverse(parts).flatten(1)
+    def _output(self, latents: Tensor) -> Tensor:
+        """[N, latent_dim] -> [N, input_dim]."""
+        if not self.denormalize:
+            return self.project_back(latents)
+        if self.norm_position == "latent":
+            parts = latents.unflatten(1, (-1, self.codebook_dim))
+            return self.project_back(self.norm.inverse(parts).flatten(1))
+        return self.norm.inverse(self.project_back(latents))
 
     @torch.no_grad()
-    def _collect(self, latents: torch.Tensor, valid: torch.Tensor) -> None:
+    def _collect(self, latents: Tensor, valid: Tensor) -> None:
         """Keep latents for re-initialization, or start from them."""
         frozen = self.is_codebook_frozen
         if self._needs_kmeans and not (self.bypass or frozen):
@@ -638,53 +599,50 @@ class VectorQuantizer(nn.Module):
         self.reservoir.add(latents, valid)
 
     def _quantize(self, latents, valid, used, learns):
-        """Indices [N, C], quantized [N, latent_dim], loss and metrics."""
+        """Indices [N, C], quantized [N, latent_dim], loss and metrics; without
+        a codebook used, latents pass as they are."""
         table, previous = self.codebook, self.embedding.previous
-        if self.training and not learns and previous is not None:
-            # Activation checkpointing runs the forward of before the update.
-            table = previous
-        if self.training and not self.embedding.training:
-            table = table.detach()
-        indices, targets = self.embedding.code(latents, table[:used])
-        codewords = self.embedding(indices, table)
-        mass = valid.float()
-        loss, sq_error = quantization_loss(
-            targets,
-            codewords,
-            mass,
-            self.commitment_weight,
-            self.codebook_weight,
-            over_ranks=self.training,
-        )
-        if self.entropy_weight:
-            uneven = usage_loss(targets, table, mass, sq_error)
-            loss = loss + self.entropy_weight * uneven
-        if learns:
-            self.embedding.learn(targets.detach(), indices, valid)
-        quantized = self.estimate(latents, self.embedding.combine(codewords))
-        if learns and self.codebook_weight and table.requires_grad:
-            _warn_of_lost_loss(quantized, loss)
-        is_row = self.embedding.residual
-        sq_error = sq_error[-1] if is_row else sq_error.sum()
-        metrics = batch_metrics(latents, mass, indices, table, sq_error)
-        if used < self.num_codebooks:
-            indices = nn.functional.pad(
-                indices, (0, self.num_codebooks - used), value=-1
+        mass, is_row = valid.float(), self.embedding.residual
+        if not used:
+            indices = latents.new_zeros(len(latents), 0, dtype=torch.long)
+            quantized, sq_error = latents, latents.new_zeros(())
+            # DDP and GradScaler ask for a gradient of every parameter.
+            loss = 0.0 * table.sum()
+        else:
+            if self.training and not learns and previous is not None:
+                # Activation checkpointing runs the forward before the update.
+                table = previous
+            if self.training and not self.embedding.training:
+                table = table.detach()
+            indices, targets = self.embedding.code(latents, table[:used])
+            codewords = self.embedding(indices, table)
+            loss, sq_errors = quantization_loss(
+                targets,
+                codewords,
+                mass,
+                self.commitment_weight,
+                self.codebook_weight,
+                over_ranks=self.training,
             )
+            if self.entropy_weight:
+                uneven = usage_loss(targets, table, mass, sq_errors)
+                loss = loss + self.entropy_weight * uneven
+            if learns:
+                self.embedding.learn(targets.detach(), indices, valid)
+            combined = self.embedding.combine(codewords)
+            quantized = self.estimate(latents, combined)
+            if learns and self.codebook_weight and table.requires_grad:
+                _warn_of_lost_loss(quantized, loss)
+            sq_error = sq_errors[-1] if is_row else sq_errors.sum()
+        metrics = batch_metrics(latents, mass, indices, table, sq_error)
+        left_out = self.num_codebooks - used
+        if left_out:
+            indices = nn.functional.pad(indices, (0, left_out), value=-1)
         return indices, quantized, loss, metrics
-
-    def _pass(self, latents, valid):
-        """The same in a warm-up: nothing is quantized."""
-        mass, nothing = valid.float(), latents.new_zeros(())
-        none = latents.new_zeros(len(latents), 0, dtype=torch.long)
-        metrics = batch_metrics(latents, mass, none, self.codebook, nothing)
-        indices = none.new_full((len(latents), self.num_codebooks), -1)
-        # DDP and GradScaler ask for a gradient of every parameter.
-        return indices, latents, 0.0 * self.codebook.sum(), metrics
 
     # Checks ----------------------------------------------------------------
 
-    def _check_input(self, x, lengths, mask) -> torch.Tensor:
+    def _check_input(self, x, lengths, mask) -> Tensor:
         """Check an input, and return the mask of its valid frames."""
         if not x.is_floating_point():
             raise TypeError(
@@ -703,24 +661,28 @@ class VectorQuantizer(nn.Module):
             return frames
         empty = frames.numel() == 0
         if empty or (frames.device.type == "cpu" and not frames.any()):
-            raise ValueError(
+            raise EmptyBatchError(
                 "There is no valid frame to quantize: the input's shape less "
                 f"its channels is {tuple(frames.shape)}"
                 + ("." if empty else " and all of it is padding.")
             )
         return frames
 
-    def _check_codes(self, indices: torch.Tensor) -> None:
-        dtype, books = indices.dtype, self.num_codebooks
+    def _check_number(self, number: int, given: str) -> None:
+        """Check a number of codebooks."""
+        books = self.num_codebooks
+        least = 1 if self.embedding.residual else books
+        if not least <= number <= books:
+            raise ValueError(
+                f"This {self.composition} quantizer has {books} codebooks and "
+                f"works with {least} to {books} of them, got {given}."
+            )
+
+    def _check_codes(self, indices: Tensor) -> None:
+        dtype, shape = indices.dtype, tuple(indices.shape)
         if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
             raise TypeError(f"Codes are integers, got {dtype}.")
-        given = indices.shape[-1] if indices.dim() else 0
-        least = 1 if self.embedding.residual else books
-        if not least <= given <= books:
-            raise ValueError(
-                f"Codes of {least} to {books} codebooks have a last dimension "
-                f"of that size, got the shape {tuple(indices.shape)}."
-            )
+        self._check_number(shape[-1] if shape else 0, f"the shape {shape}")
         if indices.numel() and not in_transform():
             low, high = map(int, torch.aminmax(indices.long()))
             if low < -int(dtype.is_signed) or high >= self.codebook_size:
@@ -732,14 +694,9 @@ class VectorQuantizer(nn.Module):
     # State -----------------------------------------------------------------
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        upgrade_state_dict(self, state_dict, prefix)
-        state_dict.pop(f"{prefix}reservoir._extra_state", None)
-        extra = state_dict.pop(f"{prefix}_extra_state", None)
-        if extra is not None:
-            self.bypass = bool(extra["bypass"])
+        super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}embedding.weight" in state_dict:
             self._needs_kmeans = False
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn, recurse=True):
         # ``model.half()`` leaves a quantizer in fp32, in which it works.
@@ -751,11 +708,6 @@ class VectorQuantizer(nn.Module):
             "jit_module_keys, and use torch.compile for training and "
             "torch.export or torch.jit.trace for inference."
         )
-
-    @property
-    def codewords(self) -> nn.Module:
-        """Deprecated name of ``embedding``, as in version 0.1."""
-        return self.embedding
 
 
 class ResidualVectorQuantizer(VectorQuantizer):
@@ -777,8 +729,6 @@ class ResidualVectorQuantizer(VectorQuantizer):
     (torch.Size([2, 50, 4]), torch.Size([2, 50, 64]))
     """
 
-    folds = False
-
     def __init__(
         self,
         num_quantizers: int,
@@ -790,6 +740,7 @@ class ResidualVectorQuantizer(VectorQuantizer):
         check_sizes(num_quantizers=num_quantizers)
         sizes = input_dim, codebook_size, codebook_dim, num_quantizers
         super().__init__(*sizes, "residual", **options)
+        self.folds = False
 
     @classmethod
     def preset_arguments(cls, *arguments, **changes):
@@ -800,30 +751,7 @@ class ResidualVectorQuantizer(VectorQuantizer):
         return options
 
 
-def upgrade_state_dict(
-    model: nn.Module, state_dict: dict, prefix: str = ""
-) -> None:
-    """Convert a saved state of version 0.1, in place, and the norms of a
-    model's quantizers to what their state has. The state may be anything else
-    by the keys of one; ``prefix`` is what they begin with."""
-    for name, quantizer in model.named_modules(remove_duplicate=False):
-        if not isinstance(quantizer, VectorQuantizer):
-            continue
-        at = f"{prefix}{name}." if name else prefix
-        if quantizer.norm is not None and f"{at}norm.weight" in state_dict:
-            quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
-        old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
-        for key in old:
-            value = state_dict.pop(key)
-            if key.endswith("weight"):  # averages belong to training
-                state_dict[f"{at}embedding.weight"] = value
-        variance = f"{at}norm.running_var"
-        if old and isinstance(state_dict.get(variance), torch.Tensor):
-            # Its epsilon.
-            state_dict[variance] = state_dict[variance] + 1e-5
-
-
-def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
+def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
     traced = torch.compiler.is_compiling() or in_transform()
     if traced or not quantized.requires_grad:
@@ -833,12 +761,8 @@ def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
     def mark_used(gradient):
         used.append(True)
 
-    # The graph of the loss holds this hook, and nothing else does.
-    loss.register_hook(mark_used)
-    hook = weakref.ref(mark_used)
-
     def check(gradient):
-        if hook() is None and not used:
+        if graph() is None and not used:
             warnings.warn(
                 "The loss of a VectorQuantizer went nowhere, so its codebook "
                 "does not learn: add `output.loss` to the loss. A container "
@@ -847,4 +771,7 @@ def _warn_of_lost_loss(quantized: torch.Tensor, loss: torch.Tensor) -> None:
                 stacklevel=2,
             )
 
+    # The graph of the loss holds this hook, and nothing else does.
+    graph = weakref.ref(mark_used)
+    loss.register_hook(mark_used)
     quantized.register_hook(check)

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor, distributed
 
-from speechbrain_vq.nnet.utils import check_sizes, world_size
+from speechbrain_vq.nnet.utils import check_sizes, sum_over_ranks, world_size
 
 
 class Reservoir:
     """Uniform random sample, without replacement, of all vectors added since
     the last reset (Algorithm R of Vitter, 1985, a whole batch at a time).
 
-    No module: it is in no ``state_dict`` and not synchronised by DDP. It
+    It is no module, so in no ``state_dict`` and not synchronised by DDP. It
     follows the device of what is added and stays in fp32.
 
     Arguments
@@ -32,8 +32,7 @@ class Reservoir:
     def __init__(self, capacity: int, dim: int):
         check_sizes(dim=dim)
         check_sizes(least=0, capacity=capacity)
-        self.capacity = capacity
-        self.dim = dim
+        self.capacity, self.dim = capacity, dim
         # No memory before there is something to keep.
         self._rows = torch.zeros(0, dim, dtype=torch.float32, device="cpu")
         self.count = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -43,15 +42,8 @@ class Reservoir:
 
     @torch.no_grad()
     def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
-        """Add vectors to the stream.
-
-        Arguments
-        ---------
-        vectors : torch.Tensor
-            Vectors, [..., dim].
-        mask : torch.Tensor, optional
-            Booleans, [...], True where a vector is part of the stream.
-        """
+        """Add vectors [..., dim] to the stream, those where a mask [...] of
+        booleans is True."""
         if vectors.shape[-1] != self.dim:
             raise ValueError(
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
@@ -78,9 +70,8 @@ class Reservoir:
         if world_size() == 1:
             return sample
         # In random order, as early slots of a reservoir hold early vectors.
-        order = torch.randperm(
-            len(sample), generator=torch.Generator().manual_seed(seed)
-        )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(sample), generator=generator)
         # Full rows, so that ranks with fewer vectors gather as many.
         rows = sample.new_zeros(self.capacity, self.dim)
         rows[: len(sample)] = sample[order.to(sample.device)]
@@ -99,9 +90,14 @@ class Reservoir:
         """Empty the sample; the stream starts anew."""
         self.count.zero_()
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the sample and the length of the stream so far."""
-        return {"rows": self.contents(), "count": self.count.clone()}
+    def state_dict(self, over_ranks: bool = False) -> dict[str, Tensor]:
+        """Return the sample and the length of the stream so far; or those of
+        all ranks' streams together, which all must ask: loaded on one of
+        them, with the others empty, they count as before."""
+        if not over_ranks:
+            return {"rows": self.contents(), "count": self.count.clone()}
+        count = sum_over_ranks(self.count)
+        return {"rows": self.gather(int(count)), "count": count.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict()`` returned; raise ValueError where it

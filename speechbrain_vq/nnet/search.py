@@ -6,10 +6,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
-# Scores of a block. One that stays in the cache is searched faster; an
-# accelerator hides its launches only behind larger blocks.
-_BLOCK_ELEMENTS = {"cpu": 2**21}
-_BLOCK_ELEMENTS_ACCELERATOR = 2**25
+# Scores of a block: one that stays in a CPU's cache is searched faster; an
+# accelerator hides its launches only behind larger ones.
+_ELEMENTS_CPU, _ELEMENTS_ACCELERATOR = 2**21, 2**25
 
 # Columns of a block are reduced in groups of this many: torch vectorises
 # `amin` and not `argmin`, so only the winning group is searched by `argmin`.
@@ -39,10 +38,8 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
 
     Raises
     ------
-    TypeError
-        If either input is not a real floating-point tensor.
-    ValueError
-        If the codebook is not [K, D] with K > 0, or x not [..., D].
+    TypeError, ValueError
+        If a dtype or a shape is another.
 
     Example
     -------
@@ -55,11 +52,8 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
             "x and codebook must be real floating-point tensors, got "
             f"{x.dtype} and {codebook.dtype}"
         )
-    if (
-        codebook.ndim != 2
-        or not len(codebook)
-        or (x.shape[-1:] != codebook.shape[1:])
-    ):
+    fits = codebook.ndim == 2 and x.shape[-1:] == codebook.shape[1:]
+    if not fits or not len(codebook):
         raise ValueError(
             "x must be [..., D] and codebook [K, D] with at least one codeword,"
             f" got x {tuple(x.shape)} and codebook {tuple(codebook.shape)}"
@@ -102,7 +96,8 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
     """Search x [N, D] in codebook [K, D] -> indices [N]."""
     size = len(codebook)
     columns = -(-size // _GROUP) * _GROUP
-    elements = _BLOCK_ELEMENTS.get(x.device.type, _BLOCK_ELEMENTS_ACCELERATOR)
+    is_cpu = x.device.type == "cpu"
+    elements = _ELEMENTS_CPU if is_cpu else _ELEMENTS_ACCELERATOR
     rows = max(1, min(len(x), elements // columns))
     codebook = codebook.float()
     centre = codebook.mean(0)
@@ -143,12 +138,9 @@ def full_precision(device_type: str) -> Iterator[None]:
         except RuntimeError:
             # The precisions were set per backend (torch >= 2.9), which the
             # global getter refuses to summarise.
-            for one in (
-                torch.backends.cuda.matmul,
-                torch.backends.mkldnn.matmul,
-            ):
-                stack.callback(
-                    setattr, one, "fp32_precision", one.fp32_precision
-                )
+            backends = torch.backends
+            for one in (backends.cuda.matmul, backends.mkldnn.matmul):
+                before = one.fp32_precision
+                stack.callback(setattr, one, "fp32_precision", before)
                 one.fp32_precision = "ieee"
         yield

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+class EmptyBatchError(ValueError):
+    """A batch has no valid frame to quantize."""
+
+
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
     """Raise ValueError unless the value is one of the choices."""
     if value not in choices:
@@ -37,9 +41,7 @@ def is_first_rank() -> bool:
 
 
 class _Sum(torch.autograd.Function):
-    """A sum over ranks. Each rank's result depends on all ranks' inputs, so
-    the gradient is summed as well."""
-
+    # Each rank's result depends on all ranks' inputs, so gradients are summed.
     @staticmethod
     def forward(ctx, x):
         x = x.clone()
@@ -68,11 +70,7 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
 
 
 def keep_dtype(fn: Callable) -> Callable:
-    """Reduce a function for ``nn.Module._apply`` to its change of device.
-
-    >>> keep_dtype(torch.Tensor.half)(torch.ones(1)).dtype
-    torch.float32
-    """
+    """Reduce a function for ``nn.Module._apply`` to its change of device."""
 
     def moved(tensor):
         changed = fn(tensor)

@@ -6,9 +6,13 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_vq.nnet.utils import sum_over_ranks
+from speechbrain_vq.nnet.utils import EmptyBatchError, sum_over_ranks
 from speechbrain_vq.training.monitor import UsageMonitor
-from speechbrain_vq.training.resume import TrainerState, loader_generator
+from speechbrain_vq.training.resume import (
+    GentleStop,
+    TrainerState,
+    loader_generator,
+)
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 
 logger = get_logger(__name__)
@@ -21,14 +25,45 @@ OPTIONS = {
 }
 
 
-class SkipNonfiniteMixin:
-    """Skips the steps of a Brain whose loss is not finite on some rank."""
+# Steps skipped in a row, after which a run is given up.
+_MOST_SKIPPED = 200
 
-    _nonfinite = False
+
+class SkipNonfiniteMixin:
+    """Skips the steps of a Brain whose loss is not finite on some rank, and
+    batches that have no valid frame."""
+
+    _nonfinite, _skipped, _stop = False, 0, None
+
+    def fit_batch(self, batch):
+        """Fit a batch, as a Brain does."""
+        try:
+            return super().fit_batch(batch)
+        except EmptyBatchError as error:
+            logger.warning(f"A batch of training is skipped: {error}")
+            self._nonfinite = True
+            if self.step % self.grad_accumulation_factor == 0:
+                self.optimizers_step()
+            return torch.tensor(math.nan)
+
+    def evaluate_batch(self, batch, stage):
+        """Evaluate a batch, as a Brain does."""
+        try:
+            return super().evaluate_batch(batch, stage)
+        except EmptyBatchError as error:
+            logger.warning(f"A batch of {stage.name} is skipped: {error}")
+            return torch.tensor(math.nan)
 
     def check_loss_isfinite(self, loss):
-        """Note a loss that is not finite, on any rank."""
-        if sum_over_ranks((~torch.isfinite(loss.detach())).float()):
+        """Note a loss that is not finite, and a signal, on any rank."""
+        nonfinite = (~torch.isfinite(loss.detach())).float()
+        asked = self._stop is not None and self._stop.asked is not None
+        nonfinite, asked = sum_over_ranks(
+            torch.stack([nonfinite, torch.full_like(nonfinite, asked)])
+        )
+        if asked:
+            self._stop.begin()
+        if nonfinite:
             self._nonfinite = True
             loss = torch.full_like(loss.detach(), torch.nan)
         super().check_loss_isfinite(loss)
@@ -37,21 +72,33 @@ class SkipNonfiniteMixin:
         """Step, unless the loss was not finite."""
         if self._nonfinite and not self.scaler.is_enabled():
             self.modules.zero_grad(set_to_none=True)
+            self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
-                "step is skipped."
+                f"step is skipped, {self._skipped} in a row."
             )
+            self._give_up(self._skipped >= _MOST_SKIPPED)
         else:
             super().optimizers_step()
+            self._skipped = 0
         self._nonfinite = False
+
+    def _give_up(self, learns_nothing):
+        if learns_nothing:
+            raise ValueError(
+                f"The last {self._skipped} steps were skipped, as no loss was "
+                "finite or no batch had a valid frame: nothing is learned. "
+                "Look for NaN in recordings and feature statistics, and for "
+                "batches of padding, or lower the learning rate."
+            )
 
 
 class VQMixin(SkipNonfiniteMixin):
     """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
-    Name it first among the bases. It works by hooks of the optimizers, so a
-    Brain may have its own ``fit_batch``, ``init_optimizers`` and
-    ``freeze_optimizers``. Exact resumes need ``resume.AtomicCheckpointer``.
+    Name it first among the bases. A Brain may have its own ``fit_batch``,
+    ``init_optimizers`` and ``freeze_optimizers``. Exact resumes need
+    ``resume.AtomicCheckpointer``.
 
     Reads from ``hparams``, all optional, null turns off:
     ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``,
@@ -110,7 +157,8 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
-        super().fit(epochs, train_set, *args, **kwargs)
+        with GentleStop(self) as self._stop:
+            super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
@@ -147,20 +195,16 @@ class VQMixin(SkipNonfiniteMixin):
             return
         self._attached = True
         hparams = getattr(self, "hparams", None)
-        steps_per_epoch, total_steps = run_length(self)
-        previous = self.codebook_trainer
+        given = {n: a for n, a in OPTIONS.items() if hasattr(hparams, n)}
+        previous, (steps, total) = self.codebook_trainer, run_length(self)
         if previous is not None:
             previous.close()
         self.codebook_trainer = CodebookTrainer(
             self.modules,
             [self.optimizers_dict, *vars(self).values()],
-            **{
-                argument: getattr(hparams, name)
-                for name, argument in OPTIONS.items()
-                if hasattr(hparams, name)
-            },
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
+            **{a: getattr(hparams, name) for name, a in given.items()},
+            steps_per_epoch=steps,
+            total_steps=total,
         )
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())
@@ -193,8 +237,9 @@ class VQMixin(SkipNonfiniteMixin):
             if self.step == 0:  # Not one resumed in its middle
                 self.monitor.start(training=True)
             self.monitor.start(training=False)
-            self._nonfinite = False
+            self._nonfinite, before = False, self.optimizer_step
             yield epoch
+            self._give_up(self._skipped and self.optimizer_step == before)
 
 
 class VQBrain(VQMixin, sb.Brain):

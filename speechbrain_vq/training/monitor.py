@@ -15,15 +15,13 @@ _SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 class UsageMonitor:
     """Accumulates the codebook usage of quantizers since ``start()``, apart
-    for training and evaluation, by forward hooks and on their device: nothing
-    waits for the host before ``stats()``. Metrics of single batches would
-    depend on their size.
+    for training and evaluation. Forward hooks do it on the quantizers' device,
+    and nothing waits for the host before ``stats()``.
 
     Arguments
     ---------
-    quantizers : torch.nn.Module or dict
-        A ``VectorQuantizer`` or ``ResidualVectorQuantizer``, or several by
-        name.
+    quantizers : VectorQuantizer or dict
+        A quantizer, or several by name.
     token_rate : float, optional
         Frames a second, for the bit rate.
 
@@ -45,10 +43,9 @@ class UsageMonitor:
     ):
         if not isinstance(quantizers, dict):
             quantizers = {"quantizer": quantizers}
-        self.quantizers = quantizers
-        self.token_rate = token_rate
-        # Sums by the name of a quantizer, of training and of evaluation, with
-        # the codebook as it was at the first batch.
+        self.quantizers, self.token_rate = quantizers, token_rate
+        # By training or evaluation, then by quantizer: sums, and the codebook
+        # as it was at the first batch.
         self._stages: dict[bool, dict] = {True: {}, False: {}}
         self._handles = [
             quantizer.register_forward_hook(functools.partial(self._add, name))
@@ -70,16 +67,15 @@ class UsageMonitor:
             return
         stage, metrics = self._stages[quantizer.training], output.metrics
         if name not in stage:
-            codebook = quantizer.codebook.detach().clone()
-            stage[name] = {"sums": _zeros(quantizer), "codebook": codebook}
+            stage[name] = _empty_stage(quantizer)
         sums, bad = stage[name]["sums"], metrics["num_nonfinite"] > 0
-        sums["nonfinite_batches"] += bad
+        added = {"nonfinite_batches": bad}
         # Batches that passed unquantized would dilute the metrics.
         if not quantizer.bypass:
-            for key in _SUMMED:
-                sums[key] += metrics[key]
             loss = torch.where(bad, 0.0, output.loss.detach())
-            sums["loss"] += metrics["num_vectors"] * loss
+            added["loss"] = metrics["num_vectors"] * loss
+            added.update({key: metrics[key] for key in _SUMMED})
+        sums.update({key: sums[key] + value for key, value in added.items()})
 
     def stats(
         self, training: bool = True, over_ranks: bool = False
@@ -99,28 +95,25 @@ class UsageMonitor:
             Plain numbers, always under the same names, NaN where nothing was
             quantized: ``vectors`` (valid frames quantized),
             ``used_codes_percent`` and ``dead_codes`` (of all codebooks),
-            ``perplexity`` (exponential of the entropy, mean over the
-            codebooks), ``quantization_error`` (squared error over the variance
-            of the latents), ``codebook_drift`` (root mean square distance of
-            the codewords to those at the start, over their spread),
-            ``vq_loss`` (mean over the frames), ``nonfinite_batches``, and with
-            a token rate ``bits_per_second`` (entropy x rate). Where there are
-            several quantizers, names begin with theirs.
+            ``perplexity`` (mean over the codebooks), ``quantization_error``
+            (over the variance of the latents), ``codebook_drift`` (root mean
+            square way of the codewords, over their spread), ``vq_loss`` (mean
+            over the frames), ``nonfinite_batches``, and with a token rate
+            ``bits_per_second`` (entropy x rate). Names of several quantizers'
+            begin with theirs.
         """
-        return {
-            key if len(self.quantizers) == 1 else f"{name}.{key}": value
-            for name, quantizer in self.quantizers.items()
-            for key, value in self._stats(
-                quantizer, self._stages[training].get(name, {}), over_ranks
-            ).items()
-        }
+        stats = {}
+        for name, quantizer in self.quantizers.items():
+            stage = self._stages[training].get(name) or _empty_stage(quantizer)
+            found = self._stats(quantizer, **stage, over_ranks=over_ranks)
+            prefix = f"{name}." if len(self.quantizers) > 1 else ""
+            stats.update({prefix + key: value for key, value in found.items()})
+        return stats
 
-    def _stats(self, quantizer, stage, over_ranks) -> dict[str, float]:
+    def _stats(self, quantizer, sums, codebook, over_ranks) -> dict[str, float]:
         now = quantizer.codebook.detach()
-        sums = stage.get("sums") or _zeros(quantizer)
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
-        moved = now - stage.get("codebook", now).to(now)
-        drift = moved.square().mean().sqrt() / spread.clamp(min=1e-30)
+        moved = (now - codebook.to(now)).square().mean().sqrt()
         if over_ranks:
             sums = {k: sum_over_ranks(v) for k, v in sums.items()}
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
@@ -134,7 +127,7 @@ class UsageMonitor:
             "dead_codes": int((counts == 0).sum()),
             "perplexity": float(entropies.exp().mean()),
             "quantization_error": error / variance if variance > 0 else 0.0,
-            "codebook_drift": float(drift),
+            "codebook_drift": float(moved / spread.clamp(min=1e-30)),
             "vq_loss": float(sums["loss"]) / divisor,
         }
         if self.token_rate is not None:
@@ -146,36 +139,35 @@ class UsageMonitor:
             "nonfinite_batches": int(sums["nonfinite_batches"]),
         }
 
-    def state_dict(self) -> dict:
-        """Return what a resumed training stage needs."""
-        return {
-            name: {"sums": dict(s["sums"]), "codebook": s["codebook"]}
-            for name, s in self._stages[True].items()
-        }
+    def state_dict(
+        self, training: bool = True, over_ranks: bool = False
+    ) -> dict:
+        """Return what a resumed stage needs; of all ranks, all must ask."""
+        state = {}
+        for name, quantizer in self.quantizers.items():
+            stage = self._stages[training].get(name) or _empty_stage(quantizer)
+            add = sum_over_ranks if over_ranks else torch.clone
+            sums = {k: add(v) for k, v in stage["sums"].items()}
+            state[name] = {**stage, "sums": sums}
+        return state
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go on with a training stage."""
-        self._stages[True] = {}
+    def load_state_dict(self, state: dict, training: bool = True) -> None:
+        """Go on with a stage."""
+        self._stages[training] = {}
         for name, stage in state.items():
-            if not stage["sums"]:
-                continue
-            device = self.quantizers[name].codebook.device
-            sums = {k: v.to(device) for k, v in stage["sums"].items()}
-            codebook = stage["codebook"].to(device)
-            self._stages[True][name] = {"sums": sums, "codebook": codebook}
+            if stage["sums"]:
+                device = self.quantizers[name].codebook.device
+                sums = {k: v.to(device) for k, v in stage["sums"].items()}
+                self._stages[training][name] = {**stage, "sums": sums}
 
 
-def _zeros(quantizer) -> dict[str, torch.Tensor]:
-    """Sums of no batch."""
-    codebook = quantizer.codebook.detach()
+def _empty_stage(quantizer) -> dict:
+    """Sums of no batch, and a copy of the codebook."""
+    codebook = quantizer.codebook.detach().clone()
     # fp32 sums over a whole epoch would lose the small terms.
     wide = torch.float32 if codebook.is_mps else torch.float64
     names = (*_SUMMED, "loss", "nonfinite_batches")
-    shapes = {
-        "counts": codebook.shape[:2],
-        "latent_sum": (quantizer.latent_dim,),
-    }
-    return {
-        name: codebook.new_zeros(shapes.get(name, ()), dtype=wide)
-        for name in names
-    }
+    sums = dict.fromkeys(names, codebook.new_zeros((), dtype=wide))
+    sums["counts"] = codebook.new_zeros(codebook.shape[:2], dtype=wide)
+    sums["latent_sum"] = codebook.new_zeros(quantizer.latent_dim, dtype=wide)
+    return {"sums": sums, "codebook": codebook}

@@ -6,15 +6,11 @@ from speechbrain_vq.training.trainer import _give_own_group
 
 
 class CodebookOptimizer:
-    """Deprecated, for one release; take ``CodebookTrainer``. ``optimizer`` is
-    the first, with a group of its own for each codebook."""
+    """Deprecated: holds a first optimizer in which codebooks have groups."""
 
     def __init__(self, optimizers, codebooks, multiplier):
-        warnings.warn(
-            "CodebookOptimizer is now CodebookTrainer(model, optimizer).",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+        message = "CodebookOptimizer is now CodebookTrainer(model, optimizer)."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
         self.optimizer = optimizers[0]
         for codebook in codebooks:
             _give_own_group(self.optimizer, codebook)

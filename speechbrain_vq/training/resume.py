@@ -1,23 +1,46 @@
 """Exact resume for SpeechBrain: atomic checkpoints, random state, trainer."""
 
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
 import logging
 import os
 import random
 import shutil
+import signal
+import sys
+import threading
 
 import numpy as np
 import torch
+import yaml
 from speechbrain.core import Brain
 from speechbrain.utils.checkpoints import (
+    CKPT_PREFIX,
+    METAFNAME,
+    PARAMFILE_EXT,
+    Checkpoint,
     Checkpointer,
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import ddp_barrier, if_main_process
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_broadcast,
+    if_main_process,
+)
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_vq.nnet.utils import world_size
+
 logger = get_logger(__name__)
+
+# Of the checkpoints written here. One of a later format is refused.
+FORMAT = 1
+# What is noted in the meta beside SpeechBrain's and the caller's.
+SEAL = "speechbrain_vq"
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -26,10 +49,12 @@ class AtomicCheckpointer(Checkpointer):
 
     It writes each checkpoint under a name that no reader looks at and renames
     it when it is complete: a run killed or a disk full while saving leaves the
-    earlier ones as they were. It saves the random state too, adds to the meta
-    what the ``checkpoint_meta()`` of a recoverable returns (a dict of numbers),
-    and skips a checkpoint between two optimizer steps, whose gradients would
-    be lost. The arguments are those of SpeechBrain's ``Checkpointer``.
+    earlier ones as they were. Checksums in the meta tell at recovery which
+    checkpoints are whole; damaged ones are named and passed over. It saves the
+    random state too, adds to the meta what the ``checkpoint_meta()`` of a
+    recoverable returns (a dict of numbers), and puts off a checkpoint between
+    two optimizer steps, whose gradients would be lost, to the next. The
+    arguments are those of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -43,7 +68,12 @@ class AtomicCheckpointer(Checkpointer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._warned = False
+        # What to do when the next checkpoint within an epoch is saved.
+        self.stop = None
+        # The Brain's ckpt_interval_steps, while a checkpoint waits.
+        self._interval = None
+        # By folder, what is wrong with a checkpoint; None: it is whole.
+        self._faults = {}
         if "random_state" not in self.recoverables:
             self.add_recoverable(
                 "random_state", RandomState(), optional_load=True
@@ -59,15 +89,20 @@ class AtomicCheckpointer(Checkpointer):
         Returns
         -------
         Checkpoint
-            None on ranks other than 0, and where the checkpoint was skipped.
+            None on ranks other than 0, and where the checkpoint was put off.
+
+        Raises
+        ------
+        OSError
+            If it could not be written, such as to a full disk.
         """
-        if not end_of_epoch and self._between_optimizer_steps():
+        if self._waits_for_step(end_of_epoch):
             return None
         added = {}
         for recoverable in self.recoverables.values():
             if hasattr(recoverable, "checkpoint_meta"):
                 added.update(recoverable.checkpoint_meta())
-        folder = self.checkpoints_dir
+        folder, path = self.checkpoints_dir, None
         partial = folder / ".partial"
         try:
             _remove_on_main(partial)  # What a killed run left.
@@ -78,13 +113,84 @@ class AtomicCheckpointer(Checkpointer):
             )
             ddp_barrier()  # Some savers write on every rank.
             if saved is not None:
-                saved = _move(saved, folder, numbered=name is None)
-                logger.log(verbosity, f"Saved a checkpoint in {saved.path}")
+                saved = _move(_seal(saved), folder, numbered=name is None)
+                path = saved.path
+                logger.log(verbosity, f"Saved a checkpoint in {path}")
+        except (OSError, RuntimeError) as error:
+            self.checkpoints_dir = folder
+            fault = error if isinstance(error, OSError) else _probe(partial)
+            if fault is None:
+                raise
+            last = self.find_checkpoint()
+            raise OSError(
+                f"No checkpoint could be saved in {folder}: {fault}. "
+                + (f"The last one is {last.path.name}." if last else "")
+            ) from error
         finally:
             self.checkpoints_dir = folder
             _remove_on_main(partial)
-        ddp_barrier()  # No rank looks for it before it is in place.
+        # No rank looks for it before it is in place, nor reads it anew.
+        self._faults[ddp_broadcast(path)] = None
+        if self.stop is not None and not end_of_epoch:
+            self.stop()
         return saved
+
+    def list_checkpoints(self):
+        """As SpeechBrain's, without those that are damaged.
+
+        Returns
+        -------
+        list of Checkpoint
+            A damaged one is told in a warning that names its file.
+
+        Raises
+        ------
+        ValueError
+            If a checkpoint was written in a later format than is read here.
+        """
+        checkpoints = []
+        for folder in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*/")):
+            try:
+                checkpoint = _open(folder, folder not in self._faults)
+            except _DamagedError as damage:
+                if self._faults.get(folder) is None:
+                    logger.warning(f"{folder} is not used: {damage}.")
+                self._faults[folder] = str(damage)
+            else:
+                self._faults.setdefault(folder)
+                checkpoints.append(checkpoint)
+        return [c for c in checkpoints if self._faults[c.path] is None]
+
+    def recover_if_possible(self, *args, **kwargs):
+        """As SpeechBrain's, from a checkpoint that is whole.
+
+        Returns
+        -------
+        Checkpoint
+            None where there is none to choose from.
+
+        Raises
+        ------
+        OSError
+            If there are checkpoints, and all of them are damaged.
+        """
+        self._faults.clear()  # One that was whole may be damaged since.
+        recovered = super().recover_if_possible(*args, **kwargs)
+        if self._faults and None not in self._faults.values():
+            raise OSError(
+                f"No checkpoint in {self.checkpoints_dir} can be used. "
+                + "; ".join(f"{k.name}: {v}" for k, v in self._faults.items())
+                + ". Restore one of them, or remove them to start again."
+            )
+        return recovered
+
+    def delete_checkpoints(self, **options):
+        """As SpeechBrain's, and damaged ones where any may be deleted."""
+        super().delete_checkpoints(**options)
+        if options.get("ckpt_predicate") is None:
+            for folder, fault in self._faults.items():
+                if fault is not None:
+                    _remove_on_main(folder)
 
     def find_checkpoints(
         self,
@@ -103,19 +209,92 @@ class AtomicCheckpointer(Checkpointer):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
-    def _between_optimizer_steps(self):
+    def _waits_for_step(self, end_of_epoch):
+        """Whether a checkpoint within the epoch has to wait for the next
+        optimizer step: then SpeechBrain is to ask again after it."""
         brain = self.recoverables.get("brain")  # A Brain adds itself so.
         if not isinstance(brain, Brain):
             return False
-        between = brain.step % brain.grad_accumulation_factor != 0
-        if between and not self._warned:
-            self._warned = True
-            logger.warning(
-                "A checkpoint within the epoch was skipped: gradients are not "
-                "saved between two optimizer steps. Set ckpt_interval_steps to "
-                "a multiple of grad_accumulation_factor."
-            )
-        return between
+        left = (
+            0 if end_of_epoch else -brain.step % brain.grad_accumulation_factor
+        )
+        if self._interval is None:
+            self._interval = brain.ckpt_interval_steps
+        brain.ckpt_interval_steps = left or self._interval
+        if not left:
+            self._interval = None
+        return left > 0
+
+
+class _DamagedError(Exception):
+    """What is wrong with a checkpoint."""
+
+
+def _seal(saved):
+    """Note in a checkpoint's meta the checksums of its files, and below the
+    meta, as a comment, its own."""
+    files = (path for path in saved.path.rglob("*") if path.is_file())
+    checksums = {
+        path.relative_to(saved.path).as_posix(): _checksum(path)
+        for path in files
+        if path.name != METAFNAME
+    }
+    version = importlib.metadata.version("speechbrain-vq")
+    seal = {"format": FORMAT, "version": version, "checksums": checksums}
+    meta = {**saved.meta, SEAL: seal}
+    path = saved.path / METAFNAME
+    path.write_text(yaml.dump(meta), encoding="utf-8")
+    own = _checksum(path)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"# {own}\n")
+    return saved._replace(meta=meta)
+
+
+def _checksum(path):
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _open(folder, verify):
+    """Read a checkpoint, and raise ``_DamagedError`` where it is not whole.
+    Those of other Checkpointers have no checksums to verify."""
+    path = folder / METAFNAME
+    if not path.is_file():
+        raise _DamagedError(f"{METAFNAME} is missing")
+    content, meta = path.read_bytes(), None
+    with contextlib.suppress(ValueError, yaml.YAMLError):
+        meta = yaml.safe_load(content)
+    if not isinstance(meta, dict) or "unixtime" not in meta:
+        raise _DamagedError(f"{METAFNAME} cannot be read")
+    seal = meta.get(SEAL, {"format": 0, "checksums": {}})
+    text, _, own = content.rpartition(b"# ")
+    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
+    if SEAL in meta and own.decode("utf-8", "replace") != f"{digest}\n":
+        raise _DamagedError(f"{METAFNAME} has changed since it was saved")
+    if seal["format"] > FORMAT:
+        raise ValueError(
+            f"{folder} was written by speechbrain_vq {seal['version']}, in "
+            f"format {seal['format']}; this version reads formats up to "
+            f"{FORMAT}: install that one."
+        )
+    for name, checksum in seal["checksums"].items() if verify else ():
+        if not (folder / name).is_file():
+            raise _DamagedError(f"{name} is missing")
+        if _checksum(folder / name) != checksum:
+            raise _DamagedError(f"{name} has changed since it was saved")
+    files = {p.stem: p for p in folder.glob(f"*{PARAMFILE_EXT}")}
+    return Checkpoint(folder, meta, files)
+
+
+def _probe(folder):
+    """Why nothing can be written, which torch's writer does not say."""
+    try:
+        (folder / "probe").write_bytes(bytes(2**20))
+    except OSError as error:
+        return error
 
 
 def _remove_on_main(folder):
@@ -171,7 +350,8 @@ class RandomState:
         np.random.set_state(tuple(state["numpy"]))
 
 
-@register_checkpoint_hooks
+# On every rank, as what ranks have collected is gathered.
+@functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class TrainerState:
     """The states of a VQ Brain's trainer and monitor, as a recoverable. It
     attaches the trainer before the optimizers, recoverables added later, are
@@ -208,10 +388,12 @@ class TrainerState:
     def _save(self, path):
         trainer, monitor = self.brain.codebook_trainer, self.brain.monitor
         state = {
-            "trainer": trainer.state_dict() if trainer is not None else {},
-            "monitors": monitor.state_dict(),
+            "trainer": trainer.state_dict(True) if trainer is not None else {},
+            "monitors": monitor.state_dict(True, over_ranks=True),
+            "evaluation": monitor.state_dict(False, over_ranks=True),
         }
-        torch.save(state, path)
+        if if_main_process():
+            torch.save(state, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
@@ -219,12 +401,79 @@ class TrainerState:
         if brain._eval_stage == "valid":  # In a fit
             brain.attach_trainer()
             brain.codebook_trainer.load_state_dict(state["trainer"])
-            if not end_of_epoch and if_main_process():
+            if if_main_process():
                 brain.monitor.load_state_dict(state["monitors"])
+                evaluation = state.get("evaluation", {})
+                brain.monitor.load_state_dict(evaluation, training=False)
             return
         quantizers = brain.quantizers
         for name, saved in state["trainer"].get("quantizers", {}).items():
             quantizers[name].load_training_state(saved)
+
+
+class GentleStop:
+    """Has a SIGTERM or a Ctrl-C within it, in a Brain's fit, wait for the next
+    optimizer step, after which a checkpoint is saved: then the process exits
+    with the code 143, or a KeyboardInterrupt is raised. A second Ctrl-C does
+    not wait. It needs an ``AtomicCheckpointer`` and the main thread; handlers
+    of others for these signals stay.
+
+    With several ranks, it suffices if one gets the signal.
+
+    Arguments
+    ---------
+    brain : sb.Brain
+        The Brain.
+    """
+
+    _USUAL = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+
+    def __init__(self, brain: Brain):
+        self.brain, self.asked = brain, None
+        self._interval = brain.ckpt_interval_steps
+
+    def __enter__(self):
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and isinstance(self.brain.checkpointer, AtomicCheckpointer):
+            for number, usual in self._USUAL.items():
+                if signal.getsignal(number) is usual:
+                    signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        for number, usual in self._USUAL.items():
+            if signal.getsignal(number) == self._ask:
+                signal.signal(number, usual)
+        if self.asked is not None:
+            self.brain.ckpt_interval_steps = self._interval
+            self.brain.checkpointer.stop = None
+            if error is None:
+                self._end()
+
+    def _ask(self, number, frame):
+        self.asked = number
+        # Schedulers and torchrun may send a SIGTERM each.
+        if number == signal.SIGINT:
+            signal.signal(number, self._USUAL[number])
+        if world_size() == 1:
+            self.begin()
+
+    def begin(self) -> None:
+        """Ask for a checkpoint; on every rank, before the same step."""
+        self.asked = self.asked or signal.SIGTERM
+        self.brain.ckpt_interval_steps = 1  # SpeechBrain looks after a batch.
+        self.brain.checkpointer.stop = self._end
+
+    def _end(self):
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        logger.warning(
+            "Stopped by SIGTERM; the same command goes on from here."
+        )
+        sys.exit(128 + self.asked)
 
 
 def loader_generator() -> torch.Generator:

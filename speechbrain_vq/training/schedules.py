@@ -17,8 +17,8 @@ _UNKNOWN_RUN = 250
 
 class ReinitAction(NamedTuple):
     """Action due after a step: whether the next one runs without quantization,
-    to re-initialize the codebook, or only to empty the reservoir, whose latents
-    of the warm-up are out of date."""
+    to re-initialize the codebook, or only to empty the reservoir of latents
+    that are out of date."""
 
     bypass: bool = False
     reinitialize: bool = False
@@ -26,8 +26,7 @@ class ReinitAction(NamedTuple):
 
 
 class ReinitPlan(NamedTuple):
-    """A ``ReinitSchedule`` of a run of known length: its durations in steps,
-    infinite where they have no end."""
+    """A ``ReinitSchedule`` with its durations in steps."""
 
     warmup: float
     every: float
@@ -38,6 +37,13 @@ class ReinitPlan(NamedTuple):
     def reinitializes(self) -> bool:
         """Whether the codebook is re-initialized after any step."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
+
+    def __str__(self) -> str:
+        text = f"no quantization for {self.warmup:g} steps"
+        if self.reinitializes:
+            end = "the end" if math.isinf(self.until) else f"{self.until:g}"
+            text += f", then k-means of the codebook, repeated until {end}"
+        return text
 
     def __call__(self, step: int) -> ReinitAction:
         """Return the action due after a number of optimizer steps."""
@@ -57,17 +63,14 @@ class ReinitPlan(NamedTuple):
 
 class ReinitSchedule:
     """A warm-up without quantization, then re-initializations that may grow
-    rarer.
+    rarer. Durations are optimizer steps, epochs (``"2 epochs"``, as in the
+    paper), or a share of the run (``"40%"``; of a run of unknown length, of 250
+    steps).
 
-    The first re-initialization ends the warm-up. Counted from there, the one
-    after step s comes at step ``floor(growth * s + every)``: for ``every=1,
-    growth=1.5`` 1, 2, 4, 7, 11, 17, 26, ..., as in the code of arXiv
-    2005.08520. The warm-up's last ``every`` steps fill the reservoir that is
-    clustered at its end.
-
-    Durations are optimizer steps, epochs (``"2 epochs"``, as in the paper), or
-    a share of the run (``"40%"``). Where the length of the run is not known,
-    the warm-up takes its share of 250 steps, and ``until`` has no end.
+    The first re-initialization ends the warm-up, whose last ``every`` steps
+    fill the reservoir. Counted from there, the one after step s comes at step
+    ``floor(growth * s + every)``: for ``every=1, growth=1.5`` 1, 2, 4, 7, 11,
+    17, 26, ..., as in the code of arXiv 2005.08520.
 
     Arguments
     ---------
@@ -79,7 +82,7 @@ class ReinitSchedule:
         the one before it.
     until : int or str, optional
         Last step of re-initialization, or ``"forever"``; by default 80 % of
-        the run, but forever where ``every`` is given.
+        the run where its length is known and ``every`` is not given.
     growth : float, optional
         Factor by which the time from the end of the warm-up grows from one
         re-initialization to the next; 1 by default, 1.5 without ``every``.
@@ -91,8 +94,6 @@ class ReinitSchedule:
     >>> plan = ReinitSchedule(warmup=10, every=1, growth=1.5).resolve()
     >>> [step for step in range(60) if plan(step).reinitialize]
     [10, 11, 12, 14, 17, 21, 27, 36, 50]
-    >>> plan(9).bypass, plan(10).bypass
-    (True, False)
     >>> plan = ReinitSchedule().resolve(total_steps=1000)
     >>> [step for step in range(1001) if plan(step).reinitialize]
     [400, 600]
@@ -106,13 +107,14 @@ class ReinitSchedule:
         growth: float | None = None,
         max_warmup: int = 2000,
     ):
+        is_every = every is not None
         if growth is None:
-            growth = 1.5 if every is None else 1.0
+            growth = 1.0 if is_every else 1.5
         if until is None:
-            until = "80%" if every is None else "forever"
+            until = "forever" if is_every else "80%"
         if not (isinstance(growth, int | float) and growth >= 1):
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
-        if every is None and growth == 1:
+        if not is_every and growth == 1:
             raise ValueError(
                 "growth=1 needs `every`: without either there is no time "
                 "between re-initializations."
@@ -121,7 +123,7 @@ class ReinitSchedule:
         self.warmup, self.every, self.until = warmup, every, until
         self.growth, self.max_warmup = growth, max_warmup
         self._warmup = _parse("warmup", warmup, least=0)
-        self._every = None if every is None else _parse("every", every)
+        self._every = _parse("every", every) if is_every else None
         self._until = _parse("until", until, least=0)
         (end, end_unit), (start, start_unit) = self._until, self._warmup
         if end_unit == start_unit and end < start:
@@ -140,15 +142,13 @@ class ReinitSchedule:
         if self._warmup[1] == "%":
             # Of two steps the first can be spared.
             warmup = min(max(warmup, int(total > 1)), self.max_warmup)
+        every = math.inf
         if self._every is not None:
             every = _steps(*self._every, steps_per_epoch, total)
         elif warmup < math.inf:
             every = max(round((self.growth - 1) * warmup), 1)
-        else:
-            every = math.inf
-        run = total_steps or math.inf
-        until = max(_steps(*self._until, steps_per_epoch, run), warmup)
-        return ReinitPlan(warmup, every, until, self.growth)
+        until = _steps(*self._until, steps_per_epoch, total_steps or math.inf)
+        return ReinitPlan(warmup, every, max(until, warmup), self.growth)
 
     def __repr__(self) -> str:
         names = ("warmup", "every", "until", "growth", "max_warmup")
@@ -175,12 +175,12 @@ def _parse(name: str, value: Duration, least: int = 1) -> tuple[float, str]:
 
 def _steps(number, unit, steps_per_epoch, total_steps) -> float:
     """A duration in steps, infinite where there is no end."""
+    if unit == "epoch" and steps_per_epoch is None:
+        raise ValueError(
+            "A schedule in epochs needs to know the length of an epoch, and "
+            "this data set has none: write it in steps."
+        )
     if unit == "epoch":
-        if steps_per_epoch is None:
-            raise ValueError(
-                "A schedule in epochs needs to know the length of an epoch, "
-                "and this data set has none: write it in steps."
-            )
         return max(round(number * steps_per_epoch), int(number > 0))
     steps = number / 100 * total_steps if unit == "%" else number
     return steps if math.isinf(steps) else int(steps)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.codebooks import EMACodebook
@@ -21,12 +21,15 @@ logger = logging.getLogger(__name__)
 # The schedule that holds where none is given.
 DEFAULT_SCHEDULE = ReinitSchedule()
 
+# Of the rates: the paper multiplies by 10, and more than this is a slip.
+_LARGEST_RATE = 1000
+
 # A parameter group with this key is a codebook's; the value is the index of
 # the group whose learning rate it follows. It is saved with the optimizer.
 LEADER = "codebook_leader"
 
-# Steps without gradient, and batches without a step, after which to warn.
-_STEPS, _BATCHES = 100, 200
+# Training batches that taught a quantizer nothing, after which to warn.
+_IDLE_BATCHES = 200
 
 
 class CodebookTrainer:
@@ -36,10 +39,10 @@ class CodebookTrainer:
     Each trainable codebook gets a parameter group of its own in the optimizer
     that holds it, with the settings of its old group but no weight decay. Hooks
     of the optimizer set that group's learning rate before each step, whatever
-    schedulers wrote there, and follow the schedule after each step: a warm-up
-    without quantization, then re-initializations by k-means from the
-    reservoirs. All but the first start from the present codebook, so that most
-    codes keep their meaning.
+    schedulers wrote there, and follow the schedule after it: a warm-up without
+    quantization, then re-initializations by k-means from the reservoirs. All
+    but the first start from the present codebook, so that most codes keep
+    their meaning.
 
     The codebook's gradient is not clipped with its old group; it is bounded
     by that of the quantizer's output, a unit vector's length for each latent.
@@ -69,11 +72,11 @@ class CodebookTrainer:
     Raises
     ------
     TypeError
-        If the modules are none, or the schedule is none.
+        If modules or schedule are of another type.
     ValueError
-        If a trainable codebook is in none of the optimizers or in several, if
-        a quantizer to re-initialize keeps no reservoir, if a scheduler was
-        created before, or if a number is out of range.
+        If a trainable codebook is in none of the optimizers or in several, a
+        quantizer to re-initialize keeps no reservoir, a scheduler was created
+        before, or a number is out of range.
 
     Example
     -------
@@ -100,8 +103,11 @@ class CodebookTrainer:
     ):
         rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
         for name, value in rates.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}.")
+            if value is not None and not 0 < value <= _LARGEST_RATE:
+                raise ValueError(
+                    f"{name} must be above 0 and at most {_LARGEST_RATE:g}, "
+                    f"got {value!r}."
+                )
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
@@ -139,7 +145,7 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            watch = _Watch(checks_warmup=total_steps is None)
+            watch = _Watch(name, checks_warmup=total_steps is None)
             self._watches[name] = watch
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
@@ -155,15 +161,17 @@ class CodebookTrainer:
         for handle in self._handles:
             handle.remove()
 
-    def state_dict(self) -> dict:
+    def state_dict(self, over_ranks: bool = False) -> dict:
         """Return what an exact resume needs beside the states of model and
         optimizers: steps, warm-up, reservoirs, averages of EMA codebooks and
-        numbers of batches of norms."""
+        numbers of batches of norms. With several ranks, ask on all of them
+        with ``over_ranks`` for the reservoirs of all, or those of this rank
+        are all that is kept."""
         return {
             "steps": list(self._steps),
             "reinits": dict(self._reinits),
             "quantizers": {
-                name: quantizer.training_state()
+                name: quantizer.training_state(over_ranks)
                 for name, quantizer in self.quantizers.items()
             },
             "buffers": {n: b.clone() for n, b in self._training_buffers()},
@@ -171,15 +179,14 @@ class CodebookTrainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what ``state_dict()`` returned, of the same quantizers and
-        optimizers. On ranks other than the first the reservoirs start empty:
-        their vectors would count once for each rank."""
-        if set(state["quantizers"]) != set(self.quantizers) or len(
-            state["steps"]
-        ) != len(self._steps):
+        optimizers. The reservoirs go to the first rank, and count there for
+        all ranks that filled them, however many they were."""
+        names, number = set(state["quantizers"]), len(state["steps"])
+        if names != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
-                f"The saved state is of {len(state['steps'])} optimizers and "
-                f"the quantizers {', '.join(state['quantizers'])}; here are "
-                f"{len(self._steps)} and {', '.join(self.quantizers)}."
+                f"The saved state is of {number} optimizers and the quantizers "
+                f"{', '.join(names)}; here are {len(self._steps)} and "
+                f"{', '.join(self.quantizers)}."
             )
         self._steps = list(state["steps"])
         self._reinits = dict(state["reinits"])
@@ -194,7 +201,7 @@ class CodebookTrainer:
 
     # Set-up ----------------------------------------------------------------
 
-    def _training_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _training_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Buffers by name that training needs and that are in no state_dict."""
         for name, module in self._modules.named_modules():
             if isinstance(module, EMACodebook | MaskedBatchNorm):
@@ -220,7 +227,7 @@ class CodebookTrainer:
                 raise ValueError(message)
             logger.warning(message)
             return None
-        logger.info(f"Codebooks are re-initialized by {plan}.")
+        logger.info(f"Schedule of the codebook: {plan}.")
         if total_steps is not None and total_steps <= plan.warmup < math.inf:
             logger.warning(
                 f"The warm-up of the schedule takes {plan.warmup} of the run's "
@@ -245,12 +252,11 @@ class CodebookTrainer:
             _give_own_group(self.optimizers[holders[0]], codebook)
             return holders[0]
         # An EMA codebook is in none: the optimizer of what is around it.
-        for module in reversed(list(self._modules.modules())):
-            if quantizer in module.modules():
-                holders = self._holders(module.parameters())
-                if holders:
-                    return holders[0]
-        return 0
+        parents = (
+            m for m in self._modules.modules() if quantizer in m.modules()
+        )
+        found = [self._holders(parent.parameters()) for parent in parents]
+        return next((holders[0] for holders in reversed(found) if holders), 0)
 
     def _holders(self, parameters) -> list[int]:
         """Indices of the optimizers that hold some of the parameters."""
@@ -266,17 +272,17 @@ class CodebookTrainer:
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks, before a step."""
         for group in optimizer.param_groups:
-            if LEADER in group:
-                leader = optimizer.param_groups[group[LEADER]]
-                lr = self.lr_multiplier * leader["lr"]
-                # Only there is the rate the length of a step.
-                is_adam = "betas" in optimizer.defaults
-                if self.max_lr is not None and is_adam:
-                    lr = max(min(lr, self.max_lr), leader["lr"])
-                if isinstance(group["lr"], torch.Tensor):
-                    group["lr"].fill_(lr)
-                else:
-                    group["lr"] = float(lr)
+            if LEADER not in group:
+                continue
+            least = optimizer.param_groups[group[LEADER]]["lr"]
+            lr = self.lr_multiplier * least
+            # Only under Adam and its kin the rate is the length of a step.
+            if self.max_lr is not None and "betas" in optimizer.defaults:
+                lr = max(min(lr, self.max_lr), least)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = float(lr)
 
     def _after_step(self, index, optimizer, args, kwargs) -> None:
         """Count a step, and do what the schedule asks for."""
@@ -287,7 +293,7 @@ class CodebookTrainer:
         self._steps[index] += 1
         for name, quantizer in self.quantizers.items():
             if self._leading[name] == index:
-                self._watches[name].after_step(name, quantizer)
+                self._watches[name].after_step(quantizer)
                 self._act(name, quantizer, self._steps[index])
 
     def _act(self, name, quantizer, step) -> None:
@@ -326,13 +332,13 @@ class CodebookTrainer:
         start = "codebook" if number else "kmeans++"
         result = quantizer.reinitialize(vectors, start, generator)
         optimizer = self.optimizers[self._leading[name]]
-        state = optimizer.state.pop(quantizer.codebook, None)
-        if state and isinstance(optimizer, torch.optim.Adagrad):
+        optimizer.state.pop(quantizer.codebook, None)
+        if isinstance(optimizer, torch.optim.Adagrad):
             # In torch 2.8 it makes its state with itself, or never.
-            state["step"].zero_()
-            initial = optimizer.defaults["initial_accumulator_value"]
-            state["sum"].fill_(initial)
-            optimizer.state[quantizer.codebook] = state
+            new = torch.optim.Adagrad(
+                [quantizer.codebook], **optimizer.defaults
+            )
+            optimizer.state.update(new.state)
         if result is not None:
             logger.info(
                 f"Step {step}: re-initialized {name} from {len(vectors)} "
@@ -343,14 +349,13 @@ class CodebookTrainer:
 
 
 class _Watch:
-    """A forward hook that looks for what would leave a quantizer untrained. It
-    holds no trainer, so that models in training can be copied."""
+    """A forward hook that warns of what leaves a quantizer untrained. It holds
+    no trainer, so that models in training can be copied."""
 
-    def __init__(self, checks_warmup: bool):
-        self.checks_warmup = checks_warmup
-        # Of training, since the last step.
-        self.batches, self.has_gradient = 0, False
-        self.steps_without_gradient = 0
+    def __init__(self, name: str, checks_warmup: bool):
+        self.name, self.checks_warmup = name, checks_warmup
+        # Since the last step that taught something, but the gradient.
+        self.batches, self.steps, self.has_gradient = 0, 0, False
 
     def __call__(self, quantizer, inputs, output) -> None:
         if torch.compiler.is_compiling() or is_recomputed():
@@ -359,17 +364,21 @@ class _Watch:
             if quantizer.bypass and self.checks_warmup:
                 self.checks_warmup = False
                 logger.warning(
-                    "A VectorQuantizer is evaluated within the warm-up of its "
+                    f"{self.name} is evaluated within the warm-up of its "
                     "ReinitSchedule: nothing is quantized yet. Train longer, "
                     "or shorten warmup."
                 )
             return
         self.batches += 1
-        if self.batches == _BATCHES:
+        if self.batches == _IDLE_BATCHES:
+            cause = "no optimizer given to CodebookTrainer has stepped: give it"
+            cause += " the optimizer that the loop steps"
+            if self.steps:
+                cause = "no gradient reached it: use `output.quantized` of the "
+                cause += "quantizer, and add `output.loss` to the loss"
             logger.warning(
-                "No optimizer given to CodebookTrainer has stepped in "
-                f"{_BATCHES} training batches, so the codebook does not learn: "
-                "give it the optimizer that the loop steps."
+                f"{self.name} learned nothing in {_IDLE_BATCHES} training "
+                f"batches, as {cause}."
             )
         if output.quantized.requires_grad:
             output.quantized.register_hook(self._note_gradient)
@@ -379,24 +388,14 @@ class _Watch:
     def _note_gradient(self, gradient) -> None:
         self.has_gradient = True
 
-    def after_step(self, name, quantizer) -> None:
+    def after_step(self, quantizer) -> None:
         """Look whether the step taught anything."""
         learns = self.has_gradient
         if quantizer.codebook_weight:
             learns = quantizer.codebook.grad is not None
-        self.steps_without_gradient += 1
-        # None is seen of a compiled model.
-        if learns or quantizer.is_codebook_frozen or not self.batches:
-            self.steps_without_gradient = 0
-        if self.steps_without_gradient == _STEPS:
-            logger.warning(
-                f"{name} got no gradient in {_STEPS} optimizer steps, so "
-                "nothing learns through it: use `output.quantized` of the "
-                "quantizer, and add `output.loss` to the loss. A container "
-                "such as SpeechBrain's Sequential keeps the first item of the "
-                "output only: call the quantizer outside of it."
-            )
-        self.batches, self.has_gradient = 0, False
+        self.steps, self.has_gradient = self.steps + 1, False
+        if learns or quantizer.is_codebook_frozen:
+            self.batches = self.steps = 0
 
 
 def _as_module(modules) -> nn.Module:
@@ -415,8 +414,8 @@ def _as_module(modules) -> nn.Module:
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in a model by their dotted names, without
-    those that are part of a frozen model such as a tokenizer."""
+    """Find the vector quantizers in a model by their dotted names, but for
+    parts of a frozen model such as a tokenizer."""
     frozen = {
         part
         for module in model.modules()
@@ -453,10 +452,9 @@ def _find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
 def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     """Move a codebook from its group to one of its own."""
     leader, group, position = next(
-        (index, group, position)
-        for index, group in enumerate(optimizer.param_groups)
-        for position, parameter in enumerate(group["params"])
-        if parameter is codebook
+        (number, group, [p is codebook for p in group["params"]].index(True))
+        for number, group in enumerate(optimizer.param_groups)
+        if any(p is codebook for p in group["params"])
     )
     if LEADER in group:
         return
@@ -466,13 +464,12 @@ def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
             "and would not find the codebook's parameter group: create the "
             "scheduler after it (in a Brain: in on_fit_start(), after super)."
         )
-    own = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-    own["params"] = [group["params"].pop(position)]
-    if "param_names" in group:
-        own["params"] = [(group["param_names"].pop(position), *own["params"])]
-    if isinstance(own["lr"], torch.Tensor):
+    own = {**group, "params": [group["params"].pop(position)], LEADER: leader}
+    if "param_names" in own:
+        name = own.pop("param_names").pop(position)
+        own["params"] = [(name, codebook)]
+    if isinstance(own["lr"], Tensor):
         own["lr"] = own["lr"].clone()
     if "weight_decay" in own:
         own["weight_decay"] = 0.0
-    own[LEADER] = leader
     optimizer.add_param_group(own)

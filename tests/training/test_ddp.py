@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     subprocess.run(
         [*command, "--nproc_per_node=2", str(WORKER), str(folder)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        timeout=60,
+        timeout=300,
     )
     return folder
 

@@ -18,7 +18,7 @@ from tests.training.toy import batches, bits, make, modules
 
 pytestmark = pytest.mark.slow
 
-TIME_LIMIT = 60
+TIME_LIMIT = 300  # Of what never ends.
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,7 @@ def test_killed_from_outside_at_any_moment(
         if (tmp_path / "bits").exists():
             break
     assert run(processes, toy.train, str(tmp_path), "gradient") == 0
-    # The figures of an epoch are not there where nothing was left to train.
-    for name in ("modules", "optimizers", "steps", "random"):
-        assert result(tmp_path)[name] == wanted[name]
+    assert result(tmp_path) == wanted
 
 
 def test_state_saved_on_a_gpu_is_loaded_without_one(tmp_path, monkeypatch):
@@ -141,8 +139,10 @@ def test_state_saved_on_a_gpu_is_loaded_without_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("limit", [0, 2000])
 def test_full_disk_leaves_the_earlier_checkpoint(processes, tmp_path, limit):
     assert run(processes, toy.fill_disk, str(tmp_path), limit) == 0
-    assert (tmp_path / "outcome").read_text() != "saved"
+    told = (tmp_path / "outcome").read_text()
     found = Checkpointer(tmp_path / "save").list_checkpoints()
+    assert "No checkpoint could be saved" in told and "File too large" in told
+    assert f"The last one is {found[0].path.name}." in told
     assert [c.meta["loss"] for c in found] == [1.0]
     brain = make(folder=tmp_path / "save")
     brain.fit([], batches(1), progressbar=False)

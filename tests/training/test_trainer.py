@@ -494,7 +494,7 @@ def test_a_quantizer_without_gradient_is_told_once(name, caplog):
         used_part.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert caplog.text.count("got no gradient in 100 optimizer steps") == 1
+    assert caplog.text.count("no gradient reached it") == 1
 
 
 @pytest.mark.parametrize("reentrant", [None, True, False])
@@ -508,7 +508,7 @@ def test_a_quantizer_with_gradient_is_not_told(options, reentrant, caplog):
     model = Model(**options)
     optimizer = adam(model)
     CodebookTrainer(model, optimizer)
-    for step in range(150):
+    for step in range(250):
         x = data(step, 16).requires_grad_()
         if reentrant is None:
             loss = model(x)
@@ -524,10 +524,10 @@ def test_an_ema_codebook_needs_no_gradient(caplog):
     quantizer = VectorQuantizer(DIM, 8, codebook="ema")
     optimizer = adam(nn.Linear(DIM, DIM))
     CodebookTrainer(quantizer, optimizer)
-    for step in range(150):
+    for step in range(250):
         quantizer(data(step, 16))
         optimizer.step()
-    assert "no gradient" not in caplog.text
+    assert "learned nothing" not in caplog.text
 
 
 def test_a_warmup_longer_than_the_run_is_told(caplog):

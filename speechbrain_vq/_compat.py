@@ -1,0 +1,47 @@
+"""What version 0.1 named otherwise, and its saved states; for one release."""
+
+from torch import Tensor, nn
+
+
+class OldQuantizer:
+    """Base of quantizers, for names and states of version 0.1."""
+
+    def reestimate(self, vectors=None, generator=None):
+        """Deprecated name of ``reinitialize``."""
+        return self.reinitialize(vectors, generator=generator)
+
+    @property
+    def codewords(self) -> nn.Module:
+        """Deprecated name of ``embedding``."""
+        return self.embedding
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        upgrade_state_dict(self, state_dict, prefix)
+        state_dict.pop(f"{prefix}reservoir._extra_state", None)
+        extra = state_dict.pop(f"{prefix}_extra_state", None)
+        if extra is not None:
+            self.bypass = bool(extra["bypass"])
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def upgrade_state_dict(
+    model: nn.Module, state_dict: dict, prefix: str = ""
+) -> None:
+    """Convert a saved state of version 0.1, in place, and the norms of a
+    model's quantizers to what their state has. The state may be anything else
+    by the keys of one; ``prefix`` is what they begin with."""
+    for name, quantizer in model.named_modules(remove_duplicate=False):
+        if not isinstance(quantizer, OldQuantizer):
+            continue
+        at = f"{prefix}{name}." if name else prefix
+        if quantizer.norm is not None and f"{at}norm.weight" in state_dict:
+            quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
+        old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
+        for key in old:
+            value = state_dict.pop(key)
+            if key.endswith("weight"):  # averages belong to training
+                state_dict[f"{at}embedding.weight"] = value
+        variance = f"{at}norm.running_var"
+        if old and isinstance(state_dict.get(variance), Tensor):
+            # Its epsilon.
+            state_dict[variance] = state_dict[variance] + 1e-5

@@ -1,0 +1,443 @@
+"""What is damaged is named and never used, and what stops a run loses nothing
+of it: real files, processes and signals.
+"""
+
+import hashlib
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+from subprocess import DEVNULL
+
+import pytest
+import torch
+import yaml
+from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
+from speechbrain.utils.distributed import ddp_init_group
+from speechbrain.utils.run_opts import RunOptions
+
+from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
+from speechbrain_vq.training.resume import AtomicCheckpointer
+from tests.training import toy
+from tests.training.test_checkpointer import (
+    TIME_LIMIT,
+    make_model,
+    processes,
+    run,
+)
+from tests.training.test_resume import never_stopped, result
+from tests.training.toy import batches, make, modules
+
+__all__ = ["processes"]  # A fixture
+
+# Damaged checkpoints -------------------------------------------------------
+
+
+def flip(path, position=None, bit=0):
+    """Turn one bit over."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if position is None else position] ^= 1 << bit
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "a bit flipped": flip,
+    "missing": lambda path: path.unlink(),
+}
+
+
+def save(folder, *values):
+    """Checkpoints of models of these values, and what it takes to load one."""
+    model = make_model()
+    checkpointer = AtomicCheckpointer(folder, {"model": model})
+    saved = []
+    for value in values:
+        torch.nn.init.constant_(model.weight, value)
+        saved.append(checkpointer.save_checkpoint({"loss": value}))
+    return saved
+
+
+def recovered(folder):
+    """The value that a new process would go on from."""
+    model = make_model()
+    AtomicCheckpointer(folder, {"model": model}).recover_if_possible()
+    return model.weight.item()
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize(
+    "file", ["model.ckpt", "random_state.ckpt", "CKPT.yaml"]
+)
+def test_the_last_whole_checkpoint_is_taken(tmp_path, caplog, file, kind):
+    *_, newest = save(tmp_path, 1, 2, 3)
+    DAMAGE[kind](newest.path / file)
+    assert recovered(tmp_path) == 2
+    (told,) = (m for m in caplog.messages if "is not used" in m)
+    assert newest.path.name in told and file in told
+
+
+def test_a_damaged_one_is_neither_averaged_nor_kept(tmp_path):
+    saved = save(tmp_path, 1, 2, 3)
+    flip(saved[1].path / "model.ckpt")
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model(5)})
+    found = checkpointer.find_checkpoints(max_num_checkpoints=2)
+    assert average_checkpoints(found, "model")["weight"].item() == 2
+    checkpointer.save_and_keep_only(min_keys=["loss"])
+    assert not saved[1].path.exists()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_no_bit_of_a_checkpoint_can_turn_unseen(tmp_path):
+    draw = random.Random(0)
+    (saved,) = save(tmp_path, 3)
+    for _ in range(100):
+        path = draw.choice(sorted(saved.path.iterdir()))
+        content = path.read_bytes()
+        flip(path, draw.randrange(len(content)), draw.randrange(8))
+        try:
+            assert recovered(tmp_path) == 3
+        except OSError as error:
+            assert path.name in str(error)
+        path.write_bytes(content)
+    assert recovered(tmp_path) == 3
+
+
+def test_a_run_never_starts_over_beside_damaged_checkpoints(tmp_path):
+    saved = save(tmp_path, 1, 2)
+    (saved[0].path / "CKPT.yaml").unlink()
+    flip(saved[1].path / "model.ckpt")
+    brain = make(folder=tmp_path)
+    with pytest.raises(
+        OSError, match="No checkpoint in .* can be used"
+    ) as told:
+        brain.fit(range(1), batches(1), progressbar=False)
+    for checkpoint in saved:
+        assert checkpoint.path.name in str(told.value)
+    assert "CKPT.yaml is missing" in str(told.value)
+    assert brain.optimizer_step == 0
+
+
+def test_checkpoints_without_checksums_load_as_they_did(tmp_path):
+    checkpointer = Checkpointer(tmp_path, {"model": make_model(3)})
+    checkpointer.save_checkpoint()
+    with pytest.warns(UserWarning, match="random_state"):
+        assert recovered(tmp_path) == 3
+
+
+def test_a_later_format_is_refused_by_name(tmp_path):
+    (saved,) = save(tmp_path, 1)
+    assert saved.meta["speechbrain_vq"]["format"] == 1
+    meta = {**saved.meta, "speechbrain_vq": {"format": 2, "version": "9.1"}}
+    text = yaml.dump(meta)
+    own = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    (saved.path / "CKPT.yaml").write_text(f"{text}# {own}\n")
+    with pytest.raises(ValueError, match="speechbrain_vq 9.1, in format 2"):
+        recovered(tmp_path)
+
+
+# A disk that is full -------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "none", str(place)]
+    if not shutil.which("mount") or subprocess.call(mount, stderr=DEVNULL):
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.check_call(["umount", "--lazy", str(place)])
+
+
+@pytest.mark.parametrize("values", [10, 20_000])
+def test_a_full_disk_is_told_and_the_last_checkpoint_stays(small_disk, values):
+    model = torch.nn.Linear(1, values)
+    checkpointer = AtomicCheckpointer(small_disk, {"model": model})
+    with pytest.raises(OSError, match="No space left on device") as told:
+        for number in range(100):
+            torch.nn.init.constant_(model.weight, number)
+            saved = checkpointer.save_checkpoint({"number": number})
+    assert f"The last one is {saved.path.name}." in str(told.value)
+    assert checkpointer.recover_if_possible() == saved
+    assert (model.weight == saved.meta["number"]).all()
+    assert not (small_disk / ".partial").exists()
+
+
+# Signals -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "by, code", [(signal.SIGTERM, 143), (signal.SIGINT, 1)]
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"interval": 0}, {"factor": 2, "interval": 0}],
+    ids=["saves", "saves only at the end of epochs", "accumulates"],
+)
+def test_a_signal_is_followed_by_a_checkpoint(
+    processes, tmp_path_factory, tmp_path, by, code, options
+):
+    wanted = never_stopped(processes, tmp_path_factory, "gradient", **options)
+    arguments = str(tmp_path), "gradient"
+    for lives in (0, 4, 5):
+        before = progress(tmp_path)
+        got = toy_run(processes, *arguments, lives=lives, by=by, **options)
+        assert got == code
+        # All of its batches but those of a step that is not complete.
+        assert progress(tmp_path) - before >= lives + 1
+    assert toy_run(processes, *arguments, **options) == 0
+    assert result(tmp_path) == wanted
+
+
+def toy_run(processes, *args, **kwargs):
+    """Train in a process of its own; its exit code."""
+    process = processes.Process(target=toy.train, args=args, kwargs=kwargs)
+    process.start()
+    process.join(TIME_LIMIT)
+    return process.exitcode
+
+
+def progress(folder):
+    """Training batches up to the latest checkpoint: seven an epoch."""
+    found = Checkpointer(folder / "save").find_checkpoint()
+    if found is None:
+        return 0
+    brain = yaml.safe_load((found.path / "brain.ckpt").read_text())
+    epoch = int((found.path / "counter.ckpt").read_text())
+    return 7 * (epoch - (not found.meta["end-of-epoch"])) + brain["step"]
+
+
+def test_a_signal_of_another_owner_stays_with_it():
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda *_: got.append(True))
+    try:
+        brain = make()
+        brain.on_fit_batch_start = lambda *_: os.kill(os.getpid(), 15)
+        brain.fit(range(1), batches(2), progressbar=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [True, True] and brain.optimizer_step == 2
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# Several ranks -------------------------------------------------------------
+
+
+def join(rank, world, port):
+    """Become a rank."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    ddp_init_group(RunOptions.from_dictionary(RANK_OPTIONS))
+
+
+RANK_OPTIONS = {"device": "cpu", "distributed_backend": "gloo"}
+CAPACITY, ROUNDS = 100, 100
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def collector():
+    """A trainer of one quantizer of numbers, and its reservoir."""
+    quantizer = VectorQuantizer(1, 8, reservoir_size=CAPACITY)
+    optimizer = torch.optim.SGD(quantizer.parameters(), 0.1)
+    return CodebookTrainer(quantizer, optimizer), quantizer.reservoir
+
+
+def numbers(first, number):
+    return torch.arange(first, first + number).view(-1, 1).float()
+
+
+def collect(rank, world, port, folder):
+    """The first rank sees 1000 numbers, the second 2900 and in each round
+    one more; save what they keep, and in the end what of 30 and of 50."""
+    join(rank, world, port)
+    trainer, reservoir = collector()
+    states = []
+    for number in range(2 * ROUNDS):
+        part = [(0, 1000), (1000, 2900 + number)][rank]
+        if number >= ROUNDS:
+            part = [(0, 30), (30, 50)][rank]
+        torch.manual_seed(2 * number + rank)
+        reservoir.reset()
+        reservoir.add(numbers(*part))
+        states.append(trainer.state_dict(over_ranks=True))
+    if rank == 0:
+        torch.save(states, folder / "states")
+
+
+def go_on(rank, world, port, folder):
+    """Each rank sees 500 more, and a sample is drawn."""
+    join(rank, world, port)
+    trainer, reservoir = collector()
+    states, samples = torch.load(folder / "states"), []
+    for number, state in enumerate(states):
+        torch.manual_seed(7 * number + rank)
+        trainer.load_state_dict(state)
+        if number < ROUNDS:
+            reservoir.add(numbers(4000 + 500 * rank, 500))
+        samples.append(reservoir.gather(seed=number).flatten())
+    if rank == 0:
+        torch.save(samples, folder / "samples")
+
+
+@pytest.fixture(scope="module")
+def collected(processes, tmp_path_factory):
+    """What two ranks saved."""
+    folder = tmp_path_factory.mktemp("collected")
+    assert run(processes, collect, 2, free_port(), folder, ranks=2) == [0, 0]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_sample_is_uniform_after_a_resume_with_other_ranks(
+    processes, collected, ranks
+):
+    arguments = ranks, free_port(), collected
+    found = run(processes, go_on, *arguments, ranks=ranks)
+    assert found == [0] * ranks
+    states = torch.load(collected / "states")
+    kept = [s["quantizers"]["quantizer"]["reservoir"] for s in states]
+    samples = torch.load(collected / "samples")
+    counts = [int(k["count"]) for k in kept]
+    assert counts == [*range(3900, 3900 + ROUNDS), *[80] * ROUNDS]
+    for sample in samples[:ROUNDS]:
+        assert len(sample.unique()) == len(sample) == CAPACITY
+    expected = 0
+    for first in counts[:ROUNDS]:
+        seen = torch.cat([numbers(0, first), numbers(4000, 500 * ranks)])
+        shares = seen.flatten().long().div(500, rounding_mode="floor")
+        expected += CAPACITY * shares.bincount() / len(seen)
+    found = torch.cat(samples[:ROUNDS]).long() // 500
+    # The 99.9th percentile of chi-square with 10 degrees of freedom.
+    chi_square = (found.bincount() - expected).square() / expected
+    assert chi_square.sum() < 29.6
+    for sample in samples[ROUNDS:]:  # Nothing is lost where all fits.
+        assert torch.equal(sample.sort().values, torch.arange(80.0))
+
+
+class Stopped(toy.Toy):
+    """Sends the second rank a SIGTERM before its third batch."""
+
+    stops = False
+
+    def on_fit_batch_start(self, batch, should_step):
+        if self.stops and self.step == 3 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_rank(rank, world, port, folder, stops):
+    """Train on 8 batches a rank, and note what the epoch counted."""
+    join(rank, world, port)
+    torch.manual_seed(rank)
+    brain = make(
+        Stopped,
+        folder=folder / "save",
+        run=RANK_OPTIONS,
+        reinit_schedule=ReinitSchedule(1, 3),
+    )
+    brain.stops = stops
+    brain.fit([1], batches(8 * world), progressbar=False)
+    torch.save(brain.vq_stats["train"], folder / f"stats{rank}")
+
+
+@pytest.mark.slow
+def test_ranks_stop_together_and_count_what_all_saw(processes, tmp_path):
+    def train(stops):
+        port = free_port()
+        arguments = 2, port, tmp_path, stops
+        return run(processes, train_rank, *arguments, ranks=2)
+
+    assert train(True) == [143, 143]
+    (saved,) = AtomicCheckpointer(tmp_path / "save").list_checkpoints()
+    state = torch.load(saved.paramfiles["codebook_trainer"])
+    reservoir = state["trainer"]["quantizers"]["quantizer"]["reservoir"]
+    assert int(reservoir["count"]) > 0
+    assert train(False) == [0, 0]
+    for rank in range(2):
+        stats = torch.load(tmp_path / f"stats{rank}")
+        # The first step of a rank is the warm-up.
+        assert stats["vectors"] == 2 * 7 * 30
+
+
+# Batches that teach nothing ------------------------------------------------
+
+
+class Padded(toy.Toy):
+    """Takes batches of vectors and lengths."""
+
+    def compute_forward(self, batch, stage):
+        x, lengths = batch
+        return self.modules.quantizer(self.modules.encoder(x), lengths)
+
+
+def padded(*empty, number=6):
+    """Batches of which some are padding only."""
+    data = [
+        (x, torch.full([len(x)], float(index not in empty)))
+        for index, (x,) in enumerate(batches(number))
+    ]
+    return torch.utils.data.DataLoader(data, batch_size=None)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_a_batch_without_a_valid_frame_is_skipped_and_told(caplog, factor):
+    brain = make(Padded, run={"grad_accumulation_factor": factor})
+    brain.fit(range(2), padded(1), padded(0, number=2), progressbar=False)
+    assert brain.optimizer_step == 2 * (6 // factor - 1)
+    for stage in "training", "VALID":
+        told = [m for m in caplog.messages if f"batch of {stage} is sk" in m]
+        assert len(told) == 2 and "all of it is padding" in told[0]
+    assert brain.vq_stats["valid"]["vectors"] == 30
+    brain.evaluate(padded(0, number=2), progressbar=False)
+    assert brain.vq_stats["test"]["vectors"] == 30
+
+
+def test_a_run_that_takes_no_step_stops_and_says_why(caplog):
+    caplog.set_level(logging.ERROR)
+    nothing = padded(*range(300), number=300)
+    with pytest.raises(
+        ValueError, match="last 200 steps .* nothing is learned"
+    ):
+        make(Padded).fit(range(9), nothing, progressbar=False)
+    with pytest.raises(ValueError, match="last 2 steps .* NaN in recordings"):
+        sick = [(torch.nan * x,) for (x,) in batches(2)]
+        make().fit(range(9), sick, progressbar=False)
+
+
+def test_a_learning_rate_beyond_any_sense_is_refused():
+    brain = make(codebook_lr_multiplier=1e12)
+    with pytest.raises(ValueError, match="lr_multiplier .* at most 1000, got"):
+        brain.fit(range(1), batches(1), progressbar=False)
+
+
+# Figures -------------------------------------------------------------------
+
+
+def test_a_complete_run_that_starts_again_has_its_statistics(tmp_path):
+    stats = []
+    for _ in range(2):
+        brain = make(folder=tmp_path, parts=modules())
+        epochs = toy.EpochCounter(2)
+        brain.checkpointer.add_recoverable("epochs", epochs)
+        brain.fit(epochs, batches(3), batches(2), progressbar=False)
+        stats.append(brain.vq_stats)
+    assert stats[0] == stats[1]
+    assert stats[1]["valid"]["vectors"] == 60
