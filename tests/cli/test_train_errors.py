@@ -1,6 +1,7 @@
 """What is wrong with a training is said at once, in one line."""
 
 import logging
+import socket
 import subprocess
 import sys
 
@@ -63,6 +64,47 @@ def test_what_a_recipe_asks_for_is_named(train):
     done = train()
     assert done.exit_code == 1
     assert "--data_folder=... is missing" in done.output
+
+
+def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(tmp_path):
+    hold = (
+        "import sys\n"
+        "from speechbrain_vq.dataio.atomic import exclusive\n"
+        "with exclusive('run'):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    train = [sys.executable, "-m", "speechbrain_vq", "train", RECIPE]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+
+    def second():
+        command = [*train, "--data_folder=x", "--out=run"]
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], cwd=tmp_path, **pipes
+    ) as first:
+        assert first.stdout.readline() == b"held\n"
+        done = second()
+        assert done.returncode == 1
+        (line,) = (x for x in done.stderr.splitlines() if "Error" in x)
+        assert "run is being written by another process" in line
+        assert f"({first.pid} on {socket.gethostname()}, since 2" in line
+        first.kill()
+    # Nobody holds it any more; it has no recordings.
+    done = second()
+    assert "is being written" not in done.stderr and done.returncode == 1
+    assert not list(tmp_path.glob(".run*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /sys")
+def test_a_place_where_nothing_can_be_written_is_one_line(train):
+    done = train("--data_folder=x", "--out=/sys/run")
+    assert done.exit_code == 1 and "Traceback" not in done.output
+    (line,) = [x for x in done.output.splitlines() if x.startswith("Error: ")]
+    assert "/sys/" in line
 
 
 def test_debug_shows_the_traceback(train):

@@ -139,8 +139,10 @@ def test_state_saved_on_a_gpu_is_loaded_without_one(tmp_path, monkeypatch):
 @pytest.mark.parametrize("limit", [0, 2000])
 def test_full_disk_leaves_the_earlier_checkpoint(processes, tmp_path, limit):
     assert run(processes, toy.fill_disk, str(tmp_path), limit) == 0
-    assert (tmp_path / "outcome").read_text() != "saved"
+    told = (tmp_path / "outcome").read_text()
     found = Checkpointer(tmp_path / "save").list_checkpoints()
+    assert "No checkpoint could be saved" in told and "File too large" in told
+    assert f"The last one is {found[0].path.name}." in told
     assert [c.meta["loss"] for c in found] == [1.0]
     brain = make(folder=tmp_path / "save")
     brain.fit([], batches(1), progressbar=False)

@@ -3,7 +3,6 @@ they start, have in common.
 """
 
 import hashlib
-import io
 import os
 import signal
 
@@ -270,10 +269,8 @@ def fill_disk(folder, limit):
     try:
         brain.checkpointer.save_checkpoint({"loss": 0.5})
         outcome = "saved"
-    except (OSError, RuntimeError) as error:
-        outcome = type(error).__name__
+    except OSError as error:
+        outcome = str(error)
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    buffer = io.StringIO()
-    buffer.write(outcome)
     with open(os.path.join(folder, "outcome"), "w") as file:
-        file.write(buffer.getvalue())
+        file.write(outcome)
