@@ -141,7 +141,7 @@ def _sample(entries, most_seconds):
     for name in names:
         sample[name] = entries[name]
         try:
-            total += check_audio(entries[name]["wav"])
+            total += check_audio(entries[name]["wav"], decode=False)
         except AudioError:
             continue
         if total > most_seconds:
