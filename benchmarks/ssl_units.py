@@ -298,11 +298,11 @@ METHODS = {
     "k-means, as SpeechBrain's recipes": minibatch_kmeans,
     "`robust`": trained("robust"),
     "`ema_bn`": trained("ema_bn"),
-    "k-means of standardized features": full_kmeans,
-    "`ema`": trained("ema"),
     "`robust`, window predictor 0.15": trained("robust", None, 0.15),
     "`residual`, 2 x 512": trained("residual"),
+    "k-means of standardized features": full_kmeans,
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
+    "`ema`": trained("ema"),
 }
 COLUMNS = {
     "pnmi": ("PNMI", ".3f"),

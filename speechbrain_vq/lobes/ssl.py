@@ -118,6 +118,11 @@ class SSLFeatures(nn.Module):
         self._encoder: list[nn.Module] = []
 
     @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
     def settings(self) -> dict[str, float]:
         """Settings of the log-mels, which a vocoder must share."""
         return self._mel().settings
