@@ -32,7 +32,7 @@ _MOST_SKIPPED = 200
 
 class SkipNonfiniteMixin:
     """Skips the steps of a Brain whose loss is not finite on some rank, and
-    batches that have no valid frame."""
+    batches that have no valid frame; names what takes too much memory."""
 
     _nonfinite, _skipped, _stop = False, 0, None
 
@@ -46,6 +46,9 @@ class SkipNonfiniteMixin:
             if self.step % self.grad_accumulation_factor == 0:
                 self.optimizers_step()
             return torch.tensor(math.nan)
+        except RuntimeError as error:
+            _name_sizes(self, error)
+            raise
 
     def evaluate_batch(self, batch, stage):
         """Evaluate a batch, as a Brain does."""
@@ -163,27 +166,6 @@ class VQMixin(SkipNonfiniteMixin):
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
-    def fit_batch(self, batch):
-        """Fit a batch, as a Brain does."""
-        try:
-            return super().fit_batch(batch)
-        except RuntimeError as error:
-            texts = "out of memory", "allocate memory"  # CUDA's, and a CPU's.
-            if not any(text in str(error) for text in texts):
-                raise
-            sizes = {
-                f"codebook_size of {name}": quantizer.codebook_size
-                for name, quantizer in self.quantizers.items()
-            }
-            if hasattr(getattr(self, "hparams", None), "batch_size"):
-                sizes = {"batch_size": self.hparams.batch_size, **sizes}
-            raise MemoryError(
-                f"Out of memory in the step after {self.optimizer_step}. What "
-                "takes it, beside the length of the items: "
-                + ", ".join(f"{key}={size}" for key, size in sizes.items())
-                + f". ({str(error).splitlines()[0]})"
-            ) from error
-
     def evaluate(self, *args, **kwargs):
         """Evaluate, as a Brain does, and warn if it does not quantize."""
         self._start("test")
@@ -288,3 +270,22 @@ def _length(sized) -> float:
         return getattr(sized, "limit", None) or len(sized)
     except TypeError:
         return math.inf
+
+
+def _name_sizes(brain, error):
+    """Raise MemoryError with what takes the memory, where it ran out."""
+    texts = "out of memory", "allocate memory"  # CUDA's, and a CPU's.
+    if not any(text in str(error) for text in texts):
+        return
+    sizes = {
+        f"codebook_size of {name}": quantizer.codebook_size
+        for name, quantizer in find_quantizers(brain.modules).items()
+    }
+    if hasattr(getattr(brain, "hparams", None), "batch_size"):
+        sizes = {"batch_size": brain.hparams.batch_size, **sizes}
+    raise MemoryError(
+        f"Out of memory in the step after {brain.optimizer_step}. What takes "
+        "it, beside the length of the items: "
+        + ", ".join(f"{key}={size}" for key, size in sizes.items())
+        + f". ({str(error).splitlines()[0]})"
+    ) from error
