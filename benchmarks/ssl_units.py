@@ -19,6 +19,7 @@ import time
 import click
 import numpy as np
 import torch
+import vector_quantize_pytorch as vqp
 from hyperpyyaml import load_hyperpyyaml
 from report import save, versions_line
 from sklearn.cluster import MiniBatchKMeans
@@ -203,7 +204,7 @@ class Network(torch.nn.Module):
         error, number = self.decoder.errors(decoded, x, full)
         if window_weight:
             loss = loss + window_weight * self.window(quantized, x, full)
-        return error / number + loss
+        return error / number + loss.sum()
 
     @torch.no_grad()
     def units(self, x):
@@ -214,22 +215,43 @@ class Network(torch.nn.Module):
         return tokens[0].view(len(x), -1), codewords
 
 
+class Vqp(vqp.VectorQuantize):
+    """EMA of vector-quantize-pytorch, with our interface."""
+
+    def encode(self, x):
+        """Encode latents [B, T, H] to codes [B, T]."""
+        return self(x)[1]
+
+    def decode(self, codes):
+        """Look up the codewords of codes."""
+        return self.get_output_from_indices(codes)
+
+
 def train(preset, size, window_weight, features, seed):
     """Train the network with a preset's quantizer and trainer."""
     torch.manual_seed(seed)
-    with open(preset_path(preset), encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file)
-    quantizer = VectorQuantizer.from_preset(preset, LATENT, size)
+    if preset == "vqp":
+        quantizer = Vqp(
+            dim=LATENT,
+            codebook_size=size,
+            kmeans_init=True,
+            threshold_ema_dead_code=2,
+        )
+    else:
+        quantizer = VectorQuantizer.from_preset(preset, LATENT, size)
     network = Network(quantizer, features[0].shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    CodebookTrainer(
-        network,
-        optimizer,
-        lr_multiplier=hparams["codebook_lr_multiplier"],
-        schedule=hparams["reinit_schedule"],
-        max_lr=hparams["codebook_max_lr"],
-        total_steps=STEPS,
-    )
+    if preset != "vqp":
+        with open(preset_path(preset), encoding="utf-8") as file:
+            hparams = load_hyperpyyaml(file)
+        CodebookTrainer(
+            network,
+            optimizer,
+            lr_multiplier=hparams["codebook_lr_multiplier"],
+            schedule=hparams["reinit_schedule"],
+            max_lr=hparams["codebook_max_lr"],
+            total_steps=STEPS,
+        )
     annealed = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, 2 * (1 - step / STEPS))
     )
@@ -302,6 +324,7 @@ METHODS = {
     "`residual`, 2 x 512": trained("residual"),
     "k-means of standardized features": full_kmeans,
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
+    "vqp: EMA, k-means, dead codes": trained("vqp"),
     "`ema`": trained("ema"),
 }
 COLUMNS = {
@@ -411,7 +434,12 @@ def main(whisper, data, seeds, cache):
         lines = [json.loads(line) for line in text.splitlines()]
 
     def add(line):
-        lines.append({**line, "versions": versions("scikit-learn")})
+        lines.append(
+            {
+                **line,
+                "versions": versions("scikit-learn", "vector-quantize-pytorch"),
+            }
+        )
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         click.echo(lines[-1])
@@ -508,7 +536,7 @@ def write_page(lines, about, layer, data):
             "features in memory. The others see "
             "standardized features. Presets train the recipe's network (a "
             f"linear encoder to {LATENT} channels, a decoder of {CHANNELS}; no "
-            f"log-mels) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
+            f"log-mels; vqp is vector-quantize-pytorch) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
             "0.001 falling to 0 over the last half. Seconds are of one CPU "
             f"thread. {'Medians' if number > 1 else 'Values'} of {number} "
             f"seed{'s' * (number > 1)}; of PNMI also the range. Lines: "
