@@ -318,14 +318,13 @@ def trained(preset, size=None, window_weight=0.0):
 
 METHODS = {
     "k-means, as SpeechBrain's recipes": minibatch_kmeans,
-    "`robust`": trained("robust"),
+    "k-means of standardized features": full_kmeans,
+    "vqp: EMA, k-means, dead codes": trained("vqp"),
     "`ema_bn`": trained("ema_bn"),
+    "`robust`": trained("robust"),
     "`robust`, window predictor 0.15": trained("robust", None, 0.15),
     "`residual`, 2 x 512": trained("residual"),
-    "k-means of standardized features": full_kmeans,
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
-    "vqp: EMA, k-means, dead codes": trained("vqp"),
-    "`ema`": trained("ema"),
 }
 COLUMNS = {
     "pnmi": ("PNMI", ".3f"),
@@ -414,6 +413,7 @@ def choose_layer(data):
 @click.option(
     "--data", required=True, type=pathlib.Path, help="Manifests with phones."
 )
+@click.option("--methods", default=None, help="Rows, separated by semicolons.")
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
     "--cache",
@@ -422,7 +422,7 @@ def choose_layer(data):
     type=pathlib.Path,
     help="Folder of the converted encoder and of its features.",
 )
-def main(whisper, data, seeds, cache):
+def main(whisper, data, methods, seeds, cache):
     """Quantize the features by all methods, and write lines and the page."""
     converted = cache / "whisper"
     if not converted.is_dir():
@@ -465,9 +465,10 @@ def main(whisper, data, seeds, cache):
         key = "abx_within_speaker_any_context_codewords"
         add({"method": "features", "seed": 1, key: abx[key]})
     for seed in range(1, seeds + 1):
-        for name, method in METHODS.items():
+        for name in methods.split(";") if methods else METHODS:
             if (name, seed) in done:
                 continue
+            method = METHODS[name]
             start = time.process_time()
             units = method(features, moments, seed)
             seconds = time.process_time() - start
@@ -480,20 +481,20 @@ def main(whisper, data, seeds, cache):
 
 def write_page(lines, about, layer, data):
     """Write the page: medians over the seeds, with the range of PNMI."""
-    rows = {}
+    rows = {"features": [], **{name: [] for name in METHODS}}
     for line in lines:
         if "method" in line:
-            rows.setdefault(line["method"], []).append(line)
+            rows[line["method"]].append(line)
+    rows = {name: runs for name, runs in rows.items() if runs}
     minutes = {
         split: sum(item["length"] for _, _, item in utterances) / 60
         for split, utterances in data.items()
     }
     pnmis = ", ".join(f"{k}: {v:.3f}" for k, v in about["layers"].items())
     table = [
-        "| units | "
-        + " | ".join(title for title, _ in COLUMNS.values())
-        + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
+        f"| units | {' | '.join(title for title, _ in COLUMNS.values())} | "
+        "seeds |",
+        "|---" * (2 + len(COLUMNS)) + "|",
     ]
     for name, runs in rows.items():
         cells = []
@@ -503,8 +504,8 @@ def write_page(lines, about, layer, data):
             if key == "pnmi" and len(values) > 1:
                 cell += f" ({min(values):{form}} to {max(values):{form}})"
             cells.append(cell)
+        cells.append(str(len(runs)))
         table.append(f"| {name} | " + " | ".join(cells) + " |")
-    number = max(len(runs) for runs in rows.values())
     save(
         pathlib.Path(__file__).with_suffix(".md"),
         [
@@ -533,14 +534,13 @@ def write_page(lines, about, layer, data):
             f"{SIZE} units where the row does not say otherwise. k-means as "
             "SpeechBrain's recipes: MiniBatchKMeans of raw features with their "
             "settings, but three initializations for their twenty, and all "
-            "features in memory. The others see "
-            "standardized features. Presets train the recipe's network (a "
+            "features in memory. The others see standardized features. vqp is "
+            "vector-quantize-pytorch. It and the presets train the recipe's network (a "
             f"linear encoder to {LATENT} channels, a decoder of {CHANNELS}; no "
-            f"log-mels; vqp is vector-quantize-pytorch) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
+            f"log-mels) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
             "0.001 falling to 0 over the last half. Seconds are of one CPU "
-            f"thread. {'Medians' if number > 1 else 'Values'} of {number} "
-            f"seed{'s' * (number > 1)}; of PNMI also the range. Lines: "
-            "ssl_units.jsonl.",
+            "thread. Medians of the seeds, whose number is in the last column; "
+            "of PNMI also the range. Lines: ssl_units.jsonl.",
             "",
             *table,
             "",
