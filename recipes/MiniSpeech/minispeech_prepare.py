@@ -34,7 +34,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 
 from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
-from speechbrain_vq.dataio.audio import check_files, count_reasons, find_audio
+from speechbrain_vq.dataio.audio import find_audio, usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     MANIFESTS,
@@ -453,21 +453,6 @@ def _digest(chunks: Iterable[bytes]) -> str:
     return sha.hexdigest()
 
 
-def _check_files(
-    source: pathlib.Path, paths: list[pathlib.Path]
-) -> dict[pathlib.Path, float]:
-    """Return the lengths of the files that can be read to their end."""
-    lengths, errors = check_files(paths)
-    for error in errors.values():
-        logger.warning("Left out %s", error)
-    if errors:
-        logger.warning(
-            "%s: %d of %d files were left out: %s.",
-            *(source, len(errors), len(paths), count_reasons(errors)),
-        )
-    return lengths
-
-
 # Folders laid out like utts.tsv, phones.tsv.gz and audio
 
 
@@ -492,7 +477,7 @@ def _read_tables(
                 )
     rows = [row for row in rows if not languages or row["lang"] in languages]
     names = [f"audio/{row['speaker']}/{row['utt']}.ogg" for row in rows]
-    lengths = _check_files(source, [source / name for name in names])
+    lengths = usable_files(source / name for name in names)
     utts = {split: {} for split in SPLITS}
     for row, relative in zip(rows, names, strict=True):
         if row["split"] not in SPLITS:
@@ -554,7 +539,7 @@ def _read_audio(
 ) -> tuple[dict[str, dict], str]:
     """Make entries of the files that can be read to their end, and say what
     their speakers are."""
-    found = _check_files(source, paths)
+    found = usable_files(paths)
     lengths = {path.relative_to(source): s for path, s in found.items()}
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
     utts = {}

@@ -3,14 +3,15 @@
 > python folder.py TRAIN.PY FOLDER HPARAMS.yaml --output_folder=RUN
 
 It makes manifests of the folder in the run, chooses the size of the codebook
-and the number of steps by the amount of audio, and runs the recipe's train.py.
-Further arguments are the recipe's.
+and the number of steps by the amount of audio, and runs the recipe's train.py,
+which ends with a report. Further arguments are the recipe's.
 """
 
 import logging
 import math
 import pathlib
 import runpy
+import shlex
 import sys
 from itertools import pairwise
 
@@ -25,10 +26,11 @@ from speechbrain_vq.dataio.manifests import (
     manifest_path,
     read_manifest,
 )
+from speechbrain_vq.recipe_files import FOLDER_RECIPES
 from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.common.runs import CONSOLE, hold
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
-from speechbrain_vq.report import write_report
+from speechbrain_vq.report.reproduce import COMMAND_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +131,26 @@ def main(argv: list[str]) -> None:
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
     added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
     sys.argv = [script, yaml, *added, *options]
+    if if_main_process():
+        words = _command(script, folder, yaml, options)
+        (run / COMMAND_FILE).write_text(shlex.join(words) + "\n", "utf-8")
     runpy.run_path(script, run_name="__main__")
-    if (run / "model").is_dir() and if_main_process():
-        page = write_report(run, run / "report.html")
-        logger.info("  %-11s %s, in a browser", "look at it", page)
+
+
+def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:
+    """Return the words of the `speechbrain-vq train` that leads here."""
+    words = ["speechbrain-vq", "train", folder]
+    place = pathlib.Path(script).parent
+    for name, recipe in FOLDER_RECIPES.items():
+        if place.match(recipe) and name != "units":
+            words.append(f"--recipe={name}")
+    if pathlib.Path(yaml) != place / "hparams" / "train.yaml":
+        words.append(f"--config={yaml}")
+    own = {"--number_of_steps": "--steps", "--output_folder": "--out"}
+    for option in options:
+        name, equals, value = option.partition("=")
+        words.append(own.get(name, name) + equals + value)
+    return words
 
 
 def _refuse_unreadable(folder: pathlib.Path) -> None:

@@ -82,7 +82,10 @@ def _as_users_mistake(error: Exception) -> str | None:
     names = {cls.__name__ for cls in type(error).__mro__}
     kinds = ImportError, OSError, ValueError
     if isinstance(error, kinds) or {"HubError", "YAMLError"} & names:
-        return str(error)
+        # Of a worker of a loader, whose message has its traceback.
+        _, traceback, rest = str(error).partition("Original Traceback (")
+        last = rest.splitlines()[-1].partition(": ")[2] if traceback else ""
+        return last or str(error)
     return None
 
 

@@ -132,13 +132,43 @@ def check_files(
     lengths, errors, paths = {}, {}, list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = zip(paths, pool.map(check, paths), strict=True)
-        bar = {"total": len(paths), "unit": "file", "disable": None}
-        for path, result in tqdm(results, "checking", leave=False, **bar):
+        bar = {"total": len(paths), "unit": "file", "leave": False}
+        hidden = True if len(paths) < 2 else None
+        for path, result in tqdm(results, "checking", disable=hidden, **bar):
             if isinstance(result, AudioError):
                 errors[path] = str(result)
             else:
                 lengths[path] = result
     return lengths, errors
+
+
+def usable_files(
+    paths: Iterable[str | os.PathLike], decode: bool = True
+) -> dict[str | os.PathLike, float]:
+    """Return the lengths by path of the files that can be read, with warnings
+    for the others; see ``check_files``."""
+    lengths, errors = check_files(paths, decode)
+    for error in errors.values():
+        logger.warning("Left out %s", error)
+    if errors:
+        logger.warning(
+            "%d of %d files were left out: %s.",
+            *(len(errors), len(lengths) + len(errors), count_reasons(errors)),
+        )
+    return lengths
+
+
+@contextlib.contextmanager
+def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
+    """Turn a ValueError, such as of audio that is too short for a model, into
+    an AudioError that names the file."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except ValueError as error:
+        name = source if isinstance(source, str | os.PathLike) else "audio"
+        raise AudioError(f"{name}: {error}") from error
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
@@ -456,16 +486,13 @@ def drop_unreadable(
     that of the audio is corrected, with one warning. Without ``decode``, as for
     a corpus whose preparation decoded it, only the headers are read."""
     total, wrong = len(dataset), []
-    lengths, errors = check_files(
-        dict.fromkeys(item["wav"] for item in dataset.data.values()), decode
-    )
+    paths = dict.fromkeys(item["wav"] for item in dataset.data.values())
+    lengths = usable_files(paths, decode)
     for name, item in list(dataset.data.items()):
-        if item["wav"] in errors:
-            logger.warning("Left out %s: %s", name, errors[item["wav"]])
+        length = lengths.get(item["wav"])
+        if length is None:
             del dataset.data[name]
-            continue
-        length = lengths[item["wav"]]
-        if abs(item.get("length", length) - length) > TOLERANCE:
+        elif abs(item.get("length", length) - length) > TOLERANCE:
             wrong.append(f"{name}, {length:.2f} s and not {item['length']:g}")
             item["length"] = length
     dataset.data_ids = list(dataset.data)
@@ -484,11 +511,6 @@ def drop_unreadable(
         raise ValueError(
             f"None of the {total} audio files of the manifest can be read; "
             "see the warnings above."
-        )
-    if errors:
-        logger.warning(
-            "%d of %d items were left out: %s.",
-            *(total - len(dataset), total, count_reasons(errors)),
         )
     return dataset
 

@@ -34,29 +34,14 @@ _DATA_ROOT = "{data_root}"
 _LONGEST = 1e9
 
 
-def _is_text(value):
-    return isinstance(value, str) and value != ""
-
-
-def _is_name(value):
-    return isinstance(value, str | int | float)
-
-
-def _is_duration(value):
-    return type(value) in (int, float) and 0 < value < _LONGEST
-
-
 # What a field holds, where it is given.
 _FIELDS = {
-    "wav": (_is_text, "the path of an audio file"),
-    "length": (_is_duration, "a number of seconds above 0"),
-    "spk_id": (_is_name, "a name"),
-    "gender": (_is_name, "a name"),
-    "words": (lambda value: isinstance(value, str), "a text"),
-    "phones": (
-        lambda value: isinstance(value, list),
-        "a list of [start, end, name]",
-    ),
+    "wav": (str, "the path of an audio file"),
+    "length": (int | float, "a number of seconds above 0"),
+    "spk_id": (str | int | float, "a name"),
+    "gender": (str | int | float, "a name"),
+    "words": (str, "a text"),
+    "phones": (list, "a list of [start, end, name]"),
 }
 # Names of pauses in espeak, Kaldi, Festival and ZeroSpeech.
 SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
@@ -213,11 +198,14 @@ def _checked(item, where, folder, root, needed):
     """Return an item with its paths complete, or raise a ManifestError."""
     if not isinstance(item, dict):
         raise ManifestError(f"{where}: an object with fields is wanted.")
-    for key, (is_valid, wanted) in _FIELDS.items():
+    for key, (kind, wanted) in _FIELDS.items():
         value = item.get(key)
         if value is None and key not in ("wav", *needed):
             continue
-        if not is_valid(value):
+        is_valid = isinstance(value, kind) and not isinstance(value, bool)
+        if key == "length":
+            is_valid = is_valid and 0 < value < _LONGEST
+        if not is_valid or (key == "wav" and not value):
             problem = f"is {value!r:.40}" if key in item else "is missing"
             raise ManifestError(
                 f'{where}: "{key}" {problem}: {wanted} is wanted.'

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_vq.dataio.audio import as_waveforms, read_audio
+from speechbrain_vq.dataio.audio import as_waveforms, naming, read_audio
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
@@ -164,11 +164,8 @@ class VoiceConverter(VQTokenizer):
                 "by a name: give a recording of the one to speak with."
             )
         wavs = read_audio(target, self.sample_rate).unsqueeze(0)
-        try:
+        with naming(target):
             return self.speaker_batch(wavs)
-        # It is too short.
-        except ValueError as error:
-            raise ValueError(f"{target}: {error}") from error
 
 
 def convert_files(

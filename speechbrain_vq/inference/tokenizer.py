@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import logging
-import math
 import os
 import pathlib
 from collections.abc import Iterable
@@ -15,9 +14,10 @@ import torch
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import (
-    AudioError,
     as_waveforms,
     audio_blocks,
+    check_peak,
+    naming,
     read_audio,
 )
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
@@ -38,9 +38,6 @@ from .interfaces import VQPretrained
 from .vocoders import load_vocoder, load_vocoder_folder
 
 logger = logging.getLogger(__name__)
-
-# Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
-_LOUDEST = 100.0
 
 
 class VQTokenizer(CodecMixin, VQPretrained):
@@ -235,16 +232,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         ValueError
             If the model has not so many, or none can be left out.
         """
-        quantizer = self.mods.quantizer
-        total = quantizer.num_codebooks
-        number = total if number is None else number
-        if not 1 <= number <= total or (
-            number < total and quantizer.composition != "residual"
-        ):
-            rule = f"this model has {total} codebooks"
-            if quantizer.composition != "residual":
-                rule += ", none of which can be left out"
-            raise ValueError(f"num_codebooks={number}: {rule}.")
+        total = self.mods.quantizer.num_codebooks
+        number = self._check_first(number, total)
         self._used_codebooks = number
 
     @property
@@ -376,7 +365,9 @@ class VQTokenizer(CodecMixin, VQPretrained):
             raise ValueError(
                 f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
             )
-        tokens = self._first_books(tokens, num_codebooks)
+        books = 1 if self.is_folded else tokens.shape[-1]
+        number = self._check_first(num_codebooks, books)
+        tokens = tokens if self.is_folded else tokens[..., :number]
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, lengths, speaker)
         vectors = self.mods.quantizer.decode(tokens)
@@ -499,16 +490,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             If the file is missing, not audio, cut short, or too short.
         """
         blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
-        try:
+        with naming(path):
             return self.tokenize(blocks, chunk_seconds)
-        except AudioError:
-            raise
-        # It is too short, or holds no numbers.
-        except ValueError as error:
-            is_path = isinstance(path, str | os.PathLike)
-            raise AudioError(
-                f"{path if is_path else 'audio'}: {error}"
-            ) from error
 
     def decode_file(
         self,
@@ -588,30 +571,24 @@ class VQTokenizer(CodecMixin, VQPretrained):
         voice = voice.cpu().contiguous().numpy().tobytes()
         return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
 
-    def _first_books(self, tokens, number):
-        """Return the tokens of the first codebooks, [..., C]."""
-        if number is None:
-            return tokens
-        count = 1 if self.is_folded else tokens.shape[-1]
+    def _check_first(self, number, total):
+        """Return how many of the codebooks to use, by default all."""
+        number = total if number is None else number
         residual = self.mods.quantizer.composition == "residual"
-        if not 1 <= number <= count or (number < count and not residual):
+        if not 1 <= number <= total or (number < total and not residual):
+            wanted = f"from 1 to {total}" if residual else "all"
             raise ValueError(
-                f"num_codebooks={number}: the tokens are of {count} codebooks, "
-                "of which those of a residual row can be left out, all but "
-                "the first."
+                f"num_codebooks={number}: of {total} codebooks, take {wanted}."
             )
-        return tokens if self.is_folded else tokens[..., :number]
+        return number
 
     def _resynthesize(self, path, embed_speaker):
         """Return tokens of a file, the waveform decoded from them, and the
         original."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
-        try:
+        with naming(path):
             tokens, lengths = self.encode_batch(wavs)
             speaker = embed_speaker(wavs)
-        # It is too short.
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
         wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         # Up to a token at the end is not coded.
         missing = wavs.shape[1] - len(wav)
@@ -669,13 +646,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
         wavs = torch.where(mask, wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
-        if not math.isfinite(loudest):
-            raise ValueError("The waveforms hold NaN or infinity.")
-        if loudest > _LOUDEST:
-            raise ValueError(
-                f"Waveforms are in [-1, 1], got {loudest:.4g}. "
-                "Divide 16-bit integers by 32768."
-            )
+        check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device)
 
     def _waveforms(self, features, lengths):

@@ -30,6 +30,7 @@ from speechbrain_vq.dataio.audio import (
     audio_blocks,
     check_files,
     find_audio,
+    naming,
     read_audio,
 )
 
@@ -587,8 +588,7 @@ def _encode_long(tokenizer, path, batch_seconds):
             yield block
 
     try:
-        return tokenizer.tokenize(counted(), batch_seconds), num_samples
+        with naming(path):
+            return tokenizer.tokenize(counted(), batch_seconds), num_samples
     except AudioError as error:
         return error
-    except ValueError as error:
-        return ValueError(f"{path}: {error}")

@@ -1,5 +1,6 @@
 """From a folder of recordings to a model, as a stranger does it."""
 
+import html
 import re
 import shlex
 import signal
@@ -78,9 +79,14 @@ def test_from_a_folder_to_the_next_commands(recordings):
     # The next commands are real.
     commands = re.findall(r"^  .*  speechbrain-vq (.*)", shown, flags=re.M)
     assert [shlex.split(c)[0] for c in commands] == [
-        *("reconstruct", "evaluate", "push")
+        *("report", "reconstruct", "evaluate", "push")
     ]
-    heard = run(home, *shlex.split(commands[0]))
+    # The report is there before they are.
+    assert shown.index("Report: ") < shown.index("Next:")
+    page = (out / "report.html").read_text("utf-8")
+    typed = shlex.join(["speechbrain-vq", "train", "my recordings", *SHORT])
+    assert html.unescape(re.search("<pre><code>(.*)</code>", page)[1]) == typed
+    heard = run(home, *shlex.split(commands[1]))
     assert heard.returncode == 0, heard.stderr
     assert list((out / "reconstructed").rglob("*.wav"))
 

@@ -70,7 +70,7 @@ def test_a_dataset_goes_on_without_bad_files_and_tells(files, caplog):
     assert len(dataset) == 2
     for name in ("text.wav", "none.wav", "cut.flac"):
         assert name in caplog.text
-    assert "3 of 5 items were left out: 2 cannot be read, 1 no" in caplog.text
+    assert "3 of 5 files were left out: 2 cannot be read, 1 no" in caplog.text
 
 
 def test_wrong_lengths_are_corrected_and_counted(files, caplog):

@@ -313,6 +313,31 @@ def test_what_is_none_is_said_in_words(found):
     assert "- u19: gone\n- ... and 10 more\n\n## Settings\n\n- " in text
 
 
+def test_bad_audio_is_left_out_and_counted(tmp_path):
+    entries = {}
+    for name, samples in (
+        ("a", torch.randn(RATE) / 9),
+        ("short", torch.zeros(1)),
+        ("b", torch.randn(2 * RATE) / 9),
+        ("nan", torch.full((RATE,), math.nan)),
+        ("loud", torch.full((RATE,), 1e30)),
+    ):
+        entries[name] = {"wav": f"{name}.wav"}
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, samples, RATE, subtype="FLOAT")
+    entries["gone"] = {"wav": "gone.wav"}
+    (tmp_path / "m.json").write_text(json.dumps(entries))
+    command = "evaluate", "mini", f"--manifest={tmp_path}/m.json"
+    options = "--device=cpu", "--replicates=0", "--reconstruct=0"
+    done = run(*command, *options)
+    assert done.exit_code == 0, done.output
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith("2 utterances evaluated, 4 left out: 1 ")
+    for reason in ("shorter than a token", "holds NaN", "no such file"):
+        assert f"1 {reason}" in said
+    assert run(*command, *options, "--strict").exit_code == 1
+
+
 @pytest.fixture
 def tokens(corpus, tokenizer, tmp_path):
     """A file of tokens, and the arguments to evaluate it."""
