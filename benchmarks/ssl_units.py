@@ -19,6 +19,7 @@ import time
 import click
 import numpy as np
 import torch
+import vector_quantize_pytorch as vqp
 from hyperpyyaml import load_hyperpyyaml
 from report import save, versions_line
 from sklearn.cluster import MiniBatchKMeans
@@ -203,7 +204,7 @@ class Network(torch.nn.Module):
         error, number = self.decoder.errors(decoded, x, full)
         if window_weight:
             loss = loss + window_weight * self.window(quantized, x, full)
-        return error / number + loss
+        return error / number + loss.sum()
 
     @torch.no_grad()
     def units(self, x):
@@ -214,22 +215,43 @@ class Network(torch.nn.Module):
         return tokens[0].view(len(x), -1), codewords
 
 
+class Vqp(vqp.VectorQuantize):
+    """EMA of vector-quantize-pytorch, with our interface."""
+
+    def encode(self, x):
+        """Encode latents [B, T, H] to codes [B, T]."""
+        return self(x)[1]
+
+    def decode(self, codes):
+        """Look up the codewords of codes."""
+        return self.get_output_from_indices(codes)
+
+
 def train(preset, size, window_weight, features, seed):
     """Train the network with a preset's quantizer and trainer."""
     torch.manual_seed(seed)
-    with open(preset_path(preset), encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file)
-    quantizer = VectorQuantizer.from_preset(preset, LATENT, size)
+    if preset == "vqp":
+        quantizer = Vqp(
+            dim=LATENT,
+            codebook_size=size,
+            kmeans_init=True,
+            threshold_ema_dead_code=2,
+        )
+    else:
+        quantizer = VectorQuantizer.from_preset(preset, LATENT, size)
     network = Network(quantizer, features[0].shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    CodebookTrainer(
-        network,
-        optimizer,
-        lr_multiplier=hparams["codebook_lr_multiplier"],
-        schedule=hparams["reinit_schedule"],
-        max_lr=hparams["codebook_max_lr"],
-        total_steps=STEPS,
-    )
+    if preset != "vqp":
+        with open(preset_path(preset), encoding="utf-8") as file:
+            hparams = load_hyperpyyaml(file)
+        CodebookTrainer(
+            network,
+            optimizer,
+            lr_multiplier=hparams["codebook_lr_multiplier"],
+            schedule=hparams["reinit_schedule"],
+            max_lr=hparams["codebook_max_lr"],
+            total_steps=STEPS,
+        )
     annealed = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, 2 * (1 - step / STEPS))
     )
@@ -296,13 +318,13 @@ def trained(preset, size=None, window_weight=0.0):
 
 METHODS = {
     "k-means, as SpeechBrain's recipes": minibatch_kmeans,
-    "`robust`": trained("robust"),
+    "k-means of standardized features": full_kmeans,
+    "vqp: EMA, k-means, dead codes": trained("vqp"),
     "`ema_bn`": trained("ema_bn"),
+    "`robust`": trained("robust"),
     "`robust`, window predictor 0.15": trained("robust", None, 0.15),
     "`residual`, 2 x 512": trained("residual"),
-    "k-means of standardized features": full_kmeans,
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
-    "`ema`": trained("ema"),
 }
 COLUMNS = {
     "pnmi": ("PNMI", ".3f"),
@@ -391,6 +413,7 @@ def choose_layer(data):
 @click.option(
     "--data", required=True, type=pathlib.Path, help="Manifests with phones."
 )
+@click.option("--methods", default=None, help="Rows, separated by semicolons.")
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
     "--cache",
@@ -399,7 +422,7 @@ def choose_layer(data):
     type=pathlib.Path,
     help="Folder of the converted encoder and of its features.",
 )
-def main(whisper, data, seeds, cache):
+def main(whisper, data, methods, seeds, cache):
     """Quantize the features by all methods, and write lines and the page."""
     converted = cache / "whisper"
     if not converted.is_dir():
@@ -411,7 +434,12 @@ def main(whisper, data, seeds, cache):
         lines = [json.loads(line) for line in text.splitlines()]
 
     def add(line):
-        lines.append({**line, "versions": versions("scikit-learn")})
+        lines.append(
+            {
+                **line,
+                "versions": versions("scikit-learn", "vector-quantize-pytorch"),
+            }
+        )
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(lines[-1]) + "\n")
         click.echo(lines[-1])
@@ -437,9 +465,10 @@ def main(whisper, data, seeds, cache):
         key = "abx_within_speaker_any_context_codewords"
         add({"method": "features", "seed": 1, key: abx[key]})
     for seed in range(1, seeds + 1):
-        for name, method in METHODS.items():
+        for name in methods.split(";") if methods else METHODS:
             if (name, seed) in done:
                 continue
+            method = METHODS[name]
             start = time.process_time()
             units = method(features, moments, seed)
             seconds = time.process_time() - start
@@ -452,20 +481,20 @@ def main(whisper, data, seeds, cache):
 
 def write_page(lines, about, layer, data):
     """Write the page: medians over the seeds, with the range of PNMI."""
-    rows = {}
+    rows = {"features": [], **{name: [] for name in METHODS}}
     for line in lines:
         if "method" in line:
-            rows.setdefault(line["method"], []).append(line)
+            rows[line["method"]].append(line)
+    rows = {name: runs for name, runs in rows.items() if runs}
     minutes = {
         split: sum(item["length"] for _, _, item in utterances) / 60
         for split, utterances in data.items()
     }
     pnmis = ", ".join(f"{k}: {v:.3f}" for k, v in about["layers"].items())
     table = [
-        "| units | "
-        + " | ".join(title for title, _ in COLUMNS.values())
-        + " |",
-        "|---" * (1 + len(COLUMNS)) + "|",
+        f"| units | {' | '.join(title for title, _ in COLUMNS.values())} | "
+        "seeds |",
+        "|---" * (2 + len(COLUMNS)) + "|",
     ]
     for name, runs in rows.items():
         cells = []
@@ -475,8 +504,8 @@ def write_page(lines, about, layer, data):
             if key == "pnmi" and len(values) > 1:
                 cell += f" ({min(values):{form}} to {max(values):{form}})"
             cells.append(cell)
+        cells.append(str(len(runs)))
         table.append(f"| {name} | " + " | ".join(cells) + " |")
-    number = max(len(runs) for runs in rows.values())
     save(
         pathlib.Path(__file__).with_suffix(".md"),
         [
@@ -505,14 +534,13 @@ def write_page(lines, about, layer, data):
             f"{SIZE} units where the row does not say otherwise. k-means as "
             "SpeechBrain's recipes: MiniBatchKMeans of raw features with their "
             "settings, but three initializations for their twenty, and all "
-            "features in memory. The others see "
-            "standardized features. Presets train the recipe's network (a "
+            "features in memory. The others see standardized features. vqp is "
+            "vector-quantize-pytorch. It and the presets train the recipe's network (a "
             f"linear encoder to {LATENT} channels, a decoder of {CHANNELS}; no "
             f"log-mels) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
             "0.001 falling to 0 over the last half. Seconds are of one CPU "
-            f"thread. {'Medians' if number > 1 else 'Values'} of {number} "
-            f"seed{'s' * (number > 1)}; of PNMI also the range. Lines: "
-            "ssl_units.jsonl.",
+            "thread. Medians of the seeds, whose number is in the last column; "
+            "of PNMI also the range. Lines: ssl_units.jsonl.",
             "",
             *table,
             "",
