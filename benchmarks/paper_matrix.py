@@ -34,7 +34,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 
 # The recipes' option that names a preset.
 PRESET = "preset"

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.manifests import read_json, read_manifest
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.presets import bundled, recipe_path
+from speechbrain_vq.presets import bundled
+from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.report import write_report
 
 RECIPE = "MiniSpeech/unit-discovery"

@@ -25,11 +25,20 @@ def make_handwriting(folder):
     )
 
 
+def make_librispeech_ssl(folder):
+    """The corpus, and an encoder to take its features of."""
+    from tests.ssl_encoders import make_encoder
+
+    phone_corpora.make_librispeech(folder)
+    make_encoder("WavLM", folder / "encoder")
+
+
 CORPORA = {
     "cifar10": test_cifar10.make_sheets,
     "debianspeech": phone_corpora.make_debianspeech,
     "festvoxru": phone_corpora.make_festvoxru,
     "librispeech": phone_corpora.make_librispeech,
+    "librispeech_ssl": make_librispeech_ssl,
     "scribblelens": make_handwriting,
     "vctk": vctk_corpus.make_vctk,
     "wsj": phone_corpora.make_wsj,

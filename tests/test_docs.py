@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 
 from speechbrain_vq import VectorQuantizer, bundled, preset_names, push_to_hub
 from speechbrain_vq.cli import main
-from speechbrain_vq.presets import parse_arguments, preset_path, recipe_path
+from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_files import recipe_path
+from speechbrain_vq.recipes.common.arguments import parse_arguments
 from tests.training.test_templates import SHAPES
 
 ROOT = pathlib.Path(__file__).parents[1]

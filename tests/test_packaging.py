@@ -13,7 +13,8 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 import speechbrain_vq
-from speechbrain_vq.presets import preset_names, preset_path, recipe_path
+from speechbrain_vq.presets import preset_names, preset_path
+from speechbrain_vq.recipe_files import recipe_path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"datasets", "scipy", "sklearn", "speechbrain", "torchaudio"}

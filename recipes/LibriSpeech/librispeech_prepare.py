@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.audio import AudioError, check_audio
+from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SPLITS,
@@ -222,25 +222,25 @@ def _read(
     pronouncer: Pronouncer | None,
     hours: float | None,
 ) -> dict[str, dict]:
-    utts, bad, seconds = {}, 0, 0.0
+    utts, lengths, seconds = {}, {}, 0.0
+    if hours is None:
+        utterances = list(utterances)
+        lengths = usable_files(path for _, path, _ in utterances)
     for name, path, text in utterances:
-        try:
-            length = check_audio(path)
-        except AudioError as error:
-            logger.warning("Left out %s", error)
-            bad += 1
+        # Of some hours, no more is read.
+        if hours is not None:
+            lengths |= usable_files([path])
+        if path not in lengths:
             continue
         phones = pronouncer(text) if pronouncer else None
         if pronouncer and not phones:
             continue
         relative = path.relative_to(root).as_posix()
         speaker = name.split("-")[0]
-        utts[name] = utterance(relative, length, speaker, "en", text)
+        utts[name] = utterance(relative, lengths[path], speaker, "en", text)
         if phones:
             utts[name]["phone_names"] = phones
-        seconds += length
+        seconds += lengths[path]
         if hours is not None and seconds >= 3600 * hours:
             break
-    if bad:
-        logger.warning("%d files cannot be read: left out", bad)
     return utts

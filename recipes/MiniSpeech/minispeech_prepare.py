@@ -25,6 +25,7 @@ import hashlib
 import importlib.util
 import logging
 import math
+import os
 import pathlib
 import re
 import shutil
@@ -32,10 +33,8 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from tqdm import tqdm
-
 from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
-from speechbrain_vq.dataio.audio import AudioError, check_audio, find_audio
+from speechbrain_vq.dataio.audio import find_audio, usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     MANIFESTS,
@@ -329,8 +328,9 @@ def prepare_audio_folder(
         "fractions": [HELD_OUT, HELD_OUT],
         "speakers": "held out",
         "source": _digest(
-            f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n".encode()
+            os.fsencode(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n")
             for p in paths
+            if p.exists()
         ),
         "data_root": str(source.resolve()),
     }
@@ -475,19 +475,17 @@ def _read_tables(
                 phones[row["utt"]].append(
                     [float(row["start"]), float(row["end"]), row["phone"]]
                 )
-    utts, absent = {split: {} for split in SPLITS}, 0
-    for row in tqdm(rows, source.name, unit="utt", disable=None):
-        if languages and row["lang"] not in languages:
-            continue
+    rows = [row for row in rows if not languages or row["lang"] in languages]
+    names = [f"audio/{row['speaker']}/{row['utt']}.ogg" for row in rows]
+    lengths = usable_files(source / name for name in names)
+    utts = {split: {} for split in SPLITS}
+    for row, relative in zip(rows, names, strict=True):
         if row["split"] not in SPLITS:
             raise ValueError(
                 f"{utts_path}: split {row['split']!r} of {row['utt']} is none "
                 f"of {SPLITS}"
             )
-        relative = f"audio/{row['speaker']}/{row['utt']}.ogg"
-        if not (source / relative).is_file():
-            logger.warning("%s is missing: left out", source / relative)
-            absent += 1
+        if source / relative not in lengths:
             continue
         utts[row["split"]][row["utt"]] = utterance(
             relative,
@@ -499,8 +497,6 @@ def _read_tables(
         )
     if not any(utts.values()):
         raise FileNotFoundError(f"{source} has no audio for its utts.tsv")
-    if absent:
-        logger.warning("%d utterances were left out", absent)
     return utts
 
 
@@ -543,27 +539,23 @@ def _read_audio(
 ) -> tuple[dict[str, dict], str]:
     """Make entries of the files that can be read to their end, and say what
     their speakers are."""
-    lengths = {}
-    for path in tqdm(paths, source.name, unit="file", disable=None):
-        try:
-            lengths[path.relative_to(source)] = check_audio(path)
-        except AudioError as error:
-            logger.warning("Left out %s", error)
-    if len(lengths) < len(paths):
-        logger.warning(
-            "%s: %d of %d files were left out",
-            source,
-            len(paths) - len(lengths),
-            len(paths),
-        )
+    found = usable_files(paths)
+    lengths = {path.relative_to(source): s for path, s in found.items()}
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
     utts = {}
     for path, length in lengths.items():
-        utt_id = "-".join(path.with_suffix("").parts)
+        utt_id = _as_text("-".join(path.with_suffix("").parts))
         while utt_id in utts:
             utt_id += "_"
-        utts[utt_id] = utterance(path.as_posix(), length, speakers[path])
+        utts[utt_id] = utterance(
+            path.as_posix(), length, _as_text(speakers[path])
+        )
     return utts, origin
+
+
+def _as_text(name: str) -> str:
+    """Write a file name that is no text as one."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def find_speakers(
@@ -621,7 +613,7 @@ def _split(
 
     def shuffled(names, key=str):
         return sorted(
-            names, key=lambda n: _digest([f"{seed} {key(n)}".encode()])
+            names, key=lambda n: _digest([os.fsencode(f"{seed} {key(n)}")])
         )
 
     part = math.ceil(HELD_OUT * len(utts))

@@ -7,9 +7,7 @@ import pathlib
 import re
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
-from speechbrain_vq.dataio.audio import AudioError, check_audio
+from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -195,15 +193,9 @@ def _read(
 ) -> dict[str, dict]:
     """Read the utterances that can be used."""
     genders, utts = _genders(root / INFO), {}
-    silent, bad = set(), 0
-    for name, path in tqdm(
-        recordings.items(), "VCTK", unit="utt", disable=None
-    ):
-        try:
-            length = check_audio(path)
-        except AudioError as error:
-            logger.warning("Left out %s", error)
-            bad += 1
+    silent, lengths = set(), usable_files(recordings.values())
+    for name, path in recordings.items():
+        if path not in lengths:
             continue
         speaker = path.parent.name
         text = root / TEXTS / speaker / f"{name}.txt"
@@ -213,14 +205,12 @@ def _read(
         else:
             silent.add(speaker)
         relative = path.relative_to(root).as_posix()
-        utts[name] = utterance(relative, length, speaker, "en", words)
+        utts[name] = utterance(relative, lengths[path], speaker, "en", words)
         utts[name]["gender"] = genders.get(speaker, "")
     if silent:
         logger.warning(
             "Without texts are some of %s", ", ".join(sorted(silent))
         )
-    if bad:
-        logger.warning("%d files cannot be read: left out", bad)
     unsaid = {utt["spk_id"] for utt in utts.values() if not utt["gender"]}
     if unsaid:
         logger.warning(

@@ -6,13 +6,15 @@ import pathlib
 import shlex
 
 from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.report.reproduce import COMMAND_FILE
 
 logger = logging.getLogger(__name__)
 
 
 def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
-    """Show the results of a complete run, and the next commands. It is called
-    last in every run that has a model.
+    """Show the results of a complete run, and the next commands; of a run on a
+    folder of recordings, also write a report. It is called last in every run
+    that has a model.
 
     Arguments
     ---------
@@ -38,7 +40,18 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     if not model.is_dir():
         return
     logger.info("Model: %s", model)
-    steps = {}
+    encoder = ()
+    about = json.loads((model / "config.json").read_text("utf-8"))
+    if "ssl_source" in about:
+        encoder = (f"--ssl-encoder={about['ssl_source']}",)
+    page = folder / "report.html"
+    if (folder / COMMAND_FILE).is_file():
+        logger.info("Writing the report, which takes a while ...")
+        # Only these runs need it.
+        from speechbrain_vq.report import write_report
+
+        logger.info("Report: %s, for a browser", write_report(folder, page))
+    steps = {"look at it": ("report", str(folder), f"--out={page}", *encoder)}
     if manifests is not None:
         test = manifests / "test.json"
         recording, *_, other = [
@@ -47,8 +60,8 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
         steps["hear it"] = (
             *("reconstruct", recording, f"--model={model}"),
             f"--out={folder / 'reconstructed'}",
+            *encoder,
         )
-        about = json.loads((model / "config.json").read_text("utf-8"))
         if about["speechbrain_interface"] == "VoiceConverter":
             steps["convert it"] = (
                 *("convert", recording, f"--model={model}"),
@@ -57,6 +70,7 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
         steps["measure it"] = (
             *("evaluate", str(model), f"--manifest={test}"),
             f"--out={folder / 'evaluation'}",
+            *encoder,
         )
     steps["share it"] = ("push", str(model), "ORG/NAME")
     logger.info("Next:")

@@ -3,14 +3,15 @@
 > python folder.py TRAIN.PY FOLDER HPARAMS.yaml --output_folder=RUN
 
 It makes manifests of the folder in the run, chooses the size of the codebook
-and the number of steps by the amount of audio, and runs the recipe's train.py.
-Further arguments are the recipe's.
+and the number of steps by the amount of audio, and runs the recipe's train.py,
+which ends with a report. Further arguments are the recipe's.
 """
 
 import logging
 import math
 import pathlib
 import runpy
+import shlex
 import sys
 from itertools import pairwise
 
@@ -18,11 +19,18 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.manifests import read_manifest
-from speechbrain_vq.presets import parse_arguments
+from speechbrain_vq.dataio.audio import check_files, count_reasons, find_audio
+from speechbrain_vq.dataio.manifests import (
+    SPLITS,
+    has_manifests,
+    manifest_path,
+    read_manifest,
+)
+from speechbrain_vq.recipe_files import FOLDER_RECIPES
+from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.common.runs import CONSOLE, hold
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
-from speechbrain_vq.report import write_report
+from speechbrain_vq.report.reproduce import COMMAND_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +94,9 @@ def main(argv: list[str]) -> None:
         If an argument is wrong, or the run would lie among the recordings.
     """
     script, folder, yaml, *options = argv
+    # It is about the preparation, of which recipes know nothing.
+    strict = "--strict=True" in options
+    options = [o for o in options if not o.startswith("--strict")]
     given = _given(options)
     # What is wrong is said before anything is made.
     check = [o for o in options if not o.startswith("--logger")]
@@ -102,6 +113,8 @@ def main(argv: list[str]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     log = {"handlers": {"file_handler": {"filename": str(run / "log.txt")}}}
     setup_logging(CONSOLE, log)
+    if strict:
+        _refuse_unreadable(pathlib.Path(folder))
     manifests = prepare(folder, run / "manifests")
     # A folder with manifests of its own is used as it is.
     chosen = {
@@ -110,17 +123,51 @@ def main(argv: list[str]) -> None:
         "manifest_folder": run / "save",
     }
     if (manifests / "train.json").is_file():
-        items = read_manifest(manifests / "train.json").values()
+        items = read_manifest(manifests / "train.json", None, ["length"])
+        items = items.values()
         seconds = sum(item["length"] for item in items)
         chosen |= choose(seconds, pathlib.Path(script).parent.name)
         steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
     added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
     sys.argv = [script, yaml, *added, *options]
+    if if_main_process():
+        words = _command(script, folder, yaml, options)
+        (run / COMMAND_FILE).write_text(shlex.join(words) + "\n", "utf-8")
     runpy.run_path(script, run_name="__main__")
-    if (run / "model").is_dir() and if_main_process():
-        page = write_report(run, run / "report.html")
-        logger.info("  %-11s %s, in a browser", "look at it", page)
+
+
+def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:
+    """Return the words of the `speechbrain-vq train` that leads here."""
+    words = ["speechbrain-vq", "train", folder]
+    place = pathlib.Path(script).parent
+    for name, recipe in FOLDER_RECIPES.items():
+        if place.match(recipe) and name != "units":
+            words.append(f"--recipe={name}")
+    if pathlib.Path(yaml) != place / "hparams" / "train.yaml":
+        words.append(f"--config={yaml}")
+    own = {"--number_of_steps": "--steps", "--output_folder": "--out"}
+    for option in options:
+        name, equals, value = option.partition("=")
+        words.append(own.get(name, name) + equals + value)
+    return words
+
+
+def _refuse_unreadable(folder: pathlib.Path) -> None:
+    """Refuse a folder with audio that cannot be read."""
+    if has_manifests(folder):
+        items = [read_manifest(manifest_path(folder, s)) for s in SPLITS]
+        paths = [item["wav"] for part in items for item in part.values()]
+    else:
+        paths = list(find_audio([folder]))
+    _, errors = check_files(paths)
+    for error in errors.values():
+        logger.warning("%s", error)
+    if errors:
+        raise ValueError(
+            f"{folder}: {len(errors)} of {len(paths)} files cannot be used: "
+            f"{count_reasons(errors)}. Without --strict they are left out."
+        )
 
 
 def _given(options: list[str]) -> dict[str, str]:

@@ -1,18 +1,39 @@
 """Where the metrics of a run go, and what its console shows."""
 
+import hashlib
 import logging
 import pathlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger
+import torch
+from speechbrain.utils.distributed import main_process_only
+from speechbrain.utils.train_logger import (
+    TensorboardLogger,
+    TrainLogger,
+    WandBLogger,
+)
 
 from speechbrain_vq._names import suggestion
 
 LOGGERS = ("file", "tensorboard", "wandb")
 
 
+class Sample(NamedTuple):
+    """A held-out utterance of a validation: log-mels [T, n_mels] of the
+    original and of the reconstruction, tokens [T'], and a function from
+    log-mels to a waveform [samples] of a sample rate."""
+
+    original: torch.Tensor
+    decoded: torch.Tensor
+    tokens: torch.Tensor
+    synthesize: Callable[[torch.Tensor], torch.Tensor]
+    sample_rate: int
+
+
 class LoggerGroup(TrainLogger):
-    """Log the metrics of a run in several ways.
+    """Log the metrics of a run in several ways, of which the last takes
+    pictures and audio.
 
     Arguments
     ---------
@@ -27,6 +48,123 @@ class LoggerGroup(TrainLogger):
         """See TrainLogger.log_stats()"""
         for logger in self.loggers:
             logger.log_stats(*args, **kwargs)
+
+    @main_process_only
+    def log_media(
+        self, step: int, samples: dict[str, Sample], counts: torch.Tensor
+    ) -> None:
+        """Log held-out utterances and the usage of the codes.
+
+        Arguments
+        ---------
+        step : int
+            Optimizer steps so far.
+        samples : dict
+            Utterances by name.
+        counts : torch.Tensor
+            How often each code occurred in the validation, [C, K].
+        """
+        log = self.loggers[-1].log_one
+        for name, sample in samples.items():
+            log(step, f"{name}/spectrogram", picture(sample))
+            for kind in ("original", "decoded"):
+                wav = sample.synthesize(getattr(sample, kind))
+                log(step, f"{name}/{kind}", wav, sample.sample_rate)
+        share = counts.sum(1, keepdim=True).clamp(min=1) / counts.shape[1]
+        log(step, "usage of a code over the mean", (counts / share).flatten())
+
+
+class StepTensorboardLogger(TensorboardLogger):
+    """Log by TensorBoard over optimizer steps, those of resumed runs too."""
+
+    @main_process_only
+    def log_stats(
+        self,
+        stats_meta,
+        train_stats=None,
+        valid_stats=None,
+        test_stats=None,
+        verbose=False,
+    ):
+        """See TrainLogger.log_stats()"""
+        stages = {
+            "train": train_stats,
+            "valid": valid_stats,
+            "test": test_stats,
+        }
+        for stage, stats in stages.items():
+            for name, value in (stats or {}).items():
+                tag = f"{name}/{stage}"
+                self.writer.add_scalar(tag, value, stats_meta["step"])
+
+    def log_one(self, step, name, value, sample_rate=None):
+        """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
+        if sample_rate is not None:
+            wav = value.unsqueeze(0)
+            self.writer.add_audio(name, wav, step, sample_rate)
+        elif value.dim() == 3:
+            self.writer.add_image(name, value, step, dataformats="HWC")
+        else:
+            self.writer.add_histogram(name, value, step)
+
+
+class StepWandBLogger(WandBLogger):
+    """Log by Weights & Biases over optimizer steps."""
+
+    @main_process_only
+    def log_stats(
+        self,
+        stats_meta,
+        train_stats=None,
+        valid_stats=None,
+        test_stats=None,
+        verbose=False,
+    ):
+        """See TrainLogger.log_stats()"""
+        stages = {
+            "train": train_stats,
+            "valid": valid_stats,
+            "test": test_stats,
+        }
+        stats = {stage: stats for stage, stats in stages.items() if stats}
+        self.run.log({**stats, **stats_meta}, step=stats_meta["step"])
+
+    def log_one(self, step, name, value, sample_rate=None):
+        """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
+        import wandb
+
+        value = value.cpu().numpy()
+        if sample_rate is not None:
+            value = wandb.Audio(value, sample_rate)
+        elif value.ndim == 3:
+            value = wandb.Image(value)
+        else:
+            value = wandb.Histogram(value)
+        self.run.log({name: value}, step=step)
+
+
+def picture(sample: Sample) -> torch.Tensor:
+    """Draw the original above the reconstruction, with a strip of the tokens
+    in between, a color for each code; [H, W, 3] in 0..255."""
+    from colorsys import hsv_to_rgb
+
+    low = min(float(m.min()) for m in (sample.original, sample.decoded))
+    high = max(float(m.max()) for m in (sample.original, sample.decoded))
+    panels = [
+        ((m.T.flip(0) - low) / max(high - low, 1e-9))
+        .unsqueeze(2)
+        .expand(-1, -1, 3)
+        for m in (sample.original, sample.decoded)
+    ]
+    width = panels[0].shape[1]
+    # Codes of neighboring numbers must differ.
+    colors = torch.tensor(
+        [hsv_to_rgb(0.618 * t % 1, 0.8, 0.9) for t in sample.tokens.tolist()]
+    )
+    at = torch.arange(width) * len(colors) // width
+    strip = colors[at].expand(8, -1, -1)
+    rows = [panels[0], strip, panels[1][:, :width]]
+    return (255 * torch.cat(rows)).round().byte()
 
 
 class ConsoleFilter(logging.Filter):
@@ -65,11 +203,16 @@ def add_logger(hparams: dict[str, Any], name: str) -> None:
     if name == "file":
         return
     folder = pathlib.Path(hparams["output_folder"])
+    plain = {
+        key: value
+        for key, value in hparams.items()
+        if isinstance(value, bool | int | float | str)
+    }
+    make = _make_tensorboard_logger
+    if name == "wandb":
+        make = _make_wandb_logger
     try:
-        if name == "tensorboard":
-            logger = TensorboardLogger(str(folder / "tensorboard"))
-        else:
-            logger = _make_wandb_logger(folder)
+        logger = make(folder, plain)
     except ImportError as error:
         raise ImportError(
             f"--logger={name} needs `pip install {name}`."
@@ -77,10 +220,25 @@ def add_logger(hparams: dict[str, Any], name: str) -> None:
     hparams["train_logger"] = LoggerGroup(hparams["train_logger"], logger)
 
 
-def _make_wandb_logger(folder):
-    import wandb
-    from speechbrain.utils.train_logger import WandBLogger
+def _make_tensorboard_logger(folder, hparams):
+    logger = StepTensorboardLogger(str(folder / "tensorboard"))
+    if logger.writer is not None:  # On the first rank
+        rows = [f"| {key} | {value} |" for key, value in hparams.items()]
+        table = ["| key | value |", "|---|---|", *rows]
+        logger.writer.add_text("hyperparameters", "\n".join(table))
+    return logger
 
-    return WandBLogger(
-        wandb.init, project="speechbrain-vq", name=folder.name, dir=str(folder)
+
+def _make_wandb_logger(folder, hparams):
+    import wandb
+
+    return StepWandBLogger(
+        wandb.init,
+        project="speechbrain-vq",
+        # The same run, where it is resumed.
+        id=hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:12],
+        resume="allow",
+        name=folder.name,
+        dir=str(folder),
+        config=hparams,
     )

@@ -22,8 +22,8 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.presets import parse_arguments
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
+from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.common.ending import show_ending
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (

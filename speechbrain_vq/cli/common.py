@@ -31,8 +31,15 @@ revision_option = click.option(
 vocoder_option = click.option(
     "--vocoder",
     metavar="FOLDER|ORG/NAME",
-    help="Vocoder of the waveforms: a HiFi-GAN of SpeechBrain, or one on "
-    "units; default: Griffin-Lim.",
+    help="Vocoder: a SpeechBrain HiFi-GAN or a unit vocoder; default: "
+    "Griffin-Lim.",
+)
+
+ssl_encoder_option = click.option(
+    "--ssl-encoder",
+    metavar="ORG/NAME|FOLDER",
+    help="Self-supervised encoder that the model's yaml names, to be fetched "
+    "from its own repository, or a copy of it.",
 )
 
 
@@ -75,7 +82,10 @@ def _as_users_mistake(error: Exception) -> str | None:
     names = {cls.__name__ for cls in type(error).__mro__}
     kinds = ImportError, MemoryError, OSError, ValueError
     if isinstance(error, kinds) or {"HubError", "YAMLError"} & names:
-        return str(error)
+        # Of a worker of a loader, whose message has its traceback.
+        _, traceback, rest = str(error).partition("Original Traceback (")
+        last = rest.splitlines()[-1].partition(": ")[2] if traceback else ""
+        return last or str(error)
     return None
 
 

@@ -1,6 +1,7 @@
 """Verb that evaluates a model or its tokens."""
 
 import pathlib
+import sys
 
 import click
 
@@ -12,6 +13,7 @@ from .common import (
     folder_path,
     output_folder,
     revision_option,
+    ssl_encoder_option,
     vocoder_option,
 )
 
@@ -19,7 +21,7 @@ from .common import (
 OF_CONVERSIONS = ("targets", "audio")
 OF_MODELS = (
     *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
-    *("vocoder", "revision", "device", "report"),
+    *("vocoder", "ssl_encoder", "revision", "device", "report"),
 )
 OF_TOKENS = ("codebook_size",)
 
@@ -105,6 +107,11 @@ OF_TOKENS = ("codebook_size",)
     type=folder_path,
     help="Value of {data_root} in the manifest.",
 )
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if an utterance was left out.",
+)
 # Of the last release: there is one ABX now.
 @click.option(
     "--abx",
@@ -113,10 +120,20 @@ OF_TOKENS = ("codebook_size",)
     help="ABX engine of version 0.1.",
 )
 @vocoder_option
+@ssl_encoder_option
 @revision_option
 @device_option
 def evaluate(
-    source, out, report, revision, device, vocoder, abx, **options
+    source,
+    out,
+    report,
+    revision,
+    device,
+    vocoder,
+    ssl_encoder,
+    abx,
+    strict,
+    **options,
 ) -> None:
     """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
     from speechbrain_vq.evaluation import evaluate as run
@@ -129,6 +146,8 @@ def evaluate(
             "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
         )
     model = {"revision": revision, "vocoder": vocoder}
+    if ssl_encoder:
+        model["ssl_encoder"] = ssl_encoder
     if device:
         model["run_opts"] = {"device": device}
     with clean_errors("Interrupted. Nothing was written."):
@@ -139,15 +158,22 @@ def evaluate(
 
         data = options["manifest"], options["data_root"]
         click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
-    if out is None:
-        return
     try:
-        for file in write_report(evaluation, out):
+        for file in write_report(evaluation, out) if out else ():
             click.echo(f"Wrote {file}")
     except OSError as error:
         raise click.ClickException(
             f"The report cannot be written: {error}"
         ) from error
+    settings = evaluation.settings
+    bad = settings.get("utterances_left_out", 0)
+    reasons = f": {settings['reasons']}" if bad else ""
+    click.echo(
+        f"{settings['utterances']} utterances evaluated, {bad} left out"
+        f"{reasons}."
+    )
+    if strict and bad:
+        sys.exit(1)
 
 
 def _check_options(source, options):

@@ -1,9 +1,12 @@
 """Verbs that use a pretrained model."""
 
+import os
 import pathlib
 import sys
 
 import click
+
+from speechbrain_vq._names import suggestion
 
 from .common import (
     INTERRUPTED,
@@ -11,8 +14,20 @@ from .common import (
     device_option,
     output_folder,
     revision_option,
+    ssl_encoder_option,
     vocoder_option,
 )
+
+
+def _check_places(context, parameter, places):
+    """Refuse files that do not exist, before a model is loaded."""
+    for place in places:
+        if not os.path.lexists(place):
+            beside = map(str, pathlib.Path(place).parent.glob("*"))
+            raise click.BadParameter(
+                f"there is no '{place}'.{suggestion(place, beside)}"
+            )
+    return places
 
 
 def model_options(command):
@@ -21,7 +36,7 @@ def model_options(command):
         click.option(
             "--overwrite",
             is_flag=True,
-            help="Replace existing output instead of resuming.",
+            help="Overwrite existing output instead of resuming.",
         ),
         device_option,
         revision_option,
@@ -32,21 +47,34 @@ def model_options(command):
             help="Folder of the model, name of a bundled one, or ORG/NAME on "
             "the Hub.",
         ),
-        click.argument("places", nargs=-1, required=True, metavar="FILES..."),
+        click.argument(
+            "places",
+            nargs=-1,
+            required=True,
+            metavar="FILES...",
+            callback=_check_places,
+        ),
     ):
         command = option(command)
     return command
 
 
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit with 1 if a file was left out.",
+)
 codebooks_option = click.option(
     "--codebooks",
     type=click.IntRange(min=1),
-    help="Number of codebooks, the first ones; default: all.",
+    help="Use only the first N codebooks (lower bit rate); default: all.",
 )
 
 
 @click.command()
 @model_options
+@ssl_encoder_option
+@strict_option
 @codebooks_option
 @click.option(
     "--out",
@@ -80,8 +108,10 @@ def tokenize(
     device,
     precision,
     codebooks,
+    ssl_encoder,
     out,
     overwrite,
+    strict,
     **options,
 ) -> None:
     """Write the tokens of audio files, or of all files in folders."""
@@ -90,7 +120,12 @@ def tokenize(
     run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
         tokenizer = _load(
-            VQTokenizer, model, revision, run_opts, num_codebooks=codebooks
+            VQTokenizer,
+            model,
+            revision,
+            run_opts,
+            num_codebooks=codebooks,
+            ssl_encoder=ssl_encoder,
         )
         result = tokenize_to(
             out,
@@ -100,11 +135,12 @@ def tokenize(
             progress=True,
             **options,
         )
-    _report(result)
+    _report(result, out, strict)
 
 
 @click.command()
 @model_options
+@ssl_encoder_option
 @vocoder_option
 @codebooks_option
 @click.option(
@@ -115,7 +151,15 @@ def tokenize(
     help="Folder for the wav files.",
 )
 def reconstruct(
-    places, model, revision, device, vocoder, codebooks, out, overwrite
+    places,
+    model,
+    revision,
+    device,
+    vocoder,
+    codebooks,
+    ssl_encoder,
+    out,
+    overwrite,
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
@@ -128,11 +172,12 @@ def reconstruct(
             {"device": device},
             vocoder=vocoder,
             num_codebooks=codebooks,
+            ssl_encoder=ssl_encoder,
         )
         result = reconstruct_files(
             places, tokenizer, out, overwrite, progress=True
         )
-    _report(result)
+    _report(result, out)
 
 
 @click.command()
@@ -144,8 +189,8 @@ def reconstruct(
     required=True,
     multiple=True,
     metavar="NAME_OR_WAV",
-    help="Target speaker: a name that the model has, or a recording; "
-    "repeated, their mean.",
+    help="Target: name of a training speaker, or a recording; repeat to "
+    "average several.",
 )
 @click.option(
     "--out",
@@ -166,7 +211,7 @@ def convert(
         result = convert_files(
             places, converter, targets, out, overwrite, progress=True
         )
-    _report(result)
+    _report(result, out)
 
 
 def _load(interface, model, revision, run_opts, **options):
@@ -181,20 +226,22 @@ def _interrupted(overwrite):
     return INTERRUPTED
 
 
-def _report(result):
+def _report(result, out, strict=False):
     """Show how many files were processed, and fail if there were none."""
+    from speechbrain_vq.dataio.audio import count_reasons
+
     for reason in result.bad.values():
         click.echo(f"Left out: {reason}", err=True)
     number = result.done - result.existing
     message = f"{number} {'file' if number == 1 else 'files'} done, "
     if result.existing:
         message += f"{result.existing} there already, "
-    message += f"{len(result.bad)} left out."
+    message += f"{len(result.bad)} left out"
+    if result.bad:
+        message += f": {count_reasons(result.bad)}"
+    message += "."
     if result.existing:
-        message += (
-            " Existing files are kept, whatever made them: --overwrite does "
-            "them anew."
-        )
-    click.echo(message)
-    if not result.done:
+        message += " --overwrite does existing files anew."
+    click.echo(f"{message} Output: {out}")
+    if not result.done or (strict and result.bad):
         sys.exit(1)

@@ -6,17 +6,25 @@ import pathlib
 import click
 
 from speechbrain_vq.presets import (
-    FOLDER_RECIPES,
     bundled,
     bundled_names,
     describe_preset,
-    describe_recipe,
     preset_names,
+)
+from speechbrain_vq.recipe_files import (
+    FOLDER_RECIPES,
+    describe_recipe,
     recipe_names,
     recipe_path,
     recipe_yaml,
     write_out,
 )
+
+_USES = {
+    "mini": "for tests, synthetic English: ",
+    "speech": "codec, the default: ",
+    "units": "discrete units close to phones: ",
+}
 
 
 @click.command("list")
@@ -30,9 +38,14 @@ def list_all() -> None:
             recipes[name] += f" (--config: {', '.join(others)})"
     _show("Recipes, for `train RECIPE` and `config RECIPE`", recipes)
     _show("Recipes for `train FOLDER --recipe=NAME`", FOLDER_RECIPES)
-    presets = {name: describe_preset(name) for name in preset_names()}
+    # The default first.
+    names = sorted(preset_names(), key=lambda name: name != "robust")
+    presets = {name: describe_preset(name) for name in names}
     _show("Presets, for --preset", presets)
-    models = {name: _describe_model(name) for name in bundled_names()}
+    models = {
+        name: f"{_USES.get(name, '')}{_describe_model(name)}"
+        for name in bundled_names()
+    }
     _show("Bundled models, for --model", models)
 
 

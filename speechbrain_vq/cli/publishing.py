@@ -78,6 +78,13 @@ def export(
     click.echo(f"Exported to {output}")
 
 
+_VISIBILITY = {
+    None: "visible as the organisation has it (--private: to members only)",
+    True: "private",
+    False: "public",
+}
+
+
 @click.command()
 @click.argument("folder", type=folder_path)
 @click.argument("repo_id", metavar="ORG/NAME")
@@ -106,8 +113,18 @@ def export(
 @click.option("--message", "commit_message", help="Title of the commit.")
 def push(folder, repo_id, **options) -> None:
     """Push an exported model to the Hugging Face Hub."""
+    from huggingface_hub import ModelCard
+
     from speechbrain_vq.publish import push_to_hub
 
+    card = folder / "README.md"
+    if card.is_file():
+        license = ModelCard.load(card, ignore_metadata_errors=True).data.license
+        click.echo(
+            f"Pushing {folder} to {repo_id}, license {license}, "
+            f"{_VISIBILITY[options['private']]} ...",
+            err=True,
+        )
     again = (
         "Interrupted. Run the same again: what has arrived is not sent twice."
     )

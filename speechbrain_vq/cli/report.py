@@ -4,7 +4,12 @@ import pathlib
 
 import click
 
-from .common import device_option, revision_option, vocoder_option
+from .common import (
+    device_option,
+    revision_option,
+    ssl_encoder_option,
+    vocoder_option,
+)
 
 
 @click.command()
@@ -30,9 +35,12 @@ from .common import device_option, revision_option, vocoder_option
     help="File to write.",
 )
 @vocoder_option
+@ssl_encoder_option
 @revision_option
 @device_option
-def report(source, output, compare, data, revision, device, vocoder) -> None:
+def report(
+    source, output, compare, data, revision, device, vocoder, ssl_encoder
+) -> None:
     """Write one HTML page to listen to, look at and compare runs."""
     from speechbrain_vq.report import write_report
 
@@ -43,6 +51,7 @@ def report(source, output, compare, data, revision, device, vocoder) -> None:
         data,
         revision=revision,
         vocoder=vocoder,
+        ssl_encoder=ssl_encoder,
         run_opts={"device": device} if device else None,
     )
     click.echo(f"Wrote {path}: open it in a browser.")

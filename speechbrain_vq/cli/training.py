@@ -5,12 +5,14 @@ import logging
 import pathlib
 import runpy
 import sys
+from difflib import get_close_matches
 
 import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.presets import (
+from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_files import (
     folder_recipe,
     recipe_names,
     recipe_path,
@@ -80,8 +82,8 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 )
 @click.option(
     "--preset",
-    help="How to train the codebook, one of those that `list` names; default: "
-    "as in the recipe.",
+    help="Preset of the codebook's training, see `list`; default: as in the "
+    "recipe.",
 )
 @click.option(
     "--steps",
@@ -92,19 +94,25 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--logger",
     type=click.Choice(["file", "tensorboard", "wandb"]),
-    help="Log of the metrics, beside train_log.txt.",
+    help="Also log metrics, samples and hyperparameters there.",
 )
 @click.option(
     "--config",
     metavar="FILE",
-    help="Yaml file to train by, such as `config` writes, or the name of one "
-    "of the recipe's; default: train.yaml.",
+    help="Training config, e.g. written by `config`, or the name of one of "
+    "the recipe's; default: train.yaml.",
 )
 @click.option(
     "--out",
     type=output_folder,
     callback=check_output_folder,
     help="Folder of the run; default: results/FOLDER, or as in RECIPE.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Refuse a FOLDER with audio that cannot be read, instead of leaving "
+    "such files out.",
 )
 # Of the last release.
 @click.option("--hparams", hidden=True, help="Yaml file, now --config.")
@@ -126,6 +134,7 @@ def train(
     logger,
     config,
     out,
+    strict,
     hparams,
     output_folder,
 ) -> None:
@@ -138,6 +147,9 @@ def train(
     Further options change keys of the recipe's yaml file, such as
     --codebook_size=256 (`config` shows them), or are SpeechBrain's.
     """
+    _check_options(context)
+    if preset is not None:
+        preset_path(preset)
     is_folder = _is_folder(source)
     name = folder_recipe(recipe) if is_folder else source
     yaml = recipe_yaml(name, config or hparams or "train.yaml")
@@ -152,6 +164,7 @@ def train(
     script = recipe_path(f"{name}/train.py")
     arguments = [str(yaml), *options, *context.args]
     if is_folder:
+        arguments += ["--strict=True"] * strict
         # It makes manifests, chooses what is not given, and runs the script.
         arguments = [str(script), source, *arguments]
         script = recipe_path("common/folder.py")
@@ -162,6 +175,18 @@ def train(
     logging.basicConfig(handlers=[errors])
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
+
+
+def _check_options(context: click.Context) -> None:
+    """Refuse what is nearly an option of this verb, and no key of a recipe."""
+    own = [o for p in context.command.params for o in p.opts if o[0] == "-"]
+    for argument in context.args:
+        name = argument.split("=")[0]
+        close = get_close_matches(name, own, n=1, cutoff=0.82)
+        if close:
+            raise click.UsageError(
+                f"No option '{name}'. Did you mean '{close[0]}'?"
+            )
 
 
 def _is_folder(source: str) -> bool:

@@ -2,13 +2,16 @@
 
 import contextlib
 import functools
+import io
 import logging
 import math
 import os
 import pathlib
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from math import gcd
 from typing import BinaryIO
 
@@ -16,19 +19,20 @@ import numpy as np
 import soundfile
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
+from tqdm import tqdm
 
 from .chunks import Span, in_pieces
+from .manifests import TOLERANCE, manifest_path, read_corpus, read_manifest
+from .mp3 import JOINED, MP3Error, quiet, with_length
 
 logger = logging.getLogger(__name__)
 
 # Half the length of scipy's filter, in steps of the slower rate.
 _HALF_FILTER = 10
-# Samples at the end of a file that are decoded to check it.
-_TAIL = 1024
+# Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
+_LOUDEST = 100.0
 # libsndfile gives 2^63 - 1 where a header does not state the length.
 _UNKNOWN_LENGTH = 2**62
-_LONGEST_OGG_PAGE = 65307
-_LONGEST_MP3_FRAME = 1441
 # Audio that libsndfile does not read: listed, and left out with a reason.
 _UNSUPPORTED = frozenset(
     ".aac .ac3 .amr .ape .m4a .m4b .mka .mpc .wma .wv".split()
@@ -100,21 +104,105 @@ def read_audio(
     return torch.cat(list(blocks))
 
 
-def check_audio(path: str | os.PathLike) -> float:
-    """Return the length of a file in seconds, and check that it can be read to
-    its end, decoding only that end; see ``audio_blocks`` for the AudioError."""
-    # Corpora of FLAC are large, and a second stream in it takes reading all.
-    with _open(path, scan=False) as (file, name):
-        if file.frames >= _UNKNOWN_LENGTH:
-            blocks = _mono(file, 60.0, name)
-            return sum(map(len, blocks)) / file.samplerate
+def check_audio(path: str | os.PathLike, decode: bool = True) -> float:
+    """Return the length of a file in seconds: of what can be decoded, which is
+    checked in full; see ``audio_blocks`` for the AudioError. Without
+    ``decode`` the length is that of the header where there is one."""
+    with _open(path, check=decode) as (file, name):
+        if decode or file.frames >= _UNKNOWN_LENGTH:
+            return sum(map(len, _mono(file, 10.0, name))) / file.samplerate
         if file.frames == 0:
             raise AudioError(f"{name}: holds no sound.")
-        tail = min(_TAIL, file.frames)
-        file.seek(file.frames - tail)
-        if len(file.read(tail)) < tail:
-            raise AudioError(f"{name}: cut short, its end cannot be decoded.")
         return file.frames / file.samplerate
+
+
+def check_files(
+    paths: Iterable[str | os.PathLike], decode: bool = True
+) -> tuple[dict, dict[str | os.PathLike, str]]:
+    """Check many files in threads, with a progress bar on terminals: the
+    lengths by path of those that can be read, and the reasons by path of the
+    others; see ``check_audio``."""
+
+    def check(path):
+        try:
+            return check_audio(path, decode)
+        except AudioError as error:
+            return error
+
+    lengths, errors, paths = {}, {}, list(paths)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = zip(paths, pool.map(check, paths), strict=True)
+        bar = {"total": len(paths), "unit": "file", "leave": False}
+        hidden = True if len(paths) < 2 else None
+        for path, result in tqdm(results, "checking", disable=hidden, **bar):
+            if isinstance(result, AudioError):
+                errors[path] = str(result)
+            else:
+                lengths[path] = result
+    return lengths, errors
+
+
+def usable_files(
+    paths: Iterable[str | os.PathLike], decode: bool = True
+) -> dict[str | os.PathLike, float]:
+    """Return the lengths by path of the files that can be read, with warnings
+    for the others; see ``check_files``."""
+    lengths, errors = check_files(paths, decode)
+    for error in errors.values():
+        logger.warning("Left out %s", error)
+    if errors:
+        logger.warning(
+            "%d of %d files were left out: %s.",
+            *(len(errors), len(lengths) + len(errors), count_reasons(errors)),
+        )
+    return lengths
+
+
+@contextlib.contextmanager
+def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
+    """Turn a ValueError, such as of audio that is too short for a model, into
+    an AudioError that names the file."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except ValueError as error:
+        name = source if isinstance(source, str | os.PathLike) else "audio"
+        raise AudioError(f"{name}: {error}") from error
+
+
+def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
+    """Count the reasons for which files were left out, the most frequent
+    first.
+
+    Arguments
+    ---------
+    errors : dict
+        Messages by path, such as those of ``AudioError``.
+
+    Example
+    -------
+    >>> count_reasons({"a": "a: cut short, 1 of 2.", "b": "b: cut short."})
+    '2 cut short'
+    """
+    counts = Counter()
+    for path, message in errors.items():
+        reason = message.split(f"{path}: ", 1)[-1].removeprefix("there is ")
+        # Without the numbers, which differ between files.
+        counts[re.sub(r"\d\S*", "N", re.split("[.,:;(]", reason)[0])] += 1
+    return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
+
+
+def check_peak(peak: float, name: str) -> None:
+    """Refuse samples whose greatest magnitude is none of audio in [-1, 1],
+    a little louder ones excepted; an AudioError begins with ``name``."""
+    if not math.isfinite(peak):
+        raise AudioError(f"{name} NaN or infinity.")
+    if peak > _LOUDEST:
+        raise AudioError(
+            f"{name} amplitudes beyond 1, up to {peak:.4g}. Divide "
+            "16-bit integers by 32768."
+        )
 
 
 class _Forward(soundfile.SoundFile):
@@ -125,18 +213,27 @@ class _Forward(soundfile.SoundFile):
         """Return False, so that soundfile does not seek by itself."""
         return False
 
+    def read(self, *args, **kwargs):
+        """Read frames."""
+        with quiet() if self.format == "MP3" else contextlib.nullcontext():
+            return super().read(*args, **kwargs)
+
 
 @contextlib.contextmanager
-def _open(source, name=None, check=True, scan=True):
+def _open(source, name=None, check=True):
     """Open audio; any failure becomes an AudioError that names the file."""
     is_path = isinstance(source, str | os.PathLike)
     name = name or (os.fspath(source) if is_path else "audio")
     if is_path and not os.path.exists(source):
         raise AudioError(f"{name}: there is no such file.")
     try:
-        if check:
-            with open(source, "rb") if is_path else _rewound(source) as data:
-                _check_single(data, name, scan)
+        with open(source, "rb") if is_path else _rewound(source) as data:
+            head = data.read(4)
+            if head[:3] == b"ID3" or head[:1] == b"\xff":
+                source = io.BytesIO(with_length(head + data.read()))
+                is_path = False
+            elif check:
+                _check_single(head, data, name)
         if is_path and os.name == "posix":
             # A name that is no valid text is a valid name all the same.
             source = os.fsencode(source)
@@ -144,6 +241,8 @@ def _open(source, name=None, check=True, scan=True):
             if check:
                 _check_wav_size(name, file.extra_info)
             yield file, name
+    except MP3Error as error:
+        raise AudioError(f"{name}: {error}") from error
     except (OSError, RuntimeError, UnicodeError) as error:
         reason = getattr(error, "error_string", error)
         message = f"{name}: cannot be read: {reason}"
@@ -174,6 +273,10 @@ def _mono(file, seconds, name, start=0.0, duration=None):
         samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
+            # Not abs, which would be a copy.
+            check_peak(
+                float(max(samples.max(), -samples.min())), f"{name}: holds"
+            )
             mixed = samples.mean(axis=1)
             if file.channels > 1:
                 power += np.square(samples).sum(axis=0, dtype=np.float64)
@@ -181,7 +284,7 @@ def _mono(file, seconds, name, start=0.0, duration=None):
             yield torch.from_numpy(mixed)
         if len(samples) < length:
             break
-    if total < wanted < _UNKNOWN_LENGTH // 2:
+    if total < wanted and file.frames < _UNKNOWN_LENGTH:
         raise AudioError(
             f"{name}: cut short, {total} of {wanted} samples are there."
         )
@@ -240,23 +343,18 @@ def _check_wav_size(name, notes):
         )
 
 
-def _check_single(data, name, scan):
+def _check_single(head, data, name):
     """Refuse a cut Ogg file, and recordings that are joined end to end."""
-    head = data.read(4)
+    joined = False
     if head == b"OggS":
         joined = _walk_ogg(data, name)
     elif head == b"RIFF":
         data.seek(8 + int.from_bytes(data.read(4), "little"))
         joined = data.read(5).lstrip(b"\0").startswith(b"RIFF")
     elif head == b"fLaC":
-        joined = scan and _contains(data, b"fLaC\0\0\0\x22")
-    else:
-        joined = _is_joined_mp3(data)
+        joined = _contains(data, b"fLaC\0\0\0\x22")
     if joined:
-        raise AudioError(
-            f"{name}: holds several recordings end to end, of which only the "
-            "first can be read. Split it, or convert it to one wav or flac."
-        )
+        raise AudioError(f"{name}: {JOINED}")
 
 
 def _contains(data, pattern):
@@ -289,31 +387,6 @@ def _walk_ogg(data, name):
             f"{name}: cut short, its last page does not end the stream."
         )
     return False
-
-
-def _is_joined_mp3(data):
-    """Return whether audio follows what the Xing header declares."""
-    data.seek(0)
-    begin = data.read(_LONGEST_OGG_PAGE)
-    start = 0
-    if begin[:3] == b"ID3" and len(begin) > 9:
-        size = sum(
-            b << s for b, s in zip(begin[6:10], (21, 14, 7, 0), strict=True)
-        )
-        data.seek(start := size + 10)
-        begin = data.read(_LONGEST_MP3_FRAME)
-    match = re.search(
-        rb"^\xff[\xe0-\xff].{2,38}(Xing|Info)\0\0\0(.)", begin, re.S
-    )
-    if not match or match[2][0] & 3 != 3:
-        return False
-    field = begin[match.end() + 4 : match.end() + 8]
-    end = start + int.from_bytes(field, "big")
-    data.seek(end)
-    after = data.read(3)
-    rest = data.seek(0, os.SEEK_END) - end
-    is_frame = after[:1] == b"\xff" and after[1:2] >= b"\xe0"
-    return (is_frame or after == b"ID3") and rest > 2 * _LONGEST_MP3_FRAME
 
 
 def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -396,25 +469,48 @@ def audio_endings() -> set[str]:
     }
 
 
-def drop_unreadable(dataset: DynamicItemDataset) -> DynamicItemDataset:
+def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
+    """Read and check the manifest of a split to train or test on, and its
+    audio; see ``drop_unreadable``."""
+    path = manifest_path(folder, split)
+    dataset = DynamicItemDataset(read_manifest(path, needed=["length"]))
+    # The audio of our own manifests was decoded to make them.
+    return drop_unreadable(dataset, decode=not read_corpus(folder))
+
+
+def drop_unreadable(
+    dataset: DynamicItemDataset, decode: bool = True
+) -> DynamicItemDataset:
     """Remove the items whose audio, under ``wav``, cannot be read, with a
-    warning for each; a ValueError if none is left."""
-    total = len(dataset)
+    warning for each; a ValueError if none is left. A ``length`` that is not
+    that of the audio is corrected, with one warning. Without ``decode``, as for
+    a corpus whose preparation decoded it, only the headers are read."""
+    total, wrong = len(dataset), []
+    paths = dict.fromkeys(item["wav"] for item in dataset.data.values())
+    lengths = usable_files(paths, decode)
     for name, item in list(dataset.data.items()):
-        try:
-            check_audio(item["wav"])
-        except AudioError as error:
-            logger.warning("Left out %s: %s", name, error)
+        length = lengths.get(item["wav"])
+        if length is None:
             del dataset.data[name]
+        elif abs(item.get("length", length) - length) > TOLERANCE:
+            wrong.append(f"{name}, {length:.2f} s and not {item['length']:g}")
+            item["length"] = length
     dataset.data_ids = list(dataset.data)
+    if wrong:
+        logger.warning(
+            "The lengths of %d of %d items are not those of the audio, which "
+            "are taken: %s%s",
+            *(
+                len(wrong),
+                total,
+                "; ".join(wrong[:3]),
+                "; ..." * (len(wrong) > 3),
+            ),
+        )
     if not dataset.data:
         raise ValueError(
             f"None of the {total} audio files of the manifest can be read; "
             "see the warnings above."
-        )
-    if len(dataset) < total:
-        logger.warning(
-            "%d of %d files were left out.", total - len(dataset), total
         )
     return dataset
 

@@ -6,11 +6,14 @@ of the test set (``phones.item``), and ``corpus.json``, written last, with the
 parameters of the preparation and the folder of the audio (``data_root``).
 """
 
+import contextlib
+import csv
 import json
 import logging
 import math
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +28,21 @@ SPLITS = ("train", "valid", "test")
 MANIFESTS = tuple(f"{split}.json" for split in SPLITS)
 FORMAT_VERSION = 1
 SILENCE = "SIL"
+# Seconds by which lengths and labels may differ from those of the audio.
+TOLERANCE = 0.1
+_DATA_ROOT = "{data_root}"
+_LONGEST = 1e9
+
+
+# What a field holds, where it is given.
+_FIELDS = {
+    "wav": (str, "the path of an audio file"),
+    "length": (int | float, "a number of seconds above 0"),
+    "spk_id": (str | int | float, "a name"),
+    "gender": (str | int | float, "a name"),
+    "words": (str, "a text"),
+    "phones": (list, "a list of [start, end, name]"),
+}
 # Names of pauses in espeak, Kaldi, Festival and ZeroSpeech.
 SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
 # Longest gap between adjacent phones in seconds: alignments are in steps of a
@@ -32,15 +50,33 @@ SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
 _LONGEST_GAP = 0.005 + 0.0005
 
 
-def read_json(path: PathLike) -> Any:
-    """Read a json file in UTF-8, with or without a byte order mark."""
-    return json.loads(pathlib.Path(path).read_text("utf-8-sig"))
+class ManifestError(ValueError):
+    """Report a manifest, or a file beside it, that cannot be used."""
+
+
+def read_json(path: PathLike, **options: Any) -> Any:
+    """Read a json file in UTF-8, with or without a byte order mark; options
+    are those of ``json.loads``."""
+    text = pathlib.Path(path).read_text("utf-8-sig")
+    return json.loads(text, **options)
 
 
 def read_corpus(folder: PathLike) -> dict:
-    """Read ``corpus.json``, the parameters of a preparation, if it exists."""
+    """Read ``corpus.json``, the parameters of a preparation, if it exists; a
+    ManifestError if it is none."""
     path = pathlib.Path(folder, "corpus.json")
-    return read_json(path) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        corpus = read_json(path)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} is no json: {error}") from error
+    root = corpus.get("data_root", "") if isinstance(corpus, dict) else None
+    if not isinstance(root, str):
+        raise ManifestError(
+            f'{path}: an object is wanted, with a folder under "data_root".'
+        )
+    return corpus
 
 
 def data_root(folder: PathLike) -> str:
@@ -57,89 +93,177 @@ def data_root(folder: PathLike) -> str:
 
 
 def read_manifest(
-    path: PathLike, data_root: PathLike | None = None
+    path: PathLike,
+    data_root: PathLike | None = None,
+    needed: Sequence[str] = (),
 ) -> dict[str, dict]:
-    """Read a json manifest as SpeechBrain's ``DynamicItemDataset`` does.
+    """Read and check a manifest of SpeechBrain's ``DynamicItemDataset``, json
+    or csv, before anything is computed of it.
 
-    Entries have ``wav``, ``length``, and where known ``spk_id``, ``gender``,
-    ``words`` and ``phones`` (start, end, name) in order of time. Numbers that
-    name a speaker become text. ``{data_root}`` becomes ``data_root``, or else
-    that of ``corpus.json`` beside the manifest, or the manifest's folder.
+    Items have ``wav``, and where known ``length`` (in csv ``duration``),
+    ``spk_id``, ``gender``, ``words`` and ``phones`` (start, end, name) in order
+    of time. Numbers that name a speaker become text. ``{data_root}`` becomes
+    ``data_root``, or else that of ``corpus.json`` beside the manifest, or the
+    manifest's folder, to which other paths are relative.
+
+    Arguments
+    ---------
+    path : path
+        The manifest.
+    data_root : path, optional
+        Folder of the audio.
+    needed : sequence of str
+        Fields that all items must have, beside ``wav``.
+
+    Returns
+    -------
+    dict
+        Items by name.
 
     Raises
     ------
-    ValueError
-        If it is no such manifest.
+    ManifestError
+        If it is no such manifest: with the file, the item, the field, and what
+        is wanted.
     """
     path = pathlib.Path(path)
+    root = data_root or _root(path.parent)
     try:
-        root = data_root or _root(path.parent)
-        entries = {
-            name: {
-                **entry,
-                **_as_text(entry),
-                "wav": _substitute(entry["wav"], root),
-                "phones": [
-                    (start, end, _substitute(phone, root))
-                    for start, end, phone in entry.get("phones") or ()
-                ],
-            }
-            for name, entry in read_json(path).items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: no manifest: a json object is wanted, of entries with a "
-            f'"wav" each, and maybe "phones" of [start, end, name] ({error}).'
+        if path.suffix == ".csv":
+            items = _read_csv(path)
+        else:
+            items = read_json(path, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError, csv.Error) as error:
+        raise ManifestError(
+            f"{path}: no manifest in UTF-8, or not all of it: {error}"
         ) from error
-    for name, entry in entries.items():
-        _check_phones(path, name, entry["phones"])
-    return entries
+    if not isinstance(items, dict):
+        raise ManifestError(
+            f"{path}: no manifest: an object of items by name is wanted, "
+            f"this is a {type(items).__name__}."
+        )
+    if needed and not items:
+        raise ManifestError(f"{path}: it has no items.")
+    items = {
+        name: _checked(
+            item, f"{path}, item {name!r}", path.parent, root, needed
+        )
+        for name, item in items.items()
+    }
+    late = [
+        name
+        for name, item in items.items()
+        for _, end, _ in item["phones"][-1:]
+        if end > (item.get("length") or end) + TOLERANCE
+    ]
+    if late:
+        logger.warning(
+            "%s: phones of %d of %d items end after the audio: %s",
+            *(path, len(late), len(items), first_names(late)),
+        )
+    return items
 
 
 # The argument of read_manifest has the same name.
 _root = data_root
 
 
-def _as_text(entry):
-    """Names, some of which are numbers in other people's json."""
-    names = {key: entry.get(key) for key in ("spk_id", "gender")}
-    return {key: str(it) for key, it in names.items() if it is not None}
+def _without_duplicates(pairs):
+    """Make a dict of the pairs of a json object."""
+    items = dict(pairs)
+    if len(items) < len(pairs):
+        (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{name!r} is there more than once.")
+    return items
 
 
-def _substitute(text, root):
-    text = text.replace("{data_root}", str(root))
-    return text.replace("{{", "{").replace("}}", "}")
+def _read_csv(path):
+    """Read SpeechBrain's csv manifest as one of json."""
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, skipinitialspace=True, strict=True)
+        pairs = [(row.pop("ID", None), row) for row in rows]
+    for name, row in pairs:
+        if name is None or None in row:
+            raise ValueError(f"columns with an ID each are wanted, not {row}.")
+        row["wav"] = (row.get("wav") or "").replace("$data_root", _DATA_ROOT)
+        seconds = row.pop("duration", None)
+        with contextlib.suppress(ValueError, TypeError):
+            seconds = float(seconds)
+        if seconds is not None:
+            row["length"] = seconds
+    return _without_duplicates(pairs)
 
 
-def _check_phones(path, name, phones):
-    previous = (0.0, 0.0)
-    for number, (*times, phone) in enumerate(phones, 1):
-        where = f"{path}, utterance {name}, phone {number} ({phone!r})"
-        if not all(type(time) in (int, float) for time in times):
-            raise ValueError(
-                f"{where}: start and end are numbers of seconds, not "
-                f"{times[0]!r} and {times[1]!r}."
+def _checked(item, where, folder, root, needed):
+    """Return an item with its paths complete, or raise a ManifestError."""
+    if not isinstance(item, dict):
+        raise ManifestError(f"{where}: an object with fields is wanted.")
+    for key, (kind, wanted) in _FIELDS.items():
+        value = item.get(key)
+        if value is None and key not in ("wav", *needed):
+            continue
+        is_valid = isinstance(value, kind) and not isinstance(value, bool)
+        if key == "length":
+            is_valid = is_valid and 0 < value < _LONGEST
+        if not is_valid or (key == "wav" and not value):
+            problem = f"is {value!r:.40}" if key in item else "is missing"
+            raise ManifestError(
+                f'{where}: "{key}" {problem}: {wanted} is wanted.'
             )
-        if not 0 <= times[0] <= times[1] < math.inf:
-            raise ValueError(
-                f"{where}: from {times[0]} to {times[1]} s is no piece of "
-                "time; a start and an end in seconds are wanted."
+    item = {**item, "phones": item.get("phones") or []}
+    _check_phones(where, item["phones"])
+    if not item["wav"].startswith(_DATA_ROOT):
+        beside = folder / item["wav"]
+        if beside.exists() or not os.path.exists(item["wav"]):
+            item["wav"] = str(beside)
+    names = [key for key in ("spk_id", "gender") if item.get(key) is not None]
+    return _substituted(item | {key: str(item[key]) for key in names}, root)
+
+
+def _substituted(value, root):
+    """Fill in the folder of the audio in all texts, as SpeechBrain does."""
+    if isinstance(value, str):
+        value = value.replace(_DATA_ROOT, str(root))
+        return value.replace("{{", "{").replace("}}", "}")
+    if isinstance(value, list):
+        return [_substituted(part, root) for part in value]
+    if isinstance(value, dict):
+        return {key: _substituted(part, root) for key, part in value.items()}
+    return value
+
+
+def _check_phones(where, phones):
+    previous = (0, 0)
+    for number, phone in enumerate(phones, 1):
+        try:
+            start, end, name = phone
+            if not 0 <= start <= end < _LONGEST:
+                raise ValueError
+            name.strip()
+        except (TypeError, ValueError, AttributeError):
+            raise ManifestError(
+                f"{where}: phone {number} is {phone!r:.60}: [start, end, name] "
+                "is wanted, in seconds."
+            ) from None
+        if start < previous[0] or end < previous[1]:
+            raise ManifestError(
+                f"{where}: phone {number} ({name!r}) is from {start} to {end} "
+                f"s, after one from {previous[0]} to {previous[1]} s. Sort the "
+                "phones by time."
             )
-        if times[0] < previous[0] or times[1] < previous[1]:
-            raise ValueError(
-                f"{where}: it is from {times[0]} to {times[1]} s, after one "
-                f"from {previous[0]} to {previous[1]} s. Sort the phones by "
-                "time."
-            )
-        previous = times
+        previous = start, end
+
+
+def manifest_path(folder: PathLike, split: str) -> pathlib.Path:
+    """Return the path of a manifest: json, or csv where there is no json."""
+    path = pathlib.Path(folder, f"{split}.json")
+    csv_path = path.with_suffix(".csv")
+    return csv_path if csv_path.exists() and not path.exists() else path
 
 
 def has_manifests(folder: pathlib.Path) -> bool:
     """Return whether a folder has the manifests of all splits, json or csv."""
-    return any(
-        all((folder / f"{split}.{kind}").is_file() for split in SPLITS)
-        for kind in ("json", "csv")
-    )
+    return all(manifest_path(folder, split).is_file() for split in SPLITS)
 
 
 def given_manifests(
@@ -269,10 +393,16 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 def _json_lines(utts: dict[str, dict]) -> str:
     """Format a json object with an utterance a line."""
     lines = (
-        f"{json.dumps(utt_id)}: {json.dumps(utt, ensure_ascii=False)}"
+        f"{json.dumps(utt_id)}: {_json_line(utt)}"
         for utt_id, utt in utts.items()
     )
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _json_line(utt):
+    text = json.dumps(utt, ensure_ascii=False)
+    # The path of a file whose name is no text is one in ASCII.
+    return text if text.isprintable() else json.dumps(utt)
 
 
 def _escape(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Bit rate of units: tokens and bits per second."""
+"""Bit rate of units and usage of their codes."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from speechbrain_vq.nnet.losses import entropy
 
 from .intervals import WeightedCounts, WeightedRatios, estimate
-from .metric import NON_NEGATIVE, Estimate, Metric, Quantity
+from .metric import NON_NEGATIVE, USAGE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
 # Limit of different symbols (codes of all codebooks together).
@@ -15,8 +15,11 @@ _MOST_SYMBOLS = 100_000
 
 
 class BitRate(Metric):
-    """Compute tokens and bits per second of all utterances.
+    """Compute tokens and bits per second of all utterances, and the usage of
+    the codes.
 
+    - ``used_codes_percent``, of all codes, without an interval: a resample
+      cannot have more; and ``perplexity``, the mean of the codebooks;
     - ``frames_per_second``, and ``tokens_per_second`` of all codebooks;
     - ``bits_per_second_entropy``: of an ideal code for single tokens, each
       codebook apart;
@@ -43,10 +46,11 @@ class BitRate(Metric):
     4.0
     """
 
-    label = "Bit rate"
+    label = "Use of the codebook and bit rate"
     quantities = {
         name: Quantity(label, bounds=NON_NEGATIVE)
         for name, label in {
+            "perplexity": "perplexity",
             "frames_per_second": "frames per second",
             "tokens_per_second": "tokens per second",
             "bits_per_second_entropy": "bits per second, by the entropy of a "
@@ -84,12 +88,15 @@ class BitRate(Metric):
         self._rates.add("runs", len(runs), seconds, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the rates."""
+        """Estimate the usage and the rates."""
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])
-        bits = sum(_bits(table[books == book]) for book in range(self._books))
+        by_book = [_bits(table[books == book]) for book in range(self._books)]
+        bits = sum(by_book)
+        used = 100 * len(table) / (self._books * self._size)
         values = {
+            "perplexity": sum(2**book for book in by_book) / self._books,
             "frames_per_second": frames,
             "tokens_per_second": frames * self._books,
             "bits_per_second_entropy": frames * bits,
@@ -105,7 +112,8 @@ class BitRate(Metric):
         if not self._runs.full:
             run = _bits(self._runs.table())
             values["bits_per_second_runs"] = runs * run
-        return {
+        key = "used_codes_percent"
+        return {key: Estimate(used, quantity=USAGE[key])} | {
             name: estimate(rates, self.quantities[name], self._utterances)
             for name, rates in values.items()
         }

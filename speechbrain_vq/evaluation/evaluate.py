@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from speechbrain_vq.dataio.audio import count_reasons
 from speechbrain_vq.dataio.manifests import read_manifest
 
 from .abx import Abx
@@ -178,6 +179,10 @@ def evaluate(
         utterances = tqdm(utterances, total=len(entries), unit="utt")
     settings |= _update(metrics, utterances, bootstrap)
     notes += [f"{name}: {why}" for name, why in encoder.errors.items()]
+    if encoder.errors:
+        reasons = {entries[n]["wav"]: why for n, why in encoder.errors.items()}
+        settings["utterances_left_out"] = len(encoder.errors)
+        settings["reasons"] = count_reasons(reasons)
     if not settings["utterances"]:
         raise ValueError(
             f"None of the {len(entries)} utterances of {manifest} could be "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_vq.inference.tokens import parse_line
+from speechbrain_vq.inference.tokens import check_tokens, parse_line
 
 from .utterances import Utterance
 
@@ -140,24 +140,10 @@ def _positive(line, key, meaning):
 
 def _tokens(rows, codebook_size):
     """Return checked tokens, [T, C]."""
-    if not rows and isinstance(rows, list):
+    tokens = torch.from_numpy(check_tokens(rows))
+    if not len(tokens):
         return torch.zeros(0, 1, dtype=torch.long)
-    try:
-        tokens = torch.tensor(rows)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(
-            '"tokens" are to be a list of integers, or of lists of as many '
-            f"each ({error})."
-        ) from error
-    if tokens.dtype != torch.long or tokens.dim() not in (1, 2):
-        raise ValueError(
-            '"tokens" are to be integers, [T] or [T, C]; these are not.'
-        )
-    least, most = int(tokens.min()), int(tokens.max())
-    if least < 0:
-        raise ValueError(
-            f"the token {least} is below 0. Leave out what is padding."
-        )
+    most = int(tokens.max())
     if codebook_size and most >= codebook_size:
         raise ValueError(
             f"the token {most} is not below the codebook size of "

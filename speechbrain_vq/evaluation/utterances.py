@@ -148,7 +148,7 @@ class EvaluatedModel:
         # A model of unbounded context is given everything at once.
         if self.tokenizer.span is None:
             return False
-        return check_audio(path) > self.batch_seconds
+        return check_audio(path, decode=False) > self.batch_seconds
 
     def _encode_long(self, name, entry):
         rate, number, start = self.sample_rate, 0, []
@@ -182,11 +182,19 @@ class EvaluatedModel:
             )
             tokens, codewords = self._quantize(latents, lengths)
         except ValueError as error:
-            self.errors |= dict.fromkeys(batch, str(error))
+            if len(batch) == 1:
+                self.errors |= dict.fromkeys(batch, str(error))
+            else:
+                # Alone, so that one does not take the others with it.
+                for name, wav in batch.items():
+                    yield from self._encode_batch({name: wav}, manifest)
             return
         frames = torch.round(lengths.cpu() * tokens.shape[1]).int().tolist()
         latents = latents.float().cpu()
         for i, (name, number) in enumerate(zip(batch, frames, strict=True)):
+            if not number:
+                self.errors[name] = "shorter than a token"
+                continue
             yield self._utterance(
                 name,
                 manifest[name],

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.presets import bundled, bundled_names
 
 from .errors import HubError, in_words, is_unreachable
@@ -124,7 +125,10 @@ def download(
                 stacklevel=2,
             )
         where = (repo_id, token, cache_dir, local_files_only, force_download)
-        root = _snapshot(*where, revision, _within(inner, names))
+        try:
+            root = _snapshot(*where, revision, _within(inner, names))
+        except HubError as error:
+            raise HubError(f"{error}{_nearby(folder)}") from error
         commit, folder = root.name, root / inner
         mark = {"source": repo_id, "commit": commit}
         if subfolder is not None:
@@ -208,10 +212,26 @@ def as_repo_id(source: str | pathlib.Path) -> str:
             raise HFValidationError("there is no organisation in it")
     except HFValidationError as error:
         raise FileNotFoundError(
-            f"There is no folder '{text}', and as the name of a model on the "
-            "Hub it should read 'organisation/name'."
+            f"There is no folder '{text}', and the name of a model on the Hub "
+            f"is 'organisation/name'.{_nearby(pathlib.Path(text))}"
         ) from error
     return text
+
+
+def _nearby(path):
+    """Return a hint at a folder or a bundled model of nearly that name, or at
+    a run that is not complete."""
+    run = path.parent
+    # Beside a bare name there may be anything.
+    beside = run.glob("*") if run.name and run.is_dir() else ()
+    folders = [str(one) for one in beside if one.is_dir()]
+    hint = suggestion(str(path), [*folders, *bundled_names()])
+    if not hint and (run / HPARAMS).is_file():
+        hint = (
+            f" The run in {run} has no model yet: its training ends with "
+            "that, and the same command goes on with it."
+        )
+    return hint
 
 
 def _snapshot(

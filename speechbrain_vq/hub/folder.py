@@ -55,6 +55,8 @@ def check_is_there(path: pathlib.Path) -> None:
     folder, hint = path.parent, ""
     if path.name == WEIGHTS and folder.is_dir():
         hint = pickles_hint([other.name for other in folder.iterdir()])
+        if (folder / "model").is_dir():
+            hint = f" It may be a run, whose model is {folder / 'model'}."
     raise FileNotFoundError(
         f"'{folder}' is not a folder with a pretrained model: there is no "
         f"{path.name} in it.{hint}"

@@ -94,6 +94,8 @@ def _table() -> dict[str, Buildable]:
         (f"{lobes}.pixelcnn", "ColumnPixelCNN"),
         (f"{lobes}.recogniser", "PhoneEncoder"),
         (f"{lobes}.recogniser", "LatentMixer"),
+        (f"{lobes}.ssl", "SSLFeatures", filters, True),
+        (f"{lobes}.ssl", "FrameEncoder"),
         (f"{lobes}.speakers", "SpeakerTable"),
         (f"{lobes}.speakers", "PretrainedSpeaker"),
         (f"{lobes}.wavenet", "WaveNetDecoder", {**MANY, "cycle": 24}),

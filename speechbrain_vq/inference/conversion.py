@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_vq.dataio.audio import as_waveforms, read_audio
+from speechbrain_vq.dataio.audio import as_waveforms, naming, read_audio
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
@@ -143,7 +143,7 @@ class VoiceConverter(VQTokenizer):
         voice = _for_each(target, 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         if output is not None:
-            self._write(wav, output)
+            self._write(wav, output, voice)
         return wav
 
     def _voice(self, target):
@@ -164,11 +164,8 @@ class VoiceConverter(VQTokenizer):
                 "by a name: give a recording of the one to speak with."
             )
         wavs = read_audio(target, self.sample_rate).unsqueeze(0)
-        try:
+        with naming(target):
             return self.speaker_batch(wavs)
-        # It is too short.
-        except ValueError as error:
-            raise ValueError(f"{target}: {error}") from error
 
 
 def convert_files(
@@ -210,7 +207,14 @@ def convert_files(
         _check_apart(target, wav_file)
         converter.convert_file(path, voice, wav_file)
 
-    return process_files(places, output, convert, overwrite, progress)
+    return process_files(
+        places,
+        output,
+        convert,
+        converter.made_by(_for_each(voice, 1)),
+        overwrite,
+        progress,
+    )
 
 
 def _for_each(voices, number):

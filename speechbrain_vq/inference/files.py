@@ -1,19 +1,17 @@
 """Process many audio files: one wav file written for each."""
 
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import soundfile
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import made_folder
 from speechbrain_vq.dataio.audio import audio_endings, find_audio
 
 from .tokenizer import VQTokenizer
-
-logger = logging.getLogger(__name__)
 
 
 class FileResults(NamedTuple):
@@ -65,7 +63,12 @@ def reconstruct_files(
         would overwrite its source, or one cannot be written.
     """
     return process_files(
-        places, folder, tokenizer.reconstruct_file, overwrite, progress
+        places,
+        folder,
+        tokenizer.reconstruct_file,
+        tokenizer.made_by(),
+        overwrite,
+        progress,
     )
 
 
@@ -73,6 +76,7 @@ def process_files(
     places: Iterable[str | os.PathLike],
     output: str | os.PathLike,
     write: Callable[[pathlib.Path, pathlib.Path], object],
+    made_by: str,
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
@@ -81,19 +85,18 @@ def process_files(
     ``output`` is a folder, for a single audio file also a file, such as
     ``NAME.wav``. It may lie in a folder of audio files: earlier outputs are not
     processed again. ``write`` gets the path of an audio file and that of the
-    wav.
+    wav, in which it leaves the comment ``made_by``.
     """
     outputs = _output_paths(find_audio(places), pathlib.Path(output))
     existing = {path for path in outputs.values() if path.exists()}
     existing = set() if overwrite else existing
-    if existing:
-        logger.warning(
-            "%d of %d files in %s were there already, and stay as they are: "
-            "to do them anew, overwrite them.",
-            len(existing),
-            len(outputs),
-            output,
-        )
+    for path in sorted(existing):
+        comment = _read_comment(path)
+        if comment not in ("", made_by):
+            raise ValueError(
+                f"{path} was made by {comment}, and now it is {made_by}. Name "
+                "another folder (--out), or overwrite it (--overwrite)."
+            )
     bad = {}
     for path, target in tqdm(
         outputs.items(), disable=None if progress else True
@@ -108,6 +111,15 @@ def process_files(
             named = reason.startswith(str(path))
             bad[str(path)] = reason if named else f"{path}: {reason}"
     return FileResults(len(outputs) - len(bad), bad, len(existing))
+
+
+def _read_comment(path):
+    """Return the comment in an audio file."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return file.comment
+    except (OSError, RuntimeError):
+        return ""
 
 
 def _is_file_name(output):

@@ -1,7 +1,8 @@
 """Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
+import contextlib
+import hashlib
 import logging
-import math
 import os
 import pathlib
 from collections.abc import Iterable
@@ -13,12 +14,14 @@ import torch
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import (
-    AudioError,
     as_waveforms,
     audio_blocks,
+    check_peak,
+    naming,
     read_audio,
 )
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.hub.encoders import download_encoder
 from speechbrain_vq.hub.folder import (
     HPARAMS,
     WEIGHTS,
@@ -26,6 +29,7 @@ from speechbrain_vq.hub.folder import (
     is_folder_name,
 )
 from speechbrain_vq.lobes.speakers import voices
+from speechbrain_vq.lobes.ssl import SSLFeatures
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .codec import CodecMixin
@@ -34,9 +38,6 @@ from .interfaces import VQPretrained
 from .vocoders import load_vocoder, load_vocoder_folder
 
 logger = logging.getLogger(__name__)
-
-# Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
-_LOUDEST = 100.0
 
 
 class VQTokenizer(CodecMixin, VQPretrained):
@@ -78,6 +79,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         *args,
         vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
         num_codebooks: int | None = None,
+        ssl_encoder: str | pathlib.Path | None = None,
         **kwargs,
     ) -> "VQTokenizer":
         """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
@@ -94,6 +96,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             that this names under ``vocoder``, else Griffin-Lim.
         num_codebooks : int, optional
             See ``use_codebooks``; all by default.
+        ssl_encoder : path or str, optional
+            See ``use_ssl_encoder``; by default none is loaded.
 
         Returns
         -------
@@ -114,6 +118,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
         model.use_codebooks(num_codebooks)
+        if ssl_encoder:
+            model.use_ssl_encoder(ssl_encoder, **same)
         return model
 
     def _own_vocoder(self) -> HifiGAN | UnitVocoder | None:
@@ -173,6 +179,46 @@ class VQTokenizer(CodecMixin, VQPretrained):
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
 
+    def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
+        """Load the self-supervised encoder that the model's features are of.
+
+        It is another repository than the model's own, and so fetched only when
+        it is named here; the commit is that of the model's yaml.
+
+        Arguments
+        ---------
+        source : path or str
+            Repository that the model's yaml names, such as
+            ``microsoft/wavlm-base``, or a folder with a copy of it.
+        **options
+            See ``speechbrain_vq.hub.encoders.download_encoder``.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such encoder, or was trained with another one.
+        HubError
+            If the Hub does not give the files.
+        """
+        features = self.mods.features
+        if not isinstance(features, SSLFeatures):
+            raise ValueError(
+                f"{self.source} has no self-supervised encoder: leave "
+                "ssl_encoder out."
+            )
+        folder = pathlib.Path(source).expanduser()
+        if not folder.is_dir():
+            if str(source) != features.source:
+                raise ValueError(
+                    f"ssl_encoder={str(source)!r}: the model was trained with "
+                    f"{features.source!r}. Give that name, or a folder with a "
+                    "copy of it."
+                )
+            folder = download_encoder(
+                features.source, features.revision, **options
+            )
+        features.load_encoder(folder)
+
     def use_codebooks(self, number: int | None) -> None:
         """Choose how many codebooks to encode with: fewer make fewer bits.
 
@@ -186,17 +232,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
         ValueError
             If the model has not so many, or none can be left out.
         """
-        quantizer = self.mods.quantizer
-        total = quantizer.num_codebooks
-        number = total if number is None else number
-        if not 1 <= number <= total or (
-            number < total and quantizer.composition != "residual"
-        ):
-            some = f"from 1 to {total}"
-            raise ValueError(
-                f"num_codebooks={number}: this model codes with "
-                f"{some if quantizer.composition == 'residual' else total}."
-            )
+        total = self.mods.quantizer.num_codebooks
+        number = self._check_first(number, total)
         self._used_codebooks = number
 
     @property
@@ -328,7 +365,9 @@ class VQTokenizer(CodecMixin, VQPretrained):
             raise ValueError(
                 f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
             )
-        tokens = self._first_books(tokens, num_codebooks)
+        books = 1 if self.is_folded else tokens.shape[-1]
+        number = self._check_first(num_codebooks, books)
+        tokens = tokens if self.is_folded else tokens[..., :number]
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, lengths, speaker)
         vectors = self.mods.quantizer.decode(tokens)
@@ -451,16 +490,8 @@ class VQTokenizer(CodecMixin, VQPretrained):
             If the file is missing, not audio, cut short, or too short.
         """
         blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
-        try:
+        with naming(path):
             return self.tokenize(blocks, chunk_seconds)
-        except AudioError:
-            raise
-        # It is too short, or holds no numbers.
-        except ValueError as error:
-            is_path = isinstance(path, str | os.PathLike)
-            raise AudioError(
-                f"{path if is_path else 'audio'}: {error}"
-            ) from error
 
     def decode_file(
         self,
@@ -527,47 +558,58 @@ class VQTokenizer(CodecMixin, VQPretrained):
         self._write(_with_level_of(original, wav), output)
         return tokens
 
-    def _first_books(self, tokens, number):
-        """Return the tokens of the first codebooks, [..., C]."""
-        if number is None:
-            return tokens
-        count = 1 if self.is_folded else tokens.shape[-1]
+    def made_by(self, voice: torch.Tensor | None = None) -> str:
+        """Describe what makes a waveform, for the comment in its file: the
+        model, number of codebooks, vocoder, and a target voice [1, S]."""
+        vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
+        text = (
+            f"speechbrain_vq, model {self.fingerprint}, codebooks "
+            f"{self.num_codebooks}, {vocoder}"
+        )
+        if voice is None:
+            return text
+        voice = voice.cpu().contiguous().numpy().tobytes()
+        return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
+
+    def _check_first(self, number, total):
+        """Return how many of the codebooks to use, by default all."""
+        number = total if number is None else number
         residual = self.mods.quantizer.composition == "residual"
-        if not 1 <= number <= count or (number < count and not residual):
+        if not 1 <= number <= total or (number < total and not residual):
+            wanted = f"from 1 to {total}" if residual else "all"
             raise ValueError(
-                f"num_codebooks={number}: the tokens are of {count} codebooks, "
-                "of which those of a residual row can be left out, all but "
-                "the first."
+                f"num_codebooks={number}: of {total} codebooks, take {wanted}."
             )
-        return tokens if self.is_folded else tokens[..., :number]
+        return number
 
     def _resynthesize(self, path, embed_speaker):
         """Return tokens of a file, the waveform decoded from them, and the
         original."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
-        try:
+        with naming(path):
             tokens, lengths = self.encode_batch(wavs)
             speaker = embed_speaker(wavs)
-        # It is too short.
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
         wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         # Up to a token at the end is not coded.
         missing = wavs.shape[1] - len(wav)
         wav = torch.nn.functional.pad(wav, (0, missing))
         return tokens[0], wav.clamp(-1, 1), wavs[0]
 
-    def _write(self, wav, output):
+    def _write(self, wav, output, voice=None):
         """Write a waveform to a file."""
         output = pathlib.Path(output)
+        kind = output.suffix[1:] or "wav"
         try:
-            with atomic_write(output) as partial:
-                soundfile.write(
-                    partial,
-                    wav.numpy(),
-                    self.sample_rate,
-                    format=output.suffix[1:] or "wav",
-                )
+            with (
+                atomic_write(output) as partial,
+                soundfile.SoundFile(
+                    partial, "w", self.sample_rate, 1, format=kind
+                ) as file,
+            ):
+                # Not every format has comments.
+                with contextlib.suppress(soundfile.LibsndfileError):
+                    file.comment = self.made_by(voice)
+                file.write(wav.numpy())
         except RuntimeError as error:
             raise OSError(
                 f"{output} cannot be written: {error} Is there such a folder, "
@@ -604,13 +646,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
         wavs = torch.where(mask, wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
-        if not math.isfinite(loudest):
-            raise ValueError("The waveforms hold NaN or infinity.")
-        if loudest > _LOUDEST:
-            raise ValueError(
-                f"Waveforms are in [-1, 1], got {loudest:.4g}. "
-                "Divide 16-bit integers by 32768."
-            )
+        check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device)
 
     def _waveforms(self, features, lengths):

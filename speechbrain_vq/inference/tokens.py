@@ -28,8 +28,9 @@ from speechbrain_vq.dataio.atomic import (
 from speechbrain_vq.dataio.audio import (
     AudioError,
     audio_blocks,
-    check_audio,
+    check_files,
     find_audio,
+    naming,
     read_audio,
 )
 
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class TokenFileError(ValueError):
+    """Report a token file that cannot be used."""
+
+
 _WAY_OUT = "Name another file to write, or overwrite this one."
+# What the lines of `tokenize` have beside the tokens.
+_KEYS = {"path": str, "num_samples": int, "fingerprint": str}
 
 
 def tokenize_files(
@@ -166,8 +174,8 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
 
     Raises
     ------
-    ValueError
-        If it is no token file.
+    TokenFileError
+        If it is no token file, with the line.
     """
     if pathlib.Path(path).suffix == ".npz":
         yield from _read_npz(path)
@@ -176,7 +184,7 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
         for number, text in enumerate(file, 1):
             try:
                 yield _parse(text, path, number)
-            except ValueError:
+            except TokenFileError:
                 # A killed run of version 0.1 leaves an incomplete last line.
                 if number == 1 or text.endswith(b"\n"):
                     raise
@@ -251,7 +259,8 @@ def tokenize_dataset(
         Name of the new column of tokens, [T] (or [T, C]); None where the
         audio cannot be used, which is logged.
     **options
-        Options of ``Dataset.map``.
+        Options of ``Dataset.map``. With ``num_proc``, each process computes
+        with one thread.
 
     Returns
     -------
@@ -261,7 +270,8 @@ def tokenize_dataset(
     Raises
     ------
     ValueError
-        If there is no such column, or the new one exists.
+        If there is no such column, the new one exists, or ``num_proc`` is
+        given for a model on a GPU.
     """
     from datasets import (
         Audio,
@@ -282,7 +292,21 @@ def tokenize_dataset(
             "tokens_column another name, or remove it."
         )
 
+    if (options.get("num_proc") or 1) > 1 and torch.device(
+        tokenizer.device
+    ).type != "cpu":
+        raise ValueError(
+            f"num_proc={options['num_proc']}: processes cannot share a model "
+            f"on {tokenizer.device}. Leave num_proc out, or load the model "
+            'with run_opts={"device": "cpu"}.'
+        )
+    process = os.getpid()
+
     def tokenize(row, index):
+        if os.getpid() != process:
+            # The threads of this process did not come along with a fork, and
+            # work for them would wait for ever.
+            torch.set_num_threads(1)
         name = f"row {index} ({row['path'] or 'bytes'})"
         content = row["bytes"]
         source = row["path"] if content is None else io.BytesIO(content)
@@ -368,7 +392,9 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             _check_model(line, output, model)
             previous.add(line["path"])
     done = collected | previous
-    seconds, bad = _lengths([path for path in paths if path not in done])
+    left = [path for path in paths if path not in done]
+    # What the headers promise: decoding tells what is there.
+    seconds, bad = check_files(left, decode=False)
     if not seconds and not collected:
         partial.unlink(missing_ok=True)
         return done.intersection(paths), bad
@@ -420,28 +446,52 @@ def _resume(partial, model):
 
 
 def parse_line(text: bytes) -> dict:
-    """Parse a line of a token file, of any model; a ValueError if it is none."""
+    """Parse a line of a token file, of any model; a TokenFileError if it is
+    none."""
     try:
         line = json.loads(text)
-    except ValueError as error:
-        raise ValueError(
+    except (ValueError, RecursionError) as error:
+        raise TokenFileError(
             f"this is no json ({error}). Where it was cut short, the same "
             "`tokenize` goes on."
         ) from error
     if not isinstance(line, dict):
-        raise ValueError("a json object with tokens is expected.")
+        raise TokenFileError("a json object with tokens is expected.")
     if "tokens" not in line:
-        raise ValueError('"tokens" is missing.')
+        raise TokenFileError('"tokens" is missing.')
+    check_tokens(line["tokens"])
     return line
+
+
+def check_tokens(rows: list) -> np.ndarray:
+    """Return tokens, [T] or [T, C], of a token file; a TokenFileError if they
+    are none."""
+    try:
+        tokens = np.array(rows if isinstance(rows, list) else None)
+    except ValueError:
+        tokens = np.array(None)
+    if rows != [] and (tokens.dtype != np.int64 or tokens.ndim not in (1, 2)):
+        raise TokenFileError(
+            '"tokens" are to be a list of integers, or of lists of as many '
+            "each; these are not."
+        )
+    if tokens.size and tokens.min() < 0:
+        raise TokenFileError(
+            f"the token {tokens.min()} is below 0. Leave out what is padding."
+        )
+    return tokens.astype(np.int64)
 
 
 def _parse(text, path, number):
     try:
         line = parse_line(text)
-        line["path"], line["fingerprint"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path}, line {number}: not what `tokenize` writes. {_WAY_OUT}"
+        for key, kind in _KEYS.items():
+            if not isinstance(line.get(key), kind):
+                raise TokenFileError(f'"{key}" is {line.get(key)!r:.40}.')
+    except TokenFileError as error:
+        raise TokenFileError(
+            f"{path}, line {number}: not what `tokenize` writes: {error} "
+            f"{_WAY_OUT}"
         ) from error
     return line
 
@@ -452,16 +502,20 @@ def _read_npz(path):
             arrays = dict(file)
         paths, offsets = arrays.pop("paths"), arrays.pop("offsets")
         tokens, lengths = arrays.pop("tokens"), arrays.pop("num_samples")
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: no npz of tokens ({error}).") from error
-    common = {key: value.item() for key, value in arrays.items()}
-    common["revision"] = (
-        None if common["revision"] == "None" else common["revision"]
-    )
-    for row, name in enumerate(paths.tolist()):
-        part = tokens[offsets[row] : offsets[row + 1]].tolist()
-        samples = lengths[row].item()
-        yield {"path": name, "tokens": part, "num_samples": samples, **common}
+        rows = np.split(tokens, offsets[1:-1])
+        rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
+        common = {key: value.item() for key, value in arrays.items()}
+        if common["revision"] == "None":
+            common["revision"] = None
+    # The zip file, its members and the headers in them have errors of a dozen
+    # kinds.
+    except Exception as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise TokenFileError(f"{path}: no npz of tokens ({error}).") from error
+    for name, part, samples in rows:
+        line = {"path": name, "tokens": part.tolist(), "num_samples": samples}
+        yield {**line, **common}
 
 
 def _check_model(line, path, model):
@@ -477,17 +531,6 @@ def _check_model(line, path, model):
             f"{path} has tokens computed in {line.get('precision')}, not in "
             f"{model['precision']}: go on in that precision. {_WAY_OUT}"
         )
-
-
-def _lengths(paths):
-    """Return seconds by path, and the errors of unreadable files."""
-    seconds, bad = {}, {}
-    for path in paths:
-        try:
-            seconds[path] = check_audio(path)
-        except AudioError as error:
-            bad[path] = str(error)
-    return seconds, bad
 
 
 def _batches(seconds, batch_seconds):
@@ -545,8 +588,7 @@ def _encode_long(tokenizer, path, batch_seconds):
             yield block
 
     try:
-        return tokenizer.tokenize(counted(), batch_seconds), num_samples
+        with naming(path):
+            return tokenizer.tokenize(counted(), batch_seconds), num_samples
     except AudioError as error:
         return error
-    except ValueError as error:
-        return ValueError(f"{path}: {error}")

@@ -18,6 +18,11 @@ _TRIES = 2
 # Most seeds whose candidates share a matrix product, and most elements of it.
 _GROUP, _GROUP_ELEMENTS = 8, 2**21
 
+# Clusters up to which seeds are chosen one by one among all vectors. Beyond, by
+# parts: at 8,192 in a tenth of the time, with an inertia 1 to 10 % higher.
+_MOST_SEEDS = 4096
+_PART_ITERATIONS = 5
+
 # Rounds of moving empty clusters: one nearly always does.
 _REPAIRS = 10
 
@@ -127,8 +132,11 @@ def kmeans(
             centroids[order] = _part_copies(centroids[order], generator)
         else:
             if is_empty.any():
+                seed = _seed
+                if num_clusters > _MOST_SEEDS and is_empty.all():
+                    seed = _seed_in_parts
                 problem = points, weights, centroids[~is_empty], num_clusters
-                centroids[is_empty] = _seed(*problem, generator)
+                centroids[is_empty] = seed(*problem, generator)
             _lloyd(points, weights, centroids, max_iterations, tolerance)
         centroids *= scale
         labels, distances = nearest_with_distances(x, centroids)
@@ -201,6 +209,37 @@ def _seed(points, weights, held, num_clusters, generator):
     seeds = torch.stack(seeds).unique()
     farthest = (closest * available).topk(num_seeds - len(seeds)).indices
     return points[torch.cat([seeds, farthest])]
+
+
+def _seed_in_parts(points, weights, held, num_clusters, generator):
+    """Choose seeds as ``_seed`` does, beside none, in time O(N sqrt(K)): in each
+    of sqrt(K) clusters, as many as its share of the inertia."""
+    parts = math.isqrt(num_clusters)
+    centroids = _seed(points, weights, held, parts, generator)
+    _lloyd(points, weights, centroids, _PART_ITERATIONS, 1e-4)
+    labels, distances = _assign(points, centroids)
+    sizes = torch.bincount(labels, minlength=parts)
+    share = torch.zeros(parts, dtype=torch.float64, device=points.device)
+    share.index_add_(0, labels, (distances * weights).double())
+    share.clamp_(min=torch.finfo(share.dtype).tiny)
+    numbers = torch.ones_like(sizes)
+    while (left := num_clusters - int(numbers.sum())) > 0:
+        # Every point of a cluster at most, and what that leaves to the others.
+        share[numbers >= sizes] = 0
+        more = (share / share.sum() * left).floor().long()
+        if not more.any():
+            more[share.topk(min(left, int((share > 0).sum()))).indices] = 1
+        numbers += torch.minimum(more, sizes - numbers)
+    order = labels.argsort(stable=True)
+    seeds = []
+    for part, number in zip(
+        order.split(sizes.tolist()), numbers.tolist(), strict=True
+    ):
+        seeds.append(points[part])
+        if number < len(part):
+            inside = points[part], weights[part], held, number
+            seeds[-1] = _seed(*inside, generator)
+    return torch.cat(seeds)
 
 
 def _lloyd(points, weights, centroids, max_iterations, tolerance):

@@ -34,7 +34,7 @@ TOKENIZER_CODE = """\
 from speechbrain_vq import VQTokenizer
 
 tokenizer = VQTokenizer.from_hparams({source}){mark}
-tokens = tokenizer.encode_file("speech.wav")  # {shape}, {rate:g} a second
+{encoder}tokens = tokenizer.encode_file("speech.wav")  # {shape}, {rate:g} a second
 wavs = tokenizer.decode_batch(tokens.unsqueeze(0))  # in an average voice
 # In the voice of the recording
 tokenizer.reconstruct_file("speech.wav", "from_tokens.wav")"""
@@ -88,8 +88,8 @@ def make_card(
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
     """Replace the source of a card's own model by a repository, and of no
-    other. An unmarked card loads its own model from ``source``, its folder's
-    name.
+    other, and the folder's name in its title and metrics. An unmarked card
+    loads its own model from ``source``, its folder's name.
 
     Example
     -------
@@ -98,6 +98,10 @@ def replace_source(card: str, source: str, repo_id: str) -> str:
     'VQTokenizer.from_hparams("org/name")  # this model'
     """
     call = f".from_hparams({json.dumps(repo_id)})"
+    name = repo_id.rsplit("/", 1)[-1]
+    for before in ("- name: ", "# "):
+        title = rf"^{before}{re.escape(source)}$"
+        card = re.sub(title, before + name, card, count=1, flags=re.MULTILINE)
     marked = rf"\.from_hparams\(.*\)(?={MARK}$)"
     card, count = re.subn(marked, lambda _: call, card, flags=re.MULTILINE)
     if count:
@@ -186,6 +190,9 @@ def _code(source, config):
     values["rate"] = config["token_rate"]
     books = config.get("num_codebooks", 1)
     values["shape"] = f"[T, {books}]" if books > 1 else "[T]"
+    encoder = json.dumps(config.get("ssl_source"))
+    line = f"tokenizer.use_ssl_encoder({encoder})  # of its own repository\n"
+    values["encoder"] = line if "ssl_source" in config else ""
     if interface == "VQTokenizer":
         return TOKENIZER_CODE.format(**values)
     speakers = config.get("speakers", [])

@@ -154,7 +154,12 @@ def export_pretrained(
         (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
         for name in section["files"]:
             _copy_extra(name, chosen.path.parent, folder)
-        model = _load_exported(section["interface"], folder, problems, force)
+        # The run's own encoder, of another repository.
+        encoder = run.hparams.get("ssl_folder") or run.hparams.get("ssl_source")
+        options = {"ssl_encoder": encoder} if encoder else {}
+        model = _load_exported(
+            section["interface"], folder, problems, force, **options
+        )
         recording = example or run.corpus.example
         files = write_example(model, folder, chosen, recording)
         text = make_card(
@@ -259,7 +264,11 @@ def _copy_extra(
 
 
 def _load_exported(
-    interface: str, folder: pathlib.Path, problems: list[str], force: bool
+    interface: str,
+    folder: pathlib.Path,
+    problems: list[str],
+    force: bool,
+    **options: Any,
 ) -> Any:
     """Load the model as its users will; what does not load is no export."""
     if "." in interface:
@@ -281,5 +290,5 @@ def _load_exported(
         )
         _refuse([problem], force)
         problems.append(problem)
-        return loader.from_hparams(folder, trust_remote_code=True)
-    return loader.from_hparams(folder)
+        options["trust_remote_code"] = True
+    return loader.from_hparams(folder, **options)

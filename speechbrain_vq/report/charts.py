@@ -12,7 +12,9 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 14, 38
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 20, 38
+# Between labels, also in the larger print of narrow screens.
+_LABEL_HEIGHT = 17
 
 
 class Line(NamedTuple):
@@ -87,7 +89,7 @@ def line_chart(
             f'<rect class="warmup" x="{_LEFT}" y="{_TOP}" '
             f'width="{right(min(shade, high)) - _LEFT:.1f}" '
             f'height="{plot_height}"/>',
-            f'<text x="{_LEFT + 6}" y="{_TOP + 14}">warm-up</text>',
+            f'<text x="{_LEFT}" y="{_TOP - 5}">warm-up</text>',
         ]
     for value in _log_ticks(bottom, top) if log else _ticks(bottom, top):
         parts.append(
@@ -95,7 +97,9 @@ def line_chart(
             f'<text class="end" x="{_LEFT - 8}" y="{down(value) + 4:.1f}">'
             f"{_short(value)}</text>"
         )
-    for value in _ticks(low, high, 4):
+    near = (high - low) / 8
+    inner = [x for x in _ticks(low, high, 4) if low + near < x < high - near]
+    for value in (low, *inner, high):
         parts.append(
             f'<text class="middle" x="{right(value):.1f}" '
             f'y="{HEIGHT - _BOTTOM + 18}">{_short(value)}</text>'
@@ -167,17 +171,17 @@ def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
 
 
 def _labels(lines, right, down):
-    """Write labels at the ends of lines, from the lowest up."""
+    """Write labels at the ends of lines, from the highest down."""
     ends = [
         (down(line.points[-1][1]) + 4, right(line.points[-1][0]) + 6, line)
         for line in lines
         if line.label
     ]
     placed = []
-    for y, x, line in sorted(ends, key=lambda end: -end[0]):
+    for y, x, line in sorted(ends, key=lambda end: end[0]):
         for other_x, other_y in placed:
             if abs(x - other_x) < 90:
-                y = min(y, other_y - 14)
+                y = max(y, other_y + _LABEL_HEIGHT)
         placed.append((x, y))
         yield (
             f'<text class="label {line.style}" x="{x:.1f}" y="{y:.1f}">'

@@ -48,7 +48,12 @@ def read_history(folder: pathlib.Path) -> History:
         if where is None:
             continue
         # A run that was resumed has epochs twice: the later ones count.
-        for name, value in _METRIC.findall(line):
+        found = dict(_METRIC.findall(line))
+        # Resumed at the end of the epoch, it had no steps left to train.
+        idle = float(found.get("train loss", "nan")) == 0
+        for name, value in found.items():
+            if idle and name.startswith("train"):
+                continue
             points.setdefault(name, {})[int(where[1])] = float(value)
     metrics = {name: sorted(by_x.items()) for name, by_x in points.items()}
     if axis == "epoch":

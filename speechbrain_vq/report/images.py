@@ -1,11 +1,11 @@
 """Images and audio of a page as ``data:`` addresses."""
 
 import base64
+import io
 import os
 import pathlib
-import struct
-import zlib
 
+import PIL.Image
 import torch
 
 # Of mel spectrograms, in decibels below the maximum.
@@ -33,27 +33,12 @@ def png(pixels: torch.Tensor) -> str:
     'data:image/png;base64,'
     """
     values = (255 * pixels.clamp(0, 1)).round().to(torch.uint8)
-    kind = 2
     if values.dim() == 2:
         # Grey and opacity: what masks take.
-        values, kind = torch.stack([torch.zeros_like(values), values], 2), 4
-    height, width = values.shape[:2]
-    rows = values.flatten(1).numpy()
-    data = b"".join(b"\0" + row.tobytes() for row in rows)
-    header = struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)
-    chunks = (
-        (b"IHDR", header),
-        (b"IDAT", zlib.compress(data, 9)),
-        (b"IEND", b""),
-    )
-    content = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body))
-        + name
-        + body
-        + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )
-    return _address("image/png", content)
+        values = torch.stack([torch.zeros_like(values), values], 2)
+    file = io.BytesIO()
+    PIL.Image.fromarray(values.numpy()).save(file, "PNG", optimize=True)
+    return _address("image/png", file.getvalue())
 
 
 def mel_spectrogram(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:

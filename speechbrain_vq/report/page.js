@@ -1,7 +1,17 @@
 "use strict";
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
+// What scrolls sideways fades out where there is more to see.
+for (const box of document.querySelectorAll(".track, .scroll")) {
+  const fade = () => box.classList.toggle(
+    "more", box.scrollLeft + box.clientWidth < box.scrollWidth - 4);
+  box.addEventListener("scroll", fade);
+  new ResizeObserver(fade).observe(box);
+}
+
 // Players: the two recordings of an utterance share one position.
+const players = new Map();
+let last = document.querySelector(".utterance");
 for (const utterance of document.querySelectorAll(".utterance")) {
   const seconds = Number(utterance.dataset.seconds);
   const rate = Number(utterance.dataset.rate);
@@ -75,15 +85,35 @@ for (const utterance of document.querySelectorAll(".utterance")) {
       if (playing) play(chosen);
     },
   };
-  utterance.addEventListener("keydown", (event) => {
-    // A button has its own use of the space bar.
-    if (event.target.tagName === "BUTTON" && event.key === " ") return;
-    if (!keys[event.key]) return;
-    event.preventDefault();
-    keys[event.key]();
-  });
+  for (const event of ["focusin", "pointerdown"]) {
+    utterance.addEventListener(event, () => { last = utterance; });
+  }
+  players.set(utterance, keys);
   show();
 }
+
+// Keys act on the utterance with the focus; where nothing has it, on the one
+// used last or in view.
+document.addEventListener("keydown", (event) => {
+  const { key, target } = event;
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  // A button has its own use of the space bar.
+  if (key === " " && target.tagName === "BUTTON") return;
+  const free = target === document.body && ["Home", "End"].indexOf(key) < 0;
+  if (free && last) {
+    const seen = (utterance) => {
+      const { top, bottom } = utterance.getBoundingClientRect();
+      return top + bottom > 0 && top + bottom < 2 * innerHeight;
+    };
+    last = [last, ...players.keys()].find(seen) || last;
+  }
+  const utterance = free ? last : target.closest(".utterance");
+  const act = utterance && players.get(utterance)[key];
+  if (!act) return;
+  event.preventDefault();
+  utterance.scrollIntoView({ block: "nearest" });
+  act();
+});
 
 // Tips of charts: the nearest to the pointer, or one by one with the arrows.
 const tip = document.getElementById("tip");

@@ -2,7 +2,6 @@
 
 import datetime
 import logging
-import math
 import os
 import pathlib
 import tempfile
@@ -14,7 +13,6 @@ import jinja2
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
 from speechbrain_vq.versions import versions
@@ -23,29 +21,12 @@ from .charts import Line, line_chart
 from .figures import CodeMap, is_few, legend, phone_unit_map, usage_curves
 from .history import read_history
 from .images import mel_ticks, png
+from .numbers import COLUMNS, rows, tiles
 from .recordings import measure, read_recordings
 from .reproduce import changes, command
-from .summary import judge, summarize
+from .summary import REFERENCE_SIZE, judge, summarize
 
 logger = logging.getLogger(__name__)
-
-# Columns of the comparison: key, title, format, and which way is better.
-COLUMNS = (
-    ("used_codes_percent", "used codes", "{:.0f} %", 1),
-    ("perplexity", "perplexity", "{:.0f}", 1),
-    ("reconstruction_error", "reconstruction error", "{:.3f}", -1),
-    ("pnmi", "PNMI", "{:.3f}", 1),
-    ("bits_per_second", "bits/s", "{:.0f}", 0),
-    ("steps", "steps", "{:.0f}", 0),
-)
-# The base cell of benchmarks/grid_recorded.md.
-REFERENCES = {
-    "used_codes_percent": {"vanilla": 5, "robust": 100},
-    "perplexity": {"vanilla": 6, "robust": 332},
-    "reconstruction_error": {"vanilla": 0.352, "robust": 0.236},
-    "pnmi": {"vanilla": 0.180, "k-means": 0.509},
-}
-REFERENCE_SIZE = 512
 
 
 def write_report(
@@ -191,16 +172,16 @@ class _Page:
         or no others are known."""
         self.values = dict(self.summary.values)
         self.measured_on = self.summary.measured_on
-        measured = self.measured
+        run, measured = self.summary.run, self.measured
+        self.longest = run and run.hparams.get("longest")
         if measured is None:
             return
-        counts = measured.counts.double()
-        one_book = len(counts) == 1
-        pnmi = measured.values.get("pnmi" if one_book else "pnmi_codebook_1")
+        counts, found = measured.counts, measured.values
+        pnmi = found.get("pnmi" if len(counts) == 1 else "pnmi_codebook_1")
         own = {
-            "used_codes_percent": 100 * float((counts > 0).double().mean()),
-            "perplexity": float(entropy(counts).exp().mean()),
-            "bits_per_second": measured.values["bits_per_second_entropy"],
+            "used_codes_percent": found["used_codes_percent"],
+            "perplexity": found["perplexity"],
+            "bits_per_second": found["bits_per_second_entropy"],
             "vectors": int(counts[0].sum()),
             "mel_cepstral_distortion": measured.distortion,
         }
@@ -211,6 +192,7 @@ class _Page:
             self.values.pop("reconstruction_error", None)
             self.values |= own
             self.measured_on = self.data
+            self.longest = None
         else:
             self.values = own | self.values
 
@@ -230,11 +212,19 @@ class _Page:
             "about": self._about(),
             "verdict": verdict,
             "judged_on": judged_on,
-            "values_known": "perplexity" in self.values,
             "too_few": judged_on != f"On {self.measured_on}",
             "measured_on": self.measured_on,
             "frames": self.values.get("vectors"),
-            "tiles": self._tiles(),
+            "longest": self.longest,
+            "values": self.values,
+            "tiles": list(
+                tiles(
+                    self.values,
+                    self.size,
+                    self.books,
+                    self.tokenizer and self.tokenizer.token_rate,
+                )
+            ),
             "reference_size": REFERENCE_SIZE,
             "notes": self.notes,
             "data": self.data,
@@ -242,7 +232,7 @@ class _Page:
             "duration": self.measured and _duration(self.measured.seconds),
             "utterances": self._utterances(codes),
             "charts": self._training(),
-            "reinits": self.history.reinits,
+            "history": self.history,
             "usage": self._usage(),
             "map": codes and codes.draw(measured and measured.counts),
             "variance": codes and codes.variance,
@@ -250,7 +240,9 @@ class _Page:
             "legend": legend(phones),
             "units": phone_unit_map(table, phones) if phones else None,
             "columns": COLUMNS,
-            "rows": self._rows(),
+            "rows": rows(
+                [self.summary._replace(values=self.values), *self.others]
+            ),
             "command": command(self.summary),
             "changes": changes(self.summary),
             "facts": self._facts(),
@@ -280,53 +272,6 @@ class _Page:
             parts.append(f"{self.values['steps']:,} steps")
         return " · ".join(parts)
 
-    def _tiles(self):
-        """Yield the label, value, unit, share of the scale, and marks."""
-        get, size = self.values.get, self.size or 1
-        most = None
-        if self.tokenizer is not None:
-            bits = self.books * math.log2(size)
-            most = self.tokenizer.token_rate * bits
-        # Key, label, format, what follows, end of the scale.
-        tiles = (
-            ("used_codes_percent", "Used codes", "{:.0f}", "%", 100),
-            ("perplexity", "Perplexity", "{:.0f}", f"of {size}", size),
-            ("reconstruction_error", "Reconstruction error", "{:.3f}", "", 0.5),
-            ("pnmi", "PNMI", "{:.2f}", "", 1),
-            ("bits_per_second", "Bit rate", "{:.0f}", "bits/s", most),
-        )
-        for key, label, form, unit, end in tiles:
-            marks = dict(REFERENCES.get(key, {}))
-            if key == "perplexity":
-                marks = {n: v * size / REFERENCE_SIZE for n, v in marks.items()}
-            if key == "reconstruction_error" and self.books > 1:
-                marks = {}
-            if key == "bits_per_second" and most:
-                marks = {"even usage": most}
-            value = get(key)
-            if key == "reconstruction_error" and value is None:
-                key, label = (
-                    "mel_cepstral_distortion",
-                    "Mel-cepstral distortion",
-                )
-                form, unit, end, value = "{:.1f}", "dB", 10, get(key)
-                marks = {}
-            missing = "no phones given" if key == "pnmi" else "not measured"
-            yield {
-                "label": label,
-                "value": missing if value is None else form.format(value),
-                "known": value is not None,
-                "unit": unit,
-                "share": min(value / end, 1)
-                if end and value is not None
-                else None,
-                "marks": [
-                    (name, form.format(mark), min(mark / end, 1))
-                    for name, mark in marks.items()
-                    if end and value is not None
-                ],
-            }
-
     def _utterances(self, codes):
         """Yield what is shown and heard of each example."""
         if self.measured is None:
@@ -345,6 +290,7 @@ class _Page:
                 "speaker": example.entry.get("spk_id"),
                 "words": example.entry.get("words"),
                 "seconds": round(example.seconds, 3),
+                "whole": example.whole,
                 "clips": [
                     {"name": name, "audio": clip, "image": png(mel)}
                     for name, clip, mel in zip(
@@ -405,7 +351,7 @@ class _Page:
 
     def _usage(self):
         """Draw the usage of the codes, if there are enough tokens."""
-        counts, source = None, "the recordings"
+        counts, source = None, "the recordings above, at full length"
         if self.measured is not None:
             counts = self.measured.counts
         trained = self.summary.counts()
@@ -420,32 +366,6 @@ class _Page:
             "source": source,
             "frames": int(counts[0].sum()),
         }
-
-    def _rows(self):
-        """Return the rows of the comparison, with the best values marked."""
-        summaries = [self.summary._replace(values=self.values), *self.others]
-        best = {
-            key: max(sign * s.values[key] for s in summaries if key in s.values)
-            for key, _, _, sign in COLUMNS
-            if sign and any(key in s.values for s in summaries)
-        }
-        rows = []
-        for summary in summaries:
-            cells = []
-            for key, _, form, sign in COLUMNS:
-                value = summary.values.get(key)
-                cells.append(
-                    {
-                        "text": "–" if value is None else form.format(value),
-                        "value": "" if value is None else value,
-                        "best": bool(sign)
-                        and value is not None
-                        and len(summaries) > 1
-                        and sign * value == best[key],
-                    }
-                )
-            rows.append((summary, cells))
-        return rows
 
     def _facts(self):
         """List what a run depends on."""

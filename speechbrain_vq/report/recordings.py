@@ -30,17 +30,18 @@ from .images import audio, mel_spectrogram
 MAX_MINUTES = 10.0
 MAX_EXAMPLES = 6
 # Of an example; twelve of them in FLAC are a third of the page's 10 MB.
-MAX_SECONDS = 8.0
+MIN_SECONDS, MAX_SECONDS = 2.0, 8.0
 
 
 class Example(NamedTuple):
-    """Utterance to listen to: its manifest entry, length in seconds, tokens
-    [T, C], the original and its reconstruction, as audio and image, and their
-    mel-cepstral distortion in dB."""
+    """Utterance to listen to: its manifest entry, seconds to hear and of the
+    whole, tokens [T, C], the original and its reconstruction, as audio and
+    image, and their mel-cepstral distortion in dB."""
 
     name: str
     entry: dict
     seconds: float
+    whole: float
     tokens: torch.Tensor
     audio: tuple[str, str]
     mels: tuple[torch.Tensor, torch.Tensor]
@@ -140,7 +141,7 @@ def _sample(entries, most_seconds):
     for name in names:
         sample[name] = entries[name]
         try:
-            total += check_audio(entries[name]["wav"])
+            total += check_audio(entries[name]["wav"], decode=False)
         except AudioError:
             continue
         if total > most_seconds:
@@ -149,21 +150,23 @@ def _sample(entries, most_seconds):
 
 
 def _examples(tokenizer, utterances):
-    """Choose utterances of different speakers, the long ones first."""
-    by_speaker: dict[str, list[str]] = {}
-    for name, (entry, _) in sorted(
-        utterances.items(), key=lambda item: -min(item[1][1], MAX_SECONDS)
-    ):
-        by_speaker.setdefault(entry.get("spk_id", ""), []).append(name)
-    turns = itertools.zip_longest(*by_speaker.values())
-    chosen = [name for turn in turns for name in turn if name]
+    """Choose utterances of different speakers, those first that are heard as a
+    whole, and far apart by name: neighbours often begin with the same words."""
+    by_speaker: dict[str, list[tuple]] = {}
+    for name, (entry, seconds) in sorted(utterances.items()):
+        mine = by_speaker.setdefault(entry.get("spk_id", ""), [])
+        unfit = not MIN_SECONDS <= seconds <= MAX_SECONDS
+        # Any number of the first multiples of the golden ratio lies evenly.
+        mine.append((unfit, len(mine) * 0.618034 % 1, name))
+    turns = itertools.zip_longest(*map(sorted, by_speaker.values()))
+    chosen = [one[-1] for turn in turns for one in turn if one]
     return [
-        _example(tokenizer, name, utterances[name][0])
+        _example(tokenizer, name, *utterances[name])
         for name in chosen[:MAX_EXAMPLES]
     ]
 
 
-def _example(tokenizer, name, entry):
+def _example(tokenizer, name, entry, whole):
     rate = tokenizer.sample_rate
     # Of high sampling rates, as many samples.
     longest = MAX_SECONDS * min(1, 24_000 / rate)
@@ -180,4 +183,4 @@ def _example(tokenizer, name, entry):
     cepstra = [mel_cepstra(w, rate) for w in (wav, decoded)]
     distortion = mel_cepstral_distortion(*cepstra)
     seconds = len(wav) / rate
-    return Example(name, entry, seconds, tokens, clips, mels, distortion)
+    return Example(name, entry, seconds, whole, tokens, clips, mels, distortion)

@@ -7,12 +7,15 @@ from typing import Any, NamedTuple
 
 import ruamel.yaml
 
-from speechbrain_vq.presets import preset_path, recipe_path
+from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_files import recipe_path
 
 from .summary import Summary
 
 # They name places, not what is trained.
 _PLACES = ("data_folder", "output_folder", "manifest_folder", "save_folder")
+# Of a run on a folder of recordings.
+COMMAND_FILE = "command.txt"
 _ORIGIN = re.compile(r"^# Generated .* from:\s*^# (.+)$", re.MULTILINE)
 
 
@@ -60,9 +63,13 @@ def changes(summary: Summary) -> list[Change]:
 
 
 def command(summary: Summary) -> str | None:
-    """Write the command that repeats a run, where its recipe is known."""
+    """Write the command that repeats a run: the one that the run recorded, or
+    one of its recipe, where that is known."""
     if summary.run is None:
         return None
+    recorded = summary.run.folder / COMMAND_FILE
+    if recorded.is_file():
+        return recorded.read_text("utf-8").strip()
     section = summary.run.hparams.get("inference") or {}
     recipe = _recipe_yaml(summary.run)
     if not section.get("recipe") or recipe is None:

@@ -15,6 +15,14 @@ from speechbrain_vq.publish.run import Run, read_trainer_state
 # and perplexity, as shares of what as many frames of evenly used codes have.
 GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
 COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
+# Medians of one codebook of 512: the base cell of benchmarks/grid_recorded.md.
+REFERENCES = {
+    "used_codes_percent": {"vanilla": 5, "robust": 100},
+    "perplexity": {"vanilla": 6, "robust": 332},
+    "reconstruction_error": {"vanilla": 0.352, "robust": 0.236},
+    "pnmi": {"vanilla": 0.180, "k-means": 0.509},
+}
+REFERENCE_SIZE = 512
 # Frames for a code, below which usage says nothing.
 FRAMES_PER_CODE = 4
 
@@ -134,7 +142,7 @@ def judge(
     ---------
     values : dict
         ``used_codes_percent`` (of all codes), ``perplexity`` and, where known,
-        ``vectors``, the number of frames.
+        ``vectors``, the number of frames, and ``reconstruction_error``.
     size : int or None
         Number of codes of a codebook.
     num_codebooks : int
@@ -176,6 +184,20 @@ def judge(
     if used < GOOD_USED or even < GOOD_PERPLEXITY:
         text = f"{what}: much of the codebook is idle."
         return Verdict("fair", text, _advice(preset))
+    error = values.get("reconstruction_error", 0)
+    vanilla, robust = REFERENCES["reconstruction_error"].values()
+    comparable = (num_codebooks, size) == (1, REFERENCE_SIZE)
+    if comparable and error > (vanilla + robust) / 2:
+        text = (
+            f"{what}: no sign of collapse. But the reconstruction error of "
+            f"{error:.3f} is nearer to that of vanilla in the benchmarks, "
+            f"{vanilla}, than to that of robust, {robust}."
+        )
+        advice = (
+            "Train longer, with more --number_of_steps, or on more speech: the "
+            "error goes on falling once the codebook is in use."
+        )
+        return Verdict("fair", text, (advice,))
     return Verdict("good", f"{what}: no sign of collapse.")
 
 

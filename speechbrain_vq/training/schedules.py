@@ -38,6 +38,13 @@ class ReinitPlan(NamedTuple):
         """Whether the codebook is re-initialized after any step."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
 
+    def __str__(self) -> str:
+        text = f"no quantization for {self.warmup:g} steps"
+        if self.reinitializes:
+            end = "the end" if math.isinf(self.until) else f"{self.until:g}"
+            text += f", then k-means of the codebook, repeated until {end}"
+        return text
+
     def __call__(self, step: int) -> ReinitAction:
         """Return the action due after a number of optimizer steps."""
         since_warmup = step - self.warmup

@@ -71,6 +71,8 @@ def test_too_few_steps_are_refused():
         (["train", "WSJ/phone"], "Did you mean 'WSJ/phone-recognition'?"),
         (["train", "MiniSpeech"], "Did you mean 'MiniSpeech/unit-discovery'?"),
         (["train", ".", "--recipe=unit"], "Did you mean 'units'?"),
+        (["train", ".", "--stpes=100"], "Did you mean '--steps'?"),
+        (["train", ".", "--preset=robst"], "Did you mean 'robust'?"),
         (["train", ".", "--steps=0"], "x>=1"),
         (["train", ".", "--logger=tensorbord"], "'tensorboard'"),
         (["config", "MiniSpeech/units"], "Did you mean 'MiniSpeech/unit-"),

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import clean_errors
+from speechbrain_vq.dataio.audio import read_audio
 
 RECIPE = "MiniSpeech/unit-discovery"
 
@@ -32,8 +33,8 @@ def train(tmp_path, monkeypatch):
     [
         (["--preset=robst"], "Did you mean 'robust'?"),
         (["--arm=robst"], "Did you mean 'robust'?"),
-        (["--codebok_size=64"], "Did you mean 'codebook_size'?"),
-        (["--codebook-sise=64"], "Did you mean 'codebook_size'?"),
+        (["--codebok_size=64"], "Did you mean '--codebook_size'?"),
+        (["--codebook-sise=64"], "Did you mean '--codebook_size'?"),
         (["--number_of_steps=-5"], "must be an integer >= 1, such as 800"),
         (["--number_of_steps=0"], "must be an integer >= 1"),
         (["--number_of_steps=1.5"], "is a whole number"),
@@ -52,6 +53,29 @@ def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):
     (line,) = [x for x in done.output.splitlines() if x.startswith("Error: ")]
     assert message in line and "Traceback" not in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_of_a_worker_is_one_line(capsys):
+    class Unreadable(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield read_audio("none.wav", 16000)
+
+    loader = torch.utils.data.DataLoader(Unreadable(), num_workers=1)
+    with pytest.raises(SystemExit), clean_errors():
+        next(iter(loader))
+    assert capsys.readouterr().err == (
+        "Error: none.wav: there is no such file.\n"
+    )
+
+
+def test_strict_refuses_a_folder_with_a_bad_file(train, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, content in (("a.wav", b"none"), ("b.m4a", b"none")):
+        (tmp_path / "in" / name).write_bytes(content)
+    arguments = ["train", str(tmp_path / "in"), "--strict"]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert "2 of 2 files cannot be used: 2 cannot be read." in done.output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -1,5 +1,6 @@
 """From a folder of recordings to a model, as a stranger does it."""
 
+import html
 import re
 import shlex
 import signal
@@ -9,6 +10,9 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import read_json, read_manifest
@@ -75,9 +79,14 @@ def test_from_a_folder_to_the_next_commands(recordings):
     # The next commands are real.
     commands = re.findall(r"^  .*  speechbrain-vq (.*)", shown, flags=re.M)
     assert [shlex.split(c)[0] for c in commands] == [
-        *("reconstruct", "evaluate", "push")
+        *("report", "reconstruct", "evaluate", "push")
     ]
-    heard = run(home, *shlex.split(commands[0]))
+    # The report is there before they are.
+    assert shown.index("Report: ") < shown.index("Next:")
+    page = (out / "report.html").read_text("utf-8")
+    typed = shlex.join(["speechbrain-vq", "train", "my recordings", *SHORT])
+    assert html.unescape(re.search("<pre><code>(.*)</code>", page)[1]) == typed
+    heard = run(home, *shlex.split(commands[1]))
     assert heard.returncode == 0, heard.stderr
     assert list((out / "reconstructed").rglob("*.wav"))
 
@@ -98,7 +107,9 @@ def test_a_yaml_of_ones_own_and_another_recipe(recordings, tmp_path):
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     assert tokenizer.codebook_size == 32 and tokenizer.num_codebooks > 1
     assert "latent_dim: 8" in (tmp_path / "out/hyperparams.yaml").read_text()
-    assert list((tmp_path / "out/tensorboard").iterdir())
+    events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
+    heard = [tag for tag in events.Tags()["audio"] if tag.endswith("decoded")]
+    assert len(heard) == len(events.Tags()["images"]) > 0
 
 
 @pytest.mark.slow

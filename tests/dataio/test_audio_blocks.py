@@ -1,7 +1,6 @@
 """Audio in blocks is the audio; and what audio there is."""
 
 import io
-import os
 
 import pytest
 import soundfile
@@ -82,28 +81,6 @@ def test_folders_are_searched(tmp_path):
         find_audio([tmp_path / "deep" / "none" / ".."][:0])
 
 
-def write_joined(folder, kind):
-    subtype = "OPUS" if kind == "opus" else None
-    one = write(folder / f"one.{kind}", 16000, subtype=subtype)
-    two = folder / f"two.{kind}"
-    two.write_bytes(one.read_bytes() * 2)
-    return one, two
-
-
-@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "opus", "mp3"])
-def test_recordings_joined_end_to_end_are_refused(tmp_path, kind):
-    one, two = write_joined(tmp_path, kind)
-    assert check_audio(one) == pytest.approx(2.0, abs=0.1)
-    with pytest.raises(AudioError, match=f"two.{kind}: holds several"):
-        read_audio(two, 16000)
-    if kind != "flac":
-        with pytest.raises(AudioError, match=f"two.{kind}: holds several"):
-            check_audio(two)
-    data = io.BytesIO(two.read_bytes())
-    with pytest.raises(AudioError, match="row 3: holds several"):
-        list(audio_blocks(data, 16000, name="row 3"))
-
-
 @pytest.mark.parametrize("tag", [b"TAG" + bytes(125), b"APETAGEX" + bytes(99)])
 def test_tags_are_no_second_recording(tmp_path, tag):
     path = write(tmp_path / "a.mp3", 16000)
@@ -126,20 +103,10 @@ def test_a_flac_of_unknown_length_is_read(tmp_path):
     assert torch.equal(part, whole[:8000])
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names are text elsewhere")
-def test_a_name_that_is_no_text_is_read(tmp_path):
-    path = write(tmp_path / "a.wav", 16000)
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.wav")
-    os.rename(path, odd)
-    assert len(read_audio(odd, 16000)) == 32000 and check_audio(odd) == 2.0
-
-
 def test_audio_that_cannot_be_read_is_listed(tmp_path):
-    (tmp_path / "talk.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
+    (tmp_path / "talk.m4a").touch()
     (tmp_path / "folder.wav").mkdir()
     assert list(find_audio([tmp_path])) == [tmp_path / "talk.m4a"]
-    with pytest.raises(AudioError, match="talk.m4a: .* Convert it to wav"):
-        check_audio(tmp_path / "talk.m4a")
 
 
 def test_waveforms_of_any_shape_and_scale():

@@ -2,8 +2,14 @@
 
 import codecs
 import json
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from speechbrain_vq.dataio.manifests import (
+    ManifestError,
     data_root,
     folder_contents,
     read_corpus,
@@ -41,3 +47,173 @@ def test_the_first_names_of_a_folder_are_listed(tmp_path):
     (tmp_path / "f").touch()
     assert folder_contents(tmp_path) == "a, b, c, d, e, ..."
     assert folder_contents(tmp_path, "[b-e]", most=3) == "b, c, d, ..."
+
+
+GOOD = {
+    "a": {
+        "wav": "{data_root}/a.wav",
+        "length": 2.5,
+        "spk_id": "ann",
+        "phones": [[0, 0.5, "a"], [0.5, 1, "b"]],
+    },
+    "b": {"wav": "b.wav", "length": 1, "spk_id": 7, "words": "x {{y}}"},
+}
+
+
+def changed(**fields):
+    return json.dumps({**GOOD, "b": {**GOOD["b"], **fields}})
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (json.dumps(GOOD)[:-20], "not all of it"),
+        ("", "not all of it"),
+        (b'{"\xe9": 1}', "no manifest in UTF-8"),
+        ("{}", "it has no items"),
+        ("[1, 2]", "an object of items by name is wanted, this is a list"),
+        (9999 * "[", "not all of it"),
+        ('{"a": {"wav": "x"}, "a": {"wav": "y"}}', "'a' is there more than"),
+        ('{"b": "b.wav"}', "item 'b': an object with fields is wanted"),
+        ('{"b": {"length": 1}}', "item 'b': \"wav\" is missing: the path"),
+        (changed(wav=""), "\"wav\" is '': the path of an audio file"),
+        (changed(length=None), '"length" is None: a number of seconds'),
+        (changed(length="1 s"), "\"length\" is '1 s': a number of seconds"),
+        (changed(length=-1), '"length" is -1: a number of seconds above 0'),
+        (changed(length=float("nan")), '"length" is nan'),
+        (changed(words=[1]), '"words" is .1.: a text is wanted'),
+        (changed(spk_id=[1]), '"spk_id" is .1.: a name is wanted'),
+        (changed(phones="a b"), "\"phones\" is 'a b': a list of .start, end"),
+        (changed(phones=[["a", 0, 1]]), "phone 1 is .'a', 0, 1.: .start, end"),
+        (changed(phones=[["0", "1", "a"]]), "phone 1 is .'0', '1', 'a'."),
+        (changed(phones=[[0, 1]]), "phone 1 is .0, 1.: .start, end, name"),
+        (changed(phones=[[-1, 0, "a"]]), "phone 1 is .-1, 0, 'a'."),
+        (changed(phones=[[1, 0, "a"]]), "phone 1 is .1, 0, 'a'."),
+        (changed(phones=[[0, float("inf"), "a"]]), "phone 1 is .0, inf"),
+        (
+            changed(phones=[[0.2, 0.3, "a"], [0, 0.2, "b"]]),
+            "phone 2 .'b'. is from 0 to 0.2 s, .* Sort the phones by time",
+        ),
+        (changed(phones=[[0, 3, "a"], [1, 2, "b"]]), "Sort the phones"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_is_wanted(tmp_path, content, message):
+    path = tmp_path / "train.json"
+    content = content if isinstance(content, bytes) else content.encode()
+    path.write_bytes(content)
+    with pytest.raises(ManifestError, match=message) as error:
+        read_manifest(path, needed=["length"])
+    assert str(error.value).startswith(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("ID,wav\na,x.wav\n", '"length" is missing'),
+        ("ID,duration,wav\na,x,x.wav\n", "\"length\" is 'x'"),
+        ("ID,duration,wav\na,1,x\na,1,y\n", "'a' is there more than once"),
+        ("name,duration,wav\na,1,x.wav\n", "an ID each"),
+        ("ID,duration,wav\na,1,x.wav,y\n", "an ID each"),
+        ('ID,duration,wav\na,1,"x', "not all of it"),
+    ],
+)
+def test_of_csv_likewise(tmp_path, text, message):
+    path = tmp_path / "train.csv"
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(path, needed=["length"])
+
+
+def test_json_and_csv_are_the_same(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "ID, duration, wav, spk_id\na, 2.5, $data_root/a.wav, ann\n"
+        "b, 1, b.wav, 7\n",
+        encoding="utf-8-sig",
+    )
+    (tmp_path / "a.json").write_text(json.dumps(GOOD))
+    ours = read_manifest(tmp_path / "a.json")
+    items = read_manifest(tmp_path / "a.csv")
+    for name, item in items.items():
+        # Paths are relative to the manifest.
+        assert item["wav"] == f"{tmp_path}/{name}.wav"
+        assert {key: ours[name][key] for key in item if key != "phones"} == {
+            key: value for key, value in item.items() if key != "phones"
+        }
+    assert ours["b"]["words"] == "x {y}"
+
+
+def test_labels_that_end_after_the_audio_are_counted(tmp_path, caplog):
+    path = tmp_path / "train.json"
+    path.write_text(changed(phones=[[0, 1.5, "a"]]))
+    read_manifest(path)
+    (record,) = caplog.records
+    assert "phones of 1 of 2 items end after the audio: b" in record.message
+
+
+def test_a_broken_corpus_json_is_named(tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps(GOOD))
+    for content in ("[]", "{", '{"data_root": 5}'):
+        (tmp_path / "corpus.json").write_text(content)
+        with pytest.raises(ManifestError, match="corpus.json"):
+            read_manifest(tmp_path / "train.json")
+
+
+CORRUPTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "insert", "delete", "cut", "swap"]),
+        st.integers(0, 10**6),
+        st.one_of(
+            st.binary(max_size=3),
+            st.sampled_from(
+                [b'"', b"{", b"}", b"[", b"]", b",", b":", b"-", b"1e999"]
+                + [b"null", b"NaN", b"true", b"\xff", b"\0", b"\n", b"\\ud800"]
+            ),
+        ),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def corrupted(content, corruptions):
+    """Apply edits to bytes; used of other files too."""
+    for kind, position, some in corruptions:
+        position %= len(content) + 1
+        rest = content[position:]
+        if kind == "set":
+            rest = some + rest[len(some) :]
+        elif kind == "insert":
+            rest = some + rest
+        elif kind == "delete":
+            rest = rest[len(some) + 1 :]
+        elif kind == "cut":
+            rest = b""
+        else:
+            parts = list(content[position:].split(b",", 3))
+            random.Random(len(rest)).shuffle(parts)
+            rest = b",".join(parts)
+        content = content[:position] + rest
+    return content
+
+
+@pytest.mark.parametrize("kind", ["json", "csv"])
+@given(corruptions=CORRUPTIONS)
+def test_whatever_is_done_to_a_manifest(tmp_path_factory, kind, corruptions):
+    folder = tmp_path_factory.mktemp("fuzz")
+    content = json.dumps(GOOD)
+    if kind == "csv":
+        content = "ID,duration,wav\na,2.5,$data_root/a.wav\nb,1,b.wav\n"
+    path = folder / f"train.{kind}"
+    path.write_bytes(corrupted(content.encode(), corruptions))
+    try:
+        items = read_manifest(path, needed=["length"])
+    except ManifestError as error:
+        assert str(path) in str(error)
+        return
+    for name, item in items.items():
+        assert isinstance(name, str) and isinstance(item["wav"], str)
+        assert 0 < item["length"] < 1e9
+        assert isinstance(item.get("spk_id") or "", str)
+        ends = [end for start, end, name in item["phones"] if name + ""]
+        assert ends == sorted(ends)

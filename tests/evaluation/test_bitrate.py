@@ -24,6 +24,8 @@ def test_uniform_units_cost_as_much_as_a_fixed_code():
     assert found["frames_per_second"] == found["tokens_per_second"] == 40
     for name in ("entropy", "log2_codes", "zerospeech", "runs"):
         assert found[f"bits_per_second_{name}"] == pytest.approx(120)
+    assert found["used_codes_percent"] == 100
+    assert found["perplexity"] == pytest.approx(8)
 
 
 def test_one_unit_costs_nothing_but_a_fixed_code():
@@ -31,6 +33,7 @@ def test_one_unit_costs_nothing_but_a_fixed_code():
     cost.update(utterance(torch.full((100, 1), 5), 4.0), ONCE)
     found = values(cost)
     assert found["bits_per_second_entropy"] == 0
+    assert found["used_codes_percent"] == 100 / 16 and found["perplexity"] == 1
     assert found["bits_per_second_log2_codes"] == 100
     assert found["runs_per_second"] == 0.25
     assert found["bits_per_second_runs"] == 0

@@ -243,11 +243,7 @@ def test_conversion_needs_two_speakers_and_a_judge(corpus, tokenizer, tmp_path):
     assert any("no judge" in told for told in two.left_out)
 
 
-def test_a_manifest_that_is_none_is_refused(tmp_path):
-    for text in ("[1]", "not json", '{"a": {}}', '{"a": {"wav": 1}}'):
-        (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(ValueError, match="bad.json: no manifest"):
-            read_manifest(tmp_path / "bad.json")
+def test_a_manifest_without_tokens_is_refused(tmp_path):
     (tmp_path / "bad.json").write_text('{"a": {"wav": "/nowhere.wav"}}')
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(ValueError, match="None of the 1 utterances"):
@@ -260,7 +256,7 @@ def test_braces_and_roots_of_manifests(tmp_path):
     (tmp_path / "corpus.json").write_text('{"data_root": "sub"}')
     found = read_manifest(tmp_path / "test.json")["a"]
     assert found["wav"] == f"{tmp_path}/sub/{{1}}.wav"
-    assert found["phones"] == [(0, 1, "{")]
+    assert found["phones"] == [[0, 1, "{"]]
     other = read_manifest(tmp_path / "test.json", "/data")["a"]
     assert other["wav"] == "/data/{1}.wav"
 
@@ -315,6 +311,31 @@ def test_what_is_none_is_said_in_words(found):
     text = as_markdown(many)
     assert "\n\n## Left out\n\n- u0: gone\n" in text
     assert "- u19: gone\n- ... and 10 more\n\n## Settings\n\n- " in text
+
+
+def test_bad_audio_is_left_out_and_counted(tmp_path):
+    entries = {}
+    for name, samples in (
+        ("a", torch.randn(RATE) / 9),
+        ("short", torch.zeros(1)),
+        ("b", torch.randn(2 * RATE) / 9),
+        ("nan", torch.full((RATE,), math.nan)),
+        ("loud", torch.full((RATE,), 1e30)),
+    ):
+        entries[name] = {"wav": f"{name}.wav"}
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, samples, RATE, subtype="FLOAT")
+    entries["gone"] = {"wav": "gone.wav"}
+    (tmp_path / "m.json").write_text(json.dumps(entries))
+    command = "evaluate", "mini", f"--manifest={tmp_path}/m.json"
+    options = "--device=cpu", "--replicates=0", "--reconstruct=0"
+    done = run(*command, *options)
+    assert done.exit_code == 0, done.output
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith("2 utterances evaluated, 4 left out: 1 ")
+    for reason in ("shorter than a token", "holds NaN", "no such file"):
+        assert f"1 {reason}" in said
+    assert run(*command, *options, "--strict").exit_code == 1
 
 
 @pytest.fixture

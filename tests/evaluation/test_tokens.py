@@ -98,27 +98,6 @@ def test_lines_that_are_none_are_refused(write):
         TokenFile(path)
 
 
-@pytest.mark.parametrize(
-    "phones, message",
-    [
-        ([["0", "0.1", "a"]], "phone 1 .'a'.: start and end are numbers"),
-        ([[0.2, 0.1, "a"]], "no piece of time"),
-        ([[-1, 0.1, "a"]], "no piece of time"),
-        ([[0.2, 0.3, "a"], [0, 0.2, "b"]], "phone 2 .'b'.*Sort the phones"),
-        ([[0, 0.5, "a"], [0.1, 0.2, "b"]], "phone 2 .'b'.*Sort the phones"),
-        ([[0, float("inf"), "a"]], "no piece of time"),
-        ([[0, float("nan"), "a"]], "no piece of time"),
-    ],
-)
-def test_phones_that_are_none_are_named(tmp_path, phones, message):
-    entries = {"u": {"wav": "u.wav", "phones": phones}}
-    (tmp_path / "test.json").write_text(json.dumps(entries))
-    with pytest.raises(
-        ValueError, match=f"test.json, utterance u, .*{message}"
-    ):
-        read_manifest(tmp_path / "test.json")
-
-
 def test_speakers_may_be_numbers(tmp_path):
     entries = {
         "u": {"wav": "u.wav", "spk_id": 0, "gender": 1},

@@ -79,6 +79,23 @@ def test_a_mistyped_path_is_told_as_both(hub, source):
     assert not hub.log
 
 
+def test_a_missing_model_is_met_with_what_is_near(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="Did you mean 'speech'"):
+        download("speeech")
+    run = tmp_path / "mine"
+    run.mkdir()
+    (run / "hyperparams.yaml").touch()
+    # It may be a name on the Hub, too.
+    with pytest.raises(HubError, match="run in mine has no model yet"):
+        download("mine/model")
+    (run / "model").mkdir()
+    with pytest.raises(HubError, match="Did you mean 'mine/model'"):
+        download("mine/modle")
+    with pytest.raises(FileNotFoundError, match="a run, whose model is mine/m"):
+        download("mine")
+
+
 def test_a_file_is_no_folder(hub, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pathlib.Path("model.ckpt").touch()

@@ -122,7 +122,9 @@ def test_a_model_encodes_and_decodes_with_its_first_codebooks(build):
     codec.use_codebooks(None)
     assert torch.equal(codec.encode_batch(wavs)[0], tokens)
     for wrong in (0, 4):
-        with pytest.raises(ValueError, match="from 1 to 3"):
+        with pytest.raises(
+            ValueError, match="of 3 codebooks, take from 1 to 3"
+        ):
             codec.use_codebooks(wrong)
         with pytest.raises(ValueError, match="of 3 codebooks"):
             codec.decode_batch(tokens, num_codebooks=wrong)
@@ -135,7 +137,7 @@ def test_no_codebook_can_be_left_out_of_others(name, build):
     total = codec.num_codebooks
     codec.use_codebooks(total)
     codec.decode_batch(tokens, num_codebooks=total)
-    with pytest.raises(ValueError, match=f"codes with {total}"):
+    with pytest.raises(ValueError, match=f"of {total} codebooks, take all"):
         codec.use_codebooks(total - 1)
     with pytest.raises(ValueError, match=f"of {total} codebooks"):
         codec.decode_batch(tokens, num_codebooks=total - 1)

@@ -288,25 +288,28 @@ def run(*arguments):
     return CliRunner().invoke(main, ["convert", *map(str, arguments)])
 
 
-def test_the_command(models, load, folder, tmp_path, caplog):
+def test_the_command(models, load, folder, tmp_path):
     output = tmp_path / "out"
     options = ("--model", models["table"][0], "--device", "cpu")
     done = run(folder, *options, "--target", "p226", "--out", output)
     assert done.exit_code == 0, done.output
-    assert "3 files done, 1 left out." in done.stdout
+    assert "3 files done, 1 left out: 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
     found = {path.name for path in output.iterdir()}
     assert found == {"a.wav", "b.wav", "c.wav"}
     load("table").convert_file(folder / "b.wav", "p226", tmp_path / "b.wav")
     assert (output / "b.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
-    # What is there stays, and that is said; or it is done anew.
+    # What is there stays; what was made in another way is not taken for it.
     a = ("--target", "s5", "--out", output / "a.wav")
     before = (output / "a.wav").read_bytes()
-    kept = run(folder / "a.wav", *options, *a)
+    same = run(folder / "a.wav", *options, *a, "--target", "p226")
+    other = run(folder / "a.wav", *options, *a)
+    for refused in (same, other):
+        assert refused.exit_code == 1
+        assert "a.wav was made by" in refused.stderr
+    kept = run(folder / "a.wav", *options, "--target", "p226", *a[2:])
     assert kept.exit_code == 0 and "--overwrite" in kept.stdout
-    said = "0 files done, 1 there already, 0 left out."
-    assert said in kept.stdout
-    assert "1 of 1 files" in caplog.text and "there already" in caplog.text
+    assert "0 files done, 1 there already, 0 left out." in kept.stdout
     assert (output / "a.wav").read_bytes() == before
     anew = run(folder / "a.wav", *options, *a, "--overwrite")
     assert anew.exit_code == 0 and "1 file done, 0 left out." in anew.stdout
@@ -315,7 +318,7 @@ def test_the_command(models, load, folder, tmp_path, caplog):
     some = ("--target", "s5", "--out", tmp_path / "some")
     run(folder / "b.wav", *options, *some)
     rest = run(folder, *options, *some)
-    assert "2 files done, 1 there already, 1 left out." in rest.stdout
+    assert "2 files done, 1 there already, 1 left out: 1 " in rest.stdout
     wrong = run(
         folder, *options, "--target", "nobody", "--out", tmp_path / "no"
     )

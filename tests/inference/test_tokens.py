@@ -8,6 +8,8 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from speechbrain_vq.cli import main
 from speechbrain_vq.inference import (
@@ -16,7 +18,11 @@ from speechbrain_vq.inference import (
     tokenize_files,
     tokenize_to,
 )
-from speechbrain_vq.inference.tokens import read_tokens
+from speechbrain_vq.inference.tokens import (
+    TokenFileError,
+    read_tokens,
+    tokens_to_npz,
+)
 
 SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
 
@@ -258,6 +264,73 @@ def test_a_data_set_gets_tokens(tokenizer, folder):
         tokenize_dataset(plain, tokenizer, tokens_column="id")
 
 
+@pytest.mark.timeout(120)
+def test_processes_of_a_data_set_do_not_wait_for_threads(tokenizer, folder):
+    paths = [str(folder / name) for name in SECONDS]
+    torch.set_num_threads(2)
+    try:
+        # Work for the threads, which a fork leaves behind.
+        wanted = [tokenizer.encode_file(path).tolist() for path in paths]
+        torch.randn(500, 500) @ torch.randn(500, 500)
+        dataset = datasets.Dataset.from_dict({"audio": paths})
+        done = tokenize_dataset(dataset, tokenizer, num_proc=2)
+    finally:
+        torch.set_num_threads(1)
+    assert done["tokens"][:] == wanted
+    tokenizer.device = "cuda"
+    with pytest.raises(ValueError, match="num_proc=2: .* Leave num_proc out"):
+        tokenize_dataset(dataset, tokenizer, num_proc=2)
+
+
+ROWS = [
+    {
+        "path": name,
+        "tokens": tokens,
+        "num_samples": 320 * len(tokens),
+        "token_rate": 50.0,
+        "sample_rate": 16000,
+        "model": "a",
+        "revision": None,
+        "fingerprint": "f",
+        "precision": "fp32",
+    }
+    for name, tokens in (("a.wav", [1, 2, 3]), ("\udce9.wav", [4]), ("c", []))
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "npz"])
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, 10**6), st.integers(0, 9), st.binary(max_size=4)
+        ),
+        max_size=3,
+    )
+)
+def test_whatever_is_done_to_a_token_file(tmp_path_factory, kind, edits):
+    path = tmp_path_factory.mktemp("fuzz") / f"tokens.{kind}"
+    if kind == "npz":
+        tokens_to_npz(ROWS, path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    whole = content = path.read_bytes()
+    for position, length, new in edits:
+        position %= len(content) + 1
+        content = content[:position] + new + content[position + length :]
+    path.write_bytes(content)
+    try:
+        rows = list(read_tokens(path))
+    except TokenFileError as error:
+        assert str(path) in str(error) and content != whole
+        return
+    if kind == "npz" or content == whole:
+        assert rows == ROWS
+    for row in rows:
+        assert np.array(row["tokens"], dtype=np.int64).min(initial=0) >= 0
+        assert isinstance(row["path"], str)
+        assert isinstance(row["num_samples"], int)
+
+
 def test_tokens_of_several_codebooks(build, folder, tmp_path):
     from speechbrain_vq import VectorQuantizer
 
@@ -318,9 +391,12 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     options = ("--model", model, "--device", "cpu")
     done = run("tokenize", folder, *options, "--out", output)
     assert done.exit_code == 0, done.output
-    assert "4 files done, 3 left out." in done.stdout
+    assert "4 files done, 3 left out: 1 cannot be read, 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
     check(map(json.loads, output.read_text().splitlines()), folder, tokenizer)
+    strict = run("tokenize", folder, *options, "--out", output, "--strict")
+    assert strict.exit_code == 1
+    assert "one frame of N samples. Output: " in strict.stdout
     failed = run(
         "tokenize", folder / "text.wav", *options, "--out", tmp_path / "b.npz"
     )
@@ -329,9 +405,8 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     none = run("tokenize", tmp_path / "run", *options, "--out", output)
     assert none.exit_code == 1 and "no audio files" in none.output
     typo = run("tokenize", "missing.wav", *options, "--out", output)
-    assert typo.exit_code == 1
-    assert "Left out: missing.wav: there is no such file." in typo.output
-    assert "0 files done, 1 left out." in typo.output
+    assert typo.exit_code == 2
+    assert "there is no 'missing.wav'." in typo.output
     wrong = ("--model", model, "--device", "nonsense")
     for verb in ("tokenize", "reconstruct"):
         done = run(verb, folder, *wrong, "--out", tmp_path / "none")
@@ -348,5 +423,5 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     there = run(
         "reconstruct", folder / "a.wav", *options, "--out", tmp_path / "o"
     )
-    assert there.exit_code == 0 and "--overwrite does them" in there.stdout
+    assert there.exit_code == 0 and "--overwrite does" in there.stdout
     assert "0 files done, 1 there already, 0 left out." in there.stdout

@@ -31,7 +31,8 @@ from speechbrain_vq.inference.hifigan import (
 from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
-from speechbrain_vq.presets import bundled, recipe_path
+from speechbrain_vq.presets import bundled
+from speechbrain_vq.recipe_files import recipe_path
 from tests.publish.runs import YAML, write_run
 
 RATE, HOP, MELS = 16000, 256, 20

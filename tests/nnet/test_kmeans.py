@@ -1,6 +1,7 @@
 """Properties of k-means."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -348,3 +349,30 @@ def test_errors_name_what_is_wrong():
         kmeans(x, 4, init=x[:4].double() * 1e300)
     with pytest.raises(TypeError, match="init.*int64"):
         kmeans(x, 4, init=x[:4].long())
+
+
+@pytest.mark.parametrize("make", [gaussian, mixture, low_rank, with_copies])
+def test_many_clusters_are_seeded_by_parts(make, monkeypatch):
+    x = make()
+    whole = kmeans(x, 256, generator=0)
+    number = len(x.unique(dim=0)) - 1
+    all_but_one = kmeans(x, number, generator=0).inertia
+    monkeypatch.setattr(
+        sys.modules["speechbrain_vq.nnet.kmeans"], "_MOST_SEEDS", 100
+    )
+    parts = kmeans(x, 256, generator=0)
+    drawn = x.unique(dim=0)
+    drawn = drawn[torch.randperm(len(drawn), generator=generator(2))[:256]]
+    assert parts.inertia <= 1.2 * whole.inertia
+    assert parts.inertia < kmeans(x, 256, init=drawn).inertia
+    assert (parts.counts > 0).all()
+    seeds = kmeans(x, 256, max_iterations=0, generator=0).centroids
+    assert len(seeds.unique(dim=0)) == 256
+    assert (seeds.unsqueeze(1) == x).all(2).any(1).all()
+    shuffled = x[torch.randperm(len(x), generator=generator(1))]
+    again = kmeans(shuffled, 256, max_iterations=0, generator=0).centroids
+    assert torch.equal(seeds, again)
+    # Where nearly every vector is a seed.
+    found = kmeans(x, number, generator=0)
+    assert found.inertia <= 1e-2 * parts.inertia and all_but_one >= 0
+    assert (found.counts > 0).all()

@@ -126,6 +126,15 @@ def test_a_name_on_the_hub_goes_into_the_code(run, tmp_path):
     assert there.replace("other/place", "org/name") == text
 
 
+def test_a_push_gives_the_model_the_name_of_its_repository(run, tmp_path):
+    text = (
+        export_pretrained(run, tmp_path / "model") / "README.md"
+    ).read_text()
+    card = ModelCard(replace_source(text, "model", "lab/mine"))
+    assert card.data.model_name == "mine" and "\n# mine\n" in card.content
+    assert "# model\n" not in card.content
+
+
 def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
     write_run(run, loss=0.1, **USED)
     write_run(run, loss=0.9, **USED)

@@ -450,6 +450,6 @@ def test_command(hub, folder):
 def test_command_fails_in_words(hub, folder, repo_id):
     result = CliRunner().invoke(main, ["push", str(folder), repo_id])
     assert result.exit_code == 1
-    assert re.match(
-        "Error: (You are 'alice'|'model' lacks its owner)", result.stderr
+    assert re.search(
+        "^Error: (You are 'alice'|'model' lacks its owner)", result.stderr, re.M
     )

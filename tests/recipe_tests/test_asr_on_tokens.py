@@ -10,7 +10,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare_minispeech,
 )

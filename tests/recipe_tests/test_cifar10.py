@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     DEBIAN_FOLDER,
     HUB_NAMES,

@@ -12,7 +12,7 @@ from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from tests.recipe_tests import processes
 from tests.recipe_tests.phone_corpora import make_festvoxru
 from tests.recipe_tests.test_librispeech import copy_of_the_hub

@@ -509,7 +509,7 @@ def test_shared_without_a_file(shared, tmp_path, caplog):
     (shared / "audio" / "s0" / "u0.ogg").unlink()
     out = mini.prepare_shared(shared, tmp_path / "out")
     assert list(load(out)["train"]) == ["u1"]
-    assert "u0.ogg is missing" in caplog.text
+    assert "u0.ogg: there is no such file" in caplog.text
 
 
 def test_prepare_finds_out_what_is_there(recordings, tmp_path):

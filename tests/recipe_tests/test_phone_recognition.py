@@ -17,7 +17,7 @@ from speechbrain_vq.lobes.recogniser import (
     PhoneEncoder,
     SummedBLSTM,
 )
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
 from speechbrain_vq.recipes.LibriSpeech import librispeech_prepare
 from speechbrain_vq.recipes.WSJ import wsj_prepare

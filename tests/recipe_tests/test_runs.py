@@ -1,16 +1,23 @@
 """What all recipes share: their epochs, progress, logs and device."""
 
 import copy
+import io
 import logging
 
 import pytest
+import soundfile
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq import VectorQuantizer
-from speechbrain_vq.presets import recipe_path, recipe_yaml
+from speechbrain_vq.lobes.features import LogMel
+from speechbrain_vq.recipe_files import recipe_path, recipe_yaml
 from speechbrain_vq.recipes.common.folder import _given, choose, main
-from speechbrain_vq.recipes.common.loggers import add_logger
+from speechbrain_vq.recipes.common.loggers import (
+    Sample,
+    add_logger,
+    picture,
+)
 from speechbrain_vq.recipes.common.progress import (
     in_words,
     seconds_per_step,
@@ -85,7 +92,7 @@ def test_more_speech_gets_more_codes_and_steps():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--out_put=3"], "Did you mean 'output_folder'"),
+        (["--out_put=3"], "Did you mean '--output_folder'"),
         (["--number_of_steps=-1"], "must be an integer >= 1"),
         (["--output_folder=in/results"], "among the recordings"),
     ],
@@ -135,16 +142,62 @@ class Kept:
         self.stats.append(args)
 
 
-def test_a_logger_is_added_to_that_of_the_yaml(tmp_path):
+def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import event_accumulator
+
     kept = Kept()
-    hparams = {"train_logger": kept, "output_folder": str(tmp_path)}
+    hparams = {
+        "train_logger": kept,
+        "output_folder": str(tmp_path),
+        "lr": 0.25,
+        "modules": {},
+    }
     add_logger(hparams, "file")
     assert hparams["train_logger"] is kept
-    add_logger(hparams, "tensorboard")
-    hparams["train_logger"].log_stats({"epoch": 1}, {"loss": 0.5})
-    assert kept.stats == [({"epoch": 1}, {"loss": 0.5})]
-    assert list((tmp_path / "tensorboard").iterdir())
+    extract, wav = LogMel(16000), torch.randn(1, 16000) / 9
+    extract.fit([wav])
+    mels = extract(wav, torch.ones(1))[0][0]
+    sample = Sample(
+        mels,
+        0.5 * mels,
+        torch.tensor([3, 3, 7, 3]),
+        lambda mels: extract.inverse(mels.unsqueeze(0))[0],
+        16000,
+    )
+    # Of a run that was interrupted, and resumed.
+    for step in (20, 40):
+        hparams["train_logger"] = kept
+        add_logger(hparams, "tensorboard")
+        group = hparams["train_logger"]
+        group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
+        counts = torch.tensor([[2.0, 6.0, 0.0, 0.0]])
+        group.log_media(step, {"utt": sample}, counts)
+        group.loggers[-1].writer.close()
+    assert [stats["step"] for stats, _ in kept.stats] == [20, 40]
+    events = event_accumulator.EventAccumulator(
+        str(tmp_path / "tensorboard"),
+        size_guidance={"audio": 0, "histograms": 0},
+    ).Reload()
+    scalars = events.Scalars("loss/train")
+    assert [(s.step, round(s.value, 3)) for s in scalars] == [
+        *((20, 0.05), (40, 0.025))
+    ]
+    for kind in ("original", "decoded"):
+        heard = events.Audio(f"utt/{kind}")
+        assert [one.step for one in heard] == [20, 40]
+        read, rate = soundfile.read(io.BytesIO(heard[0].encoded_audio_string))
+        assert rate == 16000 and abs(len(read) - 16000) <= 160
+    # Codes of an even share of the usage have 1.
+    (usage, _) = events.Histograms("usage of a code over the mean")
+    value = usage.histogram_value
+    assert (value.num, value.sum, value.max) == (4, 4, 3)
+    assert "| lr | 0.25 |" in str(
+        events.Tensors("hyperparameters/text_summary")[0].tensor_proto
+    )
+    strip = picture(sample)[mels.shape[1] + 4]
+    firsts = strip[[0, 30, 60, 90]].tolist()
+    assert firsts[0] == firsts[1] == firsts[3] != firsts[2]
 
 
 def test_a_logger_that_is_not_there_is_named(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from speechbrain_vq import VQTokenizer
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from tests.recipe_tests import processes
 
 RECIPE = recipe_path("MiniSpeech/unit-discovery")

@@ -14,7 +14,7 @@ from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.nnet import ResidualVectorQuantizer
-from speechbrain_vq.presets import recipe_path
+from speechbrain_vq.recipe_files import recipe_path
 from tests.inference.conftest import build, make_run
 from tests.recipe_tests import processes
 

@@ -129,6 +129,44 @@ def test_players(open_page):
     page.close()
 
 
+def test_keys_work_without_focus(open_page):
+    """On what is in view, else on what was used last; not in a button."""
+    page = open_page("phones", viewport={"width": 1280, "height": 500})
+    page.wait_for_function(
+        "[...document.querySelectorAll('audio')].every(a => a.duration > 0.5)"
+    )
+    page.keyboard.press("Space")
+    page.wait_for_function("!document.querySelectorAll('audio')[0].paused")
+    shown = page.locator(".utterance").first.bounding_box()
+    assert 0 <= shown["y"] <= shown["y"] + shown["height"] <= 500
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelectorAll('audio')[0].paused")
+    second = page.locator(".utterance").nth(1)
+    second.evaluate("u => u.scrollIntoView({behavior: 'instant'})")
+    page.keyboard.press("Space")
+    page.wait_for_function("!document.querySelectorAll('audio')[2].paused")
+    # A button of the table sorts, and no key plays.
+    page.keyboard.press("Space")
+    page.locator("#compare thead button").first.focus()
+    page.keyboard.press("x")
+    page.keyboard.press("Space")
+    assert page.evaluate(
+        "[...document.querySelectorAll('audio')].every(a => a.paused)"
+    )
+    page.close()
+
+
+def test_what_scrolls_sideways_fades(open_page):
+    page = open_page("phones", viewport={"width": 420, "height": 900})
+    table = page.locator("#compare .scroll")
+    page.wait_for_function("document.querySelector('#compare .more')")
+    table.evaluate("box => box.scrollTo({left: 9999, behavior: 'instant'})")
+    page.wait_for_function("!document.querySelector('#compare .more')")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.wait_for_function("!document.querySelector('.more')")
+    page.close()
+
+
 def test_charts_answer_to_pointer_and_keys(open_page):
     page = open_page("phones")
     tip = page.locator("#tip")

@@ -1,14 +1,16 @@
 """The report reads what runs leave, judges it soundly, and needs no network."""
 
 import base64
+import io
 import json
 import math
 import re
 import shutil
-import struct
-import zlib
 
+import numpy as np
+import PIL.Image
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner
 
@@ -28,14 +30,10 @@ from tests.report.runs import make_run
 def test_png_holds_the_pixels():
     pixels = torch.rand(3, 5)
     content = base64.b64decode(png(pixels).partition(",")[2])
-    assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    width, height, depth, kind = struct.unpack(">IIBB", content[16:26])
-    assert (width, height, depth, kind) == (5, 3, 8, 4)
-    start = content.index(b"IDAT") + 4
-    (size,) = struct.unpack(">I", content[start - 8 : start - 4])
-    rows = zlib.decompress(content[start : start + size])
-    values = torch.tensor(list(rows)).view(3, 11)[:, 2::2] / 255
-    assert torch.allclose(values, pixels, atol=1 / 255)
+    image = PIL.Image.open(io.BytesIO(content))
+    assert (image.format, image.mode, image.size) == ("PNG", "LA", (5, 3))
+    values = torch.from_numpy(np.array(image)[:, :, 1] / 255)
+    assert torch.allclose(values, pixels.double(), atol=1 / 255)
 
 
 def test_a_tone_lies_on_its_tick():
@@ -78,6 +76,7 @@ def test_history_of_a_resumed_run(tmp_path):
         "epoch: 2, step: 10 - train loss: 9.00 - valid loss: 9.00\n"
         "epoch: 2, step: 10 - train loss: 2.00, train used_codes_percent: "
         "50.000 - valid loss: 2.50\n"
+        "epoch: 2, step: 10 - train loss: 0.0e+00 - valid loss: 2.50\n"
         "Epoch loaded: 2 - test loss: 2.20\n"
     )
     (tmp_path / "log.txt").write_text(
@@ -125,6 +124,37 @@ def test_verdicts(used, perplexity, vectors, level):
     assert not advised or "--preset=robust" in verdict.advice[0]
 
 
+def test_a_poor_reconstruction_is_no_good_codebook():
+    values = {"used_codes_percent": 97, "perplexity": 279}
+    for error, level in ((0.25, "good"), (0.316, "fair")):
+        verdict = judge(values | {"reconstruction_error": error}, 512)
+        assert verdict.level == level
+        assert (f"{error:.3f}" in verdict.text) == (level == "fair")
+    # Of other codebooks there is nothing to compare with.
+    assert judge(values | {"reconstruction_error": 0.316}, 256).level == "good"
+
+
+def test_examples_differ(tmp_path):
+    """Of one speaker: whole ones, and none beside another."""
+    example = bundled("mini") + "/example.wav"
+    sound, rate = soundfile.read(example)
+    sound = np.tile(sound, -(-9 * rate // len(sound)))
+    for number in range(12):
+        name = tmp_path / f"{number:02}.wav"
+        soundfile.write(
+            name, sound[: (9 if number % 4 == 3 else 3) * rate], rate
+        )
+    html = write_report("mini", tmp_path / "x.html", data=tmp_path)
+    html = html.read_text("utf-8")
+    names = sorted(map(int, re.findall(r"<h3>(\d+)</h3>", html)))
+    assert len(names) == 6 and all(name % 4 != 3 for name in names)
+    assert names[0] < 3 and names[-1] > 8
+    (tmp_path / "cut").mkdir()
+    shutil.copy(tmp_path / "03.wav", tmp_path / "cut")
+    html = write_report("mini", tmp_path / "y.html", data=tmp_path / "cut")
+    assert "first 8.0 s of 9.0 s" in html.read_text("utf-8")
+
+
 def test_charts_keep_their_points_inside():
     points = [(0, 0.5), (10, 200.0), (20, 1e-3)]
     for log in (False, True):
@@ -135,6 +165,21 @@ def test_charts_keep_their_points_inside():
         assert places[0][0] < places[1][0] < places[2][0]
         assert places[1][1] < places[0][1] < places[2][1]
         assert "a &lt; b" in chart and "a < b" not in chart
+        # Both ends of the axis have their number.
+        assert ">0</text>" in chart and ">20</text>" in chart
+
+
+def test_labels_of_near_lines_do_not_collide():
+    lines = [
+        Line(name, [(0, 1.0), (160, y)]) for name, y in (("a", 99), ("b", 97))
+    ]
+    chart = line_chart("used", lines, "step", ends=(0, 160), top=100)
+    a, b = (
+        float(re.search(f'y="([^"]+)">{name}</text>', chart)[1])
+        for name in "ab"
+    )
+    assert b - a >= 15 and a > 15
+    assert ">160</text>" in chart
 
 
 def test_one_offline_page(tmp_path):
@@ -165,7 +210,8 @@ def test_text_of_others_is_escaped(tmp_path):
 
 def test_reports_of_models_and_of_runs_without_one(tmp_path):
     model = write_report("mini", tmp_path / "mini.html").read_text("utf-8")
-    assert "no phones given" in model and 'id="training"' not in model
+    assert "PNMI</" not in model and "PNMI needs phones" in model
+    assert 'id="training"' not in model
     run = make_run(tmp_path)
     shutil.rmtree(run / "model")
     html = write_report(run, tmp_path / "run.html").read_text("utf-8")
@@ -193,6 +239,10 @@ def test_command_and_changes(tmp_path):
         "    --seed=7 \\",
         "    --number_of_steps=400",
     ]
+    # Of a run on a folder, what was typed.
+    typed = "speechbrain-vq train 'my recordings' --out=mine"
+    (summary.run.folder / "command.txt").write_text(typed + "\n")
+    assert command(summary) == typed
 
 
 def test_data(tmp_path):

@@ -1,4 +1,4 @@
-"""Recipe for an autoencoder of images with a vector-quantized bottleneck.
+"""Recipe for training an image autoencoder with a vector-quantized bottleneck.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data/cifar10

@@ -1,4 +1,4 @@
-"""Recipe for a codec of speech: a vector-quantized autoencoder with a residual
+"""Recipe for training a speech codec: a vector-quantized autoencoder with a residual
 quantizer, trained on the recorded speech of Debian's packages.
 
 To run this recipe (README.md names the packages):

@@ -1,4 +1,4 @@
-"""Recipe for units of speech: a vector-quantized autoencoder with one
+"""Recipe for discovering speech units: a vector-quantized autoencoder with one
 codebook, trained on the recorded speech of Debian's packages.
 
 To run this recipe (../speech-codec/README.md names the packages):

@@ -16,14 +16,13 @@ import sys
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.decoders import ctc_greedy_decode
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
+from speechbrain_vq.dataio.audio import read_audio, read_dataset
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
@@ -31,10 +30,7 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     write_results,
 )
-from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
-    data_root,
-    prepare,
-)
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 logger = logging.getLogger(__name__)
 
@@ -119,11 +115,9 @@ class ASRBrain(sb.Brain):
         }
 
 
-def read_manifest(hparams, folder, split):
+def read_split(hparams, folder, split):
     """Read the utterances of a split whose phones are known."""
-    dataset = DynamicItemDataset.from_json(
-        str(folder / f"{split}.json"), {"data_root": data_root(folder)}
-    )
+    dataset = read_dataset(folder, split)
     for name, item in list(dataset.data.items()):
         phones = [phone for _, _, phone in item.get("phones", [])]
         item["phones"] = [p for p in phones if p not in hparams["not_phones"]]
@@ -135,7 +129,7 @@ def read_manifest(hparams, folder, split):
             f"No utterance of {folder / split}.json has phones to recognize "
             f"and at most {hparams['longest']:g} seconds."
         )
-    return drop_unreadable(dataset)
+    return dataset
 
 
 @torch.no_grad()
@@ -156,7 +150,7 @@ def encode(tokenizer, path, kind):
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests."""
     splits = ("train", "valid", "test")
-    datasets = {s: read_manifest(hparams, folder, s) for s in splits}
+    datasets = {s: read_split(hparams, folder, s) for s in splits}
     encoder = hparams["label_encoder"]
     encoder.load_or_create(
         pathlib.Path(hparams["save_folder"]) / "label_encoder.txt",

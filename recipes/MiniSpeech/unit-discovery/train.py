@@ -17,23 +17,19 @@ from typing import Any
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataio import load_data_csv, load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import (
-    drop_unreadable,
-    random_start,
-    read_audio,
-)
-from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.audio import random_start, read_audio, read_dataset
+from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     normalize_utterances,
     utterance_moments,
 )
 from speechbrain_vq.nnet.masks import frame_mask
+from speechbrain_vq.recipes.common.loggers import LoggerGroup, Sample
 from speechbrain_vq.recipes.common.progress import in_words, seconds_per_step
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
@@ -73,6 +69,9 @@ class UnitBrain(AnnealingBrain):
             for name, item in datasets["test"].data.items()
         }
         self.train_set = datasets["train"]
+        # By length: from the middle on, of some seconds.
+        valid = datasets["valid"].data_ids
+        self.shown = {valid[len(valid) * n // 4] for n in (2, 3)}
 
     def on_fit_start(self):
         """Recover the latest checkpoint, and announce the training."""
@@ -158,10 +157,33 @@ class UnitBrain(AnnealingBrain):
         if stage != sb.Stage.TRAIN:
             self.error_sum += float(error)
             self.error_size += float(size)
+        if stage == sb.Stage.VALID:
+            self.keep_samples(batch, features, lengths, predictions, vq)
         if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
             self.count_units(batch, vq.indices)
         weight = getattr(self.hparams, "window_weight", None) or 0.0
         return error / size + vq.loss + weight * window_error
+
+    def keep_samples(self, batch, features, lengths, predictions, vq):
+        """Keep what is logged of a validation."""
+        self.counts = self.counts + vq.metrics["counts"]
+        decoder, extract = self.hparams.decoder, self.modules.features
+        # Not of decoders that output waveforms, nor of a warm-up.
+        if self.hparams.quantizer.bypass or hasattr(decoder, "generate"):
+            return
+        frames = torch.round(lengths * features.shape[1]).long().tolist()
+        for row, name in enumerate(batch.id):
+            if name in self.shown:
+                of_row = features[row], predictions[row]
+                tokens = vq.indices[row].view(vq.indices.shape[1], -1)[:, 0]
+                self.samples[name] = Sample(
+                    *(mels[: frames[row]].cpu() for mels in of_row),
+                    tokens[: frames[row] // self.hparams.stride].cpu(),
+                    lambda mels: extract.inverse(
+                        mels.unsqueeze(0).to(self.device)
+                    )[0].cpu(),
+                    self.hparams.sample_rate,
+                )
 
     def count_units(self, batch, indices):
         """Add a batch to the tables of phones and units, one a codebook."""
@@ -179,6 +201,7 @@ class UnitBrain(AnnealingBrain):
     def on_stage_start(self, stage, epoch=None):
         """Reset the sums."""
         self.error_sum = self.error_size = 0.0
+        self.samples, self.counts = {}, 0
         self.units = [
             PhoneUnitCounts(self.hparams.codebook_size, self.hparams.token_rate)
             for _ in range(self.hparams.quantizer.num_codebooks)
@@ -193,6 +216,11 @@ class UnitBrain(AnnealingBrain):
         stats = {"loss": stage_loss, **self.hparams.decoder.metrics(error)}
         if stage == sb.Stage.VALID:
             end_epoch(self, epoch, stats)
+            train_logger = self.hparams.train_logger
+            if isinstance(train_logger, LoggerGroup):
+                train_logger.log_media(
+                    self.optimizer_step, self.samples, self.counts
+                )
             return
         for book, table in enumerate(self.units):
             end = f"_codebook_{book + 1}" if len(self.units) > 1 else ""
@@ -242,18 +270,6 @@ def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
         )
 
 
-def read_manifest(folder: pathlib.Path, split: str) -> DynamicItemDataset:
-    """Read a json manifest, or a csv where there is no json."""
-    root = {"data_root": data_root(folder)}
-    path = folder / f"{split}.json"
-    if path.exists():
-        return DynamicItemDataset(load_data_json(str(path), root))
-    data = load_data_csv(str(folder / f"{split}.csv"), root)
-    for item in data.values():
-        item["length"] = item.pop("duration")
-    return DynamicItemDataset(data)
-
-
 def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """Build the datasets of a folder of manifests."""
 
@@ -274,10 +290,10 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     datasets = {}
     for split in SPLITS:
         training = split == "train"
-        dataset = read_manifest(folder, split)
+        dataset = read_dataset(folder, split)
         dataset.add_dynamic_item(anywhere if training else beginning)
         dataset.set_output_keys(items)
-        datasets[split] = drop_unreadable(dataset).filtered_sorted(
+        datasets[split] = dataset.filtered_sorted(
             sort_key=None if training else "length",
             # Two frames.
             key_min_value={
@@ -297,7 +313,9 @@ def train(
     """Train on a folder of manifests, and test; return the Brain."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
-    fit_features(features, datasets["train"].data, hparams["longest"])
+    # Without those that are too short.
+    used, items = datasets["train"].data_ids, datasets["train"].data
+    fit_features(features, {k: items[k] for k in used}, hparams["longest"])
     check_amount(hparams, datasets["train"])
     fill_epoch(
         datasets["train"], hparams["batch_size"], hparams.get("epoch_steps", 1)

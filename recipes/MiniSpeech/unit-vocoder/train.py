@@ -24,11 +24,7 @@ from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
-from speechbrain_vq.dataio.audio import (
-    drop_unreadable,
-    random_start,
-    read_audio,
-)
+from speechbrain_vq.dataio.audio import random_start, read_audio, read_dataset
 from speechbrain_vq.hub.folder import HPARAMS, save_weights
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
@@ -246,7 +242,7 @@ def dataio_prep(hparams, folder, tokenizer):
 
     datasets = {}
     for split in ("train", "valid", "test"):
-        items = drop_unreadable(units.read_manifest(folder, split)).data
+        items = read_dataset(folder, split).data
         if split == "valid":
             step = -(-len(items) // hparams["valid_utterances"])
             items = {name: items[name] for name in sorted(items)[::step]}

@@ -1,4 +1,4 @@
-"""Recipe for voice conversion with a vector-quantized autoencoder: unit
+"""Recipe for converting voices with a vector-quantized autoencoder: unit
 discovery, with a decoder that is conditioned on the speaker.
 
 To run this recipe:

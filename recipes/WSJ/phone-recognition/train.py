@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import speechbrain as sb
-from speechbrain.dataio.dataio import load_data_json
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.decoders import ctc_greedy_decode
@@ -24,8 +23,8 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import drop_unreadable, read_audio
-from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.dataio.audio import read_audio, read_dataset
+from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
     end_epoch,
@@ -121,11 +120,12 @@ def phone_names(item: dict[str, Any]) -> list[str]:
     return given or [name for _, _, name in item.get("phones", [])]
 
 
-def read_manifest(hparams: dict, folder: pathlib.Path, split: str):
+def read_split(hparams: dict, folder: pathlib.Path, split: str):
     """Read the utterances of a split to train or test on: with phones, no more
     of them than frames, and not too long."""
     path = folder / f"{split}.json"
-    data = load_data_json(str(path), {"data_root": data_root(folder)})
+    dataset = read_dataset(folder, split)
+    data = dataset.data
     total = len(data)
     for name, item in list(data.items()):
         phones = [
@@ -151,7 +151,7 @@ def read_manifest(hparams: dict, folder: pathlib.Path, split: str):
             total,
             hparams["longest"],
         )
-    dataset = drop_unreadable(DynamicItemDataset(data))
+    dataset.data_ids = list(data)
     return dataset.filtered_sorted(sort_key="length")
 
 
@@ -175,7 +175,7 @@ def make_label_encoder(hparams: dict, train: DynamicItemDataset) -> None:
 
 def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
     """Build the datasets of a folder of manifests."""
-    datasets = {s: read_manifest(hparams, folder, s) for s in SPLITS}
+    datasets = {s: read_split(hparams, folder, s) for s in SPLITS}
     make_label_encoder(hparams, datasets["train"])
     encoder = hparams["label_encoder"]
 

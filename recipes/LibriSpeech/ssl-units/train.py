@@ -1,0 +1,41 @@
+"""Recipe for units of a self-supervised encoder in LibriSpeech: its features,
+a vector quantizer, and a decoder that reconstructs the features.
+
+To run this recipe:
+> python train.py hparams/train.yaml --data_folder=LibriSpeech
+> python train.py hparams/train.yaml --data_folder=openslr/librispeech_asr \
+--hours=5 --valid_hours=0.5
+
+To compare with another way of training the codebook, add for example
+--preset=ema_bn.
+"""
+
+import sys
+from importlib import import_module
+
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_vq.cli.common import clean_errors
+from speechbrain_vq.hub.encoders import download_encoder
+from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
+
+# The Brain and its data pipeline.
+units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
+
+
+def run(argv: list[str]) -> units.UnitBrain:
+    """Run the recipe from its command line; return the Brain."""
+    hparams, run_opts = units.start(argv)
+    features, folder = hparams["features"], hparams["ssl_folder"]
+    if folder is None:
+        named = [features.source, features.revision]
+        # One process fetches it, and all read the cache.
+        run_on_main(download_encoder, args=named)
+        folder = download_encoder(*named)
+    features.load_encoder(folder)
+    return units.train(hparams, run_opts, units.prepared(prepare, hparams))
+
+
+if __name__ == "__main__":
+    with clean_errors():
+        run(sys.argv[1:])

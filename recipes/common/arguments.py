@@ -1,0 +1,197 @@
+"""Parse the command line of a recipe."""
+
+import functools
+import re
+import tempfile
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import quote
+from warnings import warn
+
+import speechbrain
+from hyperpyyaml.core import recursive_update
+from ruamel.yaml import YAMLError
+
+from speechbrain_vq._names import unknown_name
+from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_files import dump, load, read_recipe
+
+
+def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
+    """Parse the command line of a recipe, as ``speechbrain.parse_arguments``.
+
+    The yaml includes a preset under the key ``vq`` and names it under
+    ``preset``. ``--preset=NAME`` includes the preset of that name instead, and
+    ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
+    What a recipe changes below its ``!include`` it changes in every preset that
+    has such a thing: its times of re-initialization give none to a preset that
+    never re-initializes.
+
+    A yaml may also be a variant of another: one key, ``recipe:
+    !include:train.yaml``, with the overrides that make the variant below it.
+
+    Dashes in the name of a key count as underscores, and a boolean key without
+    a value is true.
+
+    Arguments
+    ---------
+    argv : list[str]
+        Arguments after the name of the script.
+
+    Returns
+    -------
+    tuple
+        The yaml file (of a variant, the one it includes), run options and
+        overrides. A variant's overrides may add keys: load them with
+        ``overrides_must_match=False``.
+
+    Raises
+    ------
+    ValueError
+        If an argument is of no option or not of the type or in the range of
+        its key, there is no such preset, or the preset or the recipe has no
+        such key.
+    """
+    # SpeechBrain would append it to the value before it.
+    for before, arg in pairwise(argv):
+        is_value = before.startswith("-") and "=" not in before
+        if re.match(r"\w+=", arg) and not is_value:
+            raise ValueError(f"{arg!r} belongs to no option: write --{arg}.")
+    hparams_file, run_opts, overrides = speechbrain.parse_arguments(
+        [_with_underscores(arg) for arg in argv]
+    )
+    try:
+        given = load(overrides) or {}
+    except YAMLError as error:
+        lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
+        raise ValueError(f"Not all of {lines} is yaml: {error}") from error
+    hparams_file, recipe, variant = read_recipe(hparams_file)
+    key = "arm" if "arm" in recipe else "preset"
+    # In yamls of 0.1, the preset is under ``arm``.
+    for other in {"arm", "preset"} & set(given) - {key}:
+        if other == "arm":
+            warn("--arm is now --preset", FutureWarning, stacklevel=2)
+        given[key] = given.pop(other)
+    for name in given:
+        if name not in recipe and name not in variant:
+            raise ValueError(
+                unknown_name(
+                    "option",
+                    f"--{name}",
+                    [f"--{key}" for key in (*recipe, *variant)],
+                )
+            )
+        default = variant.get(name, recipe.get(name))
+        if given[name] is None and isinstance(default, bool):
+            given[name] = True
+        _check_value(name, given[name], default)
+    changes, own = given.pop("vq", {}), variant.pop("vq", {})
+    include = ""
+    if changes or own or key in given or key in variant:
+        below = _own_changes(recipe, key)
+        recursive_update(below, own)
+        name = given.get(key, variant.get(key, recipe[key]))
+        preset = _changed_preset(name, changes, below)
+        # A space would end the tag.
+        include = f"vq: !include:{quote(str(preset))}\n"
+    recursive_update(variant, given)
+    text = dump(variant) if variant else ""
+    return hparams_file, run_opts, text + include
+
+
+def _with_underscores(argument: str) -> str:
+    """Write the name of an option as the yamls do: --data_folder."""
+    name, *rest = argument.split("=", 1)
+    if name.startswith("--"):
+        name = "--" + name[2:].replace("-", "_")
+    return "=".join([name, *rest])
+
+
+# What cannot be 0, where a yaml has a number for it.
+_POSITIVE = re.compile(
+    r"number_of_|.*(_size|_dim|_rate|_length|channels|_steps|_layers)$|"
+    r"(lr|segment|longest|minutes|n_mels|n_fft|stride|num_speakers)$"
+)
+
+
+def _check_value(name: str, value, default) -> None:
+    """Refuse a value of another type than a number, or out of range."""
+    if not isinstance(default, int | float) or value is None:
+        return
+    if not isinstance(value, int | float):
+        raise ValueError(
+            f"--{name}={value}: {name} is a number or a boolean value, such "
+            f"as {default}."
+        )
+    if isinstance(default, bool) or isinstance(value, bool) or default < 0:
+        return
+    positive = default > 0 and _POSITIVE.match(name)
+    if value < 0 or positive and value == 0:
+        least = "above 0" if positive else "0 or more"
+        if positive and isinstance(default, int):
+            least = "an integer >= 1"
+        raise ValueError(
+            f"--{name}={value}: {name} must be {least}, such as {default}."
+        )
+    if isinstance(default, int) and value != int(value):
+        raise ValueError(
+            f"--{name}={value}: {name} is a whole number, such as {default}."
+        )
+
+
+def _own_changes(recipe: dict, key: str) -> dict:
+    """Return what a recipe changes in its preset: what stands below the
+    ``!include``, or, where ``config`` has written the preset out, the values
+    that differ."""
+    if not isinstance(recipe["vq"], dict):
+        return {}
+    if recipe["vq"].tag.value:
+        return recipe["vq"]
+    preset = load(preset_path(recipe[key]).read_text("utf-8"))
+    changed = {k: v for k, v in recipe["vq"].items() if v != preset.get(k, v)}
+    return {
+        key: {k: v for k, v in value.items() if v != preset[key].get(k)}
+        if isinstance(value, dict) and isinstance(preset[key], dict)
+        else value
+        for key, value in changed.items()
+    }
+
+
+def _changed_preset(name: str, changes: dict, own: dict) -> Path:
+    """Return the file of a preset, or of a copy with changed values."""
+    path = preset_path(name)
+    if not (changes or own):
+        return path
+    preset = load(path.read_text("utf-8"))
+    if not isinstance(changes, dict):
+        raise ValueError(
+            f"--vq takes changes to a preset as '{{key: value}}', got {changes}"
+        )
+    for key, value in changes.items():
+        if key not in preset:
+            raise ValueError(unknown_name("key of a preset", key, preset))
+        if isinstance(value, dict) and preset[key] is None:
+            raise ValueError(
+                f"The preset {name!r} has no {key} to change; see hparams/ for "
+                "one that has."
+            )
+    recursive_update(preset, _fitting(own, preset))
+    recursive_update(preset, changes)
+    copy = Path(tempfile.mkdtemp(dir=_copies().name)) / path.name
+    copy.write_text(dump(preset), "utf-8")
+    return copy
+
+
+@functools.cache
+def _copies() -> tempfile.TemporaryDirectory:
+    """The folder of changed presets, until the process ends."""
+    return tempfile.TemporaryDirectory(prefix="speechbrain_vq-")
+
+
+def _fitting(own: dict, preset: dict) -> dict:
+    """Select a recipe's own values, without parts of what a preset lacks."""
+    return {
+        key: value
+        for key, value in own.items()
+        if not isinstance(value, dict) or isinstance(preset.get(key), dict)
+    }

@@ -1,0 +1,146 @@
+"""Frames of MP3 files, which have no container that tells how many there are.
+
+libsndfile stops at the length in the header of the encoder, or without one at
+an estimate by the first frame, which is wrong where the bit rate varies.
+Source: ISO 11172-3 and 13818-3; the header is that of Xing and LAME.
+"""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+
+_RATES = (44100, 48000, 32000)
+_KBPS = (
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+# MPEG 1, 2 and 2.5, layer III, without a checksum: bytes per kbps and s of a
+# frame, bit rates, divisor of the sampling rates.
+_VERSIONS = {
+    0xFB: (144000, _KBPS[0], 1),
+    0xF3: (72000, _KBPS[1], 2),
+    0xE3: (72000, _KBPS[1], 4),
+}
+JOINED = (
+    "holds several recordings end to end, of which only the first can be "
+    "read. Split it, or convert it to one wav or flac."
+)
+_INFO = re.compile(rb".{13,38}(?:Xing|Info)\0\0\0(.)(....)", re.S)
+
+
+class MP3Error(ValueError):
+    """Tell why an MP3 file cannot be read in full."""
+
+
+_quiet = {"lock": threading.Lock(), "depth": 0, "stderr": None}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Discard what is written to stderr, in all threads: libmpg123 writes a
+    line there for each frame that it cannot decode, and has no switch that
+    libsndfile hands on."""
+    with _quiet["lock"]:
+        if _quiet["depth"] == 0:
+            _quiet["stderr"] = os.dup(2)
+            with open(os.devnull, "wb") as nothing:
+                os.dup2(nothing.fileno(), 2)
+        _quiet["depth"] += 1
+    try:
+        yield
+    finally:
+        with _quiet["lock"]:
+            _quiet["depth"] -= 1
+            if _quiet["depth"] == 0:
+                os.dup2(_quiet["stderr"], 2)
+                os.close(_quiet["stderr"])
+
+
+def with_length(content: bytes) -> bytes:
+    """Return an MP3 file with the number of its frames in its header, and
+    without tags; what is no MP3 remains as it is.
+
+    Raises
+    ------
+    MP3Error
+        If frames are missing, damaged, or more than its own header states.
+    """
+    start, stated, count = _skip_tags(content), None, 0
+    position, following = start, start
+    while size := _frame_size(content[position : position + 4]):
+        following = position + size
+        info = _INFO.match(content, position, following)
+        if info and position > start:
+            raise MP3Error(JOINED)
+        if info and info[1][0] & 1:
+            stated = int.from_bytes(info[2], "big")
+        if following > len(content):
+            break
+        count, position = count + (not info), following
+    if not following > start:
+        return content
+    if _has_frames(content, position + 1):
+        if content[position : position + 3] == b"ID3":
+            raise MP3Error(JOINED)
+        raise MP3Error(f"damaged, at byte {position} there is no MP3 frame.")
+    # Some encoders count their header.
+    if stated is not None and not stated - 1 <= count <= stated + 1:
+        short = f"cut short, {count} of {stated} frames are there."
+        raise MP3Error(short if count < stated else JOINED)
+    if stated is None:
+        return (
+            _info_frame(content[start : start + 4], count, position)
+            + (content[start:position])
+        )
+    return content[start:position]
+
+
+def _skip_tags(content):
+    start = 0
+    while content[start : start + 3] == b"ID3":
+        sizes, shifts = content[start + 6 : start + 10], (21, 14, 7, 0)
+        start += 10 + sum(b << s for b, s in zip(sizes, shifts, strict=False))
+    while content[start : start + 1] == b"\0":
+        start += 1
+    return start
+
+
+def _frame_size(header):
+    """Return the bytes of a frame with a header; 0 if it is none."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] | 1 not in _VERSIONS:
+        return 0
+    factor, kbps, divisor = _VERSIONS[header[1] | 1]
+    bit_rate, rate = header[2] >> 4, header[2] >> 2 & 3
+    if bit_rate in (0, 15) or rate == 3:
+        return 0
+    size = factor * kbps[bit_rate] // (_RATES[rate] // divisor)
+    return size + (header[2] >> 1 & 1)
+
+
+def _has_frames(content, position):
+    """Return whether three adjacent frames follow somewhere."""
+    for found in re.finditer(
+        b"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]", content[position:]
+    ):
+        start = position + found.start()
+        for _ in range(3):
+            size = _frame_size(content[start : start + 4])
+            start += size
+            if not size:
+                break
+        else:
+            return True
+    return False
+
+
+def _info_frame(header, count, size):
+    """Make a frame that states the number of frames."""
+    mpeg1, mono = header[1] | 1 == 0xFB, header[3] >> 6 == 3
+    # With a bit rate that leaves room.
+    header = bytes((0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]))
+    side = 32 if mpeg1 and not mono else 9 if mono and not mpeg1 else 17
+    numbers = (3, count, _frame_size(header) + size)
+    body = b"Xing" + b"".join(n.to_bytes(4, "big") for n in numbers)
+    return (header + bytes(side) + body).ljust(_frame_size(header), b"\0")

@@ -1,0 +1,344 @@
+"""Features of pretrained self-supervised encoders, and a linear encoder of them.
+
+The pretrained encoder is frozen and is no part of a model's own weights: a
+model names it by repository and commit, and whoever loads the model gives it.
+"""
+
+import importlib
+import os
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from speechbrain_vq.nnet.masks import frame_mask
+
+from .autoencoder import stack_frames
+from .features import LogMel
+
+# Modules of speechbrain.integrations.huggingface, by the class that each has.
+FAMILIES = {
+    "WavLM": "wavlm",
+    "HuBERT": "hubert",
+    "Wav2Vec2": "wav2vec2",
+    "Whisper": "whisper",
+}
+# What is encoded at once, in seconds: of Whisper it is never more.
+_WINDOW = 30
+
+
+class SSLFeatures(nn.Module):
+    """Normalized hidden states of a frozen encoder of the Hub, one frame for
+    each hop.
+
+    Every utterance is encoded alone and in windows of 30 s, so that neither
+    padding nor the other utterances of a batch change its features:
+    SpeechBrain's wrappers, which read the encoder, normalize over both. It
+    takes ``load_encoder`` before the first use. Each channel is normalized by
+    the mean and standard deviation that ``fit()`` computes.
+
+    Arguments
+    ---------
+    family : str
+        Wrapper of SpeechBrain: ``WavLM``, ``HuBERT``, ``Wav2Vec2`` or
+        ``Whisper``.
+    source : str
+        Repository of the encoder on the Hub, such as ``microsoft/wavlm-base``.
+    revision : str
+        Commit in it, 40 hexadecimal digits.
+    feature_dim : int
+        Channels of a hidden state.
+    layers : int or list of int
+        Index of the hidden state, 0 before the first layer; of several, their
+        weighted mean.
+    layer_weights : list of float, optional
+        Weight of each of the layers; by default the same for all.
+    n_mels : int
+        Number of log-mel bands to append to each frame, from which
+        ``inverse`` synthesizes waveforms; 0 appends none.
+    sample_rate : int
+        Sampling rate of the waveforms, in Hz.
+    hop_length : int
+        Step between frames, in samples.
+
+    Example
+    -------
+    >>> commit = "efa81aae7ff777e464159e0f877d54eac5b84f81"
+    >>> features = SSLFeatures("WavLM", "microsoft/wavlm-base", commit, 768, 6)
+    >>> features.load_encoder("wavlm-base")  # doctest: +SKIP
+    >>> wavs = torch.randn(2, 16000)
+    >>> features(wavs, torch.ones(2))[0].shape  # doctest: +SKIP
+    torch.Size([2, 50, 768])
+    """
+
+    def __init__(
+        self,
+        family: str,
+        source: str,
+        revision: str,
+        feature_dim: int,
+        layers: int | list[int],
+        layer_weights: list[float] | None = None,
+        n_mels: int = 0,
+        sample_rate: int = 16000,
+        hop_length: int = 320,
+    ):
+        super().__init__()
+        if family not in FAMILIES:
+            raise ValueError(
+                f"'{family}' is no family of encoders: choose from "
+                f"{', '.join(FAMILIES)}."
+            )
+        if not re.fullmatch("[0-9a-f]{40}", str(revision)):
+            raise ValueError(
+                f"The revision of {source} is '{revision}': name a commit, 40 "
+                "hexadecimal digits, as a branch or tag may change."
+            )
+        self.family, self.source, self.revision = family, source, revision
+        self.feature_dim = feature_dim
+        self.layers = [layers] if isinstance(layers, int) else list(layers)
+        weights = layer_weights or [1.0] * len(self.layers)
+        if len(weights) != len(self.layers) or not sum(weights) > 0:
+            raise ValueError(
+                f"layer_weights={layer_weights}: layers={self.layers} takes "
+                f"{len(self.layers)} weights with a sum above 0."
+            )
+        self.weights = [weight / sum(weights) for weight in weights]
+        self.sample_rate = sample_rate
+        self.hop_length = hop_length
+        self.mel = None
+        if n_mels:
+            self.mel = LogMel(sample_rate, n_mels, hop_length=hop_length)
+        self.register_buffer("mean", torch.zeros(feature_dim))
+        self.register_buffer("std", torch.ones(feature_dim))
+        # Of the encoder that the model was trained with; 0: not yet.
+        self.register_buffer("encoder_norms", torch.zeros(2))
+        # In a list, as a module it would be a part of the weights.
+        self._encoder: list[nn.Module] = []
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Settings of the log-mels, which a vocoder must share."""
+        return self._mel().settings
+
+    def load_encoder(self, folder: str | os.PathLike) -> None:
+        """Load the encoder by SpeechBrain's wrapper.
+
+        Arguments
+        ---------
+        folder : path
+            Folder with ``config.json``, ``preprocessor_config.json`` and the
+            weights, as the Hub has it at ``source`` and ``revision``.
+
+        Raises
+        ------
+        ImportError
+            If transformers is not installed.
+        ValueError
+            If the encoder has another size, or is another one than that of the
+            training.
+        """
+        home = f"speechbrain.integrations.huggingface.{FAMILIES[self.family]}"
+        try:
+            importlib.import_module("transformers")
+        except ImportError as error:
+            raise ImportError(
+                f"{self.family} needs transformers: "
+                'pip install "speechbrain-vq[ssl]"'
+            ) from error
+        wrapper = getattr(importlib.import_module(home), self.family)
+        is_whisper = self.family == "Whisper"
+        encoder = wrapper(
+            os.fspath(folder),
+            # Read where it is, nothing is saved.
+            save_path=os.fspath(folder),
+            freeze=True,
+            output_all_hiddens=True,
+            **({"encoder_only": True} if is_whisper else {}),
+        )
+        encoder.eval().float()
+        config = encoder.model.config
+        size, number = config.hidden_size, config.num_hidden_layers
+        if size != self.feature_dim:
+            raise ValueError(
+                f"The encoder in {folder} has hidden states of {size} "
+                f"channels, and the features {self.feature_dim}: set "
+                "feature_dim."
+            )
+        if not all(0 <= layer <= number for layer in self.layers):
+            raise ValueError(
+                f"layers={self.layers}: the encoder in {folder} has hidden "
+                f"states 0 to {number}."
+            )
+        self._margin = 0 if is_whisper else self._find_margin(config)
+        self._check_same(encoder, folder)
+        self._encoder[:] = [encoder.to(self.mean.device)]
+
+    def _find_margin(self, config) -> int:
+        """Compute the samples that a frame takes beyond its hop."""
+        width, hop = 1, 1
+        for kernel, stride in zip(
+            config.conv_kernel, config.conv_stride, strict=True
+        ):
+            width, hop = width + (kernel - 1) * hop, hop * stride
+        if hop != self.hop_length:
+            raise ValueError(
+                f"The encoder has a frame every {hop} samples, and the "
+                f"features every {self.hop_length}: set hop_length."
+            )
+        return width - hop
+
+    def _check_same(self, encoder: nn.Module, folder) -> None:
+        """Compare the weights with those of the training, by their norms."""
+        norms = torch.zeros(2, dtype=torch.float64)
+        for name, weight in encoder.named_parameters():
+            # Of masked training; not every file has it.
+            if not name.endswith("masked_spec_embed"):
+                weight = weight.detach().double()
+                norms += torch.stack((weight.abs().sum(), weight.norm() ** 2))
+        norms = norms.to(self.encoder_norms)
+        if not self.encoder_norms.any():
+            self.encoder_norms.copy_(norms)
+        elif not torch.allclose(norms, self.encoder_norms, rtol=1e-6):
+            raise ValueError(
+                f"The encoder in {folder} has other weights than the one that "
+                f"this model was trained with: {self.source} at commit "
+                f"{self.revision}."
+            )
+
+    def forward(
+        self, wavs: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute features [B, samples // hop_length, feature_dim + n_mels]
+        and their relative lengths [B] from waveforms [B, samples] of relative
+        lengths [B]."""
+        number = wavs.shape[1] // self.hop_length
+        if not number:
+            raise ValueError(
+                f"A signal of {wavs.shape[1]} samples is shorter than one "
+                f"frame of {self.hop_length} samples: pad it."
+            )
+        features = wavs.new_zeros(len(wavs), number, self.feature_dim)
+        frames = []
+        for row, wav, length in zip(features, wavs, lengths, strict=True):
+            states = self._encode(wav[: round(float(length) * len(wav))])
+            row[: len(states)] = states
+            frames.append(len(states))
+        features = (features - self.mean) / self.std
+        if self.mel is not None:
+            mels, _ = self.mel(wavs, lengths)
+            features = torch.cat((features, mels), dim=2)
+        lengths = torch.tensor(frames, device=wavs.device) / number
+        return features * frame_mask(features, lengths).unsqueeze(2), lengths
+
+    @torch.no_grad()
+    def _encode(self, wav: torch.Tensor) -> torch.Tensor:
+        """Compute hidden states [samples // hop_length, D] of a signal."""
+        if not self._encoder:
+            raise ValueError(
+                f"The features are those of {self.source}, another repository, "
+                "which is not loaded unless you ask for it: "
+                f'VQTokenizer.from_hparams(..., ssl_encoder="{self.source}"), '
+                "or a folder with a copy of it."
+            )
+        states = [wav.new_zeros(0, self.feature_dim)]
+        for piece in wav.split(_WINDOW * self.sample_rate):
+            number = len(piece) // self.hop_length
+            if number:
+                padded = nn.functional.pad(piece, (0, self._margin))
+                hidden = self._encoder[0](padded.unsqueeze(0))[:, 0, :number]
+                chosen = zip(self.weights, self.layers, strict=True)
+                states.append(sum(w * hidden[i].to(wav) for w, i in chosen))
+        return torch.cat(states)
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[torch.Tensor]) -> None:
+        """Compute the normalization statistics of a corpus, batches of
+        waveforms [B, samples] without padding."""
+        wavs = [wav for batch in batches for wav in batch.to(self.mean.device)]
+        if not wavs:
+            raise ValueError(
+                "The feature normalization requires audio, got no frame: "
+                "pass at least one waveform."
+            )
+        states = torch.cat([self._encode(wav) for wav in wavs])
+        self.mean.copy_(states.mean(0))
+        # The bound keeps a constant channel from being amplified.
+        self.std.copy_(states.std(0, correction=0).clamp(min=1e-4))
+        if self.mel is not None:
+            self.mel.fit(wav.unsqueeze(0) for wav in wavs)
+
+    def denormalize(self, features: torch.Tensor) -> torch.Tensor:
+        """Undo the normalization of the log-mels in features
+        [..., feature_dim + n_mels]."""
+        return self._mel().denormalize(features[..., self.feature_dim :])
+
+    def inverse(self, features: torch.Tensor) -> torch.Tensor:
+        """Synthesize waveforms [B, T * hop_length] from the log-mels in
+        features [B, T, feature_dim + n_mels]; see ``LogMel.inverse``."""
+        return self._mel().inverse(features[..., self.feature_dim :])
+
+    def _mel(self) -> LogMel:
+        if self.mel is None:
+            raise ValueError(
+                "This model decodes to hidden states of "
+                f"{self.source}, not to speech: train it with --mel_bands=80, or "
+                "choose a vocoder on units with use_vocoder."
+            )
+        return self.mel
+
+    def _apply(self, fn, recurse=True):
+        for encoder in self._encoder:
+            encoder._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+class FrameEncoder(nn.Module):
+    """Linear encoder of the frames of each stride.
+
+    Arguments
+    ---------
+    input_dim : int
+        Channels of the features to encode, the first ones; others are for the
+        decoder alone.
+    output_dim : int
+        Channels of the latents.
+    stride : int
+        Frames per latent.
+
+    Example
+    -------
+    >>> encoder = FrameEncoder(768, 64)
+    >>> latents, lengths = encoder(torch.randn(2, 50, 848), torch.ones(2))
+    >>> latents.shape
+    torch.Size([2, 50, 64])
+    """
+
+    def __init__(self, input_dim: int, output_dim: int, stride: int = 1):
+        super().__init__()
+        self.input_dim = input_dim
+        self.stride = stride
+        self.linear = nn.Linear(stride * input_dim, output_dim)
+
+    @property
+    def context(self) -> tuple[int, int]:
+        """Frames of context before and after a latent's own stride."""
+        return 0, 0
+
+    def forward(
+        self, features: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Encode features [B, T, C], zero beyond their relative lengths [B],
+        as latents [B, ceil(T / stride), output_dim] and their relative lengths
+        [B]."""
+        frames = torch.round(lengths * features.shape[1])
+        own = stack_frames(features[..., : self.input_dim], self.stride)
+        latents = self.linear(own)
+        lengths = torch.ceil(frames / self.stride) / latents.shape[1]
+        return latents * frame_mask(latents, lengths).unsqueeze(2), lengths

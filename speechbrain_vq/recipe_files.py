@@ -1,0 +1,186 @@
+"""Find the recipes and read their yaml files, in a checkout and once installed."""
+
+import ast
+import io
+import re
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from speechbrain_vq._names import suggestion, unknown_name
+from speechbrain_vq.presets import package_folder, preset_path
+
+# For `train FOLDER`
+FOLDER_RECIPES = {
+    "units": "MiniSpeech/unit-discovery",
+    "codec": "DebianSpeech/speech-codec",
+    "voices": "VCTK/voice-conversion",
+}
+
+
+def folder_recipe(name: str) -> str:
+    """Find the recipe that trains on any folder of recordings, by its short
+    name or its own.
+
+    Example
+    -------
+    >>> folder_recipe("units")
+    'MiniSpeech/unit-discovery'
+    """
+    if name in FOLDER_RECIPES.values():
+        return name
+    if name not in FOLDER_RECIPES:
+        raise ValueError(
+            unknown_name(
+                "recipe for a folder of recordings", name, FOLDER_RECIPES
+            )
+        )
+    return FOLDER_RECIPES[name]
+
+
+def recipe_names() -> list[str]:
+    """List the recipes, such as ``MiniSpeech/unit-discovery``.
+
+    Example
+    -------
+    >>> "MiniSpeech/unit-discovery" in recipe_names()
+    True
+    """
+    recipes = package_folder("recipes")
+    scripts = recipes.glob("*/*/train.py")
+    return sorted(p.parent.relative_to(recipes).as_posix() for p in scripts)
+
+
+def describe_recipe(name: str) -> str:
+    """Return the first sentence on a recipe.
+
+    Example
+    -------
+    >>> describe_recipe("MiniSpeech/unit-discovery")
+    'discovering speech units with a vector-quantized autoencoder'
+    """
+    source = recipe_path(f"{name}/train.py").read_text("utf-8")
+    text = " ".join(ast.get_docstring(ast.parse(source)).split())
+    return re.split(r"[.:] ", text)[0].removeprefix("Recipe for ").rstrip(".")
+
+
+def recipe_yaml(recipe: str, name: str) -> Path:
+    """Find a yaml file to train a recipe by.
+
+    Arguments
+    ---------
+    recipe : str
+        One of ``recipe_names()``.
+    name : str
+        A file, or the name of one of the recipe's own.
+
+    Raises
+    ------
+    ValueError
+        If there is no such recipe, or no such file.
+    """
+    folder = recipe_path(f"{recipe}/train.py").parent / "hparams"
+    if Path(name).is_file():
+        return Path(name)
+    known = sorted(path.name for path in folder.glob("*.yaml"))
+    if name not in known:
+        beside = [str(p) for p in Path(name).parent.glob("*.yaml")]
+        hint = suggestion(name, [*known, *beside])
+        raise ValueError(
+            f"{recipe} has no {name}, nor is it a file here.{hint} It has "
+            f"{', '.join(known)}."
+        )
+    return folder / name
+
+
+def write_out(path: Path) -> str:
+    """Return the text of a recipe's yaml file with what it includes, so that
+    it does not depend on where it lies.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+
+    Example
+    -------
+    >>> yaml = recipe_yaml("MiniSpeech/unit-discovery", "train.yaml")
+    >>> "!include" in write_out(yaml)
+    False
+    """
+    from hyperpyyaml.core import recursive_update
+
+    base, _, variant = read_recipe(str(path))
+    text = Path(base).read_text("utf-8")
+    include = re.search(r"^vq: !include:(\S+)\n((?: +.*\n)*)", text, re.M)
+    if include:
+        file = Path(base).parent / include[1]
+        if "preset" in variant:
+            file = preset_path(variant["preset"])
+        preset = file.read_text("utf-8")
+        if include[2]:
+            values = load(preset)
+            recursive_update(values, load(include[2]))
+            preset = dump(values)
+        preset = re.sub(r"^#+ ?#{3,}\n", "", preset, flags=re.M)
+        preset = re.sub(r"^(?=.)", "    ", preset.strip("\n"), flags=re.M)
+        begin, end = include.span()
+        text = f"{text[:begin]}vq:\n{preset}\n{text[end:]}"
+    if variant:
+        values = load(text)
+        recursive_update(values, variant)
+        text = dump(values)
+    return text
+
+
+def load(text: str) -> dict:
+    """Read yaml, with its tags and comments."""
+    return YAML().load(text)
+
+
+def dump(values: dict) -> str:
+    """Write yaml that ``load`` has read."""
+    text = io.StringIO()
+    YAML().dump(values, text)
+    return text.getvalue()
+
+
+def recipe_path(relative: str) -> Path:
+    """Find a file or a folder of a recipe.
+
+    Arguments
+    ---------
+    relative : str
+        Path below ``recipes/``, with forward slashes.
+
+    Returns
+    -------
+    path : Path
+        The absolute path.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file or folder.
+
+    Example
+    -------
+    >>> recipe_path("MiniSpeech").is_dir()
+    True
+    """
+    recipes = package_folder("recipes")
+    path = recipes / relative
+    if not path.exists():
+        name = relative.removesuffix("/train.py")
+        raise ValueError(unknown_name("recipe", name, recipe_names()))
+    return path
+
+
+def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
+    """Read the file of a recipe, its values, and a variant's overrides."""
+    recipe = load(Path(hparams_file).read_text("utf-8"))
+    tag = getattr(getattr(recipe.get("recipe"), "tag", None), "value", None)
+    if list(recipe) != ["recipe"] or not (tag or "").startswith("!include:"):
+        return hparams_file, recipe, {}
+    base = Path(hparams_file).parent / tag.removeprefix("!include:")
+    return str(base), load(base.read_text("utf-8")), dict(recipe["recipe"])

@@ -1,0 +1,95 @@
+"""Lay out the numbers of runs: tiles with scales, and a table."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from .summary import REFERENCE_SIZE, REFERENCES, Summary
+
+# Columns of the comparison: key, title, format, and which way is better.
+COLUMNS = (
+    ("used_codes_percent", "used codes", "{:.0f} %", 1),
+    ("perplexity", "perplexity", "{:.0f}", 1),
+    ("reconstruction_error", "reconstruction error", "{:.3f}", -1),
+    ("pnmi", "PNMI", "{:.3f}", 1),
+    ("bits_per_second", "bits/s", "{:.0f}", 0),
+    ("steps", "steps", "{:.0f}", 0),
+)
+
+
+def tiles(
+    values: dict[str, float],
+    size: int | None,
+    books: int,
+    token_rate: float | None,
+) -> Iterator[dict[str, Any]]:
+    """Yield a tile for each value that is known: its label, which way is
+    better, the value, its unit, the length of its bar, and marks to compare it
+    with: name, value, and place on the bar."""
+    size = size or 1
+    most = token_rate and token_rate * books * math.log2(size)
+    # Key, label, format, what follows, end of the scale, which way is better.
+    scales = (
+        ("used_codes_percent", "Used codes", "{:.0f}", "%", 100, 1),
+        ("perplexity", "Perplexity", "{:.0f}", f"of {size}", size, 1),
+        ("reconstruction_error", "Reconstruction error", "{:.3f}", "", 0.5, -1),
+        (
+            *("mel_cepstral_distortion", "Mel-cepstral distortion"),
+            *("{:.1f}", "dB", 10, -1),
+        ),
+        ("pnmi", "PNMI", "{:.2f}", "", 1, 1),
+        ("bits_per_second", "Bit rate", "{:.0f}", "bits/s", most, 0),
+    )
+    for key, label, form, unit, end, better in scales:
+        # The distortion stands in for the error.
+        in_place = key.startswith("mel") and "reconstruction_error" in values
+        if key not in values or in_place:
+            continue
+        marks = dict(REFERENCES.get(key, {}))
+        if key == "perplexity":
+            marks = {n: v * size / REFERENCE_SIZE for n, v in marks.items()}
+        if key == "reconstruction_error" and books > 1:
+            marks = {}
+        if key == "bits_per_second" and most:
+            marks = {"even usage": most}
+
+        def length(value, end=end, better=better):
+            share = min(value / end, 1)
+            return 1 - share if better < 0 else share
+
+        yield {
+            "label": label,
+            "better": better,
+            "value": form.format(values[key]),
+            "unit": unit,
+            "length": length(values[key]) if end else None,
+            "marks": [
+                (name, form.format(mark), length(mark))
+                for name, mark in marks.items()
+            ],
+        }
+
+
+def rows(summaries: list[Summary]) -> list[tuple[Summary, list[dict]]]:
+    """Return the rows of the comparison, with the best values marked."""
+    best = {
+        key: max(sign * s.values[key] for s in summaries if key in s.values)
+        for key, _, _, sign in COLUMNS
+        if sign and any(key in s.values for s in summaries)
+    }
+    table = []
+    for summary in summaries:
+        cells = []
+        for key, _, form, sign in COLUMNS:
+            value = summary.values.get(key)
+            known = value is not None
+            cells.append(
+                {
+                    "text": form.format(value) if known else "–",
+                    "value": value if known else "",
+                    "best": bool(sign and known and len(summaries) > 1)
+                    and sign * value == best[key],
+                }
+            )
+        table.append((summary, cells))
+    return table
