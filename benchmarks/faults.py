@@ -75,6 +75,8 @@ class Killer:
 def train(folder: Path, kind: str | None = None, seed: int = 0) -> None:
     """Train to the end, or until killed, from the latest checkpoint, and write
     the hashes of all that was trained."""
+    # In the background, a shell has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     killer = Killer(kind, seed)
 
     class Brain(toy.Toy):
