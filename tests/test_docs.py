@@ -286,6 +286,16 @@ def test_every_warning_is_explained(folder):
     assert not missing
 
 
+def test_every_promise_names_a_test():
+    promises = [
+        line for line in text("reliability").splitlines() if "test_" in line
+    ]
+    assert len(promises) > 20
+    for line in promises:
+        path, name = re.findall(r"`(tests/[\w/]+\.py)::(\w+)` \|$", line)[0]
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8"), line
+
+
 def test_warnings_are_found():
     trainer = ROOT / "speechbrain_vq/training/trainer.py"
     assert len(list(warnings_of(trainer))) >= 3

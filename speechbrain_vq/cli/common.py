@@ -80,7 +80,7 @@ def _as_users_mistake(error: Exception) -> str | None:
         return f"The key {error} is missing; --debug shows where."
     # YAMLError of PyYAML and of ruamel, neither of which is loaded for it.
     names = {cls.__name__ for cls in type(error).__mro__}
-    kinds = ImportError, OSError, ValueError
+    kinds = ImportError, MemoryError, OSError, ValueError
     if isinstance(error, kinds) or {"HubError", "YAMLError"} & names:
         # Of a worker of a loader, whose message has its traceback.
         _, traceback, rest = str(error).partition("Original Traceback (")

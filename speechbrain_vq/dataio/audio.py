@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _HALF_FILTER = 10
 # Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
 _LOUDEST = 100.0
+_LOWEST_RATE, _HIGHEST_RATE = 1000, 400_000
 # libsndfile gives 2^63 - 1 where a header does not state the length.
 _UNKNOWN_LENGTH = 2**62
 # Audio that libsndfile does not read: listed, and left out with a reason.
@@ -230,14 +231,22 @@ def _open(source, name=None, check=True):
         with open(source, "rb") if is_path else _rewound(source) as data:
             head = data.read(4)
             if head[:3] == b"ID3" or head[:1] == b"\xff":
-                source = io.BytesIO(with_length(head + data.read()))
-                is_path = False
+                content = head + data.read()
+                complete = with_length(content)
+                if complete is not content:
+                    source, is_path = io.BytesIO(complete), False
             elif check:
                 _check_single(head, data, name)
         if is_path and os.name == "posix":
             # A name that is no valid text is a valid name all the same.
             source = os.fsencode(source)
         with _Forward(source) as file:
+            # Of a damaged header, of which the filter would take minutes.
+            if not _LOWEST_RATE <= file.samplerate <= _HIGHEST_RATE:
+                raise AudioError(
+                    f"{name}: sampling rate of {file.samplerate} Hz, where "
+                    f"{_LOWEST_RATE} to {_HIGHEST_RATE} are read."
+                )
             if check:
                 _check_wav_size(name, file.extra_info)
             yield file, name

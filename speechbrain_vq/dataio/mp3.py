@@ -43,19 +43,22 @@ def quiet() -> Iterator[None]:
     line there for each frame that it cannot decode, and has no switch that
     libsndfile hands on."""
     with _quiet["lock"]:
-        if _quiet["depth"] == 0:
-            _quiet["stderr"] = os.dup(2)
-            with open(os.devnull, "wb") as nothing:
-                os.dup2(nothing.fileno(), 2)
         _quiet["depth"] += 1
+        # Where there is no stderr, there is nothing to do.
+        with contextlib.suppress(OSError):
+            if _quiet["depth"] == 1:
+                _quiet["stderr"] = os.dup(2)
+                with open(os.devnull, "wb") as nothing:
+                    os.dup2(nothing.fileno(), 2)
     try:
         yield
     finally:
         with _quiet["lock"]:
             _quiet["depth"] -= 1
-            if _quiet["depth"] == 0:
+            if _quiet["depth"] == 0 and _quiet["stderr"] is not None:
                 os.dup2(_quiet["stderr"], 2)
                 os.close(_quiet["stderr"])
+                _quiet["stderr"] = None
 
 
 def with_length(content: bytes) -> bytes:

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import ruamel.yaml
 import torch
 from ruamel.yaml.comments import CommentedMap
-from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
 from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.training.resume import AtomicCheckpointer
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Run:
         folder = folder if folder.is_dir() else saved
         checkpoints = []
         if folder.is_dir():
-            checkpoints = Checkpointer(folder).list_checkpoints()
+            checkpoints = AtomicCheckpointer(folder).list_checkpoints()
         if not checkpoints:
             raise FileNotFoundError(f"There is no checkpoint in {folder}.")
         return checkpoints

@@ -69,7 +69,8 @@ def command(summary: Summary) -> str | None:
         return None
     recorded = summary.run.folder / COMMAND_FILE
     if recorded.is_file():
-        return recorded.read_text("utf-8").strip()
+        words = shlex.split(recorded.read_text("utf-8"))
+        return _in_lines(shlex.join(words[:3]), words[3:])
     section = summary.run.hparams.get("inference") or {}
     recipe = _recipe_yaml(summary.run)
     if not section.get("recipe") or recipe is None:
@@ -82,9 +83,11 @@ def command(summary: Summary) -> str | None:
         for c in changes(summary)
         if not c.key.startswith("vq.")
     ]
-    lines = [f"speechbrain-vq train {section['recipe']}"]
-    lines += map(shlex.quote, options)
-    return " \\\n    ".join(lines)
+    return _in_lines(f"speechbrain-vq train {section['recipe']}", options)
+
+
+def _in_lines(start, options):
+    return " \\\n    ".join([start, *map(shlex.quote, options)])
 
 
 def _recipe_yaml(run):

@@ -194,7 +194,7 @@ def judge(
             f"{vanilla}, than to that of robust, {robust}."
         )
         advice = (
-            "Train longer, with more --number_of_steps, or on more speech: the "
+            "Train longer, with more --steps, or on more speech: the "
             "error goes on falling once the codebook is in use."
         )
         return Verdict("fair", text, (advice,))
@@ -211,7 +211,7 @@ def _advice(preset):
         )
     return (
         *advice,
-        "Train longer, with more --number_of_steps: the codebook is "
+        "Train longer, with more --steps: the codebook is "
         "re-initialized until 80 % of the run.",
         "Give more or more varied speech, or take fewer codes, for example "
         "--codebook_size=128.",

@@ -12,6 +12,7 @@ from speechbrain_vq.training.resume import (
     GentleStop,
     TrainerState,
     loader_generator,
+    outlive_signals,
 )
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 
@@ -162,6 +163,27 @@ class VQMixin(SkipNonfiniteMixin):
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
+    def fit_batch(self, batch):
+        """Fit a batch, as a Brain does."""
+        try:
+            return super().fit_batch(batch)
+        except RuntimeError as error:
+            texts = "out of memory", "allocate memory"  # CUDA's, and a CPU's.
+            if not any(text in str(error) for text in texts):
+                raise
+            sizes = {
+                f"codebook_size of {name}": quantizer.codebook_size
+                for name, quantizer in self.quantizers.items()
+            }
+            if hasattr(getattr(self, "hparams", None), "batch_size"):
+                sizes = {"batch_size": self.hparams.batch_size, **sizes}
+            raise MemoryError(
+                f"Out of memory in the step after {self.optimizer_step}. What "
+                "takes it, beside the length of the items: "
+                + ", ".join(f"{key}={size}" for key, size in sizes.items())
+                + f". ({str(error).splitlines()[0]})"
+            ) from error
+
     def evaluate(self, *args, **kwargs):
         """Evaluate, as a Brain does, and warn if it does not quantize."""
         self._start("test")
@@ -182,8 +204,9 @@ class VQMixin(SkipNonfiniteMixin):
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """Make a loader, as a Brain does, with a generator of its own, from
-        which a resumed run draws the same."""
+        which a resumed run draws the same, and workers that outlive signals."""
         kwargs.setdefault("generator", loader_generator())
+        kwargs.setdefault("worker_init_fn", outlive_signals)
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage == sb.Stage.TRAIN:
             self._loader = loader

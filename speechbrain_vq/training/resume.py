@@ -476,6 +476,13 @@ class GentleStop:
         sys.exit(128 + self.asked)
 
 
+def outlive_signals(worker: int) -> None:
+    """Leave the process group, which as a whole may get a SIGTERM or a Ctrl-C
+    that the training waits with: a loader's ``worker_init_fn=``."""
+    if hasattr(os, "setpgrp"):  # Not on Windows
+        os.setpgrp()
+
+
 def loader_generator() -> torch.Generator:
     """Return a generator for a DataLoader's ``generator=``, seeded as torch.
 

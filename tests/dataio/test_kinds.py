@@ -6,6 +6,8 @@ import os
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from speechbrain_vq.dataio.audio import (
     AudioError,
@@ -85,6 +87,10 @@ def flipped(content, *positions):
     return content
 
 
+def rate_of(rate, path):
+    return patched(written(path), 24, rate.to_bytes(4, "little"))
+
+
 def odd(value, kind="FLOAT"):
     def write(path):
         samples = sound()
@@ -132,6 +138,8 @@ BAD = {
         lambda path: written(path, 32768 * sound(), subtype="FLOAT"),
         "amplitudes",
     ),
+    "too slow.wav": (lambda path: rate_of(7, path), "rate of 7 Hz"),
+    "too fast.wav": (lambda path: rate_of(2**29, path), "rate of 536870912"),
     "talk.m4a": (lambda path: b"\0\0\0 ftypM4A " + bytes(99), "Convert it"),
     "talk.aac": (lambda path: b"\xff\xf1" + bytes(99), "Convert it"),
 }
@@ -203,6 +211,36 @@ def test_a_folder_of_all_kinds_is_read_but_for_the_bad(make, tmp_path):
     counts = count_reasons(errors)
     assert "4 holds several recordings end to end" in counts
     assert "1 no such file" in counts and "/" not in counts
+
+
+@given(
+    kind=st.sampled_from(["wav", "flac", "ogg", "mp3", "aiff", "au"]),
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, 10**5) | st.integers(0, 99),
+            st.integers(0, 9),
+            st.binary(max_size=9),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+)
+@settings(deadline=None)
+def test_whatever_is_done_to_a_file(tmp_path_factory, kind, edits):
+    """It is audio still, or an AudioError, and takes no long time."""
+    path = tmp_path_factory.getbasetemp() / f"seed.{kind}"
+    content = path.read_bytes() if path.exists() else written(path)
+    for position, length, new in edits:
+        position %= len(content) + 1
+        content = content[:position] + new + content[position + length :]
+    path = path.with_name("corrupted")
+    path.write_bytes(content)
+    try:
+        blocks = list(audio_blocks(path, RATE))
+    except AudioError as error:
+        assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+    else:
+        assert all(np.isfinite(block.numpy()).all() for block in blocks)
 
 
 def test_of_one_sample_and_of_hours(tmp_path):

@@ -91,7 +91,7 @@ def test_a_missing_model_is_met_with_what_is_near(hub, tmp_path, monkeypatch):
         download("mine/model")
     (run / "model").mkdir()
     with pytest.raises(HubError, match="Did you mean 'mine/model'"):
-        download("mine/modle")
+        download("mine/mode")
     with pytest.raises(FileNotFoundError, match="a run, whose model is mine/m"):
         download("mine")
 

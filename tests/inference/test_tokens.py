@@ -274,9 +274,17 @@ def test_processes_of_a_data_set_do_not_wait_for_threads(tokenizer, folder):
         torch.randn(500, 500) @ torch.randn(500, 500)
         dataset = datasets.Dataset.from_dict({"audio": paths})
         done = tokenize_dataset(dataset, tokenizer, num_proc=2)
+        loader = torch.utils.data.DataLoader(
+            paths,
+            batch_size=None,
+            collate_fn=tokenizer.encode_file,
+            num_workers=2,
+            multiprocessing_context="fork",
+        )
+        loaded = [tokens.tolist() for tokens in loader]
     finally:
         torch.set_num_threads(1)
-    assert done["tokens"][:] == wanted
+    assert done["tokens"][:] == loaded == wanted
     tokenizer.device = "cuda"
     with pytest.raises(ValueError, match="num_proc=2: .* Leave num_proc out"):
         tokenize_dataset(dataset, tokenizer, num_proc=2)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -240,9 +241,11 @@ def test_command_and_changes(tmp_path):
         "    --number_of_steps=400",
     ]
     # Of a run on a folder, what was typed.
-    typed = "speechbrain-vq train 'my recordings' --out=mine"
+    typed = "speechbrain-vq train 'my recordings' '--out=my run'"
     (summary.run.folder / "command.txt").write_text(typed + "\n")
-    assert command(summary) == typed
+    assert shlex.split(command(summary).replace("\\\n", "")) == shlex.split(
+        typed
+    )
 
 
 def test_data(tmp_path):

@@ -20,6 +20,7 @@ from speechbrain.utils.distributed import ddp_init_group
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
+from speechbrain_vq.publish import Run
 from speechbrain_vq.training.resume import AtomicCheckpointer
 from tests.training import toy
 from tests.training.test_checkpointer import (
@@ -90,6 +91,13 @@ def test_a_damaged_one_is_neither_averaged_nor_kept(tmp_path):
     checkpointer.save_and_keep_only(min_keys=["loss"])
     assert not saved[1].path.exists()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_is_not_exported(tmp_path):
+    saved = save(tmp_path / "save", 1, 2)
+    (tmp_path / "hyperparams.yaml").write_text("save_folder: save")
+    flip(saved[1].path / "model.ckpt")
+    assert Run.open(tmp_path).latest == saved[0]
 
 
 def test_no_bit_of_a_checkpoint_can_turn_unseen(tmp_path):
@@ -178,8 +186,13 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_stays(small_disk, values):
 )
 @pytest.mark.parametrize(
     "options",
-    [{}, {"interval": 0}, {"factor": 2, "interval": 0}],
-    ids=["saves", "saves only at the end of epochs", "accumulates"],
+    [
+        {},
+        {"interval": 0},
+        {"factor": 2, "interval": 0},
+        {"workers": 2, "interval": 0},
+    ],
+    ids=["saves", "saves only at the end of epochs", "accumulates", "workers"],
 )
 def test_a_signal_is_followed_by_a_checkpoint(
     processes, tmp_path_factory, tmp_path, by, code, options
@@ -420,6 +433,20 @@ def test_a_run_that_takes_no_step_stops_and_says_why(caplog):
     with pytest.raises(ValueError, match="last 2 steps .* NaN in recordings"):
         sick = [(torch.nan * x,) for (x,) in batches(2)]
         make().fit(range(9), sick, progressbar=False)
+
+
+class Greedy(toy.Toy):
+    """Needs more memory than there is."""
+
+    def compute_forward(self, batch, stage):
+        torch.empty(2**50)
+        return super().compute_forward(batch, stage)
+
+
+def test_out_of_memory_names_the_sizes():
+    with pytest.raises(MemoryError, match="step after 0") as told:
+        make(Greedy, batch_size=7).fit([1], batches(1), progressbar=False)
+    assert "batch_size=7, codebook_size of quantizer=8" in str(told.value)
 
 
 def test_a_learning_rate_beyond_any_sense_is_refused():

@@ -153,21 +153,21 @@ ARMS = {
 EPOCHS = 3
 
 
-def die(by=signal.SIGKILL):
+def die(by=signal.SIGKILL, group=False):
     """As the kernel or an impatient user would: nothing is cleaned up."""
-    os.kill(os.getpid(), by)
+    os.kill(0 if group else os.getpid(), by)
 
 
 class Deadly(Toy):
     """Dies after some batches, or gets another signal."""
 
-    batches_left, signal = None, signal.SIGKILL
+    batches_left, signal, group = None, signal.SIGKILL, False
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         if self.batches_left is not None:
             self.batches_left -= 1
             if self.batches_left == -1:
-                die(self.signal)
+                die(self.signal, self.group)
 
 
 class DeadlyFile:
@@ -195,6 +195,7 @@ def train(
     valid=True,
     by=signal.SIGKILL,
     interval=3,
+    workers=0,
 ):
     """Trains to the end, or until it is killed, and writes the bits of the
     result; a run killed before goes on from its last checkpoint.
@@ -217,7 +218,11 @@ def train(
         The signal to die by.
     interval : int
         Batches between checkpoints within an epoch; 0: there are none.
+    workers : int
+        Of the loaders; where there are some, they get signals, too.
     """
+    if workers:
+        os.setpgrp()
     torch.set_num_threads(1)
     torch.manual_seed(3)
     parts = modules(ARMS[arm](), dropout=0.3)
@@ -233,7 +238,7 @@ def train(
         },
         reinit_schedule=ReinitSchedule(3, 4),
     )
-    brain.batches_left, brain.signal = lives, by
+    brain.batches_left, brain.signal, brain.group = lives, by, workers > 0
     epochs = EpochCounter(EPOCHS)
     brain.checkpointer.add_recoverable("counter", epochs)
     last = DeadlyFile(saves)
@@ -244,13 +249,16 @@ def train(
         custom_load_hook=lambda *_: None,
     )
     data = [x for (batch,) in batches(7, 4) for x in batch]
+    loader = {"batch_size": 4, "num_workers": workers}
+    if workers:  # A server would import torch for each anew.
+        loader["multiprocessing_context"] = "fork"
     brain.fit(
         epochs,
         data,
         data[:5] if valid else None,
         progressbar=False,
-        train_loader_kwargs={"batch_size": 4, "shuffle": True},
-        valid_loader_kwargs={"batch_size": 4},
+        train_loader_kwargs={"shuffle": True, **loader},
+        valid_loader_kwargs=loader,
     )
     with open(os.path.join(folder, "bits"), "w") as file:
         file.write(repr(bits(brain)))
