@@ -535,12 +535,13 @@ def write_page(lines, about, layer, data):
             "SpeechBrain's recipes: MiniBatchKMeans of raw features with their "
             "settings, but three initializations for their twenty, and all "
             "features in memory. The others see standardized features. vqp is "
-            "vector-quantize-pytorch. It and the presets train the recipe's network (a "
-            f"linear encoder to {LATENT} channels, a decoder of {CHANNELS}; no "
-            f"log-mels) for {STEPS} steps of {PIECES * FRAMES} frames, Adam "
-            "0.001 falling to 0 over the last half. Seconds are of one CPU "
-            "thread. Medians of the seeds, whose number is in the last column; "
-            "of PNMI also the range. Lines: ssl_units.jsonl.",
+            "vector-quantize-pytorch. It and the presets train the recipe's "
+            f"network (a linear encoder to {LATENT} channels, a decoder of "
+            f"{CHANNELS}; no log-mels) for {STEPS} steps of "
+            f"{PIECES * FRAMES} frames, Adam 0.001 falling to 0 over the last "
+            "half. Seconds are of one CPU thread. Medians of the seeds, whose "
+            "number is in the last column; of PNMI also the range. Lines: "
+            "ssl_units.jsonl.",
             "",
             *table,
             "",
