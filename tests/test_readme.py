@@ -46,7 +46,7 @@ def code(heading):
 
 
 def test_the_example_runs(tmp_path):
-    run(sys.executable, "-c", code("In ten lines"), cwd=tmp_path)
+    run(sys.executable, "-c", code("In your own loop"), cwd=tmp_path)
 
 
 def test_the_bundled_model_speaks(tmp_path):

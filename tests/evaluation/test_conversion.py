@@ -15,7 +15,7 @@ from speechbrain_vq.evaluation.conversion import (
 from speechbrain_vq.evaluation.utterances import EvaluatedModel, Utterance
 from speechbrain_vq.lobes.speakers import SpeakerTable
 
-RATE = 100
+RATE = 1000
 LEVELS = {"ann": 0.1, "bob": 0.3, "cy": 0.5}
 
 

@@ -222,7 +222,7 @@ def test_resumed_runs_keep_their_speakers(tmp_path):
         )
         data = {name: {"spk_id": name} for name in names}
         data = DynamicItemDataset(data)
-        brain.set_up({"train": data, "test": data})
+        brain.set_up(dict.fromkeys(("train", "valid", "test"), data))
         brain.fit(range(0), data, progressbar=False)
         return brain, table
 
@@ -259,7 +259,9 @@ def meet(tmp_path, speaker, items):
         torch.optim.Adam,
         hparams,
     )
-    data = {n: DynamicItemDataset(dict(items)) for n in ("train", "test")}
+    data = {
+        n: DynamicItemDataset(dict(items)) for n in ("train", "valid", "test")
+    }
     for dataset in data.values():
         dataset.set_output_keys(brain.items)
     brain.set_up(data)

@@ -254,7 +254,7 @@ def test_data(tmp_path):
     assert list(read_recordings(tmp_path)) == ["a"]
     entry = {"wav": "{data_root}/a.wav", "phones": [[0, 1, "a"]]}
     (tmp_path / "test.json").write_text(json.dumps({"utt": entry}))
-    assert read_recordings(tmp_path)["utt"]["phones"] == [(0, 1, "a")]
+    assert read_recordings(tmp_path)["utt"]["phones"] == [[0, 1, "a"]]
 
 
 def test_wrong_places_are_named(tmp_path):
