@@ -124,8 +124,7 @@ def read_split(hparams: dict, folder: pathlib.Path, split: str):
     """Read the utterances of a split to train or test on: with phones, no more
     of them than frames, and not too long."""
     path = folder / f"{split}.json"
-    dataset = read_dataset(folder, split)
-    data = dataset.data
+    data = read_dataset(folder, split).data
     total = len(data)
     for name, item in list(data.items()):
         phones = [
@@ -151,8 +150,8 @@ def read_split(hparams: dict, folder: pathlib.Path, split: str):
             total,
             hparams["longest"],
         )
-    dataset.data_ids = list(data)
-    return dataset.filtered_sorted(sort_key="length")
+    # Anew, as a data set knows the keys that it began with.
+    return DynamicItemDataset(data).filtered_sorted(sort_key="length")
 
 
 def make_label_encoder(hparams: dict, train: DynamicItemDataset) -> None:
