@@ -7,8 +7,10 @@ from .._lazy import attach
 if TYPE_CHECKING:
     from .codec import EncodecAdapter
     from .conversion import VoiceConverter, convert_files
+    from .engine import RayEngine
     from .files import reconstruct_files
     from .interfaces import VQPretrained
+    from .shards import tokenize_shards
     from .tokenizer import VQTokenizer
     from .tokens import (
         read_tokens,
@@ -25,8 +27,10 @@ __getattr__, __dir__, __all__ = attach(
     {
         "codec": ["EncodecAdapter"],
         "conversion": ["VoiceConverter", "convert_files"],
+        "engine": ["RayEngine"],
         "files": ["reconstruct_files"],
         "interfaces": ["VQPretrained"],
+        "shards": ["tokenize_shards"],
         "tokenizer": ["VQTokenizer"],
         "tokens": [
             "read_tokens",
