@@ -85,7 +85,10 @@ class RayEngine:
             context.print_on_execution_start = False
             context.execution_options.preserve_order = True
             context.max_consecutive_actor_init_deaths = _MOST_WORKERS
-            starts = ray.remote(num_cpus=0, max_restarts=-1)(_Starts).remote()
+            counter = ray.remote(
+                num_cpus=0, max_restarts=-1, max_task_retries=-1
+            )
+            starts = counter(_Starts).remote()
             home = model.device
             shared = ray.put(model.cpu())
             model.to(home)
@@ -103,9 +106,11 @@ class RayEngine:
                 if error is not None:
                     raise error
                 yield result
+        except ray.exceptions.RayTaskError:
+            raise  # An error of the function, with its traceback
         except ray.exceptions.RayError as error:
-            last = str(error).strip().splitlines()[-1]
-            raise OSError(f"Ray could not end its work: {last}") from error
+            why = str(error).strip().partition("\n")[0]
+            raise OSError(f"Ray could not end its work: {why}") from error
         finally:
             if started:
                 ray.shutdown()

@@ -146,8 +146,8 @@ def tokenize_shards(
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is of another model or precision, or a data set has no
-        column of audio.
+        If the output is of another model or precision, a data set has no column
+        of audio, or two places have other columns.
     """
     output, places = pathlib.Path(os.path.abspath(output)), list(places)
     tables = tables_in(places, output)
@@ -175,6 +175,7 @@ def tokenize_shards(
                 Shard(target, scratch, part, batch_seconds)
                 for target, part in {**audio, **batches}.items()
             ]
+            _check_columns(tokenizer, jobs, finished)
             if engine is None:
                 results = (write_shard(tokenizer, job) for job in jobs)
             else:
@@ -306,6 +307,23 @@ def _columns(tokenizer, audio):
         columns[name] = Value("int64")
     columns |= {"token_rate": Value("float64"), "tokens": tokens}
     return Features(columns).arrow_schema
+
+
+def _check_columns(tokenizer, jobs, finished):
+    """Refuse shards that `datasets` does not load together."""
+    shard = next(iter(finished), None)
+    known = {shard: pyarrow.parquet.read_schema(shard)} if finished else {}
+    for job in jobs:
+        is_rows = isinstance(job.audio, Rows)
+        place = job.audio.path if is_rows else "Audio files"
+        if place not in known:
+            known[place] = _columns(tokenizer, job.audio)
+            first, columns = next(iter(known.items()))
+            if not columns.equals(known[place]):
+                raise ValueError(
+                    f"{place} would have other columns than {first}: name an "
+                    "output for each."
+                )
 
 
 def _rows_of(tables, output):

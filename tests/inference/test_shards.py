@@ -196,6 +196,11 @@ def test_what_cannot_be_written_to_or_read_is_told(
     output = tmp_path / "out"
     with pytest.raises(ValueError, match="no column 'audio'; it has text, num"):
         tokenize_to(output, [foreign], tokenizer, "parquet")
+    rows.to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="other columns than .*b.parquet"):
+        tokenize_to(
+            output, [folder, tmp_path / "b.parquet"], tokenizer, "parquet"
+        )
     assert not output.exists()
     tokenize_to(output, [folder], tokenizer, "parquet")
     tokenizer.mods.encoder.last.bias += 0.1
