@@ -3,7 +3,6 @@ was interrupted goes on.
 """
 
 import json
-import logging
 from importlib import import_module
 
 import pytest
@@ -56,15 +55,6 @@ CORPORA = {
     "WSJ": (make_wsj, wsj_prepare.prepare),
     "LibriSpeech": (make_librispeech, librispeech_prepare.prepare),
 }
-
-
-@pytest.fixture(autouse=True)
-def loggers():
-    """SpeechBrain sets up logging for all of the process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 def start(corpus, data, folder, yaml="train", **options):
