@@ -174,7 +174,7 @@ class ConsoleFilter(logging.Filter):
         """Return whether to show a record."""
         ours = record.name.startswith(("speechbrain_vq", "__main__"))
         # Checkpoints are saved and deleted with every validation.
-        ours = ours and record.name != "speechbrain_vq.training.resume"
+        ours = ours and record.name != "speechbrain_vq.training.checkpoints"
         return ours or record.levelno >= logging.WARNING
 
 
