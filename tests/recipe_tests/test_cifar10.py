@@ -508,6 +508,7 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
     assert pictures == {"test.png"} | epochs
 
 
+@pytest.mark.slow
 def test_without_a_bottleneck_there_are_no_codes(tmp_path):
     make_fashion(tmp_path / "data")
     done = run(

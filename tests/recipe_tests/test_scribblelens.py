@@ -478,6 +478,7 @@ def test_the_stride_is_that_of_the_encoder(tmp_path):
     assert 40 / latents.shape[1] == STRIDE
 
 
+@pytest.mark.slow
 def test_without_a_bottleneck(rendered, tmp_path):
     done = run(
         tmp_path,

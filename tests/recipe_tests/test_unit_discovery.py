@@ -116,26 +116,3 @@ def test_a_folder_of_any_audio(tmp_path):
     # The preset and the changes to it both count.
     text = (tmp_path / "out/hyperparams.yaml").read_text()
     assert "codebook_lr_multiplier: 1.0" in text and "warmup: 8" in text
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"codebok_size": 3}, "codebok_size"),
-        ({"preset": "robsut"}, "Did you mean 'robust'"),
-        ({"codebook_size": 0}, "codebook_size must be an integer >= 1"),
-        ({"vq": "{norm: bacth}"}, "norm must be one of"),
-        ({"vq": "{nrom: batch}"}, "nrom"),
-        ({"vq": "{reinit_schedule: {warmup: soon}}"}, "warmup must be"),
-        (
-            {"preset": "ema", "vq": "{reinit_schedule: {warmup: 1}}"},
-            "'ema' has no reinit_schedule",
-        ),
-        ({"vq": 5}, "--vq takes changes"),
-    ],
-)
-def test_a_misspelt_key_or_value_is_named(options, message, tmp_path):
-    done = run(tmp_path, data_folder="data", output_folder="out", **options)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert not (tmp_path / "data").exists()
