@@ -142,6 +142,20 @@ class Kept:
         self.stats.append(args)
 
 
+def held_out():
+    """An utterance of noise, and half of it."""
+    extract, wav = LogMel(16000), torch.randn(1, 16000) / 9
+    extract.fit([wav])
+    mels = extract(wav, torch.ones(1))[0][0]
+    return Sample(
+        mels,
+        0.5 * mels,
+        torch.tensor([3, 3, 7, 3]),
+        lambda mels: extract.inverse(mels.unsqueeze(0))[0],
+        16000,
+    )
+
+
 def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing import event_accumulator
@@ -155,16 +169,7 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     }
     add_logger(hparams, "file")
     assert hparams["train_logger"] is kept
-    extract, wav = LogMel(16000), torch.randn(1, 16000) / 9
-    extract.fit([wav])
-    mels = extract(wav, torch.ones(1))[0][0]
-    sample = Sample(
-        mels,
-        0.5 * mels,
-        torch.tensor([3, 3, 7, 3]),
-        lambda mels: extract.inverse(mels.unsqueeze(0))[0],
-        16000,
-    )
+    sample = held_out()
     # Of a run that was interrupted, and resumed.
     for step in (20, 40):
         hparams["train_logger"] = kept
@@ -195,9 +200,35 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     assert "| lr | 0.25 |" in str(
         events.Tensors("hyperparameters/text_summary")[0].tensor_proto
     )
-    strip = picture(sample)[mels.shape[1] + 4]
+    strip = picture(sample)[sample.original.shape[1] + 4]
     firsts = strip[[0, 30, 60, 90]].tolist()
     assert firsts[0] == firsts[1] == firsts[3] != firsts[2]
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    hparams = {"output_folder": str(tmp_path), "lr": 0.25, "modules": {}}
+    runs = []
+    for step in (20, 40):
+        hparams["train_logger"] = Kept()
+        add_logger(hparams, "wandb")
+        group = hparams["train_logger"]
+        group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
+        counts = torch.tensor([[2.0, 6.0, 0.0, 0.0]])
+        group.log_media(step, {"utt": held_out()}, counts)
+        runs.append(group.loggers[-1].run)
+        assert runs[-1].config["lr"] == 0.25 and runs[-1].step == step
+        runs[-1].finish()
+    assert runs[0].id == runs[1].id
+    for loss, path in zip(
+        (b"0.05", b"0.025"), sorted(tmp_path.rglob("*.wandb")), strict=True
+    ):
+        assert loss in path.read_bytes()
+    heard = list(tmp_path.rglob("media/audio/utt/original_40_*.wav"))
+    read, rate = soundfile.read(heard[0])
+    assert rate == 16000 and abs(len(read) - 16000) <= 160
 
 
 def test_a_logger_that_is_not_there_is_named(tmp_path, monkeypatch):
