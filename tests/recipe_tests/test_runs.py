@@ -222,10 +222,6 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
         assert runs[-1].config["lr"] == 0.25 and runs[-1].step == step
         runs[-1].finish()
     assert runs[0].id == runs[1].id
-    for loss, path in zip(
-        (b"0.05", b"0.025"), sorted(tmp_path.rglob("*.wandb")), strict=True
-    ):
-        assert loss in path.read_bytes()
     heard = list(tmp_path.rglob("media/audio/utt/original_40_*.wav"))
     read, rate = soundfile.read(heard[0])
     assert rate == 16000 and abs(len(read) - 16000) <= 160
