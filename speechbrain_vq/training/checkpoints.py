@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import importlib.metadata
 import logging
+import math
 import os
 import shutil
+import time
 
 import yaml
 from speechbrain.core import Brain
@@ -89,7 +91,7 @@ class AtomicCheckpointer(Checkpointer):
         """
         if self._waits_for_step(end_of_epoch):
             return None
-        added = {}
+        added = {"unixtime": self._later_than_all()}
         for recoverable in self.recoverables.values():
             if hasattr(recoverable, "checkpoint_meta"):
                 added.update(recoverable.checkpoint_meta())
@@ -125,6 +127,12 @@ class AtomicCheckpointer(Checkpointer):
         if self.stop is not None and not end_of_epoch:
             self.stop()
         return saved
+
+    def save_and_keep_only(self, *args, importance_keys=(), **options):
+        """As SpeechBrain's, whose default list of keys has one more at each
+        save, so that each takes longer than the one before."""
+        keys = list(importance_keys)
+        super().save_and_keep_only(*args, importance_keys=keys, **options)
 
     def list_checkpoints(self):
         """As SpeechBrain's, without those that are damaged.
@@ -199,6 +207,12 @@ class AtomicCheckpointer(Checkpointer):
         if max_key or min_key:
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
+
+    def _later_than_all(self):
+        """The time, or just after that of the newest checkpoint where the clock
+        has been set back: SpeechBrain orders checkpoints by it."""
+        saved = (c.meta["unixtime"] for c in self.list_checkpoints())
+        return max([time.time(), *(math.nextafter(t, math.inf) for t in saved)])
 
     def _waits_for_step(self, end_of_epoch):
         """Whether a checkpoint within the epoch has to wait for the next
