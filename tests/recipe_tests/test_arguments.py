@@ -105,11 +105,10 @@ def test_arm_is_another_name_of_preset():
 
 
 def test_yamls_that_say_arm_still_run(tmp_path):
-    text = UNITS.read_text("utf-8").replace("preset: robust", "arm: robust")
+    text = recipe_path("common/unit_discovery.yaml").read_text("utf-8")
+    text = text.replace("preset: robust", "arm: robust")
     text = text.replace("<preset>", "<arm>")
-    text = text.replace(
-        "../../../../hparams/robust", str(preset_path("robust"))[:-5]
-    )
+    text = text.replace("../../hparams/robust.yaml", str(preset_path("robust")))
     (tmp_path / "old.yaml").write_text(text)
     for option in ("--arm=ema", "--preset=ema"):
         old = load(tmp_path / "old.yaml", option, "--data_folder=x")
