@@ -112,7 +112,9 @@ def test_commands_exist_and_take_their_options(page, words):
     given = dict(a[2:].split("=", 1) for a in options if "=" in a)
     hparams = given.get("hparams", "train.yaml")
     path = recipe_path(f"{recipe}/hparams/{hparams}")
-    parse_arguments([str(path), "--data_folder=x", *others])
+    if "data_folder" not in given:
+        others.append("--data_folder=x")
+    parse_arguments([str(path), *others])
 
 
 def test_extras_that_are_named_exist():
