@@ -28,31 +28,14 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     has such a thing: its times of re-initialization give none to a preset that
     never re-initializes.
 
-    A yaml may also be a variant of another: one key, ``recipe:
-    !include:train.yaml``, with the overrides that make the variant below it.
-
+    The yaml may be a variant of another, see ``recipe_files.read_recipe``.
     Dashes in the name of a key count as underscores, and a boolean key without
     a value is true.
 
-    Arguments
-    ---------
-    argv : list[str]
-        Arguments after the name of the script.
-
-    Returns
-    -------
-    tuple
-        The yaml file (of a variant, the one it includes), run options and
-        overrides. A variant's overrides may add keys: load them with
-        ``overrides_must_match=False``.
-
-    Raises
-    ------
-    ValueError
-        If an argument is of no option or not of the type or in the range of
-        its key, there is no such preset, the preset or the recipe has no such
-        key, or a key that requires a value has none.
-    """
+    Returns the yaml file (of a variant, the one at the end of its includes),
+    the run options and the overrides. These may add keys: load them with
+    ``overrides_must_match=False``. A ValueError tells what is wrong with an
+    argument, or missing."""
     # SpeechBrain would append it to the value before it.
     for before, arg in pairwise(argv):
         is_value = before.startswith("-") and "=" not in before

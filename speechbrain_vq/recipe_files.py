@@ -1,4 +1,5 @@
-"""Find the recipes and read their yaml files, in a checkout and once installed."""
+"""Find the recipes and read their yaml files, in a checkout and once
+installed."""
 
 import ast
 import io
@@ -66,20 +67,8 @@ def describe_recipe(name: str) -> str:
 
 
 def recipe_yaml(recipe: str, name: str) -> Path:
-    """Find a yaml file to train a recipe by.
-
-    Arguments
-    ---------
-    recipe : str
-        One of ``recipe_names()``.
-    name : str
-        A file, or the name of one of the recipe's own.
-
-    Raises
-    ------
-    ValueError
-        If there is no such recipe, or no such file.
-    """
+    """Find a yaml file to train a recipe by: a file, or the name of one of the
+    recipe's own. A ValueError names those it has if there is no such file."""
     folder = recipe_path(f"{recipe}/train.py").parent / "hparams"
     if Path(name).is_file():
         return Path(name)
@@ -95,13 +84,8 @@ def recipe_yaml(recipe: str, name: str) -> Path:
 
 
 def write_out(path: Path) -> str:
-    """Return the text of a recipe's yaml file with what it includes, so that
-    it does not depend on where it lies.
-
-    Arguments
-    ---------
-    path : Path
-        The file.
+    """Return the text of a recipe's yaml file with what it includes, so that it
+    does not depend on where it lies.
 
     Example
     -------
@@ -168,22 +152,8 @@ def dump(values: dict) -> str:
 
 
 def recipe_path(relative: str) -> Path:
-    """Find a file or a folder of a recipe.
-
-    Arguments
-    ---------
-    relative : str
-        Path below ``recipes/``, with forward slashes.
-
-    Returns
-    -------
-    path : Path
-        The absolute path.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file or folder.
+    """Return the absolute path of a file or folder below ``recipes/``; a
+    ValueError names the closest recipe if there is none.
 
     Example
     -------
@@ -199,16 +169,11 @@ def recipe_path(relative: str) -> Path:
 
 
 def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
-    """Read the yaml file of a recipe.
+    """Read the yaml file of a recipe: return the file at the end of its
+    includes, the values of that, and the overrides of the variants on the way.
 
     A variant has one key, ``recipe: !include:FILE``, with its overrides below;
-    the file may be a variant, too.
-
-    Returns
-    -------
-    tuple
-        The file at the end of the includes, its values, and the overrides.
-    """
+    the file may be a variant, too."""
     from hyperpyyaml.core import recursive_update
 
     recipe = load(Path(hparams_file).read_text("utf-8"))

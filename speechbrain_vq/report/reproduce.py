@@ -29,17 +29,7 @@ class Change(NamedTuple):
 
 def changes(summary: Summary) -> list[Change]:
     """List in which scalars the yaml of a run differs from its recipe's and
-    from its preset; empty where these are not known.
-
-    Arguments
-    ---------
-    summary : Summary
-        The run.
-
-    Returns
-    -------
-    list of Change
-    """
+    from its preset; empty where these are not known."""
     if summary.run is None:
         return []
     hparams, changed = summary.run.hparams, []
