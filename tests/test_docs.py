@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from speechbrain_vq import VectorQuantizer, bundled, preset_names, push_to_hub
 from speechbrain_vq.cli import main
 from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 from tests.training.test_templates import SHAPES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -112,6 +112,8 @@ def test_commands_exist_and_take_their_options(page, words):
     given = dict(a[2:].split("=", 1) for a in options if "=" in a)
     hparams = given.get("hparams", "train.yaml")
     path = recipe_path(f"{recipe}/hparams/{hparams}")
+    if "data_folder" not in given:
+        others.append("--data_folder=x")
     parse_arguments([str(path), *others])
 
 

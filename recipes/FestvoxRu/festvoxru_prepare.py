@@ -7,7 +7,6 @@ folder with SpeechBrain manifests of train, valid and test, in the form of
 those of MiniSpeech.
 """
 
-import hashlib
 import logging
 import pathlib
 import re
@@ -19,9 +18,11 @@ from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SILENCE,
     PathLike,
+    digest,
     folder_contents,
     given_manifests,
     is_done,
+    sizes,
     utterance,
     write_corpus,
 )
@@ -77,10 +78,11 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         return source
     voice = find_voice(source, folder)
     inside = voice.parent == folder
+    files = sorted([*voice.glob("lab/*.lab"), *voice.glob("wav/*.wav")])
     corpus = {
         "corpus": "festvox-ru",
         "version": FORMAT_VERSION,
-        "source": _digest(voice),
+        "source": digest([(voice / TEXTS).read_bytes(), *sizes(files)]),
         # Moved with its audio, where that is inside, the folder stays whole.
         "data_root": voice.name if inside else str(voice.resolve()),
     }
@@ -166,17 +168,9 @@ def _check_parts(voice: pathlib.Path) -> None:
             )
 
 
-def _digest(voice: pathlib.Path) -> str:
-    """Hash whatever would change the manifests."""
-    sha = hashlib.sha1((voice / TEXTS).read_bytes())
-    for path in sorted([*voice.glob("lab/*.lab"), *voice.glob("wav/*.wav")]):
-        sha.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return sha.hexdigest()
-
-
 def _split(name: str) -> str:
     """By a hash: what other utterances there are makes no difference."""
-    tenth = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10
+    tenth = int(digest([name.encode()]), 16) % 10
     return {0: "valid", 1: "test"}.get(tenth, "train")
 
 

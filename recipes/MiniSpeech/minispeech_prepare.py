@@ -21,7 +21,6 @@ import argparse
 import collections
 import csv
 import gzip
-import hashlib
 import importlib.util
 import logging
 import math
@@ -41,6 +40,7 @@ from speechbrain_vq.dataio.manifests import (
     SPLITS,
     PathLike,
     data_root,
+    digest,
     first_names,
     folder_contents,
     has_manifests,
@@ -270,7 +270,7 @@ def prepare_shared(
         "corpus": "shared",
         "version": FORMAT_VERSION,
         "languages": sorted(set(languages)) if languages else None,
-        "source": _digest(t.read_bytes() for t in tables if t.is_file()),
+        "source": digest(t.read_bytes() for t in tables if t.is_file()),
         "data_root": str(source.resolve()),
     }
     if is_done(folder, corpus):
@@ -327,7 +327,7 @@ def prepare_audio_folder(
         "seed": seed,
         "fractions": [HELD_OUT, HELD_OUT],
         "speakers": "held out",
-        "source": _digest(
+        "source": digest(
             os.fsencode(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n")
             for p in paths
             if p.exists()
@@ -444,13 +444,6 @@ def _remove_partial(folder: pathlib.Path) -> None:
     for partial in folder.glob(".minispeech-*"):
         # A process of the killed run may still be writing there.
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _digest(chunks: Iterable[bytes]) -> str:
-    sha = hashlib.sha1()
-    for chunk in chunks:
-        sha.update(chunk)
-    return sha.hexdigest()
 
 
 # Folders laid out like utts.tsv, phones.tsv.gz and audio
@@ -613,7 +606,7 @@ def _split(
 
     def shuffled(names, key=str):
         return sorted(
-            names, key=lambda n: _digest([os.fsencode(f"{seed} {key(n)}")])
+            names, key=lambda n: digest([os.fsencode(f"{seed} {key(n)}")])
         )
 
     part = math.ceil(HELD_OUT * len(utts))

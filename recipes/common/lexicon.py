@@ -155,13 +155,13 @@ class Pronouncer:
 
     def __call__(self, text: str) -> list[str] | None:
         """Convert a text to phones; None if it has a word without any."""
-        phones = [self._say(word.upper()) for word in text.split()]
+        phones = [self._pronounce(word.upper()) for word in text.split()]
         if None in phones:
             self.texts_lost += 1
             return None
         return [phone for word in phones for phone in word]
 
-    def _say(self, word: str) -> list[str] | None:
+    def _pronounce(self, word: str) -> list[str] | None:
         # ",COMMA" is in some lexica as it is; 'EM is, and so is MR.
         for form in (
             word,
@@ -181,7 +181,7 @@ class Pronouncer:
         self.unknown[word] += 1
         return None
 
-    def tell(self, name: str) -> None:
+    def log_unknown(self, name: str) -> None:
         """Log which words had no phones, and how many utterances they cost.
 
         Arguments

@@ -7,14 +7,12 @@ import json
 import logging
 import math
 import pathlib
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import speechbrain as sb
-import torch
 from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
@@ -22,8 +20,9 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
-from speechbrain_vq.recipes.common.arguments import parse_arguments
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipes.common.ending import show_ending
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (
@@ -114,11 +113,12 @@ def start(argv: list[str]) -> tuple[dict, dict]:
     hparams_file, run_opts, overrides = parse_arguments(
         [arg for arg in argv if arg not in loggers]
     )
-    _check_device(run_opts["device"])
-    hparams = _load(hparams_file, overrides)
+    check_device(run_opts["device"])
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=False)
     ddp_init_group(run_opts)
     run_on_main(hold, args=[pathlib.Path(hparams["output_folder"]).resolve()])
-    run_on_main(check_resume, args=[hparams_file, overrides, hparams])
+    run_on_main(check_resume, args=[hparams_file, overrides])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -145,36 +145,10 @@ def hold(folder: pathlib.Path) -> None:
     _HELD.enter_context(exclusive(folder))
 
 
-def _load(hparams_file: str, overrides: str) -> dict:
-    """Load hyperparameters, and name one that is missing."""
-    try:
-        with open(hparams_file, encoding="utf-8") as fin:
-            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
-    except ValueError as error:
-        missing = re.match(r"'(\w+)' is a !PLACEHOLDER", str(error))
-        if not missing:
-            raise
-        raise ValueError(
-            f"--{missing[1]}=... is missing: {hparams_file} asks for it."
-        ) from error
-
-
 def _keep_script(folder: pathlib.Path) -> None:
     """Copy the script of the recipe to the run, in place of this file."""
     (folder / pathlib.Path(__file__).name).unlink(missing_ok=True)
     shutil.copy(sys.modules["__main__"].__file__, folder)
-
-
-def _check_device(name: str) -> None:
-    """Refuse a device that does not exist, before anything is prepared."""
-    try:
-        torch.zeros(1, device=name)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"--device={name} cannot be used: {reason} Leave it out to train "
-            "on a GPU where there is one, or else on the CPU."
-        ) from error
 
 
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):

@@ -6,12 +6,13 @@ import pathlib
 import runpy
 import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import (
     folder_recipe,
     recipe_names,
@@ -147,22 +148,28 @@ def train(
     Further options change keys of the recipe's yaml file, such as
     --codebook_size=256 (`config` shows them), or are SpeechBrain's.
     """
-    _check_options(context)
-    if preset is not None:
-        preset_path(preset)
+    _check_options(context, logger)
     is_folder = _is_folder(source)
     name = folder_recipe(recipe) if is_folder else source
     yaml = recipe_yaml(name, config or hparams or "train.yaml")
     out = out or output_folder
-    given = {
+    if is_folder:
+        out = out or pathlib.Path(
+            "results", pathlib.Path(source).resolve().name
+        )
+        _check_outside(out, source)
+    options = {
         "preset": preset,
         "number_of_steps": steps,
-        "logger": logger,
         "output_folder": out,
     }
-    options = [f"--{k}={v}" for k, v in given.items() if v is not None]
+    arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
+    arguments = [str(yaml), *arguments, *context.args]
+    data = [f"--data_folder={source}"] if is_folder else []
+    parse_arguments([*arguments, *data])
     script = recipe_path(f"{name}/train.py")
-    arguments = [str(yaml), *options, *context.args]
+    if logger is not None:
+        arguments.append(f"--logger={logger}")
     if is_folder:
         arguments += ["--strict=True"] * strict
         # It makes manifests, chooses what is not given, and runs the script.
@@ -177,8 +184,9 @@ def train(
     runpy.run_path(str(script), run_name="__main__")
 
 
-def _check_options(context: click.Context) -> None:
-    """Refuse what is nearly an option of this verb, and no key of a recipe."""
+def _check_options(context: click.Context, logger: str | None) -> None:
+    """Refuse what is nearly an option of this verb, and no key of a recipe,
+    and a logger whose package is not installed."""
     own = [o for p in context.command.params for o in p.opts if o[0] == "-"]
     for argument in context.args:
         name = argument.split("=")[0]
@@ -187,6 +195,17 @@ def _check_options(context: click.Context) -> None:
             raise click.UsageError(
                 f"No option '{name}'. Did you mean '{close[0]}'?"
             )
+    if logger not in (None, "file") and find_spec(logger) is None:
+        raise click.UsageError(f"--logger={logger} needs: pip install {logger}")
+
+
+def _check_outside(run: pathlib.Path, recordings: str) -> None:
+    """Refuse a run among its recordings, of which its audio would be some."""
+    if run.resolve().is_relative_to(pathlib.Path(recordings).resolve()):
+        raise click.UsageError(
+            f"The run in {run} would lie among the recordings in {recordings}: "
+            "name a folder elsewhere, by --out."
+        )
 
 
 def _is_folder(source: str) -> bool:

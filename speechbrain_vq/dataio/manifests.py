@@ -8,6 +8,7 @@ parameters of the preparation and the folder of the audio (``data_root``).
 
 import contextlib
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -290,6 +291,26 @@ def is_done(
     for key in ignoring:
         written.pop(key, None)
     return complete and written == corpus
+
+
+def digest(contents: Iterable[bytes]) -> str:
+    """Hash what a preparation depends on, for ``corpus.json``.
+
+    Example
+    -------
+    >>> digest([b"a", b"b"]) == digest([b"ab"])
+    True
+    """
+    sha = hashlib.sha1()
+    for content in contents:
+        sha.update(content)
+    return sha.hexdigest()
+
+
+def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
+    """Yield names and sizes of files, for ``digest``."""
+    for path in paths:
+        yield f"{path.name} {path.stat().st_size}\n".encode()
 
 
 def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:

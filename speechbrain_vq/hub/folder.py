@@ -177,27 +177,14 @@ def load_weights(
     path: str | pathlib.Path,
     assign: bool = False,
 ) -> None:
-    """Load weights into modules, all of them and no others.
+    """Load weights into modules, all of them and no others; nothing is loaded
+    unless everything fits.
 
-    Nothing is loaded unless everything fits.
-
-    Arguments
-    ---------
-    modules : dict
-        Modules by name.
-    path : path
-        A safetensors file; its tensors are named ``module.tensor``.
-    assign : bool
-        Whether the tensors of the file replace the modules' own, which may
-        then be on the meta device.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or no safetensors file, or a tensor is missing,
-        unknown, of another shape or kind, or has values that are NaN or
-        infinite; the message names it.
-    """
+    ``path`` is a safetensors file, whose tensors are named
+    ``module.tensor``. With ``assign`` they replace the modules' own, which
+    may then be on the meta device. A ValueError names a tensor that is
+    missing, unknown, of another shape or kind, or has values that are NaN or
+    infinite."""
     model = nn.ModuleDict(modules)
     _check_shapes(model, read_shapes(path), path)
     weights = load_file(path)

@@ -65,25 +65,9 @@ def inference_section(training: dict) -> dict:
 
 
 def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
-    """Write the yaml of a model: its modules and the given keys.
-
-    Arguments
-    ---------
-    training : CommentedMap
-        The yaml of the run.
-    keys : list of str
-        Keys to export beside the modules.
-
-    Returns
-    -------
-    str
-        Text of the yaml.
-
-    Raises
-    ------
-    ValueError
-        If a key is missing, or a value is a placeholder or an absolute path.
-    """
+    """Write the yaml of a model, its modules and the given keys, from that
+    of its run. A ValueError tells if a key is missing, or a value is a
+    placeholder or an absolute path."""
     wanted = [*keys, "modules"]
     missing = [key for key in wanted if key not in training]
     if missing:

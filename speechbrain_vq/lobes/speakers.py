@@ -244,25 +244,10 @@ def voices(
     features: tuple[torch.Tensor, torch.Tensor],
     names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """Compute the speaker embeddings of a batch from the input that the
-    speaker module takes.
-
-    Arguments
-    ---------
-    speaker : torch.nn.Module
-        ``SpeakerTable``, ``PretrainedSpeaker`` or ``SpeakerEncoder``.
-    wavs : tuple
-        Waveforms [B, samples] and their relative lengths [B].
-    features : tuple
-        Features [B, T, C] and their relative lengths [B].
-    names : sequence of str, optional
-        Speaker names. A name that the table lacks gives the average speaker.
-
-    Returns
-    -------
-    torch.Tensor
-        Speaker embeddings, [B, S].
-    """
+    """Compute the speaker embeddings [B, S] of a batch from the input that
+    the speaker module takes: waveforms [B, samples] or features [B, T, C],
+    each with their relative lengths [B], or names. A name that a table lacks
+    gives the average speaker."""
     # DistributedDataParallel wraps the module.
     module = getattr(speaker, "module", speaker)
     input_type = getattr(module, "input_type", "features")

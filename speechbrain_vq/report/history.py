@@ -10,19 +10,9 @@ _REINIT = re.compile(r"Step (\d+): re-initialized")
 
 
 class History(NamedTuple):
-    """Course of a training.
-
-    Arguments
-    ---------
-    metrics : dict
-        From a name, such as ``"valid loss"``, to points (x, y).
-    axis : str
-        What x counts: ``"step"`` or ``"epoch"``.
-    reinits : list of int
-        Steps after which the codebook was re-initialized.
-    warmup : int, optional
-        Step at which the warm-up ended; None without one.
-    """
+    """Course of a training: points (x, y) of each metric, such as ``"valid
+    loss"``; whether x counts steps or epochs; the steps after which the
+    codebook was re-initialized, and at which the warm-up ended."""
 
     metrics: dict[str, list[tuple[float, float]]]
     axis: str = "epoch"

@@ -85,24 +85,8 @@ def read_recordings(
 
 
 def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
-    """Encode up to ten minutes of recordings, and decode six utterances.
-
-    Arguments
-    ---------
-    tokenizer : VQTokenizer
-        The model.
-    entries : dict
-        Manifest of the recordings.
-
-    Returns
-    -------
-    Measured
-
-    Raises
-    ------
-    ValueError
-        If none of the recordings can be encoded.
-    """
+    """Encode up to ten minutes of the recordings of a manifest, and decode six
+    utterances. A ValueError tells if none of them can be encoded."""
     model = EvaluatedModel(tokenizer)
     phones, rate = PhoneInformation(), BitRate(tokenizer.codebook_size)
     seconds, names, once = 0.0, [], torch.ones(1, dtype=torch.int32)

@@ -11,13 +11,13 @@ from ruamel.yaml.comments import TaggedScalar
 
 from speechbrain_vq.cli import main
 from speechbrain_vq.presets import bundled_names, preset_names
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import (
     recipe_names,
     recipe_path,
     recipe_yaml,
     write_out,
 )
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 
 YAMLS = [
     (recipe, path.name)

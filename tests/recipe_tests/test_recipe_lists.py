@@ -8,10 +8,10 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
+from speechbrain_vq.recipe_files import write_out
 from tests.recipe_tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,12 +60,7 @@ def test_the_files_of_a_row_exist(row):
 
 @every_row
 def test_every_key_of_a_yaml_is_used(row):
-    path = ROOT / row["Hparam_file"]
-    text = path.read_text(encoding="utf-8")
-    variant = re.search(r"^recipe: !include:(.*)$", text, flags=re.M)
-    if variant:
-        base = (path.parent / variant[1]).read_text(encoding="utf-8")
-        text = base + textwrap.dedent(text[variant.end() :])
+    text = write_out(ROOT / row["Hparam_file"])
     keys = re.findall(r"^([A-Za-z]\w*):", text, flags=re.M)
     sources = [ROOT / row["Script_file"]]
     # The script of another corpus, by import_module.

@@ -17,8 +17,8 @@ from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.lobes.handwriting import STRIDE
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
     find_fonts,
     render,
