@@ -46,6 +46,8 @@ class Codebook(nn.Module):
         batch-normalized latents.
     residual : bool
         Whether the codebooks form a row.
+    unit_length : bool
+        Whether codewords are scaled to unit length where they are used.
 
     Example
     -------
@@ -61,10 +63,11 @@ class Codebook(nn.Module):
         codebook_dim: int,
         init: str = "normal",
         residual: bool = False,
+        unit_length: bool = False,
     ):
         super().__init__()
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
-        self.residual = residual
+        self.residual, self.unit_length = residual, unit_length
         # Those before the last update, where it is not by gradient.
         self.previous = None
         sizes = num_codebooks, codebook_size, codebook_dim
@@ -81,6 +84,13 @@ class Codebook(nn.Module):
     def learnable(self) -> bool:
         """Whether ``requires_grad_()`` lets the codewords learn."""
         return self.weight.requires_grad
+
+    @property
+    def table(self) -> Tensor:
+        """The codewords as they are used, [C, K, d]."""
+        if not self.unit_length:
+            return self.weight
+        return nn.functional.normalize(self.weight, dim=2)
 
     def code(
         self,
@@ -109,7 +119,7 @@ class Codebook(nn.Module):
     def forward(self, indices: Tensor, table: Tensor | None = None) -> Tensor:
         """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
         here or in a table [C, K, d]."""
-        table = self.weight if table is None else table
+        table = self.table if table is None else table
         codes = number_codes(indices, table.shape[1])
         words = table.flatten(0, 1).index_select(0, codes.flatten())
         return words.view(*indices.shape, table.shape[2])
@@ -133,14 +143,14 @@ class Codebook(nn.Module):
         ``VectorQuantizer.reinitialize``."""
 
         def cluster(book, vectors):
-            words = self.weight[book]
+            words = self.table[book]
             init = words if start == "codebook" else None
             options = {"generator": generator, "init": init}
             result = kmeans(vectors, len(words), **options)
             self._replace(book, result.centroids, result.counts)
 
         def error():
-            indices, _ = self.code(latents, self.weight)
+            indices, _ = self.code(latents, self.table)
             left = latents - self.combine(self(indices))
             return float(left.square().sum(1).mean())
 
@@ -228,7 +238,7 @@ class EMACodebook(Codebook):
         # The mean of a code not chosen moves by rounding alone, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
-        self.previous = self.weight.clone()
+        self.previous = self.table.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     def _replace(self, book, centroids, counts) -> None:

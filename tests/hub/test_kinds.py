@@ -14,6 +14,7 @@ from speechbrain_vq import VoiceConverter, VQTokenizer
 from speechbrain_vq.hub import load_pretrained
 from speechbrain_vq.hub.hparams import inference_section, inference_yaml
 from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.recipe_files import write_out
 
 # Exported at revision f2d1b68 (November 2026), when the yaml was run by
 # HyperPyYAML; `codes.json` has what that revision made of `encode(...)`.
@@ -22,7 +23,7 @@ RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
 YAMLS = sorted(
     path
     for path in RECIPES.glob("*/*/hparams/*.yaml")
-    if "\ninference:" in path.read_text()
+    if "\ninference:" in write_out(path)
 )
 # What has to be given on the command line.
 GIVEN = {"data_folder": ".", "number_of_speakers": 5, "num_speakers": 5}
@@ -30,10 +31,9 @@ GIVEN = {"data_folder": ".", "number_of_speakers": 5, "num_speakers": 5}
 
 def export(path, folder):
     """The folder that an export of the recipe's model makes, untrained."""
-    text = path.read_text()
+    text = write_out(path)
     given = {k: v for k, v in GIVEN.items() if f"\n{k}:" in f"\n{text}"}
-    with open(path, encoding="utf-8") as file:
-        resolved = resolve_references(file, given)
+    resolved = resolve_references(text, given)
     training = ruamel.yaml.YAML().load(resolved)
     keys = inference_section(training)["keys"]
     folder.mkdir()
