@@ -222,7 +222,7 @@ def test_the_table_of_presets_is_what_they_hold():
 
 
 def test_the_keys_of_the_configuration_exist():
-    recipe = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
+    recipe = recipe_path("common/unit_discovery.yaml")
     keys = YAML().load(recipe)
     section = text("configuration").split("\n## ")[1]
     named = re.findall(r"^\| (`.*?`) \|", section, flags=re.M)

@@ -429,8 +429,8 @@ def _warn_if_other_corpus(
 
 def _refuse_foreign(folder: pathlib.Path) -> None:
     """Never deletes or mixes with what MiniSpeech did not write."""
-    ours = read_corpus(folder).get("corpus") == "minispeech"
-    if ours or _is_interrupted(folder):
+    is_minispeech = read_corpus(folder).get("corpus") == "minispeech"
+    if is_minispeech or _is_interrupted(folder):
         return
     for name in ("audio", "corpus.json", "phones.item", *MANIFESTS):
         if (folder / name).exists():
@@ -532,8 +532,8 @@ def _read_audio(
 ) -> tuple[dict[str, dict], str]:
     """Make entries of the files that can be read to their end, and say what
     their speakers are."""
-    found = usable_files(paths)
-    lengths = {path.relative_to(source): s for path, s in found.items()}
+    usable = usable_files(paths)
+    lengths = {path.relative_to(source): s for path, s in usable.items()}
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
     utts = {}
     for path, length in lengths.items():
@@ -584,9 +584,9 @@ def find_speakers(
         splits = all(_SUBSET.match(name) for name in folders.values())
         if _are_speakers(folders) and not splits:
             return folders, "subfolders"
-    found = {path: _PREFIX.match(path.name) for path in paths}
-    if all(found.values()):
-        prefixes = {path: match[1] for path, match in found.items()}
+    matches = {path: _PREFIX.match(path.name) for path in paths}
+    if all(matches.values()):
+        prefixes = {path: match[1] for path, match in matches.items()}
         if _are_speakers(prefixes):
             return prefixes, "beginnings of file names"
     return dict.fromkeys(paths, default), ""

@@ -142,17 +142,17 @@ class LineImages:
 
     def __init__(self, source: str | pathlib.Path):
         self.source = pathlib.Path(source)
-        self._kept = {}
+        self._cache = {}
         self._root = self._process = None
 
     def __call__(self, name: str) -> np.ndarray:
         """Return the grey levels 0..255, [width, 32]."""
-        if name not in self._kept:
+        if name not in self._cache:
             # Forked workers must not share the position in an archive.
             if self._process != os.getpid():
                 self._root, self._process = _open(self.source), os.getpid()
-            self._kept[name] = read_image(self._root / name)
-        return self._kept[name]
+            self._cache[name] = read_image(self._root / name)
+        return self._cache[name]
 
 
 def find_corpus(data_folder: pathlib.Path):

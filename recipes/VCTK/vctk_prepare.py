@@ -143,12 +143,12 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
         for version, (audio, _) in VERSIONS.items():
             if (root / audio).is_dir():
                 return root, version
-    wanted = " or ".join(audio for audio, _ in VERSIONS.values())
+    folders = " or ".join(audio for audio, _ in VERSIONS.values())
     if not source.is_dir():
         raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
     raise FileNotFoundError(
         f"{source} holds {folder_contents(source)}; wanted is VCTK, "
-        f"that is a folder with {wanted}, or one with manifests (train.json, "
+        f"that is a folder with {folders}, or one with manifests (train.json, "
         f"valid.json, test.json). {HOW_TO_GET}."
     )
 

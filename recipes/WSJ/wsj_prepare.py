@@ -278,10 +278,10 @@ def _check(path: pathlib.Path) -> float:
         raise _Compressed(f"{path}: {fields['sample_coding']}")
     length = check_audio(path)
     # libsndfile takes what is there for all there was.
-    wanted = int(fields.get("sample_count", 0))
+    stated = int(fields.get("sample_count", 0))
     samples = round(length * int(fields.get("sample_rate", 16000)))
-    if samples < wanted:
+    if samples < stated:
         raise AudioError(
-            f"{path}: cut short, {samples} of {wanted} samples are there."
+            f"{path}: cut short, {samples} of {stated} samples are there."
         )
     return length

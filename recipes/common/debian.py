@@ -9,15 +9,15 @@ from typing import IO
 
 
 def unpack(
-    package: pathlib.Path, wanted: re.Pattern, folder: pathlib.Path
+    package: pathlib.Path, pattern: re.Pattern, folder: pathlib.Path
 ) -> None:
-    """Unpack the files of a package that are wanted.
+    """Unpack the files of a package whose paths match a pattern.
 
     Arguments
     ---------
     package : pathlib.Path
         The package, ``NAME_VERSION_ARCH.deb``.
-    wanted : re.Pattern
+    pattern : re.Pattern
         Pattern of the whole path of a file; its first group is the path to
         write, relative to the folder.
     folder : pathlib.Path
@@ -40,8 +40,8 @@ def unpack(
                     f"{package} is packed with zstd: unpack it with `dpkg -x "
                     f"{package.name} FOLDER` and give that FOLDER."
                 )
-            _check_all_there(file, package, size)
-            _copy_wanted(file, package, wanted, folder)
+            _check_complete(file, package, size)
+            _copy_matches(file, package, pattern, folder)
             return
     raise ValueError(
         f"{package} is no Debian package: it has no data.tar, but "
@@ -63,7 +63,7 @@ def _members(
         file.seek(start + size + size % 2)
 
 
-def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
+def _check_complete(file: IO[bytes], package: pathlib.Path, size: int) -> None:
     remaining = package.stat().st_size - file.tell()
     if remaining < size:
         raise ValueError(
@@ -72,16 +72,16 @@ def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
         )
 
 
-def _copy_wanted(
+def _copy_matches(
     file: IO[bytes],
     package: pathlib.Path,
-    wanted: re.Pattern,
+    pattern: re.Pattern,
     folder: pathlib.Path,
 ) -> None:
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
             for member in tar:
-                match = wanted.fullmatch(member.name)
+                match = pattern.fullmatch(member.name)
                 if match and member.isfile():
                     path = folder / match[1]
                     path.parent.mkdir(parents=True, exist_ok=True)

@@ -172,10 +172,10 @@ class ConsoleFilter(logging.Filter):
 
     def filter(self, record):
         """Return whether to show a record."""
-        ours = record.name.startswith(("speechbrain_vq", "__main__"))
+        is_own = record.name.startswith(("speechbrain_vq", "__main__"))
         # Checkpoints are saved and deleted with every validation.
-        ours = ours and record.name != "speechbrain_vq.training.checkpoints"
-        return ours or record.levelno >= logging.WARNING
+        is_own = is_own and record.name != "speechbrain_vq.training.checkpoints"
+        return is_own or record.levelno >= logging.WARNING
 
 
 def add_logger(hparams: dict[str, Any], name: str) -> None:

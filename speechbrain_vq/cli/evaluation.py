@@ -11,6 +11,7 @@ from .common import (
     device_option,
     file_path,
     folder_path,
+    new_file,
     output_folder,
     revision_option,
     ssl_encoder_option,
@@ -48,7 +49,7 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--report",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=new_file,
     help="HTML page on the model to write, with recordings of the manifest.",
 )
 @click.option(

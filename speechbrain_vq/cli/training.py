@@ -20,7 +20,7 @@ from speechbrain_vq.recipe_files import (
     recipe_yaml,
 )
 
-from .common import check_output_folder, output_folder
+from .common import check_output_folder, new_file, output_folder
 
 DEMO = pathlib.Path("results/demo")
 
@@ -57,7 +57,7 @@ DEMO = pathlib.Path("results/demo")
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=new_file,
     help="File to write the metrics to.",
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:
@@ -153,11 +153,11 @@ def train(
     name = folder_recipe(recipe) if is_folder else source
     yaml = recipe_yaml(name, config or hparams or "train.yaml")
     out = out or output_folder
+    data = []
     if is_folder:
-        out = out or pathlib.Path(
-            "results", pathlib.Path(source).resolve().name
-        )
-        _check_outside(out, source)
+        folder = pathlib.Path(source).resolve()
+        out = out or pathlib.Path("results", folder.name)
+        data = [f"--data_folder={source}"]
     options = {
         "preset": preset,
         "number_of_steps": steps,
@@ -165,8 +165,12 @@ def train(
     }
     arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
     arguments = [str(yaml), *arguments, *context.args]
-    data = [f"--data_folder={source}"] if is_folder else []
     parse_arguments([*arguments, *data])
+    if is_folder and out.resolve().is_relative_to(folder):
+        raise click.UsageError(
+            f"The run in {out} would lie among the recordings in {source}: "
+            "name a folder elsewhere, by --out."
+        )
     script = recipe_path(f"{name}/train.py")
     if logger is not None:
         arguments.append(f"--logger={logger}")
@@ -197,15 +201,6 @@ def _check_options(context: click.Context, logger: str | None) -> None:
             )
     if logger not in (None, "file") and find_spec(logger) is None:
         raise click.UsageError(f"--logger={logger} needs: pip install {logger}")
-
-
-def _check_outside(run: pathlib.Path, recordings: str) -> None:
-    """Refuse a run among its recordings, of which its audio would be some."""
-    if run.resolve().is_relative_to(pathlib.Path(recordings).resolve()):
-        raise click.UsageError(
-            f"The run in {run} would lie among the recordings in {recordings}: "
-            "name a folder elsewhere, by --out."
-        )
 
 
 def _is_folder(source: str) -> bool:

@@ -313,11 +313,11 @@ def check_device(device: str | torch.device | None) -> None:
         ) from error
 
 
-def _check_has(found, needed, kind, cls):
-    missing = [name for name in needed if name not in found]
+def _check_has(given, needed, kind, cls):
+    missing = [name for name in needed if name not in given]
     if missing:
         raise ValueError(
             f"A {cls.__name__} needs the {kind} {', '.join(needed)}; "
             f"{', '.join(missing)} of them are missing, "
-            f"{', '.join(map(str, found)) or 'none'} are there."
+            f"{', '.join(map(str, given)) or 'none'} are there."
         )

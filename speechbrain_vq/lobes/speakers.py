@@ -6,11 +6,11 @@ average speaker.
 """
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import nn
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 MAX_NAME_BYTES = 64
@@ -260,8 +260,7 @@ def voices(
 def unknown_speaker(name: str, known: Iterable[str]) -> str:
     """Format the error text of a name that a speaker table lacks."""
     known = list(known)
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = suggestion(name, known)
     if len(known) > 120:
         known = [*known[:120], f"... ({len(known)} in all)"]
     return f"There is no speaker {name!r}.{hint} Known: {', '.join(known)}."

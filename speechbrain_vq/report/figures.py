@@ -126,8 +126,8 @@ class CodeMap:
 
 def legend(phones: Sequence[str]) -> list[tuple[str, str]]:
     """Return the manners of phones with their colours."""
-    found = {manner(ipa) for ipa in to_ipa(phones).values()}
-    return [(name, COLOURS[name]) for name in MANNERS if name in found]
+    present = {manner(ipa) for ipa in to_ipa(phones).values()}
+    return [(name, COLOURS[name]) for name in MANNERS if name in present]
 
 
 def phone_unit_map(

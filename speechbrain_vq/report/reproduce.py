@@ -9,6 +9,7 @@ from hyperpyyaml.core import recursive_update
 
 from speechbrain_vq.presets import preset_path
 from speechbrain_vq.recipe_files import load, read_recipe, recipe_path
+from speechbrain_vq.versions import versions
 
 from .summary import Summary
 
@@ -74,6 +75,23 @@ def command(summary: Summary) -> str | None:
         if not c.key.startswith("vq.")
     ]
     return _in_lines(f"speechbrain-vq train {section['recipe']}", options)
+
+
+def facts(summary: Summary) -> list[tuple[str, Any]]:
+    """List what a run depends on beside its yaml: names and values."""
+    rows = []
+    if summary.seed is not None:
+        rows.append(("seed", summary.seed))
+    if summary.run is not None:
+        corpus = summary.run.corpus
+        if corpus.known:
+            minutes = corpus.minutes
+            length = "" if minutes is None else f", {minutes:g} minutes"
+            rows.append(("corpus", (corpus.name or "own recordings") + length))
+        trained_with = summary.run.results.get("versions")
+        if trained_with:
+            rows.append(("trained with", trained_with))
+    return [*rows, ("report by", versions("speechbrain"))]
 
 
 def _in_lines(start, options):

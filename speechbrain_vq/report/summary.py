@@ -219,9 +219,11 @@ def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
         *("used_codes_percent", "perplexity", "reconstruction_error"),
         *("pnmi", "bits_per_second", "steps", "vectors"),
     )
-    found = {name: values.get(stage + name, values.get(name)) for name in names}
+    numbers = {
+        name: values.get(stage + name, values.get(name)) for name in names
+    }
     return {
         name: value
-        for name, value in found.items()
+        for name, value in numbers.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }

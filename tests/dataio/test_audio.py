@@ -10,9 +10,11 @@ import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq.dataio.audio import (
+    read_audio,
+)
+from speechbrain_vq.dataio.dataset import (
     drop_unreadable,
     random_start,
-    read_audio,
     read_dataset,
 )
 

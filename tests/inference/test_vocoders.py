@@ -396,7 +396,7 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
     assert "--win_length=1024" in str(e.value)
     # The recipe takes what it says, and makes what the vocoder hears.
     flags = dict(re.findall(r"--(\w+)=(\d+)", str(e.value)))
-    yaml = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
+    yaml = recipe_path("common/unit_discovery.yaml")
     given = {key: int(value) for key, value in flags.items()}
     with open(yaml, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, {**given, "data_folder": "x"})

@@ -22,7 +22,8 @@ from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import read_audio, read_dataset
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.dataset import read_dataset
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,

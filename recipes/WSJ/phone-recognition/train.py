@@ -23,7 +23,8 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.metric_stats import ErrorRateStats
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import read_audio, read_dataset
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.dataset import read_dataset
 from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
