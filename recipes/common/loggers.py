@@ -74,8 +74,8 @@ class LoggerGroup(TrainLogger):
         log(step, "usage of a code over the mean", (counts / share).flatten())
 
 
-class StepTensorboardLogger(TensorboardLogger):
-    """Log by TensorBoard over optimizer steps, those of resumed runs too."""
+class StepLogger:
+    """Log by stage over optimizer steps, those of resumed runs too."""
 
     @main_process_only
     def log_stats(
@@ -92,10 +92,19 @@ class StepTensorboardLogger(TensorboardLogger):
             "valid": valid_stats,
             "test": test_stats,
         }
+        stages = {stage: stats for stage, stats in stages.items() if stats}
+        self.log_stages(stats_meta, stages)
+
+
+class StepTensorboardLogger(StepLogger, TensorboardLogger):
+    """Log by TensorBoard."""
+
+    def log_stages(self, meta, stages):
+        """Log the metrics of each stage."""
         for stage, stats in stages.items():
-            for name, value in (stats or {}).items():
+            for name, value in stats.items():
                 tag = f"{name}/{stage}"
-                self.writer.add_scalar(tag, value, stats_meta["step"])
+                self.writer.add_scalar(tag, value, meta["step"])
 
     def log_one(self, step, name, value, sample_rate=None):
         """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
@@ -108,26 +117,12 @@ class StepTensorboardLogger(TensorboardLogger):
             self.writer.add_histogram(name, value, step)
 
 
-class StepWandBLogger(WandBLogger):
-    """Log by Weights & Biases over optimizer steps."""
+class StepWandBLogger(StepLogger, WandBLogger):
+    """Log by Weights & Biases."""
 
-    @main_process_only
-    def log_stats(
-        self,
-        stats_meta,
-        train_stats=None,
-        valid_stats=None,
-        test_stats=None,
-        verbose=False,
-    ):
-        """See TrainLogger.log_stats()"""
-        stages = {
-            "train": train_stats,
-            "valid": valid_stats,
-            "test": test_stats,
-        }
-        stats = {stage: stats for stage, stats in stages.items() if stats}
-        self.run.log({**stats, **stats_meta}, step=stats_meta["step"])
+    def log_stages(self, meta, stages):
+        """Log the metrics of each stage."""
+        self.run.log({**stages, **meta}, step=meta["step"])
 
     def log_one(self, step, name, value, sample_rate=None):
         """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
