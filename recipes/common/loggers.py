@@ -33,13 +33,7 @@ class Sample(NamedTuple):
 
 class LoggerGroup(TrainLogger):
     """Log the metrics of a run in several ways, of which the last takes
-    pictures and audio.
-
-    Arguments
-    ---------
-    *loggers : TrainLogger
-        The loggers.
-    """
+    pictures and audio."""
 
     def __init__(self, *loggers):
         self.loggers = loggers
@@ -53,17 +47,8 @@ class LoggerGroup(TrainLogger):
     def log_media(
         self, step: int, samples: dict[str, Sample], counts: torch.Tensor
     ) -> None:
-        """Log held-out utterances and the usage of the codes.
-
-        Arguments
-        ---------
-        step : int
-            Optimizer steps so far.
-        samples : dict
-            Utterances by name.
-        counts : torch.Tensor
-            How often each code occurred in the validation, [C, K].
-        """
+        """Log held-out utterances by name, and how often each code occurred in
+        the validation, [C, K]."""
         log = self.loggers[-1].log_one
         for name, sample in samples.items():
             log(step, f"{name}/spectrogram", picture(sample))
@@ -174,22 +159,8 @@ class ConsoleFilter(logging.Filter):
 
 
 def add_logger(hparams: dict[str, Any], name: str) -> None:
-    """Log the metrics of a run by TensorBoard or Weights & Biases, too.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters, of which ``train_logger`` is replaced.
-    name : str
-        ``"file"`` (as the yaml has it), ``"tensorboard"`` or ``"wandb"``.
-
-    Raises
-    ------
-    ImportError
-        If its package is not installed.
-    ValueError
-        If there is no such logger.
-    """
+    """Log the metrics of a run also by ``"tensorboard"`` or ``"wandb"``
+    (``"file"``: as the yaml has it); replaces ``train_logger``."""
     if name not in LOGGERS:
         raise ValueError(
             f"--logger={name}: it is one of {', '.join(LOGGERS)}."

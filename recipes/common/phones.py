@@ -17,21 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 def phone_names(item: dict[str, Any]) -> list[str]:
-    """List the phones of an utterance in a manifest.
+    """List the phones of an utterance in a manifest: ``phone_names``, where their
+    times are not known, or the names of ``phones``, [start, end, name].
 
-    Arguments
-    ---------
-    item : dict
-        With ``phone_names``, where their times are not known, or with
-        ``phones`` as [start, end, name].
-
-    Returns
-    -------
-    list of str
-        Their names.
-
-    Example
-    -------
     >>> phone_names({"phones": [[0.0, 0.1, "t"], [0.1, 0.3, "u"]]})
     ['t', 'u']
     """
