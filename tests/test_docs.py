@@ -138,9 +138,9 @@ def test_the_pages_name_all_extras_and_verbs():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_to_files(page):
-    found = page.read_text(encoding="utf-8")
-    found = re.sub(r"```.*?```", "", found, flags=re.S)
-    for link in re.findall(r"\]\((?!http|#|mailto:)([^)#\s]+)", found):
+    page_text = page.read_text(encoding="utf-8")
+    page_text = re.sub(r"```.*?```", "", page_text, flags=re.S)
+    for link in re.findall(r"\]\((?!http|#|mailto:)([^)#\s]+)", page_text):
         generated = page.parent == ROOT / "docs" and link in (
             "contributing.md",
             "changelog.md",
@@ -148,15 +148,15 @@ def test_links_lead_to_files(page):
         assert generated or (page.parent / link).exists(), link
     raw = URL.replace("github.com", "raw.githubusercontent.com")
     for kind, path in re.findall(
-        rf"(?:{URL}/(blob|tree|raw)|{raw})/main/([^)#\s]+)", found
+        rf"(?:{URL}/(blob|tree|raw)|{raw})/main/([^)#\s]+)", page_text
     ):
         target = ROOT / path
         assert target.is_dir() if kind == "tree" else target.is_file(), path
 
 
 def test_the_package_index_shows_the_readme_right():
-    found = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)\s]+)\)", found)
+    page_text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", page_text)
     assert links and all(re.match("https://|#", link) for link in links)
 
 
@@ -168,9 +168,9 @@ def test_there_is_one_address_of_the_repository():
     assert site["repo_url"] == URL and site["site_url"] in urls
     others = [ROOT / "CITATION.cff", *(ROOT / ".github").rglob("*.yml")]
     for page in [*PAGES, *others]:
-        found = page.read_text(encoding="utf-8")
+        page_text = page.read_text(encoding="utf-8")
         for name in re.findall(
-            r"github(?:usercontent)?\.com/(\S+?/speechbrain[-_]vq)\b", found
+            r"github(?:usercontent)?\.com/(\S+?/speechbrain[-_]vq)\b", page_text
         ):
             assert name == owner, page
 
@@ -187,14 +187,14 @@ def test_table_counts_the_lines_that_change():
     rows = re.findall(
         r"\| (?:integration|templates)/(\S+).*?\| (\d) \|", text("training")
     )
-    told = {name: int(lines) for name, lines in rows}
+    lines_of = {name: int(lines) for name, lines in rows}
     counted = {
         re.search(r"/(\w+)", cls.__doc__)[1]: inspect.getsource(cls).count(
             "# vq"
         )
         for cls in SHAPES
     }
-    assert told == counted
+    assert lines_of == counted
 
 
 def test_the_table_of_presets_is_what_they_hold():

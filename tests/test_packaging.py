@@ -66,14 +66,14 @@ def test_wheel_holds_the_package(wheel):
 
 @pytest.mark.parametrize("folder", ["hparams", "recipes"])
 def test_wheel_holds_presets_and_recipes(wheel, folder):
-    found = [
+    matches = [
         path.relative_to(ROOT)
         for suffix in ("py", "yaml", "md", "txt", "csv")
         for path in (ROOT / folder).rglob(f"*.{suffix}")
     ]
     expected = {
         f"speechbrain_vq/{path.as_posix()}"
-        for path in found
+        for path in matches
         if "results" not in path.parts
     }
     assert expected
@@ -107,9 +107,9 @@ def test_sdist_holds_what_is_tracked(tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = [m.name for m in archive.getmembers() if m.isfile()]
-    found = {name.split("/", 1)[1] for name in names}
-    assert tracked <= found, sorted(tracked - found)
-    others = {name.split("/")[0] for name in found - tracked}
+    packaged = {name.split("/", 1)[1] for name in names}
+    assert tracked <= packaged, sorted(tracked - packaged)
+    others = {name.split("/")[0] for name in packaged - tracked}
     assert others <= {"PKG-INFO", "speechbrain_vq.egg-info"}
 
 

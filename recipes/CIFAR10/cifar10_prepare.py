@@ -65,23 +65,6 @@ SOURCES = {
 def image_channels(dataset: str) -> int:
     """Return the number of channels of the images of a data set.
 
-    Arguments
-    ---------
-    dataset : str
-        "cifar10" or "fashion-mnist".
-
-    Returns
-    -------
-    int
-        Number of channels.
-
-    Raises
-    ------
-    ValueError
-        If there is no such data set.
-
-    Example
-    -------
     >>> image_channels("cifar10")
     3
     """
@@ -171,25 +154,7 @@ def prepare(
 
 
 def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
-    """Read the prepared images of a split.
-
-    Arguments
-    ---------
-    folder : path
-        Folder that ``prepare`` returned.
-    split : str
-        "train", "valid" or "test".
-
-    Returns
-    -------
-    torch.Tensor
-        Whole numbers 0..255 of one byte, [N, C, 32, 32].
-
-    Raises
-    ------
-    ValueError
-        If its file is damaged.
-    """
+    """Read the prepared images of a split: bytes, [N, C, 32, 32]."""
     path = pathlib.Path(folder) / f"{split}.safetensors"
     try:
         return load_file(path)["images"]

@@ -109,20 +109,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 
 
 def find_voice(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Find the folder with wav, lab and etc, unpacked where it is not.
-
-    Arguments
-    ---------
-    source : pathlib.Path
-        The package, the folder that it is in or was unpacked to.
-    folder : pathlib.Path
-        Folder to unpack a package to.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder of the voice.
-    """
+    """Find the folder with wav, lab and etc: in the source, or unpacked to the
+    folder from a package that is the source or in it."""
     voice = _find_voice(source)
     if voice is None:
         voice = _unpack(_find_package(source), folder / VOICE)

@@ -554,24 +554,11 @@ def _as_text(name: str) -> str:
 def find_speakers(
     paths: list[pathlib.Path], default: str
 ) -> tuple[dict[pathlib.Path, str], str]:
-    """Find the speaker of each recording by its path.
+    """Find the speaker of each recording by its path below their folder.
 
-    Arguments
-    ---------
-    paths : list of Path
-        Paths below the folder of the recordings.
-    default : str
-        Speaker of those whose path names none.
+    Returns the speaker of each path, ``default`` where it names none, and what
+    was taken for speakers, empty if nothing was.
 
-    Returns
-    -------
-    speakers : dict
-        Speaker of each path.
-    origin : str
-        What was taken for speakers, empty if nothing was.
-
-    Example
-    -------
     >>> paths = [pathlib.Path(f"{who}_{n}.wav") for who in "ab" for n in "12"]
     >>> find_speakers(paths, "me")[1]
     'beginnings of file names'

@@ -172,23 +172,12 @@ def _read_texts(files: dict[str, pathlib.Path]) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """Return the words of a detailed transcript (``.dot``).
+    """Return the words, in capitals, of a detailed transcript (``.dot``) without
+    the name at its end.
 
     Noises, pauses and marks of emphasis, of lengthening and of slips are left
     out; punctuation that is said, such as ``,COMMA``, stays.
 
-    Arguments
-    ---------
-    text : str
-        As in the file, without the name at its end.
-
-    Returns
-    -------
-    str
-        Words in capitals.
-
-    Example
-    -------
     >>> clean("[door_slam] THE *FEDERAL* RE:SERVE . !SAID ,COMMA <YES> ~")
     'THE FEDERAL RESERVE SAID ,COMMA YES'
     """

@@ -11,23 +11,9 @@ from typing import IO
 def unpack(
     package: pathlib.Path, pattern: re.Pattern, folder: pathlib.Path
 ) -> None:
-    """Unpack the files of a package whose paths match a pattern.
-
-    Arguments
-    ---------
-    package : pathlib.Path
-        The package, ``NAME_VERSION_ARCH.deb``.
-    pattern : re.Pattern
-        Pattern of the whole path of a file; its first group is the path to
-        write, relative to the folder.
-    folder : pathlib.Path
-        Folder to write to.
-
-    Raises
-    ------
-    ValueError
-        If it is no such package, damaged, or packed with zstd.
-    """
+    """Unpack the files of a package (``NAME_VERSION_ARCH.deb``) whose whole
+    path matches a pattern; its first group is the path to write, relative to
+    the folder."""
     with open(package, "rb") as file:
         names = []
         for name, size in _members(file, package):
@@ -95,20 +81,9 @@ def _copy_matches(
 
 
 def how_to_get(*packages: pathlib.Path | str) -> str:
-    """Return a sentence on how to fetch packages, by their names or files.
+    """Return a sentence, without full stop, on how to fetch packages, by their
+    names or files.
 
-    Arguments
-    ---------
-    *packages : path or str
-        Names of the packages, or of their files.
-
-    Returns
-    -------
-    str
-        The sentence, without a full stop.
-
-    Example
-    -------
     >>> how_to_get("festvox-ru_0.5+dfsg-6_all.deb")
     '`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without being root'
     """

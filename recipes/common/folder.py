@@ -52,22 +52,8 @@ OPTIONS = {
 
 
 def choose(seconds: float, recipe: str) -> dict[str, int]:
-    """Choose hyperparameters by the amount of speech.
+    """Choose overrides of a recipe's yaml by the seconds of speech to train on.
 
-    Arguments
-    ---------
-    seconds : float
-        Length of the speech to train on.
-    recipe : str
-        Last part of the name of the recipe.
-
-    Returns
-    -------
-    dict
-        Overrides of the recipe's yaml.
-
-    Example
-    -------
     >>> choose(14.5 * 60, "unit-discovery")
     {'codebook_size': 512, 'number_of_steps': 800}
     """
@@ -83,19 +69,9 @@ def choose(seconds: float, recipe: str) -> dict[str, int]:
 
 
 def main(argv: list[str]) -> None:
-    """Prepare a folder, and run a recipe on it.
-
-    Arguments
-    ---------
-    argv : list of str
-        Arguments after the name of this script, as `speechbrain-vq train` has
-        checked them: the output folder is one of them.
-
-    Raises
-    ------
-    ValueError
-        If the folder cannot be used, or the output folder has another run.
-    """
+    """Prepare a folder, and run a recipe on it. The arguments are those after the
+    name of this script, as `speechbrain-vq train` has checked them: the output
+    folder is one of them."""
     script, folder, yaml, *options = argv
     # Of the preparation here, not of the recipe.
     strict = "--strict=True" in options

@@ -15,31 +15,13 @@ G2P = Callable[[str], str | Iterable[str]]
 
 
 def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
-    """Read a lexicon in the format of CMUdict and of librispeech-lexicon.txt.
+    """Read a lexicon in the format of CMUdict and of librispeech-lexicon.txt:
+    phones by word, in capitals.
 
     A line has a word and its phones. Of several pronunciations, the first
     counts; the digits of stress are left out, and so are lines of ``;;;`` and
     what follows a ``#``.
 
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Phones by word, in capitals.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no lexicon.
-
-    Example
-    -------
     >>> read_lexicon(pathlib.Path("cmudict.dict"))["TEA"]  # doctest: +SKIP
     ['T', 'IY']
     """
@@ -66,27 +48,10 @@ def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
 
 
 def find_g2p(name: str) -> G2P:
-    """Import a function that converts a word to phones.
+    """Import ``module:function``, of a module that is installed or in the
+    current folder, which converts a word to phones: a list, or a text with
+    spaces.
 
-    Arguments
-    ---------
-    name : str
-        ``module:function``, of a module that is installed or in the current
-        folder. It takes a word and returns its phones, as a list or as a text
-        with spaces.
-
-    Returns
-    -------
-    callable
-        The function.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be imported or called.
-
-    Example
-    -------
     >>> find_g2p("builtins:list")("tea")
     ['t', 'e', 'a']
     """
@@ -116,12 +81,7 @@ class Pronouncer:
         A file, see ``read_lexicon``.
     g2p : str, optional
         ``module:function`` for the words that the lexicon lacks, see
-        ``find_g2p``.
-
-    Raises
-    ------
-    ValueError
-        If neither is given.
+        ``find_g2p``. One of both is needed.
 
     Example
     -------

@@ -25,20 +25,7 @@ PLACES = ("output_folder", "save_folder", "manifest_folder", "train_log")
 
 def check_resume(hparams_file: str, overrides: str) -> None:
     """Refuse to resume a run with other hyperparameters: its checkpoint would
-    be loaded all the same, and its results overwritten.
-
-    Arguments
-    ---------
-    hparams_file : str
-        Yaml file of the new run.
-    overrides : str
-        Overrides of the new run.
-
-    Raises
-    ------
-    ValueError
-        If the folder has a checkpoint of a run with other hyperparameters.
-    """
+    be loaded all the same, and its results overwritten."""
     with open(hparams_file, encoding="utf-8") as file:
         hparams = YAML().load(resolve_references(file, overrides).read())
     folder = pathlib.Path(hparams["output_folder"])

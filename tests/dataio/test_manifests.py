@@ -31,9 +31,9 @@ def test_a_byte_order_mark_is_ignored(tmp_path):
     )
     assert read_corpus(tmp_path) == {"data_root": "audio"}
     assert data_root(tmp_path) == str(tmp_path / "audio")
-    found = read_manifest(tmp_path / "test.json")["a"]
-    assert found["wav"] == f"{tmp_path}/audio/a.wav"
-    assert found["spk_id"] == "3"
+    entry = read_manifest(tmp_path / "test.json")["a"]
+    assert entry["wav"] == f"{tmp_path}/audio/a.wav"
+    assert entry["spk_id"] == "3"
     assert [item.phone for item in read_items(tmp_path / "phones.item")] == [
         "b"
     ]

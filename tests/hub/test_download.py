@@ -164,8 +164,10 @@ def test_only_data_is_fetched(hub, files):
     hub.put(ID, {**files, **dict.fromkeys(extra, "x")})
     folder = download(ID)
     assert {p.name for p in folder.rglob("*")} == set(files) & set(FILES)
-    asked = {path.rsplit("/")[-1] for _, path in hub.calls(path="/resolve/")}
-    assert asked <= set(FILES)
+    requested = {
+        path.rsplit("/")[-1] for _, path in hub.calls(path="/resolve/")
+    }
+    assert requested <= set(FILES)
 
 
 def test_trusted_all_is_fetched_with_a_warning_unless_pinned(hub, files):

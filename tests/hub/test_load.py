@@ -343,8 +343,8 @@ def test_a_model_in_a_subfolder(hub, folder, tmp_path):
     commit = hub.put(ID, {**files, "other/model.safetensors": b"x"})
     savedir = {"savedir": tmp_path / "copy"}
     for source, options in ((where, {}), (ID, {}), (ID, savedir)):
-        found = load_pretrained(source, subfolder="best", **options)
-        assert holds(found["modules"], make_weights())
+        loaded = load_pretrained(source, subfolder="best", **options)
+        assert holds(loaded["modules"], make_weights())
     assert not hub.calls(path="other")
     assert (tmp_path / "copy" / "model.safetensors").is_file()
     for source in (where, ID):

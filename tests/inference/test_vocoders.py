@@ -269,10 +269,10 @@ def test_the_vocoder_of_a_yaml_is_of_the_same_commit(hub, matching):
     hub.log.clear()
     model = VQTokenizer.from_hparams("lab/model", pinned)
     assert isinstance(model.vocoder, HifiGAN) and model.revision == pinned
-    asked = {path for _, path in hub.log}
-    assert asked and all("lab/model" in path for path in asked)
+    requested = {path for _, path in hub.log}
+    assert requested and all("lab/model" in path for path in requested)
     others = hub.repo("lab/model").head(), "main"
-    assert not any(other in path for path in asked for other in others)
+    assert not any(other in path for path in requested for other in others)
     hub.log.clear()
     VQTokenizer.from_hparams("lab/model", pinned)
     assert not hub.log
@@ -310,33 +310,35 @@ def test_a_vocoder_of_a_yaml_is_no_link_and_no_pickle(matching, tmp_path):
 
 def test_the_command_takes_one(matching, vocoder, tmp_path):
     wav = pathlib.Path(bundled("mini"), "example.wav")
-    made = []
+    wavs = []
     for name, options in {"plain": [], "gan": ["--vocoder", vocoder]}.items():
         args = ["reconstruct", wav, "--model", matching, *options]
         args += ["--device", "cpu", "--out", tmp_path / name]
-        done = CliRunner().invoke(main, list(map(str, args)))
-        assert done.exit_code == 0, done.output
-        made.append(read_audio(tmp_path / name / "example.wav", RATE))
-    assert made[0].shape == made[1].shape
-    assert not torch.equal(*made)
+        result = CliRunner().invoke(main, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        wavs.append(read_audio(tmp_path / name / "example.wav", RATE))
+    assert wavs[0].shape == wavs[1].shape
+    assert not torch.equal(*wavs)
 
 
 def test_an_evaluation_takes_one(matching, vocoder, tmp_path):
     wav = pathlib.Path(bundled("mini"), "example.wav").resolve()
     manifest = tmp_path / "test.json"
     manifest.write_text(json.dumps({"u": {"wav": str(wav), "spk_id": "x"}}))
-    found = {}
+    results = {}
     for name, options in {"plain": [], "gan": ["--vocoder", vocoder]}.items():
         args = ["evaluate", matching, "--manifest", manifest, *options]
         args += ["--device", "cpu", "--replicates=0", "--out", tmp_path / name]
-        done = CliRunner().invoke(main, list(map(str, args)))
-        assert done.exit_code == 0, done.output
-        found[name] = json.loads((tmp_path / name / "results.json").read_text())
-    assert found["plain"]["settings"]["vocoder"] == "Griffin-Lim"
-    assert found["gan"]["settings"]["vocoder"] == str(vocoder)
+        result = CliRunner().invoke(main, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        results[name] = json.loads(
+            (tmp_path / name / "results.json").read_text()
+        )
+    assert results["plain"]["settings"]["vocoder"] == "Griffin-Lim"
+    assert results["gan"]["settings"]["vocoder"] == str(vocoder)
     plain, gan = (
         one["figures"]["reconstruction"]["mel_cepstral_distortion"]["value"]
-        for one in found.values()
+        for one in results.values()
     )
     assert plain != pytest.approx(gan, rel=0.01)
 
@@ -383,10 +385,10 @@ def test_other_log_mels_are_refused(tmp_path, matching, old, new, wrong):
     )
     with pytest.raises(ValueError, match=wrong) as caught:
         VQTokenizer.from_hparams(matching, vocoder=vocoder)
-    said = str(caught.value)
-    assert str(vocoder) in said and str(matching) in said
-    assert old.replace(": ", "=") in said
-    assert "Griffin-Lim" in said
+    message = str(caught.value)
+    assert str(vocoder) in message and str(matching) in message
+    assert old.replace(": ", "=") in message
+    assert "Griffin-Lim" in message
 
 
 def test_another_hop_is_refused_with_the_way_out(model, vocoder):
@@ -397,9 +399,9 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
     # The recipe takes what it says, and makes what the vocoder hears.
     flags = dict(re.findall(r"--(\w+)=(\d+)", str(e.value)))
     yaml = recipe_path("common/unit_discovery.yaml")
-    given = {key: int(value) for key, value in flags.items()}
+    sizes = {key: int(value) for key, value in flags.items()}
     with open(yaml, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, {**given, "data_folder": "x"})
+        hparams = load_hyperpyyaml(file, {**sizes, "data_folder": "x"})
     settings = load_vocoder(vocoder).settings
     assert hparams["features"].settings == settings
 

@@ -267,10 +267,10 @@ def test_what_is_of_no_use_needs_force(tmp_path, about, message):
         export_pretrained(run, place)
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
     command = ["export", str(run), str(place)]
-    done = CliRunner().invoke(main, command)
-    assert done.exit_code != 0 and "--force" in done.output
-    done = CliRunner().invoke(main, [*command, "--force"])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code != 0 and "--force" in result.output
+    result = CliRunner().invoke(main, [*command, "--force"])
+    assert result.exit_code == 0, result.output
     # Whoever finds it is told too.
     text = (place / "README.md").read_text()
     assert re.search(f"Exported by force. .*{message}", text)
@@ -478,8 +478,8 @@ def test_codes_of_an_old_run_are_what_they_were(tmp_path):
     )
     modules["quantizer"].norm.running_var += 1e-5
     assert_same(modules, loaded)
-    wanted = modules["quantizer"].encode(x)
-    assert torch.equal(loaded["quantizer"].encode(x), wanted)
+    codes = modules["quantizer"].encode(x)
+    assert torch.equal(loaded["quantizer"].encode(x), codes)
 
 
 def test_an_old_run_in_its_warm_up_needs_force(tmp_path):

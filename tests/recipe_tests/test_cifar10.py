@@ -459,9 +459,9 @@ SHORT = {
 
 
 def run(cwd, **options):
-    done = processes.run(cwd, RECIPE, **{**SHORT, **options})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    result = processes.run(cwd, RECIPE, **{**SHORT, **options})
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 def read(path):
@@ -511,7 +511,7 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
 @pytest.mark.slow
 def test_without_a_bottleneck_there_are_no_codes(tmp_path):
     make_fashion(tmp_path / "data")
-    done = run(
+    result = run(
         tmp_path,
         data_folder="data",
         output_folder="out",
@@ -522,7 +522,7 @@ def test_without_a_bottleneck_there_are_no_codes(tmp_path):
     figures = read(tmp_path / "out/results.json")
     assert 0 < figures["reconstruction_bits_per_dim"] < 9
     assert "bits_per_dim" not in figures and "perplexities" not in figures
-    assert "No model was exported" in done.stdout + done.stderr
+    assert "No model was exported" in result.stdout + result.stderr
     assert not (tmp_path / "out/model").exists()
     assert Image.open(tmp_path / "out/pictures/test.png").mode == "L"
 

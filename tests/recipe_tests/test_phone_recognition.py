@@ -93,13 +93,13 @@ def test_from_a_corpus_to_a_model(corpus, tmp_path):
     encoder.load(folder / "model/label_encoder.txt")
     assert encoder.lab2ind == brain.hparams.label_encoder.lab2ind
     wavs, lengths = torch.randn(2, 8000) / 10, torch.ones(2)
-    heard = []
+    log_probs = []
     for modules in (model.mods, brain.modules.eval()):
         with torch.no_grad():
             x, seen = modules.encoder(*modules.features(wavs, lengths))
             vq = modules.quantizer(x, seen)
-            heard.append(modules.recogniser(vq.quantized, seen))
-    torch.testing.assert_close(*heard)
+            log_probs.append(modules.recogniser(vq.quantized, seen))
+    torch.testing.assert_close(*log_probs)
     # Who runs it again finds it done.
     assert (
         start(corpus, data, folder, number_of_steps=80, vq=SCHEDULE)[1]
@@ -224,7 +224,7 @@ def test_padding_never_counts(training):
         for k, v in model.state_dict().items()
         if torch.is_tensor(v)
     }
-    seen = []
+    results = []
     for time in (60, 100):
         model.load_state_dict(state, strict=False)
         model.zero_grad()
@@ -236,8 +236,8 @@ def test_padding_never_counts(training):
         loss.backward()
         gradients = [p.grad.clone() for p in model.parameters()]
         norms = [b.clone() for n, b in model.named_buffers() if "running" in n]
-        seen.append([torch.cat(rows), vq.loss, *gradients, *norms])
-    for one, other in zip(*seen, strict=True):
+        results.append([torch.cat(rows), vq.loss, *gradients, *norms])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 

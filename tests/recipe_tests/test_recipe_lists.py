@@ -105,7 +105,7 @@ def test_a_row_runs(row, folder):
     output = folder / pathlib.Path(row["Hparam_file"]).relative_to("recipes")
     output.mkdir(parents=True)
     (output / "stdout.txt").touch()
-    done = processes.run_script(
+    result = processes.run_script(
         folder,
         ROOT / row["Script_file"],
         ROOT / row["Hparam_file"],
@@ -113,7 +113,7 @@ def test_a_row_runs(row, folder):
         "--device=cpu",
         f"--output_folder={output}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    wanted = re.search(r"file_exists=\[(.*?)\]", row["test_debug_checks"])
-    for file in wanted.group(1).split(","):
+    assert result.returncode == 0, result.stdout + result.stderr
+    expected = re.search(r"file_exists=\[(.*?)\]", row["test_debug_checks"])
+    for file in expected.group(1).split(","):
         assert (output / file).is_file(), file

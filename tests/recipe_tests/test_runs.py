@@ -197,9 +197,9 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
         *((20, 0.05), (40, 0.025))
     ]
     for kind in ("original", "decoded"):
-        heard = events.Audio(f"utt/{kind}")
-        assert [one.step for one in heard] == [20, 40]
-        read, rate = soundfile.read(io.BytesIO(heard[0].encoded_audio_string))
+        decoded = events.Audio(f"utt/{kind}")
+        assert [one.step for one in decoded] == [20, 40]
+        read, rate = soundfile.read(io.BytesIO(decoded[0].encoded_audio_string))
         assert rate == 16000 and abs(len(read) - 16000) <= 160
     # Codes of an even share of the usage have 1.
     (usage, _) = events.Histograms("usage of a code over the mean")
@@ -230,8 +230,8 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
         assert runs[-1].config["lr"] == 0.25 and runs[-1].step == step
         runs[-1].finish()
     assert runs[0].id == runs[1].id
-    heard = list(tmp_path.rglob("media/audio/utt/original_40_*.wav"))
-    read, rate = soundfile.read(heard[0])
+    decoded = list(tmp_path.rglob("media/audio/utt/original_40_*.wav"))
+    read, rate = soundfile.read(decoded[0])
     assert rate == 16000 and abs(len(read) - 16000) <= 160
 
 

@@ -307,11 +307,11 @@ def test_a_damaged_file_of_the_archive_costs_its_line(
     damage(archive, name)
     parts = manifests(prepare(archive, tmp_path / "out"))
     assert sum(map(len, parts)) == 59
-    left = {
+    remaining = {
         item["image"].rsplit(".", 1)[0] for p in parts for item in p.values()
     }
     stem = name.rsplit(".", 1)[0]
-    assert f"{ROOT}/{stem}" not in left
+    assert f"{ROOT}/{stem}" not in remaining
     assert "1 of " in caplog.text and f"{stem}.jpg (" in caplog.text
 
 
@@ -420,8 +420,8 @@ def results(folder):
 def test_from_an_archive_to_a_model(rendered, tmp_path):
     shutil.copytree(rendered, tmp_path / "data")
     archive = pack(tmp_path / "data")
-    done = run(tmp_path, data_folder=archive, output_folder="out")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(tmp_path, data_folder=archive, output_folder="out")
+    assert result.returncode == 0, result.stdout + result.stderr
     figures = results(tmp_path / "out")
     assert figures["preset"] == "robust" and figures["steps"] == 60
     assert 0 < figures["bits_per_dim"] < 2
@@ -453,10 +453,10 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
 def test_a_run_that_cannot_work_is_refused(
     options, message, rendered, tmp_path
 ):
-    done = run(tmp_path, data_folder=rendered, output_folder="out", **options)
-    assert done.returncode != 0
-    assert re.search(f"Error: {message}", done.stderr)
-    assert "Traceback" not in done.stderr
+    result = run(tmp_path, data_folder=rendered, output_folder="out", **options)
+    assert result.returncode != 0
+    assert re.search(f"Error: {message}", result.stderr)
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out/results.json").exists()
 
 
@@ -480,20 +480,20 @@ def test_the_stride_is_that_of_the_encoder(tmp_path):
 
 @pytest.mark.slow
 def test_without_a_bottleneck(rendered, tmp_path):
-    done = run(
+    result = run(
         tmp_path,
         data_folder=rendered,
         output_folder="out",
         preset="none",
         vq="{}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     figures = results(tmp_path / "out")
     assert {"bits_per_dim", "cer"} <= set(figures)
     of_codes = {"nmi", "mapping_accuracy", "fillable_codes", "perplexity"}
     assert not of_codes & set(figures)
     assert not (tmp_path / "out/model").exists()
-    assert "No model was exported" in done.stdout + done.stderr
+    assert "No model was exported" in result.stdout + result.stderr
 
 
 @pytest.mark.slow

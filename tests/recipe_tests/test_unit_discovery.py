@@ -34,13 +34,13 @@ def results(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_from_nothing_to_tokens(tmp_path):
-    done = run(
+    result = run(
         tmp_path,
         data_folder="data",
         output_folder="out",
         make_minispeech=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     figures = results(tmp_path / "out")
     assert figures["steps"] == 30 and figures["preset"] == "robust"
     assert 0 < figures["pnmi"] < 1
@@ -63,8 +63,8 @@ def test_from_nothing_to_tokens(tmp_path):
     for path in (tmp_path / "data").glob("*.json"):
         if path.name != "corpus.json":
             path.unlink()
-    done = run(tmp_path, data_folder="data", output_folder="csv")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(tmp_path, data_folder="data", output_folder="csv")
+    assert result.returncode == 0, result.stdout + result.stderr
     again = results(tmp_path / "csv")
     assert "pnmi" not in again and again["vectors"] == figures["vectors"]
 
@@ -106,11 +106,11 @@ def test_a_folder_of_any_audio(tmp_path):
         sound = random.normal(size=(rate, 1 + index % 2)) / 10
         soundfile.write(folder / f"{index}.wav", sound, rate)
     (folder / "broken.wav").write_text("not audio")
-    done = run(
+    result = run(
         tmp_path, data_folder="recordings", output_folder="out", preset="reinit"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "broken.wav" in done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "broken.wav" in result.stdout + result.stderr
     assert "pnmi" not in results(tmp_path / "out")
     assert results(tmp_path / "out")["reconstruction_error"] > 0
     # The preset and the changes to it both count.

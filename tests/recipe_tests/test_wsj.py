@@ -137,18 +137,18 @@ def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_told(
     lines = [x for x in LEXICON.splitlines() if not x.startswith("SEE")]
     lexicon.write_text("\n".join(lines))
     manifests = read(prepare(source, tmp_path / "out", lexicon))
-    kept = [i for items in manifests.values() for i in items.values()]
-    assert 0 < len(kept) < 24
-    assert not any("SEE" in item["words"].split() for item in kept)
-    assert f"{24 - len(kept)} utterances are left out" in caplog.text
+    utterances = [i for items in manifests.values() for i in items.values()]
+    assert 0 < len(utterances) < 24
+    assert not any("SEE" in item["words"].split() for item in utterances)
+    assert f"{24 - len(utterances)} utterances are left out" in caplog.text
     assert "SEE (" in caplog.text
     # Another lexicon is another preparation, and g2p says what it lacks.
     manifests = read(
         prepare(source, tmp_path / "out", lexicon, "builtins:list")
     )
-    kept = [i for items in manifests.values() for i in items.values()]
-    assert len(kept) == 24
-    see = next(i for i in kept if i["words"].split()[0] == "SEE")
+    utterances = [i for items in manifests.values() for i in items.values()]
+    assert len(utterances) == 24
+    see = next(i for i in utterances if i["words"].split()[0] == "SEE")
     assert see["phone_names"][:3] == ["S", "E", "E"]
 
 
