@@ -45,6 +45,15 @@ ssl_encoder_option = click.option(
     "from its own repository, or a copy of it.",
 )
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["process", "ray"]),
+    default="process",
+    show_default=True,
+    help="What encodes: this process, or the actors of a Ray cluster, that of "
+    "RAY_ADDRESS or one on this machine.",
+)
+
 
 @contextlib.contextmanager
 def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
@@ -130,6 +139,17 @@ def _with_dashes(argument: str) -> str:
     if name.startswith("--"):
         name = name.replace("_", "-")
     return "=".join([name, *rest])
+
+
+def open_engine(name: str, run_opts: dict):
+    """Return the engine of a name, None for this process, and move the device
+    from the options of the model, which is then loaded on a CPU, to it."""
+    if name == "process":
+        return None
+    from speechbrain_vq.inference import RayEngine
+
+    device, run_opts["device"] = run_opts.get("device"), "cpu"
+    return RayEngine(device)
 
 
 def check_output_folder(context, parameter, folder: pathlib.Path | None):

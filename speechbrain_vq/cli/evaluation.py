@@ -9,9 +9,11 @@ from .common import (
     check_output_folder,
     clean_errors,
     device_option,
+    engine_option,
     file_path,
     folder_path,
     new_file,
+    open_engine,
     output_folder,
     revision_option,
     ssl_encoder_option,
@@ -22,7 +24,7 @@ from .common import (
 OF_CONVERSIONS = ("targets", "audio")
 OF_MODELS = (
     *("judges", "max_reconstructed", "conversions", *OF_CONVERSIONS),
-    *("vocoder", "ssl_encoder", "revision", "device", "report"),
+    *("vocoder", "ssl_encoder", "revision", "device", "report", "engine"),
 )
 OF_TOKENS = ("codebook_size",)
 
@@ -124,6 +126,7 @@ OF_TOKENS = ("codebook_size",)
 @ssl_encoder_option
 @revision_option
 @device_option
+@engine_option
 def evaluate(
     source,
     out,
@@ -134,6 +137,7 @@ def evaluate(
     ssl_encoder,
     abx,
     strict,
+    engine,
     **options,
 ) -> None:
     """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
@@ -152,7 +156,10 @@ def evaluate(
     if device:
         model["run_opts"] = {"device": device}
     with clean_errors("Interrupted. Nothing was written."):
-        evaluation = run(source, progress=True, **options, **model)
+        runner = open_engine(engine, {"device": device})
+        evaluation = run(
+            source, progress=True, engine=runner, **options, **model
+        )
     click.echo(as_text(evaluation), nl=False)
     if report is not None:
         from speechbrain_vq.report import write_report as write_page

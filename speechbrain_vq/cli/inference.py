@@ -13,6 +13,8 @@ from .common import (
     any_path,
     clean_errors,
     device_option,
+    engine_option,
+    open_engine,
     output_folder,
     revision_option,
     ssl_encoder_option,
@@ -81,11 +83,13 @@ codebooks_option = click.option(
     "--out",
     required=True,
     type=any_path,
-    help="Output: NAME.jsonl, NAME.npz, or a folder for a data set.",
+    help="Output: NAME.jsonl, NAME.npz, or a folder for a data set or, with "
+    "an engine, Parquet shards.",
 )
+@engine_option
 @click.option(
     "--format",
-    type=click.Choice(["jsonl", "npz", "hf-dataset"]),
+    type=click.Choice(["jsonl", "npz", "hf-dataset", "parquet"]),
     help="Format of --out; default: by its name.",
 )
 @click.option(
@@ -113,13 +117,16 @@ def tokenize(
     out,
     overwrite,
     strict,
+    engine,
     **options,
 ) -> None:
-    """Write the tokens of audio files, or of all files in folders."""
+    """Write the tokens of audio files, of all files in folders, or of data
+    sets: Parquet files, and folders of Dataset.save_to_disk."""
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
+        runner = open_engine(engine, run_opts)
         tokenizer = _load(
             VQTokenizer,
             model,
@@ -134,6 +141,7 @@ def tokenize(
             tokenizer,
             overwrite=overwrite,
             progress=True,
+            engine=runner,
             **options,
         )
     _report(result, out, strict)

@@ -92,7 +92,7 @@ def audio_blocks(
 
 
 def read_audio(
-    path: str | os.PathLike,
+    path: str | os.PathLike | BinaryIO,
     sample_rate: int,
     start: float = 0.0,
     duration: float | None = None,
@@ -103,7 +103,9 @@ def read_audio(
     return torch.cat(list(blocks))
 
 
-def check_audio(path: str | os.PathLike, decode: bool = True) -> float:
+def check_audio(
+    path: str | os.PathLike | BinaryIO, decode: bool = True
+) -> float:
     """Return the length of a file in seconds: of what can be decoded, which is
     checked in full; see ``audio_blocks`` for the AudioError. Without
     ``decode`` the length is that of the header where there is one."""
@@ -166,8 +168,13 @@ def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
     except AudioError:
         raise
     except ValueError as error:
-        name = source if isinstance(source, str | os.PathLike) else "audio"
-        raise AudioError(f"{name}: {error}") from error
+        raise AudioError(f"{_name(source)}: {error}") from error
+
+
+def _name(source):
+    """Name a path, or an open file that has a name, in error messages."""
+    is_path = isinstance(source, str | os.PathLike)
+    return os.fspath(source) if is_path else getattr(source, "name", "audio")
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
@@ -222,7 +229,7 @@ class _Forward(soundfile.SoundFile):
 def _open(source, name=None, check=True):
     """Open audio; any failure becomes an AudioError that names the file."""
     is_path = isinstance(source, str | os.PathLike)
-    name = name or (os.fspath(source) if is_path else "audio")
+    name = name or _name(source)
     if is_path and not os.path.exists(source):
         raise AudioError(f"{name}: there is no such file.")
     try:
@@ -261,6 +268,7 @@ def _open(source, name=None, check=True):
 @contextlib.contextmanager
 def _rewound(data):
     """Leave the caller's file open, at its beginning."""
+    data.seek(0)
     yield data
     data.seek(0)
 

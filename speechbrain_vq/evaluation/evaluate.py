@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import count_reasons
 from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.inference.engine import RayEngine
 
 from .abx import Abx
 from .abx_items import sample_items
@@ -78,6 +79,7 @@ def evaluate(
     targets: str | os.PathLike | None = None,
     audio: str | os.PathLike | None = None,
     progress: bool = False,
+    engine: RayEngine | None = None,
     **options,
 ) -> Evaluation:
     """Evaluate units by phone information, ABX, segmentation, linear probes,
@@ -122,6 +124,9 @@ def evaluate(
         Folder for the recordings of the conversions.
     progress : bool
         Whether to show a progress bar.
+    engine : RayEngine, optional
+        What encodes the recordings; by default this process. Metrics are
+        computed, and speech is decoded, in this process.
     **options
         ``revision``, ``run_opts`` and ``vocoder`` of
         ``VQTokenizer.from_hparams``.
@@ -148,7 +153,7 @@ def evaluate(
     judges = load_judges(judges)
     bootstrap = PoissonBootstrap(replicates, seed)
     samples, notes = sample_items(entries, item, seed=seed)
-    encoder = _open(source, codebook_size, options)
+    encoder = _open(source, codebook_size, engine, options)
     probed = sample_utterances(entries, seed=seed)
     metrics = {
         "phones": PhoneInformation(),
@@ -231,10 +236,10 @@ def _collect(
     return Evaluation(nonempty, settings, notes, tables, titles)
 
 
-def _open(source, codebook_size, options):
+def _open(source, codebook_size, engine, options):
     """Open what encodes the manifest: a model, or a file of tokens."""
     if not isinstance(source, str | os.PathLike):
-        return EvaluatedModel(source)
+        return EvaluatedModel(source, engine)
     path = pathlib.Path(source)
     if path.suffix == ".jsonl":
         if not path.is_file():
@@ -247,4 +252,5 @@ def _open(source, codebook_size, options):
         )
     from speechbrain_vq.inference import VQTokenizer
 
-    return EvaluatedModel(VQTokenizer.from_hparams(str(source), **options))
+    tokenizer = VQTokenizer.from_hparams(str(source), **options)
+    return EvaluatedModel(tokenizer, engine)

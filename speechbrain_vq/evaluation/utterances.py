@@ -13,7 +13,10 @@ from speechbrain_vq.dataio.audio import (
     check_audio,
     read_audio,
 )
+from speechbrain_vq.inference.engine import RayEngine
 
+# Utterances of a manifest that are encoded at one place.
+_PART = 32
 # Decoded and compared seconds of an utterance: warping is quadratic.
 MOST_DECODED = 20.0
 
@@ -49,10 +52,17 @@ class Utterance(NamedTuple):
 
 class EvaluatedModel:
     """Encode the audio of a manifest with a model, in batches of so many
-    seconds with padding, and decode it again."""
+    seconds with padding, and decode it again. An engine encodes parts of the
+    manifest elsewhere."""
 
-    def __init__(self, tokenizer, batch_seconds: float = 60.0):
+    def __init__(
+        self,
+        tokenizer,
+        engine: RayEngine | None = None,
+        batch_seconds: float = 60.0,
+    ):
         self.tokenizer, self.batch_seconds = tokenizer, batch_seconds
+        self.engine = engine
         self.codebook_size = tokenizer.codebook_size
         self.sample_rate = tokenizer.sample_rate
         self.errors: dict[str, str] = {}
@@ -61,6 +71,22 @@ class EvaluatedModel:
         """Encode the utterances of a manifest in its order, batch by batch;
         longer files in chunks. Unreadable ones are left out, with a message in
         ``errors``."""
+        names = list(manifest)
+        # Batches end with a part, whatever encodes it: the same bits.
+        parts = [
+            {name: manifest[name] for name in names[first : first + _PART]}
+            for first in range(0, len(names), _PART)
+        ]
+        if self.engine is None:
+            for part in parts:
+                yield from self._encode(part)
+            return
+        encoded = self.engine.map(_encode_part, self.tokenizer, parts)
+        for utterances, errors in encoded:
+            self.errors |= errors
+            yield from utterances
+
+    def _encode(self, manifest):
         batch, longest = {}, 0
         for name, entry in manifest.items():
             try:
@@ -200,8 +226,9 @@ class EvaluatedModel:
                 manifest[name],
                 tokens[i, :number].clone(),
                 len(batch[name]),
-                latents[i, :number],
-                codewords[i, :number],
+                # Not views, which would keep the batch, or be sent with it.
+                latents[i, :number].clone(),
+                codewords[i, :number].clone(),
                 batch[name],
             )
 
@@ -218,6 +245,12 @@ class EvaluatedModel:
         return Utterance(
             name, entry, _as_columns(tokens), rate, seconds, *vectors
         )
+
+
+def _encode_part(tokenizer, manifest):
+    """Return the utterances of a part of a manifest, and errors by name."""
+    encoder = EvaluatedModel(tokenizer)
+    return list(encoder.utterances(manifest)), encoder.errors
 
 
 def _as_columns(tokens):

@@ -2,8 +2,10 @@
 
 from .codec import EncodecAdapter
 from .conversion import VoiceConverter, convert_files
+from .engine import RayEngine
 from .files import reconstruct_files
 from .interfaces import VQPretrained
+from .shards import tokenize_shards
 from .tokenizer import VQTokenizer
 from .tokens import (
     read_tokens,
@@ -17,6 +19,7 @@ from .vocoders import load_vocoder
 
 __all__ = [
     "EncodecAdapter",
+    "RayEngine",
     "VQPretrained",
     "VQTokenizer",
     "VoiceConverter",
@@ -26,6 +29,7 @@ __all__ = [
     "reconstruct_files",
     "tokenize_dataset",
     "tokenize_files",
+    "tokenize_shards",
     "tokenize_to",
     "tokens_to_dataset",
     "tokens_to_npz",

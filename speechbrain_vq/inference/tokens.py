@@ -13,7 +13,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from speechbrain_vq.dataio.audio import (
     read_audio,
 )
 
+from .engine import RayEngine
 from .files import FileResults
 from .tokenizer import VQTokenizer
 
@@ -93,8 +94,10 @@ def tokenize_to(
     overwrite: bool = False,
     batch_seconds: float = 60.0,
     progress: bool = False,
+    engine: RayEngine | None = None,
 ) -> FileResults:
-    """Tokenize files and folders into a token file, an npz or a data set.
+    """Tokenize files and folders into a token file, an npz or a data set; or
+    these and data sets into Parquet shards, see ``shards.tokenize_shards``.
 
     Lines are collected in ``NAME.partial.jsonl``, of which the output is made
     at the end, in one step. An interrupted run continues there, and files that
@@ -109,12 +112,14 @@ def tokenize_to(
     tokenizer : VQTokenizer
         The model.
     format : str, optional
-        ``"jsonl"``, ``"npz"`` or ``"hf-dataset"``; by default that of the
-        name of the output.
+        ``"jsonl"``, ``"npz"``, ``"hf-dataset"`` or ``"parquet"``; by default
+        that of the name of the output, or Parquet with an engine.
     overwrite : bool
         Whether to remove the output first.
     batch_seconds, progress
         See ``tokenize_files``.
+    engine : RayEngine, optional
+        What runs the computation of Parquet shards; by default this process.
 
     Returns
     -------
@@ -131,9 +136,28 @@ def tokenize_to(
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is of another model or precision, or no token file.
+        If the output is of another model or precision, or no token file; or
+        an engine or a data set is given for one that is not of Parquet.
     """
-    format = format or format_of(output)
+    from .shards import tables_in, tokenize_shards
+
+    if format == "parquet" or (engine and not pathlib.Path(output).suffix):
+        return tokenize_shards(
+            output,
+            places,
+            tokenizer,
+            overwrite,
+            batch_seconds,
+            progress,
+            engine,
+        )
+    format, places = format or format_of(output), list(places)
+    if engine or (tables := tables_in(places)):
+        what = "--engine=ray" if engine else next(iter(tables))
+        raise ValueError(
+            f"{what}: tokens go to Parquet shards. Name a folder as output, "
+            "and --format=parquet."
+        )
     paths = list(find_audio(places))
     return _tokenize(
         paths, tokenizer, output, format, overwrite, batch_seconds, progress
@@ -375,9 +399,9 @@ def _remove(output, format):
         output.unlink(missing_ok=True)
 
 
-def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
-    """Write the missing lines; return finished paths and errors by path."""
-    model = {
+def describe_model(tokenizer: VQTokenizer) -> dict:
+    """Return what a line has on the model."""
+    return {
         "token_rate": tokenizer.token_rate,
         "sample_rate": tokenizer.sample_rate,
         "model": tokenizer.source,
@@ -385,11 +409,16 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
         "fingerprint": tokenizer.fingerprint,
         "precision": tokenizer.compute_precision,
     }
+
+
+def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
+    """Write the missing lines; return finished paths and errors by path."""
+    model = describe_model(tokenizer)
     collected = _resume(partial, model)
     previous = set()
     if output is not None and output.exists():
         for line in read_tokens(output):
-            _check_model(line, output, model)
+            check_model(line, output, model)
             previous.add(line["path"])
     done = collected | previous
     left = [path for path in paths if path not in done]
@@ -411,8 +440,9 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             for line in read_tokens(output):
                 if line["path"] not in collected:
                     file.write(json.dumps(line) + "\n")
-        for batch in _batches(seconds, batch_seconds):
-            for path, result in _encode(tokenizer, batch, batch_seconds):
+        for batch in make_batches(seconds, batch_seconds):
+            sources = {path: path for path in batch}
+            for path, result in encode(tokenizer, sources, batch_seconds):
                 if isinstance(result, Exception):
                     bad[path] = str(result)
                     continue
@@ -438,7 +468,7 @@ def _resume(partial, model):
             if not text.endswith(b"\n"):
                 break
             line = _parse(text, partial, number)
-            _check_model(line, partial, model)
+            check_model(line, partial, model)
             paths.add(line["path"])
             size += len(text)
     os.truncate(partial, size)
@@ -518,7 +548,9 @@ def _read_npz(path):
         yield {**line, **common}
 
 
-def _check_model(line, path, model):
+def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
+    """Raise a ValueError where tokens of a file are of another model than that
+    of ``describe_model``, or of another precision."""
     if line["fingerprint"] != model["fingerprint"]:
         raise ValueError(
             f"{path} has tokens of another model: of '{line.get('model')}' "
@@ -533,29 +565,38 @@ def _check_model(line, path, model):
         )
 
 
-def _batches(seconds, batch_seconds):
-    """Yield lists of paths, the longest file first."""
+def make_batches(
+    seconds: dict[str, float], batch_seconds: float
+) -> Iterator[list[str]]:
+    """Yield lists of names, the longest audio first, of so many seconds with
+    padding."""
     batch = []
-    for path in sorted(seconds, key=seconds.get, reverse=True):
+    for name in sorted(seconds, key=seconds.get, reverse=True):
         if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
             yield batch
             batch = []
-        batch.append(path)
+        batch.append(name)
     if batch:
         yield batch
 
 
-def _encode(tokenizer, batch, batch_seconds):
-    """Yield paths with tokens and number of samples, or with an error."""
-    if len(batch) == 1:
-        yield batch[0], _encode_long(tokenizer, batch[0], batch_seconds)
+def encode(
+    tokenizer: VQTokenizer,
+    sources: dict[str, str | BinaryIO],
+    batch_seconds: float,
+) -> Iterator[tuple[str, tuple[torch.Tensor, int] | AudioError]]:
+    """Encode a batch of audio, files by name; yield names with tokens and
+    number of samples, or with an error."""
+    if len(sources) == 1:
+        for name, source in sources.items():
+            yield name, _encode_long(tokenizer, source, batch_seconds)
         return
     wavs = {}
-    for path in batch:
+    for name, source in sources.items():
         try:
-            wavs[path] = read_audio(path, tokenizer.sample_rate)
+            wavs[name] = read_audio(source, tokenizer.sample_rate)
         except AudioError as error:
-            yield path, error
+            yield name, error
     if not wavs:
         return
     lengths = torch.tensor([float(len(wav)) for wav in wavs.values()])
@@ -569,26 +610,26 @@ def _encode(tokenizer, batch, batch_seconds):
         counts = torch.round(shares.cpu() * tokens.shape[1]).int().tolist()
     except ValueError:
         counts = [0] * len(wavs)
-    for index, (path, wav) in enumerate(wavs.items()):
+    for index, (name, wav) in enumerate(wavs.items()):
         if counts[index]:
-            yield path, (tokens[index, : counts[index]], len(wav))
+            yield name, (tokens[index, : counts[index]], len(wav))
         else:
             # Alone, so that the error is about this file and no other.
-            yield path, _encode_long(tokenizer, path, batch_seconds)
+            yield name, _encode_long(tokenizer, sources[name], batch_seconds)
 
 
-def _encode_long(tokenizer, path, batch_seconds):
+def _encode_long(tokenizer, source, batch_seconds):
     num_samples = 0
 
     def counted():
         nonlocal num_samples
         rate = tokenizer.sample_rate
-        for block in audio_blocks(path, rate, batch_seconds):
+        for block in audio_blocks(source, rate, batch_seconds):
             num_samples += len(block)
             yield block
 
     try:
-        with naming(path):
+        with naming(source):
             return tokenizer.tokenize(counted(), batch_seconds), num_samples
     except AudioError as error:
         return error

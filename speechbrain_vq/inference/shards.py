@@ -1,0 +1,428 @@
+"""Tokenize corpora into Parquet shards, in this process or over Ray.
+
+A shard has the rows of a token file. It is complete or not there, and notes in
+its metadata what was left out, so that a run goes on at the next shard.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+from datasets import Features, Sequence, Value, load_from_disk
+from tqdm import tqdm
+
+from speechbrain_vq.dataio.atomic import exclusive, made_folder
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    check_audio,
+    check_files,
+    find_audio,
+)
+
+from .engine import RayEngine
+from .files import FileResults
+from .tokenizer import VQTokenizer
+from .tokens import check_model, describe_model, encode, make_batches
+
+# Column of the audio in a data set.
+_AUDIO = "audio"
+# Rows of a data set that are read at once, and of one shard.
+_CHUNK, _ROWS = 100, 1000
+# Seconds of audio files for a shard, unless that makes fewer than so many.
+_SECONDS, _SHARDS = 3600.0, 100
+# Key of a shard's metadata.
+_NOTES = b"speechbrain_vq"
+
+
+class Rows(NamedTuple):
+    """Rows of a data set on disk: ``start`` to ``stop`` of a folder of
+    ``Dataset.save_to_disk``, or a row group of a Parquet file, which begins at
+    ``start``."""
+
+    path: str
+    start: int
+    stop: int
+    group: int | None = None
+
+    def columns(self) -> dict:
+        """Return the types of the columns."""
+        if self.group is None:
+            return dict(load_from_disk(self.path).features)
+        schema = pyarrow.parquet.read_schema(self.path)
+        return dict(Features.from_arrow_schema(schema))
+
+    def split(self) -> Iterator["Rows"]:
+        """Yield all rows of the file or folder, in parts."""
+        if self.group is None:
+            number = len(load_from_disk(self.path))
+            for start in range(0, number, _ROWS):
+                yield Rows(self.path, start, min(start + _ROWS, number))
+            return
+        metadata, start = pyarrow.parquet.read_metadata(self.path), 0
+        for group in range(metadata.num_row_groups):
+            stop = start + metadata.row_group(group).num_rows
+            yield Rows(self.path, start, stop, group)
+            start = stop
+
+    def read(self) -> Iterator[tuple[int, pyarrow.Table]]:
+        """Yield some rows at a time, with the number of the first."""
+        if self.group is None:
+            dataset = load_from_disk(self.path).with_format("arrow")
+            for first in range(self.start, self.stop, _CHUNK):
+                yield first, dataset[first : min(first + _CHUNK, self.stop)]
+            return
+        first = self.start
+        with pyarrow.parquet.ParquetFile(self.path) as file:
+            for some in file.iter_batches(_CHUNK, row_groups=[self.group]):
+                yield first, pyarrow.Table.from_batches([some])
+                first += len(some)
+
+
+class Shard(NamedTuple):
+    """A shard to write: ``target``, the folder to write it in first, the
+    batches of audio files or the rows of its audio, and the seconds of audio
+    per batch of rows."""
+
+    target: pathlib.Path
+    scratch: pathlib.Path
+    audio: list[list[str]] | Rows
+    batch_seconds: float
+
+
+def tokenize_shards(
+    output: str | os.PathLike,
+    places: Iterable[str | os.PathLike],
+    tokenizer: VQTokenizer,
+    overwrite: bool = False,
+    batch_seconds: float = 60.0,
+    progress: bool = False,
+    engine: RayEngine | None = None,
+) -> FileResults:
+    """Tokenize audio files and data sets into a folder of Parquet shards, for
+    ``datasets.load_dataset("parquet", data_dir=output)``.
+
+    The rows of a data set keep their other columns. An interrupted run goes on
+    after the shards that are complete; audio files that are in none yet are
+    added. Tokens do not depend on the engine or on interruptions.
+
+    Arguments
+    ---------
+    output : path
+        Folder for the shards.
+    places : iterable of path
+        Audio files, Parquet files with a column ``audio``, folders of these,
+        and folders of ``Dataset.save_to_disk``.
+    tokenizer : VQTokenizer
+        The model.
+    overwrite : bool
+        Whether to remove the shards of an earlier run first.
+    batch_seconds : float
+        Seconds of audio per batch, padding included.
+    progress : bool
+        Whether to show a progress bar.
+    engine : RayEngine, optional
+        What runs the computation; by default this process.
+
+    Returns
+    -------
+    FileResults
+        Number of files and rows done, and the reasons for the others.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no audio.
+    FileExistsError
+        If the output holds other things.
+    BlockingIOError
+        If another process is writing the output.
+    ValueError
+        If the output is of another model or precision, a data set has no column
+        of audio, or two places have other columns.
+    """
+    output, places = pathlib.Path(os.path.abspath(output)), list(places)
+    tables = tables_in(places, output)
+    try:
+        files = [p for p in places if str(pathlib.Path(p)) not in tables]
+        paths = [os.fspath(path) for path in find_audio(files)]
+    except FileNotFoundError:
+        if not tables:
+            raise
+        paths = []
+    with made_folder(output), exclusive(output):
+        with _scratch_folder(output) as scratch:
+            finished = _finished(output, describe_model(tokenizer), overwrite)
+            audio = _rows_of(tables, output)
+            seen = [target for target in audio if target in finished]
+            done = sum(finished[target]["rows"] for target in seen)
+            bad = {}
+            for target in seen:
+                bad |= finished[target]["left_out"]
+                del audio[target]
+            existing, batches, unread = _batches_of(
+                paths, finished, output, batch_seconds
+            )
+            jobs = [
+                Shard(target, scratch, part, batch_seconds)
+                for target, part in {**audio, **batches}.items()
+            ]
+            _check_columns(tokenizer, jobs, finished)
+            if engine is None:
+                results = (write_shard(tokenizer, job) for job in jobs)
+            else:
+                results = engine.map(write_shard, tokenizer, jobs)
+            done, bad = done + existing, bad | unread
+            hidden = None if progress else True
+            for rows, left_out in tqdm(
+                results, total=len(jobs), unit="shard", disable=hidden
+            ):
+                done, bad = done + rows, bad | left_out
+    return FileResults(done, bad)
+
+
+def tables_in(
+    places: Iterable[str | os.PathLike],
+    output: pathlib.Path | None = None,
+) -> dict[str, bool]:
+    """List Parquet files and folders of ``Dataset.save_to_disk``, but for
+    hidden ones and those in the output; True for Parquet."""
+    tables = {}
+    for place in map(pathlib.Path, places):
+        paths = [place]
+        if place.is_dir():
+            paths = sorted(
+                path
+                for name in ("*.parquet", "state.json")
+                for path in place.rglob(name)
+                if not any(
+                    part.startswith(".")
+                    for part in path.relative_to(place).parts
+                )
+            )
+        for path in paths:
+            absolute = pathlib.Path(os.path.abspath(path))
+            if output is not None and output in absolute.parents:
+                continue
+            if path.suffix == ".parquet":
+                tables[os.fspath(path)] = True
+            elif path.name == "state.json":
+                tables[os.fspath(path.parent)] = False
+    return tables
+
+
+def write_shard(
+    tokenizer: VQTokenizer, shard: Shard
+) -> tuple[int, dict[str, str]]:
+    """Write a shard, unless it is there. Return the number of its rows, and by
+    name why others are missing. One without a row is not written."""
+    model = describe_model(tokenizer)
+    if shard.target.exists():
+        notes = _read_notes(shard.target)
+        return notes["rows"], notes["left_out"]
+    columns, left_out, number = _columns(tokenizer, shard.audio), {}, 0
+    partial = shard.scratch / uuid.uuid4().hex
+    with pyarrow.parquet.ParquetWriter(partial, columns) as writer:
+        for rows in _tokenize(tokenizer, shard, left_out):
+            rows = [{**row, **model} for row in rows]
+            writer.write_table(pyarrow.Table.from_pylist(rows, columns))
+            number += len(rows)
+        notes = {**model, "left_out": left_out}
+        writer.add_key_value_metadata({_NOTES: json.dumps(notes)})
+    if number:
+        os.replace(partial, shard.target)
+    return number, left_out
+
+
+def _tokenize(tokenizer, shard, left_out):
+    """Yield lists of rows; note in ``left_out`` by name why others are not
+    there."""
+    for sources, batches, others in _sources(shard, left_out):
+        rows = {}
+        for batch in batches:
+            some = {name: sources[name] for name in batch}
+            for name, result in encode(tokenizer, some, shard.batch_seconds):
+                if isinstance(result, AudioError):
+                    left_out[name] = str(result)
+                    continue
+                tokens, number = result
+                rows[name] = {"path": name, **others.get(name, {})}
+                rows[name] |= {"tokens": tokens.tolist(), "num_samples": number}
+        yield [rows[name] for name in sources if name in rows]
+
+
+def _sources(shard, left_out):
+    """Yield audio by name, names in batches, and by name what a row has beside
+    the audio."""
+    if not isinstance(shard.audio, Rows):
+        yield {p: p for batch in shard.audio for p in batch}, shard.audio, {}
+        return
+    for first, table in shard.audio.read():
+        cells = table[_AUDIO].to_pylist()
+        rest = table.drop_columns(_AUDIO).to_pylist()
+        sources, seconds, others = {}, {}, {}
+        for number, (cell, row) in enumerate(zip(cells, rest, strict=True)):
+            name = f"{shard.audio.path}#{first + number}"
+            cell = cell if isinstance(cell, dict) else {"path": cell}
+            path, content = cell.get("path"), cell.get("bytes")
+            source = path if content is None else _NamedBytes(content)
+            if source is None:
+                left_out[name] = f"{name}: holds no audio."
+                continue
+            if content is not None:
+                source.name = name
+            try:
+                seconds[name] = check_audio(source, decode=False)
+            except AudioError as error:
+                left_out[name] = str(error)
+                continue
+            sources[name] = source
+            others[name] = {**row, "path": path or name}
+        yield sources, make_batches(seconds, shard.batch_seconds), others
+
+
+class _NamedBytes(io.BytesIO):
+    """A file in memory, with a name for messages."""
+
+    name = None
+
+
+def _columns(tokenizer, audio):
+    """Return the columns of a shard, with their types for ``datasets``."""
+    tokens = Sequence(Value("int64"))
+    tokens = tokens if tokenizer.is_folded else Sequence(tokens)
+    columns = audio.columns() if isinstance(audio, Rows) else {}
+    columns.pop(_AUDIO, None)
+    for name in ("path", "model", "revision", "fingerprint", "precision"):
+        columns[name] = Value("string")
+    for name in ("num_samples", "sample_rate"):
+        columns[name] = Value("int64")
+    columns |= {"token_rate": Value("float64"), "tokens": tokens}
+    return Features(columns).arrow_schema
+
+
+def _check_columns(tokenizer, jobs, finished):
+    """Refuse shards that `datasets` does not load together."""
+    shard = next(iter(finished), None)
+    known = {shard: pyarrow.parquet.read_schema(shard)} if finished else {}
+    for job in jobs:
+        is_rows = isinstance(job.audio, Rows)
+        place = job.audio.path if is_rows else "Audio files"
+        if place not in known:
+            known[place] = _columns(tokenizer, job.audio)
+            first, columns = next(iter(known.items()))
+            if not columns.equals(known[place]):
+                raise ValueError(
+                    f"{place} would have other columns than {first}: name an "
+                    "output for each."
+                )
+
+
+def _rows_of(tables, output):
+    """Return, by the shard to write, the rows of data sets."""
+    parts = {}
+    for path, is_parquet in tables.items():
+        whole = Rows(path, 0, 0, 0 if is_parquet else None)
+        if _AUDIO not in (columns := whole.columns()):
+            raise ValueError(
+                f"{path}: has no column '{_AUDIO}'; it has "
+                f"{', '.join(columns)}. Rename the one with the audio."
+            )
+        absolute = os.path.abspath(path).encode()
+        digest = hashlib.sha256(absolute).hexdigest()[:12]
+        stem = pathlib.Path(path).stem
+        for rows in whole.split():
+            name = f"rows-{stem}-{digest}-{rows.start:09d}.parquet"
+            parts[output / name] = rows
+    return parts
+
+
+def _batches_of(paths, finished, output, batch_seconds):
+    """Return how many files are done, by the shard to write the batches of the
+    others, and by path why some cannot be read."""
+    done, tried, number = set(), set(), 0
+    for shard, notes in finished.items():
+        if shard.name.startswith("files-"):
+            column = pyarrow.parquet.read_table(shard, columns=["path"])
+            done.update(column["path"].to_pylist())
+            tried |= notes["left_out"].keys()
+            number = max(number, int(shard.stem.removeprefix("files-")) + 1)
+    left = [path for path in dict.fromkeys(paths) if path not in done]
+    no_text = {
+        path: f"{path}: a name that is no text, as Parquet holds it: rename it."
+        for path in left
+        if path.encode(errors="replace").decode() != path
+    }
+    seconds, bad = check_files([p for p in left if p not in no_text], False)
+    # Those left out before come last: the batches of the others are those of a
+    # run that was never stopped, and so the bits of their tokens.
+    batches = [
+        batch
+        for again in (False, True)
+        for batch in make_batches(
+            {p: s for p, s in seconds.items() if (p in tried) == again},
+            batch_seconds,
+        )
+    ]
+    limit = min(_SECONDS, sum(seconds.values()) / _SHARDS)
+    shards, total = {}, limit
+    for batch in batches:
+        if total >= limit:
+            current = shards[output / f"files-{number:06d}.parquet"] = []
+            number, total = number + 1, 0.0
+        current.append(batch)
+        total += sum(seconds[path] for path in batch)
+    return len(paths) - len(left), shards, bad | no_text
+
+
+def _finished(output, model, overwrite):
+    """Return the notes of the shards in a folder, or remove these."""
+    names = [path for path in output.iterdir() if path.name[0] != "."]
+    others = [p for p in names if p.suffix != ".parquet" or not p.is_file()]
+    if others:
+        raise FileExistsError(
+            f"{output} holds other things, such as {others[0].name}: name "
+            "another folder."
+        )
+    notes = {path: _read_notes(path) for path in sorted(names)}
+    for path, note in notes.items():
+        if overwrite:
+            path.unlink()
+        else:
+            check_model(note, path, model)
+    return {} if overwrite else notes
+
+
+def _read_notes(shard):
+    """Read what a shard notes, and the number of its rows."""
+    try:
+        metadata = pyarrow.parquet.read_metadata(shard)
+        notes = json.loads(metadata.metadata[_NOTES])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileExistsError(
+            f"{shard} is no shard that `tokenize` wrote: name another folder."
+        ) from error
+    return {**notes, "rows": metadata.num_rows}
+
+
+@contextlib.contextmanager
+def _scratch_folder(output):
+    """Make a folder to write shards in, from where they are moved. Those of
+    earlier runs are removed: a worker that has outlived its run can complete
+    no shard any more."""
+    for path in output.glob(".tokenize-*"):
+        shutil.rmtree(path)
+    scratch = output / f".tokenize-{uuid.uuid4().hex}"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch)

@@ -1,0 +1,232 @@
+"""Parquet shards in one process: of files and data sets, each once, and on from
+the shards that are complete."""
+
+import io
+import sys
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+from speechbrain_vq.cli import main
+from speechbrain_vq.inference import read_tokens, tokenize_to
+from speechbrain_vq.inference.shards import Shard, write_shard
+
+SECONDS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
+
+
+def wav(seconds):
+    file = io.BytesIO()
+    soundfile.write(
+        file, torch.randn(round(16000 * seconds)) / 10, 16000, format="WAV"
+    )
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight files of sound, and three of none."""
+    folder = tmp_path / "speech"
+    (folder / "deep").mkdir(parents=True)
+    for number, seconds in enumerate(SECONDS):
+        (folder / f"deep/{number}.wav").write_bytes(wav(seconds))
+    (folder / "text.wav").write_text("not audio")
+    (folder / "short.wav").write_bytes(wav(0.001))
+    (folder / "no\udce9text.wav").write_bytes(wav(0.5))
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Rows of a data set: with audio inside, in a file, too short, and none."""
+    (tmp_path / "alone.wav").write_bytes(wav(0.5))
+    cells = [
+        {"bytes": wav(0.9), "path": "a.wav"},
+        {"bytes": wav(0.4), "path": None},
+        {"bytes": None, "path": str(tmp_path / "alone.wav")},
+        {"bytes": wav(0.001), "path": "short.wav"},
+        None,
+        {"bytes": b"RIFFno", "path": "bad.wav"},
+        {"bytes": wav(1.4), "path": "b.wav"},
+    ]
+    data = {"audio": cells, "text": list("abcdefg"), "num_samples": [7] * 7}
+    dataset = datasets.Dataset.from_dict(data)
+    return dataset.cast_column("audio", datasets.Audio())
+
+
+def load(output, tmp_path):
+    """Rows of a folder of shards, as `datasets` loads them."""
+    return datasets.load_dataset(
+        "parquet", data_dir=str(output), split="train", cache_dir=tmp_path / "c"
+    )
+
+
+def by_path(rows):
+    found = [dict(sorted(row.items())) for row in rows]
+    paths = {row["path"]: row for row in found}
+    assert len(paths) == len(found)
+    return paths
+
+
+@pytest.mark.parametrize("batch_seconds", [1.0, 2.5, 60.0])
+def test_shards_have_the_rows_of_a_token_file(
+    tokenizer, folder, tmp_path, batch_seconds
+):
+    for name, format in (("a.jsonl", "jsonl"), ("a", "parquet")):
+        done = tokenize_to(
+            tmp_path / name,
+            [folder],
+            tokenizer,
+            format,
+            batch_seconds=batch_seconds,
+        )
+        assert done.done == 8 + (format == "jsonl")
+        assert len(done.bad) == 3 - (format == "jsonl")
+    assert "no text, as Parquet" in str(done.bad)
+    lines = by_path(read_tokens(tmp_path / "a.jsonl"))
+    del lines[str(folder / "no\udce9text.wav")]
+    assert by_path(load(tmp_path / "a", tmp_path)) == lines
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+@pytest.mark.parametrize("finished", [0, 1, 3])
+def test_a_run_goes_on_after_its_shards(
+    tokenizer, folder, tmp_path, finished, monkeypatch
+):
+    whole, output = tmp_path / "whole", tmp_path / "some"
+    options = ("parquet", False, 2.0)
+    tokenize_to(whole, [folder], tokenizer, *options)
+    # Killed after some shards, while a worker was writing another.
+    (output / ".tokenize-of-a-killed-run").mkdir(parents=True)
+    late = output / ".tokenize-of-a-killed-run/partial"
+    late.write_bytes(b"half")
+    names = [path.name for path in sorted(whole.iterdir())]
+    assert len(names) > 3
+    for name in names[:finished]:
+        (output / name).write_bytes((whole / name).read_bytes())
+    before = {p: p.stat().st_mtime_ns for p in output.glob("*.parquet")}
+    done = tokenize_to(output, [folder], tokenizer, *options)
+    assert done.done == 8 and len(done.bad) == 3
+    assert by_path(load(output, tmp_path)) == by_path(load(whole, tmp_path))
+    assert (
+        before.items()
+        <= {p: p.stat().st_mtime_ns for p in output.glob("*.parquet")}.items()
+    )
+    # Nothing is left but the bad ones, which are tried again.
+    (folder / "text.wav").write_bytes(wav(0.5))
+    again = tokenize_to(output, [folder], tokenizer, *options)
+    assert again.done == 9 and len(again.bad) == 2
+    assert len(load(output, tmp_path)) == 9
+
+
+def test_a_worker_that_has_outlived_its_run_writes_nothing(
+    tokenizer, folder, tmp_path
+):
+    target, scratch = tmp_path / "files-0.parquet", tmp_path / "scratch"
+    scratch.mkdir()
+    shard = Shard(target, scratch, [[str(folder / "deep/0.wav")]], 60.0)
+    forward = tokenizer.mods.features.register_forward_pre_hook(
+        # The next run begins while it computes.
+        lambda *_: [path.unlink() for path in scratch.iterdir()]
+        and scratch.rmdir()
+    )
+    with pytest.raises(FileNotFoundError):
+        write_shard(tokenizer, shard)
+    forward.remove()
+    assert not target.exists()
+    scratch.mkdir()
+    assert write_shard(tokenizer, shard) == (1, {})
+    # Done twice, it is written once.
+    before = target.stat()
+    assert write_shard(tokenizer, shard) == (1, {})
+    assert target.stat() == before
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "saved", "splits"])
+def test_rows_of_a_data_set_keep_their_columns(tokenizer, rows, tmp_path, kind):
+    place = tmp_path / "data"
+    if kind in ("file", "folder"):
+        place.mkdir()
+        place = place / "x.parquet" if kind == "file" else place
+        path = place if kind == "file" else place / "x.parquet"
+        table = rows.cast_column("audio", datasets.Audio(decode=False))
+        pq.write_table(table.data.table, path, row_group_size=3)
+    elif kind == "saved":
+        rows.save_to_disk(place)
+    else:
+        datasets.DatasetDict(train=rows).save_to_disk(place)
+    output = tmp_path / "out"
+    done = tokenize_to(output, [place], tokenizer, "parquet")
+    found = load(output, tmp_path)
+    assert found["text"][:] == ["a", "b", "c", "g"]
+    assert done.done == 4 and len(done.bad) == 3
+    assert {name.rpartition("#")[2] for name in done.bad} == set("345")
+    assert "audio" not in found.features
+    assert found["path"][0] == "a.wav" and found["path"][1].endswith("#1")
+    # A column of the same name is that of the tokens.
+    assert found["num_samples"][:] == [14400, 6400, 8000, 22400]
+    plain = rows.cast_column("audio", datasets.Audio(decode=False))
+    wanted = dict(zip(rows["text"][:], plain["audio"][:], strict=True))
+    for row in found:
+        cell = wanted[row["text"]]
+        source = io.BytesIO(cell["bytes"]) if cell["bytes"] else cell["path"]
+        assert row["tokens"] == tokenizer.encode_file(source).tolist()
+    # Again: nothing is done, and the reasons are told.
+    before = {p: p.stat().st_mtime_ns for p in output.iterdir()}
+    assert tokenize_to(output, [place], tokenizer, "parquet") == done
+    assert before == {p: p.stat().st_mtime_ns for p in output.iterdir()}
+    with pytest.raises(ValueError, match="--format=parquet"):
+        tokenize_to(tmp_path / "a.jsonl", [place], tokenizer)
+
+
+def test_what_cannot_be_written_to_or_read_is_told(
+    tokenizer, folder, rows, tmp_path
+):
+    with pytest.raises(FileExistsError, match="holds other things, such as"):
+        tokenize_to(folder, [folder], tokenizer, "parquet", overwrite=True)
+    assert (folder / "deep").exists()
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    rows.remove_columns("audio").to_parquet(foreign / "a.parquet")
+    with pytest.raises(FileExistsError, match="is no shard"):
+        tokenize_to(foreign, [folder], tokenizer, "parquet", overwrite=True)
+    output = tmp_path / "out"
+    with pytest.raises(ValueError, match="no column 'audio'; it has text, num"):
+        tokenize_to(output, [foreign], tokenizer, "parquet")
+    rows.to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="other columns than .*b.parquet"):
+        tokenize_to(
+            output, [folder, tmp_path / "b.parquet"], tokenizer, "parquet"
+        )
+    assert not output.exists()
+    tokenize_to(output, [folder], tokenizer, "parquet")
+    tokenizer.mods.encoder.last.bias += 0.1
+    with pytest.raises(ValueError, match="of another model"):
+        tokenize_to(output, [folder], tokenizer, "parquet")
+    done = tokenize_to(output, [folder], tokenizer, "parquet", overwrite=True)
+    assert done.done == 8
+    assert set(load(output, tmp_path)["fingerprint"]) == {tokenizer.fingerprint}
+
+
+def test_without_ray_the_way_out_is_named(model, folder, tmp_path, monkeypatch):
+    def run(*arguments):
+        return CliRunner().invoke(main, [str(a) for a in arguments])
+
+    out = ("--model", model, "--engine=ray", "--out")
+    wrong = run("tokenize", folder, *out, tmp_path / "a.jsonl")
+    assert wrong.exit_code == 1 and "Name a folder as output" in wrong.output
+    monkeypatch.setitem(sys.modules, "ray", None)
+    manifest = tmp_path / "test.json"
+    manifest.write_text("{}")
+    for done in (
+        run("tokenize", folder, *out, tmp_path / "a"),
+        run("evaluate", model, f"--manifest={manifest}", "--engine=ray"),
+    ):
+        assert done.exit_code == 1
+        message = (
+            "Error: The engine needs Ray: pip install 'speechbrain-vq[ray]'"
+        )
+        assert done.output.strip().splitlines() == [message]

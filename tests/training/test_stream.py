@@ -1,0 +1,167 @@
+"""A training on a streamed data set, killed and resumed, reads the rows of one
+that was never stopped; in one process, in two, and on two nodes.
+"""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import datasets
+import pytest
+import torch
+
+from speechbrain_vq.dataio.audio import AudioError
+from speechbrain_vq.dataio.streams import StreamLoader
+
+WORKER = pathlib.Path(__file__).with_name("stream_worker.py")
+FILES, ROWS = 4, 11
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Parquet files of some rows each."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for file in range(FILES):
+        names = [f"{file}-{row}" for row in range(ROWS)]
+        x = torch.randn(ROWS, 40, generator=generator).tolist()
+        dataset = datasets.Dataset.from_dict({"id": names, "x": x})
+        dataset.to_parquet(folder / f"{file}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(data):
+    """The stream of these files."""
+    return datasets.load_dataset(
+        "parquet", data_files=f"{data}/*.parquet", split="train", streaming=True
+    )
+
+
+def loader(rows, item=lambda row, number: (row["id"], number), **options):
+    options = {"shuffled": 4, "collate": list, **options}
+    return StreamLoader(rows, item, 3, 5, **options)
+
+
+def test_each_round_has_each_row_once(rows):
+    batches = loader(rows)
+    read = [item for _ in range(6) for batch in batches for item in batch]
+    assert len(batches) == 5 and len(read) == 90
+    number = FILES * ROWS
+    rounds = [read[:number], read[number : 2 * number]]
+    names = [[name for name, _ in some] for some in rounds]
+    assert len(set(names[0])) == number
+    assert sorted(names[0]) == sorted(names[1]) and names[0] != names[1]
+    assert [n for _, n in read] == sorted(n for _, n in read)
+    # Of several files from the start, and in no file's order.
+    assert len({name[0] for name in names[0][:8]}) > 1
+    assert names[0] != [name for name, _ in sum(loader(rows, seed=1), [])]
+
+
+@pytest.mark.parametrize(
+    "shuffled, num_workers", [(1, 0), (4, 0), (100, 0), (4, 1)]
+)
+def test_it_goes_on_with_the_next_batch(rows, tmp_path, shuffled, num_workers):
+    options = {"shuffled": shuffled, "num_workers": num_workers}
+    whole = loader(rows, **options)
+    wanted = [batch for _ in range(7) for batch in whole]
+    # In the first round and later; in an epoch, at its end, and before any.
+    stops = (29,) if num_workers else (0, 4, 5, 6, 14, 15, 29)
+    for stop in stops:
+        first = loader(rows, **options)
+        seen = []
+        while len(seen) < stop:
+            for batch in first:
+                seen.append(batch)
+                if len(seen) == stop:
+                    break
+        first.save(tmp_path / "state")
+        second = loader(rows, **options)
+        second.load(tmp_path / "state", end_of_epoch=False)
+        while len(seen) < len(wanted):
+            seen += second
+        assert seen == wanted
+
+
+def test_bad_rows_are_left_out_but_not_all(rows, caplog):
+    def item(row, number):
+        if row["id"].endswith("0") or always:
+            raise AudioError(f"{row['id']}: holds no sound.")
+        return row["id"]
+
+    always = False
+    read = sum((batch for _ in range(4) for batch in loader(rows, item)), [])
+    assert not any(name.endswith("0") for name in read)
+    assert "Left out of the stream: 0-0: holds no sound." in caplog.text
+    always = True
+    with pytest.raises(ValueError, match="no row that can be used"):
+        list(loader(rows, item))
+    with pytest.raises(ValueError, match="num_workers=2: .* 0 or 1"):
+        loader(rows, num_workers=2)
+
+
+def train(arguments, nodes=1, ranks=1):
+    """Train in processes, also of two agents of torchrun on one machine;
+    return their exit codes."""
+    command = [sys.executable]
+    if ranks > 1:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            port = server.getsockname()[1]
+        command += ["-m", "torch.distributed.run", f"--nnodes={nodes}"]
+        command += [f"--nproc_per_node={ranks // nodes}", "--rdzv_backend=c10d"]
+        command += [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=stream"]
+    command += [str(WORKER), *map(str, arguments)]
+    env = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    agents = [
+        subprocess.Popen(
+            command, env={**os.environ, **env}, cwd=WORKER.parents[2]
+        )
+        for _ in range(nodes)
+    ]
+    try:
+        return [agent.wait(timeout=280) for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+
+
+def results(folder, ranks=1):
+    return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
+
+
+def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(data, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train([data, one, 0, 1]) == [0]
+    # With a process that reads ahead, of which nothing may be lost.
+    assert train([data, two, 1, 1, 13]) == [-signal.SIGKILL]
+    assert train([data, two, 1, 1]) == [0]
+    (one,), (two,) = results(one), results(two)
+    assert one["bits"] == two["bits"]
+    assert len(two["rows"]) < len(one["rows"]) == 28
+    assert two["rows"].items() <= one["rows"].items()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_ranks_that_were_killed_go_on_where_they_were(data, tmp_path, nodes):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train([data, one, 0, 0], nodes, 2) == [0] * nodes
+    assert any(train([data, two, 1, 0, 13], nodes, 2))
+    assert train([data, two, 1, 0], nodes, 2) == [0] * nodes
+    before, after = results(one, 2), results(two, 2)
+    rows = []
+    for first, second in zip(before, after, strict=True):
+        assert len(second["rows"]) < len(first["rows"]) == 28
+        assert second["rows"].items() <= first["rows"].items()
+        rows.append(
+            {name for names in first["rows"].values() for name in names}
+        )
+    # Each rank has its own rows, and in the end as many steps.
+    assert not rows[0] & rows[1]
+    for key in ("modules", "optimizers", "steps"):
+        bits = {run["bits"][key] for run in (*before, *after)}
+        assert len(bits) == 1, key
