@@ -173,6 +173,6 @@ def test_reconstruct_needs_no_model(tmp_path, monkeypatch):
     assert result.exit_code == 1 and "from 1 to 8" in result.output
 
 
-def test_another_name_is_told():
+def test_another_name_is_reported():
     with pytest.raises(ValueError, match="No bundled model 'mni'.*'mini'"):
         bundled("mni")

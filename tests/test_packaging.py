@@ -171,7 +171,7 @@ def test_preset_makes_a_quantizer(name):
     assert reinitializes == (preset["reservoir_size"] != 0)
 
 
-def test_unknown_preset_is_told():
+def test_unknown_preset_is_reported():
     with pytest.raises(ValueError) as error:
         preset_path("robst")
     assert "Did you mean 'robust'?" in str(error.value)
@@ -189,6 +189,6 @@ def test_recipes_and_presets_are_neighbours():
     assert recipe.parents[1] == preset.parents[1]
 
 
-def test_unknown_recipe_is_told():
+def test_unknown_recipe_is_reported():
     with pytest.raises(ValueError, match="No recipe 'MiniSpech'"):
         recipe_path("MiniSpech")

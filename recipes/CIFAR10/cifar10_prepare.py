@@ -196,7 +196,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         if not missing:
             return files, read
     raise FileNotFoundError(
-        f"{folder} holds {folder_contents(folder)}; wanted are train*.parquet and "
+        f"{folder} holds {folder_contents(folder)}; expected train*.parquet and "
         f"test*.parquet, or train/<class>/*.png and test/<class>/*.png, or "
         f"(CIFAR-10) {TAR}, {TAR_FOLDER}, or data_batch_1.png and so on, or "
         f"(Fashion-MNIST) its IDX files. {SOURCES[dataset]}."
@@ -300,7 +300,7 @@ def _pixels(picture, dataset) -> np.ndarray:
     """Return the pixels of a picture, [rows, columns, 3] or [rows, columns]."""
     mode = "RGB" if CHANNELS[dataset] == 3 else "L"
     if picture.mode != mode:
-        raise ValueError(f"its mode is {picture.mode}; wanted is {mode}")
+        raise ValueError(f"its mode is {picture.mode}; it must be {mode}")
     return np.asarray(picture)
 
 
@@ -379,8 +379,8 @@ def _checked(images, files, channels) -> np.ndarray:
     valid = images.dtype == np.uint8 and images.ndim == 4 and len(images)
     if not valid or shape[1] != channels or max(shape[2:]) > SIZE:
         raise ValueError(
-            f"{name} holds {images.dtype} of the shape {list(shape)}; wanted "
-            f"are images of {SIZE} x {SIZE}, of {channels} channels of a byte."
+            f"{name} holds {images.dtype} of the shape {list(shape)}; expected "
+            f"images of {SIZE} x {SIZE}, of {channels} channels of a byte."
         )
     rows, columns = SIZE - shape[2], SIZE - shape[3]
     if (rows or columns) and channels == 3:

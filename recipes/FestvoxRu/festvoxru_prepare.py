@@ -176,7 +176,7 @@ def _read_texts(path: pathlib.Path) -> dict[str, str]:
     ]
     if bad:
         raise ValueError(
-            f'{path}, line {bad[0]}: wanted is ( name "text" ), there is '
+            f'{path}, line {bad[0]}: expected ( name "text" ), got '
             f"{lines[bad[0] - 1][:60]!r}."
         )
     return {m[1]: m[2].replace("+", "") for m in matches if m}
@@ -213,8 +213,8 @@ def _read_labels(path: pathlib.Path) -> list[list]:
             end = float(end)
         except ValueError:
             raise ValueError(
-                f"{path}: wanted are lines of end time, colour and phone, "
-                f"there is {line!r}."
+                f"{path}: expected lines of end time, colour and phone, "
+                f"got {line!r}."
             ) from None
         # Not so of "nan" either.
         if not end > start:

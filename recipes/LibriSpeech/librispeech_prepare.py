@@ -181,7 +181,7 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
         if next(source.rglob("*.parquet"), None) is not None:
             return None
         raise FileNotFoundError(
-            f"{source} holds {folder_contents(source)}; wanted are "
+            f"{source} holds {folder_contents(source)}; expected "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
     name = source.as_posix()

@@ -265,7 +265,7 @@ def prepare_shared(
         languages = [languages]
     tables = [source / UTTS, source / PHONES]
     if not tables[0].is_file():
-        raise FileNotFoundError(f"{tables[0]} is wanted, there is none")
+        raise FileNotFoundError(f"{tables[0]} is missing.")
     corpus = {
         "corpus": "shared",
         "version": FORMAT_VERSION,
@@ -369,7 +369,7 @@ def _is_interrupted(folder: pathlib.Path) -> bool:
 def _recognise(folder: pathlib.Path, make_minispeech: bool) -> str:
     """Recognise the kind of data in a folder."""
     if folder.exists() and not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is a file, a folder is wanted")
+        raise FileNotFoundError(f"{folder} is a file; give a folder.")
     if make_minispeech and not any(folder.glob("*")):
         return "minispeech"
     if not folder.exists():
@@ -387,7 +387,7 @@ def _recognise(folder: pathlib.Path, make_minispeech: bool) -> str:
         return "audio"
     raise FileNotFoundError(
         f"{folder} holds {folder_contents(folder)}; "
-        f"wanted are the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
+        f"expected the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
         f"audio files (wav, flac, ogg, mp3 ...)"
     )
 

@@ -147,8 +147,8 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
     if not source.is_dir():
         raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
     raise FileNotFoundError(
-        f"{source} holds {folder_contents(source)}; wanted is VCTK, "
-        f"that is a folder with {folders}, or one with manifests (train.json, "
+        f"{source} holds {folder_contents(source)}; expected VCTK, "
+        f"a folder with {folders}, or one with manifests (train.json, "
         f"valid.json, test.json). {HOW_TO_GET}."
     )
 

@@ -64,7 +64,7 @@ def find_g2p(name: str) -> G2P:
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"g2p is {name!r}, wanted is module:function that Python can "
+            f"g2p is {name!r}; it must be module:function that Python can "
             f"import, from {here} too: {error}"
         ) from error
     if not callable(function):

@@ -318,6 +318,6 @@ def _check_has(given, needed, kind, cls):
     if missing:
         raise ValueError(
             f"A {cls.__name__} needs the {kind} {', '.join(needed)}; "
-            f"{', '.join(missing)} of them are missing, "
-            f"{', '.join(map(str, given)) or 'none'} are there."
+            f"{', '.join(missing)} are missing, only "
+            f"{', '.join(map(str, given)) or 'none'} given."
         )

@@ -367,7 +367,7 @@ def _as_one(block):
     wavs = as_waveforms(block)
     if len(wavs) != 1:
         raise ValueError(
-            f"One waveform [samples] is wanted, got {len(wavs)}: encode_batch "
+            f"Expected one waveform [samples], got {len(wavs)}: encode_batch "
             "takes several."
         )
     return wavs[0]

@@ -196,7 +196,7 @@ def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
     assert model.beginning(utterances[0]) is utterances[0]
 
 
-def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
+def test_what_is_missing_is_reported(corpus, tokenizer, tmp_path):
     entries = json.loads((corpus / "test.json").read_text())
     bare = {name: {"wav": one["wav"]} for name, one in entries.items()}
     bare["gone"] = {"wav": "{data_root}/gone.wav"}
@@ -304,7 +304,7 @@ def test_former_names_work_for_a_release(evaluation):
     assert isinstance(evaluation.metrics["phones"]["pnmi"], Figure)
 
 
-def test_what_is_none_is_said_in_words(evaluation):
+def test_empty_settings_and_long_lists_in_words(evaluation):
     bare = evaluation._replace(settings={"judges": [], "seed": 0}, left_out=[])
     assert as_text(bare).endswith("\nSettings\n  judges: none\n  seed: 0\n")
     many = evaluation._replace(left_out=[f"u{n}: gone" for n in range(30)])
@@ -413,7 +413,7 @@ def test_where_to_write_is_looked_at_first(tokens, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokens.npz", "gone.npz", "text"])
-def test_tokens_of_other_kinds_are_told(name, corpus, tmp_path):
+def test_tokens_of_other_kinds_are_reported(name, corpus, tmp_path):
     (tmp_path / "tokens.npz").touch()
     (tmp_path / "text").touch()
     result = run(
@@ -466,7 +466,7 @@ def test_judges_are_found_by_name(corpus):
         ("whisper", "jiwer", "pip install faster-whisper jiwer"),
     ],
 )
-def test_what_a_judge_lacks_is_told_before_the_work(
+def test_what_a_judge_lacks_is_reported_before_the_work(
     name, package, message, corpus, tokenizer, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)

@@ -129,7 +129,7 @@ def test_without_speakers_there_is_no_abx(write, tmp_path):
         assert f"ABX {condition}: there are no items" in notes
 
 
-def test_each_condition_that_is_missing_is_told(write, tmp_path):
+def test_each_condition_that_is_missing_is_reported(write, tmp_path):
     names = "abcabcacb"
     phones = [[i / 50, (i + 1) / 50, name] for i, name in enumerate(names)]
     entries = {"u": {"wav": "u.wav", "phones": phones, "spk_id": 3}}

@@ -270,7 +270,7 @@ def test_any_tokenizer_may_load_them(models, folder, tmp_path):
         assert soundfile.info(output).frames == 9000
 
 
-def test_the_card_and_what_the_hub_is_told(models):
+def test_the_card_and_the_request_to_the_hub(models):
     config = json.loads((models["table"][0] / "config.json").read_text())
     assert config["speechbrain_interface"] == "VoiceConverter"
     assert config["speakers"] == NAMES

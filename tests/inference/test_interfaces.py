@@ -19,7 +19,7 @@ def test_what_is_missing_is_named():
     encoder = {"encoder": torch.nn.Linear(2, 2)}
     with pytest.raises(ValueError, match="Needy needs .* head of them are"):
         Needy(encoder, {"sample_rate": 1})
-    with pytest.raises(ValueError, match="sample_rate of them are missing"):
+    with pytest.raises(ValueError, match="sample_rate are missing"):
         Needy({**encoder, "head": torch.nn.Linear(2, 2)}, {})
 
 
@@ -32,7 +32,7 @@ def test_a_model_knows_where_it_is_from(model, tokenizer):
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_told(model, device):
+def test_a_device_that_is_not_there_is_reported(model, device):
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
         VQTokenizer.from_hparams(model, run_opts={"device": device})
 

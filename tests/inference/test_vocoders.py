@@ -406,7 +406,7 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
     assert hparams["features"].settings == settings
 
 
-def test_what_a_vocoder_does_not_say_is_said(tmp_path, matching):
+def test_what_a_vocoder_does_not_say_is_reported(tmp_path, matching):
     vocoder = write_vocoder(tmp_path / "silent", VOCODER)
     with pytest.warns(UserWarning, match="does not state.*sample_rate=16000"):
         VQTokenizer.from_hparams(matching, vocoder=vocoder)
@@ -454,7 +454,7 @@ def broken(state):
         (lambda state: {1: torch.ones(1)}, "does not fit"),
     ],
 )
-def test_weights_of_no_use_are_told(tmp_path, change, message):
+def test_weights_of_no_use_are_reported(tmp_path, change, message):
     folder = write_vocoder(tmp_path / "bad", change=change)
     with pytest.raises(ValueError, match=message):
         load_vocoder(folder)
@@ -463,7 +463,7 @@ def test_weights_of_no_use_are_told(tmp_path, change, message):
 @pytest.mark.parametrize(
     "data", [b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02X\1\0\0\0\xe9.", b""]
 )
-def test_damaged_weights_are_told(tmp_path, data):
+def test_damaged_weights_are_reported(tmp_path, data):
     folder = write_vocoder(tmp_path / "bad")
     (folder / "generator.ckpt").write_bytes(data)
     with pytest.raises(ValueError, match="generator.ckpt was not loaded"):
@@ -482,13 +482,13 @@ def test_damaged_weights_are_told(tmp_path, data):
         ("_padding: 5", "_padding: 5.5", "frames from 0 to 100"),
     ],
 )
-def test_settings_that_are_no_numbers_are_told(tmp_path, old, new, wrong):
+def test_settings_that_are_no_numbers_are_reported(tmp_path, old, new, wrong):
     text = (SAYS + VOCODER).replace(old, new)
     with pytest.raises(ValueError, match=wrong):
         load_vocoder(write_vocoder(tmp_path / "bad", text))
 
 
-def test_what_is_no_vocoder_is_told(model, tmp_path):
+def test_what_is_no_vocoder_is_reported(model, tmp_path):
     with pytest.raises(ValueError, match="is no HiFi-GAN of SpeechBrain"):
         load_vocoder(model)
     with pytest.raises(FileNotFoundError, match="no folder './none'"):

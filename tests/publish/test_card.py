@@ -135,7 +135,7 @@ def test_a_push_gives_the_model_the_name_of_its_repository(run, tmp_path):
     assert "# model\n" not in card.content
 
 
-def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
+def test_results_of_another_checkpoint_are_not_reported(run, tmp_path):
     write_run(run, loss=0.1, **USED)
     write_run(run, loss=0.9, **USED)
     last = load_card(export_pretrained(run, tmp_path / "last"))

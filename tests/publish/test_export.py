@@ -193,7 +193,9 @@ def test_a_recipe_of_another_kind_is_exported_by_its_yaml_alone(tmp_path):
         ("token_rate: 50.0", "token_rate: !PLACEHOLDER", "is a placeholder"),
     ],
 )
-def test_a_yaml_that_cannot_be_exported_is_told(tmp_path, old, new, message):
+def test_a_yaml_that_cannot_be_exported_is_reported(
+    tmp_path, old, new, message
+):
     # The modules need none of what is changed.
     run, _ = write_run(tmp_path / "run")
     text = YAML.replace(old, new, 1).format(folder=run)
@@ -221,7 +223,7 @@ def test_the_best_checkpoint_is_taken(tmp_path):
     assert bias(export_pretrained(run, place, checkpoint=name.name)) == 1.0
 
 
-def test_a_choice_that_is_none_is_told(tmp_path):
+def test_a_choice_that_is_none_is_reported(tmp_path):
     run, _ = write_run(tmp_path / "run")
     place = tmp_path / "model"
     with pytest.raises(

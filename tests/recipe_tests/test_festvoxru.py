@@ -115,7 +115,7 @@ def test_a_damaged_package_is_named(tmp_path):
     assert not list((tmp_path / "out").glob("*msu*"))
 
 
-def test_what_is_no_package_is_said(tmp_path):
+def test_what_is_no_package_is_reported(tmp_path):
     (tmp_path / PACKAGE).write_text("<html>Not found</html>")
     with pytest.raises(ValueError, match="is no Debian package"):
         prepare(tmp_path / PACKAGE, tmp_path / "out")
@@ -130,7 +130,7 @@ def test_what_is_no_package_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.deb"])
-def test_a_folder_that_is_not_there_is_said(name, tmp_path):
+def test_a_folder_that_is_not_there_is_reported(name, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=f"neither a folder nor .*{name}.*apt-get"
     ) as caught:

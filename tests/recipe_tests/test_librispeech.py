@@ -177,7 +177,7 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
         ("text", None, "lack text"),
     ],
 )
-def test_rows_of_another_layout_are_told(column, value, message, tmp_path):
+def test_rows_of_another_layout_are_reported(column, value, message, tmp_path):
     import pandas
 
     hub = copy_of_the_hub(tmp_path / "hub")
@@ -278,13 +278,15 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_cannot_be_reached_is_said(tmp_path, lexicon, no_waiting):
+def test_a_hub_that_cannot_be_reached_is_reported(
+    tmp_path, lexicon, no_waiting
+):
     # The tests' own Hub is not even started.
     with pytest.raises(FileNotFoundError, match="cannot be loaded"):
         prepare("openslr/librispeech_asr", tmp_path / "out", lexicon)
 
 
-def test_that_there_is_no_folder_is_said_before_the_hub_is_asked(
+def test_that_there_is_no_folder_is_reported_before_the_hub_is_asked(
     tmp_path, lexicon, no_waiting, monkeypatch, caplog
 ):
     monkeypatch.chdir(tmp_path)

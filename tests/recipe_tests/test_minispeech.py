@@ -522,7 +522,7 @@ def test_prepare_finds_out_what_is_there(recordings, tmp_path):
     odd = tmp_path / "odd"
     odd.mkdir()
     (odd / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match="notes.txt.*wanted"):
+    with pytest.raises(FileNotFoundError, match="notes.txt.*expected"):
         mini.prepare(odd, tmp_path / "unused")
     with pytest.raises(ValueError, match="corpus"):
         mini.prepare(odd, tmp_path / "unused", corpus="librispeech")

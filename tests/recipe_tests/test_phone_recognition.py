@@ -152,7 +152,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_figures(
     assert resumed == whole
 
 
-def test_more_phones_than_labels_are_told(tmp_path):
+def test_more_phones_than_labels_are_reported(tmp_path):
     with pytest.raises(ValueError, match="give --num_labels=7"):
         start(
             "FestvoxRu",

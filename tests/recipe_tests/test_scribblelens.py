@@ -243,7 +243,7 @@ def test_an_archive_cut_short_is_named(corpus, tmp_path):
         prepare(archive, tmp_path / "out")
 
 
-def test_a_line_that_cannot_be_used_is_told_and_left_out(
+def test_a_line_that_cannot_be_used_is_reported_and_left_out(
     rendered, tmp_path, caplog
 ):
     data = tmp_path / "data"
@@ -259,7 +259,9 @@ def test_a_line_that_cannot_be_used_is_told_and_left_out(
     assert total == 59
 
 
-def test_a_line_without_a_writer_is_told_and_left_out(corpus, tmp_path, caplog):
+def test_a_line_without_a_writer_is_reported_and_left_out(
+    corpus, tmp_path, caplog
+):
     root, of = corpus / ROOT, "nl/tasman/22.0/line1"
     for ending in (".jpg", ".txt"):
         shutil.copy(root / f"{of}{ending}", root / f"nl/line1{ending}")
@@ -336,7 +338,7 @@ def test_damaged_alignments_and_lists_are_named(ending, rendered, tmp_path):
         ("a.jpg 1 targetStr:*a*\n0 1 a\n", "has 1 rows"),
     ],
 )
-def test_an_alignment_that_is_none_is_told(text, message):
+def test_an_alignment_that_is_none_is_reported(text, message):
     with pytest.raises(ValueError, match=message):
         read_alignment(text)
 

@@ -158,7 +158,7 @@ def test_no_more_is_validated_than_asked_for(data, tokenizer):
         ),
     ],
 )
-def test_a_yaml_for_another_tokenizer_is_told(tokenizer, change, message):
+def test_a_yaml_for_another_tokenizer_is_reported(tokenizer, change, message):
     flags = {**SMALL, "data_folder": "x", "output_folder": "x", **change}
     with open(RECIPE / "hparams/train.yaml") as file:
         hparams = load_hyperpyyaml(file, flags)

@@ -157,7 +157,7 @@ def test_damaged_audio_is_named_and_left_out(corpus, tmp_path, caplog):
         ("speaker-info", "speakers", "lacks speaker-info.txt"),
         ("_silence_trimmed/", "/", "has no files such as p225/p225_001.wav"),
         ("_mic1.flac", ".flac", "has no files such as p225/p225_001_mic1.fl"),
-        ("wav48_silence_trimmed", "audio", "holds .*; wanted is VCTK"),
+        ("wav48_silence_trimmed", "audio", "holds .*; expected VCTK"),
     ],
 )
 def test_what_is_missing_is_named(old, new, message, tmp_path):

@@ -130,7 +130,7 @@ def test_audio_that_is_cut_short_is_named_and_left_out(
     assert "4a8c0004.wv1: cannot be read" in caplog.text
 
 
-def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_told(
+def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_reported(
     tmp_path, lexicon, caplog
 ):
     source = write(tmp_path / "WSJ", wsj_files())
@@ -167,7 +167,7 @@ def test_what_is_missing_is_named(missing, message, tmp_path, lexicon):
         prepare(source, tmp_path / "out", lexicon)
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path, lexicon):
+def test_a_folder_that_is_not_there_is_reported(tmp_path, lexicon):
     with pytest.raises(
         FileNotFoundError, match="There is no folder .*nowhere.*LDC93S6A"
     ):
