@@ -97,7 +97,9 @@ def changed(**fields):
         (changed(phones=[[0, 3, "a"], [1, 2, "b"]]), "Sort the phones"),
     ],
 )
-def test_what_is_wrong_is_named_with_what_is_expected(tmp_path, content, message):
+def test_what_is_wrong_is_named_with_what_is_expected(
+    tmp_path, content, message
+):
     path = tmp_path / "train.json"
     content = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
