@@ -9,6 +9,7 @@ import shlex
 import shutil
 
 import click
+import datasets
 import pytest
 from ruamel.yaml import YAML
 
@@ -57,6 +58,10 @@ def place(tmp_path, monkeypatch, hub):
         shutil.copyfile(example, name)
     for name in ("units", "mine"):
         shutil.copytree(bundled("mini"), f"results/{name}/model")
+    recording = pathlib.Path("speech.wav").read_bytes()
+    rows = [{"id": "one", "audio": {"bytes": recording, "path": None}}] * 16
+    pathlib.Path("corpus").mkdir()
+    datasets.Dataset.from_list(rows).to_parquet("corpus/part.parquet")
     converter = ROOT / "tests/hub/exported/speaker_encoder"
     shutil.copytree(converter, "results/voices/model")
     push_to_hub("results/units/model", "lab/units", tag="v1")

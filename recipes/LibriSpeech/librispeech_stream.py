@@ -1,5 +1,5 @@
 """LibriSpeech through ``datasets``, row by row: what has come is kept, and a
-later call goes on after it.
+later call goes on after it; or nothing is kept, and training goes on.
 """
 
 import json
@@ -10,6 +10,15 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    cell_source,
+    check_audio,
+    random_start,
+    read_audio,
+)
+from speechbrain_vq.dataio.streams import StreamLoader
+from speechbrain_vq.training.resume import outlive_signals
 
 HUB_NAME = "openslr/librispeech_asr"
 # Its configurations and splits on the Hub.
@@ -61,6 +70,63 @@ def stream(
             file.write(json.dumps(entry) + "\n")
             file.flush()
             yield row["id"], path, row["text"]
+
+
+def open_stream(hparams: dict) -> StreamLoader:
+    """Stream the parts to train on, without a copy on disk: pieces of at most
+    ``longest`` seconds of the utterances.
+
+    Arguments
+    ---------
+    hparams : dict
+        Hyperparameters of a recipe: ``data_folder``, ``train_parts``,
+        ``hours``, ``sample_rate``, ``longest``, ``hop_length``,
+        ``batch_size``, ``stream_epoch``, ``num_workers`` and ``seed``.
+
+    Returns
+    -------
+    StreamLoader
+        Batches of ``id`` and ``sig``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If they cannot be loaded.
+    ValueError
+        If no hours are given, or more than one worker.
+    """
+    import datasets
+
+    if not hparams["hours"]:
+        raise ValueError(
+            "--stream needs --hours: so many are written to disk, for the "
+            "statistics of the features."
+        )
+    source, rate = str(hparams["data_folder"]), hparams["sample_rate"]
+    # Two frames.
+    shortest = 2 * hparams["hop_length"] / rate
+
+    def item(row, times_read):
+        _check(row, source)
+        name, longest = row["id"], hparams["longest"]
+        audio = cell_source(row["audio"], name)
+        seconds = check_audio(audio, decode=False)
+        if seconds < shortest:
+            raise AudioError(f"{name}: shorter than {shortest:g} s.")
+        start = random_start(name, times_read, seconds, longest)
+        return {"id": name, "sig": read_audio(audio, rate, start, longest)}
+
+    parts = hparams["train_parts"]
+    parts = [parts] if isinstance(parts, str) else parts
+    return StreamLoader(
+        datasets.concatenate_datasets([_rows(source, part) for part in parts]),
+        item,
+        hparams["batch_size"],
+        hparams["stream_epoch"],
+        seed=hparams["seed"],
+        num_workers=hparams["num_workers"],
+        worker_init_fn=outlive_signals if hparams["num_workers"] else None,
+    )
 
 
 def _about(source: str) -> dict:

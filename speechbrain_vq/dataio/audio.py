@@ -159,6 +159,43 @@ def usable_files(
     return lengths
 
 
+class _NamedBytes(io.BytesIO):
+    """A file in memory, with a name for messages."""
+
+    def __init__(self, content, name):
+        super().__init__(content)
+        self.name = name
+
+
+def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
+    """Return what ``audio_blocks`` reads of a cell of a column of audio.
+
+    Arguments
+    ---------
+    cell : dict or str
+        ``bytes`` and ``path``, as ``datasets`` has them without decoding, or a
+        path.
+    name : str
+        Name for error messages where there are bytes.
+
+    Returns
+    -------
+    str or binary file
+        A path, or a file in memory.
+
+    Raises
+    ------
+    AudioError
+        If the cell is empty.
+    """
+    cell = cell if isinstance(cell, dict) else {"path": cell}
+    if cell.get("bytes") is not None:
+        return _NamedBytes(cell["bytes"], name)
+    if cell.get("path") is None:
+        raise AudioError(f"{name}: holds no audio.")
+    return cell["path"]
+
+
 @contextlib.contextmanager
 def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
     """Turn a ValueError, such as of audio that is too short for a model, into

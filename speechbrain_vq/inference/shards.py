@@ -6,7 +6,6 @@ its metadata what was left out, so that a run goes on at the next shard.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import pathlib
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from speechbrain_vq.dataio.atomic import exclusive, made_folder
 from speechbrain_vq.dataio.audio import (
     AudioError,
+    cell_source,
     check_audio,
     check_files,
     find_audio,
@@ -271,28 +271,16 @@ def _sources(shard, left_out):
         sources, seconds, others = {}, {}, {}
         for number, (cell, row) in enumerate(zip(cells, rest, strict=True)):
             name = f"{shard.audio.path}#{first + number}"
-            cell = cell if isinstance(cell, dict) else {"path": cell}
-            path, content = cell.get("path"), cell.get("bytes")
-            source = path if content is None else _NamedBytes(content)
-            if source is None:
-                left_out[name] = f"{name}: holds no audio."
-                continue
-            if content is not None:
-                source.name = name
             try:
+                source = cell_source(cell, name)
                 seconds[name] = check_audio(source, decode=False)
             except AudioError as error:
                 left_out[name] = str(error)
                 continue
+            path = cell.get("path") if isinstance(cell, dict) else cell
             sources[name] = source
             others[name] = {**row, "path": path or name}
         yield sources, make_batches(seconds, shard.batch_seconds), others
-
-
-class _NamedBytes(io.BytesIO):
-    """A file in memory, with a name for messages."""
-
-    name = None
 
 
 def _columns(tokenizer, audio):

@@ -3,14 +3,17 @@ wrong with either is said.
 """
 
 import pytest
+import torch
 
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
+from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
     HUB_NAME,
     ON_THE_HUB,
     prepare,
 )
+from tests.recipe_tests import processes
 from tests.recipe_tests.phone_corpora import (
     PHONES,
     RATE,
@@ -284,6 +287,36 @@ def test_a_hub_that_cannot_be_reached_is_reported(
     # The tests' own Hub is not even started.
     with pytest.raises(FileNotFoundError, match="cannot be loaded"):
         prepare("openslr/librispeech_asr", tmp_path / "out", lexicon)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_training_reads_a_stream(tmp_path):
+    hub = copy_of_the_hub(tmp_path / "librispeech_asr", pieces=4)
+    options = {
+        "data_folder": hub,
+        "output_folder": "out",
+        "manifest_folder": "manifests",
+        "stream": True,
+        "stream_epoch": 10,
+        "number_of_steps": 20,
+        "batch_size": 4,
+        "channels": 16,
+        "codebook_size": 16,
+        "num_workers": 1,
+        "vq": "{reinit_schedule: {warmup: 8, every: 8}}",
+    }
+    recipe = recipe_path("LibriSpeech/unit-discovery")
+    refused = processes.run(tmp_path, recipe, **options)
+    assert refused.returncode == 1 and "needs --hours" in refused.stderr
+    done = processes.run(tmp_path, recipe, hours=0.0005, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Less than an utterance is on disk, and all were read.
+    assert len(list((tmp_path / "manifests").rglob("audio/train*/*"))) == 1
+    (state,) = (tmp_path / "out/save").rglob("stream.ckpt")
+    (state,) = torch.load(state)["states"]
+    assert state["round"] == 20 * 4 // 12
+    assert (tmp_path / "out/results.json").exists()
 
 
 def test_that_there_is_no_folder_is_reported_before_the_hub_is_asked(

@@ -48,6 +48,7 @@ class Streamed(Toy):
 
 
 def main(data, folder, workers, reinit, killed_at=None):
+    datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
     ddp_init_group(OPTIONS)
     rows = datasets.load_dataset(
         "parquet", data_files=f"{data}/*.parquet", split="train", streaming=True

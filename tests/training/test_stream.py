@@ -2,6 +2,7 @@
 that was never stopped; in one process, in two, and on two nodes.
 """
 
+import gc
 import os
 import pathlib
 import signal
@@ -31,6 +32,16 @@ def data(tmp_path_factory):
         dataset = datasets.Dataset.from_dict({"id": names, "x": x})
         dataset.to_parquet(folder / f"{file}.parquet")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_sleep():
+    """`datasets` sleeps at the end of each round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+        yield
+        # Of loaders that were left in the middle of one.
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +144,7 @@ def results(folder, ranks=1):
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(data, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     assert train([data, one, 0, 1]) == [0]

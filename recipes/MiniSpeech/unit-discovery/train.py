@@ -17,6 +17,7 @@ from typing import Any
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
@@ -83,7 +84,8 @@ class UnitBrain(AnnealingBrain):
         super().on_fit_start()
         _, total = run_length(self)
         steps = (total or 0) - self.optimizer_step
-        if self.distributed_launch or steps <= 0:
+        # Of a stream, the length is not known.
+        if self.distributed_launch or steps <= 0 or self.train_set is None:
             return
         # A tenth more, for the validations.
         seconds = 1.1 * steps * seconds_per_step(self, self.train_set)
@@ -315,17 +317,19 @@ def train(
     run_opts: Any,
     folder: pathlib.Path,
     brain_class: type[UnitBrain] = UnitBrain,
+    stream: LoopedLoader | None = None,
 ) -> UnitBrain:
-    """Train on a folder of manifests, and test; return the Brain."""
+    """Train on a folder of manifests, or on a stream with the statistics of
+    these, and test; return the Brain."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
     # Without those that are too short.
     used, items = datasets["train"].data_ids, datasets["train"].data
     fit_features(features, {k: items[k] for k in used}, hparams["longest"])
-    check_amount(hparams, datasets["train"])
-    fill_epoch(
-        datasets["train"], hparams["batch_size"], hparams.get("epoch_steps", 1)
-    )
+    if stream is None:
+        check_amount(hparams, datasets["train"])
+        steps = hparams.get("epoch_steps", 1)
+        fill_epoch(datasets["train"], hparams["batch_size"], steps)
     modules = dict(hparams["modules"])
     if hparams.get("window_weight"):
         # Not of the model that is exported.
@@ -338,6 +342,9 @@ def train(
         checkpointer=hparams["checkpointer"],
     )
     brain.set_up(datasets)
+    if stream is not None:
+        datasets["train"], brain.train_set = stream, None
+        brain.checkpointer.add_recoverable("stream", stream)
     fit_and_test(
         brain,
         datasets,
@@ -353,6 +360,7 @@ def run(
     prepare: Callable[..., pathlib.Path],
     argv: list[str],
     brain_class: type[UnitBrain] = UnitBrain,
+    open_stream: Callable[[dict], LoopedLoader] | None = None,
 ) -> UnitBrain:
     """Run the recipe of a corpus from its command line.
 
@@ -365,6 +373,9 @@ def run(
         The yaml file, run options and overrides.
     brain_class : type
         Class of the Brain to train.
+    open_stream : callable, optional
+        Makes a loader of hyperparameters whose ``stream`` is true, to train
+        on in place of the manifests.
 
     Returns
     -------
@@ -372,7 +383,9 @@ def run(
         The Brain, trained and tested.
     """
     hparams, run_opts = start(argv)
-    return train(hparams, run_opts, prepared(prepare, hparams), brain_class)
+    stream = open_stream(hparams) if hparams.get("stream") else None
+    folder = prepared(prepare, hparams)
+    return train(hparams, run_opts, folder, brain_class, stream)
 
 
 if __name__ == "__main__":
