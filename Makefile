@@ -8,9 +8,11 @@
 # make install    only set up the environment
 #
 # Another interpreter: PYTHON=python3.12. An environment of your own: VENV=path.
+# Processes of the tests, of about 1.5 GB each: JOBS=8.
 
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 PRETRAINED := speechbrain_vq/pretrained
 MINI := $(PRETRAINED)/mini
@@ -58,11 +60,14 @@ speech: RECIPE := speech-codec --number_of_steps=1300
 units: RECIPE := unit-discovery \
 	--vq='{estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
 
+# By module, whose tests share what is costly to make.
+PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
+
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: $(DEV)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

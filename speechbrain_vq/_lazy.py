@@ -13,24 +13,11 @@ from typing import Any
 def attach(
     package: str, exports: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Make the hooks of a package whose names load on first use.
+    """Make the hooks ``__getattr__`` and ``__dir__`` and the list ``__all__``
+    of a package whose public names load on first use.
 
-    Arguments
-    ---------
-    package : str
-        Name of the package, its ``__name__``.
-    exports : Mapping[str, Sequence[str]]
-        Public names by the submodule, relative to the package, that defines
-        them.
-
-    Returns
-    -------
-    getattr_hook : Callable[[str], Any]
-        The module's ``__getattr__``.
-    dir_hook : Callable[[], list[str]]
-        The module's ``__dir__``.
-    names : list[str]
-        The module's ``__all__``.
+    ``exports`` has the names by the submodule, relative to the package, that
+    defines them.
 
     Example
     -------

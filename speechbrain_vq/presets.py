@@ -57,18 +57,9 @@ def preset_path(name: str) -> Path:
 
 
 def quantizer_options(preset: str | Mapping) -> dict:
-    """Read from a preset what ``VectorQuantizer`` takes.
-
-    Arguments
-    ---------
-    preset : str or mapping
-        One of ``preset_names()``, or what its file holds.
-
-    Returns
-    -------
-    options : dict
-        Arguments of the class; the schedule and the learning rate of the
-        preset are for what trains it.
+    """Read from a preset, a name or what its file holds, the arguments of
+    ``VectorQuantizer``; the schedule and the learning rate are for what trains
+    it.
 
     Example
     -------

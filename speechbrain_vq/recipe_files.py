@@ -1,4 +1,5 @@
-"""Find the recipes and read their yaml files, in a checkout and once installed."""
+"""Find the recipes and read their yaml files, in a checkout and once
+installed."""
 
 import ast
 import io
@@ -6,6 +7,7 @@ import re
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from speechbrain_vq._names import suggestion, unknown_name
 from speechbrain_vq.presets import package_folder, preset_path
@@ -65,20 +67,8 @@ def describe_recipe(name: str) -> str:
 
 
 def recipe_yaml(recipe: str, name: str) -> Path:
-    """Find a yaml file to train a recipe by.
-
-    Arguments
-    ---------
-    recipe : str
-        One of ``recipe_names()``.
-    name : str
-        A file, or the name of one of the recipe's own.
-
-    Raises
-    ------
-    ValueError
-        If there is no such recipe, or no such file.
-    """
+    """Find a yaml file to train a recipe by: a file, or the name of one of the
+    recipe's own. A ValueError names those it has if there is no such file."""
     folder = recipe_path(f"{recipe}/train.py").parent / "hparams"
     if Path(name).is_file():
         return Path(name)
@@ -94,13 +84,8 @@ def recipe_yaml(recipe: str, name: str) -> Path:
 
 
 def write_out(path: Path) -> str:
-    """Return the text of a recipe's yaml file with what it includes, so that
-    it does not depend on where it lies.
-
-    Arguments
-    ---------
-    path : Path
-        The file.
+    """Return the text of a recipe's yaml file with what it includes, so that it
+    does not depend on where it lies.
 
     Example
     -------
@@ -129,8 +114,26 @@ def write_out(path: Path) -> str:
     if variant:
         values = load(text)
         recursive_update(values, variant)
+        _add_comments(values, variant)
         text = dump(values)
     return text
+
+
+class _Representer(RoundTripRepresenter):
+    """Write null and boolean values as the yamls of the recipes do."""
+
+    def represent_none(self, value):
+        """Write null."""
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+    def represent_bool(self, value, anchor=None):
+        """Write True or False."""
+        text = str(bool(value))
+        return self.represent_scalar("tag:yaml.org,2002:bool", text)
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+_Representer.add_representer(bool, _Representer.represent_bool)
 
 
 def load(text: str) -> dict:
@@ -140,28 +143,17 @@ def load(text: str) -> dict:
 
 def dump(values: dict) -> str:
     """Write yaml that ``load`` has read."""
-    text = io.StringIO()
-    YAML().dump(values, text)
+    text, yaml = io.StringIO(), YAML()
+    yaml.Representer = _Representer
+    yaml.indent(mapping=4)
+    yaml.width = 1000
+    yaml.dump(values, text)
     return text.getvalue()
 
 
 def recipe_path(relative: str) -> Path:
-    """Find a file or a folder of a recipe.
-
-    Arguments
-    ---------
-    relative : str
-        Path below ``recipes/``, with forward slashes.
-
-    Returns
-    -------
-    path : Path
-        The absolute path.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file or folder.
+    """Return the absolute path of a file or folder below ``recipes/``; a
+    ValueError names the closest recipe if there is none.
 
     Example
     -------
@@ -177,10 +169,29 @@ def recipe_path(relative: str) -> Path:
 
 
 def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
-    """Read the file of a recipe, its values, and a variant's overrides."""
+    """Read the yaml file of a recipe: return the file at the end of its
+    includes, the values of that, and the overrides of the variants on the way.
+
+    A variant has one key, ``recipe: !include:FILE``, with its overrides below;
+    the file may be a variant, too."""
+    from hyperpyyaml.core import recursive_update
+
     recipe = load(Path(hparams_file).read_text("utf-8"))
     tag = getattr(getattr(recipe.get("recipe"), "tag", None), "value", None)
     if list(recipe) != ["recipe"] or not (tag or "").startswith("!include:"):
         return hparams_file, recipe, {}
-    base = Path(hparams_file).parent / tag.removeprefix("!include:")
-    return str(base), load(base.read_text("utf-8")), dict(recipe["recipe"])
+    included = Path(hparams_file).parent / tag.removeprefix("!include:")
+    base, values, overrides = read_recipe(str(included))
+    own = recipe["recipe"]
+    if not overrides:
+        return base, values, own
+    recursive_update(overrides, own)
+    _add_comments(overrides, own)
+    return base, values, overrides
+
+
+def _add_comments(values: dict, others: dict) -> None:
+    """Add to yaml the comments of other yaml on keys that had none."""
+    values.ca.items.update(
+        {k: v for k, v in others.ca.items.items() if k not in values.ca.items}
+    )

@@ -7,17 +7,8 @@ import torch
 
 
 def versions(*others: str) -> str:
-    """Return names and versions of the packages in use.
-
-    Arguments
-    ---------
-    *others : str
-        Packages that count besides this one and torch.
-
-    Returns
-    -------
-    str
-        With commas between them.
+    """Return names and versions of this package, torch, ``others``, Python and
+    the machine, with commas between them.
 
     Example
     -------

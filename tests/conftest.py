@@ -1,6 +1,7 @@
 """What every test starts from."""
 
 import importlib
+import logging
 import os
 import pathlib
 import shutil
@@ -53,6 +54,17 @@ for _name, _module in list(sys.modules.items()):
 def seed():
     """Start each test from the same state, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """SpeechBrain's experiments set up logging for all of the process, those in
+    fixtures of a module before its first test."""
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    handlers = list(root.handlers)
+    yield
+    root.handlers = handlers
 
 
 @pytest.fixture(scope="session")

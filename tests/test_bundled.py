@@ -129,8 +129,8 @@ def test_its_card_says_how_it_was_made_and_how_good_it_is():
     assert "recipe `MiniSpeech/unit-discovery`" in card.text
     assert "arm `robust`" in card.text and "1600 steps" in card.text
     assert "synthetic" in card.text and "Exported by force" not in card.text
-    told = {r.metric_type: r.metric_value for r in card.data.eval_results}
-    assert told["used_codes_percent"] > 80 and told["pnmi"] > 0.55
+    metrics = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert metrics["used_codes_percent"] > 80 and metrics["pnmi"] > 0.55
     config = json.loads((MINI / "config.json").read_text())
     assert config["arm"] == "robust" and config["codebook_size"] == 512
 
@@ -164,13 +164,15 @@ def test_names_are_models_unless_a_folder_has_the_name(tmp_path, monkeypatch):
 def test_reconstruct_needs_no_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = ["reconstruct", str(SPEECH / "example.wav")]
-    done = CliRunner().invoke(main, [*command, "--codebooks=2"])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, [*command, "--codebooks=2"])
+    assert result.exit_code == 0, result.output
     assert (tmp_path / "reconstructed/example.wav").exists()
-    done = CliRunner().invoke(main, [*command, "--codebooks=9", "--overwrite"])
-    assert done.exit_code == 1 and "from 1 to 8" in done.output
+    result = CliRunner().invoke(
+        main, [*command, "--codebooks=9", "--overwrite"]
+    )
+    assert result.exit_code == 1 and "from 1 to 8" in result.output
 
 
-def test_another_name_is_told():
+def test_another_name_is_reported():
     with pytest.raises(ValueError, match="No bundled model 'mni'.*'mini'"):
         bundled("mni")

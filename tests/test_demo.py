@@ -43,13 +43,13 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
             break
         time.sleep(0.2)
     os.killpg(first.pid, signal.SIGINT)
-    shown, _ = first.communicate(timeout=120)
+    output, _ = first.communicate(timeout=120)
     assert first.returncode != 0
-    assert "The same command goes on from here" in shown
-    assert "Traceback" not in shown
+    assert "The same command goes on from here" in output
+    assert "Traceback" not in output
     second = start(tmp_path)
-    shown, _ = second.communicate(timeout=900)
-    assert second.returncode == 0, shown
+    output, _ = second.communicate(timeout=900)
+    assert second.returncode == 0, output
     assert "Loading a checkpoint" in (run / "log.txt").read_text()
     figures = json.loads((tmp_path / "d.json").read_text())
     assert [one["preset"] for one in figures["presets"]] == [
@@ -58,7 +58,7 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     ]
     # What is done is not done again, and is the same.
     third = start(tmp_path)
-    shown, _ = third.communicate(timeout=120)
+    output, _ = third.communicate(timeout=120)
     again = json.loads((tmp_path / "d.json").read_text())
     assert again["presets"] == figures["presets"]
     assert again["seconds"] < figures["seconds"]
@@ -66,15 +66,15 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
 
 def test_the_demo_imports_no_recipe():
     code = "import sys, speechbrain_vq.demo; print(*sys.modules)"
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert "speechbrain_vq.recipes" not in done.stdout
+    assert "speechbrain_vq.recipes" not in result.stdout
 
 
 def test_a_corpus_that_cannot_be_made_ends_the_demo(tmp_path, capfd):
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["demo", "--minutes=1e400", f"--output={tmp_path}"]
     )
-    assert done.exit_code == 1 and "The corpus was not made" in done.output
+    assert result.exit_code == 1 and "The corpus was not made" in result.output
     assert "Error: minutes must be above 0" in capfd.readouterr().err

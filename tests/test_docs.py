@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 from speechbrain_vq import VectorQuantizer, bundled, preset_names, push_to_hub
 from speechbrain_vq.cli import main
 from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 from tests.training.test_templates import SHAPES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -117,6 +117,8 @@ def test_commands_exist_and_take_their_options(page, words):
     given = dict(a[2:].split("=", 1) for a in options if "=" in a)
     hparams = given.get("hparams", "train.yaml")
     path = recipe_path(f"{recipe}/hparams/{hparams}")
+    if "data_folder" not in given:
+        others.append("--data_folder=x")
     parse_arguments([str(path), *others])
 
 
@@ -141,9 +143,9 @@ def test_the_pages_name_all_extras_and_verbs():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_links_lead_to_files(page):
-    found = page.read_text(encoding="utf-8")
-    found = re.sub(r"```.*?```", "", found, flags=re.S)
-    for link in re.findall(r"\]\((?!http|#|mailto:)([^)#\s]+)", found):
+    page_text = page.read_text(encoding="utf-8")
+    page_text = re.sub(r"```.*?```", "", page_text, flags=re.S)
+    for link in re.findall(r"\]\((?!http|#|mailto:)([^)#\s]+)", page_text):
         generated = page.parent == ROOT / "docs" and link in (
             "contributing.md",
             "changelog.md",
@@ -151,15 +153,15 @@ def test_links_lead_to_files(page):
         assert generated or (page.parent / link).exists(), link
     raw = URL.replace("github.com", "raw.githubusercontent.com")
     for kind, path in re.findall(
-        rf"(?:{URL}/(blob|tree|raw)|{raw})/main/([^)#\s]+)", found
+        rf"(?:{URL}/(blob|tree|raw)|{raw})/main/([^)#\s]+)", page_text
     ):
         target = ROOT / path
         assert target.is_dir() if kind == "tree" else target.is_file(), path
 
 
 def test_the_package_index_shows_the_readme_right():
-    found = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)\s]+)\)", found)
+    page_text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)\s]+)\)", page_text)
     assert links and all(re.match("https://|#", link) for link in links)
 
 
@@ -171,9 +173,9 @@ def test_there_is_one_address_of_the_repository():
     assert site["repo_url"] == URL and site["site_url"] in urls
     others = [ROOT / "CITATION.cff", *(ROOT / ".github").rglob("*.yml")]
     for page in [*PAGES, *others]:
-        found = page.read_text(encoding="utf-8")
+        page_text = page.read_text(encoding="utf-8")
         for name in re.findall(
-            r"github(?:usercontent)?\.com/(\S+?/speechbrain[-_]vq)\b", found
+            r"github(?:usercontent)?\.com/(\S+?/speechbrain[-_]vq)\b", page_text
         ):
             assert name == owner, page
 
@@ -190,14 +192,14 @@ def test_table_counts_the_lines_that_change():
     rows = re.findall(
         r"\| (?:integration|templates)/(\S+).*?\| (\d) \|", text("training")
     )
-    told = {name: int(lines) for name, lines in rows}
+    lines_of = {name: int(lines) for name, lines in rows}
     counted = {
         re.search(r"/(\w+)", cls.__doc__)[1]: inspect.getsource(cls).count(
             "# vq"
         )
         for cls in SHAPES
     }
-    assert told == counted
+    assert lines_of == counted
 
 
 def test_the_table_of_presets_is_what_they_hold():
@@ -225,7 +227,7 @@ def test_the_table_of_presets_is_what_they_hold():
 
 
 def test_the_keys_of_the_configuration_exist():
-    recipe = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
+    recipe = recipe_path("common/unit_discovery.yaml")
     keys = YAML().load(recipe)
     section = text("configuration").split("\n## ")[1]
     named = re.findall(r"^\| (`.*?`) \|", section, flags=re.M)

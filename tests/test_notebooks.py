@@ -37,10 +37,10 @@ def test_committed_output_is_clean(path):
 @every_notebook
 def test_links_of_a_notebook_lead_to_pages(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    found = [
+    links = [
         link
         for cell in cells
         if cell["cell_type"] == "markdown"
         for link in re.findall(r"\]\(([^)#]+)", "".join(cell["source"]))
     ]
-    assert found and all((FOLDER / link).is_file() for link in found)
+    assert links and all((FOLDER / link).is_file() for link in links)

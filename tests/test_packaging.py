@@ -66,14 +66,14 @@ def test_wheel_holds_the_package(wheel):
 
 @pytest.mark.parametrize("folder", ["hparams", "recipes"])
 def test_wheel_holds_presets_and_recipes(wheel, folder):
-    found = [
+    matches = [
         path.relative_to(ROOT)
         for suffix in ("py", "yaml", "md", "txt", "csv")
         for path in (ROOT / folder).rglob(f"*.{suffix}")
     ]
     expected = {
         f"speechbrain_vq/{path.as_posix()}"
-        for path in found
+        for path in matches
         if "results" not in path.parts
     }
     assert expected
@@ -107,9 +107,9 @@ def test_sdist_holds_what_is_tracked(tmp_path):
     (path,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = [m.name for m in archive.getmembers() if m.isfile()]
-    found = {name.split("/", 1)[1] for name in names}
-    assert tracked <= found, sorted(tracked - found)
-    others = {name.split("/")[0] for name in found - tracked}
+    packaged = {name.split("/", 1)[1] for name in names}
+    assert tracked <= packaged, sorted(tracked - packaged)
+    others = {name.split("/")[0] for name in packaged - tracked}
     assert others <= {"PKG-INFO", "speechbrain_vq.egg-info"}
 
 
@@ -150,13 +150,12 @@ def test_unknown_name_is_an_attribute_error():
         _ = speechbrain_vq.VQ
 
 
-def test_presets_have_the_same_keys():
+def test_presets_have_the_keys_of_the_default():
     def keys(name):
         lines = preset_path(name).read_text().splitlines()
-        return sorted(li.split(":")[0] for li in lines if li[:1].isalpha())
+        return {li.split(":")[0] for li in lines if li[:1].isalpha()}
 
-    expected = keys("robust")
-    assert all(keys(name) == expected for name in preset_names())
+    assert all(keys(name) >= keys("robust") for name in preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -172,7 +171,7 @@ def test_preset_makes_a_quantizer(name):
     assert reinitializes == (preset["reservoir_size"] != 0)
 
 
-def test_unknown_preset_is_told():
+def test_unknown_preset_is_reported():
     with pytest.raises(ValueError) as error:
         preset_path("robst")
     assert "Did you mean 'robust'?" in str(error.value)
@@ -190,6 +189,6 @@ def test_recipes_and_presets_are_neighbours():
     assert recipe.parents[1] == preset.parents[1]
 
 
-def test_unknown_recipe_is_told():
+def test_unknown_recipe_is_reported():
     with pytest.raises(ValueError, match="No recipe 'MiniSpech'"):
         recipe_path("MiniSpech")

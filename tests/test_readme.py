@@ -33,11 +33,11 @@ def blocks(language):
 
 
 def run(*command, cwd):
-    done = subprocess.run(
+    result = subprocess.run(
         list(map(str, command)), cwd=cwd, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 def code(heading):
@@ -55,8 +55,8 @@ def test_the_bundled_model_speaks(tmp_path):
     section = TEXT.split("## Speech from tokens\n")[1].split("\n## ")[0]
     line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
     run(PROGRAM, *shlex.split(line)[1:], cwd=tmp_path)
-    made, _ = soundfile.read(tmp_path / "from_tokens/my.wav")
-    assert len(made) == soundfile.info(example).frames
+    wav, _ = soundfile.read(tmp_path / "from_tokens/my.wav")
+    assert len(wav) == soundfile.info(example).frames
 
 
 def test_the_readme_is_short():
@@ -73,8 +73,8 @@ def test_make_knows_the_two_commands():
 @pytest.mark.timeout(1200)
 def test_the_demo_and_loading_what_it_made(tmp_path):
     command = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
-    shown = run(*command, cwd=tmp_path)
-    assert "vanilla" in shown and "robust" in shown and "Next:" in shown
+    result = run(*command, cwd=tmp_path)
+    assert "vanilla" in result and "robust" in result and "Next:" in result
     figures = json.loads((tmp_path / "d.json").read_text())
     assert [one["preset"] for one in figures["presets"]] == [
         "vanilla",
@@ -126,8 +126,8 @@ def test_the_command_of_a_recipe(tmp_path):
     flags = shlex.split(rows[-1]["test_debug_flags"])
     short = [f for f in flags if "_folder=" not in f]
     run(PROGRAM, *shlex.split(line)[1:], *short, cwd=tmp_path)
-    found = json.loads((tmp_path / "results/phones/results.json").read_text())
-    assert found["per"] < 100
+    results = json.loads((tmp_path / "results/phones/results.json").read_text())
+    assert results["per"] < 100
 
 
 def check_own_recordings(folder, hub):

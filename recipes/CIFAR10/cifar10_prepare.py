@@ -65,23 +65,6 @@ SOURCES = {
 def image_channels(dataset: str) -> int:
     """Return the number of channels of the images of a data set.
 
-    Arguments
-    ---------
-    dataset : str
-        "cifar10" or "fashion-mnist".
-
-    Returns
-    -------
-    int
-        Number of channels.
-
-    Raises
-    ------
-    ValueError
-        If there is no such data set.
-
-    Example
-    -------
     >>> image_channels("cifar10")
     3
     """
@@ -171,25 +154,7 @@ def prepare(
 
 
 def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
-    """Read the prepared images of a split.
-
-    Arguments
-    ---------
-    folder : path
-        Folder that ``prepare`` returned.
-    split : str
-        "train", "valid" or "test".
-
-    Returns
-    -------
-    torch.Tensor
-        Whole numbers 0..255 of one byte, [N, C, 32, 32].
-
-    Raises
-    ------
-    ValueError
-        If its file is damaged.
-    """
+    """Read the prepared images of a split: bytes, [N, C, 32, 32]."""
     path = pathlib.Path(folder) / f"{split}.safetensors"
     try:
         return load_file(path)["images"]
@@ -231,7 +196,7 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
         if not missing:
             return files, read
     raise FileNotFoundError(
-        f"{folder} holds {folder_contents(folder)}; wanted are train*.parquet and "
+        f"{folder} holds {folder_contents(folder)}; expected train*.parquet and "
         f"test*.parquet, or train/<class>/*.png and test/<class>/*.png, or "
         f"(CIFAR-10) {TAR}, {TAR_FOLDER}, or data_batch_1.png and so on, or "
         f"(Fashion-MNIST) its IDX files. {SOURCES[dataset]}."
@@ -335,7 +300,7 @@ def _pixels(picture, dataset) -> np.ndarray:
     """Return the pixels of a picture, [rows, columns, 3] or [rows, columns]."""
     mode = "RGB" if CHANNELS[dataset] == 3 else "L"
     if picture.mode != mode:
-        raise ValueError(f"its mode is {picture.mode}; wanted is {mode}")
+        raise ValueError(f"its mode is {picture.mode}; it must be {mode}")
     return np.asarray(picture)
 
 
@@ -414,8 +379,8 @@ def _checked(images, files, channels) -> np.ndarray:
     valid = images.dtype == np.uint8 and images.ndim == 4 and len(images)
     if not valid or shape[1] != channels or max(shape[2:]) > SIZE:
         raise ValueError(
-            f"{name} holds {images.dtype} of the shape {list(shape)}; wanted "
-            f"are images of {SIZE} x {SIZE}, of {channels} channels of a byte."
+            f"{name} holds {images.dtype} of the shape {list(shape)}; expected "
+            f"images of {SIZE} x {SIZE}, of {channels} channels of a byte."
         )
     rows, columns = SIZE - shape[2], SIZE - shape[3]
     if (rows or columns) and channels == 3:

@@ -11,7 +11,6 @@ are all in the test.
 """
 
 import gzip
-import hashlib
 import itertools
 import json
 import logging
@@ -28,6 +27,7 @@ from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
+    digest,
     folder_contents,
     given_manifests,
     is_done,
@@ -108,21 +108,21 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):
         return source
-    found = _find_packages(source)
+    packages = _find_packages(source)
     corpus = {
         "corpus": "DebianSpeech",
         "version": FORMAT_VERSION,
-        "packages": [path.name for path in found.values()],
+        "packages": [path.name for path in packages.values()],
         "data_root": "audio",
     }
     if is_done(folder, corpus):
         return folder
     texts = {}
     for name in TEXTS:
-        texts.update(_read_texts(name, found[name]))
+        texts.update(_read_texts(name, packages[name]))
     utts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     for name in (*PROMPTS, READER, STAMPS):
-        audio = _audio(name, found[name], folder / "audio" / name)
+        audio = _audio(name, packages[name], folder / "audio" / name)
         for path, (length, speaker, lang) in sorted(audio.items()):
             key = f"{speaker}-{lang}-{path.removesuffix('.flac')}"
             words = texts.get((lang, path.removesuffix(".flac")), "")
@@ -142,25 +142,25 @@ def _split(name: str, speaker: str) -> str:
     """By a hash: what other utterances there are makes no difference."""
     if speaker in UNSEEN:
         return "test"
-    percent = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 100
+    percent = int(digest([name.encode()]), 16) % 100
     return "valid" if percent < 2 else "test" if percent < 6 else "train"
 
 
 def _find_packages(source: pathlib.Path) -> dict[str, pathlib.Path]:
     """Find the file of each package, or the folder it was unpacked to."""
-    found = {}
+    packages = {}
     for name in PACKAGES:
         files = sorted(source.glob(f"{name}_*.deb"))
         unpacked = source / "usr/share/doc" / name
         if files or unpacked.is_dir():
-            found[name] = files[-1] if files else source
-    missing = [name for name in PACKAGES if name not in found]
+            packages[name] = files[-1] if files else source
+    missing = [name for name in PACKAGES if name not in packages]
     if missing:
         raise FileNotFoundError(
             f"{source} lacks {', '.join(missing)} (it holds "
             f"{folder_contents(source)}). {how_to_get(*missing)}."
         )
-    return found
+    return packages
 
 
 def _files(name: str, place: pathlib.Path, folder: str) -> pathlib.Path:

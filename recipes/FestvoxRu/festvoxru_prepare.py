@@ -7,7 +7,6 @@ folder with SpeechBrain manifests of train, valid and test, in the form of
 those of MiniSpeech.
 """
 
-import hashlib
 import logging
 import pathlib
 import re
@@ -19,9 +18,11 @@ from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SILENCE,
     PathLike,
+    digest,
     folder_contents,
     given_manifests,
     is_done,
+    sizes,
     utterance,
     write_corpus,
 )
@@ -77,10 +78,11 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         return source
     voice = find_voice(source, folder)
     inside = voice.parent == folder
+    files = sorted([*voice.glob("lab/*.lab"), *voice.glob("wav/*.wav")])
     corpus = {
         "corpus": "festvox-ru",
         "version": FORMAT_VERSION,
-        "source": _digest(voice),
+        "source": digest([(voice / TEXTS).read_bytes(), *sizes(files)]),
         # Moved with its audio, where that is inside, the folder stays whole.
         "data_root": voice.name if inside else str(voice.resolve()),
     }
@@ -107,20 +109,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 
 
 def find_voice(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Find the folder with wav, lab and etc, unpacked where it is not.
-
-    Arguments
-    ---------
-    source : pathlib.Path
-        The package, the folder that it is in or was unpacked to.
-    folder : pathlib.Path
-        Folder to unpack a package to.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder of the voice.
-    """
+    """Find the folder with wav, lab and etc: in the source, or unpacked to the
+    folder from a package that is the source or in it."""
     voice = _find_voice(source)
     if voice is None:
         voice = _unpack(_find_package(source), folder / VOICE)
@@ -166,17 +156,9 @@ def _check_parts(voice: pathlib.Path) -> None:
             )
 
 
-def _digest(voice: pathlib.Path) -> str:
-    """Hash whatever would change the manifests."""
-    sha = hashlib.sha1((voice / TEXTS).read_bytes())
-    for path in sorted([*voice.glob("lab/*.lab"), *voice.glob("wav/*.wav")]):
-        sha.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return sha.hexdigest()
-
-
 def _split(name: str) -> str:
     """By a hash: what other utterances there are makes no difference."""
-    tenth = int(hashlib.sha1(name.encode()).hexdigest(), 16) % 10
+    tenth = int(digest([name.encode()]), 16) % 10
     return {0: "valid", 1: "test"}.get(tenth, "train")
 
 
@@ -194,7 +176,7 @@ def _read_texts(path: pathlib.Path) -> dict[str, str]:
     ]
     if bad:
         raise ValueError(
-            f'{path}, line {bad[0]}: wanted is ( name "text" ), there is '
+            f'{path}, line {bad[0]}: expected ( name "text" ), got '
             f"{lines[bad[0] - 1][:60]!r}."
         )
     return {m[1]: m[2].replace("+", "") for m in matches if m}
@@ -231,8 +213,8 @@ def _read_labels(path: pathlib.Path) -> list[list]:
             end = float(end)
         except ValueError:
             raise ValueError(
-                f"{path}: wanted are lines of end time, colour and phone, "
-                f"there is {line!r}."
+                f"{path}: expected lines of end time, colour and phone, "
+                f"got {line!r}."
             ) from None
         # Not so of "nan" either.
         if not end > start:

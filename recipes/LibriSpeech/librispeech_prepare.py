@@ -4,7 +4,6 @@ The corpus has no phones: they come from a lexicon, or from a function, for
 those who want them.
 """
 
-import hashlib
 import logging
 import pathlib
 import re
@@ -17,10 +16,12 @@ from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SPLITS,
     PathLike,
+    digest,
     folder_contents,
     given_manifests,
     is_done,
     no_folder,
+    sizes,
     utterance,
     write_corpus,
 )
@@ -95,11 +96,11 @@ def prepare(
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):
         return pathlib.Path(data_folder)
-    wanted = {
-        split: [parts] if isinstance(parts, str) else [*parts]
-        for split, parts in zip(SPLITS, (train, valid, test), strict=True)
+    parts = {
+        split: [names] if isinstance(names, str) else [*names]
+        for split, names in zip(SPLITS, (train, valid, test), strict=True)
     }
-    for part in sum(wanted.values(), []):
+    for part in sum(parts.values(), []):
         if part not in ON_THE_HUB:
             raise ValueError(
                 f"LibriSpeech has no part {part!r}, but "
@@ -115,15 +116,23 @@ def prepare(
                 f"{number!r}."
             )
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
-    root = _find_root(pathlib.Path(data_folder), wanted)
+    root = _find_root(pathlib.Path(data_folder), sum(parts.values(), []))
     corpus = {
         "corpus": "librispeech",
         "version": FORMAT_VERSION,
-        "parts": wanted,
+        "parts": parts,
         "hours": most,
         **(pronouncer.about if phones else {}),
         # What the Hub has does not change.
-        "source": str(data_folder) if root is None else _digest(root, wanted),
+        "source": str(data_folder)
+        if root is None
+        else digest(
+            sizes(
+                path
+                for part in sorted(sum(parts.values(), []))
+                for path in sorted((root / part).rglob("*.*"))
+            )
+        ),
         "data_root": "." if root is None else str(root.resolve()),
     }
     if is_done(folder, corpus):
@@ -134,9 +143,9 @@ def prepare(
             "name",
             data_folder,
         )
-    utts: dict[str, dict] = {split: {} for split in wanted}
-    for split, parts in wanted.items():
-        for part in parts:
+    utts: dict[str, dict] = {split: {} for split in parts}
+    for split, names in parts.items():
+        for part in names:
             if root is None:
                 utterances = stream(str(data_folder), part, folder)
             else:
@@ -146,22 +155,19 @@ def prepare(
             )
         if not utts[split]:
             if phones:
-                pronouncer.tell("LibriSpeech")
+                pronouncer.log_unknown("LibriSpeech")
             raise ValueError(
-                f"{data_folder}: no utterance of {', '.join(parts)} is left "
+                f"{data_folder}: no utterance of {', '.join(names)} is left "
                 f"for {split}."
             )
     if phones:
-        pronouncer.tell("LibriSpeech")
+        pronouncer.log_unknown("LibriSpeech")
     write_corpus(folder, utts, corpus)
     return folder
 
 
-def _find_root(
-    source: pathlib.Path, wanted: dict[str, list[str]]
-) -> pathlib.Path | None:
+def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
     """Find the folder of the parts; None: ``datasets`` is to load it."""
-    parts = sum(wanted.values(), [])
     for root in (source, source / "LibriSpeech"):
         present = [part for part in parts if (root / part).is_dir()]
         if present:
@@ -175,7 +181,7 @@ def _find_root(
         if next(source.rglob("*.parquet"), None) is not None:
             return None
         raise FileNotFoundError(
-            f"{source} holds {folder_contents(source)}; wanted are "
+            f"{source} holds {folder_contents(source)}; expected "
             f"folders such as {parts[0]}. {HOW_TO_GET}."
         )
     name = source.as_posix()
@@ -190,14 +196,6 @@ def _find_root(
     if not is_name:
         raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
     return None
-
-
-def _digest(root: pathlib.Path, wanted: dict[str, list[str]]) -> str:
-    sha = hashlib.sha1()
-    for part in sorted(sum(wanted.values(), [])):
-        for path in sorted((root / part).rglob("*.*")):
-            sha.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return sha.hexdigest()
 
 
 def _walk(

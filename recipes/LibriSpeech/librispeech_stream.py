@@ -40,31 +40,13 @@ HOW_TO_GET = (
 def stream(
     source: str, part: str, folder: pathlib.Path
 ) -> Iterator[tuple[str, pathlib.Path, str]]:
-    """Yield the utterances of a part in the order of the data set, fetching
-    no more than are asked for; their audio is written as it is.
+    """Yield name, path of the audio and text of the utterances of a part, in the
+    order of the data set, fetching no more than are asked for.
 
-    Arguments
-    ---------
-    source : str
-        Name on the Hub, or a folder, for ``datasets`` to load.
-    part : str
-        Part of the corpus, such as ``train-clean-100``.
-    folder : pathlib.Path
-        Folder for ``audio/PART``, and ``audio/PART.jsonl``, the state to
-        resume from.
-
-    Yields
-    ------
-    tuple
-        Name, path of the audio, text.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it cannot be loaded.
-    ValueError
-        If its rows are not those of LibriSpeech.
-    """
+    The source is a name on the Hub, or a folder, for ``datasets`` to load. The
+    audio is written as it is to ``audio/PART`` below the folder, and the state
+    to resume from to ``audio/PART.jsonl``. A ValueError says that the rows are
+    not those of LibriSpeech."""
     audio = folder / "audio" / part
     audio.mkdir(parents=True, exist_ok=True)
     about, notes = _about(source), audio.with_suffix(".jsonl")

@@ -70,35 +70,12 @@ def speak_all(
     num_speakers: int,
     jobs: int | None = None,
 ) -> dict[str, dict]:
-    """Speak a corpus, every voice in a process of its own.
+    """Speak a corpus, every voice in a process of its own, ``jobs`` at a time
+    (None: one per core).
 
-    Arguments
-    ---------
-    audio : pathlib.Path
-        Folder of the ``<speaker>/<utt>.flac``.
-    minutes : float
-        Minutes of speech in all.
-    seed : int
-        Random seed of the sentences and voices.
-    num_speakers : int
-        The first so many of VOICES; every sixth is for the test set only.
-    jobs : int, optional
-        Voices at a time, one per core if None.
-
-    Returns
-    -------
-    utts : dict
-        From split to a dict from id to utterance.
-
-    Raises
-    ------
-    RuntimeError
-        If espeak-ng fails.
-
-    Example
-    -------
-    >>> speak_all(pathlib.Path("audio"), 30, 1234, 24)  # doctest: +SKIP
-    """
+    The first ``num_speakers`` of VOICES speak; every sixth is for the test set
+    only. Files are ``<speaker>/<utt>.flac``. Returns utterances by id, by
+    split."""
     speakers = list(VOICES)[:num_speakers]
     unseen = speakers[::-6]
     seen = [speaker for speaker in speakers if speaker not in unseen]

@@ -21,7 +21,6 @@ import argparse
 import collections
 import csv
 import gzip
-import hashlib
 import importlib.util
 import logging
 import math
@@ -41,6 +40,7 @@ from speechbrain_vq.dataio.manifests import (
     SPLITS,
     PathLike,
     data_root,
+    digest,
     first_names,
     folder_contents,
     has_manifests,
@@ -265,12 +265,12 @@ def prepare_shared(
         languages = [languages]
     tables = [source / UTTS, source / PHONES]
     if not tables[0].is_file():
-        raise FileNotFoundError(f"{tables[0]} is wanted, there is none")
+        raise FileNotFoundError(f"{tables[0]} is missing.")
     corpus = {
         "corpus": "shared",
         "version": FORMAT_VERSION,
         "languages": sorted(set(languages)) if languages else None,
-        "source": _digest(t.read_bytes() for t in tables if t.is_file()),
+        "source": digest(t.read_bytes() for t in tables if t.is_file()),
         "data_root": str(source.resolve()),
     }
     if is_done(folder, corpus):
@@ -327,7 +327,7 @@ def prepare_audio_folder(
         "seed": seed,
         "fractions": [HELD_OUT, HELD_OUT],
         "speakers": "held out",
-        "source": _digest(
+        "source": digest(
             os.fsencode(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns}\n")
             for p in paths
             if p.exists()
@@ -369,7 +369,7 @@ def _is_interrupted(folder: pathlib.Path) -> bool:
 def _recognise(folder: pathlib.Path, make_minispeech: bool) -> str:
     """Recognise the kind of data in a folder."""
     if folder.exists() and not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is a file, a folder is wanted")
+        raise FileNotFoundError(f"{folder} is a file; give a folder.")
     if make_minispeech and not any(folder.glob("*")):
         return "minispeech"
     if not folder.exists():
@@ -387,7 +387,7 @@ def _recognise(folder: pathlib.Path, make_minispeech: bool) -> str:
         return "audio"
     raise FileNotFoundError(
         f"{folder} holds {folder_contents(folder)}; "
-        f"wanted are the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
+        f"expected the manifests {', '.join(MANIFESTS)}, or utts.tsv, or "
         f"audio files (wav, flac, ogg, mp3 ...)"
     )
 
@@ -429,8 +429,8 @@ def _warn_if_other_corpus(
 
 def _refuse_foreign(folder: pathlib.Path) -> None:
     """Never deletes or mixes with what MiniSpeech did not write."""
-    ours = read_corpus(folder).get("corpus") == "minispeech"
-    if ours or _is_interrupted(folder):
+    is_minispeech = read_corpus(folder).get("corpus") == "minispeech"
+    if is_minispeech or _is_interrupted(folder):
         return
     for name in ("audio", "corpus.json", "phones.item", *MANIFESTS):
         if (folder / name).exists():
@@ -444,13 +444,6 @@ def _remove_partial(folder: pathlib.Path) -> None:
     for partial in folder.glob(".minispeech-*"):
         # A process of the killed run may still be writing there.
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _digest(chunks: Iterable[bytes]) -> str:
-    sha = hashlib.sha1()
-    for chunk in chunks:
-        sha.update(chunk)
-    return sha.hexdigest()
 
 
 # Folders laid out like utts.tsv, phones.tsv.gz and audio
@@ -539,8 +532,8 @@ def _read_audio(
 ) -> tuple[dict[str, dict], str]:
     """Make entries of the files that can be read to their end, and say what
     their speakers are."""
-    found = usable_files(paths)
-    lengths = {path.relative_to(source): s for path, s in found.items()}
+    usable = usable_files(paths)
+    lengths = {path.relative_to(source): s for path, s in usable.items()}
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
     utts = {}
     for path, length in lengths.items():
@@ -561,24 +554,11 @@ def _as_text(name: str) -> str:
 def find_speakers(
     paths: list[pathlib.Path], default: str
 ) -> tuple[dict[pathlib.Path, str], str]:
-    """Find the speaker of each recording by its path.
+    """Find the speaker of each recording by its path below their folder.
 
-    Arguments
-    ---------
-    paths : list of Path
-        Paths below the folder of the recordings.
-    default : str
-        Speaker of those whose path names none.
+    Returns the speaker of each path, ``default`` where it names none, and what
+    was taken for speakers, empty if nothing was.
 
-    Returns
-    -------
-    speakers : dict
-        Speaker of each path.
-    origin : str
-        What was taken for speakers, empty if nothing was.
-
-    Example
-    -------
     >>> paths = [pathlib.Path(f"{who}_{n}.wav") for who in "ab" for n in "12"]
     >>> find_speakers(paths, "me")[1]
     'beginnings of file names'
@@ -591,9 +571,9 @@ def find_speakers(
         splits = all(_SUBSET.match(name) for name in folders.values())
         if _are_speakers(folders) and not splits:
             return folders, "subfolders"
-    found = {path: _PREFIX.match(path.name) for path in paths}
-    if all(found.values()):
-        prefixes = {path: match[1] for path, match in found.items()}
+    matches = {path: _PREFIX.match(path.name) for path in paths}
+    if all(matches.values()):
+        prefixes = {path: match[1] for path, match in matches.items()}
         if _are_speakers(prefixes):
             return prefixes, "beginnings of file names"
     return dict.fromkeys(paths, default), ""
@@ -613,7 +593,7 @@ def _split(
 
     def shuffled(names, key=str):
         return sorted(
-            names, key=lambda n: _digest([os.fsencode(f"{seed} {key(n)}")])
+            names, key=lambda n: digest([os.fsencode(f"{seed} {key(n)}")])
         )
 
     part = math.ceil(HELD_OUT * len(utts))

@@ -33,25 +33,11 @@ TEMPLATES = (
 
 
 def sentences(rng: random.Random, split: str) -> Iterator[str]:
-    """Different sentences without end, of one split.
+    """Yield different sentences of one split without end.
 
     A sentence's split is a property of its text: no sentence can be in two
     splits, whoever says it.
 
-    Arguments
-    ---------
-    rng : random.Random
-        Draws the templates and the words.
-    split : str
-        "train", "valid" or "test".
-
-    Yields
-    ------
-    text : str
-        A sentence.
-
-    Example
-    -------
     >>> next(sentences(random.Random(0), "train"))
     'Your measure and some royal choir admired some thing without a sound.'
     """

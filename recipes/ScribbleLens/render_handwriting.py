@@ -74,29 +74,11 @@ SIZE, MARGIN, EDGE = 22 * SCALE, 10 * SCALE, 4 * SCALE
 def render(
     output: pathlib.Path, fonts: list[pathlib.Path], lines: int, seed: int
 ) -> None:
-    """Write a corpus, whole or not at all.
+    """Write a corpus of lines by one scribe for each font, whole or not at all.
 
-    Arguments
-    ---------
-    output : pathlib.Path
-        The folder, ``data_folder`` of the recipe; where it holds this corpus
-        already, nothing is done.
-    fonts : list
-        Font files, a scribe each.
-    lines : int
-        Number of lines, of all scribes together.
-    seed : int
-        Other seeds give other texts and other strokes.
-
-    Raises
-    ------
-    FileExistsError
-        If there is something else in its place.
-
-    Example
-    -------
-    >>> render(Path("data"), find_fonts(["fonts"]), 2800, 0)  # doctest: +SKIP
-    """
+    The folder is a ``data_folder`` of the recipe. Where it holds this corpus
+    already, nothing is done; a FileExistsError names one that holds something
+    else. Another seed gives other texts and other strokes."""
     settings = {
         "what": "rendered with fonts, a stand-in for ScribbleLens",
         "seed": seed,
@@ -118,24 +100,8 @@ def render(
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
-    """Find the fonts in files and folders.
-
-    Arguments
-    ---------
-    places : list
-        Font files, and folders of them. Of a folder, the fonts named in
-        ``HANDS`` are taken, or all where there is none of these.
-
-    Returns
-    -------
-    list
-        Font files.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    """
+    """Find font files in files and folders: of a folder, the fonts named in
+    ``HANDS``, or all where it has none of these."""
     chosen = []
     for place in map(pathlib.Path, places):
         fonts = [place] if place.is_file() else []
@@ -153,21 +119,8 @@ def find_fonts(places: list[str]) -> list[pathlib.Path]:
 
 
 def texts(rng: random.Random, split: str) -> Iterator[str]:
-    """Different lines of text without end, of one split; no line can be in
-    both.
-
-    Arguments
-    ---------
-    rng : random.Random
-        Draws the words.
-    split : str
-        ``"train"`` or ``"test"``.
-
-    Yields
-    ------
-    text : str
-        Five to seven words.
-    """
+    """Yield different lines of five to seven words of one split without end; no
+    line can be in both splits."""
     seen = set()
     while True:
         words = rng.choices(WORDS, k=rng.randint(5, 7))
@@ -187,23 +140,10 @@ def texts(rng: random.Random, split: str) -> Iterator[str]:
 def render_line(
     font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator
 ) -> tuple[Image.Image, np.ndarray]:
-    """Render a line.
+    """Render a line in a font of the size ``SIZE``, bent and inked at random.
 
-    Arguments
-    ---------
-    font : ImageFont.FreeTypeFont
-        The hand, of the size ``SIZE``.
-    text : str
-        Text to write.
-    rng : numpy.random.Generator
-        Draws how it is bent, the ink and the paper.
-
-    Returns
-    -------
-    tuple
-        A grey image 32 high; and the edges of the characters at mid-height,
-        one more than there are characters.
-    """
+    Returns a grey image 32 high, and the edges of the characters at
+    mid-height, one more than there are characters."""
     lengths = [font.getlength(text[:i]) for i in range(len(text) + 1)]
     edges = MARGIN + np.array(lengths)
     # Of what is drawn: the ascent and descent that some fonts claim are wrong.
@@ -240,27 +180,9 @@ def render_line(
 
 
 def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
-    """Format an alignment as ScribbleLens does.
+    """Format an alignment (``.ali``) as ScribbleLens does: a column belongs to
+    the character at its middle.
 
-    Arguments
-    ---------
-    name : str
-        The path of the image.
-    text : str
-        Text of the line.
-    edges : numpy.ndarray
-        The edges of its characters, in columns.
-    width : int
-        The number of columns.
-
-    Returns
-    -------
-    str
-        Content of the ``.ali`` file. A column belongs to the character at
-        its middle.
-
-    Example
-    -------
     >>> print(alignment("a.jpg", "a", np.array([1.0, 1.9]), 3))
     a.jpg 3 targetStr:*a*
     0 1 * 0.000000

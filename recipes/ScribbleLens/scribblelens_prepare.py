@@ -142,40 +142,22 @@ class LineImages:
 
     def __init__(self, source: str | pathlib.Path):
         self.source = pathlib.Path(source)
-        self._kept = {}
+        self._cache = {}
         self._root = self._process = None
 
     def __call__(self, name: str) -> np.ndarray:
         """Return the grey levels 0..255, [width, 32]."""
-        if name not in self._kept:
+        if name not in self._cache:
             # Forked workers must not share the position in an archive.
             if self._process != os.getpid():
                 self._root, self._process = _open(self.source), os.getpid()
-            self._kept[name] = read_image(self._root / name)
-        return self._kept[name]
+            self._cache[name] = read_image(self._root / name)
+        return self._cache[name]
 
 
 def find_corpus(data_folder: pathlib.Path):
-    """Find the corpus in a folder.
-
-    Arguments
-    ---------
-    data_folder : pathlib.Path
-        See ``prepare``.
-
-    Returns
-    -------
-    tuple
-        The archive, or the folder above ``scribblelens.corpus.v1``; and a path
-        of that, on disk or in the archive.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is none.
-    ValueError
-        If the archive is damaged.
-    """
+    """Find the corpus in a folder: return the archive, or the folder above
+    ``scribblelens.corpus.v1``, and a path of that, on disk or in the archive."""
     places, home = [data_folder], data_folder.resolve()
     if home.name == ROOT:
         places.append(home.parent)
@@ -195,25 +177,8 @@ def find_corpus(data_folder: pathlib.Path):
 
 
 def find_alignments(root, source: pathlib.Path):
-    """Find the forced alignments: an archive or files beside the images.
-
-    Arguments
-    ---------
-    root : path
-        Path of ``scribblelens.corpus.v1``, on disk or in the archive.
-    source : pathlib.Path
-        Archive or folder of ``find_corpus``.
-
-    Returns
-    -------
-    path
-        Path of ``scribblelens.corpus.v1`` among the alignments.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there are none.
-    """
+    """Find the forced alignments beside the images, an archive or files: return
+    the path of ``scribblelens.corpus.v1`` among them."""
     beside = source if source.is_dir() else source.parent
     pattern = pathlib.PurePath(ALIGNMENTS)
     alignments = sorted(beside.glob(ALIGNMENTS)) + sorted(
@@ -237,30 +202,8 @@ def find_alignments(root, source: pathlib.Path):
 def read_list(
     root, colour: str, scribe: str | None, split: str
 ) -> list[tuple[str, str]]:
-    """Read the list of images and transcripts of a split.
-
-    Arguments
-    ---------
-    root : path
-        Path of ``scribblelens.corpus.v1``.
-    colour, scribe
-        See ``prepare``.
-    split : str
-        ``"train"`` or ``"test"``.
-
-    Returns
-    -------
-    list
-        Pairs of paths below ``root``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such list; the message names those there are.
-    ValueError
-        If it cannot be read, or a line of it does not name an image and a
-        transcript.
-    """
+    """Read the list of a split: pairs of paths of image and transcript below
+    ``root``."""
     part = f".{scribe}" if scribe else ""
     path = root / "corpora" / f"nl.{colour}.lines{part}.{split}.dat"
     if not path.is_file():
@@ -286,18 +229,8 @@ def read_list(
 
 
 def read_image(path) -> np.ndarray:
-    """Read grey levels 0..255 of a line at a height of 32, [width, 32].
-
-    Arguments
-    ---------
-    path : path
-        Path of the image, on disk or in an archive.
-
-    Returns
-    -------
-    numpy.ndarray
-        The image, turned so that its columns come first.
-    """
+    """Read grey levels 0..255 of a line at a height of 32, columns first:
+    [width, 32]."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         image = image.convert("L")
         size = scaled_width(*image.size), HEIGHT
@@ -309,18 +242,6 @@ def read_image(path) -> np.ndarray:
 def scaled_width(width: int, height: int) -> int:
     """Compute the width at a height of 32, rounded as in the alignments.
 
-    Arguments
-    ---------
-    width, height : int
-        The size of the image.
-
-    Returns
-    -------
-    int
-        Its width then.
-
-    Example
-    -------
     >>> scaled_width(2277, 184)
     396
     """
@@ -328,25 +249,9 @@ def scaled_width(width: int, height: int) -> int:
 
 
 def read_alignment(text: str) -> list[str]:
-    """Read the symbols of an alignment, one for each column.
+    """Read the symbols of an alignment (``.ali``), one for each column: a
+    character, or ``*`` for none.
 
-    Arguments
-    ---------
-    text : str
-        Content of the ``.ali`` file.
-
-    Returns
-    -------
-    list of str
-        Characters, and ``*`` for none.
-
-    Raises
-    ------
-    ValueError
-        If it is no alignment, or cut short.
-
-    Example
-    -------
     >>> read_alignment("a.jpg 2 targetStr:*a*\\n0 1 a -0.1\\n1 2 _ -0.2\\n")
     ['a', ' ']
     """
@@ -366,25 +271,11 @@ def read_alignment(text: str) -> list[str]:
 
 
 def find_characters(symbols: Sequence[str], text: str) -> list[list]:
-    """Find the extent of each character.
+    """Find the extent [x0, x1, character] of each character, in columns.
 
     An alignment does not tell the two of a double letter apart. Where it says
     otherwise the same as the transcript, they get half its columns each.
 
-    Arguments
-    ---------
-    symbols : sequence of str
-        One for each column.
-    text : str
-        The transcript.
-
-    Returns
-    -------
-    list
-        [x0, x1, character] in columns, from left to right.
-
-    Example
-    -------
     >>> find_characters("*zzeeee*e", "zee")
     [[1, 3, 'z'], [3, 7, 'e'], [8, 9, 'e']]
     >>> find_characters("*zzeeee**", "zee")
@@ -408,23 +299,8 @@ def find_characters(symbols: Sequence[str], text: str) -> list[list]:
 
 
 def hold_out(items: dict[str, dict]) -> tuple[dict, dict]:
-    """Hold every tenth page out.
-
-    Arguments
-    ---------
-    items : dict
-        The lines by name.
-
-    Returns
-    -------
-    tuple
-        Those that stay, and those that are held out.
-
-    Raises
-    ------
-    ValueError
-        If there is only one page.
-    """
+    """Split lines by name into those that stay and those of every tenth page,
+    which are held out."""
     pages = sorted({item["page"] for item in items.values()})
     if len(pages) < 2:
         raise ValueError(

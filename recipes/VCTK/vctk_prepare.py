@@ -1,6 +1,5 @@
 """Data preparation: VCTK, versions 0.92 and 0.80, read where it lies."""
 
-import hashlib
 import logging
 import math
 import pathlib
@@ -11,10 +10,12 @@ from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
+    digest,
     folder_contents,
     given_manifests,
     is_done,
     no_folder,
+    sizes,
     utterance,
     write_corpus,
 )
@@ -113,7 +114,13 @@ def prepare(
         "seed": seed,
         "unseen_speakers": unseen_speakers,
         "fractions": list(fractions),
-        "source": _digest(root, recordings),
+        "source": digest(
+            [
+                (root / INFO).read_bytes(),
+                *sizes(recordings.values()),
+                *sizes(sorted((root / TEXTS).glob("*/*.txt"))),
+            ]
+        ),
         "data_root": str(root.resolve()),
     }
     if is_done(folder, corpus):
@@ -136,12 +143,12 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
         for version, (audio, _) in VERSIONS.items():
             if (root / audio).is_dir():
                 return root, version
-    wanted = " or ".join(audio for audio, _ in VERSIONS.values())
+    folders = " or ".join(audio for audio, _ in VERSIONS.values())
     if not source.is_dir():
         raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
     raise FileNotFoundError(
-        f"{source} holds {folder_contents(source)}; wanted is VCTK, "
-        f"that is a folder with {wanted}, or one with manifests (train.json, "
+        f"{source} holds {folder_contents(source)}; expected VCTK, "
+        f"a folder with {folders}, or one with manifests (train.json, "
         f"valid.json, test.json). {HOW_TO_GET}."
     )
 
@@ -164,15 +171,6 @@ def _check_parts(root, audio, end, recordings) -> None:
             raise FileNotFoundError(
                 f"{root} lacks {part}, which VCTK has. {HOW_TO_GET}."
             )
-
-
-def _digest(root: pathlib.Path, recordings: dict[str, pathlib.Path]) -> str:
-    """Hash whatever would change the manifests."""
-    sha = hashlib.sha1((root / INFO).read_bytes())
-    texts = sorted((root / TEXTS).glob("*/*.txt"))
-    for path in [*recordings.values(), *texts]:
-        sha.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return sha.hexdigest()
 
 
 def _genders(path: pathlib.Path) -> dict[str, str]:
@@ -211,10 +209,12 @@ def _read(
         logger.warning(
             "Without texts are some of %s", ", ".join(sorted(silent))
         )
-    unsaid = {utt["spk_id"] for utt in utts.values() if not utt["gender"]}
-    if unsaid:
+    unknown = {utt["spk_id"] for utt in utts.values() if not utt["gender"]}
+    if unknown:
         logger.warning(
-            "%s does not tell the gender of %s", INFO, ", ".join(sorted(unsaid))
+            "%s does not tell the gender of %s",
+            INFO,
+            ", ".join(sorted(unknown)),
         )
     return utts
 
@@ -229,7 +229,7 @@ def _split(
     """By hashes of the sentences and of the speakers' names."""
 
     def order(names):
-        return sorted(names, key=lambda name: _hash(seed, name))
+        return sorted(names, key=lambda n: digest([f"{seed} {n}".encode()]))
 
     speakers = order({utt["spk_id"] for utt in utts.values()})
     if not 0 <= unseen_speakers < len(speakers):
@@ -238,8 +238,8 @@ def _split(
             "speakers, and one at least is to be trained on."
         )
     unseen = set(speakers[:unseen_speakers])
-    said = {name: _sentence(utt["words"]) or name for name, utt in utts.items()}
-    sentences = order(set(said.values()))
+    sentence = {n: _normalize(utt["words"]) or n for n, utt in utts.items()}
+    sentences = order(set(sentence.values()))
     valid = math.ceil(valid_fraction * len(sentences))
     test = valid + math.ceil(test_fraction * len(sentences))
     home = dict.fromkeys(sentences, "train")
@@ -247,7 +247,7 @@ def _split(
     home.update(dict.fromkeys(sentences[valid:test], "test"))
     splits: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     for name, utt in utts.items():
-        split = home[said[name]]
+        split = home[sentence[name]]
         if split == "test" or utt["spk_id"] not in unseen:
             splits[split][name] = utt
     left = len(utts) - sum(map(len, splits.values()))
@@ -260,10 +260,6 @@ def _split(
     return splits
 
 
-def _sentence(words: str) -> str:
+def _normalize(words: str) -> str:
     """Normalize a text: signs and capitals do not count."""
     return " ".join(re.findall(r"[a-z]+", words.lower()))
-
-
-def _hash(seed: int, name: str) -> str:
-    return hashlib.sha1(f"{seed} {name}".encode()).hexdigest()

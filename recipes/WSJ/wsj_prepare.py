@@ -5,7 +5,6 @@ dev93 (h1_p0) to validate and eval92 (si_et_20) to test, by the lists on the
 discs. The corpus has no phones: they come from a lexicon.
 """
 
-import hashlib
 import logging
 import os
 import pathlib
@@ -17,6 +16,7 @@ from speechbrain_vq.dataio.audio import AudioError, check_audio
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
+    digest,
     is_done,
     no_folder,
     utterance,
@@ -98,7 +98,10 @@ def prepare(
     corpus = {
         "corpus": "wsj",
         "version": FORMAT_VERSION,
-        "source": _digest(files),
+        "source": digest(
+            f"{key} {path.stat().st_size}\n".encode()
+            for key, path in sorted(files.items())
+        ),
         **pronouncer.about,
         "data_root": str(source.resolve()),
     }
@@ -109,7 +112,7 @@ def prepare(
         split: _read_split(source, files, split, keys, texts, pronouncer)
         for split, keys in listed.items()
     }
-    pronouncer.tell("WSJ")
+    pronouncer.log_unknown("WSJ")
     write_corpus(folder, utts, corpus)
     return folder
 
@@ -136,13 +139,6 @@ def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
     if not files:
         raise FileNotFoundError(f"{source} holds nothing of WSJ. {LAYOUT}")
     return files
-
-
-def _digest(files: dict[str, pathlib.Path]) -> str:
-    sha = hashlib.sha1()
-    for key in sorted(files):
-        sha.update(f"{key} {files[key].stat().st_size}\n".encode())
-    return sha.hexdigest()
 
 
 def _listed(
@@ -176,23 +172,12 @@ def _read_texts(files: dict[str, pathlib.Path]) -> dict[str, str]:
 
 
 def clean(text: str) -> str:
-    """Return the words of a detailed transcript (``.dot``).
+    """Return the words, in capitals, of a detailed transcript (``.dot``) without
+    the name at its end.
 
     Noises, pauses and marks of emphasis, of lengthening and of slips are left
     out; punctuation that is said, such as ``,COMMA``, stays.
 
-    Arguments
-    ---------
-    text : str
-        As in the file, without the name at its end.
-
-    Returns
-    -------
-    str
-        Words in capitals.
-
-    Example
-    -------
     >>> clean("[door_slam] THE *FEDERAL* RE:SERVE . !SAID ,COMMA <YES> ~")
     'THE FEDERAL RESERVE SAID ,COMMA YES'
     """
@@ -228,13 +213,13 @@ def _read_split(source, files, split, keys, texts, pronouncer):
                 relative, length, name[:3], "en", texts[name]
             )
             utts[name]["phone_names"] = phones
-    _complain(source, split, keys, missing, compressed)
+    _report_missing(source, split, keys, missing, compressed)
     if not utts:
         raise ValueError(f"{source}: no utterance of {split} is left.")
     return utts
 
 
-def _complain(source, split, keys, missing, compressed):
+def _report_missing(source, split, keys, missing, compressed):
     if compressed:
         raise ValueError(
             f"{len(compressed)} of the files of {split} are compressed with "
@@ -282,10 +267,10 @@ def _check(path: pathlib.Path) -> float:
         raise _Compressed(f"{path}: {fields['sample_coding']}")
     length = check_audio(path)
     # libsndfile takes what is there for all there was.
-    wanted = int(fields.get("sample_count", 0))
+    stated = int(fields.get("sample_count", 0))
     samples = round(length * int(fields.get("sample_rate", 16000)))
-    if samples < wanted:
+    if samples < stated:
         raise AudioError(
-            f"{path}: cut short, {samples} of {wanted} samples are there."
+            f"{path}: cut short, {samples} of {stated} samples are there."
         )
     return length

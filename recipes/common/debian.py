@@ -9,25 +9,11 @@ from typing import IO
 
 
 def unpack(
-    package: pathlib.Path, wanted: re.Pattern, folder: pathlib.Path
+    package: pathlib.Path, pattern: re.Pattern, folder: pathlib.Path
 ) -> None:
-    """Unpack the files of a package that are wanted.
-
-    Arguments
-    ---------
-    package : pathlib.Path
-        The package, ``NAME_VERSION_ARCH.deb``.
-    wanted : re.Pattern
-        Pattern of the whole path of a file; its first group is the path to
-        write, relative to the folder.
-    folder : pathlib.Path
-        Folder to write to.
-
-    Raises
-    ------
-    ValueError
-        If it is no such package, damaged, or packed with zstd.
-    """
+    """Unpack the files of a package (``NAME_VERSION_ARCH.deb``) whose whole
+    path matches a pattern; its first group is the path to write, relative to
+    the folder."""
     with open(package, "rb") as file:
         names = []
         for name, size in _members(file, package):
@@ -40,8 +26,8 @@ def unpack(
                     f"{package} is packed with zstd: unpack it with `dpkg -x "
                     f"{package.name} FOLDER` and give that FOLDER."
                 )
-            _check_all_there(file, package, size)
-            _copy_wanted(file, package, wanted, folder)
+            _check_complete(file, package, size)
+            _copy_matches(file, package, pattern, folder)
             return
     raise ValueError(
         f"{package} is no Debian package: it has no data.tar, but "
@@ -63,7 +49,7 @@ def _members(
         file.seek(start + size + size % 2)
 
 
-def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
+def _check_complete(file: IO[bytes], package: pathlib.Path, size: int) -> None:
     remaining = package.stat().st_size - file.tell()
     if remaining < size:
         raise ValueError(
@@ -72,16 +58,16 @@ def _check_all_there(file: IO[bytes], package: pathlib.Path, size: int) -> None:
         )
 
 
-def _copy_wanted(
+def _copy_matches(
     file: IO[bytes],
     package: pathlib.Path,
-    wanted: re.Pattern,
+    pattern: re.Pattern,
     folder: pathlib.Path,
 ) -> None:
     try:
         with tarfile.open(fileobj=file, mode="r|*") as tar:
             for member in tar:
-                match = wanted.fullmatch(member.name)
+                match = pattern.fullmatch(member.name)
                 if match and member.isfile():
                     path = folder / match[1]
                     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,20 +81,9 @@ def _copy_wanted(
 
 
 def how_to_get(*packages: pathlib.Path | str) -> str:
-    """Return a sentence on how to fetch packages, by their names or files.
+    """Return a sentence, without full stop, on how to fetch packages, by their
+    names or files.
 
-    Arguments
-    ---------
-    *packages : path or str
-        Names of the packages, or of their files.
-
-    Returns
-    -------
-    str
-        The sentence, without a full stop.
-
-    Example
-    -------
     >>> how_to_get("festvox-ru_0.5+dfsg-6_all.deb")
     '`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without being root'
     """

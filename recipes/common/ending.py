@@ -14,15 +14,8 @@ logger = logging.getLogger(__name__)
 def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     """Show the results of a complete run, and the next commands; of a run on a
     folder of recordings, also write a report. It is called last in every run
-    that has a model.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        Folder of the run, with ``results.json`` and maybe ``model``.
-    manifests : pathlib.Path, optional
-        Folder with ``test.json``, for a recording to try.
-    """
+    that has a model. A recording to try is taken from ``test.json`` of the
+    manifests."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
     shown = {
         "used_codes_percent": "{:.0f} % of the codes used",

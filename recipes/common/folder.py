@@ -19,6 +19,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import check_files, count_reasons, find_audio
 from speechbrain_vq.dataio.manifests import (
     SPLITS,
@@ -26,8 +27,9 @@ from speechbrain_vq.dataio.manifests import (
     manifest_path,
     read_manifest,
 )
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import FOLDER_RECIPES
-from speechbrain_vq.recipes.common.arguments import parse_arguments
+from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.recipes.common.runs import CONSOLE, hold
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 from speechbrain_vq.report.reproduce import COMMAND_FILE
@@ -50,22 +52,8 @@ OPTIONS = {
 
 
 def choose(seconds: float, recipe: str) -> dict[str, int]:
-    """Choose hyperparameters by the amount of speech.
+    """Choose overrides of a recipe's yaml by the seconds of speech to train on.
 
-    Arguments
-    ---------
-    seconds : float
-        Length of the speech to train on.
-    recipe : str
-        Last part of the name of the recipe.
-
-    Returns
-    -------
-    dict
-        Overrides of the recipe's yaml.
-
-    Example
-    -------
     >>> choose(14.5 * 60, "unit-discovery")
     {'codebook_size': 512, 'number_of_steps': 800}
     """
@@ -81,33 +69,15 @@ def choose(seconds: float, recipe: str) -> dict[str, int]:
 
 
 def main(argv: list[str]) -> None:
-    """Prepare a folder, and run a recipe on it.
-
-    Arguments
-    ---------
-    argv : list of str
-        Arguments after the name of this script.
-
-    Raises
-    ------
-    ValueError
-        If an argument is wrong, or the run would lie among the recordings.
-    """
+    """Prepare a folder, and run a recipe on it. The arguments are those after the
+    name of this script, as `speechbrain-vq train` has checked them: the output
+    folder is one of them."""
     script, folder, yaml, *options = argv
-    # It is about the preparation, of which recipes know nothing.
+    # Of the preparation here, not of the recipe.
     strict = "--strict=True" in options
     options = [o for o in options if not o.startswith("--strict")]
-    given = _given(options)
-    # What is wrong is said before anything is made.
-    check = [o for o in options if not o.startswith("--logger")]
-    parse_arguments([yaml, f"--data_folder={folder}", *check])
-    name = pathlib.Path(folder).resolve().name
-    run = pathlib.Path(given.get("output_folder", f"results/{name}"))
-    if run.resolve().is_relative_to(pathlib.Path(folder).resolve()):
-        raise ValueError(
-            f"The run in {run} would lie among the recordings in {folder}: "
-            "name a folder elsewhere, by --out."
-        )
+    given = _options_with_values(options)
+    run = pathlib.Path(given["output_folder"])
     if if_main_process():
         hold(run.resolve())
     run.mkdir(parents=True, exist_ok=True)
@@ -130,11 +100,21 @@ def main(argv: list[str]) -> None:
         steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
     added = [f"--{k}={v}" for k, v in chosen.items() if k not in given]
-    sys.argv = [script, yaml, *added, *options]
+    arguments = [yaml, *added, *options]
+    sys.argv = [script, *arguments]
     if if_main_process():
+        check_resume(*_resolve(arguments))
         words = _command(script, folder, yaml, options)
-        (run / COMMAND_FILE).write_text(shlex.join(words) + "\n", "utf-8")
+        with atomic_write(run / COMMAND_FILE) as partial:
+            partial.write_text(shlex.join(words) + "\n", "utf-8")
     runpy.run_path(script, run_name="__main__")
+
+
+def _resolve(arguments: list[str]) -> tuple[str, str]:
+    """Return the yaml file and the overrides that arguments stand for."""
+    options = [arg for arg in arguments if not arg.startswith("--logger=")]
+    hparams_file, _, overrides = parse_arguments(options)
+    return hparams_file, overrides
 
 
 def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:
@@ -170,7 +150,7 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
         )
 
 
-def _given(options: list[str]) -> dict[str, str]:
+def _options_with_values(options: list[str]) -> dict[str, str]:
     """Read the options that have values, --key=value or --key value."""
     given = {}
     for option, after in pairwise([*options, "--"]):

@@ -15,31 +15,13 @@ G2P = Callable[[str], str | Iterable[str]]
 
 
 def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
-    """Read a lexicon in the format of CMUdict and of librispeech-lexicon.txt.
+    """Read a lexicon in the format of CMUdict and of librispeech-lexicon.txt:
+    phones by word, in capitals.
 
     A line has a word and its phones. Of several pronunciations, the first
     counts; the digits of stress are left out, and so are lines of ``;;;`` and
     what follows a ``#``.
 
-    Arguments
-    ---------
-    path : pathlib.Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Phones by word, in capitals.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is no lexicon.
-
-    Example
-    -------
     >>> read_lexicon(pathlib.Path("cmudict.dict"))["TEA"]  # doctest: +SKIP
     ['T', 'IY']
     """
@@ -66,27 +48,10 @@ def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
 
 
 def find_g2p(name: str) -> G2P:
-    """Import a function that converts a word to phones.
+    """Import ``module:function``, of a module that is installed or in the
+    current folder, which converts a word to phones: a list, or a text with
+    spaces.
 
-    Arguments
-    ---------
-    name : str
-        ``module:function``, of a module that is installed or in the current
-        folder. It takes a word and returns its phones, as a list or as a text
-        with spaces.
-
-    Returns
-    -------
-    callable
-        The function.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be imported or called.
-
-    Example
-    -------
     >>> find_g2p("builtins:list")("tea")
     ['t', 'e', 'a']
     """
@@ -99,7 +64,7 @@ def find_g2p(name: str) -> G2P:
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"g2p is {name!r}, wanted is module:function that Python can "
+            f"g2p is {name!r}; it must be module:function that Python can "
             f"import, from {here} too: {error}"
         ) from error
     if not callable(function):
@@ -116,12 +81,7 @@ class Pronouncer:
         A file, see ``read_lexicon``.
     g2p : str, optional
         ``module:function`` for the words that the lexicon lacks, see
-        ``find_g2p``.
-
-    Raises
-    ------
-    ValueError
-        If neither is given.
+        ``find_g2p``. One of both is needed.
 
     Example
     -------
@@ -155,13 +115,13 @@ class Pronouncer:
 
     def __call__(self, text: str) -> list[str] | None:
         """Convert a text to phones; None if it has a word without any."""
-        phones = [self._say(word.upper()) for word in text.split()]
+        phones = [self._pronounce(word.upper()) for word in text.split()]
         if None in phones:
             self.texts_lost += 1
             return None
         return [phone for word in phones for phone in word]
 
-    def _say(self, word: str) -> list[str] | None:
+    def _pronounce(self, word: str) -> list[str] | None:
         # ",COMMA" is in some lexica as it is; 'EM is, and so is MR.
         for form in (
             word,
@@ -181,7 +141,7 @@ class Pronouncer:
         self.unknown[word] += 1
         return None
 
-    def tell(self, name: str) -> None:
+    def log_unknown(self, name: str) -> None:
         """Log which words had no phones, and how many utterances they cost.
 
         Arguments

@@ -33,13 +33,7 @@ class Sample(NamedTuple):
 
 class LoggerGroup(TrainLogger):
     """Log the metrics of a run in several ways, of which the last takes
-    pictures and audio.
-
-    Arguments
-    ---------
-    *loggers : TrainLogger
-        The loggers.
-    """
+    pictures and audio."""
 
     def __init__(self, *loggers):
         self.loggers = loggers
@@ -53,17 +47,8 @@ class LoggerGroup(TrainLogger):
     def log_media(
         self, step: int, samples: dict[str, Sample], counts: torch.Tensor
     ) -> None:
-        """Log held-out utterances and the usage of the codes.
-
-        Arguments
-        ---------
-        step : int
-            Optimizer steps so far.
-        samples : dict
-            Utterances by name.
-        counts : torch.Tensor
-            How often each code occurred in the validation, [C, K].
-        """
+        """Log held-out utterances by name, and how often each code occurred in
+        the validation, [C, K]."""
         log = self.loggers[-1].log_one
         for name, sample in samples.items():
             log(step, f"{name}/spectrogram", picture(sample))
@@ -74,8 +59,8 @@ class LoggerGroup(TrainLogger):
         log(step, "usage of a code over the mean", (counts / share).flatten())
 
 
-class StepTensorboardLogger(TensorboardLogger):
-    """Log by TensorBoard over optimizer steps, those of resumed runs too."""
+class StepLogger:
+    """Log by stage over optimizer steps, those of resumed runs too."""
 
     @main_process_only
     def log_stats(
@@ -92,10 +77,19 @@ class StepTensorboardLogger(TensorboardLogger):
             "valid": valid_stats,
             "test": test_stats,
         }
+        stages = {stage: stats for stage, stats in stages.items() if stats}
+        self.log_stages(stats_meta, stages)
+
+
+class StepTensorboardLogger(StepLogger, TensorboardLogger):
+    """Log by TensorBoard."""
+
+    def log_stages(self, meta, stages):
+        """Log the metrics of each stage."""
         for stage, stats in stages.items():
-            for name, value in (stats or {}).items():
+            for name, value in stats.items():
                 tag = f"{name}/{stage}"
-                self.writer.add_scalar(tag, value, stats_meta["step"])
+                self.writer.add_scalar(tag, value, meta["step"])
 
     def log_one(self, step, name, value, sample_rate=None):
         """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
@@ -108,26 +102,12 @@ class StepTensorboardLogger(TensorboardLogger):
             self.writer.add_histogram(name, value, step)
 
 
-class StepWandBLogger(WandBLogger):
-    """Log by Weights & Biases over optimizer steps."""
+class StepWandBLogger(StepLogger, WandBLogger):
+    """Log by Weights & Biases."""
 
-    @main_process_only
-    def log_stats(
-        self,
-        stats_meta,
-        train_stats=None,
-        valid_stats=None,
-        test_stats=None,
-        verbose=False,
-    ):
-        """See TrainLogger.log_stats()"""
-        stages = {
-            "train": train_stats,
-            "valid": valid_stats,
-            "test": test_stats,
-        }
-        stats = {stage: stats for stage, stats in stages.items() if stats}
-        self.run.log({**stats, **stats_meta}, step=stats_meta["step"])
+    def log_stages(self, meta, stages):
+        """Log the metrics of each stage."""
+        self.run.log({**stages, **meta}, step=meta["step"])
 
     def log_one(self, step, name, value, sample_rate=None):
         """Log a waveform, a picture [H, W, 3] or the values of a histogram."""
@@ -172,29 +152,15 @@ class ConsoleFilter(logging.Filter):
 
     def filter(self, record):
         """Return whether to show a record."""
-        ours = record.name.startswith(("speechbrain_vq", "__main__"))
+        is_own = record.name.startswith(("speechbrain_vq", "__main__"))
         # Checkpoints are saved and deleted with every validation.
-        ours = ours and record.name != "speechbrain_vq.training.resume"
-        return ours or record.levelno >= logging.WARNING
+        is_own = is_own and record.name != "speechbrain_vq.training.checkpoints"
+        return is_own or record.levelno >= logging.WARNING
 
 
 def add_logger(hparams: dict[str, Any], name: str) -> None:
-    """Log the metrics of a run by TensorBoard or Weights & Biases, too.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters, of which ``train_logger`` is replaced.
-    name : str
-        ``"file"`` (as the yaml has it), ``"tensorboard"`` or ``"wandb"``.
-
-    Raises
-    ------
-    ImportError
-        If its package is not installed.
-    ValueError
-        If there is no such logger.
-    """
+    """Log the metrics of a run also by ``"tensorboard"`` or ``"wandb"``
+    (``"file"``: as the yaml has it); replaces ``train_logger``."""
     if name not in LOGGERS:
         raise ValueError(
             f"--logger={name}: it is one of {', '.join(LOGGERS)}."

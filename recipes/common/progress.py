@@ -44,21 +44,9 @@ class ProgressMixin:
 def validation_line(
     step: int, total: int | None, stats: dict[str, float], usage: dict
 ) -> str:
-    """Describe a validation in one line.
+    """Describe a validation in one line; usage is without ``perplexity`` where
+    nothing was quantized.
 
-    Arguments
-    ---------
-    step : int
-        Optimizer steps so far.
-    total : int, optional
-        Those of the run.
-    stats : dict
-        Metrics of the validation by name.
-    usage : dict
-        Codebook usage, without ``perplexity`` where nothing was quantized.
-
-    Example
-    -------
     >>> validation_line(50, 800, {"reconstruction_error": 0.25}, {})
     'Step 50 of 800: reconstruction error 0.25, not quantizing yet (warm-up)'
     """
@@ -74,15 +62,7 @@ def validation_line(
 
 def seconds_per_step(brain: sb.Brain, dataset) -> float:
     """Measure the time of a training step, without taking one: in evaluation
-    mode no parameter and no statistic changes.
-
-    Arguments
-    ---------
-    brain : sb.Brain
-        The Brain.
-    dataset : DynamicItemDataset
-        Its training set.
-    """
+    mode no parameter and no statistic changes."""
     number = min(brain.hparams.batch_size, len(dataset))
     # Neighbors are often of one speaker, and of one length.
     places = [i * len(dataset) // number for i in range(number)]

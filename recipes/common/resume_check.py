@@ -23,31 +23,16 @@ FREE = {
 PLACES = ("output_folder", "save_folder", "manifest_folder", "train_log")
 
 
-def check_resume(hparams_file: str, overrides: str, hparams: dict) -> None:
+def check_resume(hparams_file: str, overrides: str) -> None:
     """Refuse to resume a run with other hyperparameters: its checkpoint would
-    be loaded all the same, and its results overwritten.
-
-    Arguments
-    ---------
-    hparams_file : str
-        Yaml file of the new run.
-    overrides : str
-        Overrides of the new run.
-    hparams : dict
-        Hyperparameters loaded from both.
-
-    Raises
-    ------
-    ValueError
-        If the folder has a checkpoint of a run with other hyperparameters.
-    """
+    be loaded all the same, and its results overwritten."""
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = YAML().load(resolve_references(file, overrides).read())
     folder = pathlib.Path(hparams["output_folder"])
     checkpoints = pathlib.Path(hparams["save_folder"]).glob("CKPT*")
     if not (folder / HPARAMS).is_file() or next(checkpoints, None) is None:
         return
-    with open(hparams_file, encoding="utf-8") as file:
-        text = resolve_references(file, overrides).read()
-    before, now = _values(Run.open(folder).hparams), _values(YAML().load(text))
+    before, now = _values(Run.open(folder).hparams), _values(hparams)
     changed = [
         f"{key} was {before[key]}, now it is {now[key]}"
         for key in now

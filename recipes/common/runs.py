@@ -7,14 +7,12 @@ import json
 import logging
 import math
 import pathlib
-import re
 import shutil
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import speechbrain as sb
-import torch
 from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
@@ -22,8 +20,9 @@ from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
-from speechbrain_vq.recipes.common.arguments import parse_arguments
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipes.common.ending import show_ending
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (
@@ -89,36 +88,23 @@ class AnnealingBrain(ProgressMixin, VQBrain):
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:
-    """Load the hyperparameters of a command line, and make the run's folder.
+    """Load the hyperparameters and run options of a command line, and make the
+    run's folder.
 
-    Arguments
-    ---------
-    argv : list of str
-        Arguments after the name of the script: yaml file, run options,
-        overrides, and maybe ``--logger=tensorboard`` or ``wandb``.
-
-    Returns
-    -------
-    tuple
-        The hyperparameters and the run options.
-
-    Raises
-    ------
-    ValueError
-        If an argument is wrong, or the folder holds a run with other
-        hyperparameters.
-    BlockingIOError
-        If another process trains in the folder.
-    """
+    The command line has the yaml file, run options, overrides, and maybe
+    ``--logger=tensorboard`` or ``wandb``. A ValueError says which of them is
+    wrong, or that the folder holds a run with other hyperparameters; a
+    BlockingIOError, that another process trains in the folder."""
     loggers = [arg for arg in argv if arg.startswith("--logger=")]
     hparams_file, run_opts, overrides = parse_arguments(
         [arg for arg in argv if arg not in loggers]
     )
-    _check_device(run_opts["device"])
-    hparams = _load(hparams_file, overrides)
+    check_device(run_opts["device"])
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides, overrides_must_match=False)
     ddp_init_group(run_opts)
     run_on_main(hold, args=[pathlib.Path(hparams["output_folder"]).resolve()])
-    run_on_main(check_resume, args=[hparams_file, overrides, hparams])
+    run_on_main(check_resume, args=[hparams_file, overrides])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -145,54 +131,17 @@ def hold(folder: pathlib.Path) -> None:
     _HELD.enter_context(exclusive(folder))
 
 
-def _load(hparams_file: str, overrides: str) -> dict:
-    """Load hyperparameters, and name one that is missing."""
-    try:
-        with open(hparams_file, encoding="utf-8") as fin:
-            return load_hyperpyyaml(fin, overrides, overrides_must_match=False)
-    except ValueError as error:
-        missing = re.match(r"'(\w+)' is a !PLACEHOLDER", str(error))
-        if not missing:
-            raise
-        raise ValueError(
-            f"--{missing[1]}=... is missing: {hparams_file} asks for it."
-        ) from error
-
-
 def _keep_script(folder: pathlib.Path) -> None:
     """Copy the script of the recipe to the run, in place of this file."""
     (folder / pathlib.Path(__file__).name).unlink(missing_ok=True)
     shutil.copy(sys.modules["__main__"].__file__, folder)
 
 
-def _check_device(name: str) -> None:
-    """Refuse a device that does not exist, before anything is prepared."""
-    try:
-        torch.zeros(1, device=name)
-    except (AssertionError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            f"--device={name} cannot be used: {reason} Leave it out to train "
-            "on a GPU where there is one, or else on the CPU."
-        ) from error
-
-
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
     """Write the manifests, one process at a time, and return their folder.
 
-    Arguments
-    ---------
-    prepare : callable
-        Writes the manifests, unless that was done, and returns their folder.
-        It gets what the yaml has under ``corpus``.
-    hparams : dict
-        The hyperparameters.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-    """
+    ``prepare`` gets what the yaml has under ``corpus``, and does nothing where
+    that was done."""
     run_on_main(_prepare_alone, args=[prepare, hparams])
     return prepare(**hparams["corpus"])
 
@@ -202,17 +151,8 @@ def fit_features(
     items: dict[str, dict],
     longest: float | None = None,
 ) -> None:
-    """Fit the normalization of the features on about 200 utterances.
-
-    Arguments
-    ---------
-    features : LogMel
-        The features to fit.
-    items : dict
-        Utterances by name, ``wav`` in each.
-    longest : float, optional
-        Seconds to read of an utterance.
-    """
+    """Fit the normalization of the features on about 200 utterances, or on the
+    first ``longest`` seconds of them."""
     names = sorted(items)[:: max(len(items) // 200, 1)]
     features.fit(
         read_audio(
@@ -229,23 +169,12 @@ def fit_and_test(
     min_key: str | None = None,
     **training: Any,
 ) -> None:
-    """Train a Brain, and test a checkpoint of it.
+    """Train a Brain whose hyperparameters have ``epoch_counter`` and
+    ``num_workers``, and test a checkpoint of it.
 
-    Arguments
-    ---------
-    brain : sb.Brain
-        The Brain. Its hyperparameters have ``epoch_counter`` and
-        ``num_workers``.
-    datasets : dict
-        Those named ``train``, ``valid`` and ``test``.
-    valid_batch_size : int
-        Utterances in a batch of the latter two.
-    min_key : str, optional
-        Metric whose lowest value chooses the checkpoint to test; absent: the
-        latest checkpoint.
-    **training
-        Options of the loader of the training set, such as ``batch_size``.
-    """
+    The checkpoint is the one with the lowest ``min_key``, by default the
+    latest. Further options, such as ``batch_size``, are those of the loader of
+    the training set."""
     workers = {"num_workers": brain.hparams.num_workers}
     whole = {"batch_size": valid_batch_size, **workers}
     shows = not brain.noprogressbar and sys.stderr.isatty()
@@ -272,17 +201,8 @@ def fit_and_test(
 
 def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
     """Repeat the items of a small data set, under further names, so that an
-    epoch, after which a run is validated and saved, has some steps.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        The data set.
-    batch_size : int
-        Items in a batch.
-    steps : int
-        Fewest steps of an epoch.
-    """
+    epoch, after which a run is validated and saved, has at least ``steps``
+    steps."""
     names = list(dataset.data_ids)
     for number in range(1, math.ceil(steps * batch_size / len(names))):
         copies = {f"{name} ({number})": dataset.data[name] for name in names}
@@ -293,20 +213,9 @@ def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
 def end_epoch(
     brain: sb.Brain, epoch: int, stats: dict, least: str = "loss"
 ) -> None:
-    """Log the training and validation of an epoch, and save a checkpoint.
-
-    Arguments
-    ---------
-    brain : sb.Brain
-        The Brain, with the metrics of the training as ``train_stats``.
-    epoch : int
-        Number of the epoch.
-    stats : dict
-        Metrics of the validation.
-    least : str
-        Metric whose lowest value chooses the checkpoint to keep beside the
-        latest.
-    """
+    """Log the training (``brain.train_stats``) and validation of an epoch, and
+    save a checkpoint. The one with the lowest ``least`` is kept beside the
+    latest."""
     usage = use_of_codes(brain, "valid")
     brain.hparams.train_logger.log_stats(
         {"epoch": epoch, "step": brain.optimizer_step},
@@ -320,35 +229,15 @@ def end_epoch(
 
 
 def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
-    """Return the codebook usage of a stage, without the metrics that are NaN
-    as nothing was quantized; all ranks must call it.
-
-    Arguments
-    ---------
-    brain : sb.Brain
-        The Brain; one without ``vq_stats`` has no codes.
-    stage : str
-        ``"train"``, ``"valid"`` or ``"test"``.
-
-    Returns
-    -------
-    dict
-        Metrics by name.
-    """
+    """Return the codebook usage of a stage by name, without the metrics that are
+    NaN as nothing was quantized; none for a Brain without ``vq_stats``. All
+    ranks must call it."""
     stats = getattr(brain, "vq_stats", {}).get(stage, {})
     return {k: v for k, v in stats.items() if not math.isnan(v)}
 
 
 def finish(hparams: dict, *results: dict) -> None:
-    """Export the model and write the results of the test.
-
-    Arguments
-    ---------
-    hparams : dict
-        The hyperparameters.
-    *results : dict
-        Metrics of the test by name.
-    """
+    """Export the model and write the results of the test."""
     # In yamls of 0.1, the preset is under ``arm``.
     preset = hparams.get("preset", hparams.get("arm"))
     results = [{"preset": preset, "seed": hparams["seed"]}, *results]
@@ -376,15 +265,7 @@ def _manifests(hparams: dict) -> pathlib.Path | None:
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
     """Write ``results.json``, with the versions of the packages. It is written
-    last: where there is one, the run is complete.
-
-    Arguments
-    ---------
-    folder : path
-        Folder of the run.
-    results : dict
-        Metrics and settings by name.
-    """
+    last: where there is one, the run is complete."""
     path = pathlib.Path(folder) / "results.json"
     text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
     with atomic_write(path) as partial:

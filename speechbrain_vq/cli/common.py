@@ -18,6 +18,9 @@ INTERRUPTED = "Interrupted. The same command goes on from here."
 # As the shell gives it to a program that Ctrl-C ends.
 INTERRUPTED_CODE = 130
 
+any_path = click.Path(path_type=pathlib.Path)
+existing_path = click.Path(exists=True, path_type=pathlib.Path)
+new_file = click.Path(dir_okay=False, path_type=pathlib.Path)
 file_path = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 folder_path = click.Path(exists=True, file_okay=False, path_type=pathlib.Path)
 output_folder = click.Path(file_okay=False, path_type=pathlib.Path)

@@ -12,6 +12,7 @@ from .common import (
     engine_option,
     file_path,
     folder_path,
+    new_file,
     open_engine,
     output_folder,
     revision_option,
@@ -50,7 +51,7 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--report",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=new_file,
     help="HTML page on the model to write, with recordings of the manifest.",
 )
 @click.option(

@@ -10,6 +10,7 @@ from speechbrain_vq._names import suggestion
 
 from .common import (
     INTERRUPTED,
+    any_path,
     clean_errors,
     device_option,
     engine_option,
@@ -81,7 +82,7 @@ codebooks_option = click.option(
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=pathlib.Path),
+    type=any_path,
     help="Output: NAME.jsonl, NAME.npz, or a folder for a data set or, with "
     "an engine, Parquet shards.",
 )
@@ -203,7 +204,7 @@ def reconstruct(
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=pathlib.Path),
+    type=any_path,
     help="Folder for the wav files; for one file also NAME.wav.",
 )
 def convert(

@@ -1,22 +1,22 @@
 """Verbs that publish a model."""
 
-import pathlib
-
 import click
 
-from .common import clean_errors, file_path, folder_path
+from .common import (
+    any_path,
+    clean_errors,
+    existing_path,
+    file_path,
+    folder_path,
+)
 
 
 @click.command()
-@click.argument(
-    "run_folder", type=click.Path(exists=True, path_type=pathlib.Path)
-)
-@click.argument(
-    "output", required=False, type=click.Path(path_type=pathlib.Path)
-)
+@click.argument("run_folder", type=existing_path)
+@click.argument("output", required=False, type=any_path)
 @click.option(
     "--out",
-    type=click.Path(path_type=pathlib.Path),
+    type=any_path,
     help="Folder of the exported model; may be given as OUTPUT, too.",
 )
 @click.option(

@@ -1,11 +1,11 @@
 """Verb that writes a report on a run or a model."""
 
-import pathlib
-
 import click
 
 from .common import (
     device_option,
+    existing_path,
+    new_file,
     revision_option,
     ssl_encoder_option,
     vocoder_option,
@@ -22,7 +22,7 @@ from .common import (
 )
 @click.option(
     "--data",
-    type=click.Path(exists=True, path_type=pathlib.Path),
+    type=existing_path,
     help="Manifest or folder of recordings; default: the test set of the run, "
     "or the example of the model.",
 )
@@ -31,7 +31,7 @@ from .common import (
     "output",
     default="report.html",
     show_default=True,
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=new_file,
     help="File to write.",
 )
 @vocoder_option

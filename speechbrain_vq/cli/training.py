@@ -6,12 +6,13 @@ import pathlib
 import runpy
 import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.presets import preset_path
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import (
     folder_recipe,
     recipe_names,
@@ -19,7 +20,7 @@ from speechbrain_vq.recipe_files import (
     recipe_yaml,
 )
 
-from .common import check_output_folder, output_folder
+from .common import check_output_folder, new_file, output_folder
 
 DEMO = pathlib.Path("results/demo")
 
@@ -56,7 +57,7 @@ DEMO = pathlib.Path("results/demo")
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    type=new_file,
     help="File to write the metrics to.",
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:
@@ -147,22 +148,32 @@ def train(
     Further options change keys of the recipe's yaml file, such as
     --codebook_size=256 (`config` shows them), or are SpeechBrain's.
     """
-    _check_options(context)
-    if preset is not None:
-        preset_path(preset)
+    _check_options(context, logger)
     is_folder = _is_folder(source)
     name = folder_recipe(recipe) if is_folder else source
     yaml = recipe_yaml(name, config or hparams or "train.yaml")
     out = out or output_folder
-    given = {
+    data = []
+    if is_folder:
+        folder = pathlib.Path(source).resolve()
+        out = out or pathlib.Path("results", folder.name)
+        data = [f"--data_folder={source}"]
+    options = {
         "preset": preset,
         "number_of_steps": steps,
-        "logger": logger,
         "output_folder": out,
     }
-    options = [f"--{k}={v}" for k, v in given.items() if v is not None]
+    arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
+    arguments = [str(yaml), *arguments, *context.args]
+    parse_arguments([*arguments, *data])
+    if is_folder and out.resolve().is_relative_to(folder):
+        raise click.UsageError(
+            f"The run in {out} would lie among the recordings in {source}: "
+            "name a folder elsewhere, by --out."
+        )
     script = recipe_path(f"{name}/train.py")
-    arguments = [str(yaml), *options, *context.args]
+    if logger is not None:
+        arguments.append(f"--logger={logger}")
     if is_folder:
         arguments += ["--strict=True"] * strict
         # It makes manifests, chooses what is not given, and runs the script.
@@ -177,8 +188,9 @@ def train(
     runpy.run_path(str(script), run_name="__main__")
 
 
-def _check_options(context: click.Context) -> None:
-    """Refuse what is nearly an option of this verb, and no key of a recipe."""
+def _check_options(context: click.Context, logger: str | None) -> None:
+    """Refuse what is nearly an option of this verb, and no key of a recipe,
+    and a logger whose package is not installed."""
     own = [o for p in context.command.params for o in p.opts if o[0] == "-"]
     for argument in context.args:
         name = argument.split("=")[0]
@@ -187,6 +199,8 @@ def _check_options(context: click.Context) -> None:
             raise click.UsageError(
                 f"No option '{name}'. Did you mean '{close[0]}'?"
             )
+    if logger not in (None, "file") and find_spec(logger) is None:
+        raise click.UsageError(f"--logger={logger} needs: pip install {logger}")
 
 
 def _is_folder(source: str) -> bool:

@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import pathlib
-import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +17,11 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
-from .manifests import TOLERANCE, manifest_path, read_corpus, read_manifest
-from .mp3 import JOINED, MP3Error, quiet, with_length
+from .containers import ContainerError, check_single, check_wav_size
+from .mp3 import quiet, with_length
 
 logger = logging.getLogger(__name__)
 
@@ -280,7 +278,7 @@ def _open(source, name=None, check=True):
                 if complete is not content:
                     source, is_path = io.BytesIO(complete), False
             elif check:
-                _check_single(head, data, name)
+                check_single(head, data)
         if is_path and os.name == "posix":
             # A name that is no valid text is a valid name all the same.
             source = os.fsencode(source)
@@ -292,9 +290,9 @@ def _open(source, name=None, check=True):
                     f"{_LOWEST_RATE} to {_HIGHEST_RATE} are read."
                 )
             if check:
-                _check_wav_size(name, file.extra_info)
+                check_wav_size(file.extra_info)
             yield file, name
-    except MP3Error as error:
+    except ContainerError as error:
         raise AudioError(f"{name}: {error}") from error
     except (OSError, RuntimeError, UnicodeError) as error:
         reason = getattr(error, "error_string", error)
@@ -317,13 +315,13 @@ def _mono(file, seconds, name, start=0.0, duration=None):
     first = round(start * file.samplerate)
     if first:
         file.seek(first)
-    wanted = file.frames - first
+    stated = file.frames - first
     if duration is not None:
-        wanted = min(wanted, round(duration * file.samplerate))
+        stated = min(stated, round(duration * file.samplerate))
     size, total = max(1, round(seconds * file.samplerate)), 0
     power, mixed_power = np.zeros(file.channels), 0.0
-    while total < wanted:
-        length = min(size, wanted - total)
+    while total < stated:
+        length = min(size, stated - total)
         samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
@@ -338,9 +336,9 @@ def _mono(file, seconds, name, start=0.0, duration=None):
             yield torch.from_numpy(mixed)
         if len(samples) < length:
             break
-    if total < wanted and file.frames < _UNKNOWN_LENGTH:
+    if total < stated and file.frames < _UNKNOWN_LENGTH:
         raise AudioError(
-            f"{name}: cut short, {total} of {wanted} samples are there."
+            f"{name}: cut short, {total} of {stated} samples are there."
         )
     if total == 0:
         raise AudioError(f"{name}: holds no sound.")
@@ -384,63 +382,6 @@ def _resample(blocks, rate, sample_rate, seconds):
         max(1, round(seconds * common)),
         up,
     )
-
-
-def _check_wav_size(name, notes):
-    # libsndfile trusts the size of the file more than the header of a wav,
-    # and only notes the difference. Sizes near the limit are what programs
-    # write that stream and do not know better.
-    sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", notes, re.M)
-    if sizes and int(sizes[2]) < int(sizes[1]) < 2**31 - 2**16:
-        raise AudioError(
-            f"{name}: cut short, {sizes[2]} of {sizes[1]} bytes of audio."
-        )
-
-
-def _check_single(head, data, name):
-    """Refuse a cut Ogg file, and recordings that are joined end to end."""
-    joined = False
-    if head == b"OggS":
-        joined = _walk_ogg(data, name)
-    elif head == b"RIFF":
-        data.seek(8 + int.from_bytes(data.read(4), "little"))
-        joined = data.read(5).lstrip(b"\0").startswith(b"RIFF")
-    elif head == b"fLaC":
-        joined = _contains(data, b"fLaC\0\0\0\x22")
-    if joined:
-        raise AudioError(f"{name}: {JOINED}")
-
-
-def _contains(data, pattern):
-    """Return whether the rest of a file contains some bytes."""
-    overlap = b""
-    while block := data.read(2**20):
-        if pattern in overlap + block:
-            return True
-        overlap = block[1 - len(pattern) :]
-    return False
-
-
-def _walk_ogg(data, name):
-    """Return whether a stream follows the end of another (RFC 3533)."""
-    position, flags, ended = 0, 0, False
-    while True:
-        data.seek(position)
-        header = data.read(27)
-        if len(header) < 27 or not header.startswith(b"OggS"):
-            break
-        flags = header[5]
-        if flags & 2 and ended:
-            return True
-        ended = ended or bool(flags & 4)
-        segments = data.read(header[26])
-        position += 27 + len(segments) + sum(segments)
-    size = data.seek(0, os.SEEK_END)
-    if position > size or not flags & 4:
-        raise AudioError(
-            f"{name}: cut short, its last page does not end the stream."
-        )
-    return False
 
 
 def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -521,65 +462,3 @@ def audio_endings() -> set[str]:
         ".oga",
         ".opus",
     }
-
-
-def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
-    """Read and check the manifest of a split to train or test on, and its
-    audio; see ``drop_unreadable``."""
-    path = manifest_path(folder, split)
-    dataset = DynamicItemDataset(read_manifest(path, needed=["length"]))
-    # The audio of our own manifests was decoded to make them.
-    return drop_unreadable(dataset, decode=not read_corpus(folder))
-
-
-def drop_unreadable(
-    dataset: DynamicItemDataset, decode: bool = True
-) -> DynamicItemDataset:
-    """Remove the items whose audio, under ``wav``, cannot be read, with a
-    warning for each; a ValueError if none is left. A ``length`` that is not
-    that of the audio is corrected, with one warning. Without ``decode``, as for
-    a corpus whose preparation decoded it, only the headers are read."""
-    total, wrong = len(dataset), []
-    paths = dict.fromkeys(item["wav"] for item in dataset.data.values())
-    lengths = usable_files(paths, decode)
-    for name, item in list(dataset.data.items()):
-        length = lengths.get(item["wav"])
-        if length is None:
-            del dataset.data[name]
-        elif abs(item.get("length", length) - length) > TOLERANCE:
-            wrong.append(f"{name}, {length:.2f} s and not {item['length']:g}")
-            item["length"] = length
-    dataset.data_ids = list(dataset.data)
-    if wrong:
-        logger.warning(
-            "The lengths of %d of %d items are not those of the audio, which "
-            "are taken: %s%s",
-            *(
-                len(wrong),
-                total,
-                "; ".join(wrong[:3]),
-                "; ..." * (len(wrong) > 3),
-            ),
-        )
-    if not dataset.data:
-        raise ValueError(
-            f"None of the {total} audio files of the manifest can be read; "
-            "see the warnings above."
-        )
-    return dataset
-
-
-def random_start(
-    name: str, epoch: int, seconds: float, segment: float
-) -> float:
-    """Draw the start of a random segment of an utterance, in seconds; 0 where
-    it is shorter than the segment. A function of the name and the epoch, so
-    that a resumed run draws the same segments.
-
-    Example
-    -------
-    >>> random_start("utt", 1, 3.0, 2.0) == random_start("utt", 1, 3.0, 2.0)
-    True
-    """
-    latest = max(seconds - segment, 0)
-    return random.Random(f"{name} {epoch}").uniform(0, latest)

@@ -8,6 +8,7 @@ parameters of the preparation and the folder of the audio (``data_root``).
 
 import contextlib
 import csv
+import hashlib
 import json
 import logging
 import math
@@ -74,7 +75,7 @@ def read_corpus(folder: PathLike) -> dict:
     root = corpus.get("data_root", "") if isinstance(corpus, dict) else None
     if not isinstance(root, str):
         raise ManifestError(
-            f'{path}: an object is wanted, with a folder under "data_root".'
+            f'{path} must hold an object with a folder under "data_root".'
         )
     return corpus
 
@@ -139,8 +140,8 @@ def read_manifest(
         ) from error
     if not isinstance(items, dict):
         raise ManifestError(
-            f"{path}: no manifest: an object of items by name is wanted, "
-            f"this is a {type(items).__name__}."
+            f"{path}: a manifest is an object of items by name, this is a "
+            f"{type(items).__name__}."
         )
     if needed and not items:
         raise ManifestError(f"{path}: it has no items.")
@@ -173,7 +174,7 @@ def _without_duplicates(pairs):
     items = dict(pairs)
     if len(items) < len(pairs):
         (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"{name!r} is there more than once.")
+        raise ValueError(f"{name!r} is defined more than once.")
     return items
 
 
@@ -184,7 +185,10 @@ def _read_csv(path):
         pairs = [(row.pop("ID", None), row) for row in rows]
     for name, row in pairs:
         if name is None or None in row:
-            raise ValueError(f"columns with an ID each are wanted, not {row}.")
+            raise ValueError(
+                f"a row must have an ID and no more columns than "
+                f"the header, not {row}."
+            )
         row["wav"] = (row.get("wav") or "").replace("$data_root", _DATA_ROOT)
         seconds = row.pop("duration", None)
         with contextlib.suppress(ValueError, TypeError):
@@ -197,8 +201,8 @@ def _read_csv(path):
 def _checked(item, where, folder, root, needed):
     """Return an item with its paths complete, or raise a ManifestError."""
     if not isinstance(item, dict):
-        raise ManifestError(f"{where}: an object with fields is wanted.")
-    for key, (kind, wanted) in _FIELDS.items():
+        raise ManifestError(f"{where}: an item must be an object with fields.")
+    for key, (kind, description) in _FIELDS.items():
         value = item.get(key)
         if value is None and key not in ("wav", *needed):
             continue
@@ -208,7 +212,7 @@ def _checked(item, where, folder, root, needed):
         if not is_valid or (key == "wav" and not value):
             problem = f"is {value!r:.40}" if key in item else "is missing"
             raise ManifestError(
-                f'{where}: "{key}" {problem}: {wanted} is wanted.'
+                f'{where}: "{key}" {problem}; it must be {description}.'
             )
     item = {**item, "phones": item.get("phones") or []}
     _check_phones(where, item["phones"])
@@ -242,8 +246,8 @@ def _check_phones(where, phones):
             name.strip()
         except (TypeError, ValueError, AttributeError):
             raise ManifestError(
-                f"{where}: phone {number} is {phone!r:.60}: [start, end, name] "
-                "is wanted, in seconds."
+                f"{where}: phone {number} is {phone!r:.60}; it must be [start, "
+                "end, name], in seconds."
             ) from None
         if start < previous[0] or end < previous[1]:
             raise ManifestError(
@@ -290,6 +294,26 @@ def is_done(
     for key in ignoring:
         written.pop(key, None)
     return complete and written == corpus
+
+
+def digest(contents: Iterable[bytes]) -> str:
+    """Hash what a preparation depends on, for ``corpus.json``.
+
+    Example
+    -------
+    >>> digest([b"a", b"b"]) == digest([b"ab"])
+    True
+    """
+    sha = hashlib.sha1()
+    for content in contents:
+        sha.update(content)
+    return sha.hexdigest()
+
+
+def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
+    """Yield names and sizes of files, for ``digest``."""
+    for path in paths:
+        yield f"{path.name} {path.stat().st_size}\n".encode()
 
 
 def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:

@@ -11,6 +11,8 @@ import re
 import threading
 from collections.abc import Iterator
 
+from .containers import JOINED, ContainerError
+
 _RATES = (44100, 48000, 32000)
 _KBPS = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -23,15 +25,7 @@ _VERSIONS = {
     0xF3: (72000, _KBPS[1], 2),
     0xE3: (72000, _KBPS[1], 4),
 }
-JOINED = (
-    "holds several recordings end to end, of which only the first can be "
-    "read. Split it, or convert it to one wav or flac."
-)
 _INFO = re.compile(rb".{13,38}(?:Xing|Info)\0\0\0(.)(....)", re.S)
-
-
-class MP3Error(ValueError):
-    """Tell why an MP3 file cannot be read in full."""
 
 
 _quiet = {"lock": threading.Lock(), "depth": 0, "stderr": None}
@@ -67,7 +61,7 @@ def with_length(content: bytes) -> bytes:
 
     Raises
     ------
-    MP3Error
+    ContainerError
         If frames are missing, damaged, or more than its own header states.
     """
     start, stated, count = _skip_tags(content), None, 0
@@ -76,7 +70,7 @@ def with_length(content: bytes) -> bytes:
         following = position + size
         info = _INFO.match(content, position, following)
         if info and position > start:
-            raise MP3Error(JOINED)
+            raise ContainerError(JOINED)
         if info and info[1][0] & 1:
             stated = int.from_bytes(info[2], "big")
         if following > len(content):
@@ -86,12 +80,14 @@ def with_length(content: bytes) -> bytes:
         return content
     if _has_frames(content, position + 1):
         if content[position : position + 3] == b"ID3":
-            raise MP3Error(JOINED)
-        raise MP3Error(f"damaged, at byte {position} there is no MP3 frame.")
+            raise ContainerError(JOINED)
+        raise ContainerError(
+            f"damaged, at byte {position} there is no MP3 frame."
+        )
     # Some encoders count their header.
     if stated is not None and not stated - 1 <= count <= stated + 1:
         short = f"cut short, {count} of {stated} frames are there."
-        raise MP3Error(short if count < stated else JOINED)
+        raise ContainerError(short if count < stated else JOINED)
     if stated is None:
         return (
             _info_frame(content[start : start + 4], count, position)
@@ -124,10 +120,10 @@ def _frame_size(header):
 
 def _has_frames(content, position):
     """Return whether three adjacent frames follow somewhere."""
-    for found in re.finditer(
+    for sync in re.finditer(
         b"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]", content[position:]
     ):
-        start = position + found.start()
+        start = position + sync.start()
         for _ in range(3):
             size = _frame_size(content[start : start + 4])
             start += size

@@ -158,32 +158,18 @@ def abx_error(
     distance: Callable = angular,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the ABX error, .5 at chance (Schatz et al., 2013), averaged as
-    in ZeroSpeech and fastabx.
+    """Compute the ABX error, .5 at chance (Schatz et al., 2013), averaged as in
+    ZeroSpeech and fastabx, of each bootstrap replicate, [R]; nan without a
+    cell.
 
     A triple is an error if X is nearer to B than to A, and half an error in a
     tie. Errors are averaged over triples, then over neighbours and speakers of
     X, then over speakers of A and B, then over pairs of phones.
 
-    Arguments
-    ---------
-    features : sequence of torch.Tensor
-        Frames of each item, [T, D], at least one.
-    items : sequence of Item
-        The items; ``subsample`` bounds their number.
-    cells : sequence of Cell
-        The triples to compare, see ``make_cells``.
-    distance : callable
-        Distance of frames: ``angular`` of vectors, ``identity`` of codes.
-    weights : torch.Tensor, optional
-        Weight of each item in each bootstrap replicate, [N, R]; that of a
-        triple is the product.
-
-    Returns
-    -------
-    torch.Tensor
-        Error in each replicate, [R]; nan if there is no cell.
-    """
+    ``features`` are the frames of each item, [T, D], at least one; ``cells``
+    those of ``make_cells``; ``distance`` is ``angular`` of vectors, or
+    ``identity`` of codes. The weight of a triple is the product of those of
+    its items, [N, R]."""
     if weights is None:
         weights = torch.ones(len(items), 1)
     distances = _Distances(features, distance)

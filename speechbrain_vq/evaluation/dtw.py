@@ -7,24 +7,14 @@ def dtw(
     costs: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
     """Compute the mean cost along the cheapest path, as ABX needs it (Schatz,
-    ABX-discriminability measures, 2016, section 2.2).
+    ABX-discriminability measures, 2016, section 2.2), [N].
 
-    A path goes from the first pair of frames to the last by steps of one frame
-    in either sequence or in both. Of paths of the same cost, the last steps
-    decide: one in both sequences comes before one in the second alone.
-
-    Arguments
-    ---------
-    costs : torch.Tensor
-        Distances of frames, [N, I, J]; entries beyond rows and columns are
-        ignored.
-    rows, columns : torch.Tensor
-        Number of frames of the first and second sequence of each pair, [N].
-
-    Returns
-    -------
-    torch.Tensor
-        Mean costs, [N].
+    ``costs`` are distances of frames, [N, I, J]; ``rows`` and ``columns`` the
+    numbers of frames of both sequences of each pair, [N], beyond which costs
+    are ignored. A path goes from the first pair of frames to the last by steps
+    of one frame in either sequence or in both. Of paths of the same cost, the
+    last steps decide: one in both sequences comes before one in the second
+    alone.
 
     Example
     -------

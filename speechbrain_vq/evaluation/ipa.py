@@ -91,7 +91,7 @@ def by_manner(
     """
     manners = [manner(ipa) for ipa in to_ipa(phones).values()]
     groups = [
-        (name, [row for row, found in enumerate(manners) if found == name])
+        (name, [row for row, one in enumerate(manners) if one == name])
         for name in MANNERS
     ]
     return [

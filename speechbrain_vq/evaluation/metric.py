@@ -1,5 +1,5 @@
-"""The interface of a metric: add one by a subclass and a line in
-``evaluate._metrics``.
+"""The interface of a metric: add one by a subclass, and to the dictionary
+``metrics`` of ``evaluate``.
 """
 
 import math

@@ -1,29 +1,23 @@
 """From a name or a folder to a model: download it, and load it safely."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .._lazy import attach
+from .errors import HubError
+from .load import load_pretrained
+from .plain import UnsafeHparamsError
+from .registry import register_module
 
-if TYPE_CHECKING:
-    from .errors import HubError
-    from .load import load_pretrained
-    from .plain import UnsafeHparamsError
-    from .registry import register_module
-
-_attached, __dir__, __all__ = attach(
-    __name__,
-    {
-        "errors": ["HubError"],
-        "load": ["load_pretrained"],
-        "plain": ["UnsafeHparamsError"],
-        "registry": ["register_module"],
-    },
-)
+__all__ = [
+    "HubError",
+    "UnsafeHparamsError",
+    "load_pretrained",
+    "register_module",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name; name what replaces one that moved or is gone."""
+    """Name what replaces a public name that moved or is gone."""
     if name == "load_hparams_safely":
         # An AttributeError would lose its text in `from ... import`.
         raise ImportError(
@@ -33,7 +27,7 @@ def __getattr__(name: str) -> Any:
             "you trust, hyperpyyaml.load_hyperpyyaml."
         )
     if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
-        return _attached(name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     place = "speechbrain_vq.publish"
     warnings.warn(
         f"speechbrain_vq.hub.{name} has moved to {place}.{name}",

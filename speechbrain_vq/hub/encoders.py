@@ -19,27 +19,11 @@ def download_encoder(
     force_download: bool = False,
 ) -> pathlib.Path:
     """Fetch the files of an encoder for ``SSLFeatures.load_encoder``, those of
-    a commit and no code, and return their folder.
+    a commit and no code, and return their folder in the cache of the Hub.
 
-    Arguments
-    ---------
-    source : str
-        Repository on the Hub, such as ``microsoft/wavlm-base``.
-    revision : str
-        Commit, 40 hexadecimal digits.
-    token, cache_dir, local_files_only, force_download
-        See ``speechbrain_vq.hub.download.download``.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder, in the cache of the Hub.
-
-    Raises
-    ------
-    HubError
-        If the Hub does not give the files; the message says why.
-    """
+    ``source`` is a repository, ``revision`` a commit, 40 hexadecimal digits;
+    the others are those of ``speechbrain_vq.hub.download.download``. A
+    HubError says why the Hub does not give the files."""
     where = (as_repo_id(source), token, cache_dir, local_files_only)
     for name in WEIGHTS:
         folder = _snapshot(*where, force_download, revision, [*CONFIGS, name])

@@ -38,7 +38,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """
     folder = pathlib.Path(folder)
     path = folder / name
-    check_is_there(path)
+    check_exists(path)
     target = path.resolve()
     if not any(target.is_relative_to(home) for home in _homes(folder)):
         raise ValueError(
@@ -48,7 +48,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
-def check_is_there(path: pathlib.Path) -> None:
+def check_exists(path: pathlib.Path) -> None:
     """Raise a FileNotFoundError for a missing file of a model."""
     if path.is_file():
         return
@@ -177,27 +177,14 @@ def load_weights(
     path: str | pathlib.Path,
     assign: bool = False,
 ) -> None:
-    """Load weights into modules, all of them and no others.
+    """Load weights into modules, all of them and no others; nothing is loaded
+    unless everything fits.
 
-    Nothing is loaded unless everything fits.
-
-    Arguments
-    ---------
-    modules : dict
-        Modules by name.
-    path : path
-        A safetensors file; its tensors are named ``module.tensor``.
-    assign : bool
-        Whether the tensors of the file replace the modules' own, which may
-        then be on the meta device.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged or no safetensors file, or a tensor is missing,
-        unknown, of another shape or kind, or has values that are NaN or
-        infinite; the message names it.
-    """
+    ``path`` is a safetensors file, whose tensors are named
+    ``module.tensor``. With ``assign`` they replace the modules' own, which
+    may then be on the meta device. A ValueError names a tensor that is
+    missing, unknown, of another shape or kind, or has values that are NaN or
+    infinite."""
     model = nn.ModuleDict(modules)
     _check_shapes(model, read_shapes(path), path)
     weights = load_file(path)
@@ -305,20 +292,20 @@ def _check_finite(path, weights):
         )
 
 
-def _differences(expected, found):
+def _differences(expected, actual):
     """Describe missing, unknown and unfit tensors."""
-    wrong = [f"'{k}' is missing" for k in expected if k not in found]
-    wrong += [f"'{k}' is unknown" for k in found if k not in expected]
-    for key in expected.keys() & found.keys():
-        want, got = expected[key], found[key]
-        if tuple(want.shape) != got.shape:
+    wrong = [f"'{k}' is missing" for k in expected if k not in actual]
+    wrong += [f"'{k}' is unknown" for k in actual if k not in expected]
+    for key in expected.keys() & actual.keys():
+        tensor, stored = expected[key], actual[key]
+        if tuple(tensor.shape) != stored.shape:
             wrong.append(
-                f"'{key}' has the shape {list(got.shape)}, not "
-                f"{list(want.shape)}"
+                f"'{key}' has the shape {list(stored.shape)}, not "
+                f"{list(tensor.shape)}"
             )
-        elif want.is_floating_point() != got.is_float:
-            kind = "floating point numbers" if got.is_float else "integers"
-            wrong.append(f"'{key}' holds {kind}, not {want.dtype}")
+        elif tensor.is_floating_point() != stored.is_float:
+            kind = "floating point numbers" if stored.is_float else "integers"
+            wrong.append(f"'{key}' holds {kind}, not {tensor.dtype}")
     return wrong
 
 

@@ -65,34 +65,18 @@ def inference_section(training: dict) -> dict:
 
 
 def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
-    """Write the yaml of a model: its modules and the given keys.
-
-    Arguments
-    ---------
-    training : CommentedMap
-        The yaml of the run.
-    keys : list of str
-        Keys to export beside the modules.
-
-    Returns
-    -------
-    str
-        Text of the yaml.
-
-    Raises
-    ------
-    ValueError
-        If a key is missing, or a value is a placeholder or an absolute path.
-    """
-    wanted = [*keys, "modules"]
-    missing = [key for key in wanted if key not in training]
+    """Write the yaml of a model, its modules and the given keys, from that
+    of its run. A ValueError tells if a key is missing, or a value is a
+    placeholder or an absolute path."""
+    names = [*keys, "modules"]
+    missing = [key for key in names if key not in training]
     if missing:
         raise ValueError(
             f"The run's {HPARAMS} lacks {', '.join(missing)}, which the model "
             "needs."
         )
-    done: dict = {}
-    selected = CommentedMap((k, _plain(training[k], k, done)) for k in wanted)
+    copies: dict = {}
+    selected = CommentedMap((k, _plain(training[k], k, copies)) for k in names)
     yaml, text = ruamel.yaml.YAML(), io.StringIO()
     yaml.indent(mapping=4)
     yaml.dump(selected, text)
@@ -100,20 +84,20 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
     return title + text.getvalue() + PRETRAINER
 
 
-def _plain(node, name: str, done: dict):
+def _plain(node, name: str, copies: dict):
     """Copy without comments, anchors and reservoirs; aliases stay aliases."""
-    if id(node) in done:
-        return done[id(node)]
+    if id(node) in copies:
+        return copies[id(node)]
     original, node = node, _built(node)
     if isinstance(node, CommentedMap):
-        copy = done[id(original)] = CommentedMap()
+        copy = copies[id(original)] = CommentedMap()
         for key, value in node.items():
             path = f"{name}.{key}"
             value = 0 if key == "reservoir_size" else value
-            copy[key] = _plain(value, path, done)
+            copy[key] = _plain(value, path, copies)
     elif isinstance(node, CommentedSeq):
-        copy = done[id(node)] = CommentedSeq()
-        copy.extend(_plain(value, name, done) for value in node)
+        copy = copies[id(node)] = CommentedSeq()
+        copy.extend(_plain(value, name, copies) for value in node)
     else:
         _check_leaf(node, name)
         return node

@@ -225,20 +225,20 @@ def _modules_in(value: Any) -> Iterator[nn.Module]:
 
 def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
     """Find tensors on the meta device in modules and their attributes."""
-    todo, seen, found = [modules], {}, []
+    todo, visited, on_meta = [modules], {}, []
     while todo:
         one = todo.pop()
-        if id(one) in seen or isinstance(one, type | ModuleType):
+        if id(one) in visited or isinstance(one, type | ModuleType):
             continue
         # Kept, so that its id stays its own.
-        seen[id(one)] = one
+        visited[id(one)] = one
         if torch.is_tensor(one):
-            found += [one] if one.is_meta else []
+            on_meta += [one] if one.is_meta else []
         elif isinstance(one, list | tuple | dict):
             todo += one.values() if isinstance(one, dict) else one
         elif hasattr(one, "__dict__"):
             todo += vars(one).values()
-    return found
+    return on_meta
 
 
 def _has_ties(modules: Mapping[str, nn.Module]) -> bool:

@@ -151,7 +151,7 @@ class ModelYaml:
             )
         size = sizes[id(node)]
         if size is None:
-            raise _Refused("it is a part of itself", node)
+            raise _Refused("it refers to itself", node)
         if size > MAX_NODES:
             raise _Refused(f"it stands for more than {MAX_NODES} values", node)
         return size
@@ -168,10 +168,10 @@ class ModelYaml:
             return []
         if tag.startswith((NEW, NAME)):
             if _entry(tag) is None:
-                raise _Refused("it is none of the classes to build", node)
+                raise _Refused("it is no registered class", node)
             if isinstance(node, ScalarNode):
                 if node.value:
-                    raise _Refused("arguments are a list or mapping", node)
+                    raise _Refused("arguments must be a list or mapping", node)
                 return []
         elif tag not in (f"{YAML}map", f"{YAML}seq"):
             raise _Refused("it is no plain data", node)
@@ -185,11 +185,11 @@ class ModelYaml:
     def _referred(self, node: Node) -> Node:
         name = re.fullmatch(r"<(\w+)>", str(node.value))
         if name is None or name[1] not in self._top:
-            raise _Refused("a reference is the name of one key, <key>", node)
+            raise _Refused("a reference must be <key>, one of the file", node)
         value = self._top[name[1]]
         # HyperPyYAML would follow it.
         if isinstance(value, ScalarNode) and "<" in value.value:
-            raise _Refused("a reference to text with another", node)
+            raise _Refused("it refers to text with a reference", node)
         return value
 
     def _override(
@@ -309,7 +309,7 @@ class ModelYaml:
     def _scalar(self, node: ScalarNode) -> PLAIN:
         kind = node.tag[len(YAML) :]
         if kind in ("int", "float") and len(node.value) > MAX_NUMBER:
-            raise _Refused("it is too long for a number", node)
+            raise _Refused(f"a number has up to {MAX_NUMBER} characters", node)
         if kind == "str":
             return node.value
         try:
@@ -325,7 +325,7 @@ class ModelYaml:
             isinstance(item, ScalarNode) and item.tag in SCALARS
             for item in items
         ):
-            raise _Refused("a tuple is of plain values", node)
+            raise _Refused("a tuple must hold plain values", node)
         return tuple(self._scalar(item) for item in items)
 
     @contextmanager
@@ -403,7 +403,7 @@ def _read(path: str | os.PathLike) -> str:
 def _parse(text: str) -> tuple[_Loader, Node]:
     """Compose a yaml, and return the loader that knows its scalars."""
     if re.search("^%", text, re.MULTILINE):
-        raise _Refused("it has a directive (%YAML, %TAG)")
+        raise _Refused("directives (%YAML, %TAG) are not read")
     for line in text.splitlines():
         if line.count("[") + line.count("{") > MAX_BRACKETS:
             raise _Refused(f"a line has over {MAX_BRACKETS} brackets")
@@ -415,7 +415,7 @@ def _parse(text: str) -> tuple[_Loader, Node]:
         anchor = getattr(event, "anchor", None)
         if anchor and not isinstance(event, ruamel.yaml.AliasEvent):
             if anchor in anchors:
-                raise _Refused(f"the anchor {anchor[:80]!r} is there twice")
+                raise _Refused(f"the anchor {anchor[:80]!r} is defined twice")
             anchors.add(anchor)
         depth += isinstance(event, ruamel.yaml.CollectionStartEvent)
         depth -= isinstance(event, ruamel.yaml.CollectionEndEvent)
@@ -436,9 +436,9 @@ def _pairs(node: Node | None) -> dict[str, Node]:
     pairs = {}
     for key, value in node.value:
         if key.tag != f"{YAML}str":
-            raise _Refused("a key is a plain name", key)
+            raise _Refused("a key must be a plain name", key)
         if key.value in pairs:
-            raise _Refused("the key is there twice", key)
+            raise _Refused("the key is defined twice", key)
         pairs[key.value] = value
     return pairs
 

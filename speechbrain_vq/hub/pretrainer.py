@@ -11,7 +11,7 @@ from speechbrain.utils.fetching import (
 )
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from .folder import WEIGHTS, check_is_there, load_weights
+from .folder import WEIGHTS, check_exists, load_weights
 
 
 class WeightsPretrainer(Pretrainer):
@@ -67,5 +67,5 @@ class WeightsPretrainer(Pretrainer):
             path = self.collect_in / WEIGHTS
         if path is None:
             raise ValueError("Call collect_files before load_collected.")
-        check_is_there(path)
+        check_exists(path)
         load_weights(self.modules, path)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 
 from speechbrain_vq.dataio.audio import as_waveforms, naming, read_audio
+from speechbrain_vq.dataio.waveforms import write_waveform
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
@@ -143,7 +144,8 @@ class VoiceConverter(VQTokenizer):
         voice = _for_each(target, 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         if output is not None:
-            self._write(wav, output, voice)
+            made_by = self.made_by(voice)
+            write_waveform(output, wav, self.sample_rate, made_by)
         return wav
 
     def _voice(self, target):

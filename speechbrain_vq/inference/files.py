@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import soundfile
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import made_folder
 from speechbrain_vq.dataio.audio import audio_endings, find_audio
+from speechbrain_vq.dataio.waveforms import read_comment
 
 from .tokenizer import VQTokenizer
 
@@ -91,7 +91,7 @@ def process_files(
     existing = {path for path in outputs.values() if path.exists()}
     existing = set() if overwrite else existing
     for path in sorted(existing):
-        comment = _read_comment(path)
+        comment = read_comment(path)
         if comment not in ("", made_by):
             raise ValueError(
                 f"{path} was made by {comment}, and now it is {made_by}. Name "
@@ -111,15 +111,6 @@ def process_files(
             named = reason.startswith(str(path))
             bad[str(path)] = reason if named else f"{path}: {reason}"
     return FileResults(len(outputs) - len(bad), bad, len(existing))
-
-
-def _read_comment(path):
-    """Return the comment in an audio file."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            return file.comment
-    except (OSError, RuntimeError):
-        return ""
 
 
 def _is_file_name(output):

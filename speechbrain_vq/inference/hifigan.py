@@ -54,7 +54,7 @@ class HifiGAN(nn.Module):
         with torch.autocast(mels.device.type, enabled=False):
             wavs = generator.inference(mels.transpose(1, 2))[:, 0]
         # It adds frames before and after. Its frames are centred where their
-        # samples begin, ours half a hop later.
+        # samples begin, own half a hop later.
         begin = max(generator.inference_padding * hop - hop // 2, 0)
         wavs = wavs[:, begin : begin + samples]
         return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
@@ -67,13 +67,13 @@ class HifiGAN(nn.Module):
                 f"The decoder of {tokenizer.source} outputs waveforms itself, "
                 f"and would not use {self.source}. Leave the vocoder out."
             )
-        ours = getattr(tokenizer.mods.features, "settings", None)
-        if ours is None:
+        own = getattr(tokenizer.mods.features, "settings", None)
+        if own is None:
             raise ValueError(
                 f"The features of {tokenizer.source} have no settings to "
                 f"compare with those of {self.source}. Leave the vocoder out."
             )
-        wanted = " ".join(
+        options = " ".join(
             f"--{'n_mels' if key == 'n_mel_channels' else key}={value:g}"
             for key, value in self.settings.items()
             if not key.startswith("mel_f")
@@ -82,16 +82,16 @@ class HifiGAN(nn.Module):
             self,
             self.settings,
             tokenizer,
-            ours,
+            own,
             "log-mels",
-            f"Train one with {wanted} (recipe MiniSpeech/unit-discovery), or "
+            f"Train one with {options} (recipe MiniSpeech/unit-discovery), or "
             "leave the vocoder out: Griffin-Lim takes any.",
         )
-        unknown = [key for key in ours if key not in self.settings]
+        unknown = [key for key in own if key not in self.settings]
         if unknown:
             warnings.warn(
                 f"{self.source} does not state all settings of its log-mels: "
-                f"{_listed(ours, unknown)} is assumed, as of "
+                f"{_listed(own, unknown)} is assumed, as of "
                 f"{tokenizer.source}. If that is not so, the speech will be "
                 "wrong.",
                 stacklevel=2,
@@ -157,12 +157,12 @@ class UnitVocoder(nn.Module):
     def check(self, tokenizer: nn.Module) -> None:
         """Refuse a tokenizer that it was not trained with; the ValueError names
         both."""
-        ours = unit_settings(tokenizer)
+        own = unit_settings(tokenizer)
         _check_same(
             self,
-            {key: self.settings.get(key, "not stated") for key in ours},
+            {key: self.settings.get(key, "not stated") for key in own},
             tokenizer,
-            ours,
+            own,
             "units",
             "Take the tokenizer that it was trained with, or train one for "
             "this (recipe MiniSpeech/unit-vocoder, --tokenizer).",
@@ -246,15 +246,15 @@ def _lengthen(frames, number):
     return torch.cat([frames, last], 1)
 
 
-def _check_same(vocoder, theirs, tokenizer, ours, what, way_out):
+def _check_same(vocoder, theirs, tokenizer, own, what, advice):
     """Refuse a vocoder that was trained on something else, as far as known."""
-    other = [key for key in ours if ours[key] != theirs.get(key, ours[key])]
+    other = [key for key in own if own[key] != theirs.get(key, own[key])]
     if other:
         raise ValueError(
             f"The vocoder {vocoder.source} was trained on {what} with "
             f"{_listed(theirs, other)}, but "
             f"{tokenizer.source or 'the tokenizer'} has "
-            f"{_listed(ours, other)}: it would make noise. {way_out}"
+            f"{_listed(own, other)}: it would make noise. {advice}"
         )
 
 

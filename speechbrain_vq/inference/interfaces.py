@@ -65,7 +65,7 @@ class VQPretrained(Pretrained):
         _check_has(modules, self.MODULES_NEEDED, "modules", type(self))
         _check_has(hparams, self.HPARAMS_NEEDED, "keys", type(self))
         run_opts = _complete(run_opts)
-        _check_device(run_opts["device"])
+        check_device(run_opts["device"])
         # It is used for what it is, whatever the yaml calls so.
         hparams = {k: v for k, v in hparams.items() if k != "audio_normalizer"}
         super().__init__(modules, hparams, run_opts, freeze_params)
@@ -298,8 +298,8 @@ def _complete(run_opts):
     return RunOptions.from_dictionary(options)
 
 
-def _check_device(device):
-    """Before anything is moved there, which would end in a traceback."""
+def check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that does not exist, before anything is moved there."""
     if device is None:
         return
     try:
@@ -313,11 +313,11 @@ def _check_device(device):
         ) from error
 
 
-def _check_has(found, needed, kind, cls):
-    missing = [name for name in needed if name not in found]
+def _check_has(given, needed, kind, cls):
+    missing = [name for name in needed if name not in given]
     if missing:
         raise ValueError(
             f"A {cls.__name__} needs the {kind} {', '.join(needed)}; "
-            f"{', '.join(missing)} of them are missing, "
-            f"{', '.join(map(str, found)) or 'none'} are there."
+            f"{', '.join(missing)} are missing, only "
+            f"{', '.join(map(str, given)) or 'none'} given."
         )

@@ -1,46 +1,24 @@
 """Tokenize speech, and resynthesize it, with a pretrained quantizer."""
 
-import contextlib
-import hashlib
-import logging
-import os
 import pathlib
 from collections.abc import Iterable
-from typing import BinaryIO
 
 import numpy as np
-import soundfile
 import torch
 
-from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.audio import (
-    as_waveforms,
-    audio_blocks,
-    check_peak,
-    naming,
-    read_audio,
-)
+from speechbrain_vq.dataio.audio import as_waveforms, check_peak
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
-from speechbrain_vq.hub.encoders import download_encoder
-from speechbrain_vq.hub.folder import (
-    HPARAMS,
-    WEIGHTS,
-    find_file,
-    is_folder_name,
-)
 from speechbrain_vq.lobes.speakers import voices
-from speechbrain_vq.lobes.ssl import SSLFeatures
 from speechbrain_vq.nnet.masks import frame_mask
 
+from .audio_files import AudioFilesMixin
 from .codec import CodecMixin
 from .hifigan import HifiGAN, UnitVocoder, one_by_one
 from .interfaces import VQPretrained
-from .vocoders import load_vocoder, load_vocoder_folder
-
-logger = logging.getLogger(__name__)
+from .parts import PartsMixin
 
 
-class VQTokenizer(CodecMixin, VQPretrained):
+class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     """Pretrained model that encodes speech to tokens and decodes them.
 
     Its modules are ``features`` (waveforms to features and back), ``encoder``,
@@ -113,7 +91,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
         """
         model = super().from_hparams(source, *args, **kwargs)
         if not vocoder:
-            vocoder = model._own_vocoder()
+            vocoder = model.load_own_vocoder()
         names = ("token", "cache_dir", "local_files_only", "force_download")
         same = {name: kwargs[name] for name in names if name in kwargs}
         model.use_vocoder(vocoder, **same)
@@ -121,120 +99,6 @@ class VQTokenizer(CodecMixin, VQPretrained):
         if ssl_encoder:
             model.use_ssl_encoder(ssl_encoder, **same)
         return model
-
-    def _own_vocoder(self) -> HifiGAN | UnitVocoder | None:
-        """Load the vocoder beside the model's yaml, where that names one."""
-        name = getattr(self.hparams, "vocoder", None)
-        if not name or self.location is None:
-            return None
-        if not is_folder_name(name):
-            logger.warning(
-                "The yaml of %s names the vocoder %r. Another folder or "
-                "repository is yours to choose: give it as vocoder=. Without "
-                "it Griffin-Lim makes the waveforms.",
-                self.source,
-                name,
-            )
-            return None
-        # Of the model's folder, not linked from elsewhere.
-        for file in (HPARAMS, WEIGHTS):
-            find_file(self.location, f"{name}/{file}")
-        folder = self.location / name
-        return load_vocoder_folder(folder, str(folder), checkpoint=False)
-
-    def use_vocoder(
-        self,
-        vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None,
-        **options,
-    ) -> None:
-        """Choose the vocoder.
-
-        Arguments
-        ---------
-        vocoder : path, str, HifiGAN, UnitVocoder or None
-            A folder or a model on the Hub, such as
-            ``speechbrain/tts-hifigan-libritts-16kHz``, or a loaded one: a
-            HiFi-GAN of SpeechBrain, or a unit vocoder of the recipe
-            ``MiniSpeech/unit-vocoder``. None: Griffin-Lim.
-        **options
-            See ``load_vocoder``.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such vocoder.
-        ValueError
-            If its inputs are not the outputs of the model; the message names
-            both.
-        """
-        if isinstance(vocoder, str | os.PathLike):
-            vocoder = load_vocoder(vocoder, **options)
-        if vocoder is not None:
-            if not isinstance(vocoder, HifiGAN | UnitVocoder):
-                raise ValueError(
-                    f"{vocoder!r} is no vocoder: give a folder, a model on "
-                    "the Hub, or what load_vocoder gives."
-                )
-            vocoder.check(self)
-            vocoder = vocoder.to(self.device)
-        self.vocoder = vocoder
-
-    def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
-        """Load the self-supervised encoder that the model's features are of.
-
-        It is another repository than the model's own, and so fetched only when
-        it is named here; the commit is that of the model's yaml.
-
-        Arguments
-        ---------
-        source : path or str
-            Repository that the model's yaml names, such as
-            ``microsoft/wavlm-base``, or a folder with a copy of it.
-        **options
-            See ``speechbrain_vq.hub.encoders.download_encoder``.
-
-        Raises
-        ------
-        ValueError
-            If the model has no such encoder, or was trained with another one.
-        HubError
-            If the Hub does not give the files.
-        """
-        features = self.mods.features
-        if not isinstance(features, SSLFeatures):
-            raise ValueError(
-                f"{self.source} has no self-supervised encoder: leave "
-                "ssl_encoder out."
-            )
-        folder = pathlib.Path(source).expanduser()
-        if not folder.is_dir():
-            if str(source) != features.source:
-                raise ValueError(
-                    f"ssl_encoder={str(source)!r}: the model was trained with "
-                    f"{features.source!r}. Give that name, or a folder with a "
-                    "copy of it."
-                )
-            folder = download_encoder(
-                features.source, features.revision, **options
-            )
-        features.load_encoder(folder)
-
-    def use_codebooks(self, number: int | None) -> None:
-        """Choose how many codebooks to encode with: fewer make fewer bits.
-
-        Arguments
-        ---------
-        number : int or None
-            Number of codebooks of a residual row, the first ones; None: all.
-
-        Raises
-        ------
-        ValueError
-            If the model has not so many, or none can be left out.
-        """
-        total = self.mods.quantizer.num_codebooks
-        number = self._check_first(number, total)
-        self._used_codebooks = number
 
     @property
     def sample_rate(self) -> int:
@@ -366,7 +230,7 @@ class VQTokenizer(CodecMixin, VQPretrained):
                 f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
             )
         books = 1 if self.is_folded else tokens.shape[-1]
-        number = self._check_first(num_codebooks, books)
+        number = self.check_first(num_codebooks, books)
         tokens = tokens if self.is_folded else tokens[..., :number]
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, lengths, speaker)
@@ -462,166 +326,6 @@ class VQTokenizer(CodecMixin, VQPretrained):
 
         return self._in_chunks(encode, audio, chunk_seconds)
 
-    def encode_file(
-        self,
-        path: str | os.PathLike | BinaryIO,
-        chunk_seconds: float | None = 60.0,
-    ) -> torch.Tensor:
-        """Encode an audio file to tokens.
-
-        The file may have any sampling rate, length and number of channels; it
-        is read and encoded in chunks, see ``tokenize``.
-
-        Arguments
-        ---------
-        path : path or binary file
-            Audio file.
-        chunk_seconds : float, optional
-            Length of a chunk; None: the file at once.
-
-        Returns
-        -------
-        torch.Tensor
-            Tokens, [T] (or [T, C]).
-
-        Raises
-        ------
-        AudioError
-            If the file is missing, not audio, cut short, or too short.
-        """
-        blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
-        with naming(path):
-            return self.tokenize(blocks, chunk_seconds)
-
-    def decode_file(
-        self,
-        tokens: torch.Tensor | np.ndarray | list,
-        output: str | os.PathLike,
-        speaker: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Decode the tokens of one utterance to a wav file.
-
-        Arguments
-        ---------
-        tokens : torch.Tensor, numpy.ndarray or list
-            Tokens, [T] (or [T, C]), as from ``encode_file``.
-        output : path
-            Wav file to write.
-        speaker : torch.Tensor, optional
-            Speaker embedding, [1, S]; by default that of the average voice.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveform, [samples], in [-1, 1], on the CPU.
-
-        Raises
-        ------
-        ValueError
-            If these are the tokens of several utterances.
-        OSError
-            If the output cannot be written.
-        """
-        wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
-        if len(wavs) != 1:
-            raise ValueError(
-                f"A file holds one utterance, but there are {len(wavs)}: "
-                "decode them one by one."
-            )
-        wav = wavs[0].cpu().clamp(-1, 1)
-        self._write(wav, output)
-        return wav
-
-    def reconstruct_file(
-        self, path: str | os.PathLike, output: str | os.PathLike
-    ) -> torch.Tensor:
-        """Resynthesize an audio file from its tokens, in its own voice.
-
-        Arguments
-        ---------
-        path : path
-            Audio file to read.
-        output : path
-            Wav file to write, as long and as loud as the original.
-
-        Returns
-        -------
-        torch.Tensor
-            Tokens, [T] (or [T, C]).
-
-        Raises
-        ------
-        OSError
-            If the output cannot be written; nothing is left of it.
-        """
-        tokens, wav, original = self._resynthesize(path, self.speaker_batch)
-        self._write(_with_level_of(original, wav), output)
-        return tokens
-
-    def made_by(self, voice: torch.Tensor | None = None) -> str:
-        """Describe what makes a waveform, for the comment in its file: the
-        model, number of codebooks, vocoder, and a target voice [1, S]."""
-        vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
-        text = (
-            f"speechbrain_vq, model {self.fingerprint}, codebooks "
-            f"{self.num_codebooks}, {vocoder}"
-        )
-        if voice is None:
-            return text
-        voice = voice.cpu().contiguous().numpy().tobytes()
-        return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
-
-    def _check_first(self, number, total):
-        """Return how many of the codebooks to use, by default all."""
-        number = total if number is None else number
-        residual = self.mods.quantizer.composition == "residual"
-        if not 1 <= number <= total or (number < total and not residual):
-            wanted = f"from 1 to {total}" if residual else "all"
-            raise ValueError(
-                f"num_codebooks={number}: of {total} codebooks, take {wanted}."
-            )
-        return number
-
-    def _resynthesize(self, path, embed_speaker):
-        """Return tokens of a file, the waveform decoded from them, and the
-        original."""
-        wavs = read_audio(path, self.sample_rate).unsqueeze(0)
-        with naming(path):
-            tokens, lengths = self.encode_batch(wavs)
-            speaker = embed_speaker(wavs)
-        wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
-        # Up to a token at the end is not coded.
-        missing = wavs.shape[1] - len(wav)
-        wav = torch.nn.functional.pad(wav, (0, missing))
-        return tokens[0], wav.clamp(-1, 1), wavs[0]
-
-    def _write(self, wav, output, voice=None):
-        """Write a waveform to a file."""
-        output = pathlib.Path(output)
-        kind = output.suffix[1:] or "wav"
-        try:
-            with (
-                atomic_write(output) as partial,
-                soundfile.SoundFile(
-                    partial, "w", self.sample_rate, 1, format=kind
-                ) as file,
-            ):
-                # Not every format has comments.
-                with contextlib.suppress(soundfile.LibsndfileError):
-                    file.comment = self.made_by(voice)
-                file.write(wav.numpy())
-        except RuntimeError as error:
-            raise OSError(
-                f"{output} cannot be written: {error} Is there such a folder, "
-                "and room in it?"
-            ) from error
-        # The name does not end in a format, or the format needs a subtype.
-        except (TypeError, ValueError) as error:
-            raise OSError(
-                f"{output} cannot be written: {error}. Name a file that ends "
-                "in .wav."
-            ) from error
-
     def _in_chunks(self, encode, audio, chunk_seconds):
         single = isinstance(audio, torch.Tensor | np.ndarray)
         blocks = map(_as_one, [audio] if single else audio)
@@ -658,22 +362,12 @@ class VQTokenizer(CodecMixin, VQPretrained):
         return self.vocoder(extract.denormalize(features), lengths)
 
 
-def _with_level_of(original, wav):
-    """Scale a waveform to the level of another, as far as its peak allows:
-    decoders predict medians of log-mels, which are quieter than the mean."""
-    level, peak = wav.square().mean().sqrt(), wav.abs().max()
-    if not peak > 0:
-        return wav
-    gain = original.square().mean().sqrt().to(wav.device) / level
-    return (wav * torch.minimum(gain, 1 / peak)).clamp(-1, 1)
-
-
 def _as_one(block):
     """Convert to one waveform [samples]."""
     wavs = as_waveforms(block)
     if len(wavs) != 1:
         raise ValueError(
-            f"One waveform [samples] is wanted, got {len(wavs)}: encode_batch "
+            f"Expected one waveform [samples], got {len(wavs)}: encode_batch "
             "takes several."
         )
     return wavs[0]

@@ -17,19 +17,8 @@ from .jitter import TimeJitter
 def utterance_moments(
     features: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the mean and standard deviation over time of each channel.
-
-    Arguments
-    ---------
-    features : torch.Tensor
-        Features, [B, T, C].
-    lengths : torch.Tensor
-        Relative lengths, [B].
-
-    Returns
-    -------
-    tuple
-        Means and standard deviations, [B, C] each.
+    """Compute the mean and standard deviation over time of each channel, [B, C]
+    each, of features [B, T, C] of relative lengths [B].
 
     Example
     -------
@@ -49,22 +38,9 @@ def normalize_utterances(
     lengths: torch.Tensor,
     moments: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Normalize each channel by its moments over the utterance.
-
-    Arguments
-    ---------
-    features : torch.Tensor
-        Features, [B, T, C].
-    lengths : torch.Tensor
-        Relative lengths, [B].
-    moments : tuple, optional
-        Those of the whole utterances, where the features are of pieces; by
-        default those of the features, see ``utterance_moments``.
-
-    Returns
-    -------
-    torch.Tensor
-        Normalized features, zero beyond the lengths, [B, T, C].
+    """Normalize each channel of features [B, T, C] by its moments over the
+    utterance, of relative length [B]; zero beyond. Of pieces, give the moments
+    of the whole utterances, see ``utterance_moments``.
 
     Example
     -------

@@ -6,11 +6,11 @@ average speaker.
 """
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 import torch
 from torch import nn
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 MAX_NAME_BYTES = 64
@@ -244,25 +244,10 @@ def voices(
     features: tuple[torch.Tensor, torch.Tensor],
     names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """Compute the speaker embeddings of a batch from the input that the
-    speaker module takes.
-
-    Arguments
-    ---------
-    speaker : torch.nn.Module
-        ``SpeakerTable``, ``PretrainedSpeaker`` or ``SpeakerEncoder``.
-    wavs : tuple
-        Waveforms [B, samples] and their relative lengths [B].
-    features : tuple
-        Features [B, T, C] and their relative lengths [B].
-    names : sequence of str, optional
-        Speaker names. A name that the table lacks gives the average speaker.
-
-    Returns
-    -------
-    torch.Tensor
-        Speaker embeddings, [B, S].
-    """
+    """Compute the speaker embeddings [B, S] of a batch from the input that
+    the speaker module takes: waveforms [B, samples] or features [B, T, C],
+    each with their relative lengths [B], or names. A name that a table lacks
+    gives the average speaker."""
     # DistributedDataParallel wraps the module.
     module = getattr(speaker, "module", speaker)
     input_type = getattr(module, "input_type", "features")
@@ -275,8 +260,7 @@ def voices(
 def unknown_speaker(name: str, known: Iterable[str]) -> str:
     """Format the error text of a name that a speaker table lacks."""
     known = list(known)
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    hint = suggestion(name, known)
     if len(known) > 120:
         known = [*known[:120], f"... ({len(known)} in all)"]
     return f"There is no speaker {name!r}.{hint} Known: {', '.join(known)}."

@@ -6,11 +6,12 @@ from .kmeans import KMeansResult, kmeans
 from .normalization import MaskedBatchNorm
 from .quantizers import ResidualVectorQuantizer, VectorQuantizer, VQOutput
 from .reservoir import Reservoir
-from .search import nearest
+from .search import InvertedLists, nearest
 
 __all__ = [
     "Codebook",
     "EMACodebook",
+    "InvertedLists",
     "KMeansResult",
     "MaskedBatchNorm",
     "Reservoir",

@@ -1,7 +1,6 @@
 """Codebooks: they code latents, learn, and are re-initialized by k-means."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,10 +10,14 @@ from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.nnet.search import nearest
 from speechbrain_vq.nnet.utils import check_choice, sum_over_ranks
 
+# Latents of which a re-initialization measures the distances: as many as the
+# reservoir has by default.
+_MOST_COMPARED = 20480
+
 
 class Reinit(NamedTuple):
     """Mean squared distance of a latent to its quantization, after and before
-    a re-initialization."""
+    a re-initialization, of 20,480 latents at most."""
 
     inertia: float
     previous_inertia: float
@@ -46,6 +49,8 @@ class Codebook(nn.Module):
         batch-normalized latents.
     residual : bool
         Whether the codebooks form a row.
+    unit_length : bool
+        Whether codewords are scaled to unit length where they are used.
 
     Example
     -------
@@ -61,10 +66,11 @@ class Codebook(nn.Module):
         codebook_dim: int,
         init: str = "normal",
         residual: bool = False,
+        unit_length: bool = False,
     ):
         super().__init__()
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
-        self.residual = residual
+        self.residual, self.unit_length = residual, unit_length
         # Those before the last update, where it is not by gradient.
         self.previous = None
         sizes = num_codebooks, codebook_size, codebook_dim
@@ -82,21 +88,20 @@ class Codebook(nn.Module):
         """Whether ``requires_grad_()`` lets the codewords learn."""
         return self.weight.requires_grad
 
-    def code(
-        self,
-        latents: Tensor,
-        table: Tensor,
-        visit: Callable[[int, Tensor], None] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    @property
+    def table(self) -> Tensor:
+        """The codewords as they are used, [C, K, d]."""
+        if not self.unit_length:
+            return self.weight
+        return nn.functional.normalize(self.weight, dim=2)
+
+    def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
-        [N, c], and the vectors that each codebook quantizes, [N, c, d].
-        ``visit`` may change a codebook by its vectors before it is searched."""
+        [N, c], and the vectors that each codebook quantizes, [N, c, d]."""
         indices, targets = [], []
         parts = latents.unflatten(1, (-1, table.shape[2]))
         for book, words in enumerate(table):
             target = latents if self.residual else parts[:, book]
-            if visit is not None:
-                visit(book, target)
             targets.append(target)
             indices.append(nearest(target, words))
             if self.residual:
@@ -109,7 +114,7 @@ class Codebook(nn.Module):
     def forward(self, indices: Tensor, table: Tensor | None = None) -> Tensor:
         """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
         here or in a table [C, K, d]."""
-        table = self.weight if table is None else table
+        table = self.table if table is None else table
         codes = number_codes(indices, table.shape[1])
         words = table.flatten(0, 1).index_select(0, codes.flatten())
         return words.view(*indices.shape, table.shape[2])
@@ -132,21 +137,24 @@ class Codebook(nn.Module):
         """Replace codewords by centroids of latents [N, D]; see
         ``VectorQuantizer.reinitialize``."""
 
-        def cluster(book, vectors):
-            words = self.weight[book]
+        sample = latents[:: -(-len(latents) // _MOST_COMPARED)]
+        before = self._error(sample)
+        parts = latents.unflatten(1, (-1, self.weight.shape[2]))
+        for book, words in enumerate(self.table):
+            vectors = latents if self.residual else parts[:, book]
             init = words if start == "codebook" else None
             options = {"generator": generator, "init": init}
             result = kmeans(vectors, len(words), **options)
             self._replace(book, result.centroids, result.counts)
+            if self.residual and book + 1 < len(self.weight):
+                latents = latents - words[nearest(latents, words)]
+        return Reinit(self._error(sample), before)
 
-        def error():
-            indices, _ = self.code(latents, self.weight)
-            left = latents - self.combine(self(indices))
-            return float(left.square().sum(1).mean())
-
-        before = error()
-        self.code(latents, self.weight, cluster)
-        return Reinit(error(), before)
+    def _error(self, latents: Tensor) -> float:
+        """Mean squared distance of latents [N, D] to their quantization."""
+        indices, _ = self.code(latents, self.table)
+        left = latents - self.combine(self(indices))
+        return float(left.square().sum(1).mean())
 
     @torch.no_grad()
     def _replace(self, book, centroids, counts) -> None:
@@ -228,7 +236,7 @@ class EMACodebook(Codebook):
         # The mean of a code not chosen moves by rounding alone, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
-        self.previous = self.weight.clone()
+        self.previous = self.table.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     def _replace(self, book, centroids, counts) -> None:

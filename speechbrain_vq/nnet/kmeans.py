@@ -18,10 +18,11 @@ _TRIES = 2
 # Most seeds whose candidates share a matrix product, and most elements of it.
 _GROUP, _GROUP_ELEMENTS = 8, 2**21
 
-# Clusters up to which seeds are chosen one by one among all vectors. Beyond, by
-# parts: at 8,192 in a tenth of the time, with an inertia 1 to 10 % higher.
+# Clusters up to which seeds are chosen one by one among all vectors, and vectors
+# searched exactly. Beyond, both go by sqrt(K) parts, from so many vectors for
+# each: at 8,192 in a tenth of the time, with an inertia 1 to 10 % higher.
 _MOST_SEEDS = 4096
-_PART_ITERATIONS = 5
+_PART_VECTORS, _PART_ITERATIONS = 256, 5
 
 # Rounds of moving empty clusters: one nearly always does.
 _REPAIRS = 10
@@ -61,6 +62,10 @@ def kmeans(
     the greedy variant in the last section of Arthur & Vassilvitskii's
     "k-means++: The Advantages of Careful Seeding" (2007). A cluster left empty
     is moved to the vector farthest from its centroid.
+
+    Beyond 4,096 clusters, seeds are chosen within the parts of a coarse
+    clustering, and vectors assigned by ``InvertedLists``, which misses the
+    nearest centroid of a few in a thousand: time is O(N sqrt(K)).
 
     Arguments
     ---------
@@ -114,9 +119,13 @@ def kmeans(
     rows = torch.arange(num_clusters, device=x.device)
     centroids, is_empty = points[rows % len(points)], rows >= 0
     with full_precision(x.device.type):
+        coarse = None
+        if _MOST_SEEDS < num_clusters <= len(points):
+            parts = math.isqrt(num_clusters)
+            coarse = _coarse_centroids(points, weights, parts, generator)
         if init is not None:
             copies, centroids = centroids, init.to(x) / scale
-            labels, _ = nearest_with_distances(points, centroids)
+            labels, _ = nearest_with_distances(points, centroids, coarse)
             is_empty = torch.bincount(labels, minlength=num_clusters) == 0
         if len(points) < num_clusters:
             logger.warning(
@@ -131,15 +140,24 @@ def kmeans(
             order = is_empty.int().argsort(stable=True)
             centroids[order] = _part_copies(centroids[order], generator)
         else:
-            if is_empty.any():
-                seed = _seed
-                if num_clusters > _MOST_SEEDS and is_empty.all():
-                    seed = _seed_in_parts
-                problem = points, weights, centroids[~is_empty], num_clusters
-                centroids[is_empty] = seed(*problem, generator)
-            _lloyd(points, weights, centroids, max_iterations, tolerance)
+            num_seeds, closest = int(is_empty.sum()), None
+            if 0 < num_seeds < num_clusters:
+                held = centroids[~is_empty]
+                _, closest = nearest_with_distances(points, held, coarse)
+            if num_seeds and coarse is None:
+                centroids[is_empty] = _seed(
+                    points, weights, num_seeds, generator, closest
+                )
+            elif num_seeds:
+                centroids[is_empty] = _seed_in_parts(
+                    points, weights, num_seeds, generator, closest, coarse
+                )
+            budget = max_iterations, tolerance
+            _lloyd(points, weights, centroids, *budget, coarse)
         centroids *= scale
-        labels, distances = nearest_with_distances(x, centroids)
+        if coarse is not None:
+            coarse *= scale
+        labels, distances = nearest_with_distances(x, centroids, coarse)
     counts = torch.bincount(labels, minlength=num_clusters)
     return KMeansResult(centroids, distances.sum(), counts)
 
@@ -165,21 +183,21 @@ def _check(x, num_clusters, init):
             raise ValueError(f"{name} holds values that are not finite")
 
 
-def _seed(points, weights, held, num_clusters, generator):
-    """Choose K - F of the points [U, D] of weights [U] as seeds beside held
-    centroids [F, D] by greedy k-means++. Candidates for a few seeds at a time
-    are drawn from the same distances, for one large matrix product; each seed
-    is still the candidate that lowers the inertia most given all before it."""
-    num_tries = _TRIES * (2 + int(math.log(num_clusters)))
-    num_seeds = num_clusters - len(held)
+def _seed(points, weights, num_seeds, generator, closest=None):
+    """Choose so many of the points [U, D] of weights [U] as seeds by greedy
+    k-means++, beside others that are at squared distances [U] from them.
+    Candidates for a few seeds at a time are drawn from the same distances, for
+    one large matrix product; each seed is still the candidate that lowers the
+    inertia most given all before it."""
+    num_tries = _TRIES * (2 + int(math.log(num_seeds)))
     draws = torch.empty(num_seeds, num_tries, dtype=torch.float64)
     draws = draws.to(generator.device).uniform_(generator=generator)
     draws = draws.to(points.device)
     # This floor keeps a choice among points too close for fp32.
     tiny = torch.finfo(torch.float32).tiny
-    closest = torch.full_like(weights, 1e9)
-    if len(held):
-        closest = nearest_with_distances(points, held)[1].clamp_(min=tiny)
+    if closest is None:
+        closest = torch.full_like(weights, 1e9)
+    closest = closest.clamp(min=tiny)
     available = weights.clone()
     centred = points - points.mean(0)
     norms = centred.square().sum(1, keepdim=True)
@@ -191,7 +209,7 @@ def _seed(points, weights, held, num_clusters, generator):
     seeds = []
     while len(seeds) < num_seeds:
         # Stale draws do no harm while the group is few beside all the seeds.
-        size = max(1, min(largest, (len(held) + len(seeds)) // 16))
+        size = max(1, min(largest, len(seeds) // 16))
         # In fp32 the sum would never reach the lightest of many points.
         mass = (closest * available).cumsum(0, dtype=torch.float64)
         aims = draws[len(seeds) : len(seeds) + size] * mass[-1]
@@ -211,20 +229,28 @@ def _seed(points, weights, held, num_clusters, generator):
     return points[torch.cat([seeds, farthest])]
 
 
-def _seed_in_parts(points, weights, held, num_clusters, generator):
-    """Choose seeds as ``_seed`` does, beside none, in time O(N sqrt(K)): in each
-    of sqrt(K) clusters, as many as its share of the inertia."""
-    parts = math.isqrt(num_clusters)
-    centroids = _seed(points, weights, held, parts, generator)
+def _coarse_centroids(points, weights, parts, generator):
+    """Cluster a sample of points [U, D] of weights [U] in so many parts."""
+    # They are sorted, so every so many of them are spread as all are.
+    step = max(1, len(points) // (_PART_VECTORS * parts))
+    points, weights = points[::step].contiguous(), weights[::step].contiguous()
+    centroids = _seed(points, weights, parts, generator)
     _lloyd(points, weights, centroids, _PART_ITERATIONS, 1e-4)
-    labels, distances = _assign(points, centroids)
-    sizes = torch.bincount(labels, minlength=parts)
-    share = torch.zeros(parts, dtype=torch.float64, device=points.device)
+    return centroids
+
+
+def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
+    """Choose seeds as ``_seed`` does, within the parts of coarse centroids: in
+    each as many as its share of the inertia."""
+    labels, distances = nearest_with_distances(points, coarse)
+    sizes = torch.bincount(labels, minlength=len(coarse))
+    numbers = sizes.clamp(max=int(closest is None))
+    distances = distances if closest is None else closest
+    share = torch.zeros_like(sizes, dtype=torch.float64)
     share.index_add_(0, labels, (distances * weights).double())
     share.clamp_(min=torch.finfo(share.dtype).tiny)
-    numbers = torch.ones_like(sizes)
-    while (left := num_clusters - int(numbers.sum())) > 0:
-        # Every point of a cluster at most, and what that leaves to the others.
+    while (left := num_seeds - int(numbers.sum())) > 0:
+        # Every point of a part at most, and what that leaves to the others.
         share[numbers >= sizes] = 0
         more = (share / share.sum() * left).floor().long()
         if not more.any():
@@ -235,31 +261,31 @@ def _seed_in_parts(points, weights, held, num_clusters, generator):
     for part, number in zip(
         order.split(sizes.tolist()), numbers.tolist(), strict=True
     ):
-        seeds.append(points[part])
-        if number < len(part):
-            inside = points[part], weights[part], held, number
-            seeds[-1] = _seed(*inside, generator)
+        inside, near = points[part], None if closest is None else closest[part]
+        if 0 < number < len(part):
+            inside = _seed(inside, weights[part], number, generator, near)
+        seeds.append(inside[:number])
     return torch.cat(seeds)
 
 
-def _lloyd(points, weights, centroids, max_iterations, tolerance):
+def _lloyd(points, weights, centroids, max_iterations, tolerance, coarse=None):
     """Improve centroids [K, D] by those of points [U, D] of weights [U], in
     place; none ends empty."""
-    labels, distances = _assign(points, centroids)
+    labels, distances = _assign(points, centroids, coarse)
     inertia = float(distances.dot(weights))
     for _ in range(max_iterations):
         _move(points, weights, centroids, labels)
-        labels, distances = _assign(points, centroids)
+        labels, distances = _assign(points, centroids, coarse)
         previous, inertia = inertia, float(distances.dot(weights))
         if previous - inertia <= tolerance * previous:
             break
 
 
-def _assign(points, centroids):
+def _assign(points, centroids, coarse=None):
     """Label points [U], give their squared distances [U], and move each empty
     cluster to the point farthest from its centroid, as scikit-learn does."""
     for _ in range(_REPAIRS):
-        labels, distances = nearest_with_distances(points, centroids)
+        labels, distances = nearest_with_distances(points, centroids, coarse)
         counts = torch.bincount(labels, minlength=len(centroids))
         empty = (counts == 0).nonzero().squeeze(1)
         if len(empty) == 0:

@@ -127,6 +127,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Whether input and output are [B, input_dim, ...] in place of
         [..., input_dim].
 
+    unit_length : bool
+        Whether latents, after the projection, and codewords are scaled to unit
+        length, each codebook's slice for itself, so that the nearest codeword
+        is that of the largest cosine (Yu et al., 2022, arXiv 2110.04627,
+        section 3.2).
+
     Raises
     ------
     ValueError
@@ -164,6 +170,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         channel_first: bool = False,
         affine: bool = False,
         entropy_weight: float = 0.0,
+        unit_length: bool = False,
     ):
         super().__init__()
         check_choice("composition", composition, ("product", "residual"))
@@ -188,6 +195,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             "ema_decay needs codebook='ema'.": not is_ema and ema_decay,
             "quantizer_dropout needs composition='residual': of a product no "
             "codebook can be left out.": quantizer_dropout and not is_residual,
+            "unit_length needs composition='product', and loses what denormalize "
+            "would give back.": unit_length and (is_residual or denormalize),
         }.items():
             if is_given:
                 raise ValueError(message)
@@ -252,6 +261,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             codebook_dim,
             init="normal" if self._needs_kmeans else codebook_init,
             residual=is_residual,
+            unit_length=unit_length,
             **options if is_ema else {},
         )
         self.reservoir = Reservoir(reservoir_size, self.latent_dim)
@@ -301,7 +311,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """The codewords, [num_codebooks, codebook_size, codebook_dim]."""
+        """The codewords, [num_codebooks, codebook_size, codebook_dim], before
+        they are scaled to unit length."""
         return self.embedding.weight
 
     def forward(
@@ -573,13 +584,16 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     def _latents(self, flat: Tensor, valid: Tensor) -> Tensor:
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
-        if self.norm is None:
-            return self.project(flat)
-        if self.norm_position == "latent":
-            parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
+        on_latents = self.norm_position == "latent"
+        if self.norm is not None and not on_latents:
+            flat = self.norm(flat, valid)
+        parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
+        if self.norm is not None and on_latents:
             each = valid.unsqueeze(1).expand(parts.shape[:2])
-            return self.norm(parts, each).flatten(1)
-        return self.project(self.norm(flat, valid))
+            parts = self.norm(parts, each)
+        if self.embedding.unit_length:
+            parts = nn.functional.normalize(parts, dim=2)
+        return parts.flatten(1)
 
     def _output(self, latents: Tensor) -> Tensor:
         """[N, latent_dim] -> [N, input_dim]."""
@@ -601,7 +615,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def _quantize(self, latents, valid, used, learns):
         """Indices [N, C], quantized [N, latent_dim], loss and metrics; without
         a codebook used, latents pass as they are."""
-        table, previous = self.codebook, self.embedding.previous
+        table, previous = self.embedding.table, self.embedding.previous
         mass, is_row = valid.float(), self.embedding.residual
         if not used:
             indices = latents.new_zeros(len(latents), 0, dtype=torch.long)

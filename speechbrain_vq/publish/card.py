@@ -30,25 +30,6 @@ QUANTITIES = USAGE | PhoneInformation.quantities | BitRate.quantities
 # Ends the line of the card's code that loads the model, so that a push can
 # rename the model there and nowhere else.
 MARK = "  # this model"
-TOKENIZER_CODE = """\
-from speechbrain_vq import VQTokenizer
-
-tokenizer = VQTokenizer.from_hparams({source}){mark}
-{encoder}tokens = tokenizer.encode_file("speech.wav")  # {shape}, {rate:g} a second
-wavs = tokenizer.decode_batch(tokens.unsqueeze(0))  # in an average voice
-# In the voice of the recording
-tokenizer.reconstruct_file("speech.wav", "from_tokens.wav")"""
-CONVERTER_CODE = """\
-from speechbrain_vq import VoiceConverter
-
-converter = VoiceConverter.from_hparams({source}){mark}
-# speech.wav in the voice of {whose}
-converter.convert_file("speech.wav", {target}, "converted.wav")
-tokens = converter.encode_file("speech.wav")  # [T], {rate:g} a second"""
-OTHER_CODE = """\
-from {module} import {name}
-
-model = {name}.from_hparams({source}){mark}"""
 
 
 def make_card(
@@ -72,16 +53,30 @@ def make_card(
     name = source.rsplit("/", 1)[-1]
     # Of ruamel.yaml's lists, the card would hold their class.
     front_matter = {**json.loads(json.dumps(section["card"])), **front_matter}
+    module, _, interface = config["speechbrain_interface"].rpartition(".")
+    is_speech = config["speechbrain_interface"] in (
+        "VQTokenizer",
+        "VoiceConverter",
+    )
     return ModelCard.from_template(
         _card_data(name, config, corpus, results, front_matter),
         template_path=str(TEMPLATE),
         name=name,
-        summary=section["summary"] or _summary(config),
-        code=_code(source, config),
+        source=source,
+        config=config,
+        module=module or "speechbrain_vq.inference",
+        interface=interface,
+        tokenizer=is_speech and "token_rate" in config,
+        rate=f"{config.get('token_rate', 0):g}",
+        books=config.get("num_codebooks", 1),
+        corpus=corpus,
+        results=results,
         metrics=_metrics_table(config, results),
-        measured=_measured(corpus, results),
-        training=_training(config, corpus, results, section["recipe"]),
-        limitations=_limitations(config, corpus, problems),
+        problems=problems,
+        section=section,
+        mark=MARK,
+        # What a name contains may be anything.
+        quote=json.dumps,
         **files,
     )
 
@@ -158,52 +153,6 @@ def _metrics(results):
     }
 
 
-def _is_tokenizer(config):
-    interface = config["speechbrain_interface"]
-    known = interface in ("VQTokenizer", "VoiceConverter")
-    return known and "token_rate" in config
-
-
-def _summary(config):
-    if not _is_tokenizer(config):
-        return "A model with a vector-quantized bottleneck."
-    books = config.get("num_codebooks", 1)
-    of = "" if books == 1 else f" from each of {books} codebooks"
-    return (
-        f"A speech tokenizer: {config['token_rate']:g} tokens a second{of}, "
-        f"out of {config.get('codebook_size', '?')}, and back to speech. It is "
-        "a convolutional autoencoder of log-mel spectrograms with a "
-        "vector-quantized bottleneck, whose decoder is conditioned on the "
-        "speaker."
-    )
-
-
-def _code(source, config):
-    interface = config["speechbrain_interface"]
-    # Quoted, whatever a name contains.
-    values = {"source": json.dumps(source), "mark": MARK}
-    if not _is_tokenizer(config):
-        if "." not in interface:
-            interface = f"speechbrain_vq.inference.{interface}"
-        module, _, name = interface.rpartition(".")
-        return OTHER_CODE.format(module=module, name=name, **values)
-    values["rate"] = config["token_rate"]
-    books = config.get("num_codebooks", 1)
-    values["shape"] = f"[T, {books}]" if books > 1 else "[T]"
-    encoder = json.dumps(config.get("ssl_source"))
-    line = f"tokenizer.use_ssl_encoder({encoder})  # of its own repository\n"
-    values["encoder"] = line if "ssl_source" in config else ""
-    if interface == "VQTokenizer":
-        return TOKENIZER_CODE.format(**values)
-    speakers = config.get("speakers", [])
-    target = speakers[0] if speakers else "target.wav"
-    return CONVERTER_CODE.format(
-        target=json.dumps(target, ensure_ascii=False),
-        whose=f"one of {len(speakers)}" if speakers else "another recording",
-        **values,
-    )
-
-
 def _metrics_table(config, results):
     """List the rows of the table: sizes of the model, then metrics."""
     rows = [("parameters", f"{config['parameters']:,}")]
@@ -233,58 +182,3 @@ def _metrics_table(config, results):
         (title.replace("|", "\\|"), f"{value:.4g}")
         for title, value in metrics.items()
     ]
-
-
-def _measured(corpus, results):
-    if not results:
-        return "This model was not tested."
-    if corpus.name == "MiniSpeech":
-        return (
-            "Measured on the test set of MiniSpeech, whose speakers and "
-            "sentences are held out. The reconstruction error is the mean "
-            "absolute error of normalized log-mels. PNMI is the mutual "
-            "information of tokens and phones over the entropy of the phones."
-        )
-    return "Measured on the test set of the training corpus."
-
-
-def _training(config, corpus, results, recipe):
-    data = unknown = ""
-    if corpus.known:
-        data = f" on {corpus.name or 'recordings of its own'}"
-    if corpus.name and corpus.minutes is not None:
-        data = f" on {corpus.minutes:g} minutes of {corpus.name}"
-    if not corpus.known and "sample_rate" in config:
-        unknown = " The training data is unknown."
-    by = f" by the recipe `{recipe}`" if recipe else ""
-    preset = f", preset `{config['arm']}`" if config.get("arm") else ""
-    seed = f", seed {config['seed']}" if "seed" in config else ""
-    steps = f", {results['steps']} steps" if "steps" in results else ""
-    return (
-        f"Trained{by} of speechbrain_vq {config['speechbrain_vq']}{data}"
-        f"{preset}{seed}{steps}.{unknown}"
-    )
-
-
-def _limitations(config, corpus, problems):
-    limitations = [f"Exported by force. {problem}" for problem in problems]
-    if corpus.name == "MiniSpeech":
-        limitations += [
-            "MiniSpeech is synthetic English: a few voices of espeak-ng "
-            "without noise or reverberation. On recordings of people, other "
-            "languages, noise and music the tokens carry less information; "
-            "how much less was not measured."
-        ]
-    if config["speechbrain_interface"] == "VoiceConverter":
-        limitations += [
-            "It converts to the speakers it was trained on, and to no others."
-            if config.get("speakers")
-            else "Voices of unseen speakers are reproduced less faithfully.",
-            "Convert to a voice only with the consent of its owner.",
-        ]
-    if _is_tokenizer(config):
-        limitations += [
-            "Waveforms are reconstructed from log-mels by Griffin-Lim: they "
-            "are intelligible, and do not sound natural."
-        ]
-    return limitations or ["No limitations were examined."]

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ruamel.yaml
@@ -185,16 +186,21 @@ class Run:
             )
         return checkpoints
 
-    def _read_manifests(self) -> Corpus:
-        """Describe the corpus of the manifests that the yaml names."""
+    def manifest_folders(self) -> Iterator[pathlib.Path]:
+        """Yield the folders of the yaml that may have the manifests."""
         output = pathlib.Path(self.hparams.get("output_folder") or self.folder)
-        started_here = output.resolve() == self.folder.resolve()
+        in_place = output.resolve() == self.folder.resolve()
         for key in ("manifest_folder", "data_folder"):
             path = pathlib.Path(str(self.hparams.get(key)))
             # From elsewhere, a relative path may lead to another corpus.
-            usable = started_here or path.is_absolute()
-            if usable and (path / "corpus.json").is_file():
-                return _read_corpus(path)
+            if in_place or path.is_absolute():
+                yield path
+
+    def _read_manifests(self) -> Corpus:
+        """Describe the corpus of the manifests that the yaml names."""
+        for folder in self.manifest_folders():
+            if (folder / "corpus.json").is_file():
+                return _read_corpus(folder)
         return Corpus()
 
 

@@ -1,10 +1,5 @@
 """One HTML page on a run or a model: listen, look, compare, reproduce."""
 
-from typing import TYPE_CHECKING
+from .page import write_report
 
-from .._lazy import attach
-
-if TYPE_CHECKING:
-    from .page import write_report
-
-__getattr__, __dir__, __all__ = attach(__name__, {"page": ["write_report"]})
+__all__ = ["write_report"]

@@ -36,34 +36,13 @@ def line_chart(
     shade: float | None = None,
     number: Callable[[float], str] = "{:.3g}".format,
 ) -> Markup:
-    """Draw lines over a common axis.
+    """Draw lines, of at least one point in all, over a common axis, as SVG.
 
-    Arguments
-    ---------
-    title : str
-        What the chart shows, for screen readers.
-    lines : sequence of Line
-        The lines, of at least one point in all.
-    x_label : str
-        Label of the horizontal axis, and of the points in the tips.
-    ends : tuple of float, optional
-        Ends of the horizontal axis; by default those of the points.
-    log : bool
-        Whether the vertical axis is logarithmic.
-    top : float, optional
-        Upper end of the vertical axis; by default the largest value.
-    marks : iterable of float
-        Where the re-initializations are.
-    shade : float, optional
-        End of the warm-up, which is shaded.
-    number : callable
-        Formats a value.
-
-    Returns
-    -------
-    Markup
-        The SVG.
-    """
+    ``title`` is for screen readers, ``x_label`` names the horizontal axis,
+    whose ``ends`` are by default those of the points. The vertical axis ends
+    at ``top``, by default the largest value. ``marks`` are the
+    re-initializations, ``shade`` is the end of the warm-up, and ``number``
+    formats a value."""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y > 0 or not log]
     low, high = ends or (min(xs), max(xs))

@@ -46,20 +46,8 @@ def is_few(counts: torch.Tensor | None) -> bool:
 def usage_curves(
     counts: torch.Tensor, others: Iterable[tuple[str, torch.Tensor]] = ()
 ) -> str:
-    """Draw the usage of codes in descending order, in % of the tokens.
-
-    Arguments
-    ---------
-    counts : torch.Tensor
-        How often each code was used, [C, K].
-    others : iterable of (str, torch.Tensor)
-        Names and counts of others to compare with; by default a collapsed run.
-
-    Returns
-    -------
-    str
-        The SVG.
-    """
+    """Draw how often each code was used, [C, K], in descending order and %
+    of the tokens, beside others by name; by default, beside a collapsed run."""
     size = counts.shape[1]
     lines = [Line("uniform", [(1, 100 / size), (size, 100 / size)], "dotted")]
     others = list(others) or [("a collapsed run", torch.tensor([COLLAPSED]))]
@@ -81,17 +69,10 @@ def usage_curves(
 
 
 class CodeMap:
-    """Places and colours of codewords, by two principal axes.
+    """Places and colours of codewords [C, K, D], by two principal axes.
 
-    Arguments
-    ---------
-    codebooks : torch.Tensor
-        Codewords, [C, K, D].
-    phone_units : torch.Tensor, optional
-        Counts [P, K] of phones and units of the first codebook, whose codes
-        they colour; the others are coloured by their place.
-    phones : sequence of str
-        Names of the phones.
+    Counts [P, K] of phones and units of the first codebook colour its codes;
+    the others are coloured by their place.
 
     Example
     -------
@@ -145,29 +126,19 @@ class CodeMap:
 
 def legend(phones: Sequence[str]) -> list[tuple[str, str]]:
     """Return the manners of phones with their colours."""
-    found = {manner(ipa) for ipa in to_ipa(phones).values()}
-    return [(name, COLOURS[name]) for name in MANNERS if name in found]
+    present = {manner(ipa) for ipa in to_ipa(phones).values()}
+    return [(name, COLOURS[name]) for name in MANNERS if name in present]
 
 
 def phone_unit_map(
     counts: torch.Tensor, phones: Sequence[str]
 ) -> dict[str, Any]:
-    """Draw P(phone | unit), with phones by manner and units in the order of
-    their most frequent phone.
+    """Draw P(phone | unit) of counts [P, K], with phones by manner and units in
+    the order of their most frequent phone.
 
-    Arguments
-    ---------
-    counts : torch.Tensor
-        Counts of phones and units, [P, K].
-    phones : sequence of str
-        Names of the phones.
-
-    Returns
-    -------
-    dict
-        ``groups`` of phones with an image each, an image of the ``purity`` of
-        each unit and its ``mean``, the ``number`` of units, and ``tips``.
-    """
+    Returns ``groups`` of phones with an image each, an image of the
+    ``purity`` of each unit and its ``mean``, the ``number`` of units, and
+    ``tips``."""
     ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
     order = [row for _, rows in groups for row in rows]
     table = counts[order].double()

@@ -1,8 +1,10 @@
-"""Read the course of a training from the logs of its folder."""
+"""Read the course of a training from the logs of its folder, and draw it."""
 
 import pathlib
 import re
 from typing import NamedTuple
+
+from .charts import Line, line_chart
 
 # Of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid loss: ...".
 _METRIC = re.compile(r"((?:train|valid) [^:,]+): ([-+.\de]+)")
@@ -10,19 +12,9 @@ _REINIT = re.compile(r"Step (\d+): re-initialized")
 
 
 class History(NamedTuple):
-    """Course of a training.
-
-    Arguments
-    ---------
-    metrics : dict
-        From a name, such as ``"valid loss"``, to points (x, y).
-    axis : str
-        What x counts: ``"step"`` or ``"epoch"``.
-    reinits : list of int
-        Steps after which the codebook was re-initialized.
-    warmup : int, optional
-        Step at which the warm-up ended; None without one.
-    """
+    """Course of a training: points (x, y) of each metric, such as ``"valid
+    loss"``; whether x counts steps or epochs; the steps after which the
+    codebook was re-initialized, and at which the warm-up ended."""
 
     metrics: dict[str, list[tuple[float, float]]]
     axis: str = "epoch"
@@ -30,8 +22,17 @@ class History(NamedTuple):
     warmup: int | None = None
 
 
-def read_history(folder: pathlib.Path) -> History:
-    """Read ``train_log.txt`` and ``log.txt`` of a run; without a
+# Title, key, format and upper end of the charts of a training.
+_CHARTS = (
+    ("Loss", "loss", "{:.3g}", None),
+    ("Reconstruction error", "reconstruction_error", "{:.3g}", None),
+    ("Used codes (%)", "used_codes_percent", "{:.0f}", 100),
+    ("Perplexity", "perplexity", "{:.0f}", None),
+)
+
+
+def read_history(folder: pathlib.Path | None) -> History:
+    """Read ``train_log.txt`` and ``log.txt`` of a run; without a run or a
     ``train_log.txt`` there are no metrics.
 
     Example
@@ -39,6 +40,8 @@ def read_history(folder: pathlib.Path) -> History:
     >>> read_history(pathlib.Path("no/such/run")).metrics
     {}
     """
+    if folder is None:
+        return History({})
     log = _text(folder / "train_log.txt")
     axis = "step" if re.search(r"\bstep: \d", log, re.IGNORECASE) else "epoch"
     position = re.compile(rf"\b{axis}: (\d+)", re.IGNORECASE)
@@ -48,10 +51,10 @@ def read_history(folder: pathlib.Path) -> History:
         if where is None:
             continue
         # A run that was resumed has epochs twice: the later ones count.
-        found = dict(_METRIC.findall(line))
+        values = dict(_METRIC.findall(line))
         # Resumed at the end of the epoch, it had no steps left to train.
-        idle = float(found.get("train loss", "nan")) == 0
-        for name, value in found.items():
+        idle = float(values.get("train loss", "nan")) == 0
+        for name, value in values.items():
             if idle and name.startswith("train"):
                 continue
             points.setdefault(name, {})[int(where[1])] = float(value)
@@ -66,6 +69,36 @@ def read_history(folder: pathlib.Path) -> History:
     began_later = bool(used) and used[0][0] > first
     warmup = reinits[0] if reinits and began_later else None
     return History(metrics, axis, reinits, warmup)
+
+
+def training_charts(history: History) -> list[tuple[str, str]]:
+    """Draw the metrics of a training: title and chart of each."""
+    charts = []
+    ends = (0, max((p[-1][0] for p in history.metrics.values()), default=0))
+    for title, key, form, top in _CHARTS:
+        lines = [
+            Line(part, history.metrics[f"{part} {key}"], style)
+            for part, style in (("train", "quiet"), ("valid", "main"))
+            if history.metrics.get(f"{part} {key}")
+        ]
+        if lines:
+            course = ", ".join(
+                f"{line.label} from {form.format(line.points[0][1])} to "
+                f"{form.format(line.points[-1][1])}"
+                for line in lines
+            )
+            chart = line_chart(
+                f"{title} by {history.axis}: {course}",
+                lines,
+                history.axis,
+                ends=ends,
+                top=top,
+                marks=history.reinits,
+                shade=history.warmup,
+                number=form.format,
+            )
+            charts.append((title, chart))
+    return charts
 
 
 def _text(path):

@@ -14,18 +14,9 @@ N_MELS = 80
 
 
 def png(pixels: torch.Tensor) -> str:
-    """Encode an image as a ``data:`` address of a PNG.
-
-    Arguments
-    ---------
-    pixels : torch.Tensor
-        Values in [0, 1]: [height, width], opacities of an image to mask with,
-        or [height, width, 3], red, green and blue.
-
-    Returns
-    -------
-    str
-        The address.
+    """Encode values in [0, 1] as a ``data:`` address of a PNG: [height, width],
+    opacities of an image to mask with, or [height, width, 3], red, green and
+    blue.
 
     Example
     -------

@@ -11,19 +11,16 @@ from typing import Any
 import jinja2
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
-from speechbrain_vq.versions import versions
 
-from .charts import Line, line_chart
 from .figures import CodeMap, is_few, legend, phone_unit_map, usage_curves
-from .history import read_history
-from .images import mel_ticks, png
+from .history import read_history, training_charts
 from .numbers import COLUMNS, rows, tiles
-from .recordings import measure, read_recordings
-from .reproduce import changes, command
+from .players import players
+from .recordings import held_out, measure, read_recordings
+from .reproduce import changes, command, facts
 from .summary import REFERENCE_SIZE, judge, summarize
 
 logger = logging.getLogger(__name__)
@@ -139,7 +136,7 @@ class _Page:
             self.measured = measure(self.tokenizer, entries)
             self.data = pathlib.Path(data).name
             return
-        place = self._held_out()
+        place = held_out(self.summary)
         if place is None:
             return
         try:
@@ -150,23 +147,6 @@ class _Page:
             logger.warning("The report has no recordings: %s", error)
         self.data = "the test set" if self.summary.run else "the example"
 
-    def _held_out(self):
-        """Find the test set of a run, or the example of a model."""
-        if self.summary.run is None:
-            example = self.summary.model / "example.wav"
-            return example if example.is_file() else None
-        folder, hparams = self.summary.run.folder, self.summary.run.hparams
-        output = pathlib.Path(hparams.get("output_folder") or folder)
-        started_here = output.resolve() == folder.resolve()
-        places = [folder / "manifests"]
-        for key in ("manifest_folder", "data_folder"):
-            place = pathlib.Path(str(hparams.get(key)))
-            # From elsewhere, a relative path may lead to another corpus.
-            if started_here or place.is_absolute():
-                places.append(place)
-        found = (place / "test.json" for place in places)
-        return next((path for path in found if path.is_file()), None)
-
     def collect(self, explicit):
         """Collect the values: those of the recordings where they were given,
         or no others are known."""
@@ -176,12 +156,12 @@ class _Page:
         self.longest = run and run.hparams.get("longest")
         if measured is None:
             return
-        counts, found = measured.counts, measured.values
-        pnmi = found.get("pnmi" if len(counts) == 1 else "pnmi_codebook_1")
+        counts, values = measured.counts, measured.values
+        pnmi = values.get("pnmi" if len(counts) == 1 else "pnmi_codebook_1")
         own = {
-            "used_codes_percent": found["used_codes_percent"],
-            "perplexity": found["perplexity"],
-            "bits_per_second": found["bits_per_second_entropy"],
+            "used_codes_percent": values["used_codes_percent"],
+            "perplexity": values["perplexity"],
+            "bits_per_second": values["bits_per_second_entropy"],
             "vectors": int(counts[0].sum()),
             "mel_cepstral_distortion": measured.distortion,
         }
@@ -205,6 +185,8 @@ class _Page:
         if self.tokenizer is not None:
             codebooks = self.tokenizer.mods.quantizer.codebook
             codes = CodeMap(codebooks, table, phones)
+        run = self.summary.run
+        history = read_history(run.folder if run else None)
         today = datetime.date.today()
         return {
             "name": self.summary.name,
@@ -230,9 +212,9 @@ class _Page:
             "data": self.data,
             "measured": self.measured,
             "duration": self.measured and _duration(self.measured.seconds),
-            "utterances": self._utterances(codes),
-            "charts": self._training(),
-            "history": self.history,
+            "utterances": list(players(self.tokenizer, measured, codes)),
+            "charts": training_charts(history),
+            "history": history,
             "usage": self._usage(),
             "map": codes and codes.draw(measured and measured.counts),
             "variance": codes and codes.variance,
@@ -245,7 +227,7 @@ class _Page:
             ),
             "command": command(self.summary),
             "changes": changes(self.summary),
-            "facts": self._facts(),
+            "facts": facts(self.summary),
         }
 
     def _verdict(self):
@@ -272,82 +254,10 @@ class _Page:
             parts.append(f"{self.values['steps']:,} steps")
         return " · ".join(parts)
 
-    def _utterances(self, codes):
-        """Yield what is shown and heard of each example."""
-        if self.measured is None:
-            return
-        ipa = to_ipa(self.phones)
-        rate, token_rate = self.tokenizer.sample_rate, self.tokenizer.token_rate
-        for example in self.measured.examples:
-            phones = [
-                (start, min(end, example.seconds), ipa.get(name, name))
-                for start, end, name in example.entry.get("phones") or ()
-                if start < example.seconds
-            ]
-            tokens = example.tokens
-            yield {
-                "name": example.name,
-                "speaker": example.entry.get("spk_id"),
-                "words": example.entry.get("words"),
-                "seconds": round(example.seconds, 3),
-                "whole": example.whole,
-                "clips": [
-                    {"name": name, "audio": clip, "image": png(mel)}
-                    for name, clip, mel in zip(
-                        ("Original", "Reconstruction"),
-                        example.audio,
-                        example.mels,
-                        strict=True,
-                    )
-                ],
-                "ticks": mel_ticks(rate),
-                "rate": token_rate,
-                "tokens": [" ".join(map(str, row)) for row in tokens.tolist()],
-                "books": tokens.shape[1],
-                # Tokens may end a little before the audio does.
-                "strip_share": min(
-                    len(tokens) / token_rate / example.seconds, 1
-                ),
-                "strip": codes.strip(tokens),
-                "phones": phones,
-            }
-
     @property
     def phones(self) -> list[str]:
         """Names of the phones in the recordings, if any."""
         return self.measured.phones if self.measured else []
-
-    def _training(self):
-        """Yield the title and chart of each metric of the training."""
-        run = self.summary.run
-        self.history = history = read_history(run.folder if run else _NOWHERE)
-        plots = (
-            ("Loss", "loss", "{:.3g}", None),
-            ("Reconstruction error", "reconstruction_error", "{:.3g}", None),
-            ("Used codes (%)", "used_codes_percent", "{:.0f}", 100),
-            ("Perplexity", "perplexity", "{:.0f}", None),
-        )
-        charts = []
-        xs = [x for points in history.metrics.values() for x, _ in points]
-        for title, key, form, top in plots:
-            lines = [
-                Line(part, history.metrics[f"{part} {key}"], style)
-                for part, style in (("train", "quiet"), ("valid", "main"))
-                if history.metrics.get(f"{part} {key}")
-            ]
-            if lines:
-                chart = line_chart(
-                    f"{title} by {history.axis}: " + _course(lines, form),
-                    lines,
-                    history.axis,
-                    ends=(0, max(xs)),
-                    top=top,
-                    marks=history.reinits,
-                    shade=history.warmup,
-                    number=form.format,
-                )
-                charts.append((title, chart))
-        return charts
 
     def _usage(self):
         """Draw the usage of the codes, if there are enough tokens."""
@@ -367,36 +277,6 @@ class _Page:
             "frames": int(counts[0].sum()),
         }
 
-    def _facts(self):
-        """List what a run depends on."""
-        summary, facts = self.summary, []
-        if summary.seed is not None:
-            facts.append(("seed", summary.seed))
-        if summary.run is not None:
-            corpus = summary.run.corpus
-            if corpus.known:
-                name = corpus.name or "own recordings"
-                minutes = corpus.minutes
-                long = "" if minutes is None else f", {minutes:g} minutes"
-                facts.append(("corpus", name + long))
-            trained = summary.run.results.get("versions")
-            if trained:
-                facts.append(("trained with", trained))
-        facts.append(("report by", versions("speechbrain")))
-        return facts
-
-
-_NOWHERE = pathlib.Path(os.devnull)
-
 
 def _duration(seconds):
     return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
-
-
-def _course(lines, form):
-    """Describe lines for screen readers."""
-    return ", ".join(
-        f"{line.label} from {form.format(line.points[0][1])} to "
-        f"{form.format(line.points[-1][1])}"
-        for line in lines
-    )

@@ -25,6 +25,7 @@ from speechbrain_vq.evaluation.reconstruction import (
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 
 from .images import audio, mel_spectrogram
+from .summary import Summary
 
 # Enough for the usage of a few thousand codes, and a minute of computation.
 MAX_MINUTES = 10.0
@@ -84,25 +85,20 @@ def read_recordings(
     }
 
 
+def held_out(summary: Summary) -> pathlib.Path | None:
+    """Find the test set of a run, or the example of a model."""
+    if summary.run is None:
+        example = summary.model / "example.wav"
+        return example if example.is_file() else None
+    run = summary.run
+    folders = [run.folder / "manifests", *run.manifest_folders()]
+    paths = (folder / "test.json" for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
 def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
-    """Encode up to ten minutes of recordings, and decode six utterances.
-
-    Arguments
-    ---------
-    tokenizer : VQTokenizer
-        The model.
-    entries : dict
-        Manifest of the recordings.
-
-    Returns
-    -------
-    Measured
-
-    Raises
-    ------
-    ValueError
-        If none of the recordings can be encoded.
-    """
+    """Encode up to ten minutes of the recordings of a manifest, and decode six
+    utterances. A ValueError tells if none of them can be encoded."""
     model = EvaluatedModel(tokenizer)
     phones, rate = PhoneInformation(), BitRate(tokenizer.codebook_size)
     seconds, names, once = 0.0, [], torch.ones(1, dtype=torch.int32)
@@ -154,10 +150,10 @@ def _examples(tokenizer, utterances):
     whole, and far apart by name: neighbours often begin with the same words."""
     by_speaker: dict[str, list[tuple]] = {}
     for name, (entry, seconds) in sorted(utterances.items()):
-        mine = by_speaker.setdefault(entry.get("spk_id", ""), [])
+        ranked = by_speaker.setdefault(entry.get("spk_id", ""), [])
         unfit = not MIN_SECONDS <= seconds <= MAX_SECONDS
         # Any number of the first multiples of the golden ratio lies evenly.
-        mine.append((unfit, len(mine) * 0.618034 % 1, name))
+        ranked.append((unfit, len(ranked) * 0.618034 % 1, name))
     turns = itertools.zip_longest(*map(sorted, by_speaker.values()))
     chosen = [one[-1] for turn in turns for one in turn if one]
     return [

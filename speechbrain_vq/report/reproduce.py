@@ -5,10 +5,11 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
-import ruamel.yaml
+from hyperpyyaml.core import recursive_update
 
 from speechbrain_vq.presets import preset_path
-from speechbrain_vq.recipe_files import recipe_path
+from speechbrain_vq.recipe_files import load, read_recipe, recipe_path
+from speechbrain_vq.versions import versions
 
 from .summary import Summary
 
@@ -29,37 +30,27 @@ class Change(NamedTuple):
 
 def changes(summary: Summary) -> list[Change]:
     """List in which scalars the yaml of a run differs from its recipe's and
-    from its preset; empty where these are not known.
-
-    Arguments
-    ---------
-    summary : Summary
-        The run.
-
-    Returns
-    -------
-    list of Change
-    """
+    from its preset; empty where these are not known."""
     if summary.run is None:
         return []
-    hparams, found = summary.run.hparams, []
+    hparams, changed = summary.run.hparams, []
     recipe = _recipe_yaml(summary.run)
     if recipe is not None:
-        for key, default in recipe["raw"].items():
+        for key, default in recipe[1].items():
             value = hparams.get(key, default)
             # Values that follow from others change with them.
             fixed = _is_scalar(value) and not _is_reference(default)
             if fixed and value != default and key not in _PLACES:
-                found.append(Change(key, value, default))
+                changed.append(Change(key, value, default))
     if summary.preset and isinstance(hparams.get("vq"), dict):
         try:
-            preset = _load(preset_path(summary.preset).read_text("utf-8"))
+            preset = load(preset_path(summary.preset).read_text("utf-8"))
         except ValueError:
-            return found
+            return changed
         for key, value in hparams["vq"].items():
             if _is_scalar(value) and value != preset.get(key, value):
-                found.append(Change(f"vq.{key}", value, preset[key]))
-    return found
+                changed.append(Change(f"vq.{key}", value, preset[key]))
+    return changed
 
 
 def command(summary: Summary) -> str | None:
@@ -76,8 +67,8 @@ def command(summary: Summary) -> str | None:
     if not section.get("recipe") or recipe is None:
         return None
     options = [f"--data_folder={summary.run.hparams.get('data_folder')}"]
-    if recipe["path"].name != "train.yaml":
-        options.insert(0, f"--config={recipe['path'].name}")
+    if recipe[0].name != "train.yaml":
+        options.insert(0, f"--config={recipe[0].name}")
     options += [
         f"--{c.key}={c.value}"
         for c in changes(summary)
@@ -86,26 +77,43 @@ def command(summary: Summary) -> str | None:
     return _in_lines(f"speechbrain-vq train {section['recipe']}", options)
 
 
+def facts(summary: Summary) -> list[tuple[str, Any]]:
+    """List what a run depends on beside its yaml: names and values."""
+    rows = []
+    if summary.seed is not None:
+        rows.append(("seed", summary.seed))
+    if summary.run is not None:
+        corpus = summary.run.corpus
+        if corpus.known:
+            minutes = corpus.minutes
+            length = "" if minutes is None else f", {minutes:g} minutes"
+            rows.append(("corpus", (corpus.name or "own recordings") + length))
+        trained_with = summary.run.results.get("versions")
+        if trained_with:
+            rows.append(("trained with", trained_with))
+    return [*rows, ("report by", versions("speechbrain"))]
+
+
 def _in_lines(start, options):
     return " \\\n    ".join([start, *map(shlex.quote, options)])
 
 
 def _recipe_yaml(run):
-    """Find the yaml of the recipe that a run was made with."""
+    """Find the yaml of the recipe that a run was made with, and its values."""
     section = run.hparams.get("inference") or {}
     head = (run.folder / "hyperparams.yaml").read_text("utf-8")[:2000]
     origin = _ORIGIN.search(head)
     name = pathlib.Path(origin[1].strip()).name if origin else "train.yaml"
     try:
-        folder = recipe_path(f"{section['recipe']}/train.py").parent
-        path = folder / "hparams" / name
-        return {"path": path, "raw": _load(path.read_text("utf-8"))}
+        folder = recipe_path(f"{section['recipe']}/train.py").parent / "hparams"
+        # Of a variant, the file that it includes was noted.
+        path = folder / name if (folder / name).is_file() else None
+        path = path or folder / "train.yaml"
+        _, values, overrides = read_recipe(str(path))
     except (KeyError, ValueError, OSError):
         return None
-
-
-def _load(text):
-    return ruamel.yaml.YAML().load(text)
+    recursive_update(values, overrides)
+    return path, values
 
 
 def _is_scalar(value):

@@ -73,24 +73,8 @@ class Verdict(NamedTuple):
 def summarize(
     place: str | pathlib.Path, revision: str | None = None
 ) -> Summary:
-    """Read what a run, or a model folder, says of itself.
-
-    Arguments
-    ---------
-    place : path or str
-        Folder of a run or of a model, or the name of a bundled model or of one
-        on the Hub.
-    revision : str, optional
-        Branch, tag or commit on the Hub.
-
-    Returns
-    -------
-    Summary
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is neither.
+    """Read what a run or a model, given by its folder or name, says of itself;
+    a FileNotFoundError if it is neither.
 
     Example
     -------
@@ -136,23 +120,10 @@ def judge(
     num_codebooks: int = 1,
     preset: str | None = None,
 ) -> Verdict:
-    """Judge the usage of a codebook in one sentence.
-
-    Arguments
-    ---------
-    values : dict
-        ``used_codes_percent`` (of all codes), ``perplexity`` and, where known,
-        ``vectors``, the number of frames, and ``reconstruction_error``.
-    size : int or None
-        Number of codes of a codebook.
-    num_codebooks : int
-        Number of codebooks.
-    preset : str, optional
-        Preset of the training, for what to try.
-
-    Returns
-    -------
-    Verdict
+    """Judge the usage of a codebook in one sentence, by ``used_codes_percent``
+    (of all codes), ``perplexity`` and, where known, ``vectors``, the number of
+    frames, and ``reconstruction_error``. The preset of the training decides
+    what to try.
 
     Example
     -------
@@ -248,9 +219,11 @@ def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
         *("used_codes_percent", "perplexity", "reconstruction_error"),
         *("pnmi", "bits_per_second", "steps", "vectors"),
     )
-    found = {name: values.get(stage + name, values.get(name)) for name in names}
+    numbers = {
+        name: values.get(stage + name, values.get(name)) for name in names
+    }
     return {
         name: value
-        for name, value in found.items()
+        for name, value in numbers.items()
         if isinstance(value, int | float) and math.isfinite(value)
     }

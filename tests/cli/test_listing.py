@@ -11,13 +11,13 @@ from ruamel.yaml.comments import TaggedScalar
 
 from speechbrain_vq.cli import main
 from speechbrain_vq.presets import bundled_names, preset_names
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import (
     recipe_names,
     recipe_path,
     recipe_yaml,
     write_out,
 )
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 
 YAMLS = [
     (recipe, path.name)
@@ -27,9 +27,9 @@ YAMLS = [
 
 
 def test_all_there_is_is_listed_in_a_line_each():
-    shown = CliRunner().invoke(main, ["list"]).output.splitlines()
+    rows = CliRunner().invoke(main, ["list"]).output.splitlines()
     for name in (*recipe_names(), *preset_names(), *bundled_names()):
-        lines = [x for x in shown if x.split()[:1] == [name]]
+        lines = [x for x in rows if x.split()[:1] == [name]]
         # The bundled "units" has the name of a recipe for folders.
         assert len(lines[-1].split()) > 3 and len(lines) < 3
 
@@ -58,10 +58,10 @@ def plain(value):
 def test_a_yaml_written_out_is_the_same_and_stands_alone(
     recipe, name, tmp_path
 ):
-    done = CliRunner().invoke(main, ["config", recipe, f"--config={name}"])
-    assert done.exit_code == 0 and "!include" not in done.output
+    result = CliRunner().invoke(main, ["config", recipe, f"--config={name}"])
+    assert result.exit_code == 0 and "!include" not in result.output
     mine = tmp_path / "my.yaml"
-    mine.write_text(done.output)
+    mine.write_text(result.output)
     assert values(mine) == values(recipe_yaml(recipe, name))
 
 
@@ -75,11 +75,11 @@ def test_a_yaml_written_out_keeps_comments_and_takes_presets(tmp_path):
     )
     original = recipe_yaml("MiniSpeech/unit-discovery", "train.yaml")
     mixed = values(mine, "--preset=vanilla")
-    wanted = values(original, "--preset=vanilla")
+    expected = values(original, "--preset=vanilla")
     # What was changed is changed in another preset, too, and nothing else.
     assert mixed["vq"].pop("commitment_weight") == 0.5
-    assert wanted["vq"].pop("commitment_weight") == 0.25
-    assert mixed["vq"] == wanted["vq"]
+    assert expected["vq"].pop("commitment_weight") == 0.25
+    assert mixed["vq"] == expected["vq"]
 
 
 def test_a_file_here_wins_over_a_name(tmp_path, monkeypatch):

@@ -23,8 +23,8 @@ def test_the_verbs():
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_says_what_it_is(verb):
-    shown = CliRunner().invoke(main, [verb, "--help"])
-    assert shown.exit_code == 0
+    result = CliRunner().invoke(main, [verb, "--help"])
+    assert result.exit_code == 0
     command = main.commands[verb]
     assert command.help.split("\n")[0].endswith(".")
     # A point within it would end the line of `--help` before the end.
@@ -53,8 +53,8 @@ def test_help_imports_no_torch():
 
 
 def test_too_few_steps_are_refused():
-    done = CliRunner().invoke(main, ["demo", "--steps=50"])
-    assert done.exit_code != 0 and "50" in done.output
+    result = CliRunner().invoke(main, ["demo", "--steps=50"])
+    assert result.exit_code != 0 and "50" in result.output
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_too_few_steps_are_refused():
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code in (1, 2) and hint in done.output
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code in (1, 2) and hint in result.output
 
 
 @pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])
@@ -92,12 +92,12 @@ def test_a_failed_command_leaves_no_folder(verb, tmp_path):
     output = tmp_path / "new" / "deeper"
     output = output / "a.jsonl" if verb == "tokenize" else output
     options = [f"--model={bundled('mini')}", f"--out={output}"]
-    done = CliRunner().invoke(main, [verb, str(noise), *options])
-    assert done.exit_code == 1 and "0 files done, 1 left out" in done.output
+    result = CliRunner().invoke(main, [verb, str(noise), *options])
+    assert result.exit_code == 1 and "0 files done, 1 left out" in result.output
     assert not (tmp_path / "new").exists()
 
 
 def test_export_names_what_is_no_run(tmp_path):
-    done = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
-    assert done.exit_code != 0
-    assert "not the folder of a run" in done.output
+    result = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
+    assert result.exit_code != 0
+    assert "not the folder of a run" in result.output

@@ -43,16 +43,60 @@ def train(tmp_path, monkeypatch):
         (["--jitter=-1"], "jitter must be 0 or more"),
         (["--vq={norm: [batch}"], "is yaml"),
         (["--vq={nrom: batch}"], "Did you mean 'norm'?"),
-        (["--device=cdua"], "--device=cdua cannot be used"),
+        (["--codebook_size=0"], "codebook_size must be an integer >= 1"),
+        (["--vq={norm: bacth}"], "norm must be one of"),
+        (["--vq={reinit_schedule: {warmup: soon}}"], "warmup must be"),
+        (
+            ["--preset=ema", "--vq={reinit_schedule: {warmup: 1}}"],
+            "'ema' has no reinit_schedule",
+        ),
+        (["--vq=5"], "--vq takes changes"),
+        (["--device=cdua"], "The device 'cdua' cannot be used"),
         (["codebook_size=64"], "write --codebook_size=64"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):
-    done = train("--data_folder=x", *arguments)
-    assert done.exit_code == 1
-    (line,) = [x for x in done.output.splitlines() if x.startswith("Error: ")]
-    assert message in line and "Traceback" not in done.output
+    result = train("--data_folder=x", *arguments)
+    assert result.exit_code == 1
+    (line,) = [x for x in result.output.splitlines() if x.startswith("Error: ")]
+    assert message in line and "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+    # Before anything slow is imported, but for what only PyTorch knows, or the
+    # classes of the quantizer.
+    late = ("The device", "norm must be one of", "warmup must be")
+    assert ("Loading" in result.output) == message.startswith(late)
+
+
+def test_arguments_are_checked_without_torch(tmp_path):
+    (tmp_path / "in").mkdir()
+    code = (
+        "import sys\n"
+        "from speechbrain_vq.cli import main\n"
+        "for arguments in (\n"
+        f"    ['{RECIPE}', '--codebok_size=64', '--data_folder=x'],\n"
+        f"    ['{RECIPE}'],\n"
+        "    ['in', '--preset=robst'],\n"
+        "    ['in', '--out=in/results'],\n"
+        "    ['in', '--precision=fp17'],\n"
+        "):\n"
+        "    try:\n"
+        "        main(['train', *arguments])\n"
+        "    except SystemExit as ended:\n"
+        "        assert ended.code and 'torch' not in sys.modules, arguments\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for part in (
+        *("'--codebook_size'", "--data_folder=... is missing", "'robust'"),
+        *("among the recordings in in", "invalid choice: 'fp17'"),
+    ):
+        assert part in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
 def test_an_error_of_a_worker_is_one_line(capsys):
@@ -73,21 +117,17 @@ def test_strict_refuses_a_folder_with_a_bad_file(train, tmp_path):
     for name, content in (("a.wav", b"none"), ("b.m4a", b"none")):
         (tmp_path / "in" / name).write_bytes(content)
     arguments = ["train", str(tmp_path / "in"), "--strict"]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 1
-    assert "2 of 2 files cannot be used: 2 cannot be read." in done.output
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert "2 of 2 files cannot be used: 2 cannot be read." in result.output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_an_absent_gpu_is_one_line(train):
-    done = train("--data_folder=x", "--device=cuda")
-    assert done.exit_code == 1 and "--device=cuda cannot be" in done.output
-
-
-def test_what_a_recipe_asks_for_is_named(train):
-    done = train()
-    assert done.exit_code == 1
-    assert "--data_folder=... is missing" in done.output
+    result = train("--data_folder=x", "--device=cuda")
+    assert (
+        result.exit_code == 1 and "The device 'cuda' cannot be" in result.output
+    )
 
 
 def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(tmp_path):
@@ -111,35 +151,35 @@ def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(tmp_path):
         [sys.executable, "-c", hold], cwd=tmp_path, **pipes
     ) as first:
         assert first.stdout.readline() == b"held\n"
-        done = second()
-        assert done.returncode == 1
-        (line,) = (x for x in done.stderr.splitlines() if "Error" in x)
+        result = second()
+        assert result.returncode == 1
+        (line,) = (x for x in result.stderr.splitlines() if "Error" in x)
         assert "run is being written by another process" in line
         assert f"({first.pid} on {socket.gethostname()}, since 2" in line
         first.kill()
     # Nobody holds it any more; it has no recordings.
-    done = second()
-    assert "is being written" not in done.stderr and done.returncode == 1
+    result = second()
+    assert "is being written" not in result.stderr and result.returncode == 1
     assert not list(tmp_path.glob(".run*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /sys")
 def test_a_place_where_nothing_can_be_written_is_one_line(train):
-    done = train("--data_folder=x", "--out=/sys/run")
-    assert done.exit_code == 1 and "Traceback" not in done.output
-    (line,) = [x for x in done.output.splitlines() if x.startswith("Error: ")]
+    result = train("--data_folder=x", "--out=/sys/run")
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    (line,) = [x for x in result.output.splitlines() if x.startswith("Error: ")]
     assert "/sys/" in line
 
 
 def test_debug_shows_the_traceback(train):
-    done = train("--data_folder=x", "--preset=robst", "--debug")
-    assert isinstance(done.exception, ValueError)
+    result = train("--data_folder=x", "--preset=robst", "--debug")
+    assert isinstance(result.exception, ValueError)
 
 
 def test_zero_is_a_value_where_it_makes_sense(train):
-    done = train("--data_folder=x", "--window_weight=0", "--num_workers=-1")
-    assert "window_weight" not in done.output
-    assert "num_workers must be 0 or more" in done.output
+    result = train("--data_folder=x", "--window_weight=0", "--num_workers=-1")
+    assert "window_weight" not in result.output
+    assert "num_workers must be 0 or more" in result.output
 
 
 @pytest.mark.parametrize(
@@ -166,7 +206,7 @@ def test_bugs_keep_their_traceback():
 
 def test_nothing_is_made_where_a_folder_is_missing(tmp_path):
     (tmp_path / "my_recordings").mkdir()
-    done = subprocess.run(
+    result = subprocess.run(
         [
             *(sys.executable, "-m", "speechbrain_vq", "train", RECIPE),
             *("--data-folder=my_recordigns", "--out=run"),
@@ -175,9 +215,9 @@ def test_nothing_is_made_where_a_folder_is_missing(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "Did you mean 'my_recordings'?" in done.stderr
-    assert "--make_minispeech" in done.stderr
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "Did you mean 'my_recordings'?" in result.stderr
+    assert "--make_minispeech" in result.stderr
     assert not (tmp_path / "my_recordigns").exists()
     assert not list((tmp_path / "my_recordings").iterdir())
 
@@ -185,10 +225,10 @@ def test_nothing_is_made_where_a_folder_is_missing(tmp_path):
 def test_the_console_is_for_users():
     from speechbrain_vq.recipes.common.loggers import ConsoleFilter
 
-    def shown(name, level):
+    def passes(name, level):
         record = logging.LogRecord(name, level, "", 0, "", (), None)
         return ConsoleFilter().filter(record)
 
-    assert shown("speechbrain_vq.publish", logging.INFO)
-    assert shown("speechbrain.core", logging.WARNING)
-    assert not shown("speechbrain.core", logging.INFO)
+    assert passes("speechbrain_vq.publish", logging.INFO)
+    assert passes("speechbrain.core", logging.WARNING)
+    assert not passes("speechbrain.core", logging.INFO)

@@ -54,21 +54,21 @@ def run(cwd, *arguments):
 @pytest.mark.timeout(1200)
 def test_from_a_folder_to_the_next_commands(recordings):
     home = recordings.parent
-    done = run(home, "train", "my recordings", *SHORT)
-    shown = done.stdout
-    assert done.returncode == 0, shown + done.stderr
+    result = run(home, "train", "my recordings", *SHORT)
+    output = result.stdout
+    assert result.returncode == 0, output + result.stderr
     # What was found, and what was not.
-    assert "Left out, as they are no audio: notes.txt" in shown
-    assert "broken.wav: cannot be read" in shown
-    assert "0.8 min in 24 files of 3 speakers (the subfolders: ann" in shown
-    assert "test on unseen speakers" in shown
+    assert "Left out, as they are no audio: notes.txt" in output
+    assert "broken.wav: cannot be read" in output
+    assert "0.8 min in 24 files of 3 speakers (the subfolders: ann" in output
+    assert "test on unseen speakers" in output
     # What was chosen, before it begins.
     plan = "0.5 min of 2 speakers to train on: 16 codes, 32 steps, about "
-    assert shown.index(plan) < shown.index("Step 4 of 32: ")
+    assert output.index(plan) < output.index("Step 4 of 32: ")
     # In a pipe there is no bar, and a line for each validation.
-    assert "\r" not in shown + done.stderr and "%|" not in done.stderr
-    assert len(re.findall(r"^Step \d+ of 32: ", shown, flags=re.M)) == 8
-    assert len(done.stderr.splitlines()) < 5, done.stderr
+    assert "\r" not in output + result.stderr and "%|" not in result.stderr
+    assert len(re.findall(r"^Step \d+ of 32: ", output, flags=re.M)) == 8
+    assert len(result.stderr.splitlines()) < 5, result.stderr
     out = home / "results/my recordings"
     assert read_json(out / "results.json")["steps"] == 32
     test = read_manifest(out / "manifests/test.json").values()
@@ -77,12 +77,12 @@ def test_from_a_folder_to_the_next_commands(recordings):
     assert not speakers[0] & speakers[1]
     assert VQTokenizer.from_hparams(out / "model").codebook_size == 16
     # The next commands are real.
-    commands = re.findall(r"^  .*  speechbrain-vq (.*)", shown, flags=re.M)
+    commands = re.findall(r"^  .*  speechbrain-vq (.*)", output, flags=re.M)
     assert [shlex.split(c)[0] for c in commands] == [
         *("report", "reconstruct", "evaluate", "push")
     ]
     # The report is there before they are.
-    assert shown.index("Report: ") < shown.index("Next:")
+    assert output.index("Report: ") < output.index("Next:")
     page = (out / "report.html").read_text("utf-8")
     command = re.search("<pre><code>(.*?)</code>", page, re.DOTALL)[1]
     assert shlex.split(html.unescape(command).replace("\\\n", "")) == [
@@ -96,22 +96,22 @@ def test_from_a_folder_to_the_next_commands(recordings):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_yaml_of_ones_own_and_another_recipe(recordings, tmp_path):
-    shown = run(tmp_path, "config", "DebianSpeech/speech-codec").stdout
+    output = run(tmp_path, "config", "DebianSpeech/speech-codec").stdout
     (tmp_path / "my.yaml").write_text(
-        re.sub("^latent_dim: .*", "latent_dim: 8", shown, flags=re.M)
+        re.sub("^latent_dim: .*", "latent_dim: 8", output, flags=re.M)
     )
-    done = run(
+    result = run(
         tmp_path,
         *("train", recordings, "--recipe=codec", "--config=my.yaml"),
         *("--out=out", "--codebook-size=32", "--logger=tensorboard", *SHORT),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     assert tokenizer.codebook_size == 32 and tokenizer.num_codebooks > 1
     assert "latent_dim: 8" in (tmp_path / "out/hyperparams.yaml").read_text()
     events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
-    heard = [tag for tag in events.Tags()["audio"] if tag.endswith("decoded")]
-    assert len(heard) == len(events.Tags()["images"]) > 0
+    tags = [tag for tag in events.Tags()["audio"] if tag.endswith("decoded")]
+    assert len(tags) == len(events.Tags()["images"]) > 0
 
 
 @pytest.mark.slow
@@ -138,9 +138,9 @@ def test_ctrl_c_says_how_to_go_on(recordings, tmp_path):
     assert first.wait() == 130
     assert "Interrupted. The same command goes on from here." in errors
     assert "Traceback" not in errors
-    done = run(tmp_path, *command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"16 codes, \d+ steps after 2\d, about", done.stdout)
+    result = run(tmp_path, *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert re.search(r"16 codes, \d+ steps after 2\d, about", result.stdout)
     # Once it is complete, it is only tested again.
     again = run(tmp_path, *command)
     assert again.returncode == 0 and "about" not in again.stdout

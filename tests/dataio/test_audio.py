@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ import soundfile
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_vq.dataio.audio import (
+from speechbrain_vq.dataio.audio import AudioError, read_audio
+from speechbrain_vq.dataio.dataset import (
+    TrainingReader,
     drop_unreadable,
     random_start,
-    read_audio,
     read_dataset,
 )
 
@@ -137,3 +139,22 @@ def test_channels_that_cancel_or_are_silent_are_reported(
         # Of a file that is read again and again once.
         (record,) = caplog.records
         assert expected in record.message and "stereo.wav" in record.message
+
+
+def test_a_file_lost_in_training_is_silence_and_the_tenth_ends_it(
+    tmp_path, caplog
+):
+    wav = torch.rand(8000).numpy()
+    paths = [str(tmp_path / f"{i}.wav") for i in range(12)]
+    for path in paths:
+        soundfile.write(path, wav, 8000)
+    read = TrainingReader(16000)
+    assert torch.equal(read(paths[0], 1.0), read_audio(paths[0], 16000))
+    for path in paths:
+        pathlib.Path(path).write_bytes(b"RIFF")
+    for _ in range(2):
+        for path in paths[:9]:
+            assert torch.equal(read(path, 1.0, 0.25, 3.0), torch.zeros(12000))
+    assert caplog.text.count("counts as silence") == 9
+    with pytest.raises(AudioError, match="9.wav"):
+        read(paths[9], 1.0)

@@ -44,11 +44,11 @@ def test_blocks_are_the_whole_bit_for_bit(tmp_path, name, subtype, rate):
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 12345])
-@pytest.mark.parametrize("wanted", [16000, 24000])
-def test_resampled_blocks_are_the_whole(tmp_path, rate, wanted):
+@pytest.mark.parametrize("expected", [16000, 24000])
+def test_resampled_blocks_are_the_whole(tmp_path, rate, expected):
     path = write(tmp_path / "a.flac", rate, 1.937)
-    whole = read_audio(path, wanted)
-    blocks = list(audio_blocks(path, wanted, 0.1))
+    whole = read_audio(path, expected)
+    blocks = list(audio_blocks(path, expected, 0.1))
     assert torch.equal(torch.cat(blocks), whole)
 
 
@@ -74,8 +74,8 @@ def test_folders_are_searched(tmp_path):
     for name in ("b.WAV", "a.flac", "deep/er/c.opus", "notes.txt", "b.x"):
         (tmp_path / name).touch()
     (tmp_path / ".hidden" / "d.wav").touch()
-    found = find_audio([tmp_path, tmp_path / "b.WAV", tmp_path / "b.x"])
-    names = [str(name) for name in found.values()]
+    paths = find_audio([tmp_path, tmp_path / "b.WAV", tmp_path / "b.x"])
+    names = [str(name) for name in paths.values()]
     assert names == ["a.flac", "b.WAV", "deep/er/c.opus", "b.x"]
     with pytest.raises(FileNotFoundError, match="no audio files in"):
         find_audio([tmp_path / "deep" / "none" / ".."][:0])
@@ -110,21 +110,21 @@ def test_audio_that_cannot_be_read_is_listed(tmp_path):
 
 
 def test_waveforms_of_any_shape_and_scale():
-    wanted = torch.tensor([[0.5, -0.25, 0.0]])
-    integers = (wanted[0] * 2**15).to(torch.int16)
+    expected = torch.tensor([[0.5, -0.25, 0.0]])
+    integers = (expected[0] * 2**15).to(torch.int16)
     for wavs in (
-        wanted[0],
-        wanted,
-        wanted[:, None],
-        wanted.double(),
-        wanted.numpy(),
+        expected[0],
+        expected,
+        expected[:, None],
+        expected.double(),
+        expected.numpy(),
         integers,
         integers.numpy(),
     ):
-        assert torch.equal(as_waveforms(wavs), wanted)
-    for wavs in (wanted.expand(2, 2, 3), wanted[..., None]):
+        assert torch.equal(as_waveforms(wavs), expected)
+    for wavs in (expected.expand(2, 2, 3), expected[..., None]):
         with pytest.raises(ValueError, match=r"Waveforms are \[B, samples\]"):
             as_waveforms(wavs)
-    for wavs in (integers.long(), wanted.bool(), [[0.5]]):
+    for wavs in (integers.long(), expected.bool(), [[0.5]]):
         with pytest.raises(TypeError, match="Waveforms are"):
             as_waveforms(wavs)

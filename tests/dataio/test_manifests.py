@@ -31,9 +31,9 @@ def test_a_byte_order_mark_is_ignored(tmp_path):
     )
     assert read_corpus(tmp_path) == {"data_root": "audio"}
     assert data_root(tmp_path) == str(tmp_path / "audio")
-    found = read_manifest(tmp_path / "test.json")["a"]
-    assert found["wav"] == f"{tmp_path}/audio/a.wav"
-    assert found["spk_id"] == "3"
+    entry = read_manifest(tmp_path / "test.json")["a"]
+    assert entry["wav"] == f"{tmp_path}/audio/a.wav"
+    assert entry["spk_id"] == "3"
     assert [item.phone for item in read_items(tmp_path / "phones.item")] == [
         "b"
     ]
@@ -71,18 +71,18 @@ def changed(**fields):
         ("", "not all of it"),
         (b'{"\xe9": 1}', "no manifest in UTF-8"),
         ("{}", "it has no items"),
-        ("[1, 2]", "an object of items by name is wanted, this is a list"),
+        ("[1, 2]", "a manifest is an object of items by name, this is a list"),
         (9999 * "[", "not all of it"),
-        ('{"a": {"wav": "x"}, "a": {"wav": "y"}}', "'a' is there more than"),
-        ('{"b": "b.wav"}', "item 'b': an object with fields is wanted"),
+        ('{"a": {"wav": "x"}, "a": {"wav": "y"}}', "'a' is defined more than"),
+        ('{"b": "b.wav"}', "item 'b': an item must be an object with fields"),
         ('{"b": {"length": 1}}', "item 'b': \"wav\" is missing: the path"),
         (changed(wav=""), "\"wav\" is '': the path of an audio file"),
         (changed(length=None), '"length" is None: a number of seconds'),
         (changed(length="1 s"), "\"length\" is '1 s': a number of seconds"),
         (changed(length=-1), '"length" is -1: a number of seconds above 0'),
         (changed(length=float("nan")), '"length" is nan'),
-        (changed(words=[1]), '"words" is .1.: a text is wanted'),
-        (changed(spk_id=[1]), '"spk_id" is .1.: a name is wanted'),
+        (changed(words=[1]), '"words" is .1.; it must be a text'),
+        (changed(spk_id=[1]), '"spk_id" is .1.; it must be a name'),
         (changed(phones="a b"), "\"phones\" is 'a b': a list of .start, end"),
         (changed(phones=[["a", 0, 1]]), "phone 1 is .'a', 0, 1.: .start, end"),
         (changed(phones=[["0", "1", "a"]]), "phone 1 is .'0', '1', 'a'."),
@@ -97,7 +97,9 @@ def changed(**fields):
         (changed(phones=[[0, 3, "a"], [1, 2, "b"]]), "Sort the phones"),
     ],
 )
-def test_what_is_wrong_is_named_with_what_is_wanted(tmp_path, content, message):
+def test_what_is_wrong_is_named_with_what_is_expected(
+    tmp_path, content, message
+):
     path = tmp_path / "train.json"
     content = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
@@ -112,7 +114,7 @@ def test_what_is_wrong_is_named_with_what_is_wanted(tmp_path, content, message):
     [
         ("ID,wav\na,x.wav\n", '"length" is missing'),
         ("ID,duration,wav\na,x,x.wav\n", "\"length\" is 'x'"),
-        ("ID,duration,wav\na,1,x\na,1,y\n", "'a' is there more than once"),
+        ("ID,duration,wav\na,1,x\na,1,y\n", "'a' is defined more than once"),
         ("name,duration,wav\na,1,x.wav\n", "an ID each"),
         ("ID,duration,wav\na,1,x.wav,y\n", "an ID each"),
         ('ID,duration,wav\na,1,"x', "not all of it"),

@@ -22,14 +22,14 @@ def sample(items, *options, **named):
 def test_ten_times_the_corpus_takes_no_more_memory(context):
     def chosen(utterances):
         tracemalloc.start()
-        found, _ = subsample(corpus(utterances), context, max_items=1000)
+        items, _ = subsample(corpus(utterances), context, max_items=1000)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found, peak
+        return items, peak
 
     (few, little), (many, more) = chosen(150), chosen(1500)
-    for found in (few, many):
-        assert 500 < len(found) <= 1000
+    for samples in (few, many):
+        assert 500 < len(samples) <= 1000
     assert more < 1.5 * little
 
 
@@ -74,24 +74,24 @@ def test_utterances_without_a_speaker_have_no_items(tmp_path):
         "u": {"phones": phones, "spk_id": "ann"},
         "v": {"phones": phones},
     }
-    found, (note,) = sample_items(entries, None, 10)
+    items, (note,) = sample_items(entries, None, 10)
     assert note.startswith("ABX items of 1 of 2 utterances with phones")
-    for chosen in found.values():
+    for chosen in items.values():
         assert {item.file for item in chosen.items} == {"u"}
         assert chosen.total == 2 and "phones" in chosen.source
     path = tmp_path / "x.item"
     path.write_text("v 0 0.1 a b c bob\nw 0 0.1 a b c bob\n")
-    found, notes = sample_items(entries, path, 10)
-    assert [item.speaker for item in found["within"].items] == ["bob"]
-    assert found["within"].source == str(path)
-    assert {item.speaker for item in found["any"].items} == {"ann"}
+    items, notes = sample_items(entries, path, 10)
+    assert [item.speaker for item in items["within"].items] == ["bob"]
+    assert items["within"].source == str(path)
+    assert {item.speaker for item in items["any"].items} == {"ann"}
     assert "1 of 2 ABX items" in notes[0] and notes[0].endswith("w")
 
 
 def test_frames_are_those_whose_middle_is_in_the_item():
     def frames(onset, offset, rate):
-        found = frames_of(Item("f", onset, offset, *"abcs"), rate)
-        return list(range(found.start, found.stop))
+        selected = frames_of(Item("f", onset, offset, *"abcs"), rate)
+        return list(range(selected.start, selected.stop))
 
     assert frames(0.0, 0.1, 50) == [0, 1, 2, 3, 4]
     assert frames(0.009, 0.051, 50) == [0, 1, 2]

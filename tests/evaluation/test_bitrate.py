@@ -20,23 +20,28 @@ def values(cost):
 def test_uniform_units_cost_as_much_as_a_fixed_code():
     cost = BitRate(codebook_size=8)
     cost.update(utterance(torch.arange(8).repeat(10)[:, None], 2.0), ONCE)
-    found = values(cost)
-    assert found["frames_per_second"] == found["tokens_per_second"] == 40
+    estimates = values(cost)
+    assert (
+        estimates["frames_per_second"] == estimates["tokens_per_second"] == 40
+    )
     for name in ("entropy", "log2_codes", "zerospeech", "runs"):
-        assert found[f"bits_per_second_{name}"] == pytest.approx(120)
-    assert found["used_codes_percent"] == 100
-    assert found["perplexity"] == pytest.approx(8)
+        assert estimates[f"bits_per_second_{name}"] == pytest.approx(120)
+    assert estimates["used_codes_percent"] == 100
+    assert estimates["perplexity"] == pytest.approx(8)
 
 
 def test_one_unit_costs_nothing_but_a_fixed_code():
     cost = BitRate(codebook_size=16)
     cost.update(utterance(torch.full((100, 1), 5), 4.0), ONCE)
-    found = values(cost)
-    assert found["bits_per_second_entropy"] == 0
-    assert found["used_codes_percent"] == 100 / 16 and found["perplexity"] == 1
-    assert found["bits_per_second_log2_codes"] == 100
-    assert found["runs_per_second"] == 0.25
-    assert found["bits_per_second_runs"] == 0
+    estimates = values(cost)
+    assert estimates["bits_per_second_entropy"] == 0
+    assert (
+        estimates["used_codes_percent"] == 100 / 16
+        and estimates["perplexity"] == 1
+    )
+    assert estimates["bits_per_second_log2_codes"] == 100
+    assert estimates["runs_per_second"] == 0.25
+    assert estimates["bits_per_second_runs"] == 0
 
 
 def test_zerospeech_counts_all_codebooks_at_once():
@@ -45,12 +50,12 @@ def test_zerospeech_counts_all_codebooks_at_once():
     cost.update(
         utterance(torch.tensor([[0, 0], [1, 1], [0, 0], [1, 1]]), 1.0), ONCE
     )
-    found = values(cost)
-    assert found["tokens_per_second"] == 8
-    assert found["bits_per_second_entropy"] == pytest.approx(8)
-    assert found["bits_per_second_zerospeech"] == pytest.approx(4)
+    estimates = values(cost)
+    assert estimates["tokens_per_second"] == 8
+    assert estimates["bits_per_second_entropy"] == pytest.approx(8)
+    assert estimates["bits_per_second_zerospeech"] == pytest.approx(4)
     # The greatest token is 1.
-    assert found["bits_per_second_log2_codes"] == pytest.approx(8)
+    assert estimates["bits_per_second_log2_codes"] == pytest.approx(8)
     assert cost.tables()["code_counts"].tolist() == [[2, 2], [2, 2]]
 
 
@@ -58,12 +63,12 @@ def test_utterances_add_up_and_do_not_touch():
     cost = BitRate()
     cost.update(utterance(torch.tensor([[1], [1]]), 1.0), ONCE)
     cost.update(utterance(torch.tensor([[1], [0]]), 3.0), ONCE)
-    found = values(cost)
-    assert found["frames_per_second"] == 1
+    estimates = values(cost)
+    assert estimates["frames_per_second"] == 1
     # Runs: 1 | 1 0.
-    assert found["runs_per_second"] == 0.75
+    assert estimates["runs_per_second"] == 0.75
     bits = entropy([2, 1], base=2)
-    assert found["bits_per_second_runs"] == pytest.approx(0.75 * bits)
+    assert estimates["bits_per_second_runs"] == pytest.approx(0.75 * bits)
 
 
 def test_entropy_is_scipys_in_each_replicate():
@@ -83,7 +88,11 @@ def test_too_many_symbols_are_not_counted(monkeypatch):
     monkeypatch.setattr("speechbrain_vq.evaluation.bitrate._MOST_SYMBOLS", 3)
     cost = BitRate()
     cost.update(utterance(torch.arange(5)[:, None].expand(-1, 2), 1.0), ONCE)
-    found = values(cost)
-    assert "bits_per_second_zerospeech" not in found
-    assert any("ZeroSpeech's bit rate" in note for note in cost.notes(found))
-    assert found["bits_per_second_entropy"] == pytest.approx(10 * math.log2(5))
+    estimates = values(cost)
+    assert "bits_per_second_zerospeech" not in estimates
+    assert any(
+        "ZeroSpeech's bit rate" in note for note in cost.notes(estimates)
+    )
+    assert estimates["bits_per_second_entropy"] == pytest.approx(
+        10 * math.log2(5)
+    )

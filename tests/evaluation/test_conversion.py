@@ -135,29 +135,31 @@ def test_without_two_speakers_there_are_no_pairs():
 
 
 def test_one_that_changes_nothing_keeps_all_tokens_and_the_voice(manifest):
-    found = figures(manifest, lambda utterance, voice, speaker: utterance.wav)
-    assert found["token_agreement"] == 1
-    assert found["token_agreement_own_voice"] == 1
-    assert found["level:closer_to_target"] == 0
-    assert found["level:to_source"] == 0
+    estimates = figures(
+        manifest, lambda utterance, voice, speaker: utterance.wav
+    )
+    assert estimates["token_agreement"] == 1
+    assert estimates["token_agreement_own_voice"] == 1
+    assert estimates["level:closer_to_target"] == 0
+    assert estimates["level:to_source"] == 0
 
 
 def test_one_that_takes_the_level_over_is_always_closer(manifest):
     def convert(utterance, voice, speaker):
         return utterance.wav.sign() * level(voice)
 
-    found = figures(manifest, convert)
-    assert found["token_agreement"] == 1
-    assert found["level:closer_to_target"] == 1
-    assert found["level:to_target"] == pytest.approx(0, abs=1e-4)
-    assert found["level:to_source"] < -0.1
+    estimates = figures(manifest, convert)
+    assert estimates["token_agreement"] == 1
+    assert estimates["level:closer_to_target"] == 1
+    assert estimates["level:to_target"] == pytest.approx(0, abs=1e-4)
+    assert estimates["level:to_source"] < -0.1
 
 
 def test_one_that_plays_the_target_says_something_else(manifest):
-    found = figures(manifest, lambda utterance, voice, speaker: voice)
-    assert found["level:closer_to_target"] == 1
-    assert 0.3 < found["token_agreement"] < 0.7
-    assert found["token_agreement_own_voice"] == 1
+    estimates = figures(manifest, lambda utterance, voice, speaker: voice)
+    assert estimates["level:closer_to_target"] == 1
+    assert 0.3 < estimates["token_agreement"] < 0.7
+    assert estimates["token_agreement_own_voice"] == 1
 
 
 def test_some_pairs_only(manifest):
@@ -168,8 +170,8 @@ def test_some_pairs_only(manifest):
 
     pairs = conversion_pairs(manifest, 20)
     share = sum(pair.speaker != "ann" for pair in pairs) / len(pairs)
-    found = figures(manifest, convert, pairs=20)
-    assert found["level:closer_to_target"] == pytest.approx(share)
+    estimates = figures(manifest, convert, pairs=20)
+    assert estimates["level:closer_to_target"] == pytest.approx(share)
     assert 0 < share < 1
 
 

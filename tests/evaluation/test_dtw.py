@@ -13,10 +13,10 @@ def all_paths(rows, columns):
     if (rows, columns) == (1, 1):
         yield [(0, 0)]
         return
-    for up, left in ((1, 1), (1, 0), (0, 1)):
-        if rows > up and columns > left or (rows, columns) == (up, left):
-            if rows - up and columns - left:
-                for path in all_paths(rows - up, columns - left):
+    for up, across in ((1, 1), (1, 0), (0, 1)):
+        if rows > up and columns > across or (rows, columns) == (up, across):
+            if rows - up and columns - across:
+                for path in all_paths(rows - up, columns - across):
                     yield [*path, (rows - 1, columns - 1)]
 
 

@@ -66,7 +66,7 @@ def spoilt(audio, sample_rate, entry):
 
 
 @pytest.fixture(scope="module")
-def found(corpus, tokenizer, tmp_path_factory):
+def evaluation(corpus, tokenizer, tmp_path_factory):
     return evaluate(
         tokenizer,
         corpus / "test.json",
@@ -78,8 +78,8 @@ def found(corpus, tokenizer, tmp_path_factory):
     )
 
 
-def test_all_sections_are_there(found):
-    assert list(found.metrics) == [
+def test_all_sections_are_there(evaluation):
+    assert list(evaluation.metrics) == [
         "phones",
         "abx",
         "segmentation",
@@ -88,14 +88,14 @@ def test_all_sections_are_there(found):
         "reconstruction",
         "conversion",
     ]
-    assert found.left_out == []
-    assert found.settings["vocoder"] == "Griffin-Lim"
-    assert found.settings["utterances"] == 10
-    assert found.settings["seconds"] == 11.0
-    assert found.settings["reconstructed"] == 2
-    assert found.settings["converted"] == 3
-    assert found.settings["judges"] == ["spoilt"]
-    for figures in found.metrics.values():
+    assert evaluation.left_out == []
+    assert evaluation.settings["vocoder"] == "Griffin-Lim"
+    assert evaluation.settings["utterances"] == 10
+    assert evaluation.settings["seconds"] == 11.0
+    assert evaluation.settings["reconstructed"] == 2
+    assert evaluation.settings["converted"] == 3
+    assert evaluation.settings["judges"] == ["spoilt"]
+    for figures in evaluation.metrics.values():
         for name, (value, low, high, quantity) in figures.items():
             assert math.isfinite(value) and quantity.label, name
             least, most = quantity.bounds
@@ -104,28 +104,28 @@ def test_all_sections_are_there(found):
             assert known or name == "spoilt:lost_samples", name
 
 
-def test_tones_are_told_apart(found):
+def test_tones_are_told_apart(evaluation):
     """Tones are stationary: what there is must be found."""
-    assert found.metrics["phones"]["pnmi"].value > 0.6
-    assert found.metrics["phones"]["pnmi"].low is not None
-    abx = found.metrics["abx"]
+    assert evaluation.metrics["phones"]["pnmi"].value > 0.6
+    assert evaluation.metrics["phones"]["pnmi"].low is not None
+    abx = evaluation.metrics["abx"]
     assert len(abx) == 12
     assert abx["abx_within_speaker_any_context_latents"].value < 0.15
-    assert found.metrics["leak"]["phone_from_latents"].value > 0.85
-    assert found.metrics["leak"]["gender_from_latents"].value > 0.6
-    assert found.metrics["segmentation"]["recall"].value > 0.75
-    cost = found.metrics["cost"]
+    assert evaluation.metrics["leak"]["phone_from_latents"].value > 0.85
+    assert evaluation.metrics["leak"]["gender_from_latents"].value > 0.6
+    assert evaluation.metrics["segmentation"]["recall"].value > 0.75
+    cost = evaluation.metrics["cost"]
     assert cost["tokens_per_second"].value == pytest.approx(50)
     # Of 512 codes; intervals only where utterances differ.
     assert cost["bits_per_second_log2_codes"].value == pytest.approx(450)
     for section in ("reconstruction", "conversion"):
-        assert found.metrics[section]["spoilt:lost_samples"].value == 0
-    leak = found.metrics["leak"]
+        assert evaluation.metrics[section]["spoilt:lost_samples"].value == 0
+    leak = evaluation.metrics["leak"]
     assert 0 <= leak["speaker_from_codewords"].value <= 1
 
 
 def test_tokens_in_a_file_have_the_same_figures(
-    corpus, tokenizer, found, tmp_path
+    corpus, tokenizer, evaluation, tmp_path
 ):
     """In another order, and from paths that are elsewhere written."""
     output = tmp_path / "tokens.jsonl"
@@ -137,18 +137,18 @@ def test_tokens_in_a_file_have_the_same_figures(
         output, corpus / "test.json", replicates=20, codebook_size=512
     )
     for section in ("phones", "segmentation", "cost"):
-        for name, figure in found.metrics[section].items():
+        for name, figure in evaluation.metrics[section].items():
             theirs = again.metrics[section][name]
             assert theirs[:3] == pytest.approx(figure[:3]), name
             assert theirs.quantity == figure.quantity
     for section in ("abx", "leak"):
         for name, figure in again.metrics[section].items():
-            theirs = found.metrics[section][name]
+            theirs = evaluation.metrics[section][name]
             assert figure.value == pytest.approx(theirs.value), name
     assert len(again.metrics["abx"]) == 4
     assert "conversion" not in again.metrics
     assert "reconstruction" not in again.metrics
-    assert any("need the model" in told for told in again.left_out)
+    assert any("need the model" in note for note in again.left_out)
 
 
 def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
@@ -169,22 +169,22 @@ def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
         "bad": {"wav": str(tmp_path / "gone.wav")},
         "two": {"wav": str(corpus / "utt-1.wav")},
     }
-    heard = []
+    sizes = []
     hook = tokenizer.mods.features.register_forward_pre_hook(
-        lambda module, inputs: heard.append(inputs[0].numel())
+        lambda module, inputs: sizes.append(inputs[0].numel())
     )
     model = EvaluatedModel(tokenizer, batch_seconds=4)
-    found = list(model.utterances(entries))
+    utterances = list(model.utterances(entries))
     hook.remove()
-    assert max(heard) < 5 * RATE
-    assert [one.name for one in found] == ["one", "long", "two"]
+    assert max(sizes) < 5 * RATE
+    assert [one.name for one in utterances] == ["one", "long", "two"]
     assert "gone.wav" in model.errors["bad"]
-    long = found[1]
+    long = utterances[1]
     assert long.seconds == len(whole) / RATE > 20
     expected = tokenizer.encode_batch(whole[None])[0][0]
     assert torch.equal(long.tokens[:, 0], expected)
     quantizer = tokenizer.mods.quantizer
-    for one in found:
+    for one in utterances:
         tokens = one.tokens[:, 0]
         again = quantizer.encode(one.latents[None])[0]
         assert (again == tokens).float().mean() > 0.98
@@ -193,16 +193,16 @@ def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
     start = model.beginning(long)
     assert len(start.tokens) == len(start.latents) == 20 * 50
     assert len(model.reconstruct(start)) == 20 * RATE
-    assert model.beginning(found[0]) is found[0]
+    assert model.beginning(utterances[0]) is utterances[0]
 
 
-def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
+def test_what_is_missing_is_reported(corpus, tokenizer, tmp_path):
     entries = json.loads((corpus / "test.json").read_text())
     bare = {name: {"wav": one["wav"]} for name, one in entries.items()}
     bare["gone"] = {"wav": "{data_root}/gone.wav"}
     (tmp_path / "bare.json").write_text(json.dumps(bare))
     (tmp_path / "x.item").write_text("other 0 1 a b c ann\n")
-    found = evaluate(
+    evaluation = evaluate(
         tokenizer,
         tmp_path / "bare.json",
         item=tmp_path / "x.item",
@@ -211,8 +211,8 @@ def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
         judges=[spoilt],
         replicates=0,
     )
-    assert list(found.metrics) == ["cost"]
-    told = "\n".join(found.left_out)
+    assert list(evaluation.metrics) == ["cost"]
+    notes = "\n".join(evaluation.left_out)
     for what in (
         "gone.wav",
         "1 of 1 ABX items are of files that the manifest does not name",
@@ -223,8 +223,8 @@ def test_what_is_missing_is_told(corpus, tokenizer, tmp_path):
         "conversion to other voices: not asked for",
         "judges: nothing is reconstructed",
     ):
-        assert what in told, what
-    assert found.metrics["cost"]["frames_per_second"].low is None
+        assert what in notes, what
+    assert evaluation.metrics["cost"]["frames_per_second"].low is None
 
 
 def test_conversion_needs_two_speakers_and_a_judge(corpus, tokenizer, tmp_path):
@@ -234,13 +234,13 @@ def test_conversion_needs_two_speakers_and_a_judge(corpus, tokenizer, tmp_path):
     options = {"max_reconstructed": 0, "replicates": 0, "data_root": corpus}
     one = evaluate(tokenizer, tmp_path / "alone.json", conversions=2, **options)
     assert "conversion" not in one.metrics
-    assert any("does not name two" in told for told in one.left_out)
+    assert any("does not name two" in note for note in one.left_out)
     two = evaluate(tokenizer, corpus / "test.json", conversions=2, **options)
     assert list(two.metrics["conversion"]) == [
         "token_agreement",
         "token_agreement_own_voice",
     ]
-    assert any("no judge" in told for told in two.left_out)
+    assert any("no judge" in note for note in two.left_out)
 
 
 def test_a_manifest_without_tokens_is_refused(tmp_path):
@@ -254,16 +254,16 @@ def test_braces_and_roots_of_manifests(tmp_path):
     entry = {"wav": "{data_root}/{{1}}.wav", "phones": [[0, 1, "{{"]]}
     (tmp_path / "test.json").write_text(json.dumps({"a": entry}))
     (tmp_path / "corpus.json").write_text('{"data_root": "sub"}')
-    found = read_manifest(tmp_path / "test.json")["a"]
-    assert found["wav"] == f"{tmp_path}/sub/{{1}}.wav"
-    assert found["phones"] == [[0, 1, "{"]]
+    resolved = read_manifest(tmp_path / "test.json")["a"]
+    assert resolved["wav"] == f"{tmp_path}/sub/{{1}}.wav"
+    assert resolved["phones"] == [[0, 1, "{"]]
     other = read_manifest(tmp_path / "test.json", "/data")["a"]
     assert other["wav"] == "/data/{1}.wav"
 
 
-def test_the_report_says_all(found, tmp_path):
+def test_the_report_says_all(evaluation, tmp_path):
     pytest.importorskip("matplotlib")
-    files = write_report(found, tmp_path / "out")
+    files = write_report(evaluation, tmp_path / "out")
     assert sorted(file.name for file in files) == [
         "phone_units.png",
         "results.json",
@@ -272,10 +272,10 @@ def test_the_report_says_all(found, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         file.name for file in files
     )
-    kept = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert kept == json.loads(json.dumps(as_json(found)))
-    pnmi = found.metrics["phones"]["pnmi"].value
-    for text in (as_text(found), as_markdown(found)):
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written == json.loads(json.dumps(as_json(evaluation)))
+    pnmi = evaluation.metrics["phones"]["pnmi"].value
+    for text in (as_text(evaluation), as_markdown(evaluation)):
         assert f"{pnmi:.4f}" in text and "spoilt: lost samples" in text
         for name in (
             *(
@@ -290,24 +290,24 @@ def test_the_report_says_all(found, tmp_path):
         ):
             assert name in text, name
         # No keys, no Python, no holes.
-        text = text.replace(found.settings["source"], "")
-        text = text.replace(found.settings["manifest"], "")
+        text = text.replace(evaluation.settings["source"], "")
+        text = text.replace(evaluation.settings["manifest"], "")
         text = text.replace("phone_units.png", "")
         assert not re.search(r"[a-z]_[a-z]|[{}]|\[\]|\n\n\n", text)
 
 
-def test_former_names_work_for_a_release(found):
+def test_former_names_work_for_a_release(evaluation):
     with pytest.warns(DeprecationWarning, match="metrics"):
-        assert found.figures is found.metrics
+        assert evaluation.figures is evaluation.metrics
     with pytest.warns(DeprecationWarning, match="Estimate"):
         from speechbrain_vq.evaluation import Figure
-    assert isinstance(found.metrics["phones"]["pnmi"], Figure)
+    assert isinstance(evaluation.metrics["phones"]["pnmi"], Figure)
 
 
-def test_what_is_none_is_said_in_words(found):
-    bare = found._replace(settings={"judges": [], "seed": 0}, left_out=[])
+def test_empty_settings_and_long_lists_in_words(evaluation):
+    bare = evaluation._replace(settings={"judges": [], "seed": 0}, left_out=[])
     assert as_text(bare).endswith("\nSettings\n  judges: none\n  seed: 0\n")
-    many = found._replace(left_out=[f"u{n}: gone" for n in range(30)])
+    many = evaluation._replace(left_out=[f"u{n}: gone" for n in range(30)])
     text = as_markdown(many)
     assert "\n\n## Left out\n\n- u0: gone\n" in text
     assert "- u19: gone\n- ... and 10 more\n\n## Settings\n\n- " in text
@@ -329,12 +329,12 @@ def test_bad_audio_is_left_out_and_counted(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps(entries))
     command = "evaluate", "mini", f"--manifest={tmp_path}/m.json"
     options = "--device=cpu", "--replicates=0", "--reconstruct=0"
-    done = run(*command, *options)
-    assert done.exit_code == 0, done.output
-    said = done.stdout.splitlines()[-1]
-    assert said.startswith("2 utterances evaluated, 4 left out: 1 ")
+    result = run(*command, *options)
+    assert result.exit_code == 0, result.output
+    summary = result.stdout.splitlines()[-1]
+    assert summary.startswith("2 utterances evaluated, 4 left out: 1 ")
     for reason in ("shorter than a token", "holds NaN", "no such file"):
-        assert f"1 {reason}" in said
+        assert f"1 {reason}" in summary
     assert run(*command, *options, "--strict").exit_code == 1
 
 
@@ -352,17 +352,17 @@ def run(*arguments):
 
 def test_the_command_line(tokens, tmp_path):
     out = "--out", tmp_path / "new" / "out"
-    done = run(*tokens, *out, "--replicates", "5", "--abx=own")
-    assert done.exit_code == 0, done.output
-    assert "PNMI" in done.output and "ZeroSpeech" in done.output
-    assert "conversion and judges: they need the model" in done.output
+    result = run(*tokens, *out, "--replicates", "5", "--abx=own")
+    assert result.exit_code == 0, result.output
+    assert "PNMI" in result.output and "ZeroSpeech" in result.output
+    assert "conversion and judges: they need the model" in result.output
     assert (tmp_path / "new" / "out" / "results.md").is_file()
-    gone = run("evaluate", tmp_path / "gone.jsonl", *tokens[2:])
-    assert gone.exit_code == 1 and "there is no such file" in gone.output
+    missing = run("evaluate", tmp_path / "gone.jsonl", *tokens[2:])
+    assert missing.exit_code == 1 and "there is no such file" in missing.output
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         (["--conversion-pairs=1"], "--conversion-pairs needs a model"),
         (["--audio=wavs"], "--audio needs a model"),
@@ -375,24 +375,28 @@ def test_the_command_line(tokens, tmp_path):
         (["--abx=fastabx"], "--abx=fastabx is gone"),
     ],
 )
-def test_options_that_would_do_nothing_are_refused(options, said, tokens):
-    done = run(*tokens, *options)
-    assert done.exit_code == 2 and said in " ".join(done.output.split())
+def test_options_that_would_do_nothing_are_refused(options, message, tokens):
+    result = run(*tokens, *options)
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, message",
     [
         (["--codebook-size=9"], "--codebook-size needs a .jsonl of tokens"),
         (["--audio=wavs"], "--audio needs --conversion-pairs"),
         (["--targets=README.md"], "--targets needs --conversion-pairs"),
     ],
 )
-def test_so_are_those_of_models(options, said, corpus, tmp_path, monkeypatch):
+def test_so_are_those_of_models(
+    options, message, corpus, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").touch()
-    done = run("evaluate", "none", "--manifest", corpus / "test.json", *options)
-    assert done.exit_code == 2 and said in " ".join(done.output.split())
+    result = run(
+        "evaluate", "none", "--manifest", corpus / "test.json", *options
+    )
+    assert result.exit_code == 2 and message in " ".join(result.output.split())
 
 
 def test_where_to_write_is_looked_at_first(tokens, tmp_path):
@@ -409,11 +413,13 @@ def test_where_to_write_is_looked_at_first(tokens, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokens.npz", "gone.npz", "text"])
-def test_tokens_of_other_kinds_are_told(name, corpus, tmp_path):
+def test_tokens_of_other_kinds_are_reported(name, corpus, tmp_path):
     (tmp_path / "tokens.npz").touch()
     (tmp_path / "text").touch()
-    done = run("evaluate", tmp_path / name, "--manifest", corpus / "test.json")
-    assert done.exit_code == 1 and "only .jsonl is taken" in done.output
+    result = run(
+        "evaluate", tmp_path / name, "--manifest", corpus / "test.json"
+    )
+    assert result.exit_code == 1 and "only .jsonl is taken" in result.output
     nowhere = run("evaluate", "nomodel", "--manifest", corpus / "test.json")
     assert "There is no folder 'nomodel'" in nowhere.output
 
@@ -432,8 +438,8 @@ def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
     model.mods.decoder.generate = lambda vectors, speaker, lengths: torch.randn(
         1, vectors.shape[1] * 320
     )
-    found = evaluate(model, corpus / "test.json", **options)
-    assert found.settings["vocoder"].endswith("writes samples")
+    evaluation = evaluate(model, corpus / "test.json", **options)
+    assert evaluation.settings["vocoder"].endswith("writes samples")
     assert len(heard[0].unique()) > 1000
 
 
@@ -453,22 +459,22 @@ def test_judges_are_found_by_name(corpus):
 
 
 @pytest.mark.parametrize(
-    "name, package, said",
+    "name, package, message",
     [
         ("resemblyzer", "resemblyzer", r"setuptools<81.*pkg_resources"),
         ("whisper", "faster_whisper", "pip install faster-whisper jiwer"),
         ("whisper", "jiwer", "pip install faster-whisper jiwer"),
     ],
 )
-def test_what_a_judge_lacks_is_told_before_the_work(
-    name, package, said, corpus, tokenizer, monkeypatch
+def test_what_a_judge_lacks_is_reported_before_the_work(
+    name, package, message, corpus, tokenizer, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(
         tokenizer, "encode_batch", lambda *_: pytest.fail("it has begun")
     )
-    wanted = rf"The judge '{name}' cannot be used: .*{package}.*{said}"
-    with pytest.raises(ImportError, match=wanted):
+    pattern = rf"The judge '{name}' cannot be used: .*{package}.*{message}"
+    with pytest.raises(ImportError, match=pattern):
         evaluate(tokenizer, corpus / "test.json", judges=[name])
 
 

@@ -34,8 +34,8 @@ from .synthetic import utterance
 def test_the_score_interval_is_that_of_the_tables(of, number, low, high):
     """Newcombe, Two-sided confidence intervals for the single proportion,
     1998, table I, method 3."""
-    found = wilson(of / number, number)
-    assert found == pytest.approx((low, high), abs=1e-4)
+    interval = wilson(of / number, number)
+    assert interval == pytest.approx((low, high), abs=1e-4)
     mirrored = wilson(1 - of / number, number)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-4)
 

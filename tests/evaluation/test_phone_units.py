@@ -59,16 +59,16 @@ def test_conditional_entropies_are_scikit_learns():
     phones, units = random.integers(0, 5, 400), random.integers(0, 20, 400)
     counts = np.zeros((5, 20), dtype=int)
     np.add.at(counts, (phones, units), 1)
-    found = phone_information(torch.tensor(counts))
+    metrics = phone_information(torch.tensor(counts))
     of_phones, of_units = entropy(counts.sum(1)), entropy(counts.sum(0))
     shared = mutual_info_score(phones, units)
-    assert found["entropy_of_phone_given_unit"] * math.log(2) == pytest.approx(
-        of_phones - shared
-    )
-    assert found["entropy_of_unit_given_phone"] * math.log(2) == pytest.approx(
-        of_units - shared
-    )
-    assert found["pnmi"] == pytest.approx(shared / of_phones)
+    assert metrics["entropy_of_phone_given_unit"] * math.log(
+        2
+    ) == pytest.approx(of_phones - shared)
+    assert metrics["entropy_of_unit_given_phone"] * math.log(
+        2
+    ) == pytest.approx(of_units - shared)
+    assert metrics["pnmi"] == pytest.approx(shared / of_phones)
 
 
 def test_the_picture_is_written(tmp_path):

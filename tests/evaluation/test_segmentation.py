@@ -24,26 +24,26 @@ def test_a_boundary_is_matched_once():
     assert count_matches([], [0.1]) == count_matches([0.1], []) == 0
 
 
-def best_matching(found, reference):
-    if not found:
+def best_matching(boundaries, reference):
+    if not boundaries:
         return 0
-    rest = best_matching(found[1:], reference)
+    rest = best_matching(boundaries[1:], reference)
     for i, time in enumerate(reference):
-        if abs(time - found[0]) <= 0.02 + 1e-9:
+        if abs(time - boundaries[0]) <= 0.02 + 1e-9:
             left = reference[:i] + reference[i + 1 :]
-            rest = max(rest, 1 + best_matching(found[1:], left))
+            rest = max(rest, 1 + best_matching(boundaries[1:], left))
     return rest
 
 
 def test_no_other_matching_has_more_pairs():
     draw = random.Random(0)
     for _ in range(300):
-        found, reference = (
+        boundaries, reference = (
             sorted(draw.randrange(15) / 100 for _ in range(draw.randrange(6)))
             for _ in range(2)
         )
-        assert count_matches(found, reference) == best_matching(
-            found, reference
+        assert count_matches(boundaries, reference) == best_matching(
+            boundaries, reference
         )
 
 

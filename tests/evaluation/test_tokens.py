@@ -46,10 +46,10 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         by_path,
         by_path | {"path": "/x/3.wav", "tokens": []},
     )
-    found = evaluate(path, tmp_path / "test.json", replicates=0)
-    assert found.settings["utterances"] == 2
-    assert found.metrics["phones"]["pnmi"].value == pytest.approx(1)
-    assert any("empty: its tokens" in told for told in found.left_out)
+    evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
+    assert evaluation.settings["utterances"] == 2
+    assert evaluation.metrics["phones"]["pnmi"].value == pytest.approx(1)
+    assert any("empty: its tokens" in note for note in evaluation.left_out)
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_speakers_may_be_numbers(tmp_path):
         "w": {"wav": "w.wav", "spk_id": ""},
     }
     (tmp_path / "test.json").write_text(json.dumps(entries))
-    found = read_manifest(tmp_path / "test.json")
-    assert (found["u"]["spk_id"], found["u"]["gender"]) == ("0", "1")
-    assert not found["v"]["spk_id"] and not found["w"]["spk_id"]
+    manifest = read_manifest(tmp_path / "test.json")
+    assert (manifest["u"]["spk_id"], manifest["u"]["gender"]) == ("0", "1")
+    assert not manifest["v"]["spk_id"] and not manifest["w"]["spk_id"]
 
 
 def test_without_speakers_there_is_no_abx(write, tmp_path):
@@ -116,34 +116,34 @@ def test_without_speakers_there_is_no_abx(write, tmp_path):
     entries = {"u": {"wav": "u.wav", "phones": phones}}
     (tmp_path / "test.json").write_text(json.dumps(entries))
     path = write(GOOD | {"tokens": [0, 1, 0, 1]})
-    found = evaluate(path, tmp_path / "test.json", replicates=0)
-    assert "abx" not in found.metrics
-    told = "\n".join(found.left_out)
-    assert "ABX items of 1 of 1 utterances with phones" in told
+    evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
+    assert "abx" not in evaluation.metrics
+    notes = "\n".join(evaluation.left_out)
+    assert "ABX items of 1 of 1 utterances with phones" in notes
     for condition in (
         "within speaker same context",
         "across speaker same context",
         "within speaker any context",
         "across speaker any context",
     ):
-        assert f"ABX {condition}: there are no items" in told
+        assert f"ABX {condition}: there are no items" in notes
 
 
-def test_each_condition_that_is_missing_is_told(write, tmp_path):
+def test_each_condition_that_is_missing_is_reported(write, tmp_path):
     names = "abcabcacb"
     phones = [[i / 50, (i + 1) / 50, name] for i, name in enumerate(names)]
     entries = {"u": {"wav": "u.wav", "phones": phones, "spk_id": 3}}
     (tmp_path / "test.json").write_text(json.dumps(entries))
     path = write(GOOD | {"tokens": [ord(name) for name in names]})
-    found = evaluate(path, tmp_path / "test.json", replicates=0)
-    assert list(found.metrics["abx"]) == [
+    evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
+    assert list(evaluation.metrics["abx"]) == [
         "abx_within_speaker_any_context_units"
     ]
-    told = "\n".join(found.left_out)
-    assert "ABX across speaker any context: no phone is said twice by" in told
-    assert "ABX within speaker same context: no phone" in told
-    assert "ABX within speaker any context" not in told
-    settings = found.settings
+    notes = "\n".join(evaluation.left_out)
+    assert "ABX across speaker any context: no phone is said twice by" in notes
+    assert "ABX within speaker same context: no phone" in notes
+    assert "ABX within speaker any context" not in notes
+    settings = evaluation.settings
     assert settings["abx_items"] == settings["abx_items_of"]
     name = "within_speaker_any_context"
     assert settings["abx_triples"][name] == settings["abx_triples_of"][name]

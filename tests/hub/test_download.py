@@ -48,20 +48,20 @@ def test_a_folder_has_no_revision(tmp_path):
 
 
 @pytest.mark.parametrize("source", [None, "", 3])
-def test_no_source_is_told(hub, source):
+def test_no_source_is_reported(hub, source):
     with pytest.raises(ValueError, match=f"source is {source!r}; give"):
         download(source)
     assert not hub.log
 
 
-def test_an_empty_revision_is_told(hub, tmp_path):
+def test_an_empty_revision_is_reported(hub, tmp_path):
     for source in (ID, write_model(tmp_path / "model")):
         with pytest.raises(ValueError, match="revision is empty"):
             download(source, revision="")
     assert not hub.log
 
 
-def test_a_savedir_that_is_a_file_is_told(tmp_path):
+def test_a_savedir_that_is_a_file_is_reported(tmp_path):
     folder, file = write_model(tmp_path / "model"), tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(FileExistsError, match="file is a file: name"):
@@ -73,7 +73,7 @@ def test_a_savedir_that_is_a_file_is_told(tmp_path):
     "source",
     ["./mode", "/no/such/model", "a/b/c", "~/none", "a\\b", "nomodel"],
 )
-def test_a_mistyped_path_is_told_as_both(hub, source):
+def test_a_mistyped_path_is_reported_as_both(hub, source):
     with pytest.raises(FileNotFoundError, match="no folder .*organisation/"):
         download(source)
     assert not hub.log
@@ -164,8 +164,10 @@ def test_only_data_is_fetched(hub, files):
     hub.put(ID, {**files, **dict.fromkeys(extra, "x")})
     folder = download(ID)
     assert {p.name for p in folder.rglob("*")} == set(files) & set(FILES)
-    asked = {path.rsplit("/")[-1] for _, path in hub.calls(path="/resolve/")}
-    assert asked <= set(FILES)
+    requested = {
+        path.rsplit("/")[-1] for _, path in hub.calls(path="/resolve/")
+    }
+    assert requested <= set(FILES)
 
 
 def test_trusted_all_is_fetched_with_a_warning_unless_pinned(hub, files):

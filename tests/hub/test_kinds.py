@@ -14,26 +14,25 @@ from speechbrain_vq import VoiceConverter, VQTokenizer
 from speechbrain_vq.hub import load_pretrained
 from speechbrain_vq.hub.hparams import inference_section, inference_yaml
 from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.recipe_arguments import parse_arguments
+from speechbrain_vq.recipe_files import recipe_path, write_out
 
 # Exported at revision f2d1b68 (November 2026), when the yaml was run by
 # HyperPyYAML; `codes.json` has what that revision made of `encode(...)`.
 EXPORTED = sorted(pathlib.Path(__file__).with_name("exported").iterdir())
-RECIPES = pathlib.Path(__file__).parents[2] / "recipes"
-YAMLS = sorted(
+YAMLS = [
     path
-    for path in RECIPES.glob("*/*/hparams/*.yaml")
-    if "\ninference:" in path.read_text()
-)
-# What has to be given on the command line.
-GIVEN = {"data_folder": ".", "number_of_speakers": 5, "num_speakers": 5}
+    for path in sorted(recipe_path("").glob("*/*/hparams/*.yaml"))
+    if path.name in ("train.yaml", "table.yaml", "wavenet.yaml")
+    and "\ninference:" in write_out(path)
+]
 
 
 def export(path, folder):
     """The folder that an export of the recipe's model makes, untrained."""
-    text = path.read_text()
-    given = {k: v for k, v in GIVEN.items() if f"\n{k}:" in f"\n{text}"}
-    with open(path, encoding="utf-8") as file:
-        resolved = resolve_references(file, given)
+    base, _, overrides = parse_arguments([str(path), "--data_folder=."])
+    with open(base, encoding="utf-8") as file:
+        resolved = resolve_references(file, overrides)
     training = ruamel.yaml.YAML().load(resolved)
     keys = inference_section(training)["keys"]
     folder.mkdir()

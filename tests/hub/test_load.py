@@ -94,7 +94,7 @@ def test_is_strict_and_loads_nothing_otherwise(folder, change, message):
 
 
 @pytest.mark.parametrize("text", ["a: 1", "modules: {a: 1}", "- 1", ""])
-def test_a_yaml_without_modules_is_told(folder, text):
+def test_a_yaml_without_modules_is_reported(folder, text):
     (folder / "hyperparams.yaml").write_text(text)
     with pytest.raises(ValueError, match="hyperparams.yaml"):
         load_pretrained(folder)
@@ -174,7 +174,7 @@ TEN_TERABYTES = 10 * 10**12
     ],
     ids=["tensor", "header", "truncated", "empty", "zeros"],
 )
-def test_damaged_weights_are_told(folder, content):
+def test_damaged_weights_are_reported(folder, content):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="damaged, or not a safetensors"):
         load_pretrained(folder)
@@ -343,8 +343,8 @@ def test_a_model_in_a_subfolder(hub, folder, tmp_path):
     commit = hub.put(ID, {**files, "other/model.safetensors": b"x"})
     savedir = {"savedir": tmp_path / "copy"}
     for source, options in ((where, {}), (ID, {}), (ID, savedir)):
-        found = load_pretrained(source, subfolder="best", **options)
-        assert holds(found["modules"], make_weights())
+        loaded = load_pretrained(source, subfolder="best", **options)
+        assert holds(loaded["modules"], make_weights())
     assert not hub.calls(path="other")
     assert (tmp_path / "copy" / "model.safetensors").is_file()
     for source in (where, ID):

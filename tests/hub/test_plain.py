@@ -235,6 +235,6 @@ def test_nothing_of_another_package_is_imported(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-def test_what_replaces_the_safe_hyperpyyaml_is_told():
+def test_what_replaces_the_safe_hyperpyyaml_is_reported():
     with pytest.raises(ImportError, match="load_pretrained.*register_module"):
         from speechbrain_vq.hub import load_hparams_safely  # noqa: F401

@@ -71,7 +71,7 @@ def test_the_other_ranks_find_what_the_main_one_collected(folder, tmp_path):
     assert holds(modules, weights)
 
 
-def test_misuse_is_told():
+def test_misuse_is_reported():
     pretrainer = WeightsPretrainer({})
     with pytest.raises(ValueError, match="collect_files"):
         pretrainer.load_collected()

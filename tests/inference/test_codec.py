@@ -174,7 +174,7 @@ def test_the_token_of_silence(codec):
     assert torch.equal(first, tokens[:1])
 
 
-def test_what_moved_to_the_adapter_is_told(build):
+def test_what_moved_to_the_adapter_is_reported(build):
     codec = build()
     for name in ("encode", "decode", "num_heads", "vocabulary"):
         with pytest.raises(AttributeError, match=r"EncodecAdapter\(tokenizer"):

@@ -97,12 +97,12 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
     source = folder / "a.wav"
     wavs = read_audio(source, 16000).unsqueeze(0)
     tokens = converter.encode_file(source)
-    made = converter.convert_file(source, one, tmp_path / "one.wav")
-    assert torch.equal(converter.convert_file(source, one), made)
+    converted = converter.convert_file(source, one, tmp_path / "one.wav")
+    assert torch.equal(converter.convert_file(source, one), converted)
     converter.convert_file(source, two, tmp_path / "two.wav")
     outputs = [read_audio(tmp_path / f"{n}.wav", 16000) for n in ("one", "two")]
     assert not torch.allclose(*outputs, atol=1e-3)
-    assert torch.allclose(outputs[0], made, atol=1e-3)
+    assert torch.allclose(outputs[0], converted, atol=1e-3)
     # By hand, with the modules that were exported.
     for module in modules.values():
         module.eval()
@@ -110,18 +110,18 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
         if kind == "table":
             voice = modules["speaker"]([one])
         else:
-            heard = read_audio(one, 16000).unsqueeze(0), torch.ones(1)
+            inputs = read_audio(one, 16000).unsqueeze(0), torch.ones(1)
             if kind == "hearing":
-                heard = modules["features"](*heard)
-            voice = modules["speaker"](*heard)
+                inputs = modules["features"](*inputs)
+            voice = modules["speaker"](*inputs)
     assert torch.allclose(converter.voice(one), voice, atol=1e-6)
-    wanted = converter.decode_batch(tokens.unsqueeze(0), None, voice)[0]
+    expected = converter.decode_batch(tokens.unsqueeze(0), None, voice)[0]
     # As long as the source, of which the last part of a token is not coded.
-    assert len(outputs[0]) == 9000 and not outputs[0][len(wanted) :].any()
-    output = outputs[0][: len(wanted)]
-    assert torch.allclose(output, wanted.clamp(-1, 1), atol=1e-3)
+    assert len(outputs[0]) == 9000 and not outputs[0][len(expected) :].any()
+    output = outputs[0][: len(expected)]
+    assert torch.allclose(output, expected.clamp(-1, 1), atol=1e-3)
     batch = converter.convert_batch(wavs, None, one)
-    assert torch.allclose(batch[0], wanted, atol=1e-5)
+    assert torch.allclose(batch[0], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["hearing", "table"])
@@ -144,9 +144,9 @@ def test_each_of_a_batch_has_its_voice(load, folder):
     lengths = torch.tensor([1.0, 0.64])
     voices = torch.cat([converter.voice(folder / f"{n}.wav") for n in "bc"])
     tokens, token_lengths = converter.encode_batch(wavs, lengths)
-    wanted = converter.decode_batch(tokens, token_lengths, voices)
+    expected = converter.decode_batch(tokens, token_lengths, voices)
     both = converter.convert_batch(wavs, lengths, voices)
-    assert torch.equal(both, wanted)
+    assert torch.equal(both, expected)
     assert not both[1, 5760:].any() and both[1, :5760].any()
     for row, name in enumerate("bc"):
         # One voice for all.
@@ -253,8 +253,8 @@ def test_what_was_converted_is_not_converted_again(load, folder):
         done = convert_files([folder], converter, "s5", output)
         assert done.done == 3 and len(done.bad) == 1
         assert done.existing == (3 if again else 0)
-        found = [p for p in output.rglob("*") if p.is_file()]
-        assert {p.relative_to(output).as_posix() for p in found} == {
+        paths = [p for p in output.rglob("*") if p.is_file()]
+        assert {p.relative_to(output).as_posix() for p in paths} == {
             *("a.wav", "b.wav", "c.wav")
         }
     # Who names it means it.
@@ -270,7 +270,7 @@ def test_any_tokenizer_may_load_them(models, folder, tmp_path):
         assert soundfile.info(output).frames == 9000
 
 
-def test_the_card_and_what_the_hub_is_told(models):
+def test_the_card_and_the_request_to_the_hub(models):
     config = json.loads((models["table"][0] / "config.json").read_text())
     assert config["speechbrain_interface"] == "VoiceConverter"
     assert config["speakers"] == NAMES
@@ -295,8 +295,8 @@ def test_the_command(models, load, folder, tmp_path):
     assert done.exit_code == 0, done.output
     assert "3 files done, 1 left out: 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
-    found = {path.name for path in output.iterdir()}
-    assert found == {"a.wav", "b.wav", "c.wav"}
+    names = {path.name for path in output.iterdir()}
+    assert names == {"a.wav", "b.wav", "c.wav"}
     load("table").convert_file(folder / "b.wav", "p226", tmp_path / "b.wav")
     assert (output / "b.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     # What is there stays; what was made in another way is not taken for it.
@@ -307,9 +307,9 @@ def test_the_command(models, load, folder, tmp_path):
     for refused in (same, other):
         assert refused.exit_code == 1
         assert "a.wav was made by" in refused.stderr
-    kept = run(folder / "a.wav", *options, "--target", "p226", *a[2:])
-    assert kept.exit_code == 0 and "--overwrite" in kept.stdout
-    assert "0 files done, 1 there already, 0 left out." in kept.stdout
+    second = run(folder / "a.wav", *options, "--target", "p226", *a[2:])
+    assert second.exit_code == 0 and "--overwrite" in second.stdout
+    assert "0 files done, 1 there already, 0 left out." in second.stdout
     assert (output / "a.wav").read_bytes() == before
     anew = run(folder / "a.wav", *options, *a, "--overwrite")
     assert anew.exit_code == 0 and "1 file done, 0 left out." in anew.stdout

@@ -19,7 +19,7 @@ def test_what_is_missing_is_named():
     encoder = {"encoder": torch.nn.Linear(2, 2)}
     with pytest.raises(ValueError, match="Needy needs .* head of them are"):
         Needy(encoder, {"sample_rate": 1})
-    with pytest.raises(ValueError, match="sample_rate of them are missing"):
+    with pytest.raises(ValueError, match="sample_rate are missing"):
         Needy({**encoder, "head": torch.nn.Linear(2, 2)}, {})
 
 
@@ -32,7 +32,7 @@ def test_a_model_knows_where_it_is_from(model, tokenizer):
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", ""])
-def test_a_device_that_is_not_there_is_told(model, device):
+def test_a_device_that_is_not_there_is_reported(model, device):
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
         VQTokenizer.from_hparams(model, run_opts={"device": device})
 
@@ -99,17 +99,17 @@ def test_the_device_is_where_the_model_is(tokenizer):
 def test_half_precision_keeps_weights_features_and_quantizer(tokenizer):
     wavs = torch.randn(4, 2 * RATE)
     tokens, lengths = tokenizer.encode_batch(wavs)
-    seen = {}
+    dtypes = {}
 
     def watch(module, inputs, output):
-        seen["in"], seen["out"] = inputs[0].dtype, output[0].dtype
+        dtypes["in"], dtypes["out"] = inputs[0].dtype, output[0].dtype
 
     tokenizer.mods.encoder.register_forward_hook(watch)
     for change in (tokenizer.bfloat16, tokenizer.half):
         change()
         halved, half_lengths = tokenizer.encode_batch(wavs)
-        wanted = tokenizer.compute_dtype
-        assert seen == {"in": torch.float32, "out": wanted}
+        compute = tokenizer.compute_dtype
+        assert dtypes == {"in": torch.float32, "out": compute}
         assert torch.equal(lengths, half_lengths)
         assert (halved != tokens).float().mean() < 0.2
         assert tokenizer.decode_batch(halved).dtype is torch.float32

@@ -23,14 +23,14 @@ def extract(tokenizer, signals):
     )
     tokenizer = tokenizer.to(torch.device("cpu"))
     assert tokenizer.sample_rate == RATE
-    found = {}
+    tokens_of = {}
     for batch in make_dataloader(dataset, batch_size=4):
         signal, lengths = batch["sig"]
         tokens = tokenizer.sig_to_tokens(signal, lengths)
-        found.update(
+        tokens_of.update(
             zip(batch["id"], undo_padding(tokens, lengths), strict=True)
         )
-    return found
+    return tokens_of
 
 
 def test_dasb_extractor_with_any_lengths(tokenizer):
@@ -38,12 +38,12 @@ def test_dasb_extractor_with_any_lengths(tokenizer):
     whole tokens it may keep one too few, or one of the padding, as with any
     tokenizer. The lengths that encode_batch gives are exact."""
     signals = {str(n): torch.randn(2000 + 777 * n) for n in range(16)}
-    found = extract(tokenizer, signals)
+    tokens_of = extract(tokenizer, signals)
     for name, signal in signals.items():
         alone = tokenizer.sig_to_tokens(signal.unsqueeze(0))[0].tolist()
-        assert abs(len(found[name]) - len(alone)) <= 1
-        common = min(len(found[name]), len(alone))
-        assert found[name][:common] == alone[:common]
+        assert abs(len(tokens_of[name]) - len(alone)) <= 1
+        common = min(len(tokens_of[name]), len(alone))
+        assert tokens_of[name][:common] == alone[:common]
     padded = torch.nn.utils.rnn.pad_sequence(
         list(signals.values()), batch_first=True
     )

@@ -269,10 +269,10 @@ def test_the_vocoder_of_a_yaml_is_of_the_same_commit(hub, matching):
     hub.log.clear()
     model = VQTokenizer.from_hparams("lab/model", pinned)
     assert isinstance(model.vocoder, HifiGAN) and model.revision == pinned
-    asked = {path for _, path in hub.log}
-    assert asked and all("lab/model" in path for path in asked)
+    requested = {path for _, path in hub.log}
+    assert requested and all("lab/model" in path for path in requested)
     others = hub.repo("lab/model").head(), "main"
-    assert not any(other in path for path in asked for other in others)
+    assert not any(other in path for path in requested for other in others)
     hub.log.clear()
     VQTokenizer.from_hparams("lab/model", pinned)
     assert not hub.log
@@ -310,33 +310,35 @@ def test_a_vocoder_of_a_yaml_is_no_link_and_no_pickle(matching, tmp_path):
 
 def test_the_command_takes_one(matching, vocoder, tmp_path):
     wav = pathlib.Path(bundled("mini"), "example.wav")
-    made = []
+    wavs = []
     for name, options in {"plain": [], "gan": ["--vocoder", vocoder]}.items():
         args = ["reconstruct", wav, "--model", matching, *options]
         args += ["--device", "cpu", "--out", tmp_path / name]
-        done = CliRunner().invoke(main, list(map(str, args)))
-        assert done.exit_code == 0, done.output
-        made.append(read_audio(tmp_path / name / "example.wav", RATE))
-    assert made[0].shape == made[1].shape
-    assert not torch.equal(*made)
+        result = CliRunner().invoke(main, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        wavs.append(read_audio(tmp_path / name / "example.wav", RATE))
+    assert wavs[0].shape == wavs[1].shape
+    assert not torch.equal(*wavs)
 
 
 def test_an_evaluation_takes_one(matching, vocoder, tmp_path):
     wav = pathlib.Path(bundled("mini"), "example.wav").resolve()
     manifest = tmp_path / "test.json"
     manifest.write_text(json.dumps({"u": {"wav": str(wav), "spk_id": "x"}}))
-    found = {}
+    results = {}
     for name, options in {"plain": [], "gan": ["--vocoder", vocoder]}.items():
         args = ["evaluate", matching, "--manifest", manifest, *options]
         args += ["--device", "cpu", "--replicates=0", "--out", tmp_path / name]
-        done = CliRunner().invoke(main, list(map(str, args)))
-        assert done.exit_code == 0, done.output
-        found[name] = json.loads((tmp_path / name / "results.json").read_text())
-    assert found["plain"]["settings"]["vocoder"] == "Griffin-Lim"
-    assert found["gan"]["settings"]["vocoder"] == str(vocoder)
+        result = CliRunner().invoke(main, list(map(str, args)))
+        assert result.exit_code == 0, result.output
+        results[name] = json.loads(
+            (tmp_path / name / "results.json").read_text()
+        )
+    assert results["plain"]["settings"]["vocoder"] == "Griffin-Lim"
+    assert results["gan"]["settings"]["vocoder"] == str(vocoder)
     plain, gan = (
         one["figures"]["reconstruction"]["mel_cepstral_distortion"]["value"]
-        for one in found.values()
+        for one in results.values()
     )
     assert plain != pytest.approx(gan, rel=0.01)
 
@@ -383,10 +385,10 @@ def test_other_log_mels_are_refused(tmp_path, matching, old, new, wrong):
     )
     with pytest.raises(ValueError, match=wrong) as caught:
         VQTokenizer.from_hparams(matching, vocoder=vocoder)
-    said = str(caught.value)
-    assert str(vocoder) in said and str(matching) in said
-    assert old.replace(": ", "=") in said
-    assert "Griffin-Lim" in said
+    message = str(caught.value)
+    assert str(vocoder) in message and str(matching) in message
+    assert old.replace(": ", "=") in message
+    assert "Griffin-Lim" in message
 
 
 def test_another_hop_is_refused_with_the_way_out(model, vocoder):
@@ -396,15 +398,15 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
     assert "--win_length=1024" in str(e.value)
     # The recipe takes what it says, and makes what the vocoder hears.
     flags = dict(re.findall(r"--(\w+)=(\d+)", str(e.value)))
-    yaml = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
-    given = {key: int(value) for key, value in flags.items()}
+    yaml = recipe_path("common/unit_discovery.yaml")
+    sizes = {key: int(value) for key, value in flags.items()}
     with open(yaml, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, {**given, "data_folder": "x"})
+        hparams = load_hyperpyyaml(file, {**sizes, "data_folder": "x"})
     settings = load_vocoder(vocoder).settings
     assert hparams["features"].settings == settings
 
 
-def test_what_a_vocoder_does_not_say_is_said(tmp_path, matching):
+def test_what_a_vocoder_does_not_say_is_reported(tmp_path, matching):
     vocoder = write_vocoder(tmp_path / "silent", VOCODER)
     with pytest.warns(UserWarning, match="does not state.*sample_rate=16000"):
         VQTokenizer.from_hparams(matching, vocoder=vocoder)
@@ -452,7 +454,7 @@ def broken(state):
         (lambda state: {1: torch.ones(1)}, "does not fit"),
     ],
 )
-def test_weights_of_no_use_are_told(tmp_path, change, message):
+def test_weights_of_no_use_are_reported(tmp_path, change, message):
     folder = write_vocoder(tmp_path / "bad", change=change)
     with pytest.raises(ValueError, match=message):
         load_vocoder(folder)
@@ -461,7 +463,7 @@ def test_weights_of_no_use_are_told(tmp_path, change, message):
 @pytest.mark.parametrize(
     "data", [b"\x80\x02.", b"\x80\x02h\x05.", b"\x80\x02X\1\0\0\0\xe9.", b""]
 )
-def test_damaged_weights_are_told(tmp_path, data):
+def test_damaged_weights_are_reported(tmp_path, data):
     folder = write_vocoder(tmp_path / "bad")
     (folder / "generator.ckpt").write_bytes(data)
     with pytest.raises(ValueError, match="generator.ckpt was not loaded"):
@@ -480,13 +482,13 @@ def test_damaged_weights_are_told(tmp_path, data):
         ("_padding: 5", "_padding: 5.5", "frames from 0 to 100"),
     ],
 )
-def test_settings_that_are_no_numbers_are_told(tmp_path, old, new, wrong):
+def test_settings_that_are_no_numbers_are_reported(tmp_path, old, new, wrong):
     text = (SAYS + VOCODER).replace(old, new)
     with pytest.raises(ValueError, match=wrong):
         load_vocoder(write_vocoder(tmp_path / "bad", text))
 
 
-def test_what_is_no_vocoder_is_told(model, tmp_path):
+def test_what_is_no_vocoder_is_reported(model, tmp_path):
     with pytest.raises(ValueError, match="is no HiFi-GAN of SpeechBrain"):
         load_vocoder(model)
     with pytest.raises(FileNotFoundError, match="no folder './none'"):

@@ -233,5 +233,5 @@ def test_window_predictor_compares_with_the_frames_around_each_token():
                 if 0 <= frame < frames:
                     total += (predicted - features[row, frame]).abs().sum()
                     count += 5
-    found = predictor(quantized, features, lengths)
-    torch.testing.assert_close(found, total / count)
+    loss = predictor(quantized, features, lengths)
+    torch.testing.assert_close(loss, total / count)

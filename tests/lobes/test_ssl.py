@@ -36,15 +36,15 @@ def test_an_utterance_has_the_same_features_alone_and_in_a_batch(features):
     wavs = torch.randn(2, 32000, generator=generator) / 10
     wavs[1, 16100:] = 0
     lengths = torch.tensor([1.0, 16100 / 32000])
-    found, relative = features(wavs, lengths)
-    assert found.shape == (2, 100, 16)
+    ours, relative = features(wavs, lengths)
+    assert ours.shape == (2, 100, 16)
     assert torch.equal(relative, torch.tensor([1.0, 0.5]))
     alone, _ = features(wavs[1:, :16100], torch.ones(1))
     # To the last bit: each is encoded for itself.
-    assert torch.equal(found[1, :50], alone[0])
-    assert not found[1, 50:].any()
+    assert torch.equal(ours[1, :50], alone[0])
+    assert not ours[1, 50:].any()
     louder = torch.stack((wavs[0] * 5, wavs[1]))
-    assert torch.equal(features(louder, lengths)[0][1], found[1])
+    assert torch.equal(features(louder, lengths)[0][1], ours[1])
 
 
 def test_layers_are_those_of_speechbrain_s_wrapper(encoder):
@@ -66,8 +66,8 @@ def test_layers_are_those_of_speechbrain_s_wrapper(encoder):
 def test_statistics_are_those_of_the_corpus(features):
     wavs = [torch.randn(1, n) / 10 for n in (16000, 9000)]
     features.fit(iter(wavs))
-    found = [features(wav, torch.ones(1))[0][0] for wav in wavs]
-    both = torch.cat(found)
+    ours = [features(wav, torch.ones(1))[0][0] for wav in wavs]
+    both = torch.cat(ours)
     assert both.mean(0).abs().max() < 1e-3
     assert (both.std(0, correction=0) - 1).abs().max() < 1e-3
     # The encoder belongs to others.
@@ -77,10 +77,10 @@ def test_statistics_are_those_of_the_corpus(features):
 
 def test_long_signals_are_encoded_in_windows(features):
     wavs = torch.randn(1, 31 * 16000) / 10
-    found, _ = features(wavs, torch.ones(1))
-    assert found.shape == (1, 31 * 50, 16)
+    ours, _ = features(wavs, torch.ones(1))
+    assert ours.shape == (1, 31 * 50, 16)
     second, _ = features(wavs[:, 30 * 16000 :], torch.ones(1))
-    assert torch.equal(found[:, 30 * 50 :], second)
+    assert torch.equal(ours[:, 30 * 50 :], second)
 
 
 def test_another_encoder_than_that_of_the_training_is_refused(
@@ -102,10 +102,10 @@ def test_log_mels_are_appended_and_inverted(encoder):
     features.load_encoder(encoder[1])
     wavs = torch.randn(1, 16000) / 10
     features.fit([wavs])
-    found, _ = features(wavs, torch.ones(1))
-    assert found.shape == (1, 50, 36)
-    assert torch.equal(found[..., 16:], features.mel(wavs, torch.ones(1))[0])
-    assert features.inverse(found).shape == (1, 16000)
+    ours, _ = features(wavs, torch.ones(1))
+    assert ours.shape == (1, 50, 36)
+    assert torch.equal(ours[..., 16:], features.mel(wavs, torch.ones(1))[0])
+    assert features.inverse(ours).shape == (1, 16000)
 
 
 def test_wrong_arguments_name_the_way_out(encoder):

@@ -376,3 +376,20 @@ def test_many_clusters_are_seeded_by_parts(make, monkeypatch):
     found = kmeans(x, number, generator=0)
     assert found.inertia <= 1e-2 * parts.inertia and all_but_one >= 0
     assert (found.counts > 0).all()
+
+
+def test_init_in_parts_keeps_its_rows_and_replaces_the_dead(monkeypatch):
+    x = mixture(6000)
+    init = kmeans(x, 256, generator=0).centroids
+    init[200:] += 1e3
+    whole = kmeans(x, 256, generator=1, init=init)
+    module = sys.modules["speechbrain_vq.nnet.kmeans"]
+    monkeypatch.setattr(module, "_MOST_SEEDS", 100)
+    seeds = kmeans(x, 256, max_iterations=0, generator=1, init=init).centroids
+    torch.testing.assert_close(seeds[:200], init[:200])
+    new = seeds[200:]
+    assert (new.unsqueeze(1) == x).all(2).any(1).all()
+    assert torch.cdist(new, init[:200]).amin() > 0
+    parts = kmeans(x, 256, generator=1, init=init)
+    assert parts.inertia <= 1.05 * whole.inertia
+    assert (parts.counts > 0).all() and parts.counts.sum() == len(x)

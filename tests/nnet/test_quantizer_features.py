@@ -584,3 +584,46 @@ def test_a_loss_that_is_used_is_not(way):
             loss.backward()
         else:
             quantized.backward()
+
+
+# Unit length ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("books", [1, 2])
+@pytest.mark.parametrize("codebook", ["gradient", "ema"])
+def test_unit_length_finds_the_largest_cosine(books, codebook):
+    quantizer = VectorQuantizer(
+        *(8, 16), num_codebooks=books, norm=None, unit_length=True,
+        codebook=codebook, codebook_weight=None,
+    )  # fmt: skip
+    x = torch.randn(50, 8, requires_grad=True)
+    out = quantizer.eval()(x)
+    parts = x.detach().unflatten(1, (books, -1))
+    words = quantizer.codebook.detach()
+    cosines = torch.cosine_similarity(parts.unsqueeze(2), words, dim=3)
+    codes = out.indices.view(50, books)
+    assert torch.equal(codes, cosines.argmax(2))
+    lengths = out.quantized.unflatten(1, (books, -1)).norm(dim=2)
+    torch.testing.assert_close(lengths, torch.ones(50, books))
+    torch.testing.assert_close(quantizer.decode(out.indices), out.quantized)
+    # Neither the lengths of latents nor those of codewords count.
+    louder = x * (torch.rand(50, 1) + 0.1)
+    assert torch.equal(quantizer.encode(louder), out.indices)
+    quantizer.codebook.data *= torch.rand(books, 16, 1) + 0.1
+    assert torch.equal(quantizer.encode(x), out.indices)
+    # So no gradient goes along them.
+    (out.quantized * torch.randn(50, 8)).sum().backward()
+    along = (x.grad * x).unflatten(1, (books, -1)).sum(2)
+    torch.testing.assert_close(along, torch.zeros(50, books))
+
+
+def test_unit_length_is_reinitialized_to_directions():
+    quantizer = VectorQuantizer(8, 4, norm=None, unit_length=True)
+    directions = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
+    x = directions.repeat(25, 1) * (torch.rand(100, 1) + 0.1)
+    quantizer(x)
+    assert quantizer.reinitialize().inertia < 1e-9
+    assert quantizer(x).loss < 1e-9
+    for options in ({"composition": "residual"}, {"denormalize": True}):
+        with pytest.raises(ValueError, match="unit_length needs"):
+            VectorQuantizer(8, 4, unit_length=True, **options)

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from speechbrain_vq.nnet.search import nearest, nearest_with_distances
+from speechbrain_vq.nnet.kmeans import kmeans
+from speechbrain_vq.nnet.search import (
+    InvertedLists,
+    nearest,
+    nearest_with_distances,
+)
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -40,6 +45,15 @@ def assert_nearest(x, codebook):
 def test_agrees_with_float64(num_codes, dim):
     disagreeing = assert_nearest(*draw(150, num_codes, dim))
     assert disagreeing <= 0.01
+
+
+@pytest.mark.parametrize("num_codes", [4095, 4096, 4100, 9000])
+def test_codebooks_wider_than_a_block(num_codes):
+    assert assert_nearest(*draw(100, num_codes, 8)) <= 0.01
+    x, codebook = draw(100, num_codes, 8)
+    assert torch.equal(nearest(codebook, codebook), torch.arange(num_codes))
+    twice = torch.cat([codebook, codebook])
+    assert (nearest(x, twice) < num_codes).all()
 
 
 @pytest.mark.parametrize("offset", [3.0, 100.0])
@@ -249,3 +263,55 @@ def test_errors_name_what_is_wrong():
         nearest(x, codebook[:0])
     with pytest.raises(ValueError, match=r"\(\)"):
         nearest(torch.tensor(1.0), codebook)
+
+
+# Inverted lists ------------------------------------------------------------
+
+
+def clustered(num_rows, num_codes, dim=16, offset=0.0):
+    """Vectors and codewords around the same modes, and centroids of these."""
+    generator = torch.Generator().manual_seed(0)
+    modes = torch.randn(100, dim, generator=generator)
+    picks = torch.randint(100, (num_rows + num_codes,), generator=generator)
+    noise = torch.randn(len(picks), dim, generator=generator)
+    points = modes[picks] + 0.5 * noise + offset
+    x, codebook = points[:num_rows], points[num_rows:]
+    lists = round(num_codes**0.5)
+    return x, codebook, kmeans(codebook, lists, generator=0).centroids
+
+
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_inverted_lists_find_more_the_more_they_probe(offset):
+    x, codebook, centroids = clustered(1000, 4000, offset=offset)
+    distances = torch.cdist(x.double(), codebook.double())
+    recalls, errors = [], []
+    for probes in (1, 4, 16, 1000):
+        indices = InvertedLists(codebook, centroids, probes)(x)
+        found = distances.gather(1, indices.unsqueeze(1)).squeeze(1)
+        recalls.append((found <= distances.amin(1) + 1e-4).float().mean())
+        errors.append(found.square().mean())
+    assert recalls == sorted(recalls) and errors == sorted(errors, reverse=True)
+    assert recalls[0] > 0.3 and recalls[2] > 0.99 and recalls[3] == 1
+    assert errors[2] < 1.001 * errors[3]
+
+
+def test_a_codeword_finds_itself_with_one_probe():
+    _, codebook, centroids = clustered(1, 3000)
+    found = InvertedLists(codebook, centroids, probes=1)(codebook)
+    assert torch.equal(found, torch.arange(3000))
+
+
+def test_inverted_lists_search_as_nearest_does():
+    x, codebook, centroids = clustered(600, 500)
+    # No codeword is in the lists of these.
+    centroids = torch.cat([centroids[:5], centroids + 1e3, centroids])
+    lists = InvertedLists(codebook, centroids, probes=100)
+    expected = nearest(x, codebook)
+    assert torch.equal(lists(x.view(2, 3, 100, 16)), expected.view(2, 3, 100))
+    assert torch.equal(lists(x.double()), expected)
+    assert lists(x[:0]).shape == (0,)
+    broken = x.clone()
+    broken[::3] = torch.nan
+    indices = lists(broken)
+    assert ((indices >= 0) & (indices < 500)).all()
+    assert torch.equal(indices[1::3], expected[1::3])

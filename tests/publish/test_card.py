@@ -54,8 +54,8 @@ def test_the_front_matter_has_the_figures_of_the_test(model):
     assert data.license == "apache-2.0"
     assert data.language == ["en"]
     assert "speechbrain_vq" in data.tags and data.model_name == "units"
-    told = {r.metric_type: r.metric_value for r in data.eval_results}
-    assert told == {
+    measured = {r.metric_type: r.metric_value for r in data.eval_results}
+    assert measured == {
         key: RESULTS[key]
         for key in (
             "reconstruction_error",
@@ -66,7 +66,7 @@ def test_the_front_matter_has_the_figures_of_the_test(model):
             "bits_per_second",
         )
     }
-    assert set(data.metrics) == set(told)
+    assert set(data.metrics) == set(measured)
     assert {r.dataset_name for r in data.eval_results} == {"MiniSpeech"}
     assert {r.dataset_split for r in data.eval_results} == {"test"}
     # Only what is on the Hub may be named there.
@@ -121,9 +121,9 @@ def test_a_name_on_the_hub_goes_into_the_code(run, tmp_path):
     model = export_pretrained(run, tmp_path / "units", repo_id="org/name")
     text = (model / "README.md").read_text()
     assert '.from_hparams("org/name")' in text and "# name\n" in text
-    there = replace_source(text, "units", "other/place")
-    assert '.from_hparams("other/place")' in there
-    assert there.replace("other/place", "org/name") == text
+    pushed = replace_source(text, "units", "other/place")
+    assert '.from_hparams("other/place")' in pushed
+    assert pushed.replace("other/place", "org/name") == text
 
 
 def test_a_push_gives_the_model_the_name_of_its_repository(run, tmp_path):
@@ -135,7 +135,7 @@ def test_a_push_gives_the_model_the_name_of_its_repository(run, tmp_path):
     assert "# model\n" not in card.content
 
 
-def test_results_of_another_checkpoint_are_not_told(run, tmp_path):
+def test_results_of_another_checkpoint_are_not_reported(run, tmp_path):
     write_run(run, loss=0.1, **USED)
     write_run(run, loss=0.9, **USED)
     last = load_card(export_pretrained(run, tmp_path / "last"))
@@ -157,8 +157,10 @@ def test_the_options_of_the_command(run, tmp_path):
     place = tmp_path / "units"
     options = ["--license=mit", "--language=de", "--language=en"]
     options += ["--dataset=org/speech", "--repo-id=org/name"]
-    done = CliRunner().invoke(main, ["export", str(run), str(place), *options])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(
+        main, ["export", str(run), str(place), *options]
+    )
+    assert result.exit_code == 0, result.output
     data = load_card(place).data
     assert data.license == "mit" and data.language == ["de", "en"]
     assert data.datasets == ["org/speech"]
@@ -180,9 +182,9 @@ def test_titles_are_those_of_the_evaluation(model):
 )
 def test_a_wrong_option_is_refused_in_one_line(run, tmp_path, option, hint):
     place = tmp_path / "new" / "units"
-    done = CliRunner().invoke(main, ["export", str(run), str(place), option])
-    assert done.exit_code == 1 and hint in done.output
-    assert len(done.output.strip().splitlines()) == 1
+    result = CliRunner().invoke(main, ["export", str(run), str(place), option])
+    assert result.exit_code == 1 and hint in result.output
+    assert len(result.output.strip().splitlines()) == 1
     assert not place.parent.exists()
 
 
@@ -295,12 +297,16 @@ def test_the_card_of_a_bundled_model_loads_it(tmp_path, monkeypatch):
     names = {}
     exec(code, names)
     assert len(names["tokens"]) == 50
-    there = replace_source(text, "mini", "org/name")
-    assert '.from_hparams("org/name")' in there and "bundled(" not in there
+    pushed = replace_source(text, "mini", "org/name")
+    assert '.from_hparams("org/name")' in pushed and "bundled(" not in pushed
 
 
 def test_figures_that_are_no_numbers_are_left_out(run, tmp_path):
     results = {**RESULTS, "pnmi": float("nan"), "note": "well"}
     card = load_card(export_pretrained(run, tmp_path / "m", results=results))
-    told = {r.metric_type for r in card.data.eval_results}
-    assert "pnmi" not in told and "note" not in told and "perplexity" in told
+    measured = {r.metric_type for r in card.data.eval_results}
+    assert (
+        "pnmi" not in measured
+        and "note" not in measured
+        and "perplexity" in measured
+    )

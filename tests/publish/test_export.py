@@ -193,7 +193,9 @@ def test_a_recipe_of_another_kind_is_exported_by_its_yaml_alone(tmp_path):
         ("token_rate: 50.0", "token_rate: !PLACEHOLDER", "is a placeholder"),
     ],
 )
-def test_a_yaml_that_cannot_be_exported_is_told(tmp_path, old, new, message):
+def test_a_yaml_that_cannot_be_exported_is_reported(
+    tmp_path, old, new, message
+):
     # The modules need none of what is changed.
     run, _ = write_run(tmp_path / "run")
     text = YAML.replace(old, new, 1).format(folder=run)
@@ -221,7 +223,7 @@ def test_the_best_checkpoint_is_taken(tmp_path):
     assert bias(export_pretrained(run, place, checkpoint=name.name)) == 1.0
 
 
-def test_a_choice_that_is_none_is_told(tmp_path):
+def test_a_choice_that_is_none_is_reported(tmp_path):
     run, _ = write_run(tmp_path / "run")
     place = tmp_path / "model"
     with pytest.raises(
@@ -267,10 +269,10 @@ def test_what_is_of_no_use_needs_force(tmp_path, about, message):
         export_pretrained(run, place)
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
     command = ["export", str(run), str(place)]
-    done = CliRunner().invoke(main, command)
-    assert done.exit_code != 0 and "--force" in done.output
-    done = CliRunner().invoke(main, [*command, "--force"])
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code != 0 and "--force" in result.output
+    result = CliRunner().invoke(main, [*command, "--force"])
+    assert result.exit_code == 0, result.output
     # Whoever finds it is told too.
     text = (place / "README.md").read_text()
     assert re.search(f"Exported by force. .*{message}", text)
@@ -478,8 +480,8 @@ def test_codes_of_an_old_run_are_what_they_were(tmp_path):
     )
     modules["quantizer"].norm.running_var += 1e-5
     assert_same(modules, loaded)
-    wanted = modules["quantizer"].encode(x)
-    assert torch.equal(loaded["quantizer"].encode(x), wanted)
+    codes = modules["quantizer"].encode(x)
+    assert torch.equal(loaded["quantizer"].encode(x), codes)
 
 
 def test_an_old_run_in_its_warm_up_needs_force(tmp_path):

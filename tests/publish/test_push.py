@@ -34,12 +34,12 @@ def no_waiting(monkeypatch):
 
 def is_same(hub, folder, repo_id=ID, revision="main"):
     """Whether the repository has the folder's files, byte for byte."""
-    found = hub.repo(repo_id).files(revision)
-    found.pop(".gitattributes")
-    wanted = read_files(folder)
-    card = wanted["README.md"].decode()
-    wanted["README.md"] = replace_source(card, folder.name, repo_id).encode()
-    return found == wanted
+    pushed = hub.repo(repo_id).files(revision)
+    pushed.pop(".gitattributes")
+    expected = read_files(folder)
+    card = expected["README.md"].decode()
+    expected["README.md"] = replace_source(card, folder.name, repo_id).encode()
+    return pushed == expected
 
 
 def commits(hub):

@@ -58,12 +58,12 @@ def wav_bytes(samples, kind="WAV"):
 
 def festvoxru_files(number=60):
     """The files of the package by path, and the phones of each utterance."""
-    draw, files, said = random.Random(0), {}, {}
+    draw, files, phones_of = random.Random(0), {}, {}
     texts = []
     for index in range(1, number + 1):
         name = f"ru_{index:04d}"
         phones = draw.choices(sorted(set(TONES) - {"pau"}), k=6)
-        phones = said[name] = ["pau", *phones, "pau"]
+        phones = phones_of[name] = ["pau", *phones, "pau"]
         samples = sound([TONES[p] for p in phones])
         ends = np.arange(1, len(phones) + 1) * 0.08
         lab = "".join(
@@ -75,7 +75,7 @@ def festvoxru_files(number=60):
     files[f"{VOICE}/etc/txt.done.data"] = "".join(texts).encode()
     files[f"{VOICE}/mcep/ru_0001.mcep"] = b"not wanted"
     files["usr/share/doc/festvox-ru/copyright"] = b"BSD-like"
-    return files, said
+    return files, phones_of
 
 
 def debianspeech_files(number=40):

@@ -40,8 +40,8 @@ def test_rates_fall_over_the_last_share_of_the_run(epochs, run):
 
 
 def test_rates_are_of_optimizer_steps_and_rise_first():
-    found = rates(4, anneal=0.5, lr_warmup=4, grad_accumulation_factor=2)
-    model = [group[0] for group in found[1::2]]  # Steps end there.
+    ours = rates(4, anneal=0.5, lr_warmup=4, grad_accumulation_factor=2)
+    model = [group[0] for group in ours[1::2]]  # Steps end there.
     assert model[:4] == pytest.approx([0.00025, 0.0005, 0.00075, 0.001])
     assert model[5] == 0.001 and model[-1] == 0
 

@@ -197,8 +197,8 @@ def test_command_line(model, data, tmp_path):
         "number_of_epochs": 1,
         "hidden_size": 8,
     }
-    done = processes.run(tmp_path, RECIPE, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = processes.run(tmp_path, RECIPE, **options)
+    assert result.returncode == 0, result.stdout + result.stderr
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["tokenizer"] == str(model) and results["per"] > 0
     # Which phones were taken for which.
@@ -206,5 +206,5 @@ def test_command_line(model, data, tmp_path):
     # A run is not resumed on other tokens.
     other = shutil.copytree(model, tmp_path / "other")
     for change in ({"tokenizer": other}, {"input": "features"}):
-        done = processes.run(tmp_path, RECIPE, **options | change)
-        assert done.returncode and "another --output_folder" in done.stderr
+        result = processes.run(tmp_path, RECIPE, **options | change)
+        assert result.returncode and "another --output_folder" in result.stderr

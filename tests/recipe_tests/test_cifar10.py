@@ -216,7 +216,7 @@ def test_from_the_hub(tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_images(folder, "test"), images(TEST, 2))
 
 
-def test_what_the_hub_does_not_give_is_told(tmp_path, monkeypatch):
+def test_what_the_hub_does_not_give_is_reported(tmp_path, monkeypatch):
     def load_dataset(name, split):
         raise ConnectionError("there is no network")
 
@@ -376,7 +376,7 @@ def foreign(data):
     "make, message",
     [
         (lambda data: None, "There is no folder .*data.*Hugging Face Hub"),
-        (foreign, "holds cifar-100-python.tar.gz; wanted are"),
+        (foreign, "holds cifar-100-python.tar.gz; expected"),
         (lose_batch, "data_batch_2 is missing.*cs.toronto.edu"),
         (damage_parquet, "test-00000-of-00001.parquet cannot be read"),
         (lose_parquet, r"test\*.parquet is missing"),
@@ -391,7 +391,7 @@ def foreign(data):
         (lose_pictures, r"test/<class>/\*.png is missing"),
     ],
 )
-def test_what_is_wrong_is_said(make, message, tmp_path):
+def test_what_is_wrong_is_reported(make, message, tmp_path):
     make(tmp_path / "data")
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
@@ -409,11 +409,13 @@ def test_what_is_wrong_is_said(make, message, tmp_path):
             "cannot be read.*cannot reshape",
         ),
         (idx(np.zeros(9, np.uint8), 0x801), "magic number .* not 2049"),
-        (idx(np.zeros((9, 64, 64), np.uint8)), r"\[9, 1, 64, 64\]; wanted"),
-        (idx(np.zeros((0, 28, 28), np.uint8)), r"\[0, 1, 28, 28\]; wanted"),
+        (idx(np.zeros((9, 64, 64), np.uint8)), r"\[9, 1, 64, 64\]; expected"),
+        (idx(np.zeros((0, 28, 28), np.uint8)), r"\[0, 1, 28, 28\]; expected"),
     ],
 )
-def test_what_is_wrong_with_fashion_mnist_is_said(content, message, tmp_path):
+def test_what_is_wrong_with_fashion_mnist_is_reported(
+    content, message, tmp_path
+):
     make_fashion(tmp_path / "data")
     path = tmp_path / "data" / DEBIAN_FOLDER / IDX["train"]
     path.unlink()
@@ -436,7 +438,7 @@ def test_an_unknown_data_set_is_refused(tmp_path):
         prepare(tmp_path, tmp_path / "out", "mnist")
 
 
-def test_an_incomplete_copy_is_told(tmp_path, caplog):
+def test_an_incomplete_copy_is_reported(tmp_path, caplog):
     make_sheets(tmp_path / "data")
     prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
     assert "holds 20 images for test, the whole of it is 10000" in caplog.text
@@ -459,9 +461,9 @@ SHORT = {
 
 
 def run(cwd, **options):
-    done = processes.run(cwd, RECIPE, **{**SHORT, **options})
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    result = processes.run(cwd, RECIPE, **{**SHORT, **options})
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
 
 
 def read(path):
@@ -508,9 +510,10 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
     assert pictures == {"test.png"} | epochs
 
 
+@pytest.mark.slow
 def test_without_a_bottleneck_there_are_no_codes(tmp_path):
     make_fashion(tmp_path / "data")
-    done = run(
+    result = run(
         tmp_path,
         data_folder="data",
         output_folder="out",
@@ -521,7 +524,7 @@ def test_without_a_bottleneck_there_are_no_codes(tmp_path):
     figures = read(tmp_path / "out/results.json")
     assert 0 < figures["reconstruction_bits_per_dim"] < 9
     assert "bits_per_dim" not in figures and "perplexities" not in figures
-    assert "No model was exported" in done.stdout + done.stderr
+    assert "No model was exported" in result.stdout + result.stderr
     assert not (tmp_path / "out/model").exists()
     assert Image.open(tmp_path / "out/pictures/test.png").mode == "L"
 

@@ -39,11 +39,11 @@ def run(cwd, recipe, **options):
 @pytest.mark.parametrize("preset", ["residual", "product"])
 def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     make_festvoxru(tmp_path / "data")
-    done = run(
+    result = run(
         tmp_path, "FestvoxRu/unit-discovery", data_folder="data", preset=preset
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = json.loads((tmp_path / "out/results.json").read_text())
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     assert tokenizer.mods.quantizer.composition == preset
     root = data_root(tmp_path / "manifests")
@@ -62,13 +62,13 @@ def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     counts = torch.stack([t.bincount(minlength=SIZE) for t in tokens.T])
     bits = float(entropy(counts.double()).sum()) / math.log(2)
     used = 100 * float((counts > 0).double().mean())
-    assert found["vectors"] == len(tokens)
-    assert found["bits_per_second"] == pytest.approx(50 * bits, rel=0.01)
-    assert found["used_codes_percent"] == pytest.approx(used, abs=7)
+    assert results["vectors"] == len(tokens)
+    assert results["bits_per_second"] == pytest.approx(50 * bits, rel=0.01)
+    assert results["used_codes_percent"] == pytest.approx(used, abs=7)
     for book, table in enumerate(tables, 1):
         expected = pnmi(table.counts())
         name = f"pnmi_codebook_{book}"
-        assert found[name] == pytest.approx(expected, abs=0.02)
+        assert results[name] == pytest.approx(expected, abs=0.02)
     config = json.loads((tmp_path / "out/model/config.json").read_text())
     assert (config["num_codebooks"], config["codebook_size"]) == (2, SIZE)
     card = (tmp_path / "out/model/README.md").read_text()
@@ -81,7 +81,7 @@ def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
 @pytest.mark.timeout(600)
 def test_units_of_what_is_streamed_25_a_second(tmp_path):
     copy_of_the_hub(tmp_path / "librispeech_asr")
-    done = run(
+    result = run(
         tmp_path,
         "LibriSpeech/unit-discovery",
         data_folder=tmp_path / "librispeech_asr",
@@ -89,9 +89,9 @@ def test_units_of_what_is_streamed_25_a_second(tmp_path):
         valid_hours=1 / 3600,
         stride=4,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "out/results.json").read_text())
-    assert found["reconstruction_error"] > 0 and "pnmi" not in found
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["reconstruction_error"] > 0 and "pnmi" not in results
     manifest = json.loads((tmp_path / "manifests/train.json").read_text())
     lengths = [item["length"] for item in manifest.values()]
     assert sum(lengths) >= 3 > sum(lengths[:-1])

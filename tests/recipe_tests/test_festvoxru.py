@@ -22,7 +22,7 @@ PACKAGE = "festvox-ru_0.5+dfsg-6_all.deb"
 
 
 def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):
-    files, said = festvoxru_files()
+    files, phones_of = festvoxru_files()
     make_deb(tmp_path / PACKAGE, files)
     packed = prepare(tmp_path / PACKAGE, tmp_path / "packed")
     # Given by the folder it is in, and compressed otherwise.
@@ -36,14 +36,16 @@ def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):
     assert manifests == read(other) == read(unpacked) == read(voice)
     # Every utterance once, whatever its split.
     names = [name for split in SPLITS for name in manifests[split]]
-    assert sorted(names) == sorted(said)
+    assert sorted(names) == sorted(phones_of)
     assert len(manifests["train"]) > 3 * len(manifests["test"])
     for folder in (packed, other, unpacked, voice):
         for name, item in manifests["test"].items():
             path = item["wav"].format(data_root=data_root(folder))
             assert soundfile.info(path).samplerate == RATE
-            found = [phone for _, _, phone in item["phones"]]
-            assert found == ["SIL" if p == "pau" else p for p in said[name]]
+            names = [phone for _, _, phone in item["phones"]]
+            assert names == [
+                "SIL" if p == "pau" else p for p in phones_of[name]
+            ]
             starts = [start for start, _, _ in item["phones"]]
             ends = [end for _, end, _ in item["phones"]]
             assert starts == [0.0, *ends[:-1]]
@@ -54,7 +56,7 @@ def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):
 
 
 def test_a_split_does_not_depend_on_the_other_utterances(tmp_path):
-    files, said = festvoxru_files()
+    files, phones_of = festvoxru_files()
     few = {k: v for k, v in files.items() if "ru_0001." not in k or "mcep" in k}
     texts = few[f"{VOICE}/etc/txt.done.data"].splitlines(keepends=True)
     few[f"{VOICE}/etc/txt.done.data"] = b"".join(texts[1:])
@@ -78,8 +80,8 @@ def test_a_preparation_is_done_once_and_again_where_data_changed(tmp_path):
     assert len(read(folder)["train"]) > 10
     (root / VOICE / "lab/ru_0002.lab").write_text("#\n0.64 125 a\n")
     prepare(root, folder)
-    found = {k: v for part in read(folder).values() for k, v in part.items()}
-    assert found["ru_0002"]["phones"] == [[0.0, 0.64, "a"]]
+    items = {k: v for part in read(folder).values() for k, v in part.items()}
+    assert items["ru_0002"]["phones"] == [[0.0, 0.64, "a"]]
 
 
 def test_a_killed_unpacking_leaves_nothing_that_counts(tmp_path):
@@ -113,7 +115,7 @@ def test_a_damaged_package_is_named(tmp_path):
     assert not list((tmp_path / "out").glob("*msu*"))
 
 
-def test_what_is_no_package_is_said(tmp_path):
+def test_what_is_no_package_is_reported(tmp_path):
     (tmp_path / PACKAGE).write_text("<html>Not found</html>")
     with pytest.raises(ValueError, match="is no Debian package"):
         prepare(tmp_path / PACKAGE, tmp_path / "out")
@@ -128,7 +130,7 @@ def test_what_is_no_package_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.deb"])
-def test_a_folder_that_is_not_there_is_said(name, tmp_path):
+def test_a_folder_that_is_not_there_is_reported(name, tmp_path):
     with pytest.raises(
         FileNotFoundError, match=f"neither a folder nor .*{name}.*apt-get"
     ) as caught:
@@ -156,7 +158,7 @@ def test_a_missing_part_is_named(part, tmp_path):
 def test_utterances_that_are_not_all_there_are_named_and_left_out(
     tmp_path, caplog
 ):
-    files, said = festvoxru_files()
+    files, phones_of = festvoxru_files()
     at = f"{VOICE}/wav/ru_0003.wav"
     files[at] = files[at][:2000]
     del files[f"{VOICE}/wav/ru_0004.wav"]
@@ -165,7 +167,7 @@ def test_utterances_that_are_not_all_there_are_named_and_left_out(
     folder = prepare(write(tmp_path / "root", files), tmp_path / "out")
     lost = {"ru_0003", "ru_0004", "ru_0005", "ru_0006"}
     names = {name for part in read(folder).values() for name in part}
-    assert names == set(said) - lost
+    assert names == set(phones_of) - lost
     for name in lost:
         assert f"Left out {name}" in caplog.text
 
@@ -197,11 +199,11 @@ LINES = WHOLE.splitlines(keepends=True)
 def test_damaged_labels_are_named_and_their_utterance_left_out(
     text, message, tmp_path, caplog
 ):
-    files, said = festvoxru_files()
+    files, phones_of = festvoxru_files()
     files[f"{VOICE}/lab/ru_0007.lab"] = text
     folder = prepare(write(tmp_path / "root", files), tmp_path / "out")
     names = {name for part in read(folder).values() for name in part}
-    assert names == set(said) - {"ru_0007"}
+    assert names == set(phones_of) - {"ru_0007"}
     assert re.search(f"Left out ru_0007: .*ru_0007.*{message}", caplog.text)
 
 

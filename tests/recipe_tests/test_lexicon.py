@@ -38,6 +38,6 @@ def test_what_is_installed_comes_first(elsewhere):
         find_g2p("colorsys:list")
 
 
-def test_where_it_was_searched_is_said(elsewhere):
+def test_where_it_was_searched_is_reported(elsewhere):
     with pytest.raises(ValueError, match=f"nowhere:say.*{elsewhere.name}"):
         find_g2p("nowhere:say")

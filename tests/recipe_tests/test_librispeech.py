@@ -68,13 +68,13 @@ def test_folders_and_datasets_give_the_same(tmp_path, lexicon):
     assert manifests == read(inner)
     others = read(loaded)
     for split, part in zip(SPLITS, librispeech_parts().items(), strict=True):
-        said = dict(part[1])
-        assert set(manifests[split]) == set(others[split]) == set(said)
+        words_of = dict(part[1])
+        assert set(manifests[split]) == set(others[split]) == set(words_of)
         for name, item in manifests[split].items():
             other = others[split][name]
             assert item["phone_names"] == other["phone_names"]
             assert item["phone_names"] == [
-                phone for word in said[name] for phone in PHONES[word]
+                phone for word in words_of[name] for phone in PHONES[word]
             ]
             assert item["spk_id"] == name.split("-")[0]
             audio, same = (
@@ -111,11 +111,11 @@ def units(source, folder):
 def test_units_need_no_lexicon(tmp_path):
     source = write(tmp_path / "data", librispeech_files())
     hub = copy_of_the_hub(tmp_path / "librispeech_asr")
-    found = [read(units(x, tmp_path / f"of-{x.name}")) for x in (source, hub)]
-    assert [len(part) for part in found[0].values()] == [12, 4, 4]
+    forms = [read(units(x, tmp_path / f"of-{x.name}")) for x in (source, hub)]
+    assert [len(part) for part in forms[0].values()] == [12, 4, 4]
     for split in SPLITS:
-        assert found[0][split].keys() == found[1][split].keys()
-        for item in found[0][split].values():
+        assert forms[0][split].keys() == forms[1][split].keys()
+        for item in forms[0][split].values():
             assert "phone_names" not in item and item["words"]
     with pytest.raises(ValueError, match="lexicon"):
         prepare(source, tmp_path / "phones")
@@ -131,9 +131,9 @@ def test_the_first_hours_and_no_more(kind, tmp_path):
     seconds = [item["length"] for item in whole.values()]
     hours = (sum(seconds[:5]) - 0.01) / 3600
     folder = prepare(source, tmp_path / "some", phones=False, hours=hours)
-    found = read(folder)
-    assert list(found["train"]) == list(whole)[:5]
-    assert len(found["test"]) == 4
+    manifests = read(folder)
+    assert list(manifests["train"]) == list(whole)[:5]
+    assert len(manifests["test"]) == 4
     if kind == "hub":
         assert len(list(folder.glob("audio/train-clean-100/*"))) == 5
     for name in ("hours", "valid_hours"):
@@ -180,7 +180,7 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
         ("text", None, "lack text"),
     ],
 )
-def test_rows_of_another_layout_are_told(column, value, message, tmp_path):
+def test_rows_of_another_layout_are_reported(column, value, message, tmp_path):
     import pandas
 
     hub = copy_of_the_hub(tmp_path / "hub")
@@ -281,7 +281,9 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_hub_that_cannot_be_reached_is_said(tmp_path, lexicon, no_waiting):
+def test_a_hub_that_cannot_be_reached_is_reported(
+    tmp_path, lexicon, no_waiting
+):
     # The tests' own Hub is not even started.
     with pytest.raises(FileNotFoundError, match="cannot be loaded"):
         prepare("openslr/librispeech_asr", tmp_path / "out", lexicon)
@@ -317,7 +319,7 @@ def test_training_reads_a_stream(tmp_path):
     assert (tmp_path / "out/results.json").exists()
 
 
-def test_that_there_is_no_folder_is_said_before_the_hub_is_asked(
+def test_that_there_is_no_folder_is_reported_before_the_hub_is_asked(
     tmp_path, lexicon, no_waiting, monkeypatch, caplog
 ):
     monkeypatch.chdir(tmp_path)

@@ -128,8 +128,8 @@ def test_phones_cover_the_utterance(full):
             assert all(a < b for a, b in zip(starts, ends, strict=True))
             names.update(phones)
     # The consonants of English; vowels have many espeak-ng names.
-    wanted = "p t k b d g tS dZ f v T D s z S Z h m n N l r w j SIL"
-    assert names.issuperset(wanted.split())
+    expected = "p t k b d g tS dZ f v T D s z S Z h m n N l r w j SIL"
+    assert names.issuperset(expected.split())
     assert not any(name.startswith(("'", ",", "_")) for name in names)
 
 
@@ -173,10 +173,10 @@ def test_closure_correction_by_hand():
 @pytest.mark.parametrize("frequency", [100, 1000, 5000, 6500])
 def test_resampling_keeps_tones(frequency):
     tone = np.sin(2 * np.pi * frequency * np.arange(22050) / 22050)
-    wanted = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
-    got = espeak._resample(tone)
-    assert len(got) == 16000
-    assert np.abs(got - wanted)[200:-200].max() < 0.03
+    expected = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
+    actual = espeak._resample(tone)
+    assert len(actual) == 16000
+    assert np.abs(actual - expected)[200:-200].max() < 0.03
 
 
 def test_resampling_does_not_alias():
@@ -188,17 +188,19 @@ def test_resampling_does_not_alias():
 def test_item_file_agrees_with_phones(full):
     header, *lines = (full / "phones.item").read_text().splitlines()
     assert header == ("#file onset offset #phone prev-phone next-phone speaker")
-    utts, wanted = load(full)["test"], []
+    utts, expected = load(full)["test"], []
     for utt_id, utt in utts.items():
         for i in range(1, len(utt["phones"]) - 1):
             before, this, after = utt["phones"][i - 1 : i + 2]
             if "SIL" not in (before[2], this[2], after[2]):
-                wanted.append(
+                expected.append(
                     [utt_id, before[0], after[1], this[2], before[2], after[2]]
                     + [utt["spk_id"]]
                 )
-    got = [line.split(" ") for line in lines]
-    assert [[r[0], float(r[1]), float(r[2]), *r[3:]] for r in got] == wanted
+    actual = [line.split(" ") for line in lines]
+    assert [
+        [r[0], float(r[1]), float(r[2]), *r[3:]] for r in actual
+    ] == expected
 
 
 @needs_espeak
@@ -401,9 +403,9 @@ def test_audio_folder(recordings, tmp_path):
 )
 def test_what_is_taken_for_a_speaker(names, speakers, origin):
     paths = [pathlib.Path(f"{name}.wav") for name in names]
-    found, said = mini.find_speakers(paths, "me")
-    assert sorted(set(found.values())) == speakers.split() and said == origin
-    assert list(found) == paths
+    of_path, from_ = mini.find_speakers(paths, "me")
+    assert sorted(set(of_path.values())) == speakers.split() and from_ == origin
+    assert list(of_path) == paths
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 12])
@@ -520,7 +522,7 @@ def test_prepare_finds_out_what_is_there(recordings, tmp_path):
     odd = tmp_path / "odd"
     odd.mkdir()
     (odd / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match="notes.txt.*wanted"):
+    with pytest.raises(FileNotFoundError, match="notes.txt.*expected"):
         mini.prepare(odd, tmp_path / "unused")
     with pytest.raises(ValueError, match="corpus"):
         mini.prepare(odd, tmp_path / "unused", corpus="librispeech")

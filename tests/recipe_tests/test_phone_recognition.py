@@ -3,7 +3,6 @@ was interrupted goes on.
 """
 
 import json
-import logging
 from importlib import import_module
 
 import pytest
@@ -58,15 +57,6 @@ CORPORA = {
 }
 
 
-@pytest.fixture(autouse=True)
-def loggers():
-    """SpeechBrain sets up logging for all of the process."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
-
-
 def start(corpus, data, folder, yaml="train", **options):
     """A run of the recipe in this process; its results."""
     options = {
@@ -103,13 +93,13 @@ def test_from_a_corpus_to_a_model(corpus, tmp_path):
     encoder.load(folder / "model/label_encoder.txt")
     assert encoder.lab2ind == brain.hparams.label_encoder.lab2ind
     wavs, lengths = torch.randn(2, 8000) / 10, torch.ones(2)
-    heard = []
+    log_probs = []
     for modules in (model.mods, brain.modules.eval()):
         with torch.no_grad():
             x, seen = modules.encoder(*modules.features(wavs, lengths))
             vq = modules.quantizer(x, seen)
-            heard.append(modules.recogniser(vq.quantized, seen))
-    torch.testing.assert_close(*heard)
+            log_probs.append(modules.recogniser(vq.quantized, seen))
+    torch.testing.assert_close(*log_probs)
     # Who runs it again finds it done.
     assert (
         start(corpus, data, folder, number_of_steps=80, vq=SCHEDULE)[1]
@@ -162,7 +152,7 @@ def test_a_run_interrupted_and_resumed_ends_with_the_same_figures(
     assert resumed == whole
 
 
-def test_more_phones_than_labels_are_told(tmp_path):
+def test_more_phones_than_labels_are_reported(tmp_path):
     with pytest.raises(ValueError, match="give --num_labels=7"):
         start(
             "FestvoxRu",
@@ -234,7 +224,7 @@ def test_padding_never_counts(training):
         for k, v in model.state_dict().items()
         if torch.is_tensor(v)
     }
-    seen = []
+    results = []
     for time in (60, 100):
         model.load_state_dict(state, strict=False)
         model.zero_grad()
@@ -246,8 +236,8 @@ def test_padding_never_counts(training):
         loss.backward()
         gradients = [p.grad.clone() for p in model.parameters()]
         norms = [b.clone() for n, b in model.named_buffers() if "running" in n]
-        seen.append([torch.cat(rows), vq.loss, *gradients, *norms])
-    for one, other in zip(*seen, strict=True):
+        results.append([torch.cat(rows), vq.loss, *gradients, *norms])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 

@@ -8,10 +8,10 @@ import re
 import shlex
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
+from speechbrain_vq.recipe_files import write_out
 from tests.recipe_tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,12 +60,7 @@ def test_the_files_of_a_row_exist(row):
 
 @every_row
 def test_every_key_of_a_yaml_is_used(row):
-    path = ROOT / row["Hparam_file"]
-    text = path.read_text(encoding="utf-8")
-    variant = re.search(r"^recipe: !include:(.*)$", text, flags=re.M)
-    if variant:
-        base = (path.parent / variant[1]).read_text(encoding="utf-8")
-        text = base + textwrap.dedent(text[variant.end() :])
+    text = write_out(ROOT / row["Hparam_file"])
     keys = re.findall(r"^([A-Za-z]\w*):", text, flags=re.M)
     sources = [ROOT / row["Script_file"]]
     # The script of another corpus, by import_module.
@@ -110,7 +105,7 @@ def test_a_row_runs(row, folder):
     output = folder / pathlib.Path(row["Hparam_file"]).relative_to("recipes")
     output.mkdir(parents=True)
     (output / "stdout.txt").touch()
-    done = processes.run_script(
+    result = processes.run_script(
         folder,
         ROOT / row["Script_file"],
         ROOT / row["Hparam_file"],
@@ -118,7 +113,7 @@ def test_a_row_runs(row, folder):
         "--device=cpu",
         f"--output_folder={output}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    wanted = re.search(r"file_exists=\[(.*?)\]", row["test_debug_checks"])
-    for file in wanted.group(1).split(","):
+    assert result.returncode == 0, result.stdout + result.stderr
+    expected = re.search(r"file_exists=\[(.*?)\]", row["test_debug_checks"])
+    for file in expected.group(1).split(","):
         assert (output / file).is_file(), file

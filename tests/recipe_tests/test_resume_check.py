@@ -1,7 +1,7 @@
 """A folder with a run of other values is not gone on with."""
 
 import pytest
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import resolve_references
 
 from speechbrain_vq.presets import preset_path
 from speechbrain_vq.recipes.common.resume_check import check_resume
@@ -24,10 +24,8 @@ layer: !new:torch.nn.Linear
 
 def check(folder, overrides):
     """Asks whether a run with overrides may go on in the folder."""
-    path, text = folder / "train.yaml", f"output_folder: {folder}\n{overrides}"
-    with open(path, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, text)
-    check_resume(str(path), text, hparams)
+    text = f"output_folder: {folder}\n{overrides}"
+    check_resume(str(folder / "train.yaml"), text)
 
 
 @pytest.fixture

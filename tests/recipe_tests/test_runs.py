@@ -12,7 +12,11 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.recipe_files import recipe_path, recipe_yaml
-from speechbrain_vq.recipes.common.folder import _given, choose, main
+from speechbrain_vq.recipes.common.folder import (
+    _options_with_values,
+    choose,
+    main,
+)
 from speechbrain_vq.recipes.common.loggers import (
     Sample,
     add_logger,
@@ -89,31 +93,35 @@ def test_more_speech_gets_more_codes_and_steps():
     assert choose(870, "speech-codec")["number_of_steps"] == 1600
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--out_put=3"], "Did you mean '--output_folder'"),
-        (["--number_of_steps=-1"], "must be an integer >= 1"),
-        (["--output_folder=in/results"], "among the recordings"),
-    ],
-)
-def test_a_folder_is_not_touched_where_something_is_wrong(
-    options, message, tmp_path, monkeypatch
-):
+def test_a_refused_command_leaves_that_of_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "in").mkdir()
+    for number in range(12):
+        path = tmp_path / "in" / f"{number // 4}_{number}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, torch.randn(16000).numpy() / 9, 16000)
     recipe = "MiniSpeech/unit-discovery"
-    yaml = recipe_yaml(recipe, "train.yaml")
-    script = recipe_path(f"{recipe}/train.py")
-    with pytest.raises(ValueError, match=message):
-        main([str(script), "in", str(yaml), *options])
-    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+    arguments = [
+        *(str(recipe_path(f"{recipe}/train.py")), "in"),
+        *(str(recipe_yaml(recipe, "train.yaml")), "--output_folder=out"),
+    ]
+    begun = tmp_path / "out/save/CKPT+1"
+    begun.mkdir(parents=True)
+    (tmp_path / "out/hyperparams.yaml").write_text("latent_dim: 8\n")
+    (tmp_path / "out/command.txt").write_text("speechbrain-vq train in\n")
+    with pytest.raises(ValueError, match="latent_dim was 8, now it is 64"):
+        main(arguments)
+    command = tmp_path / "out/command.txt"
+    assert command.read_text() == "speechbrain-vq train in\n"
 
 
 def test_what_is_given_is_not_chosen():
     options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
-    assert _given(options) == {"codebook_size": "64", "lr": "0.1"}
-    assert _given([]) == _given(["--noprogressbar"]) == {}
+    assert _options_with_values(options) == {"codebook_size": "64", "lr": "0.1"}
+    assert (
+        _options_with_values([])
+        == _options_with_values(["--noprogressbar"])
+        == {}
+    )
 
 
 def test_a_validation_is_one_line():
@@ -142,6 +150,20 @@ class Kept:
         self.stats.append(args)
 
 
+def held_out():
+    """An utterance of noise, and half of it."""
+    extract, wav = LogMel(16000), torch.randn(1, 16000) / 9
+    extract.fit([wav])
+    mels = extract(wav, torch.ones(1))[0][0]
+    return Sample(
+        mels,
+        0.5 * mels,
+        torch.tensor([3, 3, 7, 3]),
+        lambda mels: extract.inverse(mels.unsqueeze(0))[0],
+        16000,
+    )
+
+
 def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing import event_accumulator
@@ -155,16 +177,7 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     }
     add_logger(hparams, "file")
     assert hparams["train_logger"] is kept
-    extract, wav = LogMel(16000), torch.randn(1, 16000) / 9
-    extract.fit([wav])
-    mels = extract(wav, torch.ones(1))[0][0]
-    sample = Sample(
-        mels,
-        0.5 * mels,
-        torch.tensor([3, 3, 7, 3]),
-        lambda mels: extract.inverse(mels.unsqueeze(0))[0],
-        16000,
-    )
+    sample = held_out()
     # Of a run that was interrupted, and resumed.
     for step in (20, 40):
         hparams["train_logger"] = kept
@@ -184,9 +197,9 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
         *((20, 0.05), (40, 0.025))
     ]
     for kind in ("original", "decoded"):
-        heard = events.Audio(f"utt/{kind}")
-        assert [one.step for one in heard] == [20, 40]
-        read, rate = soundfile.read(io.BytesIO(heard[0].encoded_audio_string))
+        decoded = events.Audio(f"utt/{kind}")
+        assert [one.step for one in decoded] == [20, 40]
+        read, rate = soundfile.read(io.BytesIO(decoded[0].encoded_audio_string))
         assert rate == 16000 and abs(len(read) - 16000) <= 160
     # Codes of an even share of the usage have 1.
     (usage, _) = events.Histograms("usage of a code over the mean")
@@ -195,9 +208,31 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     assert "| lr | 0.25 |" in str(
         events.Tensors("hyperparameters/text_summary")[0].tensor_proto
     )
-    strip = picture(sample)[mels.shape[1] + 4]
+    strip = picture(sample)[sample.original.shape[1] + 4]
     firsts = strip[[0, 30, 60, 90]].tolist()
     assert firsts[0] == firsts[1] == firsts[3] != firsts[2]
+
+
+def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    hparams = {"output_folder": str(tmp_path), "lr": 0.25, "modules": {}}
+    runs = []
+    for step in (20, 40):
+        hparams["train_logger"] = Kept()
+        add_logger(hparams, "wandb")
+        group = hparams["train_logger"]
+        group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
+        counts = torch.tensor([[2.0, 6.0, 0.0, 0.0]])
+        group.log_media(step, {"utt": held_out()}, counts)
+        runs.append(group.loggers[-1].run)
+        assert runs[-1].config["lr"] == 0.25 and runs[-1].step == step
+        runs[-1].finish()
+    assert runs[0].id == runs[1].id
+    decoded = list(tmp_path.rglob("media/audio/utt/original_40_*.wav"))
+    read, rate = soundfile.read(decoded[0])
+    assert rate == 16000 and abs(len(read) - 16000) <= 160
 
 
 def test_a_logger_that_is_not_there_is_named(tmp_path, monkeypatch):

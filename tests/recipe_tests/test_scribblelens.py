@@ -17,8 +17,8 @@ from PIL import Image
 
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.lobes.handwriting import STRIDE
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
     find_fonts,
     render,
@@ -243,7 +243,7 @@ def test_an_archive_cut_short_is_named(corpus, tmp_path):
         prepare(archive, tmp_path / "out")
 
 
-def test_a_line_that_cannot_be_used_is_told_and_left_out(
+def test_a_line_that_cannot_be_used_is_reported_and_left_out(
     rendered, tmp_path, caplog
 ):
     data = tmp_path / "data"
@@ -259,7 +259,9 @@ def test_a_line_that_cannot_be_used_is_told_and_left_out(
     assert total == 59
 
 
-def test_a_line_without_a_writer_is_told_and_left_out(corpus, tmp_path, caplog):
+def test_a_line_without_a_writer_is_reported_and_left_out(
+    corpus, tmp_path, caplog
+):
     root, of = corpus / ROOT, "nl/tasman/22.0/line1"
     for ending in (".jpg", ".txt"):
         shutil.copy(root / f"{of}{ending}", root / f"nl/line1{ending}")
@@ -307,11 +309,11 @@ def test_a_damaged_file_of_the_archive_costs_its_line(
     damage(archive, name)
     parts = manifests(prepare(archive, tmp_path / "out"))
     assert sum(map(len, parts)) == 59
-    left = {
+    remaining = {
         item["image"].rsplit(".", 1)[0] for p in parts for item in p.values()
     }
     stem = name.rsplit(".", 1)[0]
-    assert f"{ROOT}/{stem}" not in left
+    assert f"{ROOT}/{stem}" not in remaining
     assert "1 of " in caplog.text and f"{stem}.jpg (" in caplog.text
 
 
@@ -336,7 +338,7 @@ def test_damaged_alignments_and_lists_are_named(ending, rendered, tmp_path):
         ("a.jpg 1 targetStr:*a*\n0 1 a\n", "has 1 rows"),
     ],
 )
-def test_an_alignment_that_is_none_is_told(text, message):
+def test_an_alignment_that_is_none_is_reported(text, message):
     with pytest.raises(ValueError, match=message):
         read_alignment(text)
 
@@ -420,8 +422,8 @@ def results(folder):
 def test_from_an_archive_to_a_model(rendered, tmp_path):
     shutil.copytree(rendered, tmp_path / "data")
     archive = pack(tmp_path / "data")
-    done = run(tmp_path, data_folder=archive, output_folder="out")
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(tmp_path, data_folder=archive, output_folder="out")
+    assert result.returncode == 0, result.stdout + result.stderr
     figures = results(tmp_path / "out")
     assert figures["preset"] == "robust" and figures["steps"] == 60
     assert 0 < figures["bits_per_dim"] < 2
@@ -453,10 +455,10 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
 def test_a_run_that_cannot_work_is_refused(
     options, message, rendered, tmp_path
 ):
-    done = run(tmp_path, data_folder=rendered, output_folder="out", **options)
-    assert done.returncode != 0
-    assert re.search(f"Error: {message}", done.stderr)
-    assert "Traceback" not in done.stderr
+    result = run(tmp_path, data_folder=rendered, output_folder="out", **options)
+    assert result.returncode != 0
+    assert re.search(f"Error: {message}", result.stderr)
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out/results.json").exists()
 
 
@@ -478,21 +480,22 @@ def test_the_stride_is_that_of_the_encoder(tmp_path):
     assert 40 / latents.shape[1] == STRIDE
 
 
+@pytest.mark.slow
 def test_without_a_bottleneck(rendered, tmp_path):
-    done = run(
+    result = run(
         tmp_path,
         data_folder=rendered,
         output_folder="out",
         preset="none",
         vq="{}",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     figures = results(tmp_path / "out")
     assert {"bits_per_dim", "cer"} <= set(figures)
     of_codes = {"nmi", "mapping_accuracy", "fillable_codes", "perplexity"}
     assert not of_codes & set(figures)
     assert not (tmp_path / "out/model").exists()
-    assert "No model was exported" in done.stdout + done.stderr
+    assert "No model was exported" in result.stdout + result.stderr
 
 
 @pytest.mark.slow

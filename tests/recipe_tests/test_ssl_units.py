@@ -41,14 +41,14 @@ def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     phone_corpora.make_librispeech(tmp_path / "librispeech")
     encoder = make_encoder(family, tmp_path / "encoder")
-    done = processes.run(
+    result = processes.run(
         tmp_path,
         RECIPE,
         **SHORT,
         ssl_family=family,
         ssl_folder="encoder",
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["used_codes_percent"] > 30
     model = tmp_path / "out/model"
@@ -112,8 +112,8 @@ def test_a_model_without_log_mels_decodes_to_no_speech(tmp_path):
     phone_corpora.make_librispeech(tmp_path / "librispeech")
     make_encoder("WavLM", tmp_path / "encoder")
     changes = {"mel_bands": 0, "ssl_folder": "encoder", "ssl_weights": "[1, 3]"}
-    done = processes.run(tmp_path, RECIPE, **{**SHORT, **changes})
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = processes.run(tmp_path, RECIPE, **{**SHORT, **changes})
+    assert result.returncode == 0, result.stdout + result.stderr
     tokenizer = VQTokenizer.from_hparams(
         tmp_path / "out/model", ssl_encoder=tmp_path / "encoder"
     )

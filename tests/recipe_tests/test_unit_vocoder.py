@@ -92,8 +92,8 @@ def run(data, tokenizer, output, **changes):
 @pytest.mark.timeout(1200)
 def test_it_learns_goes_on_and_speaks(data, tokenizer, tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    done = run(data, tokenizer, whole)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = run(data, tokenizer, whole)
+    assert result.returncode == 0, result.stdout + result.stderr
     log = (whole / "train_log.txt").read_text()
     errors = [
         float(line.split("valid mel_l1: ")[1])
@@ -112,11 +112,11 @@ def test_it_learns_goes_on_and_speaks(data, tokenizer, tmp_path):
         tokenizer, vocoder=whole / "vocoder", run_opts=cpu
     )
     # The latest: the one with the least loss may be kept beside it.
-    found = max((whole / "save").glob("CKPT*/generator.ckpt"))
+    checkpoint = max((whole / "save").glob("CKPT*/generator.ckpt"))
     with open(RECIPE / "hparams/train.yaml") as file:
         flags = {**SMALL, "data_folder": "x", "output_folder": "x"}
         generator = load_hyperpyyaml(file, flags)["generator"]
-    generator.load_state_dict(torch.load(found, weights_only=True))
+    generator.load_state_dict(torch.load(checkpoint, weights_only=True))
     wav = torch.from_numpy(soundfile.read(data / "0.wav")[0]).float()[None]
     tokens, _ = spoken.encode_batch(wav)
     speaker = spoken.speaker_batch(wav)
@@ -158,7 +158,7 @@ def test_no_more_is_validated_than_asked_for(data, tokenizer):
         ),
     ],
 )
-def test_a_yaml_for_another_tokenizer_is_told(tokenizer, change, message):
+def test_a_yaml_for_another_tokenizer_is_reported(tokenizer, change, message):
     flags = {**SMALL, "data_folder": "x", "output_folder": "x", **change}
     with open(RECIPE / "hparams/train.yaml") as file:
         hparams = load_hyperpyyaml(file, flags)
@@ -214,14 +214,14 @@ def test_it_is_compared_with_griffin_lim_where_there_is_one(
         brain.test(batch_of(tokens), torch.rand(1, 1, 960))
     brain.on_stage_end(recipe.sb.Stage.TEST, 0.5)
     assert brain.results["utterances"] == 2
-    found = {path.name for path in (tmp_path / "samples").iterdir()}
+    names = {path.name for path in (tmp_path / "samples").iterdir()}
     kinds = {"speech", "vocoder"} | ({"griffin_lim"} - {kind})
     if kind == "wavenet":
         kinds.remove("griffin_lim")
         assert "griffin_lim_mel_l1" not in brain.results
     else:
         assert brain.results["griffin_lim_mel_l1"] >= 0
-    assert found == {f"a_b.{name}.wav" for name in kinds}
+    assert names == {f"a_b.{name}.wav" for name in kinds}
 
 
 def test_the_main_process_alone_writes_samples(build, tmp_path, monkeypatch):

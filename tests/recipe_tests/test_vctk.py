@@ -11,7 +11,7 @@ import speechbrain_vq.recipes.LibriSpeech.librispeech_prepare as librispeech
 import speechbrain_vq.recipes.VCTK.vctk_prepare as vctk
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import data_root
-from speechbrain_vq.recipes.VCTK.vctk_prepare import _sentence, prepare
+from speechbrain_vq.recipes.VCTK.vctk_prepare import _normalize, prepare
 from tests.recipe_tests.phone_corpora import read, write
 from tests.recipe_tests.vctk_corpus import (
     RATE,
@@ -53,7 +53,7 @@ def test_sentences_and_speakers_of_the_splits(corpus, tmp_path, caplog):
         folder = prepare(corpus, tmp_path / "out", **OPTIONS)
     manifests = read(folder)
     sentences = {
-        split: {_sentence(i["words"]) for i in items.values()} - {""}
+        split: {_normalize(i["words"]) for i in items.values()} - {""}
         for split, items in manifests.items()
     }
     speakers = {
@@ -121,7 +121,7 @@ def test_it_is_done_once_and_anew_where_the_corpus_changes(corpus, tmp_path):
 
 def test_one_sentence_written_in_several_ways():
     said = "It’s “Stella” - don’t ask.", "IT'S Stella,  don't ask"
-    assert _sentence(said[0]) == _sentence(said[1]) == "it s stella don t ask"
+    assert _normalize(said[0]) == _normalize(said[1]) == "it s stella don t ask"
 
 
 def test_the_yamls_differ_in_the_voice_alone():
@@ -157,7 +157,7 @@ def test_damaged_audio_is_named_and_left_out(corpus, tmp_path, caplog):
         ("speaker-info", "speakers", "lacks speaker-info.txt"),
         ("_silence_trimmed/", "/", "has no files such as p225/p225_001.wav"),
         ("_mic1.flac", ".flac", "has no files such as p225/p225_001_mic1.fl"),
-        ("wav48_silence_trimmed", "audio", "holds .*; wanted is VCTK"),
+        ("wav48_silence_trimmed", "audio", "holds .*; expected VCTK"),
     ],
 )
 def test_what_is_missing_is_named(old, new, message, tmp_path):

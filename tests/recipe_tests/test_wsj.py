@@ -130,25 +130,25 @@ def test_audio_that_is_cut_short_is_named_and_left_out(
     assert "4a8c0004.wv1: cannot be read" in caplog.text
 
 
-def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_told(
+def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_reported(
     tmp_path, lexicon, caplog
 ):
     source = write(tmp_path / "WSJ", wsj_files())
     lines = [x for x in LEXICON.splitlines() if not x.startswith("SEE")]
     lexicon.write_text("\n".join(lines))
     manifests = read(prepare(source, tmp_path / "out", lexicon))
-    kept = [i for items in manifests.values() for i in items.values()]
-    assert 0 < len(kept) < 24
-    assert not any("SEE" in item["words"].split() for item in kept)
-    assert f"{24 - len(kept)} utterances are left out" in caplog.text
+    utterances = [i for items in manifests.values() for i in items.values()]
+    assert 0 < len(utterances) < 24
+    assert not any("SEE" in item["words"].split() for item in utterances)
+    assert f"{24 - len(utterances)} utterances are left out" in caplog.text
     assert "SEE (" in caplog.text
     # Another lexicon is another preparation, and g2p says what it lacks.
     manifests = read(
         prepare(source, tmp_path / "out", lexicon, "builtins:list")
     )
-    kept = [i for items in manifests.values() for i in items.values()]
-    assert len(kept) == 24
-    see = next(i for i in kept if i["words"].split()[0] == "SEE")
+    utterances = [i for items in manifests.values() for i in items.values()]
+    assert len(utterances) == 24
+    see = next(i for i in utterances if i["words"].split()[0] == "SEE")
     assert see["phone_names"][:3] == ["S", "E", "E"]
 
 
@@ -167,7 +167,7 @@ def test_what_is_missing_is_named(missing, message, tmp_path, lexicon):
         prepare(source, tmp_path / "out", lexicon)
 
 
-def test_a_folder_that_is_not_there_is_said(tmp_path, lexicon):
+def test_a_folder_that_is_not_there_is_reported(tmp_path, lexicon):
     with pytest.raises(
         FileNotFoundError, match="There is no folder .*nowhere.*LDC93S6A"
     ):

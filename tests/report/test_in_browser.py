@@ -85,10 +85,10 @@ def test_every_state_is_accessible_and_fits(open_page, state, scheme):
         page.set_viewport_size({"width": width, "height": 900})
         scrolled = page.evaluate("document.documentElement.scrollWidth")
         assert scrolled <= width
-        found = axe.Axe().run(page)["violations"]
+        violations = axe.Axe().run(page)["violations"]
         assert not [
             (v["id"], v["nodes"][0]["html"][:200])
-            for v in found
+            for v in violations
             if v["impact"] in ("serious", "critical")
         ]
     banner = page.locator(".banner.collapsed")

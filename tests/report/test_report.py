@@ -187,10 +187,10 @@ def test_one_offline_page(tmp_path):
     run = make_run(tmp_path)
     page = tmp_path / "pages" / "report.html"
     other = make_run(tmp_path / "other", used=1.5, perplexity=3.0)
-    done = CliRunner().invoke(
+    result = CliRunner().invoke(
         main, ["report", str(run), f"--out={page}", f"--compare={other}"]
     )
-    assert done.exit_code == 0, done.output
+    assert result.exit_code == 0, result.output
     html = page.read_text("utf-8")
     assert len(html) < 10e6
     # Nothing is loaded from elsewhere.
@@ -225,15 +225,15 @@ def test_evaluate_ends_with_it(tmp_path):
     arguments = ["evaluate", "mini", "--replicates=0", "--reconstruct=0"]
     manifest = run / "manifests" / "test.json"
     arguments += [f"--manifest={manifest}", f"--report={page}"]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 0 and f"Wrote {page}" in done.output
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0 and f"Wrote {page}" in result.output
     assert "2 utterances of test.json" in page.read_text("utf-8")
 
 
 def test_command_and_changes(tmp_path):
     summary = summarize(make_run(tmp_path))
-    found = {change.key: change.value for change in changes(summary)}
-    assert found == {"seed": 7, "number_of_steps": 400, "vq.norm": "none"}
+    values = {change.key: change.value for change in changes(summary)}
+    assert values == {"seed": 7, "number_of_steps": 400, "vq.norm": "none"}
     assert command(summary).splitlines() == [
         "speechbrain-vq train MiniSpeech/unit-discovery \\",
         "    --data_folder=data \\",
@@ -262,9 +262,9 @@ def test_wrong_places_are_named(tmp_path):
         ("sppech", "no folder 'sppech'"),
         (str(tmp_path), "not the folder"),
     ):
-        done = CliRunner().invoke(main, ["report", place])
-        assert done.exit_code == 1 and hint in done.output
+        result = CliRunner().invoke(main, ["report", place])
+        assert result.exit_code == 1 and hint in result.output
     silent = tmp_path / "silent"
     silent.mkdir()
-    done = CliRunner().invoke(main, ["report", "mini", f"--data={silent}"])
-    assert done.exit_code == 1 and "no audio files" in done.output
+    result = CliRunner().invoke(main, ["report", "mini", f"--data={silent}"])
+    assert result.exit_code == 1 and "no audio files" in result.output

@@ -166,6 +166,47 @@ def test_checkpoints_of_one_second_all_survive(tmp_path):
         assert model.weight.item() == checkpoint.meta["number"]
 
 
+@pytest.mark.parametrize("hours", [[0, -2, -1], [0, 9e5, 0], [0, 0, -1e5, 3]])
+def test_the_newest_is_the_last_saved_whatever_the_clock_did(
+    tmp_path, monkeypatch, hours
+):
+    clock, model = time.time, make_model()
+    for number, off in enumerate(hours):
+        now = clock() + 3600 * off
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        torch.nn.init.constant_(model.weight, number)
+        # A new process each time.
+        checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+        checkpointer.save_and_keep_only({"number": number}, num_to_keep=2)
+        found = checkpointer.find_checkpoints()
+        assert [c.meta["number"] for c in found] == [number, number - 1][
+            : number + 1
+        ]
+        torch.nn.init.zeros_(model.weight)
+        checkpointer.recover_if_possible()
+        assert model.weight.item() == number
+
+
+def test_the_thousandth_save_looks_no_more_than_the_first(tmp_path):
+    looks = []
+
+    class Counting(AtomicCheckpointer):
+        def list_checkpoints(self):
+            looks[-1] += 1
+            return super().list_checkpoints()
+
+    checkpointer = Counting(tmp_path)
+    for _ in range(5):
+        looks.append(0)
+        checkpointer.save_and_keep_only()
+    assert len(set(looks)) == 1
+    # Nor is what is recent kept where that is not asked for.
+    checkpointer.save_and_keep_only({"loss": 1.0}, min_keys=["loss"])
+    options = {"min_keys": ["loss"], "keep_recent": False}
+    checkpointer.save_and_keep_only({"loss": 2.0}, **options)
+    assert [c.meta.get("loss") for c in checkpointer.list_checkpoints()] == [1]
+
+
 @pytest.mark.parametrize("name", ["best", "epoch+3"])
 def test_named_checkpoint_keeps_its_name(tmp_path, name):
     checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})

@@ -10,20 +10,22 @@ trains the same recognizer on the features that the tokenizer gets: what the
 tokens cost.
 """
 
-import logging
-import pathlib
 import sys
 
 import speechbrain as sb
 import torch
-from speechbrain.decoders import ctc_greedy_decode
 from speechbrain.utils.distributed import run_on_main
-from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import read_audio, read_dataset
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.nnet.utils import check_choice
+from speechbrain_vq.recipes.common.phones import (
+    PhoneErrorsMixin,
+    add_labels,
+    read_split,
+)
 from speechbrain_vq.recipes.common.runs import (
     fit_and_test,
     prepared,
@@ -31,8 +33,6 @@ from speechbrain_vq.recipes.common.runs import (
     write_results,
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
-
-logger = logging.getLogger(__name__)
 
 
 class TokenEmbedding(torch.nn.Module):
@@ -57,7 +57,7 @@ class TokenEmbedding(torch.nn.Module):
         return self.table(tokens + self.first).flatten(2)
 
 
-class ASRBrain(sb.Brain):
+class ASRBrain(PhoneErrorsMixin, sb.Brain):
     """Train a phone recognizer by CTC."""
 
     def compute_forward(self, batch, stage):
@@ -69,23 +69,12 @@ class ASRBrain(sb.Brain):
         return logits.log_softmax(-1), lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the CTC loss; count the errors outside training."""
-        log_probs, lengths = predictions
-        encoder = self.hparams.label_encoder
-        blank = encoder.get_blank_index()
-        if stage != sb.Stage.TRAIN:
-            decoded = ctc_greedy_decode(log_probs, lengths, blank)
-            self.errors.append(
-                batch.id, encoder.decode_ndim(decoded), batch.phones
-            )
-        labels, label_lengths = batch.labels
-        return sb.nnet.losses.ctc_loss(
-            log_probs, labels, lengths, label_lengths, blank
-        )
+        """Compute the CTC loss."""
+        return self.ctc_loss(*predictions, batch, stage)
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the counts."""
-        self.errors = ErrorRateStats()
+        super().on_stage_start(stage, epoch)
         if stage == sb.Stage.TRAIN:
             # A resumed run drops out what the one before it would have.
             torch.manual_seed(self.hparams.seed + epoch)
@@ -95,8 +84,7 @@ class ASRBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
-        summary = self.errors.summarize()
-        stats = {"loss": stage_loss, "PER": summary["error_rate"]}
+        stats = self.error_stats(stage_loss)
         if stage == sb.Stage.VALID:
             self.hparams.train_logger.log_stats(
                 {"epoch": epoch}, self.train_stats, stats
@@ -108,28 +96,7 @@ class ASRBrain(sb.Brain):
         self.hparams.train_logger.log_stats(
             {"epoch": self.hparams.epoch_counter.current}, test_stats=stats
         )
-        self.results = {
-            "per": stats["PER"],
-            "phones": summary["num_scored_tokens"],
-            "loss": stage_loss,
-        }
-
-
-def read_split(hparams, folder, split):
-    """Read the utterances of a split whose phones are known."""
-    dataset = read_dataset(folder, split)
-    for name, item in list(dataset.data.items()):
-        phones = [phone for _, _, phone in item.get("phones", [])]
-        item["phones"] = [p for p in phones if p not in hparams["not_phones"]]
-        if not item["phones"] or item["length"] > hparams["longest"]:
-            del dataset.data[name]
-    dataset.data_ids = list(dataset.data)
-    if not dataset.data:
-        raise ValueError(
-            f"No utterance of {folder / split}.json has phones to recognize "
-            f"and at most {hparams['longest']:g} seconds."
-        )
-    return dataset
+        self.results = self.test_results(stage_loss)
 
 
 @torch.no_grad()
@@ -149,20 +116,13 @@ def encode(tokenizer, path, kind):
 
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests."""
-    splits = ("train", "valid", "test")
-    datasets = {s: read_split(hparams, folder, s) for s in splits}
-    encoder = hparams["label_encoder"]
-    encoder.load_or_create(
-        pathlib.Path(hparams["save_folder"]) / "label_encoder.txt",
-        from_iterables=[[i["phones"] for i in datasets["train"].data.values()]],
-        sequence_input=True,
-        special_labels={"blank_label": 0, "unk_label": "<unk>"},
-    )
-    encoder.ignore_len()
+    rate = hparams["pretrained"].token_rate
+    datasets = {s: read_split(hparams, folder, s, rate) for s in SPLITS}
+    add_labels(hparams["label_encoder"], datasets, hparams["save_folder"])
     # The tokenizer is frozen: once is enough.
     inputs = {
         name: encode(hparams["pretrained"], item["wav"], hparams["input"])
-        for split in splits
+        for split in SPLITS
         for name, item in tqdm(
             datasets[split].data.items(), f"{split} set", disable=None
         )
@@ -173,15 +133,9 @@ def dataio_prep(hparams, folder):
     def look_up(name):
         return inputs[name]
 
-    @sb.utils.data_pipeline.takes("phones")
-    @sb.utils.data_pipeline.provides("labels")
-    def label(phones):
-        return encoder.encode_sequence_torch(phones)
-
     for dataset in datasets.values():
         dataset.add_dynamic_item(look_up)
-        dataset.add_dynamic_item(label)
-        dataset.set_output_keys(["id", "inputs", "phones", "labels"])
+        dataset.set_output_keys(["id", "inputs", "phone_names", "labels"])
     return datasets
 
 

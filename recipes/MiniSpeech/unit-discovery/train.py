@@ -22,7 +22,12 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import random_start, read_audio, read_dataset
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.dataset import (
+    TrainingReader,
+    random_start,
+    read_dataset,
+)
 from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
@@ -276,13 +281,14 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """Build the datasets of a folder of manifests."""
 
     longest = hparams["longest"]
+    read = TrainingReader(hparams["sample_rate"])
 
     @sb.utils.data_pipeline.takes("id", "wav", "length")
     @sb.utils.data_pipeline.provides("sig")
     def anywhere(name, path, seconds):
         epoch = hparams["epoch_counter"].current
         start = random_start(name, epoch, seconds, longest)
-        return read_audio(path, hparams["sample_rate"], start, longest)
+        return read(path, seconds, start, longest)
 
     @sb.utils.data_pipeline.takes("wav")
     @sb.utils.data_pipeline.provides("sig")

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
-from speechbrain_vq.dataio.audio import random_start, read_audio, read_dataset
+from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.dataset import random_start, read_dataset
 from speechbrain_vq.hub.folder import HPARAMS, save_weights
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer

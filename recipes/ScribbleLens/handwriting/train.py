@@ -17,7 +17,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import random_start
+from speechbrain_vq.dataio.dataset import random_start
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.evaluation.phone_units import (
     PhoneUnitCounts,
@@ -50,8 +50,8 @@ class HandwritingBrain(AnnealingBrain):
         """Build one optimizer for the model and one for the probe: clipping and
         steps of the model must not depend on the probe either."""
         probe = list(self.modules.probe.parameters())
-        ours = {id(parameter) for parameter in probe}
-        rest = [p for p in self.modules.parameters() if id(p) not in ours]
+        probe_ids = {id(parameter) for parameter in probe}
+        rest = [p for p in self.modules.parameters() if id(p) not in probe_ids]
         self.optimizers_dict = {
             "model": self.opt_class(rest),
             "probe": self.hparams.probe_opt_class(probe),

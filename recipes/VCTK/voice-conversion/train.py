@@ -85,27 +85,9 @@ class ConversionBrain(units.UnitBrain):
 
 
 def find_encoder(source: str | os.PathLike) -> pathlib.Path:
-    """Find the weights of a pretrained speaker encoder; nothing else of its
-    repository is read.
-
-    Arguments
-    ---------
-    source : path or str
-        A folder with ``embedding_model.ckpt``, or a model on the Hub such as
-        ``speechbrain/spkrec-ecapa-voxceleb``.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, or no such file in it.
-    HubError
-        If the Hub does not give it; the message says why.
-    """
+    """Find the ``embedding_model.ckpt`` of a pretrained speaker encoder, in a
+    folder or on the Hub (such as ``speechbrain/spkrec-ecapa-voxceleb``);
+    nothing else of its repository is read."""
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if (folder / WEIGHTS).is_file():
@@ -122,21 +104,8 @@ def find_encoder(source: str | os.PathLike) -> pathlib.Path:
 
 def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
     """Load the weights of a pretrained encoder without running any code that
-    is among them.
-
-    Arguments
-    ---------
-    speaker : PretrainedSpeaker
-        The module to load into.
-    path : path
-        The ``embedding_model.ckpt`` of a pretrained encoder.
-
-    Raises
-    ------
-    ValueError
-        If the file is not of tensors only, or they do not fit, or have values
-        that are NaN or infinite.
-    """
+    is among them. A ValueError says that they are not tensors, do not fit, or
+    are not finite."""
     load_checkpoint(
         speaker.embedding_model,
         path,

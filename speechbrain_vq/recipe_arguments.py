@@ -1,14 +1,15 @@
-"""Parse the command line of a recipe."""
+"""Parse the command line of a recipe, before anything slow is imported."""
 
 import functools
+import importlib.util
 import re
+import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 from warnings import warn
 
-import speechbrain
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAMLError
 
@@ -27,76 +28,76 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     has such a thing: its times of re-initialization give none to a preset that
     never re-initializes.
 
-    A yaml may also be a variant of another: one key, ``recipe:
-    !include:train.yaml``, with the overrides that make the variant below it.
-
+    The yaml may be a variant of another, see ``recipe_files.read_recipe``.
     Dashes in the name of a key count as underscores, and a boolean key without
     a value is true.
 
-    Arguments
-    ---------
-    argv : list[str]
-        Arguments after the name of the script.
-
-    Returns
-    -------
-    tuple
-        The yaml file (of a variant, the one it includes), run options and
-        overrides. A variant's overrides may add keys: load them with
-        ``overrides_must_match=False``.
-
-    Raises
-    ------
-    ValueError
-        If an argument is of no option or not of the type or in the range of
-        its key, there is no such preset, or the preset or the recipe has no
-        such key.
-    """
+    Returns the yaml file (of a variant, the one at the end of its includes),
+    the run options and the overrides. These may add keys: load them with
+    ``overrides_must_match=False``. A ValueError tells what is wrong with an
+    argument, or missing."""
     # SpeechBrain would append it to the value before it.
     for before, arg in pairwise(argv):
         is_value = before.startswith("-") and "=" not in before
         if re.match(r"\w+=", arg) and not is_value:
             raise ValueError(f"{arg!r} belongs to no option: write --{arg}.")
-    hparams_file, run_opts, overrides = speechbrain.parse_arguments(
+    hparams_file, run_opts, overrides = _run_options().from_command_line_args(
         [_with_underscores(arg) for arg in argv]
     )
     try:
-        given = load(overrides) or {}
+        options = load(overrides) or {}
     except YAMLError as error:
         lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
         raise ValueError(f"Not all of {lines} is yaml: {error}") from error
-    hparams_file, recipe, variant = read_recipe(hparams_file)
+    yaml = hparams_file
+    hparams_file, recipe, variant = read_recipe(yaml)
     key = "arm" if "arm" in recipe else "preset"
     # In yamls of 0.1, the preset is under ``arm``.
-    for other in {"arm", "preset"} & set(given) - {key}:
+    for other in {"arm", "preset"} & set(options) - {key}:
         if other == "arm":
             warn("--arm is now --preset", FutureWarning, stacklevel=2)
-        given[key] = given.pop(other)
-    for name in given:
-        if name not in recipe and name not in variant:
-            raise ValueError(
-                unknown_name(
-                    "option",
-                    f"--{name}",
-                    [f"--{key}" for key in (*recipe, *variant)],
-                )
-            )
-        default = variant.get(name, recipe.get(name))
-        if given[name] is None and isinstance(default, bool):
-            given[name] = True
-        _check_value(name, given[name], default)
-    changes, own = given.pop("vq", {}), variant.pop("vq", {})
+        options[key] = options.pop(other)
+    defaults = {**recipe, **variant}
+    for name, value in options.items():
+        if name not in defaults:
+            known = [f"--{key}" for key in defaults]
+            raise ValueError(unknown_name("option", f"--{name}", known))
+        if value is None and isinstance(defaults[name], bool):
+            options[name] = True
+        _check_value(name, options[name], defaults[name])
+    for name, default in defaults.items():
+        tag = getattr(getattr(default, "tag", None), "value", None)
+        if tag == "!PLACEHOLDER" and name not in options:
+            raise ValueError(f"--{name}=... is missing: {yaml} asks for it.")
+    changes, own = options.pop("vq", {}), variant.pop("vq", {})
     include = ""
-    if changes or own or key in given or key in variant:
+    if changes or own or key in options or key in variant:
         below = _own_changes(recipe, key)
         recursive_update(below, own)
-        name = given.get(key, variant.get(key, recipe[key]))
+        name = options.get(key, variant.get(key, recipe[key]))
         preset = _changed_preset(name, changes, below)
         # A space would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
-    recursive_update(variant, given)
+    recursive_update(variant, options)
     text = dump(variant) if variant else ""
     return hparams_file, run_opts, text + include
+
+
+def _run_options() -> type:
+    """Return SpeechBrain's ``RunOptions``, the parser of its command line.
+
+    Before SpeechBrain is imported, which takes seconds, the file of the class
+    is loaded alone: it needs nothing else.
+    """
+    if "speechbrain" in sys.modules:
+        return sys.modules["speechbrain"].RunOptions
+    home = importlib.util.find_spec("speechbrain").submodule_search_locations[0]
+    spec = importlib.util.spec_from_file_location(
+        "run_opts", Path(home, "utils", "run_opts.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.RunOptions
 
 
 def _with_underscores(argument: str) -> str:

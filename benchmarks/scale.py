@@ -1,0 +1,445 @@
+"""Time and memory over vectors, codewords, dimensions, codebooks and ranks.
+
+To run it:
+> python benchmarks/scale.py
+
+Each measurement has a process of its own with one thread: its CPU time, and the
+growth of its peak of memory. Vectors are those of kmeans.py. Lines of
+scale.jsonl that are there already are not measured again. Exponents are slopes
+of straight lines through the logarithms of sizes and times. Requires
+`pip install "speechbrain-vq[bench]"`.
+"""
+
+import argparse
+import json
+import logging
+import math
+import os
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from kmeans import mixture
+from report import save, versions_line
+from speed import high_water, stepper
+
+from speechbrain_vq import (
+    CodebookTrainer,
+    ReinitSchedule,
+    Reservoir,
+    VectorQuantizer,
+)
+from speechbrain_vq.nnet.kmeans import kmeans
+from speechbrain_vq.nnet.search import InvertedLists, nearest
+
+HERE = pathlib.Path(__file__)
+CODEWORDS = [1024, 4096, 16384, 65536, 262144]
+LARGE = [65536, 262144]
+# Vectors for each codeword in a re-initialization, as in a full reservoir.
+SHARE = 4
+# N, K, D and C: numbers of vectors, codewords, dimensions and codebooks.
+BASE = {"N": 800, "K": 4096, "D": 64, "C": 1}
+# Of k-means, which takes longer.
+SMALL = {**BASE, "N": 8192, "K": 1024}
+FULL = [{**SMALL, "N": SHARE * k, "K": k} for k in CODEWORDS[:4]]
+# What is measured along which axis, and the sizes.
+AXES = {
+    ("step", "N"): [{**BASE, "N": n} for n in (400, 1600, 6400)],
+    ("step", "K"): [{**BASE, "K": k} for k in CODEWORDS],
+    ("step", "D"): [{**BASE, "D": d} for d in (16, 64, 256)],
+    ("step", "C"): [{**BASE, "C": c} for c in (1, 2, 4)],
+    ("exact search", "K"): [{**BASE, "K": k} for k in CODEWORDS],
+    ("inverted lists", "K"): [{**BASE, "K": k} for k in CODEWORDS],
+    ("Adam, dense", "K"): [{**BASE, "K": k} for k in CODEWORDS],
+    ("Adam, used rows", "K"): [{**BASE, "K": k} for k in CODEWORDS],
+    ("reservoir", "K"): [{**BASE, "K": k} for k in CODEWORDS],
+    ("seeds", "K"): FULL,
+    ("re-initialization", "N"): [
+        {**SMALL, "N": n} for n in (4096, 16384, 65536)
+    ],
+    ("re-initialization", "K"): FULL,
+    ("re-initialization", "D"): [{**SMALL, "D": d} for d in (16, 64, 256)],
+    ("re-initialization", "C"): [{**SMALL, "C": c} for c in (1, 2, 4)],
+}
+
+
+# What is measured: each makes a function that does it once -----------------
+
+
+def step(n, k, d, c):
+    """Forward and backward of the default, codebooks in a residual row."""
+    options = {"num_codebooks": c, "composition": "residual"}
+    return stepper(VectorQuantizer(d, k, **options), mixture(n, d))
+
+
+def reinitialization(n, k, d, c):
+    """Re-initialization from n vectors."""
+    vectors = mixture(n, d)
+    options = {"num_codebooks": c, "composition": "residual"}
+    quantizer = VectorQuantizer(d, k, **options)
+    return lambda: quantizer.reinitialize(vectors)
+
+
+def seeds(n, k, d, c):
+    """Seeds of k-means without iterations."""
+    vectors = mixture(n, d)
+    return lambda: kmeans(vectors, k, max_iterations=0, generator=0)
+
+
+def vectors_and_codebook(n, k, d):
+    """Vectors and codewords of one mixture."""
+    return mixture(n + k, d).split([n, k])
+
+
+def exact(n, k, d, c):
+    """Exact search."""
+    x, codebook = vectors_and_codebook(n, k, d)
+    return lambda: nearest(x, codebook)
+
+
+def build_lists(codebook):
+    """Inverted lists of a codebook by a sample of it."""
+    number = math.isqrt(len(codebook))
+    sample = codebook[:: max(1, len(codebook) // (64 * number))]
+    centroids = kmeans(sample, number, max_iterations=5, generator=0).centroids
+    return InvertedLists(codebook, centroids)
+
+
+def inverted(n, k, d, c):
+    """Search in inverted lists, which also measures its recall."""
+    x, codebook = vectors_and_codebook(n, k, d)
+    lists = build_lists(codebook)
+    found, wanted = lists(x), nearest(x, codebook)
+
+    def run():
+        lists(x)
+        return {"recall": float((found == wanted).float().mean())}
+
+    return run
+
+
+def adam(n, k, d, c, sparse=False):
+    """Look-up of n codewords, its gradient, and a step of Adam."""
+    words = torch.nn.Embedding(k, d, sparse=sparse)
+    optimizer = torch.optim.SparseAdam if sparse else torch.optim.Adam
+    optimizer = optimizer(list(words.parameters()))
+    codes = torch.randint(k, (n,))
+
+    def run():
+        words(codes).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def fill(n, k, d, c):
+    """Add n vectors to a full reservoir of four for each codeword."""
+    reservoir, vectors = Reservoir(SHARE * k, d), mixture(n, d)
+    while reservoir.count < reservoir.capacity:
+        reservoir.add(vectors)
+    return lambda: reservoir.add(vectors)
+
+
+MEASURED = {
+    "step": step,
+    "re-initialization": reinitialization,
+    "seeds": seeds,
+    "exact search": exact,
+    "inverted lists": inverted,
+    "Adam, dense": adam,
+    "Adam, used rows": lambda *sizes: adam(*sizes, sparse=True),
+    "reservoir": fill,
+}
+
+
+def measure(what, sizes):
+    """Measure in this process the median CPU seconds of what is measured, in
+    rounds of 0.3 s together, and the growth of the peak of memory."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = high_water()
+    run = MEASURED[what](*(sizes[axis] for axis in "NKDC"))
+    seconds = []
+    while sum(seconds) < 0.3:
+        start = time.process_time()
+        extra = run()
+        seconds.append(time.process_time() - start)
+    found = {"seconds": statistics.median(seconds)}
+    found["MiB"] = high_water() - before
+    return {**found, **(extra if isinstance(extra, dict) else {})}
+
+
+def train(k):
+    """Train an autoencoder with a codebook of k codewords in this process: a
+    warm-up of 16 steps, a re-initialization, and 16 steps of 1,024 vectors."""
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before, dim, warmup = high_water(), BASE["D"], 16
+    encoder, decoder = torch.nn.Linear(dim, dim), torch.nn.Linear(dim, dim)
+    quantizer = VectorQuantizer(dim, k)
+    model = torch.nn.ModuleList([encoder, quantizer, decoder])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    schedule = ReinitSchedule(warmup, every=10**6)
+    CodebookTrainer(model, optimizer, schedule=schedule)
+    seconds, losses = [], []
+    for number in range(2 * warmup):
+        x = mixture(
+            k * 5 // 4 // warmup if number < warmup else 1024, dim, number
+        )
+        start = time.process_time()
+        out = quantizer(encoder(x))
+        loss = torch.nn.functional.mse_loss(decoder(out.quantized), x)
+        (loss + out.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.process_time() - start)
+        losses.append(float(loss))
+    peak = high_water() - before
+    quantizer.eval()
+    with torch.no_grad():
+        codes = quantizer.encode(encoder(mixture(16384, dim, seed=100)))
+    counts = codes.unique(return_counts=True)[1] / len(codes)
+    return {
+        "warm-up step": statistics.median(seconds[: warmup - 1]),
+        "re-initialization": seconds[warmup - 1],
+        "step": statistics.median(seconds[warmup:]),
+        "distinct": len(counts),
+        "perplexity": float(torch.exp(-(counts * counts.log()).sum())),
+        "losses": [losses[warmup], losses[-1]],
+        "MiB": peak,
+    }
+
+
+def work(rounds=5):
+    """Measure steps and a re-initialization as one of the ranks of torchrun,
+    which hold equal parts of the same global batch."""
+    torch.distributed.init_process_group("gloo")
+    ranks = torch.distributed.get_world_size()
+    n, k, d, _ = (BASE[axis] for axis in "NKDC")
+    x = mixture(8 * n, d).chunk(ranks)[torch.distributed.get_rank()]
+    quantizer = VectorQuantizer(d, k)
+    optimizer = torch.optim.Adam(quantizer.parameters())
+    schedule = ReinitSchedule(rounds, every=10**6)
+    CodebookTrainer(quantizer, optimizer, schedule=schedule)
+    parallel = torch.nn.parallel.DistributedDataParallel(quantizer)
+    seconds = []
+    for _ in range(2 * rounds):
+        start = time.perf_counter()
+        parallel(x).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - start)
+    if torch.distributed.get_rank() == 0:
+        found = {
+            "step": min(seconds[rounds:]),
+            "re-initialization": seconds[rounds - 1],
+        }
+        print(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def run_ranks(ranks):
+    """Start this script on so many ranks, and return what it measures."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={ranks}", str(HERE), "--work"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# The page ------------------------------------------------------------------
+
+
+def jobs():
+    """Yield what is to measure: its name in the lines, and how."""
+    for (what, axis), each in AXES.items():
+        for sizes in each:
+            name = {"what": what, "axis": axis, **sizes}
+            yield name, measure, (what, sizes)
+    for ranks in (1, 2):
+        yield {"what": "ranks", "ranks": ranks}, run_ranks, (ranks,)
+    for k in LARGE:
+        yield {"what": "training", "K": k}, train, (k,)
+
+
+def collect(path):
+    """Measure what a file of lines lacks, and return all rows."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    for name, function, arguments in jobs():
+        if any(name.items() <= row.items() for row in rows):
+            continue
+        # Each in a new process, which has imported all.
+        with ProcessPoolExecutor(1, get_context("fork")) as processes:
+            found = processes.submit(function, *arguments).result()
+        rows.append({**name, **found})
+        with open(path, "a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(rows[-1], file=sys.stderr)
+    return rows
+
+
+def along(rows, what, axis):
+    """Select the rows of what is measured along an axis."""
+    return [r for r in rows if (r["what"], r.get("axis")) == (what, axis)]
+
+
+def exponent(rows, axis, value):
+    """Fit the exponent of a value at the three largest sizes, where what is
+    constant counts less."""
+    logs = [np.log([row[key] for row in rows[-3:]]) for key in (axis, value)]
+    return np.polyfit(*logs, 1)[0]
+
+
+def exponents(rows):
+    """Build the table of exponents."""
+    lines = ["| of | over | from | to | time | memory |", "|" + "---|" * 6]
+    for what, axis in AXES:
+        part = along(rows, what, axis)
+        cells = [what, axis, part[-3][axis], part[-1][axis]]
+        cells.append(f"{exponent(part, axis, 'seconds'):.2f}")
+        # Below this, the allocator's blocks count.
+        grows = part[-3]["MiB"] > 4
+        cells.append(f"{exponent(part, axis, 'MiB'):.2f}" if grows else "")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
+
+
+def over_codewords(rows):
+    """Build the table of times over codewords."""
+    names = [what for what, axis in AXES if axis == "K"]
+    lines = [
+        "| K | " + " | ".join(names) + " | recall of the lists | step, MiB |",
+        "|" + "---|" * (len(names) + 3),
+    ]
+    for k in CODEWORDS:
+        part = {
+            r["what"]: r for r in rows if r.get("axis") == "K" and r["K"] == k
+        }
+        cells = [
+            f"{1000 * part[name]['seconds']:.3g}" if name in part else ""
+            for name in names
+        ]
+        recall, size = part["inverted lists"]["recall"], part["step"]["MiB"]
+        line = [str(k), *cells, f"{recall:.4f}", f"{size:.0f}"]
+        lines.append("| " + " | ".join(line) + " |")
+    return lines
+
+
+def trainings(rows):
+    """Build the tables of trainings and ranks."""
+    lines = [
+        "| K | warm-up step (s) | re-initialization (s) | step (s) | peak (MiB) "
+        "| different codes | perplexity | loss after re-initialization, at end |",
+        "|" + "---|" * 8,
+    ]
+    for row in (r for r in rows if r["what"] == "training"):
+        lines.append(
+            f"| {row['K']} | {row['warm-up step']:.2f} | "
+            f"{row['re-initialization']:.0f} | {row['step']:.2f} | "
+            f"{row['MiB']:.0f} | {row['distinct']} | {row['perplexity']:.0f} | "
+            f"{row['losses'][0]:.3f}, {row['losses'][1]:.3f} |"
+        )
+    ranks = ["| ranks | step (ms) | re-initialization (ms) |", "|---|---|---|"]
+    for row in (r for r in rows if r["what"] == "ranks"):
+        ranks.append(
+            f"| {row['ranks']} | {1000 * row['step']:.0f} | "
+            f"{1000 * row['re-initialization']:.0f} |"
+        )
+    return lines, ranks
+
+
+def draw(rows, path):
+    """Draw time and memory over codewords."""
+    plt.rcParams["svg.hashsalt"] = "scale"
+    figure, both = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, value in zip(both, ("seconds", "MiB"), strict=True):
+        for what in [what for what, axis in AXES if axis == "K"]:
+            part = along(rows, what, "K")
+            slope = exponent(part, "K", value)
+            numbers = [[row[key] for row in part] for key in ("K", value)]
+            axes.loglog(*numbers, "o-", label=f"{what}: {slope:.2f}")
+        axes.set(xlabel="codewords", ylabel=value)
+        axes.legend(fontsize=7, title="exponents", title_fontsize=7)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def page(rows):
+    """Build the page as lines of Markdown."""
+    training, ranks = trainings(rows)
+    return [
+        "# Time and memory over sizes",
+        "",
+        f"`python {shlex.join(sys.argv)}`",
+        "",
+        f"{versions_line()} CPU time of one thread, medians, and growth of the "
+        "peak of memory of a process. Where nothing else is said there are "
+        f"{BASE['N']} vectors (N) of {BASE['D']} dimensions (D) and one codebook "
+        f"(C) of {BASE['K']} codewords (K); re-initializations and seeds over K "
+        f"take {SHARE} vectors for each codeword, over the others "
+        f"{SMALL['N']} vectors and {SMALL['K']} codewords. The machine was shared.",
+        "",
+        "![Time and memory over codewords](scale.svg)",
+        "",
+        "## Exponents",
+        "",
+        "Slopes of straight lines through the logarithms, at the three largest "
+        "sizes.",
+        "",
+        *exponents(rows),
+        "",
+        "## Milliseconds over codewords",
+        "",
+        "Adam looks up as many codewords as there are vectors: dense, as the "
+        "codebook does it, and with the gradient and the state of used rows "
+        "only (SparseAdam). The inverted lists have 16 probes.",
+        "",
+        *over_codewords(rows),
+        "",
+        "## Trainings with large codebooks",
+        "",
+        "An autoencoder of the mixture of kmeans.py: 16 steps of warm-up with "
+        "5/4 vectors for each codeword together, the re-initialization, 16 "
+        "steps of 1,024 vectors. Different codes and perplexity are those of "
+        "16,384 other vectors.",
+        "",
+        *training,
+        "",
+        "## Ranks",
+        "",
+        "6,400 vectors on one and on two ranks (torchrun, gloo, one machine): "
+        "wall time of the fastest step and of the re-initialization.",
+        "",
+        *ranks,
+    ]
+
+
+def main():
+    """Measure, print the page and write it."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=pathlib.Path, default=HERE.parent)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.work:
+        return work()
+    logging.disable(logging.WARNING)  # Of few vectors for each codeword.
+    # What is only slow the first time.
+    stepper(VectorQuantizer(64, 64), mixture(100, 64))()
+    adam(10, 64, 64, 1)()
+    rows = collect(arguments.out / "scale.jsonl")
+    draw(rows, arguments.out / "scale.svg")
+    print(save(arguments.out / "scale.md", page(rows)))
+
+
+if __name__ == "__main__":
+    main()

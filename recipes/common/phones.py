@@ -1,0 +1,126 @@
+"""Phones of manifests as targets of CTC, and the errors of a recognizer."""
+
+import logging
+import pathlib
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CTCTextEncoder
+from speechbrain.decoders import ctc_greedy_decode
+from speechbrain.utils.metric_stats import ErrorRateStats
+
+from speechbrain_vq.dataio.dataset import read_dataset
+
+logger = logging.getLogger(__name__)
+
+
+def phone_names(item: dict[str, Any]) -> list[str]:
+    """List the phones of an utterance in a manifest: ``phone_names``, where their
+    times are not known, or the names of ``phones``, [start, end, name].
+
+    >>> phone_names({"phones": [[0.0, 0.1, "t"], [0.1, 0.3, "u"]]})
+    ['t', 'u']
+    """
+    names = item.get("phone_names")
+    return names or [name for _, _, name in item.get("phones", [])]
+
+
+def read_split(
+    hparams: dict, folder: pathlib.Path, split: str, token_rate: float
+) -> DynamicItemDataset:
+    """Read the utterances of a split to train or test on: with phones, no more
+    of them than frames, and not too long."""
+    path = folder / f"{split}.json"
+    data = read_dataset(folder, split).data
+    total = len(data)
+    for name, item in list(data.items()):
+        phones = [
+            p for p in phone_names(item) if p not in hparams["not_phones"]
+        ]
+        # CTC has no path through fewer frames than phones.
+        most = int(item["length"] * token_rate)
+        if 0 < len(phones) <= most and item["length"] <= hparams["longest"]:
+            item["phone_names"] = phones
+        else:
+            del data[name]
+    if not data:
+        raise ValueError(
+            f"No utterance of {path} has phones and at most "
+            f"{hparams['longest']:g} seconds (--longest)."
+        )
+    if len(data) < total:
+        logger.warning(
+            "%s: %d of %d utterances are left out: longer than %g seconds, "
+            "without phones, or with more of them than frames",
+            path,
+            total - len(data),
+            total,
+            hparams["longest"],
+        )
+    # Anew, as a data set knows the keys that it began with.
+    return DynamicItemDataset(data)
+
+
+def add_labels(
+    encoder: CTCTextEncoder, datasets: dict, save_folder: str | pathlib.Path
+) -> None:
+    """Number the phones of the training set, 0 the blank of CTC, and add
+    ``labels`` to the items of all sets."""
+    encoder.load_or_create(
+        pathlib.Path(save_folder) / "label_encoder.txt",
+        from_iterables=[
+            [item["phone_names"] for item in datasets["train"].data.values()]
+        ],
+        sequence_input=True,
+        special_labels={"blank_label": 0, "unk_label": "<unk>"},
+    )
+    encoder.ignore_len()
+
+    @sb.utils.data_pipeline.takes("phone_names")
+    @sb.utils.data_pipeline.provides("labels")
+    def label(names):
+        return encoder.encode_sequence_torch(names)
+
+    for dataset in datasets.values():
+        dataset.add_dynamic_item(label)
+
+
+class PhoneErrorsMixin:
+    """Compute the CTC loss, and count the errors outside training, in a
+    Brain whose hparams have a ``label_encoder``."""
+
+    def on_stage_start(self, stage, epoch=None):
+        """Reset the counts."""
+        self.errors = ErrorRateStats()
+
+    def ctc_loss(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor, batch, stage
+    ) -> torch.Tensor:
+        """Compute the CTC loss of log-probabilities [B, T, P]; count errors
+        outside training."""
+        encoder = self.hparams.label_encoder
+        blank = encoder.get_blank_index()
+        if stage != sb.Stage.TRAIN:
+            decoded = ctc_greedy_decode(log_probs, lengths, blank)
+            self.errors.append(
+                batch.id, encoder.decode_ndim(decoded), batch.phone_names
+            )
+        labels, label_lengths = batch.labels
+        return sb.nnet.losses.ctc_loss(
+            log_probs, labels, lengths, label_lengths, blank
+        )
+
+    def error_stats(self, stage_loss: float) -> dict[str, float]:
+        """Summarize a stage for the log."""
+        return {"loss": stage_loss, "PER": self.errors.summarize("error_rate")}
+
+    def test_results(self, stage_loss: float) -> dict[str, float]:
+        """Summarize the test for ``results.json``."""
+        summary = self.errors.summarize()
+        return {
+            "per": summary["error_rate"],
+            "phones": summary["num_scored_tokens"],
+            "loss": stage_loss,
+        }

@@ -1,0 +1,138 @@
+"""From audio files to tokens, and back."""
+
+import hashlib
+import os
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from speechbrain_vq.dataio.audio import audio_blocks, naming, read_audio
+from speechbrain_vq.dataio.waveforms import with_level_of, write_waveform
+
+
+class AudioFilesMixin:
+    """Methods of ``VQTokenizer`` that read and write audio files."""
+
+    def encode_file(
+        self,
+        path: str | os.PathLike | BinaryIO,
+        chunk_seconds: float | None = 60.0,
+    ) -> torch.Tensor:
+        """Encode an audio file to tokens.
+
+        The file may have any sampling rate, length and number of channels; it
+        is read and encoded in chunks, see ``tokenize``.
+
+        Arguments
+        ---------
+        path : path or binary file
+            Audio file.
+        chunk_seconds : float, optional
+            Length of a chunk; None: the file at once.
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, [T] (or [T, C]).
+
+        Raises
+        ------
+        AudioError
+            If the file is missing, not audio, cut short, or too short.
+        """
+        blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
+        with naming(path):
+            return self.tokenize(blocks, chunk_seconds)
+
+    def decode_file(
+        self,
+        tokens: torch.Tensor | np.ndarray | list,
+        output: str | os.PathLike,
+        speaker: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Decode the tokens of one utterance to a wav file.
+
+        Arguments
+        ---------
+        tokens : torch.Tensor, numpy.ndarray or list
+            Tokens, [T] (or [T, C]), as from ``encode_file``.
+        output : path
+            Wav file to write.
+        speaker : torch.Tensor, optional
+            Speaker embedding, [1, S]; by default that of the average voice.
+
+        Returns
+        -------
+        torch.Tensor
+            Waveform, [samples], in [-1, 1], on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If these are the tokens of several utterances.
+        OSError
+            If the output cannot be written.
+        """
+        wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
+        if len(wavs) != 1:
+            raise ValueError(
+                f"A file holds one utterance, but there are {len(wavs)}: "
+                "decode them one by one."
+            )
+        wav = wavs[0].cpu().clamp(-1, 1)
+        write_waveform(output, wav, self.sample_rate, self.made_by())
+        return wav
+
+    def reconstruct_file(
+        self, path: str | os.PathLike, output: str | os.PathLike
+    ) -> torch.Tensor:
+        """Resynthesize an audio file from its tokens, in its own voice.
+
+        Arguments
+        ---------
+        path : path
+            Audio file to read.
+        output : path
+            Wav file to write, as long and as loud as the original.
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, [T] (or [T, C]).
+
+        Raises
+        ------
+        OSError
+            If the output cannot be written; nothing is left of it.
+        """
+        tokens, wav, original = self._resynthesize(path, self.speaker_batch)
+        wav = with_level_of(original, wav)
+        write_waveform(output, wav, self.sample_rate, self.made_by())
+        return tokens
+
+    def made_by(self, voice: torch.Tensor | None = None) -> str:
+        """Describe what makes a waveform, for the comment in its file: the
+        model, number of codebooks, vocoder, and a target voice [1, S]."""
+        vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
+        text = (
+            f"speechbrain_vq, model {self.fingerprint}, codebooks "
+            f"{self.num_codebooks}, {vocoder}"
+        )
+        if voice is None:
+            return text
+        voice = voice.cpu().contiguous().numpy().tobytes()
+        return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
+
+    def _resynthesize(self, path, embed_speaker):
+        """Return tokens of a file, the waveform decoded from them, and the
+        original."""
+        wavs = read_audio(path, self.sample_rate).unsqueeze(0)
+        with naming(path):
+            tokens, lengths = self.encode_batch(wavs)
+            speaker = embed_speaker(wavs)
+        wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
+        # Up to a token at the end is not coded.
+        missing = wavs.shape[1] - len(wav)
+        wav = torch.nn.functional.pad(wav, (0, missing))
+        return tokens[0], wav.clamp(-1, 1), wavs[0]

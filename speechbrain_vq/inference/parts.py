@@ -1,0 +1,149 @@
+"""Choose the replaceable parts of a tokenizer: vocoder, self-supervised encoder,
+number of codebooks."""
+
+import logging
+import os
+import pathlib
+
+from speechbrain_vq.hub.encoders import download_encoder
+from speechbrain_vq.hub.folder import (
+    HPARAMS,
+    WEIGHTS,
+    find_file,
+    is_folder_name,
+)
+from speechbrain_vq.lobes.ssl import SSLFeatures
+
+from .hifigan import HifiGAN, UnitVocoder
+from .vocoders import load_vocoder, load_vocoder_folder
+
+logger = logging.getLogger(__name__)
+
+
+class PartsMixin:
+    """Methods of ``VQTokenizer`` that choose its parts."""
+
+    def use_vocoder(
+        self,
+        vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None,
+        **options,
+    ) -> None:
+        """Choose the vocoder.
+
+        Arguments
+        ---------
+        vocoder : path, str, HifiGAN, UnitVocoder or None
+            A folder or a model on the Hub, such as
+            ``speechbrain/tts-hifigan-libritts-16kHz``, or a loaded one: a
+            HiFi-GAN of SpeechBrain, or a unit vocoder of the recipe
+            ``MiniSpeech/unit-vocoder``. None: Griffin-Lim.
+        **options
+            See ``load_vocoder``.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such vocoder.
+        ValueError
+            If its inputs are not the outputs of the model; the message names
+            both.
+        """
+        if isinstance(vocoder, str | os.PathLike):
+            vocoder = load_vocoder(vocoder, **options)
+        if vocoder is not None:
+            if not isinstance(vocoder, HifiGAN | UnitVocoder):
+                raise ValueError(
+                    f"{vocoder!r} is no vocoder: give a folder, a model on "
+                    "the Hub, or what load_vocoder gives."
+                )
+            vocoder.check(self)
+            vocoder = vocoder.to(self.device)
+        self.vocoder = vocoder
+
+    def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
+        """Load the self-supervised encoder that the model's features are of.
+
+        It is another repository than the model's own, and so fetched only when
+        it is named here; the commit is that of the model's yaml.
+
+        Arguments
+        ---------
+        source : path or str
+            Repository that the model's yaml names, such as
+            ``microsoft/wavlm-base``, or a folder with a copy of it.
+        **options
+            See ``speechbrain_vq.hub.encoders.download_encoder``.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such encoder, or was trained with another one.
+        HubError
+            If the Hub does not give the files.
+        """
+        features = self.mods.features
+        if not isinstance(features, SSLFeatures):
+            raise ValueError(
+                f"{self.source} has no self-supervised encoder: leave "
+                "ssl_encoder out."
+            )
+        folder = pathlib.Path(source).expanduser()
+        if not folder.is_dir():
+            if str(source) != features.source:
+                raise ValueError(
+                    f"ssl_encoder={str(source)!r}: the model was trained with "
+                    f"{features.source!r}. Give that name, or a folder with a "
+                    "copy of it."
+                )
+            folder = download_encoder(
+                features.source, features.revision, **options
+            )
+        features.load_encoder(folder)
+
+    def use_codebooks(self, number: int | None) -> None:
+        """Choose how many codebooks to encode with: fewer make fewer bits.
+
+        Arguments
+        ---------
+        number : int or None
+            Number of codebooks of a residual row, the first ones; None: all.
+
+        Raises
+        ------
+        ValueError
+            If the model has not so many, or none can be left out.
+        """
+        total = self.mods.quantizer.num_codebooks
+        number = self.check_first(number, total)
+        self._used_codebooks = number
+
+    def check_first(self, number: int | None, total: int) -> int:
+        """Return how many of the codebooks to use, by default all."""
+        number = total if number is None else number
+        residual = self.mods.quantizer.composition == "residual"
+        if not 1 <= number <= total or (number < total and not residual):
+            allowed = f"from 1 to {total}" if residual else "all"
+            raise ValueError(
+                f"num_codebooks={number}: of {total} codebooks, take {allowed}."
+            )
+        return number
+
+    def load_own_vocoder(self) -> HifiGAN | UnitVocoder | None:
+        """Load the vocoder beside the model's yaml, where that names one."""
+        name = getattr(self.hparams, "vocoder", None)
+        if not name or self.location is None:
+            return None
+        if not is_folder_name(name):
+            logger.warning(
+                "The yaml of %s names the vocoder %r. Another folder or "
+                "repository is yours to choose: give it as vocoder=. Without "
+                "it Griffin-Lim makes the waveforms.",
+                self.source,
+                name,
+            )
+            return None
+        # Of the model's folder, not linked from elsewhere.
+        for file in (HPARAMS, WEIGHTS):
+            find_file(self.location, f"{name}/{file}")
+        folder = self.location / name
+        return load_vocoder_folder(folder, str(folder), checkpoint=False)
