@@ -75,18 +75,42 @@ def changed(**fields):
         (9999 * "[", "not all of it"),
         ('{"a": {"wav": "x"}, "a": {"wav": "y"}}', "'a' is defined more than"),
         ('{"b": "b.wav"}', "item 'b': an item must be an object with fields"),
-        ('{"b": {"length": 1}}', "item 'b': \"wav\" is missing: the path"),
-        (changed(wav=""), "\"wav\" is '': the path of an audio file"),
-        (changed(length=None), '"length" is None: a number of seconds'),
-        (changed(length="1 s"), "\"length\" is '1 s': a number of seconds"),
-        (changed(length=-1), '"length" is -1: a number of seconds above 0'),
+        (
+            '{"b": {"length": 1}}',
+            "item 'b': \"wav\" is missing; it must be the path",
+        ),
+        (
+            changed(wav=""),
+            "\"wav\" is ''; it must be the path of an audio file",
+        ),
+        (
+            changed(length=None),
+            '"length" is None; it must be a number of seconds',
+        ),
+        (
+            changed(length="1 s"),
+            "\"length\" is '1 s'; it must be a number of seconds",
+        ),
+        (
+            changed(length=-1),
+            '"length" is -1; it must be a number of seconds above 0',
+        ),
         (changed(length=float("nan")), '"length" is nan'),
         (changed(words=[1]), '"words" is .1.; it must be a text'),
         (changed(spk_id=[1]), '"spk_id" is .1.; it must be a name'),
-        (changed(phones="a b"), "\"phones\" is 'a b': a list of .start, end"),
-        (changed(phones=[["a", 0, 1]]), "phone 1 is .'a', 0, 1.: .start, end"),
+        (
+            changed(phones="a b"),
+            "\"phones\" is 'a b'; it must be a list of .start, end",
+        ),
+        (
+            changed(phones=[["a", 0, 1]]),
+            "phone 1 is .'a', 0, 1.; it must be .start, end",
+        ),
         (changed(phones=[["0", "1", "a"]]), "phone 1 is .'0', '1', 'a'."),
-        (changed(phones=[[0, 1]]), "phone 1 is .0, 1.: .start, end, name"),
+        (
+            changed(phones=[[0, 1]]),
+            "phone 1 is .0, 1.; it must be .start, end, name",
+        ),
         (changed(phones=[[-1, 0, "a"]]), "phone 1 is .-1, 0, 'a'."),
         (changed(phones=[[1, 0, "a"]]), "phone 1 is .1, 0, 'a'."),
         (changed(phones=[[0, float("inf"), "a"]]), "phone 1 is .0, inf"),
@@ -97,7 +121,9 @@ def changed(**fields):
         (changed(phones=[[0, 3, "a"], [1, 2, "b"]]), "Sort the phones"),
     ],
 )
-def test_what_is_wrong_is_named_with_what_is_expected(tmp_path, content, message):
+def test_what_is_wrong_is_named_with_what_is_expected(
+    tmp_path, content, message
+):
     path = tmp_path / "train.json"
     content = content if isinstance(content, bytes) else content.encode()
     path.write_bytes(content)
@@ -113,8 +139,8 @@ def test_what_is_wrong_is_named_with_what_is_expected(tmp_path, content, message
         ("ID,wav\na,x.wav\n", '"length" is missing'),
         ("ID,duration,wav\na,x,x.wav\n", "\"length\" is 'x'"),
         ("ID,duration,wav\na,1,x\na,1,y\n", "'a' is defined more than once"),
-        ("name,duration,wav\na,1,x.wav\n", "an ID each"),
-        ("ID,duration,wav\na,1,x.wav,y\n", "an ID each"),
+        ("name,duration,wav\na,1,x.wav\n", "must have an ID"),
+        ("ID,duration,wav\na,1,x.wav,y\n", "must have an ID"),
         ('ID,duration,wav\na,1,"x', "not all of it"),
     ],
 )
