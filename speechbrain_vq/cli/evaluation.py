@@ -153,10 +153,11 @@ def evaluate(
     model = {"revision": revision, "vocoder": vocoder}
     if ssl_encoder:
         model["ssl_encoder"] = ssl_encoder
-    if device:
-        model["run_opts"] = {"device": device}
+    run_opts = {"device": device} if device else {}
     with clean_errors("Interrupted. Nothing was written."):
-        runner = open_engine(engine, {"device": device})
+        runner = open_engine(engine, run_opts)
+        if run_opts:
+            model["run_opts"] = run_opts
         evaluation = run(
             source, progress=True, engine=runner, **options, **model
         )

@@ -120,8 +120,10 @@ def tokenize(
     engine,
     **options,
 ) -> None:
-    """Write the tokens of audio files, of all files in folders, or of data
-    sets: Parquet files, and folders of Dataset.save_to_disk."""
+    """Write the tokens of audio files, folders of them, or data sets.
+
+    Data sets are Parquet files, and folders of Dataset.save_to_disk.
+    """
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}

@@ -244,6 +244,10 @@ def _open(source, codebook_size, engine, options):
     if path.suffix == ".jsonl":
         if not path.is_file():
             raise FileNotFoundError(f"{source}: there is no such file.")
+        if engine:
+            raise ValueError(
+                f"{source}: an engine encodes, and these are tokens."
+            )
         return TokenFile(source, codebook_size)
     if not path.is_dir() and (path.is_file() or path.suffix in _OTHER_FORMATS):
         raise ValueError(

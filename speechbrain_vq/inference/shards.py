@@ -197,26 +197,24 @@ def tables_in(
     hidden ones and those in the output; True for Parquet."""
     tables = {}
     for place in map(pathlib.Path, places):
-        paths = [place]
+        found = [place]
         if place.is_dir():
-            paths = sorted(
-                path
-                for name in ("*.parquet", "state.json")
-                for path in place.rglob(name)
-                if not any(
-                    part.startswith(".")
-                    for part in path.relative_to(place).parts
-                )
-            )
-        for path in paths:
+            found = sorted(p for p in place.rglob("*") if _is_table(p))
+        for path in filter(_is_table, found):
+            hidden = path.relative_to(place).parts
             absolute = pathlib.Path(os.path.abspath(path))
-            if output is not None and output in absolute.parents:
+            if any(part.startswith(".") for part in hidden) or (
+                output is not None and output in absolute.parents
+            ):
                 continue
-            if path.suffix == ".parquet":
-                tables[os.fspath(path)] = True
-            elif path.name == "state.json":
-                tables[os.fspath(path.parent)] = False
+            is_parquet = path.suffix == ".parquet"
+            tables[os.fspath(path if is_parquet else path.parent)] = is_parquet
     return tables
+
+
+def _is_table(path):
+    # The latter is beside the Arrow files of a data set.
+    return path.suffix == ".parquet" or path.name == "state.json"
 
 
 def write_shard(
@@ -413,4 +411,4 @@ def _scratch_folder(output):
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
