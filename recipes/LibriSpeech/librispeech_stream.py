@@ -14,9 +14,9 @@ from speechbrain_vq.dataio.audio import (
     AudioError,
     cell_source,
     check_audio,
-    random_start,
     read_audio,
 )
+from speechbrain_vq.dataio.dataset import random_start
 from speechbrain_vq.dataio.streams import StreamLoader
 from speechbrain_vq.training.resume import outlive_signals
 

@@ -95,8 +95,8 @@ def test_all_sections_are_there(evaluation):
     assert evaluation.settings["reconstructed"] == 2
     assert evaluation.settings["converted"] == 3
     assert evaluation.settings["judges"] == ["spoilt"]
-    for figures in evaluation.metrics.values():
-        for name, (value, low, high, quantity) in figures.items():
+    for estimates in evaluation.metrics.values():
+        for name, (value, low, high, quantity) in estimates.items():
             assert math.isfinite(value) and quantity.label, name
             least, most = quantity.bounds
             assert low is None or least <= low <= value <= high <= most, name
@@ -124,7 +124,7 @@ def test_tones_are_told_apart(evaluation):
     assert 0 <= leak["speaker_from_codewords"].value <= 1
 
 
-def test_tokens_in_a_file_have_the_same_figures(
+def test_tokens_in_a_file_have_the_same_metrics(
     corpus, tokenizer, evaluation, tmp_path
 ):
     """In another order, and from paths that are elsewhere written."""

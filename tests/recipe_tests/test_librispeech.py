@@ -251,7 +251,7 @@ def test_damaged_audio_is_named_and_left_out(tmp_path, lexicon, caplog):
     [
         ({"dev-clean": None}, "lacks dev-clean.*openslr.org/12"),
         ({"trans.txt": "txt"}, "has no SPEAKER/CHAPTER/.*trans.txt"),
-        ({"LibriSpeech/": "Libri/"}, "holds Libri; wanted are folders such"),
+        ({"LibriSpeech/": "Libri/"}, "holds Libri; expected folders such"),
     ],
 )
 def test_what_is_missing_is_named(change, message, tmp_path, lexicon):
