@@ -18,6 +18,8 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_vq.nnet.utils import gather_objects
+
 from .audio import AudioError
 
 logger = logging.getLogger(__name__)
@@ -111,11 +113,7 @@ class StreamLoader(LoopedLoader):
     @mark_as_saver
     def save(self, path):
         """Save where all ranks are."""
-        states = [None] * self.ranks
-        if self.ranks > 1:
-            torch.distributed.all_gather_object(states, self.stream.state)
-        else:
-            states = [self.stream.state]
+        states = gather_objects(self.stream.state)
         if if_main_process():
             counts = self.step, self.total_steps, self.total_samples
             torch.save({"counts": counts, "states": states}, path)

@@ -59,6 +59,15 @@ def sum_over_ranks(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def gather_objects(value: Any) -> list:
+    """Return the values of all ranks, in their order, on each of them."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def broadcast(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors by those of rank 0."""
     if world_size() == 1:

@@ -12,11 +12,14 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_vq.nnet.utils import gather_objects, world_size
 
-@register_checkpoint_hooks
+
+# On every rank, as each has its own.
+@functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomState:
-    """The states of the random generators, as a recoverable. They are those of
-    rank 0; other ranks seed torch anew, or all would draw the same."""
+    """The states of the random generators of all ranks, as a recoverable. Ranks
+    that were not there seed torch anew, or all would draw the same."""
 
     @mark_as_saver
     def _save(self, path):
@@ -28,15 +31,19 @@ class RandomState:
             "python": random.getstate(),
             "numpy": (kind, keys.tolist(), *rest),
         }
-        torch.save(state, path)
+        first, *others = gather_objects(state)
+        if if_main_process():
+            torch.save({**first, "others": others}, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):
-        if not if_main_process():
-            seed = torch.initial_seed() + torch.distributed.get_rank()
-            torch.manual_seed(seed % 2**63)
-            return
         state = torch.load(path)
+        rank = torch.distributed.get_rank() if world_size() > 1 else 0
+        states = [state, *state.get("others", [])]
+        if rank >= len(states):
+            torch.manual_seed((torch.initial_seed() + rank) % 2**63)
+            return
+        state = states[rank]
         torch.set_rng_state(state["torch"])
         # There may be fewer GPUs than when it was saved, or none.
         states = state.get("cuda", [])[: torch.cuda.device_count()]
@@ -90,6 +97,10 @@ class TrainerState:
         }
         if if_main_process():
             torch.save(state, path)
+        if trainer is not None and world_size() > 1:
+            # As after a resume, the first rank has the sample of all, so that
+            # a run that goes on has the bits of one that is resumed.
+            trainer.load_state_dict(state["trainer"])
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):

@@ -63,8 +63,8 @@ def test_every_key_of_a_yaml_is_used(row):
     text = write_out(ROOT / row["Hparam_file"])
     keys = re.findall(r"^([A-Za-z]\w*):", text, flags=re.M)
     sources = [ROOT / row["Script_file"]]
-    # The script of another corpus, by import_module.
-    imported = re.findall(r'recipes\.([\w.-]+)"', sources[0].read_text())
+    # Scripts of another corpus, by import_module, and modules of this one.
+    imported = re.findall(r"recipes\.([\w.-]+)", sources[0].read_text())
     sources += [ROOT / f"recipes/{i.replace('.', '/')}.py" for i in imported]
     for folder in ("recipes/common", "speechbrain_vq"):
         sources += (ROOT / folder).rglob("*.py")

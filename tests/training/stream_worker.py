@@ -1,6 +1,5 @@
 """A training on a stream for test_stream.py, one of several ranks:
-``torchrun --nproc_per_node=2 stream_worker.py DATA FOLDER WORKERS REINIT
-[KILLED_AT]``.
+``torchrun --nproc_per_node=2 stream_worker.py DATA FOLDER WORKERS [KILLED_AT]``.
 """
 
 import os
@@ -47,7 +46,7 @@ class Streamed(Toy):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(data, folder, workers, reinit, killed_at=None):
+def main(data, folder, workers, killed_at=None):
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
     ddp_init_group(OPTIONS)
     rows = datasets.load_dataset(
@@ -64,10 +63,10 @@ def main(data, folder, workers, reinit, killed_at=None):
     torch.manual_seed(0)
     brain = make(
         Streamed,
-        modules(codebook="ema"),
+        modules(codebook="ema", dropout=0.1),
         folder=pathlib.Path(folder, "save"),
         run=OPTIONS,
-        reinit_schedule=ReinitSchedule(2, 3) if int(reinit) else None,
+        reinit_schedule=ReinitSchedule(2, 3),
     )
     epochs = EpochCounter(4)
     brain.checkpointer.add_recoverables({"epochs": epochs, "stream": loader})

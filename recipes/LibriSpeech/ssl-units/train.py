@@ -18,6 +18,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.hub.encoders import download_encoder
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
+from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import open_stream
 
 # The Brain and its data pipeline.
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
@@ -33,7 +34,9 @@ def run(argv: list[str]) -> units.UnitBrain:
         run_on_main(download_encoder, args=named)
         folder = download_encoder(*named)
     features.load_encoder(folder)
-    return units.train(hparams, run_opts, units.prepared(prepare, hparams))
+    stream = open_stream(hparams) if hparams["stream"] else None
+    folder = units.prepared(prepare, hparams)
+    return units.train(hparams, run_opts, folder, stream=stream)
 
 
 if __name__ == "__main__":
