@@ -342,7 +342,7 @@ RECOGNIZED = (
     "k-means of standardized features",
     "features",
 )
-EPOCHS, BATCH = 24, 4
+EPOCHS, BATCH = 8, 4
 COLUMNS = {
     "per": ("phone error rate, %", ".1f"),
     "pnmi": ("PNMI", ".3f"),
