@@ -49,7 +49,9 @@ SHARE = 4
 BASE = {"N": 800, "K": 4096, "D": 64, "C": 1}
 # Of k-means, which takes longer.
 SMALL = {**BASE, "N": 8192, "K": 1024}
-FULL = [{**SMALL, "N": SHARE * k, "K": k} for k in CODEWORDS[:4]]
+FULL = [
+    {**SMALL, "N": SHARE * k, "K": k} for k in (1024, 4096, 8192, 16384, 32768)
+]
 # What is measured along which axis, and the sizes.
 AXES = {
     ("step", "N"): [{**BASE, "N": n} for n in (400, 1600, 6400)],
@@ -200,7 +202,7 @@ def train(k):
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.process_time() - start)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     peak = high_water() - before
     quantizer.eval()
     with torch.no_grad():
@@ -321,17 +323,20 @@ def over_codewords(rows):
         "| K | " + " | ".join(names) + " | recall of the lists | step, MiB |",
         "|" + "---|" * (len(names) + 3),
     ]
-    for k in CODEWORDS:
-        part = {
-            r["what"]: r for r in rows if r.get("axis") == "K" and r["K"] == k
-        }
+    values = [(name, 1000, "seconds", ".3g") for name in names]
+    values += [
+        ("inverted lists", 1, "recall", ".4f"),
+        ("step", 1, "MiB", ".0f"),
+    ]
+    part = {(r["what"], r["K"]): r for r in rows if r.get("axis") == "K"}
+    for k in sorted({k for _, k in part}):
         cells = [
-            f"{1000 * part[name]['seconds']:.3g}" if name in part else ""
-            for name in names
+            format(factor * part[name, k][key], style)
+            if (name, k) in part
+            else ""
+            for name, factor, key, style in values
         ]
-        recall, size = part["inverted lists"]["recall"], part["step"]["MiB"]
-        line = [str(k), *cells, f"{recall:.4f}", f"{size:.0f}"]
-        lines.append("| " + " | ".join(line) + " |")
+        lines.append("| " + " | ".join([str(k), *cells]) + " |")
     return lines
 
 

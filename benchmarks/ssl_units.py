@@ -45,8 +45,8 @@ from speechbrain_vq.lobes.autoencoder import (
 from speechbrain_vq.lobes.ssl import FrameEncoder, SSLFeatures
 from speechbrain_vq.nnet import kmeans, nearest
 from speechbrain_vq.nnet.losses import entropy
+from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
-from speechbrain_vq.recipes.common.arguments import parse_arguments
 from speechbrain_vq.versions import versions
 
 # Of the encoder that was converted, as SSLFeatures wants one.
@@ -342,7 +342,7 @@ RECOGNIZED = (
     "k-means of standardized features",
     "features",
 )
-EPOCHS, BATCH = 24, 4
+EPOCHS, BATCH = 8, 4
 COLUMNS = {
     "per": ("phone error rate, %", ".1f"),
     "pnmi": ("PNMI", ".3f"),

@@ -51,8 +51,8 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     output, _ = second.communicate(timeout=900)
     assert second.returncode == 0, output
     assert "Loading a checkpoint" in (run / "log.txt").read_text()
-    figures = json.loads((tmp_path / "d.json").read_text())
-    assert [one["preset"] for one in figures["presets"]] == [
+    metrics = json.loads((tmp_path / "d.json").read_text())
+    assert [one["preset"] for one in metrics["presets"]] == [
         "vanilla",
         "robust",
     ]
@@ -60,8 +60,8 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     third = start(tmp_path)
     output, _ = third.communicate(timeout=120)
     again = json.loads((tmp_path / "d.json").read_text())
-    assert again["presets"] == figures["presets"]
-    assert again["seconds"] < figures["seconds"]
+    assert again["presets"] == metrics["presets"]
+    assert again["seconds"] < metrics["seconds"]
 
 
 def test_the_demo_imports_no_recipe():

@@ -159,6 +159,19 @@ def test_links_lead_to_files(page):
         assert target.is_dir() if kind == "tree" else target.is_file(), path
 
 
+def test_the_map_names_files():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = page.split("| looking for | file |")[1].split("\n\n")[0]
+    for row in table.splitlines()[2:]:
+        place = ROOT
+        # A name alone is beside the one before it.
+        for name in re.findall(r"`([\w/]+\.py)`", row):
+            places = [place, ROOT / "speechbrain_vq", ROOT]
+            paths = [p / name for p in places if (p / name).is_file()]
+            assert paths, row
+            place = paths[0].parent
+
+
 def test_the_package_index_shows_the_readme_right():
     page_text = (ROOT / "README.md").read_text(encoding="utf-8")
     links = re.findall(r"\]\(([^)\s]+)\)", page_text)

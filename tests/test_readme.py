@@ -75,12 +75,12 @@ def test_the_demo_and_loading_what_it_made(tmp_path):
     command = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
     result = run(*command, cwd=tmp_path)
     assert "vanilla" in result and "robust" in result and "Next:" in result
-    figures = json.loads((tmp_path / "d.json").read_text())
-    assert [one["preset"] for one in figures["presets"]] == [
+    metrics = json.loads((tmp_path / "d.json").read_text())
+    assert [one["preset"] for one in metrics["presets"]] == [
         "vanilla",
         "robust",
     ]
-    for one in figures["presets"]:
+    for one in metrics["presets"]:
         assert set(one) == {
             "preset",
             "used_codes_percent",

@@ -65,7 +65,7 @@ def kmeans(
 
     Beyond 4,096 clusters, seeds are chosen within the parts of a coarse
     clustering, and vectors assigned by ``InvertedLists``, which misses the
-    nearest centroid of a few in a thousand: time is O(N sqrt(K)).
+    nearest centroid of a few in a hundred by little: time is O(N sqrt(K)).
 
     Arguments
     ---------

@@ -16,6 +16,9 @@ _WIDTH_CPU = 4096
 # `amin` and not `argmin`, so only the winning group is searched by `argmin`.
 _GROUP = 64
 
+# Lists that k-means looks through: more lower its inertia by less than 0.1 %.
+_PROBES = 8
+
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """Find the codeword nearest to each vector, in Euclidean distance.
@@ -94,7 +97,7 @@ def nearest_with_distances(
     if centroids is None:
         indices = _search(x, codebook)
     else:
-        indices = InvertedLists(codebook, centroids)(x)
+        indices = InvertedLists(codebook, centroids, _PROBES)(x)
     return indices, (x - codebook[indices]).square_().sum(1)
 
 

@@ -62,7 +62,7 @@ def model_of(convert):
     )
 
 
-def figures(manifest, convert, pairs=10, audio=None, weights=None):
+def estimate_all(manifest, convert, pairs=10, audio=None, weights=None):
     chosen = conversion_pairs(manifest, pairs)
     measure = Conversion(
         model_of(convert), manifest, chosen, {"level": judge}, audio
@@ -135,7 +135,7 @@ def test_without_two_speakers_there_are_no_pairs():
 
 
 def test_one_that_changes_nothing_keeps_all_tokens_and_the_voice(manifest):
-    estimates = figures(
+    estimates = estimate_all(
         manifest, lambda utterance, voice, speaker: utterance.wav
     )
     assert estimates["token_agreement"] == 1
@@ -148,7 +148,7 @@ def test_one_that_takes_the_level_over_is_always_closer(manifest):
     def convert(utterance, voice, speaker):
         return utterance.wav.sign() * level(voice)
 
-    estimates = figures(manifest, convert)
+    estimates = estimate_all(manifest, convert)
     assert estimates["token_agreement"] == 1
     assert estimates["level:closer_to_target"] == 1
     assert estimates["level:to_target"] == pytest.approx(0, abs=1e-4)
@@ -156,7 +156,7 @@ def test_one_that_takes_the_level_over_is_always_closer(manifest):
 
 
 def test_one_that_plays_the_target_says_something_else(manifest):
-    estimates = figures(manifest, lambda utterance, voice, speaker: voice)
+    estimates = estimate_all(manifest, lambda utterance, voice, speaker: voice)
     assert estimates["level:closer_to_target"] == 1
     assert 0.3 < estimates["token_agreement"] < 0.7
     assert estimates["token_agreement_own_voice"] == 1
@@ -170,7 +170,7 @@ def test_some_pairs_only(manifest):
 
     pairs = conversion_pairs(manifest, 20)
     share = sum(pair.speaker != "ann" for pair in pairs) / len(pairs)
-    estimates = figures(manifest, convert, pairs=20)
+    estimates = estimate_all(manifest, convert, pairs=20)
     assert estimates["level:closer_to_target"] == pytest.approx(share)
     assert 0 < share < 1
 
@@ -185,7 +185,7 @@ def test_lost_frames_and_other_codebooks_count():
 
 def test_recordings_can_be_listened_to(manifest, tmp_path):
     folder = tmp_path / "new" / "audio"
-    figures(manifest, lambda utterance, voice, speaker: -voice, 3, folder)
+    estimate_all(manifest, lambda utterance, voice, speaker: -voice, 3, folder)
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 9
     pair = conversion_pairs(manifest, 3)[0]

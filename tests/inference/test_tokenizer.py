@@ -153,7 +153,7 @@ def test_waveforms_of_any_shape_and_scale(tokenizer, seed):
         tokenizer.encode_batch(integers.float())
     with pytest.raises(ValueError, match="waveforms hold NaN"):
         tokenizer.encode_batch(wavs.log())
-    with pytest.raises(ValueError, match="One waveform"):
+    with pytest.raises(ValueError, match="one waveform"):
         tokenizer.tokenize(wavs.expand(2, -1))
 
 

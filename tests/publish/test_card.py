@@ -1,4 +1,4 @@
-"""A card says what the figures say, and its code runs."""
+"""A card says what the results say, and its code runs."""
 
 import json
 import pathlib
@@ -43,11 +43,11 @@ def load_card(model):
 
 
 def rows(card):
-    """The table of figures."""
+    """The table of metrics."""
     return dict(re.findall(r"^\| (.+?) \| (.+?) \|$", card.text, flags=re.M))
 
 
-def test_the_front_matter_has_the_figures_of_the_test(model):
+def test_the_front_matter_has_the_metrics_of_the_test(model):
     data = load_card(model).data
     assert data.library_name == "speechbrain"
     assert data.pipeline_tag == "feature-extraction"
@@ -301,7 +301,7 @@ def test_the_card_of_a_bundled_model_loads_it(tmp_path, monkeypatch):
     assert '.from_hparams("org/name")' in pushed and "bundled(" not in pushed
 
 
-def test_figures_that_are_no_numbers_are_left_out(run, tmp_path):
+def test_metrics_that_are_no_numbers_are_left_out(run, tmp_path):
     results = {**RESULTS, "pnmi": float("nan"), "note": "well"}
     card = load_card(export_pretrained(run, tmp_path / "m", results=results))
     measured = {r.metric_type for r in card.data.eval_results}

@@ -1,5 +1,5 @@
 """The image recipe reads every form that its data come in, says what is wrong
-with what it is given, and its figures are those of the model it exports.
+with what it is given, and its metrics are those of the model it exports.
 """
 
 import gzip
@@ -470,11 +470,11 @@ def read(path):
     return json.loads(path.read_text())
 
 
-def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
+def test_metrics_and_pictures_are_those_of_the_exported_model(tmp_path):
     make_sheets(tmp_path / "data")
     run(tmp_path, data_folder="data", output_folder="out")
-    figures = read(tmp_path / "out/results.json")
-    assert figures["steps"] == 40 and figures["preset"] == "robust"
+    metrics = read(tmp_path / "out/results.json")
+    assert metrics["steps"] == 40 and metrics["preset"] == "robust"
     log = (tmp_path / "out/log.txt").read_text()
     assert "Step 4: re-initialized" in log and "Step 7: re-initialized" in log
 
@@ -488,16 +488,16 @@ def test_figures_and_pictures_are_those_of_the_exported_model(tmp_path):
     # Four codes of 16 at each of 8 x 8 places.
     rate = 8 * 8 * 4 * math.log(16)
     nats = rate - float(chosen.double().sum()) / TEST
-    assert figures["bits_per_dim"] == pytest.approx(
+    assert metrics["bits_per_dim"] == pytest.approx(
         nats / (3072 * math.log(2)), rel=1e-5
     )
-    assert figures["code_bits_per_dim"] == pytest.approx(1 / 3)
-    for book, perplexity in enumerate(figures["perplexities"]):
+    assert metrics["code_bits_per_dim"] == pytest.approx(1 / 3)
+    for book, perplexity in enumerate(metrics["perplexities"]):
         _, counts = vq.indices[..., book].unique(return_counts=True)
         share = counts / counts.sum()
         expected = math.exp(float(-(share * share.log()).sum()))
         assert perplexity == pytest.approx(expected, rel=1e-4)
-    assert figures["perplexity_sum"] == sum(figures["perplexities"])
+    assert metrics["perplexity_sum"] == sum(metrics["perplexities"])
 
     picture = np.asarray(Image.open(tmp_path / "out/pictures/test.png"))
     rows = picture[::4, ::4].reshape(2, 32, -1, 32, 3).transpose(0, 2, 4, 1, 3)
@@ -521,9 +521,9 @@ def test_without_a_bottleneck_there_are_no_codes(tmp_path):
         preset="none",
         vq=None,
     )
-    figures = read(tmp_path / "out/results.json")
-    assert 0 < figures["reconstruction_bits_per_dim"] < 9
-    assert "bits_per_dim" not in figures and "perplexities" not in figures
+    metrics = read(tmp_path / "out/results.json")
+    assert 0 < metrics["reconstruction_bits_per_dim"] < 9
+    assert "bits_per_dim" not in metrics and "perplexities" not in metrics
     assert "No model was exported" in result.stdout + result.stderr
     assert not (tmp_path / "out/model").exists()
     assert Image.open(tmp_path / "out/pictures/test.png").mode == "L"
@@ -531,7 +531,7 @@ def test_without_a_bottleneck_there_are_no_codes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
+def test_a_run_killed_and_resumed_ends_with_the_same_results(tmp_path):
     make_sheets(tmp_path / "data")
     same = {"data_folder": "data", "ckpt_interval_steps": 3}
     run(tmp_path, output_folder="whole", **same)
@@ -558,8 +558,8 @@ def test_other_presets(name, tmp_path):
     if name != "reinit":  # They have no schedule.
         options["vq"] = None
     run(tmp_path, data_folder="data", **options)
-    figures = read(tmp_path / "out/results.json")
-    assert figures["preset"] == name and figures["bits_per_dim"] > 0
+    metrics = read(tmp_path / "out/results.json")
+    assert metrics["preset"] == name and metrics["bits_per_dim"] > 0
     log = (tmp_path / "out/log.txt").read_text()
     assert ("Step 4: re-initialized" in log) == (name == "reinit")
 

@@ -1,5 +1,5 @@
 """Units of several codebooks: from a preset to a model that others load, with
-figures that hold for all of its codebooks.
+metrics that hold for all of its codebooks.
 """
 
 import json
@@ -37,7 +37,7 @@ def run(cwd, recipe, **options):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("preset", ["residual", "product"])
-def test_figures_are_those_of_the_tokens_of_the_model(preset, tmp_path):
+def test_metrics_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     make_festvoxru(tmp_path / "data")
     result = run(
         tmp_path, "FestvoxRu/unit-discovery", data_folder="data", preset=preset

@@ -124,7 +124,7 @@ class Killed(Exception):
     """The end of a process."""
 
 
-def test_a_run_interrupted_and_resumed_ends_with_the_same_figures(
+def test_a_run_interrupted_and_resumed_ends_with_the_same_results(
     tmp_path, monkeypatch
 ):
     data = make_festvoxru(tmp_path)

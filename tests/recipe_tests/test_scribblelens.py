@@ -424,18 +424,18 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
     archive = pack(tmp_path / "data")
     result = run(tmp_path, data_folder=archive, output_folder="out")
     assert result.returncode == 0, result.stdout + result.stderr
-    figures = results(tmp_path / "out")
-    assert figures["preset"] == "robust" and figures["steps"] == 60
-    assert 0 < figures["bits_per_dim"] < 2
-    assert 0 < figures["cer"] <= 200
-    assert 0 < figures["mapping_accuracy"] < 1 and 0 < figures["nmi"] < 1
-    assert figures["fillable_codes"] == 32
-    assert figures["used_of_fillable_percent"] == figures["used_codes_percent"]
+    metrics = results(tmp_path / "out")
+    assert metrics["preset"] == "robust" and metrics["steps"] == 60
+    assert 0 < metrics["bits_per_dim"] < 2
+    assert 0 < metrics["cer"] <= 200
+    assert 0 < metrics["mapping_accuracy"] < 1 and 0 < metrics["nmi"] < 1
+    assert metrics["fillable_codes"] == 32
+    assert metrics["used_of_fillable_percent"] == metrics["used_codes_percent"]
     assert "re-initialized" in (tmp_path / "out/log.txt").read_text()
     # One code for two columns of each line of the test set.
     test = manifests(tmp_path / "out/manifests")[2]
     frames = sum((item["width"] + 1) // 2 for item in test.values())
-    assert figures["vectors"] == frames
+    assert metrics["vectors"] == frames
     model = VQPretrained.from_hparams(tmp_path / "out/model")
     with torch.no_grad():
         latents, lengths = model.mods.encoder(
@@ -490,17 +490,17 @@ def test_without_a_bottleneck(rendered, tmp_path):
         vq="{}",
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    figures = results(tmp_path / "out")
-    assert {"bits_per_dim", "cer"} <= set(figures)
+    metrics = results(tmp_path / "out")
+    assert {"bits_per_dim", "cer"} <= set(metrics)
     of_codes = {"nmi", "mapping_accuracy", "fillable_codes", "perplexity"}
-    assert not of_codes & set(figures)
+    assert not of_codes & set(metrics)
     assert not (tmp_path / "out/model").exists()
     assert "No model was exported" in result.stdout + result.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_killed_and_resumed_ends_with_the_same_figures(
+def test_a_run_killed_and_resumed_ends_with_the_same_results(
     rendered, tmp_path
 ):
     options = {"data_folder": rendered, "number_of_steps": 70}

@@ -41,10 +41,10 @@ def test_from_nothing_to_tokens(tmp_path):
         make_minispeech=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    figures = results(tmp_path / "out")
-    assert figures["steps"] == 30 and figures["preset"] == "robust"
-    assert 0 < figures["pnmi"] < 1
-    assert figures["used_codes_percent"] > 30
+    metrics = results(tmp_path / "out")
+    assert metrics["steps"] == 30 and metrics["preset"] == "robust"
+    assert 0 < metrics["pnmi"] < 1
+    assert metrics["used_codes_percent"] > 30
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     manifest = json.loads((tmp_path / "data/test.json").read_text())
     utterance = next(iter(manifest.values()))
@@ -58,7 +58,7 @@ def test_from_nothing_to_tokens(tmp_path):
     )
     assert other.returncode != 0
     assert "out holds a run with other values: codebook_size" in other.stderr
-    assert results(tmp_path / "out") == figures
+    assert results(tmp_path / "out") == metrics
     # The same corpus by its csv manifests, which have no phones.
     for path in (tmp_path / "data").glob("*.json"):
         if path.name != "corpus.json":
@@ -66,12 +66,12 @@ def test_from_nothing_to_tokens(tmp_path):
     result = run(tmp_path, data_folder="data", output_folder="csv")
     assert result.returncode == 0, result.stdout + result.stderr
     again = results(tmp_path / "csv")
-    assert "pnmi" not in again and again["vectors"] == figures["vectors"]
+    assert "pnmi" not in again and again["vectors"] == metrics["vectors"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_run_killed_and_resumed_ends_with_the_same_figures(tmp_path):
+def test_a_run_killed_and_resumed_ends_with_the_same_results(tmp_path):
     def same(name):
         return {
             "data_folder": "data",

@@ -77,7 +77,7 @@ class UnitBrain(AnnealingBrain):
         self.train_set = datasets["train"]
         # By length: from the middle on, of some seconds.
         valid = datasets["valid"].data_ids
-        self.shown = {valid[len(valid) * n // 4] for n in (2, 3)}
+        self.sampled = {valid[len(valid) * n // 4] for n in (2, 3)}
 
     def on_fit_start(self):
         """Recover the latest checkpoint, and announce the training."""
@@ -180,7 +180,7 @@ class UnitBrain(AnnealingBrain):
             return
         frames = torch.round(lengths * features.shape[1]).long().tolist()
         for row, name in enumerate(batch.id):
-            if name in self.shown:
+            if name in self.sampled:
                 of_row = features[row], predictions[row]
                 tokens = vq.indices[row].view(vq.indices.shape[1], -1)[:, 0]
                 self.samples[name] = Sample(

@@ -122,26 +122,26 @@ class VocoderBrain(sb.Brain):
 
     def test(self, batch, fake):
         """Evaluate Griffin-Lim on the utterance; write the first ones to files."""
-        made = {"speech": batch.sig.data, "vocoder": fake}
+        versions = {"speech": batch.sig.data, "vocoder": fake}
         # A WaveNet would write the waveform itself, for days.
         if not self.tokenizer.decodes_to_samples:
             rebuilt = self.tokenizer.decode_batch(
                 self.tokenizer.fold(batch.tokens.data),
                 speaker=batch.speaker.data,
             ).unsqueeze(1)
-            made["griffin_lim"] = rebuilt
+            versions["griffin_lim"] = rebuilt
             self.griffin_lim.append(
                 float(self.compute_objectives(rebuilt, batch, sb.Stage.TEST))
             )
         self.tested += 1
         if self.tested <= self.hparams.samples and if_main_process():
-            self.write_samples(batch, made)
+            self.write_samples(batch, versions)
 
-    def write_samples(self, batch, made):
+    def write_samples(self, batch, versions):
         """Write an utterance to files, one of each kind."""
         folder = pathlib.Path(self.hparams.output_folder) / "samples"
         folder.mkdir(exist_ok=True)
-        for kind, wavs in made.items():
+        for kind, wavs in versions.items():
             name = f"{batch.id[0].replace('/', '_')}.{kind}.wav"
             with atomic_write(folder / name) as partial:
                 soundfile.write(
@@ -176,11 +176,11 @@ class VocoderBrain(sb.Brain):
 def check_options(brain):
     """Refuse options of Brain that would have no effect."""
     for name in UNUSED:
-        given, usual = getattr(brain, name), getattr(RunOptions, name)
-        if given != usual:
+        value, default = getattr(brain, name), getattr(RunOptions, name)
+        if value != default:
             raise ValueError(
-                f"--{name}={given} does nothing here: the vocoder is trained "
-                f"with {name}={usual}. Leave it out."
+                f"--{name}={value} does nothing here: the vocoder is trained "
+                f"with {name}={default}. Leave it out."
             )
 
 
