@@ -160,7 +160,10 @@ def tokenize_shards(
         paths = []
     with made_folder(output), exclusive(output):
         with _scratch_folder(output) as scratch:
-            finished = _finished(output, describe_model(tokenizer), overwrite)
+            earlier = _read_shards(output)
+            finished = {} if overwrite else earlier
+            for path, notes in finished.items():
+                check_model(notes, path, describe_model(tokenizer))
             audio = _rows_of(tables, output)
             seen = [target for target in audio if target in finished]
             done = sum(finished[target]["rows"] for target in seen)
@@ -176,6 +179,8 @@ def tokenize_shards(
                 for target, part in {**audio, **batches}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
+            for path in earlier if overwrite else ():
+                path.unlink()
             if engine is None:
                 results = (write_shard(tokenizer, job) for job in jobs)
             else:
@@ -369,8 +374,9 @@ def _batches_of(paths, finished, output, batch_seconds):
     return len(paths) - len(left), shards, bad | no_text
 
 
-def _finished(output, model, overwrite):
-    """Return the notes of the shards in a folder, or remove these."""
+def _read_shards(output):
+    """Return the notes of the shards in a folder, which may hold no other
+    things."""
     names = [path for path in output.iterdir() if path.name[0] != "."]
     others = [p for p in names if p.suffix != ".parquet" or not p.is_file()]
     if others:
@@ -378,13 +384,7 @@ def _finished(output, model, overwrite):
             f"{output} holds other things, such as {others[0].name}: name "
             "another folder."
         )
-    notes = {path: _read_notes(path) for path in sorted(names)}
-    for path, note in notes.items():
-        if overwrite:
-            path.unlink()
-        else:
-            check_model(note, path, model)
-    return {} if overwrite else notes
+    return {path: _read_notes(path) for path in sorted(names)}
 
 
 def _read_notes(shard):

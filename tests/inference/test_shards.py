@@ -206,6 +206,10 @@ def test_what_cannot_be_written_to_or_read_is_told(
     tokenizer.mods.encoder.last.bias += 0.1
     with pytest.raises(ValueError, match="of another model"):
         tokenize_to(output, [folder], tokenizer, "parquet")
+    # What is wrong is told before anything is removed.
+    with pytest.raises(ValueError, match="no column 'audio'"):
+        tokenize_to(output, [foreign], tokenizer, "parquet", overwrite=True)
+    assert len(load(output, tmp_path)) == 8
     done = tokenize_to(output, [folder], tokenizer, "parquet", overwrite=True)
     assert done.done == 8
     assert set(load(output, tmp_path)["fingerprint"]) == {tokenizer.fingerprint}

@@ -23,7 +23,11 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
-from speechbrain_vq.training.resume import AtomicCheckpointer, loader_generator
+from speechbrain_vq.training.resume import (
+    AtomicCheckpointer,
+    RandomState,
+    loader_generator,
+)
 
 TIME_LIMIT = 300  # Of what never ends.
 
@@ -454,7 +458,7 @@ def save_on_rank(rank, port, folder):
         MASTER_PORT=str(port),
     )
     torch.distributed.init_process_group("gloo")
-    torch.manual_seed(0)
+    torch.manual_seed(rank)
     checkpointer = AtomicCheckpointer(
         folder, {"slow": Recoverable(slow), "model": make_model()}
     )
@@ -466,8 +470,18 @@ def save_on_rank(rank, port, folder):
     drawn = torch.rand(2)
     checkpointer.recover_if_possible()
     again = torch.rand(2)
-    assert torch.equal(drawn, again) == (rank == 0)
+    assert torch.equal(drawn, again)
     ranks = [torch.empty(2) for _ in range(2)]
+    torch.distributed.all_gather(ranks, again)
+    assert not torch.equal(*ranks)
+    # Of a run with one rank, the second does not draw what the first does.
+    state = torch.load(found[0].paramfiles["random_state"])
+    del state["others"]
+    torch.save(state, folder / f"random{rank}")
+    torch.manual_seed(0)
+    RandomState()._load(folder / f"random{rank}", end_of_epoch=False)
+    again = torch.rand(2)
+    assert torch.equal(drawn, again) == (rank == 0)
     torch.distributed.all_gather(ranks, again)
     assert not torch.equal(*ranks)
     torch.distributed.destroy_process_group()
