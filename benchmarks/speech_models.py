@@ -40,9 +40,9 @@ from scipy.stats import wilcoxon
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.dataio.waveforms import with_level_of
 from speechbrain_vq.evaluation.judges import Resemblyzer, Whisper, _plain
 from speechbrain_vq.evaluation.reconstruction import sample_names, stoi
-from speechbrain_vq.inference.tokenizer import _with_level_of
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.versions import versions
 
@@ -222,7 +222,7 @@ class Codec:
         size = (self.tokenizer.codebook_size - 1).bit_length()
         if self.voice:
             out = torch.nn.functional.pad(out, (0, len(wav) - len(out)))
-            out = _with_level_of(wav, out)
+            out = with_level_of(wav, out)
         return out, tokens.numel() * size
 
 
