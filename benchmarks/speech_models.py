@@ -503,7 +503,8 @@ def write_page(path, lines):
             "",
             "The docstring of `benchmarks/speech_models.py` has the commands, "
             "and where the recordings are from; `speech_models.jsonl` has each "
-            "recording through each codec.",
+            "recording through each codec. Recordings that some codec lacks "
+            "are left out, until the command has measured the rest.",
             *words_section(groups),
             *rivals_section(groups),
             *measures_section(groups),
@@ -557,12 +558,14 @@ def words_section(groups):
 
 def rivals_section(groups):
     """Where the model is better and worse than codecs of as many bits."""
+    groups = {g: r for g, r in groups.items() if len(r["recordings"]) > 5}
     lines = [
         "",
         "## Against codec2 and Opus",
         "",
         "Measures in which the model, with no more bits, is better or worse: "
-        "paired over recordings, Wilcoxon, 5 %. Others do not tell.",
+        "paired over recordings, Wilcoxon, 5 %. Others do not tell, and fewer "
+        "than six recordings cannot.",
         "",
         f"| rival | the model | | {' | '.join(groups)} |",
         "|---" * (3 + len(groups)) + "|",

@@ -639,10 +639,10 @@ def write_page(lines, about, layer, data):
         for key, (_, form) in COLUMNS.items():
             values = [run[key] for run in runs if key in run]
             cell = format(statistics.median(values), form) if values else ""
-            if key == "pnmi" and len(values) > 1:
+            if key in ("per", "pnmi") and len(values) > 1:
                 cell += f" ({min(values):{form}} to {max(values):{form}})"
             cells.append(cell)
-        cells.append(str(len(runs)))
+        cells.append(str(len({run["seed"] for run in runs})))
         table.append(f"| {name} | " + " | ".join(cells) + " |")
     save(
         pathlib.Path(__file__).with_suffix(".md"),
@@ -680,6 +680,12 @@ def write_page(lines, about, layer, data):
             "half. Seconds are of one CPU thread. Medians of the seeds, whose "
             "number is in the last column; of PNMI also the range. Lines: "
             "ssl_units.jsonl.",
+            "",
+            "The phone error rate is that of a recognizer (BLSTM, CTC) trained "
+            "on the tokens by the recipe MiniSpeech/asr-on-tokens, whose "
+            f"vectors start as the codewords, standardized, for {EPOCHS} epochs "
+            f"of batches of {BATCH}: far from convergence. Of one seed where "
+            "there is no range.",
             "",
             *table,
             "",
