@@ -2,8 +2,8 @@
 
 A token file has a line of JSON for each audio file: ``path``, ``tokens``,
 ``num_samples``, ``token_rate``, ``sample_rate``, the ``model``, its
-``revision`` on the Hub, the ``fingerprint`` of its weights and the
-``precision`` of its computation.
+``revision`` on the Hub, the ``fingerprint`` of its weights, with the number of
+codebooks where not all are used, and the ``precision`` of its computation.
 """
 
 import io
@@ -401,12 +401,15 @@ def _remove(output, format):
 
 def describe_model(tokenizer: VQTokenizer) -> dict:
     """Return what a line has on the model."""
+    fingerprint, number = tokenizer.fingerprint, tokenizer.num_codebooks
+    if number < tokenizer.mods.quantizer.num_codebooks:
+        fingerprint += f", {number} codebooks"
     return {
         "token_rate": tokenizer.token_rate,
         "sample_rate": tokenizer.sample_rate,
         "model": tokenizer.source,
         "revision": tokenizer.revision,
-        "fingerprint": tokenizer.fingerprint,
+        "fingerprint": fingerprint,
         "precision": tokenizer.compute_precision,
     }
 

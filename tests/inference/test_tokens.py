@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechbrain_vq import VQTokenizer, bundled
 from speechbrain_vq.cli import main
 from speechbrain_vq.inference import (
     reconstruct_files,
@@ -145,6 +146,18 @@ def test_another_model_does_not_go_on(tokenizer, folder, tmp_path):
     assert output.read_text() == before
     tokenize_to(output, [folder], tokenizer, overwrite=True)
     check(read_tokens(output), folder, tokenizer)
+
+
+@pytest.mark.parametrize("name", ["tokens.jsonl", "shards"])
+def test_another_number_of_codebooks_does_not_go_on(name, folder, tmp_path):
+    speech = VQTokenizer.from_hparams(bundled("speech"), num_codebooks=2)
+    options = {} if name.endswith("jsonl") else {"format": "parquet"}
+    tokenize_to(tmp_path / name, [folder / "a.wav"], speech, **options)
+    speech.use_codebooks(4)
+    with pytest.raises(ValueError, match=r"2 codebooks\), not .*4 codebooks"):
+        tokenize_to(tmp_path / name, [folder], speech, **options)
+    speech.use_codebooks(2)
+    tokenize_to(tmp_path / name, [folder], speech, **options)
 
 
 def test_what_is_no_file_of_tokens_is_left_alone(tokenizer, folder, tmp_path):
