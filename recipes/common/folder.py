@@ -25,6 +25,7 @@ from speechbrain_vq.dataio.manifests import (
     SPLITS,
     has_manifests,
     manifest_path,
+    read_corpus,
     read_manifest,
 )
 from speechbrain_vq.recipe_arguments import parse_arguments
@@ -85,6 +86,7 @@ def main(argv: list[str]) -> None:
     setup_logging(CONSOLE, log)
     if strict:
         _refuse_unreadable(pathlib.Path(folder))
+    _check_folder(pathlib.Path(folder), run)
     manifests = prepare(folder, run / "manifests")
     # A folder with manifests of its own is used as it is.
     chosen = {
@@ -108,6 +110,19 @@ def main(argv: list[str]) -> None:
         with atomic_write(run / COMMAND_FILE) as partial:
             partial.write_text(shlex.join(words) + "\n", "utf-8")
     runpy.run_path(script, run_name="__main__")
+
+
+def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
+    """Refuse to go on with a run on another folder, which would replace its
+    manifests; one whose folder was moved goes on."""
+    before = read_corpus(run / "manifests").get("data_root")
+    started = next((run / "save").glob("CKPT*"), None) is not None
+    is_other = before is not None and pathlib.Path(before) != folder.resolve()
+    if started and is_other and pathlib.Path(before).is_dir():
+        raise ValueError(
+            f"{run} holds a run on {before}, not on {folder}: name another "
+            "--out, or remove this one."
+        )
 
 
 def _resolve(arguments: list[str]) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """What is wrong with a training is said at once, in one line."""
 
+import json
 import logging
 import socket
 import subprocess
@@ -120,6 +121,23 @@ def test_strict_refuses_a_folder_with_a_bad_file(train, tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "2 of 2 files cannot be used: 2 cannot be read." in result.output
+
+
+def test_a_run_on_another_folder_keeps_its_manifests(train, tmp_path):
+    corpus = tmp_path / "run/manifests/corpus.json"
+    (tmp_path / "run/save/CKPT+1").mkdir(parents=True)
+    corpus.parent.mkdir()
+    for name in ("mine", "others"):
+        (tmp_path / name).mkdir()
+    corpus.write_text(json.dumps({"data_root": str(tmp_path / "mine")}))
+    result = CliRunner().invoke(main, ["train", "others", "--out=run"])
+    assert result.exit_code == 1
+    assert f"run holds a run on {tmp_path}/mine, not on others" in result.output
+    assert [path.name for path in corpus.parent.iterdir()] == ["corpus.json"]
+    # That of a folder that was moved is gone on with.
+    (tmp_path / "mine").rmdir()
+    result = CliRunner().invoke(main, ["train", "others", "--out=run"])
+    assert "others" in result.output and "holds a run" not in result.output
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
