@@ -134,7 +134,9 @@ def hold(folder: pathlib.Path) -> None:
 def _keep_script(folder: pathlib.Path) -> None:
     """Copy the script of the recipe to the run, in place of this file."""
     (folder / pathlib.Path(__file__).name).unlink(missing_ok=True)
-    shutil.copy(sys.modules["__main__"].__file__, folder)
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is not None:  # A notebook has none.
+        shutil.copy(script, folder)
 
 
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):

@@ -85,10 +85,9 @@ def test_from_a_folder_to_the_next_commands(recordings):
     assert output.index("Report: ") < output.index("Next:")
     page = (out / "report.html").read_text("utf-8")
     command = re.search("<pre><code>(.*?)</code>", page, re.DOTALL)[1]
-    assert shlex.split(html.unescape(command).replace("\\\n", "")) == [
-        *("speechbrain-vq", "train", "my recordings"),
-        *("--out=results/my recordings", *SHORT),
-    ]
+    words = shlex.split(html.unescape(command).replace("\\\n", ""))
+    assert words[:3] == ["speechbrain-vq", "train", "my recordings"]
+    assert set(words[3:]) == {"--out=results/my recordings", *SHORT}
     heard = run(home, *shlex.split(commands[1]))
     assert heard.returncode == 0, heard.stderr
     assert list((out / "reconstructed").rglob("*.wav"))

@@ -107,15 +107,15 @@ def test_players(open_page):
     original.click()
     playing = "document.querySelectorAll('audio')[{}].currentTime > 0.1"
     page.wait_for_function(playing.format(0))
-    assert original.get_attribute("aria-pressed") == "true"
+    playwright.expect(original).to_have_attribute("aria-pressed", "true")
     # The other one starts where this one was, and stops it.
     decoded.click()
     page.wait_for_function(playing.format(1))
-    assert original.get_attribute("aria-pressed") == "false"
+    playwright.expect(original).to_have_attribute("aria-pressed", "false")
     position.focus()
     page.keyboard.press("Space")
     page.wait_for_function("document.querySelectorAll('audio')[1].paused")
-    assert decoded.get_attribute("aria-pressed") == "false"
+    playwright.expect(decoded).to_have_attribute("aria-pressed", "false")
     page.keyboard.press("Home")
     assert float(position.get_attribute("aria-valuenow")) == 0
     page.keyboard.press("ArrowRight")
