@@ -18,7 +18,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_vq.nnet.utils import gather_objects
+from speechbrain_vq.nnet.utils import gather_objects, rank, world_size
 
 from .audio import AudioError
 
@@ -86,10 +86,7 @@ class StreamLoader(LoopedLoader):
                 f"num_workers={options['num_workers']}: a stream is read by "
                 "one process of each rank, so that it can go on: 0 or 1."
             )
-        self.rank, self.ranks = 0, 1
-        if torch.distributed.is_initialized():
-            self.rank = torch.distributed.get_rank()
-            self.ranks = torch.distributed.get_world_size()
+        self.rank, self.ranks = rank(), world_size()
         if shuffled > 1:
             # Of one row: its buffer is not in the state of the data set.
             rows = rows.shuffle(seed=seed, buffer_size=1)

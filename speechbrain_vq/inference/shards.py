@@ -162,8 +162,10 @@ def tokenize_shards(
         with _scratch_folder(output) as scratch:
             earlier = _read_shards(output)
             finished = {} if overwrite else earlier
+            # It hashes the weights.
+            model = describe_model(tokenizer)
             for path, notes in finished.items():
-                check_model(notes, path, describe_model(tokenizer))
+                check_model(notes, path, model)
             audio = _rows_of(tables, output)
             seen = [target for target in audio if target in finished]
             done = sum(finished[target]["rows"] for target in seen)
@@ -202,10 +204,10 @@ def tables_in(
     hidden ones and those in the output; True for Parquet."""
     tables = {}
     for place in map(pathlib.Path, places):
-        found = [place]
+        paths = [place]
         if place.is_dir():
-            found = sorted(p for p in place.rglob("*") if _is_table(p))
-        for path in filter(_is_table, found):
+            paths = sorted(p for p in place.rglob("*") if _is_table(p))
+        for path in filter(_is_table, paths):
             hidden = path.relative_to(place).parts
             absolute = pathlib.Path(os.path.abspath(path))
             if any(part.startswith(".") for part in hidden) or (
@@ -227,10 +229,10 @@ def write_shard(
 ) -> tuple[int, dict[str, str]]:
     """Write a shard, unless it is there. Return the number of its rows, and by
     name why others are missing. One without a row is not written."""
-    model = describe_model(tokenizer)
     if shard.target.exists():
         notes = _read_notes(shard.target)
         return notes["rows"], notes["left_out"]
+    model = describe_model(tokenizer)
     columns, left_out, number = _columns(tokenizer, shard.audio), {}, 0
     partial = shard.scratch / uuid.uuid4().hex
     with pyarrow.parquet.ParquetWriter(partial, columns) as writer:

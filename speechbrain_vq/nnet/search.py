@@ -178,12 +178,12 @@ class InvertedLists:
         order = flat.argsort(stable=True)
         numbers = torch.bincount(flat, minlength=len(self._lists)).tolist()
         rows = x[order // lists.shape[1]].split(numbers)
-        found = [
+        values = [
             function(torch.addmm(norms, part, words.t(), alpha=-1), 1)
             for some, (words, norms) in zip(rows, self._lists, strict=True)
             for part in some.split(max(1, _ELEMENTS_CPU // len(words)))
         ]
-        return torch.cat(found)[order.argsort()].view(lists.shape)
+        return torch.cat(values)[order.argsort()].view(lists.shape)
 
 
 def _search(x: Tensor, codebook: Tensor) -> Tensor:

@@ -35,9 +35,14 @@ def world_size() -> int:
     return 1
 
 
+def rank() -> int:
+    """Return the rank of this process, 0 where nothing is distributed."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
 def is_first_rank() -> bool:
     """Return whether this is rank 0, or the only process."""
-    return world_size() == 1 or distributed.get_rank() == 0
+    return rank() == 0
 
 
 class _Sum(torch.autograd.Function):
@@ -58,7 +63,6 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     return x if world_size() == 1 else _Sum.apply(x)
 
 
-@torch.no_grad()
 def gather_objects(value: Any) -> list:
     """Return the values of all ranks, in their order, on each of them."""
     if world_size() == 1:
@@ -68,6 +72,7 @@ def gather_objects(value: Any) -> list:
     return values
 
 
+@torch.no_grad()
 def broadcast(tensors: Sequence[Tensor]) -> None:
     """Overwrite tensors by those of rank 0."""
     if world_size() == 1:

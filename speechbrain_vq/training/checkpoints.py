@@ -232,7 +232,7 @@ class AtomicCheckpointer(Checkpointer):
 
 
 class _DamagedError(Exception):
-    """What is wrong with a checkpoint."""
+    """A checkpoint is damaged, as the message says."""
 
 
 def _seal(saved):

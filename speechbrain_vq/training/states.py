@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside SpeechBrain's: random state and trainer."""
+"""Recoverables for checkpoints: random state, and the states of a trainer."""
 
 import functools
 import random
@@ -12,7 +12,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 
-from speechbrain_vq.nnet.utils import gather_objects, world_size
+from speechbrain_vq.nnet.utils import gather_objects, rank, world_size
 
 
 # On every rank, as each has its own.
@@ -38,12 +38,11 @@ class RandomState:
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         state = torch.load(path)
-        rank = torch.distributed.get_rank() if world_size() > 1 else 0
         states = [state, *state.get("others", [])]
-        if rank >= len(states):
-            torch.manual_seed((torch.initial_seed() + rank) % 2**63)
+        if rank() >= len(states):
+            torch.manual_seed((torch.initial_seed() + rank()) % 2**63)
             return
-        state = states[rank]
+        state = states[rank()]
         torch.set_rng_state(state["torch"])
         # There may be fewer GPUs than when it was saved, or none.
         states = state.get("cuda", [])[: torch.cuda.device_count()]
