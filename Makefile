@@ -24,7 +24,7 @@ DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
 $(DEV): EXTRAS := demo,dev,docs,eval,report
 
-.PHONY: demo mini speech units test test-slow lint docs install clean
+.PHONY: demo mini speech units vocoder test test-slow lint docs install clean
 
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
@@ -41,16 +41,18 @@ mini: $(DEV)
 		$(MINI)/README.md > results/mini/README.md
 	@mv results/mini/README.md $(MINI)/README.md
 
-# Interrupted, they go on where they were. The example is LibriVox's.
-speech units: $(DEV)
-	$(BIN)/python -m pip install --quiet av
-	@mkdir -p data/debian results/$@
-	cd data/debian && apt-get download \
-		$$($(abspath $(BIN))/python -m \
+data/debian: $(DEV)
+	@mkdir -p $@
+	cd $@ && apt-get download $$($(abspath $(BIN))/python -m \
 		speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare)
-	$(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
-		--data_folder=data/debian --manifest_folder=data/debianspeech \
-		--output_folder=results/$@ --noprogressbar $(ARGS)
+
+TRAIN_DEBIAN = $(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
+	--data_folder=data/debian --manifest_folder=data/debianspeech \
+	--output_folder=results/$@ --noprogressbar $(ARGS)
+
+# Interrupted, they go on where they were. The example is LibriVox's.
+speech units: data/debian
+	$(TRAIN_DEBIAN)
 	@cp $(PRETRAINED)/speech/example.wav results/$@/
 	$(BIN)/speechbrain-vq export results/$@ $(PRETRAINED)/$@ \
 		--example=results/$@/example.wav
@@ -59,6 +61,11 @@ speech: RECIPE := speech-codec --number_of_steps=1300
 # DiVeQ, as the bundled model was trained.
 units: RECIPE := unit-discovery \
 	--vq='{estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
+
+vocoder: RECIPE := vocoder
+vocoder: data/debian
+	$(TRAIN_DEBIAN)
+	cp results/$@/model/* $(PRETRAINED)/$@/
 
 # By module, whose tests share what is costly to make.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadscope

@@ -7,6 +7,8 @@ from pathlib import Path
 from speechbrain_vq._names import unknown_name
 
 _PACKAGE = Path(__file__).resolve().parent
+# Folder of the vocoder that comes with the package.
+BUNDLED_VOCODER = _PACKAGE / "pretrained" / "vocoder"
 
 
 def preset_names() -> list[str]:

@@ -5,6 +5,7 @@ import importlib.util
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
@@ -44,6 +45,13 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     hparams_file, run_opts, overrides = _run_options().from_command_line_args(
         [_with_underscores(arg) for arg in argv]
     )
+    limit = run_opts["optimizer_step_limit"]
+    if isinstance(limit, str):  # As SpeechBrain leaves it.
+        if not limit.isdecimal():
+            raise ValueError(
+                f"--optimizer_step_limit={limit}: it is a number of steps."
+            )
+        run_opts = replace(run_opts, optimizer_step_limit=int(limit))
     try:
         options = load(overrides) or {}
     except YAMLError as error:

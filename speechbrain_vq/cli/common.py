@@ -34,8 +34,9 @@ revision_option = click.option(
 vocoder_option = click.option(
     "--vocoder",
     metavar="FOLDER|ORG/NAME",
-    help="Vocoder: a SpeechBrain HiFi-GAN or a unit vocoder; default: "
-    "Griffin-Lim.",
+    help="Vocoder: a SpeechBrain HiFi-GAN, one of DebianSpeech/vocoder, a unit "
+    "vocoder, or griffin-lim; default: the bundled one, where it takes the "
+    "model's log-mels, else Griffin-Lim.",
 )
 
 ssl_encoder_option = click.option(

@@ -98,6 +98,12 @@ def _table() -> dict[str, Buildable]:
         (f"{lobes}.ssl", "FrameEncoder"),
         (f"{lobes}.speakers", "SpeakerTable"),
         (f"{lobes}.speakers", "PretrainedSpeaker"),
+        (
+            f"{lobes}.vocoder",
+            "SourceFilterVocoder",
+            {**MANY, **filters, "kernel_size": 64, "channels": 2**12},
+            True,
+        ),
         (f"{lobes}.wavenet", "WaveNetDecoder", {**MANY, "cycle": 24}),
         (f"{models}.HifiGAN", "HifiganGenerator"),
         (f"{models}.HifiGAN", "UnitHifiganGenerator"),

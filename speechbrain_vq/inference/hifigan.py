@@ -1,4 +1,4 @@
-"""Vocoders: SpeechBrain's HiFi-GANs on log-mels and on units."""
+"""Vocoders as a tokenizer takes them: on log-mels, and on its units."""
 
 import math
 import warnings
@@ -12,52 +12,39 @@ from speechbrain.lobes.models.HifiGAN import (
 )
 from torch import nn
 
+from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.nnet.masks import frame_mask
 
 
-class HifiGAN(nn.Module):
+class MelVocoder(nn.Module):
     """Vocoder from log-mels to waveforms.
 
-    ``settings`` are those of its log-mels that are known, by the names of
-    ``LogMel.settings``; those that follow from the generator are added.
-    ``source`` is its folder or Hub name, for messages.
+    ``settings`` are those of its log-mels, by the names of
+    ``LogMel.settings``, as far as they are known. ``source`` is its folder or
+    Hub name, for messages.
     """
 
     def __init__(
         self,
-        generator: HifiganGenerator,
+        generator: SourceFilterVocoder,
         settings: dict[str, float] | None = None,
-        source: str = "a HiFi-GAN",
+        source: str = "a vocoder",
     ):
         super().__init__()
-        self.generator = generator
-        self.hop_length = samples_per_frame(generator)
-        self.shortest = shortest(generator) - 2 * generator.inference_padding
-        self.settings = {
-            **(settings or {}),
-            "n_mel_channels": generator.conv_pre.conv.in_channels,
-            "hop_length": self.hop_length,
-        }
-        self.source = source
+        self.generator, self.source = generator, source
+        self.settings = settings or generator.settings
 
     def forward(
         self, mels: torch.Tensor, lengths: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Synthesize waveforms [B, samples], zero at padding, from log-mels
         [B, T, M] of relative lengths [B]."""
-        return one_by_one(self._synthesize, mels, lengths, self.hop_length)
+        hop = int(self.settings["hop_length"])
+        with torch.autocast(mels.device.type, enabled=False):
+            return one_by_one(self._synthesize, mels.float(), lengths, hop)
 
     def _synthesize(self, mels):
-        generator, hop = self.generator, self.hop_length
-        samples = mels.shape[1] * hop
-        mels = _lengthen(mels.float(), self.shortest)
-        with torch.autocast(mels.device.type, enabled=False):
-            wavs = generator.inference(mels.transpose(1, 2))[:, 0]
-        # It adds frames before and after. Its frames are centred where their
-        # samples begin, own half a hop later.
-        begin = max(generator.inference_padding * hop - hop // 2, 0)
-        wavs = wavs[:, begin : begin + samples]
-        return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
+        return self.generator(mels)
 
     def check(self, tokenizer: nn.Module) -> None:
         """Refuse a tokenizer whose features it was not trained on; the
@@ -96,6 +83,35 @@ class HifiGAN(nn.Module):
                 "wrong.",
                 stacklevel=2,
             )
+
+
+class HifiGAN(MelVocoder):
+    """HiFi-GAN of SpeechBrain; settings that follow from the generator are
+    added to those that are given."""
+
+    def __init__(
+        self,
+        generator: HifiganGenerator,
+        settings: dict[str, float] | None = None,
+        source: str = "a HiFi-GAN",
+    ):
+        own = {
+            "n_mel_channels": generator.conv_pre.conv.in_channels,
+            "hop_length": samples_per_frame(generator),
+        }
+        super().__init__(generator, {**(settings or {}), **own}, source)
+        self.shortest = shortest(generator) - 2 * generator.inference_padding
+
+    def _synthesize(self, mels):
+        generator, hop = self.generator, self.settings["hop_length"]
+        samples = mels.shape[1] * hop
+        mels = _lengthen(mels, self.shortest)
+        wavs = generator.inference(mels.transpose(1, 2))[:, 0]
+        # It adds frames before and after. Its frames are centred where their
+        # samples begin, own half a hop later.
+        begin = max(generator.inference_padding * hop - hop // 2, 0)
+        wavs = wavs[:, begin : begin + samples]
+        return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
 
 
 class UnitVocoder(nn.Module):

@@ -14,10 +14,13 @@ from speechbrain_vq.hub.folder import (
 )
 from speechbrain_vq.lobes.ssl import SSLFeatures
 
-from .hifigan import HifiGAN, UnitVocoder
-from .vocoders import load_vocoder, load_vocoder_folder
+from .hifigan import MelVocoder, UnitVocoder
+from .vocoders import bundled_vocoder, load_vocoder, load_vocoder_folder
 
 logger = logging.getLogger(__name__)
+
+# Name of the vocoder that is no model.
+GRIFFIN_LIM = "griffin-lim"
 
 
 class PartsMixin:
@@ -25,18 +28,19 @@ class PartsMixin:
 
     def use_vocoder(
         self,
-        vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None,
+        vocoder: str | pathlib.Path | MelVocoder | UnitVocoder | None,
         **options,
     ) -> None:
         """Choose the vocoder.
 
         Arguments
         ---------
-        vocoder : path, str, HifiGAN, UnitVocoder or None
+        vocoder : path, str, MelVocoder, UnitVocoder or None
             A folder or a model on the Hub, such as
             ``speechbrain/tts-hifigan-libritts-16kHz``, or a loaded one: a
-            HiFi-GAN of SpeechBrain, or a unit vocoder of the recipe
-            ``MiniSpeech/unit-vocoder``. None: Griffin-Lim.
+            HiFi-GAN of SpeechBrain, what the recipe ``DebianSpeech/vocoder``
+            trains, or a unit vocoder of ``MiniSpeech/unit-vocoder``. None or
+            ``griffin-lim``: Griffin-Lim.
         **options
             See ``load_vocoder``.
 
@@ -48,10 +52,12 @@ class PartsMixin:
             If its inputs are not the outputs of the model; the message names
             both.
         """
+        if vocoder == GRIFFIN_LIM:
+            vocoder = None
         if isinstance(vocoder, str | os.PathLike):
             vocoder = load_vocoder(vocoder, **options)
         if vocoder is not None:
-            if not isinstance(vocoder, HifiGAN | UnitVocoder):
+            if not isinstance(vocoder, MelVocoder | UnitVocoder):
                 raise ValueError(
                     f"{vocoder!r} is no vocoder: give a folder, a model on "
                     "the Hub, or what load_vocoder gives."
@@ -128,22 +134,31 @@ class PartsMixin:
             )
         return number
 
-    def load_own_vocoder(self) -> HifiGAN | UnitVocoder | None:
-        """Load the vocoder beside the model's yaml, where that names one."""
+    def load_own_vocoder(self) -> MelVocoder | UnitVocoder | None:
+        """Load the vocoder beside the model's yaml, where that names one, else
+        the bundled one, where it takes the model's log-mels."""
         name = getattr(self.hparams, "vocoder", None)
         if not name or self.location is None:
-            return None
+            return self._bundled_vocoder()
         if not is_folder_name(name):
             logger.warning(
                 "The yaml of %s names the vocoder %r. Another folder or "
                 "repository is yours to choose: give it as vocoder=. Without "
-                "it Griffin-Lim makes the waveforms.",
+                "it the default vocoder makes the waveforms.",
                 self.source,
                 name,
             )
-            return None
+            return self._bundled_vocoder()
         # Of the model's folder, not linked from elsewhere.
         for file in (HPARAMS, WEIGHTS):
             find_file(self.location, f"{name}/{file}")
         folder = self.location / name
         return load_vocoder_folder(folder, str(folder), checkpoint=False)
+
+    def _bundled_vocoder(self):
+        """Load the bundled vocoder, if the model has its log-mels."""
+        settings = getattr(self.mods.features, "settings", None)
+        if self.decodes_to_samples or settings is None:
+            return None
+        vocoder = bundled_vocoder()
+        return vocoder if vocoder.settings == settings else None

@@ -13,7 +13,7 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 from .audio_files import AudioFilesMixin
 from .codec import CodecMixin
-from .hifigan import HifiGAN, UnitVocoder, one_by_one
+from .hifigan import MelVocoder, UnitVocoder, one_by_one
 from .interfaces import VQPretrained
 from .parts import PartsMixin
 
@@ -55,7 +55,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         cls,
         source: str | pathlib.Path,
         *args,
-        vocoder: str | pathlib.Path | HifiGAN | UnitVocoder | None = None,
+        vocoder: str | pathlib.Path | MelVocoder | UnitVocoder | None = None,
         num_codebooks: int | None = None,
         ssl_encoder: str | pathlib.Path | None = None,
         **kwargs,
@@ -69,9 +69,10 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             the Hub.
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
-        vocoder : path, str, HifiGAN or UnitVocoder, optional
+        vocoder : path, str, MelVocoder or UnitVocoder, optional
             See ``use_vocoder``; by default the folder beside the model's yaml
-            that this names under ``vocoder``, else Griffin-Lim.
+            that this names under ``vocoder``, else the bundled vocoder, for
+            log-mels with the settings of the recipes, else Griffin-Lim.
         num_codebooks : int, optional
             See ``use_codebooks``; all by default.
         ssl_encoder : path or str, optional
@@ -189,7 +190,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         """Decode tokens to waveforms.
 
         The features of an utterance are the same alone and in a padded batch,
-        up to rounding, after which Griffin-Lim may find other phases.
+        up to rounding, after which vocoders may find other phases.
 
         Arguments
         ---------

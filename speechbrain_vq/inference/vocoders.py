@@ -1,4 +1,4 @@
-"""Load SpeechBrain's HiFi-GANs from a folder or the Hub, as data."""
+"""Load vocoders from a folder or the Hub, as data."""
 
 import pathlib
 from typing import Any
@@ -11,8 +11,10 @@ from speechbrain.lobes.models.HifiGAN import (
 from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import WEIGHTS, find_file
 from speechbrain_vq.hub.load import load_named
+from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
+from speechbrain_vq.presets import BUNDLED_VOCODER
 
-from .hifigan import HifiGAN, UnitVocoder
+from .hifigan import HifiGAN, MelVocoder, UnitVocoder
 
 # Name of the weights of SpeechBrain's vocoders.
 CHECKPOINT = "generator.ckpt"
@@ -32,23 +34,24 @@ PUBLISHED = {
 
 def load_vocoder(
     source: str | pathlib.Path, **options: Any
-) -> HifiGAN | UnitVocoder:
-    """Load a HiFi-GAN of SpeechBrain, on log-mels or on units, without running
-    code that came with it.
+) -> MelVocoder | UnitVocoder:
+    """Load a vocoder, on log-mels or on units, without running code that came
+    with it.
 
     Arguments
     ---------
     source : path or str
         Folder, or id of a model on the Hub, such as
         ``speechbrain/tts-hifigan-libritts-16kHz``: a ``hyperparams.yaml`` with
-        ``generator``, and ``model.safetensors`` or ``generator.ckpt``.
+        ``generator``, a HiFi-GAN of SpeechBrain or a ``SourceFilterVocoder``,
+        and ``model.safetensors`` or ``generator.ckpt``.
     **options
         ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
         ``force_download``, as in ``VQTokenizer.from_hparams``.
 
     Returns
     -------
-    HifiGAN or UnitVocoder
+    MelVocoder or UnitVocoder
         The vocoder, on the CPU, in evaluation mode.
 
     Raises
@@ -64,16 +67,20 @@ def load_vocoder(
 
 def load_vocoder_folder(
     folder: pathlib.Path, source: str, checkpoint: bool = True
-) -> HifiGAN | UnitVocoder:
-    """Load a HiFi-GAN of a folder; see ``load_vocoder``. ``source`` is its name
+) -> MelVocoder | UnitVocoder:
+    """Load the vocoder of a folder; see ``load_vocoder``. ``source`` is its name
     for error messages; with ``checkpoint`` it may be in ``generator.ckpt``."""
     safe = (folder / WEIGHTS).is_file() or not checkpoint
     weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
     hparams, generator = load_named(folder, "generator", weights)
+    if isinstance(generator, SourceFilterVocoder):
+        generator.eval().requires_grad_(False)
+        return MelVocoder(generator, source=source)
     if not isinstance(generator, HifiganGenerator):
         raise ValueError(
-            f"'{source}' is no HiFi-GAN of SpeechBrain: the generator of its "
-            f"yaml is {type(generator).__name__}."
+            f"'{source}' is no HiFi-GAN of SpeechBrain and no "
+            "SourceFilterVocoder: the generator of its yaml is "
+            f"{type(generator).__name__}."
         )
     generator.remove_weight_norm()
     generator.eval().requires_grad_(False)
@@ -96,3 +103,9 @@ def load_vocoder_folder(
             f"be a whole number of frames from 0 to {MOST_PADDING}."
         )
     return HifiGAN(generator, settings, str(source))
+
+
+def bundled_vocoder() -> MelVocoder:
+    """Load the vocoder that comes with the package, for log-mels with the
+    settings that ``LogMel`` and the recipes have by default."""
+    return load_vocoder_folder(BUNDLED_VOCODER, "the bundled vocoder")

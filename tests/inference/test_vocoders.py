@@ -24,12 +24,14 @@ from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.hub.plain import UnsafeHparamsError
 from speechbrain_vq.inference.hifigan import (
     HifiGAN,
+    MelVocoder,
     UnitVocoder,
     shortest,
     unit_settings,
 )
 from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
+from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.presets import bundled
 from speechbrain_vq.recipe_files import recipe_path
@@ -603,3 +605,32 @@ def test_no_tokens_are_no_speech(tokenizer, tmp_path):
     tokenizer.mods["decoder"] = decoder
     tokenizer.use_vocoder(write_units(tmp_path / "units", tokenizer))
     assert tokenizer.decode_batch(none).shape == (2, 0)
+
+
+def test_the_default_is_the_bundled_one_where_it_takes_the_log_mels(matching):
+    """Others have Griffin-Lim, which is also to be had by its name."""
+    cpu = {"device": "cpu"}
+    spoken = VQTokenizer.from_hparams("mini", run_opts=cpu)
+    assert isinstance(spoken.vocoder.generator, SourceFilterVocoder)
+    assert "the bundled vocoder" in spoken.made_by()
+    plain = VQTokenizer.from_hparams(
+        "mini", vocoder="griffin-lim", run_opts=cpu
+    )
+    assert plain.vocoder is None
+    assert VQTokenizer.from_hparams(matching, run_opts=cpu).vocoder is None
+    tokens = torch.randint(512, (2, 30), generator=torch.Generator())
+    lengths = torch.tensor([1.0, 0.5])
+    wavs = spoken.decode_batch(tokens, lengths)
+    assert wavs.shape == (2, 30 * 320) and not wavs[1, 15 * 320 :].any()
+    # Alone and in a batch, at any time.
+    alone = spoken.decode_batch(tokens[1:, :15])
+    torch.testing.assert_close(alone, wavs[1:, : 15 * 320], rtol=0, atol=1e-4)
+    assert not torch.allclose(plain.decode_batch(tokens, lengths), wavs)
+
+
+def test_log_mels_of_another_window_are_refused(tmp_path):
+    """By the vocoder of the package as by others, named and with the way out."""
+    tokenizer = VQTokenizer.from_hparams("mini", run_opts={"device": "cpu"})
+    other = MelVocoder(SourceFilterVocoder(win_length=400, channels=8))
+    with pytest.raises(ValueError, match="win_length=400.*win_length=640"):
+        tokenizer.use_vocoder(other)

@@ -177,6 +177,13 @@ def test_a_value_of_another_type_is_refused(name, variant):
         load(variant.parent / f"{name}.yaml", "--size=big")
 
 
+def test_the_limit_of_steps_is_a_number():
+    _, options, _ = parse(UNITS, "--data_folder=x", "--optimizer_step_limit=5")
+    assert options["optimizer_step_limit"] == 5
+    with pytest.raises(ValueError, match="limit=many: it is a number of steps"):
+        parse(UNITS, "--data_folder=x", "--optimizer_step_limit=many")
+
+
 def test_changed_presets_do_not_outlive_the_process(tmp_path):
     code = (
         "import sys, tempfile\n"

@@ -1,0 +1,295 @@
+"""Recipe for training a source-filter vocoder on recorded speech, for the log-mels
+that a tokenizer decodes.
+
+To run this recipe (README.md names the packages):
+> python train.py hparams/train.yaml --data_folder=PACKAGES
+
+The tokenizer is the bundled codec, or --tokenizer=MODEL. It is frozen.
+"""
+
+import functools
+import logging
+import pathlib
+import random
+import sys
+
+import numpy as np
+import parselmouth
+import speechbrain as sb
+import torch
+from ruamel.yaml.comments import CommentedMap
+from speechbrain.utils.distributed import run_on_main
+
+from speechbrain_vq.cli.common import clean_errors
+from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.dataset import (
+    TrainingReader,
+    random_start,
+    read_dataset,
+)
+from speechbrain_vq.dataio.manifests import SPLITS
+from speechbrain_vq.hub.folder import HPARAMS, save_weights
+from speechbrain_vq.hub.hparams import inference_yaml
+from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.inference.hifigan import MelVocoder
+from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.lobes.vocoder import f0, pitch_targets
+from speechbrain_vq.publish import Run
+from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
+    fit_and_test,
+    prepared,
+    start,
+    write_results,
+)
+from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
+
+logger = logging.getLogger(__name__)
+
+
+class VocoderBrain(sb.Brain):
+    """Train a vocoder on log-mels of recordings and of their tokens."""
+
+    def compute_forward(self, batch, stage):
+        """Compute the controls and the waveforms [B, samples], of the true F0."""
+        batch = batch.to(self.device)
+        mels = self.log_mels(batch.sig.data, stage)
+        controls = self.modules.vocoder.controls(mels)
+        # What is voiced has a loss of its own.
+        detached = controls._replace(voicing=controls.voicing.detach())
+        contour = filled(batch.f0.data)
+        return controls, self.modules.vocoder.synthesize(detached, contour)
+
+    @torch.no_grad()
+    def log_mels(self, wavs, stage):
+        """Compute log-mels: in training some rows of recordings, and others
+        decoded from the first c codebooks, c drawn anew; else all decoded."""
+        features = self.tokenizer.mods.features
+        mels, _ = features(wavs, torch.ones(len(wavs), device=self.device))
+        number, books = 0, self.tokenizer.num_codebooks
+        if stage == sb.Stage.TRAIN:
+            number = round(len(wavs) * (1 - self.hparams.decoded_share))
+            books = int(torch.randint(books, ())) + 1
+        if number < len(wavs):
+            decoded = decoded_features(self.tokenizer, wavs[number:], books)
+            mels = torch.cat([mels[:number], decoded])
+        return features.denormalize(mels)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Compute the error of the spectra, and of pitch and voicing."""
+        controls, wavs = predictions
+        f0s, target = batch.f0.data, batch.sig.data
+        voiced = f0s > 0
+        log_likelihood = controls.pitch.log_softmax(-1)
+        pitch = -(pitch_targets(f0s) * log_likelihood).sum(-1)[voiced]
+        # Of a batch without voice, 0.
+        pitch = pitch.sum() / voiced.sum().clamp(min=1)
+        voicing = torch.nn.functional.binary_cross_entropy_with_logits(
+            controls.voicing, voiced.float()
+        )
+        spectral = spectral_error(wavs, target, self.hparams.resolutions)
+        if stage != sb.Stage.TRAIN:
+            self.measure(controls, f0s, spectral)
+        if stage == sb.Stage.TEST:
+            self.compare(batch)
+        weights = self.hparams.pitch_weight, self.hparams.voicing_weight
+        return spectral + weights[0] * pitch + weights[1] * voicing
+
+    def measure(self, controls, f0s, spectral):
+        """Add the errors of a batch."""
+        voiced = f0s > 0
+        cents = 1200 * torch.log2(f0(controls.pitch)[voiced] / f0s[voiced])
+        wrong = (controls.voicing > 0) != voiced
+        self.errors["spectral_error"].append(float(spectral))
+        # Of the frames, not of the batches.
+        self.errors["f0_error_cents"].extend(cents.abs().tolist())
+        self.errors["voicing_error"].extend(wrong.flatten().float().tolist())
+
+    def compare(self, batch):
+        """Measure the vocoder as it is used, and Griffin-Lim, on a batch."""
+        features, wavs = self.tokenizer.mods.features, batch.sig.data
+        books = self.tokenizer.num_codebooks
+        mels = decoded_features(self.tokenizer, wavs, books)
+        outputs = {
+            "as_used": self.modules.vocoder(features.denormalize(mels)),
+            "griffin_lim": features.inverse(mels),
+        }
+        for name, output in outputs.items():
+            error = spectral_error(output, wavs, self.hparams.resolutions)
+            self.errors[f"{name}_spectral_error"].append(float(error))
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Set the learning rate of the step to come."""
+        self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
+
+    def on_stage_start(self, stage, epoch=None):
+        """Reset the errors."""
+        names = ["spectral_error", "f0_error_cents", "voicing_error"]
+        if stage == sb.Stage.TEST:
+            names += ["as_used_spectral_error", "griffin_lim_spectral_error"]
+        self.errors = {name: [] for name in names}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, save a checkpoint, and keep the results of the test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        means = {k: float(np.mean(v)) for k, v in self.errors.items() if v}
+        stats = {"loss": stage_loss, **means}
+        if stage == sb.Stage.VALID:
+            end_epoch(self, epoch, stats)
+            return
+        meta = {"step": self.optimizer_step}
+        self.hparams.train_logger.log_stats(meta, test_stats=stats)
+        self.results = {**meta, **stats}
+
+
+@torch.no_grad()
+def decoded_features(tokenizer, wavs, number):
+    """Compute the features [B, T, K] that a tokenizer decodes from the tokens
+    of its first codebooks."""
+    tokens, _ = tokenizer.encode_batch(wavs)
+    tokens = tokens if tokenizer.is_folded else tokens[..., :number]
+    vectors = tokenizer.mods.quantizer.decode(tokens)
+    return tokenizer.mods.decoder(vectors, tokenizer.speaker_batch(wavs), None)
+
+
+def spectral_error(wavs, target, resolutions):
+    """Compute the mean over resolutions (transform, hop and window, in samples)
+    of the L1 error of log-magnitudes plus spectral convergence (arXiv
+    1910.11480), relative to the level of the target."""
+    level = target.square().mean(1, keepdim=True).sqrt().clamp(min=1e-3)
+    errors = []
+    for n_fft, hop, size in resolutions:
+        window = torch.hann_window(size, device=target.device)
+        ours, theirs = (
+            torch.stft(
+                signal / level, n_fft, hop, size, window, return_complex=True
+            )
+            .abs()
+            .clamp(min=1e-5)
+            for signal in (wavs, target)
+        )
+        errors.append((ours.log() - theirs.log()).abs().mean())
+        errors[-1] = errors[-1] + (ours - theirs).norm() / theirs.norm()
+    return torch.stack(errors).mean()
+
+
+def track_f0(wav, sample_rate, hop_length):
+    """Track F0 [T] in Hz, 0 where there is no voice, at the middle of each hop,
+    by Praat's autocorrelation."""
+    sound = parselmouth.Sound(wav.double().numpy(), sample_rate)
+    step = hop_length / sample_rate
+    track = sound.to_pitch_ac(step, pitch_floor=60.0, pitch_ceiling=500.0)
+    middles = (np.arange(len(wav) // hop_length) + 0.5) * step
+    values = track.selected_array["frequency"]
+    places = np.rint((middles - track.xs()[0]) / step).astype(int)
+    return torch.from_numpy(values[places.clip(0, len(values) - 1)]).float()
+
+
+def filled(f0s):
+    """Interpolate the logarithm of F0 [B, T] through what has no voice."""
+    contours = []
+    for track in f0s.cpu().numpy():
+        voiced = np.flatnonzero(track)
+        if len(voiced):
+            logs = np.log(track[voiced])
+            track = np.exp(np.interp(np.arange(len(track)), voiced, logs))
+        else:
+            track = np.full_like(track, 150.0)
+        contours.append(torch.from_numpy(track))
+    return torch.stack(contours).to(f0s)
+
+
+def dataio_prep(hparams, folder):
+    """Build the datasets of a folder of manifests: pieces of one length, in
+    training at another speed and from another place each time."""
+    rate, hop = hparams["sample_rate"], hparams["hop_length"]
+    samples = round(hparams["segment"] * rate / hop) * hop
+
+    @functools.cache
+    def reader(sample_rate):
+        return TrainingReader(sample_rate)
+
+    def piece(path, seconds, start, read_rate):
+        """Read samples, of a shorter utterance again and again, and their F0;
+        at less than the sampling rate they are faster and higher."""
+        read = reader(read_rate)
+        wav = read(path, seconds, start, samples / read_rate)
+        wav = wav.repeat(-(-samples // max(len(wav), 1)))[:samples]
+        return wav, track_f0(wav, rate, hop)
+
+    @sb.utils.data_pipeline.takes("id", "wav", "length")
+    @sb.utils.data_pipeline.provides("sig", "f0")
+    def anywhere(name, path, seconds):
+        epoch = hparams["epoch_counter"].current
+        speed = random.Random(f"{name} {epoch}").uniform(*hparams["speeds"])
+        # In kHz, so that the resampling filter is short.
+        read_rate = 1000 * round(rate / speed / 1000)
+        start = random_start(name, epoch, seconds, samples / read_rate)
+        yield from piece(path, seconds, start, read_rate)
+
+    @sb.utils.data_pipeline.takes("wav", "length")
+    @sb.utils.data_pipeline.provides("sig", "f0")
+    def beginning(path, seconds):
+        yield from piece(path, seconds, 0.0, rate)
+
+    datasets = {}
+    for split in SPLITS:
+        dataset = read_dataset(folder, split)
+        dataset.add_dynamic_item(anywhere if split == "train" else beginning)
+        dataset.set_output_keys(["id", "sig", "f0"])
+        datasets[split] = dataset.filtered_sorted(
+            key_min_value={"length": hparams["shortest"]}
+        )
+    return datasets
+
+
+def finish(hparams, brain):
+    """Export the vocoder to the folder of the model, and write the results."""
+    run = pathlib.Path(hparams["output_folder"])
+    training = Run.open(run).hparams
+    training["modules"] = CommentedMap(generator=training["vocoder"])
+    training["generator"] = training["vocoder"]
+    text = inference_yaml(training, ["generator"])
+    with atomic_folder(run / "model") as folder:
+        (folder / HPARAMS).write_text(text, encoding="utf-8")
+        save_weights({"generator": brain.modules.vocoder}, folder)
+        load_vocoder(folder).check(brain.tokenizer)
+    settings = {key: hparams[key] for key in ("tokenizer", "seed")}
+    write_results(run, settings | brain.results)
+    logger.info(
+        'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
+        hparams["tokenizer"],
+        run / "model",
+    )
+
+
+def train(hparams, run_opts, folder):
+    """Train on a folder of manifests, and test; return the Brain."""
+    brain = VocoderBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.tokenizer = VQTokenizer.from_hparams(
+        hparams["tokenizer"], run_opts={"device": str(brain.device)}
+    )
+    MelVocoder(hparams["vocoder"]).check(brain.tokenizer)
+    fit_and_test(
+        brain,
+        dataio_prep(hparams, folder),
+        valid_batch_size=hparams["batch_size"],
+        batch_size=hparams["batch_size"],
+        shuffle=True,
+    )
+    run_on_main(finish, args=[hparams, brain])
+    return brain
+
+
+if __name__ == "__main__":
+    with clean_errors():
+        hparams, run_opts = start(sys.argv[1:])
+        train(hparams, run_opts, prepared(prepare, hparams))
