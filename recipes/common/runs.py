@@ -16,7 +16,12 @@ import speechbrain as sb
 from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    if_main_process,
+    run_on_main,
+)
+from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
 from speechbrain_vq.dataio.audio import read_audio
@@ -156,11 +161,20 @@ def fit_features(
     """Fit the normalization of the features on about 200 utterances, or on the
     first ``longest`` seconds of them."""
     names = sorted(items)[:: max(len(items) // 200, 1)]
+    bar = tqdm(
+        names,
+        "Normalizing features",
+        unit="file",
+        leave=False,
+        delay=1,
+        # None: unless it is a terminal.
+        disable=None if if_main_process() else True,
+    )
     features.fit(
         read_audio(
             items[name]["wav"], features.sample_rate, duration=longest
         ).unsqueeze(0)
-        for name in names
+        for name in bar
     )
 
 

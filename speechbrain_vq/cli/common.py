@@ -41,8 +41,8 @@ vocoder_option = click.option(
 ssl_encoder_option = click.option(
     "--ssl-encoder",
     metavar="ORG/NAME|FOLDER",
-    help="Self-supervised encoder that the model's yaml names, to be fetched "
-    "from its own repository, or a copy of it.",
+    help="Self-supervised encoder of the model: its repository on the Hub, or "
+    "a folder with a copy.",
 )
 
 engine_option = click.option(
@@ -50,8 +50,8 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="What encodes: this process, or the actors of a Ray cluster, that of "
-    "RAY_ADDRESS or one on this machine.",
+    help="Engine that encodes: this process, or the actors of a Ray cluster "
+    "(at RAY_ADDRESS, or started on this machine).",
 )
 
 
@@ -139,6 +139,11 @@ def _with_dashes(argument: str) -> str:
     if name.startswith("--"):
         name = name.replace("_", "-")
     return "=".join([name, *rest])
+
+
+def announce_loading() -> None:
+    """Show at once that a verb has started: imports take seconds."""
+    click.echo("Loading ...", err=True)
 
 
 def open_engine(name: str, run_opts: dict):

@@ -10,6 +10,7 @@ from speechbrain_vq._names import suggestion
 
 from .common import (
     INTERRUPTED,
+    announce_loading,
     any_path,
     clean_errors,
     device_option,
@@ -120,10 +121,11 @@ def tokenize(
     engine,
     **options,
 ) -> None:
-    """Write the tokens of audio files, folders of them, or data sets.
+    """Write the tokens of audio files, folders or data sets.
 
     Data sets are Parquet files, and folders of Dataset.save_to_disk.
     """
+    announce_loading()
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}
@@ -173,6 +175,7 @@ def reconstruct(
     overwrite,
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
+    announce_loading()
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
     with clean_errors(_interrupted(overwrite)):
@@ -213,6 +216,7 @@ def convert(
     places, model, revision, device, vocoder, targets, out, overwrite
 ) -> None:
     """Convert audio files to another voice, as wav files."""
+    announce_loading()
     from speechbrain_vq.inference import VoiceConverter, convert_files
 
     with clean_errors(_interrupted(overwrite)):

@@ -97,6 +97,8 @@ class UnitBrain(AnnealingBrain):
             f" after {self.optimizer_step}" if self.optimizer_step else "",
             in_words(seconds),
         )
+        # The time of the measurement is none of the training's.
+        self.bar.unpause()
 
     def compute_forward(self, batch, stage):
         """Compute the features, and what the decoder predicts from their units."""
