@@ -42,6 +42,7 @@ from speechbrain_vq.dataio.manifests import (
     PathLike,
     data_root,
     digest,
+    duration,
     first_names,
     folder_contents,
     has_manifests,
@@ -623,8 +624,9 @@ def _split(
         test, rest = rest[part : 2 * part], rest[:part] + rest[2 * part :]
     if part >= len(rest):
         raise ValueError(
-            f"{source} holds {len(order)} readable audio files: none is left "
-            f"to train on after {part} for valid and {len(test)} for test"
+            f"{source} holds too few readable audio files, {len(order)}: none "
+            f"is left to train on after {part} for validation and {len(test)} "
+            "for the test."
         )
     home = {
         **dict.fromkeys(rest, "train"),
@@ -658,7 +660,7 @@ def describe(utts: dict[str, dict], origin: str) -> str:
     }
     names = sorted(set().union(*by_split.values()))
     seconds = sum(u["length"] for p in utts.values() for u in p.values())
-    text = f"{seconds / 60:.1f} min in {sum(map(len, utts.values()))} files"
+    text = f"{duration(seconds)} in {sum(map(len, utts.values()))} files"
     if not origin:
         return f"{text}, taken for one speaker."
     text += f" of {len(names)} speakers (the {origin}: {first_names(names)})"

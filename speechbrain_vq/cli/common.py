@@ -88,6 +88,9 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
 
 def _as_users_mistake(error: Exception) -> str | None:
     """Describe an error that a user can mend; None for any other."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        # Without its number.
+        return f"{error.filename}: {error.strerror}."
     if isinstance(error, KeyError):
         return f"The key {error} is missing; --debug shows where."
     # YAMLError of PyYAML and of ruamel, neither of which is loaded for it.

@@ -237,7 +237,7 @@ def _load(interface, model, revision, run_opts, **options):
 
 def _interrupted(overwrite):
     if overwrite:
-        return "Interrupted. The same command does it all anew."
+        return "Interrupted. The same command begins anew."
     return INTERRUPTED
 
 
@@ -256,7 +256,7 @@ def _report(result, out, strict=False):
         message += f": {count_reasons(result.bad)}"
     message += "."
     if result.existing:
-        message += " --overwrite does existing files anew."
+        message += " --overwrite replaces existing files."
     click.echo(f"{message} Output: {out}")
     if not result.done or (strict and result.bad):
         sys.exit(1)

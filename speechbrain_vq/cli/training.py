@@ -216,6 +216,10 @@ def _is_folder(source: str) -> bool:
     path = pathlib.Path(source)
     if path.is_dir():
         return True
+    if path.is_file():
+        raise click.UsageError(
+            f"'{source}' is a file: give the folder of the recordings."
+        )
     beside = [str(p) for p in path.parent.glob("*") if p.is_dir()]
     # Of the recipes of a corpus, unit discovery is the one to begin with.
     first = f"{source}/unit-discovery"
