@@ -207,6 +207,8 @@ def fit_and_test(
     finally:
         if has_bar and brain.bar is not None:
             brain.bar.close()
+    if has_bar:
+        logger.info("Testing ...")
     brain.evaluate(
         datasets["test"],
         min_key=min_key,
@@ -260,9 +262,7 @@ def finish(hparams: dict, *results: dict) -> None:
     merged = {key: value for part in results for key, value in part.items()}
     folder = pathlib.Path(hparams["output_folder"])
     try:
-        model = export_pretrained(folder, folder / "model", results=merged)
-        interface = hparams["inference"]["interface"]
-        logger.info('%s.from_hparams("%s") loads the model', interface, model)
+        export_pretrained(folder, folder / "model", results=merged)
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
     write_results(folder, merged)

@@ -75,6 +75,9 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo(f"\n{interrupted}", err=True)
         sys.exit(INTERRUPTED_CODE)
+    except BrokenPipeError:
+        # Of `| head`, which click ends quietly.
+        raise
     except Exception as error:
         context = click.get_current_context(silent=True)
         debug = context and context.find_root().meta.get("debug")
