@@ -37,11 +37,12 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     the run options and the overrides. These may add keys: load them with
     ``overrides_must_match=False``. A ValueError tells what is wrong with an
     argument, or missing."""
-    # SpeechBrain would append it to the value before it.
+    # SpeechBrain would append it to the value before it, or ignore it.
     for before, arg in pairwise(argv):
         is_value = before.startswith("-") and "=" not in before
-        if re.match(r"\w+=", arg) and not is_value:
-            raise ValueError(f"{arg!r} belongs to no option: write --{arg}.")
+        if not arg.startswith("-") and not is_value:
+            hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
+            raise ValueError(f"{arg!r} belongs to no option{hint}.")
     hparams_file, run_opts, overrides = _run_options().from_command_line_args(
         [_with_underscores(arg) for arg in argv]
     )

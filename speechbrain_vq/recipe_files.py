@@ -59,11 +59,12 @@ def describe_recipe(name: str) -> str:
     Example
     -------
     >>> describe_recipe("MiniSpeech/unit-discovery")
-    'discovering speech units with a vector-quantized autoencoder'
+    'Discovering speech units with a vector-quantized autoencoder'
     """
     source = recipe_path(f"{name}/train.py").read_text("utf-8")
     text = " ".join(ast.get_docstring(ast.parse(source)).split())
-    return re.split(r"[.:] ", text)[0].removeprefix("Recipe for ").rstrip(".")
+    text = re.split(r"[.:] ", text)[0].removeprefix("Recipe for ").rstrip(".")
+    return text[:1].upper() + text[1:]
 
 
 def recipe_yaml(recipe: str, name: str) -> Path:

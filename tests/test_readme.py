@@ -9,10 +9,14 @@ import shutil
 import subprocess
 import sys
 
+import datasets
 import pytest
 import soundfile
 
 from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    prepare_minispeech,
+)
 from tests.recipe_tests import phone_corpora
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -113,7 +117,6 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     check_the_hub(tmp_path, hub)
     check_conversion(tmp_path)
-    check_own_recordings(tmp_path, hub)
 
 
 @pytest.mark.slow
@@ -130,19 +133,56 @@ def test_the_command_of_a_recipe(tmp_path):
     assert results["per"] < 100
 
 
-def check_own_recordings(folder, hub):
-    """A folder of audio becomes a model, tokens, and a repository."""
-    for path in list((folder / "data/audio").rglob("*.flac"))[:60]:
-        path.rename(folder / "recordings" / path.name)
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_walk_of_a_stranger(tmp_path, hub, monkeypatch):
+    """From a folder of recordings by speaker to a model, a report, tokens and
+    a repository, by the commands of the README alone."""
+    monkeypatch.setenv("HF_TOKEN", "hf_alice")
+    corpus = prepare_minispeech(tmp_path / "corpus", minutes=4)
+    (corpus / "audio").rename(tmp_path / "recordings")
+    paths = [str(p) for p in (tmp_path / "recordings").rglob("*.flac")]
     section = TEXT.split("## Your own recordings\n")[1].split("\n## ")[0]
     block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    for line in block.splitlines():
-        command = shlex.split(line)[1:]
-        short = SHORT[1:] if command[0] == "train" else []
-        run(PROGRAM, *command, *short, cwd=folder)
-    lines = (folder / "mine.jsonl").read_text().splitlines()
-    assert len(lines) == len(list((folder / "recordings").iterdir()))
+    train, tokenize, push = (shlex.split(x)[1:] for x in block.splitlines())
+    output = run(PROGRAM, *train, *SHORT[1:], cwd=tmp_path)
+    assert "of 24 speakers (the subfolders: " in output
+    check_report(tmp_path / "results/mine/report.html")
+    run(PROGRAM, *tokenize, cwd=tmp_path)
+    rows = map(json.loads, (tmp_path / "mine.jsonl").read_text().splitlines())
+    tokens = {str(tmp_path / row["path"]): row["tokens"] for row in rows}
+    assert set(tokens) == set(paths)
+    # As a data set.
+    option = re.search(r"With `(--out=\w+)`, `tokenize` writes", section)[1]
+    assert tokenize.pop().startswith("--out=")
+    run(PROGRAM, *tokenize, option, cwd=tmp_path)
+    rows = datasets.load_from_disk(tmp_path / option.removeprefix("--out="))
+    assert {
+        str(tmp_path / row["path"]): row["tokens"] for row in rows
+    } == tokens
+    run(PROGRAM, *push, cwd=tmp_path)
     assert "model.safetensors" in hub.repo("lab/mine").files()
+
+
+def check_report(path):
+    """A browser opens the page, without the network and without a complaint."""
+    chromium = shutil.which("chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    if chromium is None:
+        pytest.skip("there is no chromium")
+    problems = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        page.goto(path.as_uri())
+        assert page.locator(".utterance audio").count() > 2
+        browser.close()
+    assert not problems
 
 
 def check_conversion(folder):

@@ -22,6 +22,7 @@ import collections
 import csv
 import gzip
 import importlib.util
+import locale
 import logging
 import math
 import os
@@ -41,6 +42,7 @@ from speechbrain_vq.dataio.manifests import (
     PathLike,
     data_root,
     digest,
+    duration,
     first_names,
     folder_contents,
     has_manifests,
@@ -69,6 +71,8 @@ HELD_OUT = 0.05
 _SUBSET = re.compile(
     r"(train|valid|val|dev|eval|test)([^a-z].*|ation|ing|)$", re.I
 )
+# Folders of languages, such as en or pt_BR, which may have one for each speaker.
+_LANGUAGES = {alias.split("_")[0] for alias in locale.locale_alias}
 # Not the year of a date.
 _PREFIX = re.compile(r"(?!(?:19|20)\d\d)([A-Za-z0-9]+)[_-]")
 
@@ -291,7 +295,8 @@ def prepare_audio_folder(
     speakers, some with a twentieth of the files or more are for the test
     alone, so that it is of unseen speakers; of fewer, a twentieth of the
     files. Speakers are the subfolders, or else what file names begin with, up
-    to the first ``_`` or ``-``. Files that are unreadable, empty or cut short
+    to the first ``_`` or ``-``. Subfolders that are named as languages (``en``)
+    are skipped if there are some for speakers in them. Files that are unreadable, empty or cut short
     are named in warnings and left out.
 
     Arguments
@@ -563,20 +568,33 @@ def find_speakers(
     >>> find_speakers(paths, "me")[1]
     'beginnings of file names'
     """
+    languages = None
     for depth in range(max((len(p.parts) for p in paths), default=0) - 1):
         folders = {
             path: path.parts[depth] if len(path.parts) > depth + 1 else default
             for path in paths
         }
         splits = all(_SUBSET.match(name) for name in folders.values())
-        if _are_speakers(folders) and not splits:
-            return folders, "subfolders"
+        if not _are_speakers(folders) or splits:
+            continue
+        if languages is None and all(map(_is_language, folders.values())):
+            languages = folders
+            continue
+        return folders, "subfolders"
+    if languages is not None:
+        return languages, "subfolders"
     matches = {path: _PREFIX.match(path.name) for path in paths}
     if all(matches.values()):
         prefixes = {path: match[1] for path, match in matches.items()}
         if _are_speakers(prefixes):
             return prefixes, "beginnings of file names"
     return dict.fromkeys(paths, default), ""
+
+
+def _is_language(name: str) -> bool:
+    """Return whether the name of a folder is the code of a language."""
+    language, _, region = name.replace("-", "_").partition("_")
+    return language in _LANGUAGES and len(language) < 4 and len(region) < 5
 
 
 def _are_speakers(names: dict[pathlib.Path, str]) -> bool:
@@ -606,8 +624,9 @@ def _split(
         test, rest = rest[part : 2 * part], rest[:part] + rest[2 * part :]
     if part >= len(rest):
         raise ValueError(
-            f"{source} holds {len(order)} readable audio files: none is left "
-            f"to train on after {part} for valid and {len(test)} for test"
+            f"{source} holds too few readable audio files, {len(order)}: none "
+            f"is left to train on after {part} for validation and {len(test)} "
+            "for the test."
         )
     home = {
         **dict.fromkeys(rest, "train"),
@@ -641,7 +660,7 @@ def describe(utts: dict[str, dict], origin: str) -> str:
     }
     names = sorted(set().union(*by_split.values()))
     seconds = sum(u["length"] for p in utts.values() for u in p.values())
-    text = f"{seconds / 60:.1f} min in {sum(map(len, utts.values()))} files"
+    text = f"{duration(seconds)} in {sum(map(len, utts.values()))} files"
     if not origin:
         return f"{text}, taken for one speaker."
     text += f" of {len(names)} speakers (the {origin}: {first_names(names)})"

@@ -32,19 +32,23 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     model = folder / "model"
     if not model.is_dir():
         return
-    logger.info("Model: %s", model)
     encoder = ()
     about = json.loads((model / "config.json").read_text("utf-8"))
+    interface = about["speechbrain_interface"]
+    logger.info("Model: %s (%s.from_hparams loads it)", model, interface)
     if "ssl_source" in about:
         encoder = (f"--ssl-encoder={about['ssl_source']}",)
-    page = folder / "report.html"
+    page, steps = folder / "report.html", {}
     if (folder / COMMAND_FILE).is_file():
         logger.info("Writing the report, which takes a while ...")
         # Only these runs need it.
         from speechbrain_vq.report import write_report
 
-        logger.info("Report: %s, for a browser", write_report(folder, page))
-    steps = {"look at it": ("report", str(folder), f"--out={page}", *encoder)}
+        logger.info(
+            "Report: %s (open it in a browser)", write_report(folder, page)
+        )
+    else:
+        steps["look at it"] = ("report", str(folder), f"--out={page}", *encoder)
     if manifests is not None:
         test = manifests / "test.json"
         recording, *_, other = [
@@ -55,7 +59,7 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
             f"--out={folder / 'reconstructed'}",
             *encoder,
         )
-        if about["speechbrain_interface"] == "VoiceConverter":
+        if interface == "VoiceConverter":
             steps["convert it"] = (
                 *("convert", recording, f"--model={model}"),
                 *(f"--target={other}", f"--out={folder / 'converted'}"),

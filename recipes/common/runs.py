@@ -16,7 +16,12 @@ import speechbrain as sb
 from filelock import FileLock
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
-from speechbrain.utils.distributed import ddp_init_group, run_on_main
+from speechbrain.utils.distributed import (
+    ddp_init_group,
+    if_main_process,
+    run_on_main,
+)
+from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
 from speechbrain_vq.dataio.audio import read_audio
@@ -156,11 +161,20 @@ def fit_features(
     """Fit the normalization of the features on about 200 utterances, or on the
     first ``longest`` seconds of them."""
     names = sorted(items)[:: max(len(items) // 200, 1)]
+    bar = tqdm(
+        names,
+        "Normalizing features",
+        unit="file",
+        leave=False,
+        delay=1,
+        # None: unless it is a terminal.
+        disable=None if if_main_process() else True,
+    )
     features.fit(
         read_audio(
             items[name]["wav"], features.sample_rate, duration=longest
         ).unsqueeze(0)
-        for name in names
+        for name in bar
     )
 
 
@@ -193,6 +207,8 @@ def fit_and_test(
     finally:
         if has_bar and brain.bar is not None:
             brain.bar.close()
+    if has_bar:
+        logger.info("Testing ...")
     brain.evaluate(
         datasets["test"],
         min_key=min_key,
@@ -246,9 +262,7 @@ def finish(hparams: dict, *results: dict) -> None:
     merged = {key: value for part in results for key, value in part.items()}
     folder = pathlib.Path(hparams["output_folder"])
     try:
-        model = export_pretrained(folder, folder / "model", results=merged)
-        interface = hparams["inference"]["interface"]
-        logger.info('%s.from_hparams("%s") loads the model', interface, model)
+        export_pretrained(folder, folder / "model", results=merged)
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
     write_results(folder, merged)

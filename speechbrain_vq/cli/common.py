@@ -42,8 +42,8 @@ vocoder_option = click.option(
 ssl_encoder_option = click.option(
     "--ssl-encoder",
     metavar="ORG/NAME|FOLDER",
-    help="Self-supervised encoder that the model's yaml names, to be fetched "
-    "from its own repository, or a copy of it.",
+    help="Self-supervised encoder of the model: its repository on the Hub, or "
+    "a folder with a copy.",
 )
 
 engine_option = click.option(
@@ -51,8 +51,8 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="What encodes: this process, or the actors of a Ray cluster, that of "
-    "RAY_ADDRESS or one on this machine.",
+    help="Engine that encodes: this process, or the actors of a Ray cluster "
+    "(at RAY_ADDRESS, or started on this machine).",
 )
 
 
@@ -76,6 +76,9 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo(f"\n{interrupted}", err=True)
         sys.exit(INTERRUPTED_CODE)
+    except BrokenPipeError:
+        # Of `| head`, which click ends quietly.
+        raise
     except Exception as error:
         context = click.get_current_context(silent=True)
         debug = context and context.find_root().meta.get("debug")
@@ -89,6 +92,9 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
 
 def _as_users_mistake(error: Exception) -> str | None:
     """Describe an error that a user can mend; None for any other."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        # Without its number.
+        return f"{error.filename}: {error.strerror}."
     if isinstance(error, KeyError):
         return f"The key {error} is missing; --debug shows where."
     # YAMLError of PyYAML and of ruamel, neither of which is loaded for it.
@@ -140,6 +146,11 @@ def _with_dashes(argument: str) -> str:
     if name.startswith("--"):
         name = name.replace("_", "-")
     return "=".join([name, *rest])
+
+
+def announce_loading() -> None:
+    """Show at once that a verb has started: imports take seconds."""
+    click.echo("Loading ...", err=True)
 
 
 def open_engine(name: str, run_opts: dict):

@@ -6,6 +6,7 @@ import sys
 import click
 
 from .common import (
+    announce_loading,
     check_output_folder,
     clean_errors,
     device_option,
@@ -52,7 +53,7 @@ OF_TOKENS = ("codebook_size",)
     "--report",
     metavar="FILE",
     type=new_file,
-    help="HTML page on the model to write, with recordings of the manifest.",
+    help="HTML report on the model to write, with recordings of the manifest.",
 )
 @click.option(
     "--judges",
@@ -78,7 +79,7 @@ OF_TOKENS = ("codebook_size",)
     show_default=True,
     metavar="N",
     type=click.IntRange(min=0),
-    help="Number of pairs of an utterance and another speaker to convert.",
+    help="Number of conversions, each of an utterance to another speaker.",
 )
 @click.option(
     "--targets",
@@ -103,7 +104,7 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--codebook-size",
     type=click.IntRange(min=1),
-    help="Number of codes of the tokens in a file.",
+    help="Codebook size of TOKENS.jsonl.",
 )
 @click.option(
     "--data-root",
@@ -140,16 +141,17 @@ def evaluate(
     engine,
     **options,
 ) -> None:
-    """Evaluate units: phones, ABX, probes, bit rate, reconstruction."""
-    from speechbrain_vq.evaluation import evaluate as run
-    from speechbrain_vq.evaluation import write_report
-    from speechbrain_vq.evaluation.report import as_text
-
+    """Evaluate units by phones, ABX, bit rate and reconstruction."""
     _check_options(source, options)
     if abx == "fastabx":
         raise click.UsageError(
             "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
         )
+    announce_loading()
+    from speechbrain_vq.evaluation import evaluate as run
+    from speechbrain_vq.evaluation import write_report
+    from speechbrain_vq.evaluation.report import as_text
+
     model = {"revision": revision, "vocoder": vocoder}
     if ssl_encoder:
         model["ssl_encoder"] = ssl_encoder

@@ -10,6 +10,7 @@ from speechbrain_vq._names import suggestion
 
 from .common import (
     INTERRUPTED,
+    announce_loading,
     any_path,
     clean_errors,
     device_option,
@@ -120,10 +121,11 @@ def tokenize(
     engine,
     **options,
 ) -> None:
-    """Write the tokens of audio files, folders of them, or data sets.
+    """Write the tokens of audio files, folders or data sets.
 
     Data sets are Parquet files, and folders of Dataset.save_to_disk.
     """
+    announce_loading()
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}
@@ -173,6 +175,7 @@ def reconstruct(
     overwrite,
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
+    announce_loading()
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
     with clean_errors(_interrupted(overwrite)):
@@ -213,6 +216,7 @@ def convert(
     places, model, revision, device, vocoder, targets, out, overwrite
 ) -> None:
     """Convert audio files to another voice, as wav files."""
+    announce_loading()
     from speechbrain_vq.inference import VoiceConverter, convert_files
 
     with clean_errors(_interrupted(overwrite)):
@@ -233,7 +237,7 @@ def _load(interface, model, revision, run_opts, **options):
 
 def _interrupted(overwrite):
     if overwrite:
-        return "Interrupted. The same command does it all anew."
+        return "Interrupted. The same command begins anew."
     return INTERRUPTED
 
 
@@ -252,7 +256,7 @@ def _report(result, out, strict=False):
         message += f": {count_reasons(result.bad)}"
     message += "."
     if result.existing:
-        message += " --overwrite does existing files anew."
+        message += " --overwrite replaces existing files."
     click.echo(f"{message} Output: {out}")
     if not result.done or (strict and result.bad):
         sys.exit(1)

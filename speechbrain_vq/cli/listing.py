@@ -71,12 +71,11 @@ def config(recipe, name) -> None:
 
 
 def _show(title, texts):
-    """Print names, with a line on each."""
-    click.echo(f"{title}:")
-    width = max(map(len, texts))
-    for name, text in texts.items():
-        click.echo(f"  {name:{width}}  {text}")
-    click.echo()
+    """Print names and what each is, as `--help` prints options."""
+    formatter = click.get_current_context().make_formatter()
+    with formatter.section(title):
+        formatter.write_dl(list(texts.items()))
+    click.echo(formatter.getvalue())
 
 
 def _describe_model(name):

@@ -3,6 +3,7 @@
 import click
 
 from .common import (
+    announce_loading,
     any_path,
     clean_errors,
     existing_path,
@@ -66,6 +67,7 @@ def export(
     if (output is None) == (out is None):
         raise click.UsageError("Give the folder of the model by --out, once.")
     output = out or output
+    announce_loading()
     from speechbrain_vq.publish import export_pretrained
 
     card = {

@@ -3,6 +3,7 @@
 import click
 
 from .common import (
+    announce_loading,
     device_option,
     existing_path,
     new_file,
@@ -42,6 +43,7 @@ def report(
     source, output, compare, data, revision, device, vocoder, ssl_encoder
 ) -> None:
     """Write one HTML page to listen to, look at and compare runs."""
+    announce_loading()
     from speechbrain_vq.report import write_report
 
     path = write_report(

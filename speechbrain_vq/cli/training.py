@@ -20,7 +20,12 @@ from speechbrain_vq.recipe_files import (
     recipe_yaml,
 )
 
-from .common import check_output_folder, new_file, output_folder
+from .common import (
+    announce_loading,
+    check_output_folder,
+    new_file,
+    output_folder,
+)
 
 DEMO = pathlib.Path("results/demo")
 
@@ -61,7 +66,8 @@ DEMO = pathlib.Path("results/demo")
     help="File to write the metrics to.",
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:
-    """Train a codebook in two ways on synthetic speech, and compare them."""
+    """Train a plain and a robust codebook on synthetic speech."""
+    announce_loading()
     from speechbrain_vq.demo import run_demo
 
     metrics = run_demo(out or output or DEMO, seed, steps, minutes)
@@ -83,8 +89,7 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 )
 @click.option(
     "--preset",
-    help="Preset of the codebook's training, see `list`; default: as in the "
-    "recipe.",
+    help="Preset of the quantizer, see `list`; default: as in the recipe.",
 )
 @click.option(
     "--steps",
@@ -95,13 +100,13 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--logger",
     type=click.Choice(["file", "tensorboard", "wandb"]),
-    help="Also log metrics, samples and hyperparameters there.",
+    help="Logger of metrics, samples and hyperparameters; default: file.",
 )
 @click.option(
     "--config",
     metavar="FILE",
-    help="Training config, e.g. written by `config`, or the name of one of "
-    "the recipe's; default: train.yaml.",
+    help="Yaml file to train by: one that `config` wrote, or the name of one "
+    "of the recipe's; default: train.yaml.",
 )
 @click.option(
     "--out",
@@ -179,7 +184,7 @@ def train(
         # It makes manifests, chooses what is not given, and runs the script.
         arguments = [str(script), source, *arguments]
         script = recipe_path("common/folder.py")
-    click.echo("Loading ...", err=True)
+    announce_loading()
     # SpeechBrain warns of what it does not need as it is imported.
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)
@@ -211,6 +216,10 @@ def _is_folder(source: str) -> bool:
     path = pathlib.Path(source)
     if path.is_dir():
         return True
+    if path.is_file():
+        raise click.UsageError(
+            f"'{source}' is a file: give the folder of the recordings."
+        )
     beside = [str(p) for p in path.parent.glob("*") if p.is_dir()]
     # Of the recipes of a corpus, unit discovery is the one to begin with.
     first = f"{source}/unit-discovery"

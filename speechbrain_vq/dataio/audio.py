@@ -133,9 +133,16 @@ def check_files(
     lengths, errors, paths = {}, {}, list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = zip(paths, pool.map(check, paths), strict=True)
-        bar = {"total": len(paths), "unit": "file", "leave": False}
-        hidden = True if len(paths) < 2 else None
-        for path, result in tqdm(results, "checking", disable=hidden, **bar):
+        for path, result in tqdm(
+            results,
+            "Checking recordings",
+            total=len(paths),
+            unit="file",
+            leave=False,
+            # Few files are checked at once.
+            delay=1,
+            disable=None,
+        ):
             if isinstance(result, AudioError):
                 errors[path] = str(result)
             else:

@@ -136,7 +136,7 @@ def read_manifest(
             items = read_json(path, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError, csv.Error) as error:
         raise ManifestError(
-            f"{path}: no manifest in UTF-8, or not all of it: {error}"
+            f"{path} is no manifest in UTF-8, or not all of it: {error}"
         ) from error
     if not isinstance(items, dict):
         raise ManifestError(
@@ -402,11 +402,23 @@ def write_corpus(
         "%s: %s",
         folder,
         ", ".join(
-            f"{split} {sum(u['length'] for u in utts[split].values()) / 60:.1f}"
-            f" min ({len(utts[split])} utterances)"
+            f"{split} {duration(sum(u['length'] for u in part.values()))}"
+            f" ({len(part)} utterance{'s' * (len(part) != 1)})"
             for split in SPLITS
+            for part in [utts[split]]
         ),
     )
+
+
+def duration(seconds: float) -> str:
+    """Format how long some speech is.
+
+    Example
+    -------
+    >>> duration(4.5), duration(870)
+    ('4.5 s', '14.5 min')
+    """
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:

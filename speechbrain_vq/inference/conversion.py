@@ -162,8 +162,8 @@ class VoiceConverter(VQTokenizer):
             raise ValueError(message)
         if not pathlib.Path(target).exists():
             raise ValueError(
-                f"There is no recording {target}. This model has no voices "
-                "by a name: give a recording of the one to speak with."
+                f"There is no recording {target}. This model has no speakers "
+                "by name: give a recording of the target speaker."
             )
         wavs = read_audio(target, self.sample_rate).unsqueeze(0)
         with naming(target):

@@ -128,9 +128,10 @@ class PartsMixin:
         number = total if number is None else number
         residual = self.mods.quantizer.composition == "residual"
         if not 1 <= number <= total or (number < total and not residual):
-            allowed = f"from 1 to {total}" if residual else "all"
+            allowed = f"1 to {total}" if residual else f"all {total}"
             raise ValueError(
-                f"num_codebooks={number}: of {total} codebooks, take {allowed}."
+                f"num_codebooks={number}: this model decodes from {allowed} of "
+                "its codebooks."
             )
         return number
 

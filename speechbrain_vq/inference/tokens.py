@@ -369,8 +369,8 @@ def _tokenize(
             partial.unlink(missing_ok=True)
         elif not extended and output.exists() and not partial.exists():
             raise FileExistsError(
-                f"{output} is there already: name another place, or overwrite "
-                "it."
+                f"{output} exists: name another output, or overwrite it "
+                "(--overwrite)."
             )
         done, bad = _collect(
             paths, tokenizer, partial, extended, batch_seconds, progress

@@ -128,8 +128,8 @@ class LogMel(nn.Module):
         relative lengths [B]."""
         if wavs.shape[-1] < self.hop_length:
             raise ValueError(
-                f"A signal of {wavs.shape[-1]} samples is shorter than one "
-                f"frame of {self.hop_length} samples: pad it."
+                f"shorter than one frame: {wavs.shape[-1]} of "
+                f"{self.hop_length} samples. Pad the signal."
             )
         samples = torch.round(lengths * wavs.shape[1])
         frames = torch.div(samples, self.hop_length, rounding_mode="floor")

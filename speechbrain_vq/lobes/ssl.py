@@ -221,8 +221,8 @@ class SSLFeatures(nn.Module):
         number = wavs.shape[1] // self.hop_length
         if not number:
             raise ValueError(
-                f"A signal of {wavs.shape[1]} samples is shorter than one "
-                f"frame of {self.hop_length} samples: pad it."
+                f"shorter than one frame: {wavs.shape[1]} of "
+                f"{self.hop_length} samples. Pad the signal."
             )
         features = wavs.new_zeros(len(wavs), number, self.feature_dim)
         frames = []

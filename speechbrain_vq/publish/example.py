@@ -44,9 +44,9 @@ def write_example(
         files = {"example": EXAMPLE, "example_tokens": EXAMPLE_TOKENS}
     plots = files["plots"] = []
     if importlib.util.find_spec("matplotlib") is None:
-        logger.warning(
-            "The card has no plots: they need matplotlib, "
-            'pip install "speechbrain-vq[report]"'
+        logger.info(
+            'The card has no plots; to add them: pip install "%s"',
+            "speechbrain-vq[report]",
         )
         return files
     counts = _codebook_counts(checkpoint)

@@ -150,7 +150,8 @@ def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
 
 
 def _labels(lines, right, down):
-    """Write labels at the ends of lines, from the highest down."""
+    """Write labels at the ends of lines, from the highest down, above the
+    numbers of the axis."""
     ends = [
         (down(line.points[-1][1]) + 4, right(line.points[-1][0]) + 6, line)
         for line in lines
@@ -158,10 +159,14 @@ def _labels(lines, right, down):
     ]
     placed = []
     for y, x, line in sorted(ends, key=lambda end: end[0]):
-        for other_x, other_y in placed:
+        for other_x, other_y, _ in placed:
             if abs(x - other_x) < 90:
                 y = max(y, other_y + _LABEL_HEIGHT)
-        placed.append((x, y))
+        placed.append((x, y, line))
+    foot = HEIGHT - _BOTTOM
+    for x, y, line in reversed(placed):
+        y = min(y, foot)
+        foot = min(foot, y - _LABEL_HEIGHT)
         yield (
             f'<text class="label {line.style}" x="{x:.1f}" y="{y:.1f}">'
             f"{escape(line.label)}</text>"

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.manifests import duration
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
@@ -211,7 +212,7 @@ class _Page:
             "notes": self.notes,
             "data": self.data,
             "measured": self.measured,
-            "duration": self.measured and _duration(self.measured.seconds),
+            "duration": self.measured and duration(self.measured.seconds),
             "utterances": list(players(self.tokenizer, measured, codes)),
             "charts": training_charts(history),
             "history": history,
@@ -276,7 +277,3 @@ class _Page:
             "source": source,
             "frames": int(counts[0].sum()),
         }
-
-
-def _duration(seconds):
-    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"

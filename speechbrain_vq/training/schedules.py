@@ -41,8 +41,9 @@ class ReinitPlan(NamedTuple):
     def __str__(self) -> str:
         text = f"no quantization for {self.warmup:g} steps"
         if self.reinitializes:
-            end = "the end" if math.isinf(self.until) else f"{self.until:g}"
-            text += f", then k-means of the codebook, repeated until {end}"
+            until = self.until
+            end = "the end" if math.isinf(until) else f"step {until:g}"
+            text += f", then re-initialization by k-means, until {end}"
         return text
 
     def __call__(self, step: int) -> ReinitAction:

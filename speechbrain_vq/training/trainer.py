@@ -227,7 +227,7 @@ class CodebookTrainer:
                 raise ValueError(message)
             logger.warning(message)
             return None
-        logger.info(f"Schedule of the codebook: {plan}.")
+        logger.info(f"Codebook schedule: {plan}.")
         if total_steps is not None and total_steps <= plan.warmup < math.inf:
             logger.warning(
                 f"The warm-up of the schedule takes {plan.warmup} of the run's "

@@ -21,6 +21,13 @@ def test_the_verbs():
     assert set(main.commands) == set(VERBS)
 
 
+def test_the_verbs_are_described_in_whole_lines():
+    rows = CliRunner().invoke(main, ["--help"]).output.splitlines()
+    rows = rows[rows.index("Commands:") + 1 :]
+    assert len(rows) == len(VERBS)
+    assert not [row for row in rows if row.endswith("...")]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_says_what_it_is(verb):
     result = CliRunner().invoke(main, [verb, "--help"])
@@ -33,7 +40,8 @@ def test_every_option_says_what_it_is(verb):
         if isinstance(parameter, click.Option):
             assert parameter.help.endswith(".")
             # A noun phrase or an imperative that makes sense alone.
-            assert parameter.help.split()[0] not in ("Of", "Where", "Though")
+            first = parameter.help.split()[0]
+            assert first not in ("Of", "Where", "Though", "What", "Also")
 
 
 def test_help_is_instant():

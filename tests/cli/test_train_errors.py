@@ -54,6 +54,7 @@ def train(tmp_path, monkeypatch):
         (["--vq=5"], "--vq takes changes"),
         (["--device=cdua"], "The device 'cdua' cannot be used"),
         (["codebook_size=64"], "write --codebook_size=64"),
+        (["other_recordings"], "'other_recordings' belongs to no option"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):

@@ -123,10 +123,10 @@ def test_a_model_encodes_and_decodes_with_its_first_codebooks(build):
     assert torch.equal(codec.encode_batch(wavs)[0], tokens)
     for wrong in (0, 4):
         with pytest.raises(
-            ValueError, match="of 3 codebooks, take from 1 to 3"
+            ValueError, match="decodes from 1 to 3 of its codebooks"
         ):
             codec.use_codebooks(wrong)
-        with pytest.raises(ValueError, match="of 3 codebooks"):
+        with pytest.raises(ValueError, match="1 to 3 of its codebooks"):
             codec.decode_batch(tokens, num_codebooks=wrong)
 
 
@@ -137,9 +137,9 @@ def test_no_codebook_can_be_left_out_of_others(name, build):
     total = codec.num_codebooks
     codec.use_codebooks(total)
     codec.decode_batch(tokens, num_codebooks=total)
-    with pytest.raises(ValueError, match=f"of {total} codebooks, take all"):
+    with pytest.raises(ValueError, match=f"decodes from all {total} of its"):
         codec.use_codebooks(total - 1)
-    with pytest.raises(ValueError, match=f"of {total} codebooks"):
+    with pytest.raises(ValueError, match=f"all {total} of its"):
         codec.decode_batch(tokens, num_codebooks=total - 1)
 
 

@@ -390,6 +390,13 @@ def test_audio_folder(recordings, tmp_path):
             "ann bob",
             "subfolders",
         ),
+        # Languages of speakers, of whom one has two; languages alone.
+        (
+            ["en/ann/1", "en/ann/2", "pt_BR/ann/1", "pt_BR/bob/1"],
+            "ann bob",
+            "subfolders",
+        ),
+        (["en/1", "en/2", "fr/1", "fr/2"], "en fr", "subfolders"),
         (
             ["p225_001", "p225_002", "p226_001", "p226_002"],
             "p225 p226",

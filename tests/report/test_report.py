@@ -170,9 +170,11 @@ def test_charts_keep_their_points_inside():
         assert ">0</text>" in chart and ">20</text>" in chart
 
 
-def test_labels_of_near_lines_do_not_collide():
+@pytest.mark.parametrize("ends", [(99, 97), (2, 0)])
+def test_labels_of_near_lines_do_not_collide(ends):
     lines = [
-        Line(name, [(0, 1.0), (160, y)]) for name, y in (("a", 99), ("b", 97))
+        Line(name, [(0, 1.0), (160, y)])
+        for name, y in zip("ab", ends, strict=True)
     ]
     chart = line_chart("used", lines, "step", ends=(0, 160), top=100)
     a, b = (
@@ -180,6 +182,9 @@ def test_labels_of_near_lines_do_not_collide():
         for name in "ab"
     )
     assert b - a >= 15 and a > 15
+    # Above the numbers of the axis.
+    number = float(re.search('y="([^"]+)">160</text>', chart)[1])
+    assert number - b >= 15
     assert ">160</text>" in chart
 
 

@@ -1,5 +1,5 @@
-"""Recipe for units of a self-supervised encoder in LibriSpeech: its features,
-a vector quantizer, and a decoder that reconstructs the features.
+"""Recipe for learning units of a self-supervised encoder on LibriSpeech: its
+features, a vector quantizer, and a decoder that reconstructs the features.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=LibriSpeech

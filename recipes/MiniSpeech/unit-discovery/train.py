@@ -28,7 +28,11 @@ from speechbrain_vq.dataio.dataset import (
     random_start,
     read_dataset,
 )
-from speechbrain_vq.dataio.manifests import SPLITS
+from speechbrain_vq.dataio.manifests import (
+    SPLITS,
+    duration,
+    manifest_path,
+)
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.lobes.autoencoder import (
     normalize_utterances,
@@ -97,6 +101,8 @@ class UnitBrain(AnnealingBrain):
             f" after {self.optimizer_step}" if self.optimizer_step else "",
             in_words(seconds),
         )
+        # The time of the measurement is none of the training's.
+        self.bar.unpause()
 
     def compute_forward(self, batch, stage):
         """Compute the features, and what the decoder predicts from their units."""
@@ -256,7 +262,7 @@ def amount(dataset: DynamicItemDataset) -> str:
     # Of a small one, there are several entries of each file.
     files = {item["wav"]: item["length"] for item in items}
     speakers = {item.get("spk_id") for item in items} - {None, ""}
-    text = f"{sum(files.values()) / 60:.1f} min"
+    text = duration(sum(files.values()))
     if speakers:
         text += f" of {len(speakers)} speaker{'s' * (len(speakers) > 1)}"
     return text + " to train on"
@@ -295,6 +301,8 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     def beginning(path):
         return read_audio(path, hparams["sample_rate"], duration=longest)
 
+    # Two frames.
+    shortest = 2 * hparams["hop_length"] / hparams["sample_rate"]
     datasets = {}
     for split in SPLITS:
         training = split == "train"
@@ -303,12 +311,14 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
         dataset.set_output_keys(items)
         datasets[split] = dataset.filtered_sorted(
             sort_key=None if training else "length",
-            # Two frames.
-            key_min_value={
-                "length": 2 * hparams["hop_length"] / hparams["sample_rate"]
-            },
+            key_min_value={"length": shortest},
             select_n=hparams.get("valid_size") if split == "valid" else None,
         )
+        if not len(datasets[split]):
+            raise ValueError(
+                f"{manifest_path(folder, split)}: all recordings are shorter "
+                f"than {shortest:g} s."
+            )
     return datasets
 
 
