@@ -6,7 +6,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_vq.nnet.utils import EmptyBatchError, sum_over_ranks
+from speechbrain_vq.nnet.utils import sum_over_ranks
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import (
     GentleStop,
@@ -31,32 +31,10 @@ _MOST_SKIPPED = 200
 
 
 class SkipNonfiniteMixin:
-    """Skips the steps of a Brain whose loss is not finite on some rank, and
-    batches that have no valid frame; names what takes too much memory."""
+    """Skips the steps of a Brain whose loss is not finite on some rank, as
+    that of a quantizer is where a batch has no valid frame."""
 
     _nonfinite, _skipped, _stop = False, 0, None
-
-    def fit_batch(self, batch):
-        """Fit a batch, as a Brain does."""
-        try:
-            return super().fit_batch(batch)
-        except EmptyBatchError as error:
-            logger.warning(f"A batch of training is skipped: {error}")
-            self._nonfinite = True
-            if self.step % self.grad_accumulation_factor == 0:
-                self.optimizers_step()
-            return torch.tensor(math.nan)
-        except RuntimeError as error:
-            _name_sizes(self, error)
-            raise
-
-    def evaluate_batch(self, batch, stage):
-        """Evaluate a batch, as a Brain does."""
-        try:
-            return super().evaluate_batch(batch, stage)
-        except EmptyBatchError as error:
-            logger.warning(f"A batch of {stage.name} is skipped: {error}")
-            return torch.tensor(math.nan)
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, and a signal, on any rank."""
@@ -79,13 +57,23 @@ class SkipNonfiniteMixin:
             self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
-                f"step is skipped, {self._skipped} in a row."
+                f"step is skipped, {self._skipped} in a row. That of a batch "
+                "of padding is not."
             )
             self._give_up(self._skipped >= _MOST_SKIPPED)
         else:
             super().optimizers_step()
             self._skipped = 0
         self._nonfinite = False
+
+    def update_average(self, loss, avg_loss):
+        """Average finite losses, as a Brain does."""
+        if not (self.modules.training or torch.isfinite(loss)):
+            logger.warning(
+                "A batch of the evaluation does not count: its loss is not "
+                "finite. That of a batch of padding is not."
+            )
+        return super().update_average(loss, avg_loss)
 
     def _give_up(self, learns_nothing):
         if learns_nothing:
@@ -161,8 +149,12 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
-        with GentleStop(self) as self._stop:
-            super().fit(epochs, train_set, *args, **kwargs)
+        try:
+            with GentleStop(self) as self._stop:
+                super().fit(epochs, train_set, *args, **kwargs)
+        except RuntimeError as error:
+            _name_sizes(self, error)
+            raise
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
