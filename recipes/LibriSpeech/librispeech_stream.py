@@ -18,7 +18,7 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.dataio.dataset import random_start
 from speechbrain_vq.dataio.streams import StreamLoader
-from speechbrain_vq.training.signals import outlive_signals
+from speechbrain_vq.training.resume import outlive_signals
 
 HUB_NAME = "openslr/librispeech_asr"
 # Its configurations and splits on the Hub.

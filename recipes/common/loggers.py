@@ -154,7 +154,7 @@ class ConsoleFilter(logging.Filter):
         """Return whether to show a record."""
         is_own = record.name.startswith(("speechbrain_vq", "__main__"))
         # Checkpoints are saved and deleted with every validation.
-        is_own = is_own and record.name != "speechbrain_vq.training.checkpoints"
+        is_own = is_own and record.name != "speechbrain_vq.training.resume"
         return is_own or record.levelno >= logging.WARNING
 
 

@@ -21,7 +21,6 @@ from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.reservoir import Reservoir
 from speechbrain_vq.nnet.utils import (
-    EmptyBatchError,
     broadcast,
     check_choice,
     check_sizes,
@@ -50,7 +49,7 @@ class VQOutput(NamedTuple):
         meaningless at padding, -1 in a warm-up and for codebooks left out.
     loss : torch.Tensor
         Weighted sum of the losses, a scalar; NaN where a valid frame of the
-        input is not finite, or longer than 1e15.
+        input is not finite, or longer than 1e15, or there is none on any rank.
     metrics : dict
         Detached sums over valid frames: ``counts`` [C, K] of the codes,
         ``num_vectors``, ``num_nonfinite``, ``sq_error``, ``latent_sum`` and
@@ -345,7 +344,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Raises
         ------
         ValueError
-            If the shapes do not fit, or the batch has no valid frame.
+            If the shapes do not fit.
         """
         if self.channel_first:
             x = x.movedim(1, -1)
@@ -370,7 +369,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             out = self._output(codes)
             if lengths is not None or mask is not None:
                 out = out * frames.unsqueeze(1)
-            loss = torch.where(healthy, loss, torch.nan)
+            # A rank may lack frames where others have some.
+            counts = valid.any() if world_size() == 1 else healthy
+            loss = torch.where(counts, loss, torch.nan)
         indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
         if self.folds:
             indices = indices.squeeze(-1)
@@ -669,18 +670,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 "For [B, input_dim, ...] build it with channel_first."
             )
         refuse_transform(self)
-        frames = frame_mask(x, lengths, mask)
-        # Ranks meet in collectives, and on a GPU a look is a host sync.
-        if torch.compiler.is_compiling() or world_size() > 1 or in_transform():
-            return frames
-        empty = frames.numel() == 0
-        if empty or (frames.device.type == "cpu" and not frames.any()):
-            raise EmptyBatchError(
-                "There is no valid frame to quantize: the input's shape less "
-                f"its channels is {tuple(frames.shape)}"
-                + ("." if empty else " and all of it is padding.")
-            )
-        return frames
+        return frame_mask(x, lengths, mask)
 
     def _check_number(self, number: int, given: str) -> None:
         """Check a number of codebooks."""

@@ -7,10 +7,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 
-class EmptyBatchError(ValueError):
-    """A batch has no valid frame to quantize."""
-
-
 def check_choice(name: str, value: Any, choices: Sequence) -> None:
     """Raise ValueError unless the value is one of the choices."""
     if value not in choices:

@@ -1,16 +1,22 @@
 """SpeechBrain Brains that train vector quantizers."""
 
+import functools
 import math
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_vq.nnet.utils import EmptyBatchError, sum_over_ranks
+from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import (
     GentleStop,
-    TrainerState,
     loader_generator,
     outlive_signals,
 )
@@ -31,32 +37,10 @@ _MOST_SKIPPED = 200
 
 
 class SkipNonfiniteMixin:
-    """Skips the steps of a Brain whose loss is not finite on some rank, and
-    batches that have no valid frame; names what takes too much memory."""
+    """Skips the steps of a Brain whose loss is not finite on some rank, as
+    that of a quantizer is where a batch has no valid frame."""
 
     _nonfinite, _skipped, _stop = False, 0, None
-
-    def fit_batch(self, batch):
-        """Fit a batch, as a Brain does."""
-        try:
-            return super().fit_batch(batch)
-        except EmptyBatchError as error:
-            logger.warning(f"A batch of training is skipped: {error}")
-            self._nonfinite = True
-            if self.step % self.grad_accumulation_factor == 0:
-                self.optimizers_step()
-            return torch.tensor(math.nan)
-        except RuntimeError as error:
-            _name_sizes(self, error)
-            raise
-
-    def evaluate_batch(self, batch, stage):
-        """Evaluate a batch, as a Brain does."""
-        try:
-            return super().evaluate_batch(batch, stage)
-        except EmptyBatchError as error:
-            logger.warning(f"A batch of {stage.name} is skipped: {error}")
-            return torch.tensor(math.nan)
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, and a signal, on any rank."""
@@ -79,13 +63,23 @@ class SkipNonfiniteMixin:
             self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
-                f"step is skipped, {self._skipped} in a row."
+                f"step is skipped, {self._skipped} in a row. That of a batch "
+                "of padding is not."
             )
             self._give_up(self._skipped >= _MOST_SKIPPED)
         else:
             super().optimizers_step()
             self._skipped = 0
         self._nonfinite = False
+
+    def update_average(self, loss, avg_loss):
+        """Average finite losses, as a Brain does."""
+        if not (self.modules.training or torch.isfinite(loss)):
+            logger.warning(
+                "A batch of the evaluation does not count: its loss is not "
+                "finite. That of a batch of padding is not."
+            )
+        return super().update_average(loss, avg_loss)
 
     def _give_up(self, learns_nothing):
         if learns_nothing:
@@ -161,8 +155,12 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
-        with GentleStop(self) as self._stop:
-            super().fit(epochs, train_set, *args, **kwargs)
+        try:
+            with GentleStop(self) as self._stop:
+                super().fit(epochs, train_set, *args, **kwargs)
+        except RuntimeError as error:
+            _name_sizes(self, error)
+            raise
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
@@ -249,6 +247,71 @@ class VQMixin(SkipNonfiniteMixin):
 
 class VQBrain(VQMixin, sb.Brain):
     """A SpeechBrain Brain that trains vector quantizers; see ``VQMixin``."""
+
+
+# On every rank, as what ranks have collected is gathered.
+@functools.partial(register_checkpoint_hooks, save_on_main_only=False)
+class TrainerState:
+    """The states of a VQ Brain's trainer and monitor, as a recoverable. It
+    attaches the trainer before the optimizers, recoverables added later, are
+    loaded."""
+
+    def __init__(self, brain):
+        self.brain = brain
+
+    def join(self, checkpointer):
+        """Have a checkpointer save the states, and quantizers that are in none
+        of its recoverables."""
+        saved = {
+            part
+            for module in checkpointer.recoverables.values()
+            if isinstance(module, torch.nn.Module)
+            for part in module.modules()
+        }
+        for name, quantizer in self.brain.quantizers.items():
+            if quantizer not in saved:
+                checkpointer.add_recoverable(f"vq.{name}", quantizer)
+        checkpointer.add_recoverable(
+            "codebook_trainer", self, optional_load=True
+        )
+
+    def checkpoint_meta(self) -> dict[str, float]:
+        """Return warm-up and usage, for the meta of checkpoints."""
+        quantizers = self.brain.quantizers.values()
+        meta = {"vq_warmup": any(q.bypass for q in quantizers)}
+        for stage, numbers in self.brain.vq_stats.items():
+            meta.update({f"{stage}_{k}": v for k, v in numbers.items()})
+        return meta
+
+    @mark_as_saver
+    def _save(self, path):
+        trainer, monitor = self.brain.codebook_trainer, self.brain.monitor
+        state = {
+            "trainer": trainer.state_dict(True) if trainer is not None else {},
+            "monitors": monitor.state_dict(True, over_ranks=True),
+            "evaluation": monitor.state_dict(False, over_ranks=True),
+        }
+        if if_main_process():
+            torch.save(state, path)
+        if trainer is not None and world_size() > 1:
+            # As after a resume, the first rank has the sample of all, so that
+            # a run that goes on has the bits of one that is resumed.
+            trainer.load_state_dict(state["trainer"])
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        state, brain = torch.load(path, map_location="cpu"), self.brain
+        if brain._eval_stage == "valid":  # In a fit
+            brain.attach_trainer()
+            brain.codebook_trainer.load_state_dict(state["trainer"])
+            if if_main_process():
+                brain.monitor.load_state_dict(state["monitors"])
+                evaluation = state.get("evaluation", {})
+                brain.monitor.load_state_dict(evaluation, training=False)
+            return
+        quantizers = brain.quantizers
+        for name, saved in state["trainer"].get("quantizers", {}).items():
+            quantizers[name].load_training_state(saved)
 
 
 def run_length(brain) -> tuple[int | None, int | None]:

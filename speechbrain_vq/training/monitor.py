@@ -68,12 +68,12 @@ class UsageMonitor:
         stage, metrics = self._stages[quantizer.training], output.metrics
         if name not in stage:
             stage[name] = _empty_stage(quantizer)
-        sums, bad = stage[name]["sums"], metrics["num_nonfinite"] > 0
-        added = {"nonfinite_batches": bad}
+        sums, number = stage[name]["sums"], metrics["num_vectors"]
+        added = {"nonfinite_batches": metrics["num_nonfinite"] > 0}
         # Batches that passed unquantized would dilute the metrics.
         if not quantizer.bypass:
-            loss = torch.where(bad, 0.0, output.loss.detach())
-            added["loss"] = metrics["num_vectors"] * loss
+            loss = torch.where(number > 0, output.loss.detach(), 0.0)
+            added["loss"] = number * loss
             added.update({key: metrics[key] for key in _SUMMED})
         sums.update({key: sums[key] + value for key, value in added.items()})
 

@@ -1,15 +1,355 @@
 """Exact resume for SpeechBrain, for any Brain: atomic checkpoints, random state,
 loaders and signals."""
 
-from .checkpoints import AtomicCheckpointer
-from .signals import GentleStop, outlive_signals
-from .states import RandomState, TrainerState, loader_generator
+import functools
+import logging
+import math
+import os
+import random
+import signal
+import sys
+import threading
+import time
 
-__all__ = [
-    "AtomicCheckpointer",
-    "GentleStop",
-    "RandomState",
-    "TrainerState",
-    "loader_generator",
-    "outlive_signals",
-]
+import numpy as np
+import torch
+from speechbrain.core import Brain
+from speechbrain.utils.checkpoints import (
+    CKPT_PREFIX,
+    Checkpointer,
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import (
+    ddp_barrier,
+    ddp_broadcast,
+    if_main_process,
+)
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_vq.nnet.utils import gather_objects, rank, world_size
+from speechbrain_vq.training.checkpoints import (
+    DamagedError,
+    move,
+    probe,
+    read,
+    remove_on_main,
+    seal,
+)
+
+logger = get_logger(__name__)
+
+
+# On every rank, as each has its own.
+@functools.partial(register_checkpoint_hooks, save_on_main_only=False)
+class RandomState:
+    """The states of the random generators of all ranks, as a recoverable. Ranks
+    that were not there seed torch anew, or all would draw the same."""
+
+    @mark_as_saver
+    def _save(self, path):
+        # Only what torch.load takes without unpickling code.
+        kind, keys, *rest = np.random.get_state()
+        state = {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all(),
+            "python": random.getstate(),
+            "numpy": (kind, keys.tolist(), *rest),
+        }
+        first, *others = gather_objects(state)
+        if if_main_process():
+            torch.save({**first, "others": others}, path)
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        state = torch.load(path)
+        states = [state, *state.get("others", [])]
+        if rank() >= len(states):
+            torch.manual_seed((torch.initial_seed() + rank()) % 2**63)
+            return
+        state = states[rank()]
+        torch.set_rng_state(state["torch"])
+        # There may be fewer GPUs than when it was saved, or none.
+        states = state.get("cuda", [])[: torch.cuda.device_count()]
+        torch.cuda.set_rng_state_all(states)
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words), gauss))
+        np.random.set_state(tuple(state["numpy"]))
+
+
+class AtomicCheckpointer(Checkpointer):
+    """A Checkpointer for any Brain, named in yaml as
+    ``!new:speechbrain_vq.training.resume.AtomicCheckpointer``.
+
+    It writes each checkpoint under a name that no reader looks at and renames
+    it when it is complete: a run killed or a disk full while saving leaves the
+    earlier ones as they were. Checksums in the meta tell at recovery which
+    checkpoints are whole; damaged ones are named and passed over. It saves the
+    random state too, adds to the meta what the ``checkpoint_meta()`` of a
+    recoverable returns (a dict of numbers), and puts off a checkpoint between
+    two optimizer steps, whose gradients would be lost, to the next. The
+    arguments are those of SpeechBrain's ``Checkpointer``.
+
+    Example
+    -------
+    >>> import torch
+    >>> checkpointer = AtomicCheckpointer(getfixture("tmp_path"))
+    >>> _ = checkpointer.save_checkpoint(name="best")
+    >>> drawn = torch.rand(3)
+    >>> _ = checkpointer.recover_if_possible()
+    >>> torch.equal(torch.rand(3), drawn)
+    True
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # What to do when the next checkpoint within an epoch is saved.
+        self.stop = None
+        # The Brain's ckpt_interval_steps, while a checkpoint waits.
+        self._interval = None
+        # By folder, what is wrong with a checkpoint; None: it is whole.
+        self._faults = {}
+        if "random_state" not in self.recoverables:
+            self.add_recoverable(
+                "random_state", RandomState(), optional_load=True
+            )
+
+    def save_checkpoint(
+        self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
+    ):
+        """Saves a checkpoint whole, or raises what a saver raised and leaves
+        nothing behind. The arguments are SpeechBrain's; ``meta`` wins over
+        what the recoverables add.
+
+        Returns
+        -------
+        Checkpoint
+            None on ranks other than 0, and where the checkpoint was put off.
+
+        Raises
+        ------
+        OSError
+            If it could not be written, such as to a full disk.
+        """
+        if self._waits_for_step(end_of_epoch):
+            return None
+        added = {"unixtime": self._later_than_all()}
+        for recoverable in self.recoverables.values():
+            if hasattr(recoverable, "checkpoint_meta"):
+                added.update(recoverable.checkpoint_meta())
+        folder, path = self.checkpoints_dir, None
+        partial = folder / ".partial"
+        try:
+            remove_on_main(partial)  # What a killed run left.
+            self.checkpoints_dir = partial
+            # Level 0 is not logged: it would name the partial folder.
+            saved = super().save_checkpoint(
+                {**added, **(meta or {})}, end_of_epoch, name, logging.NOTSET
+            )
+            ddp_barrier()  # Some savers write on every rank.
+            if saved is not None:
+                saved = move(seal(saved), folder, numbered=name is None)
+                path = saved.path
+                logger.log(verbosity, f"Saved a checkpoint in {path}")
+        except (OSError, RuntimeError) as error:
+            self.checkpoints_dir = folder
+            fault = error if isinstance(error, OSError) else probe(partial)
+            if fault is None:
+                raise
+            last = self.find_checkpoint()
+            raise OSError(
+                f"No checkpoint could be saved in {folder}: {fault}. "
+                + (f"The last one is {last.path.name}." if last else "")
+            ) from error
+        finally:
+            self.checkpoints_dir = folder
+            remove_on_main(partial)
+        # No rank looks for it before it is in place, nor reads it anew.
+        self._faults[ddp_broadcast(path)] = None
+        if self.stop is not None and not end_of_epoch:
+            self.stop()
+        return saved
+
+    def save_and_keep_only(self, *args, importance_keys=(), **options):
+        """As SpeechBrain's, whose default list of keys has one more at each
+        save, so that each takes longer than the one before."""
+        keys = list(importance_keys)
+        super().save_and_keep_only(*args, importance_keys=keys, **options)
+
+    def list_checkpoints(self):
+        """As SpeechBrain's, without those that are damaged.
+
+        Returns
+        -------
+        list of Checkpoint
+            A damaged one is told in a warning that names its file.
+
+        Raises
+        ------
+        ValueError
+            If a checkpoint was written in a later format than is read here.
+        """
+        checkpoints = []
+        for folder in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*/")):
+            try:
+                checkpoint = read(folder, folder not in self._faults)
+            except DamagedError as damage:
+                if self._faults.get(folder) is None:
+                    logger.warning(f"{folder} is not used: {damage}.")
+                self._faults[folder] = str(damage)
+            else:
+                self._faults.setdefault(folder)
+                checkpoints.append(checkpoint)
+        return [c for c in checkpoints if self._faults[c.path] is None]
+
+    def recover_if_possible(self, *args, **kwargs):
+        """As SpeechBrain's, from a checkpoint that is whole.
+
+        Returns
+        -------
+        Checkpoint
+            None where there is none to choose from.
+
+        Raises
+        ------
+        OSError
+            If there are checkpoints, and all of them are damaged.
+        """
+        self._faults.clear()  # One that was whole may be damaged since.
+        recovered = super().recover_if_possible(*args, **kwargs)
+        if self._faults and None not in self._faults.values():
+            raise OSError(
+                f"No checkpoint in {self.checkpoints_dir} can be used. "
+                + "; ".join(f"{k.name}: {v}" for k, v in self._faults.items())
+                + ". Restore one of them, or remove them to start again."
+            )
+        return recovered
+
+    def delete_checkpoints(self, **options):
+        """As SpeechBrain's, and damaged ones where any may be deleted."""
+        super().delete_checkpoints(**options)
+        if options.get("ckpt_predicate") is None:
+            for folder, fault in self._faults.items():
+                if fault is not None:
+                    remove_on_main(folder)
+
+    def find_checkpoints(
+        self,
+        importance_key=None,
+        max_key=None,
+        min_key=None,
+        ckpt_predicate=None,
+        max_num_checkpoints=None,
+    ):
+        """As SpeechBrain's, but by ``max_key`` or ``min_key`` those of the
+        warm-up come last: without quantization the loss is lower."""
+        checkpoints = super().find_checkpoints(
+            importance_key, max_key, min_key, ckpt_predicate
+        )
+        if max_key or min_key:
+            checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
+        return checkpoints[:max_num_checkpoints]
+
+    def _later_than_all(self):
+        """The time, or just after that of the newest checkpoint where the clock
+        has been set back: SpeechBrain orders checkpoints by it."""
+        saved = (c.meta["unixtime"] for c in self.list_checkpoints())
+        return max([time.time(), *(math.nextafter(t, math.inf) for t in saved)])
+
+    def _waits_for_step(self, end_of_epoch):
+        """Whether a checkpoint within the epoch has to wait for the next
+        optimizer step: then SpeechBrain is to ask again after it."""
+        brain = self.recoverables.get("brain")  # A Brain adds itself so.
+        if not isinstance(brain, Brain):
+            return False
+        left = (
+            0 if end_of_epoch else -brain.step % brain.grad_accumulation_factor
+        )
+        if self._interval is None:
+            self._interval = brain.ckpt_interval_steps
+        brain.ckpt_interval_steps = left or self._interval
+        if not left:
+            self._interval = None
+        return left > 0
+
+
+class GentleStop:
+    """Has a SIGTERM or a Ctrl-C within it, in a Brain's fit, wait for the next
+    optimizer step, after which a checkpoint is saved: then the process exits
+    with the code 143, or a KeyboardInterrupt is raised. A second Ctrl-C does
+    not wait. It needs an ``AtomicCheckpointer`` and the main thread; handlers
+    of others for these signals stay.
+
+    With several ranks, it suffices if one gets the signal.
+
+    Arguments
+    ---------
+    brain : sb.Brain
+        The Brain.
+    """
+
+    _USUAL = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
+
+    def __init__(self, brain: Brain):
+        self.brain, self.asked = brain, None
+        self._interval = brain.ckpt_interval_steps
+
+    def __enter__(self):
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and isinstance(self.brain.checkpointer, AtomicCheckpointer):
+            for number, usual in self._USUAL.items():
+                if signal.getsignal(number) is usual:
+                    signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        for number, usual in self._USUAL.items():
+            if signal.getsignal(number) == self._ask:
+                signal.signal(number, usual)
+        if self.asked is not None:
+            self.brain.ckpt_interval_steps = self._interval
+            self.brain.checkpointer.stop = None
+            if error is None:
+                self._end()
+
+    def _ask(self, number, frame):
+        self.asked = number
+        # Schedulers and torchrun may send a SIGTERM each.
+        if number == signal.SIGINT:
+            signal.signal(number, self._USUAL[number])
+        if world_size() == 1:
+            self.begin()
+
+    def begin(self) -> None:
+        """Ask for a checkpoint; on every rank, before the same step."""
+        self.asked = self.asked or signal.SIGTERM
+        self.brain.ckpt_interval_steps = 1  # SpeechBrain looks after a batch.
+        self.brain.checkpointer.stop = self._end
+
+    def _end(self):
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        logger.warning(
+            "Stopped by SIGTERM; the same command goes on from here."
+        )
+        sys.exit(128 + self.asked)
+
+
+def loader_generator() -> torch.Generator:
+    """Return a generator for a DataLoader's ``generator=``, seeded as torch.
+
+    Without one, a loader draws a base seed from the global generator at each
+    epoch's start but not in its middle, where a resumed run starts.
+    """
+    return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
+
+
+def outlive_signals(worker: int) -> None:
+    """Leave the process group, which as a whole may get a SIGTERM or a Ctrl-C
+    that the training waits with: a loader's ``worker_init_fn=``."""
+    if hasattr(os, "setpgrp"):  # Not on Windows
+        os.setpgrp()
