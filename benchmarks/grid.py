@@ -10,6 +10,7 @@ page ``OUT.md`` is written from the lines that are there. Requires
 `pip install "speechbrain-vq[bench]"`.
 """
 
+import collections
 import functools
 import json
 import pathlib
@@ -179,6 +180,7 @@ METHODS = {
     "robust, batch norm": functools.partial(
         preset, "robust", {"norm": "batch"}
     ),
+    "cosine": functools.partial(preset, "cosine", {}),
     "vanilla": functools.partial(preset, "vanilla", {}),
     "ema_bn": functools.partial(preset, "ema_bn", {}),
     "vqp: EMA (default)": {},
@@ -376,12 +378,11 @@ def medians(lines):
 
 
 def compared(methods, median):
-    """Select the methods of more than one cell, and the cells of all these."""
-    methods = [
-        m
-        for m in methods
-        if m != LOGMEL and sum(method == m for _, method in median) > 1
-    ]
+    """Select the methods that half of the cells or more were run with, and
+    the cells of all these."""
+    number = collections.Counter(method for _, method in median)
+    least = max(number.values()) / 2
+    methods = [m for m in methods if m != LOGMEL and number[m] >= least]
     names = [c for c in CELLS if all((c, m) in median for m in methods)]
     return methods, names
 
