@@ -19,7 +19,7 @@ from speechbrain.nnet.schedulers import WarmCoolDecayLRSchedule
 from speechbrain.utils.distributed import ddp_init_group, run_on_main
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
-from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipe_arguments import parse_arguments
@@ -154,14 +154,17 @@ def fit_features(
     longest: float | None = None,
 ) -> None:
     """Fit the normalization of the features on about 200 utterances, or on the
-    first ``longest`` seconds of them."""
-    names = sorted(items)[:: max(len(items) // 200, 1)]
-    features.fit(
-        read_audio(
-            items[name]["wav"], features.sample_rate, duration=longest
-        ).unsqueeze(0)
-        for name in names
-    )
+    first ``longest`` seconds of them, without those that cannot be read."""
+
+    def waveforms():
+        for name in sorted(items)[:: max(len(items) // 200, 1)]:
+            path, rate = items[name]["wav"], features.sample_rate
+            try:
+                yield read_audio(path, rate, duration=longest).unsqueeze(0)
+            except AudioError as error:
+                logger.warning("Left out of the features' mean: %s", error)
+
+    features.fit(waveforms())
 
 
 def fit_and_test(
