@@ -24,6 +24,7 @@ import soundfile
 
 from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.audio import AudioError, read_audio
+from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -193,6 +194,7 @@ def _audio(name: str, place: pathlib.Path, folder: pathlib.Path) -> dict:
         with (
             tempfile.TemporaryDirectory() as temporary,
             atomic_folder(folder) as partial,
+            few_warnings(logger),
         ):
             if name == READER:
                 recordings = _reader(place, temporary)

@@ -14,6 +14,7 @@ import shutil
 
 from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.audio import check_audio
+from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SILENCE,
@@ -90,12 +91,13 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         return folder
     utts: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     left_out = 0
-    for name, text in sorted(_read_texts(voice / TEXTS).items()):
-        try:
-            utts[_split(name)][name] = _read_utterance(voice, name, text)
-        except (OSError, ValueError) as error:
-            logger.warning("Left out %s: %s", name, error)
-            left_out += 1
+    with few_warnings(logger, most=10):
+        for name, text in sorted(_read_texts(voice / TEXTS).items()):
+            try:
+                utts[_split(name)][name] = _read_utterance(voice, name, text)
+            except (OSError, ValueError) as error:
+                logger.warning("Left out %s: %s", name, error)
+                left_out += 1
     if not all(utts.values()):
         raise ValueError(
             f"{voice} holds too little: train, valid and test get "

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import usable_files
+from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     SPLITS,
@@ -214,6 +215,7 @@ def _walk(
                 yield name, table.with_name(f"{name}.flac"), text
 
 
+@few_warnings(logger, most=10)
 def _read(
     root: pathlib.Path,
     utterances: Iterable[tuple[str, pathlib.Path, str]],

@@ -13,6 +13,7 @@ import re
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import AudioError, check_audio
+from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -188,6 +189,7 @@ def clean(text: str) -> str:
     return " ".join(w for w in text.split() if re.search(r"\w", w))
 
 
+@few_warnings(logger, most=10)
 def _read_split(source, files, split, keys, texts, pronouncer):
     """Read the utterances of a split that are complete."""
     utts, missing, compressed = {}, [], []

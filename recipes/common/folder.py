@@ -21,6 +21,7 @@ from speechbrain.utils.logger import setup_logging
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import check_files, count_reasons, find_audio
+from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
     SPLITS,
     has_manifests,
@@ -155,9 +156,10 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
         paths = [item["wav"] for part in items for item in part.values()]
     else:
         paths = list(find_audio([folder]))
-    _, errors = check_files(paths)
-    for error in errors.values():
-        logger.warning("%s", error)
+    with few_warnings(logger, most=10):
+        _, errors = check_files(paths)
+        for error in errors.values():
+            logger.warning("%s", error)
     if errors:
         raise ValueError(
             f"{folder}: {len(errors)} of {len(paths)} files cannot be used: "

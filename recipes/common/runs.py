@@ -24,7 +24,7 @@ from speechbrain.utils.distributed import (
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import atomic_write, exclusive
-from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.publish import ExportRefused, Run, export_pretrained
 from speechbrain_vq.recipe_arguments import parse_arguments
@@ -159,10 +159,9 @@ def fit_features(
     longest: float | None = None,
 ) -> None:
     """Fit the normalization of the features on about 200 utterances, or on the
-    first ``longest`` seconds of them."""
-    names = sorted(items)[:: max(len(items) // 200, 1)]
+    first ``longest`` seconds of them, without those that cannot be read."""
     bar = tqdm(
-        names,
+        sorted(items)[:: max(len(items) // 200, 1)],
         "Normalizing features",
         unit="file",
         leave=False,
@@ -170,12 +169,16 @@ def fit_features(
         # None: unless it is a terminal.
         disable=None if if_main_process() else True,
     )
-    features.fit(
-        read_audio(
-            items[name]["wav"], features.sample_rate, duration=longest
-        ).unsqueeze(0)
-        for name in bar
-    )
+
+    def waveforms():
+        for name in bar:
+            path, rate = items[name]["wav"], features.sample_rate
+            try:
+                yield read_audio(path, rate, duration=longest).unsqueeze(0)
+            except AudioError as error:
+                logger.warning("Left out of the features' mean: %s", error)
+
+    features.fit(waveforms())
 
 
 def fit_and_test(

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from .chunks import Span, in_pieces
 from .containers import ContainerError, check_single, check_wav_size
+from .logs import few_warnings
 from .mp3 import quiet, with_length
 
 logger = logging.getLogger(__name__)
@@ -154,10 +155,11 @@ def usable_files(
     paths: Iterable[str | os.PathLike], decode: bool = True
 ) -> dict[str | os.PathLike, float]:
     """Return the lengths by path of the files that can be read, with warnings
-    for the others; see ``check_files``."""
-    lengths, errors = check_files(paths, decode)
-    for error in errors.values():
-        logger.warning("Left out %s", error)
+    for the others, of which few are shown; see ``check_files``."""
+    with few_warnings(most=10):
+        lengths, errors = check_files(paths, decode)
+        for error in errors.values():
+            logger.warning("Left out %s", error)
     if errors:
         logger.warning(
             "%d of %d files were left out: %s.",
@@ -359,20 +361,22 @@ def _check_channels(name, power, mixed_power):
     # Unrelated channels of one power keep 1 / C of it.
     if silent:
         _warn_once(
-            f"{name}: {silent} of {len(power)} channels are silent, so that "
-            "their mean is quieter than the recording. Keep the others alone."
+            "%s: %d of %d channels are silent, so that their mean is quieter "
+            "than the recording. Keep the others alone.",
+            *(name, silent, len(power)),
         )
     elif mixed_power < 0.1 / len(power) * power.max():
         _warn_once(
-            f"{name}: the channels oppose, so that they cancel in the mean of "
-            "them, which is read. Keep one of them, or invert the other."
+            "%s: the channels oppose, so that they cancel in the mean of them, "
+            "which is read. Keep one of them, or invert the other.",
+            name,
         )
 
 
 @functools.lru_cache(maxsize=10_000)
-def _warn_once(message):
+def _warn_once(message, *arguments):
     """Log a warning, of a file that is read in every epoch only once."""
-    logger.warning(message)
+    logger.warning(message, *arguments)
 
 
 def _resample(blocks, rate, sample_rate, seconds):

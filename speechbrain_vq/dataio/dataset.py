@@ -60,9 +60,10 @@ def drop_unreadable(
 
 
 class TrainingReader:
-    """Reads the audio of a training. A file that cannot be read any more, since
-    it was prepared, is named and counts as silence: it ends no training of
-    days. The tenth of them does, as where a disk is gone.
+    """Reads the audio of a training, its validation and its test. A file that
+    cannot be read any more, since it was prepared, is named and counts as
+    silence: it ends no training of days. The tenth of them does, as where a
+    disk is gone.
 
     Arguments
     ---------
@@ -97,7 +98,11 @@ class TrainingReader:
                 self._lost.add(path)
                 if len(self._lost) == self._MOST_LOST:
                     raise
-                logger.warning(f"{error} It counts as silence from now on.")
+                logger.warning(
+                    "%s It counts as silence from now on, as file %d: %d of "
+                    "them end the run.",
+                    *(error, len(self._lost), self._MOST_LOST),
+                )
         seconds = length - start
         if duration is not None:
             seconds = min(seconds, duration)

@@ -21,6 +21,7 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain_vq.nnet.utils import gather_objects, rank, world_size
 
 from .audio import AudioError
+from .logs import few_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class StreamLoader(LoopedLoader):
     an epoch is a number of batches, so that all ranks have as many. Each rank
     reads other rows. As a recoverable of a checkpointer, the loader goes on
     with the batch at which the run was stopped, without reading those before.
+    With another number of ranks, these first read what is left of the round,
+    so that each row is read once in a round all the same.
 
     Arguments
     ---------
@@ -43,7 +46,7 @@ class StreamLoader(LoopedLoader):
     item : callable
         Makes the item of a row, a dict, from the row and the number of times
         that the data set was read before. Rows for which it raises an
-        AudioError are left out, with a warning.
+        AudioError are left out; of the warnings few are shown.
     batch_size : int
         Number of items of a batch.
     epoch_length : int
@@ -90,8 +93,10 @@ class StreamLoader(LoopedLoader):
         if shuffled > 1:
             # Of one row: its buffer is not in the state of the data set.
             rows = rows.shuffle(seed=seed, buffer_size=1)
-        rows = split_dataset_by_node(rows, self.rank, self.ranks)
-        self.stream = _Stream(rows, item, batch_size, shuffled, seed, collate)
+        part = functools.partial(_part, rank=self.rank, ranks=self.ranks)
+        self.stream = _Stream(
+            rows, part, item, batch_size, shuffled, seed, collate
+        )
         loader = torch.utils.data.DataLoader(
             self.stream,
             batch_size=None,
@@ -117,14 +122,18 @@ class StreamLoader(LoopedLoader):
 
     @mark_as_loader
     def load(self, path, end_of_epoch=True):
-        """Go on where the rank was. A ValueError if there are other ranks."""
+        """Go on where the rank was, or where all were if they are not as many
+        as before."""
         saved = torch.load(path)
-        if len(saved["states"]) != self.ranks:
-            raise ValueError(
-                f"{path}: the stream was read by {len(saved['states'])} "
-                f"processes, now there are {self.ranks}: go on with as many."
+        states = saved["states"]
+        if len(states) != self.ranks:
+            logger.info(
+                "The stream was read by %d processes, now by %d: they go on "
+                "with what is left of the round.",
+                *(len(states), self.ranks),
             )
-        self.stream.state = saved["states"][self.rank]
+            states = _deal(states, self.ranks)
+        self.stream.state = states[self.rank]
         self.step, self.total_steps, self.total_samples = saved["counts"]
         self.iterator = None
         if not end_of_epoch and self.step == 0 and self.total_steps > 0:
@@ -132,13 +141,36 @@ class StreamLoader(LoopedLoader):
             self.step = self.epoch_length
 
 
-class _Stream(torch.utils.data.IterableDataset):
-    """Batches without end, each with the state to go on from after it."""
+def _part(number: int, rank: int, ranks: int) -> dict:
+    """Return the rows of a rank in a round, from the first one on: ``rows`` is
+    the state of the data set at the begin of a block, and ``row`` the number of
+    its rows that were read."""
+    part = {"round": number, "rank": rank, "ranks": ranks}
+    return {**part, "block": 0, "rows": None, "row": 0}
 
-    def __init__(self, rows, item, batch_size, shuffled, seed, collate):
-        self.rows, self.item, self.batch_size = rows, item, batch_size
-        self.shuffled, self.seed, self.collate = shuffled, seed, collate
-        self.state = {"round": 0, "block": 0, "rows": None, "row": 0}
+
+def _deal(states: list[dict], ranks: int) -> list[dict]:
+    """Deal out to other ranks what is left of the rounds that were begun."""
+    begun = max(state["round"] for state in states)
+    left = []
+    for reader, state in enumerate(states):
+        left += state["parts"]
+        left += [
+            _part(number, reader, len(states))
+            for number in range(state["round"], begun)
+        ]
+    return [{"parts": left[n::ranks], "round": begun} for n in range(ranks)]
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    """Batches without end, each with the state to go on from after it: parts
+    of rounds that are to be read, and the round to begin then."""
+
+    def __init__(self, rows, part, item, batch_size, shuffled, seed, collate):
+        self.rows, self.part, self.item = rows, part, item
+        self.batch_size, self.collate = batch_size, collate
+        self.shuffled, self.seed = shuffled, seed
+        self.state = {"parts": [], "round": 0}
 
     def __iter__(self):
         items = []
@@ -150,30 +182,42 @@ class _Stream(torch.utils.data.IterableDataset):
 
     def _items(self) -> Iterator[tuple[dict, dict]]:
         """Yield items, and the state after each."""
-        state = self.state
-        for number in itertools.count(state["round"]):
-            self.rows.set_epoch(number)
-            if state["rows"] is not None:
-                self.rows.load_state_dict(state["rows"])
-            rows, place, usable = iter(self.rows), state["rows"], state["row"]
-            for block in itertools.count(state["block"]):
-                some = list(itertools.islice(rows, self.shuffled))
-                if not some:
-                    break
-                random.Random(f"{self.seed} {number} {block}").shuffle(some)
-                for row in range(state["row"], len(some)):
-                    item = self._item(some[row], number)
-                    if item is None:
-                        continue
+        parts, number = self.state["parts"], self.state["round"]
+        while True:
+            if not parts:
+                parts, number = [self.part(number)], number + 1
+            part, *parts = parts
+            usable = part["block"] or part["row"]
+            with few_warnings(logger, most=10):
+                for item, place in self._read(**part):
                     usable = True
-                    after = {"round": number, "block": block, "row": row + 1}
-                    yield item, {**after, "rows": place}
-                state, place = {**state, "row": 0}, self.rows.state_dict()
-            if not (usable or state["block"]):
+                    after = [{**part, **place}, *parts]
+                    yield item, {"parts": after, "round": number}
+            if not usable and part == self.part(part["round"]):
                 raise ValueError(
                     "The stream has no row that can be used; see the warnings."
                 )
-            state = {"round": number + 1, "block": 0, "rows": None, "row": 0}
+
+    def _read(self, round, rank, ranks, block, rows, row):
+        """Yield items of a part, and the place after each."""
+        stream = split_dataset_by_node(self.rows, rank, ranks)
+        stream.set_epoch(round)
+        if rows is not None:
+            stream.load_state_dict(rows)
+        iterator = iter(stream)
+        for number in itertools.count(block):
+            some = list(itertools.islice(iterator, self.shuffled))
+            if not some:
+                return
+            random.Random(f"{self.seed} {round} {number}").shuffle(some)
+            for index in range(row, len(some)):
+                item = self._item(some[index], round)
+                if item is not None:
+                    yield (
+                        item,
+                        {"block": number, "rows": rows, "row": index + 1},
+                    )
+            row, rows = 0, stream.state_dict()
 
     def _item(self, row, number):
         try:

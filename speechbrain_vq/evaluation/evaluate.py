@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import count_reasons
+from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.inference.engine import RayEngine
 
@@ -65,6 +66,7 @@ class Evaluation(NamedTuple):
         return self.metrics
 
 
+@few_warnings()
 def evaluate(
     source: str | os.PathLike,
     manifest: str | os.PathLike,

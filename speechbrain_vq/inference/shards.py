@@ -27,6 +27,7 @@ from speechbrain_vq.dataio.audio import (
     check_files,
     find_audio,
 )
+from speechbrain_vq.dataio.logs import few_warnings
 
 from .engine import RayEngine
 from .files import FileResults
@@ -98,6 +99,7 @@ class Shard(NamedTuple):
     batch_seconds: float
 
 
+@few_warnings()
 def tokenize_shards(
     output: str | os.PathLike,
     places: Iterable[str | os.PathLike],
@@ -224,6 +226,7 @@ def _is_table(path):
     return path.suffix == ".parquet" or path.name == "state.json"
 
 
+@few_warnings()
 def write_shard(
     tokenizer: VQTokenizer, shard: Shard
 ) -> tuple[int, dict[str, str]]:

@@ -33,6 +33,7 @@ from speechbrain_vq.dataio.audio import (
     naming,
     read_audio,
 )
+from speechbrain_vq.dataio.logs import few_warnings
 
 from .engine import RayEngine
 from .files import FileResults
@@ -414,6 +415,7 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
     }
 
 
+@few_warnings()
 def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     """Write the missing lines; return finished paths and errors by path."""
     model = describe_model(tokenizer)

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_vq.dataio.audio import AudioError, read_audio
+from speechbrain_vq.dataio.audio import AudioError, read_audio, usable_files
 from speechbrain_vq.dataio.dataset import (
     TrainingReader,
     drop_unreadable,
@@ -139,6 +139,29 @@ def test_channels_that_cancel_or_are_silent_are_reported(
         # Of a file that is read again and again once.
         (record,) = caplog.records
         assert expected in record.message and "stereo.wav" in record.message
+
+
+def test_many_warnings_of_a_kind_are_few_and_counted(tmp_path, caplog):
+    left = np.random.default_rng(0).normal(size=800) / 10
+    paths = [tmp_path / f"{number}.wav" for number in range(60)]
+    for number, path in enumerate(paths):
+        channels = [left, -left if number % 2 else 0 * left]
+        soundfile.write(path, np.stack(channels, 1), RATE)
+    for path in paths[:20]:
+        path.write_bytes(b"RIFF")
+    with caplog.at_level(logging.DEBUG, "speechbrain_vq"):
+        usable_files(paths)
+    shown = [r for r in caplog.records if r.levelno == logging.WARNING]
+    # Ten of each of three kinds, a line for the others, and the summary.
+    assert len(shown) == 3 * 11 + 1
+    assert caplog.text.count(" 10 more warnings of this kind") == 3
+    assert "20 of 60 files were left out" in shown[-1].message
+    # None is lost for those who want to see all.
+    for path in paths:
+        assert str(path) in caplog.text
+    caplog.clear()
+    usable_files(paths[:10])
+    assert len(caplog.records) == 11
 
 
 def test_a_file_lost_in_training_is_silence_and_the_tenth_ends_it(

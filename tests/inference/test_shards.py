@@ -219,18 +219,26 @@ def test_what_cannot_be_written_to_or_read_is_told(
     assert set(load(output, tmp_path)["fingerprint"]) == {tokenizer.fingerprint}
 
 
-def test_without_ray_the_way_out_is_named(model, folder, tmp_path, monkeypatch):
-    def run(*arguments):
-        return CliRunner().invoke(main, [str(a) for a in arguments])
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
 
-    out = ("--model", model, "--engine=ray", "--out")
-    wrong = run("tokenize", folder, *out, tmp_path / "a.jsonl")
+
+def test_an_engine_writes_shards(model, folder, tmp_path):
+    pytest.importorskip("ray.data")
+    out = tmp_path / "a.jsonl"
+    wrong = run(
+        "tokenize", folder, "--model", model, "--engine=ray", "--out", out
+    )
     assert wrong.exit_code == 1 and "Name a folder as output" in wrong.output
+
+
+def test_without_ray_the_way_out_is_named(model, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     manifest = tmp_path / "test.json"
     manifest.write_text("{}")
+    out = ("--model", model, "--out", tmp_path / "a")
     for done in (
-        run("tokenize", folder, *out, tmp_path / "a"),
+        run("tokenize", folder, "--engine=ray", *out),
         run("evaluate", model, f"--manifest={manifest}", "--engine=ray"),
     ):
         assert done.exit_code == 1

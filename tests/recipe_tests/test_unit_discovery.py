@@ -116,3 +116,32 @@ def test_a_folder_of_any_audio(tmp_path):
     # The preset and the changes to it both count.
     text = (tmp_path / "out/hyperparams.yaml").read_text()
     assert "codebook_lr_multiplier: 1.0" in text and "warmup: 8" in text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_files_that_break_after_their_preparation_end_no_run(tmp_path):
+    """In the statistics, the training, the validation and the test."""
+    random = np.random.default_rng(0)
+    for split, number in (("train", 12), ("valid", 4), ("test", 4)):
+        items = {}
+        for index in range(number):
+            path = tmp_path / f"data/{split}{index}.flac"
+            path.parent.mkdir(exist_ok=True)
+            soundfile.write(path, random.normal(size=24000) / 10, 16000)
+            items[path.stem] = {"wav": path.name, "length": 1.5}
+        # Whole by its header, of which alone prepared files are read.
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        (tmp_path / f"data/{split}.json").write_text(json.dumps(items))
+    (tmp_path / "data/corpus.json").write_text('{"corpus": "own"}')
+    result = run(tmp_path, data_folder="data", output_folder="out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    log = (tmp_path / "out/log.txt").read_text()
+    assert "Left out of the features' mean: " in log
+    for name in ("train11", "valid3", "test3"):
+        assert f"{name}.flac: cannot be read" in log
+        assert log.count(f"{name}.flac") == 1 + (name == "train11")
+    assert log.count("counts as silence from now on, as file ") == 3
+    assert "as file 3: 10 of them end the run" in log

@@ -9,13 +9,18 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
+from itertools import islice
 
 import datasets
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from speechbrain_vq.dataio.audio import AudioError
-from speechbrain_vq.dataio.streams import StreamLoader
+from speechbrain_vq.dataio.streams import StreamLoader, _deal, _part, _Stream
 
 WORKER = pathlib.Path(__file__).with_name("stream_worker.py")
 FILES, ROWS = 4, 11
@@ -114,6 +119,45 @@ def test_bad_rows_are_left_out_but_not_all(rows, caplog):
         loader(rows, num_workers=2)
 
 
+@given(
+    runs=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(0, 9)), min_size=1, max_size=4
+    ),
+    shuffled=st.integers(1, 9),
+)
+@settings(deadline=None, max_examples=10)
+def test_whatever_ranks_come_and_go_each_row_is_read_once(runs, shuffled):
+    rows = datasets.Dataset.from_dict({"id": range(FILES * ROWS)})
+    rows = rows.to_iterable_dataset(FILES).shuffle(seed=0, buffer_size=1)
+    read, states = Counter(), []
+
+    def go_on(ranks, number, last=None):
+        """Each rank reads some batches, the later ones more."""
+        if len(states) != ranks:
+            states[:] = _deal(states or [{"parts": [], "round": 0}], ranks)
+        for rank in range(ranks):
+            stream = _Stream(
+                *(rows, partial(_part, rank=rank, ranks=ranks)),
+                lambda row, number: (row["id"], number),
+                *(2, shuffled, 0, list),
+            )
+            stream.state = states[rank]
+            for batch, state in islice(stream, number + rank):
+                states[rank] = state
+                read.update(batch)
+                if batch[0][1] == last:
+                    return
+
+    for ranks, number in runs:
+        go_on(ranks, number)
+    begun = max(state["round"] for state in states)
+    go_on(1 + (len(states) == 1), 0)
+    go_on(1, 999, last=begun)
+    names = range(FILES * ROWS)
+    assert max(read.values()) == 1
+    assert {(n, r) for n in names for r in range(begun)} <= read.keys()
+
+
 def train(arguments, nodes=1, ranks=1):
     """Train in processes, also of two agents of torchrun on one machine;
     return their exit codes."""
@@ -177,3 +221,22 @@ def test_ranks_that_were_killed_go_on_where_they_were(data, tmp_path, nodes):
     for key in ("modules", "optimizers", "steps"):
         bits = {run["bits"][key] for run in (*before, *after)}
         assert len(bits) == 1, key
+
+
+@pytest.mark.slow
+def test_other_ranks_go_on_with_what_is_left(data, tmp_path):
+    assert any(train([data, tmp_path, 0, 13], 1, 2))
+    assert train([data, tmp_path, 0], 1, 3) == [0]
+    after = results(tmp_path, 3)
+    for key in ("modules", "optimizers", "steps"):
+        assert len({run["bits"][key] for run in after}) == 1, key
+    # By two ranks, of the 88 of two rounds.
+    read = 2 * 3 * (min(after[0]["rows"]) - 1)
+    rows = Counter(
+        name
+        for run in after
+        for names in run["rows"].values()
+        for name in names
+    )
+    assert max(rows.values()) == 1
+    assert sum(name.endswith((".0", ".1")) for name in rows) == 88 - read

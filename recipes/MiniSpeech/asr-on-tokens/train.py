@@ -18,7 +18,7 @@ from speechbrain.utils.distributed import run_on_main
 from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.dataset import TrainingReader
 from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.nnet.utils import check_choice
 from speechbrain_vq.recipes.common.phones import (
@@ -100,11 +100,10 @@ class ASRBrain(PhoneErrorsMixin, sb.Brain):
 
 
 @torch.no_grad()
-def encode(tokenizer, path, kind):
-    """Encode a file at the rate of the tokens: as tokens [T, C], or as features
-    [T, D] with the frames of a token side by side."""
-    wavs = read_audio(path, tokenizer.sample_rate).unsqueeze(0)
-    wavs = wavs.to(tokenizer.device)
+def encode(tokenizer, wav, kind):
+    """Encode a waveform at the rate of the tokens: as tokens [T, C], or as
+    features [T, D] with the frames of a token side by side."""
+    wavs = wav.unsqueeze(0).to(tokenizer.device)
     if kind == "tokens":
         return tokenizer.sig_to_tokens(wavs)[0].cpu()
     extract = tokenizer.mods.features
@@ -119,9 +118,13 @@ def dataio_prep(hparams, folder):
     rate = hparams["pretrained"].token_rate
     datasets = {s: read_split(hparams, folder, s, rate) for s in SPLITS}
     add_labels(hparams["label_encoder"], datasets, hparams["save_folder"])
+    tokenizer = hparams["pretrained"]
+    read = TrainingReader(tokenizer.sample_rate)
     # The tokenizer is frozen: once is enough.
     inputs = {
-        name: encode(hparams["pretrained"], item["wav"], hparams["input"])
+        name: encode(
+            tokenizer, read(item["wav"], item["length"]), hparams["input"]
+        )
         for split in SPLITS
         for name, item in tqdm(
             datasets[split].data.items(), f"{split} set", disable=None

@@ -22,7 +22,6 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.dataset import (
     TrainingReader,
     random_start,
@@ -296,10 +295,10 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
         start = random_start(name, epoch, seconds, longest)
         return read(path, seconds, start, longest)
 
-    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.takes("wav", "length")
     @sb.utils.data_pipeline.provides("sig")
-    def beginning(path):
-        return read_audio(path, hparams["sample_rate"], duration=longest)
+    def beginning(path, seconds):
+        return read(path, seconds, duration=longest)
 
     # Two frames.
     shortest = 2 * hparams["hop_length"] / hparams["sample_rate"]

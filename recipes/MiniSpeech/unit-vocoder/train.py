@@ -24,8 +24,11 @@ from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
-from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.dataio.dataset import random_start, read_dataset
+from speechbrain_vq.dataio.dataset import (
+    TrainingReader,
+    random_start,
+    read_dataset,
+)
 from speechbrain_vq.hub.folder import HPARAMS, save_weights
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
@@ -203,9 +206,10 @@ def check_tokenizer(hparams, tokenizer):
 @torch.no_grad()
 def tokenize(hparams, tokenizer, items, split):
     """Add tokens and speaker embeddings to utterances."""
+    read = TrainingReader(tokenizer.sample_rate)
+    seconds = None if split == "train" else hparams["longest"]
     for item in tqdm(items.values(), f"{split} set", disable=None):
-        seconds = None if split == "train" else hparams["longest"]
-        wav = read_audio(item["wav"], tokenizer.sample_rate, duration=seconds)
+        wav = read(item["wav"], item["length"], duration=seconds)
         if len(wav) * tokenizer.token_rate < tokenizer.sample_rate:
             wav = torch.nn.functional.pad(wav, (0, tokenizer.sample_rate))
         wavs = wav.unsqueeze(0)
@@ -219,27 +223,29 @@ def dataio_prep(hparams, folder, tokenizer):
     rate = hparams["sample_rate"]
     hop, size = rate / hparams["token_rate"], hparams["segment_tokens"]
 
-    def read(path, first, number):
+    read = TrainingReader(rate)
+
+    def samples(path, length, first, number):
         """Read the samples of some tokens, [1, samples]."""
         seconds = [n * hop / rate for n in (first, number)]
-        wav = read_audio(path, rate, *seconds)
+        wav = read(path, length, *seconds)
         # Files of other rates may be a sample short.
         missing = round(number * hop) - len(wav)
         return torch.nn.functional.pad(wav, (0, missing)).unsqueeze(0)
 
-    @sb.utils.data_pipeline.takes("id", "wav", "tokens")
+    @sb.utils.data_pipeline.takes("id", "wav", "length", "tokens")
     @sb.utils.data_pipeline.provides("sig", "ids")
-    def segment(name, path, tokens):
+    def segment(name, path, length, tokens):
         epoch = hparams["epoch_counter"].current
         first = int(random_start(name, epoch, len(tokens) + 1, size))
         first = min(first, len(tokens) - size)
-        yield read(path, first, size)
+        yield samples(path, length, first, size)
         yield to_ids(tokens[first : first + size], hparams["codebook_size"])
 
-    @sb.utils.data_pipeline.takes("wav", "tokens")
+    @sb.utils.data_pipeline.takes("wav", "length", "tokens")
     @sb.utils.data_pipeline.provides("sig")
-    def whole(path, tokens):
-        return read(path, 0, len(tokens))
+    def whole(path, length, tokens):
+        return samples(path, length, 0, len(tokens))
 
     datasets = {}
     for split in ("train", "valid", "test"):

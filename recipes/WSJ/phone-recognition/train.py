@@ -20,7 +20,7 @@ from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.dataio.dataset import TrainingReader
 from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.recipes.common.phones import (
     PhoneErrorsMixin,
@@ -92,13 +92,9 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
             f"--num_labels={len(encoder)}."
         )
 
-    @sb.utils.data_pipeline.takes("wav")
-    @sb.utils.data_pipeline.provides("sig")
-    def read(path):
-        return read_audio(path, hparams["sample_rate"])
-
+    read = TrainingReader(hparams["sample_rate"])
     for dataset in datasets.values():
-        dataset.add_dynamic_item(read)
+        dataset.add_dynamic_item(read, ["wav", "length"], "sig")
         dataset.set_output_keys(["id", "sig", "phone_names", "labels"])
     return {
         split: dataset.filtered_sorted(sort_key="length")
