@@ -15,7 +15,7 @@ from .tokens import (
     tokens_to_dataset,
     tokens_to_npz,
 )
-from .vocoders import load_vocoder
+from .vocoder_loading import load_vocoder
 
 __all__ = [
     "EncodecAdapter",

@@ -14,8 +14,8 @@ from speechbrain_vq.hub.folder import (
 )
 from speechbrain_vq.lobes.ssl import SSLFeatures
 
-from .hifigan import MelVocoder, UnitVocoder
-from .vocoders import bundled_vocoder, load_vocoder, load_vocoder_folder
+from .vocoder_loading import bundled_vocoder, load_vocoder, load_vocoder_folder
+from .vocoders import MelVocoder, UnitVocoder
 
 logger = logging.getLogger(__name__)
 

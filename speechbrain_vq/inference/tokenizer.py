@@ -13,9 +13,9 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 from .audio_files import AudioFilesMixin
 from .codec import CodecMixin
-from .hifigan import MelVocoder, UnitVocoder, one_by_one
 from .interfaces import VQPretrained
 from .parts import PartsMixin
+from .vocoders import MelVocoder, UnitVocoder, one_by_one
 
 
 class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):

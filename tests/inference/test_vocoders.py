@@ -22,14 +22,14 @@ from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.hub.plain import UnsafeHparamsError
-from speechbrain_vq.inference.hifigan import (
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.inference.vocoders import (
     HifiGAN,
     MelVocoder,
     UnitVocoder,
     shortest,
     unit_settings,
 )
-from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder

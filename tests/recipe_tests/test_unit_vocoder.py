@@ -11,7 +11,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_vq import VQTokenizer, export_pretrained
-from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.nnet import ResidualVectorQuantizer
 from speechbrain_vq.recipe_files import recipe_path

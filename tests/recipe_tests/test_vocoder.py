@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from speechbrain_vq import VQTokenizer, export_pretrained
-from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.recipe_files import recipe_path
 from tests.inference.conftest import build, make_run
 from tests.recipe_tests import processes

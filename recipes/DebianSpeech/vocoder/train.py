@@ -31,8 +31,8 @@ from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.hub.folder import HPARAMS, save_weights
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.inference.hifigan import MelVocoder
-from speechbrain_vq.inference.vocoders import load_vocoder
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.inference.vocoders import MelVocoder
 from speechbrain_vq.lobes.vocoder import f0, pitch_targets
 from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (

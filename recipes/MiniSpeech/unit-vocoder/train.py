@@ -32,13 +32,13 @@ from speechbrain_vq.dataio.dataset import (
 from speechbrain_vq.hub.folder import HPARAMS, save_weights
 from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.inference.hifigan import (
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.inference.vocoders import (
     UnitVocoder,
     samples_per_frame,
     to_ids,
     unit_settings,
 )
-from speechbrain_vq.inference.vocoders import load_vocoder
 from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,

@@ -1,0 +1,111 @@
+"""Load vocoders from a folder or the Hub, as data."""
+
+import pathlib
+from typing import Any
+
+from speechbrain.lobes.models.HifiGAN import (
+    HifiganGenerator,
+    UnitHifiganGenerator,
+)
+
+from speechbrain_vq.hub.download import download
+from speechbrain_vq.hub.folder import WEIGHTS, find_file
+from speechbrain_vq.hub.load import load_named
+from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
+from speechbrain_vq.presets import BUNDLED_VOCODER
+
+from .vocoders import HifiGAN, MelVocoder, UnitVocoder
+
+# Name of the weights of SpeechBrain's vocoders.
+CHECKPOINT = "generator.ckpt"
+# The yamls of SpeechBrain's own lack these settings; their recipes have them.
+_USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
+# Most frames that a vocoder may add before and after; SpeechBrain's add 5.
+MOST_PADDING = 100
+PUBLISHED = {
+    "speechbrain/tts-hifigan-libritts-16kHz": {"sample_rate": 16000, **_USUAL},
+    "speechbrain/tts-hifigan-libritts-22050Hz": {
+        "sample_rate": 22050,
+        **_USUAL,
+    },
+    "speechbrain/tts-hifigan-ljspeech": {"sample_rate": 22050, **_USUAL},
+}
+
+
+def load_vocoder(
+    source: str | pathlib.Path, **options: Any
+) -> MelVocoder | UnitVocoder:
+    """Load a vocoder, on log-mels or on units, without running code that came
+    with it.
+
+    Arguments
+    ---------
+    source : path or str
+        Folder, or id of a model on the Hub, such as
+        ``speechbrain/tts-hifigan-libritts-16kHz``: a ``hyperparams.yaml`` with
+        ``generator``, a HiFi-GAN of SpeechBrain or a ``SourceFilterVocoder``,
+        and ``model.safetensors`` or ``generator.ckpt``.
+    **options
+        ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
+        ``force_download``, as in ``VQTokenizer.from_hparams``.
+
+    Returns
+    -------
+    MelVocoder or UnitVocoder
+        The vocoder, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model, or one of its files is missing.
+    ValueError
+        If it is no such vocoder, or is refused.
+    """
+    folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
+    return load_vocoder_folder(folder, str(source))
+
+
+def load_vocoder_folder(
+    folder: pathlib.Path, source: str, checkpoint: bool = True
+) -> MelVocoder | UnitVocoder:
+    """Load the vocoder of a folder; see ``load_vocoder``. ``source`` is its name
+    for error messages; with ``checkpoint`` it may be in ``generator.ckpt``."""
+    safe = (folder / WEIGHTS).is_file() or not checkpoint
+    weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
+    hparams, generator = load_named(folder, "generator", weights)
+    if isinstance(generator, SourceFilterVocoder):
+        generator.eval().requires_grad_(False)
+        return MelVocoder(generator, source=source)
+    if not isinstance(generator, HifiganGenerator):
+        raise ValueError(
+            f"'{source}' is no HiFi-GAN of SpeechBrain and no "
+            "SourceFilterVocoder: the generator of its yaml is "
+            f"{type(generator).__name__}."
+        )
+    generator.remove_weight_norm()
+    generator.eval().requires_grad_(False)
+    if isinstance(generator, UnitHifiganGenerator):
+        return UnitVocoder(generator, hparams, str(source))
+    stated = PUBLISHED.get(str(source), hparams)
+    names = ("sample_rate", "n_fft", "win_length", "mel_fmin", "mel_fmax")
+    settings = {n: stated[n] for n in names if stated.get(n) is not None}
+    numbers = {**settings, "inference_padding": generator.inference_padding}
+    for name, value in numbers.items():
+        if not isinstance(value, int | float):
+            raise ValueError(
+                f"The yaml of '{source}' has {name}={value!r}, which is no "
+                "number."
+            )
+    padding = generator.inference_padding
+    if not isinstance(padding, int) or not 0 <= padding <= MOST_PADDING:
+        raise ValueError(
+            f"The yaml of '{source}' has inference_padding={padding}: it must "
+            f"be a whole number of frames from 0 to {MOST_PADDING}."
+        )
+    return HifiGAN(generator, settings, str(source))
+
+
+def bundled_vocoder() -> MelVocoder:
+    """Load the vocoder that comes with the package, for log-mels with the
+    settings that ``LogMel`` and the recipes have by default."""
+    return load_vocoder_folder(BUNDLED_VOCODER, "the bundled vocoder")
