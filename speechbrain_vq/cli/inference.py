@@ -126,6 +126,8 @@ def tokenize(
     Data sets are Parquet files, and folders of Dataset.save_to_disk.
     """
     announce_loading()
+    # Ours shows more than that of saving a data set.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}

@@ -81,7 +81,7 @@ def export(
 
 
 _VISIBILITY = {
-    None: "visible as the organisation has it (--private: to members only)",
+    None: "visibility as set by its owner (--private: members only)",
     True: "private",
     False: "public",
 }
@@ -115,6 +115,7 @@ _VISIBILITY = {
 @click.option("--message", "commit_message", help="Title of the commit.")
 def push(folder, repo_id, **options) -> None:
     """Push an exported model to the Hugging Face Hub."""
+    announce_loading()
     from huggingface_hub import ModelCard
 
     from speechbrain_vq.publish import push_to_hub

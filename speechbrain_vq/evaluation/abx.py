@@ -406,6 +406,12 @@ class Abx(Metric):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing conditions."""
+        if not self._has_items:
+            sources = {s.source: None for s in self.samples.values()}
+            return [
+                f"ABX: there are no items ({', '.join(sources)}, of "
+                "utterances with phones and a speaker)"
+            ]
         notes = []
         for context, speaker in itertools.product(
             self.samples, ("within", "across")
@@ -436,8 +442,14 @@ class Abx(Metric):
             notes.append(f"{self._dropped} ABX items without a whole frame")
         return notes
 
+    @property
+    def _has_items(self):
+        return any(sample.items for sample in self.samples.values())
+
     def settings(self) -> dict:
         """Return sources and numbers of items and triples."""
+        if not self._has_items:
+            return {}
         samples, cells = self.samples.items(), self._cells.items()
         return {
             "abx_items_from": {c: sample.source for c, sample in samples},

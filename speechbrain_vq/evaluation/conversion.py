@@ -173,7 +173,7 @@ class Conversion(Metric):
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
         if not self.requested:
-            return ["conversion to other voices: not asked for (conversions)"]
+            return ["conversion to other voices: not requested"]
         notes = [f"{pair}: {why}" for pair, why in self.errors.items()]
         if not estimates and not notes:
             notes = [

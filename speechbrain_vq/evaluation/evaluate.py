@@ -182,8 +182,12 @@ def evaluate(
         **judge_settings(judges),
     }
     utterances = encoder.utterances(entries)
-    if progress:
-        utterances = tqdm(utterances, total=len(entries), unit="utt")
+    utterances = tqdm(
+        utterances,
+        total=len(entries),
+        unit="utt",
+        disable=None if progress else True,
+    )
     settings |= _update(metrics, utterances, bootstrap)
     notes += [f"{name}: {why}" for name, why in encoder.errors.items()]
     if encoder.errors:

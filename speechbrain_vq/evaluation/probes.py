@@ -221,8 +221,8 @@ class LinearProbes(Metric):
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
         return [
-            f"{target} probe: the manifest ({key}) does not name two, with "
-            "two utterances each"
+            f"{target} probe: the manifest ({key}) names no two {target}s "
+            "with two utterances each"
             for target, key in (("speaker", "spk_id"), ("gender", "gender"))
             if f"{target}_chance" not in estimates
         ]

@@ -99,7 +99,7 @@ def process_files(
             )
     bad = {}
     for path, target in tqdm(
-        outputs.items(), disable=None if progress else True
+        outputs.items(), unit="file", disable=None if progress else True
     ):
         if target in existing:
             continue

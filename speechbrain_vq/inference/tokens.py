@@ -437,7 +437,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
         # In seconds of audio: the number of files left says nothing of time.
         tqdm(
             total=round(sum(seconds.values())),
-            unit="s",
+            unit=" s of audio",
             disable=None if progress else True,
         ) as bar,
     ):
@@ -445,6 +445,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             for line in read_tokens(output):
                 if line["path"] not in collected:
                     file.write(json.dumps(line) + "\n")
+        encoded = 0.0
         for batch in make_batches(seconds, batch_seconds):
             sources = {path: path for path in batch}
             for path, result in encode(tokenizer, sources, batch_seconds):
@@ -457,7 +458,8 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
                 file.write(json.dumps(line) + "\n")
                 done.add(path)
             file.flush()
-            bar.update(round(sum(seconds[path] for path in batch)))
+            encoded += sum(seconds[path] for path in batch)
+            bar.update(round(encoded) - bar.n)
     if not partial.stat().st_size:
         partial.unlink()
     return done.intersection(paths), bad

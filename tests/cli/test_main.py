@@ -1,5 +1,7 @@
 """Each verb starts at once, explains its options and names what is wrong."""
 
+import ast
+import pathlib
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 
+ROOT = pathlib.Path(__file__).parents[2]
 VERBS = (
     "demo train list config export push tokenize reconstruct convert evaluate "
     "report"
@@ -42,6 +45,23 @@ def test_every_option_says_what_it_is(verb):
             # A noun phrase or an imperative that makes sense alone.
             first = parameter.help.split()[0]
             assert first not in ("Of", "Where", "Though", "What", "Also")
+
+
+@pytest.mark.parametrize("folder", ["speechbrain_vq", "recipes"])
+def test_bars_are_silent_in_pipes(folder):
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "tqdm":
+                keywords = {keyword.arg for keyword in node.keywords}
+                assert "disable" in keywords, f"{path}:{node.lineno}"
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m speechbrain_vq list | head -1"
+    result = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=True
+    )
+    assert result.stdout and not result.stderr
 
 
 def test_help_is_instant():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner
 
@@ -122,6 +123,24 @@ def test_strict_refuses_a_folder_with_a_bad_file(train, tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "2 of 2 files cannot be used: 2 cannot be read." in result.output
+
+
+@pytest.mark.parametrize(
+    "seconds, message",
+    [
+        ([3.0], "holds too few readable audio files, 1"),
+        ([0.01] * 4, "shorter than 0.02 s"),
+    ],
+)
+def test_too_little_speech_is_one_line(seconds, message, train, tmp_path):
+    (tmp_path / "in").mkdir()
+    for number, length in enumerate(seconds):
+        noise = torch.randn(round(length * 16000)).numpy() / 9
+        soundfile.write(tmp_path / f"in/{number}.wav", noise, 16000)
+    result = CliRunner().invoke(main, ["train", "in", "--out=out"])
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    (line,) = [x for x in result.output.splitlines() if x.startswith("Error: ")]
+    assert message in line
 
 
 def test_a_run_on_another_folder_keeps_its_manifests(train, tmp_path):
