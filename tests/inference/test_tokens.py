@@ -69,7 +69,7 @@ def test_each_file_as_if_alone(tokenizer, folder, tmp_path, batch_seconds):
     reasons = {path.split("/")[-1]: why for path, why in result.bad.items()}
     assert reasons.keys() == {"text.wav", "short.wav", "nan.wav"}
     assert "text.wav: cannot be read" in reasons["text.wav"]
-    assert "short.wav: A signal of 50 samples" in reasons["short.wav"]
+    assert "short.wav: shorter than one frame: 50 of" in reasons["short.wav"]
     assert "nan.wav: " in reasons["nan.wav"] and "NaN" in reasons["nan.wav"]
 
 
