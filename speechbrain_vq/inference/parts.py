@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.encoders import download_encoder
 from speechbrain_vq.hub.folder import (
     HPARAMS,
@@ -55,6 +56,9 @@ class PartsMixin:
         if vocoder == GRIFFIN_LIM:
             vocoder = None
         if isinstance(vocoder, str | os.PathLike):
+            hint = suggestion(str(vocoder), [GRIFFIN_LIM])
+            if hint and not pathlib.Path(vocoder).exists():
+                raise FileNotFoundError(f"No vocoder '{vocoder}'.{hint}")
             vocoder = load_vocoder(vocoder, **options)
         if vocoder is not None:
             if not isinstance(vocoder, MelVocoder | UnitVocoder):

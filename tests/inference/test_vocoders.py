@@ -628,6 +628,11 @@ def test_the_default_is_the_bundled_one_where_it_takes_the_log_mels(matching):
     assert not torch.allclose(plain.decode_batch(tokens, lengths), wavs)
 
 
+def test_a_vocoder_that_is_none_is_named_with_what_is_meant(tokenizer):
+    with pytest.raises(FileNotFoundError, match="grifin.*mean 'griffin-lim'"):
+        tokenizer.use_vocoder("grifin-lim")
+
+
 def test_log_mels_of_another_window_are_refused(tmp_path):
     """By the vocoder of the package as by others, named and with the way out."""
     tokenizer = VQTokenizer.from_hparams("mini", run_opts={"device": "cpu"})

@@ -259,7 +259,8 @@ def finish(hparams, brain):
     settings = {key: hparams[key] for key in ("tokenizer", "seed")}
     write_results(run, settings | brain.results)
     logger.info(
-        'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
+        "Hear it: speechbrain-vq reconstruct RECORDING --model=%s "
+        "--vocoder=%s --out=FOLDER",
         hparams["tokenizer"],
         run / "model",
     )
