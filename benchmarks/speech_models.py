@@ -15,6 +15,8 @@ the corpus; the whisper weights are those of any English faster-whisper):
 > python benchmarks/speech_models.py --corpus=MANIFESTS --sources=sources \
     --whisper=FOLDER
 
+``--samples=FOLDER`` writes the wavs of the model's card instead.
+
 A line of speech_models.jsonl is one recording through one codec; a run that
 was interrupted goes on where it was. ``--report`` makes the page alone.
 """
@@ -99,6 +101,14 @@ HALF = ", at half its rate"
 # Of the 80 mel bands of LogMel, those that codec2 and telephones carry.
 NARROW = 60  # Up to 3.7 kHz
 LONGEST_DELAY = 0.1  # Seconds
+# To listen to, one of each group that may be copied, by file name: two of
+# LibriVox (public domain), and festvox-ru's reader (BSD-like).
+SAMPLES = {
+    "unseen_voice": "sense_and_sensibility_01_austen_64kb-0880",
+    "voice_of_the_training": "nsh-ru-ru_0695",
+    "unseen_language": "de0",
+}
+SAMPLE_SECONDS = 4
 
 
 def recordings(sources, corpus):
@@ -384,13 +394,17 @@ def times_real_time(model, wav, vocoder=None):
 @click.option("--sources", type=pathlib.Path)
 @click.option("--whisper")
 @click.option("--report", "report_only", is_flag=True)
+@click.option("--samples", type=pathlib.Path, help="Folder for wavs to hear.")
 @click.option(
     "--output",
     type=pathlib.Path,
     default=pathlib.Path(__file__).with_suffix(".jsonl"),
 )
-def main(model, corpus, sources, whisper, report_only, output):
-    """Measure, and write lines, page and plot."""
+def main(model, corpus, sources, whisper, report_only, samples, output):
+    """Measure, and write lines, page and plot; or write samples alone."""
+    if samples is not None:
+        write_samples(samples, systems(model), recordings(sources, corpus))
+        return
     lines = []
     if output.exists():
         text = output.read_text("utf-8")
@@ -432,6 +446,24 @@ def main(model, corpus, sources, whisper, report_only, output):
             click.echo(f"{name}: {len(lines)}")
     write_page(output.with_suffix(".md"), lines)
     plot(output.with_suffix(".png"), lines)
+
+
+def write_samples(folder, codecs, given):
+    """Write the beginning of a recording of each group, and what the model makes
+    of it, with eight codebooks and with two."""
+    names = {recording: name for name, recording in SAMPLES.items()}
+    for recording, _, wav, _ in given:
+        if recording not in names:
+            continue
+        wav = wav[: SAMPLE_SECONDS * RATE]
+        for end, system in (
+            ("", "recordings"),
+            (".8", SPEECH.format(8)),
+            (".2", SPEECH.format(2)),
+        ):
+            path = folder / f"{names[recording]}{end}.wav"
+            out, _ = codecs[system](wav)
+            soundfile.write(path, out.clamp(-1, 1).numpy(), RATE, "PCM_16")
 
 
 # Title, format, and whether more is better.
