@@ -175,3 +175,11 @@ def check_output_folder(context, parameter, folder: pathlib.Path | None):
     if not os.access(parent, os.W_OK | os.X_OK):
         raise click.BadParameter(f"'{parent}' cannot be written to.")
     return folder
+
+
+def check_output(context, parameter, path: pathlib.Path | None):
+    """Refuse a file or folder whose folder cannot be created, before anything
+    is computed."""
+    if path is not None:
+        check_output_folder(context, parameter, path.absolute().parent)
+    return path

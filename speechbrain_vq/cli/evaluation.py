@@ -7,6 +7,7 @@ import click
 
 from .common import (
     announce_loading,
+    check_output,
     check_output_folder,
     clean_errors,
     device_option,
@@ -53,6 +54,7 @@ OF_TOKENS = ("codebook_size",)
     "--report",
     metavar="FILE",
     type=new_file,
+    callback=check_output,
     help="HTML report on the model to write, with recordings of the manifest.",
 )
 @click.option(

@@ -12,6 +12,7 @@ from .common import (
     INTERRUPTED,
     announce_loading,
     any_path,
+    check_output,
     clean_errors,
     device_option,
     engine_option,
@@ -84,6 +85,7 @@ codebooks_option = click.option(
     "--out",
     required=True,
     type=any_path,
+    callback=check_output,
     help="Output: NAME.jsonl, NAME.npz, or a folder for a data set or, with "
     "an engine, Parquet shards.",
 )
@@ -163,6 +165,7 @@ def tokenize(
     default="reconstructed",
     show_default=True,
     type=output_folder,
+    callback=check_output,
     help="Folder for the wav files.",
 )
 def reconstruct(
@@ -212,6 +215,7 @@ def reconstruct(
     "--out",
     required=True,
     type=any_path,
+    callback=check_output,
     help="Folder for the wav files; for one file also NAME.wav.",
 )
 def convert(

@@ -4,6 +4,7 @@ import click
 
 from .common import (
     announce_loading,
+    check_output,
     device_option,
     existing_path,
     new_file,
@@ -33,6 +34,7 @@ from .common import (
     default="report.html",
     show_default=True,
     type=new_file,
+    callback=check_output,
     help="File to write.",
 )
 @vocoder_option

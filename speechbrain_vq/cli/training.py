@@ -22,6 +22,7 @@ from speechbrain_vq.recipe_files import (
 
 from .common import (
     announce_loading,
+    check_output,
     check_output_folder,
     new_file,
     output_folder,
@@ -63,6 +64,7 @@ DEMO = pathlib.Path("results/demo")
     "--json",
     "json_file",
     type=new_file,
+    callback=check_output,
     help="File to write the metrics to.",
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:

@@ -86,7 +86,7 @@ def summarize(
         # A folder of the cache is named by its commit.
         return _of_model(download(place, revision), str(place))
     if (folder / CONFIG).is_file():
-        return _of_model(folder, folder.resolve().name)
+        return _of_model(folder, _name(folder))
     run = Run.open(folder)
     model = folder / "model"
     hparams, results = run.hparams, dict(run.results)
@@ -101,7 +101,7 @@ def summarize(
     if not values:
         values, measured_on = _numbers(meta, "valid_"), "the validation set"
     return Summary(
-        folder.resolve().name,
+        _name(folder),
         hparams.get("preset", hparams.get("arm")),
         hparams.get("seed"),
         described.get("codebook_size") or hparams.get("codebook_size"),
@@ -170,6 +170,15 @@ def judge(
         )
         return Verdict("fair", text, (advice,))
     return Verdict("good", f"{what}: no sign of collapse.")
+
+
+def _name(folder: pathlib.Path) -> str:
+    """Name a run or a model by its folder; where that is only a seed, or
+    ``model``, with the folder around it."""
+    folder = folder.resolve()
+    if folder.name.isdigit() or folder.name == "model":
+        return f"{folder.parent.name}/{folder.name}"
+    return folder.name
 
 
 def _advice(preset):

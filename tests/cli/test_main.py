@@ -113,6 +113,28 @@ def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
     assert result.exit_code in (1, 2) and hint in result.output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo", "--json"],
+        ["tokenize", "{file}", "--out"],
+        ["reconstruct", "{file}", "--out"],
+        ["convert", "{file}", "--target=x", "--out"],
+        ["evaluate", "mini", "--manifest={file}", "--report"],
+        ["evaluate", "mini", "--manifest={file}", "--out"],
+        ["report", "mini", "--out"],
+    ],
+    ids=lambda arguments: f"{arguments[0]} {arguments[-1]}",
+)
+def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    arguments = [text.format(file=file) for text in arguments]
+    result = CliRunner().invoke(main, [*arguments, str(file / "output")])
+    assert result.exit_code == 2 and f"'{file}' is no folder." in result.output
+    assert "Loading" not in result.output
+
+
 @pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])
 def test_a_failed_command_leaves_no_folder(verb, tmp_path):
     noise = tmp_path / "noise.wav"

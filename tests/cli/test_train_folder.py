@@ -63,7 +63,7 @@ def test_from_a_folder_to_the_next_commands(recordings):
     assert "48.0 s in 24 files of 3 speakers (the subfolders: ann" in output
     assert "test on unseen speakers" in output
     # What was chosen, before it begins.
-    plan = "30.0 s of 2 speakers to train on: 16 codes, 32 steps, about "
+    plan = "28.0 s of 2 speakers to train on: 16 codes, 32 steps, about "
     assert output.index(plan) < output.index("Step 4 of 32: ")
     # In a pipe there is no bar, and a line for each validation.
     assert "\r" not in output + result.stderr and "%|" not in result.stderr

@@ -177,7 +177,9 @@ def test_a_table_knows_names_and_hears_nothing(load, folder, tmp_path):
 def test_who_hears_knows_no_names(kind, load, folder):
     converter = load(kind)
     assert converter.speakers == []
-    with pytest.raises(ValueError, match="no recording p225. .* speakers by name"):
+    with pytest.raises(
+        ValueError, match="no recording p225. .* speakers by name"
+    ):
         converter.voice("p225")
     with pytest.raises(AudioError, match="text.wav: cannot be read"):
         converter.voice(folder / "text.wav")
@@ -221,10 +223,14 @@ def test_targets_of_any_rate_and_channels(kind, load, tmp_path):
     assert torch.nn.functional.cosine_similarity(one, two) > 0.95
     # Shorter than a frame: it is named.
     soundfile.write(tmp_path / "short.wav", mono[:100].numpy(), 16000)
-    with pytest.raises(ValueError, match="short.wav: shorter than one frame: 100 of"):
+    with pytest.raises(
+        ValueError, match="short.wav: shorter than one frame: 100 of"
+    ):
         converter.voice(tmp_path / "short.wav")
     # As a source, too.
-    with pytest.raises(ValueError, match="short.wav: shorter than one frame: 100 of"):
+    with pytest.raises(
+        ValueError, match="short.wav: shorter than one frame: 100 of"
+    ):
         converter.convert_file(tmp_path / "short.wav", one)
 
 

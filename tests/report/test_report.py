@@ -262,6 +262,15 @@ def test_data(tmp_path):
     assert read_recordings(tmp_path)["utt"]["phones"] == [[0, 1, "a"]]
 
 
+def test_names_tell_runs_apart(tmp_path):
+    run = make_run(tmp_path)
+    for name in ("robust/1234", "vanilla/1234"):
+        shutil.copytree(run, tmp_path / name)
+        assert summarize(tmp_path / name).name == name
+    assert summarize(run).name == "run"
+    assert summarize(run / "model").name == "run/model"
+
+
 def test_wrong_places_are_named(tmp_path):
     for place, hint in (
         ("sppech", "no folder 'sppech'"),
