@@ -25,9 +25,9 @@ from speechbrain_vq.nnet.utils import (
     check_choice,
     check_sizes,
     in_transform,
-    is_first_rank,
     is_recomputed,
     keep_dtype,
+    rank,
     refuse_transform,
     world_size,
 )
@@ -125,7 +125,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     channel_first : bool
         Whether input and output are [B, input_dim, ...] in place of
         [..., input_dim].
-
     unit_length : bool
         Whether latents, after the projection, and codewords are scaled to unit
         length, each codebook's slice for itself, so that the nearest codeword
@@ -518,7 +517,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         number, result = torch.tensor(len(vectors), device=vectors.device), None
         broadcast([number])
         if number > 0 and not self.is_codebook_frozen:
-            if is_first_rank():
+            if rank() == 0:
                 result = self.embedding.reinitialize(
                     vectors.float(), start, generator
                 )

@@ -36,11 +36,6 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
-def is_first_rank() -> bool:
-    """Return whether this is rank 0, or the only process."""
-    return rank() == 0
-
-
 class _Sum(torch.autograd.Function):
     # Each rank's result depends on all ranks' inputs, so gradients are summed.
     @staticmethod

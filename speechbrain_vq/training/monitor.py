@@ -155,10 +155,9 @@ class UsageMonitor:
         """Go on with a stage."""
         self._stages[training] = {}
         for name, stage in state.items():
-            if stage["sums"]:
-                device = self.quantizers[name].codebook.device
-                sums = {k: v.to(device) for k, v in stage["sums"].items()}
-                self._stages[training][name] = {**stage, "sums": sums}
+            device = self.quantizers[name].codebook.device
+            sums = {k: v.to(device) for k, v in stage["sums"].items()}
+            self._stages[training][name] = {**stage, "sums": sums}
 
 
 def _empty_stage(quantizer) -> dict:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from speechbrain_vq.nnet.utils import check_sizes
@@ -62,6 +63,7 @@ class ReinitPlan(NamedTuple):
         return ReinitAction(reinitialize=event == since_warmup)
 
 
+@dataclass
 class ReinitSchedule:
     """A warm-up without quantization, then re-initializations that may grow
     rarer. Durations are optimizer steps, epochs (``"2 epochs"``, as in the
@@ -100,19 +102,19 @@ class ReinitSchedule:
     [400, 600]
     """
 
-    def __init__(
-        self,
-        warmup: Duration = "40%",
-        every: Duration | None = None,
-        until: Duration | None = None,
-        growth: float | None = None,
-        max_warmup: int = 2000,
-    ):
-        is_every = every is not None
-        if growth is None:
-            growth = 1.0 if is_every else 1.5
-        if until is None:
-            until = "forever" if is_every else "80%"
+    warmup: Duration = "40%"
+    every: Duration | None = None
+    until: Duration | None = None
+    growth: float | None = None
+    max_warmup: int = 2000
+
+    def __post_init__(self):
+        is_every = self.every is not None
+        if self.growth is None:
+            self.growth = 1.0 if is_every else 1.5
+        if self.until is None:
+            self.until = "forever" if is_every else "80%"
+        growth, until = self.growth, self.until
         if not (isinstance(growth, int | float) and growth >= 1):
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
         if not is_every and growth == 1:
@@ -120,17 +122,15 @@ class ReinitSchedule:
                 "growth=1 needs `every`: without either there is no time "
                 "between re-initializations."
             )
-        check_sizes(max_warmup=max_warmup)
-        self.warmup, self.every, self.until = warmup, every, until
-        self.growth, self.max_warmup = growth, max_warmup
-        self._warmup = _parse("warmup", warmup, least=0)
-        self._every = _parse("every", every) if is_every else None
+        check_sizes(max_warmup=self.max_warmup)
+        self._warmup = _parse("warmup", self.warmup, least=0)
+        self._every = _parse("every", self.every) if is_every else None
         self._until = _parse("until", until, least=0)
         (end, end_unit), (start, start_unit) = self._until, self._warmup
         if end_unit == start_unit and end < start:
             raise ValueError(
-                f"until={until!r} comes before the end of warmup={warmup!r}: "
-                "the codebook would never be re-initialized."
+                f"until={until!r} comes before the end of warmup="
+                f"{self.warmup!r}: the codebook would never be re-initialized."
             )
 
     def resolve(
@@ -150,11 +150,6 @@ class ReinitSchedule:
             every = max(round((self.growth - 1) * warmup), 1)
         until = _steps(*self._until, steps_per_epoch, total_steps or math.inf)
         return ReinitPlan(warmup, every, max(until, warmup), self.growth)
-
-    def __repr__(self) -> str:
-        names = ("warmup", "every", "until", "growth", "max_warmup")
-        values = (f"{name}={getattr(self, name)!r}" for name in names)
-        return f"ReinitSchedule({', '.join(values)})"
 
 
 def _parse(name: str, value: Duration, least: int = 1) -> tuple[float, str]:

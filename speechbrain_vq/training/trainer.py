@@ -1,6 +1,5 @@
 """Training of codebooks within any loop, by the hooks of its optimizer."""
 
-import functools
 import logging
 import math
 import time
@@ -13,7 +12,7 @@ from torch.optim import Optimizer
 from speechbrain_vq.nnet.codebooks import EMACodebook
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
-from speechbrain_vq.nnet.utils import broadcast, is_first_rank, is_recomputed
+from speechbrain_vq.nnet.utils import broadcast, is_recomputed, rank
 from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
 
 logger = logging.getLogger(__name__)
@@ -135,14 +134,13 @@ class CodebookTrainer:
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
         }
-        self._steps = [0] * len(self.optimizers)
+        self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
-        for index, optimizer in enumerate(self.optimizers):
-            after_step = functools.partial(self._after_step, index)
+        for optimizer in self.optimizers:
             self._handles += [
                 optimizer.register_step_pre_hook(self._set_rates),
-                optimizer.register_step_post_hook(after_step),
+                optimizer.register_step_post_hook(self._after_step),
             ]
         for name, quantizer in self.quantizers.items():
             watch = _Watch(name, checks_warmup=total_steps is None)
@@ -168,7 +166,7 @@ class CodebookTrainer:
         with ``over_ranks`` for the reservoirs of all, or those of this rank
         are all that is kept."""
         return {
-            "steps": list(self._steps),
+            "steps": list(self._steps.values()),
             "reinits": dict(self._reinits),
             "quantizers": {
                 name: quantizer.training_state(over_ranks)
@@ -188,11 +186,11 @@ class CodebookTrainer:
                 f"{', '.join(names)}; here are {len(self._steps)} and "
                 f"{', '.join(self.quantizers)}."
             )
-        self._steps = list(state["steps"])
+        self._steps = dict(zip(self.optimizers, state["steps"], strict=True))
         self._reinits = dict(state["reinits"])
         for name, quantizer in self.quantizers.items():
             quantizer.load_training_state(state["quantizers"][name])
-            if not is_first_rank():
+            if rank() > 0:
                 quantizer.reservoir.reset()
             broadcast([quantizer.codebook.detach()])
         for name, buffer in self._training_buffers():
@@ -236,9 +234,9 @@ class CodebookTrainer:
             )
         return plan
 
-    def _find_optimizer(self, name, quantizer) -> int:
-        """Index of the optimizer whose steps count for a quantizer, in which
-        a trainable codebook gets a group of its own."""
+    def _find_optimizer(self, name, quantizer) -> Optimizer:
+        """The optimizer whose steps count for a quantizer, in which a
+        trainable codebook gets a group of its own."""
         codebook = quantizer.codebook
         if codebook.requires_grad:
             holders = self._holders([codebook])
@@ -249,21 +247,21 @@ class CodebookTrainer:
                     "give the quantizer's parameters to exactly one of them "
                     "(in a Brain: in init_optimizers())."
                 )
-            _give_own_group(self.optimizers[holders[0]], codebook)
+            _give_own_group(holders[0], codebook)
             return holders[0]
         # An EMA codebook is in none: the optimizer of what is around it.
         parents = (
             m for m in self._modules.modules() if quantizer in m.modules()
         )
         found = [self._holders(parent.parameters()) for parent in parents]
-        return next((holders[0] for holders in reversed(found) if holders), 0)
+        return next(filter(None, reversed(found)), self.optimizers)[0]
 
-    def _holders(self, parameters) -> list[int]:
-        """Indices of the optimizers that hold some of the parameters."""
+    def _holders(self, parameters) -> list[Optimizer]:
+        """The optimizers that hold some of the parameters."""
         wanted = set(parameters)
         return [
-            index
-            for index, optimizer in enumerate(self.optimizers)
+            optimizer
+            for optimizer in self.optimizers
             if any(wanted & set(g["params"]) for g in optimizer.param_groups)
         ]
 
@@ -284,17 +282,17 @@ class CodebookTrainer:
             else:
                 group["lr"] = float(lr)
 
-    def _after_step(self, index, optimizer, args, kwargs) -> None:
+    def _after_step(self, optimizer, args, kwargs) -> None:
         """Count a step, and do what the schedule asks for."""
         # A fused optimizer under GradScaler skips the step by itself.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and bool(found_inf > 0):
             return
-        self._steps[index] += 1
+        self._steps[optimizer] += 1
         for name, quantizer in self.quantizers.items():
-            if self._leading[name] == index:
+            if self._leading[name] is optimizer:
                 self._watches[name].after_step(quantizer)
-                self._act(name, quantizer, self._steps[index])
+                self._act(name, quantizer, self._steps[optimizer])
 
     def _act(self, name, quantizer, step) -> None:
         """Do what the schedule asks for after a step."""
@@ -331,7 +329,7 @@ class CodebookTrainer:
         generator = torch.Generator(vectors.device).manual_seed(step)
         start = "codebook" if number else "kmeans++"
         result = quantizer.reinitialize(vectors, start, generator)
-        optimizer = self.optimizers[self._leading[name]]
+        optimizer = self._leading[name]
         optimizer.state.pop(quantizer.codebook, None)
         if isinstance(optimizer, torch.optim.Adagrad):
             # In torch 2.8 it makes its state with itself, or never.
@@ -371,11 +369,13 @@ class _Watch:
             return
         self.batches += 1
         if self.batches == _IDLE_BATCHES:
-            cause = "no optimizer given to CodebookTrainer has stepped: give it"
-            cause += " the optimizer that the loop steps"
-            if self.steps:
-                cause = "no gradient reached it: use `output.quantized` of the "
-                cause += "quantizer, and add `output.loss` to the loss"
+            cause = (
+                "no gradient reached it: use `output.quantized` of the "
+                "quantizer, and add `output.loss` to the loss"
+                if self.steps
+                else "no optimizer given to CodebookTrainer has stepped: give "
+                "it the optimizer that the loop steps"
+            )
             logger.warning(
                 f"{self.name} learned nothing in {_IDLE_BATCHES} training "
                 f"batches, as {cause}."

@@ -583,8 +583,7 @@ def test_training_does_not_wait_for_the_device(name):
     with HostSyncs() as syncs:
         out = quantizer(x)
         (out.loss + out.quantized.sum()).backward()
-    # No more than the look for a valid frame, which is for the CPU alone.
-    assert syncs.number == 1
+    assert syncs.number == 0
 
 
 @pytest.mark.parametrize("name", ["default", "ema", "rotation", "residual"])

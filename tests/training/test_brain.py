@@ -717,67 +717,33 @@ def test_plain_brain_learns_without_the_mixin():
     fit(make(AutoEncoder))
 
 
-class _Autoencoder(VQMixin, sb.Brain):
-    def compute_forward(self, batch, stage):
-        return self.modules.quantizer(self.modules.encoder(batch[0]))
-
-    def compute_objectives(self, output, batch, stage):
-        return (output[0] - batch[0]).square().mean() + output.loss
-
-
-def _parts():
-    return {
-        "encoder": torch.nn.Linear(8, 8),
-        "quantizer": VectorQuantizer(8, 16),
-    }
-
-
 @pytest.mark.parametrize("container", [list, dict])
 def test_optimizers_in_a_list_or_dict_attribute_are_found(container):
-    class Own(_Autoencoder):
+    class Contained(Own):
         def init_optimizers(self):
-            optimizer = torch.optim.Adam(self.modules.parameters(), lr=0.001)
-            one = [optimizer] if container is list else {"all": optimizer}
-            self.my_optimizers, self.optimizers_dict = one, None
+            mine = adam(self.modules.parameters())
+            self.mine = [mine] if container is list else {"all": mine}
 
-        def fit_batch(self, batch):
-            output = self.compute_forward(batch, None)
-            self.compute_objectives(output, batch, None).backward()
-            for optimizer in self.codebook_trainer.optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-            return torch.zeros(())
+        @property
+        def all_optimizers(self):
+            return self.codebook_trainer.optimizers
 
-    brain = Own(_parts())
-    data = [(torch.randn(4, 10, 8),) for _ in range(3)]
-    brain.fit(range(1), data, progressbar=False)
-    assert brain.codebook_trainer.steps == 3
+    assert fit_own(Contained).codebook_trainer.steps == 16
 
 
 def test_a_fit_without_super_gets_the_line_to_add():
-    class Own(_Autoencoder):
+    class Forgets(Toy):
         def fit(self, epoch_counter, train_set):
             self.on_fit_start()
 
-    brain = Own(_parts(), lambda p: torch.optim.Adam(p, lr=0.001))
     with pytest.raises(RuntimeError, match=r"super\(\)\.fit\(epoch_counter"):
-        brain.fit(range(1), [])
+        make(Forgets).fit(range(1), [])
 
 
 def test_the_nominal_epoch_of_a_looped_loader_is_its_length():
-    brain = _Autoencoder(
-        _parts(),
-        lambda p: torch.optim.Adam(p, lr=0.001),
-        {"reinit_schedule": ReinitSchedule("1 epoch", "1 epoch")},
-    )
-    data = [torch.randn(4, 10, 8) for _ in range(6)]
+    brain = make(reinit_schedule=ReinitSchedule("1 epoch", "1 epoch"))
+    loader = {"looped_nominal_epoch": 4, "batch_size": None}
     brain.fit(
-        range(3),
-        [(x,) for x in data],
-        progressbar=False,
-        train_loader_kwargs={
-            "looped_nominal_epoch": 4,
-            "batch_size": None,
-        },
+        range(3), batches(6), progressbar=False, train_loader_kwargs=loader
     )
     assert brain.codebook_trainer.steps_per_epoch == 4
