@@ -6,7 +6,6 @@ A token file has a line of JSON for each audio file: ``path``, ``tokens``,
 codebooks where not all are used, and the ``precision`` of its computation.
 """
 
-import io
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from speechbrain_vq.dataio.atomic import (
 from speechbrain_vq.dataio.audio import (
     AudioError,
     audio_blocks,
+    cell_source,
     check_files,
     find_audio,
     naming,
@@ -333,9 +333,8 @@ def tokenize_dataset(
             # work for them would wait for ever.
             torch.set_num_threads(1)
         name = f"row {index} ({row['path'] or 'bytes'})"
-        content = row["bytes"]
-        source = row["path"] if content is None else io.BytesIO(content)
         try:
+            source = cell_source(row, name)
             blocks = audio_blocks(source, tokenizer.sample_rate, name=name)
             return {tokens_column: tokenizer.tokenize(blocks).tolist()}
         except ValueError as error:

@@ -49,7 +49,8 @@ class VQOutput(NamedTuple):
         meaningless at padding, -1 in a warm-up and for codebooks left out.
     loss : torch.Tensor
         Weighted sum of the losses, a scalar; NaN where a valid frame of the
-        input is not finite, or longer than 1e15, or there is none on any rank.
+        input is not finite, or longer than 1e15, and, with one rank, where
+        there is no valid frame.
     metrics : dict
         Detached sums over valid frames: ``counts`` [C, K] of the codes,
         ``num_vectors``, ``num_nonfinite``, ``sq_error``, ``latent_sum`` and
@@ -368,9 +369,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             out = self._output(codes)
             if lengths is not None or mask is not None:
                 out = out * frames.unsqueeze(1)
-            # A rank may lack frames where others have some.
-            counts = valid.any() if world_size() == 1 else healthy
-            loss = torch.where(counts, loss, torch.nan)
+            # A rank may have no frame where others have some.
+            has_loss = valid.any() if world_size() == 1 else healthy
+            loss = torch.where(has_loss, loss, torch.nan)
         indices = indices.reshape(*x.shape[:-1], self.num_codebooks)
         if self.folds:
             indices = indices.squeeze(-1)

@@ -38,9 +38,18 @@ _MOST_SKIPPED = 200
 
 class SkipNonfiniteMixin:
     """Skips the steps of a Brain whose loss is not finite on some rank, as
-    that of a quantizer is where a batch has no valid frame."""
+    that of a quantizer is where a batch has no valid frame, and names what
+    takes too much memory."""
 
     _nonfinite, _skipped, _stop = False, 0, None
+
+    def fit(self, *args, **kwargs):
+        """Fit, as a Brain does."""
+        try:
+            super().fit(*args, **kwargs)
+        except RuntimeError as error:
+            _name_sizes(self, error)
+            raise
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, and a signal, on any rank."""
@@ -155,12 +164,8 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
-        try:
-            with GentleStop(self) as self._stop:
-                super().fit(epochs, train_set, *args, **kwargs)
-        except RuntimeError as error:
-            _name_sizes(self, error)
-            raise
+        with GentleStop(self) as self._stop:
+            super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 

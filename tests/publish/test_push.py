@@ -1,7 +1,6 @@
 """One commit with all files, or none, and why."""
 
 import re
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -24,12 +23,6 @@ def folder(tmp_path):
 @pytest.fixture(autouse=True)
 def login(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    """The client waits longer and longer before it gives up."""
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 def is_same(hub, folder, repo_id=ID, revision="main"):

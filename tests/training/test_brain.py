@@ -84,12 +84,6 @@ def test_schedule_of_a_wrong_type_is_told(schedule):
         fit(brain)
 
 
-def test_null_schedule_never_reinitializes(caplog):
-    caplog.set_level(logging.INFO)
-    fit(make(reinit_schedule=None))
-    assert "re-initialized" not in caplog.text
-
-
 def test_two_quantizers_are_trained_and_told_apart():
     class Two(Toy):
         def compute_forward(self, batch, stage):
@@ -358,6 +352,8 @@ def test_stages_are_kept_apart_whoever_asks_when():
     }
     brain.evaluate(batches(4), progressbar=False)
     assert brain.vq_stats == {**stats, "test": brain.vq_stats["test"]}
+    drifts = [stats[name]["codebook_drift"] for name in ("valid", "train")]
+    assert drifts[0] == 0 < drifts[1]
     assert stats["test"]["vectors"] == 3 * 30
     fit(brain, 1, 5, batches(1))
     assert {k: v["vectors"] for k, v in brain.vq_stats.items()} == {
@@ -710,11 +706,6 @@ def test_checkpoint_of_other_sizes_is_told(options, words, tmp_path):
     other = make(parts=modules(**options), **off)
     with pytest.raises((RuntimeError, ValueError), match=f"(?s){words}"):
         fit(other)
-
-
-def test_plain_brain_learns_without_the_mixin():
-    """The toy is a Brain like any other."""
-    fit(make(AutoEncoder))
 
 
 @pytest.mark.parametrize("container", [list, dict])

@@ -55,24 +55,6 @@ def test_same_step_gives_the_same_bits_and_leaves_the_random_state():
     assert torch.equal(*books)
 
 
-def test_reservoir_starts_anew():
-    quantizer = filled()
-    reinitialize(quantizer)
-    assert int(quantizer.reservoir.count) == 0
-
-
-def test_ema_sums_are_centroid_times_count():
-    quantizer = filled(codebook="ema")
-    with torch.no_grad():
-        quantizer.codebook[0, :3] = 1000.0
-    words = quantizer.embedding
-    mass = float(words.ema_count.sum())
-    reinitialize(quantizer)
-    expected = words.weight * words.ema_count.unsqueeze(2)
-    torch.testing.assert_close(words.ema_sum, expected)
-    assert float(words.ema_count.sum()) == pytest.approx(mass, rel=1e-4)
-
-
 def test_codes_without_vectors_are_moved_to_some():
     quantizer = filled()
     with torch.no_grad():
@@ -106,24 +88,6 @@ def test_empty_reservoir_is_told_and_harmless(caplog):
     assert torch.equal(quantizer.codebook, before)
     assert optimizer.state[quantizer.codebook]["exp_avg"].any()
     assert "the reservoir of quantizer is empty" in caplog.text
-
-
-def test_fewer_vectors_than_codes_keep_the_size(caplog):
-    quantizer = VectorQuantizer(DIM, 8, norm=None, reservoir_size=16)
-    quantizer(torch.randn(3, DIM))
-    reinitialize(quantizer, 4)
-    assert quantizer.codebook.shape == (1, 8, DIM)
-    assert quantizer.codebook.isfinite().all()
-    assert len(torch.unique(quantizer.codebook[0], dim=0)) == 8
-    assert "3 distinct vectors" in caplog.text
-
-
-def test_quantizer_without_a_reservoir_is_named():
-    brain = make(
-        parts=modules(reservoir_size=0), reinit_schedule=ReinitSchedule(1, 1)
-    )
-    with pytest.raises(ValueError, match="quantizer keeps no reservoir"):
-        brain.fit(range(1), batches(1), progressbar=False)
 
 
 @pytest.mark.parametrize("codebooks", [1, 2])

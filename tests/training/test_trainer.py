@@ -352,16 +352,6 @@ def test_a_longer_schedule_does_not_go_back_into_the_warmup():
     assert longer.steps == 6 and not model.quantizer.bypass
 
 
-def test_moments_start_anew():
-    model = Model()
-    optimizer = adam(model)
-    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 3))
-    loop(model, optimizer, 2)
-    assert model.quantizer.codebook not in optimizer.state
-    loop(model, optimizer, 1, 2)
-    assert model.quantizer.codebook in optimizer.state
-
-
 FREEZE = {
     "requires_grad": lambda q: q.embedding.requires_grad_(False),
     "quantizer": lambda q: q.requires_grad_(False),
