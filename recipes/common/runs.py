@@ -37,6 +37,7 @@ from speechbrain_vq.recipes.common.progress import (
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.training import VQBrain
 from speechbrain_vq.training.brain import run_length
+from speechbrain_vq.training.waiting import reported_waits
 from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
@@ -149,7 +150,8 @@ def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
 
     ``prepare`` gets what the yaml has under ``corpus``, and does nothing where
     that was done."""
-    run_on_main(_prepare_alone, args=[prepare, hparams])
+    with reported_waits():
+        run_on_main(_prepare_alone, args=[prepare, hparams])
     return prepare(**hparams["corpus"])
 
 

@@ -85,7 +85,7 @@ def audio_blocks(
     # Segments are read again and again, of files that were checked before.
     whole = start == 0 and duration is None
     with _open(source, name, check=whole) as (file, name):
-        blocks = _mono(file, seconds, name, start, duration)
+        blocks = _mono(file, seconds, name, start, duration, whole)
         if file.samplerate == sample_rate:
             yield from blocks
         else:
@@ -319,8 +319,10 @@ def _rewound(data):
     data.seek(0)
 
 
-def _mono(file, seconds, name, start=0.0, duration=None):
-    """Yield the mean of the channels in blocks, and check the length."""
+def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
+    """Yield the mean of the channels in blocks, and check the length and, of a
+    whole file, how channels differ."""
+    several = whole and file.channels > 1
     first = round(start * file.samplerate)
     if first:
         file.seek(first)
@@ -339,7 +341,7 @@ def _mono(file, seconds, name, start=0.0, duration=None):
                 float(max(samples.max(), -samples.min())), f"{name}: holds"
             )
             mixed = samples.mean(axis=1)
-            if file.channels > 1:
+            if several:
                 power += np.square(samples).sum(axis=0, dtype=np.float64)
                 mixed_power += float(np.square(mixed).sum(dtype=np.float64))
             yield torch.from_numpy(mixed)
@@ -351,7 +353,7 @@ def _mono(file, seconds, name, start=0.0, duration=None):
         )
     if total == 0:
         raise AudioError(f"{name}: holds no sound.")
-    if file.channels > 1:
+    if several:
         _check_channels(name, power, mixed_power)
 
 

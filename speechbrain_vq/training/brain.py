@@ -21,6 +21,7 @@ from speechbrain_vq.training.resume import (
     outlive_signals,
 )
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
+from speechbrain_vq.training.waiting import reported_waits
 
 logger = get_logger(__name__)
 
@@ -164,7 +165,10 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         epochs = self._epochs_from(epoch_counter)
-        with GentleStop(self) as self._stop:
+        with (
+            GentleStop(self) as self._stop,
+            reported_waits(lambda: (self.step, self.optimizer_step)),
+        ):
             super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import time
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from speechbrain.utils.run_opts import RunOptions
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
 from speechbrain_vq.publish import Run
 from speechbrain_vq.training.resume import AtomicCheckpointer
+from speechbrain_vq.training.waiting import reported_waits
 from tests.training import toy
 from tests.training.test_checkpointer import (
     TIME_LIMIT,
@@ -349,6 +351,34 @@ def test_ranks_stop_together_and_count_what_all_saw(processes, tmp_path):
         stats = torch.load(tmp_path / f"stats{rank}")
         # The first step of a rank is the warm-up.
         assert stats["vectors"] == 2 * 7 * 30
+
+
+class Slow(toy.Toy):
+    """The second rank takes its time before its third batch."""
+
+    def on_fit_batch_start(self, batch, should_step):
+        if self.step == 3 and os.environ["RANK"] == "1":
+            time.sleep(4)
+
+
+def wait(rank, world, port, folder):
+    """Train with a slow rank, and note the log of this one."""
+    join(rank, world, port)
+    logging.basicConfig(filename=folder / f"log{rank}")
+    brain = make(Slow, run=RANK_OPTIONS)
+    with reported_waits(lambda: brain.step, seconds=1):
+        brain.fit([1], batches(8 * world), progressbar=False)
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_says_at_what(processes, tmp_path):
+    port = free_port()
+    assert run(processes, wait, 2, port, tmp_path, ranks=2) == [0, 0]
+    told = (tmp_path / "log0").read_text()
+    assert "Rank 0 has waited for the others for 1 s, in " in told
+    # Where they meet first in a step: DDP compares buffers in the forward.
+    assert "called by compute_forward, " in told and "toy.py line" in told
+    assert "Rank 1 has waited" not in (tmp_path / "log1").read_text()
 
 
 # Batches that teach nothing ------------------------------------------------
