@@ -37,7 +37,11 @@ def list_all() -> None:
         if others:
             recipes[name] += f" (--config: {', '.join(others)})"
     _show("Recipes, for `train RECIPE` and `config RECIPE`", recipes)
-    _show("Recipes for `train FOLDER --recipe=NAME`", FOLDER_RECIPES)
+    for_folders = {
+        name: f"{recipe}: {describe_recipe(recipe)}"
+        for name, recipe in FOLDER_RECIPES.items()
+    }
+    _show("Recipes for `train FOLDER --recipe=NAME`", for_folders)
     # The default first.
     names = sorted(preset_names(), key=lambda name: name != "robust")
     presets = {name: describe_preset(name) for name in names}
