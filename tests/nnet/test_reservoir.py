@@ -71,14 +71,6 @@ def test_position_in_a_long_stream_does_not_matter():
     assert stats.chisquare(torch.histc(share, bins, 0, 1)).pvalue > 1e-3
 
 
-def test_sample_is_without_replacement():
-    reservoir = Reservoir(64, 1)
-    for sizes in ((500,), (3, 200, 64, 1000)):
-        reservoir.reset()
-        feed(reservoir, sizes)
-        assert len(reservoir.contents().unique()) == 64
-
-
 def test_everything_is_kept_in_order_until_full():
     reservoir = Reservoir(10, 1)
     feed(reservoir, (3, 0, 5, 2))
@@ -99,25 +91,6 @@ def test_equals_one_vector_at_a_time(capacity):
         reservoir.add(batch, mask)
         assert torch.equal(reservoir.contents(), rows)
         assert int(reservoir.count) == count
-
-
-def test_masked_frames_never_enter():
-    reservoir = Reservoir(5, 1)
-    for _ in range(200):
-        vectors, mask = torch.rand(4, 6, 1), torch.rand(4, 6) < 0.3
-        vectors[~mask] = torch.nan
-        reservoir.add(vectors, mask)
-    assert reservoir.contents().isfinite().all()
-
-
-def test_batch_without_valid_frame_changes_nothing():
-    reservoir = Reservoir(5, 1)
-    feed(reservoir, (20,))
-    before = reservoir.state_dict()
-    reservoir.add(torch.full((9, 1), -1.0), torch.zeros(9, dtype=torch.bool))
-    reservoir.add(torch.empty(0, 1))
-    assert torch.equal(reservoir.contents(), before["rows"])
-    assert torch.equal(reservoir.count, before["count"])
 
 
 def test_reset_starts_a_new_stream():
@@ -199,11 +172,3 @@ def test_vectors_of_another_dimension_are_refused():
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="must be an integer >= [01]"):
         Reservoir(*sizes)
-
-
-def test_without_capacity_nothing_is_kept():
-    reservoir = Reservoir(0, 2)
-    reservoir.add(torch.randn(5, 2))
-    assert len(reservoir) == int(reservoir.count) == 0
-    assert reservoir.contents().shape == (0, 2)
-    reservoir.load_state_dict(reservoir.state_dict())
