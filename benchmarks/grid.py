@@ -396,9 +396,9 @@ def plot(lines, path):
 
     _, methods, median = medians(lines)
     methods, names = compared(methods, median)
-    height = 1.6 + 0.34 * len(methods)
+    size = max(7, 3 + len(names)), 1.6 + 0.34 * len(methods)
     figure, axes = pyplot.subplots(
-        1, 2, figsize=(3 + len(names), height), sharey=True, layout="tight"
+        1, 2, figsize=size, sharey=True, layout="tight"
     )
     for axis, (key, title) in zip(
         axes,
