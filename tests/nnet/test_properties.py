@@ -78,7 +78,8 @@ def test_padding_never_counts(options, lengths, more, scale, seed):
             assert found is None
             continue
         error, size = (found - wanted).abs().max(), wanted.abs().max()
-        assert error <= 1e-4 * size + 1e-6
+        # Gradients of a norm cancel, and are the larger the smaller its input.
+        assert error <= 1e-4 * size + 1e-6 / min(scale, 1)
 
 
 @given(options=QUANTIZERS, seed=st.integers(0, 99))
