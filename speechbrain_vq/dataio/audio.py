@@ -33,6 +33,8 @@ _LOUDEST = 100.0
 _LOWEST_RATE, _HIGHEST_RATE = 1000, 400_000
 # libsndfile gives 2^63 - 1 where a header does not state the length.
 _UNKNOWN_LENGTH = 2**62
+# Files in which libsndfile looks for no MP3 frames, unless by their name.
+_NO_MP3 = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"riff", b"caff")
 # Audio that libsndfile does not read: listed, and left out with a reason.
 _UNSUPPORTED = frozenset(
     ".aac .ac3 .amr .ape .m4a .m4b .mka .mpc .wma .wv".split()
@@ -267,8 +269,17 @@ class _Forward(soundfile.SoundFile):
 
     def read(self, *args, **kwargs):
         """Read frames."""
-        with quiet() if self.format == "MP3" else contextlib.nullcontext():
+        with _quiet_if(self.format == "MP3"):
             return super().read(*args, **kwargs)
+
+    def seek(self, *args, **kwargs):
+        """Go to a frame."""
+        with _quiet_if(self.format == "MP3"):
+            return super().seek(*args, **kwargs)
+
+
+def _quiet_if(is_mp3):
+    return quiet() if is_mp3 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -291,7 +302,9 @@ def _open(source, name=None, check=True):
         if is_path and os.name == "posix":
             # A name that is no valid text is a valid name all the same.
             source = os.fsencode(source)
-        with _Forward(source) as file:
+        with _quiet_if(name.endswith(".mp3") or head not in _NO_MP3):
+            file = _Forward(source)
+        with file:
             # Of a damaged header, of which the filter would take minutes.
             if not _LOWEST_RATE <= file.samplerate <= _HIGHEST_RATE:
                 raise AudioError(

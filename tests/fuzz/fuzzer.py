@@ -1,6 +1,6 @@
 """Change files of the corpus at random, and keep those that break a reader: that
-raise another error than its own, of more than one line, end the process or take
-too long. Once the reader is mended, ``test_fuzzer.py`` reads them for ever.
+raise another error than its own, of more than one line, write to stderr, end the
+process or take too long. Once the reader is mended, ``test_fuzzer.py`` reads them for ever.
 
 > python -m tests.fuzz.fuzzer --seconds 600
 """
@@ -64,6 +64,20 @@ def corpus(kind: str) -> list[pathlib.Path]:
 
 def broken_by(kind: str, path: pathlib.Path) -> str | None:
     """What is wrong with the reader of a file, or None."""
+    with tempfile.TemporaryFile() as written:
+        stderr = os.dup(2)
+        os.dup2(written.fileno(), 2)
+        try:
+            wrong = _error_of(kind, path)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        written.seek(0)
+        said = written.read().decode(errors="replace")
+    return wrong or (f"written to stderr: {said}" if said else None)
+
+
+def _error_of(kind, path):
     try:
         READERS[kind].read(path)
     except READERS[kind].errors as error:

@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from speechbrain_vq.cli import main
+from speechbrain_vq.dataio.atomic import exclusive, made_folder
 from speechbrain_vq.inference import read_tokens, tokenize_to
 from speechbrain_vq.inference.shards import Shard, write_shard
 
@@ -217,6 +218,15 @@ def test_what_cannot_be_written_to_or_read_is_told(
     done = tokenize_to(output, [folder], tokenizer, "parquet", overwrite=True)
     assert done.done == 8
     assert set(load(output, tmp_path)["fingerprint"]) == {tokenizer.fingerprint}
+
+
+def test_a_second_writer_of_shards_is_refused(tokenizer, folder, tmp_path):
+    with (
+        made_folder(tmp_path / "a"),
+        exclusive(tmp_path / "a"),
+        pytest.raises(BlockingIOError, match="by another process"),
+    ):
+        tokenize_to(tmp_path / "a", [folder], tokenizer, format="parquet")
 
 
 def run(*arguments):

@@ -53,10 +53,11 @@ def state_of(quantizer):
 def test_padding_never_counts(options, lengths, more, scale, seed):
     """Whatever is in it, and however much: outputs, gradients, statistics and
     the reservoir are those of the frames alone."""
+    torch.manual_seed(seed)
     x = scale * torch.randn(len(lengths), 7, 6)
     padded = torch.cat([x, 1e4 * torch.randn(len(lengths), more, 6)], 1)
     results = []
-    for wavs in (x, padded):
+    for wavs in (padded, x):
         quantizer = build(options, seed)
         if quantizer is None:
             return
@@ -66,16 +67,19 @@ def test_padding_never_counts(options, lengths, more, scale, seed):
         torch.manual_seed(seed)
         out = quantizer(wavs, mask=mask)
         (out.loss + out.quantized[mask].square().sum()).backward()
-        gradients = [p.grad for p in quantizer.parameters()]
         assert torch.equal(wavs.grad[~mask], torch.zeros_like(wavs)[~mask])
-        kept = state_of(quantizer)
-        # Rows beyond the sample are not of it.
-        results.append(
-            [out.quantized[mask], out.loss, wavs.grad[mask], kept, gradients]
-        )
         assert torch.isfinite(out.loss)
         assert len(quantizer.reservoir) == min(sum(lengths), 50)
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+        gradients = [p.grad for p in quantizer.parameters()]
+        outputs = [out.quantized[mask], out.loss, wavs.grad[mask]]
+        results.append([*outputs, *state_of(quantizer).values(), *gradients])
+    for found, wanted in zip(*results, strict=True):
+        if wanted is None:
+            assert found is None
+            continue
+        error, size = (found - wanted).abs().max(), wanted.abs().max()
+        # Gradients of a norm cancel, and are the larger the smaller its input.
+        assert error <= 1e-4 * size + 1e-6 / min(scale, 1)
 
 
 @given(options=QUANTIZERS, seed=st.integers(0, 99))

@@ -66,7 +66,9 @@ def test_killed_run_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    "options", [{"factor": 2}, {"valid": False}], ids=["accumulate", "no valid"]
+    "options",
+    [{"factor": 2}, {"valid": False}, {"workers": 2}],
+    ids=["accumulate", "no valid", "workers"],
 )
 def test_other_ways_to_train_resume_as_exactly(
     processes, tmp_path_factory, tmp_path, options
