@@ -149,8 +149,10 @@ def _with_dashes(argument: str) -> str:
 
 
 def announce_loading() -> None:
-    """Show at once that a verb has started: imports take seconds."""
-    click.echo("Loading ...", err=True)
+    """Show on a terminal, at once, that a verb has started: imports take
+    seconds."""
+    if sys.stderr.isatty():
+        click.echo("Loading ...", err=True)
 
 
 def open_engine(name: str, run_opts: dict):
