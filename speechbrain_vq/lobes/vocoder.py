@@ -153,6 +153,7 @@ class SourceFilterVocoder(nn.Module):
         controls: Controls,
         pitch: torch.Tensor,
         generator: torch.Generator | None = None,
+        match: bool = True,
     ) -> torch.Tensor:
         """Synthesize waveforms [B, T * hop_length].
 
@@ -164,6 +165,9 @@ class SourceFilterVocoder(nn.Module):
             F0 of all frames in Hz, [B, T]; in training the true one.
         generator : torch.Generator, optional
             Source of the noise, on the CPU.
+        match : bool
+            Whether to scale the sum to the log-mels of the controls, which are
+            those of their own pitch.
 
         Returns
         -------
@@ -177,7 +181,7 @@ class SourceFilterVocoder(nn.Module):
         voiced = functional.logsigmoid(controls.voicing).unsqueeze(-1)
         wavs = self._filter(pulses, controls.harmonic + voiced)
         wavs = wavs + self._filter(noise, controls.noise)
-        return self._match(wavs, controls.mels)
+        return self._match(wavs, controls.mels) if match else wavs
 
     def _filter(self, source, bands):
         """Filter a signal [B, samples] by log-magnitudes [B, T, K] in bands."""

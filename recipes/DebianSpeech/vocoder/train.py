@@ -92,8 +92,25 @@ class VocoderBrain(sb.Brain):
             self.measure(controls, f0s, spectral)
         if stage == sb.Stage.TEST:
             self.compare(batch)
+        if stage == sb.Stage.TRAIN:
+            pitch = pitch + self.shifted_pitch_loss(controls, f0s)
         weights = self.hparams.pitch_weight, self.hparams.voicing_weight
         return spectral + weights[0] * pitch + weights[1] * voicing
+
+    def shifted_pitch_loss(self, controls, f0s):
+        """Compute the cross-entropy of the pitch of the same speech synthesized
+        at another F0, so that it does not depend on the voices of the
+        training."""
+        vocoder, features = self.modules.vocoder, self.tokenizer.mods.features
+        octaves = torch.rand(len(f0s), 1, device=self.device) * 2.4 - 1.4
+        shifted = (filled(f0s) * 2**octaves).clamp(55.0, 500.0)
+        with torch.no_grad():
+            wavs = vocoder.synthesize(controls, shifted, match=False)
+            ones = torch.ones(len(wavs), device=self.device)
+            mels = features.denormalize(features(wavs, ones)[0])
+        likelihoods = vocoder.controls(mels).pitch.log_softmax(-1)
+        losses = -(pitch_targets(shifted) * likelihoods).sum(-1)[f0s > 0]
+        return losses.sum() / (f0s > 0).sum().clamp(min=1)
 
     def measure(self, controls, f0s, spectral):
         """Add the errors of a batch."""
