@@ -37,6 +37,11 @@ class MaskedBatchNorm(nn.Module):
         Whether training normalizes by the running statistics as evaluation
         does, the batch included, and no gradient passes through them: small or
         correlated batches have moments far from those of the data.
+    initial : bool
+        Whether to divide all features by the root mean square of the first
+        batch alone, for good, so that what comes after the norm need not follow
+        statistics that move (data-dependent initialization: Salimans and
+        Kingma, 2016, arXiv 1602.07868, section 3).
 
     Example
     -------
@@ -55,12 +60,14 @@ class MaskedBatchNorm(nn.Module):
         momentum: float = 0.1,
         affine: bool = True,
         running: bool = False,
+        initial: bool = False,
     ):
         super().__init__()
         self.num_features = num_features
         self.eps = eps
         self.momentum = momentum
-        self.running = running
+        self.running = running or initial  # As in evaluation
+        self.initial = initial
         mean = torch.zeros(num_features, dtype=torch.float32)
         self.register_buffer("running_mean", mean)
         self.register_buffer("running_var", torch.ones_like(mean))
@@ -150,11 +157,18 @@ class MaskedBatchNorm(nn.Module):
         return mean, variance
 
     def _update(self, mean, variance, count):
+        is_first = self.num_batches == 0
+        self.num_batches += count > 0
+        if self.initial:
+            square = (variance + mean.square()).mean()
+            self.running_var.copy_(
+                torch.where(is_first & (count > 0), square, self.running_var)
+            )
+            return
         # As torch does, the running variance is the unbiased one; a lone
         # frame has none, so it leaves it.
         unbiased = variance * count / (count - 1).clamp(min=1)
         unbiased = torch.where(count > 1, unbiased, self.running_var)
-        self.num_batches += count > 0
         share = (1 / self.num_batches.clamp(min=1)).clamp(min=self.momentum)
         if self.running:  # The means of batches differ, too.
             apart = (mean - self.running_mean).square()

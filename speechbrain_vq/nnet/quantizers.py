@@ -87,7 +87,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
         Statistics that normalize encoder outputs in training: ``"running"``
-        ones, as in evaluation; ``"batch"``: the batch's (the paper's); or None.
+        ones, as in evaluation; ``"initial"``: the root mean square of the first
+        batch, for good, for data with much silence; ``"batch"``: the batch's
+        (the paper's); or None.
     affine : bool
         Whether the norm learns a scale and a shift, as the paper's does.
     norm_position : str
@@ -173,7 +175,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     ):
         super().__init__()
         check_choice("composition", composition, ("product", "residual"))
-        check_choice("norm", norm, ("running", "batch", None))
+        check_choice("norm", norm, ("running", "initial", "batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
         check_choice("codebook", codebook, ("gradient", "ema"))
@@ -247,6 +249,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 momentum=0.01 if norm == "running" else 0.1,
                 affine=affine,
                 running=norm == "running",
+                initial=norm == "initial",
             )
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:

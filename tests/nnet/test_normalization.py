@@ -189,3 +189,20 @@ def test_running_variance_holds_the_spread_of_the_batches():
     every = x.flatten(0, 1)
     assert_close(norm.running_mean, every.mean(0))
     assert_close(norm.running_var, every.var(0), rtol=0.02)
+
+
+def test_initial_scale_is_that_of_the_first_batch():
+    norm, other = (MaskedBatchNorm(6, initial=True) for _ in range(2))
+    first = 3 + torch.randn(4, 100, 6) * torch.arange(1.0, 7)
+    mask = torch.rand(4, 100) < 0.5
+    for one in (norm, other):  # A batch without a frame is not the first one.
+        one(first, torch.zeros_like(mask))
+    y = norm(first, mask)
+    valid = first[mask]
+    assert_close(y[mask], valid / valid.square().mean().sqrt())
+    before, later = norm.running_var.clone(), 100 + 100 * torch.randn(40, 6)
+    assert_close(norm(later), norm.eval()(later))
+    assert torch.equal(norm.running_var, before)
+    # What is behind it does not see the scale of the data.
+    other(1000 * first, mask)
+    assert_close(other(1000 * later), norm(later))
