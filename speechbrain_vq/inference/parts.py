@@ -162,8 +162,9 @@ class PartsMixin:
 
     def _bundled_vocoder(self):
         """Load the bundled vocoder, if the model has its log-mels."""
-        settings = getattr(self.mods.features, "settings", None)
-        if self.decodes_to_samples or settings is None:
+        features = self.mods.features
+        # Those of hidden states alone have no log-mels.
+        if self.decodes_to_samples or getattr(features, "mel", None) is None:
             return None
         vocoder = bundled_vocoder()
-        return vocoder if vocoder.settings == settings else None
+        return vocoder if vocoder.settings == features.settings else None

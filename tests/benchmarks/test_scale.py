@@ -41,10 +41,12 @@ def test_what_is_measured_is_not_measured_again(scale, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "AXES", axes)
     monkeypatch.setattr(scale, "CODEWORDS", sizes)
     monkeypatch.setattr(scale, "LARGE", [256])
+    used = [(64, 5 / 4, None), (64, 4, 0.01)]
+    monkeypatch.setattr(scale, "USED", used)
     path = tmp_path / "scale.jsonl"
     rows = scale.collect(path)
     lines = path.read_text().splitlines()
-    assert len(lines) == len(rows) == 3 * len(axes) + 2 + 1
+    assert len(lines) == len(rows) == 3 * len(axes) + 2 + 1 + len(used)
     # A run that was killed in its last line but two.
     path.write_text("\n".join(lines[:-2]) + "\n")
     again = scale.collect(path)
