@@ -24,7 +24,7 @@ DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
 $(DEV): EXTRAS := demo,dev,docs,eval,report
 
-.PHONY: demo mini speech units vocoder test test-slow lint docs install clean
+.PHONY: demo mini speech units vocoder packages test test-slow lint docs install clean
 
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
@@ -41,9 +41,9 @@ mini: $(DEV)
 		$(MINI)/README.md > results/mini/README.md
 	@mv results/mini/README.md $(MINI)/README.md
 
-data/debian: $(DEV)
-	@mkdir -p $@
-	cd $@ && apt-get download $$($(abspath $(BIN))/python -m \
+packages: $(DEV)
+	@mkdir -p data/debian
+	cd data/debian && apt-get download $$($(abspath $(BIN))/python -m \
 		speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare)
 
 TRAIN_DEBIAN = $(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
@@ -51,7 +51,7 @@ TRAIN_DEBIAN = $(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
 	--output_folder=results/$@ --noprogressbar $(ARGS)
 
 # Interrupted, they go on where they were. The example is LibriVox's.
-speech units: data/debian
+speech units: packages
 	$(TRAIN_DEBIAN)
 	@cp $(PRETRAINED)/speech/example.wav results/$@/
 	$(BIN)/speechbrain-vq export results/$@ $(PRETRAINED)/$@ \
@@ -63,7 +63,7 @@ units: RECIPE := unit-discovery \
 	--vq='{estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
 
 vocoder: RECIPE := vocoder
-vocoder: data/debian
+vocoder: packages
 	$(TRAIN_DEBIAN)
 	cp results/$@/model/* $(PRETRAINED)/$@/
 

@@ -97,6 +97,7 @@ PIECE, PIECES = 6, 4
 JFK = "whisper/tests/jfk.flac"
 SPEECH, CODEC2, OPUS = "speech, {} of 8", "codec2 {}", "Opus {}"
 GRIFFIN_LIM = ", Griffin-Lim"  # Of systems that have it in place of the vocoder
+COMPARED = (8, 4, 1)  # Numbers of codebooks with either
 HALF = ", at half its rate"
 # Of the 80 mel bands of LogMel, those that codec2 and telephones carry.
 NARROW = 60  # Up to 3.7 kHz
@@ -257,7 +258,7 @@ def systems(model):
     total = tokenizer.num_codebooks
     for number in range(total, 0, -1):
         found[SPEECH.format(number)] = Codec(tokenizer, number)
-    for number in (8, 4, 1):
+    for number in COMPARED:
         name = SPEECH.format(number) + GRIFFIN_LIM
         found[name] = Codec(plain, number)
     found[SPEECH.format(total) + ", no voice"] = Codec(tokenizer, total, False)
@@ -487,7 +488,7 @@ RIVALS = {
     OPUS.format(9000): 8,
     OPUS.format(6000): 8,
     OPUS.format(6000) + HALF: 6,
-    **{SPEECH.format(n) + GRIFFIN_LIM: n for n in (8, 4, 1)},
+    **{SPEECH.format(n) + GRIFFIN_LIM: n for n in COMPARED},
 }
 
 

@@ -136,7 +136,7 @@ def test_f0_is_tracked_at_the_middle_of_each_hop(pitch):
 
 def test_the_contour_goes_on_through_what_has_no_voice():
     track = torch.tensor([[0.0, 100.0, 0.0, 400.0, 0.0], [0.0] * 5])
-    contour = recipe.filled(track)
+    contour = [recipe.filled(row) for row in track]
     torch.testing.assert_close(
         contour[0], torch.tensor([100.0, 100.0, 200.0, 400.0, 400.0])
     )

@@ -17,24 +17,18 @@ import numpy as np
 import parselmouth
 import speechbrain as sb
 import torch
-from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.dataio.dataset import (
     TrainingReader,
     random_start,
     read_dataset,
 )
 from speechbrain_vq.dataio.manifests import SPLITS
-from speechbrain_vq.hub.folder import HPARAMS, save_weights
-from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.inference.vocoders import MelVocoder
 from speechbrain_vq.lobes.vocoder import f0, pitch_targets
-from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
@@ -42,6 +36,7 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     write_results,
 )
+from speechbrain_vq.recipes.common.vocoders import export_vocoder
 from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
 
 logger = logging.getLogger(__name__)
@@ -51,39 +46,38 @@ class VocoderBrain(sb.Brain):
     """Train a vocoder on log-mels of recordings and of their tokens."""
 
     def compute_forward(self, batch, stage):
-        """Compute the controls and the waveforms [B, samples], of the true F0."""
+        """Compute the features, and from them the controls and the waveforms
+        [B, samples], of the true F0."""
         batch = batch.to(self.device)
-        mels = self.log_mels(batch.sig.data, stage)
+        features = self.features(batch.sig.data, stage)
+        mels = self.tokenizer.mods.features.denormalize(features)
         controls = self.modules.vocoder.controls(mels)
         # What is voiced has a loss of its own.
         detached = controls._replace(voicing=controls.voicing.detach())
-        contour = filled(batch.f0.data)
-        return controls, self.modules.vocoder.synthesize(detached, contour)
+        wavs = self.modules.vocoder.synthesize(detached, batch.contour.data)
+        return features, controls, wavs
 
     @torch.no_grad()
-    def log_mels(self, wavs, stage):
-        """Compute log-mels: in training some rows of recordings, and others
+    def features(self, wavs, stage):
+        """Compute normalized log-mels: in training some rows of recordings, and others
         decoded from the first c codebooks, c drawn anew; else all decoded."""
-        features = self.tokenizer.mods.features
-        mels, _ = features(wavs, torch.ones(len(wavs), device=self.device))
+        ones = torch.ones(len(wavs), device=self.device)
+        features, _ = self.tokenizer.mods.features(wavs, ones)
         number, books = 0, self.tokenizer.num_codebooks
         if stage == sb.Stage.TRAIN:
             number = round(len(wavs) * (1 - self.hparams.decoded_share))
             books = int(torch.randint(books, ())) + 1
         if number < len(wavs):
             decoded = decoded_features(self.tokenizer, wavs[number:], books)
-            mels = torch.cat([mels[:number], decoded])
-        return features.denormalize(mels)
+            features = torch.cat([features[:number], decoded])
+        return features
 
     def compute_objectives(self, predictions, batch, stage):
         """Compute the error of the spectra, and of pitch and voicing."""
-        controls, wavs = predictions
+        features, controls, wavs = predictions
         f0s, target = batch.f0.data, batch.sig.data
         voiced = f0s > 0
-        log_likelihood = controls.pitch.log_softmax(-1)
-        pitch = -(pitch_targets(f0s) * log_likelihood).sum(-1)[voiced]
-        # Of a batch without voice, 0.
-        pitch = pitch.sum() / voiced.sum().clamp(min=1)
+        pitch = pitch_loss(controls.pitch, f0s, voiced)
         voicing = torch.nn.functional.binary_cross_entropy_with_logits(
             controls.voicing, voiced.float()
         )
@@ -91,18 +85,19 @@ class VocoderBrain(sb.Brain):
         if stage != sb.Stage.TRAIN:
             self.measure(controls, f0s, spectral)
         if stage == sb.Stage.TEST:
-            self.compare(batch)
+            self.compare(features, target)
         if stage == sb.Stage.TRAIN:
-            pitch = pitch + self.shifted_pitch_loss(controls, f0s)
+            pitch = pitch + self.shifted_pitch_loss(
+                controls, batch.contour.data, voiced
+            )
         weights = self.hparams.pitch_weight, self.hparams.voicing_weight
         return spectral + weights[0] * pitch + weights[1] * voicing
 
-    def shifted_pitch_loss(self, controls, f0s):
+    def shifted_pitch_loss(self, controls, contour, voiced):
         """Compute the cross-entropy of the pitch of the same speech synthesized
         at another F0, so that it does not depend on the voices of the
         training."""
         vocoder, features = self.modules.vocoder, self.tokenizer.mods.features
-        contour = filled(f0s)
         middle = contour.log().mean(1, keepdim=True).exp()
         low, high = self.hparams.pitches
         goal = low * (high / low) ** torch.rand_like(middle)
@@ -111,9 +106,7 @@ class VocoderBrain(sb.Brain):
             wavs = vocoder.synthesize(controls, shifted, match=False)
             ones = torch.ones(len(wavs), device=self.device)
             mels = features.denormalize(features(wavs, ones)[0])
-        likelihoods = vocoder.controls(mels).pitch.log_softmax(-1)
-        losses = -(pitch_targets(shifted) * likelihoods).sum(-1)[f0s > 0]
-        return losses.sum() / (f0s > 0).sum().clamp(min=1)
+        return pitch_loss(vocoder.controls(mels).pitch, shifted, voiced)
 
     def measure(self, controls, f0s, spectral):
         """Add the errors of a batch."""
@@ -125,14 +118,13 @@ class VocoderBrain(sb.Brain):
         self.errors["f0_error_cents"].extend(cents.abs().tolist())
         self.errors["voicing_error"].extend(wrong.flatten().float().tolist())
 
-    def compare(self, batch):
-        """Measure the vocoder as it is used, and Griffin-Lim, on a batch."""
-        features, wavs = self.tokenizer.mods.features, batch.sig.data
-        books = self.tokenizer.num_codebooks
-        mels = decoded_features(self.tokenizer, wavs, books)
+    def compare(self, features, wavs):
+        """Measure the vocoder as it is used, and Griffin-Lim, on the features
+        of a batch."""
+        extract = self.tokenizer.mods.features
         outputs = {
-            "as_used": self.modules.vocoder(features.denormalize(mels)),
-            "griffin_lim": features.inverse(mels),
+            "as_used": self.modules.vocoder(extract.denormalize(features)),
+            "griffin_lim": extract.inverse(features),
         }
         for name, output in outputs.items():
             error = spectral_error(output, wavs, self.hparams.resolutions)
@@ -174,6 +166,13 @@ def decoded_features(tokenizer, wavs, number):
     return tokenizer.mods.decoder(vectors, tokenizer.speaker_batch(wavs), None)
 
 
+def pitch_loss(logits, f0s, voiced):
+    """Compute the mean cross-entropy of pitch classes [B, T, CLASSES] where
+    there is voice; 0 of a batch without it."""
+    losses = -(pitch_targets(f0s) * logits.log_softmax(-1)).sum(-1)[voiced]
+    return losses.sum() / voiced.sum().clamp(min=1)
+
+
 def spectral_error(wavs, target, resolutions):
     """Compute the mean over resolutions (transform, hop and window, in samples)
     of the L1 error of log-magnitudes plus spectral convergence (arXiv
@@ -207,18 +206,14 @@ def track_f0(wav, sample_rate, hop_length):
     return torch.from_numpy(values[places.clip(0, len(values) - 1)]).float()
 
 
-def filled(f0s):
-    """Interpolate the logarithm of F0 [B, T] through what has no voice."""
-    contours = []
-    for track in f0s.cpu().numpy():
-        voiced = np.flatnonzero(track)
-        if len(voiced):
-            logs = np.log(track[voiced])
-            track = np.exp(np.interp(np.arange(len(track)), voiced, logs))
-        else:
-            track = np.full_like(track, 150.0)
-        contours.append(torch.from_numpy(track))
-    return torch.stack(contours).to(f0s)
+def filled(track):
+    """Interpolate the logarithm of F0 [T] through what has no voice."""
+    voiced = np.flatnonzero(track)
+    if not len(voiced):
+        return torch.full_like(track, 150.0)
+    logs = np.log(track.numpy()[voiced])
+    contour = np.exp(np.interp(np.arange(len(track)), voiced, logs))
+    return torch.from_numpy(contour).to(track)
 
 
 def dataio_prep(hparams, folder):
@@ -232,15 +227,16 @@ def dataio_prep(hparams, folder):
         return TrainingReader(sample_rate)
 
     def piece(path, seconds, start, read_rate):
-        """Read samples, of a shorter utterance again and again, and their F0;
-        at less than the sampling rate they are faster and higher."""
+        """Read samples, of a shorter utterance again and again, their F0, and
+        that without gaps; at less than the sampling rate they are faster and higher."""
         read = reader(read_rate)
         wav = read(path, seconds, start, samples / read_rate)
         wav = wav.repeat(-(-samples // max(len(wav), 1)))[:samples]
-        return wav, track_f0(wav, rate, hop)
+        track = track_f0(wav, rate, hop)
+        return wav, track, filled(track)
 
     @sb.utils.data_pipeline.takes("id", "wav", "length")
-    @sb.utils.data_pipeline.provides("sig", "f0")
+    @sb.utils.data_pipeline.provides("sig", "f0", "contour")
     def anywhere(name, path, seconds):
         epoch = hparams["epoch_counter"].current
         speed = random.Random(f"{name} {epoch}").uniform(*hparams["speeds"])
@@ -250,7 +246,7 @@ def dataio_prep(hparams, folder):
         yield from piece(path, seconds, start, read_rate)
 
     @sb.utils.data_pipeline.takes("wav", "length")
-    @sb.utils.data_pipeline.provides("sig", "f0")
+    @sb.utils.data_pipeline.provides("sig", "f0", "contour")
     def beginning(path, seconds):
         yield from piece(path, seconds, 0.0, rate)
 
@@ -258,7 +254,7 @@ def dataio_prep(hparams, folder):
     for split in SPLITS:
         dataset = read_dataset(folder, split)
         dataset.add_dynamic_item(anywhere if split == "train" else beginning)
-        dataset.set_output_keys(["id", "sig", "f0"])
+        dataset.set_output_keys(["id", "sig", "f0", "contour"])
         datasets[split] = dataset.filtered_sorted(
             key_min_value={"length": hparams["shortest"]}
         )
@@ -268,14 +264,9 @@ def dataio_prep(hparams, folder):
 def finish(hparams, brain):
     """Export the vocoder to the folder of the model, and write the results."""
     run = pathlib.Path(hparams["output_folder"])
-    training = Run.open(run).hparams
-    training["modules"] = CommentedMap(generator=training["vocoder"])
-    training["generator"] = training["vocoder"]
-    text = inference_yaml(training, ["generator"])
-    with atomic_folder(run / "model") as folder:
-        (folder / HPARAMS).write_text(text, encoding="utf-8")
-        save_weights({"generator": brain.modules.vocoder}, folder)
-        load_vocoder(folder).check(brain.tokenizer)
+    export_vocoder(
+        run / "model", "vocoder", hparams["vocoder"], brain.tokenizer
+    )
     settings = {key: hparams[key] for key in ("tokenizer", "seed")}
     write_results(run, settings | brain.results)
     logger.info(

@@ -16,30 +16,25 @@ from importlib import import_module
 import soundfile
 import speechbrain as sb
 import torch
-from ruamel.yaml.comments import CommentedMap
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from tqdm import tqdm
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write
+from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.dataset import (
     TrainingReader,
     random_start,
     read_dataset,
 )
-from speechbrain_vq.hub.folder import HPARAMS, save_weights
-from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
-from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.inference.vocoders import (
     UnitVocoder,
     samples_per_frame,
     to_ids,
     unit_settings,
 )
-from speechbrain_vq.publish import Run
 from speechbrain_vq.recipes.common.runs import (
     end_epoch,
     fit_and_test,
@@ -47,6 +42,7 @@ from speechbrain_vq.recipes.common.runs import (
     start,
     write_results,
 )
+from speechbrain_vq.recipes.common.vocoders import export_vocoder
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 logger = logging.getLogger(__name__)
@@ -276,20 +272,18 @@ def dataio_prep(hparams, folder, tokenizer):
 
 def export(hparams, brain):
     """Write the folder that VQTokenizer takes as its vocoder."""
-    run = pathlib.Path(hparams["output_folder"])
-    training = Run.open(run).hparams
-    # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
-    training["modules"] = CommentedMap(generator=training["generator"])
-    training["tokenizer"] = brain.tokenizer.fingerprint
-    text = inference_yaml(training, [*KEYS, "tokenizer", "generator"])
-    with atomic_folder(run / "vocoder") as folder:
-        (folder / HPARAMS).write_text(text, encoding="utf-8")
-        save_weights({"generator": brain.vocoder.generator}, folder)
-        load_vocoder(folder).check(brain.tokenizer)
+    folder = pathlib.Path(hparams["output_folder"]) / "vocoder"
+    export_vocoder(
+        folder,
+        "generator",
+        brain.vocoder.generator,
+        brain.tokenizer,
+        keys=[*KEYS, "tokenizer"],
+    )
     logger.info(
         'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
         hparams["tokenizer"],
-        run / "vocoder",
+        folder,
     )
 
 

@@ -1,0 +1,40 @@
+"""Write the vocoder of a run to a folder that ``VQTokenizer`` takes."""
+
+import pathlib
+from collections.abc import Sequence
+
+from ruamel.yaml.comments import CommentedMap
+from torch import nn
+
+from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.hub.folder import HPARAMS, save_weights
+from speechbrain_vq.hub.hparams import inference_yaml
+from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.publish import Run
+
+
+def export_vocoder(
+    folder: pathlib.Path,
+    key: str,
+    generator: nn.Module,
+    tokenizer: VQTokenizer,
+    keys: Sequence[str] = (),
+) -> None:
+    """Write a vocoder to a folder of its run, and check that it loads and fits
+    the tokenizer.
+
+    ``key`` is the generator's in the yaml of the run; ``keys`` are those that
+    the vocoder's yaml keeps beside it, of which ``tokenizer`` becomes the
+    fingerprint.
+    """
+    training = Run.open(folder.parent).hparams
+    # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
+    training["generator"] = training[key]
+    training["modules"] = CommentedMap(generator=training["generator"])
+    training["tokenizer"] = tokenizer.fingerprint
+    text = inference_yaml(training, [*keys, "generator"])
+    with atomic_folder(folder) as partial:
+        (partial / HPARAMS).write_text(text, encoding="utf-8")
+        save_weights({"generator": generator}, partial)
+        load_vocoder(partial).check(tokenizer)
