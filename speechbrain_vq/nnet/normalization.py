@@ -38,10 +38,11 @@ class MaskedBatchNorm(nn.Module):
         does, the batch included, and no gradient passes through them: small or
         correlated batches have moments far from those of the data.
     initial : bool
-        Whether to divide all features by the root mean square of the first
-        batch alone, for good, so that what comes after the norm need not follow
-        statistics that move (data-dependent initialization: Salimans and
-        Kingma, 2016, arXiv 1602.07868, section 3).
+        Whether the statistics are those of the first batches, for good, so that
+        what comes after the norm need not follow them: means of the features
+        and one variance for all, of that of the first three batches where it is
+        largest, as a batch of silence has little (data-dependent
+        initialization: Salimans and Kingma, 2016, arXiv 1602.07868, section 3).
 
     Example
     -------
@@ -157,12 +158,14 @@ class MaskedBatchNorm(nn.Module):
         return mean, variance
 
     def _update(self, mean, variance, count):
-        is_first = self.num_batches == 0
         self.num_batches += count > 0
         if self.initial:
-            square = (variance + mean.square()).mean()
+            variance = variance.mean().expand_as(variance)
+            wider = (self.num_batches == 1) | (variance > self.running_var)
+            wider &= (count > 0) & (self.num_batches <= 3)
+            self.running_mean.copy_(torch.where(wider, mean, self.running_mean))
             self.running_var.copy_(
-                torch.where(is_first & (count > 0), square, self.running_var)
+                torch.where(wider, variance, self.running_var)
             )
             return
         # As torch does, the running variance is the unbiased one; a lone

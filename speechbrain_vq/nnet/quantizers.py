@@ -87,9 +87,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
         Statistics that normalize encoder outputs in training: ``"running"``
-        ones, as in evaluation; ``"initial"``: the root mean square of the first
-        batch, for good, for data with much silence; ``"batch"``: the batch's
-        (the paper's); or None.
+        ones, as in evaluation; ``"initial"``: those of the first batches, with
+        one variance, for good; ``"batch"``: the batch's (the paper's); or None.
     affine : bool
         Whether the norm learns a scale and a shift, as the paper's does.
     norm_position : str

@@ -191,18 +191,18 @@ def test_running_variance_holds_the_spread_of_the_batches():
     assert_close(norm.running_var, every.var(0), rtol=0.02)
 
 
-def test_initial_scale_is_that_of_the_first_batch():
+def test_initial_statistics_are_those_of_the_widest_of_three_batches():
     norm, other = (MaskedBatchNorm(6, initial=True) for _ in range(2))
-    first = 3 + torch.randn(4, 100, 6) * torch.arange(1.0, 7)
-    mask = torch.rand(4, 100) < 0.5
-    for one in (norm, other):  # A batch without a frame is not the first one.
-        one(first, torch.zeros_like(mask))
-    y = norm(first, mask)
-    valid = first[mask]
-    assert_close(y[mask], valid / valid.square().mean().sqrt())
-    before, later = norm.running_var.clone(), 100 + 100 * torch.randn(40, 6)
+    batches = 3 + torch.randn(4, 200, 6) * torch.arange(1.0, 7)
+    mask = torch.rand(200) < 0.5
+    for scale, one in ((1, norm), (1000, other)):
+        # A batch without a frame is none of the three.
+        one(batches[1], torch.zeros_like(mask))
+        for batch in batches * torch.tensor([0, 2, 1, 9]).view(4, 1, 1):
+            one(scale * batch, mask)
+    widest, later = 2 * batches[1][mask], torch.randn(40, 6)
+    scale = widest.var(0, correction=0).mean().sqrt()
+    assert_close(norm(later), (later - widest.mean(0)) / scale)
     assert_close(norm(later), norm.eval()(later))
-    assert torch.equal(norm.running_var, before)
-    # What is behind it does not see the scale of the data.
-    other(1000 * first, mask)
+    # What comes after it does not see the scale of the data.
     assert_close(other(1000 * later), norm(later))
