@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import ruamel.yaml
 import torch
@@ -74,11 +74,18 @@ class _Refused(Exception):
         self.node = node
 
 
-class _Value:
-    """Hold a value that replaces a node."""
+class _Reference(NamedTuple):
+    """Stand for the value of another key of the file."""
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    key: str
+
+
+class _Call(NamedTuple):
+    """Hold what a node asks to build: a registered class and its arguments."""
+
+    entry: Buildable
+    arguments: list | dict
+    node: Node
 
 
 class ModelYaml:
@@ -103,20 +110,17 @@ class ModelYaml:
     ) -> None:
         self.file = str(path)
         with self._named():
-            self._loader, self._root = _parse(_read(path))
-            self._top = _pairs(self._root)
-            self._measure(self._root, {}, 0)
-            self._override(self._root, overrides or {})
-            self._top = _pairs(self._root)
+            self._top = _pairs(_parse(_read(path)))
+            self._top.pop(SKIPPED, None)
+            # Values and their sizes, by the id of the node.
+            self._read_nodes: dict[int, tuple[Any, int | None]] = {}
+            self._values = self._read_mapping(self._top, 0)[0]
+            self._override(self._values, overrides or {})
 
     def scalar(self, key: str) -> Any:
         """Return the plain scalar of a key, None where there is none."""
-        node = self._top.get(key)
-        is_scalar = isinstance(node, ScalarNode) and node.tag in SCALARS
-        if isinstance(node, _Value):
-            return node.value
-        with self._named():
-            return self._scalar(node) if is_scalar else None
+        value = self._values.get(key)
+        return value if isinstance(value, PLAIN) else None
 
     def build(
         self, device: str = "meta", num_tensors: int = 0
@@ -134,55 +138,58 @@ class ModelYaml:
         with self._named(), _CallLimit(limit) as self._limit:
             if num_tensors > MAX_TENSORS:
                 raise _Refused(f"its weights have over {MAX_TENSORS} tensors")
-            return self._mapping(self._root, skipped=SKIPPED)
+            return self._build(self._values)
 
-    # Checks ----------------------------------------------------------------
+    # Reading ---------------------------------------------------------------
 
-    def _measure(self, node: Node, sizes: dict, depth: int) -> int:
-        """Check a node and those below it, and count them."""
+    def _read(self, node: Node, depth: int) -> tuple[Any, int]:
+        """Return the value of a node, and of how many values it consists with
+        aliases and references written out."""
         if depth > MAX_DEPTH:
             raise _Refused(f"it is nested more than {MAX_DEPTH} deep", node)
-        if id(node) not in sizes:
-            # What is met again before it is counted is in itself.
-            sizes[id(node)] = None
-            below = self._below(node)
-            sizes[id(node)] = 1 + sum(
-                self._measure(child, sizes, depth + 1) for child in below
-            )
-        size = sizes[id(node)]
+        if id(node) not in self._read_nodes:
+            # What is met again before it is read is in itself.
+            self._read_nodes[id(node)] = None, None
+            self._read_nodes[id(node)] = self._read_new(node, depth + 1)
+        value, size = self._read_nodes[id(node)]
         if size is None:
             raise _Refused("it refers to itself", node)
         if size > MAX_NODES:
             raise _Refused(f"it stands for more than {MAX_NODES} values", node)
-        return size
+        return value, size
 
-    def _below(self, node: Node) -> list[Node]:
+    def _read_new(self, node: Node, depth: int) -> tuple[Any, int]:
         tag = str(node.tag)
         if tag == REF:
-            return [self._referred(node)]
+            key = self._referred(node)
+            return _Reference(key), 1 + self._read(self._top[key], depth)[1]
         if isinstance(node, ScalarNode) and tag in SCALARS:
-            self._scalar(node)
-            return []
-        if tag == TUPLE and isinstance(node, ScalarNode):
-            self._tuple(node)
-            return []
-        if tag.startswith((NEW, NAME)):
-            if _entry(tag) is None:
-                raise _Refused("it is no registered class", node)
-            if isinstance(node, ScalarNode):
-                if node.value:
-                    raise _Refused("arguments must be a list or mapping", node)
-                return []
-        elif tag not in (f"{YAML}map", f"{YAML}seq"):
+            return _scalar(node), 1
+        if isinstance(node, ScalarNode) and tag == TUPLE:
+            return _tuple(node), 1
+        is_call = tag.startswith((NEW, NAME))
+        entry = BUILDABLE.get(tag.partition(":")[2])
+        if is_call and entry is None:
+            raise _Refused("it is no registered class", node)
+        if not is_call and tag not in (f"{YAML}map", f"{YAML}seq"):
             raise _Refused("it is no plain data", node)
         if isinstance(node, MappingNode):
-            pairs = _pairs(node)
-            if node is self._root:
-                pairs = {k: v for k, v in pairs.items() if k != SKIPPED}
-            return list(pairs.values())
-        return list(node.value)
+            value, size = self._read_mapping(_pairs(node), depth)
+        elif isinstance(node, SequenceNode):
+            parts = [self._read(child, depth) for child in node.value]
+            value, size = [v for v, _ in parts], 1 + sum(n for _, n in parts)
+        elif node.value:
+            raise _Refused("arguments must be a list or mapping", node)
+        else:
+            value, size = [], 1
+        return (_Call(entry, value, node) if is_call else value), size
 
-    def _referred(self, node: Node) -> Node:
+    def _read_mapping(self, pairs: dict[str, Node], depth: int):
+        parts = {key: self._read(node, depth) for key, node in pairs.items()}
+        size = 1 + sum(size for _, size in parts.values())
+        return {key: value for key, (value, _) in parts.items()}, size
+
+    def _referred(self, node: Node) -> str:
         name = re.fullmatch(r"<(\w+)>", str(node.value))
         if name is None or name[1] not in self._top:
             raise _Refused("a reference must be <key>, one of the file", node)
@@ -190,89 +197,71 @@ class ModelYaml:
         # HyperPyYAML would follow it.
         if isinstance(value, ScalarNode) and "<" in value.value:
             raise _Refused("it refers to text with a reference", node)
-        return value
+        return name[1]
 
     def _override(
-        self, node: Node, values: Mapping[str, Any], path: str = ""
+        self, value: Any, overrides: Mapping[str, Any], path: str = ""
     ) -> None:
-        """Put plain values in the place of nodes of the same type."""
-        if not isinstance(values, Mapping):
+        """Put plain values in the place of those of the same type."""
+        if not isinstance(overrides, Mapping):
             raise TypeError(
-                f"overrides are a dict of values by name, got {values!r}."
+                f"overrides are a dict of values by name, got {overrides!r}."
             )
-        pairs = _pairs(node) if isinstance(node, MappingNode) else {}
-        for key, value in values.items():
+        value = value.arguments if isinstance(value, _Call) else value
+        known = value if isinstance(value, dict) else {}
+        for key, new in overrides.items():
             name = f"{path}{key}"
-            if key not in pairs:
+            if key not in known:
                 raise ValueError(
                     f"overrides: the yaml has no '{name}'."
-                    f"{suggestion(key, pairs)} There it has "
-                    f"{', '.join(pairs) or 'no keys'}."
+                    f"{suggestion(key, known)} There it has "
+                    f"{', '.join(known) or 'no keys'}."
                 )
-            if isinstance(value, Mapping):
-                self._override(pairs[key], value, f"{name}.")
+            if isinstance(new, Mapping):
+                self._override(known[key], new, f"{name}.")
                 continue
-            if not _is_plain(value):
+            if not _is_plain(new):
                 raise ValueError(
-                    f"overrides: '{name}' is {value!r}; plain values (numbers, "
+                    f"overrides: '{name}' is {new!r}; plain values (numbers, "
                     "words, lists of them) can be given."
                 )
-            expected = self._type_of(pairs[key])
+            old = known[key]
+            while isinstance(old, _Reference):
+                old = self._values[old.key]
+            expected = _type_name(old)
             # Text may be left out, such as the name of a vocoder.
-            absent = value is None and expected == "text"
-            if expected not in (_type_name(value), "null") and not absent:
+            absent = new is None and expected == "text"
+            if expected not in (_type_name(new), "null") and not absent:
                 raise ValueError(
-                    f"overrides: '{name}' is {value!r}, but the yaml has a "
+                    f"overrides: '{name}' is {new!r}, but the yaml has a "
                     f"{expected} there."
                 )
-            node.value = [
-                (k, _Value(value) if k.value == key else v)
-                for k, v in node.value
-            ]
-
-    def _type_of(self, node: Node) -> str:
-        """Return the type of the value of a node, in words."""
-        if node.tag == REF:
-            return self._type_of(self._referred(node))
-        if isinstance(node, ScalarNode) and node.tag in SCALARS:
-            return _type_name(self._scalar(node))
-        is_list = isinstance(node, SequenceNode) and node.tag == f"{YAML}seq"
-        return "list" if is_list or node.tag == TUPLE else "mapping or module"
+            known[key] = new
 
     # Building --------------------------------------------------------------
 
-    def _build(self, node: Node) -> Any:
-        if isinstance(node, _Value):
-            return node.value
+    def _build(self, value: Any) -> Any:
+        if isinstance(value, _Reference):
+            return self._build(self._values[value.key])
+        if not isinstance(value, _Call | list | dict):
+            return value
         # What is one node (an alias, a reference) becomes one module.
-        if id(node) not in self._built:
-            self._built[id(node)] = self._build_new(node)
-        return self._built[id(node)]
+        if id(value) not in self._built:
+            if isinstance(value, _Call):
+                built = self._construct(*value)
+            elif isinstance(value, dict):
+                built = {key: self._build(v) for key, v in value.items()}
+            else:
+                built = [self._build(v) for v in value]
+            self._built[id(value)] = built
+        return self._built[id(value)]
 
-    def _build_new(self, node: Node) -> Any:
-        tag = str(node.tag)
-        if tag == REF:
-            return self._build(self._referred(node))
-        if tag == TUPLE:
-            return self._tuple(node)
-        if tag.startswith((NEW, NAME)):
-            return self._construct(_entry(tag), node)
-        if isinstance(node, MappingNode):
-            return self._mapping(node)
-        if isinstance(node, SequenceNode):
-            return [self._build(child) for child in node.value]
-        return self._scalar(node)
-
-    def _mapping(self, node: Node, skipped: str | None = None) -> dict:
-        pairs = _pairs(node).items()
-        return {k: self._build(v) for k, v in pairs if k != skipped}
-
-    def _construct(self, entry: Buildable, node: Node) -> Any:
-        args, kwargs = [], {}
-        if isinstance(node, MappingNode):
-            kwargs = self._mapping(node)
-        elif isinstance(node, SequenceNode):
-            args = [self._build(child) for child in node.value]
+    def _construct(
+        self, entry: Buildable, arguments: list | dict, node: Node
+    ) -> Any:
+        arguments = self._build(arguments)
+        by_name = isinstance(arguments, dict)
+        args, kwargs = ([], arguments) if by_name else (arguments, {})
         try:
             reason = entry.out_of_bounds(args, kwargs)
             if reason is not None:
@@ -305,28 +294,6 @@ class ModelYaml:
                     raise
         with torch.device("cpu"):
             return cls(*args, **kwargs)
-
-    def _scalar(self, node: ScalarNode) -> PLAIN:
-        kind = node.tag[len(YAML) :]
-        if kind in ("int", "float") and len(node.value) > MAX_NUMBER:
-            raise _Refused(f"a number has up to {MAX_NUMBER} characters", node)
-        if kind == "str":
-            return node.value
-        try:
-            return self._loader.construct_object(node)
-        except (ValueError, ruamel.yaml.YAMLError) as error:
-            raise _Refused(f"it is no {kind}", node) from error
-
-    def _tuple(self, node: ScalarNode) -> tuple:
-        """Return the tuple of plain scalars that ``(1, 2)`` stands for."""
-        loader, inner = _parse(f"[{node.value[1:-1]}]")
-        items = inner.value
-        if not isinstance(inner, SequenceNode) or not all(
-            isinstance(item, ScalarNode) and item.tag in SCALARS
-            for item in items
-        ):
-            raise _Refused("a tuple must hold plain values", node)
-        return tuple(self._scalar(item) for item in items)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -369,11 +336,6 @@ class _CallLimit(TorchFunctionMode):
             raise _Refused("it has many more tensors than the weights")
 
 
-def _entry(tag: str) -> Buildable | None:
-    """Look up the buildable class of a tag."""
-    return BUILDABLE.get(tag.partition(":")[2])
-
-
 def _norm_except_dim(v, pow=2, dim=0):
     """Make a tensor of the shape that ``torch.norm_except_dim`` returns."""
     shape = [1] * v.dim()
@@ -400,8 +362,8 @@ def _read(path: str | os.PathLike) -> str:
     return content.decode("utf-8")
 
 
-def _parse(text: str) -> tuple[_Loader, Node]:
-    """Compose a yaml, and return the loader that knows its scalars."""
+def _parse(text: str) -> Node | None:
+    """Compose a yaml."""
     if re.search("^%", text, re.MULTILINE):
         raise _Refused("directives (%YAML, %TAG) are not read")
     for line in text.splitlines():
@@ -424,9 +386,30 @@ def _parse(text: str) -> tuple[_Loader, Node]:
         # A mapping or list has two.
         if number > 2 * MAX_NODES:
             raise _Refused(f"it has more than {MAX_NODES} values")
-    loader = _Loader(text)
-    root = loader.get_single_node()
-    return loader, root
+    return _Loader(text).get_single_node()
+
+
+def _scalar(node: ScalarNode) -> PLAIN:
+    kind = node.tag[len(YAML) :]
+    if kind in ("int", "float") and len(node.value) > MAX_NUMBER:
+        raise _Refused(f"a number has up to {MAX_NUMBER} characters", node)
+    if kind == "str":
+        return node.value
+    try:
+        return _Loader("").construct_object(node)
+    except (ValueError, ruamel.yaml.YAMLError) as error:
+        raise _Refused(f"it is no {kind}", node) from error
+
+
+def _tuple(node: ScalarNode) -> tuple:
+    """Return the tuple of plain scalars that ``(1, 2)`` stands for."""
+    inner = _parse(f"[{node.value[1:-1]}]")
+    if not isinstance(inner, SequenceNode) or not all(
+        isinstance(item, ScalarNode) and item.tag in SCALARS
+        for item in inner.value
+    ):
+        raise _Refused("a tuple must hold plain values", node)
+    return tuple(_scalar(item) for item in inner.value)
 
 
 def _pairs(node: Node | None) -> dict[str, Node]:
@@ -444,12 +427,17 @@ def _pairs(node: Node | None) -> dict[str, Node]:
 
 
 def _type_name(value: Any) -> str:
-    """Return the type of a plain value, in words; an int is a number too."""
-    if value is None:
-        return "null"
-    names = {bool: "boolean value", str: "text"}
-    default = "number" if isinstance(value, int | float) else "list"
-    return names.get(type(value), default)
+    """Return the type of a value, in words; an int is a number too."""
+    kinds = {
+        bool: "boolean value",
+        (int, float): "number",
+        str: "text",
+        type(None): "null",
+        dict: "mapping or module",
+        _Call: "mapping or module",
+    }
+    names = (name for kind, name in kinds.items() if isinstance(value, kind))
+    return next(names, "list")
 
 
 def _is_plain(value: Any) -> bool:
