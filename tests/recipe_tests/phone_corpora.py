@@ -167,6 +167,11 @@ def read(folder):
     return {s: json.loads((folder / f"{s}.json").read_text()) for s in SPLITS}
 
 
+def utterances(folder):
+    """The items of all manifests of a folder."""
+    return {k: v for part in read(folder).values() for k, v in part.items()}
+
+
 def sphere(samples, coding="pcm", missing=0):
     """A file of NIST SPHERE: 1024 bytes of text, and samples."""
     header = (

@@ -115,21 +115,6 @@ def test_wav_made_by_sph2pipe_is_read_beside_compressed_audio(
     assert not (tmp_path / "out2/train.json").exists()
 
 
-def test_audio_that_is_cut_short_is_named_and_left_out(
-    tmp_path, lexicon, caplog
-):
-    files = wsj_files()
-    cut = next(name for name in files if name.endswith("4a8c0003.wv1"))
-    files[cut] = files[cut][:-1000]
-    files[cut.replace("0003", "0004")] = b"not audio"
-    source = write(tmp_path / "WSJ", files)
-    names = read(prepare(source, tmp_path / "out", lexicon))["train"]
-    assert len(names) == 14
-    assert {"4a8c0003", "4a8c0004"}.isdisjoint(names)
-    assert "4a8c0003.wv1: cut short" in caplog.text
-    assert "4a8c0004.wv1: cannot be read" in caplog.text
-
-
 def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_reported(
     tmp_path, lexicon, caplog
 ):
@@ -150,34 +135,6 @@ def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_reported(
     assert len(utterances) == 24
     see = next(i for i in utterances if i["words"].split()[0] == "SEE")
     assert see["phone_names"][:3] == ["S", "E", "E"]
-
-
-@pytest.mark.parametrize(
-    "missing, message",
-    [
-        ("h1_p0.ndx", "the list of valid.*LDC93S6A"),
-        ("si_et_20/440/440c0000.dot", "neither audio nor transcript.*test"),
-        (".wv1", "neither audio nor transcript.*train"),
-    ],
-)
-def test_what_is_missing_is_named(missing, message, tmp_path, lexicon):
-    files = {k: v for k, v in wsj_files().items() if not k.endswith(missing)}
-    source = write(tmp_path / "WSJ", files)
-    with pytest.raises(FileNotFoundError, match=message):
-        prepare(source, tmp_path / "out", lexicon)
-
-
-def test_a_folder_that_is_not_there_is_reported(tmp_path, lexicon):
-    with pytest.raises(
-        FileNotFoundError, match="There is no folder .*nowhere.*LDC93S6A"
-    ):
-        prepare(tmp_path / "nowhere", tmp_path / "out", lexicon)
-
-
-def test_a_folder_of_something_else_is_named(tmp_path, lexicon):
-    write(tmp_path / "other", {"timit/train/x.wav": b""})
-    with pytest.raises(FileNotFoundError, match="nothing of WSJ.*LDC93S6A"):
-        prepare(tmp_path / "other", tmp_path / "out", lexicon)
 
 
 @pytest.mark.parametrize(
