@@ -15,12 +15,10 @@ class MaskedBatchNorm(nn.Module):
     valid frames of all ranks.
 
     Equal to ``torch.nn.BatchNorm1d`` where every frame is valid (Ioffe and
-    Szegedy, 2015), to ``SyncBatchNorm`` in a distributed run, on a CPU too. A
-    batch without a valid frame is normalized with the running statistics and
-    leaves them as they are.
-
-    The running statistics are the mean over all batches until ``momentum``
-    exceeds their weight in it, so that a model is right in evaluation after a
+    Szegedy, 2015), and to ``SyncBatchNorm`` in a distributed run. A batch
+    without a valid frame is normalized with the running statistics and leaves
+    them as they are. They are the mean over all batches until ``momentum``
+    exceeds the weight of one, so that a model is right in evaluation after a
     few steps.
 
     Arguments
@@ -39,9 +37,8 @@ class MaskedBatchNorm(nn.Module):
         correlated batches have moments far from those of the data.
     initial : bool
         Whether to divide all features by the root mean square of the first
-        batch alone, for good, so that what comes after the norm need not follow
-        statistics that move (data-dependent initialization: Salimans and
-        Kingma, 2016, arXiv 1602.07868, section 3).
+        batch, for good, so that what follows need not adapt to statistics that
+        move (Salimans and Kingma, 2016, arXiv 1602.07868, section 3).
 
     Example
     -------
@@ -63,24 +60,15 @@ class MaskedBatchNorm(nn.Module):
         initial: bool = False,
     ):
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.running = running or initial  # As in evaluation
         self.initial = initial
-        mean = torch.zeros(num_features, dtype=torch.float32)
-        self.register_buffer("running_mean", mean)
-        self.register_buffer("running_var", torch.ones_like(mean))
-        self.weight = self.bias = None
-        if affine:
-            self.make_affine()
+        zeros = torch.zeros(num_features, dtype=torch.float32)
+        self.register_buffer("running_mean", zeros)
+        self.register_buffer("running_var", torch.ones_like(zeros))
+        self.weight = nn.Parameter(torch.ones_like(zeros)) if affine else None
+        self.bias = nn.Parameter(zeros.clone()) if affine else None
         self._start_counting(0)
-
-    def make_affine(self) -> None:
-        """Give a norm a scale of 1 and a shift of 0 to learn, if it has none."""
-        if self.weight is None:
-            self.weight = nn.Parameter(torch.ones_like(self.running_var))
-            self.bias = nn.Parameter(torch.zeros_like(self.running_mean))
 
     def _start_counting(self, number: int) -> None:
         count = torch.full((), number, device=self.running_mean.device)
@@ -96,21 +84,9 @@ class MaskedBatchNorm(nn.Module):
             self._start_counting(0 if is_new else 2**31)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Input, [..., num_features].
-        mask : torch.Tensor, optional
-            Booleans, [...], True at valid frames. Invalid frames are
-            normalized too, and must be finite.
-
-        Returns
-        -------
-        torch.Tensor
-            Output in the shape of the input, fp32.
-        """
+        """Normalize x [..., num_features], in fp32, by the statistics of frames
+        where a mask [...] of booleans is True; the others are normalized too,
+        and must be finite."""
         if x.shape[-1] != self.num_features:
             raise ValueError(
                 f"MaskedBatchNorm normalizes {self.num_features} features, got "
