@@ -1,5 +1,6 @@
 """What version 0.1 named otherwise, and its saved states; for one release."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,9 +34,12 @@ def upgrade_state_dict(
     for name, quantizer in model.named_modules(remove_duplicate=False):
         if not isinstance(quantizer, OldQuantizer):
             continue
-        at = f"{prefix}{name}." if name else prefix
-        if quantizer.norm is not None and f"{at}norm.weight" in state_dict:
-            quantizer.norm.make_affine()  # The yaml of 0.1 does not say so.
+        at, norm = f"{prefix}{name}." if name else prefix, quantizer.norm
+        is_affine = f"{at}norm.weight" in state_dict
+        if norm is not None and norm.weight is None and is_affine:
+            # The yaml of 0.1 does not say so.
+            norm.weight = nn.Parameter(torch.ones_like(norm.running_var))
+            norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
         old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
         for key in old:
             value = state_dict.pop(key)

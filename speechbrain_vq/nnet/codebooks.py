@@ -35,18 +35,16 @@ class Codebook(nn.Module):
     They stand side by side, each for its slice of the latent (Jegou et al.,
     Product quantization for nearest neighbor search, 2011, section II-B), or
     in a row, each coding what those before it left over (Zeghidour et al.,
-    SoundStream, arXiv 2107.03312, section III-C). ``requires_grad_(False)`` or
-    ``eval()`` freeze them, re-initialization included.
+    SoundStream, arXiv 2107.03312, section III-C).
 
     Arguments
     ---------
     num_codebooks, codebook_size, codebook_dim : int
         C, K and d.
     init : str
+        ``"normal"``: of unit variance, the scale of normalized latents;
         ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017);
-        ``"xavier"``: up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010); both as
-        code of arXiv 2005.08520; ``"normal"``: of unit variance, the scale of
-        batch-normalized latents.
+        ``"xavier"``: up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010).
     residual : bool
         Whether the codebooks form a row.
     unit_length : bool
@@ -77,9 +75,10 @@ class Codebook(nn.Module):
         weight = torch.empty(sizes, dtype=torch.float32)
         if init == "normal":
             weight.normal_()
-        else:
+        elif init == "uniform":
+            weight.uniform_(-1 / codebook_size, 1 / codebook_size)
+        else:  # As of a matrix [K, d]
             bound = math.sqrt(6 / (codebook_size + codebook_dim))
-            bound = 1 / codebook_size if init == "uniform" else bound
             weight.uniform_(-bound, bound)
         self.weight = nn.Parameter(weight)
 
@@ -128,15 +127,9 @@ class Codebook(nn.Module):
         the mask [N] count; here gradients do it."""
 
     @torch.no_grad()
-    def reinitialize(
-        self,
-        latents: Tensor,
-        start: str = "kmeans++",
-        generator: torch.Generator | None = None,
-    ) -> Reinit:
+    def reinitialize(self, latents: Tensor, start: str, generator) -> Reinit:
         """Replace codewords by centroids of latents [N, D]; see
         ``VectorQuantizer.reinitialize``."""
-
         sample = latents[:: -(-len(latents) // _MOST_COMPARED)]
         before = self._error(sample)
         parts = latents.unflatten(1, (-1, self.weight.shape[2]))

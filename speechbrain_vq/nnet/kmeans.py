@@ -29,17 +29,8 @@ _REPAIRS = 10
 
 
 class KMeansResult(NamedTuple):
-    """Result of `kmeans`.
-
-    Arguments
-    ---------
-    centroids : torch.Tensor
-        Centroids [K, D], fp32, all finite.
-    inertia : torch.Tensor
-        Sum of the squared distances of the vectors to their centroids.
-    counts : torch.Tensor
-        Number of vectors of each centroid, [K], int64.
-    """
+    """Result of `kmeans`: centroids [K, D], fp32 and finite, the sum of the
+    squared distances of the vectors to theirs, and how many each has, [K]."""
 
     centroids: Tensor
     inertia: Tensor
@@ -92,11 +83,6 @@ def kmeans(
     KMeansResult
         Centroids [K, D], inertia, counts [K].
 
-    Raises
-    ------
-    TypeError, ValueError
-        If a tensor or number is not as above.
-
     Example
     -------
     >>> x = torch.tensor([[0.0], [2.0], [10.0], [12.0]])
@@ -144,11 +130,7 @@ def kmeans(
             if 0 < num_seeds < num_clusters:
                 held = centroids[~is_empty]
                 _, closest = nearest_with_distances(points, held, coarse)
-            if num_seeds and coarse is None:
-                centroids[is_empty] = _seed(
-                    points, weights, num_seeds, generator, closest
-                )
-            elif num_seeds:
+            if num_seeds:
                 centroids[is_empty] = _seed_in_parts(
                     points, weights, num_seeds, generator, closest, coarse
                 )
@@ -240,8 +222,10 @@ def _coarse_centroids(points, weights, parts, generator):
 
 
 def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
-    """Choose seeds as ``_seed`` does, within the parts of coarse centroids: in
-    each as many as its share of the inertia."""
+    """Choose seeds as ``_seed`` does, within the parts of coarse centroids, if
+    there are any: in each as many as its share of the inertia."""
+    if coarse is None:
+        return _seed(points, weights, num_seeds, generator, closest)
     labels, distances = nearest_with_distances(points, coarse)
     sizes = torch.bincount(labels, minlength=len(coarse))
     numbers = sizes.clamp(max=int(closest is None))

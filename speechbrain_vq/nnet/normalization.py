@@ -15,12 +15,10 @@ class MaskedBatchNorm(nn.Module):
     valid frames of all ranks.
 
     Equal to ``torch.nn.BatchNorm1d`` where every frame is valid (Ioffe and
-    Szegedy, 2015), to ``SyncBatchNorm`` in a distributed run, on a CPU too. A
-    batch without a valid frame is normalized with the running statistics and
-    leaves them as they are.
-
-    The running statistics are the mean over all batches until ``momentum``
-    exceeds their weight in it, so that a model is right in evaluation after a
+    Szegedy, 2015), and to ``SyncBatchNorm`` in a distributed run. A batch
+    without a valid frame is normalized with the running statistics and leaves
+    them as they are. They are the mean over all batches until ``momentum``
+    exceeds the weight of one, so that a model is right in evaluation after a
     few steps.
 
     Arguments
@@ -64,24 +62,15 @@ class MaskedBatchNorm(nn.Module):
         initial: bool = False,
     ):
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.running = running or initial  # As in evaluation
         self.initial = initial
-        mean = torch.zeros(num_features, dtype=torch.float32)
-        self.register_buffer("running_mean", mean)
-        self.register_buffer("running_var", torch.ones_like(mean))
-        self.weight = self.bias = None
-        if affine:
-            self.make_affine()
+        zeros = torch.zeros(num_features, dtype=torch.float32)
+        self.register_buffer("running_mean", zeros)
+        self.register_buffer("running_var", torch.ones_like(zeros))
+        self.weight = nn.Parameter(torch.ones_like(zeros)) if affine else None
+        self.bias = nn.Parameter(zeros.clone()) if affine else None
         self._start_counting(0)
-
-    def make_affine(self) -> None:
-        """Give a norm a scale of 1 and a shift of 0 to learn, if it has none."""
-        if self.weight is None:
-            self.weight = nn.Parameter(torch.ones_like(self.running_var))
-            self.bias = nn.Parameter(torch.zeros_like(self.running_mean))
 
     def _start_counting(self, number: int) -> None:
         count = torch.full((), number, device=self.running_mean.device)

@@ -89,8 +89,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Statistics that normalize encoder outputs in training: ``"running"``
         ones, as in evaluation; ``"initial"``: those of the first batches, with
         one variance, for good; ``"batch"``: the batch's (the paper's); or None.
-    affine : bool
-        Whether the norm learns a scale and a shift, as the paper's does.
     norm_position : str
         ``"input"``: before the projection; ``"latent"``: on what is quantized,
         with statistics that the codebooks share (the paper's code on images).
@@ -99,15 +97,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         ``encode(decode(codes))`` is ``codes`` without projection and residual
         row. By default it lies in the normalized space: reconstruction is 2 %
         better, and perplexity higher (benchmarks/grid_festvox_ru.md).
-    commitment_weight : float, optional
-        Weight of the loss that draws latents to codewords; 0.25 by default,
-        and 0 with DiVeQ.
-    codebook_weight : float, optional
-        Weight of the loss that draws codewords to latents; 1 by default, and
-        0 with DiVeQ or an EMA codebook.
-    entropy_weight : float
-        Weight of the loss that makes the usage of codes even; it takes a
-        softmax over the codebook for each vector.
+    commitment_weight, codebook_weight : float, optional
+        Weights of the losses that draw latents to codewords, 0.25 by default,
+        and codewords to latents, 1 by default. DiVeQ needs neither, and an EMA
+        codebook has no codebook loss.
     estimator : str
         Gradient estimator: ``"straight_through"``, ``"diveq"`` or
         ``"rotation"``. With DiVeQ codewords learn from the loss of the model.
@@ -127,16 +120,15 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     channel_first : bool
         Whether input and output are [B, input_dim, ...] in place of
         [..., input_dim].
+    affine : bool
+        Whether the norm learns a scale and a shift, as the paper's does.
+    entropy_weight : float
+        Weight of the loss that makes the usage of codes even; it takes a
+        softmax over the codebook for each vector.
     unit_length : bool
-        Whether latents, after the projection, and codewords are scaled to unit
-        length, each codebook's slice for itself, so that the nearest codeword
-        is that of the largest cosine (Yu et al., 2022, arXiv 2110.04627,
-        section 3.2).
-
-    Raises
-    ------
-    ValueError
-        If an argument is out of range or contradicts another.
+        Whether projected latents and codewords are scaled to unit length, each
+        codebook's slice for itself, so that the nearest codeword is that of the
+        largest cosine (Yu et al., 2022, arXiv 2110.04627, section 3.2).
 
     Example
     -------
@@ -178,13 +170,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
         check_choice("codebook", codebook, ("gradient", "ema"))
-        check_sizes(
-            input_dim=input_dim,
-            codebook_size=codebook_size,
-            num_codebooks=num_codebooks,
-        )
         is_residual, is_ema = composition == "residual", codebook == "ema"
-        on_latents = norm_position == "latent"
+        on_latents, is_diveq = norm_position == "latent", estimator == "diveq"
         for message, is_given in {
             "norm_position='latent', denormalize and affine need a norm.": (
                 norm is None and (on_latents or denormalize or affine)
@@ -200,6 +187,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         }.items():
             if is_given:
                 raise ValueError(message)
+        check_sizes(
+            input_dim=input_dim,
+            codebook_size=codebook_size,
+            num_codebooks=num_codebooks,
+        )
         parts = 1 if is_residual else num_codebooks
         if codebook_dim is None:
             codebook_dim, rest = divmod(input_dim, parts)
@@ -208,16 +200,15 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                     f"input_dim={input_dim} does not divide into "
                     f"{num_codebooks} codebooks: give codebook_dim."
                 )
+        check_sizes(codebook_dim=codebook_dim)
         if reservoir_size is None:
             reservoir_size = max(20480, 4 * codebook_size)
-        check_sizes(codebook_dim=codebook_dim)
         check_sizes(least=0, reservoir_size=reservoir_size)
-        # Those of the model's loss reach codewords through DiVeQ.
-        lossless = estimator == "diveq"
+        # Through DiVeQ, the loss of the model reaches codewords.
         if commitment_weight is None:
-            commitment_weight = 0.0 if lossless else 0.25
+            commitment_weight = 0.0 if is_diveq else 0.25
         if codebook_weight is None:
-            codebook_weight = 0.0 if lossless or is_ema else 1.0
+            codebook_weight = 0.0 if is_diveq or is_ema else 1.0
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),
             ("codebook_weight", codebook_weight, math.inf),
@@ -279,15 +270,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             Name of the preset, see ``preset_names()``, or what its file holds,
             as a yaml includes it. Its schedule and learning rate are for
             ``CodebookTrainer`` or ``VQMixin``.
-        *sizes
-            ``input_dim`` and ``codebook_size``.
-        **changes
-            Other arguments of the class, in place of the preset's.
-
-        Returns
-        -------
-        VectorQuantizer
-            The quantizer.
+        *sizes, **changes
+            ``input_dim`` and ``codebook_size``, and other arguments of the
+            class, in place of the preset's.
 
         Example
         -------
@@ -338,15 +323,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         num_quantizers : int, optional
             Number of codebooks of a residual row to use, the first ones.
 
-        Returns
-        -------
-        VQOutput
-            Named tuple (quantized, indices, loss, metrics).
-
-        Raises
-        ------
-        ValueError
-            If the shapes do not fit.
         """
         if self.channel_first:
             x = x.movedim(1, -1)
@@ -390,18 +366,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         mask: Tensor | None = None,
         num_quantizers: int | None = None,
     ) -> Tensor:
-        """Encode encoder outputs as ``eval()`` does; no state changes.
-
-        Arguments
-        ---------
-        x, lengths, mask, num_quantizers
-            See ``forward``.
-
-        Returns
-        -------
-        torch.Tensor
-            The codes, [...], or [..., C] where there are C codebooks; -1 for
-            those left out, meaningless at padding.
+        """Encode what ``forward`` takes, as ``eval()`` does, to the ``indices``
+        of ``VQOutput``; no state changes.
 
         Raises
         ------
@@ -445,11 +411,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         -------
         torch.Tensor
             Vectors, [..., input_dim]; zero where there is no code at all.
-
-        Raises
-        ------
-        ValueError
-            If the shape does not fit or a code is not in the codebook.
         """
         if self.folds:
             indices = indices.unsqueeze(-1)
@@ -495,12 +456,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Reinit or None
             None where there is no vector, the codebook is frozen, or this is
             not the first rank.
-
-        Raises
-        ------
-        ValueError
-            If there is neither a reservoir nor are vectors given, or they
-            do not fit; nothing is changed then.
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:

@@ -24,25 +24,26 @@ class DamagedError(Exception):
 def seal(saved):
     """Note in a checkpoint's meta the checksums of its files, and below the
     meta, as a comment, its own."""
-    files = (path for path in saved.path.rglob("*") if path.is_file())
     checksums = {
         path.relative_to(saved.path).as_posix(): _checksum(path)
-        for path in files
-        if path.name != METAFNAME
+        for path in saved.path.rglob("*")
+        if path.is_file() and path.name != METAFNAME
     }
     version = importlib.metadata.version("speechbrain-vq")
     seal = {"format": FORMAT, "version": version, "checksums": checksums}
     meta = {**saved.meta, SEAL: seal}
-    path = saved.path / METAFNAME
-    path.write_text(yaml.dump(meta), encoding="utf-8")
-    own = _checksum(path)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(f"# {own}\n")
+    content = yaml.dump(meta).encode()
+    own = f"# {_digest(content).hexdigest()}\n"
+    (saved.path / METAFNAME).write_bytes(content + own.encode())
     return saved._replace(meta=meta)
 
 
+def _digest(content=b""):
+    return hashlib.blake2b(content, digest_size=16)
+
+
 def _checksum(path):
-    digest = hashlib.blake2b(digest_size=16)
+    digest = _digest()
     with open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
@@ -62,8 +63,7 @@ def read(folder, verify):
         raise DamagedError(f"{METAFNAME} cannot be read")
     seal = meta.get(SEAL, {"format": 0, "checksums": {}})
     text, _, own = content.rpartition(b"# ")
-    digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-    if SEAL in meta and own.decode("utf-8", "replace") != f"{digest}\n":
+    if SEAL in meta and own != f"{_digest(text).hexdigest()}\n".encode():
         raise DamagedError(f"{METAFNAME} has changed since it was saved")
     if seal["format"] > FORMAT:
         raise ValueError(

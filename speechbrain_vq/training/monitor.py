@@ -103,19 +103,16 @@ class UsageMonitor:
             begin with theirs.
         """
         stats = {}
-        for name, quantizer in self.quantizers.items():
-            stage = self._stages[training].get(name) or _empty_stage(quantizer)
-            found = self._stats(quantizer, **stage, over_ranks=over_ranks)
+        for name, stage in self.state_dict(training, over_ranks).items():
             prefix = f"{name}." if len(self.quantizers) > 1 else ""
-            stats.update({prefix + key: value for key, value in found.items()})
+            for key, value in self._stats(name, **stage).items():
+                stats[prefix + key] = value
         return stats
 
-    def _stats(self, quantizer, sums, codebook, over_ranks) -> dict[str, float]:
-        now = quantizer.codebook.detach()
+    def _stats(self, name, sums, codebook) -> dict[str, float]:
+        now = self.quantizers[name].codebook.detach()
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
         moved = (now - codebook.to(now)).square().mean().sqrt()
-        if over_ranks:
-            sums = {k: sum_over_ranks(v) for k, v in sums.items()}
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
         counts, number = sums["counts"], int(sums["num_vectors"])
         entropies, divisor = entropy(counts), max(number, 1)
@@ -143,17 +140,16 @@ class UsageMonitor:
         self, training: bool = True, over_ranks: bool = False
     ) -> dict:
         """Return what a resumed stage needs; of all ranks, all must ask."""
-        state = {}
+        state, add = {}, sum_over_ranks if over_ranks else torch.clone
         for name, quantizer in self.quantizers.items():
             stage = self._stages[training].get(name) or _empty_stage(quantizer)
-            add = sum_over_ranks if over_ranks else torch.clone
             sums = {k: add(v) for k, v in stage["sums"].items()}
             state[name] = {**stage, "sums": sums}
         return state
 
     def load_state_dict(self, state: dict, training: bool = True) -> None:
         """Go on with a stage."""
-        self._stages[training] = {}
+        self.start(training)
         for name, stage in state.items():
             device = self.quantizers[name].codebook.device
             sums = {k: v.to(device) for k, v in stage["sums"].items()}

@@ -88,8 +88,8 @@ class AtomicCheckpointer(Checkpointer):
     checkpoints are whole; damaged ones are named and passed over. It saves the
     random state too, adds to the meta what the ``checkpoint_meta()`` of a
     recoverable returns (a dict of numbers), and puts off a checkpoint between
-    two optimizer steps, whose gradients would be lost, to the next. The
-    arguments are those of SpeechBrain's ``Checkpointer``.
+    two optimizer steps, whose gradients would be lost, to the next. Arguments
+    of class and methods are those of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -118,23 +118,17 @@ class AtomicCheckpointer(Checkpointer):
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Saves a checkpoint whole, or raises what a saver raised and leaves
-        nothing behind. The arguments are SpeechBrain's; ``meta`` wins over
-        what the recoverables add.
-
-        Returns
-        -------
-        Checkpoint
-            None on ranks other than 0, and where the checkpoint was put off.
-
-        Raises
-        ------
-        OSError
-            If it could not be written, such as to a full disk.
-        """
+        """Save a checkpoint whole, or raise what a saver raised, an OSError
+        where the disk is full, and leave nothing behind. ``meta`` wins over
+        what recoverables add. Returns None on ranks other than 0, and where
+        the checkpoint is put off."""
         if self._waits_for_step(end_of_epoch):
             return None
-        added = {"unixtime": self._later_than_all()}
+        last, now = self.find_checkpoint(), time.time()
+        if last is not None:
+            # SpeechBrain orders by it, and the clock may have been set back.
+            now = max(now, math.nextafter(last.meta["unixtime"], math.inf))
+        added = {"unixtime": now}
         for recoverable in self.recoverables.values():
             if hasattr(recoverable, "checkpoint_meta"):
                 added.update(recoverable.checkpoint_meta())
@@ -153,11 +147,9 @@ class AtomicCheckpointer(Checkpointer):
                 path = saved.path
                 logger.log(verbosity, f"Saved a checkpoint in {path}")
         except (OSError, RuntimeError) as error:
-            self.checkpoints_dir = folder
             fault = error if isinstance(error, OSError) else probe(partial)
             if fault is None:
                 raise
-            last = self.find_checkpoint()
             raise OSError(
                 f"No checkpoint could be saved in {folder}: {fault}. "
                 + (f"The last one is {last.path.name}." if last else "")
@@ -178,44 +170,23 @@ class AtomicCheckpointer(Checkpointer):
         super().save_and_keep_only(*args, importance_keys=keys, **options)
 
     def list_checkpoints(self):
-        """As SpeechBrain's, without those that are damaged.
-
-        Returns
-        -------
-        list of Checkpoint
-            A damaged one is told in a warning that names its file.
-
-        Raises
-        ------
-        ValueError
-            If a checkpoint was written in a later format than is read here.
-        """
+        """As SpeechBrain's, without those that are damaged, which a warning
+        names. One of a format later than is read here raises ValueError."""
         checkpoints = []
         for folder in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*/")):
+            if self._faults.get(folder) is not None:
+                continue
             try:
-                checkpoint = read(folder, folder not in self._faults)
+                checkpoints.append(read(folder, folder not in self._faults))
+                self._faults[folder] = None
             except DamagedError as damage:
-                if self._faults.get(folder) is None:
-                    logger.warning(f"{folder} is not used: {damage}.")
+                logger.warning(f"{folder} is not used: {damage}.")
                 self._faults[folder] = str(damage)
-            else:
-                self._faults.setdefault(folder)
-                checkpoints.append(checkpoint)
-        return [c for c in checkpoints if self._faults[c.path] is None]
+        return checkpoints
 
     def recover_if_possible(self, *args, **kwargs):
-        """As SpeechBrain's, from a checkpoint that is whole.
-
-        Returns
-        -------
-        Checkpoint
-            None where there is none to choose from.
-
-        Raises
-        ------
-        OSError
-            If there are checkpoints, and all of them are damaged.
-        """
+        """As SpeechBrain's, from a checkpoint that is whole; OSError where
+        there are some, and all of them are damaged."""
         self._faults.clear()  # One that was whole may be damaged since.
         recovered = super().recover_if_possible(*args, **kwargs)
         if self._faults and None not in self._faults.values():
@@ -251,21 +222,14 @@ class AtomicCheckpointer(Checkpointer):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
-    def _later_than_all(self):
-        """The time, or just after that of the newest checkpoint where the clock
-        has been set back: SpeechBrain orders checkpoints by it."""
-        saved = (c.meta["unixtime"] for c in self.list_checkpoints())
-        return max([time.time(), *(math.nextafter(t, math.inf) for t in saved)])
-
     def _waits_for_step(self, end_of_epoch):
         """Whether a checkpoint within the epoch has to wait for the next
         optimizer step: then SpeechBrain is to ask again after it."""
         brain = self.recoverables.get("brain")  # A Brain adds itself so.
         if not isinstance(brain, Brain):
             return False
-        left = (
-            0 if end_of_epoch else -brain.step % brain.grad_accumulation_factor
-        )
+        left = -brain.step % brain.grad_accumulation_factor
+        left = 0 if end_of_epoch else left
         if self._interval is None:
             self._interval = brain.ckpt_interval_steps
         brain.ckpt_interval_steps = left or self._interval
@@ -275,19 +239,11 @@ class AtomicCheckpointer(Checkpointer):
 
 
 class GentleStop:
-    """Has a SIGTERM or a Ctrl-C within it, in a Brain's fit, wait for the next
-    optimizer step, after which a checkpoint is saved: then the process exits
-    with the code 143, or a KeyboardInterrupt is raised. A second Ctrl-C does
-    not wait. It needs an ``AtomicCheckpointer`` and the main thread; handlers
-    of others for these signals stay.
-
-    With several ranks, it suffices if one gets the signal.
-
-    Arguments
-    ---------
-    brain : sb.Brain
-        The Brain.
-    """
+    """Has a SIGTERM or a Ctrl-C within a Brain's fit wait for the next optimizer
+    step, after which a checkpoint is saved: then the process exits with the
+    code 143, or a KeyboardInterrupt is raised. A second Ctrl-C does not wait.
+    It needs an ``AtomicCheckpointer`` and the main thread; handlers of others
+    for these signals stay. With several ranks, one that gets it suffices."""
 
     _USUAL = {
         signal.SIGTERM: signal.SIG_DFL,
