@@ -36,11 +36,12 @@ class MaskedBatchNorm(nn.Module):
         does, the batch included, and no gradient passes through them: small or
         correlated batches have moments far from those of the data.
     initial : bool
-        Whether the statistics are those of the first batches, for good, so that
-        what comes after the norm need not follow them: means of the features
-        and one variance for all, of that of the first three batches where it is
-        largest, as a batch of silence has little (data-dependent
-        initialization: Salimans and Kingma, 2016, arXiv 1602.07868, section 3).
+        Whether the statistics are those of one of the first batches, for good,
+        so that what follows need not adapt to statistics that move: means of
+        the features and one variance for all, of that of three batches whose
+        variance is the middle one, so that neither one of silence nor one of
+        noise sets them (data-dependent initialization: Salimans and Kingma,
+        2016, arXiv 1602.07868, section 3).
 
     Example
     -------
@@ -75,6 +76,9 @@ class MaskedBatchNorm(nn.Module):
     def _start_counting(self, number: int) -> None:
         count = torch.full((), number, device=self.running_mean.device)
         self.register_buffer("num_batches", count, persistent=False)
+        if self.initial:
+            moments = self.running_mean.new_zeros(3, 2, self.num_features)
+            self.register_buffer("first_moments", moments, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -147,16 +151,10 @@ class MaskedBatchNorm(nn.Module):
         return mean, variance
 
     def _update(self, mean, variance, count):
-        self.num_batches += count > 0
         if self.initial:
-            variance = variance.mean().expand_as(variance)
-            wider = (self.num_batches == 1) | (variance > self.running_var)
-            wider &= (count > 0) & (self.num_batches <= 3)
-            self.running_mean.copy_(torch.where(wider, mean, self.running_mean))
-            self.running_var.copy_(
-                torch.where(wider, variance, self.running_var)
-            )
+            self._settle(mean, variance, count)
             return
+        self.num_batches += count > 0
         # As torch does, the running variance is the unbiased one; a lone
         # frame has none, so it leaves it.
         unbiased = variance * count / (count - 1).clamp(min=1)
@@ -167,3 +165,23 @@ class MaskedBatchNorm(nn.Module):
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
+
+    def _settle(self, mean, variance, count):
+        """Take the moments of the first batch, of the wider of the first two,
+        and of the middle one of the first three."""
+        index = torch.arange(3, device=mean.device)
+        is_this = (index == self.num_batches) & (count > 0)
+        moments = torch.stack([mean, variance.mean().expand_as(mean)])
+        self.first_moments.copy_(
+            torch.where(is_this.view(3, 1, 1), moments, self.first_moments)
+        )
+        self.num_batches += count > 0
+        # Rows of batches to come are zero, and sort before the others.
+        order = self.first_moments[:, 1, 0].argsort(stable=True)
+        chosen = torch.where(self.num_batches < 3, order[2], order[1])
+        moments = self.first_moments.index_select(0, chosen.view(1))[0]
+        is_open = (self.num_batches > 0) & (self.num_batches <= 3)
+        for own, new in zip(
+            (self.running_mean, self.running_var), moments, strict=True
+        ):
+            own.copy_(torch.where(is_open, new, own))

@@ -86,9 +86,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         ``"product"``: side by side, each for its slice of the latent;
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
-        Statistics that normalize encoder outputs in training: ``"running"``
-        ones, as in evaluation; ``"initial"``: those of the first batches, with
-        one variance, for good; ``"batch"``: the batch's (the paper's); or None.
+        Statistics that normalize encoder outputs in training: ``"initial"``:
+        those of the first batches, for good; ``"running"`` ones; ``"batch"``:
+        the batch's (the paper's); or None. See ``MaskedBatchNorm``.
     norm_position : str
         ``"input"``: before the projection; ``"latent"``: on what is quantized,
         with statistics that the codebooks share (the paper's code on images).
@@ -148,7 +148,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         codebook_dim: int | None = None,
         num_codebooks: int = 1,
         composition: str = "product",
-        norm: str | None = "running",
+        norm: str | None = "initial",
         norm_position: str = "input",
         denormalize: bool = False,
         commitment_weight: float | None = None,
@@ -166,7 +166,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     ):
         super().__init__()
         check_choice("composition", composition, ("product", "residual"))
-        check_choice("norm", norm, ("running", "initial", "batch", None))
+        check_choice("norm", norm, ("initial", "running", "batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
         check_choice("codebook", codebook, ("gradient", "ema"))

@@ -1,5 +1,7 @@
 """Masked batch normalization against torch's own."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -191,18 +193,20 @@ def test_running_variance_holds_the_spread_of_the_batches():
     assert_close(norm.running_var, every.var(0), rtol=0.02)
 
 
-def test_initial_statistics_are_those_of_the_widest_of_three_batches():
+@pytest.mark.parametrize("order", [*itertools.permutations((0, 1, 2))])
+def test_initial_statistics_are_those_of_the_middle_of_three_batches(order):
     norm, other = (MaskedBatchNorm(6, initial=True) for _ in range(2))
-    batches = 3 + torch.randn(4, 200, 6) * torch.arange(1.0, 7)
-    mask = torch.rand(200) < 0.5
+    batches = 3 + torch.randn(3, 200, 6) * torch.arange(1.0, 7)
+    batches *= torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1)
+    mask, later = torch.rand(200) < 0.5, torch.randn(40, 6)
     for scale, one in ((1, norm), (1000, other)):
         # A batch without a frame is none of the three.
         one(batches[1], torch.zeros_like(mask))
-        for batch in batches * torch.tensor([0, 2, 1, 9]).view(4, 1, 1):
+        for batch in (*batches[list(order)], 9 * batches[2]):
             one(scale * batch, mask)
-    widest, later = 2 * batches[1][mask], torch.randn(40, 6)
-    scale = widest.var(0, correction=0).mean().sqrt()
-    assert_close(norm(later), (later - widest.mean(0)) / scale)
+    middle = batches[1][mask]
+    scale = middle.var(0, correction=0).mean().sqrt()
+    assert_close(norm(later), (later - middle.mean(0)) / scale)
     assert_close(norm(later), norm.eval()(later))
     # What comes after it does not see the scale of the data.
     assert_close(other(1000 * later), norm(later))

@@ -16,7 +16,7 @@ QUANTIZERS = st.fixed_dictionaries(
         "num_codebooks": st.integers(1, 3),
         "composition": st.sampled_from(["product", "residual"]),
         "codebook": st.sampled_from(["gradient", "ema"]),
-        "norm": st.sampled_from(["running", "batch", None]),
+        "norm": st.sampled_from(["initial", "running", "batch", None]),
         "norm_position": st.sampled_from(["input", "latent"]),
         "codebook_dim": st.sampled_from([None, 3, 6]),
         "unit_length": st.booleans(),
