@@ -1,18 +1,21 @@
-"""Picture of codebook collapse: a plain and a robust codebook in training.
+"""Picture of codebook collapse: the same autoencoder with several quantizers.
 
-To run it, MiniSpeech in FOLDER or made there, two minutes on one core:
+To run it, MiniSpeech in FOLDER or made there, ten minutes on one core:
 > python benchmarks/collapse.py FOLDER docs/images/collapse.svg
 
-The same small autoencoder of log-mels is trained twice, once with the preset
-``vanilla`` and once with ``robust``. Every 20 steps the validation set is coded,
-and the codes that occur in it are counted.
+A small autoencoder of log-mels is trained with the presets ``vanilla`` and
+``robust``, and with quantizers of vector-quantize-pytorch. Every 20 steps the
+validation set is coded, and the codes that occur in it are counted. Requires
+`pip install "speechbrain-vq[bench]"`.
 """
 
+import functools
 import pathlib
 
 import click
 import matplotlib.pyplot as plt
 import torch
+import vector_quantize_pytorch as vqp
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq import CodebookTrainer, VectorQuantizer
@@ -23,8 +26,20 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare_minispeech,
 )
 
-SIZE, STEPS, EVERY, FRAMES, UTTS = 512, 800, 20, 128, 200
-COLORS = {"vanilla": "#c2410c", "robust": "#0f766e"}
+DIM, SIZE, STEPS, EVERY, FRAMES, UTTS = 64, 512, 800, 20, 128, 200
+DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
+# Name, color, constructor and arguments
+QUANTIZERS = {
+    "robust": ("#0f766e", VectorQuantizer.from_preset, ("robust", DIM, SIZE)),
+    "vqp: EMA, k-means, dead codes": (
+        "#7c3aed",
+        functools.partial(vqp.VectorQuantize, **DEAD),
+        (DIM, SIZE),
+    ),
+    "vqp: EMA, its default": ("#2563eb", vqp.VectorQuantize, (DIM, SIZE)),
+    "vqp: FSQ": ("#6b7280", vqp.FSQ, ([8, 8, 8], DIM)),
+    "vanilla": ("#c2410c", VectorQuantizer.from_preset, ("vanilla", DIM, SIZE)),
+}
 
 
 def load(folder: pathlib.Path, split: str) -> list[torch.Tensor]:
@@ -40,7 +55,7 @@ def load(folder: pathlib.Path, split: str) -> list[torch.Tensor]:
     return [features(wav, torch.ones(1))[0][0] for wav in wavs]
 
 
-def network(quantizer: VectorQuantizer) -> torch.nn.ModuleDict:
+def network(quantizer: torch.nn.Module) -> torch.nn.ModuleDict:
     """Build an autoencoder of 50 tokens a second around a quantizer."""
     return torch.nn.ModuleDict(
         {
@@ -62,27 +77,29 @@ def network(quantizer: VectorQuantizer) -> torch.nn.ModuleDict:
 def forward(model, mels):
     """Reconstruct log-mels [B, T, 80]; return the error, codes and VQ loss."""
     latents = model["encoder"](mels.mT).mT
-    quantized, codes, loss = model["quantizer"](latents)[:3]
+    # FSQ has no loss.
+    quantized, codes, *loss = model["quantizer"](latents)[:3]
     error = (model["decoder"](quantized.mT).mT - mels).abs().mean()
-    return error, codes, loss
+    return error, codes, sum(loss)
 
 
-def train(preset: str, train_set, valid) -> tuple[list, torch.Tensor]:
-    """Train with a preset; return (step, used codes) and the final counts."""
+def train(name: str, train_set, valid) -> tuple[list, torch.Tensor]:
+    """Train with a quantizer; return (step, used codes) and the final counts."""
     torch.manual_seed(0)
-    quantizer = VectorQuantizer.from_preset(preset, 64, SIZE)
+    _, make, arguments = QUANTIZERS[name]
+    quantizer = make(*arguments)
     model = network(quantizer)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    if preset == "robust":
+    if name == "robust":
         CodebookTrainer(model, optimizer, total_steps=STEPS)
     used, counts = [], None
     for step in range(STEPS + 1):
-        if step % EVERY == 0 and not quantizer.bypass:
+        if step % EVERY == 0 and not getattr(quantizer, "bypass", False):
             model.eval()
             with torch.no_grad():
                 codes = forward(model, valid)[1]
             model.train()
-            counts = torch.bincount(codes.flatten(), minlength=SIZE)
+            counts = torch.bincount(codes.flatten().long(), minlength=SIZE)
             used.append((step, int((counts > 0).sum())))
         picked = torch.randint(len(train_set), (16,)).tolist()
         error, _, loss = forward(model, train_set[picked])
@@ -103,7 +120,7 @@ def pieces(mels: list[torch.Tensor], mean, std) -> torch.Tensor:
 @click.argument("folder", type=click.Path(path_type=pathlib.Path))
 @click.argument("picture", type=click.Path(path_type=pathlib.Path))
 def main(folder, picture):
-    """Train both presets and draw the picture."""
+    """Train with all quantizers and draw the picture."""
     prepare_minispeech(folder)
     mels, valid = load(folder, "train"), load(folder, "valid")
     together = torch.cat(mels)
@@ -111,14 +128,16 @@ def main(folder, picture):
     train_set, valid = pieces(mels, mean, std), pieces(valid, mean, std)
     # Text as text, and the same bytes from the same numbers.
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "collapse"})
-    figure, (curve, usage) = plt.subplots(1, 2, figsize=(9, 3.4))
-    for preset, color in COLORS.items():
-        used, counts = train(preset, train_set, valid)
+    figure, (curve, usage) = plt.subplots(
+        1, 2, figsize=(9, 3.8), layout="constrained"
+    )
+    for name, (color, *_) in QUANTIZERS.items():
+        used, counts = train(name, train_set, valid)
         steps, numbers = zip(*used, strict=True)
-        curve.plot(steps, numbers, color=color, label=preset)
-        usage.plot(range(1, SIZE + 1), counts, color=color, label=preset)
-        print(f"{preset}: {numbers[-1]} of {SIZE} codes used")
-        if preset == "robust":
+        curve.plot(steps, numbers, color=color, label=name)
+        usage.plot(range(1, SIZE + 1), counts, color=color, label=name)
+        print(f"{name}: {numbers[-1]} of {SIZE} codes used", flush=True)
+        if name == "robust":
             curve.axvspan(0, steps[0], color=color, alpha=0.1, lw=0)
             curve.text(
                 steps[0] / 2, SIZE / 2, "warm-up:\nno codes yet", ha="center"
@@ -140,8 +159,10 @@ def main(folder, picture):
     )
     for axes in (curve, usage):
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="best")
-    figure.tight_layout()
+    figure.legend(
+        *curve.get_legend_handles_labels(),
+        **{"loc": "outside lower center", "ncols": 5, "frameon": False},
+    )
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, metadata={"Date": None})
 

@@ -1,14 +1,13 @@
 """Demo: train the same codebook with two presets and compare them."""
 
 import pathlib
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import click
-from tqdm import tqdm
 
 from speechbrain_vq.dataio.manifests import read_json, read_manifest
 from speechbrain_vq.inference import VQTokenizer
@@ -58,9 +57,24 @@ def run_demo(
 def make_corpus(folder: pathlib.Path, minutes: float) -> None:
     """Run the preparation script of MiniSpeech, unless that was done."""
     script = recipe_path("MiniSpeech/minispeech_prepare.py")
-    command = [sys.executable, str(script), str(folder), f"--minutes={minutes}"]
-    if subprocess.run(command).returncode:
+    if run_python(str(script), str(folder), f"--minutes={minutes}"):
         raise click.ClickException("The corpus was not made, see above.")
+
+
+def run_python(*arguments: str, stdout=None) -> int:
+    """Run Python in a process that Ctrl-C ends with this one, without a message
+    of its own; return its code."""
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        child = subprocess.Popen([sys.executable, *arguments], stdout=stdout)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    try:
+        return child.wait()
+    finally:
+        # It must be gone before a second demo may write where it writes.
+        child.terminate()
+        child.wait()
 
 
 def run_folder(output, preset, seed, steps) -> pathlib.Path:
@@ -74,48 +88,20 @@ def train(preset, corpus, output, seed, steps) -> dict:
     results = folder / "results.json"
     if not results.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        recipe = recipe_path(RECIPE)
-        command = [sys.executable, str(recipe / "train.py")]
-        command += [str(recipe / "hparams" / "train.yaml")]
-        command += [f"--preset={preset}", f"--seed={seed}"]
-        command += [f"--data_folder={corpus}", f"--output_folder={folder}"]
-        command += [f"--number_of_steps={steps}", "--noprogressbar"]
-        with open(folder / "output.txt", "a", encoding="utf-8") as log:
-            child = subprocess.Popen(command, stdout=log, stderr=log)
-            try:
-                watch(child, preset, folder / "train_log.txt", steps)
-            finally:
-                # Ctrl-C reaches the child too; it must be gone before a
-                # second demo may write where it writes.
-                child.terminate()
-                child.wait()
-        if child.returncode != 0:
-            text = (folder / "output.txt").read_text(encoding="utf-8")
+        click.echo(f"   {preset}")
+        command = ["-m", "speechbrain_vq", "train", RECIPE, f"--out={folder}"]
+        command += [f"--preset={preset}", f"--seed={seed}", f"--steps={steps}"]
+        command += [f"--data_folder={corpus}"]
+        # Of the run, the bar and errors are shown.
+        log = folder / "output.txt"
+        with open(log, "a", encoding="utf-8") as console:
+            code = run_python(*command, stdout=console)
+        if code:
             raise click.ClickException(
-                f"Training {preset} failed:\n{text[-2000:]}\n"
-                f"(all of it in {folder / 'output.txt'})"
+                f"Training {preset} failed, see above and {log}."
             )
     # Runs of 0.1 name it otherwise.
     return {"preset": preset, **read_json(results)}
-
-
-def watch(child, preset, log, steps) -> None:
-    """Show the progress of a run, by its train log, until it ends."""
-    with tqdm(
-        total=steps, desc=f"   {preset:8}", unit="step", disable=None
-    ) as bar:
-        while child.poll() is None:
-            time.sleep(0.5)
-            text = log.read_text(encoding="utf-8") if log.exists() else ""
-            reached = re.findall(r"step: (\d+) - train", text)
-            if reached:
-                bar.n = int(reached[-1])
-            used = re.findall(r"train used_codes_percent: ([\d.e+]+)", text)
-            if used and float(used[-1]):
-                bar.set_postfix_str(
-                    f"{float(used[-1]):.0f} % of codes used", refresh=False
-                )
-            bar.refresh()
 
 
 def table(results) -> str:

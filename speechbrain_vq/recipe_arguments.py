@@ -14,9 +14,9 @@ from warnings import warn
 from hyperpyyaml.core import recursive_update
 from ruamel.yaml import YAMLError
 
-from speechbrain_vq._names import unknown_name
+from speechbrain_vq._names import suggestion, unknown_name
 from speechbrain_vq.presets import preset_path
-from speechbrain_vq.recipe_files import dump, load, read_recipe
+from speechbrain_vq.recipe_files import dump, load, one_line, read_recipe
 
 
 def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
@@ -53,11 +53,17 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
                 f"--optimizer_step_limit={limit}: it is a number of steps."
             )
         run_opts = replace(run_opts, optimizer_step_limit=int(limit))
+    names = re.findall(r"^(\w+):", overrides, re.M)
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--{name} is given twice.")
     try:
         options = load(overrides) or {}
     except YAMLError as error:
         lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
-        raise ValueError(f"Not all of {lines} is yaml: {error}") from error
+        raise ValueError(
+            f"Not all of {lines} is yaml: {one_line(error)}"
+        ) from error
     yaml = hparams_file
     hparams_file, recipe, variant = read_recipe(yaml)
     key = "arm" if "arm" in recipe else "preset"
@@ -69,8 +75,11 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     defaults = {**recipe, **variant}
     for name, value in options.items():
         if name not in defaults:
-            known = [f"--{key}" for key in defaults]
-            raise ValueError(unknown_name("option", f"--{name}", known))
+            hint = suggestion(name, defaults, lambda key: f"--{key}")
+            raise ValueError(
+                f"No option '--{name}'.{hint} `speechbrain-vq config` shows "
+                "all that a recipe has."
+            )
         if value is None and isinstance(defaults[name], bool):
             options[name] = True
         _check_value(name, options[name], defaults[name])
@@ -135,6 +144,11 @@ def _check_value(name: str, value, default) -> None:
         )
     if isinstance(default, bool) or isinstance(value, bool) or default < 0:
         return
+    # NaN, infinity, and what would be infinite in 32 bits.
+    if not value < 3.4e38:
+        raise ValueError(
+            f"--{name}={value}: {name} must be finite, such as {default}."
+        )
     positive = default > 0 and _POSITIVE.match(name)
     if value < 0 or positive and value == 0:
         least = "above 0" if positive else "0 or more"

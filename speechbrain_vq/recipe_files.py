@@ -6,7 +6,7 @@ import io
 import re
 from pathlib import Path
 
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from speechbrain_vq._names import suggestion, unknown_name
@@ -152,6 +152,11 @@ def dump(values: dict) -> str:
     return text.getvalue()
 
 
+def one_line(error: Exception) -> str:
+    """Return the message of an error, which PyYAML's show in several lines."""
+    return " ".join(str(error).split())
+
+
 def recipe_path(relative: str) -> Path:
     """Return the absolute path of a file or folder below ``recipes/``; a
     ValueError names the closest recipe if there is none.
@@ -177,7 +182,17 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
     the file may be a variant, too."""
     from hyperpyyaml.core import recursive_update
 
-    recipe = load(Path(hparams_file).read_text("utf-8"))
+    try:
+        recipe = load(Path(hparams_file).read_text("utf-8"))
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise ValueError(
+            f"{hparams_file} is no yaml file: {one_line(error)}"
+        ) from error
+    if not isinstance(recipe, dict):
+        raise ValueError(
+            f"{hparams_file} has no keys of a recipe: `speechbrain-vq config "
+            "RECIPE` writes a file that has them."
+        )
     tag = getattr(getattr(recipe.get("recipe"), "tag", None), "value", None)
     if list(recipe) != ["recipe"] or not (tag or "").startswith("!include:"):
         return hparams_file, recipe, {}

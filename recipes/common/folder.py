@@ -29,6 +29,7 @@ from speechbrain_vq.dataio.manifests import (
     read_corpus,
     read_manifest,
 )
+from speechbrain_vq.inference.interfaces import check_device
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import FOLDER_RECIPES
 from speechbrain_vq.recipes.common.resume_check import check_resume
@@ -79,6 +80,8 @@ def main(argv: list[str]) -> None:
     strict = "--strict=True" in options
     options = [o for o in options if not o.startswith("--strict")]
     given = _options_with_values(options)
+    if "device" in given:
+        check_device(given["device"])
     run = pathlib.Path(given["output_folder"])
     if if_main_process():
         hold(run.resolve())

@@ -51,13 +51,22 @@ def validation_line(
     'Step 50 of 800: reconstruction error 0.25, not quantizing yet (warm-up)'
     """
     parts = [f"{k.replace('_', ' ')} {v:.3g}" for k, v in stats.items()]
+    parts.append(of_codes(usage))
     if "perplexity" in usage:
-        parts.append(f"{usage['used_codes_percent']:.0f} % of codes used")
         parts.append(f"perplexity {usage['perplexity']:.0f}")
-    else:
-        parts.append("not quantizing yet (warm-up)")
     of = f" of {total}" if total else ""
     return f"Step {step}{of}: {', '.join(parts)}"
+
+
+def of_codes(usage: dict) -> str:
+    """Describe how many codes are used.
+
+    >>> of_codes({"perplexity": 281.0, "used_codes_percent": 93.2})
+    '93 % of codes used'
+    """
+    if "perplexity" not in usage:
+        return "not quantizing yet (warm-up)"
+    return f"{usage['used_codes_percent']:.0f} % of codes used"
 
 
 def seconds_per_step(brain: sb.Brain, dataset) -> float:

@@ -32,6 +32,7 @@ from speechbrain_vq.recipes.common.ending import show_ending
 from speechbrain_vq.recipes.common.loggers import add_logger
 from speechbrain_vq.recipes.common.progress import (
     ProgressMixin,
+    of_codes,
     validation_line,
 )
 from speechbrain_vq.recipes.common.resume_check import check_resume
@@ -248,6 +249,7 @@ def end_epoch(
     if isinstance(brain, ProgressMixin):
         total, step = run_length(brain)[1], brain.optimizer_step
         logger.info("%s", validation_line(step, total, stats, usage))
+        brain.bar.set_postfix_str(of_codes(usage))
     brain.checkpointer.save_and_keep_only(meta=stats, min_keys=[least])
 
 

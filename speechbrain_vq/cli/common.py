@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import click
 
 from speechbrain_vq._names import suggestion
+from speechbrain_vq.dataio.atomic import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +19,24 @@ INTERRUPTED = "Interrupted. The same command goes on from here."
 # As the shell gives it to a program that Ctrl-C ends.
 INTERRUPTED_CODE = 130
 
+
+class ExistingPath(click.Path):
+    """A path that must exist; the closest name beside it is suggested."""
+
+    def convert(self, value, parameter, context):
+        """Check a path."""
+        if not os.path.lexists(value):
+            beside = map(str, pathlib.Path(value).parent.glob("*"))
+            hint = suggestion(str(value), beside)
+            self.fail(f"there is no '{value}'.{hint}", parameter, context)
+        return super().convert(value, parameter, context)
+
+
 any_path = click.Path(path_type=pathlib.Path)
-existing_path = click.Path(exists=True, path_type=pathlib.Path)
+existing_path = ExistingPath(path_type=pathlib.Path)
 new_file = click.Path(dir_okay=False, path_type=pathlib.Path)
-file_path = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
-folder_path = click.Path(exists=True, file_okay=False, path_type=pathlib.Path)
+file_path = ExistingPath(dir_okay=False, path_type=pathlib.Path)
+folder_path = ExistingPath(file_okay=False, path_type=pathlib.Path)
 output_folder = click.Path(file_okay=False, path_type=pathlib.Path)
 
 device_option = click.option(
@@ -99,8 +113,18 @@ def _as_users_mistake(error: Exception) -> str | None:
         return f"The key {error} is missing; --debug shows where."
     # YAMLError of PyYAML and of ruamel, neither of which is loaded for it.
     names = {cls.__name__ for cls in type(error).__mro__}
+    # Of PyTorch, on a GPU and on a CPU: RuntimeErrors both.
+    if "OutOfMemoryError" in names or "can't allocate memory" in str(error):
+        what = str(error).splitlines()[0].split(": ")[-1].rstrip(".")
+        return (
+            f"Not enough memory ({what}): take smaller batches, or a smaller "
+            "codebook or model."
+        )
+    if "YAMLError" in names:
+        # With the place on lines of their own.
+        return " ".join(str(error).split())
     kinds = ImportError, MemoryError, OSError, ValueError
-    if isinstance(error, kinds) or {"HubError", "YAMLError"} & names:
+    if isinstance(error, kinds) or "HubError" in names:
         # Of a worker of a loader, whose message has its traceback.
         _, traceback, rest = str(error).partition("Original Traceback (")
         last = rest.splitlines()[-1].partition(": ")[2] if traceback else ""
@@ -174,8 +198,10 @@ def check_output_folder(context, parameter, folder: pathlib.Path | None):
     parent = next(path for path in parents if os.path.lexists(path))
     if not parent.is_dir():
         raise click.BadParameter(f"'{parent}' is no folder.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise click.BadParameter(f"'{parent}' cannot be written to.")
+    try:
+        check_writable(parent)
+    except OSError as error:
+        raise click.BadParameter(f"'{parent}' {error.strerror}.") from error
     return folder
 
 

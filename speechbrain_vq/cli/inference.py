@@ -1,15 +1,13 @@
 """Verbs that use a pretrained model."""
 
 import os
-import pathlib
 import sys
 
 import click
 
-from speechbrain_vq._names import suggestion
-
 from .common import (
     INTERRUPTED,
+    ExistingPath,
     announce_loading,
     any_path,
     check_output,
@@ -22,17 +20,6 @@ from .common import (
     ssl_encoder_option,
     vocoder_option,
 )
-
-
-def _check_places(context, parameter, places):
-    """Refuse files that do not exist, before a model is loaded."""
-    for place in places:
-        if not os.path.lexists(place):
-            beside = map(str, pathlib.Path(place).parent.glob("*"))
-            raise click.BadParameter(
-                f"there is no '{place}'.{suggestion(place, beside)}"
-            )
-    return places
 
 
 def model_options(command):
@@ -57,7 +44,7 @@ def model_options(command):
             nargs=-1,
             required=True,
             metavar="FILES...",
-            callback=_check_places,
+            type=ExistingPath(),
         ),
     ):
         command = option(command)

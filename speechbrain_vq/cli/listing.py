@@ -69,6 +69,7 @@ def config(recipe, name) -> None:
     `speechbrain-vq config RECIPE > my.yaml`, then `speechbrain-vq train RECIPE
     --config my.yaml`, from any folder.
     """
+    recipe = FOLDER_RECIPES.get(recipe, recipe)
     text = write_out(recipe_yaml(recipe, name))
     click.echo(f"# speechbrain-vq train {recipe} --config THIS_FILE")
     click.echo(text, nl=False)

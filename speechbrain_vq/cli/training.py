@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import re
 import runpy
 import sys
 from difflib import get_close_matches
@@ -165,6 +166,11 @@ def train(
         folder = pathlib.Path(source).resolve()
         out = out or pathlib.Path("results", folder.name)
         data = [f"--data_folder={source}"]
+        if any(re.match("--data[-_]folder\\b", arg) for arg in context.args):
+            raise click.UsageError(
+                f"The recordings are those in {source}: leave --data_folder "
+                "out, or name a recipe in place of the folder."
+            )
     options = {
         "preset": preset,
         "number_of_steps": steps,
@@ -178,6 +184,8 @@ def train(
             f"The run in {out} would lie among the recordings in {source}: "
             "name a folder elsewhere, by --out."
         )
+    if is_folder and not any(folder.iterdir()):
+        raise click.UsageError(f"The folder {source} is empty.")
     script = recipe_path(f"{name}/train.py")
     if logger is not None:
         arguments.append(f"--logger={logger}")

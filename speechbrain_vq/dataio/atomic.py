@@ -100,6 +100,18 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
     return rename(folder, names[0], folder, names[1], _RENAME_EXCHANGE) == 0
 
 
+def check_writable(folder: str | os.PathLike) -> None:
+    """Raise an OSError unless files can be made in an existing folder."""
+    try:
+        # Permissions alone do not tell: file systems are read-only, or full.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot be written to ({error.strerror})", str(folder)
+        ) from error
+
+
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike) -> Iterator[None]:
     """Hold a file, in an existing folder, against other processes and threads.
@@ -110,6 +122,8 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
     that names the holder if another one writes.
     """
     path = pathlib.Path(path)
+    # FileLock takes a folder without room for its file for a held lock.
+    check_writable(path.parent)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     holder = path.with_name(f".{path.name}.holder")
     try:

@@ -2,9 +2,9 @@
 
 import ast
 import pathlib
+import resource
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -65,10 +65,11 @@ def test_a_closed_pipe_is_no_error():
 
 
 def test_help_is_instant():
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "speechbrain_vq", "-h"], check=True)
-    # On a quiet machine it is a third of a second.
-    assert time.perf_counter() - start < 5
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, however busy: a third of a second.
+    assert after.ru_utime - before.ru_utime < 1.5
 
 
 def test_help_imports_no_torch():
@@ -106,6 +107,9 @@ def test_too_few_steps_are_refused():
         (["config", "MiniSpeech/units"], "Did you mean 'MiniSpeech/unit-"),
         (["export", ".", "--min_ky=loss"], "'--min-key'"),
         (["export", "."], "--out"),
+        (["export", f"{ROOT}/hparam", "x"], f"Did you mean '{ROOT}/hparams'?"),
+        (["push", f"{ROOT}/hparam", "a/b"], f"Did you mean '{ROOT}/hparams'?"),
+        (["train", ".", "--data-folder=x"], "leave --data_folder out"),
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
@@ -117,6 +121,8 @@ def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
     "arguments",
     [
         ["demo", "--json"],
+        ["demo", "--out"],
+        ["train", "{folder}", "--out"],
         ["tokenize", "{file}", "--out"],
         ["reconstruct", "{file}", "--out"],
         ["convert", "{file}", "--target=x", "--out"],
@@ -129,10 +135,17 @@ def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
 def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
     file = tmp_path / "file"
     file.touch()
-    arguments = [text.format(file=file) for text in arguments]
-    result = CliRunner().invoke(main, [*arguments, str(file / "output")])
-    assert result.exit_code == 2 and f"'{file}' is no folder." in result.output
-    assert "Loading" not in result.output
+    arguments = [text.format(file=file, folder=ROOT) for text in arguments]
+    for folder, message in (
+        (file, f"'{file}' is no folder."),
+        # Where root may write, and nobody can.
+        (pathlib.Path("/proc"), "'/proc' cannot be written to"),
+    ):
+        if folder.exists():
+            output = folder / "output"
+            result = CliRunner().invoke(main, [*arguments, str(output)])
+            assert result.exit_code == 2 and message in result.output
+            assert "Loading" not in result.output
 
 
 @pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])

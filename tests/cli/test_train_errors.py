@@ -42,6 +42,9 @@ def train(tmp_path, monkeypatch):
         (["--number_of_steps=1.5"], "is a whole number"),
         (["--number_of_steps=many"], "is a number"),
         (["--lr=0"], "lr must be above 0"),
+        (["--lr=5e99"], "lr must be finite"),
+        (["--lr=1", "--lr=2"], "--lr is given twice"),
+        (["--arms=robust"], "No option '--arms'. `speechbrain-vq config`"),
         (["--jitter=-1"], "jitter must be 0 or more"),
         (["--vq={norm: [batch}"], "is yaml"),
         (["--vq={nrom: batch}"], "Did you mean 'norm'?"),
@@ -68,6 +71,8 @@ def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):
 
 def test_arguments_are_checked_without_torch(tmp_path):
     (tmp_path / "in").mkdir()
+    (tmp_path / "no.yaml").write_text("a recipe: [")
+    (tmp_path / "text.yaml").write_text("words")
     code = (
         "import sys\n"
         "from speechbrain_vq.cli import main\n"
@@ -77,6 +82,9 @@ def test_arguments_are_checked_without_torch(tmp_path):
         "    ['in', '--preset=robst'],\n"
         "    ['in', '--out=in/results'],\n"
         "    ['in', '--precision=fp17'],\n"
+        "    ['in', '--config=no.yaml'],\n"
+        "    ['in', '--config=text.yaml'],\n"
+        "    ['in'],\n"
         "):\n"
         "    try:\n"
         "        main(['train', *arguments])\n"
@@ -93,9 +101,13 @@ def test_arguments_are_checked_without_torch(tmp_path):
     for part in (
         *("'--codebook_size'", "--data_folder=... is missing", "'robust'"),
         *("among the recordings in in", "invalid choice: 'fp17'"),
+        "Error: no.yaml is no yaml file: while parsing",
+        "Error: text.yaml has no keys of a recipe",
+        "The folder in is empty.",
     ):
         assert part in result.stderr
-    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
+    assert not list((tmp_path / "in").iterdir())
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_an_error_of_a_worker_is_one_line(capsys):
@@ -145,6 +157,7 @@ def test_a_run_on_another_folder_keeps_its_manifests(train, tmp_path):
     corpus.parent.mkdir()
     for name in ("mine", "others"):
         (tmp_path / name).mkdir()
+    (tmp_path / "others/notes.txt").touch()
     corpus.write_text(json.dumps({"data_root": str(tmp_path / "mine")}))
     result = CliRunner().invoke(main, ["train", "others", "--out=run"])
     assert result.exit_code == 1
@@ -231,6 +244,13 @@ def test_errors_of_users_are_lines_with_an_exit_code(
     with pytest.raises(SystemExit) as ended, clean_errors():
         raise error
     assert ended.value.code == code and message in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_line(capsys):
+    with pytest.raises(SystemExit), clean_errors():
+        torch.empty(10**15)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: Not enough memory (")
 
 
 def test_bugs_keep_their_traceback():

@@ -127,3 +127,11 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path, killed):
         with pytest.raises(BlockingIOError), exclusive(path):
             pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_place_without_room_for_files_is_held_by_nobody():
+    with pytest.raises(OSError, match="cannot be written to") as raised:
+        with exclusive("/proc/run"):
+            pass
+    assert not isinstance(raised.value, BlockingIOError)
