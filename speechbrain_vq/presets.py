@@ -14,11 +14,6 @@ BUNDLED_VOCODER = _PACKAGE / "pretrained" / "vocoder"
 def preset_names() -> list[str]:
     """List the quantizer presets, one variant of the paper or of a rival each.
 
-    Returns
-    -------
-    names : list[str]
-        The names, sorted.
-
     Example
     -------
     >>> "robust" in preset_names()
@@ -30,22 +25,8 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path:
-    """Find the yaml file of a preset.
-
-    Arguments
-    ---------
-    name : str
-        One of ``preset_names()``.
-
-    Returns
-    -------
-    path : Path
-        The absolute path of the file.
-
-    Raises
-    ------
-    ValueError
-        If there is no such preset.
+    """Find the yaml file of a preset, one of ``preset_names()``; a ValueError
+    names those that there are.
 
     Example
     -------
@@ -104,20 +85,8 @@ def bundled(name: str) -> str:
     small model of synthetic English, 512 units at 50 a second, to test
     with; recorded speech is not intelligible from it.
 
-    Arguments
-    ---------
-    name : str
-        Name of the model.
-
-    Returns
-    -------
-    path : str
-        The absolute path of its folder, for ``from_hparams``.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
+    Returns the path of its folder, for ``from_hparams``; a ValueError names the
+    bundled models if there is none of that name.
 
     Example
     -------
@@ -132,11 +101,6 @@ def bundled(name: str) -> str:
 
 def bundled_names() -> list[str]:
     """List the models that come with the package.
-
-    Returns
-    -------
-    names : list[str]
-        The names, sorted.
 
     Example
     -------

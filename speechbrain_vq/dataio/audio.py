@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import gcd
 from typing import BinaryIO
 
 import numpy as np
@@ -49,45 +48,22 @@ def audio_blocks(
     source: str | os.PathLike | BinaryIO,
     sample_rate: int,
     seconds: float = 60.0,
-    name: str | None = None,
     start: float = 0.0,
     duration: float | None = None,
 ) -> Iterator[torch.Tensor]:
     """Read audio in blocks, as one channel at a given sampling rate.
 
-    The blocks are those of the whole file bit for bit: the decoder does not
-    seek between them, and each is resampled with its surroundings.
-
-    Arguments
-    ---------
-    source : path or binary file
-        Audio in any format that libsndfile reads.
-    sample_rate : int
-        Sampling rate of the output in Hz; other rates are resampled.
-    seconds : float
-        Approximate length of a block.
-    name : str, optional
-        Name for error messages; the path by default.
-    start : float
-        Position to read from, in seconds.
-    duration : float, optional
-        Seconds to read; by default to the end.
-
-    Yields
-    ------
-    torch.Tensor
-        Samples in [-1, 1], the mean of the channels, [T].
-
-    Raises
-    ------
-    AudioError
-        If the file is missing, not audio, cut short, empty, or holds several
-        recordings end to end.
+    The blocks, [T] in [-1, 1], about ``seconds`` long, are those of the whole
+    file bit for bit: the decoder does not seek between them, and each is
+    resampled with its surroundings. They begin ``start`` seconds after the
+    begin of the file and end after ``duration`` seconds, by default at its end.
+    An AudioError tells if the file is missing, not audio, cut short, empty, or
+    holds several recordings end to end.
     """
     # Segments are read again and again, of files that were checked before.
     whole = start == 0 and duration is None
-    with _open(source, name, check=whole) as (file, name):
-        blocks = _mono(file, seconds, name, start, duration, whole)
+    with _open(source, check=whole) as file:
+        blocks = _mono(file, seconds, _name(source), start, duration, whole)
         if file.samplerate == sample_rate:
             yield from blocks
         else:
@@ -112,11 +88,12 @@ def check_audio(
     """Return the length of a file in seconds: of what can be decoded, which is
     checked in full; see ``audio_blocks`` for the AudioError. Without
     ``decode`` the length is that of the header where there is one."""
-    with _open(path, check=decode) as (file, name):
+    with _open(path, check=decode) as file:
         if decode or file.frames >= _UNKNOWN_LENGTH:
-            return sum(map(len, _mono(file, 10.0, name))) / file.samplerate
+            blocks = _mono(file, 10.0, _name(path))
+            return sum(map(len, blocks)) / file.samplerate
         if file.frames == 0:
-            raise AudioError(f"{name}: holds no sound.")
+            raise AudioError(f"{_name(path)}: holds no sound.")
         return file.frames / file.samplerate
 
 
@@ -129,15 +106,14 @@ def check_files(
 
     def check(path):
         try:
-            return check_audio(path, decode)
+            return path, check_audio(path, decode), None
         except AudioError as error:
-            return error
+            return path, None, str(error)
 
     lengths, errors, paths = {}, {}, list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = zip(paths, pool.map(check, paths), strict=True)
-        for path, result in tqdm(
-            results,
+        for path, length, error in tqdm(
+            pool.map(check, paths),
             "Checking recordings",
             total=len(paths),
             unit="file",
@@ -146,10 +122,10 @@ def check_files(
             delay=1,
             disable=None,
         ):
-            if isinstance(result, AudioError):
-                errors[path] = str(result)
+            if error is None:
+                lengths[path] = length
             else:
-                lengths[path] = result
+                errors[path] = error
     return lengths, errors
 
 
@@ -170,38 +146,16 @@ def usable_files(
     return lengths
 
 
-class _NamedBytes(io.BytesIO):
-    """A file in memory, with a name for messages."""
-
-    def __init__(self, content, name):
-        super().__init__(content)
-        self.name = name
-
-
 def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
-    """Return what ``audio_blocks`` reads of a cell of a column of audio.
-
-    Arguments
-    ---------
-    cell : dict or str
-        ``bytes`` and ``path``, as ``datasets`` has them without decoding, or a
-        path.
-    name : str
-        Name for error messages where there are bytes.
-
-    Returns
-    -------
-    str or binary file
-        A path, or a file in memory.
-
-    Raises
-    ------
-    AudioError
-        If the cell is empty.
-    """
+    """Return what ``audio_blocks`` reads of a cell of a column of audio: of a
+    path, or of ``bytes`` and ``path``, as ``datasets`` has them without
+    decoding. Errors in bytes have the name; that the cell is empty is an
+    AudioError."""
     cell = cell if isinstance(cell, dict) else {"path": cell}
     if cell.get("bytes") is not None:
-        return _NamedBytes(cell["bytes"], name)
+        file = io.BytesIO(cell["bytes"])
+        file.name = name
+        return file
     if cell.get("path") is None:
         raise AudioError(f"{name}: holds no audio.")
     return cell["path"]
@@ -226,13 +180,8 @@ def _name(source):
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
-    """Count the reasons for which files were left out, the most frequent
-    first.
-
-    Arguments
-    ---------
-    errors : dict
-        Messages by path, such as those of ``AudioError``.
+    """Count the reasons for which files were left out, by their messages: the
+    most frequent first.
 
     Example
     -------
@@ -283,10 +232,9 @@ def _quiet_if(is_mp3):
 
 
 @contextlib.contextmanager
-def _open(source, name=None, check=True):
+def _open(source, check=True):
     """Open audio; any failure becomes an AudioError that names the file."""
-    is_path = isinstance(source, str | os.PathLike)
-    name = name or _name(source)
+    is_path, name = isinstance(source, str | os.PathLike), _name(source)
     if is_path and not os.path.exists(source):
         raise AudioError(f"{name}: there is no such file.")
     try:
@@ -313,7 +261,7 @@ def _open(source, name=None, check=True):
                 )
             if check:
                 check_wav_size(file.extra_info)
-            yield file, name
+            yield file
     except ContainerError as error:
         raise AudioError(f"{name}: {error}") from error
     except (OSError, RuntimeError, UnicodeError) as error:
@@ -398,7 +346,7 @@ def _resample(blocks, rate, sample_rate, seconds):
     """Resample blocks with as much around each as the filter reaches."""
     from scipy.signal import resample_poly  # It takes seconds to import.
 
-    common = gcd(rate, sample_rate)
+    common = math.gcd(rate, sample_rate)
     up, down = sample_rate // common, rate // common
     reach = math.ceil((_HALF_FILTER * max(up, down) / up + 1) / down)
     return in_pieces(

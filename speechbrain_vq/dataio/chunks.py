@@ -13,15 +13,8 @@ from torch import nn
 
 
 class Span(NamedTuple):
-    """Receptive field of a step of a computation.
-
-    Arguments
-    ---------
-    width : int
-        Input samples per step.
-    before, after : int
-        Number of steps before and after it that a step depends on.
-    """
+    """Receptive field of a step of a computation: input samples per step, and
+    number of steps before and after it that a step depends on."""
 
     width: int
     before: int
@@ -61,28 +54,13 @@ def in_pieces(
     steps: int,
     outputs: int = 1,
 ) -> Iterator[torch.Tensor]:
-    """Process a long signal in overlapping chunks.
+    """Process a long signal in overlapping chunks of so many steps.
 
-    All chunks but the first and the last have one shape, so that what depends
-    on shapes (the order of sums) is the same for them.
-
-    Arguments
-    ---------
-    process : callable
-        Function from [samples] to [steps * outputs, ...].
-    blocks : iterable of torch.Tensor
-        Consecutive parts of the signal, of any lengths, [samples] each.
-    span : Span
-        Receptive field of a step.
-    steps : int
-        Steps per chunk.
-    outputs : int
-        Outputs per step.
-
-    Yields
-    ------
-    torch.Tensor
-        Next outputs; concatenated they are those of the whole.
+    ``process`` maps [samples] to [steps * outputs, ...], ``blocks`` are
+    consecutive parts of the signal of any lengths, and ``span`` is the
+    receptive field of a step. The outputs, concatenated, are those of the
+    whole. All chunks but the first and the last have one shape, so that what
+    depends on shapes (the order of sums) is the same for them.
 
     Example
     -------

@@ -10,14 +10,8 @@ from collections.abc import Iterator
 def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
     """Within it, show the first warnings of each kind; the others are logged at
     level DEBUG, and counted in one line at its end. Of a kind are warnings that
-    differ only in the arguments of their message.
-
-    Arguments
-    ---------
-    *loggers : logging.Logger
-        Loggers of the warnings, beside that of ``dataio.audio``.
-    most : int
-        Number of warnings of a kind that are shown.
+    differ only in the arguments of their message; ``loggers`` are those of the
+    warnings, beside that of ``dataio.audio``.
 
     Example
     -------

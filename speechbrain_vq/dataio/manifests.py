@@ -105,27 +105,9 @@ def read_manifest(
     ``spk_id``, ``gender``, ``words`` and ``phones`` (start, end, name) in order
     of time. Numbers that name a speaker become text. ``{data_root}`` becomes
     ``data_root``, or else that of ``corpus.json`` beside the manifest, or the
-    manifest's folder, to which other paths are relative.
-
-    Arguments
-    ---------
-    path : path
-        The manifest.
-    data_root : path, optional
-        Folder of the audio.
-    needed : sequence of str
-        Fields that all items must have, beside ``wav``.
-
-    Returns
-    -------
-    dict
-        Items by name.
-
-    Raises
-    ------
-    ManifestError
-        If it is no such manifest: with the file, the item, the field, and what
-        is wanted.
+    manifest's folder, to which other paths are relative. Fields that are
+    ``needed`` all items must have, beside ``wav``. A ManifestError names the
+    file, the item, the field, and what is wanted.
     """
     path = pathlib.Path(path)
     root = data_root or _root(path.parent)

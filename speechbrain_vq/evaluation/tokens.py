@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_vq.inference.tokens import check_tokens, parse_line
+from speechbrain_vq.inference.token_files import check_tokens, parse_line
 
 from .utterances import Utterance
 

@@ -5,11 +5,11 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -129,29 +129,14 @@ def pickles_hint(names: Iterable[str]) -> str:
     )
 
 
-class Shape(NamedTuple):
-    """Shape of a tensor of a weights file, and whether it is of floats."""
-
-    shape: tuple[int, ...]
-    is_float: bool
-
-
-def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
-    """Read the shapes in the header of a safetensors file, by name."""
+def read_weights(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file; a ValueError tells if it is none."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     try:
         if size > MAX_HEADER:
             raise SafetensorError(f"a header of {size} bytes")
-        with safe_open(path, "pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}
-            return {
-                name: Shape(
-                    tuple(part.get_shape()),
-                    part.get_dtype().startswith(("F", "BF")),
-                )
-                for name, part in slices.items()
-            }
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is damaged, or not a safetensors file whatever its name "
@@ -159,46 +144,35 @@ def read_shapes(path: str | pathlib.Path) -> dict[str, Shape]:
         ) from error
 
 
-def _check_shapes(model, shapes, path):
-    """Refuse modules whose tensors are others than those of the weights."""
-    given = dict(shapes)
-    upgrade_state_dict(model, given)
-    wrong = _differences(split_tensors(model.state_dict())[0], given)
+def load_weights(
+    modules: dict[str, nn.Module],
+    weights: dict[str, torch.Tensor],
+    path: str | pathlib.Path,
+    assign: bool = False,
+) -> None:
+    """Load the weights of a file, named ``module.tensor``, into modules, all of
+    them and no others; nothing is loaded unless everything fits.
+
+    With ``assign`` they replace the modules' own, which may then be on the meta
+    device. A ValueError names a tensor that is missing, unknown, of another
+    shape or kind, or has values that are NaN or infinite."""
+    model, weights = nn.ModuleDict(modules), dict(weights)
+    upgrade_state_dict(model, weights)
+    expected, others = split_tensors(model.state_dict())
+    wrong = _differences(expected, weights)
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(
             f"{path} does not fit the model of {HPARAMS} beside it: "
             f"{'; '.join(wrong[:5])}{more}."
         )
-
-
-def load_weights(
-    modules: dict[str, nn.Module],
-    path: str | pathlib.Path,
-    assign: bool = False,
-) -> None:
-    """Load weights into modules, all of them and no others; nothing is loaded
-    unless everything fits.
-
-    ``path`` is a safetensors file, whose tensors are named
-    ``module.tensor``. With ``assign`` they replace the modules' own, which
-    may then be on the meta device. A ValueError names a tensor that is
-    missing, unknown, of another shape or kind, or has values that are NaN or
-    infinite."""
-    model = nn.ModuleDict(modules)
-    _check_shapes(model, read_shapes(path), path)
-    weights = load_file(path)
     _check_finite(path, weights)
-    expected, others = split_tensors(model.state_dict())
     if assign:
-        names = {name: name for name in weights}
-        upgrade_state_dict(model, names)
         # A copy, for the file may be written over while the model is in use.
-        for name, old in names.items():
-            weights[old] = torch.empty_like(
-                weights[old], dtype=expected[name].dtype
-            ).copy_(weights[old])
-    # By the names that they came with: quantizers know those of version 0.1.
+        weights = {
+            name: value.to(expected[name].dtype, copy=True)
+            for name, value in weights.items()
+        }
     model.load_state_dict({**others, **weights}, assign=assign)
 
 
@@ -298,13 +272,14 @@ def _differences(expected, actual):
     wrong += [f"'{k}' is unknown" for k in actual if k not in expected]
     for key in expected.keys() & actual.keys():
         tensor, stored = expected[key], actual[key]
-        if tuple(tensor.shape) != stored.shape:
+        is_float = stored.is_floating_point()
+        if tensor.shape != stored.shape:
             wrong.append(
                 f"'{key}' has the shape {list(stored.shape)}, not "
                 f"{list(tensor.shape)}"
             )
-        elif tensor.is_floating_point() != stored.is_float:
-            kind = "floating point numbers" if stored.is_float else "integers"
+        elif tensor.is_floating_point() != is_float:
+            kind = "floating point numbers" if is_float else "integers"
             wrong.append(f"'{key}' holds {kind}, not {tensor.dtype}")
     return wrong
 

@@ -27,27 +27,14 @@ pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
 
 
 def inference_section(training: dict) -> dict:
-    """Read the section ``inference`` of a training yaml.
+    """Read the section ``inference`` of a training yaml, completed by defaults;
+    a ValueError tells if it has an unknown key.
 
-    Arguments
-    ---------
-    training : dict
-        The yaml. Keys of its ``inference``: ``interface``, the class that
-        loads the model (of ``speechbrain_vq.inference``, or a dotted name);
-        ``keys``, further keys of the yaml to export beside ``modules``;
-        ``files``, files of its ``save_folder`` to export, such as
-        ``label_encoder.txt``; ``recipe`` and ``summary``, for the card;
-        ``card``, its front matter.
-
-    Returns
-    -------
-    dict
-        The section, completed by defaults.
-
-    Raises
-    ------
-    ValueError
-        If it has an unknown key.
+    Its keys are ``interface``, the class that loads the model (of
+    ``speechbrain_vq.inference``, or a dotted name); ``keys``, further keys of
+    the yaml to export beside ``modules``; ``files``, files of its
+    ``save_folder`` to export, such as ``label_encoder.txt``; ``recipe`` and
+    ``summary``, for the card; ``card``, its front matter.
 
     Example
     -------

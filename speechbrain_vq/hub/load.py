@@ -20,7 +20,7 @@ from .folder import (
     find_file,
     load_checkpoint,
     load_weights,
-    read_shapes,
+    read_weights,
 )
 from .plain import ModelYaml, UnsafeHparamsError
 
@@ -88,14 +88,13 @@ def load_folder(
     with _isolated():
         if trust_remote_code:
             return _load_trusted(folder, path, overrides)
-        weights = find_file(folder, WEIGHTS)
-        yaml = ModelYaml(path, overrides)
+        file = find_file(folder, WEIGHTS)
+        yaml, weights = ModelYaml(path, overrides), read_weights(file)
 
         def load(modules: dict[str, nn.Module], assign: bool) -> None:
-            load_weights(modules, weights, assign)
+            load_weights(modules, weights, file, assign)
 
-        number = len(read_shapes(weights))
-        hparams = _build(yaml, _modules, load, number)
+        hparams = _build(yaml, _modules, load, len(weights))
         _check_has_weights(hparams, yaml.file)
         return hparams
 
@@ -111,7 +110,9 @@ def load_named(
     of the yaml, and what it has under the name, a module or not.
     """
     path = find_file(folder, HPARAMS)
-    is_safe = weights.suffix == pathlib.Path(WEIGHTS).suffix
+    tensors = None
+    if weights.suffix == pathlib.Path(WEIGHTS).suffix:
+        tensors = read_weights(weights)
 
     def find(hparams: dict[str, Any], file: str) -> dict[str, Any]:
         modules = hparams.get("modules")
@@ -121,14 +122,14 @@ def load_named(
     def load(modules: dict[str, Any], assign: bool) -> None:
         if not isinstance(modules[name], nn.Module):
             return
-        if is_safe:
-            load_weights(modules, weights, assign)
-        else:
+        if tensors is None:
             load_checkpoint(modules[name], weights, str(path), assign)
+        else:
+            load_weights(modules, tensors, weights, assign)
 
     with _isolated():
         yaml = ModelYaml(path)
-        number = len(read_shapes(weights)) if is_safe else MANY_TENSORS
+        number = MANY_TENSORS if tensors is None else len(tensors)
         hparams = _build(yaml, find, load, number)
     plain = {k: v for k, v in hparams.items() if not list(_modules_in(v))}
     return plain, find(hparams, "")[name]
@@ -189,7 +190,8 @@ def _load_trusted(folder, path, overrides):
         hparams["pretrainer"].collect_files(default_source=str(folder))
         hparams["pretrainer"].load_collected()
     else:
-        load_weights(modules, find_file(folder, WEIGHTS))
+        file = find_file(folder, WEIGHTS)
+        load_weights(modules, read_weights(file), file)
     return hparams
 
 

@@ -290,7 +290,7 @@ class ModelYaml:
                 return cls(*args, **kwargs)
             except RuntimeError:
                 # A class that someone registered may compute something.
-                if entry.cls is None or device == "cpu":
+                if entry.is_own or device == "cpu":
                     raise
         with torch.device("cpu"):
             return cls(*args, **kwargs)

@@ -11,7 +11,7 @@ from speechbrain.utils.fetching import (
 )
 from speechbrain.utils.parameter_transfer import Pretrainer
 
-from .folder import WEIGHTS, check_exists, load_weights
+from .folder import WEIGHTS, check_exists, load_weights, read_weights
 
 
 class WeightsPretrainer(Pretrainer):
@@ -68,4 +68,4 @@ class WeightsPretrainer(Pretrainer):
         if path is None:
             raise ValueError("Call collect_files before load_collected.")
         check_exists(path)
-        load_weights(self.modules, path)
+        load_weights(self.modules, read_weights(path), path)

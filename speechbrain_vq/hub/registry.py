@@ -1,7 +1,7 @@
 """The classes that a model folder may build, and the bounds of their arguments."""
 
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -23,23 +23,24 @@ MANY = MappingProxyType(
 class Buildable(NamedTuple):
     """Describe a class that a model folder may name.
 
+    ``cls`` is the class, or where to import it from (``module:name``);
     ``limits`` are the largest values of arguments by name, where ``LARGEST`` is
     too large; ``computed`` says that the constructor computes tensors (filter
-    banks, windows), and so cannot run on the meta device; ``cls`` is the class
-    itself, where it was registered.
+    banks, windows), and so cannot run on the meta device.
     """
 
-    module: str
-    name: str
+    cls: type | str
     limits: Mapping[str, float] = MANY
     computed: bool = False
-    cls: type | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is of the table, and not registered by a user."""
+        return isinstance(self.cls, str)
 
     def find(self) -> type:
         """Return the class."""
-        if self.cls is not None:
-            return self.cls
-        return getattr(importlib.import_module(self.module), self.name)
+        return pkgutil.resolve_name(self.cls) if self.is_own else self.cls
 
     def out_of_bounds(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -60,70 +61,63 @@ class Buildable(NamedTuple):
         return None
 
 
-def _table() -> dict[str, Buildable]:
-    """Make the table of buildable classes by dotted name."""
-    lobes = "speechbrain_vq.lobes"
-    nnet = "speechbrain_vq.nnet"
-    models = "speechbrain.lobes.models"
-    # Sizes of what is computed on the spot.
-    filters = {
-        **{"n_fft": 2**13, "win_length": 2**13, "hop_length": 2**13},
-        **{"n_mels": 512, "left_frames": 32, "right_frames": 32},
-    }
-    layers = (
-        "BatchNorm1d BatchNorm2d Conv1d Conv2d ConvTranspose1d "
-        "ConvTranspose2d Dropout ELU Embedding GELU GRU GroupNorm Identity "
-        "InstanceNorm1d LSTM LayerNorm LeakyReLU Linear ModuleDict ModuleList "
-        "PReLU ReLU Sequential SiLU Sigmoid Softplus Tanh"
+# Names of the classes by module.
+_CLASSES = {
+    "speechbrain_vq.nnet": "VectorQuantizer ResidualVectorQuantizer "
+    "MaskedBatchNorm",
+    "speechbrain_vq.lobes.autoencoder": "ConvEncoder ConvDecoder "
+    "SpeakerEncoder",
+    "speechbrain_vq.lobes.features": "LogMel",
+    "speechbrain_vq.lobes.handwriting": "LineEncoder CTCProbe",
+    "speechbrain_vq.lobes.images": "ImageEncoder ImageDecoder ImageQuantizer",
+    "speechbrain_vq.lobes.jitter": "TimeJitter",
+    "speechbrain_vq.lobes.pixelcnn": "ColumnPixelCNN",
+    "speechbrain_vq.lobes.recogniser": "PhoneEncoder LatentMixer",
+    "speechbrain_vq.lobes.speakers": "SpeakerTable PretrainedSpeaker",
+    "speechbrain_vq.lobes.ssl": "SSLFeatures FrameEncoder",
+    "speechbrain_vq.lobes.vocoder": "SourceFilterVocoder",
+    "speechbrain_vq.lobes.wavenet": "WaveNetDecoder",
+    "speechbrain.lobes.features": "Fbank",
+    "speechbrain.lobes.models.ECAPA_TDNN": "ECAPA_TDNN",
+    "speechbrain.lobes.models.HifiGAN": "HifiganGenerator UnitHifiganGenerator",
+    "speechbrain.lobes.models.Xvector": "Xvector",
+    "speechbrain.nnet.linear": "Linear",
+    "speechbrain.processing.features": "InputNormalization",
+    "torch.nn": "BatchNorm1d BatchNorm2d Conv1d Conv2d ConvTranspose1d "
+    "ConvTranspose2d Dropout ELU Embedding GELU GRU GroupNorm Identity "
+    "InstanceNorm1d LSTM LayerNorm LeakyReLU Linear ModuleDict ModuleList "
+    "PReLU ReLU Sequential SiLU Sigmoid Softplus Tanh",
+}
+# Sizes of what is computed on the spot.
+_FILTERS = {
+    **{"n_fft": 2**13, "win_length": 2**13, "hop_length": 2**13},
+    **{"n_mels": 512, "left_frames": 32, "right_frames": 32},
+}
+_LIMITS = {
+    **dict.fromkeys(("Fbank", "LogMel", "SSLFeatures"), _FILTERS),
+    "SourceFilterVocoder": {
+        **{**MANY, **_FILTERS},
+        **{"kernel_size": 64, "channels": 2**12},
+    },
+    "WaveNetDecoder": {**MANY, "cycle": 24},
+}
+_COMPUTED = frozenset(
+    "Fbank InputNormalization LogMel SSLFeatures SourceFilterVocoder".split()
+)
+# By the dotted names in yamls.
+BUILDABLE = {
+    f"{module}.{name}": Buildable(
+        f"{module}:{name}", _LIMITS.get(name, MANY), name in _COMPUTED
     )
-    rows = [
-        *((nnet, "VectorQuantizer"), (nnet, "ResidualVectorQuantizer")),
-        (nnet, "MaskedBatchNorm"),
-        (f"{lobes}.features", "LogMel", filters, True),
-        *(
-            (f"{lobes}.autoencoder", name)
-            for name in ("ConvEncoder", "ConvDecoder", "SpeakerEncoder")
-        ),
-        (f"{lobes}.handwriting", "LineEncoder"),
-        (f"{lobes}.handwriting", "CTCProbe"),
-        *(
-            (f"{lobes}.images", name)
-            for name in ("ImageEncoder", "ImageDecoder", "ImageQuantizer")
-        ),
-        (f"{lobes}.jitter", "TimeJitter"),
-        (f"{lobes}.pixelcnn", "ColumnPixelCNN"),
-        (f"{lobes}.recogniser", "PhoneEncoder"),
-        (f"{lobes}.recogniser", "LatentMixer"),
-        (f"{lobes}.ssl", "SSLFeatures", filters, True),
-        (f"{lobes}.ssl", "FrameEncoder"),
-        (f"{lobes}.speakers", "SpeakerTable"),
-        (f"{lobes}.speakers", "PretrainedSpeaker"),
-        (
-            f"{lobes}.vocoder",
-            "SourceFilterVocoder",
-            {**MANY, **filters, "kernel_size": 64, "channels": 2**12},
-            True,
-        ),
-        (f"{lobes}.wavenet", "WaveNetDecoder", {**MANY, "cycle": 24}),
-        (f"{models}.HifiGAN", "HifiganGenerator"),
-        (f"{models}.HifiGAN", "UnitHifiganGenerator"),
-        (f"{models}.ECAPA_TDNN", "ECAPA_TDNN"),
-        (f"{models}.Xvector", "Xvector"),
-        ("speechbrain.nnet.linear", "Linear"),
-        ("speechbrain.lobes.features", "Fbank", filters, True),
-        ("speechbrain.processing.features", "InputNormalization", MANY, True),
-        *(("torch.nn", name) for name in layers.split()),
-    ]
-    table = {f"{row[0]}.{row[1]}": Buildable(*row) for row in rows}
-    # Other names of the same, as yamls of older releases and hand-written
-    # ones have them.
-    for home in ("speechbrain_vq", f"{nnet}.quantizers", f"{nnet}.quantisers"):
-        for name in ("VectorQuantizer", "ResidualVectorQuantizer"):
-            table[f"{home}.{name}"] = table[f"{nnet}.{name}"]
-    return table
-
-
-BUILDABLE = _table()
+    for module, names in _CLASSES.items()
+    for name in names.split()
+}
+# Yamls of older releases, and hand-written ones, have other names of the same.
+for _home in ("", ".nnet.quantizers", ".nnet.quantisers"):
+    for _name in ("VectorQuantizer", "ResidualVectorQuantizer"):
+        BUILDABLE[f"speechbrain_vq{_home}.{_name}"] = BUILDABLE[
+            f"speechbrain_vq.nnet.{_name}"
+        ]
 
 
 def register_module(
@@ -164,24 +158,20 @@ def register_module(
         raise TypeError(
             f"register_module takes a torch.nn.Module class, got {cls!r}."
         )
-    name = name or f"{cls.__module__}.{cls.__qualname__}"
+    name = name or _dotted(cls)
     known = BUILDABLE.get(name)
     # A notebook's cell that is run again defines the class again.
-    if known is not None and (known.cls is None or not _same(known.cls, cls)):
+    if known and (known.is_own or _dotted(known.cls) != _dotted(cls)):
         raise ValueError(
             f"'{name}' is another class already: give register_module "
             "another name."
         )
-    BUILDABLE[name] = Buildable(cls.__module__, cls.__qualname__, MANY, cls=cls)
+    BUILDABLE[name] = Buildable(cls)
     return cls
 
 
-def _same(one: type, other: type) -> bool:
-    """Return whether two classes are from the same line of code."""
-    return (one.__module__, one.__qualname__) == (
-        other.__module__,
-        other.__qualname__,
-    )
+def _dotted(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _numbers(value: Any) -> Iterator[float]:

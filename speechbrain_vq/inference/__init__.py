@@ -6,15 +6,9 @@ from .engine import RayEngine
 from .files import reconstruct_files
 from .interfaces import VQPretrained
 from .shards import tokenize_shards
+from .token_files import read_tokens, tokens_to_dataset, tokens_to_npz
 from .tokenizer import VQTokenizer
-from .tokens import (
-    read_tokens,
-    tokenize_dataset,
-    tokenize_files,
-    tokenize_to,
-    tokens_to_dataset,
-    tokens_to_npz,
-)
+from .tokens import tokenize_dataset, tokenize_files, tokenize_to
 from .vocoder_loading import load_vocoder
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import warnings
 
-from .tokens import read_tokens as read_lines
+from .token_files import read_tokens as read_lines
 from .tokens import tokenize_files
 
 __all__ = ["read_lines", "tokenize_files"]

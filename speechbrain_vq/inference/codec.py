@@ -146,9 +146,8 @@ class CodecMixin:
         and their codewords [B, N, K, H]; ``kwargs`` are those of
         ``sig_to_tokens``."""
         tokens = self.sig_to_tokens(wavs, wav_lens, **kwargs)
-        books = self._books(kwargs.get("num_codebooks"))
-        codebook = self.mods.quantizer.codebook.detach()
-        return tokens, codebook[torch.tensor(books), tokens]
+        books = torch.tensor(self._books(kwargs.get("num_codebooks")))
+        return tokens, self.mods.quantizer.codebook.detach()[books, tokens]
 
     def fold(self, tokens: torch.Tensor) -> torch.Tensor:
         """Convert tokens [B, N, K] to the shape that ``decode_batch`` takes:

@@ -61,9 +61,7 @@ class VoiceConverter(VQTokenizer):
             If there is no such speaker, or a recording is given to a model
             with a table, or a name to one without.
         """
-        if isinstance(target, str | os.PathLike):
-            target = [target]
-        voices = [self._voice(os.fspath(one)) for one in target]
+        voices = [self._voice(os.fspath(one)) for one in _listed(target)]
         if not voices:
             raise ValueError("There is no target: give a voice to speak with.")
         return torch.stack(voices).mean(0)
@@ -136,12 +134,10 @@ class VoiceConverter(VQTokenizer):
         OSError
             If the output cannot be written; nothing is left of it.
         """
-        if not torch.is_tensor(target):
-            target = _listed(target)
-            _check_apart([source, *target], output)
-            target = self.voice(target)
-        _check_apart([source], output)
-        voice = _for_each(target, 1)
+        is_voice = torch.is_tensor(target)
+        targets = [] if is_voice else _listed(target)
+        _check_apart([source, *targets], output)
+        voice = _for_each(target if is_voice else self.voice(targets), 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
         if output is not None:
             made_by = self.made_by(voice)
@@ -178,29 +174,11 @@ def convert_files(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
-    """Convert audio files to another voice.
+    """Convert audio files to another voice, as ``reconstruct_files`` does to
+    their own.
 
-    A file is processed whole: an hour of audio needs several GB of memory.
-
-    Arguments
-    ---------
-    places, output, overwrite, progress
-        As for ``reconstruct_files``; for a single file, the output may also be
-        ``NAME.wav``.
-    converter : VoiceConverter
-        The model.
-    target : str, path or iterable of them
-        Voice, see ``VoiceConverter.voice``.
-
-    Returns
-    -------
-    FileResults
-        Number of files done, and the reasons for the others.
-
-    Raises
-    ------
-    ValueError, OSError
-        If there is no such voice, or as ``reconstruct_files``.
+    ``target`` is that of ``VoiceConverter.voice``; for a single file, the
+    output may also be ``NAME.wav``.
     """
     target = _listed(target)
     voice = converter.voice(target)

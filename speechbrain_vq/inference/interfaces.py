@@ -64,7 +64,10 @@ class VQPretrained(Pretrained):
         modules, hparams = modules or {}, hparams or {}
         _check_has(modules, self.MODULES_NEEDED, "modules", type(self))
         _check_has(hparams, self.HPARAMS_NEEDED, "keys", type(self))
-        run_opts = _complete(run_opts)
+        # By SpeechBrain's defaults, never by the yaml.
+        run_opts = RunOptions.from_dictionary(
+            {**RunOptions(), **(run_opts or {})}
+        )
         check_device(run_opts["device"])
         # It is used for what it is, whatever the yaml calls so.
         hparams = {k: v for k, v in hparams.items() if k != "audio_normalizer"}
@@ -266,13 +269,12 @@ subfolder
 
 def _run_options(run_opts, device, dtype):
     """Merge ``device`` and ``dtype`` into the run options."""
-    options, named = _as_dict(run_opts), {}
+    options, named = dict(run_opts or {}), {}
     if device is not None:
         named["device"] = str(device)
     if dtype is not None:
-        is_name = dtype in PRECISIONS.values()
-        named["eval_precision"] = dtype if is_name else PRECISIONS.get(dtype)
-        if named["eval_precision"] is None:
+        named["eval_precision"] = PRECISIONS.get(dtype, dtype)
+        if named["eval_precision"] not in PRECISIONS.values():
             raise ValueError(
                 f"dtype is {dtype!r}: give {', '.join(PRECISIONS.values())}."
             )
@@ -284,18 +286,6 @@ def _run_options(run_opts, device, dtype):
                 f"{options[key]!r}: leave one out."
             )
     return {**options, **named}
-
-
-def _as_dict(run_opts):
-    if run_opts is None or isinstance(run_opts, dict):
-        return dict(run_opts or {})
-    return run_opts.as_dict()
-
-
-def _complete(run_opts):
-    """Complete run options by SpeechBrain's defaults, never by the yaml."""
-    options = {**RunOptions().as_dict(), **_as_dict(run_opts)}
-    return RunOptions.from_dictionary(options)
 
 
 def check_device(device: str | torch.device | None) -> None:

@@ -29,10 +29,11 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.dataio.logs import few_warnings
 
+from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
+from .token_files import check_model, describe_model
 from .tokenizer import VQTokenizer
-from .tokens import check_model, describe_model, encode, make_batches
 
 # Column of the audio in a data set.
 _AUDIO = "audio"

@@ -312,7 +312,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         torch.Tensor
             Tokens, [T] (or [T, C]).
         """
-        return self._in_chunks(self._encode_one, audio, chunk_seconds)
+        return self._in_chunks(
+            lambda wav: self.encode_batch(wav)[0][0], audio, chunk_seconds
+        )
 
     def latents(
         self,
@@ -322,10 +324,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         """Encode audio of any length to latents [T, H], in fp32 on the CPU, in
         chunks as ``tokenize``."""
 
-        def encode(wav):
-            return self.latents_batch(wav)[0][0].float().cpu()
-
-        return self._in_chunks(encode, audio, chunk_seconds)
+        return self._in_chunks(
+            lambda wav: self.latents_batch(wav)[0][0].float().cpu(),
+            audio,
+            chunk_seconds,
+        )
 
     def _in_chunks(self, encode, audio, chunk_seconds):
         single = isinstance(audio, torch.Tensor | np.ndarray)
@@ -334,9 +337,6 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             return encode(torch.cat(list(blocks)))
         steps = max(1, round(chunk_seconds * self.token_rate))
         return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
-
-    def _encode_one(self, wav):
-        return self.encode_batch(wav)[0][0]
 
     def _as_batch(self, wavs, wav_lens):
         """Return waveforms, zero beyond their lengths, and the lengths."""

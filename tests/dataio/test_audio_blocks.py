@@ -10,6 +10,7 @@ from speechbrain_vq.dataio.audio import (
     AudioError,
     as_waveforms,
     audio_blocks,
+    cell_source,
     check_audio,
     find_audio,
     read_audio,
@@ -58,7 +59,7 @@ def test_the_file_of_bytes(tmp_path):
     blocks = torch.cat(list(audio_blocks(data, 16000)))
     assert torch.equal(blocks, read_audio(path, 16000))
     with pytest.raises(AudioError, match="row 3: cannot be read"):
-        list(audio_blocks(io.BytesIO(b"none"), 16000, name="row 3"))
+        list(audio_blocks(cell_source({"bytes": b"none"}, "row 3"), 16000))
 
 
 def test_an_error_of_the_reader_of_blocks_stays_its_own(tmp_path):

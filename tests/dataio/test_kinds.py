@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from speechbrain_vq.dataio.audio import (
     AudioError,
     audio_blocks,
+    cell_source,
     check_audio,
     check_files,
     count_reasons,
@@ -188,8 +189,9 @@ def test_kinds_that_are_named(make, name, capfd):
         message = str(error.value)
         assert message.startswith(f"{path}: ") and reason in message
         assert "\n" not in message
-    with open(path, "rb") as file, pytest.raises(AudioError, match="row 3: "):
-        list(audio_blocks(file, RATE, name="row 3"))
+    cell = cell_source({"bytes": path.read_bytes()}, "row 3")
+    with pytest.raises(AudioError, match="row 3: "):
+        list(audio_blocks(cell, RATE))
     assert not capfd.readouterr().err
 
 

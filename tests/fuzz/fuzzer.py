@@ -22,7 +22,7 @@ from speechbrain_vq.dataio.audio import AudioError, audio_blocks
 from speechbrain_vq.dataio.manifests import ManifestError, read_manifest
 from speechbrain_vq.hub import HubError, load_pretrained
 from speechbrain_vq.inference import read_tokens
-from speechbrain_vq.inference.tokens import TokenFileError
+from speechbrain_vq.inference.token_files import TokenFileError
 from tests.hub.small_model import write_model
 
 CORPUS = pathlib.Path(__file__).with_name("corpus")

@@ -19,7 +19,7 @@ from speechbrain_vq.inference import (
     tokenize_files,
     tokenize_to,
 )
-from speechbrain_vq.inference.tokens import (
+from speechbrain_vq.inference.token_files import (
     TokenFileError,
     read_tokens,
     tokens_to_npz,
