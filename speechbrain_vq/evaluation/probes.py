@@ -173,16 +173,8 @@ class LinearProbes(Metric):
       the latent; on up to 100 frames of an utterance and 10 000 in all;
     - ``*_chance``: of the most frequent class.
 
-    Intervals resample the test utterances of the fitted probes.
-
-    Arguments
-    ---------
-    names : set of str
-        Utterances to use, see ``sample_utterances``.
-    bootstrap : PoissonBootstrap
-        Weights of utterances.
-    seed : int
-        Random seed of frames and folds.
+    Intervals resample the test utterances of the fitted probes, which are those
+    of some names, see ``sample_utterances``.
 
     Example
     -------
@@ -296,14 +288,9 @@ class LinearProbes(Metric):
 def _histograms(tokens):
     """Return the shares of the codes of each utterance, [N, C * K]."""
     size = 1 + max(int(one.max()) for one in tokens)
+    counts = [
+        [book.bincount(minlength=size) for book in one.T] for one in tokens
+    ]
     return torch.stack(
-        [
-            torch.cat(
-                [
-                    torch.bincount(book, minlength=size) / len(one)
-                    for book in one.T
-                ]
-            )
-            for one in tokens
-        ]
+        [torch.cat(c) / len(one) for c, one in zip(counts, tokens, strict=True)]
     )
