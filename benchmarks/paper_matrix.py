@@ -221,7 +221,7 @@ class Matrix:
         figure, axes = pyplot.subplots(
             1,
             len(columns),
-            figsize=(3 * len(columns) + 1, 0.35 * len(variants) + 1),
+            figsize=(3 * len(columns) + 1, 0.35 * len(variants) + 1.2),
             sharey=True,
             squeeze=False,
             layout="constrained",
@@ -229,10 +229,13 @@ class Matrix:
         for axis, (name, column) in zip(axes[0], columns.items(), strict=True):
             for row, runs in enumerate(variants.values()):
                 values = scaled(runs, name, column)
-                axis.plot(values, [row] * len(values), "o", alpha=0.6)
+                axis.plot(values, [row] * len(values), "o", c="C0", alpha=0.6)
                 if values:
                     axis.plot(statistics.median(values), row, "k|", ms=14)
-            axis.set_title(column["title"], fontsize="medium")
+            better = "lower" if column.get("lower_is_better") else "higher"
+            axis.set_title(
+                f"{column['title']}\n{better} is better", fontsize="medium"
+            )
             axis.grid(axis="x", alpha=0.3)
         axes[0][0].set_yticks(range(len(variants)), variants)
         axes[0][0].invert_yaxis()

@@ -6,8 +6,9 @@ To run it:
 The lower bound ("floor") is the search alone, `w[(x @ w.T).argmin(1)]` without
 gradients. Each row is the forward and backward pass of a quantizer on a batch
 of 16 x 200 x 64; ratios are medians over rounds in which floor and quantizer
-alternate. Memory is the growth of a fresh process's peak over three steps.
-Requires `pip install "speechbrain-vq[bench]"`.
+alternate. Memory is the growth of a fresh process's peak over three steps. Both
+are also drawn, over the size of the codebook. Requires
+`pip install "speechbrain-vq[bench,report]"`.
 """
 
 import pathlib
@@ -17,6 +18,7 @@ import sys
 import time
 
 import click
+import matplotlib.pyplot as plt
 import speechbrain as sb
 import torch
 import vector_quantize_pytorch as rivals
@@ -252,6 +254,30 @@ def reservoir_update(rounds=200):
     return 1000 * statistics.median(times)
 
 
+def draw(picture: pathlib.Path, milliseconds: dict, mib: dict) -> None:
+    """Draw the time and memory of a step over the sizes, by quantizer."""
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "speed"})
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    for axes, values, label in zip(
+        panels, (milliseconds, mib), ("ms a step", "MiB a step"), strict=True
+    ):
+        for name, numbers in values.items():
+            ours = name.startswith("speechbrain_vq")
+            style = "o-" if ours else "s--"
+            axes.plot(SIZES, numbers, style, label=name, ms=4)
+        axes.set(
+            xscale="log", yscale="log", xlabel="codebook size", ylabel=label
+        )
+        axes.set_xticks(SIZES, map(str, SIZES))
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        **{"loc": "outside lower center", "ncols": 3, "frameon": False},
+    )
+    figure.savefig(picture, metadata={"Date": None})
+
+
 @click.command()
 @click.option(
     "--rounds",
@@ -278,20 +304,24 @@ def main(rounds, threads):
         "vqp is vector-quantize-pytorch. "
         + versions_line("vector-quantize-pytorch"),
         "",
-        "| quantizer | " + " | ".join(f"K = {k}" for k in SIZES) + " | MiB at "
-        f"K = {SIZES[-1]} |",
-        "|---|" + "---|" * (len(SIZES) + 1),
+        "![Time and memory over the size of the codebook](speed.svg)",
+        "",
+        "| quantizer | " + " | ".join(f"K = {k}" for k in SIZES) + " |",
+        "|---|" + "---|" * len(SIZES),
     ]
+    milliseconds, mib = {}, {}
     for name, make in QUANTIZERS.items():
-        cells = []
+        cells, milliseconds[name], mib[name] = [], [], []
         for size in SIZES:
             middle, low, high, best = ratio(
                 stepper(make(size)), floor(size), rounds
             )
+            milliseconds[name].append(1000 * best)
+            mib[name].append(peak_growth(name, size))
             cells.append(
-                f"{middle:.2f} ({low:.2f} to {high:.2f}), {1000 * best:.1f} ms"
+                f"{middle:.2f} ({low:.2f} to {high:.2f}), {1000 * best:.1f} "
+                f"ms, {mib[name][-1]:.0f} MiB"
             )
-        cells.append(f"{peak_growth(name, SIZES[-1]):.0f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
         click.echo(lines[-1])
     middle, low, high, rate, plain = brain_steps(4 * rounds)
@@ -309,7 +339,9 @@ def main(rounds, threads):
         f"{reservoir_update():.2f} ms (median). Graph breaks of one training "
         f"step of the default under torch.compile: {graph_breaks()}.",
     ]
-    click.echo(save(pathlib.Path(__file__).with_suffix(".md"), lines))
+    page = pathlib.Path(__file__).with_suffix(".md")
+    draw(page.with_suffix(".svg"), milliseconds, mib)
+    click.echo(save(page, lines))
 
 
 if __name__ == "__main__":

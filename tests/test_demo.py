@@ -1,12 +1,18 @@
 """The demo goes on where it was interrupted, and says what went wrong."""
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from click.testing import CliRunner
@@ -17,19 +23,42 @@ PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 COMMAND = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
 
 
-def start(cwd):
+def start(cwd, stderr=subprocess.STDOUT):
     # A session of its own, so that the signal reaches it as Ctrl-C would:
     # the demo and what it has started.
     return subprocess.Popen(
         COMMAND,
         cwd=cwd,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         start_new_session=True,
         # Where the tests run in the background, the signal is ignored by all.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def read_all(terminal):
+    """Read what a process shows on its terminal, until it ends."""
+    text = b""
+    # Linux has an error there.
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65536):
+            text += part
+    os.close(terminal)
+    return text.decode()
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_corpus_is_made_is_one_line(tmp_path):
+    demo = start(tmp_path)
+    assert demo.stdout.readline().startswith("1. Speech")
+    # The other process begins.
+    time.sleep(0.5)
+    os.killpg(demo.pid, signal.SIGINT)
+    output, _ = demo.communicate(timeout=120)
+    assert demo.returncode == 130
+    assert output == "\nInterrupted. The same command goes on from here.\n"
 
 
 @pytest.mark.slow
@@ -45,11 +74,20 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=120)
     assert first.returncode != 0
-    assert "The same command goes on from here" in output
+    assert output.count("The same command goes on from here") == 1
     assert "Traceback" not in output
-    second = start(tmp_path)
-    output, _ = second.communicate(timeout=900)
+    # On a terminal.
+    ours, theirs = os.openpty()
+    size = struct.pack("HHHH", 24, 80, 0, 0)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    second = start(tmp_path, theirs)
+    os.close(theirs)
+    with ThreadPoolExecutor() as pool:
+        shown = pool.submit(read_all, ours)
+        output, _ = second.communicate(timeout=900)
     assert second.returncode == 0, output
+    # The bars move by steps, not by validations.
+    assert len(set(re.findall(r"\d+/104", shown.result()))) > 20
     assert "Loading a checkpoint" in (run / "log.txt").read_text()
     metrics = json.loads((tmp_path / "d.json").read_text())
     assert [one["preset"] for one in metrics["presets"]] == [

@@ -11,6 +11,7 @@ import shutil
 import click
 import datasets
 import pytest
+from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
 from speechbrain_vq import VectorQuantizer, bundled, preset_names, push_to_hub
@@ -74,6 +75,28 @@ def test_code_runs(page, place):
     for block in blocks(page, "python"):
         # As a script of its own: it needs no other block.
         exec(compile(block, str(page), "exec"), {"__name__": "__main__"})
+
+
+# What the yaml of a reader has beside a block.
+BESIDE = """
+save_folder: save
+tokenizer: mini
+encoder: !new:torch.nn.Linear [64, 64]
+quantizer: !apply:speechbrain_vq.VectorQuantizer.from_preset [robust, 64, 32]
+"""
+
+
+@pytest.mark.parametrize(
+    "page, block",
+    [(page, block) for page in PAGES for block in blocks(page, "yaml")],
+    ids=lambda value: getattr(value, "stem", ""),
+)
+def test_yaml_builds_what_it_names(page, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = set(re.findall(r"^(\w+):", block, flags=re.M))
+    beside = [x for x in BESIDE.splitlines() if x.split(":")[0] not in own]
+    hparams = load_hyperpyyaml("\n".join([*beside, block]))
+    assert all(hparams[name] is not None for name in own)
 
 
 # Commands -------------------------------------------------------------------

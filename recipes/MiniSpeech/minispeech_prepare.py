@@ -114,7 +114,7 @@ def prepare(
         If data_folder does not exist or holds nothing usable.
     """
     data_folder = pathlib.Path(data_folder)
-    kind = _recognise(data_folder, make_minispeech)
+    kind = recognize(data_folder, make_minispeech)
     if kind == "manifests":
         _warn_if_other_corpus(data_folder, minutes, seed, num_speakers)
         return data_folder
@@ -302,8 +302,9 @@ def _is_interrupted(folder: pathlib.Path) -> bool:
     return partial is not None and not read_corpus(folder)
 
 
-def _recognise(folder: pathlib.Path, make_minispeech: bool) -> str:
-    """Recognise the kind of data in a folder."""
+def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
+    """Recognize the kind of data in a folder; a FileNotFoundError says what it
+    lacks."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file; give a folder.")
     if make_minispeech and not any(folder.glob("*")):

@@ -34,7 +34,10 @@ from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import FOLDER_RECIPES
 from speechbrain_vq.recipes.common.resume_check import check_resume
 from speechbrain_vq.recipes.common.runs import CONSOLE, hold
-from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    prepare,
+    recognize,
+)
 from speechbrain_vq.report.reproduce import COMMAND_FILE
 
 logger = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ def main(argv: list[str]) -> None:
     given = _options_with_values(options)
     if "device" in given:
         check_device(given["device"])
+    recognize(pathlib.Path(folder))
     run = pathlib.Path(given["output_folder"])
     if if_main_process():
         hold(run.resolve())

@@ -146,7 +146,7 @@ def tokenize_to(
                 f"{output} exists: name another output, or overwrite it "
                 "(--overwrite)."
             )
-        done, bad = _collect(
+        done, bad, existing = _collect(
             paths, tokenizer, partial, extended, batch_seconds, progress
         )
         if extended and partial.exists():
@@ -156,7 +156,7 @@ def tokenize_to(
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((lines[path] for path in paths if path in done), output)
             partial.unlink()
-    return FileResults(len(done), bad)
+    return FileResults(len(done), bad, existing)
 
 
 def format_of(output: str | os.PathLike) -> str:
@@ -288,7 +288,8 @@ def _remove(output, format):
 
 @few_warnings()
 def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
-    """Write the missing lines; return finished paths and errors by path."""
+    """Write the missing lines; return finished paths, errors by path, and how
+    many were finished before."""
     model = describe_model(tokenizer)
     collected = _resume(partial, model)
     previous = set()
@@ -302,7 +303,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     seconds, bad = check_files(left, decode=False)
     if not seconds and not collected:
         partial.unlink(missing_ok=True)
-        return done.intersection(paths), bad
+        return done.intersection(paths), bad, len(paths) - len(left)
     with (
         open(partial, "a", encoding="utf-8") as file,
         # In seconds of audio: the number of files left says nothing of time.
@@ -333,7 +334,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             bar.update(round(encoded) - bar.n)
     if not partial.stat().st_size:
         partial.unlink()
-    return done.intersection(paths), bad
+    return done.intersection(paths), bad, len(paths) - len(left)
 
 
 def _resume(partial, model):

@@ -17,6 +17,10 @@ from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq import inference
 from speechbrain_vq.dataio.atomic import atomic_folder
+from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.evaluation.bitrate import BitRate
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
+from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
 from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import (
@@ -101,7 +105,7 @@ def export_pretrained(
     results : dict, optional
         Metrics of the test; by default those in ``results.json`` of the run,
         where they are of the exported checkpoint (named under ``checkpoint``;
-        else the latest).
+        else the latest). Another checkpoint is tested on ``test.json``.
 
     Returns
     -------
@@ -162,11 +166,14 @@ def export_pretrained(
         )
         recording = example or run.corpus.example
         files = write_example(model, folder, chosen, recording)
+        metrics = _results_of(run, chosen, results)
+        if not (metrics or problems):
+            metrics = _test(model, run)
         text = make_card(
             repo_id or place.name,
             config,
             run.corpus,
-            _results_of(run, chosen, results),
+            metrics,
             problems,
             files,
             card or {},
@@ -243,10 +250,29 @@ def _results_of(
     """Select the metrics of the test if they are of the checkpoint."""
     results = run.results if results is None else results
     tested = results.get("checkpoint", run.latest.path.name)
-    if results and tested != checkpoint.path.name:
-        logger.warning("The run's results are of another checkpoint: left out")
+    return results if tested == checkpoint.path.name else {}
+
+
+def _test(model: Any, run: Run) -> dict[str, float]:
+    """Compute the usage of the codes and the information about phones on the
+    test set, of a model of speech that the run has not tested."""
+    files = [folder / "test.json" for folder in run.manifest_folders()]
+    manifest = next((path for path in files if path.is_file()), None)
+    if manifest is None or not isinstance(model, inference.VQTokenizer):
+        logger.warning(
+            "The card has no results: the run did not test this checkpoint, "
+            "and its test set was not found."
+        )
         return {}
-    return results
+    logger.info("Testing the checkpoint on %s ...", manifest)
+    metrics = BitRate(model.codebook_size), PhoneInformation()
+    encoder = EvaluatedModel(model)
+    for utterance in encoder.utterances(read_manifest(manifest)):
+        for metric in metrics:
+            metric.update(utterance, torch.ones(1, dtype=torch.int))
+    estimates = metrics[0].compute() | metrics[1].compute()
+    keys = "used_codes_percent", "perplexity", "pnmi"
+    return {key: estimates[key].value for key in keys if key in estimates}
 
 
 def _copy_extra(

@@ -112,6 +112,9 @@ class VQMixin(SkipNonfiniteMixin):
     ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``,
     see ``CodebookTrainer``; ``token_rate`` (frames a second at the quantizer).
 
+    Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
+    has begun ``codebook_trainer`` and ``monitor``.
+
     Example
     -------
     >>> from speechbrain_vq import VectorQuantizer

@@ -86,13 +86,14 @@ def test_a_killed_run_goes_on(tokenizer, folder, tmp_path):
         lambda module, inputs: encoded.append(len(inputs[0]))
     )
     result = tokenize_to(output, [folder], tokenizer, batch_seconds=1.0)
-    assert result.done == 4
+    assert result.done == 4 and result.existing == 2
     assert output.read_text().splitlines(keepends=True)[:2] == whole[:2]
     check(read_tokens(output), folder, tokenizer)
     # And of nothing that was there: two files and the two bad ones are left.
     encoded.clear()
     soundfile_only = [folder / name for name in SECONDS]
-    assert tokenize_files(soundfile_only, tokenizer, output).done == 4
+    result = tokenize_files(soundfile_only, tokenizer, output)
+    assert result.done == result.existing == 4
     assert not encoded and not partial.exists()
 
 

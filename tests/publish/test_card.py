@@ -11,8 +11,9 @@ import torch
 from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
-from speechbrain_vq import bundled, export_pretrained
+from speechbrain_vq import VQTokenizer, bundled, export_pretrained
 from speechbrain_vq.cli import main
+from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.publish import Run
 from speechbrain_vq.publish.card import replace_source
@@ -135,16 +136,28 @@ def test_a_push_gives_the_model_the_name_of_its_repository(run, tmp_path):
     assert "# model\n" not in card.content
 
 
-def test_results_of_another_checkpoint_are_not_reported(run, tmp_path):
+def test_another_checkpoint_is_tested(run, tmp_path):
     write_run(run, loss=0.1, **USED)
     write_run(run, loss=0.9, **USED)
     last = load_card(export_pretrained(run, tmp_path / "last"))
     assert last.data.eval_results
+    model = export_pretrained(run, tmp_path / "best", min_key="loss")
+    measured = {
+        result.metric_type: result.metric_value
+        for result in load_card(model).data.eval_results
+    }
+    tokenizer = VQTokenizer.from_hparams(model)
+    test = run / "manifests/test.json"
+    wavs = [item["wav"] for item in read_manifest(test).values()]
+    codes = torch.cat([tokenizer.encode_file(wav) for wav in wavs]).unique()
+    assert measured["used_codes_percent"] == 100 * len(codes) / 32
+    assert set(measured) == {"used_codes_percent", "perplexity"}
+    # Without the recordings, by what was seen in validation, told as that.
+    test.unlink()
     card = load_card(export_pretrained(run, tmp_path / "best", min_key="loss"))
     assert not card.data.eval_results and "was not tested" in card.text
-    # What was seen in validation is told as that.
     assert rows(card)["perplexity (validation)"] == "20.25"
-    # Unless they name it.
+    # Unless the results name it.
     names = sorted(path.name for path in (run / "save").iterdir())
     results = {**RESULTS, "checkpoint": names[1]}
     model = export_pretrained(
