@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from .chunks import Span, in_pieces
-from .containers import ContainerError, check_single, check_wav_size
+from .containers import ContainerError, check_single, check_size
 from .logs import few_warnings
 from .mp3 import quiet, with_length
 
@@ -36,7 +36,8 @@ _UNKNOWN_LENGTH = 2**62
 _NO_MP3 = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"riff", b"caff")
 # Audio that libsndfile does not read: listed, and left out with a reason.
 _UNSUPPORTED = frozenset(
-    ".aac .ac3 .amr .ape .m4a .m4b .mka .mpc .wma .wv".split()
+    ".aac .ac3 .amr .ape .m4a .m4b .mka .mp2 .mp4 .mpc .raw .spx .webm .wma "
+    ".wv".split()
 )
 
 
@@ -237,6 +238,9 @@ def _open(source, check=True):
     is_path, name = isinstance(source, str | os.PathLike), _name(source)
     if is_path and not os.path.exists(source):
         raise AudioError(f"{name}: there is no such file.")
+    if is_path and not os.path.isfile(source):
+        # A pipe would wait for ever.
+        raise AudioError(f"{name}: cannot be read: it is no file.")
     try:
         with open(source, "rb") if is_path else _rewound(source) as data:
             head = data.read(4)
@@ -260,13 +264,14 @@ def _open(source, check=True):
                     f"{_LOWEST_RATE} to {_HIGHEST_RATE} are read."
                 )
             if check:
-                check_wav_size(file.extra_info)
+                check_size(file.extra_info)
             yield file
     except ContainerError as error:
         raise AudioError(f"{name}: {error}") from error
-    except (OSError, RuntimeError, UnicodeError) as error:
-        reason = getattr(error, "error_string", error)
-        message = f"{name}: cannot be read: {reason}"
+    # A TypeError is that of a name that ends in .raw.
+    except (OSError, RuntimeError, TypeError, UnicodeError) as error:
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        message = f"{name}: cannot be read: {reason}."
         if pathlib.Path(name).suffix.lower() in _UNSUPPORTED:
             message += " Convert it to wav or flac, as with ffmpeg."
         raise AudioError(message) from error
@@ -405,6 +410,8 @@ def find_audio(
     subfolders that are named like audio. Hidden files are not listed; audio of
     formats that cannot be read is, so that it can be reported.
 
+    Links are followed, to each folder once.
+
     Returns, for each file, once and in order, its path within the folder given,
     or its name. Without any, there is a FileNotFoundError.
     """
@@ -412,12 +419,9 @@ def find_audio(
     endings = audio_endings() | _UNSUPPORTED
     for place in places:
         if place.is_dir():
-            for path in sorted(place.rglob("*")):
-                part = path.relative_to(place)
-                hidden = any(name.startswith(".") for name in part.parts)
-                known = path.suffix.lower() in endings
-                if known and not hidden and not path.is_dir():
-                    files[path] = part
+            for path in sorted(files_below(place)):
+                if path.suffix.lower() in endings:
+                    files[path] = path.relative_to(place)
         else:
             files.setdefault(place, pathlib.Path(place.name))
     if not files:
@@ -428,11 +432,30 @@ def find_audio(
     return files
 
 
+def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the files in a folder and its subfolders that are not hidden, those
+    in links to folders included; what cannot be read is warned of."""
+    seen = set()
+
+    def warn(error):
+        logger.warning("Left out %s: %s.", error.filename, error.strerror)
+
+    for parent, subfolders, names in os.walk(
+        folder, onerror=warn, followlinks=True
+    ):
+        real = os.path.realpath(parent)
+        known = real in seen
+        seen.add(real)
+        subfolders[:] = sorted(
+            name for name in subfolders if not (known or name[0] == ".")
+        )
+        for name in names if not known else ():
+            if name[0] != ".":
+                yield pathlib.Path(parent, name)
+
+
 def audio_endings() -> set[str]:
     """Return the file name endings of the formats that can be read."""
     formats = {name.lower() for name in soundfile.available_formats()}
-    return {f".{name}" for name in formats - {"raw"}} | {
-        ".aif",
-        ".oga",
-        ".opus",
-    }
+    others = ".aif .aifc .oga .opus .snd .sph".split()
+    return {f".{name}" for name in formats - {"raw"}}.union(others)

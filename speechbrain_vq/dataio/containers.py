@@ -2,6 +2,7 @@
 hold several recordings end to end: libsndfile reads the first part of them
 without an error."""
 
+import math
 import os
 import re
 from typing import BinaryIO
@@ -16,19 +17,49 @@ class ContainerError(ValueError):
     """Report an audio file that cannot be read in full."""
 
 
-def check_wav_size(notes: str) -> None:
-    """Refuse a wav that is shorter than its header states, by the notes of
-    libsndfile.
+# What libsndfile notes of a size that is not that of the file: of wav, aiff, au,
+# svx, w64 and rf64.
+_SIZES = re.compile(
+    r"^ *(?:data|SSND|Data Size|BODY|riff|Riff size) *: (\d+) "
+    r"\(should be (\d+)\)",
+    re.M,
+)
+# Of a wav in which no chunk follows the audio where one should be.
+_NO_CHUNK = re.compile(
+    r"^Length : (\d+)$.*^RIFF : (\d+).*^data : (\d+)"
+    r".*^\*\*\* Unknown chunk marker \(\w+\) at position (\d+)",
+    re.M | re.S,
+)
+# sox writes it where it knows no size, and others write more.
+_LEAST_UNKNOWN = 0x7F000000
+# Heads of formats of which all files, or most, begin with the same 8 bytes.
+_HEADS = (b"fLaC", b".snd", b"caff", b"RF64", b"riff", b"NIST")
+_NIST_COUNT = re.compile(
+    rb"^(?:sample_count|channel_count|sample_n_bytes) -i (\d+)", re.M
+)
+
+
+def check_size(notes: str) -> None:
+    """Refuse a file that holds less than its header states, or much more, by
+    the notes of libsndfile.
 
     It trusts the size of the file more than the header, and only notes the
-    difference. Sizes near the limit are what programs write that stream and do
-    not know better.
+    difference.
     """
-    sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", notes, re.M)
-    if sizes and int(sizes[2]) < int(sizes[1]) < 2**31 - 2**16:
-        raise ContainerError(
-            f"cut short, {sizes[2]} of {sizes[1]} bytes of audio."
-        )
+    for stated, there in _SIZES.findall(notes):
+        if int(there) < int(stated) < _LEAST_UNKNOWN:
+            raise ContainerError(
+                f"cut short, {there} of {stated} bytes of audio."
+            )
+    if found := _NO_CHUNK.search(notes):
+        length, riff, stated, end = map(int, found.groups())
+        # What follows the size in the header is no part of the wav.
+        if (riff == 0 or end < riff) and length - end > stated // 10:
+            raise ContainerError(
+                f"its header states {stated} bytes of audio, and {length - end} "
+                "more follow, as where a recorder was stopped. Write a new "
+                "header, as with `sox --ignore-length`."
+            )
 
 
 def check_single(head: bytes, data: BinaryIO) -> None:
@@ -40,10 +71,27 @@ def check_single(head: bytes, data: BinaryIO) -> None:
     elif head == b"RIFF":
         data.seek(8 + int.from_bytes(data.read(4), "little"))
         joined = data.read(5).lstrip(b"\0").startswith(b"RIFF")
-    elif head == b"fLaC":
-        joined = _contains(data, b"fLaC\0\0\0\x22")
+    elif head in _HEADS:
+        start = data.read(4)
+        if head == b"NIST":
+            _check_nist(data)
+        joined = _contains(data, head + start)
     if joined:
         raise ContainerError(JOINED)
+
+
+def _check_nist(data):
+    """Refuse a SPHERE file that ends before its samples, of which libsndfile
+    notes nothing, and leave it open after its header of 1024 bytes."""
+    header = data.read(1024 - 8)
+    counts = [int(number) for number in _NIST_COUNT.findall(header)]
+    there = data.seek(0, os.SEEK_END) - 1024
+    # Compressed ones, which libsndfile does not read, say that it is embedded.
+    if b"embedded" not in header and there < math.prod(counts):
+        raise ContainerError(
+            f"cut short, {there} of {math.prod(counts)} bytes of audio."
+        )
+    data.seek(1024)
 
 
 def _contains(data, pattern):

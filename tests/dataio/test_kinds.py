@@ -56,8 +56,9 @@ GOOD = {
     },
     **{
         f"a.{ending}": lambda path: written(path)
-        for ending in ("mp3", "ogg", "aiff", "au", "w64")
+        for ending in ("mp3", "ogg", "aiff", "au", "w64", "rf64", "caf")
     },
+    "a.sph": lambda path: written(path, format="NIST"),
     "vbr.mp3": lambda path: written(path, None, 48000),
     "vbr without its header.mp3": lambda path: without_length(
         written(path, None, 48000)
@@ -129,9 +130,27 @@ BAD = {
         "damaged",
     ),
     **{
-        f"joined.{kind}": (lambda path: 2 * written(path), "end to end")
-        for kind in ("wav", "flac", "ogg", "mp3")
+        f"cut.{kind}": (lambda path: written(path)[:9999], "cut short, ")
+        for kind in ("aiff", "au", "w64", "rf64", "svx")
     },
+    "cut.caf": (lambda path: written(path)[:9999], "cannot be read"),
+    "cut.sph": (
+        lambda path: written(path, format="NIST")[:9999],
+        "cut short, 8975 of 64000",
+    ),
+    **{
+        f"joined.{kind}": (lambda path: 2 * written(path), "end to end")
+        for kind in "wav flac ogg mp3 au caf w64 rf64 nist".split()
+    },
+    "recorder stopped.wav": (
+        lambda path: patched(written(path), 40, bytes(4)),
+        "states 0 bytes of audio, and 64000 more follow",
+    ),
+    "header too short.wav": (
+        lambda path: patched(written(path), 40, b"\0\1\0\0"),
+        "states 256 bytes",
+    ),
+    "samples.raw": (lambda path: bytes(999), "Convert it"),
     "nan.wav": (odd(np.nan), "holds NaN"),
     "inf.wav": (odd(-np.inf), "holds NaN or infinity"),
     "huge.wav": (odd(-1e30), "amplitudes beyond 1, up to 1e"),
@@ -202,16 +221,25 @@ def test_a_folder_of_all_kinds_is_read_but_for_the_bad(make, tmp_path):
     for name, (content, _) in BAD.items():
         make(f"in/{name}", content)
     (tmp_path / "in/dangling.wav").symlink_to("nowhere")
+    # Folders behind links count, once each, and a pipe is not waited for.
+    (tmp_path / "in/sub").mkdir()
+    (tmp_path / "in/sub/back").symlink_to("..")
+    (tmp_path / "elsewhere").mkdir()
+    make("elsewhere/linked.wav", GOOD["PCM_16.wav"])
+    (tmp_path / "in/sub/link").symlink_to(tmp_path / "elsewhere")
     if os.name == "posix":
+        os.mkfifo(tmp_path / "in/pipe.wav")
         plain = os.fsencode(tmp_path / "in/PCM_16.wav")
         os.rename(plain, plain.replace(b"PCM_16", b"\xe9"))
     files = find_audio([tmp_path / "in"])
     lengths, errors = check_files(files)
-    assert len(lengths) == len(GOOD)
+    assert len(lengths) == len(GOOD) + 1
+    assert tmp_path / "in/sub/link/linked.wav" in lengths
+    pipe = {"pipe.wav"} if os.name == "posix" else set()
     names = {path.name for path in errors}
-    assert names == {*BAD, "dangling.wav"}
+    assert names == {*BAD, "dangling.wav"} | pipe
     counts = count_reasons(errors)
-    assert "4 holds several recordings end to end" in counts
+    assert "9 holds several recordings end to end" in counts
     assert "1 no such file" in counts and "/" not in counts
 
 
