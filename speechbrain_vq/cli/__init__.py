@@ -3,16 +3,20 @@
 import click
 
 from .common import Verbs
-from .evaluation import evaluate
+from .evaluation import evaluate, report
 from .inference import convert, reconstruct, tokenize
 from .listing import config, list_all
 from .publishing import export, push
-from .report import report
 from .training import demo, train
 
 
 @click.group(
-    cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}
+    cls=Verbs,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # Recipes write the names of options with underscores.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
+    },
 )
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="speechbrain-vq")

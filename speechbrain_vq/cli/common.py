@@ -1,6 +1,7 @@
 """Options and error handling shared by the verbs."""
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -39,26 +40,62 @@ file_path = ExistingPath(dir_okay=False, path_type=pathlib.Path)
 folder_path = ExistingPath(file_okay=False, path_type=pathlib.Path)
 output_folder = click.Path(file_okay=False, path_type=pathlib.Path)
 
-device_option = click.option(
-    "--device", help="Device of the model, e.g. cpu or cuda; default: any GPU."
-)
-revision_option = click.option(
-    "--revision", help="Branch, tag or commit of a model on the Hub."
-)
-vocoder_option = click.option(
-    "--vocoder",
-    metavar="FOLDER|ORG/NAME",
-    help="Vocoder: a SpeechBrain HiFi-GAN, one of DebianSpeech/vocoder, a unit "
-    "vocoder, or griffin-lim; default: the bundled one, where it takes the "
-    "model's log-mels, else Griffin-Lim.",
-)
+# Options of a model, by the keywords of ``from_hparams`` that they give.
+_MODEL_OPTIONS = {
+    "vocoder": click.option(
+        "--vocoder",
+        metavar="FOLDER|ORG/NAME",
+        help="Vocoder: a SpeechBrain HiFi-GAN, one of DebianSpeech/vocoder, a "
+        "unit vocoder, or griffin-lim; default: the bundled one, where it "
+        "takes the model's log-mels, else Griffin-Lim.",
+    ),
+    "ssl_encoder": click.option(
+        "--ssl-encoder",
+        metavar="ORG/NAME|FOLDER",
+        help="Self-supervised encoder of the model: its repository on the Hub, "
+        "or a folder with a copy.",
+    ),
+    "num_codebooks": click.option(
+        "--codebooks",
+        "num_codebooks",
+        type=click.IntRange(min=1),
+        help="Use only the first N codebooks (lower bit rate); default: all.",
+    ),
+    "dtype": click.option(
+        "--precision",
+        "dtype",
+        type=click.Choice(["fp32", "bf16", "fp16"]),
+        default="fp32",
+        show_default=True,
+        help="Precision of the encoder.",
+    ),
+    "revision": click.option(
+        "--revision", help="Branch, tag or commit of a model on the Hub."
+    ),
+    "device": click.option(
+        "--device",
+        help="Device of the model, e.g. cpu or cuda; default: any GPU.",
+    ),
+}
 
-ssl_encoder_option = click.option(
-    "--ssl-encoder",
-    metavar="ORG/NAME|FOLDER",
-    help="Self-supervised encoder of the model: its repository on the Hub, or "
-    "a folder with a copy.",
-)
+
+def model_options(*names: str):
+    """Add options of a model; the verb gets those that are given as ``model``,
+    keywords of ``from_hparams``."""
+
+    def decorate(verb):
+        @functools.wraps(verb)
+        def run(**options):
+            values = {name: options.pop(name) for name in names}
+            model = {k: v for k, v in values.items() if v is not None}
+            return verb(model=model, **options)
+
+        for name in reversed(names):
+            run = _MODEL_OPTIONS[name](run)
+        return run
+
+    return decorate
+
 
 engine_option = click.option(
     "--engine",
@@ -158,18 +195,7 @@ class Verbs(click.Group):
         if "--debug" in rest:
             context.find_root().meta["debug"] = True
             rest.remove("--debug")
-        if not self.commands[verb].context_settings.get("allow_extra_args"):
-            rest = [_with_dashes(argument) for argument in rest]
         return super().resolve_command(context, [verb, *rest])
-
-
-def _with_dashes(argument: str) -> str:
-    """Write the name of an option with dashes, as recipes have it with
-    underscores."""
-    name, *rest = argument.split("=", 1)
-    if name.startswith("--"):
-        name = name.replace("_", "-")
-    return "=".join([name, *rest])
 
 
 def announce_loading() -> None:
@@ -179,14 +205,14 @@ def announce_loading() -> None:
         click.echo("Loading ...", err=True)
 
 
-def open_engine(name: str, run_opts: dict):
+def open_engine(name: str, model: dict):
     """Return the engine of a name, None for this process, and move the device
     from the options of the model, which is then loaded on a CPU, to it."""
     if name == "process":
         return None
     from speechbrain_vq.inference import RayEngine
 
-    device, run_opts["device"] = run_opts.get("device"), "cpu"
+    device, model["device"] = model.get("device"), "cpu"
     return RayEngine(device)
 
 

@@ -1,4 +1,4 @@
-"""Verb that evaluates a model or its tokens."""
+"""Verbs that evaluate a model or its tokens, and report on them."""
 
 import pathlib
 import sys
@@ -10,16 +10,14 @@ from .common import (
     check_output,
     check_output_folder,
     clean_errors,
-    device_option,
     engine_option,
+    existing_path,
     file_path,
     folder_path,
+    model_options,
     new_file,
     open_engine,
     output_folder,
-    revision_option,
-    ssl_encoder_option,
-    vocoder_option,
 )
 
 # Options that require --conversion-pairs, a model, or a file of tokens.
@@ -125,23 +123,10 @@ OF_TOKENS = ("codebook_size",)
     hidden=True,
     help="ABX engine of version 0.1.",
 )
-@vocoder_option
-@ssl_encoder_option
-@revision_option
-@device_option
+@model_options("vocoder", "ssl_encoder", "revision", "device")
 @engine_option
 def evaluate(
-    source,
-    out,
-    report,
-    revision,
-    device,
-    vocoder,
-    ssl_encoder,
-    abx,
-    strict,
-    engine,
-    **options,
+    source, model, out, report, abx, strict, engine, **options
 ) -> None:
     """Evaluate units by phones, ABX, bit rate and reconstruction."""
     _check_options(source, options)
@@ -154,14 +139,8 @@ def evaluate(
     from speechbrain_vq.evaluation import write_report
     from speechbrain_vq.evaluation.report import as_text
 
-    model = {"revision": revision, "vocoder": vocoder}
-    if ssl_encoder:
-        model["ssl_encoder"] = ssl_encoder
-    run_opts = {"device": device} if device else {}
     with clean_errors("Interrupted. Nothing was written."):
-        runner = open_engine(engine, run_opts)
-        if run_opts:
-            model["run_opts"] = run_opts
+        runner = open_engine(engine, model)
         evaluation = run(
             source, progress=True, engine=runner, **options, **model
         )
@@ -207,3 +186,36 @@ def _check_options(source, options):
         for name in names:
             if unused and name in given:
                 raise click.UsageError(f"{given[name]} needs {requirement}.")
+
+
+@click.command()
+@click.argument("source", metavar="RUN_OR_MODEL")
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="RUN_OR_MODEL",
+    help="Run or model to compare with; may be repeated.",
+)
+@click.option(
+    "--data",
+    type=existing_path,
+    help="Manifest or folder of recordings; default: the test set of the run, "
+    "or the example of the model.",
+)
+@click.option(
+    "--out",
+    "output",
+    default="report.html",
+    show_default=True,
+    type=new_file,
+    callback=check_output,
+    help="File to write.",
+)
+@model_options("vocoder", "ssl_encoder", "revision", "device")
+def report(model, **options) -> None:
+    """Write one HTML page to listen to, look at and compare runs."""
+    announce_loading()
+    from speechbrain_vq.report import write_report
+
+    path = write_report(**options, **model)
+    click.echo(f"Wrote {path}: open it in a browser.")

@@ -12,28 +12,24 @@ from .common import (
     any_path,
     check_output,
     clean_errors,
-    device_option,
     engine_option,
+    model_options,
     open_engine,
     output_folder,
-    revision_option,
-    ssl_encoder_option,
-    vocoder_option,
 )
 
 
-def model_options(command):
-    """Add the arguments and options of all verbs that use a model."""
+def files_options(command):
+    """Add the arguments and options of all verbs that process files."""
     for option in (
         click.option(
             "--overwrite",
             is_flag=True,
             help="Overwrite existing output instead of resuming.",
         ),
-        device_option,
-        revision_option,
         click.option(
             "--model",
+            "source",
             default="speech",
             show_default=True,
             help="Folder of the model, name of a bundled one, or ORG/NAME on "
@@ -51,23 +47,14 @@ def model_options(command):
     return command
 
 
-strict_option = click.option(
+@click.command()
+@files_options
+@model_options("revision", "device", "ssl_encoder", "num_codebooks", "dtype")
+@click.option(
     "--strict",
     is_flag=True,
     help="Exit with 1 if a file was left out.",
 )
-codebooks_option = click.option(
-    "--codebooks",
-    type=click.IntRange(min=1),
-    help="Use only the first N codebooks (lower bit rate); default: all.",
-)
-
-
-@click.command()
-@model_options
-@ssl_encoder_option
-@strict_option
-@codebooks_option
 @click.option(
     "--out",
     required=True,
@@ -89,26 +76,8 @@ codebooks_option = click.option(
     type=click.FloatRange(min=1),
     help="Seconds of audio per batch; longer files are split.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["fp32", "bf16", "fp16"]),
-    default="fp32",
-    show_default=True,
-    help="Precision of the encoder.",
-)
 def tokenize(
-    places,
-    model,
-    revision,
-    device,
-    precision,
-    codebooks,
-    ssl_encoder,
-    out,
-    overwrite,
-    strict,
-    engine,
-    **options,
+    places, source, model, out, overwrite, strict, engine, **options
 ) -> None:
     """Write the tokens of audio files, folders or data sets.
 
@@ -119,17 +88,9 @@ def tokenize(
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
-    run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
-        runner = open_engine(engine, run_opts)
-        tokenizer = _load(
-            VQTokenizer,
-            model,
-            revision,
-            run_opts,
-            num_codebooks=codebooks,
-            ssl_encoder=ssl_encoder,
-        )
+        runner = open_engine(engine, model)
+        tokenizer = VQTokenizer.from_hparams(source, **model)
         result = tokenize_to(
             out,
             places,
@@ -143,10 +104,8 @@ def tokenize(
 
 
 @click.command()
-@model_options
-@ssl_encoder_option
-@vocoder_option
-@codebooks_option
+@files_options
+@model_options("revision", "device", "ssl_encoder", "vocoder", "num_codebooks")
 @click.option(
     "--out",
     default="reconstructed",
@@ -155,31 +114,13 @@ def tokenize(
     callback=check_output,
     help="Folder for the wav files.",
 )
-def reconstruct(
-    places,
-    model,
-    revision,
-    device,
-    vocoder,
-    codebooks,
-    ssl_encoder,
-    out,
-    overwrite,
-) -> None:
+def reconstruct(places, source, model, out, overwrite) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
     announce_loading()
     from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
     with clean_errors(_interrupted(overwrite)):
-        tokenizer = _load(
-            VQTokenizer,
-            model,
-            revision,
-            {"device": device},
-            vocoder=vocoder,
-            num_codebooks=codebooks,
-            ssl_encoder=ssl_encoder,
-        )
+        tokenizer = VQTokenizer.from_hparams(source, **model)
         result = reconstruct_files(
             places, tokenizer, out, overwrite, progress=True
         )
@@ -187,8 +128,8 @@ def reconstruct(
 
 
 @click.command()
-@model_options
-@vocoder_option
+@files_options
+@model_options("revision", "device", "vocoder")
 @click.option(
     "--target",
     "targets",
@@ -205,27 +146,17 @@ def reconstruct(
     callback=check_output,
     help="Folder for the wav files; for one file also NAME.wav.",
 )
-def convert(
-    places, model, revision, device, vocoder, targets, out, overwrite
-) -> None:
+def convert(places, source, model, targets, out, overwrite) -> None:
     """Convert audio files to another voice, as wav files."""
     announce_loading()
     from speechbrain_vq.inference import VoiceConverter, convert_files
 
     with clean_errors(_interrupted(overwrite)):
-        converter = _load(
-            VoiceConverter, model, revision, {"device": device}, vocoder=vocoder
-        )
+        converter = VoiceConverter.from_hparams(source, **model)
         result = convert_files(
             places, converter, targets, out, overwrite, progress=True
         )
     _report(result, out)
-
-
-def _load(interface, model, revision, run_opts, **options):
-    """Load a model with the run options that were given."""
-    run_opts = {key: value for key, value in run_opts.items() if value}
-    return interface.from_hparams(model, revision, run_opts=run_opts, **options)
 
 
 def _interrupted(overwrite):

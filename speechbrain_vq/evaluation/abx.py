@@ -25,6 +25,7 @@ MOST_PAIRS = 4_000_000
 MAX_X_ACROSS = 5
 # Least cost of a cell in pairs: many cells have one or two.
 _LEAST_PAIRS = 400
+_SPEAKERS = "within", "across"
 # Pairs of frames in memory, and in a block to warp.
 _FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
 
@@ -244,28 +245,12 @@ class _Distances:
         """Return the distances of all pairs of each (X, Y), [X, Y] each."""
         x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
         y = torch.cat([y.repeat(len(x)) for x, y in jobs])
-        # Comparing codes again is faster than looking up their distances.
-        codes = self.distance is identity
-        costs = self._code_costs(x, y) if codes else self._costs(jobs)
-        distances = _warp(costs, self.lengths[x], self.lengths[y])
+        distances = _warp(self._costs(jobs), self.lengths[x], self.lengths[y])
         parts = distances.split([len(x) * len(y) for x, y in jobs])
         return [
             part.view(len(x), -1)
             for part, (x, _) in zip(parts, jobs, strict=True)
         ]
-
-    def _code_costs(self, x, y):
-        """Return a function that compares the codes of pairs."""
-
-        def costs(block, rows, columns):
-            x_codes = self.frames[self.starts[x[block]] + rows]
-            y_codes = self.frames[self.starts[y[block]] + columns]
-            differ = x_codes.unsqueeze(1) != y_codes
-            if differ.shape[3] == 1:
-                return differ.squeeze(3).float()
-            return differ.float().mean(3)
-
-        return costs
 
     def _costs(self, jobs):
         """Return a function that looks up precomputed distances of frames."""
@@ -374,11 +359,9 @@ class Abx(Metric):
             frames = sorted(frames, key=lambda one: one[0])
             items, sources, weights = zip(*frames, strict=True)
             weights = torch.stack(weights)
-            for speaker in ("within", "across"):
+            for speaker in _SPEAKERS:
                 cells = make_cells(
-                    items,
-                    speaker,
-                    context,
+                    *(items, speaker, context),
                     seed=self.seed,
                     max_pairs=MOST_PAIRS,
                 )
@@ -413,31 +396,15 @@ class Abx(Metric):
                 "utterances with phones and a speaker)"
             ]
         notes = []
-        for context, speaker in itertools.product(
-            self.samples, ("within", "across")
-        ):
-            name, sample = (
-                _condition(speaker, context),
-                self.samples[context],
-            )
-            if any(key.startswith(f"abx_{name}_") for key in estimates):
-                continue
-            reason = (
-                f"there are no items ({sample.source}, of utterances with "
-                "phones and a speaker)"
-            )
-            if sample.items:
+        for context, speaker in itertools.product(self.samples, _SPEAKERS):
+            name = _condition(speaker, context)
+            if not any(key.startswith(f"abx_{name}_") for key in estimates):
                 who = "one speaker" if speaker == "within" else "two speakers"
-                place = (
-                    " between the same neighbours"
-                    if context == "within"
-                    else ""
+                place = " between the same neighbours" * (context == "within")
+                notes.append(
+                    f"ABX {name.replace('_', ' ')}: no phone is said twice by "
+                    f"{who}{place}, beside another phone of the same speaker"
                 )
-                reason = (
-                    f"no phone is said twice by {who}{place}, beside another "
-                    "phone of the same speaker"
-                )
-            notes.append(f"ABX {name.replace('_', ' ')}: {reason}")
         if self._dropped:
             notes.append(f"{self._dropped} ABX items without a whole frame")
         return notes
@@ -463,14 +430,14 @@ class Abx(Metric):
         }
 
 
+_PLACES = {"within": "same", "any": "any"}
+
+
 def _condition(speaker, context):
     """Return a name such as within_speaker_same_context."""
-    place = "same" if context == "within" else "any"
-    return f"{speaker}_speaker_{place}_context"
+    return f"{speaker}_speaker_{_PLACES[context]}_context"
 
 
 def _quantity(speaker, context, source):
-    place = "same" if context == "within" else "any"
-    return Quantity(
-        f"{speaker} speakers, {place} context: {source}", bounds=SHARE
-    )
+    label = f"{speaker} speakers, {_PLACES[context]} context: {source}"
+    return Quantity(label, bounds=SHARE)

@@ -14,9 +14,8 @@ import torch
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import AudioError, read_audio
 
-from .intervals import WeightedRatios
-from .judges import score
-from .metric import SHARE, Estimate, Metric, Quantity
+from .judges import JudgedSpeech
+from .metric import SHARE, Estimate, Quantity
 from .utterances import EvaluatedModel, Utterance
 
 
@@ -77,7 +76,7 @@ def token_agreement(
     return int(same.sum()), max(len(source), len(converted))
 
 
-class Conversion(Metric):
+class Conversion(JudgedSpeech):
     """Convert utterances to other voices and score them.
 
     - ``token_agreement``: share of frames at which the tokens of the converted
@@ -119,12 +118,10 @@ class Conversion(Metric):
         judges: dict[str, Callable],
         audio: str | os.PathLike | None = None,
     ):
-        self.model, self.targets, self.judges = model, targets, judges
+        super().__init__(model, judges)
+        self.targets, self.errors = targets, {}
         self.audio = None if audio is None else pathlib.Path(audio)
         self.requested = pairs is not None
-        self.converted, self.errors = 0, {}
-        self.quantities = dict(self.quantities)
-        self._ratios = WeightedRatios()
         self._pairs = collections.defaultdict(list)
         for number, pair in enumerate(pairs or (), 1):
             self._pairs[pair.source].append((number, pair))
@@ -157,18 +154,8 @@ class Conversion(Metric):
             }
             self._ratios.add("token_agreement", *agreement, weights)
             self._ratios.add("token_agreement_own_voice", *own, weights)
-            scores, quantities = score(
-                self.judges, audio, self.model.sample_rate, utterance.entry
-            )
-            self.quantities |= quantities
-            for name, value in scores.items():
-                self._ratios.add(name, value, 1, weights)
+            self.judge(audio, utterance.entry, weights)
             self._write(number, pair, audio)
-            self.converted += 1
-
-    def compute(self) -> dict[str, Estimate]:
-        """Estimate the means over frames, or pairs."""
-        return self._ratios.estimates(self.quantities, self.converted)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
@@ -188,7 +175,7 @@ class Conversion(Metric):
         """Return the vocoder and the number of pairs."""
         if not self.requested:
             return {}
-        return {**self.model.settings(), "converted": self.converted}
+        return {**self.model.settings(), "converted": self.number}
 
     def _agreement(self, utterance, voice, speaker):
         """Return the token agreement of converted speech, and its samples."""

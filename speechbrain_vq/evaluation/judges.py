@@ -3,8 +3,8 @@
 A judge is a callable ``judge(audio, sample_rate, entry)``. ``audio`` holds
 samples [samples]: ``source``, ``output`` and, in conversions, ``target``;
 ``entry`` is that of the manifest. It returns a dict of numbers. Optional
-attributes: ``weights``, the name of its weights for the report, and
-``quantities``, a dict of ``Quantity`` by key.
+attributes: ``name`` and ``weights``, the names of it and of its weights for the
+report, and ``quantities``, a dict of ``Quantity`` by key.
 """
 
 import importlib.metadata
@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from .metric import NON_NEGATIVE, SHARE, Quantity
+from .intervals import WeightedRatios
+from .metric import NON_NEGATIVE, SHARE, Estimate, Metric, Quantity
+from .utterances import EvaluatedModel
 
 _INSTALL = 'It needs pip install "speechbrain-vq[judges]", or: pip install'
-
-
 _CLOSER = Quantity("closer to the target", "share of pairs", SHARE)
 
 
@@ -47,7 +47,16 @@ def load_judge(name: str | Callable) -> Callable:
         return name
     own, _, weights = name.partition(":")
     if own in JUDGES:
-        return _load(own, weights)
+        if weights and own == Resemblyzer.name:
+            raise ValueError(f"The judge '{own}' has its own weights.")
+        try:
+            return JUDGES[own](*[weights] * bool(weights))
+        # Whatever keeps somebody else's model from loading.
+        except Exception as error:
+            raise ImportError(
+                f"The judge '{own}' cannot be used: {error}. "
+                f"{JUDGES[own].install}"
+            ) from error
     try:
         judge = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
@@ -60,53 +69,11 @@ def load_judge(name: str | Callable) -> Callable:
     return judge
 
 
-def _load(name, weights):
-    judge = JUDGES[name]
-    if weights and judge is Resemblyzer:
-        raise ValueError(f"The judge '{name}' has its own weights.")
-    try:
-        return judge(weights) if weights else judge()
-    # Whatever keeps somebody else's model from loading.
-    except Exception as error:
-        raise ImportError(
-            f"The judge '{name}' cannot be used: {error}. {judge.install}"
-        ) from error
-
-
 def _name(judge):
-    if type(judge) in JUDGES.values():
-        return judge.name
-    return getattr(judge, "__name__", type(judge).__name__)
-
-
-def score(
-    judges: dict[str, Callable],
-    audio: dict[str, torch.Tensor],
-    sample_rate: int,
-    entry: dict,
-) -> tuple[dict[str, float], dict[str, Quantity]]:
-    """Ask all judges; return numbers and quantities by ``judge:key``.
-
-    If a judge returns ``to_source`` and ``to_target``, ``closer_to_target`` is
-    whether the second is greater.
-    """
-    scores, quantities = {}, {}
-    for name, judge in judges.items():
-        values = judge(audio, sample_rate, entry)
-        if "target" in audio and {"to_source", "to_target"} <= values.keys():
-            closer = values["to_target"] > values["to_source"]
-            values = values | {"closer_to_target": closer}
-        known = {
-            "closer_to_target": _CLOSER,
-            **getattr(judge, "quantities", {}),
-        }
-        for key, value in values.items():
-            quantity = known.get(key, Quantity(key.replace("_", " ")))
-            scores[f"{name}:{key}"] = float(value)
-            quantities[f"{name}:{key}"] = quantity._replace(
-                label=f"{name}: {quantity.label}"
-            )
-    return scores, quantities
+    for attribute in ("name", "__name__"):
+        if hasattr(judge, attribute):
+            return getattr(judge, attribute)
+    return type(judge).__name__
 
 
 def judge_settings(judges: dict[str, Callable]) -> dict:
@@ -118,6 +85,56 @@ def judge_settings(judges: dict[str, Callable]) -> dict:
     }
     settings = {"judges": list(judges)}
     return settings | ({"judge_weights": weights} if weights else {})
+
+
+class JudgedSpeech(Metric):
+    """Means of what is measured of decoded utterances, by judges too.
+
+    Arguments
+    ---------
+    model : EvaluatedModel
+        The model.
+    judges : dict
+        Judges by name.
+    """
+
+    quantities: dict[str, Quantity] = {}
+
+    def __init__(self, model: EvaluatedModel, judges: dict[str, Callable]):
+        self.model, self.judges = model, judges
+        self.quantities = dict(self.quantities)
+        self.number, self._ratios = 0, WeightedRatios()
+
+    def judge(
+        self,
+        audio: dict[str, torch.Tensor],
+        entry: dict,
+        weights: torch.Tensor,
+    ) -> None:
+        """Ask all judges; their numbers are called ``judge:key``.
+
+        If a judge returns ``to_source`` and ``to_target``, ``closer_to_target``
+        is whether the second is greater.
+        """
+        self.number += 1
+        for name, judge in self.judges.items():
+            values = judge(audio, self.model.sample_rate, entry)
+            known = {"closer_to_target": _CLOSER}
+            known |= getattr(judge, "quantities", {})
+            if "target" in audio and {"to_source", "to_target"} <= {*values}:
+                closer = values["to_target"] > values["to_source"]
+                values = {**values, "closer_to_target": closer}
+            for key, value in values.items():
+                quantity = known.get(key, Quantity(key.replace("_", " ")))
+                label = f"{name}: {quantity.label}"
+                self.quantities[f"{name}:{key}"] = quantity._replace(
+                    label=label
+                )
+                self._ratios.add(f"{name}:{key}", float(value), 1, weights)
+
+    def compute(self) -> dict[str, Estimate]:
+        """Estimate the means over frames, utterances or conversions."""
+        return self._ratios.estimates(self.quantities, self.number)
 
 
 class Resemblyzer:

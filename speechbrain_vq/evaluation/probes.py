@@ -296,14 +296,9 @@ class LinearProbes(Metric):
 def _histograms(tokens):
     """Return the shares of the codes of each utterance, [N, C * K]."""
     size = 1 + max(int(one.max()) for one in tokens)
+    counts = [
+        [book.bincount(minlength=size) for book in one.T] for one in tokens
+    ]
     return torch.stack(
-        [
-            torch.cat(
-                [
-                    torch.bincount(book, minlength=size) / len(one)
-                    for book in one.T
-                ]
-            )
-            for one in tokens
-        ]
+        [torch.cat(c) / len(one) for c, one in zip(counts, tokens, strict=True)]
     )

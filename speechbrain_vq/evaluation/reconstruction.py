@@ -9,9 +9,8 @@ import torch
 from torch.nn.functional import pad
 
 from .dtw import dtw
-from .intervals import WeightedRatios
-from .judges import score
-from .metric import NON_NEGATIVE, Estimate, Metric, Quantity
+from .judges import JudgedSpeech
+from .metric import NON_NEGATIVE, Estimate, Quantity
 from .utterances import MOST_DECODED, EvaluatedModel, Utterance
 
 # To decibels: 10 / ln 10.
@@ -102,7 +101,7 @@ def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
     )
 
 
-class Reconstruction(Metric):
+class Reconstruction(JudgedSpeech):
     """Compare decoded utterances with the originals.
 
     Arguments
@@ -129,9 +128,8 @@ class Reconstruction(Metric):
         names: set[str],
         judges: dict[str, Callable],
     ):
-        self.model, self.names, self.judges = model, names, judges
-        self.quantities = dict(self.quantities)
-        self._utterances, self._ratios = 0, WeightedRatios()
+        super().__init__(model, judges)
+        self.names = names
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Decode and compare an utterance, if it is one of ``names``."""
@@ -140,21 +138,13 @@ class Reconstruction(Metric):
         utterance = self.model.beginning(utterance)
         x, rate = utterance.wav, self.model.sample_rate
         y = self.model.reconstruct(utterance)[: round(MOST_DECODED * rate)]
-        self._utterances += 1
         cepstra = [mel_cepstra(wav, rate) for wav in (x, y)]
         values = {"mel_cepstral_distortion": mel_cepstral_distortion(*cepstra)}
         if has_pystoi() and not math.isnan(value := stoi(x, y, rate)):
             values["stoi"] = value
-        scores, quantities = score(
-            self.judges, {"source": x, "output": y}, rate, utterance.entry
-        )
-        self.quantities |= quantities
-        for name, value in (values | scores).items():
+        for name, value in values.items():
             self._ratios.add(name, value, 1, weights)
-
-    def compute(self) -> dict[str, Estimate]:
-        """Estimate the means over utterances."""
-        return self._ratios.estimates(self.quantities, self._utterances)
+        self.judge({"source": x, "output": y}, utterance.entry, weights)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
@@ -166,4 +156,4 @@ class Reconstruction(Metric):
         """Return the vocoder and the number of utterances."""
         if not self.names:
             return {}
-        return {**self.model.settings(), "reconstructed": self._utterances}
+        return {**self.model.settings(), "reconstructed": self.number}

@@ -48,9 +48,13 @@ def read_tokens(
                 continue
             try:
                 line = _parse(text, codebook_size)
-                if len(line.tokens):
-                    codebooks = codebooks or line.tokens.shape[1]
-                    _check_codebooks(line.tokens.shape[1], codebooks)
+                number_of_books = line.tokens.shape[1]
+                codebooks = codebooks or len(line.tokens) and number_of_books
+                if len(line.tokens) and number_of_books != codebooks:
+                    raise ValueError(
+                        f"tokens of {number_of_books} codebooks, where those "
+                        f"before have {codebooks}: take files of one model."
+                    )
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             yield line
@@ -153,11 +157,3 @@ def _tokens(rows, codebook_size):
     if most >= _MOST_CODES:
         raise ValueError(f"the token {most} is not below {_MOST_CODES}.")
     return tokens.unsqueeze(1) if tokens.dim() == 1 else tokens
-
-
-def _check_codebooks(number, others):
-    if number != others:
-        raise ValueError(
-            f"tokens of {number} codebooks, where those before have {others}: "
-            "take files of one model."
-        )

@@ -8,14 +8,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, linear, pad
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .jitter import TimeJitter
-from .wavenet_layers import GatedLayer
-from .wavenet_steps import generate
 
 # Mu-law levels of a sample.
 LEVELS = 256
@@ -23,18 +21,58 @@ SILENCE = LEVELS // 2
 
 
 class SampleErrors(NamedTuple):
-    """Cross-entropy of samples.
-
-    Attributes
-    ----------
-    nats : torch.Tensor
-        Cross-entropy of each sample in nats, [B, N], 0 where not valid.
-    valid : torch.Tensor
-        Mask of the valid samples, booleans [B, N].
-    """
+    """Cross-entropy of each sample in nats, [B, N], 0 where not valid, and the
+    mask of the valid samples, [B, N]."""
 
     nats: torch.Tensor
     valid: torch.Tensor
+
+
+class GatedLayer(nn.Module):
+    """Gated causal convolution of two taps, ``dilation`` samples apart (arXiv
+    1609.03499, sections 2.3 to 2.5). The last layer has no residual output.
+
+    Example
+    -------
+    >>> layer = GatedLayer(8, 16, 4, dilation=2, last=False)
+    >>> x, skip = layer(torch.randn(2, 30, 8), torch.randn(2, 3, 4), 10)
+    >>> x.shape, skip.shape
+    (torch.Size([2, 30, 8]), torch.Size([2, 30, 16]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        skip_channels: int,
+        condition_dim: int,
+        dilation: int,
+        last: bool,
+    ):
+        super().__init__()
+        self.dilation = dilation
+        self.past = nn.Linear(channels, 2 * channels, bias=False)
+        self.now = nn.Linear(channels, 2 * channels, bias=False)
+        # The attribute name is a state_dict key of published models.
+        self.told = nn.Linear(condition_dim, 2 * channels)
+        self.skip = nn.Linear(channels, skip_channels)
+        # DistributedDataParallel rejects parameters without a gradient.
+        self.residual = (
+            None if last else nn.Linear(channels, channels, bias=False)
+        )
+
+    def forward(
+        self, x: torch.Tensor, conditions: torch.Tensor, repeat: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map [B, N, C] and conditions [B, N / repeat, D] to the residual
+        output [B, N, C], None in the last layer, and the skip [B, N, S]."""
+        time = x.shape[1]
+        past = self.past(x[:, : max(time - self.dilation, 0)])
+        past = pad(past, (0, 0, min(self.dilation, time), 0))
+        bias = self.told(conditions).repeat_interleave(repeat, 1)
+        values, gates = (past + self.now(x) + bias).chunk(2, 2)
+        z = torch.tanh(values) * torch.sigmoid(gates)
+        residual = self.residual and x + self.residual(z)
+        return residual, self.skip(z)
 
 
 class WaveNetDecoder(nn.Module):
@@ -204,7 +242,7 @@ class WaveNetDecoder(nn.Module):
         ).to(latents.device)
         with torch.autocast(latents.device.type, enabled=False):
             conditions = self.conditions(latents.float(), speaker, lengths)
-            levels = generate(self, conditions, draws, SILENCE)
+            levels = generate(self, conditions, draws)
         wavs = mu_law_decoding(levels, LEVELS)
         return wavs * mask.repeat_interleave(self.samples_per_token, 1)
 
@@ -263,3 +301,102 @@ class WaveNetDecoder(nn.Module):
             logits.flatten(0, 1), levels.flatten(), reduction="none"
         )
         return SampleErrors(nats.view_as(levels) * valid, valid)
+
+
+class Steps:
+    """State of a WaveNet between two samples of a batch of waveforms: each layer
+    keeps its past inputs in a ring (Le Paine et al. 2016, arXiv 1611.09482).
+
+    The past taps of all layers share one matrix product per sample, and so do
+    all skip connections. A step allocates no tensor but its logits.
+    """
+
+    def __init__(self, decoder: WaveNetDecoder, batch: int):
+        layers = decoder.layers
+        self._decoder = decoder
+        self._embedding = decoder.first.weight
+        self._past = torch.stack([layer.past.weight.T for layer in layers])
+        self._skip = torch.cat([layer.skip.weight for layer in layers], 1)
+        self._skip_bias = sum(layer.skip.bias for layer in layers)
+        channels, new = self._embedding.shape[1], self._embedding.new_zeros
+        number = len(layers)
+        self._past_inputs = new(number, batch, channels)
+        self._inputs = new(number, batch, channels)
+        self._sums = new(number, batch, 2 * channels)
+        self._gated = new(batch, number * channels)
+        dilations = torch.tensor([layer.dilation for layer in layers])
+        # One buffer holds the rings of all layers.
+        self._rings = new(int(dilations.sum()), batch, channels)
+        self._begins = (dilations.cumsum(0) - dilations).to(self._rings.device)
+        self._dilations = dilations.to(self._rings.device)
+        values, gates = self._sums.chunk(2, 2)
+        self._first = self._inputs[0]
+        # Views are created once, because their overhead counts in a step.
+        self._layer_views = list(
+            zip(
+                self._sums,
+                values,
+                gates,
+                self._gated.chunk(number, 1),
+                self._inputs,
+                [layer.now.weight.T for layer in layers],
+                [layer.residual.weight.T for layer in layers[:-1]] + [None],
+                [*self._inputs[1:], None],
+                strict=True,
+            )
+        )
+
+    def ring_positions(self, times: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the ring positions [L] of each sample index in times."""
+        offsets = times.unsqueeze(1).remainder(self._dilations)
+        return list((self._begins + offsets).unbind())
+
+    def biases(self, condition: torch.Tensor) -> torch.Tensor:
+        """Compute the layers' biases [L, B, 2 C] of a condition [B, D]."""
+        layers = self._decoder.layers
+        return torch.stack([layer.told(condition) for layer in layers])
+
+    def step(
+        self,
+        previous: torch.Tensor,
+        positions: torch.Tensor,
+        biases: torch.Tensor,
+    ) -> torch.Tensor:
+        """Compute the logits [B, 256] of a sample from the levels [B] of the
+        previous one, its ``ring_positions`` and its ``biases``."""
+        torch.index_select(self._rings, 0, positions, out=self._past_inputs)
+        torch.baddbmm(biases, self._past_inputs, self._past, out=self._sums)
+        torch.index_select(self._embedding, 0, previous, out=self._first)
+        for sums, values, gates, z, x, now, residual, out in self._layer_views:
+            sums.addmm_(x, now)
+            torch.mul(values.tanh_(), gates.sigmoid_(), out=z)
+            if out is not None:
+                torch.addmm(x, z, residual, out=out)
+        self._rings.index_copy_(0, positions, self._inputs)
+        total = linear(self._gated, self._skip, self._skip_bias).relu_()
+        return self._decoder.last(self._decoder.hidden(total).relu_())
+
+
+@torch.inference_mode()
+def generate(
+    decoder: WaveNetDecoder, conditions: torch.Tensor, draws: torch.Tensor
+) -> torch.Tensor:
+    """Generate levels [B, N] autoregressively from conditions [B, T, D] by
+    inverse transform sampling of uniform random numbers [N], which the batch
+    shares."""
+    batch, number = len(conditions), decoder.samples_per_token
+    steps = Steps(decoder, batch)
+    level = torch.full((batch,), SILENCE, device=conditions.device)
+    levels = []
+    for index, condition in enumerate(conditions.unbind(1)):
+        times = torch.arange(number, device=draws.device) + index * number
+        biases = steps.biases(condition)
+        for positions, draw in zip(
+            steps.ring_positions(times), draws[times].unbind(), strict=True
+        ):
+            logits = steps.step(level, positions, biases)
+            cumulative = logits.softmax(1).cumsum_(1)
+            # Rounding may leave the last sum below 1.
+            level = (cumulative[:, :-1] < draw).sum(1)
+            levels.append(level)
+    return torch.stack(levels, 1)

@@ -71,7 +71,7 @@ def estimate_all(manifest, convert, pairs=10, audio=None, weights=None):
         wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
         one = Utterance(name, entry, tokens_of(wav), RATE, 0.5, wav=wav)
         measure.update(one, torch.ones(3).int() if weights is None else weights)
-    assert measure.converted == len(chosen)
+    assert measure.number == len(chosen)
     return {k: figure.value for k, figure in measure.compute().items()}
 
 
@@ -205,5 +205,5 @@ def test_a_target_that_cannot_be_read_is_named(manifest):
     wav = torch.ones(50)
     one = Utterance(name, broken[name], tokens_of(wav), RATE, 0.5, wav=wav)
     measure.update(one, torch.ones(1).int())
-    assert measure.converted == 0 and measure.compute() == {}
+    assert measure.number == 0 and measure.compute() == {}
     assert "nowhere.wav" in str(measure.errors)

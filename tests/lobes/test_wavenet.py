@@ -12,8 +12,13 @@ from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.inference.vocoders import HifiGAN
-from speechbrain_vq.lobes.wavenet import LEVELS, SILENCE, WaveNetDecoder
-from speechbrain_vq.lobes.wavenet_steps import Steps, generate
+from speechbrain_vq.lobes.wavenet import (
+    LEVELS,
+    SILENCE,
+    Steps,
+    WaveNetDecoder,
+    generate,
+)
 from tests.publish.runs import YAML, write_run
 
 RATE, HOP = 16000, 20
@@ -117,7 +122,7 @@ def test_generated_samples_follow_the_distribution():
     latents, speaker = latents.double(), speaker.double()
     draws = torch.rand(6 * HOP)
     conditions = decoder.conditions(latents, speaker)
-    levels = generate(decoder, conditions, draws, SILENCE).clone()
+    levels = generate(decoder, conditions, draws).clone()
     probabilities = logits(decoder, levels, latents, speaker).softmax(2)
     sums = probabilities.cumsum(2)
     own = levels.unsqueeze(2)
