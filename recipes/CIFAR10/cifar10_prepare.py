@@ -81,7 +81,7 @@ def prepare(
     dataset: str = "cifar10",
     valid_images: int = 5000,
 ) -> pathlib.Path:
-    """Prepare the images, unless that was done before.
+    """Prepare the images, unless that was done before, and return save_folder.
 
     Arguments
     ---------
@@ -100,11 +100,6 @@ def prepare(
     valid_images : int
         Number of training images to hold out, the last ones.
 
-    Returns
-    -------
-    pathlib.Path
-        The save folder.
-
     Raises
     ------
     FileNotFoundError
@@ -112,11 +107,6 @@ def prepare(
     ValueError
         If a file is damaged or holds something else, or ``dataset`` or
         ``valid_images`` makes no sense.
-
-    Example
-    -------
-    >>> prepare("data/cifar10", "results/prepared")  # doctest: +SKIP
-    PosixPath('results/prepared')
     """
     channels, folder = image_channels(dataset), pathlib.Path(save_folder)
     files, read = _find(data_folder, dataset)

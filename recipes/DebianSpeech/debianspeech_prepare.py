@@ -73,7 +73,8 @@ WANTED = {
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
-    """Write audio and manifests of the speech in Debian's packages.
+    """Write audio and manifests of the speech in Debian's packages, and return
+    their folder.
 
     Of a hundred utterances, by a hash of their names, two are for validation
     and four for the test, which also has all utterances of the voices in
@@ -87,11 +88,6 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     save_folder : path
         Folder of the manifests and the audio, 400 MB.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     FileNotFoundError
@@ -100,11 +96,6 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         If PyAV, which decodes G.722, is not installed.
     ValueError
         If a package is damaged.
-
-    Example
-    -------
-    >>> prepare("packages", "prepared")  # doctest: +SKIP
-    PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):

@@ -43,7 +43,7 @@ TOLERANCE = 0.02
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
-    """Write manifests for festvox-ru.
+    """Write manifests for festvox-ru, and return their folder.
 
     A tenth of the utterances are for validation and a tenth for the test, by a
     hash of their names. Pauses are called SIL.
@@ -57,22 +57,12 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         Folder of the manifests. The files of a package are unpacked there,
         once.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     FileNotFoundError
         If data_folder holds no festvox-ru, or a part of it is missing.
     ValueError
         If the package or its texts are damaged, or too little is left.
-
-    Example
-    -------
-    >>> prepare("festvox-ru_0.5.deb", "prepared")  # doctest: +SKIP
-    PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):

@@ -49,7 +49,7 @@ def prepare(
     hours: float | None = None,
     valid_hours: float | None = None,
 ) -> pathlib.Path:
-    """Write manifests for LibriSpeech.
+    """Write manifests for LibriSpeech, and return their folder.
 
     Arguments
     ---------
@@ -74,11 +74,6 @@ def prepare(
         Hours of each part, in its order, for training and for the other
         two; no more is fetched. None: all.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     FileNotFoundError
@@ -86,13 +81,6 @@ def prepare(
     ValueError
         If a part is unknown, the hours are none or no number, or phones are
         wanted and there is neither a lexicon nor a g2p.
-
-    Example
-    -------
-    >>> prepare(  # doctest: +SKIP
-    ...     "LibriSpeech", "prepared", "librispeech-lexicon.txt"
-    ... )
-    PosixPath('prepared')
     """
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):

@@ -33,7 +33,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 
-from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
+from speechbrain_vq.dataio.atomic import replace_folder
 from speechbrain_vq.dataio.audio import find_audio, usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
@@ -80,14 +80,13 @@ _PREFIX = re.compile(r"(?!(?:19|20)\d\d)([A-Za-z0-9]+)[_-]")
 def prepare(
     data_folder: PathLike,
     save_folder: PathLike,
-    corpus: str = "auto",
     minutes: float = 30,
     seed: int = 1234,
     num_speakers: int = 24,
     languages: Iterable[str] | None = None,
     make_minispeech: bool = False,
 ) -> pathlib.Path:
-    """Prepare whatever data_folder holds; the recipe's one entry.
+    """Prepare whatever data_folder holds, and return the folder of its manifests.
 
     Arguments
     ---------
@@ -97,9 +96,6 @@ def prepare(
         ``prepare_audio_folder``).
     save_folder : path
         Folder of the manifests when data_folder holds none.
-    corpus : str
-        "auto" looks at the folder; "manifests", "minispeech", "shared" and
-        "audio" require that kind of data.
     minutes : float
         Minutes of MiniSpeech.
     seed : int
@@ -112,41 +108,18 @@ def prepare(
         Whether to make MiniSpeech in a data_folder that is empty or does not
         exist (see ``prepare_minispeech``).
 
-    Returns
-    -------
-    folder : pathlib.Path
-        The folder that holds the manifests.
-
     Raises
     ------
-    ValueError
-        If corpus is no known name.
     FileNotFoundError
         If data_folder does not exist or holds nothing usable.
-
-    Example
-    -------
-    >>> prepare("my_recordings", "prepared")  # doctest: +SKIP
-    PosixPath('prepared')
     """
     data_folder = pathlib.Path(data_folder)
-    kind = corpus
-    if kind == "auto":
-        kind = _recognise(data_folder, make_minispeech)
+    kind = _recognise(data_folder, make_minispeech)
     if kind == "manifests":
-        if not has_manifests(data_folder):
-            raise FileNotFoundError(
-                f"{data_folder} does not hold all of {MANIFESTS}"
-            )
         _warn_if_other_corpus(data_folder, minutes, seed, num_speakers)
         return data_folder
     if kind == "minispeech":
         return prepare_minispeech(data_folder, minutes, seed, num_speakers)
-    if kind not in ("shared", "audio"):
-        raise ValueError(
-            f"corpus is {corpus!r}; it must be 'auto', 'manifests', "
-            "'minispeech', 'shared' or 'audio'"
-        )
     if kind == "shared":
         return prepare_shared(data_folder, save_folder, languages)
     return prepare_audio_folder(data_folder, save_folder, seed)
@@ -159,7 +132,8 @@ def prepare_minispeech(
     num_speakers: int = 24,
     jobs: int | None = None,
 ) -> pathlib.Path:
-    """Make MiniSpeech, a synthetic English corpus with exact phone times.
+    """Make MiniSpeech, a synthetic English corpus with exact phone times, and
+    return its folder.
 
     One voice in six is heard in the test set only; no sentence is in two
     splits, whatever the seed. Every voice says at least one sentence in each
@@ -169,7 +143,7 @@ def prepare_minispeech(
     ---------
     data_folder : path
         Where ``audio/<speaker>/<utt>.flac`` (16 kHz, mono, 16 bits), the
-        manifests (json and csv) and ``phones.item`` go. The folder may be
+        manifests and ``phones.item`` go. The folder may be
         moved afterwards.
     minutes : float
         Minutes of speech in all: 80 % train, 10 % valid, 10 % test.
@@ -181,11 +155,6 @@ def prepare_minispeech(
         Voices to synthesise at a time, one per core if None. The bytes do not
         depend on it.
 
-    Returns
-    -------
-    data_folder : pathlib.Path
-        The same folder.
-
     Raises
     ------
     ImportError
@@ -194,10 +163,6 @@ def prepare_minispeech(
         If minutes or num_speakers is out of range.
     FileExistsError
         If the folder holds data that this function did not make.
-
-    Example
-    -------
-    >>> folder = prepare_minispeech("minispeech")  # doctest: +SKIP
     """
     folder = pathlib.Path(data_folder)
     corpus = _minispeech(minutes, seed, num_speakers)
@@ -222,8 +187,6 @@ def prepare_minispeech(
     )
     (folder / "corpus.json").unlink(missing_ok=True)
     replace_folder(partial / "audio", folder / "audio")
-    for split in SPLITS:
-        _write_csv(folder / f"{split}.csv", utts[split])
     write_corpus(folder, utts, corpus)
     _remove_partial(folder)
     return folder
@@ -234,7 +197,8 @@ def prepare_shared(
     save_folder: PathLike,
     languages: Iterable[str] | None = None,
 ) -> pathlib.Path:
-    """Write manifests for a folder of speech with tables of phones.
+    """Write manifests for a folder of speech with tables of phones, and return
+    save_folder.
 
     Arguments
     ---------
@@ -247,22 +211,12 @@ def prepare_shared(
     languages : iterable of str, optional
         Languages to keep; all if None.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     FileNotFoundError
         If there is no ``utts.tsv``, or no audio for it.
     ValueError
         If a language or a split is unknown, or a column is missing.
-
-    Example
-    -------
-    >>> prepare_shared("corpus", "out", languages=["en"])  # doctest: +SKIP
-    PosixPath('out')
     """
     source, folder = pathlib.Path(shared_folder), pathlib.Path(save_folder)
     if isinstance(languages, str):
@@ -289,7 +243,8 @@ def prepare_audio_folder(
     save_folder: PathLike,
     seed: int = 1234,
 ) -> pathlib.Path:
-    """Write manifests for all the audio under a folder, without phones.
+    """Write manifests for all the audio under a folder, without phones, and
+    return save_folder.
 
     A twentieth of the files, rounded up, is for validation. Of three or more
     speakers, some with a twentieth of the files or more are for the test
@@ -309,20 +264,10 @@ def prepare_audio_folder(
     seed : int
         Random seed of the splits.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     ValueError
         If no usable file is left for train.
-
-    Example
-    -------
-    >>> prepare_audio_folder("my_recordings", "out")  # doctest: +SKIP
-    PosixPath('out')
     """
     source, folder = pathlib.Path(audio_folder), pathlib.Path(save_folder)
     paths = _audio_files(source)
@@ -349,20 +294,6 @@ def prepare_audio_folder(
     logger.info("%s", describe(utts, origin))
     write_corpus(folder, utts, {**corpus, "speakers_from": origin})
     return folder
-
-
-def _write_csv(path: pathlib.Path, utts: dict[str, dict]) -> None:
-    """Write SpeechBrain's csv manifest; audio lies in ``$data_root``."""
-    with (
-        atomic_write(path) as partial,
-        open(partial, "w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow("ID duration wav wav_format spk_id wrd".split())
-        for utt_id, utt in utts.items():
-            wav = utt["wav"].replace("{data_root}", "$data_root")
-            length, spk_id, words = utt["length"], utt["spk_id"], utt["words"]
-            writer.writerow([utt_id, length, wav, "flac", spk_id, words])
 
 
 def _is_interrupted(folder: pathlib.Path) -> bool:
@@ -425,8 +356,7 @@ def _warn_if_other_corpus(
         minutes, seed, num_speakers
     ):
         logger.warning(
-            "%s holds MiniSpeech made with %s: it is used as it is; "
-            "corpus='minispeech' makes it anew",
+            "%s holds MiniSpeech made with %s: it is used as it is",
             folder,
             {k: corpus.get(k) for k in ("minutes", "seed", "num_speakers")},
         )

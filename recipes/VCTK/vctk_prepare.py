@@ -45,7 +45,7 @@ def prepare(
     valid_fraction: float = 0.02,
     test_fraction: float = 0.05,
 ) -> pathlib.Path:
-    """Write manifests for VCTK.
+    """Write manifests for VCTK, and return their folder.
 
     No text is in two splits, whoever reads it, and every speaker is in
     train, but for a few who are in test only. What those read of the sentences
@@ -71,22 +71,12 @@ def prepare(
     valid_fraction, test_fraction : float
         Share of the sentences, rounded up.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     FileNotFoundError
         If a part of the corpus is missing.
     ValueError
         If an argument makes no sense, or a split would be empty.
-
-    Example
-    -------
-    >>> prepare("VCTK-Corpus-0.92", "prepared")  # doctest: +SKIP
-    PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):

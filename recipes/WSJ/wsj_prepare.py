@@ -61,7 +61,7 @@ def prepare(
     lexicon: PathLike | None = None,
     g2p: str | None = None,
 ) -> pathlib.Path:
-    """Write manifests for the Wall Street Journal corpus.
+    """Write manifests for the Wall Street Journal corpus, and return their folder.
 
     Arguments
     ---------
@@ -75,22 +75,12 @@ def prepare(
         ``module:function`` for words that the lexicon lacks; without one,
         their utterances are left out, and counted.
 
-    Returns
-    -------
-    save_folder : pathlib.Path
-        The folder of the manifests.
-
     Raises
     ------
     FileNotFoundError
         If a list, or all the audio of one, is missing.
     ValueError
         If there is neither a lexicon nor a g2p, or audio is compressed.
-
-    Example
-    -------
-    >>> prepare("WSJ", "prepared", "cmudict.dict")  # doctest: +SKIP
-    PosixPath('prepared')
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     pronouncer = Pronouncer(lexicon, g2p)

@@ -110,18 +110,8 @@ engine_option = click.option(
 @contextlib.contextmanager
 def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     """Exit with one line on a user's mistake; the traceback goes to the log,
-    and to the console with ``speechbrain-vq --debug``.
-
-    Arguments
-    ---------
-    interrupted : str
-        Message on Ctrl-C.
-
-    Example
-    -------
-    >>> with clean_errors():  # doctest: +SKIP
-    ...     train(sys.argv[1:])
-    """
+    and to the console with ``speechbrain-vq --debug``. ``interrupted`` is the
+    message on Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt:

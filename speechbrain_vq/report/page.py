@@ -68,10 +68,6 @@ def write_report(
     ------
     FileNotFoundError, ValueError
         If there is no such run, model or data.
-
-    Example
-    -------
-    >>> write_report("results/units", "report.html")  # doctest: +SKIP
     """
     summary = summarize(source, revision)
     others = [summarize(place) for place in compare]

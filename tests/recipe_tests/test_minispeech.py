@@ -208,13 +208,12 @@ def test_speechbrain_reads_the_manifests(small):
     dataset = pytest.importorskip("speechbrain.dataio.dataset")
     replacements = {"data_root": mini.data_root(small)}
     for split, utts in load(small).items():
-        for name in ("json", "csv"):
-            read = getattr(dataset.DynamicItemDataset, f"from_{name}")
-            data = read(small / f"{split}.{name}", replacements=replacements)
-            assert list(data.data) == list(utts)
-            assert all(
-                pathlib.Path(row["wav"]).is_file() for row in data.data.values()
-            )
+        read = dataset.DynamicItemDataset.from_json
+        data = read(small / f"{split}.json", replacements=replacements)
+        assert list(data.data) == list(utts)
+        assert all(
+            pathlib.Path(row["wav"]).is_file() for row in data.data.values()
+        )
 
 
 @needs_espeak
@@ -260,12 +259,8 @@ def test_killed_preparation_is_redone(small, tmp_path):
 
 
 @needs_espeak
-@pytest.mark.parametrize(
-    "module, stage", [(mini, "_write_csv"), (manifests, "_item_file")]
-)
-def test_interruption_while_writing(
-    small, tmp_path, monkeypatch, module, stage
-):
+@pytest.mark.parametrize("stage", ["_json_lines", "_item_file"])
+def test_interruption_while_writing(small, tmp_path, monkeypatch, stage):
     folder = tmp_path / "corpus"
     mini.prepare_minispeech(folder, **SMALL, seed=5)
 
@@ -273,7 +268,7 @@ def test_interruption_while_writing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, stage, interrupt)
+        patch.setattr(manifests, stage, interrupt)
         with pytest.raises(KeyboardInterrupt):
             mini.prepare_minispeech(folder, **SMALL)
     assert not (folder / "corpus.json").exists()
@@ -531,10 +526,6 @@ def test_prepare_finds_out_what_is_there(recordings, tmp_path):
     (odd / "notes.txt").touch()
     with pytest.raises(FileNotFoundError, match="notes.txt.*expected"):
         mini.prepare(odd, tmp_path / "unused")
-    with pytest.raises(ValueError, match="corpus"):
-        mini.prepare(odd, tmp_path / "unused", corpus="librispeech")
-    with pytest.raises(FileNotFoundError, match="utts.tsv"):
-        mini.prepare(odd, tmp_path / "unused", corpus="shared")
 
 
 @needs_espeak
