@@ -311,14 +311,7 @@ class Abx(Metric):
     speakers, in the same and in any context.
 
     The frames of the items are kept, so memory grows with the items and not
-    with the corpus.
-
-    Arguments
-    ---------
-    samples : dict
-        ``ItemSample`` by context, ``"within"`` and ``"any"``.
-    seed : int
-        Random seed of the speakers of X.
+    with the corpus. ``samples`` are those of ``sample_items``.
 
     Example
     -------

@@ -31,11 +31,8 @@ class BitRate(Metric):
     - ``runs_per_second``, ``bits_per_second_runs``: the same with repeated
       symbols merged, without their durations.
 
-    Arguments
-    ---------
-    codebook_size : int, optional
-        Number of codes of a codebook; absent: one more than the greatest
-        token.
+    Without ``codebook_size`` a codebook has one code more than the greatest
+    token.
 
     Example
     -------

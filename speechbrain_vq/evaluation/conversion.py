@@ -88,18 +88,9 @@ class Conversion(JudgedSpeech):
       target speaker other than the one that conditions the decoder, if there
       is any.
 
-    Arguments
-    ---------
-    model : EvaluatedModel
-        The model.
-    targets : dict
-        Manifest of the target speakers, from name to entry.
-    pairs : list of Pair
-        Conversions to make, see ``conversion_pairs``; None: not requested.
-    judges : dict
-        Judges by name, see ``judges``.
-    audio : path, optional
-        Folder to write converted, source and target recordings to.
+    ``targets`` is the manifest of the target speakers, ``pairs`` are the
+    conversions to make (see ``conversion_pairs``; None: not requested), and
+    ``audio`` is a folder to write converted, source and target recordings to.
     """
 
     label = "Conversion to other voices"

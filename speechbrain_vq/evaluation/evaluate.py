@@ -32,22 +32,11 @@ _OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
 
 
 class Evaluation(NamedTuple):
-    """Results of ``evaluate``.
+    """Results of ``evaluate``: ``Estimate`` by section and key, what was
+    evaluated and how, what is missing and why, and the titles of the sections.
 
-    Arguments
-    ---------
-    metrics : dict
-        From section to a dict from key to ``Estimate``.
-    settings : dict
-        What was evaluated, and how.
-    left_out : list of str
-        What is missing, and why.
-    tables : dict
-        ``phone_units`` [phones, units] of the first codebook, the names of its
-        ``phones``, and ``code_counts`` [C, K].
-    titles : dict
-        Titles of the sections.
-    """
+    ``tables`` has counts ``phone_units`` [phones, units] of the first codebook,
+    the names of its ``phones``, and ``code_counts`` [C, K]."""
 
     metrics: dict[str, dict[str, Estimate]]
     settings: dict

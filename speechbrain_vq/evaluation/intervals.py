@@ -89,13 +89,6 @@ class PoissonBootstrap:
     be kept to resample them. It is a function of the utterance's name: the
     order does not matter, and two models are compared on the same replicates.
 
-    Arguments
-    ---------
-    replicates : int
-        Number of replicates; 0: no intervals.
-    seed : int
-        Random seed.
-
     Example
     -------
     >>> PoissonBootstrap(3).weights("utt-1").shape
@@ -114,13 +107,8 @@ class PoissonBootstrap:
 
 
 class WeightedCounts:
-    """Count keys, in the data and in every replicate.
-
-    Arguments
-    ---------
-    limit : int, optional
-        Greatest number of different keys; beyond, nothing is counted any
-        more and ``full`` is True.
+    """Count keys, in the data and in every replicate. Beyond a limit of
+    different keys nothing is counted any more, and ``full`` is True.
 
     Example
     -------

@@ -88,15 +88,7 @@ def judge_settings(judges: dict[str, Callable]) -> dict:
 
 
 class JudgedSpeech(Metric):
-    """Means of what is measured of decoded utterances, by judges too.
-
-    Arguments
-    ---------
-    model : EvaluatedModel
-        The model.
-    judges : dict
-        Judges by name.
-    """
+    """Means of what is measured of decoded utterances, by judges too."""
 
     quantities: dict[str, Quantity] = {}
 
@@ -174,14 +166,8 @@ class Resemblyzer:
 
 class Whisper:
     """Compute word error rates of source and output against the (English)
-    words of the manifest, by faster-whisper. It fails on voices of espeak.
-
-    Arguments
-    ---------
-    weights : str
-        Folder of the weights, or a name that faster-whisper downloads, e.g.
-        ``small.en``.
-    """
+    words of the manifest, by faster-whisper, with the weights in a folder or
+    of a name that it downloads. It fails on voices of espeak."""
 
     name = "whisper"
     install = (

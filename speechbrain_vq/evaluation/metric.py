@@ -14,17 +14,8 @@ SHARE, NON_NEGATIVE = (0.0, 1.0), (0.0, math.inf)
 
 
 class Quantity(NamedTuple):
-    """Describe a value: reports read its label and unit, confidence intervals
-    its bounds.
-
-    Arguments
-    ---------
-    label : str
-        Name in reports.
-    unit : str
-        Unit in reports, e.g. ``"Hz"``.
-    bounds : tuple of float
-        Least and greatest possible value.
+    """Describe a value: the label and unit that reports show, and the least and
+    the greatest possible value, the bounds of confidence intervals.
 
     Example
     -------
@@ -55,17 +46,8 @@ USAGE = {
 
 
 class Estimate(NamedTuple):
-    """A value with its 95 % confidence interval.
-
-    Arguments
-    ---------
-    value : float
-        Value on the data; nan without data.
-    low, high : float, optional
-        Ends of the interval; None without bootstrap replicates.
-    quantity : Quantity
-        Label, unit and bounds of the value.
-    """
+    """A value on the data, nan without data, with the ends of its 95 %
+    confidence interval, None without bootstrap replicates."""
 
     value: float
     low: float | None = None
@@ -84,27 +66,13 @@ class Metric:
     label = ""
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Accumulate an utterance.
-
-        Arguments
-        ---------
-        utterance : Utterance
-            The encoded utterance.
-        weights : torch.Tensor
-            Weight of the utterance in the data (1) and in each bootstrap
-            replicate, [1 + R].
-        """
+        """Accumulate an utterance, with its weights in the data (1) and in
+        each bootstrap replicate, [1 + R]."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, Estimate]:
-        """Compute the values of all utterances so far.
-
-        Returns
-        -------
-        dict
-            From the key in ``results.json`` to ``Estimate``; empty without
-            data.
-        """
+        """Compute the values of all utterances so far, by their keys in
+        ``results.json``; empty without data."""
         raise NotImplementedError
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:

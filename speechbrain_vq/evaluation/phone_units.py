@@ -37,14 +37,8 @@ def frame_middles(number: int, token_rate: float) -> list[float]:
 
 
 class PhoneUnitCounts:
-    """Count which units occur with which phones.
-
-    Arguments
-    ---------
-    num_units : int, optional
-        Number of different units; absent: one more than the greatest unit.
-    token_rate : float, optional
-        Units per second; needed by ``add``.
+    """Count which units occur with which phones. Without ``num_units`` there is
+    one unit more than the greatest; ``add`` needs the units per second.
 
     Example
     -------

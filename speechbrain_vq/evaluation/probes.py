@@ -173,16 +173,8 @@ class LinearProbes(Metric):
       the latent; on up to 100 frames of an utterance and 10 000 in all;
     - ``*_chance``: of the most frequent class.
 
-    Intervals resample the test utterances of the fitted probes.
-
-    Arguments
-    ---------
-    names : set of str
-        Utterances to use, see ``sample_utterances``.
-    bootstrap : PoissonBootstrap
-        Weights of utterances.
-    seed : int
-        Random seed of frames and folds.
+    Intervals resample the test utterances of the fitted probes, which are those
+    of some names, see ``sample_utterances``.
 
     Example
     -------

@@ -102,17 +102,8 @@ def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
 
 
 class Reconstruction(JudgedSpeech):
-    """Compare decoded utterances with the originals.
-
-    Arguments
-    ---------
-    model : EvaluatedModel
-        The model.
-    names : set of str
-        Utterances to decode, see ``sample_names``.
-    judges : dict
-        Judges by name, see ``judges``.
-    """
+    """Compare decoded utterances, those of some names, with the originals; see
+    ``sample_names``."""
 
     label = "Reconstruction against the original"
     quantities = {

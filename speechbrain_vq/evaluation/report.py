@@ -76,20 +76,8 @@ def write_report(
     evaluation: Evaluation, folder: str | os.PathLike
 ) -> list[pathlib.Path]:
     """Write ``results.json``, ``results.md`` and, if matplotlib is installed
-    and there are phones, ``phone_units.png``.
-
-    Arguments
-    ---------
-    evaluation : Evaluation
-        The evaluation.
-    folder : path
-        Output folder; created if absent.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files.
-    """
+    and there are phones, ``phone_units.png`` to a folder, created if absent;
+    return the files."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     picture = folder / "phone_units.png"

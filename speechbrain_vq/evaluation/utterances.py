@@ -22,32 +22,16 @@ MOST_DECODED = 20.0
 
 
 class Utterance(NamedTuple):
-    """An encoded utterance.
-
-    Arguments
-    ---------
-    name, entry : str, dict
-        Key and entry in the manifest.
-    tokens : torch.Tensor
-        Tokens, [T, C].
-    token_rate : float
-        Frames of tokens per second.
-    seconds : float
-        Duration.
-    latents, codewords : torch.Tensor, optional
-        Vectors before and after quantization, [T, D]; of models only.
-    wav : torch.Tensor, optional
-        Samples, [samples], of a long file only the beginning; of models only.
-    """
+    """An encoded utterance; the last three are of models only."""
 
     name: str
-    entry: dict
-    tokens: torch.Tensor
-    token_rate: float
+    entry: dict  # Of the manifest
+    tokens: torch.Tensor  # [T, C]
+    token_rate: float  # Frames per second
     seconds: float
-    latents: torch.Tensor | None = None
-    codewords: torch.Tensor | None = None
-    wav: torch.Tensor | None = None
+    latents: torch.Tensor | None = None  # Before quantization, [T, D]
+    codewords: torch.Tensor | None = None  # After it, [T, D]
+    wav: torch.Tensor | None = None  # [samples]; of a long file the beginning
 
 
 class EvaluatedModel:

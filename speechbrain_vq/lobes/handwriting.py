@@ -27,15 +27,7 @@ CHANNELS = (64, 128, 256, 256, 512, 512, 512)
 
 class LineConv(NormedConv2d):
     """2-D convolution with masked batch norm and a leaky ReLU; kernel sizes
-    and strides are (columns, rows).
-
-    Example
-    -------
-    >>> conv = LineConv(1, 4, (3, 3), (2, 2))
-    >>> out, lengths = conv(torch.rand(2, 9, 32, 1), torch.tensor([1.0, 5 / 9]))
-    >>> out.shape, (lengths * 5).tolist()
-    (torch.Size([2, 5, 16, 4]), [5.0, 3.0])
-    """
+    and strides are (columns, rows)."""
 
     def __init__(
         self,
@@ -88,11 +80,6 @@ class LineEncoder(nn.Module):
         Channels of the seven convolutions.
     hidden_size : int
         Channels of each LSTM direction.
-
-    Raises
-    ------
-    ValueError
-        If there are not seven numbers of channels.
 
     Example
     -------

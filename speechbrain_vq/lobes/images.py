@@ -107,12 +107,8 @@ class ImageDecoder(nn.Module):
     ---------
     input_dim : int
         Channels of the latents.
-    image_channels : int
-        3 for color, 1 for grayscale.
-    channels : int
-        Hidden channels.
-    num_blocks : int
-        Residual blocks before the upsampling.
+    image_channels, channels, num_blocks : int
+        As of ``ImageEncoder``; the blocks are before the upsampling.
 
     Example
     -------
@@ -158,14 +154,8 @@ class ImageQuantizer(VectorQuantizer):
     ---------
     num_codebooks : int
         Number of codebooks, each for its own slice of the channels.
-    codebook_size : int
-        Codewords per codebook.
-    codebook_dim : int
-        Dimension of a codeword.
-    norm : str, optional
-        ``"batch"``, or None for no norm.
-    **options
-        Other arguments of ``VectorQuantizer``.
+    codebook_size, codebook_dim, norm, **options
+        Arguments of ``VectorQuantizer``.
 
     Example
     -------

@@ -21,11 +21,6 @@ class TimeJitter(nn.Module):
         Probability of a replacement, half of it by the left neighbor and half
         by the right one.
 
-    Raises
-    ------
-    ValueError
-        If the probability is not in 0..1.
-
     Example
     -------
     >>> jitter = TimeJitter(1.0)

@@ -71,10 +71,8 @@ class SummedBLSTM(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Input channels.
-    hidden_size : int
-        Channels of each direction and of the output.
+    input_dim, hidden_size : int
+        Channels of the input, and of each direction and the output.
     num_layers : int
         Number of layers.
     dropout : float

@@ -60,19 +60,8 @@ class SpeakerTable(nn.Module):
 
     @torch.no_grad()
     def fill(self, names: Iterable[str]) -> None:
-        """Assign names, or numbers, to the rows in sorted order.
-
-        Arguments
-        ---------
-        names : iterable of str
-            Speaker names, in any order.
-
-        Raises
-        ------
-        ValueError
-            If there are no names or more than the capacity, or a name is
-            empty or too long.
-        """
+        """Assign names, or numbers, to the rows in sorted order; a ValueError
+        if there are none, more than rows, or an empty or too long one."""
         names = sorted({str(name) for name in names})
         if not 0 < len(names) <= len(self.letters):
             raise ValueError(
@@ -92,26 +81,9 @@ class SpeakerTable(nn.Module):
     def forward(
         self, names: Sequence[str], known_only: bool = True
     ) -> torch.Tensor:
-        """Look up the embeddings, relative to their mean.
-
-        Arguments
-        ---------
-        names : sequence of str
-            Names of B speakers.
-        known_only : bool
-            Whether an unknown name is an error rather than the average
-            speaker.
-
-        Returns
-        -------
-        torch.Tensor
-            Embeddings, [B, output_dim].
-
-        Raises
-        ------
-        ValueError
-            If a name is unknown; the message lists the known ones.
-        """
+        """Look up the embeddings [B, output_dim] of B speakers, relative to
+        their mean. An unknown name is the average speaker, or, with
+        ``known_only``, a ValueError that lists the known ones."""
         rows = {name: row for row, name in enumerate(self.names)}
         unknown = [name for name in names if name not in rows]
         if unknown and known_only:
@@ -139,11 +111,6 @@ class PretrainedSpeaker(nn.Module):
         Dimension of the projected embeddings.
     sample_rate : int
         Sampling rate of the waveforms, in Hz.
-
-    Raises
-    ------
-    ValueError
-        If the normalization is not per sentence, or the sampling rates differ.
 
     Example
     -------

@@ -128,13 +128,9 @@ class SSLFeatures(nn.Module):
         return self._mel().settings
 
     def load_encoder(self, folder: str | os.PathLike) -> None:
-        """Load the encoder by SpeechBrain's wrapper.
-
-        Arguments
-        ---------
-        folder : path
-            Folder with ``config.json``, ``preprocessor_config.json`` and the
-            weights, as the Hub has it at ``source`` and ``revision``.
+        """Load the encoder by SpeechBrain's wrapper, from a folder with
+        ``config.json``, ``preprocessor_config.json`` and the weights, as the
+        Hub has it at ``source`` and ``revision``.
 
         Raises
         ------

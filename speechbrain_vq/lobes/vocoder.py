@@ -49,16 +49,8 @@ class SourceFilterVocoder(nn.Module):
 
     Arguments
     ---------
-    sample_rate : int
-        Sampling rate, in Hz.
-    n_mels : int
-        Number of mel bands.
-    n_fft : int
-        Size of the Fourier transform of the log-mels, in samples.
-    win_length : int
-        Length of their window, in samples.
-    hop_length : int
-        Step between frames, in samples.
+    sample_rate, n_mels, n_fft, win_length, hop_length : int
+        Settings of the log-mels, see ``LogMel``.
     channels : int
         Channels of the network.
     num_layers : int
@@ -155,25 +147,10 @@ class SourceFilterVocoder(nn.Module):
         generator: torch.Generator | None = None,
         match: bool = True,
     ) -> torch.Tensor:
-        """Synthesize waveforms [B, T * hop_length].
-
-        Arguments
-        ---------
-        controls : Controls
-            Controls, a frame each.
-        pitch : torch.Tensor
-            F0 of all frames in Hz, [B, T]; in training the true one.
-        generator : torch.Generator, optional
-            Source of the noise, on the CPU.
-        match : bool
-            Whether to scale the sum to the log-mels of the controls, which are
-            those of their own pitch.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms.
-        """
+        """Synthesize waveforms [B, T * hop_length] by an F0 in Hz of all frames
+        [B, T], in training the true one, and noise of a generator on the CPU.
+        With ``match``, their sum is scaled to the log-mels of the controls,
+        which are those of their own pitch."""
         pulses = pulse_train(pitch, self.hop_length, self.sample_rate)
         noise = torch.randn(
             pulses.shape, generator=generator, dtype=pulses.dtype
@@ -281,23 +258,9 @@ def pitch_targets(f0: torch.Tensor) -> torch.Tensor:
 def pulse_train(
     f0: torch.Tensor, hop_length: int, sample_rate: int
 ) -> torch.Tensor:
-    """Make band-limited pulses of unit power, [B, T * hop_length].
-
-    Their harmonics are cosines of one amplitude, up to half the sampling rate.
-
-    Arguments
-    ---------
-    f0 : torch.Tensor
-        Fundamental frequency at the middle of each frame, in Hz, [B, T].
-    hop_length : int
-        Samples in a frame.
-    sample_rate : int
-        Sampling rate, in Hz.
-
-    Returns
-    -------
-    torch.Tensor
-        Waveforms.
+    """Make band-limited pulses of unit power, [B, T * hop_length], of an F0 in
+    Hz at the middle of each frame [B, T]: harmonics are cosines of one
+    amplitude, up to half the sampling rate.
 
     Example
     -------

@@ -211,28 +211,13 @@ class WaveNetDecoder(nn.Module):
         lengths: torch.Tensor | None = None,
         seed: int = 0,
     ) -> torch.Tensor:
-        """Generate waveforms sample by sample.
+        """Generate waveforms [B, T * samples_per_token], zero beyond their
+        lengths, sample by sample, from latents [B, T, input_dim], speaker
+        embeddings [B, speaker_dim] and relative lengths [B].
 
-        All utterances of a batch share their random numbers, so that batching
-        does not change a waveform, except where rounding flips a sample. The
-        global random state is not used.
-
-        Arguments
-        ---------
-        latents : torch.Tensor
-            Latents, [B, T, input_dim].
-        speaker : torch.Tensor
-            Speaker embeddings, [B, speaker_dim].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B].
-        seed : int
-            Seed of the random numbers.
-
-        Returns
-        -------
-        torch.Tensor
-            Waveforms, [B, T * samples_per_token], zero beyond their lengths.
-        """
+        All utterances of a batch share the random numbers of the seed, so that
+        batching does not change a waveform, except where rounding flips a
+        sample. The global random state is not used."""
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, dtype=torch.float32)
         mask = frame_mask(latents, lengths)
