@@ -5,10 +5,6 @@ Whatever the source, the result is a folder with the images of each split as
 whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
 ``images.json``, written last, which names what they were made of. No data set
 has a validation set: the last 5,000 training images are taken for one.
-
->>> folder = prepare("data/cifar10", "results/prepared")  # doctest: +SKIP
->>> read_images(folder, "test").shape  # doctest: +SKIP
-torch.Size([10000, 3, 32, 32])
 """
 
 import gzip

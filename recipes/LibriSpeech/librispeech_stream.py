@@ -73,28 +73,11 @@ def stream(
 
 
 def open_stream(hparams: dict) -> StreamLoader:
-    """Stream the parts to train on, without a copy on disk: pieces of at most
-    ``longest`` seconds of the utterances.
+    """Stream the parts to train on, without a copy on disk, as batches of ``id``
+    and ``sig``, pieces of at most ``longest`` seconds of the utterances.
 
-    Arguments
-    ---------
-    hparams : dict
-        Hyperparameters of a recipe: ``data_folder``, ``train_parts``,
-        ``hours``, ``sample_rate``, ``longest``, ``hop_length``,
-        ``batch_size``, ``stream_epoch``, ``num_workers`` and ``seed``.
-
-    Returns
-    -------
-    StreamLoader
-        Batches of ``id`` and ``sig``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If they cannot be loaded.
-    ValueError
-        If no hours are given, or more than one worker.
-    """
+    A FileNotFoundError says that they cannot be loaded, a ValueError that no
+    hours are given, or more than one worker."""
     import datasets
 
     if not hparams["hours"]:

@@ -21,8 +21,6 @@ Not verified: how the images are called, whether every line has an alignment.
 What comes out is a folder with SpeechBrain manifests (``train.json``,
 ``valid.json``, ``test.json``). The archive has no validation set: every tenth
 page of the training set is held out.
-
->>> folder = prepare("data", "results/manifests")  # doctest: +SKIP
 """
 
 import io
@@ -70,7 +68,8 @@ def prepare(
     colour: str = "bw",
     scribe: str | None = None,
 ) -> pathlib.Path:
-    """Write the manifests, unless they exist.
+    """Write the manifests, unless they exist, and return their folder; there
+    ``prepared.json``, written last, names the ``source`` of the images.
 
     Arguments
     ---------
@@ -82,12 +81,6 @@ def prepare(
         Kind of the images: ``"bw"`` (the paper's), ``"gray"`` or ``"color"``.
     scribe : str, optional
         Only the lines of this one, such as ``"tasman"``.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder of the manifests; ``prepared.json`` there, written last,
-        names the ``source`` of the images.
 
     Raises
     ------
@@ -124,21 +117,8 @@ def prepare(
 
 
 class LineImages:
-    """Read images of lines, scaled to a height of 32, and keep them.
-
-    Arguments
-    ---------
-    source : path
-        The ``source`` of ``prepared.json``.
-
-    Example
-    -------
-    >>> images = LineImages("data")  # doctest: +SKIP
-    >>> images(
-    ...     "scribblelens.corpus.v1/nl/tasman/1.0/line1.jpg"
-    ... ).shape  # doctest: +SKIP
-    (413, 32)
-    """
+    """Read images of lines, scaled to a height of 32, and keep them; ``source``
+    is that of ``prepared.json``."""
 
     def __init__(self, source: str | pathlib.Path):
         self.source = pathlib.Path(source)

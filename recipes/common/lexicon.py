@@ -73,15 +73,9 @@ def find_g2p(name: str) -> G2P:
 
 
 class Pronouncer:
-    """Convert texts to phones, and count the words that it has no phones for.
-
-    Arguments
-    ---------
-    lexicon : path, optional
-        A file, see ``read_lexicon``.
-    g2p : str, optional
-        ``module:function`` for the words that the lexicon lacks, see
-        ``find_g2p``. One of both is needed.
+    """Convert texts to phones, by a lexicon (see ``read_lexicon``), a
+    ``module:function`` for the words that it lacks (see ``find_g2p``), or one
+    of both, and count the words that have no phones.
 
     Example
     -------
@@ -142,13 +136,8 @@ class Pronouncer:
         return None
 
     def log_unknown(self, name: str) -> None:
-        """Log which words had no phones, and how many utterances they cost.
-
-        Arguments
-        ---------
-        name : str
-            Name of the texts in the log.
-        """
+        """Log which words had no phones, and how many utterances of a corpus
+        they cost."""
         if not self.unknown:
             return
         worst = [f"{word} ({n})" for word, n in self.unknown.most_common(10)]

@@ -127,13 +127,8 @@ def start(argv: list[str]) -> tuple[dict, dict]:
 
 @functools.cache
 def hold(folder: pathlib.Path) -> None:
-    """Hold the folder of a run against other processes until this one ends.
-
-    Arguments
-    ---------
-    folder : pathlib.Path
-        The folder, resolved.
-    """
+    """Hold the folder of a run, resolved, against other processes until this
+    one ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _HELD.enter_context(exclusive(folder))
 

@@ -109,6 +109,21 @@ def write_report(
     return files
 
 
+def ordered_shares(
+    counts: torch.Tensor, phones: Sequence[str]
+) -> tuple[torch.Tensor, list[tuple[str, list[str]]], list[int]]:
+    """Compute P(phone | unit) of counts [phones, units], with phones by manner
+    of articulation and units that occur by their most frequent phone; return
+    it with the phones of each manner, in IPA, and the units."""
+    ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
+    units = counts.sum(0).nonzero()[:, 0]
+    share = counts[[row for _, rows in groups for row in rows]][:, units]
+    share = share.double() / share.sum(0)
+    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+    named = [(name, [ipa[phones[r]] for r in rows]) for name, rows in groups]
+    return share[:, order], named, units[order].tolist()
+
+
 def plot_phone_units(
     counts: torch.Tensor, phones: Sequence[str], path: str | os.PathLike
 ) -> None:
@@ -117,24 +132,19 @@ def plot_phone_units(
     phone; needs matplotlib."""
     from matplotlib.figure import Figure
 
-    groups = by_manner(phones, counts.sum(1).tolist())
-    rows = [row for _, rows in groups for row in rows]
-    counts = counts[rows][:, counts.sum(0) > 0].double()
-    share = counts / counts.sum(0).clamp(min=1)
-    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+    share, groups, _ = ordered_shares(counts, phones)
     size = 8, max(3.0, 0.16 * len(phones))
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(
-        share[:, order].numpy(),
+        share.numpy(),
         aspect="auto",
         cmap="Blues",
         vmin=0,
         vmax=1,
         interpolation="nearest",
     )
-    ipa = to_ipa(phones)
-    names = [ipa[phones[row]] for row in rows]
+    names = [name for _, members in groups for name in members]
     axis.set_yticks(range(len(names)), names, fontsize=7)
     axis.set(
         title="Phones and units",

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from speechbrain_vq.evaluation.ipa import MANNERS, by_manner, manner, to_ipa
+from speechbrain_vq.evaluation.ipa import MANNERS, manner, to_ipa
+from speechbrain_vq.evaluation.phone_units import phone_purity
+from speechbrain_vq.evaluation.report import ordered_shares
 
 from .charts import Dot, Line, dot_map, line_chart, tips_json
 from .images import png
@@ -139,15 +141,8 @@ def phone_unit_map(
     Returns ``groups`` of phones with an image each, an image of the
     ``purity`` of each unit and its ``mean``, the ``number`` of units, and
     ``tips``."""
-    ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
-    order = [row for _, rows in groups for row in rows]
-    table = counts[order].double()
-    used = torch.nonzero(table.sum(0)).flatten()
-    table = table[:, used]
-    share = table / table.sum(0)
-    columns = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
-    share, used = share[:, columns], used[columns].tolist()
-    names = [ipa[phones[row]] for row in order]
+    share, groups, used = ordered_shares(counts, phones)
+    names = [name for _, members in groups for name in members]
     tips = []
     for column, unit in enumerate(used):
         values, rows = share[:, column].topk(min(3, len(names)))
@@ -158,13 +153,13 @@ def phone_unit_map(
         )
         tips.append(((column + 0.5) / len(used), None, f"{unit}: {text}"))
     drawn, start = [], 0
-    for name, rows in groups:
-        end = start + len(rows)
+    for name, members in groups:
+        end = start + len(members)
         drawn.append(
             {
                 "name": name,
                 "colour": COLOURS[name],
-                "phones": names[start:end],
+                "phones": members,
                 # Linear, a tenth would look like nothing.
                 "image": png(share[start:end].sqrt()),
             }
@@ -173,7 +168,7 @@ def phone_unit_map(
     return {
         "groups": drawn,
         "purity": png(share.amax(0, keepdim=True)),
-        "mean": float(table.amax(0).sum() / table.sum()),
+        "mean": phone_purity(counts),
         "number": len(used),
         "tips": tips_json(tips),
     }

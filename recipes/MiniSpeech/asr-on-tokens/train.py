@@ -36,15 +36,8 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 
 
 class TokenEmbedding(torch.nn.Module):
-    """Embed tokens [B, T, C] of C codebooks as vectors [B, T, C * H].
-
-    Arguments
-    ---------
-    vectors : torch.Tensor
-        Initial embeddings, [C * K, H].
-    num_codebooks : int
-        Number of codebooks, C.
-    """
+    """Embed tokens [B, T, C] of C codebooks as vectors [B, T, C * H], by
+    initial embeddings [C * K, H]."""
 
     def __init__(self, vectors, num_codebooks):
         super().__init__()

@@ -371,26 +371,11 @@ def run(
     brain_class: type[UnitBrain] = UnitBrain,
     open_stream: Callable[[dict], LoopedLoader] | None = None,
 ) -> UnitBrain:
-    """Run the recipe of a corpus from its command line.
+    """Run the recipe of a corpus from its command line, and return the Brain.
 
-    Arguments
-    ---------
-    prepare : callable
-        Writes the manifests and returns their folder. It gets what the yaml
-        has under ``corpus``.
-    argv : list of str
-        The yaml file, run options and overrides.
-    brain_class : type
-        Class of the Brain to train.
-    open_stream : callable, optional
-        Makes a loader of hyperparameters whose ``stream`` is true, to train
-        on in place of the manifests.
-
-    Returns
-    -------
-    UnitBrain
-        The Brain, trained and tested.
-    """
+    ``prepare`` writes the manifests that the yaml describes under ``corpus``,
+    and returns their folder. ``open_stream`` makes a loader of hyperparameters
+    whose ``stream`` is true, to train on in place of the manifests."""
     hparams, run_opts = start(argv)
     stream = open_stream(hparams) if hparams.get("stream") else None
     folder = prepared(prepare, hparams)

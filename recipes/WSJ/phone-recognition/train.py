@@ -146,21 +146,9 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
 
 
 def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
-    """Run the recipe of a corpus from its command line.
-
-    Arguments
-    ---------
-    prepare : callable
-        Writes the manifests and returns their folder. It gets what the yaml
-        has under ``corpus``.
-    argv : list of str
-        The yaml file, run options and overrides.
-
-    Returns
-    -------
-    PhoneBrain
-        The Brain, trained and tested.
-    """
+    """Run the recipe of a corpus from its command line, and return the Brain.
+    ``prepare`` writes the manifests that the yaml describes under ``corpus``,
+    and returns their folder."""
     hparams, run_opts = start(argv)
     return train(hparams, run_opts, prepared(prepare, hparams))
 
