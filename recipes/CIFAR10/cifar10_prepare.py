@@ -7,6 +7,7 @@ whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
 has a validation set: the last 5,000 training images are taken for one.
 """
 
+import contextlib
 import gzip
 import json
 import logging
@@ -196,10 +197,11 @@ def _files(folder, pattern):
             yield path
 
 
-def _named(name, dataset, read: Callable):
-    """Call a function that reads a file; errors name the file."""
+@contextlib.contextmanager
+def _naming(name, dataset):
+    """Name the file in an error of reading it."""
     try:
-        return read()
+        yield
     except Exception as error:
         raise ValueError(
             f"{name} cannot be read: it is cut short, damaged or something "
@@ -213,16 +215,16 @@ def _read_datasets(files, split, dataset) -> np.ndarray:
     data, names = _load_pictures(files, dataset)
     images = []
     for number in tqdm(range(len(data)), "images", unit="image", disable=None):
-        name = names(number)
-        image = _named(
-            name, dataset, lambda n=number: _pixels(data[n], dataset)
-        )
-        if images and image.shape != images[0].shape:
+        with _naming(names(number), dataset):
+            images.append(_pixels(data[number], dataset))
+        if images[-1].shape != images[0].shape:
+            sizes = [
+                f"{i.shape[1]} x {i.shape[0]}" for i in (images[0], images[-1])
+            ]
             raise ValueError(
-                f"{name} has {image.shape[1]} x {image.shape[0]} pixels; those "
-                f"before it have {images[0].shape[1]} x {images[0].shape[0]}."
+                f"{names(number)} has {sizes[1]} pixels; those before it have "
+                f"{sizes[0]}."
             )
-        images.append(image)
     array = np.stack(images)
     return array.reshape(*array.shape[:3], -1).transpose(0, 3, 1, 2)
 
@@ -242,12 +244,12 @@ def _load_pictures(files, dataset):
             ) from error
     elif files[0].suffix == ".parquet":
         paths = [str(file) for file in files]
-        with tempfile.TemporaryDirectory() as cache:
-            options = {"cache_dir": cache, "keep_in_memory": True}
-            data = _named(
-                ", ".join(paths),
-                dataset,
-                lambda: datasets.Dataset.from_parquet(paths, **options),
+        with (
+            tempfile.TemporaryDirectory() as cache,
+            _naming(", ".join(paths), dataset),
+        ):
+            data = datasets.Dataset.from_parquet(
+                paths, cache_dir=cache, keep_in_memory=True
             )
     else:
         paths = [str(file) for file in files]
@@ -268,18 +270,17 @@ def _read_sheets(files, split, dataset) -> np.ndarray:
     """Read pictures with an image in each row of pixels."""
     from PIL import Image
 
-    def read(path):
-        rows = _pixels(Image.open(path), dataset)
-        if rows.shape[1] != SIZE * SIZE:
-            raise ValueError(
-                f"it is {rows.shape[1]} pixels wide, and an image in each row "
-                f"takes {SIZE * SIZE}"
-            )
-        return rows.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2)
-
-    return np.concatenate(
-        [_named(path, dataset, lambda p=path: read(p)) for path in files]
-    )
+    sheets = []
+    for path in files:
+        with _naming(path, dataset):
+            rows = _pixels(Image.open(path), dataset)
+            if rows.shape[1] != SIZE * SIZE:
+                raise ValueError(
+                    f"it is {rows.shape[1]} pixels wide, and an image in each "
+                    f"row takes {SIZE * SIZE}"
+                )
+        sheets.append(rows.reshape(-1, SIZE, SIZE, 3))
+    return np.concatenate(sheets).transpose(0, 3, 1, 2)
 
 
 def _pixels(picture, dataset) -> np.ndarray:
@@ -303,29 +304,25 @@ def _read_original(files, split, dataset) -> np.ndarray:
     tar = files[0].name == TAR
     root = files[0].parents[0 if tar else 1]
 
-    def read():
+    with _naming(files[0], dataset):
         # It would fetch another archive in the place of a damaged one.
         if tar and not check_integrity(files[0], CIFAR10.tgz_md5):
             raise ValueError("its checksum is not that of the original")
         # Unpacks the archive beside it.
-        return CIFAR10(root, train=split == "train", download=tar).data
-
-    return _named(files[0], dataset, read).transpose(0, 3, 1, 2)
+        images = CIFAR10(root, train=split == "train", download=tar).data
+    return images.transpose(0, 3, 1, 2)
 
 
 def _read_idx(files, split, dataset) -> np.ndarray:
     """Read an IDX file; torchvision reads none that is compressed."""
 
-    def read():
-        with gzip.open(files[0]) as file:
-            data = file.read()
+    with _naming(files[0], dataset):
+        data = gzip.decompress(files[0].read_bytes())
         magic, *shape = np.frombuffer(data[:16], ">u4").tolist()
         if magic != 0x803:
             raise ValueError(f"the magic number of IDX images is not {magic}")
         images = np.frombuffer(data, np.uint8, offset=16)
         return images.reshape(shape[0], 1, *shape[1:])
-
-    return _named(files[0], dataset, read)
 
 
 def _idx(folder):
