@@ -96,14 +96,6 @@ def prepare(
         "cifar10" or "fashion-mnist".
     valid_images : int
         Number of training images to hold out, the last ones.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, or not all of the files.
-    ValueError
-        If a file is damaged or holds something else, or ``dataset`` or
-        ``valid_images`` makes no sense.
     """
     channels, folder = image_channels(dataset), pathlib.Path(save_folder)
     files, read = _find(data_folder, dataset)

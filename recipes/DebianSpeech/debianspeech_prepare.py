@@ -87,15 +87,6 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         unpacked to (``dpkg -x``). Or a folder with manifests of any corpus.
     save_folder : path
         Folder of the manifests and the audio, 400 MB.
-
-    Raises
-    ------
-    FileNotFoundError
-        If one of the packages is missing.
-    ImportError
-        If PyAV, which decodes G.722, is not installed.
-    ValueError
-        If a package is damaged.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):

@@ -56,13 +56,6 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     save_folder : path
         Folder of the manifests. The files of a package are unpacked there,
         once.
-
-    Raises
-    ------
-    FileNotFoundError
-        If data_folder holds no festvox-ru, or a part of it is missing.
-    ValueError
-        If the package or its texts are damaged, or too little is left.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):

@@ -73,14 +73,6 @@ def prepare(
     hours, valid_hours : float, optional
         Hours of each part, in its order, for training and for the other
         two; no more is fetched. None: all.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder or a part is missing, or cannot be loaded.
-    ValueError
-        If a part is unknown, the hours are none or no number, or phones are
-        wanted and there is neither a lexicon nor a g2p.
     """
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):

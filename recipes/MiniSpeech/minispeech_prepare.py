@@ -107,11 +107,6 @@ def prepare(
     make_minispeech : bool
         Whether to make MiniSpeech in a data_folder that is empty or does not
         exist (see ``prepare_minispeech``).
-
-    Raises
-    ------
-    FileNotFoundError
-        If data_folder does not exist or holds nothing usable.
     """
     data_folder = pathlib.Path(data_folder)
     kind = _recognise(data_folder, make_minispeech)
@@ -154,15 +149,6 @@ def prepare_minispeech(
     jobs : int, optional
         Voices to synthesise at a time, one per core if None. The bytes do not
         depend on it.
-
-    Raises
-    ------
-    ImportError
-        If espeakng-loader is not installed.
-    ValueError
-        If minutes or num_speakers is out of range.
-    FileExistsError
-        If the folder holds data that this function did not make.
     """
     folder = pathlib.Path(data_folder)
     corpus = _minispeech(minutes, seed, num_speakers)
@@ -210,13 +196,6 @@ def prepare_shared(
         Folder of the manifests.
     languages : iterable of str, optional
         Languages to keep; all if None.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no ``utts.tsv``, or no audio for it.
-    ValueError
-        If a language or a split is unknown, or a column is missing.
     """
     source, folder = pathlib.Path(shared_folder), pathlib.Path(save_folder)
     if isinstance(languages, str):
@@ -263,11 +242,6 @@ def prepare_audio_folder(
         Folder of the manifests.
     seed : int
         Random seed of the splits.
-
-    Raises
-    ------
-    ValueError
-        If no usable file is left for train.
     """
     source, folder = pathlib.Path(audio_folder), pathlib.Path(save_folder)
     paths = _audio_files(source)

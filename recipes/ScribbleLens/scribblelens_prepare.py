@@ -81,14 +81,6 @@ def prepare(
         Kind of the images: ``"bw"`` (the paper's), ``"gray"`` or ``"color"``.
     scribe : str, optional
         Only the lines of this one, such as ``"tasman"``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If something of the corpus is missing; the message says what, and
-        where to get it.
-    ValueError
-        If the archive is damaged, or no line of it can be used.
     """
     source, root = find_corpus(pathlib.Path(data_folder))
     folder = pathlib.Path(save_folder)

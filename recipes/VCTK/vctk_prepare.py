@@ -70,13 +70,6 @@ def prepare(
         Number of speakers for test only.
     valid_fraction, test_fraction : float
         Share of the sentences, rounded up.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a part of the corpus is missing.
-    ValueError
-        If an argument makes no sense, or a split would be empty.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):

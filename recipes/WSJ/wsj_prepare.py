@@ -74,13 +74,6 @@ def prepare(
     g2p : str, optional
         ``module:function`` for words that the lexicon lacks; without one,
         their utterances are left out, and counted.
-
-    Raises
-    ------
-    FileNotFoundError
-        If a list, or all the audio of one, is missing.
-    ValueError
-        If there is neither a lexicon nor a g2p, or audio is compressed.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     pronouncer = Pronouncer(lexicon, g2p)
