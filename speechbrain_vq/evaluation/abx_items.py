@@ -53,19 +53,15 @@ def sample_items(
     items that cannot be used.
     """
     samples, notes = {}, []
-    for context, triphones in (("within", True), ("any", False)):
+    for context, limit in MOST_ITEMS.items():
         source = "made of the manifest's phones"
-        read = functools.partial(_items_of_phones, entries, triphones)
+        read = functools.partial(_items_of_phones, entries, context)
         if path and context == "within":
             source = str(path)
             read = functools.partial(_items_of_file, entries, path)
             notes += _note_unknown_files(entries, path)
         items, total = subsample(
-            read,
-            context,
-            max_size_group,
-            max_items=MOST_ITEMS[context],
-            seed=seed,
+            read, context, max_size_group, max_items=limit, seed=seed
         )
         samples[context] = ItemSample(items, total, source)
     spoken = [entry for entry in entries.values() if entry["phones"]]
@@ -78,12 +74,11 @@ def sample_items(
     return samples, notes
 
 
-def _items_of_phones(entries, triphones):
+def _items_of_phones(entries, context):
     for name, entry in entries.items():
-        if entry.get("spk_id"):
-            yield from make_items(
-                name, entry["phones"], entry["spk_id"], triphones
-            )
+        if speaker := entry.get("spk_id"):
+            triphones = context == "within"
+            yield from make_items(name, entry["phones"], speaker, triphones)
 
 
 def _items_of_file(entries, path):

@@ -122,10 +122,6 @@ def evaluate(
         ``revision``, ``run_opts`` and ``vocoder`` of
         ``VQTokenizer.from_hparams``.
 
-    Returns
-    -------
-    Evaluation
-
     Raises
     ------
     ValueError

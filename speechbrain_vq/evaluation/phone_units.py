@@ -6,7 +6,7 @@ characters, images' labels) are counted and scored the same way.
 
 import collections
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -53,7 +53,8 @@ class PhoneUnitCounts:
         self, num_units: int | None = None, token_rate: float | None = None
     ):
         self.num_units, self.token_rate = num_units, token_rate
-        self._pairs = WeightedCounts()
+        # By language, phone and unit.
+        self._counts = WeightedCounts()
 
     def add(
         self, units: Iterable[int], phones: Sequence[tuple[float, float, str]]
@@ -69,34 +70,46 @@ class PhoneUnitCounts:
         phones: Iterable[str | None],
         units: Iterable[int],
         weights: torch.Tensor,
+        language: str = "",
     ) -> None:
         """Count phone and unit of each frame with the weights of the
         utterance, [1 + R]; frames without a phone are left out."""
         pairs = zip(phones, units, strict=True)
-        known = [pair for pair in pairs if pair[0] is not None]
-        self._pairs.add(known, weights)
+        known = [(language, *pair) for pair in pairs if pair[0] is not None]
+        self._counts.add(known, weights)
 
     @property
     def phones(self) -> list[str]:
         """Names of the rows, in alphabetical order."""
-        return sorted({phone for phone, _ in self._pairs.keys()})
+        return sorted({phone for _, phone, _ in self._counts.keys()})
 
     @property
-    def replicates(self) -> int:
-        """Number of tables, 1 + R."""
-        return self._pairs.table().shape[1]
+    def languages(self) -> list[str]:
+        """Names of the languages, in alphabetical order."""
+        return sorted({language for language, _, _ in self._counts.keys()})
 
-    def counts(self, replicate: int = 0) -> torch.Tensor:
-        """Return the table of the data, or of a replicate, [phones, units]."""
-        keys = self._pairs.keys()
+    def counts(self) -> torch.Tensor:
+        """Return the table of the data, [phones, units]."""
+        return next(self.tables())
+
+    def tables(self, language: str | None = None) -> Iterator[torch.Tensor]:
+        """Yield the table [phones, units] of the data, and of each replicate;
+        of one language, or of all, where a phone of several is one."""
+        keys = self._counts.keys()
         size = self.num_units
         if size is None:
-            size = 1 + max((unit for _, unit in keys), default=-1)
+            size = 1 + max((unit for _, _, unit in keys), default=-1)
         rows = {phone: row for row, phone in enumerate(self.phones)}
-        counts = torch.zeros(len(rows) * size, dtype=torch.int64)
-        cells = [rows[phone] * size + unit for phone, unit in keys]
-        counts[cells] = self._pairs.table()[:, replicate].long()
-        return counts.view(len(rows), size)
+        cells = torch.tensor(
+            [rows[phone] * size + unit for _, phone, unit in keys],
+            dtype=torch.int64,
+        )
+        chosen = [language in (None, own) for own, _, _ in keys]
+        chosen = torch.tensor(chosen, dtype=torch.bool)
+        for numbers in self._counts.table()[chosen].T.long():
+            table = torch.zeros(len(rows) * size, dtype=torch.int64)
+            table.index_add_(0, cells[chosen], numbers)
+            yield table.view(len(rows), size)
 
 
 def mutual_information(counts: torch.Tensor) -> float:
@@ -225,10 +238,7 @@ class PhoneInformation(Metric):
     }
 
     def __init__(self):
-        # A table for each language, by codebook.
-        self._books = collections.defaultdict(
-            lambda: collections.defaultdict(PhoneUnitCounts)
-        )
+        self._books = collections.defaultdict(PhoneUnitCounts)
         self._utterances = 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
@@ -238,21 +248,21 @@ class PhoneInformation(Metric):
         phones = phones_at(utterance.entry.get("phones") or (), middles)
         language = utterance.entry.get("lang", "")
         for book, units in enumerate(utterance.tokens.T.tolist()):
-            table = self._books[book][language]
-            table.add_frames(phones, units, weights)
+            self._books[book].add_frames(phones, units, weights, language)
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the values of each codebook."""
         estimates = {}
-        for number, by_language in enumerate(self._books.values(), 1):
-            tables = [t for t in by_language.values() if t.phones]
-            if not tables:
+        for number, table in enumerate(self._books.values(), 1):
+            if not table.phones:
                 continue
             # One replicate's table at a time: they are large.
-            values = [
-                _values(tables, replicate)
-                for replicate in range(tables[0].replicates)
-            ]
+            values = []
+            by_language = map(table.tables, table.languages)
+            for counts, *each in zip(table.tables(), *by_language, strict=True):
+                values.append(phone_information(counts))
+                if len(each) > 1:
+                    values[-1]["pnmi_within_languages"] = pnmi_within(each)
             for name in values[0]:
                 quantity = self.quantities[name]
                 if len(self._books) > 1:
@@ -277,26 +287,5 @@ class PhoneInformation(Metric):
 
     def tables(self) -> dict:
         """Return the table of the first codebook."""
-        counts, phones = _pooled(self._books[0].values())
-        return {"phone_units": counts, "phones": phones}
-
-
-def _values(tables, replicate):
-    """Compute all values of the tables of the languages in a replicate."""
-    values = phone_information(_pooled(tables, replicate)[0])
-    if len(tables) > 1:
-        each = (table.counts(replicate) for table in tables)
-        values["pnmi_within_languages"] = pnmi_within(each)
-    return values
-
-
-def _pooled(tables, replicate=0):
-    """Sum tables of counts; a phone of several languages is one."""
-    phones = sorted({phone for table in tables for phone in table.phones})
-    rows = {phone: row for row, phone in enumerate(phones)}
-    each = [(table.counts(replicate), table.phones) for table in tables]
-    size = max((counts.shape[1] for counts, _ in each), default=0)
-    pooled = torch.zeros(len(rows), size, dtype=torch.int64)
-    for counts, names in each:
-        pooled[[rows[name] for name in names], : counts.shape[1]] += counts
-    return pooled, phones
+        first = self._books[0]
+        return {"phone_units": first.counts(), "phones": first.phones}

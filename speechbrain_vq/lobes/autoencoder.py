@@ -86,10 +86,8 @@ class ConvEncoder(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the features.
-    output_dim : int
-        Channels of the latents.
+    input_dim, output_dim : int
+        Channels of the features, and of the latents.
     channels : int
         Hidden channels.
     stride : int
@@ -187,10 +185,8 @@ class ConvDecoder(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the latents.
-    output_dim : int
-        Channels of the features.
+    input_dim, output_dim : int
+        Channels of the latents, and of the features.
     speaker_dim : int
         Dimension of the speaker embedding, without its moments.
     channels : int
@@ -311,10 +307,8 @@ class SpeakerEncoder(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the features.
-    output_dim : int
-        Dimension of the trained embedding.
+    input_dim, output_dim : int
+        Channels of the features, and of the trained embedding.
     moments : bool
         Whether to append the mean and the logarithm of the standard deviation
         of each channel over the utterance, for ``ConvDecoder(moments=True)``.
@@ -359,14 +353,10 @@ class WindowPredictor(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the quantized vectors.
-    output_dim : int
-        Channels of the features.
-    stride : int
-        Frames per token.
-    window : int
-        Tokens to predict on either side.
+    input_dim, output_dim : int
+        Channels of the quantized vectors, and of the features.
+    stride, window : int
+        Frames per token, and tokens to predict on either side.
 
     Example
     -------

@@ -28,16 +28,10 @@ class LogMel(nn.Module):
 
     Arguments
     ---------
-    sample_rate : int
-        Sampling rate, in Hz.
-    n_mels : int
-        Number of mel bands.
-    n_fft : int
-        Size of the Fourier transform, in samples.
-    win_length : int
-        Length of the window, in samples.
-    hop_length : int
-        Step between frames, in samples.
+    sample_rate, n_mels : int
+        Sampling rate in Hz, and number of mel bands.
+    n_fft, win_length, hop_length : int
+        Size of the Fourier transform, window and step, in samples.
     floor : float
         Lower bound of the mel magnitudes before the logarithm.
     relative_floor : float, optional

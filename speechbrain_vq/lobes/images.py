@@ -62,10 +62,8 @@ class ImageEncoder(nn.Module):
     ---------
     image_channels : int
         3 for color, 1 for grayscale.
-    output_dim : int
-        Channels of the latents.
-    channels : int
-        Hidden channels.
+    output_dim, channels : int
+        Channels of the latents, and hidden ones.
     num_blocks : int
         Residual blocks after the strided convolutions.
 

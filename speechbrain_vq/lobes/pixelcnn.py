@@ -27,14 +27,10 @@ class ColumnPixelCNN(nn.Module):
 
     Arguments
     ---------
-    cond_dim : int
-        Channels of the latents.
-    height : int
-        Rows of an image.
-    stride : int
-        Columns per latent.
-    channels : int
-        Channels of each stream.
+    cond_dim, channels : int
+        Channels of the latents, and of each stream.
+    height, stride : int
+        Rows of an image, and its columns per latent.
     num_layers : int
         Number of gated layers.
     num_levels : int

@@ -133,12 +133,8 @@ class PhoneEncoder(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the features.
-    channels : int
-        Channels of the convolutions.
-    hidden_size : int
-        Channels of the latents.
+    input_dim, channels, hidden_size : int
+        Channels of the features, the convolutions, and the latents.
     num_layers : int
         BLSTM layers.
     dropout : float
@@ -192,12 +188,8 @@ class LatentMixer(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the latents.
-    output_dim : int
-        Number of output classes.
-    channels : int
-        Hidden channels.
+    input_dim, channels, output_dim : int
+        Channels of the latents, hidden ones, and output classes.
 
     Example
     -------

@@ -26,10 +26,8 @@ class SpeakerTable(nn.Module):
 
     Arguments
     ---------
-    num_speakers : int
-        Capacity of the table.
-    output_dim : int
-        Dimension of the embeddings.
+    num_speakers, output_dim : int
+        Capacity of the table, and dimension of the embeddings.
 
     Example
     -------
@@ -105,10 +103,8 @@ class PretrainedSpeaker(nn.Module):
     ---------
     compute_features, mean_var_norm, embedding_model : torch.nn.Module
         Modules of the pretrained encoder's ``hyperparams.yaml``.
-    embedding_dim : int
-        Dimension of its embeddings (``lin_neurons``).
-    output_dim : int
-        Dimension of the projected embeddings.
+    embedding_dim, output_dim : int
+        Dimension of its embeddings (``lin_neurons``), and of projected ones.
     sample_rate : int
         Sampling rate of the waveforms, in Hz.
 

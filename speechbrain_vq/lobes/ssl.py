@@ -57,10 +57,8 @@ class SSLFeatures(nn.Module):
     n_mels : int
         Number of log-mel bands to append to each frame, from which
         ``inverse`` synthesizes waveforms; 0 appends none.
-    sample_rate : int
-        Sampling rate of the waveforms, in Hz.
-    hop_length : int
-        Step between frames, in samples.
+    sample_rate, hop_length : int
+        Sampling rate in Hz, and step between frames, in samples.
 
     Example
     -------

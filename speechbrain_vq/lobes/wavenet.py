@@ -85,18 +85,14 @@ class WaveNetDecoder(nn.Module):
 
     Arguments
     ---------
-    input_dim : int
-        Channels of the latents.
-    speaker_dim : int
-        Dimension of the speaker embedding.
+    input_dim, speaker_dim : int
+        Channels of the latents, and of the speaker embedding.
     samples_per_token : int
         Samples per latent.
     channels : int
         Gated units per layer.
-    num_layers : int
-        Number of layers.
-    cycle : int
-        Layers per cycle of the dilations 1, 2, 4, ...
+    num_layers, cycle : int
+        Layers in all, and per cycle of the dilations 1, 2, 4, ...
     skip_channels : int
         Channels of the skip connections and of the hidden output layer.
     condition_channels : int

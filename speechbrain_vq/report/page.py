@@ -37,7 +37,7 @@ def write_report(
     **options,
 ) -> pathlib.Path:
     """Write one HTML page on a run or a model, with its pictures and audio in
-    it, to be opened offline.
+    it, to be opened offline; return its path.
 
     Arguments
     ---------
@@ -58,11 +58,6 @@ def write_report(
         Branch, tag or commit on the Hub.
     **options
         ``run_opts`` and ``vocoder`` of ``VQTokenizer.from_hparams``.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
 
     Raises
     ------
