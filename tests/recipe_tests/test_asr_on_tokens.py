@@ -6,20 +6,19 @@ import shutil
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare_minispeech,
 )
 from tests.inference.conftest import make_run
-from tests.recipe_tests import processes
+from tests.recipe_tests.processes import finish, hyperparameters
+from tests.recipe_tests.processes import run as run_recipe
 
 __all__ = ["make_run"]
 
-RECIPE = recipe_path("MiniSpeech/asr-on-tokens")
+RECIPE = "MiniSpeech/asr-on-tokens"
 SHORT = {
     "number_of_epochs": 60,
     "batch_size": 1,
@@ -29,11 +28,9 @@ SHORT = {
     "minutes": 0.3,
 }
 
-_spec = importlib.util.spec_from_file_location(
-    "asr_on_tokens", RECIPE / "train.py"
+recipe = importlib.import_module(
+    "speechbrain_vq.recipes.MiniSpeech.asr-on-tokens.train"
 )
-recipe = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(recipe)
 
 pytestmark = [
     pytest.mark.slow,
@@ -77,16 +74,9 @@ def model(make_run, data, tmp_path):
 
 
 def load(output, model, data, **options):
-    """The recipe's hyperparameters, as its command line makes them."""
-    overrides = {
-        **SHORT,
-        "tokenizer": str(model),
-        "data_folder": str(data),
-        "output_folder": str(output),
-        **options,
-    }
-    with open(RECIPE / "hparams/train.yaml", encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+    folders = {"data_folder": data, "output_folder": output}
+    options = {**SHORT, **folders, "tokenizer": model, **options}
+    return hyperparameters(RECIPE, **options)
 
 
 def run(output, model, data, **options):
@@ -199,14 +189,12 @@ def test_command_line(model, data, tmp_path):
         "number_of_epochs": 1,
         "hidden_size": 8,
     }
-    result = processes.run(tmp_path, RECIPE, **options)
-    assert result.returncode == 0, result.stdout + result.stderr
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    results, _ = finish(tmp_path, RECIPE, **options)
     assert results["tokenizer"] == str(model) and results["per"] > 0
     # Which phones were taken for which.
     assert "WER" in (tmp_path / "out/per.txt").read_text("utf-8")
     # A run is not resumed on other tokens.
     other = shutil.copytree(model, tmp_path / "other")
     for change in ({"tokenizer": other}, {"input": "features"}):
-        result = processes.run(tmp_path, RECIPE, **options | change)
+        result = run_recipe(tmp_path, RECIPE, **options | change)
         assert result.returncode and "another --output_folder" in result.stderr

@@ -12,26 +12,12 @@ from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import data_root
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi
 from speechbrain_vq.nnet.losses import entropy
-from speechbrain_vq.recipe_files import recipe_path
-from tests.recipe_tests import processes
 from tests.recipe_tests.phone_corpora import make_festvoxru
+from tests.recipe_tests.processes import finish
 from tests.recipe_tests.test_librispeech import copy_of_the_hub
 
 SIZE = 16
-SHORT = {
-    "number_of_steps": 30,
-    "batch_size": 4,
-    "n_mels": 40,
-    "channels": 16,
-    "codebook_size": SIZE,
-    "vq": "{reinit_schedule: {warmup: 8, every: 8}}",
-    "manifest_folder": "manifests",
-    "output_folder": "out",
-}
-
-
-def run(cwd, recipe, **options):
-    return processes.run(cwd, recipe_path(recipe), **{**SHORT, **options})
+FOLDERS = {"manifest_folder": "manifests", "output_folder": "out"}
 
 
 @pytest.mark.slow
@@ -39,11 +25,8 @@ def run(cwd, recipe, **options):
 @pytest.mark.parametrize("preset", ["residual", "product"])
 def test_metrics_are_those_of_the_tokens_of_the_model(preset, tmp_path):
     make_festvoxru(tmp_path / "data")
-    result = run(
-        tmp_path, "FestvoxRu/unit-discovery", data_folder="data", preset=preset
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    options = {"data_folder": "data", "preset": preset, **FOLDERS}
+    results, _ = finish(tmp_path, "FestvoxRu/unit-discovery", **options)
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     assert tokenizer.mods.quantizer.composition == preset
     root = data_root(tmp_path / "manifests")
@@ -81,16 +64,15 @@ def test_metrics_are_those_of_the_tokens_of_the_model(preset, tmp_path):
 @pytest.mark.timeout(600)
 def test_units_of_what_is_streamed_25_a_second(tmp_path):
     copy_of_the_hub(tmp_path / "librispeech_asr")
-    result = run(
+    results, _ = finish(
         tmp_path,
         "LibriSpeech/unit-discovery",
         data_folder=tmp_path / "librispeech_asr",
         hours=3 / 3600,
         valid_hours=1 / 3600,
         stride=4,
+        **FOLDERS,
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["reconstruction_error"] > 0 and "pnmi" not in results
     manifest = json.loads((tmp_path / "manifests/train.json").read_text())
     lengths = [item["length"] for item in manifest.values()]

@@ -7,13 +7,11 @@ import torch
 
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import SPLITS, data_root
-from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import (
     HUB_NAME,
     ON_THE_HUB,
     prepare,
 )
-from tests.recipe_tests import processes
 from tests.recipe_tests.phone_corpora import (
     PHONES,
     RATE,
@@ -24,6 +22,7 @@ from tests.recipe_tests.phone_corpora import (
     wav_bytes,
     write,
 )
+from tests.recipe_tests.processes import finish, run
 
 
 def copy_of_the_hub(folder, pieces=1):
@@ -194,67 +193,56 @@ def test_rows_of_another_layout_are_reported(column, value, message, tmp_path):
     assert not list(tmp_path.rglob("escaped*"))
 
 
-def test_parts_may_be_chosen(tmp_path, lexicon):
+def test_parts_may_be_chosen(tmp_path):
     files = {
         k.replace("dev-clean", "dev-other"): v
         for k, v in librispeech_files().items()
     }
     source = write(tmp_path / "data", files)
-    folder = prepare(
-        source,
-        tmp_path / "out",
-        lexicon,
-        train=["train-clean-100", "test-clean"],
-        valid=["dev-other"],
-    )
-    sizes = [len(items) for items in read(folder).values()]
-    assert sizes == [16, 4, 4]
-    with pytest.raises(
-        ValueError, match="no part 'dev-clear', but .*dev-clean"
-    ):
-        prepare(source, tmp_path / "out", lexicon, valid=["dev-clear"])
 
+    def prepared(train, valid):
+        parts = {"train": train, "valid": valid}
+        folder = prepare(source, tmp_path / "out", phones=False, **parts)
+        return read(folder), (folder / "corpus.json").read_text()
 
-def test_a_single_part_needs_no_list(tmp_path, lexicon):
-    source = write(tmp_path / "data", librispeech_files())
-    listed = prepare(source, tmp_path / "listed", lexicon)
-    folder = prepare(
-        source,
-        tmp_path / "out",
-        lexicon,
-        train="train-clean-100",
-        valid="dev-clean",
-        test="test-clean",
-    )
-    assert read(folder) == read(listed)
-    names = ("corpus.json", *(f"{split}.json" for split in SPLITS))
-    for name in names:
-        assert (folder / name).read_text() == (listed / name).read_text()
-    with pytest.raises(ValueError, match="no part 'train-clean', but"):
-        prepare(source, tmp_path / "out", lexicon, train="train-clean")
+    manifests, _ = prepared(["train-clean-100", "test-clean"], ["dev-other"])
+    assert [len(items) for items in manifests.values()] == [16, 4, 4]
+    # A single part needs no list.
+    one = prepared("train-clean-100", "dev-other")
+    assert one == prepared(["train-clean-100"], ["dev-other"])
+    for wrong in (["dev-clear"], "dev-clear"):
+        message = "no part 'dev-clear', but .*dev-clean"
+        with pytest.raises(ValueError, match=message):
+            prepared("train-clean-100", wrong)
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["data/LibriSpeech", "./data/x", "../LibriSpeech", "x", "no/such/folder"],
+    "name, message",
+    [
+        *(
+            (name, "no folder.*takes them from")
+            for name in ("data/LibriSpeech", "./data/x", "../x", "x", "a/b/c")
+        ),
+        # It looks like a name on the Hub, which cannot be reached.
+        ("date/LibriSpeech", "no folder date/LibriSpeech.*Hub"),
+        # Here a folder has the name of the data set's owner.
+        (HUB_NAME, "cannot be loaded"),
+    ],
 )
-def test_a_mistyped_folder_is_not_looked_for_on_the_hub(
-    name, tmp_path, lexicon, monkeypatch
+def test_a_folder_that_is_not_there_is_named(
+    name, message, tmp_path, no_waiting, monkeypatch, caplog
 ):
-    (tmp_path / "here/data").mkdir(parents=True)
+    for folder in ("data", "openslr"):
+        (tmp_path / "here" / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(FileNotFoundError, match="no folder.*takes them from"):
-        prepare(name, tmp_path / "out", lexicon)
-    # Nobody was asked.
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_hub_that_cannot_be_reached_is_reported(
-    tmp_path, lexicon, no_waiting
-):
-    # The tests' own Hub is not even started.
-    with pytest.raises(FileNotFoundError, match="cannot be loaded"):
-        prepare("openslr/librispeech_asr", tmp_path / "out", lexicon)
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(FileNotFoundError, match=message),
+    ):
+        prepare(name, tmp_path / "out", phones=False)
+    asked = f"no folder {name}: the Hub is asked" in caplog.text
+    assert asked == (name in ("date/LibriSpeech", HUB_NAME))
+    assert asked or not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -268,40 +256,15 @@ def test_training_reads_a_stream(tmp_path):
         "stream": True,
         "stream_epoch": 10,
         "number_of_steps": 20,
-        "batch_size": 4,
-        "channels": 16,
-        "codebook_size": 16,
         "num_workers": 1,
-        "vq": "{reinit_schedule: {warmup: 8, every: 8}}",
     }
-    recipe = recipe_path("LibriSpeech/unit-discovery")
-    refused = processes.run(tmp_path, recipe, **options)
+    recipe = "LibriSpeech/unit-discovery"
+    refused = run(tmp_path, recipe, **options)
     assert refused.returncode == 1 and "needs --hours" in refused.stderr
-    done = processes.run(tmp_path, recipe, hours=0.0005, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish(tmp_path, recipe, hours=0.0005, **options)
     # Some of the twelve are on disk, and all were read.
     assert len(list((tmp_path / "manifests").rglob("audio/train*/*"))) == 4
     (state,) = (tmp_path / "out/save").rglob("stream.ckpt")
     (state,) = torch.load(state)["states"]
     # The round to begin next: the last of them was begun.
     assert state["round"] == -(-20 * 4 // 12)
-    assert (tmp_path / "out/results.json").exists()
-
-
-def test_that_there_is_no_folder_is_reported_before_the_hub_is_asked(
-    tmp_path, lexicon, no_waiting, monkeypatch, caplog
-):
-    monkeypatch.chdir(tmp_path)
-    with (
-        caplog.at_level("INFO"),
-        pytest.raises(
-            FileNotFoundError, match="no folder data/LibriSpeech.*Hub"
-        ),
-    ):
-        prepare("data/LibriSpeech", "out", lexicon)
-    first = caplog.messages[0]
-    assert "no folder data/LibriSpeech: the Hub is asked" in first
-    # Here a folder has the name of the data set's owner.
-    (tmp_path / "openslr").mkdir()
-    with pytest.raises(FileNotFoundError, match="cannot be loaded"):
-        prepare(HUB_NAME, "out", lexicon)

@@ -1,6 +1,4 @@
-"""The phone recognisers learn, whatever the corpus; padding never counts; what
-was interrupted goes on.
-"""
+"""The phone recognisers learn, whatever the corpus; padding never counts."""
 
 import json
 from importlib import import_module
@@ -29,7 +27,6 @@ from tests.recipe_tests.phone_corpora import (
 )
 
 recipe = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
-PhoneBrain, run = recipe.PhoneBrain, recipe.run
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +64,7 @@ def start(corpus, data, folder, yaml="train", **options):
         **options,
     }
     path = recipe_path(f"{corpus}/phone-recognition/hparams/{yaml}.yaml")
-    brain = run(
+    brain = recipe.run(
         CORPORA[corpus][1],
         [str(path), "--noprogressbar"]
         + [f"--{key}={value}" for key, value in options.items()],
@@ -105,51 +102,6 @@ def test_from_a_corpus_to_a_model(corpus, tmp_path):
         start(corpus, data, folder, number_of_steps=80, vq=SCHEDULE)[1]
         == results
     )
-
-
-def test_without_a_bottleneck_there_are_results_and_no_model(tmp_path):
-    data, folder = make_festvoxru(tmp_path), tmp_path / "out"
-    brain, results = start(
-        "FestvoxRu", data, folder, "small", number_of_steps=12, preset="none"
-    )
-    assert brain.modules.quantizer.bypass
-    assert results["per"] > 0 and results["steps"] == 12
-    assert results["vectors"] == 0
-    assert not {"perplexity", "used_codes_percent"} & set(results)
-    assert not (folder / "model").exists()
-    assert "No model was exported" in (folder / "log.txt").read_text()
-
-
-class Killed(Exception):
-    """The end of a process."""
-
-
-def test_a_run_interrupted_and_resumed_ends_with_the_same_results(
-    tmp_path, monkeypatch
-):
-    data = make_festvoxru(tmp_path)
-    options = {
-        "number_of_steps": 30,
-        "ckpt_interval_steps": 4,
-        "vq": SCHEDULE,
-    }
-    whole = start("FestvoxRu", data, tmp_path / "whole", **options)[1]
-    fit_batch = PhoneBrain.fit_batch
-
-    def kill(self, batch):
-        # In the middle of the second epoch of thirteen batches.
-        if self.optimizer_step == 19:
-            raise Killed
-        return fit_batch(self, batch)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(PhoneBrain, "fit_batch", kill)
-        start("FestvoxRu", data, tmp_path / "killed", **options)
-    assert not (tmp_path / "killed/results.json").exists()
-    resumed = start("FestvoxRu", data, tmp_path / "killed", **options)[1]
-    log = (tmp_path / "killed/log.txt").read_text()
-    assert "Loading a checkpoint" in log
-    assert resumed == whole
 
 
 def test_more_phones_than_labels_are_reported(tmp_path):

@@ -12,28 +12,14 @@ import sys
 import pytest
 
 from speechbrain_vq.recipe_files import write_out
-from tests.recipe_tests import processes
+from tests.recipe_tests.processes import LISTS, ROOT, ROWS, run_script
 
-ROOT = pathlib.Path(__file__).parents[2]
 COLUMNS = [
     *("Task", "Dataset", "Script_file", "Hparam_file", "Data_prep_file"),
     *("Readme_file", "Result_url", "HF_repo"),
     *("test_debug_flags", "test_debug_checks"),
 ]
-# SpeechBrain reads whatever lies in this folder as a list.
-LISTS = sorted((ROOT / "tests/recipes").iterdir())
-
-
-def rows():
-    for path in LISTS:
-        with open(path, newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
-
-
-ROWS = list(rows())
-every_row = pytest.mark.parametrize(
-    "row", ROWS, ids=[row["Hparam_file"] for row in ROWS]
-)
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 
 
 @pytest.mark.parametrize("path", LISTS, ids=lambda path: path.name)
@@ -44,9 +30,8 @@ def test_columns_are_those_of_speechbrain(path):
 
 
 def test_every_yaml_of_a_recipe_is_listed():
-    listed = {row["Hparam_file"] for row in ROWS}
     there = (ROOT / "recipes").glob("*/*/hparams/*.yaml")
-    assert {str(p.relative_to(ROOT)) for p in there} == listed
+    assert {str(p.relative_to(ROOT)) for p in there} == set(ROWS)
 
 
 @every_row
@@ -105,7 +90,7 @@ def test_a_row_runs(row, folder):
     output = folder / pathlib.Path(row["Hparam_file"]).relative_to("recipes")
     output.mkdir(parents=True)
     (output / "stdout.txt").touch()
-    result = processes.run_script(
+    result = run_script(
         folder,
         ROOT / row["Script_file"],
         ROOT / row["Hparam_file"],

@@ -23,7 +23,6 @@ from speechbrain_vq.recipes.common.loggers import (
     picture,
 )
 from speechbrain_vq.recipes.common.progress import (
-    in_words,
     seconds_per_step,
     validation_line,
 )
@@ -134,12 +133,6 @@ def test_a_validation_is_one_line():
     assert "warm-up" in validation_line(50, None, stats, {})
 
 
-def test_times_are_for_people():
-    assert [in_words(s) for s in (1, 44, 200, 8000)] == [
-        *("10 s", "40 s", "3 min", "2.2 h")
-    ]
-
-
 class Kept:
     """A logger that keeps what it gets."""
 
@@ -213,6 +206,7 @@ def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     assert firsts[0] == firsts[1] == firsts[3] != firsts[2]
 
 
+@pytest.mark.slow
 def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -4,7 +4,6 @@ a model.
 """
 
 import importlib
-import json
 import pathlib
 import re
 import shutil
@@ -13,12 +12,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.lobes.handwriting import STRIDE
-from speechbrain_vq.recipe_arguments import parse_arguments
-from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
     find_fonts,
     render,
@@ -30,26 +30,13 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     prepare,
     read_alignment,
 )
-from tests.recipe_tests import processes
+from tests.recipe_tests.processes import finish, hyperparameters, run
 
-RECIPE = recipe_path("ScribbleLens/handwriting")
+recipe = importlib.import_module(
+    "speechbrain_vq.recipes.ScribbleLens.handwriting.train"
+)
+RECIPE = "ScribbleLens/handwriting"
 PATHS = "scribblelens.paths.1.4b.zip"
-SHORT = {
-    "number_of_steps": 60,
-    "batch_size": 4,
-    "valid_batch_size": 4,
-    "chunk": 64,
-    "channels": "[2,2,4,4,4,4,8]",
-    "hidden_size": 8,
-    "latent_dim": 8,
-    "codebook_dim": 4,
-    "codebook_size": 32,
-    "mixer_channels": 8,
-    "decoder_channels": 4,
-    "decoder_layers": 2,
-    "ckpt_interval_steps": 7,
-    "vq": "{reinit_schedule: {warmup: 20, every: 10}}",
-}
 
 
 @pytest.fixture(scope="session")
@@ -107,10 +94,15 @@ def pack(folder):
 
 
 def manifests(folder):
-    return [
-        json.loads((folder / f"{split}.json").read_text("utf-8"))
-        for split in ("train", "valid", "test")
-    ]
+    return [read_json(folder / f"{s}.json") for s in ("train", "valid", "test")]
+
+
+def check_same(folder, expected):
+    """Whether a preparation has the expected lines, and finds their images."""
+    assert manifests(folder) == expected
+    images = LineImages(read_json(folder / "prepared.json")["source"])
+    (item,) = expected[0].values()
+    assert images(item["image"]).shape == (20, 32)
 
 
 def test_the_true_layout_is_read(corpus, tmp_path):
@@ -144,11 +136,7 @@ def test_the_archive_is_read_as_its_folder_is(corpus, tmp_path):
     archive = pack(corpus)
     expected = manifests(prepare(corpus, tmp_path / "folder"))
     for number, place in enumerate((archive, archive.parent, corpus / ROOT)):
-        folder = prepare(place, tmp_path / f"out{number}")
-        assert manifests(folder) == expected
-        note = json.loads((folder / "prepared.json").read_text())
-        name = expected[0]["tasman-22.1-line1"]["image"]
-        assert LineImages(note["source"])(name).shape == (20, 32)
+        check_same(prepare(place, tmp_path / f"out{number}"), expected)
     # Alignments beside the archive, and beside the images.
     inner = corpus / ROOT / "corpora" / PATHS
     shutil.move(inner, corpus / PATHS)
@@ -159,19 +147,17 @@ def test_the_archive_is_read_as_its_folder_is(corpus, tmp_path):
     assert manifests(prepare(corpus, tmp_path / "unpacked")) == expected
 
 
-@pytest.mark.parametrize("place", [".", ROOT, f"{ROOT}/corpora/.."])
-def test_it_is_found_from_within(place, corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "start, place",
+    [(".", "."), (".", ROOT), (".", f"{ROOT}/corpora/.."), (ROOT, ".")],
+)
+def test_it_is_found_from_within(start, place, corpus, tmp_path, monkeypatch):
     expected = manifests(prepare(corpus, tmp_path / "expected"))
-    monkeypatch.chdir(corpus)
-    assert manifests(prepare(place, tmp_path / "out")) == expected
-    monkeypatch.chdir(corpus / ROOT)
-    folder = prepare(".", tmp_path / "within")
-    assert manifests(folder) == expected
+    monkeypatch.chdir(corpus / start)
+    folder = prepare(place, tmp_path / "out")
     # A run from another place reads the same images.
     monkeypatch.chdir(tmp_path)
-    note = json.loads((folder / "prepared.json").read_text())
-    name = expected[0]["tasman-22.1-line1"]["image"]
-    assert LineImages(note["source"])(name).shape == (20, 32)
+    check_same(folder, expected)
 
 
 def test_what_is_prepared_is_not_prepared_again(corpus, tmp_path):
@@ -234,13 +220,6 @@ def test_what_is_missing_or_wrong_is_named(
     with pytest.raises(error, match=message):
         prepare(corpus, tmp_path / "out")
     assert not (tmp_path / "out/prepared.json").exists()
-
-
-def test_an_archive_cut_short_is_named(corpus, tmp_path):
-    archive = pack(corpus)
-    archive.write_bytes(archive.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="get it again"):
-        prepare(archive, tmp_path / "out")
 
 
 def test_a_line_that_cannot_be_used_is_reported_and_left_out(
@@ -317,12 +296,17 @@ def test_a_damaged_file_of_the_archive_costs_its_line(
     assert "1 of " in caplog.text and f"{stem}.jpg (" in caplog.text
 
 
-@pytest.mark.parametrize("ending", [".zip", ".dat"])
-def test_damaged_alignments_and_lists_are_named(ending, rendered, tmp_path):
+@pytest.mark.parametrize("ending", ["", ".zip", ".dat"])
+def test_damaged_archives_alignments_and_lists_are_named(
+    ending, rendered, tmp_path
+):
     shutil.copytree(rendered, tmp_path / "data")
     archive = pack(tmp_path / "data")
-    name = first_of(archive, ending)
-    damage(archive, name)
+    name = first_of(archive, ending) if ending else archive.name
+    if ending:
+        damage(archive, name)
+    else:
+        archive.write_bytes(archive.read_bytes()[:-100])
     with pytest.raises(ValueError, match=f"{name}.*get it again"):
         prepare(archive, tmp_path / "out")
 
@@ -411,20 +395,12 @@ def test_no_font_is_named(tmp_path):
 # The recipe ------------------------------------------------------------------
 
 
-def run(cwd, **options):
-    return processes.run(cwd, RECIPE, "small", **{**SHORT, **options})
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
+@pytest.mark.slow
 def test_from_an_archive_to_a_model(rendered, tmp_path):
     shutil.copytree(rendered, tmp_path / "data")
     archive = pack(tmp_path / "data")
-    result = run(tmp_path, data_folder=archive, output_folder="out")
-    assert result.returncode == 0, result.stdout + result.stderr
-    metrics = results(tmp_path / "out")
+    options = {"data_folder": archive, "output_folder": "out"}
+    metrics, _ = finish(tmp_path, RECIPE, "small", **options)
     assert metrics["preset"] == "robust" and metrics["steps"] == 60
     assert 0 < metrics["bits_per_dim"] < 2
     assert 0 < metrics["cer"] <= 200
@@ -445,6 +421,7 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
     assert codes.shape == (1, 20) and codes.max() < 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -455,7 +432,8 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
 def test_a_run_that_cannot_work_is_refused(
     options, message, rendered, tmp_path
 ):
-    result = run(tmp_path, data_folder=rendered, output_folder="out", **options)
+    options |= {"data_folder": rendered, "output_folder": "out"}
+    result = run(tmp_path, RECIPE, "small", **options)
     assert result.returncode != 0
     assert re.search(f"Error: {message}", result.stderr)
     assert "Traceback" not in result.stderr
@@ -463,7 +441,6 @@ def test_a_run_that_cannot_work_is_refused(
 
 
 def test_options_that_cannot_work_are_refused():
-    recipe = load_recipe()
     recipe.check_options({"stride": 2, "oversample": 3})
     for number in (0, -1, 0.5):
         with pytest.raises(ValueError, match=f"--oversample={number}: .* 1 or"):
@@ -475,58 +452,14 @@ def test_options_that_cannot_work_are_refused():
 
 
 def test_the_stride_is_that_of_the_encoder(tmp_path):
-    encoder = load_hparams(tmp_path)["encoder"]
+    encoder = make_brain(tmp_path)[0].modules.encoder
     latents, _ = encoder(torch.rand(1, 40, 32), torch.ones(1))
     assert 40 / latents.shape[1] == STRIDE
 
 
-@pytest.mark.slow
-def test_without_a_bottleneck(rendered, tmp_path):
-    result = run(
-        tmp_path,
-        data_folder=rendered,
-        output_folder="out",
-        preset="none",
-        vq="{}",
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    metrics = results(tmp_path / "out")
-    assert {"bits_per_dim", "cer"} <= set(metrics)
-    of_codes = {"nmi", "mapping_accuracy", "fillable_codes", "perplexity"}
-    assert not of_codes & set(metrics)
-    assert not (tmp_path / "out/model").exists()
-    assert "No model was exported" in result.stdout + result.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_run_killed_and_resumed_ends_with_the_same_results(
-    rendered, tmp_path
-):
-    options = {"data_folder": rendered, "number_of_steps": 70}
-    whole = run(tmp_path, output_folder="whole", **options)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
-    log = processes.run_and_kill(
-        tmp_path,
-        "Step 45: re-initialized",
-        RECIPE,
-        "small",
-        **{**SHORT, **options},
-        output_folder="killed",
-    )
-    resumed = run(tmp_path, output_folder="killed", **options)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "Loading a checkpoint" in log.read_text()
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
-
-
 def test_the_probe_teaches_nothing_else(tmp_path):
     """Its gradient reaches its own parameters alone, and all of them."""
-    recipe = load_recipe()
-    hparams = load_hparams(tmp_path)
-    brain = recipe.HandwritingBrain(
-        hparams["modules"], hparams["opt_class"], hparams
-    )
+    brain, hparams = make_brain(tmp_path)
     brain.init_optimizers()
     sizes = {
         name: sum(len(group["params"]) for group in optimizer.param_groups)
@@ -543,11 +476,7 @@ def test_the_probe_teaches_nothing_else(tmp_path):
 
 
 def test_padding_counts_in_no_loss(tmp_path):
-    recipe = load_recipe()
-    hparams = load_hparams(tmp_path)
-    brain = recipe.HandwritingBrain(
-        hparams["modules"], hparams["opt_class"], hparams
-    )
+    brain, _ = make_brain(tmp_path)
     brain.modules.eval()
     losses = []
     for extra in (0, 9):
@@ -579,28 +508,19 @@ class Batch:
         return self
 
 
-def load_recipe():
-    module = "speechbrain_vq.recipes.ScribbleLens.handwriting.train"
-    return importlib.import_module(module)
-
-
-def load_hparams(folder):
-    from hyperpyyaml import load_hyperpyyaml
-
-    options = {k: v for k, v in SHORT.items() if k != "vq"}
-    options |= {"data_folder": folder, "output_folder": folder}
-    path, _, overrides = parse_arguments(
-        [str(RECIPE / "hparams/small.yaml")]
-        + [f"--{key}={value}" for key, value in options.items()]
+def make_brain(folder):
+    """The Brain of a run, and its hyperparameters."""
+    folders = {"data_folder": folder, "output_folder": folder}
+    hparams = hyperparameters(RECIPE, "small", **folders)
+    brain = recipe.HandwritingBrain(
+        hparams["modules"], hparams["opt_class"], hparams
     )
-    with open(path, encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides, overrides_must_match=False)
+    return brain, hparams
 
 
-@pytest.mark.parametrize("epoch", range(20))
-def test_chunks_lie_within_the_line(epoch):
-    chunk_of = load_recipe().chunk_of
-    first, last = chunk_of("line", epoch, 200, 64)
-    assert 0 <= first and last <= 200 and last - first == 64
-    assert chunk_of("line", epoch, 40, 64) == (0, 40)
-    assert chunk_of("line", epoch, 200, 64) == (first, last)
+@given(st.text(), st.integers(0, 99), st.integers(1, 300), st.integers(1, 99))
+@settings(deadline=None)
+def test_chunks_lie_within_the_line(name, epoch, width, size):
+    first, last = recipe.chunk_of(name, epoch, width, size)
+    assert 0 <= first and last <= width and last - first == min(size, width)
+    assert recipe.chunk_of(name, epoch, width, size) == (first, last)

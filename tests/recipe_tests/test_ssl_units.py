@@ -2,8 +2,6 @@
 encoder that the caller names.
 """
 
-import json
-
 import pytest
 import torch
 
@@ -11,25 +9,19 @@ from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.hub import encoders
-from speechbrain_vq.recipe_files import recipe_path
-from tests.recipe_tests import phone_corpora, processes
+from tests.recipe_tests.phone_corpora import make_librispeech
+from tests.recipe_tests.processes import finish
 from tests.ssl_encoders import FAMILIES, make_encoder
 
-RECIPE = recipe_path("LibriSpeech/ssl-units")
-SHORT = {
+RECIPE = "LibriSpeech/ssl-units"
+OPTIONS = {
     "data_folder": "librispeech/data",
     "manifest_folder": "manifests",
     "output_folder": "out",
-    "ssl_dim": 16,
+    "ssl_folder": "encoder",
     "ssl_layers": "[1, 2]",
-    "mel_bands": 20,
     "number_of_steps": 40,
-    "batch_size": 4,
-    "channels": 16,
-    "latent_dim": 16,
-    "codebook_size": 16,
     "lr": 0.01,
-    "vq": "{reinit_schedule: {warmup: 8, every: 8}}",
 }
 NAME = "microsoft/wavlm-base-plus"
 
@@ -39,17 +31,9 @@ NAME = "microsoft/wavlm-base-plus"
 @pytest.mark.parametrize("family", FAMILIES)
 def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
     pytest.importorskip("transformers")
-    phone_corpora.make_librispeech(tmp_path / "librispeech")
+    make_librispeech(tmp_path / "librispeech")
     encoder = make_encoder(family, tmp_path / "encoder")
-    result = processes.run(
-        tmp_path,
-        RECIPE,
-        **SHORT,
-        ssl_family=family,
-        ssl_folder="encoder",
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    results = json.loads((tmp_path / "out/results.json").read_text())
+    results, _ = finish(tmp_path, RECIPE, **OPTIONS, ssl_family=family)
     assert results["used_codes_percent"] > 30
     model = tmp_path / "out/model"
     # Our weights alone, and their size does not depend on the encoder's.
@@ -109,11 +93,9 @@ def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
 @pytest.mark.timeout(600)
 def test_a_model_without_log_mels_decodes_to_no_speech(tmp_path):
     pytest.importorskip("transformers")
-    phone_corpora.make_librispeech(tmp_path / "librispeech")
+    make_librispeech(tmp_path / "librispeech")
     make_encoder("WavLM", tmp_path / "encoder")
-    changes = {"mel_bands": 0, "ssl_folder": "encoder", "ssl_weights": "[1, 3]"}
-    result = processes.run(tmp_path, RECIPE, **{**SHORT, **changes})
-    assert result.returncode == 0, result.stdout + result.stderr
+    finish(tmp_path, RECIPE, **OPTIONS, mel_bands=0, ssl_weights="[1, 3]")
     tokenizer = VQTokenizer.from_hparams(
         tmp_path / "out/model", ssl_encoder=tmp_path / "encoder"
     )

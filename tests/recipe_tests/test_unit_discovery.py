@@ -9,39 +9,17 @@ import pytest
 import soundfile
 
 from speechbrain_vq import VQTokenizer
-from speechbrain_vq.recipe_files import recipe_path
-from tests.recipe_tests import processes
+from tests.recipe_tests.processes import finish, run
 
-RECIPE = recipe_path("MiniSpeech/unit-discovery")
-SHORT = {
-    "number_of_steps": 30,
-    "batch_size": 4,
-    "channels": 16,
-    "codebook_size": 64,
-    "minutes": 1,
-    "vq": "{reinit_schedule: {warmup: 8, every: 8}}",
-}
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+RECIPE = "MiniSpeech/unit-discovery"
+MINE = {"data_folder": "data", "make_minispeech": None}
 
 
-def run(cwd, **options):
-    return processes.run(cwd, RECIPE, **{**SHORT, **options})
-
-
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_from_nothing_to_tokens(tmp_path):
-    result = run(
-        tmp_path,
-        data_folder="data",
-        output_folder="out",
-        make_minispeech=True,
+    metrics, _ = finish(
+        tmp_path, RECIPE, data_folder="data", output_folder="out"
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    metrics = results(tmp_path / "out")
     assert metrics["steps"] == 30 and metrics["preset"] == "robust"
     assert 0 < metrics["pnmi"] < 1
     assert metrics["used_codes_percent"] > 30
@@ -53,50 +31,19 @@ def test_from_nothing_to_tokens(tmp_path):
     assert len(tokens) == pytest.approx(50 * utterance["length"], abs=1)
     assert "re-initialized" in (tmp_path / "out/log.txt").read_text()
     # Another run does not go on with this one's checkpoint.
-    other = run(
-        tmp_path, data_folder="data", output_folder="out", codebook_size=32
-    )
+    other = run(tmp_path, RECIPE, **MINE, output_folder="out", codebook_size=32)
     assert other.returncode != 0
     assert "out holds a run with other values: codebook_size" in other.stderr
-    assert results(tmp_path / "out") == metrics
+    results = tmp_path / "out/results.json"
+    assert json.loads(results.read_text()) == metrics
     # The same corpus by its csv manifests, which have no phones.
     for path in (tmp_path / "data").glob("*.json"):
         if path.name != "corpus.json":
             path.unlink()
-    result = run(tmp_path, data_folder="data", output_folder="csv")
-    assert result.returncode == 0, result.stdout + result.stderr
-    again = results(tmp_path / "csv")
+    again, _ = finish(tmp_path, RECIPE, **MINE, output_folder="csv")
     assert "pnmi" not in again and again["vectors"] == metrics["vectors"]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_run_killed_and_resumed_ends_with_the_same_results(tmp_path):
-    def same(name):
-        return {
-            "data_folder": "data",
-            "make_minispeech": True,
-            "output_folder": name,
-            "ckpt_interval_steps": 3,
-        }
-
-    whole = run(tmp_path, **same("whole"))
-    assert whole.returncode == 0, whole.stdout + whole.stderr
-    # Killed in the middle of an epoch, once it has re-initialized.
-    log = processes.run_and_kill(
-        tmp_path,
-        "Step 16: re-initialized",
-        RECIPE,
-        **{**SHORT, **same("killed")},
-    )
-    resumed = run(tmp_path, **same("killed"))
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "Loading a checkpoint" in log.read_text()
-    assert results(tmp_path / "killed") == results(tmp_path / "whole")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_folder_of_any_audio(tmp_path):
     random = np.random.default_rng(0)
     folder = tmp_path / "recordings" / "someone"
@@ -106,20 +53,15 @@ def test_a_folder_of_any_audio(tmp_path):
         sound = random.normal(size=(rate, 1 + index % 2)) / 10
         soundfile.write(folder / f"{index}.wav", sound, rate)
     (folder / "broken.wav").write_text("not audio")
-    result = run(
-        tmp_path, data_folder="recordings", output_folder="out", preset="reinit"
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "broken.wav" in result.stdout + result.stderr
-    assert "pnmi" not in results(tmp_path / "out")
-    assert results(tmp_path / "out")["reconstruction_error"] > 0
+    options = {"data_folder": "recordings", "preset": "reinit"}
+    metrics, output = finish(tmp_path, RECIPE, output_folder="out", **options)
+    assert "broken.wav" in output
+    assert "pnmi" not in metrics and metrics["reconstruction_error"] > 0
     # The preset and the changes to it both count.
     text = (tmp_path / "out/hyperparams.yaml").read_text()
     assert "codebook_lr_multiplier: 1.0" in text and "warmup: 8" in text
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_files_that_break_after_their_preparation_end_no_run(tmp_path):
     """In the statistics, the training, the validation and the test."""
     random = np.random.default_rng(0)
@@ -136,8 +78,7 @@ def test_files_that_break_after_their_preparation_end_no_run(tmp_path):
         path.write_bytes(content)
         (tmp_path / f"data/{split}.json").write_text(json.dumps(items))
     (tmp_path / "data/corpus.json").write_text('{"corpus": "own"}')
-    result = run(tmp_path, data_folder="data", output_folder="out")
-    assert result.returncode == 0, result.stdout + result.stderr
+    finish(tmp_path, RECIPE, **MINE, output_folder="out")
     log = (tmp_path / "out/log.txt").read_text()
     assert "Left out of the features' mean: " in log
     for name in ("train11", "valid3", "test3"):
