@@ -157,7 +157,7 @@ def test_a_run_on_another_folder_keeps_its_manifests(train, tmp_path):
     corpus.parent.mkdir()
     for name in ("mine", "others"):
         (tmp_path / name).mkdir()
-    (tmp_path / "others/notes.txt").touch()
+    (tmp_path / "others/a.wav").touch()
     corpus.write_text(json.dumps({"data_root": str(tmp_path / "mine")}))
     result = CliRunner().invoke(main, ["train", "others", "--out=run"])
     assert result.exit_code == 1
