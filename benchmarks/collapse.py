@@ -1,7 +1,7 @@
 """Picture of codebook collapse: the same autoencoder with several quantizers.
 
 To run it, MiniSpeech in FOLDER or made there, ten minutes on one core:
-> python benchmarks/collapse.py FOLDER docs/images/collapse.svg
+> python benchmarks/collapse.py FOLDER docs/images/collapse.png
 
 A small autoencoder of log-mels is trained with the presets ``vanilla`` and
 ``robust``, and with quantizers of vector-quantize-pytorch. Every 20 steps the
@@ -126,8 +126,6 @@ def main(folder, picture):
     together = torch.cat(mels)
     mean, std = together.mean(0), together.std(0)
     train_set, valid = pieces(mels, mean, std), pieces(valid, mean, std)
-    # Text as text, and the same bytes from the same numbers.
-    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "collapse"})
     figure, (curve, usage) = plt.subplots(
         1, 2, figsize=(9, 3.8), layout="constrained"
     )
@@ -164,7 +162,7 @@ def main(folder, picture):
         **{"loc": "outside lower center", "ncols": 5, "frameon": False},
     )
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, metadata={"Date": None})
+    figure.savefig(picture, dpi=150)
 
 
 if __name__ == "__main__":
