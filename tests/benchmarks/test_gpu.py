@@ -1,13 +1,13 @@
 """The benchmark of GPUs runs where there is none, and says so."""
 
-import pathlib
 import subprocess
 import sys
 
 import pytest
 import torch
 
-SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+from tests.benchmarks.scripts import FOLDER
+
 TITLES = [
     "Codes against those of the CPU",
     "Steps over the floor `w[(x @ w.T).argmin(1)]`",
@@ -20,7 +20,7 @@ TITLES = [
 
 
 def run(*options):
-    command = [sys.executable, str(SCRIPT), *map(str, options)]
+    command = [sys.executable, FOLDER / "gpu.py", *options]
     return subprocess.run(command, capture_output=True, text=True)
 
 

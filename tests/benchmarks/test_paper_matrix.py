@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-SCRIPT = ROOT / "benchmarks" / "paper_matrix.py"
+from tests.benchmarks.scripts import FOLDER, import_script
+
 TASK = """
 title: A table
 recipe: MiniSpeech/unit-discovery
@@ -28,7 +28,7 @@ ERRORS = {"vanilla": [0.5, 0.1, 0.9], "wide robust": [0.2, 0.2, 0.3]}
 
 def run(task, *arguments):
     return subprocess.run(
-        [sys.executable, str(SCRIPT), str(task), *arguments],
+        [sys.executable, FOLDER / "paper_matrix.py", task, *arguments],
         capture_output=True,
         text=True,
         cwd=task.parent,
@@ -37,13 +37,7 @@ def run(task, *arguments):
 
 @pytest.fixture(scope="module")
 def script():
-    """Import the script."""
-    sys.path.insert(0, str(SCRIPT.parent))
-    try:
-        import paper_matrix
-    finally:
-        sys.path.pop(0)
-    return paper_matrix
+    return import_script("paper_matrix")
 
 
 @pytest.fixture
@@ -103,22 +97,6 @@ def test_ranges_are_shown_unless_empty(script):
     assert script.spread(found, "x", column) == "0.5 (0.0 to 1.0)"
     # Equal in the format of the table.
     assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
-
-
-def test_failed_writes_keep_the_old_table(script, tmp_path):
-    def failing():
-        yield ["half"]
-        raise OSError
-
-    page, table = tmp_path / "task.md", tmp_path / "task.csv"
-    assert script.save(page, ["# Old"]) == "# Old\n"
-    script.save_csv(table, [["old"]])
-    with pytest.raises(UnicodeEncodeError):
-        script.save(page, ["# New", "\ud800"])
-    with pytest.raises(OSError):
-        script.save_csv(table, failing())
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert kept == {"task.md": "# Old\n", "task.csv": "old\n"}
 
 
 def test_runs_of_another_command_are_rejected(ended):

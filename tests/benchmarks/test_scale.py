@@ -1,23 +1,14 @@
 """The benchmark of sizes: exponents, and lines that are measured once."""
 
-import pathlib
-import sys
-
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.benchmarks.scripts import import_script
 
 
 @pytest.fixture(scope="module")
 def scale():
-    """Import the script."""
     pytest.importorskip("vector_quantize_pytorch")
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import scale
-    finally:
-        sys.path.pop(0)
-    return scale
+    return import_script("scale")
 
 
 def test_exponents_are_those_of_power_laws(scale):

@@ -1,25 +1,17 @@
 """Benchmark of the bundled codec: delays, pitch, and verdicts."""
 
 import math
-import pathlib
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.benchmarks.scripts import import_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    """The module of the script."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import speech_models
-    finally:
-        sys.path.pop(0)
-    return speech_models
+    return import_script("speech_models")
 
 
 @pytest.mark.parametrize("delay", [-400, 0, 320, 1200])

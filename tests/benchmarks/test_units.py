@@ -5,15 +5,14 @@ k-means tokenizer.
 import csv
 import json
 import math
-import pathlib
 import random
-import sys
 
 import pytest
 import soundfile
 import torch
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.benchmarks.scripts import import_script
+
 RATE = 16000
 TASK = """
 title: Some units
@@ -37,13 +36,7 @@ note: Said below.
 
 @pytest.fixture(scope="module")
 def units():
-    """The module of the script."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import units
-    finally:
-        sys.path.pop(0)
-    return units
+    return import_script("units")
 
 
 @pytest.fixture(scope="module")

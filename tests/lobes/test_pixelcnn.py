@@ -42,23 +42,8 @@ def test_logits_depend_on_previous_pixels_only(decoder, at):
     # A latent covers two columns.
     assert latents[time // 2].any()
     assert not latents[time // 2 + 1 :].any()
-
-
-def test_receptive_field_covers_five_columns(decoder):
-    pixels, _ = influence(decoder, (6, 4))
-    assert pixels[1].any(), "five columns back has no influence"
-
-
-def test_later_pixels_change_no_logits(decoder):
-    levels = torch.randint(4, (2, TIME, HEIGHT))
-    latents = torch.randn(2, 4, 4)
-    changed = levels.clone()
-    changed[:, 4, 3:] = 3 - changed[:, 4, 3:]
-    changed[:, 5:] = 3 - changed[:, 5:]
-    one, other = decoder(levels, latents), decoder(changed, latents)
-    torch.testing.assert_close(one[:, :4], other[:, :4])
-    torch.testing.assert_close(one[:, 4, :4], other[:, 4, :4])
-    assert (one[:, 4, 4:] != other[:, 4, 4:]).any()
+    # The receptive field covers five columns.
+    assert not time or pixels[max(time - 5, 0)].any()
 
 
 def test_wider_padding_changes_nothing(decoder):

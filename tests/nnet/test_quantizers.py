@@ -2,17 +2,17 @@
 
 import copy
 import io
-import logging
 import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechbrain_vq import CodebookTrainer
 from speechbrain_vq.nnet import (
-    EMACodebook,
     ResidualVectorQuantizer,
     VectorQuantizer,
     kmeans,
@@ -27,12 +27,12 @@ BUILDS = {
     "projected": {"codebook_dim": 3},
     "product": {"num_codebooks": 2},
     "product-latent-norm": {"num_codebooks": 4, "norm_position": "latent"},
-    "straight-through": {"estimator": "straight_through", "affine": True},
+    "affine": {"norm": "batch", "affine": True, "estimator": "diveq"},
+    "unit-length": {"norm": None, "unit_length": True, "num_codebooks": 2},
     "rotation": {"estimator": "rotation"},
     "ema": {"codebook": "ema", "num_codebooks": 2},
     "residual": {"num_quantizers": 3},
     "residual-ema": {"num_quantizers": 3, "codebook": "ema"},
-    "residual-composed": {"num_codebooks": 2, "composition": "residual"},
     "residual-projected": {"num_quantizers": 2, "codebook_dim": 3},
 }
 
@@ -90,35 +90,39 @@ def train_step(quantizer, x, lengths=None, seed=3):
 
 
 @every_build
-@pytest.mark.parametrize("garbage", [0.0, 100.0, torch.nan])
-def test_more_padding_changes_nothing(name, garbage):
-    frames = torch.tensor([13, 7, 4])
+@given(
+    # A batch of padding alone has no loss.
+    frames=st.lists(st.integers(0, 13), min_size=1, max_size=4).filter(any),
+    more=st.integers(0, 8),
+    garbage=st.sampled_from([0.0, 1e4, torch.nan]),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+)
+@settings(deadline=None, max_examples=8)
+def test_padding_never_counts(name, frames, more, garbage, scale):
+    """Whatever is in it, and however much: outputs, gradients, statistics and
+    the reservoir are those of the frames alone."""
+    frames = torch.tensor(frames)
     valid = torch.arange(13) < frames.unsqueeze(1)
-    x = 2 + torch.randn(3, 13, DIM)
-    longer = F.pad(x, (0, 0, 0, 8))
-    longer_valid = F.pad(valid, (0, 8))
+    x = scale * (2 + torch.randn(len(frames), 13, DIM))
+    longer, longer_valid = F.pad(x, (0, 0, 0, more)), F.pad(valid, (0, more))
     longer[~longer_valid] = garbage * torch.rand_like(longer[~longer_valid])
-    out, grad_x, grads, after = train_step(build(name), x, frames / 13)
-    out2, grad_x2, grads2, after2 = train_step(build(name), longer, frames / 21)
-    assert torch.equal(out.indices[valid], out2.indices[longer_valid])
-    assert out.metrics["num_vectors"] == frames.sum()
-    assert (out2.quantized[~longer_valid] == 0).all()
-    assert (grad_x2[~longer_valid] == 0).all()
-    torch.testing.assert_close(
-        (out.quantized[valid], out.loss, out.metrics, grads, after),
-        (
-            out2.quantized[longer_valid],
-            out2.loss,
-            out2.metrics,
-            grads2,
-            after2,
-        ),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-    torch.testing.assert_close(
-        grad_x[valid], grad_x2[longer_valid], rtol=1e-4, atol=1e-5
-    )
+    results = []
+    for part, mask in ((x, valid), (longer, longer_valid)):
+        lengths = frames / part.shape[1]
+        out, grad_x, grads, after = train_step(build(name), part, lengths)
+        assert not out.quantized[~mask].any() and not grad_x[~mask].any()
+        assert out.metrics["num_vectors"] == frames.sum()
+        assert int(after["count"]) == frames.sum()
+        values = [out.quantized[mask], out.loss, grad_x[mask]]
+        values += [*out.metrics.values(), *grads.values(), *after.values()]
+        values = [value.float() for value in values if value is not None]
+        results.append((out.indices[mask], values))
+    (codes, wanted), (other_codes, found) = results
+    assert torch.equal(codes, other_codes)
+    for one, two in zip(found, wanted, strict=True):
+        error, size = (one - two).abs().max(), two.abs().max()
+        # Gradients of a norm cancel, and are the larger the smaller its input.
+        assert error <= 1e-4 * size + 1e-5 / min(scale, 1)
 
 
 def test_no_length_is_rounded_to_a_frame_too_many():
@@ -134,54 +138,25 @@ def test_no_length_is_rounded_to_a_frame_too_many():
 
 
 @every_build
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gives_the_codes_of_fp32(name, dtype):
-    x = (3 + torch.randn(4, 30, DIM)).to(dtype)
-    half, full = build(name), build(name)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.double])
+def test_precision_changes_no_code(name, dtype):
+    """Neither that of the model and of its input, nor autocast."""
+    x = (3 + torch.randn(4, 30, DIM)).to(dtype).requires_grad_()
+    reference = build(name)
+    expected = reference(x.float())
+    model = torch.nn.Sequential(build(name)).to(dtype)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = half(x)
-        encoded = half.encode(x)
-        decoded = half.decode(encoded)
-    expected = full(x.float())
-    assert out.quantized.dtype == dtype
-    assert out.loss.dtype == torch.float32
+        out = model(x)
+        encoded = model[0].encode(x)
+        decoded = model[0].decode(encoded)
+    (out.loss + out.quantized.float().sum()).backward()
+    assert out.quantized.dtype == dtype and out.loss.dtype == torch.float32
     assert torch.equal(out.indices, expected.indices)
     assert torch.equal(out.quantized, expected.quantized.to(dtype))
     assert torch.equal(out.loss, expected.loss)
-    assert torch.equal(encoded, full.encode(x.float()))
-    assert torch.equal(decoded, full.decode(encoded))
-
-
-@every_build
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.double])
-def test_a_model_in_another_precision_keeps_the_codes(name, dtype):
-    x = (3 + torch.randn(4, 30, DIM)).to(dtype).requires_grad_()
-    reference = build(name)
-    model = torch.nn.Sequential(build(name)).to(dtype)
-    torch.manual_seed(0)
+    assert torch.equal(encoded, reference.encode(x.float()))
+    assert torch.equal(decoded, reference.decode(encoded))
     assert_same_bits(state(model[0]), state(reference))
-    out = model(x)
-    torch.manual_seed(0)
-    expected = reference(x.float())
-    (out.loss + out.quantized.float().sum()).backward()
-    assert out.quantized.dtype == dtype
-    assert torch.equal(out.indices, expected.indices)
-    assert torch.equal(out.quantized, expected.quantized.to(dtype))
-    assert_same_bits(state(model[0]), state(reference))
-
-
-def test_codes_are_the_nearest_of_brute_force_in_double():
-    quantizer = build(norm=None)
-    x = 5 + torch.randn(2, 100, DIM)
-    with torch.no_grad():
-        quantizer.codebook.add_(5)
-    distances = torch.cdist(x.double(), quantizer.codebook[0].double())
-    # An arithmetic that would change codes, so that the test can fail.
-    coarse = torch.cdist(
-        x.bfloat16().float(), quantizer.codebook[0].bfloat16().float()
-    )
-    assert not torch.equal(coarse.argmin(-1), distances.argmin(-1))
-    assert torch.equal(quantizer(x).indices, distances.argmin(-1))
 
 
 # Composition -----------------------------------------------------------------
@@ -259,35 +234,14 @@ def test_a_row_of_residuals_has_two_names(codebook, codebook_dim):
     options = {"codebook": codebook, "codebook_dim": codebook_dim}
     named = build(num_quantizers=3, **options)
     composed = build(num_codebooks=3, composition="residual", **options)
-    assert_same_bits(state(named), state(composed))
-    for step in range(3):
-        x = torch.randn(2, 20, DIM)
-        lengths = torch.tensor([1.0, 0.6])
-        one = train_step(named, x, lengths)
-        two = train_step(composed, x, lengths)
-        assert torch.equal(one[0].indices, two[0].indices)
-        assert torch.equal(one[0].quantized, two[0].quantized)
-        assert torch.equal(one[0].loss, two[0].loss)
-        assert torch.equal(one[1], two[1])
-        assert_same_bits(one[2], two[2])
-        assert_same_bits(one[3], two[3])
-        seeds = [torch.Generator().manual_seed(step) for _ in range(2)]
-        done = [
-            quantizer.reinitialize(generator=seed)
-            for quantizer, seed in zip((named, composed), seeds, strict=True)
-        ]
-        assert done[0][1:] == done[1][1:]
-        assert_same_bits(state(named), state(composed))
+    x, lengths = torch.randn(2, 20, DIM), torch.tensor([1.0, 0.6])
+    one, two = (train_step(q, x, lengths) for q in (named, composed))
+    assert torch.equal(one[0].indices, two[0].indices)
+    assert torch.equal(one[0].quantized, two[0].quantized)
+    assert_same_bits(one[3], two[3])
     # One of them alone has a dimension for a single codebook.
-    assert named.decode(one[0].indices).shape == x.shape
-    single = build(composition="residual")
-    assert single(x).indices.shape == (2, 20)
-    assert torch.equal(single(x).indices, build()(x).indices)
-
-
-def test_an_unknown_composition_is_named():
-    with pytest.raises(ValueError, match="composition must be one of.*'sum'"):
-        VectorQuantizer(DIM, SIZE, composition="sum")
+    assert build(num_quantizers=1)(x).indices.shape == (2, 20, 1)
+    assert build(composition="residual")(x).indices.shape == (2, 20)
 
 
 def test_images_are_vectors_in_another_shape():
@@ -366,30 +320,6 @@ def test_reinitialization_empties_the_reservoir_and_lowers_the_error(name):
     assert done.inertia < before
 
 
-@pytest.mark.parametrize("name", ["ema", "residual-ema"])
-def test_reinitialization_rebuilds_the_averages(name):
-    quantizer, _ = filled(name)
-    quantizer.reinitialize()
-    words = quantizer.embedding
-    assert isinstance(words, EMACodebook)
-    torch.testing.assert_close(
-        words.ema_sum, words.weight * words.ema_count.unsqueeze(2)
-    )
-
-
-@pytest.mark.parametrize("name", ["default", "ema", "residual"])
-def test_too_few_distinct_vectors_keep_the_size_and_are_told(name, caplog):
-    quantizer = build(name)
-    few = torch.randn(4, DIM).repeat(20, 1)
-    with caplog.at_level(logging.WARNING):
-        done = quantizer.reinitialize(few)
-    assert "distinct vectors for 16 clusters" in caplog.text
-    codebook = quantizer.codebook
-    assert codebook.shape[1] == SIZE and codebook.isfinite().all()
-    assert len(codebook[0].unique(dim=0)) == SIZE
-    assert done.inertia < 1e-3 * few.var()
-
-
 def test_an_empty_reservoir_changes_nothing():
     quantizer = build()
     before = state(quantizer)
@@ -401,7 +331,7 @@ def test_an_empty_reservoir_changes_nothing():
 
 
 @every_build
-@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e20])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e20])
 def test_a_nonfinite_frame_teaches_nothing(name, value):
     quantizer = build(name)
     train_step(quantizer, torch.randn(2, 20, DIM))
@@ -434,49 +364,28 @@ def test_extreme_latents_leave_the_state_finite(name, scale):
 
 
 @every_build
-@pytest.mark.parametrize("bypass", [False, True])
-def test_evaluation_changes_no_state(name, bypass):
-    quantizer = build(name)
-    quantizer(torch.randn(2, 20, DIM))
-    quantizer.bypass = bypass
-    quantizer.eval()
-    x, lengths = torch.randn(2, 20, DIM), torch.tensor([1.0, 0.4])
-    before, rng = state(quantizer), torch.get_rng_state()
-    out = quantizer(x, lengths)
-    quantizer.decode(out.indices.clamp(min=0))
-    assert_same_bits(before, state(quantizer))
-    assert torch.equal(rng, torch.get_rng_state())
-
-
-@every_build
 @pytest.mark.parametrize("training", [False, True])
-def test_encode_is_an_evaluation(name, training):
+def test_encode_and_decode_are_an_evaluation_that_changes_nothing(
+    name, training
+):
     quantizer = build(name)
     quantizer(torch.randn(2, 20, DIM))
-    x, lengths = torch.randn(2, 20, DIM), torch.tensor([1.0, 0.4])
-    expected = quantizer.eval()(x, lengths).indices
-    quantizer.train(training)
+    quantizer.train(training).embedding.eval()  # A part frozen by itself
+    modes = [module.training for module in quantizer.modules()]
+    x, lengths = torch.randn(3, 20, DIM), torch.tensor([1.0, 0.4, 0.7])
+    valid = torch.arange(20) < (20 * lengths).unsqueeze(1)
     before, rng = state(quantizer), torch.get_rng_state()
-    assert torch.equal(quantizer.encode(x, lengths), expected)
-    assert all(m.training == training for m in quantizer.modules())
+    codes = quantizer.encode(x, lengths)
+    decoded = quantizer.decode(codes)
+    assert modes == [module.training for module in quantizer.modules()]
+    out = quantizer.eval()(x, lengths)
+    assert torch.equal(codes, out.indices)
+    assert torch.equal(decoded[valid], out.quantized[valid])
+    # Items are coded alone as in company.
+    alone = torch.cat([quantizer.encode(item) for item in x.split(1)])
+    assert (alone == quantizer.encode(x)).float().mean() > 0.9
     assert_same_bits(before, state(quantizer))
     assert torch.equal(rng, torch.get_rng_state())
-
-
-def test_encode_leaves_a_frozen_part_frozen():
-    quantizer = build()
-    quantizer.norm.eval()
-    quantizer.encode(torch.randn(9, DIM))
-    assert quantizer.training and not quantizer.norm.training
-
-
-@every_build
-def test_decoded_codes_are_the_quantized_bits(name):
-    quantizer = build(name)
-    quantizer(torch.randn(2, 20, DIM))
-    x = torch.randn(2, 20, DIM)
-    decoded = quantizer.decode(quantizer.encode(x))
-    assert torch.equal(decoded, quantizer.eval()(x).quantized)
 
 
 @every_build
@@ -516,12 +425,6 @@ def test_copies_are_equal_and_apart(name, clone):
     assert_same_bits(after, train_step(quantizer, x)[3])
 
 
-def test_a_codebook_of_another_size_is_named():
-    saved = VectorQuantizer(DIM, 2 * SIZE, reservoir_size=12).state_dict()
-    with pytest.raises(RuntimeError, match=r"mismatch for embedding\.weight"):
-        build().load_state_dict(saved)
-
-
 # Warm-up ---------------------------------------------------------------------
 
 
@@ -548,6 +451,9 @@ def test_warm_up_passes_the_latents(name):
         assert (quantizer.codebook.grad == 0).all()
     # What the first code is to be made from is collected all the same.
     assert int(quantizer.reservoir.count) == 40
+    before = state(quantizer)
+    quantizer.eval()(x)
+    assert_same_bits(before, state(quantizer))
 
 
 def test_warm_up_is_saved_and_has_no_codes():
@@ -586,7 +492,7 @@ def test_training_does_not_wait_for_the_device(name):
     assert syncs.number == 0
 
 
-@pytest.mark.parametrize("name", ["default", "ema", "rotation", "residual"])
+@pytest.mark.parametrize("name", ["rotation", "residual-ema"])
 def test_a_compiled_step_is_one_graph_with_the_same_results(name):
     torch._dynamo.reset()
     x, lengths = torch.randn(2, 20, DIM), torch.tensor([1.0, 0.4])

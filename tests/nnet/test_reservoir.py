@@ -1,11 +1,12 @@
 """The reservoir: a uniform sample, whatever the batches and the masks."""
 
-import io
 import math
 from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from speechbrain_vq.nnet.reservoir import Reservoir
@@ -14,22 +15,6 @@ from speechbrain_vq.nnet.reservoir import Reservoir
 def numbered(start, stop):
     """Vectors that tell their position in the stream, [N, 1]."""
     return torch.arange(float(start), float(stop)).unsqueeze(1)
-
-
-def masked(vectors):
-    """The same stream with frames between that do not count."""
-    noise = torch.full((len(vectors), 2, 1), -1.0)
-    frames = torch.cat((noise, vectors.unsqueeze(1)), dim=1)
-    return frames, torch.tensor([False, False, True]).expand(len(vectors), 3)
-
-
-def feed(reservoir, sizes, with_mask=False):
-    """Adds 0, 1, 2, ... in batches of these sizes."""
-    start = 0
-    for size in sizes:
-        batch = numbered(start, start + size)
-        reservoir.add(*(masked(batch) if with_mask else (batch,)))
-        start += size
 
 
 def same_draws(reservoir_contents, count, batch, mask, capacity):
@@ -47,35 +32,15 @@ def same_draws(reservoir_contents, count, batch, mask, capacity):
     return torch.stack(rows), count
 
 
-@pytest.mark.parametrize("with_mask", [False, True])
-@pytest.mark.parametrize("sizes", [(7,), (1,) * 7, (2, 4, 1), (3, 0, 4)])
-def test_every_subset_is_equally_likely(sizes, with_mask):
-    capacity, trials = 3, 1500
+def test_every_subset_is_equally_likely():
     seen = Counter()
-    for _ in range(trials):
-        reservoir = Reservoir(capacity, 1)
-        feed(reservoir, sizes, with_mask)
+    for _ in range(1500):
+        reservoir = Reservoir(3, 1)
+        for batch in numbered(0, 7).split([2, 4, 1]):
+            reservoir.add(batch)
         seen[tuple(sorted(reservoir.contents().flatten().tolist()))] += 1
-    subsets = math.comb(sum(sizes), capacity)
-    assert len(seen) == subsets
+    assert len(seen) == math.comb(7, 3)
     assert stats.chisquare(list(seen.values())).pvalue > 1e-3
-
-
-def test_position_in_a_long_stream_does_not_matter():
-    bins, positions = 10, []
-    for _ in range(100):
-        reservoir = Reservoir(50, 1)
-        feed(reservoir, [137] * 20)
-        positions.append(reservoir.contents())
-    share = torch.cat(positions).flatten() / (137 * 20)
-    assert stats.chisquare(torch.histc(share, bins, 0, 1)).pvalue > 1e-3
-
-
-def test_everything_is_kept_in_order_until_full():
-    reservoir = Reservoir(10, 1)
-    feed(reservoir, (3, 0, 5, 2))
-    assert torch.equal(reservoir.contents(), numbered(0, 10))
-    assert len(reservoir) == 10
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 30])
@@ -93,37 +58,59 @@ def test_equals_one_vector_at_a_time(capacity):
         assert int(reservoir.count) == count
 
 
+@given(
+    capacity=st.integers(0, 12),
+    parts=st.lists(st.lists(st.booleans(), max_size=9), min_size=1, max_size=6),
+    cut=st.integers(0, 6),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=30)
+def test_a_reservoir_of_any_stream(capacity, parts, cut, seed):
+    """It holds valid vectors, each once, all while they fit and in order;
+    neither padding nor a stop on the way changes it."""
+
+    def sample(with_padding, stop):
+        reservoir, first = Reservoir(capacity, 1), 0
+        for number, mask in enumerate(parts):
+            mask = torch.tensor(mask, dtype=torch.bool)
+            vectors = torch.arange(first, first + len(mask)).view(-1, 1)
+            first += len(mask)
+            if number == stop:
+                state = reservoir.state_dict()
+                reservoir = Reservoir(capacity, 1)
+                reservoir.load_state_dict(state)
+            torch.manual_seed(seed + number)
+            if with_padding:
+                reservoir.add(vectors.float(), mask)
+            else:
+                reservoir.add(vectors[mask].float())
+        return reservoir
+
+    valid = torch.tensor([m for mask in parts for m in mask]).nonzero()
+    reservoir = sample(True, None)
+    rows = reservoir.contents()
+    if len(valid) <= capacity:
+        assert torch.equal(rows, valid.float())
+    assert int(reservoir.count) == len(valid) * bool(capacity)
+    assert len(rows) == min(len(valid), capacity) == len(rows.unique())
+    assert torch.isin(rows, valid.float()).all()
+    assert torch.equal(sample(True, cut).contents(), rows)
+    assert torch.equal(sample(False, cut).contents(), rows)
+
+
 def test_reset_starts_a_new_stream():
     reservoir = Reservoir(5, 1)
-    feed(reservoir, (1000,))
+    reservoir.add(numbered(0, 1000))
     reservoir.reset()
     assert len(reservoir.contents()) == 0
-    feed(reservoir, (3,))
+    reservoir.add(numbered(0, 3))
     assert torch.equal(reservoir.contents(), numbered(0, 3))
-
-
-@pytest.mark.parametrize("size", [3, 50])
-def test_saved_and_loaded_it_goes_on_the_same(size):
-    reservoir, other = Reservoir(8, 1), Reservoir(8, 1)
-    feed(other, (100,))
-    feed(reservoir, (size,))
-    file = io.BytesIO()
-    torch.save(reservoir.state_dict(), file)
-    file.seek(0)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    results = []
-    for each in (reservoir, other):
-        torch.manual_seed(7)
-        each.add(numbered(1000, 1020))
-        results.append(each.state_dict())
-    assert torch.equal(results[0]["rows"], results[1]["rows"])
-    assert results[0]["count"] == results[1]["count"] == size + 20
 
 
 @pytest.mark.parametrize("number, capacity", [(20, 4), (20, 10), (6, 5)])
 def test_loading_into_another_capacity_says_so(number, capacity):
     reservoir = Reservoir(8, 1)
-    feed(reservoir, (number,))
+    reservoir.add(numbered(0, number))
     with pytest.raises(ValueError, match=f"does not fit .*{capacity} and dim"):
         Reservoir(capacity, 1).load_state_dict(reservoir.state_dict())
 

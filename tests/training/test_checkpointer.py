@@ -2,19 +2,17 @@
 as if it had never stopped.
 """
 
+import contextlib
 import errno
 import logging
-import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
 
 import numpy as np
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain import Brain
 from speechbrain.utils.checkpoints import (
     Checkpointer,
@@ -28,8 +26,8 @@ from speechbrain_vq.training.resume import (
     RandomState,
     loader_generator,
 )
-
-TIME_LIMIT = 300  # Of what never ends.
+from tests.training.processes import TIME_LIMIT, run, run_ranks, start
+from tests.training.toy import batches, digest, make
 
 
 def make_model(value=0.0):
@@ -110,8 +108,8 @@ def save_and_die(folder, name):
 
 
 @pytest.mark.parametrize("name", [None, "best"])
-def test_kill_leaves_the_earlier_checkpoint(tmp_path, processes, name):
-    assert run(processes, save_and_die, tmp_path, name) == [-signal.SIGKILL]
+def test_kill_leaves_the_earlier_checkpoint(tmp_path, name):
+    assert run(save_and_die, tmp_path, name) == -signal.SIGKILL
     for cls in (AtomicCheckpointer, Checkpointer):
         model = make_model()
         checkpointer = cls(tmp_path, {"model": model, "last": Recoverable()})
@@ -134,14 +132,13 @@ def save_on(folder):
         checkpointer.save_checkpoint()
 
 
-def test_killed_at_any_moment(tmp_path, processes):
+def test_killed_at_any_moment(tmp_path):
     draw = random.Random(0)
     model = make_model()
     checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
     for _ in range(4):
         number = len(checkpointer.list_checkpoints())
-        process = processes.Process(target=save_on, args=(tmp_path,))
-        process.start()
+        process = start(save_on, tmp_path)
         while len(list(tmp_path.glob("CKPT*"))) <= number + 1:
             assert process.is_alive()
         time.sleep(draw.uniform(0, 0.1))
@@ -154,41 +151,26 @@ def test_killed_at_any_moment(tmp_path, processes):
         assert model.weight.item() == 1.0
 
 
-def test_checkpoints_of_one_second_all_survive(tmp_path):
-    model = make_model()
-    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
-    for number in range(12):
-        torch.nn.init.constant_(model.weight, number)
-        saved = checkpointer.save_checkpoint({"number": number})
-        assert saved in checkpointer.list_checkpoints()
-        assert all(path.exists() for path in saved.paramfiles.values())
-    found = checkpointer.find_checkpoints(max_key="number")
-    assert [c.meta["number"] for c in found] == list(range(11, -1, -1))
-    assert checkpointer.find_checkpoint() == found[0]
-    for checkpoint in found:
-        checkpointer.load_checkpoint(checkpoint)
-        assert model.weight.item() == checkpoint.meta["number"]
-
-
-@pytest.mark.parametrize("hours", [[0, -2, -1], [0, 9e5, 0], [0, 0, -1e5, 3]])
+@pytest.mark.parametrize(
+    "hours", [[0] * 12, [0, -2, -1], [0, 9e5, 0], [0, 0, -1e5, 3]]
+)
 def test_the_newest_is_the_last_saved_whatever_the_clock_did(
     tmp_path, monkeypatch, hours
 ):
-    clock, model = time.time, make_model()
+    now, model = time.time(), make_model()
     for number, off in enumerate(hours):
-        now = clock() + 3600 * off
-        monkeypatch.setattr("time.time", lambda now=now: now)
+        monkeypatch.setattr("time.time", lambda t=now + 3600 * off: t)
         torch.nn.init.constant_(model.weight, number)
         # A new process each time.
         checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
-        checkpointer.save_and_keep_only({"number": number}, num_to_keep=2)
+        checkpointer.save_checkpoint({"number": number})
         found = checkpointer.find_checkpoints()
-        assert [c.meta["number"] for c in found] == [number, number - 1][
-            : number + 1
-        ]
-        torch.nn.init.zeros_(model.weight)
-        checkpointer.recover_if_possible()
-        assert model.weight.item() == number
+        assert [c.meta["number"] for c in found] == [*range(number, -1, -1)]
+        for checkpoint in found:
+            checkpointer.load_checkpoint(checkpoint)
+            assert model.weight.item() == checkpoint.meta["number"]
+    checkpointer.delete_checkpoints(num_to_keep=2)
+    assert checkpointer.find_checkpoints() == found[:2]
 
 
 def test_the_thousandth_save_looks_no_more_than_the_first(tmp_path):
@@ -212,38 +194,14 @@ def test_the_thousandth_save_looks_no_more_than_the_first(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best", "epoch+3"])
-def test_named_checkpoint_keeps_its_name(tmp_path, name):
+def test_named_checkpoint_keeps_its_name(tmp_path, name, caplog):
+    caplog.set_level(logging.INFO)
     checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
     for loss in (1.0, 0.5):
         saved = checkpointer.save_checkpoint({"loss": loss}, name=name)
         assert saved.path == tmp_path / f"CKPT+{name}"
+        assert caplog.messages[-1].endswith(str(saved.path))
     assert [c.meta["loss"] for c in checkpointer.list_checkpoints()] == [0.5]
-
-
-def test_log_names_the_folder_that_stays(tmp_path, caplog):
-    caplog.set_level(logging.INFO)
-    saved = AtomicCheckpointer(tmp_path).save_checkpoint()
-    assert str(saved.path) in caplog.text
-    assert ".partial" not in caplog.text
-
-
-# As a Checkpointer ---------------------------------------------------------
-
-
-def test_from_yaml_and_back_to_a_plain_checkpointer(tmp_path):
-    text = f"""
-        model: !new:torch.nn.Linear [1, 1]
-        checkpointer: !new:speechbrain_vq.training.resume.AtomicCheckpointer
-            checkpoints_dir: {tmp_path}
-            recoverables:
-                model: !ref <model>
-    """
-    hparams = load_hyperpyyaml(text)
-    torch.nn.init.constant_(hparams["model"].weight, 3.0)
-    hparams["checkpointer"].save_and_keep_only({"loss": 1.0})
-    model = make_model()
-    Checkpointer(tmp_path, {"model": model}).recover_if_possible()
-    assert model.weight.item() == 3.0
 
 
 def test_loads_what_a_plain_checkpointer_saved(tmp_path):
@@ -262,18 +220,12 @@ def test_loads_what_a_plain_checkpointer_saved(tmp_path):
 
 def test_recoverables_add_to_the_meta(tmp_path):
     steps = Recoverable(steps=1, loss=9.0)
-    checkpointer = AtomicCheckpointer(
-        tmp_path,
-        {
-            "steps": steps,
-            "model": make_model(),
-            "codebook": Recoverable(vq_warmup=True),
-        },
-    )
-    checkpointer.save_checkpoint({"loss": 1.0})
+    codebook = Recoverable(vq_warmup=True)
+    recoverables = {"steps": steps, "codebook": codebook}
+    checkpointer = AtomicCheckpointer(tmp_path, recoverables)
+    first = checkpointer.save_checkpoint({"loss": 1.0}).meta
     steps.meta["steps"] = 2
-    checkpointer.save_checkpoint()
-    newest, first = (c.meta for c in checkpointer.find_checkpoints())
+    newest = checkpointer.save_checkpoint().meta
     assert (first["steps"], first["loss"], first["vq_warmup"]) == (1, 1.0, True)
     assert (newest["steps"], newest["loss"]) == (2, 9.0)
 
@@ -308,9 +260,10 @@ def test_warmup_ranks_last_but_for_recency(tmp_path):
 def draws():
     """Numbers of each generator; two of numpy's and Python's normal, which
     remember the second of each pair."""
-    torch_numbers = torch.rand(3).tolist() + torch.randn(3).tolist()
-    numpy_numbers = [np.random.rand(), np.random.randn()]
-    return torch_numbers, numpy_numbers, random.random(), random.gauss(0, 1)
+    devices = ["cpu", "cuda"][: 1 + torch.cuda.is_available()]
+    torchs = [torch.randn(3, device=device).tolist() for device in devices]
+    numpys = [np.random.rand(), np.random.randn()]
+    return torchs, numpys, random.random(), random.gauss(0, 1)
 
 
 def test_draws_after_loading_are_those_after_saving(tmp_path):
@@ -324,15 +277,6 @@ def test_draws_after_loading_are_those_after_saving(tmp_path):
     checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
     checkpointer.recover_if_possible()
     assert [draws() for _ in range(3)] == wanted
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_draws_on_a_gpu(tmp_path):
-    checkpointer = AtomicCheckpointer(tmp_path)
-    checkpointer.save_checkpoint()
-    wanted = torch.rand(3, device="cuda")
-    checkpointer.recover_if_possible()
-    assert torch.equal(torch.rand(3, device="cuda"), wanted)
 
 
 def test_loader_draws_nothing_from_the_global_generator():
@@ -351,94 +295,63 @@ def test_loader_draws_nothing_from_the_global_generator():
 # Runs of a Brain -----------------------------------------------------------
 
 
-class Regression(Brain):
-    """Random numbers, and a batch to stop before, are all it takes."""
+class Stopped(Brain):
+    """Draws random numbers, and stops before a batch."""
 
     stop = None
 
     def compute_forward(self, batch, stage):
         if self.step == self.stop:
-            raise RuntimeError("Stopped.")
-        return self.modules.model(batch)
+            raise KeyboardInterrupt
+        return self.modules.model(batch[0])
 
     def compute_objectives(self, predictions, batch, stage):
         return predictions.square().mean()
 
 
-def fit(folder, number, factor, interval=0, stop=None, minutes=0):
-    """A Brain trained on a number of batches."""
+def fit(folder, factor, stop=None, **interval):
+    """A Brain trained on 15 batches."""
     torch.manual_seed(5)
+    run = {"grad_accumulation_factor": factor, **interval}
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
-    checkpointer = AtomicCheckpointer(folder, {"model": model})
-    brain = Regression(
-        {"model": model},
-        lambda parameters: torch.optim.Adam(parameters, lr=0.1),
-        run_opts={
-            "device": "cpu",
-            "grad_accumulation_factor": factor,
-            "ckpt_interval_steps": interval,
-            "ckpt_interval_minutes": minutes,
-        },
-        checkpointer=checkpointer,
-    )
+    brain = make(Stopped, {"model": model}, folder=folder, run=run)
     brain.stop = stop
-    data = torch.randn(number, 4, generator=torch.Generator().manual_seed(1))
-    options = {"generator": loader_generator()}
-    try:
+    loader = {"generator": loader_generator(), "shuffle": True}
+    with contextlib.suppress(KeyboardInterrupt):
         brain.fit(
-            [1], list(data), progressbar=False, train_loader_kwargs=options
+            *([1], batches(15)), progressbar=False, train_loader_kwargs=loader
         )
-    except RuntimeError as error:
-        assert str(error) == "Stopped."
     return brain
 
 
-@pytest.mark.parametrize("number, saved", [(2, []), (4, 4), (10, 8), (15, 12)])
-def test_saving_in_the_middle_of_an_accumulation_waits_for_the_step(
-    tmp_path, number, saved
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize(
+    "steps, interval",
+    [(3, {"ckpt_interval_steps": 3}), (1, {"ckpt_interval_minutes": 1e-9})],
+)
+def test_a_stopped_run_ends_with_the_same_bits(
+    tmp_path, factor, steps, interval
 ):
-    brain = fit(tmp_path, number, factor=2, interval=3)
-    checkpointer = brain.checkpointer
-    steps = []
-    for _ in checkpointer.list_checkpoints():
-        checkpointer.recover_if_possible()
-        steps.append(brain.step)
-    assert steps == ([saved] if saved else [])
-    # At the end of an epoch, what is accumulated is dropped by SpeechBrain.
-    brain.step = 3
-    assert checkpointer.save_checkpoint(end_of_epoch=False) is None
-    assert checkpointer.save_checkpoint() is not None
-    assert brain.ckpt_interval_steps == 3
-
-
-@pytest.mark.parametrize("factor, stop, saved", [(2, 8, 6), (3, 6, 3)])
-def test_saving_by_minutes_in_an_accumulation_waits_and_resumes(
-    tmp_path, factor, stop, saved
-):
-    options = {"number": 15, "factor": factor, "minutes": 1e-9}
-    whole = fit(tmp_path / "whole", **options)
-    stopped = fit(tmp_path / "parts", **options, stop=stop)
-    stopped.checkpointer.recover_if_possible()
-    assert stopped.step == saved
-    parts = fit(tmp_path / "parts", **options)
+    whole = fit(tmp_path / "whole", factor, **interval)
+    # What is due within an accumulation waits for the step.
+    period = -(-steps // factor) * factor
+    for stop in (5, 8, 13):
+        stopped = fit(tmp_path / "parts", factor, stop, **interval)
+        stopped.checkpointer.recover_if_possible()
+        assert stopped.step == (stop - 1) // period * period
+    parts = fit(tmp_path / "parts", factor, **interval)
     assert parts.optimizer_step == whole.optimizer_step == 15 // factor
-    for got, wanted in zip(
-        parts.modules.parameters(), whole.modules.parameters(), strict=True
-    ):
-        assert torch.equal(got, wanted)
+    bits = (digest(brain.modules.state_dict()) for brain in (parts, whole))
+    assert len(set(bits)) == 1
 
 
-@pytest.mark.parametrize("factor", [1, 2])
-def test_stopped_run_ends_with_the_same_bits(tmp_path, factor):
-    whole = fit(tmp_path / "whole", 15, factor, 3)
-    for stop in (8, 13):
-        fit(tmp_path / "parts", 15, factor, 3, stop=stop)
-    parts = fit(tmp_path / "parts", 15, factor, 3)
-    assert parts.optimizer_step == whole.optimizer_step
-    for got, wanted in zip(
-        parts.modules.parameters(), whole.modules.parameters(), strict=True
-    ):
-        assert torch.equal(got, wanted)
+def test_a_checkpoint_at_the_end_of_an_epoch_waits_for_no_step(tmp_path):
+    """SpeechBrain drops what was accumulated there."""
+    brain = fit(tmp_path, factor=2, ckpt_interval_steps=3)
+    brain.step = 3
+    assert brain.checkpointer.save_checkpoint(end_of_epoch=False) is None
+    assert brain.checkpointer.save_checkpoint() is not None
+    assert brain.ckpt_interval_steps == 3
 
 
 # Several ranks -------------------------------------------------------------
@@ -448,16 +361,8 @@ def slow(path):
     time.sleep(0.5)
 
 
-def save_on_rank(rank, port, folder):
+def save_on_rank(rank, folder):
     """Saves where rank 0 is slow, and looks for the checkpoint at once."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.distributed.init_process_group("gloo")
     torch.manual_seed(rank)
     checkpointer = AtomicCheckpointer(
         folder, {"slow": Recoverable(slow), "model": make_model()}
@@ -484,32 +389,7 @@ def save_on_rank(rank, port, folder):
     assert torch.equal(drawn, again) == (rank == 0)
     torch.distributed.all_gather(ranks, again)
     assert not torch.equal(*ranks)
-    torch.distributed.destroy_process_group()
 
 
-def test_every_rank_waits_and_draws_its_own(tmp_path, processes):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    codes = run(processes, save_on_rank, port, tmp_path, ranks=2)
-    assert codes == [0, 0]
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Real processes, from a server that has imported what they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
-def run(processes, target, *args, ranks=None):
-    """Runs a function in a process of its own, or in one for each rank, which
-    it is then given first; the exit codes."""
-    each = [args] if ranks is None else [(r, *args) for r in range(ranks)]
-    started = [processes.Process(target=target, args=a) for a in each]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(TIME_LIMIT)
-    return [process.exitcode for process in started]
+def test_every_rank_waits_and_draws_its_own(tmp_path):
+    assert run_ranks(2, save_on_rank, tmp_path) == [0, 0]

@@ -1,82 +1,58 @@
 """What ranks send each other is what docs/scaling.md says."""
 
+import pytest
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
+from tests.training.processes import run_ranks
 
 DIM, SIZE, BOOKS, CAPACITY = 6, 8, 2, 40
 
 
-def worker(rank, path, results):
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{path}", rank=rank, world_size=2
-    )
+def count_traffic(rank, folder, kind):
+    """Save the number of elements that each call sends, by step."""
     sent = []
-    for name in ("all_reduce", "all_gather", "broadcast"):
-        original = getattr(distributed, name)
+    # The second argument of all_gather is what a rank sends.
+    for name, place in ("all_reduce", 0), ("all_gather", 1), ("broadcast", 0):
+        send = getattr(distributed, name)
 
-        def counted(*args, original=original, name=name, **kwargs):
-            # The second argument of all_gather is what a rank has to say.
-            tensor = args[1] if name == "all_gather" else args[0]
-            sent.append((name, tensor.numel()))
-            return original(*args, **kwargs)
+        def counted(*args, send=send, place=place, **options):
+            sent.append(args[place].numel())
+            return send(*args, **options)
 
         setattr(distributed, name, counted)
-    found = {}
-    for kind in ("gradient", "ema"):
-        quantizer = VectorQuantizer(
-            *(DIM, SIZE, DIM, BOOKS, "residual"),
-            codebook=kind,
-            reservoir_size=CAPACITY,
-        )
-        linear = torch.nn.Linear(DIM, DIM)
-        model = torch.nn.ModuleList([linear, quantizer])
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        schedule = ReinitSchedule(warmup=2, every=1)
-        CodebookTrainer(model, optimizer, schedule=schedule)
-        for name in ("warmup", "first", "step"):
-            sent.clear()
-            out = quantizer(linear(torch.randn(30, DIM)))
-            (out.quantized.square().sum() + out.loss).backward()
-            found[f"{kind} {name}"] = list(sent)
-            sent.clear()
-            optimizer.step()
-            found[f"{kind} {name} end"] = list(sent)
+    sizes = DIM, SIZE, DIM, BOOKS, "residual"
+    quantizer = VectorQuantizer(*sizes, codebook=kind, reservoir_size=CAPACITY)
+    linear = torch.nn.Linear(DIM, DIM)
+    model = torch.nn.ModuleList([linear, quantizer])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 1))
+    steps = []
+    for _ in range(3):
+        sent.clear()
+        out = quantizer(linear(torch.randn(30, DIM)))
+        (out.quantized.square().sum() + out.loss).backward()
+        of_batch = sorted(sent)
+        sent.clear()
+        optimizer.step()
+        steps.append((of_batch, sorted(sent)))
     if rank == 0:
-        results.put(found)
-    distributed.destroy_process_group()
+        torch.save(steps, folder / "steps")
 
 
-def test_traffic_of_steps_and_of_reinitializations(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    processes = multiprocessing.start_processes(
-        worker,
-        (str(tmp_path / "ranks"), results),
-        nprocs=2,
-        join=False,
-        start_method="spawn",
-    )
-    found = results.get()
-    while not processes.join(60):
-        pass
-    norm = [1, DIM, DIM]
-    codebook = BOOKS * SIZE * DIM
-
-    def numbers(key):
-        return [number for _, number in found[key]]
-
-    for kind in ("gradient", "ema"):
-        assert numbers(f"{kind} warmup") == norm
-        assert found[f"{kind} warmup end"] == []
-        averages = [BOOKS * SIZE * (DIM + 1)] if kind == "ema" else []
-        assert sorted(numbers(f"{kind} step")) == sorted([*norm, 1, *averages])
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+def test_traffic_of_steps_and_of_reinitializations(tmp_path, kind):
+    assert run_ranks(2, count_traffic, tmp_path, kind) == [0, 0]
+    warmup, _, last = torch.load(tmp_path / "steps")
+    norm, codebook = [1, DIM, DIM], BOOKS * SIZE * DIM
+    averages, moved = [], [codebook]
+    if kind == "ema":
+        averages = [BOOKS * SIZE * (DIM + 1)]
         # With the codebook, what an EMA codebook has beside it.
-        moved = [codebook]
-        if kind == "ema":
-            moved += [codebook, codebook, BOOKS * SIZE]
-        assert sorted(numbers(f"{kind} step end")) == sorted(
-            [CAPACITY * DIM, 1, 1, *moved]
-        )
+        moved += [codebook, codebook, BOOKS * SIZE]
+    assert warmup == (norm, [])
+    assert last == (
+        sorted([*norm, 1, *averages]),
+        sorted([CAPACITY * DIM, 1, 1, *moved]),
+    )

@@ -7,31 +7,22 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 
 import pytest
 import torch
 import yaml
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
-from speechbrain.utils.distributed import ddp_init_group
-from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
 from speechbrain_vq.publish import Run
 from speechbrain_vq.training.resume import AtomicCheckpointer
 from speechbrain_vq.training.waiting import reported_waits
 from tests.training import toy
-from tests.training.test_checkpointer import (
-    TIME_LIMIT,
-    make_model,
-    processes,
-    run,
-)
-from tests.training.test_resume import never_stopped, result
+from tests.training.processes import RANK_OPTIONS, run, run_ranks
+from tests.training.test_checkpointer import make_model
+from tests.training.test_resume import trained
 from tests.training.toy import batches, make, modules
-
-__all__ = ["processes"]  # A fixture
 
 # Damaged checkpoints -------------------------------------------------------
 
@@ -157,27 +148,16 @@ def test_a_later_format_is_refused_by_name(tmp_path):
     ],
     ids=["saves", "saves only at the end of epochs", "accumulates", "workers"],
 )
-def test_a_signal_is_followed_by_a_checkpoint(
-    processes, tmp_path_factory, tmp_path, by, code, options
-):
-    wanted = never_stopped(processes, tmp_path_factory, "gradient", **options)
-    arguments = str(tmp_path), "gradient"
+def test_a_signal_is_followed_by_a_checkpoint(tmp_path, by, code, options):
+    folder = tmp_path / "stopped"
     for lives in (0, 4, 5):
-        before = progress(tmp_path)
-        got = toy_run(processes, *arguments, lives=lives, by=by, **options)
+        before, stop = progress(folder), {"lives": lives, "by": by}
+        got = run(toy.train, str(folder), "gradient", **stop, **options)
         assert got == code
         # All of its batches but those of a step that is not complete.
-        assert progress(tmp_path) - before >= lives + 1
-    assert toy_run(processes, *arguments, **options) == 0
-    assert result(tmp_path) == wanted
-
-
-def toy_run(processes, *args, **kwargs):
-    """Train in a process of its own; its exit code."""
-    process = processes.Process(target=toy.train, args=args, kwargs=kwargs)
-    process.start()
-    process.join(TIME_LIMIT)
-    return process.exitcode
+        assert progress(folder) - before >= lives + 1
+    whole = trained(tmp_path / "whole", **options)
+    assert trained(folder, **options) == whole
 
 
 def progress(folder):
@@ -206,27 +186,7 @@ def test_a_signal_of_another_owner_stays_with_it():
 # Several ranks -------------------------------------------------------------
 
 
-def join(rank, world, port):
-    """Become a rank."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    ddp_init_group(RunOptions.from_dictionary(RANK_OPTIONS))
-
-
-RANK_OPTIONS = {"device": "cpu", "distributed_backend": "gloo"}
 CAPACITY, ROUNDS = 100, 100
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def collector():
@@ -240,10 +200,9 @@ def numbers(first, number):
     return torch.arange(first, first + number).view(-1, 1).float()
 
 
-def collect(rank, world, port, folder):
+def collect(rank, folder):
     """The first rank sees 1000 numbers, the second 2900 and in each round
     one more; save what they keep, and in the end what of 30 and of 50."""
-    join(rank, world, port)
     trainer, reservoir = collector()
     states = []
     for number in range(2 * ROUNDS):
@@ -258,9 +217,8 @@ def collect(rank, world, port, folder):
         torch.save(states, folder / "states")
 
 
-def go_on(rank, world, port, folder):
+def go_on(rank, folder):
     """Each rank sees 500 more, and a sample is drawn."""
-    join(rank, world, port)
     trainer, reservoir = collector()
     states, samples = torch.load(folder / "states"), []
     for number, state in enumerate(states):
@@ -274,21 +232,19 @@ def go_on(rank, world, port, folder):
 
 
 @pytest.fixture(scope="module")
-def collected(processes, tmp_path_factory):
+def collected(tmp_path_factory):
     """What two ranks saved."""
     folder = tmp_path_factory.mktemp("collected")
-    assert run(processes, collect, 2, free_port(), folder, ranks=2) == [0, 0]
+    assert run_ranks(2, collect, folder) == [0, 0]
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_the_sample_is_uniform_after_a_resume_with_other_ranks(
-    processes, collected, ranks
+    collected, ranks
 ):
-    arguments = ranks, free_port(), collected
-    found = run(processes, go_on, *arguments, ranks=ranks)
-    assert found == [0] * ranks
+    assert run_ranks(ranks, go_on, collected) == [0] * ranks
     states = torch.load(collected / "states")
     kept = [s["quantizers"]["quantizer"]["reservoir"] for s in states]
     samples = torch.load(collected / "samples")
@@ -319,9 +275,8 @@ class Stopped(toy.Toy):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def train_rank(rank, world, port, folder, stops):
+def train_rank(rank, folder, stops):
     """Train on 8 batches a rank, and note what the epoch counted."""
-    join(rank, world, port)
     torch.manual_seed(rank)
     brain = make(
         Stopped,
@@ -330,23 +285,18 @@ def train_rank(rank, world, port, folder, stops):
         reinit_schedule=ReinitSchedule(1, 3),
     )
     brain.stops = stops
-    brain.fit([1], batches(8 * world), progressbar=False)
+    brain.fit([1], batches(16), progressbar=False)
     torch.save(brain.vq_stats["train"], folder / f"stats{rank}")
 
 
 @pytest.mark.slow
-def test_ranks_stop_together_and_count_what_all_saw(processes, tmp_path):
-    def train(stops):
-        port = free_port()
-        arguments = 2, port, tmp_path, stops
-        return run(processes, train_rank, *arguments, ranks=2)
-
-    assert train(True) == [143, 143]
+def test_ranks_stop_together_and_count_what_all_saw(tmp_path):
+    assert run_ranks(2, train_rank, tmp_path, True) == [143, 143]
     (saved,) = AtomicCheckpointer(tmp_path / "save").list_checkpoints()
     state = torch.load(saved.paramfiles["codebook_trainer"])
     reservoir = state["trainer"]["quantizers"]["quantizer"]["reservoir"]
     assert int(reservoir["count"]) > 0
-    assert train(False) == [0, 0]
+    assert run_ranks(2, train_rank, tmp_path, False) == [0, 0]
     for rank in range(2):
         stats = torch.load(tmp_path / f"stats{rank}")
         # The first step of a rank is the warm-up.
@@ -361,19 +311,17 @@ class Slow(toy.Toy):
             time.sleep(4)
 
 
-def wait(rank, world, port, folder):
+def wait(rank, folder):
     """Train with a slow rank, and note the log of this one."""
-    join(rank, world, port)
     logging.basicConfig(filename=folder / f"log{rank}")
     brain = make(Slow, run=RANK_OPTIONS)
     with reported_waits(lambda: brain.step, seconds=1):
-        brain.fit([1], batches(8 * world), progressbar=False)
+        brain.fit([1], batches(16), progressbar=False)
 
 
 @pytest.mark.slow
-def test_a_rank_that_waits_says_at_what(processes, tmp_path):
-    port = free_port()
-    assert run(processes, wait, 2, port, tmp_path, ranks=2) == [0, 0]
+def test_a_rank_that_waits_says_at_what(tmp_path):
+    assert run_ranks(2, wait, tmp_path) == [0, 0]
     told = (tmp_path / "log0").read_text()
     assert "Rank 0 has waited for the others for 1 s, in " in told
     # Where they meet first in a step: DDP compares buffers in the forward.
@@ -439,12 +387,6 @@ def test_out_of_memory_names_the_sizes():
     with pytest.raises(MemoryError, match="step after 0") as told:
         make(Greedy, batch_size=7).fit([1], batches(1), progressbar=False)
     assert "batch_size=7, codebook_size of quantizer=8" in str(told.value)
-
-
-def test_a_learning_rate_beyond_any_sense_is_refused():
-    brain = make(codebook_lr_multiplier=1e12)
-    with pytest.raises(ValueError, match="lr_multiplier .* at most 1000, got"):
-        brain.fit(range(1), batches(1), progressbar=False)
 
 
 # Figures -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The figures of a stage are those of all its frames at once."""
+"""The metrics of a stage are those of all its frames at once."""
 
 import math
 
@@ -17,10 +17,15 @@ QUANTIZERS = {
 }
 
 
-def expected(x, quantized, indices, size, rate):
-    """The same figures from all frames, in numpy."""
-    indices = indices.reshape(len(x), -1).numpy()
-    x, quantized = x.double().numpy(), quantized.detach().double().numpy()
+@pytest.fixture
+def quantizer():
+    return QUANTIZERS["one"]()
+
+
+def expected(x, out, size, rate):
+    """The same metrics from all frames, in numpy."""
+    indices = out.indices.reshape(len(x), -1).numpy()
+    x, quantized = x.double().numpy(), out.quantized.detach().double().numpy()
     counts = np.stack([np.bincount(i, minlength=size) for i in indices.T])
     share = counts / len(x)
     logs = np.log(share, where=share > 0, out=np.zeros_like(share))
@@ -35,6 +40,7 @@ def expected(x, quantized, indices, size, rate):
         "codebook_drift": 0.0,
         "nonfinite_batches": 0,
         "bits_per_second": rate * entropy.sum() / math.log(2),
+        "vq_loss": float(out.loss.detach()),
     }
 
 
@@ -43,31 +49,20 @@ def expected(x, quantized, indices, size, rate):
 def test_stage_equals_all_frames_at_once(name, size):
     quantizer = QUANTIZERS[name]().eval()
     monitor = UsageMonitor(quantizer, token_rate=50)
+    nothing = monitor.stats(training=False)
     x = 3 + torch.randn(100, DIM)
-    for part in x.split(size):
-        quantizer(part)
+    for part in x.split(size):  # Padded, each another way
+        padded = torch.cat([part, 1e3 * torch.randn(len(part) % 5, DIM)])
+        share = torch.tensor([len(part) / len(padded)])
+        quantizer(padded.unsqueeze(0), share)
     stats = monitor.stats(training=False)
-    out = quantizer(x)
-    wanted = expected(
-        x, out.quantized, out.indices, quantizer.codebook_size, 50
-    )
-    wanted["vq_loss"] = float(out.loss.detach())
+    wanted = expected(x, quantizer(x), quantizer.codebook_size, 50)
     assert stats == pytest.approx(wanted, rel=1e-5)
     assert all(type(value) in (int, float) for value in stats.values())
-
-
-def test_padding_is_left_out():
-    quantizer = QUANTIZERS["one"]()
-    monitor = UsageMonitor(quantizer)
-    x = torch.randn(4, 20, DIM)
-    lengths = torch.tensor([1.0, 0.5, 0.25, 0.05])
-    quantizer(x, lengths)
-    with_padding = monitor.stats()
-    monitor.start()
-    for item, length in zip(x, (20, 10, 5, 1), strict=True):
-        quantizer(item[:length])
-    assert with_padding["vectors"] == 36
-    assert with_padding == pytest.approx(monitor.stats())
+    # The same keys where nothing was seen.
+    assert nothing.keys() == stats.keys()
+    assert nothing.pop("vectors") == nothing.pop("nonfinite_batches") == 0
+    assert all(math.isnan(value) for value in nothing.values())
 
 
 def test_drift_is_the_way_over_the_spread():
@@ -83,19 +78,6 @@ def test_drift_is_the_way_over_the_spread():
     monitor.start()
     quantizer(torch.randn(10, DIM))
     assert monitor.stats()["codebook_drift"] == 0
-
-
-def test_every_key_is_there_where_nothing_was_seen():
-    quantizer = QUANTIZERS["one"]()
-    monitor = UsageMonitor(quantizer, token_rate=50)
-    nothing = monitor.stats()
-    assert nothing.pop("vectors") == nothing.pop("nonfinite_batches") == 0
-    assert all(math.isnan(value) for value in nothing.values())
-    quantizer(torch.randn(10, DIM))
-    assert monitor.stats().keys() - nothing.keys() == {
-        "vectors",
-        "nonfinite_batches",
-    }
 
 
 def test_stages_and_quantizers_are_kept_apart():
@@ -115,8 +97,7 @@ def test_stages_and_quantizers_are_kept_apart():
     assert monitor.stats()["first.vectors"] == 10
 
 
-def test_constant_latents_are_no_division_by_zero():
-    quantizer = QUANTIZERS["one"]()
+def test_constant_latents_are_no_division_by_zero(quantizer):
     monitor = UsageMonitor(quantizer)
     quantizer(torch.ones(10, DIM))
     stats = monitor.stats()
@@ -124,46 +105,26 @@ def test_constant_latents_are_no_division_by_zero():
     assert all(math.isfinite(value) for value in stats.values())
 
 
-def test_nonfinite_batch_is_counted_and_kept_out():
-    quantizer = QUANTIZERS["one"]()
+def test_what_is_not_quantized_does_not_count(quantizer):
     monitor = UsageMonitor(quantizer)
     x = torch.randn(10, DIM)
     quantizer(x)
     before = monitor.stats()
-    x[3] = torch.nan
+    quantizer.bypass = True  # A warm-up
     quantizer(x)
+    assert monitor.stats() == before
+    quantizer.bypass, x[3] = False, torch.nan
+    quantizer(x)
+    assert monitor.stats() == {**before, "nonfinite_batches": 1}
+    monitor.close()
+    quantizer(torch.randn(10, DIM))
     assert monitor.stats() == {**before, "nonfinite_batches": 1}
 
 
-def test_warmup_does_not_water_down_the_figures():
-    quantizer = QUANTIZERS["one"]()
-    monitor = UsageMonitor(quantizer)
-    x = torch.randn(50, DIM)
-    quantizer(x)
-    without = monitor.stats()
-    monitor.start()
-    quantizer.bypass = True
-    quantizer(x)
-    assert monitor.stats()["vectors"] == 0
-    assert math.isnan(monitor.stats()["perplexity"])
-    quantizer.bypass = False
-    quantizer(x)
-    assert monitor.stats() == without
-
-
-def test_state_goes_on_where_it_stopped():
-    quantizer = QUANTIZERS["one"]()
+def test_state_goes_on_where_it_stopped(quantizer):
     first, second = UsageMonitor(quantizer), UsageMonitor(quantizer)
     quantizer(torch.randn(30, DIM))
     second.start()
     second.load_state_dict(first.state_dict())
     quantizer(torch.randn(30, DIM))
     assert first.stats() == second.stats()
-
-
-def test_it_stops_listening_when_closed():
-    quantizer = QUANTIZERS["one"]()
-    monitor = UsageMonitor(quantizer)
-    monitor.close()
-    quantizer(torch.randn(3, DIM))
-    assert monitor.stats()["vectors"] == 0

@@ -5,16 +5,10 @@ batches, and so do other ranks that go on from their checkpoint.
 import pytest
 import torch
 
-from speechbrain_vq import (
-    ReinitSchedule,
-    VectorQuantizer,
-)
+from speechbrain_vq import ReinitSchedule, VectorQuantizer
 from tests.training import toy
-from tests.training.test_checkpointer import processes, run
-from tests.training.test_faults import RANK_OPTIONS, free_port, join
+from tests.training.processes import RANK_OPTIONS, run_ranks
 from tests.training.toy import DIM, make
-
-__all__ = ["processes"]  # A fixture
 
 BOUND = 1e-5  # Of the largest number of a codebook.
 NUMBER, ITEMS = 32, 12  # Batches, and what they hold.
@@ -39,9 +33,8 @@ def clusters():
     return means[labels] + noise / 10
 
 
-def train(rank, world, port, folder, part):
+def train(rank, world, folder, part):
     """Train on every so many of the items of each batch of a part."""
-    join(rank, world, port)
     torch.manual_seed(rank)
     options = {"codebook_size": 8, "reservoir_size": 5000}
     parts = {
@@ -73,13 +66,11 @@ def train(rank, world, port, folder, part):
     torch.save(books, folder / f"rank{rank}")
 
 
-def trained(processes, folder, *runs):
+def trained(folder, *runs):
     """The codebooks of runs by so many ranks on some of the batches, one after
     the other; they are the same on all ranks."""
     for world, part in runs:
-        port = free_port()
-        codes = run(processes, train, world, port, folder, part, ranks=world)
-        assert codes == [0] * world
+        assert run_ranks(world, train, world, folder, part) == [0] * world
     first, *others = (torch.load(folder / f"rank{n}") for n in range(world))
     for other in others:
         assert all(torch.equal(other[key], x) for key, x in first.items())
@@ -87,22 +78,19 @@ def trained(processes, folder, *runs):
 
 
 @pytest.fixture(scope="module")
-def alone(processes, tmp_path_factory):
+def alone(tmp_path_factory):
     """The codebooks of one process."""
-    whole = 1, slice(NUMBER)
-    return trained(processes, tmp_path_factory.mktemp("one"), whole)
+    return trained(tmp_path_factory.mktemp("one"), (1, slice(NUMBER)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "ranks", [(2,), (3,), (4,), (3, 2), (1, 4)], ids=lambda r: f"{r}"
 )
-def test_ranks_train_the_codebooks_of_one_process(
-    processes, alone, tmp_path, ranks
-):
+def test_ranks_train_the_codebooks_of_one_process(alone, tmp_path, ranks):
     half = NUMBER // len(ranks)
     parts = [slice(half), slice(half, None)]
-    found = trained(processes, tmp_path, *zip(ranks, parts, strict=False))
+    found = trained(tmp_path, *zip(ranks, parts, strict=False))
     for key, codebook in alone.items():
         distance = (found[key] - codebook).abs().max() / codebook.abs().max()
         assert distance < BOUND, key

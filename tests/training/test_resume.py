@@ -3,8 +3,6 @@ checkpoints are whole or not there.
 """
 
 import ast
-import multiprocessing
-import pathlib
 import random
 import signal
 import time
@@ -14,111 +12,56 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import ReinitSchedule
 from tests.training import toy
+from tests.training.processes import TIME_LIMIT, run, start
 from tests.training.toy import batches, bits, make, modules
 
 pytestmark = pytest.mark.slow
 
-TIME_LIMIT = 300  # Of what never ends.
+# At least the three batches to the next checkpoint.
+IN_STEPS = [{"lives": 5}, {"lives": 3}, {"lives": 6}]
+IN_SAVES = [{"saves": 0}, {"saves": 1}, {"saves": 3}]
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Real processes, from a server that has imported what they need."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.toy"])
-    return context
-
-
-def run(processes, target, *args, **kwargs):
-    """Runs a function in a process of its own; its exit code."""
-    process = processes.Process(target=target, args=args, kwargs=kwargs)
-    process.start()
-    process.join(TIME_LIMIT)
-    assert process.exitcode is not None, "The process hangs."
-    return process.exitcode
-
-
-def result(folder):
-    """What a run wrote at its end."""
-    return ast.literal_eval((pathlib.Path(folder) / "bits").read_text())
-
-
-def never_stopped(processes, tmp_path_factory, arm, **options):
-    """The bits of a run that nobody kills."""
-    folder = tmp_path_factory.mktemp(arm)
-    assert run(processes, toy.train, str(folder), arm, **options) == 0
-    return result(folder)
-
-
-@pytest.mark.parametrize("arm", toy.ARMS)
-def test_killed_run_ends_with_the_same_bits(
-    processes, tmp_path_factory, tmp_path, arm
-):
-    wanted = never_stopped(processes, tmp_path_factory, arm)
-    draw = random.Random(arm)
-    for _ in range(3):
-        # At least the three batches to the next checkpoint.
-        lives = draw.randint(3, 6)
-        code = run(processes, toy.train, str(tmp_path), arm, lives=lives)
+def trained(folder, kills=(), arm="gradient", **options):
+    """The bits at the end of a training that is killed in these places."""
+    for kill in kills:
+        code = run(toy.train, str(folder), arm, **kill, **options)
         assert code == -signal.SIGKILL
-    assert run(processes, toy.train, str(tmp_path), arm) == 0
-    assert result(tmp_path) == wanted
+        for checkpoint in Checkpointer(folder / "save").list_checkpoints():
+            assert set(checkpoint.paramfiles) >= {"model", "brain", "zz_last"}
+    assert run(toy.train, str(folder), arm, **options) == 0
+    assert not (folder / "save" / ".partial").exists()
+    return ast.literal_eval((folder / "bits").read_text())
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"factor": 2}, {"valid": False}, {"workers": 2}],
-    ids=["accumulate", "no valid", "workers"],
+    "kills, options",
+    [
+        *((IN_STEPS, {"arm": arm}) for arm in toy.ARMS),
+        (IN_SAVES, {}),
+        (IN_STEPS, {"factor": 2}),
+        (IN_STEPS, {"valid": False}),
+        (IN_STEPS, {"workers": 2}),
+    ],
+    ids=str,
 )
-def test_other_ways_to_train_resume_as_exactly(
-    processes, tmp_path_factory, tmp_path, options
+def test_a_killed_run_ends_with_the_bits_of_one_never_stopped(
+    tmp_path, kills, options
 ):
-    wanted = never_stopped(processes, tmp_path_factory, "gradient", **options)
-    for lives in (5, 8):
-        code = run(
-            processes,
-            toy.train,
-            str(tmp_path),
-            "gradient",
-            lives=lives,
-            **options,
-        )
-        assert code == -signal.SIGKILL
-    assert run(processes, toy.train, str(tmp_path), "gradient", **options) == 0
-    assert result(tmp_path) == wanted
+    whole = trained(tmp_path / "whole", **options)
+    assert trained(tmp_path / "killed", kills, **options) == whole
 
 
-@pytest.mark.parametrize("saves", [0, 1, 3])
-def test_half_a_checkpoint_is_never_loaded(
-    processes, tmp_path_factory, tmp_path, saves
-):
-    wanted = never_stopped(processes, tmp_path_factory, "gradient")
-    code = run(processes, toy.train, str(tmp_path), "gradient", saves=saves)
-    assert code == -signal.SIGKILL
-    for checkpoint in Checkpointer(tmp_path / "save").list_checkpoints():
-        assert set(checkpoint.paramfiles) >= {"model", "brain", "zz_last"}
-    assert run(processes, toy.train, str(tmp_path), "gradient") == 0
-    assert result(tmp_path) == wanted
-    assert not (tmp_path / "save" / ".partial").exists()
-
-
-def test_killed_from_outside_at_any_moment(
-    processes, tmp_path_factory, tmp_path
-):
-    wanted = never_stopped(processes, tmp_path_factory, "gradient")
-    draw = random.Random(0)
+def test_killed_from_outside_at_any_moment(tmp_path):
+    draw, folder = random.Random(0), tmp_path / "killed"
     for _ in range(4):
-        process = processes.Process(
-            target=toy.train, args=(str(tmp_path), "gradient")
-        )
-        process.start()
+        process = start(toy.train, str(folder), "gradient")
         time.sleep(draw.uniform(0.1, 0.7))
         process.kill()
         process.join(TIME_LIMIT)
-        if (tmp_path / "bits").exists():
+        if (folder / "bits").exists():
             break
-    assert run(processes, toy.train, str(tmp_path), "gradient") == 0
-    assert result(tmp_path) == wanted
+    assert trained(folder) == trained(tmp_path / "whole")
 
 
 def test_state_saved_on_a_gpu_is_loaded_without_one(tmp_path, monkeypatch):
@@ -135,17 +78,14 @@ def test_state_saved_on_a_gpu_is_loaded_without_one(tmp_path, monkeypatch):
     assert bits(brain) == before
 
 
-# A disk that is full -------------------------------------------------------
-
-
 @pytest.mark.parametrize("limit", [0, 2000])
-def test_full_disk_leaves_the_earlier_checkpoint(processes, tmp_path, limit):
-    assert run(processes, toy.fill_disk, str(tmp_path), limit) == 0
-    told = (tmp_path / "outcome").read_text()
-    found = Checkpointer(tmp_path / "save").list_checkpoints()
-    assert "No checkpoint could be saved" in told and "File too large" in told
-    assert f"The last one is {found[0].path.name}." in told
-    assert [c.meta["loss"] for c in found] == [1.0]
+def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, limit):
+    assert run(toy.fill_disk, str(tmp_path), limit) == 0
+    outcome = (tmp_path / "outcome").read_text()
+    (earlier,) = Checkpointer(tmp_path / "save").list_checkpoints()
+    assert "No checkpoint could be saved" in outcome
+    assert "File too large" in outcome and earlier.path.name in outcome
+    assert earlier.meta["loss"] == 1.0
     brain = make(folder=tmp_path / "save")
     brain.fit([], batches(1), progressbar=False)
     assert brain.optimizer_step == 6

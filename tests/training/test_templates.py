@@ -1,34 +1,21 @@
-"""Brains of the shapes of SpeechBrain's templates and integration tests with a
-quantizer put in: the lines marked ``# vq`` are all that changes."""
+"""A quantizer in Brains of any kind: of the shapes of SpeechBrain's integration
+tests, where the lines marked ``# vq`` are all that changes, and with optimizers
+wherever a Brain may keep them."""
 
 import contextlib
-import inspect
-import random
 
 import pytest
 import speechbrain as sb
 import torch
 from speechbrain import Stage
 from torch import nn
-from torch.nn.functional import binary_cross_entropy_with_logits, ctc_loss
+from torch.nn.functional import ctc_loss
 
 from speechbrain_vq import ReinitSchedule, VectorQuantizer, VQMixin
 from speechbrain_vq.training.resume import AtomicCheckpointer
-from tests.training.toy import digest
+from tests.training.toy import DIM, Toy, adam, bits
 
-DIM, CODES = 8, 16
-
-
-class Autoencoder(VQMixin, sb.Brain):  # vq
-    """integration/autoencoder: decodes what it encodes."""
-
-    def compute_forward(self, batch, stage):
-        encoded = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(encoded, batch[1])  # vq
-        return self.modules.decoder(self.vq.quantized)  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        return (predictions - batch[0]).square().mean() + self.vq.loss  # vq
+CODES = 16
 
 
 class CTC(VQMixin, sb.Brain):  # vq
@@ -49,64 +36,6 @@ class CTC(VQMixin, sb.Brain):  # vq
             torch.full_like(frames, 2),
         )
         return loss + self.vq.loss  # vq
-
-
-class VAD(VQMixin, sb.Brain):  # vq
-    """integration/VAD: speech or not, of each frame."""
-
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized)[..., 0]  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        targets = (batch[0].mean(-1) > 0).float()
-        loss = binary_cross_entropy_with_logits(predictions, targets)
-        return loss + self.vq.loss  # vq
-
-
-class G2P(VQMixin, sb.Brain):  # vq
-    """integration/G2P: a recurrent encoder and decoder."""
-
-    def compute_forward(self, batch, stage):
-        x, _ = self.modules.gru(self.modules.encoder(batch[0]))
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.modules.gru(self.vq.quantized)[0])  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        targets = batch[0].argmax(-1)
-        loss = nn.functional.cross_entropy(predictions.movedim(-1, 1), targets)
-        return loss + self.vq.loss  # vq
-
-
-class SpeakerID(VQMixin, sb.Brain):  # vq
-    """templates/speaker_id: one class for an utterance."""
-
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized.mean(1))  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        targets = batch[0].mean((1, 2)).gt(0).long()
-        loss = nn.functional.cross_entropy(predictions, targets)
-        return loss + self.vq.loss  # vq
-
-
-class Enhancement(VQMixin, sb.Brain):  # vq
-    """templates/enhancement: a mask."""
-
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return (
-            torch.sigmoid(self.modules.head(self.vq.quantized)) * batch[0]
-        )  # vq
-
-    def compute_objectives(self, predictions, batch, stage):
-        return (
-            predictions - 0.5 * batch[0]
-        ).square().mean() + self.vq.loss  # vq
 
 
 class EnhanceGAN(VQMixin, sb.Brain):  # vq
@@ -156,114 +85,149 @@ class EnhanceGAN(VQMixin, sb.Brain):  # vq
         self.d_optimizer.zero_grad(set_to_none)
 
 
-class Separation(VQMixin, sb.Brain):  # vq
-    """integration/separation: fit_batch of its own, and no accumulation."""
+class TwoOptimizers(Toy):
+    """Optimizers and ``fit_batch`` of its own, without super; the quantizer is
+    in the second."""
 
-    def compute_forward(self, batch, stage):
-        x = self.modules.encoder(batch[0])
-        self.vq = self.modules.quantizer(x, batch[1])  # vq
-        return self.modules.head(self.vq.quantized).unflatten(-1, (2, -1))  # vq
+    def init_optimizers(self):
+        quantizer = self.modules.quantizer.parameters()
+        rest = [
+            *self.modules.encoder.parameters(),
+            *self.modules.decoder.parameters(),
+        ]
+        self.g_optimizer, self.d_optimizer = adam(rest), adam(quantizer)
+        self.save(g_optimizer=self.g_optimizer, d_optimizer=self.d_optimizer)
 
-    def compute_objectives(self, predictions, batch, stage):
-        error = predictions.sum(-2) - batch[0]
-        return error.square().mean() + self.vq.loss  # vq
+    def save(self, **optimizers):
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverables(optimizers)
+
+    @property
+    def all_optimizers(self):
+        return self.g_optimizer, self.d_optimizer
 
     def fit_batch(self, batch):
-        predictions = self.compute_forward(batch, Stage.TRAIN)
-        loss = self.compute_objectives(predictions, batch, Stage.TRAIN)
+        output = self.compute_forward(batch, Stage.TRAIN)
+        loss = self.compute_objectives(output, batch, Stage.TRAIN)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.modules.parameters(), 5.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.all_optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return loss.detach()
 
+    def zero_grad(self, set_to_none=False):
+        for optimizer in self.all_optimizers:
+            optimizer.zero_grad(set_to_none)
 
+
+class OneOptimizer(TwoOptimizers):
+    """Fills ``self.optimizer`` alone."""
+
+    def init_optimizers(self):
+        self.optimizer = adam(self.modules.parameters())
+        self.save(optimizer=self.optimizer)
+
+    @property
+    def all_optimizers(self):
+        return (self.optimizer,)
+
+
+class Contained(TwoOptimizers):
+    """Keeps its optimizer in a dict."""
+
+    def init_optimizers(self):
+        self.mine = {"all": adam(self.modules.parameters())}
+        self.save(mine=self.mine["all"])
+
+    @property
+    def all_optimizers(self):
+        return self.mine.values()
+
+
+class Named(Toy):
+    """The steps of SpeechBrain, on an optimizer called as that of version 0.1
+    was."""
+
+    def init_optimizers(self):
+        codebook = adam(self.modules.parameters())
+        self.optimizers_dict = {"codebook": codebook}
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("codebook", codebook)
+
+
+class Alone(Toy):
+    """The same on ``self.optimizer`` alone."""
+
+    def init_optimizers(self):
+        self.optimizer = adam(self.modules.parameters())
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("own", self.optimizer)
+
+
+# Linear layers beside encoder and quantizer, by their output sizes.
 SHAPES = {
-    Autoencoder: {"decoder": lambda: nn.Linear(DIM, DIM)},
-    CTC: {"head": lambda: nn.Linear(DIM, 4)},
-    VAD: {"head": lambda: nn.Linear(DIM, 1)},
-    G2P: {
-        "gru": lambda: nn.GRU(DIM, DIM, batch_first=True),
-        "head": lambda: nn.Linear(DIM, DIM),
-    },
-    SpeakerID: {"head": lambda: nn.Linear(DIM, 2)},
-    Enhancement: {"head": lambda: nn.Linear(DIM, DIM)},
-    EnhanceGAN: {
-        "head": lambda: nn.Linear(DIM, DIM),
-        "discriminator": lambda: nn.Linear(DIM, 1),
-    },
-    Separation: {"head": lambda: nn.Linear(DIM, 2 * DIM)},
+    CTC: {"head": 4},
+    EnhanceGAN: {"head": DIM, "discriminator": 1},
 }
-
-every_shape = pytest.mark.parametrize("cls", SHAPES)
-
-
-class Stopped(Exception):
-    """A run that is interrupted."""
+OTHERS = [TwoOptimizers, OneOptimizer, Contained, Named, Alone]
+every_kind = pytest.mark.parametrize("cls", [*SHAPES, *OTHERS])
 
 
 def train(cls, folder, stop=None):
     """Train three epochs of eight batches, or until a batch is reached; go on
     from a checkpoint of the folder."""
     torch.manual_seed(0)
-    parts = {
-        "encoder": nn.Linear(DIM, DIM),
-        "quantizer": VectorQuantizer(DIM, CODES, reservoir_size=512),
-        **{name: make() for name, make in SHAPES[cls].items()},
-    }
+    sizes = SHAPES.get(cls, {"decoder": DIM})
+    layers = {name: nn.Linear(DIM, size) for name, size in sizes.items()}
+    layers["encoder"] = nn.Sequential(nn.Linear(DIM, DIM), nn.Dropout(0.3))
     epochs = sb.utils.epoch_loop.EpochCounter(3)
     # The quantizer needs no entry.
-    model = nn.ModuleDict({k: v for k, v in parts.items() if k != "quantizer"})
-    checkpointer = AtomicCheckpointer(
-        folder, {"model": model, "epochs": epochs}
-    )
+    saved = {"model": nn.ModuleDict(layers), "epochs": epochs}
     brain = cls(
-        parts,
-        lambda p: torch.optim.Adam(p, lr=0.001),
+        {**layers, "quantizer": VectorQuantizer(DIM, CODES)},
+        adam,
         {"reinit_schedule": ReinitSchedule(4, 6)},
         {"ckpt_interval_steps": 5},
-        checkpointer,
+        AtomicCheckpointer(folder, saved),
     )
     generator = torch.Generator().manual_seed(1)
     items = [
         (torch.randn(4, 30, DIM, generator=generator), torch.ones(4))
         for _ in range(8)
     ]
-    left = iter(range(stop)) if stop is not None else None
+    left = iter(range(24 if stop is None else stop))
 
     def collate(batch):
-        if left is not None and next(left, None) is None:
-            raise Stopped
+        if next(left, None) is None:
+            raise KeyboardInterrupt
         return batch[0]
 
     loader = brain.make_dataloader(items, Stage.TRAIN, collate_fn=collate)
-    brain.fit(epochs, loader, progressbar=False)
+    with contextlib.suppress(KeyboardInterrupt):
+        brain.fit(epochs, loader, progressbar=False)
     return brain
 
 
-@every_shape
+@every_kind
 def test_codebook_is_used_and_learns(cls, tmp_path):
     brain = train(cls, tmp_path)
     assert brain.codebook_trainer.steps == 24
-    assert not brain.modules.quantizer.bypass
     assert brain.vq_stats["train"]["used_codes_percent"] > 90
     assert brain.vq_stats["train"]["codebook_drift"] > 0
+    rates = {
+        len(group["params"]): group["lr"]
+        for optimizer in brain.codebook_trainer.optimizers
+        for group in optimizer.param_groups
+        if any(p is brain.modules.quantizer.codebook for p in group["params"])
+    }
+    assert rates == {1: 0.01}
 
 
-@every_shape
+@every_kind
 def test_interrupted_run_ends_with_the_same_bits(cls, tmp_path):
     whole = train(cls, tmp_path / "whole")
-    draw = random.Random(cls.__name__)
-    for _ in range(2):
-        with contextlib.suppress(Stopped):
-            train(cls, tmp_path / "parts", draw.randint(1, 17))
+    for stop in (7, 13):
+        stopped = train(cls, tmp_path / "parts", stop)
+        assert stopped.codebook_trainer.steps < 24
     parts = train(cls, tmp_path / "parts")
-    assert digest(parts.modules.state_dict()) == digest(
-        whole.modules.state_dict()
-    )
-
-
-@every_shape
-def test_at_most_six_lines_change(cls):
-    source = inspect.getsource(cls)
-    assert 0 < source.count("# vq") <= 6
+    assert bits(parts) == bits(whole)

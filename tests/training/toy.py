@@ -197,29 +197,13 @@ def train(
     interval=3,
     workers=0,
 ):
-    """Trains to the end, or until it is killed, and writes the bits of the
+    """Trains a quantizer of ``ARMS`` to the end, and writes the bits of the
     result; a run killed before goes on from its last checkpoint.
 
-    Arguments
-    ---------
-    folder : str
-        Where checkpoints and the result go.
-    arm : str
-        One of ``ARMS``.
-    lives : int, optional
-        Batches after which to die.
-    saves : int, optional
-        Checkpoints after which to die in the middle of the next one.
-    factor : int
-        Gradient accumulation.
-    valid : bool
-        Whether to validate, and to save at the end of each epoch.
-    by : int
-        The signal to die by.
-    interval : int
-        Batches between checkpoints within an epoch; 0: there are none.
-    workers : int
-        Of the loaders; where there are some, they get signals, too.
+    It dies by a signal after some batches, its ``lives``, or in the middle of
+    a checkpoint, after so many ``saves``. ``interval`` is the number of batches
+    between checkpoints within an epoch, where there are any; with ``workers``
+    of the loaders, these get the signal, too.
     """
     if workers:
         os.setpgrp()
