@@ -8,12 +8,12 @@ import click
 from .common import (
     INTERRUPTED,
     ExistingPath,
-    announce_loading,
     any_path,
     check_output,
     clean_errors,
     device_option,
     engine_option,
+    loading,
     open_engine,
     output_folder,
     revision_option,
@@ -114,10 +114,10 @@ def tokenize(
 
     Data sets are Parquet files, and folders of Dataset.save_to_disk.
     """
-    announce_loading()
-    # Ours shows more than that of saving a data set.
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from speechbrain_vq.inference import VQTokenizer, tokenize_to
+    with loading():
+        # Ours shows more than that of saving a data set.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     run_opts = {"device": device, "eval_precision": precision}
     with clean_errors(_interrupted(overwrite)):
@@ -167,8 +167,8 @@ def reconstruct(
     overwrite,
 ) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
-    announce_loading()
-    from speechbrain_vq.inference import VQTokenizer, reconstruct_files
+    with loading():
+        from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
     with clean_errors(_interrupted(overwrite)):
         tokenizer = _load(
@@ -209,8 +209,8 @@ def convert(
     places, model, revision, device, vocoder, targets, out, overwrite
 ) -> None:
     """Convert audio files to another voice, as wav files."""
-    announce_loading()
-    from speechbrain_vq.inference import VoiceConverter, convert_files
+    with loading():
+        from speechbrain_vq.inference import VoiceConverter, convert_files
 
     with clean_errors(_interrupted(overwrite)):
         converter = _load(

@@ -3,10 +3,10 @@
 import click
 
 from .common import (
-    announce_loading,
     check_output,
     device_option,
     existing_path,
+    loading,
     new_file,
     revision_option,
     ssl_encoder_option,
@@ -45,8 +45,8 @@ def report(
     source, output, compare, data, revision, device, vocoder, ssl_encoder
 ) -> None:
     """Write one HTML page to listen to, look at and compare runs."""
-    announce_loading()
-    from speechbrain_vq.report import write_report
+    with loading():
+        from speechbrain_vq.report import write_report
 
     path = write_report(
         source,

@@ -89,6 +89,12 @@ def write_report(
     -------
     list of pathlib.Path
         The files.
+
+    Example
+    -------
+    >>> evaluation = evaluate("model", "test.json")  # doctest: +SKIP
+    >>> write_report(evaluation, "evaluation")  # doctest: +SKIP
+    [PosixPath('evaluation/results.json'), PosixPath('evaluation/results.md')]
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -418,7 +418,8 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     check(map(json.loads, output.read_text().splitlines()), folder, tokenizer)
     strict = run("tokenize", folder, *options, "--out", output, "--strict")
     assert strict.exit_code == 1
-    assert "1 shorter than one frame. Output: " in strict.stdout
+    assert "1 shorter than one frame. " in strict.stdout
+    assert "0 files done, 4 there already, 3 left out" in strict.stdout
     failed = run(
         "tokenize", folder / "text.wav", *options, "--out", tmp_path / "b.npz"
     )
