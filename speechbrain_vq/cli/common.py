@@ -177,8 +177,8 @@ def _with_dashes(argument: str) -> str:
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
     """Show on a terminal, at once, that a verb has started: the imports within
-    take seconds. Ctrl-C ends it at once; some of the modules that are imported
-    would swallow a KeyboardInterrupt."""
+    take seconds. Ctrl-C ends it at once: a KeyboardInterrupt in the middle of
+    an import, such as that of NumPy, becomes other errors."""
     if sys.stderr.isatty():
         click.echo("Loading ...", err=True)
     usual = signal.getsignal(signal.SIGINT)

@@ -65,7 +65,7 @@ def test_a_closed_pipe_is_no_error():
     assert result.stdout and not result.stderr
 
 
-def test_ctrl_c_while_a_module_is_loaded_that_swallows_it():
+def test_ctrl_c_ends_the_loading_whatever_is_imported():
     code = (
         "import os, signal, time\n"
         "from speechbrain_vq.cli.common import loading\n"
