@@ -139,7 +139,8 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
     raise FileNotFoundError(
         f"{source} holds {folder_contents(source)}; expected VCTK, "
         f"a folder with {folders}, or one with manifests (train.json, "
-        f"valid.json, test.json). {HOW_TO_GET}."
+        f"valid.json, test.json). {HOW_TO_GET}. Recordings of your own: "
+        f"`speechbrain-vq train {source} --recipe=voices`."
     )
 
 

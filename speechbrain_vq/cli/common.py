@@ -6,7 +6,9 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 import click
@@ -188,11 +190,31 @@ class Verbs(click.Group):
         return super().resolve_command(context, [verb, *rest])
 
 
-def announce_loading() -> None:
-    """Show on a terminal, at once, that a verb has started: imports take
-    seconds."""
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Show on a terminal, at once, that a verb has started: the imports within
+    take seconds. Ctrl-C ends it at once: a KeyboardInterrupt in the middle of
+    an import, such as that of NumPy, becomes other errors."""
     if sys.stderr.isatty():
         click.echo("Loading ...", err=True)
+    usual = signal.getsignal(signal.SIGINT)
+    # Only the main thread may, and what ignores it goes on to.
+    if (
+        usual is signal.default_int_handler
+        and threading.current_thread() is threading.main_thread()
+    ):
+        signal.signal(signal.SIGINT, _leave)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is _leave:
+            signal.signal(signal.SIGINT, usual)
+
+
+def _leave(number, frame):
+    """End the process, which has nothing to clean up yet."""
+    click.echo(f"\n{INTERRUPTED}", err=True)
+    os._exit(INTERRUPTED_CODE)
 
 
 def open_engine(name: str, model: dict):

@@ -6,7 +6,6 @@ import sys
 import click
 
 from .common import (
-    announce_loading,
     check_output,
     check_output_folder,
     clean_errors,
@@ -14,6 +13,7 @@ from .common import (
     existing_path,
     file_path,
     folder_path,
+    loading,
     model_options,
     new_file,
     open_engine,
@@ -134,10 +134,10 @@ def evaluate(
         raise click.UsageError(
             "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
         )
-    announce_loading()
-    from speechbrain_vq.evaluation import evaluate as run
-    from speechbrain_vq.evaluation import write_report
-    from speechbrain_vq.evaluation.report import as_text
+    with loading():
+        from speechbrain_vq.evaluation import evaluate as run
+        from speechbrain_vq.evaluation import write_report
+        from speechbrain_vq.evaluation.report import as_text
 
     with clean_errors("Interrupted. Nothing was written."):
         runner = open_engine(engine, model)
@@ -157,15 +157,28 @@ def evaluate(
         raise click.ClickException(
             f"The report cannot be written: {error}"
         ) from error
+    if "cost" in evaluation.metrics:
+        click.echo(f"Verdict: {_judge(evaluation)}")
     settings = evaluation.settings
     bad = settings.get("utterances_left_out", 0)
     reasons = f": {settings['reasons']}" if bad else ""
+    number = settings["utterances"]
     click.echo(
-        f"{settings['utterances']} utterances evaluated, {bad} left out"
+        f"{number} utterance{'s' * (number > 1)} evaluated, {bad} left out"
         f"{reasons}."
     )
     if strict and bad:
         sys.exit(1)
+
+
+def _judge(evaluation) -> str:
+    """Judge the usage of the codebook."""
+    from speechbrain_vq.report.summary import judge
+
+    values = {k: each.value for k, each in evaluation.metrics["cost"].items()}
+    counts = evaluation.tables["code_counts"]
+    values["vectors"] = int(counts[0].sum())
+    return judge(values, counts.shape[1], counts.shape[0]).text
 
 
 def _check_options(source, options):
@@ -214,8 +227,8 @@ def _check_options(source, options):
 @model_options("vocoder", "ssl_encoder", "revision", "device")
 def report(model, **options) -> None:
     """Write one HTML page to listen to, look at and compare runs."""
-    announce_loading()
-    from speechbrain_vq.report import write_report
+    with loading():
+        from speechbrain_vq.report import write_report
 
     path = write_report(**options, **model)
     click.echo(f"Wrote {path}: open it in a browser.")

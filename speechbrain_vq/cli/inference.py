@@ -8,11 +8,11 @@ import click
 from .common import (
     INTERRUPTED,
     ExistingPath,
-    announce_loading,
     any_path,
     check_output,
     clean_errors,
     engine_option,
+    loading,
     model_options,
     open_engine,
     output_folder,
@@ -83,10 +83,10 @@ def tokenize(
 
     Data sets are Parquet files, and folders of Dataset.save_to_disk.
     """
-    announce_loading()
-    # Ours shows more than that of saving a data set.
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    from speechbrain_vq.inference import VQTokenizer, tokenize_to
+    with loading():
+        # Ours shows more than that of saving a data set.
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
     with clean_errors(_interrupted(overwrite)):
         runner = open_engine(engine, model)
@@ -116,8 +116,8 @@ def tokenize(
 )
 def reconstruct(places, source, model, out, overwrite) -> None:
     """Reconstruct audio files from their tokens, as wav files."""
-    announce_loading()
-    from speechbrain_vq.inference import VQTokenizer, reconstruct_files
+    with loading():
+        from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
     with clean_errors(_interrupted(overwrite)):
         tokenizer = VQTokenizer.from_hparams(source, **model)
@@ -148,8 +148,8 @@ def reconstruct(places, source, model, out, overwrite) -> None:
 )
 def convert(places, source, model, targets, out, overwrite) -> None:
     """Convert audio files to another voice, as wav files."""
-    announce_loading()
-    from speechbrain_vq.inference import VoiceConverter, convert_files
+    with loading():
+        from speechbrain_vq.inference import VoiceConverter, convert_files
 
     with clean_errors(_interrupted(overwrite)):
         converter = VoiceConverter.from_hparams(source, **model)

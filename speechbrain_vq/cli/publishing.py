@@ -3,12 +3,12 @@
 import click
 
 from .common import (
-    announce_loading,
     any_path,
     clean_errors,
     existing_path,
     file_path,
     folder_path,
+    loading,
 )
 
 
@@ -67,8 +67,8 @@ def export(
     if (output is None) == (out is None):
         raise click.UsageError("Give the folder of the model by --out, once.")
     output = out or output
-    announce_loading()
-    from speechbrain_vq.publish import export_pretrained
+    with loading():
+        from speechbrain_vq.publish import export_pretrained
 
     card = {
         "license": license,
@@ -115,10 +115,10 @@ _VISIBILITY = {
 @click.option("--message", "commit_message", help="Title of the commit.")
 def push(folder, repo_id, **options) -> None:
     """Push an exported model to the Hugging Face Hub."""
-    announce_loading()
-    from huggingface_hub import ModelCard
+    with loading():
+        from huggingface_hub import ModelCard
 
-    from speechbrain_vq.publish import push_to_hub
+        from speechbrain_vq.publish import push_to_hub
 
     card = folder / "README.md"
     if card.is_file():

@@ -22,9 +22,9 @@ from speechbrain_vq.recipe_files import (
 )
 
 from .common import (
-    announce_loading,
     check_output,
     check_output_folder,
+    loading,
     new_file,
     output_folder,
 )
@@ -70,8 +70,8 @@ DEMO = pathlib.Path("results/demo")
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:
     """Train a plain and a robust codebook on synthetic speech."""
-    announce_loading()
-    from speechbrain_vq.demo import run_demo
+    with loading():
+        from speechbrain_vq.demo import run_demo
 
     metrics = run_demo(out or output or DEMO, seed, steps, minutes)
     if json_file is not None:
@@ -194,11 +194,13 @@ def train(
         # It makes manifests, chooses what is not given, and runs the script.
         arguments = [str(script), source, *arguments]
         script = recipe_path("common/folder.py")
-    announce_loading()
     # SpeechBrain warns of what it does not need as it is imported.
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)
     logging.basicConfig(handlers=[errors])
+    with loading():
+        # What takes longest of all recipes.
+        import speechbrain_vq.publish.export  # noqa: F401
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
 

@@ -40,6 +40,13 @@ class AudioFilesMixin:
         ------
         AudioError
             If the file is missing, not audio, cut short, or too short.
+
+        Example
+        -------
+        >>> from speechbrain_vq import VQTokenizer, bundled
+        >>> tokenizer = VQTokenizer.from_hparams("speech", num_codebooks=4)
+        >>> tokenizer.encode_file(f"{bundled('speech')}/example.wav").shape[1]
+        4
         """
         blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
         with naming(path):
@@ -73,6 +80,11 @@ class AudioFilesMixin:
             If these are the tokens of several utterances.
         OSError
             If the output cannot be written.
+
+        Example
+        -------
+        >>> tokens = tokenizer.encode_file("speech.wav")  # doctest: +SKIP
+        >>> wav = tokenizer.decode_file(tokens, "decoded.wav")  # doctest: +SKIP
         """
         wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
         if len(wavs) != 1:
@@ -105,6 +117,12 @@ class AudioFilesMixin:
         ------
         OSError
             If the output cannot be written; nothing is left of it.
+
+        Example
+        -------
+        >>> tokenizer.reconstruct_file(
+        ...     "speech.wav", "out.wav"
+        ... )  # doctest: +SKIP
         """
         tokens, wav, original = self._resynthesize(path, self.speaker_batch)
         wav = with_level_of(original, wav)

@@ -92,6 +92,13 @@ class VoiceConverter(VQTokenizer):
         ------
         ValueError
             If there is no such voice, or not one for each waveform.
+
+        Example
+        -------
+        >>> converter = VoiceConverter.from_hparams("model")  # doctest: +SKIP
+        >>> wavs = converter.convert_batch(
+        ...     wavs, None, "b.wav"
+        ... )  # doctest: +SKIP
         """
         if not torch.is_tensor(speaker):
             speaker = self.voice(speaker)
@@ -133,6 +140,13 @@ class VoiceConverter(VQTokenizer):
             short, or the output is one of the recordings.
         OSError
             If the output cannot be written; nothing is left of it.
+
+        Example
+        -------
+        >>> converter = VoiceConverter.from_hparams("model")  # doctest: +SKIP
+        >>> wav = converter.convert_file(
+        ...     "a.wav", "b.wav", "c.wav"
+        ... )  # doctest: +SKIP
         """
         is_voice = torch.is_tensor(target)
         targets = [] if is_voice else _listed(target)

@@ -52,6 +52,10 @@ class PartsMixin:
         ValueError
             If its inputs are not the outputs of the model; the message names
             both.
+
+        Example
+        -------
+        >>> tokenizer.use_vocoder("griffin-lim")  # doctest: +SKIP
         """
         if vocoder == GRIFFIN_LIM:
             vocoder = None
@@ -90,6 +94,10 @@ class PartsMixin:
             If the model has no such encoder, or was trained with another one.
         HubError
             If the Hub does not give the files.
+
+        Example
+        -------
+        >>> tokenizer.use_ssl_encoder("microsoft/wavlm-base")  # doctest: +SKIP
         """
         features = self.mods.features
         if not isinstance(features, SSLFeatures):
@@ -122,6 +130,15 @@ class PartsMixin:
         ------
         ValueError
             If the model has not so many, or none can be left out.
+
+        Example
+        -------
+        >>> import torch
+        >>> from speechbrain_vq import VQTokenizer
+        >>> tokenizer = VQTokenizer.from_hparams("speech")
+        >>> tokenizer.use_codebooks(2)
+        >>> tokenizer.encode_batch(torch.rand(1, 16000))[0].shape
+        torch.Size([1, 50, 2])
         """
         total = self.mods.quantizer.num_codebooks
         number = self.check_first(number, total)

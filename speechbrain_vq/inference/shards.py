@@ -151,6 +151,11 @@ def tokenize_shards(
     ValueError
         If the output is of another model or precision, a data set has no column
         of audio, or two places have other columns.
+
+    Example
+    -------
+    >>> tokenize_shards("tokens", ["recordings"], tokenizer)  # doctest: +SKIP
+    >>> datasets.load_dataset("parquet", data_dir="tokens")  # doctest: +SKIP
     """
     output, places = pathlib.Path(os.path.abspath(output)), list(places)
     tables = tables_in(places, output)

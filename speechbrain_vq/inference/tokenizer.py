@@ -156,6 +156,13 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         ------
         TypeError, ValueError
             If the waveforms have another shape, type or scale.
+
+        Example
+        -------
+        >>> tokenizer = VQTokenizer.from_hparams("mini")
+        >>> tokens, lengths = tokenizer.encode_batch(torch.rand(2, 16000))
+        >>> tokens.shape, lengths
+        (torch.Size([2, 50]), tensor([1., 1.]))
         """
         latents, lengths = self.latents_batch(wavs, wav_lens)
         tokens = self.mods.quantizer.encode(latents, lengths)
@@ -215,6 +222,12 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         ------
         TypeError, ValueError
             If the tokens have another type or shape, or fewer codebooks.
+
+        Example
+        -------
+        >>> tokenizer = VQTokenizer.from_hparams("mini")
+        >>> tokenizer.decode_batch(torch.randint(512, (2, 50))).shape
+        torch.Size([2, 16000])
         """
         tokens = torch.as_tensor(tokens)
         if tokens.is_floating_point() and tokens.numel():

@@ -111,6 +111,14 @@ def tokenize_to(
     ValueError
         If the output is of another model or precision, or no token file; or
         an engine or a data set is given for one that is not of Parquet.
+
+    Example
+    -------
+    >>> tokenizer = VQTokenizer.from_hparams("speech")  # doctest: +SKIP
+    >>> tokenize_to(
+    ...     "out.jsonl", ["recordings"], tokenizer
+    ... ).done  # doctest: +SKIP
+    300
     """
     from .shards import tables_in, tokenize_shards
 
@@ -215,6 +223,13 @@ def tokenize_dataset(
     ValueError
         If there is no such column, the new one exists, or ``num_proc`` is
         given for a model on a GPU.
+
+    Example
+    -------
+    >>> dataset = datasets.load_dataset("audiofolder", "in")  # doctest: +SKIP
+    >>> tokenize_dataset(dataset["train"], tokenizer)[
+    ...     "tokens"
+    ... ]  # doctest: +SKIP
     """
     from datasets import (
         Audio,

@@ -60,6 +60,11 @@ def load_vocoder(
         If there is no such model, or one of its files is missing.
     ValueError
         If it is no such vocoder, or is refused.
+
+    Example
+    -------
+    >>> name = "speechbrain/tts-hifigan-libritts-16kHz"
+    >>> tokenizer.use_vocoder(load_vocoder(name))  # doctest: +SKIP
     """
     folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
     return load_vocoder_folder(folder, str(source))

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
+from speechbrain_vq.cli.common import INTERRUPTED
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERBS = (
@@ -62,6 +63,27 @@ def test_a_closed_pipe_is_no_error():
         command, shell=True, capture_output=True, text=True, check=True
     )
     assert result.stdout and not result.stderr
+
+
+def test_ctrl_c_ends_the_loading_whatever_is_imported():
+    code = (
+        "import os, signal, time\n"
+        "from speechbrain_vq.cli.common import loading\n"
+        # Those of pytest in the background are ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with loading():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        time.sleep(9)\n"
+        "    except BaseException:\n"
+        "        pass\n"
+        "print('went on')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True
+    )
+    assert result.returncode == 130 and not result.stdout
+    assert result.stderr == f"\n{INTERRUPTED}\n"
 
 
 def test_help_is_instant():

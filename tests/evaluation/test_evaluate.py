@@ -355,6 +355,7 @@ def test_the_command_line(tokens, tmp_path):
     result = run(*tokens, *out, "--replicates", "5", "--abx=own")
     assert result.exit_code == 0, result.output
     assert "PNMI" in result.output and "ZeroSpeech" in result.output
+    assert re.search(r"^Verdict: \d+ % of \d+ codes", result.output, re.M)
     assert "conversion and judges: they need the model" in result.output
     assert (tmp_path / "new" / "out" / "results.md").is_file()
     missing = run("evaluate", tmp_path / "gone.jsonl", *tokens[2:])
@@ -371,7 +372,7 @@ def test_the_command_line(tokens, tmp_path):
         (["--vocoder=gan"], "--vocoder needs a model"),
         (["--device=cpu"], "--device needs a model"),
         (["--revision=v1"], "--revision needs a model"),
-        (["--targets=none.json"], "none.json' does not exist"),
+        (["--targets=none.json"], "there is no 'none.json'"),
         (["--abx=fastabx"], "--abx=fastabx is gone"),
     ],
 )

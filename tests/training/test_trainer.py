@@ -398,7 +398,9 @@ REFUSED = {
     "must be a torch.nn.Module": lambda m, o: CodebookTrainer(o, o),
     "not its parameters": lambda m, o: CodebookTrainer(m.parameters(), o),
     "multiplier must be above 0": lambda m, o: CodebookTrainer(m, o, 0),
-    "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(m, o, 1e12),
+    "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(
+        m, o, 1e12
+    ),
     "max_lr": lambda m, o: CodebookTrainer(m, o, max_lr=-1.0),
     "schedule": lambda m, o: CodebookTrainer(m, o, schedule=5),
 }
