@@ -71,6 +71,9 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     >>> with clean_errors():  # doctest: +SKIP
     ...     train(sys.argv[1:])
     """
+    # A file name may be no text, which a stream refuses but stderr.
+    with contextlib.suppress(AttributeError):  # Of a notebook's
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:
