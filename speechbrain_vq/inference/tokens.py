@@ -325,13 +325,8 @@ def tokenize_dataset(
             f"on {tokenizer.device}. Leave num_proc out, or load the model "
             'with run_opts={"device": "cpu"}.'
         )
-    process = os.getpid()
 
     def tokenize(row, index):
-        if os.getpid() != process:
-            # The threads of this process did not come along with a fork, and
-            # work for them would wait for ever.
-            torch.set_num_threads(1)
         name = f"row {index} ({row['path'] or 'bytes'})"
         try:
             source = cell_source(row, name)
@@ -362,6 +357,8 @@ def _tokenize(
         f"{output.name.removesuffix('.jsonl')}.partial.jsonl"
     )
     paths = list(dict.fromkeys(os.fspath(path) for path in paths))
+    unnamed = without_text(paths) if format == "hf-dataset" else {}
+    paths = [path for path in paths if path not in unnamed]
     extended = output if format == "jsonl" else None
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
@@ -382,7 +379,17 @@ def _tokenize(
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((lines[path] for path in paths if path in done), output)
             partial.unlink()
-    return FileResults(len(done), bad)
+    return FileResults(len(done), bad | unnamed)
+
+
+def without_text(paths: Iterable[str]) -> dict[str, str]:
+    """Return, by path, why Arrow and Parquet hold no name that is no text."""
+    return {
+        path: f"{path}: a name that is no text, as data sets hold it: rename "
+        "it."
+        for path in paths
+        if path.encode(errors="replace").decode() != path
+    }
 
 
 def _remove(output, format):
