@@ -114,6 +114,9 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
     """Exit with one line on a user's mistake; the traceback goes to the log,
     and to the console with ``speechbrain-vq --debug``. ``interrupted`` is the
     message on Ctrl-C."""
+    # A file name may be no text, which a stream refuses but stderr.
+    with contextlib.suppress(AttributeError):  # Of a notebook's
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except KeyboardInterrupt:

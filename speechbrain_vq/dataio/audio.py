@@ -22,6 +22,7 @@ from .chunks import Span, in_pieces
 from .containers import ContainerError, check_single, check_size
 from .logs import few_warnings
 from .mp3 import quiet, with_length
+from .waveforms import any_name
 
 logger = logging.getLogger(__name__)
 
@@ -251,9 +252,8 @@ def _open(source, check=True):
                     source, is_path = io.BytesIO(complete), False
             elif check:
                 check_single(head, data)
-        if is_path and os.name == "posix":
-            # A name that is no valid text is a valid name all the same.
-            source = os.fsencode(source)
+        if is_path:
+            source = any_name(source)
         with _quiet_if(name.endswith(".mp3") or head not in _NO_MP3):
             file = _Forward(source)
         with file:

@@ -10,6 +10,12 @@ import torch
 from .atomic import atomic_write
 
 
+def any_name(path: str | os.PathLike) -> str | bytes | os.PathLike:
+    """Return a path for soundfile, which takes one that is no text as bytes,
+    but on Windows."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 def write_waveform(
     path: str | os.PathLike, wav: torch.Tensor, sample_rate: int, comment: str
 ) -> None:
@@ -22,7 +28,7 @@ def write_waveform(
         with (
             atomic_write(path) as partial,
             soundfile.SoundFile(
-                partial, "w", sample_rate, 1, format=kind
+                any_name(partial), "w", sample_rate, 1, format=kind
             ) as file,
         ):
             with contextlib.suppress(soundfile.LibsndfileError):
@@ -43,7 +49,7 @@ def write_waveform(
 def read_comment(path: str | os.PathLike) -> str:
     """Return the comment in an audio file; empty if there is none."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(any_name(path)) as file:
             return file.comment
     except (OSError, RuntimeError):
         return ""

@@ -1,7 +1,9 @@
 """Load pretrained models, and choose their device and precision."""
 
+import functools
 import hashlib
 import itertools
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +24,13 @@ PRECISIONS = {
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
 }
+
+if hasattr(os, "register_at_fork"):  # Not on Windows
+    # The threads of a process do not come along with a fork of it, and work
+    # for them would wait for ever. PyTorch's own workers do the same.
+    os.register_at_fork(
+        after_in_child=functools.partial(torch.set_num_threads, 1)
+    )
 
 
 class VQPretrained(Pretrained):

@@ -32,7 +32,7 @@ from speechbrain_vq.dataio.logs import few_warnings
 from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
-from .token_files import check_model, describe_model
+from .token_files import check_model, describe_model, without_text
 from .tokenizer import VQTokenizer
 
 # Column of the audio in a data set.
@@ -358,12 +358,8 @@ def _batches_of(paths, finished, output, batch_seconds):
             tried |= notes["left_out"].keys()
             number = max(number, int(shard.stem.removeprefix("files-")) + 1)
     left = [path for path in dict.fromkeys(paths) if path not in done]
-    no_text = {
-        path: f"{path}: a name that is no text, as Parquet holds it: rename it."
-        for path in left
-        if path.encode(errors="replace").decode() != path
-    }
-    seconds, bad = check_files([p for p in left if p not in no_text], False)
+    unnamed = without_text(left)
+    seconds, bad = check_files([p for p in left if p not in unnamed], False)
     # Those left out before come last: the batches of the others are those of a
     # run that was never stopped, and so the bits of their tokens.
     batches = [
@@ -382,7 +378,7 @@ def _batches_of(paths, finished, output, batch_seconds):
             number, total = number + 1, 0.0
         current.append(batch)
         total += sum(seconds[path] for path in batch)
-    return len(paths) - len(left), shards, bad | no_text
+    return len(paths) - len(left), shards, bad | unnamed
 
 
 def _read_shards(output):

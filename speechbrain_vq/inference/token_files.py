@@ -210,3 +210,13 @@ def _read_npz(path):
     for name, part, samples in rows:
         line = {"path": name, "tokens": part.tolist(), "num_samples": samples}
         yield {**line, **common}
+
+
+def without_text(paths: Iterable[str]) -> dict[str, str]:
+    """Return, by path, why Arrow and Parquet hold no name that is no text."""
+    return {
+        path: f"{path}: a name that is no text, as data sets hold it: rename "
+        "it."
+        for path in paths
+        if path.encode(errors="replace").decode() != path
+    }

@@ -33,6 +33,7 @@ from .token_files import (
     read_tokens,
     tokens_to_dataset,
     tokens_to_npz,
+    without_text,
 )
 from .tokenizer import VQTokenizer
 
@@ -144,6 +145,8 @@ def tokenize_to(
         f"{output.name.removesuffix('.jsonl')}.partial.jsonl"
     )
     paths = [os.fspath(path) for path in find_audio(places)]
+    unnamed = without_text(paths) if format == "hf-dataset" else {}
+    paths = [path for path in paths if path not in unnamed]
     extended = output if format == "jsonl" else None
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
@@ -164,7 +167,7 @@ def tokenize_to(
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((lines[path] for path in paths if path in done), output)
             partial.unlink()
-    return FileResults(len(done), bad, existing)
+    return FileResults(len(done), bad | unnamed, existing)
 
 
 def format_of(output: str | os.PathLike) -> str:
@@ -258,13 +261,8 @@ def tokenize_dataset(
             f"on {tokenizer.device}. Leave num_proc out, or load the model "
             'with run_opts={"device": "cpu"}.'
         )
-    process = os.getpid()
 
     def tokenize(row, index):
-        if os.getpid() != process:
-            # The threads of this process did not come along with a fork, and
-            # work for them would wait for ever.
-            torch.set_num_threads(1)
         name = f"row {index} ({row['path'] or 'bytes'})"
         try:
             source = cell_source(row, name)

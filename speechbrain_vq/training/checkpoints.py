@@ -2,6 +2,7 @@
 when read."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -93,6 +94,21 @@ def remove_on_main(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def sync(path):
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if os.name != "posix":  # Windows opens no folder.
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Of a file system that has no such thing.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
 def move(saved, folder, numbered):
     target = folder / saved.path.name
     # From the partial folder, SpeechBrain sees no others of this second.
@@ -103,6 +119,11 @@ def move(saved, folder, numbered):
     if target.exists():
         # Deleted from elsewhere, so that half of it is never found.
         os.replace(target, saved.path.parent / "replaced")
+    # Older ones are deleted next: a loss of power must not take this one.
+    for path in saved.path.rglob("*"):
+        sync(path)
+    sync(saved.path)
     os.replace(saved.path, target)
+    sync(folder)
     files = {k: target / path.name for k, path in saved.paramfiles.items()}
     return saved._replace(path=target, paramfiles=files)

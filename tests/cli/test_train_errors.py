@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -278,3 +280,33 @@ def test_the_console_is_for_users():
     assert passes("speechbrain_vq.publish", logging.INFO)
     assert passes("speechbrain.core", logging.WARNING)
     assert not passes("speechbrain.core", logging.INFO)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text")
+def test_a_name_that_is_no_text_is_logged_in_one_line(tmp_path):
+    code = (
+        "import logging, sys\n"
+        "from speechbrain.utils.logger import setup_logging\n"
+        "from speechbrain_vq.cli.common import clean_errors\n"
+        "from speechbrain_vq.dataio.audio import find_audio, usable_files\n"
+        "from speechbrain_vq.presets import package_folder\n"
+        "with clean_errors():\n"
+        "    common = package_folder('recipes') / 'common'\n"
+        "    setup_logging(common / 'console.yaml', {})\n"
+        "    usable_files(find_audio(['in']))\n"
+    )
+    (tmp_path / "in").mkdir()
+    odd = os.path.join(os.fsencode(tmp_path), b"in", b"caf\xe9.wav")
+    pathlib.Path(os.fsdecode(odd)).write_bytes(b"none")
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"Logging error" not in result.stderr
+    log = (tmp_path / "log.txt").read_text("utf-8")
+    for text in (result.stdout.decode(), log):
+        (line,) = [x for x in text.splitlines() if "Left out" in x]
+        assert "caf\\udce9.wav: cannot be read" in line

@@ -86,7 +86,7 @@ def test_shards_have_the_rows_of_a_token_file(
         )
         assert done.done == 8 + (format == "jsonl")
         assert len(done.bad) == 3 - (format == "jsonl")
-    assert "no text, as Parquet" in str(done.bad)
+    assert "no text, as data sets" in str(done.bad)
     lines = by_path(read_tokens(tmp_path / "a.jsonl"))
     del lines[str(folder / "no\udce9text.wav")]
     assert by_path(load(tmp_path / "a", tmp_path)) == lines

@@ -1,6 +1,9 @@
 """Many files to tokens: all of them, each once, whatever happens on the way."""
 
 import json
+import multiprocessing
+import os
+import pathlib
 
 import datasets
 import numpy as np
@@ -71,6 +74,27 @@ def test_each_file_as_if_alone(tokenizer, folder, tmp_path, batch_seconds):
     assert "text.wav: cannot be read" in reasons["text.wav"]
     assert "short.wav: shorter than one frame: 50 of" in reasons["short.wav"]
     assert "nan.wav: " in reasons["nan.wav"] and "NaN" in reasons["nan.wav"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are text")
+def test_a_name_that_is_no_text_ends_no_output(tokenizer, folder, tmp_path):
+    names = [b"plain.wav", b"caf\xe9.wav"]
+    paths = [os.fsdecode(os.path.join(os.fsencode(tmp_path), n)) for n in names]
+    for path in paths:
+        pathlib.Path(path).write_bytes((folder / "a.wav").read_bytes())
+    for name in ("tokens.jsonl", "tokens.npz"):
+        assert tokenize_to(tmp_path / name, paths, tokenizer).done == 2
+        rows = list(read_tokens(tmp_path / name))
+        assert sorted(row["path"] for row in rows) == sorted(paths)
+        assert rows[0]["tokens"] == rows[1]["tokens"]
+    # What Arrow cannot hold is named, and takes nothing else with it.
+    result = tokenize_to(tmp_path / "tokens", paths, tokenizer)
+    assert result.done == 1 and "is no text" in result.bad[paths[1]]
+    assert datasets.load_from_disk(tmp_path / "tokens")["path"] == paths[:1]
+    made = reconstruct_files(paths, tokenizer, tmp_path / "out")
+    assert made.done == 2 and not made.bad
+    assert names[1] in os.listdir(os.fsencode(tmp_path / "out"))
+    assert reconstruct_files(paths, tokenizer, tmp_path / "out").existing == 2
 
 
 def test_a_killed_run_goes_on(tokenizer, folder, tmp_path):
@@ -296,9 +320,12 @@ def test_processes_of_a_data_set_do_not_wait_for_threads(tokenizer, folder):
             multiprocessing_context="fork",
         )
         loaded = [tokens.tolist() for tokens in loader]
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            tokens = pool.map_async(tokenizer.encode_file, paths).get(60)
     finally:
         torch.set_num_threads(1)
     assert done["tokens"][:] == loaded == wanted
+    assert [part.tolist() for part in tokens] == wanted
     tokenizer.device = "cuda"
     with pytest.raises(ValueError, match="num_proc=2: .* Leave num_proc out"):
         tokenize_dataset(dataset, tokenizer, num_proc=2)

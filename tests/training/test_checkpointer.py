@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -149,6 +150,39 @@ def test_killed_at_any_moment(tmp_path):
         torch.nn.init.zeros_(model.weight)
         checkpointer.load_checkpoint(checkpoint)
         assert model.weight.item() == 1.0
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="Linux only")
+def test_a_checkpoint_is_on_the_disk_before_older_ones_are_deleted(
+    tmp_path, monkeypatch
+):
+    """A loss of power, which no process can cause, leaves one of them."""
+    events = []
+
+    def noted(module, name):
+        real = getattr(module, name)
+
+        def call(what, *args, **kwargs):
+            path = what
+            if isinstance(what, int):
+                path = os.readlink(f"/proc/self/fd/{what}")
+            events.append((name, str(path)))
+            return real(what, *args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    noted(os, "fsync"), noted(os, "replace"), noted(shutil, "rmtree")
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": make_model()})
+    first = checkpointer.save_checkpoint(name="a")
+    events.clear()
+    checkpointer.save_and_keep_only(name="b", num_to_keep=1)
+    partial = str(tmp_path / ".partial" / "CKPT+b")
+    moved = events.index(("replace", partial))
+    deleted = events.index(("rmtree", str(first.path)))
+    for name in os.listdir(tmp_path / "CKPT+b"):
+        assert ("fsync", f"{partial}/{name}") in events[:moved]
+    assert ("fsync", partial) in events[:moved]
+    assert ("fsync", str(tmp_path)) in events[moved:deleted]
 
 
 @pytest.mark.parametrize(
