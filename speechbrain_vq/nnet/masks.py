@@ -13,9 +13,8 @@ def frame_mask(
 
     Lengths [B] are relative to T where floating point (SpeechBrain's
     convention; rounded, as a plain comparison makes one length in twenty a
-    frame too long), in frames where integer. In their place, a mask is
-    checked and returned. What does not fit raises ValueError; lengths out of
-    range do where a look costs no host sync.
+    frame too long), in frames where integer. In their place, a mask is checked
+    and returned. Lengths out of range are told where that costs no host sync.
 
     >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([1.0, 7 / 13])).sum(1)
     tensor([13,  7])
@@ -41,8 +40,7 @@ def frame_mask(
             f"lengths of shape {tuple(lengths.shape)} with an input of shape "
             f"{tuple(x.shape)}."
         )
-    time = x.shape[1]
-    relative = lengths.is_floating_point()
+    time, relative = x.shape[1], lengths.is_floating_point()
     # A rounding error must stay below half a frame.
     if relative and time >= 2 / torch.finfo(lengths.dtype).eps:
         raise ValueError(

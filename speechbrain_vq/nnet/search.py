@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 # Scores of a block: one that stays in a CPU's cache is searched faster, and so
 # is one of few codewords; an accelerator hides its launches only behind larger
@@ -23,28 +24,21 @@ _PROBES = 8
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """Find the codeword nearest to each vector, in Euclidean distance.
 
-    The search is exact up to fp32 rounding whatever the dtype of the inputs
-    and whatever autocast says. Both sides are centred by the codebook's mean,
-    so that an offset common to all vectors costs no accuracy. A row that is
-    not finite gives some valid index. No gradient passes, nothing waits for
-    the device, and one block of the distance matrix exists at a time.
+    The search is exact up to fp32 rounding, also under autocast. Both sides are
+    centred by the codebook's mean, so that an offset common to all vectors
+    costs no accuracy. A row that is not finite gives some valid index. No
+    gradient passes, nothing waits for the device, and one block of the distance
+    matrix exists at a time.
 
     Arguments
     ---------
-    x : torch.Tensor
-        Vectors [..., D], any real floating dtype.
-    codebook : torch.Tensor
-        Codewords [K, D], any real floating dtype.
+    x, codebook : torch.Tensor
+        Vectors [..., D] and codewords [K, D], of any real floating dtype.
 
     Returns
     -------
     torch.Tensor
         Indices [...], int64, in [0, K).
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a dtype or a shape is another.
 
     Example
     -------
@@ -107,19 +101,16 @@ class InvertedLists:
     inverted file of Jegou et al., Product quantization for nearest neighbor
     search (2011, section IV), with codewords that are not compressed.
 
-    Each codeword is in the list of its nearest centroid. A vector is compared
-    with the codewords in the lists of its ``probes`` nearest centroids; with as
-    many probes as lists, the search is exact. ``VectorQuantizer`` always
-    searches exactly.
-
     Arguments
     ---------
     codebook : torch.Tensor
-        Codewords [K, D], which are copied.
+        Codewords [K, D], which are copied, each to the list of its nearest
+        centroid.
     centroids : torch.Tensor
         Centroids [L, D] of the codewords, about sqrt(K) of them.
     probes : int
-        Number of lists to search for each vector.
+        Number of lists to search for each vector, of its nearest centroids;
+        exact with all of them.
 
     Example
     -------
@@ -152,20 +143,18 @@ class InvertedLists:
         """Search as ``nearest`` does: [..., D] -> indices [...]."""
         flat = x.detach().reshape(-1, x.shape[-1])
         rows = max(1, _ELEMENTS_ACCELERATOR // (self.probes * flat.shape[1]))
-        indices = torch.empty_like(flat[:, 0], dtype=torch.long)
         with full_precision(x.device.type):
-            for block, out in zip(
-                flat.split(rows), indices.split(rows), strict=True
-            ):
-                out.copy_(self._search((block - self._centre).float()))
-        return indices.view(x.shape[:-1])
+            indices = [
+                self._search((block - self._centre).float())
+                for block in flat.split(rows)
+            ]
+        return torch.cat(indices).view(x.shape[:-1])
 
     def _search(self, x):
         """Search centred x [N, D] -> indices [N]."""
         scores = torch.addmm(self._norms, x, self._centroids.t(), alpha=-1)
         probed = scores.topk(self.probes, largest=False, sorted=False).indices
-        # torch vectorises `amin` and not `argmin`, so only the winning list is
-        # searched by `argmin`.
+        # As in groups of columns, `argmin` searches the winning list alone.
         lowest = self._reduce(torch.amin, x, probed).argmin(1, keepdim=True)
         winner = probed.gather(1, lowest)
         column = self._reduce(torch.argmin, x, winner)
@@ -188,39 +177,29 @@ class InvertedLists:
 
 def _search(x: Tensor, codebook: Tensor) -> Tensor:
     """Search x [N, D] in codebook [K, D] -> indices [N]."""
-    size = len(codebook)
-    width = -(-size // _GROUP) * _GROUP
-    elements = _ELEMENTS_ACCELERATOR
+    codebook = codebook.float()
+    centre = codebook.mean(0)
+    x, words = (x - centre).float(), codebook - centre
+    # What fills the last group never wins.
+    fill = -len(codebook) % _GROUP
+    bias = pad(words.square().sum(1).div_(2), (0, fill), value=torch.inf)
+    words = pad(words, (0, 0, 0, fill))
+    elements, width = _ELEMENTS_ACCELERATOR, len(words)
     if x.device.type == "cpu":
         elements, width = _ELEMENTS_CPU, min(width, _WIDTH_CPU)
     rows = max(1, min(len(x), elements // width))
-    codebook = codebook.float()
-    centre = codebook.mean(0)
-    x, centred = (x - centre).float(), codebook - centre
-    bias = centred.square().sum(1).div_(2)
-    indices = x.new_zeros(len(x), dtype=torch.long)
+    scores = x.new_empty(rows * width)
     lowest = x.new_full((len(x),), torch.inf)
-    scores = x.new_empty(rows, width)
+    indices = torch.zeros_like(lowest, dtype=torch.long)
+    blocks = [t.split(rows) for t in (x, lowest, indices)]
     with full_precision(x.device.type):
-        for start in range(0, size, width):
-            words, biases = (t[start : start + width] for t in (centred, bias))
-            # What fills the last group never wins.
-            scores[:, len(words) :] = torch.inf
-            for block, low, out in zip(
-                x.split(rows),
-                lowest.split(rows),
-                indices.split(rows),
-                strict=True,
-            ):
-                part = scores[: len(block)]
+        for start in range(0, len(words), width):
+            some, biases = (t[start : start + width] for t in (words, bias))
+            for block, low, out in zip(*blocks, strict=True):
+                shape = len(block), len(some)
+                part = scores[: shape[0] * shape[1]].view(shape)
                 # |x - c|^2 is twice this plus |x|^2.
-                torch.addmm(
-                    biases,
-                    block,
-                    words.t(),
-                    alpha=-1,
-                    out=part[:, : len(words)],
-                )
+                torch.addmm(biases, block, some.t(), alpha=-1, out=part)
                 score, column = _min(part)
                 is_lower = score < low
                 torch.where(is_lower, score, low, out=low)

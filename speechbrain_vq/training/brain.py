@@ -1,7 +1,9 @@
 """SpeechBrain Brains that train vector quantizers."""
 
+import contextlib
 import functools
 import math
+import re
 
 import speechbrain as sb
 import torch
@@ -32,25 +34,15 @@ OPTIONS = {
     "reinit_schedule": "schedule",
 }
 
-
 # Steps skipped in a row, after which a run is given up.
 _MOST_SKIPPED = 200
 
 
 class SkipNonfiniteMixin:
     """Skips the steps of a Brain whose loss is not finite on some rank, as
-    that of a quantizer is where a batch has no valid frame, and names what
-    takes too much memory."""
+    that of a quantizer is where a batch has no valid frame."""
 
     _nonfinite, _skipped, _stop = False, 0, None
-
-    def fit(self, *args, **kwargs):
-        """Fit, as a Brain does."""
-        try:
-            super().fit(*args, **kwargs)
-        except RuntimeError as error:
-            _name_sizes(self, error)
-            raise
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, and a signal, on any rank."""
@@ -104,13 +96,11 @@ class SkipNonfiniteMixin:
 class VQMixin(SkipNonfiniteMixin):
     """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
-    Name it first among the bases. A Brain may have its own ``fit_batch``,
-    ``init_optimizers`` and ``freeze_optimizers``. Exact resumes need
-    ``resume.AtomicCheckpointer``.
-
-    Reads from ``hparams``, all optional, null turns off:
-    ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``,
-    see ``CodebookTrainer``; ``token_rate`` (frames a second at the quantizer).
+    Name it first among the bases; the Brain may have its own ``fit_batch`` and
+    optimizers. Exact resumes need ``resume.AtomicCheckpointer``. Reads from
+    ``hparams``, all optional, null turns off: ``codebook_lr_multiplier``,
+    ``codebook_max_lr`` and ``reinit_schedule``, see ``CodebookTrainer``;
+    ``token_rate`` (frames a second at the quantizer).
 
     Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
     has begun ``codebook_trainer`` and ``monitor``.
@@ -141,9 +131,8 @@ class VQMixin(SkipNonfiniteMixin):
         order = cls.__mro__
         if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
             raise TypeError(
-                f"{cls.__name__} must name VQMixin before the Brain among its "
-                f"bases, `class {cls.__name__}(VQMixin, ...)`: behind it, it "
-                "does nothing."
+                "VQMixin does nothing behind the Brain: name it first among the "
+                f"bases, `class {cls.__name__}(VQMixin, ...)`."
             )
 
     @property
@@ -167,11 +156,12 @@ class VQMixin(SkipNonfiniteMixin):
         self._start("valid")
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
-        epochs = self._epochs_from(epoch_counter)
         with (
             GentleStop(self) as self._stop,
             reported_waits(lambda: (self.step, self.optimizer_step)),
+            _named_sizes(self),
         ):
+            epochs = self._epochs_from(epoch_counter)
             super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
@@ -274,12 +264,9 @@ class TrainerState:
     def join(self, checkpointer):
         """Have a checkpointer save the states, and quantizers that are in none
         of its recoverables."""
-        saved = {
-            part
-            for module in checkpointer.recoverables.values()
-            if isinstance(module, torch.nn.Module)
-            for part in module.modules()
-        }
+        saved = checkpointer.recoverables.values()
+        modules = [m for m in saved if isinstance(m, torch.nn.Module)]
+        saved = set(torch.nn.ModuleList(modules).modules())
         for name, quantizer in self.brain.quantizers.items():
             if quantizer not in saved:
                 checkpointer.add_recoverable(f"vq.{name}", quantizer)
@@ -347,20 +334,21 @@ def _length(sized) -> float:
         return math.inf
 
 
-def _name_sizes(brain, error):
-    """Raise MemoryError with what takes the memory, where it ran out."""
-    texts = "out of memory", "allocate memory"  # CUDA's, and a CPU's.
-    if not any(text in str(error) for text in texts):
-        return
-    sizes = {
-        f"codebook_size of {name}": quantizer.codebook_size
-        for name, quantizer in find_quantizers(brain.modules).items()
-    }
-    if hasattr(getattr(brain, "hparams", None), "batch_size"):
-        sizes = {"batch_size": brain.hparams.batch_size, **sizes}
-    raise MemoryError(
-        f"Out of memory in the step after {brain.optimizer_step}. What takes "
-        "it, beside the length of the items: "
-        + ", ".join(f"{key}={size}" for key, size in sizes.items())
-        + f". ({str(error).splitlines()[0]})"
-    ) from error
+@contextlib.contextmanager
+def _named_sizes(brain):
+    """Name what takes the memory where it runs out, in a MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        # CUDA's, and a CPU's.
+        if not re.search("out of memory|allocate memory", str(error)):
+            raise
+        hparams = getattr(brain, "hparams", None)
+        sizes = [f"batch_size={getattr(hparams, 'batch_size', '?')}"]
+        for name, quantizer in brain.quantizers.items():
+            sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
+        raise MemoryError(
+            f"Out of memory in the step after {brain.optimizer_step}. What "
+            "takes it, beside the length of the items: "
+            f"{', '.join(sizes)}. ({str(error).splitlines()[0]})"
+        ) from error

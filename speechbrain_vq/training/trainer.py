@@ -70,12 +70,10 @@ class CodebookTrainer:
 
     Raises
     ------
-    TypeError
-        If modules or schedule are of another type.
     ValueError
         If a trainable codebook is in none of the optimizers or in several, a
-        quantizer to re-initialize keeps no reservoir, a scheduler was created
-        before, or a number is out of range.
+        quantizer to re-initialize keeps no reservoir, or a scheduler was
+        created before.
 
     Example
     -------
@@ -104,16 +102,15 @@ class CodebookTrainer:
         for name, value in rates.items():
             if value is not None and not 0 < value <= _LARGEST_RATE:
                 raise ValueError(
-                    f"{name} must be above 0 and at most {_LARGEST_RATE:g}, "
-                    f"got {value!r}."
+                    f"{name} must be above 0 and at most {_LARGEST_RATE}, got "
+                    f"{value!r}."
                 )
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
             )
         self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
-        self.max_lr = max_lr
-        self.steps_per_epoch = steps_per_epoch
+        self.max_lr, self.steps_per_epoch = max_lr, steps_per_epoch
         self._modules = _as_module(modules)
         self.quantizers = find_quantizers(self._modules)
         if not self.quantizers:
@@ -162,9 +159,8 @@ class CodebookTrainer:
     def state_dict(self, over_ranks: bool = False) -> dict:
         """Return what an exact resume needs beside the states of model and
         optimizers: steps, warm-up, reservoirs, averages of EMA codebooks and
-        numbers of batches of norms. With several ranks, ask on all of them
-        with ``over_ranks`` for the reservoirs of all, or those of this rank
-        are all that is kept."""
+        numbers of batches of norms; with ``over_ranks``, which all ranks must
+        ask, the reservoirs of all of them."""
         return {
             "steps": list(self._steps.values()),
             "reinits": dict(self._reinits),
@@ -452,9 +448,10 @@ def _find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
 def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     """Move a codebook from its group to one of its own."""
     leader, group, position = next(
-        (number, group, [p is codebook for p in group["params"]].index(True))
-        for number, group in enumerate(optimizer.param_groups)
-        if any(p is codebook for p in group["params"])
+        (leader, group, position)
+        for leader, group in enumerate(optimizer.param_groups)
+        for position, parameter in enumerate(group["params"])
+        if parameter is codebook
     )
     if LEADER in group:
         return
