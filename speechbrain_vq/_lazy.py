@@ -14,20 +14,8 @@ def attach(
     package: str, exports: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Make the hooks ``__getattr__`` and ``__dir__`` and the list ``__all__``
-    of a package whose public names load on first use.
-
-    ``exports`` has the names by the submodule, relative to the package, that
-    defines them.
-
-    Example
-    -------
-    >>> exports = {"presets": ["preset_names"]}
-    >>> load, _, names = attach("speechbrain_vq", exports)
-    >>> names
-    ['preset_names']
-    >>> "robust" in load("preset_names")()
-    True
-    """
+    of a package whose public names load on first use: ``exports`` has them by
+    the submodule, relative to the package, that defines them."""
     home = {name: module for module in exports for name in exports[module]}
 
     def getattr_hook(name: str) -> Any:

@@ -8,18 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def fp32_by_default() -> Iterator[None]:
-    """Within it, tensors are of fp32 where nothing else is asked for.
-
-    Example
-    -------
-    >>> torch.set_default_dtype(torch.float64)
-    >>> with fp32_by_default():
-    ...     torch.ones(1).dtype
-    torch.float32
-    >>> torch.get_default_dtype()
-    torch.float64
-    >>> torch.set_default_dtype(torch.float32)
-    """
+    """Within it, tensors are of fp32 where nothing else is asked for."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

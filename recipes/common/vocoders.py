@@ -8,10 +8,10 @@ from torch import nn
 
 from speechbrain_vq.dataio.atomic import atomic_folder
 from speechbrain_vq.hub.folder import HPARAMS, save_weights
-from speechbrain_vq.hub.hparams import inference_yaml
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.publish import Run
+from speechbrain_vq.publish.hparams import inference_yaml
 
 
 def export_vocoder(

@@ -28,6 +28,10 @@ from .savedir import place
 # Of a stranger's repository nothing else is fetched. Names in full: a pattern
 # with a star would reach into subfolders.
 FILES = (HPARAMS, CONFIG, WEIGHTS, LABELS)
+# Of a self-supervised encoder.
+ENCODER_CONFIGS = (CONFIG, "preprocessor_config.json")
+# The first one that there is. transformers reads the second as tensors only.
+ENCODER_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -129,24 +133,44 @@ def download(
             root = _snapshot(*where, revision, _within(inner, names))
         except HubError as error:
             raise HubError(f"{error}{_nearby(folder)}") from error
-        commit, folder = root.name, root / inner
-        mark = {"source": repo_id, "commit": commit}
+        folder = root / inner
+        mark = {"source": repo_id, "commit": root.name}
         if subfolder is not None:
             mark["subfolder"] = inner.as_posix()
-        _check(repo_id, commit, folder, token, local_files_only, weights)
+        _check(repo_id, root, inner, token, local_files_only, weights)
         more = _with_vocoder(folder, names)
         if more != names:
             # Of the same commit, whatever the branch says by now.
-            _snapshot(*where, commit, _within(inner, more))
+            _snapshot(*where, root.name, _within(inner, more))
             names = more
     if savedir is None:
         return folder
-    return place(
-        folder,
-        pathlib.Path(savedir),
-        names,
-        mark,
-        force_download,
+    return place(folder, pathlib.Path(savedir), names, mark, force_download)
+
+
+def download_encoder(
+    source: str,
+    revision: str,
+    token: str | bool | None = None,
+    cache_dir: str | pathlib.Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> pathlib.Path:
+    """Fetch the files of an encoder for ``SSLFeatures.load_encoder``, those of
+    a commit and no code, and return their folder in the cache of the Hub.
+
+    ``source`` is a repository, ``revision`` a commit, 40 hexadecimal digits;
+    the others are those of ``download``. A HubError says why the Hub does not
+    give the files."""
+    where = (as_repo_id(source), token, cache_dir, local_files_only)
+    for name in ENCODER_WEIGHTS:
+        names = [*ENCODER_CONFIGS, name]
+        folder = _snapshot(*where, force_download, revision, names)
+        if (folder / name).is_file():
+            return folder
+    raise HubError(
+        f"'{source}' at commit {revision} has no "
+        f"{' or '.join(ENCODER_WEIGHTS)}."
     )
 
 
@@ -291,27 +315,24 @@ def _present(folder, weights):
     return (present or list(weights))[:1]
 
 
-def _check(repo_id, commit, folder, token, offline, weights):
-    for name in (HPARAMS, *_present(folder, weights)):
+def _check(repo_id, root, inner, token, offline, weights):
+    """Name a file that a repository, or the cache of it, lacks."""
+    for name in (HPARAMS, *_present(root / inner, weights)):
         try:
-            find_file(folder, name)
+            find_file(root / inner, name)
         except FileNotFoundError as error:
-            names = () if offline else _listing(repo_id, commit, token)
-            what = f"'{repo_id}' at commit {commit}"
-            if folder.name != commit:
-                inner = folder.as_posix().partition(f"{commit}/")[2]
+            what = f"'{repo_id}' at commit {root.name}"
+            if inner.parts:
                 what += f", folder '{inner}',"
-                names = [
-                    n.removeprefix(f"{inner}/")
-                    for n in names
-                    if n.startswith(f"{inner}/")
-                ]
-            if not names or name in names:
+            names = () if offline else _listing(repo_id, root.name, token)
+            if not names or (inner / name).as_posix() in names:
                 raise HubError(
                     f"The cache has {what}, but not its {name}: load it once "
                     "with a connection."
                 ) from error
-            hint = pickles_hint(names) if name == WEIGHTS else ""
+            paths = map(pathlib.PurePosixPath, names)
+            beside = [path.name for path in paths if path.parent == inner]
+            hint = pickles_hint(beside) if name == WEIGHTS else ""
             raise HubError(
                 f"{what} is no model that can be loaded: it has no {name}."
                 f"{hint}"

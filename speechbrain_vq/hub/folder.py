@@ -251,7 +251,9 @@ def find_nonfinite(weights: dict[str, Any]) -> list[str]:
         # By way of fp32, as the smallest floats cannot be asked.
         if torch.is_tensor(value)
         and value.is_floating_point()
-        and not value.float().isfinite().all()
+        and value.numel()
+        # In one pass; NaN is both.
+        and not all(map(torch.isfinite, value.float().aminmax()))
     ]
 
 

@@ -110,11 +110,14 @@ class ModelYaml:
     ) -> None:
         self.file = str(path)
         with self._named():
-            self._top = _pairs(_parse(_read(path)))
+            self._root = _parse(_read(path))
+            self._top = _pairs(self._root)
             self._top.pop(SKIPPED, None)
-            # Values and their sizes, by the id of the node.
-            self._read_nodes: dict[int, tuple[Any, int | None]] = {}
-            self._values = self._read_mapping(self._top, 0)[0]
+            # By the id of the node.
+            self._sized: dict[int, tuple[Any, int | None]] = {}
+            self._values = self._value(self._root, 0)[0]
+            if not isinstance(self._values, dict):
+                raise _Refused("it must be a plain mapping", self._root)
             self._override(self._values, overrides or {})
 
     def scalar(self, key: str) -> Any:
@@ -142,27 +145,27 @@ class ModelYaml:
 
     # Reading ---------------------------------------------------------------
 
-    def _read(self, node: Node, depth: int) -> tuple[Any, int]:
-        """Return the value of a node, and of how many values it consists with
-        aliases and references written out."""
+    def _value(self, node: Node, depth: int) -> tuple[Any, int]:
+        """Return the checked value of a node, and of how many values it
+        consists with aliases and references written out."""
         if depth > MAX_DEPTH:
             raise _Refused(f"it is nested more than {MAX_DEPTH} deep", node)
-        if id(node) not in self._read_nodes:
+        if id(node) not in self._sized:
             # What is met again before it is read is in itself.
-            self._read_nodes[id(node)] = None, None
-            self._read_nodes[id(node)] = self._read_new(node, depth + 1)
-        value, size = self._read_nodes[id(node)]
+            self._sized[id(node)] = None, None
+            self._sized[id(node)] = self._new_value(node, depth + 1)
+        value, size = self._sized[id(node)]
         if size is None:
             raise _Refused("it refers to itself", node)
         if size > MAX_NODES:
             raise _Refused(f"it stands for more than {MAX_NODES} values", node)
         return value, size
 
-    def _read_new(self, node: Node, depth: int) -> tuple[Any, int]:
+    def _new_value(self, node: Node, depth: int) -> tuple[Any, int]:
         tag = str(node.tag)
         if tag == REF:
             key = self._referred(node)
-            return _Reference(key), 1 + self._read(self._top[key], depth)[1]
+            return _Reference(key), 1 + self._value(self._top[key], depth)[1]
         if isinstance(node, ScalarNode) and tag in SCALARS:
             return _scalar(node), 1
         if isinstance(node, ScalarNode) and tag == TUPLE:
@@ -174,20 +177,18 @@ class ModelYaml:
         if not is_call and tag not in (f"{YAML}map", f"{YAML}seq"):
             raise _Refused("it is no plain data", node)
         if isinstance(node, MappingNode):
-            value, size = self._read_mapping(_pairs(node), depth)
+            pairs = self._top if node is self._root else _pairs(node)
+            sized = {k: self._value(v, depth) for k, v in pairs.items()}
+            value = {key: v for key, (v, _) in sized.items()}
+            size = 1 + sum(n for _, n in sized.values())
         elif isinstance(node, SequenceNode):
-            parts = [self._read(child, depth) for child in node.value]
+            parts = [self._value(child, depth) for child in node.value]
             value, size = [v for v, _ in parts], 1 + sum(n for _, n in parts)
         elif node.value:
             raise _Refused("arguments must be a list or mapping", node)
         else:
             value, size = [], 1
         return (_Call(entry, value, node) if is_call else value), size
-
-    def _read_mapping(self, pairs: dict[str, Node], depth: int):
-        parts = {key: self._read(node, depth) for key, node in pairs.items()}
-        size = 1 + sum(size for _, size in parts.values())
-        return {key: value for key, (value, _) in parts.items()}, size
 
     def _referred(self, node: Node) -> str:
         name = re.fullmatch(r"<(\w+)>", str(node.value))

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.hub.encoders import download_encoder
+from speechbrain_vq.hub.download import download_encoder
 from speechbrain_vq.hub.folder import (
     HPARAMS,
     WEIGHTS,
@@ -86,7 +86,7 @@ class PartsMixin:
             Repository that the model's yaml names, such as
             ``microsoft/wavlm-base``, or a folder with a copy of it.
         **options
-            See ``speechbrain_vq.hub.encoders.download_encoder``.
+            See ``speechbrain_vq.hub.download.download_encoder``.
 
         Raises
         ------
@@ -175,7 +175,7 @@ class PartsMixin:
         for file in (HPARAMS, WEIGHTS):
             find_file(self.location, f"{name}/{file}")
         folder = self.location / name
-        return load_vocoder_folder(folder, str(folder), checkpoint=False)
+        return load_vocoder_folder(folder, str(folder))
 
     def _bundled_vocoder(self):
         """Load the bundled vocoder, if the model has its log-mels."""

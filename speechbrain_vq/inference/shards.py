@@ -4,12 +4,12 @@ A shard has the rows of a token file. It is complete or not there, and notes in
 its metadata what was left out, so that a run goes on at the next shard.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -167,26 +167,28 @@ def tokenize_shards(
             raise
         paths = []
     with made_folder(output), exclusive(output):
-        with _scratch_folder(output) as scratch:
+        # Those of earlier runs: a worker that has outlived its run can complete
+        # no shard any more.
+        for path in output.glob(".tokenize-*"):
+            shutil.rmtree(path)
+        with tempfile.TemporaryDirectory(
+            prefix=".tokenize-", dir=output, ignore_cleanup_errors=True
+        ) as scratch:
             earlier = _read_shards(output)
             finished = {} if overwrite else earlier
             # It hashes the weights.
             model = describe_model(tokenizer)
             for path, notes in finished.items():
                 check_model(notes, path, model)
-            audio = _rows_of(tables, output)
-            seen = [target for target in audio if target in finished]
-            done = sum(finished[target]["rows"] for target in seen)
-            bad = {}
-            for target in seen:
-                bad |= finished[target]["left_out"]
-                del audio[target]
-            existing, batches, unread = _batches_of(
+            done, batches, bad = _batches_of(
                 paths, finished, output, batch_seconds
             )
             jobs = [
-                Shard(target, scratch, part, batch_seconds)
-                for target, part in {**audio, **batches}.items()
+                Shard(target, pathlib.Path(scratch), part, batch_seconds)
+                for target, part in {
+                    **_rows_of(tables, output),
+                    **batches,
+                }.items()
             ]
             _check_columns(tokenizer, jobs, finished)
             for path in earlier if overwrite else ():
@@ -195,7 +197,6 @@ def tokenize_shards(
                 results = (write_shard(tokenizer, job) for job in jobs)
             else:
                 results = engine.map(write_shard, tokenizer, jobs)
-            done, bad = done + existing, bad | unread
             hidden = None if progress else True
             for rows, left_out in tqdm(
                 results, total=len(jobs), unit="shard", disable=hidden
@@ -404,18 +405,3 @@ def _read_notes(shard):
             f"{shard} is no shard that `tokenize` wrote: name another folder."
         ) from error
     return {**notes, "rows": metadata.num_rows}
-
-
-@contextlib.contextmanager
-def _scratch_folder(output):
-    """Make a folder to write shards in, from where they are moved. Those of
-    earlier runs are removed: a worker that has outlived its run can complete
-    no shard any more."""
-    for path in output.glob(".tokenize-*"):
-        shutil.rmtree(path)
-    scratch = output / f".tokenize-{uuid.uuid4().hex}"
-    scratch.mkdir()
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -71,11 +71,11 @@ def load_vocoder(
 
 
 def load_vocoder_folder(
-    folder: pathlib.Path, source: str, checkpoint: bool = True
+    folder: pathlib.Path, source: str
 ) -> MelVocoder | UnitVocoder:
     """Load the vocoder of a folder; see ``load_vocoder``. ``source`` is its name
-    for error messages; with ``checkpoint`` it may be in ``generator.ckpt``."""
-    safe = (folder / WEIGHTS).is_file() or not checkpoint
+    for error messages."""
+    safe = (folder / WEIGHTS).is_file()
     weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
     hparams, generator = load_named(folder, "generator", weights)
     if isinstance(generator, SourceFilterVocoder):
@@ -90,12 +90,11 @@ def load_vocoder_folder(
     generator.remove_weight_norm()
     generator.eval().requires_grad_(False)
     if isinstance(generator, UnitHifiganGenerator):
-        return UnitVocoder(generator, hparams, str(source))
-    stated = PUBLISHED.get(str(source), hparams)
+        return UnitVocoder(generator, hparams, source)
+    stated = PUBLISHED.get(source, hparams)
     names = ("sample_rate", "n_fft", "win_length", "mel_fmin", "mel_fmax")
     settings = {n: stated[n] for n in names if stated.get(n) is not None}
-    numbers = {**settings, "inference_padding": generator.inference_padding}
-    for name, value in numbers.items():
+    for name, value in settings.items():
         if not isinstance(value, int | float):
             raise ValueError(
                 f"The yaml of '{source}' has {name}={value!r}, which is no "
@@ -104,10 +103,10 @@ def load_vocoder_folder(
     padding = generator.inference_padding
     if not isinstance(padding, int) or not 0 <= padding <= MOST_PADDING:
         raise ValueError(
-            f"The yaml of '{source}' has inference_padding={padding}: it must "
+            f"The yaml of '{source}' has inference_padding={padding!r}: it must "
             f"be a whole number of frames from 0 to {MOST_PADDING}."
         )
-    return HifiGAN(generator, settings, str(source))
+    return HifiGAN(generator, settings, source)
 
 
 def bundled_vocoder() -> MelVocoder:

@@ -31,10 +31,10 @@ from speechbrain_vq.hub.folder import (
     save_weights,
     split_tensors,
 )
-from speechbrain_vq.hub.hparams import inference_section, inference_yaml
 
 from .card import make_card
 from .example import write_example
+from .hparams import inference_section, inference_yaml
 from .run import Run, read_state
 from .validate import (
     ExportRefused,
@@ -75,7 +75,7 @@ def export_pretrained(
     will load it, and renamed.
 
     A recipe's yaml lists under ``inference`` what its model requires beside
-    the modules, see ``speechbrain_vq.hub.hparams.inference_section``.
+    the modules, see ``speechbrain_vq.publish.hparams.inference_section``.
 
     Arguments
     ---------

@@ -12,8 +12,8 @@ from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_vq import VoiceConverter, VQTokenizer
 from speechbrain_vq.hub import load_pretrained
-from speechbrain_vq.hub.hparams import inference_section, inference_yaml
 from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.publish.hparams import inference_section, inference_yaml
 from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path, write_out
 

@@ -128,6 +128,8 @@ def test_only_the_pretrainer_of_speechbrain_is_not_looked_at(tmp_path):
         load(tmp_path, text.format("trainer"))
     with pytest.raises(UnsafeHparamsError, match="some.Pretrainer"):
         load(tmp_path, "a:\n  pretrainer: !new:some.Pretrainer")
+    with pytest.raises(UnsafeHparamsError, match="os.system"):
+        load(tmp_path, "!apply:os.system {a: 1}")
 
 
 def test_every_buildable_class_is_there():

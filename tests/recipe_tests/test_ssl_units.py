@@ -8,7 +8,7 @@ import torch
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
-from speechbrain_vq.hub import encoders
+from speechbrain_vq.hub import download
 from tests.recipe_tests.phone_corpora import make_librispeech
 from tests.recipe_tests.processes import finish
 from tests.ssl_encoders import FAMILIES, make_encoder
@@ -57,7 +57,7 @@ def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
         fetched.append((args[0], args[5]))
         return encoder
 
-    monkeypatch.setattr(encoders, "_snapshot", snapshot)
+    monkeypatch.setattr(download, "_snapshot", snapshot)
     tokenizer.use_ssl_encoder(NAME)
     revision = tokenizer.mods.features.revision
     assert fetched == [(NAME, revision)] and len(revision) == 40
@@ -112,13 +112,13 @@ def test_the_weights_that_there_are_are_fetched(monkeypatch, tmp_path):
         asked.append(args[-1][-1])
         return tmp_path
 
-    monkeypatch.setattr(encoders, "_snapshot", snapshot)
+    monkeypatch.setattr(download, "_snapshot", snapshot)
     (tmp_path / "pytorch_model.bin").touch()
-    assert encoders.download_encoder("org/name", "0" * 40) == tmp_path
+    assert download.download_encoder("org/name", "0" * 40) == tmp_path
     assert asked == ["model.safetensors", "pytorch_model.bin"]
     (tmp_path / "pytorch_model.bin").unlink()
     with pytest.raises(RuntimeError, match="has no model.safetensors or"):
-        encoders.download_encoder("org/name", "0" * 40)
+        download.download_encoder("org/name", "0" * 40)
 
 
 def test_models_without_an_encoder_take_none():

@@ -16,7 +16,7 @@ from importlib import import_module
 from speechbrain.utils.distributed import run_on_main
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.hub.encoders import download_encoder
+from speechbrain_vq.hub.download import download_encoder
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import open_stream
 

@@ -8,7 +8,7 @@ import ruamel.yaml
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 
-from .folder import HPARAMS
+from speechbrain_vq.hub.folder import HPARAMS
 
 # Keys of the section `inference` of a training yaml, and their defaults.
 SECTION = {
