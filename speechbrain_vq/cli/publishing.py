@@ -4,20 +4,20 @@ import click
 
 from .common import (
     announce_loading,
-    any_path,
     clean_errors,
     existing_path,
     file_path,
     folder_path,
+    output_path,
 )
 
 
 @click.command()
 @click.argument("run_folder", type=existing_path)
-@click.argument("output", required=False, type=any_path)
+@click.argument("output", required=False, type=output_path)
 @click.option(
     "--out",
-    type=any_path,
+    type=output_path,
     help="Folder of the exported model; may be given as OUTPUT, too.",
 )
 @click.option(
