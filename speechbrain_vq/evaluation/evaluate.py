@@ -146,7 +146,7 @@ def evaluate(
         "phones": PhoneInformation(),
         "abx": Abx(samples, seed),
         "segmentation": Segmentation(),
-        "leak": LinearProbes(probed, bootstrap, seed),
+        "leak": LinearProbes(probed, seed),
         "cost": BitRate(encoder.codebook_size),
     }
     if isinstance(encoder, EvaluatedModel):
