@@ -371,7 +371,7 @@ def test_the_command_line(tokens, tmp_path):
         (["--vocoder=gan"], "--vocoder needs a model"),
         (["--device=cpu"], "--device needs a model"),
         (["--revision=v1"], "--revision needs a model"),
-        (["--targets=none.json"], "none.json' does not exist"),
+        (["--targets=none.json"], "there is no 'none.json'"),
         (["--abx=fastabx"], "--abx=fastabx is gone"),
     ],
 )
