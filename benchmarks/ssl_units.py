@@ -35,7 +35,6 @@ from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.abx import Abx
 from speechbrain_vq.evaluation.abx_items import sample_items
-from speechbrain_vq.evaluation.intervals import PoissonBootstrap
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.evaluation.probes import LinearProbes
 from speechbrain_vq.evaluation.utterances import Utterance
@@ -367,7 +366,7 @@ def evaluate(units, split):
     metrics = [
         PhoneInformation(),
         Abx({"any": samples["any"]}),
-        LinearProbes(set(entries), PoissonBootstrap(0)),
+        LinearProbes(set(entries)),
     ]
     once, books, seconds = torch.ones(1, dtype=torch.int64), [], 0.0
     for name, x, item in split:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import click
 
 from speechbrain_vq._names import suggestion
-from speechbrain_vq.dataio.atomic import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +34,32 @@ class ExistingPath(click.Path):
         return super().convert(value, parameter, context)
 
 
-any_path = click.Path(path_type=pathlib.Path)
 existing_path = ExistingPath(path_type=pathlib.Path)
-new_file = click.Path(dir_okay=False, path_type=pathlib.Path)
 file_path = ExistingPath(dir_okay=False, path_type=pathlib.Path)
 folder_path = ExistingPath(file_okay=False, path_type=pathlib.Path)
-output_folder = click.Path(file_okay=False, path_type=pathlib.Path)
+
+
+class OutputPath(click.Path):
+    """Path of an output, refused before anything is computed where it cannot be
+    created."""
+
+    def convert(self, value, parameter, context) -> pathlib.Path:
+        """Check the folder, or that of the file."""
+        path = pathlib.Path(super().convert(value, parameter, context))
+        # A file is written beside others.
+        folder = path.absolute().parent if self.file_okay else path.absolute()
+        places = (folder, *folder.parents)
+        parent = next(place for place in places if os.path.lexists(place))
+        if not parent.is_dir():
+            self.fail(f"'{parent}' is no folder.", parameter, context)
+        if not os.access(parent, os.W_OK | os.X_OK):
+            self.fail(f"'{parent}' cannot be written to.", parameter, context)
+        return path
+
+
+output_path = OutputPath()
+output_file = OutputPath(dir_okay=False)
+output_folder = OutputPath(file_okay=False)
 
 # Options of a model, by the keywords of ``from_hparams`` that they give.
 _MODEL_OPTIONS = {
@@ -229,26 +248,3 @@ def open_engine(name: str, model: dict):
 
     device, model["device"] = model.get("device"), "cpu"
     return RayEngine(device)
-
-
-def check_output_folder(context, parameter, folder: pathlib.Path | None):
-    """Refuse a folder that cannot be created, before anything is computed."""
-    if folder is None:
-        return None
-    parents = (folder, *folder.absolute().parents)
-    parent = next(path for path in parents if os.path.lexists(path))
-    if not parent.is_dir():
-        raise click.BadParameter(f"'{parent}' is no folder.")
-    try:
-        check_writable(parent)
-    except OSError as error:
-        raise click.BadParameter(f"'{parent}' {error.strerror}.") from error
-    return folder
-
-
-def check_output(context, parameter, path: pathlib.Path | None):
-    """Refuse a file or folder whose folder cannot be created, before anything
-    is computed."""
-    if path is not None:
-        check_output_folder(context, parameter, path.absolute().parent)
-    return path

@@ -6,8 +6,6 @@ import sys
 import click
 
 from .common import (
-    check_output,
-    check_output_folder,
     clean_errors,
     engine_option,
     existing_path,
@@ -15,8 +13,8 @@ from .common import (
     folder_path,
     loading,
     model_options,
-    new_file,
     open_engine,
+    output_file,
     output_folder,
 )
 
@@ -45,14 +43,12 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--out",
     type=output_folder,
-    callback=check_output_folder,
     help="Folder for results.json, results.md and a picture.",
 )
 @click.option(
     "--report",
     metavar="FILE",
-    type=new_file,
-    callback=check_output,
+    type=output_file,
     help="HTML report on the model to write, with recordings of the manifest.",
 )
 @click.option(
@@ -90,7 +86,6 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--audio",
     type=output_folder,
-    callback=check_output_folder,
     help="Folder for the converted, source and target recordings.",
 )
 @click.option(
@@ -220,8 +215,7 @@ def _check_options(source, options):
     "output",
     default="report.html",
     show_default=True,
-    type=new_file,
-    callback=check_output,
+    type=output_file,
     help="File to write.",
 )
 @model_options("vocoder", "ssl_encoder", "revision", "device")

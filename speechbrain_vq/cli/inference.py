@@ -8,14 +8,13 @@ import click
 from .common import (
     INTERRUPTED,
     ExistingPath,
-    any_path,
-    check_output,
     clean_errors,
     engine_option,
     loading,
     model_options,
     open_engine,
     output_folder,
+    output_path,
 )
 
 
@@ -58,8 +57,7 @@ def files_options(command):
 @click.option(
     "--out",
     required=True,
-    type=any_path,
-    callback=check_output,
+    type=output_path,
     help="Output: NAME.jsonl, NAME.npz, or a folder for a data set or, with "
     "an engine, Parquet shards.",
 )
@@ -111,7 +109,6 @@ def tokenize(
     default="reconstructed",
     show_default=True,
     type=output_folder,
-    callback=check_output,
     help="Folder for the wav files.",
 )
 def reconstruct(places, source, model, out, overwrite) -> None:
@@ -142,8 +139,7 @@ def reconstruct(places, source, model, out, overwrite) -> None:
 @click.option(
     "--out",
     required=True,
-    type=any_path,
-    callback=check_output,
+    type=output_path,
     help="Folder for the wav files; for one file also NAME.wav.",
 )
 def convert(places, source, model, targets, out, overwrite) -> None:

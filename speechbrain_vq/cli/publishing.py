@@ -3,21 +3,21 @@
 import click
 
 from .common import (
-    any_path,
     clean_errors,
     existing_path,
     file_path,
     folder_path,
     loading,
+    output_path,
 )
 
 
 @click.command()
 @click.argument("run_folder", type=existing_path)
-@click.argument("output", required=False, type=any_path)
+@click.argument("output", required=False, type=output_path)
 @click.option(
     "--out",
-    type=any_path,
+    type=output_path,
     help="Folder of the exported model; may be given as OUTPUT, too.",
 )
 @click.option(

@@ -22,10 +22,8 @@ from speechbrain_vq.recipe_files import (
 )
 
 from .common import (
-    check_output,
-    check_output_folder,
     loading,
-    new_file,
+    output_file,
     output_folder,
 )
 
@@ -36,7 +34,6 @@ DEMO = pathlib.Path("results/demo")
 @click.option(
     "--out",
     type=output_folder,
-    callback=check_output_folder,
     help=f"Folder for the speech, the runs and the results; default: {DEMO}.",
 )
 # Of the last release.
@@ -64,8 +61,7 @@ DEMO = pathlib.Path("results/demo")
 @click.option(
     "--json",
     "json_file",
-    type=new_file,
-    callback=check_output,
+    type=output_file,
     help="File to write the metrics to.",
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:
@@ -114,7 +110,6 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--out",
     type=output_folder,
-    callback=check_output_folder,
     help="Folder of the run; default: results/FOLDER, or as in RECIPE.",
 )
 @click.option(
@@ -129,7 +124,6 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
     "--output_folder",
     "--output-folder",
     type=output_folder,
-    callback=check_output_folder,
     hidden=True,
     help="Folder of the run, now --out.",
 )

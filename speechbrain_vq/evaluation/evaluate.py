@@ -25,7 +25,7 @@ from .probes import LinearProbes, sample_utterances
 from .reconstruction import Reconstruction, sample_names
 from .segmentation import Segmentation
 from .tokens import TokenFile
-from .utterances import EvaluatedModel, Utterance
+from .utterances import EvaluatedModel
 
 # Suffixes of files of tokens in formats that are not read.
 _OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
@@ -146,7 +146,7 @@ def evaluate(
         "phones": PhoneInformation(),
         "abx": Abx(samples, seed),
         "segmentation": Segmentation(),
-        "leak": LinearProbes(probed, bootstrap, seed),
+        "leak": LinearProbes(probed, seed),
         "cost": BitRate(encoder.codebook_size),
     }
     if isinstance(encoder, EvaluatedModel):
@@ -166,40 +166,36 @@ def evaluate(
         "seed": seed,
         **judge_settings(judges),
     }
-    utterances = encoder.utterances(entries)
-    utterances = tqdm(
-        utterances,
-        total=len(entries),
-        unit="utt",
-        disable=None if progress else True,
-    )
-    settings |= _update(metrics, utterances, bootstrap)
-    notes += [f"{name}: {why}" for name, why in encoder.errors.items()]
-    if encoder.errors:
-        reasons = {entries[n]["wav"]: why for n, why in encoder.errors.items()}
-        settings["utterances_left_out"] = len(encoder.errors)
-        settings["reasons"] = count_reasons(reasons)
-    if not settings["utterances"]:
+    counts, left_out = _update(metrics, encoder, entries, bootstrap, progress)
+    notes += left_out
+    if not counts["utterances"]:
         raise ValueError(
             f"None of the {len(entries)} utterances of {manifest} could be "
             f"evaluated: {notes[-1] if notes else 'there are none'}"
         )
-    return _collect(metrics, settings, notes)
+    return _collect(metrics, settings | counts, notes)
 
 
-def _update(
-    metrics: dict[str, Metric],
-    utterances: Iterable[Utterance],
-    bootstrap: PoissonBootstrap,
-) -> dict:
-    """Update all metrics; return the number and the seconds of utterances."""
+def _update(metrics, encoder, entries, bootstrap, progress):
+    """Update all metrics; return numbers of utterances, seconds and what was
+    left out, and why."""
     count, seconds = 0, 0.0
-    for utterance in utterances:
+    for utterance in tqdm(
+        encoder.utterances(entries),
+        total=len(entries),
+        unit="utt",
+        disable=None if progress else True,
+    ):
         weights = bootstrap.weights(utterance.name)
         for metric in metrics.values():
             metric.update(utterance, weights)
         count, seconds = count + 1, seconds + utterance.seconds
-    return {"utterances": count, "seconds": round(seconds, 2)}
+    counts = {"utterances": count, "seconds": round(seconds, 2)}
+    if encoder.errors:
+        reasons = {entries[n]["wav"]: why for n, why in encoder.errors.items()}
+        counts["utterances_left_out"] = len(encoder.errors)
+        counts["reasons"] = count_reasons(reasons)
+    return counts, [f"{name}: {why}" for name, why in encoder.errors.items()]
 
 
 def _collect(

@@ -1,5 +1,6 @@
 """Bootstrap confidence intervals of metrics, computed in one pass."""
 
+import collections
 import math
 import zlib
 from collections.abc import Hashable, Iterable
@@ -124,9 +125,7 @@ class WeightedCounts:
 
     def add(self, keys: Iterable[Hashable], weights: torch.Tensor) -> None:
         """Count the keys of an utterance with its weights, [1 + R]."""
-        counts: dict = {}
-        for key in keys:
-            counts[key] = counts.get(key, 0) + 1
+        counts = collections.Counter(keys)
         if self.full or not counts:
             return
         rows = [self._rows.setdefault(k, len(self._rows)) for k in counts]
@@ -181,10 +180,6 @@ class WeightedRatios:
         pair = torch.tensor([[over], [under]], dtype=torch.float64)
         self._sums[name] = self._sums.get(name, 0) + pair * weights.double()
 
-    def names(self) -> list[str]:
-        """Return the ratios whose divisor is not 0."""
-        return [n for n, sums in self._sums.items() if sums[1, 0] > 0]
-
     def values(self, name: str) -> torch.Tensor:
         """Return a ratio, [1 + R]; nan where the divisor is 0."""
         over, under = self._sums[name]
@@ -193,8 +188,9 @@ class WeightedRatios:
     def estimates(
         self, quantities: dict[str, Quantity], cases: int = 1
     ) -> dict[str, Estimate]:
-        """Estimate all ratios, of the named quantities."""
+        """Estimate all ratios whose divisor is not 0, of the named quantities."""
         return {
             name: estimate(self.values(name), quantities[name], cases)
-            for name in self.names()
+            for name, (_, under) in self._sums.items()
+            if under[0] > 0
         }

@@ -50,7 +50,7 @@ def load_judge(name: str | Callable) -> Callable:
         if weights and own == Resemblyzer.name:
             raise ValueError(f"The judge '{own}' has its own weights.")
         try:
-            return JUDGES[own](*[weights] * bool(weights))
+            return JUDGES[own](weights) if weights else JUDGES[own]()
         # Whatever keeps somebody else's model from loading.
         except Exception as error:
             raise ImportError(
@@ -70,10 +70,8 @@ def load_judge(name: str | Callable) -> Callable:
 
 
 def _name(judge):
-    for attribute in ("name", "__name__"):
-        if hasattr(judge, attribute):
-            return getattr(judge, attribute)
-    return type(judge).__name__
+    own = getattr(judge, "__name__", type(judge).__name__)
+    return getattr(judge, "name", own)
 
 
 def judge_settings(judges: dict[str, Callable]) -> dict:

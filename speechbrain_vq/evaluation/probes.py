@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.functional import cross_entropy, embedding_bag
 
-from .intervals import PoissonBootstrap, estimate
+from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
 from .phone_units import frame_middles, phones_at
 from .utterances import Utterance
@@ -134,31 +134,29 @@ def sample_utterances(
 
 
 class _Example:
-    """Inputs and labels of the probes of one utterance."""
+    """Inputs and labels of the probes of one utterance, and its weights."""
 
-    def __init__(self, utterance, frames):
-        entry, tokens = utterance.entry, utterance.tokens
-        latents = utterance.latents
-        self.name = utterance.name
+    def __init__(self, utterance, frames, weights):
+        entry, latents = utterance.entry, utterance.latents
+        self.name, self.weights = utterance.name, weights
+        self.tokens = tokens = utterance.tokens
         self.labels = {
             "speaker": entry.get("spk_id"),
             "gender": entry.get("gender"),
         }
-        self.tokens = tokens.clone()
-        self.pooled = {
-            name: torch.cat([x.mean(0), x.std(0, correction=0)])
-            for name, x in (
-                ("latents", latents),
-                ("codewords", utterance.codewords),
-            )
-            if x is not None
-        }
+        self.pooled, self.frames = {}, {"units": tokens[frames]}
+        if latents is not None:
+            self.frames["latents"] = latents[frames]
+            self.pooled["latents"] = _moments(latents)
+        if utterance.codewords is not None:
+            self.pooled["codewords"] = _moments(utterance.codewords)
         middles = frame_middles(len(tokens), utterance.token_rate)
         middles = [middles[frame] for frame in frames]
         self.phones = phones_at(entry.get("phones") or (), middles)
-        self.frames = {"units": tokens[frames]}
-        if latents is not None:
-            self.frames["latents"] = latents[frames]
+
+
+def _moments(vectors):
+    return torch.cat([vectors.mean(0), vectors.std(0, correction=0)])
 
 
 class LinearProbes(Metric):
@@ -178,16 +176,14 @@ class LinearProbes(Metric):
 
     Example
     -------
-    >>> LinearProbes({"utt-1"}, PoissonBootstrap(0)).compute()
+    >>> LinearProbes({"utt-1"}).compute()
     {}
     """
 
     label = "Accuracy of linear probes"
 
-    def __init__(
-        self, names: set[str], bootstrap: PoissonBootstrap, seed: int = 0
-    ):
-        self.names, self.bootstrap, self.seed = names, bootstrap, seed
+    def __init__(self, names: set[str], seed: int = 0):
+        self.names, self.seed = names, seed
         self._examples, self._utterances = [], 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
@@ -198,7 +194,7 @@ class LinearProbes(Metric):
             return
         draw = random.Random(f"{self.seed} {utterance.name}")
         frames = draw.sample(range(number), min(number, FRAMES_PER_UTTERANCE))
-        self._examples.append(_Example(utterance, sorted(frames)))
+        self._examples.append(_Example(utterance, sorted(frames), weights))
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the accuracies of all classes that the manifest names."""
@@ -233,9 +229,9 @@ class LinearProbes(Metric):
         inputs = {"units": _histograms([e.tokens for e in examples])}
         for name in examples[0].pooled:
             inputs[name] = torch.stack([e.pooled[name] for e in examples])
-        names = [example.name for example in examples]
+        weights = [example.weights for example in examples]
         folds = stratified_folds(labels, seed=self.seed)
-        return self._accuracies(target, inputs, labels, names, folds)
+        return self._accuracies(target, inputs, labels, weights, folds)
 
     def _phone_probes(self):
         """Estimate accuracies of the phones of frames."""
@@ -259,16 +255,15 @@ class LinearProbes(Metric):
         # Codes of different codebooks are different inputs.
         most = inputs["units"].amax(0)
         inputs["units"] = inputs["units"] + torch.cumsum(most + 1, 0) - most - 1
-        names = [self._examples[i].name for i, _ in rows]
+        weights = [self._examples[i].weights for i, _ in rows]
         by_utterance = stratified_folds(
             [0] * len(self._examples), seed=self.seed
         )
         folds = by_utterance[torch.tensor([i for i, _ in rows])]
-        return self._accuracies("phone", inputs, labels, names, folds)
+        return self._accuracies("phone", inputs, labels, weights, folds)
 
-    def _accuracies(self, target, inputs, labels, names, folds):
-        weights = {name: self.bootstrap.weights(name) for name in set(names)}
-        mass = torch.stack([weights[name] for name in names]).double()
+    def _accuracies(self, target, inputs, labels, weights, folds):
+        mass = torch.stack(weights).double()
         estimates = {}
         for source, x in inputs.items():
             right = cross_validate(x, labels, folds).double() @ mass

@@ -7,12 +7,8 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_vq.dataio.audio import (
-    AudioError,
-    audio_blocks,
-    check_audio,
-    read_audio,
-)
+from speechbrain_vq.dataio.audio import AudioError, check_audio, read_audio
+from speechbrain_vq.inference.batches import encode, make_batches
 from speechbrain_vq.inference.engine import RayEngine
 
 # Utterances of a manifest that are encoded at one place.
@@ -31,7 +27,7 @@ class Utterance(NamedTuple):
     seconds: float
     latents: torch.Tensor | None = None  # Before quantization, [T, D]
     codewords: torch.Tensor | None = None  # After it, [T, D]
-    wav: torch.Tensor | None = None  # [samples]; of a long file the beginning
+    wav: torch.Tensor | None = None  # [samples], of what is decoded
 
 
 class EvaluatedModel:
@@ -71,28 +67,30 @@ class EvaluatedModel:
             yield from utterances
 
     def _encode(self, manifest):
-        batch, longest = {}, 0
+        seconds, encoded = {}, {}
         for name, entry in manifest.items():
             try:
-                if self._is_long(entry["wav"]):
-                    yield from self._encode_batch(batch, manifest)
-                    batch, longest = {}, 0
-                    yield self._encode_long(name, entry)
-                    continue
-                wav = read_audio(entry["wav"], self.sample_rate)
+                seconds[name] = check_audio(entry["wav"], decode=False)
             except AudioError as error:
-                self.errors[name] = str(error)
-                continue
-            longest = max(longest, len(wav))
-            samples = longest * (len(batch) + 1)
-            if batch and samples > self.sample_rate * self.batch_seconds:
-                yield from self._encode_batch(batch, manifest)
-                batch, longest = {}, len(wav)
-            batch[name] = wav
-        yield from self._encode_batch(batch, manifest)
+                encoded[name] = error
+        for batch in make_batches(seconds, self.batch_seconds):
+            files = {name: manifest[name]["wav"] for name in batch}
+            encoded.update(
+                encode(self.tokenizer, files, self.batch_seconds, latents=True)
+            )
+        for name, entry in manifest.items():
+            if isinstance(encoded[name], AudioError):
+                self.errors[name] = str(encoded[name])
+            else:
+                yield self._quantize(name, entry, *encoded[name])
 
     def beginning(self, utterance: Utterance) -> Utterance:
-        """Cut an utterance to the seconds that are decoded, 20."""
+        """Read the audio of an utterance, and cut it to the seconds that are
+        decoded, 20."""
+        wav = read_audio(
+            utterance.entry["wav"], self.sample_rate, duration=MOST_DECODED
+        )
+        utterance = utterance._replace(wav=wav)
         if utterance.seconds <= MOST_DECODED:
             return utterance
         frames = math.ceil(MOST_DECODED * utterance.token_rate)
@@ -100,7 +98,6 @@ class EvaluatedModel:
             tokens=utterance.tokens[:frames],
             latents=utterance.latents[:frames],
             codewords=utterance.codewords[:frames],
-            wav=self._first_samples(utterance.wav),
             seconds=MOST_DECODED,
         )
 
@@ -143,7 +140,7 @@ class EvaluatedModel:
         if speaker in self.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
         else:
-            voice = self._first_samples(voice).unsqueeze(0)
+            voice = voice[: round(MOST_DECODED * self.sample_rate)][None]
             embedding = self.tokenizer.speaker_batch(voice)
         return self.tokenizer.decode_batch(tokens, None, embedding)[0].cpu()
 
@@ -151,83 +148,21 @@ class EvaluatedModel:
         """Encode samples [samples] to tokens [T, C]."""
         return _as_columns(self.tokenizer.encode_batch(wav[None])[0][0].cpu())
 
-    def _first_samples(self, wav):
-        return wav[: round(MOST_DECODED * self.sample_rate)]
-
-    def _is_long(self, path):
-        # A model of unbounded context is given everything at once.
-        if self.tokenizer.span is None:
-            return False
-        return check_audio(path, decode=False) > self.batch_seconds
-
-    def _encode_long(self, name, entry):
-        rate, number, start = self.sample_rate, 0, []
-
-        def blocks():
-            nonlocal number
-            for block in audio_blocks(entry["wav"], rate, self.batch_seconds):
-                if number < MOST_DECODED * rate:
-                    start.append(block)
-                number += len(block)
-                yield block
-
-        latents = self.tokenizer.latents(blocks(), self.batch_seconds)
-        tokens, codewords = self._quantize(latents.unsqueeze(0))
-        wav = self._first_samples(torch.cat(start))
-        return self._utterance(
-            name, entry, tokens[0], number, latents, codewords[0], wav
-        )
-
     @torch.no_grad()
-    def _encode_batch(self, batch, manifest):
-        if not batch:
-            return
-        wavs = torch.nn.utils.rnn.pad_sequence(
-            list(batch.values()), batch_first=True
-        )
-        lengths = torch.tensor([len(wav) for wav in batch.values()])
-        try:
-            latents, lengths = self.tokenizer.latents_batch(
-                wavs, lengths / wavs.shape[1]
-            )
-            tokens, codewords = self._quantize(latents, lengths)
-        except ValueError as error:
-            if len(batch) == 1:
-                self.errors |= dict.fromkeys(batch, str(error))
-            else:
-                # Alone, so that one does not take the others with it.
-                for name, wav in batch.items():
-                    yield from self._encode_batch({name: wav}, manifest)
-            return
-        frames = torch.round(lengths.cpu() * tokens.shape[1]).int().tolist()
-        latents = latents.float().cpu()
-        for i, (name, number) in enumerate(zip(batch, frames, strict=True)):
-            if not number:
-                self.errors[name] = "shorter than a token"
-                continue
-            yield self._utterance(
-                name,
-                manifest[name],
-                tokens[i, :number].clone(),
-                len(batch[name]),
-                # Not views, which would keep the batch, or be sent with it.
-                latents[i, :number].clone(),
-                codewords[i, :number].clone(),
-                batch[name],
-            )
-
-    @torch.no_grad()
-    def _quantize(self, latents, lengths=None):
-        """Return tokens [B, T, ...] and codewords [B, T, D] of latents."""
+    def _quantize(self, name, entry, latents, samples):
+        """Make an utterance of its latents [T, D]."""
         quantizer = self.tokenizer.mods.quantizer
-        tokens = quantizer.encode(latents.to(self.tokenizer.device), lengths)
-        return tokens.cpu(), quantizer.decode(tokens).float().cpu()
-
-    def _utterance(self, name, entry, tokens, samples, *vectors):
-        rate = self.tokenizer.token_rate
-        seconds = samples / self.sample_rate
+        tokens = quantizer.encode(latents[None].to(self.tokenizer.device))
+        codewords = quantizer.decode(tokens)[0].float().cpu()
         return Utterance(
-            name, entry, _as_columns(tokens), rate, seconds, *vectors
+            name,
+            entry,
+            _as_columns(tokens[0].cpu()),
+            self.tokenizer.token_rate,
+            samples / self.sample_rate,
+            # Not a view, which would keep the batch, or be sent with it.
+            latents.float().cpu().clone(),
+            codewords,
         )
 
 

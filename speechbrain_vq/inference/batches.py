@@ -34,12 +34,20 @@ def encode(
     tokenizer: VQTokenizer,
     sources: dict[str, str | BinaryIO],
     batch_seconds: float,
+    latents: bool = False,
 ) -> Iterator[tuple[str, tuple[torch.Tensor, int] | AudioError]]:
-    """Encode a batch of audio, files by name; yield names with tokens and
-    number of samples, or with an error."""
+    """Encode a batch of audio, files by name; yield names with tokens, or
+    latents, and number of samples, or with an error."""
+    encode_batch, encode_long = tokenizer.encode_batch, tokenizer.tokenize
+    if latents:
+        encode_batch, encode_long = tokenizer.latents_batch, tokenizer.latents
+
+    def alone(name):
+        source, rate = sources[name], tokenizer.sample_rate
+        return name, _encode_long(encode_long, source, rate, batch_seconds)
+
     if len(sources) == 1:
-        for name, source in sources.items():
-            yield name, _encode_long(tokenizer, source, batch_seconds)
+        yield from map(alone, sources)
         return
     wavs = {}
     for name, source in sources.items():
@@ -54,32 +62,29 @@ def encode(
         list(wavs.values()), batch_first=True
     )
     try:
-        tokens, shares = tokenizer.encode_batch(
-            padded, lengths / padded.shape[1]
-        )
-        counts = torch.round(shares.cpu() * tokens.shape[1]).int().tolist()
+        encoded, shares = encode_batch(padded, lengths / padded.shape[1])
+        counts = torch.round(shares.cpu() * encoded.shape[1]).int().tolist()
     except ValueError:
         counts = [0] * len(wavs)
     for index, (name, wav) in enumerate(wavs.items()):
         if counts[index]:
-            yield name, (tokens[index, : counts[index]], len(wav))
+            yield name, (encoded[index, : counts[index]], len(wav))
         else:
             # Alone, so that the error is about this file and no other.
-            yield name, _encode_long(tokenizer, sources[name], batch_seconds)
+            yield alone(name)
 
 
-def _encode_long(tokenizer, source, batch_seconds):
+def _encode_long(encode, source, rate, batch_seconds):
     num_samples = 0
 
     def counted():
         nonlocal num_samples
-        rate = tokenizer.sample_rate
         for block in audio_blocks(source, rate, batch_seconds):
             num_samples += len(block)
             yield block
 
     try:
         with naming(source):
-            return tokenizer.tokenize(counted(), batch_seconds), num_samples
+            return encode(counted(), batch_seconds), num_samples
     except AudioError as error:
         return error

@@ -12,14 +12,15 @@ import jinja2
 
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import duration
+from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
 
 from .figures import CodeMap, is_few, legend, phone_unit_map, usage_curves
 from .history import read_history, training_charts
+from .images import mel_ticks, png
 from .numbers import COLUMNS, rows, tiles
-from .players import players
 from .recordings import held_out, measure, read_recordings
 from .reproduce import changes, command, facts
 from .summary import REFERENCE_SIZE, judge, summarize
@@ -204,7 +205,7 @@ class _Page:
             "data": self.data,
             "measured": self.measured,
             "duration": self.measured and duration(self.measured.seconds),
-            "utterances": list(players(self.tokenizer, measured, codes)),
+            "utterances": list(_players(self.tokenizer, measured, codes)),
             "charts": training_charts(history),
             "history": history,
             "usage": self._usage(),
@@ -267,4 +268,41 @@ class _Page:
             "chart": usage_curves(counts, others),
             "source": source,
             "frames": int(counts[0].sum()),
+        }
+
+
+def _players(tokenizer, measured, codes):
+    """Yield for each example its texts, clips of audio with their spectrograms,
+    tokens and phones."""
+    if measured is None:
+        return
+    ipa = to_ipa(measured.phones)
+    for example in measured.examples:
+        phones = [
+            (start, min(end, example.seconds), ipa.get(name, name))
+            for start, end, name in example.entry.get("phones") or ()
+            if start < example.seconds
+        ]
+        names = ("Original", "Reconstruction")
+        clips = zip(names, example.audio, example.mels, strict=True)
+        tokens = example.tokens
+        # Tokens may end a little before the audio does.
+        share = len(tokens) / tokenizer.token_rate / example.seconds
+        yield {
+            "name": example.name,
+            "speaker": example.entry.get("spk_id"),
+            "words": example.entry.get("words"),
+            "seconds": round(example.seconds, 3),
+            "whole": example.whole,
+            "clips": [
+                {"name": name, "audio": audio, "image": png(mel)}
+                for name, audio, mel in clips
+            ],
+            "ticks": mel_ticks(tokenizer.sample_rate),
+            "rate": tokenizer.token_rate,
+            "tokens": [" ".join(map(str, row)) for row in tokens.tolist()],
+            "books": tokens.shape[1],
+            "strip_share": min(share, 1),
+            "strip": codes.strip(tokens),
+            "phones": phones,
         }

@@ -83,10 +83,7 @@ def utterances(tell_units, tell_latents, number=40):
 def probes(*told):
     all_of_them = list(utterances(*told))
     names = {one.name for one in all_of_them}
-    metric, draws = (
-        LinearProbes(names, PoissonBootstrap(50)),
-        PoissonBootstrap(50),
-    )
+    metric, draws = LinearProbes(names), PoissonBootstrap(50)
     # In any order.
     for one in reversed(all_of_them):
         metric.update(one, draws.weights(one.name))
@@ -113,7 +110,7 @@ def test_a_metric_is_found_where_it_is():
 
 
 def test_only_what_is_known_is_probed():
-    metric = LinearProbes({"utt-1"}, PoissonBootstrap(0))
+    metric = LinearProbes({"utt-1"})
     tokens = torch.zeros(3, 1, dtype=torch.long)
     metric.update(Utterance("utt-1", {}, tokens, 10.0, 1.0), torch.ones(1))
     metric.update(Utterance("utt-2", {}, tokens, 10.0, 1.0), torch.ones(1))
