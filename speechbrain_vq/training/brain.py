@@ -346,9 +346,13 @@ def _length(sized) -> float:
 
 def _name_sizes(brain, error):
     """Raise MemoryError with what takes the memory, where it ran out."""
-    texts = "out of memory", "allocate memory"  # CUDA's, and a CPU's.
+    # CUDA's, a CPU's, and of a worker, which the system kills without a word.
+    texts = "out of memory", "allocate memory", "DataLoader worker (pid"
     if not any(text in str(error) for text in texts):
         return
+    what = "Out of memory"
+    if texts[-1] in str(error):
+        what = "A loader's worker was killed, as where memory runs out,"
     sizes = {
         f"codebook_size of {name}": quantizer.codebook_size
         for name, quantizer in find_quantizers(brain.modules).items()
@@ -356,8 +360,8 @@ def _name_sizes(brain, error):
     if hasattr(getattr(brain, "hparams", None), "batch_size"):
         sizes = {"batch_size": brain.hparams.batch_size, **sizes}
     raise MemoryError(
-        f"Out of memory in the step after {brain.optimizer_step}. What takes "
-        "it, beside the length of the items: "
+        f"{what} in the step after {brain.optimizer_step}. What takes memory, "
+        "beside the length of the items: "
         + ", ".join(f"{key}={size}" for key, size in sizes.items())
         + f". ({str(error).splitlines()[0]})"
     ) from error
