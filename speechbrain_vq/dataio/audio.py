@@ -492,7 +492,9 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     def warn(error):
         logger.warning("Left out %s: %s.", error.filename, error.strerror)
 
-    for parent, subfolders, names in os.walk(folder, onerror=warn, followlinks=True):
+    for parent, subfolders, names in os.walk(
+        folder, onerror=warn, followlinks=True
+    ):
         real = os.path.realpath(parent)
         known = real in seen
         seen.add(real)
