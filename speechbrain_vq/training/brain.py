@@ -340,15 +340,19 @@ def _named_sizes(brain):
     try:
         yield
     except RuntimeError as error:
-        # CUDA's, and a CPU's.
-        if not re.search("out of memory|allocate memory", str(error)):
+        # CUDA's, a CPU's, and of a worker, which the system kills without a
+        # word.
+        what = "Out of memory"
+        if "DataLoader worker (pid" in str(error):
+            what = "A loader's worker was killed, as where memory runs out,"
+        elif not re.search("out of memory|allocate memory", str(error)):
             raise
         hparams = getattr(brain, "hparams", None)
         sizes = [f"batch_size={getattr(hparams, 'batch_size', '?')}"]
         for name, quantizer in brain.quantizers.items():
             sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
         raise MemoryError(
-            f"Out of memory in the step after {brain.optimizer_step}. What "
-            "takes it, beside the length of the items: "
+            f"{what} in the step after {brain.optimizer_step}. What takes "
+            "memory, beside the length of the items: "
             f"{', '.join(sizes)}. ({str(error).splitlines()[0]})"
         ) from error

@@ -389,6 +389,21 @@ def test_out_of_memory_names_the_sizes():
     assert "batch_size=7, codebook_size of quantizer=8" in str(told.value)
 
 
+class Deadly(torch.utils.data.IterableDataset):
+    """Ends its process, as the system does where memory runs out."""
+
+    def __iter__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_was_killed_ends_the_run_with_the_sizes():
+    loader = torch.utils.data.DataLoader(
+        Deadly(), num_workers=1, multiprocessing_context="fork"
+    )
+    with pytest.raises(MemoryError, match="worker was killed, .* batch_size=7"):
+        make(batch_size=7).fit([1], loader, progressbar=False)
+
+
 # Figures -------------------------------------------------------------------
 
 
