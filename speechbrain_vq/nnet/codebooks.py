@@ -178,11 +178,13 @@ class EMACodebook(Codebook):
     tensor([1.])
     """
 
+    learnable = True
+
     def __init__(self, *sizes: int, decay: float = 0.99, **options):
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         super().__init__(*sizes, **options)
-        self.decay, self._follow = decay, True
+        self.decay = decay
         weight = self.weight.detach()
         del self.weight
         self.register_buffer("weight", weight)
@@ -194,14 +196,9 @@ class EMACodebook(Codebook):
         self.register_buffer("ema_sum", total, persistent=False)
         self.register_buffer("ema_count", count, persistent=False)
 
-    @property
-    def learnable(self) -> bool:
-        """Whether ``requires_grad_()`` lets the codewords learn."""
-        return self._follow
-
     def requires_grad_(self, requires_grad: bool = True):
         """Let the codewords follow the averages, or freeze them."""
-        self._follow = requires_grad
+        self.learnable = requires_grad
         return super().requires_grad_(requires_grad)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
