@@ -26,7 +26,7 @@ from speechbrain_vq.training.resume import (
     RandomState,
     loader_generator,
 )
-from tests.training.processes import TIME_LIMIT, run, run_ranks, start
+from tests.training.processes import run, run_ranks
 from tests.training.toy import batches, digest, make
 
 
@@ -122,33 +122,6 @@ def test_kill_leaves_the_earlier_checkpoint(tmp_path, name):
     files = {path.name for path in saved.path.iterdir()}
     assert files == {"CKPT.yaml", "model.ckpt", "random_state.ckpt"}
     assert all(path.name.startswith("CKPT+") for path in tmp_path.iterdir())
-
-
-def save_on(folder):
-    """Saves without end, as one name and as numbers."""
-    checkpointer = AtomicCheckpointer(folder, {"model": make_model(1.0)})
-    while True:
-        checkpointer.save_checkpoint(name="best")
-        checkpointer.save_checkpoint()
-
-
-def test_killed_at_any_moment(tmp_path):
-    draw = random.Random(0)
-    model = make_model()
-    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
-    for _ in range(4):
-        number = len(checkpointer.list_checkpoints())
-        process = start(save_on, tmp_path)
-        while len(list(tmp_path.glob("CKPT*"))) <= number + 1:
-            assert process.is_alive()
-        time.sleep(draw.uniform(0, 0.1))
-        process.kill()
-        process.join(TIME_LIMIT)
-    found = checkpointer.list_checkpoints()
-    for checkpoint in found:
-        torch.nn.init.zeros_(model.weight)
-        checkpointer.load_checkpoint(checkpoint)
-        assert model.weight.item() == 1.0
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,9 @@ def test_steps_are_those_of_an_optimizer_with_two_groups(kind, options):
         loop(model, optimizer, 5)
     for one, two in zip(*(m.parameters() for m in models), strict=True):
         torch.testing.assert_close(one, two)
+    # Also a rate in a tensor, which a captured graph reads, stays one.
+    rates = (group["lr"] for group in ours.param_groups)
+    assert len(set(map(type, rates))) == 1
 
 
 def test_names_of_parameters_stay_with_them():
@@ -398,7 +401,9 @@ REFUSED = {
     "must be a torch.nn.Module": lambda m, o: CodebookTrainer(o, o),
     "not its parameters": lambda m, o: CodebookTrainer(m.parameters(), o),
     "multiplier must be above 0": lambda m, o: CodebookTrainer(m, o, 0),
-    "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(m, o, 1e12),
+    "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(
+        m, o, 1e12
+    ),
     "max_lr": lambda m, o: CodebookTrainer(m, o, max_lr=-1.0),
     "schedule": lambda m, o: CodebookTrainer(m, o, schedule=5),
 }
