@@ -550,17 +550,6 @@ def test_resumed_run_ends_with_the_same_bits(kind, stop):
         assert torch.equal(value, others[0].state_dict()[key]), key
 
 
-def test_without_its_state_a_model_still_trains():
-    model = Model()
-    loop(model, adam(model), 3)
-    other = Model()
-    other.load_state_dict(model.state_dict())
-    optimizer = adam(other)
-    CodebookTrainer(other, optimizer, schedule=ReinitSchedule(2, 2))
-    assert len(other.quantizer.reservoir) == 0
-    loop(other, optimizer, 4)
-
-
 def test_a_model_in_training_is_copied_and_pickled():
     model = Model()
     optimizer = adam(model)
