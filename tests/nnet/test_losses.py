@@ -79,24 +79,6 @@ def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
     )
 
 
-def test_usage_loss_is_least_where_usage_is_even():
-    table = 100 * torch.eye(4).unsqueeze(0)
-    even, uneven = torch.arange(8) % 4, torch.arange(8) // 7
-    losses = [
-        float(
-            usage_loss(
-                table[0][codes].unsqueeze(1),
-                table,
-                torch.ones(8),
-                torch.ones(1),
-            )
-        )
-        for codes in (even, uneven, torch.zeros(8).long())
-    ]
-    assert losses[0] == pytest.approx(0, abs=1e-4)
-    assert 0 < losses[1] < losses[2] == pytest.approx(1, abs=1e-4)
-
-
 @pytest.mark.parametrize("used", [1, 2, 7, 16])
 def test_entropy_of_equal_counts_is_the_logarithm_of_their_number(used):
     counts = torch.zeros(2, 16)

@@ -130,7 +130,7 @@ FREEZE = {
 @every_kind
 @pytest.mark.parametrize("way", FREEZE)
 def test_a_frozen_codebook_keeps_its_bits(kind, way):
-    quantizer = trained(kind)
+    quantizer = trained(kind, norm="running")
     FREEZE[way](quantizer)
     before = copy.deepcopy(quantizer.state_dict())
     if way == "freeze":
@@ -428,26 +428,6 @@ def test_presets_are_one_line(name):
         assert torch.equal(out.indices, wanted.indices)
         assert torch.equal(out.loss, wanted.loss)
     assert len(quantizer.reservoir) in (0, 40)
-
-
-def test_codes_keep_their_meaning_from_the_present_codebook():
-    def mixture(move):
-        generator = torch.Generator().manual_seed(5)
-        means = 3 * torch.randn(40, DIM, generator=generator)
-        at = torch.randint(40, (3000,), generator=generator)
-        noise = torch.randn(3000, DIM, generator=generator)
-        return means[at] + noise + move
-
-    results = {}
-    for start in ("codebook", "kmeans++"):
-        quantizer = trained(norm=None)
-        quantizer.reinitialize(mixture(0.0), generator=None)
-        before = quantizer.encode(mixture(0.5))
-        done = quantizer.reinitialize(mixture(0.5), start=start)
-        kept = (quantizer.encode(mixture(0.5)) == before).float().mean()
-        results[start] = kept, done.inertia
-    assert results["codebook"][0] > 0.6 > 0.3 > results["kmeans++"][0]
-    assert results["codebook"][1] < 1.05 * results["kmeans++"][1]
 
 
 def test_a_row_of_codebooks_has_presets_too():

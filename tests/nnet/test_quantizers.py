@@ -22,6 +22,7 @@ from speechbrain_vq.nnet import (
 DIM, SIZE = 8, 16
 BUILDS = {
     "default": {},
+    "running-norm": {"norm": "running", "norm_position": "latent"},
     "no-norm": {"norm": None},
     "latent-norm": {"norm_position": "latent", "codebook_dim": 3},
     "projected": {"codebook_dim": 3},
@@ -183,7 +184,7 @@ def test_normalization_is_that_of_torch(norm_position):
 
 
 def test_latent_norm_shares_its_statistics_among_codebooks():
-    quantizer = build("product-latent-norm")
+    quantizer = build("product-latent-norm", norm="batch")
     x = torch.randn(30, DIM) * torch.arange(1.0, DIM + 1)
     quantizer(x)
     norm = torch.nn.BatchNorm1d(2, momentum=None)
@@ -307,7 +308,7 @@ def test_reinitialization_empties_the_reservoir_and_lowers_the_error(name):
     @torch.no_grad()
     def error():
         codewords = quantizer.embedding(
-            quantizer.embedding.code(contents, quantizer.codebook)[0]
+            quantizer.embedding.code(contents, quantizer.embedding.table)[0]
         )
         left = contents - quantizer.embedding.combine(codewords)
         return float(left.square().sum(1).mean())
@@ -440,6 +441,9 @@ def test_warm_up_passes_the_latents(name):
     if quantizer.norm is not None and quantizer.norm_position == "latent":
         parts = latents.unflatten(-1, (-1, quantizer.codebook_dim))
         latents = reference.norm(parts).flatten(-2)
+    if quantizer.embedding.unit_length:
+        parts = latents.unflatten(-1, (-1, quantizer.codebook_dim))
+        latents = F.normalize(parts, dim=-1).flatten(-2)
     before = quantizer.codebook.detach().clone()
     out = quantizer(x)
     torch.testing.assert_close(out.quantized, reference.project_back(latents))

@@ -34,7 +34,7 @@ def same_draws(reservoir_contents, count, batch, mask, capacity):
 
 def test_every_subset_is_equally_likely():
     seen = Counter()
-    for _ in range(1500):
+    for _ in range(700):
         reservoir = Reservoir(3, 1)
         for batch in numbered(0, 7).split([2, 4, 1]):
             reservoir.add(batch)

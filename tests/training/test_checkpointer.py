@@ -27,7 +27,7 @@ from speechbrain_vq.training.resume import (
     RandomState,
     loader_generator,
 )
-from tests.training.processes import TIME_LIMIT, run, run_ranks, start
+from tests.training.processes import run, run_ranks
 from tests.training.toy import batches, digest, make
 
 
@@ -125,33 +125,6 @@ def test_kill_leaves_the_earlier_checkpoint(tmp_path, name):
     assert all(path.name.startswith("CKPT+") for path in tmp_path.iterdir())
 
 
-def save_on(folder):
-    """Saves without end, as one name and as numbers."""
-    checkpointer = AtomicCheckpointer(folder, {"model": make_model(1.0)})
-    while True:
-        checkpointer.save_checkpoint(name="best")
-        checkpointer.save_checkpoint()
-
-
-def test_killed_at_any_moment(tmp_path):
-    draw = random.Random(0)
-    model = make_model()
-    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
-    for _ in range(4):
-        number = len(checkpointer.list_checkpoints())
-        process = start(save_on, tmp_path)
-        while len(list(tmp_path.glob("CKPT*"))) <= number + 1:
-            assert process.is_alive()
-        time.sleep(draw.uniform(0, 0.1))
-        process.kill()
-        process.join(TIME_LIMIT)
-    found = checkpointer.list_checkpoints()
-    for checkpoint in found:
-        torch.nn.init.zeros_(model.weight)
-        checkpointer.load_checkpoint(checkpoint)
-        assert model.weight.item() == 1.0
-
-
 @pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="Linux only")
 def test_a_checkpoint_is_on_the_disk_before_older_ones_are_deleted(
     tmp_path, monkeypatch
@@ -234,7 +207,8 @@ def test_named_checkpoint_keeps_its_name(tmp_path, name, caplog):
     for loss in (1.0, 0.5):
         saved = checkpointer.save_checkpoint({"loss": loss}, name=name)
         assert saved.path == tmp_path / f"CKPT+{name}"
-        assert caplog.messages[-1].endswith(str(saved.path))
+        assert str(saved.path) in caplog.text
+    assert ".partial" not in caplog.text
     assert [c.meta["loss"] for c in checkpointer.list_checkpoints()] == [0.5]
 
 
