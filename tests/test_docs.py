@@ -1,4 +1,4 @@
-"""The code, the commands and the tables of docs/ are right."""
+"""The code of the README, and code, commands and tables of docs/, are right."""
 
 import ast
 import configparser
@@ -69,7 +69,9 @@ def place(tmp_path, monkeypatch, hub):
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in DOCS if blocks(p, "python")], ids=lambda p: p.stem
+    "page",
+    [p for p in (ROOT / "README.md", *DOCS) if blocks(p, "python")],
+    ids=lambda p: p.stem,
 )
 def test_code_runs(page, place):
     for block in blocks(page, "python"):

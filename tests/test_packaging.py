@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -10,11 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hyperpyyaml import load_hyperpyyaml
 
 import speechbrain_vq
-from speechbrain_vq.presets import preset_names, preset_path
-from speechbrain_vq.recipe_files import recipe_path
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = {"datasets", "scipy", "sklearn", "speechbrain", "torchaudio"}
@@ -125,6 +123,13 @@ def test_import_is_light():
     assert not HEAVY & set(loaded.stdout.split())
 
 
+def test_the_package_imports_no_recipe():
+    for path in (ROOT / "speechbrain_vq").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert not re.search(r"\brecipes\b", ast.unparse(node)), path
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_resolve(package):
     module = importlib.import_module(package)
@@ -148,47 +153,3 @@ def test_type_checkers_see_the_public_names(package):
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'speechbrain_vq'.*'VQ'"):
         _ = speechbrain_vq.VQ
-
-
-def test_presets_have_the_keys_of_the_default():
-    def keys(name):
-        lines = preset_path(name).read_text().splitlines()
-        return {li.split(":")[0] for li in lines if li[:1].isalpha()}
-
-    assert all(keys(name) >= keys("robust") for name in preset_names())
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_preset_makes_a_quantizer(name):
-    with open(preset_path(name)) as stream:
-        preset = load_hyperpyyaml(stream)
-    # Two keys are for the Brain, all the others for the quantizer.
-    assert preset.pop("codebook_lr_multiplier") >= 1.0
-    preset.pop("codebook_max_lr")
-    schedule = preset.pop("reinit_schedule")
-    speechbrain_vq.VectorQuantizer(4, 8, **preset)
-    reinitializes = schedule is not None and schedule.resolve(9).reinitializes
-    assert reinitializes == (preset["reservoir_size"] != 0)
-
-
-def test_unknown_preset_is_reported():
-    with pytest.raises(ValueError) as error:
-        preset_path("robst")
-    assert "Did you mean 'robust'?" in str(error.value)
-    assert all(name in str(error.value) for name in preset_names())
-
-
-def test_preset_names_are_not_paths():
-    for name in ("../hparams/robust", "robust.yaml", ""):
-        with pytest.raises(ValueError, match="No preset"):
-            preset_path(name)
-
-
-def test_recipes_and_presets_are_neighbours():
-    recipe, preset = recipe_path("MiniSpeech"), preset_path("robust")
-    assert recipe.parents[1] == preset.parents[1]
-
-
-def test_unknown_recipe_is_reported():
-    with pytest.raises(ValueError, match="No recipe 'MiniSpech'"):
-        recipe_path("MiniSpech")

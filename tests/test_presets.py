@@ -10,7 +10,12 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
 from speechbrain_vq import VectorQuantizer
-from speechbrain_vq.presets import preset_names, preset_path
+from speechbrain_vq.presets import (
+    bundled,
+    preset_names,
+    preset_path,
+    quantizer_options,
+)
 from speechbrain_vq.recipe_files import recipe_path
 
 
@@ -30,20 +35,30 @@ def test_a_preset_states_first_what_differs(name):
     assert all(own[key] != {**robust, **usual}[key] for key in own)
 
 
-@pytest.mark.parametrize("name", ["product", "residual"])
-def test_composed_presets_have_several_codebooks(name):
-    with open(preset_path(name), encoding="utf-8") as file:
-        preset = load_hyperpyyaml(file)
-    assert preset["num_codebooks"] > 1 and preset["composition"] == name
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_makes_a_quantizer_and_has_a_schedule_where_it_needs_one(name):
+    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
+    VectorQuantizer(4, 8, **quantizer_options(preset))
+    schedule = preset["reinit_schedule"]
+    reinitializes = schedule is not None and schedule.resolve(9).reinitializes
+    assert reinitializes == (preset["reservoir_size"] != 0)
 
 
 @pytest.mark.parametrize(
-    "name, suggestion",
+    "find, name, message",
     [
-        ("MiniSpeech", "MiniSpeech/unit-discovery"),
-        ("MiniSpeech/unit-vocodr", "MiniSpeech/unit-vocoder"),
+        (preset_path, "robst", "Did you mean 'robust'"),
+        # Names are no paths.
+        *(
+            (preset_path, name, "No preset.*" + ".*".join(preset_names()))
+            for name in ("../hparams/robust", "robust.yaml", "")
+        ),
+        (recipe_path, "MiniSpech", "No recipe 'MiniSpech'"),
+        (recipe_path, "MiniSpeech/train.py", "mean 'MiniSpeech/unit-discovery"),
+        (recipe_path, "MiniSpeech/unit-vocodr/x", "mean 'MiniSpeech/unit-voco"),
+        (bundled, "mni", "No bundled model 'mni'.*'mini'"),
     ],
 )
-def test_an_unknown_recipe_is_met_with_the_closest(name, suggestion):
-    with pytest.raises(ValueError, match=f"Did you mean '{suggestion}'"):
-        recipe_path(f"{name}/train.py")
+def test_an_unknown_name_is_met_with_the_closest(find, name, message):
+    with pytest.raises(ValueError, match=message):
+        find(name)

@@ -1,6 +1,5 @@
 """Every command and example of the README and of docs/ runs."""
 
-import csv
 import json
 import pathlib
 import re
@@ -12,12 +11,15 @@ import sys
 import datasets
 import pytest
 import soundfile
+from click.testing import CliRunner
 
 from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq.cli import main
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
     prepare_minispeech,
 )
-from tests.recipe_tests import phone_corpora
+from tests.recipe_tests.phone_corpora import make_festvoxru
+from tests.recipe_tests.processes import short_options
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,23 +42,31 @@ def run(*command, cwd):
     return result.stdout
 
 
-def code(heading):
+def first_block(heading, language):
     section = TEXT.split(f"## {heading}\n")[1].split("\n## ")[0]
-    return re.search(r"```python\n(.*?)```", section, flags=re.S).group(1)
+    return re.search(rf"```{language}\n(.*?)```", section, flags=re.S)[1]
 
 
-def test_the_example_runs(tmp_path):
-    run(sys.executable, "-c", code("In your own loop"), cwd=tmp_path)
+def code(heading):
+    return first_block(heading, "python")
 
 
-def test_the_bundled_model_speaks(tmp_path):
+def commands(heading):
+    """The arguments of each of a section's commands."""
+    lines = first_block(heading, "bash").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    assert {first for first, *_ in words} == {"speechbrain-vq"}
+    return [arguments for _, *arguments in words]
+
+
+def test_the_bundled_model_speaks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     example = pathlib.Path(bundled("speech")) / "example.wav"
-    shutil.copyfile(example, tmp_path / "my.wav")
-    section = TEXT.split("## Speech from tokens\n")[1].split("\n## ")[0]
-    line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    run(PROGRAM, *shlex.split(line)[1:], cwd=tmp_path)
-    wav, _ = soundfile.read(tmp_path / "from_tokens/my.wav")
-    assert len(wav) == soundfile.info(example).frames
+    shutil.copyfile(example, "my.wav")
+    result = CliRunner().invoke(main, *commands("Speech from tokens"))
+    assert result.exit_code == 0, result.output
+    frames = soundfile.info("from_tokens/my.wav").frames
+    assert frames == soundfile.info("my.wav").frames
 
 
 def test_the_readme_is_short():
@@ -73,43 +83,16 @@ def test_make_knows_the_two_commands():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_the_demo_and_loading_what_it_made(tmp_path):
-    command = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
-    result = run(*command, cwd=tmp_path)
-    assert "vanilla" in result and "robust" in result and "Next:" in result
-    metrics = json.loads((tmp_path / "d.json").read_text())
-    assert [one["preset"] for one in metrics["presets"]] == [
-        "vanilla",
-        "robust",
-    ]
-    for one in metrics["presets"]:
-        assert set(one) == {
-            "preset",
-            "used_codes_percent",
-            "perplexity",
-            "reconstruction_error",
-            "pnmi",
-        }
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
-    section = TEXT.split("## Train\n")[1].split("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    for line in block.splitlines():
-        command = shlex.split(line)
-        assert command[0] == "speechbrain-vq"
-        short = SHORT if command[1] == "train" else []
-        run(PROGRAM, *command[1:], *short, cwd=tmp_path)
+    for verb, *arguments in commands("Train"):
+        short = SHORT if verb == "train" else []
+        run(PROGRAM, verb, *arguments, *short, cwd=tmp_path)
     assert (tmp_path / "results/best/model.safetensors").exists()
     speech = next((tmp_path / "data/audio").rglob("*.flac"))
     speech.rename(tmp_path / "speech.wav")
     run(sys.executable, "-c", code("Load"), cwd=tmp_path)
     assert (tmp_path / "from_tokens.wav").exists()
-    section = TEXT.split("## Evaluate\n")[1].split("\n## ")[0]
-    line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    run(PROGRAM, *shlex.split(line)[1:], cwd=tmp_path)
+    run(PROGRAM, *commands("Evaluate")[0], cwd=tmp_path)
     report = (tmp_path / "results/report/results.md").read_text()
     assert "| PNMI |" in report and "ABX" in report
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
@@ -119,14 +102,10 @@ def test_the_commands_from_training_to_the_hub(tmp_path, hub, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_of_a_recipe(tmp_path):
-    phone_corpora.make_festvoxru(tmp_path)
-    section = TEXT.split("## Recipes\n")[1].split("\n## ")[0]
-    line = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    with open(ROOT / "tests/recipes/FestvoxRu.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    flags = shlex.split(rows[-1]["test_debug_flags"])
-    short = [f for f in flags if "_folder=" not in f]
-    run(PROGRAM, *shlex.split(line)[1:], *short, cwd=tmp_path)
+    make_festvoxru(tmp_path)
+    options = short_options("FestvoxRu/phone-recognition", "train")
+    short = [f"--{key}={value}" for key, value in options.items()]
+    run(PROGRAM, *commands("Recipes")[0], *short, cwd=tmp_path)
     results = json.loads((tmp_path / "results/phones/results.json").read_text())
     assert results["per"] < 100
 
@@ -140,9 +119,7 @@ def test_the_walk_of_a_stranger(tmp_path, hub, monkeypatch):
     corpus = prepare_minispeech(tmp_path / "corpus", minutes=4)
     (corpus / "audio").rename(tmp_path / "recordings")
     paths = [str(p) for p in (tmp_path / "recordings").rglob("*.flac")]
-    section = TEXT.split("## Your own recordings\n")[1].split("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    train, tokenize, push = (shlex.split(x)[1:] for x in block.splitlines())
+    train, tokenize, push = commands("Your own recordings")
     output = run(PROGRAM, *train, *SHORT[1:], cwd=tmp_path)
     assert "of 24 speakers (the subfolders: " in output
     check_report(tmp_path / "results/mine/report.html")
@@ -151,7 +128,7 @@ def test_the_walk_of_a_stranger(tmp_path, hub, monkeypatch):
     tokens = {str(tmp_path / row["path"]): row["tokens"] for row in rows}
     assert set(tokens) == set(paths)
     # As a data set.
-    option = re.search(r"With `(--out=\w+)`, `tokenize` writes", section)[1]
+    option = re.search(r"With `(--out=\w+)`, `tokenize` writes", TEXT)[1]
     assert tokenize.pop().startswith("--out=")
     run(PROGRAM, *tokenize, option, cwd=tmp_path)
     rows = datasets.load_from_disk(tmp_path / option.removeprefix("--out="))
@@ -187,9 +164,7 @@ def check_conversion(folder):
     """A model of the same data says recordings in another voice."""
     target = next((folder / "data/audio").rglob("*.flac"))
     target.rename(folder / "target.wav")
-    section = TEXT.split("## Another voice\n")[1].split("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    train, convert = (shlex.split(line)[1:] for line in block.splitlines())
+    train, convert = commands("Another voice")
     small = [f for f in SHORT if "minutes" not in f] + ["--num_workers=0"]
     run(PROGRAM, *train, *small, cwd=folder)
     run(PROGRAM, *convert, cwd=folder)
@@ -204,10 +179,8 @@ def check_the_hub(folder, hub):
     (folder / "recordings").mkdir()
     for path in list((folder / "data/audio").rglob("*.flac"))[:3]:
         path.rename(folder / "recordings" / path.name)
-    section = TEXT.split("## On the Hub\n")[1].split("\n## ")[0]
-    block = re.search(r"```bash\n(.*?)```", section, flags=re.S).group(1)
-    for line in block.splitlines():
-        run(PROGRAM, *shlex.split(line)[1:], cwd=folder)
+    for arguments in commands("On the Hub"):
+        run(PROGRAM, *arguments, cwd=folder)
     run(sys.executable, "-c", code("On the Hub"), cwd=folder)
     assert len(hub.calls("POST", "/commit/")) == 1
     local = VQTokenizer.from_hparams(folder / "results/units/model")

@@ -15,14 +15,7 @@ from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import INTERRUPTED
 
 ROOT = pathlib.Path(__file__).parents[2]
-VERBS = (
-    "demo train list config export push tokenize reconstruct convert evaluate "
-    "report"
-).split()
-
-
-def test_the_verbs():
-    assert set(main.commands) == set(VERBS)
+VERBS = list(main.commands)
 
 
 def test_the_verbs_are_described_in_whole_lines():
@@ -103,11 +96,6 @@ def test_help_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_too_few_steps_are_refused():
-    result = CliRunner().invoke(main, ["demo", "--steps=50"])
-    assert result.exit_code != 0 and "50" in result.output
-
-
 @pytest.mark.parametrize(
     "arguments, hint",
     [
@@ -132,6 +120,8 @@ def test_too_few_steps_are_refused():
         (["export", f"{ROOT}/hparam", "x"], f"Did you mean '{ROOT}/hparams'?"),
         (["push", f"{ROOT}/hparam", "a/b"], f"Did you mean '{ROOT}/hparams'?"),
         (["train", ".", "--data-folder=x"], "leave --data_folder out"),
+        (["export", ".", "model"], "not the folder of a run"),
+        (["demo", "--steps=50"], "50 is not in"),
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
@@ -180,9 +170,3 @@ def test_a_failed_command_leaves_no_folder(verb, tmp_path):
     result = CliRunner().invoke(main, [verb, str(noise), *options])
     assert result.exit_code == 1 and "0 files done, 1 left out" in result.output
     assert not (tmp_path / "new").exists()
-
-
-def test_export_names_what_is_no_run(tmp_path):
-    result = CliRunner().invoke(main, ["export", str(tmp_path), "model"])
-    assert result.exit_code != 0
-    assert "not the folder of a run" in result.output

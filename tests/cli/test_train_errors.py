@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.audio import read_audio
+from tests.dataio.test_atomic import LOCK
 
 RECIPE = "MiniSpeech/unit-discovery"
 
@@ -61,6 +62,8 @@ def train(tmp_path, monkeypatch):
         (["--device=cdua"], "The device 'cdua' cannot be used"),
         (["codebook_size=64"], "write --codebook_size=64"),
         (["other_recordings"], "'other_recordings' belongs to no option"),
+        # Zero is a value where it makes sense.
+        (["--window_weight=0", "--num_workers=-1"], "num_workers must be 0 or"),
     ],
 )
 def test_a_wrong_argument_is_one_line(arguments, message, train, tmp_path):
@@ -179,48 +182,27 @@ def test_an_absent_gpu_is_one_line(train):
     )
 
 
-def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(tmp_path):
-    hold = (
-        "import sys\n"
-        "from speechbrain_vq.dataio.atomic import exclusive\n"
-        "with exclusive('run'):\n"
-        "    print('held', flush=True)\n"
-        "    sys.stdin.read()\n"
-    )
-    train = [sys.executable, "-m", "speechbrain_vq", "train", RECIPE]
+def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(
+    train, tmp_path
+):
+    command = [sys.executable, "-c", LOCK, tmp_path / "run"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-
-    def second():
-        command = [*train, "--data_folder=x", "--out=run"]
-        return subprocess.run(
-            command, cwd=tmp_path, capture_output=True, text=True
-        )
-
-    with subprocess.Popen(
-        [sys.executable, "-c", hold], cwd=tmp_path, **pipes
-    ) as first:
-        assert first.stdout.readline() == b"held\n"
-        result = second()
-        assert result.returncode == 1
-        (line,) = (x for x in result.stderr.splitlines() if "Error" in x)
+    with subprocess.Popen(command, **pipes) as first:
+        assert first.stdout.readline() == b"locked\n"
+        result = train("--data_folder=x", "--out=run")
+        assert result.exit_code == 1
+        (line,) = (x for x in result.output.splitlines() if "Error" in x)
         assert "run is being written by another process" in line
         assert f"({first.pid} on {socket.gethostname()}, since 2" in line
         first.kill()
     # Nobody holds it any more; it has no recordings.
-    result = second()
-    assert "is being written" not in result.stderr and result.returncode == 1
-    assert not list(tmp_path.glob(".run*"))
+    result = train("--data_folder=x", "--out=run")
+    assert "is being written" not in result.output and result.exit_code == 1
 
 
 def test_debug_shows_the_traceback(train):
     result = train("--data_folder=x", "--preset=robst", "--debug")
     assert isinstance(result.exception, ValueError)
-
-
-def test_zero_is_a_value_where_it_makes_sense(train):
-    result = train("--data_folder=x", "--window_weight=0", "--num_workers=-1")
-    assert "window_weight" not in result.output
-    assert "num_workers must be 0 or more" in result.output
 
 
 @pytest.mark.parametrize(
@@ -252,20 +234,12 @@ def test_bugs_keep_their_traceback():
         print(1 / 0)
 
 
-def test_nothing_is_made_where_a_folder_is_missing(tmp_path):
+def test_nothing_is_made_where_a_folder_is_missing(train, tmp_path):
     (tmp_path / "my_recordings").mkdir()
-    result = subprocess.run(
-        [
-            *(sys.executable, "-m", "speechbrain_vq", "train", RECIPE),
-            *("--data-folder=my_recordigns", "--out=run"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "Did you mean 'my_recordings'?" in result.stderr
-    assert "--make_minispeech" in result.stderr
+    result = train("--data-folder=my_recordigns", "--out=run")
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "Did you mean 'my_recordings'?" in result.output
+    assert "--make_minispeech" in result.output
     assert not (tmp_path / "my_recordigns").exists()
     assert not list((tmp_path / "my_recordings").iterdir())
 

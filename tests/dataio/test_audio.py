@@ -17,6 +17,7 @@ from speechbrain_vq.dataio.dataset import (
     random_start,
     read_dataset,
 )
+from tests.dataio.test_kinds import unknown_length
 
 RATE = 16000
 
@@ -36,6 +37,7 @@ def files(tmp_path):
     soundfile.write(tmp_path / "whole.flac", tone(RATE), RATE)
     whole = (tmp_path / "whole.flac").read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "stream.flac").write_bytes(unknown_length(whole))
     return tmp_path
 
 
@@ -52,7 +54,7 @@ def test_channels_are_averaged(files):
     torch.testing.assert_close(read_audio(files / "stereo.wav", RATE), mono / 2)
 
 
-@pytest.mark.parametrize("name", ["good.wav", "whole.flac"])
+@pytest.mark.parametrize("name", ["good.wav", "whole.flac", "stream.flac"])
 def test_a_piece_is_that_piece_of_the_whole(files, name):
     whole = read_audio(files / name, RATE)
     piece = read_audio(files / name, RATE, start=0.25, duration=0.5)

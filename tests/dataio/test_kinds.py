@@ -66,6 +66,9 @@ GOOD = {
     "tags.mp3": lambda path: (
         b"ID3\4\0\0\0\0\1\0" + bytes(128) + written(path) + b"TAG" + bytes(125)
     ),
+    "tags of another kind.mp3": lambda path: (
+        written(path) + b"APETAGEX" + bytes(99)
+    ),
     "clipped.wav": lambda path: written(path, np.clip(50 * sound(), -1, 1)),
     "of unknown length.flac": lambda path: unknown_length(written(path)),
     "streamed.wav": lambda path: patched(written(path), 40, b"\xff" * 4),

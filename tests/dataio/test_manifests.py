@@ -169,6 +169,22 @@ def test_json_and_csv_are_the_same(tmp_path):
     assert ours["b"]["words"] == "x {y}"
 
 
+def test_braces_roots_and_speakers(tmp_path):
+    entries = {
+        "u": {"wav": "{data_root}/{{1}}.wav", "phones": [[0, 1, "{{"]]},
+        "v": {"wav": "v.wav", "spk_id": 0, "gender": 1},
+        "w": {"wav": "w.wav", "spk_id": None, "gender": ""},
+    }
+    (tmp_path / "test.json").write_text(json.dumps(entries))
+    (tmp_path / "corpus.json").write_text('{"data_root": "sub"}')
+    for root, expected in ((None, f"{tmp_path}/sub"), ("/data", "/data")):
+        items = read_manifest(tmp_path / "test.json", root)
+        assert items["u"]["wav"] == f"{expected}/{{1}}.wav"
+        assert items["u"]["phones"] == [[0, 1, "{"]]
+    assert (items["v"]["spk_id"], items["v"]["gender"]) == ("0", "1")
+    assert not items["w"]["spk_id"] and not items["w"]["gender"]
+
+
 def test_labels_that_end_after_the_audio_are_counted(tmp_path, caplog):
     path = tmp_path / "train.json"
     path.write_text(changed(phones=[[0, 1.5, "a"]]))
