@@ -177,6 +177,9 @@ METHODS = {
     "robust, denormalized": functools.partial(
         preset, "robust", {"denormalize": True}
     ),
+    "robust, running norm": functools.partial(
+        preset, "robust", {"norm": "running"}
+    ),
     "robust, batch norm": functools.partial(
         preset, "robust", {"norm": "batch"}
     ),
