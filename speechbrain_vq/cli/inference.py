@@ -166,7 +166,8 @@ def _report(result, out, strict=False):
     from speechbrain_vq.dataio.audio import count_reasons
 
     for reason in result.bad.values():
-        click.echo(f"Left out: {reason}", err=True)
+        # A name may have several lines.
+        click.echo(f"Left out: {reason}".replace("\n", "\\n"), err=True)
     number = result.done - result.existing
     message = f"{number} {'file' if number == 1 else 'files'} done, "
     if result.existing:

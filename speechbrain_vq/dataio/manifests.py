@@ -133,6 +133,17 @@ def read_manifest(
         )
         for name, item in items.items()
     }
+    _warn_of_labels(path, items)
+    return items
+
+
+# The argument of read_manifest has the same name.
+_root = data_root
+
+
+def _warn_of_labels(path, items):
+    """Warn of items whose labels contradict their audio, or those of another
+    item of the same recording."""
     late = [
         name
         for name, item in items.items()
@@ -144,11 +155,18 @@ def read_manifest(
             "%s: phones of %d of %d items end after the audio: %s",
             *(path, len(late), len(items), first_names(late)),
         )
-    return items
-
-
-# The argument of read_manifest has the same name.
-_root = data_root
+    first, other = {}, []
+    for name, item in items.items():
+        labels = [item.get(key) for key in ("spk_id", "words", "phones")]
+        whole = "start" not in item
+        if whole and first.setdefault(item["wav"], labels) != labels:
+            other.append(name)
+    if other:
+        logger.warning(
+            "%s: %d of %d items have other labels than items before them of "
+            "the same recording: %s",
+            *(path, len(other), len(items), first_names(other)),
+        )
 
 
 def _without_duplicates(pairs):
@@ -164,9 +182,10 @@ def _read_csv(path):
     """Read SpeechBrain's csv manifest as one of json."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, skipinitialspace=True, strict=True)
+        _without_duplicates([(name, None) for name in rows.fieldnames or ()])
         pairs = [(row.pop("ID", None), row) for row in rows]
     for name, row in pairs:
-        if name is None or None in row:
+        if not name or None in row:
             raise ValueError(
                 f"a row must have an ID and no more columns than "
                 f"the header, not {row}."
@@ -189,6 +208,7 @@ def _checked(item, where, folder, root, needed):
         if value is None and key not in ("wav", *needed):
             continue
         is_valid = isinstance(value, kind) and not isinstance(value, bool)
+        is_valid = is_valid and value == value  # NaN, as pandas writes it
         if key == "length":
             is_valid = is_valid and 0 < value < _LONGEST
         if not is_valid or (key == "wav" and not value):

@@ -97,6 +97,7 @@ def changed(**fields):
         ),
         (changed(length=float("nan")), '"length" is nan'),
         (changed(words=[1]), '"words" is .1.; it must be a text'),
+        (changed(spk_id=float("nan")), '"spk_id" is nan; it must be a name'),
         (changed(spk_id=[1]), '"spk_id" is .1.; it must be a name'),
         (
             changed(phones="a b"),
@@ -131,6 +132,37 @@ def test_what_is_wrong_is_named_with_what_is_expected(
         read_manifest(path, needed=["length"])
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("ID,wav,wav\na,a.wav,b.wav\n", "'wav' is defined more than once"),
+        ("ID,wav\n,a.wav\n", "must have an ID"),
+        ("ID;wav\na;a.wav\n", "must have an ID"),
+    ],
+)
+def test_what_is_wrong_in_csv_is_named(tmp_path, text, message):
+    path = tmp_path / "train.csv"
+    path.write_text(text)
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(path)
+
+
+def test_other_labels_of_one_recording_are_counted(tmp_path, caplog):
+    items = {name: {"wav": "a.wav", "spk_id": "ann"} for name in "abc"}
+    items["c"]["spk_id"] = "bob"
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(items))
+    assert len(read_manifest(path)) == 3
+    (message,) = caplog.messages
+    assert "1 of 3 items have other labels" in message
+    assert message.endswith("same recording: c")
+    # Parts of a recording have their own.
+    items["c"]["start"] = 1.5
+    path.write_text(json.dumps(items))
+    read_manifest(path)
+    assert len(caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
