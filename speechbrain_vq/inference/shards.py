@@ -25,6 +25,7 @@ from speechbrain_vq.dataio.audio import (
     cell_source,
     check_audio,
     check_files,
+    files_below,
     find_audio,
 )
 from speechbrain_vq.dataio.logs import few_warnings
@@ -213,24 +214,16 @@ def tables_in(
     hidden ones and those in the output; True for Parquet."""
     tables = {}
     for place in map(pathlib.Path, places):
-        paths = [place]
-        if place.is_dir():
-            paths = sorted(p for p in place.rglob("*") if _is_table(p))
-        for path in filter(_is_table, paths):
-            hidden = path.relative_to(place).parts
-            absolute = pathlib.Path(os.path.abspath(path))
-            if any(part.startswith(".") for part in hidden) or (
-                output is not None and output in absolute.parents
-            ):
-                continue
+        paths = sorted(files_below(place)) if place.is_dir() else [place]
+        for path in paths:
             is_parquet = path.suffix == ".parquet"
+            # The latter is beside the Arrow files of a data set.
+            if not is_parquet and path.name != "state.json":
+                continue
+            if output in pathlib.Path(os.path.abspath(path)).parents:
+                continue
             tables[os.fspath(path if is_parquet else path.parent)] = is_parquet
     return tables
-
-
-def _is_table(path):
-    # The latter is beside the Arrow files of a data set.
-    return path.suffix == ".parquet" or path.name == "state.json"
 
 
 @few_warnings()
