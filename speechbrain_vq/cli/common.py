@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import click
 
 from speechbrain_vq._names import suggestion
+from speechbrain_vq.dataio.atomic import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,10 @@ class OutputPath(click.Path):
         parent = next(place for place in places if os.path.lexists(place))
         if not parent.is_dir():
             self.fail(f"'{parent}' is no folder.", parameter, context)
-        if not os.access(parent, os.W_OK | os.X_OK):
-            self.fail(f"'{parent}' cannot be written to.", parameter, context)
+        try:
+            check_writable(parent)
+        except OSError as error:
+            self.fail(f"'{parent}' {error.strerror}.", parameter, context)
         return path
 
 
