@@ -102,13 +102,12 @@ def subsample(
     context: str = "within",
     max_size_group: int | None = MAX_SIZE_GROUP,
     max_speakers: int | None = 50,
-    max_phones: int | None = 200,
     max_items: int | None = None,
     seed: int = 0,
 ) -> tuple[list[Item], int]:
     """Draw at most so many items of each speaker, phone and
-    (``context="within"``) neighbours, of so many speakers and phones; None: no
-    limit. ``read`` returns an iterable of all items, and is called three times.
+    (``context="within"``) neighbours, of so many speakers; None: no limit.
+    ``read`` returns an iterable of all items, and is called three times.
 
     If these are still more than ``max_items``, all items of some neighbours
     (or, for ``context="any"``, phones) but the first are left out, so that
@@ -117,17 +116,12 @@ def subsample(
 
     Returns the items, in their order, and the number of all items.
     """
-    speakers, phones, total = set(), set(), 0
-    for item in read():
-        speakers.add(item.speaker)
-        phones.add(item.phone)
-        total += 1
-    speakers = set(_draw(sorted(speakers), max_speakers, f"{seed}"))
-    phones = set(_draw(sorted(phones), max_phones, f"{seed}"))
+    counts = collections.Counter(item.speaker for item in read())
+    speakers = set(_draw(sorted(counts), max_speakers, f"{seed}"))
 
     def grouped():
         for item in read():
-            if item.speaker in speakers and item.phone in phones:
+            if item.speaker in speakers:
                 place = (item.before, item.after) if context == "within" else ()
                 yield (item.speaker, item.phone, *place), item
 
@@ -142,7 +136,7 @@ def subsample(
             if position[group] in drawn[group]:
                 items.append(item)
             position[group] += 1
-    return items, total
+    return items, counts.total()
 
 
 def _group_sizes(grouped, context, max_size_group, max_items, seed):

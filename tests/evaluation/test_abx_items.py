@@ -52,7 +52,7 @@ def test_items_to_compare_stay_together_in_any_order():
 def test_below_the_limits_nothing_is_left_out():
     _, items = synthetic_items()
     assert sample(items, "any", None, max_items=len(items)) == items
-    assert len({i.phone for i in sample(items, "any", max_phones=2)}) == 2
+    assert len({i.speaker for i in sample(items, "any", max_speakers=2)}) == 2
     # The first neighbours alone are more: they are taken.
     assert len(sample(items, "within", None, max_items=1)) == len(items) // 2
     assert subsample(lambda: items, "any", 1)[1] == len(items)
