@@ -25,27 +25,9 @@ from tests.recipe_tests.phone_corpora import (
     make_librispeech,
     make_wsj,
 )
+from tests.recipe_tests.processes import short_options
 
 recipe = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
-
-pytestmark = pytest.mark.slow
-
-SMALL = {
-    "batch_size": 4,
-    "num_buckets": 2,
-    "n_mels": 20,
-    "channels": 4,
-    "hidden_size": 32,
-    "num_layers": 1,
-    "dropout": 0.1,
-    "mixer_channels": 16,
-    "codebook_size": 32,
-    "codebook_dim": 8,
-    "lr": 0.01,
-    "ckpt_interval_steps": 1000,
-}
-SCHEDULE = "{reinit_schedule: {warmup: 8, every: 8}}"
-
 
 CORPORA = {
     "FestvoxRu": (make_festvoxru, festvoxru_prepare.prepare),
@@ -54,31 +36,31 @@ CORPORA = {
 }
 
 
-def start(corpus, data, folder, yaml="train", **options):
-    """A run of the recipe in this process; its results."""
+def start(corpus, data, folder, **options):
+    """A run of the recipe in this process; its Brain and results."""
+    name = f"{corpus}/phone-recognition"
     options = {
-        **SMALL,
+        **short_options(name, "train"),
         **data,
         "manifest_folder": folder.parent / "manifests",
         "output_folder": folder,
         **options,
     }
-    path = recipe_path(f"{corpus}/phone-recognition/hparams/{yaml}.yaml")
     brain = recipe.run(
         CORPORA[corpus][1],
-        [str(path), "--noprogressbar"]
-        + [f"--{key}={value}" for key, value in options.items()],
+        [str(recipe_path(f"{name}/hparams/train.yaml")), "--noprogressbar"]
+        + [f"--{k}={v}" for k, v in options.items() if v is not None],
     )
     return brain, json.loads((folder / "results.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_from_a_corpus_to_a_model(corpus, tmp_path):
     data = CORPORA[corpus][0](tmp_path)
     folder = tmp_path / "out"
-    brain, results = start(
-        corpus, data, folder, number_of_steps=80, vq=SCHEDULE
-    )
+    options = {"number_of_steps": 80, "hidden_size": 32, "codebook_size": 32}
+    brain, results = start(corpus, data, folder, **options)
     assert results["preset"] == "robust" and results["steps"] == 80
     # The phones are tones: a recogniser that learns tells them.
     assert results["per"] < 50
@@ -98,22 +80,17 @@ def test_from_a_corpus_to_a_model(corpus, tmp_path):
             log_probs.append(modules.recogniser(vq.quantized, seen))
     torch.testing.assert_close(*log_probs)
     # Who runs it again finds it done.
-    assert (
-        start(corpus, data, folder, number_of_steps=80, vq=SCHEDULE)[1]
-        == results
-    )
+    assert start(corpus, data, folder, **options)[1] == results
 
 
+@pytest.mark.slow
 def test_more_phones_than_labels_are_reported(tmp_path):
     with pytest.raises(ValueError, match="give --num_labels=7"):
-        start(
-            "FestvoxRu",
-            make_festvoxru(tmp_path),
-            tmp_path / "out",
-            num_labels=6,
-        )
+        data = make_festvoxru(tmp_path)
+        start("FestvoxRu", data, tmp_path / "out", num_labels=6)
 
 
+@pytest.mark.slow
 def test_utterances_that_ctc_cannot_learn_are_left_out(tmp_path):
     files, _ = festvoxru_files()
     lab = next(k for k in files if k.endswith("ru_0001.lab"))
@@ -123,22 +100,13 @@ def test_utterances_that_ctc_cannot_learn_are_left_out(tmp_path):
     silent = lab.replace("ru_0001", "ru_0002")
     files[silent] = b"#\n0.64 125 pau\n"
     make_deb(tmp_path / "festvox-ru_0.5_all.deb", files)
-    start(
-        "FestvoxRu",
-        {"data_folder": tmp_path},
-        tmp_path / "out",
-        number_of_steps=2,
-        preset="none",
-    )
+    data = {"data_folder": tmp_path}
+    options = {"number_of_steps": 2, "preset": "none", "vq": None}
+    start("FestvoxRu", data, tmp_path / "out", **options)
     log = (tmp_path / "out/log.txt").read_text()
     assert "2 of 52 utterances are left out" in log
     with pytest.raises(ValueError, match="at most 0.1 seconds"):
-        start(
-            "FestvoxRu",
-            {"data_folder": tmp_path},
-            tmp_path / "short",
-            longest=0.1,
-        )
+        start("FestvoxRu", data, tmp_path / "short", longest=0.1)
 
 
 class Recogniser(torch.nn.Module):
