@@ -42,7 +42,7 @@ def check_resume(hparams_file: str, overrides: str) -> None:
         raise ValueError(
             f"{folder} holds a run with other values: "
             f"{'; '.join(changed[:5])}. Give the values it had to go on with "
-            "it, name another --output_folder, or remove this one."
+            "it, name another --out, or remove this one."
         )
 
 
