@@ -1,5 +1,7 @@
 """What version 0.1 named otherwise, and its saved states; for one release."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,8 @@ class OldQuantizer:
 
     def reestimate(self, vectors=None, generator=None):
         """Deprecated name of ``reinitialize``."""
+        message = "reestimate() is now reinitialize()."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
         return self.reinitialize(vectors, generator=generator)
 
     @property

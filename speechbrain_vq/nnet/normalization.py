@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_vq.nnet.utils import (
+    check_choice,
     is_recomputed,
     refuse_transform,
     sum_over_ranks,
@@ -31,14 +32,13 @@ class MaskedBatchNorm(nn.Module):
         Least weight of the newest batch in the running statistics.
     affine : bool
         Whether to learn a scale and a shift for each feature.
-    running : bool
-        Whether training normalizes by the running statistics as evaluation
-        does, the batch included, and no gradient passes through them: small or
-        correlated batches have moments far from those of the data.
-    initial : bool
-        Whether the statistics are those of one of the first batches, for good,
-        so that what follows need not adapt to statistics that move: means of
-        the features and one variance for all, of that of three batches whose
+    statistics : str
+        By which training normalizes: ``"batch"``: the batch's; ``"running"``:
+        those of evaluation, the batch included, and no gradient passes through
+        them: small or correlated batches have moments far from those of the
+        data; ``"initial"``: those of one of the first batches, for good, so
+        that what follows need not adapt to statistics that move: means of the
+        features and one variance for all, of that of three batches whose
         variance is the middle one, so that neither one of silence nor one of
         noise sets them (data-dependent initialization: Salimans and Kingma,
         2016, arXiv 1602.07868, section 3).
@@ -59,13 +59,12 @@ class MaskedBatchNorm(nn.Module):
         eps: float = 1e-12,
         momentum: float = 0.1,
         affine: bool = True,
-        running: bool = False,
-        initial: bool = False,
+        statistics: str = "batch",
     ):
         super().__init__()
+        check_choice("statistics", statistics, ("batch", "running", "initial"))
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
-        self.running = running or initial  # As in evaluation
-        self.initial = initial
+        self.statistics = statistics
         zeros = torch.zeros(num_features, dtype=torch.float32)
         self.register_buffer("running_mean", zeros)
         self.register_buffer("running_var", torch.ones_like(zeros))
@@ -76,7 +75,7 @@ class MaskedBatchNorm(nn.Module):
     def _start_counting(self, number: int) -> None:
         count = torch.full((), number, device=self.running_mean.device)
         self.register_buffer("num_batches", count, persistent=False)
-        if self.initial:
+        if self.statistics == "initial":
             moments = self.running_mean.new_zeros(3, 2, self.num_features)
             self.register_buffer("first_moments", moments, persistent=False)
 
@@ -90,21 +89,9 @@ class MaskedBatchNorm(nn.Module):
             self._start_counting(0 if is_new else 2**31)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Input, [..., num_features].
-        mask : torch.Tensor, optional
-            Booleans, [...], True at valid frames. Invalid frames are
-            normalized too, and must be finite.
-
-        Returns
-        -------
-        torch.Tensor
-            Output in the shape of the input, fp32.
-        """
+        """Normalize x [..., num_features], in fp32, by the statistics of frames
+        where a mask [...] of booleans is True; the others are normalized too,
+        and must be finite."""
         if x.shape[-1] != self.num_features:
             raise ValueError(
                 f"MaskedBatchNorm normalizes {self.num_features} features, got "
@@ -116,10 +103,11 @@ class MaskedBatchNorm(nn.Module):
             if self.training:
                 if mask is None:
                     mask = torch.ones_like(x[..., 0])
-                learns = torch.is_grad_enabled() and not self.running
+                by_batch = self.statistics == "batch"
+                learns = torch.is_grad_enabled() and by_batch
                 with torch.set_grad_enabled(learns):
                     batch = self._moments(x, mask)
-                if not self.running:
+                if by_batch:
                     mean, variance = batch
             scale = torch.rsqrt(variance + self.eps)
             if self.weight is None:
@@ -151,7 +139,7 @@ class MaskedBatchNorm(nn.Module):
         return mean, variance
 
     def _update(self, mean, variance, count):
-        if self.initial:
+        if self.statistics == "initial":
             self._settle(mean, variance, count)
             return
         self.num_batches += count > 0
@@ -160,7 +148,7 @@ class MaskedBatchNorm(nn.Module):
         unbiased = variance * count / (count - 1).clamp(min=1)
         unbiased = torch.where(count > 1, unbiased, self.running_var)
         share = (1 / self.num_batches.clamp(min=1)).clamp(min=self.momentum)
-        if self.running:  # The means of batches differ, too.
+        if self.statistics == "running":  # The means of batches differ, too.
             apart = (mean - self.running_mean).square()
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)

@@ -238,8 +238,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 codebook_dim if on_latents else input_dim,
                 momentum=0.01 if norm == "running" else 0.1,
                 affine=affine,
-                running=norm == "running",
-                initial=norm == "initial",
+                statistics=norm,
             )
         self.project = self.project_back = nn.Identity()
         if self.latent_dim != input_dim:

@@ -160,7 +160,7 @@ def test_half_precision_input_is_normalized_in_fp32(dtype):
 
 
 def test_running_norm_trains_on_what_evaluation_sees():
-    norm = MaskedBatchNorm(6, momentum=0.25, running=True)
+    norm = MaskedBatchNorm(6, momentum=0.25, statistics="running")
     for step in range(8):
         mask = torch.rand(4, 25) < 0.4
         x = (3 + 2 * torch.randn(4, 25, 6) + step).requires_grad_()
@@ -174,7 +174,7 @@ def test_running_norm_trains_on_what_evaluation_sees():
 def test_running_variance_holds_the_spread_of_the_batches():
     # Batches alike within and far apart, as pieces of few utterances are.
     x = 0.1 * torch.randn(20, 50, 6) + torch.randn(20, 1, 6)
-    norm = MaskedBatchNorm(6, momentum=0.01, running=True)
+    norm = MaskedBatchNorm(6, momentum=0.01, statistics="running")
     for batch in x:
         norm(batch)
     every = x.flatten(0, 1)
@@ -184,7 +184,7 @@ def test_running_variance_holds_the_spread_of_the_batches():
 
 @pytest.mark.parametrize("order", [*itertools.permutations((0, 1, 2))])
 def test_initial_statistics_are_those_of_the_middle_of_three_batches(order):
-    norm, other = (MaskedBatchNorm(6, initial=True) for _ in range(2))
+    norm, other = (MaskedBatchNorm(6, statistics="initial") for _ in range(2))
     batches = 3 + torch.randn(3, 200, 6) * torch.arange(1.0, 7)
     batches *= torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1)
     mask, later = torch.rand(200) < 0.5, torch.randn(40, 6)

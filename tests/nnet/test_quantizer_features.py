@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import importlib
 import io
 import warnings
 
@@ -84,6 +85,16 @@ def test_states_of_version_01_load_strictly(kind):
     expected = quantizer.encode(x)
     assert torch.equal(other.encode(x), expected)
     assert torch.equal(again.encode(x), expected)
+
+
+def test_names_of_version_01_say_what_replaces_them():
+    quantizer = trained()
+    with pytest.warns(DeprecationWarning, match=r"now reinitialize\(\)"):
+        assert quantizer.reestimate().inertia > 0
+    assert quantizer.codewords is quantizer.embedding
+    optimizers = importlib.import_module("speechbrain_vq.training.optimizers")
+    with pytest.raises(ImportError, match="now CodebookTrainer"):
+        _ = optimizers.CodebookOptimizer
 
 
 @every_kind
