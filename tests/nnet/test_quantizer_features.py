@@ -366,8 +366,9 @@ def test_transforms_agree_with_loops(kind):
 
 
 @every_kind
-def test_transforms_of_training_are_refused(kind):
-    quantizer = trained(kind)
+@pytest.mark.parametrize("norm, size", [("batch", 50), (None, 0)])
+def test_transforms_of_training_are_refused(kind, norm, size):
+    quantizer = trained(kind, norm=norm, reservoir_size=size)
     before = copy.deepcopy(quantizer.training_state())
     transforms = (
         torch.func.grad(lambda x: quantizer(x).loss),

@@ -51,8 +51,8 @@ PAPERS_SERIES = [1, 2, 4, 7, 11, 17, 26, 40, 61, 92, 139]
         (ReinitSchedule("1 epoch", "1 epoch", 12), 6, [6, 12]),
         (ReinitSchedule("0.5 epochs", "0.5 epochs", 20), 10, [5, 10, 15, 20]),
         # A warm-up of less than half a step still is a step.
-        (ReinitSchedule("0.1 epochs", 1, 3), 2, [1, 2, 3]),
-        (ReinitSchedule("0 epochs", 1, 3), 9, [1, 2, 3]),
+        (ReinitSchedule("0.1 epochs", 2, 5), 2, [1, 3, 5]),
+        (ReinitSchedule("0 epochs", 2, 5), 9, [2, 4]),
         # By default each comes half as late again.
         (
             ReinitSchedule(64, until="forever"),
