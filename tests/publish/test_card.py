@@ -104,10 +104,12 @@ def test_every_file_that_the_card_names_is_there(model):
         assert name in text and (model / name).is_file()
 
 
-def test_the_code_of_the_card_runs(model, tmp_path, monkeypatch):
-    (code,) = re.findall(
-        r"```python\n(.*?)```", load_card(model).text, flags=re.S
-    )
+@pytest.mark.parametrize("name", ["units", "mini"])
+def test_the_code_of_the_card_runs(name, model, tmp_path, monkeypatch):
+    """Of what was exported and of what comes with the package."""
+    folder = model if name == "units" else pathlib.Path(bundled(name))
+    text = load_card(folder).text
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "units").symlink_to(model)
     soundfile.write("speech.wav", torch.randn(16000) / 10, 16000)
@@ -116,6 +118,8 @@ def test_the_code_of_the_card_runs(model, tmp_path, monkeypatch):
     assert len(names["tokens"]) == 50
     assert names["wavs"].shape == (1, 16000)
     assert pathlib.Path("from_tokens.wav").is_file()
+    pushed = replace_source(text, name, "org/name")
+    assert '.from_hparams("org/name")' in pushed and "bundled(" not in pushed
 
 
 def test_a_name_on_the_hub_goes_into_the_code(run, tmp_path):
@@ -291,19 +295,6 @@ def test_a_model_of_images_says_nothing_of_sound(tmp_path, caplog):
         assert word not in card.text.lower()
     assert not {"audio", "speech"} & set(card.data.tags)
     assert "manifests" not in caplog.text
-
-
-def test_the_card_of_a_bundled_model_loads_it(tmp_path, monkeypatch):
-    folder = pathlib.Path(bundled("mini"))
-    text = (folder / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    monkeypatch.chdir(tmp_path)
-    soundfile.write("speech.wav", torch.randn(16000) / 10, 16000)
-    names = {}
-    exec(code, names)
-    assert len(names["tokens"]) == 50
-    pushed = replace_source(text, "mini", "org/name")
-    assert '.from_hparams("org/name")' in pushed and "bundled(" not in pushed
 
 
 def test_metrics_that_are_no_numbers_are_left_out(run, tmp_path):
