@@ -43,13 +43,15 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--out",
     type=output_folder,
-    help="Folder for results.json, results.md and a picture.",
+    help="Folder for results.json, results.md, a picture and, of a model, "
+    "report.html.",
 )
 @click.option(
     "--report",
     metavar="FILE",
     type=output_file,
-    help="HTML report on the model to write, with recordings of the manifest.",
+    help="HTML report on the model, with recordings of the manifest; default: "
+    "report.html in --out.",
 )
 @click.option(
     "--judges",
@@ -140,11 +142,6 @@ def evaluate(
             source, progress=True, engine=runner, **options, **model
         )
     click.echo(as_text(evaluation), nl=False)
-    if report is not None:
-        from speechbrain_vq.report import write_report as write_page
-
-        data = options["manifest"], options["data_root"]
-        click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
     try:
         for file in write_report(evaluation, out) if out else ():
             click.echo(f"Wrote {file}")
@@ -152,6 +149,13 @@ def evaluate(
         raise click.ClickException(
             f"The report cannot be written: {error}"
         ) from error
+    if report is None and out and not _is_tokens(source):
+        report = out / "report.html"
+    if report is not None:
+        from speechbrain_vq.report import write_report as write_page
+
+        data = options["manifest"], options["data_root"]
+        click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
     if "cost" in evaluation.metrics:
         click.echo(f"Verdict: {_judge(evaluation)}")
     settings = evaluation.settings
@@ -164,6 +168,11 @@ def evaluate(
     )
     if strict and bad:
         sys.exit(1)
+
+
+def _is_tokens(source: str) -> bool:
+    """Tell a file of tokens from a model."""
+    return pathlib.Path(source).suffix == ".jsonl"
 
 
 def _judge(evaluation) -> str:
@@ -185,7 +194,7 @@ def _check_options(source, options):
         if context.get_parameter_source(parameter.name)
         is click.core.ParameterSource.COMMANDLINE
     }
-    is_tokens = pathlib.Path(source).suffix == ".jsonl"
+    is_tokens = _is_tokens(source)
     for names, unused, requirement in (
         (OF_MODELS, is_tokens, f"a model: {source} has only tokens"),
         (OF_TOKENS, not is_tokens, "a .jsonl of tokens: a model has its own"),

@@ -224,12 +224,14 @@ def test_reports_of_models_and_of_runs_without_one(tmp_path):
     assert "No recordings" in html and 'id="training"' in html
 
 
-def test_evaluate_ends_with_it(tmp_path):
+@pytest.mark.parametrize("option", ["--report={page}", "--out={page.parent}"])
+def test_evaluate_ends_with_it(option, tmp_path):
     run = make_run(tmp_path)
-    page = tmp_path / "report.html"
+    page = tmp_path / "evaluation/report.html"
+    page.parent.mkdir()
     arguments = ["evaluate", "mini", "--replicates=0", "--reconstruct=0"]
     manifest = run / "manifests" / "test.json"
-    arguments += [f"--manifest={manifest}", f"--report={page}"]
+    arguments += [f"--manifest={manifest}", option.format(page=page)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0 and f"Wrote {page}" in result.output
     assert "2 utterances of test.json" in page.read_text("utf-8")
