@@ -60,7 +60,8 @@ def read(folder, verify):
     content, meta = path.read_bytes(), None
     with contextlib.suppress(ValueError, yaml.YAMLError):
         meta = yaml.safe_load(content)
-    if not isinstance(meta, dict) or "unixtime" not in meta:
+    time = meta.get("unixtime") if isinstance(meta, dict) else None
+    if not isinstance(time, int | float):
         raise DamagedError(f"{METAFNAME} cannot be read")
     seal = meta.get(SEAL, {"format": 0, "checksums": {}})
     text, _, own = content.rpartition(b"# ")

@@ -39,6 +39,7 @@ DAMAGE = {
     "empty": lambda path: os.truncate(path, 0),
     "a bit flipped": flip,
     "missing": lambda path: path.unlink(),
+    "other text": lambda path: path.write_text("unixtime: soon\n"),
 }
 
 
