@@ -63,15 +63,8 @@ def download(
         model on the Hub (``org/name``).
     revision : str, optional
         Branch, tag or commit on the Hub; absent: ``main``.
-    token : str or bool, optional
-        As in ``huggingface_hub``: absent, it is ``HF_TOKEN`` or the stored
-        login; ``False`` is none.
-    cache_dir : path, optional
-        Cache of the Hub; absent: its default.
-    local_files_only : bool
-        Whether to make no connection.
-    force_download : bool
-        Whether to fetch what is in the cache once more.
+    token, cache_dir, local_files_only, force_download
+        As of ``huggingface_hub.snapshot_download``.
     savedir : path, optional
         Folder for a copy of the files: a new or empty one, or one that an
         earlier call filled.
@@ -118,7 +111,8 @@ def download(
         mark = {"source": os.fspath(folder.resolve())}
         for name in (HPARAMS, *_present(folder, weights)):
             find_file(folder, name)
-        names = _with_vocoder(folder, names)
+        if savedir is not None:
+            names = _with_vocoder(folder, names)
     else:
         repo_id = as_repo_id(source)
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
