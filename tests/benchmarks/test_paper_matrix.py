@@ -99,6 +99,22 @@ def test_ranges_are_shown_unless_empty(script):
     assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
 
 
+def test_failed_writes_keep_the_old_table(script, tmp_path):
+    def failing():
+        yield ["half"]
+        raise OSError
+
+    page, table = tmp_path / "task.md", tmp_path / "task.csv"
+    assert script.save(page, ["# Old"]) == "# Old\n"
+    script.save_csv(table, [["old"]])
+    with pytest.raises(UnicodeEncodeError):
+        script.save(page, ["# New", "\ud800"])
+    with pytest.raises(OSError):
+        script.save_csv(table, failing())
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"task.md": "# Old\n", "task.csv": "old\n"}
+
+
 def test_runs_of_another_command_are_rejected(ended):
     done = run(ended, "--results=results", "--batch_size=3")
     assert done.returncode != 0

@@ -272,6 +272,9 @@ def test_metrics_describe_the_batch(name):
     torch.testing.assert_close(
         out.metrics["sq_error"], left.square().sum().detach()
     )
+    sums = latents.sum(0), latents.square().sum()
+    for name, wanted in zip(("latent_sum", "latent_sq_sum"), sums, strict=True):
+        torch.testing.assert_close(out.metrics[name], wanted.detach())
     assert not any(value.requires_grad for value in out.metrics.values())
     assert out.metrics["num_nonfinite"] == 0
 
