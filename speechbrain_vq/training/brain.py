@@ -172,10 +172,7 @@ class VQMixin(SkipNonfiniteMixin):
         self.monitor.start(training=False)
         loss = super().evaluate(*args, **kwargs)
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
-            logger.warning(
-                "There is no checkpoint past the warm-up: the model evaluated "
-                "does not quantize."
-            )
+            logger.warning("No checkpoint past the warm-up: no quantization.")
         return loss
 
     def on_fit_start(self):

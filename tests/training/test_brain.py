@@ -528,7 +528,7 @@ def test_evaluation_of_nothing_but_warmup_is_told(tmp_path, caplog):
     brain.hparams.reinit_schedule = ReinitSchedule(100, 10)
     fit(brain, 2, 3, batches(1))
     brain.evaluate(batches(2), min_key="loss", progressbar=False)
-    assert "There is no checkpoint past the warm-up" in caplog.text
+    assert "No checkpoint past the warm-up" in caplog.text
 
 
 def test_evaluation_after_a_killed_run_counts_the_test_set_only(tmp_path):
