@@ -4,6 +4,7 @@ A shard has the rows of a token file. It is complete or not there, and notes in
 its metadata what was left out, so that a run goes on at the next shard.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -184,12 +185,11 @@ def tokenize_shards(
             done, batches, bad = _batches_of(
                 paths, finished, output, batch_seconds
             )
+            parts, damaged = _rows_of(tables, output)
+            bad |= damaged
             jobs = [
                 Shard(target, pathlib.Path(scratch), part, batch_seconds)
-                for target, part in {
-                    **_rows_of(tables, output),
-                    **batches,
-                }.items()
+                for target, part in {**parts, **batches}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
             for path in earlier if overwrite else ():
@@ -238,13 +238,17 @@ def write_shard(
     model = describe_model(tokenizer)
     columns, left_out, number = _columns(tokenizer, shard.audio), {}, 0
     partial = shard.scratch / uuid.uuid4().hex
-    with pyarrow.parquet.ParquetWriter(partial, columns) as writer:
-        for rows in _tokenize(tokenizer, shard, left_out):
-            rows = [{**row, **model} for row in rows]
-            writer.write_table(pyarrow.Table.from_pylist(rows, columns))
-            number += len(rows)
-        notes = {**model, "left_out": left_out}
-        writer.add_key_value_metadata({_NOTES: json.dumps(notes)})
+    try:
+        with pyarrow.parquet.ParquetWriter(partial, columns) as writer:
+            for rows in _tokenize(tokenizer, shard, left_out):
+                rows = [{**row, **model} for row in rows]
+                writer.write_table(pyarrow.Table.from_pylist(rows, columns))
+                number += len(rows)
+            notes = {**model, "left_out": left_out}
+            writer.add_key_value_metadata({_NOTES: json.dumps(notes)})
+    except AudioError as error:
+        # Of its data set; the next run tries it again.
+        return 0, {f"{shard.audio.path}#{shard.audio.start}": str(error)}
     if number:
         os.replace(partial, shard.target)
     return number, left_out
@@ -273,7 +277,12 @@ def _sources(shard, left_out):
     if not isinstance(shard.audio, Rows):
         yield {p: p for batch in shard.audio for p in batch}, shard.audio, {}
         return
-    for first, table in shard.audio.read():
+    tables = shard.audio.read()
+    while True:
+        with _unreadable(shard.audio.path):
+            first, table = next(tables, (None, None))
+        if table is None:
+            return
         cells = table[_AUDIO].to_pylist()
         rest = table.drop_columns(_AUDIO).to_pylist()
         sources, seconds, others = {}, {}, {}
@@ -323,11 +332,20 @@ def _check_columns(tokenizer, jobs, finished):
 
 
 def _rows_of(tables, output):
-    """Return, by the shard to write, the rows of data sets."""
-    parts = {}
+    """Return, by the shard to write, the rows of data sets, and by path why
+    some cannot be read."""
+    parts, bad = {}, without_text(tables)
     for path, is_parquet in tables.items():
+        if path in bad:
+            continue
         whole = Rows(path, 0, 0, 0 if is_parquet else None)
-        if _AUDIO not in (columns := whole.columns()):
+        try:
+            with _unreadable(path):
+                columns, some = whole.columns(), list(whole.split())
+        except AudioError as error:
+            bad[path] = str(error)
+            continue
+        if _AUDIO not in columns:
             raise ValueError(
                 f"{path}: has no column '{_AUDIO}'; it has "
                 f"{', '.join(columns)}. Rename the one with the audio."
@@ -335,10 +353,21 @@ def _rows_of(tables, output):
         absolute = os.path.abspath(path).encode()
         digest = hashlib.sha256(absolute).hexdigest()[:12]
         stem = pathlib.Path(path).stem
-        for rows in whole.split():
+        for rows in some:
             name = f"rows-{stem}-{digest}-{rows.start:09d}.parquet"
             parts[output / name] = rows
-    return parts
+    return parts, bad
+
+
+@contextlib.contextmanager
+def _unreadable(path):
+    """Turn the errors of a damaged data set into an AudioError."""
+    try:
+        yield
+    # Those of Arrow are among them.
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise AudioError(f"{path}: cannot be read: {reason}") from error
 
 
 def _batches_of(paths, finished, output, batch_seconds):

@@ -220,6 +220,29 @@ def test_what_cannot_be_written_to_or_read_is_told(
     assert set(load(output, tmp_path)["fingerprint"]) == {tokenizer.fingerprint}
 
 
+def test_a_damaged_data_set_takes_no_other_with_it(tokenizer, rows, tmp_path):
+    folder, output = tmp_path / "sets", tmp_path / "out"
+    folder.mkdir()
+    for name in "abc":
+        rows.to_parquet(folder / f"{name}.parquet")
+    whole = (folder / "b.parquet").read_bytes()
+    (folder / "b.parquet").write_bytes(whole[:999])
+    # The footer is whole, but not the pages.
+    (folder / "c.parquet").write_bytes(whole[:4] + bytes(99) + whole[103:])
+    done = tokenize_to(output, [folder], tokenizer, "parquet")
+    alone = tokenize_to(
+        tmp_path / "one", [folder / "a.parquet"], tokenizer, "parquet"
+    )
+    assert done.done == alone.done > 0
+    reasons = [why for path, why in done.bad.items() if "a.parquet" not in path]
+    assert len(reasons) == 2 and all("cannot be read" in w for w in reasons)
+    # Mended, they are done by the same command.
+    for name in "bc":
+        (folder / f"{name}.parquet").write_bytes(whole)
+    again = tokenize_to(output, [folder], tokenizer, "parquet")
+    assert again.done == 3 * alone.done
+
+
 def test_a_second_writer_of_shards_is_refused(tokenizer, folder, tmp_path):
     with (
         made_folder(tmp_path / "a"),
