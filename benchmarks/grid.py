@@ -381,11 +381,15 @@ def medians(lines):
 
 
 def compared(methods, median):
-    """Select the methods that half of the cells or more were run with, and
-    the cells of all these."""
+    """Select the methods that half of the cells or more were run with, but for
+    variants of the default, and the cells of all these."""
     number = collections.Counter(method for _, method in median)
     least = max(number.values()) / 2
-    methods = [m for m in methods if m != LOGMEL and number[m] >= least]
+    methods = [
+        m
+        for m in methods
+        if m != LOGMEL and "robust," not in m and number[m] >= least
+    ]
     names = [c for c in CELLS if all((c, m) in median for m in methods)]
     return methods, names
 

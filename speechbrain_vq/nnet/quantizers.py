@@ -95,8 +95,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     denormalize : bool
         Whether ``quantized`` lies in the space of the input, where
         ``encode(decode(codes))`` is ``codes`` without projection and residual
-        row. By default it lies in the normalized space: reconstruction is 2 %
-        better, and perplexity higher (benchmarks/grid_festvox_ru.md).
+        row. By default it lies in the normalized space: codes are worth more of
+        phones, and reconstruction is level (benchmarks/grid_festvox_ru.md).
     commitment_weight, codebook_weight : float, optional
         Weights of the losses that draw latents to codewords, 0.25 by default,
         and codewords to latents, 1 by default. DiVeQ needs neither, and an EMA
