@@ -36,10 +36,17 @@ def test_from_nothing_to_tokens(tmp_path):
     assert "out holds a run with other values: codebook_size" in other.stderr
     results = tmp_path / "out/results.json"
     assert json.loads(results.read_text()) == metrics
-    # The same corpus by its csv manifests, which have no phones.
+    # The same corpus by SpeechBrain's csv manifests, which have no phones.
     for path in (tmp_path / "data").glob("*.json"):
-        if path.name != "corpus.json":
-            path.unlink()
+        if path.name == "corpus.json":
+            continue
+        items = json.loads(path.read_text())
+        rows = ["ID,duration,wav,spk_id"]
+        for name, item in items.items():
+            wav = item["wav"].replace("{data_root}", "$data_root")
+            rows.append(f"{name},{item['length']},{wav},{item['spk_id']}")
+        path.with_suffix(".csv").write_text("\n".join(rows) + "\n")
+        path.unlink()
     again, _ = finish(tmp_path, RECIPE, **MINE, output_folder="csv")
     assert "pnmi" not in again and again["vectors"] == metrics["vectors"]
 
