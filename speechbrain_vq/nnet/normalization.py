@@ -89,9 +89,21 @@ class MaskedBatchNorm(nn.Module):
             self._start_counting(0 if is_new else 2**31)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize x [..., num_features], in fp32, by the statistics of frames
-        where a mask [...] of booleans is True; the others are normalized too,
-        and must be finite."""
+        """Normalize.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            Input, [..., num_features].
+        mask : torch.Tensor, optional
+            Booleans, [...], True at valid frames. Invalid frames are
+            normalized too, and must be finite.
+
+        Returns
+        -------
+        torch.Tensor
+            Output in the shape of the input, fp32.
+        """
         if x.shape[-1] != self.num_features:
             raise ValueError(
                 f"MaskedBatchNorm normalizes {self.num_features} features, got "

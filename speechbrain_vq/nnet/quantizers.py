@@ -322,6 +322,15 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         num_quantizers : int, optional
             Number of codebooks of a residual row to use, the first ones.
 
+        Returns
+        -------
+        VQOutput
+            Named tuple (quantized, indices, loss, metrics).
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit.
         """
         if self.channel_first:
             x = x.movedim(1, -1)
@@ -365,8 +374,18 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         mask: Tensor | None = None,
         num_quantizers: int | None = None,
     ) -> Tensor:
-        """Encode what ``forward`` takes, as ``eval()`` does, to the ``indices``
-        of ``VQOutput``; no state changes.
+        """Encode encoder outputs as ``eval()`` does; no state changes.
+
+        Arguments
+        ---------
+        x, lengths, mask, num_quantizers
+            See ``forward``.
+
+        Returns
+        -------
+        torch.Tensor
+            The codes, [...], or [..., C] where there are C codebooks; -1 for
+            those left out, meaningless at padding.
 
         Raises
         ------
@@ -410,6 +429,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         -------
         torch.Tensor
             Vectors, [..., input_dim]; zero where there is no code at all.
+
+        Raises
+        ------
+        ValueError
+            If the shape does not fit or a code is not in the codebook.
         """
         if self.folds:
             indices = indices.unsqueeze(-1)
@@ -455,6 +479,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Reinit or None
             None where there is no vector, the codebook is frozen, or this is
             not the first rank.
+
+        Raises
+        ------
+        ValueError
+            If there is neither a reservoir nor are vectors given, or they
+            do not fit; nothing is changed then.
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:
