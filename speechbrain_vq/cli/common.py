@@ -15,6 +15,7 @@ import click
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import check_writable
+from speechbrain_vq.recipe_files import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +177,7 @@ def _as_users_mistake(error: Exception) -> str | None:
         )
     if "YAMLError" in names:
         # With the place on lines of their own.
-        return " ".join(str(error).split())
+        return one_line(error)
     kinds = ImportError, MemoryError, OSError, ValueError
     if isinstance(error, kinds) or "HubError" in names:
         # Of a worker of a loader, whose message has its traceback.

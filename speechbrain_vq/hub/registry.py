@@ -35,7 +35,7 @@ class Buildable(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether it is of the table, and not registered by a user."""
+        """Whether the package names the class, not ``register_module``."""
         return isinstance(self.cls, str)
 
     def find(self) -> type:

@@ -134,21 +134,6 @@ def test_what_is_wrong_is_named_with_what_is_expected(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("ID,wav,wav\na,a.wav,b.wav\n", "'wav' is defined more than once"),
-        ("ID,wav\n,a.wav\n", "must have an ID"),
-        ("ID;wav\na;a.wav\n", "must have an ID"),
-    ],
-)
-def test_what_is_wrong_in_csv_is_named(tmp_path, text, message):
-    path = tmp_path / "train.csv"
-    path.write_text(text)
-    with pytest.raises(ManifestError, match=message):
-        read_manifest(path)
-
-
 def test_other_labels_of_one_recording_are_counted(tmp_path, caplog):
     items = {name: {"wav": "a.wav", "spk_id": "ann"} for name in "abc"}
     items["c"]["spk_id"] = "bob"
@@ -174,6 +159,9 @@ def test_other_labels_of_one_recording_are_counted(tmp_path, caplog):
         ("name,duration,wav\na,1,x.wav\n", "must have an ID"),
         ("ID,duration,wav\na,1,x.wav,y\n", "must have an ID"),
         ('ID,duration,wav\na,1,"x', "not all of it"),
+        ("ID,wav,wav\na,a.wav,b.wav\n", "'wav' is defined more than once"),
+        ("ID,wav\n,a.wav\n", "must have an ID"),
+        ("ID;wav\na;a.wav\n", "must have an ID"),
     ],
 )
 def test_of_csv_likewise(tmp_path, text, message):
