@@ -166,22 +166,22 @@ def preset(name, changes, size, total_steps):
 
 # Weight of the window predictor, an auxiliary task for units.
 WINDOW = {"robust, window predictor": 0.3}
+BEFORE = {"entropy_weight": 0.0}
 DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
 METHODS = {
     "paper": functools.partial(preset, "paper", {}),
     "robust": functools.partial(preset, "robust", {}),
-    "robust, window predictor": functools.partial(preset, "robust", {}),
-    "robust, entropy 0.05": functools.partial(
-        preset, "robust", {"entropy_weight": 0.05}
-    ),
+    # What robust was before it had a loss for even usage, and variants of that.
+    "robust, no entropy": functools.partial(preset, "robust", BEFORE),
+    "robust, window predictor": functools.partial(preset, "robust", BEFORE),
     "robust, denormalized": functools.partial(
-        preset, "robust", {"denormalize": True}
+        preset, "robust", {**BEFORE, "denormalize": True}
     ),
     "robust, running norm": functools.partial(
-        preset, "robust", {"norm": "running"}
+        preset, "robust", {**BEFORE, "norm": "running"}
     ),
     "robust, batch norm": functools.partial(
-        preset, "robust", {"norm": "batch"}
+        preset, "robust", {**BEFORE, "norm": "batch"}
     ),
     "cosine": functools.partial(preset, "cosine", {}),
     "vanilla": functools.partial(preset, "vanilla", {}),

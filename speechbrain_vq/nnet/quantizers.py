@@ -122,9 +122,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         [..., input_dim].
     affine : bool
         Whether the norm learns a scale and a shift, as the paper's does.
-    entropy_weight : float
-        Weight of the loss that makes the usage of codes even; it takes a
-        softmax over the codebook for each vector.
+    entropy_weight : float, optional
+        Weight of the loss that makes the usage of codes even, by default 0.5; 0
+        with DiVeQ and EMA, where it was not tried, and with unit length and
+        residual rows, which do not gain by it. It takes a softmax over the
+        codebook for some 256 vectors of a batch.
     unit_length : bool
         Whether projected latents and codewords are scaled to unit length, each
         codebook's slice for itself, so that the nearest codeword is that of the
@@ -161,7 +163,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         quantizer_dropout: float = 0.0,
         channel_first: bool = False,
         affine: bool = False,
-        entropy_weight: float = 0.0,
+        entropy_weight: float | None = None,
         unit_length: bool = False,
     ):
         super().__init__()
@@ -209,6 +211,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             commitment_weight = 0.0 if is_diveq else 0.25
         if codebook_weight is None:
             codebook_weight = 0.0 if is_diveq or is_ema else 1.0
+        if entropy_weight is None:
+            without = is_diveq or is_ema or unit_length or is_residual
+            entropy_weight = 0.0 if without else 0.5
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),
             ("codebook_weight", codebook_weight, math.inf),
@@ -626,7 +631,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 over_ranks=self.training,
             )
             if self.entropy_weight:
-                uneven = usage_loss(targets, table, mass, sq_errors)
+                uneven = usage_loss(
+                    targets, table, mass, sq_errors, self.training
+                )
                 loss = loss + self.entropy_weight * uneven
             if learns:
                 self.embedding.learn(targets.detach(), indices, valid)

@@ -62,21 +62,37 @@ def test_loss_without_a_valid_vector_is_zero():
     assert (x.grad == 0).all() and (e.grad == 0).all()
 
 
+def uneven_usage(x, table, valid):
+    """The usage loss of all vectors by hand, and the squared errors."""
+    distances = torch.cdist(x[valid].transpose(0, 1), table).square()
+    nearest = distances.amin(2).sum(1).detach()
+    scale = (nearest / valid.sum()).view(-1, 1, 1)
+    share = torch.softmax(-distances / scale, 2).mean(1)
+    nats = -(share * share.log()).sum(1)
+    return (1 - nats / math.log(table.shape[1])).mean(), nearest
+
+
 def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
     x = torch.randn(40, 2, 3, requires_grad=True)
     table = torch.randn(2, 5, 3, requires_grad=True)
     valid = torch.rand(40) < 0.7
-    distances = torch.cdist(x[valid].transpose(0, 1), table).square()
-    nearest = distances.amin(2).sum(1)
-    scale = (nearest / valid.sum()).detach().view(2, 1, 1)
-    share = torch.softmax(-distances / scale, 2).mean(1)
-    expected = (1 + (share * share.log()).sum(1) / math.log(5)).mean()
-    loss = usage_loss(x, table, valid.float(), nearest.detach())
+    expected, nearest = uneven_usage(x, table, valid)
+    loss = usage_loss(x, table, valid.float(), nearest, False)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(
         torch.autograd.grad(loss, (x, table)),
         torch.autograd.grad(expected, (x, table)),
     )
+
+
+def test_usage_loss_of_a_large_batch_is_that_of_a_sample():
+    x = torch.randn(20000, 1, 3, requires_grad=True)
+    table, valid = torch.randn(1, 8, 3), torch.rand(20000) < 0.7
+    expected, nearest = uneven_usage(x, table, valid)
+    loss = usage_loss(x, table, valid.float(), nearest, False)
+    torch.testing.assert_close(loss, expected, rtol=0, atol=0.01)
+    loss.backward()
+    assert 100 < x.grad.any(2).sum() < 512
 
 
 @pytest.mark.parametrize("used", [1, 2, 7, 16])

@@ -46,13 +46,14 @@ def test_traffic_of_steps_and_of_reinitializations(tmp_path, kind):
     assert run_ranks(2, count_traffic, tmp_path, kind) == [0, 0]
     warmup, _, last = torch.load(tmp_path / "steps")
     norm, codebook = [1, DIM, DIM], BOOKS * SIZE * DIM
-    averages, moved = [], [codebook]
+    # The usage of codes, and its gradient.
+    others, moved = [1 + BOOKS, BOOKS * SIZE, BOOKS * SIZE], [codebook]
     if kind == "ema":
-        averages = [BOOKS * SIZE * (DIM + 1)]
+        others = [BOOKS * SIZE * (DIM + 1)]
         # With the codebook, what an EMA codebook has beside it.
         moved += [codebook, codebook, BOOKS * SIZE]
     assert warmup == (norm, [])
     assert last == (
-        sorted([*norm, 1, *averages]),
+        sorted([*norm, 1, *others]),
         sorted([CAPACITY * DIM, 1, 1, *moved]),
     )

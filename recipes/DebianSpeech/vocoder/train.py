@@ -27,6 +27,7 @@ from speechbrain_vq.dataio.dataset import (
 )
 from speechbrain_vq.dataio.manifests import SPLITS
 from speechbrain_vq.inference import VQTokenizer
+from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.inference.vocoders import MelVocoder
 from speechbrain_vq.lobes.vocoder import f0, pitch_targets
 from speechbrain_vq.recipes.common.runs import (
@@ -76,37 +77,42 @@ class VocoderBrain(sb.Brain):
         """Compute the error of the spectra, and of pitch and voicing."""
         features, controls, wavs = predictions
         f0s, target = batch.f0.data, batch.sig.data
-        voiced = f0s > 0
-        pitch = pitch_loss(controls.pitch, f0s, voiced)
-        voicing = torch.nn.functional.binary_cross_entropy_with_logits(
-            controls.voicing, voiced.float()
-        )
         spectral = spectral_error(wavs, target, self.hparams.resolutions)
         if stage != sb.Stage.TRAIN:
             self.measure(controls, f0s, spectral)
         if stage == sb.Stage.TEST:
             self.compare(features, target)
+        loss = spectral + self.source_loss(controls, f0s, f0s > 0)
         if stage == sb.Stage.TRAIN:
-            pitch = pitch + self.shifted_pitch_loss(
-                controls, batch.contour.data, voiced
+            loss = loss + self.shifted_loss(
+                controls, batch.contour.data, f0s > 0
             )
-        weights = self.hparams.pitch_weight, self.hparams.voicing_weight
-        return spectral + weights[0] * pitch + weights[1] * voicing
+        return loss
 
-    def shifted_pitch_loss(self, controls, contour, voiced):
-        """Compute the cross-entropy of the pitch of the same speech synthesized
-        at another F0, so that it does not depend on the voices of the
-        training."""
-        vocoder, features = self.modules.vocoder, self.tokenizer.mods.features
+    def source_loss(self, controls, f0s, voiced):
+        """Compute the weighted cross-entropies of pitch and of voicing."""
+        voicing = torch.nn.functional.binary_cross_entropy_with_logits(
+            controls.voicing, voiced.float()
+        )
+        return (
+            self.hparams.pitch_weight * pitch_loss(controls.pitch, f0s, voiced)
+            + self.hparams.voicing_weight * voicing
+        )
+
+    def shifted_loss(self, controls, contour, voiced):
+        """Compute the loss of pitch and voicing of the same speech synthesized
+        at another F0, so that they do not depend on the voices of the
+        training, nor on how well the codec keeps their pitch."""
+        vocoder = self.modules.vocoder
         middle = contour.log().mean(1, keepdim=True).exp()
         low, high = self.hparams.pitches
         goal = low * (high / low) ** torch.rand_like(middle)
         shifted = (contour * goal / middle).clamp(50.0, 500.0)
         with torch.no_grad():
             wavs = vocoder.synthesize(controls, shifted, match=False)
-            ones = torch.ones(len(wavs), device=self.device)
-            mels = features.denormalize(features(wavs, ones)[0])
-        return pitch_loss(vocoder.controls(mels).pitch, shifted, voiced)
+            features = self.features(wavs, sb.Stage.TRAIN)
+            mels = self.tokenizer.mods.features.denormalize(features)
+        return self.source_loss(vocoder.controls(mels), shifted, voiced)
 
     def measure(self, controls, f0s, spectral):
         """Add the errors of a batch."""
@@ -239,7 +245,9 @@ def dataio_prep(hparams, folder):
     @sb.utils.data_pipeline.provides("sig", "f0", "contour")
     def anywhere(name, path, seconds):
         epoch = hparams["epoch_counter"].current
-        speed = random.Random(f"{name} {epoch}").uniform(*hparams["speeds"])
+        low, high = hparams["speeds"]
+        place = random.Random(f"{name} {epoch}").random()
+        speed = low * (high / low) ** place
         # In kHz, so that the resampling filter is short.
         read_rate = 1000 * round(rate / speed / 1000)
         start = random_start(name, epoch, seconds, samples / read_rate)
@@ -289,6 +297,16 @@ def train(hparams, run_opts, folder):
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
     )
+    if hparams["pretrained"]:
+        given = load_vocoder(hparams["pretrained"]).generator
+        try:
+            hparams["vocoder"].load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"--pretrained={hparams['pretrained']} is no vocoder of these "
+                "settings: --channels, --num_layers and those of the log-mels "
+                "must be its own."
+            ) from error
     MelVocoder(hparams["vocoder"]).check(brain.tokenizer)
     fit_and_test(
         brain,
