@@ -57,10 +57,12 @@ speech units: packages
 	$(BIN)/speechbrain-vq export results/$@ $(PRETRAINED)/$@ \
 		--example=results/$@/example.wav
 
-speech: RECIPE := speech-codec --number_of_steps=1300
-# DiVeQ, as the bundled model was trained.
+# As the bundled models were trained: before the defaults were what they are.
+DIVEQ := estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0
+speech: RECIPE := speech-codec --number_of_steps=1300 \
+	--vq='{$(DIVEQ), norm: batch}'
 units: RECIPE := unit-discovery \
-	--vq='{estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
+	--vq='{$(DIVEQ), norm: running, entropy_weight: 0.0}'
 
 vocoder: RECIPE := vocoder
 vocoder: packages

@@ -54,12 +54,14 @@ def usage_loss(
     Arguments are as above, with a codebook [C, K, d]; the mean squared error
     is the temperature of the assignment (the batch entropy of Yu et al., 2023,
     arXiv 2310.05737, equation 5, for any codebook). Of a large batch a sample
-    of 256 to 511 vectors is assigned, evenly spaced.
+    is assigned, evenly spaced: at least 64 vectors, and of 512 codes at least
+    256, so that it costs little beside the search.
     """
     total = sum_over_ranks if over_ranks else torch.clone
     moments = total(torch.cat([mass.sum().view(1), sq_errors]))
     temperature = (moments[1:] / moments[0].clamp(min=1)).clamp(min=1e-9)
-    sample = slice(None, None, max(len(mass) // 256, 1))
+    number = max(2**17 // codebook.shape[1], 64)
+    sample = slice(None, None, max(len(mass) // number, 1))
     shares = []
     for vectors, words, scale in zip(
         targets[sample].unbind(1), codebook, temperature, strict=False

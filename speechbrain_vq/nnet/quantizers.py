@@ -126,7 +126,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Weight of the loss that makes the usage of codes even, by default 0.5; 0
         with DiVeQ and EMA, where it was not tried, and with unit length and
         residual rows, which do not gain by it. It takes a softmax over the
-        codebook for some 256 vectors of a batch.
+        codebook for a sample of a large batch.
     unit_length : bool
         Whether projected latents and codewords are scaled to unit length, each
         codebook's slice for itself, so that the nearest codeword is that of the
