@@ -12,8 +12,10 @@ import torch
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.inference.vocoder_loading import load_vocoder
+from speechbrain_vq.lobes.vocoder import SourceFilterVocoder
 from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.nnet import ResidualVectorQuantizer
+from speechbrain_vq.presets import BUNDLED_VOCODER
 from tests.inference.conftest import build, make_run
 from tests.recipe_tests.processes import finish, hyperparameters
 
@@ -282,6 +284,17 @@ def test_options_that_would_do_nothing_are_refused(
 
 
 # Log-mels -------------------------------------------------------------------
+
+
+def test_a_run_starts_from_the_weights_of_another_vocoder():
+    vocoder, source = SourceFilterVocoder(), str(BUNDLED_VOCODER)
+    mels.start_from(vocoder, source)
+    given = load_vocoder(source).generator.state_dict()
+    assert all(
+        torch.equal(given[k], v) for k, v in vocoder.state_dict().items()
+    )
+    with pytest.raises(ValueError, match="--channels.*must be its own"):
+        mels.start_from(SourceFilterVocoder(channels=8), source)
 
 
 @pytest.mark.parametrize("pitch", [80.0, 123.0, 310.0])

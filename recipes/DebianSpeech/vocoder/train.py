@@ -285,6 +285,18 @@ def finish(hparams, brain):
     )
 
 
+def start_from(vocoder, source):
+    """Give a vocoder the weights of another one, a folder or a Hub id."""
+    given = load_vocoder(source).generator
+    try:
+        vocoder.load_state_dict(given.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"--pretrained={source} is no vocoder of these settings: --channels, "
+            "--num_layers and those of the log-mels must be its own."
+        ) from error
+
+
 def train(hparams, run_opts, folder):
     """Train on a folder of manifests, and test; return the Brain."""
     brain = VocoderBrain(
@@ -298,15 +310,7 @@ def train(hparams, run_opts, folder):
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
     )
     if hparams["pretrained"]:
-        given = load_vocoder(hparams["pretrained"]).generator
-        try:
-            hparams["vocoder"].load_state_dict(given.state_dict())
-        except RuntimeError as error:
-            raise ValueError(
-                f"--pretrained={hparams['pretrained']} is no vocoder of these "
-                "settings: --channels, --num_layers and those of the log-mels "
-                "must be its own."
-            ) from error
+        start_from(hparams["vocoder"], hparams["pretrained"])
     MelVocoder(hparams["vocoder"]).check(brain.tokenizer)
     fit_and_test(
         brain,
