@@ -18,7 +18,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import (
+    AtomicCheckpointer,
     GentleStop,
+    SavedEpoch,
     loader_generator,
     outlive_signals,
 )
@@ -75,7 +77,10 @@ class SkipNonfiniteMixin:
         self._nonfinite = False
 
     def update_average(self, loss, avg_loss):
-        """Average finite losses, as a Brain does."""
+        """Average finite losses, as a Brain does; in a validation, a signal is
+        followed here."""
+        if self._stop is not None and not self.modules.training:
+            self._stop.end_if_saved()
         if not (self.modules.training or torch.isfinite(loss)):
             logger.warning(
                 "A batch of the evaluation does not count: its loss is not "
@@ -125,6 +130,7 @@ class VQMixin(SkipNonfiniteMixin):
 
     codebook_trainer = monitor = None
     _eval_stage, _attached, _epochs = "valid", False, None
+    _validates = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -151,9 +157,10 @@ class VQMixin(SkipNonfiniteMixin):
         }
         return self._stats
 
-    def fit(self, epoch_counter, train_set, *args, **kwargs):
+    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
         """Fit, as a Brain does."""
         self._start("valid")
+        self._validates = valid_set is not None
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         with (
@@ -162,7 +169,7 @@ class VQMixin(SkipNonfiniteMixin):
             _named_sizes(self),
         ):
             epochs = self._epochs_from(epoch_counter)
-            super().fit(epochs, train_set, *args, **kwargs)
+            super().fit(epochs, train_set, valid_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
@@ -190,6 +197,15 @@ class VQMixin(SkipNonfiniteMixin):
         if stage == sb.Stage.TRAIN:
             self._loader = loader
         return loader
+
+    def _fit_train(self, train_set, *args, **kwargs):
+        recoverables = getattr(self.checkpointer, "recoverables", {}).values()
+        # One of another kind would be read again from its start.
+        goes_on = any(loader is train_set for loader in recoverables)
+        is_exact = isinstance(self.checkpointer, AtomicCheckpointer)
+        if self._validates and goes_on and is_exact:
+            train_set = SavedEpoch(train_set, self._stop)
+        super()._fit_train(train_set, *args, **kwargs)
 
     def attach_trainer(self):
         """Make the trainer, once a fit, before the optimizers are loaded."""

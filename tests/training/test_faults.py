@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 import yaml
+from speechbrain import Stage
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
@@ -135,11 +136,10 @@ def test_a_later_format_is_refused_by_name(tmp_path):
 # Signals -------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+SIGNALS = pytest.mark.parametrize(
     "by, code", [(signal.SIGTERM, 143), (signal.SIGINT, 1)]
 )
-@pytest.mark.parametrize(
+RUNS = pytest.mark.parametrize(
     "options",
     [
         {},
@@ -149,6 +149,11 @@ def test_a_later_format_is_refused_by_name(tmp_path):
     ],
     ids=["saves", "saves only at the end of epochs", "accumulates", "workers"],
 )
+
+
+@pytest.mark.slow
+@SIGNALS
+@RUNS
 def test_a_signal_is_followed_by_a_checkpoint(tmp_path, by, code, options):
     folder = tmp_path / "stopped"
     for lives in (0, 4, 5):
@@ -159,6 +164,27 @@ def test_a_signal_is_followed_by_a_checkpoint(tmp_path, by, code, options):
         assert progress(folder) - before >= lives + 1
     whole = trained(tmp_path / "whole", **options)
     assert trained(folder, **options) == whole
+
+
+@pytest.mark.slow
+@SIGNALS
+@RUNS
+def test_a_signal_in_a_validation_does_not_wait_for_its_end(
+    tmp_path, by, code, options
+):
+    folder = tmp_path / "stopped"
+    # In the first and the last of the two batches of a validation.
+    for lives, epochs in (0, 1), (0, 1), (2, 2), (1, 2):
+        stop = {"lives": lives, "by": by, "stage": Stage.VALID}
+        got = run(toy.train, str(folder), "gradient", **stop, **options)
+        assert got == code
+        assert progress(folder) == 7 * epochs
+        log = folder / "log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        assert len(lines) == epochs - 1
+    whole = trained(tmp_path / "whole", **options)
+    assert trained(folder, **options) == whole
+    assert log.read_text() == (tmp_path / "whole" / "log").read_text()
 
 
 def progress(folder):
@@ -302,6 +328,49 @@ def test_ranks_stop_together_and_count_what_all_saw(tmp_path):
         stats = torch.load(tmp_path / f"stats{rank}")
         # The first step of a rank is the warm-up.
         assert stats["vectors"] == 2 * 7 * 30
+
+
+class StoppedInValidation(toy.Toy):
+    """Sends itself a SIGTERM in the first batch of a validation."""
+
+    stops = False
+
+    def compute_objectives(self, output, batch, stage):
+        if stage == Stage.VALID and self.stops and self.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().compute_objectives(output, batch, stage)
+
+
+def validate_rank(rank, folder, stopped):
+    """Train for two epochs, some of the ranks stopped, and note the bits."""
+    torch.manual_seed(rank)
+    brain = make(
+        StoppedInValidation,
+        folder=folder / "save",
+        run=RANK_OPTIONS,
+        reinit_schedule=ReinitSchedule(1, 3),
+    )
+    epochs = toy.EpochCounter(2)
+    brain.checkpointer.add_recoverable("epochs", epochs)
+    brain.stops = rank in stopped
+    brain.fit(epochs, batches(8), batches(2), progressbar=False)
+    torch.save(toy.bits(brain), folder / f"bits{rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [{0, 1}, {1}], ids=["all", "one"])
+def test_ranks_stopped_in_a_validation_go_on_with_the_same_bits(
+    tmp_path, stopped
+):
+    codes = run_ranks(2, validate_rank, tmp_path / "parts", stopped)
+    # One that has lost its company fails; torchrun would end it.
+    assert codes[1] == 143 and (codes[0] == 143) == (0 in stopped)
+    assert codes[0] != 0
+    bits = []
+    for folder in tmp_path / "parts", tmp_path / "whole":
+        assert run_ranks(2, validate_rank, folder, set()) == [0, 0]
+        bits.append([torch.load(folder / f"bits{n}") for n in range(2)])
+    assert bits[0] == bits[1]
 
 
 class Slow(toy.Toy):
