@@ -47,14 +47,22 @@ class SkipNonfiniteMixin:
     _nonfinite, _skipped, _stop = False, 0, None
 
     def check_loss_isfinite(self, loss):
-        """Note a loss that is not finite, and a signal, on any rank."""
+        """Note a loss that is not finite, a batch of padding, and a signal, on
+        any rank."""
         nonfinite = (~torch.isfinite(loss.detach())).float()
         asked = self._stop is not None and self._stop.asked is not None
-        nonfinite, asked = sum_over_ranks(
-            torch.stack([nonfinite, torch.full_like(nonfinite, asked)])
-        )
+        empty = self.monitor.is_empty().to(nonfinite)
+        nonfinite, asked, empty = sum_over_ranks(
+            torch.stack([nonfinite, torch.full_like(nonfinite, asked), empty])
+        ).tolist()
         if asked:
             self._stop.begin()
+        if empty and not nonfinite:
+            logger.warning(
+                f"After step {self.optimizer_step}, {empty:.0f} of "
+                f"{world_size()} ranks had a batch of padding, which does not "
+                "count."
+            )
         if nonfinite:
             self._nonfinite = True
             loss = torch.full_like(loss.detach(), torch.nan)

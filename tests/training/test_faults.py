@@ -432,6 +432,25 @@ def test_a_batch_without_a_valid_frame_is_skipped_and_told(caplog, factor):
     assert brain.vq_stats["test"]["vectors"] == 30
 
 
+def pad(rank, folder):
+    """Train on four batches a rank, of which the second has a padded one."""
+    logging.basicConfig(filename=folder / f"log{rank}")
+    brain = make(Padded, run=RANK_OPTIONS)
+    # Not a data set, of which each rank would be given a part.
+    brain.fit([1], padded(*[2] * rank, number=4), progressbar=False)
+    torch.save(toy.bits(brain), folder / f"bits{rank}")
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_batch_of_padding_is_told(tmp_path):
+    assert run_ranks(2, pad, tmp_path) == [0, 0]
+    log = (tmp_path / "log0").read_text()
+    told = "After step 2, 1 of 2 ranks had a batch of padding"
+    assert log.count("a batch of padding") == log.count(told) == 1
+    first, second = (torch.load(tmp_path / f"bits{n}") for n in range(2))
+    assert first["modules"] == second["modules"] and first["steps"] == 4
+
+
 def test_a_run_that_takes_no_step_stops_and_says_why(caplog):
     caplog.set_level(logging.ERROR)
     nothing = padded(*range(300), number=300)
