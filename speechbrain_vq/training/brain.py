@@ -18,11 +18,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import (
-    AtomicCheckpointer,
-    GentleStop,
-    SavedEpoch,
-    loader_generator,
-    outlive_signals,
+    ResumeMixin,
 )
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 from speechbrain_vq.training.waiting import reported_waits
@@ -40,11 +36,11 @@ OPTIONS = {
 _MOST_SKIPPED = 200
 
 
-class SkipNonfiniteMixin:
+class SkipNonfiniteMixin(ResumeMixin):
     """Skips the steps of a Brain whose loss is not finite on some rank, as
     that of a quantizer is where a batch has no valid frame."""
 
-    _nonfinite, _skipped, _stop = False, 0, None
+    _nonfinite, _skipped, _agrees = False, 0, True
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, a batch of padding, and a signal, on
@@ -85,10 +81,7 @@ class SkipNonfiniteMixin:
         self._nonfinite = False
 
     def update_average(self, loss, avg_loss):
-        """Average finite losses, as a Brain does; in a validation, a signal is
-        followed here."""
-        if self._stop is not None and not self.modules.training:
-            self._stop.end_if_saved()
+        """Average finite losses, as a Brain does."""
         if not (self.modules.training or torch.isfinite(loss)):
             logger.warning(
                 "A batch of the evaluation does not count: its loss is not "
@@ -138,7 +131,6 @@ class VQMixin(SkipNonfiniteMixin):
 
     codebook_trainer = monitor = None
     _eval_stage, _attached, _epochs = "valid", False, None
-    _validates = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -165,19 +157,17 @@ class VQMixin(SkipNonfiniteMixin):
         }
         return self._stats
 
-    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
+    def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit, as a Brain does."""
         self._start("valid")
-        self._validates = valid_set is not None
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         with (
-            GentleStop(self) as self._stop,
             reported_waits(lambda: (self.step, self.optimizer_step)),
             _named_sizes(self),
         ):
             epochs = self._epochs_from(epoch_counter)
-            super().fit(epochs, train_set, valid_set, *args, **kwargs)
+            super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
             self._stats = self.vq_stats  # Before evaluate() counts anew
 
@@ -185,7 +175,8 @@ class VQMixin(SkipNonfiniteMixin):
         """Evaluate, as a Brain does, and warn if it does not quantize."""
         self._start("test")
         self.monitor.start(training=False)
-        loss = super().evaluate(*args, **kwargs)
+        with _named_sizes(self):
+            loss = super().evaluate(*args, **kwargs)
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
             logger.warning("No checkpoint past the warm-up: no quantization.")
         return loss
@@ -197,23 +188,11 @@ class VQMixin(SkipNonfiniteMixin):
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader, as a Brain does, with a generator of its own, from
-        which a resumed run draws the same, and workers that outlive signals."""
-        kwargs.setdefault("generator", loader_generator())
-        kwargs.setdefault("worker_init_fn", outlive_signals)
+        """Make a loader; see ``ResumeMixin``."""
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage == sb.Stage.TRAIN:
             self._loader = loader
         return loader
-
-    def _fit_train(self, train_set, *args, **kwargs):
-        recoverables = getattr(self.checkpointer, "recoverables", {}).values()
-        # One of another kind would be read again from its start.
-        goes_on = any(loader is train_set for loader in recoverables)
-        is_exact = isinstance(self.checkpointer, AtomicCheckpointer)
-        if self._validates and goes_on and is_exact:
-            train_set = SavedEpoch(train_set, self._stop)
-        super()._fit_train(train_set, *args, **kwargs)
 
     def attach_trainer(self):
         """Make the trainer, once a fit, before the optimizers are loaded."""

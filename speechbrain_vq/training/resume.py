@@ -263,15 +263,18 @@ class GentleStop:
         signal.SIGINT: signal.default_int_handler,
     }
 
-    def __init__(self, brain: Brain):
+    def __init__(self, brain: Brain, agrees: bool = True):
         self.brain, self.asked = brain, None
+        # Whether ranks tell each other of a signal, and then call begin().
+        self.agrees = agrees
         # Whether all that was trained is in a checkpoint.
         self.saved = False
         self._interval = brain.ckpt_interval_steps
 
     def __enter__(self):
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and isinstance(self.brain.checkpointer, AtomicCheckpointer):
+        saves = isinstance(self.brain.checkpointer, AtomicCheckpointer)
+        if is_main and saves and (self.agrees or world_size() == 1):
             for number, usual in self._USUAL.items():
                 if signal.getsignal(number) is usual:
                     signal.signal(number, self._ask)
@@ -360,3 +363,40 @@ def outlive_signals(worker: int) -> None:
     that the training waits with: a loader's ``worker_init_fn=``."""
     if hasattr(os, "setpgrp"):  # Not on Windows
         os.setpgrp()
+
+
+class ResumeMixin:
+    """Has a Brain with an ``AtomicCheckpointer`` follow a SIGTERM or a Ctrl-C by
+    a checkpoint; see ``GentleStop``. Name it first among the bases; ``VQMixin``
+    is one. With several ranks only a ``VQMixin`` does."""
+
+    _agrees, _stop, _validates = False, None, False
+
+    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
+        """Fit, as a Brain does."""
+        self._validates = valid_set is not None
+        with GentleStop(self, self._agrees) as self._stop:
+            super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
+
+    def make_dataloader(self, dataset, stage, *args, **kwargs):
+        """Make a loader, as a Brain does, with a generator of its own, from
+        which a resumed run draws the same, and workers that outlive signals."""
+        kwargs.setdefault("generator", loader_generator())
+        kwargs.setdefault("worker_init_fn", outlive_signals)
+        return super().make_dataloader(dataset, stage, *args, **kwargs)
+
+    def update_average(self, loss, avg_loss):
+        """Average losses, as a Brain does; in a validation, a signal is followed
+        here."""
+        if self._stop is not None and not self.modules.training:
+            self._stop.end_if_saved()
+        return super().update_average(loss, avg_loss)
+
+    def _fit_train(self, train_set, *args, **kwargs):
+        recoverables = getattr(self.checkpointer, "recoverables", {}).values()
+        # One of another kind would be read again from its start.
+        goes_on = any(loader is train_set for loader in recoverables)
+        is_exact = isinstance(self.checkpointer, AtomicCheckpointer)
+        if self._validates and goes_on and is_exact:
+            train_set = SavedEpoch(train_set, self._stop)
+        super()._fit_train(train_set, *args, **kwargs)

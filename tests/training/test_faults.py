@@ -17,13 +17,13 @@ from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
 from speechbrain_vq.publish import Run
-from speechbrain_vq.training.resume import AtomicCheckpointer
+from speechbrain_vq.training.resume import AtomicCheckpointer, ResumeMixin
 from speechbrain_vq.training.waiting import reported_waits
 from tests.training import toy
 from tests.training.processes import RANK_OPTIONS, run, run_ranks
 from tests.training.test_checkpointer import make_model
 from tests.training.test_resume import trained
-from tests.training.toy import batches, make, modules
+from tests.training.toy import batches, digest, make, modules
 
 # Damaged checkpoints -------------------------------------------------------
 
@@ -195,6 +195,48 @@ def progress(folder):
     brain = yaml.safe_load((found.path / "brain.ckpt").read_text())
     epoch = int((found.path / "counter.ckpt").read_text())
     return 7 * (epoch - (not found.meta["end-of-epoch"])) + brain["step"]
+
+
+class Plain(ResumeMixin, toy.AutoEncoder):
+    """Has no quantizer, and gets a SIGTERM."""
+
+    stop = None
+
+    def compute_forward(self, batch, stage):
+        return self.modules.decoder(self.modules.encoder(batch))
+
+    def compute_objectives(self, output, batch, stage):
+        if self.stop == (stage, self.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return torch.nn.functional.mse_loss(output, batch)
+
+
+def train_plain(folder, stop=None):
+    """Train for two epochs of four batches, and write the bits."""
+    torch.manual_seed(3)
+    parts = modules(torch.nn.Identity(), dropout=0.3)
+    brain = make(Plain, parts, folder=folder / "save")
+    epochs = toy.EpochCounter(2)
+    brain.checkpointer.add_recoverable("counter", epochs)
+    brain.stop = stop
+    data = [x for (batch,) in batches(4, 4) for x in batch]
+    brain.fit(
+        *(epochs, data, data[:5], False),
+        train_loader_kwargs={"batch_size": 4, "shuffle": True},
+        valid_loader_kwargs={"batch_size": 4},
+    )
+    torch.save(digest(brain.modules.state_dict()), folder / "bits")
+
+
+@pytest.mark.slow
+def test_any_brain_follows_a_signal(tmp_path):
+    for stop in (Stage.TRAIN, 2), (Stage.VALID, 1), (Stage.TRAIN, 3):
+        assert run(train_plain, tmp_path / "stopped", stop) == 143
+    bits = []
+    for folder in tmp_path / "stopped", tmp_path / "whole":
+        assert run(train_plain, folder) == 0
+        bits.append(torch.load(folder / "bits"))
+    assert bits[0] == bits[1]
 
 
 def test_a_signal_of_another_owner_stays_with_it():
