@@ -59,14 +59,17 @@ def check_size(notes: str) -> None:
             )
     if found := _NO_CHUNK.search(notes) or _AU.search(notes):
         length, *ends = (int(number, 0) for number in found.groups())
-        more = length - sum(ends)
-        # Of less, it may be tags of another kind.
-        if more > min(max(sum(ends) // 10, 2**10), 2**16):
-            raise ContainerError(
-                f"its header states an end after {sum(ends)} bytes, and {more} "
-                "more follow, as where a recorder was stopped. Write a new "
-                "header, as with `sox --ignore-length`."
-            )
+        _check_rest(sum(ends), length - sum(ends))
+
+
+def _check_rest(end, more):
+    """Refuse what goes on after its end, unless by tags of another kind."""
+    if more > min(max(end // 10, 2**10), 2**16):
+        raise ContainerError(
+            f"its header states an end after {end} bytes, and {more} more "
+            "follow, as where a recorder was stopped. Write a new header, as "
+            "with `sox --ignore-length`."
+        )
 
 
 def check_single(head: bytes, data: BinaryIO) -> None:
@@ -84,6 +87,8 @@ def check_single(head: bytes, data: BinaryIO) -> None:
             _check_nist(data)
         if head == b"fLaC":
             _check_flac(data)
+        if head == b"caff":
+            _check_caf(data)
         joined = _contains(data, head + start)
     if joined:
         raise ContainerError(JOINED)
@@ -101,6 +106,21 @@ def _check_nist(data):
             f"cut short, {there} of {math.prod(counts)} bytes of audio."
         )
     data.seek(1024)
+
+
+def _check_caf(data):
+    """Refuse a CAF file in which no chunk follows the audio where one should
+    be, and leave it open after the first 8 bytes."""
+    end, size = 8, data.seek(0, os.SEEK_END)
+    while end < size:
+        data.seek(end)
+        if not re.fullmatch(b"[a-z]{4}", data.read(4)):
+            _check_rest(end, size - end)
+            break
+        # -1 is up to the end of the file.
+        length = int.from_bytes(data.read(8), "big", signed=True)
+        end += 12 + length if length >= 0 else size
+    data.seek(8)
 
 
 def _check_flac(data):

@@ -172,6 +172,10 @@ BAD = {
         ),
         "an end after 300 bytes, and 63744 more",
     ),
+    "header too short.caf": (
+        lambda path: patched(written(path), 4084, bytes(6) + b"\1\0"),
+        "an end after 4348 bytes, and 63748 more",
+    ),
     "header too short.au": (
         lambda path: patched(written(path), 8, b"\0\0\1\0"),
         "an end after 280 bytes, and 63744 more",
