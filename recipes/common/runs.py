@@ -44,6 +44,9 @@ from speechbrain_vq.versions import versions
 logger = logging.getLogger(__name__)
 
 
+# Of an epoch that is filled.
+MOST_ITEMS = 10_000_000
+
 CONSOLE = pathlib.Path(__file__).with_name("console.yaml")
 
 # The folders of this process's runs, until it ends.
@@ -221,9 +224,16 @@ def fit_and_test(
 def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
     """Repeat the items of a small data set, under further names, so that an
     epoch, after which a run is validated and saved, has at least ``steps``
-    steps."""
+    steps; ValueError where these are more than ten million items."""
     names = list(dataset.data_ids)
-    for number in range(1, math.ceil(steps * batch_size / len(names))):
+    times = math.ceil(steps * batch_size / len(names))
+    if times > 1 and times * len(names) > MOST_ITEMS:
+        raise ValueError(
+            f"--batch_size={batch_size}: the {len(names)} recordings would be "
+            f"repeated {times} times to fill an epoch of {steps} steps. Take "
+            "a smaller one."
+        )
+    for number in range(1, times):
         copies = {f"{name} ({number})": dataset.data[name] for name in names}
         dataset.data.update(copies)
         dataset.data_ids.extend(copies)

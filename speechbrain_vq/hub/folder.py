@@ -17,6 +17,8 @@ from speechbrain_vq._compat import upgrade_state_dict
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import read_json
 
+# Of the model folders written here. One of a later format is refused.
+FORMAT = 1
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
 CARD, LABELS = "README.md", "label_encoder.txt"
@@ -64,7 +66,7 @@ def check_exists(path: pathlib.Path) -> None:
 
 
 def check_config(folder: pathlib.Path) -> None:
-    """Refuse a ``config.json`` that is no json object.
+    """Refuse a ``config.json`` that is no json object, or of a later format.
 
     The model loads without it, but the Hub and other programs read it.
     """
@@ -74,12 +76,20 @@ def check_config(folder: pathlib.Path) -> None:
     try:
         if path.stat().st_size > MAX_CONFIG:
             raise ValueError(f"it has over {MAX_CONFIG} bytes")
-        if not isinstance(read_json(path), dict):
+        config = read_json(path)
+        if not isinstance(config, dict):
             raise ValueError("it is another value")
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is no json object ({error}): get it again, or delete it."
         ) from error
+    number = config.get("format", 0)  # Versions before 0.2 wrote none.
+    if number not in range(FORMAT + 1):
+        raise ValueError(
+            f"{folder} was written by speechbrain_vq "
+            f"{config.get('speechbrain_vq')}, in format {number}; this version "
+            f"reads formats up to {FORMAT}: install that one."
+        )
 
 
 def is_folder_name(name: Any) -> bool:

@@ -26,6 +26,7 @@ from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import (
     CARD,
     CONFIG,
+    FORMAT,
     HPARAMS,
     WEIGHTS,
     save_weights,
@@ -223,6 +224,7 @@ def _make_config(
         # The Hub counts downloads by this key.
         "speechbrain_interface": section["interface"],
         "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
+        "format": FORMAT,
         **_plain_values(run.hparams, section["keys"]),
         **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
         **({"speakers": speakers} if speakers else {}),

@@ -18,9 +18,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import (
-    GentleStop,
-    loader_generator,
-    outlive_signals,
+    ResumeMixin,
 )
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 from speechbrain_vq.training.waiting import reported_waits
@@ -38,21 +36,29 @@ OPTIONS = {
 _MOST_SKIPPED = 200
 
 
-class SkipNonfiniteMixin:
+class SkipNonfiniteMixin(ResumeMixin):
     """Skips the steps of a Brain whose loss is not finite on some rank, as
     that of a quantizer is where a batch has no valid frame."""
 
-    _nonfinite, _skipped, _stop = False, 0, None
+    _nonfinite, _skipped, _agrees = False, 0, True
 
     def check_loss_isfinite(self, loss):
-        """Note a loss that is not finite, and a signal, on any rank."""
+        """Note a loss that is not finite, a batch of padding, and a signal, on
+        any rank."""
         nonfinite = (~torch.isfinite(loss.detach())).float()
         asked = self._stop is not None and self._stop.asked is not None
-        nonfinite, asked = sum_over_ranks(
-            torch.stack([nonfinite, torch.full_like(nonfinite, asked)])
-        )
+        empty = self.monitor.is_empty().to(nonfinite)
+        nonfinite, asked, empty = sum_over_ranks(
+            torch.stack([nonfinite, torch.full_like(nonfinite, asked), empty])
+        ).tolist()
         if asked:
             self._stop.begin()
+        if empty and not nonfinite:
+            logger.warning(
+                f"After step {self.optimizer_step}, {empty:.0f} of "
+                f"{world_size()} ranks had a batch of padding, which does not "
+                "count."
+            )
         if nonfinite:
             self._nonfinite = True
             loss = torch.full_like(loss.detach(), torch.nan)
@@ -157,7 +163,6 @@ class VQMixin(SkipNonfiniteMixin):
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
         with (
-            GentleStop(self) as self._stop,
             reported_waits(lambda: (self.step, self.optimizer_step)),
             _named_sizes(self),
         ):
@@ -170,7 +175,8 @@ class VQMixin(SkipNonfiniteMixin):
         """Evaluate, as a Brain does, and warn if it does not quantize."""
         self._start("test")
         self.monitor.start(training=False)
-        loss = super().evaluate(*args, **kwargs)
+        with _named_sizes(self):
+            loss = super().evaluate(*args, **kwargs)
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
             logger.warning("No checkpoint past the warm-up: no quantization.")
         return loss
@@ -182,10 +188,7 @@ class VQMixin(SkipNonfiniteMixin):
         self.attach_trainer()
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader, as a Brain does, with a generator of its own, from
-        which a resumed run draws the same, and workers that outlive signals."""
-        kwargs.setdefault("generator", loader_generator())
-        kwargs.setdefault("worker_init_fn", outlive_signals)
+        """Make a loader; see ``ResumeMixin``."""
         loader = super().make_dataloader(dataset, stage, *args, **kwargs)
         if stage == sb.Stage.TRAIN:
             self._loader = loader

@@ -47,6 +47,7 @@ class UsageMonitor:
         # By training or evaluation, then by quantizer: sums, and the codebook
         # as it was at the first batch.
         self._stages: dict[bool, dict] = {True: {}, False: {}}
+        self._empty: dict[str, torch.Tensor] = {}
         self._handles = [
             quantizer.register_forward_hook(functools.partial(self._add, name))
             for name, quantizer in quantizers.items()
@@ -69,6 +70,8 @@ class UsageMonitor:
         if name not in stage:
             stage[name] = _empty_stage(quantizer)
         sums, number = stage[name]["sums"], metrics["num_vectors"]
+        if quantizer.training:
+            self._empty[name] = number + metrics["num_nonfinite"] == 0
         added = {"nonfinite_batches": metrics["num_nonfinite"] > 0}
         # Batches that passed unquantized would dilute the metrics.
         if not quantizer.bypass:
@@ -76,6 +79,11 @@ class UsageMonitor:
             added["loss"] = number * loss
             added.update({key: metrics[key] for key in _SUMMED})
         sums.update({key: sums[key] + value for key, value in added.items()})
+
+    def is_empty(self) -> torch.Tensor:
+        """Return whether the latest batch of training had no valid frame."""
+        empty = [*self._empty.values()] or [torch.tensor(False)]
+        return torch.stack(empty).all()
 
     def stats(
         self, training: bool = True, over_ranks: bool = False

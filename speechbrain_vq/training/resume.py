@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import torch
-from speechbrain.core import Brain
+from speechbrain.core import INTRA_EPOCH_CKPT_FLAG, Brain
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     Checkpointer,
@@ -39,6 +39,9 @@ from speechbrain_vq.training.checkpoints import (
 )
 
 logger = get_logger(__name__)
+
+# In the meta of a checkpoint between an epoch's last step and its validation.
+_TRAINED = "epoch_trained"
 
 
 # On every rank, as each has its own.
@@ -122,7 +125,8 @@ class AtomicCheckpointer(Checkpointer):
         where the disk is full, and leave nothing behind. ``meta`` wins over
         what recoverables add. Returns None on ranks other than 0, and where
         the checkpoint is put off."""
-        if self._waits_for_step(end_of_epoch):
+        # What is left of the gradients at an epoch's end, a Brain drops.
+        if self._waits_for_step(end_of_epoch or _TRAINED in (meta or {})):
             return None
         last, now = self.find_checkpoint(), time.time()
         if last is not None:
@@ -161,6 +165,13 @@ class AtomicCheckpointer(Checkpointer):
         self._faults[ddp_broadcast(path)] = None
         if self.stop is not None and not end_of_epoch:
             self.stop()
+        if end_of_epoch:
+            # It would take the place of one of those to keep.
+            super().delete_checkpoints(
+                num_to_keep=0,
+                ckpt_predicate=lambda c: _TRAINED in c.meta,
+                verbosity=logging.DEBUG,
+            )
         return saved
 
     def save_and_keep_only(self, *args, importance_keys=(), **options):
@@ -240,23 +251,30 @@ class AtomicCheckpointer(Checkpointer):
 
 class GentleStop:
     """Has a SIGTERM or a Ctrl-C within a Brain's fit wait for the next optimizer
-    step, after which a checkpoint is saved: then the process exits with the
-    code 143, or a KeyboardInterrupt is raised. A second Ctrl-C does not wait.
+    step, after which a checkpoint is saved, or in a validation for the end of a
+    batch: then the process exits with the code 143, or a KeyboardInterrupt is
+    raised. A second Ctrl-C does not wait.
     It needs an ``AtomicCheckpointer`` and the main thread; handlers of others
-    for these signals stay. With several ranks, one that gets it suffices."""
+    for these signals stay. With several ranks, one that gets it suffices; in a
+    validation it exits alone, and a launcher ends the others."""
 
     _USUAL = {
         signal.SIGTERM: signal.SIG_DFL,
         signal.SIGINT: signal.default_int_handler,
     }
 
-    def __init__(self, brain: Brain):
+    def __init__(self, brain: Brain, agrees: bool = True):
         self.brain, self.asked = brain, None
+        # Whether ranks tell each other of a signal, and then call begin().
+        self.agrees = agrees
+        # Whether all that was trained is in a checkpoint.
+        self.saved = False
         self._interval = brain.ckpt_interval_steps
 
     def __enter__(self):
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and isinstance(self.brain.checkpointer, AtomicCheckpointer):
+        saves = isinstance(self.brain.checkpointer, AtomicCheckpointer)
+        if is_main and saves and (self.agrees or world_size() == 1):
             for number, usual in self._USUAL.items():
                 if signal.getsignal(number) is usual:
                     signal.signal(number, self._ask)
@@ -286,6 +304,11 @@ class GentleStop:
         self.brain.ckpt_interval_steps = 1  # SpeechBrain looks after a batch.
         self.brain.checkpointer.stop = self._end
 
+    def end_if_saved(self) -> None:
+        """Exit if asked to, where nothing would be lost."""
+        if self.asked is not None and self.saved:
+            self._end()
+
     def _end(self):
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
@@ -293,6 +316,37 @@ class GentleStop:
             "Stopped by SIGTERM; the same command goes on from here."
         )
         sys.exit(128 + self.asked)
+
+
+class SavedEpoch:
+    """The batches of a training epoch, after which a checkpoint is saved, so
+    that a signal does not wait for the end of the validation: a run that goes
+    on from it makes the validation anew."""
+
+    def __init__(self, batches, stop: GentleStop):
+        self.batches, self.stop = batches, stop
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        stop, brain = self.stop, self.stop.brain
+        stop.saved, first, batches = False, brain.step, iter(self.batches)
+        # SpeechBrain would take a batch beyond the limit.
+        limit = brain.optimizer_step_limit or math.inf
+        while brain.optimizer_step < limit:
+            try:
+                yield next(batches)
+            except StopIteration:
+                break
+        if brain.step > first:
+            brain.checkpointer.save_and_keep_only(
+                meta={INTRA_EPOCH_CKPT_FLAG: True, _TRAINED: True},
+                end_of_epoch=False,
+                ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta,
+                verbosity=logging.DEBUG,
+            )
+        stop.saved = True
 
 
 def loader_generator() -> torch.Generator:
@@ -309,3 +363,40 @@ def outlive_signals(worker: int) -> None:
     that the training waits with: a loader's ``worker_init_fn=``."""
     if hasattr(os, "setpgrp"):  # Not on Windows
         os.setpgrp()
+
+
+class ResumeMixin:
+    """Has a Brain with an ``AtomicCheckpointer`` follow a SIGTERM or a Ctrl-C by
+    a checkpoint; see ``GentleStop``. Name it first among the bases; ``VQMixin``
+    is one. With several ranks only a ``VQMixin`` does."""
+
+    _agrees, _stop, _validates = False, None, False
+
+    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
+        """Fit, as a Brain does."""
+        self._validates = valid_set is not None
+        with GentleStop(self, self._agrees) as self._stop:
+            super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
+
+    def make_dataloader(self, dataset, stage, *args, **kwargs):
+        """Make a loader, as a Brain does, with a generator of its own, from
+        which a resumed run draws the same, and workers that outlive signals."""
+        kwargs.setdefault("generator", loader_generator())
+        kwargs.setdefault("worker_init_fn", outlive_signals)
+        return super().make_dataloader(dataset, stage, *args, **kwargs)
+
+    def update_average(self, loss, avg_loss):
+        """Average losses, as a Brain does; in a validation, a signal is followed
+        here."""
+        if self._stop is not None and not self.modules.training:
+            self._stop.end_if_saved()
+        return super().update_average(loss, avg_loss)
+
+    def _fit_train(self, train_set, *args, **kwargs):
+        recoverables = getattr(self.checkpointer, "recoverables", {}).values()
+        # One of another kind would be read again from its start.
+        goes_on = any(loader is train_set for loader in recoverables)
+        is_exact = isinstance(self.checkpointer, AtomicCheckpointer)
+        if self._validates and goes_on and is_exact:
+            train_set = SavedEpoch(train_set, self._stop)
+        super()._fit_train(train_set, *args, **kwargs)

@@ -128,6 +128,16 @@ def test_nothing_of_the_training_is_exported(tmp_path):
     assert config["checkpoint"]["loss"] == 1.0
 
 
+def test_a_later_format_is_refused_by_name(tmp_path):
+    run, _ = write_run(tmp_path / "run")
+    path = export_pretrained(run, tmp_path / "model") / "config.json"
+    config = json.loads(path.read_text())
+    assert config["format"] == 1 and load_pretrained(path.parent)
+    path.write_text(json.dumps({**config, "speechbrain_vq": "9", "format": 2}))
+    with pytest.raises(ValueError, match="speechbrain_vq 9, in format 2"):
+        load_pretrained(path.parent)
+
+
 def test_what_was_one_module_stays_one(tmp_path):
     yaml = YAML.replace(
         "optimizer:",

@@ -57,7 +57,7 @@ def finish(cwd, recipe, yaml="train", **options):
     """Runs a recipe, which must succeed: its results, and what it printed."""
     ended = run(cwd, recipe, yaml, **options)
     output = ended.stdout + ended.stderr
-    assert ended.returncode == 0, output
+    assert ended.returncode == 0, f"{ended.returncode}: {output}"
     folder = cwd / options["output_folder"]
     return json.loads((folder / "results.json").read_text()), output
 

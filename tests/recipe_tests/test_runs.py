@@ -54,6 +54,13 @@ def test_a_large_data_set_is_left_alone():
     assert dataset.data == items
 
 
+def test_a_batch_beyond_any_sense_is_refused():
+    dataset = DynamicItemDataset({"x": {"wav": "x"}})
+    with pytest.raises(ValueError, match="--batch_size=100000000: .* repeated"):
+        fill_epoch(dataset, batch_size=100_000_000, steps=25)
+    assert len(dataset.data) == 1
+
+
 def test_the_time_of_a_step_is_measured_without_a_trace():
     class Brain(VQBrain):
         def compute_forward(self, batch, stage):

@@ -12,17 +12,18 @@ import time
 import pytest
 import torch
 import yaml
+from speechbrain import Stage
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 
 from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
 from speechbrain_vq.publish import Run
-from speechbrain_vq.training.resume import AtomicCheckpointer
+from speechbrain_vq.training.resume import AtomicCheckpointer, ResumeMixin
 from speechbrain_vq.training.waiting import reported_waits
 from tests.training import toy
 from tests.training.processes import RANK_OPTIONS, run, run_ranks
 from tests.training.test_checkpointer import make_model
 from tests.training.test_resume import trained
-from tests.training.toy import batches, make, modules
+from tests.training.toy import batches, digest, make, modules
 
 # Damaged checkpoints -------------------------------------------------------
 
@@ -135,11 +136,10 @@ def test_a_later_format_is_refused_by_name(tmp_path):
 # Signals -------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
+SIGNALS = pytest.mark.parametrize(
     "by, code", [(signal.SIGTERM, 143), (signal.SIGINT, 1)]
 )
-@pytest.mark.parametrize(
+RUNS = pytest.mark.parametrize(
     "options",
     [
         {},
@@ -149,6 +149,11 @@ def test_a_later_format_is_refused_by_name(tmp_path):
     ],
     ids=["saves", "saves only at the end of epochs", "accumulates", "workers"],
 )
+
+
+@pytest.mark.slow
+@SIGNALS
+@RUNS
 def test_a_signal_is_followed_by_a_checkpoint(tmp_path, by, code, options):
     folder = tmp_path / "stopped"
     for lives in (0, 4, 5):
@@ -161,6 +166,27 @@ def test_a_signal_is_followed_by_a_checkpoint(tmp_path, by, code, options):
     assert trained(folder, **options) == whole
 
 
+@pytest.mark.slow
+@SIGNALS
+@RUNS
+def test_a_signal_in_a_validation_does_not_wait_for_its_end(
+    tmp_path, by, code, options
+):
+    folder = tmp_path / "stopped"
+    # In the first and the last of the two batches of a validation.
+    for lives, epochs in (0, 1), (0, 1), (2, 2), (1, 2):
+        stop = {"lives": lives, "by": by, "stage": Stage.VALID}
+        got = run(toy.train, str(folder), "gradient", **stop, **options)
+        assert got == code
+        assert progress(folder) == 7 * epochs
+        log = folder / "log"
+        lines = log.read_text().splitlines() if log.exists() else []
+        assert len(lines) == epochs - 1
+    whole = trained(tmp_path / "whole", **options)
+    assert trained(folder, **options) == whole
+    assert log.read_text() == (tmp_path / "whole" / "log").read_text()
+
+
 def progress(folder):
     """Training batches up to the latest checkpoint: seven an epoch."""
     found = Checkpointer(folder / "save").find_checkpoint()
@@ -169,6 +195,48 @@ def progress(folder):
     brain = yaml.safe_load((found.path / "brain.ckpt").read_text())
     epoch = int((found.path / "counter.ckpt").read_text())
     return 7 * (epoch - (not found.meta["end-of-epoch"])) + brain["step"]
+
+
+class Plain(ResumeMixin, toy.AutoEncoder):
+    """Has no quantizer, and gets a SIGTERM."""
+
+    stop = None
+
+    def compute_forward(self, batch, stage):
+        return self.modules.decoder(self.modules.encoder(batch))
+
+    def compute_objectives(self, output, batch, stage):
+        if self.stop == (stage, self.step):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return torch.nn.functional.mse_loss(output, batch)
+
+
+def train_plain(folder, stop=None):
+    """Train for two epochs of four batches, and write the bits."""
+    torch.manual_seed(3)
+    parts = modules(torch.nn.Identity(), dropout=0.3)
+    brain = make(Plain, parts, folder=folder / "save")
+    epochs = toy.EpochCounter(2)
+    brain.checkpointer.add_recoverable("counter", epochs)
+    brain.stop = stop
+    data = [x for (batch,) in batches(4, 4) for x in batch]
+    brain.fit(
+        *(epochs, data, data[:5], False),
+        train_loader_kwargs={"batch_size": 4, "shuffle": True},
+        valid_loader_kwargs={"batch_size": 4},
+    )
+    torch.save(digest(brain.modules.state_dict()), folder / "bits")
+
+
+@pytest.mark.slow
+def test_any_brain_follows_a_signal(tmp_path):
+    for stop in (Stage.TRAIN, 2), (Stage.VALID, 1), (Stage.TRAIN, 3):
+        assert run(train_plain, tmp_path / "stopped", stop) == 143
+    bits = []
+    for folder in tmp_path / "stopped", tmp_path / "whole":
+        assert run(train_plain, folder) == 0
+        bits.append(torch.load(folder / "bits"))
+    assert bits[0] == bits[1]
 
 
 def test_a_signal_of_another_owner_stays_with_it():
@@ -304,6 +372,49 @@ def test_ranks_stop_together_and_count_what_all_saw(tmp_path):
         assert stats["vectors"] == 2 * 7 * 30
 
 
+class StoppedInValidation(toy.Toy):
+    """Sends itself a SIGTERM in the first batch of a validation."""
+
+    stops = False
+
+    def compute_objectives(self, output, batch, stage):
+        if stage == Stage.VALID and self.stops and self.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().compute_objectives(output, batch, stage)
+
+
+def validate_rank(rank, folder, stopped):
+    """Train for two epochs, some of the ranks stopped, and note the bits."""
+    torch.manual_seed(rank)
+    brain = make(
+        StoppedInValidation,
+        folder=folder / "save",
+        run=RANK_OPTIONS,
+        reinit_schedule=ReinitSchedule(1, 3),
+    )
+    epochs = toy.EpochCounter(2)
+    brain.checkpointer.add_recoverable("epochs", epochs)
+    brain.stops = rank in stopped
+    brain.fit(epochs, batches(8), batches(2), progressbar=False)
+    torch.save(toy.bits(brain), folder / f"bits{rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [{0, 1}, {1}], ids=["all", "one"])
+def test_ranks_stopped_in_a_validation_go_on_with_the_same_bits(
+    tmp_path, stopped
+):
+    codes = run_ranks(2, validate_rank, tmp_path / "parts", stopped)
+    # One that has lost its company fails; torchrun would end it.
+    assert codes[1] == 143 and (codes[0] == 143) == (0 in stopped)
+    assert codes[0] != 0
+    bits = []
+    for folder in tmp_path / "parts", tmp_path / "whole":
+        assert run_ranks(2, validate_rank, folder, set()) == [0, 0]
+        bits.append([torch.load(folder / f"bits{n}") for n in range(2)])
+    assert bits[0] == bits[1]
+
+
 class Slow(toy.Toy):
     """The second rank takes its time before its third batch."""
 
@@ -361,6 +472,25 @@ def test_a_batch_without_a_valid_frame_is_skipped_and_told(caplog, factor):
     assert brain.vq_stats["valid"]["vectors"] == 30
     brain.evaluate(padded(0, number=2), progressbar=False)
     assert brain.vq_stats["test"]["vectors"] == 30
+
+
+def pad(rank, folder):
+    """Train on four batches a rank, of which the second has a padded one."""
+    logging.basicConfig(filename=folder / f"log{rank}")
+    brain = make(Padded, run=RANK_OPTIONS)
+    # Not a data set, of which each rank would be given a part.
+    brain.fit([1], padded(*[2] * rank, number=4), progressbar=False)
+    torch.save(toy.bits(brain), folder / f"bits{rank}")
+
+
+@pytest.mark.slow
+def test_a_rank_with_a_batch_of_padding_is_told(tmp_path):
+    assert run_ranks(2, pad, tmp_path) == [0, 0]
+    log = (tmp_path / "log0").read_text()
+    told = "After step 2, 1 of 2 ranks had a batch of padding"
+    assert log.count("a batch of padding") == log.count(told) == 1
+    first, second = (torch.load(tmp_path / f"bits{n}") for n in range(2))
+    assert first["modules"] == second["modules"] and first["steps"] == 4
 
 
 def test_a_run_that_takes_no_step_stops_and_says_why(caplog):

@@ -1,5 +1,5 @@
 """One to four ranks train the codebooks of one process with the same global
-batches, and so do other ranks that go on from their checkpoint.
+batches, and so do as many or other ranks that go on from their checkpoint.
 """
 
 import pytest
@@ -85,7 +85,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "ranks", [(2,), (3,), (4,), (3, 2), (1, 4)], ids=lambda r: f"{r}"
+    "ranks", [(2,), (3,), (4,), (3, 3), (3, 2), (1, 4)], ids=lambda r: f"{r}"
 )
 def test_ranks_train_the_codebooks_of_one_process(alone, tmp_path, ranks):
     half = NUMBER // len(ranks)

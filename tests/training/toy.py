@@ -159,15 +159,34 @@ def die(by=signal.SIGKILL, group=False):
 
 
 class Deadly(Toy):
-    """Dies after some batches, or gets another signal."""
+    """Dies after some batches, of the training or of validations, or gets
+    another signal; writes a line of each epoch to a log."""
 
-    batches_left, signal, group = None, signal.SIGKILL, False
+    batches_left, stage_of_death = None, Stage.TRAIN
+    signal, group, log = signal.SIGKILL, False, None
+
+    def compute_objectives(self, output, batch, stage):
+        if stage == self.stage_of_death == Stage.VALID:
+            self.live()
+        return super().compute_objectives(output, batch, stage)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        if self.stage_of_death == Stage.TRAIN:
+            self.live()
+
+    def live(self):
         if self.batches_left is not None:
             self.batches_left -= 1
             if self.batches_left == -1:
                 die(self.signal, self.group)
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        if stage == Stage.TRAIN:
+            self.train_loss = stage_loss
+        else:
+            with open(self.log, "a") as file:
+                print(epoch, self.train_loss, stage_loss, file=file)
+        super().on_stage_end(stage, stage_loss, epoch)
 
 
 class DeadlyFile:
@@ -196,12 +215,13 @@ def train(
     by=signal.SIGKILL,
     interval=3,
     workers=0,
+    stage=Stage.TRAIN,
 ):
     """Trains a quantizer of ``ARMS`` to the end, and writes the bits of the
     result; a run killed before goes on from its last checkpoint.
 
-    It dies by a signal after some batches, its ``lives``, or in the middle of
-    a checkpoint, after so many ``saves``. ``interval`` is the number of batches
+    It dies by a signal after some batches of a stage, its ``lives``, or in the
+    middle of a checkpoint, after so many ``saves``. ``interval`` is the number of batches
     between checkpoints within an epoch, where there are any; with ``workers``
     of the loaders, these get the signal, too.
     """
@@ -223,6 +243,7 @@ def train(
         reinit_schedule=ReinitSchedule(3, 4),
     )
     brain.batches_left, brain.signal, brain.group = lives, by, workers > 0
+    brain.stage_of_death, brain.log = stage, os.path.join(folder, "log")
     epochs = EpochCounter(EPOCHS)
     brain.checkpointer.add_recoverable("counter", epochs)
     last = DeadlyFile(saves)

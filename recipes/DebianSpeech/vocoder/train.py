@@ -39,11 +39,12 @@ from speechbrain_vq.recipes.common.runs import (
 )
 from speechbrain_vq.recipes.common.vocoders import export_vocoder
 from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
+from speechbrain_vq.training.resume import ResumeMixin
 
 logger = logging.getLogger(__name__)
 
 
-class VocoderBrain(sb.Brain):
+class VocoderBrain(ResumeMixin, sb.Brain):
     """Train a vocoder on log-mels of recordings and of their tokens."""
 
     def compute_forward(self, batch, stage):

@@ -33,6 +33,7 @@ from speechbrain_vq.recipes.common.runs import (
     write_results,
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+from speechbrain_vq.training.resume import ResumeMixin
 
 
 class TokenEmbedding(torch.nn.Module):
@@ -50,7 +51,7 @@ class TokenEmbedding(torch.nn.Module):
         return self.table(tokens + self.first).flatten(2)
 
 
-class ASRBrain(PhoneErrorsMixin, sb.Brain):
+class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
     """Train a phone recognizer by CTC."""
 
     def compute_forward(self, batch, stage):
@@ -64,13 +65,6 @@ class ASRBrain(PhoneErrorsMixin, sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Compute the CTC loss."""
         return self.ctc_loss(*predictions, batch, stage)
-
-    def on_stage_start(self, stage, epoch=None):
-        """Reset the counts."""
-        super().on_stage_start(stage, epoch)
-        if stage == sb.Stage.TRAIN:
-            # A resumed run drops out what the one before it would have.
-            torch.manual_seed(self.hparams.seed + epoch)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, save a checkpoint, and keep the results of the test."""

@@ -44,6 +44,7 @@ from speechbrain_vq.recipes.common.runs import (
 )
 from speechbrain_vq.recipes.common.vocoders import export_vocoder
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
+from speechbrain_vq.training.resume import ResumeMixin
 
 logger = logging.getLogger(__name__)
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
@@ -53,7 +54,7 @@ KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
 UNUSED = ("precision", "grad_accumulation_factor", "max_grad_norm")
 
 
-class VocoderBrain(sb.Brain):
+class VocoderBrain(ResumeMixin, sb.Brain):
     """Train a generator of speech against a discriminator."""
 
     def init_optimizers(self):
