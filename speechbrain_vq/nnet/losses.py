@@ -42,23 +42,19 @@ def quantization_loss(
 
 
 def usage_loss(
-    targets: Tensor,
-    codebook: Tensor,
-    mass: Tensor,
-    sq_errors: Tensor,
-    over_ranks: bool,
+    targets: Tensor, codebook: Tensor, mass: Tensor, sq_errors: Tensor
 ) -> Tensor:
     """Compute how far the usage of codes is from even: 1 minus the entropy of
     the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
 
-    Arguments are as above, with a codebook [C, K, d]; the mean squared error
-    is the temperature of the assignment (the batch entropy of Yu et al., 2023,
-    arXiv 2310.05737, equation 5, for any codebook). Of a large batch a sample
-    is assigned, evenly spaced: at least 64 vectors, and of 512 codes at least
-    256, so that it costs little beside the search.
+    Arguments are as above, with a codebook [C, K, d] and the batch of all
+    ranks; the mean squared error is the temperature of the assignment (the
+    batch entropy of Yu et al., 2023, arXiv 2310.05737, equation 5, for any
+    codebook). Of a large batch a sample is assigned, evenly spaced: at least 64
+    vectors, and of 512 codes at least 256, so that it costs little beside the
+    search.
     """
-    total = sum_over_ranks if over_ranks else torch.clone
-    moments = total(torch.cat([mass.sum().view(1), sq_errors]))
+    moments = sum_over_ranks(torch.cat([mass.sum().view(1), sq_errors]))
     temperature = (moments[1:] / moments[0].clamp(min=1)).clamp(min=1e-9)
     number = max(2**17 // codebook.shape[1], 64)
     sample = slice(None, None, max(len(mass) // number, 1))
@@ -69,7 +65,7 @@ def usage_loss(
         # Without |x|^2, which is the same for every code.
         distances = words.square().sum(1) - 2 * vectors @ words.t()
         shares.append(mass[sample] @ torch.softmax(-distances / scale, dim=1))
-    share = total(torch.stack(shares))
+    share = sum_over_ranks(torch.stack(shares))
     share = share / share.sum(1, keepdim=True).clamp(min=1e-9)
     # A softmax may underflow, where the entropy has no gradient.
     nats = -(share * (share + 1e-12).log()).sum(1)

@@ -123,10 +123,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     affine : bool
         Whether the norm learns a scale and a shift, as the paper's does.
     entropy_weight : float, optional
-        Weight of the loss that makes the usage of codes even, by default 0.5; 0
-        with DiVeQ and EMA, where it was not tried, and with unit length and
-        residual rows, which do not gain by it. It takes a softmax over the
-        codebook for a sample of a large batch.
+        Weight of the loss that makes the usage of codes in a training batch
+        even, by default 0.5; 0 with DiVeQ and EMA, where it was not tried, and
+        with unit length and residual rows, which do not gain by it. It takes a
+        softmax over the codebook for a sample of a large batch.
     unit_length : bool
         Whether projected latents and codewords are scaled to unit length, each
         codebook's slice for itself, so that the nearest codeword is that of the
@@ -630,10 +630,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 self.codebook_weight,
                 over_ranks=self.training,
             )
-            if self.entropy_weight:
-                uneven = usage_loss(
-                    targets, table, mass, sq_errors, self.training
-                )
+            if self.entropy_weight and self.training:
+                uneven = usage_loss(targets, table, mass, sq_errors)
                 loss = loss + self.entropy_weight * uneven
             if learns:
                 self.embedding.learn(targets.detach(), indices, valid)

@@ -77,7 +77,7 @@ def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
     table = torch.randn(2, 5, 3, requires_grad=True)
     valid = torch.rand(40) < 0.7
     expected, nearest = uneven_usage(x, table, valid)
-    loss = usage_loss(x, table, valid.float(), nearest, False)
+    loss = usage_loss(x, table, valid.float(), nearest)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(
         torch.autograd.grad(loss, (x, table)),
@@ -91,7 +91,7 @@ def test_usage_loss_of_a_large_batch_is_that_of_a_sample():
     expected, nearest = uneven_usage(x[::100], table, valid[::100])
     # The temperature is that of the batch.
     nearest *= valid.sum() / valid[::100].sum()
-    loss = usage_loss(x, table, valid.float(), nearest, False)
+    loss = usage_loss(x, table, valid.float(), nearest)
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert x.grad.any(2).sum() == valid[::100].sum()

@@ -22,8 +22,12 @@ def count_traffic(rank, folder, kind):
             return send(*args, **options)
 
         setattr(distributed, name, counted)
-    sizes = DIM, SIZE, DIM, BOOKS, "residual"
-    quantizer = VectorQuantizer(*sizes, codebook=kind, reservoir_size=CAPACITY)
+    quantizer = VectorQuantizer(
+        *(DIM, SIZE, DIM, BOOKS, "residual"),
+        codebook=kind,
+        reservoir_size=CAPACITY,
+        entropy_weight=0.5 if kind == "gradient" else 0.0,
+    )
     linear = torch.nn.Linear(DIM, DIM)
     model = torch.nn.ModuleList([linear, quantizer])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
