@@ -50,9 +50,9 @@ def robust(size):
 
 
 QUANTIZERS = {
-    "speechbrain_vq robust (norm, reservoir, monitor)": robust,
+    "speechbrain_vq robust (norm, even usage, reservoir, monitor)": robust,
     "speechbrain_vq vanilla": lambda size: VectorQuantizer(
-        DIM, size, norm=None, reservoir_size=0
+        DIM, size, norm=None, reservoir_size=0, entropy_weight=0.0
     ),
     "speechbrain_vq EMA": lambda size: VectorQuantizer(
         DIM, size, codebook="ema", reservoir_size=0
