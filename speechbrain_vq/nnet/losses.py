@@ -52,12 +52,19 @@ def usage_loss(
     batch entropy of Yu et al., 2023, arXiv 2310.05737, equation 5, for any
     codebook). Of a large batch a sample is assigned, evenly spaced: at least 64
     vectors, and of 512 codes at least 256, so that it costs little beside the
-    search.
+    search. Its gradient grows as the temperature falls: where the error is
+    under a twentieth of the squared length of the targets, the loss falls with
+    it.
     """
-    moments = sum_over_ranks(torch.cat([mass.sum().view(1), sq_errors]))
-    temperature = (moments[1:] / moments[0].clamp(min=1)).clamp(min=1e-9)
-    number = max(2**17 // codebook.shape[1], 64)
-    sample = slice(None, None, max(len(mass) // number, 1))
+    squares = mass @ targets.detach().square().sum(2)
+    moments = torch.cat([mass.sum().view(1), sq_errors, squares])
+    number, sq_errors, squares = sum_over_ranks(moments).split(
+        [1, len(sq_errors), len(squares)]
+    )
+    temperature = (sq_errors / number.clamp(min=1)).clamp(min=1e-9)
+    weight = (20 * sq_errors / squares.clamp(min=1e-9)).clamp(max=1)
+    size = max(2**17 // codebook.shape[1], 64)
+    sample = slice(None, None, max(len(mass) // size, 1))
     shares = []
     for vectors, words, scale in zip(
         targets[sample].unbind(1), codebook, temperature, strict=False
@@ -69,7 +76,7 @@ def usage_loss(
     share = share / share.sum(1, keepdim=True).clamp(min=1e-9)
     # A softmax may underflow, where the entropy has no gradient.
     nats = -(share * (share + 1e-12).log()).sum(1)
-    return (1 - nats / max(math.log(share.shape[1]), 1e-9)).mean()
+    return (weight * (1 - nats / max(math.log(share.shape[1]), 1e-9))).mean()
 
 
 @torch.no_grad()

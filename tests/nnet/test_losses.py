@@ -68,7 +68,7 @@ def uneven_usage(x, table, valid):
     nearest = distances.amin(2).sum(1).detach()
     scale = (nearest / valid.sum()).view(-1, 1, 1)
     share = torch.softmax(-distances / scale, 2).mean(1)
-    nats = -(share * share.log()).sum(1)
+    nats = -(share * (share + 1e-12).log()).sum(1)
     return (1 - nats / math.log(table.shape[1])).mean(), nearest
 
 
@@ -83,6 +83,17 @@ def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
         torch.autograd.grad(loss, (x, table)),
         torch.autograd.grad(expected, (x, table)),
     )
+
+
+def test_usage_loss_falls_with_the_error_where_that_is_small():
+    table = torch.randn(1, 5, 3)
+    x = table[0, torch.arange(40) % 3].unsqueeze(1) + torch.randn(40, 1, 3) / 99
+    valid = torch.rand(40) < 0.7
+    whole, nearest = uneven_usage(x, table, valid)
+    share = nearest.sum() / x[valid].square().sum()
+    assert share < 0.01
+    loss = usage_loss(x, table, valid.float(), nearest)
+    torch.testing.assert_close(loss, 20 * share * whole)
 
 
 def test_usage_loss_of_a_large_batch_is_that_of_a_sample():

@@ -51,7 +51,7 @@ def test_traffic_of_steps_and_of_reinitializations(tmp_path, kind):
     warmup, _, last = torch.load(tmp_path / "steps")
     norm, codebook = [1, DIM, DIM], BOOKS * SIZE * DIM
     # The usage of codes, and its gradient.
-    others, moved = [1 + BOOKS, BOOKS * SIZE, BOOKS * SIZE], [codebook]
+    others, moved = [1 + 2 * BOOKS, BOOKS * SIZE, BOOKS * SIZE], [codebook]
     if kind == "ema":
         others = [BOOKS * SIZE * (DIM + 1)]
         # With the codebook, what an EMA codebook has beside it.
