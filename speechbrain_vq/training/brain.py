@@ -17,9 +17,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.training.monitor import UsageMonitor
-from speechbrain_vq.training.resume import (
-    ResumeMixin,
-)
+from speechbrain_vq.training.resume import ResumeMixin
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 from speechbrain_vq.training.waiting import reported_waits
 
@@ -117,7 +115,6 @@ class VQMixin(SkipNonfiniteMixin):
     >>> class AutoEncoder(VQBrain):
     ...     def compute_forward(self, batch, stage):
     ...         return self.modules.quantizer(self.modules.encoder(batch[0]))
-    ...
     ...     def compute_objectives(self, output, batch, stage):
     ...         return (output[0] - batch[0]).square().mean() + output.loss
     >>> encoder, quantizer = torch.nn.Linear(8, 8), VectorQuantizer(8, 16)
@@ -162,10 +159,8 @@ class VQMixin(SkipNonfiniteMixin):
         self._start("valid")
         self._attached, self._loader = False, train_set
         self._epochs = _length(epoch_counter)
-        with (
-            reported_waits(lambda: (self.step, self.optimizer_step)),
-            _named_sizes(self),
-        ):
+        waits = reported_waits(lambda: (self.step, self.optimizer_step))
+        with waits, _named_sizes(self):
             epochs = self._epochs_from(epoch_counter)
             super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # Not a run with test_only
