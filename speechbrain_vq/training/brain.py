@@ -115,6 +115,7 @@ class VQMixin(SkipNonfiniteMixin):
     >>> class AutoEncoder(VQBrain):
     ...     def compute_forward(self, batch, stage):
     ...         return self.modules.quantizer(self.modules.encoder(batch[0]))
+    ...
     ...     def compute_objectives(self, output, batch, stage):
     ...         return (output[0] - batch[0]).square().mean() + output.loss
     >>> encoder, quantizer = torch.nn.Linear(8, 8), VectorQuantizer(8, 16)
