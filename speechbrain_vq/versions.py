@@ -1,4 +1,4 @@
-"""Versions of the packages behind results."""
+"""Versions: of the packages behind results, and of file formats."""
 
 import importlib.metadata
 import platform
@@ -23,3 +23,14 @@ def versions(*others: str) -> str:
     }
     parts = [f"{name} {version}" for name, version in packages.items()]
     return ", ".join([*parts, platform.machine()])
+
+
+def check_format(place, number, newest: int, version: str | None) -> None:
+    """Refuse a file format that is newer than the newest one read here, by the
+    version of this package that wrote it."""
+    if number not in range(newest + 1):
+        raise ValueError(
+            f"{place} was written by speechbrain_vq {version}, in format "
+            f"{number}; this version reads formats up to {newest}: install "
+            "that one."
+        )

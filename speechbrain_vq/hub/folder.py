@@ -16,6 +16,7 @@ from torch import nn
 from speechbrain_vq._compat import upgrade_state_dict
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import read_json
+from speechbrain_vq.versions import check_format
 
 # Of the model folders written here. One of a later format is refused.
 FORMAT = 1
@@ -84,12 +85,7 @@ def check_config(folder: pathlib.Path) -> None:
             f"{path} is no json object ({error}): get it again, or delete it."
         ) from error
     number = config.get("format", 0)  # Versions before 0.2 wrote none.
-    if number not in range(FORMAT + 1):
-        raise ValueError(
-            f"{folder} was written by speechbrain_vq "
-            f"{config.get('speechbrain_vq')}, in format {number}; this version "
-            f"reads formats up to {FORMAT}: install that one."
-        )
+    check_format(folder, number, FORMAT, config.get("speechbrain_vq"))
 
 
 def is_folder_name(name: Any) -> bool:

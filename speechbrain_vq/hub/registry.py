@@ -35,7 +35,7 @@ class Buildable(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether the package names the class, not ``register_module``."""
+        """Whether the class is built in, not registered by a user."""
         return isinstance(self.cls, str)
 
     def find(self) -> type:

@@ -12,6 +12,8 @@ import yaml
 from speechbrain.utils.checkpoints import METAFNAME, PARAMFILE_EXT, Checkpoint
 from speechbrain.utils.distributed import if_main_process
 
+from speechbrain_vq.versions import check_format
+
 # Of the checkpoints written here. One of a later format is refused.
 FORMAT = 1
 # What is noted in the meta beside SpeechBrain's and the caller's.
@@ -67,12 +69,7 @@ def read(folder, verify):
     text, _, own = content.rpartition(b"# ")
     if SEAL in meta and own != f"{_digest(text).hexdigest()}\n".encode():
         raise DamagedError(f"{METAFNAME} has changed since it was saved")
-    if seal["format"] > FORMAT:
-        raise ValueError(
-            f"{folder} was written by speechbrain_vq {seal['version']}, in "
-            f"format {seal['format']}; this version reads formats up to "
-            f"{FORMAT}: install that one."
-        )
+    check_format(folder, seal["format"], FORMAT, seal.get("version"))
     for name, checksum in seal["checksums"].items() if verify else ():
         if not (folder / name).is_file():
             raise DamagedError(f"{name} is missing")

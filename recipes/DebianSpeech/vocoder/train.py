@@ -83,11 +83,11 @@ class VocoderBrain(ResumeMixin, sb.Brain):
             self.measure(controls, f0s, spectral)
         if stage == sb.Stage.TEST:
             self.compare(features, target)
-        loss = spectral + self.source_loss(controls, f0s, f0s > 0)
+        voiced = f0s > 0
+        loss = spectral + self.source_loss(controls, f0s, voiced)
         if stage == sb.Stage.TRAIN:
-            loss = loss + self.shifted_loss(
-                controls, batch.contour.data, f0s > 0
-            )
+            contour = batch.contour.data
+            loss = loss + self.shifted_loss(controls, contour, voiced)
         return loss
 
     def source_loss(self, controls, f0s, voiced):
