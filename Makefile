@@ -57,12 +57,10 @@ speech units: packages
 	$(BIN)/speechbrain-vq export results/$@ $(PRETRAINED)/$@ \
 		--example=results/$@/example.wav
 
-# As the bundled models were trained: before the defaults were what they are.
-DIVEQ := estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0
-speech: RECIPE := speech-codec --number_of_steps=1300 \
-	--vq='{$(DIVEQ), norm: batch}'
-units: RECIPE := unit-discovery \
-	--vq='{$(DIVEQ), norm: running, entropy_weight: 0.0}'
+speech: RECIPE := speech-codec
+# As the bundled units were trained: before the defaults were what they are.
+units: RECIPE := unit-discovery --vq='{norm: running, entropy_weight: 0.0, \
+	estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
 
 vocoder: RECIPE := vocoder
 vocoder: packages
