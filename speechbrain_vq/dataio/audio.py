@@ -243,7 +243,10 @@ def _open(source, check=True):
         # A pipe would wait for ever.
         raise AudioError(f"{name}: cannot be read: it is no file.")
     try:
-        with open(source, "rb") if is_path else _rewound(source) as data:
+        # The caller's own file stays open, at its beginning.
+        own = open(source, "rb") if is_path else contextlib.nullcontext(source)
+        with own as data:
+            data.seek(0)
             head = data.read(4)
             if head[:3] == b"ID3" or head[:1] == b"\xff":
                 content = head + data.read()
@@ -252,6 +255,7 @@ def _open(source, check=True):
                     source, is_path = io.BytesIO(complete), False
             elif check:
                 check_single(head, data)
+            data.seek(0)
         if is_path:
             source = any_name(source)
         with _quiet_if(name.endswith(".mp3") or head not in _NO_MP3):
@@ -275,14 +279,6 @@ def _open(source, check=True):
         if pathlib.Path(name).suffix.lower() in _UNSUPPORTED:
             message += " Convert it to wav or flac, as with ffmpeg."
         raise AudioError(message) from error
-
-
-@contextlib.contextmanager
-def _rewound(data):
-    """Leave the caller's file open, at its beginning."""
-    data.seek(0)
-    yield data
-    data.seek(0)
 
 
 def _mono(file, seconds, name, start=0.0, duration=None, whole=True):

@@ -42,8 +42,12 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     folder = pathlib.Path(folder)
     path = folder / name
     check_exists(path)
-    target = path.resolve()
-    if not any(target.is_relative_to(home) for home in _homes(folder)):
+    target, snapshot = path.resolve(), snapshot_of(folder)
+    homes = [folder.resolve(), pathlib.Path(constants.HF_HUB_CACHE).resolve()]
+    if snapshot is not None:
+        # In a cache elsewhere: the blobs of the repository, or of all.
+        homes += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
+    if not any(target.is_relative_to(home) for home in homes):
         raise ValueError(
             f"{path} is a link to {target}, outside its folder. It was not "
             "read: put a copy of the file there if it is meant."
@@ -108,17 +112,6 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
         if place.parent.name == "snapshots":
             return place
     return None
-
-
-def _homes(folder):
-    """List the folders where links of a model folder may lead."""
-    snapshot = snapshot_of(folder)
-    folder = folder.resolve()
-    homes = [folder, pathlib.Path(constants.HF_HUB_CACHE).resolve()]
-    if snapshot is not None:
-        # In a cache elsewhere: the blobs of the repository, or of all.
-        homes += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
-    return homes
 
 
 def pickles_hint(names: Iterable[str]) -> str:
@@ -197,13 +190,6 @@ def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
         shutil.copymode(folder / HPARAMS, partial)
 
 
-def _copied(value):
-    """Copy a tensor, floating-point ones in fp32."""
-    if torch.is_tensor(value) and value.is_floating_point():
-        return value.to(torch.float32, copy=True)
-    return value
-
-
 def split_tensors(state: dict) -> tuple[dict, dict]:
     """Split a state into tensors and what a weights file does not hold."""
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
@@ -236,9 +222,12 @@ def load_checkpoint(
             "not run. Is it whole, and its maker's own?"
         ) from error
     try:
-        # Takes the names that older versions of PyTorch gave, too.
         if assign:
-            state = {k: _copied(v) for k, v in state.items()}
+            state = {
+                k: v.to(torch.float32) if v.is_floating_point() else v
+                for k, v in state.items()
+            }
+        # Takes the names that older versions of PyTorch gave, too.
         module.load_state_dict(state, assign=assign)
     except Exception as error:
         lines = str(error).splitlines()

@@ -95,8 +95,15 @@ def load_folder(
             load_weights(modules, weights, file, assign)
 
         hparams = _build(yaml, _modules, load, len(weights))
-        _check_has_weights(hparams, yaml.file)
-        return hparams
+    known = {id(m) for m in nn.ModuleDict(hparams["modules"]).modules()}
+    for key, value in hparams.items():
+        if any(id(module) not in known for module in _modules_in(value)):
+            raise UnsafeHparamsError(
+                f"'{key}' has a module that is none of 'modules', so there "
+                "are no weights for it",
+                yaml.file,
+            )
+    return hparams
 
 
 def load_named(
@@ -202,18 +209,6 @@ def _modules(hparams: Any, path: str | pathlib.Path) -> dict[str, nn.Module]:
     ):
         raise ValueError(f"{path} has no 'modules', each of them built there.")
     return modules
-
-
-def _check_has_weights(hparams: dict[str, Any], file: str) -> None:
-    """Refuse modules beside ``modules``: there are no weights for them."""
-    known = {id(m) for m in nn.ModuleDict(hparams["modules"]).modules()}
-    for key, value in hparams.items():
-        if any(id(module) not in known for module in _modules_in(value)):
-            raise UnsafeHparamsError(
-                f"'{key}' has a module that is none of 'modules', so there "
-                "are no weights for it",
-                file,
-            )
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:

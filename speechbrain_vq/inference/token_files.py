@@ -32,11 +32,6 @@ class TokenFileError(ValueError):
 def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     """Read a token file, jsonl or npz.
 
-    Arguments
-    ---------
-    path : path
-        The token file.
-
     Yields
     ------
     dict
@@ -77,18 +72,16 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
     tokens = [np.asarray(row["tokens"], dtype=np.int32) for row in rows]
     own = ("path", "tokens", "num_samples")
     common = {key: rows[0][key] for key in rows[0] if key not in own}
-    arrays = {
-        "paths": np.array([row["path"] for row in rows]),
-        "tokens": np.concatenate(tokens),
-        "offsets": np.cumsum([0, *map(len, tokens)]),
-        "num_samples": np.array([row["num_samples"] for row in rows]),
-        **{
-            key: np.array(str(value) if value is None else value)
-            for key, value in common.items()
-        },
-    }
+    common = {k: str(v) if v is None else v for k, v in common.items()}
     with atomic_write(output) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(
+            file,
+            paths=[row["path"] for row in rows],
+            tokens=np.concatenate(tokens),
+            offsets=np.cumsum([0, *map(len, tokens)]),
+            num_samples=[row["num_samples"] for row in rows],
+            **common,
+        )
 
 
 def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:

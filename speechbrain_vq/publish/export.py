@@ -40,7 +40,6 @@ from .run import Run, read_state
 from .validate import (
     ExportRefused,
     check_finite,
-    check_license,
     check_output_folder,
     check_repo_id,
     find_problems,
@@ -124,7 +123,7 @@ def export_pretrained(
         If anything but an exported model is in the folder's place.
     ValueError
         If the yaml lacks a required key, a file is damaged, or the repository
-        or the license is none of the Hub's.
+        is none of the Hub's.
 
     Example
     -------
@@ -134,8 +133,6 @@ def export_pretrained(
     check_output_folder(place)
     if repo_id is not None:
         check_repo_id(repo_id)
-    if "license" in (card or {}):
-        check_license(card["license"])
     run = Run.open(run_folder)
     section = inference_section(run.hparams)
     chosen = run.find_checkpoint(min_key, max_key, checkpoint)
@@ -146,7 +143,9 @@ def export_pretrained(
     problems = find_problems(find_quantizers(modules), states, chosen)
     _refuse(problems, force)
     for name, module in modules.items():
-        _load_tensors(module, states[name])
+        tensors, _ = split_tensors(states[name])
+        _, extra = split_tensors(module.state_dict())
+        module.load_state_dict({**tensors, **extra})
     config = _make_config(run, section, modules, chosen)
 
     # What killed exports to the same place have left.
@@ -158,28 +157,31 @@ def export_pretrained(
         text = json.dumps(config, indent=2)
         (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
         for name in section["files"]:
-            _copy_extra(name, chosen.path.parent, folder)
+            if name not in EXTRAS:
+                raise ValueError(
+                    f"inference: files: {name} would not be fetched from the "
+                    f"Hub, only {', '.join(sorted(EXTRAS))} would."
+                )
+            extra = chosen.path.parent / name
+            if not extra.is_file():
+                raise FileNotFoundError(f"{extra.parent} lacks {name}.")
+            shutil.copyfile(extra, folder / name)
         # The run's own encoder, of another repository.
         encoder = run.hparams.get("ssl_folder") or run.hparams.get("ssl_source")
         options = {"ssl_encoder": encoder} if encoder else {}
-        model = _load_exported(
-            section["interface"], folder, problems, force, **options
-        )
+        interface = section["interface"]
+        model = _load_exported(interface, folder, problems, force, **options)
         recording = example or run.corpus.example
         files = write_example(model, folder, chosen, recording)
-        metrics = _results_of(run, chosen, results)
+        metrics = run.results if results is None else results
+        tested = metrics.get("checkpoint", run.latest.path.name)
+        if tested != chosen.path.name:
+            metrics = {}
         if not (metrics or problems):
             metrics = _test(model, run)
-        text = make_card(
-            repo_id or place.name,
-            config,
-            run.corpus,
-            metrics,
-            problems,
-            files,
-            card or {},
-            section,
-        )
+        source, card = repo_id or place.name, card or {}
+        about = config, run.corpus, metrics, problems, files, card, section
+        text = make_card(source, *about)
         (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
     return pathlib.Path(output)
 
@@ -193,12 +195,6 @@ def _refuse(problems: list[str], force: bool) -> None:
         )
     for problem in problems:
         logger.warning("Exported by force. %s", problem)
-
-
-def _load_tensors(module: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Load all tensors of a state, and no extra state."""
-    _, extra = split_tensors(module.state_dict())
-    module.load_state_dict({**split_tensors(state)[0], **extra})
 
 
 def _make_config(
@@ -246,15 +242,6 @@ def _plain_values(hparams: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
 
 
-def _results_of(
-    run: Run, checkpoint: Checkpoint, results: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Select the metrics of the test if they are of the checkpoint."""
-    results = run.results if results is None else results
-    tested = results.get("checkpoint", run.latest.path.name)
-    return results if tested == checkpoint.path.name else {}
-
-
 def _test(model: Any, run: Run) -> dict[str, float]:
     """Compute the usage of the codes and the information about phones on the
     test set, of a model of speech that the run has not tested."""
@@ -277,20 +264,6 @@ def _test(model: Any, run: Run) -> dict[str, float]:
     return {key: estimates[key].value for key in keys if key in estimates}
 
 
-def _copy_extra(
-    name: str, save_folder: pathlib.Path, folder: pathlib.Path
-) -> None:
-    """Copy a file that the yaml lists under ``inference: files``."""
-    if name not in EXTRAS:
-        raise ValueError(
-            f"inference: files: {name} would not be fetched from the Hub, "
-            f"only {', '.join(sorted(EXTRAS))} would."
-        )
-    if not (save_folder / name).is_file():
-        raise FileNotFoundError(f"{save_folder} lacks {name}.")
-    shutil.copyfile(save_folder / name, folder / name)
-
-
 def _load_exported(
     interface: str,
     folder: pathlib.Path,
@@ -299,10 +272,7 @@ def _load_exported(
     **options: Any,
 ) -> Any:
     """Load the model as its users will; what does not load is no export."""
-    if "." in interface:
-        loader = pydoc.locate(interface)
-    else:
-        loader = getattr(inference, interface, None)
+    loader = getattr(inference, interface, None) or pydoc.locate(interface)
     if loader is None:
         raise ValueError(
             f"inference: interface: {interface} cannot be imported: give a "

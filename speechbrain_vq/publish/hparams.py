@@ -86,7 +86,14 @@ def _plain(node, name: str, copies: dict):
         copy = copies[id(node)] = CommentedSeq()
         copy.extend(_plain(value, name, copies) for value in node)
     else:
-        _check_leaf(node, name)
+        tag = getattr(node, "tag", None)
+        if tag is not None and str(tag.value) == "!PLACEHOLDER":
+            raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
+        if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
+            raise ValueError(
+                f"{name} of the run's {HPARAMS} is {node}, a path that others "
+                "do not have."
+            )
         return node
     if node.tag.value:
         copy.yaml_set_ctag(node.tag)
@@ -99,21 +106,8 @@ def _built(node):
     name = tag.removeprefix("!apply:").removesuffix(".from_preset")
     if not tag.startswith("!apply:") or not tag.endswith(".from_preset"):
         return node
-    if isinstance(node, CommentedMap):
-        given = pydoc.locate(name).preset_arguments(**node)
-    else:
-        given = pydoc.locate(name).preset_arguments(*node)
-    built = CommentedMap(given)
+    arguments = pydoc.locate(name).preset_arguments
+    is_map = isinstance(node, CommentedMap)
+    built = CommentedMap(arguments(**node) if is_map else arguments(*node))
     built.yaml_set_ctag(Tag(suffix=f"!new:{name}"))
     return built
-
-
-def _check_leaf(node, name: str) -> None:
-    tag = getattr(node, "tag", None)
-    if tag is not None and str(tag.value) == "!PLACEHOLDER":
-        raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
-    if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
-        raise ValueError(
-            f"{name} of the run's {HPARAMS} is {node}, a path that others do "
-            "not have."
-        )
