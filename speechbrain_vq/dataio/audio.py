@@ -220,17 +220,13 @@ class _Forward(soundfile.SoundFile):
 
     def read(self, *args, **kwargs):
         """Read frames."""
-        with _quiet_if(self.format == "MP3"):
+        with quiet(self.format == "MP3"):
             return super().read(*args, **kwargs)
 
     def seek(self, *args, **kwargs):
         """Go to a frame."""
-        with _quiet_if(self.format == "MP3"):
+        with quiet(self.format == "MP3"):
             return super().seek(*args, **kwargs)
-
-
-def _quiet_if(is_mp3):
-    return quiet() if is_mp3 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -258,7 +254,7 @@ def _open(source, check=True):
             data.seek(0)
         if is_path:
             source = any_name(source)
-        with _quiet_if(name.endswith(".mp3") or head not in _NO_MP3):
+        with quiet(name.endswith(".mp3") or head not in _NO_MP3):
             file = _Forward(source)
         with file:
             # Of a damaged header, of which the filter would take minutes.

@@ -211,17 +211,11 @@ class _Stream(torch.utils.data.IterableDataset):
                 return
             random.Random(f"{self.seed} {round} {number}").shuffle(some)
             for index in range(row, len(some)):
-                item = self._item(some[index], round)
-                if item is not None:
-                    yield (
-                        item,
-                        {"block": number, "rows": rows, "row": index + 1},
-                    )
+                place = {"block": number, "rows": rows, "row": index + 1}
+                try:
+                    item = self.item(some[index], round)
+                except AudioError as error:
+                    logger.warning("Left out of the stream: %s", error)
+                else:
+                    yield item, place
             row, rows = 0, stream.state_dict()
-
-    def _item(self, row, number):
-        try:
-            return self.item(row, number)
-        except AudioError as error:
-            logger.warning("Left out of the stream: %s", error)
-            return None

@@ -60,12 +60,7 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
     """Write tokens, as ``read_tokens`` gives them, to an npz file of NumPy.
 
     The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Without
-    tokens there is a ValueError.
-
-    Example
-    -------
-    >>> tokens_to_npz(read_tokens("a.jsonl"), "a.npz")  # doctest: +SKIP
-    """
+    tokens there is a ValueError."""
     rows = list(rows)
     if not rows:
         raise ValueError(f"{output}: there are no tokens to write.")

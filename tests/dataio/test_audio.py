@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_vq.dataio.audio import AudioError, read_audio, usable_files
 from speechbrain_vq.dataio.dataset import (
     TrainingReader,
-    drop_unreadable,
     random_start,
     read_dataset,
 )
@@ -66,25 +64,26 @@ def test_a_piece_is_that_piece_of_the_whole(files, name):
 
 def test_a_dataset_goes_on_without_bad_files_and_tells(files, caplog):
     names = ["good.wav", "text.wav", "none.wav", "slow.flac", "cut.flac"]
-    manifest = {n: {"wav": str(files / n)} for n in names}
-    path = files / "m.json"
-    path.write_text(json.dumps(manifest))
+    manifest = {n: {"wav": str(files / n), "length": 1} for n in names}
+    (files / "m.json").write_text(json.dumps(manifest))
     with caplog.at_level(logging.WARNING):
-        dataset = drop_unreadable(DynamicItemDataset.from_json(str(path)))
+        dataset = read_dataset(files, "m")
     assert sorted(dataset.data) == ["good.wav", "slow.flac"]
     assert len(dataset) == 2
     for name in ("text.wav", "none.wav", "cut.flac"):
         assert name in caplog.text
     assert "3 of 5 files were left out: 2 cannot be read, 1 no" in caplog.text
+    (files / "m.json").write_text(json.dumps({"a": manifest["none.wav"]}))
     with pytest.raises(ValueError, match="None of the 1 audio files"):
-        drop_unreadable(DynamicItemDataset({"a": manifest["none.wav"]}))
+        read_dataset(files, "m")
 
 
 def test_wrong_lengths_are_corrected_and_counted(files, caplog):
     items = {
         n: {"wav": str(files / "good.wav"), "length": n / 4} for n in (3, 4, 9)
     }
-    dataset = drop_unreadable(DynamicItemDataset(items))
+    (files / "m.json").write_text(json.dumps(items))
+    dataset = read_dataset(files, "m")
     assert [item["length"] for item in dataset.data.values()] == [1.0] * 3
     (record,) = caplog.records
     assert "2 of 3 items are not those" in record.getMessage()

@@ -61,7 +61,7 @@ tokenizer: !apply:speechbrain_vq.inference.VQTokenizer.from_hparams
 modules:
     tokenizer: !ref <tokenizer>
     head: !new:torch.nn.Embedding
-        num_embeddings: 32
+        num_embeddings: !ref <tokenizer.codebook_size>
         embedding_dim: 32
 """)
     tokenizer = hparams["tokenizer"]

@@ -252,15 +252,11 @@ def test_what_is_not_known_is_not_made_up(tmp_path, caplog):
     assert "manifests were not found" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "name, said",
-    [("librispeech", "of LibriSpeech,"), ("audio", "recordings of its own")],
-)
-def test_a_corpus_of_people_is_named(tmp_path, name, said):
+def test_a_corpus_of_people_is_named(tmp_path):
     run, _ = write_run(tmp_path / "run")
-    write_minispeech(run, corpus=name)
+    write_minispeech(run, corpus="librispeech")
     text = read_training_text(run, tmp_path / "model")
-    assert said in text and "`example.wav`" not in text
+    assert "of LibriSpeech," in text and "`example.wav`" not in text
 
 
 IMAGES = """
