@@ -153,12 +153,6 @@ BAD = {
         lambda path: patched(written(path), 40, b"\0\1\0\0"),
         "an end after 300 bytes, and 63744 more",
     ),
-    "header too short by much.wav": (
-        lambda path: patched(
-            written(path, sound(seconds=60)), 40, (2**20).to_bytes(4, "little")
-        ),
-        "an end after 1048620 bytes, and 871424 more",
-    ),
     "both sizes too short.wav": (
         lambda path: patched(
             patched(written(path), 40, b"\0\1\0\0"), 4, b"\x24\1\0\0"
