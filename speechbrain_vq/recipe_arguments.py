@@ -43,14 +43,11 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if not arg.startswith("-") and not is_value:
             hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
             raise ValueError(f"{arg!r} belongs to no option{hint}.")
-    # As the yamls write them: --data_folder.
-    argv = [
-        re.sub("(?<=[^-])-", "_", name) + sign + value
-        if arg.startswith("--")
-        else arg
-        for arg in argv
-        for name, sign, value in [arg.partition("=")]
-    ]
+
+    def as_in_yaml(option):
+        return "--" + option[1].replace("-", "_")
+
+    argv = [re.sub("^--([^=]*)", as_in_yaml, arg) for arg in argv]
     hparams_file, run_opts, overrides = _run_options().from_command_line_args(
         argv
     )

@@ -34,9 +34,8 @@ class StreamLoader(LoopedLoader):
     The data set is read again and again, its files in another order each time;
     an epoch is a number of batches, so that all ranks have as many. Each rank
     reads other rows. As a recoverable of a checkpointer, the loader goes on
-    with the batch at which the run was stopped, without reading those before.
-    With another number of ranks, these first read what is left of the round,
-    so that each row is read once in a round all the same.
+    with the batch at which the run was stopped, without reading those before;
+    each row is read once in a round even with another number of ranks.
 
     Arguments
     ---------

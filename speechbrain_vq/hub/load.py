@@ -18,8 +18,8 @@ from .folder import (
     WEIGHTS,
     check_config,
     find_file,
-    load_checkpoint,
     load_weights,
+    read_checkpoint,
     read_weights,
 )
 from .plain import ModelYaml, UnsafeHparamsError
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 # Of tensors that are computed and saved in no file, such as windows.
 MAX_UNSAVED_BYTES = 2**26
-# In a file that does not say before it is read.
-MANY_TENSORS = 2**10
 
 
 def load_pretrained(
@@ -117,9 +115,10 @@ def load_named(
     of the yaml, and what it has under the name, a module or not.
     """
     path = find_file(folder, HPARAMS)
-    tensors = None
     if weights.suffix == pathlib.Path(WEIGHTS).suffix:
         tensors = read_weights(weights)
+    else:
+        tensors = read_checkpoint(weights, name)
 
     def find(hparams: dict[str, Any], file: str) -> dict[str, Any]:
         modules = hparams.get("modules")
@@ -127,17 +126,11 @@ def load_named(
         return {name: hparams.get(name) or modules.get(name)}
 
     def load(modules: dict[str, Any], assign: bool) -> None:
-        if not isinstance(modules[name], nn.Module):
-            return
-        if tensors is None:
-            load_checkpoint(modules[name], weights, str(path), assign)
-        else:
+        if isinstance(modules[name], nn.Module):
             load_weights(modules, tensors, weights, assign)
 
     with _isolated():
-        yaml = ModelYaml(path)
-        number = MANY_TENSORS if tensors is None else len(tensors)
-        hparams = _build(yaml, find, load, number)
+        hparams = _build(ModelYaml(path), find, load, len(tensors))
     plain = {k: v for k, v in hparams.items() if not list(_modules_in(v))}
     return plain, find(hparams, "")[name]
 

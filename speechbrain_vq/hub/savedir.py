@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from speechbrain_vq.dataio.atomic import atomic_folder
 
-from .folder import MARK, find_file
+from .folder import MARK, copy_files
 
 
 def place(
@@ -41,9 +41,6 @@ def place(
     with atomic_folder(savedir) as new:
         if names is None:
             shutil.copytree(folder, new, dirs_exist_ok=True)
-        for name in names or ():
-            if (folder / name).is_file():
-                (new / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(find_file(folder, name), new / name)
+        copy_files(folder, new, names or ())
         (new / MARK).write_text(text)
     return savedir

@@ -20,10 +20,8 @@ class CodecMixin:
 
     def __getattr__(self, name):
         # Attributes of version 0.1.
-        if (
-            name
-            in "encode decode num_heads num_tokens emb_dim vocabulary".split()
-        ):
+        moved = "encode decode num_heads num_tokens emb_dim vocabulary"
+        if name in moved.split():
             raise AttributeError(
                 f"'{name}' is EnCodec's: use EncodecAdapter(tokenizer).{name}."
             )

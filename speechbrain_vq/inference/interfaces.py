@@ -36,10 +36,9 @@ if hasattr(os, "register_at_fork"):  # Not on Windows
 class VQPretrained(Pretrained):
     """Base class of models that ``export_pretrained`` wrote.
 
-    It is a module like others: it may be an entry of a Brain's ``modules``,
-    where it moves along, is not trained, and stays in evaluation mode
-    whatever ``train()`` says. Weights stay in fp32; ``half()`` and
-    ``bfloat16()``, or ``run_opts={"eval_precision": "bf16"}``, let the
+    It may be an entry of a Brain's ``modules``, where it moves along, is not
+    trained, and stays in evaluation mode whatever ``train()`` says. Weights
+    stay in fp32; ``half()`` and ``bfloat16()``, or ``dtype``, let the
     convolutions and matrices compute in half precision (of the tokens of
     recorded speech, bf16 changed 0.4 % and fp16 0.06 %, on CPU), and an
     autocast from outside changes nothing.

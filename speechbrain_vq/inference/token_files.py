@@ -187,8 +187,7 @@ def _read_npz(path):
         rows = np.split(tokens, offsets[1:-1])
         rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
         common = {key: value.item() for key, value in arrays.items()}
-        if common["revision"] == "None":
-            common["revision"] = None
+        common = {k: None if v == "None" else v for k, v in common.items()}
     # The zip file, its members and the headers in them have errors of a dozen
     # kinds.
     except Exception as error:

@@ -134,8 +134,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         """Encode waveforms to tokens.
 
         An utterance has the same tokens alone and in a padded batch, up to
-        rounding: of three hours of recorded speech in batches of 16, one of
-        563 233 tokens differed.
+        rounding: of three hours of speech, one of 563 233 tokens differed.
 
         Arguments
         ---------

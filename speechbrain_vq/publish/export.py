@@ -67,12 +67,10 @@ def export_pretrained(
 ) -> pathlib.Path:
     """Export a training run as a folder that ``from_hparams`` loads.
 
-    The folder holds ``hyperparams.yaml`` with the modules and nothing of the
-    training, ``model.safetensors``, ``config.json``, the model card
-    ``README.md`` and, with an example, ``example.wav`` and
-    ``example.tokens.json``; with matplotlib also ``codebook_usage.png`` and
-    ``spectrogram.png``. It is written beside its place, loaded as its users
-    will load it, and renamed.
+    The folder holds the yaml of the modules, ``model.safetensors``,
+    ``config.json``, the model card ``README.md`` and, with an example,
+    ``example.wav`` and ``example.tokens.json``; with matplotlib also plots. It
+    is written beside its place, loaded as its users will load it, and renamed.
 
     A recipe's yaml lists under ``inference`` what its model requires beside
     the modules, see ``speechbrain_vq.publish.hparams.inference_section``.
@@ -80,15 +78,14 @@ def export_pretrained(
     Arguments
     ---------
     run_folder : path
-        Output folder of a recipe, with its ``hyperparams.yaml`` and
-        checkpoints that hold each of the yaml's ``modules`` by name.
+        Output folder of a recipe; its checkpoints hold each of the yaml's
+        ``modules`` by name.
     output : path
         Folder to write; an exported model in its place is replaced.
     min_key, max_key : str, optional
-        Metric of the checkpoints' meta to minimize or maximize; by default
-        the latest checkpoint is exported.
+        Metric of the checkpoints' meta to minimize or maximize.
     checkpoint : path, optional
-        Name or path of the checkpoint to export.
+        Name or path of the checkpoint; by default the latest.
     force : bool
         Whether to export a model in its warm-up, with a dead codebook, or
         whose yaml is not plain data.
@@ -103,9 +100,9 @@ def export_pretrained(
         Front matter of the card to add or replace: ``license``
         (``"apache-2.0"``), ``language``, ``datasets`` (on the Hub), ``tags``.
     results : dict, optional
-        Metrics of the test; by default those in ``results.json`` of the run,
-        where they are of the exported checkpoint (named under ``checkpoint``;
-        else the latest). Another checkpoint is tested on ``test.json``.
+        Metrics of the test of the checkpoint named under ``checkpoint``, else
+        of the latest; by default those of ``results.json`` in the run. Another
+        checkpoint is tested on ``test.json``.
 
     Returns
     -------

@@ -1,14 +1,13 @@
 """Make the yaml of a model from the yaml of its training."""
 
-import io
 import pathlib
 import pydoc
 
-import ruamel.yaml
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 
 from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.recipe_files import dump
 
 # Keys of the section `inference` of a training yaml, and their defaults.
 SECTION = {
@@ -64,11 +63,8 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
         )
     copies: dict = {}
     selected = CommentedMap((k, _plain(training[k], k, copies)) for k in names)
-    yaml, text = ruamel.yaml.YAML(), io.StringIO()
-    yaml.indent(mapping=4)
-    yaml.dump(selected, text)
     title = "# A pretrained model of speechbrain_vq\n\n"
-    return title + text.getvalue() + PRETRAINER
+    return title + dump(selected) + PRETRAINER
 
 
 def _plain(node, name: str, copies: dict):

@@ -50,22 +50,21 @@ def push_to_hub(
 ) -> str:
     """Push an exported model to the Hugging Face Hub.
 
-    The model is loaded first, as a check. The repository is created if it
-    does not exist. All files are pushed in one commit, and without a change
-    there is none. The commit deletes the files of an earlier export that this
-    one lacks; other files of the repository remain. In the card's code, the
-    model is loaded from the repository.
+    The model is loaded first, as a check. All files are pushed in one commit,
+    and without a change there is none. The commit deletes the files of an
+    earlier export that this one lacks; other files of the repository remain. In
+    the card's code, the model is loaded from the repository.
 
     Arguments
     ---------
     folder : path
         Folder that ``export_pretrained`` wrote.
     repo_id : str
-        Repository on the Hub, ``organisation/name``.
+        Repository on the Hub, ``organisation/name``; created if it does not
+        exist.
     files : sequence of str
-        Further files and subfolders of the folder to push, such as
-        ``LICENSE``. A file that neither the export wrote nor this names is
-        refused; hidden files are ignored.
+        Further files and subfolders to push, such as ``LICENSE``. A file that
+        neither the export wrote nor this names is refused, unless it is hidden.
     update : bool
         Whether the files are new weights of a model that is there: the folder
         needs no card, and the repository keeps its other files.

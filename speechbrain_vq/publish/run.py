@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import ruamel.yaml
 import torch
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint
@@ -17,6 +16,7 @@ from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
 from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.recipe_files import load
 from speechbrain_vq.training.resume import AtomicCheckpointer
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,7 @@ class Run:
             raise FileNotFoundError(
                 f"{folder} is not the folder of a run: it has no {HPARAMS}."
             )
-        text = path.read_text(encoding="utf-8")
-        return cls(folder, ruamel.yaml.YAML().load(text))
+        return cls(folder, load(path.read_text(encoding="utf-8")))
 
     @functools.cached_property
     def checkpoints(self) -> list[Checkpoint]:

@@ -395,7 +395,8 @@ def broken(state):
     [
         (lambda state: dict(list(state.items())[1:]), "does not fit"),
         (broken, "NaN"),
-        (lambda state: [1, 2], "does not fit"),
+        (lambda state: [1, 2], "was not loaded"),
+        (lambda state: {**state, "x": 1}, "more than tensors"),
         (lambda state: {1: torch.ones(1)}, "does not fit"),
         (lambda state: {**state, "x": Hostile()}, "was not loaded"),
         *(

@@ -53,15 +53,6 @@ def bias(model):
 # What is in the folder
 
 
-def test_what_was_trained_is_what_is_loaded(tmp_path):
-    run, modules = write_run(tmp_path / "run")
-    model = export_pretrained(run, tmp_path / "model")
-    assert_same(modules, load_pretrained(model)["modules"])
-    assert_same(modules, VQTokenizer.from_hparams(model).mods)
-    stock = Pretrained.from_hparams(model, savedir=tmp_path / "saved")
-    assert_same(modules, stock.mods)
-
-
 def test_minispeech_gives_an_example(tmp_path):
     run, _ = write_run(tmp_path / "run")
     write_minispeech(run)
@@ -92,9 +83,13 @@ def test_recordings_of_people_are_not_passed_on_unasked(tmp_path):
     assert samples.shape == (48000,) and rate == 16000
 
 
-def test_nothing_of_the_training_is_exported(tmp_path):
-    run, _ = write_run(tmp_path / "run")
+def test_what_was_trained_is_what_is_loaded_and_nothing_else(tmp_path):
+    run, modules = write_run(tmp_path / "run")
     model = export_pretrained(run, tmp_path / "model")
+    assert_same(modules, load_pretrained(model)["modules"])
+    assert_same(modules, VQTokenizer.from_hparams(model).mods)
+    stock = Pretrained.from_hparams(model, savedir=tmp_path / "saved")
+    assert_same(modules, stock.mods)
     text = (model / "hyperparams.yaml").read_text()
     for word in ("lr:", "Adam", "path", "save", str(tmp_path), "PLACEHOLDER"):
         assert word not in text
@@ -109,17 +104,13 @@ def test_nothing_of_the_training_is_exported(tmp_path):
     config = json.loads((model / "config.json").read_text())
     assert config["speechbrain_interface"] == "VQTokenizer"
     assert config["codebook_size"] == 32 and config["arm"] == "robust"
+    assert config["format"] == 1
     assert config["checkpoint"]["loss"] == 1.0
-
-
-def test_a_later_format_is_refused_by_name(tmp_path):
-    run, _ = write_run(tmp_path / "run")
-    path = export_pretrained(run, tmp_path / "model") / "config.json"
-    config = json.loads(path.read_text())
-    assert config["format"] == 1 and load_pretrained(path.parent)
-    path.write_text(json.dumps({**config, "speechbrain_vq": "9", "format": 2}))
+    # A later format is refused by name.
+    later = json.dumps({**config, "speechbrain_vq": "9", "format": 2})
+    (model / "config.json").write_text(later)
     with pytest.raises(ValueError, match="speechbrain_vq 9, in format 2"):
-        load_pretrained(path.parent)
+        load_pretrained(model)
 
 
 def test_what_was_one_module_stays_one(tmp_path):
