@@ -75,8 +75,8 @@ def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
     figure, (axis,) = _make_figure(1, height=3.0)
     ranks = range(1, counts.shape[1] + 1)
     for book, row in enumerate(counts.double()):
-        share = row.sort(descending=True).values / max(row.sum(), 1)
-        share = (100 * share).numpy()
+        row = row.sort(descending=True).values.numpy()
+        share = 100 * row / max(row.sum(), 1)
         axis.step(ranks, share, where="mid", label=f"codebook {book + 1}")
         if len(counts) == 1:
             axis.fill_between(ranks, share, step="mid", alpha=0.3)
