@@ -22,13 +22,11 @@ from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
-from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import (
     CARD,
     CONFIG,
     FORMAT,
     HPARAMS,
-    WEIGHTS,
     save_weights,
     split_tensors,
 )
@@ -47,9 +45,6 @@ from .validate import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Files that a recipe may add to the model.
-EXTRAS = set(FILES) - {CONFIG, HPARAMS, WEIGHTS}
 
 
 def export_pretrained(
@@ -154,11 +149,6 @@ def export_pretrained(
         text = json.dumps(config, indent=2)
         (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
         for name in section["files"]:
-            if name not in EXTRAS:
-                raise ValueError(
-                    f"inference: files: {name} would not be fetched from the "
-                    f"Hub, only {', '.join(sorted(EXTRAS))} would."
-                )
             extra = chosen.path.parent / name
             if not extra.is_file():
                 raise FileNotFoundError(f"{extra.parent} lacks {name}.")

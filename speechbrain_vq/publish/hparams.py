@@ -6,7 +6,7 @@ import pydoc
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 
-from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.hub.folder import HPARAMS, LABELS
 from speechbrain_vq.recipe_files import dump
 
 # Keys of the section `inference` of a training yaml, and their defaults.
@@ -27,7 +27,7 @@ pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
 
 def inference_section(training: dict) -> dict:
     """Read the section ``inference`` of a training yaml, completed by defaults;
-    a ValueError tells if it has an unknown key.
+    a ValueError tells if it has an unknown key or file.
 
     Its keys are ``interface``, the class that loads the model (of
     ``speechbrain_vq.inference``, or a dotted name); ``keys``, further keys of
@@ -47,6 +47,12 @@ def inference_section(training: dict) -> dict:
             f"inference: of the run's {HPARAMS} has {', '.join(unknown)}; it "
             f"takes {', '.join(SECTION)}."
         )
+    for name in given.get("files") or ():
+        if name != LABELS:
+            raise ValueError(
+                f"inference: files: {name} would not be fetched from the Hub, "
+                f"only {LABELS} would."
+            )
     return {**SECTION, **given}
 
 

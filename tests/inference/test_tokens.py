@@ -256,7 +256,8 @@ def test_a_data_set_of_files(tokenizer, folder, tmp_path):
     assert len(datasets.load_from_disk(output)) == 1
 
 
-def test_a_data_set_gets_tokens(tokenizer, folder):
+def test_a_data_set_gets_tokens(build, folder):
+    tokenizer = build(VectorQuantizer(8, 32, num_codebooks=2))
     paths = [str(folder / name) for name in [*SECONDS, "text.wav"]]
     data = {"audio": paths, "id": list(range(5))}
     plain = datasets.Dataset.from_dict(data)
