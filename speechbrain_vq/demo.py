@@ -106,18 +106,16 @@ def train(preset, corpus, output, seed, steps) -> dict:
 
 def table(results) -> str:
     """Format the comparison as Markdown."""
-    rows = [[title for _, title, _ in COLUMNS]]
-    for result in results:
-        rows.append([form.format(result[key]) for key, _, form in COLUMNS])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    lines = [
-        "| "
-        + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
-        + " |"
-        for row in rows
+    columns = [
+        [title, *(form.format(result[key]) for result in results)]
+        for key, title, form in COLUMNS
     ]
-    return "\n".join(lines) + (
+    for index, column in enumerate(columns):
+        width = max(map(len, column))
+        column.insert(1, "-" * width)
+        columns[index] = [cell.ljust(width) for cell in column]
+    rows = zip(*columns, strict=True)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + (
         "\n\nOn held-out speakers and sentences. The error is the mean "
         "absolute error of\nnormalized log-mels; PNMI is the mutual information "
         "of phones and units, as a share\nof the entropy of the phones.\n"

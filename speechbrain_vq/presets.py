@@ -62,31 +62,21 @@ def quantizer_options(preset: str | Mapping) -> dict:
 
 
 def describe_preset(name: str) -> str:
-    """Return the first sentence on a preset.
-
-    Example
-    -------
-    >>> describe_preset("ema")
-    'EMA: a codebook of exponential moving averages, no gradient'
-    """
+    """Return the first sentence on a preset."""
     text = preset_path(name).read_text("utf-8")
     lines = re.findall(r"^# (?!#)(.*)", text.split("# Source")[0], re.M)
     return " ".join(lines).split(". ")[0].rstrip(".")
 
 
 def bundled(name: str) -> str:
-    """Find a model that comes with the package.
+    """Return the folder of a model that comes with the package, for
+    ``from_hparams``; a ValueError names those that there are.
 
     ``speech`` codes and decodes recorded speech at 16 kHz, by eight codebooks
-    of which the first ones decode by themselves: what the recipe
-    DebianSpeech/speech-codec gives, and ``make speech`` makes again. ``units``
-    gives 512 units at 50 a second that hold the phones, from the same
-    recordings (DebianSpeech/unit-discovery, ``make units``). ``mini`` is a
-    small model of synthetic English, 512 units at 50 a second, to test
-    with; recorded speech is not intelligible from it.
-
-    Returns the path of its folder, for ``from_hparams``; a ValueError names the
-    bundled models if there is none of that name.
+    of which the first ones decode by themselves (recipe
+    DebianSpeech/speech-codec). ``units`` gives 512 units at 50 a second that
+    hold the phones (DebianSpeech/unit-discovery). ``mini`` is a small model of
+    synthetic English, to test with.
 
     Example
     -------
@@ -100,13 +90,7 @@ def bundled(name: str) -> str:
 
 
 def bundled_names() -> list[str]:
-    """List the models that come with the package.
-
-    Example
-    -------
-    >>> "mini" in bundled_names()
-    True
-    """
+    """List the models that come with the package."""
     configs = (_PACKAGE / "pretrained").glob("*/config.json")
     return sorted(path.parent.name for path in configs)
 

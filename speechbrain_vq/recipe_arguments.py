@@ -43,8 +43,13 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         if not arg.startswith("-") and not is_value:
             hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
             raise ValueError(f"{arg!r} belongs to no option{hint}.")
+
+    def as_in_yaml(option):
+        return "--" + option[1].replace("-", "_")
+
+    argv = [re.sub("^--([^=]*)", as_in_yaml, arg) for arg in argv]
     hparams_file, run_opts, overrides = _run_options().from_command_line_args(
-        [_with_underscores(arg) for arg in argv]
+        argv
     )
     limit = run_opts["optimizer_step_limit"]
     if isinstance(limit, str):  # As SpeechBrain leaves it.
@@ -116,14 +121,6 @@ def _run_options() -> type:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.RunOptions
-
-
-def _with_underscores(argument: str) -> str:
-    """Write the name of an option as the yamls do: --data_folder."""
-    name, *rest = argument.split("=", 1)
-    if name.startswith("--"):
-        name = "--" + name[2:].replace("-", "_")
-    return "=".join([name, *rest])
 
 
 # What cannot be 0, where a yaml has a number for it.

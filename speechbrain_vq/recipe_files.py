@@ -22,13 +22,7 @@ FOLDER_RECIPES = {
 
 def folder_recipe(name: str) -> str:
     """Find the recipe that trains on any folder of recordings, by its short
-    name or its own.
-
-    Example
-    -------
-    >>> folder_recipe("units")
-    'MiniSpeech/unit-discovery'
-    """
+    name or its own."""
     if name in FOLDER_RECIPES.values():
         return name
     if name not in FOLDER_RECIPES:
@@ -41,26 +35,14 @@ def folder_recipe(name: str) -> str:
 
 
 def recipe_names() -> list[str]:
-    """List the recipes, such as ``MiniSpeech/unit-discovery``.
-
-    Example
-    -------
-    >>> "MiniSpeech/unit-discovery" in recipe_names()
-    True
-    """
+    """List the recipes, such as ``MiniSpeech/unit-discovery``."""
     recipes = package_folder("recipes")
     scripts = recipes.glob("*/*/train.py")
     return sorted(p.parent.relative_to(recipes).as_posix() for p in scripts)
 
 
 def describe_recipe(name: str) -> str:
-    """Return the first sentence on a recipe.
-
-    Example
-    -------
-    >>> describe_recipe("MiniSpeech/unit-discovery")
-    'Discovering speech units with a vector-quantized autoencoder'
-    """
+    """Return the first sentence on a recipe."""
     source = recipe_path(f"{name}/train.py").read_text("utf-8")
     text = " ".join(ast.get_docstring(ast.parse(source)).split())
     text = re.split(r"[.:] ", text)[0].removeprefix("Recipe for ").rstrip(".")
@@ -159,13 +141,7 @@ def one_line(error: Exception) -> str:
 
 def recipe_path(relative: str) -> Path:
     """Return the absolute path of a file or folder below ``recipes/``; a
-    ValueError names the closest recipe if there is none.
-
-    Example
-    -------
-    >>> recipe_path("MiniSpeech").is_dir()
-    True
-    """
+    ValueError names the closest recipe if there is none."""
     recipes = package_folder("recipes")
     path = recipes / relative
     if not path.exists():

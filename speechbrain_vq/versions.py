@@ -8,13 +8,7 @@ import torch
 
 def versions(*others: str) -> str:
     """Return names and versions of this package, torch, ``others``, Python and
-    the machine, with commas between them.
-
-    Example
-    -------
-    >>> versions("speechbrain")  # doctest: +SKIP
-    'speechbrain_vq 0.1.0, torch 2.11.0, speechbrain 1.1.2, Python 3.11.7, x86_64'
-    """
+    the machine, with commas between them."""
     packages = {
         "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
         "torch": torch.__version__,

@@ -126,7 +126,8 @@ def evaluate(
     source, model, out, report, abx, strict, engine, **options
 ) -> None:
     """Evaluate units by phones, ABX, bit rate and reconstruction."""
-    _check_options(source, options)
+    is_tokens = pathlib.Path(source).suffix == ".jsonl"
+    _check_options(source, is_tokens, options)
     if abx == "fastabx":
         raise click.UsageError(
             "--abx=fastabx is gone: leave it out, ABX agrees with fastabx."
@@ -149,7 +150,7 @@ def evaluate(
         raise click.ClickException(
             f"The report cannot be written: {error}"
         ) from error
-    if report is None and out and not _is_tokens(source):
+    if report is None and out and not is_tokens:
         report = out / "report.html"
     if report is not None:
         from speechbrain_vq.report import write_report as write_page
@@ -157,7 +158,13 @@ def evaluate(
         data = options["manifest"], options["data_root"]
         click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
     if "cost" in evaluation.metrics:
-        click.echo(f"Verdict: {_judge(evaluation)}")
+        from speechbrain_vq.report.summary import judge
+
+        values = {k: x.value for k, x in evaluation.metrics["cost"].items()}
+        counts = evaluation.tables["code_counts"]
+        values["vectors"] = int(counts[0].sum())
+        verdict = judge(values, counts.shape[1], counts.shape[0])
+        click.echo(f"Verdict: {verdict.text}")
     settings = evaluation.settings
     bad = settings.get("utterances_left_out", 0)
     reasons = f": {settings['reasons']}" if bad else ""
@@ -170,22 +177,7 @@ def evaluate(
         sys.exit(1)
 
 
-def _is_tokens(source: str) -> bool:
-    """Tell a file of tokens from a model."""
-    return pathlib.Path(source).suffix == ".jsonl"
-
-
-def _judge(evaluation) -> str:
-    """Judge the usage of the codebook."""
-    from speechbrain_vq.report.summary import judge
-
-    values = {k: each.value for k, each in evaluation.metrics["cost"].items()}
-    counts = evaluation.tables["code_counts"]
-    values["vectors"] = int(counts[0].sum())
-    return judge(values, counts.shape[1], counts.shape[0]).text
-
-
-def _check_options(source, options):
+def _check_options(source, is_tokens, options):
     """Refuse options that would have no effect."""
     context = click.get_current_context()
     given = {
@@ -194,7 +186,6 @@ def _check_options(source, options):
         if context.get_parameter_source(parameter.name)
         is click.core.ParameterSource.COMMANDLINE
     }
-    is_tokens = _is_tokens(source)
     for names, unused, requirement in (
         (OF_MODELS, is_tokens, f"a model: {source} has only tokens"),
         (OF_TOKENS, not is_tokens, "a .jsonl of tokens: a model has its own"),

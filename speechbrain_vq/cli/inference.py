@@ -156,9 +156,8 @@ def convert(places, source, model, targets, out, overwrite) -> None:
 
 
 def _interrupted(overwrite):
-    if overwrite:
-        return "Interrupted. The same command begins anew."
-    return INTERRUPTED
+    anew = "Interrupted. The same command begins anew."
+    return anew if overwrite else INTERRUPTED
 
 
 def _report(result, out, strict=False):

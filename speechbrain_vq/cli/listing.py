@@ -1,10 +1,10 @@
 """Verbs that show what there is to train by and with."""
 
-import json
 import pathlib
 
 import click
 
+from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.presets import (
     bundled,
     bundled_names,
@@ -84,9 +84,7 @@ def _show(title, texts):
 
 
 def _describe_model(name):
-    about = json.loads(
-        pathlib.Path(bundled(name), "config.json").read_text("utf-8")
-    )
+    about = read_json(pathlib.Path(bundled(name), "config.json"))
     books = about["num_codebooks"]
     return (
         f"{about['sample_rate'] // 1000} kHz, {about['token_rate']:g} tokens a "

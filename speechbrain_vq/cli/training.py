@@ -21,11 +21,7 @@ from speechbrain_vq.recipe_files import (
     recipe_yaml,
 )
 
-from .common import (
-    loading,
-    output_file,
-    output_folder,
-)
+from .common import loading, output_file, output_folder
 
 DEMO = pathlib.Path("results/demo")
 
@@ -165,11 +161,8 @@ def train(
                 f"The recordings are those in {source}: leave --data_folder "
                 "out, or name a recipe in place of the folder."
             )
-    options = {
-        "preset": preset,
-        "number_of_steps": steps,
-        "output_folder": out,
-    }
+    options = {"preset": preset, "number_of_steps": steps}
+    options["output_folder"] = out
     arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
     arguments = [str(yaml), *arguments, *context.args]
     parse_arguments([*arguments, *data])

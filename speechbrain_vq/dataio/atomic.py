@@ -21,13 +21,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     The file is written under the temporary name that this yields, in the same
     folder and unique to this process, and renamed at the end. After an error
-    the temporary file is removed, and the previous file is unchanged.
-
-    Example
-    -------
-    >>> with atomic_write("out.txt") as partial:  # doctest: +SKIP
-    ...     partial.write_text("all of it")
-    """
+    the temporary file is removed, and the previous file is unchanged."""
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -55,13 +49,7 @@ def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Write a folder whole or not at all, by filling the empty one of the same
-    name that this yields; see ``replace_folder``.
-
-    Example
-    -------
-    >>> with atomic_folder("model") as partial:  # doctest: +SKIP
-    ...     (partial / "config.json").write_text("all of it")
-    """
+    name that this yields; see ``replace_folder``."""
     path = pathlib.Path(os.path.abspath(path))
     prefix = f".{path.name}.partial-"
     with (

@@ -220,17 +220,13 @@ class _Forward(soundfile.SoundFile):
 
     def read(self, *args, **kwargs):
         """Read frames."""
-        with _quiet_if(self.format == "MP3"):
+        with quiet(self.format == "MP3"):
             return super().read(*args, **kwargs)
 
     def seek(self, *args, **kwargs):
         """Go to a frame."""
-        with _quiet_if(self.format == "MP3"):
+        with quiet(self.format == "MP3"):
             return super().seek(*args, **kwargs)
-
-
-def _quiet_if(is_mp3):
-    return quiet() if is_mp3 else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -243,7 +239,10 @@ def _open(source, check=True):
         # A pipe would wait for ever.
         raise AudioError(f"{name}: cannot be read: it is no file.")
     try:
-        with open(source, "rb") if is_path else _rewound(source) as data:
+        # The caller's own file stays open, at its beginning.
+        own = open(source, "rb") if is_path else contextlib.nullcontext(source)
+        with own as data:
+            data.seek(0)
             head = data.read(4)
             if head[:3] == b"ID3" or head[:1] == b"\xff":
                 content = head + data.read()
@@ -252,9 +251,10 @@ def _open(source, check=True):
                     source, is_path = io.BytesIO(complete), False
             elif check:
                 check_single(head, data)
+            data.seek(0)
         if is_path:
             source = any_name(source)
-        with _quiet_if(name.endswith(".mp3") or head not in _NO_MP3):
+        with quiet(name.endswith(".mp3") or head not in _NO_MP3):
             file = _Forward(source)
         with file:
             # Of a damaged header, of which the filter would take minutes.
@@ -275,14 +275,6 @@ def _open(source, check=True):
         if pathlib.Path(name).suffix.lower() in _UNSUPPORTED:
             message += " Convert it to wav or flac, as with ffmpeg."
         raise AudioError(message) from error
-
-
-@contextlib.contextmanager
-def _rewound(data):
-    """Leave the caller's file open, at its beginning."""
-    data.seek(0)
-    yield data
-    data.seek(0)
 
 
 def _mono(file, seconds, name, start=0.0, duration=None, whole=True):

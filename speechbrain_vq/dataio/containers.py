@@ -25,17 +25,12 @@ _SIZES = re.compile(
     re.M,
 )
 # Of a wav, rf64 or aiff in which no chunk follows the audio where one should
-# be, and of an au, which ends with its audio: its length and the place.
+# be: its length and the place.
 _NO_CHUNK = re.compile(
     r"^Length : (\d+)\n(?:RIFF|RF64|FORM).*"
     r"Unknown chunk marker(?: \(\w+\))? at position (0x[0-9A-F]+|\d+)",
     re.M | re.S,
 )
-_AU = re.compile(
-    r"^Length : (\d+)$.*^  Data Offset : (\d+)\n  Data Size   : (\d+)$",
-    re.M | re.S,
-)
-_FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
 # sox writes it where it knows no size, and others write more.
 _LEAST_UNKNOWN = 0x7F000000
 # Heads of formats of which all files, or most, begin with the same 8 bytes.
@@ -57,19 +52,15 @@ def check_size(notes: str) -> None:
             raise ContainerError(
                 f"cut short, {there} of {stated} bytes of audio."
             )
-    if found := _NO_CHUNK.search(notes) or _AU.search(notes):
-        length, *ends = (int(number, 0) for number in found.groups())
-        _check_rest(sum(ends), length - sum(ends))
-
-
-def _check_rest(end, more):
-    """Refuse what goes on after its end, unless by tags of another kind."""
-    if more > min(max(end // 10, 2**10), 2**16):
-        raise ContainerError(
-            f"its header states an end after {end} bytes, and {more} more "
-            "follow, as where a recorder was stopped. Write a new header, as "
-            "with `sox --ignore-length`."
-        )
+    if found := _NO_CHUNK.search(notes):
+        length, end = (int(number, 0) for number in found.groups())
+        # Tags of another kind may follow.
+        if length - end > min(max(end // 10, 2**10), 2**16):
+            raise ContainerError(
+                f"its header states an end after {end} bytes, and "
+                f"{length - end} more follow, as where a recorder was stopped. "
+                "Write a new header, as with `sox --ignore-length`."
+            )
 
 
 def check_single(head: bytes, data: BinaryIO) -> None:
@@ -85,10 +76,6 @@ def check_single(head: bytes, data: BinaryIO) -> None:
         start = data.read(4)
         if head == b"NIST":
             _check_nist(data)
-        if head == b"fLaC":
-            _check_flac(data)
-        if head == b"caff":
-            _check_caf(data)
         joined = _contains(data, head + start)
     if joined:
         raise ContainerError(JOINED)
@@ -106,75 +93,6 @@ def _check_nist(data):
             f"cut short, {there} of {math.prod(counts)} bytes of audio."
         )
     data.seek(1024)
-
-
-def _check_caf(data):
-    """Refuse a CAF file in which no chunk follows the audio where one should
-    be, and leave it open after the first 8 bytes."""
-    end, size = 8, data.seek(0, os.SEEK_END)
-    while end < size:
-        data.seek(end)
-        if not re.fullmatch(b"[a-z]{4}", data.read(4)):
-            _check_rest(end, size - end)
-            break
-        # -1 is up to the end of the file.
-        length = int.from_bytes(data.read(8), "big", signed=True)
-        end += 12 + length if length >= 0 else size
-    data.seek(8)
-
-
-def _check_flac(data):
-    """Refuse a FLAC file whose last frame ends after the samples that its
-    header states, and leave it open after the first 8 bytes.
-
-    In the middle of a frame, bytes may look like the header of one; that one
-    frame begins where another ends, they do not."""
-    sizes = data.read(18)
-    block, stated = int.from_bytes(sizes[2:4], "big"), sizes[13:18]
-    stated = int.from_bytes(stated, "big") % 2**36
-    data.seek(max(data.seek(0, os.SEEK_END) - 2**17, 0))
-    tail, ends = data.read() + bytes(16), {}
-    for place in reversed(list(_FLAC_FRAME.finditer(tail))):
-        start, end = _flac_frame(tail[place.start() :][:16], block)
-        if start == end:
-            continue
-        if stated and ends.get(end, 0) > stated:
-            raise ContainerError(
-                f"its header states {stated} samples, and "
-                f"{ends[end] - stated} more follow. Convert it anew, as with "
-                "`flac -d -F`."
-            )
-        if end in ends:
-            break
-        ends[start] = end
-    data.seek(8)
-
-
-def _flac_frame(header, block):
-    """Return between which samples of its file a frame of FLAC is, of which a
-    header that is none has none (RFC 9639, 9.1)."""
-    ones, code = 8 - (header[4] ^ 0xFF).bit_length(), header[2] >> 4
-    if code == 0 or ones in (1, 8):
-        return 0, 0
-    end = 4 + max(ones, 1)
-    number = header[4] & (0x7F >> ones)
-    for byte in header[5:end]:
-        number = number << 6 | byte & 0x3F
-    if code in (6, 7):
-        start, end = end, end + code - 5
-        size = int.from_bytes(header[start:end], "big") + 1
-    else:
-        size = 192 if code == 1 else 576 << code - 2 if code < 6 else 1 << code
-    end += {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)
-    checksum = 0
-    for byte in header[:end]:
-        checksum ^= byte
-        for _ in range(8):
-            checksum = (checksum << 1 ^ 7 * (checksum >> 7)) & 0xFF
-    if checksum != header[end]:
-        return 0, 0
-    start = number * (1 if header[1] & 1 else block)
-    return start, start + size
 
 
 def _contains(data, pattern):

@@ -15,48 +15,33 @@ logger = logging.getLogger(__name__)
 
 def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
     """Read and check the manifest of a split to train or test on, and its
-    audio; see ``drop_unreadable``."""
-    path = manifest_path(folder, split)
-    dataset = DynamicItemDataset(read_manifest(path, needed=["length"]))
+    audio. Items whose audio cannot be read are left out, with a warning for
+    each; a ValueError if none is left. A ``length`` that is not that of the
+    audio is corrected, with one warning."""
+    items = read_manifest(manifest_path(folder, split), needed=["length"])
+    paths = dict.fromkeys(item["wav"] for item in items.values())
     # The audio of our own manifests was decoded to make them.
-    return drop_unreadable(dataset, decode=not read_corpus(folder))
-
-
-def drop_unreadable(
-    dataset: DynamicItemDataset, decode: bool = True
-) -> DynamicItemDataset:
-    """Remove the items whose audio, under ``wav``, cannot be read, with a
-    warning for each; a ValueError if none is left. A ``length`` that is not
-    that of the audio is corrected, with one warning. Without ``decode``, as for
-    a corpus whose preparation decoded it, only the headers are read."""
-    total, wrong = len(dataset), []
-    paths = dict.fromkeys(item["wav"] for item in dataset.data.values())
-    lengths = usable_files(paths, decode)
-    for name, item in list(dataset.data.items()):
-        length = lengths.get(item["wav"])
-        if length is None:
-            del dataset.data[name]
-        elif abs(item.get("length", length) - length) > TOLERANCE:
-            wrong.append(f"{name}, {length:.2f} s and not {item['length']:g}")
+    lengths = usable_files(paths, decode=not read_corpus(folder))
+    usable = {k: item for k, item in items.items() if item["wav"] in lengths}
+    wrong = []
+    for name, item in usable.items():
+        stated, length = item["length"], lengths[item["wav"]]
+        if abs(stated - length) > TOLERANCE:
+            wrong.append(f"{name}, {length:.2f} s and not {stated:g}")
             item["length"] = length
-    dataset.data_ids = list(dataset.data)
     if wrong:
         logger.warning(
             "The lengths of %d of %d items are not those of the audio, which "
             "are taken: %s%s",
-            *(
-                len(wrong),
-                total,
-                "; ".join(wrong[:3]),
-                "; ..." * (len(wrong) > 3),
-            ),
+            *(len(wrong), len(items)),
+            *("; ".join(wrong[:3]), "; ..." * (len(wrong) > 3)),
         )
-    if not dataset.data:
+    if not usable:
         raise ValueError(
-            f"None of the {total} audio files of the manifest can be read; "
-            "see the warnings above."
+            f"None of the {len(items)} audio files of the manifest can be "
+            "read; see the warnings above."
         )
-    return dataset
+    return DynamicItemDataset(usable)
 
 
 class TrainingReader:

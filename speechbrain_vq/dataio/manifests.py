@@ -1,9 +1,8 @@
 """Read and write manifests, item files and ``corpus.json`` of any corpus.
 
-A prepared corpus is a folder with SpeechBrain manifests (``train.json``,
-``valid.json``, ``test.json``), where phones are known a ZeroSpeech item file
-of the test set (``phones.item``), and ``corpus.json``, written last, with the
-parameters of the preparation and the folder of the audio (``data_root``).
+A prepared corpus is a folder with SpeechBrain manifests, where phones are known
+a ZeroSpeech item file of the test set (``phones.item``), and ``corpus.json``,
+written last, with the parameters of the preparation.
 """
 
 import contextlib
@@ -82,13 +81,7 @@ def read_corpus(folder: PathLike) -> dict:
 
 def data_root(folder: PathLike) -> str:
     """Return the folder to substitute for ``{data_root}`` in manifests: the
-    ``data_root`` of ``corpus.json``, relative to the folder, or the folder.
-
-    Example
-    -------
-    >>> data_root("/data/minispeech")
-    '/data/minispeech'
-    """
+    ``data_root`` of ``corpus.json``, relative to the folder, or the folder."""
     root = read_corpus(folder).get("data_root", ".")
     return str(pathlib.Path(folder, root))
 
@@ -275,15 +268,10 @@ def has_manifests(folder: pathlib.Path) -> bool:
 def given_manifests(
     data_folder: pathlib.Path, save_folder: pathlib.Path
 ) -> bool:
-    """Return whether a user's data folder has manifests to use as they are.
-
-    Those in the folder for manifests made of the data are not a user's.
-    """
+    """Return whether a user's data folder has manifests to use as they are:
+    others than those made of the data, in the save folder."""
     own = data_folder.resolve() == save_folder.resolve()
-    given = has_manifests(data_folder) and not own
-    if given:
-        logger.debug("%s: its manifests are used as they are", data_folder)
-    return given
+    return has_manifests(data_folder) and not own
 
 
 def is_done(
@@ -291,25 +279,16 @@ def is_done(
 ) -> bool:
     """Return whether the preparation that ``corpus``, the content of
     ``corpus.json`` but for some keys, describes is complete."""
+    written = {
+        k: v for k, v in read_corpus(folder).items() if k not in ignoring
+    }
     complete = all((folder / name).is_file() for name in MANIFESTS)
-    written = read_corpus(folder)
-    for key in ignoring:
-        written.pop(key, None)
     return complete and written == corpus
 
 
 def digest(contents: Iterable[bytes]) -> str:
-    """Hash what a preparation depends on, for ``corpus.json``.
-
-    Example
-    -------
-    >>> digest([b"a", b"b"]) == digest([b"ab"])
-    True
-    """
-    sha = hashlib.sha1()
-    for content in contents:
-        sha.update(content)
-    return sha.hexdigest()
+    """Hash what a preparation depends on, for ``corpus.json``."""
+    return hashlib.sha1(b"".join(contents)).hexdigest()
 
 
 def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
@@ -319,37 +298,19 @@ def sizes(paths: Iterable[pathlib.Path]) -> Iterator[bytes]:
 
 
 def folder_contents(folder: PathLike, pattern: str = "*", most: int = 5) -> str:
-    """List the first names in a folder, for an error message.
-
-    Example
-    -------
-    >>> folder_contents("no/such/folder")
-    'nothing'
-    """
+    """List the first names in a folder, for an error message."""
     return first_names(sorted(pathlib.Path(folder).glob(pattern)), most)
 
 
 def first_names(names: Iterable[PathLike], most: int = 5) -> str:
-    """List the first of some names, for a message.
-
-    Example
-    -------
-    >>> first_names("abc", most=2)
-    'a, b, ...'
-    """
+    """List the first of some names, for a message."""
     names = [pathlib.Path(name).name for name in names]
     more = ["..."] if len(names) > most else []
     return ", ".join(names[:most] + more) or "nothing"
 
 
 def no_folder(folder: PathLike) -> str:
-    """Describe a folder that does not exist, and suggest one beside it.
-
-    Example
-    -------
-    >>> no_folder("no/such/folder")
-    'There is no folder no/such/folder.'
-    """
+    """Describe a folder that does not exist, and suggest one beside it."""
     path = pathlib.Path(folder)
     beside = [p.name for p in path.parent.glob("*") if p.is_dir()]
     close = suggestion(path.name, beside, lambda name: str(path.parent / name))
@@ -400,16 +361,12 @@ def write_corpus(
     else:
         (folder / "phones.item").unlink(missing_ok=True)
     _write_text(folder / "corpus.json", json.dumps(corpus, indent=1) + "\n")
-    logger.info(
-        "%s: %s",
-        folder,
-        ", ".join(
-            f"{split} {duration(sum(u['length'] for u in part.values()))}"
-            f" ({len(part)} utterance{'s' * (len(part) != 1)})"
-            for split in SPLITS
-            for part in [utts[split]]
-        ),
+    parts = (
+        f"{split} {duration(sum(utt['length'] for utt in part.values()))}"
+        f" ({len(part)} utterance{'s' * (len(part) != 1)})"
+        for split, part in utts.items()
     )
+    logger.info("%s: %s", folder, ", ".join(parts))
 
 
 def duration(seconds: float) -> str:
@@ -430,17 +387,13 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 
 def _json_lines(utts: dict[str, dict]) -> str:
     """Format a json object with an utterance a line."""
-    lines = (
-        f"{json.dumps(utt_id)}: {_json_line(utt)}"
-        for utt_id, utt in utts.items()
-    )
+    lines = []
+    for utt_id, utt in utts.items():
+        text = json.dumps(utt, ensure_ascii=False)
+        # The path of a file whose name is no text is one in ASCII.
+        text = text if text.isprintable() else json.dumps(utt)
+        lines.append(f"{json.dumps(utt_id)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def _json_line(utt):
-    text = json.dumps(utt, ensure_ascii=False)
-    # The path of a file whose name is no text is one in ASCII.
-    return text if text.isprintable() else json.dumps(utt)
 
 
 def _escape(text: str) -> str:
@@ -511,7 +464,7 @@ def make_items(
 
 
 def _item_file(utts: dict[str, dict]) -> str:
-    """ZeroSpeech triphones: from the phone before to the phone after."""
+    """Format the triphones of utterances as a ZeroSpeech item file."""
     lines = ["#file onset offset #phone prev-phone next-phone speaker"]
     for utt_id, utt in utts.items():
         for item in make_items(utt_id, utt["phones"], utt["spk_id"], True):

@@ -32,10 +32,13 @@ _quiet = {"lock": threading.Lock(), "depth": 0, "stderr": None}
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet(is_mp3: bool) -> Iterator[None]:
     """Discard what is written to stderr, in all threads: libmpg123 writes a
     line there for each frame that it cannot decode, and has no switch that
     libsndfile hands on."""
+    if not is_mp3:
+        yield
+        return
     with _quiet["lock"]:
         _quiet["depth"] += 1
         # Where there is no stderr, there is nothing to do.

@@ -34,9 +34,8 @@ class StreamLoader(LoopedLoader):
     The data set is read again and again, its files in another order each time;
     an epoch is a number of batches, so that all ranks have as many. Each rank
     reads other rows. As a recoverable of a checkpointer, the loader goes on
-    with the batch at which the run was stopped, without reading those before.
-    With another number of ranks, these first read what is left of the round,
-    so that each row is read once in a round all the same.
+    with the batch at which the run was stopped, without reading those before;
+    each row is read once in a round even with another number of ranks.
 
     Arguments
     ---------
@@ -211,17 +210,11 @@ class _Stream(torch.utils.data.IterableDataset):
                 return
             random.Random(f"{self.seed} {round} {number}").shuffle(some)
             for index in range(row, len(some)):
-                item = self._item(some[index], round)
-                if item is not None:
-                    yield (
-                        item,
-                        {"block": number, "rows": rows, "row": index + 1},
-                    )
+                place = {"block": number, "rows": rows, "row": index + 1}
+                try:
+                    item = self.item(some[index], round)
+                except AudioError as error:
+                    logger.warning("Left out of the stream: %s", error)
+                else:
+                    yield item, place
             row, rows = 0, stream.state_dict()
-
-    def _item(self, row, number):
-        try:
-            return self.item(row, number)
-        except AudioError as error:
-            logger.warning("Left out of the stream: %s", error)
-            return None

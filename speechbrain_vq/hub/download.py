@@ -1,5 +1,6 @@
 """From a folder or a name on the Hub to the files of one commit."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -49,12 +50,10 @@ def download(
 ) -> pathlib.Path:
     """Fetch a model's files, all of one commit, and return their folder.
 
-    A vocoder that the model's yaml names is a folder beside the yaml, and
-    comes with it.
-
-    Files that can hold code are not fetched. A commit that is in the cache is
-    not asked for again. When the Hub cannot be reached, what the cache has of
-    the revision is used, with a warning that names its commit.
+    Files that can hold code are not fetched; a vocoder beside the yaml, which
+    that names, is. A commit that is in the cache is not asked for again. When
+    the Hub cannot be reached, what the cache has of the revision is used, with
+    a warning that names its commit.
 
     Arguments
     ---------
@@ -91,8 +90,22 @@ def download(
     HubError
         If the Hub does not give the files; the message says why.
     """
-    _check_given(source, revision)
-    inner = _inner(subfolder)
+    if not isinstance(source, str | os.PathLike) or source == "":
+        raise ValueError(
+            f"The source is {source!r}; give the folder of a model, or the "
+            "name of one on the Hub ('organisation/name')."
+        )
+    if revision == "":
+        raise ValueError(
+            "The revision is empty: leave it out, or name a branch, tag or "
+            "commit."
+        )
+    inner = pathlib.PurePosixPath(subfolder or ".")
+    if inner.is_absolute() or ".." in inner.parts:
+        raise ValueError(
+            f"The subfolder is '{subfolder}': give one within the model's "
+            "folder or repository."
+        )
     # Each name once.
     names = list(dict.fromkeys([*FILES, *weights]))
     if trust_remote_code:
@@ -178,17 +191,6 @@ def _with_vocoder(folder, names):
     return [*names, f"{vocoder}/{HPARAMS}", f"{vocoder}/{WEIGHTS}"]
 
 
-def _inner(subfolder):
-    """Convert a subfolder to a relative path that stays inside."""
-    inner = pathlib.PurePosixPath(subfolder or ".")
-    if inner.is_absolute() or ".." in inner.parts:
-        raise ValueError(
-            f"The subfolder is '{subfolder}': give one within the model's "
-            "folder or repository."
-        )
-    return inner
-
-
 def _within(inner, names):
     """Return the paths in a repository of files in a subfolder."""
     if names is None:
@@ -196,27 +198,9 @@ def _within(inner, names):
     return [(inner / name).as_posix() for name in names]
 
 
-def _check_given(source, revision):
-    if not isinstance(source, str | os.PathLike) or source == "":
-        raise ValueError(
-            f"The source is {source!r}; give the folder of a model, or the "
-            "name of one on the Hub ('organisation/name')."
-        )
-    if revision == "":
-        raise ValueError(
-            "The revision is empty: leave it out, or name a branch, tag or "
-            "commit."
-        )
-
-
 def as_repo_id(source: str | pathlib.Path) -> str:
-    """Return a source as a name on the Hub; what looks like a path is none.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is no name on the Hub.
-    """
+    """Return a source as a name on the Hub; a FileNotFoundError if it is none,
+    such as what looks like a path."""
     text = os.fspath(source)
     if pathlib.Path(text).is_file():
         raise FileNotFoundError(
@@ -261,16 +245,10 @@ def _snapshot(
         )
 
     def fetch(**how):
+        options = {"cache_dir": cache_dir, "allow_patterns": patterns}
+        options |= {"token": token, "library_name": "speechbrain_vq", **how}
         return pathlib.Path(
-            snapshot_download(
-                repo_id,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                allow_patterns=patterns,
-                library_name="speechbrain_vq",
-                **how,
-            )
+            snapshot_download(repo_id, revision=revision, **options)
         )
 
     with in_words(repo_id, revision):
@@ -318,7 +296,11 @@ def _check(repo_id, root, inner, token, offline, weights):
             what = f"'{repo_id}' at commit {root.name}"
             if inner.parts:
                 what += f", folder '{inner}',"
-            names = () if offline else _listing(repo_id, root.name, token)
+            names = ()
+            with contextlib.suppress(HTTPError, ConnectionError):
+                if not offline:
+                    api = HfApi(token=token)
+                    names = api.list_repo_files(repo_id, revision=root.name)
             if not names or (inner / name).as_posix() in names:
                 raise HubError(
                     f"The cache has {what}, but not its {name}: load it once "
@@ -331,11 +313,3 @@ def _check(repo_id, root, inner, token, offline, weights):
                 f"{what} is no model that can be loaded: it has no {name}."
                 f"{hint}"
             ) from error
-
-
-def _listing(repo_id, commit, token):
-    """List the files of a commit; none if the Hub does not answer."""
-    try:
-        return HfApi(token=token).list_repo_files(repo_id, revision=commit)
-    except (HTTPError, ConnectionError):
-        return ()

@@ -42,8 +42,12 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     folder = pathlib.Path(folder)
     path = folder / name
     check_exists(path)
-    target = path.resolve()
-    if not any(target.is_relative_to(home) for home in _homes(folder)):
+    target, snapshot = path.resolve(), snapshot_of(folder)
+    homes = [folder.resolve(), pathlib.Path(constants.HF_HUB_CACHE).resolve()]
+    if snapshot is not None:
+        # In a cache elsewhere: the blobs of the repository, or of all.
+        homes += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
+    if not any(target.is_relative_to(home) for home in homes):
         raise ValueError(
             f"{path} is a link to {target}, outside its folder. It was not "
             "read: put a copy of the file there if it is meant."
@@ -108,17 +112,6 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
         if place.parent.name == "snapshots":
             return place
     return None
-
-
-def _homes(folder):
-    """List the folders where links of a model folder may lead."""
-    snapshot = snapshot_of(folder)
-    folder = folder.resolve()
-    homes = [folder, pathlib.Path(constants.HF_HUB_CACHE).resolve()]
-    if snapshot is not None:
-        # In a cache elsewhere: the blobs of the repository, or of all.
-        homes += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
-    return homes
 
 
 def pickles_hint(names: Iterable[str]) -> str:
@@ -197,36 +190,20 @@ def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
         shutil.copymode(folder / HPARAMS, partial)
 
 
-def _copied(value):
-    """Copy a tensor, floating-point ones in fp32."""
-    if torch.is_tensor(value) and value.is_floating_point():
-        return value.to(torch.float32, copy=True)
-    return value
-
-
 def split_tensors(state: dict) -> tuple[dict, dict]:
     """Split a state into tensors and what a weights file does not hold."""
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     return tensors, {k: v for k, v in state.items() if k not in tensors}
 
 
-def load_checkpoint(
-    module: nn.Module,
-    path: str | pathlib.Path,
-    yaml: str,
-    assign: bool = False,
-) -> None:
-    """Load weights from a file of ``torch.save`` without running code in it.
-
-    After an error the module is not usable. ``yaml`` is the name of the yaml
-    that describes it; with ``assign`` the tensors of the file replace the
-    module's own. A ValueError tells if the file is not of tensors only, they do
-    not fit, or have values that are NaN or infinite.
-    """
-    path = pathlib.Path(path)
+def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
+    """Read a module's state from a file of ``torch.save``, without running code
+    in it, as ``read_weights`` reads it where the module has a name. A
+    ValueError tells if the file is not of tensors only."""
     try:
         # Explicit, as TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
         state = torch.load(path, map_location="cpu", weights_only=True)
+        tensors, others = split_tensors(state)
     # For damaged files the reader may raise anything. PyTorch's own message
     # proposes to load the file with its code.
     except Exception as error:
@@ -235,18 +212,18 @@ def load_checkpoint(
             f"tensors ({type(error).__name__}), and what else is in it was "
             "not run. Is it whole, and its maker's own?"
         ) from error
-    try:
-        # Takes the names that older versions of PyTorch gave, too.
-        if assign:
-            state = {k: _copied(v) for k, v in state.items()}
-        module.load_state_dict(state, assign=assign)
-    except Exception as error:
-        lines = str(error).splitlines()
-        raise ValueError(
-            f"{path} was not loaded: it does not fit {yaml}: "
-            f"{' '.join(line.strip() for line in lines[:3])}"
-        ) from error
-    _check_finite(path, module.state_dict())
+    if others:
+        raise ValueError(f"{path} was not loaded: it holds more than tensors.")
+    # Weight norm has other names since PyTorch 2.0.
+    new = {"weight_g": "original0", "weight_v": "original1"}
+    return {
+        re.sub(
+            r"\bweight_[gv]$",
+            lambda old: f"parametrizations.weight.{new[old[0]]}",
+            f"{name}.{key}",
+        ): value
+        for key, value in tensors.items()
+    }
 
 
 def find_nonfinite(weights: dict[str, Any]) -> list[str]:
@@ -301,21 +278,27 @@ def commit_of(folder: str | pathlib.Path) -> str | None:
     return snapshot.name if snapshot is not None else None
 
 
+def copy_files(
+    folder: pathlib.Path, output: pathlib.Path, names: Iterable[str]
+) -> None:
+    """Copy those files of a model folder that there are."""
+    for name in names:
+        if (folder / name).is_file():
+            (output / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(find_file(folder, name), output / name)
+
+
 def copy_folder(
-    folder: str | pathlib.Path,
+    folder: pathlib.Path,
     output: str | pathlib.Path,
     modules: dict[str, nn.Module],
 ) -> None:
     """Copy a model folder, with the weights that its modules have now."""
-    folder, output = pathlib.Path(folder), pathlib.Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    inner = [
-        path.relative_to(folder).as_posix()
-        for kind in (HPARAMS, WEIGHTS)
-        for path in folder.glob(f"*/{kind}")
-    ]
-    for name in (HPARAMS, CONFIG, CARD, LABELS, *inner):
-        if (folder / name).is_file() and folder.resolve() != output.resolve():
-            (output / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(find_file(folder, name), output / name)
+    output = pathlib.Path(output)
+    if folder.resolve() != output.resolve():
+        inner = [
+            p for kind in (HPARAMS, WEIGHTS) for p in folder.glob(f"*/{kind}")
+        ]
+        inner = [path.relative_to(folder).as_posix() for path in inner]
+        copy_files(folder, output, (HPARAMS, CONFIG, CARD, LABELS, *inner))
     save_weights(modules, output)

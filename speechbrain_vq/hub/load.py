@@ -18,8 +18,8 @@ from .folder import (
     WEIGHTS,
     check_config,
     find_file,
-    load_checkpoint,
     load_weights,
+    read_checkpoint,
     read_weights,
 )
 from .plain import ModelYaml, UnsafeHparamsError
@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 # Of tensors that are computed and saved in no file, such as windows.
 MAX_UNSAVED_BYTES = 2**26
-# In a file that does not say before it is read.
-MANY_TENSORS = 2**10
 
 
 def load_pretrained(
@@ -89,14 +87,17 @@ def load_folder(
         if trust_remote_code:
             return _load_trusted(folder, path, overrides)
         file = find_file(folder, WEIGHTS)
-        yaml, weights = ModelYaml(path, overrides), read_weights(file)
-
-        def load(modules: dict[str, nn.Module], assign: bool) -> None:
-            load_weights(modules, weights, file, assign)
-
-        hparams = _build(yaml, _modules, load, len(weights))
-        _check_has_weights(hparams, yaml.file)
-        return hparams
+        yaml = ModelYaml(path, overrides)
+        hparams = _build(yaml, _modules, read_weights(file), file)
+    known = {id(m) for m in nn.ModuleDict(hparams["modules"]).modules()}
+    for key, value in hparams.items():
+        if any(id(module) not in known for module in _modules_in(value)):
+            raise UnsafeHparamsError(
+                f"'{key}' has a module that is none of 'modules', so there "
+                "are no weights for it",
+                yaml.file,
+            )
+    return hparams
 
 
 def load_named(
@@ -107,32 +108,25 @@ def load_named(
 
     ``weights`` is a safetensors file with the weights of that module under its
     name, or a file of ``torch.save`` with its state. Returns the plain values
-    of the yaml, and what it has under the name, a module or not.
+    of the yaml, and the module, or None where it has none.
     """
     path = find_file(folder, HPARAMS)
-    tensors = None
     if weights.suffix == pathlib.Path(WEIGHTS).suffix:
         tensors = read_weights(weights)
+    else:
+        tensors = read_checkpoint(weights, name)
 
-    def find(hparams: dict[str, Any], file: str) -> dict[str, Any]:
-        modules = hparams.get("modules")
-        modules = modules if isinstance(modules, dict) else {}
-        return {name: hparams.get(name) or modules.get(name)}
-
-    def load(modules: dict[str, Any], assign: bool) -> None:
-        if not isinstance(modules[name], nn.Module):
-            return
-        if tensors is None:
-            load_checkpoint(modules[name], weights, str(path), assign)
-        else:
-            load_weights(modules, tensors, weights, assign)
+    def find(hparams: dict[str, Any], file: str) -> dict[str, nn.Module]:
+        for place in (hparams, hparams.get("modules")):
+            module = place.get(name) if isinstance(place, dict) else None
+            if isinstance(module, nn.Module):
+                return {name: module}
+        return {}
 
     with _isolated():
-        yaml = ModelYaml(path)
-        number = MANY_TENSORS if tensors is None else len(tensors)
-        hparams = _build(yaml, find, load, number)
+        hparams = _build(ModelYaml(path), find, tensors, weights)
     plain = {k: v for k, v in hparams.items() if not list(_modules_in(v))}
-    return plain, find(hparams, "")[name]
+    return plain, find(hparams, "").get(name)
 
 
 @contextmanager
@@ -145,14 +139,16 @@ def _isolated() -> Iterator[None]:
 def _build(
     yaml: ModelYaml,
     find: Callable[[dict[str, Any], str], dict[str, nn.Module]],
-    load: Callable[[dict[str, nn.Module], bool], None],
-    num_tensors: int,
+    weights: dict[str, torch.Tensor],
+    file: pathlib.Path,
 ) -> dict[str, Any]:
     """Build and load modules, on the CPU where the meta device would not do."""
-    hparams = yaml.build("meta", num_tensors)
+    hparams = yaml.build("meta", len(weights))
     modules = find(hparams, yaml.file)
+    if not modules:
+        return hparams
     tied = _has_ties(modules)
-    load(modules, True)
+    load_weights(modules, weights, file, assign=True)
     left = _left_on_meta(modules)
     if not left and not tied:
         return hparams
@@ -163,8 +159,8 @@ def _build(
             f"the weights (at most {MAX_UNSAVED_BYTES})",
             yaml.file,
         )
-    hparams = yaml.build("cpu", num_tensors)
-    load(find(hparams, yaml.file), False)
+    hparams = yaml.build("cpu", len(weights))
+    load_weights(find(hparams, yaml.file), weights, file)
     return hparams
 
 
@@ -197,23 +193,11 @@ def _load_trusted(folder, path, overrides):
 
 def _modules(hparams: Any, path: str | pathlib.Path) -> dict[str, nn.Module]:
     modules = hparams.get("modules") if isinstance(hparams, dict) else None
-    if not isinstance(modules, dict) or not all(
+    if not (modules and isinstance(modules, dict)) or not all(
         isinstance(module, nn.Module) for module in modules.values()
     ):
         raise ValueError(f"{path} has no 'modules', each of them built there.")
     return modules
-
-
-def _check_has_weights(hparams: dict[str, Any], file: str) -> None:
-    """Refuse modules beside ``modules``: there are no weights for them."""
-    known = {id(m) for m in nn.ModuleDict(hparams["modules"]).modules()}
-    for key, value in hparams.items():
-        if any(id(module) not in known for module in _modules_in(value)):
-            raise UnsafeHparamsError(
-                f"'{key}' has a module that is none of 'modules', so there "
-                "are no weights for it",
-                file,
-            )
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:

@@ -260,9 +260,9 @@ class ModelYaml:
     def _construct(
         self, entry: Buildable, arguments: list | dict, node: Node
     ) -> Any:
-        arguments = self._build(arguments)
-        by_name = isinstance(arguments, dict)
-        args, kwargs = ([], arguments) if by_name else (arguments, {})
+        args, kwargs = self._build(arguments), {}
+        if isinstance(args, dict):
+            args, kwargs = [], args
         try:
             reason = entry.out_of_bounds(args, kwargs)
             if reason is not None:

@@ -125,11 +125,10 @@ def register_module(
 ) -> type | Callable[[type], type]:
     """Let model folders build a class of one's own, a ``torch.nn.Module``.
 
-    A model folder is data and builds registered classes only. Register a
-    class, in the process that loads, before the first ``from_hparams``.
-    Numbers among its arguments are bounded, and so are its parameters, by the
-    weights; beyond that what the class does is up to its author. It is built
-    on the meta device, or on the CPU if that fails.
+    Register a class, in the process that loads, before the first
+    ``from_hparams``. Numbers among its arguments are bounded, and so are its
+    parameters, by the weights; beyond that what the class does is up to its
+    author. It is built on the meta device, or on the CPU if that fails.
 
     Arguments
     ---------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from speechbrain_vq.dataio.atomic import atomic_folder
 
-from .folder import MARK, find_file
+from .folder import MARK, copy_files
 
 
 def place(
@@ -17,17 +17,10 @@ def place(
     origin: dict[str, str],
     fresh: bool = False,
 ) -> pathlib.Path:
-    """Copy the files of one commit of a model to a folder of the caller.
-
-    ``savedir`` is a new or empty folder, or one that this function made;
-    without ``names`` the whole folder is copied. Files of the same commit of
-    ``origin`` are not copied again unless ``fresh``.
-
-    Raises
-    ------
-    FileExistsError
-        If the folder holds other files, or is a file.
-    """
+    """Copy files of a model, without ``names`` all, to a folder of the caller,
+    a new or empty one, or one that this function made: a FileExistsError tells
+    if it is another. Those of the same commit of ``origin`` are not copied
+    again unless ``fresh``."""
     savedir = savedir.expanduser().resolve()
     if savedir.exists() and not savedir.is_dir():
         raise FileExistsError(
@@ -48,9 +41,6 @@ def place(
     with atomic_folder(savedir) as new:
         if names is None:
             shutil.copytree(folder, new, dirs_exist_ok=True)
-        for name in names or ():
-            if (folder / name).is_file():
-                (new / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(find_file(folder, name), new / name)
+        copy_files(folder, new, names or ())
         (new / MARK).write_text(text)
     return savedir

@@ -21,15 +21,12 @@ class AudioFilesMixin:
     ) -> torch.Tensor:
         """Encode an audio file to tokens.
 
-        The file may have any sampling rate, length and number of channels; it
-        is read and encoded in chunks, see ``tokenize``.
-
         Arguments
         ---------
         path : path or binary file
-            Audio file.
+            Audio of any sampling rate, length and number of channels.
         chunk_seconds : float, optional
-            Length of a chunk; None: the file at once.
+            Length of a chunk, see ``tokenize``; None: the file at once.
 
         Returns
         -------
@@ -120,9 +117,7 @@ class AudioFilesMixin:
 
         Example
         -------
-        >>> tokenizer.reconstruct_file(
-        ...     "speech.wav", "out.wav"
-        ... )  # doctest: +SKIP
+        >>> tokenizer.reconstruct_file("a.wav", "b.wav")  # doctest: +SKIP
         """
         tokens, wav, original = self._resynthesize(path, self.speaker_batch)
         wav = with_level_of(original, wav)
@@ -151,6 +146,5 @@ class AudioFilesMixin:
             speaker = embed_speaker(wavs)
         wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         # Up to a token at the end is not coded.
-        missing = wavs.shape[1] - len(wav)
-        wav = torch.nn.functional.pad(wav, (0, missing))
+        wav = torch.nn.functional.pad(wav, (0, wavs.shape[1] - len(wav)))
         return tokens[0], wav.clamp(-1, 1), wavs[0]

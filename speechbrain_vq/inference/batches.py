@@ -75,6 +75,8 @@ def encode(
 
 
 def _encode_long(encode, source, rate, batch_seconds):
+    """Encode a file in chunks: tokens or latents and the number of samples, or
+    an error."""
     num_samples = 0
 
     def counted():

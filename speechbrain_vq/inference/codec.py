@@ -17,13 +17,11 @@ class CodecMixin:
 
     # None: all of them.
     _used_codebooks = None
-    # Attributes of version 0.1.
-    _MOVED = frozenset(
-        "encode decode num_heads num_tokens emb_dim vocabulary".split()
-    )
 
     def __getattr__(self, name):
-        if name in self._MOVED:
+        # Attributes of version 0.1.
+        moved = "encode decode num_heads num_tokens emb_dim vocabulary"
+        if name in moved.split():
             raise AttributeError(
                 f"'{name}' is EnCodec's: use EncodecAdapter(tokenizer).{name}."
             )
@@ -52,24 +50,12 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Encode waveforms to tokens.
+        """Encode waveforms [B, T] to tokens [B, N, K], of ``num_codebooks`` or
+        a list of their indices, all by default.
 
-        Arguments
-        ---------
-        signal : torch.Tensor
-            Waveforms, [B, T].
-        lengths : torch.Tensor, optional
-            Relative lengths, [B]. They hold for the tokens too, to within one
-            at the end; ``encode_batch`` gives them exactly.
-        num_codebooks : int or list, optional
-            Number of codebooks, or a list of their indices; all by default.
-        **kwargs
-            Arguments of other tokenizers, ignored.
-
-        Returns
-        -------
-        torch.Tensor
-            Tokens, [B, N, K].
+        The relative ``lengths`` [B] hold for the tokens too, to within one at
+        the end; ``encode_batch`` gives them exactly. Arguments of other
+        tokenizers are ignored.
         """
         tokens, _ = self.encode_batch(signal, lengths)
         tokens = tokens if tokens.dim() == 3 else tokens.unsqueeze(-1)
@@ -97,22 +83,10 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Return the codewords as rows of one table, [K * C, H], codebook after
-        codebook.
-
-        Arguments
-        ---------
-        vocab_size : int, optional
-            Number of codewords of each codebook; all by default.
-        num_codebooks : int or list, optional
-            As for ``sig_to_tokens``.
-        **kwargs
-            Arguments of other tokenizers, ignored.
-
-        Returns
-        -------
-        torch.Tensor
-            A copy of the codewords.
+        """Return a copy of the codewords as rows of one table, [K * C, H],
+        codebook after codebook: the first ``vocab_size`` of each, by default
+        all, of ``num_codebooks`` as for ``sig_to_tokens``. Arguments of other
+        tokenizers are ignored.
         """
         size = self.vocab_size if vocab_size is None else vocab_size
         if not 0 < size <= self.vocab_size:
@@ -121,8 +95,7 @@ class CodecMixin:
                 f"vocab_size={vocab_size}."
             )
         codebook = self.mods.quantizer.codebook.detach()
-        table = codebook[self._books(num_codebooks), :size]
-        return table.flatten(0, 1).clone()
+        return codebook[self._books(num_codebooks), :size].flatten(0, 1).clone()
 
     @torch.no_grad()
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -163,8 +136,8 @@ class CodecMixin:
         """Return the indices of codebooks."""
         if num_codebooks is None:
             num_codebooks = self.num_codebooks
-        single = isinstance(num_codebooks, int)
-        books = list(range(num_codebooks)) if single else list(num_codebooks)
+        books = num_codebooks
+        books = list(range(books) if isinstance(books, int) else books)
         if not books or not all(0 <= b < self.num_codebooks for b in books):
             raise ValueError(
                 f"num_codebooks={num_codebooks}, but the tokenizer has "
@@ -220,8 +193,7 @@ class EncodecAdapter(torch.nn.Module):
     def decode(
         self, tokens: torch.Tensor, length: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Decode tokens [B, N, K] to waveforms [B, 1, T] in the average voice;
-        see ``CodecMixin.tokens_to_sig``."""
+        """Decode tokens [B, N, K] to waveforms [B, 1, T] in the average voice."""
         return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
 
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -42,24 +42,10 @@ class VoiceConverter(VQTokenizer):
         return getattr(self.mods.speaker, "names", [])
 
     def voice(self, target: Target) -> torch.Tensor:
-        """Embed a voice.
-
-        Arguments
-        ---------
-        target : str, path or iterable of them
-            Name of a speaker of the table, or a recording where there is no
-            table; of several, the mean is taken.
-
-        Returns
-        -------
-        torch.Tensor
-            Speaker embedding, [1, S].
-
-        Raises
-        ------
-        ValueError
-            If there is no such speaker, or a recording is given to a model
-            with a table, or a name to one without.
+        """Embed a voice, [1, S]: the name of a speaker of the table, or a
+        recording where there is no table; of several, the mean is taken. A
+        ValueError tells if there is no such speaker, or a recording is given to
+        a model with a table, or a name to one without.
         """
         voices = [self._voice(os.fspath(one)) for one in _listed(target)]
         if not voices:
@@ -95,10 +81,7 @@ class VoiceConverter(VQTokenizer):
 
         Example
         -------
-        >>> converter = VoiceConverter.from_hparams("model")  # doctest: +SKIP
-        >>> wavs = converter.convert_batch(
-        ...     wavs, None, "b.wav"
-        ... )  # doctest: +SKIP
+        >>> converter.convert_batch(wavs, None, "b.wav")  # doctest: +SKIP
         """
         if not torch.is_tensor(speaker):
             speaker = self.voice(speaker)
@@ -143,10 +126,7 @@ class VoiceConverter(VQTokenizer):
 
         Example
         -------
-        >>> converter = VoiceConverter.from_hparams("model")  # doctest: +SKIP
-        >>> wav = converter.convert_file(
-        ...     "a.wav", "b.wav", "c.wav"
-        ... )  # doctest: +SKIP
+        >>> converter.convert_file("a.wav", "b.wav", "c.wav")  # doctest: +SKIP
         """
         is_voice = torch.is_tensor(target)
         targets = [] if is_voice else _listed(target)
@@ -201,14 +181,8 @@ def convert_files(
         _check_apart(target, wav_file)
         converter.convert_file(path, voice, wav_file)
 
-    return process_files(
-        places,
-        output,
-        convert,
-        converter.made_by(_for_each(voice, 1)),
-        overwrite,
-        progress,
-    )
+    made_by = converter.made_by(_for_each(voice, 1))
+    return process_files(places, output, convert, made_by, overwrite, progress)
 
 
 def _for_each(voices, number):
@@ -223,8 +197,7 @@ def _for_each(voices, number):
 
 
 def _listed(target):
-    alone = isinstance(target, str | os.PathLike)
-    return [target] if alone else list(target)
+    return [target] if isinstance(target, str | os.PathLike) else list(target)
 
 
 def _check_apart(recordings, output):

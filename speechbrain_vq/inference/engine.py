@@ -19,8 +19,7 @@ class RayEngine:
 
     Each actor holds the model, and computes on a GPU or with one thread of a
     CPU. The cluster is that of ``RAY_ADDRESS`` or of ``ray.init``, else one is
-    started on this machine. Its nodes need the package, and see files under
-    the same paths.
+    started on this machine. Its nodes see files under the same paths.
 
     Arguments
     ---------

@@ -34,22 +34,11 @@ def reconstruct_files(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
-    """Resynthesize audio files from their tokens, each in its own voice.
+    """Resynthesize audio files, and those in folders, from their tokens, each
+    in its own voice, as wav files of the same names in the output folder.
 
     A file is processed whole: an hour of audio needs several GB of memory.
-
-    Arguments
-    ---------
-    places : iterable of path
-        Audio files and folders of them.
-    tokenizer : VQTokenizer
-        The model.
-    folder : path
-        Output folder; its wav files have the names of the audio files.
-    overwrite : bool
-        Whether to overwrite existing wav files.
-    progress : bool
-        Whether to show a progress bar.
+    Existing wav files are left, unless ``overwrite``.
 
     Returns
     -------
@@ -62,14 +51,8 @@ def reconstruct_files(
         If there are no audio files, two wav files would have one name, one
         would overwrite its source, or one cannot be written.
     """
-    return process_files(
-        places,
-        folder,
-        tokenizer.reconstruct_file,
-        tokenizer.made_by(),
-        overwrite,
-        progress,
-    )
+    write, made_by = tokenizer.reconstruct_file, tokenizer.made_by()
+    return process_files(places, folder, write, made_by, overwrite, progress)
 
 
 def process_files(
@@ -88,8 +71,7 @@ def process_files(
     wav, in which it leaves the comment ``made_by``.
     """
     outputs = _output_paths(find_audio(places), pathlib.Path(output))
-    existing = {path for path in outputs.values() if path.exists()}
-    existing = set() if overwrite else existing
+    existing = {p for p in outputs.values() if p.exists() and not overwrite}
     for path in sorted(existing):
         comment = read_comment(path)
         if comment not in ("", made_by):
@@ -113,13 +95,6 @@ def process_files(
     return FileResults(len(outputs) - len(bad), bad, len(existing))
 
 
-def _is_file_name(output):
-    """Return whether the output is an audio file rather than a folder."""
-    # With formats that cannot be written: writing them gives the error.
-    known = audio_endings() | {".raw", ".m4a", ".mp4"}
-    return output.suffix.lower() in known and not output.is_dir()
-
-
 def _is_earlier_output(path, name, output):
     """Return whether a file was found in the output folder."""
     searched = path.parents[len(name.parts) - 1].resolve()
@@ -130,7 +105,9 @@ def _is_earlier_output(path, name, output):
 def _output_paths(files, output):
     """Map audio files to the wav files to write."""
     paths, sources = {}, {}
-    single = _is_file_name(output)
+    # With formats that cannot be written: writing them gives the error.
+    known = audio_endings() | {".raw", ".m4a", ".mp4"}
+    single = output.suffix.lower() in known and not output.is_dir()
     if single and len(files) > 1:
         raise ValueError(
             f"{output} is the name of one file, but there are {len(files)} to "

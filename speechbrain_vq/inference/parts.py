@@ -37,10 +37,7 @@ class PartsMixin:
         Arguments
         ---------
         vocoder : path, str, MelVocoder, UnitVocoder or None
-            A folder or a model on the Hub, such as
-            ``speechbrain/tts-hifigan-libritts-16kHz``, or a loaded one: a
-            HiFi-GAN of SpeechBrain, what the recipe ``DebianSpeech/vocoder``
-            trains, or a unit vocoder of ``MiniSpeech/unit-vocoder``. None or
+            A vocoder as ``load_vocoder`` returns it, or its arguments. None or
             ``griffin-lim``: Griffin-Lim.
         **options
             See ``load_vocoder``.
@@ -141,8 +138,7 @@ class PartsMixin:
         torch.Size([1, 50, 2])
         """
         total = self.mods.quantizer.num_codebooks
-        number = self.check_first(number, total)
-        self._used_codebooks = number
+        self._used_codebooks = self.check_first(number, total)
 
     def check_first(self, number: int | None, total: int) -> int:
         """Return how many of the codebooks to use, by default all."""
@@ -160,25 +156,19 @@ class PartsMixin:
         """Load the vocoder beside the model's yaml, where that names one, else
         the bundled one, where it takes the model's log-mels."""
         name = getattr(self.hparams, "vocoder", None)
-        if not name or self.location is None:
-            return self._bundled_vocoder()
-        if not is_folder_name(name):
+        if self.location is not None and is_folder_name(name):
+            # Of the model's folder, not linked from elsewhere.
+            for file in (HPARAMS, WEIGHTS):
+                find_file(self.location, f"{name}/{file}")
+            folder = self.location / name
+            return load_vocoder_folder(folder, str(folder))
+        if self.location is not None and name:
             logger.warning(
                 "The yaml of %s names the vocoder %r. Another folder or "
                 "repository is yours to choose: give it as vocoder=. Without "
                 "it the default vocoder makes the waveforms.",
-                self.source,
-                name,
+                *(self.source, name),
             )
-            return self._bundled_vocoder()
-        # Of the model's folder, not linked from elsewhere.
-        for file in (HPARAMS, WEIGHTS):
-            find_file(self.location, f"{name}/{file}")
-        folder = self.location / name
-        return load_vocoder_folder(folder, str(folder))
-
-    def _bundled_vocoder(self):
-        """Load the bundled vocoder, if the model has its log-mels."""
         features = self.mods.features
         # Those of hidden states alone have no log-mels.
         if self.decodes_to_samples or getattr(features, "mel", None) is None:

@@ -48,9 +48,8 @@ _NOTES = b"speechbrain_vq"
 
 
 class Rows(NamedTuple):
-    """Rows of a data set on disk: ``start`` to ``stop`` of a folder of
-    ``Dataset.save_to_disk``, or a row group of a Parquet file, which begins at
-    ``start``."""
+    """Rows ``start`` to ``stop`` of a data set on disk: of a folder of
+    ``Dataset.save_to_disk``, or a row group of a Parquet file."""
 
     path: str
     start: int
@@ -126,16 +125,8 @@ def tokenize_shards(
     places : iterable of path
         Audio files, Parquet files with a column ``audio``, folders of these,
         and folders of ``Dataset.save_to_disk``.
-    tokenizer : VQTokenizer
-        The model.
-    overwrite : bool
-        Whether to remove the shards of an earlier run first.
-    batch_seconds : float
-        Seconds of audio per batch, padding included.
-    progress : bool
-        Whether to show a progress bar.
-    engine : RayEngine, optional
-        What runs the computation; by default this process.
+    tokenizer, overwrite, batch_seconds, progress, engine
+        See ``tokenize_to``.
 
     Returns
     -------
@@ -335,10 +326,8 @@ def _rows_of(tables, output):
     """Return, by the shard to write, the rows of data sets, and by path why
     some cannot be read."""
     parts, bad = {}, without_text(tables)
-    for path, is_parquet in tables.items():
-        if path in bad:
-            continue
-        whole = Rows(path, 0, 0, 0 if is_parquet else None)
+    for path in [path for path in tables if path not in bad]:
+        whole = Rows(path, 0, 0, 0 if tables[path] else None)
         try:
             with _unreadable(path):
                 columns, some = whole.columns(), list(whole.split())

@@ -32,11 +32,6 @@ class TokenFileError(ValueError):
 def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     """Read a token file, jsonl or npz.
 
-    Arguments
-    ---------
-    path : path
-        The token file.
-
     Yields
     ------
     dict
@@ -65,30 +60,23 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
     """Write tokens, as ``read_tokens`` gives them, to an npz file of NumPy.
 
     The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Without
-    tokens there is a ValueError.
-
-    Example
-    -------
-    >>> tokens_to_npz(read_tokens("a.jsonl"), "a.npz")  # doctest: +SKIP
-    """
+    tokens there is a ValueError."""
     rows = list(rows)
     if not rows:
         raise ValueError(f"{output}: there are no tokens to write.")
     tokens = [np.asarray(row["tokens"], dtype=np.int32) for row in rows]
     own = ("path", "tokens", "num_samples")
     common = {key: rows[0][key] for key in rows[0] if key not in own}
-    arrays = {
-        "paths": np.array([row["path"] for row in rows]),
-        "tokens": np.concatenate(tokens),
-        "offsets": np.cumsum([0, *map(len, tokens)]),
-        "num_samples": np.array([row["num_samples"] for row in rows]),
-        **{
-            key: np.array(str(value) if value is None else value)
-            for key, value in common.items()
-        },
-    }
+    common = {k: str(v) if v is None else v for k, v in common.items()}
     with atomic_write(output) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(
+            file,
+            paths=[row["path"] for row in rows],
+            tokens=np.concatenate(tokens),
+            offsets=np.cumsum([0, *map(len, tokens)]),
+            num_samples=[row["num_samples"] for row in rows],
+            **common,
+        )
 
 
 def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
@@ -199,8 +187,7 @@ def _read_npz(path):
         rows = np.split(tokens, offsets[1:-1])
         rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
         common = {key: value.item() for key, value in arrays.items()}
-        if common["revision"] == "None":
-            common["revision"] = None
+        common = {k: None if v == "None" else v for k, v in common.items()}
     # The zip file, its members and the headers in them have errors of a dozen
     # kinds.
     except Exception as error:

@@ -65,8 +65,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         Arguments
         ---------
         source : path or str
-            A folder, a bundled model (``speech``), or the id of a model on
-            the Hub.
+            A folder, a bundled model (``speech``), or a model on the Hub.
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, MelVocoder or UnitVocoder, optional
@@ -135,8 +134,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         """Encode waveforms to tokens.
 
         An utterance has the same tokens alone and in a padded batch, up to
-        rounding: of three hours of recorded speech in batches of 16, one of
-        563 233 tokens differed.
+        rounding: of three hours of speech, one of 563 233 tokens differed.
 
         Arguments
         ---------
@@ -282,7 +280,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         with self.autocast():
             vectors = vectors * frame_mask(vectors, lengths).unsqueeze(-1)
             features = self.mods.decoder(vectors, speaker, lengths)
-        return self._waveforms(features.float(), lengths)
+        features, extract = features.float(), self.mods.features
+        if self.vocoder is not None:
+            return self.vocoder(extract.denormalize(features), lengths)
+        hop = extract.hop_length
+        return one_by_one(extract.inverse, features, lengths, hop)
 
     @torch.no_grad()
     def speaker_batch(
@@ -306,11 +308,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         """Encode audio of any length to tokens, in chunks.
 
         Chunks overlap by the receptive field of a token, so that the tokens
-        are those of the whole, up to rounding: a latent half way between two
-        codewords may go to the other one where the length, and with it the
-        order of sums, is another. Of three hours of recorded speech in chunks
-        of 10 s or 60 s, none of 562 987 tokens differed (CPU). A model whose
-        ``span`` is None processes the signal at once.
+        are those of the whole, up to rounding: of three hours of recorded
+        speech, none of 562 987 tokens differed (CPU). A model whose ``span`` is
+        None processes the signal at once.
 
         Arguments
         ---------
@@ -336,7 +336,6 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     ) -> torch.Tensor:
         """Encode audio of any length to latents [T, H], in fp32 on the CPU, in
         chunks as ``tokenize``."""
-
         return self._in_chunks(
             lambda wav: self.latents_batch(wav)[0][0].float().cpu(),
             audio,
@@ -366,14 +365,6 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device)
-
-    def _waveforms(self, features, lengths):
-        """Convert features to waveforms by the vocoder or Griffin-Lim."""
-        extract = self.mods.features
-        if self.vocoder is None:
-            hop = extract.hop_length
-            return one_by_one(extract.inverse, features, lengths, hop)
-        return self.vocoder(extract.denormalize(features), lengths)
 
 
 def _as_one(block):

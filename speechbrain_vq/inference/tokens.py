@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import (
-    exclusive,
-    made_folder,
-)
+from speechbrain_vq.dataio.atomic import exclusive, made_folder
 from speechbrain_vq.dataio.audio import (
     audio_blocks,
     cell_source,
@@ -115,25 +112,15 @@ def tokenize_to(
 
     Example
     -------
-    >>> tokenizer = VQTokenizer.from_hparams("speech")  # doctest: +SKIP
-    >>> tokenize_to(
-    ...     "out.jsonl", ["recordings"], tokenizer
-    ... ).done  # doctest: +SKIP
+    >>> tokenize_to("a.jsonl", ["in"], tokenizer).done  # doctest: +SKIP
     300
     """
     from .shards import tables_in, tokenize_shards
 
     output = pathlib.Path(output)
     if format == "parquet" or (engine and not output.suffix):
-        return tokenize_shards(
-            output,
-            places,
-            tokenizer,
-            overwrite,
-            batch_seconds,
-            progress,
-            engine,
-        )
+        options = overwrite, batch_seconds, progress, engine
+        return tokenize_shards(output, places, tokenizer, *options)
     format, places = format or format_of(output), list(places)
     if engine or (tables := tables_in(places)):
         what = "--engine=ray" if engine else next(iter(tables))
@@ -141,9 +128,8 @@ def tokenize_to(
             f"{what}: tokens go to Parquet shards. Name a folder as output, "
             "and --format=parquet."
         )
-    partial = output.with_name(
-        f"{output.name.removesuffix('.jsonl')}.partial.jsonl"
-    )
+    stem = output.name.removesuffix(".jsonl")
+    partial = output.with_name(f"{stem}.partial.jsonl")
     paths = [os.fspath(path) for path in find_audio(places)]
     unnamed = without_text(paths) if format == "hf-dataset" else {}
     paths = [path for path in paths if path not in unnamed]
@@ -229,18 +215,9 @@ def tokenize_dataset(
 
     Example
     -------
-    >>> dataset = datasets.load_dataset("audiofolder", "in")  # doctest: +SKIP
-    >>> tokenize_dataset(dataset["train"], tokenizer)[
-    ...     "tokens"
-    ... ]  # doctest: +SKIP
+    >>> dataset = tokenize_dataset(dataset, tokenizer)  # doctest: +SKIP
     """
-    from datasets import (
-        Audio,
-        Features,
-        Sequence,
-        Value,
-        concatenate_datasets,
-    )
+    from datasets import Audio, Features, Sequence, Value, concatenate_datasets
 
     if audio_column not in dataset.column_names:
         raise ValueError(
@@ -252,10 +229,8 @@ def tokenize_dataset(
             f"The data set has a column '{tokens_column}' already: give "
             "tokens_column another name, or remove it."
         )
-
-    if (options.get("num_proc") or 1) > 1 and torch.device(
-        tokenizer.device
-    ).type != "cpu":
+    on_cpu = torch.device(tokenizer.device).type == "cpu"
+    if (options.get("num_proc") or 1) > 1 and not on_cpu:
         raise ValueError(
             f"num_proc={options['num_proc']}: processes cannot share a model "
             f"on {tokenizer.device}. Leave num_proc out, or load the model "
@@ -287,16 +262,15 @@ def tokenize_dataset(
 
 def _remove(output, format):
     """Remove an output, but nothing else."""
-    dataset = (output / "dataset_info.json").is_file()
-    if output.is_dir() and not (format == "hf-dataset" and dataset):
+    if not output.is_dir():
+        output.unlink(missing_ok=True)
+    elif format == "hf-dataset" and (output / "dataset_info.json").is_file():
+        shutil.rmtree(output)
+    else:
         raise FileExistsError(
             f"{output} is a folder with other things in it, which would be "
             "lost: name another place."
         )
-    if output.is_dir():
-        shutil.rmtree(output)
-    else:
-        output.unlink(missing_ok=True)
 
 
 @few_warnings()

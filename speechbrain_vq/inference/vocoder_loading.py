@@ -23,12 +23,12 @@ _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
 # Most frames that a vocoder may add before and after; SpeechBrain's add 5.
 MOST_PADDING = 100
 PUBLISHED = {
-    "speechbrain/tts-hifigan-libritts-16kHz": {"sample_rate": 16000, **_USUAL},
-    "speechbrain/tts-hifigan-libritts-22050Hz": {
-        "sample_rate": 22050,
-        **_USUAL,
-    },
-    "speechbrain/tts-hifigan-ljspeech": {"sample_rate": 22050, **_USUAL},
+    f"speechbrain/tts-hifigan-{name}": {"sample_rate": rate, **_USUAL}
+    for name, rate in (
+        ("libritts-16kHz", 16000),
+        ("libritts-22050Hz", 22050),
+        ("ljspeech", 22050),
+    )
 }
 
 

@@ -10,6 +10,7 @@ import pathlib
 import tempfile
 from typing import Any
 
+import numpy as np
 import soundfile
 import torch
 from speechbrain.utils.checkpoints import Checkpoint
@@ -40,7 +41,12 @@ def write_example(
     """
     files: dict[str, Any] = {"example": None, "example_tokens": None}
     if recording is not None and hasattr(model, "encode_file"):
-        _write_recording(model, folder, recording)
+        wav = read_audio(recording, model.sample_rate, duration=MAX_SECONDS)
+        soundfile.write(folder / EXAMPLE, wav.numpy(), model.sample_rate)
+        # Tokens of the file as written: 16 bits have rounded it.
+        tokens = model.encode_file(folder / EXAMPLE).tolist()
+        text = json.dumps({"file": EXAMPLE, "tokens": tokens})
+        (folder / EXAMPLE_TOKENS).write_text(f"{text}\n", encoding="utf-8")
         files = {"example": EXAMPLE, "example_tokens": EXAMPLE_TOKENS}
     plots = files["plots"] = []
     if importlib.util.find_spec("matplotlib") is None:
@@ -49,9 +55,11 @@ def write_example(
             "speechbrain-vq[report]",
         )
         return files
-    counts = _codebook_counts(checkpoint)
-    if counts is not None:
-        _plot_usage(counts, folder / USAGE)
+    # A plain Brain saves none.
+    monitors = read_trainer_state(checkpoint).get("monitors", {})
+    counts = [m["sums"]["counts"] for m in monitors.values() if m["sums"]]
+    if len({count.shape for count in counts}) == 1:
+        _plot_usage(torch.cat(counts), folder / USAGE)
         plots.append((USAGE, "Codebook usage"))
     if files["example"] and hasattr(model, "reconstruct_file"):
         with tempfile.TemporaryDirectory() as scratch:
@@ -67,8 +75,8 @@ def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
     figure, (axis,) = _make_figure(1, height=3.0)
     ranks = range(1, counts.shape[1] + 1)
     for book, row in enumerate(counts.double()):
-        share = row.sort(descending=True).values / max(row.sum(), 1)
-        share = (100 * share).numpy()
+        row = row.sort(descending=True).values.numpy()
+        share = 100 * row / max(row.sum(), 1)
         axis.step(ranks, share, where="mid", label=f"codebook {book + 1}")
         if len(counts) == 1:
             axis.fill_between(ranks, share, step="mid", alpha=0.3)
@@ -95,48 +103,19 @@ def _plot_spectrograms(
     for axis, file, title in zip(
         axes, (original, decoded), titles, strict=True
     ):
-        samples, rate = soundfile.read(file, dtype="float32")
-        spectrum = torch.stft(
-            torch.from_numpy(samples),
-            n_fft=512,
-            hop_length=128,
-            window=torch.hann_window(512),
-            return_complex=True,
-        )
+        samples, rate = soundfile.read(file)
+        sizes = {"NFFT": 512, "noverlap": 384, "Fs": rate / 1000}
+        span = (0, len(samples) / rate)
         # Silence has no logarithm; 80 dB below the maximum is dark enough.
-        level = 20 * spectrum.abs().clamp(min=1e-8).log10().numpy()
-        axis.imshow(
-            level,
-            vmin=level.max() - 80,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            extent=(0, len(samples) / rate, 0, rate / 2000),
-        )
-        axis.set(title=title, ylabel="kHz")
+        with np.errstate(divide="ignore"):
+            *_, image = axis.specgram(
+                samples, **sizes, xextent=span, cmap="magma"
+            )
+        loudest = image.get_array().max()
+        image.set_clim(loudest - 80, loudest)
+        axis.set(title=title, ylabel="kHz", facecolor="black")
     axes[-1].set(xlabel="seconds")
     figure.savefig(path)
-
-
-def _write_recording(
-    model: Any, folder: pathlib.Path, recording: str | pathlib.Path
-) -> None:
-    """Write the start of a recording, and its tokens."""
-    wav = read_audio(recording, model.sample_rate, duration=MAX_SECONDS)
-    soundfile.write(folder / EXAMPLE, wav.numpy(), model.sample_rate)
-    # Tokens of the file as written: 16 bits have rounded it.
-    tokens = model.encode_file(folder / EXAMPLE).tolist()
-    text = json.dumps({"file": EXAMPLE, "tokens": tokens})
-    (folder / EXAMPLE_TOKENS).write_text(text + "\n", encoding="utf-8")
-
-
-def _codebook_counts(checkpoint: Checkpoint) -> torch.Tensor | None:
-    """Read the counts of all codebooks, [C, K]; a plain Brain saves none."""
-    monitors = read_trainer_state(checkpoint).get("monitors", {})
-    counts = [m["sums"]["counts"] for m in monitors.values() if m["sums"]]
-    if not counts or any(c.shape != counts[0].shape for c in counts):
-        return None
-    return torch.cat(counts)
 
 
 def _make_figure(rows: int, height: float):

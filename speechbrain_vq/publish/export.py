@@ -22,13 +22,11 @@ from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
-from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import (
     CARD,
     CONFIG,
     FORMAT,
     HPARAMS,
-    WEIGHTS,
     save_weights,
     split_tensors,
 )
@@ -40,7 +38,6 @@ from .run import Run, read_state
 from .validate import (
     ExportRefused,
     check_finite,
-    check_license,
     check_output_folder,
     check_repo_id,
     find_problems,
@@ -48,9 +45,6 @@ from .validate import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Files that a recipe may add to the model.
-EXTRAS = set(FILES) - {CONFIG, HPARAMS, WEIGHTS}
 
 
 def export_pretrained(
@@ -68,12 +62,10 @@ def export_pretrained(
 ) -> pathlib.Path:
     """Export a training run as a folder that ``from_hparams`` loads.
 
-    The folder holds ``hyperparams.yaml`` with the modules and nothing of the
-    training, ``model.safetensors``, ``config.json``, the model card
-    ``README.md`` and, with an example, ``example.wav`` and
-    ``example.tokens.json``; with matplotlib also ``codebook_usage.png`` and
-    ``spectrogram.png``. It is written beside its place, loaded as its users
-    will load it, and renamed.
+    The folder holds the yaml of the modules, ``model.safetensors``,
+    ``config.json``, the model card ``README.md`` and, with an example,
+    ``example.wav`` and ``example.tokens.json``; with matplotlib also plots. It
+    is written beside its place, loaded as its users will load it, and renamed.
 
     A recipe's yaml lists under ``inference`` what its model requires beside
     the modules, see ``speechbrain_vq.publish.hparams.inference_section``.
@@ -81,15 +73,14 @@ def export_pretrained(
     Arguments
     ---------
     run_folder : path
-        Output folder of a recipe, with its ``hyperparams.yaml`` and
-        checkpoints that hold each of the yaml's ``modules`` by name.
+        Output folder of a recipe; its checkpoints hold each of the yaml's
+        ``modules`` by name.
     output : path
         Folder to write; an exported model in its place is replaced.
     min_key, max_key : str, optional
-        Metric of the checkpoints' meta to minimize or maximize; by default
-        the latest checkpoint is exported.
+        Metric of the checkpoints' meta to minimize or maximize.
     checkpoint : path, optional
-        Name or path of the checkpoint to export.
+        Name or path of the checkpoint; by default the latest.
     force : bool
         Whether to export a model in its warm-up, with a dead codebook, or
         whose yaml is not plain data.
@@ -104,9 +95,9 @@ def export_pretrained(
         Front matter of the card to add or replace: ``license``
         (``"apache-2.0"``), ``language``, ``datasets`` (on the Hub), ``tags``.
     results : dict, optional
-        Metrics of the test; by default those in ``results.json`` of the run,
-        where they are of the exported checkpoint (named under ``checkpoint``;
-        else the latest). Another checkpoint is tested on ``test.json``.
+        Metrics of the test of the checkpoint named under ``checkpoint``, else
+        of the latest; by default those of ``results.json`` in the run. Another
+        checkpoint is tested on ``test.json``.
 
     Returns
     -------
@@ -124,7 +115,7 @@ def export_pretrained(
         If anything but an exported model is in the folder's place.
     ValueError
         If the yaml lacks a required key, a file is damaged, or the repository
-        or the license is none of the Hub's.
+        is none of the Hub's.
 
     Example
     -------
@@ -134,8 +125,6 @@ def export_pretrained(
     check_output_folder(place)
     if repo_id is not None:
         check_repo_id(repo_id)
-    if "license" in (card or {}):
-        check_license(card["license"])
     run = Run.open(run_folder)
     section = inference_section(run.hparams)
     chosen = run.find_checkpoint(min_key, max_key, checkpoint)
@@ -146,7 +135,9 @@ def export_pretrained(
     problems = find_problems(find_quantizers(modules), states, chosen)
     _refuse(problems, force)
     for name, module in modules.items():
-        _load_tensors(module, states[name])
+        tensors, _ = split_tensors(states[name])
+        _, extra = split_tensors(module.state_dict())
+        module.load_state_dict({**tensors, **extra})
     config = _make_config(run, section, modules, chosen)
 
     # What killed exports to the same place have left.
@@ -158,28 +149,26 @@ def export_pretrained(
         text = json.dumps(config, indent=2)
         (folder / CONFIG).write_text(f"{text}\n", encoding="utf-8")
         for name in section["files"]:
-            _copy_extra(name, chosen.path.parent, folder)
+            extra = chosen.path.parent / name
+            if not extra.is_file():
+                raise FileNotFoundError(f"{extra.parent} lacks {name}.")
+            shutil.copyfile(extra, folder / name)
         # The run's own encoder, of another repository.
         encoder = run.hparams.get("ssl_folder") or run.hparams.get("ssl_source")
         options = {"ssl_encoder": encoder} if encoder else {}
-        model = _load_exported(
-            section["interface"], folder, problems, force, **options
-        )
+        interface = section["interface"]
+        model = _load_exported(interface, folder, problems, force, **options)
         recording = example or run.corpus.example
         files = write_example(model, folder, chosen, recording)
-        metrics = _results_of(run, chosen, results)
+        metrics = run.results if results is None else results
+        tested = metrics.get("checkpoint", run.latest.path.name)
+        if tested != chosen.path.name:
+            metrics = {}
         if not (metrics or problems):
             metrics = _test(model, run)
-        text = make_card(
-            repo_id or place.name,
-            config,
-            run.corpus,
-            metrics,
-            problems,
-            files,
-            card or {},
-            section,
-        )
+        source, card = repo_id or place.name, card or {}
+        about = config, run.corpus, metrics, problems, files, card, section
+        text = make_card(source, *about)
         (folder / CARD).write_text(f"{text}\n", encoding="utf-8")
     return pathlib.Path(output)
 
@@ -193,12 +182,6 @@ def _refuse(problems: list[str], force: bool) -> None:
         )
     for problem in problems:
         logger.warning("Exported by force. %s", problem)
-
-
-def _load_tensors(module: torch.nn.Module, state: dict[str, Any]) -> None:
-    """Load all tensors of a state, and no extra state."""
-    _, extra = split_tensors(module.state_dict())
-    module.load_state_dict({**split_tensors(state)[0], **extra})
 
 
 def _make_config(
@@ -246,15 +229,6 @@ def _plain_values(hparams: dict[str, Any], keys: list[str]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
 
 
-def _results_of(
-    run: Run, checkpoint: Checkpoint, results: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Select the metrics of the test if they are of the checkpoint."""
-    results = run.results if results is None else results
-    tested = results.get("checkpoint", run.latest.path.name)
-    return results if tested == checkpoint.path.name else {}
-
-
 def _test(model: Any, run: Run) -> dict[str, float]:
     """Compute the usage of the codes and the information about phones on the
     test set, of a model of speech that the run has not tested."""
@@ -277,20 +251,6 @@ def _test(model: Any, run: Run) -> dict[str, float]:
     return {key: estimates[key].value for key in keys if key in estimates}
 
 
-def _copy_extra(
-    name: str, save_folder: pathlib.Path, folder: pathlib.Path
-) -> None:
-    """Copy a file that the yaml lists under ``inference: files``."""
-    if name not in EXTRAS:
-        raise ValueError(
-            f"inference: files: {name} would not be fetched from the Hub, "
-            f"only {', '.join(sorted(EXTRAS))} would."
-        )
-    if not (save_folder / name).is_file():
-        raise FileNotFoundError(f"{save_folder} lacks {name}.")
-    shutil.copyfile(save_folder / name, folder / name)
-
-
 def _load_exported(
     interface: str,
     folder: pathlib.Path,
@@ -299,10 +259,7 @@ def _load_exported(
     **options: Any,
 ) -> Any:
     """Load the model as its users will; what does not load is no export."""
-    if "." in interface:
-        loader = pydoc.locate(interface)
-    else:
-        loader = getattr(inference, interface, None)
+    loader = getattr(inference, interface, None) or pydoc.locate(interface)
     if loader is None:
         raise ValueError(
             f"inference: interface: {interface} cannot be imported: give a "

@@ -1,14 +1,13 @@
 """Make the yaml of a model from the yaml of its training."""
 
-import io
 import pathlib
 import pydoc
 
-import ruamel.yaml
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 
-from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.hub.folder import HPARAMS, LABELS
+from speechbrain_vq.recipe_files import dump
 
 # Keys of the section `inference` of a training yaml, and their defaults.
 SECTION = {
@@ -28,7 +27,7 @@ pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
 
 def inference_section(training: dict) -> dict:
     """Read the section ``inference`` of a training yaml, completed by defaults;
-    a ValueError tells if it has an unknown key.
+    a ValueError tells if it has an unknown key or file.
 
     Its keys are ``interface``, the class that loads the model (of
     ``speechbrain_vq.inference``, or a dotted name); ``keys``, further keys of
@@ -48,6 +47,12 @@ def inference_section(training: dict) -> dict:
             f"inference: of the run's {HPARAMS} has {', '.join(unknown)}; it "
             f"takes {', '.join(SECTION)}."
         )
+    for name in given.get("files") or ():
+        if name != LABELS:
+            raise ValueError(
+                f"inference: files: {name} would not be fetched from the Hub, "
+                f"only {LABELS} would."
+            )
     return {**SECTION, **given}
 
 
@@ -64,11 +69,8 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
         )
     copies: dict = {}
     selected = CommentedMap((k, _plain(training[k], k, copies)) for k in names)
-    yaml, text = ruamel.yaml.YAML(), io.StringIO()
-    yaml.indent(mapping=4)
-    yaml.dump(selected, text)
     title = "# A pretrained model of speechbrain_vq\n\n"
-    return title + text.getvalue() + PRETRAINER
+    return title + dump(selected) + PRETRAINER
 
 
 def _plain(node, name: str, copies: dict):
@@ -86,7 +88,14 @@ def _plain(node, name: str, copies: dict):
         copy = copies[id(node)] = CommentedSeq()
         copy.extend(_plain(value, name, copies) for value in node)
     else:
-        _check_leaf(node, name)
+        tag = getattr(node, "tag", None)
+        if tag is not None and str(tag.value) == "!PLACEHOLDER":
+            raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
+        if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
+            raise ValueError(
+                f"{name} of the run's {HPARAMS} is {node}, a path that others "
+                "do not have."
+            )
         return node
     if node.tag.value:
         copy.yaml_set_ctag(node.tag)
@@ -99,21 +108,8 @@ def _built(node):
     name = tag.removeprefix("!apply:").removesuffix(".from_preset")
     if not tag.startswith("!apply:") or not tag.endswith(".from_preset"):
         return node
-    if isinstance(node, CommentedMap):
-        given = pydoc.locate(name).preset_arguments(**node)
-    else:
-        given = pydoc.locate(name).preset_arguments(*node)
-    built = CommentedMap(given)
+    arguments = pydoc.locate(name).preset_arguments
+    is_map = isinstance(node, CommentedMap)
+    built = CommentedMap(arguments(**node) if is_map else arguments(*node))
     built.yaml_set_ctag(Tag(suffix=f"!new:{name}"))
     return built
-
-
-def _check_leaf(node, name: str) -> None:
-    tag = getattr(node, "tag", None)
-    if tag is not None and str(tag.value) == "!PLACEHOLDER":
-        raise ValueError(f"{name} of the run's {HPARAMS} is a placeholder.")
-    if isinstance(node, str) and pathlib.PurePath(node).is_absolute():
-        raise ValueError(
-            f"{name} of the run's {HPARAMS} is {node}, a path that others do "
-            "not have."
-        )

@@ -50,22 +50,21 @@ def push_to_hub(
 ) -> str:
     """Push an exported model to the Hugging Face Hub.
 
-    The model is loaded first, as a check. The repository is created if it
-    does not exist. All files are pushed in one commit, and without a change
-    there is none. The commit deletes the files of an earlier export that this
-    one lacks; other files of the repository remain. In the card's code, the
-    model is loaded from the repository.
+    The model is loaded first, as a check. All files are pushed in one commit,
+    and without a change there is none. The commit deletes the files of an
+    earlier export that this one lacks; other files of the repository remain. In
+    the card's code, the model is loaded from the repository.
 
     Arguments
     ---------
     folder : path
         Folder that ``export_pretrained`` wrote.
     repo_id : str
-        Repository on the Hub, ``organisation/name``.
+        Repository on the Hub, ``organisation/name``; created if it does not
+        exist.
     files : sequence of str
-        Further files and subfolders of the folder to push, such as
-        ``LICENSE``. A file that neither the export wrote nor this names is
-        refused; hidden files are ignored.
+        Further files and subfolders to push, such as ``LICENSE``. A file that
+        neither the export wrote nor this names is refused, unless it is hidden.
     update : bool
         Whether the files are new weights of a model that is there: the folder
         needs no card, and the repository keeps its other files.
@@ -103,7 +102,11 @@ def push_to_hub(
     >>> push_to_hub("model", "org/name")  # doctest: +SKIP
     'https://huggingface.co/org/name/commit/0123456789abcdef'
     """
-    _check_names(repo_id, revision, create_pr, tag)
+    check_repo_id(repo_id)
+    if create_pr and tag is not None:
+        raise ValueError("A pull request is tagged once it is merged.")
+    if revision is not None and COMMIT.fullmatch(revision):
+        raise ValueError(f"revision '{revision}' is a commit; name a branch.")
     operations: list[Operation] = [*_additions(folder, repo_id, files, update)]
     if token is False or token is None and get_token() is None:
         raise HubError(f"Pushing requires a token with write access: {LOG_IN}.")
@@ -111,9 +114,14 @@ def push_to_hub(
     with _explained(api, repo_id, revision):
         api.create_repo(repo_id, private=private, exist_ok=True)
         head = _find_head(api, repo_id, revision, private, create_pr)
-        if not update:
-            operations += _deletions(head, operations)
-        tagged = _find_tag(api, repo_id, tag)
+        there = {file.rfilename for file in head.siblings or []}
+        # Without these, files of the same names are someone else's.
+        if not update and {HPARAMS, WEIGHTS} <= there:
+            new = {addition.path_in_repo for addition in operations}
+            obsolete = sorted(there & EXPORTED_FILES - new)
+            operations += map(CommitOperationDelete, obsolete)
+        tags = [] if tag is None else api.list_repo_refs(repo_id).tags
+        tagged = {t.name: t.target_commit for t in tags}.get(tag)
         if tagged is not None and (
             tagged != head.sha or _is_changed(api, repo_id, operations, head)
         ):
@@ -145,15 +153,6 @@ def push_to_hub(
                 f"Pushed as {commit.commit_url}, but not tagged. {error}"
             ) from error
     return commit.pr_url or commit.commit_url
-
-
-def _check_names(repo_id, revision, create_pr, tag):
-    """Check the arguments that need no connection."""
-    check_repo_id(repo_id)
-    if create_pr and tag is not None:
-        raise ValueError("A pull request is tagged once it is merged.")
-    if revision is not None and COMMIT.fullmatch(revision):
-        raise ValueError(f"revision '{revision}' is a commit; name a branch.")
 
 
 def _additions(
@@ -201,18 +200,6 @@ def _additions(
     return additions
 
 
-def _deletions(
-    head: ModelInfo, additions: Sequence[Operation]
-) -> list[CommitOperationDelete]:
-    """List the files of an earlier export that this one lacks."""
-    names = {file.rfilename for file in head.siblings or []}
-    if not {HPARAMS, WEIGHTS} <= names:
-        # Not an export: files of the same name are someone else's.
-        return []
-    obsolete = names & EXPORTED_FILES - {a.path_in_repo for a in additions}
-    return [CommitOperationDelete(name) for name in sorted(obsolete)]
-
-
 def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
     """Look up the commit to build on; a missing branch is created."""
     info = api.model_info(repo_id)
@@ -231,12 +218,6 @@ def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
             raise
         api.create_branch(repo_id, branch=revision)
         return info
-
-
-def _find_tag(api, repo_id, tag) -> str | None:
-    """Look up the commit of a tag, if it exists."""
-    tags = [] if tag is None else api.list_repo_refs(repo_id).tags
-    return {t.name: t.target_commit for t in tags}.get(tag)
 
 
 def _is_changed(api, repo_id, operations, head) -> bool:
@@ -284,12 +265,6 @@ def _explain(api: HfApi, repo_id: str, error: HubError) -> str:
             return _explain_denied(api, repo_id) or str(error)
     elif "README.md" in str(cause):
         return f"The Hub refused the card, and nothing was committed. {cause}"
-    elif re.search("404.*/xet-write-token", str(cause)):
-        return (
-            f"{constants.ENDPOINT} does not support Xet, with which the client "
-            "uploads large files: set HF_HUB_DISABLE_XET=1 in the environment "
-            "and run the same again. Nothing was committed."
-        )
     # An answer that is not JSON came from a proxy. Anything else would be
     # refused again.
     if is_unreachable(cause) or isinstance(cause, json.JSONDecodeError):

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import ruamel.yaml
 import torch
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint
@@ -17,6 +16,7 @@ from speechbrain_vq._names import suggestion
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import data_root, read_corpus, read_json
 from speechbrain_vq.hub.folder import HPARAMS
+from speechbrain_vq.recipe_files import load
 from speechbrain_vq.training.resume import AtomicCheckpointer
 
 logger = logging.getLogger(__name__)
@@ -49,14 +49,7 @@ class Corpus(NamedTuple):
 
 
 class Run:
-    """Read what a training run left in its output folder.
-
-    Example
-    -------
-    >>> run = Run.open("results/units")  # doctest: +SKIP
-    >>> run.find_checkpoint(min_key="loss").path.name  # doctest: +SKIP
-    'CKPT+2026-01-01+12-00-00+00'
-    """
+    """Read what a training run left in its output folder."""
 
     def __init__(self, folder: str | pathlib.Path, hparams: CommentedMap):
         self.folder = pathlib.Path(folder)
@@ -64,15 +57,14 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | pathlib.Path) -> "Run":
-        """Open the folder that ``create_experiment_directory`` made, so that no
+        """Open the folder that ``create_experiment_directory`` made: no
         reference in its yaml is left to resolve."""
         path = pathlib.Path(folder) / HPARAMS
         if not path.is_file():
             raise FileNotFoundError(
                 f"{folder} is not the folder of a run: it has no {HPARAMS}."
             )
-        text = path.read_text(encoding="utf-8")
-        return cls(folder, ruamel.yaml.YAML().load(text))
+        return cls(folder, load(path.read_text(encoding="utf-8")))
 
     @functools.cached_property
     def checkpoints(self) -> list[Checkpoint]:
@@ -173,11 +165,8 @@ class Run:
         return by_name[name]
 
     def _with(self, key: str) -> list[Checkpoint]:
-        checkpoints = [
-            c
-            for c in self.checkpoints
-            if not math.isnan(c.meta.get(key, math.nan))
-        ]
+        metas = ((c, c.meta.get(key, math.nan)) for c in self.checkpoints)
+        checkpoints = [c for c, value in metas if not math.isnan(value)]
         if not checkpoints:
             keys = sorted({key for c in self.checkpoints for key in c.meta})
             raise ValueError(
@@ -199,9 +188,19 @@ class Run:
     def _read_manifests(self) -> Corpus:
         """Describe the corpus of the manifests that the yaml names."""
         for folder in self.manifest_folders():
-            if (folder / "corpus.json").is_file():
-                return _read_corpus(folder)
-        return Corpus()
+            about, path = read_corpus(folder), folder / "test.json"
+            if about:
+                break
+        else:
+            return Corpus()
+        name, example = CORPORA.get(about.get("corpus")), None
+        items = list(read_json(path).values()) if path.is_file() else []
+        languages = {item.get("lang") for item in items} - {None, ""}
+        if name == "MiniSpeech" and items:
+            wav = items[0]["wav"].format(data_root=data_root(folder))
+            example = pathlib.Path(wav) if pathlib.Path(wav).is_file() else None
+        languages = tuple(sorted(languages))
+        return Corpus(True, name, about.get("minutes"), languages, example)
 
 
 def read_state(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
@@ -234,19 +233,3 @@ def in_warmup(checkpoint: Checkpoint) -> bool:
         return True
     trainer = read_trainer_state(checkpoint).get("trainer", {})
     return any(s["bypass"] for s in trainer.get("quantizers", {}).values())
-
-
-def _read_corpus(folder: pathlib.Path) -> Corpus:
-    about = read_corpus(folder)
-    name = CORPORA.get(about.get("corpus"))
-    path = folder / "test.json"
-    items = read_json(path) if path.is_file() else {}
-    languages = {item.get("lang") for item in items.values()} - {None, ""}
-    example = None
-    if name == "MiniSpeech" and items:
-        root = data_root(folder)
-        wav = next(iter(items.values()))["wav"]
-        example = pathlib.Path(wav.format(data_root=root))
-        example = example if example.is_file() else None
-    languages = tuple(sorted(languages))
-    return Corpus(True, name, about.get("minutes"), languages, example)

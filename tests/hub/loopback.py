@@ -54,8 +54,6 @@ class User:
 
 @dataclass(frozen=True)
 class Entry:
-    """A file of a commit."""
-
     content: bytes
     lfs: bool
 
@@ -95,23 +93,19 @@ class Repo:
         return self.id.split("/")[0]
 
     def resolve(self, revision="main"):
-        """The commit a revision stands for, or None."""
         for prefix in ("", "refs/heads/", "refs/tags/"):
             if prefix + revision in self.refs:
                 return self.history[self.refs[prefix + revision]]
         return self.history.get(revision)
 
     def head(self, revision="main"):
-        """The sha that a revision stands for."""
         return self.resolve(revision).oid
 
     def files(self, revision="main"):
-        """The contents of all files of a commit, by path."""
         files = self.resolve(revision).files
         return {path: entry.content for path, entry in files.items()}
 
     def commits(self, revision="main"):
-        """The commits of a revision, newest first."""
         commit, found = self.resolve(revision), []
         while commit is not None:
             found.append(commit)
@@ -142,14 +136,11 @@ def sha256(content):
 
 
 def is_lfs(path, sample):
-    """Whether the Hub stores such a file by LFS."""
     return bool(sample) and (bool(BINARY.search(path)) or b"\0" in sample)
 
 
 @dataclass
 class Fault:
-    """What happens to the next requests that match."""
-
     method: str | None
     path: str
     times: int
@@ -172,7 +163,6 @@ class LoopbackHub:
         self.reset()
 
     def reset(self):
-        """Forget repos, log and faults; the server goes on running."""
         with self.lock:
             self.repos, self.uploads = {}, {}
             self.log, self.faults = [], []
@@ -180,7 +170,6 @@ class LoopbackHub:
             self.errors = []
 
     def start(self):
-        """Serve, at the same port as before if it was stopped."""
         if self.server is None:
             self.server = Server(self, self._socket)
             threading.Thread(
@@ -205,7 +194,6 @@ class LoopbackHub:
         self._socket.close()
 
     def repo(self, repo_id):
-        """The `Repo`; KeyError if there is none."""
         return self.repos[repo_id]
 
     def put(self, repo_id, files=(), **options):
@@ -242,7 +230,6 @@ class LoopbackHub:
         self.faults.append(Fault(method, path, times, cut_upload=after))
 
     def fault(self, method, path):
-        """The fault that this request meets, or None; it counts as used."""
         with self.lock:
             for fault in self.faults:
                 if fault.method in (None, method) and fault.path in path:
@@ -254,7 +241,6 @@ class LoopbackHub:
 
 
 def _bound(port):
-    """A socket that holds a port; it refuses until it listens."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", port))
@@ -266,8 +252,6 @@ def _bound(port):
 
 @dataclass
 class Answer:
-    """What is sent back."""
-
     status: int = 200
     body: bytes = b""
     headers: dict = field(default_factory=dict)
@@ -372,8 +356,6 @@ class Refusal(Exception):
 
 @dataclass
 class Call:
-    """A request."""
-
     hub: LoopbackHub
     method: str
     path: str
@@ -386,7 +368,6 @@ class Call:
 
     @property
     def user(self):
-        """Who asks: a `User`, or None without a token."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.hub.users:
             message = "Invalid credentials in Authorization header"
@@ -395,7 +376,6 @@ class Call:
 
 
 def reply(data, status=200, headers=None):
-    """An answer in JSON."""
     headers = {"Content-Type": "application/json", **(headers or {})}
     return Answer(status, json.dumps(data).encode(), headers)
 
@@ -447,7 +427,6 @@ def readable(call, name):
 
 
 def writer(call):
-    """The user, who must have a token that may write."""
     user = call.user
     if user is None:
         raise Refusal(401, None, "Invalid username or password.")
@@ -457,7 +436,6 @@ def writer(call):
 
 
 def owner(call, namespace):
-    """The user, who must own a namespace."""
     user = writer(call)
     if not user.owns(namespace):
         raise Refusal(403, None, f"You have no rights to {namespace}")
@@ -472,7 +450,6 @@ def pusher(call, repo, revision=""):
 
 
 def at(repo, revision):
-    """The commit of a revision."""
     commit = repo.resolve(revision)
     if commit is None:
         raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
@@ -554,7 +531,6 @@ def info(call, repo, revision="main"):
 
 
 def items(repo, revision):
-    """All files of a revision, by path."""
     found = {}
     for path, entry in sorted(at(repo, revision).files.items()):
         size = len(entry.content)

@@ -54,6 +54,9 @@ def test_half_precision_weights_load(folder):
     }
     save_file(half, folder / "model.safetensors")
     modules = load_pretrained(folder)["modules"]
+    # They outlive their file.
+    path = folder / "model.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
     assert modules["encoder"].weight.dtype == torch.float32
     assert torch.equal(modules["encoder"].weight.half(), half["encoder.weight"])
 
@@ -82,17 +85,12 @@ def test_is_strict_and_loads_nothing_otherwise(folder, change, message):
         load_pretrained(folder)
 
 
-@pytest.mark.parametrize("text", ["a: 1", "modules: {a: 1}", "- 1", ""])
-def test_a_yaml_without_modules_is_reported(folder, text):
-    (folder / "hyperparams.yaml").write_text(text)
-    with pytest.raises(ValueError, match="hyperparams.yaml"):
-        load_pretrained(folder)
-
-
 # ---- hostile
 
 
-def test_trusted_the_yaml_may_run(hub, folder, tmp_path):
+def test_trusted_the_yaml_may_run(hub, folder, tmp_path, caplog):
+    load_pretrained(folder)
+    assert not caplog.text
     trace = tmp_path / "trace"
     add_to_yaml(folder, f"x: !apply:os.system ['touch {trace}']\n")
     commit = hub.put(ID, read_files(folder))
@@ -101,6 +99,7 @@ def test_trusted_the_yaml_may_run(hub, folder, tmp_path):
         load_pretrained(ID, revision=commit, trust_remote_code=True)
         assert trace.exists()
         load_pretrained(folder, trust_remote_code=True)
+    assert "SpeechBrain's loader reads" in caplog.text
     for revision in (None, "main", commit[:12]):
         if revision == commit[:12]:
             hub.repo(ID).refs[f"refs/tags/{revision}"] = commit
@@ -167,13 +166,6 @@ def test_damaged_weights_are_reported(folder, content, message):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         load_pretrained(folder)
-
-
-def test_trust_is_logged(folder, caplog):
-    load_pretrained(folder)
-    assert not caplog.text
-    load_pretrained(folder, trust_remote_code=True)
-    assert "SpeechBrain's loader reads" in caplog.text
 
 
 @pytest.fixture
@@ -245,15 +237,6 @@ def test_names_are_registered_once(registered):
         registered(Summed, name="lab.Net")
 
 
-def test_loading_consumes_no_random_numbers(folder):
-    torch.manual_seed(1)
-    expected = torch.rand(3)
-    for trusted in (False, True):
-        torch.manual_seed(1)
-        load_pretrained(folder, trust_remote_code=trusted)
-        assert torch.equal(torch.rand(3), expected)
-
-
 def test_loading_does_not_import_the_compiler_of_pytorch():
     """It takes seconds, and meta tensors ask for it where nothing is done."""
     code = (
@@ -263,13 +246,6 @@ def test_loading_does_not_import_the_compiler_of_pytorch():
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
-
-
-def test_loaded_weights_outlive_their_file(folder):
-    modules = load_pretrained(folder)["modules"]
-    path = folder / "model.safetensors"
-    path.write_bytes(b"\xff" * path.stat().st_size)
-    assert holds(modules, make_weights())
 
 
 def test_a_loaded_codebook_trains(folder):
@@ -386,16 +362,22 @@ def test_weights_under_their_old_names_load(folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_default_precision_of_the_moment_changes_nothing(folder, dtype):
+@pytest.mark.parametrize("trusted", [False, True])
+def test_state_of_the_process_changes_nothing_and_stays(folder, dtype, trusted):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
     torch.set_default_dtype(dtype)
     try:
-        modules = load_pretrained(folder)["modules"]
-        assert torch.get_default_dtype() is dtype
-        (folder / "hyperparams.yaml").write_text("a: [1")
-        with pytest.raises(ValueError):
-            load_pretrained(folder)
+        hparams = load_pretrained(folder, trust_remote_code=trusted)
+        for text in ("a: [1", "a: 1", "modules: {a: 1}", "- 1", ""):
+            (folder / "hyperparams.yaml").write_text(text)
+            with pytest.raises(ValueError, match="hyperparams.yaml"):
+                load_pretrained(folder, trust_remote_code=trusted)
         assert torch.get_default_dtype() is dtype
     finally:
         torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.rand(3), expected)
+    modules = hparams["modules"]
     assert modules["encoder"].weight.dtype is torch.float32
     assert holds(modules, make_weights())

@@ -232,8 +232,3 @@ def test_nothing_of_another_package_is_imported(tmp_path):
         "sys.exit(str(set(sys.modules) - before or '') or None)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-
-
-def test_what_replaces_the_safe_hyperpyyaml_is_reported():
-    with pytest.raises(ImportError, match="load_pretrained.*register_module"):
-        from speechbrain_vq.hub import load_hparams_safely  # noqa: F401

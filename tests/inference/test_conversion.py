@@ -120,6 +120,9 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
     assert len(outputs[0]) == 9000 and not outputs[0][len(expected) :].any()
     output = outputs[0][: len(expected)]
     assert torch.allclose(output, expected.clamp(-1, 1), atol=1e-3)
+    # Any tokenizer may load it.
+    tokenizer = VQTokenizer.from_hparams(models[kind][0])
+    assert torch.equal(tokenizer.encode_file(source), tokens)
     batch = converter.convert_batch(wavs, None, one)
     assert torch.allclose(batch[0], expected, atol=1e-5)
 
@@ -223,15 +226,13 @@ def test_targets_of_any_rate_and_channels(kind, load, tmp_path):
     assert torch.nn.functional.cosine_similarity(one, two) > 0.95
     # Shorter than a frame: it is named.
     soundfile.write(tmp_path / "short.wav", mono[:100].numpy(), 16000)
-    with pytest.raises(
-        ValueError, match="short.wav: shorter than one frame: 100 of"
+    # As a target or a source.
+    for use in (
+        converter.voice,
+        lambda path: converter.convert_file(path, one),
     ):
-        converter.voice(tmp_path / "short.wav")
-    # As a source, too.
-    with pytest.raises(
-        ValueError, match="short.wav: shorter than one frame: 100 of"
-    ):
-        converter.convert_file(tmp_path / "short.wav", one)
+        with pytest.raises(ValueError, match="short.wav: shorter than one fra"):
+            use(tmp_path / "short.wav")
 
 
 def test_voices_for_as_many_recordings(load, folder, tmp_path):
@@ -266,14 +267,6 @@ def test_what_was_converted_is_not_converted_again(load, folder):
     # Who names it means it.
     again = folder / "again.wav"
     assert convert_files([output / "a.wav"], converter, "p225", again).done == 1
-
-
-def test_any_tokenizer_may_load_them(models, folder, tmp_path):
-    for name, (model, _) in models.items():
-        tokenizer = VQTokenizer.from_hparams(model)
-        output = tmp_path / f"{name}.wav"
-        tokenizer.reconstruct_file(folder / "a.wav", output)
-        assert soundfile.info(output).frames == 9000
 
 
 def test_the_card_and_the_request_to_the_hub(models):
@@ -320,25 +313,15 @@ def test_the_command(models, load, folder, tmp_path):
     anew = run(folder / "a.wav", *options, *a, "--overwrite")
     assert anew.exit_code == 0 and "1 file done, 0 left out." in anew.stdout
     assert (output / "a.wav").read_bytes() != before
-    # One that is there, two that are not.
-    some = ("--target", "s5", "--out", tmp_path / "some")
-    run(folder / "b.wav", *options, *some)
-    rest = run(folder, *options, *some)
-    assert "2 files done, 1 there already, 1 left out: 1 " in rest.stdout
+    for name in ("o.wav", "o.FLAC", "o.m4a"):
+        wrong = run(folder, *options, *a[:2], "--out", tmp_path / name)
+        assert wrong.exit_code == 1 and "the name of one file" in wrong.output
+        assert not (tmp_path / name).exists()
     wrong = run(
         folder, *options, "--target", "nobody", "--out", tmp_path / "no"
     )
     assert wrong.exit_code == 1 and "Known: p225, p226, s5" in wrong.output
     assert not (tmp_path / "no").exists()
-
-
-def test_several_files_are_not_one(models, folder, tmp_path):
-    options = ("--model", models["table"][0], "--device", "cpu")
-    for name in ("o.wav", "o.FLAC", "o.m4a"):
-        out = tmp_path / name
-        wrong = run(folder, *options, "--target", "s5", "--out", out)
-        assert wrong.exit_code == 1 and "the name of one file" in wrong.output
-        assert not out.exists()
 
 
 @pytest.mark.parametrize("anew", [False, True])

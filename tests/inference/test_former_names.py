@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from speechbrain_vq import hub, publish
+
 
 @pytest.mark.parametrize(
     "former, name, present",
@@ -20,3 +22,13 @@ def test_a_former_name_says_where_it_went(former, name, present):
         module = importlib.import_module(f"speechbrain_vq.{former}")
     other = importlib.import_module(f"speechbrain_vq.{present}")
     assert getattr(module, name) is getattr(other, name)
+
+
+@pytest.mark.parametrize(
+    "name", ["ExportRefused", "export_pretrained", "push_to_hub"]
+)
+def test_a_name_of_the_hub_says_where_it_went(name):
+    with pytest.warns(FutureWarning, match=f"speechbrain_vq.publish.{name}"):
+        assert getattr(hub, name) is getattr(publish, name)
+    with pytest.raises(ImportError, match="load_pretrained.*register_module"):
+        from speechbrain_vq.hub import load_hparams_safely  # noqa: F401

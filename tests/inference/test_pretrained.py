@@ -65,31 +65,33 @@ def test_the_normalizer_of_audio_is_not_of_the_yaml(model):
     assert wav.dim() == 1
 
 
-@pytest.mark.parametrize("form", [dict, RunOptions])
-@pytest.mark.parametrize("name", ["precision", "eval_precision"])
-def test_run_options_of_the_caller_count(model, form, name):
-    options = form(device="cpu", **{name: "bf16"})
-    tokenizer = VQTokenizer.from_hparams(model, run_opts=options)
-    assert tokenizer.compute_precision == "bf16"
-    assert tokenizer.device == "cpu"
-
-
-@pytest.mark.parametrize("dtype", ["bf16", torch.bfloat16])
-def test_device_and_dtype_are_arguments_too(model, dtype):
-    tokenizer = VQTokenizer.from_pretrained(
-        model, device=torch.device("cpu"), dtype=dtype
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"run_opts": {"device": "cpu", "precision": "bf16"}},
+        {"run_opts": RunOptions(device="cpu", eval_precision="bf16")},
+        {"device": torch.device("cpu"), "dtype": "bf16"},
+        {"device": "cpu", "dtype": torch.bfloat16},
+    ],
+)
+def test_run_options_of_the_caller_count(model, options):
+    tokenizer = VQTokenizer.from_pretrained(model, **options)
     assert tokenizer.compute_precision == "bf16" and tokenizer.device == "cpu"
     assert {p.dtype for p in tokenizer.parameters()} == {torch.float32}
+
+
+def test_run_options_that_contradict_are_refused(model):
     with pytest.raises(ValueError, match="given twice"):
         VQTokenizer.from_hparams(
-            model, run_opts={"eval_precision": "fp16"}, dtype=dtype
+            model, run_opts={"eval_precision": "fp16"}, dtype="bf16"
         )
     with pytest.raises(ValueError, match="dtype is"):
         VQTokenizer.from_hparams(model, dtype=torch.int8)
 
 
-def test_overrides(model):
+def test_overrides(model, build):
+    with pytest.raises(ValueError, match="export_pretrained"):
+        build().save_pretrained(model.parent / "copy")
     changed = VQTokenizer.from_hparams(model, overrides={"token_rate": 25.0})
     assert changed.token_rate == 25.0
     with pytest.raises(ValueError, match="overrides"):
@@ -134,11 +136,6 @@ def test_saved_it_loads_as_it_was(model, plain, tmp_path):
     again.save_pretrained(tmp_path / "saved")
     third = VQTokenizer.from_pretrained(tmp_path / "saved")
     assert third.fingerprint == again.fingerprint != plain.fingerprint
-
-
-def test_what_was_made_in_python_is_not_saved(build, tmp_path):
-    with pytest.raises(ValueError, match="export_pretrained"):
-        build().save_pretrained(tmp_path / "saved")
 
 
 def test_pushed_by_its_method_it_loads(hub, plain):

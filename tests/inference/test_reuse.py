@@ -1,16 +1,13 @@
-"""A tokenizer in the hands of others: DASB's extractor, another yaml, the file
-of weights alone."""
+"""A tokenizer in the hands of others: DASB's extractor, and the file of weights
+alone."""
 
 import subprocess
 import sys
 
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.data_utils import undo_padding
-
-from speechbrain_vq import VQTokenizer
 
 RATE = 16000
 
@@ -53,38 +50,6 @@ def test_dasb_extractor_with_any_lengths(tokenizer):
         signals.values(), undo_padding(tokens, lengths), strict=True
     ):
         assert exact == tokenizer.encode_batch(signal[None])[0][0].tolist()
-
-
-def test_from_another_yaml_beside_a_pretrainer(model, tmp_path):
-    trained = torch.nn.Linear(8, 32)
-    (tmp_path / "source").mkdir()
-    torch.save(trained.state_dict(), tmp_path / "source/head.ckpt")
-    hparams = load_hyperpyyaml(f"""
-tokenizer: !apply:speechbrain_vq.inference.VQTokenizer.from_hparams
-    source: {model}
-codebook_size: !ref <tokenizer.codebook_size>
-head: !new:torch.nn.Linear
-    in_features: 8
-    out_features: !ref <codebook_size>
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-    collect_in: {tmp_path / "collected"}
-    loadables:
-        head: !ref <head>
-    paths:
-        head: {tmp_path / "source/head.ckpt"}
-""")
-    hparams["pretrainer"].collect_files()
-    hparams["pretrainer"].load_collected()
-    tokenizer = hparams["tokenizer"]
-    assert isinstance(tokenizer, VQTokenizer)
-    wavs = torch.randn(2, RATE)
-    tokens, _ = tokenizer.encode_batch(wavs)
-    alone, _ = VQTokenizer.from_hparams(model).encode_batch(wavs)
-    assert torch.equal(tokens, alone)
-    vectors = tokenizer.mods.quantizer.decode(tokens)
-    assert torch.equal(hparams["head"](vectors), trained(vectors))
-    assert not any(p.requires_grad for p in tokenizer.parameters())
-    assert not tokenizer.training
 
 
 WEIGHTS_ALONE = """

@@ -71,12 +71,6 @@ def test_tokens_alone_and_in_a_padded_batch_sound_the_same(tokenizer):
     assert torch.equal(again[0], wavs[0])
 
 
-def test_a_failed_reconstruction_leaves_no_file(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="no.wav: there is no such file"):
-        tokenizer.reconstruct_file(tmp_path / "no.wav", tmp_path / "b.wav")
-    assert not list(tmp_path.glob("*.wav*"))
-
-
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 3.7, 60.0])
 def test_tokens_of_pieces_are_those_of_the_whole(tokenizer, seconds):
     wav = torch.randn(10 * RATE + 123)
@@ -117,9 +111,7 @@ def test_a_model_that_sees_everything_is_given_everything(tokenizer):
     assert torch.equal(tokenizer.tokenize(wav.split(777), 1.0), whole)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_waveforms_of_any_shape_and_scale(tokenizer, seed):
-    torch.manual_seed(seed)
+def test_waveforms_of_any_shape_and_scale(tokenizer):
     wavs = (torch.randn(1, RATE) / 8).clamp(-1, 1)
     wavs = (wavs * 2**15).round() / 2**15
     tokens, _ = tokenizer.encode_batch(wavs)
@@ -152,13 +144,10 @@ def test_a_file_that_cannot_be_encoded_is_named(tokenizer, tmp_path):
         soundfile.write(path, wav, RATE, subtype="FLOAT")
         with pytest.raises(AudioError, match="a.wav: .*(shorter|NaN)"):
             tokenizer.encode_file(path)
-
-
-@pytest.mark.parametrize("number", [1, 2, 4, 5])
-def test_few_tokens_are_decoded(tokenizer, number):
-    wavs = tokenizer.decode_batch(torch.randint(32, (1, number)))
-    assert wavs.shape[1] == number * RATE / tokenizer.token_rate
-    assert wavs.isfinite().all() and wavs.abs().max() > 0
+    path.unlink()
+    with pytest.raises(AudioError, match="a.wav: there is no such file"):
+        tokenizer.reconstruct_file(path, tmp_path / "b.wav")
+    assert not list(tmp_path.glob("*.wav*"))
 
 
 def test_latents_are_those_that_are_quantized(tokenizer):
@@ -170,8 +159,9 @@ def test_latents_are_those_that_are_quantized(tokenizer):
     torch.testing.assert_close(pieces, latents[0], rtol=0, atol=1e-5)
 
 
-def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
-    tokens = torch.randint(32, (20,))
+@pytest.mark.parametrize("number", [1, 4, 20])
+def test_tokens_in_and_a_file_out(tokenizer, tmp_path, number):
+    tokens = torch.randint(32, (number,))
     wavs = tokenizer.decode_batch(tokens[None]).clamp(-1, 1)
     output = tmp_path / "a.wav"
     for given in (
@@ -183,7 +173,7 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
         wav = tokenizer.decode_file(given, output)
         assert torch.equal(wav, wavs[0])
         samples, rate = soundfile.read(output, dtype="float32")
-        assert rate == RATE
+        assert rate == RATE and len(samples) == number * 320
         np.testing.assert_allclose(samples, wav.numpy(), atol=1e-4)
     average = tokenizer.decode_file(tokens, output, torch.zeros(1, 4))
     assert torch.equal(average, wavs[0])
@@ -197,7 +187,7 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path):
     with pytest.raises(TypeError, match="Tokens are integers"):
         tokenizer.decode_file(tokens.float(), output)
     with pytest.raises(ValueError, match="there are 2: decode them one by"):
-        tokenizer.decode_file(tokens.view(2, 10), output)
+        tokenizer.decode_file(tokens.expand(2, -1), output)
 
 
 @pytest.mark.parametrize("rate, channels", [(RATE, 1), (8000, 2)])

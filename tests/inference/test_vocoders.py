@@ -26,7 +26,6 @@ from speechbrain_vq.hub.plain import UnsafeHparamsError
 from speechbrain_vq.inference.vocoder_loading import load_vocoder
 from speechbrain_vq.inference.vocoders import (
     HifiGAN,
-    MelVocoder,
     UnitVocoder,
     shortest,
     unit_settings,
@@ -202,33 +201,25 @@ def test_it_says_what_speechbrain_makes_of_the_same_log_mels(vocoder, tmp_path):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
-def test_padding_is_not_heard(vocoder):
-    speak = load_vocoder(vocoder)
-    mels = torch.randn(3, 20, MELS)
-    lengths = torch.tensor([1.0, 0.35, 0.0])
-    wavs = speak(mels, lengths)
-    assert wavs.shape == (3, 20 * HOP)
-    alone = speak(mels[1:2, :7])
-    assert torch.equal(wavs[1, : 7 * HOP], alone[0]) and alone.std() > 1e-4
-    assert not wavs[1, 7 * HOP :].any() and not wavs[2].any()
-    mels[1, 7:] = math.nan
-    assert torch.equal(speak(mels, lengths), wavs)
-
-
 def test_a_tokenizer_speaks_with_it(spoken, vocoder):
-    tokens = torch.randint(32, (2, 10))
+    tokens, lengths = torch.randint(32, (3, 10)), torch.tensor([1, 0.5, 0.0])
     features = []
     spoken.mods.decoder.register_forward_hook(
         lambda module, inputs, output: features.append(output)
     )
-    wavs = spoken.decode_batch(tokens, torch.tensor([1.0, 0.5]))
-    assert wavs.shape == (2, 10 * 2 * HOP)
+    wavs = spoken.decode_batch(tokens, lengths)
+    assert wavs.shape == (3, 10 * 2 * HOP)
     assert not any(p.requires_grad for p in spoken.parameters())
     assert not spoken.train().vocoder.training
     log_mels = spoken.mods.features.denormalize(features[0])
-    expected = load_vocoder(vocoder)(log_mels[:1])
-    torch.testing.assert_close(wavs[:1], expected, rtol=0, atol=1e-6)
-    assert not wavs[1, 10 * HOP :].any() and wavs[1].any()
+    speak = load_vocoder(vocoder)
+    torch.testing.assert_close(wavs[:1], speak(log_mels[:1]), rtol=0, atol=1e-6)
+    # Padding is not heard.
+    alone = speak(log_mels[1:2, :10])
+    assert torch.equal(wavs[1, : 10 * HOP], alone[0]) and alone.std() > 1e-4
+    assert not wavs[1, 10 * HOP :].any() and not wavs[2].any()
+    log_mels[1, 10:] = math.nan
+    assert torch.equal(speak(log_mels, lengths), wavs)
     spoken.use_vocoder(None)
     assert not torch.allclose(spoken.decode_batch(tokens)[0], wavs[0])
 
@@ -330,13 +321,6 @@ def test_the_commands_take_one(matching, vocoder, tmp_path):
     assert one != pytest.approx(other, rel=0.01)
 
 
-def test_one_is_taken_from_the_hub_by_name(hub, vocoder):
-    files = {**read_files(vocoder), "custom.py": b"raise SystemExit"}
-    hub.put("lab/gan", files)
-    assert isinstance(load_vocoder("lab/gan"), HifiGAN)
-    assert not hub.calls(path="custom.py")
-
-
 def test_a_published_name_says_what_its_yaml_does_not(hub, tmp_path, matching):
     """Those of 22 050 Hz have the same hop and mel bands as the other."""
     vocoder = write_vocoder(tmp_path / "silent", VOCODER)
@@ -352,6 +336,8 @@ def test_a_published_name_says_what_its_yaml_does_not(hub, tmp_path, matching):
         ValueError, match="sample_rate=22050.*sample_rate=16000"
     ):
         VQTokenizer.from_hparams(matching, vocoder=names[1])
+    with pytest.warns(UserWarning, match="does not state.*sample_rate=16000"):
+        VQTokenizer.from_hparams(matching, vocoder=vocoder)
 
 
 # ---- what is refused
@@ -392,20 +378,6 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
     assert hparams["features"].settings == settings
 
 
-def test_what_a_vocoder_does_not_say_is_reported(tmp_path, matching):
-    vocoder = write_vocoder(tmp_path / "silent", VOCODER)
-    with pytest.warns(UserWarning, match="does not state.*sample_rate=16000"):
-        VQTokenizer.from_hparams(matching, vocoder=vocoder)
-
-
-def test_a_hostile_yaml_is_refused(tmp_path, matching):
-    text = VOCODER + f"x: !apply:pathlib.Path.touch [{tmp_path / 'touched'}]\n"
-    vocoder = write_vocoder(tmp_path / "evil", text)
-    with pytest.raises(UnsafeHparamsError, match="pathlib.Path.touch"):
-        VQTokenizer.from_hparams(matching, vocoder=vocoder)
-    assert not (tmp_path / "touched").exists()
-
-
 class Hostile:
     """Makes a file when it is unpickled."""
 
@@ -423,7 +395,8 @@ def broken(state):
     [
         (lambda state: dict(list(state.items())[1:]), "does not fit"),
         (broken, "NaN"),
-        (lambda state: [1, 2], "does not fit"),
+        (lambda state: [1, 2], "was not loaded"),
+        (lambda state: {**state, "x": 1}, "more than tensors"),
         (lambda state: {1: torch.ones(1)}, "does not fit"),
         (lambda state: {**state, "x": Hostile()}, "was not loaded"),
         *(
@@ -454,7 +427,6 @@ def test_weights_of_no_use_are_reported(tmp_path, monkeypatch, change, message):
         ("_padding: 5", "_padding: 1000000000", "out of bounds"),
         ("_padding: 5", "_padding: 101", "frames from 0 to 100"),
         ("_padding: 5", "_padding: -1", "frames from 0 to 100"),
-        ("_padding: 5", "_padding: 5.5", "frames from 0 to 100"),
     ],
 )
 def test_settings_that_are_no_numbers_are_reported(tmp_path, old, new, wrong):
@@ -463,7 +435,13 @@ def test_settings_that_are_no_numbers_are_reported(tmp_path, old, new, wrong):
         load_vocoder(write_vocoder(tmp_path / "bad", text))
 
 
-def test_what_is_no_vocoder_is_reported(model, tmp_path):
+def test_what_is_no_vocoder_is_reported(model, tokenizer, tmp_path):
+    with pytest.raises(FileNotFoundError, match="grifin.*mean 'griffin-lim'"):
+        tokenizer.use_vocoder("grifin-lim")
+    text = VOCODER + f"x: !apply:pathlib.Path.touch [{tmp_path / 'touched'}]\n"
+    with pytest.raises(UnsafeHparamsError, match="pathlib.Path.touch"):
+        load_vocoder(write_vocoder(tmp_path / "evil", text))
+    assert not (tmp_path / "touched").exists()
     with pytest.raises(ValueError, match="is no HiFi-GAN of SpeechBrain"):
         load_vocoder(model)
     with pytest.raises(FileNotFoundError, match="no folder './none'"):
@@ -493,21 +471,13 @@ def test_units_are_said_without_the_decoder(tokenizer, model, tmp_path):
             wavs[row, : number * 320], theirs, rtol=0, atol=1e-6
         )
     # By the name that DASB has for it, too.
+    average = spoken.decode_batch(tokens)
+    assert torch.equal(spoken.tokens_to_sig(tokens.unsqueeze(-1)), average)
     assert torch.equal(
-        spoken.tokens_to_sig(tokens.unsqueeze(-1)), spoken.decode_batch(tokens)
+        spoken.decode_batch(tokens, speaker=torch.zeros(2, 4)), average
     )
     with pytest.raises(ValueError, match="tokens, not vectors"):
         spoken.decode_vectors(torch.randn(1, 20, 8))
-
-
-def test_units_have_a_voice(tokenizer, tmp_path):
-    tokenizer.use_vocoder(write_units(tmp_path / "units", tokenizer))
-    tokens = torch.randint(32, (1, 3))
-    average = tokenizer.decode_batch(tokens)
-    assert average.shape == (1, 3 * 320)
-    zeros = tokenizer.decode_batch(tokens, speaker=torch.zeros(1, 4))
-    other = tokenizer.decode_batch(tokens, speaker=torch.ones(1, 4))
-    assert torch.equal(average, zeros) and not torch.equal(average, other)
 
 
 def test_each_codebook_has_its_own_units(tmp_path):
@@ -540,7 +510,7 @@ def test_units_of_another_tokenizer_are_refused(
     assert tokenizer.vocoder is None
 
 
-@pytest.mark.parametrize("factors", [[2, 2], [5, 4], [40, 8]])
+@pytest.mark.parametrize("factors", [[2, 2], [40, 8]])
 @pytest.mark.parametrize("kernel", [3, 11])
 def test_the_shortest_that_a_generator_takes(factors, kernel):
     sizes = {
@@ -596,16 +566,3 @@ def test_the_default_is_the_bundled_one_where_it_takes_the_log_mels(matching):
     alone = spoken.decode_batch(tokens[1:, :15])
     torch.testing.assert_close(alone, wavs[1:, : 15 * 320], rtol=0, atol=1e-4)
     assert not torch.allclose(plain.decode_batch(tokens, lengths), wavs)
-
-
-def test_a_vocoder_that_is_none_is_named_with_what_is_meant(tokenizer):
-    with pytest.raises(FileNotFoundError, match="grifin.*mean 'griffin-lim'"):
-        tokenizer.use_vocoder("grifin-lim")
-
-
-def test_log_mels_of_another_window_are_refused(tmp_path):
-    """By the vocoder of the package as by others, named and with the way out."""
-    tokenizer = VQTokenizer.from_hparams("mini", run_opts=CPU)
-    other = MelVocoder(SourceFilterVocoder(win_length=400, channels=8))
-    with pytest.raises(ValueError, match="win_length=400.*win_length=640"):
-        tokenizer.use_vocoder(other)

@@ -181,10 +181,10 @@ def test_sampling_rates_must_match():
 
 def test_mismatched_encoders_are_rejected(tmp_path):
     folder = write_encoder(tmp_path / "xvector", XVECTOR)
-    with pytest.raises(ValueError, match="does not fit the embedding_model"):
+    with pytest.raises(ValueError, match="does not fit .*embedding_model"):
         load_encoder(build_speaker(ECAPA), find_encoder(folder))
     torch.save([1, 2], folder / "embedding_model.ckpt")
-    with pytest.raises(ValueError, match="does not fit the embedding_model"):
+    with pytest.raises(ValueError, match="cannot be read as a file of tensors"):
         load_encoder(build_speaker(ECAPA), find_encoder(folder))
     (folder / "embedding_model.ckpt").unlink()
     with pytest.raises(FileNotFoundError, match="has no embedding_model.ckpt"):

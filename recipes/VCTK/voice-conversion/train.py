@@ -21,7 +21,7 @@ from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.manifests import folder_contents
 from speechbrain_vq.hub.download import as_repo_id
 from speechbrain_vq.hub.errors import in_words
-from speechbrain_vq.hub.folder import load_checkpoint
+from speechbrain_vq.hub.folder import load_weights, read_checkpoint
 from speechbrain_vq.lobes.speakers import PretrainedSpeaker, voices
 from speechbrain_vq.recipes.VCTK.vctk_prepare import prepare
 
@@ -106,12 +106,8 @@ def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
     """Load the weights of a pretrained encoder without running any code that
     is among them. A ValueError says that they are not tensors, do not fit, or
     are not finite."""
-    load_checkpoint(
-        speaker.embedding_model,
-        path,
-        "the embedding_model of the yaml, which must be that of the "
-        "hyperparams.yaml beside the file",
-    )
+    weights = read_checkpoint(pathlib.Path(path), "embedding_model")
+    load_weights({"embedding_model": speaker.embedding_model}, weights, path)
 
 
 if __name__ == "__main__":
