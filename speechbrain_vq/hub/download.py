@@ -199,8 +199,13 @@ def _within(inner, names):
 
 
 def as_repo_id(source: str | pathlib.Path) -> str:
-    """Return a source as a name on the Hub; a FileNotFoundError if it is none,
-    such as what looks like a path."""
+    """Return a source as a name on the Hub; what looks like a path is none.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is no name on the Hub.
+    """
     text = os.fspath(source)
     if pathlib.Path(text).is_file():
         raise FileNotFoundError(

@@ -17,10 +17,17 @@ def place(
     origin: dict[str, str],
     fresh: bool = False,
 ) -> pathlib.Path:
-    """Copy files of a model, without ``names`` all, to a folder of the caller,
-    a new or empty one, or one that this function made: a FileExistsError tells
-    if it is another. Those of the same commit of ``origin`` are not copied
-    again unless ``fresh``."""
+    """Copy the files of one commit of a model to a folder of the caller.
+
+    ``savedir`` is a new or empty folder, or one that this function made;
+    without ``names`` the whole folder is copied. Files of the same commit of
+    ``origin`` are not copied again unless ``fresh``.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder holds other files, or is a file.
+    """
     savedir = savedir.expanduser().resolve()
     if savedir.exists() and not savedir.is_dir():
         raise FileExistsError(

@@ -50,12 +50,24 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Encode waveforms [B, T] to tokens [B, N, K], of ``num_codebooks`` or
-        a list of their indices, all by default.
+        """Encode waveforms to tokens.
 
-        The relative ``lengths`` [B] hold for the tokens too, to within one at
-        the end; ``encode_batch`` gives them exactly. Arguments of other
-        tokenizers are ignored.
+        Arguments
+        ---------
+        signal : torch.Tensor
+            Waveforms, [B, T].
+        lengths : torch.Tensor, optional
+            Relative lengths, [B]. They hold for the tokens too, to within one
+            at the end; ``encode_batch`` gives them exactly.
+        num_codebooks : int or list, optional
+            Number of codebooks, or a list of their indices; all by default.
+        **kwargs
+            Arguments of other tokenizers, ignored.
+
+        Returns
+        -------
+        torch.Tensor
+            Tokens, [B, N, K].
         """
         tokens, _ = self.encode_batch(signal, lengths)
         tokens = tokens if tokens.dim() == 3 else tokens.unsqueeze(-1)
@@ -83,10 +95,22 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Return a copy of the codewords as rows of one table, [K * C, H],
-        codebook after codebook: the first ``vocab_size`` of each, by default
-        all, of ``num_codebooks`` as for ``sig_to_tokens``. Arguments of other
-        tokenizers are ignored.
+        """Return the codewords as rows of one table, [K * C, H], codebook after
+        codebook.
+
+        Arguments
+        ---------
+        vocab_size : int, optional
+            Number of codewords of each codebook; all by default.
+        num_codebooks : int or list, optional
+            As for ``sig_to_tokens``.
+        **kwargs
+            Arguments of other tokenizers, ignored.
+
+        Returns
+        -------
+        torch.Tensor
+            A copy of the codewords.
         """
         size = self.vocab_size if vocab_size is None else vocab_size
         if not 0 < size <= self.vocab_size:

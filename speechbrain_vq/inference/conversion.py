@@ -42,10 +42,24 @@ class VoiceConverter(VQTokenizer):
         return getattr(self.mods.speaker, "names", [])
 
     def voice(self, target: Target) -> torch.Tensor:
-        """Embed a voice, [1, S]: the name of a speaker of the table, or a
-        recording where there is no table; of several, the mean is taken. A
-        ValueError tells if there is no such speaker, or a recording is given to
-        a model with a table, or a name to one without.
+        """Embed a voice.
+
+        Arguments
+        ---------
+        target : str, path or iterable of them
+            Name of a speaker of the table, or a recording where there is no
+            table; of several, the mean is taken.
+
+        Returns
+        -------
+        torch.Tensor
+            Speaker embedding, [1, S].
+
+        Raises
+        ------
+        ValueError
+            If there is no such speaker, or a recording is given to a model
+            with a table, or a name to one without.
         """
         voices = [self._voice(os.fspath(one)) for one in _listed(target)]
         if not voices:

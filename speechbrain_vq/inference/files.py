@@ -34,11 +34,22 @@ def reconstruct_files(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
-    """Resynthesize audio files, and those in folders, from their tokens, each
-    in its own voice, as wav files of the same names in the output folder.
+    """Resynthesize audio files from their tokens, each in its own voice.
 
     A file is processed whole: an hour of audio needs several GB of memory.
-    Existing wav files are left, unless ``overwrite``.
+
+    Arguments
+    ---------
+    places : iterable of path
+        Audio files and folders of them.
+    tokenizer : VQTokenizer
+        The model.
+    folder : path
+        Output folder; its wav files have the names of the audio files.
+    overwrite : bool
+        Whether to overwrite existing wav files.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------

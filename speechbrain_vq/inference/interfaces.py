@@ -36,9 +36,10 @@ if hasattr(os, "register_at_fork"):  # Not on Windows
 class VQPretrained(Pretrained):
     """Base class of models that ``export_pretrained`` wrote.
 
-    It may be an entry of a Brain's ``modules``, where it moves along, is not
-    trained, and stays in evaluation mode whatever ``train()`` says. Weights
-    stay in fp32; ``half()`` and ``bfloat16()``, or ``dtype``, let the
+    It is a module like others: it may be an entry of a Brain's ``modules``,
+    where it moves along, is not trained, and stays in evaluation mode
+    whatever ``train()`` says. Weights stay in fp32; ``half()`` and
+    ``bfloat16()``, or ``run_opts={"eval_precision": "bf16"}``, let the
     convolutions and matrices compute in half precision (of the tokens of
     recorded speech, bf16 changed 0.4 % and fp16 0.06 %, on CPU), and an
     autocast from outside changes nothing.
@@ -96,14 +97,19 @@ class VQPretrained(Pretrained):
         cls,
         source: str | pathlib.Path,
         revision: str | None = None,
-        *,
+        token: str | bool | None = None,
+        cache_dir: str | pathlib.Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        savedir: str | pathlib.Path | None = None,
         run_opts: dict[str, Any] | None = None,
         trust_remote_code: bool = False,
         freeze_params: bool = True,
+        *,
+        subfolder: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         overrides: Mapping[str, Any] | None = None,
-        **options: Any,
     ) -> "VQPretrained":
         """Load what ``export_pretrained`` wrote, as data.
 
@@ -111,8 +117,9 @@ class VQPretrained(Pretrained):
         ---------
         source : path or str
             A folder, or the id of a model on the Hub.
-        revision : str, optional
-            Branch, tag or commit on the Hub; absent: ``main``.
+        revision, token, cache_dir, local_files_only, force_download, savedir, \
+subfolder
+            See ``speechbrain_vq.hub.download.download``.
         run_opts : dict, optional
             ``device``, ``eval_precision`` and the others of SpeechBrain's
             ``RunOptions``. The model's yaml sets none of them.
@@ -130,10 +137,6 @@ class VQPretrained(Pretrained):
         overrides : mapping, optional
             Plain values in place of those of the yaml, nested as they are
             there, such as ``{"token_rate": 25.0}``.
-        **options
-            ``token``, ``cache_dir``, ``local_files_only``, ``force_download``,
-            ``savedir`` and ``subfolder``, as of
-            ``speechbrain_vq.hub.download.download``.
 
         Returns
         -------
@@ -150,8 +153,13 @@ class VQPretrained(Pretrained):
         folder = download(
             source,
             revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            savedir=savedir,
+            subfolder=subfolder,
             trust_remote_code=trust_remote_code,
-            **options,
         )
         run_opts = _run_options(run_opts, device, dtype)
         hparams = load_folder(folder, overrides, trust_remote_code)

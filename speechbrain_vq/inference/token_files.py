@@ -32,6 +32,11 @@ class TokenFileError(ValueError):
 def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     """Read a token file, jsonl or npz.
 
+    Arguments
+    ---------
+    path : path
+        The token file.
+
     Yields
     ------
     dict

@@ -38,6 +38,7 @@ from .run import Run, read_state
 from .validate import (
     ExportRefused,
     check_finite,
+    check_license,
     check_output_folder,
     check_repo_id,
     find_problems,
@@ -115,7 +116,7 @@ def export_pretrained(
         If anything but an exported model is in the folder's place.
     ValueError
         If the yaml lacks a required key, a file is damaged, or the repository
-        is none of the Hub's.
+        or the license is none of the Hub's.
 
     Example
     -------
@@ -125,6 +126,8 @@ def export_pretrained(
     check_output_folder(place)
     if repo_id is not None:
         check_repo_id(repo_id)
+    if "license" in (card or {}):
+        check_license(card["license"])
     run = Run.open(run_folder)
     section = inference_section(run.hparams)
     chosen = run.find_checkpoint(min_key, max_key, checkpoint)

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from speechbrain.utils.checkpoints import Checkpoint
 
+from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.download import FILES
 from speechbrain_vq.hub.folder import CARD, find_nonfinite
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
@@ -21,6 +22,25 @@ EXPORTED_FILES = {CARD, EXAMPLE, EXAMPLE_TOKENS, *PLOTS, *FILES}
 # A codebook is dead below either of these: its tokens carry next to no
 # information. Far below a working codebook, so that a mediocre one passes.
 MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0
+# The licenses that the Hub has a name for; it refuses cards with another.
+LICENSES = frozenset(
+    """
+    afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0
+    bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
+    bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0
+    cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+    cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0
+    cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0
+    cdla-permissive-1.0 cdla-permissive-2.0 cdla-sharing-1.0
+    creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma
+    gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research intel-research isc
+    lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3
+    llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0
+    openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense
+    wtfpl zlib
+    """.split()
+)
 
 
 class ExportRefused(ValueError):
@@ -57,6 +77,16 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
+def check_license(license: str) -> None:
+    """Refuse a license that the Hub has no name for."""
+    if str(license) not in LICENSES:
+        raise ValueError(
+            f"The Hub has no license '{license}'."
+            f"{suggestion(str(license).lower(), LICENSES)} Give one of "
+            "https://huggingface.co/docs/hub/repositories-licenses, or 'other'."
+        )
+
+
 def find_quantizers(
     modules: dict[str, torch.nn.Module],
 ) -> dict[str, VectorQuantizer]:
@@ -87,10 +117,7 @@ def find_problems(
 ) -> list[str]:
     """List the reasons not to export a model, one sentence each: a quantizer in
     its warm-up, dead codebooks."""
-    values = [value for state in states.values() for value in state.values()]
-    # The states of version 0.1 say it themselves.
-    bypassed = [v for v in values if isinstance(v, dict) and v.get("bypass")]
-    if in_warmup(checkpoint) or bypassed:
+    if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
         return [
             "The model is still in its warm-up, where nothing is quantized: "
             "train longer, or shorten the warm-up of reinit_schedule (where "
@@ -139,4 +166,13 @@ def describe_dead_codebook(
         f"codes were used {where}, with a perplexity of {perplexity:.1f} "
         f"(required are {MIN_USED_PERCENT:g} % and {least:g}). Train it with "
         "the preset robust."
+    )
+
+
+def _is_bypassed(state: dict[str, Any]) -> bool:
+    """Return whether a state of version 0.1 is of the warm-up."""
+    return any(
+        isinstance(value, dict) and value.get("bypass", False)
+        for key, value in state.items()
+        if key.endswith("_extra_state")
     )
