@@ -34,77 +34,16 @@ OPTIONS = {
 _MOST_SKIPPED = 200
 
 
-class SkipNonfiniteMixin(ResumeMixin):
-    """Skips the steps of a Brain whose loss is not finite on some rank, as
-    that of a quantizer is where a batch has no valid frame."""
-
-    _nonfinite, _skipped, _agrees = False, 0, True
-
-    def check_loss_isfinite(self, loss):
-        """Note a loss that is not finite, a batch of padding, and a signal, on
-        any rank."""
-        nonfinite = (~torch.isfinite(loss.detach())).float()
-        asked = self._stop is not None and self._stop.asked is not None
-        empty = self.monitor.is_empty().to(nonfinite)
-        nonfinite, asked, empty = sum_over_ranks(
-            torch.stack([nonfinite, torch.full_like(nonfinite, asked), empty])
-        ).tolist()
-        if asked:
-            self._stop.begin()
-        if empty and not nonfinite:
-            logger.warning(
-                f"After step {self.optimizer_step}, {empty:.0f} of "
-                f"{world_size()} ranks had a batch of padding, which does not "
-                "count."
-            )
-        if nonfinite:
-            self._nonfinite = True
-            loss = torch.full_like(loss.detach(), torch.nan)
-        super().check_loss_isfinite(loss)
-
-    def optimizers_step(self):
-        """Step, unless the loss was not finite."""
-        if self._nonfinite and not self.scaler.is_enabled():
-            self.modules.zero_grad(set_to_none=True)
-            self._skipped += 1
-            logger.warning(
-                f"The loss after step {self.optimizer_step} is not finite: the "
-                f"step is skipped, {self._skipped} in a row. That of a batch "
-                "of padding is not."
-            )
-            self._give_up(self._skipped >= _MOST_SKIPPED)
-        else:
-            super().optimizers_step()
-            self._skipped = 0
-        self._nonfinite = False
-
-    def update_average(self, loss, avg_loss):
-        """Average finite losses, as a Brain does."""
-        if not (self.modules.training or torch.isfinite(loss)):
-            logger.warning(
-                "A batch of the evaluation does not count: its loss is not "
-                "finite. That of a batch of padding is not."
-            )
-        return super().update_average(loss, avg_loss)
-
-    def _give_up(self, learns_nothing):
-        if learns_nothing:
-            raise ValueError(
-                f"The last {self._skipped} steps were skipped, as no loss was "
-                "finite or no batch had a valid frame: nothing is learned. "
-                "Look for NaN in recordings and feature statistics, and for "
-                "batches of padding, or lower the learning rate."
-            )
-
-
-class VQMixin(SkipNonfiniteMixin):
+class VQMixin(ResumeMixin):
     """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
     Name it first among the bases; the Brain may have its own ``fit_batch`` and
-    optimizers. Exact resumes need ``resume.AtomicCheckpointer``. Reads from
-    ``hparams``, all optional, null turns off: ``codebook_lr_multiplier``,
-    ``codebook_max_lr`` and ``reinit_schedule``, see ``CodebookTrainer``;
-    ``token_rate`` (frames a second at the quantizer).
+    optimizers. Exact resumes need ``resume.AtomicCheckpointer``. A step whose
+    loss is not finite on some rank is skipped, as that of a quantizer is where
+    a batch has no valid frame. Reads from ``hparams``, all optional, null turns
+    off: ``codebook_lr_multiplier``, ``codebook_max_lr`` and
+    ``reinit_schedule``, see ``CodebookTrainer``; ``token_rate`` (frames a
+    second at the quantizer).
 
     Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
     has begun ``codebook_trainer`` and ``monitor``.
@@ -129,6 +68,7 @@ class VQMixin(SkipNonfiniteMixin):
 
     codebook_trainer = monitor = None
     _eval_stage, _attached, _epochs = "valid", False, None
+    _nonfinite, _skipped, _agrees = False, 0, True
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -190,6 +130,62 @@ class VQMixin(SkipNonfiniteMixin):
             self._loader = loader
         return loader
 
+    def check_loss_isfinite(self, loss):
+        """Note a loss that is not finite, a batch of padding, and a signal, on
+        any rank."""
+        nonfinite = (~torch.isfinite(loss.detach())).float()
+        asked = self._stop is not None and self._stop.asked is not None
+        empty = self.monitor.is_empty().to(nonfinite)
+        nonfinite, asked, empty = sum_over_ranks(
+            torch.stack([nonfinite, torch.full_like(nonfinite, asked), empty])
+        ).tolist()
+        if asked:
+            self._stop.begin()
+        if empty and not nonfinite:
+            logger.warning(
+                f"After step {self.optimizer_step}, {empty:.0f} of "
+                f"{world_size()} ranks had a batch of padding, which does not "
+                "count."
+            )
+        if nonfinite:
+            self._nonfinite = True
+            loss = torch.full_like(loss.detach(), torch.nan)
+        super().check_loss_isfinite(loss)
+
+    def optimizers_step(self):
+        """Step, unless the loss was not finite."""
+        if self._nonfinite and not self.scaler.is_enabled():
+            self.modules.zero_grad(set_to_none=True)
+            self._skipped += 1
+            logger.warning(
+                f"The loss after step {self.optimizer_step} is not finite: the "
+                f"step is skipped, {self._skipped} in a row. That of a batch "
+                "of padding is not."
+            )
+            self._give_up(self._skipped >= _MOST_SKIPPED)
+        else:
+            super().optimizers_step()
+            self._skipped = 0
+        self._nonfinite = False
+
+    def update_average(self, loss, avg_loss):
+        """Average finite losses, as a Brain does."""
+        if not (self.modules.training or torch.isfinite(loss)):
+            logger.warning(
+                "A batch of the evaluation does not count: its loss is not "
+                "finite. That of a batch of padding is not."
+            )
+        return super().update_average(loss, avg_loss)
+
+    def _give_up(self, learns_nothing):
+        if learns_nothing:
+            raise ValueError(
+                f"The last {self._skipped} steps were skipped, as no loss was "
+                "finite or no batch had a valid frame: nothing is learned. "
+                "Look for NaN in recordings and feature statistics, and for "
+                "batches of padding, or lower the learning rate."
+            )
+
     def attach_trainer(self):
         """Make the trainer, once a fit, before the optimizers are loaded."""
         if self._attached:
@@ -250,9 +246,8 @@ class VQBrain(VQMixin, sb.Brain):
 # On every rank, as what ranks have collected is gathered.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class TrainerState:
-    """The states of a VQ Brain's trainer and monitor, as a recoverable. It
-    attaches the trainer before the optimizers, recoverables added later, are
-    loaded."""
+    """The states of a VQ Brain's trainer and monitor, as a recoverable. It is
+    loaded before the optimizers, recoverables added later."""
 
     def __init__(self, brain):
         self.brain = brain
@@ -301,8 +296,7 @@ class TrainerState:
             brain.codebook_trainer.load_state_dict(state["trainer"])
             if if_main_process():
                 brain.monitor.load_state_dict(state["monitors"])
-                evaluation = state.get("evaluation", {})
-                brain.monitor.load_state_dict(evaluation, training=False)
+                brain.monitor.load_state_dict(state["evaluation"], False)
             return
         quantizers = brain.quantizers
         for name, saved in state["trainer"].get("quantizers", {}).items():
@@ -336,8 +330,7 @@ def _named_sizes(brain):
     try:
         yield
     except RuntimeError as error:
-        # CUDA's, a CPU's, and of a worker, which the system kills without a
-        # word.
+        # CUDA's or a CPU's, or of a worker, which the system kills.
         what = "Out of memory"
         if "DataLoader worker (pid" in str(error):
             what = "A loader's worker was killed, as where memory runs out,"
