@@ -215,20 +215,11 @@ class AtomicCheckpointer(Checkpointer):
                 if fault is not None:
                     remove_on_main(folder)
 
-    def find_checkpoints(
-        self,
-        importance_key=None,
-        max_key=None,
-        min_key=None,
-        ckpt_predicate=None,
-        max_num_checkpoints=None,
-    ):
+    def find_checkpoints(self, *, max_num_checkpoints=None, **options):
         """As SpeechBrain's, but by ``max_key`` or ``min_key`` those of the
         warm-up come last: without quantization the loss is lower."""
-        checkpoints = super().find_checkpoints(
-            importance_key, max_key, min_key, ckpt_predicate
-        )
-        if max_key or min_key:
+        checkpoints = super().find_checkpoints(**options)
+        if options.get("max_key") or options.get("min_key"):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
@@ -264,7 +255,8 @@ class GentleStop:
 
     def __init__(self, brain: Brain, agrees: bool = True):
         self.brain, self.asked = brain, None
-        self.saves = isinstance(brain.checkpointer, AtomicCheckpointer)
+        is_exact = isinstance(brain.checkpointer, AtomicCheckpointer)
+        self.saves = is_exact and not brain.test_only
         # Whether ranks tell each other of a signal, and then call begin().
         self.agrees = agrees
         # Whether all that was trained is in a checkpoint.
@@ -381,14 +373,10 @@ class ResumeMixin:
         """Fit, as a Brain does."""
         options = train_loader_kwargs or {}, valid_loader_kwargs or {}
         with GentleStop(self, self._agrees) as self._stop:
-            if (
-                self._stop.saves
-                and valid_set is not None
-                and not self.test_only
-            ):
+            if self._stop.saves and valid_set is not None:
                 if not isinstance(train_set, DataLoader | LoopedLoader):
                     train_set = self.make_dataloader(
-                        train_set, Stage.TRAIN, **options[0]
+                        train_set, stage=Stage.TRAIN, **options[0]
                     )
                 # One of another kind would be read again from its start.
                 saved = self.checkpointer.recoverables.values()
