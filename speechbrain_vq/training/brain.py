@@ -98,8 +98,7 @@ class VQMixin(ResumeMixin):
     def fit(self, epoch_counter, train_set, *args, **kwargs):
         """Fit, as a Brain does."""
         self._start("valid")
-        self._attached, self._loader = False, train_set
-        self._epochs = _length(epoch_counter)
+        self._attached, self._epochs = False, _length(epoch_counter)
         waits = reported_waits(lambda: (self.step, self.optimizer_step))
         with waits, _named_sizes(self):
             epochs = self._epochs_from(epoch_counter)
@@ -122,13 +121,6 @@ class VQMixin(ResumeMixin):
         super().on_fit_start()
         self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
         self.attach_trainer()
-
-    def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader; see ``ResumeMixin``."""
-        loader = super().make_dataloader(dataset, stage, *args, **kwargs)
-        if stage == sb.Stage.TRAIN:
-            self._loader = loader
-        return loader
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, a batch of padding, and a signal, on
@@ -330,18 +322,17 @@ def _named_sizes(brain):
     try:
         yield
     except RuntimeError as error:
-        # CUDA's or a CPU's, or of a worker, which the system kills.
-        what = "Out of memory"
-        if "DataLoader worker (pid" in str(error):
-            what = "A loader's worker was killed, as where memory runs out,"
-        elif not re.search("out of memory|allocate memory", str(error)):
+        # CUDA's, a CPU's, and of a worker, which the system kills.
+        words = r"out of memory|allocate memory|DataLoader worker \(pid"
+        if not re.search(words, str(error)):
             raise
         hparams = getattr(brain, "hparams", None)
         sizes = [f"batch_size={getattr(hparams, 'batch_size', '?')}"]
         for name, quantizer in brain.quantizers.items():
             sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
         raise MemoryError(
-            f"{what} in the step after {brain.optimizer_step}. What takes "
-            "memory, beside the length of the items: "
-            f"{', '.join(sizes)}. ({str(error).splitlines()[0]})"
+            "Out of memory, or a worker was killed, in the step after "
+            f"{brain.optimizer_step}: "
+            f"{str(error).splitlines()[0]} What takes memory, beside the "
+            f"length of the items: {', '.join(sizes)}."
         ) from error

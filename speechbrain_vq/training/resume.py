@@ -255,8 +255,7 @@ class GentleStop:
 
     def __init__(self, brain: Brain, agrees: bool = True):
         self.brain, self.asked = brain, None
-        is_exact = isinstance(brain.checkpointer, AtomicCheckpointer)
-        self.saves = is_exact and not brain.test_only
+        self.saves = isinstance(brain.checkpointer, AtomicCheckpointer)
         # Whether ranks tell each other of a signal, and then call begin().
         self.agrees = agrees
         # Whether all that was trained is in a checkpoint.
@@ -373,11 +372,13 @@ class ResumeMixin:
         """Fit, as a Brain does."""
         options = train_loader_kwargs or {}, valid_loader_kwargs or {}
         with GentleStop(self, self._agrees) as self._stop:
+            is_loader = isinstance(train_set, DataLoader | LoopedLoader)
+            if not (is_loader or self.test_only):
+                train_set = self.make_dataloader(
+                    train_set, stage=Stage.TRAIN, **options[0]
+                )
+            self._loader = train_set
             if self._stop.saves and valid_set is not None:
-                if not isinstance(train_set, DataLoader | LoopedLoader):
-                    train_set = self.make_dataloader(
-                        train_set, stage=Stage.TRAIN, **options[0]
-                    )
                 # One of another kind would be read again from its start.
                 saved = self.checkpointer.recoverables.values()
                 if any(loader is train_set for loader in saved):
