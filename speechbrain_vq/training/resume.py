@@ -253,18 +253,18 @@ class GentleStop:
         signal.SIGINT: signal.default_int_handler,
     }
 
-    def __init__(self, brain: Brain, agrees: bool = True):
+    def __init__(self, brain: Brain, agrees: bool):
         self.brain, self.asked = brain, None
         self.saves = isinstance(brain.checkpointer, AtomicCheckpointer)
         # Whether ranks tell each other of a signal, and then call begin().
-        self.agrees = agrees
+        self.agrees = agrees or world_size() == 1
         # Whether all that was trained is in a checkpoint.
         self.is_saved = False
         self._interval = brain.ckpt_interval_steps
 
     def __enter__(self):
         is_main = threading.current_thread() is threading.main_thread()
-        if is_main and self.saves and (self.agrees or world_size() == 1):
+        if is_main and self.saves and self.agrees:
             for number, usual in self._USUAL.items():
                 if signal.getsignal(number) is usual:
                     signal.signal(number, self._ask)
@@ -278,7 +278,7 @@ class GentleStop:
             self.brain.ckpt_interval_steps = self._interval
             self.brain.checkpointer.stop = None
             if error is None:
-                self._end()
+                self.end()
 
     def _ask(self, number, frame):
         self.asked = number
@@ -292,14 +292,10 @@ class GentleStop:
         """Ask for a checkpoint; on every rank, before the same step."""
         self.asked = self.asked or signal.SIGTERM
         self.brain.ckpt_interval_steps = 1  # SpeechBrain looks after a batch.
-        self.brain.checkpointer.stop = self._end
+        self.brain.checkpointer.stop = self.end
 
-    def end_if_saved(self) -> None:
-        """Exit if asked to, where nothing would be lost."""
-        if self.asked is not None and self.is_saved:
-            self._end()
-
-    def _end(self):
+    def end(self) -> None:
+        """Exit, as asked to."""
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         logger.warning(
@@ -397,6 +393,7 @@ class ResumeMixin:
     def update_average(self, loss, avg_loss):
         """Average losses, as a Brain does; in a validation, a signal is followed
         here."""
-        if self._stop is not None and not self.modules.training:
-            self._stop.end_if_saved()
+        stop = None if self.modules.training else self._stop
+        if stop is not None and stop.asked is not None and stop.is_saved:
+            stop.end()
         return super().update_average(loss, avg_loss)
