@@ -332,7 +332,6 @@ def _named_sizes(brain):
             sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
         raise MemoryError(
             "Out of memory, or a worker was killed, in the step after "
-            f"{brain.optimizer_step}: "
-            f"{str(error).splitlines()[0]} What takes memory, beside the "
-            f"length of the items: {', '.join(sizes)}."
+            f"{brain.optimizer_step}. What takes memory, beside the length of "
+            f"the items: {', '.join(sizes)}. ({str(error).splitlines()[0]})"
         ) from error
