@@ -161,9 +161,8 @@ class EMACodebook(Codebook):
     all ranks.
 
     Every codeword starts with a mass of one vector that lies on it: a code
-    never chosen stays where it is, and one chosen for the first time moves by
-    ``1 - decay`` of the way as any other. The averages are in no
-    ``state_dict``, and start anew where only it is loaded.
+    never chosen stays where it is. The averages are in no ``state_dict``, and
+    start anew where only it is loaded.
 
     The arguments are those of ``Codebook``, and ``decay``: the weight of the
     past at each batch.

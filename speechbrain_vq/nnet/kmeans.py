@@ -46,37 +46,34 @@ def kmeans(
     generator: torch.Generator | int | None = None,
     init: Tensor | None = None,
 ) -> KMeansResult:
-    """Cluster vectors: greedy k-means++ seeding, then Lloyd's iterations, on
-    the device of `x` and in fp32 whatever autocast says.
+    """Cluster vectors on their device and in fp32: greedy k-means++ seeding,
+    then Lloyd's iterations.
 
-    Each seed is the best of 2 (2 + ln K) candidates drawn by squared distance,
-    the greedy variant in the last section of Arthur & Vassilvitskii's
-    "k-means++: The Advantages of Careful Seeding" (2007). A cluster left empty
-    is moved to the vector farthest from its centroid.
+    Each seed is the best of 2 (2 + ln K) candidates drawn by squared distance
+    (Arthur & Vassilvitskii, "k-means++: The Advantages of Careful Seeding",
+    2007, last section). A cluster left empty is moved to the vector farthest
+    from its centroid.
 
     Beyond 4,096 clusters, seeds are chosen within the parts of a coarse
-    clustering, and vectors assigned by ``InvertedLists``, which misses the
-    nearest centroid of a few in a hundred by little: time is O(N sqrt(K)).
+    clustering, and vectors assigned by ``InvertedLists``: O(N sqrt(K)).
 
     Arguments
     ---------
     x : torch.Tensor
         Vectors [N, D], any real floating dtype, all finite.
     num_clusters : int
-        Number of centroids K. Where there are fewer distinct vectors,
-        slightly jittered copies of them make up the number, no two alike, and
-        a warning is logged.
+        Number of centroids K. If there are fewer distinct vectors, jittered
+        copies make up the number, no two alike, and a warning is logged.
     max_iterations : int
         Largest number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
         Least share by which an iteration lowers the inertia for another.
     generator : torch.Generator or int
-        Source of the random numbers, on any device, or the seed of one; the
-        global CPU generator if None.
+        Source of the random numbers, or a seed; by default the global CPU
+        generator.
     init : torch.Tensor
-        Centroids [K, D] to start from; seeds, or jittered copies, replace
-        those that are nearest to no vector. Centroid i of the result is where
-        number i moved to.
+        Centroids [K, D] to start from, each of which keeps its number; seeds,
+        or jittered copies, replace those that are nearest to no vector.
 
     Returns
     -------
@@ -167,10 +164,8 @@ def _check(x, num_clusters, init):
 
 def _seed(points, weights, num_seeds, generator, closest=None):
     """Choose so many of the points [U, D] of weights [U] as seeds by greedy
-    k-means++, beside others that are at squared distances [U] from them.
-    Candidates for a few seeds at a time are drawn from the same distances, for
-    one large matrix product; each seed is still the candidate that lowers the
-    inertia most given all before it."""
+    k-means++, beside others at squared distances [U]. Candidates for a few
+    seeds at a time are drawn from the same distances, for one large product."""
     num_tries = _TRIES * (2 + int(math.log(num_seeds)))
     draws = torch.empty(num_seeds, num_tries, dtype=torch.float64)
     draws = draws.to(generator.device).uniform_(generator=generator)

@@ -48,13 +48,11 @@ def usage_loss(
     the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
 
     Arguments are as above, with a codebook [C, K, d] and the batch of all
-    ranks; the mean squared error is the temperature of the assignment (the
-    batch entropy of Yu et al., 2023, arXiv 2310.05737, equation 5, for any
-    codebook). Of a large batch a sample is assigned, evenly spaced: at least 64
-    vectors, and of 512 codes at least 256, so that it costs little beside the
-    search. Its gradient grows as the temperature falls: where the error is
-    under a twentieth of the squared length of the targets, the loss falls with
-    it.
+    ranks; the mean squared error is the temperature (the batch entropy of Yu et
+    al., 2023, arXiv 2310.05737, equation 5, for any codebook). Of a large batch
+    a sample is assigned, evenly spaced: of 512 codes at least 256 vectors. As
+    the gradient grows with falling temperature, the loss falls with the error
+    where that is under a twentieth of the squared length of the targets.
     """
     squares = mass @ targets.detach().square().sum(2)
     moments = torch.cat([mass.sum().view(1), sq_errors, squares])

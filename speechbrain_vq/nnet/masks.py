@@ -11,10 +11,10 @@ def frame_mask(
 ) -> Tensor:
     """Compute the mask [B, T, ...] of the valid frames of x [B, T, ..., D].
 
-    Lengths [B] are relative to T where floating point (SpeechBrain's
-    convention; rounded, as a plain comparison makes one length in twenty a
-    frame too long), in frames where integer. In their place, a mask is checked
-    and returned. Lengths out of range are told where that costs no host sync.
+    Lengths [B] are relative to T where floating point (as SpeechBrain's, but
+    rounded: a plain comparison makes one in twenty a frame too long), in frames
+    where integer. In their place, a mask is checked and returned. Lengths out
+    of range are refused where that costs no host sync.
 
     >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([1.0, 7 / 13])).sum(1)
     tensor([13,  7])

@@ -17,10 +17,9 @@ class MaskedBatchNorm(nn.Module):
 
     Equal to ``torch.nn.BatchNorm1d`` where every frame is valid (Ioffe and
     Szegedy, 2015), and to ``SyncBatchNorm`` in a distributed run. A batch
-    without a valid frame is normalized with the running statistics and leaves
-    them as they are. They are the mean over all batches until ``momentum``
-    exceeds the weight of one, so that a model is right in evaluation after a
-    few steps.
+    without a valid frame leaves the running statistics, and is normalized by
+    them. They are the mean over all batches until ``momentum`` exceeds the
+    weight of one, so that evaluation is right after a few steps.
 
     Arguments
     ---------
@@ -34,14 +33,12 @@ class MaskedBatchNorm(nn.Module):
         Whether to learn a scale and a shift for each feature.
     statistics : str
         By which training normalizes: ``"batch"``: the batch's; ``"running"``:
-        those of evaluation, the batch included, and no gradient passes through
-        them: small or correlated batches have moments far from those of the
-        data; ``"initial"``: those of one of the first batches, for good, so
-        that what follows need not adapt to statistics that move: means of the
-        features and one variance for all, of that of three batches whose
-        variance is the middle one, so that neither one of silence nor one of
-        noise sets them (data-dependent initialization: Salimans and Kingma,
-        2016, arXiv 1602.07868, section 3).
+        those of evaluation, the batch included, through which no gradient
+        passes: for small or correlated batches; ``"initial"``: those of one of
+        the first batches, for good: means of the features and one variance, of
+        that of three batches whose variance is the middle one, so that neither
+        silence nor noise sets them (data-dependent initialization: Salimans and
+        Kingma, 2016, arXiv 1602.07868, section 3).
 
     Example
     -------

@@ -1,8 +1,7 @@
 """Vector quantizers with a bottleneck that does not collapse."""
 
+import inspect
 import math
-import warnings
-import weakref
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -32,8 +31,7 @@ from speechbrain_vq.nnet.utils import (
     world_size,
 )
 
-# A vector longer than this is as good as infinite: its squared length would be,
-# and so would the running variance for ever.
+# A vector longer than this has a squared length, and so a variance, without end.
 _LARGEST = 1e15
 
 
@@ -66,10 +64,10 @@ class VQOutput(NamedTuple):
 class VectorQuantizer(OldQuantizer, nn.Module):
     """Vector quantizer that is robust by default (arXiv 2005.08520).
 
-    Encoder outputs are normalized over valid frames, projected if
-    ``codebook_dim`` asks for it, and each becomes its nearest codeword, in fp32
-    whatever the input is in. In training they enter a reservoir, from which
-    ``CodebookTrainer`` re-initializes the codebook by k-means.
+    Encoder outputs are normalized over valid frames, projected to
+    ``codebook_dim``, and each becomes its nearest codeword, in fp32. In
+    training they enter a reservoir, from which ``CodebookTrainer``
+    re-initializes the codebook by k-means.
 
     Arguments
     ---------
@@ -78,32 +76,30 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     codebook_size : int
         Number of codewords of each codebook, K.
     codebook_dim : int, optional
-        Dimension of a codeword, d. Linear layers project to it and back; by
-        default there are none.
+        Dimension of a codeword, d, to which linear layers project and back.
     num_codebooks : int
         Number of codebooks that code a latent together, C.
     composition : str
         ``"product"``: side by side, each for its slice of the latent;
         ``"residual"``: in a row, each coding what those before it left over.
     norm : str, optional
-        Statistics that normalize encoder outputs in training: ``"initial"``:
-        those of the first batches, for good; ``"running"`` ones; ``"batch"``:
-        the batch's (the paper's); or None. See ``MaskedBatchNorm``.
+        Statistics that normalize in training: ``"initial"``, ``"running"``,
+        ``"batch"`` (the paper's) or None; see ``MaskedBatchNorm``.
     norm_position : str
         ``"input"``: before the projection; ``"latent"``: on what is quantized,
         with statistics that the codebooks share (the paper's code on images).
     denormalize : bool
         Whether ``quantized`` lies in the space of the input, where
         ``encode(decode(codes))`` is ``codes`` without projection and residual
-        row. By default it lies in the normalized space: codes are worth more of
-        phones, and reconstruction is level (benchmarks/grid_festvox_ru.md).
+        row. In the normalized space, the default, codes are worth more of
+        phones (benchmarks/grid_festvox_ru.md).
     commitment_weight, codebook_weight : float, optional
-        Weights of the losses that draw latents to codewords, 0.25 by default,
-        and codewords to latents, 1 by default. DiVeQ needs neither, and an EMA
-        codebook has no codebook loss.
+        Weights of the losses that draw latents to codewords (0.25) and
+        codewords to latents (1). Both are 0 with DiVeQ, as is the second with
+        EMA.
     estimator : str
         Gradient estimator: ``"straight_through"``, ``"diveq"`` or
-        ``"rotation"``. With DiVeQ codewords learn from the loss of the model.
+        ``"rotation"``.
     codebook : str
         How the codebook learns: ``"gradient"`` or ``"ema"``.
     codebook_init : str
@@ -112,8 +108,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     ema_decay : float, optional
         Decay of an EMA codebook; 0.99 by default.
     reservoir_size : int, optional
-        Number of latents kept for re-initialization, by default 20,480, or
-        four for each codeword where that is more; 0: none.
+        Number of latents kept for re-initialization, by default 20,480 or, if
+        more, four for each codeword; 0: none.
     quantizer_dropout : float
         Share of training batches that only the first c codebooks of a residual
         row code, c drawn from 1..C (Zeghidour et al., 2021).
@@ -125,11 +121,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     entropy_weight : float, optional
         Weight of the loss that makes the usage of codes in a training batch
         even, by default 0.5; 0 with DiVeQ and EMA, where it was not tried, and
-        with unit length and residual rows, which do not gain by it. It takes a
-        softmax over the codebook for a sample of a large batch.
+        with unit length and residual rows, which do not gain by it.
     unit_length : bool
-        Whether projected latents and codewords are scaled to unit length, each
-        codebook's slice for itself, so that the nearest codeword is that of the
+        Whether latents, each codebook's slice for itself, and codewords are
+        scaled to unit length, so that the nearest codeword is that of the
         largest cosine (Yu et al., 2022, arXiv 2110.04627, section 3.2).
 
     Example
@@ -464,8 +459,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         generator: torch.Generator | None = None,
     ) -> Reinit | None:
         """Re-initialize the codebook by k-means (the re-estimation of arXiv
-        2005.08520) and empty the reservoir. In a distributed run all ranks
-        must call it, and take the codebook of the first.
+        2005.08520) and empty the reservoir. All ranks must call it, and take
+        the codebook of the first.
 
         Arguments
         ---------
@@ -474,8 +469,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             reservoir's.
         start : str
             Where k-means starts: ``"kmeans++"`` (the paper), or
-            ``"codebook"``: from the present codewords, whose codes thereby
-            keep most of their meaning.
+            ``"codebook"``, so that most codes keep their meaning.
         generator : torch.Generator, optional
             Source of the random numbers of k-means.
 
@@ -488,8 +482,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Raises
         ------
         ValueError
-            If there is neither a reservoir nor are vectors given, or they
-            do not fit; nothing is changed then.
+            If there is no reservoir and no vectors are given, or they do not
+            fit.
         """
         check_choice("start", start, ("kmeans++", "codebook"))
         if vectors is None:
@@ -537,12 +531,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def is_codebook_frozen(self) -> bool:
         """Whether neither training nor re-initialization may change the
         codebook."""
-        off = self.training and not self.embedding.training
-        return self.frozen or off or not self.embedding.learnable
+        is_off = self.training and not self.embedding.training
+        return self.frozen or is_off or not self.embedding.learnable
 
     def training_state(self, over_ranks: bool = False) -> dict:
-        """Return warm-up and reservoir, which training goes on from; on request
-        that of all ranks, which all must ask."""
+        """Return warm-up and reservoir; on request that of all ranks, which all
+        must ask."""
         return {
             "bypass": self.bypass,
             "needs_kmeans": self._needs_kmeans,
@@ -599,8 +593,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     @torch.no_grad()
     def _collect(self, latents: Tensor, valid: Tensor) -> None:
         """Keep latents for re-initialization, or start from them."""
-        frozen = self.is_codebook_frozen
-        if self._needs_kmeans and not (self.bypass or frozen):
+        if self._needs_kmeans and not (self.bypass or self.is_codebook_frozen):
             self.reinitialize(latents[valid])
         self.reservoir.add(latents, valid)
 
@@ -637,8 +630,6 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 self.embedding.learn(targets.detach(), indices, valid)
             combined = self.embedding.combine(codewords)
             quantized = self.estimate(latents, combined)
-            if learns and self.codebook_weight and table.requires_grad:
-                _warn_of_lost_loss(quantized, loss)
             sq_error = sq_errors[-1] if is_row else sq_errors.sum()
         metrics = batch_metrics(latents, mass, indices, table, sq_error)
         left_out = self.num_codebooks - used
@@ -714,7 +705,8 @@ class ResidualVectorQuantizer(VectorQuantizer):
     num_quantizers : int
         Number of codebooks in the row, C.
     input_dim, codebook_size, codebook_dim, **options
-        See ``VectorQuantizer``; ``codebook_dim`` is ``input_dim`` by default.
+        Those of ``VectorQuantizer``, ``num_codebooks`` and ``composition``
+        excepted; ``codebook_dim`` is ``input_dim`` by default.
 
     Example
     -------
@@ -746,27 +738,17 @@ class ResidualVectorQuantizer(VectorQuantizer):
         return options
 
 
-def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
-    """Warn in the backward pass if the graph of the loss is gone by then."""
-    traced = torch.compiler.is_compiling() or in_transform()
-    if traced or not quantized.requires_grad:
-        return
-    used = []
+def _name_options(init) -> None:
+    """Name the options of ``VectorQuantizer`` in the signature of a method that
+    passes them on."""
+    signature = inspect.signature(init)
+    *own, _ = signature.parameters.values()
+    taken = {*signature.parameters, "num_codebooks", "composition"}
+    options = inspect.signature(VectorQuantizer).parameters.values()
+    own += [
+        p.replace(kind=p.KEYWORD_ONLY) for p in options if p.name not in taken
+    ]
+    init.__signature__ = signature.replace(parameters=own)
 
-    def mark_used(gradient):
-        used.append(True)
 
-    def check(gradient):
-        if graph() is None and not used:
-            warnings.warn(
-                "The loss of a VectorQuantizer went nowhere, so its codebook "
-                "does not learn: add `output.loss` to the loss. A container "
-                "such as SpeechBrain's Sequential keeps the first item of the "
-                "output only: call the quantizer outside of it.",
-                stacklevel=2,
-            )
-
-    # The graph of the loss holds this hook, and nothing else does.
-    graph = weakref.ref(mark_used)
-    loss.register_hook(mark_used)
-    quantized.register_hook(check)
+_name_options(ResidualVectorQuantizer.__init__)

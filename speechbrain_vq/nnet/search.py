@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 _ELEMENTS_CPU, _ELEMENTS_ACCELERATOR = 2**21, 2**25
 _WIDTH_CPU = 4096
 
-# Columns of a block are reduced in groups of this many: torch vectorises
-# `amin` and not `argmin`, so only the winning group is searched by `argmin`.
+# Columns are reduced in groups: torch vectorises `amin` and not `argmin`, which
+# so searches the winning group only.
 _GROUP = 64
 
 # Lists that k-means looks through: more lower its inertia by less than 0.1 %.
@@ -24,11 +24,10 @@ _PROBES = 8
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     """Find the codeword nearest to each vector, in Euclidean distance.
 
-    The search is exact up to fp32 rounding, also under autocast. Both sides are
-    centred by the codebook's mean, so that an offset common to all vectors
-    costs no accuracy. A row that is not finite gives some valid index. No
-    gradient passes, nothing waits for the device, and one block of the distance
-    matrix exists at a time.
+    The search is exact up to fp32 rounding, also under autocast and with an
+    offset common to all vectors. A row that is not finite gives some valid
+    index. No gradient passes, nothing waits for the device, and one block of
+    the distance matrix exists at a time.
 
     Arguments
     ---------

@@ -34,11 +34,93 @@ OPTIONS = {
 _MOST_SKIPPED = 200
 
 
-class SkipNonfiniteMixin(ResumeMixin):
-    """Skips the steps of a Brain whose loss is not finite on some rank, as
-    that of a quantizer is where a batch has no valid frame."""
+class VQMixin(ResumeMixin):
+    """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
 
+    Name it first among the bases; the Brain may have its own ``fit_batch`` and
+    optimizers. Exact resumes need ``resume.AtomicCheckpointer``. A step whose
+    loss is not finite on some rank is skipped, as that of a quantizer is where
+    a batch has no valid frame. Reads from ``hparams``, all optional, null turns
+    off: ``codebook_lr_multiplier``, ``codebook_max_lr`` and
+    ``reinit_schedule``, see ``CodebookTrainer``; ``token_rate`` (frames a
+    second at the quantizer).
+
+    Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
+    has begun ``codebook_trainer`` and ``monitor``.
+
+    Example
+    -------
+    >>> from speechbrain_vq import VectorQuantizer
+    >>> class AutoEncoder(VQBrain):
+    ...     def compute_forward(self, batch, stage):
+    ...         return self.modules.quantizer(self.modules.encoder(batch[0]))
+    ...
+    ...     def compute_objectives(self, output, batch, stage):
+    ...         return (output[0] - batch[0]).square().mean() + output.loss
+    >>> encoder, quantizer = torch.nn.Linear(8, 8), VectorQuantizer(8, 16)
+    >>> modules = {"encoder": encoder, "quantizer": quantizer}
+    >>> brain = AutoEncoder(modules, lambda p: torch.optim.Adam(p, lr=0.001))
+    >>> data = [(torch.randn(4, 10, 8),) for _ in range(6)]
+    >>> brain.fit(range(2), data, progressbar=False)
+    >>> brain.vq_stats["train"]["used_codes_percent"] > 90
+    True
+    """
+
+    codebook_trainer = monitor = None
+    _eval_stage, _attached, _epochs = "valid", False, None
     _nonfinite, _skipped, _agrees = False, 0, True
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        order = cls.__mro__
+        if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
+            raise TypeError(
+                "VQMixin does nothing behind the Brain: name it first among the "
+                f"bases, `class {cls.__name__}(VQMixin, ...)`."
+            )
+
+    @property
+    def quantizers(self) -> dict[str, torch.nn.Module]:
+        """The quantizers in ``self.modules`` by name, but for frozen ones."""
+        return find_quantizers(self.modules)
+
+    @property
+    def vq_stats(self) -> dict[str, dict[str, float]]:
+        """``UsageMonitor.stats`` of the latest stages ``"train"``,
+        ``"valid"`` and ``"test"``; all ranks must ask."""
+        self._stats = {
+            **self._stats,
+            "train": self.monitor.stats(training=True, over_ranks=True),
+            self._eval_stage: self.monitor.stats(False, over_ranks=True),
+        }
+        return self._stats
+
+    def fit(self, epoch_counter, train_set, *args, **kwargs):
+        """Fit, as a Brain does."""
+        self._start("valid")
+        self._attached, self._epochs = False, _length(epoch_counter)
+        waits = reported_waits(lambda: (self.step, self.optimizer_step))
+        with waits, _named_sizes(self):
+            epochs = self._epochs_from(epoch_counter)
+            super().fit(epochs, train_set, *args, **kwargs)
+        if self._attached:  # Not a run with test_only
+            self._stats = self.vq_stats  # Before evaluate() counts anew
+
+    def evaluate(self, *args, **kwargs):
+        """Evaluate, as a Brain does, and warn if it does not quantize."""
+        self._start("test")
+        self.monitor.start(training=False)
+        with _named_sizes(self):
+            loss = super().evaluate(*args, **kwargs)
+        if any(quantizer.bypass for quantizer in self.quantizers.values()):
+            logger.warning("No checkpoint past the warm-up: no quantization.")
+        return loss
+
+    def on_fit_start(self):
+        """Attach the trainer after the optimizers were made."""
+        super().on_fit_start()
+        self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
+        self.attach_trainer()
 
     def check_loss_isfinite(self, loss):
         """Note a loss that is not finite, a batch of padding, and a signal, on
@@ -95,100 +177,6 @@ class SkipNonfiniteMixin(ResumeMixin):
                 "Look for NaN in recordings and feature statistics, and for "
                 "batches of padding, or lower the learning rate."
             )
-
-
-class VQMixin(SkipNonfiniteMixin):
-    """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
-
-    Name it first among the bases; the Brain may have its own ``fit_batch`` and
-    optimizers. Exact resumes need ``resume.AtomicCheckpointer``. Reads from
-    ``hparams``, all optional, null turns off: ``codebook_lr_multiplier``,
-    ``codebook_max_lr`` and ``reinit_schedule``, see ``CodebookTrainer``;
-    ``token_rate`` (frames a second at the quantizer).
-
-    Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
-    has begun ``codebook_trainer`` and ``monitor``.
-
-    Example
-    -------
-    >>> from speechbrain_vq import VectorQuantizer
-    >>> class AutoEncoder(VQBrain):
-    ...     def compute_forward(self, batch, stage):
-    ...         return self.modules.quantizer(self.modules.encoder(batch[0]))
-    ...
-    ...     def compute_objectives(self, output, batch, stage):
-    ...         return (output[0] - batch[0]).square().mean() + output.loss
-    >>> encoder, quantizer = torch.nn.Linear(8, 8), VectorQuantizer(8, 16)
-    >>> modules = {"encoder": encoder, "quantizer": quantizer}
-    >>> brain = AutoEncoder(modules, lambda p: torch.optim.Adam(p, lr=0.001))
-    >>> data = [(torch.randn(4, 10, 8),) for _ in range(6)]
-    >>> brain.fit(range(2), data, progressbar=False)
-    >>> brain.vq_stats["train"]["used_codes_percent"] > 90
-    True
-    """
-
-    codebook_trainer = monitor = None
-    _eval_stage, _attached, _epochs = "valid", False, None
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        order = cls.__mro__
-        if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
-            raise TypeError(
-                "VQMixin does nothing behind the Brain: name it first among the "
-                f"bases, `class {cls.__name__}(VQMixin, ...)`."
-            )
-
-    @property
-    def quantizers(self) -> dict[str, torch.nn.Module]:
-        """The quantizers in ``self.modules`` by name, but for frozen ones."""
-        return find_quantizers(self.modules)
-
-    @property
-    def vq_stats(self) -> dict[str, dict[str, float]]:
-        """``UsageMonitor.stats`` of the latest stages ``"train"``,
-        ``"valid"`` and ``"test"``; all ranks must ask."""
-        self._stats = {
-            **self._stats,
-            "train": self.monitor.stats(training=True, over_ranks=True),
-            self._eval_stage: self.monitor.stats(False, over_ranks=True),
-        }
-        return self._stats
-
-    def fit(self, epoch_counter, train_set, *args, **kwargs):
-        """Fit, as a Brain does."""
-        self._start("valid")
-        self._attached, self._loader = False, train_set
-        self._epochs = _length(epoch_counter)
-        waits = reported_waits(lambda: (self.step, self.optimizer_step))
-        with waits, _named_sizes(self):
-            epochs = self._epochs_from(epoch_counter)
-            super().fit(epochs, train_set, *args, **kwargs)
-        if self._attached:  # Not a run with test_only
-            self._stats = self.vq_stats  # Before evaluate() counts anew
-
-    def evaluate(self, *args, **kwargs):
-        """Evaluate, as a Brain does, and warn if it does not quantize."""
-        self._start("test")
-        self.monitor.start(training=False)
-        with _named_sizes(self):
-            loss = super().evaluate(*args, **kwargs)
-        if any(quantizer.bypass for quantizer in self.quantizers.values()):
-            logger.warning("No checkpoint past the warm-up: no quantization.")
-        return loss
-
-    def on_fit_start(self):
-        """Attach the trainer after the optimizers were made."""
-        super().on_fit_start()
-        self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
-        self.attach_trainer()
-
-    def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader; see ``ResumeMixin``."""
-        loader = super().make_dataloader(dataset, stage, *args, **kwargs)
-        if stage == sb.Stage.TRAIN:
-            self._loader = loader
-        return loader
 
     def attach_trainer(self):
         """Make the trainer, once a fit, before the optimizers are loaded."""
@@ -250,9 +238,8 @@ class VQBrain(VQMixin, sb.Brain):
 # On every rank, as what ranks have collected is gathered.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class TrainerState:
-    """The states of a VQ Brain's trainer and monitor, as a recoverable. It
-    attaches the trainer before the optimizers, recoverables added later, are
-    loaded."""
+    """The states of a VQ Brain's trainer and monitor, as a recoverable. It is
+    loaded before the optimizers, recoverables added later."""
 
     def __init__(self, brain):
         self.brain = brain
@@ -301,8 +288,7 @@ class TrainerState:
             brain.codebook_trainer.load_state_dict(state["trainer"])
             if if_main_process():
                 brain.monitor.load_state_dict(state["monitors"])
-                evaluation = state.get("evaluation", {})
-                brain.monitor.load_state_dict(evaluation, training=False)
+                brain.monitor.load_state_dict(state["evaluation"], False)
             return
         quantizers = brain.quantizers
         for name, saved in state["trainer"].get("quantizers", {}).items():
@@ -336,19 +322,16 @@ def _named_sizes(brain):
     try:
         yield
     except RuntimeError as error:
-        # CUDA's, a CPU's, and of a worker, which the system kills without a
-        # word.
-        what = "Out of memory"
-        if "DataLoader worker (pid" in str(error):
-            what = "A loader's worker was killed, as where memory runs out,"
-        elif not re.search("out of memory|allocate memory", str(error)):
+        # CUDA's, a CPU's, and of a worker, which the system kills.
+        words = r"out of memory|allocate memory|DataLoader worker \(pid"
+        if not re.search(words, str(error)):
             raise
         hparams = getattr(brain, "hparams", None)
         sizes = [f"batch_size={getattr(hparams, 'batch_size', '?')}"]
         for name, quantizer in brain.quantizers.items():
             sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
         raise MemoryError(
-            f"{what} in the step after {brain.optimizer_step}. What takes "
-            "memory, beside the length of the items: "
-            f"{', '.join(sizes)}. ({str(error).splitlines()[0]})"
+            "Out of memory, or a worker was killed, in the step after "
+            f"{brain.optimizer_step}. What takes memory, beside the length of "
+            f"the items: {', '.join(sizes)}. ({str(error).splitlines()[0]})"
         ) from error

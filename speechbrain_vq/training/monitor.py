@@ -15,8 +15,8 @@ _SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 class UsageMonitor:
     """Accumulates the codebook usage of quantizers since ``start()``, apart
-    for training and evaluation. Forward hooks do it on the quantizers' device,
-    and nothing waits for the host before ``stats()``.
+    for training and evaluation, by forward hooks; nothing waits for the host
+    before ``stats()``.
 
     Arguments
     ---------
@@ -100,15 +100,14 @@ class UsageMonitor:
         Returns
         -------
         dict
-            Plain numbers, always under the same names, NaN where nothing was
-            quantized: ``vectors`` (valid frames quantized),
-            ``used_codes_percent`` and ``dead_codes`` (of all codebooks),
-            ``perplexity`` (mean over the codebooks), ``quantization_error``
-            (over the variance of the latents), ``codebook_drift`` (root mean
-            square way of the codewords, over their spread), ``vq_loss`` (mean
-            over the frames), ``nonfinite_batches``, and with a token rate
-            ``bits_per_second`` (entropy x rate). Names of several quantizers'
-            begin with theirs.
+            Plain numbers, NaN where nothing was quantized: ``vectors`` (valid
+            frames quantized), ``used_codes_percent`` and ``dead_codes`` (of all
+            codebooks), ``perplexity`` (mean over the codebooks),
+            ``quantization_error`` (over the variance of the latents),
+            ``codebook_drift`` (root mean square way of the codewords, over
+            their spread), ``vq_loss`` (mean over the frames),
+            ``nonfinite_batches``, and with a token rate ``bits_per_second``.
+            Those of several quantizers begin with their names.
         """
         stats = {}
         for name, stage in self.state_dict(training, over_ranks).items():

@@ -13,7 +13,9 @@ import time
 
 import numpy as np
 import torch
+from speechbrain import Stage
 from speechbrain.core import INTRA_EPOCH_CKPT_FLAG, Brain
+from speechbrain.dataio.dataloader import LoopedLoader
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     Checkpointer,
@@ -27,6 +29,7 @@ from speechbrain.utils.distributed import (
     if_main_process,
 )
 from speechbrain.utils.logger import get_logger
+from torch.utils.data import DataLoader
 
 from speechbrain_vq.nnet.utils import gather_objects, rank, world_size
 from speechbrain_vq.training.checkpoints import (
@@ -67,14 +70,14 @@ class RandomState:
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         state = torch.load(path)
-        states = [state, *state.get("others", [])]
+        states = [state, *state["others"]]
         if rank() >= len(states):
             torch.manual_seed((torch.initial_seed() + rank()) % 2**63)
             return
         state = states[rank()]
         torch.set_rng_state(state["torch"])
         # There may be fewer GPUs than when it was saved, or none.
-        states = state.get("cuda", [])[: torch.cuda.device_count()]
+        states = state["cuda"][: torch.cuda.device_count()]
         torch.cuda.set_rng_state_all(states)
         version, words, gauss = state["python"]
         random.setstate((version, tuple(words), gauss))
@@ -85,14 +88,13 @@ class AtomicCheckpointer(Checkpointer):
     """A Checkpointer for any Brain, named in yaml as
     ``!new:speechbrain_vq.training.resume.AtomicCheckpointer``.
 
-    It writes each checkpoint under a name that no reader looks at and renames
-    it when it is complete: a run killed or a disk full while saving leaves the
-    earlier ones as they were. Checksums in the meta tell at recovery which
-    checkpoints are whole; damaged ones are named and passed over. It saves the
-    random state too, adds to the meta what the ``checkpoint_meta()`` of a
-    recoverable returns (a dict of numbers), and puts off a checkpoint between
-    two optimizer steps, whose gradients would be lost, to the next. Arguments
-    of class and methods are those of SpeechBrain's ``Checkpointer``.
+    A checkpoint gets its name when it is complete: a run killed or a disk full
+    while saving leaves the earlier ones as they were. By checksums in the meta,
+    damaged ones are named at recovery and passed over. The random state is
+    saved too, and in the meta what the ``checkpoint_meta()`` of a recoverable
+    returns (a dict of numbers). A checkpoint between two optimizer steps, whose
+    gradients would be lost, waits for the next. Arguments of class and methods
+    are those of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -113,10 +115,7 @@ class AtomicCheckpointer(Checkpointer):
         self._interval = None
         # By folder, what is wrong with a checkpoint; None: it is whole.
         self._faults = {}
-        if "random_state" not in self.recoverables:
-            self.add_recoverable(
-                "random_state", RandomState(), optional_load=True
-            )
+        self.add_recoverable("random_state", RandomState(), optional_load=True)
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
@@ -216,20 +215,11 @@ class AtomicCheckpointer(Checkpointer):
                 if fault is not None:
                     remove_on_main(folder)
 
-    def find_checkpoints(
-        self,
-        importance_key=None,
-        max_key=None,
-        min_key=None,
-        ckpt_predicate=None,
-        max_num_checkpoints=None,
-    ):
+    def find_checkpoints(self, *, max_num_checkpoints=None, **options):
         """As SpeechBrain's, but by ``max_key`` or ``min_key`` those of the
         warm-up come last: without quantization the loss is lower."""
-        checkpoints = super().find_checkpoints(
-            importance_key, max_key, min_key, ckpt_predicate
-        )
-        if max_key or min_key:
+        checkpoints = super().find_checkpoints(**options)
+        if options.get("max_key") or options.get("min_key"):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
@@ -254,8 +244,8 @@ class GentleStop:
     step, after which a checkpoint is saved, or in a validation for the end of a
     batch: then the process exits with the code 143, or a KeyboardInterrupt is
     raised. A second Ctrl-C does not wait.
-    It needs an ``AtomicCheckpointer`` and the main thread; handlers of others
-    for these signals stay. With several ranks, one that gets it suffices; in a
+    It needs an ``AtomicCheckpointer`` and the main thread, and leaves handlers
+    of others for these signals. Of several ranks one has to get it; in a
     validation it exits alone, and a launcher ends the others."""
 
     _USUAL = {
@@ -263,18 +253,18 @@ class GentleStop:
         signal.SIGINT: signal.default_int_handler,
     }
 
-    def __init__(self, brain: Brain, agrees: bool = True):
+    def __init__(self, brain: Brain, agrees: bool):
         self.brain, self.asked = brain, None
+        self.saves = isinstance(brain.checkpointer, AtomicCheckpointer)
         # Whether ranks tell each other of a signal, and then call begin().
-        self.agrees = agrees
+        self.agrees = agrees or world_size() == 1
         # Whether all that was trained is in a checkpoint.
-        self.saved = False
+        self.is_saved = False
         self._interval = brain.ckpt_interval_steps
 
     def __enter__(self):
         is_main = threading.current_thread() is threading.main_thread()
-        saves = isinstance(self.brain.checkpointer, AtomicCheckpointer)
-        if is_main and saves and (self.agrees or world_size() == 1):
+        if is_main and self.saves and self.agrees:
             for number, usual in self._USUAL.items():
                 if signal.getsignal(number) is usual:
                     signal.signal(number, self._ask)
@@ -288,7 +278,7 @@ class GentleStop:
             self.brain.ckpt_interval_steps = self._interval
             self.brain.checkpointer.stop = None
             if error is None:
-                self._end()
+                self.end()
 
     def _ask(self, number, frame):
         self.asked = number
@@ -302,14 +292,10 @@ class GentleStop:
         """Ask for a checkpoint; on every rank, before the same step."""
         self.asked = self.asked or signal.SIGTERM
         self.brain.ckpt_interval_steps = 1  # SpeechBrain looks after a batch.
-        self.brain.checkpointer.stop = self._end
+        self.brain.checkpointer.stop = self.end
 
-    def end_if_saved(self) -> None:
-        """Exit if asked to, where nothing would be lost."""
-        if self.asked is not None and self.saved:
-            self._end()
-
-    def _end(self):
+    def end(self) -> None:
+        """Exit, as asked to."""
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         logger.warning(
@@ -318,20 +304,20 @@ class GentleStop:
         sys.exit(128 + self.asked)
 
 
-class SavedEpoch:
-    """The batches of a training epoch, after which a checkpoint is saved, so
-    that a signal does not wait for the end of the validation: a run that goes
-    on from it makes the validation anew."""
+class SavedEpoch(LoopedLoader):
+    """The batches of a training epoch and a checkpoint after them, so that a
+    signal does not wait for the end of the validation, which a resumed run
+    makes anew. By its base a Brain takes it for a loader."""
 
-    def __init__(self, batches, stop: GentleStop):
-        self.batches, self.stop = batches, stop
+    def __init__(self, loader, stop: GentleStop):
+        self.loader, self.stop = loader, stop
 
     def __len__(self):
-        return len(self.batches)
+        return len(self.loader)
 
     def __iter__(self):
         stop, brain = self.stop, self.stop.brain
-        stop.saved, first, batches = False, brain.step, iter(self.batches)
+        stop.is_saved, first, batches = False, brain.step, iter(self.loader)
         # SpeechBrain would take a batch beyond the limit.
         limit = brain.optimizer_step_limit or math.inf
         while brain.optimizer_step < limit:
@@ -346,15 +332,13 @@ class SavedEpoch:
                 ckpt_predicate=lambda c: INTRA_EPOCH_CKPT_FLAG in c.meta,
                 verbosity=logging.DEBUG,
             )
-        stop.saved = True
+        stop.is_saved = True
 
 
 def loader_generator() -> torch.Generator:
-    """Return a generator for a DataLoader's ``generator=``, seeded as torch.
-
-    Without one, a loader draws a base seed from the global generator at each
-    epoch's start but not in its middle, where a resumed run starts.
-    """
+    """Return a generator for a DataLoader, seeded as torch. The global one gives
+    a seed at each epoch's start but not in its middle, where a resumed run
+    starts."""
     return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
 
 
@@ -370,13 +354,34 @@ class ResumeMixin:
     a checkpoint; see ``GentleStop``. Name it first among the bases; ``VQMixin``
     is one. With several ranks only a ``VQMixin`` does."""
 
-    _agrees, _stop, _validates = False, None, False
+    _agrees, _stop = False, None
 
-    def fit(self, epoch_counter, train_set, valid_set=None, *args, **kwargs):
+    def fit(
+        self,
+        epoch_counter,
+        train_set,
+        valid_set=None,
+        progressbar=None,
+        train_loader_kwargs=None,
+        valid_loader_kwargs=None,
+    ):
         """Fit, as a Brain does."""
-        self._validates = valid_set is not None
+        options = train_loader_kwargs or {}, valid_loader_kwargs or {}
         with GentleStop(self, self._agrees) as self._stop:
-            super().fit(epoch_counter, train_set, valid_set, *args, **kwargs)
+            is_loader = isinstance(train_set, DataLoader | LoopedLoader)
+            if not (is_loader or self.test_only):
+                train_set = self.make_dataloader(
+                    train_set, stage=Stage.TRAIN, **options[0]
+                )
+            self._loader = train_set
+            if self._stop.saves and valid_set is not None:
+                # One of another kind would be read again from its start.
+                saved = self.checkpointer.recoverables.values()
+                if any(loader is train_set for loader in saved):
+                    train_set = SavedEpoch(train_set, self._stop)
+            super().fit(
+                epoch_counter, train_set, valid_set, progressbar, *options
+            )
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
         """Make a loader, as a Brain does, with a generator of its own, from
@@ -388,15 +393,7 @@ class ResumeMixin:
     def update_average(self, loss, avg_loss):
         """Average losses, as a Brain does; in a validation, a signal is followed
         here."""
-        if self._stop is not None and not self.modules.training:
-            self._stop.end_if_saved()
+        stop = None if self.modules.training else self._stop
+        if stop is not None and stop.asked is not None and stop.is_saved:
+            stop.end()
         return super().update_average(loss, avg_loss)
-
-    def _fit_train(self, train_set, *args, **kwargs):
-        recoverables = getattr(self.checkpointer, "recoverables", {}).values()
-        # One of another kind would be read again from its start.
-        goes_on = any(loader is train_set for loader in recoverables)
-        is_exact = isinstance(self.checkpointer, AtomicCheckpointer)
-        if self._validates and goes_on and is_exact:
-            train_set = SavedEpoch(train_set, self._stop)
-        super()._fit_train(train_set, *args, **kwargs)

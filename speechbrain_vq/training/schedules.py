@@ -39,14 +39,6 @@ class ReinitPlan(NamedTuple):
         """Whether the codebook is re-initialized after any step."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
 
-    def __str__(self) -> str:
-        text = f"no quantization for {self.warmup:g} steps"
-        if self.reinitializes:
-            until = self.until
-            end = "the end" if math.isinf(until) else f"step {until:g}"
-            text += f", then re-initialization by k-means, until {end}"
-        return text
-
     def __call__(self, step: int) -> ReinitAction:
         """Return the action due after a number of optimizer steps."""
         since_warmup = step - self.warmup

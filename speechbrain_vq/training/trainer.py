@@ -35,16 +35,15 @@ class CodebookTrainer:
     """Trains the codebooks of vector quantizers as arXiv 2005.08520 does, in
     whatever loop calls ``optimizer.step()``.
 
-    Each trainable codebook gets a parameter group of its own in the optimizer
-    that holds it, with the settings of its old group but no weight decay. Hooks
-    of the optimizer set that group's learning rate before each step, whatever
-    schedulers wrote there, and follow the schedule after it: a warm-up without
-    quantization, then re-initializations by k-means from the reservoirs. All
-    but the first start from the present codebook, so that most codes keep
-    their meaning.
+    Each trainable codebook gets a parameter group of its own in its optimizer,
+    with the settings of its old group but no weight decay. Hooks set that
+    group's learning rate before each step, whatever schedulers wrote there, and
+    follow the schedule after it: a warm-up without quantization, then
+    re-initializations by k-means from the reservoirs. All but the first start
+    from the present codebook, so that most codes keep their meaning.
 
-    The codebook's gradient is not clipped with its old group; it is bounded
-    by that of the quantizer's output, a unit vector's length for each latent.
+    The codebook's gradient is not clipped with its old group; it is bounded by
+    that of the quantizer's output, a unit vector's length for each latent.
 
     Create it after the optimizer and before learning rate schedulers.
 
@@ -111,7 +110,11 @@ class CodebookTrainer:
             )
         self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
         self.max_lr, self.steps_per_epoch = max_lr, steps_per_epoch
-        self._modules = _as_module(modules)
+        if isinstance(modules, dict):
+            modules = nn.ModuleDict(modules)
+        elif not isinstance(modules, nn.Module):
+            modules = nn.ModuleList(modules)
+        self._modules = modules
         self.quantizers = find_quantizers(self._modules)
         if not self.quantizers:
             raise ValueError(
@@ -158,9 +161,8 @@ class CodebookTrainer:
 
     def state_dict(self, over_ranks: bool = False) -> dict:
         """Return what an exact resume needs beside the states of model and
-        optimizers: steps, warm-up, reservoirs, averages of EMA codebooks and
-        numbers of batches of norms; with ``over_ranks``, which all ranks must
-        ask, the reservoirs of all of them."""
+        optimizers; with ``over_ranks``, which all ranks must ask, with the
+        reservoirs of all of them."""
         return {
             "steps": list(self._steps.values()),
             "reinits": dict(self._reinits),
@@ -173,8 +175,7 @@ class CodebookTrainer:
 
     def load_state_dict(self, state: dict) -> None:
         """Restore what ``state_dict()`` returned, of the same quantizers and
-        optimizers. The reservoirs go to the first rank, and count there for
-        all ranks that filled them, however many they were."""
+        optimizers. The reservoirs of all ranks go to the first one."""
         names, number = set(state["quantizers"]), len(state["steps"])
         if names != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
@@ -190,7 +191,7 @@ class CodebookTrainer:
                 quantizer.reservoir.reset()
             broadcast([quantizer.codebook.detach()])
         for name, buffer in self._training_buffers():
-            if name in state.get("buffers", {}):
+            if name in state["buffers"]:
                 buffer.copy_(state["buffers"][name])
 
     # Set-up ----------------------------------------------------------------
@@ -367,7 +368,8 @@ class _Watch:
         if self.batches == _IDLE_BATCHES:
             cause = (
                 "no gradient reached it: use `output.quantized` of the "
-                "quantizer, and add `output.loss` to the loss"
+                "quantizer, and add `output.loss` to the loss. A container "
+                "such as SpeechBrain's Sequential drops the loss"
                 if self.steps
                 else "no optimizer given to CodebookTrainer has stepped: give "
                 "it the optimizer that the loop steps"
@@ -392,21 +394,6 @@ class _Watch:
         self.steps, self.has_gradient = self.steps + 1, False
         if learns or quantizer.is_codebook_frozen:
             self.batches = self.steps = 0
-
-
-def _as_module(modules) -> nn.Module:
-    """Modules, or an iterable or dict of them, as one."""
-    if isinstance(modules, nn.Module):
-        return modules
-    container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
-    try:
-        return container(modules)
-    except TypeError:
-        raise TypeError(
-            "modules must be a torch.nn.Module, or an iterable or dict of "
-            f"them, got {type(modules).__name__}: give the model, not its "
-            "parameters."
-        ) from None
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:

@@ -25,14 +25,7 @@ def reported_waits(
 ) -> Iterator[None]:
     """Within it, log a warning where this rank has waited for the others for
     so many seconds, with the place; again each time that it is twice as long.
-
-    Arguments
-    ---------
-    progress : callable
-        Returns what changes as the work goes on, such as the number of steps.
-    seconds : float
-        Seconds to wait before the first warning.
-    """
+    ``progress`` returns what changes as the work goes on."""
     if world_size() == 1:
         yield
         return

@@ -28,11 +28,8 @@ every_kind = pytest.mark.parametrize("kind", [product, residual])
     "options, message",
     [
         ({"codebook_size": 0}, "codebook_size must be an integer >= 1, got 0"),
-        ({"codebook_size": -1}, "codebook_size .* got -1"),
         ({"codebook_size": 2.5}, "codebook_size .* got 2.5"),
         ({"codebook_size": True}, "codebook_size .* got True"),
-        ({"codebook_size": "16"}, "codebook_size .* got '16'"),
-        ({"codebook_size": None}, "codebook_size .* got None"),
         ({"codebook_dim": 0}, "codebook_dim must be an integer >= 1, got 0"),
         ({"input_dim": 0}, "input_dim must be an integer >= 1, got 0"),
         ({"norm": "layer"}, "norm must be one of .*'batch'.* got 'layer'"),
@@ -42,10 +39,7 @@ every_kind = pytest.mark.parametrize("kind", [product, residual])
         ({"codebook_init": "kaiming"}, "codebook_init .* got 'kaiming'"),
         ({"composition": "sum"}, "composition must be one of .*'sum'"),
         ({"num_codebooks": 3}, "8 does not divide into 3 codebooks"),
-        *(
-            ({"num_codebooks": number}, "num_codebooks must be an integer")
-            for number in (0, -1, 1.0, True)
-        ),
+        ({"num_codebooks": 0}, "num_codebooks must be an integer"),
         ({"quantizer_dropout": 0.5}, "needs composition='residual'"),
         ({"unit_length": True, "denormalize": True}, "unit_length needs"),
         (
@@ -58,10 +52,7 @@ every_kind = pytest.mark.parametrize("kind", [product, residual])
         ),
         ({"ema_decay": 0.9}, "ema_decay needs codebook='ema'"),
         ({"codebook": "ema", "ema_decay": 1.0}, r"decay must be in \[0, 1\)"),
-        ({"codebook": "ema", "ema_decay": -0.1}, r"decay must be in \[0, 1\)"),
         ({"reservoir_size": -1}, "reservoir_size .* got -1"),
-        ({"reservoir_size": 10.5}, "reservoir_size .* got 10.5"),
-        ({"reservoir_size": True}, "reservoir_size .* got True"),
         (
             {"commitment_weight": -1},
             "commitment_weight must be in 0..inf, got -1",
@@ -74,10 +65,6 @@ def test_impossible_options_are_named(options, message):
     options = {"input_dim": 8, "codebook_size": 16, **options}
     with pytest.raises(ValueError, match=message):
         VectorQuantizer(**options)
-
-
-def test_a_projection_to_what_divides_into_codebooks_is_possible():
-    VectorQuantizer(8, 16, num_codebooks=3, codebook_dim=2)
 
 
 @pytest.mark.parametrize("number", [0, 1.0])

@@ -47,12 +47,6 @@ def test_diveq_is_the_latent_plus_a_fixed_direction_times_the_length():
     torch.testing.assert_close(to_x, gradient - along)
 
 
-def test_diveq_of_a_latent_on_its_codeword_is_finite():
-    x = torch.randn(3, 5)
-    _, to_x, to_q = passed(diveq, x, x, torch.ones_like(x))
-    assert torch.equal(to_x, torch.ones_like(x)) and not to_q.any()
-
-
 def test_straight_through_passes_the_gradient_as_it_is():
     x, q, gradient = torch.randn(3, 7, 50, 8)
     assert torch.equal(passed(straight_through, x, q, gradient)[1], gradient)

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
-    entropy,
     quantization_loss,
     usage_loss,
 )
@@ -106,20 +105,6 @@ def test_usage_loss_of_a_large_batch_is_that_of_a_sample():
     torch.testing.assert_close(loss, expected)
     loss.backward()
     assert x.grad.any(2).sum() == valid[::100].sum()
-
-
-@pytest.mark.parametrize("used", [1, 2, 7, 16])
-def test_entropy_of_equal_counts_is_the_logarithm_of_their_number(used):
-    counts = torch.zeros(2, 16)
-    counts[0, :used] = 5
-    expected = [pytest.approx(math.log(used), abs=1e-6), 0]
-    assert entropy(counts).tolist() == expected
-
-
-def test_entropy_closed_form():
-    assert float(entropy(torch.tensor([3.0, 1.0, 0.0]))) == pytest.approx(
-        2 * math.log(2) - 0.75 * math.log(3)
-    )
 
 
 def test_perplexity_is_the_mean_over_codebooks():

@@ -111,16 +111,6 @@ def test_mask_means_the_selected_rows_alone():
     assert_close(ours.running_var, torchs.running_var)
 
 
-@pytest.mark.parametrize("shape", [(60,), (3, 20), (3, 4, 5), (1, 2, 3, 10)])
-def test_leading_dimensions_do_not_matter(shape):
-    x = torch.randn(60, 6)
-    flat, shaped = MaskedBatchNorm(6), MaskedBatchNorm(6)
-    y = shaped(x.view(*shape, 6), torch.ones(shape, dtype=torch.bool))
-    assert y.shape == (*shape, 6)
-    assert_close(y.view(60, 6), flat(x))
-    assert_close(shaped.running_var, flat.running_var)
-
-
 def test_empty_mask_leaves_the_running_statistics():
     norm, _ = pair()
     norm(2 + torch.randn(50, 6))

@@ -3,8 +3,8 @@
 import collections
 import copy
 import importlib
+import inspect
 import io
-import warnings
 
 import pytest
 import safetensors.torch
@@ -308,9 +308,7 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
             out = checkpoint(forward, x, use_reentrant=reentrant)
         else:
             out = forward(x)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", "The loss of a VectorQuantizer")
-            (out[0].square().mean() + out[1]).backward()
+        (out[0].square().mean() + out[1]).backward()
         results.append(
             [
                 layer.weight.grad,
@@ -449,35 +447,16 @@ def test_a_row_of_codebooks_has_presets_too():
     assert row(torch.randn(20, 8)).indices.shape == (20, 5)
 
 
-# A loss that goes nowhere ----------------------------------------------------
-
-
-def test_a_loss_that_is_dropped_is_told():
-    x = torch.randn(20, DIM, requires_grad=True)
-    quantized = trained(estimator="straight_through")(x).quantized
-    with pytest.warns(UserWarning, match="add `output.loss`"):
-        quantized.sum().backward()
-
-
-@pytest.mark.parametrize("way", ["sum", "before", "after", "kept", "eval"])
-def test_a_loss_that_is_used_is_not(way):
-    quantizer = trained(estimator="straight_through")
-    out = quantizer.train(way != "eval")(torch.randn(9, DIM).requires_grad_())
-    quantized, loss = out.quantized.sum(), out.loss
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        if way in ("sum", "eval"):
-            del out
-            (quantized + loss).backward()
-        elif way == "before":
-            loss.backward(retain_graph=True)
-            del out, loss
-            quantized.backward()
-        elif way == "after":
-            quantized.backward(retain_graph=True)
-            loss.backward()
+def test_a_row_of_codebooks_names_its_arguments():
+    row, one = map(
+        inspect.signature, (ResidualVectorQuantizer, VectorQuantizer)
+    )
+    assert next(iter(row.parameters)) == "num_quantizers"
+    for name, parameter in one.parameters.items():
+        if name in ("num_codebooks", "composition"):
+            assert name not in row.parameters
         else:
-            quantized.backward()
+            assert row.parameters[name].default == parameter.default
 
 
 # Unit length ---------------------------------------------------------------

@@ -17,21 +17,6 @@ def numbered(start, stop):
     return torch.arange(float(start), float(stop)).unsqueeze(1)
 
 
-def same_draws(reservoir_contents, count, batch, mask, capacity):
-    """Algorithm R one vector at a time, from the generator as it stands."""
-    rows = [row.clone() for row in reservoir_contents]
-    draws = iter(torch.randint(2**62, (len(batch),)).tolist())
-    for vector, valid in zip(batch, mask, strict=True):
-        if not valid:
-            continue
-        slot, count = next(draws) % (count + 1), count + 1
-        if len(rows) < capacity:
-            rows.append(vector)
-        elif slot < capacity:
-            rows[slot] = vector
-    return torch.stack(rows), count
-
-
 def test_every_subset_is_equally_likely():
     seen = Counter()
     for _ in range(700):
@@ -41,21 +26,6 @@ def test_every_subset_is_equally_likely():
         seen[tuple(sorted(reservoir.contents().flatten().tolist()))] += 1
     assert len(seen) == math.comb(7, 3)
     assert stats.chisquare(list(seen.values())).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("capacity", [1, 4, 30])
-def test_equals_one_vector_at_a_time(capacity):
-    reservoir = Reservoir(capacity, 2)
-    rows, count = torch.empty(0, 2), 0
-    for seed, size in enumerate((5, 40, 1, 17)):
-        batch, mask = torch.randn(size, 2), torch.rand(size) < 0.7
-        mask[0] = True
-        torch.manual_seed(seed)
-        rows, count = same_draws(rows, count, batch, mask, capacity)
-        torch.manual_seed(seed)
-        reservoir.add(batch, mask)
-        assert torch.equal(reservoir.contents(), rows)
-        assert int(reservoir.count) == count
 
 
 @given(
@@ -130,11 +100,13 @@ def test_nothing_is_shared_with_states_contents_or_inputs():
         assert int(each.count) == 4
 
 
-def test_it_stays_in_fp32_whatever_is_added():
+def test_it_stays_in_fp32_and_without_gradient_whatever_is_added():
     reservoir = Reservoir(4, 1)
     for dtype in (torch.float64, torch.bfloat16, torch.half):
-        reservoir.add(torch.full((1, 1), 0.25, dtype=dtype))
+        vectors = torch.full((1, 1), 0.25, dtype=dtype, requires_grad=True)
+        reservoir.add(vectors)
         assert reservoir.contents().dtype == torch.float32
+        assert not reservoir.contents().requires_grad
     assert (reservoir.contents() == 0.25).all()
 
 
@@ -142,12 +114,6 @@ def test_it_takes_no_memory_before_there_is_something_to_keep():
     with torch.device("meta"):
         reservoir = Reservoir(10**9, 1000)
     assert len(reservoir.contents()) == 0
-
-
-def test_no_gradient_is_kept():
-    reservoir = Reservoir(4, 1)
-    reservoir.add(numbered(0, 3).requires_grad_())
-    assert not reservoir.contents().requires_grad
 
 
 def test_vectors_of_another_dimension_are_refused():

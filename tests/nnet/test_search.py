@@ -128,14 +128,6 @@ def test_rows_that_are_not_finite_harm_no_other(value, num_codes):
     assert torch.equal(indices[fine], nearest(x, codebook)[fine])
 
 
-def test_outside_autograd():
-    x, codebook = draw(20, 10, 4)
-    x.requires_grad_()
-    codebook.requires_grad_()
-    indices = nearest(x, codebook)
-    assert not indices.requires_grad and indices.grad_fn is None
-
-
 def test_no_matrix_of_all_distances_exists():
     x, codebook = draw(8192, 4096, 16)
     activities = [torch.profiler.ProfilerActivity.CPU]

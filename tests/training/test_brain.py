@@ -46,17 +46,6 @@ def fit(brain, epochs=1, number=6, valid=None):
 # The mixin and the Brain below it ------------------------------------------
 
 
-def test_hooks_without_super_do_no_harm(tmp_path):
-    brain = make(
-        folder=tmp_path, reinit_schedule=ReinitSchedule(2, 3), token_rate=50
-    )
-    fit(brain, 2, valid=batches(2))
-    assert brain.seen == 12
-    assert brain.optimizers_dict.keys() == {"opt_class"}
-    assert len(brain.checkpointer.list_checkpoints()) == 2
-    assert brain.vq_stats["valid"]["bits_per_second"] > 0
-
-
 def test_quantizer_in_the_hparams_alone_is_told():
     parts = modules()
     quantizer = parts.pop("quantizer")
@@ -126,27 +115,23 @@ def test_a_quantizer_of_a_frozen_model_is_left_alone():
 
 
 @pytest.mark.parametrize("factor", [1, 3])
-def test_schedule_counts_steps_not_batches(factor):
+@pytest.mark.parametrize(
+    "durations, epochs, events",
+    [
+        ((2, 3, 8), 3, [2, 5, 8]),
+        (("2 epochs", "1 epoch", "4 epochs"), 6, [8, 12, 16]),
+    ],
+)
+def test_schedule_counts_steps_not_batches(factor, durations, epochs, events):
     brain = make(
         Events,
         run={"grad_accumulation_factor": factor},
-        reinit_schedule=ReinitSchedule(2, 3, until=8),
+        reinit_schedule=ReinitSchedule(*durations),
     )
-    fit(brain, number=10 * factor)
-    assert brain.optimizer_step == 10
-    assert brain.events == [2, 5, 8]
-
-
-@pytest.mark.parametrize("factor", [1, 2])
-def test_epochs_are_those_of_the_fit(factor):
-    brain = make(
-        Events,
-        run={"grad_accumulation_factor": factor},
-        reinit_schedule=ReinitSchedule("2 epochs", "1 epoch", "4 epochs"),
-    )
-    # The batch left over at an epoch's end makes no step.
-    fit(brain, 6, number=4 * factor + factor - 1)
-    assert brain.events == [8, 12, 16]
+    # The batches left over at an epoch's end make no step.
+    fit(brain, epochs, number=4 * factor + factor - 1)
+    assert brain.optimizer_step == 4 * epochs
+    assert brain.events == events
 
 
 def test_epochs_without_a_length_are_told():
@@ -231,9 +216,6 @@ def test_rate_is_the_multiple_at_every_step(each, scheduler, tmp_path):
     *_, own = brain.optimizer.param_groups
     assert own["params"] == [brain.modules.quantizer.codebook]
     assert own["weight_decay"] == 0
-
-
-# What is not finite --------------------------------------------------------
 
 
 # What is not finite --------------------------------------------------------
@@ -335,6 +317,7 @@ def test_meta_holds_plain_numbers_and_can_be_listed(tmp_path):
     fit(brain, valid=batches(2))
     (found,) = brain.checkpointer.list_checkpoints()
     assert found.meta["loss"] > 0 and found.meta["vq_warmup"] is False
+    assert found.meta["valid_bits_per_second"] > 0
     for stage in ("train", "valid"):
         for key, value in brain.vq_stats[stage].items():
             assert found.meta[f"{stage}_{key}"] == pytest.approx(

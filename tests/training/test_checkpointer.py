@@ -389,7 +389,7 @@ def save_on_rank(rank, folder):
     assert not torch.equal(*ranks)
     # Of a run with one rank, the second does not draw what the first does.
     state = torch.load(found[0].paramfiles["random_state"])
-    del state["others"]
+    state["others"] = []
     torch.save(state, folder / f"random{rank}")
     torch.manual_seed(0)
     RandomState()._load(folder / f"random{rank}", end_of_epoch=False)

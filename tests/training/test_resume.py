@@ -10,10 +10,9 @@ import time
 import pytest
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_vq import ReinitSchedule
 from tests.training import toy
 from tests.training.processes import TIME_LIMIT, run, start
-from tests.training.toy import batches, bits, make, modules
+from tests.training.toy import batches, bits, make
 
 pytestmark = pytest.mark.slow
 
@@ -90,19 +89,3 @@ def test_full_disk_leaves_the_earlier_checkpoint(tmp_path, limit):
     brain.fit([], batches(1), progressbar=False)
     assert brain.optimizer_step == 6
     assert not (tmp_path / "save" / ".partial").exists()
-
-
-def test_two_fits_are_one_in_two_parts(tmp_path):
-    brains = []
-    for parts in ([[1, 2, 3, 4]], [[1, 2], [3, 4]]):
-        folder = tmp_path / str(len(parts))
-        toy.torch.manual_seed(3)
-        for epochs in parts:
-            brain = make(
-                parts=modules(dropout=0.3),
-                folder=folder,
-                reinit_schedule=ReinitSchedule(2, 3),
-            )
-            brain.fit(epochs, batches(3), batches(1), progressbar=False)
-        brains.append(bits(brain))
-    assert brains[0] == brains[1]

@@ -8,8 +8,6 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.checkpoint import checkpoint
@@ -131,19 +129,6 @@ def test_names_of_parameters_stay_with_them():
     assert named.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         assert named[name] is parameter
-
-
-@given(st.lists(st.tuples(*[st.floats(1e-6, 1.0)] * 2), min_size=1, max_size=4))
-@settings(deadline=None, max_examples=20)
-def test_the_rate_is_the_multiple_whatever_is_written_into_groups(written):
-    model = Model()
-    optimizer = adam(model)
-    CodebookTrainer(model, optimizer, 4, schedule=None, max_lr=None)
-    for step, rates in enumerate(written):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        loop(model, optimizer, 1, step)
-        assert rate_of(model.quantizer, optimizer) == 4 * rates[0]
 
 
 @pytest.mark.parametrize(
@@ -332,7 +317,6 @@ FREEZE = {
     "requires_grad": lambda q: q.embedding.requires_grad_(False),
     "quantizer": lambda q: q.requires_grad_(False),
     "eval": lambda q: q.embedding.eval(),
-    "freeze": lambda q: q.freeze(),
 }
 
 
@@ -343,15 +327,10 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way, caplog):
     FREEZE[way](model.quantizer)
     before = model.quantizer.codebook.detach().clone()
     optimizer = adam(model)
-    schedule = ReinitSchedule(1, 1)
-    if way == "freeze":
-        with pytest.raises(ValueError, match="not frozen"):
-            CodebookTrainer(model, optimizer, schedule=schedule)
-    else:
-        CodebookTrainer(model, optimizer, schedule=schedule)
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(1, 1))
     loop(model, optimizer, 4)
     assert torch.equal(before, model.quantizer.codebook)
-    assert caplog.text.count("is frozen") == (way != "freeze")
+    assert caplog.text.count("is frozen") == 1
 
 
 def test_shared_codebook_is_trained_once():
@@ -398,8 +377,8 @@ REFUSED = {
     "is in none of": lambda m, o: CodebookTrainer(m, adam(m.encoder)),
     "is in several of": lambda m, o: CodebookTrainer(m, [o, adam(m)]),
     "found no VectorQuantizer": lambda m, o: CodebookTrainer(m.encoder, o),
-    "must be a torch.nn.Module": lambda m, o: CodebookTrainer(o, o),
-    "not its parameters": lambda m, o: CodebookTrainer(m.parameters(), o),
+    "not frozen": lambda m, o: CodebookTrainer(m.quantizer.freeze(), o),
+    "not a Module": lambda m, o: CodebookTrainer(m.parameters(), o),
     "multiplier must be above 0": lambda m, o: CodebookTrainer(m, o, 0),
     "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(
         m, o, 1e12
