@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import warnings
+import weakref
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -630,6 +632,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 self.embedding.learn(targets.detach(), indices, valid)
             combined = self.embedding.combine(codewords)
             quantized = self.estimate(latents, combined)
+            if learns and self.codebook_weight and table.requires_grad:
+                _warn_of_lost_loss(quantized, loss)
             sq_error = sq_errors[-1] if is_row else sq_errors.sum()
         metrics = batch_metrics(latents, mass, indices, table, sq_error)
         left_out = self.num_codebooks - used
@@ -736,6 +740,32 @@ class ResidualVectorQuantizer(VectorQuantizer):
         options.pop("composition")
         options.setdefault("num_quantizers", options.pop("num_codebooks"))
         return options
+
+
+def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
+    """Warn in the backward pass if the graph of the loss is gone by then."""
+    traced = torch.compiler.is_compiling() or in_transform()
+    if traced or not quantized.requires_grad:
+        return
+    used = []
+
+    def mark_used(gradient):
+        used.append(True)
+
+    def check(gradient):
+        if graph() is None and not used:
+            warnings.warn(
+                "The loss of a VectorQuantizer went nowhere, so its codebook "
+                "does not learn: add `output.loss` to the loss. A container "
+                "such as SpeechBrain's Sequential keeps the first item of the "
+                "output only: call the quantizer outside of it.",
+                stacklevel=2,
+            )
+
+    # The graph of the loss holds this hook, and nothing else does.
+    graph = weakref.ref(mark_used)
+    loss.register_hook(mark_used)
+    quantized.register_hook(check)
 
 
 def _name_options(init) -> None:

@@ -110,11 +110,7 @@ class CodebookTrainer:
             )
         self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
         self.max_lr, self.steps_per_epoch = max_lr, steps_per_epoch
-        if isinstance(modules, dict):
-            modules = nn.ModuleDict(modules)
-        elif not isinstance(modules, nn.Module):
-            modules = nn.ModuleList(modules)
-        self._modules = modules
+        self._modules = _as_module(modules)
         self.quantizers = find_quantizers(self._modules)
         if not self.quantizers:
             raise ValueError(
@@ -368,8 +364,7 @@ class _Watch:
         if self.batches == _IDLE_BATCHES:
             cause = (
                 "no gradient reached it: use `output.quantized` of the "
-                "quantizer, and add `output.loss` to the loss. A container "
-                "such as SpeechBrain's Sequential drops the loss"
+                "quantizer, and add `output.loss` to the loss"
                 if self.steps
                 else "no optimizer given to CodebookTrainer has stepped: give "
                 "it the optimizer that the loop steps"
@@ -394,6 +389,21 @@ class _Watch:
         self.steps, self.has_gradient = self.steps + 1, False
         if learns or quantizer.is_codebook_frozen:
             self.batches = self.steps = 0
+
+
+def _as_module(modules) -> nn.Module:
+    """Modules, or an iterable or dict of them, as one."""
+    if isinstance(modules, nn.Module):
+        return modules
+    container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
+    try:
+        return container(modules)
+    except TypeError:
+        raise TypeError(
+            "modules must be a torch.nn.Module, or an iterable or dict of "
+            f"them, got {type(modules).__name__}: give the model, not its "
+            "parameters."
+        ) from None
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:

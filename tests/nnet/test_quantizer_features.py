@@ -5,6 +5,7 @@ import copy
 import importlib
 import inspect
 import io
+import warnings
 
 import pytest
 import safetensors.torch
@@ -308,7 +309,9 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
             out = checkpoint(forward, x, use_reentrant=reentrant)
         else:
             out = forward(x)
-        (out[0].square().mean() + out[1]).backward()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "The loss of a VectorQuantizer")
+            (out[0].square().mean() + out[1]).backward()
         results.append(
             [
                 layer.weight.grad,
@@ -497,3 +500,34 @@ def test_unit_length_is_reinitialized_to_directions():
     quantizer(x)
     assert quantizer.reinitialize().inertia < 1e-9
     assert quantizer(x).loss < 1e-9
+
+
+# A loss that goes nowhere ----------------------------------------------------
+
+
+def test_a_loss_that_is_dropped_is_told():
+    x = torch.randn(20, DIM, requires_grad=True)
+    quantized = trained(estimator="straight_through")(x).quantized
+    with pytest.warns(UserWarning, match="add `output.loss`"):
+        quantized.sum().backward()
+
+
+@pytest.mark.parametrize("way", ["sum", "before", "after", "kept", "eval"])
+def test_a_loss_that_is_used_is_not(way):
+    quantizer = trained(estimator="straight_through")
+    out = quantizer.train(way != "eval")(torch.randn(9, DIM).requires_grad_())
+    quantized, loss = out.quantized.sum(), out.loss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if way in ("sum", "eval"):
+            del out
+            (quantized + loss).backward()
+        elif way == "before":
+            loss.backward(retain_graph=True)
+            del out, loss
+            quantized.backward()
+        elif way == "after":
+            quantized.backward(retain_graph=True)
+            loss.backward()
+        else:
+            quantized.backward()

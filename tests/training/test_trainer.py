@@ -378,7 +378,8 @@ REFUSED = {
     "is in several of": lambda m, o: CodebookTrainer(m, [o, adam(m)]),
     "found no VectorQuantizer": lambda m, o: CodebookTrainer(m.encoder, o),
     "not frozen": lambda m, o: CodebookTrainer(m.quantizer.freeze(), o),
-    "not a Module": lambda m, o: CodebookTrainer(m.parameters(), o),
+    "must be a torch.nn.Module": lambda m, o: CodebookTrainer(o, o),
+    "not its parameters": lambda m, o: CodebookTrainer(m.parameters(), o),
     "multiplier must be above 0": lambda m, o: CodebookTrainer(m, o, 0),
     "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(
         m, o, 1e12
