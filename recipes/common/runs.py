@@ -96,6 +96,25 @@ class AnnealingBrain(ProgressMixin, VQBrain):
         for name, schedule in self.lr_schedules.items():
             schedule(self.optimizers_dict[name], self.optimizer_step + 1)
 
+    def stage_metrics(self, stage):
+        """Compute the metrics of a validation or test, beside the loss."""
+        raise NotImplementedError
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, save a checkpoint, and keep the results of the test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        stats = {"loss": stage_loss, **self.stage_metrics(stage)}
+        if stage == sb.Stage.VALID:
+            end_epoch(self, epoch, stats)
+            return
+        stats |= use_of_codes(self, "test")
+        self.results = {"steps": self.optimizer_step, **stats}
+        self.hparams.train_logger.log_stats(
+            {"step": self.optimizer_step}, test_stats=stats
+        )
+
 
 def start(argv: list[str]) -> tuple[dict, dict]:
     """Load the hyperparameters and run options of a command line, and make the
