@@ -114,18 +114,16 @@ def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
         raise FileNotFoundError(f"{no_folder(source)} {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
-        # How the folders above are called makes no difference either, nor
-        # those that the discs are in.
+        # The folders that the discs are in may have any name.
         below = pathlib.Path(parent).relative_to(source)
         parts = [part.lower() for part in below.parts]
         discs = [i for i, part in enumerate(parts) if DISC.fullmatch(part)]
         parts = parts[discs[-1] :] if discs else parts
+        # The first: lists lie in wsj1/doc/indices/wsj1 as well.
         home = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
-        # Lists lie in wsj1/doc/indices/wsj1 as well.
-        start = home[0] if home else None
         for name in names if home else ():
             if pathlib.PurePath(name.lower()).suffix in SUFFIXES:
-                key = "/".join([*parts[start:], name.lower()])
+                key = "/".join([*parts[home[0] :], name.lower()])
                 files.setdefault(key, pathlib.Path(parent, name))
     if not files:
         raise FileNotFoundError(f"{source} holds nothing of WSJ. {LAYOUT}")
@@ -201,9 +199,8 @@ def _read_split(source, files, split, keys, texts, pronouncer):
         phones = pronouncer(texts[name])
         if phones:
             relative = path.relative_to(source).as_posix()
-            utts[name] = utterance(
-                relative, length, name[:3], "en", texts[name]
-            )
+            about = name[:3], "en", texts[name]
+            utts[name] = utterance(relative, length, *about)
             utts[name]["phone_names"] = phones
     _report_missing(source, split, keys, missing, compressed)
     if not utts:
@@ -228,17 +225,12 @@ def _report_missing(source, split, keys, missing, compressed):
         logger.warning(
             "%s: audio or transcript of %d of %d utterances is missing, %s "
             "for one",
-            split,
-            len(missing),
-            len(keys),
-            missing[0],
+            *(split, len(missing), len(keys), missing[0]),
         )
     if len(keys) != COMPLETE[split]:
         logger.warning(
             "%s lists %d utterances, the complete corpus %d",
-            split,
-            len(keys),
-            COMPLETE[split],
+            *(split, len(keys), COMPLETE[split]),
         )
 
 

@@ -139,8 +139,5 @@ class Pronouncer:
         logger.warning(
             "%s: %d utterances are left out, for %d words that are not in the "
             "lexicon, most often %s. A --g2p=module:function could say them.",
-            name,
-            self.texts_lost,
-            len(self.unknown),
-            ", ".join(worst),
+            *(name, self.texts_lost, len(self.unknown), ", ".join(worst)),
         )
