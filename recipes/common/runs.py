@@ -56,9 +56,8 @@ atexit.register(_HELD.close)
 
 class AnnealingBrain(ProgressMixin, VQBrain):
     """Train with learning rates that fall in a line to 0 at the end of the run,
-    so that the encoder comes to rest and the codebook fits it.
+    so that the codebook fits the encoder at last; functions of the step alone.
 
-    They are functions of the step alone, so that a resumed run has the same.
     Reads from ``hparams``, both optional: ``anneal`` (the share of the run in
     which they fall), ``lr_warmup`` (steps in which they rise before).
     """
@@ -297,17 +296,15 @@ def finish(hparams: dict, *results: dict) -> None:
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
     write_results(folder, merged)
-    show_ending(folder, _manifests(hparams))
-
-
-def _manifests(hparams: dict) -> pathlib.Path | None:
-    """Find the folder of the manifests of a model of speech."""
+    manifests = None
     interface = hparams.get("inference", {}).get("interface")
-    if interface not in ("VQTokenizer", "VoiceConverter"):
-        return None
-    places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
-    folders = [pathlib.Path(place) for place in places if place]
-    return next((f for f in folders if (f / "test.json").is_file()), None)
+    if interface in ("VQTokenizer", "VoiceConverter"):
+        places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
+        folders = [pathlib.Path(place) for place in places if place]
+        manifests = next(
+            (f for f in folders if (f / "test.json").is_file()), None
+        )
+    show_ending(folder, manifests)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:

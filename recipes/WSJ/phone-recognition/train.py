@@ -110,8 +110,8 @@ def make_sampler(
 
 def finish_run(brain: PhoneBrain, hparams: dict) -> None:
     """Write the errors and results of the test, and export the model."""
-    folder = pathlib.Path(hparams["output_folder"])
-    with open(folder / "per.txt", "w", encoding="utf-8") as file:
+    path = pathlib.Path(hparams["output_folder"], "per.txt")
+    with open(path, "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
     finish(hparams, brain.results)
 
