@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_vq.evaluation.ipa import MANNERS, manner, to_ipa
+from speechbrain_vq.evaluation.ipa import MANNERS, by_manner, manner, to_ipa
 from speechbrain_vq.evaluation.phone_units import phone_purity
-from speechbrain_vq.evaluation.report import ordered_shares
 
 from .charts import Dot, Line, dot_map, line_chart, tips_json
 from .images import png
@@ -141,7 +140,14 @@ def phone_unit_map(
     Returns ``groups`` of phones with an image each, an image of the
     ``purity`` of each unit and its ``mean``, the ``number`` of units, and
     ``tips``."""
-    share, groups, used = ordered_shares(counts, phones)
+    ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
+    used = counts.sum(0).nonzero()[:, 0]
+    share = counts[[row for _, rows in groups for row in rows]][:, used]
+    share = share.double() / share.sum(0)
+    # P(phone | unit), units by their most frequent phone.
+    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+    share, used = share[:, order], used[order].tolist()
+    groups = [(name, [ipa[phones[r]] for r in rows]) for name, rows in groups]
     names = [name for _, members in groups for name in members]
     tips = []
     for column, unit in enumerate(used):

@@ -244,12 +244,10 @@ def test_a_manifest_without_tokens_is_refused(tmp_path):
 
 
 def test_the_report_says_all(evaluation, tmp_path):
-    pytest.importorskip("matplotlib")
     files = write_report(evaluation, tmp_path / "out")
-    names = ["phone_units.png", "results.json", "results.md"]
+    names = ["results.json", "results.md"]
     assert sorted(file.name for file in files) == names
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
-    assert (tmp_path / "out" / names[0]).read_bytes()[:4] == b"\x89PNG"
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     assert written == json.loads(json.dumps(as_json(evaluation)))
     pnmi = evaluation.metrics["phones"]["pnmi"].value
@@ -265,7 +263,6 @@ def test_the_report_says_all(evaluation, tmp_path):
         # No keys, no Python, no holes.
         text = text.replace(evaluation.settings["source"], "")
         text = text.replace(evaluation.settings["manifest"], "")
-        text = text.replace("phone_units.png", "")
         assert not re.search(r"[a-z]_[a-z]|[{}]|\[\]|\n\n\n", text)
 
 
