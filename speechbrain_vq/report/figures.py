@@ -32,13 +32,7 @@ COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
 
 
 def is_few(counts: torch.Tensor | None) -> bool:
-    """Return whether counts [C, K] are too few to show the usage of codes.
-
-    Example
-    -------
-    >>> is_few(torch.tensor([[4, 0]])), is_few(torch.tensor([[8, 0]]))
-    (True, False)
-    """
+    """Return whether counts [C, K] are too few to show the usage of codes."""
     if counts is None:
         return True
     return bool(counts[0].sum() < FRAMES_PER_CODE * counts.shape[1])
@@ -70,10 +64,8 @@ def usage_curves(
 
 
 class CodeMap:
-    """Places and colours of codewords [C, K, D], by two principal axes.
-
-    Counts [P, K] of phones and units of the first codebook colour its codes;
-    the others are coloured by their place.
+    """Places and colours of codewords [C, K, D], by two principal axes; counts
+    [P, K] of phones and units colour the codes of the first codebook.
 
     Example
     -------
@@ -199,15 +191,12 @@ def _principal(codewords):
 
 def _by_place(place):
     """Colour points [K, 2] by their direction and distance: [K, 3]."""
-    angles = torch.atan2(place[:, 1], place[:, 0]) / (2 * math.pi)
+    angles = torch.atan2(place[:, 1], place[:, 0]) / (2 * math.pi) % 1
     far = place.norm(dim=1) / place.norm(dim=1).max().clamp(min=1e-9)
-    points = zip(angles.tolist(), far.tolist(), strict=True)
-    return torch.tensor(
-        [
-            colorsys.hls_to_rgb(angle % 1, 0.55, 0.25 + 0.45 * distance)
-            for angle, distance in points
-        ]
-    )
+    saturations = (0.25 + 0.45 * far).tolist()
+    lightness = [0.55] * len(place)
+    colours = map(colorsys.hls_to_rgb, angles.tolist(), lightness, saturations)
+    return torch.tensor(list(colours))
 
 
 def _rgb(colour):
