@@ -380,23 +380,22 @@ def test_what_is_wrong_with_fashion_mnist_is_reported(
         prepare(tmp_path / "data", tmp_path / "out", "fashion-mnist")
 
 
-def test_a_validation_set_of_everything_is_refused(tmp_path):
-    make_pictures(tmp_path / "data")
-    with pytest.raises(ValueError, match="valid_images=5000 must be from 1"):
-        prepare(tmp_path / "data", tmp_path / "out")
-
-
-def test_an_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="'mnist'; it must be one of cifar10, fashion"
-    ):
-        prepare(tmp_path, tmp_path / "out", "mnist")
-
-
-def test_an_incomplete_copy_is_reported(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "valid_images=5000 must be from 1 to 49"),
+        ({"dataset": "mnist"}, "'mnist'; it must be one of cifar10, fashion"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options, message, tmp_path, caplog
+):
     make_sheets(tmp_path / "data")
-    prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
-    assert "holds 20 images for test, the whole of it is 10000" in caplog.text
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path / "data", tmp_path / "out", **options)
+    # An incomplete copy is reported.
+    note = "holds 20 images for test, the whole of it is 10000"
+    assert (note in caplog.text) == (options == {})
 
 
 # The recipe ---------------------------------------------------------------
