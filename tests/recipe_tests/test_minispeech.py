@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import importlib.util
-import json
 import logging
 import math
 import pathlib
@@ -19,6 +18,7 @@ import soundfile as sf
 from speechbrain_vq.dataio import manifests
 from speechbrain_vq.recipes.MiniSpeech import espeak
 from speechbrain_vq.recipes.MiniSpeech import minispeech_prepare as mini
+from tests.recipe_tests.phone_corpora import read, utterances
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "MiniSpeech" / "minispeech_prepare.py"
@@ -38,13 +38,6 @@ def tree(folder):
         ).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-    }
-
-
-def load(folder):
-    return {
-        split: json.loads((folder / f"{split}.json").read_text("utf-8"))
-        for split in mini.SPLITS
     }
 
 
@@ -84,7 +77,7 @@ def test_a_voice_depends_on_nothing_else(full, tmp_path, speaker):
 
 @needs_espeak
 def test_splits(full):
-    utts = load(full)
+    utts = read(full)
     texts = {s: {u["words"] for u in utts[s].values()} for s in utts}
     speakers = {s: {u["spk_id"] for u in utts[s].values()} for s in utts}
     assert not texts["test"] & (texts["train"] | texts["valid"])
@@ -97,7 +90,7 @@ def test_splits(full):
 
 @needs_espeak
 def test_seconds_and_audio(full):
-    utts = load(full)
+    utts = read(full)
     seconds = {s: sum(u["length"] for u in utts[s].values()) for s in utts}
     assert sum(seconds.values()) >= 120
     assert seconds["train"] >= 0.8 * 120
@@ -112,7 +105,7 @@ def test_seconds_and_audio(full):
 @needs_espeak
 def test_phones_cover_the_utterance(full):
     names = set()
-    for utts in load(full).values():
+    for utts in read(full).values():
         for utt in utts.values():
             starts, ends, phones = zip(*utt["phones"], strict=True)
             assert starts[0] == 0 and ends[-1] == utt["length"]
@@ -129,7 +122,7 @@ def stop_levels(folder):
     """dB of the first 30 ms of a stop after a vowel, against that vowel."""
     vowels = set("I V E a 3 aI u: eI oU 3: i: A: aU OI @2 i a#".split())
     levels = []
-    for utt in load(folder)["train"].values():
+    for utt in read(folder)["train"].values():
         wave, _ = sf.read(utt["wav"].format(data_root=mini.data_root(folder)))
         for (a, b, vowel), (_, _, stop) in zip(
             utt["phones"], utt["phones"][1:], strict=False
@@ -165,9 +158,10 @@ def test_resampling_keeps_tones_and_does_not_alias(frequency):
 def test_speechbrain_reads_the_manifests(small):
     dataset = pytest.importorskip("speechbrain.dataio.dataset")
     replacements = {"data_root": mini.data_root(small)}
-    for split, utts in load(small).items():
-        read = dataset.DynamicItemDataset.from_json
-        data = read(small / f"{split}.json", replacements=replacements)
+    for split, utts in read(small).items():
+        data = dataset.DynamicItemDataset.from_json(
+            small / f"{split}.json", replacements=replacements
+        )
         assert list(data.data) == list(utts)
         assert all(
             pathlib.Path(row["wav"]).is_file() for row in data.data.values()
@@ -298,14 +292,10 @@ def recordings(tmp_path):
     return folder
 
 
-def all_utts(folder):
-    return {k: v for utts in load(folder).values() for k, v in utts.items()}
-
-
 def test_audio_folder(recordings, tmp_path):
     out = mini.prepare_audio_folder(recordings, tmp_path / "out")
-    utts = all_utts(out)
-    assert len(utts) == 8 and all(load(out).values())
+    utts = utterances(out)
+    assert len(utts) == 8 and all(read(out).values())
     assert {u["spk_id"].format() for u in utts.values()} == {"ann", "bob {x}"}
     for utt in utts.values():
         assert utt["phones"] == [] and utt["length"] == 0.5
@@ -317,7 +307,7 @@ def test_audio_folder(recordings, tmp_path):
     mini.prepare_audio_folder(recordings, tmp_path / "other", seed=1)
     assert tree(tmp_path / "other") != before
     sf.write(recordings / "ann" / "new.wav", noise(), 16000)
-    assert len(all_utts(mini.prepare_audio_folder(recordings, out))) == 9
+    assert len(utterances(mini.prepare_audio_folder(recordings, out))) == 9
 
 
 @pytest.mark.parametrize(
@@ -356,7 +346,7 @@ def test_the_test_is_of_unseen_speakers(number, tmp_path, caplog):
             sf.write(folder / f"s{speaker}" / f"{i}.wav", noise(), 16000)
     (folder / "notes.txt").touch()
     with caplog.at_level(logging.INFO):
-        utts = load(mini.prepare_audio_folder(folder, tmp_path / "out"))
+        utts = read(mini.prepare_audio_folder(folder, tmp_path / "out"))
     by_split = {s: {u["spk_id"] for u in utts[s].values()} for s in utts}
     assert "no audio: notes.txt" in caplog.text
     assert by_split["valid"] <= by_split["train"]
@@ -385,7 +375,7 @@ def test_audio_folder_keeps_odd_and_drops_broken(recordings, tmp_path, caplog):
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     with caplog.at_level(logging.WARNING):
         out = mini.prepare_audio_folder(recordings, tmp_path / "out")
-    utts = all_utts(out)
+    utts = utterances(out)
     assert set(utts) >= {"low", "stereo", "low_"} and len(utts) == 11
     assert utts["stereo"]["length"] == 0.5
     for name in broken:
@@ -422,7 +412,7 @@ def shared(tmp_path):
 
 def test_shared(shared, tmp_path):
     out = mini.prepare(shared, tmp_path / "out")
-    utts = load(out)
+    utts = read(out)
     assert {s: list(u) for s, u in utts.items()} == {
         "train": ["u0", "u1"],
         "valid": ["u2"],
@@ -436,7 +426,7 @@ def test_shared(shared, tmp_path):
         "u3 0.125 0.5 AA B B s3"
     ]
     fr = mini.prepare_shared(shared, tmp_path / "fr", languages=["fr"])
-    assert list(all_utts(fr)) == ["u1"]
+    assert list(utterances(fr)) == ["u1"]
     with pytest.raises(ValueError, match="de.*holds only"):
         mini.prepare_shared(shared, tmp_path / "de", languages=["de"])
 
@@ -444,7 +434,7 @@ def test_shared(shared, tmp_path):
 def test_shared_without_a_file(shared, tmp_path, caplog):
     (shared / "audio" / "s0" / "u0.ogg").unlink()
     out = mini.prepare_shared(shared, tmp_path / "out")
-    assert list(load(out)["train"]) == ["u1"]
+    assert list(read(out)["train"]) == ["u1"]
     assert "u0.ogg: there is no such file" in caplog.text
 
 
