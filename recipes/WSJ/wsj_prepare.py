@@ -10,10 +10,7 @@ import os
 import pathlib
 import re
 
-from tqdm import tqdm
-
-from speechbrain_vq.dataio.audio import AudioError, check_audio
-from speechbrain_vq.dataio.logs import few_warnings
+from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -177,32 +174,38 @@ def clean(text: str) -> str:
     return " ".join(w for w in text.split() if re.search(r"\w", w))
 
 
-@few_warnings(logger, most=10)
 def _read_split(source, files, split, keys, texts, pronouncer):
     """Read the utterances of a split that are complete."""
-    utts, missing, compressed = {}, [], []
-    for key in tqdm(keys, split, unit="utt", disable=None):
+    paths, headers, missing, compressed = {}, {}, [], []
+    for key in keys:
         name = key.rpartition("/")[2]
         candidates = (files.get(f"{key}{suffix}") for suffix in AUDIO)
         path = next(filter(None, candidates), None)
         if path is None or name not in texts:
             missing.append(key)
             continue
-        try:
-            length = _check(path)
-        except _Compressed:
+        paths[name], headers[name] = path, _read_sphere(path)
+        if "embedded" in headers[name].get("sample_coding", ""):
             compressed.append(path)
+    _report_missing(source, split, keys, missing, compressed)
+    utts, lengths = {}, usable_files(paths.values())
+    for name, path in paths.items():
+        if path not in lengths:
             continue
-        except AudioError as error:
-            logger.warning("Left out %s", error)
+        # libsndfile takes what is there for all there was.
+        stated = int(headers[name].get("sample_count", 0))
+        rate = int(headers[name].get("sample_rate", 16000))
+        samples = round(lengths[path] * rate)
+        if samples < stated:
+            cut = f"cut short, {samples} of {stated} samples are there"
+            logger.warning("Left out %s: %s.", path, cut)
             continue
         phones = pronouncer(texts[name])
         if phones:
             relative = path.relative_to(source).as_posix()
             about = name[:3], "en", texts[name]
-            utts[name] = utterance(relative, length, *about)
+            utts[name] = utterance(relative, lengths[path], *about)
             utts[name]["phone_names"] = phones
-    _report_missing(source, split, keys, missing, compressed)
     if not utts:
         raise ValueError(f"{source}: no utterance of {split} is left.")
     return utts
@@ -234,27 +237,11 @@ def _report_missing(source, split, keys, missing, compressed):
         )
 
 
-class _Compressed(AudioError):
-    """Audio that libsndfile does not read."""
-
-
-def _check(path: pathlib.Path) -> float:
-    """Return the length in seconds of a complete file."""
+def _read_sphere(path: pathlib.Path) -> dict[str, str]:
+    """Read the fields of a header of NIST SPHERE, none of other files."""
     with open(path, "rb") as file:
         header = file.read(1024)
     if not header.startswith(b"NIST_1A"):
-        return check_audio(path)
-    fields = dict(
-        re.findall(r"^(\w+) -\w+ (.+)$", header.decode("latin-1"), re.M)
-    )
-    if "embedded" in fields.get("sample_coding", ""):
-        raise _Compressed(f"{path}: {fields['sample_coding']}")
-    length = check_audio(path)
-    # libsndfile takes what is there for all there was.
-    stated = int(fields.get("sample_count", 0))
-    samples = round(length * int(fields.get("sample_rate", 16000)))
-    if samples < stated:
-        raise AudioError(
-            f"{path}: cut short, {samples} of {stated} samples are there."
-        )
-    return length
+        return {}
+    fields = re.findall(r"^(\w+) -\w+ (.+)$", header.decode("latin-1"), re.M)
+    return dict(fields)
