@@ -182,13 +182,7 @@ class CTCProbe(nn.Module):
     def read(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """Decode log-probabilities of relative lengths [B] greedily: merge
         repetitions and drop blanks."""
-        frames = torch.round(lengths * log_probs.shape[1]).long().tolist()
-        paths = log_probs.argmax(-1).cpu()
-        return [
-            "".join(
-                self.characters[i - 1]
-                for i in path[:length].unique_consecutive().tolist()
-                if i
-            )
-            for path, length in zip(paths, frames, strict=True)
-        ]
+        from speechbrain.decoders import ctc_greedy_decode
+
+        paths = ctc_greedy_decode(log_probs, lengths, blank_id=0)
+        return ["".join(self.characters[i - 1] for i in path) for path in paths]
