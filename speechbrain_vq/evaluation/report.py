@@ -113,10 +113,7 @@ def _settings(evaluation):
     """Yield the settings in words."""
     for key, value in evaluation.settings.items():
         if isinstance(value, dict):
-            value = [
-                f"{v} ({_CONTEXTS.get(k) or _condition(k)})"
-                for k, v in value.items()
-            ]
+            value = [f"{v} ({_condition(k)})" for k, v in value.items()]
         if isinstance(value, list):
             value = ", ".join(map(str, value)) or "none"
         if key == "segmentation_tolerance":
@@ -125,8 +122,8 @@ def _settings(evaluation):
 
 
 def _condition(key):
-    """Return a condition of ABX in words."""
-    words = key.replace("_speaker_", " speakers, ")
+    """Return a context, or a condition of ABX, in words."""
+    words = _CONTEXTS.get(key) or key.replace("_speaker_", " speakers, ")
     return words.replace("_", " ")
 
 
