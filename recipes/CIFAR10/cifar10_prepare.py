@@ -1,10 +1,9 @@
 """Data preparation: CIFAR-10 in any of the forms it comes in, and
 Fashion-MNIST, padded to the same size.
 
-Whatever the source, the result is a folder with the images of each split as
-whole numbers [N, C, 32, 32] (``train.safetensors`` and so on) and
-``images.json``, written last, which names what they were made of. No data set
-has a validation set: the last 5,000 training images are taken for one.
+The result is a folder with the images of each split, bytes [N, C, 32, 32]
+(``train.safetensors`` and so on), and ``images.json``, written last, which names
+what they were made of. The last training images are taken for validation.
 """
 
 import contextlib
@@ -60,11 +59,7 @@ SOURCES = {
 
 
 def image_channels(dataset: str) -> int:
-    """Return the number of channels of the images of a data set.
-
-    >>> image_channels("cifar10")
-    3
-    """
+    """Return the number of channels of the images of a data set."""
     if dataset not in CHANNELS:
         raise ValueError(
             f"dataset is {dataset!r}; it must be one of {', '.join(CHANNELS)}."
@@ -115,24 +110,20 @@ def prepare(
     if _is_done(folder, contents):
         return folder
     images = {}
-    for split in ("train", "test"):
-        images[split] = torch.from_numpy(
-            _checked(read(files[split], split, dataset), files[split], channels)
-        )
-        whole = WHOLE[split][dataset]
-        if len(images[split]) != whole:
+    for split, whole in WHOLE.items():
+        array = read(files[split], split, dataset)
+        array = _checked(array, files[split], channels)
+        images[split] = torch.from_numpy(array)
+        if len(array) != whole[dataset]:
             logger.warning(
                 "%s holds %d images for %s, the whole of it is %d",
-                data_folder,
-                len(images[split]),
-                split,
-                whole,
+                *(data_folder, len(array), split, whole[dataset]),
             )
-    if not 0 < valid_images < len(images["train"]):
+    number = len(images["train"])
+    if not 0 < valid_images < number:
         raise ValueError(
-            f"valid_images={valid_images} must be from 1 to "
-            f"{len(images['train']) - 1}: it is taken from the "
-            f"{len(images['train'])} training images of {data_folder}."
+            f"valid_images={valid_images} must be from 1 to {number - 1}: it "
+            f"is taken from the {number} training images of {data_folder}."
         )
     images["valid"] = images["train"][-valid_images:]
     images["train"] = images["train"][:-valid_images]
@@ -167,15 +158,14 @@ def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
     if folder.name == TAR_FOLDER:
         folder = folder.parent
     for train, test, read in _FORMS:
-        files, missing = {}, []
+        files, missing = {"train": [], "test": []}, []
         for split, patterns in (("train", train), ("test", test)):
-            matches = [sorted(_files(folder, one)) for one in patterns]
-            files[split] = [path for paths in matches for path in paths]
-            missing += [
-                str(folder / one.replace("/*/*", "/<class>/*.png"))
-                for one, paths in zip(patterns, matches, strict=True)
-                if not paths
-            ]
+            for pattern in patterns:
+                paths = sorted(_files(folder, pattern))
+                files[split] += paths
+                if not paths:
+                    name = pattern.replace("/*/*", "/<class>/*.png")
+                    missing.append(str(folder / name))
         if missing and any(files.values()):
             raise FileNotFoundError(
                 f"{', '.join(missing)} is missing. {SOURCES[dataset]}."
@@ -218,12 +208,12 @@ def _read_datasets(files, split, dataset) -> np.ndarray:
         with _naming(names(number), dataset):
             images.append(_pixels(data[number], dataset))
         if images[-1].shape != images[0].shape:
-            sizes = [
-                f"{i.shape[1]} x {i.shape[0]}" for i in (images[0], images[-1])
-            ]
+            (rows, columns), (height, width) = (
+                image.shape[:2] for image in (images[0], images[-1])
+            )
             raise ValueError(
-                f"{names(number)} has {sizes[1]} pixels; those before it have "
-                f"{sizes[0]}."
+                f"{names(number)} has {width} x {height} pixels; those before "
+                f"it have {columns} x {rows}."
             )
     array = np.stack(images)
     return array.reshape(*array.shape[:3], -1).transpose(0, 3, 1, 2)
@@ -325,25 +315,23 @@ def _read_idx(files, split, dataset) -> np.ndarray:
         return images.reshape(shape[0], 1, *shape[1:])
 
 
-def _idx(folder):
-    names = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
-    return *([f"{folder}{name}"] for name in names), _read_idx
-
-
-def _batches(form, read):
-    train = [form.format(f"data_batch_{number}") for number in range(1, 6)]
-    return train, [form.format("test_batch")], read
-
-
+_BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
+_IDX = "{}/{}-images-idx3-ubyte.gz".format
 # Patterns of the training files, of the test files, and what reads them.
 _FORMS: list[tuple[list[str], list[str], Reader]] = [
     (["**/train*.parquet"], ["**/test*.parquet"], _read_datasets),
     ([TAR], [TAR], _read_original),
-    _batches(TAR_FOLDER + "/{}", _read_original),
-    _batches("{}.png", _read_sheets),
+    (
+        [f"{TAR_FOLDER}/{name}" for name in _BATCHES],
+        [f"{TAR_FOLDER}/test_batch"],
+        _read_original,
+    ),
+    ([f"{name}.png" for name in _BATCHES], ["test_batch.png"], _read_sheets),
     (["train/*/*"], ["test/*/*"], _read_datasets),
-    _idx(DEBIAN_FOLDER + "/"),
-    _idx(""),
+    *(
+        ([_IDX(folder, "train")], [_IDX(folder, "t10k")], _read_idx)
+        for folder in (DEBIAN_FOLDER, ".")
+    ),
 ]
 
 

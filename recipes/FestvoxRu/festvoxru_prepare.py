@@ -1,10 +1,6 @@
 """Data preparation: festvox-ru, the Russian voice of Festival that Debian and
-Ubuntu carry (99 minutes of one reader at 16 kHz, with phone labels).
-
-``apt-get download festvox-ru`` fetches the package, as any user. It is read as
-it is, or unpacked (``dpkg -x festvox-ru_*.deb FOLDER``). What comes out is a
-folder with SpeechBrain manifests of train, valid and test, in the form of
-those of MiniSpeech.
+Ubuntu carry (99 minutes of one reader at 16 kHz, with phone labels), from the
+package that ``apt-get download festvox-ru`` fetches, or what it unpacks to.
 """
 
 import logging
@@ -89,9 +85,9 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
                 logger.warning("Left out %s: %s", name, error)
                 left_out += 1
     if not all(utts.values()):
+        numbers = ", ".join(str(len(part)) for part in utts.values())
         raise ValueError(
-            f"{voice} holds too little: train, valid and test get "
-            f"{', '.join(str(len(part)) for part in utts.values())} "
+            f"{voice} holds too little: train, valid and test get {numbers} "
             "utterances."
         )
     if left_out:
@@ -132,9 +128,8 @@ def _find_package(source: pathlib.Path) -> pathlib.Path:
     if not packages:
         raise FileNotFoundError(
             f"{source} is neither festvox-ru_*.deb, nor a folder that it is "
-            "in or was unpacked to "
-            f"(it holds {folder_contents(source)})."
-            f" {HOW_TO_GET}."
+            f"in or was unpacked to (it holds {folder_contents(source)}). "
+            f"{HOW_TO_GET}."
         )
     return packages[-1]
 
@@ -159,19 +154,17 @@ def _split(name: str) -> str:
 
 def _read_texts(path: pathlib.Path) -> dict[str, str]:
     """Read lines like ``( ru_0001 "..." )``; + marks a stressed vowel."""
-    lines = _read_text(path).splitlines()
-    matches = [re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', x) for x in lines]
-    bad = [
-        i
-        for i, (x, m) in enumerate(zip(lines, matches, strict=True), 1)
-        if x.strip() and not m
-    ]
-    if bad:
-        raise ValueError(
-            f'{path}, line {bad[0]}: expected ( name "text" ), got '
-            f"{lines[bad[0] - 1][:60]!r}."
-        )
-    return {m[1]: m[2].replace("+", "") for m in matches if m}
+    texts = {}
+    for number, line in enumerate(_read_text(path).splitlines(), 1):
+        match = re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', line)
+        if match:
+            texts[match[1]] = match[2].replace("+", "")
+        elif line.strip():
+            raise ValueError(
+                f'{path}, line {number}: expected ( name "text" ), got '
+                f"{line[:60]!r}."
+            )
+    return texts
 
 
 def _read_text(path: pathlib.Path) -> str:

@@ -4,6 +4,7 @@ The corpus has no phones: they come from a lexicon, or from a function, for
 those who want them.
 """
 
+import itertools
 import logging
 import pathlib
 import re
@@ -105,31 +106,27 @@ def prepare(
                 f"{number!r}."
             )
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
-    root = _find_root(pathlib.Path(data_folder), sum(parts.values(), []))
+    names = sorted(sum(parts.values(), []))
+    root = _find_root(pathlib.Path(data_folder), names)
+    # What the Hub has does not change.
+    version = str(data_folder)
+    if root is not None:
+        files = (sorted((root / name).rglob("*.*")) for name in names)
+        version = digest(sizes(itertools.chain(*files)))
     corpus = {
         "corpus": "librispeech",
         "version": FORMAT_VERSION,
         "parts": parts,
         "hours": most,
         **(pronouncer.about if phones else {}),
-        # What the Hub has does not change.
-        "source": str(data_folder)
-        if root is None
-        else digest(
-            sizes(
-                path
-                for part in sorted(sum(parts.values(), []))
-                for path in sorted((root / part).rglob("*.*"))
-            )
-        ),
+        "source": version,
         "data_root": "." if root is None else str(root.resolve()),
     }
     if is_done(folder, corpus):
         return folder
     if root is None and not pathlib.Path(data_folder).is_dir():
         logger.info(
-            "There is no folder %s: the Hub is asked for a data set of that "
-            "name",
+            "There is no folder %s: the Hub is asked for a data set of that name",
             data_folder,
         )
     utts: dict[str, dict] = {split: {} for split in parts}
@@ -139,18 +136,19 @@ def prepare(
                 utterances = stream(str(data_folder), part, folder)
             else:
                 utterances = _walk(root, part)
-            utts[split].update(
-                _read(root or folder, utterances, pronouncer, most[split])
+            utts[split] |= _read(
+                root or folder, utterances, pronouncer, most[split]
             )
         if not utts[split]:
-            if phones:
-                pronouncer.log_unknown("LibriSpeech")
+            break
+    if phones:
+        pronouncer.log_unknown("LibriSpeech")
+    for split, names in parts.items():
+        if not utts[split]:
             raise ValueError(
                 f"{data_folder}: no utterance of {', '.join(names)} is left "
                 f"for {split}."
             )
-    if phones:
-        pronouncer.log_unknown("LibriSpeech")
     write_corpus(folder, utts, corpus)
     return folder
 

@@ -2,6 +2,7 @@
 later call goes on after it; or nothing is kept, and training goes on.
 """
 
+import importlib.metadata
 import json
 import pathlib
 import re
@@ -49,7 +50,12 @@ def stream(
     not those of LibriSpeech."""
     audio = folder / "audio" / part
     audio.mkdir(parents=True, exist_ok=True)
-    about, notes = _about(source), audio.with_suffix(".jsonl")
+    # The state is that of a version.
+    about = {
+        "source": source,
+        "datasets": importlib.metadata.version("datasets"),
+    }
+    notes = audio.with_suffix(".jsonl")
     finished = _already(notes, about, audio)
     for entry in finished:
         yield entry["id"], audio / f"{entry['id']}.flac", entry["text"]
@@ -112,30 +118,22 @@ def open_stream(hparams: dict) -> StreamLoader:
     )
 
 
-def _about(source: str) -> dict:
-    """Return the source and the version whose state is saved."""
-    import datasets
-
-    return {"source": source, "datasets": datasets.__version__}
-
-
 def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
     """Read the notes of the utterances that are complete."""
+    lines = notes.read_text("utf-8").splitlines() if notes.is_file() else []
+    if not lines or json.loads(lines[0]) != about:
+        return []
     finished = []
-    if notes.is_file():
-        lines = notes.read_text("utf-8").splitlines()
-        if not lines or json.loads(lines[0]) != about:
-            return []
-        for line in lines[1:]:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                # Killed in the middle of it.
-                break
-            path = audio / f"{entry['id']}.flac"
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
-                break
-            finished.append(entry)
+    for line in lines[1:]:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            # Killed in the middle of it.
+            break
+        path = audio / f"{entry['id']}.flac"
+        if not path.is_file() or path.stat().st_size != entry["bytes"]:
+            break
+        finished.append(entry)
     return finished
 
 
@@ -148,10 +146,9 @@ def _rows(source: str, part: str):
             source, config, split=split, streaming=True
         )
     except (OSError, ValueError) as error:
-        is_folder = pathlib.Path(source).is_dir()
-        where = (
-            "" if is_folder else f"There is no folder {source}. On the Hub, "
-        )
+        where = f"There is no folder {source}. On the Hub, "
+        if pathlib.Path(source).is_dir():
+            where = ""
         raise FileNotFoundError(
             f"{where}{source} cannot be loaded by `datasets` ({config}, "
             f"{split}): {error}. {HOW_TO_GET}, and local folders are read as "

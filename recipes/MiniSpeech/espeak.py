@@ -89,20 +89,16 @@ def speak_all(
     utts = {split: {} for split in SPLITS}
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, 16)) as pool:
         voices = pool.map(_speak_apart, tasks)
-        for voice in tqdm(
-            voices, "MiniSpeech", len(tasks), unit="voice", disable=None
-        ):
+        options = {"total": len(tasks), "unit": "voice", "disable": None}
+        for voice in tqdm(voices, "MiniSpeech", **options):
             for split, entries in voice.items():
                 utts[split].update(entries)
     return utts
 
 
 def _speak_apart(task: tuple) -> dict[str, dict]:
-    """One voice in a fresh process.
-
-    espeak-ng carries state from one utterance to the next, even past its own
-    termination: only a fresh process always gives the same samples.
-    """
+    """One voice in a fresh process: espeak-ng carries state from one utterance
+    to the next, even past its own termination."""
     process = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(task),
@@ -244,10 +240,8 @@ class _Voice:
 
 @functools.lru_cache
 def _resampler() -> np.ndarray:
-    """[_DOWN + 2 _REACH, _UP]: from a block of input to its block of output.
-
-    A sinc cut off at 0.94 of the new Nyquist frequency, in a Kaiser window.
-    """
+    """[_DOWN + 2 _REACH, _UP]: from a block of input to its block of output, a
+    sinc cut off at 0.94 of the new Nyquist frequency, in a Kaiser window."""
     at = np.arange(_DOWN + 2 * _REACH)[:, None] - _REACH
     at = at - np.arange(_UP) * _DOWN / _UP
     cutoff = 0.94 * _UP / _DOWN
@@ -257,11 +251,8 @@ def _resampler() -> np.ndarray:
 
 
 def _resample(wave: np.ndarray) -> np.ndarray:
-    """From 22050 to 16000 Hz.
-
-    Here rather than from a library, as importing one for every voice takes
-    longer than all of its resampling.
-    """
+    """From 22050 to 16000 Hz. Importing a library for every voice would take
+    longer than all of its resampling."""
     bank = _resampler()
     count = -(-len(wave) * _UP // _DOWN)
     padded = np.pad(wave, (_REACH, _REACH + _DOWN))

@@ -1,17 +1,8 @@
 """Data preparation: MiniSpeech, any folder laid out alike, any audio.
 
 MiniSpeech is a corpus of English made offline with espeak-ng: 24 voices, exact
-phone boundaries, the same bytes from the same seed. Whatever the source, what
-comes out is a folder with SpeechBrain manifests (``train.json``,
-``valid.json``, ``test.json``), a ZeroSpeech item file of the test set
-(``phones.item``) where phones are known, and ``corpus.json``, written last,
-which says what was made and where the audio lies (``data_root``).
-
->>> folder = prepare("data", "results/prepared")  # doctest: +SKIP
->>> root = data_root(folder)  # doctest: +SKIP
->>> train = DynamicItemDataset.from_json(  # doctest: +SKIP
-...     folder / "train.json", replacements={"data_root": root}
-... )
+phone boundaries, the same bytes from the same seed. What comes out is a prepared
+corpus (see ``speechbrain_vq.dataio.manifests``), whatever the source.
 
 espeak-ng is GPL-3: it comes with the extra ``speechbrain-vq[demo]`` and is
 loaded only by the processes that speak the corpus.
@@ -178,13 +169,7 @@ def prepare_minispeech(
     _remove_partial(folder)
     # The audio of a killed run stays in a folder of another name.
     partial = pathlib.Path(tempfile.mkdtemp(prefix=".minispeech-", dir=folder))
-    utts = speak_all(
-        partial / "audio",
-        corpus["minutes"],
-        corpus["seed"],
-        corpus["num_speakers"],
-        jobs,
-    )
+    utts = speak_all(partial / "audio", minutes, seed, num_speakers, jobs)
     (folder / "corpus.json").unlink(missing_ok=True)
     replace_folder(partial / "audio", folder / "audio")
     write_corpus(folder, utts, corpus)
@@ -248,11 +233,10 @@ def prepare_audio_folder(
 
     A twentieth of the files, rounded up, is for validation. Of three or more
     speakers, some with a twentieth of the files or more are for the test
-    alone, so that it is of unseen speakers; of fewer, a twentieth of the
-    files. Speakers are the subfolders, or else what file names begin with, up
-    to the first ``_`` or ``-``. Subfolders that are named as languages (``en``)
-    are skipped if there are some for speakers in them. Files that are unreadable, empty or cut short
-    are named in warnings and left out.
+    alone; of fewer, a twentieth of the files. Speakers are the subfolders, or
+    else what file names begin with, up to the first ``_`` or ``-``. Subfolders
+    of languages (``en``) are skipped if there are some for speakers in them.
+    Files that cannot be read to their end are named in warnings and left out.
 
     Arguments
     ---------
@@ -298,8 +282,7 @@ def prepare_audio_folder(
 
 def _is_interrupted(folder: pathlib.Path) -> bool:
     """Return whether MiniSpeech was begun here and not finished."""
-    partial = next(folder.glob(".minispeech-*"), None)
-    return partial is not None and not read_corpus(folder)
+    return any(folder.glob(".minispeech-*")) and not read_corpus(folder)
 
 
 def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
@@ -490,10 +473,9 @@ def _as_text(name: str) -> str:
 def find_speakers(
     paths: list[pathlib.Path], default: str
 ) -> tuple[dict[pathlib.Path, str], str]:
-    """Find the speaker of each recording by its path below their folder.
-
-    Returns the speaker of each path, ``default`` where it names none, and what
-    was taken for speakers, empty if nothing was.
+    """Find the speaker of each recording by its path below their folder,
+    ``default`` where it names none, and what was taken for speakers, empty if
+    nothing was.
 
     >>> paths = [pathlib.Path(f"{who}_{n}.wav") for who in "ab" for n in "12"]
     >>> find_speakers(paths, "me")[1]
@@ -607,12 +589,8 @@ def main() -> None:
         description="Make MiniSpeech, a synthetic corpus of English speech."
     )
     parser.add_argument("data_folder", help="Folder of the corpus.")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=30.0,
-        help="Length of the corpus in minutes (default: %(default)g).",
-    )
+    about = "Length of the corpus in minutes (default: %(default)g)."
+    parser.add_argument("--minutes", type=float, default=30.0, help=about)
     options = parser.parse_args()
     try:
         prepare_minispeech(options.data_folder, options.minutes)

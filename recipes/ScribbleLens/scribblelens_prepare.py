@@ -1,26 +1,10 @@
 """Data preparation: ScribbleLens v1.2 (openslr 84), lines of Dutch handwriting
 of the 16th to 18th century, from its zip archive or the folder it unpacks to.
 
-What the archive holds is known here from programs that read it (DistSup, the
-code of arXiv 2005.08520), not from the archive itself; all below
-``scribblelens.corpus.v1/``:
-
-- ``corpora/nl.bw.lines.train.dat`` and ``...test.dat``: a line of text for
-  each line of handwriting, with the path of its image and that of its
-  transcript; also ``nl.gray...`` and ``nl.color...``, and for one scribe
-  ``nl.bw.lines.tasman.train.dat``;
-- ``nl/SCRIBE/PAGE.SIDE/line...jpg`` of any height, and the transcripts, one
-  line of utf-8 each;
-- ``corpora/scribblelens.paths.1.4b.zip``: forced alignments, under the path of
-  the image with ``.ali`` at its end. First comes ``IMAGE WIDTH
-  targetStr:TEXT``, then ``x x+1 SYMBOL SCORE`` for each column of the image
-  scaled to a height of 32: ``*`` is no character, ``_`` or ``SPACE`` a space.
-
-Not verified: how the images are called, whether every line has an alignment.
-
-What comes out is a folder with SpeechBrain manifests (``train.json``,
-``valid.json``, ``test.json``). The archive has no validation set: every tenth
-page of the training set is held out.
+The README of the recipe says what is known of its layout, and what of that is
+not verified. What comes out is a folder with SpeechBrain manifests
+(``train.json``, ``valid.json``, ``test.json``). The archive has no validation
+set: every tenth page of the training set is held out.
 """
 
 import io
@@ -32,6 +16,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Sequence
+from fnmatch import fnmatch
 
 import numpy as np
 from PIL import Image
@@ -108,11 +93,8 @@ def prepare(
     for split, items in splits.items():
         _write(folder / f"{split}.json", items)
     _write(marker, settings)
-    logger.info(
-        "%s: %s",
-        folder,
-        ", ".join(f"{s} {len(items)} lines" for s, items in splits.items()),
-    )
+    sizes = [f"{split} {len(items)} lines" for split, items in splits.items()]
+    logger.info("%s: %s", folder, ", ".join(sizes))
     return folder
 
 
@@ -160,9 +142,12 @@ def find_alignments(root, source: pathlib.Path):
     """Find the forced alignments beside the images, an archive or files: return
     the path of ``scribblelens.corpus.v1`` among them."""
     beside = source if source.is_dir() else source.parent
-    pattern = pathlib.PurePath(ALIGNMENTS)
     alignments = sorted(beside.glob(ALIGNMENTS)) + sorted(
-        (p for p in (root / "corpora").iterdir() if _matches(p, pattern)),
+        (
+            p
+            for p in (root / "corpora").iterdir()
+            if fnmatch(p.name, ALIGNMENTS)
+        ),
         key=str,
     )
     if alignments:
@@ -302,11 +287,8 @@ def _divide(group: list[list], number: int) -> list[list]:
         return group
     start, end, symbol = group[0][0], group[-1][1], group[0][2]
     width = (end - start) / number
-    parts = range(number)
-    return [
-        [start + i * width if i else start, start + (i + 1) * width, symbol]
-        for i in parts
-    ]
+    edges = [start, *(start + i * width for i in range(1, number + 1))]
+    return [[*edge, symbol] for edge in itertools.pairwise(edges)]
 
 
 def _open(place: pathlib.Path):
@@ -323,10 +305,6 @@ def _open(place: pathlib.Path):
 
 def _damaged(archive, error) -> str:
     return f"{archive} is cut short or damaged: get it again ({error})."
-
-
-def _matches(path, pattern: pathlib.PurePath) -> bool:
-    return pathlib.PurePath(path.name).match(str(pattern))
 
 
 def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
@@ -349,13 +327,10 @@ def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
             f"{shown}"
         )
     if problems:
+        more = " ..." if len(problems) > 5 else ""
         logger.warning(
             "%d of %d lines of the %s list are left out: %s%s",
-            len(problems),
-            len(pairs),
-            split,
-            shown,
-            " ..." if len(problems) > 5 else "",
+            *(len(problems), len(pairs), split, shown, more),
         )
     return items
 

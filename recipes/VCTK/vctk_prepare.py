@@ -4,7 +4,6 @@ import logging
 import math
 import pathlib
 import re
-from collections.abc import Iterator
 
 from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.manifests import (
@@ -93,7 +92,10 @@ def prepare(
     audio = root / VERSIONS[version][0]
     end = VERSIONS[version][1].format(mic=mic)
     recordings = {
-        path.name.removesuffix(end): path for path in _audio(audio, end)
+        path.name.removesuffix(end): path
+        for speaker in sorted(audio.iterdir())
+        if SPEAKER.fullmatch(speaker.name) and speaker.is_dir()
+        for path in sorted(speaker.glob(f"{speaker.name}_*{end}"))
     }
     _check_parts(root, audio, end, recordings)
     corpus = {
@@ -144,13 +146,6 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
     )
 
 
-def _audio(audio: pathlib.Path, end: str) -> Iterator[pathlib.Path]:
-    """Yield the files ``SPEAKER/SPEAKER_NUMBER`` of an ending."""
-    for speaker in sorted(audio.iterdir()):
-        if SPEAKER.fullmatch(speaker.name) and speaker.is_dir():
-            yield from sorted(speaker.glob(f"{speaker.name}_*{end}"))
-
-
 def _check_parts(root, audio, end, recordings) -> None:
     if not recordings:
         raise FileNotFoundError(
@@ -197,16 +192,12 @@ def _read(
         utts[name] = utterance(relative, lengths[path], speaker, "en", words)
         utts[name]["gender"] = genders.get(speaker, "")
     if silent:
-        logger.warning(
-            "Without texts are some of %s", ", ".join(sorted(silent))
-        )
+        names = ", ".join(sorted(silent))
+        logger.warning("Without texts are some of %s", names)
     unknown = {utt["spk_id"] for utt in utts.values() if not utt["gender"]}
     if unknown:
-        logger.warning(
-            "%s does not tell the gender of %s",
-            INFO,
-            ", ".join(sorted(unknown)),
-        )
+        names = ", ".join(sorted(unknown))
+        logger.warning("%s does not tell the gender of %s", INFO, names)
     return utts
 
 
@@ -233,9 +224,11 @@ def _split(
     sentences = order(set(sentence.values()))
     valid = math.ceil(valid_fraction * len(sentences))
     test = valid + math.ceil(test_fraction * len(sentences))
-    home = dict.fromkeys(sentences, "train")
-    home.update(dict.fromkeys(sentences[:valid], "valid"))
-    home.update(dict.fromkeys(sentences[valid:test], "test"))
+    home = {
+        **dict.fromkeys(sentences[:valid], "valid"),
+        **dict.fromkeys(sentences[valid:test], "test"),
+        **dict.fromkeys(sentences[test:], "train"),
+    }
     splits: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     for name, utt in utts.items():
         split = home[sentence[name]]

@@ -10,10 +10,7 @@ import os
 import pathlib
 import re
 
-from tqdm import tqdm
-
-from speechbrain_vq.dataio.audio import AudioError, check_audio
-from speechbrain_vq.dataio.logs import few_warnings
+from speechbrain_vq.dataio.audio import usable_files
 from speechbrain_vq.dataio.manifests import (
     FORMAT_VERSION,
     PathLike,
@@ -114,18 +111,16 @@ def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
         raise FileNotFoundError(f"{no_folder(source)} {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
-        # How the folders above are called makes no difference either, nor
-        # those that the discs are in.
+        # The folders that the discs are in may have any name.
         below = pathlib.Path(parent).relative_to(source)
         parts = [part.lower() for part in below.parts]
         discs = [i for i, part in enumerate(parts) if DISC.fullmatch(part)]
         parts = parts[discs[-1] :] if discs else parts
+        # The first: lists lie in wsj1/doc/indices/wsj1 as well.
         home = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
-        # Lists lie in wsj1/doc/indices/wsj1 as well.
-        start = home[0] if home else None
         for name in names if home else ():
             if pathlib.PurePath(name.lower()).suffix in SUFFIXES:
-                key = "/".join([*parts[start:], name.lower()])
+                key = "/".join([*parts[home[0] :], name.lower()])
                 files.setdefault(key, pathlib.Path(parent, name))
     if not files:
         raise FileNotFoundError(f"{source} holds nothing of WSJ. {LAYOUT}")
@@ -179,33 +174,38 @@ def clean(text: str) -> str:
     return " ".join(w for w in text.split() if re.search(r"\w", w))
 
 
-@few_warnings(logger, most=10)
 def _read_split(source, files, split, keys, texts, pronouncer):
     """Read the utterances of a split that are complete."""
-    utts, missing, compressed = {}, [], []
-    for key in tqdm(keys, split, unit="utt", disable=None):
+    paths, headers, missing, compressed = {}, {}, [], []
+    for key in keys:
         name = key.rpartition("/")[2]
         candidates = (files.get(f"{key}{suffix}") for suffix in AUDIO)
         path = next(filter(None, candidates), None)
         if path is None or name not in texts:
             missing.append(key)
             continue
-        try:
-            length = _check(path)
-        except _Compressed:
+        paths[name], headers[name] = path, _read_sphere(path)
+        if "embedded" in headers[name].get("sample_coding", ""):
             compressed.append(path)
+    _report_missing(source, split, keys, missing, compressed)
+    utts, lengths = {}, usable_files(paths.values())
+    for name, path in paths.items():
+        if path not in lengths:
             continue
-        except AudioError as error:
-            logger.warning("Left out %s", error)
+        # libsndfile takes what is there for all there was.
+        stated = int(headers[name].get("sample_count", 0))
+        rate = int(headers[name].get("sample_rate", 16000))
+        samples = round(lengths[path] * rate)
+        if samples < stated:
+            cut = f"cut short, {samples} of {stated} samples are there"
+            logger.warning("Left out %s: %s.", path, cut)
             continue
         phones = pronouncer(texts[name])
         if phones:
             relative = path.relative_to(source).as_posix()
-            utts[name] = utterance(
-                relative, length, name[:3], "en", texts[name]
-            )
+            about = name[:3], "en", texts[name]
+            utts[name] = utterance(relative, lengths[path], *about)
             utts[name]["phone_names"] = phones
-    _report_missing(source, split, keys, missing, compressed)
     if not utts:
         raise ValueError(f"{source}: no utterance of {split} is left.")
     return utts
@@ -228,41 +228,20 @@ def _report_missing(source, split, keys, missing, compressed):
         logger.warning(
             "%s: audio or transcript of %d of %d utterances is missing, %s "
             "for one",
-            split,
-            len(missing),
-            len(keys),
-            missing[0],
+            *(split, len(missing), len(keys), missing[0]),
         )
     if len(keys) != COMPLETE[split]:
         logger.warning(
             "%s lists %d utterances, the complete corpus %d",
-            split,
-            len(keys),
-            COMPLETE[split],
+            *(split, len(keys), COMPLETE[split]),
         )
 
 
-class _Compressed(AudioError):
-    """Audio that libsndfile does not read."""
-
-
-def _check(path: pathlib.Path) -> float:
-    """Return the length in seconds of a complete file."""
+def _read_sphere(path: pathlib.Path) -> dict[str, str]:
+    """Read the fields of a header of NIST SPHERE, none of other files."""
     with open(path, "rb") as file:
         header = file.read(1024)
     if not header.startswith(b"NIST_1A"):
-        return check_audio(path)
-    fields = dict(
-        re.findall(r"^(\w+) -\w+ (.+)$", header.decode("latin-1"), re.M)
-    )
-    if "embedded" in fields.get("sample_coding", ""):
-        raise _Compressed(f"{path}: {fields['sample_coding']}")
-    length = check_audio(path)
-    # libsndfile takes what is there for all there was.
-    stated = int(fields.get("sample_count", 0))
-    samples = round(length * int(fields.get("sample_rate", 16000)))
-    if samples < stated:
-        raise AudioError(
-            f"{path}: cut short, {samples} of {stated} samples are there."
-        )
-    return length
+        return {}
+    fields = re.findall(r"^(\w+) -\w+ (.+)$", header.decode("latin-1"), re.M)
+    return dict(fields)

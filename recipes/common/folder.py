@@ -113,7 +113,10 @@ def main(argv: list[str]) -> None:
     arguments = [yaml, *added, *options]
     sys.argv = [script, *arguments]
     if if_main_process():
-        check_resume(*_resolve(arguments))
+        hparams_file, _, overrides = parse_arguments(
+            [arg for arg in arguments if not arg.startswith("--logger=")]
+        )
+        check_resume(hparams_file, overrides)
         words = _command(script, folder, yaml, options)
         with atomic_write(run / COMMAND_FILE) as partial:
             partial.write_text(shlex.join(words) + "\n", "utf-8")
@@ -131,13 +134,6 @@ def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
             f"{run} holds a run on {before}, not on {folder}: name another "
             "--out, or remove this one."
         )
-
-
-def _resolve(arguments: list[str]) -> tuple[str, str]:
-    """Return the yaml file and the overrides that arguments stand for."""
-    options = [arg for arg in arguments if not arg.startswith("--logger=")]
-    hparams_file, _, overrides = parse_arguments(options)
-    return hparams_file, overrides
 
 
 def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:

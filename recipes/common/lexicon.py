@@ -1,13 +1,14 @@
 """Convert words to phones by a lexicon, a function, or both."""
 
 import collections
-import hashlib
 import logging
 import pathlib
 import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable
+
+from speechbrain_vq.dataio.manifests import digest
 
 logger = logging.getLogger(__name__)
 
@@ -94,18 +95,15 @@ class Pronouncer:
                 "https://www.openslr.org/11), from a function that says a word "
                 "in phones (--g2p=module:function), or from both."
             )
-        self.words = (
-            {} if lexicon is None else read_lexicon(pathlib.Path(lexicon))
-        )
+        self.words: dict[str, list[str]] = {}
+        # Other phones, other manifests.
+        self.about = {"g2p": g2p, "lexicon": ""}
+        if lexicon is not None:
+            self.words = read_lexicon(pathlib.Path(lexicon))
+            self.about["lexicon"] = digest([pathlib.Path(lexicon).read_bytes()])
         self.g2p = None if g2p is None else find_g2p(g2p)
         self.unknown: collections.Counter[str] = collections.Counter()
         self.texts_lost = 0
-        # Other phones, other manifests.
-        text = "" if lexicon is None else pathlib.Path(lexicon).read_bytes()
-        self.about = {
-            "g2p": g2p,
-            "lexicon": text and hashlib.sha1(text).hexdigest(),
-        }
 
     def __call__(self, text: str) -> list[str] | None:
         """Convert a text to phones; None if it has a word without any."""
@@ -117,11 +115,8 @@ class Pronouncer:
 
     def _pronounce(self, word: str) -> list[str] | None:
         # ",COMMA" is in some lexica as it is; 'EM is, and so is MR.
-        for form in (
-            word,
-            word.rstrip(".,;:"),
-            word.strip("\"'(){}.,;:!?-/&%"),
-        ):
+        bare = word.strip("\"'(){}.,;:!?-/&%")
+        for form in (word, word.rstrip(".,;:"), bare):
             if form in self.words:
                 return self.words[form]
         parts = [part for part in word.split("-") if part]
@@ -144,8 +139,5 @@ class Pronouncer:
         logger.warning(
             "%s: %d utterances are left out, for %d words that are not in the "
             "lexicon, most often %s. A --g2p=module:function could say them.",
-            name,
-            self.texts_lost,
-            len(self.unknown),
-            ", ".join(worst),
+            *(name, self.texts_lost, len(self.unknown), ", ".join(worst)),
         )

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import pathlib
 from collections.abc import Callable
+from colorsys import hsv_to_rgb
 from typing import Any, NamedTuple
 
 import torch
@@ -32,8 +33,8 @@ class Sample(NamedTuple):
 
 
 class LoggerGroup(TrainLogger):
-    """Log the metrics of a run in several ways, of which the last takes
-    pictures and audio."""
+    """Log the metrics of a run in several ways; the last takes pictures and
+    audio."""
 
     def __init__(self, *loggers):
         self.loggers = loggers
@@ -72,13 +73,9 @@ class StepLogger:
         verbose=False,
     ):
         """See TrainLogger.log_stats()"""
-        stages = {
-            "train": train_stats,
-            "valid": valid_stats,
-            "test": test_stats,
-        }
-        stages = {stage: stats for stage, stats in stages.items() if stats}
-        self.log_stages(stats_meta, stages)
+        stages = {"train": train_stats, "valid": valid_stats}
+        stages["test"] = test_stats
+        self.log_stages(stats_meta, {k: v for k, v in stages.items() if v})
 
 
 class StepTensorboardLogger(StepLogger, TensorboardLogger):
@@ -126,25 +123,18 @@ class StepWandBLogger(StepLogger, WandBLogger):
 def picture(sample: Sample) -> torch.Tensor:
     """Draw the original above the reconstruction, with a strip of the tokens
     in between, a color for each code; [H, W, 3] in 0..255."""
-    from colorsys import hsv_to_rgb
-
-    low = min(float(m.min()) for m in (sample.original, sample.decoded))
-    high = max(float(m.max()) for m in (sample.original, sample.decoded))
-    panels = [
-        ((m.T.flip(0) - low) / max(high - low, 1e-9))
-        .unsqueeze(2)
-        .expand(-1, -1, 3)
-        for m in (sample.original, sample.decoded)
-    ]
-    width = panels[0].shape[1]
+    width = len(sample.original)
+    mels = torch.stack([sample.original, sample.decoded[:width]])
+    low, high = mels.aminmax()
+    grey = ((mels - low) / (high - low).clamp(min=1e-9)).mT.flip(1)
+    above, below = grey.unsqueeze(3).expand(-1, -1, -1, 3)
     # Codes of neighboring numbers must differ.
     colors = torch.tensor(
         [hsv_to_rgb(0.618 * t % 1, 0.8, 0.9) for t in sample.tokens.tolist()]
     )
     at = torch.arange(width) * len(colors) // width
     strip = colors[at].expand(8, -1, -1)
-    rows = [panels[0], strip, panels[1][:, :width]]
-    return (255 * torch.cat(rows)).round().byte()
+    return (255 * torch.cat([above, strip, below])).round().byte()
 
 
 class ConsoleFilter(logging.Filter):
@@ -174,9 +164,8 @@ def add_logger(hparams: dict[str, Any], name: str) -> None:
         for key, value in hparams.items()
         if isinstance(value, bool | int | float | str)
     }
-    make = _make_tensorboard_logger
-    if name == "wandb":
-        make = _make_wandb_logger
+    is_wandb = name == "wandb"
+    make = _make_wandb_logger if is_wandb else _make_tensorboard_logger
     try:
         logger = make(folder, plain)
     except ImportError as error:

@@ -36,9 +36,8 @@ def read_split(
     data = read_dataset(folder, split).data
     total = len(data)
     for name, item in list(data.items()):
-        phones = [
-            p for p in phone_names(item) if p not in hparams["not_phones"]
-        ]
+        phones = phone_names(item)
+        phones = [p for p in phones if p not in hparams["not_phones"]]
         # CTC has no path through fewer frames than phones.
         most = int(item["length"] * token_rate)
         if 0 < len(phones) <= most and item["length"] <= hparams["longest"]:
@@ -54,10 +53,7 @@ def read_split(
         logger.warning(
             "%s: %d of %d utterances are left out: longer than %g seconds, "
             "without phones, or with more of them than frames",
-            path,
-            total - len(data),
-            total,
-            hparams["longest"],
+            *(path, total - len(data), total, hparams["longest"]),
         )
     # Anew, as a data set knows the keys that it began with.
     return DynamicItemDataset(data)

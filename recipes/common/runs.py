@@ -56,9 +56,8 @@ atexit.register(_HELD.close)
 
 class AnnealingBrain(ProgressMixin, VQBrain):
     """Train with learning rates that fall in a line to 0 at the end of the run,
-    so that the encoder comes to rest and the codebook fits it.
+    so that the codebook fits the encoder at last; functions of the step alone.
 
-    They are functions of the step alone, so that a resumed run has the same.
     Reads from ``hparams``, both optional: ``anneal`` (the share of the run in
     which they fall), ``lr_warmup`` (steps in which they rise before).
     """
@@ -95,6 +94,25 @@ class AnnealingBrain(ProgressMixin, VQBrain):
         # At step 0 of a warm-up they would be 0.
         for name, schedule in self.lr_schedules.items():
             schedule(self.optimizers_dict[name], self.optimizer_step + 1)
+
+    def stage_metrics(self, stage):
+        """Compute the metrics of a validation or test, beside the loss."""
+        raise NotImplementedError
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, save a checkpoint, and keep the results of the test."""
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = {"loss": stage_loss}
+            return
+        stats = {"loss": stage_loss, **self.stage_metrics(stage)}
+        if stage == sb.Stage.VALID:
+            end_epoch(self, epoch, stats)
+            return
+        stats |= use_of_codes(self, "test")
+        self.results = {"steps": self.optimizer_step, **stats}
+        self.hparams.train_logger.log_stats(
+            {"step": self.optimizer_step}, test_stats=stats
+        )
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:
@@ -278,17 +296,15 @@ def finish(hparams: dict, *results: dict) -> None:
     except ExportRefused as refusal:
         logger.warning("No model was exported. %s", refusal)
     write_results(folder, merged)
-    show_ending(folder, _manifests(hparams))
-
-
-def _manifests(hparams: dict) -> pathlib.Path | None:
-    """Find the folder of the manifests of a model of speech."""
+    manifests = None
     interface = hparams.get("inference", {}).get("interface")
-    if interface not in ("VQTokenizer", "VoiceConverter"):
-        return None
-    places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
-    folders = [pathlib.Path(place) for place in places if place]
-    return next((f for f in folders if (f / "test.json").is_file()), None)
+    if interface in ("VQTokenizer", "VoiceConverter"):
+        places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
+        folders = [pathlib.Path(place) for place in places if place]
+        manifests = next(
+            (f for f in folders if (f / "test.json").is_file()), None
+        )
+    show_ending(folder, manifests)
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:

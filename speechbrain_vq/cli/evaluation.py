@@ -43,8 +43,7 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--out",
     type=output_folder,
-    help="Folder for results.json, results.md, a picture and, of a model, "
-    "report.html.",
+    help="Folder for results.json, results.md and, of a model, report.html.",
 )
 @click.option(
     "--report",

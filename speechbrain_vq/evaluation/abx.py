@@ -75,11 +75,8 @@ def make_cells(
     A and X are of one phone and B of another, A and B of one speaker, and X of
     the same one (``speaker="within"``) or of another (``"across"``), at most
     ``max_x_across``; with ``context="within"`` all three have the same
-    neighbours, with ``"any"`` any.
-
-    If they have more than ``max_pairs`` of items to warp, cells are drawn at
-    random in rounds, each with one cell of every phone and speaker, so that
-    the levels of the average remain represented.
+    neighbours. Of cells with more than ``max_pairs`` of items to warp, some are
+    drawn at random in rounds, each with one of every phone and speaker.
 
     Example
     -------
@@ -138,8 +135,7 @@ def _draw_cells(cells, max_pairs, seed):
 
 
 def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Compute angles over pi, [I, D], [J, D] to [I, J]; a zero vector is at a
-    right angle to all others."""
+    """Compute angles over pi, [I, D], [J, D] to [I, J]; .5 of zero vectors."""
     x, y = (normalize(vectors.double(), dim=1) for vectors in (x, y))
     # Rounding errors, which differ from sum to sum, must not break ties.
     angles = (x @ y.T).clamp(-1, 1).acos() / math.pi
@@ -347,42 +343,39 @@ class Abx(Metric):
     def compute(self) -> dict[str, Estimate]:
         """Estimate the errors; conditions without a triple are left out."""
         estimates = {}
-        for context, frames in self._frames.items():
+        for context, speaker in itertools.product(self._frames, _SPEAKERS):
             # Independent of the order of utterances.
-            frames = sorted(frames, key=lambda one: one[0])
+            frames = sorted(self._frames[context], key=lambda one: one[0])
             items, sources, weights = zip(*frames, strict=True)
-            weights = torch.stack(weights)
-            for speaker in _SPEAKERS:
-                cells = make_cells(
-                    *(items, speaker, context),
-                    seed=self.seed,
-                    max_pairs=MOST_PAIRS,
+            cells = make_cells(
+                *(items, speaker, context), seed=self.seed, max_pairs=MOST_PAIRS
+            )
+            condition = _condition(speaker, context)
+            self._cells[condition] = cells
+            files = {
+                items[index].file
+                for cell in cells.cells
+                for index in (*cell.x, *cell.a, *cell.b)
+            }
+            for source in sources[0] if files else ():
+                errors = abx_error(
+                    [by_source[source] for by_source in sources],
+                    items,
+                    cells.cells,
+                    identity if source == "units" else angular,
+                    torch.stack(weights),
                 )
-                condition = _condition(speaker, context)
-                self._cells[condition] = cells
-                if not cells.cells:
-                    continue
-                files = {
-                    items[index].file
-                    for cell in cells.cells
-                    for index in (*cell.x, *cell.a, *cell.b)
-                }
-                for source in sources[0]:
-                    errors = abx_error(
-                        [by_source[source] for by_source in sources],
-                        items,
-                        cells.cells,
-                        identity if source == "units" else angular,
-                        weights,
-                    )
-                    estimates[f"abx_{condition}_{source}"] = estimate(
-                        errors, _quantity(speaker, context, source), len(files)
-                    )
+                label = f"{speaker} speakers, {_PLACES[context]} context"
+                estimates[f"abx_{condition}_{source}"] = estimate(
+                    errors,
+                    Quantity(f"{label}: {source}", bounds=SHARE),
+                    len(files),
+                )
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing conditions."""
-        if not self._has_items:
+        if not self._items:
             sources = {s.source: None for s in self.samples.values()}
             return [
                 f"ABX: there are no items ({', '.join(sources)}, of "
@@ -402,13 +395,9 @@ class Abx(Metric):
             notes.append(f"{self._dropped} ABX items without a whole frame")
         return notes
 
-    @property
-    def _has_items(self):
-        return any(sample.items for sample in self.samples.values())
-
     def settings(self) -> dict:
         """Return sources and numbers of items and triples."""
-        if not self._has_items:
+        if not self._items:
             return {}
         samples, cells = self.samples.items(), self._cells.items()
         return {
@@ -429,8 +418,3 @@ _PLACES = {"within": "same", "any": "any"}
 def _condition(speaker, context):
     """Return a name such as within_speaker_same_context."""
     return f"{speaker}_speaker_{_PLACES[context]}_context"
-
-
-def _quantity(speaker, context, source):
-    label = f"{speaker} speakers, {_PLACES[context]} context: {source}"
-    return Quantity(label, bounds=SHARE)

@@ -42,7 +42,6 @@ def frames_of(item: Item, rate: float) -> slice:
 def sample_items(
     entries: dict[str, dict],
     path: str | os.PathLike | None = None,
-    max_size_group: int | None = MAX_SIZE_GROUP,
     seed: int = 0,
 ) -> tuple[dict[str, ItemSample], list[str]]:
     """Subsample the items of a manifest by context: triphones, or the items of
@@ -60,9 +59,7 @@ def sample_items(
             source = str(path)
             read = functools.partial(_items_of_file, entries, path)
             notes += _note_unknown_files(entries, path)
-        items, total = subsample(
-            read, context, max_size_group, max_items=limit, seed=seed
-        )
+        items, total = subsample(read, context, max_items=limit, seed=seed)
         samples[context] = ItemSample(items, total, source)
     spoken = [entry for entry in entries.values() if entry["phones"]]
     nameless = sum(not entry.get("spk_id") for entry in spoken)
@@ -100,14 +97,14 @@ def _note_unknown_files(entries, path):
 def subsample(
     read: Callable[[], Iterable[Item]],
     context: str = "within",
-    max_size_group: int | None = MAX_SIZE_GROUP,
-    max_speakers: int | None = 50,
-    max_items: int | None = None,
+    max_size_group: float = MAX_SIZE_GROUP,
+    max_speakers: float = 50,
+    max_items: float = math.inf,
     seed: int = 0,
 ) -> tuple[list[Item], int]:
     """Draw at most so many items of each speaker, phone and
-    (``context="within"``) neighbours, of so many speakers; None: no limit.
-    ``read`` returns an iterable of all items, and is called three times.
+    (``context="within"``) neighbours, of so many speakers. ``read`` returns an
+    iterable of all items, and is called three times.
 
     If these are still more than ``max_items``, all items of some neighbours
     (or, for ``context="any"``, phones) but the first are left out, so that
@@ -141,39 +138,32 @@ def subsample(
 
 def _group_sizes(grouped, context, max_size_group, max_items, seed):
     """Count the items of each group, without what ``max_items`` leaves out."""
-    most_in_group = math.inf if max_size_group is None else max_size_group
     # From neighbours (or phone), which are left out as a whole, to the sizes
     # of their groups; those of the greatest hash go first.
     sizes, heap, total, limit = {}, [], 0, None
     for group, _ in grouped:
         place = group[2:] if context == "within" else group[1]
         if place not in sizes:
-            rank = _hash(f"{seed} {place}")
+            # Pseudo-random, and a function of the text alone.
+            digest = hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8)
+            rank = int.from_bytes(digest.digest(), "big")
             if limit is not None and rank >= limit:
                 continue
             sizes[place] = collections.Counter()
             heapq.heappush(heap, (-rank, place))
         sizes[place][group] += 1
-        total += sizes[place][group] <= most_in_group
-        while max_items is not None and total > max_items and len(heap) > 1:
+        total += sizes[place][group] <= max_size_group
+        while total > max_items and len(heap) > 1:
             rank, last = heapq.heappop(heap)
             limit = -rank
-            total -= sum(
-                min(size, most_in_group) for size in sizes.pop(last).values()
-            )
+            dropped = sizes.pop(last).values()
+            total -= sum(min(size, max_size_group) for size in dropped)
     return {
         group: n for counts in sizes.values() for group, n in counts.items()
     }
 
 
-def _hash(text):
-    """Return a pseudo-random number that only depends on the text."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"
-    )
-
-
 def _draw(values, size, seed):
-    if size is None or len(values) <= size:
+    if len(values) <= size:
         return values
     return random.Random(seed).sample(values, size)

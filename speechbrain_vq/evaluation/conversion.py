@@ -127,22 +127,17 @@ class Conversion(JudgedSpeech):
             utterance, utterance.wav, utterance.entry["spk_id"]
         )[0]
         for number, pair in pairs:
+            paths = (self.targets[n]["wav"] for n in (pair.voice, pair.target))
             try:
                 voice, target = (
-                    read_audio(
-                        self.targets[name]["wav"], self.model.sample_rate
-                    )
-                    for name in (pair.voice, pair.target)
+                    read_audio(path, self.model.sample_rate) for path in paths
                 )
             except AudioError as error:
                 self.errors[f"{pair.source} as {pair.speaker}"] = str(error)
                 continue
             agreement, output = self._agreement(utterance, voice, pair.speaker)
-            audio = {
-                "source": utterance.wav,
-                "output": output,
-                "target": target,
-            }
+            audio = {"source": utterance.wav, "output": output}
+            audio["target"] = target
             self._ratios.add("token_agreement", *agreement, weights)
             self._ratios.add("token_agreement_own_voice", *own, weights)
             self.judge(audio, utterance.entry, weights)
@@ -181,11 +176,9 @@ class Conversion(JudgedSpeech):
         # Names with characters that every file system takes.
         names = ("".join(c if c.isalnum() else "-" for c in n) for n in pair)
         source, speaker, _, target = names
-        for role, name in (
-            ("source", source),
-            ("target", target),
-            ("output", f"{source}-as-{speaker}"),
-        ):
+        names = {"source": source, "target": target}
+        names["output"] = f"{source}-as-{speaker}"
+        for role, name in names.items():
             samples = audio[role].clamp(-1, 1).numpy()
             path = self.audio / f"{number:03}-{role}-{name}.wav"
             with atomic_write(path) as partial:

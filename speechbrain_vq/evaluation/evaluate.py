@@ -152,12 +152,13 @@ def evaluate(
     if isinstance(encoder, EvaluatedModel):
         names = sample_names(entries, max_reconstructed, seed)
         voices = read_manifest(targets, data_root) if targets else entries
-        pairs = conversion_pairs(
-            entries, conversions, seed, encoder.speakers, voices
-        )
+        pairs = None
+        if conversions:
+            known = encoder.speakers
+            pairs = conversion_pairs(entries, conversions, seed, known, voices)
         metrics["reconstruction"] = Reconstruction(encoder, names, judges)
         metrics["conversion"] = Conversion(
-            encoder, voices, pairs if conversions else None, judges, audio
+            encoder, voices, pairs, judges, audio
         )
     settings = {
         "source": str(getattr(source, "source", source)),
@@ -213,10 +214,7 @@ def _collect(
             "latents, codewords, reconstruction, conversion and judges: they "
             "need the model, not its tokens"
         )
-    elif settings["judges"] and not settings.keys() & {
-        "reconstructed",
-        "converted",
-    }:
+    elif settings["judges"] and "vocoder" not in settings:
         notes.append("judges: nothing is reconstructed")
     titles = {name: metric.label for name, metric in metrics.items()}
     nonempty = {name: some for name, some in estimates.items() if some}

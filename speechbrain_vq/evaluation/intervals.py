@@ -24,9 +24,8 @@ def estimate(
 
     It is 1.96 standard errors to both sides (Efron and Tibshirani, An
     Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
-    quantity; see ``clip_interval``. Percentiles are not used: entropies of
-    resampled data are biased downwards, so the percentile interval may exclude
-    the value itself.
+    quantity. Entropies of resampled data are biased downwards, so an interval
+    of percentiles may exclude the value itself.
 
     Example
     -------
@@ -48,13 +47,11 @@ def clip_interval(
 ) -> tuple[float, float]:
     """Compute a 95 % confidence interval that stays within the bounds.
 
-    With two finite bounds it is the Wilson score interval at the effective
-    sample size, i.e. of as many cases as have the given standard error (Kott,
-    2017, A note on Wilson coverage intervals for proportions estimated from
-    complex samples; recommended by Franco et al., 2019). At a bound itself
-    the standard error is 0, and the number of utterances takes its place: no
-    error in 16 utterances does not mean an error rate of 0. With one finite
-    bound, the normal interval is cut off there.
+    With two finite bounds it is the Wilson score interval of as many cases as
+    have the given standard error (Kott, 2017, A note on Wilson coverage
+    intervals for proportions estimated from complex samples). At a bound, where
+    the standard error is 0, it is that of the utterances: no error in 16 does
+    not mean an error rate of 0. One finite bound cuts the normal interval off.
     """
     least, most = bounds
     size = most - least
@@ -86,9 +83,8 @@ class PoissonBootstrap:
     """Draw how often each utterance counts in each bootstrap replicate.
 
     The weight of an utterance in a replicate is a Poisson variable of mean 1
-    (Hanley and MacGibbon, 2006; Oza and Russell, 2001), so the data need not
-    be kept to resample them. It is a function of the utterance's name: the
-    order does not matter, and two models are compared on the same replicates.
+    (Hanley and MacGibbon, 2006), a function of the utterance's name: the order
+    does not matter, and two models are compared on the same replicates.
 
     Example
     -------
@@ -149,13 +145,12 @@ class WeightedCounts:
         return self._table[: len(self._rows)]
 
     def _grow(self, weights):
-        needed = len(self._rows)
-        size = 0 if self._table is None else len(self._table)
-        if needed > size:
-            table = weights.new_zeros(max(2 * size, needed, 64), len(weights))
-            if size:
-                table[:size] = self._table
-            self._table = table
+        if self._table is None:
+            self._table = weights.new_zeros(64, len(weights))
+        missing = len(self._rows) - len(self._table)
+        if missing > 0:
+            more = max(missing, len(self._table))
+            self._table = torch.nn.functional.pad(self._table, (0, 0, 0, more))
 
 
 class WeightedRatios:

@@ -1,10 +1,9 @@
 """Judges: pretrained models that score speech. None is used unless named.
 
-A judge is a callable ``judge(audio, sample_rate, entry)``. ``audio`` holds
-samples [samples]: ``source``, ``output`` and, in conversions, ``target``;
-``entry`` is that of the manifest. It returns a dict of numbers. Optional
-attributes: ``name`` and ``weights``, the names of it and of its weights for the
-report, and ``quantities``, a dict of ``Quantity`` by key.
+A judge is a callable ``judge(audio, sample_rate, entry)`` that returns a dict of
+numbers. ``audio`` holds samples [samples]: ``source``, ``output`` and, in
+conversions, ``target``; ``entry`` is that of the manifest. Optional attributes:
+``name`` and ``weights`` for the report, and ``quantities`` by key.
 """
 
 import importlib.metadata
@@ -76,13 +75,11 @@ def _name(judge):
 
 def judge_settings(judges: dict[str, Callable]) -> dict:
     """Return the judges and the weights they use, for the report."""
-    weights = {
-        name: judge.weights
-        for name, judge in judges.items()
-        if hasattr(judge, "weights")
-    }
-    settings = {"judges": list(judges)}
-    return settings | ({"judge_weights": weights} if weights else {})
+    settings: dict = {"judges": list(judges)}
+    for name, judge in judges.items():
+        if hasattr(judge, "weights"):
+            settings.setdefault("judge_weights", {})[name] = judge.weights
+    return settings
 
 
 class JudgedSpeech(Metric):
@@ -149,17 +146,12 @@ class Resemblyzer:
         """Return ``to_source`` and, in conversions, ``to_target``."""
         from resemblyzer import preprocess_wav
 
-        embeddings = {
-            name: self._encoder.embed_utterance(
-                preprocess_wav(wav.numpy(), source_sr=sample_rate)
-            )
-            for name, wav in audio.items()
-        }
-        output = embeddings.pop("output")
-        return {
-            f"to_{name}": float(output @ other)
-            for name, other in embeddings.items()
-        }
+        vectors = {}
+        for name, wav in audio.items():
+            wav = preprocess_wav(wav.numpy(), source_sr=sample_rate)
+            vectors[name] = self._encoder.embed_utterance(wav)
+        output = vectors.pop("output")
+        return {f"to_{k}": float(output @ v) for k, v in vectors.items()}
 
 
 class Whisper:

@@ -116,14 +116,14 @@ def mutual_information(counts: torch.Tensor) -> float:
     """Compute I(phone; unit) in nats from counts [phones, units]."""
     counts = counts.double()
     marginals = entropy(counts.sum(1)) + entropy(counts.sum(0))
-    # Rounding must not make it negative where it is 0.
+    # Not negative by rounding.
     return max(float(marginals - entropy(counts.flatten())), 0.0)
 
 
 def pnmi(counts: torch.Tensor) -> float:
     """Compute phone-normalized mutual information of counts [phones, units],
-    I(phone; unit) / H(phone): the share of the phone's entropy that its unit
-    removes (Hsu et al., HuBERT, 2021, section V-B); 0 of only one phone.
+    I(phone; unit) / H(phone) (Hsu et al., HuBERT, 2021, section V-B); 0 of only
+    one phone.
 
     Example
     -------
@@ -136,8 +136,8 @@ def pnmi(counts: torch.Tensor) -> float:
 
 def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
     """Compute the mean PNMI of several tables of counts [phones, units], one a
-    language, weighted by their counts. Over languages together, units that
-    tell the speaker tell the language, and with it something of the phone.
+    language, weighted by their counts: over languages together, units that
+    tell the language tell something of the phone.
 
     Example
     -------
@@ -152,9 +152,9 @@ def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
 
 
 def nmi(counts: torch.Tensor) -> float:
-    """Compute normalized mutual information of counts [classes, units],
-    I(class; unit) over the mean of the two entropies, as scikit-learn's
-    ``normalized_mutual_info_score``; 1 of one class and one unit.
+    """Compute normalized mutual information of counts [classes, units], as
+    scikit-learn's ``normalized_mutual_info_score``: I(class; unit) over the
+    mean of the two entropies; 1 of one class and one unit.
 
     Example
     -------
@@ -170,8 +170,8 @@ def nmi(counts: torch.Tensor) -> float:
 
 def phone_purity(counts: torch.Tensor) -> float:
     """Compute phone purity of counts [phones, units], the accuracy of mapping
-    each unit to its most frequent phone (HuBERT, 2021, section V-B). It grows
-    with the number of units: with one unit a frame it is 1.
+    each unit to its most frequent phone (HuBERT, 2021, section V-B); 1 with a
+    unit for each frame.
 
     Example
     -------
@@ -264,13 +264,11 @@ class PhoneInformation(Metric):
                 if len(each) > 1:
                     values[-1]["pnmi_within_languages"] = pnmi_within(each)
             for name in values[0]:
-                quantity = self.quantities[name]
+                quantity, key = self.quantities[name], name
                 if len(self._books) > 1:
                     label = f"{quantity.label}, codebook {number}"
                     quantity = quantity._replace(label=label)
                     key = f"{name}_codebook_{number}"
-                else:
-                    key = name
                 estimates[key] = estimate(
                     (one[name] for one in values), quantity, self._utterances
                 )
@@ -278,12 +276,11 @@ class PhoneInformation(Metric):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
-        if estimates:
-            return []
-        return [
+        note = (
             "phone information, boundaries and the phone probe: the manifest "
             "has no phones"
-        ]
+        )
+        return [] if estimates else [note]
 
     def tables(self) -> dict:
         """Return the table of the first codebook."""

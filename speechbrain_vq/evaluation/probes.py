@@ -147,16 +147,14 @@ class _Example:
         self.pooled, self.frames = {}, {"units": tokens[frames]}
         if latents is not None:
             self.frames["latents"] = latents[frames]
-            self.pooled["latents"] = _moments(latents)
-        if utterance.codewords is not None:
-            self.pooled["codewords"] = _moments(utterance.codewords)
+        for name in ("latents", "codewords"):
+            vectors = getattr(utterance, name)
+            if vectors is not None:
+                moments = vectors.mean(0), vectors.std(0, correction=0)
+                self.pooled[name] = torch.cat(moments)
         middles = frame_middles(len(tokens), utterance.token_rate)
         middles = [middles[frame] for frame in frames]
         self.phones = phones_at(entry.get("phones") or (), middles)
-
-
-def _moments(vectors):
-    return torch.cat([vectors.mean(0), vectors.std(0, correction=0)])
 
 
 class LinearProbes(Metric):
@@ -165,8 +163,8 @@ class LinearProbes(Metric):
 
     - ``speaker_from_units``: from histograms of the units of an utterance;
       ``speaker_from_latents`` and ``speaker_from_codewords``: from mean and
-      deviation over time of the vectors before and after quantization, which
-      compare like with like; the same of ``gender``;
+      deviation over time of the vectors before and after quantization; the same
+      of ``gender``;
     - ``phone_from_units``: from the unit alone; ``phone_from_latents``: from
       the latent; on up to 100 frames of an utterance and 10 000 in all;
     - ``*_chance``: of the most frequent class.
@@ -256,10 +254,8 @@ class LinearProbes(Metric):
         most = inputs["units"].amax(0)
         inputs["units"] = inputs["units"] + torch.cumsum(most + 1, 0) - most - 1
         weights = [self._examples[i].weights for i, _ in rows]
-        by_utterance = stratified_folds(
-            [0] * len(self._examples), seed=self.seed
-        )
-        folds = by_utterance[torch.tensor([i for i, _ in rows])]
+        folds = stratified_folds([0] * len(self._examples), seed=self.seed)
+        folds = folds[torch.tensor([i for i, _ in rows])]
         return self._accuracies("phone", inputs, labels, weights, folds)
 
     def _accuracies(self, target, inputs, labels, weights, folds):

@@ -65,7 +65,8 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
 
     import pystoi
 
-    x, y = (wav.double().numpy() for wav in _same_length(original, other))
+    size = min(len(original), len(other))
+    x, y = (wav[:size].double().numpy() for wav in (original, other))
     with warnings.catch_warnings():
         # It warns, and returns 1e-5, if there is too little speech.
         warnings.simplefilter("error", RuntimeWarning)
@@ -78,11 +79,6 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
 def has_pystoi() -> bool:
     """Return whether pystoi is installed."""
     return importlib.util.find_spec("pystoi") is not None
-
-
-def _same_length(x, y):
-    size = min(len(x), len(y))
-    return x[:size], y[:size]
 
 
 def _magnitudes(wav, window, hop):

@@ -1,17 +1,13 @@
-"""Reports of evaluations: tables of text, Markdown and json, and a picture."""
+"""Reports of evaluations: tables of text, Markdown and json."""
 
 import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
-
-import torch
 
 from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
-from .ipa import by_manner, to_ipa
 
 # Labels of settings whose keys with spaces would not do.
 SETTINGS = {
@@ -75,96 +71,19 @@ def as_json(evaluation: Evaluation) -> dict:
 def write_report(
     evaluation: Evaluation, folder: str | os.PathLike
 ) -> list[pathlib.Path]:
-    """Write ``results.json``, ``results.md`` and, if matplotlib is installed
-    and there are phones, ``phone_units.png`` to a folder, created if absent;
+    """Write ``results.json`` and ``results.md`` to a folder, created if absent;
     return the files."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    picture = folder / "phone_units.png"
-    text = as_markdown(evaluation)
-    files = []
-    if evaluation.tables["phones"]:
-        try:
-            with atomic_write(picture) as partial:
-                plot_phone_units(
-                    evaluation.tables["phone_units"],
-                    evaluation.tables["phones"],
-                    partial,
-                )
-            text += f"\n![P(phone | unit)]({picture.name})\n"
-            files.append(picture)
-        except ImportError:
-            text += (
-                "\nThe picture of phones and units needs "
-                'pip install "speechbrain-vq[report]".\n'
-            )
     numbers = json.dumps(as_json(evaluation), indent=2, allow_nan=False)
-    for name, content in (
-        ("results.json", numbers + "\n"),
-        ("results.md", text),
-    ):
-        with atomic_write(folder / name) as partial:
-            partial.write_text(content, "utf-8")
-        files.append(folder / name)
-    return files
-
-
-def ordered_shares(
-    counts: torch.Tensor, phones: Sequence[str]
-) -> tuple[torch.Tensor, list[tuple[str, list[str]]], list[int]]:
-    """Compute P(phone | unit) of counts [phones, units], with phones by manner
-    of articulation and units that occur by their most frequent phone; return
-    it with the phones of each manner, in IPA, and the units."""
-    ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
-    units = counts.sum(0).nonzero()[:, 0]
-    share = counts[[row for _, rows in groups for row in rows]][:, units]
-    share = share.double() / share.sum(0)
-    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
-    named = [(name, [ipa[phones[r]] for r in rows]) for name, rows in groups]
-    return share[:, order], named, units[order].tolist()
-
-
-def plot_phone_units(
-    counts: torch.Tensor, phones: Sequence[str], path: str | os.PathLike
-) -> None:
-    """Plot P(phone | unit) of counts [phones, units], with phones in IPA, by
-    manner of articulation, and units in the order of their most frequent
-    phone; needs matplotlib."""
-    from matplotlib.figure import Figure
-
-    share, groups, _ = ordered_shares(counts, phones)
-    size = 8, max(3.0, 0.16 * len(phones))
-    figure = Figure(figsize=size, dpi=100, layout="constrained")
-    axis = figure.subplots()
-    image = axis.imshow(
-        share.numpy(),
-        aspect="auto",
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
-    names = [name for _, members in groups for name in members]
-    axis.set_yticks(range(len(names)), names, fontsize=7)
-    axis.set(
-        title="Phones and units",
-        xlabel="units that occur, by their most frequent phone",
-    )
-    end = -0.5
-    for manner, members in groups:
-        end += len(members)
-        axis.axhline(end, color="0.8", linewidth=0.5)
-        axis.annotate(
-            manner,
-            (1, end - len(members) / 2),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
-    figure.colorbar(image, label="P(phone | unit)", pad=0.1)
-    figure.savefig(path)
+    texts = {
+        folder / "results.json": numbers + "\n",
+        folder / "results.md": as_markdown(evaluation),
+    }
+    for path, text in texts.items():
+        with atomic_write(path) as partial:
+            partial.write_text(text, "utf-8")
+    return list(texts)
 
 
 def _sections(evaluation):
@@ -194,10 +113,7 @@ def _settings(evaluation):
     """Yield the settings in words."""
     for key, value in evaluation.settings.items():
         if isinstance(value, dict):
-            value = [
-                f"{v} ({_CONTEXTS.get(k) or _condition(k)})"
-                for k, v in value.items()
-            ]
+            value = [f"{v} ({_condition(k)})" for k, v in value.items()]
         if isinstance(value, list):
             value = ", ".join(map(str, value)) or "none"
         if key == "segmentation_tolerance":
@@ -206,8 +122,8 @@ def _settings(evaluation):
 
 
 def _condition(key):
-    """Return a condition of ABX in words."""
-    words = key.replace("_speaker_", " speakers, ")
+    """Return a context, or a condition of ABX, in words."""
+    words = _CONTEXTS.get(key) or key.replace("_speaker_", " speakers, ")
     return words.replace("_", " ")
 
 

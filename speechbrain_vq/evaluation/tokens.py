@@ -112,10 +112,8 @@ class TokenFile:
 
 def _parse(text, codebook_size):
     line = parse_line(text)
-    names = [
-        name if isinstance(name, str) else None
-        for name in (line.get("id"), line.get("path"))
-    ]
+    names = [line.get("id"), line.get("path")]
+    names = [name if isinstance(name, str) else None for name in names]
     if not any(names):
         raise ValueError(
             '"id" (the name in the manifest) or "path" (the audio file) is '

@@ -51,12 +51,10 @@ class EvaluatedModel:
         """Encode the utterances of a manifest in its order, batch by batch;
         longer files in chunks. Unreadable ones are left out, with a message in
         ``errors``."""
-        names = list(manifest)
+        entries = list(manifest.items())
         # Batches end with a part, whatever encodes it: the same bits.
-        parts = [
-            {name: manifest[name] for name in names[first : first + _PART]}
-            for first in range(0, len(names), _PART)
-        ]
+        starts = range(0, len(entries), _PART)
+        parts = [dict(entries[start : start + _PART]) for start in starts]
         if self.engine is None:
             for part in parts:
                 yield from self._encode(part)
@@ -103,20 +101,16 @@ class EvaluatedModel:
 
     def settings(self) -> dict:
         """Return what decoded speech depends on, for the report."""
+        vocoder = "Griffin-Lim"
+        if self.tokenizer.vocoder is not None:
+            vocoder = self.tokenizer.vocoder.source
+        elif self.tokenizer.decodes_to_samples:
+            decoder = type(self.tokenizer.mods.decoder).__name__
+            vocoder = f"none: {decoder} writes samples"
         return {
-            "vocoder": self.vocoder,
+            "vocoder": vocoder,
             "seconds_heard": f"the first {MOST_DECODED:g} of an utterance",
         }
-
-    @property
-    def vocoder(self) -> str:
-        """Name of what makes the waveforms."""
-        if self.tokenizer.vocoder is not None:
-            return self.tokenizer.vocoder.source
-        if not self.tokenizer.decodes_to_samples:
-            return "Griffin-Lim"
-        decoder = type(self.tokenizer.mods.decoder).__name__
-        return f"none: {decoder} writes samples"
 
     @property
     def speakers(self) -> list[str]:

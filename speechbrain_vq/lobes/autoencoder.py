@@ -1,8 +1,5 @@
 """Convolutional autoencoder of speech features with a speaker-conditioned
-decoder.
-
-All modules take and return [batch, time, channel] and relative lengths.
-Padding does not change their outputs.
+decoder. All tensors are [batch, time, channel]; padding changes no output.
 """
 
 import torch
@@ -18,14 +15,7 @@ def utterance_moments(
     features: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the mean and standard deviation over time of each channel, [B, C]
-    each, of features [B, T, C] of relative lengths [B].
-
-    Example
-    -------
-    >>> mean, std = utterance_moments(torch.ones(2, 9, 4), torch.ones(2))
-    >>> mean.shape, bool(std.max() < 0.01)
-    (torch.Size([2, 4]), True)
-    """
+    each, of features [B, T, C] of relative lengths [B]."""
     mask = frame_mask(features, lengths).unsqueeze(2).to(features.dtype)
     count = mask.sum(1).clamp(min=1)
     mean = (features * mask).sum(1) / count
@@ -96,10 +86,9 @@ class ConvEncoder(nn.Module):
     num_blocks : int
         Residual blocks after the strided convolution.
     utterance_norm : bool
-        Whether to normalize each channel by its mean and standard deviation
-        over the utterance (instance normalization), which removes much of the
-        speaker's identity (Chou et al. 2019, arXiv 1904.05742). Each latent
-        then depends on the whole utterance.
+        Whether to normalize each channel over the utterance, which removes
+        much of the speaker's identity (Chou et al. 2019, arXiv 1904.05742).
+        Each latent then depends on the whole utterance.
     linear : bool
         Whether to add a linear map of a latent's own frames to it, beside the
         convolutions.
@@ -133,9 +122,9 @@ class ConvEncoder(nn.Module):
             ConvBlock(channels) for _ in range(num_blocks)
         )
         self.last = nn.Conv1d(channels, output_dim, 1)
-        self.linear = (
-            nn.Linear(stride * input_dim, output_dim) if linear else None
-        )
+        self.linear = None
+        if linear:
+            self.linear = nn.Linear(stride * input_dim, output_dim)
 
     @property
     def context(self) -> tuple[int, int] | None:
@@ -201,9 +190,8 @@ class ConvDecoder(nn.Module):
         Whether to add a linear map of each latent to its own frames, beside
         the convolutions.
     moments : bool
-        Whether the speaker embeddings end in the moments of the utterance, as
-        of ``SpeakerEncoder(moments=True)``, which are then given back: the
-        output is scaled and shifted by them.
+        Whether the speaker embeddings end in the moments of the utterance
+        (``SpeakerEncoder(moments=True)``), which scale and shift the output.
 
     Example
     -------
@@ -237,9 +225,9 @@ class ConvDecoder(nn.Module):
             ConvBlock(channels) for _ in range(num_blocks - slow)
         )
         self.last = nn.Conv1d(channels, output_dim, 1)
-        self.linear = (
-            nn.Linear(input_dim, stride * output_dim) if linear else None
-        )
+        self.linear = None
+        if linear:
+            self.linear = nn.Linear(input_dim, stride * output_dim)
 
     def forward(
         self,
@@ -299,11 +287,9 @@ class ConvDecoder(nn.Module):
 
 
 class SpeakerEncoder(nn.Module):
-    """Speaker encoder by statistics pooling, trained along with the decoder.
-
-    It requires no speaker labels and generalizes to unseen speakers. The
-    embedding is batch-normalized without scale or shift, so the zero vector
-    is the average speaker.
+    """Speaker encoder by statistics pooling, trained along with the decoder,
+    without labels. The embedding is batch-normalized without scale or shift,
+    so the zero vector is the average speaker.
 
     Arguments
     ---------
@@ -346,10 +332,7 @@ class SpeakerEncoder(nn.Module):
 
 class WindowPredictor(nn.Module):
     """Linear predictor of the frames around each token from its quantized
-    vector: an auxiliary task in training alone.
-
-    Reconstruction asks a token for its own frames; this asks it for its
-    neighborhood, as phones last longer than a token.
+    vector: an auxiliary task in training alone, as phones outlast a token.
 
     Arguments
     ---------

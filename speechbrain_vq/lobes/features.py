@@ -20,11 +20,9 @@ class LogMel(nn.Module):
     features. Each mel band is normalized by the mean and standard deviation
     that ``fit()`` computes.
 
-    ``denormalize`` returns the input of SpeechBrain's HiFi-GANs when the
-    settings match; those at 16 kHz use ``win_length=1024, hop_length=256``.
-    It equals ``speechbrain.lobes.models.HifiGAN.mel_spectrogram`` half a hop
-    later, except in the first and last frames, where that one mirrors the
-    signal.
+    ``denormalize`` returns the input of SpeechBrain's HiFi-GANs, half a hop
+    later, when the settings match; those at 16 kHz use ``win_length=1024,
+    hop_length=256``.
 
     Arguments
     ---------
@@ -36,10 +34,9 @@ class LogMel(nn.Module):
         Lower bound of the mel magnitudes before the logarithm.
     relative_floor : float, optional
         The bound as a share of the root mean square of the utterance, in place
-        of ``floor``. The level of a recording then adds a constant to its
-        features and changes nothing else, up to rounding, so that with
-        ``ConvEncoder(utterance_norm=True)`` its tokens do not depend on the
-        level. Each frame depends on the whole utterance.
+        of ``floor``: the level of a recording then only adds a constant to its
+        features, and with ``ConvEncoder(utterance_norm=True)`` changes no
+        token. Each frame depends on the whole utterance.
 
     Example
     -------
@@ -66,21 +63,14 @@ class LogMel(nn.Module):
         self.n_fft = n_fft
         self.floor = floor
         self.relative_floor = relative_floor
-        shape = {
+        self._shape = {
             "n_fft": n_fft,
             "win_length": win_length,
             "hop_length": hop_length,
         }
-        scale = {"norm": "slaney", "mel_scale": "slaney"}
-        self.mel = MelSpectrogram(
-            sample_rate,
-            n_mels=n_mels,
-            center=False,
-            power=1.0,
-            **shape,
-            **scale,
-        )
-        self._shape, self._scale = shape, scale
+        self._scale = {"norm": "slaney", "mel_scale": "slaney"}
+        options = {**self._shape, **self._scale, "center": False, "power": 1.0}
+        self.mel = MelSpectrogram(sample_rate, n_mels=n_mels, **options)
         self.register_buffer("mean", torch.zeros(n_mels))
         self.register_buffer("std", torch.ones(n_mels))
 
@@ -109,9 +99,8 @@ class LogMel(nn.Module):
         window = self._shape["win_length"]
         # The window is centred in the transform, and the transform on the
         # hop, each rounded down.
-        before = (self.n_fft - self.hop_length) // 2 - (
-            self.n_fft - window
-        ) // 2
+        before = (self.n_fft - self.hop_length) // 2
+        before -= (self.n_fft - window) // 2
         return max(before, 0), max(window - self.hop_length - before, 0)
 
     def forward(
@@ -132,9 +121,7 @@ class LogMel(nn.Module):
         mels = (mels - self.mean) / self.std
         return mels * frame_mask(mels, lengths).unsqueeze(-1), lengths
 
-    def _log_mel(
-        self, wavs: torch.Tensor, samples: torch.Tensor | int
-    ) -> torch.Tensor:
+    def _log_mel(self, wavs, samples):
         margin = self.n_fft - self.hop_length
         with torch.autocast(wavs.device.type, enabled=False):
             padded = nn.functional.pad(

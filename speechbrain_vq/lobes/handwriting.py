@@ -1,8 +1,6 @@
-"""Encoder of handwriting lines, and a CTC probe that reads characters.
-
-After the ScribbleLens model of arXiv 2005.08520. All modules take and return
-[batch, time, channel] and relative lengths; time runs over image columns.
-Padding does not change their outputs.
+"""Encoder of handwriting lines, and a CTC probe that reads characters, after
+the ScribbleLens model of arXiv 2005.08520. Time runs over image columns;
+padding changes no output.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,15 +26,6 @@ CHANNELS = (64, 128, 256, 256, 512, 512, 512)
 class LineConv(NormedConv2d):
     """2-D convolution with masked batch norm and a leaky ReLU; kernel sizes
     and strides are (columns, rows)."""
-
-    def __init__(
-        self,
-        input_channels: int,
-        channels: int,
-        kernel_size: Sequence[int],
-        stride: Sequence[int],
-    ):
-        super().__init__(input_channels, channels, stride, kernel_size)
 
     def activation(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the activation function."""
@@ -104,7 +93,7 @@ class LineEncoder(nn.Module):
         self.convolutions = nn.ModuleList(
             LineConv(*shape)
             for shape in zip(
-                [1, *channels[:-1]], channels, KERNELS, STRIDES, strict=True
+                [1, *channels[:-1]], channels, STRIDES, KERNELS, strict=True
             )
         )
         self.first = ProjectedBLSTM(channels[-1], hidden_size, output_dim)
@@ -193,13 +182,7 @@ class CTCProbe(nn.Module):
     def read(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """Decode log-probabilities of relative lengths [B] greedily: merge
         repetitions and drop blanks."""
-        frames = torch.round(lengths * log_probs.shape[1]).long().tolist()
-        paths = log_probs.argmax(-1).cpu()
-        return [
-            "".join(
-                self.characters[i - 1]
-                for i in path[:length].unique_consecutive().tolist()
-                if i
-            )
-            for path, length in zip(paths, frames, strict=True)
-        ]
+        from speechbrain.decoders import ctc_greedy_decode
+
+        paths = ctc_greedy_decode(log_probs, lengths, blank_id=0)
+        return ["".join(self.characters[i - 1] for i in path) for path in paths]

@@ -1,9 +1,6 @@
 """Convolutional image autoencoder of arXiv 2005.08520, after van den Oord et
 al. (2017): latents at a quarter of the resolution, and a categorical
 distribution over the levels of every sub-pixel.
-
-Images are integers [B, C, H, W]. Latents are [B, H / 4, W / 4, dim], as the
-quantizer takes them.
 """
 
 import torch
@@ -21,11 +18,9 @@ def to_unit(images: torch.Tensor) -> torch.Tensor:
 
 
 def truncated_levels(images: torch.Tensor) -> torch.Tensor:
-    """Compute the target levels of the reference code of arXiv 2005.08520.
-
-    That code truncates (x + 0.5) * 255 to an integer, where x is ``to_unit``
-    of a level. Rounding errors lower 63 of the 256 levels by one, and merge
-    two, so its likelihoods are not those of 8-bit images.
+    """Compute the target levels of the reference code of arXiv 2005.08520,
+    which truncates (``to_unit`` + 0.5) * 255. Rounding errors lower 63 of the
+    256 levels by one: its likelihoods are not those of 8-bit images.
 
     Example
     -------
@@ -195,10 +190,9 @@ class ImageQuantizer(VectorQuantizer):
                 f"use for a preset with num_codebooks={number}, composition="
                 f"{composition!r}. Take another preset, or another recipe."
             )
-        return {
+        options |= {
             "num_codebooks": num_codebooks,
             "codebook_size": codebook_size,
             "codebook_dim": codebook_dim,
-            **options,
-            **changes,
         }
+        return options | changes

@@ -1,6 +1,4 @@
-"""Time-jitter regularization of latents (Chorowski et al. 2019, arXiv
-1901.08810).
-"""
+"""Time-jitter of latents (Chorowski et al. 2019, arXiv 1901.08810)."""
 
 import torch
 from torch import nn

@@ -1,8 +1,6 @@
 """Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) conditioned on
-latents. It generates an image column by column, each from top to bottom.
-
-As in the code of arXiv 2005.08520, one stream covers the previous columns and
-the other one the pixels above in the same column.
+latents, column by column from top to bottom. As in the code of arXiv
+2005.08520, one stream covers the previous columns, the other the pixels above.
 """
 
 import torch
@@ -75,9 +73,8 @@ class ColumnPixelCNN(nn.Module):
         self, levels: torch.Tensor, latents: torch.Tensor
     ) -> torch.Tensor:
         """Compute logits [B, T, H, num_levels] of images [B, T, H] given
-        latents [B, ceil(T / stride), cond_dim]. The logits of a pixel depend
-        on the columns before it, the pixels above it, and the latents up to
-        its own column."""
+        latents [B, ceil(T / stride), cond_dim]. Those of a pixel depend on
+        previous pixels, and on the latents up to its own column."""
         time = levels.shape[1]
         image = (levels / (self.num_levels - 1)).to(latents).unsqueeze(1)
         columns = self.columns(pad(image, (0, 0, 3, 0))[:, :, : time + 2])
@@ -85,11 +82,8 @@ class ColumnPixelCNN(nn.Module):
         total = pixels = pixels + columns + self.rows
         conditions = self.condition(latents).transpose(1, 2).unsqueeze(3)
         conditions = conditions.repeat_interleave(self.stride, 2)[:, :, :time]
-        for layer, condition in zip(
-            self.layers,
-            conditions.chunk(len(self.layers), dim=1),
-            strict=True,
-        ):
+        chunks = conditions.chunk(len(self.layers), dim=1)
+        for layer, condition in zip(self.layers, chunks, strict=True):
             columns, pixels, skip = layer(columns, pixels, condition)
             total = total + skip
         hidden = torch.relu(self.hidden(torch.relu(total)))
@@ -129,7 +123,6 @@ class ColumnGatedLayer(nn.Module):
         return columns, pixels + self.residual(gated), skip
 
 
-def _gate(x: torch.Tensor) -> torch.Tensor:
-    """Apply the gated activation to both halves of the channels."""
+def _gate(x):
     values, gates = x.chunk(2, dim=1)
     return torch.tanh(values) * torch.sigmoid(gates)

@@ -1,8 +1,6 @@
-"""Phone recognizer with a bottleneck: convolutions and a BLSTM before it, a
-stack of dilated convolutions after it.
-
-After the WSJ model of arXiv 2005.08520. All modules take and return [batch,
-time, channel] and relative lengths. Padding does not change their outputs.
+"""Phone recognizer with a bottleneck, after the WSJ model of arXiv 2005.08520:
+convolutions and a BLSTM before it, dilated convolutions after it. Padding
+changes no output.
 """
 
 from collections.abc import Sequence
@@ -104,32 +102,29 @@ class SummedBLSTM(nn.Module):
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Map [B, T, input_dim] of relative lengths [B] to
-        [B, T, hidden_size], zero beyond the lengths."""
+        [B, T, hidden_size], zero beyond them."""
         mask = frame_mask(x, lengths)
         # Each sequence is reversed within its length: packed sequences of
         # different lengths are several times slower on a CPU.
         frames, times = mask.sum(1, keepdim=True), torch.arange(x.shape[1])
         times = times.to(x.device).expand(mask.shape)
         order = torch.where(mask, frames - 1 - times, times).unsqueeze(-1)
-        for index, (forward_lstm, backward_lstm) in enumerate(
-            zip(self.forwards, self.backwards, strict=True)
-        ):
+
+        def reverse(x):
+            return x.gather(1, order.expand(x.shape))
+
+        layers = zip(self.forwards, self.backwards, strict=True)
+        for index, (forward_lstm, backward_lstm) in enumerate(layers):
             if index:
                 x = self.dropout(x)
-            reverse = backward_lstm(_reorder(x, order))[0]
-            x = forward_lstm(x)[0] + _reorder(reverse, order)
-            x = x * mask.unsqueeze(-1)
+            backward = reverse(backward_lstm(reverse(x))[0])
+            x = (forward_lstm(x)[0] + backward) * mask.unsqueeze(-1)
         return x
 
 
-def _reorder(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Reorder the frames of [B, T, D] by indices [B, T, 1]."""
-    return x.gather(1, order.expand(x.shape))
-
-
 class PhoneEncoder(nn.Module):
-    """Encoder at a third of the frame rate: 2-D convolutions over features,
-    deltas and delta-deltas, then a BLSTM.
+    """Encoder at a third of the frame rate: convolutions over features, deltas
+    and delta-deltas, then a BLSTM.
 
     Arguments
     ---------

@@ -20,9 +20,8 @@ MIN_DURATION = 0.5
 
 
 class SpeakerTable(nn.Module):
-    """Lookup table of speaker embeddings by name.
-
-    The names are a buffer, so ``state_dict()`` contains them.
+    """Lookup table of speaker embeddings by name; ``state_dict()`` contains
+    the names.
 
     Arguments
     ---------
@@ -93,11 +92,8 @@ class SpeakerTable(nn.Module):
 
 
 class PretrainedSpeaker(nn.Module):
-    """Frozen SpeechBrain speaker encoder (d-vectors, x-vectors, ECAPA) with a
-    trained projection.
-
-    Its weights are saved and exported with the model. Like ``SpeakerEncoder``
-    it generalizes to unseen speakers.
+    """Frozen SpeechBrain speaker encoder (x-vectors, ECAPA) with a trained
+    projection. Its weights are saved and exported with the model.
 
     Arguments
     ---------
@@ -155,7 +151,9 @@ class PretrainedSpeaker(nn.Module):
         self.compute_features = compute_features
         self.mean_var_norm = mean_var_norm
         self.embedding_model = embedding_model
-        for module in self._frozen():
+        # Not trained.
+        self._frozen = compute_features, mean_var_norm, embedding_model
+        for module in self._frozen:
             module.requires_grad_(False)
         self.linear = nn.Linear(embedding_dim, output_dim)
         self.norm = MaskedBatchNorm(output_dim, affine=False)
@@ -178,13 +176,9 @@ class PretrainedSpeaker(nn.Module):
     def train(self, mode: bool = True) -> "PretrainedSpeaker":
         """Set the training mode, keeping the encoder in evaluation mode."""
         super().train(mode)
-        for module in self._frozen():
+        for module in self._frozen:
             module.eval()
         return self
-
-    def _frozen(self):
-        """Return the modules that are not trained."""
-        return self.compute_features, self.mean_var_norm, self.embedding_model
 
     @torch.no_grad()
     def _embed(self, wavs):

@@ -30,12 +30,10 @@ _WINDOW = 30
 
 class SSLFeatures(nn.Module):
     """Normalized hidden states of a frozen encoder of the Hub, one frame for
-    each hop.
+    each hop; call ``load_encoder`` before the first use.
 
-    Every utterance is encoded alone and in windows of 30 s, so that neither
-    padding nor the other utterances of a batch change its features:
-    SpeechBrain's wrappers, which read the encoder, normalize over both. It
-    takes ``load_encoder`` before the first use. Each channel is normalized by
+    Every utterance is encoded alone and in windows of 30 s, since SpeechBrain's
+    wrappers normalize over padding and the batch. Each channel is normalized by
     the mean and standard deviation that ``fit()`` computes.
 
     Arguments
@@ -126,9 +124,8 @@ class SSLFeatures(nn.Module):
         return self._mel().settings
 
     def load_encoder(self, folder: str | os.PathLike) -> None:
-        """Load the encoder by SpeechBrain's wrapper, from a folder with
-        ``config.json``, ``preprocessor_config.json`` and the weights, as the
-        Hub has it at ``source`` and ``revision``.
+        """Load the encoder by SpeechBrain's wrapper, from a folder as the Hub
+        has it at ``source`` and ``revision``.
 
         Raises
         ------

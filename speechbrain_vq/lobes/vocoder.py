@@ -35,13 +35,10 @@ class SourceFilterVocoder(nn.Module):
 
     A convolutional network outputs pitch, voicing, and the spectral envelopes of
     a harmonic and of a noise part. A band-limited pulse train of that pitch
-    and white noise go through minimum-phase filters of these envelopes. Their
-    sum is then scaled, once, band by band and frame by frame, to the mel
-    magnitudes that are wanted. No adversary is needed to train it, and on a CPU
-    it is several times as fast as Griffin-Lim.
-
-    A change of level of the log-mels changes the level of the waveform and
-    nothing else.
+    and white noise go through minimum-phase filters of these envelopes, and
+    their sum is scaled, band by band and frame by frame, to the log-mels. On a
+    CPU it is several times as fast as Griffin-Lim. The level of the log-mels
+    changes nothing but the level of the waveform.
 
     After "Neural source-filter-based waveform model for statistical parametric
     speech synthesis" (arXiv 1810.11946) and "DDSP: Differentiable Digital Signal
@@ -96,9 +93,12 @@ class SourceFilterVocoder(nn.Module):
         nn.init.zeros_(self.bands.bias)
         shape = n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
         scale = {"mel_scale": "slaney"}
+        # Padded as torch.stft does.
+        before = (n_fft - win_length) // 2
+        padding = before, n_fft - win_length - before
         buffers = {
             "fade": torch.hann_window(2 * hop_length),
-            "window": _centred(torch.hann_window(win_length), n_fft),
+            "window": functional.pad(torch.hann_window(win_length), padding),
             "to_mels": melscale_fbanks(*shape, norm="slaney", **scale),
             "to_bins": _between(melscale_fbanks(*shape, **scale)),
         }
@@ -290,12 +290,6 @@ def minimum_phase(log_magnitudes: torch.Tensor) -> torch.Tensor:
     fold[0] = fold[size // 2] = 1.0
     fold[1 : size // 2] = 2.0
     return torch.fft.rfft(cepstrum * fold).exp()
-
-
-def _centred(window, size):
-    """Pad a window with zeros to a size, as ``torch.stft`` does."""
-    before = (size - len(window)) // 2
-    return functional.pad(window, (before, size - len(window) - before))
 
 
 def _between(filters):

@@ -1,7 +1,5 @@
-"""Autoregressive waveform decoder: a WaveNet (van den Oord et al. 2016, arXiv
-1609.03499) conditioned on latents and the speaker, as in Chorowski et al.
-2019, arXiv 1901.08810.
-"""
+"""WaveNet (van den Oord et al. 2016, arXiv 1609.03499) conditioned on latents
+and the speaker, as in Chorowski et al. 2019, arXiv 1901.08810."""
 
 import math
 from typing import NamedTuple
@@ -76,12 +74,12 @@ class GatedLayer(nn.Module):
 
 
 class WaveNetDecoder(nn.Module):
-    """WaveNet decoder of 256 mu-law levels.
+    """WaveNet decoder of 256 mu-law levels. The default size is that of
+    Chorowski et al. (2019) and requires a GPU.
 
-    Training predicts a random window of each utterance, since memory grows
-    with its length; the window's context is the one sample before it.
-    Evaluation predicts whole utterances, window by window, with full context.
-    The default size is that of Chorowski et al. (2019) and requires a GPU.
+    Training predicts a random window of each utterance, whose context is the
+    one sample before it; evaluation predicts whole utterances, window by
+    window, with full context.
 
     Arguments
     ---------
@@ -287,9 +285,7 @@ class WaveNetDecoder(nn.Module):
 class Steps:
     """State of a WaveNet between two samples of a batch of waveforms: each layer
     keeps its past inputs in a ring (Le Paine et al. 2016, arXiv 1611.09482).
-
-    The past taps of all layers share one matrix product per sample, and so do
-    all skip connections. A step allocates no tensor but its logits.
+    The past taps of all layers share one matrix product, and so do all skips.
     """
 
     def __init__(self, decoder: WaveNetDecoder, batch: int):

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_vq.evaluation.ipa import MANNERS, manner, to_ipa
+from speechbrain_vq.evaluation.ipa import MANNERS, by_manner, manner, to_ipa
 from speechbrain_vq.evaluation.phone_units import phone_purity
-from speechbrain_vq.evaluation.report import ordered_shares
 
 from .charts import Dot, Line, dot_map, line_chart, tips_json
 from .images import png
@@ -33,13 +32,7 @@ COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
 
 
 def is_few(counts: torch.Tensor | None) -> bool:
-    """Return whether counts [C, K] are too few to show the usage of codes.
-
-    Example
-    -------
-    >>> is_few(torch.tensor([[4, 0]])), is_few(torch.tensor([[8, 0]]))
-    (True, False)
-    """
+    """Return whether counts [C, K] are too few to show the usage of codes."""
     if counts is None:
         return True
     return bool(counts[0].sum() < FRAMES_PER_CODE * counts.shape[1])
@@ -71,10 +64,8 @@ def usage_curves(
 
 
 class CodeMap:
-    """Places and colours of codewords [C, K, D], by two principal axes.
-
-    Counts [P, K] of phones and units of the first codebook colour its codes;
-    the others are coloured by their place.
+    """Places and colours of codewords [C, K, D], by two principal axes; counts
+    [P, K] of phones and units colour the codes of the first codebook.
 
     Example
     -------
@@ -141,7 +132,14 @@ def phone_unit_map(
     Returns ``groups`` of phones with an image each, an image of the
     ``purity`` of each unit and its ``mean``, the ``number`` of units, and
     ``tips``."""
-    share, groups, used = ordered_shares(counts, phones)
+    ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
+    used = counts.sum(0).nonzero()[:, 0]
+    share = counts[[row for _, rows in groups for row in rows]][:, used]
+    share = share.double() / share.sum(0)
+    # P(phone | unit), units by their most frequent phone.
+    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+    share, used = share[:, order], used[order].tolist()
+    groups = [(name, [ipa[phones[r]] for r in rows]) for name, rows in groups]
     names = [name for _, members in groups for name in members]
     tips = []
     for column, unit in enumerate(used):
@@ -193,15 +191,12 @@ def _principal(codewords):
 
 def _by_place(place):
     """Colour points [K, 2] by their direction and distance: [K, 3]."""
-    angles = torch.atan2(place[:, 1], place[:, 0]) / (2 * math.pi)
+    angles = torch.atan2(place[:, 1], place[:, 0]) / (2 * math.pi) % 1
     far = place.norm(dim=1) / place.norm(dim=1).max().clamp(min=1e-9)
-    points = zip(angles.tolist(), far.tolist(), strict=True)
-    return torch.tensor(
-        [
-            colorsys.hls_to_rgb(angle % 1, 0.55, 0.25 + 0.45 * distance)
-            for angle, distance in points
-        ]
-    )
+    saturations = (0.25 + 0.45 * far).tolist()
+    lightness = [0.55] * len(place)
+    colours = map(colorsys.hls_to_rgb, angles.tolist(), lightness, saturations)
+    return torch.tensor(list(colours))
 
 
 def _rgb(colour):

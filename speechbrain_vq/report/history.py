@@ -33,13 +33,7 @@ _CHARTS = (
 
 def read_history(folder: pathlib.Path | None) -> History:
     """Read ``train_log.txt`` and ``log.txt`` of a run; without a run or a
-    ``train_log.txt`` there are no metrics.
-
-    Example
-    -------
-    >>> read_history(pathlib.Path("no/such/run")).metrics
-    {}
-    """
+    ``train_log.txt`` there are no metrics."""
     if folder is None:
         return History({})
     log = _text(folder / "train_log.txt")
@@ -76,19 +70,16 @@ def training_charts(history: History) -> list[tuple[str, str]]:
     charts = []
     ends = (0, max((p[-1][0] for p in history.metrics.values()), default=0))
     for title, key, form, top in _CHARTS:
-        lines = [
-            Line(part, history.metrics[f"{part} {key}"], style)
-            for part, style in (("train", "quiet"), ("valid", "main"))
-            if history.metrics.get(f"{part} {key}")
-        ]
+        lines, courses = [], []
+        for part, style in (("train", "quiet"), ("valid", "main")):
+            points = history.metrics.get(f"{part} {key}")
+            if points:
+                lines.append(Line(part, points, style))
+                first, last = (form.format(points[i][1]) for i in (0, -1))
+                courses.append(f"{part} from {first} to {last}")
         if lines:
-            course = ", ".join(
-                f"{line.label} from {form.format(line.points[0][1])} to "
-                f"{form.format(line.points[-1][1])}"
-                for line in lines
-            )
             chart = line_chart(
-                f"{title} by {history.axis}: {course}",
+                f"{title} by {history.axis}: {', '.join(courses)}",
                 lines,
                 history.axis,
                 ends=ends,

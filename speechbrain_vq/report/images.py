@@ -57,11 +57,9 @@ def mel_ticks(sample_rate: int) -> list[tuple[str, float]]:
     def mel(frequency):
         return torch.tensor(1 + frequency / 700).log()
 
-    ticks = (0.5, 1, 2, 4, 8, 16)
-    top = mel(sample_rate / 2)
     return [
-        (f"{khz:g}", float(mel(1000 * khz) / top))
-        for khz in ticks
+        (f"{khz:g}", float(mel(1000 * khz) / mel(sample_rate / 2)))
+        for khz in (0.5, 1, 2, 4, 8, 16)
         if 1000 * khz < 0.48 * sample_rate
     ]
 

@@ -28,22 +28,21 @@ def tiles(
     with: name, value, and place on the bar."""
     size = size or 1
     most = token_rate and token_rate * books * math.log2(size)
+    distortion = "mel_cepstral_distortion"
     # Key, label, format, what follows, end of the scale, which way is better.
     scales = (
         ("used_codes_percent", "Used codes", "{:.0f}", "%", 100, 1),
         ("perplexity", "Perplexity", "{:.0f}", f"of {size}", size, 1),
         ("reconstruction_error", "Reconstruction error", "{:.3f}", "", 0.5, -1),
-        (
-            *("mel_cepstral_distortion", "Mel-cepstral distortion"),
-            *("{:.1f}", "dB", 10, -1),
-        ),
+        (distortion, "Mel-cepstral distortion", "{:.1f}", "dB", 10, -1),
         ("pnmi", "PNMI", "{:.2f}", "", 1, 1),
         ("bits_per_second", "Bit rate", "{:.0f}", "bits/s", most, 0),
     )
+    if "reconstruction_error" in values:
+        # Which the distortion stands in for.
+        values = {k: v for k, v in values.items() if k != distortion}
     for key, label, form, unit, end, better in scales:
-        # The distortion stands in for the error.
-        in_place = key.startswith("mel") and "reconstruction_error" in values
-        if key not in values or in_place:
+        if key not in values:
             continue
         marks = dict(REFERENCES.get(key, {}))
         if key == "perplexity":
@@ -81,15 +80,12 @@ def rows(summaries: list[Summary]) -> list[tuple[Summary, list[dict]]]:
     for summary in summaries:
         cells = []
         for key, _, form, sign in COLUMNS:
-            value = summary.values.get(key)
-            known = value is not None
-            cells.append(
-                {
-                    "text": form.format(value) if known else "–",
-                    "value": value if known else "",
-                    "best": bool(sign and known and len(summaries) > 1)
-                    and sign * value == best[key],
-                }
-            )
+            cell = {"text": "–", "value": "", "best": False}
+            if key in summary.values:
+                value = summary.values[key]
+                is_best = len(summaries) > 1 and best.get(key) == sign * value
+                cell = {"text": form.format(value), "value": value}
+                cell["best"] = is_best
+            cells.append(cell)
         table.append((summary, cells))
     return table

@@ -157,9 +157,8 @@ class _Page:
             "bits_per_second": values["bits_per_second_entropy"],
             "vectors": int(counts[0].sum()),
             "mel_cepstral_distortion": measured.distortion,
+            **({} if pnmi is None else {"pnmi": pnmi}),
         }
-        if pnmi is not None:
-            own["pnmi"] = pnmi
         if explicit or "perplexity" not in self.values:
             # Not of these recordings.
             self.values.pop("reconstruction_error", None)
@@ -179,6 +178,8 @@ class _Page:
             codebooks = self.tokenizer.mods.quantizer.codebook
             codes = CodeMap(codebooks, table, phones)
         run = self.summary.run
+        rate = self.tokenizer and self.tokenizer.token_rate
+        compared = [self.summary._replace(values=self.values), *self.others]
         history = read_history(run.folder if run else None)
         today = datetime.date.today()
         return {
@@ -192,14 +193,7 @@ class _Page:
             "frames": self.values.get("vectors"),
             "longest": self.longest,
             "values": self.values,
-            "tiles": list(
-                tiles(
-                    self.values,
-                    self.size,
-                    self.books,
-                    self.tokenizer and self.tokenizer.token_rate,
-                )
-            ),
+            "tiles": list(tiles(self.values, self.size, self.books, rate)),
             "reference_size": REFERENCE_SIZE,
             "notes": self.notes,
             "data": self.data,
@@ -215,9 +209,7 @@ class _Page:
             "legend": legend(phones),
             "units": phone_unit_map(table, phones) if phones else None,
             "columns": COLUMNS,
-            "rows": rows(
-                [self.summary._replace(values=self.values), *self.others]
-            ),
+            "rows": rows(compared),
             "command": command(self.summary),
             "changes": changes(self.summary),
             "facts": facts(self.summary),

@@ -79,19 +79,16 @@ def command(summary: Summary) -> str | None:
 
 def facts(summary: Summary) -> list[tuple[str, Any]]:
     """List what a run depends on beside its yaml: names and values."""
-    rows = []
-    if summary.seed is not None:
-        rows.append(("seed", summary.seed))
+    rows = {"seed": summary.seed}
     if summary.run is not None:
         corpus = summary.run.corpus
         if corpus.known:
-            minutes = corpus.minutes
-            length = "" if minutes is None else f", {minutes:g} minutes"
-            rows.append(("corpus", (corpus.name or "own recordings") + length))
-        trained_with = summary.run.results.get("versions")
-        if trained_with:
-            rows.append(("trained with", trained_with))
-    return [*rows, ("report by", versions("speechbrain"))]
+            rows["corpus"] = corpus.name or "own recordings"
+            if corpus.minutes is not None:
+                rows["corpus"] += f", {corpus.minutes:g} minutes"
+        rows["trained with"] = summary.run.results.get("versions")
+    rows["report by"] = versions("speechbrain")
+    return [(name, row) for name, row in rows.items() if row is not None]
 
 
 def _in_lines(start, options):

@@ -25,15 +25,18 @@ REFERENCES = {
 REFERENCE_SIZE = 512
 # Frames for a code, below which usage says nothing.
 FRAMES_PER_CODE = 4
+# Metrics of a summary; vectors is the number of frames.
+_NAMES = (
+    *("used_codes_percent", "perplexity", "reconstruction_error"),
+    *("pnmi", "bits_per_second", "steps", "vectors"),
+)
 
 
 class Summary(NamedTuple):
     """One row of a comparison; what is not known is None.
 
-    ``values`` has ``used_codes_percent``, ``perplexity``,
-    ``reconstruction_error``, ``pnmi``, ``bits_per_second``, ``steps`` and
-    ``vectors``, the number of frames; ``measured_on`` names the data.
-    ``trained`` has the same of the last epoch of the training.
+    ``values`` has those of ``_NAMES`` that are known, of the data that
+    ``measured_on`` names; ``trained`` has those of the last epoch of training.
     """
 
     name: str
@@ -96,7 +99,10 @@ def summarize(
         described = read_json(model / CONFIG)
     elif isinstance(vq, dict):
         described = {"num_codebooks": vq.get("num_codebooks", 1)}
-    meta = _latest_meta(run)
+    try:
+        meta = run.latest.meta
+    except FileNotFoundError:
+        meta = {}
     values, measured_on = _numbers(results), "the test set"
     if not values:
         values, measured_on = _numbers(meta, "valid_"), "the validation set"
@@ -132,9 +138,7 @@ def judge(
     >>> judge({"used_codes_percent": 2, "perplexity": 3}, 512).level
     'collapsed'
     """
-    used, perplexity = (
-        values.get(name) for name in ("used_codes_percent", "perplexity")
-    )
+    used, perplexity = map(values.get, ("used_codes_percent", "perplexity"))
     if used is None or perplexity is None or not size:
         return Verdict("unknown", "The usage of the codebook is not known.")
     codes = f"{num_codebooks} × {size}" if num_codebooks > 1 else f"{size}"
@@ -215,24 +219,11 @@ def _of_model(folder, name):
     )
 
 
-def _latest_meta(run):
-    try:
-        return run.latest.meta
-    except FileNotFoundError:
-        return {}
-
-
 def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
     """Take the metrics of a stage that are numbers."""
-    names = (
-        *("used_codes_percent", "perplexity", "reconstruction_error"),
-        *("pnmi", "bits_per_second", "steps", "vectors"),
-    )
-    numbers = {
-        name: values.get(stage + name, values.get(name)) for name in names
-    }
-    return {
-        name: value
-        for name, value in numbers.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    }
+    numbers = {}
+    for name in _NAMES:
+        value = values.get(stage + name, values.get(name))
+        if isinstance(value, int | float) and math.isfinite(value):
+            numbers[name] = value
+    return numbers

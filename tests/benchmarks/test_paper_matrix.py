@@ -85,18 +85,15 @@ def test_medians_and_ranges_of_the_runs(ended):
     assert ended.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_first_of_several_codebooks_is_shown(script):
-    found = [{"pnmi_codebook_1": 0.1, "pnmi_codebook_2": 0.9}, {}]
-    column = {"format": ".1f"}
-    assert script.spread(found, "pnmi", column) == "0.1"
-    assert script.spread(found, "other", column) == ""
-
-
 def test_ranges_are_shown_unless_empty(script):
     column, found = {"format": ".1f", "scale": 10}, [{"x": 0.0}, {"x": 0.1}]
     assert script.spread(found, "x", column) == "0.5 (0.0 to 1.0)"
     # Equal in the format of the table.
     assert script.spread([{"x": 0.1}, {"x": 0.101}], "x", column) == "1.0"
+    # Of several codebooks, the first is shown.
+    found = [{"pnmi_codebook_1": 0.1, "pnmi_codebook_2": 0.9}, {}]
+    assert script.spread(found, "pnmi", {"format": ".1f"}) == "0.1"
+    assert script.spread(found, "other", column) == ""
 
 
 def test_failed_writes_keep_the_old_table(script, tmp_path):

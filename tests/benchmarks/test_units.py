@@ -128,15 +128,6 @@ def test_medians_and_ranges_are_written(task, tmp_path):
     assert where == {"Here"}
 
 
-def test_finished_runs_are_skipped(task):
-    """An evaluation would fail, because there is no model."""
-    pretend(task, "robust", 1, 0.5, 0.9)
-    assert task.run("robust", 1)
-    pretend(task, "robust", 2, 0.5, 0.9, titles=["Here"])
-    with pytest.raises((OSError, ValueError)):
-        task.run("robust", 2)
-
-
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("frames", [12, 13])
 def test_stacking_is_invertible(units, norm, frames):

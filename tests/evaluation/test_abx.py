@@ -149,32 +149,6 @@ def test_it_is_fastabxs_where_that_is_installed(condition):
         )
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
-def test_what_is_all_the_same_is_at_chance_and_what_is_apart_is_right(
-    condition,
-):
-    features, items = synthetic_items()
-    same = [torch.ones(4, 3) for _ in items]
-    assert error(same, items, *condition) == 0.5
-    directions = torch.eye(3)
-    apart = [directions[int(i.phone[1])].expand(5, 3) for i in items]
-    assert error(apart, items, *condition) == 0.0
-    units = [torch.full((3, 1), int(i.phone[1])) for i in items]
-    assert error(units, items, *condition, identity) == 0.0
-
-
-def test_speakers_matter_only_across():
-    """Each speaker says phones another way round: right within, wrong across."""
-    _, items = synthetic_items()
-    turned = [
-        torch.eye(3)[(int(i.phone[1]) + int(i.speaker[1])) % 3].expand(4, 3)
-        for i in items
-    ]
-    assert error(turned, items, "within", "any") == 0.0
-    # X is never near A, and near B for one of the two phones: 1 and .5.
-    assert error(turned, items, "across", "any") == 0.75
-
-
 def test_a_weight_of_none_is_not_having_it():
     _, items = synthetic_items()
     keep = [k for k, i in enumerate(items) if i.speaker == "s0"][:18]

@@ -18,7 +18,6 @@ from speechbrain_vq.evaluation.phone_units import (
     phones_at,
     pnmi,
 )
-from speechbrain_vq.evaluation.report import plot_phone_units
 
 from .synthetic import utterance
 
@@ -52,6 +51,7 @@ def test_purities_are_those_of_hubert():
     values = phone_information(one_unit)
     assert values["phone_purity"] == 0.7 and values["cluster_purity"] == 1
     assert phone_purity(torch.zeros(2, 2)) == 0
+    assert phone_purity(torch.zeros(0, 4)) == 0
 
 
 def test_conditional_entropies_are_scikit_learns():
@@ -60,22 +60,15 @@ def test_conditional_entropies_are_scikit_learns():
     counts = np.zeros((5, 20), dtype=int)
     np.add.at(counts, (phones, units), 1)
     metrics = phone_information(torch.tensor(counts))
-    of_phones, of_units = entropy(counts.sum(1)), entropy(counts.sum(0))
+    entropies = {
+        "phone": entropy(counts.sum(1)),
+        "unit": entropy(counts.sum(0)),
+    }
     shared = mutual_info_score(phones, units)
-    assert metrics["entropy_of_phone_given_unit"] * math.log(
-        2
-    ) == pytest.approx(of_phones - shared)
-    assert metrics["entropy_of_unit_given_phone"] * math.log(
-        2
-    ) == pytest.approx(of_units - shared)
-    assert metrics["pnmi"] == pytest.approx(shared / of_phones)
-
-
-def test_the_picture_is_written(tmp_path):
-    pytest.importorskip("matplotlib")
-    counts = torch.randint(0, 5, (3, 16))
-    plot_phone_units(counts, ["a", "b", "$c"], tmp_path / "table.png")
-    assert (tmp_path / "table.png").read_bytes()[:4] == b"\x89PNG"
+    for one, other in (("phone", "unit"), ("unit", "phone")):
+        nats = math.log(2) * metrics[f"entropy_of_{one}_given_{other}"]
+        assert nats == pytest.approx(entropies[one] - shared)
+    assert metrics["pnmi"] == pytest.approx(shared / entropies["phone"])
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0])
@@ -91,12 +84,8 @@ def test_nmi_is_scikit_learns(noise):
     # Codes that are never used change nothing.
     wider = torch.nn.functional.pad(counts, (0, 5))
     assert nmi(wider) == pytest.approx(expected)
-
-
-def test_one_class_or_nothing_at_all():
     assert nmi(torch.tensor([[7]])) == 1.0
     assert nmi(torch.tensor([[7], [7]])) == 0.0
-    assert phone_purity(torch.zeros(0, 4)) == 0.0
 
 
 def test_within_languages_a_unit_that_tells_the_language_tells_nothing():

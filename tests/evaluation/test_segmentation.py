@@ -15,15 +15,6 @@ from speechbrain_vq.evaluation.segmentation import (
 )
 
 
-def test_a_boundary_is_matched_once():
-    assert count_matches([0.1, 0.101], [0.1]) == 1
-    assert count_matches([0.1], [0.09, 0.11]) == 1
-    assert (
-        count_matches([0.1], [0.12]) == 1 and count_matches([0.1], [0.121]) == 0
-    )
-    assert count_matches([], [0.1]) == count_matches([0.1], []) == 0
-
-
 def best_matching(boundaries, reference):
     if not boundaries:
         return 0

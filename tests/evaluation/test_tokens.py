@@ -70,30 +70,22 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         ({"tokens": None}, "integers"),
         ({"tokens": [1, 8]}, "8 is not below the codebook size of 8.*above 8"),
         ({"tokens": [[1, 2]]}, "2 codebooks, where those before have 1"),
-    ],
-)
-def test_what_is_none_is_named_before_the_work(write, change, message):
-    path = write(GOOD, GOOD | change)
-    with pytest.raises(ValueError, match=f"tokens.jsonl, line 2: .*{message}"):
-        TokenFile(path, codebook_size=8)
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
         (b'{"id": "u", "tokens": [1]}', '"token_rate" is missing'),
         (b'{"id": "u", "token_rate": 50}', '"tokens" is missing'),
         (b"[1]", "a json object"),
-        (json.dumps(GOOD | {"tokens": [1 << 40]}).encode(), ".*not below"),
+        ({"tokens": [1 << 40]}, "not below"),
         (json.dumps(GOOD).encode()[:-9], "this is no json"),
         (b"\xff\xfe\n", "this is no json"),
     ],
 )
-def test_lines_that_are_none_are_refused(tmp_path, text, message):
-    path = tmp_path / "tokens.jsonl"
-    path.write_bytes(text)
-    with pytest.raises(ValueError, match=f"line 1: {message}|not below"):
-        TokenFile(path)
+def test_what_is_none_is_named_before_the_work(write, change, message):
+    path = write(GOOD)
+    if isinstance(change, dict):
+        change = json.dumps(GOOD | change).encode()
+    with open(path, "ab") as file:
+        file.write(change)
+    with pytest.raises(ValueError, match=f"tokens.jsonl, line 2: .*{message}"):
+        TokenFile(path, codebook_size=8)
 
 
 def test_without_speakers_there_is_no_abx(write, tmp_path):

@@ -380,23 +380,22 @@ def test_what_is_wrong_with_fashion_mnist_is_reported(
         prepare(tmp_path / "data", tmp_path / "out", "fashion-mnist")
 
 
-def test_a_validation_set_of_everything_is_refused(tmp_path):
-    make_pictures(tmp_path / "data")
-    with pytest.raises(ValueError, match="valid_images=5000 must be from 1"):
-        prepare(tmp_path / "data", tmp_path / "out")
-
-
-def test_an_unknown_data_set_is_refused(tmp_path):
-    with pytest.raises(
-        ValueError, match="'mnist'; it must be one of cifar10, fashion"
-    ):
-        prepare(tmp_path, tmp_path / "out", "mnist")
-
-
-def test_an_incomplete_copy_is_reported(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "valid_images=5000 must be from 1 to 49"),
+        ({"dataset": "mnist"}, "'mnist'; it must be one of cifar10, fashion"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(
+    options, message, tmp_path, caplog
+):
     make_sheets(tmp_path / "data")
-    prepare(tmp_path / "data", tmp_path / "out", valid_images=VALID)
-    assert "holds 20 images for test, the whole of it is 10000" in caplog.text
+    with pytest.raises(ValueError, match=message):
+        prepare(tmp_path / "data", tmp_path / "out", **options)
+    # An incomplete copy is reported.
+    note = "holds 20 images for test, the whole of it is 10000"
+    assert (note in caplog.text) == (options == {})
 
 
 # The recipe ---------------------------------------------------------------
@@ -447,25 +446,14 @@ def test_metrics_and_pictures_are_those_of_the_exported_model(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "name, make, dataset",
-    [
-        ("vanilla", make_pictures, "cifar10"),
-        ("ema_bn", make_fashion, "fashion-mnist"),
-        ("reinit", make_parquet, "cifar10"),
-    ],
-)
-def test_other_presets_and_data(name, make, dataset, tmp_path):
-    make(tmp_path / "data")
-    options = {**RUN, "preset": name, "dataset": dataset}
-    if name != "reinit":  # They have no schedule.
-        options["vq"] = None
-    metrics, _ = finish(tmp_path, RECIPE, **options)
-    assert metrics["preset"] == name and metrics["bits_per_dim"] > 0
-    log = (tmp_path / "out/log.txt").read_text()
-    assert ("Step 4: re-initialized" in log) == (name == "reinit")
-    mode = "RGB" if dataset == "cifar10" else "L"
-    assert Image.open(tmp_path / "out/pictures/test.png").mode == mode
+def test_another_preset_and_grey_images(tmp_path):
+    make_fashion(tmp_path / "data")
+    # The preset has no schedule.
+    options = {"preset": "ema_bn", "dataset": "fashion-mnist", "vq": None}
+    metrics, _ = finish(tmp_path, RECIPE, **RUN, **options)
+    assert metrics["preset"] == "ema_bn" and metrics["bits_per_dim"] > 0
+    assert "re-initialized" not in (tmp_path / "out/log.txt").read_text()
+    assert Image.open(tmp_path / "out/pictures/test.png").mode == "L"
 
 
 @pytest.mark.slow

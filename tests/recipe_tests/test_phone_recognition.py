@@ -1,4 +1,4 @@
-"""The phone recognisers learn, whatever the corpus; padding never counts."""
+"""The phone recognisers learn, whatever the corpus."""
 
 import json
 from importlib import import_module
@@ -7,11 +7,8 @@ import pytest
 import torch
 from speechbrain.dataio.encoder import CTCTextEncoder
 
-from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.lobes.recogniser import (
-    LatentMixer,
-    PhoneEncoder,
     SummedBLSTM,
 )
 from speechbrain_vq.recipe_files import recipe_path
@@ -109,69 +106,6 @@ def test_utterances_that_ctc_cannot_learn_are_left_out(tmp_path):
         start("FestvoxRu", data, tmp_path / "short", longest=0.1)
 
 
-class Recogniser(torch.nn.Module):
-    """All of the model but the features, without dropout."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = PhoneEncoder(10, 4, 16, num_layers=2)
-        self.quantizer = VectorQuantizer(
-            16, codebook_size=32, codebook_dim=8, reservoir_size=64
-        )
-        self.recogniser = LatentMixer(16, 7, channels=12)
-
-    def forward(self, x, lengths):
-        x, lengths = self.encoder(x, lengths)
-        vq = self.quantizer(x, lengths)
-        return self.recogniser(vq.quantized, lengths), lengths, vq
-
-
-def padded(features, time, junk=0.0):
-    x = torch.full((len(features), time, features[0].shape[1]), junk)
-    for row, item in zip(x, features, strict=True):
-        row[: len(item)] = item
-        row[len(item) :] = 0
-    lengths = torch.tensor([len(item) / time for item in features])
-    return x, lengths
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_padding_never_counts(training):
-    model = Recogniser().train(training)
-    features = [torch.randn(n, 10) for n in (31, 47, 60, 1)]
-    state = {
-        k: v.clone()
-        for k, v in model.state_dict().items()
-        if torch.is_tensor(v)
-    }
-    results = []
-    for time in (60, 100):
-        model.load_state_dict(state, strict=False)
-        model.zero_grad()
-        logits, lengths, vq = model(*padded(features, time))
-        frames = torch.round(lengths * logits.shape[1]).long().tolist()
-        assert frames == [11, 16, 20, 1]
-        rows = [row[:n] for row, n in zip(logits, frames, strict=True)]
-        loss = sum(row.square().sum() for row in rows) + vq.loss
-        loss.backward()
-        gradients = [p.grad.clone() for p in model.parameters()]
-        norms = [b.clone() for n, b in model.named_buffers() if "running" in n]
-        results.append([torch.cat(rows), vq.loss, *gradients, *norms])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
-
-
-def test_an_utterance_alone_and_among_others_is_heard_the_same():
-    model = Recogniser().eval()
-    features = [torch.randn(n, 10) for n in (31, 47)]
-    together, lengths, _ = model(*padded(features, 47))
-    for row, item in zip(together, features, strict=True):
-        alone, _, _ = model(item.unsqueeze(0), torch.ones(1))
-        torch.testing.assert_close(
-            alone[0], row[: alone.shape[1]], rtol=1e-4, atol=1e-5
-        )
-
-
 def test_the_blstm_is_that_of_packed_sequences():
     blstm = SummedBLSTM(5, 8, num_layers=1)
     both = torch.nn.LSTM(5, 8, batch_first=True, bidirectional=True)
@@ -195,13 +129,3 @@ def test_the_blstm_is_that_of_packed_sequences():
     torch.testing.assert_close(
         blstm(x, lengths / 9), expected[..., :8] + expected[..., 8:]
     )
-
-
-def test_the_encoder_sees_what_comes_later():
-    # Both directions, and slopes as channels.
-    encoder = PhoneEncoder(10, 4, 16, num_layers=1).eval()
-    x = torch.randn(1, 60, 10)
-    other = x.clone()
-    other[:, -1] += 1
-    changed = encoder(x, torch.ones(1))[0] - encoder(other, torch.ones(1))[0]
-    assert changed[0, 0].abs().max() > 0

@@ -258,15 +258,6 @@ def test_it_is_compared_with_griffin_lim_where_there_is_one(
     assert names == {f"a_b.{name}.wav" for name in kinds}
 
 
-def test_the_main_process_alone_writes_samples(build, tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "if_main_process", lambda: False)
-    tokenizer = build()
-    brain = begin(tmp_path, tokenizer)
-    tokens = torch.zeros(1, 3, 1, dtype=torch.long)
-    brain.test(batch_of(tokens), torch.rand(1, 1, 960))
-    assert brain.tested == 1 and not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize(
     "option, value",
     [

@@ -28,12 +28,10 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
 )
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
-    end_epoch,
     finish,
     fit_and_test,
     prepared,
     start,
-    use_of_codes,
 )
 
 IN_PICTURE = 12  # Images
@@ -69,7 +67,7 @@ class ImageBrain(AnnealingBrain):
             some = slice(IN_PICTURE)
             self.shown = images[some].cpu(), logits[some].argmax(1).cpu()
 
-    def metrics(self):
+    def stage_metrics(self, stage):
         """Compute bits per dimension and perplexities over the whole set.
 
         Codes are as likely as each other a priori, so that they cost the
@@ -80,14 +78,14 @@ class ImageBrain(AnnealingBrain):
         kind = "truncated_" if self.hparams.official_truncation else ""
         metrics = {f"{kind}reconstruction_bits_per_dim": bits}
         if self.hparams.quantizer.bypass:
-            return metrics, []
+            return metrics
         rate = self.codes * math.log2(self.hparams.codebook_size)
-        perplexities = entropy(self.usage).exp()
         metrics["code_bits_per_dim"] = rate / self.dimensions
         metrics[f"{kind}bits_per_dim"] = bits + rate / self.dimensions
+        perplexities = entropy(self.usage).exp()
         metrics["perplexity_sum"] = float(perplexities.sum())
         metrics["perplexity_least"] = float(perplexities.min())
-        return metrics, perplexities.tolist()
+        return metrics
 
     def on_stage_start(self, stage, epoch=None):
         """Reset the sums."""
@@ -95,24 +93,14 @@ class ImageBrain(AnnealingBrain):
         self.usage, self.shown = 0.0, None
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, draw, and keep the results of the test."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        metrics, perplexities = self.metrics()
-        stats = {"loss": stage_loss, **metrics}
-        if stage == sb.Stage.VALID:
-            run_on_main(self.draw, args=[f"epoch_{epoch:04d}.png"])
-            end_epoch(self, epoch, stats)
-            return
-        use = use_of_codes(self, "test")
-        self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats={**stats, **use}
-        )
-        run_on_main(self.draw, args=["test.png"])
-        self.results = {"steps": self.optimizer_step, **stats, **use}
-        if perplexities:
-            self.results["perplexities"] = perplexities
+        """Draw, log, save a checkpoint, and keep the results of the test."""
+        if stage != sb.Stage.TRAIN:
+            is_test = stage == sb.Stage.TEST
+            name = "test" if is_test else f"epoch_{epoch:04d}"
+            run_on_main(self.draw, args=[f"{name}.png"])
+        super().on_stage_end(stage, stage_loss, epoch)
+        if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
+            self.results["perplexities"] = entropy(self.usage).exp().tolist()
 
     def draw(self, name):
         """Draw some images, and their reconstructions below them."""

@@ -27,6 +27,7 @@ from speechbrain_vq.recipes.common.phones import (
     read_split,
 )
 from speechbrain_vq.recipes.common.runs import (
+    end_epoch,
     fit_and_test,
     prepared,
     start,
@@ -73,15 +74,10 @@ class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
             return
         stats = self.error_stats(stage_loss)
         if stage == sb.Stage.VALID:
-            self.hparams.train_logger.log_stats(
-                {"epoch": epoch}, self.train_stats, stats
-            )
-            self.checkpointer.save_and_keep_only(
-                meta=stats, importance_keys=[], min_keys=["PER"]
-            )
+            end_epoch(self, epoch, stats, least="PER")
             return
         self.hparams.train_logger.log_stats(
-            {"epoch": self.hparams.epoch_counter.current}, test_stats=stats
+            {"step": self.optimizer_step}, test_stats=stats
         )
         self.results = self.test_results(stage_loss)
 

@@ -42,14 +42,12 @@ from speechbrain_vq.recipes.common.loggers import LoggerGroup, Sample
 from speechbrain_vq.recipes.common.progress import in_words, seconds_per_step
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
-    end_epoch,
     fill_epoch,
     finish,
     fit_and_test,
     fit_features,
     prepared,
     start,
-    use_of_codes,
 )
 from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import prepare
 from speechbrain_vq.training.brain import run_length
@@ -219,31 +217,25 @@ class UnitBrain(AnnealingBrain):
             for _ in range(self.hparams.quantizer.num_codebooks)
         ]
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
+    def stage_metrics(self, stage):
+        """Compute the mean error and, in the test, PNMI of each codebook."""
         error = self.error_sum / self.error_size
-        stats = {"loss": stage_loss, **self.hparams.decoder.metrics(error)}
-        if stage == sb.Stage.VALID:
-            end_epoch(self, epoch, stats)
-            train_logger = self.hparams.train_logger
-            if isinstance(train_logger, LoggerGroup):
-                train_logger.log_media(
-                    self.optimizer_step, self.samples, self.counts
-                )
-            return
+        metrics = self.hparams.decoder.metrics(error)
         for book, table in enumerate(self.units):
             end = f"_codebook_{book + 1}" if len(self.units) > 1 else ""
             counts = table.counts()
             if len(counts):
-                stats[f"pnmi{end}"] = pnmi(counts)
-        use = use_of_codes(self, "test")
-        self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats={**stats, **use}
-        )
-        self.results = {"steps": self.optimizer_step, **stats, **use}
+                metrics[f"pnmi{end}"] = pnmi(counts)
+        return metrics
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log, save a checkpoint, and keep the results of the test."""
+        super().on_stage_end(stage, stage_loss, epoch)
+        train_logger = self.hparams.train_logger
+        if stage == sb.Stage.VALID and isinstance(train_logger, LoggerGroup):
+            train_logger.log_media(
+                self.optimizer_step, self.samples, self.counts
+            )
 
 
 def cut(tensor, starts, width):

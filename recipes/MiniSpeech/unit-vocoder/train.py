@@ -271,26 +271,16 @@ def dataio_prep(hparams, folder, tokenizer):
     return datasets
 
 
-def export(hparams, brain):
-    """Write the folder that VQTokenizer takes as its vocoder."""
-    folder = pathlib.Path(hparams["output_folder"]) / "vocoder"
-    export_vocoder(
-        folder,
-        "generator",
-        brain.vocoder.generator,
-        brain.tokenizer,
-        keys=[*KEYS, "tokenizer"],
-    )
-    logger.info(
-        'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
-        hparams["tokenizer"],
-        folder,
-    )
-
-
 def finish(hparams, brain):
     """Export the vocoder, and write the results of the test."""
-    export(hparams, brain)
+    folder = pathlib.Path(hparams["output_folder"]) / "vocoder"
+    generator = brain.vocoder.generator
+    keys = [*KEYS, "tokenizer"]
+    export_vocoder(folder, "generator", generator, brain.tokenizer, keys)
+    logger.info(
+        'VQTokenizer.from_hparams("%s", vocoder="%s") speaks with it',
+        *(hparams["tokenizer"], folder),
+    )
     settings = {key: hparams[key] for key in ("tokenizer", "seed")}
     write_results(hparams["output_folder"], settings | brain.results)
 

@@ -29,7 +29,6 @@ from speechbrain_vq.lobes.pixelcnn import grey_levels
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
-    end_epoch,
     finish,
     fit_and_test,
     prepared,
@@ -101,8 +100,7 @@ class HandwritingBrain(AnnealingBrain):
         )
 
     def count_codes(self, batch, indices, lengths):
-        """Add a batch to the table of characters and codes; those of the first
-        codebook, where there are several."""
+        """Add a batch to the table of characters and codes."""
         tokens = torch.round(lengths * indices.shape[1]).long().tolist()
         # Of the first codebook, where there are several.
         indices = indices.view(*indices.shape[:2], -1)[..., 0]
@@ -120,28 +118,18 @@ class HandwritingBrain(AnnealingBrain):
             self.hparams.codebook_size, 1 / self.hparams.stride
         )
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        stats = {
-            "loss": stage_loss,
+    def stage_metrics(self, stage):
+        """Compute bits per pixel, the character error rate of the probe and,
+        in the test, what the codes tell of the characters."""
+        metrics = {
             "bits_per_dim": self.nats / self.pixels / math.log(2),
             "cer": self.errors.summarize("error_rate"),
         }
-        if stage == sb.Stage.VALID:
-            end_epoch(self, epoch, stats)
-            return
         counts = self.codes.counts()
         if len(counts):
-            stats["mapping_accuracy"] = phone_purity(counts)
-            stats["nmi"] = nmi(counts)
-        use = use_of_codes(self, "test")
-        self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats={**stats, **use}
-        )
-        self.results = {"steps": self.optimizer_step, **stats}
+            metrics["mapping_accuracy"] = phone_purity(counts)
+            metrics["nmi"] = nmi(counts)
+        return metrics
 
 
 def check_options(hparams):

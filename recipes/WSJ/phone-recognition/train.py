@@ -29,13 +29,11 @@ from speechbrain_vq.recipes.common.phones import (
 )
 from speechbrain_vq.recipes.common.runs import (
     AnnealingBrain,
-    end_epoch,
     finish,
     fit_and_test,
     fit_features,
     prepared,
     start,
-    use_of_codes,
 )
 from speechbrain_vq.recipes.WSJ.wsj_prepare import prepare
 
@@ -60,24 +58,16 @@ class PhoneBrain(PhoneErrorsMixin, AnnealingBrain):
         ctc = self.ctc_loss(log_probs, lengths, batch, stage)
         return self.hparams.ctc_weight * ctc + vq.loss
 
+    def stage_metrics(self, stage):
+        """Compute the phone error rate."""
+        return {"PER": self.errors.summarize("error_rate")}
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, save a checkpoint, and keep the results of the test."""
-        if stage == sb.Stage.TRAIN:
-            self.train_stats = {"loss": stage_loss}
-            return
-        stats = self.error_stats(stage_loss)
-        if stage == sb.Stage.VALID:
-            end_epoch(self, epoch, stats)
-            return
-        use = use_of_codes(self, "test")
-        self.hparams.train_logger.log_stats(
-            {"step": self.optimizer_step}, test_stats={**stats, **use}
-        )
-        self.results = {
-            "steps": self.optimizer_step,
-            **self.test_results(stage_loss),
-            **use,
-        }
+        super().on_stage_end(stage, stage_loss, epoch)
+        if stage == sb.Stage.TEST:
+            del self.results["PER"]
+            self.results |= self.test_results(stage_loss)
 
 
 def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
@@ -120,8 +110,8 @@ def make_sampler(
 
 def finish_run(brain: PhoneBrain, hparams: dict) -> None:
     """Write the errors and results of the test, and export the model."""
-    folder = pathlib.Path(hparams["output_folder"])
-    with open(folder / "per.txt", "w", encoding="utf-8") as file:
+    path = pathlib.Path(hparams["output_folder"], "per.txt")
+    with open(path, "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
     finish(hparams, brain.results)
 
