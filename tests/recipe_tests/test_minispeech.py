@@ -147,11 +147,12 @@ def test_stops_begin_at_their_closure(full):
 def test_resampling_keeps_tones_and_does_not_alias(frequency):
     tone = np.sin(2 * np.pi * frequency * np.arange(22050) / 22050)
     expected = np.sin(2 * np.pi * frequency * np.arange(16000) / 16000)
+    bound = 0.03
     if frequency > 8000:
-        expected *= 0
+        expected, bound = 0 * expected, 1e-3
     actual = espeak._resample(tone)
     assert len(actual) == 16000
-    assert np.abs(actual - expected)[200:-200].max() < 0.03
+    assert np.abs(actual - expected)[200:-200].max() < bound
 
 
 @needs_espeak
