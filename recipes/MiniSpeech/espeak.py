@@ -89,8 +89,9 @@ def speak_all(
     utts = {split: {} for split in SPLITS}
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, 16)) as pool:
         voices = pool.map(_speak_apart, tasks)
-        options = {"total": len(tasks), "unit": "voice", "disable": None}
-        for voice in tqdm(voices, "MiniSpeech", **options):
+        for voice in tqdm(
+            voices, "MiniSpeech", len(tasks), unit="voice", disable=None
+        ):
             for split, entries in voice.items():
                 utts[split].update(entries)
     return utts
