@@ -3,6 +3,7 @@ imported what they need."""
 
 import multiprocessing
 import os
+import signal
 import socket
 
 import torch
@@ -18,9 +19,15 @@ _SERVER.set_forkserver_preload(["pytest", "tests.training.toy"])
 
 def start(target, *args, **kwargs):
     """Start a function in a process of its own."""
-    process = _SERVER.Process(target=target, args=args, kwargs=kwargs)
+    process = _SERVER.Process(target=_run, args=(target, args, kwargs))
     process.start()
     return process
+
+
+def _run(target, args, kwargs):
+    # A shell's background jobs, as the tests may be, ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    target(*args, **kwargs)
 
 
 def run(target, *args, **kwargs):
