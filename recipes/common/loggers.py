@@ -73,8 +73,11 @@ class StepLogger:
         verbose=False,
     ):
         """See TrainLogger.log_stats()"""
-        stages = {"train": train_stats, "valid": valid_stats}
-        stages["test"] = test_stats
+        stages = {
+            "train": train_stats,
+            "valid": valid_stats,
+            "test": test_stats,
+        }
         self.log_stages(stats_meta, {k: v for k, v in stages.items() if v})
 
 

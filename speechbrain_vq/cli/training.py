@@ -161,8 +161,11 @@ def train(
                 f"The recordings are those in {source}: leave --data_folder "
                 "out, or name a recipe in place of the folder."
             )
-    options = {"preset": preset, "number_of_steps": steps}
-    options["output_folder"] = out
+    options = {
+        "preset": preset,
+        "number_of_steps": steps,
+        "output_folder": out,
+    }
     arguments = [f"--{k}={v}" for k, v in options.items() if v is not None]
     arguments = [str(yaml), *arguments, *context.args]
     parse_arguments([*arguments, *data])

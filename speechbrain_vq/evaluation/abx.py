@@ -343,34 +343,37 @@ class Abx(Metric):
     def compute(self) -> dict[str, Estimate]:
         """Estimate the errors; conditions without a triple are left out."""
         estimates = {}
-        for context, speaker in itertools.product(self._frames, _SPEAKERS):
+        for context, frames in self._frames.items():
             # Independent of the order of utterances.
-            frames = sorted(self._frames[context], key=lambda one: one[0])
+            frames = sorted(frames, key=lambda one: one[0])
             items, sources, weights = zip(*frames, strict=True)
-            cells = make_cells(
-                *(items, speaker, context), seed=self.seed, max_pairs=MOST_PAIRS
-            )
-            condition = _condition(speaker, context)
-            self._cells[condition] = cells
-            files = {
-                items[index].file
-                for cell in cells.cells
-                for index in (*cell.x, *cell.a, *cell.b)
-            }
-            for source in sources[0] if files else ():
-                errors = abx_error(
-                    [by_source[source] for by_source in sources],
-                    items,
-                    cells.cells,
-                    identity if source == "units" else angular,
-                    torch.stack(weights),
+            weights = torch.stack(weights)
+            for speaker in _SPEAKERS:
+                cells = make_cells(
+                    *(items, speaker, context),
+                    seed=self.seed,
+                    max_pairs=MOST_PAIRS,
                 )
+                condition = _condition(speaker, context)
+                self._cells[condition] = cells
+                files = {
+                    items[index].file
+                    for cell in cells.cells
+                    for index in (*cell.x, *cell.a, *cell.b)
+                }
                 label = f"{speaker} speakers, {_PLACES[context]} context"
-                estimates[f"abx_{condition}_{source}"] = estimate(
-                    errors,
-                    Quantity(f"{label}: {source}", bounds=SHARE),
-                    len(files),
-                )
+                for source in sources[0] if files else ():
+                    errors = abx_error(
+                        [by_source[source] for by_source in sources],
+                        items,
+                        cells.cells,
+                        identity if source == "units" else angular,
+                        weights,
+                    )
+                    quantity = Quantity(f"{label}: {source}", bounds=SHARE)
+                    estimates[f"abx_{condition}_{source}"] = estimate(
+                        errors, quantity, len(files)
+                    )
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:

@@ -136,8 +136,11 @@ class Conversion(JudgedSpeech):
                 self.errors[f"{pair.source} as {pair.speaker}"] = str(error)
                 continue
             agreement, output = self._agreement(utterance, voice, pair.speaker)
-            audio = {"source": utterance.wav, "output": output}
-            audio["target"] = target
+            audio = {
+                "source": utterance.wav,
+                "output": output,
+                "target": target,
+            }
             self._ratios.add("token_agreement", *agreement, weights)
             self._ratios.add("token_agreement_own_voice", *own, weights)
             self.judge(audio, utterance.entry, weights)
@@ -176,9 +179,11 @@ class Conversion(JudgedSpeech):
         # Names with characters that every file system takes.
         names = ("".join(c if c.isalnum() else "-" for c in n) for n in pair)
         source, speaker, _, target = names
-        names = {"source": source, "target": target}
-        names["output"] = f"{source}-as-{speaker}"
-        for role, name in names.items():
+        for role, name in (
+            ("source", source),
+            ("target", target),
+            ("output", f"{source}-as-{speaker}"),
+        ):
             samples = audio[role].clamp(-1, 1).numpy()
             path = self.audio / f"{number:03}-{role}-{name}.wav"
             with atomic_write(path) as partial:

@@ -17,11 +17,13 @@ class CodecMixin:
 
     # None: all of them.
     _used_codebooks = None
+    # Attributes of version 0.1.
+    _MOVED = frozenset(
+        "encode decode num_heads num_tokens emb_dim vocabulary".split()
+    )
 
     def __getattr__(self, name):
-        # Attributes of version 0.1.
-        moved = "encode decode num_heads num_tokens emb_dim vocabulary"
-        if name in moved.split():
+        if name in self._MOVED:
             raise AttributeError(
                 f"'{name}' is EnCodec's: use EncodecAdapter(tokenizer).{name}."
             )
@@ -160,8 +162,8 @@ class CodecMixin:
         """Return the indices of codebooks."""
         if num_codebooks is None:
             num_codebooks = self.num_codebooks
-        books = num_codebooks
-        books = list(range(books) if isinstance(books, int) else books)
+        single = isinstance(num_codebooks, int)
+        books = list(range(num_codebooks)) if single else list(num_codebooks)
         if not books or not all(0 <= b < self.num_codebooks for b in books):
             raise ValueError(
                 f"num_codebooks={num_codebooks}, but the tokenizer has "

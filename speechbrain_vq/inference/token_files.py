@@ -191,8 +191,8 @@ def _read_npz(path):
         tokens, lengths = arrays.pop("tokens"), arrays.pop("num_samples")
         rows = np.split(tokens, offsets[1:-1])
         rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
-        # Every file has it.
-        arrays["revision"] = arrays.pop("revision")
+        if "revision" not in arrays:  # Every file has it.
+            raise KeyError("revision")
         common = {key: value.item() for key, value in arrays.items()}
         common = {k: None if v == "None" else v for k, v in common.items()}
     # The zip file, its members and the headers in them have errors of a dozen

@@ -151,9 +151,7 @@ class PretrainedSpeaker(nn.Module):
         self.compute_features = compute_features
         self.mean_var_norm = mean_var_norm
         self.embedding_model = embedding_model
-        # Not trained.
-        self._frozen = compute_features, mean_var_norm, embedding_model
-        for module in self._frozen:
+        for module in self._frozen():
             module.requires_grad_(False)
         self.linear = nn.Linear(embedding_dim, output_dim)
         self.norm = MaskedBatchNorm(output_dim, affine=False)
@@ -176,9 +174,13 @@ class PretrainedSpeaker(nn.Module):
     def train(self, mode: bool = True) -> "PretrainedSpeaker":
         """Set the training mode, keeping the encoder in evaluation mode."""
         super().train(mode)
-        for module in self._frozen:
+        for module in self._frozen():
             module.eval()
         return self
+
+    def _frozen(self):
+        """Return the modules that are not trained."""
+        return self.compute_features, self.mean_var_norm, self.embedding_model
 
     @torch.no_grad()
     def _embed(self, wavs):

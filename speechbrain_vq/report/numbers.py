@@ -83,9 +83,12 @@ def rows(summaries: list[Summary]) -> list[tuple[Summary, list[dict]]]:
             cell = {"text": "–", "value": "", "best": False}
             if key in summary.values:
                 value = summary.values[key]
-                is_best = len(summaries) > 1 and best.get(key) == sign * value
-                cell = {"text": form.format(value), "value": value}
-                cell["best"] = is_best
+                cell = {
+                    "text": form.format(value),
+                    "value": value,
+                    "best": len(summaries) > 1
+                    and best.get(key) == sign * value,
+                }
             cells.append(cell)
         table.append((summary, cells))
     return table
