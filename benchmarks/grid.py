@@ -7,11 +7,13 @@ Every method is trained in the network of recipes/MiniSpeech/unit-discovery at
 a base setting and in cells that change one thing. Each finished cell is a line
 of ``OUT.jsonl``, so the same command resumes an interrupted benchmark, and the
 page ``OUT.md`` is written from the lines that are there. Requires
-`pip install "speechbrain-vq[bench]"`.
+`pip install "speechbrain-vq[bench]"`; the rivals of that name,
+`pip install --no-deps encodec moshi`.
 """
 
 import collections
 import functools
+import importlib
 import json
 import pathlib
 import statistics
@@ -139,6 +141,19 @@ class Vqp(torch.nn.Module):
         return out[0], out[1].flatten(1), loss
 
 
+class ChannelFirst(torch.nn.Module):
+    """Adapter of a quantizer of encodec or moshi, which are channel first."""
+
+    def __init__(self, library, size):
+        super().__init__()
+        module = importlib.import_module(f"{library}.quantization.core_vq")
+        self.quantizer = module.VectorQuantization(DIM, size)
+
+    def forward(self, x, lengths):
+        quantized, codes, loss = self.quantizer(x.transpose(1, 2))[:3]
+        return quantized.transpose(1, 2), codes, loss.sum()
+
+
 def fsq(size):
     """Build FSQ with as many codes, by levels as its authors propose."""
     levels = {
@@ -147,7 +162,7 @@ def fsq(size):
         4096: [8, 8, 8, 8],
         16384: [8, 8, 8, 6, 5],
     }[size]
-    return vqp.FSQ(levels=levels, dim=DIM)
+    return Vqp(vqp.FSQ(levels=levels, dim=DIM))
 
 
 def preset(name, changes, size, total_steps):
@@ -194,7 +209,9 @@ METHODS = {
         "use_cosine_sim": True,
     },
     "vqp: FSQ": fsq,
-    "vqp: SimVQ": lambda size: vqp.SimVQ(dim=DIM, codebook_size=size),
+    "vqp: SimVQ": lambda size: Vqp(vqp.SimVQ(dim=DIM, codebook_size=size)),
+    "encodec": lambda size: ChannelFirst("encodec", size),
+    "moshi": lambda size: ChannelFirst("moshi", size),
 }
 
 
@@ -206,7 +223,7 @@ def build(method, size, steps):
         return Vqp(quantizer), None
     if isinstance(made, functools.partial):
         return made(size=size, total_steps=steps)
-    return Vqp(made(size)), None
+    return made(size), None
 
 
 def load(folder, cache):
@@ -350,6 +367,7 @@ def run(method, cell, config, seed, data, split):
     else:
         network = train(method, config, data, seed)
     seconds = time.perf_counter() - start
+    library = [method] if method in ("encodec", "moshi") else []
     metrics = evaluate(network, data[split], config["size"])
     return {
         "method": method,
@@ -359,7 +377,7 @@ def run(method, cell, config, seed, data, split):
         **config,
         **metrics,
         "seconds": round(seconds, 1),
-        "versions": versions("vector-quantize-pytorch"),
+        "versions": versions("vector-quantize-pytorch", *library),
     }
 
 

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechbrain_vq.nnet.codebooks import number_codes
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
@@ -35,10 +35,15 @@ def quantization_loss(
         number = sum_over_ranks(number) / world_size()
     # Without a vector all masses are zero, whatever they are divided by.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
-    commitment = mass @ (targets - codewords.detach()).square().sum(2)
-    codebook = mass @ (targets.detach() - codewords).square().sum(2)
+    commitment = mass @ _squares(targets, codewords.detach())
+    codebook = mass @ _squares(targets.detach(), codewords)
     loss = commitment_weight * commitment + codebook_weight * codebook
     return loss.sum() / divisor, commitment.detach()
+
+
+def _squares(x: Tensor, y: Tensor) -> Tensor:
+    """Compute squared distances [...] of vectors [..., d]."""
+    return nn.functional.mse_loss(x, y, reduction="none").sum(-1)
 
 
 def usage_loss(
@@ -68,8 +73,9 @@ def usage_loss(
         targets[sample].unbind(1), codebook, temperature, strict=False
     ):
         # Without |x|^2, which is the same for every code.
-        distances = words.square().sum(1) - 2 * vectors @ words.t()
-        shares.append(mass[sample] @ torch.softmax(-distances / scale, dim=1))
+        bias = -words.square().sum(1) / scale
+        logits = torch.addmm(bias, vectors * (2 / scale), words.t())
+        shares.append(mass[sample] @ torch.softmax(logits, dim=1))
     share = sum_over_ranks(torch.stack(shares))
     share = share / share.sum(1, keepdim=True).clamp(min=1e-9)
     # A softmax may underflow, where the entropy has no gradient.

@@ -109,7 +109,7 @@ class MaskedBatchNorm(nn.Module):
         refuse_transform(self)
         with torch.autocast(x.device.type, enabled=False):
             mean, variance, x = self.running_mean, self.running_var, x.float()
-            if self.training:
+            if self.training and not self._is_settled():
                 if mask is None:
                     mask = torch.ones_like(x[..., 0])
                 by_batch = self.statistics == "batch"
@@ -162,6 +162,13 @@ class MaskedBatchNorm(nn.Module):
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
+
+    def _is_settled(self):
+        """Whether no batch changes the statistics; asked where that waits for
+        nothing."""
+        count, compiling = self.num_batches, torch.compiler.is_compiling()
+        asks = self.statistics == "initial" and count.device.type == "cpu"
+        return asks and not compiling and int(count) >= 3
 
     def _settle(self, mean, variance, count):
         """Take the moments of the first batch, of the wider of the first two,

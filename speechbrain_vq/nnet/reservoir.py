@@ -141,6 +141,9 @@ def _add(rows: Tensor, count: Tensor, vectors: Tensor, mask: Tensor) -> None:
     # A draw beyond the capacity means that the vector is not kept.
     slot = torch.where(position < capacity, position, draw).clamp(max=capacity)
     slot = slot.masked_fill(~mask, capacity)
+    if rows.device.type == "cpu":  # Which waits for nothing
+        kept = slot < capacity
+        slot, arrival, vectors = slot[kept], arrival[kept], vectors[kept]
     # Of vectors that drew the same slot the last one stays, as if they had
     # come one by one.
     last = slot.new_full((capacity + 1,), -1)
