@@ -360,7 +360,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
                 "wav_lens are relative to the longest waveform: a tensor of "
                 f"floating-point numbers in [0, 1], got {wav_lens!r}."
             )
-        mask = frame_mask(wavs.unsqueeze(-1), wav_lens)
+        # In fp32 they would be too coarse for 18 minutes.
+        mask = frame_mask(wavs.unsqueeze(-1), wav_lens.double())
         wavs = torch.where(mask, wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")

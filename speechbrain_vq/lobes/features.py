@@ -9,6 +9,9 @@ from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.precision import fp32_by_default
 
+# Frames that are transformed at a time.
+_FRAMES = 6000
+
 # Level below which a signal counts as silent: 0.3 % of the least 16-bit step.
 _SILENCE = 1e-7
 
@@ -117,7 +120,8 @@ class LogMel(nn.Module):
         samples = torch.round(lengths * wavs.shape[1])
         frames = torch.div(samples, self.hop_length, rounding_mode="floor")
         mels = self._log_mel(wavs, samples)
-        lengths = frames / mels.shape[1]
+        # Beyond 2^24 samples, rounding may add a frame.
+        lengths = (frames / mels.shape[1]).clamp(max=1)
         mels = (mels - self.mean) / self.std
         return mels * frame_mask(mels, lengths).unsqueeze(-1), lengths
 
@@ -127,13 +131,25 @@ class LogMel(nn.Module):
             padded = nn.functional.pad(
                 wavs.float(), (margin // 2, margin - margin // 2)
             )
-            mels = self.mel(padded).transpose(1, 2)
+            mels = self._mel(padded)
             if self.relative_floor is None:
                 return mels.clamp(min=self.floor).log()
             level = (wavs.float().square().sum(1) / samples).sqrt()
             # Digital silence has no level.
             floor = self.relative_floor * level.clamp(min=_SILENCE)
             return mels.maximum(floor.view(-1, 1, 1)).log()
+
+    def _mel(self, padded):
+        """Compute mel magnitudes [B, T, n_mels], a minute at a time, which
+        bounds the memory of the transform."""
+        margin = self.n_fft - self.hop_length
+        frames = (padded.shape[1] - margin) // self.hop_length
+        blocks = []
+        for start in range(0, frames, _FRAMES):
+            end = min(start + _FRAMES, frames) * self.hop_length + margin
+            block = padded[:, start * self.hop_length : end]
+            blocks.append(self.mel(block).transpose(1, 2))
+        return torch.cat(blocks, dim=1)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor]) -> None:

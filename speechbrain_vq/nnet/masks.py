@@ -59,9 +59,11 @@ def frame_mask(
                 f"lengths of {lengths.dtype} are {unit}; got values from "
                 f"{float(lengths.min()):g} to {float(lengths.max()):g}."
             )
-    frames = lengths.to(x.device)
+    frames = lengths
     if relative:
-        frames = torch.round(frames.float() * time)
-    mask = torch.arange(time, device=x.device) < frames.unsqueeze(1)
+        wide = torch.promote_types(lengths.dtype, torch.float32)
+        frames = torch.round(lengths.to(wide) * time).long()
+    frames = frames.to(x.device).unsqueeze(1)
+    mask = torch.arange(time, device=x.device) < frames
     mask = mask.view(mask.shape + (1,) * (x.dim() - 3))
     return mask.expand(x.shape[:-1])
