@@ -10,6 +10,9 @@ from speechbrain_vq.nnet.utils import (
     sum_over_ranks,
 )
 
+# Growth of the variance in a warm-up after which initial statistics are set anew.
+_MOST_GROWTH = 4
+
 
 class MaskedBatchNorm(nn.Module):
     """Batch normalization over the last dimension, with statistics of the
@@ -35,10 +38,12 @@ class MaskedBatchNorm(nn.Module):
         By which training normalizes: ``"batch"``: the batch's; ``"running"``:
         those of evaluation, the batch included, through which no gradient
         passes: for small or correlated batches; ``"initial"``: those of one of
-        the first batches, for good: means of the features and one variance, of
-        that of three batches whose variance is the middle one, so that neither
-        silence nor noise sets them (data-dependent initialization: Salimans and
-        Kingma, 2016, arXiv 1602.07868, section 3).
+        the first batches: means of the features and one variance, of that of
+        three batches whose variance is the middle one, so that neither silence
+        nor noise sets them (data-dependent initialization: Salimans and Kingma,
+        2016, arXiv 1602.07868, section 3). In a warm-up, the latest three set
+        them anew where the variance is then more than four times as large:
+        outputs that were small at first would be amplified without end.
 
     Example
     -------
@@ -74,7 +79,7 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("num_batches", count, persistent=False)
         if self.statistics == "initial":
             moments = self.running_mean.new_zeros(3, 2, self.num_features)
-            self.register_buffer("first_moments", moments, persistent=False)
+            self.register_buffer("last_moments", moments, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -85,7 +90,9 @@ class MaskedBatchNorm(nn.Module):
             is_new = not mean.is_meta and not mean.any()
             self._start_counting(0 if is_new else 2**31)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, warmup: bool = False
+    ) -> Tensor:
         """Normalize.
 
         Arguments
@@ -95,6 +102,8 @@ class MaskedBatchNorm(nn.Module):
         mask : torch.Tensor, optional
             Booleans, [...], True at valid frames. Invalid frames are
             normalized too, and must be finite.
+        warmup : bool
+            Whether ``"initial"`` statistics may be set anew.
 
         Returns
         -------
@@ -109,13 +118,13 @@ class MaskedBatchNorm(nn.Module):
         refuse_transform(self)
         with torch.autocast(x.device.type, enabled=False):
             mean, variance, x = self.running_mean, self.running_var, x.float()
-            if self.training and not self._is_settled():
+            if self.training and (warmup or not self._is_settled()):
                 if mask is None:
                     mask = torch.ones_like(x[..., 0])
                 by_batch = self.statistics == "batch"
                 learns = torch.is_grad_enabled() and by_batch
                 with torch.set_grad_enabled(learns):
-                    batch = self._moments(x, mask)
+                    batch = self._moments(x, mask, warmup)
                 if by_batch:
                     mean, variance = batch
             scale = torch.rsqrt(variance + self.eps)
@@ -133,7 +142,7 @@ class MaskedBatchNorm(nn.Module):
             scale, y = scale / weight, y - self.bias
         return torch.addcmul(self.running_mean, y, scale)
 
-    def _moments(self, x, mask):
+    def _moments(self, x, mask, warmup):
         """Compute mean and variance of the features, and average them."""
         flat = x.reshape(-1, self.num_features)
         share = mask.reshape(-1).to(flat.dtype)
@@ -144,12 +153,12 @@ class MaskedBatchNorm(nn.Module):
         variance = sum_over_ranks(share @ (flat - mean).square())
         variance = torch.where(empty, self.running_var, variance)
         if not is_recomputed():
-            self._update(mean.detach(), variance.detach(), count)
+            self._update(mean.detach(), variance.detach(), count, warmup)
         return mean, variance
 
-    def _update(self, mean, variance, count):
+    def _update(self, mean, variance, count, warmup):
         if self.statistics == "initial":
-            self._settle(mean, variance, count)
+            self._settle(mean, variance, count, warmup)
             return
         self.num_batches += count > 0
         # As torch does, the running variance is the unbiased one; a lone
@@ -164,27 +173,29 @@ class MaskedBatchNorm(nn.Module):
         self.running_var.lerp_(unbiased, share)
 
     def _is_settled(self):
-        """Whether no batch changes the statistics; asked where that waits for
-        nothing."""
+        """Whether batches no longer set the statistics; asked where that waits
+        for nothing."""
         count, compiling = self.num_batches, torch.compiler.is_compiling()
         asks = self.statistics == "initial" and count.device.type == "cpu"
         return asks and not compiling and int(count) >= 3
 
-    def _settle(self, mean, variance, count):
+    def _settle(self, mean, variance, count, warmup):
         """Take the moments of the first batch, of the wider of the first two,
-        and of the middle one of the first three."""
+        and of the middle one of the first three, or of the latest three."""
         index = torch.arange(3, device=mean.device)
-        is_this = (index == self.num_batches) & (count > 0)
+        is_this = (index == self.num_batches % 3) & (count > 0)
         moments = torch.stack([mean, variance.mean().expand_as(mean)])
-        self.first_moments.copy_(
-            torch.where(is_this.view(3, 1, 1), moments, self.first_moments)
+        self.last_moments.copy_(
+            torch.where(is_this.view(3, 1, 1), moments, self.last_moments)
         )
         self.num_batches += count > 0
         # Rows of batches to come are zero, and sort before the others.
-        order = self.first_moments[:, 1, 0].argsort(stable=True)
+        order = self.last_moments[:, 1, 0].argsort(stable=True)
         chosen = torch.where(self.num_batches < 3, order[2], order[1])
-        moments = self.first_moments.index_select(0, chosen.view(1))[0]
+        moments = self.last_moments.index_select(0, chosen.view(1))[0]
         is_open = (self.num_batches > 0) & (self.num_batches <= 3)
+        if warmup:
+            is_open |= moments[1, 0] > _MOST_GROWTH * self.running_var[0]
         for own, new in zip(
             (self.running_mean, self.running_var), moments, strict=True
         ):

@@ -574,11 +574,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
         on_latents = self.norm_position == "latent"
         if self.norm is not None and not on_latents:
-            flat = self.norm(flat, valid)
+            flat = self.norm(flat, valid, self.bypass)
         parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
         if self.norm is not None and on_latents:
             each = valid.unsqueeze(1).expand(parts.shape[:2])
-            parts = self.norm(parts, each)
+            parts = self.norm(parts, each, self.bypass)
         if self.embedding.unit_length:
             parts = nn.functional.normalize(parts, dim=2)
         return parts.flatten(1)

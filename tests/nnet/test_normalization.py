@@ -189,3 +189,31 @@ def test_initial_statistics_are_those_of_the_middle_of_three_batches(order):
     assert_close(norm(later), norm.eval()(later))
     # What comes after it does not see the scale of the data.
     assert_close(other(1000 * later), norm(later))
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_initial_statistics_are_set_anew_where_a_warmup_outgrows_them(warmup):
+    norm = MaskedBatchNorm(6, statistics="initial")
+    small, large = torch.randn(4, 500, 6), 5 + 30 * torch.randn(6, 500, 6)
+    for batch in (*small[:3], large[0], small[3]):
+        norm(batch, warmup=warmup)
+    # One wild batch, or less than twice the deviation, does not count.
+    first = norm.running_var.clone()
+    for batch in small * 1.5:
+        norm(batch, warmup=warmup)
+    assert_close(norm.running_var, first)
+    for batch in large:
+        norm(batch, warmup=warmup)
+    assert (norm.running_var[0] > 100) == warmup
+    if warmup:  # The lower of the first two that are large
+        moments = [
+            (b.mean(0), b.var(0, correction=0).mean()) for b in large[:2]
+        ]
+        mean, variance = min(moments, key=lambda pair: pair[1])
+        assert_close(norm.running_mean, mean)
+        assert_close(norm.running_var, variance.expand(6))
+    # After the warm-up they stay.
+    after = norm.running_var.clone()
+    for batch in 1000 * large:
+        norm(batch)
+    assert_close(norm.running_var, after)
