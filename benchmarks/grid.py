@@ -186,6 +186,7 @@ DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
 METHODS = {
     "paper": functools.partial(preset, "paper", {}),
     "robust": functools.partial(preset, "robust", {}),
+    "diveq": functools.partial(preset, "diveq", {}),
     # What robust was before it had a loss for even usage, and variants of that.
     "robust, no entropy": functools.partial(preset, "robust", BEFORE),
     "robust, window predictor": functools.partial(preset, "robust", BEFORE),

@@ -122,8 +122,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Whether the norm learns a scale and a shift, as the paper's does.
     entropy_weight : float, optional
         Weight of the loss that makes the usage of codes in a training batch
-        even, by default 0.5; 0 with DiVeQ and EMA, where it was not tried, and
-        with unit length and residual rows, which do not gain by it.
+        even, by default 0.5; 0 with EMA, where it was not tried, and with unit
+        length and residual rows, which do not gain by it.
     unit_length : bool
         Whether latents, each codebook's slice for itself, and codewords are
         scaled to unit length, so that the nearest codeword is that of the
@@ -209,7 +209,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if codebook_weight is None:
             codebook_weight = 0.0 if is_diveq or is_ema else 1.0
         if entropy_weight is None:
-            without = is_diveq or is_ema or unit_length or is_residual
+            without = is_ema or unit_length or is_residual
             entropy_weight = 0.0 if without else 0.5
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),

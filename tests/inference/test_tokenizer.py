@@ -81,6 +81,19 @@ def test_tokens_of_pieces_are_those_of_the_whole(tokenizer, seconds):
     assert torch.equal(tokenizer.tokenize(blocks, seconds), whole)
 
 
+def test_tokens_of_more_samples_than_fp32_counts(tokenizer):
+    # Beyond 2^24, where relative lengths in fp32 are too coarse for samples.
+    wavs = torch.randn(2, 30 * RATE).repeat(1, 36)[:, : 2**24 + 12345]
+    tokens, lengths = tokenizer.encode_batch(wavs, torch.tensor([1.0, 0.3]))
+    for wav, row, length in zip(wavs, tokens, lengths, strict=True):
+        number = round(float(length) * len(row))
+        assert not row[number:].any()
+        pieces = tokenizer.tokenize(wav[: number * RATE // 50])
+        # Of two codewords equally near, either may be taken.
+        assert (row[: number - 1] != pieces[:-1]).sum() < 5
+    assert lengths.tolist() == pytest.approx([1.0, 0.3], abs=1e-5)
+
+
 def test_no_piece_is_longer_than_asked_for(tokenizer):
     longest = 0
 
