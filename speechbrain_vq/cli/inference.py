@@ -13,7 +13,6 @@ from .common import (
     loading,
     model_options,
     open_engine,
-    output_folder,
     output_path,
 )
 
@@ -108,8 +107,8 @@ def tokenize(
     "--out",
     default="reconstructed",
     show_default=True,
-    type=output_folder,
-    help="Folder for the wav files.",
+    type=output_path,
+    help="Folder for the wav files; for one file also NAME.wav.",
 )
 def reconstruct(places, source, model, out, overwrite) -> None:
     """Reconstruct audio files from their tokens, as wav files."""

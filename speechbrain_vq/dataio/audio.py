@@ -395,8 +395,13 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
     return wavs.to(torch.float32)
 
 
+def listed(paths) -> list:
+    """List paths, or a single one."""
+    return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+
+
 def find_audio(
-    places: Iterable[str | os.PathLike],
+    places: str | os.PathLike | Iterable[str | os.PathLike],
 ) -> dict[pathlib.Path, pathlib.Path]:
     """List audio files, whatever their names, and those in folders and their
     subfolders that are named like audio. Hidden files are not listed; audio of
@@ -407,7 +412,7 @@ def find_audio(
     Returns, for each file, once and in order, its path within the folder given,
     or its name. Without any, there is a FileNotFoundError.
     """
-    files, places = {}, [pathlib.Path(place) for place in places]
+    files, places = {}, [*map(pathlib.Path, listed(places))]
     endings = audio_endings() | _UNSUPPORTED
     for place in places:
         if place.is_dir():

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_vq.dataio.audio import as_waveforms, naming, read_audio
+from speechbrain_vq.dataio.audio import (
+    as_waveforms,
+    listed,
+    naming,
+    read_audio,
+)
 from speechbrain_vq.dataio.waveforms import write_waveform
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
@@ -61,7 +66,7 @@ class VoiceConverter(VQTokenizer):
             If there is no such speaker, or a recording is given to a model
             with a table, or a name to one without.
         """
-        voices = [self._voice(os.fspath(one)) for one in _listed(target)]
+        voices = [self._voice(os.fspath(one)) for one in listed(target)]
         if not voices:
             raise ValueError("There is no target: give a voice to speak with.")
         return torch.stack(voices).mean(0)
@@ -143,7 +148,7 @@ class VoiceConverter(VQTokenizer):
         >>> converter.convert_file("a.wav", "b.wav", "c.wav")  # doctest: +SKIP
         """
         is_voice = torch.is_tensor(target)
-        targets = [] if is_voice else _listed(target)
+        targets = [] if is_voice else listed(target)
         _check_apart([source, *targets], output)
         voice = _for_each(target if is_voice else self.voice(targets), 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
@@ -188,7 +193,7 @@ def convert_files(
     ``target`` is that of ``VoiceConverter.voice``; for a single file, the
     output may also be ``NAME.wav``.
     """
-    target = _listed(target)
+    target = listed(target)
     voice = converter.voice(target)
 
     def convert(path, wav_file):
@@ -208,10 +213,6 @@ def _for_each(voices, number):
             "one, or one for each."
         )
     return voices.expand(number, -1)
-
-
-def _listed(target):
-    return [target] if isinstance(target, str | os.PathLike) else list(target)
 
 
 def _check_apart(recordings, output):

@@ -28,6 +28,7 @@ from speechbrain_vq.dataio.audio import (
     check_files,
     files_below,
     find_audio,
+    listed,
 )
 from speechbrain_vq.dataio.logs import few_warnings
 
@@ -150,7 +151,7 @@ def tokenize_shards(
     >>> tokenize_shards("tokens", ["recordings"], tokenizer)  # doctest: +SKIP
     >>> datasets.load_dataset("parquet", data_dir="tokens")  # doctest: +SKIP
     """
-    output, places = pathlib.Path(os.path.abspath(output)), list(places)
+    output, places = pathlib.Path(os.path.abspath(output)), listed(places)
     tables = tables_in(places, output)
     try:
         files = [p for p in places if str(pathlib.Path(p)) not in tables]

@@ -241,6 +241,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             raise ValueError(
                 f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
             )
+        if lengths is not None:
+            lengths = _relative(lengths, "lengths")
+            lengths = lengths.to(self.device, torch.float32)
         books = 1 if self.is_folded else tokens.shape[-1]
         number = self.check_first(num_codebooks, books)
         tokens = tokens if self.is_folded else tokens[..., :number]
@@ -267,14 +270,16 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         size = self.mods.speaker.output_dim
         if speaker is None:
             speaker = vectors.new_zeros(len(vectors), size)
+        speaker = torch.as_tensor(speaker)
         if speaker.dim() != 2 or speaker.shape[1] != size:
             raise ValueError(
                 f"Speaker embeddings are [B, {size}], got the shape "
                 f"{tuple(speaker.shape)}."
             )
         if lengths is not None:
-            lengths = lengths.to(self.device)
-        speaker = speaker.to(self.device)
+            lengths = _relative(lengths, "lengths")
+            lengths = lengths.to(self.device, torch.float32)
+        speaker = speaker.to(self.device, torch.float32)
         if self.decodes_to_samples:
             return self.mods.decoder.generate(vectors, speaker, lengths)
         with self.autocast():
@@ -355,17 +360,27 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         wavs = as_waveforms(wavs).to(self.device)
         if wav_lens is None:
             wav_lens = torch.ones(len(wavs), dtype=torch.float32)
-        if not torch.is_tensor(wav_lens) or not wav_lens.is_floating_point():
-            raise TypeError(
-                "wav_lens are relative to the longest waveform: a tensor of "
-                f"floating-point numbers in [0, 1], got {wav_lens!r}."
-            )
-        # In fp32 they would be too coarse for 18 minutes.
-        mask = frame_mask(wavs.unsqueeze(-1), wav_lens.double())
+        wav_lens = _relative(wav_lens, "wav_lens")
+        # fp32 would be too coarse for 18 minutes.
+        wide = (
+            wav_lens.double() if wav_lens.dtype == torch.float32 else wav_lens
+        )
+        mask = frame_mask(wavs.unsqueeze(-1), wide)
         wavs = torch.where(mask, wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
-        return wavs, wav_lens.to(self.device)
+        return wavs, wav_lens.to(self.device, torch.float32)
+
+
+def _relative(lengths, name):
+    """Convert relative lengths to a tensor."""
+    lengths = torch.as_tensor(lengths)
+    if not lengths.is_floating_point():
+        raise TypeError(
+            f"{name} are relative to the longest of the batch: floating-point "
+            f"numbers in [0, 1], got {lengths!r}."
+        )
+    return lengths
 
 
 def _as_one(block):

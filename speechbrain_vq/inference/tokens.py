@@ -17,6 +17,7 @@ from speechbrain_vq.dataio.audio import (
     cell_source,
     check_files,
     find_audio,
+    listed,
 )
 from speechbrain_vq.dataio.logs import few_warnings
 
@@ -121,7 +122,7 @@ def tokenize_to(
     if format == "parquet" or (engine and not output.suffix):
         options = overwrite, batch_seconds, progress, engine
         return tokenize_shards(output, places, tokenizer, *options)
-    format, places = format or format_of(output), list(places)
+    format, places = format or format_of(output), listed(places)
     if engine or (tables := tables_in(places)):
         what = "--engine=ray" if engine else next(iter(tables))
         raise ValueError(

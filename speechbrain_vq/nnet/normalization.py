@@ -12,6 +12,8 @@ from speechbrain_vq.nnet.utils import (
 
 # Growth of the variance in a warm-up after which initial statistics are set anew.
 _MOST_GROWTH = 4
+# Variance of a batch that sets them, over the mean square of the means.
+_LEAST_VARIANCE = 1e-9
 
 
 class MaskedBatchNorm(nn.Module):
@@ -182,13 +184,16 @@ class MaskedBatchNorm(nn.Module):
     def _settle(self, mean, variance, count, warmup):
         """Take the moments of the first batch, of the wider of the first two,
         and of the middle one of the first three, or of the latest three."""
+        # One vector, or a batch of equal ones, has no variance but rounding.
+        level = mean.square().mean()
+        counts = (count > 0) & (variance.mean() > _LEAST_VARIANCE * level)
         index = torch.arange(3, device=mean.device)
-        is_this = (index == self.num_batches % 3) & (count > 0)
+        is_this = (index == self.num_batches % 3) & counts
         moments = torch.stack([mean, variance.mean().expand_as(mean)])
         self.last_moments.copy_(
             torch.where(is_this.view(3, 1, 1), moments, self.last_moments)
         )
-        self.num_batches += count > 0
+        self.num_batches += counts
         # Rows of batches to come are zero, and sort before the others.
         order = self.last_moments[:, 1, 0].argsort(stable=True)
         chosen = torch.where(self.num_batches < 3, order[2], order[1])

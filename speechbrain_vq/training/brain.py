@@ -17,7 +17,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.training.monitor import UsageMonitor
-from speechbrain_vq.training.resume import ResumeMixin
+from speechbrain_vq.training.resume import AtomicCheckpointer, ResumeMixin
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 from speechbrain_vq.training.waiting import reported_waits
 
@@ -195,6 +195,9 @@ class VQMixin(ResumeMixin):
             steps_per_epoch=steps,
             total_steps=total,
         )
+        prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)
+        if total is not None and prefers_later:
+            self.codebook_trainer.expect_warmup()
         if previous is not None:
             self.codebook_trainer.load_state_dict(previous.state_dict())
 

@@ -3,7 +3,9 @@
 import logging
 import math
 import time
+import weakref
 from collections.abc import Iterator
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,10 @@ LEADER = "codebook_leader"
 
 # Training batches that taught a quantizer nothing, after which to warn.
 _IDLE_BATCHES = 200
+
+
+# The trainers of quantizers.
+_TRAINERS = weakref.WeakKeyDictionary()
 
 
 class CodebookTrainer:
@@ -97,11 +103,17 @@ class CodebookTrainer:
         steps_per_epoch: int | None = None,
         total_steps: int | None = None,
     ):
-        rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
-        for name, value in rates.items():
-            if value is not None and not 0 < value <= _LARGEST_RATE:
+        for name, value, most in (
+            ("lr_multiplier", lr_multiplier, _LARGEST_RATE),
+            ("max_lr", max_lr, _LARGEST_RATE),
+            ("steps_per_epoch", steps_per_epoch, math.inf),
+            ("total_steps", total_steps, math.inf),
+        ):
+            if value is None:
+                continue
+            if not isinstance(value, Real) or not 0 < value <= most:
                 raise ValueError(
-                    f"{name} must be above 0 and at most {_LARGEST_RATE}, got "
+                    f"{name} must be a number above 0 and at most {most}, got "
                     f"{value!r}."
                 )
         if not isinstance(schedule, ReinitSchedule | None):
@@ -133,13 +145,14 @@ class CodebookTrainer:
         self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
+        self._replace_others()
         for optimizer in self.optimizers:
             self._handles += [
                 optimizer.register_step_pre_hook(self._set_rates),
                 optimizer.register_step_post_hook(self._after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            watch = _Watch(name, checks_warmup=total_steps is None)
+            watch = _Watch(name)
             self._watches[name] = watch
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
@@ -151,9 +164,15 @@ class CodebookTrainer:
         return self._steps[next(iter(self._leading.values()))]
 
     def close(self) -> None:
-        """Remove the hooks; codebooks keep their parameter groups."""
+        """Remove the hooks; codebooks keep their parameter groups. A new
+        trainer of the same quantizers does this to the one before."""
         for handle in self._handles:
             handle.remove()
+
+    def expect_warmup(self) -> None:
+        """Do not warn of an evaluation in the warm-up."""
+        for watch in self._watches.values():
+            watch.checks_warmup = False
 
     def state_dict(self, over_ranks: bool = False) -> dict:
         """Return what an exact resume needs beside the states of model and
@@ -200,6 +219,20 @@ class CodebookTrainer:
                 for key, buffer in module.named_buffers():
                     if key not in saved:
                         yield f"{_without_wrappers(name)}.{key}", buffer
+
+    def _replace_others(self) -> None:
+        """Close the trainers that the quantizers had before."""
+        for name, quantizer in self.quantizers.items():
+            other = _TRAINERS.get(quantizer, lambda: None)()
+            if other is not None:
+                others = set(other.quantizers.values())
+                if others - set(self.quantizers.values()):
+                    raise ValueError(
+                        f"{name} has a CodebookTrainer that trains other "
+                        "quantizers, too: close() it first."
+                    )
+                other.close()
+            _TRAINERS[quantizer] = weakref.ref(self)
 
     def _make_plan(self, schedule, total_steps) -> ReinitPlan | None:
         """The schedule of this run, checked against quantizers."""
@@ -343,8 +376,8 @@ class _Watch:
     """A forward hook that warns of what leaves a quantizer untrained. It holds
     no trainer, so that models in training can be copied."""
 
-    def __init__(self, name: str, checks_warmup: bool):
-        self.name, self.checks_warmup = name, checks_warmup
+    def __init__(self, name: str):
+        self.name, self.checks_warmup = name, True
         # Since the last step that taught something, but the gradient.
         self.batches, self.steps, self.has_gradient = 0, 0, False
 
@@ -356,8 +389,9 @@ class _Watch:
                 self.checks_warmup = False
                 logger.warning(
                     f"{self.name} is evaluated within the warm-up of its "
-                    "ReinitSchedule: nothing is quantized yet. Train longer, "
-                    "or shorten warmup."
+                    "ReinitSchedule: nothing is quantized yet, and losses do "
+                    "not compare with later ones. Choose a model from after "
+                    "it; train longer, or shorten warmup, if it does not end."
                 )
             return
         self.batches += 1

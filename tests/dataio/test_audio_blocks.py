@@ -72,6 +72,7 @@ def test_folders_are_searched(tmp_path):
     # What cannot be read is listed, and no folder.
     (tmp_path / "other/folder.wav").mkdir(parents=True)
     (tmp_path / "other/talk.m4a").touch()
+    assert [*find_audio(str(tmp_path / "b.x"))] == [tmp_path / "b.x"]
     assert list(find_audio([tmp_path / "other"])) == [
         tmp_path / "other/talk.m4a"
     ]

@@ -145,10 +145,26 @@ def test_waveforms_of_any_shape_and_scale(tokenizer):
         tokenizer.tokenize(wavs.expand(2, -1))
 
 
-@pytest.mark.parametrize("lens", [torch.tensor([RATE]), [1.0]])
-def test_lengths_in_samples_are_refused(tokenizer, lens):
+@pytest.mark.parametrize("lens", [torch.tensor([RATE]), [50]])
+def test_lengths_that_are_not_relative_are_refused(tokenizer, lens):
     with pytest.raises(TypeError, match="relative to the longest"):
         tokenizer.encode_batch(torch.randn(1, RATE), lens)
+    with pytest.raises(TypeError, match="relative to the longest"):
+        tokenizer.decode_batch(torch.zeros(1, 50, dtype=torch.long), lens)
+
+
+@pytest.mark.parametrize("convert", [list, np.float64])
+def test_lengths_and_speakers_of_other_types(tokenizer, convert):
+    wavs, lens = torch.randn(2, RATE), np.array([1.0, 0.5], "float32")
+    wavs[1, RATE // 2 :] = 0
+    tokens, lengths = tokenizer.encode_batch(wavs, torch.tensor(lens))
+    speakers = tokenizer.speaker_batch(wavs, torch.tensor(lens))
+    sound = tokenizer.decode_batch(tokens, lengths, speakers)
+    others = convert(lens)
+    assert torch.equal(tokenizer.encode_batch(wavs, others)[0], tokens)
+    assert torch.equal(tokenizer.speaker_batch(wavs, others), speakers)
+    speakers = speakers.double().numpy()
+    assert torch.equal(tokenizer.decode_batch(tokens, others, speakers), sound)
 
 
 def test_a_file_that_cannot_be_encoded_is_named(tokenizer, tmp_path):

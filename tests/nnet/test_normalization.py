@@ -1,5 +1,6 @@
 """Masked batch normalization against torch's own."""
 
+import copy
 import itertools
 
 import pytest
@@ -189,6 +190,18 @@ def test_initial_statistics_are_those_of_the_middle_of_three_batches(order):
     assert_close(norm(later), norm.eval()(later))
     # What comes after it does not see the scale of the data.
     assert_close(other(1000 * later), norm(later))
+
+
+@pytest.mark.parametrize("number", [1, 200])
+def test_batches_without_variance_set_no_initial_statistics(number):
+    norm = MaskedBatchNorm(6, statistics="initial")
+    layer, before = torch.nn.Linear(6, 6), copy.deepcopy(norm.state_dict())
+    for value in (0.0, 1.0, 1e4):
+        norm(layer(torch.full((number, 6), value)).detach())
+    assert_close(norm.state_dict(), before)
+    batch = 5 + 3 * torch.randn(200, 6)
+    assert abs(float(norm(batch).std()) - 1) < 0.1
+    assert_close(norm.running_mean, batch.mean(0))
 
 
 @pytest.mark.parametrize("warmup", [True, False])

@@ -380,7 +380,13 @@ REFUSED = {
     "not frozen": lambda m, o: CodebookTrainer(m.quantizer.freeze(), o),
     "must be a torch.nn.Module": lambda m, o: CodebookTrainer(o, o),
     "not its parameters": lambda m, o: CodebookTrainer(m.parameters(), o),
-    "multiplier must be above 0": lambda m, o: CodebookTrainer(m, o, 0),
+    "multiplier must be a number above 0": lambda m, o: CodebookTrainer(
+        m, o, 0
+    ),
+    "max_lr must be a number": lambda m, o: CodebookTrainer(m, o, max_lr="1"),
+    "total_steps must be a number above 0": lambda m, o: CodebookTrainer(
+        m, o, total_steps=-5
+    ),
     "at most 1000, got 1000000000000.0": lambda m, o: CodebookTrainer(
         m, o, 1e12
     ),
@@ -543,6 +549,22 @@ def test_a_model_in_training_is_copied_and_pickled():
     for other in (*copies, average.module):
         assert other.quantizer.codebook is not model.quantizer.codebook
         assert not groups_of(optimizer, other.quantizer.codebook)
+
+
+def test_a_new_trainer_takes_the_place_of_the_one_before():
+    model, other = Model(), Model()
+    optimizer = adam(model)
+    first = CodebookTrainer(model, optimizer, schedule=None)
+    loop(model, optimizer, 2)
+    second = CodebookTrainer(model, optimizer, 2.0, schedule=None)
+    loop(model, optimizer, 3)
+    assert (first.steps, second.steps) == (2, 3)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    pair = torch.nn.ModuleList([model, other])
+    _third = CodebookTrainer(pair, adam(pair), schedule=None)
+    with pytest.raises(ValueError, match="trains other quantizers"):
+        CodebookTrainer(other, adam(other), schedule=None)
 
 
 def test_close_leaves_the_optimizer_alone():
