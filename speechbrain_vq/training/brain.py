@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import re
+from difflib import get_close_matches
 
 import speechbrain as sb
 import torch
@@ -185,6 +186,9 @@ class VQMixin(ResumeMixin):
         self._attached = True
         hparams = getattr(self, "hparams", None)
         given = {n: a for n, a in OPTIONS.items() if hasattr(hparams, n)}
+        for name in set(vars(hparams) if hparams else ()) - set(OPTIONS):
+            for option in get_close_matches(name, OPTIONS, 1, 0.9):
+                logger.warning(f"Nothing reads {name}: is it {option}?")
         previous, (steps, total) = self.codebook_trainer, run_length(self)
         if previous is not None:
             previous.close()

@@ -436,6 +436,12 @@ def test_a_schedule_longer_than_the_run_is_told(caplog):
     assert "100 of the run's 12" in told
 
 
+def test_a_misspelt_option_is_named(caplog):
+    fit(make(reinit_scheduel=None, codebook_size=4), 1)
+    (told,) = (m for m in caplog.messages if "Nothing reads" in m)
+    assert told == "Nothing reads reinit_scheduel: is it reinit_schedule?"
+
+
 # Nothing of others is replaced ---------------------------------------------
 
 
