@@ -539,7 +539,7 @@ def _split(
         raise ValueError(
             f"{source} holds too few readable audio files, {len(order)}: none "
             f"is left to train on after {part} for validation and {len(test)} "
-            "for the test."
+            "for the test. Add some, or cut long ones into pieces."
         )
     home = {
         **dict.fromkeys(rest, "train"),

@@ -197,7 +197,7 @@ class VQMixin(ResumeMixin):
             [self.optimizers_dict, *vars(self).values()],
             **{a: getattr(hparams, name) for name, a in given.items()},
             steps_per_epoch=steps,
-            total_steps=total,
+            total_steps=total or None,  # A run of no epochs has 0.
         )
         prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)
         if total is not None and prefers_later:
