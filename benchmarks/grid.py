@@ -7,7 +7,7 @@ Every method is trained in the network of recipes/MiniSpeech/unit-discovery at
 a base setting and in cells that change one thing. Each finished cell is a line
 of ``OUT.jsonl``, so the same command resumes an interrupted benchmark, and the
 page ``OUT.md`` is written from the lines that are there. Requires
-`pip install "speechbrain-vq[bench]"`; the rivals of that name,
+`pip install "speechbrain-vq[bench]"`, and for the rows encodec and moshi
 `pip install --no-deps encodec moshi`.
 """
 

@@ -35,7 +35,7 @@ class Buildable(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a class of the package, not one of a user's own."""
+        """Whether the class is built in, not registered by a user."""
         return isinstance(self.cls, str)
 
     def find(self) -> type:

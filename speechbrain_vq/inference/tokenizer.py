@@ -241,14 +241,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             raise ValueError(
                 f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
             )
-        if lengths is not None:
-            lengths = _relative(lengths, "lengths")
-            lengths = lengths.to(self.device, torch.float32)
         books = 1 if self.is_folded else tokens.shape[-1]
         number = self.check_first(num_codebooks, books)
         tokens = tokens if self.is_folded else tokens[..., :number]
         if isinstance(self.vocoder, UnitVocoder):
-            return self.vocoder(tokens, lengths, speaker)
+            return self.vocoder(tokens, self._lengths(lengths), speaker)
         vectors = self.mods.quantizer.decode(tokens)
         return self.decode_vectors(vectors, lengths, speaker)
 
@@ -276,9 +273,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
                 f"Speaker embeddings are [B, {size}], got the shape "
                 f"{tuple(speaker.shape)}."
             )
-        if lengths is not None:
-            lengths = _relative(lengths, "lengths")
-            lengths = lengths.to(self.device, torch.float32)
+        lengths = self._lengths(lengths)
         speaker = speaker.to(self.device, torch.float32)
         if self.decodes_to_samples:
             return self.mods.decoder.generate(vectors, speaker, lengths)
@@ -354,6 +349,12 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
             return encode(torch.cat(list(blocks)))
         steps = max(1, round(chunk_seconds * self.token_rate))
         return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
+
+    def _lengths(self, lengths):
+        """Check the lengths of tokens or vectors, where there are any."""
+        if lengths is None:
+            return None
+        return _relative(lengths, "lengths").to(self.device, torch.float32)
 
     def _as_batch(self, wavs, wav_lens):
         """Return waveforms, zero beyond their lengths, and the lengths."""

@@ -175,8 +175,8 @@ class MaskedBatchNorm(nn.Module):
         self.running_var.lerp_(unbiased, share)
 
     def _is_settled(self):
-        """Whether batches no longer set the statistics; asked where that waits
-        for nothing."""
+        """Return whether the initial statistics are final; only on a CPU, where
+        reading their count needs no device sync."""
         count, compiling = self.num_batches, torch.compiler.is_compiling()
         asks = self.statistics == "initial" and count.device.type == "cpu"
         return asks and not compiling and int(count) >= 3

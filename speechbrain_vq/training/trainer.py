@@ -33,7 +33,7 @@ LEADER = "codebook_leader"
 _IDLE_BATCHES = 200
 
 
-# The trainers of quantizers.
+# By quantizer, a weak reference to the trainer that is attached to it.
 _TRAINERS = weakref.WeakKeyDictionary()
 
 
@@ -168,6 +168,9 @@ class CodebookTrainer:
         trainer of the same quantizers does this to the one before."""
         for handle in self._handles:
             handle.remove()
+        for quantizer in self.quantizers.values():
+            if _attached(quantizer) is self:
+                del _TRAINERS[quantizer]
 
     def expect_warmup(self) -> None:
         """Do not warn of an evaluation in the warm-up."""
@@ -222,17 +225,18 @@ class CodebookTrainer:
 
     def _replace_others(self) -> None:
         """Close the trainers that the quantizers had before."""
+        own = set(self.quantizers.values())
         for name, quantizer in self.quantizers.items():
-            other = _TRAINERS.get(quantizer, lambda: None)()
-            if other is not None:
-                others = set(other.quantizers.values())
-                if others - set(self.quantizers.values()):
-                    raise ValueError(
-                        f"{name} has a CodebookTrainer that trains other "
-                        "quantizers, too: close() it first."
-                    )
-                other.close()
-            _TRAINERS[quantizer] = weakref.ref(self)
+            other = _attached(quantizer)
+            if other is None:
+                continue
+            if not own.issuperset(other.quantizers.values()):
+                raise ValueError(
+                    f"{name} has a CodebookTrainer that trains other "
+                    "quantizers, too: close() it first."
+                )
+            other.close()
+        _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
     def _make_plan(self, schedule, total_steps) -> ReinitPlan | None:
         """The schedule of this run, checked against quantizers."""
@@ -370,6 +374,12 @@ class CodebookTrainer:
                 f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
                 f"{1000 * (time.perf_counter() - begin):.0f} ms."
             )
+
+
+def _attached(quantizer: VectorQuantizer) -> CodebookTrainer | None:
+    """Return the trainer that is attached to a quantizer."""
+    reference = _TRAINERS.get(quantizer)
+    return reference and reference()
 
 
 class _Watch:

@@ -562,9 +562,14 @@ def test_a_new_trainer_takes_the_place_of_the_one_before():
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates[1] == pytest.approx(2 * rates[0])
     pair = torch.nn.ModuleList([model, other])
-    _third = CodebookTrainer(pair, adam(pair), schedule=None)
+    third = CodebookTrainer(pair, adam(pair), schedule=None)
     with pytest.raises(ValueError, match="trains other quantizers"):
         CodebookTrainer(other, adam(other), schedule=None)
+    third.close()
+    optimizer = adam(other)
+    fourth = CodebookTrainer(other, optimizer, schedule=None)
+    loop(other, optimizer, 1)
+    assert fourth.steps == 1
 
 
 def test_close_leaves_the_optimizer_alone():
