@@ -200,6 +200,9 @@ METHODS = {
         preset, "robust", {**BEFORE, "norm": "batch"}
     ),
     "cosine": functools.partial(preset, "cosine", {}),
+    "fsq": functools.partial(preset, "fsq", {}),
+    "lfq": functools.partial(preset, "lfq", {}),
+    "simvq": functools.partial(preset, "simvq", {}),
     "vanilla": functools.partial(preset, "vanilla", {}),
     "ema_bn": functools.partial(preset, "ema_bn", {}),
     "vqp: EMA (default)": {},

@@ -120,7 +120,7 @@ class CodecMixin:
                 f"The codebooks have {self.vocab_size} codewords each, not "
                 f"vocab_size={vocab_size}."
             )
-        codebook = self.mods.quantizer.codebook.detach()
+        codebook = self.mods.quantizer.embedding.table.detach()
         return codebook[self._books(num_codebooks), :size].flatten(0, 1).clone()
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class CodecMixin:
         """
         tokens = tokens.to(self.device)
         books = torch.arange(tokens.shape[-1], device=tokens.device)
-        return self.mods.quantizer.codebook.detach()[books, tokens]
+        return self.mods.quantizer.embedding.table.detach()[books, tokens]
 
     def forward(
         self,
@@ -146,7 +146,9 @@ class CodecMixin:
         ``sig_to_tokens``."""
         tokens = self.sig_to_tokens(wavs, wav_lens, **kwargs)
         books = torch.tensor(self._books(kwargs.get("num_codebooks")))
-        return tokens, self.mods.quantizer.codebook.detach()[books, tokens]
+        return tokens, self.mods.quantizer.embedding.table.detach()[
+            books, tokens
+        ]
 
     def fold(self, tokens: torch.Tensor) -> torch.Tensor:
         """Convert tokens [B, N, K] to the shape that ``decode_batch`` takes:
@@ -205,7 +207,7 @@ class EncodecAdapter(torch.nn.Module):
     @property
     def vocabulary(self) -> torch.Tensor:
         """The codewords, [K, C, H]."""
-        return self.tokenizer.mods.quantizer.codebook.detach()
+        return self.tokenizer.mods.quantizer.embedding.table.detach()
 
     def encode(
         self, inputs: torch.Tensor, length: torch.Tensor | None = None

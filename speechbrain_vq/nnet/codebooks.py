@@ -1,4 +1,4 @@
-"""Codebooks: they code latents, learn, and are re-initialized by k-means."""
+"""Codebooks: they code latents, and learn or are fixed."""
 
 import math
 from typing import NamedTuple
@@ -57,6 +57,9 @@ class Codebook(nn.Module):
     torch.Size([2, 1, 4])
     """
 
+    # Whether a loss draws codewords to latents, and k-means replaces them.
+    has_loss = is_reinitialized = True
+
     def __init__(
         self,
         num_codebooks: int,
@@ -93,6 +96,12 @@ class Codebook(nn.Module):
         if not self.unit_length:
             return self.weight
         return nn.functional.normalize(self.weight, dim=2)
+
+    def constrain(self, parts: Tensor) -> Tensor:
+        """Map what is quantized, [N, C, d], to where the codewords lie."""
+        if not self.unit_length:
+            return parts
+        return nn.functional.normalize(parts, dim=2)
 
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
@@ -177,7 +186,7 @@ class EMACodebook(Codebook):
     tensor([1.])
     """
 
-    learnable = True
+    has_loss, learnable = False, True
 
     def __init__(self, *sizes: int, decay: float = 0.99, **options):
         if not 0 <= decay < 1:
@@ -236,3 +245,147 @@ class EMACodebook(Codebook):
         mass = (share * self.ema_count[book].sum()).clamp(min=1e-6)
         self.ema_count[book] = mass
         self.ema_sum[book] = self.weight[book] * mass.unsqueeze(1)
+
+
+class FSQCodebook(Codebook):
+    """Codebooks that do not learn: a lattice of a few levels in each dimension,
+    at equal distances in [-1, 1] (finite scalar quantization: Mentzer et al.,
+    2023, arXiv 2309.15505; the levels: Parker et al., 2024, arXiv 2411.19842).
+
+    Latents pass through a tanh, and are rounded: there is no search.
+
+    Arguments
+    ---------
+    num_codebooks, codebook_size, codebook_dim : int
+        C, K and d; K is the product of the numbers of levels.
+    **options
+        Those of ``Codebook``, which do not matter here.
+
+    Example
+    -------
+    >>> codebook = FSQCodebook(1, 1000, 4)
+    >>> codebook.levels
+    [8, 5, 5, 5]
+    >>> codebook(torch.tensor([[999]]))
+    tensor([[[1., 1., 1., 1.]]])
+    """
+
+    has_loss = is_reinitialized = False
+    bits_per_dim = 3
+
+    def __init__(self, *sizes: int, **options):
+        super().__init__(*sizes)
+        _, size, dim = sizes
+        self.levels = _divide_levels(size, dim)
+        if min(self.levels) < 2:
+            raise ValueError(
+                f"codebook_size={size} is not a product of codebook_dim={dim} "
+                "numbers of levels above 1: with a power of 2 "
+                f"codebook_dim={self.default_dim(size)} works."
+            )
+        like = self.weight.detach()
+        axes = [
+            torch.linspace(-1, 1, number, dtype=like.dtype)
+            for number in self.levels
+        ]
+        points = torch.cartesian_prod(*axes).view(size, dim)
+        del self.weight
+        self.register_buffer("weight", points.expand_as(like).clone())
+
+    @classmethod
+    def default_dim(cls, codebook_size: int) -> int:
+        """Return the dimension of codewords where none is given."""
+        return max(round(math.log2(codebook_size) / cls.bits_per_dim), 1)
+
+    def constrain(self, parts: Tensor) -> Tensor:
+        """Bound what is quantized, see ``Codebook``."""
+        return parts.tanh()
+
+    def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """Round latents, see ``Codebook``."""
+        parts = latents.unflatten(1, (-1, table.shape[2]))
+        last = parts.new_tensor(self.levels) - 1
+        steps = torch.round((parts + 1) / 2 * last).clamp(min=0)
+        # The last dimension counts fastest, as in the table.
+        strides = [math.prod(self.levels[i + 1 :]) for i in range(len(last))]
+        indices = torch.minimum(steps, last).long() * last.new_tensor(
+            strides, dtype=torch.long
+        )
+        return indices.sum(2), parts
+
+
+class LFQCodebook(FSQCodebook):
+    """Codebooks that do not learn: the corners of a cube, the signs of a latent
+    (lookup-free quantization: Yu et al., 2023, arXiv 2310.05737, section 3.1).
+
+    The arguments are those of ``FSQCodebook``; K is two to the power of d.
+
+    Example
+    -------
+    >>> LFQCodebook(1, 4, 2).weight.tolist()
+    [[[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]]]
+    """
+
+    bits_per_dim = 1
+
+    def constrain(self, parts: Tensor) -> Tensor:
+        """Leave what is quantized as it is."""
+        return parts
+
+
+class SimVQCodebook(Codebook):
+    """Codebooks of random vectors that stay, and a linear map that learns, so
+    that each gradient moves all codewords (SimVQ: Zhu et al., 2024, arXiv
+    2411.02038, section 3).
+
+    The arguments are those of ``Codebook``.
+
+    Example
+    -------
+    >>> codebook = SimVQCodebook(1, 8, 4)
+    >>> [name for name, _ in codebook.named_parameters()]
+    ['transform']
+    """
+
+    is_reinitialized = False
+
+    def __init__(self, *sizes: int, **options):
+        super().__init__(*sizes, **options)
+        weight = self.weight.detach()
+        del self.weight
+        self.register_buffer("weight", weight)
+        identity = torch.eye(weight.shape[2], dtype=torch.float32)
+        self.transform = nn.Parameter(identity.repeat(len(weight), 1, 1))
+
+    @property
+    def table(self) -> Tensor:
+        """The mapped vectors, [C, K, d]."""
+        words = self.weight @ self.transform
+        return (
+            nn.functional.normalize(words, dim=2) if self.unit_length else words
+        )
+
+
+# By what ``VectorQuantizer`` calls them.
+CODEBOOKS = {
+    "gradient": Codebook,
+    "ema": EMACodebook,
+    "fsq": FSQCodebook,
+    "lfq": LFQCodebook,
+    "simvq": SimVQCodebook,
+}
+
+
+def _divide_levels(codebook_size: int, codebook_dim: int) -> list[int]:
+    """Factor a number of codes into one of levels for each dimension, as evenly
+    as it goes: for the sizes of Mentzer et al. (2023), table 1, theirs."""
+    factors, rest, prime = [], codebook_size, 2
+    while rest > 1:
+        while rest % prime:
+            prime += 1
+        factors.append(prime)
+        rest //= prime
+    levels = [1] * codebook_dim
+    for factor in reversed(factors):
+        levels[levels.index(min(levels))] *= factor
+    return sorted(levels, reverse=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speechbrain_vq._compat import OldQuantizer
-from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook, Reinit
+from speechbrain_vq.nnet.codebooks import CODEBOOKS, FSQCodebook, Reinit
 from speechbrain_vq.nnet.estimators import ESTIMATORS
 from speechbrain_vq.nnet.losses import (
     batch_metrics,
@@ -78,7 +78,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     codebook_size : int
         Number of codewords of each codebook, K.
     codebook_dim : int, optional
-        Dimension of a codeword, d, to which linear layers project and back.
+        Dimension of a codeword, d, to which linear layers project and back;
+        by default one for every 3 bits of an FSQ code, and for each of LFQ.
     num_codebooks : int
         Number of codebooks that code a latent together, C.
     composition : str
@@ -97,13 +98,15 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         phones (benchmarks/grid_festvox_ru.md).
     commitment_weight, codebook_weight : float, optional
         Weights of the losses that draw latents to codewords (0.25) and
-        codewords to latents (1). Both are 0 with DiVeQ, as is the second with
-        EMA.
+        codewords to latents (1). Both are 0 with DiVeQ and FSQ, as is the
+        second with EMA and LFQ.
     estimator : str
         Gradient estimator: ``"straight_through"``, ``"diveq"`` or
         ``"rotation"``.
     codebook : str
-        How the codebook learns: ``"gradient"`` or ``"ema"``.
+        How the codebook learns: ``"gradient"``, ``"ema"``, or ``"simvq"``: a
+        linear map of it does; or not at all: ``"fsq"``, ``"lfq"``. See
+        ``speechbrain_vq.nnet.codebooks``.
     codebook_init : str
         ``"normal"``, ``"uniform"`` or ``"xavier"``, see ``Codebook``, or
         ``"kmeans"``: of the first training batch, without ``CodebookTrainer``.
@@ -111,7 +114,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Decay of an EMA codebook; 0.99 by default.
     reservoir_size : int, optional
         Number of latents kept for re-initialization, by default 20,480 or, if
-        more, four for each codeword; 0: none.
+        more, four for each codeword; 0: none, as of SimVQ, FSQ and LFQ.
     quantizer_dropout : float
         Share of training batches that only the first c codebooks of a residual
         row code, c drawn from 1..C (Zeghidour et al., 2021).
@@ -122,8 +125,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Whether the norm learns a scale and a shift, as the paper's does.
     entropy_weight : float, optional
         Weight of the loss that makes the usage of codes in a training batch
-        even, by default 0.5; 0 with EMA, where it was not tried, and with unit
-        length and residual rows, which do not gain by it.
+        even, by default 0.5 by gradient and with LFQ; 0 with other codebooks,
+        where it was not tried, and with unit length and residual rows, which
+        do not gain by it.
     unit_length : bool
         Whether latents, each codebook's slice for itself, and codewords are
         scaled to unit length, so that the nearest codeword is that of the
@@ -168,21 +172,30 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         check_choice("norm", norm, ("initial", "running", "batch", None))
         check_choice("norm_position", norm_position, ("input", "latent"))
         check_choice("estimator", estimator, tuple(ESTIMATORS))
-        check_choice("codebook", codebook, ("gradient", "ema"))
-        is_residual, is_ema = composition == "residual", codebook == "ema"
-        on_latents, is_diveq = norm_position == "latent", estimator == "diveq"
+        check_choice("codebook", codebook, tuple(CODEBOOKS))
+        kind, is_residual = CODEBOOKS[codebook], composition == "residual"
+        on_latents = norm_position == "latent"
+        is_lattice = issubclass(kind, FSQCodebook)
+        no_loss = estimator == "diveq" or codebook == "fsq"
         for message, is_given in {
             "norm_position='latent', denormalize and affine need a norm.": (
                 norm is None and (on_latents or denormalize or affine)
             ),
-            "An EMA codebook has no codebook loss: leave codebook_weight out.": (
-                is_ema and codebook_weight
+            f"A codebook of {codebook!r} has no codebook loss: leave "
+            "codebook_weight out.": not kind.has_loss and codebook_weight,
+            f"A codebook of {codebook!r} is never re-initialized: leave "
+            "reservoir_size and codebook_init='kmeans' out.": (
+                not kind.is_reinitialized
+                and (reservoir_size or codebook_init == "kmeans")
             ),
-            "ema_decay needs codebook='ema'.": not is_ema and ema_decay,
+            "ema_decay needs codebook='ema'.": codebook != "ema" and ema_decay,
             "quantizer_dropout needs composition='residual': of a product no "
             "codebook can be left out.": quantizer_dropout and not is_residual,
-            "unit_length needs composition='product', and loses what denormalize "
-            "would give back.": unit_length and (is_residual or denormalize),
+            "unit_length, FSQ and LFQ need composition='product', and each does "
+            "without the others.": (is_residual + unit_length + is_lattice > 1),
+            "unit_length and FSQ lose what denormalize would give back.": (
+                denormalize and (unit_length or codebook == "fsq")
+            ),
         }.items():
             if is_given:
                 raise ValueError(message)
@@ -192,7 +205,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             num_codebooks=num_codebooks,
         )
         parts = 1 if is_residual else num_codebooks
-        if codebook_dim is None:
+        if codebook_dim is None and is_lattice:
+            codebook_dim = kind.default_dim(codebook_size)
+        elif codebook_dim is None:
             codebook_dim, rest = divmod(input_dim, parts)
             if rest:
                 raise ValueError(
@@ -202,14 +217,16 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         check_sizes(codebook_dim=codebook_dim)
         if reservoir_size is None:
             reservoir_size = max(20480, 4 * codebook_size)
+            reservoir_size *= kind.is_reinitialized
         check_sizes(least=0, reservoir_size=reservoir_size)
         # Through DiVeQ, the loss of the model reaches codewords.
         if commitment_weight is None:
-            commitment_weight = 0.0 if is_diveq else 0.25
+            commitment_weight = 0.0 if no_loss else 0.25
         if codebook_weight is None:
-            codebook_weight = 0.0 if is_diveq or is_ema else 1.0
+            codebook_weight = 0.0 if no_loss or not kind.has_loss else 1.0
         if entropy_weight is None:
-            without = is_ema or unit_length or is_residual
+            without = codebook not in ("gradient", "lfq")
+            without |= unit_length or is_residual
             entropy_weight = 0.0 if without else 0.5
         for name, value, most in (
             ("commitment_weight", commitment_weight, math.inf),
@@ -218,7 +235,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             ("quantizer_dropout", quantizer_dropout, 1),
         ):
             if not 0 <= value <= most:
-                raise ValueError(f"{name} must be in 0..{most}, got {value!r}.")
+                limits = "at least 0" if most == math.inf else "in 0..1"
+                raise ValueError(f"{name} must be {limits}, got {value!r}.")
         self.input_dim, self.latent_dim = input_dim, parts * codebook_dim
         self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.codebook_dim, self.composition = codebook_dim, composition
@@ -248,14 +266,14 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             self.project = nn.Linear(*dims, dtype=torch.float32)
             self.project_back = nn.Linear(*dims[::-1], dtype=torch.float32)
         options = {"decay": 0.99 if ema_decay is None else ema_decay}
-        self.embedding = (EMACodebook if is_ema else Codebook)(
+        self.embedding = kind(
             num_codebooks,
             codebook_size,
             codebook_dim,
             init="normal" if self._needs_kmeans else codebook_init,
             residual=is_residual,
             unit_length=unit_length,
-            **options if is_ema else {},
+            **options if codebook == "ema" else {},
         )
         self.reservoir = Reservoir(reservoir_size, self.latent_dim)
 
@@ -478,8 +496,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Returns
         -------
         Reinit or None
-            None where there is no vector, the codebook is frozen, or this is
-            not the first rank.
+            None where there is no vector, the codebook is frozen or fixed, or
+            this is not the first rank.
 
         Raises
         ------
@@ -488,6 +506,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             fit.
         """
         check_choice("start", start, ("kmeans++", "codebook"))
+        if self.is_codebook_frozen:
+            self.reservoir.reset()
+            return None
         if vectors is None:
             if not self.reservoir.capacity:
                 raise ValueError(
@@ -504,7 +525,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             raise ValueError("The latents to cluster hold NaN or infinity.")
         number, result = torch.tensor(len(vectors), device=vectors.device), None
         broadcast([number])
-        if number > 0 and not self.is_codebook_frozen:
+        if number > 0:
             if rank() == 0:
                 result = self.embedding.reinitialize(
                     vectors.float(), start, generator
@@ -579,9 +600,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if self.norm is not None and on_latents:
             each = valid.unsqueeze(1).expand(parts.shape[:2])
             parts = self.norm(parts, each, self.bypass)
-        if self.embedding.unit_length:
-            parts = nn.functional.normalize(parts, dim=2)
-        return parts.flatten(1)
+        return self.embedding.constrain(parts).flatten(1)
 
     def _output(self, latents: Tensor) -> Tensor:
         """[N, latent_dim] -> [N, input_dim]."""

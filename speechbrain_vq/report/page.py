@@ -175,7 +175,7 @@ class _Page:
         table = None if measured is None else measured.phone_units
         codes = None
         if self.tokenizer is not None:
-            codebooks = self.tokenizer.mods.quantizer.codebook
+            codebooks = self.tokenizer.mods.quantizer.embedding.table
             codes = CodeMap(codebooks, table, phones)
         run = self.summary.run
         rate = self.tokenizer and self.tokenizer.token_rate

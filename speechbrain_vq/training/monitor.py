@@ -117,7 +117,7 @@ class UsageMonitor:
         return stats
 
     def _stats(self, name, sums, codebook) -> dict[str, float]:
-        now = self.quantizers[name].codebook.detach()
+        now = self.quantizers[name].embedding.table.detach()
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
         moved = (now - codebook.to(now)).square().mean().sqrt()
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
@@ -165,7 +165,7 @@ class UsageMonitor:
 
 def _empty_stage(quantizer) -> dict:
     """Sums of no batch, and a copy of the codebook."""
-    codebook = quantizer.codebook.detach().clone()
+    codebook = quantizer.embedding.table.detach().clone()
     # fp32 sums over a whole epoch would lose the small terms.
     wide = torch.float32 if codebook.is_mps else torch.float64
     names = (*_SUMMED, "loss", "nonfinite_batches")

@@ -64,7 +64,7 @@ class CodebookTrainer:
         None: 1.
     schedule : ReinitSchedule, optional
         When to re-initialize; None: never, without a warm-up. By default that
-        of the preset ``robust``.
+        of the preset ``robust``. FSQ, LFQ and SimVQ do not follow it.
     max_lr : float, optional
         Largest learning rate of a codebook under Adam and its kin, unless
         that of its group is larger; None: any.
@@ -112,9 +112,9 @@ class CodebookTrainer:
             if value is None:
                 continue
             if not isinstance(value, Real) or not 0 < value <= most:
+                limit = "" if most == math.inf else f" and at most {most}"
                 raise ValueError(
-                    f"{name} must be a number above 0 and at most {most}, got "
-                    f"{value!r}."
+                    f"{name} must be a number above 0{limit}, got {value!r}."
                 )
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
@@ -242,9 +242,16 @@ class CodebookTrainer:
         """The schedule of this run, checked against quantizers."""
         if schedule is None:
             return None
+        scheduled = {n: q for n, q in self.quantizers.items() if _follows(q)}
+        if not scheduled:
+            if schedule is DEFAULT_SCHEDULE:
+                return None
+            raise ValueError(
+                f"The codebook of {', '.join(self.quantizers)} is never "
+                "re-initialized: set the schedule to null (None)."
+            )
         plan = schedule.resolve(self.steps_per_epoch, total_steps)
-        quantizers = self.quantizers.items()
-        without = [n for n, q in quantizers if not q.reservoir.capacity]
+        without = [n for n, q in scheduled.items() if not q.reservoir.capacity]
         if plan.reinitializes and without:
             message = (
                 f"{', '.join(without)} keeps no reservoir, so no codebook can "
@@ -326,7 +333,7 @@ class CodebookTrainer:
 
     def _act(self, name, quantizer, step) -> None:
         """Do what the schedule asks for after a step."""
-        if self.plan is None:
+        if self.plan is None or not _follows(quantizer):
             return
         action = self.plan(step)
         if action.reinitialize:
@@ -374,6 +381,11 @@ class CodebookTrainer:
                 f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
                 f"{1000 * (time.perf_counter() - begin):.0f} ms."
             )
+
+
+def _follows(quantizer: VectorQuantizer) -> bool:
+    """Return whether a quantizer follows a schedule."""
+    return quantizer.embedding.is_reinitialized
 
 
 def _attached(quantizer: VectorQuantizer) -> CodebookTrainer | None:

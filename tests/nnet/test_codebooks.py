@@ -1,10 +1,18 @@
-"""Codebooks: how they start, and the averages against numpy."""
+"""Codebooks: how they start, the averages against numpy, the lattices against
+brute force.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from speechbrain_vq.nnet.codebooks import Codebook, EMACodebook
+from speechbrain_vq.nnet import VectorQuantizer
+from speechbrain_vq.nnet.codebooks import (
+    Codebook,
+    EMACodebook,
+    FSQCodebook,
+    LFQCodebook,
+)
 
 
 def batch(codebook, number=40, used=None):
@@ -124,3 +132,65 @@ def test_averages_go_on_from_a_reinitialization():
         recursion.check(codebook)
     unused = torch.isin(torch.arange(6), indices[:, 1], invert=True)
     assert torch.equal(codebook.weight[1, unused], before[1, unused])
+
+
+# Fixed, in part or as a whole ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind, size, dim, levels",
+    [
+        # Mentzer et al. (2023), table 1.
+        (FSQCodebook, 240, 3, [8, 6, 5]),
+        (FSQCodebook, 1000, 4, [8, 5, 5, 5]),
+        (FSQCodebook, 4375, 5, [7, 5, 5, 5, 5]),
+        (FSQCodebook, 15360, 5, [8, 8, 8, 6, 5]),
+        (FSQCodebook, 7, 1, [7]),
+        (LFQCodebook, 512, 9, [2] * 9),
+    ],
+)
+def test_a_lattice_is_coded_by_its_nearest_point(kind, size, dim, levels):
+    codebook = kind(2, size, dim)
+    assert codebook.levels == levels
+    assert len(codebook.weight[0].unique(dim=0)) == size
+    # Within, far outside, and on the points themselves.
+    x = 3 * torch.randn(400, 2, dim)
+    x[:size] = codebook.weight.transpose(0, 1)[:400]
+    if kind is FSQCodebook:
+        torch.testing.assert_close(codebook.constrain(x), x.tanh())
+    codes, targets = codebook.code(x.flatten(1), codebook.table)
+    apart = x.double().unsqueeze(2) - codebook.weight
+    distances = apart.square().sum(3)
+    assert torch.equal(codes, distances.argmin(2)) and torch.equal(targets, x)
+    number = min(size, 400)
+    each = torch.arange(number).unsqueeze(1).expand(number, 2)
+    assert torch.equal(codes[:number], each)
+
+
+def test_the_gradient_of_fsq_is_that_of_its_tanh():
+    quantizer = VectorQuantizer(3, 512, codebook="fsq", norm=None)
+    x, gradient = torch.randn(2, 50, 3)
+    x.requires_grad_()
+    out = quantizer(x)
+    (out.quantized * gradient).sum().backward()
+    torch.testing.assert_close(x.grad, gradient * (1 - x.tanh().square()))
+    assert out.loss == 0 and not list(quantizer.parameters())
+
+
+def test_each_gradient_moves_all_codewords_of_simvq():
+    quantizer = VectorQuantizer(6, 16, codebook="simvq", norm=None)
+    codebook, x = quantizer.embedding, torch.randn(50, 6)
+    base, before = codebook.weight.clone(), codebook.table.detach().clone()
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        quantizer(x[:1]).loss.backward()
+        optimizer.step()
+    moved = (codebook.table.detach() - before).abs().amax(2)
+    assert (moved > 0).all() and torch.equal(codebook.weight, base)
+    codes = quantizer.encode(x)
+    distances = torch.cdist(x, codebook.table[0])
+    assert torch.equal(codes, distances.argmin(1))
+    assert torch.equal(quantizer.decode(codes), codebook.table[0][codes])
+    # The codeword of the one vector learned comes to lie on it.
+    assert distances[0].min() < torch.cdist(x[:1], before[0]).min()

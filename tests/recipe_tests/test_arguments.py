@@ -84,7 +84,9 @@ HANDWRITING = recipe_path("ScribbleLens/handwriting/hparams/small.yaml")
 def test_a_recipe_changes_only_what_it_names(preset_name):
     with open(preset_path(preset_name), encoding="utf-8") as file:
         preset = load_hyperpyyaml(file)
-    changed = load(HANDWRITING, f"--preset={preset_name}", "--data_folder=x")
+    # Of 2 levels for each dimension of a lattice.
+    options = f"--preset={preset_name}", "--codebook_dim=12", "--data_folder=x"
+    changed = load(HANDWRITING, *options)
     assert changed["vq"].pop("codebook_init") == "xavier"
     preset.pop("codebook_init")
     assert repr(changed["vq"]) == repr(preset)

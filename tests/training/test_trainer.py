@@ -412,6 +412,29 @@ def test_a_quantizer_without_a_reservoir_is_never_reinitialized(caplog):
     assert "keeps no reservoir" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["fsq", "lfq", "simvq"])
+def test_codebooks_that_are_fixed_follow_no_schedule(kind, caplog):
+    model = Model(codebook=kind, reservoir_size=0)
+    with pytest.raises(ValueError, match="quantizer is never re-initialized"):
+        CodebookTrainer(model, adam(model), schedule=ReinitSchedule(1, 1))
+    beside = nn.ModuleList([model, Model()])
+    trainer = CodebookTrainer(beside, adam(beside), total_steps=10)
+    quantizer, other = (m.quantizer for m in beside)
+    assert other.bypass and not quantizer.bypass
+    before = copy.deepcopy(quantizer.state_dict())
+    optimizer = trainer.optimizers[0]
+    for step in range(5):
+        sum(m(data(step)) for m in beside).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert trainer._reinits == {"0.quantizer": 0, "1.quantizer": 1}
+    after, weight = quantizer.state_dict(), "embedding.weight"
+    changed = {k for k in after if not torch.equal(after[k], before[k])}
+    assert weight not in changed and changed
+    assert ("embedding.transform" in changed) == (kind == "simvq")
+    assert not caplog.text
+
+
 # Warnings --------------------------------------------------------------------
 
 
