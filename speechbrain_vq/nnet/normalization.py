@@ -45,7 +45,8 @@ class MaskedBatchNorm(nn.Module):
         nor noise sets them (data-dependent initialization: Salimans and Kingma,
         2016, arXiv 1602.07868, section 3). In a warm-up, the latest three set
         them anew where the variance is then more than four times as large:
-        outputs that were small at first would be amplified without end.
+        outputs that were small at first would be amplified without end. Until
+        statistics are final, such a batch is normalized by its own.
 
     Example
     -------
@@ -129,6 +130,8 @@ class MaskedBatchNorm(nn.Module):
                     batch = self._moments(x, mask, warmup)
                 if by_batch:
                     mean, variance = batch
+                elif self.statistics == "initial":
+                    mean, variance = self._soften(*batch, warmup)
             scale = torch.rsqrt(variance + self.eps)
             if self.weight is None:
                 return (x - mean) * scale
@@ -173,6 +176,17 @@ class MaskedBatchNorm(nn.Module):
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
+
+    def _soften(self, mean, variance, warmup):
+        """Return what normalizes a batch while statistics may still be set: its
+        own moments where theirs would amplify it, which would drown the later
+        gradients in those of one step."""
+        own, may_change = variance.mean(), warmup | (self.num_batches <= 3)
+        is_wild = may_change & (own > _MOST_GROWTH * self.running_var[0])
+        return (
+            torch.where(is_wild, mean, self.running_mean),
+            torch.where(is_wild, own, self.running_var),
+        )
 
     def _is_settled(self):
         """Return whether the initial statistics are final; only on a CPU, where
