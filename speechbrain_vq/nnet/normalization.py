@@ -10,8 +10,10 @@ from speechbrain_vq.nnet.utils import (
     sum_over_ranks,
 )
 
-# Growth of the variance in a warm-up after which initial statistics are set anew.
-_MOST_GROWTH = 4
+# Growth of the variance in a warm-up after which initial statistics are set anew,
+# and squared shift of the mean, over the variance, in each of three batches;
+# with 70 % of silence it stays below 3.
+_MOST_GROWTH, _MOST_SHIFT = 4, 9
 # Variance of a batch that sets them, over the mean square of the means.
 _LEAST_VARIANCE = 1e-9
 
@@ -45,8 +47,10 @@ class MaskedBatchNorm(nn.Module):
         nor noise sets them (data-dependent initialization: Salimans and Kingma,
         2016, arXiv 1602.07868, section 3). In a warm-up, the latest three set
         them anew where the variance is then more than four times as large:
-        outputs that were small at first would be amplified without end. Until
-        statistics are final, such a batch is normalized by its own.
+        outputs that were small at first would be amplified without end; or the
+        means of all three are over three standard deviations away: it would be
+        most of what the outputs are. Until statistics are final, a batch of
+        over four times the variance is normalized by its own.
 
     Example
     -------
@@ -214,7 +218,10 @@ class MaskedBatchNorm(nn.Module):
         moments = self.last_moments.index_select(0, chosen.view(1))[0]
         is_open = (self.num_batches > 0) & (self.num_batches <= 3)
         if warmup:
+            apart = self.last_moments[:, 0] - self.running_mean
+            shift = apart.square().mean(1).amin()
             is_open |= moments[1, 0] > _MOST_GROWTH * self.running_var[0]
+            is_open |= shift > _MOST_SHIFT * self.running_var[0]
         for own, new in zip(
             (self.running_mean, self.running_var), moments, strict=True
         ):

@@ -247,3 +247,19 @@ def test_a_wild_batch_is_not_amplified_while_statistics_may_change(warmup):
             assert_close(y, kept.eval()(wild))
             assert y.std() > 100
         norm = kept.train()  # Without the wild one
+
+
+@pytest.mark.parametrize("shift, follows", [(2.5, False), (4, True)])
+def test_a_mean_that_moves_in_a_warmup_is_followed(shift, follows):
+    norm, kept = (MaskedBatchNorm(6, statistics="initial") for _ in range(2))
+    batches = 3 * torch.randn(9, 500, 6)
+    for number, batch in enumerate(batches):
+        # One batch that is far away, as one of silence may be, moves nothing.
+        is_away = number == 4 or number > 5
+        batch = batch + 3 * shift * is_away
+        norm(batch, warmup=True)
+        kept(batch)
+    moved = (norm.running_mean / 3 - shift).abs().max() < 0.2
+    assert moved == follows
+    assert kept.running_mean.abs().max() < 1
+    assert_close(norm.running_var, 9 * torch.ones(6), rtol=0.2)
