@@ -12,14 +12,16 @@ import math
 import pathlib
 import runpy
 import shlex
+import shutil
 import sys
+import tempfile
 from itertools import pairwise
 
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import setup_logging
 
 from speechbrain_vq.cli.common import clean_errors
-from speechbrain_vq.dataio.atomic import atomic_write
+from speechbrain_vq.dataio.atomic import atomic_write, replace_folder
 from speechbrain_vq.dataio.audio import check_files, count_reasons, find_audio
 from speechbrain_vq.dataio.logs import few_warnings
 from speechbrain_vq.dataio.manifests import (
@@ -27,6 +29,7 @@ from speechbrain_vq.dataio.manifests import (
     has_manifests,
     manifest_path,
     read_corpus,
+    read_json,
     read_manifest,
 )
 from speechbrain_vq.inference.interfaces import check_device
@@ -95,7 +98,7 @@ def main(argv: list[str]) -> None:
     if strict:
         _refuse_unreadable(pathlib.Path(folder))
     _check_folder(pathlib.Path(folder), run)
-    manifests = prepare(folder, run / "manifests")
+    manifests = _prepare(folder, run)
     # A folder with manifests of its own is used as it is.
     chosen = {
         "output_folder": run,
@@ -127,13 +130,52 @@ def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
     """Refuse to go on with a run on another folder, which would replace its
     manifests; one whose folder was moved goes on."""
     before = read_corpus(run / "manifests").get("data_root")
-    started = next((run / "save").glob("CKPT*"), None) is not None
     is_other = before is not None and pathlib.Path(before) != folder.resolve()
-    if started and is_other and pathlib.Path(before).is_dir():
+    if _has_begun(run) and is_other and pathlib.Path(before).is_dir():
         raise ValueError(
             f"{run} holds a run on {before}, not on {folder}: name another "
             "--out, or remove this one."
         )
+
+
+def _has_begun(run: pathlib.Path) -> bool:
+    """Return whether a run has a checkpoint to go on from."""
+    return next((run / "save").glob("CKPT*"), None) is not None
+
+
+def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
+    """Write the manifests of a folder in a run, and return their folder.
+
+    Those of a run that has begun stay: other recordings would be split anew,
+    so that the model would be tested on what it was trained on."""
+    manifests = run / "manifests"
+    if not (_has_begun(run) and has_manifests(manifests)):
+        return prepare(folder, manifests)
+    with tempfile.TemporaryDirectory(dir=run) as scratch:
+        made = pathlib.Path(scratch, manifests.name)
+        shutil.copytree(manifests, made)
+        if prepare(folder, made) != made:
+            return pathlib.Path(folder)
+        before, now = map(_splits, (manifests, made))
+        if before != now:
+            raise ValueError(
+                f"The recordings in {folder} are not those that the run in "
+                f"{run} began with: {len(now.keys() - before.keys())} are new, "
+                f"{len(before.keys() - now.keys())} are gone. Bring them back "
+                "to go on with it, or name another --out for a new run."
+            )
+        if if_main_process() and read_corpus(made) != read_corpus(manifests):
+            replace_folder(made, manifests)
+    return manifests
+
+
+def _splits(folder: pathlib.Path) -> dict[str, str]:
+    """Return the splits of the utterances of manifests."""
+    return {
+        name: split
+        for split in SPLITS
+        for name in read_json(folder / f"{split}.json")
+    }
 
 
 def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:

@@ -69,7 +69,8 @@ class AudioFilesMixin:
         Returns
         -------
         torch.Tensor
-            Waveform, [samples], in [-1, 1], on the CPU.
+            Waveform, [samples], on the CPU; attenuated as a whole where it
+            would exceed [-1, 1].
 
         Raises
         ------
@@ -89,7 +90,9 @@ class AudioFilesMixin:
                 f"A file holds one utterance, but there are {len(wavs)}: "
                 "decode them one by one."
             )
-        wav = wavs[0].cpu().clamp(-1, 1)
+        wav = wavs[0].cpu()
+        # The decoder may exceed full scale, where clipping would distort.
+        wav = wav / wav.abs().amax().clamp(min=1) if len(wav) else wav
         write_waveform(output, wav, self.sample_rate, self.made_by())
         return wav
 

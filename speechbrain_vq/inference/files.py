@@ -128,11 +128,16 @@ def _output_paths(files, output):
         if _is_earlier_output(path, name, output):
             continue
         target = output if single else output / name.with_suffix(".wav")
+        if not single and target.parent.resolve() == path.resolve().parent:
+            raise ValueError(
+                f"{path} would be written beside itself, as {target}, among "
+                "the recordings: name a folder elsewhere."
+            )
         other = sources.setdefault(target, path)
         if other != path or target.resolve() == path.resolve():
             raise ValueError(
                 f"{path} would be written as {target}, over {other}: take "
-                "them one by one, or name another folder."
+                "them one by one, or give one of them another name."
             )
         paths[path] = target
     return paths

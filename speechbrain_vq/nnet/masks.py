@@ -34,6 +34,7 @@ def frame_mask(
         return mask.to(x.device)
     if lengths is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+    lengths = torch.as_tensor(lengths)
     if x.dim() < 3 or lengths.shape != x.shape[:1]:
         raise ValueError(
             "lengths must be one number for each of [B, T, ..., D]; got "

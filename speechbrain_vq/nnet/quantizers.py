@@ -5,6 +5,7 @@ import math
 import warnings
 import weakref
 from collections.abc import Mapping
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -234,9 +235,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             ("entropy_weight", entropy_weight, math.inf),
             ("quantizer_dropout", quantizer_dropout, 1),
         ):
-            if not 0 <= value <= most:
+            if not isinstance(value, Real) or not 0 <= value <= most:
                 limits = "at least 0" if most == math.inf else "in 0..1"
-                raise ValueError(f"{name} must be {limits}, got {value!r}.")
+                raise ValueError(
+                    f"{name} must be a number {limits}, got {value!r}."
+                )
         self.input_dim, self.latent_dim = input_dim, parts * codebook_dim
         self.num_codebooks, self.codebook_size = num_codebooks, codebook_size
         self.codebook_dim, self.composition = codebook_dim, composition

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from click.testing import CliRunner
 from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
+    prepare_audio_folder,
+)
 from tests.dataio.test_atomic import LOCK
 
 RECIPE = "MiniSpeech/unit-discovery"
@@ -172,6 +176,36 @@ def test_a_run_on_another_folder_keeps_its_manifests(train, tmp_path):
     (tmp_path / "mine").rmdir()
     result = CliRunner().invoke(main, ["train", "others", "--out=run"])
     assert "others" in result.output and "holds a run" not in result.output
+
+
+def test_a_run_keeps_its_split_whatever_the_folder_holds_later(train, tmp_path):
+    recordings, manifests = tmp_path / "mine", tmp_path / "run/manifests"
+    for name in [f"{speaker}/{n}.wav" for speaker in "abcd" for n in range(3)]:
+        (recordings / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(
+            recordings / name, torch.randn(16000).numpy() / 9, 16000
+        )
+    prepare_audio_folder(recordings, manifests)
+    (tmp_path / "run/save/CKPT+1").mkdir(parents=True)
+    before = {p.name: p.read_bytes() for p in manifests.iterdir()}
+
+    def go_on():
+        result = CliRunner().invoke(main, ["train", "mine", "--out=run"])
+        now = {p.name: p.read_bytes() for p in manifests.iterdir()}
+        assert not list((tmp_path / "run").glob("tmp*"))
+        return result.output, now
+
+    # Of the same files with other times, the split is the same.
+    os.utime(recordings / "a/0.wav", (1, 1))
+    output, now = go_on()
+    assert "not those that" not in output
+    changed = {name for name in before if now[name] != before[name]}
+    assert changed == {"corpus.json"}
+    (unseen,) = {u["spk_id"] for u in json.loads(before["test.json"]).values()}
+    shutil.move(recordings / unseen, tmp_path / "elsewhere")
+    output, then = go_on()
+    assert "not those that the run in run began with: 0 are new, 3" in output
+    assert then == now
 
 
 def test_a_second_run_in_a_folder_is_refused_by_the_holders_name(

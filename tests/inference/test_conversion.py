@@ -197,7 +197,7 @@ def test_nothing_is_written_over_what_is_read(load, folder):
             converter.convert_file(one, two, output)
     with pytest.raises(ValueError, match="would be written over"):
         converter.convert_file(one, converter.voice(two), one)
-    with pytest.raises(ValueError, match="would be written as"):
+    with pytest.raises(ValueError, match="would be written beside itself"):
         convert_files([one], converter, two, folder)
     with pytest.raises(ValueError, match="would be written as"):
         convert_files([one], converter, two, one)

@@ -66,9 +66,10 @@ every_kind = pytest.mark.parametrize("kind", [product, residual])
         ({"reservoir_size": -1}, "reservoir_size .* got -1"),
         (
             {"commitment_weight": -1},
-            "commitment_weight must be at least 0, got -1",
+            "commitment_weight must be a number at least 0, got -1",
         ),
-        ({"codebook_weight": -1}, "codebook_weight must be at least 0, got -1"),
+        ({"codebook_weight": -1}, "codebook_weight must be a number at l.* -1"),
+        ({"entropy_weight": "x"}, "entropy_weight must be a number .* 'x'"),
         ({"commitment_weight": float("nan")}, "commitment_weight .* got nan"),
     ],
 )
