@@ -49,8 +49,8 @@ class MaskedBatchNorm(nn.Module):
         them anew where the variance is then more than four times as large:
         outputs that were small at first would be amplified without end; or the
         means of all three are over three standard deviations away: it would be
-        most of what the outputs are. Until statistics are final, a batch of
-        over four times the variance is normalized by its own.
+        most of what the outputs are. Of the first three, a batch of over four
+        times the variance is normalized by its own.
 
     Example
     -------
@@ -135,7 +135,7 @@ class MaskedBatchNorm(nn.Module):
                 if by_batch:
                     mean, variance = batch
                 elif self.statistics == "initial":
-                    mean, variance = self._soften(*batch, warmup)
+                    mean, variance = self._soften(*batch)
             scale = torch.rsqrt(variance + self.eps)
             if self.weight is None:
                 return (x - mean) * scale
@@ -181,12 +181,13 @@ class MaskedBatchNorm(nn.Module):
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
 
-    def _soften(self, mean, variance, warmup):
-        """Return what normalizes a batch while statistics may still be set: its
-        own moments where theirs would amplify it, which would drown the later
+    def _soften(self, mean, variance):
+        """Return what normalizes a batch: of the first three its own moments
+        where the statistics would amplify it, which would drown the later
         gradients in those of one step."""
-        own, may_change = variance.mean(), warmup | (self.num_batches <= 3)
-        is_wild = may_change & (own > _MOST_GROWTH * self.running_var[0])
+        own = variance.mean()
+        is_wild = own > _MOST_GROWTH * self.running_var[0]
+        is_wild &= self.num_batches <= 3
         return (
             torch.where(is_wild, mean, self.running_mean),
             torch.where(is_wild, own, self.running_var),

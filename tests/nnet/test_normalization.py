@@ -233,19 +233,18 @@ def test_initial_statistics_are_set_anew_where_a_warmup_outgrows_them(warmup):
 
 
 @pytest.mark.parametrize("warmup", [True, False])
-def test_a_wild_batch_is_not_amplified_while_statistics_may_change(warmup):
+def test_a_wild_batch_among_the_first_is_not_amplified(warmup):
     norm = MaskedBatchNorm(6, statistics="initial")
     quiet, wild = 3 + 1e-3 * torch.randn(4, 500, 6), 5 + torch.randn(500, 6)
     for number, batch in enumerate(quiet, start=1):
         norm(batch, warmup=warmup)
         kept = copy.deepcopy(norm)
         y = norm(wild, warmup=warmup)
-        if warmup or number < 3:
+        if number < 3:
             assert_close(y.mean(0), torch.zeros(6), atol=1e-4)
             assert abs(float(y.square().mean()) - 1) < 1e-3
         else:
             assert_close(y, kept.eval()(wild))
-            assert y.std() > 100
         norm = kept.train()  # Without the wild one
 
 
