@@ -154,8 +154,9 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
     with tempfile.TemporaryDirectory(dir=run) as scratch:
         made = pathlib.Path(scratch, manifests.name)
         shutil.copytree(manifests, made)
-        if prepare(folder, made) != made:
-            return pathlib.Path(folder)
+        prepared = prepare(folder, made)
+        if prepared != made:
+            return prepared
         before, now = map(_splits, (manifests, made))
         if before != now:
             raise ValueError(

@@ -120,7 +120,7 @@ class CodecMixin:
                 f"The codebooks have {self.vocab_size} codewords each, not "
                 f"vocab_size={vocab_size}."
             )
-        codebook = self.mods.quantizer.embedding.table.detach()
+        codebook = self._codewords
         return codebook[self._books(num_codebooks), :size].flatten(0, 1).clone()
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class CodecMixin:
         """
         tokens = tokens.to(self.device)
         books = torch.arange(tokens.shape[-1], device=tokens.device)
-        return self.mods.quantizer.embedding.table.detach()[books, tokens]
+        return self._codewords[books, tokens]
 
     def forward(
         self,
@@ -146,9 +146,7 @@ class CodecMixin:
         ``sig_to_tokens``."""
         tokens = self.sig_to_tokens(wavs, wav_lens, **kwargs)
         books = torch.tensor(self._books(kwargs.get("num_codebooks")))
-        return tokens, self.mods.quantizer.embedding.table.detach()[
-            books, tokens
-        ]
+        return tokens, self._codewords[books, tokens]
 
     def fold(self, tokens: torch.Tensor) -> torch.Tensor:
         """Convert tokens [B, N, K] to the shape that ``decode_batch`` takes:
@@ -159,6 +157,11 @@ class CodecMixin:
                 f"{self.num_codebooks}], got {list(tokens.shape)}."
             )
         return tokens.squeeze(-1) if self.is_folded else tokens
+
+    @property
+    def _codewords(self):
+        """The codewords as they decode, [K, C, H]."""
+        return self.mods.quantizer.embedding.table.detach()
 
     def _books(self, num_codebooks):
         """Return the indices of codebooks."""

@@ -93,15 +93,11 @@ class Codebook(nn.Module):
     @property
     def table(self) -> Tensor:
         """The codewords as they are used, [C, K, d]."""
-        if not self.unit_length:
-            return self.weight
-        return nn.functional.normalize(self.weight, dim=2)
+        return self._scale(self.weight)
 
     def constrain(self, parts: Tensor) -> Tensor:
         """Map what is quantized, [N, C, d], to where the codewords lie."""
-        if not self.unit_length:
-            return parts
-        return nn.functional.normalize(parts, dim=2)
+        return self._scale(parts)
 
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
@@ -152,6 +148,17 @@ class Codebook(nn.Module):
                 latents = latents - words[nearest(latents, words)]
         return Reinit(self._error(sample), before)
 
+    def _scale(self, vectors: Tensor) -> Tensor:
+        """Scale vectors [.., .., d] to unit length, if codewords are."""
+        if not self.unit_length:
+            return vectors
+        return nn.functional.normalize(vectors, dim=2)
+
+    def _fix(self, weight: Tensor) -> None:
+        """Make the codewords a buffer, which no gradient moves."""
+        del self.weight
+        self.register_buffer("weight", weight)
+
     def _error(self, latents: Tensor) -> float:
         """Mean squared distance of latents [N, D] to their quantization."""
         indices, _ = self.code(latents, self.table)
@@ -193,9 +200,7 @@ class EMACodebook(Codebook):
             raise ValueError(f"decay must be in [0, 1), got {decay}.")
         super().__init__(*sizes, **options)
         self.decay = decay
-        weight = self.weight.detach()
-        del self.weight
-        self.register_buffer("weight", weight)
+        self._fix(self.weight.detach())
         self._start_averages()
 
     def _start_averages(self) -> None:
@@ -283,14 +288,12 @@ class FSQCodebook(Codebook):
                 "numbers of levels above 1: with a power of 2 "
                 f"codebook_dim={self.default_dim(size)} works."
             )
-        like = self.weight.detach()
         axes = [
-            torch.linspace(-1, 1, number, dtype=like.dtype)
+            torch.linspace(-1, 1, number, dtype=self.weight.dtype)
             for number in self.levels
         ]
         points = torch.cartesian_prod(*axes).view(size, dim)
-        del self.weight
-        self.register_buffer("weight", points.expand_as(like).clone())
+        self._fix(points.expand_as(self.weight).clone())
 
     @classmethod
     def default_dim(cls, codebook_size: int) -> int:
@@ -304,14 +307,12 @@ class FSQCodebook(Codebook):
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Round latents, see ``Codebook``."""
         parts = latents.unflatten(1, (-1, table.shape[2]))
-        last = parts.new_tensor(self.levels) - 1
-        steps = torch.round((parts + 1) / 2 * last).clamp(min=0)
         # The last dimension counts fastest, as in the table.
-        strides = [math.prod(self.levels[i + 1 :]) for i in range(len(last))]
-        indices = torch.minimum(steps, last).long() * last.new_tensor(
-            strides, dtype=torch.long
-        )
-        return indices.sum(2), parts
+        indices = 0
+        for values, number in zip(parts.unbind(2), self.levels, strict=True):
+            level = torch.round((values + 1) / 2 * (number - 1))
+            indices = indices * number + level.clamp(0, number - 1).long()
+        return indices, parts
 
 
 class LFQCodebook(FSQCodebook):
@@ -351,19 +352,15 @@ class SimVQCodebook(Codebook):
 
     def __init__(self, *sizes: int, **options):
         super().__init__(*sizes, **options)
-        weight = self.weight.detach()
-        del self.weight
-        self.register_buffer("weight", weight)
-        identity = torch.eye(weight.shape[2], dtype=torch.float32)
-        self.transform = nn.Parameter(identity.repeat(len(weight), 1, 1))
+        self._fix(self.weight.detach())
+        books, _, dim = self.weight.shape
+        identity = torch.eye(dim, dtype=torch.float32)
+        self.transform = nn.Parameter(identity.repeat(books, 1, 1))
 
     @property
     def table(self) -> Tensor:
         """The mapped vectors, [C, K, d]."""
-        words = self.weight @ self.transform
-        return (
-            nn.functional.normalize(words, dim=2) if self.unit_length else words
-        )
+        return self._scale(self.weight @ self.transform)
 
 
 # By what ``VectorQuantizer`` calls them.

@@ -135,7 +135,7 @@ class MaskedBatchNorm(nn.Module):
                 if by_batch:
                     mean, variance = batch
                 elif self.statistics == "initial":
-                    mean, variance = self._soften(*batch)
+                    mean, variance = self._choose(*batch)
             scale = torch.rsqrt(variance + self.eps)
             if self.weight is None:
                 return (x - mean) * scale
@@ -181,8 +181,8 @@ class MaskedBatchNorm(nn.Module):
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
 
-    def _soften(self, mean, variance):
-        """Return what normalizes a batch: of the first three its own moments
+    def _choose(self, mean, variance):
+        """Return the moments that normalize a batch: of the first three its own
         where the statistics would amplify it, which would drown the later
         gradients in those of one step."""
         own = variance.mean()

@@ -217,8 +217,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 )
         check_sizes(codebook_dim=codebook_dim)
         if reservoir_size is None:
-            reservoir_size = max(20480, 4 * codebook_size)
-            reservoir_size *= kind.is_reinitialized
+            most = max(20480, 4 * codebook_size)
+            reservoir_size = most if kind.is_reinitialized else 0
         check_sizes(least=0, reservoir_size=reservoir_size)
         # Through DiVeQ, the loss of the model reaches codewords.
         if commitment_weight is None:

@@ -166,7 +166,7 @@ class VQMixin(ResumeMixin):
         if not (self.modules.training or torch.isfinite(loss)):
             logger.warning(
                 "A batch of the evaluation does not count: its loss is not "
-                "finite. That of a batch of nothing but padding never is."
+                "finite, as that of a batch of padding never is."
             )
         return super().update_average(loss, avg_loss)
 
