@@ -20,13 +20,13 @@ class OldQuantizer:
         """Deprecated name of ``embedding``."""
         return self.embedding
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
+    def _upgrade(self, state_dict, prefix):
+        """Convert a state that is about to be loaded, in place."""
         upgrade_state_dict(self, state_dict, prefix)
         state_dict.pop(f"{prefix}reservoir._extra_state", None)
         extra = state_dict.pop(f"{prefix}_extra_state", None)
         if extra is not None:
-            self.bypass = bool(extra["bypass"])
-        super()._load_from_state_dict(state_dict, prefix, *args)
+            state_dict[f"{prefix}in_warmup"] = extra["bypass"]
 
 
 def upgrade_state_dict(

@@ -28,6 +28,7 @@ from speechbrain_vq.nnet.utils import (
     check_sizes,
     in_transform,
     is_recomputed,
+    is_traced,
     keep_dtype,
     rank,
     refuse_transform,
@@ -252,8 +253,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.channel_first = channel_first
         # Whether codes come without a dimension for the codebook.
         self.folds = num_codebooks == 1
-        # In a warm-up latents pass as they are; CodebookTrainer sets it.
-        self.bypass = self.frozen = False
+        # Whether the codes are those of a state that was loaded.
+        self.frozen = self.is_pretrained = self._bypass = False
+        warmup = torch.zeros((), dtype=torch.long)
+        self.register_buffer("in_warmup", warmup, persistent=False)
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm is not None:
@@ -322,6 +325,22 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         """The codewords, [num_codebooks, codebook_size, codebook_dim], before
         they are scaled to unit length."""
         return self.embedding.weight
+
+    @property
+    def bypass(self) -> bool:
+        """Whether latents pass as they are, as in a warm-up; ``CodebookTrainer``
+        sets it."""
+        # The buffer tells copies of averaged weights; training does not wait
+        # for a GPU to read it.
+        if self.training or self.in_warmup.is_meta or is_traced():
+            return self._bypass
+        return bool(self.in_warmup)
+
+    @bypass.setter
+    def bypass(self, value: bool) -> None:
+        if value != self.bypass:
+            self.in_warmup.fill_(int(value))
+        self._bypass = value
 
     def forward(
         self,
@@ -534,7 +553,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                     vectors.float(), start, generator
                 )
             broadcast([self.codebook, *self.embedding.buffers()])
-            self._needs_kmeans = False
+            self._needs_kmeans = self.is_pretrained = False
         self.reservoir.reset()
         return result
 
@@ -598,11 +617,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         """[N, input_dim] -> [N, latent_dim], normalized and projected."""
         on_latents = self.norm_position == "latent"
         if self.norm is not None and not on_latents:
-            flat = self.norm(flat, valid, self.bypass)
+            flat = self.norm(flat, valid, self._bypass)
         parts = self.project(flat).unflatten(1, (-1, self.codebook_dim))
         if self.norm is not None and on_latents:
             each = valid.unsqueeze(1).expand(parts.shape[:2])
-            parts = self.norm(parts, each, self.bypass)
+            parts = self.norm(parts, each, self._bypass)
         return self.embedding.constrain(parts).flatten(1)
 
     def _output(self, latents: Tensor) -> Tensor:
@@ -705,10 +724,21 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     # State -----------------------------------------------------------------
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.bypass:  # Then inference needs to know.
+            destination[f"{prefix}in_warmup"] = self.in_warmup
+
     def _load_from_state_dict(self, state_dict, prefix, *args):
+        self._upgrade(state_dict, prefix)
+        in_warmup = bool(state_dict.pop(f"{prefix}in_warmup", False))
         super()._load_from_state_dict(state_dict, prefix, *args)
-        if f"{prefix}embedding.weight" in state_dict:
-            self._needs_kmeans = False
+        codebook = state_dict.get(f"{prefix}embedding.weight")
+        if codebook is not None:
+            self._needs_kmeans, self._bypass = False, in_warmup
+            self.is_pretrained = not in_warmup
+            flag = torch.tensor(int(in_warmup), device=codebook.device)
+            self.in_warmup = flag
 
     def _apply(self, fn, recurse=True):
         # ``model.half()`` leaves a quantizer in fp32, in which it works.
@@ -766,8 +796,7 @@ class ResidualVectorQuantizer(VectorQuantizer):
 
 def _warn_of_lost_loss(quantized: Tensor, loss: Tensor) -> None:
     """Warn in the backward pass if the graph of the loss is gone by then."""
-    traced = torch.compiler.is_compiling() or in_transform()
-    if traced or not quantized.requires_grad:
+    if is_traced() or not quantized.requires_grad:
         return
     used = []
 

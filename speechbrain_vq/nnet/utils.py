@@ -99,6 +99,13 @@ def in_transform() -> bool:
     return not compiling and stack() is not None
 
 
+def is_traced() -> bool:
+    """Return whether tensors may have no values to read: in a trace for a
+    compiler, or a ``torch.func`` transform."""
+    is_compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_compiled or in_transform()
+
+
 def refuse_transform(module: nn.Module) -> None:
     """Raise RuntimeError where a ``torch.func`` transform meets a module in
     training."""

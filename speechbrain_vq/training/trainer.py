@@ -329,7 +329,20 @@ class CodebookTrainer:
         for name, quantizer in self.quantizers.items():
             if self._leading[name] is optimizer:
                 self._watches[name].after_step(quantizer)
+                if self._steps[optimizer] == 1 and quantizer.is_pretrained:
+                    self._warn_of_restart(name, quantizer)
                 self._act(name, quantizer, self._steps[optimizer])
+
+    def _warn_of_restart(self, name, quantizer) -> None:
+        """Warn where the schedule begins with codes that were loaded."""
+        replaces = self.plan is not None and self.plan.reinitializes
+        if replaces and _follows(quantizer) and not quantizer.is_codebook_frozen:
+            logger.warning(
+                f"{name} was loaded with codes, which the schedule will "
+                "replace, as it begins anew: to go on with them, load the "
+                "state_dict() of the CodebookTrainer, too, or set the schedule "
+                "to null (None)."
+            )
 
     def _act(self, name, quantizer, step) -> None:
         """Do what the schedule asks for after a step."""

@@ -464,15 +464,33 @@ def test_warm_up_passes_the_latents(name):
     assert_same_bits(before, state(quantizer))
 
 
-def test_warm_up_is_saved_and_has_no_codes():
-    quantizer, other = build(), build()
+def test_weights_and_averages_of_a_warm_up_have_no_codes_until_it_ends():
+    quantizer, x = build(), torch.randn(50, DIM)
+    keys = quantizer.state_dict().keys()
+    quantizer(x)
     quantizer.bypass = True
-    other.load_training_state(quantizer.training_state())
-    with pytest.raises(RuntimeError, match="warm-up"):
-        other.encode(torch.randn(3, DIM))
-    quantizer.bypass = False
-    other.load_training_state(quantizer.training_state())
-    other.encode(torch.randn(3, DIM))
+    averaged = torch.optim.swa_utils.AveragedModel(quantizer).eval()
+    other, resumed = build().eval(), build()
+    other.load_state_dict(quantizer.state_dict())
+    resumed.load_training_state(quantizer.training_state())
+    for model in (other, averaged.module, resumed):
+        with pytest.raises(RuntimeError, match="warm-up"):
+            model.encode(x)
+    wanted = quantizer.eval()(x)
+    for model in (other, averaged):
+        out = model(x)
+        assert torch.equal(out.quantized, wanted.quantized)
+        assert (out.indices == -1).all()
+    quantizer.train().bypass = False
+    quantizer.reinitialize(torch.randn(999, quantizer.latent_dim))
+    for _ in range(2):
+        averaged.update_parameters(quantizer)
+    other.load_state_dict(quantizer.state_dict())
+    resumed.load_training_state(quantizer.training_state())
+    assert quantizer.state_dict().keys() == keys
+    assert torch.equal(other.encode(x), quantizer.encode(x))
+    assert (averaged(x).indices >= 0).all()
+    resumed.encode(x)
 
 
 # Speed -----------------------------------------------------------------------

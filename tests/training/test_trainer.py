@@ -526,6 +526,25 @@ def test_a_warmup_longer_than_the_run_is_told(caplog):
     assert caplog.text.count("within the warm-up") == 1
 
 
+@pytest.mark.parametrize("way", ["weights", "state", "none", "frozen"])
+def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
+    saved, model = Model(), Model()
+    optimizer = adam(saved)
+    trainer = CodebookTrainer(saved, optimizer, schedule=ReinitSchedule(1, 9))
+    loop(saved, optimizer, 3)
+    model.load_state_dict(saved.state_dict())
+    if way == "frozen":
+        model.quantizer.codebook.requires_grad_(False)
+    schedule = None if way == "none" else ReinitSchedule(1, 9)
+    optimizer = adam(model)
+    other = CodebookTrainer(model, optimizer, schedule=schedule)
+    if way == "state":
+        other.load_state_dict(trainer.state_dict())
+    loop(model, optimizer, 3)
+    told = caplog.text.count("was loaded with codes")
+    assert told == (way == "weights")
+
+
 # State -----------------------------------------------------------------------
 
 
