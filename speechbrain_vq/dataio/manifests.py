@@ -137,6 +137,12 @@ _root = data_root
 def _warn_of_labels(path, items):
     """Warn of items whose labels contradict their audio, or those of another
     item of the same recording."""
+    if parts := [name for name, item in items.items() if "start" in item]:
+        logger.warning(
+            "%s: %d of %d items have a start, which is not read: their "
+            "recordings are taken as wholes, not in parts: %s",
+            *(path, len(parts), len(items), first_names(parts)),
+        )
     late = [
         name
         for name, item in items.items()

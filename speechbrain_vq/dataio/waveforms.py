@@ -63,3 +63,9 @@ def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
         return wav
     gain = original.square().mean().sqrt().to(wav.device) / level
     return (wav * torch.minimum(gain, 1 / peak)).clamp(-1, 1)
+
+
+def within_full_scale(wav: torch.Tensor) -> torch.Tensor:
+    """Attenuate a waveform [T] as a whole where it would exceed [-1, 1]:
+    clipping distorts."""
+    return wav / wav.abs().amax().clamp(min=1) if len(wav) else wav

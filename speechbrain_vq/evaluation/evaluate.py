@@ -10,7 +10,11 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.audio import count_reasons
 from speechbrain_vq.dataio.logs import few_warnings
-from speechbrain_vq.dataio.manifests import read_manifest
+from speechbrain_vq.dataio.manifests import (
+    TOLERANCE,
+    first_names,
+    read_manifest,
+)
 from speechbrain_vq.inference.engine import RayEngine
 
 from .abx import Abx
@@ -180,13 +184,20 @@ def evaluate(
 def _update(metrics, encoder, entries, bootstrap, progress):
     """Update all metrics; return numbers of utterances, seconds and what was
     left out, and why."""
-    count, seconds = 0, 0.0
+    count, seconds, wrong_lengths = 0, 0.0, []
     for utterance in tqdm(
         encoder.utterances(entries),
         total=len(entries),
         unit="utt",
         disable=None if progress else True,
     ):
+        misfit = _describe_misfit(utterance)
+        if misfit:
+            encoder.errors[utterance.name] = misfit
+            continue
+        stated = utterance.entry.get("length", utterance.seconds)
+        if abs(stated - utterance.seconds) > TOLERANCE:
+            wrong_lengths.append(utterance.name)
         weights = bootstrap.weights(utterance.name)
         for metric in metrics.values():
             metric.update(utterance, weights)
@@ -196,7 +207,25 @@ def _update(metrics, encoder, entries, bootstrap, progress):
         reasons = {entries[n]["wav"]: why for n, why in encoder.errors.items()}
         counts["utterances_left_out"] = len(encoder.errors)
         counts["reasons"] = count_reasons(reasons)
-    return counts, [f"{name}: {why}" for name, why in encoder.errors.items()]
+    notes = [f"{name}: {why}" for name, why in encoder.errors.items()]
+    if wrong_lengths:
+        notes.append(
+            f"lengths of {len(wrong_lengths)} utterances, which are not those of "
+            f"the audio: {first_names(wrong_lengths)}"
+        )
+    return counts, notes
+
+
+def _describe_misfit(utterance):
+    """Describe phones that are not of an utterance's audio; else None."""
+    phones = utterance.entry.get("phones")
+    if phones and phones[-1][1] > utterance.seconds + TOLERANCE:
+        return (
+            f"{utterance.entry['wav']}: its phones end after the audio, at "
+            f"{phones[-1][1]:g} s of {utterance.seconds:.2f} s. Times are in "
+            "seconds, from the beginning of the file."
+        )
+    return None
 
 
 def _collect(

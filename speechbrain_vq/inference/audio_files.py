@@ -8,7 +8,11 @@ import numpy as np
 import torch
 
 from speechbrain_vq.dataio.audio import audio_blocks, naming, read_audio
-from speechbrain_vq.dataio.waveforms import with_level_of, write_waveform
+from speechbrain_vq.dataio.waveforms import (
+    with_level_of,
+    within_full_scale,
+    write_waveform,
+)
 
 
 class AudioFilesMixin:
@@ -90,9 +94,7 @@ class AudioFilesMixin:
                 f"A file holds one utterance, but there are {len(wavs)}: "
                 "decode them one by one."
             )
-        wav = wavs[0].cpu()
-        # The decoder may exceed full scale, where clipping would distort.
-        wav = wav / wav.abs().amax().clamp(min=1) if len(wav) else wav
+        wav = within_full_scale(wavs[0].cpu())
         write_waveform(output, wav, self.sample_rate, self.made_by())
         return wav
 
@@ -150,4 +152,4 @@ class AudioFilesMixin:
         wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
         # Up to a token at the end is not coded.
         wav = torch.nn.functional.pad(wav, (0, wavs.shape[1] - len(wav)))
-        return tokens[0], wav.clamp(-1, 1), wavs[0]
+        return tokens[0], wav, wavs[0]

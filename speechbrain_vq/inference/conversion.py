@@ -12,7 +12,10 @@ from speechbrain_vq.dataio.audio import (
     naming,
     read_audio,
 )
-from speechbrain_vq.dataio.waveforms import write_waveform
+from speechbrain_vq.dataio.waveforms import (
+    within_full_scale,
+    write_waveform,
+)
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
@@ -130,8 +133,8 @@ class VoiceConverter(VQTokenizer):
         Returns
         -------
         torch.Tensor
-            Waveform, [samples], in [-1, 1], on the CPU; as long as the
-            recording.
+            Waveform, [samples], on the CPU; as long as the recording,
+            attenuated as a whole where it would exceed [-1, 1].
 
         Raises
         ------
@@ -152,6 +155,7 @@ class VoiceConverter(VQTokenizer):
         _check_apart([source, *targets], output)
         voice = _for_each(target if is_voice else self.voice(targets), 1)
         _, wav, _ = self._resynthesize(source, lambda wavs: voice)
+        wav = within_full_scale(wav)
         if output is not None:
             made_by = self.made_by(voice)
             write_waveform(output, wav, self.sample_rate, made_by)

@@ -291,18 +291,25 @@ def test_bad_audio_is_left_out_and_counted(tmp_path):
         ("b", torch.randn(2 * RATE) / 9),
         ("nan", torch.full((RATE,), math.nan)),
         ("loud", torch.full((RATE,), 1e30)),
+        ("late", torch.randn(RATE) / 9),
+        ("in_ms", torch.randn(RATE) / 9),
     ):
-        entries[name] = {"wav": f"{name}.wav"}
+        entries[name] = {"wav": f"{name}.wav", "length": 1.0}
         path = tmp_path / f"{name}.wav"
         soundfile.write(path, samples, RATE, subtype="FLOAT")
     entries["gone"] = {"wav": "gone.wav"}
+    entries["late"]["phones"] = [[0.5, 1.2, "a"]]
+    entries["in_ms"]["phones"] = [[0, 500, "a"], [500, 1000, "b"]]
+    entries["a"]["phones"] = [[0, 1.05, "a"]]  # Rounded
     (tmp_path / "m.json").write_text(json.dumps(entries))
     command = "evaluate", "mini", f"--manifest={tmp_path}/m.json"
     options = "--device=cpu", "--replicates=0", "--reconstruct=0"
     result = run(*command, *options)
     assert result.exit_code == 0, result.output
     summary = result.stdout.splitlines()[-1]
-    assert summary.startswith("2 utterances evaluated, 4 left out: 1 ")
+    assert summary.startswith("2 utterances evaluated, 6 left out: 2 its phon")
+    assert "in_ms.wav: its phones end after the audio, at 1000 s" in result.stdout
+    assert "lengths of 1 utterances, which are not" in result.stdout
     for reason in ("shorter than one frame", "holds NaN", "no such file"):
         assert f"1 {reason}" in summary
     assert run(*command, *options, "--strict").exit_code == 1
