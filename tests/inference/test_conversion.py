@@ -119,8 +119,9 @@ def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
     # As long as the source, of which the last part of a token is not coded.
     assert len(outputs[0]) == 9000 and not outputs[0][len(expected) :].any()
     output = outputs[0][: len(expected)]
-    expected = expected / expected.abs().max().clamp(min=1)
-    assert torch.allclose(output, expected, atol=1e-3)
+    # A file holds no more than full scale.
+    quieter = expected / expected.abs().max().clamp(min=1)
+    assert torch.allclose(output, quieter, atol=1e-3)
     # Any tokenizer may load it.
     tokenizer = VQTokenizer.from_hparams(models[kind][0])
     assert torch.equal(tokenizer.encode_file(source), tokens)
