@@ -6,6 +6,13 @@ from pathlib import Path
 
 from speechbrain_vq._names import unknown_name
 
+# Arguments of ``CodebookTrainer`` by the keys of presets and hparams.
+TRAINER_OPTIONS = {
+    "codebook_lr_multiplier": "lr_multiplier",
+    "codebook_max_lr": "max_lr",
+    "reinit_schedule": "schedule",
+}
+
 _PACKAGE = Path(__file__).resolve().parent
 # Folder of the vocoder that comes with the package.
 BUNDLED_VOCODER = _PACKAGE / "pretrained" / "vocoder"
@@ -41,8 +48,7 @@ def preset_path(name: str) -> Path:
 
 def quantizer_options(preset: str | Mapping) -> dict:
     """Read from a preset, a name or what its file holds, the arguments of
-    ``VectorQuantizer``; the schedule and the learning rate are for what trains
-    it.
+    ``VectorQuantizer``.
 
     Example
     -------
@@ -51,14 +57,32 @@ def quantizer_options(preset: str | Mapping) -> dict:
     """
     import inspect
 
-    from hyperpyyaml import load_hyperpyyaml
-
     from speechbrain_vq.nnet import VectorQuantizer
 
-    if isinstance(preset, str):
-        preset = load_hyperpyyaml(preset_path(preset).read_text("utf-8"))
     taken = inspect.signature(VectorQuantizer).parameters
-    return {k: v for k, v in preset.items() if k in taken}
+    return {k: v for k, v in _values(preset).items() if k in taken}
+
+
+def trainer_options(preset: str | Mapping) -> dict:
+    """Read from a preset the arguments of ``CodebookTrainer``.
+
+    Example
+    -------
+    >>> trainer_options("ema")["schedule"] is None
+    True
+    """
+    values = _values(preset)
+    given = {a: key for key, a in TRAINER_OPTIONS.items() if key in values}
+    return {argument: values[key] for argument, key in given.items()}
+
+
+def _values(preset):
+    """Return the values of a preset by name, or of what its file holds."""
+    from hyperpyyaml import load_hyperpyyaml
+
+    if isinstance(preset, str):
+        return load_hyperpyyaml(preset_path(preset).read_text("utf-8"))
+    return preset
 
 
 def describe_preset(name: str) -> str:

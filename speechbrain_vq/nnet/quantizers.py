@@ -253,6 +253,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.channel_first = channel_first
         # Whether codes come without a dimension for the codebook.
         self.folds = num_codebooks == 1
+        # Arguments of CodebookTrainer, of the preset.
+        self.trainer_options = {}
         # Whether the codes are those of a state that was loaded.
         self.frozen = self.is_pretrained = self._bypass = False
         warmup = torch.zeros((), dtype=torch.long)
@@ -293,8 +295,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         ---------
         preset : str or mapping
             Name of the preset, see ``preset_names()``, or what its file holds,
-            as a yaml includes it. Its schedule and learning rate are for
-            ``CodebookTrainer`` or ``VQMixin``.
+            as a yaml includes it. Its schedule and learning rate are those of
+            ``CodebookTrainer`` and ``VQMixin``, unless they are given others.
         *sizes, **changes
             ``input_dim`` and ``codebook_size``, and other arguments of the
             class, in place of the preset's.
@@ -304,7 +306,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         >>> VectorQuantizer.from_preset("residual", 64, 512).num_codebooks
         2
         """
-        return cls(**cls.preset_arguments(preset, *sizes, **changes))
+        from speechbrain_vq.presets import trainer_options
+
+        quantizer = cls(**cls.preset_arguments(preset, *sizes, **changes))
+        quantizer.trainer_options = trainer_options(preset)
+        return quantizer
 
     @classmethod
     def preset_arguments(

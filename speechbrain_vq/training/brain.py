@@ -17,19 +17,13 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
+from speechbrain_vq.presets import TRAINER_OPTIONS
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import AtomicCheckpointer, ResumeMixin
 from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
 from speechbrain_vq.training.waiting import reported_waits
 
 logger = get_logger(__name__)
-
-# Arguments of ``CodebookTrainer`` by the names of hparams.
-OPTIONS = {
-    "codebook_lr_multiplier": "lr_multiplier",
-    "codebook_max_lr": "max_lr",
-    "reinit_schedule": "schedule",
-}
 
 # Steps skipped in a row, after which a run is given up.
 _MOST_SKIPPED = 200
@@ -41,10 +35,10 @@ class VQMixin(ResumeMixin):
     Name it first among the bases; the Brain may have its own ``fit_batch`` and
     optimizers. Exact resumes need ``resume.AtomicCheckpointer``. A step whose
     loss is not finite on some rank is skipped, as that of a quantizer is where
-    a batch has no valid frame. Reads from ``hparams``, all optional, null turns
-    off: ``codebook_lr_multiplier``, ``codebook_max_lr`` and
-    ``reinit_schedule``, see ``CodebookTrainer``; ``token_rate`` (frames a
-    second at the quantizer).
+    a batch has no valid frame. Reads from ``hparams``, null turns off, and
+    absent are those of the quantizers' preset: ``codebook_lr_multiplier``,
+    ``codebook_max_lr`` and ``reinit_schedule``, see ``CodebookTrainer``; and
+    ``token_rate`` (frames a second at the quantizer).
 
     Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
     has begun ``codebook_trainer`` and ``monitor``.
@@ -185,9 +179,10 @@ class VQMixin(ResumeMixin):
             return
         self._attached = True
         hparams = getattr(self, "hparams", None)
-        given = {n: a for n, a in OPTIONS.items() if hasattr(hparams, n)}
-        for name in set(vars(hparams) if hparams else ()) - set(OPTIONS):
-            for option in get_close_matches(name, OPTIONS, 1, 0.9):
+        options = TRAINER_OPTIONS
+        given = {n: a for n, a in options.items() if hasattr(hparams, n)}
+        for name in set(vars(hparams) if hparams else ()) - set(options):
+            for option in get_close_matches(name, options, 1, 0.9):
                 logger.warning(f"Nothing reads {name}: is it {option}?")
         previous, (steps, total) = self.codebook_trainer, run_length(self)
         if previous is not None:

@@ -19,8 +19,12 @@ from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
 
 logger = logging.getLogger(__name__)
 
-# The schedule that holds where none is given.
-DEFAULT_SCHEDULE = ReinitSchedule()
+# Arguments of a trainer for quantizers that no preset made: those of robust.
+_DEFAULTS = {
+    "lr_multiplier": 10.0,
+    "schedule": ReinitSchedule(),
+    "max_lr": 0.01,
+}
 
 # Of the rates: the paper multiplies by 10, and more than this is a slip.
 _LARGEST_RATE = 1000
@@ -61,10 +65,11 @@ class CodebookTrainer:
         The optimizers of the model.
     lr_multiplier : float, optional
         Learning rate of a codebook over that of its group (the paper: 10);
-        None: 1.
+        None: 1. By default, as the next two, that of the preset that the
+        quantizers were built from, or of ``robust``.
     schedule : ReinitSchedule, optional
-        When to re-initialize; None: never, without a warm-up. By default that
-        of the preset ``robust``. FSQ, LFQ and SimVQ do not follow it.
+        When to re-initialize; None: never, without a warm-up. FSQ, LFQ and
+        SimVQ do not follow it.
     max_lr : float, optional
         Largest learning rate of a codebook under Adam and its kin, unless
         that of its group is larger; None: any.
@@ -77,8 +82,8 @@ class CodebookTrainer:
     ------
     ValueError
         If a trainable codebook is in none of the optimizers or in several, a
-        quantizer to re-initialize keeps no reservoir, or a scheduler was
-        created before.
+        quantizer to re-initialize keeps no reservoir, a scheduler was created
+        before, or the presets of the quantizers differ in what is not given.
 
     Example
     -------
@@ -97,12 +102,23 @@ class CodebookTrainer:
         self,
         modules,
         optimizers,
-        lr_multiplier: float | None = 10.0,
-        schedule: ReinitSchedule | None = DEFAULT_SCHEDULE,
-        max_lr: float | None = 0.01,
+        lr_multiplier: float | str | None = "preset",
+        schedule: ReinitSchedule | str | None = "preset",
+        max_lr: float | str | None = "preset",
         steps_per_epoch: int | None = None,
         total_steps: int | None = None,
     ):
+        self._modules = _as_module(modules)
+        self.quantizers = find_quantizers(self._modules)
+        if not self.quantizers:
+            raise ValueError(
+                "CodebookTrainer found no VectorQuantizer that is not frozen "
+                "in the modules it was given."
+            )
+        is_given = schedule != "preset"
+        lr_multiplier = self._option("lr_multiplier", lr_multiplier)
+        schedule = self._option("schedule", schedule)
+        max_lr = self._option("max_lr", max_lr)
         for name, value, most in (
             ("lr_multiplier", lr_multiplier, _LARGEST_RATE),
             ("max_lr", max_lr, _LARGEST_RATE),
@@ -122,13 +138,6 @@ class CodebookTrainer:
             )
         self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
         self.max_lr, self.steps_per_epoch = max_lr, steps_per_epoch
-        self._modules = _as_module(modules)
-        self.quantizers = find_quantizers(self._modules)
-        if not self.quantizers:
-            raise ValueError(
-                "CodebookTrainer found no VectorQuantizer that is not frozen "
-                "in the modules it was given."
-            )
         # Each once.
         self.optimizers = list(dict.fromkeys(_find_optimizers(optimizers)))
         if not self.optimizers:
@@ -137,7 +146,7 @@ class CodebookTrainer:
                 f"{', '.join(self.quantizers)}. Those of a Brain are found in "
                 "optimizers_dict and in its attributes."
             )
-        self.plan = self._make_plan(schedule, total_steps)
+        self.plan = self._make_plan(schedule, is_given, total_steps)
         self._leading = {
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
@@ -238,14 +247,29 @@ class CodebookTrainer:
             other.close()
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
-    def _make_plan(self, schedule, total_steps) -> ReinitPlan | None:
+    def _option(self, name, given):
+        """An argument that was given, or that of the quantizers' presets."""
+        if not isinstance(given, str) or given != "preset":
+            return given
+        values = {
+            key: quantizer.trainer_options.get(name, _DEFAULTS[name])
+            for key, quantizer in self.quantizers.items()
+            if _follows(quantizer)
+        }
+        first, *others = values.values() or [None]
+        if any(value != first for value in others):
+            raise ValueError(
+                f"The presets of {', '.join(values)} differ in {name}: give "
+                "one for all (in a Brain as hparams; see docs/presets.md)."
+            )
+        return first
+
+    def _make_plan(self, schedule, is_given, total_steps) -> ReinitPlan | None:
         """The schedule of this run, checked against quantizers."""
         if schedule is None:
             return None
         scheduled = {n: q for n, q in self.quantizers.items() if _follows(q)}
         if not scheduled:
-            if schedule is DEFAULT_SCHEDULE:
-                return None
             raise ValueError(
                 f"The codebook of {', '.join(self.quantizers)} is never "
                 "re-initialized: set the schedule to null (None)."
@@ -258,7 +282,7 @@ class CodebookTrainer:
                 "be re-initialized: set reservoir_size above 0, or the "
                 "schedule to null (None)."
             )
-            if schedule is not DEFAULT_SCHEDULE:
+            if is_given:
                 raise ValueError(message)
             logger.warning(message)
             return None
@@ -336,7 +360,11 @@ class CodebookTrainer:
     def _warn_of_restart(self, name, quantizer) -> None:
         """Warn where the schedule begins with codes that were loaded."""
         replaces = self.plan is not None and self.plan.reinitializes
-        if replaces and _follows(quantizer) and not quantizer.is_codebook_frozen:
+        if (
+            replaces
+            and _follows(quantizer)
+            and not quantizer.is_codebook_frozen
+        ):
             logger.warning(
                 f"{name} was loaded with codes, which the schedule will "
                 "replace, as it begins anew: to go on with them, load the "

@@ -308,7 +308,9 @@ def test_bad_audio_is_left_out_and_counted(tmp_path):
     assert result.exit_code == 0, result.output
     summary = result.stdout.splitlines()[-1]
     assert summary.startswith("2 utterances evaluated, 6 left out: 2 its phon")
-    assert "in_ms.wav: its phones end after the audio, at 1000 s" in result.stdout
+    assert (
+        "in_ms.wav: its phones end after the audio, at 1000 s" in result.stdout
+    )
     assert "lengths of 1 utterances, which are not" in result.stdout
     for reason in ("shorter than one frame", "holds NaN", "no such file"):
         assert f"1 {reason}" in summary

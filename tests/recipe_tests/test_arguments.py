@@ -55,7 +55,8 @@ def test_a_recipe_takes_every_preset(name):
     assert has_none == (preset["reservoir_size"] == 0)
     for key in ("composition", "num_codebooks", "commitment_weight"):
         assert getattr(quantizer, key) == preset[key]
-    assert hparams["reinit_schedule"] is preset["reinit_schedule"]
+    schedule = quantizer.trainer_options["schedule"]
+    assert schedule == preset["reinit_schedule"]
     options = {"input_dim": 64, "codebook_size": 512}
     other = VectorQuantizer.from_preset(name, **options)
     assert repr(other) == repr(quantizer)

@@ -1,16 +1,21 @@
 """Schedules are pure functions of the step, and the paper's come out."""
 
-import inspect
 import math
 import random
 
 import pytest
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbrain_vq import CodebookTrainer, ReinitSchedule, preset_path
-from speechbrain_vq.training import brain
+from speechbrain_vq import (
+    CodebookTrainer,
+    ReinitSchedule,
+    VectorQuantizer,
+    preset_names,
+    preset_path,
+)
 from speechbrain_vq.training.schedules import ReinitAction
 
 
@@ -106,14 +111,32 @@ def test_without_reinitialization_there_is_a_warmup_alone(warmup, bypassed):
     assert [plan(step) for step in range(200)] == wanted
 
 
-def test_defaults_are_those_of_the_preset_robust():
-    with open(preset_path("robust"), encoding="utf-8") as file:
-        preset = load_hyperpyyaml(file)
-    assert repr(ReinitSchedule()) == repr(preset["reinit_schedule"])
-    of_trainer = inspect.signature(CodebookTrainer).parameters
-    for key, name in brain.OPTIONS.items():
-        default = of_trainer[name].default
-        assert repr(default) == repr(preset[key]), key
+@pytest.mark.parametrize("name", preset_names())
+def test_a_trainer_does_what_the_preset_of_its_quantizers_says(name):
+    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
+    schedule = preset["reinit_schedule"]
+    made = [VectorQuantizer.from_preset(name, 8, 32)]
+    if name == "robust":  # Which is the default
+        made.append(VectorQuantizer(8, 32))
+    for quantizer in made:
+        model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizer])
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
+        trainer = CodebookTrainer(model, optimizer, total_steps=1000)
+        assert trainer.plan == (schedule and schedule.resolve(None, 1000))
+        if quantizer.codebook.requires_grad:
+            assert trainer.lr_multiplier == preset["codebook_lr_multiplier"]
+        assert trainer.max_lr == preset["codebook_max_lr"]
+
+
+def test_presets_that_differ_need_a_word():
+    names = "robust", "paper", "simvq"
+    model = torch.nn.ModuleDict(
+        {name: VectorQuantizer.from_preset(name, 8, 32) for name in names}
+    )
+    optimizer = torch.optim.Adam(model.parameters())
+    with pytest.raises(ValueError, match="robust, paper differ in schedule"):
+        CodebookTrainer(model, optimizer, lr_multiplier=10)
+    CodebookTrainer(model, optimizer, schedule=None, max_lr=None)
 
 
 @pytest.mark.parametrize(
