@@ -176,6 +176,8 @@ def _report(result, out, strict=False):
     message += "."
     if result.existing:
         message += " --overwrite replaces existing files."
-    click.echo(f"{message} Output: {out}")
+    if result.done:
+        message += f" Output: {out}"
+    click.echo(message)
     if not result.done or (strict and result.bad):
         sys.exit(1)

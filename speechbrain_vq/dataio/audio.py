@@ -426,7 +426,11 @@ def find_audio(
             f"There are no audio files in {', '.join(map(str, places))}: "
             f"none ends in {' '.join(sorted(audio_endings()))}."
         )
-    return files
+    # A relative path and an absolute one may be of one file.
+    unique = {}
+    for path in files:
+        unique.setdefault(os.path.abspath(path), path)
+    return {path: files[path] for path in unique.values()}
 
 
 def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:

@@ -140,6 +140,21 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
     assert sorted(output.read_text()) == sorted(whole)
 
 
+@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz"])
+def test_a_file_by_two_paths_is_one_row(
+    tokenizer, folder, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(folder)
+    paths = ["a.wav", folder / "a.wav", "."]
+    output = tmp_path / name
+    assert tokenize_to(output, paths, tokenizer).done == 4
+    rows = [row["path"] for row in read_tokens(output)]
+    assert len(rows) == 4 and "a.wav" in rows
+    if name.endswith("jsonl"):
+        assert tokenize_to(output, [folder], tokenizer).existing == 4
+        assert [row["path"] for row in read_tokens(output)] == rows
+
+
 @pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz", "tokens"])
 def test_a_second_writer_is_refused(
     model, tokenizer, folder, tmp_path, monkeypatch, name
