@@ -66,8 +66,11 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         options = load(overrides) or {}
     except YAMLError as error:
         lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
+        # As in --vq='entropy_weight: 0'.
+        bare = re.search(r"^(\w+): (\w+: .*)", overrides, re.M)
+        hint = bare and f". Is it --{bare[1]}='{{{bare[2]}}}'?"
         raise ValueError(
-            f"Not all of {lines} is yaml: {one_line(error)}"
+            f"Not all of {lines} is yaml: {one_line(error)}{hint or ''}"
         ) from error
     yaml = hparams_file
     hparams_file, recipe, variant = read_recipe(yaml)

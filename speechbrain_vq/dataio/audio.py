@@ -385,6 +385,11 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
             "Waveforms are [B, samples], [B, 1, samples] or [samples], got "
             f"{list(wavs.shape)}. Average the channels of a recording."
         )
+    if not len(wavs):
+        raise ValueError(
+            "Waveforms are [B, samples] with B of at least 1, got "
+            f"{list(wavs.shape)}."
+        )
     if wavs.dtype is torch.int16:
         return wavs.to(torch.float32) / 2**15
     if not wavs.is_floating_point():

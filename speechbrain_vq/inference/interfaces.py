@@ -176,8 +176,9 @@ subfolder
         return cls.from_hparams(source, **options)
 
     def save_pretrained(self, folder: str | pathlib.Path) -> None:
-        """Write the model, with the weights that it has now, to a folder that
-        loads as the one did that it is from. Other files in the folder stay.
+        """Write the model, with the weights that it has now and all codebooks,
+        to a folder that loads as the one did that it is from. Other files in
+        the folder stay.
 
         Raises
         ------

@@ -93,7 +93,7 @@ def test_waveforms_of_any_shape_and_scale():
         integers.numpy(),
     ):
         assert torch.equal(as_waveforms(wavs), expected)
-    for wavs in (expected.expand(2, 2, 3), expected[..., None]):
+    for wavs in (expected.expand(2, 2, 3), expected[..., None], expected[:0]):
         with pytest.raises(ValueError, match=r"Waveforms are \[B, samples\]"):
             as_waveforms(wavs)
     for wavs in (integers.long(), expected.bool(), [[0.5]]):
