@@ -18,9 +18,10 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_vq.nnet.utils import sum_over_ranks, world_size
 from speechbrain_vq.presets import TRAINER_OPTIONS
+from speechbrain_vq.training.attachment import find_quantizers
 from speechbrain_vq.training.monitor import UsageMonitor
 from speechbrain_vq.training.resume import AtomicCheckpointer, ResumeMixin
-from speechbrain_vq.training.trainer import CodebookTrainer, find_quantizers
+from speechbrain_vq.training.trainer import CodebookTrainer
 from speechbrain_vq.training.waiting import reported_waits
 
 logger = get_logger(__name__)

@@ -8,14 +8,23 @@ from collections.abc import Iterator
 from numbers import Real
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.codebooks import EMACodebook
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
-from speechbrain_vq.nnet.utils import broadcast, is_recomputed, rank
+from speechbrain_vq.nnet.utils import broadcast, rank
+from speechbrain_vq.training.attachment import (
+    LEADER,
+    as_module,
+    find_optimizers,
+    find_quantizers,
+    give_own_group,
+    without_wrappers,
+)
 from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
+from speechbrain_vq.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +37,6 @@ _DEFAULTS = {
 
 # Of the rates: the paper multiplies by 10, and more than this is a slip.
 _LARGEST_RATE = 1000
-
-# A parameter group with this key is a codebook's; the value is the index of
-# the group whose learning rate it follows. It is saved with the optimizer.
-LEADER = "codebook_leader"
-
-# Training batches that taught a quantizer nothing, after which to warn.
-_IDLE_BATCHES = 200
-
 
 # By quantizer, a weak reference to the trainer that is attached to it.
 _TRAINERS = weakref.WeakKeyDictionary()
@@ -87,8 +88,8 @@ class CodebookTrainer:
 
     Example
     -------
-    >>> encoder, quantizer = nn.Linear(8, 8), VectorQuantizer(8, 16)
-    >>> model = nn.ModuleList([encoder, quantizer])
+    >>> encoder, quantizer = torch.nn.Linear(8, 8), VectorQuantizer(8, 16)
+    >>> model = torch.nn.ModuleList([encoder, quantizer])
     >>> optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
     >>> trainer = CodebookTrainer(model, optimizer, schedule=None)
     >>> out = quantizer(encoder(torch.randn(50, 8)))
@@ -108,7 +109,7 @@ class CodebookTrainer:
         steps_per_epoch: int | None = None,
         total_steps: int | None = None,
     ):
-        self._modules = _as_module(modules)
+        self._modules = as_module(modules)
         self.quantizers = find_quantizers(self._modules)
         if not self.quantizers:
             raise ValueError(
@@ -139,7 +140,7 @@ class CodebookTrainer:
         self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
         self.max_lr, self.steps_per_epoch = max_lr, steps_per_epoch
         # Each once.
-        self.optimizers = list(dict.fromkeys(_find_optimizers(optimizers)))
+        self.optimizers = list(dict.fromkeys(find_optimizers(optimizers)))
         if not self.optimizers:
             raise ValueError(
                 "No torch optimizer was given whose steps train the quantizers "
@@ -161,7 +162,7 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(self._after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            watch = _Watch(name)
+            watch = Watch(name)
             self._watches[name] = watch
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
@@ -230,7 +231,7 @@ class CodebookTrainer:
                 saved = module.state_dict()
                 for key, buffer in module.named_buffers():
                     if key not in saved:
-                        yield f"{_without_wrappers(name)}.{key}", buffer
+                        yield f"{without_wrappers(name)}.{key}", buffer
 
     def _replace_others(self) -> None:
         """Close the trainers that the quantizers had before."""
@@ -308,7 +309,7 @@ class CodebookTrainer:
                     "give the quantizer's parameters to exactly one of them "
                     "(in a Brain: in init_optimizers())."
                 )
-            _give_own_group(holders[0], codebook)
+            give_own_group(holders[0], codebook)
             return holders[0]
         # An EMA codebook is in none: the optimizer of what is around it.
         parents = (
@@ -433,134 +434,3 @@ def _attached(quantizer: VectorQuantizer) -> CodebookTrainer | None:
     """Return the trainer that is attached to a quantizer."""
     reference = _TRAINERS.get(quantizer)
     return reference and reference()
-
-
-class _Watch:
-    """A forward hook that warns of what leaves a quantizer untrained. It holds
-    no trainer, so that models in training can be copied."""
-
-    def __init__(self, name: str):
-        self.name, self.checks_warmup = name, True
-        # Since the last step that taught something, but the gradient.
-        self.batches, self.steps, self.has_gradient = 0, 0, False
-
-    def __call__(self, quantizer, inputs, output) -> None:
-        if torch.compiler.is_compiling() or is_recomputed():
-            return
-        if not quantizer.training:
-            if quantizer.bypass and self.checks_warmup:
-                self.checks_warmup = False
-                logger.warning(
-                    f"{self.name} is evaluated within the warm-up of its "
-                    "ReinitSchedule: nothing is quantized yet, and losses do "
-                    "not compare with later ones. Choose a model from after "
-                    "it; train longer, or shorten warmup, if it does not end."
-                )
-            return
-        self.batches += 1
-        if self.batches == _IDLE_BATCHES:
-            cause = (
-                "no gradient reached it: use `output.quantized` of the "
-                "quantizer, and add `output.loss` to the loss"
-                if self.steps
-                else "no optimizer given to CodebookTrainer has stepped: give "
-                "it the optimizer that the loop steps"
-            )
-            logger.warning(
-                f"{self.name} learned nothing in {_IDLE_BATCHES} training "
-                f"batches, as {cause}."
-            )
-        if output.quantized.requires_grad:
-            output.quantized.register_hook(self._note_gradient)
-        else:  # Nothing before the quantizer learns.
-            self.has_gradient = True
-
-    def _note_gradient(self, gradient) -> None:
-        self.has_gradient = True
-
-    def after_step(self, quantizer) -> None:
-        """Look whether the step taught anything."""
-        learns = self.has_gradient
-        if quantizer.codebook_weight:
-            learns = quantizer.codebook.grad is not None
-        self.steps, self.has_gradient = self.steps + 1, False
-        if learns or quantizer.is_codebook_frozen:
-            self.batches = self.steps = 0
-
-
-def _as_module(modules) -> nn.Module:
-    """Modules, or an iterable or dict of them, as one."""
-    if isinstance(modules, nn.Module):
-        return modules
-    container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
-    try:
-        return container(modules)
-    except TypeError:
-        raise TypeError(
-            "modules must be a torch.nn.Module, or an iterable or dict of "
-            f"them, got {type(modules).__name__}: give the model, not its "
-            "parameters."
-        ) from None
-
-
-def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in a model by their dotted names, but for
-    parts of a frozen model such as a tokenizer."""
-    frozen = {
-        part
-        for module in model.modules()
-        if getattr(module, "frozen", False)
-        for part in module.modules()
-    }
-    return {
-        _without_wrappers(name) or "quantizer": module
-        for name, module in model.named_modules()
-        if isinstance(module, VectorQuantizer) and module not in frozen
-    }
-
-
-def _without_wrappers(name: str) -> str:
-    """A dotted name without those of wrappers such as DDP."""
-    parts = name.split(".")
-    return ".".join(p for p in parts if p not in ("module", "_orig_mod"))
-
-
-def _find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
-    """Yield the optimizers in nested containers, without the wrappers of
-    Accelerate and Lightning."""
-    if isinstance(given, dict):
-        given = list(given.values())
-    if isinstance(given, list | tuple) and depth:
-        for item in given:
-            yield from _find_optimizers(item, depth - 1)
-    while isinstance(getattr(given, "optimizer", None), Optimizer):
-        given = given.optimizer
-    if isinstance(given, Optimizer):
-        yield given
-
-
-def _give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
-    """Move a codebook from its group to one of its own."""
-    leader, group, position = next(
-        (leader, group, position)
-        for leader, group in enumerate(optimizer.param_groups)
-        for position, parameter in enumerate(group["params"])
-        if parameter is codebook
-    )
-    if LEADER in group:
-        return
-    if "initial_lr" in group:
-        raise ValueError(
-            "A learning rate scheduler was created before CodebookTrainer, "
-            "and would not find the codebook's parameter group: create the "
-            "scheduler after it (in a Brain: in on_fit_start(), after super)."
-        )
-    own = {**group, "params": [group["params"].pop(position)], LEADER: leader}
-    if "param_names" in own:
-        name = own.pop("param_names").pop(position)
-        own["params"] = [(name, codebook)]
-    if isinstance(own["lr"], Tensor):
-        own["lr"] = own["lr"].clone()
-    if "weight_decay" in own:
-        own["weight_decay"] = 0.0
-    optimizer.add_param_group(own)

@@ -1,0 +1,91 @@
+"""How a trainer finds quantizers and optimizers, and a codebook gets a parameter
+group of its own."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from speechbrain_vq.nnet.quantizers import VectorQuantizer
+
+# A parameter group with this key is a codebook's; the value is the index of
+# the group whose learning rate it follows. It is saved with the optimizer.
+LEADER = "codebook_leader"
+
+
+def as_module(modules) -> nn.Module:
+    """Modules, or an iterable or dict of them, as one."""
+    if isinstance(modules, nn.Module):
+        return modules
+    container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
+    try:
+        return container(modules)
+    except TypeError:
+        raise TypeError(
+            "modules must be a torch.nn.Module, or an iterable or dict of "
+            f"them, got {type(modules).__name__}: give the model, not its "
+            "parameters."
+        ) from None
+
+
+def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
+    """Find the vector quantizers in a model by their dotted names, but for
+    parts of a frozen model such as a tokenizer."""
+    frozen = {
+        part
+        for module in model.modules()
+        if getattr(module, "frozen", False)
+        for part in module.modules()
+    }
+    return {
+        without_wrappers(name) or "quantizer": module
+        for name, module in model.named_modules()
+        if isinstance(module, VectorQuantizer) and module not in frozen
+    }
+
+
+def without_wrappers(name: str) -> str:
+    """A dotted name without those of wrappers such as DDP."""
+    parts = name.split(".")
+    return ".".join(p for p in parts if p not in ("module", "_orig_mod"))
+
+
+def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
+    """Yield the optimizers in nested containers, without the wrappers of
+    Accelerate and Lightning."""
+    if isinstance(given, dict):
+        given = list(given.values())
+    if isinstance(given, list | tuple) and depth:
+        for item in given:
+            yield from find_optimizers(item, depth - 1)
+    while isinstance(getattr(given, "optimizer", None), Optimizer):
+        given = given.optimizer
+    if isinstance(given, Optimizer):
+        yield given
+
+
+def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
+    """Move a codebook from its group to one of its own."""
+    leader, group, position = next(
+        (leader, group, position)
+        for leader, group in enumerate(optimizer.param_groups)
+        for position, parameter in enumerate(group["params"])
+        if parameter is codebook
+    )
+    if LEADER in group:
+        return
+    if "initial_lr" in group:
+        raise ValueError(
+            "A learning rate scheduler was created before CodebookTrainer, "
+            "and would not find the codebook's parameter group: create the "
+            "scheduler after it (in a Brain: in on_fit_start(), after super)."
+        )
+    own = {**group, "params": [group["params"].pop(position)], LEADER: leader}
+    if "param_names" in own:
+        name = own.pop("param_names").pop(position)
+        own["params"] = [(name, codebook)]
+    if isinstance(own["lr"], Tensor):
+        own["lr"] = own["lr"].clone()
+    if "weight_decay" in own:
+        own["weight_decay"] = 0.0
+    optimizer.add_param_group(own)
