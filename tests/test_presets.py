@@ -6,10 +6,11 @@ import inspect
 import re
 
 import pytest
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
-from speechbrain_vq import VectorQuantizer
+from speechbrain_vq import CodebookTrainer, VectorQuantizer
 from speechbrain_vq.presets import (
     bundled,
     preset_names,
@@ -36,12 +37,36 @@ def test_a_preset_states_first_what_differs(name):
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_a_preset_makes_a_quantizer_and_has_a_schedule_where_it_needs_one(name):
+def test_a_preset_is_one_line_and_its_trainer_does_what_it_says(name):
+    other = VectorQuantizer.from_preset(name, 8, 32, norm=None, affine=False)
+    assert other.norm is None
     preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
-    VectorQuantizer(4, 8, **quantizer_options(preset))
-    schedule = preset["reinit_schedule"]
+    schedule, options = preset["reinit_schedule"], quantizer_options(preset)
     reinitializes = schedule is not None and schedule.resolve(9).reinitializes
     assert reinitializes == (preset["reservoir_size"] != 0)
+    made = []
+    for make in (
+        lambda: VectorQuantizer.from_preset(name, 8, 32),
+        lambda: VectorQuantizer(8, 32, **options),
+    ):
+        torch.manual_seed(0)
+        made.append(make())
+    for x in torch.randn(2, 20, 8):
+        out, wanted = (quantizer(x) for quantizer in made)
+        assert torch.equal(out.indices, wanted.indices)
+        assert torch.equal(out.loss, wanted.loss)
+    assert len(made[0].reservoir) in (0, 40)
+    # "robust" is the default.
+    for quantizer in (made[0], VectorQuantizer(8, 32))[
+        : 1 + (name == "robust")
+    ]:
+        model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizer])
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
+        trainer = CodebookTrainer(model, optimizer, total_steps=1000)
+        assert trainer.plan == (schedule and schedule.resolve(None, 1000))
+        if quantizer.codebook.requires_grad:
+            assert trainer.lr_multiplier == preset["codebook_lr_multiplier"]
+        assert trainer.max_lr == preset["codebook_max_lr"]
 
 
 @pytest.mark.parametrize(

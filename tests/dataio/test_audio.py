@@ -9,7 +9,13 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_vq.dataio.audio import AudioError, read_audio, usable_files
+from speechbrain_vq.dataio.audio import (
+    AudioError,
+    audio_blocks,
+    find_audio,
+    read_audio,
+    usable_files,
+)
 from speechbrain_vq.dataio.dataset import (
     TrainingReader,
     random_start,
@@ -178,3 +184,29 @@ def test_a_file_lost_in_training_is_silence_and_the_tenth_ends_it(
     assert caplog.text.count("counts as silence") == 9
     with pytest.raises(AudioError, match="9.wav"):
         read(paths[9], 1.0)
+
+
+def test_an_error_of_the_reader_of_blocks_stays_its_own(files):
+    with pytest.raises(RuntimeError, match="mine"):
+        for _ in audio_blocks(files / "good.wav", RATE, 0.1):
+            raise RuntimeError("mine")
+
+
+def test_folders_are_searched(tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b.WAV", "a.flac", "deep/er/c.opus", "notes.txt", "b.x"):
+        (tmp_path / name).touch()
+    (tmp_path / ".hidden" / "d.wav").touch()
+    paths = find_audio([tmp_path, tmp_path / "b.WAV", tmp_path / "b.x"])
+    names = [str(name) for name in paths.values()]
+    assert names == ["a.flac", "b.WAV", "deep/er/c.opus", "b.x"]
+    # What cannot be read is listed, and no folder.
+    (tmp_path / "other/folder.wav").mkdir(parents=True)
+    (tmp_path / "other/talk.m4a").touch()
+    assert [*find_audio(str(tmp_path / "b.x"))] == [tmp_path / "b.x"]
+    assert list(find_audio([tmp_path / "other"])) == [
+        tmp_path / "other/talk.m4a"
+    ]
+    with pytest.raises(FileNotFoundError, match="no audio files in"):
+        find_audio([])

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from speechbrain_vq.dataio.audio import AudioError, audio_blocks
 from speechbrain_vq.dataio.manifests import ManifestError, read_manifest
 from speechbrain_vq.hub import HubError, load_pretrained
@@ -45,15 +47,35 @@ def _read_model(path):
         load_pretrained(folder)
 
 
+def _read_audio(path):
+    assert all(block.isfinite().all() for block in audio_blocks(path, 16000))
+
+
+def _read_items(path):
+    for name, item in read_manifest(path, needed=["length"]).items():
+        assert isinstance(name, str) and isinstance(item["wav"], str)
+        assert 0 < item["length"] < 1e9
+        assert isinstance(item.get("spk_id") or "", str)
+        ends = [end for _, end, name in item["phones"] if name + ""]
+        assert ends == sorted(ends)
+
+
+def _read_rows(path):
+    rows = list(read_tokens(path))
+    # What a checksum guards is whole where it is read.
+    if path.suffix == ".npz":
+        assert rows == list(read_tokens(CORPUS / "tokens/good.npz"))
+    for row in rows:
+        assert np.array(row["tokens"], dtype=np.int64).min(initial=0) >= 0
+        assert isinstance(row["path"], str)
+        assert isinstance(row["num_samples"], int)
+
+
 READERS = {
-    "audio": Reader(
-        lambda path: list(audio_blocks(path, 16000)), (AudioError,)
-    ),
-    "manifest": Reader(
-        lambda path: read_manifest(path, needed=["length"]), (ManifestError,)
-    ),
+    "audio": Reader(_read_audio, (AudioError,)),
+    "manifest": Reader(_read_items, (ManifestError,)),
     "model": Reader(_read_model, (HubError, FileNotFoundError, ValueError)),
-    "tokens": Reader(lambda path: list(read_tokens(path)), (TokenFileError,)),
+    "tokens": Reader(_read_rows, (TokenFileError,)),
 }
 
 
@@ -82,8 +104,9 @@ def _error_of(kind, path):
         READERS[kind].read(path)
     except READERS[kind].errors as error:
         # Of a model, Python's and YAML's own messages are given as they are.
-        if kind != "model" and "\n" in str(error):
-            return f"an error of several lines: {error}"
+        is_line = "\n" not in str(error) and str(path) in str(error)
+        if kind != "model" and not is_line:
+            return f"an error that is no line with the path: {error}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -103,21 +103,6 @@ def test_overrides(model, build):
         VQTokenizer.from_hparams(model, overrides={"tokens_rate": 1})
 
 
-def test_a_pin_asks_for_one_repository_and_one_commit(hub, model):
-    files = {p.name: p.read_bytes() for p in model.iterdir()}
-    pinned = hub.put("lab/model", files)
-    head = hub.put("lab/model", {"config.json": b"{}"})
-    hub.log.clear()
-    tokenizer = VQTokenizer.from_pretrained("lab/model", revision=pinned)
-    assert tokenizer.revision == pinned and hub.log
-    for _, path in hub.log:
-        assert "lab/model" in path
-        assert head not in path and "/main" not in path
-    hub.log.clear()
-    VQTokenizer.from_pretrained("lab/model", revision=pinned)
-    assert not hub.log
-
-
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 9999, "\xff"])
 def test_a_broken_config_is_named(model, text):
     (model / "config.json").write_bytes(text.encode("latin-1"))

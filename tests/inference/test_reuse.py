@@ -41,8 +41,9 @@ def test_dasb_extractor_with_any_lengths(tokenizer):
         assert abs(len(tokens_of[name]) - len(alone)) <= 1
         common = min(len(tokens_of[name]), len(alone))
         assert tokens_of[name][:common] == alone[:common]
+    # What is beyond the lengths is not heard.
     padded = torch.nn.utils.rnn.pad_sequence(
-        list(signals.values()), batch_first=True
+        list(signals.values()), batch_first=True, padding_value=torch.nan
     )
     lengths = torch.tensor([len(s) for s in signals.values()])
     tokens, lengths = tokenizer.encode_batch(padded, lengths / padded.shape[1])
@@ -50,6 +51,8 @@ def test_dasb_extractor_with_any_lengths(tokenizer):
         signals.values(), undo_padding(tokens, lengths), strict=True
     ):
         assert exact == tokenizer.encode_batch(signal[None])[0][0].tolist()
+    frames = (lengths * tokens.shape[1]).round().long()
+    assert not any(row[n:].any() for row, n in zip(tokens, frames, strict=True))
 
 
 WEIGHTS_ALONE = """

@@ -11,8 +11,6 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
 from speechbrain_vq import VectorQuantizer, VQTokenizer, bundled
 from speechbrain_vq.cli import main
@@ -23,9 +21,7 @@ from speechbrain_vq.inference import (
     tokenize_to,
 )
 from speechbrain_vq.inference.token_files import (
-    TokenFileError,
     read_tokens,
-    tokens_to_npz,
 )
 
 SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
@@ -322,55 +318,6 @@ def test_processes_of_a_data_set_do_not_wait_for_threads(tokenizer, folder):
     tokenizer.device = "cuda"
     with pytest.raises(ValueError, match="num_proc=2: .* Leave num_proc out"):
         tokenize_dataset(dataset, tokenizer, num_proc=2)
-
-
-ROWS = [
-    {
-        "path": name,
-        "tokens": tokens,
-        "num_samples": 320 * len(tokens),
-        "token_rate": 50.0,
-        "sample_rate": 16000,
-        "model": "a",
-        "revision": None,
-        "fingerprint": "f",
-        "precision": "fp32",
-    }
-    for name, tokens in (("a.wav", [1, 2, 3]), ("\udce9.wav", [4]), ("c", []))
-]
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "npz"])
-@given(
-    edits=st.lists(
-        st.tuples(
-            st.integers(0, 10**6), st.integers(0, 9), st.binary(max_size=4)
-        ),
-        max_size=3,
-    )
-)
-def test_whatever_is_done_to_a_token_file(tmp_path_factory, kind, edits):
-    path = tmp_path_factory.mktemp("fuzz") / f"tokens.{kind}"
-    if kind == "npz":
-        tokens_to_npz(ROWS, path)
-    else:
-        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    whole = content = path.read_bytes()
-    for position, length, new in edits:
-        position %= len(content) + 1
-        content = content[:position] + new + content[position + length :]
-    path.write_bytes(content)
-    try:
-        rows = list(read_tokens(path))
-    except TokenFileError as error:
-        assert str(path) in str(error) and content != whole
-        return
-    if kind == "npz" or content == whole:
-        assert rows == ROWS
-    for row in rows:
-        assert np.array(row["tokens"], dtype=np.int64).min(initial=0) >= 0
-        assert isinstance(row["path"], str)
-        assert isinstance(row["num_samples"], int)
 
 
 def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):

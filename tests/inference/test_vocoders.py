@@ -5,6 +5,7 @@ import math
 import pathlib
 import re
 import warnings
+from importlib import import_module
 
 import pytest
 import torch
@@ -36,8 +37,10 @@ from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.presets import bundled
 from speechbrain_vq.recipe_files import recipe_path
 from tests.hub.small_model import read_files
+from tests.lobes.encoders import ECAPA, build_speaker
 from tests.publish.runs import YAML, write_run
 
+EXPORTED = pathlib.Path(__file__).parents[1] / "hub/exported"
 RATE, HOP, MELS = 16000, 256, 20
 CPU = {"device": "cpu"}
 # As the vocoders that SpeechBrain published: what they hear is not said.
@@ -68,31 +71,7 @@ n_fft: 1024
 mel_fmin: 0.0
 mel_fmax: 8000
 """
-UNITS = """
-sample_rate: 16000
-token_rate: 50.0
-codebook_size: {size}
-num_codebooks: {books}
-speaker_dim: 4
-tokenizer: {fingerprint}
-generator: &generator !new:speechbrain.lobes.models.HifiGAN.UnitHifiganGenerator
-    in_channels: 12
-    out_channels: 1
-    resblock_type: "2"
-    resblock_dilation_sizes: [[1, 3]]
-    resblock_kernel_sizes: [3]
-    upsample_kernel_sizes: [16, 16, 11]
-    upsample_initial_channel: 16
-    upsample_factors: [8, 8, 5]
-    vocab_size: {vocabulary}
-    embedding_dim: 8
-    attn_dim: 8
-    multi_speaker: True
-modules:
-    generator: *generator
-pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
-    modules: !ref <modules>
-"""
+UNITS = (EXPORTED / "unit_vocoder/hyperparams.yaml").read_text()
 OLD_NAMES = {
     "parametrizations.weight.original0": "weight_g",
     "parametrizations.weight.original1": "weight_v",
@@ -117,16 +96,21 @@ def write_vocoder(folder, text=SAYS + VOCODER, change=lambda state: state):
 
 def write_units(folder, tokenizer, **other):
     """A unit vocoder, as the recipe exports it."""
-    about = unit_settings(tokenizer)
-    size, books = about["codebook_size"], about["num_codebooks"]
-    fill = {"size": size, "books": books, "vocabulary": size * books + 1}
-    fill["fingerprint"] = about["tokenizer"]
-    text = UNITS.format(**{**fill, **other})
+    values = {**unit_settings(tokenizer), **other}
+    size = values["codebook_size"] * values["num_codebooks"] + 1
+    text = UNITS
+    for key, value in {**values, "    vocab_size": size}.items():
+        text = re.sub(f"^{key}: .*", f"{key}: {value}", text, flags=re.M)
     folder.mkdir()
     (folder / "hyperparams.yaml").write_text(text)
     state = torch.nn.ModuleDict(load_hyperpyyaml(text)["modules"]).state_dict()
     save_file(state, folder / "model.safetensors")
     return folder
+
+
+def load_speaker(folder):
+    recipe = import_module("speechbrain_vq.recipes.VCTK.voice-conversion.train")
+    recipe.load_encoder(build_speaker(ECAPA), folder / "generator.ckpt")
 
 
 @pytest.fixture
@@ -385,37 +369,55 @@ class Hostile:
         return pathlib.Path.touch, (pathlib.Path("touched"),)
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ([1, 2], "was not loaded"),
+        ({"x": 1}, "more than tensors"),
+        ({"x": Hostile()}, "was not loaded: .* cannot be read as a file of"),
+        *(
+            (data, "was not loaded: .* cannot be read as a file of tensors")
+            for data in (b"\x80\x02.", b"\x80\x02h\x05.", b"PK\x03\x04", b"")
+            + (b"\x80\x02X\1\0\0\0\xe9.", b"version https://git-l")
+        ),
+    ],
+)
+@pytest.mark.parametrize("load", [load_vocoder, load_speaker])
+def test_what_is_no_file_of_tensors_is_reported_and_not_run(
+    load, content, message, tmp_path, monkeypatch
+):
+    """Of all that reads files of ``torch.save``, which others made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    folder = write_vocoder(tmp_path / "bad")
+    path = folder / "generator.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=message) as told:
+        load(folder)
+    assert not (tmp_path / "touched").exists()
+    # The error does not suggest how to run it.
+    assert "weights_only" not in str(told.value)
+
+
 def broken(state):
-    state["conv_post.conv.bias"][0] = math.nan
-    return state
+    return {key: value * math.nan for key, value in state.items()}
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         (lambda state: dict(list(state.items())[1:]), "does not fit"),
-        (broken, "NaN"),
-        (lambda state: [1, 2], "was not loaded"),
-        (lambda state: {**state, "x": 1}, "more than tensors"),
         (lambda state: {1: torch.ones(1)}, "does not fit"),
-        (lambda state: {**state, "x": Hostile()}, "was not loaded"),
-        *(
-            (data, "generator.ckpt was not loaded")
-            for data in (b"\x80\x02.", b"\x80\x02h\x05.", b"")
-        ),
-        (b"\x80\x02X\1\0\0\0\xe9.", "generator.ckpt was not loaded"),
+        (broken, "NaN"),
     ],
 )
-def test_weights_of_no_use_are_reported(tmp_path, monkeypatch, change, message):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "bad"
-    if isinstance(change, bytes):
-        (write_vocoder(folder) / "generator.ckpt").write_bytes(change)
-    else:
-        write_vocoder(folder, change=change)
+def test_weights_of_no_use_are_reported(tmp_path, change, message):
+    folder = write_vocoder(tmp_path / "bad", change=change)
     with pytest.raises(ValueError, match=message):
         load_vocoder(folder)
-    assert not (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize(
@@ -482,9 +484,7 @@ def test_units_are_said_without_the_decoder(tokenizer, model, tmp_path):
 
 def test_each_codebook_has_its_own_units(tmp_path):
     vocoder = UnitVocoder(
-        load_hyperpyyaml(
-            UNITS.format(size=16, books=2, vocabulary=33, fingerprint="x")
-        )["generator"].eval(),
+        load_hyperpyyaml(UNITS.replace(": 17", ": 33"))["generator"].eval(),
         {"codebook_size": 16, "num_codebooks": 2, "speaker_dim": 4},
     )
     tokens = torch.tensor([[[1, 2]] * 10])
@@ -500,9 +500,10 @@ def test_each_codebook_has_its_own_units(tmp_path):
 def test_units_of_another_tokenizer_are_refused(
     tokenizer, tmp_path, fingerprint
 ):
-    folder = write_units(
-        tmp_path / "units", tokenizer, fingerprint=f"'{fingerprint}'"
-    )
+    folder = write_units(tmp_path / "units", tokenizer)
+    yaml = folder / "hyperparams.yaml"
+    text = yaml.read_text().replace(tokenizer.fingerprint, f"'{fingerprint}'")
+    yaml.write_text(text)
     with pytest.raises(ValueError, match="trained on units with") as caught:
         tokenizer.use_vocoder(folder)
     assert tokenizer.fingerprint in str(caught.value)

@@ -3,6 +3,7 @@ that changes nothing.
 """
 
 import math
+import pathlib
 
 import pytest
 import soundfile
@@ -10,7 +11,7 @@ import torch
 from speechbrain.lobes.models.HifiGAN import HifiganGenerator
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from speechbrain_vq import VQTokenizer, export_pretrained
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.inference.vocoders import HifiGAN
 from speechbrain_vq.lobes.wavenet import (
     LEVELS,
@@ -19,19 +20,9 @@ from speechbrain_vq.lobes.wavenet import (
     WaveNetDecoder,
     generate,
 )
-from tests.publish.runs import YAML, write_run
 
 RATE, HOP = 16000, 20
-DECODER = """\
-    decoder: !new:speechbrain_vq.lobes.wavenet.WaveNetDecoder
-        input_dim: 8
-        speaker_dim: 4
-        samples_per_token: 320
-        channels: 4
-        num_layers: 3
-        skip_channels: 8
-        condition_channels: 4
-"""
+EXPORTED = pathlib.Path(__file__).parents[1] / "hub/exported/wavenet"
 
 
 def small_decoder(window=3, **options):
@@ -263,13 +254,9 @@ def test_decoder_learns_from_context_and_latents():
 
 
 @pytest.fixture
-def tokenizer(tmp_path):
+def tokenizer():
     """Load an exported model with a WaveNet decoder."""
-    start, end = YAML.index("    decoder: !new:"), YAML.index("optimizer:")
-    text = YAML[:start] + DECODER + YAML[end:]
-    folder, _ = write_run(tmp_path / "run", yaml=text)
-    folder = export_pretrained(folder, tmp_path / "model")
-    return VQTokenizer.from_hparams(folder, run_opts={"device": "cpu"})
+    return VQTokenizer.from_hparams(EXPORTED, run_opts={"device": "cpu"})
 
 
 def test_exported_models_generate_waveforms(tokenizer, tmp_path):

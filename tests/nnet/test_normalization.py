@@ -139,17 +139,6 @@ def test_large_offset_costs_no_precision():
     torch.testing.assert_close(y.double(), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_input_is_normalized_in_fp32(dtype):
-    x = (50 + torch.randn(200, 6)).to(dtype)
-    norm, reference = MaskedBatchNorm(6), MaskedBatchNorm(6)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = norm(x)
-    assert y.dtype == torch.float32
-    assert torch.equal(y, reference(x.float()))
-    assert torch.equal(norm.running_var, reference.running_var)
-
-
 def test_running_norm_trains_on_what_evaluation_sees():
     norm = MaskedBatchNorm(6, momentum=0.25, statistics="running")
     for step in range(8):

@@ -10,16 +10,13 @@ import warnings
 import pytest
 import safetensors.torch
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from torch.utils.checkpoint import checkpoint
 
-from speechbrain_vq import preset_names
 from speechbrain_vq.nnet import (
     ResidualVectorQuantizer,
     VectorQuantizer,
     kmeans,
 )
-from speechbrain_vq.presets import preset_path
 
 DIM, SIZE = 6, 16
 KINDS = {
@@ -431,24 +428,6 @@ def test_kmeans_start_fits_the_first_batch(kind):
     other(x)
     moved = (other.codebook - before).abs().max()
     assert moved < (1e-9 if kind != "ema" else 0.2)
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_presets_are_one_line(name):
-    other = VectorQuantizer.from_preset(name, 8, 32, norm=None, affine=False)
-    assert other.norm is None
-    torch.manual_seed(0)
-    quantizer = VectorQuantizer.from_preset(name, 8, 32)
-    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
-    for key in ("reinit_schedule", "codebook_lr_multiplier", "codebook_max_lr"):
-        preset.pop(key)
-    torch.manual_seed(0)
-    by_hand = VectorQuantizer(8, 32, **preset)
-    for x in torch.randn(2, 20, 8):
-        out, wanted = quantizer(x), by_hand(x)
-        assert torch.equal(out.indices, wanted.indices)
-        assert torch.equal(out.loss, wanted.loss)
-    assert len(quantizer.reservoir) in (0, 40)
 
 
 def test_a_row_of_codebooks_has_presets_too():

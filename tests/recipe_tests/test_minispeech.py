@@ -243,13 +243,6 @@ def test_made_only_where_it_is_asked_for(tmp_path, monkeypatch, name):
     assert not save.exists()
 
 
-def test_a_mistyped_folder_is_an_error_with_the_closest_name(tmp_path):
-    (tmp_path / "my_recordings").mkdir()
-    with pytest.raises(FileNotFoundError, match="mean '.*/my_recordings'"):
-        mini.prepare(tmp_path / "my_recordigns", tmp_path / "save")
-    assert [path.name for path in tmp_path.iterdir()] == ["my_recordings"]
-
-
 @pytest.mark.parametrize(
     "name, value",
     [

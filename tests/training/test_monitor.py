@@ -80,23 +80,6 @@ def test_drift_is_the_way_over_the_spread():
     assert monitor.stats()["codebook_drift"] == 0
 
 
-def test_stages_and_quantizers_are_kept_apart():
-    first, second = QUANTIZERS["one"](), QUANTIZERS["two"]()
-    monitor = UsageMonitor({"first": first, "second": second})
-    first(torch.randn(10, DIM))
-    first.eval()(torch.randn(7, DIM))
-    second(torch.randn(5, DIM))
-    training, evaluation = (monitor.stats(t) for t in (True, False))
-    assert training["first.vectors"] == 10
-    assert training["second.vectors"] == 5
-    assert evaluation["first.vectors"] == 7
-    assert evaluation["second.vectors"] == 0
-    assert evaluation.keys() == training.keys()
-    monitor.start(training=False)
-    assert monitor.stats(training=False)["first.vectors"] == 0
-    assert monitor.stats()["first.vectors"] == 10
-
-
 def test_constant_latents_are_no_division_by_zero(quantizer):
     monitor = UsageMonitor(quantizer)
     quantizer(torch.ones(10, DIM))
@@ -119,12 +102,3 @@ def test_what_is_not_quantized_does_not_count(quantizer):
     monitor.close()
     quantizer(torch.randn(10, DIM))
     assert monitor.stats() == {**before, "nonfinite_batches": 1}
-
-
-def test_state_goes_on_where_it_stopped(quantizer):
-    first, second = UsageMonitor(quantizer), UsageMonitor(quantizer)
-    quantizer(torch.randn(30, DIM))
-    second.start()
-    second.load_state_dict(first.state_dict())
-    quantizer(torch.randn(30, DIM))
-    assert first.stats() == second.stats()

@@ -5,7 +5,6 @@ import random
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,8 +12,6 @@ from speechbrain_vq import (
     CodebookTrainer,
     ReinitSchedule,
     VectorQuantizer,
-    preset_names,
-    preset_path,
 )
 from speechbrain_vq.training.schedules import ReinitAction
 
@@ -109,23 +106,6 @@ def test_without_reinitialization_there_is_a_warmup_alone(warmup, bypassed):
     assert not plan.reinitializes
     wanted = [ReinitAction(bypass=step < bypassed) for step in range(200)]
     assert [plan(step) for step in range(200)] == wanted
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_a_trainer_does_what_the_preset_of_its_quantizers_says(name):
-    preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
-    schedule = preset["reinit_schedule"]
-    made = [VectorQuantizer.from_preset(name, 8, 32)]
-    if name == "robust":  # Which is the default
-        made.append(VectorQuantizer(8, 32))
-    for quantizer in made:
-        model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizer])
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
-        trainer = CodebookTrainer(model, optimizer, total_steps=1000)
-        assert trainer.plan == (schedule and schedule.resolve(None, 1000))
-        if quantizer.codebook.requires_grad:
-            assert trainer.lr_multiplier == preset["codebook_lr_multiplier"]
-        assert trainer.max_lr == preset["codebook_max_lr"]
 
 
 def test_presets_that_differ_need_a_word():

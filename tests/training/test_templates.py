@@ -85,83 +85,57 @@ class EnhanceGAN(VQMixin, sb.Brain):  # vq
         self.d_optimizer.zero_grad(set_to_none)
 
 
-class TwoOptimizers(Toy):
-    """Optimizers and ``fit_batch`` of its own, without super; the quantizer is
-    in the second."""
+def two(brain):
+    """The quantizer is in the second."""
+    modules = brain.modules
+    rest = [*modules.encoder.parameters(), *modules.decoder.parameters()]
+    brain.g, brain.d = adam(rest), adam(modules.quantizer.parameters())
+    return brain.g, brain.d
+
+
+def one(brain):
+    brain.optimizer = adam(brain.modules.parameters())
+    return (brain.optimizer,)
+
+
+def contained(brain):
+    """As of version 0.1, by the name of its codebook."""
+    brain.optimizers_dict = {"codebook": adam(brain.modules.parameters())}
+    return tuple(brain.optimizers_dict.values())
+
+
+def hidden(brain):
+    brain.mine = {"all": adam(brain.modules.parameters())}
+    return tuple(brain.mine.values())
+
+
+class Steps(Toy):
+    """Optimizers of its own, without super, and the steps of SpeechBrain."""
 
     def init_optimizers(self):
-        quantizer = self.modules.quantizer.parameters()
-        rest = [
-            *self.modules.encoder.parameters(),
-            *self.modules.decoder.parameters(),
-        ]
-        self.g_optimizer, self.d_optimizer = adam(rest), adam(quantizer)
-        self.save(g_optimizer=self.g_optimizer, d_optimizer=self.d_optimizer)
-
-    def save(self, **optimizers):
+        made = self.make()
+        self.each = lambda: made
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverables(optimizers)
+            names = map(str, range(len(made)))
+            recoverables = dict(zip(names, made, strict=True))
+            self.checkpointer.add_recoverables(recoverables)
 
-    @property
-    def all_optimizers(self):
-        return self.g_optimizer, self.d_optimizer
+
+class OwnSteps(Steps):
+    """And a ``fit_batch`` of its own."""
 
     def fit_batch(self, batch):
         output = self.compute_forward(batch, Stage.TRAIN)
         loss = self.compute_objectives(output, batch, Stage.TRAIN)
         loss.backward()
-        for optimizer in self.all_optimizers:
+        for optimizer in self.each():
             optimizer.step()
             optimizer.zero_grad()
         return loss.detach()
 
     def zero_grad(self, set_to_none=False):
-        for optimizer in self.all_optimizers:
+        for optimizer in self.each():
             optimizer.zero_grad(set_to_none)
-
-
-class OneOptimizer(TwoOptimizers):
-    """Fills ``self.optimizer`` alone."""
-
-    def init_optimizers(self):
-        self.optimizer = adam(self.modules.parameters())
-        self.save(optimizer=self.optimizer)
-
-    @property
-    def all_optimizers(self):
-        return (self.optimizer,)
-
-
-class Contained(TwoOptimizers):
-    """Keeps its optimizer in a dict."""
-
-    def init_optimizers(self):
-        self.mine = {"all": adam(self.modules.parameters())}
-        self.save(mine=self.mine["all"])
-
-    @property
-    def all_optimizers(self):
-        return self.mine.values()
-
-
-class Named(Toy):
-    """The steps of SpeechBrain, on an optimizer called as that of version 0.1
-    was."""
-
-    def init_optimizers(self):
-        codebook = adam(self.modules.parameters())
-        self.optimizers_dict = {"codebook": codebook}
-        if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("codebook", codebook)
-
-
-class Alone(Toy):
-    """The same on ``self.optimizer`` alone."""
-
-    def init_optimizers(self):
-        self.optimizer = adam(self.modules.parameters())
-        if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("own", self.optimizer)
 
 
 # Linear layers beside encoder and quantizer, by their output sizes.
@@ -169,7 +143,14 @@ SHAPES = {
     CTC: {"head": 4},
     EnhanceGAN: {"head": DIM, "discriminator": 1},
 }
-OTHERS = [TwoOptimizers, OneOptimizer, Contained, Named, Alone]
+OTHERS = [
+    type(f"{base.__name__} {make.__name__}", (base,), {"make": make})
+    for base, makes in (
+        (OwnSteps, (two, one, hidden)),
+        (Steps, (contained, one)),
+    )
+    for make in makes
+]
 every_kind = pytest.mark.parametrize("cls", [*SHAPES, *OTHERS])
 
 
