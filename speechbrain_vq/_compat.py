@@ -20,13 +20,14 @@ class OldQuantizer:
         """Deprecated name of ``embedding``."""
         return self.embedding
 
-    def _upgrade(self, state_dict, prefix):
-        """Convert a state that is about to be loaded, in place."""
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         upgrade_state_dict(self, state_dict, prefix)
         state_dict.pop(f"{prefix}reservoir._extra_state", None)
         extra = state_dict.pop(f"{prefix}_extra_state", None)
         if extra is not None:
-            state_dict[f"{prefix}in_warmup"] = extra["bypass"]
+            flag = torch.tensor(float(extra["bypass"]))
+            state_dict[f"{prefix}in_warmup"] = flag
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def upgrade_state_dict(
@@ -49,6 +50,10 @@ def upgrade_state_dict(
             value = state_dict.pop(key)
             if key.endswith("weight"):  # averages belong to training
                 state_dict[f"{at}embedding.weight"] = value
+        codebook = state_dict.get(f"{at}embedding.weight")
+        if isinstance(codebook, Tensor):
+            zero = codebook.new_zeros((), dtype=torch.float32)
+            state_dict.setdefault(f"{at}in_warmup", zero)
         variance = f"{at}norm.running_var"
         if old and isinstance(state_dict.get(variance), Tensor):
             # Its epsilon.

@@ -1,5 +1,6 @@
 """Find the presets and the bundled models, in a checkout and once installed."""
 
+import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,8 +56,6 @@ def quantizer_options(preset: str | Mapping) -> dict:
     >>> quantizer_options("ema")["codebook"]
     'ema'
     """
-    import inspect
-
     from speechbrain_vq.nnet import VectorQuantizer
 
     taken = inspect.signature(VectorQuantizer).parameters
@@ -80,8 +79,14 @@ def _values(preset):
     """Return the values of a preset by name, or of what its file holds."""
     from hyperpyyaml import load_hyperpyyaml
 
+    from speechbrain_vq.nnet import VectorQuantizer
+
     if isinstance(preset, str):
         return load_hyperpyyaml(preset_path(preset).read_text("utf-8"))
+    known = {*inspect.signature(VectorQuantizer).parameters, *TRAINER_OPTIONS}
+    for key in preset:
+        if key not in known:
+            raise ValueError(unknown_name("key of a preset", key, known))
     return preset
 
 

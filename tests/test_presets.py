@@ -10,7 +10,7 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
-from speechbrain_vq import CodebookTrainer, VectorQuantizer
+from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
 from speechbrain_vq.presets import (
     bundled,
     preset_names,
@@ -63,10 +63,56 @@ def test_a_preset_is_one_line_and_its_trainer_does_what_it_says(name):
         model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizer])
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
         trainer = CodebookTrainer(model, optimizer, total_steps=1000)
-        assert trainer.plan == (schedule and schedule.resolve(None, 1000))
-        if quantizer.codebook.requires_grad:
-            assert trainer.lr_multiplier == preset["codebook_lr_multiplier"]
-        assert trainer.max_lr == preset["codebook_max_lr"]
+        (settings,) = trainer.settings.values()
+        assert settings.plan == (schedule and schedule.resolve(None, 1000))
+        assert settings.lr_multiplier == preset["codebook_lr_multiplier"]
+        assert settings.max_lr == preset["codebook_max_lr"]
+
+
+@pytest.mark.parametrize("trainers", [1, 2])
+def test_presets_share_a_model_or_an_optimizer(trainers):
+    own = {"reinit_schedule": ReinitSchedule(2, "never")}
+    quantizers = torch.nn.ModuleDict(
+        {
+            "robust": VectorQuantizer.from_preset("robust", 8, 16),
+            "vanilla": VectorQuantizer.from_preset("vanilla", 8, 16),
+            "ema": VectorQuantizer.from_preset("ema", 8, 16),
+            "own": VectorQuantizer.from_preset(
+                "paper", 8, 16, codebook_lr_multiplier=5, **own
+            ),
+        }
+    )
+    model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizers])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
+    parts = [model]
+    if trainers == 2:
+        parts = quantizers["robust"], quantizers["vanilla"], quantizers["ema"]
+        parts = [*parts, quantizers["own"]]
+    kept = [CodebookTrainer(p, optimizer, total_steps=10) for p in parts]
+    begins = dict.fromkeys(quantizers)
+    for step in range(6):
+        loss = 0
+        for name, quantizer in quantizers.items():
+            out = quantizer(model[0](torch.randn(64, 8)))
+            loss = loss + out.loss + out.quantized.square().mean()
+            if begins[name] is None and (out.indices >= 0).all():
+                begins[name] = step
+        loss.backward()
+        optimizer.step()
+    assert begins == {"robust": 4, "vanilla": 0, "ema": 0, "own": 2}
+    rates = {
+        name: group["lr"]
+        for group in optimizer.param_groups
+        for name, quantizer in quantizers.items()
+        if group["params"][0] is quantizer.codebook
+    }
+    wanted = {"robust": 0.001, "vanilla": 0.0001, "own": 0.0005}
+    assert rates == pytest.approx(wanted) and len(kept) == len(parts)
+
+
+def test_what_is_no_key_of_a_preset_is_told():
+    with pytest.raises(ValueError, match="mean 'entropy_weight'"):
+        VectorQuantizer.from_preset({"entropy_wieght": 3}, 8, 16)
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ def _update(metrics, encoder, entries, bootstrap, progress):
             encoder.errors[utterance.name] = misfit
             continue
         stated = utterance.entry.get("length", utterance.seconds)
-        if abs(stated - utterance.seconds) > TOLERANCE:
+        if abs(stated - utterance.seconds) > _tolerance(utterance):
             wrong_lengths.append(utterance.name)
         weights = bootstrap.weights(utterance.name)
         for metric in metrics.values():
@@ -204,7 +204,10 @@ def _update(metrics, encoder, entries, bootstrap, progress):
         count, seconds = count + 1, seconds + utterance.seconds
     counts = {"utterances": count, "seconds": round(seconds, 2)}
     if encoder.errors:
-        reasons = {entries[n]["wav"]: why for n, why in encoder.errors.items()}
+        reasons = {
+            name: why.removeprefix(f"{entries[name]['wav']}: ")
+            for name, why in encoder.errors.items()
+        }
         counts["utterances_left_out"] = len(encoder.errors)
         counts["reasons"] = count_reasons(reasons)
     notes = [f"{name}: {why}" for name, why in encoder.errors.items()]
@@ -216,10 +219,16 @@ def _update(metrics, encoder, entries, bootstrap, progress):
     return counts, notes
 
 
+def _tolerance(utterance):
+    """Seconds by which times may exceed the audio: the last token of tokens
+    that say no duration may be of a part of its frame."""
+    return TOLERANCE + 1 / utterance.token_rate
+
+
 def _describe_misfit(utterance):
     """Describe phones that are not of an utterance's audio; else None."""
-    phones = utterance.entry.get("phones")
-    if phones and phones[-1][1] > utterance.seconds + TOLERANCE:
+    phones, most = utterance.entry.get("phones"), _tolerance(utterance)
+    if phones and phones[-1][1] > utterance.seconds + most:
         return (
             f"{utterance.entry['wav']}: its phones end after the audio, at "
             f"{phones[-1][1]:g} s of {utterance.seconds:.2f} s. Times are in "

@@ -150,9 +150,9 @@ def tokenize_to(
         if extended and partial.exists():
             partial.replace(output)
         elif done and not extended:
-            lines = {_key(line["path"]): line for line in read_tokens(partial)}
+            lines = {line["path"]: line for line in read_tokens(partial)}
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
-            write((lines[_key(path)] for path in paths if path in done), output)
+            write((lines[path] for path in paths if path in done), output)
             partial.unlink()
     return FileResults(len(done), bad | unnamed, existing)
 
@@ -284,14 +284,14 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     if output is not None and output.exists():
         for line in read_tokens(output):
             check_model(line, output, model)
-            previous.add(_key(line["path"]))
+            previous.add(line["path"])
     done = collected | previous
-    left = [path for path in paths if _key(path) not in done]
+    left = [path for path in paths if path not in done]
     # What the headers promise: decoding tells what is there.
     seconds, bad = check_files(left, decode=False)
     if not seconds and not collected:
         partial.unlink(missing_ok=True)
-        return set(paths).difference(left), bad, len(paths) - len(left)
+        return done.intersection(paths), bad, len(paths) - len(left)
     with (
         open(partial, "a", encoding="utf-8") as file,
         # In seconds of audio: the number of files left says nothing of time.
@@ -303,7 +303,7 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     ):
         if previous - collected:
             for line in read_tokens(output):
-                if _key(line["path"]) not in collected:
+                if line["path"] not in collected:
                     file.write(json.dumps(line) + "\n")
         encoded = 0.0
         for batch in make_batches(seconds, batch_seconds):
@@ -316,20 +316,13 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
                 line = {"path": path, "tokens": tokens.tolist()}
                 line |= {"num_samples": num_samples, **model}
                 file.write(json.dumps(line) + "\n")
-                done.add(_key(path))
+                done.add(path)
             file.flush()
             encoded += sum(seconds[path] for path in batch)
             bar.update(round(encoded) - bar.n)
     if not partial.stat().st_size:
         partial.unlink()
-    done = {path for path in paths if _key(path) in done}
-    return done, bad, len(paths) - len(left)
-
-
-def _key(path):
-    """Return what a path, relative or not, has in common with others of its
-    file."""
-    return os.path.abspath(path)
+    return done.intersection(paths), bad, len(paths) - len(left)
 
 
 def _resume(partial, model):
@@ -343,7 +336,7 @@ def _resume(partial, model):
                 break
             line = read_line(text, partial, number)
             check_model(line, partial, model)
-            paths.add(_key(line["path"]))
+            paths.add(line["path"])
             size += len(text)
     os.truncate(partial, size)
     return paths

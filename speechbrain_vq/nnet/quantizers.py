@@ -257,8 +257,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.trainer_options = {}
         # Whether the codes are those of a state that was loaded.
         self.frozen = self.is_pretrained = self._bypass = False
-        warmup = torch.zeros((), dtype=torch.long)
-        self.register_buffer("in_warmup", warmup, persistent=False)
+        # For copies and files: 1 in a warm-up, averaged like other weights.
+        self.register_buffer("in_warmup", torch.zeros((), dtype=torch.float32))
+        self._noted = self._flag()
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm is not None:
@@ -299,17 +300,21 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             ``CodebookTrainer`` and ``VQMixin``, unless they are given others.
         *sizes, **changes
             ``input_dim`` and ``codebook_size``, and other arguments of the
-            class, in place of the preset's.
+            class, or keys of a preset, in place of the preset's.
 
         Example
         -------
         >>> VectorQuantizer.from_preset("residual", 64, 512).num_codebooks
         2
         """
-        from speechbrain_vq.presets import trainer_options
+        from speechbrain_vq.presets import TRAINER_OPTIONS, trainer_options
 
+        of_trainer = {
+            k: changes.pop(k) for k in TRAINER_OPTIONS if k in changes
+        }
         quantizer = cls(**cls.preset_arguments(preset, *sizes, **changes))
-        quantizer.trainer_options = trainer_options(preset)
+        options = trainer_options(preset), trainer_options(of_trainer)
+        quantizer.trainer_options = {**options[0], **options[1]}
         return quantizer
 
     @classmethod
@@ -336,17 +341,31 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def bypass(self) -> bool:
         """Whether latents pass as they are, as in a warm-up; ``CodebookTrainer``
         sets it."""
-        # The buffer tells copies of averaged weights; training does not wait
-        # for a GPU to read it.
-        if self.training or self.in_warmup.is_meta or is_traced():
-            return self._bypass
-        return bool(self.in_warmup)
+        # A copy of averaged weights learns it by the buffer; training does not
+        # wait for a GPU to read it.
+        if not self.training:
+            self._read_warmup()
+        return self._bypass
 
     @bypass.setter
     def bypass(self, value: bool) -> None:
-        if value != self.bypass:
-            self.in_warmup.fill_(int(value))
-        self._bypass = value
+        if value != self._bypass:
+            self._bypass = value
+            self.in_warmup.fill_(float(value))
+            self._noted = self._flag()
+
+    def _read_warmup(self) -> None:
+        """Take over the buffer where it has changed."""
+        if is_traced() or self.in_warmup.is_meta or self._flag() == self._noted:
+            return
+        # Memory that was never set is no warm-up.
+        self._bypass = 0.5 < float(self.in_warmup) <= 1
+        self._noted = self._flag()
+
+    def _flag(self):
+        """The buffer and how often it was written."""
+        flag = self.in_warmup
+        return id(flag), 0 if flag.is_inference() else flag._version
 
     def forward(
         self,
@@ -442,21 +461,22 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         ValueError
             If a valid frame is not finite, or longer than 1e15.
         """
-        if self.bypass:
-            raise RuntimeError(
-                "The quantizer is in its warm-up, where nothing is quantized: "
-                "there are no codes. Train past the schedule's warm-up."
-            )
         # Each module's own mode: a part may be frozen by itself.
         modes = [(module, module.training) for module in self.modules()]
         self.eval()
         try:
+            if self.bypass:
+                raise RuntimeError(
+                    "The quantizer is in its warm-up, where nothing is "
+                    "quantized: there are no codes. Train past the schedule's "
+                    "warm-up."
+                )
             output = self(x, lengths, mask, num_quantizers)
         finally:
             for module, training in modes:
                 module.training = training
         nonfinite = output.metrics["num_nonfinite"]
-        if not in_transform() and nonfinite:
+        if not is_traced() and nonfinite:
             raise ValueError(
                 f"{int(nonfinite)} frames of the input, of shape "
                 f"{tuple(x.shape)}, hold NaN or infinity, or are longer than "
@@ -571,6 +591,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     def train(self, mode: bool = True):
         """As ``nn.Module.train``; a frozen quantizer stays in evaluation."""
+        self._read_warmup()
         return super().train(mode and not self.frozen)
 
     def requires_grad_(self, requires_grad: bool = True):
@@ -730,21 +751,12 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     # State -----------------------------------------------------------------
 
-    def _save_to_state_dict(self, destination, prefix, keep_vars):
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.bypass:  # Then inference needs to know.
-            destination[f"{prefix}in_warmup"] = self.in_warmup
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        self._upgrade(state_dict, prefix)
-        in_warmup = bool(state_dict.pop(f"{prefix}in_warmup", False))
         super()._load_from_state_dict(state_dict, prefix, *args)
-        codebook = state_dict.get(f"{prefix}embedding.weight")
-        if codebook is not None:
-            self._needs_kmeans, self._bypass = False, in_warmup
-            self.is_pretrained = not in_warmup
-            flag = torch.tensor(int(in_warmup), device=codebook.device)
-            self.in_warmup = flag
+        if f"{prefix}embedding.weight" in state_dict:
+            self._needs_kmeans, self._noted = False, None
+            self._read_warmup()
+            self.is_pretrained = not self._bypass
 
     def _apply(self, fn, recurse=True):
         # ``model.half()`` leaves a quantizer in fp32, in which it works.

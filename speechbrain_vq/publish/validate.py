@@ -170,8 +170,10 @@ def describe_dead_codebook(
 
 
 def _is_bypassed(state: dict[str, Any]) -> bool:
-    """Return whether a state of version 0.1 is of the warm-up."""
-    return any(
+    """Return whether a state is of the warm-up; version 0.1 had the flag in the
+    extra state."""
+    flags = [v > 0.5 for k, v in state.items() if k.endswith("in_warmup")]
+    return any(flags) or any(
         isinstance(value, dict) and value.get("bypass", False)
         for key, value in state.items()
         if key.endswith("_extra_state")

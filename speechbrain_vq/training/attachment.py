@@ -64,6 +64,17 @@ def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
         yield given
 
 
+def check_whole(name: str, codebook: nn.Parameter) -> None:
+    """Raise ValueError if a codebook is sharded."""
+    if codebook.dim() != 3 or hasattr(codebook, "placements"):
+        raise ValueError(
+            f"The codebook of {name} is sharded, as FSDP does, and k-means "
+            "needs it whole: leave the quantizer out, by "
+            "fully_shard(..., ignored_params=set(quantizer.parameters())) or "
+            "FullyShardedDataParallel(..., ignored_modules=[quantizer])."
+        )
+
+
 def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     """Move a codebook from its group to one of its own."""
     leader, group, position = next(

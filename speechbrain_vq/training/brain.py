@@ -83,7 +83,10 @@ class VQMixin(ResumeMixin):
     @property
     def vq_stats(self) -> dict[str, dict[str, float]]:
         """``UsageMonitor.stats`` of the latest stages ``"train"``,
-        ``"valid"`` and ``"test"``; all ranks must ask."""
+        ``"valid"`` and ``"test"``; all ranks must ask. Empty before a fit or
+        an evaluation."""
+        if self.monitor is None:
+            return {}
         self._stats = {
             **self._stats,
             "train": self.monitor.stats(training=True, over_ranks=True),

@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from numbers import Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from speechbrain_vq.nnet.utils import broadcast, rank
 from speechbrain_vq.training.attachment import (
     LEADER,
     as_module,
+    check_whole,
     find_optimizers,
     find_quantizers,
     give_own_group,
@@ -40,6 +42,14 @@ _LARGEST_RATE = 1000
 
 # By quantizer, a weak reference to the trainer that is attached to it.
 _TRAINERS = weakref.WeakKeyDictionary()
+
+
+class Settings(NamedTuple):
+    """What a trainer does to a quantizer's codebook."""
+
+    plan: ReinitPlan | None
+    lr_multiplier: float
+    max_lr: float | None
 
 
 class CodebookTrainer:
@@ -66,8 +76,8 @@ class CodebookTrainer:
         The optimizers of the model.
     lr_multiplier : float, optional
         Learning rate of a codebook over that of its group (the paper: 10);
-        None: 1. By default, as the next two, that of the preset that the
-        quantizers were built from, or of ``robust``.
+        None: 1. By default, as the next two, for each quantizer that of the
+        preset that it was built from, or of ``robust``.
     schedule : ReinitSchedule, optional
         When to re-initialize; None: never, without a warm-up. FSQ, LFQ and
         SimVQ do not follow it.
@@ -83,8 +93,8 @@ class CodebookTrainer:
     ------
     ValueError
         If a trainable codebook is in none of the optimizers or in several, a
-        quantizer to re-initialize keeps no reservoir, a scheduler was created
-        before, or the presets of the quantizers differ in what is not given.
+        quantizer to re-initialize keeps no reservoir, or a scheduler was
+        created before.
 
     Example
     -------
@@ -116,29 +126,23 @@ class CodebookTrainer:
                 "CodebookTrainer found no VectorQuantizer that is not frozen "
                 "in the modules it was given."
             )
-        is_given = schedule != "preset"
-        lr_multiplier = self._option("lr_multiplier", lr_multiplier)
-        schedule = self._option("schedule", schedule)
-        max_lr = self._option("max_lr", max_lr)
-        for name, value, most in (
-            ("lr_multiplier", lr_multiplier, _LARGEST_RATE),
-            ("max_lr", max_lr, _LARGEST_RATE),
-            ("steps_per_epoch", steps_per_epoch, math.inf),
-            ("total_steps", total_steps, math.inf),
-        ):
-            if value is None:
-                continue
-            if not isinstance(value, Real) or not 0 < value <= most:
-                limit = "" if most == math.inf else f" and at most {most}"
-                raise ValueError(
-                    f"{name} must be a number above 0{limit}, got {value!r}."
-                )
-        if not isinstance(schedule, ReinitSchedule | None):
-            raise TypeError(
-                f"schedule must be a ReinitSchedule or None, got {schedule!r}."
+        given = {
+            name: value
+            for name, value in (
+                ("lr_multiplier", lr_multiplier),
+                ("schedule", schedule),
+                ("max_lr", max_lr),
             )
-        self.lr_multiplier = 1.0 if lr_multiplier is None else lr_multiplier
-        self.max_lr, self.steps_per_epoch = max_lr, steps_per_epoch
+            if value != "preset"
+        }
+        self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
+        _check_numbers(steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        follow = map(_follows, self.quantizers.values())
+        if given.get("schedule") is not None and not any(follow):
+            raise ValueError(
+                f"The codebook of {', '.join(self.quantizers)} is never "
+                "re-initialized: set the schedule to null (None)."
+            )
         # Each once.
         self.optimizers = list(dict.fromkeys(find_optimizers(optimizers)))
         if not self.optimizers:
@@ -147,7 +151,12 @@ class CodebookTrainer:
                 f"{', '.join(self.quantizers)}. Those of a Brain are found in "
                 "optimizers_dict and in its attributes."
             )
-        self.plan = self._make_plan(schedule, is_given, total_steps)
+        self.settings = {
+            name: self._settle(name, quantizer, given)
+            for name, quantizer in self.quantizers.items()
+        }
+        for plan in {settings.plan for settings in self.settings.values()}:
+            self._tell(plan)
         self._leading = {
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
@@ -165,6 +174,7 @@ class CodebookTrainer:
             watch = Watch(name)
             self._watches[name] = watch
             self._handles.append(quantizer.register_forward_hook(watch))
+            quantizer.bypass = False  # Of a state that was loaded.
             self._act(name, quantizer, 0)
             broadcast([quantizer.codebook.detach()])
 
@@ -215,6 +225,7 @@ class CodebookTrainer:
         self._reinits = dict(state["reinits"])
         for name, quantizer in self.quantizers.items():
             quantizer.load_training_state(state["quantizers"][name])
+            quantizer.bypass &= self.settings[name].plan is not None
             if rank() > 0:
                 quantizer.reservoir.reset()
             broadcast([quantizer.codebook.detach()])
@@ -248,59 +259,51 @@ class CodebookTrainer:
             other.close()
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
-    def _option(self, name, given):
-        """An argument that was given, or that of the quantizers' presets."""
-        if not isinstance(given, str) or given != "preset":
-            return given
-        values = {
-            key: quantizer.trainer_options.get(name, _DEFAULTS[name])
-            for key, quantizer in self.quantizers.items()
-            if _follows(quantizer)
-        }
-        first, *others = values.values() or [None]
-        if any(value != first for value in others):
-            raise ValueError(
-                f"The presets of {', '.join(values)} differ in {name}: give "
-                "one for all (in a Brain as hparams; see docs/presets.md)."
+    def _settle(self, name, quantizer, given) -> Settings:
+        """What holds for a quantizer: what is given, or else its preset's."""
+        values = {**_DEFAULTS, **quantizer.trainer_options, **given}
+        schedule, multiplier = values["schedule"], values["lr_multiplier"]
+        rates = {"lr_multiplier": multiplier, "max_lr": values["max_lr"]}
+        _check_numbers(_LARGEST_RATE, **rates)
+        if not isinstance(schedule, ReinitSchedule | None):
+            raise TypeError(
+                f"schedule must be a ReinitSchedule or None, got {schedule!r}."
             )
-        return first
+        plan = None
+        if schedule is not None and _follows(quantizer):
+            plan = schedule.resolve(self.steps_per_epoch, self.total_steps)
+            if plan.reinitializes and not quantizer.reservoir.capacity:
+                message = (
+                    f"{name} keeps no reservoir, so its codebook cannot be "
+                    "re-initialized: set reservoir_size above 0, or the "
+                    "schedule to null (None)."
+                )
+                if "schedule" in given:
+                    raise ValueError(message)
+                logger.warning(message)
+                plan = None
+        multiplier = 1.0 if multiplier is None else multiplier
+        return Settings(plan, multiplier, values["max_lr"])
 
-    def _make_plan(self, schedule, is_given, total_steps) -> ReinitPlan | None:
-        """The schedule of this run, checked against quantizers."""
-        if schedule is None:
-            return None
-        scheduled = {n: q for n, q in self.quantizers.items() if _follows(q)}
-        if not scheduled:
-            raise ValueError(
-                f"The codebook of {', '.join(self.quantizers)} is never "
-                "re-initialized: set the schedule to null (None)."
-            )
-        plan = schedule.resolve(self.steps_per_epoch, total_steps)
-        without = [n for n, q in scheduled.items() if not q.reservoir.capacity]
-        if plan.reinitializes and without:
-            message = (
-                f"{', '.join(without)} keeps no reservoir, so no codebook can "
-                "be re-initialized: set reservoir_size above 0, or the "
-                "schedule to null (None)."
-            )
-            if is_given:
-                raise ValueError(message)
-            logger.warning(message)
-            return None
+    def _tell(self, plan) -> None:
+        """Log a plan, and warn where it is longer than the run."""
+        if plan is None:
+            return
         logger.info(f"Codebook schedule: {plan}.")
-        if total_steps is not None and total_steps <= plan.warmup < math.inf:
+        total = self.total_steps
+        if total is not None and total <= plan.warmup < math.inf:
             logger.warning(
                 f"The warm-up of the schedule takes {plan.warmup} of the run's "
-                f"{total_steps} optimizer steps: nothing will be quantized. "
-                "Train longer, or shorten warmup of the ReinitSchedule."
+                f"{total} optimizer steps: nothing will be quantized. Train "
+                "longer, or shorten warmup of the ReinitSchedule."
             )
-        return plan
 
     def _find_optimizer(self, name, quantizer) -> Optimizer:
         """The optimizer whose steps count for a quantizer, in which a
         trainable codebook gets a group of its own."""
         codebook = quantizer.codebook
         if codebook.requires_grad:
+            check_whole(name, codebook)
             holders = self._holders([codebook])
             if len(holders) != 1:
                 which = "several" if holders else "none"
@@ -331,14 +334,20 @@ class CodebookTrainer:
 
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks, before a step."""
+        # Other groups may be those of another trainer.
+        own = {
+            id(quantizer.codebook): self.settings[name]
+            for name, quantizer in self.quantizers.items()
+        }
         for group in optimizer.param_groups:
-            if LEADER not in group:
+            if LEADER not in group or id(group["params"][0]) not in own:
                 continue
+            _, multiplier, most = own[id(group["params"][0])]
             least = optimizer.param_groups[group[LEADER]]["lr"]
-            lr = self.lr_multiplier * least
+            lr = multiplier * least
             # Only under Adam and its kin the rate is the length of a step.
-            if self.max_lr is not None and "betas" in optimizer.defaults:
-                lr = max(min(lr, self.max_lr), least)
+            if most is not None and "betas" in optimizer.defaults:
+                lr = max(min(lr, most), least)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
@@ -360,12 +369,9 @@ class CodebookTrainer:
 
     def _warn_of_restart(self, name, quantizer) -> None:
         """Warn where the schedule begins with codes that were loaded."""
-        replaces = self.plan is not None and self.plan.reinitializes
-        if (
-            replaces
-            and _follows(quantizer)
-            and not quantizer.is_codebook_frozen
-        ):
+        plan = self.settings[name].plan
+        replaces = plan is not None and plan.reinitializes
+        if replaces and not quantizer.is_codebook_frozen:
             logger.warning(
                 f"{name} was loaded with codes, which the schedule will "
                 "replace, as it begins anew: to go on with them, load the "
@@ -375,9 +381,10 @@ class CodebookTrainer:
 
     def _act(self, name, quantizer, step) -> None:
         """Do what the schedule asks for after a step."""
-        if self.plan is None or not _follows(quantizer):
+        plan = self.settings[name].plan
+        if plan is None:
             return
-        action = self.plan(step)
+        action = plan(step)
         if action.reinitialize:
             self._reinitialize(name, quantizer, step)
         elif action.reset:
@@ -422,6 +429,17 @@ class CodebookTrainer:
                 "vectors, mean squared distance "
                 f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
                 f"{1000 * (time.perf_counter() - begin):.0f} ms."
+            )
+
+
+def _check_numbers(most=math.inf, **values) -> None:
+    """Raise ValueError unless each is None or a number above 0."""
+    limit = "" if most == math.inf else f" and at most {most}"
+    for name, value in values.items():
+        is_number = isinstance(value, Real) and 0 < value <= most
+        if value is not None and not is_number:
+            raise ValueError(
+                f"{name} must be a number above 0{limit}, got {value!r}."
             )
 
 

@@ -34,8 +34,8 @@ def test_what_is_needed_is_enough(write):
 def test_tokens_of_others_are_evaluated(write, tmp_path):
     """By the name in the manifest, or by the file."""
     entries = {
-        "u": {"wav": "/x/1.wav", "phones": [[0, 0.04, "a"], [0.04, 1, "b"]]},
-        "w": {"wav": "/x/2.wav", "phones": [[0, 0.04, "a"], [0.04, 1, "b"]]},
+        "u": {"wav": "/x/1.wav", "phones": [[0, 0.04, "a"], [0.04, 0.06, "b"]]},
+        "w": {"wav": "/x/2.wav", "phones": [[0, 0.04, "a"], [0.04, 0.06, "b"]]},
         "empty": {"wav": "/x/3.wav"},
     }
     (tmp_path / "test.json").write_text(json.dumps(entries))

@@ -464,16 +464,37 @@ def test_warm_up_passes_the_latents(name):
     assert_same_bits(before, state(quantizer))
 
 
-def test_weights_and_averages_of_a_warm_up_have_no_codes_until_it_ends():
-    quantizer, x = build(), torch.randn(50, DIM)
-    keys = quantizer.state_dict().keys()
+def swa(averaged, quantizer):
+    averaged.update_parameters(quantizer)
+
+
+@torch.no_grad()
+def by_values(averaged, quantizer):
+    """As timm's ModelEmaV2."""
+    own, others = averaged.state_dict(), quantizer.state_dict()
+    for value, other in zip(own.values(), others.values(), strict=True):
+        value.copy_(0.5 * value + 0.5 * other)
+
+
+AVERAGES = {
+    "swa": (torch.optim.swa_utils.AveragedModel, swa),
+    "by values": (copy.deepcopy, by_values),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_weights_and_averages_of_a_warm_up_have_no_codes_until_it_ends(name):
+    (make, update), x = AVERAGES[name], torch.randn(50, DIM)
+    quantizer = build()
+    keys = list(quantizer.state_dict())
     quantizer(x)
     quantizer.bypass = True
-    averaged = torch.optim.swa_utils.AveragedModel(quantizer).eval()
-    other, resumed = build().eval(), build()
+    averaged, other = make(quantizer).eval(), build().eval()
+    own = getattr(averaged, "module", averaged)
     other.load_state_dict(quantizer.state_dict())
+    resumed = build()
     resumed.load_training_state(quantizer.training_state())
-    for model in (other, averaged.module, resumed):
+    for model in (other, own, resumed):
         with pytest.raises(RuntimeError, match="warm-up"):
             model.encode(x)
     wanted = quantizer.eval()(x)
@@ -484,13 +505,25 @@ def test_weights_and_averages_of_a_warm_up_have_no_codes_until_it_ends():
     quantizer.train().bypass = False
     quantizer.reinitialize(torch.randn(999, quantizer.latent_dim))
     for _ in range(2):
-        averaged.update_parameters(quantizer)
+        update(averaged, quantizer)
     other.load_state_dict(quantizer.state_dict())
     resumed.load_training_state(quantizer.training_state())
-    assert quantizer.state_dict().keys() == keys
+    assert list(quantizer.state_dict()) == keys
     assert torch.equal(other.encode(x), quantizer.encode(x))
-    assert (averaged(x).indices >= 0).all()
-    resumed.encode(x)
+    assert torch.equal(resumed.encode(x) >= 0, other.encode(x) >= 0)
+    for model in (own, own.train(), copy.deepcopy(own)):
+        assert (model.encode(x) >= 0).all()
+    traced = torch.compile(own.eval(), backend="eager", fullgraph=True)
+    assert (traced(x).indices >= 0).all()
+
+
+@pytest.mark.parametrize("garbage", [torch.nan, 26.0, -1.0, 1e30, 1e-40])
+def test_memory_that_was_never_set_is_no_warm_up(garbage):
+    with torch.device("meta"):
+        quantizer = build()
+    quantizer.to_empty(device="cpu")
+    quantizer.in_warmup.fill_(garbage)
+    assert not quantizer.eval().bypass
 
 
 # Speed -----------------------------------------------------------------------

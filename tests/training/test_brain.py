@@ -57,9 +57,12 @@ def test_quantizer_in_the_hparams_alone_is_told():
 
 
 def test_hparams_are_not_needed():
-    brain = fit(Toy(modules(), lambda p: torch.optim.SGD(p, 0.1)), 2)
-    assert brain.codebook_trainer.lr_multiplier == 10
-    assert brain.codebook_trainer.plan.warmup == 4  # 40 % of 12 steps
+    brain = Toy(modules(), lambda p: torch.optim.SGD(p, 0.1))
+    assert brain.vq_stats == {}
+    fit(brain, 2)
+    settings = brain.codebook_trainer.settings["quantizer"]
+    assert settings.lr_multiplier == 10
+    assert settings.plan.warmup == 4  # 40 % of 12 steps
     assert not brain.modules.quantizer.bypass
     assert "bits_per_second" not in brain.vq_stats["train"]
 
@@ -67,7 +70,7 @@ def test_hparams_are_not_needed():
 def test_null_turns_off():
     off = ("reinit_schedule", "codebook_lr_multiplier", "token_rate")
     brain = fit(make(**dict.fromkeys(off)))
-    assert brain.codebook_trainer.plan is None
+    assert brain.codebook_trainer.settings["quantizer"].plan is None
     assert [g["lr"] for g in brain.optimizer.param_groups] == [0.001, 0.001]
     assert "bits_per_second" not in brain.vq_stats["train"]
     # Nothing of the warm-up either.

@@ -4,14 +4,11 @@ import math
 import random
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from speechbrain_vq import (
-    CodebookTrainer,
     ReinitSchedule,
-    VectorQuantizer,
 )
 from speechbrain_vq.training.schedules import ReinitAction
 
@@ -106,17 +103,6 @@ def test_without_reinitialization_there_is_a_warmup_alone(warmup, bypassed):
     assert not plan.reinitializes
     wanted = [ReinitAction(bypass=step < bypassed) for step in range(200)]
     assert [plan(step) for step in range(200)] == wanted
-
-
-def test_presets_that_differ_need_a_word():
-    names = "robust", "paper", "simvq"
-    model = torch.nn.ModuleDict(
-        {name: VectorQuantizer.from_preset(name, 8, 32) for name in names}
-    )
-    optimizer = torch.optim.Adam(model.parameters())
-    with pytest.raises(ValueError, match="robust, paper differ in schedule"):
-        CodebookTrainer(model, optimizer, lr_multiplier=10)
-    CodebookTrainer(model, optimizer, schedule=None, max_lr=None)
 
 
 @pytest.mark.parametrize(

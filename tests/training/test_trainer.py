@@ -535,6 +535,44 @@ def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
     assert told == (way == "weights")
 
 
+@pytest.mark.parametrize("way", ["weights", "trainer", "state"])
+def test_without_a_schedule_a_warm_up_that_was_begun_ends(way):
+    model = Model()
+    optimizer = adam(model)
+    first = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(9, 9))
+    loop(model, optimizer, 3)
+    if way == "weights":
+        saved, model = model.state_dict(), Model()
+        model.load_state_dict(saved)
+        assert model.quantizer.bypass
+        optimizer = adam(model)
+    state = first.state_dict()
+    trainer = CodebookTrainer(model, optimizer, schedule=None)
+    if way == "state":
+        trainer.load_state_dict(state)
+    assert (model.quantizer(model.encoder(data(0))).indices >= 0).all()
+    assert not model.quantizer.in_warmup
+
+
+def test_a_sharded_codebook_is_refused(tmp_path):
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group(
+        "gloo", store=store, rank=0, world_size=1
+    )
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        model, free = Model(), Model()
+        fsdp.fully_shard(model, mesh=mesh)
+        ignored = set(free.quantizer.parameters())
+        fsdp.fully_shard(free, mesh=mesh, ignored_params=ignored)
+        with pytest.raises(ValueError, match="quantizer is sharded"):
+            CodebookTrainer(model, adam(model))
+        CodebookTrainer(free, adam(free))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 # State -----------------------------------------------------------------------
 
 
