@@ -1,9 +1,20 @@
 """What version 0.1 named otherwise, and its saved states; for one release."""
 
+import functools
+import importlib
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def moved(former: str, present: str) -> Callable[[str], Any]:
+    """Warn that a module has moved; return what looks its names up."""
+    message = f"{former} has moved to {present}."
+    warnings.warn(message, DeprecationWarning, stacklevel=3)
+    return functools.partial(getattr, importlib.import_module(present))
 
 
 class OldQuantizer:

@@ -158,7 +158,7 @@ def evaluate(
         voices = read_manifest(targets, data_root) if targets else entries
         pairs = None
         if conversions:
-            known = encoder.speakers
+            known = encoder.tokenizer.speakers
             pairs = conversion_pairs(entries, conversions, seed, known, voices)
         metrics["reconstruction"] = Reconstruction(encoder, names, judges)
         metrics["conversion"] = Conversion(

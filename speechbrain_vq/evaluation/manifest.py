@@ -1,13 +1,5 @@
 """Former name of ``speechbrain_vq.dataio.manifests``, kept for one release."""
 
-import warnings
+from speechbrain_vq._compat import moved
 
-from speechbrain_vq.dataio.manifests import read_manifest
-
-__all__ = ["read_manifest"]
-
-warnings.warn(
-    "speechbrain_vq.evaluation.manifest has moved to speechbrain_vq.dataio.manifests.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+__getattr__ = moved(__name__, "speechbrain_vq.dataio.manifests")

@@ -22,23 +22,26 @@ _FLOOR, _ORDER, _N_MELS = 1e-5, 13, 80
 def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
     """Compute mel cepstra of samples [T] in windows of 25 ms every 10 ms,
     without c_0, the loudness: [frames, 13]."""
-    from torchaudio.functional import melscale_fbanks
+    from torchaudio.transforms import MelSpectrogram
 
-    window = round(0.025 * sample_rate)
-    spectrum = _magnitudes(wav, window, round(0.01 * sample_rate))
-    bands = melscale_fbanks(
-        spectrum.shape[1], 0.0, sample_rate / 2, _N_MELS, sample_rate, "slaney"
-    )
-    return cepstra((spectrum @ bands).clamp(min=_FLOOR).log())
+    window, hop = round(0.025 * sample_rate), round(0.01 * sample_rate)
+    size = 2 ** math.ceil(math.log2(window))
+    options = {"n_mels": _N_MELS, "power": 1, "norm": "slaney", "center": False}
+    extract = MelSpectrogram(sample_rate, size, window, hop, **options)
+    # So that the first window begins with the samples.
+    before = (size - window) // 2
+    missing = max(window - len(wav), 0)
+    wav = pad(wav.float(), (before, size - window - before + missing))
+    return cepstra(extract(wav).clamp(min=_FLOOR).log().T)
 
 
 def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
     """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w):
     [frames, bands] to [frames, 13]."""
+    from torchaudio.functional import create_dct
+
     bands = log_mels.shape[1]
-    angles = math.pi * (torch.arange(bands) + 0.5) / bands
-    waves = torch.cos(angles.unsqueeze(1) * torch.arange(1, _ORDER + 1))
-    return log_mels @ waves * (2 / bands)
+    return log_mels @ create_dct(_ORDER + 1, bands, None)[:, 1:] / bands
 
 
 def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
@@ -79,15 +82,6 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
 def has_pystoi() -> bool:
     """Return whether pystoi is installed."""
     return importlib.util.find_spec("pystoi") is not None
-
-
-def _magnitudes(wav, window, hop):
-    """Return the magnitude spectrogram, [frames, bins]."""
-    if len(wav) < window:
-        wav = pad(wav, (0, window - len(wav)))
-    size = 2 ** math.ceil(math.log2(window))
-    frames = torch.hann_window(window) * wav.float().unfold(0, window, hop)
-    return torch.fft.rfft(frames, size).abs()
 
 
 def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:

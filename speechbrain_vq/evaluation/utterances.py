@@ -112,12 +112,6 @@ class EvaluatedModel:
             "seconds_heard": f"the first {MOST_DECODED:g} of an utterance",
         }
 
-    @property
-    def speakers(self) -> list[str]:
-        """Names of the speakers of the training set, where the model takes
-        names; else empty."""
-        return getattr(self.tokenizer.mods.speaker, "names", [])
-
     def reconstruct(self, utterance: Utterance) -> torch.Tensor:
         """Decode an utterance in its own voice, [samples]."""
         speaker = utterance.entry.get("spk_id")
@@ -131,7 +125,7 @@ class EvaluatedModel:
         speaker whose name the model takes, or else that of the first 20 s of
         a recording [samples]."""
         tokens = self.tokenizer.fold(utterance.tokens.unsqueeze(0))
-        if speaker in self.speakers:
+        if speaker in self.tokenizer.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
         else:
             voice = voice[: round(MOST_DECODED * self.sample_rate)][None]
@@ -140,7 +134,8 @@ class EvaluatedModel:
 
     def tokens(self, wav: torch.Tensor) -> torch.Tensor:
         """Encode samples [samples] to tokens [T, C]."""
-        return _as_columns(self.tokenizer.encode_batch(wav[None])[0][0].cpu())
+        tokens = self.tokenizer.encode_batch(wav[None])[0][0]
+        return self.tokenizer.unfold(tokens).cpu()
 
     @torch.no_grad()
     def _quantize(self, name, entry, latents, samples):
@@ -151,7 +146,7 @@ class EvaluatedModel:
         return Utterance(
             name,
             entry,
-            _as_columns(tokens[0].cpu()),
+            self.tokenizer.unfold(tokens[0]).cpu(),
             self.tokenizer.token_rate,
             samples / self.sample_rate,
             # Not a view, which would keep the batch, or be sent with it.
@@ -164,7 +159,3 @@ def _encode_part(tokenizer, manifest):
     """Return the utterances of a part of a manifest, and errors by name."""
     encoder = EvaluatedModel(tokenizer)
     return list(encoder.utterances(manifest)), encoder.errors
-
-
-def _as_columns(tokens):
-    return tokens.unsqueeze(1) if tokens.dim() == 1 else tokens

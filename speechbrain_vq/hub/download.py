@@ -213,16 +213,28 @@ def as_repo_id(source: str | pathlib.Path) -> str:
             "one on the Hub ('organisation/name')."
         )
     try:
-        validate_repo_id(text)
-        # The Hub has some without, from before there were organisations.
-        if "/" not in text:
-            raise HFValidationError("there is no organisation in it")
-    except HFValidationError as error:
+        check_repo_id(text)
+    except ValueError as error:
         raise FileNotFoundError(
             f"There is no folder '{text}', and the name of a model on the Hub "
             f"is 'organisation/name'.{_nearby(pathlib.Path(text))}"
         ) from error
     return text
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Refuse what cannot be a repository on the Hub, ``organisation/name``."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            f"'{repo_id}' cannot be a repository: {error}"
+        ) from error
+    # The Hub has some without, from before there were organisations.
+    if "/" not in repo_id:
+        raise ValueError(
+            f"'{repo_id}' lacks its owner: give 'organisation/{repo_id}'."
+        )
 
 
 def _nearby(path):

@@ -23,6 +23,7 @@ from .folder import (
     read_weights,
 )
 from .plain import ModelYaml, UnsafeHparamsError
+from .registry import leaves
 
 logger = logging.getLogger(__name__)
 
@@ -202,11 +203,7 @@ def _modules(hparams: Any, path: str | pathlib.Path) -> dict[str, nn.Module]:
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
     """Yield all modules in nested lists and mappings."""
-    if isinstance(value, nn.Module):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from _modules_in(one)
+    return (one for one in leaves(value) if isinstance(one, nn.Module))
 
 
 def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:

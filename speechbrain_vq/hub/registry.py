@@ -54,7 +54,8 @@ class Buildable(NamedTuple):
             inner = value if isinstance(value, dict) else {name: value}
             for key, one in inner.items():
                 limit = self.limits.get(key, LARGEST)
-                for number in _numbers(one):
+                numbers = (x for x in leaves(one) if isinstance(x, int | float))
+                for number in numbers:
                     # NaN is not within any limit.
                     if not abs(number) <= limit:
                         return f"{key}={number} is out of bounds (to {limit})"
@@ -173,11 +174,10 @@ def _dotted(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    """Yield all numbers of a value, in nested lists and mappings."""
-    if isinstance(value, int | float):
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield what is in nested lists and mappings."""
+    if not isinstance(value, list | tuple | dict):
         yield value
-    elif isinstance(value, list | tuple | dict):
-        inner = value.values() if isinstance(value, dict) else value
-        for one in inner:
-            yield from _numbers(one)
+        return
+    for one in value.values() if isinstance(value, dict) else value:
+        yield from leaves(one)

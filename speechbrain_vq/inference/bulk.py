@@ -1,14 +1,5 @@
 """Former name of ``speechbrain_vq.inference.tokens``, kept for one release."""
 
-import warnings
+from speechbrain_vq._compat import moved
 
-from .token_files import read_tokens as read_lines
-from .tokens import tokenize_files
-
-__all__ = ["read_lines", "tokenize_files"]
-
-warnings.warn(
-    "speechbrain_vq.inference.bulk has moved to speechbrain_vq.inference.tokens.",
-    DeprecationWarning,
-    stacklevel=2,
-)
+__getattr__ = moved(__name__, "speechbrain_vq.inference.tokens")

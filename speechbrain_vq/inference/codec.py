@@ -72,8 +72,7 @@ class CodecMixin:
             Tokens, [B, N, K].
         """
         tokens, _ = self.encode_batch(signal, lengths)
-        tokens = tokens if tokens.dim() == 3 else tokens.unsqueeze(-1)
-        return tokens[..., self._books(num_codebooks)]
+        return self.unfold(tokens)[..., self._books(num_codebooks)]
 
     def tokens_to_sig(
         self,
@@ -157,6 +156,10 @@ class CodecMixin:
                 f"{self.num_codebooks}], got {list(tokens.shape)}."
             )
         return tokens.squeeze(-1) if self.is_folded else tokens
+
+    def unfold(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Give tokens the last dimension that they lack where ``is_folded``."""
+        return tokens.unsqueeze(-1) if self.is_folded else tokens
 
     @property
     def _codewords(self):

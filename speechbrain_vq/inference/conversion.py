@@ -44,11 +44,6 @@ class VoiceConverter(VQTokenizer):
     >>> converter.convert_file("a.wav", "b.wav", "out.wav")  # doctest: +SKIP
     """
 
-    @property
-    def speakers(self) -> list[str]:
-        """Names of the speakers in its table; empty without a table."""
-        return getattr(self.mods.speaker, "names", [])
-
     def voice(self, target: Target) -> torch.Tensor:
         """Embed a voice.
 

@@ -244,10 +244,8 @@ subfolder
 
     def autocast(self) -> torch.autocast:
         """Make the context of the model's own precision."""
-        kind = torch.device(self.device).type
-        if self.compute_dtype is torch.float32:
-            return torch.autocast(kind, enabled=False)
-        return torch.autocast(kind, dtype=self.compute_dtype)
+        kind, dtype = torch.device(self.device).type, self.compute_dtype
+        return torch.autocast(kind, dtype, enabled=dtype != torch.float32)
 
     def half(self) -> "VQPretrained":
         """Compute in fp16 from here on; weights stay in fp32."""

@@ -116,6 +116,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         return self.mods.quantizer.codebook_size
 
     @property
+    def speakers(self) -> list[str]:
+        """Names of the speakers in its table; empty without a table."""
+        return getattr(self.mods.speaker, "names", [])
+
+    @property
     def decodes_to_samples(self) -> bool:
         """Whether the decoder outputs samples; others output features."""
         return hasattr(self.mods.decoder, "generate")
@@ -233,17 +238,15 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
                 f"Tokens are integers, got {tokens.dtype}. Vectors are for "
                 "decode_vectors."
             )
-        tokens = tokens.to(self.device, torch.int64)
-        if tokens.dim() == (1 if self.is_folded else 2):
+        shape = tuple(tokens.shape)
+        tokens = self.unfold(tokens.to(self.device, torch.int64))
+        if tokens.dim() == 2:
             tokens = tokens.unsqueeze(0)
-        if tokens.dim() != (2 if self.is_folded else 3):
-            shape = "[B, T]" if self.is_folded else "[B, T, C]"
-            raise ValueError(
-                f"Tokens are {shape}, got the shape {tuple(tokens.shape)}."
-            )
-        books = 1 if self.is_folded else tokens.shape[-1]
-        number = self.check_first(num_codebooks, books)
-        tokens = tokens if self.is_folded else tokens[..., :number]
+        if tokens.dim() != 3:
+            kind = "[B, T]" if self.is_folded else "[B, T, C]"
+            raise ValueError(f"Tokens are {kind}, got the shape {shape}.")
+        number = self.check_first(num_codebooks, tokens.shape[-1])
+        tokens = tokens[..., 0 if self.is_folded else slice(number)]
         if isinstance(self.vocoder, UnitVocoder):
             return self.vocoder(tokens, self._lengths(lengths), speaker)
         vectors = self.mods.quantizer.decode(tokens)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torchaudio.functional import compute_deltas
 
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
@@ -22,10 +23,7 @@ def delta(x: torch.Tensor) -> torch.Tensor:
     >>> delta(torch.arange(7.0).view(1, 7, 1)).flatten()[2:5]
     tensor([1., 1., 1.])
     """
-    time = x.shape[1]
-    padded = nn.functional.pad(x, (0, 0, 2, 2))
-    shifted = [padded[:, start : start + time] for start in range(5)]
-    return (2 * (shifted[4] - shifted[0]) + shifted[3] - shifted[1]) / 10
+    return compute_deltas(x.transpose(1, 2), mode="constant").transpose(1, 2)
 
 
 class NormedConv2d(nn.Module):

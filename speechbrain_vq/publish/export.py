@@ -22,6 +22,7 @@ from speechbrain_vq.evaluation.bitrate import BitRate
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.hub import UnsafeHparamsError, load_pretrained
+from speechbrain_vq.hub.download import check_repo_id
 from speechbrain_vq.hub.folder import (
     CARD,
     CONFIG,
@@ -40,7 +41,6 @@ from .validate import (
     check_finite,
     check_license,
     check_output_folder,
-    check_repo_id,
     find_problems,
     find_quantizers,
 )

@@ -24,12 +24,12 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils.sha import git_hash
 
 from speechbrain_vq.hub import load_pretrained
-from speechbrain_vq.hub.download import COMMIT
+from speechbrain_vq.hub.download import COMMIT, check_repo_id
 from speechbrain_vq.hub.errors import LOG_IN, HubError, in_words, is_unreachable
 from speechbrain_vq.hub.folder import CARD, HPARAMS, WEIGHTS, find_file
 
 from .card import replace_source
-from .validate import EXPORTED_FILES, check_repo_id
+from .validate import EXPORTED_FILES
 
 Operation = CommitOperationAdd | CommitOperationDelete
 

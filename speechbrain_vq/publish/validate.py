@@ -5,8 +5,6 @@ import pathlib
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq._names import suggestion
@@ -60,20 +58,6 @@ def check_output_folder(output: pathlib.Path) -> None:
         raise FileExistsError(
             f"{output} holds {', '.join(others[:3])}, which no export wrote "
             "and which would be lost: give another place."
-        )
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be a repository on the Hub, ``organisation/name``."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise ValueError(
-            f"'{repo_id}' cannot be a repository: {error}"
-        ) from error
-    if "/" not in repo_id:
-        raise ValueError(
-            f"'{repo_id}' lacks its owner: give 'organisation/{repo_id}'."
         )
 
 

@@ -171,11 +171,10 @@ def _example(tokenizer, name, entry, whole):
         paths = [pathlib.Path(folder, f"{n}.flac") for n in ("x", "y")]
         soundfile.write(paths[0], wav.numpy(), rate)
         # As loud as the original.
-        tokens = tokenizer.reconstruct_file(*paths).cpu()
+        tokens = tokenizer.unfold(tokenizer.reconstruct_file(*paths).cpu())
         decoded = torch.from_numpy(soundfile.read(paths[1], dtype="float32")[0])
         clips = tuple(audio(path) for path in paths)
     mels = tuple(mel_spectrogram(w, rate) for w in (wav, decoded))
-    tokens = tokens.unsqueeze(1) if tokens.dim() == 1 else tokens
     cepstra = [mel_cepstra(w, rate) for w in (wav, decoded)]
     distortion = mel_cepstral_distortion(*cepstra)
     seconds = len(wav) / rate

@@ -123,7 +123,7 @@ def test_a_voice_known_by_name_is_not_heard():
     tokenizer.mods["speaker"] = SpeakerTable(3, size)
     tokenizer.mods.speaker.fill(["ann", "bob"])
     model = EvaluatedModel(tokenizer)
-    assert model.speakers == ["ann", "bob"]
+    assert model.tokenizer.speakers == ["ann", "bob"]
     wav = torch.randn(8000, generator=torch.Generator().manual_seed(0))
     tokens = model.tokens(wav)
     one = Utterance("u", {"spk_id": "ann"}, tokens, 50.0, 0.5, wav=wav)
