@@ -112,6 +112,10 @@ class LogMel(nn.Module):
         """Compute features [B, samples // hop_length, n_mels] and their
         relative lengths [B] from waveforms [B, samples], zero beyond their
         relative lengths [B]."""
+        if wavs.dim() != 2:
+            raise ValueError(
+                f"LogMel takes waveforms [B, samples], got {list(wavs.shape)}."
+            )
         if wavs.shape[-1] < self.hop_length:
             raise ValueError(
                 f"shorter than one frame: {wavs.shape[-1]} of "
