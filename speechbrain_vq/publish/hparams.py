@@ -7,6 +7,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.tag import Tag
 
 from speechbrain_vq.hub.folder import HPARAMS, LABELS
+from speechbrain_vq.presets import TRAINER_OPTIONS
 from speechbrain_vq.recipe_files import dump
 
 # Keys of the section `inference` of a training yaml, and their defaults.
@@ -109,7 +110,10 @@ def _built(node):
     if not tag.startswith("!apply:") or not tag.endswith(".from_preset"):
         return node
     arguments = pydoc.locate(name).preset_arguments
-    is_map = isinstance(node, CommentedMap)
-    built = CommentedMap(arguments(**node) if is_map else arguments(*node))
+    if isinstance(node, CommentedMap):
+        own = {k: v for k, v in node.items() if k not in TRAINER_OPTIONS}
+        built = CommentedMap(arguments(**own))
+    else:
+        built = CommentedMap(arguments(*node))
     built.yaml_set_ctag(Tag(suffix=f"!new:{name}"))
     return built

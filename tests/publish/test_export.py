@@ -286,6 +286,10 @@ def test_a_model_in_its_warm_up_needs_force(tmp_path, checkpointer):
     brain.fit(range(1), data, progressbar=False)
     with pytest.raises(ExportRefused, match="still in its warm-up"):
         export_pretrained(run, tmp_path / "model")
+    forced = export_pretrained(run, tmp_path / "forced", force=True)
+    quantizer = load_pretrained(forced)["modules"]["quantizer"]
+    with pytest.raises(RuntimeError, match="warm-up"):
+        quantizer.encode(torch.randn(3, 8))
     # The same Brain, past it: that checkpoint is taken, not the others.
     brain.fit(range(1), data, progressbar=False)
     model = export_pretrained(run, tmp_path / "model", min_key="loss")
@@ -322,6 +326,14 @@ def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
     "arguments, norm",
     [
         (" [robust, 8, 32]", True),
+        (
+            """
+        preset: robust
+        input_dim: 8
+        codebook_size: 32
+        reinit_schedule: null""",
+            True,
+        ),
         (
             """
         preset:
