@@ -22,10 +22,10 @@ import time
 import click
 import torch
 import vector_quantize_pytorch as vqp
-from hyperpyyaml import load_hyperpyyaml
 from report import save, versions_line
 
-from speechbrain_vq import CodebookTrainer, VectorQuantizer, preset_path
+from speechbrain_vq import CodebookTrainer, VectorQuantizer
+from speechbrain_vq._names import unknown_name
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.evaluation.phone_units import PhoneUnitCounts, pnmi_within
 from speechbrain_vq.lobes.autoencoder import (
@@ -168,14 +168,8 @@ def fsq(size):
 def preset(name, changes, size, total_steps):
     """Build a preset's quantizer and the constructor of its trainer."""
     quantizer = VectorQuantizer.from_preset(name, DIM, size, **changes)
-    with open(preset_path(name), encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file)
     return quantizer, functools.partial(
-        CodebookTrainer,
-        lr_multiplier=hparams["codebook_lr_multiplier"],
-        schedule=hparams["reinit_schedule"],
-        max_lr=hparams["codebook_max_lr"],
-        total_steps=total_steps,
+        CodebookTrainer, total_steps=total_steps
     )
 
 
@@ -529,6 +523,19 @@ def _spread(values, form):
     return f"{middle} ({min(values):{form}} to {max(values):{form}})"
 
 
+def listed(kind, known):
+    """Make the callback of an option that lists some of the known names."""
+
+    def names(context, parameter, value):
+        chosen = value.split(";") if value else list(known)
+        for name in chosen:
+            if name not in known:
+                raise click.BadParameter(unknown_name(kind, name, known))
+        return chosen
+
+    return names
+
+
 @click.command()
 @click.option(
     "--data",
@@ -546,8 +553,16 @@ def _spread(values, form):
 @click.option(
     "--about", default="", help="Description of the corpus, for the page."
 )
-@click.option("--cells", default=None, help="Cells, separated by semicolons.")
-@click.option("--methods", default=None, help="Methods, likewise.")
+@click.option(
+    "--cells",
+    callback=listed("cell", CELLS),
+    help="Cells, separated by semicolons; all by default.",
+)
+@click.option(
+    "--methods",
+    callback=listed("method", [LOGMEL, *METHODS]),
+    help="Methods, likewise.",
+)
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
     "--split", default="test", show_default=True, help="Split to evaluate on."
@@ -579,11 +594,11 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
         lines = [json.loads(line) for line in text.splitlines()]
     done = {(x["method"], x["cell"], x["seed"]) for x in lines}
     for seed in range(1, seeds + 1):
-        for cell in cells.split(";") if cells else CELLS:
+        for cell in cells:
             config = {**BASE, "task": task, **CELLS[cell]}
             if config["task"] not in data or (seed > 1 and cell in LONG):
                 continue
-            for method in methods.split(";") if methods else [LOGMEL, *METHODS]:
+            for method in methods:
                 if (method, cell, seed) in done:
                     continue
                 line = run(

@@ -30,7 +30,7 @@ from report import save, versions_line
 from sklearn.cluster import MiniBatchKMeans
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
-from speechbrain_vq import CodebookTrainer, VectorQuantizer, preset_path
+from speechbrain_vq import CodebookTrainer, VectorQuantizer
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.abx import Abx
@@ -248,16 +248,7 @@ def train(preset, size, window_weight, features, seed):
     network = Network(quantizer, features[0].shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     if preset != "vqp":
-        with open(preset_path(preset), encoding="utf-8") as file:
-            hparams = load_hyperpyyaml(file)
-        CodebookTrainer(
-            network,
-            optimizer,
-            lr_multiplier=hparams["codebook_lr_multiplier"],
-            schedule=hparams["reinit_schedule"],
-            max_lr=hparams["codebook_max_lr"],
-            total_steps=STEPS,
-        )
+        CodebookTrainer(network, optimizer, total_steps=STEPS)
     annealed = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, 2 * (1 - step / STEPS))
     )
