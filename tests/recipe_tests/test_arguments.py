@@ -16,6 +16,7 @@ from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
 
 CIFAR10 = recipe_path("CIFAR10/autoencoder/hparams/train.yaml")
+PHONES = recipe_path("WSJ/phone-recognition/hparams/train.yaml")
 UNITS = recipe_path("MiniSpeech/unit-discovery/hparams/train.yaml")
 COMPOSED = {"residual", "product"}
 # Those with presets.
@@ -60,6 +61,13 @@ def test_a_recipe_takes_every_preset(name):
     options = {"input_dim": 64, "codebook_size": 512}
     other = VectorQuantizer.from_preset(name, **options)
     assert repr(other) == repr(quantizer)
+    dim = preset.get("codebook_dim")
+    if dim is not None:  # In place of a recipe's own, but not of the user's.
+        own = load(PHONES, f"--preset={name}", "--data_folder=x")
+        assert own["quantizer"].codebook_dim == dim
+        wide = "--codebook_dim=16"
+        own = load(PHONES, f"--preset={name}", "--data_folder=x", wide)
+        assert own["quantizer"].codebook_dim == 16
 
 
 def test_a_preset_that_a_quantizer_has_no_use_for_is_refused():
