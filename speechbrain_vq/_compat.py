@@ -38,6 +38,8 @@ class OldQuantizer:
         if extra is not None:
             flag = torch.tensor(float(extra["bypass"]))
             state_dict[f"{prefix}in_warmup"] = flag
+        if f"{prefix}embedding.weight" not in state_dict:
+            state_dict.pop(f"{prefix}in_warmup", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -178,10 +178,12 @@ def load_weights(
 def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
     """Write the weights of modules by name into the folder of their yaml."""
     state, _ = split_tensors(nn.ModuleDict(modules).state_dict())
-    # safetensors takes no tensors that share memory.
+    # safetensors takes no tensors that share memory. That there is no warm-up
+    # need not be said.
     tensors = {
         name: value.cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
+        if not name.endswith(".in_warmup") or value > 0.5
     }
     # The file may be the one that the modules were loaded from.
     with atomic_write(folder / WEIGHTS) as partial:

@@ -39,6 +39,10 @@ from speechbrain_vq.nnet.utils import (
 _LARGEST = 1e15
 
 
+class WarmupError(RuntimeError, ValueError):
+    """There are no codes yet."""
+
+
 class VQOutput(NamedTuple):
     """Output of a quantizer.
 
@@ -341,9 +345,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def bypass(self) -> bool:
         """Whether latents pass as they are, as in a warm-up; ``CodebookTrainer``
         sets it."""
-        # A copy of averaged weights learns it by the buffer; training does not
-        # wait for a GPU to read it.
-        if not self.training:
+        # A copy of averaged weights learns it by the buffer. In training, and
+        # by a buffer that has not changed, a GPU is not waited for.
+        on_cpu = self.in_warmup.device.type == "cpu"
+        if not self.training and (on_cpu or self._flag() != self._noted):
             self._read_warmup()
         return self._bypass
 
@@ -355,12 +360,15 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             self._noted = self._flag()
 
     def _read_warmup(self) -> None:
-        """Take over the buffer where it has changed."""
-        if is_traced() or self.in_warmup.is_meta or self._flag() == self._noted:
+        """Take over the buffer, where it has a value to read."""
+        flag = self.in_warmup
+        # Not of a fake tensor either.
+        if is_traced() or flag.is_meta or type(flag) is not Tensor:
             return
-        # Memory that was never set is no warm-up.
-        self._bypass = 0.5 < float(self.in_warmup) <= 1
-        self._noted = self._flag()
+        value = float(flag)
+        if not 0 <= value <= 1:  # Memory that was never set.
+            value = float(flag.zero_())
+        self._bypass, self._noted = value > 0.5, self._flag()
 
     def _flag(self):
         """The buffer and how often it was written."""
@@ -456,8 +464,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
         Raises
         ------
-        RuntimeError
-            In a warm-up, where there are no codes yet.
+        WarmupError
+            In a warm-up, where there are no codes yet; a RuntimeError.
         ValueError
             If a valid frame is not finite, or longer than 1e15.
         """
@@ -466,7 +474,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.eval()
         try:
             if self.bypass:
-                raise RuntimeError(
+                raise WarmupError(
                     "The quantizer is in its warm-up, where nothing is "
                     "quantized: there are no codes. Train past the schedule's "
                     "warm-up."
@@ -754,7 +762,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def _load_from_state_dict(self, state_dict, prefix, *args):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if f"{prefix}embedding.weight" in state_dict:
-            self._needs_kmeans, self._noted = False, None
+            self._needs_kmeans = False
             self._read_warmup()
             self.is_pretrained = not self._bypass
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from hyperpyyaml import resolve_references
 from ruamel.yaml.comments import CommentedMap
 from speechbrain.utils.checkpoints import Checkpoint
 
@@ -57,14 +58,18 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | pathlib.Path) -> "Run":
-        """Open the folder that ``create_experiment_directory`` made: no
-        reference in its yaml is left to resolve."""
+        """Open the folder of a run, whose yaml ``create_experiment_directory``
+        wrote, or a user."""
         path = pathlib.Path(folder) / HPARAMS
         if not path.is_file():
             raise FileNotFoundError(
                 f"{folder} is not the folder of a run: it has no {HPARAMS}."
             )
-        return cls(folder, load(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        if "!ref" in text:
+            with open(path, encoding="utf-8") as file:
+                text = resolve_references(file).getvalue()
+        return cls(folder, load(text))
 
     @functools.cached_property
     def checkpoints(self) -> list[Checkpoint]:

@@ -174,7 +174,6 @@ class CodebookTrainer:
             watch = Watch(name)
             self._watches[name] = watch
             self._handles.append(quantizer.register_forward_hook(watch))
-            quantizer.bypass = False  # Of a state that was loaded.
             self._act(name, quantizer, 0)
             broadcast([quantizer.codebook.detach()])
 
@@ -382,7 +381,8 @@ class CodebookTrainer:
     def _act(self, name, quantizer, step) -> None:
         """Do what the schedule asks for after a step."""
         plan = self.settings[name].plan
-        if plan is None:
+        if plan is None:  # Nor a warm-up, of a state that was loaded.
+            quantizer.bypass = False
             return
         action = plan(step)
         if action.reinitialize:

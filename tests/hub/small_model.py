@@ -28,8 +28,9 @@ def make_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     state = {
         k: v for k, v in modules.state_dict().items() if torch.is_tensor(v)
     }
+    # But for flags.
     return {
-        key: torch.randn_like(value) if value.is_floating_point() else value
+        key: torch.randn_like(value) if value.dim() else value
         for key, value in state.items()
     }
 

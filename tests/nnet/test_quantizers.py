@@ -476,9 +476,19 @@ def by_values(averaged, quantizer):
         value.copy_(0.5 * value + 0.5 * other)
 
 
+def by_data(averaged, quantizer):
+    tensors = (
+        [*module.parameters(), *module.buffers()]
+        for module in (averaged, quantizer)
+    )
+    for own, other in zip(*tensors, strict=True):
+        own.data.copy_(other.data)
+
+
 AVERAGES = {
     "swa": (torch.optim.swa_utils.AveragedModel, swa),
     "by values": (copy.deepcopy, by_values),
+    "by data": (copy.deepcopy, by_data),
 }
 
 
@@ -524,6 +534,16 @@ def test_memory_that_was_never_set_is_no_warm_up(garbage):
     quantizer.to_empty(device="cpu")
     quantizer.in_warmup.fill_(garbage)
     assert not quantizer.eval().bypass
+    assert 0 <= quantizer.state_dict()["in_warmup"] < 1e-30
+
+
+def test_a_warm_up_of_another_codebook_is_not_taken():
+    saved, quantizer = build(), build()
+    saved.bypass = True
+    state = saved.state_dict()
+    del state["embedding.weight"]
+    quantizer.load_state_dict(state, strict=False)
+    assert not quantizer.bypass and not quantizer.eval().bypass
 
 
 # Speed -----------------------------------------------------------------------

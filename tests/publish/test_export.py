@@ -309,6 +309,14 @@ def test_what_is_not_finite_is_never_exported(tmp_path, force):
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
 
 
+def test_references_of_a_yaml_are_resolved(tmp_path):
+    yaml = YAML.replace("n_mels: 20", "n_mels: !ref <mels>") + "mels: 20\n"
+    run, modules = write_run(tmp_path / "run", yaml=yaml)
+    place = export_pretrained(run, tmp_path / "model")
+    assert "!ref <mels>" not in (place / "hyperparams.yaml").read_text()
+    assert_same(modules, load_pretrained(place)["modules"])
+
+
 def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):
     yaml = YAML.replace("token_rate: 50.0", "token_rate: !apply:abs [-50]")
     run, _ = write_run(tmp_path / "run", yaml=yaml)

@@ -535,7 +535,7 @@ def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
     assert told == (way == "weights")
 
 
-@pytest.mark.parametrize("way", ["weights", "trainer", "state"])
+@pytest.mark.parametrize("way", ["weights", "trainer", "state", "later"])
 def test_without_a_schedule_a_warm_up_that_was_begun_ends(way):
     model = Model()
     optimizer = adam(model)
@@ -550,6 +550,11 @@ def test_without_a_schedule_a_warm_up_that_was_begun_ends(way):
     trainer = CodebookTrainer(model, optimizer, schedule=None)
     if way == "state":
         trainer.load_state_dict(state)
+    elif way == "later":
+        saved = Model()
+        saved.quantizer.bypass = True
+        model.load_state_dict(saved.state_dict())
+        loop(model, optimizer, 1)
     assert (model.quantizer(model.encoder(data(0))).indices >= 0).all()
     assert not model.quantizer.in_warmup
 
