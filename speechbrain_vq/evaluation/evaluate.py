@@ -203,14 +203,16 @@ def _update(metrics, encoder, entries, bootstrap, progress):
             metric.update(utterance, weights)
         count, seconds = count + 1, seconds + utterance.seconds
     counts = {"utterances": count, "seconds": round(seconds, 2)}
-    if encoder.errors:
+    # In the order of the manifest, whatever encoded it.
+    errors = {n: encoder.errors[n] for n in entries if n in encoder.errors}
+    if errors:
         reasons = {
             name: why.removeprefix(f"{entries[name]['wav']}: ")
-            for name, why in encoder.errors.items()
+            for name, why in errors.items()
         }
-        counts["utterances_left_out"] = len(encoder.errors)
+        counts["utterances_left_out"] = len(errors)
         counts["reasons"] = count_reasons(reasons)
-    notes = [f"{name}: {why}" for name, why in encoder.errors.items()]
+    notes = [f"{name}: {why}" for name, why in errors.items()]
     if wrong_lengths:
         notes.append(
             f"lengths of {len(wrong_lengths)} utterances, which are not those of "

@@ -199,7 +199,8 @@ def test_metrics_are_those_of_one_process(cluster, model, folder, tmp_path):
     )
     assert one.metrics == two.metrics and one.settings == two.settings
     assert one.left_out == two.left_out
-    assert two.settings["utterances_left_out"] == 4
+    # Two that cannot be read, and three that are shorter than their labels.
+    assert two.settings["utterances_left_out"] == 2 * 5
 
 
 def test_a_job_that_ends_its_workers_is_given_up(cluster, tokenizer):
