@@ -342,7 +342,14 @@ class CodebookTrainer:
             if LEADER not in group or id(group["params"][0]) not in own:
                 continue
             _, multiplier, most = own[id(group["params"][0])]
-            least = optimizer.param_groups[group[LEADER]]["lr"]
+            leader = optimizer.param_groups[group[LEADER] :][:1]
+            if not leader or LEADER in leader[0]:
+                raise ValueError(
+                    "The parameter group whose learning rate a codebook "
+                    "follows is gone: make the optimizer anew, and then a "
+                    "CodebookTrainer."
+                )
+            least = leader[0]["lr"]
             lr = multiplier * least
             # Only under Adam and its kin the rate is the length of a step.
             if most is not None and "betas" in optimizer.defaults:

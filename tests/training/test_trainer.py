@@ -559,6 +559,18 @@ def test_without_a_schedule_a_warm_up_that_was_begun_ends(way):
     assert not model.quantizer.in_warmup
 
 
+def test_a_codebook_does_not_follow_itself():
+    model = Model()
+    rest = [p for p in model.parameters() if p is not model.quantizer.codebook]
+    groups = {"params": rest}, {"params": [model.quantizer.codebook]}
+    optimizer = torch.optim.Adam(groups, lr=0.001)
+    CodebookTrainer(model, optimizer, schedule=None)
+    loop(model, optimizer, 1)
+    del optimizer.param_groups[0]
+    with pytest.raises(ValueError, match="follows is gone"):
+        loop(model, optimizer, 2)
+
+
 def test_a_sharded_codebook_is_refused(tmp_path):
     fsdp = pytest.importorskip("torch.distributed.fsdp")
     store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
