@@ -59,7 +59,7 @@ def quantizer_options(preset: str | Mapping) -> dict:
     from speechbrain_vq.nnet import VectorQuantizer
 
     taken = inspect.signature(VectorQuantizer).parameters
-    return {k: v for k, v in _values(preset).items() if k in taken}
+    return {k: v for k, v in preset_values(preset).items() if k in taken}
 
 
 def trainer_options(preset: str | Mapping) -> dict:
@@ -70,13 +70,17 @@ def trainer_options(preset: str | Mapping) -> dict:
     >>> trainer_options("ema")["schedule"] is None
     True
     """
-    values = _values(preset)
-    given = {a: key for key, a in TRAINER_OPTIONS.items() if key in values}
-    return {argument: values[key] for argument, key in given.items()}
+    values = preset_values(preset)
+    return {
+        argument: values[key]
+        for key, argument in TRAINER_OPTIONS.items()
+        if key in values
+    }
 
 
-def _values(preset):
-    """Return the values of a preset by name, or of what its file holds."""
+def preset_values(preset: str | Mapping) -> Mapping:
+    """Read a preset, a name or what its file holds; a ValueError names a key
+    that is none of a preset."""
     from hyperpyyaml import load_hyperpyyaml
 
     from speechbrain_vq.nnet import VectorQuantizer

@@ -102,7 +102,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         recursive_update(below, own)
         name = options.get(key, variant.get(key, recipe[key]))
         preset = _changed_preset(name, changes, below)
-        # Of the recipe's it takes the place, as that is for other presets.
+        # It replaces the recipe's, which is meant for other presets.
         dim = load(preset.read_text("utf-8")).get("codebook_dim")
         if dim is not None and "codebook_dim" in defaults:
             options.setdefault("codebook_dim", dim)

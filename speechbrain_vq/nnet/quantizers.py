@@ -257,13 +257,16 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.channel_first = channel_first
         # Whether codes come without a dimension for the codebook.
         self.folds = num_codebooks == 1
-        # Arguments of CodebookTrainer, of the preset.
+        self.frozen = False
+        # Arguments of CodebookTrainer that the preset has.
         self.trainer_options = {}
         # Whether the codes are those of a state that was loaded.
-        self.frozen = self.is_pretrained = self._bypass = False
-        # For copies and files: 1 in a warm-up, averaged like other weights.
+        self.is_pretrained = False
+        # Whether this is a warm-up; the buffer, 1 in a warm-up, is for copies
+        # and files, and is averaged like other weights.
+        self._bypass = False
         self.register_buffer("in_warmup", torch.zeros((), dtype=torch.float32))
-        self._noted = self._flag()
+        self._last_version = self._warmup_version()
         self._needs_kmeans = codebook_init == "kmeans"
         self.norm = None
         if norm is not None:
@@ -311,14 +314,18 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         >>> VectorQuantizer.from_preset("residual", 64, 512).num_codebooks
         2
         """
-        from speechbrain_vq.presets import TRAINER_OPTIONS, trainer_options
+        from speechbrain_vq.presets import (
+            TRAINER_OPTIONS,
+            preset_values,
+            trainer_options,
+        )
 
+        values = preset_values(preset)
         of_trainer = {
             k: changes.pop(k) for k in TRAINER_OPTIONS if k in changes
         }
-        quantizer = cls(**cls.preset_arguments(preset, *sizes, **changes))
-        options = trainer_options(preset), trainer_options(of_trainer)
-        quantizer.trainer_options = {**options[0], **options[1]}
+        quantizer = cls(**cls.preset_arguments(values, *sizes, **changes))
+        quantizer.trainer_options = trainer_options({**values, **of_trainer})
         return quantizer
 
     @classmethod
@@ -343,12 +350,14 @@ class VectorQuantizer(OldQuantizer, nn.Module):
 
     @property
     def bypass(self) -> bool:
-        """Whether latents pass as they are, as in a warm-up; ``CodebookTrainer``
-        sets it."""
+        """Whether the quantizer is in a warm-up, without quantization;
+        ``CodebookTrainer`` sets it."""
         # A copy of averaged weights learns it by the buffer. In training, and
         # by a buffer that has not changed, a GPU is not waited for.
         on_cpu = self.in_warmup.device.type == "cpu"
-        if not self.training and (on_cpu or self._flag() != self._noted):
+        if not self.training and (
+            on_cpu or self._warmup_version() != self._last_version
+        ):
             self._read_warmup()
         return self._bypass
 
@@ -357,10 +366,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if value != self._bypass:
             self._bypass = value
             self.in_warmup.fill_(float(value))
-            self._noted = self._flag()
+            self._last_version = self._warmup_version()
 
     def _read_warmup(self) -> None:
-        """Take over the buffer, where it has a value to read."""
+        """Set ``_bypass`` from the buffer, where that has a value to read."""
         flag = self.in_warmup
         # Not of a fake tensor either.
         if is_traced() or flag.is_meta or type(flag) is not Tensor:
@@ -368,10 +377,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         value = float(flag)
         if not 0 <= value <= 1:  # Memory that was never set.
             value = float(flag.zero_())
-        self._bypass, self._noted = value > 0.5, self._flag()
+        self._bypass, self._last_version = value > 0.5, self._warmup_version()
 
-    def _flag(self):
-        """The buffer and how often it was written."""
+    def _warmup_version(self):
+        """Identity of the buffer, and how often it was written."""
         flag = self.in_warmup
         return id(flag), 0 if flag.is_inference() else flag._version
 

@@ -1,5 +1,4 @@
-"""How a trainer finds quantizers and optimizers, and a codebook gets a parameter
-group of its own."""
+"""Find quantizers and optimizers, and give codebooks parameter groups."""
 
 from collections.abc import Iterator
 

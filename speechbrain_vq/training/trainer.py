@@ -45,7 +45,7 @@ _TRAINERS = weakref.WeakKeyDictionary()
 
 
 class Settings(NamedTuple):
-    """What a trainer does to a quantizer's codebook."""
+    """Schedule and learning rates of a codebook."""
 
     plan: ReinitPlan | None
     lr_multiplier: float
@@ -152,11 +152,12 @@ class CodebookTrainer:
                 "optimizers_dict and in its attributes."
             )
         self.settings = {
-            name: self._settle(name, quantizer, given)
+            name: self._resolve_settings(name, quantizer, given)
             for name, quantizer in self.quantizers.items()
         }
-        for plan in {settings.plan for settings in self.settings.values()}:
-            self._tell(plan)
+        plans = (settings.plan for settings in self.settings.values())
+        for plan in filter(None, dict.fromkeys(plans)):
+            self._log_plan(plan)
         self._leading = {
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
@@ -258,8 +259,9 @@ class CodebookTrainer:
             other.close()
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
-    def _settle(self, name, quantizer, given) -> Settings:
-        """What holds for a quantizer: what is given, or else its preset's."""
+    def _resolve_settings(self, name, quantizer, given) -> Settings:
+        """Resolve the settings of a quantizer: the arguments given, or else its
+        preset's."""
         values = {**_DEFAULTS, **quantizer.trainer_options, **given}
         schedule, multiplier = values["schedule"], values["lr_multiplier"]
         rates = {"lr_multiplier": multiplier, "max_lr": values["max_lr"]}
@@ -284,10 +286,8 @@ class CodebookTrainer:
         multiplier = 1.0 if multiplier is None else multiplier
         return Settings(plan, multiplier, values["max_lr"])
 
-    def _tell(self, plan) -> None:
-        """Log a plan, and warn where it is longer than the run."""
-        if plan is None:
-            return
+    def _log_plan(self, plan) -> None:
+        """Log a plan, and warn of a warm-up that is longer than the run."""
         logger.info(f"Codebook schedule: {plan}.")
         total = self.total_steps
         if total is not None and total <= plan.warmup < math.inf:
