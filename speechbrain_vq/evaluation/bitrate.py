@@ -1,4 +1,4 @@
-"""Bit rate of units and usage of their codes."""
+"""Bit rate of units and codebook usage."""
 
 import math
 
@@ -10,29 +10,28 @@ from .intervals import WeightedCounts, WeightedRatios, estimate
 from .metric import NON_NEGATIVE, USAGE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
-# Limit of different symbols (codes of all codebooks together).
-_MOST_SYMBOLS = 100_000
+# Maximum number of different symbols to count. A symbol is a frame's tokens
+# in all codebooks.
+_MAX_SYMBOLS = 100_000
 
 
 class BitRate(Metric):
-    """Compute tokens and bits per second of all utterances, and the usage of
-    the codes.
+    """Tokens and bits per second over all utterances, and codebook usage.
 
-    - ``used_codes_percent``, of all codes, without an interval: a resample
-      cannot have more; and ``perplexity``, the mean of the codebooks;
-    - ``frames_per_second``, and ``tokens_per_second`` of all codebooks;
-    - ``bits_per_second_entropy``: of an ideal code for single tokens, each
-      codebook apart;
-    - ``bits_per_second_log2_codes``: of a code of fixed length;
+    - ``used_codes_percent``: share of all codes that occur. It has no interval,
+      as a resample cannot use more codes than the data.
+    - ``perplexity``: mean over codebooks.
+    - ``frames_per_second``, and ``tokens_per_second`` in all codebooks.
+    - ``bits_per_second_entropy``: rate of an ideal code for single tokens, with
+      codebooks coded separately.
+    - ``bits_per_second_log2_codes``: rate of a fixed-length code.
     - ``bits_per_second_zerospeech``: ZeroSpeech's bit rate (Dunbar et al., The
-      Zero Resource Speech Challenge 2019, section 3.3): symbols per second
-      times the entropy of a symbol, where a symbol is the tokens of all
-      codebooks;
+      Zero Resource Speech Challenge 2019, section 3.3), symbols per second
+      times the entropy of a symbol, the tokens of all codebooks in a frame.
     - ``runs_per_second``, ``bits_per_second_runs``: the same with repeated
       symbols merged, without their durations.
 
-    Without ``codebook_size`` a codebook has one code more than the greatest
-    token.
+    Without ``codebook_size``, it is the largest token plus one.
 
     Example
     -------
@@ -63,10 +62,10 @@ class BitRate(Metric):
 
     def __init__(self, codebook_size: int | None = None):
         self.codebook_size = codebook_size
-        self._greatest, self._books, self._utterances = 0, 1, 0
+        self._largest, self._books, self._utterances = 0, 1, 0
         self._tokens, self._rates = WeightedCounts(), WeightedRatios()
-        self._symbols = WeightedCounts(_MOST_SYMBOLS)
-        self._runs = WeightedCounts(_MOST_SYMBOLS)
+        self._symbols = WeightedCounts(_MAX_SYMBOLS)
+        self._runs = WeightedCounts(_MAX_SYMBOLS)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Count the tokens of an utterance."""
@@ -74,7 +73,7 @@ class BitRate(Metric):
         tokens, seconds = utterance.tokens, utterance.seconds
         self._books = tokens.shape[1]
         if len(tokens):
-            self._greatest = max(self._greatest, int(tokens.max()))
+            self._largest = max(self._largest, int(tokens.max()))
         for book, column in enumerate(tokens.T.tolist()):
             self._tokens.add([(book, token) for token in column], weights)
         if self._books > 1:
@@ -89,26 +88,26 @@ class BitRate(Metric):
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])
-        by_book = [_bits(table[books == book]) for book in range(self._books)]
-        bits = sum(by_book)
+        bits = [_bits(table[books == book]) for book in range(self._books)]
+        frame_bits = sum(bits)
+        fixed_bits = self._books * math.log2(self._size)
         used = 100 * len(table) / (self._books * self._size)
         values = {
-            "perplexity": sum(2**book for book in by_book) / self._books,
+            "perplexity": sum(2**b for b in bits) / self._books,
             "frames_per_second": frames,
             "tokens_per_second": frames * self._books,
-            "bits_per_second_entropy": frames * bits,
-            "bits_per_second_log2_codes": frames
-            * (self._books * math.log2(self._size)),
+            "bits_per_second_entropy": frames * frame_bits,
+            "bits_per_second_log2_codes": frames * fixed_bits,
             "runs_per_second": runs,
         }
         if not self._symbols.full:
-            symbol = bits
+            symbol_bits = frame_bits
             if self._books > 1:
-                symbol = _bits(self._symbols.table())
-            values["bits_per_second_zerospeech"] = frames * symbol
+                symbol_bits = _bits(self._symbols.table())
+            values["bits_per_second_zerospeech"] = frames * symbol_bits
         if not self._runs.full:
-            run = _bits(self._runs.table())
-            values["bits_per_second_runs"] = runs * run
+            run_bits = _bits(self._runs.table())
+            values["bits_per_second_runs"] = runs * run_bits
         key = "used_codes_percent"
         return {key: Estimate(used, quantity=USAGE[key])} | {
             name: estimate(rates, self.quantities[name], self._utterances)
@@ -120,7 +119,7 @@ class BitRate(Metric):
         notes = []
         if not self.codebook_size:
             notes.append(
-                "the codebook's size: taken as the greatest token, and one "
+                "the codebook size: assumed to be the largest token plus one "
                 "(set codebook_size)"
             )
         if "bits_per_second_zerospeech" not in estimates:
@@ -128,19 +127,19 @@ class BitRate(Metric):
         return notes
 
     def tables(self) -> dict:
-        """Return how often each code occurs, ``code_counts`` [C, K]."""
-        counts = torch.zeros(self._books, self._size, dtype=torch.int64)
-        for key, number in zip(
-            self._tokens.keys(), self._tokens.table()[:, 0], strict=True
+        """Return ``code_counts`` [C, K], how often each code occurs."""
+        code_counts = torch.zeros(self._books, self._size, dtype=torch.int64)
+        for key, row in zip(
+            self._tokens.keys(), self._tokens.table(), strict=True
         ):
-            counts[key] = int(number)
-        return {"code_counts": counts}
+            code_counts[key] = int(row[0])
+        return {"code_counts": code_counts}
 
     @property
     def _size(self):
-        return self.codebook_size or self._greatest + 1
+        return self.codebook_size or self._largest + 1
 
 
 def _bits(counts):
-    """Return the entropy of counts [tokens, 1 + R] in bits, [1 + R]."""
+    """Return the entropy [1 + R] of counts [tokens, 1 + R] in bits."""
     return entropy(counts.double().T) / math.log(2)

@@ -1,5 +1,4 @@
-"""Voice conversion: whether decoded speech resembles the target speaker and
-keeps the tokens of the source."""
+"""Evaluation of voice conversion: speaker similarity and token agreement."""
 
 import collections
 import os
@@ -20,9 +19,9 @@ from .utterances import EvaluatedModel, Utterance
 
 
 class Pair(NamedTuple):
-    """A source utterance, a target speaker, the utterance of the speaker that
-    conditions the decoder, and one to compare with: another one, if there is
-    any."""
+    """A conversion: the source utterance, the target speaker, the utterance of
+    that speaker that conditions the decoder (``voice``), and the one to compare
+    with (``target``), which differs unless the speaker has only one."""
 
     source: str
     speaker: str
@@ -37,19 +36,22 @@ def conversion_pairs(
     speakers: Collection[str] = (),
     targets: dict[str, dict] | None = None,
 ) -> list[Pair]:
-    """Draw at most ``number`` source utterances and other speakers, no pair of
-    them twice; empty without two speakers. ``speakers`` are the target speakers
-    that the model knows by name, empty: any; ``targets`` the manifest of the
-    target speakers, by default that of the sources."""
+    """Draw at most ``number`` distinct pairs of a source utterance and another
+    speaker.
+
+    Target speakers are drawn from the manifest ``targets``, by default that of
+    the sources. If ``speakers`` is not empty, only those are drawn.
+    """
     sources = _by_speaker(manifest)
     voices = sources if targets is None else _by_speaker(targets)
     draw = random.Random(seed)
     possible = [
         (name, speaker)
-        for own in sorted(sources)
-        for name in sources[own]
+        for source_speaker in sorted(sources)
+        for name in sources[source_speaker]
         for speaker in sorted(voices)
-        if speaker != own and (speaker in speakers or not speakers)
+        if speaker != source_speaker
+        and (speaker in speakers or not speakers)
     ]
     pairs = []
     for name, speaker in draw.sample(possible, min(number, len(possible))):
@@ -69,35 +71,33 @@ def _by_speaker(manifest):
 def token_agreement(
     source: torch.Tensor, converted: torch.Tensor
 ) -> tuple[int, int]:
-    """Count the frames of tokens [T, C] that agree, and all frames; those
-    beyond the shorter sequence disagree."""
-    both = min(len(source), len(converted))
-    same = (source[:both] == converted[:both]).all(1)
+    """Count the frames at which tokens [T, C] agree, and the frames of the
+    longer sequence."""
+    shared = min(len(source), len(converted))
+    same = (source[:shared] == converted[:shared]).all(1)
     return int(same.sum()), max(len(source), len(converted))
 
 
 class Conversion(JudgedSpeech):
-    """Convert utterances to other voices and score them.
+    """Scores of utterances converted to other voices.
 
-    - ``token_agreement``: share of frames at which the tokens of the converted
-      speech are the source's; ``token_agreement_own_voice``: the same of the
-      source decoded in its own voice, the upper bound that decoder and vocoder
-      set;
-    - the numbers of each judge, and ``closer_to_target`` (share of pairs) if
-      it returns ``to_source`` and ``to_target``, against a recording of the
-      target speaker other than the one that conditions the decoder, if there
-      is any.
+    - ``token_agreement``: share of frames at which converted speech has the
+      tokens of the source.
+    - ``token_agreement_own_voice``: the same for the source decoded in its own
+      voice, an upper bound set by decoder and vocoder.
+    - The scores of each judge. Judges that return ``to_source`` and
+      ``to_target`` add ``closer_to_target`` (share of pairs).
 
     ``targets`` is the manifest of the target speakers, ``pairs`` are the
-    conversions to make (see ``conversion_pairs``; None: not requested), and
-    ``audio`` is a folder to write converted, source and target recordings to.
+    conversions from ``conversion_pairs`` (None if not requested), and ``audio``
+    is a folder to write source, target and converted recordings to.
     """
 
     label = "Conversion to other voices"
     quantities = {
         "token_agreement": Quantity("tokens kept", "share of frames", SHARE),
         "token_agreement_own_voice": Quantity(
-            "tokens kept in the own voice", "share of frames", SHARE
+            "tokens kept in the source's voice", "share of frames", SHARE
         ),
     }
 
@@ -123,9 +123,9 @@ class Conversion(JudgedSpeech):
         if not pairs or not len(utterance.tokens):
             return
         utterance = self.model.beginning(utterance)
-        own = self._agreement(
+        own_voice, _ = self._agreement(
             utterance, utterance.wav, utterance.entry["spk_id"]
-        )[0]
+        )
         for number, pair in pairs:
             paths = (self.targets[n]["wav"] for n in (pair.voice, pair.target))
             try:
@@ -142,7 +142,7 @@ class Conversion(JudgedSpeech):
                 "target": target,
             }
             self._ratios.add("token_agreement", *agreement, weights)
-            self._ratios.add("token_agreement_own_voice", *own, weights)
+            self._ratios.add("token_agreement_own_voice", *own_voice, weights)
             self.judge(audio, utterance.entry, weights)
             self._write(number, pair, audio)
 
@@ -154,10 +154,10 @@ class Conversion(JudgedSpeech):
         if not estimates and not notes:
             notes = [
                 "conversion: the manifest (spk_id) does not name two speakers, "
-                "or none that the model knows"
+                "or none that the model supports"
             ]
         elif not self.judges:
-            notes.append("likeness of converted voices: no judge is named")
+            notes.append("speaker similarity of conversions: no judge is given")
         return notes
 
     def settings(self) -> dict:
@@ -176,7 +176,7 @@ class Conversion(JudgedSpeech):
         if self.audio is None:
             return
         self.audio.mkdir(parents=True, exist_ok=True)
-        # Names with characters that every file system takes.
+        # Every file system allows letters, digits and hyphens.
         names = ("".join(c if c.isalnum() else "-" for c in n) for n in pair)
         source, speaker, _, target = names
         for role, name in (

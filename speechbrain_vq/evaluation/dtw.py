@@ -1,4 +1,4 @@
-"""Dynamic time warping of a batch of pairs."""
+"""Batched dynamic time warping."""
 
 import torch
 
@@ -6,15 +6,15 @@ import torch
 def dtw(
     costs: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
-    """Compute the mean cost along the cheapest path, as ABX needs it (Schatz,
-    ABX-discriminability measures, 2016, section 2.2), [N].
+    """Compute the mean cost [N] along the cheapest path of each pair of
+    sequences, as in ABX (Schatz, ABX-discriminability measures, 2016, section
+    2.2).
 
-    ``costs`` are distances of frames, [N, I, J]; ``rows`` and ``columns`` the
-    numbers of frames of both sequences of each pair, [N], beyond which costs
-    are ignored. A path goes from the first pair of frames to the last by steps
-    of one frame in either sequence or in both. Of paths of the same cost, the
-    last steps decide: one in both sequences comes before one in the second
-    alone.
+    ``costs`` [N, I, J] are distances between frames. ``rows`` and ``columns``
+    [N] are the numbers of frames of both sequences; costs beyond them are
+    ignored. A path leads from the first pair of frames to the last, and each
+    step advances one sequence or both by a frame. Ties are broken from the end
+    of the path: a step in both sequences first, then one in the second alone.
 
     Example
     -------
@@ -23,10 +23,10 @@ def dtw(
     tensor([0.5000])
     """
     number, height, width = costs.shape
-    # Pairs last: a diagonal is then a slice, of which nothing is copied.
+    # With pairs last, an anti-diagonal is a strided slice, not a copy.
     cells = costs.permute(1, 2, 0).reshape(height * width, number)
-    # Sums of costs, and lengths, on three diagonals; with a row before the
-    # first, where no path is.
+    # Costs and lengths of paths on three anti-diagonals. Row 0 is a border
+    # that no path enters.
     sums = list(costs.new_full((3, height + 1, number), torch.inf))
     sizes = list(torch.zeros(3, height + 1, number, dtype=torch.int32))
     ends, means = rows + columns - 2, costs.new_empty(number)

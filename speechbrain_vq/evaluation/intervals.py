@@ -1,4 +1,4 @@
-"""Bootstrap confidence intervals of metrics, computed in one pass."""
+"""Bootstrap confidence intervals, computed in one pass over the data."""
 
 import collections
 import math
@@ -10,7 +10,7 @@ import torch
 
 from .metric import UNNAMED, Estimate, Quantity
 
-# 95 % of a normal distribution lie within 1.96 standard deviations.
+# Half-width of a 95 % interval of a normal distribution, in standard deviations.
 NORMAL = 1.96
 
 
@@ -19,13 +19,13 @@ def estimate(
     quantity: Quantity = UNNAMED,
     cases: int = 1,
 ) -> Estimate:
-    """Compute a 95 % confidence interval from the value on the data and on each
-    bootstrap replicate, [1 + R]; ``cases`` is the number of utterances.
+    """Compute a 95 % confidence interval from ``values`` [1 + R] on the data
+    and on each bootstrap replicate; ``cases`` is the number of utterances.
 
-    It is 1.96 standard errors to both sides (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
-    quantity. Entropies of resampled data are biased downwards, so an interval
-    of percentiles may exclude the value itself.
+    The interval is 1.96 standard errors to both sides (Efron and Tibshirani,
+    An Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
+    quantity. A percentile interval could exclude the value itself, since
+    entropies of resampled data are biased downwards.
 
     Example
     -------
@@ -33,8 +33,8 @@ def estimate(
     >>> value, round(low, 3), round(high, 3)
     (3.0, 0.228, 5.772)
     """
-    value, *replicates = [float(value) for value in values]
-    replicates = [one for one in replicates if math.isfinite(one)]
+    value, *replicates = map(float, values)
+    replicates = [r for r in replicates if math.isfinite(r)]
     if len(replicates) < 2 or not math.isfinite(value):
         return Estimate(value, quantity=quantity)
     error = float(np.std(replicates, ddof=1))
@@ -47,44 +47,45 @@ def clip_interval(
 ) -> tuple[float, float]:
     """Compute a 95 % confidence interval that stays within the bounds.
 
-    With two finite bounds it is the Wilson score interval of as many cases as
-    have the given standard error (Kott, 2017, A note on Wilson coverage
-    intervals for proportions estimated from complex samples). At a bound, where
-    the standard error is 0, it is that of the utterances: no error in 16 does
-    not mean an error rate of 0. One finite bound cuts the normal interval off.
+    With two finite bounds, this is the Wilson score interval for the effective
+    number of cases, which has the given standard error (Kott, 2017, A note on
+    Wilson coverage intervals for proportions estimated from complex samples).
+    At a bound the standard error is 0, and ``cases`` is used: no error in 16
+    utterances does not mean an error rate of 0. If a bound is infinite, the
+    normal interval is clipped.
     """
-    least, most = bounds
-    size = most - least
+    lower, upper = bounds
+    size = upper - lower
     if not math.isfinite(size):
         margin = NORMAL * error
-        return max(value - margin, least), min(value + margin, most)
-    share = min(max((value - least) / size, 0.0), 1.0)
+        return max(value - margin, lower), min(value + margin, upper)
+    share = min(max((value - lower) / size, 0.0), 1.0)
     variance, squared = share * (1 - share), (error / size) ** 2
     if variance >= 1e-9 and squared == 0:
         return value, value
     number = cases if variance < 1e-9 else variance / squared
-    low, high = (least + size * end for end in wilson(share, number))
+    low, high = (lower + size * end for end in wilson(share, number))
     return min(low, value), max(high, value)
 
 
 def wilson(share: float, number: float) -> tuple[float, float]:
-    """Compute the 95 % score interval of a proportion of ``number`` cases
-    (Wilson, 1927, Probable inference, the law of succession, and statistical
-    inference)."""
+    """Compute the 95 % score interval of a proportion estimated from ``number``
+    cases (Wilson, 1927, Probable inference, the law of succession, and
+    statistical inference)."""
     squared = NORMAL**2 / number
     middle = share + squared / 2
     half = math.sqrt(squared * (share * (1 - share) + squared / 4))
     low, high = ((middle + s * half) / (1 + squared) for s in (-1, 1))
-    # Rounding must not exclude the proportion, or leave 0..1.
+    # Rounding must not exclude the proportion or exceed 0..1.
     return min(max(low, 0.0), share), max(min(high, 1.0), share)
 
 
 class PoissonBootstrap:
-    """Draw how often each utterance counts in each bootstrap replicate.
+    """Poisson bootstrap over utterances (Hanley and MacGibbon, 2006).
 
-    The weight of an utterance in a replicate is a Poisson variable of mean 1
-    (Hanley and MacGibbon, 2006), a function of the utterance's name: the order
-    does not matter, and two models are compared on the same replicates.
+    The weight of an utterance in each replicate is a Poisson variable of mean
+    1. It is a function of the seed and the utterance's name: the order of
+    utterances does not matter, and models are compared on the same replicates.
 
     Example
     -------
@@ -96,16 +97,16 @@ class PoissonBootstrap:
         self.replicates, self.seed = replicates, seed
 
     def weights(self, name: str) -> torch.Tensor:
-        """Return the weights of an utterance: 1 for the data, then one for
-        each replicate, [1 + R], integers."""
+        """Return the integer weights [1 + R] of an utterance: 1 in the data,
+        then its weight in each replicate."""
         random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         drawn = torch.from_numpy(random.poisson(1.0, self.replicates))
         return torch.cat([torch.ones(1), drawn]).int()
 
 
 class WeightedCounts:
-    """Count keys, in the data and in every replicate. Beyond a limit of
-    different keys nothing is counted any more, and ``full`` is True.
+    """Counts of keys, in the data and in each bootstrap replicate. With more
+    than ``limit`` different keys, all counts are dropped and ``full`` is True.
 
     Example
     -------
@@ -120,7 +121,7 @@ class WeightedCounts:
         self._rows, self._table = {}, None
 
     def add(self, keys: Iterable[Hashable], weights: torch.Tensor) -> None:
-        """Count the keys of an utterance with its weights, [1 + R]."""
+        """Count the keys of an utterance with its weights [1 + R]."""
         counts = collections.Counter(keys)
         if self.full or not counts:
             return
@@ -135,11 +136,11 @@ class WeightedCounts:
         )
 
     def keys(self) -> list:
-        """Return the keys, in the order of their first occurrence."""
+        """Return the keys in the order of their first occurrence."""
         return list(self._rows)
 
     def table(self) -> torch.Tensor:
-        """Return the counts, [keys, 1 + R]."""
+        """Return the counts [keys, 1 + R]."""
         if self._table is None:
             return torch.zeros(0, 1, dtype=torch.int32)
         return self._table[: len(self._rows)]
@@ -154,7 +155,7 @@ class WeightedCounts:
 
 
 class WeightedRatios:
-    """Divide sums by sums, in the data and in every replicate.
+    """Ratios of sums, in the data and in each bootstrap replicate.
 
     Example
     -------
@@ -170,20 +171,20 @@ class WeightedRatios:
     def add(
         self, name: str, over: float, under: float, weights: torch.Tensor
     ) -> None:
-        """Add to the dividend and the divisor of a ratio, with the weights of
-        an utterance, [1 + R]."""
+        """Add to the numerator and the denominator of a ratio, with the weights
+        [1 + R] of an utterance."""
         pair = torch.tensor([[over], [under]], dtype=torch.float64)
         self._sums[name] = self._sums.get(name, 0) + pair * weights.double()
 
     def values(self, name: str) -> torch.Tensor:
-        """Return a ratio, [1 + R]; nan where the divisor is 0."""
+        """Return a ratio [1 + R], nan where its denominator is 0."""
         over, under = self._sums[name]
         return over / torch.where(under > 0, under, torch.nan)
 
     def estimates(
         self, quantities: dict[str, Quantity], cases: int = 1
     ) -> dict[str, Estimate]:
-        """Estimate all ratios whose divisor is not 0, of the named quantities."""
+        """Estimate all ratios whose denominator is not 0."""
         return {
             name: estimate(self.values(name), quantities[name], cases)
             for name, (_, under) in self._sums.items()

@@ -1,5 +1,5 @@
-"""The interface of a metric: add one by a subclass, and to the dictionary
-``metrics`` of ``evaluate``.
+"""Base class of metrics. To add one, subclass ``Metric`` and extend the
+dictionary ``metrics`` in ``evaluate``.
 """
 
 import math
@@ -9,13 +9,12 @@ import torch
 
 from .utterances import Utterance
 
-# Bounds of values.
 SHARE, NON_NEGATIVE = (0.0, 1.0), (0.0, math.inf)
 
 
 class Quantity(NamedTuple):
-    """Describe a value: the label and unit that reports show, and the least and
-    the greatest possible value, the bounds of confidence intervals.
+    """Label and unit of a value, as reports show them, and its possible range,
+    to which confidence intervals are clipped.
 
     Example
     -------
@@ -32,7 +31,7 @@ class Quantity(NamedTuple):
 
 
 UNNAMED = Quantity("")
-# What a Brain measures of its codebooks, by the keys of ``vq_stats``.
+# Codebook usage statistics of a Brain, by their keys in ``vq_stats``.
 USAGE = {
     "bits_per_second": Quantity(
         "bit rate, by the entropy of the codes", "bits/s", NON_NEGATIVE
@@ -46,8 +45,8 @@ USAGE = {
 
 
 class Estimate(NamedTuple):
-    """A value on the data, nan without data, with the ends of its 95 %
-    confidence interval, None without bootstrap replicates."""
+    """A value (nan without data) and its 95 % confidence interval, whose ends
+    are None without bootstrap replicates."""
 
     value: float
     low: float | None = None
@@ -56,23 +55,22 @@ class Estimate(NamedTuple):
 
 
 class Metric:
-    """Compute related values from utterances, in one pass over the data.
+    """Base class of metrics that compute values in one pass over utterances.
 
     Subclasses set ``label``, the title of their table, and implement
-    ``update`` and ``compute``. Each estimate that ``compute`` returns carries
-    its own label, unit and bounds; see ``Quantity``.
+    ``update`` and ``compute``.
     """
 
     label = ""
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Accumulate an utterance, with its weights in the data (1) and in
-        each bootstrap replicate, [1 + R]."""
+        """Accumulate an utterance. ``weights`` [1 + R] are its weight in the
+        data, which is 1, and in each bootstrap replicate."""
         raise NotImplementedError
 
     def compute(self) -> dict[str, Estimate]:
-        """Compute the values of all utterances so far, by their keys in
-        ``results.json``; empty without data."""
+        """Compute the values over all utterances so far, by their keys in
+        ``results.json``. The dictionary is empty without data."""
         raise NotImplementedError
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
@@ -80,9 +78,9 @@ class Metric:
         return []
 
     def settings(self) -> dict:
-        """Return what the values depend on, for the report."""
+        """Return the settings that the values depend on, for the report."""
         return {}
 
     def tables(self) -> dict:
-        """Return counts that other programs may use."""
+        """Return counts for further analysis, see ``Evaluation.tables``."""
         return {}

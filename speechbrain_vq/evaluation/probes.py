@@ -1,5 +1,5 @@
-"""Linear probes: how well logistic regression predicts speaker, gender and
-phone from units, and from the latents before quantization."""
+"""Linear probes of speaker, gender and phone from units, latents and
+codewords, by logistic regression."""
 
 import collections
 import random
@@ -13,7 +13,7 @@ from .metric import SHARE, Estimate, Metric, Quantity
 from .phone_units import frame_middles, phones_at
 from .utterances import Utterance
 
-# Frames of an utterance, and of all, for the phone probe.
+# Maximum number of frames for the phone probe, per utterance and in total.
 FRAMES_PER_UTTERANCE = 100
 MOST_FRAMES = 10_000
 
@@ -21,13 +21,12 @@ MOST_FRAMES = 10_000
 def fit_probe(
     inputs: torch.Tensor, labels: torch.Tensor, num_classes: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Fit multinomial logistic regression by L-BFGS: the sum of cross
-    entropies plus half the squared weights, as scikit-learn's
-    ``LogisticRegression`` by default.
+    """Fit multinomial logistic regression by L-BFGS.
 
-    Inputs are vectors [N, D], or integers [N, C], indices of the inputs that
-    are 1 while all others are 0. Returns a function from inputs to logits
-    [N, ``num_classes``].
+    The loss is the sum of the cross-entropies plus half the squared norm of the
+    weights, the default of scikit-learn's ``LogisticRegression``. Inputs are
+    vectors [N, D], or integers [N, C]: the indices of the ones in binary
+    vectors. Returns a function from inputs to logits [N, ``num_classes``].
 
     Example
     -------
@@ -45,7 +44,7 @@ def fit_probe(
     def logits(x):
         if not sparse:
             return x @ weight + bias
-        # An index that is not in the training data has no weight.
+        # Indices above those of the training data contribute nothing.
         known = (x < size).to(dtype)
         return bias + embedding_bag(
             x.clamp(max=size - 1), weight, mode="sum", per_sample_weights=known
@@ -75,11 +74,11 @@ def fit_probe(
 def stratified_folds(
     groups: Sequence, number: int = 5, seed: int = 0
 ) -> torch.Tensor:
-    """Assign examples to ``number`` folds, [N], with equal shares of each
-    group (e.g. class)."""
+    """Assign N examples to ``number`` folds [N], each with an equal share of
+    each group, such as a class."""
     folds, next_fold = torch.zeros(len(groups), dtype=torch.long), 0
     for group in sorted(set(groups)):
-        members = [i for i, other in enumerate(groups) if other == group]
+        members = [i for i, g in enumerate(groups) if g == group]
         random.Random(f"{seed} {group}").shuffle(members)
         for member in members:
             folds[member] = next_fold % number
@@ -90,14 +89,15 @@ def stratified_folds(
 def cross_validate(
     inputs: torch.Tensor, labels: Sequence, folds: torch.Tensor
 ) -> torch.Tensor:
-    """Return whether a probe trained on the other folds is right on each
-    example, [N]; see ``fit_probe`` and ``stratified_folds``.
+    """Return whether each example [N] is classified correctly by a probe
+    trained on the other folds; see ``fit_probe`` and ``stratified_folds``.
 
-    Vectors are standardized by mean and deviation of the training folds.
+    Vectors are standardized by the mean and standard deviation of the training
+    folds.
     """
     classes = sorted(set(labels))
     targets = torch.tensor([classes.index(label) for label in labels])
-    right = torch.zeros(len(targets), dtype=torch.bool)
+    correct = torch.zeros(len(targets), dtype=torch.bool)
     for fold in folds.unique():
         train, test = folds != fold, folds == fold
         if not train.any():
@@ -107,8 +107,8 @@ def cross_validate(
             mean, std = x[train].mean(0), x[train].std(0, correction=0)
             x = (x - mean) / torch.where(std > 1e-6, std, 1.0)
         probe = fit_probe(x[train], targets[train], len(classes))
-        right[test] = probe(x[test]).argmax(1) == targets[test]
-    return right
+        correct[test] = probe(x[test]).argmax(1) == targets[test]
+    return correct
 
 
 def sample_utterances(
@@ -117,8 +117,9 @@ def sample_utterances(
     max_utterances: int = 20,
     seed: int = 0,
 ) -> set[str]:
-    """Draw names of utterances of a bounded number of speakers; without
-    speakers, of the whole manifest."""
+    """Draw the names of at most ``max_utterances`` utterances of each of at
+    most ``max_speakers`` speakers. If the manifest names no speaker, draw the
+    same number of utterances in total."""
     by_speaker = collections.defaultdict(list)
     for name, entry in manifest.items():
         by_speaker[entry.get("spk_id") or name].append(name)
@@ -128,13 +129,14 @@ def sample_utterances(
     draw = random.Random(seed)
     names = set()
     for speaker in draw.sample(sorted(by_speaker), min(limit, len(by_speaker))):
-        own = by_speaker[speaker]
-        names.update(draw.sample(own, min(max_utterances, len(own))))
+        candidates = by_speaker[speaker]
+        number = min(max_utterances, len(candidates))
+        names.update(draw.sample(candidates, number))
     return names
 
 
 class _Example:
-    """Inputs and labels of the probes of one utterance, and its weights."""
+    """Inputs and labels of the probes from one utterance, and its weights."""
 
     def __init__(self, utterance, frames, weights):
         entry, latents = utterance.entry, utterance.latents
@@ -158,19 +160,19 @@ class _Example:
 
 
 class LinearProbes(Metric):
-    """Compute accuracies of linear probes, by five-fold cross-validation over
+    """Accuracies of linear probes in five-fold cross-validation over
     utterances.
 
-    - ``speaker_from_units``: from histograms of the units of an utterance;
-      ``speaker_from_latents`` and ``speaker_from_codewords``: from mean and
-      deviation over time of the vectors before and after quantization; the same
-      of ``gender``;
-    - ``phone_from_units``: from the unit alone; ``phone_from_latents``: from
-      the latent; on up to 100 frames of an utterance and 10 000 in all;
-    - ``*_chance``: of the most frequent class.
+    - ``speaker_from_units``: from the histogram of the units of an utterance.
+      ``speaker_from_latents``, ``speaker_from_codewords``: from the mean and
+      standard deviation over time of vectors before and after quantization.
+      The same for ``gender``.
+    - ``phone_from_units``, ``phone_from_latents``: from the units or the latent
+      of a single frame, on up to 100 frames per utterance and 10 000 in total.
+    - ``*_chance``: share of the most frequent class.
 
-    Intervals resample the test utterances of the fitted probes, which are those
-    of some names, see ``sample_utterances``.
+    Only the utterances in ``names`` are used, see ``sample_utterances``.
+    Intervals resample test utterances; the probes are not fitted again.
 
     Example
     -------
@@ -185,7 +187,7 @@ class LinearProbes(Metric):
         self._examples, self._utterances = [], 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Keep inputs and labels of an utterance."""
+        """Store inputs and labels of an utterance."""
         self._utterances += 1
         number = len(utterance.tokens)
         if utterance.name not in self.names or not number:
@@ -195,8 +197,8 @@ class LinearProbes(Metric):
         self._examples.append(_Example(utterance, sorted(frames), weights))
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the accuracies of all classes that the manifest names."""
-        # Independent of the order of utterances.
+        """Estimate the accuracies for all labels that the manifest has."""
+        # Results must not depend on the order of utterances.
         self._examples.sort(key=lambda example: example.name)
         return {
             **self._utterance_probes("speaker"),
@@ -207,14 +209,14 @@ class LinearProbes(Metric):
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
         return [
-            f"{target} probe: the manifest ({key}) names no two {target}s "
+            f"{target} probe: the manifest ({key}) does not name two {target}s "
             "with two utterances each"
             for target, key in (("speaker", "spk_id"), ("gender", "gender"))
             if f"{target}_chance" not in estimates
         ]
 
     def _utterance_probes(self, target):
-        """Estimate accuracies of a class of utterances."""
+        """Estimate accuracies for a label of utterances."""
         sizes = collections.Counter(e.labels[target] for e in self._examples)
         examples = [
             example
@@ -232,7 +234,7 @@ class LinearProbes(Metric):
         return self._accuracies(target, inputs, labels, weights, folds)
 
     def _phone_probes(self):
-        """Estimate accuracies of the phones of frames."""
+        """Estimate accuracies for the phones of frames."""
         rows = [
             (i, j)
             for i, example in enumerate(self._examples)
@@ -250,38 +252,38 @@ class LinearProbes(Metric):
             )
             for name in self._examples[0].frames
         }
-        # Codes of different codebooks are different inputs.
-        most = inputs["units"].amax(0)
-        inputs["units"] = inputs["units"] + torch.cumsum(most + 1, 0) - most - 1
+        # Offset the codes, so that codebooks do not share inputs.
+        sizes = inputs["units"].amax(0) + 1
+        inputs["units"] = inputs["units"] + torch.cumsum(sizes, 0) - sizes
         weights = [self._examples[i].weights for i, _ in rows]
         folds = stratified_folds([0] * len(self._examples), seed=self.seed)
         folds = folds[torch.tensor([i for i, _ in rows])]
         return self._accuracies("phone", inputs, labels, weights, folds)
 
     def _accuracies(self, target, inputs, labels, weights, folds):
-        mass = torch.stack(weights).double()
+        weights = torch.stack(weights).double()
         estimates = {}
         for source, x in inputs.items():
-            right = cross_validate(x, labels, folds).double() @ mass
+            correct = cross_validate(x, labels, folds).double() @ weights
             estimates[f"{target}_from_{source}"] = estimate(
-                right / mass.sum(0),
+                correct / weights.sum(0),
                 Quantity(f"{target} from {source}", bounds=SHARE),
                 self._utterances,
             )
-        most = collections.Counter(labels).most_common(1)[0][1]
+        [(_, majority)] = collections.Counter(labels).most_common(1)
         estimates[f"{target}_chance"] = Estimate(
-            most / len(labels),
+            majority / len(labels),
             quantity=Quantity(f"{target} chance", bounds=SHARE),
         )
         return estimates
 
 
 def _histograms(tokens):
-    """Return the shares of the codes of each utterance, [N, C * K]."""
-    size = 1 + max(int(one.max()) for one in tokens)
-    counts = [
-        [book.bincount(minlength=size) for book in one.T] for one in tokens
-    ]
-    return torch.stack(
-        [torch.cat(c) / len(one) for c, one in zip(counts, tokens, strict=True)]
-    )
+    """Return the shares of the codes of each utterance [N, C * K], from tokens
+    [T, C]."""
+    size = 1 + max(int(codes.max()) for codes in tokens)
+    histograms = []
+    for codes in tokens:
+        counts = [column.bincount(minlength=size) for column in codes.T]
+        histograms.append(torch.cat(counts) / len(codes))
+    return torch.stack(histograms)

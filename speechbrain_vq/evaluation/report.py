@@ -1,4 +1,4 @@
-"""Reports of evaluations: tables of text, Markdown and json."""
+"""Evaluation reports as plain text, Markdown and json."""
 
 import json
 import math
@@ -9,22 +9,21 @@ from speechbrain_vq.dataio.atomic import atomic_write
 
 from .evaluate import Evaluation
 
-# Labels of settings whose keys with spaces would not do.
+# Labels of settings. Other settings are labeled by their keys.
 SETTINGS = {
     "abx_items_from": "ABX items",
     "seconds": "seconds of speech",
-    "replicates": "replicates of the bootstrap",
-    "abx_max_size_group": "ABX items of a phone, speaker and neighbours, "
-    "at most",
-    "abx_max_x_across": "ABX speakers of X, across, at most",
+    "replicates": "bootstrap replicates",
+    "abx_max_size_group": "maximum ABX items per phone, speaker and neighbors",
+    "abx_max_x_across": "maximum ABX speakers of X across speakers",
     "abx_items": "ABX items used",
-    "abx_items_of": "ABX items that there are",
+    "abx_items_of": "ABX items available",
     "abx_triples": "ABX triples compared",
-    "abx_triples_of": "ABX triples that there are",
+    "abx_triples_of": "ABX triples available",
     "abx_frames": "ABX frames of an item",
-    "judge_weights": "weights of judges",
+    "judge_weights": "judge weights",
     "seconds_heard": "seconds decoded",
-    "segmentation_tolerance": "tolerance of boundaries",
+    "segmentation_tolerance": "boundary tolerance",
     "reconstructed": "utterances reconstructed",
     "converted": "utterances converted",
 }
@@ -57,10 +56,10 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 
 def as_json(evaluation: Evaluation) -> dict:
-    """Convert an evaluation to plain data, with None for nan."""
+    """Convert an evaluation to plain data, with None in place of nan."""
     return {
         "figures": {
-            section: {key: _plain(one) for key, one in estimates.items()}
+            section: {key: _plain(e) for key, e in estimates.items()}
             for section, estimates in evaluation.metrics.items()
         },
         "settings": evaluation.settings,
@@ -71,13 +70,13 @@ def as_json(evaluation: Evaluation) -> dict:
 def write_report(
     evaluation: Evaluation, folder: str | os.PathLike
 ) -> list[pathlib.Path]:
-    """Write ``results.json`` and ``results.md`` to a folder, created if absent;
-    return the files."""
+    """Write ``results.json`` and ``results.md`` to a folder, which is created
+    if absent, and return their paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = json.dumps(as_json(evaluation), indent=2, allow_nan=False)
+    results = json.dumps(as_json(evaluation), indent=2, allow_nan=False)
     texts = {
-        folder / "results.json": numbers + "\n",
+        folder / "results.json": results + "\n",
         folder / "results.md": as_markdown(evaluation),
     }
     for path, text in texts.items():
@@ -110,7 +109,7 @@ def _plain(estimate):
 
 
 def _settings(evaluation):
-    """Yield the settings in words."""
+    """Yield each setting with its label."""
     for key, value in evaluation.settings.items():
         if isinstance(value, dict):
             value = [f"{v} ({_condition(k)})" for k, v in value.items()]
@@ -122,7 +121,7 @@ def _settings(evaluation):
 
 
 def _condition(key):
-    """Return a context, or a condition of ABX, in words."""
+    """Return an ABX context or condition in words."""
     words = _CONTEXTS.get(key) or key.replace("_speaker_", " speakers, ")
     return words.replace("_", " ")
 

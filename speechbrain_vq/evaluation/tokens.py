@@ -1,4 +1,4 @@
-"""Token files of any model, as a source of utterances."""
+"""Utterances from token files, which may come from any model."""
 
 import math
 import os
@@ -12,13 +12,13 @@ from speechbrain_vq.inference.token_files import check_tokens, parse_line
 
 from .utterances import Utterance
 
-# Limit of tokens: tables are as wide as the greatest one.
-_MOST_CODES = 1 << 20
+# Tokens must be below this limit: count tables are as wide as the largest one.
+_MAX_CODES = 1 << 20
 
 
 class TokenLine(NamedTuple):
-    """A line of a token file: name and audio file of the utterance, of which
-    one may be None, tokens [T, C], their rate per second, and the duration."""
+    """A line of a token file: the utterance's name and audio file, one of
+    which may be None, tokens [T, C], frames per second, and seconds."""
 
     id: str | None
     path: str | None
@@ -30,30 +30,30 @@ class TokenLine(NamedTuple):
 def read_tokens(
     path: str | os.PathLike, codebook_size: int | None = None
 ) -> Iterator[TokenLine]:
-    """Read tokens of any model, a json object a line:
+    """Read a token file of any model, one json object per line:
 
-    - ``id``, the name of the utterance in the manifest, or ``path``, its file;
-    - ``tokens``: integers from 0, less than ``codebook_size`` if that is given,
-      [T], or [T, C] of C codebooks;
+    - ``id``, the utterance's name in the manifest, or ``path``, its audio file;
+    - ``tokens``: integers from 0, below ``codebook_size`` if that is given,
+      [T], or [T, C] for C codebooks;
     - ``token_rate``: frames of tokens per second;
     - optionally the duration: ``seconds``, or ``num_samples`` and
-      ``sample_rate``; else that of the tokens.
+      ``sample_rate``; by default, that of the tokens.
 
-    A ValueError names an invalid line.
+    Raises a ValueError that names the first invalid line.
     """
-    codebooks = None
+    num_codebooks = None
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             try:
                 line = _parse(text, codebook_size)
-                number_of_books = line.tokens.shape[1]
-                codebooks = codebooks or len(line.tokens) and number_of_books
-                if len(line.tokens) and number_of_books != codebooks:
+                length, width = line.tokens.shape
+                num_codebooks = num_codebooks or length and width
+                if length and width != num_codebooks:
                     raise ValueError(
-                        f"tokens of {number_of_books} codebooks, where those "
-                        f"before have {codebooks}: take files of one model."
+                        f"tokens of {width} codebooks, but earlier lines have "
+                        f"{num_codebooks}: do not mix tokens of two models."
                     )
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
@@ -61,10 +61,10 @@ def read_tokens(
 
 
 class TokenFile:
-    """Read the utterances of a manifest from a token file, see ``read_tokens``.
+    """Token file from which the utterances of a manifest are read.
 
-    They are matched by ``id``, by path, or by the stem of the path. All lines
-    are checked at once: a ValueError names an invalid one.
+    Lines match utterances by ``id``, by path, or by the stem of the path. The
+    constructor checks all lines, see ``read_tokens``.
     """
 
     def __init__(
@@ -72,19 +72,18 @@ class TokenFile:
     ):
         self.path, self.codebook_size = path, codebook_size
         self.errors: dict[str, str] = {}
-        # Check all lines before anything is computed.
         for _ in read_tokens(path, codebook_size):
             pass
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
-        """Yield the utterances of a manifest in the order of the file; those
-        without tokens are left out, with a message in ``errors``."""
+        """Yield utterances of a manifest in the order of the token file. For
+        each one without tokens, ``errors`` gets a message."""
         by_path, by_stem = {}, {}
         for name, entry in manifest.items():
             wav = pathlib.Path(entry["wav"])
             by_path[str(wav.resolve())] = [name]
             by_stem.setdefault(wav.stem, []).append(name)
-        left = dict.fromkeys(manifest)
+        remaining = dict.fromkeys(manifest)
         for line in read_tokens(self.path, self.codebook_size):
             names = [line.id]
             if line.id not in manifest:
@@ -92,13 +91,13 @@ class TokenFile:
                 names = by_path.get(str(path.resolve())) or by_stem.get(
                     path.stem, []
                 )
-            # Each utterance once; a stem of several files names none.
-            if len(names) != 1 or names[0] not in left:
+            # Skip stems that several files share, and repeated utterances.
+            if len(names) != 1 or names[0] not in remaining:
                 continue
             name = names[0]
-            del left[name]
+            del remaining[name]
             if not len(line.tokens):
-                self.errors[name] = f"its tokens in {self.path} are none"
+                self.errors[name] = f"its tokens in {self.path} are empty"
                 continue
             yield Utterance(
                 name,
@@ -107,7 +106,7 @@ class TokenFile:
                 line.token_rate,
                 line.seconds,
             )
-        self.errors |= dict.fromkeys(left, f"no tokens in {self.path}")
+        self.errors |= dict.fromkeys(remaining, f"no tokens in {self.path}")
 
 
 def _parse(text, codebook_size):
@@ -116,17 +115,16 @@ def _parse(text, codebook_size):
     names = [name if isinstance(name, str) else None for name in names]
     if not any(names):
         raise ValueError(
-            '"id" (the name in the manifest) or "path" (the audio file) is '
-            "missing, a text."
+            'it needs "id" (the name in the manifest) or "path" (the audio '
+            "file), a string."
         )
-    rate = _positive(line, "token_rate", "how many tokens there are a second")
+    rate = _positive(line, "token_rate", "token frames per second")
     tokens = _tokens(line["tokens"], codebook_size)
     if "seconds" in line:
-        seconds = _positive(line, "seconds", "how long the audio is")
+        seconds = _positive(line, "seconds", "the duration of the audio")
     elif "num_samples" in line:
-        seconds = _positive(line, "num_samples", "of the audio") / _positive(
-            line, "sample_rate", "of the audio, in Hz"
-        )
+        samples = _positive(line, "num_samples", "the samples of the audio")
+        seconds = samples / _positive(line, "sample_rate", "in Hz")
     else:
         seconds = len(tokens) / rate
     return TokenLine(*names, tokens, rate, seconds)
@@ -136,22 +134,23 @@ def _positive(line, key, meaning):
     value = line.get(key)
     if type(value) not in (int, float) or not 0 < value < math.inf:
         problem = f"is {value!r}" if key in line else "is missing"
-        raise ValueError(f'"{key}" {problem}: a number is expected, {meaning}.')
+        raise ValueError(
+            f'"{key}" {problem}: expected a number above 0, {meaning}.'
+        )
     return value
 
 
 def _tokens(rows, codebook_size):
-    """Return checked tokens, [T, C]."""
+    """Check tokens and return them as [T, C]."""
     tokens = torch.from_numpy(check_tokens(rows))
     if not len(tokens):
         return torch.zeros(0, 1, dtype=torch.long)
-    most = int(tokens.max())
-    if codebook_size and most >= codebook_size:
+    largest = int(tokens.max())
+    if codebook_size and largest >= codebook_size:
         raise ValueError(
-            f"the token {most} is not below the codebook size of "
-            f"{codebook_size}: give one (--codebook-size) above {most}, or "
-            "none."
+            f"the token {largest} is not below the codebook size of "
+            f"{codebook_size}: set --codebook-size above {largest}, or omit it."
         )
-    if most >= _MOST_CODES:
-        raise ValueError(f"the token {most} is not below {_MOST_CODES}.")
+    if largest >= _MAX_CODES:
+        raise ValueError(f"the token {largest} is not below {_MAX_CODES}.")
     return tokens.unsqueeze(1) if tokens.dim() == 1 else tokens

@@ -79,7 +79,7 @@ def test_entropy_is_scipys_in_each_replicate():
 
 
 def test_too_many_symbols_are_not_counted(monkeypatch):
-    monkeypatch.setattr("speechbrain_vq.evaluation.bitrate._MOST_SYMBOLS", 3)
+    monkeypatch.setattr("speechbrain_vq.evaluation.bitrate._MAX_SYMBOLS", 3)
     cost = BitRate()
     cost.update(utterance(torch.arange(5)[:, None].expand(-1, 2), 1.0), ONCE)
     estimates = values(cost)

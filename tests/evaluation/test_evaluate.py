@@ -486,7 +486,7 @@ def test_the_weights_of_whisper_are_the_callers(monkeypatch, corpus, tokenizer):
     assert str(rate.quantity) == "whisper: word error rate of the output"
     weights = {"whisper": "a/folder (faster-whisper faster-whisper)"}
     assert evaluation.settings["judge_weights"] == weights
-    assert "weights of judges: a/folder" in as_text(evaluation)
+    assert "judge weights: a/folder" in as_text(evaluation)
 
 
 def test_the_judge_whose_weights_are_in_its_package_judges(corpus):
