@@ -1,4 +1,4 @@
-"""Evaluation of a model, or of tokens, by all metrics."""
+"""Evaluation of a model, or of a token file, by all metrics."""
 
 import os
 import pathlib
@@ -31,16 +31,17 @@ from .segmentation import Segmentation
 from .tokens import TokenFile
 from .utterances import EvaluatedModel
 
-# Suffixes of files of tokens in formats that are not read.
+# Suffixes of token files in formats that are not supported.
 _OTHER_FORMATS = {".npz", ".npy", ".json", ".txt", ".csv", ".pt"}
 
 
 class Evaluation(NamedTuple):
-    """Results of ``evaluate``: ``Estimate`` by section and key, what was
-    evaluated and how, what is missing and why, and the titles of the sections.
+    """Results of ``evaluate``: estimates by section and key, settings, notes on
+    what was left out and why, tables of counts, and titles of sections.
 
-    ``tables`` has counts ``phone_units`` [phones, units] of the first codebook,
-    the names of its ``phones``, and ``code_counts`` [C, K]."""
+    ``tables`` holds ``phone_units`` [phones, units] of the first codebook, the
+    names of its ``phones``, and ``code_counts`` [C, K].
+    """
 
     metrics: dict[str, dict[str, Estimate]]
     settings: dict
@@ -50,7 +51,7 @@ class Evaluation(NamedTuple):
 
     @property
     def figures(self) -> dict[str, dict[str, Estimate]]:
-        """Return ``metrics``, by its former name."""
+        """Former name of ``metrics``."""
         warnings.warn(
             "Evaluation.figures is now Evaluation.metrics",
             DeprecationWarning,
@@ -80,48 +81,46 @@ def evaluate(
     """Evaluate units by phone information, ABX, segmentation, linear probes,
     bit rate, reconstruction and voice conversion.
 
-    It takes one pass over the utterances and bounded memory: counts, and the
-    frames of a bounded number of ABX items and of probes. Confidence intervals
-    are of 95 %, by the bootstrap over utterances; see ``intervals``.
+    One pass over the utterances suffices. Memory is bounded: it holds counts,
+    and frames of a limited number of ABX items and probe inputs. The 95 %
+    confidence intervals are by bootstrap over utterances, see ``intervals``.
 
     Arguments
     ---------
     source : path or VQTokenizer
-        A model: an exported folder, ``org/name`` on the Hub, or a loaded one;
-        or tokens of any model, a ``.jsonl`` as ``tokenize`` writes it, see
-        ``tokens.read_tokens``.
+        A model (an exported folder, ``org/name`` on the Hub, or a loaded one),
+        or a ``.jsonl`` token file of any model, see ``tokens.read_tokens``.
     manifest : path
-        A json manifest, see ``read_manifest``. Without speakers (``spk_id``)
-        there is no ABX.
+        Json manifest, see ``read_manifest``. ABX requires speakers
+        (``spk_id``).
     item : path, optional
-        A ZeroSpeech item file, for ABX within the same context; by default
-        triphones of the manifest. ABX in any context always compares phones of
-        the manifest.
+        ZeroSpeech item file for ABX in the same context; by default, triphones
+        of the manifest. ABX in any context always compares phones of the
+        manifest.
     judges : iterable of str or callable
         Pretrained models that score speech, see ``judges``.
     max_reconstructed : int
-        Number of utterances to reconstruct, at random.
+        Maximum number of randomly drawn utterances to reconstruct.
     replicates : int
-        Number of bootstrap replicates; 0: no intervals.
+        Number of bootstrap replicates; 0 gives no intervals.
     seed : int
         Random seed.
     codebook_size : int, optional
-        Number of codes of tokens in a file; by default one more than the
-        greatest token.
+        Codebook size of a token file; by default the largest token plus one.
     data_root : path, optional
         Value of ``{data_root}`` in the manifest.
     conversions : int
-        Number of pairs of an utterance and another speaker to convert, at
-        random.
+        Maximum number of randomly drawn pairs of an utterance and another
+        speaker to convert.
     targets : path, optional
-        A json manifest of the target speakers; by default the same.
+        Json manifest of the target speakers; by default ``manifest``.
     audio : path, optional
-        Folder for the recordings of the conversions.
+        Folder to write the recordings of the conversions to.
     progress : bool
         Whether to show a progress bar.
     engine : RayEngine, optional
-        What encodes the recordings; by default this process. Metrics are
-        computed, and speech is decoded, in this process.
+        Engine that encodes the recordings; by default this process. Metrics
+        and decoding always run in this process.
     **options
         ``revision``, ``run_opts`` and ``vocoder`` of
         ``VQTokenizer.from_hparams``.
@@ -130,9 +129,9 @@ def evaluate(
     ------
     ValueError
         If the manifest, the item file, the tokens or a judge are invalid, or
-        no utterance could be evaluated.
+        no utterance can be evaluated.
     ImportError
-        If a judge lacks a package, or its weights.
+        If a judge's package or weights are missing.
 
     Example
     -------
@@ -158,8 +157,10 @@ def evaluate(
         voices = read_manifest(targets, data_root) if targets else entries
         pairs = None
         if conversions:
-            known = encoder.tokenizer.speakers
-            pairs = conversion_pairs(entries, conversions, seed, known, voices)
+            speakers = encoder.tokenizer.speakers
+            pairs = conversion_pairs(
+                entries, conversions, seed, speakers, voices
+            )
         metrics["reconstruction"] = Reconstruction(encoder, names, judges)
         metrics["conversion"] = Conversion(
             encoder, voices, pairs, judges, audio
@@ -182,8 +183,8 @@ def evaluate(
 
 
 def _update(metrics, encoder, entries, bootstrap, progress):
-    """Update all metrics; return numbers of utterances, seconds and what was
-    left out, and why."""
+    """Update all metrics. Return counts for the settings, and notes on what
+    was left out."""
     count, seconds, wrong_lengths = 0, 0.0, []
     for utterance in tqdm(
         encoder.utterances(entries),
@@ -191,9 +192,8 @@ def _update(metrics, encoder, entries, bootstrap, progress):
         unit="utt",
         disable=None if progress else True,
     ):
-        misfit = _describe_misfit(utterance)
-        if misfit:
-            encoder.errors[utterance.name] = misfit
+        if error := _find_late_phones(utterance):
+            encoder.errors[utterance.name] = error
             continue
         stated = utterance.entry.get("length", utterance.seconds)
         if abs(stated - utterance.seconds) > _tolerance(utterance):
@@ -203,7 +203,7 @@ def _update(metrics, encoder, entries, bootstrap, progress):
             metric.update(utterance, weights)
         count, seconds = count + 1, seconds + utterance.seconds
     counts = {"utterances": count, "seconds": round(seconds, 2)}
-    # In the order of the manifest, whatever encoded it.
+    # In the order of the manifest, also if an engine encoded it.
     errors = {n: encoder.errors[n] for n in entries if n in encoder.errors}
     if errors:
         reasons = {
@@ -215,26 +215,26 @@ def _update(metrics, encoder, entries, bootstrap, progress):
     notes = [f"{name}: {why}" for name, why in errors.items()]
     if wrong_lengths:
         notes.append(
-            f"lengths of {len(wrong_lengths)} utterances, which are not those of "
-            f"the audio: {first_names(wrong_lengths)}"
+            f"lengths of {len(wrong_lengths)} utterances that differ from the "
+            f"audio: {first_names(wrong_lengths)}"
         )
     return counts, notes
 
 
 def _tolerance(utterance):
-    """Seconds by which times may exceed the audio: the last token of tokens
-    that say no duration may be of a part of its frame."""
+    """Return by how many seconds times may exceed the audio. Without a stated
+    duration, that of the tokens may be off by up to a frame."""
     return TOLERANCE + 1 / utterance.token_rate
 
 
-def _describe_misfit(utterance):
-    """Describe phones that are not of an utterance's audio; else None."""
-    phones, most = utterance.entry.get("phones"), _tolerance(utterance)
-    if phones and phones[-1][1] > utterance.seconds + most:
+def _find_late_phones(utterance):
+    """Return an error message if phones end after the audio, else None."""
+    phones = utterance.entry.get("phones")
+    if phones and phones[-1][1] > utterance.seconds + _tolerance(utterance):
         return (
             f"{utterance.entry['wav']}: its phones end after the audio, at "
-            f"{phones[-1][1]:g} s of {utterance.seconds:.2f} s. Times are in "
-            "seconds, from the beginning of the file."
+            f"{phones[-1][1]:g} s of {utterance.seconds:.2f} s. Times must be "
+            "in seconds from the beginning of the file."
         )
     return None
 
@@ -242,7 +242,7 @@ def _describe_misfit(utterance):
 def _collect(
     metrics: dict[str, Metric], settings: dict, notes: list[str]
 ) -> Evaluation:
-    """Compute all metrics."""
+    """Compute all metrics and collect their notes, settings and tables."""
     estimates = {name: metric.compute() for name, metric in metrics.items()}
     tables: dict = {}
     for name, metric in metrics.items():
@@ -252,17 +252,17 @@ def _collect(
     if "reconstruction" not in metrics:
         notes.append(
             "latents, codewords, reconstruction, conversion and judges: they "
-            "need the model, not its tokens"
+            "need the model, not only its tokens"
         )
     elif settings["judges"] and "vocoder" not in settings:
         notes.append("judges: nothing is reconstructed")
     titles = {name: metric.label for name, metric in metrics.items()}
-    nonempty = {name: some for name, some in estimates.items() if some}
-    return Evaluation(nonempty, settings, notes, tables, titles)
+    estimates = {name: values for name, values in estimates.items() if values}
+    return Evaluation(estimates, settings, notes, tables, titles)
 
 
 def _open(source, codebook_size, engine, options):
-    """Open what encodes the manifest: a model, or a file of tokens."""
+    """Return the source of utterances: a model or a token file."""
     if not isinstance(source, str | os.PathLike):
         return EvaluatedModel(source, engine)
     path = pathlib.Path(source)
@@ -271,13 +271,13 @@ def _open(source, codebook_size, engine, options):
             raise FileNotFoundError(f"{source}: there is no such file.")
         if engine:
             raise ValueError(
-                f"{source}: an engine encodes, and these are tokens."
+                f"{source}: an engine requires a model, not a token file."
             )
         return TokenFile(source, codebook_size)
     if not path.is_dir() and (path.is_file() or path.suffix in _OTHER_FORMATS):
         raise ValueError(
-            f"{source}: of tokens only .jsonl is taken, as `tokenize` writes "
-            "it with --out=NAME.jsonl; a model is a folder, or org/name."
+            f"{source}: a token file must be .jsonl, as `tokenize` writes it "
+            "with --out=NAME.jsonl; a model is a folder, or org/name."
         )
     from speechbrain_vq.inference import VQTokenizer
 

@@ -1,9 +1,9 @@
-"""Judges: pretrained models that score speech. None is used unless named.
+"""Judges: pretrained models that score speech. None is used by default.
 
-A judge is a callable ``judge(audio, sample_rate, entry)`` that returns a dict of
-numbers. ``audio`` holds samples [samples]: ``source``, ``output`` and, in
-conversions, ``target``; ``entry`` is that of the manifest. Optional attributes:
-``name`` and ``weights`` for the report, and ``quantities`` by key.
+A judge is a callable ``judge(audio, sample_rate, entry)`` that returns numbers by
+name. ``audio`` is a dictionary of waveforms [samples]: ``source``, ``output``
+and, in conversions, ``target``. ``entry`` is the manifest entry. A judge may
+have attributes ``name`` and ``weights`` for the report, and ``quantities``.
 """
 
 import importlib.metadata
@@ -22,46 +22,51 @@ _CLOSER = Quantity("closer to the target", "share of pairs", SHARE)
 
 
 def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
-    """Load judges, by their names in the report; see ``load_judge``."""
+    """Load judges by their names in the report; see ``load_judge``."""
     judges = [load_judge(judge) for judge in judges]
     names = [_name(judge) for judge in judges]
     if len(set(names)) < len(names):
-        raise ValueError(f"Judges need different names, not {names}.")
+        raise ValueError(f"Judges must have different names, not {names}.")
     return dict(zip(names, judges, strict=True))
 
 
 def load_judge(name: str | Callable) -> Callable:
-    """Load a judge: ``resemblyzer``; ``whisper`` or ``whisper:PATH_OR_NAME``,
-    with the weights in a folder or of a name that faster-whisper downloads;
-    ``module:callable`` of an importable module; or a callable.
+    """Load a judge.
+
+    Arguments
+    ---------
+    name : str or callable
+        ``resemblyzer``; ``whisper``; ``whisper:WEIGHTS`` with a folder or a
+        name that faster-whisper downloads; ``module:callable``; or a callable,
+        which is returned.
 
     Raises
     ------
     ValueError
         If there is no such judge.
     ImportError
-        If the judge lacks a package, or its weights.
+        If the judge's package or weights are missing.
     """
     if not isinstance(name, str):
         return name
-    own, _, weights = name.partition(":")
-    if own in JUDGES:
-        if weights and own == Resemblyzer.name:
-            raise ValueError(f"The judge '{own}' has its own weights.")
+    kind, _, weights = name.partition(":")
+    if kind in JUDGES:
+        if weights and kind == Resemblyzer.name:
+            raise ValueError(f"The judge '{kind}' takes no weights.")
         try:
-            return JUDGES[own](weights) if weights else JUDGES[own]()
-        # Whatever keeps somebody else's model from loading.
+            return JUDGES[kind](weights) if weights else JUDGES[kind]()
+        # Third-party packages may raise anything.
         except Exception as error:
             raise ImportError(
-                f"The judge '{own}' cannot be used: {error}. "
-                f"{JUDGES[own].install}"
+                f"The judge '{kind}' cannot be used: {error}. "
+                f"{JUDGES[kind].install}"
             ) from error
     try:
         judge = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"There is no judge '{name}' ({error}): name "
-            f"{' or '.join(JUDGES)}, or one of your own as module:callable."
+            f"There is no judge '{name}' ({error}): choose "
+            f"{' or '.join(JUDGES)}, or give your own as module:callable."
         ) from error
     if not callable(judge):
         raise ValueError(f"The judge '{name}' is not callable.")
@@ -69,12 +74,12 @@ def load_judge(name: str | Callable) -> Callable:
 
 
 def _name(judge):
-    own = getattr(judge, "__name__", type(judge).__name__)
-    return getattr(judge, "name", own)
+    default = getattr(judge, "__name__", type(judge).__name__)
+    return getattr(judge, "name", default)
 
 
 def judge_settings(judges: dict[str, Callable]) -> dict:
-    """Return the judges and the weights they use, for the report."""
+    """Return the names and weights of judges, for the report."""
     settings: dict = {"judges": list(judges)}
     for name, judge in judges.items():
         if hasattr(judge, "weights"):
@@ -83,7 +88,7 @@ def judge_settings(judges: dict[str, Callable]) -> dict:
 
 
 class JudgedSpeech(Metric):
-    """Means of what is measured of decoded utterances, by judges too."""
+    """Base class of metrics of decoded speech, with the scores of judges."""
 
     quantities: dict[str, Quantity] = {}
 
@@ -98,26 +103,26 @@ class JudgedSpeech(Metric):
         entry: dict,
         weights: torch.Tensor,
     ) -> None:
-        """Ask all judges; their numbers are called ``judge:key``.
+        """Add the scores of all judges, under names such as ``judge:key``.
 
         If a judge returns ``to_source`` and ``to_target``, ``closer_to_target``
         is whether the second is greater.
         """
         self.number += 1
         for name, judge in self.judges.items():
-            values = judge(audio, self.model.sample_rate, entry)
-            known = {"closer_to_target": _CLOSER}
-            known |= getattr(judge, "quantities", {})
-            if "target" in audio and {"to_source", "to_target"} <= {*values}:
-                closer = values["to_target"] > values["to_source"]
-                values = {**values, "closer_to_target": closer}
-            for key, value in values.items():
-                quantity = known.get(key, Quantity(key.replace("_", " ")))
+            scores = judge(audio, self.model.sample_rate, entry)
+            quantities = {"closer_to_target": _CLOSER}
+            quantities |= getattr(judge, "quantities", {})
+            if "target" in audio and {"to_source", "to_target"} <= {*scores}:
+                closer = scores["to_target"] > scores["to_source"]
+                scores = {**scores, "closer_to_target": closer}
+            for key, score in scores.items():
+                quantity = quantities.get(key, Quantity(key.replace("_", " ")))
                 label = f"{name}: {quantity.label}"
                 self.quantities[f"{name}:{key}"] = quantity._replace(
                     label=label
                 )
-                self._ratios.add(f"{name}:{key}", float(value), 1, weights)
+                self._ratios.add(f"{name}:{key}", float(score), 1, weights)
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the means over frames, utterances or conversions."""
@@ -125,12 +130,12 @@ class JudgedSpeech(Metric):
 
 
 class Resemblyzer:
-    """Compute cosine similarities of the speaker embedding of the output with
-    those of source and target, by Resemblyzer."""
+    """Cosine similarities of the output's speaker embedding with those of
+    source and target, by Resemblyzer."""
 
     name = "resemblyzer"
     install = (
-        f'{_INSTALL} resemblyzer "setuptools<81" (webrtcvad, a part of it, '
+        f'{_INSTALL} resemblyzer "setuptools<81" (its dependency webrtcvad '
         "imports pkg_resources, which newer setuptools lack)."
     )
 
@@ -155,13 +160,16 @@ class Resemblyzer:
 
 
 class Whisper:
-    """Compute word error rates of source and output against the (English)
-    words of the manifest, by faster-whisper, with the weights in a folder or
-    of a name that it downloads. It fails on voices of espeak."""
+    """Word error rates of source and output against the English ``words`` of
+    the manifest, by faster-whisper.
+
+    ``weights`` is a folder, or a name that faster-whisper downloads. Whisper
+    fails to recognize espeak's voices.
+    """
 
     name = "whisper"
     install = (
-        f"{_INSTALL} faster-whisper jiwer; and its weights: a folder "
+        f"{_INSTALL} faster-whisper jiwer. It also needs weights: a folder "
         "(--judges=whisper:PATH), or a connection to download them."
     )
     quantities = {
@@ -185,7 +193,8 @@ class Whisper:
     def __call__(
         self, audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
     ) -> dict[str, float]:
-        """Return ``wer_source`` and ``wer_output``; nothing without words."""
+        """Return ``wer_source`` and ``wer_output``, or an empty dictionary if
+        the entry has no words."""
         import jiwer
 
         words = _plain(entry.get("words") or "")

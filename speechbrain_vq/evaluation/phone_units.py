@@ -1,8 +1,5 @@
-"""Information that units carry about phones, from one table of counts.
-
-The functions take counts [phones, units]; classes other than phones (e.g.
-characters, images' labels) are counted and scored the same way.
-"""
+"""Phone information of units, from tables of counts [phones, units]. Other
+classes, such as characters or image labels, may take the place of phones."""
 
 import collections
 import math
@@ -20,8 +17,8 @@ from .utterances import Utterance
 def phones_at(
     phones: Sequence[tuple[float, float, str]], times: Sequence[float]
 ) -> list:
-    """Look up the phone at each of some sorted times, None between phones;
-    phones are (start, end, phone) in seconds, in order."""
+    """Return the phone at each of the sorted times, None between phones.
+    ``phones`` are sorted (start, end, phone) in seconds."""
     names, index = [], 0
     for time in times:
         while index < len(phones) and phones[index][1] <= time:
@@ -32,13 +29,15 @@ def phones_at(
 
 
 def frame_middles(number: int, token_rate: float) -> list[float]:
-    """Return the middle of each of ``number`` frames, in seconds."""
+    """Return the midpoints of ``number`` frames in seconds."""
     return [(frame + 0.5) / token_rate for frame in range(number)]
 
 
 class PhoneUnitCounts:
-    """Count which units occur with which phones. Without ``num_units`` there is
-    one unit more than the greatest; ``add`` needs the units per second.
+    """Table of the numbers of frames with each phone and unit.
+
+    By default ``num_units`` is the largest unit plus one. ``token_rate`` is
+    the number of units per second, which only ``add`` requires.
 
     Example
     -------
@@ -53,14 +52,14 @@ class PhoneUnitCounts:
         self, num_units: int | None = None, token_rate: float | None = None
     ):
         self.num_units, self.token_rate = num_units, token_rate
-        # By language, phone and unit.
+        # Keys are (language, phone, unit).
         self._counts = WeightedCounts()
 
     def add(
         self, units: Iterable[int], phones: Sequence[tuple[float, float, str]]
     ) -> None:
-        """Count the units of an utterance with the phones at their middles,
-        (start, end, phone) in seconds; units outside phones are left out."""
+        """Count the units of an utterance with the phones at their midpoints;
+        units outside phones are left out. See ``phones_at``."""
         units = list(units)
         middles = frame_middles(len(units), self.token_rate)
         self.add_frames(phones_at(phones, middles), units, torch.ones(1).int())
@@ -72,15 +71,15 @@ class PhoneUnitCounts:
         weights: torch.Tensor,
         language: str = "",
     ) -> None:
-        """Count phone and unit of each frame with the weights of the
-        utterance, [1 + R]; frames without a phone are left out."""
+        """Count the phone and unit of each frame with the utterance's weights
+        [1 + R]; frames without a phone are left out."""
         pairs = zip(phones, units, strict=True)
         known = [(language, *pair) for pair in pairs if pair[0] is not None]
         self._counts.add(known, weights)
 
     @property
     def phones(self) -> list[str]:
-        """Names of the rows, in alphabetical order."""
+        """Names of the table's rows, in alphabetical order."""
         return sorted({phone for _, phone, _ in self._counts.keys()})
 
     @property
@@ -89,12 +88,12 @@ class PhoneUnitCounts:
         return sorted({language for language, _, _ in self._counts.keys()})
 
     def counts(self) -> torch.Tensor:
-        """Return the table of the data, [phones, units]."""
+        """Return the table of the data [phones, units]."""
         return next(self.tables())
 
     def tables(self, language: str | None = None) -> Iterator[torch.Tensor]:
-        """Yield the table [phones, units] of the data, and of each replicate;
-        of one language, or of all, where a phone of several is one."""
+        """Yield the tables [phones, units] of the data and each replicate, for
+        one language, or for all with equal phone names merged."""
         keys = self._counts.keys()
         size = self.num_units
         if size is None:
@@ -104,11 +103,12 @@ class PhoneUnitCounts:
             [rows[phone] * size + unit for _, phone, unit in keys],
             dtype=torch.int64,
         )
-        chosen = [language in (None, own) for own, _, _ in keys]
-        chosen = torch.tensor(chosen, dtype=torch.bool)
-        for numbers in self._counts.table()[chosen].T.long():
+        selected = torch.tensor(
+            [language in (None, key[0]) for key in keys], dtype=torch.bool
+        )
+        for numbers in self._counts.table()[selected].T.long():
             table = torch.zeros(len(rows) * size, dtype=torch.int64)
-            table.index_add_(0, cells[chosen], numbers)
+            table.index_add_(0, cells[selected], numbers)
             yield table.view(len(rows), size)
 
 
@@ -116,28 +116,30 @@ def mutual_information(counts: torch.Tensor) -> float:
     """Compute I(phone; unit) in nats from counts [phones, units]."""
     counts = counts.double()
     marginals = entropy(counts.sum(1)) + entropy(counts.sum(0))
-    # Not negative by rounding.
+    # Rounding could make it negative.
     return max(float(marginals - entropy(counts.flatten())), 0.0)
 
 
 def pnmi(counts: torch.Tensor) -> float:
-    """Compute phone-normalized mutual information of counts [phones, units],
-    I(phone; unit) / H(phone) (Hsu et al., HuBERT, 2021, section V-B); 0 of only
-    one phone.
+    """Compute phone-normalized mutual information, I(phone; unit) / H(phone),
+    from counts [phones, units] (Hsu et al., HuBERT, 2021, section V-B); 0 if
+    there is only one phone.
 
     Example
     -------
     >>> round(pnmi(torch.tensor([[5, 0, 0], [0, 2, 3]])), 9)
     1.0
     """
-    of_phones = float(entropy(counts.sum(1).double()))
-    return mutual_information(counts) / of_phones if of_phones > 0 else 0.0
+    phone_entropy = float(entropy(counts.sum(1).double()))
+    if phone_entropy <= 0:
+        return 0.0
+    return mutual_information(counts) / phone_entropy
 
 
 def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
-    """Compute the mean PNMI of several tables of counts [phones, units], one a
-    language, weighted by their counts: over languages together, units that
-    tell the language tell something of the phone.
+    """Compute the mean PNMI of several languages, weighted by their counts
+    [phones, units]. In a joint table, units that reveal only the language
+    would carry information about the phone.
 
     Example
     -------
@@ -147,14 +149,14 @@ def pnmi_within(tables: Iterable[torch.Tensor]) -> float:
     """
     tables = list(tables)
     total = sum(int(counts.sum()) for counts in tables)
-    each = (pnmi(counts) * int(counts.sum()) for counts in tables)
-    return sum(each) / total if total else 0.0
+    weighted = (pnmi(counts) * int(counts.sum()) for counts in tables)
+    return sum(weighted) / total if total else 0.0
 
 
 def nmi(counts: torch.Tensor) -> float:
-    """Compute normalized mutual information of counts [classes, units], as
-    scikit-learn's ``normalized_mutual_info_score``: I(class; unit) over the
-    mean of the two entropies; 1 of one class and one unit.
+    """Compute normalized mutual information from counts [classes, units]:
+    I(class; unit) over the mean of the two entropies, as scikit-learn's
+    ``normalized_mutual_info_score``; 1 for one class and one unit.
 
     Example
     -------
@@ -169,9 +171,9 @@ def nmi(counts: torch.Tensor) -> float:
 
 
 def phone_purity(counts: torch.Tensor) -> float:
-    """Compute phone purity of counts [phones, units], the accuracy of mapping
-    each unit to its most frequent phone (HuBERT, 2021, section V-B); 1 with a
-    unit for each frame.
+    """Compute phone purity from counts [phones, units], the accuracy of mapping
+    each unit to its most frequent phone (HuBERT, 2021, section V-B). It would
+    be 1 if each frame had its own unit.
 
     Example
     -------
@@ -183,10 +185,11 @@ def phone_purity(counts: torch.Tensor) -> float:
 
 
 def phone_information(counts: torch.Tensor) -> dict[str, float]:
-    """Compute all values of counts [phones, units]: ``pnmi``, ``phone_purity``,
-    ``cluster_purity``, and in bits ``entropy_of_phone_given_unit`` and
-    ``entropy_of_unit_given_phone``. Cluster purity is the accuracy of mapping
-    each phone to its most frequent unit; it falls with the number of units.
+    """Compute all values from counts [phones, units]: ``pnmi``,
+    ``phone_purity``, ``cluster_purity``, and in bits
+    ``entropy_of_phone_given_unit`` and ``entropy_of_unit_given_phone``. Cluster
+    purity is the accuracy of mapping each phone to its most frequent unit; it
+    falls as the number of units grows.
 
     Example
     -------
@@ -211,9 +214,8 @@ def _bits(nats):
 
 
 class PhoneInformation(Metric):
-    """Compute ``phone_information`` of the phones at the middles of units, and
-    ``pnmi_within`` where the manifest has several languages; of each codebook
-    separately.
+    """``phone_information`` of each codebook, with the phones at the midpoints
+    of units, and ``pnmi_within`` if the manifest has several languages.
 
     Example
     -------
@@ -256,13 +258,16 @@ class PhoneInformation(Metric):
         for number, table in enumerate(self._books.values(), 1):
             if not table.phones:
                 continue
-            # One replicate's table at a time: they are large.
+            # Tables are large, so only those of one replicate are in memory.
             values = []
-            by_language = map(table.tables, table.languages)
-            for counts, *each in zip(table.tables(), *by_language, strict=True):
+            languages = map(table.tables, table.languages)
+            for counts, *by_language in zip(
+                table.tables(), *languages, strict=True
+            ):
                 values.append(phone_information(counts))
-                if len(each) > 1:
-                    values[-1]["pnmi_within_languages"] = pnmi_within(each)
+                if len(by_language) > 1:
+                    within = pnmi_within(by_language)
+                    values[-1]["pnmi_within_languages"] = within
             for name in values[0]:
                 quantity, key = self.quantities[name], name
                 if len(self._books) > 1:
@@ -270,7 +275,7 @@ class PhoneInformation(Metric):
                     quantity = quantity._replace(label=label)
                     key = f"{name}_codebook_{number}"
                 estimates[key] = estimate(
-                    (one[name] for one in values), quantity, self._utterances
+                    (v[name] for v in values), quantity, self._utterances
                 )
         return estimates
 
@@ -283,6 +288,6 @@ class PhoneInformation(Metric):
         return [] if estimates else [note]
 
     def tables(self) -> dict:
-        """Return the table of the first codebook."""
+        """Return the table of the first codebook, and its phones."""
         first = self._books[0]
         return {"phone_units": first.counts(), "phones": first.phones}

@@ -1,4 +1,4 @@
-"""Unit changes as phone boundaries."""
+"""Evaluation of unit changes as phone boundaries."""
 
 import math
 from collections.abc import Sequence
@@ -9,25 +9,26 @@ from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
-# Greatest distance of matching boundaries, in seconds.
+# Maximum distance between matching boundaries, in seconds.
 TOLERANCE = 0.02
 
 
 def unit_boundaries(tokens: torch.Tensor, token_rate: float) -> list[float]:
-    """Return the times in seconds at which units change, in any codebook of
-    tokens [T, C]."""
+    """Return the times in seconds at which tokens [T, C] change in any
+    codebook."""
     changes = (tokens[1:] != tokens[:-1]).any(1).nonzero()[:, 0] + 1
     return [int(change) / token_rate for change in changes]
 
 
 def phone_boundaries(phones: Sequence[tuple[float, float, str]]) -> list[float]:
-    """Return starts and ends of phones, but the first and the last."""
+    """Return the starts and ends of phones, except the first and the last
+    boundary."""
     times = {time for start, end, _ in phones for time in (start, end)}
     return sorted(times)[1:-1]
 
 
 def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:
-    """Count the pairs of a greatest one-to-one matching of sorted boundaries
+    """Count the pairs in a maximum one-to-one matching of sorted boundaries
     within ``TOLERANCE``.
 
     Example
@@ -37,10 +38,10 @@ def count_matches(detected: Sequence[float], reference: Sequence[float]) -> int:
     """
     hits = i = j = 0
     while i < len(detected) and j < len(reference):
-        late = detected[i] - reference[j]
-        if abs(late) <= TOLERANCE + 1e-9:
+        delay = detected[i] - reference[j]
+        if abs(delay) <= TOLERANCE + 1e-9:
             hits, i, j = hits + 1, i + 1, j + 1
-        elif late < 0:
+        elif delay < 0:
             i += 1
         else:
             j += 1
@@ -51,12 +52,12 @@ def segmentation_scores(
     hits: float, detected: float, reference: float
 ) -> dict[str, float]:
     """Compute precision, recall, F1, over-segmentation and the R-value
-    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6) of numbers
-    of matches, of detected and of reference boundaries; nan where a denominator
-    is 0.
+    (Räsänen, Laine and Altosaar, Interspeech 2009, equations 3 to 6) from the
+    numbers of matches, detected and reference boundaries; nan where a
+    denominator is 0.
 
-    The R-value is 1 in the ideal case, and lower the farther recall and
-    over-segmentation are from it; random boundaries do not raise it.
+    The R-value is 1 for perfect recall without over-segmentation, and falls
+    with the distance from it. Random boundaries do not raise it.
     """
     precision = hits / detected if detected else math.nan
     recall = hits / reference if reference else math.nan
@@ -74,7 +75,7 @@ def segmentation_scores(
 
 
 class Segmentation(Metric):
-    """Compute ``segmentation_scores`` of unit changes as phone boundaries.
+    """``segmentation_scores`` of unit changes as phone boundaries.
 
     Example
     -------
@@ -97,7 +98,7 @@ class Segmentation(Metric):
         self._sums, self._utterances = None, 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Count the boundaries of an utterance that lie within its phones."""
+        """Count the boundaries between the first and last phone boundary."""
         self._utterances += 1
         phones = utterance.entry.get("phones")
         if not phones:
@@ -117,9 +118,7 @@ class Segmentation(Metric):
             return {}
         scores = [segmentation_scores(*sums) for sums in self._sums.T.tolist()]
         return {
-            name: estimate(
-                (one[name] for one in scores), quantity, self._utterances
-            )
+            name: estimate((s[name] for s in scores), quantity, self._utterances)
             for name, quantity in self.quantities.items()
         }
 

@@ -1,5 +1,5 @@
-"""Encoded utterances: what metrics take, and a model that encodes a manifest.
-``tokens`` reads those of token files."""
+"""Encoded utterances, the input of metrics, and models that encode a manifest.
+For token files, see ``tokens``."""
 
 import math
 from collections.abc import Iterator
@@ -11,29 +11,31 @@ from speechbrain_vq.dataio.audio import AudioError, check_audio, read_audio
 from speechbrain_vq.inference.batches import encode, make_batches
 from speechbrain_vq.inference.engine import RayEngine
 
-# Utterances of a manifest that are encoded at one place.
+# Utterances that an engine encodes in one task.
 _PART = 32
-# Decoded and compared seconds of an utterance: warping is quadratic.
+# Seconds of an utterance to decode. The cost of DTW is quadratic in them.
 MOST_DECODED = 20.0
 
 
 class Utterance(NamedTuple):
-    """An encoded utterance; the last three are of models only."""
+    """An encoded utterance. Token files have no latents, codewords or audio."""
 
     name: str
-    entry: dict  # Of the manifest
+    entry: dict  # Manifest entry
     tokens: torch.Tensor  # [T, C]
     token_rate: float  # Frames per second
     seconds: float
     latents: torch.Tensor | None = None  # Before quantization, [T, D]
-    codewords: torch.Tensor | None = None  # After it, [T, D]
-    wav: torch.Tensor | None = None  # [samples], of what is decoded
+    codewords: torch.Tensor | None = None  # After quantization, [T, D]
+    wav: torch.Tensor | None = None  # [samples], only if it is to be decoded
 
 
 class EvaluatedModel:
-    """Encode the audio of a manifest with a model, in batches of so many
-    seconds with padding, and decode it again. An engine encodes parts of the
-    manifest elsewhere."""
+    """A model that encodes and decodes the audio of a manifest.
+
+    Batches have ``batch_seconds`` of audio, including padding. With an engine,
+    its workers encode parts of the manifest.
+    """
 
     def __init__(
         self,
@@ -48,11 +50,11 @@ class EvaluatedModel:
         self.errors: dict[str, str] = {}
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
-        """Encode the utterances of a manifest in its order, batch by batch;
-        longer files in chunks. Unreadable ones are left out, with a message in
-        ``errors``."""
+        """Yield the utterances of a manifest in its order. Files longer than a
+        batch are encoded in chunks. For each unreadable file, ``errors`` gets
+        a message."""
         entries = list(manifest.items())
-        # Batches end with a part, whatever encodes it: the same bits.
+        # Batches do not cross parts, so results with an engine are identical.
         starts = range(0, len(entries), _PART)
         parts = [dict(entries[start : start + _PART]) for start in starts]
         if self.engine is None:
@@ -83,8 +85,7 @@ class EvaluatedModel:
                 yield self._quantize(name, entry, *encoded[name])
 
     def beginning(self, utterance: Utterance) -> Utterance:
-        """Read the audio of an utterance, and cut it to the seconds that are
-        decoded, 20."""
+        """Return the first 20 s of an utterance, with its audio."""
         wav = read_audio(
             utterance.entry["wav"], self.sample_rate, duration=MOST_DECODED
         )
@@ -100,7 +101,7 @@ class EvaluatedModel:
         )
 
     def settings(self) -> dict:
-        """Return what decoded speech depends on, for the report."""
+        """Return the settings of decoding, for the report."""
         vocoder = "Griffin-Lim"
         if self.tokenizer.vocoder is not None:
             vocoder = self.tokenizer.vocoder.source
@@ -113,7 +114,7 @@ class EvaluatedModel:
         }
 
     def reconstruct(self, utterance: Utterance) -> torch.Tensor:
-        """Decode an utterance in its own voice, [samples]."""
+        """Decode an utterance in its own voice to samples [samples]."""
         speaker = utterance.entry.get("spk_id")
         return self.convert(utterance, utterance.wav, speaker)
 
@@ -121,9 +122,9 @@ class EvaluatedModel:
     def convert(
         self, utterance: Utterance, voice: torch.Tensor, speaker: str | None
     ) -> torch.Tensor:
-        """Decode an utterance in another voice, to samples [samples]: that of a
-        speaker whose name the model takes, or else that of the first 20 s of
-        a recording [samples]."""
+        """Decode an utterance to samples [samples] in the voice of ``speaker``,
+        if the model knows that name, or else in that of the first 20 s of the
+        recording ``voice`` [samples]."""
         tokens = self.tokenizer.fold(utterance.tokens.unsqueeze(0))
         if speaker in self.tokenizer.speakers:
             embedding = self.tokenizer.mods.speaker([speaker])
@@ -139,7 +140,7 @@ class EvaluatedModel:
 
     @torch.no_grad()
     def _quantize(self, name, entry, latents, samples):
-        """Make an utterance of its latents [T, D]."""
+        """Quantize latents [T, D] and return them as an utterance."""
         quantizer = self.tokenizer.mods.quantizer
         tokens = quantizer.encode(latents[None].to(self.tokenizer.device))
         codewords = quantizer.decode(tokens)[0].float().cpu()
@@ -149,13 +150,13 @@ class EvaluatedModel:
             self.tokenizer.unfold(tokens[0]).cpu(),
             self.tokenizer.token_rate,
             samples / self.sample_rate,
-            # Not a view, which would keep the batch, or be sent with it.
+            # A view would keep the whole batch in memory and be sent with it.
             latents.float().cpu().clone(),
             codewords,
         )
 
 
 def _encode_part(tokenizer, manifest):
-    """Return the utterances of a part of a manifest, and errors by name."""
+    """Return the utterances of a part of a manifest, and its errors."""
     encoder = EvaluatedModel(tokenizer)
     return list(encoder.utterances(manifest)), encoder.errors
