@@ -1,5 +1,5 @@
 """ABX discriminability: how often a phone is nearer to another phone than to
-itself."""
+a second realization of itself."""
 
 import collections
 import itertools
@@ -17,23 +17,25 @@ from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
 from .utterances import Utterance
 
-# Limit of pairs of items to warp for an error: enough for all of some hundred
-# utterances, and of any number for intervals of +-.003 (any context, 50
-# speakers) to +-.01 (same context, across speakers).
+# Maximum number of item pairs to warp for an error. It covers all pairs of some
+# hundred utterances. For larger data, confidence intervals are +-0.003 (any
+# context, 50 speakers) to +-0.01 (same context, across speakers).
 MOST_PAIRS = 4_000_000
-# Limit of speakers of X for a phone, speaker and context.
+# Maximum number of speakers of X for a phone, speaker and context.
 MAX_X_ACROSS = 5
-# Least cost of a cell in pairs: many cells have one or two.
+# Minimum cost of a cell, in pairs. Many cells have only one or two pairs.
 _LEAST_PAIRS = 400
 _SPEAKERS = "within", "across"
-# Pairs of frames in memory, and in a block to warp.
+# Maximum number of frame pairs in memory, and in a block to warp.
 _FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
 
 
 class Cell(NamedTuple):
-    """Indices of items X, A and B: X and A of a phone, A and B of a speaker,
-    X of one, B of all other phones; all of the same neighbours if the context
-    matters."""
+    """Indices of items X, A and B to compare.
+
+    X and A are of one phone, B of all others; A and B are of ``speaker``, and
+    X is of one speaker. In the same context, all have the same neighbors.
+    """
 
     speaker: str
     phone: str
@@ -48,14 +50,14 @@ class Cell(NamedTuple):
 
     @property
     def triples(self) -> int:
-        """Number of triples; X and A are different items."""
-        same = self.x is self.a
-        return len(self.x) * (len(self.a) - same) * len(self.b)
+        """Number of triples with different items X and A."""
+        within_speaker = self.x is self.a
+        return len(self.x) * (len(self.a) - within_speaker) * len(self.b)
 
 
 class Cells(NamedTuple):
-    """Cells to compare, how many triples they have, and how many there would
-    be without a limit of pairs."""
+    """Cells to compare, their number of triples, and the number of triples
+    without the limit on pairs."""
 
     cells: list[Cell]
     triples: int
@@ -72,11 +74,11 @@ def make_cells(
 ) -> Cells:
     """Make the cells of an ABX error.
 
-    A and X are of one phone and B of another, A and B of one speaker, and X of
-    the same one (``speaker="within"``) or of another (``"across"``), at most
-    ``max_x_across``; with ``context="within"`` all three have the same
-    neighbours. Of cells with more than ``max_pairs`` of items to warp, some are
-    drawn at random in rounds, each with one of every phone and speaker.
+    A and X are of one phone and B of another; A and B are of one speaker. X is
+    of the same speaker (``speaker="within"``) or of up to ``max_x_across``
+    other ones (``"across"``). With ``context="within"``, A, B and X have the
+    same neighbors. If cells have more than ``max_pairs`` item pairs to warp,
+    they are drawn at random, in rounds of one cell per phone and speaker.
 
     Example
     -------
@@ -96,26 +98,25 @@ def _all_cells(items, speaker, context, max_x_across, seed) -> Iterator[Cell]:
         lambda: collections.defaultdict(lambda: collections.defaultdict(list))
     )
     for index, item in enumerate(items):
-        place = (item.before, item.after) if context == "within" else ()
-        tree[place][item.phone][item.speaker].append(index)
-    for place in sorted(tree):
-        for phone, by_speaker in sorted(tree[place].items()):
-            for own, a in by_speaker.items():
+        neighbors = (item.before, item.after) if context == "within" else ()
+        tree[neighbors][item.phone][item.speaker].append(index)
+    for neighbors in sorted(tree):
+        for phone, by_speaker in sorted(tree[neighbors].items()):
+            for name, a in by_speaker.items():
                 b = [
                     index
-                    for other, speakers in tree[place].items()
+                    for other, speakers in tree[neighbors].items()
                     if other != phone
-                    for index in speakers.get(own, ())
+                    for index in speakers.get(name, ())
                 ]
-                others = [own]
+                x_speakers = [name]
                 if speaker == "across":
-                    others = sorted(set(by_speaker) - {own})
-                    random.Random(f"{seed} {place} {phone} {own}").shuffle(
-                        others
-                    )
+                    x_speakers = sorted(set(by_speaker) - {name})
+                    draw = random.Random(f"{seed} {neighbors} {phone} {name}")
+                    draw.shuffle(x_speakers)
                 if b and (speaker == "across" or len(a) > 1):
-                    for x in others[:max_x_across]:
-                        yield Cell(own, phone, by_speaker[x], a, b)
+                    for x in x_speakers[:max_x_across]:
+                        yield Cell(name, phone, by_speaker[x], a, b)
 
 
 def _draw_cells(cells, max_pairs, seed):
@@ -125,26 +126,27 @@ def _draw_cells(cells, max_pairs, seed):
     for cell in draw.sample(cells, len(cells)):
         order.append((rounds[cell[:2]], len(order), cell))
         rounds[cell[:2]] += 1
-    drawn, left = [], max_pairs
-    for _, _, cell in sorted(order, key=lambda one: one[:2]):
-        left -= max(cell.pairs, _LEAST_PAIRS)
-        if left < 0 and drawn:
+    drawn, budget = [], max_pairs
+    for _, _, cell in sorted(order, key=lambda entry: entry[:2]):
+        budget -= max(cell.pairs, _LEAST_PAIRS)
+        if budget < 0 and drawn:
             break
         drawn.append(cell)
     return drawn
 
 
 def angular(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Compute angles over pi, [I, D], [J, D] to [I, J]; .5 of zero vectors."""
+    """Compute angles divided by pi [I, J] between vectors [I, D] and [J, D];
+    0.5 for zero vectors."""
     x, y = (normalize(vectors.double(), dim=1) for vectors in (x, y))
-    # Rounding errors, which differ from sum to sum, must not break ties.
+    # Rounding must not break ties: errors depend on the order of summation.
     angles = (x @ y.T).clamp(-1, 1).acos() / math.pi
     return angles.float().round(decimals=6)
 
 
 def identity(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Compute the share of codebooks with different codes, [I, C], [J, C] to
-    [I, J]; 0 or 1 with one codebook."""
+    """Compute the share of codebooks [I, J] in which codes [I, C] and [J, C]
+    differ; 0 or 1 with one codebook."""
     return (x.unsqueeze(1) != y).float().mean(2)
 
 
@@ -155,18 +157,19 @@ def abx_error(
     distance: Callable = angular,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Compute the ABX error, .5 at chance (Schatz et al., 2013), averaged as in
-    ZeroSpeech and fastabx, of each bootstrap replicate, [R]; nan without a
-    cell.
+    """Compute the ABX error of each bootstrap replicate [R] (Schatz et al.,
+    2013), 0.5 at chance and nan without a cell.
 
     A triple is an error if X is nearer to B than to A, and half an error in a
-    tie. Errors are averaged over triples, then over neighbours and speakers of
-    X, then over speakers of A and B, then over pairs of phones.
+    tie. As in ZeroSpeech and fastabx, errors are averaged over triples, then
+    over neighbors and speakers of X, then over speakers of A and B, then over
+    pairs of phones.
 
-    ``features`` are the frames of each item, [T, D], at least one; ``cells``
-    those of ``make_cells``; ``distance`` is ``angular`` of vectors, or
-    ``identity`` of codes. The weight of a triple is the product of those of
-    its items, [N, R]."""
+    ``features`` are the frames of each item [T, D], at least one, and ``cells``
+    come from ``make_cells``. ``distance`` is ``angular`` for vectors, or
+    ``identity`` for codes. The weight of a triple is the product of the weights
+    [N, R] of its items.
+    """
     if weights is None:
         weights = torch.ones(len(items), 1)
     distances = _Distances(features, distance)
@@ -175,15 +178,15 @@ def abx_error(
     }
     phone_of = torch.tensor([phones[item.phone] for item in items])
     shape = len(phones), len(phones), weights.shape[1]
-    # Sums of errors, and of weights, by pair of phones.
+    # Sums of errors and of weights, by pair of phones.
     by_phones = torch.zeros(2, *shape)
     by_speaker = collections.defaultdict(list)
     for cell in cells:
         by_speaker[cell.speaker].append(cell)
-    for own in by_speaker.values():
+    for speaker_cells in by_speaker.values():
         sums = torch.zeros(2, *shape)
-        for phone, x, a, b, errors in _triple_errors(own, distances):
-            # An item is never both X and A.
+        for phone, x, a, b, errors in _triple_errors(speaker_cells, distances):
+            # Pairs of an item with itself get weight 0.
             pair = weights[x].unsqueeze(1) * weights[a]
             pair = (pair * (x.unsqueeze(1) != a).unsqueeze(2)).flatten(0, 1)
             by_b = torch.zeros(2, len(phones), shape[2])
@@ -195,7 +198,8 @@ def abx_error(
 
 
 def _mean(sums, default=0.0):
-    """Divide sums by weights; return the quotients, and where they exist."""
+    """Divide sums by weights. Return the means, and weights for averaging them
+    further: 1 where a mean exists, else 0."""
     exists = sums[1] > 0
     mean = torch.where(exists, sums[0] / sums[1].clamp(min=1e-9), default)
     return torch.stack([mean, exists.to(mean)])
@@ -204,16 +208,19 @@ def _mean(sums, default=0.0):
 def _triple_errors(cells, distances):
     """Yield (phone, X, A, B, errors [X * A, B]) of each cell."""
     for portion in _portions(cells, distances.lengths):
-        both = distances.of([(x, torch.cat([a, b])) for _, x, a, b in portion])
-        for (phone, x, a, b), of_cell in zip(portion, both, strict=True):
-            to_a, to_b = of_cell.split([len(a), len(b)], dim=1)
+        jobs = [(x, torch.cat([a, b])) for _, x, a, b in portion]
+        for (phone, x, a, b), from_x in zip(
+            portion, distances.of(jobs), strict=True
+        ):
+            to_a, to_b = from_x.split([len(a), len(b)], dim=1)
             difference = to_a.unsqueeze(2) - to_b.unsqueeze(1)
             errors = 0.5 * (1 + torch.sign(difference))
             yield phone, x, a, b, errors.flatten(0, 1)
 
 
 def _portions(cells, lengths):
-    """Yield lists of cells (phone, X, A, B) of bounded size in frames."""
+    """Yield lists of cells (phone, X, A, B) with a bounded number of frame
+    pairs."""
     portion, total = [], 0
     for cell in cells:
         x, a, b = map(torch.tensor, cell[2:])
@@ -229,7 +236,7 @@ def _portions(cells, lengths):
 
 
 class _Distances:
-    """Compute distances of items by dynamic time warping of their frames."""
+    """Distances between items by dynamic time warping of their frames."""
 
     def __init__(self, features, distance):
         self.distance = distance
@@ -238,7 +245,7 @@ class _Distances:
         self.frames = torch.cat(list(features)) if len(features) else None
 
     def of(self, jobs):
-        """Return the distances of all pairs of each (X, Y), [X, Y] each."""
+        """Return the distances [X, Y] of all pairs of each job (X, Y)."""
         x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
         y = torch.cat([y.repeat(len(x)) for x, y in jobs])
         distances = _warp(self._costs(jobs), self.lengths[x], self.lengths[y])
@@ -249,23 +256,24 @@ class _Distances:
         ]
 
     def _costs(self, jobs):
-        """Return a function that looks up precomputed distances of frames."""
+        """Return a function that looks up precomputed frame distances."""
         flat, first, stride, offset = [], [], [], 0
         for x, y in jobs:
             costs = self.distance(self._frames_of(x), self._frames_of(y))
-            inside = [_starts(self.lengths[side]) for side in (x, y)]
-            at = inside[0].unsqueeze(1) * costs.shape[1] + inside[1] + offset
-            first.append(at.flatten())
-            stride.append(torch.full((at.numel(),), costs.shape[1]))
+            width = costs.shape[1]
+            rows, columns = (_starts(self.lengths[side]) for side in (x, y))
+            corners = rows.unsqueeze(1) * width + columns + offset
+            first.append(corners.flatten())
+            stride.append(torch.full((corners.numel(),), width))
             flat.append(costs.flatten())
             offset += costs.numel()
         flat, first, stride = map(torch.cat, (flat, first, stride))
 
-        def costs(block, rows, columns):
-            at = first[block] + rows * stride[block]
-            return flat[at.unsqueeze(1) + columns]
+        def look_up(block, rows, columns):
+            row_starts = first[block] + rows * stride[block]
+            return flat[row_starts.unsqueeze(1) + columns]
 
-        return costs
+        return look_up
 
     def _frames_of(self, items):
         lengths = self.lengths[items]
@@ -279,8 +287,12 @@ def _starts(lengths):
 
 
 def _warp(costs, rows, columns):
-    """Warp pairs of items with so many frames, in blocks of pairs of similar
-    length; ``costs(block, frames [I, N], frames [J, N])`` is [I, J, N]."""
+    """Compute DTW distances of pairs of items with ``rows`` and ``columns``
+    frames, in blocks of pairs of similar length.
+
+    ``costs(block, rows [I, N], columns [J, N])`` returns frame distances
+    [I, J, N] of the pairs in a block.
+    """
     longest, order = torch.maximum(rows, columns).sort()
     distances, start = torch.empty(len(order)), 0
     while start < len(order):
@@ -289,25 +301,25 @@ def _warp(costs, rows, columns):
         stop = min(stop, start + max(1, _BLOCK // bound**2))
         block = order[start:stop]
         steps = torch.arange(int(longest[stop - 1])).unsqueeze(1)
-        # Beyond the end of an item the last frame repeats, and is not read.
-        of_block = costs(
+        # The last frame of an item repeats as padding, which dtw ignores.
+        block_costs = costs(
             block,
             torch.minimum(steps, rows[block] - 1),
             torch.minimum(steps, columns[block] - 1),
         )
         distances[block] = dtw(
-            of_block.permute(2, 0, 1), rows[block], columns[block]
+            block_costs.permute(2, 0, 1), rows[block], columns[block]
         )
         start = stop
     return distances
 
 
 class Abx(Metric):
-    """Compute ABX errors of units, codewords and latents, within and across
-    speakers, in the same and in any context.
+    """ABX errors of units, codewords and latents, within and across speakers,
+    in the same and in any context.
 
-    The frames of the items are kept, so memory grows with the items and not
-    with the corpus. ``samples`` are those of ``sample_items``.
+    Only the frames of items are stored, so memory does not grow with the
+    corpus. ``samples`` come from ``sample_items``.
 
     Example
     -------
@@ -327,25 +339,25 @@ class Abx(Metric):
         self._dropped, self._cells = 0, {}
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Keep the frames of the items of an utterance."""
+        """Store the frames of the items of an utterance."""
         weights = weights.float()
         for context, item in self._items.get(utterance.name, ()):
-            at = frames_of(item, utterance.token_rate)
-            if not len(utterance.tokens[at]):
+            span = frames_of(item, utterance.token_rate)
+            if not len(utterance.tokens[span]):
                 self._dropped += 1
                 continue
-            frames = {"units": utterance.tokens[at].clone()}
+            frames = {"units": utterance.tokens[span].clone()}
             if utterance.latents is not None:
-                frames["codewords"] = utterance.codewords[at].clone()
-                frames["latents"] = utterance.latents[at].clone()
+                frames["codewords"] = utterance.codewords[span].clone()
+                frames["latents"] = utterance.latents[span].clone()
             self._frames[context].append((item, frames, weights))
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the errors; conditions without a triple are left out."""
         estimates = {}
         for context, frames in self._frames.items():
-            # Independent of the order of utterances.
-            frames = sorted(frames, key=lambda one: one[0])
+            # Results must not depend on the order of utterances.
+            frames = sorted(frames, key=lambda entry: entry[0])
             items, sources, weights = zip(*frames, strict=True)
             weights = torch.stack(weights)
             for speaker in _SPEAKERS:
@@ -379,9 +391,9 @@ class Abx(Metric):
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing conditions."""
         if not self._items:
-            sources = {s.source: None for s in self.samples.values()}
+            sources = dict.fromkeys(s.source for s in self.samples.values())
             return [
-                f"ABX: there are no items ({', '.join(sources)}, of "
+                f"ABX: there are no items ({', '.join(sources)}, from "
                 "utterances with phones and a speaker)"
             ]
         notes = []
@@ -389,17 +401,17 @@ class Abx(Metric):
             name = _condition(speaker, context)
             if not any(key.startswith(f"abx_{name}_") for key in estimates):
                 who = "one speaker" if speaker == "within" else "two speakers"
-                place = " between the same neighbours" * (context == "within")
+                place = " between the same neighbors" * (context == "within")
                 notes.append(
                     f"ABX {name.replace('_', ' ')}: no phone is said twice by "
-                    f"{who}{place}, beside another phone of the same speaker"
+                    f"{who}{place}, with another phone by the same speaker"
                 )
         if self._dropped:
             notes.append(f"{self._dropped} ABX items without a whole frame")
         return notes
 
     def settings(self) -> dict:
-        """Return sources and numbers of items and triples."""
+        """Return the sources and numbers of items and triples."""
         if not self._items:
             return {}
         samples, cells = self.samples.items(), self._cells.items()
@@ -409,9 +421,9 @@ class Abx(Metric):
             "abx_max_x_across": MAX_X_ACROSS,
             "abx_items": {c: len(sample.items) for c, sample in samples},
             "abx_items_of": {c: sample.total for c, sample in samples},
-            "abx_triples": {name: some.triples for name, some in cells},
-            "abx_triples_of": {name: some.total for name, some in cells},
-            "abx_frames": "those whose middle is in the item, as fastabx",
+            "abx_triples": {name: drawn.triples for name, drawn in cells},
+            "abx_triples_of": {name: drawn.total for name, drawn in cells},
+            "abx_frames": "those whose midpoint is in the item, as in fastabx",
         }
 
 
@@ -419,5 +431,5 @@ _PLACES = {"within": "same", "any": "any"}
 
 
 def _condition(speaker, context):
-    """Return a name such as within_speaker_same_context."""
+    """Return a name such as ``within_speaker_same_context``."""
     return f"{speaker}_speaker_{_PLACES[context]}_context"

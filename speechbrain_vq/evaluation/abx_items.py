@@ -1,4 +1,4 @@
-"""ABX items of a manifest or an item file, subsampled to a bounded number."""
+"""ABX items from a manifest or an item file, subsampled to a bounded number."""
 
 import collections
 import functools
@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 from speechbrain_vq.dataio.manifests import Item, make_items, read_items
 
-# Greatest number of items of a speaker, phone and, in the same context,
-# neighbours.
+# Maximum number of items of a group: a speaker, a phone and, in the same
+# context, neighbors.
 MAX_SIZE_GROUP = 10
-# Greatest number of items by context: with neighbours they are triphones,
+# Maximum number of items by context. Items of the same context are triphones,
 # three times as long as phones.
 MOST_ITEMS = {"within": 20_000, "any": 40_000}
 
 
 class ItemSample(NamedTuple):
-    """ABX items to compare with each other, how many there were before
-    subsampling, and their origin for the report."""
+    """ABX items to compare with each other, their number before subsampling,
+    and their origin for the report."""
 
     items: list[Item]
     total: int = 0
@@ -30,13 +30,12 @@ class ItemSample(NamedTuple):
 
 
 def frames_of(item: Item, rate: float) -> slice:
-    """Return the frames, at ``rate`` per second, whose middle lies in the item,
-    as fastabx does; Libri-Light's ABX leaves out one more at the end."""
-    # A middle on an edge in decimals must not fall off it in binary.
+    """Return the frames, at ``rate`` per second, whose midpoint lies in the
+    item, as fastabx does. Libri-Light's ABX has one frame less at the end."""
+    # Rounding keeps midpoints that lie exactly on the item's edge.
     start = math.ceil(round(item.onset * rate - 0.5, 6))
-    return slice(
-        max(start, 0), math.floor(round(item.offset * rate - 0.5, 6)) + 1
-    )
+    stop = math.floor(round(item.offset * rate - 0.5, 6)) + 1
+    return slice(max(start, 0), stop)
 
 
 def sample_items(
@@ -44,16 +43,16 @@ def sample_items(
     path: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> tuple[dict[str, ItemSample], list[str]]:
-    """Subsample the items of a manifest by context: triphones, or the items of
-    a ZeroSpeech item file, to be compared within the same context, and phones
-    for any context. Utterances without a speaker have no items.
+    """Subsample ABX items by context.
 
-    Returns ``ItemSample`` by context, ``"within"`` and ``"any"``, and notes on
-    items that cannot be used.
+    Items for the same context (``"within"``) are triphones of the manifest, or
+    the items of a ZeroSpeech item file at ``path``. Those for any context
+    (``"any"``) are phones of the manifest. Utterances without a speaker have no
+    items. Returns an ``ItemSample`` by context, and notes on unusable items.
     """
     samples, notes = {}, []
     for context, limit in MOST_ITEMS.items():
-        source = "made of the manifest's phones"
+        source = "made from the manifest's phones"
         read = functools.partial(_items_of_phones, entries, context)
         if path and context == "within":
             source = str(path)
@@ -62,10 +61,10 @@ def sample_items(
         items, total = subsample(read, context, max_items=limit, seed=seed)
         samples[context] = ItemSample(items, total, source)
     spoken = [entry for entry in entries.values() if entry["phones"]]
-    nameless = sum(not entry.get("spk_id") for entry in spoken)
-    if nameless:
+    anonymous = sum(not entry.get("spk_id") for entry in spoken)
+    if anonymous:
         notes.append(
-            f"ABX items of {nameless} of {len(spoken)} utterances with phones: "
+            f"ABX items of {anonymous} of {len(spoken)} utterances with phones: "
             "the manifest (spk_id) does not name the speaker"
         )
     return samples, notes
@@ -83,7 +82,7 @@ def _items_of_file(entries, path):
 
 
 def _note_unknown_files(entries, path):
-    """Note items of files that the manifest does not have."""
+    """Return a note on items of files that the manifest does not name."""
     files = collections.Counter(item.file for item in read_items(path))
     unknown = [file for file in files if file not in entries]
     if not unknown:
@@ -102,16 +101,17 @@ def subsample(
     max_items: float = math.inf,
     seed: int = 0,
 ) -> tuple[list[Item], int]:
-    """Draw at most so many items of each speaker, phone and
-    (``context="within"``) neighbours, of so many speakers. ``read`` returns an
-    iterable of all items, and is called three times.
+    """Draw at most ``max_size_group`` items of each group: a speaker, a phone
+    and, for ``context="within"``, neighbors.
 
-    If these are still more than ``max_items``, all items of some neighbours
-    (or, for ``context="any"``, phones) but the first are left out, so that
-    items to be compared stay together. Memory is bounded by the size of the
-    sample, which depends on the order of items only within a group.
+    Groups are those of at most ``max_speakers`` speakers. If there are still
+    more than ``max_items`` items, all items of some neighbors (of some phones
+    for ``context="any"``) are dropped, so that items to be compared stay
+    together. At least one of these is kept. Memory is bounded by the sample
+    size. The sample depends on the order of items only within a group.
 
-    Returns the items, in their order, and the number of all items.
+    ``read`` returns an iterable of all items, and is called three times.
+    Returns the sample in its original order, and the number of all items.
     """
     counts = collections.Counter(item.speaker for item in read())
     speakers = set(_draw(sorted(counts), max_speakers, f"{seed}"))
@@ -119,8 +119,10 @@ def subsample(
     def grouped():
         for item in read():
             if item.speaker in speakers:
-                place = (item.before, item.after) if context == "within" else ()
-                yield (item.speaker, item.phone, *place), item
+                group = item.speaker, item.phone
+                if context == "within":
+                    group += item.before, item.after
+                yield group, item
 
     sizes = _group_sizes(grouped(), context, max_size_group, max_items, seed)
     drawn = {
@@ -137,26 +139,26 @@ def subsample(
 
 
 def _group_sizes(grouped, context, max_size_group, max_items, seed):
-    """Count the items of each group, without what ``max_items`` leaves out."""
-    # From neighbours (or phone), which are left out as a whole, to the sizes
-    # of their groups; those of the greatest hash go first.
+    """Count the items of each group that ``max_items`` does not exclude."""
+    # Group sizes by neighbors (or phone), which are dropped as a whole: first
+    # those with the largest hash.
     sizes, heap, total, limit = {}, [], 0, None
     for group, _ in grouped:
-        place = group[2:] if context == "within" else group[1]
-        if place not in sizes:
-            # Pseudo-random, and a function of the text alone.
-            digest = hashlib.blake2b(f"{seed} {place}".encode(), digest_size=8)
+        key = group[2:] if context == "within" else group[1]
+        if key not in sizes:
+            # A pseudo-random rank that does not depend on the order of items.
+            digest = hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8)
             rank = int.from_bytes(digest.digest(), "big")
             if limit is not None and rank >= limit:
                 continue
-            sizes[place] = collections.Counter()
-            heapq.heappush(heap, (-rank, place))
-        sizes[place][group] += 1
-        total += sizes[place][group] <= max_size_group
+            sizes[key] = collections.Counter()
+            heapq.heappush(heap, (-rank, key))
+        sizes[key][group] += 1
+        total += sizes[key][group] <= max_size_group
         while total > max_items and len(heap) > 1:
-            rank, last = heapq.heappop(heap)
+            rank, key = heapq.heappop(heap)
             limit = -rank
-            dropped = sizes.pop(last).values()
+            dropped = sizes.pop(key).values()
             total -= sum(min(size, max_size_group) for size in dropped)
     return {
         group: n for counts in sizes.values() for group, n in counts.items()

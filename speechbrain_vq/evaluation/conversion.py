@@ -50,8 +50,7 @@ def conversion_pairs(
         for source_speaker in sorted(sources)
         for name in sources[source_speaker]
         for speaker in sorted(voices)
-        if speaker != source_speaker
-        and (speaker in speakers or not speakers)
+        if speaker != source_speaker and (speaker in speakers or not speakers)
     ]
     pairs = []
     for name, speaker in draw.sample(possible, min(number, len(possible))):

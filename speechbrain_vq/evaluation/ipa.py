@@ -1,4 +1,4 @@
-"""Names of phones in IPA, and their manner of articulation."""
+"""Phone names in IPA, and manners of articulation."""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,7 +25,7 @@ _ARPABET = {
     **{"R": "ɹ", "S": "s", "SH": "ʃ", "T": "t", "TH": "θ", "UH": "ʊ"},
     **{"UW": "u", "V": "v", "W": "w", "Y": "j", "Z": "z", "ZH": "ʒ"},
 }
-# Of espeak, after Kirshenbaum's ASCII-IPA; digits and # mark variants.
+# espeak's names, after Kirshenbaum's ASCII-IPA. Digits and # mark variants.
 _ESPEAK = str.maketrans(
     "@3ACDEILNOQRSTUVZ&*?0:;",
     "əɜɑçðɛɪɫŋɔɣʀʃθʊʌʒæɾʔɒːʲ",
@@ -34,8 +34,8 @@ _ESPEAK = str.maketrans(
 
 
 def to_ipa(names: Iterable[str]) -> dict[str, str]:
-    """Write phones in IPA: those of ARPAbet, where all names are of it, or of
-    espeak; IPA stays as it is.
+    """Map phone names to IPA: from ARPAbet if all names belong to it, otherwise
+    from espeak's names. IPA is unchanged.
 
     Example
     -------
@@ -45,10 +45,10 @@ def to_ipa(names: Iterable[str]) -> dict[str, str]:
     {'tS': 'tʃ', 'e@': 'eə', 'I2': 'ɪ'}
     """
     names = list(names)
-    bare = {name: name.rstrip("012") for name in names}
-    spoken = [bare[name] for name in names if name not in SILENCES]
+    unstressed = {name: name.rstrip("012") for name in names}
+    spoken = [unstressed[name] for name in names if name not in SILENCES]
     if all(name in _ARPABET for name in spoken):
-        return {name: _ARPABET.get(bare[name], name) for name in names}
+        return {name: _ARPABET.get(unstressed[name], name) for name in names}
     return {
         name: name
         if name in SILENCES
@@ -81,8 +81,8 @@ def manner(ipa: str) -> str:
 def by_manner(
     phones: Sequence[str], counts: Sequence[int]
 ) -> list[tuple[str, list[int]]]:
-    """Group phones by manner, in the order of ``MANNERS``: indices into the
-    phones, the most frequent first.
+    """Group the indices of phones by manner, in the order of ``MANNERS``, the
+    most frequent phone first.
 
     Example
     -------
@@ -91,7 +91,7 @@ def by_manner(
     """
     manners = [manner(ipa) for ipa in to_ipa(phones).values()]
     groups = [
-        (name, [row for row, one in enumerate(manners) if one == name])
+        (name, [row for row, m in enumerate(manners) if m == name])
         for name in MANNERS
     ]
     return [

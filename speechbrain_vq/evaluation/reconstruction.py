@@ -1,4 +1,4 @@
-"""Distance of decoded waveforms from the originals."""
+"""Distances between decoded waveforms and the originals."""
 
 import importlib.util
 import math
@@ -13,22 +13,21 @@ from .judges import JudgedSpeech
 from .metric import NON_NEGATIVE, Estimate, Quantity
 from .utterances import MOST_DECODED, EvaluatedModel, Utterance
 
-# To decibels: 10 / ln 10.
 _DECIBELS = 10 / math.log(10)
-# Least magnitude, order of the last cepstral coefficient, mel bands.
+# Lower bound of magnitudes, number of cepstral coefficients, and of mel bands.
 _FLOOR, _ORDER, _N_MELS = 1e-5, 13, 80
 
 
 def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Compute mel cepstra of samples [T] in windows of 25 ms every 10 ms,
-    without c_0, the loudness: [frames, 13]."""
+    """Compute mel cepstra [frames, 13] of samples [T], in windows of 25 ms
+    every 10 ms, without c_0, the loudness."""
     from torchaudio.transforms import MelSpectrogram
 
     window, hop = round(0.025 * sample_rate), round(0.01 * sample_rate)
     size = 2 ** math.ceil(math.log2(window))
     options = {"n_mels": _N_MELS, "power": 1, "norm": "slaney", "center": False}
     extract = MelSpectrogram(sample_rate, size, window, hop, **options)
-    # So that the first window begins with the samples.
+    # Padding aligns the first window with the first sample.
     before = (size - window) // 2
     missing = max(window - len(wav), 0)
     wav = pad(wav.float(), (before, size - window - before + missing))
@@ -36,8 +35,8 @@ def mel_cepstra(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
 
 
 def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
-    """Compute the c_m, m = 1 to 13, of log |S| = c_0 + sum c_m cos(m w):
-    [frames, bands] to [frames, 13]."""
+    """Compute cepstra [frames, 13] of log-mels [frames, bands]: the c_m, m = 1
+    to 13, of log |S| = c_0 + sum c_m cos(m w)."""
     from torchaudio.functional import create_dct
 
     bands = log_mels.shape[1]
@@ -46,13 +45,13 @@ def cepstra(log_mels: torch.Tensor) -> torch.Tensor:
 
 def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
     """Compute MCD in dB, 10 / ln 10 sqrt(2 sum (c_m - c'_m)^2) (Kubichek,
-    1993), of two ``mel_cepstra``, as the mean along the path of dynamic time
-    warping.
+    1993), between two ``mel_cepstra``, as the mean along the path of dynamic
+    time warping.
 
-    It depends on the number of bands and coefficients: compare only values
+    MCD depends on the numbers of bands and coefficients, so compare only values
     of the same implementation.
     """
-    # By matrix products, the distance of a frame to itself would not be 0.
+    # With matrix products, the distance of a frame to itself would not be 0.
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(x.double(), y.double(), compute_mode=exact)
     costs = _DECIBELS * math.sqrt(2) * distances.unsqueeze(0)
@@ -61,9 +60,9 @@ def mel_cepstral_distortion(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
-    """Compute short-time objective intelligibility (Taal et al., An algorithm
-    for intelligibility prediction of time-frequency weighted noisy speech,
-    2011) of samples [T], by pystoi; nan for less than 30 frames of speech."""
+    """Compute short-time objective intelligibility of samples [T] by pystoi
+    (Taal et al., An algorithm for intelligibility prediction of time-frequency
+    weighted noisy speech, 2011); nan for less than 30 frames of speech."""
     import warnings
 
     import pystoi
@@ -71,7 +70,7 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
     size = min(len(original), len(other))
     x, y = (wav[:size].double().numpy() for wav in (original, other))
     with warnings.catch_warnings():
-        # It warns, and returns 1e-5, if there is too little speech.
+        # If there is too little speech, pystoi warns and returns 1e-5.
         warnings.simplefilter("error", RuntimeWarning)
         try:
             return float(pystoi.stoi(x, y, rate))
@@ -85,15 +84,14 @@ def has_pystoi() -> bool:
 
 
 def sample_names(names: Sequence[str], number: int, seed: int = 0) -> set[str]:
-    """Draw names at random."""
-    return set(
-        random.Random(seed).sample(sorted(names), min(number, len(names)))
-    )
+    """Draw at most ``number`` of the names."""
+    number = min(number, len(names))
+    return set(random.Random(seed).sample(sorted(names), number))
 
 
 class Reconstruction(JudgedSpeech):
-    """Compare decoded utterances, those of some names, with the originals; see
-    ``sample_names``."""
+    """Mel-cepstral distortion, STOI and judges' scores of the decoded
+    utterances ``names``; see ``sample_names``."""
 
     label = "Reconstruction against the original"
     quantities = {

@@ -118,7 +118,9 @@ class Segmentation(Metric):
             return {}
         scores = [segmentation_scores(*sums) for sums in self._sums.T.tolist()]
         return {
-            name: estimate((s[name] for s in scores), quantity, self._utterances)
+            name: estimate(
+                (s[name] for s in scores), quantity, self._utterances
+            )
             for name, quantity in self.quantities.items()
         }
 

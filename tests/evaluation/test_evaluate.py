@@ -255,7 +255,7 @@ def test_the_report_says_all(evaluation, tmp_path):
         assert f"{pnmi:.4f}" in text and "spoilt: lost samples" in text
         for name in (
             *("seed: 0", "utterances: 10", "mel-cepstral distortion (dB)"),
-            *("PNMI", "judges: spoilt", "tolerance of boundaries: 20 ms"),
+            *("PNMI", "judges: spoilt", "boundary tolerance: 20 ms"),
             *(" (same context)", "vocoder: the bundled vocoder"),
             "across speakers, any context: latents",
         ):
@@ -389,7 +389,9 @@ def test_tokens_of_other_kinds_are_reported(name, corpus, tmp_path):
     result = run(
         "evaluate", tmp_path / name, "--manifest", corpus / "test.json"
     )
-    assert result.exit_code == 1 and "a token file must be .jsonl" in result.output
+    assert (
+        result.exit_code == 1 and "a token file must be .jsonl" in result.output
+    )
     nowhere = run("evaluate", "nomodel", "--manifest", corpus / "test.json")
     assert "There is no folder 'nomodel'" in nowhere.output
 
