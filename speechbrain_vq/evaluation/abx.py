@@ -31,11 +31,9 @@ _FRAME_PAIRS, _BLOCK = 1 << 22, 1 << 20
 
 
 class Cell(NamedTuple):
-    """Indices of items X, A and B to compare.
-
-    X and A are of one phone, B of all others; A and B are of ``speaker``, and
-    X is of one speaker. In the same context, all have the same neighbors.
-    """
+    """Indices of items X, A and B to compare: X and A of one phone, B of all
+    others; A and B of ``speaker``, X of one speaker. In the same context, all
+    have the same neighbors."""
 
     speaker: str
     phone: str
@@ -122,12 +120,12 @@ def _all_cells(items, speaker, context, max_x_across, seed) -> Iterator[Cell]:
 def _draw_cells(cells, max_pairs, seed):
     if sum(max(cell.pairs, _LEAST_PAIRS) for cell in cells) <= max_pairs:
         return cells
-    draw, rounds, order = random.Random(seed), collections.Counter(), []
-    for cell in draw.sample(cells, len(cells)):
-        order.append((rounds[cell[:2]], len(order), cell))
+    rounds, order = collections.Counter(), []
+    for cell in random.Random(seed).sample(cells, len(cells)):
+        order.append((rounds[cell[:2]], cell))
         rounds[cell[:2]] += 1
     drawn, budget = [], max_pairs
-    for _, _, cell in sorted(order, key=lambda entry: entry[:2]):
+    for _, cell in sorted(order, key=lambda entry: entry[0]):
         budget -= max(cell.pairs, _LEAST_PAIRS)
         if budget < 0 and drawn:
             break
@@ -198,8 +196,8 @@ def abx_error(
 
 
 def _mean(sums, default=0.0):
-    """Divide sums by weights. Return the means, and weights for averaging them
-    further: 1 where a mean exists, else 0."""
+    """Return the means, and their weights in further averages: 1, or 0 where
+    there is no data."""
     exists = sums[1] > 0
     mean = torch.where(exists, sums[0] / sums[1].clamp(min=1e-9), default)
     return torch.stack([mean, exists.to(mean)])
@@ -224,8 +222,9 @@ def _portions(cells, lengths):
     portion, total = [], 0
     for cell in cells:
         x, a, b = map(torch.tensor, cell[2:])
-        sizes = [int(lengths[items].sum()) for items in (x, a, b)]
-        frame_pairs = sizes[0] * (sizes[1] + sizes[2])
+        frame_pairs = int(
+            lengths[x].sum() * (lengths[a].sum() + lengths[b].sum())
+        )
         if portion and total + frame_pairs > _FRAME_PAIRS:
             yield portion
             portion, total = [], 0
@@ -288,11 +287,8 @@ def _starts(lengths):
 
 def _warp(costs, rows, columns):
     """Compute DTW distances of pairs of items with ``rows`` and ``columns``
-    frames, in blocks of pairs of similar length.
-
-    ``costs(block, rows [I, N], columns [J, N])`` returns frame distances
-    [I, J, N] of the pairs in a block.
-    """
+    frames, in blocks of similar length. ``costs(block, rows [I, N], columns
+    [J, N])`` returns frame distances [I, J, N]."""
     longest, order = torch.maximum(rows, columns).sort()
     distances, start = torch.empty(len(order)), 0
     while start < len(order):
@@ -320,11 +316,6 @@ class Abx(Metric):
 
     Only the frames of items are stored, so memory does not grow with the
     corpus. ``samples`` come from ``sample_items``.
-
-    Example
-    -------
-    >>> Abx({}).compute()
-    {}
     """
 
     label = "ABX error (0.5 is chance)"
@@ -362,9 +353,7 @@ class Abx(Metric):
             weights = torch.stack(weights)
             for speaker in _SPEAKERS:
                 cells = make_cells(
-                    *(items, speaker, context),
-                    seed=self.seed,
-                    max_pairs=MOST_PAIRS,
+                    items, speaker, context, MAX_X_ACROSS, self.seed, MOST_PAIRS
                 )
                 condition = _condition(speaker, context)
                 self._cells[condition] = cells
@@ -389,7 +378,6 @@ class Abx(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing conditions."""
         if not self._items:
             sources = dict.fromkeys(s.source for s in self.samples.values())
             return [

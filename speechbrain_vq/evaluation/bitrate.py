@@ -115,7 +115,6 @@ class BitRate(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         notes = []
         if not self.codebook_size:
             notes.append(

@@ -146,7 +146,6 @@ class Conversion(JudgedSpeech):
             self._write(number, pair, audio)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         if not self.requested:
             return ["conversion to other voices: not requested"]
         notes = [f"{pair}: {why}" for pair, why in self.errors.items()]

@@ -31,14 +31,9 @@ def load_judges(judges: Iterable[str | Callable]) -> dict[str, Callable]:
 
 
 def load_judge(name: str | Callable) -> Callable:
-    """Load a judge.
-
-    Arguments
-    ---------
-    name : str or callable
-        ``resemblyzer``; ``whisper``; ``whisper:WEIGHTS`` with a folder or a
-        name that faster-whisper downloads; ``module:callable``; or a callable,
-        which is returned.
+    """Load a judge: ``resemblyzer``, ``whisper``, ``whisper:WEIGHTS``, or your
+    own as ``module:callable``. ``WEIGHTS`` is a folder, or a name that
+    faster-whisper downloads. A callable is returned.
 
     Raises
     ------
@@ -118,10 +113,8 @@ class JudgedSpeech(Metric):
                 scores = {**scores, "closer_to_target": closer}
             for key, score in scores.items():
                 quantity = quantities.get(key, Quantity(key.replace("_", " ")))
-                label = f"{name}: {quantity.label}"
-                self.quantities[f"{name}:{key}"] = quantity._replace(
-                    label=label
-                )
+                quantity = quantity._replace(label=f"{name}: {quantity.label}")
+                self.quantities[f"{name}:{key}"] = quantity
                 self._ratios.add(f"{name}:{key}", float(score), 1, weights)
 
     def compute(self) -> dict[str, Estimate]:
@@ -161,11 +154,8 @@ class Resemblyzer:
 
 class Whisper:
     """Word error rates of source and output against the English ``words`` of
-    the manifest, by faster-whisper.
-
-    ``weights`` is a folder, or a name that faster-whisper downloads. Whisper
-    fails to recognize espeak's voices.
-    """
+    the manifest, by faster-whisper with ``weights`` from a folder, or of a name
+    that it downloads. Whisper fails to recognize espeak's voices."""
 
     name = "whisper"
     install = (
@@ -193,8 +183,7 @@ class Whisper:
     def __call__(
         self, audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
     ) -> dict[str, float]:
-        """Return ``wer_source`` and ``wer_output``, or an empty dictionary if
-        the entry has no words."""
+        """Return ``wer_source`` and ``wer_output``; nothing without words."""
         import jiwer
 
         words = _plain(entry.get("words") or "")

@@ -216,11 +216,6 @@ def _bits(nats):
 class PhoneInformation(Metric):
     """``phone_information`` of each codebook, with the phones at the midpoints
     of units, and ``pnmi_within`` if the manifest has several languages.
-
-    Example
-    -------
-    >>> PhoneInformation().compute()
-    {}
     """
 
     label = "Information about phones"
@@ -280,7 +275,6 @@ class PhoneInformation(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         note = (
             "phone information, boundaries and the phone probe: the manifest "
             "has no phones"

@@ -173,11 +173,6 @@ class LinearProbes(Metric):
 
     Only the utterances in ``names`` are used, see ``sample_utterances``.
     Intervals resample test utterances; the probes are not fitted again.
-
-    Example
-    -------
-    >>> LinearProbes({"utt-1"}).compute()
-    {}
     """
 
     label = "Accuracy of linear probes"
@@ -207,7 +202,6 @@ class LinearProbes(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         return [
             f"{target} probe: the manifest ({key}) does not name two {target}s "
             "with two utterances each"

@@ -126,7 +126,6 @@ class Reconstruction(JudgedSpeech):
         self.judge({"source": x, "output": y}, utterance.entry, weights)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         if not estimates or has_pystoi():
             return []
         return ['STOI: pip install "speechbrain-vq[eval]"']

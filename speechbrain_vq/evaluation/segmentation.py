@@ -75,13 +75,7 @@ def segmentation_scores(
 
 
 class Segmentation(Metric):
-    """``segmentation_scores`` of unit changes as phone boundaries.
-
-    Example
-    -------
-    >>> Segmentation().compute()
-    {}
-    """
+    """``segmentation_scores`` of unit changes as phone boundaries."""
 
     label = f"Unit changes against phone boundaries ({1000 * TOLERANCE:g} ms)"
     quantities = {
