@@ -14,8 +14,8 @@ from .jitter import TimeJitter
 def utterance_moments(
     features: torch.Tensor, lengths: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the mean and standard deviation over time of each channel, [B, C]
-    each, of features [B, T, C] of relative lengths [B]."""
+    """Compute the mean and the standard deviation [B, C] of each channel over
+    the valid frames of features [B, T, C] with relative lengths [B]."""
     mask = frame_mask(features, lengths).unsqueeze(2).to(features.dtype)
     count = mask.sum(1).clamp(min=1)
     mean = (features * mask).sum(1) / count
@@ -28,9 +28,9 @@ def normalize_utterances(
     lengths: torch.Tensor,
     moments: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Normalize each channel of features [B, T, C] by its moments over the
-    utterance, of relative length [B]; zero beyond. Of pieces, give the moments
-    of the whole utterances, see ``utterance_moments``.
+    """Normalize each channel of features [B, T, C] with relative lengths [B]
+    over the utterance; zero at padding. For pieces of utterances, pass the
+    moments of the whole utterances, see ``utterance_moments``.
 
     Example
     -------
@@ -44,8 +44,8 @@ def normalize_utterances(
 
 
 def stack_frames(features: torch.Tensor, stride: int) -> torch.Tensor:
-    """Stack the frames of each stride: [B, T, C] to
-    [B, ceil(T / stride), stride * C], zero where the last one lacks frames.
+    """Concatenate every ``stride`` frames of [B, T, C] to
+    [B, ceil(T / stride), stride * C], zero-padded at the end.
 
     Example
     -------
@@ -58,7 +58,8 @@ def stack_frames(features: torch.Tensor, stride: int) -> torch.Tensor:
 
 
 class ConvBlock(nn.Module):
-    """Residual block of a convolution over 3 frames and a pointwise one."""
+    """Residual block of a convolution over 3 frames and a pointwise
+    convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -66,7 +67,7 @@ class ConvBlock(nn.Module):
         self.narrow = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Apply the block to [B, C, T], zero outside the mask [B, 1, T]."""
+        """Apply the block to [B, C, T]; zero outside the mask [B, 1, T]."""
         hidden = self.wide(torch.relu(x))
         return (x + self.narrow(torch.relu(hidden))) * mask
 
@@ -90,8 +91,7 @@ class ConvEncoder(nn.Module):
         much of the speaker's identity (Chou et al. 2019, arXiv 1904.05742).
         Each latent then depends on the whole utterance.
     linear : bool
-        Whether to add a linear map of a latent's own frames to it, beside the
-        convolutions.
+        Whether to add a linear map of its own frames to each latent.
 
     Example
     -------
@@ -143,10 +143,10 @@ class ConvEncoder(nn.Module):
         lengths: torch.Tensor,
         moments: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode features [B, T, input_dim], zero beyond their relative
-        lengths [B], as latents [B, ceil(T / stride), output_dim] and their
-        relative lengths [B]. Of pieces of utterances, give the moments of the
-        whole ones for ``utterance_norm``."""
+        """Encode features [B, T, input_dim] with relative lengths [B], zero at
+        padding. Returns latents [B, ceil(T / stride), output_dim] and their
+        relative lengths [B]. With ``utterance_norm``, pieces of utterances need
+        the moments of the whole utterances."""
         frames = torch.round(lengths * features.shape[1])
         mask = frame_mask(features, lengths).unsqueeze(1)
         if self.utterance_norm:
@@ -164,8 +164,8 @@ class ConvEncoder(nn.Module):
             x = block(x, mask)
         latents = (self.last(x) * mask).transpose(1, 2)
         if self.linear is not None:
-            own = stack_frames(features, self.stride)
-            latents = latents + self.linear(own) * mask.transpose(1, 2)
+            frames = stack_frames(features, self.stride)
+            latents = latents + self.linear(frames) * mask.transpose(1, 2)
         return latents, lengths
 
 
@@ -177,21 +177,20 @@ class ConvDecoder(nn.Module):
     input_dim, output_dim : int
         Channels of the latents, and of the features.
     speaker_dim : int
-        Dimension of the speaker embedding, without its moments.
+        Dimension of the speaker embedding, without moments.
     channels : int
         Hidden channels.
     stride : int
         Frames per latent.
     num_blocks : int
-        Residual blocks; the larger half comes before the upsampling.
+        Residual blocks. Half of them, rounded up, precede the upsampling.
     jitter : float
         Probability of ``TimeJitter`` on the latents.
     linear : bool
-        Whether to add a linear map of each latent to its own frames, beside
-        the convolutions.
+        Whether to add a linear map of each latent to its own frames.
     moments : bool
-        Whether the speaker embeddings end in the moments of the utterance
-        (``SpeakerEncoder(moments=True)``), which scale and shift the output.
+        Whether speaker embeddings end with the moments of the utterance, which
+        scale and shift the output; see ``SpeakerEncoder(moments=True)``.
 
     Example
     -------
@@ -237,11 +236,10 @@ class ConvDecoder(nn.Module):
         wavs: torch.Tensor | None = None,
         wav_lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Decode latents [B, T, input_dim], zero beyond their relative
-        lengths [B], and speaker embeddings [B, speaker_dim], with moments
-        [B, speaker_dim + 2 * output_dim], to features
-        [B, T * stride, output_dim]. The waveforms, which autoregressive
-        decoders require, are ignored."""
+        """Decode latents [B, T, input_dim] with relative lengths [B], zero at
+        padding, to features [B, T * stride, output_dim]. Speaker embeddings are
+        [B, speaker_dim], with moments [B, speaker_dim + 2 * output_dim].
+        Waveforms are ignored; autoregressive decoders require them."""
         # Conv1d rejects inputs without frames.
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, self.last.out_channels)
@@ -261,8 +259,8 @@ class ConvDecoder(nn.Module):
             x = block(x, mask)
         decoded = self.last(torch.relu(x)).transpose(1, 2)
         if self.linear is not None:
-            own = self.linear(latents).unflatten(2, (self.stride, -1))
-            decoded = decoded + own.flatten(1, 2)
+            frames = self.linear(latents).unflatten(2, (self.stride, -1))
+            decoded = decoded + frames.flatten(1, 2)
         if self.moments:
             std = log_std.exp().unsqueeze(1)
             decoded = decoded * std + mean.unsqueeze(1)
@@ -274,31 +272,31 @@ class ConvDecoder(nn.Module):
         features: torch.Tensor,
         lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the sum of absolute errors over the valid frames of
-        features [B, T, output_dim], and the number of values summed."""
+        """Return the sum of absolute errors over the valid frames of features
+        [B, T, output_dim], and the number of summed values."""
         decoded = predictions[:, : features.shape[1]]
         mask = frame_mask(features, lengths).unsqueeze(-1)
         error = ((decoded - features).abs() * mask).sum()
         return error, mask.sum() * features.shape[-1]
 
     def metrics(self, error: float) -> dict[str, float]:
-        """Return the mean error under the name it is logged by."""
+        """Return the mean error by its name in the logs."""
         return {"reconstruction_error": error}
 
 
 class SpeakerEncoder(nn.Module):
-    """Speaker encoder by statistics pooling, trained along with the decoder,
-    without labels. The embedding is batch-normalized without scale or shift,
-    so the zero vector is the average speaker.
+    """Speaker encoder by statistics pooling, trained with the decoder, without
+    labels. Its embedding is batch-normalized without scale or shift, so the
+    zero vector is the average speaker.
 
     Arguments
     ---------
     input_dim, output_dim : int
         Channels of the features, and of the trained embedding.
     moments : bool
-        Whether to append the mean and the logarithm of the standard deviation
-        of each channel over the utterance, for ``ConvDecoder(moments=True)``.
-        The attribute ``output_dim`` counts them.
+        Whether to append the mean and the log standard deviation of each
+        channel over the utterance, for ``ConvDecoder(moments=True)``. The
+        attribute ``output_dim`` includes them.
 
     Example
     -------
@@ -320,9 +318,9 @@ class SpeakerEncoder(nn.Module):
         lengths: torch.Tensor,
         moments: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Embed [B, T, input_dim] of relative lengths [B] as
-        [B, output_dim]. Of pieces of utterances, give the moments of the
-        whole ones."""
+        """Embed features [B, T, input_dim] with relative lengths [B] as
+        [B, output_dim]. For pieces of utterances, pass the moments of the whole
+        utterances."""
         mean, std = moments or utterance_moments(features, lengths)
         voice = self.norm(self.linear(torch.cat([mean, std], dim=1)))
         if not self.moments:
@@ -332,7 +330,7 @@ class SpeakerEncoder(nn.Module):
 
 class WindowPredictor(nn.Module):
     """Linear predictor of the frames around each token from its quantized
-    vector: an auxiliary task in training alone, as phones outlast a token.
+    vector, an auxiliary training task: phones are longer than a token.
 
     Arguments
     ---------
@@ -364,10 +362,9 @@ class WindowPredictor(nn.Module):
         features: torch.Tensor,
         lengths: torch.Tensor,
     ) -> torch.Tensor:
-        """Compute the mean absolute error of the predictions from quantized
-        vectors [B, ceil(T / stride), input_dim] of features
-        [B, T, output_dim] of relative lengths [B], over the valid frames of
-        the windows of valid tokens."""
+        """Predict features [B, T, output_dim] with relative lengths [B] from
+        quantized vectors [B, ceil(T / stride), input_dim]. Returns the mean
+        absolute error over the valid frames in the windows of valid tokens."""
         mask = frame_mask(features, lengths).unsqueeze(2)
         mask = stack_frames(mask.to(features.dtype), self.stride)
         targets = self._windows(stack_frames(features, self.stride))
@@ -377,7 +374,8 @@ class WindowPredictor(nn.Module):
         return errors.sum() / (mask.sum() * features.shape[2]).clamp(min=1)
 
     def _windows(self, stacked):
-        """Line up each row of [B, T, D] with those around, zero outside."""
+        """Concatenate each vector of [B, T, D] with its neighbors, zero
+        outside."""
         padding = (0, 0, self.window, self.window)
         padded = nn.functional.pad(stacked, padding)
         windows = padded.unfold(1, 2 * self.window + 1, 1)

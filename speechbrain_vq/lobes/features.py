@@ -9,10 +9,10 @@ from torchaudio.transforms import GriffinLim, InverseMelScale, MelSpectrogram
 from speechbrain_vq.nnet.masks import frame_mask
 from speechbrain_vq.precision import fp32_by_default
 
-# Frames that are transformed at a time.
+# Frames to transform at once.
 _FRAMES = 6000
 
-# Level below which a signal counts as silent: 0.3 % of the least 16-bit step.
+# Lower bound of the RMS level of a signal, 0.3 % of the 16-bit step.
 _SILENCE = 1e-7
 
 
@@ -23,9 +23,9 @@ class LogMel(nn.Module):
     features. Each mel band is normalized by the mean and standard deviation
     that ``fit()`` computes.
 
-    ``denormalize`` returns the input of SpeechBrain's HiFi-GANs, half a hop
-    later, when the settings match; those at 16 kHz use ``win_length=1024,
-    hop_length=256``.
+    If the settings match, ``denormalize`` returns the input of SpeechBrain's
+    HiFi-GANs, with frames centered half a hop later. Their 16 kHz models use
+    ``win_length=1024, hop_length=256``.
 
     Arguments
     ---------
@@ -36,10 +36,10 @@ class LogMel(nn.Module):
     floor : float
         Lower bound of the mel magnitudes before the logarithm.
     relative_floor : float, optional
-        The bound as a share of the root mean square of the utterance, in place
-        of ``floor``: the level of a recording then only adds a constant to its
-        features, and with ``ConvEncoder(utterance_norm=True)`` changes no
-        token. Each frame depends on the whole utterance.
+        Lower bound as a share of the utterance's root mean square, in place of
+        ``floor``. The level of a recording then only adds a constant to its
+        features, and changes no token with ``ConvEncoder(utterance_norm=True)``.
+        Each frame depends on the whole utterance.
 
     Example
     -------
@@ -100,8 +100,8 @@ class LogMel(nn.Module):
         if self.relative_floor is not None:
             return None
         window = self._shape["win_length"]
-        # The window is centred in the transform, and the transform on the
-        # hop, each rounded down.
+        # The window is centered in the transform, and the transform on the
+        # hop, both rounded down.
         before = (self.n_fft - self.hop_length) // 2
         before -= (self.n_fft - window) // 2
         return max(before, 0), max(window - self.hop_length - before, 0)
@@ -110,8 +110,8 @@ class LogMel(nn.Module):
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute features [B, samples // hop_length, n_mels] and their
-        relative lengths [B] from waveforms [B, samples], zero beyond their
-        relative lengths [B]."""
+        relative lengths [B] from waveforms [B, samples] with relative lengths
+        [B], zero at padding."""
         if wavs.dim() != 2:
             raise ValueError(
                 f"LogMel takes waveforms [B, samples], got {list(wavs.shape)}."
@@ -139,13 +139,13 @@ class LogMel(nn.Module):
             if self.relative_floor is None:
                 return mels.clamp(min=self.floor).log()
             level = (wavs.float().square().sum(1) / samples).sqrt()
-            # Digital silence has no level.
+            # The level of digital silence is 0, which has no logarithm.
             floor = self.relative_floor * level.clamp(min=_SILENCE)
             return mels.maximum(floor.view(-1, 1, 1)).log()
 
     def _mel(self, padded):
-        """Compute mel magnitudes [B, T, n_mels], a minute at a time, which
-        bounds the memory of the transform."""
+        """Compute mel magnitudes [B, T, n_mels] in blocks, which bounds the
+        memory of the transform."""
         margin = self.n_fft - self.hop_length
         frames = (padded.shape[1] - margin) // self.hop_length
         blocks = []
@@ -157,8 +157,8 @@ class LogMel(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor]) -> None:
-        """Compute the normalization statistics of a corpus, batches of
-        waveforms [B, samples] without padding."""
+        """Compute normalization statistics from batches of waveforms
+        [B, samples] without padding."""
         count, total, square = 0, 0.0, 0.0
         for wavs in batches:
             mels = self._log_mel(wavs.to(self.mean.device), wavs.shape[1])
@@ -168,8 +168,8 @@ class LogMel(nn.Module):
             square = square + mels.square().sum(0)
         if count == 0:
             raise ValueError(
-                "The feature normalization requires audio, got no frame: "
-                "pass at least one waveform."
+                "The feature normalization requires audio: pass at least one "
+                "waveform."
             )
         mean = total / count
         self.mean.copy_(mean)
@@ -178,7 +178,7 @@ class LogMel(nn.Module):
         self.std.copy_(variance.sqrt())
 
     def denormalize(self, mels: torch.Tensor) -> torch.Tensor:
-        """Undo the normalization of features [..., n_mels], giving natural
+        """Undo the normalization of features [..., n_mels]; returns natural
         logarithms of mel magnitudes."""
         return mels.float() * self.std + self.mean
 
@@ -198,10 +198,11 @@ class LogMel(nn.Module):
                 n_iter=60, power=1.0, rand_init=False, **self._shape
             ).to(mels.device)
         length = mels.shape[1] * self.hop_length
-        # GriffinLim reflects half a transform of samples at either end.
+        # GriffinLim reflects half a transform at either end, which requires
+        # enough frames.
         missing = self.n_fft // 2 // self.hop_length + 2 - mels.shape[1]
         magnitude = nn.functional.pad(magnitude, (0, 0, 0, max(missing, 0)))
         wavs = to_wave(to_linear(magnitude.transpose(1, 2)))
-        # GriffinLim centres its frames half a hop before ours.
+        # GriffinLim centers its frames half a hop before ours.
         wavs = nn.functional.pad(wavs, (self.hop_length // 2, length))
         return wavs[:, :length]

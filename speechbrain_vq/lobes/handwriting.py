@@ -1,6 +1,6 @@
-"""Encoder of handwriting lines, and a CTC probe that reads characters, after
-the ScribbleLens model of arXiv 2005.08520. Time runs over image columns;
-padding changes no output.
+"""Encoder of handwriting lines and a CTC probe of characters, after the
+ScribbleLens model of arXiv 2005.08520. The time axis is that of the image
+columns; padding changes no output.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,8 @@ from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 from .recogniser import NormedConv2d
 
-# Kernels and strides of the convolutions as (columns, rows): together they
-# halve the columns and reduce 32 rows to one.
+# Kernel sizes and strides as (columns, rows). The convolutions halve the
+# columns and reduce 32 rows to one.
 HEIGHT = 32
 STRIDE = 2
 KERNELS = ((3, 3), (5, 5), (3, 3), (3, 3), (3, 3), (3, 3), (3, 2))
@@ -43,23 +43,23 @@ class ProjectedBLSTM(nn.Module):
         self.project = nn.Linear(2 * hidden_size, output_dim, bias=False)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, input_dim] of relative lengths [B] to
-        [B, T, output_dim], zero beyond the lengths."""
+        """Map [B, T, input_dim] with relative lengths [B] to
+        [B, T, output_dim], zero at padding."""
         time = x.shape[1]
-        # Packed, so that the backward direction starts at the last column.
+        # With packing, the backward direction starts at the last valid column.
         frames = torch.round(lengths * time).long().clamp(min=1).cpu()
         packed = pack_padded_sequence(
             x, frames, batch_first=True, enforce_sorted=False
         )
-        both, _ = pad_packed_sequence(
+        hidden, _ = pad_packed_sequence(
             self.lstm(packed)[0], batch_first=True, total_length=time
         )
-        return self.project(both)
+        return self.project(hidden)
 
 
 class LineEncoder(nn.Module):
-    """Encoder of line images, one latent per two columns: convolutions and
-    two bidirectional LSTMs, the second one residual.
+    """Encoder of line images with one latent per two columns: convolutions,
+    then two bidirectional LSTMs, the second with a residual connection.
 
     Arguments
     ---------
@@ -87,7 +87,7 @@ class LineEncoder(nn.Module):
         super().__init__()
         if len(channels) != len(KERNELS):
             raise ValueError(
-                f"channels must have one number for each of the "
+                "channels must have one number for each of the "
                 f"{len(KERNELS)} convolutions, got {list(channels)}."
             )
         self.convolutions = nn.ModuleList(
@@ -103,8 +103,8 @@ class LineEncoder(nn.Module):
     def forward(
         self, ink: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode columns of 32 pixels [B, T, 32] from 0 (paper) to 1 (ink),
-        zero beyond their relative lengths [B], as latents
+        """Encode columns of pixels [B, T, 32], from 0 (paper) to 1 (ink), with
+        relative lengths [B], zero at padding. Returns latents
         [B, ceil(T / 2), output_dim] and their relative lengths [B]."""
         if ink.shape[-1] != HEIGHT:
             raise ValueError(
@@ -121,15 +121,15 @@ class LineEncoder(nn.Module):
 
 
 class CTCProbe(nn.Module):
-    """Linear probe of three adjacent latents, trained by CTC to read
-    characters. The blank is 0.
+    """Linear probe of characters from three adjacent latents, trained by CTC
+    with blank 0.
 
     Arguments
     ---------
     input_dim : int
         Channels of the latents.
     characters : str
-        Alphabet of the probe.
+        Alphabet, in the order of the classes 1, 2, ...
 
     Example
     -------
@@ -147,8 +147,8 @@ class CTCProbe(nn.Module):
         self.conv = nn.Conv1d(input_dim, 1 + len(characters), 3, padding=1)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, input_dim], zero beyond their lengths, to
-        log-probabilities [B, T, 1 + characters]."""
+        """Map latents [B, T, input_dim], zero at padding, to log-probabilities
+        [B, T, 1 + characters]."""
         logits = self.conv(latents.transpose(1, 2)).transpose(1, 2)
         return nn.functional.log_softmax(logits.float(), dim=-1)
 
@@ -162,10 +162,10 @@ class CTCProbe(nn.Module):
         lengths: torch.Tensor,
         texts: Iterable[str],
     ) -> torch.Tensor:
-        """Compute the CTC loss of log-probabilities of relative lengths [B],
+        """Compute the CTC loss of log-probabilities with relative lengths [B],
         in nats per character, averaged over lines. Characters outside the
-        alphabet are ignored; a line with more characters than frames counts
-        as 0."""
+        alphabet are ignored; the loss of a line with more characters than
+        frames is 0."""
         indices = [
             [1 + self.characters.index(c) for c in self.in_alphabet(text)]
             for text in texts
@@ -180,8 +180,7 @@ class CTCProbe(nn.Module):
         )
 
     def read(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-        """Decode log-probabilities of relative lengths [B] greedily: merge
-        repetitions and drop blanks."""
+        """Decode log-probabilities with relative lengths [B] greedily."""
         from speechbrain.decoders import ctc_greedy_decode
 
         paths = ctc_greedy_decode(log_probs, lengths, blank_id=0)

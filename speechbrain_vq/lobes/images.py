@@ -1,6 +1,6 @@
 """Convolutional image autoencoder of arXiv 2005.08520, after van den Oord et
-al. (2017): latents at a quarter of the resolution, and a categorical
-distribution over the levels of every sub-pixel.
+al. (2017), with latents at a quarter of the resolution and a categorical
+distribution over the levels of each sub-pixel.
 """
 
 import torch
@@ -13,14 +13,14 @@ LEVELS = 256
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Scale integer levels 0..255 of any shape to fp32 in -0.5..0.5."""
+    """Scale integer levels in 0..255, of any shape, to fp32 in -0.5..0.5."""
     return images.to(torch.float32) / (LEVELS - 1) - 0.5
 
 
 def truncated_levels(images: torch.Tensor) -> torch.Tensor:
-    """Compute the target levels of the reference code of arXiv 2005.08520,
-    which truncates (``to_unit`` + 0.5) * 255. Rounding errors lower 63 of the
-    256 levels by one: its likelihoods are not those of 8-bit images.
+    """Compute target levels as the reference code of arXiv 2005.08520 does, by
+    truncating (``to_unit`` + 0.5) * 255. Rounding errors lower 63 of the 256
+    levels by one, so likelihoods are not those of the 8-bit images.
 
     Example
     -------
@@ -31,13 +31,13 @@ def truncated_levels(images: torch.Tensor) -> torch.Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of a 3x3 and a 1x1 convolution."""
+    """Residual block with a 3x3 and a 1x1 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(
             nn.ReLU(),
-            # The batch norms have a bias.
+            # The bias of the batch norms suffices.
             nn.Conv2d(channels, channels, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels),
             nn.ReLU(),
@@ -51,14 +51,14 @@ class ResidualBlock(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """Encoder of images at a quarter of their height and width.
+    """Image encoder that reduces height and width by a factor of 4.
 
     Arguments
     ---------
     image_channels : int
         3 for color, 1 for grayscale.
     output_dim, channels : int
-        Channels of the latents, and hidden ones.
+        Channels of the latents, and hidden channels.
     num_blocks : int
         Residual blocks after the strided convolutions.
 
@@ -88,20 +88,20 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Encode levels 0..255 [B, image_channels, H, W], with H and W
+        """Encode levels [B, image_channels, H, W] in 0..255, with H and W
         divisible by 4, as latents [B, H / 4, W / 4, output_dim]."""
         return self.layers(to_unit(images)).permute(0, 2, 3, 1)
 
 
 class ImageDecoder(nn.Module):
-    """Decoder of latents to logits over the levels of every sub-pixel.
+    """Decoder of latents to logits over the levels of each sub-pixel.
 
     Arguments
     ---------
     input_dim : int
         Channels of the latents.
     image_channels, channels, num_blocks : int
-        As of ``ImageEncoder``; the blocks are before the upsampling.
+        As in ``ImageEncoder``. The residual blocks precede the upsampling.
 
     Example
     -------
@@ -135,20 +135,20 @@ class ImageDecoder(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [B, h, w, input_dim] to logits
         [B, 256, image_channels, 4 h, 4 w]."""
-        # Contiguous latents keep the loss from copying all logits.
+        # Otherwise the logits are not contiguous, and the loss copies them.
         return self.layers(latents.permute(0, 3, 1, 2).contiguous())
 
 
 class ImageQuantizer(VectorQuantizer):
-    """Product quantizer of images as in the code of arXiv 2005.08520: no
-    projections, and one norm whose statistics all codebooks share.
+    """Product quantizer for images as in the code of arXiv 2005.08520: without
+    projections, and with one norm whose statistics all codebooks share.
 
     Arguments
     ---------
     num_codebooks : int
-        Number of codebooks, each for its own slice of the channels.
+        Number of codebooks, one for each slice of the channels.
     codebook_size, codebook_dim, norm, **options
-        Arguments of ``VectorQuantizer``.
+        See ``VectorQuantizer``.
 
     Example
     -------
@@ -186,9 +186,9 @@ class ImageQuantizer(VectorQuantizer):
         number, composition = map(options.pop, ("num_codebooks", "composition"))
         if (number, composition) != (1, "product"):
             raise ValueError(
-                "The quantizer of images has codebooks of its own and has no "
-                f"use for a preset with num_codebooks={number}, composition="
-                f"{composition!r}. Take another preset, or another recipe."
+                "ImageQuantizer sets its own codebooks and cannot use a preset "
+                f"with num_codebooks={number}, composition={composition!r}. "
+                "Choose another preset or another recipe."
             )
         options |= {
             "num_codebooks": num_codebooks,

@@ -1,4 +1,4 @@
-"""Time-jitter of latents (Chorowski et al. 2019, arXiv 1901.08810)."""
+"""Time jitter of latents (Chorowski et al. 2019, arXiv 1901.08810)."""
 
 import torch
 from torch import nn
@@ -7,17 +7,16 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 
 class TimeJitter(nn.Module):
-    """Replace random latents by a neighbor in training, across all channels.
+    """Random replacement of latents by a neighbor in training.
 
-    It makes latents encode what lasts longer than one time step. The first
-    and last latent of an utterance keep their value where the drawn neighbor
-    does not exist.
+    It makes latents encode information that lasts longer than one time step.
+    The first and last latent of an utterance are unchanged if the drawn
+    neighbor does not exist.
 
     Arguments
     ---------
     probability : float
-        Probability of a replacement, half of it by the left neighbor and half
-        by the right one.
+        Probability of a replacement, by the left and right neighbor equally.
 
     Example
     -------
@@ -54,5 +53,4 @@ class TimeJitter(nn.Module):
         return latents.gather(1, source.unsqueeze(2).expand_as(latents))
 
     def extra_repr(self) -> str:
-        """Return the text that ``print`` shows."""
         return f"probability={self.probability}"

@@ -1,6 +1,6 @@
 """Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) conditioned on
-latents, column by column from top to bottom. As in the code of arXiv
-2005.08520, one stream covers the previous columns, the other the pixels above.
+latents. It scans columns from top to bottom. As in the code of arXiv 2005.08520,
+one stream covers the previous columns, the other the pixels above.
 """
 
 import torch
@@ -9,8 +9,8 @@ from torch.nn.functional import pad
 
 
 def grey_levels(ink: torch.Tensor, num_levels: int) -> torch.Tensor:
-    """Quantize values in 0..1, of any shape, to uniform gray levels, integers
-    in 0..num_levels - 1.
+    """Quantize values in 0..1, of any shape, to integer gray levels in
+    0..num_levels - 1, uniformly.
 
     Example
     -------
@@ -54,11 +54,11 @@ class ColumnPixelCNN(nn.Module):
         super().__init__()
         self.stride = stride
         self.num_levels = num_levels
-        # The streams start from an image shifted by a column or a pixel, so
-        # that the causal kernels need no mask.
+        # The inputs are shifted by a column and by a pixel, so that causal
+        # kernels need no mask.
         self.columns = nn.Conv2d(1, channels, (3, 7), padding=(0, 3))
         self.pixels = nn.Conv2d(1, channels, (1, 3))
-        # Row embeddings: strokes depend on their height in the line.
+        # Row embeddings, as strokes depend on their height in the line.
         self.rows = nn.Parameter(torch.randn(1, channels, 1, height))
         self.condition = nn.Linear(
             cond_dim, num_layers * 4 * channels, bias=False
@@ -73,8 +73,8 @@ class ColumnPixelCNN(nn.Module):
         self, levels: torch.Tensor, latents: torch.Tensor
     ) -> torch.Tensor:
         """Compute logits [B, T, H, num_levels] of images [B, T, H] given
-        latents [B, ceil(T / stride), cond_dim]. Those of a pixel depend on
-        previous pixels, and on the latents up to its own column."""
+        latents [B, ceil(T / stride), cond_dim]. The logits of a pixel depend on
+        previous pixels and on the latents up to its column."""
         time = levels.shape[1]
         image = (levels / (self.num_levels - 1)).to(latents).unsqueeze(1)
         columns = self.columns(pad(image, (0, 0, 3, 0))[:, :, : time + 2])
@@ -91,8 +91,7 @@ class ColumnPixelCNN(nn.Module):
 
 
 class ColumnGatedLayer(nn.Module):
-    """Gated layer of both streams; the column stream feeds the pixel
-    stream."""
+    """Gated layer of both streams. The column stream feeds the pixel stream."""
 
     def __init__(self, channels: int, height: int):
         super().__init__()
@@ -112,7 +111,7 @@ class ColumnGatedLayer(nn.Module):
         pixels: torch.Tensor,
         condition: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Map two streams [B, C, T, H] and a condition [B, 4 C, T, 1] to both
+        """Map both streams [B, C, T, H] and a condition [B, 4 C, T, 1] to new
         streams and a skip connection [B, C, T, H]."""
         biases = (condition + self.rows).chunk(2, dim=1)
         previous = self.columns(pad(columns, (0, 0, 1, 0)))

@@ -1,6 +1,6 @@
 """Phone recognizer with a bottleneck, after the WSJ model of arXiv 2005.08520:
-convolutions and a BLSTM before it, dilated convolutions after it. Padding
-changes no output.
+convolutions and a BLSTM before the bottleneck, dilated convolutions after it.
+Padding changes no output.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 
 def delta(x: torch.Tensor) -> torch.Tensor:
-    """Compute delta features of [B, T, D] by regression over five frames.
-
-    Both ends are zero-padded, like the end of an utterance in a batch.
+    """Compute delta features of [B, T, D] by regression over five frames. Both
+    ends are zero-padded, like the end of an utterance in a batch.
 
     Example
     -------
@@ -27,7 +26,7 @@ def delta(x: torch.Tensor) -> torch.Tensor:
 
 
 class NormedConv2d(nn.Module):
-    """2-D convolution with masked batch norm and a ReLU clipped at 20; strides
+    """2-D convolution with masked batch norm and a ReLU clipped at 20. Strides
     and kernel sizes are (time, frequency)."""
 
     def __init__(
@@ -39,7 +38,7 @@ class NormedConv2d(nn.Module):
     ):
         super().__init__()
         padding = [(size - 1) // 2 for size in kernel_size]
-        # The batch norm has a bias.
+        # The bias of the batch norm suffices.
         self.conv = nn.Conv2d(
             input_channels, channels, kernel_size, stride, padding, bias=False
         )
@@ -48,8 +47,8 @@ class NormedConv2d(nn.Module):
     def forward(
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Apply the layer to [B, T, F, C] of relative lengths [B], zero
-        beyond them."""
+        """Apply the layer to [B, T, F, C] with relative lengths [B], zero at
+        padding."""
         stride, frames = self.conv.stride[0], torch.round(lengths * x.shape[1])
         x = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         lengths = torch.ceil(frames / stride) / x.shape[1]
@@ -99,11 +98,11 @@ class SummedBLSTM(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Map [B, T, input_dim] of relative lengths [B] to
-        [B, T, hidden_size], zero beyond them."""
+        """Map [B, T, input_dim] with relative lengths [B] to
+        [B, T, hidden_size], zero at padding."""
         mask = frame_mask(x, lengths)
-        # Each sequence is reversed within its length: packed sequences of
-        # different lengths are several times slower on a CPU.
+        # Reversing each sequence within its length is several times faster on
+        # a CPU than packed sequences of different lengths.
         frames, times = mask.sum(1, keepdim=True), torch.arange(x.shape[1])
         times = times.to(x.device).expand(mask.shape)
         order = torch.where(mask, frames - 1 - times, times).unsqueeze(-1)
@@ -121,13 +120,13 @@ class SummedBLSTM(nn.Module):
 
 
 class PhoneEncoder(nn.Module):
-    """Encoder at a third of the frame rate: convolutions over features, deltas
+    """Encoder to a third of the frame rate: convolutions over features, deltas
     and delta-deltas, then a BLSTM.
 
     Arguments
     ---------
     input_dim, channels, hidden_size : int
-        Channels of the features, the convolutions, and the latents.
+        Channels of the features, the convolutions and the latents.
     num_layers : int
         BLSTM layers.
     dropout : float
@@ -164,9 +163,9 @@ class PhoneEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode features [B, T, input_dim], zero beyond their relative
-        lengths [B], as latents [B, ceil(T / 3), hidden_size] and their
-        relative lengths [B]."""
+        """Encode features [B, T, input_dim] with relative lengths [B], zero at
+        padding, as latents [B, ceil(T / 3), hidden_size] and their relative
+        lengths [B]."""
         mask = frame_mask(features, lengths).unsqueeze(-1)
         deltas = delta(features) * mask
         x = torch.stack((features, deltas, delta(deltas) * mask), dim=-1)
@@ -176,13 +175,13 @@ class PhoneEncoder(nn.Module):
 
 
 class LatentMixer(nn.Module):
-    """Residual stack of 1-D convolutions, the first two dilated, that maps
-    latents to logits.
+    """Residual stack of 1-D convolutions from latents to logits. The first two
+    convolutions are dilated.
 
     Arguments
     ---------
-    input_dim, channels, output_dim : int
-        Channels of the latents, hidden ones, and output classes.
+    input_dim, output_dim, channels : int
+        Channels of the latents, output classes, and hidden channels.
 
     Example
     -------
@@ -206,8 +205,8 @@ class LatentMixer(nn.Module):
     def forward(
         self, latents: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """Map [B, T, input_dim] of relative lengths [B] to logits
-        [B, T, output_dim], undefined beyond the lengths."""
+        """Map [B, T, input_dim] with relative lengths [B] to logits
+        [B, T, output_dim], undefined at padding."""
         mask = frame_mask(latents, lengths)
         x = self.first(latents) * mask.unsqueeze(-1)
         for convolution, norm in zip(

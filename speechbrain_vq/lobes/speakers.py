@@ -1,8 +1,7 @@
-"""Speaker embeddings for a decoder: a lookup table, or a pretrained encoder.
+"""Speaker embeddings for a decoder, by a lookup table or a pretrained encoder.
 
-``speechbrain_vq.lobes.autoencoder.SpeakerEncoder`` is the third kind, trained
-along with the decoder. All have ``output_dim``, and the zero vector is the
-average speaker.
+``speechbrain_vq.lobes.autoencoder.SpeakerEncoder`` is trained with the decoder
+instead. All have ``output_dim``, and the zero vector is the average speaker.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,19 +13,19 @@ from speechbrain_vq._names import suggestion
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 
 MAX_NAME_BYTES = 64
-# A recording shorter than this is repeated, in seconds: the convolutions of
-# pretrained encoders require several frames.
+# Minimum duration of a recording in seconds; shorter ones are repeated, since
+# pretrained encoders have convolutions that require several frames.
 MIN_DURATION = 0.5
 
 
 class SpeakerTable(nn.Module):
-    """Lookup table of speaker embeddings by name; ``state_dict()`` contains
-    the names.
+    """Lookup table of speaker embeddings by name. The names are part of the
+    ``state_dict()``.
 
     Arguments
     ---------
     num_speakers, output_dim : int
-        Capacity of the table, and dimension of the embeddings.
+        Maximum number of speakers, and dimension of the embeddings.
 
     Example
     -------
@@ -57,8 +56,8 @@ class SpeakerTable(nn.Module):
 
     @torch.no_grad()
     def fill(self, names: Iterable[str]) -> None:
-        """Assign names, or numbers, to the rows in sorted order; a ValueError
-        if there are none, more than rows, or an empty or too long one."""
+        """Assign names, or numbers, to the rows in sorted order. Raises a
+        ValueError if there are none, more than rows, or invalid names."""
         names = sorted({str(name) for name in names})
         if not 0 < len(names) <= len(self.letters):
             raise ValueError(
@@ -78,9 +77,9 @@ class SpeakerTable(nn.Module):
     def forward(
         self, names: Sequence[str], known_only: bool = True
     ) -> torch.Tensor:
-        """Look up the embeddings [B, output_dim] of B speakers, relative to
-        their mean. An unknown name is the average speaker, or, with
-        ``known_only``, a ValueError that lists the known ones."""
+        """Return the embeddings [B, output_dim] of B speakers, relative to the
+        mean of the table. For an unknown name, raise a ValueError, or without
+        ``known_only`` return the average speaker."""
         rows = {name: row for row, name in enumerate(self.names)}
         unknown = [name for name in names if name not in rows]
         if unknown and known_only:
@@ -93,14 +92,15 @@ class SpeakerTable(nn.Module):
 
 class PretrainedSpeaker(nn.Module):
     """Frozen SpeechBrain speaker encoder (x-vectors, ECAPA) with a trained
-    projection. Its weights are saved and exported with the model.
+    projection. The encoder's weights are saved and exported with the model.
 
     Arguments
     ---------
     compute_features, mean_var_norm, embedding_model : torch.nn.Module
         Modules of the pretrained encoder's ``hyperparams.yaml``.
     embedding_dim, output_dim : int
-        Dimension of its embeddings (``lin_neurons``), and of projected ones.
+        Dimension of the embeddings before (``lin_neurons``) and after the
+        projection.
     sample_rate : int
         Sampling rate of the waveforms, in Hz.
 
@@ -135,8 +135,8 @@ class PretrainedSpeaker(nn.Module):
         if getattr(mean_var_norm, "norm_type", "sentence") != "sentence":
             raise ValueError(
                 "mean_var_norm must be of the type 'sentence', not "
-                f"{mean_var_norm.norm_type!r}: the state_dict does not "
-                "contain the statistics of other types."
+                f"{mean_var_norm.norm_type!r}: the statistics of other types "
+                "are not in the state_dict."
             )
         stft = getattr(compute_features, "compute_STFT", None)
         rate = getattr(stft, "sample_rate", sample_rate)
@@ -160,26 +160,25 @@ class PretrainedSpeaker(nn.Module):
     def forward(
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> torch.Tensor:
-        """Embed waveforms [B, samples] of relative lengths [B] as
+        """Embed waveforms [B, samples] with relative lengths [B] as
         [B, output_dim]."""
         samples = torch.round(lengths * wavs.shape[1]).long()
         size = self.linear.in_features
         embeddings = wavs.new_zeros(len(wavs), size, dtype=torch.float32)
-        # Batches of equal lengths: padding changes the encoders' embeddings.
+        # Padding would change the embeddings, so batches have equal lengths.
         for length in samples.unique().tolist():
             rows = samples == length
             embeddings[rows] = self._embed(wavs[rows, :length])
         return self.norm(self.linear(embeddings))
 
     def train(self, mode: bool = True) -> "PretrainedSpeaker":
-        """Set the training mode, keeping the encoder in evaluation mode."""
+        """Set the training mode; the encoder stays in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
         return self
 
     def _frozen(self):
-        """Return the modules that are not trained."""
         return self.compute_features, self.mean_var_norm, self.embedding_model
 
     @torch.no_grad()
@@ -203,10 +202,11 @@ def voices(
     features: tuple[torch.Tensor, torch.Tensor],
     names: Sequence[str] | None = None,
 ) -> torch.Tensor:
-    """Compute the speaker embeddings [B, S] of a batch from the input that
-    the speaker module takes: waveforms [B, samples] or features [B, T, C],
-    each with their relative lengths [B], or names. A name that a table lacks
-    gives the average speaker."""
+    """Compute the speaker embeddings [B, S] of a batch.
+
+    The speaker module takes waveforms [B, samples] or features [B, T, C], each
+    with relative lengths [B], or names. Unknown names get the average speaker.
+    """
     # DistributedDataParallel wraps the module.
     module = getattr(speaker, "module", speaker)
     input_type = getattr(module, "input_type", "features")
@@ -217,7 +217,7 @@ def voices(
 
 
 def unknown_speaker(name: str, known: Iterable[str]) -> str:
-    """Format the error text of a name that a speaker table lacks."""
+    """Return the error message for a name that is not in a speaker table."""
     known = list(known)
     hint = suggestion(name, known)
     if len(known) > 120:

@@ -1,7 +1,7 @@
-"""Features of pretrained self-supervised encoders, and a linear encoder of them.
+"""Features from pretrained self-supervised encoders, and a linear encoder.
 
-The pretrained encoder is frozen and is no part of a model's own weights: a
-model names it by repository and commit, and whoever loads the model gives it.
+The pretrained encoder is frozen and not part of a model's weights. A model
+names its repository and commit, and the user who loads the model provides it.
 """
 
 import importlib
@@ -17,41 +17,40 @@ from speechbrain_vq.nnet.masks import frame_mask
 from .autoencoder import stack_frames
 from .features import LogMel
 
-# Modules of speechbrain.integrations.huggingface, by the class that each has.
+# Modules of speechbrain.integrations.huggingface by the class they contain.
 FAMILIES = {
     "WavLM": "wavlm",
     "HuBERT": "hubert",
     "Wav2Vec2": "wav2vec2",
     "Whisper": "whisper",
 }
-# What is encoded at once, in seconds: of Whisper it is never more.
+# Seconds of audio to encode at once, the limit of Whisper.
 _WINDOW = 30
 
 
 class SSLFeatures(nn.Module):
-    """Normalized hidden states of a frozen encoder of the Hub, one frame for
-    each hop; call ``load_encoder`` before the first use.
+    """Normalized hidden states of a frozen encoder from the Hub, one frame per
+    hop. Call ``load_encoder`` before the first use.
 
-    Every utterance is encoded alone and in windows of 30 s, since SpeechBrain's
-    wrappers normalize over padding and the batch. Each channel is normalized by
+    Utterances are encoded one by one, as SpeechBrain's wrappers normalize over
+    padding and the batch, and in windows of 30 s. Each channel is normalized by
     the mean and standard deviation that ``fit()`` computes.
 
     Arguments
     ---------
     family : str
-        Wrapper of SpeechBrain: ``WavLM``, ``HuBERT``, ``Wav2Vec2`` or
-        ``Whisper``.
+        SpeechBrain wrapper: ``WavLM``, ``HuBERT``, ``Wav2Vec2`` or ``Whisper``.
     source : str
         Repository of the encoder on the Hub, such as ``microsoft/wavlm-base``.
     revision : str
-        Commit in it, 40 hexadecimal digits.
+        Commit in the repository, 40 hexadecimal digits.
     feature_dim : int
         Channels of a hidden state.
     layers : int or list of int
-        Index of the hidden state, 0 before the first layer; of several, their
-        weighted mean.
+        Index of the hidden state; 0 is the input of the first layer. Several
+        hidden states are averaged.
     layer_weights : list of float, optional
-        Weight of each of the layers; by default the same for all.
+        Weights of the average; by default equal.
     n_mels : int
         Number of log-mel bands to append to each frame, from which
         ``inverse`` synthesizes waveforms; 0 appends none.
@@ -83,13 +82,13 @@ class SSLFeatures(nn.Module):
         super().__init__()
         if family not in FAMILIES:
             raise ValueError(
-                f"'{family}' is no family of encoders: choose from "
+                f"There is no encoder family '{family}': choose from "
                 f"{', '.join(FAMILIES)}."
             )
         if not re.fullmatch("[0-9a-f]{40}", str(revision)):
             raise ValueError(
-                f"The revision of {source} is '{revision}': name a commit, 40 "
-                "hexadecimal digits, as a branch or tag may change."
+                f"The revision of {source} is '{revision}': name a commit (40 "
+                "hexadecimal digits), since a branch or tag may change."
             )
         self.family, self.source, self.revision = family, source, revision
         self.feature_dim = feature_dim
@@ -97,7 +96,7 @@ class SSLFeatures(nn.Module):
         weights = layer_weights or [1.0] * len(self.layers)
         if len(weights) != len(self.layers) or not sum(weights) > 0:
             raise ValueError(
-                f"layer_weights={layer_weights}: layers={self.layers} takes "
+                f"layer_weights={layer_weights}: layers={self.layers} requires "
                 f"{len(self.layers)} weights with a sum above 0."
             )
         self.weights = [weight / sum(weights) for weight in weights]
@@ -108,9 +107,9 @@ class SSLFeatures(nn.Module):
             self.mel = LogMel(sample_rate, n_mels, hop_length=hop_length)
         self.register_buffer("mean", torch.zeros(feature_dim))
         self.register_buffer("std", torch.ones(feature_dim))
-        # Of the encoder that the model was trained with; 0: not yet.
+        # Norms of the weights of the encoder used in training; 0 until known.
         self.register_buffer("encoder_norms", torch.zeros(2))
-        # In a list, as a module it would be a part of the weights.
+        # The list keeps the encoder out of the state_dict.
         self._encoder: list[nn.Module] = []
 
     @property
@@ -124,16 +123,16 @@ class SSLFeatures(nn.Module):
         return self._mel().settings
 
     def load_encoder(self, folder: str | os.PathLike) -> None:
-        """Load the encoder by SpeechBrain's wrapper, from a folder as the Hub
-        has it at ``source`` and ``revision``.
+        """Load the encoder with SpeechBrain's wrapper from a folder, a snapshot
+        of ``source`` at ``revision``.
 
         Raises
         ------
         ImportError
             If transformers is not installed.
         ValueError
-            If the encoder has another size, or is another one than that of the
-            training.
+            If the encoder does not fit these settings, or is not the one used
+            in training.
         """
         home = f"speechbrain.integrations.huggingface.{FAMILIES[self.family]}"
         try:
@@ -147,7 +146,7 @@ class SSLFeatures(nn.Module):
         is_whisper = self.family == "Whisper"
         encoder = wrapper(
             os.fspath(folder),
-            # Read where it is, nothing is saved.
+            # Weights are read in place; nothing is saved.
             save_path=os.fspath(folder),
             freeze=True,
             output_all_hiddens=True,
@@ -158,9 +157,8 @@ class SSLFeatures(nn.Module):
         size, number = config.hidden_size, config.num_hidden_layers
         if size != self.feature_dim:
             raise ValueError(
-                f"The encoder in {folder} has hidden states of {size} "
-                f"channels, and the features {self.feature_dim}: set "
-                "feature_dim."
+                f"The encoder in {folder} has hidden states with {size} "
+                f"channels, not {self.feature_dim}: set feature_dim."
             )
         if not all(0 <= layer <= number for layer in self.layers):
             raise ValueError(
@@ -172,7 +170,7 @@ class SSLFeatures(nn.Module):
         self._encoder[:] = [encoder.to(self.mean.device)]
 
     def _find_margin(self, config) -> int:
-        """Compute the samples that a frame takes beyond its hop."""
+        """Compute the number of samples that a frame covers beyond its hop."""
         width, hop = 1, 1
         for kernel, stride in zip(
             config.conv_kernel, config.conv_stride, strict=True
@@ -180,16 +178,17 @@ class SSLFeatures(nn.Module):
             width, hop = width + (kernel - 1) * hop, hop * stride
         if hop != self.hop_length:
             raise ValueError(
-                f"The encoder has a frame every {hop} samples, and the "
-                f"features every {self.hop_length}: set hop_length."
+                f"The encoder has a frame every {hop} samples, not every "
+                f"{self.hop_length}: set hop_length."
             )
         return width - hop
 
     def _check_same(self, encoder: nn.Module, folder) -> None:
-        """Compare the weights with those of the training, by their norms."""
+        """Raise a ValueError if the norms of the encoder's weights differ from
+        training."""
         norms = torch.zeros(2, dtype=torch.float64)
         for name, weight in encoder.named_parameters():
-            # Of masked training; not every file has it.
+            # Only used in pretraining, and missing from some files.
             if not name.endswith("masked_spec_embed"):
                 weight = weight.detach().double()
                 norms += torch.stack((weight.abs().sum(), weight.norm() ** 2))
@@ -198,8 +197,8 @@ class SSLFeatures(nn.Module):
             self.encoder_norms.copy_(norms)
         elif not torch.allclose(norms, self.encoder_norms, rtol=1e-6):
             raise ValueError(
-                f"The encoder in {folder} has other weights than the one that "
-                f"this model was trained with: {self.source} at commit "
+                f"The weights of the encoder in {folder} differ from those "
+                f"that this model was trained with: {self.source} at commit "
                 f"{self.revision}."
             )
 
@@ -207,7 +206,7 @@ class SSLFeatures(nn.Module):
         self, wavs: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute features [B, samples // hop_length, feature_dim + n_mels]
-        and their relative lengths [B] from waveforms [B, samples] of relative
+        and their relative lengths [B] from waveforms [B, samples] with relative
         lengths [B]."""
         number = wavs.shape[1] // self.hop_length
         if not number:
@@ -230,11 +229,11 @@ class SSLFeatures(nn.Module):
 
     @torch.no_grad()
     def _encode(self, wav: torch.Tensor) -> torch.Tensor:
-        """Compute hidden states [samples // hop_length, D] of a signal."""
+        """Compute hidden states [samples // hop_length, D] of a waveform."""
         if not self._encoder:
             raise ValueError(
-                f"The features are those of {self.source}, another repository, "
-                "which is not loaded unless you ask for it: "
+                f"The features require {self.source}, another repository, "
+                "which is only loaded at your request: "
                 f'VQTokenizer.from_hparams(..., ssl_encoder="{self.source}"), '
                 "or a folder with a copy of it."
             )
@@ -244,19 +243,19 @@ class SSLFeatures(nn.Module):
             if number:
                 padded = nn.functional.pad(piece, (0, self._margin))
                 hidden = self._encoder[0](padded.unsqueeze(0))[:, 0, :number]
-                chosen = zip(self.weights, self.layers, strict=True)
-                states.append(sum(w * hidden[i].to(wav) for w, i in chosen))
+                layers = zip(self.weights, self.layers, strict=True)
+                states.append(sum(w * hidden[i].to(wav) for w, i in layers))
         return torch.cat(states)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[torch.Tensor]) -> None:
-        """Compute the normalization statistics of a corpus, batches of
-        waveforms [B, samples] without padding."""
+        """Compute normalization statistics from batches of waveforms
+        [B, samples] without padding."""
         wavs = [wav for batch in batches for wav in batch.to(self.mean.device)]
         if not wavs:
             raise ValueError(
-                "The feature normalization requires audio, got no frame: "
-                "pass at least one waveform."
+                "The feature normalization requires audio: pass at least one "
+                "waveform."
             )
         states = torch.cat([self._encode(wav) for wav in wavs])
         self.mean.copy_(states.mean(0))
@@ -266,7 +265,7 @@ class SSLFeatures(nn.Module):
             self.mel.fit(wav.unsqueeze(0) for wav in wavs)
 
     def denormalize(self, features: torch.Tensor) -> torch.Tensor:
-        """Undo the normalization of the log-mels in features
+        """Return log-mels [..., n_mels] without normalization from features
         [..., feature_dim + n_mels]."""
         return self._mel().denormalize(features[..., self.feature_dim :])
 
@@ -278,9 +277,9 @@ class SSLFeatures(nn.Module):
     def _mel(self) -> LogMel:
         if self.mel is None:
             raise ValueError(
-                "This model decodes to hidden states of "
-                f"{self.source}, not to speech: train it with --mel_bands=80, or "
-                "choose a vocoder on units with use_vocoder."
+                f"This model decodes to hidden states of {self.source}, not to "
+                "speech: train it with --mel_bands=80, or choose a vocoder on "
+                "units with use_vocoder."
             )
         return self.mel
 
@@ -291,13 +290,13 @@ class SSLFeatures(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Linear encoder of the frames of each stride.
+    """Linear encoder of every ``stride`` frames.
 
     Arguments
     ---------
     input_dim : int
-        Channels of the features to encode, the first ones; others are for the
-        decoder alone.
+        Number of feature channels to encode. Channels beyond these are only
+        for the decoder.
     output_dim : int
         Channels of the latents.
     stride : int
@@ -325,11 +324,11 @@ class FrameEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode features [B, T, C], zero beyond their relative lengths [B],
+        """Encode features [B, T, C] with relative lengths [B], zero at padding,
         as latents [B, ceil(T / stride), output_dim] and their relative lengths
         [B]."""
         frames = torch.round(lengths * features.shape[1])
-        own = stack_frames(features[..., : self.input_dim], self.stride)
-        latents = self.linear(own)
+        stacked = stack_frames(features[..., : self.input_dim], self.stride)
+        latents = self.linear(stacked)
         lengths = torch.ceil(frames / self.stride) / latents.shape[1]
         return latents * frame_mask(latents, lengths).unsqueeze(2), lengths

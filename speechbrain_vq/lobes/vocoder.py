@@ -1,5 +1,5 @@
-"""Source-filter vocoder: a pulse train and noise, filtered by what a small network
-reads off log-mels."""
+"""Source-filter vocoder: a small network predicts from log-mels the filters of a
+pulse train and of noise."""
 
 import math
 from typing import NamedTuple
@@ -10,50 +10,48 @@ from torchaudio.functional import melscale_fbanks
 
 functional = nn.functional
 
-# Pitch classes: from the lowest F0 (Hz), in steps (cents), 3.5 octaves.
+# Pitch classes: lowest F0 (Hz), step (cents), and number; 3.5 octaves.
 LOWEST, STEP, CLASSES = 50.0, 25.0, 168
-# Log-mels below this, relative to the level of the utterance, tell nothing.
+# Log-mels are clipped to this minimum, relative to the level of the utterance.
 _QUIET = -10.0
-# Most by which a band is amplified or attenuated to match the log-mels, nats.
+# Maximum amplification or attenuation of a band to match the log-mels, in nats.
 _CORRECTION = 2.0
-# Frames that are filtered at a time, which bounds the memory.
+# Number of frames to filter at once, which bounds the memory.
 _BLOCK = 4096
 
 
 class Controls(NamedTuple):
-    """Controls of the synthesis, a frame each; K bands as the log-mels."""
+    """Synthesis controls of each frame, with K bands as in the log-mels."""
 
     pitch: torch.Tensor  # Logits of the pitch classes, [B, T, CLASSES]
     voicing: torch.Tensor  # Logits of being voiced, [B, T]
-    harmonic: torch.Tensor  # Log-magnitudes of the pulses' filter, [B, T, K]
-    noise: torch.Tensor  # Log-magnitudes of the noise's filter, [B, T, K]
-    mels: torch.Tensor  # Log-mels that the output is to have, [B, T, K]
+    harmonic: torch.Tensor  # Log-magnitudes of the pulse filter, [B, T, K]
+    noise: torch.Tensor  # Log-magnitudes of the noise filter, [B, T, K]
+    mels: torch.Tensor  # Target log-mels of the output, [B, T, K]
 
 
 class SourceFilterVocoder(nn.Module):
     """Vocoder from log-mels to waveforms by a source-filter model of speech.
 
-    A convolutional network outputs pitch, voicing, and the spectral envelopes of
-    a harmonic and of a noise part. A band-limited pulse train of that pitch
-    and white noise go through minimum-phase filters of these envelopes, and
-    their sum is scaled, band by band and frame by frame, to the log-mels. On a
-    CPU it is several times as fast as Griffin-Lim. The level of the log-mels
-    changes nothing but the level of the waveform.
+    A convolutional network predicts pitch, voicing, and the spectral envelopes of
+    a harmonic and a noise part. A band-limited pulse train of that pitch and
+    white noise are filtered by minimum-phase filters with these envelopes. Their
+    sum is scaled to the log-mels in each band and frame. On a CPU, this is
+    several times as fast as Griffin-Lim. The level of the log-mels only changes
+    the level of the waveform.
 
     After "Neural source-filter-based waveform model for statistical parametric
     speech synthesis" (arXiv 1810.11946) and "DDSP: Differentiable Digital Signal
-    Processing" (arXiv 2001.04643); scaling to the mel magnitudes is ours.
+    Processing" (arXiv 2001.04643). The scaling to mel magnitudes is our addition.
 
     Arguments
     ---------
     sample_rate, n_mels, n_fft, win_length, hop_length : int
         Settings of the log-mels, see ``LogMel``.
-    channels : int
-        Channels of the network.
-    num_layers : int
-        Layers of the network.
+    channels, num_layers : int
+        Channels and layers of the network.
     kernel_size : int
-        Width of their convolutions, in frames.
+        Width of the convolutions, in frames.
 
     Example
     -------
@@ -86,14 +84,14 @@ class SourceFilterVocoder(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.pitch = nn.Linear(channels, CLASSES)
         self.voicing = nn.Linear(channels, 1)
-        # Differences from the log-mels: harmonic, noise, to be matched. They
-        # begin at 0.
+        # Offsets from the log-mels to the controls harmonic, noise and mels,
+        # initially 0.
         self.bands = nn.Linear(channels, 3 * n_mels)
         nn.init.zeros_(self.bands.weight)
         nn.init.zeros_(self.bands.bias)
         shape = n_fft // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
         scale = {"mel_scale": "slaney"}
-        # Padded as torch.stft does.
+        # The window is padded as in torch.stft.
         before = (n_fft - win_length) // 2
         padding = before, n_fft - win_length - before
         buffers = {
@@ -107,7 +105,7 @@ class SourceFilterVocoder(nn.Module):
 
     @property
     def settings(self) -> dict[str, float]:
-        """Settings of the log-mels, by the names of ``LogMel.settings``."""
+        """Settings of the log-mels under the names of ``LogMel.settings``."""
         return {
             "sample_rate": self.sample_rate,
             "n_mel_channels": self.to_mels.shape[1],
@@ -120,13 +118,13 @@ class SourceFilterVocoder(nn.Module):
 
     def forward(self, mels: torch.Tensor) -> torch.Tensor:
         """Synthesize waveforms [B, T * hop_length] from natural logarithms of
-        mel magnitudes [B, T, n_mels]; the same ones for the same input."""
+        mel magnitudes [B, T, n_mels]; deterministic."""
         controls = self.controls(mels)
         generator = torch.Generator().manual_seed(0)
         return self.synthesize(controls, f0(controls.pitch), generator)
 
     def controls(self, mels: torch.Tensor) -> Controls:
-        """Compute the controls of the synthesis from log-mels [B, T, K]."""
+        """Compute the synthesis controls from log-mels [B, T, K]."""
         level = mels.mul(2).exp().mean((1, 2), keepdim=True).log() / 2
         frames = (mels - level).clamp(min=_QUIET) / 2
         frames = self.first(frames.transpose(1, 2)).transpose(1, 2)
@@ -137,7 +135,7 @@ class SourceFilterVocoder(nn.Module):
         return Controls(
             self.pitch(frames),
             self.voicing(frames).squeeze(-1),
-            *(mels + difference for difference in bands),
+            *(mels + offsets for offsets in bands),
         )
 
     def synthesize(
@@ -147,10 +145,12 @@ class SourceFilterVocoder(nn.Module):
         generator: torch.Generator | None = None,
         match: bool = True,
     ) -> torch.Tensor:
-        """Synthesize waveforms [B, T * hop_length] by an F0 in Hz of all frames
-        [B, T], in training the true one, and noise of a generator on the CPU.
-        With ``match``, their sum is scaled to the log-mels of the controls,
-        which are those of their own pitch."""
+        """Synthesize waveforms [B, T * hop_length].
+
+        ``pitch`` [B, T] is the F0 in Hz, in training the true one. Noise is
+        drawn from a generator on the CPU. With ``match``, the output is scaled
+        to the log-mels of the controls, which fit only the original pitch.
+        """
         pulses = pulse_train(pitch, self.hop_length, self.sample_rate)
         noise = torch.randn(
             pulses.shape, generator=generator, dtype=pulses.dtype
@@ -161,7 +161,7 @@ class SourceFilterVocoder(nn.Module):
         return self._match(wavs, controls.mels) if match else wavs
 
     def _filter(self, source, bands):
-        """Filter a signal [B, samples] by log-magnitudes [B, T, K] in bands."""
+        """Filter a signal [B, samples] by log-magnitudes of bands [B, T, K]."""
 
         def filtered(frames, bands):
             spectra = torch.fft.rfft(frames * self.fade, self.n_fft)
@@ -176,9 +176,10 @@ class SourceFilterVocoder(nn.Module):
         def scaled(frames, mels):
             spectra = torch.fft.rfft(frames * self.window)
             # Digital silence has no logarithm.
-            own = (spectra.abs().clamp(min=1e-7) @ self.to_mels).clamp(min=1e-6)
-            change = (mels - own.log()).clamp(-_CORRECTION, _CORRECTION)
-            spectra = spectra * (change @ self.to_bins).exp()
+            magnitudes = spectra.abs().clamp(min=1e-7) @ self.to_mels
+            gain = mels - magnitudes.clamp(min=1e-6).log()
+            gain = gain.clamp(-_CORRECTION, _CORRECTION)
+            spectra = spectra * (gain @ self.to_bins).exp()
             return torch.fft.irfft(spectra) * self.window
 
         def squares(frames, _):
@@ -189,9 +190,11 @@ class SourceFilterVocoder(nn.Module):
         return scaled / weights.clamp(min=1e-3)
 
     def _by_frames(self, change, signal, controls, size):
-        """Change a signal [B, T * hop_length] in overlapping frames of a size,
-        each centred on its hop, that ``change`` maps with controls [B, T, K]
-        to frames [B, T, size or longer], in blocks, and add them up."""
+        """Process a signal [B, T * hop_length] by overlap-add, in blocks.
+
+        ``change`` maps frames [B, T, size], centered on their hops, and controls
+        [B, T, K] to frames [B, T, size or more].
+        """
         hop, (batch, number, _) = self.hop_length, controls.shape
         before = (size - hop) // 2
         padded = functional.pad(signal, (before, size - hop - before))
@@ -212,7 +215,7 @@ class SourceFilterVocoder(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Residual layer: a convolution of each channel, then a mixing of them."""
+    """Residual layer with a depthwise convolution and a mixing of channels."""
 
     def __init__(self, channels, kernel_size, dilation):
         super().__init__()
@@ -238,28 +241,28 @@ class _Layer(nn.Module):
 
 
 def f0(logits: torch.Tensor) -> torch.Tensor:
-    """Compute F0 in Hz [...] from logits of the pitch classes [..., CLASSES]:
-    the mean of the likeliest class and of those near it, weighted."""
-    likeliest = logits.argmax(-1, keepdim=True)
-    numbers = torch.arange(CLASSES, device=logits.device)
-    far = (numbers - likeliest).abs() > 3
+    """Compute F0 [...] in Hz from logits of the pitch classes [..., CLASSES], as
+    the weighted mean of the most probable class and its neighbors."""
+    best = logits.argmax(-1, keepdim=True)
+    classes = torch.arange(CLASSES, device=logits.device)
+    far = (classes - best).abs() > 3
     weights = logits.masked_fill(far, -math.inf).softmax(-1)
-    return LOWEST * 2 ** ((weights * numbers).sum(-1) * STEP / 1200)
+    return LOWEST * 2 ** ((weights * classes).sum(-1) * STEP / 1200)
 
 
 def pitch_targets(f0: torch.Tensor) -> torch.Tensor:
-    """Compute target distributions over the pitch classes [..., CLASSES], bells
-    of a class's width, from F0 in Hz [...]."""
-    place = 1200 / STEP * torch.log2(f0.clamp(min=LOWEST) / LOWEST)
-    numbers = torch.arange(CLASSES, device=f0.device)
-    return (-(numbers - place.unsqueeze(-1)).square() / 2).softmax(-1)
+    """Compute target distributions over the pitch classes [..., CLASSES] from F0
+    [...] in Hz: Gaussians with a standard deviation of one class."""
+    mean = 1200 / STEP * torch.log2(f0.clamp(min=LOWEST) / LOWEST)
+    classes = torch.arange(CLASSES, device=f0.device)
+    return (-(classes - mean.unsqueeze(-1)).square() / 2).softmax(-1)
 
 
 def pulse_train(
     f0: torch.Tensor, hop_length: int, sample_rate: int
 ) -> torch.Tensor:
-    """Make band-limited pulses of unit power, [B, T * hop_length], of an F0 in
-    Hz at the middle of each frame [B, T]: harmonics are cosines of one
+    """Generate band-limited pulses [B, T * hop_length] of unit power from the F0
+    [B, T] in Hz at the middle of each frame. They are sums of cosines of equal
     amplitude, up to half the sampling rate.
 
     Example
@@ -274,7 +277,7 @@ def pulse_train(
     f0 = f0.double()
     half = torch.pi * (torch.cumsum(f0 / sample_rate, 1) % 1)
     number = (sample_rate / 2 / f0).floor()
-    # The sum of cosines in closed form: Dirichlet's kernel.
+    # The Dirichlet kernel is the sum of cosines in closed form.
     peak = half.sin().abs() < 1e-4
     kernel = ((2 * number + 1) * half).sin() / half.sin().masked_fill(peak, 1.0)
     kernel = torch.where(peak, 2 * number + 1, kernel)
@@ -282,8 +285,8 @@ def pulse_train(
 
 
 def minimum_phase(log_magnitudes: torch.Tensor) -> torch.Tensor:
-    """Compute the spectra [..., F] of the minimum-phase filters of
-    log-magnitudes [..., F], natural logarithms, by folding the cepstrum."""
+    """Compute the spectra [..., F] of minimum-phase filters from natural
+    log-magnitudes [..., F], by folding the cepstrum."""
     size = 2 * (log_magnitudes.shape[-1] - 1)
     cepstrum = torch.fft.irfft(log_magnitudes, size)
     fold = cepstrum.new_zeros(size)
@@ -293,14 +296,14 @@ def minimum_phase(log_magnitudes: torch.Tensor) -> torch.Tensor:
 
 
 def _between(filters):
-    """Make the matrix [K, F] that interpolates bands linearly between their
-    centres, from triangular filters [F, K] of peak 1."""
-    centres = filters.argmax(0)
+    """Return the matrix [K, F] that interpolates linearly between the centers
+    of bands, given triangular filters [F, K] of peak 1."""
+    centers = filters.argmax(0)
     bins = torch.arange(len(filters))
-    upper = torch.searchsorted(centres, bins).clamp(1, len(centres) - 1)
-    left, right = centres[upper - 1], centres[upper]
+    upper = torch.searchsorted(centers, bins).clamp(1, len(centers) - 1)
+    left, right = centers[upper - 1], centers[upper]
     share = ((bins - left) / (right - left).clamp(min=1)).clamp(0, 1)
-    matrix = torch.zeros(len(centres), len(bins))
+    matrix = torch.zeros(len(centers), len(bins))
     matrix[upper - 1, bins] = 1 - share
     matrix[upper, bins] += share
     return matrix

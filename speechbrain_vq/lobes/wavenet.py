@@ -1,5 +1,5 @@
 """WaveNet (van den Oord et al. 2016, arXiv 1609.03499) conditioned on latents
-and the speaker, as in Chorowski et al. 2019, arXiv 1901.08810."""
+and the speaker, as in Chorowski et al. (2019, arXiv 1901.08810)."""
 
 import math
 from typing import NamedTuple
@@ -13,21 +13,21 @@ from speechbrain_vq.nnet.masks import frame_mask
 
 from .jitter import TimeJitter
 
-# Mu-law levels of a sample.
+# Number of mu-law levels.
 LEVELS = 256
 SILENCE = LEVELS // 2
 
 
 class SampleErrors(NamedTuple):
-    """Cross-entropy of each sample in nats, [B, N], 0 where not valid, and the
-    mask of the valid samples, [B, N]."""
+    """Cross-entropy of each sample [B, N] in nats, 0 if not valid, and the mask
+    of valid samples [B, N]."""
 
     nats: torch.Tensor
     valid: torch.Tensor
 
 
 class GatedLayer(nn.Module):
-    """Gated causal convolution of two taps, ``dilation`` samples apart (arXiv
+    """Gated causal convolution with two taps, ``dilation`` samples apart (arXiv
     1609.03499, sections 2.3 to 2.5). The last layer has no residual output.
 
     Example
@@ -54,32 +54,33 @@ class GatedLayer(nn.Module):
         self.told = nn.Linear(condition_dim, 2 * channels)
         self.skip = nn.Linear(channels, skip_channels)
         # DistributedDataParallel rejects parameters without a gradient.
-        self.residual = (
-            None if last else nn.Linear(channels, channels, bias=False)
-        )
+        self.residual = None
+        if not last:
+            self.residual = nn.Linear(channels, channels, bias=False)
 
     def forward(
         self, x: torch.Tensor, conditions: torch.Tensor, repeat: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map [B, N, C] and conditions [B, N / repeat, D] to the residual
-        output [B, N, C], None in the last layer, and the skip [B, N, S]."""
+        output [B, N, C], None in the last layer, and the skip output
+        [B, N, S]."""
         time = x.shape[1]
         past = self.past(x[:, : max(time - self.dilation, 0)])
         past = pad(past, (0, 0, min(self.dilation, time), 0))
         bias = self.told(conditions).repeat_interleave(repeat, 1)
         values, gates = (past + self.now(x) + bias).chunk(2, 2)
         z = torch.tanh(values) * torch.sigmoid(gates)
-        residual = self.residual and x + self.residual(z)
+        residual = None if self.residual is None else x + self.residual(z)
         return residual, self.skip(z)
 
 
 class WaveNetDecoder(nn.Module):
-    """WaveNet decoder of 256 mu-law levels. The default size is that of
+    """WaveNet decoder with 256 mu-law levels. The default size is that of
     Chorowski et al. (2019) and requires a GPU.
 
-    Training predicts a random window of each utterance, whose context is the
-    one sample before it; evaluation predicts whole utterances, window by
-    window, with full context.
+    Training predicts a random window of each utterance, with only the one
+    sample before it as context. Evaluation predicts whole utterances with full
+    context, window by window.
 
     Arguments
     ---------
@@ -90,9 +91,9 @@ class WaveNetDecoder(nn.Module):
     channels : int
         Gated units per layer.
     num_layers, cycle : int
-        Layers in all, and per cycle of the dilations 1, 2, 4, ...
+        Layers in total, and per cycle of dilations 1, 2, 4, ...
     skip_channels : int
-        Channels of the skip connections and of the hidden output layer.
+        Channels of the skip connections and the hidden output layer.
     condition_channels : int
         Channels of the latents after mixing with their neighbors.
     window : int
@@ -157,10 +158,10 @@ class WaveNetDecoder(nn.Module):
         wavs: torch.Tensor,
         wav_lengths: torch.Tensor,
     ) -> SampleErrors:
-        """Predict samples with teacher forcing: those of a random window in
-        training, all of them in evaluation. Takes latents [B, T, input_dim],
-        speaker embeddings [B, speaker_dim], waveforms in -1..1 [B, samples],
-        and the relative lengths [B] of latents and waveforms."""
+        """Predict samples with teacher forcing, in training only those of a
+        random window. Takes latents [B, T, input_dim], speaker embeddings
+        [B, speaker_dim], waveforms [B, samples] in -1..1, and the relative
+        lengths [B] of latents and waveforms."""
         mask = frame_mask(latents, lengths)
         levels, previous, valid = self._samples(wavs, wav_lengths, mask)
         conditions = self.conditions(
@@ -188,13 +189,12 @@ class WaveNetDecoder(nn.Module):
         features: torch.Tensor,
         lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Compute the summed cross-entropy in nats of the output of
-        ``forward`` and the number of valid samples. The features and lengths
-        are ignored."""
+        """Return the summed cross-entropy in nats of the output of ``forward``,
+        and the number of valid samples. Features and lengths are ignored."""
         return predictions.nats.sum(), predictions.valid.sum()
 
     def metrics(self, error: float) -> dict[str, float]:
-        """Return the mean error under the name it is logged by."""
+        """Return the mean error, in bits, by its name in the logs."""
         return {"bits_per_sample": error / math.log(2)}
 
     @torch.no_grad()
@@ -205,13 +205,13 @@ class WaveNetDecoder(nn.Module):
         lengths: torch.Tensor | None = None,
         seed: int = 0,
     ) -> torch.Tensor:
-        """Generate waveforms [B, T * samples_per_token], zero beyond their
-        lengths, sample by sample, from latents [B, T, input_dim], speaker
-        embeddings [B, speaker_dim] and relative lengths [B].
+        """Generate waveforms [B, T * samples_per_token] sample by sample, zero
+        at padding, from latents [B, T, input_dim], speaker embeddings
+        [B, speaker_dim] and relative lengths [B].
 
-        All utterances of a batch share the random numbers of the seed, so that
-        batching does not change a waveform, except where rounding flips a
-        sample. The global random state is not used."""
+        All utterances share the random numbers of the seed, so batching does
+        not change a waveform, unless rounding flips a sample. The global random
+        state is not used."""
         if latents.shape[1] == 0:
             return latents.new_zeros(len(latents), 0, dtype=torch.float32)
         mask = frame_mask(latents, lengths)
@@ -241,8 +241,8 @@ class WaveNetDecoder(nn.Module):
     def logits(
         self, previous: torch.Tensor, conditions: torch.Tensor
     ) -> torch.Tensor:
-        """Compute the logits [B, N, 256] of samples in parallel from the
-        level of the previous sample of each [B, N] and the conditions
+        """Compute the logits [B, N, 256] of samples in parallel from the levels
+        [B, N] of their previous samples and the conditions
         [B, N / samples_per_token, D]."""
         x, total = self.first(previous), 0.0
         for layer in self.layers:
@@ -251,21 +251,22 @@ class WaveNetDecoder(nn.Module):
         return self.last(torch.relu(self.hidden(torch.relu(total))))
 
     def _samples(self, wavs, wav_lengths, mask):
-        """Compute levels, previous levels, mask: [B, T, samples_per_token]."""
+        """Return levels, previous levels and the mask of valid samples,
+        [B, T, samples_per_token] each."""
         valid = frame_mask(wavs.unsqueeze(2), wav_lengths)
-        # The features report NaNs.
+        # NaNs are detected in the features, not here.
         wavs = wavs.float().nan_to_num().clamp(-1, 1)
         levels = mu_law_encoding(wavs, LEVELS)
         shape = (*mask.shape, self.samples_per_token)
         extra = mask.shape[1] * self.samples_per_token - wavs.shape[1]
         levels = pad(levels, (0, extra), value=SILENCE)
         previous = pad(levels, (1, -1), value=SILENCE)
-        # A remainder shorter than a frame has no latent.
+        # Samples after the last whole frame have no latent.
         valid = pad(valid, (0, extra)).view(shape) & mask.unsqueeze(2)
         return levels.view(shape), previous.view(shape), valid
 
     def _random_window(self, valid_latents, max_latents):
-        """Draw the indices [B, W] of a window of the valid latents [B]."""
+        """Draw the indices [B, W] of a window within the valid latents."""
         window = min(self.window, max_latents)
         num_starts = (valid_latents - window).clamp(min=0) + 1
         draw = torch.rand(len(valid_latents), device=valid_latents.device)
@@ -273,7 +274,7 @@ class WaveNetDecoder(nn.Module):
         return starts + torch.arange(window, device=valid_latents.device)
 
     def _errors(self, conditions, levels, previous, valid):
-        """Compute the cross-entropy of samples, [B, N]."""
+        """Compute the cross-entropy of samples [B, N]."""
         logits = self.logits(previous.flatten(1), conditions).float()
         levels, valid = levels.flatten(1), valid.flatten(1)
         nats = cross_entropy(
@@ -283,9 +284,9 @@ class WaveNetDecoder(nn.Module):
 
 
 class Steps:
-    """State of a WaveNet between two samples of a batch of waveforms: each layer
-    keeps its past inputs in a ring (Le Paine et al. 2016, arXiv 1611.09482).
-    The past taps of all layers share one matrix product, and so do all skips.
+    """State of a WaveNet during generation. Each layer stores its past inputs in
+    a ring buffer (Le Paine et al. 2016, arXiv 1611.09482). All layers share one
+    matrix product for past taps, and one for skip connections.
     """
 
     def __init__(self, decoder: WaveNetDecoder, batch: int):
@@ -302,13 +303,13 @@ class Steps:
         self._sums = new(number, batch, 2 * channels)
         self._gated = new(batch, number * channels)
         dilations = torch.tensor([layer.dilation for layer in layers])
-        # One buffer holds the rings of all layers.
+        # The ring buffers of all layers, one after the other.
         self._rings = new(int(dilations.sum()), batch, channels)
         self._begins = (dilations.cumsum(0) - dilations).to(self._rings.device)
         self._dilations = dilations.to(self._rings.device)
         values, gates = self._sums.chunk(2, 2)
         self._first = self._inputs[0]
-        # Views are created once, because their overhead counts in a step.
+        # Creating views in each step would be slow.
         self._layer_views = list(
             zip(
                 self._sums,
@@ -324,12 +325,13 @@ class Steps:
         )
 
     def ring_positions(self, times: torch.Tensor) -> list[torch.Tensor]:
-        """Compute the ring positions [L] of each sample index in times."""
+        """Compute the ring buffer positions [L] of each sample index."""
         offsets = times.unsqueeze(1).remainder(self._dilations)
         return list((self._begins + offsets).unbind())
 
     def biases(self, condition: torch.Tensor) -> torch.Tensor:
-        """Compute the layers' biases [L, B, 2 C] of a condition [B, D]."""
+        """Compute the biases [L, B, 2 C] of all layers for a condition
+        [B, D]."""
         layers = self._decoder.layers
         return torch.stack([layer.told(condition) for layer in layers])
 
@@ -340,7 +342,7 @@ class Steps:
         biases: torch.Tensor,
     ) -> torch.Tensor:
         """Compute the logits [B, 256] of a sample from the levels [B] of the
-        previous one, its ``ring_positions`` and its ``biases``."""
+        previous sample, its ``ring_positions`` and its ``biases``."""
         torch.index_select(self._rings, 0, positions, out=self._past_inputs)
         torch.baddbmm(biases, self._past_inputs, self._past, out=self._sums)
         torch.index_select(self._embedding, 0, previous, out=self._first)
@@ -358,9 +360,9 @@ class Steps:
 def generate(
     decoder: WaveNetDecoder, conditions: torch.Tensor, draws: torch.Tensor
 ) -> torch.Tensor:
-    """Generate levels [B, N] autoregressively from conditions [B, T, D] by
-    inverse transform sampling of uniform random numbers [N], which the batch
-    shares."""
+    """Generate levels [B, N] autoregressively from conditions [B, T, D], by
+    inverse transform sampling from uniform random numbers ``draws`` [N], which
+    the batch shares."""
     batch, number = len(conditions), decoder.samples_per_token
     steps = Steps(decoder, batch)
     level = torch.full((batch,), SILENCE, device=conditions.device)
@@ -373,7 +375,7 @@ def generate(
         ):
             logits = steps.step(level, positions, biases)
             cumulative = logits.softmax(1).cumsum_(1)
-            # Rounding may leave the last sum below 1.
+            # The last sum is left out, as rounding may keep it below 1.
             level = (cumulative[:, :-1] < draw).sum(1)
             levels.append(level)
     return torch.stack(levels, 1)
