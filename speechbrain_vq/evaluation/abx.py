@@ -171,9 +171,8 @@ def abx_error(
     if weights is None:
         weights = torch.ones(len(items), 1)
     distances = _Distances(features, distance)
-    phones = {
-        name: i for i, name in enumerate(sorted({i.phone for i in items}))
-    }
+    names = sorted({item.phone for item in items})
+    phones = {name: index for index, name in enumerate(names)}
     phone_of = torch.tensor([phones[item.phone] for item in items])
     shape = len(phones), len(phones), weights.shape[1]
     # Sums of errors and of weights, by pair of phones.
@@ -330,7 +329,6 @@ class Abx(Metric):
         self._dropped, self._cells = 0, {}
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Store the frames of the items of an utterance."""
         weights = weights.float()
         for context, item in self._items.get(utterance.name, ()):
             span = frames_of(item, utterance.token_rate)
@@ -399,7 +397,6 @@ class Abx(Metric):
         return notes
 
     def settings(self) -> dict:
-        """Return the sources and numbers of items and triples."""
         if not self._items:
             return {}
         samples, cells = self.samples.items(), self._cells.items()

@@ -68,7 +68,6 @@ class BitRate(Metric):
         self._runs = WeightedCounts(_MAX_SYMBOLS)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Count the tokens of an utterance."""
         self._utterances += 1
         tokens, seconds = utterance.tokens, utterance.seconds
         self._books = tokens.shape[1]
@@ -84,7 +83,6 @@ class BitRate(Metric):
         self._rates.add("runs", len(runs), seconds, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the usage and the rates."""
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])

@@ -122,9 +122,8 @@ class Conversion(JudgedSpeech):
         if not pairs or not len(utterance.tokens):
             return
         utterance = self.model.beginning(utterance)
-        own_voice, _ = self._agreement(
-            utterance, utterance.wav, utterance.entry["spk_id"]
-        )
+        wav, speaker = utterance.wav, utterance.entry["spk_id"]
+        own_voice, _ = self._agreement(utterance, wav, speaker)
         for number, pair in pairs:
             paths = (self.targets[n]["wav"] for n in (pair.voice, pair.target))
             try:
@@ -135,11 +134,7 @@ class Conversion(JudgedSpeech):
                 self.errors[f"{pair.source} as {pair.speaker}"] = str(error)
                 continue
             agreement, output = self._agreement(utterance, voice, pair.speaker)
-            audio = {
-                "source": utterance.wav,
-                "output": output,
-                "target": target,
-            }
+            audio = {"source": wav, "output": output, "target": target}
             self._ratios.add("token_agreement", *agreement, weights)
             self._ratios.add("token_agreement_own_voice", *own_voice, weights)
             self.judge(audio, utterance.entry, weights)
@@ -159,7 +154,6 @@ class Conversion(JudgedSpeech):
         return notes
 
     def settings(self) -> dict:
-        """Return the vocoder and the number of pairs."""
         if not self.requested:
             return {}
         return {**self.model.settings(), "converted": self.number}

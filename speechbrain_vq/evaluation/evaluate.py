@@ -157,10 +157,8 @@ def evaluate(
         voices = read_manifest(targets, data_root) if targets else entries
         pairs = None
         if conversions:
-            speakers = encoder.tokenizer.speakers
-            pairs = conversion_pairs(
-                entries, conversions, seed, speakers, voices
-            )
+            known = encoder.tokenizer.speakers
+            pairs = conversion_pairs(entries, conversions, seed, known, voices)
         metrics["reconstruction"] = Reconstruction(encoder, names, judges)
         metrics["conversion"] = Conversion(
             encoder, voices, pairs, judges, audio

@@ -129,11 +129,15 @@ class WeightedCounts:
         if self.limit is not None and len(self._rows) > self.limit:
             self.full, self._rows, self._table = True, {}, None
             return
-        self._grow(weights)
+        if self._table is None:
+            self._table = weights.new_zeros(0, len(weights))
+        missing = len(self._rows) - len(self._table)
+        if missing > 0:
+            more = max(missing, len(self._table), 64)
+            self._table = torch.nn.functional.pad(self._table, (0, 0, 0, more))
         numbers = torch.tensor(list(counts.values()), dtype=torch.int32)
-        self._table.index_add_(
-            0, torch.tensor(rows), numbers.unsqueeze(1) * weights
-        )
+        numbers = numbers.unsqueeze(1) * weights
+        self._table.index_add_(0, torch.tensor(rows), numbers)
 
     def keys(self) -> list:
         """Return the keys in the order of their first occurrence."""
@@ -144,14 +148,6 @@ class WeightedCounts:
         if self._table is None:
             return torch.zeros(0, 1, dtype=torch.int32)
         return self._table[: len(self._rows)]
-
-    def _grow(self, weights):
-        if self._table is None:
-            self._table = weights.new_zeros(64, len(weights))
-        missing = len(self._rows) - len(self._table)
-        if missing > 0:
-            more = max(missing, len(self._table))
-            self._table = torch.nn.functional.pad(self._table, (0, 0, 0, more))
 
 
 class WeightedRatios:

@@ -93,10 +93,7 @@ class JudgedSpeech(Metric):
         self.number, self._ratios = 0, WeightedRatios()
 
     def judge(
-        self,
-        audio: dict[str, torch.Tensor],
-        entry: dict,
-        weights: torch.Tensor,
+        self, audio: dict[str, torch.Tensor], entry: dict, weights: torch.Tensor
     ) -> None:
         """Add the scores of all judges, under names such as ``judge:key``.
 
@@ -118,7 +115,6 @@ class JudgedSpeech(Metric):
                 self._ratios.add(f"{name}:{key}", float(score), 1, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the means over frames, utterances or conversions."""
         return self._ratios.estimates(self.quantities, self.number)
 
 

@@ -239,7 +239,6 @@ class PhoneInformation(Metric):
         self._utterances = 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Count an utterance."""
         self._utterances += 1
         middles = frame_middles(len(utterance.tokens), utterance.token_rate)
         phones = phones_at(utterance.entry.get("phones") or (), middles)
@@ -248,7 +247,6 @@ class PhoneInformation(Metric):
             self._books[book].add_frames(phones, units, weights, language)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the values of each codebook."""
         estimates = {}
         for number, table in enumerate(self._books.values(), 1):
             if not table.phones:

@@ -182,7 +182,6 @@ class LinearProbes(Metric):
         self._examples, self._utterances = [], 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Store inputs and labels of an utterance."""
         self._utterances += 1
         number = len(utterance.tokens)
         if utterance.name not in self.names or not number:
@@ -212,11 +211,8 @@ class LinearProbes(Metric):
     def _utterance_probes(self, target):
         """Estimate accuracies for a label of utterances."""
         sizes = collections.Counter(e.labels[target] for e in self._examples)
-        examples = [
-            example
-            for example in self._examples
-            if example.labels[target] and sizes[example.labels[target]] > 1
-        ]
+        classes = {label for label, n in sizes.items() if label and n > 1}
+        examples = [e for e in self._examples if e.labels[target] in classes]
         labels = [example.labels[target] for example in examples]
         if len(set(labels)) < 2:
             return {}
@@ -229,28 +225,27 @@ class LinearProbes(Metric):
 
     def _phone_probes(self):
         """Estimate accuracies for the phones of frames."""
+        examples = self._examples
         rows = [
             (i, j)
-            for i, example in enumerate(self._examples)
+            for i, example in enumerate(examples)
             for j, phone in enumerate(example.phones)
             if phone is not None
         ]
         random.Random(self.seed).shuffle(rows)
         rows = rows[:MOST_FRAMES]
-        labels = [self._examples[i].phones[j] for i, j in rows]
-        if len(set(labels)) < 2 or len(self._examples) < 2:
+        labels = [examples[i].phones[j] for i, j in rows]
+        if len(set(labels)) < 2 or len(examples) < 2:
             return {}
         inputs = {
-            name: torch.stack(
-                [self._examples[i].frames[name][j] for i, j in rows]
-            )
-            for name in self._examples[0].frames
+            name: torch.stack([examples[i].frames[name][j] for i, j in rows])
+            for name in examples[0].frames
         }
         # Offset the codes, so that codebooks do not share inputs.
         sizes = inputs["units"].amax(0) + 1
         inputs["units"] = inputs["units"] + torch.cumsum(sizes, 0) - sizes
-        weights = [self._examples[i].weights for i, _ in rows]
-        folds = stratified_folds([0] * len(self._examples), seed=self.seed)
+        weights = [examples[i].weights for i, _ in rows]
+        folds = stratified_folds([0] * len(examples), seed=self.seed)
         folds = folds[torch.tensor([i for i, _ in rows])]
         return self._accuracies("phone", inputs, labels, weights, folds)
 

@@ -131,7 +131,6 @@ class Reconstruction(JudgedSpeech):
         return ['STOI: pip install "speechbrain-vq[eval]"']
 
     def settings(self) -> dict:
-        """Return the vocoder and the number of utterances."""
         if not self.names:
             return {}
         return {**self.model.settings(), "reconstructed": self.number}

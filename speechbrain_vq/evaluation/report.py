@@ -131,10 +131,8 @@ def _notes(evaluation, heading, bullet):
     if len(evaluation.left_out) > 20:
         left_out.append(f"... and {len(evaluation.left_out) - 20} more")
     lines = []
-    for title, notes in (
-        ("Left out", left_out),
-        ("Settings", list(_settings(evaluation))),
-    ):
+    sections = {"Left out": left_out, "Settings": [*_settings(evaluation)]}
+    for title, notes in sections.items():
         if notes:
             # Markdown needs an empty line after a heading.
             lines += ["", heading + title] + [""] * bool(heading)

@@ -81,30 +81,26 @@ class TokenFile:
         by_path, by_stem = {}, {}
         for name, entry in manifest.items():
             wav = pathlib.Path(entry["wav"])
-            by_path[str(wav.resolve())] = [name]
-            by_stem.setdefault(wav.stem, []).append(name)
+            by_path[str(wav.resolve())] = name
+            # A stem that several files share identifies none of them.
+            by_stem[wav.stem] = None if wav.stem in by_stem else name
         remaining = dict.fromkeys(manifest)
         for line in read_tokens(self.path, self.codebook_size):
-            names = [line.id]
-            if line.id not in manifest:
+            name = line.id
+            if name not in manifest:
                 path = pathlib.Path(line.path or "")
-                names = by_path.get(str(path.resolve())) or by_stem.get(
-                    path.stem, []
+                name = by_path.get(str(path.resolve())) or by_stem.get(
+                    path.stem
                 )
-            # Skip stems that several files share, and repeated utterances.
-            if len(names) != 1 or names[0] not in remaining:
+            # Skip unknown and repeated utterances.
+            if name not in remaining:
                 continue
-            name = names[0]
             del remaining[name]
             if not len(line.tokens):
                 self.errors[name] = f"its tokens in {self.path} are empty"
                 continue
             yield Utterance(
-                name,
-                manifest[name],
-                line.tokens,
-                line.token_rate,
-                line.seconds,
+                name, manifest[name], line.tokens, line.token_rate, line.seconds
             )
         self.errors |= dict.fromkeys(remaining, f"no tokens in {self.path}")
 

@@ -1,6 +1,6 @@
 """Encoder of handwriting lines and a CTC probe of characters, after the
-ScribbleLens model of arXiv 2005.08520. The time axis is that of the image
-columns; padding changes no output.
+ScribbleLens model of arXiv 2005.08520. Time runs along the image columns;
+padding changes no output.
 """
 
 from collections.abc import Iterable, Sequence
