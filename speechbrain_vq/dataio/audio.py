@@ -108,13 +108,13 @@ def check_files(
 
     def check(path):
         try:
-            return path, check_audio(path, decode), None
+            return check_audio(path, decode)
         except AudioError as error:
-            return path, None, str(error)
+            return str(error)
 
-    lengths, errors, paths = {}, {}, list(paths)
+    paths = list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, length, error in tqdm(
+        progress = tqdm(
             pool.map(check, paths),
             "Checking recordings",
             total=len(paths),
@@ -122,11 +122,10 @@ def check_files(
             leave=False,
             delay=1,  # Second; a short check needs no progress bar.
             disable=None,
-        ):
-            if error is None:
-                lengths[path] = length
-            else:
-                errors[path] = error
+        )
+        results = dict(zip(paths, progress, strict=True))
+    errors = {p: r for p, r in results.items() if isinstance(r, str)}
+    lengths = {p: r for p, r in results.items() if p not in errors}
     return lengths, errors
 
 
@@ -150,8 +149,8 @@ def usable_files(
 def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
     """Return the path or file in a cell of an audio column, for
     ``audio_blocks``. The cell is a path, or a dict of ``bytes`` and ``path`` as
-    ``datasets`` returns it without decoding. Errors in bytes begin with
-    ``name``. Raises AudioError if the cell is empty."""
+    ``datasets`` returns it without decoding. ``name`` names the bytes in error
+    messages. Raises AudioError if the cell is empty."""
     cell = cell if isinstance(cell, dict) else {"path": cell}
     if cell.get("bytes") is not None:
         file = io.BytesIO(cell["bytes"])

@@ -60,9 +60,9 @@ def in_pieces(
 
     ``process`` maps [samples] to [steps * outputs, ...], ``blocks`` are
     consecutive parts of the signal of any lengths, and ``span`` is the
-    receptive field of a step. Yields the parts of the output for the whole
-    signal. All chunks but the first and the last have the same shape, so
-    results that depend on the shape, by the order of sums, agree.
+    receptive field of a step. Yields the output for the whole signal in parts.
+    All chunks but the first and the last have the same shape, since the shape
+    may change the order of sums and so the last bits.
 
     Example
     -------

@@ -33,7 +33,6 @@ TOLERANCE = 0.1
 _DATA_ROOT = "{data_root}"
 _MAX_SECONDS = 1e9
 
-
 # Type and description of each field that an item may have.
 _FIELDS = {
     "wav": (str, "the path of an audio file"),
@@ -98,9 +97,9 @@ def read_manifest(
     (in csv ``duration``), ``spk_id``, ``gender``, ``words`` and ``phones``
     (start, end, name), in order of time, are optional. Numbers that name a
     speaker become text. ``{data_root}`` is replaced by ``data_root``, by
-    default that of ``corpus.json`` beside the manifest or else the manifest's
-    folder. Other relative paths are relative to the manifest's folder. A
-    ManifestError names the file, item and field, and what is expected.
+    default that of ``corpus.json`` beside the manifest, or the manifest's
+    folder. Other relative paths start there, too, or in the working directory.
+    A ManifestError names the file, item and field, and what is expected.
     """
     path = pathlib.Path(path)
     root = data_root or _root(path.parent)
@@ -186,7 +185,7 @@ def _read_csv(path):
     for name, row in pairs:
         if not name or None in row:
             raise ValueError(
-                f"a row must have an ID and no more columns than the header, "
+                "a row must have an ID and no more columns than the header, "
                 f"not {row}."
             )
         row["wav"] = (row.get("wav") or "").replace("$data_root", _DATA_ROOT)
