@@ -68,8 +68,7 @@ def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
     Python cannot rename a folder over one that is not empty. On most Linux
     file systems the two names are exchanged, so there always is an old or a new
     folder, even after a kill. Elsewhere the old folder is first moved to
-    ``<new>.old``, and for a moment there is none.
-    """
+    ``<new>.old``, and for a moment there is none."""
     if not target.exists():
         os.replace(new, target)
     elif not _exchange(new, target):
@@ -107,8 +106,7 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
     The lock is a file beside it, ``.<name>.lock``, which the system unlocks
     when the process ends. On a file system without locks, delete it by hand
     after a kill. Raises a BlockingIOError that names the holder if the lock is
-    held.
-    """
+    held."""
     path = pathlib.Path(path)
     # FileLock would report a folder that is not writable as a held lock.
     check_writable(path.parent)

@@ -60,8 +60,7 @@ def audio_blocks(
     and each is resampled with its surroundings. Reading starts ``start``
     seconds into the file and stops after ``duration`` seconds, by default at
     the end. Raises AudioError if the file is missing, not audio, cut short,
-    empty, or contains several recordings end to end.
-    """
+    empty, or contains several recordings end to end."""
     # Segments are read in every epoch, from files that were checked before.
     whole = start == 0 and duration is None
     with _open(source, check=whole) as file:
@@ -376,15 +375,11 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
         wavs = wavs.unsqueeze(0)
     elif wavs.dim() == 3 and wavs.shape[1] == 1:
         wavs = wavs.squeeze(1)
-    if wavs.dim() != 2:
+    if wavs.dim() != 2 or not len(wavs):
         raise ValueError(
-            "Waveforms are [B, samples], [B, 1, samples] or [samples], got "
-            f"{list(wavs.shape)}. Average the channels of a recording."
-        )
-    if not len(wavs):
-        raise ValueError(
-            "Waveforms are [B, samples] with B of at least 1, got "
-            f"{list(wavs.shape)}."
+            "Waveforms are [B, samples], [B, 1, samples] or [samples], with B "
+            f"of at least 1, got {list(wavs.shape)}. Average the channels of a "
+            "recording with several."
         )
     if wavs.dtype is torch.int16:
         return wavs.to(torch.float32) / 2**15
@@ -411,8 +406,7 @@ def find_audio(
     unsupported formats is included, so that it can be reported.
 
     Returns, for each file once and in order, its path relative to the given
-    folder, or its name. Raises FileNotFoundError if there is no file.
-    """
+    folder, or its name. Raises FileNotFoundError if there is no file."""
     files, places = {}, [*map(pathlib.Path, listed(places))]
     endings = audio_endings() | _UNSUPPORTED
     for place in places:

@@ -99,8 +99,7 @@ def read_manifest(
     speaker become text. ``{data_root}`` is replaced by ``data_root``, by
     default that of ``corpus.json`` beside the manifest, or the manifest's
     folder. Other relative paths start there, too, or in the working directory.
-    A ManifestError names the file, item and field, and what is expected.
-    """
+    A ManifestError names the file, item and field, and what is expected."""
     path = pathlib.Path(path)
     root = data_root or _root(path.parent)
     try:

@@ -141,7 +141,7 @@ class StreamLoader(LoopedLoader):
 
 
 def _part(number: int, rank: int, ranks: int) -> dict:
-    """Return the unread part of a rank in a round. ``block`` counts blocks of
+    """Return the part of a round that a rank reads. ``block`` counts blocks of
     shuffled rows, ``rows`` is the state of the data set at the start of the
     block, and ``row`` the number of rows in it that were read."""
     part = {"round": number, "rank": rank, "ranks": ranks}

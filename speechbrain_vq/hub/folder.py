@@ -36,8 +36,7 @@ def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
 
     Raises a ValueError if it is a link to a place outside the folder, except
     into the cache of the Hub's client. Raises a FileNotFoundError if it does
-    not exist, with a hint if the weights are missing.
-    """
+    not exist, with a hint if the weights are missing."""
     folder = pathlib.Path(folder)
     path = folder / name
     check_exists(path)

@@ -109,8 +109,7 @@ def load_named(
 
     ``weights`` is a safetensors file with the weights of that module under its
     name, or a file of ``torch.save`` with its state. Returns the plain values
-    of the yaml, and the module, or None if there is no such module.
-    """
+    of the yaml, and the module, or None if there is no such module."""
     path = find_file(folder, HPARAMS)
     if weights.suffix == pathlib.Path(WEIGHTS).suffix:
         tensors = read_weights(weights)

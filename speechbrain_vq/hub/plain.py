@@ -134,8 +134,7 @@ class ModelYaml:
         Modules are on ``device``, except those that compute tensors.
         ``num_tensors`` is the number of tensors in the weights, which limits
         that of the model. Raises UnsafeHparamsError if the model is too large,
-        and ValueError if a class cannot be built.
-        """
+        and ValueError if a class cannot be built."""
         limit = CALLS_AT_LEAST + CALLS_PER_TENSOR * num_tensors
         self._device, self._built = device, {}
         with self._named(), _CallLimit(limit) as self._limit:

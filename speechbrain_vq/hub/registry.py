@@ -25,8 +25,7 @@ class Buildable(NamedTuple):
     ``cls`` is the class or its import path (``module:name``). ``limits`` are
     the largest values of arguments by name, by default ``LARGEST``.
     ``computed`` is set if the constructor computes tensors (filter banks,
-    windows), so that it cannot run on the meta device.
-    """
+    windows), so that it cannot run on the meta device."""
 
     cls: type | str
     limits: Mapping[str, float] = MANY
@@ -58,9 +57,7 @@ class Buildable(NamedTuple):
                     is_number = isinstance(number, int | float)
                     # Comparisons with NaN are false, so NaN is refused.
                     if is_number and not abs(number) <= limit:
-                        return (
-                            f"{key}={number} is out of bounds (limit {limit})"
-                        )
+                        return f"{key}={number} is out of bounds (max {limit})"
         return None
 
 

@@ -42,8 +42,7 @@ def make_card(
     ``results`` are the metrics of the test, or empty. ``problems`` are the
     reasons not to export the model, if ``force`` was given. ``files`` is the
     result of ``write_example``. ``section`` is the part ``inference`` of the
-    training's yaml, and ``front_matter`` overrides its ``card``.
-    """
+    training's yaml, and ``front_matter`` overrides its ``card``."""
     name = source.rsplit("/", 1)[-1]
     # Through JSON, since the card would name the class of ruamel.yaml's lists.
     front_matter = {**json.loads(json.dumps(section["card"])), **front_matter}

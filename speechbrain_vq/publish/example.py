@@ -37,8 +37,7 @@ def write_example(
     """Write an example recording, its tokens and the plots of the card.
 
     Returns the file names for the card: ``example`` and ``example_tokens``,
-    each a name or None, and ``plots``, pairs of a name and a caption.
-    """
+    each a name or None, and ``plots``, pairs of a name and a caption."""
     files: dict[str, Any] = {"example": None, "example_tokens": None}
     if recording is not None and hasattr(model, "encode_file"):
         wav = read_audio(recording, model.sample_rate, duration=MAX_SECONDS)

@@ -137,7 +137,8 @@ def push_to_hub(
                 commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
-                # The client skips files that are unchanged since this commit.
+                # The client skips files that are unchanged since this commit,
+                # so it must be the parent.
                 parent_commit=head.sha,
             )
         except RuntimeError as error:

@@ -118,8 +118,7 @@ class Run:
         """Training data, according to the note of the recipe or the manifests.
 
         Only MiniSpeech has an example, since its speech is synthetic. A
-        recording of a person is published only if the user names it.
-        """
+        recording of a person is published only if the user names it."""
         path = self.folder / CORPUS_FILE
         if path.is_file():
             note = read_json(path)
@@ -229,8 +228,7 @@ def in_warmup(checkpoint: Checkpoint) -> bool:
 
     ``AtomicCheckpointer`` records it in the meta; other Checkpointers of a VQ
     Brain save it in the trainer's state. Runs of version 0.1 have it in the
-    states of their quantizers, see ``validate.find_problems``.
-    """
+    states of their quantizers, see ``validate.find_problems``."""
     if checkpoint.meta.get("vq_warmup"):
         return True
     trainer = read_trainer_state(checkpoint).get("trainer", {})

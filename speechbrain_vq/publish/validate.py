@@ -44,8 +44,7 @@ LICENSES = frozenset(
 class ExportRefused(ValueError):
     """Model that is unfit for use.
 
-    The message says whether ``force=True`` exports it anyway.
-    """
+    The message says whether ``force=True`` exports it anyway."""
 
 
 def check_output_folder(output: pathlib.Path) -> None:
