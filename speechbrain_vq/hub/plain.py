@@ -207,6 +207,7 @@ class ModelYaml:
             raise TypeError(
                 f"overrides are a dict of values by name, got {overrides!r}."
             )
+        value = self._resolved(value)
         value = value.arguments if isinstance(value, _Call) else value
         known = value if isinstance(value, dict) else {}
         for key, new in overrides.items():
@@ -225,10 +226,7 @@ class ModelYaml:
                     f"overrides: '{name}' is {new!r}; give plain values "
                     "(numbers, text, or lists of them)."
                 )
-            old = known[key]
-            while isinstance(old, _Reference):
-                old = self._values[old.key]
-            expected = _type_name(old)
+            expected = _type_name(self._resolved(known[key]))
             # Text, such as the name of a vocoder, may be replaced by null.
             removed = new is None and expected == "text"
             if expected not in (_type_name(new), "null") and not removed:
@@ -238,11 +236,16 @@ class ModelYaml:
                 )
             known[key] = new
 
+    def _resolved(self, value: Any) -> Any:
+        """Return the value that a reference stands for, or the value itself."""
+        while isinstance(value, _Reference):
+            value = self._values[value.key]
+        return value
+
     # Building --------------------------------------------------------------
 
     def _build(self, value: Any) -> Any:
-        if isinstance(value, _Reference):
-            return self._build(self._values[value.key])
+        value = self._resolved(value)
         if not isinstance(value, _Call | list | dict):
             return value
         # Aliases of and references to a node share one module.
