@@ -170,10 +170,8 @@ class CodecMixin:
         """Convert a number of codebooks, or a list of indices, to indices."""
         if num_codebooks is None:
             num_codebooks = self.num_codebooks
-        if isinstance(num_codebooks, int):
-            books = list(range(num_codebooks))
-        else:
-            books = list(num_codebooks)
+        is_number = isinstance(num_codebooks, int)
+        books = list(range(num_codebooks) if is_number else num_codebooks)
         if not books or not all(0 <= b < self.num_codebooks for b in books):
             raise ValueError(
                 f"num_codebooks={num_codebooks}, but the tokenizer has "

@@ -6,16 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_vq.dataio.audio import (
-    as_waveforms,
-    listed,
-    naming,
-    read_audio,
-)
-from speechbrain_vq.dataio.waveforms import (
-    within_full_scale,
-    write_waveform,
-)
+from speechbrain_vq.dataio.audio import as_waveforms, listed, naming, read_audio
+from speechbrain_vq.dataio.waveforms import within_full_scale, write_waveform
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files

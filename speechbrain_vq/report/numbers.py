@@ -6,8 +6,8 @@ from typing import Any
 
 from .summary import REFERENCE_SIZE, REFERENCES, Summary
 
-# Columns of the comparison: key, title, format, and 1 if higher is better, -1 if
-# lower is better, 0 if neither.
+# Columns of the comparison: key, title, format, and direction: 1 if higher is
+# better, -1 if lower is better, 0 if neither.
 COLUMNS = (
     ("used_codes_percent", "used codes", "{:.0f} %", 1),
     ("perplexity", "perplexity", "{:.0f}", 1),
@@ -85,12 +85,9 @@ def rows(summaries: list[Summary]) -> list[tuple[Summary, list[dict]]]:
             cell = {"text": "–", "value": "", "best": False}
             if key in summary.values:
                 value = summary.values[key]
-                cell = {
-                    "text": form.format(value),
-                    "value": value,
-                    "best": len(summaries) > 1
-                    and best.get(key) == sign * value,
-                }
+                is_best = len(summaries) > 1 and best.get(key) == sign * value
+                cell = {"text": form.format(value), "value": value}
+                cell["best"] = is_best
             cells.append(cell)
         table.append((summary, cells))
     return table

@@ -37,8 +37,8 @@ def write_report(
     revision: str | None = None,
     **options,
 ) -> pathlib.Path:
-    """Write a self-contained HTML page on a run or a model, with images and
-    audio, for use offline.
+    """Write a self-contained HTML page on a run or a model, for use offline.
+    Return its path.
 
     Arguments
     ---------
@@ -59,11 +59,6 @@ def write_report(
         Branch, tag or commit of a model on the Hub.
     **options
         Options of ``VQTokenizer.from_hparams``, such as ``vocoder``.
-
-    Returns
-    -------
-    pathlib.Path
-        Path of the page.
 
     Raises
     ------

@@ -19,7 +19,7 @@ def test_what_is_missing_is_named():
     encoder = {"encoder": torch.nn.Linear(2, 2)}
     with pytest.raises(ValueError, match="Needy needs .* Missing: head"):
         Needy(encoder, {"sample_rate": 1})
-    with pytest.raises(ValueError, match="sample_rate are missing"):
+    with pytest.raises(ValueError, match="Missing: sample_rate"):
         Needy({**encoder, "head": torch.nn.Linear(2, 2)}, {})
 
 
