@@ -41,8 +41,7 @@ folder_path = ExistingPath(file_okay=False, path_type=pathlib.Path)
 
 
 class OutputPath(click.Path):
-    """Path of an output. The error for one that cannot be created comes before
-    anything is computed."""
+    """Path of an output that can be created, checked before computation."""
 
     def convert(self, value, parameter, context) -> pathlib.Path:
         path = pathlib.Path(super().convert(value, parameter, context))
@@ -99,8 +98,7 @@ _MODEL_OPTIONS = {
     ),
     "device": click.option(
         "--device",
-        help="Device to run the model on, e.g. cpu or cuda; default: a GPU if "
-        "there is one.",
+        help="Device of the model, e.g. cpu or cuda; default: a GPU if any.",
     ),
 }
 
@@ -139,8 +137,8 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
 
     The traceback is logged, or shown with ``speechbrain-vq --debug``.
     ``interrupted`` is the message after Ctrl-C."""
-    # A file name that is not UTF-8 would raise an error in print. A notebook's
-    # stdout has no `reconfigure`.
+    # Printing a file name that is not UTF-8 would fail. A notebook's stdout
+    # has no `reconfigure`.
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -216,11 +214,9 @@ class Verbs(click.Group):
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Context manager for imports that take seconds.
-
-    A terminal shows at once that the verb has started. Ctrl-C exits at once:
-    some imports, such as NumPy's, turn a KeyboardInterrupt into other errors.
-    """
+    """Context manager for slow imports. It shows on a terminal that the verb
+    has started. Ctrl-C exits at once, as imports such as NumPy's turn a
+    KeyboardInterrupt into other errors."""
     if sys.stderr.isatty():
         click.echo("Loading ...", err=True)
     handler = signal.getsignal(signal.SIGINT)
@@ -245,10 +241,8 @@ def _exit(number, frame):
 
 
 def open_engine(name: str, model: dict):
-    """Return the engine of a name, or None for this process.
-
-    With an engine, the device moves from the options of the model to the
-    engine, and the model is loaded on the CPU."""
+    """Return the engine of a name, or None for this process. An engine takes
+    over the device option of the model, which then loads on the CPU."""
     if name == "process":
         return None
     from speechbrain_vq.inference import RayEngine

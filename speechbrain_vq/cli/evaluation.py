@@ -38,8 +38,7 @@ OF_TOKENS = ("codebook_size",)
 @click.option(
     "--item",
     type=file_path,
-    help="ZeroSpeech item file for ABX; default: items from the manifest's "
-    "phones.",
+    help="ZeroSpeech item file; default: items from the manifest's phones.",
 )
 @click.option(
     "--out",
@@ -96,8 +95,7 @@ OF_TOKENS = ("codebook_size",)
     show_default=True,
     metavar="N",
     type=click.IntRange(min=0),
-    help="Number of bootstrap replicates for confidence intervals; 0 turns "
-    "them off.",
+    help="Number of bootstrap replicates; 0 for no confidence intervals.",
 )
 @click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.option(

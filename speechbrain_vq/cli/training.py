@@ -114,8 +114,7 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--strict",
     is_flag=True,
-    help="Fail if any audio in FOLDER cannot be read, instead of leaving it "
-    "out.",
+    help="Fail if audio in FOLDER cannot be read, instead of skipping it.",
 )
 @click.option("--hparams", hidden=True, help="Former name of --config.")
 @click.option(

@@ -100,7 +100,7 @@ def load_vocoder_folder(
     padding = generator.inference_padding
     if not isinstance(padding, int) or not 0 <= padding <= MOST_PADDING:
         raise ValueError(
-            f"The yaml of '{source}' has inference_padding={padding!r}: it must "
+            f"The yaml of '{source}' has inference_padding={padding!r}: must "
             f"be a whole number of frames from 0 to {MOST_PADDING}."
         )
     return HifiGAN(generator, settings, source)

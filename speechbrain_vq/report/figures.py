@@ -64,10 +64,8 @@ def usage_curves(
 
 
 class CodeMap:
-    """Positions and colors of codewords [C, K, D] on two principal axes.
-
-    With counts [P, K] of phones and units, colors of the first codebook are
-    those of the codes' most frequent phones.
+    """Positions and colors of codewords [C, K, D] on two principal axes. Counts
+    [P, K] of phones and units color the first codebook by phone.
 
     Example
     -------

@@ -116,8 +116,7 @@ class _Page:
                 place = pathlib.Path(folder, "model")
                 export_pretrained(self.summary.run.folder, place, force=True)
                 return VQTokenizer.from_hparams(place, **options)
-        # The report still has the training curves, e.g. of a model of images
-        # or a run without a checkpoint.
+        # Models of images and runs without a checkpoint have curves only.
         except (OSError, ValueError, KeyError) as error:
             if self.summary.run is None or any(options.values()):
                 raise

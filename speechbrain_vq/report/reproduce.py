@@ -21,8 +21,7 @@ _ORIGIN = re.compile(r"^# Generated .* from:\s*^# (.+)$", re.MULTILINE)
 
 
 class Change(NamedTuple):
-    """Key of the run's yaml, with its value in the run and in the recipe or
-    preset."""
+    """Key of a run's yaml, its value, and that of the recipe or preset."""
 
     key: str
     value: Any

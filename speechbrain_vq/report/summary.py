@@ -15,8 +15,7 @@ from speechbrain_vq.publish.run import Run, read_trainer_state
 # relative to uniform usage on the same number of frames.
 GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
 COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
-# Medians with one codebook of 512, from the base cell of
-# benchmarks/grid_recorded.md.
+# Medians of one codebook of 512, base cell of benchmarks/grid_recorded.md.
 REFERENCES = {
     "used_codes_percent": {"vanilla": 5, "robust": 100},
     "perplexity": {"vanilla": 6, "robust": 332},
