@@ -82,6 +82,7 @@ def run_python(*arguments: str, stdout=None) -> int:
 
 
 def run_folder(output, preset, seed, steps) -> pathlib.Path:
+    """Return the folder of a run."""
     return output / f"{preset}-seed{seed}-{steps}steps"
 
 

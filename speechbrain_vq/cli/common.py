@@ -28,6 +28,7 @@ class ExistingPath(click.Path):
     """Path that must exist; the error suggests the closest name."""
 
     def convert(self, value, parameter, context):
+        """Return an existing path."""
         if not os.path.lexists(value):
             siblings = map(str, pathlib.Path(value).parent.glob("*"))
             hint = suggestion(str(value), siblings)
@@ -44,6 +45,7 @@ class OutputPath(click.Path):
     """Path of an output that can be created, checked before computation."""
 
     def convert(self, value, parameter, context) -> pathlib.Path:
+        """Return a path that can be created."""
         path = pathlib.Path(super().convert(value, parameter, context))
         folder = path.absolute().parent if self.file_okay else path.absolute()
         ancestors = (folder, *folder.parents)
@@ -190,10 +192,12 @@ class Verbs(click.Group):
     arguments, and reports users' mistakes in one line."""
 
     def invoke(self, context):
+        """Run a verb."""
         with clean_errors():
             return super().invoke(context)
 
     def resolve_command(self, context, args):
+        """Find the verb, and check its arguments."""
         verb, *arguments = args
         if verb not in self.commands:
             hint = suggestion(verb, self.commands)
