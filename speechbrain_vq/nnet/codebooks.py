@@ -289,10 +289,8 @@ class FSQCodebook(Codebook):
                 "numbers of levels above 1: with a power of 2 "
                 f"codebook_dim={self.default_dim(size)} works."
             )
-        axes = [
-            torch.linspace(-1, 1, number, dtype=self.weight.dtype)
-            for number in self.levels
-        ]
+        dtype = self.weight.dtype
+        axes = [torch.linspace(-1, 1, n, dtype=dtype) for n in self.levels]
         points = torch.cartesian_prod(*axes).view(size, dim)
         self._fix(points.expand_as(self.weight).clone())
 

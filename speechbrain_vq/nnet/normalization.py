@@ -29,6 +29,14 @@ class MaskedBatchNorm(nn.Module):
     evaluation works after a few steps. A batch without valid frames is
     normalized by them, and does not change them.
 
+    Initial statistics (Salimans and Kingma, 2016, arXiv 1602.07868, section 3)
+    are the feature means and the common variance of one of the first three
+    batches: the one of median variance, so that neither silence nor noise sets
+    them. Until then, batches with over four times the variance are normalized
+    by their own. During a warm-up, the latest three batches replace the
+    statistics if the variance has grown over fourfold, which would amplify the
+    outputs, or if all three means are over three standard deviations away.
+
     Arguments
     ---------
     num_features : int
@@ -40,17 +48,9 @@ class MaskedBatchNorm(nn.Module):
     affine : bool
         Whether to learn a scale and a shift for each feature.
     statistics : str
-        Statistics that normalize in training. ``"batch"``: those of the batch.
-        ``"running"``: the running statistics, this batch included, without
-        gradient; for small or correlated batches. ``"initial"``: fixed ones of
-        the first three batches (data-dependent initialization: Salimans and
-        Kingma, 2016, arXiv 1602.07868, section 3): the mean of each feature and
-        a common variance, both of the batch with the median variance, so that
-        neither silence nor noise determines them. Of these three, a batch with
-        over four times the variance is normalized by its own statistics. During
-        a warm-up, the latest three batches replace the statistics if the
-        variance has grown over fourfold, which would amplify the outputs, or if
-        the means of all three are over three standard deviations away.
+        Statistics that normalize in training: ``"batch"``; ``"running"``,
+        including this batch but without gradient, for small or correlated
+        batches; or ``"initial"``, see above.
 
     Example
     -------

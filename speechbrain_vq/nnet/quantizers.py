@@ -110,9 +110,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         Gradient estimator: ``"straight_through"``, ``"diveq"`` or
         ``"rotation"``.
     codebook : str
-        What is learned: the codewords, by ``"gradient"`` or ``"ema"``; a linear
-        map of them (``"simvq"``); or nothing (``"fsq"``, ``"lfq"``). See
-        ``speechbrain_vq.nnet.codebooks``.
+        ``"gradient"`` or ``"ema"``: learned codewords; ``"simvq"``: a learned
+        linear map of fixed codewords; ``"fsq"`` or ``"lfq"``: fixed codewords.
+        See ``speechbrain_vq.nnet.codebooks``.
     codebook_init : str
         Initial codewords: ``"normal"``, ``"uniform"`` or ``"xavier"``, see
         ``Codebook``; or ``"kmeans"``, centroids of the first training batch,
@@ -245,18 +245,13 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         >>> VectorQuantizer.from_preset("residual", 64, 512).num_codebooks
         2
         """
-        from speechbrain_vq.presets import (
-            TRAINER_OPTIONS,
-            preset_values,
-            trainer_options,
-        )
+        from speechbrain_vq import presets
 
-        values = preset_values(preset)
-        of_trainer = {
-            k: changes.pop(k) for k in TRAINER_OPTIONS if k in changes
-        }
+        values, keys = presets.preset_values(preset), presets.TRAINER_OPTIONS
+        of_trainer = {k: changes.pop(k) for k in keys if k in changes}
         quantizer = cls(**cls.preset_arguments(values, *sizes, **changes))
-        quantizer.trainer_options = trainer_options({**values, **of_trainer})
+        values = {**values, **of_trainer}
+        quantizer.trainer_options = presets.trainer_options(values)
         return quantizer
 
     @classmethod

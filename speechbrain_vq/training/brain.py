@@ -102,8 +102,8 @@ class VQMixin(ResumeMixin):
         self._start("valid")
         self._attached, self._epochs = False, _length(epoch_counter)
         waits = reported_waits(lambda: (self.step, self.optimizer_step))
+        epochs = self._epochs_from(epoch_counter)
         with waits, _named_sizes(self):
-            epochs = self._epochs_from(epoch_counter)
             super().fit(epochs, train_set, *args, **kwargs)
         if self._attached:  # False with test_only
             self._stats = self.vq_stats  # Before evaluate() resets the counts

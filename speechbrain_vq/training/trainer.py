@@ -133,8 +133,9 @@ class CodebookTrainer:
         given = {k: v for k, v in given.items() if v != "preset"}
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         _check_numbers(steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-        follow = map(_follows, self.quantizers.values())
-        if given.get("schedule") is not None and not any(follow):
+        codebooks = [q.embedding for q in self.quantizers.values()]
+        follows = any(codebook.is_reinitialized for codebook in codebooks)
+        if given.get("schedule") is not None and not follows:
             raise ValueError(
                 f"The codebook of {', '.join(self.quantizers)} is never "
                 "re-initialized: set the schedule to null (None)."
@@ -167,8 +168,7 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(self._after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            watch = Watch(name)
-            self._watches[name] = watch
+            self._watches[name] = watch = Watch(name)
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
             broadcast([quantizer.codebook.detach()])
@@ -266,7 +266,7 @@ class CodebookTrainer:
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
             )
         plan = None
-        if schedule is not None and _follows(quantizer):
+        if schedule is not None and quantizer.embedding.is_reinitialized:
             plan = schedule.resolve(self.steps_per_epoch, self.total_steps)
             if plan.reinitializes and not quantizer.reservoir.capacity:
                 message = (
@@ -443,11 +443,6 @@ def _check_numbers(limit=math.inf, **values) -> None:
             raise ValueError(
                 f"{name} must be a number above 0{at_most}, got {value!r}."
             )
-
-
-def _follows(quantizer: VectorQuantizer) -> bool:
-    """Return whether a quantizer follows schedules."""
-    return quantizer.embedding.is_reinitialized
 
 
 def _attached(quantizer: VectorQuantizer) -> CodebookTrainer | None:
