@@ -81,7 +81,7 @@ class Codebook(nn.Module):
             weight.normal_()
         elif init == "uniform":
             weight.uniform_(-1 / codebook_size, 1 / codebook_size)
-        else:  # Xavier's bound for a matrix [K, d]
+        else:
             bound = math.sqrt(6 / (codebook_size + codebook_dim))
             weight.uniform_(-bound, bound)
         self.weight = nn.Parameter(weight)
@@ -142,8 +142,7 @@ class Codebook(nn.Module):
         for book, words in enumerate(self.table):
             vectors = latents if self.residual else parts[:, book]
             init = words if start == "codebook" else None
-            size = len(words)
-            result = kmeans(vectors, size, generator=generator, init=init)
+            result = kmeans(vectors, len(words), generator=generator, init=init)
             self._replace(book, result.centroids, result.counts)
             if self.residual and book + 1 < len(self.weight):
                 latents = latents - words[nearest(latents, words)]

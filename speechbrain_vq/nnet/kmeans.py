@@ -70,8 +70,7 @@ def kmeans(
     max_iterations : int
         Maximum number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
-        Iterations stop when the relative decrease of the inertia is at most
-        this.
+        Relative decrease of the inertia at which iterations stop.
     generator : torch.Generator or int, optional
         Random generator or seed; by default the global CPU generator.
     init : torch.Tensor, optional
@@ -158,8 +157,8 @@ def _check(x, num_clusters, init):
         if rows.shape != (size, dim) or not rows.numel():
             raise ValueError(
                 f"x must be [N, D] with N and D above 0, and init "
-                f"[{num_clusters}, D]; got {name} {tuple(rows.shape)} where x "
-                f"is {tuple(x.shape)}"
+                f"[{num_clusters}, D]; got {name} {tuple(rows.shape)} with x "
+                f"{tuple(x.shape)}"
             )
         if not rows.float().isfinite().all():
             raise ValueError(f"{name} has values that are not finite")
@@ -280,8 +279,9 @@ def _assign(points, centroids, coarse=None):
 
 def _move(points, weights, centroids, labels):
     """Move each centroid to the mean of its points, in place."""
-    # Sorted rows, as atomic additions are not deterministic on a GPU, and ranks
-    # must agree. Differences, as a common offset would cost precision.
+    # Rows are sorted, as atomic additions are not deterministic on a GPU, and
+    # ranks must agree. Differences are summed, as a common offset of all points
+    # would cost precision.
     order = labels.argsort(stable=True)
     masses = weights[order].unsqueeze(1)
     steps = (points - centroids[labels])[order] * masses
@@ -295,7 +295,7 @@ def _jitter_copies(centroids, generator):
     """Jitter centroids [K, D] that equal an earlier one by a hundredth of the
     overall spread, or by more until they differ in fp32."""
     spread = (centroids - centroids.mean(0)).square().mean().sqrt()
-    # Without a spread, the values are scaled to about 1.
+    # Without a spread, use 1: points are scaled to about that size.
     jitter = 1e-2 * torch.where(spread > 0, spread, 1)
     while True:
         _, group = torch.unique(centroids, dim=0, return_inverse=True)

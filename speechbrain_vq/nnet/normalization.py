@@ -223,7 +223,6 @@ class MaskedBatchNorm(nn.Module):
             shift = apart.square().mean(1).amin()
             is_open |= moments[1, 0] > _MAX_GROWTH * self.running_var[0]
             is_open |= shift > _MAX_SHIFT * self.running_var[0]
-        for own, new in zip(
-            (self.running_mean, self.running_var), moments, strict=True
-        ):
-            own.copy_(torch.where(is_open, new, own))
+        running = self.running_mean, self.running_var
+        for old, new in zip(running, moments, strict=True):
+            old.copy_(torch.where(is_open, new, old))

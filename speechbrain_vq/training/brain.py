@@ -154,10 +154,10 @@ class VQMixin(ResumeMixin):
             self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
-                f"step is skipped, {self._skipped} in a row. That of a batch "
-                "of padding is not."
+                f"step is skipped, {self._skipped} in a row. The loss of a "
+                "batch of padding never is."
             )
-            self._raise_if_skipped(self._skipped >= _MAX_SKIPPED)
+            self._check_skipped(self._skipped >= _MAX_SKIPPED)
         else:
             super().optimizers_step()
             self._skipped = 0
@@ -168,11 +168,11 @@ class VQMixin(ResumeMixin):
         if not (self.modules.training or torch.isfinite(loss)):
             logger.warning(
                 "A batch of the evaluation does not count: its loss is not "
-                "finite, as that of a batch of padding never is."
+                "finite. The loss of a batch of padding never is."
             )
         return super().update_average(loss, avg_loss)
 
-    def _raise_if_skipped(self, too_often):
+    def _check_skipped(self, too_often):
         if too_often:
             raise ValueError(
                 f"The last {self._skipped} steps were skipped, as no loss was "
@@ -237,9 +237,7 @@ class VQMixin(ResumeMixin):
             self.monitor.start(training=False)
             self._nonfinite, before = False, self.optimizer_step
             yield epoch
-            self._raise_if_skipped(
-                self._skipped and self.optimizer_step == before
-            )
+            self._check_skipped(self._skipped and self.optimizer_step == before)
 
 
 class VQBrain(VQMixin, sb.Brain):

@@ -166,7 +166,7 @@ class AtomicCheckpointer(Checkpointer):
         if self.stop is not None and not end_of_epoch:
             self.stop()
         if end_of_epoch:
-            # They would count among the checkpoints to keep.
+            # Those before a validation would count as checkpoints to keep.
             super().delete_checkpoints(
                 num_to_keep=0,
                 ckpt_predicate=lambda c: _TRAINED in c.meta,

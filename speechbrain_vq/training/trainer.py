@@ -231,7 +231,7 @@ class CodebookTrainer:
     # Set-up ----------------------------------------------------------------
 
     def _training_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the names and values of buffers that are in no state_dict."""
+        """Yield buffers that training needs but no state_dict contains."""
         for name, module in self._modules.named_modules():
             if isinstance(module, EMACodebook | MaskedBatchNorm):
                 saved = module.state_dict()
@@ -258,9 +258,9 @@ class CodebookTrainer:
         """Return the settings of a quantizer: the arguments that were given, or
         those of its preset."""
         values = {**_DEFAULTS, **quantizer.trainer_options, **given}
-        schedule, multiplier = values["schedule"], values["lr_multiplier"]
-        rates = {"lr_multiplier": multiplier, "max_lr": values["max_lr"]}
-        _check_numbers(_MAX_RATE, **rates)
+        schedule, max_lr = values["schedule"], values["max_lr"]
+        multiplier = values["lr_multiplier"]
+        _check_numbers(_MAX_RATE, lr_multiplier=multiplier, max_lr=max_lr)
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
@@ -278,8 +278,7 @@ class CodebookTrainer:
                     raise ValueError(message)
                 logger.warning(message)
                 plan = None
-        multiplier = 1.0 if multiplier is None else multiplier
-        return Settings(plan, multiplier, values["max_lr"])
+        return Settings(plan, multiplier or 1.0, max_lr)
 
     def _log_plan(self, plan) -> None:
         """Log a plan, and warn if its warm-up is longer than the run."""
