@@ -24,8 +24,7 @@ class Reinit(NamedTuple):
 
 
 def number_codes(indices: Tensor, codebook_size: int) -> Tensor:
-    """Offset codes [N, C] so that they number the codewords of all codebooks
-    consecutively."""
+    """Number the codes [N, C] of all codebooks consecutively."""
     books = torch.arange(indices.shape[1], device=indices.device)
     return indices + books * codebook_size
 
@@ -129,8 +128,8 @@ class Codebook(nn.Module):
         return codewords.sum(1) if self.residual else codewords.flatten(1)
 
     def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
-        """Update the codebook from vectors [N, c, d] with codes [N, c] where
-        the mask [N] is True; does nothing if it is trained by gradient."""
+        """Update the codebook from vectors [N, c, d] with codes [N, c], if the
+        mask [N] is True; does nothing if it is trained by gradient."""
 
     @torch.no_grad()
     def reinitialize(self, latents: Tensor, start: str, generator) -> Reinit:

@@ -1,5 +1,4 @@
-"""Gradient estimators: the output equals the codewords in the forward pass, and
-passes gradients to the latents in the backward pass."""
+"""Gradient estimators for the quantization of latents."""
 
 import torch
 from torch import Tensor

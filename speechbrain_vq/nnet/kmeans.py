@@ -19,10 +19,9 @@ _TRIES = 2
 # elements of that product.
 _GROUP, _GROUP_ELEMENTS = 8, 2**21
 
-# Maximum number of clusters with exact search and seeding. Larger codebooks are
-# seeded and searched within sqrt(K) parts, which are clusters of a sample of
-# _PART_VECTORS vectors per part: with K = 8,192, a tenth of the time for an
-# inertia 1 to 10 % higher.
+# Maximum number of clusters with exact search and seeding. Above it, both use
+# sqrt(K) clusters of a sample of _PART_VECTORS vectors each: with K = 8,192, a
+# tenth of the time for an inertia 1 to 10 % higher.
 _MAX_EXACT = 4096
 _PART_VECTORS, _PART_ITERATIONS = 256, 5
 
@@ -31,9 +30,8 @@ _REPAIRS = 10
 
 
 class KMeansResult(NamedTuple):
-    """Result of ``kmeans``: centroids [K, D] in fp32, all finite; inertia, the
-    sum of the squared distances of all vectors to their centroids; and counts
-    [K], the number of vectors of each centroid."""
+    """Result of ``kmeans``: finite fp32 centroids [K, D], the sum of squared
+    distances of all vectors to theirs, and numbers of vectors of each [K]."""
 
     centroids: Tensor
     inertia: Tensor
@@ -240,9 +238,8 @@ def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
         numbers += torch.minimum(more, sizes - numbers)
     order = labels.argsort(stable=True)
     seeds = []
-    for part, number in zip(
-        order.split(sizes.tolist()), numbers.tolist(), strict=True
-    ):
+    parts = order.split(sizes.tolist())
+    for part, number in zip(parts, numbers.tolist(), strict=True):
         inside, near = points[part], None if closest is None else closest[part]
         if 0 < number < len(part):
             inside = _seed(inside, weights[part], number, generator, near)
@@ -251,8 +248,7 @@ def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
 
 
 def _lloyd(points, weights, centroids, max_iterations, tolerance, coarse=None):
-    """Improve centroids [K, D] of weighted points [U, D] in place by Lloyd's
-    iterations; none ends empty."""
+    """Run Lloyd's iterations in place; no centroid ends without points."""
     labels, distances = _assign(points, centroids, coarse)
     inertia = float(distances.dot(weights))
     for _ in range(max_iterations):
@@ -264,9 +260,8 @@ def _lloyd(points, weights, centroids, max_iterations, tolerance, coarse=None):
 
 
 def _assign(points, centroids, coarse=None):
-    """Return labels [U] and squared distances [U] of points, after moving each
-    empty cluster to the point farthest from its centroid, as scikit-learn does.
-    """
+    """Return labels [U] and squared distances [U], after moving empty clusters
+    to the points farthest from their centroids, as in scikit-learn."""
     for _ in range(_REPAIRS):
         labels, distances = nearest_with_distances(points, centroids, coarse)
         counts = torch.bincount(labels, minlength=len(centroids))

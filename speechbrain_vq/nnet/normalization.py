@@ -92,7 +92,7 @@ class MaskedBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         mean = state_dict.get(f"{prefix}running_mean")
         if mean is not None:
-            # Loaded statistics are final, unless they are those of a new norm.
+            # Loaded statistics are final, unless the norm had seen no batch.
             is_new = not mean.is_meta and not mean.any()
             self._start_counting(0 if is_new else 2**31)
 

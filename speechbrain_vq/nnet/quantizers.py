@@ -279,7 +279,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         """Whether the quantizer is in its warm-up, without quantization. Set by
         ``CodebookTrainer``."""
         # Copying or averaging weights sets the buffer only. Reading it from a
-        # GPU waits for the device, so it is read only where it may be new.
+        # GPU waits for the device, so it is read only if it may have changed.
         on_cpu = self.in_warmup.device.type == "cpu"
         if not self.training and (
             on_cpu or self._warmup_version() != self._last_version
@@ -297,7 +297,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
     def _read_warmup(self) -> None:
         """Set ``_bypass`` from the buffer, if its value can be read."""
         flag = self.in_warmup
-        # Nor can that of a fake tensor.
+        # Subclasses such as fake tensors may have no value.
         if is_traced() or flag.is_meta or type(flag) is not Tensor:
             return
         value = float(flag)
@@ -356,11 +356,11 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             latents = self._latents(flat, valid)
             if learns:
                 self._collect(latents, valid)
-            indices, codes, loss, metrics = self._quantize(
+            indices, quantized, loss, metrics = self._quantize(
                 latents, valid, used, learns
             )
             metrics["num_nonfinite"] = num_nonfinite
-            out = self._output(codes)
+            out = self._output(quantized)
             if lengths is not None or mask is not None:
                 out = out * frames.unsqueeze(1)
             # With several ranks, others may have valid frames.

@@ -42,8 +42,7 @@ class Reservoir:
 
     @torch.no_grad()
     def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
-        """Add vectors [..., dim] to the stream, where a boolean mask [...] is
-        True."""
+        """Add vectors [..., dim] for which a boolean mask [...] is True."""
         if vectors.shape[-1] != self.dim:
             raise ValueError(
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
@@ -100,8 +99,7 @@ class Reservoir:
         return {"rows": self.gather(int(count)), "count": count.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state returned by ``state_dict()``; raise ValueError if it
-        does not fit."""
+        """Restore a state returned by ``state_dict()``, if it fits."""
         rows, count = state["rows"], int(state["count"])
         if rows.shape != (min(count, self.capacity), self.dim):
             raise ValueError(
@@ -128,8 +126,7 @@ class Reservoir:
     "speechbrain_vq::reservoir_add", mutates_args=("rows", "count")
 )
 def _add(rows: Tensor, count: Tensor, vectors: Tensor, mask: Tensor) -> None:
-    """Add vectors [N, D], where mask [N] is True, to the sample in rows
-    [capacity + 1, D]."""
+    """Add vectors [N, D] with a mask [N] to a sample [capacity + 1, D]."""
     capacity = len(rows) - 1
     arrival = torch.arange(len(vectors), device=vectors.device)
     number = mask.cumsum(0)

@@ -95,12 +95,10 @@ def nearest_with_distances(
 
 
 class InvertedLists:
-    """Approximate nearest-codeword search in a large codebook.
-
-    On a CPU, it is several times as fast as ``nearest`` with more than about
-    ten thousand codewords. This is the inverted file of Jegou et al. (Product
-    quantization for nearest neighbor search, 2011, section IV), without
-    compression of the codewords.
+    """Approximate nearest-codeword search, on a CPU several times as fast as
+    ``nearest`` with more than about ten thousand codewords. It is the inverted
+    file of Jegou et al. (Product quantization for nearest neighbor search,
+    2011, section IV), without compression.
 
     Arguments
     ---------
@@ -134,9 +132,8 @@ class InvertedLists:
         self._norms = self._centroids.square().sum(1).div_(2)
         self._starts = sizes.cumsum(0) - sizes
         norms, sizes = words.square().sum(1).div_(2), sizes.tolist()
-        self._lists = list(
-            zip(words.split(sizes), norms.split(sizes), strict=True)
-        )
+        lists = words.split(sizes), norms.split(sizes)
+        self._lists = list(zip(*lists, strict=True))
         self.probes = min(probes, len(sizes))
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -75,8 +75,7 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
 
 
 def keep_dtype(fn: Callable) -> Callable:
-    """Wrap a function for ``nn.Module._apply`` so that it changes the device of
-    a tensor but not its dtype."""
+    """Wrap a function for ``nn.Module._apply`` to keep the dtype of tensors."""
 
     def moved(tensor):
         changed = fn(tensor)
@@ -108,8 +107,7 @@ def is_traced() -> bool:
 
 
 def refuse_transform(module: nn.Module) -> None:
-    """Raise RuntimeError in a ``torch.func`` transform of a module in training
-    mode."""
+    """Raise RuntimeError in a ``torch.func`` transform of a training module."""
     if module.training and in_transform():
         raise RuntimeError(
             f"In training, a {type(module).__name__} updates its state, which "

@@ -259,12 +259,11 @@ class TrainerState:
         saved = checkpointer.recoverables.values()
         modules = [m for m in saved if isinstance(m, torch.nn.Module)]
         saved = set(torch.nn.ModuleList(modules).modules())
+        add = checkpointer.add_recoverable
         for name, quantizer in self.brain.quantizers.items():
             if quantizer not in saved:
-                checkpointer.add_recoverable(f"vq.{name}", quantizer)
-        checkpointer.add_recoverable(
-            "codebook_trainer", self, optional_load=True
-        )
+                add(f"vq.{name}", quantizer)
+        add("codebook_trainer", self, optional_load=True)
 
     def checkpoint_meta(self) -> dict[str, float]:
         """Return warm-up and usage, for the metadata of checkpoints."""
@@ -319,8 +318,7 @@ def run_length(brain) -> tuple[int | None, int | None]:
 
 
 def _length(sized) -> float:
-    """Return the length of a loader or an epoch counter, or infinity if it is
-    unknown."""
+    """Return the length of a loader or epoch counter, infinity if unknown."""
     try:
         return getattr(sized, "limit", None) or len(sized)
     except TypeError:

@@ -1,5 +1,4 @@
-"""Checkpoint folders with checksums, which are written atomically and verified
-when read."""
+"""Checkpoint folders, written atomically and verified by checksums."""
 
 import contextlib
 import errno
@@ -80,8 +79,7 @@ def read(folder, verify):
 
 
 def probe(folder):
-    """Return the OSError of writing to a folder, or None if that works.
-    Errors of torch's writer do not state the cause."""
+    """Return the OSError that writing to a folder raises; torch hides it."""
     try:
         (folder / "probe").write_bytes(bytes(2**20))
     except OSError as error:
@@ -111,7 +109,7 @@ def sync(path):
 def move(saved, folder, numbered):
     """Move a complete checkpoint atomically into the folder of checkpoints."""
     target = folder / saved.path.name
-    # SpeechBrain numbers checkpoints of one second, but not in a new folder.
+    # Number checkpoints of one second; SpeechBrain saw the partial folder only.
     base, number = saved.path.name.rsplit("+", 1)
     while numbered and target.exists():
         number = f"{int(number) + 1:0{len(number)}d}"

@@ -44,8 +44,7 @@ class UsageMonitor:
         if not isinstance(quantizers, dict):
             quantizers = {"quantizer": quantizers}
         self.quantizers, self.token_rate = quantizers, token_rate
-        # Sums, and the codebook before the first batch, by whether the stage is
-        # training and by quantizer.
+        # Sums and the initial codebook, by training or not and by quantizer.
         self._stages: dict[bool, dict] = {True: {}, False: {}}
         self._empty: dict[str, torch.Tensor] = {}
         self._handles = [

@@ -1,5 +1,4 @@
-"""Exact resume of any SpeechBrain Brain: atomic checkpoints, random state,
-data loaders and signals."""
+"""Exact resume of any Brain: checkpoints, random state, loaders and signals."""
 
 import functools
 import logging
@@ -43,8 +42,7 @@ from speechbrain_vq.training.checkpoints import (
 
 logger = get_logger(__name__)
 
-# Metadata key of checkpoints saved between the steps of an epoch and its
-# validation.
+# Metadata key of checkpoints between the last step of an epoch and validation.
 _TRAINED = "epoch_trained"
 
 
@@ -217,9 +215,8 @@ class AtomicCheckpointer(Checkpointer):
                     remove_on_main(folder)
 
     def find_checkpoints(self, *, max_num_checkpoints=None, **options):
-        """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, put
-        checkpoints of the warm-up last: without quantization, losses are lower.
-        """
+        """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, order
+        the warm-up last, as losses are lower without quantization."""
         checkpoints = super().find_checkpoints(**options)
         if options.get("max_key") or options.get("min_key"):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
@@ -386,9 +383,8 @@ class ResumeMixin:
             )
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader as a Brain does, but with a generator of its own, whose
-        draws a resumed run repeats, and with workers that ignore signals to the
-        process group."""
+        """Make a loader as a Brain does, but with a generator of its own, for
+        exact resume, and workers that ignore signals to the process group."""
         kwargs.setdefault("generator", loader_generator())
         kwargs.setdefault("worker_init_fn", outlive_signals)
         return super().make_dataloader(dataset, stage, *args, **kwargs)

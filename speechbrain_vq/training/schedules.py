@@ -130,8 +130,7 @@ class ReinitSchedule:
     def resolve(
         self, steps_per_epoch: int | None = None, total_steps: int | None = None
     ) -> ReinitPlan:
-        """Convert all durations to steps; those in epochs need
-        ``steps_per_epoch``."""
+        """Convert durations to steps; epochs need ``steps_per_epoch``."""
         total = total_steps or _UNKNOWN_RUN
         warmup = _steps(*self._warmup, steps_per_epoch, total)
         if self._warmup[1] == "%":

@@ -37,8 +37,7 @@ _DEFAULTS = {
     "max_lr": 0.01,
 }
 
-# Limit of learning rates and multipliers, to catch typing errors. The paper's
-# multiplier is 10.
+# Maximum learning rate and multiplier (10 in the paper), against typing errors.
 _MAX_RATE = 1000
 
 # Weak references to the attached trainers, by quantizer.
@@ -255,8 +254,7 @@ class CodebookTrainer:
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
     def _resolve_settings(self, name, quantizer, given) -> Settings:
-        """Return the settings of a quantizer: the arguments that were given, or
-        those of its preset."""
+        """Return the settings of a quantizer, as given or of its preset."""
         values = {**_DEFAULTS, **quantizer.trainer_options, **given}
         schedule, max_lr = values["schedule"], values["max_lr"]
         multiplier = values["lr_multiplier"]
@@ -395,8 +393,7 @@ class CodebookTrainer:
         quantizer.bypass = action.bypass and not self._reinits[name]
 
     def _reinitialize(self, name, quantizer, step) -> None:
-        """Re-initialize a codebook from the reservoirs of all ranks, and reset
-        its optimizer state."""
+        """Re-initialize a codebook, and reset its optimizer state."""
         start_time, number = time.perf_counter(), self._reinits[name]
         self._reinits[name] += 1
         if quantizer.is_codebook_frozen:
