@@ -1,4 +1,4 @@
-"""Find quantizers and optimizers, and give codebooks parameter groups."""
+"""Quantizers, their optimizers and the parameter groups of codebooks."""
 
 from collections.abc import Iterator
 
@@ -7,13 +7,13 @@ from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
-# A parameter group with this key is a codebook's; the value is the index of
-# the group whose learning rate it follows. It is saved with the optimizer.
+# Key of the parameter group of a codebook. Its value, which is saved with the
+# optimizer, is the index of the group whose learning rate the codebook follows.
 LEADER = "codebook_leader"
 
 
 def as_module(modules) -> nn.Module:
-    """Modules, or an iterable or dict of them, as one."""
+    """Return a module, or an iterable or dict of modules, as one module."""
     if isinstance(modules, nn.Module):
         return modules
     container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
@@ -22,14 +22,14 @@ def as_module(modules) -> nn.Module:
     except TypeError:
         raise TypeError(
             "modules must be a torch.nn.Module, or an iterable or dict of "
-            f"them, got {type(modules).__name__}: give the model, not its "
+            f"them, got {type(modules).__name__}: pass the model, not its "
             "parameters."
         ) from None
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in a model by their dotted names, but for
-    parts of a frozen model such as a tokenizer."""
+    """Return the vector quantizers in a model by dotted name, except for parts
+    of a frozen module such as a tokenizer."""
     frozen = {
         part
         for module in model.modules()
@@ -44,13 +44,13 @@ def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
 
 
 def without_wrappers(name: str) -> str:
-    """A dotted name without those of wrappers such as DDP."""
+    """Remove the names of wrappers such as DDP from a dotted name."""
     parts = name.split(".")
     return ".".join(p for p in parts if p not in ("module", "_orig_mod"))
 
 
 def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
-    """Yield the optimizers in nested containers, without the wrappers of
+    """Yield the optimizers in nested containers, unwrapped from those of
     Accelerate and Lightning."""
     if isinstance(given, dict):
         given = list(given.values())
@@ -67,15 +67,15 @@ def check_whole(name: str, codebook: nn.Parameter) -> None:
     """Raise ValueError if a codebook is sharded."""
     if codebook.dim() != 3 or hasattr(codebook, "placements"):
         raise ValueError(
-            f"The codebook of {name} is sharded, as FSDP does, and k-means "
-            "needs it whole: leave the quantizer out, by "
+            f"The codebook of {name} is sharded, as by FSDP, but k-means needs "
+            "all of it: exclude the quantizer by "
             "fully_shard(..., ignored_params=set(quantizer.parameters())) or "
             "FullyShardedDataParallel(..., ignored_modules=[quantizer])."
         )
 
 
 def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
-    """Move a codebook from its group to one of its own."""
+    """Move a codebook from its parameter group to a new one."""
     leader, group, position = next(
         (leader, group, position)
         for leader, group in enumerate(optimizer.param_groups)
@@ -87,7 +87,7 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
-            "and would not find the codebook's parameter group: create the "
+            "and does not know the codebook's parameter group: create the "
             "scheduler after it (in a Brain: in on_fit_start(), after super)."
         )
     own = {**group, "params": [group["params"].pop(position)], LEADER: leader}

@@ -285,11 +285,11 @@ X = gaussian(20, 3)
         (X[:0], 2, None, ValueError, r"\(0, 3\)"),
         (X[:, 0], 2, None, ValueError, r"\(20,\)"),
         (X.long(), 2, None, TypeError, "int64"),
-        (X.log(), 2, None, ValueError, "x holds.*not finite"),
+        (X.log(), 2, None, ValueError, "x has.*not finite"),
         (X, 4, X[:4, :2], ValueError, r"init \(4, 2\)"),
         (X, 4, X[:3], ValueError, r"init \[4, D\]; got init \(3, 3\)"),
-        (X, 4, X[:4] * torch.nan, ValueError, "init holds"),
-        (X, 4, X[:4].double() * 1e300, ValueError, "init holds"),
+        (X, 4, X[:4] * torch.nan, ValueError, "init has"),
+        (X, 4, X[:4].double() * 1e300, ValueError, "init has"),
         (X, 4, X[:4].long(), TypeError, "init.*int64"),
     ],
 )
@@ -305,7 +305,7 @@ def test_many_clusters_are_seeded_by_parts(make, monkeypatch):
     number = len(x.unique(dim=0)) - 1
     all_but_one = kmeans(x, number, generator=0).inertia
     monkeypatch.setattr(
-        sys.modules["speechbrain_vq.nnet.kmeans"], "_MOST_SEEDS", 100
+        sys.modules["speechbrain_vq.nnet.kmeans"], "_MAX_EXACT", 100
     )
     parts = kmeans(x, 256, generator=0)
     drawn = x.unique(dim=0)
@@ -331,7 +331,7 @@ def test_init_in_parts_keeps_its_rows_and_replaces_the_dead(monkeypatch):
     init[200:] += 1e3
     whole = kmeans(x, 256, generator=1, init=init)
     module = sys.modules["speechbrain_vq.nnet.kmeans"]
-    monkeypatch.setattr(module, "_MOST_SEEDS", 100)
+    monkeypatch.setattr(module, "_MAX_EXACT", 100)
     seeds = kmeans(x, 256, max_iterations=0, generator=1, init=init).centroids
     torch.testing.assert_close(seeds[:200], init[:200])
     new = seeds[200:]

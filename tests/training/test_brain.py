@@ -50,7 +50,7 @@ def test_quantizer_in_the_hparams_alone_is_told():
     parts = modules()
     quantizer = parts.pop("quantizer")
     brain = make(parts=parts, quantizer=quantizer)
-    with pytest.raises(ValueError, match="not in the hparams alone"):
+    with pytest.raises(ValueError, match="not to the hparams alone"):
         fit(brain)
     with pytest.raises(ValueError, match=r"\(encoder, decoder\)"):
         brain.evaluate(batches(1), progressbar=False)
