@@ -63,9 +63,8 @@ class CodebookTrainer:
     k-means on the latents in the reservoir. All but the first start from the
     current codewords, so that most codes keep their meaning.
 
-    Gradient clipping of the old group does not apply to the codebook, whose
-    gradient is bounded by that of the quantizer's output, a unit vector's
-    length for each latent.
+    SpeechBrain clips gradients of the first parameter group only. With Adam,
+    the codebook needs no clipping, as steps do not grow with the gradient.
 
     Create the trainer after the optimizer and before learning rate schedulers.
 
