@@ -92,7 +92,7 @@ def batch_metrics(
 ) -> dict[str, Tensor]:
     """Compute the metrics of ``VQOutput`` for latents [N, D] with a mass [N]
     and codes [N, c] of a codebook [C, K, d]. All but the perplexity are sums,
-    which can be added up over batches."""
+    which can be added up over batches; that is NaN without a codebook."""
     counts = torch.zeros_like(codebook[..., 0])
     codes = number_codes(indices, counts.shape[1]).flatten()
     each = mass.unsqueeze(1).expand_as(indices).flatten()
@@ -101,7 +101,7 @@ def batch_metrics(
     return {
         "counts": counts,
         "num_vectors": mass.sum(),
-        "perplexity": entropy(counts).exp().mean(),
+        "perplexity": entropy(counts[: indices.shape[1]]).exp().mean(),
         "sq_error": sq_error,
         "latent_sum": mass @ latents,
         "latent_sq_sum": mass @ squares,

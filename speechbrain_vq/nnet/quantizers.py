@@ -59,7 +59,8 @@ class VQOutput(NamedTuple):
     metrics : dict
         Detached sums over valid frames: ``counts`` [C, K] of the codes,
         ``num_vectors``, ``num_nonfinite``, ``sq_error``, ``latent_sum`` and
-        ``latent_sq_sum``; and ``perplexity``, the mean over the codebooks.
+        ``latent_sq_sum``; and ``perplexity``, the mean over the codebooks that
+        were used, NaN in the warm-up.
     """
 
     quantized: Tensor
@@ -337,6 +338,8 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         VQOutput
             Named tuple (quantized, indices, loss, metrics).
         """
+        if self.frozen and any(p.requires_grad for p in self.parameters()):
+            self.requires_grad_(False)  # Undo a toggle of the whole model.
         if self.channel_first:
             x = x.movedim(1, -1)
         frames = self._check_input(x, lengths, mask)
@@ -656,7 +659,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             )
         if x.dim() < 2 or x.shape[-1] != self.input_dim:
             raise ValueError(
-                f"A quantizer of input_dim={self.input_dim} takes [..., "
+                f"A quantizer of input_dim={self.input_dim} takes [N, ..., "
                 f"{self.input_dim}], got a tensor of shape {tuple(x.shape)}. "
                 "For [B, input_dim, ...] build it with channel_first."
             )

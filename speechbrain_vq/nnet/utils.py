@@ -74,6 +74,17 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(sent)
 
 
+@torch.no_grad()
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients of a module over all ranks."""
+    for parameter in module.parameters():
+        if world_size() > 1 and parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= world_size()
+
+
 def keep_dtype(fn: Callable) -> Callable:
     """Wrap a function for ``nn.Module._apply`` to keep the dtype of tensors."""
 

@@ -1,9 +1,9 @@
 """Quantizers, their optimizers and the parameter groups of codebooks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, ValuesView
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
@@ -36,31 +36,46 @@ def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
         if getattr(module, "frozen", False)
         for part in module.modules()
     }
-    return {
-        without_wrappers(name) or "quantizer": module
-        for name, module in model.named_modules()
-        if isinstance(module, VectorQuantizer) and module not in frozen
-    }
+    quantizers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, VectorQuantizer) and module not in frozen:
+            short = without_wrappers(name) or "quantizer"
+            quantizers[name if short in quantizers else short] = module
+    return quantizers
+
+
+# Names that DDP, torch.compile and checkpoint_wrapper add to those of modules.
+_WRAPPERS = "module", "_orig_mod", "_checkpoint_wrapped_module"
 
 
 def without_wrappers(name: str) -> str:
     """Remove the names of wrappers such as DDP from a dotted name."""
-    parts = name.split(".")
-    return ".".join(p for p in parts if p not in ("module", "_orig_mod"))
+    return ".".join(p for p in name.split(".") if p not in _WRAPPERS)
 
 
 def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
     """Yield the optimizers in nested containers, unwrapped from those of
-    Accelerate and Lightning."""
+    Accelerate and Lightning, and of SAM."""
     if isinstance(given, dict):
-        given = list(given.values())
-    if isinstance(given, list | tuple) and depth:
+        given = given.values()
+    # Iterators in an attribute of a Brain must not be consumed.
+    kinds = list | tuple | set | ValuesView
+    if isinstance(given, kinds | Iterator if depth == 2 else kinds) and depth:
         for item in given:
             yield from find_optimizers(item, depth - 1)
-    while isinstance(getattr(given, "optimizer", None), Optimizer):
-        given = given.optimizer
+    for name in ("optimizer", "base_optimizer"):
+        while isinstance(getattr(given, name, None), Optimizer):
+            given = getattr(given, name)
     if isinstance(given, Optimizer):
         yield given
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether FSDP shards some parameters of a model."""
+    names = {type(module).__name__ for module in model.modules()}
+    return "FullyShardedDataParallel" in names or any(
+        hasattr(parameter, "placements") for parameter in model.parameters()
+    )
 
 
 def check_whole(name: str, codebook: nn.Parameter) -> None:
@@ -84,6 +99,11 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     )
     if LEADER in group:
         return
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "LBFGS has a single learning rate, and no group for a codebook: "
+            "pass the quantizer's parameters to another optimizer, e.g. Adam."
+        )
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "

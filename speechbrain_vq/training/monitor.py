@@ -120,7 +120,9 @@ class UsageMonitor:
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
         moved = (now - codebook.to(now)).square().mean().sqrt()
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
-        counts, number = sums["counts"], int(sums["num_vectors"])
+        number = int(sums["num_vectors"])
+        # Codebooks that num_quantizers left out are not dead.
+        counts = sums["counts"][sums["counts"].sum(1) > 0]
         entropies, divisor = entropy(counts), max(number, 1)
         square = (sums["latent_sum"] / divisor).square().sum()
         variance = float(sums["latent_sq_sum"] / divisor - square)

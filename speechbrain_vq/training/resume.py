@@ -299,7 +299,7 @@ class GentleStop:
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         logger.warning(
-            "Stopped by SIGTERM; the same command goes on from here."
+            "Stopped by SIGTERM; run the same command again to resume."
         )
         sys.exit(128 + self.asked)
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from speechbrain_vq.nnet.codebooks import EMACodebook
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
-from speechbrain_vq.nnet.utils import broadcast, rank
+from speechbrain_vq.nnet.utils import average_gradients, broadcast, rank
 from speechbrain_vq.training.attachment import (
     LEADER,
     as_module,
@@ -23,6 +23,7 @@ from speechbrain_vq.training.attachment import (
     find_optimizers,
     find_quantizers,
     give_own_group,
+    is_sharded,
     without_wrappers,
 )
 from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
@@ -39,6 +40,9 @@ _DEFAULTS = {
 
 # Maximum learning rate and multiplier (10 in the paper), against typing errors.
 _MAX_RATE = 1000
+
+# Optimizers without "betas" whose learning rate is a step's length, as Adam's.
+_NORMALIZED = ("Adafactor", "RMSprop")
 
 # Weak references to the attached trainers, by quantizer.
 _TRAINERS = weakref.WeakKeyDictionary()
@@ -82,8 +86,9 @@ class CodebookTrainer:
         Schedule of warm-up and re-initializations; None for neither. FSQ, LFQ
         and SimVQ ignore it.
     max_lr : float, optional
-        Maximum learning rate of a codebook with Adam and its variants, unless
-        that of its old group is larger; None for no maximum.
+        Maximum learning rate of a codebook with Adam and its variants, RMSprop
+        and Adafactor, unless that of its old group is larger; None for no
+        maximum.
     steps_per_epoch : int, optional
         Optimizer steps per epoch, for schedules in epochs.
     total_steps : int, optional
@@ -156,6 +161,8 @@ class CodebookTrainer:
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
         }
+        # FSDP does not reduce the gradients of what it was told to ignore.
+        self._reduces = is_sharded(self._modules)
         self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
@@ -250,6 +257,8 @@ class CodebookTrainer:
                     "quantizers: close() it first."
                 )
             other.close()
+            # The codebook is not a new one, even if it was not loaded.
+            quantizer.is_pretrained |= any(other._reinits.values())
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
     def _resolve_settings(self, name, quantizer, given) -> Settings:
@@ -292,9 +301,9 @@ class CodebookTrainer:
         """Return the optimizer whose steps count for a quantizer, and move a
         trainable codebook to a group of its own in it."""
         codebook = quantizer.codebook
+        holders = self._holders([codebook])
         if codebook.requires_grad:
             check_whole(name, codebook)
-            holders = self._holders([codebook])
             if len(holders) != 1:
                 which = "several" if holders else "none"
                 raise ValueError(
@@ -303,6 +312,7 @@ class CodebookTrainer:
                     "(in a Brain: in init_optimizers())."
                 )
             give_own_group(holders[0], codebook)
+        if holders:
             return holders[0]
         # An EMA codebook is in no optimizer: take that of the innermost module
         # around it.
@@ -323,18 +333,30 @@ class CodebookTrainer:
 
     # Hooks -----------------------------------------------------------------
 
+    @torch.compiler.disable
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks before a step."""
-        settings = {
-            id(quantizer.codebook): self.settings[name]
-            for name, quantizer in self.quantizers.items()
-        }
-        for group in optimizer.param_groups:
+        groups = optimizer.param_groups
+        own = {id(g["params"][0]) for g in groups if LEADER in g}
+        settings = {}
+        for name, quantizer in self.quantizers.items():
+            codebook = quantizer.codebook
+            settings[id(codebook)] = self.settings[name]
+            if self._leading[name] is not optimizer:
+                continue
+            if codebook.requires_grad and id(codebook) not in own:
+                # It was frozen when the trainer was created.
+                give_own_group(optimizer, codebook)
+            if self._reduces:
+                average_gradients(quantizer)
+        is_normalized = type(optimizer).__name__ in _NORMALIZED
+        is_normalized |= "betas" in optimizer.defaults
+        for group in groups:
             # Codebooks of other trainers are skipped.
             if LEADER not in group or id(group["params"][0]) not in settings:
                 continue
             _, multiplier, max_lr = settings[id(group["params"][0])]
-            leader = optimizer.param_groups[group[LEADER] :][:1]
+            leader = groups[group[LEADER] :][:1]
             if not leader or LEADER in leader[0]:
                 raise ValueError(
                     "The parameter group whose learning rate a codebook "
@@ -343,14 +365,14 @@ class CodebookTrainer:
                 )
             leader_lr = leader[0]["lr"]
             lr = multiplier * leader_lr
-            # Only with Adam and its variants, the rate is a step's length.
-            if max_lr is not None and "betas" in optimizer.defaults:
+            if max_lr is not None and is_normalized:
                 lr = max(min(lr, max_lr), leader_lr)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = float(lr)
 
+    @torch.compiler.disable
     def _after_step(self, optimizer, args, kwargs) -> None:
         """Count a step, and apply the schedule."""
         # With GradScaler, a fused optimizer skips steps itself.
@@ -366,13 +388,13 @@ class CodebookTrainer:
                 self._act(name, quantizer, self._steps[optimizer])
 
     def _warn_of_restart(self, name, quantizer) -> None:
-        """Warn if the schedule would replace a codebook that was loaded."""
+        """Warn if the schedule would replace a trained codebook."""
         plan = self.settings[name].plan
         replaces = plan is not None and plan.reinitializes
         if replaces and not quantizer.is_codebook_frozen:
             logger.warning(
-                f"{name} was loaded with codes, which the schedule will "
-                "replace, as it starts again: to keep them, also load the "
+                f"{name} has a trained codebook, which the schedule will "
+                "replace, as it starts again: to keep it, also load the "
                 "state_dict() of the CodebookTrainer, or set the schedule to "
                 "null (None)."
             )
@@ -384,12 +406,16 @@ class CodebookTrainer:
             quantizer.bypass = False
             return
         action = plan(step)
-        if action.reinitialize:
+        # A resumed run that is made shorter may be past the end of its warm-up.
+        ends = quantizer.bypass and not action.bypass and plan.reinitializes
+        if action.reinitialize or (ends and not self._reinits[name]):
             self._reinitialize(name, quantizer, step)
         elif action.reset:
             quantizer.reservoir.reset()
-        # The warm-up does not restart if a resumed run is made longer.
-        quantizer.bypass = action.bypass and not self._reinits[name]
+        # The warm-up does not restart if a resumed run is made longer, and a
+        # frozen codebook needs none.
+        is_ready = self._reinits[name] or quantizer.is_codebook_frozen
+        quantizer.bypass = action.bypass and not is_ready
 
     def _reinitialize(self, name, quantizer, step) -> None:
         """Re-initialize a codebook, and reset its optimizer state."""

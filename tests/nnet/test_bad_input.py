@@ -106,7 +106,10 @@ def broken(value):
 # What a quantizer is asked, and what it says.
 REFUSED = [
     *(
-        (ask, rf"takes \[\.\.\., 8\], got .*\({', '.join(map(str, shape))},?\)")
+        (
+            ask,
+            rf"takes \[N, \.\.\., 8\], got .*\({', '.join(map(str, shape))},?\)",
+        )
         for shape in ((2, 5, 7), (2, 8, 5), (8,), ())
         for ask in (
             lambda q, shape=shape: q(torch.randn(shape)),

@@ -531,7 +531,7 @@ def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
     if way == "state":
         other.load_state_dict(trainer.state_dict())
     loop(model, optimizer, 3)
-    told = caplog.text.count("was loaded with codes")
+    told = caplog.text.count("has a trained codebook")
     assert told == (way == "weights")
 
 
