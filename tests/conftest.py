@@ -27,7 +27,7 @@ _HUB = LoopbackHub(
         "hf_alice": User("alice", orgs=("lab",)),
         "hf_alice_read": User("alice", orgs=("lab",), role="read"),
         "hf_bob": User("bob"),
-    },
+    }
 )
 for _name in list(os.environ):
     if _name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")):

@@ -9,11 +9,7 @@ import sys
 import pytest
 
 from speechbrain_vq.dataio import atomic
-from speechbrain_vq.dataio.atomic import (
-    atomic_folder,
-    atomic_write,
-    exclusive,
-)
+from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write, exclusive
 
 
 def test_the_new_takes_the_place_of_the_old_only_when_whole(tmp_path):

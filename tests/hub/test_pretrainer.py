@@ -12,12 +12,7 @@ from speechbrain.utils.fetching import (
 )
 
 from speechbrain_vq.hub.pretrainer import WeightsPretrainer
-from tests.hub.small_model import (
-    holds,
-    make_weights,
-    read_files,
-    write_model,
-)
+from tests.hub.small_model import holds, make_weights, read_files, write_model
 
 
 @pytest.fixture

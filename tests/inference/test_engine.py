@@ -33,10 +33,7 @@ def cluster():
     node = {"num_cpus": 1, "object_store_memory": 80_000_000}
     cluster = utils.Cluster(
         initialize_head=True,
-        head_node_args={
-            **node,
-            "include_dashboard": False,
-        },
+        head_node_args={**node, "include_dashboard": False},
     )
     cluster.second = cluster.add_node(**node)
     cluster.wait_for_nodes()

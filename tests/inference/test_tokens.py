@@ -20,9 +20,7 @@ from speechbrain_vq.inference import (
     tokenize_files,
     tokenize_to,
 )
-from speechbrain_vq.inference.token_files import (
-    read_tokens,
-)
+from speechbrain_vq.inference.token_files import read_tokens
 
 SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
 

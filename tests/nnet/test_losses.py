@@ -19,10 +19,7 @@ def derivatives(loss, *inputs):
         loss, inputs, create_graph=True, materialize_grads=True
     )
     norm = sum(gradient.square().sum() for gradient in first)
-    return [
-        *first,
-        *torch.autograd.grad(norm, inputs, materialize_grads=True),
-    ]
+    return [*first, *torch.autograd.grad(norm, inputs, materialize_grads=True)]
 
 
 @pytest.mark.parametrize("weights", [(0.25, 1.0), (1.0, 0.0), (0.0, 2.0)])

@@ -12,11 +12,7 @@ import safetensors.torch
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from speechbrain_vq.nnet import (
-    ResidualVectorQuantizer,
-    VectorQuantizer,
-    kmeans,
-)
+from speechbrain_vq.nnet import ResidualVectorQuantizer, VectorQuantizer, kmeans
 
 DIM, SIZE = 6, 16
 KINDS = {

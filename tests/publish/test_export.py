@@ -114,10 +114,7 @@ def test_what_was_trained_is_what_is_loaded_and_nothing_else(tmp_path):
 
 
 def test_what_was_one_module_stays_one(tmp_path):
-    yaml = YAML.replace(
-        "optimizer:",
-        "    again: *encoder\noptimizer:",
-    )
+    yaml = YAML.replace("optimizer:", "    again: *encoder\noptimizer:")
     run, _ = write_run(tmp_path / "run", yaml=yaml)
     model = export_pretrained(run, tmp_path / "model")
     modules = load_pretrained(model)["modules"]

@@ -8,9 +8,7 @@ import torch
 from speechbrain.dataio.encoder import CTCTextEncoder
 
 from speechbrain_vq.inference import VQPretrained
-from speechbrain_vq.lobes.recogniser import (
-    SummedBLSTM,
-)
+from speechbrain_vq.lobes.recogniser import SummedBLSTM
 from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
 from speechbrain_vq.recipes.LibriSpeech import librispeech_prepare

@@ -17,11 +17,7 @@ from speechbrain_vq.recipes.common.folder import (
     choose,
     main,
 )
-from speechbrain_vq.recipes.common.loggers import (
-    Sample,
-    add_logger,
-    picture,
-)
+from speechbrain_vq.recipes.common.loggers import Sample, add_logger, picture
 from speechbrain_vq.recipes.common.progress import (
     seconds_per_step,
     validation_line,

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbrain_vq import (
-    ReinitSchedule,
-)
+from speechbrain_vq import ReinitSchedule
 from speechbrain_vq.training.schedules import ReinitAction
 
 

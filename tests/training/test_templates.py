@@ -139,10 +139,7 @@ class OwnSteps(Steps):
 
 
 # Linear layers beside encoder and quantizer, by their output sizes.
-SHAPES = {
-    CTC: {"head": 4},
-    EnhanceGAN: {"head": DIM, "discriminator": 1},
-}
+SHAPES = {CTC: {"head": 4}, EnhanceGAN: {"head": DIM, "discriminator": 1}}
 OTHERS = [
     type(f"{base.__name__} {make.__name__}", (base,), {"make": make})
     for base, makes in (
