@@ -29,12 +29,8 @@ class CTC(VQMixin, sb.Brain):  # vq
     def compute_objectives(self, predictions, batch, stage):
         frames = (batch[1] * predictions.shape[1]).round().long()
         targets = torch.ones(len(frames), 3, dtype=torch.long)
-        loss = ctc_loss(
-            predictions.movedim(1, 0),
-            targets,
-            frames,
-            torch.full_like(frames, 2),
-        )
+        lengths = frames, torch.full_like(frames, 2)
+        loss = ctc_loss(predictions.movedim(1, 0), targets, *lengths)
         return loss + self.vq.loss  # vq
 
 
@@ -72,10 +68,9 @@ class EnhanceGAN(VQMixin, sb.Brain):  # vq
             *self.modules.quantizer.parameters(),  # vq
             *self.modules.head.parameters(),
         ]
+        discriminator = self.modules.discriminator.parameters()
         self.g_optimizer = self.opt_class(generator)
-        self.d_optimizer = self.opt_class(
-            self.modules.discriminator.parameters()
-        )
+        self.d_optimizer = self.opt_class(discriminator)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("g", self.g_optimizer)
             self.checkpointer.add_recoverable("d", self.d_optimizer)
@@ -140,12 +135,10 @@ class OwnSteps(Steps):
 
 # Linear layers beside encoder and quantizer, by their output sizes.
 SHAPES = {CTC: {"head": 4}, EnhanceGAN: {"head": DIM, "discriminator": 1}}
+MAKES = {OwnSteps: (two, one, hidden), Steps: (contained, one)}
 OTHERS = [
     type(f"{base.__name__} {make.__name__}", (base,), {"make": make})
-    for base, makes in (
-        (OwnSteps, (two, one, hidden)),
-        (Steps, (contained, one)),
-    )
+    for base, makes in MAKES.items()
     for make in makes
 ]
 every_kind = pytest.mark.parametrize("cls", [*SHAPES, *OTHERS])
