@@ -15,9 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from click.testing import CliRunner
 
-from speechbrain_vq.cli import main
+from tests.commands import cli
 
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 COMMAND = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
@@ -105,8 +104,6 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
 
 
 def test_a_corpus_that_cannot_be_made_ends_the_demo(tmp_path, capfd):
-    result = CliRunner().invoke(
-        main, ["demo", "--minutes=1e400", f"--output={tmp_path}"]
-    )
-    assert result.exit_code == 1 and "The corpus was not made" in result.output
+    result = cli("demo", "--minutes=1e400", f"--output={tmp_path}", code=1)
+    assert "The corpus was not made" in result.output
     assert "Error: minutes must be above 0" in capfd.readouterr().err

@@ -7,18 +7,18 @@ import sys
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import INTERRUPTED
+from tests.commands import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERBS = list(main.commands)
 
 
 def test_the_verbs_are_described_in_whole_lines():
-    rows = CliRunner().invoke(main, ["--help"]).output.splitlines()
+    rows = cli("--help").output.splitlines()
     rows = rows[rows.index("Commands:") + 1 :]
     assert len(rows) == len(VERBS)
     assert not [row for row in rows if row.endswith("...")]
@@ -26,12 +26,11 @@ def test_the_verbs_are_described_in_whole_lines():
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_says_what_it_is(verb):
-    result = CliRunner().invoke(main, [verb, "--help"])
-    assert result.exit_code == 0
+    cli(verb, "--help")
     command = main.commands[verb]
-    assert command.help.split("\n")[0].endswith(".")
     # A point within it would end the line of `--help` before the end.
-    assert "." not in command.help.split("\n")[0][:-1]
+    first = command.help.split("\n")[0]
+    assert first.endswith(".") and "." not in first[:-1]
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help.endswith(".")
@@ -117,7 +116,7 @@ def test_help_is_instant():
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
-    result = CliRunner().invoke(main, arguments)
+    result = cli(*arguments, code=None)
     assert result.exit_code in (1, 2) and hint in result.output
 
 
@@ -146,10 +145,8 @@ def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
         (pathlib.Path("/proc"), "'/proc' cannot be written to"),
     ):
         if folder.exists():
-            output = folder / "output"
-            result = CliRunner().invoke(main, [*arguments, str(output)])
-            assert result.exit_code == 2 and message in result.output
-            assert "Loading" not in result.output
+            result = cli(*arguments, folder / "output", code=2)
+            assert message in result.output and "Loading" not in result.output
 
 
 @pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])
@@ -159,6 +156,6 @@ def test_a_failed_command_leaves_no_folder(verb, tmp_path):
     output = tmp_path / "new" / "deeper"
     output = output / "a.jsonl" if verb == "tokenize" else output
     options = [f"--model={bundled('mini')}", f"--out={output}"]
-    result = CliRunner().invoke(main, [verb, str(noise), *options])
-    assert result.exit_code == 1 and "0 files done, 1 left out" in result.output
+    result = cli(verb, noise, *options, code=1)
+    assert "0 files done, 1 left out" in result.output
     assert not (tmp_path / "new").exists()
