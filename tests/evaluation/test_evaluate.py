@@ -54,8 +54,7 @@ def tokenizer():
 def spoilt(audio, sample_rate, entry):
     """A judge."""
     assert sample_rate == RATE and entry["spk_id"] in "xy"
-    difference = len(audio["source"]) - len(audio["output"])
-    return {"lost_samples": difference}
+    return {"lost_samples": len(audio["source"]) - len(audio["output"])}
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +128,7 @@ def test_a_token_file_evaluates_alike(corpus, tokenizer, evaluation, tmp_path):
         for name, figure in again.metrics[section].items():
             theirs = evaluation.metrics[section][name]
             assert figure.value == pytest.approx(theirs.value), name
-    assert len(again.metrics["abx"]) == 4
-    assert "conversion" not in again.metrics
+    assert len(again.metrics["abx"]) == 4 and "conversion" not in again.metrics
     assert "reconstruction" not in again.metrics
     assert any("need the model" in note for note in again.left_out)
 
@@ -438,8 +436,7 @@ def test_what_a_judge_lacks_is_reported_before_the_work(
 
 
 def test_the_weights_of_whisper_are_the_callers(monkeypatch, corpus, tokenizer):
-    """A folder or a name; the report names them, and what they hear is scored
-    as jiwer does."""
+    """The report names them, and what they hear is scored as jiwer does."""
     pytest.importorskip("jiwer")
     transcripts = iter(["The CAT, sat down.", "the cat sat up"] * 2)
     loaded = []
