@@ -124,8 +124,7 @@ def test_schedule_counts_steps_not_batches(factor, durations, epochs, events):
     )
     # The batches left over at an epoch's end make no step.
     fit(brain, epochs, number=4 * factor + factor - 1)
-    assert brain.optimizer_step == 4 * epochs
-    assert brain.events == events
+    assert brain.optimizer_step == 4 * epochs and brain.events == events
 
 
 def test_epochs_without_a_length_are_told():
@@ -352,8 +351,7 @@ def test_stages_are_kept_apart_whoever_asks_when():
     brain.evaluate(batches(4), progressbar=False)
     assert brain.vq_stats == {**stats, "test": brain.vq_stats["test"]}
     drifts = [stats[name]["codebook_drift"] for name in ("valid", "train")]
-    assert drifts[0] == 0 < drifts[1]
-    assert stats["test"]["vectors"] == 3 * 30
+    assert drifts[0] == 0 < drifts[1] and stats["test"]["vectors"] == 3 * 30
     fit(brain, 1, 5, batches(1))
     assert vectors(brain) == {"train": 5 * 30, "valid": 30, "test": 4 * 30}
 
@@ -481,8 +479,7 @@ def test_best_checkpoint_is_past_the_warmup(keep, tmp_path, caplog):
     assert not again.modules.quantizer.bypass
     assert again.vq_stats["test"]["perplexity"] > 1
     assert "past the warm-up" not in caplog.text
-    kept = brain.checkpointer.list_checkpoints()
-    assert len(kept) == (2 if keep == 1 else 5)
+    assert len(brain.checkpointer.list_checkpoints()) == (2 if keep == 1 else 5)
     # To resume, the latest is taken whatever it is.
     assert again.checkpointer.find_checkpoint().meta["loss"] == 0.8
 

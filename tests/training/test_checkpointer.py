@@ -1,6 +1,5 @@
 """Checkpoints of any Brain are whole or not there, and a run goes on from them
-as if it had never stopped.
-"""
+as if it had never stopped."""
 
 import contextlib
 import errno
@@ -22,11 +21,8 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
-from speechbrain_vq.training.resume import (
-    AtomicCheckpointer,
-    RandomState,
-    loader_generator,
-)
+from speechbrain_vq.training import resume
+from speechbrain_vq.training.resume import AtomicCheckpointer, loader_generator
 from tests.training.processes import run, run_ranks
 from tests.training.toy import batches, digest, make
 
@@ -40,8 +36,7 @@ def make_model(value=0.0):
 
 @register_checkpoint_hooks
 class Recoverable:
-    """Writes half a file, and then something happens to it; what it says for
-    the meta can be set."""
+    """Writes half a file, and then something happens; its meta can be set."""
 
     def __init__(self, then=None, **meta):
         self.then = then
@@ -239,8 +234,7 @@ def test_warmup_ranks_last_but_for_recency(tmp_path):
     checkpointer.save_checkpoint({"value": 1, "vq_warmup": True})
 
     def values(**which):
-        found = checkpointer.find_checkpoints(**which)
-        return [c.meta["value"] for c in found]
+        return [c.meta["value"] for c in checkpointer.find_checkpoints(**which)]
 
     assert values(max_key="value") == [4, 2, 5, 3, 1]
     assert values(min_key="value") == [2, 4, 1, 3, 5]
@@ -328,9 +322,7 @@ def fit(folder, factor, stop=None, **interval):
     "steps, interval",
     [(3, {"ckpt_interval_steps": 3}), (1, {"ckpt_interval_minutes": 1e-9})],
 )
-def test_a_stopped_run_ends_with_the_same_bits(
-    tmp_path, factor, steps, interval
-):
+def test_a_stopped_run_has_the_same_bits(tmp_path, factor, steps, interval):
     whole = fit(tmp_path / "whole", factor, **interval)
     # What is due within an accumulation waits for the step.
     period = -(-steps // factor) * factor
@@ -379,7 +371,7 @@ def save_on_rank(rank, folder):
     state["others"] = []
     torch.save(state, folder / f"random{rank}")
     torch.manual_seed(0)
-    RandomState()._load(folder / f"random{rank}", end_of_epoch=False)
+    resume.RandomState()._load(folder / f"random{rank}", end_of_epoch=False)
     again = torch.rand(2)
     assert torch.equal(drawn, again) == (rank == 0)
     torch.distributed.all_gather(ranks, again)

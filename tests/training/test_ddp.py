@@ -1,6 +1,5 @@
 """Ranks agree, and are together what one process is with all the data: real
-ranks over gloo, which send each other what docs/scaling.md says.
-"""
+ranks over gloo, which send each other what docs/scaling.md says."""
 
 import pytest
 import torch
@@ -8,12 +7,8 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from speechbrain_vq import (
-    CodebookTrainer,
-    ReinitSchedule,
-    Reservoir,
-    VectorQuantizer,
-)
+import speechbrain_vq
+from speechbrain_vq import ReinitSchedule, VectorQuantizer
 from tests.training.processes import RANK_OPTIONS, run_ranks
 from tests.training.toy import DIM, Toy, batches, digest, make, modules, ragged
 
@@ -63,8 +58,7 @@ def build(kind):
 
 def learned(quantizer, out, quantized_weight=1):
     """What a step changes: gradients and statistics; and the loss."""
-    squares = out.quantized.square().sum()
-    (out.loss + quantized_weight * squares).backward()
+    (out.loss + quantized_weight * out.quantized.square().sum()).backward()
     gradients = {n: p.grad for n, p in quantizer.named_parameters()}
     return [gradients, dict(quantizer.named_buffers()), out.loss.detach()]
 
@@ -73,6 +67,7 @@ def parity(kind, other):
     """One training step where the second rank holds something else."""
     quantizer = build(kind)
     x, lengths = ragged(distributed.get_rank(), other)
+    # It lives until the backward pass.
     wrapped = DistributedDataParallel(quantizer)
     out = wrapped(x.requires_grad_(), lengths)
     # DDP averages: twice the mean over two ranks is the sum.
@@ -86,7 +81,7 @@ def samples(rank, rounds=200, capacity=100):
     drawn = []
     for seed in range(rounds):
         torch.manual_seed(1000 * rank + seed)
-        reservoir = Reservoir(capacity, 1)
+        reservoir = speechbrain_vq.Reservoir(capacity, 1)
         reservoir.add(torch.arange(first, last).view(-1, 1).float())
         drawn.append(reservoir.gather(seed).flatten())
     return torch.stack(drawn)
@@ -215,16 +210,14 @@ def train(rank, world, folder, part):
     }
     torch.nn.init.eye_(parts["encoder"].weight)
     torch.nn.init.constant_(parts["decoder"].weight, 0.1)
+    run = {"grad_accumulation_factor": 2, "ckpt_interval_steps": 8}
+    run |= RANK_OPTIONS
     brain = make(
         Composed,
         parts,
         lambda parameters: torch.optim.SGD(parameters, 1e-4),
         folder=folder / "save",
-        run={
-            **RANK_OPTIONS,
-            "grad_accumulation_factor": 2,
-            "ckpt_interval_steps": 8,
-        },
+        run=run,
         # At the steps of the checkpoints.
         reinit_schedule=ReinitSchedule(4, 4),
     )
@@ -293,7 +286,8 @@ def count_traffic(rank, folder, kind):
     linear = torch.nn.Linear(DIM, DIM)
     model = torch.nn.ModuleList([linear, quantizer])
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 1))
+    schedule = ReinitSchedule(2, 1)
+    speechbrain_vq.CodebookTrainer(model, optimizer, schedule=schedule)
     steps = []
     for _ in range(3):
         sent.clear()
@@ -319,7 +313,5 @@ def test_traffic_of_steps_and_of_reinitializations(tmp_path, kind):
         # With the codebook, what an EMA codebook has beside it.
         moved += [codebook, codebook, BOOKS * SIZE]
     assert warmup == (norm, [])
-    assert last == (
-        sorted([*norm, 1, *others]),
-        sorted([CAPACITY * DIM, 1, 1, *moved]),
-    )
+    sent = [*norm, 1, *others], [CAPACITY * DIM, 1, 1, *moved]
+    assert last == tuple(map(sorted, sent))

@@ -1,6 +1,5 @@
 """What is damaged is named and never used, and what stops a run loses nothing
-of it: real files, processes and signals.
-"""
+of it: real files, processes and signals."""
 
 import hashlib
 import logging
@@ -81,8 +80,7 @@ def test_a_damaged_one_is_neither_averaged_nor_kept(tmp_path):
     found = checkpointer.find_checkpoints(max_num_checkpoints=2)
     assert average_checkpoints(found, "model")["weight"].item() == 2
     checkpointer.save_and_keep_only(min_keys=["loss"])
-    assert not saved[1].path.exists()
-    assert len(list(tmp_path.iterdir())) == 2
+    assert not saved[1].path.exists() and len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_damaged_checkpoint_is_not_exported(tmp_path):
@@ -157,8 +155,7 @@ def test_a_signal_is_followed_by_a_checkpoint(tmp_path, by, code, options):
         assert got == code
         # All of its batches but those of a step that is not complete.
         assert progress(folder) - before >= lives + 1
-    whole = trained(tmp_path / "whole", **options)
-    assert trained(folder, **options) == whole
+    assert trained(folder, **options) == trained(tmp_path / "whole", **options)
 
 
 @pytest.mark.slow
@@ -172,13 +169,11 @@ def test_a_signal_in_a_validation_does_not_wait_for_its_end(
     for lives, epochs in (0, 1), (0, 1), (2, 2), (1, 2):
         stop = {"lives": lives, "by": by, "stage": Stage.VALID}
         got = run(toy.train, str(folder), "gradient", **stop, **options)
-        assert got == code
-        assert progress(folder) == 7 * epochs
+        assert got == code and progress(folder) == 7 * epochs
         log = folder / "log"
         lines = log.read_text().splitlines() if log.exists() else []
         assert len(lines) == epochs - 1
-    whole = trained(tmp_path / "whole", **options)
-    assert trained(folder, **options) == whole
+    assert trained(folder, **options) == trained(tmp_path / "whole", **options)
     assert log.read_text() == (tmp_path / "whole" / "log").read_text()
 
 
@@ -341,8 +336,7 @@ class Stopped(toy.Toy):
 
 
 def train_rank(rank, folder, stops, epochs, batches_of, valid=None):
-    """Train, stopped where it is said for the rank; note the bits, and what the
-    last epoch counted."""
+    """Train, and stop where it is said for the rank; note bits and counts."""
     torch.manual_seed(rank)
     brain = make(
         Stopped,
@@ -524,5 +518,4 @@ def test_a_complete_run_that_starts_again_has_its_statistics(tmp_path):
         brain.checkpointer.add_recoverable("epochs", epochs)
         brain.fit(epochs, batches(3), batches(2), progressbar=False)
         stats.append(brain.vq_stats)
-    assert stats[0] == stats[1]
-    assert stats[1]["valid"]["vectors"] == 60
+    assert stats[0] == stats[1] and stats[1]["valid"]["vectors"] == 60

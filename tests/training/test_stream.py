@@ -1,6 +1,5 @@
 """A training on a streamed data set, killed and resumed, reads the rows of one
-that was never stopped; in one process, in two, and on two nodes.
-"""
+that was never stopped; in one process, in two, and on two nodes."""
 
 import gc
 import os

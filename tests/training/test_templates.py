@@ -161,11 +161,8 @@ def train(cls, folder, stop=None):
         {"ckpt_interval_steps": 5},
         AtomicCheckpointer(folder, saved),
     )
-    generator = torch.Generator().manual_seed(1)
-    items = [
-        (torch.randn(4, 30, DIM, generator=generator), torch.ones(4))
-        for _ in range(8)
-    ]
+    x = torch.randn(8, 4, 30, DIM, generator=torch.Generator().manual_seed(1))
+    items = [(item, torch.ones(4)) for item in x]
     left = iter(range(24 if stop is None else stop))
 
     def collate(batch):
@@ -198,7 +195,5 @@ def test_codebook_is_used_and_learns(cls, tmp_path):
 def test_interrupted_run_ends_with_the_same_bits(cls, tmp_path):
     whole = train(cls, tmp_path / "whole")
     for stop in (7, 13):
-        stopped = train(cls, tmp_path / "parts", stop)
-        assert stopped.codebook_trainer.steps < 24
-    parts = train(cls, tmp_path / "parts")
-    assert bits(parts) == bits(whole)
+        assert train(cls, tmp_path / "parts", stop).codebook_trainer.steps < 24
+    assert bits(train(cls, tmp_path / "parts")) == bits(whole)

@@ -42,8 +42,7 @@ class Model(nn.Module):
 
 def data(step, size=64):
     """The batch of a step."""
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(size, DIM, generator=generator)
+    return torch.randn(size, DIM, generator=torch.Generator().manual_seed(step))
 
 
 def loop(model, optimizer, steps, start=0):
@@ -127,16 +126,12 @@ def test_names_of_parameters_stay_with_them():
     model = Model()
     optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
     CodebookTrainer(model, optimizer, schedule=None)
-    named = {
-        name: parameter
-        for group in optimizer.param_groups
-        for name, parameter in zip(
-            group["param_names"], group["params"], strict=True
-        )
-    }
-    assert named.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert named[name] is parameter
+    named = {}
+    for group in optimizer.param_groups:
+        named.update(zip(group["param_names"], group["params"], strict=True))
+    own = dict(model.named_parameters())
+    assert named.keys() == own.keys()
+    assert all(named[name] is own[name] for name in own)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +195,8 @@ def test_a_step_of_another_optimizer_does_not_count():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_ema_codebook_counts_the_steps_of_what_is_around_it(order):
-    model = nn.ModuleDict(
-        {"d": nn.Linear(2, 2), "g": Model(codebook="ema", norm=None)}
-    )
+    parts = {"d": nn.Linear(2, 2), "g": Model(codebook="ema", norm=None)}
+    model = nn.ModuleDict(parts)
     optimizers = [adam(model["d"]), adam(model["g"])][::order]
     trainer = CodebookTrainer(model, optimizers, schedule=ReinitSchedule(1, 9))
     bias = model["g"].encoder.bias
@@ -238,8 +232,7 @@ def test_a_closure_is_one_step():
 
     for _ in range(3):
         optimizer.step(closure)
-    assert trainer.steps == 3
-    assert rate_of(model.quantizer, optimizer) == 0.005
+    assert trainer.steps == 3 and rate_of(model.quantizer, optimizer) == 0.005
 
 
 # Re-initialization -----------------------------------------------------------
@@ -259,8 +252,7 @@ def test_codebook_goes_through_warmup_and_is_used(kind):
         assert model.quantizer.bypass == (step < 4)
         loop(model, optimizer, 1, step)
     codes = model.quantizer.encode(model.encoder(data(99, 2000)))
-    books = codes.view(2000, -1).T
-    assert all(len(book.unique()) == 8 for book in books)
+    assert all(len(book.unique()) == 8 for book in codes.view(2000, -1).T)
 
 
 def test_the_codebook_is_kmeans_of_the_reservoir_seeded_by_the_step():
@@ -296,8 +288,7 @@ def test_a_codebook_reinitialized_again_keeps_its_codes():
     x = model.encoder(data(99, 2000)).detach()
     before = model.quantizer.encode(x)
     loop(model, optimizer, 1, 39)
-    after = model.quantizer.encode(x)
-    assert (before == after).float().mean() > 0.6
+    assert (before == model.quantizer.encode(x)).float().mean() > 0.6
 
 
 def test_a_longer_schedule_does_not_go_back_into_the_warmup():
@@ -355,8 +346,7 @@ def test_codebooks_follow_each_its_own_group():
     (model["a"](data(0)) + model["b"](data(0))).backward()
     optimizer.step()
     for name, lr in (("a", 0.005), ("b", 0.001)):
-        rate = rate_of(model[name].quantizer, optimizer)
-        assert rate == pytest.approx(lr)
+        assert rate_of(model[name].quantizer, optimizer) == pytest.approx(lr)
 
 
 def after_scheduler(model, optimizer):
@@ -524,8 +514,7 @@ def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
     if way == "state":
         other.load_state_dict(trainer.state_dict())
     loop(model, optimizer, 3)
-    told = caplog.text.count("was loaded with codes")
-    assert told == (way == "weights")
+    assert caplog.text.count("was loaded with codes") == (way == "weights")
 
 
 @pytest.mark.parametrize("way", ["weights", "trainer", "state", "later"])
@@ -596,16 +585,14 @@ def test_resumed_run_ends_with_the_same_bits(kind, stop):
     model, optimizer, trainer = start()
     loop(model, optimizer, stop)
     buffer = io.BytesIO()
-    objects = (model, optimizer, trainer)
-    torch.save([o.state_dict() for o in objects], buffer)
+    torch.save([o.state_dict() for o in (model, optimizer, trainer)], buffer)
     random_state = torch.get_rng_state()
     loop(model, optimizer, 20 - stop, stop)
 
     others = start()
     buffer.seek(0)
-    for thing, state in zip(
-        others, torch.load(buffer, weights_only=True), strict=True
-    ):
+    states = torch.load(buffer, weights_only=True)
+    for thing, state in zip(others, states, strict=True):
         thing.load_state_dict(state)
     torch.set_rng_state(random_state)
     loop(*others[:2], 20 - stop, stop)
