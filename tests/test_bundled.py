@@ -130,8 +130,7 @@ def test_its_card_says_how_it_was_made_and_how_good_it_is():
     "name, task", [("speech", "speech-codec"), ("units", "unit-discovery")]
 )
 def test_the_cards_name_sources_and_licences(name, task):
-    path = pathlib.Path(bundled(name), "README.md")
-    card = path.read_text(encoding="utf-8")
+    card = pathlib.Path(bundled(name), "README.md").read_text(encoding="utf-8")
     assert f"recipe `DebianSpeech/{task}`" in card
     for word in ("Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2"):
         assert word in card

@@ -77,8 +77,7 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     assert "Traceback" not in output
     # On a terminal.
     ours, theirs = os.openpty()
-    size = struct.pack("HHHH", 24, 80, 0, 0)
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     second = start(tmp_path, theirs)
     os.close(theirs)
     with ThreadPoolExecutor() as pool:
@@ -96,8 +95,7 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     for one in metrics["presets"]:
         assert set(one) == {"preset", "pnmi", *measured}
     # What is done is not done again, and is the same.
-    third = start(tmp_path)
-    output, _ = third.communicate(timeout=120)
+    output, _ = start(tmp_path).communicate(timeout=120)
     again = json.loads((tmp_path / "d.json").read_text())
     assert again["presets"] == metrics["presets"]
     assert again["seconds"] < metrics["seconds"]

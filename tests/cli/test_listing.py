@@ -5,14 +5,10 @@ from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import TaggedScalar
 
+from speechbrain_vq import recipe_files
 from speechbrain_vq.presets import bundled_names, preset_names
 from speechbrain_vq.recipe_arguments import parse_arguments
-from speechbrain_vq.recipe_files import (
-    recipe_names,
-    recipe_path,
-    recipe_yaml,
-    write_out,
-)
+from speechbrain_vq.recipe_files import recipe_names, recipe_path, recipe_yaml
 from tests.commands import cli
 
 YAMLS = [
@@ -62,7 +58,7 @@ def test_a_yaml_written_out_is_the_same_and_is_whole(recipe, name, tmp_path):
 
 def test_a_yaml_written_out_keeps_comments_and_takes_presets(tmp_path):
     original = recipe_yaml("MiniSpeech/unit-discovery", "train.yaml")
-    mine, text = tmp_path / "my.yaml", write_out(original)
+    mine, text = tmp_path / "my.yaml", recipe_files.write_out(original)
     assert "# Seed needs to be set at top" in text
     assert "# Gradient of the quantization" in text
     mine.write_text(text.replace("ment_weight: 0.25", "ment_weight: 0.5"))

@@ -15,6 +15,7 @@ from tests.commands import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERBS = list(main.commands)
+PIPES = {"capture_output": True, "text": True}
 
 
 def test_the_verbs_are_described_in_whole_lines():
@@ -50,9 +51,7 @@ def test_bars_are_silent_in_pipes(folder):
 
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m speechbrain_vq list | head -1"
-    result = subprocess.run(
-        command, shell=True, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run(command, shell=True, check=True, **PIPES)
     assert result.stdout and not result.stderr
 
 
@@ -70,9 +69,7 @@ def test_ctrl_c_ends_the_loading_whatever_is_imported():
         "        pass\n"
         "print('went on')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], **PIPES)
     assert result.returncode == 130 and not result.stdout
     assert result.stderr == f"\n{INTERRUPTED}\n"
 

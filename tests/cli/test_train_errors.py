@@ -15,9 +15,7 @@ import torch
 
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.dataio.audio import read_audio
-from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
-    prepare_audio_folder,
-)
+from speechbrain_vq.recipes.MiniSpeech import minispeech_prepare
 from tests.commands import cli
 from tests.dataio.test_atomic import LOCK
 
@@ -173,10 +171,9 @@ def test_a_run_keeps_its_split_whatever_the_folder_holds_later(train, tmp_path):
         (recordings / speaker).mkdir(parents=True)
         for number in range(3):
             noise = torch.randn(16000).numpy() / 9
-            soundfile.write(
-                recordings / speaker / f"{number}.wav", noise, 16000
-            )
-    prepare_audio_folder(recordings, manifests)
+            path = recordings / f"{speaker}/{number}.wav"
+            soundfile.write(path, noise, 16000)
+    minispeech_prepare.prepare_audio_folder(recordings, manifests)
     (tmp_path / "run/save/CKPT+1").mkdir(parents=True)
     before = {p.name: p.read_bytes() for p in manifests.iterdir()}
 

@@ -1,7 +1,6 @@
 """The report in a browser: it plays, reacts, and is accessible in all states.
 
-Needs chromium on the PATH (``apt-get install chromium``).
-"""
+Needs chromium on the PATH (``apt-get install chromium``)."""
 
 import shutil
 
@@ -81,16 +80,14 @@ def test_every_state_is_accessible_and_fits(open_page, state, scheme):
     page = open_page(state, color_scheme=scheme)
     for width in (1280, 420):
         page.set_viewport_size({"width": width, "height": 900})
-        scrolled = page.evaluate("document.documentElement.scrollWidth")
-        assert scrolled <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         violations = axe.Axe().run(page)["violations"]
         assert not [
             (v["id"], v["nodes"][0]["html"][:200])
             for v in violations
             if v["impact"] in ("serious", "critical")
         ]
-    banner = page.locator(".banner.collapsed")
-    assert banner.count() == (state == "collapsed")
+    assert page.locator(".banner.collapsed").count() == (state == "collapsed")
     page.close()
 
 

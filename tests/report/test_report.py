@@ -41,8 +41,7 @@ def test_a_tone_lies_on_its_tick():
     tone = torch.sin(2 * math.pi * 1000 * torch.arange(rate) / rate)
     mel = mel_spectrogram(tone, rate)
     assert mel.min() >= 0 and mel.max() == 1
-    loudest = float(mel[:, 20].argmax())
-    height = 1 - (loudest + 0.5) / len(mel)
+    height = 1 - (float(mel[:, 20].argmax()) + 0.5) / len(mel)
     assert abs(height - dict(mel_ticks(rate))["1"]) < 0.03
 
 
@@ -186,8 +185,7 @@ def test_one_offline_page(tmp_path):
     # Nothing is loaded from elsewhere.
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)|https?://", html)
     assert html.count("<audio") == 4 and "data:audio/flac" in html
-    assert "94 % of 512 codes used" in html
-    assert "after steps 100, 200" in html
+    assert "94 % of 512 codes used" in html and "after steps 100, 200" in html
     assert "--number_of_steps=400" in html
     for section in "listen training codebook units compare reproduce".split():
         assert f'id="{section}"' in html
@@ -216,8 +214,7 @@ def test_evaluate_ends_with_it(option, tmp_path):
     page.parent.mkdir()
     options = "--replicates=0", "--reconstruct=0", option.format(page=page)
     manifest = f"--manifest={run}/manifests/test.json"
-    result = cli("evaluate", "mini", manifest, *options)
-    assert f"Wrote {page}" in result.output
+    assert f"Wrote {page}" in cli("evaluate", "mini", manifest, *options).output
     assert "2 utterances of test.json" in page.read_text("utf-8")
 
 
@@ -239,8 +236,7 @@ def test_command_and_changes(tmp_path):
 
 
 def test_data(tmp_path):
-    example = bundled("mini") + "/example.wav"
-    shutil.copy(example, tmp_path / "a.wav")
+    shutil.copy(bundled("mini") + "/example.wav", tmp_path / "a.wav")
     assert list(read_recordings(tmp_path)) == ["a"]
     entry = {"wav": "{data_root}/a.wav", "phones": [[0, 1, "a"]]}
     (tmp_path / "test.json").write_text(json.dumps({"utt": entry}))
