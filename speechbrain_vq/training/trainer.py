@@ -176,7 +176,8 @@ class CodebookTrainer:
             self._watches[name] = watch = Watch(name)
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
-            broadcast([quantizer.codebook.detach()])
+            state = quantizer.state_dict().values()
+            broadcast(state if self._reduces else [quantizer.codebook.detach()])
 
     @property
     def steps(self) -> int:

@@ -288,7 +288,7 @@ def test_the_commit_follows_the_one_that_was_seen(hub, folder, monkeypatch):
     assert hub.repo(ID).files()["config.json"] != b"{}"
 
 
-AGAIN = "Run the same again"
+AGAIN = "Push again"
 STEPS = ("/api/repos/create", "/preupload/", "/objects/batch", "/commit/")
 
 

@@ -8,7 +8,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 import speechbrain_vq
-from speechbrain_vq import ReinitSchedule, VectorQuantizer
+from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
 from tests.training.processes import RANK_OPTIONS, run_ranks
 from tests.training.toy import DIM, Toy, batches, digest, make, modules, ragged
 
@@ -74,6 +74,25 @@ def parity(kind, other):
     return learned(quantizer, out, quantized_weight=2)
 
 
+def sharded():
+    """Train a quantizer that FSDP leaves whole; the bits of its state."""
+    fsdp = pytest.importorskip("torch.distributed.fsdp")
+    torch.manual_seed(distributed.get_rank())
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (2,))
+    encoder = fsdp.fully_shard(torch.nn.Linear(DIM, DIM), mesh=mesh)
+    quantizer = VectorQuantizer(DIM, 8, codebook_dim=2)
+    model = torch.nn.ModuleList([encoder, quantizer])
+    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
+    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 9))
+    for _ in range(6):
+        output = quantizer(encoder(torch.randn(50, DIM)))
+        (output.quantized.square().mean() + output.loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trainer.close()
+    return digest(quantizer.state_dict())
+
+
 def samples(rank, rounds=200, capacity=100):
     """Samples of both ranks' streams of numbers: the first has seen 1000, the
     second 3000."""
@@ -97,6 +116,7 @@ def on_rank(rank, folder):
         "nan gradient": fit("gradient", nan_at=2),
         "nan ema": fit("ema", nan_at=2),
         "samples": samples(rank),
+        "sharded": sharded(),
         **{some: parity(*some) for some in PARITIES},
     }
     torch.save(results, folder / f"rank{rank}.pt")
@@ -136,6 +156,10 @@ def test_ranks_hold_the_same_bits_after_every_step(ranks, run, batches, steps):
         assert parameters[2] == parameters[1]
         del parameters[2]
     assert len(set(parameters)) == len(parameters)
+
+
+def test_a_quantizer_that_fsdp_ignores_is_the_same_on_all_ranks(ranks):
+    assert ranks[0]["sharded"] == ranks[1]["sharded"]
 
 
 def test_checkpoints_are_those_of_one_process(ranks, folder):

@@ -87,6 +87,19 @@ def test_constant_latents_are_no_division_by_zero(quantizer):
     assert all(math.isfinite(value) for value in stats.values())
 
 
+def test_codebooks_that_are_left_out_are_not_dead():
+    quantizer = ResidualVectorQuantizer(4, DIM, 8).eval()
+    monitor = UsageMonitor(quantizer)
+    output = quantizer(torch.randn(200, DIM), num_quantizers=1)
+    counts = output.indices[:, 0].bincount(minlength=8).double()
+    share = counts[counts > 0] / 200
+    perplexity = float((-(share * share.log()).sum()).exp())
+    stats = monitor.stats(training=False)
+    assert stats["perplexity"] == pytest.approx(perplexity)
+    assert float(output.metrics["perplexity"]) == pytest.approx(perplexity)
+    assert stats["dead_codes"] == int((counts == 0).sum())
+
+
 def test_what_is_not_quantized_does_not_count(quantizer):
     monitor = UsageMonitor(quantizer)
     x = torch.randn(10, DIM)

@@ -5,11 +5,12 @@ import io
 import pickle
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
-from torch.optim import lr_scheduler
+from torch.optim import LBFGS, lr_scheduler
 from torch.utils.checkpoint import checkpoint
 
 from speechbrain_vq import (
@@ -165,6 +166,8 @@ def test_the_rate_is_the_multiple_under_torchs_schedulers(name, options):
         ("Adam", 1e-4, 1e-3),
         ("Adam", 1e-2, 0.03),
         ("Adam", 0.1, 0.1),
+        ("RMSprop", 1e-2, 0.03),
+        ("Adafactor", 1e-2, 0.03),
         ("SGD", 0.1, 1),
     ],
 )
@@ -304,6 +307,18 @@ def test_a_longer_schedule_does_not_go_back_into_the_warmup():
     assert trainer.steps == 3
 
 
+def test_a_run_made_shorter_within_its_warmup_gets_its_codes():
+    model, optimizer, trainer = start(ReinitSchedule(9, 9))
+    loop(model, optimizer, 5)
+    state = trainer.state_dict()
+    shorter = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(3, 9))
+    shorter.load_state_dict(state)
+    loop(model, optimizer, 1, 5)
+    codes = model.quantizer.encode(model.encoder(data(9)))
+    assert shorter.state_dict()["reinits"] == {"quantizer": 1}
+    assert len(codes.unique()) > 4
+
+
 FREEZE = {
     "requires_grad": lambda q: q.embedding.requires_grad_(False),
     "quantizer": lambda q: q.requires_grad_(False),
@@ -319,9 +334,54 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way, caplog):
     before = model.quantizer.codebook.detach().clone()
     optimizer = adam(model)
     CodebookTrainer(model, optimizer, schedule=ReinitSchedule(1, 1))
+    assert not model.quantizer.bypass
     loop(model, optimizer, 4)
     assert torch.equal(before, model.quantizer.codebook)
     assert caplog.text.count("is frozen") == 1
+
+
+def test_freeze_outlasts_a_toggle_of_the_whole_model():
+    model = Model(codebook_dim=2)
+    before = copy.deepcopy(model.quantizer.freeze().state_dict())
+    model.requires_grad_(True)
+    loop(model, adam(model), 3)
+    after = model.quantizer.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_codebook_unfrozen_later_gets_its_own_group():
+    model = Model()
+    model.quantizer.requires_grad_(False)
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=None)
+    loop(model, optimizer, 1)
+    model.quantizer.requires_grad_(True)
+    loop(model, optimizer, 1)
+    assert rate_of(model.quantizer, optimizer) == pytest.approx(0.005)
+
+
+def test_a_compiled_step_follows_the_schedule():
+    model, optimizer, trainer = start(ReinitSchedule(1, 2))
+    step = torch.compile(optimizer.step, backend="eager")
+    for number in range(4):
+        model(data(number)).backward()
+        step()
+        optimizer.zero_grad()
+    assert trainer.state_dict()["reinits"] == {"quantizer": 2}
+    assert rate_of(model.quantizer, optimizer) == pytest.approx(0.005)
+
+
+def test_optimizers_and_quantizers_are_found_in_whatever_holds_them():
+    model = nn.ModuleDict({"quantizer": VectorQuantizer(DIM, 8)})
+    model["module"] = nn.ModuleDict({"quantizer": VectorQuantizer(DIM, 8)})
+    optimizer = adam(model)
+    sam = SimpleNamespace(base_optimizer=optimizer)
+    for given in ({optimizer}, {"a": optimizer}.values(), iter([sam])):
+        trainer = CodebookTrainer(model, given, schedule=None)
+        assert set(trainer.quantizers.values()) == {
+            model["quantizer"],
+            model["module"]["quantizer"],
+        }
 
 
 def test_shared_codebook_is_trained_once():
@@ -364,6 +424,7 @@ def with_state_of_another(model, optimizer):
 REFUSED = {
     "create the scheduler after it": after_scheduler,
     "more": with_state_of_another,
+    "LBFGS": lambda m, o: CodebookTrainer(m, LBFGS(m.parameters())),
     "is in none of": lambda m, o: CodebookTrainer(m, adam(m.encoder)),
     "is in several of": lambda m, o: CodebookTrainer(m, [o, adam(m)]),
     "found no VectorQuantizer": lambda m, o: CodebookTrainer(m.encoder, o),
@@ -515,6 +576,10 @@ def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
         other.load_state_dict(trainer.state_dict())
     loop(model, optimizer, 3)
     assert caplog.text.count("has a trained codebook") == (way == "weights")
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(1, 9))
+    loop(model, optimizer, 1)
+    told = caplog.text.count("has a trained codebook")
+    assert told == (way == "weights") + (way != "frozen")
 
 
 @pytest.mark.parametrize("way", ["weights", "trainer", "state", "later"])
