@@ -321,7 +321,7 @@ PARQUET = "plain_text/{}-00000-of-00001.parquet"
         ),
         (
             *("parquet", PARQUET.format("train"), other_columns),
-            "train-.*its columns are text; none is img",
+            "train-.*has columns text, but neither img",
         ),
         ("sheets", "data_batch_3.png", cut, "data_batch_3.png cannot .*short"),
         ("sheets", "test_batch.png", deep, "cannot be read.*its mode is I;16"),
