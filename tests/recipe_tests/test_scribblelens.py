@@ -249,7 +249,7 @@ def test_a_line_without_a_writer_is_reported_and_left_out(
         file.write("nl/line1.jpg nl/line1.txt\n")
     whole = manifests(prepare(corpus, tmp_path / "out"))
     assert sum(map(len, whole)) == 3
-    assert "nl/line1.jpg (no folder of its path is a writer's)" in caplog.text
+    assert "nl/line1.jpg (its path has no folder of a writer)" in caplog.text
 
 
 def damage(archive, name):
