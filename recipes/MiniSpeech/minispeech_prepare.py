@@ -160,8 +160,7 @@ def prepare_minispeech(
         return folder
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ImportError(
-            "MiniSpeech requires espeak-ng: "
-            'pip install "speechbrain-vq[demo]"'
+            'MiniSpeech requires espeak-ng: pip install "speechbrain-vq[demo]"'
         )
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)

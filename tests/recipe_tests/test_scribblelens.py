@@ -208,7 +208,7 @@ def one_page(folder):
             r"None of the 1 lines of the test list.*23.0/line1.jpg",
         ),
         (drop("nl/tasman/23.0/line1.txt"), ValueError, "23.0/line1.txt"),
-        (one_page, ValueError, "one page to train on"),
+        (one_page, ValueError, "one to train on"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(
