@@ -115,7 +115,7 @@ def test_the_yamls_differ_in_the_voice_alone():
     "options, message",
     [
         ({"mic": "mic3"}, "mic is 'mic1' or 'mic2', not 'mic3'"),
-        ({"unseen_speakers": 7}, "there are 7 speakers, and one at least"),
+        ({"unseen_speakers": 7}, "there are 7 speakers, and at least one"),
         *(
             (
                 {"valid_fraction": valid, "test_fraction": test},
