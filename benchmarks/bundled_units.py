@@ -43,16 +43,10 @@ def load_hparams():
 
 @click.command()
 @click.option(
-    "--train",
-    required=True,
-    type=pathlib.Path,
-    help="Manifests of the recordings to cluster by k-means.",
+    "--train", required=True, type=pathlib.Path, help="Training manifests."
 )
 @click.option(
-    "--data",
-    required=True,
-    type=pathlib.Path,
-    help="Test speech with phones.",
+    "--data", required=True, type=pathlib.Path, help="Speech with phones."
 )
 @click.option(
     "--group",

@@ -1,7 +1,6 @@
 """Draw codebook collapse: the same autoencoder with several quantizers.
 
-To run it in ten minutes on one core, with MiniSpeech in FOLDER, where it is
-generated if missing:
+To run it in ten minutes on one core (FOLDER is for MiniSpeech):
 > python benchmarks/collapse.py FOLDER docs/images/collapse.png
 
 A small autoencoder of log-mels is trained with the presets ``vanilla`` and
@@ -85,8 +84,7 @@ def forward(model, mels):
 
 
 def train(name: str, train_set, valid) -> tuple[list, torch.Tensor]:
-    """Train with a quantizer; return (step, used codes) pairs and the final
-    counts of codes, sorted."""
+    """Train with a quantizer; return (step, used codes) and sorted final counts."""
     torch.manual_seed(0)
     _, make, arguments = QUANTIZERS[name]
     quantizer = make(*arguments)

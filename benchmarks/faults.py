@@ -211,8 +211,7 @@ def count(kind: str, tries: int, seed: int = 0) -> tuple[int, int]:
     rng, kills_by_outcome = random.Random(f"{kind} {seed}"), {True: 0, False: 0}
     kills_each, options = KILLS, {"jumps": kind in (JUMPS, ONE)}
     if kind == ONE:
-        # An epoch per kill, since a kill comes after 7 of its 10 batches on
-        # average.
+        # On average, a kill comes after 7 of the 10 batches in an epoch.
         kills_each = options["epochs"] = tries
     with tempfile.TemporaryDirectory() as scratch:
         reference = Path(scratch, "reference")
@@ -248,9 +247,7 @@ def count(kind: str, tries: int, seed: int = 0) -> tuple[int, int]:
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--tries", type=int, default=50, help="kills of each kind"
-    )
+    parser.add_argument("--tries", type=int, default=50, help="kills per kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     page = Path(__file__).with_suffix(".md")
     parser.add_argument("--out", type=Path, default=page, help="page to write")

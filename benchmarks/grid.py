@@ -1,5 +1,4 @@
-"""Measure the robustness of quantizers in one network, changing one setting at a
-time.
+"""Measure the robustness of quantizers to changes of one setting at a time.
 
 To run it:
 > python benchmarks/grid.py --data recorded=FOLDER --out benchmarks/grid
@@ -250,8 +249,7 @@ def load(folder, cache):
 
 
 def draw_batch(data, config, generator):
-    """Draw pieces [B, T, C], their relative lengths, and the moments of their
-    utterances."""
+    """Draw pieces [B, T, C], relative lengths and the utterances' moments."""
     frames, pieces, moments = config["frames"], [], []
     for _ in range(config["pieces"]):
         index = int(torch.randint(len(data["mels"]), (), generator=generator))
@@ -383,8 +381,7 @@ def run(method, cell, config, seed, data, split):
 
 
 def medians(lines):
-    """Group lines by cell and method; return the groups, the methods, and the
-    medians of each group."""
+    """Group lines by cell and method; also return all methods and the medians."""
     cells, methods = {}, []
     for line in lines:
         if line["used"] is None:

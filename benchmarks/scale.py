@@ -1,5 +1,4 @@
-"""Measure time and memory over vectors, codewords, dimensions, codebooks and
-ranks.
+"""Measure time and memory over numbers of vectors, codewords, ranks and others.
 
 To run it:
 > python benchmarks/scale.py
@@ -149,8 +148,7 @@ def adam(n, k, d, c, sparse=False):
 
 
 def fill(n, k, d, c):
-    """Addition of n vectors to a full reservoir of ``SHARE`` vectors per
-    codeword."""
+    """Addition of n vectors to a full reservoir of 4 vectors per codeword."""
     reservoir, vectors = Reservoir(SHARE * k, d), mixture(n, d)
     while reservoir.count < reservoir.capacity:
         reservoir.add(vectors)
@@ -497,8 +495,7 @@ def main():
     torch.set_num_threads(1)
     if arguments.work:
         return work()
-    # No warnings about too few vectors per codeword.
-    logging.disable(logging.WARNING)
+    logging.disable(logging.WARNING)  # Too few vectors per codeword
     # Warm up operations that are slow only the first time.
     stepper(VectorQuantizer(64, 64), mixture(100, 64))()
     adam(10, 64, 64, 1)()

@@ -238,8 +238,7 @@ class Codec:
 
 
 def systems(model):
-    """Return the codecs to compare by name. Each maps samples to samples and
-    bits."""
+    """Return functions from samples to (samples, bits) by name of the codec."""
     tokenizer, features = VQTokenizer.from_hparams(model), LogMel()
     plain = VQTokenizer.from_hparams(model, vocoder="griffin-lim")
 
@@ -269,8 +268,7 @@ def systems(model):
 
 
 def align(wav, out):
-    """Undo a codec's delay, and cut or pad to the recording's length; return the
-    samples and the delay in samples."""
+    """Undo a codec's delay and cut or pad to ``wav``; also return the delay."""
     hop = RATE // 400
     window = np.hanning(9)
 
@@ -394,14 +392,8 @@ def times_real_time(model, wav, vocoder=None):
 @click.option("--corpus", type=pathlib.Path, help="Manifests of DebianSpeech.")
 @click.option("--sources", type=pathlib.Path, help="Folder of recordings.")
 @click.option("--whisper", help="Folder of a faster-whisper model.")
-@click.option(
-    "--report", "report_only", is_flag=True, help="Only write the page."
-)
-@click.option(
-    "--samples",
-    type=pathlib.Path,
-    help="Folder for listening samples, written instead of the page.",
-)
+@click.option("--report", "report_only", is_flag=True, help="Write page only.")
+@click.option("--samples", type=pathlib.Path, help="Write samples only, here.")
 @click.option(
     "--output",
     type=pathlib.Path,
@@ -486,8 +478,7 @@ MEASURES = {
     "speaker": ("speaker similarity", ".2f", True),
     "dnsmos": ("DNSMOS", ".2f", True),
 }
-# Codecs to compare with, and the number of codebooks of the model with at most as
-# many bits (or half). For Griffin-Lim, the same number of codebooks.
+# Codecs to compare with, and the model's codebooks with at most as many bits.
 RIVALS = {
     CODEC2.format(3200): 7,
     CODEC2.format(2400): 5,
@@ -501,8 +492,7 @@ RIVALS = {
 
 
 def by_system(lines, group):
-    """Group the lines of recordings that all systems have by system and
-    recording."""
+    """Group lines by system and by recording that all systems have."""
     systems_of = defaultdict(dict)
     for line in lines:
         if line.get("group") == group:
@@ -618,8 +608,7 @@ def words_section(groups):
 
 
 def rivals_section(groups):
-    """Write the section on measures in which the model is better or worse than
-    codecs with as many bits."""
+    """Write the section on comparisons with codecs of as many bits."""
     groups = {g: r for g, r in groups.items() if len(r["recordings"]) > 5}
     lines = [
         "",

@@ -1,5 +1,4 @@
-"""Measure time and memory of a quantizer's training step relative to a lower
-bound.
+"""Measure time and memory of quantizers relative to a lower bound.
 
 To run it:
 > python benchmarks/speed.py
@@ -131,8 +130,7 @@ def peak_growth(name, size):
 
 
 def report_growth(step):
-    """Print the MiB by which three steps raise this process's peak memory
-    (Linux)."""
+    """Print the MiB by which three steps raise peak memory (Linux)."""
     small = torch.randn(64, 64, requires_grad=True)
     (small @ small).sum().backward()  # Start threads, load libraries
     # Reset the high-water mark, because imports peak higher than the steps.
@@ -158,8 +156,7 @@ def graph_breaks(device="cpu"):
 
 
 def compile_seconds():
-    """Measure the seconds of the default quantizer's first compiled step with
-    K = 512."""
+    """Measure the seconds of the default's first compiled step with K = 512."""
     quantizer = torch.compile(VectorQuantizer(DIM, 512))
     return clock(stepper(quantizer))
 

@@ -149,8 +149,7 @@ def convert(folder, output):
 
 
 def check(folder, converted, wav):
-    """Compute the largest difference of the encoder's output from CTranslate2's
-    for a waveform, in standard deviations."""
+    """Compute the largest difference from CTranslate2, in standard deviations."""
     import ctranslate2
 
     features = SSLFeatures("Whisper", NAME, COMMIT, 384, 4)
@@ -234,8 +233,7 @@ class Vqp(vqp.VectorQuantize):
 
 
 def train(preset, size, window_weight, features, seed):
-    """Train the network with a preset's quantizer and trainer; return its
-    ``units`` method."""
+    """Train the network with a preset, and return its ``units`` method."""
     torch.manual_seed(seed)
     if preset == "vqp":
         quantizer = Vqp(
@@ -324,8 +322,7 @@ METHODS = {
     "`residual`, 2 x 512": trained("residual"),
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
 }
-# Methods to train a recognizer on, in order. An epoch has about 25 minutes of
-# speech.
+# Methods to train recognizers on, in order; epochs of about 25 minutes of speech.
 RECOGNIZED = (
     "`robust`",
     "k-means, as SpeechBrain's recipes",
@@ -522,9 +519,7 @@ def choose_layer(data):
 @click.option(
     "--data", required=True, type=pathlib.Path, help="Manifests with phones."
 )
-@click.option(
-    "--methods", help="Methods, separated by semicolons; all by default."
-)
+@click.option("--methods", help="Separated by semicolons; all by default.")
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
     "--recognizers",

@@ -73,8 +73,7 @@ def prepare(
     dataset: str = "cifar10",
     valid_images: int = 5000,
 ) -> pathlib.Path:
-    """Prepare the images, unless they are prepared already, and return
-    save_folder.
+    """Prepare the images unless they exist, and return save_folder.
 
     Arguments
     ---------
@@ -275,8 +274,7 @@ def _read_sheets(files, split, dataset) -> np.ndarray:
 
 
 def _pixels(picture, dataset) -> np.ndarray:
-    """Return the pixels of a picture, [rows, columns, 3] or [rows, columns]
-    for gray."""
+    """Return the pixels of a picture, [rows, columns, 3] or [rows, columns]."""
     mode = "RGB" if CHANNELS[dataset] == 3 else "L"
     if picture.mode != mode:
         raise ValueError(f"its mode is {picture.mode}; it must be {mode}")

@@ -239,8 +239,7 @@ def _reader(package: pathlib.Path, temporary: str) -> Recordings:
 
 
 def _stamps(root: pathlib.Path) -> Recordings:
-    """Yield phrases, consecutive ones of a language joined to ``JOINED``
-    seconds."""
+    """Yield phrases, joined to ``JOINED`` seconds within a language."""
     stamps, by_language = root / "usr/share/tuxpaint/stamps", {}
     for path in sorted(stamps.rglob("*_desc*.*")):
         # Some names have the suffix twice: NAME_desc_da.ogg.ogg.

@@ -33,9 +33,8 @@ WANTED = re.compile(
     rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
 )
 HOW_TO_GET = how_to_get("festvox-ru")
-# Largest difference between the ends of a recording and of its labels, in
-# seconds. In the corpus it is at most 14 ms, and the last label is a pause of
-# 30 ms or more.
+# Tolerated difference between the ends of recording and labels, in seconds: in
+# the corpus it is up to 14 ms, and the last label is a pause of 30 ms or more.
 TOLERANCE = 0.02
 
 

@@ -66,8 +66,7 @@ def prepare(
         ``module:function`` for words not in the lexicon. By default, utterances
         with such words are left out, and a warning counts them.
     train, valid, test : str, or iterable of str
-        Part or parts of the corpus for each split, such as
-        ``train-clean-100``.
+        Parts of the corpus for each split, such as ``train-clean-100``.
     phones : bool
         Whether to convert texts to phones; otherwise no lexicon is needed.
     hours, valid_hours : float, optional

@@ -174,8 +174,7 @@ def _check(row: dict, source: str) -> None:
 
 
 def _write(row: dict, audio: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Write the audio of a row unless it is complete on disk, and return its
-    path and size in bytes."""
+    """Write the audio of a row if needed; return its path and size in bytes."""
     path = audio / f"{row['id']}.flac"
     data = row["audio"]["bytes"]
     if data is None:

@@ -241,9 +241,8 @@ class _Voice:
 
 @functools.lru_cache
 def _resampler() -> np.ndarray:
-    """Return the filter bank [_DOWN + 2 _REACH, _UP] from a block of input to a
-    block of output: a Kaiser-windowed sinc with its cutoff at 0.94 of the new
-    Nyquist frequency."""
+    """Return filters [_DOWN + 2 _REACH, _UP] from input to output blocks: a sinc
+    with cutoff at 0.94 of the new Nyquist frequency and a Kaiser window."""
     at = np.arange(_DOWN + 2 * _REACH)[:, None] - _REACH
     at = at - np.arange(_UP) * _DOWN / _UP
     cutoff = 0.94 * _UP / _DOWN

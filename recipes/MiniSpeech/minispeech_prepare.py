@@ -345,8 +345,7 @@ def _warn_if_other_corpus(
 
 
 def _refuse_foreign(folder: pathlib.Path) -> None:
-    """Raise FileExistsError if the folder has data that MiniSpeech did not write
-    and would replace or mix with its own."""
+    """Raise FileExistsError if the folder has data of another origin."""
     is_minispeech = read_corpus(folder).get("corpus") == "minispeech"
     if is_minispeech or _is_interrupted(folder):
         return
@@ -509,8 +508,7 @@ def _is_language(name: str) -> bool:
 
 
 def _are_speakers(names: dict[pathlib.Path, str]) -> bool:
-    """Return whether names look like speakers: several, with two or more files
-    each on average."""
+    """Return whether there are several names, for two or more files on average."""
     return 1 < len(set(names.values())) <= len(names) / 2
 
 
@@ -552,8 +550,7 @@ def _split(
 
 
 def _held_out(speakers: list[str], sizes: dict[str, int], part: int) -> set:
-    """Choose test-only speakers with about ``part`` files, at most twice as many;
-    none if there are fewer than three speakers."""
+    """Choose test-only speakers with ``part`` files, at most about twice as many."""
     if len(speakers) < 3:
         return set()
     chosen = []

@@ -218,11 +218,10 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
             for line in range(number):
                 split = "test" if line >= number - tests else "train"
                 text = next(streams[split])
-                page, number_on_page = divmod(line, LINES_ON_A_PAGE)
+                page, row = divmod(line, LINES_ON_A_PAGE)
                 # The shift keeps pages from being in both splits.
                 page += split == "test"
-                stem = f"nl/{scribe}/{page // 2 + 1}.{page % 2}/"
-                stem += f"line{number_on_page + 1}"
+                stem = f"nl/{scribe}/{page // 2 + 1}.{page % 2}/line{row + 1}"
                 image, edges = render_line(font, text, rng)
                 target = root / f"{stem}.jpg"
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -259,9 +258,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("output", type=pathlib.Path, help="folder to write")
     parser.add_argument("fonts", nargs="+", help="font files or folders")
-    parser.add_argument(
-        "--lines", type=int, default=2800, help="number of lines"
-    )
+    parser.add_argument("--lines", type=int, default=2800, help="line count")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     fonts = find_fonts(options.fonts)

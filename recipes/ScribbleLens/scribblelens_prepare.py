@@ -116,9 +116,8 @@ class LineImages:
 
 
 def find_corpus(data_folder: pathlib.Path):
-    """Find the corpus. Returns its source, an archive or the parent folder of
-    ``scribblelens.corpus.v1``, and the path of the latter, on disk or in the
-    archive."""
+    """Find the corpus. Returns the archive or the parent folder, and the path of
+    ``scribblelens.corpus.v1`` in it."""
     sources, resolved = [data_folder], data_folder.resolve()
     if resolved.name == ROOT:
         sources.append(resolved.parent)

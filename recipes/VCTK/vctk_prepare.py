@@ -160,8 +160,7 @@ def _check_parts(root, audio, end, recordings) -> None:
 
 
 def _genders(path: pathlib.Path) -> dict[str, str]:
-    """Read the gender of each speaker from lines ``ID AGE GENDER ACCENTS REGION``.
-    In version 0.80, ids lack the p."""
+    """Read genders from ``ID AGE GENDER ...``; ids lack the p in version 0.80."""
     genders = {}
     for line in path.read_text("utf-8", errors="replace").splitlines()[1:]:
         speaker, *fields = line.split() or [""]

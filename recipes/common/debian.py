@@ -38,8 +38,7 @@ def unpack(
 def _members(
     file: IO[bytes], package: pathlib.Path
 ) -> Iterator[tuple[str, int]]:
-    """Yield name and size of each member of an ar archive, with the file
-    positioned at the member's first byte."""
+    """Yield name and size of the members of an ar archive, with ``file`` at each."""
     if file.read(8) != b"!<arch>\n":
         raise ValueError(f"{package} is no Debian package.")
     while len(header := file.read(60)) == 60:

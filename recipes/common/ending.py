@@ -12,11 +12,9 @@ logger = logging.getLogger(__name__)
 
 
 def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
-    """Show the results of a finished run and the next commands.
-
-    Every recipe that exports a model calls this last. After training on a
-    folder of recordings, it also writes the report. The commands use a recording
-    from ``test.json`` of the manifests."""
+    """Show the results of a finished run and the next commands, which use a
+    recording of ``test.json``. After training on a folder of recordings, also
+    write the report. Every recipe that exports a model calls this last."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
     formats = {
         "used_codes_percent": "{:.0f} % of the codes used",

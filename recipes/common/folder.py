@@ -165,8 +165,7 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
                 f"{len(before.keys() - now.keys())} are gone. Bring them back "
                 "to go on with it, or name another --out for a new run."
             )
-        same = read_corpus(updated) == read_corpus(manifests)
-        if if_main_process() and not same:
+        if if_main_process() and read_corpus(updated) != read_corpus(manifests):
             replace_folder(updated, manifests)
     return manifests
 
@@ -217,11 +216,10 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
 def _options_with_values(options: list[str]) -> dict[str, str]:
     """Parse options with a value, ``--key=value`` or ``--key value``."""
     given = {}
-    for option, following in pairwise([*options, "--"]):
+    for option, after in pairwise([*options, "--"]):
         name, equals, value = option.partition("=")
-        has_value = equals or not following.startswith("--")
-        if option.startswith("--") and has_value:
-            given[name[2:].replace("-", "_")] = value if equals else following
+        if option.startswith("--") and (equals or not after.startswith("--")):
+            given[name[2:].replace("-", "_")] = value if equals else after
     return given
 
 

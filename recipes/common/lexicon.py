@@ -73,10 +73,9 @@ def find_g2p(name: str) -> G2P:
 
 
 class Pronouncer:
-    """Converter of texts to phones, which counts the words without phones.
-
-    It uses a lexicon (see ``read_lexicon``), a ``module:function`` (see
-    ``find_g2p``), or both: the function then gets words not in the lexicon.
+    """Converter of texts to phones that counts words without phones. It uses a
+    lexicon (see ``read_lexicon``), a ``module:function`` (see ``find_g2p``), or
+    both, in which case the function gets words not in the lexicon.
 
     Example
     -------

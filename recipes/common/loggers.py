@@ -61,8 +61,7 @@ class LoggerGroup(TrainLogger):
 
 
 class StepLogger:
-    """Base of loggers that log each stage over optimizer steps, which go on
-    counting in a resumed run."""
+    """Mixin to log stages over optimizer steps, continued in resumed runs."""
 
     @main_process_only
     def log_stats(

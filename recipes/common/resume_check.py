@@ -9,8 +9,7 @@ from ruamel.yaml import YAML
 from speechbrain_vq.hub.folder import HPARAMS
 from speechbrain_vq.publish import Run
 
-# Hyperparameters that may change when a run resumes: its length, its validation
-# and its data loading.
+# Hyperparameters that may change when a run resumes.
 FREE = {
     "number_of_steps",
     "number_of_epochs",

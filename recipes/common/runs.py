@@ -57,9 +57,8 @@ class AnnealingBrain(ProgressMixin, VQBrain):
     """Brain whose learning rates fall linearly to 0 at the end of the run, so
     that the codebook can catch up with the encoder.
 
-    The rates depend on the step alone. Two optional ``hparams`` are read:
-    ``anneal``, the share of the run in which the rates fall, and ``lr_warmup``,
-    the number of steps in which they rise at first.
+    The rates depend on the step alone. Optional ``hparams`` are ``anneal``, the
+    share of the run in which they fall, and ``lr_warmup``, the steps of a rise.
     """
 
     def on_fit_start(self):

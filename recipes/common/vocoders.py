@@ -28,8 +28,7 @@ def export_vocoder(
     that the vocoder's yaml keeps; ``tokenizer`` becomes the fingerprint there.
     """
     training = Run.open(folder.parent).hparams
-    # One yaml node for both, so that SpeechBrain's UnitHIFIGAN finds it in
-    # ``modules`` with its weights.
+    # A shared yaml node, so that SpeechBrain's UnitHIFIGAN gets the weights, too.
     training["generator"] = training[key]
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = tokenizer.fingerprint

@@ -45,8 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class VocoderBrain(ResumeMixin, sb.Brain):
-    """Train a vocoder on log-mels of recordings, and on log-mels decoded from
-    their tokens."""
+    """Train a vocoder on log-mels of recordings and decoded from their tokens."""
 
     def compute_forward(self, batch, stage):
         """Compute the features, the vocoder's controls, and waveforms [B, samples]
@@ -62,10 +61,8 @@ class VocoderBrain(ResumeMixin, sb.Brain):
 
     @torch.no_grad()
     def features(self, wavs, stage):
-        """Compute normalized log-mels decoded from tokens.
-
-        In training, some rows stay log-mels of the recordings, and the others
-        are decoded from a random number of first codebooks."""
+        """Compute normalized log-mels decoded from tokens. In training, some rows
+        are of recordings, and a random number of first codebooks is decoded."""
         ones = torch.ones(len(wavs), device=self.device)
         features, _ = self.tokenizer.mods.features(wavs, ones)
         number, books = 0, self.tokenizer.num_codebooks
@@ -237,9 +234,8 @@ def dataio_prep(hparams, folder):
         return TrainingReader(sample_rate)
 
     def piece(path, seconds, start, read_rate):
-        """Read a piece, its F0, and its F0 without gaps. Short utterances are
-        repeated. A read rate below the sampling rate speeds up and raises the
-        voice."""
+        """Read a piece, its F0, and its F0 without gaps. Short utterances repeat.
+        A read rate below the sampling rate speeds up and raises the voice."""
         read = reader(read_rate)
         wav = read(path, seconds, start, samples / read_rate)
         wav = wav.repeat(-(-samples // max(len(wav), 1)))[:samples]

@@ -4,8 +4,8 @@ To run this recipe:
 > apt-get download festvox-ru
 > python train.py hparams/small.yaml --data_folder=.
 
---preset=vanilla, for example, trains the codebook in another way to compare
-with; --preset=none has no bottleneck.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck.
 """
 
 import sys

@@ -5,8 +5,7 @@ To run this recipe:
 > apt-get download festvox-ru
 > python train.py hparams/train.yaml --data_folder=.
 
---preset=vanilla, for example, trains the codebook in another way to compare
-with.
+To train the codebook in another way, add --preset=vanilla, for example.
 """
 
 import sys

@@ -3,8 +3,8 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=LibriSpeech --lexicon=FILE
 
---preset=vanilla, for example, trains the codebook in another way to compare
-with; --preset=none has no bottleneck.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck.
 """
 
 import sys

@@ -6,7 +6,7 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=openslr/librispeech_asr \
 --hours=5 --valid_hours=0.5
 
---preset=ema_bn, for example, trains the codebook in another way to compare with.
+To train the codebook in another way, add --preset=ema_bn, for example.
 """
 
 import sys

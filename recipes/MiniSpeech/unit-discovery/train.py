@@ -3,9 +3,9 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=my_recordings
 
---make_minispeech generates a synthetic corpus. --preset=vanilla, for example,
-trains the codebook in another way to compare with. The recipes of this task for
-other corpora import this file.
+To generate a synthetic corpus, add --make_minispeech. To train the codebook in
+another way, add --preset=vanilla, for example. Recipes of this task for other
+corpora import this file.
 """
 
 import logging
@@ -69,8 +69,7 @@ class UnitBrain(AnnealingBrain):
     items = ["id", "sig"]
 
     def set_up(self, datasets):
-        """Store the phones of the test set, the training set, and the names of
-        validation utterances to log."""
+        """Store the test phones, the training set, and the utterances to log."""
         self.phones = {
             name: item.get("phones", [])
             for name, item in datasets["test"].data.items()

@@ -4,8 +4,7 @@ of lines, after arXiv 2005.08520.
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
---preset=vanilla, for example, trains the codebook in another way to compare
-with.
+To train the codebook in another way, add --preset=vanilla, for example.
 """
 
 import math
@@ -43,8 +42,7 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
 
 class HandwritingBrain(AnnealingBrain):
     """Train an autoencoder of lines with a vector-quantized bottleneck, and a
-    probe that recognizes characters from the codewords. The probe's gradient
-    does not reach the model."""
+    character probe on the codewords whose gradient does not reach the model."""
 
     def init_optimizers(self):
         """Build one optimizer for the model and one for the probe, so that
@@ -63,8 +61,7 @@ class HandwritingBrain(AnnealingBrain):
                 )
 
     def compute_forward(self, batch, stage):
-        """Compute pixel logits, the quantizer's output, and the probe's
-        log-probabilities of characters."""
+        """Compute pixel logits, the quantizer's and the probe's output."""
         batch = batch.to(self.device)
         ink, lengths = batch.ink
         latents, token_lengths = self.modules.encoder(ink, lengths)
@@ -214,9 +211,8 @@ def dataio_prep(hparams, folder):
 
 
 def use_of_fillable(brain):
-    """Compute the codebook usage of the test set, also relative to the number of
-    codes it could use: the smaller of codebook size and number of frames. Empty
-    if nothing was quantized."""
+    """Compute the codebook usage of the test set, also relative to the codes it
+    could use at most, given its number of frames. Empty without quantization."""
     stats = use_of_codes(brain, "test")
     if not stats.get("vectors"):
         return {}

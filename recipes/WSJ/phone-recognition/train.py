@@ -3,9 +3,9 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=WSJ --lexicon=cmudict.dict
 
---preset=vanilla, for example, trains the codebook in another way to compare
-with; --preset=none has no bottleneck. The recipes of this task for other corpora
-import this file.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck. Recipes of this task for other corpora import
+this file.
 """
 
 import pathlib
@@ -94,8 +94,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
 def make_sampler(
     hparams: dict, train: DynamicItemDataset
 ) -> DynamicBatchSampler:
-    """Build a sampler that batches utterances of similar length, from buckets with
-    equal numbers of utterances."""
+    """Build a sampler of batches of similar lengths, from buckets of equal size."""
     lengths = [item["length"] for item in train.data.values()]
     shares = np.linspace(0, 1, hparams["num_buckets"] + 1)[1:]
     return DynamicBatchSampler(
