@@ -22,7 +22,7 @@ import time
 import click
 import torch
 import vector_quantize_pytorch as vqp
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 
 from speechbrain_vq import CodebookTrainer, VectorQuantizer
 from speechbrain_vq._names import unknown_name
@@ -177,28 +177,27 @@ def preset(name, changes, size, total_steps):
 WINDOW = {"robust, window predictor": 0.3}
 BEFORE = {"entropy_weight": 0.0}
 DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
+# robust before it had the entropy loss, and variants of that.
+VARIANTS = {
+    "no entropy": BEFORE,
+    "window predictor": BEFORE,
+    "denormalized": {**BEFORE, "denormalize": True},
+    "running norm": {**BEFORE, "norm": "running"},
+    "batch norm": {**BEFORE, "norm": "batch"},
+}
 METHODS = {
-    "paper": functools.partial(preset, "paper", {}),
-    "robust": functools.partial(preset, "robust", {}),
-    "diveq": functools.partial(preset, "diveq", {}),
-    # robust before it had the entropy loss, and variants of that.
-    "robust, no entropy": functools.partial(preset, "robust", BEFORE),
-    "robust, window predictor": functools.partial(preset, "robust", BEFORE),
-    "robust, denormalized": functools.partial(
-        preset, "robust", {**BEFORE, "denormalize": True}
-    ),
-    "robust, running norm": functools.partial(
-        preset, "robust", {**BEFORE, "norm": "running"}
-    ),
-    "robust, batch norm": functools.partial(
-        preset, "robust", {**BEFORE, "norm": "batch"}
-    ),
-    "cosine": functools.partial(preset, "cosine", {}),
-    "fsq": functools.partial(preset, "fsq", {}),
-    "lfq": functools.partial(preset, "lfq", {}),
-    "simvq": functools.partial(preset, "simvq", {}),
-    "vanilla": functools.partial(preset, "vanilla", {}),
-    "ema_bn": functools.partial(preset, "ema_bn", {}),
+    **{
+        name: functools.partial(preset, name, {})
+        for name in ("paper", "robust", "diveq")
+    },
+    **{
+        f"robust, {name}": functools.partial(preset, "robust", changes)
+        for name, changes in VARIANTS.items()
+    },
+    **{
+        name: functools.partial(preset, name, {})
+        for name in ("cosine", "fsq", "lfq", "simvq", "vanilla", "ema_bn")
+    },
     "vqp: EMA (default)": {},
     "vqp: EMA, k-means, dead codes": DEAD,
     "vqp: 8-d cosine, k-means, dead codes": {
@@ -589,10 +588,8 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
     for pair in corpora:
         name, _, folder = pair.partition("=")
         data[name] = load(pathlib.Path(folder), cache / f"{name}.pt")
-    path, lines = out.with_suffix(".jsonl"), []
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+    path = out.with_suffix(".jsonl")
+    lines = read_lines(path)
     done = {(x["method"], x["cell"], x["seed"]) for x in lines}
     for seed in range(1, seeds + 1):
         for cell in cells:
@@ -606,14 +603,9 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
                     method, cell, config, seed, data[config["task"]], split
                 )
                 lines.append(line)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                click.echo(
-                    {
-                        k: line[k]
-                        for k in ("method", "cell", "seed", *METRICS, "seconds")
-                    }
-                )
+                append_line(path, line)
+                shown = ("method", "cell", "seed", *METRICS, "seconds")
+                click.echo({key: line[key] for key in shown})
     recorded = sorted({line["versions"] for line in lines})
     page = summarize(lines)
     plot(lines, out.with_suffix(".png"))

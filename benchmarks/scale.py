@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from kmeans import mixture
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 from speed import high_water, stepper
 
 from speechbrain_vq import (
@@ -302,8 +302,7 @@ def jobs():
 
 def collect(path):
     """Run measurements without a line in the file, and return all rows."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
+    rows = read_lines(path)
     for name, function, arguments in jobs():
         if any(name.items() <= row.items() for row in rows):
             continue
@@ -311,8 +310,7 @@ def collect(path):
         with ProcessPoolExecutor(1, get_context("fork")) as processes:
             metrics = processes.submit(function, *arguments).result()
         rows.append({**name, **metrics})
-        with open(path, "a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+        append_line(path, rows[-1])
         print(rows[-1], file=sys.stderr)
     return rows
 

@@ -35,7 +35,7 @@ import click
 import numpy as np
 import soundfile
 import torch
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 from scipy.signal import resample_poly
 from scipy.stats import wilcoxon
 
@@ -405,18 +405,14 @@ def main(model, corpus, sources, whisper, report_only, samples, output):
     if samples is not None:
         write_samples(samples, systems(model), recordings(sources, corpus))
         return
-    lines = []
-    if output.exists():
-        text = output.read_text("utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+    lines = read_lines(output)
     done = {(line.get("recording"), line["system"]) for line in lines}
     packages = ("faster-whisper", "pesq", "pycodec2", "praat-parselmouth")
     made_by = {"versions": versions(*packages)}
 
     def add(line):
         lines.append(line | made_by)
-        with output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        append_line(output, lines[-1])
 
     if not report_only:
         for name, vocoder in (

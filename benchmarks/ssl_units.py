@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import vector_quantize_pytorch as vqp
 from hyperpyyaml import load_hyperpyyaml
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 from sklearn.cluster import MiniBatchKMeans
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
@@ -560,20 +560,13 @@ def main(
         convert(whisper, converted)
     utterances = dict(zip(("train", "valid", "test"), utterances, strict=True))
     data = extract(data, utterances, converted, cache / "states")
-    path, lines = out.with_suffix(".jsonl"), []
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+    path = out.with_suffix(".jsonl")
+    lines = read_lines(path)
+    packages = versions("scikit-learn", "vector-quantize-pytorch")
 
     def add(line):
-        lines.append(
-            {
-                **line,
-                "versions": versions("scikit-learn", "vector-quantize-pytorch"),
-            }
-        )
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        lines.append({**line, "versions": packages})
+        append_line(path, lines[-1])
         click.echo(lines[-1])
 
     if not any("layers" in line for line in lines):
