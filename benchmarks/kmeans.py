@@ -97,9 +97,7 @@ def page(args: argparse.Namespace) -> list[str]:
     return [
         "# K-means against scikit-learn",
         "",
-        f"`python benchmarks/kmeans.py {' '.join(sys.argv[1:])}`".replace(
-            " `", "`"
-        ),
+        f"`python {' '.join(sys.argv)}`",
         "",
         f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
         f"modes; {args.threads} CPU thread(s). "

@@ -279,7 +279,7 @@ def prepare_audio_folder(
 
 
 def _is_interrupted(folder: pathlib.Path) -> bool:
-    """Return whether MiniSpeech was not completed here."""
+    """Return whether an interrupted run left MiniSpeech incomplete here."""
     return any(folder.glob(".minispeech-*")) and not read_corpus(folder)
 
 

@@ -107,8 +107,7 @@ def main(argv: list[str]) -> None:
     }
     if (manifests / "train.json").is_file():
         items = read_manifest(manifests / "train.json", None, ["length"])
-        items = items.values()
-        seconds = sum(item["length"] for item in items)
+        seconds = sum(item["length"] for item in items.values())
         chosen |= choose(seconds, pathlib.Path(script).parent.name)
         steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)

@@ -57,8 +57,8 @@ class AnnealingBrain(ProgressMixin, VQBrain):
     """Brain whose learning rates fall linearly to 0 at the end of the run, so
     that the codebook can catch up with the encoder.
 
-    The rates depend on the step alone. Optional ``hparams`` are ``anneal``, the
-    share of the run in which they fall, and ``lr_warmup``, the steps of a rise.
+    The rates depend on the step alone. Optional ``hparams``: ``anneal``, the share
+    of the run in which they fall, and ``lr_warmup``, steps in which they rise first.
     """
 
     def on_fit_start(self):

@@ -114,7 +114,7 @@ def test_the_yamls_differ_in_the_voice_alone():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mic": "mic3"}, "mic is 'mic1' or 'mic2', not 'mic3'"),
+        ({"mic": "mic3"}, "mic must be 'mic1' or 'mic2', not 'mic3'"),
         ({"unseen_speakers": 7}, "there are 7 speakers, and at least one"),
         *(
             (

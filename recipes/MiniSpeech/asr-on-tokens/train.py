@@ -97,10 +97,10 @@ def encode(tokenizer, wav, kind):
 
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests."""
-    rate = hparams["pretrained"].token_rate
+    tokenizer = hparams["pretrained"]
+    rate = tokenizer.token_rate
     datasets = {s: read_split(hparams, folder, s, rate) for s in SPLITS}
     add_labels(hparams["label_encoder"], datasets, hparams["save_folder"])
-    tokenizer = hparams["pretrained"]
     read = TrainingReader(tokenizer.sample_rate)
     # The tokenizer is frozen, so each utterance is encoded only once.
     inputs = {
@@ -149,21 +149,17 @@ def make_modules(hparams, sample):
 
 def finish(brain, hparams):
     """Write the phone errors and, last, the test results."""
-    results = {
-        key: hparams[key] for key in ("tokenizer", "input", "seed")
-    } | brain.results
     with open(hparams["per_file"], "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
-    write_results(hparams["output_folder"], results)
+    settings = {key: hparams[key] for key in ("tokenizer", "input", "seed")}
+    write_results(hparams["output_folder"], settings | brain.results)
 
 
 def train(hparams, run_opts=None):
     """Train and test on a corpus, and return the Brain."""
-    for key, known in (
-        ("input", ("tokens", "features")),
-        ("embedding_init", ("pretrained", "random")),
-    ):
-        check_choice(key, hparams[key], known)
+    check_choice("input", hparams["input"], ("tokens", "features"))
+    init = hparams["embedding_init"]
+    check_choice("embedding_init", init, ("pretrained", "random"))
     folder = prepared(prepare, hparams)
     datasets = dataio_prep(hparams, folder)
     modules = make_modules(hparams, datasets["train"][0]["inputs"])
