@@ -64,7 +64,7 @@ def row(name: str, stock: dict, ours: dict) -> str:
 
 def _reason(effect):
     """Shorten the error text of a refusal."""
-    reason = effect.partition(" is refused: ")[2].partition(". A class of")[0]
+    reason = effect.partition(" is refused: ")[2].partition(". Allow a")[0]
     return f"refuses: {reason}" if reason else effect
 
 

@@ -29,10 +29,11 @@ COLUMNS = (
 def run_demo(
     output: pathlib.Path, seed: int, steps: int, minutes: float
 ) -> dict:
-    """Make a corpus, train both presets, compare them, and use the better one.
+    """Create a corpus, train both presets, compare them, and use the robust
+    model. An interrupted demo resumes.
 
-    An interrupted demo continues where it was. Returns ``seconds`` that this
-    call took, and the metrics of the presets under ``presets``.
+    Returns the duration of this call in ``seconds``, and the metrics of both
+    ``presets``.
     """
     start = time.perf_counter()
     click.echo(f"1. Speech: {minutes:g} minutes of MiniSpeech")
@@ -55,24 +56,27 @@ def run_demo(
 
 
 def make_corpus(folder: pathlib.Path, minutes: float) -> None:
-    """Run the preparation script of MiniSpeech, unless that was done."""
+    """Run the preparation script of MiniSpeech, which skips a finished
+    corpus."""
     script = recipe_path("MiniSpeech/minispeech_prepare.py")
     if run_python(str(script), str(folder), f"--minutes={minutes}"):
         raise click.ClickException("The corpus was not made, see above.")
 
 
 def run_python(*arguments: str, stdout=None) -> int:
-    """Run Python in a process that Ctrl-C ends with this one, without a message
-    of its own; return its code."""
-    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Run Python in a child process and return its exit code.
+
+    The child ignores Ctrl-C, so that it prints no message of its own, and is
+    terminated when this process stops waiting for it."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         child = subprocess.Popen([sys.executable, *arguments], stdout=stdout)
     finally:
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(signal.SIGINT, handler)
     try:
         return child.wait()
     finally:
-        # It must be gone before a second demo may write where it writes.
+        # A second demo must not find the child still writing the same files.
         child.terminate()
         child.wait()
 
@@ -83,7 +87,7 @@ def run_folder(output, preset, seed, steps) -> pathlib.Path:
 
 
 def train(preset, corpus, output, seed, steps) -> dict:
-    """Run the recipe, or continue it, and return its results."""
+    """Run or resume the recipe, and return its results."""
     folder = run_folder(output, preset, seed, steps)
     results = folder / "results.json"
     if not results.exists():
@@ -92,7 +96,7 @@ def train(preset, corpus, output, seed, steps) -> dict:
         command = ["-m", "speechbrain_vq", "train", RECIPE, f"--out={folder}"]
         command += [f"--preset={preset}", f"--seed={seed}", f"--steps={steps}"]
         command += [f"--data_folder={corpus}"]
-        # Of the run, the bar and errors are shown.
+        # Only stderr, with the progress bar and errors, is shown.
         log = folder / "output.txt"
         with open(log, "a", encoding="utf-8") as console:
             code = run_python(*command, stdout=console)
@@ -100,7 +104,7 @@ def train(preset, corpus, output, seed, steps) -> dict:
             raise click.ClickException(
                 f"Training {preset} failed, see above and {log}."
             )
-    # Runs of 0.1 name it otherwise.
+    # Results of version 0.1 lack the key "preset".
     return {"preset": preset, **read_json(results)}
 
 
@@ -123,8 +127,8 @@ def table(results) -> str:
 
 
 def use(run, corpus, output) -> None:
-    """Load the exported model and tokenize an utterance; resynthesize a
-    recording by the bundled model of recorded speech."""
+    """Tokenize an utterance with the exported model, and resynthesize a
+    recording with the bundled model of recorded speech."""
     model = run / "model"
     tokenizer = VQTokenizer.from_hparams(model)
     utterance = next(iter(read_manifest(corpus / "test.json").values()))
@@ -132,10 +136,10 @@ def use(run, corpus, output) -> None:
     shown = " ".join(map(str, tokens[:16]))
     click.echo(
         f'   "{utterance["words"]}"\n'
-        f"   {len(tokens)} tokens at {tokenizer.token_rate:g} a second: "
+        f"   {len(tokens)} tokens at {tokenizer.token_rate:g} per second: "
         f"{shown} ..."
     )
-    click.echo("4. Recorded speech, by the model that comes with the package")
+    click.echo("4. Recorded speech, with the bundled model")
     original = output / "original.wav"
     shutil.copyfile(pathlib.Path(bundled("speech"), "example.wav"), original)
     speech = VQTokenizer.from_hparams("speech")

@@ -1,4 +1,4 @@
-"""Parse the command line of a recipe, before anything slow is imported."""
+"""Parse the command line of a recipe, without slow imports."""
 
 import functools
 import importlib.util
@@ -20,42 +20,40 @@ from speechbrain_vq.recipe_files import dump, load, one_line, read_recipe
 
 
 def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
-    """Parse the command line of a recipe, as ``speechbrain.parse_arguments``.
+    """Parse the command line of a recipe, like ``speechbrain.parse_arguments``.
 
     The yaml includes a preset under the key ``vq`` and names it under
-    ``preset``. ``--preset=NAME`` includes the preset of that name instead, and
+    ``preset``. ``--preset=NAME`` includes another preset, and
     ``--vq='{KEY: VALUE}'`` changes values of the preset; both may be given.
-    What a recipe changes below its ``!include`` it changes in every preset that
-    has such a thing: its times of re-initialization give none to a preset that
-    never re-initializes.
+    Changes below the yaml's ``!include`` apply to any preset, except for
+    sections that it lacks: times of re-initialization, for example, do not
+    apply to a preset without a schedule.
 
     The yaml may be a variant of another, see ``recipe_files.read_recipe``.
     Dashes in the name of a key count as underscores, and a boolean key without
     a value is true.
 
-    Returns the yaml file (of a variant, the one at the end of its includes),
-    the run options and the overrides. These may add keys: load them with
-    ``overrides_must_match=False``. A ValueError tells what is wrong with an
-    argument, or missing."""
-    # SpeechBrain would append it to the value before it, or ignore it.
-    for before, arg in pairwise(argv):
-        is_value = before.startswith("-") and "=" not in before
+    Returns the yaml file (for a variant, the one at the end of its includes),
+    the run options and the overrides. Overrides may add keys: load them with
+    ``overrides_must_match=False``. Raises ValueError for an invalid or missing
+    argument."""
+    # SpeechBrain appends a stray word to the previous value, or ignores it.
+    for previous, arg in pairwise(argv):
+        is_value = previous.startswith("-") and "=" not in previous
         if not arg.startswith("-") and not is_value:
             hint = f": write --{arg}" if re.match(r"\w+=", arg) else ""
             raise ValueError(f"{arg!r} belongs to no option{hint}.")
 
-    def as_in_yaml(option):
+    def with_underscores(option):
         return "--" + option[1].replace("-", "_")
 
-    argv = [re.sub("^--([^=]*)", as_in_yaml, arg) for arg in argv]
-    hparams_file, run_opts, overrides = _run_options().from_command_line_args(
-        argv
-    )
+    argv = [re.sub("^--([^=]*)", with_underscores, arg) for arg in argv]
+    yaml, run_opts, overrides = _run_options().from_command_line_args(argv)
     limit = run_opts["optimizer_step_limit"]
-    if isinstance(limit, str):  # As SpeechBrain leaves it.
+    if isinstance(limit, str):  # SpeechBrain does not convert it.
         if not limit.isdecimal():
             raise ValueError(
-                f"--optimizer_step_limit={limit}: it is a number of steps."
+                f"--optimizer_step_limit={limit}: must be a number of steps."
             )
         run_opts = replace(run_opts, optimizer_step_limit=int(limit))
     names = re.findall(r"^(\w+):", overrides, re.M)
@@ -66,16 +64,15 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         options = load(overrides) or {}
     except YAMLError as error:
         lines = ", ".join(f"--{line}" for line in overrides.split("\n"))
-        # As in --vq='entropy_weight: 0'.
+        # Braces are missing, as in --vq='entropy_weight: 0'.
         bare = re.search(r"^(\w+): (\w+: .*)", overrides, re.M)
-        hint = bare and f". Is it --{bare[1]}='{{{bare[2]}}}'?"
+        hint = f". Is it --{bare[1]}='{{{bare[2]}}}'?" if bare else ""
         raise ValueError(
-            f"Not all of {lines} is yaml: {one_line(error)}{hint or ''}"
+            f"Not all of {lines} is yaml: {one_line(error)}{hint}"
         ) from error
-    yaml = hparams_file
     hparams_file, recipe, variant = read_recipe(yaml)
+    # Yamls of version 0.1 name the preset under ``arm``.
     key = "arm" if "arm" in recipe else "preset"
-    # In yamls of 0.1, the preset is under ``arm``.
     for other in {"arm", "preset"} & set(options) - {key}:
         if other == "arm":
             warn("--arm is now --preset", FutureWarning, stacklevel=2)
@@ -86,7 +83,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
             hint = suggestion(name, defaults, lambda key: f"--{key}")
             raise ValueError(
                 f"No option '--{name}'.{hint} `speechbrain-vq config` shows "
-                "all that a recipe has."
+                "all keys of a recipe."
             )
         if value is None and isinstance(defaults[name], bool):
             options[name] = True
@@ -94,7 +91,7 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
     for name, default in defaults.items():
         tag = getattr(getattr(default, "tag", None), "value", None)
         if tag == "!PLACEHOLDER" and name not in options:
-            raise ValueError(f"--{name}=... is missing: {yaml} asks for it.")
+            raise ValueError(f"--{name}=... is missing: {yaml} requires it.")
     changes, own = options.pop("vq", {}), variant.pop("vq", {})
     include = ""
     if changes or own or key in options or key in variant:
@@ -102,11 +99,11 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
         recursive_update(below, own)
         name = options.get(key, variant.get(key, recipe[key]))
         preset = _changed_preset(name, changes, below)
-        # It replaces the recipe's, which is meant for other presets.
+        # A preset's own dimension takes precedence over the recipe's.
         dim = load(preset.read_text("utf-8")).get("codebook_dim")
         if dim is not None and "codebook_dim" in defaults:
             options.setdefault("codebook_dim", dim)
-        # A space would end the tag.
+        # Quoted, as a space in the path would end the tag.
         include = f"vq: !include:{quote(str(preset))}\n"
     recursive_update(variant, options)
     text = dump(variant) if variant else ""
@@ -114,10 +111,10 @@ def parse_arguments(argv: list[str]) -> tuple[str, dict, str]:
 
 
 def _run_options() -> type:
-    """Return SpeechBrain's ``RunOptions``, the parser of its command line.
+    """Return SpeechBrain's ``RunOptions``, which parses its command line.
 
-    Before SpeechBrain is imported, which takes seconds, the file of the class
-    is loaded alone: it needs nothing else.
+    Importing SpeechBrain takes seconds, so only the file of the class is
+    loaded, unless SpeechBrain is already imported.
     """
     if "speechbrain" in sys.modules:
         return sys.modules["speechbrain"].RunOptions
@@ -130,7 +127,7 @@ def _run_options() -> type:
     return module.RunOptions
 
 
-# What cannot be 0, where a yaml has a number for it.
+# Keys whose values must be positive if their default is.
 _POSITIVE = re.compile(
     r"number_of_|.*(_size|_dim|_rate|_length|channels|_steps|_layers)$|"
     r"(lr|segment|longest|minutes|n_mels|n_fft|stride|num_speakers)$"
@@ -138,39 +135,39 @@ _POSITIVE = re.compile(
 
 
 def _check_value(name: str, value, default) -> None:
-    """Refuse a value of another type than a number, or out of range."""
+    """Raise ValueError if a key with a numeric default has a value that is no
+    number or is out of range."""
     if not isinstance(default, int | float) or value is None:
         return
     if not isinstance(value, int | float):
         raise ValueError(
-            f"--{name}={value}: {name} is a number or a boolean value, such "
-            f"as {default}."
+            f"--{name}={value}: {name} must be a number or a boolean, such as "
+            f"{default}."
         )
     if isinstance(default, bool) or isinstance(value, bool) or default < 0:
         return
-    # NaN, infinity, and what would be infinite in 32 bits.
+    # Rejects NaN, infinity, and numbers that overflow in fp32.
     if not value < 3.4e38:
         raise ValueError(
             f"--{name}={value}: {name} must be finite, such as {default}."
         )
     positive = default > 0 and _POSITIVE.match(name)
     if value < 0 or positive and value == 0:
-        least = "above 0" if positive else "0 or more"
+        allowed = "above 0" if positive else "0 or more"
         if positive and isinstance(default, int):
-            least = "an integer >= 1"
+            allowed = "an integer >= 1"
         raise ValueError(
-            f"--{name}={value}: {name} must be {least}, such as {default}."
+            f"--{name}={value}: {name} must be {allowed}, such as {default}."
         )
     if isinstance(default, int) and value != int(value):
         raise ValueError(
-            f"--{name}={value}: {name} is a whole number, such as {default}."
+            f"--{name}={value}: {name} must be an integer, such as {default}."
         )
 
 
 def _own_changes(recipe: dict, key: str) -> dict:
-    """Return what a recipe changes in its preset: what stands below the
-    ``!include``, or, where ``config`` has written the preset out, the values
-    that differ."""
+    """Return the changes of a recipe to its preset: the values below the
+    ``!include`` or, in a yaml that ``config`` wrote, the values that differ."""
     if not isinstance(recipe["vq"], dict):
         return {}
     if recipe["vq"].tag.value:
@@ -186,7 +183,8 @@ def _own_changes(recipe: dict, key: str) -> dict:
 
 
 def _changed_preset(name: str, changes: dict, own: dict) -> Path:
-    """Return the file of a preset, or of a copy with changed values."""
+    """Return the file of a preset, or of a copy with the changes of the
+    command line and the recipe's own."""
     path = preset_path(name)
     if not (changes or own):
         return path
@@ -201,7 +199,7 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
         if isinstance(value, dict) and preset[key] is None:
             raise ValueError(
                 f"The preset {name!r} has no {key} to change; see hparams/ for "
-                "one that has."
+                "presets that have one."
             )
     recursive_update(preset, _fitting(own, preset))
     recursive_update(preset, changes)
@@ -212,12 +210,12 @@ def _changed_preset(name: str, changes: dict, own: dict) -> Path:
 
 @functools.cache
 def _copies() -> tempfile.TemporaryDirectory:
-    """The folder of changed presets, until the process ends."""
+    """Return the folder of changed presets, which is removed at exit."""
     return tempfile.TemporaryDirectory(prefix="speechbrain_vq-")
 
 
 def _fitting(own: dict, preset: dict) -> dict:
-    """Select a recipe's own values, without parts of what a preset lacks."""
+    """Select a recipe's own changes, without sections that a preset lacks."""
     return {
         key: value
         for key, value in own.items()

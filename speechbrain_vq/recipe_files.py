@@ -1,5 +1,4 @@
-"""Find the recipes and read their yaml files, in a checkout and once
-installed."""
+"""Find recipes and read their yaml files, in a checkout or installed."""
 
 import ast
 import io
@@ -12,7 +11,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from speechbrain_vq._names import suggestion, unknown_name
 from speechbrain_vq.presets import package_folder, preset_path
 
-# For `train FOLDER`
+# Recipes of `train FOLDER`, by the value of --recipe.
 FOLDER_RECIPES = {
     "units": "MiniSpeech/unit-discovery",
     "codec": "DebianSpeech/speech-codec",
@@ -21,28 +20,25 @@ FOLDER_RECIPES = {
 
 
 def folder_recipe(name: str) -> str:
-    """Find the recipe that trains on any folder of recordings, by its short
-    name or its own."""
+    """Return the recipe of a short or full name that trains on any folder of
+    recordings."""
     if name in FOLDER_RECIPES.values():
         return name
     if name not in FOLDER_RECIPES:
-        raise ValueError(
-            unknown_name(
-                "recipe for a folder of recordings", name, FOLDER_RECIPES
-            )
-        )
+        kind = "recipe for a folder of recordings"
+        raise ValueError(unknown_name(kind, name, FOLDER_RECIPES))
     return FOLDER_RECIPES[name]
 
 
 def recipe_names() -> list[str]:
-    """List the recipes, such as ``MiniSpeech/unit-discovery``."""
+    """List all recipes by name, such as ``MiniSpeech/unit-discovery``."""
     recipes = package_folder("recipes")
     scripts = recipes.glob("*/*/train.py")
     return sorted(p.parent.relative_to(recipes).as_posix() for p in scripts)
 
 
 def describe_recipe(name: str) -> str:
-    """Return the first sentence on a recipe."""
+    """Return the first sentence of the docstring of a recipe's script."""
     source = recipe_path(f"{name}/train.py").read_text("utf-8")
     text = " ".join(ast.get_docstring(ast.parse(source)).split())
     text = re.split(r"[.:] ", text)[0].removeprefix("Recipe for ").rstrip(".")
@@ -50,25 +46,25 @@ def describe_recipe(name: str) -> str:
 
 
 def recipe_yaml(recipe: str, name: str) -> Path:
-    """Find a yaml file to train a recipe by: a file, or the name of one of the
-    recipe's own. A ValueError names those it has if there is no such file."""
+    """Find a recipe's yaml file by its path, or by its name in the recipe's
+    ``hparams``. Raises ValueError, with all known names, if there is none."""
     folder = recipe_path(f"{recipe}/train.py").parent / "hparams"
     if Path(name).is_file():
         return Path(name)
     known = sorted(path.name for path in folder.glob("*.yaml"))
     if name not in known:
-        beside = [str(p) for p in Path(name).parent.glob("*.yaml")]
-        hint = suggestion(name, [*known, *beside])
+        siblings = [str(p) for p in Path(name).parent.glob("*.yaml")]
+        hint = suggestion(name, [*known, *siblings])
         raise ValueError(
-            f"{recipe} has no {name}, nor is it a file here.{hint} It has "
-            f"{', '.join(known)}."
+            f"{recipe} has no {name}, and there is no such file here.{hint} "
+            f"The recipe has {', '.join(known)}."
         )
     return folder / name
 
 
 def write_out(path: Path) -> str:
-    """Return the text of a recipe's yaml file with what it includes, so that it
-    does not depend on where it lies.
+    """Return the text of a recipe's yaml file with all included files inserted,
+    so that it can be moved.
 
     Example
     -------
@@ -103,14 +99,12 @@ def write_out(path: Path) -> str:
 
 
 class _Representer(RoundTripRepresenter):
-    """Write null and boolean values as the yamls of the recipes do."""
+    """Representer that writes null, True and False, as the recipes do."""
 
     def represent_none(self, value):
-        """Write null."""
         return self.represent_scalar("tag:yaml.org,2002:null", "null")
 
     def represent_bool(self, value, anchor=None):
-        """Write True or False."""
         text = str(bool(value))
         return self.represent_scalar("tag:yaml.org,2002:bool", text)
 
@@ -125,7 +119,7 @@ def load(text: str) -> dict:
 
 
 def dump(values: dict) -> str:
-    """Write yaml that ``load`` has read."""
+    """Write values of ``load`` as yaml."""
     text, yaml = io.StringIO(), YAML()
     yaml.Representer = _Representer
     yaml.indent(mapping=4)
@@ -135,13 +129,13 @@ def dump(values: dict) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Return the message of an error, which PyYAML's show in several lines."""
+    """Return the message of an error, such as PyYAML's, in a single line."""
     return " ".join(str(error).split())
 
 
 def recipe_path(relative: str) -> Path:
-    """Return the absolute path of a file or folder below ``recipes/``; a
-    ValueError names the closest recipe if there is none."""
+    """Return the absolute path of a file or folder below ``recipes/``. Raises
+    ValueError, with the closest recipe, if there is none."""
     recipes = package_folder("recipes")
     path = recipes / relative
     if not path.exists():
@@ -151,11 +145,13 @@ def recipe_path(relative: str) -> Path:
 
 
 def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
-    """Read the yaml file of a recipe: return the file at the end of its
-    includes, the values of that, and the overrides of the variants on the way.
+    """Read the yaml file of a recipe, or a variant of one.
 
-    A variant has one key, ``recipe: !include:FILE``, with its overrides below;
-    the file may be a variant, too."""
+    A variant has a single key, ``recipe: !include:FILE``, with its overrides
+    below. The file may itself be a variant.
+
+    Returns the file at the end of the includes, the values in it, and the
+    merged overrides of all variants."""
     from hyperpyyaml.core import recursive_update
 
     try:
@@ -167,7 +163,7 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
     if not isinstance(recipe, dict):
         raise ValueError(
             f"{hparams_file} has no keys of a recipe: `speechbrain-vq config "
-            "RECIPE` writes a file that has them."
+            "RECIPE` prints a complete file."
         )
     tag = getattr(getattr(recipe.get("recipe"), "tag", None), "value", None)
     if list(recipe) != ["recipe"] or not (tag or "").startswith("!include:"):
@@ -183,7 +179,7 @@ def read_recipe(hparams_file: str) -> tuple[str, dict, dict]:
 
 
 def _add_comments(values: dict, others: dict) -> None:
-    """Add to yaml the comments of other yaml on keys that had none."""
+    """Copy the comments of other yaml values to keys without a comment."""
     values.ca.items.update(
         {k: v for k, v in others.ca.items.items() if k not in values.ca.items}
     )

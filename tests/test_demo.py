@@ -58,7 +58,7 @@ def test_ctrl_c_while_the_corpus_is_made_is_one_line(tmp_path):
     os.killpg(demo.pid, signal.SIGINT)
     output, _ = demo.communicate(timeout=120)
     assert demo.returncode == 130
-    assert output == "\nInterrupted. The same command goes on from here.\n"
+    assert output == "\nInterrupted. Run the same command again to resume.\n"
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     os.killpg(first.pid, signal.SIGINT)
     output, _ = first.communicate(timeout=120)
     assert first.returncode != 0
-    assert output.count("The same command goes on from here") == 1
+    assert output.count("Run the same command again to resume") == 1
     assert "Traceback" not in output
     # On a terminal.
     ours, theirs = os.openpty()

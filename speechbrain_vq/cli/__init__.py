@@ -1,4 +1,4 @@
-"""The command line ``speechbrain-vq``: one file per group of verbs."""
+"""Command line ``speechbrain-vq``, with one file per group of verbs."""
 
 import click
 
@@ -14,17 +14,17 @@ from .training import demo, train
     cls=Verbs,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        # Recipes write the names of options with underscores.
+        # Recipes spell their options with underscores.
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 @click.version_option(package_name="speechbrain-vq")
 @click.pass_context
 def main(context, debug) -> None:
     """Train, evaluate, publish and use vector-quantized bottlenecks.
 
-    Begin with `speechbrain-vq train FOLDER_OF_RECORDINGS`.
+    Start with `speechbrain-vq train FOLDER_OF_RECORDINGS`.
     """
     context.meta["debug"] = debug or context.meta.get("debug", False)
 

@@ -19,19 +19,19 @@ from speechbrain_vq.recipe_files import one_line
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "Interrupted. The same command goes on from here."
-# As the shell gives it to a program that Ctrl-C ends.
+INTERRUPTED = "Interrupted. Run the same command again to resume."
+# Exit code of a shell's command after SIGINT: 128 + 2.
 INTERRUPTED_CODE = 130
 
 
 class ExistingPath(click.Path):
-    """A path that must exist; the closest name beside it is suggested."""
+    """Path that must exist; the error suggests the closest name."""
 
     def convert(self, value, parameter, context):
-        """Check a path."""
+        """Return an existing path."""
         if not os.path.lexists(value):
-            beside = map(str, pathlib.Path(value).parent.glob("*"))
-            hint = suggestion(str(value), beside)
+            siblings = map(str, pathlib.Path(value).parent.glob("*"))
+            hint = suggestion(str(value), siblings)
             self.fail(f"there is no '{value}'.{hint}", parameter, context)
         return super().convert(value, parameter, context)
 
@@ -42,16 +42,14 @@ folder_path = ExistingPath(file_okay=False, path_type=pathlib.Path)
 
 
 class OutputPath(click.Path):
-    """Path of an output, refused before anything is computed where it cannot be
-    created."""
+    """Path of an output that can be created, checked before computation."""
 
     def convert(self, value, parameter, context) -> pathlib.Path:
-        """Check the folder, or that of the file."""
+        """Return a path that can be created."""
         path = pathlib.Path(super().convert(value, parameter, context))
-        # A file is written beside others.
         folder = path.absolute().parent if self.file_okay else path.absolute()
-        places = (folder, *folder.parents)
-        parent = next(place for place in places if os.path.lexists(place))
+        ancestors = (folder, *folder.parents)
+        parent = next(filter(os.path.lexists, ancestors))
         if not parent.is_dir():
             self.fail(f"'{parent}' is no folder.", parameter, context)
         try:
@@ -65,26 +63,29 @@ output_path = OutputPath()
 output_file = OutputPath(dir_okay=False)
 output_folder = OutputPath(file_okay=False)
 
-# Options of a model, by the keywords of ``from_hparams`` that they give.
+# Options of a model, by their keywords of ``from_hparams``.
 _MODEL_OPTIONS = {
     "vocoder": click.option(
         "--vocoder",
         metavar="FOLDER|ORG/NAME",
-        help="Vocoder: a SpeechBrain HiFi-GAN, one of DebianSpeech/vocoder, a "
-        "unit vocoder, or griffin-lim; default: the bundled one, where it "
-        "takes the model's log-mels, else Griffin-Lim.",
+        help="Vocoder: a HiFi-GAN of SpeechBrain, a vocoder of the recipe "
+        "DebianSpeech/vocoder, a unit vocoder, or griffin-lim; default: the "
+        "model's own, else the bundled vocoder if it matches the model's "
+        "log-mels, else Griffin-Lim.",
     ),
     "ssl_encoder": click.option(
         "--ssl-encoder",
         metavar="ORG/NAME|FOLDER",
-        help="Self-supervised encoder of the model: its repository on the Hub, "
-        "or a folder with a copy.",
+        help="Self-supervised encoder that the model requires: its repository "
+        "on the Hub, or a folder with a copy.",
     ),
     "num_codebooks": click.option(
         "--codebooks",
         "num_codebooks",
+        metavar="N",
         type=click.IntRange(min=1),
-        help="Use only the first N codebooks (lower bit rate); default: all.",
+        help="Number of codebooks to use, counted from the first; default: "
+        "all. Fewer codebooks lower the bit rate.",
     ),
     "dtype": click.option(
         "--precision",
@@ -99,14 +100,14 @@ _MODEL_OPTIONS = {
     ),
     "device": click.option(
         "--device",
-        help="Device of the model, e.g. cpu or cuda; default: any GPU.",
+        help="Device of the model, e.g. cpu or cuda; default: a GPU if any.",
     ),
 }
 
 
 def model_options(*names: str):
-    """Add options of a model; the verb gets those that are given as ``model``,
-    keywords of ``from_hparams``."""
+    """Add options of a model to a verb, which receives their values as a
+    dictionary ``model`` of keywords for ``from_hparams``."""
 
     def decorate(verb):
         @functools.wraps(verb)
@@ -127,18 +128,20 @@ engine_option = click.option(
     type=click.Choice(["process", "ray"]),
     default="process",
     show_default=True,
-    help="Engine that encodes: this process, or the actors of a Ray cluster "
-    "(at RAY_ADDRESS, or started on this machine).",
+    help="Engine that encodes the audio: this process, or a Ray cluster (at "
+    "RAY_ADDRESS, or started on this machine).",
 )
 
 
 @contextlib.contextmanager
 def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
-    """Exit with one line on a user's mistake; the traceback goes to the log,
-    and to the console with ``speechbrain-vq --debug``. ``interrupted`` is the
-    message on Ctrl-C."""
-    # A file name may be no text, which a stream refuses but stderr.
-    with contextlib.suppress(AttributeError):  # Of a notebook's
+    """Context manager that reports a user's mistake in one line and exits.
+
+    The traceback is logged, or shown with ``speechbrain-vq --debug``.
+    ``interrupted`` is the message after Ctrl-C."""
+    # Printing a file name that is not UTF-8 would fail. A notebook's stdout
+    # has no `reconfigure`.
+    with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
@@ -146,8 +149,7 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
         click.echo(f"\n{interrupted}", err=True)
         sys.exit(INTERRUPTED_CODE)
     except BrokenPipeError:
-        # Of `| head`, which click ends quietly.
-        raise
+        raise  # E.g. from `| head`: click exits without a message.
     except Exception as error:
         context = click.get_current_context(silent=True)
         debug = context and context.find_root().meta.get("debug")
@@ -160,27 +162,25 @@ def clean_errors(interrupted: str = INTERRUPTED) -> Iterator[None]:
 
 
 def _as_users_mistake(error: Exception) -> str | None:
-    """Describe an error that a user can mend; None for any other."""
+    """Return the message for an error that a user can fix; None for others."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        # Without its number.
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, KeyError):
         return f"The key {error} is missing; --debug shows where."
-    # YAMLError of PyYAML and of ruamel, neither of which is loaded for it.
+    # Compared by name: importing torch, PyYAML, ruamel or the Hub is slow.
     names = {cls.__name__ for cls in type(error).__mro__}
-    # Of PyTorch, on a GPU and on a CPU: RuntimeErrors both.
+    # PyTorch raises a RuntimeError, on a GPU an OutOfMemoryError.
     if "OutOfMemoryError" in names or "can't allocate memory" in str(error):
-        what = str(error).splitlines()[0].split(": ")[-1].rstrip(".")
+        detail = str(error).splitlines()[0].split(": ")[-1].rstrip(".")
         return (
-            f"Not enough memory ({what}): take smaller batches, or a smaller "
+            f"Not enough memory ({detail}): use smaller batches, or a smaller "
             "codebook or model."
         )
     if "YAMLError" in names:
-        # With the place on lines of their own.
         return one_line(error)
     kinds = ImportError, MemoryError, OSError, ValueError
     if isinstance(error, kinds) or "HubError" in names:
-        # Of a worker of a loader, whose message has its traceback.
+        # An error of a data loader's worker contains the worker's traceback.
         _, traceback, rest = str(error).partition("Original Traceback (")
         last = rest.splitlines()[-1].partition(": ")[2] if traceback else ""
         return last or str(error)
@@ -188,8 +188,8 @@ def _as_users_mistake(error: Exception) -> str | None:
 
 
 class Verbs(click.Group):
-    """Handle the errors of all verbs: suggest one for an unknown verb, refuse
-    empty arguments, and end with one line where a user can mend it."""
+    """Group of verbs that suggests a verb for an unknown one, rejects empty
+    arguments, and reports users' mistakes in one line."""
 
     def invoke(self, context):
         """Run a verb."""
@@ -197,55 +197,56 @@ class Verbs(click.Group):
             return super().invoke(context)
 
     def resolve_command(self, context, args):
-        """Find the verb of a command line, and check the other arguments."""
-        verb, *rest = args
+        """Find the verb, and check its arguments."""
+        verb, *arguments = args
         if verb not in self.commands:
             hint = suggestion(verb, self.commands)
             known = ", ".join(self.commands)
             context.fail(f"No such verb '{verb}'.{hint} Known: {known}.")
-        for argument in rest:
-            # An empty path would be the current folder.
+        for argument in arguments:
+            # An empty path would stand for the current folder.
             if not argument or re.fullmatch(r"-[\w-]+=", argument):
                 name = argument.rstrip("=") or "An argument"
                 raise click.ClickException(
                     f"{name} is empty: give a value, or leave it out."
                 )
-        if "--debug" in rest:
+        if "--debug" in arguments:
             context.find_root().meta["debug"] = True
-            rest.remove("--debug")
-        return super().resolve_command(context, [verb, *rest])
+            arguments.remove("--debug")
+        return super().resolve_command(context, [verb, *arguments])
 
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Show on a terminal, at once, that a verb has started: the imports within
-    take seconds. Ctrl-C ends it at once: a KeyboardInterrupt in the middle of
-    an import, such as that of NumPy, becomes other errors."""
+    """Context manager for slow imports. It shows on a terminal that the verb
+    has started. Ctrl-C exits at once, as imports such as NumPy's turn a
+    KeyboardInterrupt into other errors."""
     if sys.stderr.isatty():
         click.echo("Loading ...", err=True)
-    usual = signal.getsignal(signal.SIGINT)
-    # Only the main thread may, and what ignores it goes on to.
+    handler = signal.getsignal(signal.SIGINT)
+    # Only the main thread may set a handler. A process that ignores SIGINT, for
+    # example in the background, must keep doing so.
     if (
-        usual is signal.default_int_handler
+        handler is signal.default_int_handler
         and threading.current_thread() is threading.main_thread()
     ):
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is _leave:
-            signal.signal(signal.SIGINT, usual)
+        if signal.getsignal(signal.SIGINT) is _exit:
+            signal.signal(signal.SIGINT, handler)
 
 
-def _leave(number, frame):
-    """End the process, which has nothing to clean up yet."""
+def _exit(number, frame):
+    """Exit at once, as there is nothing to clean up yet."""
     click.echo(f"\n{INTERRUPTED}", err=True)
     os._exit(INTERRUPTED_CODE)
 
 
 def open_engine(name: str, model: dict):
-    """Return the engine of a name, None for this process, and move the device
-    from the options of the model, which is then loaded on a CPU, to it."""
+    """Return the engine of a name, or None for this process. An engine takes
+    over the device option of the model, which then loads on the CPU."""
     if name == "process":
         return None
     from speechbrain_vq.inference import RayEngine

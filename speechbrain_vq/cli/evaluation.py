@@ -1,4 +1,4 @@
-"""Verbs that evaluate a model or its tokens, and report on them."""
+"""Verbs that evaluate a model or tokens, and write reports."""
 
 import pathlib
 import sys
@@ -33,23 +33,23 @@ OF_TOKENS = ("codebook_size",)
     "--manifest",
     required=True,
     type=file_path,
-    help="Json manifest of the test set, with phones and speakers if known.",
+    help="JSON manifest of the test set, with phones and speakers if known.",
 )
 @click.option(
     "--item",
     type=file_path,
-    help="ZeroSpeech item file; default: made of the manifest's phones.",
+    help="ZeroSpeech item file; default: items from the manifest's phones.",
 )
 @click.option(
     "--out",
     type=output_folder,
-    help="Folder for results.json, results.md and, of a model, report.html.",
+    help="Folder for results.json, results.md and, for a MODEL, report.html.",
 )
 @click.option(
     "--report",
     metavar="FILE",
     type=output_file,
-    help="HTML report on the model, with recordings of the manifest; default: "
+    help="HTML report on a MODEL, with recordings of the manifest; default: "
     "report.html in --out.",
 )
 @click.option(
@@ -57,15 +57,15 @@ OF_TOKENS = ("codebook_size",)
     "judges",
     multiple=True,
     metavar="NAME|MODULE:CALLABLE",
-    help="Judge of decoded speech: resemblyzer, whisper (or "
-    "whisper:PATH_OR_NAME of its weights), or one of your own; may be "
-    "repeated.",
+    help="Judge of decoded speech: resemblyzer, whisper, "
+    "whisper:PATH_OR_NAME_OF_WEIGHTS, or your own; may be repeated.",
 )
 @click.option(
     "--reconstruct",
     "max_reconstructed",
     default=32,
     show_default=True,
+    metavar="N",
     type=click.IntRange(min=0),
     help="Number of utterances to reconstruct.",
 )
@@ -76,7 +76,7 @@ OF_TOKENS = ("codebook_size",)
     show_default=True,
     metavar="N",
     type=click.IntRange(min=0),
-    help="Number of conversions, each of an utterance to another speaker.",
+    help="Number of pairs of utterance and target speaker to convert.",
 )
 @click.option(
     "--targets",
@@ -93,26 +93,27 @@ OF_TOKENS = ("codebook_size",)
     "--replicates",
     default=100,
     show_default=True,
+    metavar="N",
     type=click.IntRange(min=0),
-    help="Number of bootstrap replicates; 0: no intervals.",
+    help="Number of bootstrap replicates; 0 for no confidence intervals.",
 )
 @click.option("--seed", default=0, show_default=True, help="Random seed.")
 @click.option(
     "--codebook-size",
+    metavar="N",
     type=click.IntRange(min=1),
     help="Codebook size of TOKENS.jsonl.",
 )
 @click.option(
     "--data-root",
     type=folder_path,
-    help="Value of {data_root} in the manifest.",
+    help="Folder to substitute for {data_root} in the manifest.",
 )
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit with 1 if an utterance was left out.",
+    help="Exit with status 1 if any utterance was left out.",
 )
-# Of the last release: there is one ABX now.
 @click.option(
     "--abx",
     type=click.Choice(["own", "fastabx"]),
@@ -124,7 +125,11 @@ OF_TOKENS = ("codebook_size",)
 def evaluate(
     source, model, out, report, abx, strict, engine, **options
 ) -> None:
-    """Evaluate units by phones, ABX, bit rate and reconstruction."""
+    """Evaluate the units of a model or a token file.
+
+    Metrics are phone information, ABX, bit rate and, for a MODEL,
+    reconstruction and voice conversion.
+    """
     is_tokens = pathlib.Path(source).suffix == ".jsonl"
     _check_options(source, is_tokens, options)
     if abx == "fastabx":
@@ -177,7 +182,7 @@ def evaluate(
 
 
 def _check_options(source, is_tokens, options):
-    """Refuse options that would have no effect."""
+    """Raise a usage error for options that would have no effect."""
     context = click.get_current_context()
     given = {
         parameter.name: parameter.opts[0]
@@ -206,8 +211,8 @@ def _check_options(source, is_tokens, options):
 @click.option(
     "--data",
     type=existing_path,
-    help="Manifest or folder of recordings; default: the test set of the run, "
-    "or the example of the model.",
+    help="Manifest or folder of recordings to encode; default: the test set "
+    "of the run, or the example of the model.",
 )
 @click.option(
     "--out",
@@ -215,11 +220,15 @@ def _check_options(source, is_tokens, options):
     default="report.html",
     show_default=True,
     type=output_file,
-    help="File to write.",
+    help="HTML file to write.",
 )
 @model_options("vocoder", "ssl_encoder", "revision", "device")
 def report(model, **options) -> None:
-    """Write one HTML page to listen to, look at and compare runs."""
+    """Write an HTML report on a run or model.
+
+    One page has its recordings, training curves, codebook and units, and
+    compares it with other runs.
+    """
     with loading():
         from speechbrain_vq.report import write_report
 

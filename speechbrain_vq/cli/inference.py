@@ -18,7 +18,7 @@ from .common import (
 
 
 def files_options(command):
-    """Add the arguments and options of all verbs that process files."""
+    """Add the arguments and options common to all verbs that process files."""
     for option in (
         click.option(
             "--overwrite",
@@ -30,8 +30,9 @@ def files_options(command):
             "source",
             default="speech",
             show_default=True,
-            help="Folder of the model, name of a bundled one, or ORG/NAME on "
-            "the Hub.",
+            metavar="FOLDER|NAME|ORG/NAME",
+            help="Model: its folder, the name of a bundled model (see `list`), "
+            "or a repository on the Hub.",
         ),
         click.argument(
             "places",
@@ -51,37 +52,38 @@ def files_options(command):
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit with 1 if a file was left out.",
+    help="Exit with status 1 if any file was left out.",
 )
 @click.option(
     "--out",
     required=True,
     type=output_path,
-    help="Output: NAME.jsonl, NAME.npz, or a folder for a data set or, with "
-    "an engine, Parquet shards.",
+    help="Output: NAME.jsonl, NAME.npz, or a folder for a data set (with "
+    "--engine=ray, for Parquet shards).",
 )
 @engine_option
 @click.option(
     "--format",
     type=click.Choice(["jsonl", "npz", "hf-dataset", "parquet"]),
-    help="Format of --out; default: by its name.",
+    help="Format of --out; default: inferred from its name.",
 )
 @click.option(
     "--batch-seconds",
     default=60.0,
     show_default=True,
+    metavar="SECONDS",
     type=click.FloatRange(min=1),
     help="Seconds of audio per batch; longer files are split.",
 )
 def tokenize(
     places, source, model, out, overwrite, strict, engine, **options
 ) -> None:
-    """Write the tokens of audio files, folders or data sets.
+    """Encode audio files, folders or data sets to tokens.
 
-    Data sets are Parquet files, and folders of Dataset.save_to_disk.
+    Data sets are Parquet files and folders of Dataset.save_to_disk.
     """
     with loading():
-        # Ours shows more than that of saving a data set.
+        # The package's own progress bar is the more informative one.
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         from speechbrain_vq.inference import VQTokenizer, tokenize_to
 
@@ -108,10 +110,10 @@ def tokenize(
     default="reconstructed",
     show_default=True,
     type=output_path,
-    help="Folder for the wav files; for one file also NAME.wav.",
+    help="Folder for the wav files, or NAME.wav for a single file.",
 )
 def reconstruct(places, source, model, out, overwrite) -> None:
-    """Reconstruct audio files from their tokens, as wav files."""
+    """Reconstruct audio files from their tokens."""
     with loading():
         from speechbrain_vq.inference import VQTokenizer, reconstruct_files
 
@@ -132,17 +134,17 @@ def reconstruct(places, source, model, out, overwrite) -> None:
     required=True,
     multiple=True,
     metavar="NAME_OR_WAV",
-    help="Target: name of a training speaker, or a recording; repeat to "
-    "average several.",
+    help="Target voice: name of a training speaker, or a recording; repeat to "
+    "average several voices.",
 )
 @click.option(
     "--out",
     required=True,
     type=output_path,
-    help="Folder for the wav files; for one file also NAME.wav.",
+    help="Folder for the wav files, or NAME.wav for a single file.",
 )
 def convert(places, source, model, targets, out, overwrite) -> None:
-    """Convert audio files to another voice, as wav files."""
+    """Convert audio files to another voice."""
     with loading():
         from speechbrain_vq.inference import VoiceConverter, convert_files
 
@@ -155,16 +157,16 @@ def convert(places, source, model, targets, out, overwrite) -> None:
 
 
 def _interrupted(overwrite):
-    anew = "Interrupted. The same command begins anew."
-    return anew if overwrite else INTERRUPTED
+    restart = "Interrupted. The same command starts over."
+    return restart if overwrite else INTERRUPTED
 
 
 def _report(result, out, strict=False):
-    """Show how many files were processed, and fail if there were none."""
+    """Print the number of files done, and exit with status 1 if it is zero."""
     from speechbrain_vq.dataio.audio import count_reasons
 
     for reason in result.bad.values():
-        # A name may have several lines.
+        # A file name may contain line breaks.
         click.echo(f"Left out: {reason}".replace("\n", "\\n"), err=True)
     number = result.done - result.existing
     message = f"{number} {'file' if number == 1 else 'files'} done, "

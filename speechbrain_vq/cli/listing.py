@@ -1,4 +1,4 @@
-"""Verbs that show what there is to train by and with."""
+"""Verbs that list recipes, presets and models, and print recipes."""
 
 import pathlib
 
@@ -36,21 +36,21 @@ def list_all() -> None:
         others = sorted({path.name for path in files} - {"train.yaml"})
         if others:
             recipes[name] += f" (--config: {', '.join(others)})"
-    _show("Recipes, for `train RECIPE` and `config RECIPE`", recipes)
+    _show("Recipes for `train RECIPE` and `config RECIPE`", recipes)
     for_folders = {
         name: f"{recipe}: {describe_recipe(recipe)}"
         for name, recipe in FOLDER_RECIPES.items()
     }
     _show("Recipes for `train FOLDER --recipe=NAME`", for_folders)
-    # The default first.
+    # The recommended preset first.
     names = sorted(preset_names(), key=lambda name: name != "robust")
     presets = {name: describe_preset(name) for name in names}
-    _show("Presets, for --preset", presets)
+    _show("Presets for --preset", presets)
     models = {
         name: f"{_USES.get(name, '')}{_describe_model(name)}"
         for name in bundled_names()
     }
-    _show("Bundled models, for --model", models)
+    _show("Bundled models for --model", models)
 
 
 @click.command()
@@ -61,13 +61,13 @@ def list_all() -> None:
     default="train.yaml",
     show_default=True,
     metavar="NAME",
-    help="Name of one of the recipe's yaml files.",
+    help="Name of the recipe's yaml file to print.",
 )
 def config(recipe, name) -> None:
-    """Print the yaml file of a recipe, to change and to train by.
+    """Print the yaml file of a recipe, to edit and train with.
 
-    `speechbrain-vq config RECIPE > my.yaml`, then `speechbrain-vq train RECIPE
-    --config my.yaml`, from any folder.
+    Run `speechbrain-vq config RECIPE > my.yaml`, edit the file, then run
+    `speechbrain-vq train RECIPE --config my.yaml` in any folder.
     """
     recipe = FOLDER_RECIPES.get(recipe, recipe)
     text = write_out(recipe_yaml(recipe, name))
@@ -76,7 +76,7 @@ def config(recipe, name) -> None:
 
 
 def _show(title, texts):
-    """Print names and what each is, as `--help` prints options."""
+    """Print names and their descriptions in the format of `--help`."""
     formatter = click.get_current_context().make_formatter()
     with formatter.section(title):
         formatter.write_dl(list(texts.items()))
@@ -87,7 +87,7 @@ def _describe_model(name):
     about = read_json(pathlib.Path(bundled(name), "config.json"))
     books = about["num_codebooks"]
     return (
-        f"{about['sample_rate'] // 1000} kHz, {about['token_rate']:g} tokens a "
-        f"second, {books} codebook{'s' * (books > 1)} of "
-        f"{about['codebook_size']}"
+        f"{about['sample_rate'] // 1000} kHz, {about['token_rate']:g} tokens "
+        f"per second, {books} codebook{'s' * (books > 1)} of "
+        f"{about['codebook_size']} codes"
     )

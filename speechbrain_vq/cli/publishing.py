@@ -1,4 +1,4 @@
-"""Verbs that publish a model."""
+"""Verbs that export a model and push it to the Hub."""
 
 import click
 
@@ -18,27 +18,27 @@ from .common import (
 @click.option(
     "--out",
     type=output_path,
-    help="Folder of the exported model; may be given as OUTPUT, too.",
+    help="Folder for the exported model; the argument OUTPUT does the same.",
 )
 @click.option(
     "--min-key",
     metavar="METRIC",
-    help="Metric to choose the checkpoint with the lowest value of; default: "
-    "the latest checkpoint.",
+    help="Metric whose lowest value selects the checkpoint; default: the "
+    "latest checkpoint.",
 )
 @click.option(
     "--max-key",
     metavar="METRIC",
-    help="Metric to choose the checkpoint with the highest value of.",
+    help="Metric whose highest value selects the checkpoint.",
 )
-@click.option("--checkpoint", help="Name or path of the checkpoint.")
+@click.option("--checkpoint", help="Name or path of the checkpoint to export.")
 @click.option(
     "--example", type=file_path, help="Recording to publish with the model."
 )
 @click.option(
     "--repo-id",
     metavar="ORG/NAME",
-    help="Repository on the Hub that the card's code loads.",
+    help="Repository on the Hub for the code example in the model card.",
 )
 @click.option(
     "--license", help="License of the exported model; default: apache-2.0."
@@ -53,19 +53,22 @@ from .common import (
     "datasets",
     multiple=True,
     metavar="ORG/NAME",
-    help="Training data on the Hub; may be repeated.",
+    help="Data set on the Hub that the model was trained on; may be repeated.",
 )
 @click.option(
     "--force",
     is_flag=True,
-    help="Export a model in its warm-up, or with a dead codebook.",
+    help="Export even a model in its warm-up or with a dead codebook.",
 )
 def export(
     run_folder, output, out, license, language, datasets, **options
 ) -> None:
-    """Export a training run as a folder that from_hparams loads."""
+    """Export the model of a training run.
+
+    The exported folder can be loaded with from_hparams and pushed to the Hub.
+    """
     if (output is None) == (out is None):
-        raise click.UsageError("Give the folder of the model by --out, once.")
+        raise click.UsageError("Set the folder for the model once, by --out.")
     output = out or output
     with loading():
         from speechbrain_vq.publish import export_pretrained
@@ -81,7 +84,7 @@ def export(
 
 
 _VISIBILITY = {
-    None: "visibility as set by its owner (--private: members only)",
+    None: "visibility as set by ORG (--private: members only)",
     True: "private",
     False: "public",
 }
@@ -95,8 +98,8 @@ _VISIBILITY = {
     "files",
     multiple=True,
     metavar="NAME",
-    help="Further file or subfolder of FOLDER to push, e.g. LICENSE; may be "
-    "repeated.",
+    help="Additional file or subfolder of FOLDER to push, e.g. LICENSE; may "
+    "be repeated.",
 )
 @click.option(
     "--private/--no-private",
@@ -106,11 +109,11 @@ _VISIBILITY = {
 @click.option(
     "--revision", help="Branch to push to; created if it does not exist."
 )
-@click.option("--tag", help="Tag of the commit; an existing tag never moves.")
+@click.option("--tag", help="Tag for the commit; an existing tag never moves.")
 @click.option(
     "--create-pr",
     is_flag=True,
-    help="Open a pull request instead, a new one with each call.",
+    help="Open a new pull request instead of committing to the branch.",
 )
 @click.option("--message", "commit_message", help="Title of the commit.")
 def push(folder, repo_id, **options) -> None:
@@ -128,8 +131,8 @@ def push(folder, repo_id, **options) -> None:
             f"{_VISIBILITY[options['private']]} ...",
             err=True,
         )
-    again = (
-        "Interrupted. Run the same again: what has arrived is not sent twice."
-    )
-    with clean_errors(again):
+    with clean_errors(
+        "Interrupted. Run the same command again: uploaded files are not sent "
+        "twice."
+    ):
         click.echo(push_to_hub(folder, repo_id, **options))

@@ -30,11 +30,10 @@ DEMO = pathlib.Path("results/demo")
 @click.option(
     "--out",
     type=output_folder,
-    help=f"Folder for the speech, the runs and the results; default: {DEMO}.",
+    help=f"Folder for the corpus, the runs and the results; default: {DEMO}.",
 )
-# Of the last release.
 @click.option(
-    "--output", type=output_folder, hidden=True, help="Folder, now --out."
+    "--output", type=output_folder, hidden=True, help="Former name of --out."
 )
 @click.option(
     "--seed", default=1, show_default=True, help="Random seed of the training."
@@ -43,9 +42,10 @@ DEMO = pathlib.Path("results/demo")
     "--steps",
     default=800,
     show_default=True,
-    # The first hundred are the warm-up of `robust`.
+    metavar="N",
+    # The warm-up of the preset `robust` takes 100 steps.
     type=click.IntRange(min=101),
-    help="Optimizer steps of each variant.",
+    help="Number of optimizer steps per preset.",
 )
 @click.option(
     "--minutes",
@@ -58,10 +58,10 @@ DEMO = pathlib.Path("results/demo")
     "--json",
     "json_file",
     type=output_file,
-    help="File to write the metrics to.",
+    help="JSON file to write the metrics to.",
 )
 def demo(out, output, seed, steps, minutes, json_file) -> None:
-    """Train a plain and a robust codebook on synthetic speech."""
+    """Train a vanilla and a robust codebook on synthetic speech."""
     with loading():
         from speechbrain_vq.demo import run_demo
 
@@ -80,17 +80,20 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
     "--recipe",
     default="units",
     show_default=True,
-    help="Recipe to train a FOLDER by: units, codec, voices.",
+    metavar="NAME",
+    help="Recipe for a FOLDER: units, codec or voices.",
 )
 @click.option(
     "--preset",
-    help="Preset of the quantizer, see `list`; default: as in the recipe.",
+    metavar="NAME",
+    help="Preset of the quantizer (see `list`); default: the recipe's.",
 )
 @click.option(
     "--steps",
+    metavar="N",
     type=click.IntRange(min=1),
-    help="Optimizer steps; default: by the amount of audio in FOLDER, or as "
-    "in RECIPE.",
+    help="Number of optimizer steps; default: the recipe's, or chosen by the "
+    "amount of audio in FOLDER.",
 )
 @click.option(
     "--logger",
@@ -100,28 +103,26 @@ def demo(out, output, seed, steps, minutes, json_file) -> None:
 @click.option(
     "--config",
     metavar="FILE",
-    help="Yaml file to train by: one that `config` wrote, or the name of one "
-    "of the recipe's; default: train.yaml.",
+    help="Yaml file of hyperparameters: a path, as written by `config`, or "
+    "the name of one of the recipe's files; default: train.yaml.",
 )
 @click.option(
     "--out",
     type=output_folder,
-    help="Folder of the run; default: results/FOLDER, or as in RECIPE.",
+    help="Folder of the run; default: results/FOLDER, or the recipe's.",
 )
 @click.option(
     "--strict",
     is_flag=True,
-    help="Refuse a FOLDER with audio that cannot be read, instead of leaving "
-    "such files out.",
+    help="Fail if audio in FOLDER cannot be read, instead of skipping it.",
 )
-# Of the last release.
-@click.option("--hparams", hidden=True, help="Yaml file, now --config.")
+@click.option("--hparams", hidden=True, help="Former name of --config.")
 @click.option(
     "--output_folder",
     "--output-folder",
     type=output_folder,
     hidden=True,
-    help="Folder of the run, now --out.",
+    help="Former name of --out.",
 )
 @click.pass_context
 def train(
@@ -137,14 +138,14 @@ def train(
     hparams,
     output_folder,
 ) -> None:
-    """Train on a folder of recordings, or by a recipe.
+    """Train a model on a folder of recordings or with a recipe.
 
-    FOLDER holds recordings in any format that libsndfile reads, in subfolders
-    by speaker where there are several. RECIPE is one that `list` names, such
-    as MiniSpeech/unit-discovery.
+    FOLDER contains recordings in any format that libsndfile reads, with one
+    subfolder per speaker if there are several. RECIPE is a name shown by
+    `list`, such as MiniSpeech/unit-discovery.
 
-    Further options change keys of the recipe's yaml file, such as
-    --codebook_size=256 (`config` shows them), or are SpeechBrain's.
+    Other options override keys of the recipe's yaml file, such as
+    --codebook_size=256 (see `config`), or are run options of SpeechBrain.
     """
     _check_options(context, logger)
     is_folder = _is_folder(source)
@@ -159,7 +160,7 @@ def train(
         if any(re.match("--data[-_]folder\\b", arg) for arg in context.args):
             raise click.UsageError(
                 f"The recordings are those in {source}: leave --data_folder "
-                "out, or name a recipe in place of the folder."
+                "out, or name a recipe instead of the folder."
             )
     options = {
         "preset": preset,
@@ -171,8 +172,8 @@ def train(
     parse_arguments([*arguments, *data])
     if is_folder and out.resolve().is_relative_to(folder):
         raise click.UsageError(
-            f"The run in {out} would lie among the recordings in {source}: "
-            "name a folder elsewhere, by --out."
+            f"The run in {out} would be among the recordings in {source}: "
+            "name another folder by --out."
         )
     if is_folder and not any(folder.iterdir()):
         raise click.UsageError(f"The folder {source} is empty.")
@@ -181,23 +182,23 @@ def train(
         arguments.append(f"--logger={logger}")
     if is_folder:
         arguments += ["--strict=True"] * strict
-        # It makes manifests, chooses what is not given, and runs the script.
+        # It creates manifests, chooses defaults, and runs the recipe's script.
         arguments = [str(script), source, *arguments]
         script = recipe_path("common/folder.py")
-    # SpeechBrain warns of what it does not need as it is imported.
+    # Hides warnings of optional packages when SpeechBrain is imported.
     errors = logging.StreamHandler()
     errors.setLevel(logging.ERROR)
     logging.basicConfig(handlers=[errors])
     with loading():
-        # What takes longest of all recipes.
+        # The slowest import of every recipe.
         import speechbrain_vq.publish.export  # noqa: F401
     sys.argv = [str(script), *arguments]
     runpy.run_path(str(script), run_name="__main__")
 
 
 def _check_options(context: click.Context, logger: str | None) -> None:
-    """Refuse what is nearly an option of this verb, and no key of a recipe,
-    and a logger whose package is not installed."""
+    """Raise a usage error for a misspelled option, or a logger whose package
+    is not installed."""
     own = [o for p in context.command.params for o in p.opts if o[0] == "-"]
     for argument in context.args:
         name = argument.split("=")[0]
@@ -211,7 +212,7 @@ def _check_options(context: click.Context, logger: str | None) -> None:
 
 
 def _is_folder(source: str) -> bool:
-    """Tell a folder of recordings from the name of a recipe."""
+    """Return whether ``source`` is a folder of recordings, not a recipe."""
     recipes = recipe_names()
     if source in recipes:
         return False
@@ -222,13 +223,13 @@ def _is_folder(source: str) -> bool:
         raise click.UsageError(
             f"'{source}' is a file: give the folder of the recordings."
         )
-    beside = [str(p) for p in path.parent.glob("*") if p.is_dir()]
-    # Of the recipes of a corpus, unit discovery is the one to begin with.
+    siblings = [str(p) for p in path.parent.glob("*") if p.is_dir()]
+    # The best start among the recipes of a corpus is unit discovery.
     first = f"{source}/unit-discovery"
     hint = suggestion(
-        first if first in recipes else str(path), [*recipes, *beside]
+        first if first in recipes else str(path), [*recipes, *siblings]
     )
     raise click.UsageError(
         f"'{source}' is neither a folder nor a recipe.{hint} "
-        "`speechbrain-vq list` names the recipes."
+        "`speechbrain-vq list` shows the recipes."
     )

@@ -1,1 +1,1 @@
-"""Audio, manifests and files: what goes into models and comes out of them."""
+"""Reading and writing of audio, manifests, data sets and folders."""

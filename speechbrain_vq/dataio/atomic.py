@@ -11,17 +11,17 @@ from collections.abc import Iterator
 
 from filelock import FileLock, Timeout
 
-# Linux: <fcntl.h> and <linux/fs.h>.
+# Constants of Linux's <fcntl.h> and <linux/fs.h>.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Write a file, in an existing folder, whole or not at all.
+    """Replace a file atomically; its folder must exist.
 
-    The file is written under the temporary name that this yields, in the same
-    folder and unique to this process, and renamed at the end. After an error
-    the temporary file is removed, and the previous file is unchanged."""
+    Yields a temporary path to write to. It is in the same folder, is unique to
+    this process, and is renamed at the end. After an error the temporary file
+    is deleted, and the previous file is unchanged."""
     path = pathlib.Path(path)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -33,30 +33,30 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def made_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Make a folder and its parents, and remove those that are empty in the
-    end."""
+    """Create a folder and its parents. At the end, remove those that are new
+    and still empty."""
     path = pathlib.Path(os.path.abspath(path))
-    new = [p for p in (path, *path.parents) if not p.exists()]
+    created = [p for p in (path, *path.parents) if not p.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
         yield path
     finally:
         with contextlib.suppress(OSError):
-            for folder in new:
+            for folder in created:
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Write a folder whole or not at all, by filling the empty one of the same
-    name that this yields; see ``replace_folder``."""
+    """Replace a folder atomically, as ``replace_folder`` does. Yields an empty
+    folder of the same name to fill."""
     path = pathlib.Path(os.path.abspath(path))
     prefix = f".{path.name}.partial-"
     with (
         made_folder(path.parent) as parent,
-        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as beside,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch,
     ):
-        partial = pathlib.Path(beside, path.name)
+        partial = pathlib.Path(scratch, path.name)
         partial.mkdir()
         yield partial
         replace_folder(partial, path)
@@ -65,11 +65,10 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
     """Replace a folder atomically; the old one ends up at or beside ``new``.
 
-    Python renames a folder only to an empty place. Where the system exchanges
-    two names (Linux, on most file systems), a reader or a killed process
-    leaves either the old folder or the new one. Elsewhere there is a moment
-    without a folder, and the old one is moved to ``<new>.old``.
-    """
+    Python cannot rename a folder over one that is not empty. On most Linux
+    file systems the two names are exchanged, so there always is an old or a new
+    folder, even after a kill. Elsewhere the old folder is first moved to
+    ``<new>.old``, and for a moment there is none."""
     if not target.exists():
         os.replace(new, target)
     elif not _exchange(new, target):
@@ -78,7 +77,7 @@ def replace_folder(new: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
-    """Exchange two names; False where the system does not offer it."""
+    """Exchange the names of two folders; return whether the system could."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError, TypeError):
@@ -89,9 +88,9 @@ def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Raise an OSError unless files can be made in an existing folder."""
+    """Raise an OSError unless files can be created in an existing folder."""
     try:
-        # Permissions alone do not tell: file systems are read-only, or full.
+        # Permissions do not show that a file system is read-only or full.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -102,15 +101,14 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: str | os.PathLike) -> Iterator[None]:
-    """Hold a file, in an existing folder, against other processes and threads.
+    """Lock a file against other processes and threads; its folder must exist.
 
-    The lock is on a file beside it, ``.<name>.lock``, which the system releases
-    when the process ends (where a file system has no locks, the file itself
-    is the lock, and is removed by hand after a kill). Raises a BlockingIOError
-    that names the holder if another one writes.
-    """
+    The lock is a file beside it, ``.<name>.lock``, which the system unlocks
+    when the process ends. On a file system without locks, delete it by hand
+    after a kill. Raises a BlockingIOError that names the holder if the lock is
+    held."""
     path = pathlib.Path(path)
-    # FileLock takes a folder without room for its file for a held lock.
+    # FileLock would report a folder that is not writable as a held lock.
     check_writable(path.parent)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     holder = path.with_name(f".{path.name}.holder")
@@ -131,7 +129,7 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
         )
         yield
     finally:
-        # Windows does not delete an open file; there it stays, unlocked.
+        # Windows cannot delete an open file, so an unlocked one remains there.
         for file in (holder, lock.lock_file):
             with contextlib.suppress(OSError):
                 os.unlink(file)

@@ -26,16 +26,16 @@ from .waveforms import any_name
 
 logger = logging.getLogger(__name__)
 
-# Half the length of scipy's filter, in steps of the slower rate.
+# Half the length of scipy's resampling filter, in samples at the lower rate.
 _HALF_FILTER = 10
-# Above it, samples are taken for integers: fp32 audio may exceed 1 a little.
-_LOUDEST = 100.0
-_LOWEST_RATE, _HIGHEST_RATE = 1000, 400_000
-# libsndfile gives 2^63 - 1 where a header does not state the length.
+# Larger samples must be unscaled integers; float audio may slightly exceed 1.
+_MAX_PEAK = 100.0
+_MIN_RATE, _MAX_RATE = 1000, 400_000
+# libsndfile returns 2^63 - 1 frames if the header does not state the length.
 _UNKNOWN_LENGTH = 2**62
-# Files in which libsndfile looks for no MP3 frames, unless by their name.
-_NO_MP3 = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"riff", b"caff")
-# Audio that libsndfile does not read: listed, and left out with a reason.
+# First bytes of files that libsndfile does not try to decode as MP3.
+_NOT_MP3 = (b"RIFF", b"fLaC", b"OggS", b"FORM", b".snd", b"riff", b"caff")
+# Audio that libsndfile cannot read; it is listed so that it is reported.
 _UNSUPPORTED = frozenset(
     ".aac .ac3 .amr .ape .m4a .m4b .mka .mp2 .mp4 .mpc .raw .spx .webm .wma "
     ".wv".split()
@@ -43,7 +43,7 @@ _UNSUPPORTED = frozenset(
 
 
 class AudioError(ValueError):
-    """Report an audio file that cannot be used."""
+    """Audio that cannot be used."""
 
 
 def audio_blocks(
@@ -55,14 +55,13 @@ def audio_blocks(
 ) -> Iterator[torch.Tensor]:
     """Read audio in blocks, as one channel at a given sampling rate.
 
-    The blocks, [T] in [-1, 1], about ``seconds`` long, are those of the whole
-    file bit for bit: the decoder does not seek between them, and each is
-    resampled with its surroundings. They begin ``start`` seconds after the
-    begin of the file and end after ``duration`` seconds, by default at its end.
-    An AudioError tells if the file is missing, not audio, cut short, empty, or
-    holds several recordings end to end.
-    """
-    # Segments are read again and again, of files that were checked before.
+    Yields blocks [T] in [-1, 1] of about ``seconds`` each. Concatenated, they
+    equal the whole file bit for bit: the decoder does not seek between them,
+    and each is resampled with its surroundings. Reading starts ``start``
+    seconds into the file and stops after ``duration`` seconds, by default at
+    the end. Raises AudioError if the file is missing, not audio, cut short,
+    empty, or contains several recordings end to end."""
+    # Segments are read in every epoch, from files that were checked before.
     whole = start == 0 and duration is None
     with _open(source, check=whole) as file:
         blocks = _mono(file, seconds, _name(source), start, duration, whole)
@@ -78,7 +77,7 @@ def read_audio(
     start: float = 0.0,
     duration: float | None = None,
 ) -> torch.Tensor:
-    """Read a file, or a piece of it, as one channel at a given sampling rate;
+    """Read a file or a segment of it as one channel at a given sampling rate;
     see ``audio_blocks``."""
     blocks = audio_blocks(path, sample_rate, start=start, duration=duration)
     return torch.cat(list(blocks))
@@ -87,9 +86,9 @@ def read_audio(
 def check_audio(
     path: str | os.PathLike | BinaryIO, decode: bool = True
 ) -> float:
-    """Return the length of a file in seconds: of what can be decoded, which is
-    checked in full; see ``audio_blocks`` for the AudioError. Without
-    ``decode`` the length is that of the header where there is one."""
+    """Return the length of a file in seconds, after decoding all of it; raises
+    AudioError as ``audio_blocks`` does. Without ``decode``, return the length
+    that the header states, if it states one."""
     with _open(path, check=decode) as file:
         if decode or file.frames >= _UNKNOWN_LENGTH:
             blocks = _mono(file, 10.0, _name(path))
@@ -102,40 +101,38 @@ def check_audio(
 def check_files(
     paths: Iterable[str | os.PathLike], decode: bool = True
 ) -> tuple[dict, dict[str | os.PathLike, str]]:
-    """Check many files in threads, with a progress bar on terminals: the
-    lengths by path of those that can be read, and the reasons by path of the
-    others; see ``check_audio``."""
+    """Check many files in threads, with a progress bar on terminals. Return
+    the lengths in seconds of the readable files by path, and the error messages
+    of the others by path; see ``check_audio``."""
 
     def check(path):
         try:
-            return path, check_audio(path, decode), None
+            return check_audio(path, decode)
         except AudioError as error:
-            return path, None, str(error)
+            return str(error)
 
-    lengths, errors, paths = {}, {}, list(paths)
+    paths = list(paths)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, length, error in tqdm(
+        progress = tqdm(
             pool.map(check, paths),
             "Checking recordings",
             total=len(paths),
             unit="file",
             leave=False,
-            # Few files are checked at once.
-            delay=1,
+            delay=1,  # Second; a short check needs no progress bar.
             disable=None,
-        ):
-            if error is None:
-                lengths[path] = length
-            else:
-                errors[path] = error
+        )
+        results = dict(zip(paths, progress, strict=True))
+    errors = {p: r for p, r in results.items() if isinstance(r, str)}
+    lengths = {p: r for p, r in results.items() if p not in errors}
     return lengths, errors
 
 
 def usable_files(
     paths: Iterable[str | os.PathLike], decode: bool = True
 ) -> dict[str | os.PathLike, float]:
-    """Return the lengths by path of the files that can be read, with warnings
-    for the others, of which few are shown; see ``check_files``."""
+    """Return the lengths in seconds of the readable files by path. Warn of the
+    others: of the first ten of each kind, and with a summary."""
     with few_warnings(most=10):
         lengths, errors = check_files(paths, decode)
         for error in errors.values():
@@ -149,10 +146,10 @@ def usable_files(
 
 
 def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
-    """Return what ``audio_blocks`` reads of a cell of a column of audio: of a
-    path, or of ``bytes`` and ``path``, as ``datasets`` has them without
-    decoding. Errors in bytes have the name; that the cell is empty is an
-    AudioError."""
+    """Return the path or file in a cell of an audio column, for
+    ``audio_blocks``. The cell is a path, or a dict of ``bytes`` and ``path`` as
+    ``datasets`` returns it without decoding. ``name`` names the bytes in error
+    messages. Raises AudioError if the cell is empty."""
     cell = cell if isinstance(cell, dict) else {"path": cell}
     if cell.get("bytes") is not None:
         file = io.BytesIO(cell["bytes"])
@@ -165,7 +162,7 @@ def cell_source(cell: dict | str | None, name: str) -> str | BinaryIO:
 
 @contextlib.contextmanager
 def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
-    """Turn a ValueError, such as of audio that is too short for a model, into
+    """Turn a ValueError, such as for audio that is too short for a model, into
     an AudioError that names the file."""
     try:
         yield
@@ -176,13 +173,13 @@ def naming(source: str | os.PathLike | BinaryIO) -> Iterator[None]:
 
 
 def _name(source):
-    """Name a path, or an open file that has a name, in error messages."""
+    """Return the name of a path or an open file for error messages."""
     is_path = isinstance(source, str | os.PathLike)
     return os.fspath(source) if is_path else getattr(source, "name", "audio")
 
 
 def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
-    """Count the reasons for which files were left out, by their messages: the
+    """Count the reasons in the error messages of files that were left out, the
     most frequent first.
 
     Example
@@ -193,17 +190,17 @@ def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
     counts = Counter()
     for path, message in errors.items():
         reason = message.split(f"{path}: ", 1)[-1].removeprefix("there is ")
-        # Without the numbers, which differ between files.
+        # Numbers differ between files that have the same fault.
         counts[re.sub(r"\d\S*", "N", re.split("[.,:;(]", reason)[0])] += 1
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
 
 
 def check_peak(peak: float, name: str) -> None:
-    """Refuse samples whose greatest magnitude is none of audio in [-1, 1],
-    a little louder ones excepted; an AudioError begins with ``name``."""
+    """Raise an AudioError that begins with ``name`` if the largest magnitude
+    is far above 1 or not finite."""
     if not math.isfinite(peak):
         raise AudioError(f"{name} NaN or infinity.")
-    if peak > _LOUDEST:
+    if peak > _MAX_PEAK:
         raise AudioError(
             f"{name} amplitudes beyond 1, up to {peak:.4g}. Divide "
             "16-bit integers by 32768."
@@ -211,37 +208,34 @@ def check_peak(peak: float, name: str) -> None:
 
 
 class _Forward(soundfile.SoundFile):
-    """Read without seeking. After each read, soundfile seeks to where it is:
-    MP3 then goes on with other last bits, and Opus decodes twice."""
+    """Sound file that does not seek after each read, as soundfile does: MP3
+    would go on with other last bits, and Opus would be decoded twice."""
 
     def seekable(self):
-        """Return False, so that soundfile does not seek by itself."""
         return False
 
     def read(self, *args, **kwargs):
-        """Read frames."""
         with quiet(self.format == "MP3"):
             return super().read(*args, **kwargs)
 
     def seek(self, *args, **kwargs):
-        """Go to a frame."""
         with quiet(self.format == "MP3"):
             return super().seek(*args, **kwargs)
 
 
 @contextlib.contextmanager
 def _open(source, check=True):
-    """Open audio; any failure becomes an AudioError that names the file."""
+    """Open audio, and turn any failure into an AudioError that names it."""
     is_path, name = isinstance(source, str | os.PathLike), _name(source)
     if is_path and not os.path.exists(source):
         raise AudioError(f"{name}: there is no such file.")
     if is_path and not os.path.isfile(source):
-        # A pipe would wait for ever.
-        raise AudioError(f"{name}: cannot be read: it is no file.")
+        # Opening a pipe would block forever.
+        raise AudioError(f"{name}: cannot be read: it is not a regular file.")
     try:
-        # The caller's own file stays open, at its beginning.
-        own = open(source, "rb") if is_path else contextlib.nullcontext(source)
-        with own as data:
+        # A file that the caller opened stays open.
+        null = contextlib.nullcontext(source)
+        with open(source, "rb") if is_path else null as data:
             data.seek(0)
             head = data.read(4)
             if head[:3] == b"ID3" or head[:1] == b"\xff":
@@ -254,33 +248,34 @@ def _open(source, check=True):
             data.seek(0)
         if is_path:
             source = any_name(source)
-        with quiet(name.endswith(".mp3") or head not in _NO_MP3):
+        with quiet(name.endswith(".mp3") or head not in _NOT_MP3):
             file = _Forward(source)
         with file:
-            # Of a damaged header, of which the filter would take minutes.
-            if not _LOWEST_RATE <= file.samplerate <= _HIGHEST_RATE:
+            # A damaged header may state an absurd rate, and building its
+            # resampling filter would take minutes.
+            if not _MIN_RATE <= file.samplerate <= _MAX_RATE:
                 raise AudioError(
-                    f"{name}: sampling rate of {file.samplerate} Hz, where "
-                    f"{_LOWEST_RATE} to {_HIGHEST_RATE} are read."
+                    f"{name}: sampling rate of {file.samplerate} Hz; "
+                    f"{_MIN_RATE} to {_MAX_RATE} Hz are supported."
                 )
             if check:
                 check_size(file.extra_info)
             yield file
     except ContainerError as error:
         raise AudioError(f"{name}: {error}") from error
-    # A TypeError is that of a name that ends in .raw.
+    # soundfile raises TypeError for a name that ends in .raw.
     except (OSError, RuntimeError, TypeError, UnicodeError) as error:
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         message = f"{name}: cannot be read: {reason}."
         if pathlib.Path(name).suffix.lower() in _UNSUPPORTED:
-            message += " Convert it to wav or flac, as with ffmpeg."
+            message += " Convert it to wav or flac, for example with ffmpeg."
         raise AudioError(message) from error
 
 
 def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
-    """Yield the mean of the channels in blocks, and check the length and, of a
-    whole file, how channels differ."""
-    several = whole and file.channels > 1
+    """Yield the mean of the channels in blocks. Check the length and, if a
+    whole file is read, whether its channels cancel."""
+    check_channels = whole and file.channels > 1
     first = round(start * file.samplerate)
     if first:
         file.seek(first)
@@ -294,12 +289,11 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
         samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
-            # Not abs, which would be a copy.
-            check_peak(
-                float(max(samples.max(), -samples.min())), f"{name}: holds"
-            )
+            # Computing abs() would copy the samples.
+            peak = float(max(samples.max(), -samples.min()))
+            check_peak(peak, f"{name}: holds")
             mixed = samples.mean(axis=1)
-            if several:
+            if check_channels:
                 power += np.square(samples).sum(axis=0, dtype=np.float64)
                 mixed_power += float(np.square(mixed).sum(dtype=np.float64))
             yield torch.from_numpy(mixed)
@@ -307,41 +301,41 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
             break
     if total < stated and file.frames < _UNKNOWN_LENGTH:
         raise AudioError(
-            f"{name}: cut short, {total} of {stated} samples are there."
+            f"{name}: cut short, {total} of {stated} samples can be read."
         )
     if total == 0:
         raise AudioError(f"{name}: holds no sound.")
-    if several:
+    if check_channels:
         _check_channels(name, power, mixed_power)
 
 
 def _check_channels(name, power, mixed_power):
-    """Warn where the mean of the channels is not what any of them holds."""
+    """Warn if the mean of the channels loses much of the recording."""
     silent = int((power < 1e-6 * power.max()).sum())
-    # Unrelated channels of one power keep 1 / C of it.
     if silent:
         _warn_once(
-            "%s: %d of %d channels are silent, so that their mean is quieter "
-            "than the recording. Keep the others alone.",
+            "%s: %d of %d channels are silent, so the mean of all is quieter "
+            "than the recording. Keep only the other channels.",
             *(name, silent, len(power)),
         )
+    # The mean of C uncorrelated channels of equal power has 1 / C of it.
     elif mixed_power < 0.1 / len(power) * power.max():
         _warn_once(
-            "%s: the channels oppose, so that they cancel in the mean of them, "
-            "which is read. Keep one of them, or invert the other.",
+            "%s: the channels have opposite signs and cancel in their mean, "
+            "which is read. Keep one channel, or invert the other.",
             name,
         )
 
 
 @functools.lru_cache(maxsize=10_000)
 def _warn_once(message, *arguments):
-    """Log a warning, of a file that is read in every epoch only once."""
+    """Log a warning once, even if its file is read in every epoch."""
     logger.warning(message, *arguments)
 
 
 def _resample(blocks, rate, sample_rate, seconds):
-    """Resample blocks with as much around each as the filter reaches."""
-    from scipy.signal import resample_poly  # It takes seconds to import.
+    """Resample blocks, each with as much context as the filter reaches."""
+    from scipy.signal import resample_poly  # Takes seconds to import.
 
     common = math.gcd(rate, sample_rate)
     up, down = sample_rate // common, rate // common
@@ -356,13 +350,14 @@ def _resample(blocks, rate, sample_rate, seconds):
 
 
 def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """Convert waveforms [B, T], [B, 1, T] or [T], in [-1, 1] or 16-bit
-    integers, to a batch of one channel in fp32, [B, T] in [-1, 1].
+    """Convert waveforms [B, T], [B, 1, T] or [T] to a batch [B, T] in fp32.
+    They are floating-point numbers in [-1, 1], or 16-bit integers, which are
+    scaled to [-1, 1].
 
     Raises
     ------
     TypeError, ValueError
-        If they are no tensor or array, or of another type or shape.
+        If they are not a tensor or array, or have another type or shape.
 
     Example
     -------
@@ -380,15 +375,11 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
         wavs = wavs.unsqueeze(0)
     elif wavs.dim() == 3 and wavs.shape[1] == 1:
         wavs = wavs.squeeze(1)
-    if wavs.dim() != 2:
+    if wavs.dim() != 2 or not len(wavs):
         raise ValueError(
-            "Waveforms are [B, samples], [B, 1, samples] or [samples], got "
-            f"{list(wavs.shape)}. Average the channels of a recording."
-        )
-    if not len(wavs):
-        raise ValueError(
-            "Waveforms are [B, samples] with B of at least 1, got "
-            f"{list(wavs.shape)}."
+            "Waveforms are [B, samples], [B, 1, samples] or [samples], with B "
+            f"of at least 1, got {list(wavs.shape)}. Average the channels of a "
+            "recording with several."
         )
     if wavs.dtype is torch.int16:
         return wavs.to(torch.float32) / 2**15
@@ -401,22 +392,21 @@ def as_waveforms(wavs: torch.Tensor | np.ndarray) -> torch.Tensor:
 
 
 def listed(paths) -> list:
-    """List paths, or a single one."""
+    """Return one path or several as a list."""
     return [paths] if isinstance(paths, str | os.PathLike) else list(paths)
 
 
 def find_audio(
     places: str | os.PathLike | Iterable[str | os.PathLike],
 ) -> dict[pathlib.Path, pathlib.Path]:
-    """List audio files, whatever their names, and those in folders and their
-    subfolders that are named like audio. Hidden files are not listed; audio of
-    formats that cannot be read is, so that it can be reported.
+    """Find the audio files among files and in folders.
 
-    Links are followed, to each folder once.
+    A folder is searched for audio file names, subfolders and links to folders
+    included, but no hidden files. A file is taken whatever its name. Audio of
+    unsupported formats is included, so that it can be reported.
 
-    Returns, for each file, once and in order, its path within the folder given,
-    or its name. Without any, there is a FileNotFoundError.
-    """
+    Returns, for each file once and in order, its path relative to the given
+    folder, or its name. Raises FileNotFoundError if there is no file."""
     files, places = {}, [*map(pathlib.Path, listed(places))]
     endings = audio_endings() | _UNSUPPORTED
     for place in places:
@@ -431,7 +421,7 @@ def find_audio(
             f"There are no audio files in {', '.join(map(str, places))}: "
             f"none ends in {' '.join(sorted(audio_endings()))}."
         )
-    # A relative path and an absolute one may be of one file.
+    # A relative and an absolute path may name the same file.
     unique = {}
     for path in files:
         unique.setdefault(os.path.abspath(path), path)
@@ -439,8 +429,9 @@ def find_audio(
 
 
 def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield the files in a folder and its subfolders that are not hidden, those
-    in links to folders included; what cannot be read is warned of."""
+    """Yield the files in a folder and its subfolders that are not hidden. Links
+    to folders are followed, to each folder once. Folders that cannot be read
+    are left out with a warning."""
     seen = set()
 
     def warn(error):
@@ -461,7 +452,7 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def audio_endings() -> set[str]:
-    """Return the file name endings of the formats that can be read."""
+    """Return the file name extensions of the formats that can be read."""
     formats = {name.lower() for name in soundfile.available_formats()}
     others = ".aif .aifc .oga .opus .snd .sph".split()
     return {f".{name}" for name in formats - {"raw"}}.union(others)

@@ -1,7 +1,7 @@
-"""Process long signals in chunks, with the result of the whole.
+"""Process a long signal in chunks, with the same result as in one piece.
 
-A computation whose every step depends on a bounded receptive field can be done
-in chunks that overlap by that field.
+This is possible if each output step depends on a bounded receptive field: the
+chunks overlap by it.
 """
 
 import math
@@ -13,8 +13,8 @@ from torch import nn
 
 
 class Span(NamedTuple):
-    """Receptive field of a step of a computation: input samples per step, and
-    number of steps before and after it that a step depends on."""
+    """Receptive field of an output step: its width in input samples, and the
+    numbers of steps before and after it on which it depends."""
 
     width: int
     before: int
@@ -22,10 +22,12 @@ class Span(NamedTuple):
 
 
 def token_span(features: nn.Module, encoder: nn.Module) -> Span | None:
-    """Compute the receptive field of a token from ``context`` of both modules:
-    samples before and after its own hop that a frame depends on, and frames
-    before and after its own stride that a latent depends on. None where a
-    module has no ``context``, as with global attention.
+    """Compute the receptive field of a token.
+
+    ``context`` of ``features`` is the number of samples before and after its
+    own hop that a frame depends on. ``context`` of ``encoder`` is the number of
+    frames before and after its own stride that a latent depends on. Returns
+    None if a module has no ``context``, as with global attention.
 
     Example
     -------
@@ -54,13 +56,13 @@ def in_pieces(
     steps: int,
     outputs: int = 1,
 ) -> Iterator[torch.Tensor]:
-    """Process a long signal in overlapping chunks of so many steps.
+    """Process a long signal in overlapping chunks of ``steps`` steps.
 
     ``process`` maps [samples] to [steps * outputs, ...], ``blocks`` are
     consecutive parts of the signal of any lengths, and ``span`` is the
-    receptive field of a step. The outputs, concatenated, are those of the
-    whole. All chunks but the first and the last have one shape, so that what
-    depends on shapes (the order of sums) is the same for them.
+    receptive field of a step. Yields the output for the whole signal in parts.
+    All chunks but the first and the last have the same shape, since the shape
+    may change the order of sums and so the last bits.
 
     Example
     -------
@@ -69,7 +71,7 @@ def in_pieces(
     >>> torch.cat(list(in_pieces(moving, blocks, Span(1, 1, 0), 4)))
     tensor([ 0.,  1.,  3.,  5.,  7.,  9., 11., 13., 15., 17.])
     """
-    # At least one step of context: the remainder may be too short alone.
+    # One step of context at least: the remainder may be too short by itself.
     before = max(span.before, 1)
     buffer, lead = None, 0
     for block in blocks:

@@ -1,6 +1,5 @@
-"""Audio files that a container's own structure shows to be cut short, or to
-hold several recordings end to end: libsndfile reads the first part of them
-without an error."""
+"""Detect audio files that are cut short or contain several recordings end to
+end. libsndfile reads the first part of such a file without an error."""
 
 import math
 import os
@@ -14,26 +13,26 @@ JOINED = (
 
 
 class ContainerError(ValueError):
-    """Report an audio file that cannot be read in full."""
+    """Audio file that cannot be read in full."""
 
 
-# What libsndfile notes of a size that is not that of the file: of wav, aiff, au,
-# svx, w64 and rf64.
+# libsndfile's note of a size in the header of a wav, aiff, au, svx, w64 or rf64
+# that is not the size in the file.
 _SIZES = re.compile(
     r"^ *(?:data|SSND|Data Size|BODY|riff|Riff size) *: (\d+) "
     r"\(should be (\d+)\)",
     re.M,
 )
-# Of a wav, rf64 or aiff in which no chunk follows the audio where one should
-# be: its length and the place.
+# Its note of a wav, rf64 or aiff in which no chunk follows the audio: the file
+# size, and the position at which a chunk should start.
 _NO_CHUNK = re.compile(
     r"^Length : (\d+)\n(?:RIFF|RF64|FORM).*"
     r"Unknown chunk marker(?: \(\w+\))? at position (0x[0-9A-F]+|\d+)",
     re.M | re.S,
 )
-# sox writes it where it knows no size, and others write more.
-_LEAST_UNKNOWN = 0x7F000000
-# Heads of formats of which all files, or most, begin with the same 8 bytes.
+# sox writes this size if it does not know it, and other programs a larger one.
+_UNKNOWN_SIZE = 0x7F000000
+# Formats in which all or most files begin with the same 8 bytes.
 _HEADS = (b"fLaC", b".snd", b"caff", b"RF64", b"riff", b"NIST")
 _NIST_COUNT = re.compile(
     rb"^(?:sample_count|channel_count|sample_n_bytes) -i (\d+)", re.M
@@ -41,31 +40,30 @@ _NIST_COUNT = re.compile(
 
 
 def check_size(notes: str) -> None:
-    """Refuse a file that holds less than its header states, or much more, by
-    the notes of libsndfile.
-
-    It trusts the size of the file more than the header, and only notes the
-    difference.
-    """
-    for stated, there in _SIZES.findall(notes):
-        if int(there) < int(stated) < _LEAST_UNKNOWN:
+    """Raise a ContainerError if a file contains less than its header states, or
+    much more. ``notes`` is the log of libsndfile, which trusts the size of the
+    file more than the header, and only notes the difference."""
+    for stated, actual in _SIZES.findall(notes):
+        if int(actual) < int(stated) < _UNKNOWN_SIZE:
             raise ContainerError(
-                f"cut short, {there} of {stated} bytes of audio."
+                f"cut short, {actual} of {stated} bytes of audio."
             )
-    if found := _NO_CHUNK.search(notes):
-        length, end = (int(number, 0) for number in found.groups())
-        # Tags of another kind may follow.
+    if match := _NO_CHUNK.search(notes):
+        length, end = (int(number, 0) for number in match.groups())
+        # Tags of other formats may follow the audio.
         if length - end > min(max(end // 10, 2**10), 2**16):
             raise ContainerError(
                 f"its header states an end after {end} bytes, and "
-                f"{length - end} more follow, as where a recorder was stopped. "
-                "Write a new header, as with `sox --ignore-length`."
+                f"{length - end} more follow: the recorder was probably "
+                "stopped. Write a new header, for example with "
+                "`sox --ignore-length`."
             )
 
 
 def check_single(head: bytes, data: BinaryIO) -> None:
-    """Refuse a cut Ogg file, and recordings that are joined end to end; ``head``
-    are the first four bytes, after which the file is to be read."""
+    """Raise a ContainerError for an Ogg file that is cut short, and for
+    recordings that are joined end to end. ``head`` is the first four bytes of
+    the file, and ``data`` is positioned after them."""
     joined = False
     if head == b"OggS":
         joined = _walk_ogg(data)
@@ -82,21 +80,19 @@ def check_single(head: bytes, data: BinaryIO) -> None:
 
 
 def _check_nist(data):
-    """Refuse a SPHERE file that ends before its samples, of which libsndfile
-    notes nothing, and leave it open after its header of 1024 bytes."""
+    """Raise a ContainerError for a SPHERE file that ends before its samples,
+    which libsndfile does not note. Seek to the end of its 1024-byte header."""
     header = data.read(1024 - 8)
-    counts = [int(number) for number in _NIST_COUNT.findall(header)]
-    there = data.seek(0, os.SEEK_END) - 1024
-    # Compressed ones, which libsndfile does not read, say that it is embedded.
-    if b"embedded" not in header and there < math.prod(counts):
-        raise ContainerError(
-            f"cut short, {there} of {math.prod(counts)} bytes of audio."
-        )
+    stated = math.prod(map(int, _NIST_COUNT.findall(header)))
+    actual = data.seek(0, os.SEEK_END) - 1024
+    # Audio with embedded compression is smaller; libsndfile does not read it.
+    if b"embedded" not in header and actual < stated:
+        raise ContainerError(f"cut short, {actual} of {stated} bytes of audio.")
     data.seek(1024)
 
 
 def _contains(data, pattern):
-    """Return whether the rest of a file contains some bytes."""
+    """Return whether the rest of a file contains a byte string."""
     overlap = b""
     while block := data.read(2**20):
         if pattern in overlap + block:
@@ -106,7 +102,7 @@ def _contains(data, pattern):
 
 
 def _walk_ogg(data):
-    """Return whether a stream follows the end of another (RFC 3533)."""
+    """Return whether one Ogg stream follows the end of another (RFC 3533)."""
     position, flags, ended = 0, 0, False
     while True:
         data.seek(position)

@@ -1,4 +1,4 @@
-"""Data sets of utterances to train and test on: their manifests and audio."""
+"""Data sets of utterances for training and testing."""
 
 import logging
 import os
@@ -14,25 +14,26 @@ logger = logging.getLogger(__name__)
 
 
 def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
-    """Read and check the manifest of a split to train or test on, and its
-    audio. Items whose audio cannot be read are left out, with a warning for
-    each; a ValueError if none is left. A ``length`` that is not that of the
-    audio is corrected, with one warning."""
+    """Read the manifest of a split, and check it and its audio.
+
+    Items whose audio cannot be read are left out with warnings. A ``length``
+    that differs from that of the audio is corrected, with one warning for all.
+    Raises ValueError if no item is left."""
     items = read_manifest(manifest_path(folder, split), needed=["length"])
     paths = dict.fromkeys(item["wav"] for item in items.values())
-    # The audio of our own manifests was decoded to make them.
+    # The audio of a prepared corpus was decoded in its preparation.
     lengths = usable_files(paths, decode=not read_corpus(folder))
     usable = {k: item for k, item in items.items() if item["wav"] in lengths}
     wrong = []
     for name, item in usable.items():
         stated, length = item["length"], lengths[item["wav"]]
         if abs(stated - length) > TOLERANCE:
-            wrong.append(f"{name}, {length:.2f} s and not {stated:g}")
+            wrong.append(f"{name}, {length:.2f} s instead of {stated:g} s")
             item["length"] = length
     if wrong:
         logger.warning(
-            "The lengths of %d of %d items are not those of the audio, which "
-            "are taken: %s%s",
+            "The lengths of %d of %d items differ from those of the audio, "
+            "which are used instead: %s%s",
             *(len(wrong), len(items)),
             *("; ".join(wrong[:3]), "; ..." * (len(wrong) > 3)),
         )
@@ -45,15 +46,15 @@ def read_dataset(folder: str | os.PathLike, split: str) -> DynamicItemDataset:
 
 
 class TrainingReader:
-    """Reads the audio of a training, its validation and its test. A file that
-    cannot be read any more, since it was prepared, is named and counts as
-    silence: it ends no training of days. The tenth of them does, as where a
-    disk is gone.
+    """Reads audio during training, validation and testing. A file that has
+    become unreadable since its preparation is replaced by silence, with a
+    warning, so that it does not end a run of days. The tenth such file raises
+    its AudioError, since the disk is probably gone.
 
     Arguments
     ---------
     sample_rate : int
-        Sample rate to read at.
+        Sampling rate of the waveforms, in Hz.
 
     Example
     -------
@@ -62,7 +63,7 @@ class TrainingReader:
     torch.Size([16000])
     """
 
-    _MOST_LOST = 10  # Of each process that reads
+    _MAX_LOST = 10  # Files, in each process that reads
 
     def __init__(self, sample_rate: int):
         self.sample_rate, self._lost = sample_rate, set()
@@ -74,19 +75,19 @@ class TrainingReader:
         start: float = 0.0,
         duration: float | None = None,
     ) -> torch.Tensor:
-        """Read a waveform [samples] from ``start`` on, of at most ``duration``
-        seconds, of a file of so many seconds."""
+        """Read a waveform [samples] of at most ``duration`` seconds from
+        ``start`` on. ``length`` is that of the file, in seconds."""
         try:
             return read_audio(path, self.sample_rate, start, duration)
         except AudioError as error:
             if path not in self._lost:
                 self._lost.add(path)
-                if len(self._lost) == self._MOST_LOST:
+                if len(self._lost) == self._MAX_LOST:
                     raise
                 logger.warning(
-                    "%s It counts as silence from now on, as file %d: %d of "
-                    "them end the run.",
-                    *(error, len(self._lost), self._MOST_LOST),
+                    "%s The file is replaced by silence from now on. Lost "
+                    "files so far: %d; the run ends at %d.",
+                    *(error, len(self._lost), self._MAX_LOST),
                 )
         seconds = length - start
         if duration is not None:
@@ -97,9 +98,9 @@ class TrainingReader:
 def random_start(
     name: str, epoch: int, seconds: float, segment: float
 ) -> float:
-    """Draw the start of a random segment of an utterance, in seconds; 0 where
-    it is shorter than the segment. A function of the name and the epoch, so
-    that a resumed run draws the same segments.
+    """Draw the start of a random segment of an utterance, in seconds; 0 if it
+    is shorter than the segment. The start depends only on the arguments, so a
+    resumed run draws the same segments.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Keep logs short where a corpus has thousands of files."""
+"""Keep logs short for a corpus of thousands of files."""
 
 import contextlib
 import logging
@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
-    """Within it, show the first warnings of each kind; the others are logged at
-    level DEBUG, and counted in one line at its end. Of a kind are warnings that
-    differ only in the arguments of their message; ``loggers`` are those of the
-    warnings, beside that of ``dataio.audio``.
+    """Context manager that shows only the first ``most`` warnings of each kind.
+
+    The others are logged at level DEBUG and counted in one line at the end.
+    Warnings are of one kind if they differ only in the arguments of their
+    message. It applies to ``loggers`` and to the logger of ``dataio.audio``.
 
     Example
     -------
@@ -20,7 +21,7 @@ def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
     ...     for number in range(137):
     ...         logger.warning("Left out %d", number)
     """
-    # Number and latest record, by logger and message.
+    # Count and latest text of the warnings by logger and message.
     kinds: dict[tuple, tuple] = {}
     lock = threading.Lock()
 
@@ -29,9 +30,9 @@ def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
             return True
         kind = record.name, record.msg
         with lock:
-            number = kinds.get(kind, (0, None))[0] + 1
-            kinds[kind] = number, record.getMessage()
-        if number <= most:
+            count = kinds.get(kind, (0, None))[0] + 1
+            kinds[kind] = count, record.getMessage()
+        if count <= most:
             return True
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
         return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
@@ -44,10 +45,10 @@ def few_warnings(*loggers: logging.Logger, most: int = 3) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeFilter(limit)
-        for (name, _), (number, latest) in kinds.items():
-            if number > most:
+        for (name, _), (count, latest) in kinds.items():
+            if count > most:
                 logging.getLogger(name).warning(
                     "%d more warnings of this kind, which are logged at level "
-                    "DEBUG. The last of them: %s",
-                    *(number - most, latest),
+                    "DEBUG. The last one: %s",
+                    *(count - most, latest),
                 )

@@ -1,8 +1,8 @@
 """Read and write manifests, item files and ``corpus.json`` of any corpus.
 
-A prepared corpus is a folder with SpeechBrain manifests, where phones are known
-a ZeroSpeech item file of the test set (``phones.item``), and ``corpus.json``,
-written last, with the parameters of the preparation.
+A prepared corpus is a folder of SpeechBrain manifests, and if phones are known
+a ZeroSpeech item file of the test set (``phones.item``). ``corpus.json``, which
+is written last, contains the parameters of the preparation.
 """
 
 import contextlib
@@ -28,13 +28,12 @@ SPLITS = ("train", "valid", "test")
 MANIFESTS = tuple(f"{split}.json" for split in SPLITS)
 FORMAT_VERSION = 1
 SILENCE = "SIL"
-# Seconds by which lengths and labels may differ from those of the audio.
+# Seconds by which stated lengths and labels may differ from the audio.
 TOLERANCE = 0.1
 _DATA_ROOT = "{data_root}"
-_LONGEST = 1e9
+_MAX_SECONDS = 1e9
 
-
-# What a field holds, where it is given.
+# Type and description of each field that an item may have.
 _FIELDS = {
     "wav": (str, "the path of an audio file"),
     "length": (int | float, "a number of seconds above 0"),
@@ -45,36 +44,36 @@ _FIELDS = {
 }
 # Names of pauses in espeak, Kaldi, Festival and ZeroSpeech.
 SILENCES = frozenset([SILENCE, "sil", "sp", "spn", "pau", "_", "#", ""])
-# Longest gap between adjacent phones in seconds: alignments are in steps of a
-# few ms. Half a ms more, since decimals are not exact in binary.
-_LONGEST_GAP = 0.005 + 0.0005
+# Longest gap between adjacent phones in seconds: alignments have steps of a few
+# ms. The extra half ms allows for rounding.
+_MAX_GAP = 0.005 + 0.0005
 
 
 class ManifestError(ValueError):
-    """Report a manifest, or a file beside it, that cannot be used."""
+    """Manifest, or file beside it, that cannot be used."""
 
 
 def read_json(path: PathLike, **options: Any) -> Any:
-    """Read a json file in UTF-8, with or without a byte order mark; options
-    are those of ``json.loads``."""
+    """Read a JSON file in UTF-8, with or without a byte order mark. ``options``
+    are passed to ``json.loads``."""
     text = pathlib.Path(path).read_text("utf-8-sig")
     return json.loads(text, **options)
 
 
 def read_corpus(folder: PathLike) -> dict:
-    """Read ``corpus.json``, the parameters of a preparation, if it exists; a
-    ManifestError if it is none."""
+    """Read ``corpus.json``, the parameters of a preparation; empty if there is
+    none. Raises ManifestError if it is not valid."""
     path = pathlib.Path(folder, "corpus.json")
     if not path.is_file():
         return {}
     try:
         corpus = read_json(path)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{path} is no json: {error}") from error
+        raise ManifestError(f"{path} is not valid JSON: {error}") from error
     root = corpus.get("data_root", "") if isinstance(corpus, dict) else None
     if not isinstance(root, str):
         raise ManifestError(
-            f'{path} must hold an object with a folder under "data_root".'
+            f'{path} must be a JSON object whose "data_root" is a folder.'
         )
     return corpus
 
@@ -91,17 +90,16 @@ def read_manifest(
     data_root: PathLike | None = None,
     needed: Sequence[str] = (),
 ) -> dict[str, dict]:
-    """Read and check a manifest of SpeechBrain's ``DynamicItemDataset``, json
-    or csv, before anything is computed of it.
+    """Read and check a json or csv manifest for SpeechBrain's
+    ``DynamicItemDataset``.
 
-    Items have ``wav``, and where known ``length`` (in csv ``duration``),
-    ``spk_id``, ``gender``, ``words`` and ``phones`` (start, end, name) in order
-    of time. Numbers that name a speaker become text. ``{data_root}`` becomes
-    ``data_root``, or else that of ``corpus.json`` beside the manifest, or the
-    manifest's folder, to which other paths are relative. Fields that are
-    ``needed`` all items must have, beside ``wav``. A ManifestError names the
-    file, the item, the field, and what is wanted.
-    """
+    Each item has ``wav`` and the fields in ``needed``. ``length`` in seconds
+    (in csv ``duration``), ``spk_id``, ``gender``, ``words`` and ``phones``
+    (start, end, name), in order of time, are optional. Numbers that name a
+    speaker become text. ``{data_root}`` is replaced by ``data_root``, by
+    default that of ``corpus.json`` beside the manifest, or the manifest's
+    folder. Other relative paths start there, too, or in the working directory.
+    A ManifestError names the file, item and field, and what is expected."""
     path = pathlib.Path(path)
     root = data_root or _root(path.parent)
     try:
@@ -111,7 +109,7 @@ def read_manifest(
             items = read_json(path, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError, csv.Error) as error:
         raise ManifestError(
-            f"{path} is no manifest in UTF-8, or not all of it: {error}"
+            f"{path} is not a complete manifest in UTF-8: {error}"
         ) from error
     if not isinstance(items, dict):
         raise ManifestError(
@@ -130,17 +128,17 @@ def read_manifest(
     return items
 
 
-# The argument of read_manifest has the same name.
+# read_manifest has an argument named data_root.
 _root = data_root
 
 
 def _warn_of_labels(path, items):
-    """Warn of items whose labels contradict their audio, or those of another
-    item of the same recording."""
+    """Warn of items whose labels contradict their audio, or the labels of
+    another item of the same recording."""
     if parts := [name for name, item in items.items() if "start" in item]:
         logger.warning(
-            "%s: %d of %d items have a start, which is not read: their "
-            "recordings are taken as wholes, not in parts: %s",
+            "%s: %d of %d items have a start, which is not read: each item is "
+            "its whole recording: %s",
             *(path, len(parts), len(items), first_names(parts)),
         )
     late = [
@@ -154,22 +152,22 @@ def _warn_of_labels(path, items):
             "%s: phones of %d of %d items end after the audio: %s",
             *(path, len(late), len(items), first_names(late)),
         )
-    first, other = {}, []
+    labels_of, differing = {}, []
     for name, item in items.items():
         labels = [item.get(key) for key in ("spk_id", "words", "phones")]
         whole = "start" not in item
-        if whole and first.setdefault(item["wav"], labels) != labels:
-            other.append(name)
-    if other:
+        if whole and labels_of.setdefault(item["wav"], labels) != labels:
+            differing.append(name)
+    if differing:
         logger.warning(
-            "%s: %d of %d items have other labels than items before them of "
-            "the same recording: %s",
-            *(path, len(other), len(items), first_names(other)),
+            "%s: %d of %d items have other labels than an earlier item of the "
+            "same recording: %s",
+            *(path, len(differing), len(items), first_names(differing)),
         )
 
 
 def _without_duplicates(pairs):
-    """Make a dict of the pairs of a json object."""
+    """Make a dict of name and value pairs, whose names must be unique."""
     items = dict(pairs)
     if len(items) < len(pairs):
         (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
@@ -178,7 +176,7 @@ def _without_duplicates(pairs):
 
 
 def _read_csv(path):
-    """Read SpeechBrain's csv manifest as one of json."""
+    """Read a csv manifest of SpeechBrain into the form of a json manifest."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file, skipinitialspace=True, strict=True)
         _without_duplicates([(name, None) for name in rows.fieldnames or ()])
@@ -186,8 +184,8 @@ def _read_csv(path):
     for name, row in pairs:
         if not name or None in row:
             raise ValueError(
-                f"a row must have an ID and no more columns than "
-                f"the header, not {row}."
+                "a row must have an ID and no more columns than the header, "
+                f"not {row}."
             )
         row["wav"] = (row.get("wav") or "").replace("$data_root", _DATA_ROOT)
         seconds = row.pop("duration", None)
@@ -199,7 +197,7 @@ def _read_csv(path):
 
 
 def _checked(item, where, folder, root, needed):
-    """Return an item with its paths complete, or raise a ManifestError."""
+    """Return an item with its paths completed, or raise a ManifestError."""
     if not isinstance(item, dict):
         raise ManifestError(f"{where}: an item must be an object with fields.")
     for key, (kind, description) in _FIELDS.items():
@@ -207,9 +205,9 @@ def _checked(item, where, folder, root, needed):
         if value is None and key not in ("wav", *needed):
             continue
         is_valid = isinstance(value, kind) and not isinstance(value, bool)
-        is_valid = is_valid and value == value  # NaN, as pandas writes it
+        is_valid = is_valid and value == value  # pandas writes NaN
         if key == "length":
-            is_valid = is_valid and 0 < value < _LONGEST
+            is_valid = is_valid and 0 < value < _MAX_SECONDS
         if not is_valid or (key == "wav" and not value):
             problem = f"is {value!r:.40}" if key in item else "is missing"
             raise ManifestError(
@@ -218,15 +216,15 @@ def _checked(item, where, folder, root, needed):
     item = {**item, "phones": item.get("phones") or []}
     _check_phones(where, item["phones"])
     if not item["wav"].startswith(_DATA_ROOT):
-        beside = folder / item["wav"]
-        if beside.exists() or not os.path.exists(item["wav"]):
-            item["wav"] = str(beside)
+        in_folder = folder / item["wav"]
+        if in_folder.exists() or not os.path.exists(item["wav"]):
+            item["wav"] = str(in_folder)
     names = [key for key in ("spk_id", "gender") if item.get(key) is not None]
     return _substituted(item | {key: str(item[key]) for key in names}, root)
 
 
 def _substituted(value, root):
-    """Fill in the folder of the audio in all texts, as SpeechBrain does."""
+    """Replace ``{data_root}`` in all strings, as SpeechBrain does."""
     if isinstance(value, str):
         value = value.replace(_DATA_ROOT, str(root))
         return value.replace("{{", "{").replace("}}", "}")
@@ -242,7 +240,7 @@ def _check_phones(where, phones):
     for number, phone in enumerate(phones, 1):
         try:
             start, end, name = phone
-            if not 0 <= start <= end < _LONGEST:
+            if not 0 <= start <= end < _MAX_SECONDS:
                 raise ValueError
             name.strip()
         except (TypeError, ValueError, AttributeError):
@@ -260,7 +258,7 @@ def _check_phones(where, phones):
 
 
 def manifest_path(folder: PathLike, split: str) -> pathlib.Path:
-    """Return the path of a manifest: json, or csv where there is no json."""
+    """Return the path of a manifest: csv if only that exists, else json."""
     path = pathlib.Path(folder, f"{split}.json")
     csv_path = path.with_suffix(".csv")
     return csv_path if csv_path.exists() and not path.exists() else path
@@ -274,26 +272,26 @@ def has_manifests(folder: pathlib.Path) -> bool:
 def given_manifests(
     data_folder: pathlib.Path, save_folder: pathlib.Path
 ) -> bool:
-    """Return whether a user's data folder has manifests to use as they are:
-    others than those made of the data, in the save folder."""
-    own = data_folder.resolve() == save_folder.resolve()
-    return has_manifests(data_folder) and not own
+    """Return whether the data folder has manifests of the user's own. Those in
+    the save folder were made by the preparation."""
+    prepared = data_folder.resolve() == save_folder.resolve()
+    return has_manifests(data_folder) and not prepared
 
 
 def is_done(
     folder: pathlib.Path, corpus: dict, ignoring: Sequence[str] = ()
 ) -> bool:
-    """Return whether the preparation that ``corpus``, the content of
-    ``corpus.json`` but for some keys, describes is complete."""
-    written = {
-        k: v for k, v in read_corpus(folder).items() if k not in ignoring
-    }
+    """Return whether a preparation is complete: all manifests exist, and
+    ``corpus`` equals ``corpus.json`` without the keys in ``ignoring``."""
+    written = read_corpus(folder)
+    for key in ignoring:
+        written.pop(key, None)
     complete = all((folder / name).is_file() for name in MANIFESTS)
     return complete and written == corpus
 
 
 def digest(contents: Iterable[bytes]) -> str:
-    """Hash what a preparation depends on, for ``corpus.json``."""
+    """Hash the inputs of a preparation, for ``corpus.json``."""
     return hashlib.sha1(b"".join(contents)).hexdigest()
 
 
@@ -316,11 +314,12 @@ def first_names(names: Iterable[PathLike], most: int = 5) -> str:
 
 
 def no_folder(folder: PathLike) -> str:
-    """Describe a folder that does not exist, and suggest one beside it."""
+    """Return the error message for a folder that does not exist, and suggest
+    one with a similar name."""
     path = pathlib.Path(folder)
-    beside = [p.name for p in path.parent.glob("*") if p.is_dir()]
-    close = suggestion(path.name, beside, lambda name: str(path.parent / name))
-    return f"There is no folder {folder}.{close}"
+    names = [p.name for p in path.parent.glob("*") if p.is_dir()]
+    hint = suggestion(path.name, names, lambda name: str(path.parent / name))
+    return f"There is no folder {folder}.{hint}"
 
 
 def utterance(
@@ -331,11 +330,11 @@ def utterance(
     words: str = "",
     phones: Iterable = (),
 ) -> dict:
-    """Make a manifest entry: the path of the audio is relative to
-    ``data_root``, times are in seconds, ``phones`` are (start, end, name).
+    """Make a manifest entry. The path of the audio is relative to
+    ``data_root``, times are in seconds, and ``phones`` are (start, end, name).
 
-    Braces are doubled, those of ``{data_root}`` excepted, so that SpeechBrain's
-    replacements leave names and texts alone.
+    Braces in names and texts are doubled, so that SpeechBrain's replacements
+    leave them alone.
 
     Example
     -------
@@ -355,9 +354,9 @@ def utterance(
 def write_corpus(
     folder: pathlib.Path, utts: dict[str, dict], corpus: dict
 ) -> None:
-    """Write the manifests of ``utts``, entries by split and utterance id, the
-    item file and, last, ``corpus.json`` with the parameters of the preparation.
-    """
+    """Write the manifests, the item file and finally ``corpus.json``. ``utts``
+    are the entries by split and utterance id, and ``corpus`` is the content of
+    ``corpus.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.json").unlink(missing_ok=True)
     for split in SPLITS:
@@ -376,7 +375,7 @@ def write_corpus(
 
 
 def duration(seconds: float) -> str:
-    """Format how long some speech is.
+    """Format a duration.
 
     Example
     -------
@@ -392,11 +391,11 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 
 
 def _json_lines(utts: dict[str, dict]) -> str:
-    """Format a json object with an utterance a line."""
+    """Format a JSON object with one utterance on each line."""
     lines = []
     for utt_id, utt in utts.items():
         text = json.dumps(utt, ensure_ascii=False)
-        # The path of a file whose name is no text is one in ASCII.
+        # A file name that is not valid text can be written in ASCII only.
         text = text if text.isprintable() else json.dumps(utt)
         lines.append(f"{json.dumps(utt_id)}: {text}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -407,8 +406,8 @@ def _escape(text: str) -> str:
 
 
 class Item(NamedTuple):
-    """Line of a ZeroSpeech item file: a phone of an utterance, from onset to
-    offset in seconds, its neighbours and the speaker."""
+    """Line of a ZeroSpeech item file: a phone in an utterance from ``onset`` to
+    ``offset`` in seconds, the phones before and after it, and the speaker."""
 
     file: str
     onset: float
@@ -421,7 +420,7 @@ class Item(NamedTuple):
 
 def read_items(path: PathLike) -> Iterator[Item]:
     """Read a ZeroSpeech item file, with the columns ``#file onset offset #phone
-    prev-phone next-phone speaker``; a ValueError names a line that is none."""
+    prev-phone next-phone speaker``. A ValueError names a malformed line."""
     with open(path, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             fields = line.split()
@@ -447,9 +446,9 @@ def make_items(
     speaker: str,
     triphones: bool,
 ) -> list[Item]:
-    """Make the items of an utterance: phones (start, end, name) without a pause
-    before, in or after them, at most 5 ms from their neighbours. A triphone
-    lasts from the phone before to the phone after.
+    """Make the items of an utterance: its phones (start, end, name) between two
+    other phones, at most 5 ms apart, none of them a pause. A triphone lasts
+    from the start of the phone before to the end of the phone after.
 
     Example
     -------
@@ -463,7 +462,7 @@ def make_items(
     ):
         names = this[2], before[2], after[2]
         gap = max(abs(this[0] - before[1]), abs(after[0] - this[1]))
-        if SILENCES.isdisjoint(names) and gap < _LONGEST_GAP:
+        if SILENCES.isdisjoint(names) and gap < _MAX_GAP:
             times = (before[0], after[1]) if triphones else this[:2]
             items.append(Item(file, *times, *names, speaker))
     return items

@@ -1,8 +1,8 @@
-"""Frames of MP3 files, which have no container that tells how many there are.
+"""Count the frames of MP3 files, which have no container that states it.
 
-libsndfile stops at the length in the header of the encoder, or without one at
-an estimate by the first frame, which is wrong where the bit rate varies.
-Source: ISO 11172-3 and 13818-3; the header is that of Xing and LAME.
+libsndfile stops at the length in the header that Xing and LAME write. Without
+one it estimates the length from the first frame, which is wrong if the bit rate
+varies. Frames are defined in ISO 11172-3 and 13818-3.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ _KBPS = (
     (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
-# MPEG 1, 2 and 2.5, layer III, without a checksum: bytes per kbps and s of a
-# frame, bit rates, divisor of the sampling rates.
+# MPEG 1, 2 and 2.5, layer III, by the second byte of a header without checksum:
+# frame size in bytes times Hz per kbps, bit rates, divisor of sampling rates.
 _VERSIONS = {
     0xFB: (144000, _KBPS[0], 1),
     0xF3: (72000, _KBPS[1], 2),
@@ -33,15 +33,15 @@ _quiet = {"lock": threading.Lock(), "depth": 0, "stderr": None}
 
 @contextlib.contextmanager
 def quiet(is_mp3: bool) -> Iterator[None]:
-    """Discard what is written to stderr, in all threads: libmpg123 writes a
-    line there for each frame that it cannot decode, and has no switch that
-    libsndfile hands on."""
+    """Discard stderr, in all threads, while an MP3 is decoded: libmpg123 writes
+    a line for each frame that it cannot decode, and libsndfile offers no way to
+    turn that off."""
     if not is_mp3:
         yield
         return
     with _quiet["lock"]:
         _quiet["depth"] += 1
-        # Where there is no stderr, there is nothing to do.
+        # Without a stderr there is nothing to discard.
         with contextlib.suppress(OSError):
             if _quiet["depth"] == 1:
                 _quiet["stderr"] = os.dup(2)
@@ -59,13 +59,13 @@ def quiet(is_mp3: bool) -> Iterator[None]:
 
 
 def with_length(content: bytes) -> bytes:
-    """Return an MP3 file with the number of its frames in its header, and
-    without tags; what is no MP3 remains as it is.
+    """Return the content of an MP3 file with the number of frames in its
+    header, and without tags. Content that is not MP3 is returned as it is.
 
     Raises
     ------
     ContainerError
-        If frames are missing, damaged, or more than its own header states.
+        If frames are missing or damaged, or more than the header states.
     """
     start, stated, count = _skip_tags(content), None, 0
     position, following = start, start
@@ -84,19 +84,16 @@ def with_length(content: bytes) -> bytes:
     if _has_frames(content, position + 1):
         if content[position : position + 3] == b"ID3":
             raise ContainerError(JOINED)
-        raise ContainerError(
-            f"damaged, at byte {position} there is no MP3 frame."
-        )
-    # Some encoders count their header.
+        raise ContainerError(f"damaged, no MP3 frame at byte {position}.")
+    # Some encoders count the frame of their header.
     if stated is not None and not stated - 1 <= count <= stated + 1:
-        short = f"cut short, {count} of {stated} frames are there."
+        short = f"cut short, {count} of {stated} frames can be read."
         raise ContainerError(short if count < stated else JOINED)
+    frames = content[start:position]
     if stated is None:
-        return (
-            _info_frame(content[start : start + 4], count, position)
-            + (content[start:position])
-        )
-    return content[start:position]
+        header = content[start : start + 4]
+        return _info_frame(header, count, position) + frames
+    return frames
 
 
 def _skip_tags(content):
@@ -110,7 +107,7 @@ def _skip_tags(content):
 
 
 def _frame_size(header):
-    """Return the bytes of a frame with a header; 0 if it is none."""
+    """Return the bytes in the frame with a header; 0 if it is not a header."""
     if len(header) < 4 or header[0] != 0xFF or header[1] | 1 not in _VERSIONS:
         return 0
     factor, kbps, divisor = _VERSIONS[header[1] | 1]
@@ -122,7 +119,7 @@ def _frame_size(header):
 
 
 def _has_frames(content, position):
-    """Return whether three adjacent frames follow somewhere."""
+    """Return whether three adjacent frames start at or after a position."""
     for sync in re.finditer(
         b"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]", content[position:]
     ):
@@ -140,7 +137,7 @@ def _has_frames(content, position):
 def _info_frame(header, count, size):
     """Make a frame that states the number of frames."""
     mpeg1, mono = header[1] | 1 == 0xFB, header[3] >> 6 == 3
-    # With a bit rate that leaves room.
+    # The bit rate makes the frame large enough.
     header = bytes((0xFF, header[1] | 1, 0x90 | header[2] & 0x0C, header[3]))
     side = 32 if mpeg1 and not mono else 9 if mono and not mpeg1 else 17
     numbers = (3, count, _frame_size(header) + size)

@@ -1,4 +1,4 @@
-"""Train on data sets that are streamed by ``datasets``, with exact resume."""
+"""Train on data sets streamed by ``datasets``, with exact resume."""
 
 import functools
 import itertools
@@ -26,40 +26,40 @@ from .logs import few_warnings
 logger = logging.getLogger(__name__)
 
 
-# On every rank, as each is somewhere else in the data set.
+# Saving gathers the positions of all ranks, so every rank runs the hook.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class StreamLoader(LoopedLoader):
     """Load batches of a streamed data set, for ``Brain.fit``.
 
-    The data set is read again and again, its files in another order each time;
-    an epoch is a number of batches, so that all ranks have as many. Each rank
-    reads other rows. As a recoverable of a checkpointer, the loader goes on
-    with the batch at which the run was stopped, without reading those before;
-    each row is read once in a round even with another number of ranks.
+    The data set is read in rounds, with its files in a new order each time. An
+    epoch is a fixed number of batches, the same on all ranks, and each rank
+    reads different rows. Add the loader to the checkpointer as a recoverable:
+    a resumed run continues with the next batch, without reading the earlier
+    ones. Each row is read once a round, even if the number of ranks changes.
 
     Arguments
     ---------
     rows : datasets.IterableDataset
-        Data set, as of ``load_dataset(..., streaming=True)``. With as many
-        files as ranks, or a multiple, each rank reads its own files only.
+        Data set, such as ``load_dataset(..., streaming=True)``. If the number
+        of files is a multiple of that of ranks, each rank reads only its own.
     item : callable
-        Makes the item of a row, a dict, from the row and the number of times
-        that the data set was read before. Rows for which it raises an
-        AudioError are left out; of the warnings few are shown.
+        Function of a row and the number of the round, from 0, that returns an
+        item, a dict. Rows for which it raises AudioError are left out, with
+        warnings of which only the first are shown.
     batch_size : int
-        Number of items of a batch.
+        Number of items in a batch.
     epoch_length : int
-        Number of batches of an epoch.
+        Number of batches in an epoch.
     shuffled : int
-        Number of consecutive rows that are shuffled, beside the files; after a
-        resume, up to so many are read again. 1: they are not.
+        Number of consecutive rows that are shuffled, in addition to the files.
+        A resumed run reads at most this many rows again. 1 disables shuffling.
     seed : int
-        Seed of the orders.
+        Seed of the order of files and rows.
     collate : callable
-        Makes a batch of a list of items.
+        Function that makes a batch of a list of items.
     **options
-        Options of the DataLoader, such as ``num_workers=1``: a process of its
-        own reads and decodes. More would have no order to go on in.
+        Options of the DataLoader. With ``num_workers=1`` a worker process
+        reads and decodes; more workers could not resume in the same order.
 
     Example
     -------
@@ -85,12 +85,12 @@ class StreamLoader(LoopedLoader):
     ):
         if options.get("num_workers", 0) > 1:
             raise ValueError(
-                f"num_workers={options['num_workers']}: a stream is read by "
-                "one process of each rank, so that it can go on: 0 or 1."
+                f"num_workers={options['num_workers']}: give 0 or 1. Only a "
+                "stream that one process of each rank reads can be resumed."
             )
         self.rank, self.ranks = rank(), world_size()
         if shuffled > 1:
-            # Of one row: its buffer is not in the state of the data set.
+            # Shuffle only files: a resume would lose a buffer of several rows.
             rows = rows.shuffle(seed=seed, buffer_size=1)
         part = functools.partial(_part, rank=self.rank, ranks=self.ranks)
         self.stream = _Stream(
@@ -99,7 +99,7 @@ class StreamLoader(LoopedLoader):
         loader = torch.utils.data.DataLoader(
             self.stream,
             batch_size=None,
-            # Not the global one, from which a resumed run would draw again.
+            # Drawing from the global generator would make a resume inexact.
             generator=torch.Generator(),
             **options,
         )
@@ -107,13 +107,13 @@ class StreamLoader(LoopedLoader):
         self.batchsize_fn = lambda batch: batch_size
 
     def __next__(self):
-        """Return a batch, and note where the next one begins."""
+        """Return a batch, and store the state after it."""
         batch, self.stream.state = super().__next__()
         return batch
 
     @mark_as_saver
     def save(self, path):
-        """Save where all ranks are."""
+        """Save the positions of all ranks."""
         states = gather_objects(self.stream.state)
         if if_main_process():
             counts = self.step, self.total_steps, self.total_samples
@@ -121,14 +121,14 @@ class StreamLoader(LoopedLoader):
 
     @mark_as_loader
     def load(self, path, end_of_epoch=True):
-        """Go on where the rank was, or where all were if they are not as many
-        as before."""
+        """Restore the position of this rank. If the number of ranks has
+        changed, share what all ranks had left to read."""
         saved = torch.load(path)
         states = saved["states"]
         if len(states) != self.ranks:
             logger.info(
-                "The stream was read by %d processes, now by %d: they go on "
-                "with what is left of the round.",
+                "The stream was read by %d processes and is now read by %d, "
+                "which share the rest of the round.",
                 *(len(states), self.ranks),
             )
             states = _deal(states, self.ranks)
@@ -136,34 +136,35 @@ class StreamLoader(LoopedLoader):
         self.step, self.total_steps, self.total_samples = saved["counts"]
         self.iterator = None
         if not end_of_epoch and self.step == 0 and self.total_steps > 0:
-            # Stopped between the last batch of an epoch and its end.
+            # The run stopped after the last batch of an epoch, before its end.
             self.step = self.epoch_length
 
 
 def _part(number: int, rank: int, ranks: int) -> dict:
-    """Return the rows of a rank in a round, from the first one on: ``rows`` is
-    the state of the data set at the begin of a block, and ``row`` the number of
-    its rows that were read."""
+    """Return the part of a round that a rank reads. ``block`` counts blocks of
+    shuffled rows, ``rows`` is the state of the data set at the start of the
+    block, and ``row`` the number of rows in it that were read."""
     part = {"round": number, "rank": rank, "ranks": ranks}
     return {**part, "block": 0, "rows": None, "row": 0}
 
 
 def _deal(states: list[dict], ranks: int) -> list[dict]:
-    """Deal out to other ranks what is left of the rounds that were begun."""
-    begun = max(state["round"] for state in states)
-    left = []
+    """Share the unread parts of the current rounds among another number of
+    ranks."""
+    current = max(state["round"] for state in states)
+    parts = []
     for reader, state in enumerate(states):
-        left += state["parts"]
-        left += [
+        parts += state["parts"]
+        parts += [
             _part(number, reader, len(states))
-            for number in range(state["round"], begun)
+            for number in range(state["round"], current)
         ]
-    return [{"parts": left[n::ranks], "round": begun} for n in range(ranks)]
+    return [{"parts": parts[n::ranks], "round": current} for n in range(ranks)]
 
 
 class _Stream(torch.utils.data.IterableDataset):
-    """Batches without end, each with the state to go on from after it: parts
-    of rounds that are to be read, and the round to begin then."""
+    """Endless batches, each with the state after it: the unread parts of rounds
+    that have begun, and the number of the next round."""
 
     def __init__(self, rows, part, item, batch_size, shuffled, seed, collate):
         self.rows, self.part, self.item = rows, part, item
@@ -180,7 +181,7 @@ class _Stream(torch.utils.data.IterableDataset):
                 items = []
 
     def _items(self) -> Iterator[tuple[dict, dict]]:
-        """Yield items, and the state after each."""
+        """Yield items, each with the state after it."""
         parts, number = self.state["parts"], self.state["round"]
         while True:
             if not parts:
@@ -188,33 +189,33 @@ class _Stream(torch.utils.data.IterableDataset):
             part, *parts = parts
             usable = part["block"] or part["row"]
             with few_warnings(logger, most=10):
-                for item, place in self._read(**part):
+                for item, position in self._read(**part):
                     usable = True
-                    after = [{**part, **place}, *parts]
-                    yield item, {"parts": after, "round": number}
+                    unread = [{**part, **position}, *parts]
+                    yield item, {"parts": unread, "round": number}
             if not usable and part == self.part(part["round"]):
                 raise ValueError(
                     "The stream has no row that can be used; see the warnings."
                 )
 
     def _read(self, round, rank, ranks, block, rows, row):
-        """Yield items of a part, and the place after each."""
+        """Yield the items of a part, each with the position after it."""
         stream = split_dataset_by_node(self.rows, rank, ranks)
         stream.set_epoch(round)
         if rows is not None:
             stream.load_state_dict(rows)
         iterator = iter(stream)
         for number in itertools.count(block):
-            some = list(itertools.islice(iterator, self.shuffled))
-            if not some:
+            buffer = list(itertools.islice(iterator, self.shuffled))
+            if not buffer:
                 return
-            random.Random(f"{self.seed} {round} {number}").shuffle(some)
-            for index in range(row, len(some)):
-                place = {"block": number, "rows": rows, "row": index + 1}
+            random.Random(f"{self.seed} {round} {number}").shuffle(buffer)
+            for index in range(row, len(buffer)):
+                position = {"block": number, "rows": rows, "row": index + 1}
                 try:
-                    item = self.item(some[index], round)
+                    item = self.item(buffer[index], round)
                 except AudioError as error:
                     logger.warning("Left out of the stream: %s", error)
                 else:
-                    yield item, place
+                    yield item, position
             row, rows = 0, stream.state_dict()

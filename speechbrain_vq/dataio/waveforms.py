@@ -11,17 +11,18 @@ from .atomic import atomic_write
 
 
 def any_name(path: str | os.PathLike) -> str | bytes | os.PathLike:
-    """Return a path for soundfile, which takes one that is no text as bytes,
-    but on Windows."""
+    """Return a path as soundfile accepts it. On POSIX that is bytes, since a
+    file name need not be valid text."""
     return os.fsencode(path) if os.name == "posix" else path
 
 
 def write_waveform(
     path: str | os.PathLike, wav: torch.Tensor, sample_rate: int, comment: str
 ) -> None:
-    """Write samples [T] in [-1, 1] on the CPU, whole or not at all, in the
-    format that the name ends in, by default wav; formats that have comments get
-    one. An OSError tells if it cannot be written."""
+    """Write samples [T] in [-1, 1] on the CPU to a file, atomically.
+
+    The extension of the name sets the format, by default wav. ``comment`` is
+    written if the format has comments. Raises OSError if writing fails."""
     path = pathlib.Path(path)
     kind = path.suffix[1:] or "wav"
     try:
@@ -36,10 +37,10 @@ def write_waveform(
             file.write(wav.numpy())
     except RuntimeError as error:
         raise OSError(
-            f"{path} cannot be written: {error} Is there such a folder, and "
-            "room in it?"
+            f"{path} cannot be written: {error} Does the folder exist, and has "
+            "it room?"
         ) from error
-    # The name does not end in a format, or the format needs a subtype.
+    # The extension is not a format, or the format needs a subtype.
     except (TypeError, ValueError) as error:
         raise OSError(
             f"{path} cannot be written: {error}. Name a file that ends in .wav."
@@ -47,7 +48,7 @@ def write_waveform(
 
 
 def read_comment(path: str | os.PathLike) -> str:
-    """Return the comment in an audio file; empty if there is none."""
+    """Return the comment in an audio file, or an empty string."""
     try:
         with soundfile.SoundFile(any_name(path)) as file:
             return file.comment
@@ -56,8 +57,9 @@ def read_comment(path: str | os.PathLike) -> str:
 
 
 def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
-    """Scale a waveform [T] to the level of another, as far as its peak allows:
-    decoders predict medians of log-mels, which are quieter than the mean."""
+    """Scale a waveform [T] to the level of ``original``, as far as its peak
+    allows. Decoders predict medians of log-mels, which are quieter than means.
+    """
     level, peak = wav.square().mean().sqrt(), wav.abs().max()
     if not peak > 0:
         return wav
@@ -66,6 +68,6 @@ def with_level_of(original: torch.Tensor, wav: torch.Tensor) -> torch.Tensor:
 
 
 def within_full_scale(wav: torch.Tensor) -> torch.Tensor:
-    """Attenuate a waveform [T] as a whole where it would exceed [-1, 1]:
-    clipping distorts."""
+    """Attenuate a whole waveform [T] that exceeds [-1, 1], since clipping would
+    distort it."""
     return wav / wav.abs().amax().clamp(min=1) if len(wav) else wav

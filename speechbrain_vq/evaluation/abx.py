@@ -329,6 +329,7 @@ class Abx(Metric):
         self._dropped, self._cells = 0, {}
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Keep the frames of the utterance's items."""
         weights = weights.float()
         for context, item in self._items.get(utterance.name, ()):
             span = frames_of(item, utterance.token_rate)
@@ -376,6 +377,7 @@ class Abx(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing conditions."""
         if not self._items:
             sources = dict.fromkeys(s.source for s in self.samples.values())
             return [
@@ -397,6 +399,7 @@ class Abx(Metric):
         return notes
 
     def settings(self) -> dict:
+        """Return the sources and numbers of items and triples."""
         if not self._items:
             return {}
         samples, cells = self.samples.items(), self._cells.items()

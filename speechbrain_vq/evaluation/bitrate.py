@@ -68,6 +68,7 @@ class BitRate(Metric):
         self._runs = WeightedCounts(_MAX_SYMBOLS)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Count the tokens of an utterance."""
         self._utterances += 1
         tokens, seconds = utterance.tokens, utterance.seconds
         self._books = tokens.shape[1]
@@ -83,6 +84,7 @@ class BitRate(Metric):
         self._rates.add("runs", len(runs), seconds, weights)
 
     def compute(self) -> dict[str, Estimate]:
+        """Estimate codebook usage and rates."""
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])
@@ -113,6 +115,7 @@ class BitRate(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing or assumed values."""
         notes = []
         if not self.codebook_size:
             notes.append(

@@ -141,6 +141,7 @@ class Conversion(JudgedSpeech):
             self._write(number, pair, audio)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
         if not self.requested:
             return ["conversion to other voices: not requested"]
         notes = [f"{pair}: {why}" for pair, why in self.errors.items()]
@@ -154,6 +155,7 @@ class Conversion(JudgedSpeech):
         return notes
 
     def settings(self) -> dict:
+        """Return the vocoder and the number of conversions."""
         if not self.requested:
             return {}
         return {**self.model.settings(), "converted": self.number}

@@ -115,6 +115,7 @@ class JudgedSpeech(Metric):
                 self._ratios.add(f"{name}:{key}", float(score), 1, weights)
 
     def compute(self) -> dict[str, Estimate]:
+        """Estimate the means over utterances or conversions."""
         return self._ratios.estimates(self.quantities, self.number)
 
 

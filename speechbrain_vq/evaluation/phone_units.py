@@ -239,6 +239,7 @@ class PhoneInformation(Metric):
         self._utterances = 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Count the phones and units of an utterance."""
         self._utterances += 1
         middles = frame_middles(len(utterance.tokens), utterance.token_rate)
         phones = phones_at(utterance.entry.get("phones") or (), middles)
@@ -247,6 +248,7 @@ class PhoneInformation(Metric):
             self._books[book].add_frames(phones, units, weights, language)
 
     def compute(self) -> dict[str, Estimate]:
+        """Estimate the values of each codebook."""
         estimates = {}
         for number, table in enumerate(self._books.values(), 1):
             if not table.phones:
@@ -273,6 +275,7 @@ class PhoneInformation(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
         note = (
             "phone information, boundaries and the phone probe: the manifest "
             "has no phones"

@@ -182,6 +182,7 @@ class LinearProbes(Metric):
         self._examples, self._utterances = [], 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
+        """Keep the inputs and labels of an utterance."""
         self._utterances += 1
         number = len(utterance.tokens)
         if utterance.name not in self.names or not number:
@@ -201,6 +202,7 @@ class LinearProbes(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
         return [
             f"{target} probe: the manifest ({key}) does not name two {target}s "
             "with two utterances each"

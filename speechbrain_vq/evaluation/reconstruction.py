@@ -126,11 +126,13 @@ class Reconstruction(JudgedSpeech):
         self.judge({"source": x, "output": y}, utterance.entry, weights)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
+        """Explain missing values."""
         if not estimates or has_pystoi():
             return []
         return ['STOI: pip install "speechbrain-vq[eval]"']
 
     def settings(self) -> dict:
+        """Return the vocoder and the number of utterances."""
         if not self.names:
             return {}
         return {**self.model.settings(), "reconstructed": self.number}

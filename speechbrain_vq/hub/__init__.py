@@ -1,4 +1,4 @@
-"""From a name or a folder to a model: download it, and load it safely."""
+"""Download a model, and load it safely from its folder."""
 
 import warnings
 from typing import Any
@@ -17,9 +17,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Name what replaces a public name that moved or is gone."""
+    """Point to the replacement of a public name that moved or was removed."""
     if name == "load_hparams_safely":
-        # An AttributeError would lose its text in `from ... import`.
+        # `from ... import` would hide the message of an AttributeError.
         raise ImportError(
             "load_hparams_safely is gone: model folders are read as data. "
             "load_pretrained loads a folder of registered classes "
@@ -28,9 +28,8 @@ def __getattr__(name: str) -> Any:
         )
     if name not in ("ExportRefused", "export_pretrained", "push_to_hub"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    place = "speechbrain_vq.publish"
     warnings.warn(
-        f"speechbrain_vq.hub.{name} has moved to {place}.{name}",
+        f"speechbrain_vq.hub.{name} has moved to speechbrain_vq.publish.{name}",
         FutureWarning,
         stacklevel=2,
     )

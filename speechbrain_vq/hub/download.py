@@ -1,4 +1,4 @@
-"""From a folder or a name on the Hub to the files of one commit."""
+"""Find or download the files of a model."""
 
 import contextlib
 import os
@@ -26,12 +26,12 @@ from .folder import (
 from .plain import ModelYaml
 from .savedir import place
 
-# Of a stranger's repository nothing else is fetched. Names in full: a pattern
-# with a star would reach into subfolders.
+# The only files that are fetched from a repository, since others may contain
+# code. A pattern with a star would also match files in subfolders.
 FILES = (HPARAMS, CONFIG, WEIGHTS, LABELS)
-# Of a self-supervised encoder.
+# Files of a self-supervised encoder.
 ENCODER_CONFIGS = (CONFIG, "preprocessor_config.json")
-# The first one that there is. transformers reads the second as tensors only.
+# The first that exists is taken. transformers loads only tensors of the second.
 ENCODER_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -48,25 +48,25 @@ def download(
     weights: tuple[str, ...] = (WEIGHTS,),
     subfolder: str | None = None,
 ) -> pathlib.Path:
-    """Fetch a model's files, all of one commit, and return their folder.
+    """Find or fetch the files of one commit of a model; return their folder.
 
-    Files that can hold code are not fetched; a vocoder beside the yaml, which
-    that names, is. A commit that is in the cache is not asked for again. When
-    the Hub cannot be reached, what the cache has of the revision is used, with
-    a warning that names its commit.
+    Files that can contain code are not fetched. Those of a vocoder are, if the
+    yaml names one in a subfolder. A commit in the cache is used without a
+    request. If the Hub cannot be reached, the cached commit of the revision is
+    used, with a warning.
 
     Arguments
     ---------
     source : str or path
-        A folder, which is used as it is, a bundled model (``speech``), or a
-        model on the Hub (``org/name``).
+        Folder, which is used as it is, bundled model (``speech``), or model on
+        the Hub (``org/name``).
     revision : str, optional
-        Branch, tag or commit on the Hub; absent: ``main``.
+        Branch, tag or commit on the Hub; by default ``main``.
     token, cache_dir, local_files_only, force_download
-        As of ``huggingface_hub.snapshot_download``.
+        Arguments of ``huggingface_hub.snapshot_download``.
     savedir : path, optional
-        Folder for a copy of the files: a new or empty one, or one that an
-        earlier call filled.
+        Folder for a copy of the files: new, empty, or filled by an earlier
+        call.
     trust_remote_code : bool
         Whether to fetch every file of the repository.
     weights : tuple of str
@@ -77,23 +77,23 @@ def download(
     Returns
     -------
     pathlib.Path
-        The folder; it has the yaml and the weights.
+        Folder that contains the yaml and the weights.
 
     Raises
     ------
     FileNotFoundError
-        If the source is neither a folder nor a name on the Hub, or the folder
-        lacks a file.
+        If the source is neither a folder nor a name on the Hub, or a file is
+        missing in the folder.
     ValueError
-        If there is no source, the revision is empty, the arguments contradict
-        each other, or a file is a link out of the folder.
+        If the source or the revision is empty, arguments contradict each other,
+        or a file is a link to a place outside the folder.
     HubError
-        If the Hub does not give the files; the message says why.
+        If the Hub does not provide the files; the message explains why.
     """
     if not isinstance(source, str | os.PathLike) or source == "":
         raise ValueError(
             f"The source is {source!r}; give the folder of a model, or the "
-            "name of one on the Hub ('organisation/name')."
+            "name of one on the Hub ('organization/name')."
         )
     if revision == "":
         raise ValueError(
@@ -103,13 +103,13 @@ def download(
     inner = pathlib.PurePosixPath(subfolder or ".")
     if inner.is_absolute() or ".." in inner.parts:
         raise ValueError(
-            f"The subfolder is '{subfolder}': give one within the model's "
-            "folder or repository."
+            f"The subfolder '{subfolder}' is not within the model's folder or "
+            "repository."
         )
-    # Each name once.
+    # The default weights are among the files.
     names = list(dict.fromkeys([*FILES, *weights]))
     if trust_remote_code:
-        # What is in it is up to SpeechBrain's loader.
+        # Fetch all files, and let SpeechBrain's loader find what it requires.
         names, weights = None, ()
     folder = pathlib.Path(source).expanduser()
     if not folder.is_dir() and str(source) in bundled_names():
@@ -121,7 +121,7 @@ def download(
                 f"'{revision}': leave revision out, or give a model on the Hub."
             )
         folder = folder / inner
-        mark = {"source": os.fspath(folder.resolve())}
+        origin = {"source": os.fspath(folder.resolve())}
         for name in (HPARAMS, *_present(folder, weights)):
             find_file(folder, name)
         if savedir is not None:
@@ -130,29 +130,29 @@ def download(
         repo_id = as_repo_id(source)
         if trust_remote_code and not COMMIT.fullmatch(revision or ""):
             warnings.warn(
-                f"'{repo_id}' may run its code here, and whoever owns it can "
-                "change it at any time: read it, and give the commit that you "
-                "read as revision, all 40 characters.",
+                f"'{repo_id}' may run its code here, and its owner can change "
+                "it at any time. Read the code, and give the commit that you "
+                "read as the revision, all 40 characters.",
                 stacklevel=2,
             )
-        where = (repo_id, token, cache_dir, local_files_only, force_download)
+        request = (repo_id, token, cache_dir, local_files_only, force_download)
         try:
-            root = _snapshot(*where, revision, _within(inner, names))
+            root = _snapshot(*request, revision, _within(inner, names))
         except HubError as error:
             raise HubError(f"{error}{_nearby(folder)}") from error
         folder = root / inner
-        mark = {"source": repo_id, "commit": root.name}
+        origin = {"source": repo_id, "commit": root.name}
         if subfolder is not None:
-            mark["subfolder"] = inner.as_posix()
+            origin["subfolder"] = inner.as_posix()
         _check(repo_id, root, inner, token, local_files_only, weights)
-        more = _with_vocoder(folder, names)
-        if more != names:
-            # Of the same commit, whatever the branch says by now.
-            _snapshot(*where, root.name, _within(inner, more))
-            names = more
+        all_names = _with_vocoder(folder, names)
+        if all_names != names:
+            # From the same commit, even if the branch has moved since.
+            _snapshot(*request, root.name, _within(inner, all_names))
+            names = all_names
     if savedir is None:
         return folder
-    return place(folder, pathlib.Path(savedir), names, mark, force_download)
+    return place(folder, pathlib.Path(savedir), names, origin, force_download)
 
 
 def download_encoder(
@@ -163,16 +163,15 @@ def download_encoder(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> pathlib.Path:
-    """Fetch the files of an encoder for ``SSLFeatures.load_encoder``, those of
-    a commit and no code, and return their folder in the cache of the Hub.
+    """Fetch the files of an encoder for ``SSLFeatures.load_encoder``, without
+    code, and return their folder in the cache of the Hub.
 
-    ``source`` is a repository, ``revision`` a commit, 40 hexadecimal digits;
-    the others are those of ``download``. A HubError says why the Hub does not
-    give the files."""
-    where = (as_repo_id(source), token, cache_dir, local_files_only)
+    ``source`` is a repository, and ``revision`` a commit of 40 hexadecimal
+    digits. The other arguments and the HubError are those of ``download``."""
+    request = (as_repo_id(source), token, cache_dir, local_files_only)
     for name in ENCODER_WEIGHTS:
         names = [*ENCODER_CONFIGS, name]
-        folder = _snapshot(*where, force_download, revision, names)
+        folder = _snapshot(*request, force_download, revision, names)
         if (folder / name).is_file():
             return folder
     raise HubError(
@@ -182,7 +181,7 @@ def download_encoder(
 
 
 def _with_vocoder(folder, names):
-    """Add the files of the vocoder that the model's yaml names."""
+    """Add the files of the vocoder if the yaml names one in a subfolder."""
     if names is None:
         return None
     vocoder = ModelYaml(find_file(folder, HPARAMS)).scalar("vocoder")
@@ -192,63 +191,58 @@ def _with_vocoder(folder, names):
 
 
 def _within(inner, names):
-    """Return the paths in a repository of files in a subfolder."""
+    """Return the paths in a repository of files in its subfolder ``inner``."""
     if names is None:
         return None
     return [(inner / name).as_posix() for name in names]
 
 
 def as_repo_id(source: str | pathlib.Path) -> str:
-    """Return a source as a name on the Hub; what looks like a path is none.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is no name on the Hub.
-    """
+    """Return a source that is not a folder as a name on the Hub. Raises a
+    FileNotFoundError if it is not such a name."""
     text = os.fspath(source)
     if pathlib.Path(text).is_file():
         raise FileNotFoundError(
             f"'{text}' is a file; give the folder of a model, or the name of "
-            "one on the Hub ('organisation/name')."
+            "one on the Hub ('organization/name')."
         )
     try:
         check_repo_id(text)
     except ValueError as error:
         raise FileNotFoundError(
-            f"There is no folder '{text}', and the name of a model on the Hub "
-            f"is 'organisation/name'.{_nearby(pathlib.Path(text))}"
+            f"There is no folder '{text}', and a name on the Hub has the form "
+            f"'organization/name'.{_nearby(pathlib.Path(text))}"
         ) from error
     return text
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what cannot be a repository on the Hub, ``organisation/name``."""
+    """Raise a ValueError unless a repository is ``organization/name``."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(
             f"'{repo_id}' cannot be a repository: {error}"
         ) from error
-    # The Hub has some without, from before there were organisations.
+    # The Hub has legacy repositories without an owner.
     if "/" not in repo_id:
         raise ValueError(
-            f"'{repo_id}' lacks its owner: give 'organisation/{repo_id}'."
+            f"'{repo_id}' lacks its owner: give 'organization/{repo_id}'."
         )
 
 
 def _nearby(path):
-    """Return a hint at a folder or a bundled model of nearly that name, or at
-    a run that is not complete."""
+    """Return a hint for an error message: a folder or bundled model with a
+    similar name, or a run that has not finished."""
     run = path.parent
-    # Beside a bare name there may be anything.
-    beside = run.glob("*") if run.name and run.is_dir() else ()
-    folders = [str(one) for one in beside if one.is_dir()]
+    # A bare name is in the working directory, whose folders are unrelated.
+    siblings = run.glob("*") if run.name and run.is_dir() else ()
+    folders = [str(sibling) for sibling in siblings if sibling.is_dir()]
     hint = suggestion(str(path), [*folders, *bundled_names()])
     if not hint and (run / HPARAMS).is_file():
         hint = (
-            f" The run in {run} has no model yet: its training ends with "
-            "that, and the same command goes on with it."
+            f" The run in {run} has no model yet: it is exported when the "
+            "training ends. The same command resumes the training."
         )
     return hint
 
@@ -272,8 +266,8 @@ def _snapshot(
         if local_files_only or constants.HF_HUB_OFFLINE:
             return fetch(local_files_only=True)
         if not COMMIT.fullmatch(revision or ""):
-            # The client alone would serve its cache for whatever goes wrong,
-            # a refused token too, and not say so.
+            # After any error, even a refused token, the client would silently
+            # use its cache.
             try:
                 HfApi(token=token).model_info(repo_id, revision=revision)
             except (HTTPError, ConnectionError) as error:
@@ -289,7 +283,8 @@ def _cached(fetch, repo_id, revision, error):
         folder = fetch(local_files_only=True)
     except FileNotFoundError:
         raise error from None
-    why = "is in trouble" if isinstance(error, HfHubHTTPError) else "is away"
+    is_answer = isinstance(error, HfHubHTTPError)
+    why = "returned an error" if is_answer else "cannot be reached"
     warnings.warn(
         f"The Hub {why}: '{repo_id}' at revision '{revision or 'main'}' is "
         f"loaded from the cache, as of commit {folder.name}.",
@@ -299,20 +294,20 @@ def _cached(fetch, repo_id, revision, error):
 
 
 def _present(folder, weights):
-    """Return, in a list, the first name that exists, else the first one."""
+    """Return the first weights file that exists, else the first, in a list."""
     present = [name for name in weights if (folder / name).is_file()]
     return (present or list(weights))[:1]
 
 
 def _check(repo_id, root, inner, token, offline, weights):
-    """Name a file that a repository, or the cache of it, lacks."""
+    """Raise a HubError if the repository or its cached copy lacks a file."""
     for name in (HPARAMS, *_present(root / inner, weights)):
         try:
             find_file(root / inner, name)
         except FileNotFoundError as error:
-            what = f"'{repo_id}' at commit {root.name}"
+            model = f"'{repo_id}' at commit {root.name}"
             if inner.parts:
-                what += f", folder '{inner}',"
+                model += f", folder '{inner}',"
             names = ()
             with contextlib.suppress(HTTPError, ConnectionError):
                 if not offline:
@@ -320,13 +315,12 @@ def _check(repo_id, root, inner, token, offline, weights):
                     names = api.list_repo_files(repo_id, revision=root.name)
             if not names or (inner / name).as_posix() in names:
                 raise HubError(
-                    f"The cache has {what}, but not its {name}: load it once "
+                    f"The cache has {model}, but not its {name}: load it once "
                     "with a connection."
                 ) from error
             paths = map(pathlib.PurePosixPath, names)
-            beside = [path.name for path in paths if path.parent == inner]
-            hint = pickles_hint(beside) if name == WEIGHTS else ""
+            siblings = [path.name for path in paths if path.parent == inner]
+            hint = pickles_hint(siblings) if name == WEIGHTS else ""
             raise HubError(
-                f"{what} is no model that can be loaded: it has no {name}."
-                f"{hint}"
+                f"{model} cannot be loaded: it has no {name}.{hint}"
             ) from error

@@ -1,4 +1,4 @@
-"""Errors of the Hub and of its client."""
+"""Explain errors of the Hub and its client."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ LOG_IN = "log in with `hf auth login`, set HF_TOKEN or give a token"
 
 
 class HubError(RuntimeError):
-    """Report what the Hub refused or lacks, or that it is unreachable."""
+    """Refusal by the Hub, or a file that it lacks, or no connection to it."""
 
 
 def is_unreachable(error: Exception) -> bool:
@@ -22,11 +22,11 @@ def is_unreachable(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
-    """Turn errors of the Hub's client into a ``HubError`` with them as its
-    cause."""
+    """Raise errors of the Hub's client as a ``HubError`` that explains them,
+    with the original error as its cause."""
     try:
         yield
-    # The client's own errors and no other: a full disk speaks for itself.
+    # Other errors, such as that of a full disk, need no explanation.
     except (
         errors.HTTPError,
         errors.EntryNotFoundError,
@@ -36,7 +36,7 @@ def in_words(repo_id: str, revision: str | None = None) -> Iterator[None]:
         ConnectionError,
     ) as error:
         raise HubError(_explain(error, repo_id, revision)) from error
-    # Such as a file whose name leads out of the folder.
+    # For example, a file name that leads out of the folder.
     except ValueError as error:
         raise HubError(f"'{repo_id}' was not accepted: {error}") from error
 
@@ -55,7 +55,7 @@ def _explain(error, repo_id, revision):
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             f"There is no model '{repo_id}' at {constants.ENDPOINT}, or it is "
-            f"private and not open to you: {LOG_IN} of someone who may see it."
+            f"private and not open to you: {LOG_IN} with access to it."
         )
     if isinstance(error, errors.LocalTokenNotFoundError):
         return f"There is no token: {LOG_IN}."
@@ -64,14 +64,14 @@ def _explain(error, repo_id, revision):
     if isinstance(error, errors.LocalEntryNotFoundError):
         cause = f" ({_cause(error)})" if error.__cause__ else ""
         return (
-            f"'{repo_id}' at revision '{revision or 'main'}' is not, or not "
-            f"wholly, in the cache, and the Hub was not asked or did not "
-            f"answer{cause}. Try again with a connection and without "
-            "local_files_only or HF_HUB_OFFLINE."
+            f"'{repo_id}' at revision '{revision or 'main'}' is not completely "
+            f"in the cache, and the Hub was not asked or did not answer{cause}."
+            " Try again with a connection and without local_files_only or "
+            "HF_HUB_OFFLINE."
         )
     return (
         f"{constants.ENDPOINT} cannot be reached ({_cause(error)}). Check the "
-        "connection and run the same again."
+        "connection and try again."
     )
 
 
@@ -84,18 +84,18 @@ def _explain_status(error, repo_id):
             "valid."
         )
     if status == 403:
-        return f"The token gives no right to '{repo_id}' ({reason})."
+        return f"The token gives no access to '{repo_id}' ({reason})."
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         when = f" in {wait} s" if wait else " later"
         return (
             f"Too many requests to {constants.ENDPOINT} ({reason}): try again"
-            f"{when}; who is logged in may ask more often."
+            f"{when}. Users who are logged in may send more requests."
         )
     if status >= 500:
         return (
-            f"{constants.ENDPOINT} has trouble (error {status}): run the same "
-            "again later."
+            f"{constants.ENDPOINT} has trouble (error {status}): try again "
+            "later."
         )
     return f"{constants.ENDPOINT} refused '{repo_id}' ({status}: {reason})."
 

@@ -18,15 +18,14 @@ from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.versions import check_format
 
-# Of the model folders written here. One of a later format is refused.
+# Version of the folder format; later versions are refused.
 FORMAT = 1
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
 CARD, LABELS = "README.md", "label_encoder.txt"
-# Says what a savedir holds, and that it was made here.
+# File that marks a savedir made here, and records its source.
 MARK = ".speechbrain_vq.json"
-# Bytes of the names and shapes of a weights file; of a model of 1000 tensors
-# they are 150 kB.
+# Bytes. The header of a weights file with 1000 tensors has 150 kB.
 MAX_HEADER = 2**20
 MAX_CONFIG = 2**20
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -35,22 +34,21 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 def find_file(folder: str | pathlib.Path, name: str) -> pathlib.Path:
     """Find a file of a model folder.
 
-    Links to places outside the folder are refused, those that the Hub's client
-    makes into its cache excepted. A FileNotFoundError says what is there
-    instead of a missing file.
-    """
+    Raises a ValueError if it is a link to a place outside the folder, except
+    into the cache of the Hub's client. Raises a FileNotFoundError if it does
+    not exist, with a hint if the weights are missing."""
     folder = pathlib.Path(folder)
     path = folder / name
     check_exists(path)
     target, snapshot = path.resolve(), snapshot_of(folder)
-    homes = [folder.resolve(), pathlib.Path(constants.HF_HUB_CACHE).resolve()]
+    allowed = [folder.resolve(), pathlib.Path(constants.HF_HUB_CACHE).resolve()]
     if snapshot is not None:
-        # In a cache elsewhere: the blobs of the repository, or of all.
-        homes += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
-    if not any(target.is_relative_to(home) for home in homes):
+        # Another cache has blobs for each repository, or for all of them.
+        allowed += [up / "blobs" for up in snapshot.resolve().parents[1:3]]
+    if not any(target.is_relative_to(place) for place in allowed):
         raise ValueError(
-            f"{path} is a link to {target}, outside its folder. It was not "
-            "read: put a copy of the file there if it is meant."
+            f"{path} is a link to {target}, outside its folder, and was not "
+            "read. If that file is intended, put a copy of it there."
         )
     return path
 
@@ -61,7 +59,7 @@ def check_exists(path: pathlib.Path) -> None:
         return
     folder, hint = path.parent, ""
     if path.name == WEIGHTS and folder.is_dir():
-        hint = pickles_hint([other.name for other in folder.iterdir()])
+        hint = pickles_hint([file.name for file in folder.iterdir()])
         if (folder / "model").is_dir():
             hint = f" It may be a run, whose model is {folder / 'model'}."
     raise FileNotFoundError(
@@ -71,10 +69,9 @@ def check_exists(path: pathlib.Path) -> None:
 
 
 def check_config(folder: pathlib.Path) -> None:
-    """Refuse a ``config.json`` that is no json object, or of a later format.
-
-    The model loads without it, but the Hub and other programs read it.
-    """
+    """Raise a ValueError if ``config.json`` is not a JSON object, or is of a
+    later format. It may be missing: the model loads without it, but the Hub and
+    other programs read it."""
     if not (folder / CONFIG).exists():
         return
     path = find_file(folder, CONFIG)
@@ -83,12 +80,13 @@ def check_config(folder: pathlib.Path) -> None:
             raise ValueError(f"it has over {MAX_CONFIG} bytes")
         config = read_json(path)
         if not isinstance(config, dict):
-            raise ValueError("it is another value")
+            raise ValueError(f"it is a {type(config).__name__}")
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is no json object ({error}): get it again, or delete it."
+            f"{path} is not a JSON object ({error}): download it again, or "
+            "delete it."
         ) from error
-    number = config.get("format", 0)  # Versions before 0.2 wrote none.
+    number = config.get("format", 0)  # Versions before 0.2 wrote no format.
     check_format(folder, number, FORMAT, config.get("speechbrain_vq"))
 
 
@@ -105,8 +103,8 @@ def is_folder_name(name: Any) -> bool:
 
 
 def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
-    """Return the snapshot of a Hub cache, named by its commit, that contains a
-    folder."""
+    """Return the snapshot in a Hub cache that contains a folder, or None. A
+    snapshot is a folder named after its commit."""
     folder = pathlib.Path(folder)
     for place in (folder, *folder.parents):
         if place.parent.name == "snapshots":
@@ -115,21 +113,21 @@ def snapshot_of(folder: str | pathlib.Path) -> pathlib.Path | None:
 
 
 def pickles_hint(names: Iterable[str]) -> str:
-    """Describe how to convert weights in files that can run code: the last
-    sentence of an error message, empty without such files."""
+    """Return the end of an error message: how to convert weights in files that
+    can run code. Empty if there are none among ``names``."""
     pickles = sorted(n for n in names if n.endswith(PICKLES))
     if not pickles:
         return ""
     return (
-        f" It has {', '.join(pickles[:3])}, but such files can run code and are "
-        "not read. If you trust where they come from, load the model with "
+        f" It has {', '.join(pickles[:3])}, but such files can run code and "
+        "are not read. If you trust their source, load the model with "
         "SpeechBrain's own from_hparams and write its weights with "
         f"safetensors.torch.save_file(model.mods.state_dict(), '{WEIGHTS}')."
     )
 
 
 def read_weights(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; a ValueError tells if it is none."""
+    """Read a safetensors file; raise a ValueError if it is not one."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
     try:
@@ -138,8 +136,8 @@ def read_weights(path: str | pathlib.Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(
-            f"{path} is damaged, or not a safetensors file whatever its name "
-            f"({error}). Get it again."
+            f"{path} is damaged, or not a safetensors file ({error}). Download "
+            "it again."
         ) from error
 
 
@@ -149,25 +147,24 @@ def load_weights(
     path: str | pathlib.Path,
     assign: bool = False,
 ) -> None:
-    """Load the weights of a file, named ``module.tensor``, into modules, all of
-    them and no others; nothing is loaded unless everything fits.
+    """Load the weights of a file, named ``module.tensor``, into modules.
 
-    With ``assign`` they replace the modules' own, which may then be on the meta
-    device. A ValueError names a tensor that is missing, unknown, of another
-    shape or kind, or has values that are NaN or infinite."""
+    With ``assign`` they replace the tensors of the modules, which may then be
+    on the meta device. Loads nothing and raises a ValueError if a tensor is
+    missing, is unknown, has another shape or kind, or is not finite."""
     model, weights = nn.ModuleDict(modules), dict(weights)
     upgrade_state_dict(model, weights)
     expected, others = split_tensors(model.state_dict())
-    wrong = _differences(expected, weights)
-    if wrong:
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+    problems = _differences(expected, weights)
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(
             f"{path} does not fit the model of {HPARAMS} beside it: "
-            f"{'; '.join(wrong[:5])}{more}."
+            f"{'; '.join(problems[:5])}{more}."
         )
     _check_finite(path, weights)
     if assign:
-        # A copy, for the file may be written over while the model is in use.
+        # Copied because the file may be overwritten while the model is in use.
         weights = {
             name: value.to(expected[name].dtype, copy=True)
             for name, value in weights.items()
@@ -178,45 +175,48 @@ def load_weights(
 def save_weights(modules: dict[str, nn.Module], folder: pathlib.Path) -> None:
     """Write the weights of modules by name into the folder of their yaml."""
     state, _ = split_tensors(nn.ModuleDict(modules).state_dict())
-    # safetensors takes no tensors that share memory. That there is no warm-up
-    # need not be said.
+    # safetensors refuses tensors that share memory. The flag of a warm-up is
+    # stored only if it is set.
     tensors = {
         name: value.cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
         if not name.endswith(".in_warmup") or value > 0.5
     }
-    # The file may be the one that the modules were loaded from.
+    # The modules may have been loaded from this file.
     with atomic_write(folder / WEIGHTS) as partial:
         save_file(tensors, partial, {"format": "pt"})
-        # safetensors makes the file readable by its owner only.
+        # safetensors makes the file readable only by its owner.
         shutil.copymode(folder / HPARAMS, partial)
 
 
 def split_tensors(state: dict) -> tuple[dict, dict]:
-    """Split a state into tensors and what a weights file does not hold."""
+    """Split a state into tensors and other values, which a weights file cannot
+    contain."""
     tensors = {k: v for k, v in state.items() if torch.is_tensor(v)}
     return tensors, {k: v for k, v in state.items() if k not in tensors}
 
 
 def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
     """Read a module's state from a file of ``torch.save``, without running code
-    in it, as ``read_weights`` reads it where the module has a name. A
-    ValueError tells if the file is not of tensors only."""
+    in it. The keys begin with the module's ``name``, as those of
+    ``read_weights`` do. Raises a ValueError if not all values are tensors."""
     try:
-        # Explicit, as TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
+        # Explicit because TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD changes the default.
         state = torch.load(path, map_location="cpu", weights_only=True)
         tensors, others = split_tensors(state)
-    # For damaged files the reader may raise anything. PyTorch's own message
-    # proposes to load the file with its code.
+    # A damaged file may raise anything. PyTorch's own message suggests running
+    # the code in the file.
     except Exception as error:
         raise ValueError(
             f"{path} was not loaded: {path.name} cannot be read as a file of "
-            f"tensors ({type(error).__name__}), and what else is in it was "
-            "not run. Is it whole, and its maker's own?"
+            f"tensors ({type(error).__name__}), and no code in it was run. It "
+            "may be damaged, or not the original."
         ) from error
     if others:
-        raise ValueError(f"{path} was not loaded: it holds more than tensors.")
-    # Weight norm has other names since PyTorch 2.0.
+        raise ValueError(
+            f"{path} was not loaded: it contains more than tensors."
+        )
+    # PyTorch 2.0 renamed the parameters of weight norm.
     new = {"weight_g": "original0", "weight_v": "original1"}
     return {
         re.sub(
@@ -229,15 +229,14 @@ def read_checkpoint(path: pathlib.Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def find_nonfinite(weights: dict[str, Any]) -> list[str]:
-    """List the tensors that have values that are NaN or infinite."""
+    """Return the names of tensors with values that are NaN or infinite."""
     return [
         key
         for key, value in weights.items()
-        # By way of fp32, as the smallest floats cannot be asked.
         if torch.is_tensor(value)
         and value.is_floating_point()
         and value.numel()
-        # In one pass; NaN is both.
+        # 8-bit floats have no aminmax. In it, NaN is minimum and maximum.
         and not all(map(torch.isfinite, value.float().aminmax()))
     ]
 
@@ -247,14 +246,14 @@ def _check_finite(path, weights):
     if broken:
         more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise ValueError(
-            f"{path} is of no use: {', '.join(map(repr, broken[:5]))}{more} "
-            "have values that are NaN or infinite. Its maker must train it "
+            f"{path} is unusable: {', '.join(map(repr, broken[:5]))}{more} "
+            "have values that are NaN or infinite. The model must be trained "
             "again."
         )
 
 
 def _differences(expected, actual):
-    """Describe missing, unknown and unfit tensors."""
+    """Describe tensors that are missing, unknown, or of another shape."""
     wrong = [f"'{k}' is missing" for k in expected if k not in actual]
     wrong += [f"'{k}' is unknown" for k in actual if k not in expected]
     for key in expected.keys() & actual.keys():
@@ -272,7 +271,7 @@ def _differences(expected, actual):
 
 
 def commit_of(folder: str | pathlib.Path) -> str | None:
-    """Return the commit on the Hub that a folder's files are of, or None."""
+    """Return the commit on the Hub that a folder's files are from, or None."""
     mark = pathlib.Path(folder) / MARK
     if mark.is_file():
         return json.loads(mark.read_text(encoding="utf-8")).get("commit")
@@ -283,7 +282,7 @@ def commit_of(folder: str | pathlib.Path) -> str | None:
 def copy_files(
     folder: pathlib.Path, output: pathlib.Path, names: Iterable[str]
 ) -> None:
-    """Copy those files of a model folder that there are."""
+    """Copy the files of a model folder that exist among ``names``."""
     for name in names:
         if (folder / name).is_file():
             (output / name).parent.mkdir(parents=True, exist_ok=True)
@@ -295,7 +294,7 @@ def copy_folder(
     output: str | pathlib.Path,
     modules: dict[str, nn.Module],
 ) -> None:
-    """Copy a model folder, with the weights that its modules have now."""
+    """Copy a model folder, with the current weights of its modules."""
     output = pathlib.Path(output)
     if folder.resolve() != output.resolve():
         inner = [

@@ -27,7 +27,7 @@ from .registry import leaves
 
 logger = logging.getLogger(__name__)
 
-# Of tensors that are computed and saved in no file, such as windows.
+# Limit for tensors that modules compute and do not save, such as windows.
 MAX_UNSAVED_BYTES = 2**26
 
 
@@ -38,17 +38,17 @@ def load_pretrained(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Load what a pretrained model's yaml describes, on the CPU.
+    """Load the hyperparameters and modules of a pretrained model, on the CPU.
 
     Arguments
     ---------
     source : str or path
-        A folder, or a model on the Hub (``org/name``).
+        Folder, or model on the Hub (``org/name``).
     overrides : mapping, optional
-        Plain values in place of those of the yaml, nested as they are there.
+        Plain values that replace those of the yaml, nested as in the yaml.
     trust_remote_code : bool
-        Whether SpeechBrain's own loader reads the folder, which runs whatever
-        the yaml asks for.
+        Whether to read the folder with SpeechBrain's own loader, which runs
+        any code that the yaml names.
     **options
         ``revision``, ``token``, ``subfolder`` and others, see
         ``speechbrain_vq.hub.download.download``.
@@ -56,14 +56,14 @@ def load_pretrained(
     Returns
     -------
     dict
-        The hyperparameters; ``modules`` are loaded.
+        Hyperparameters, with the modules under ``modules``.
 
     Raises
     ------
     UnsafeHparamsError
-        If the yaml holds what is no data, or too much.
+        If the yaml is not plain data, or is too large.
     HubError, FileNotFoundError, ValueError
-        If the files cannot be had, or the weights do not fit the modules.
+        If the files are not available, or the weights do not fit the modules.
 
     Example
     -------
@@ -94,7 +94,7 @@ def load_folder(
     for key, value in hparams.items():
         if any(id(module) not in known for module in _modules_in(value)):
             raise UnsafeHparamsError(
-                f"'{key}' has a module that is none of 'modules', so there "
+                f"'{key}' has a module that is not among 'modules', so there "
                 "are no weights for it",
                 yaml.file,
             )
@@ -104,13 +104,12 @@ def load_folder(
 def load_named(
     folder: str | pathlib.Path, name: str, weights: pathlib.Path
 ) -> tuple[dict[str, Any], Any]:
-    """Load one module of a folder, whose yaml may be SpeechBrain's and have it
-    at the top or among ``modules``.
+    """Load one module of a folder by its name, at the top level or among
+    ``modules`` of the yaml, which may be SpeechBrain's.
 
     ``weights`` is a safetensors file with the weights of that module under its
     name, or a file of ``torch.save`` with its state. Returns the plain values
-    of the yaml, and the module, or None where it has none.
-    """
+    of the yaml, and the module, or None if there is no such module."""
     path = find_file(folder, HPARAMS)
     if weights.suffix == pathlib.Path(WEIGHTS).suffix:
         tensors = read_weights(weights)
@@ -118,8 +117,8 @@ def load_named(
         tensors = read_checkpoint(weights, name)
 
     def find(hparams: dict[str, Any], file: str) -> dict[str, nn.Module]:
-        for place in (hparams, hparams.get("modules")):
-            module = place.get(name) if isinstance(place, dict) else None
+        for level in (hparams, hparams.get("modules")):
+            module = level.get(name) if isinstance(level, dict) else None
             if isinstance(module, nn.Module):
                 return {name: module}
         return {}
@@ -132,7 +131,7 @@ def load_named(
 
 @contextmanager
 def _isolated() -> Iterator[None]:
-    """Build in fp32, and leave the random numbers of the process alone."""
+    """Build in fp32, and keep the state of the random number generator."""
     with torch.random.fork_rng(devices=[]), fp32_by_default():
         yield
 
@@ -143,20 +142,23 @@ def _build(
     weights: dict[str, torch.Tensor],
     file: pathlib.Path,
 ) -> dict[str, Any]:
-    """Build and load modules, on the CPU where the meta device would not do."""
+    """Build modules on the meta device and load their weights.
+
+    They are built again on the CPU if they share parameters, or contain tensors
+    that are not among the weights."""
     hparams = yaml.build("meta", len(weights))
     modules = find(hparams, yaml.file)
     if not modules:
         return hparams
     tied = _has_ties(modules)
     load_weights(modules, weights, file, assign=True)
-    left = _left_on_meta(modules)
-    if not left and not tied:
+    unsaved = _left_on_meta(modules)
+    if not unsaved and not tied:
         return hparams
-    size = sum(tensor.nbytes for tensor in left)
+    size = sum(tensor.nbytes for tensor in unsaved)
     if size > MAX_UNSAVED_BYTES:
         raise UnsafeHparamsError(
-            f"its modules compute tensors of {size} bytes, which are none of "
+            f"its modules compute tensors of {size} bytes that are not among "
             f"the weights (at most {MAX_UNSAVED_BYTES})",
             yaml.file,
         )
@@ -171,13 +173,13 @@ def _load_trusted(folder, path, overrides):
 
     logger.warning(
         "trust_remote_code=True: SpeechBrain's loader reads %s and may run "
-        "any code of whoever published it",
+        "any code of its publisher",
         path,
     )
     try:
         with open(path, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, dict(overrides or {}))
-    # It runs code of others, which may raise anything.
+    # The code of others may raise anything.
     except Exception as error:
         raise ValueError(
             f"{path} cannot be built: {type(error).__name__}: {error}"
@@ -197,30 +199,30 @@ def _modules(hparams: Any, path: str | pathlib.Path) -> dict[str, nn.Module]:
     if not (modules and isinstance(modules, dict)) or not all(
         isinstance(module, nn.Module) for module in modules.values()
     ):
-        raise ValueError(f"{path} has no 'modules', each of them built there.")
+        raise ValueError(f"{path} must have 'modules', a mapping of modules.")
     return modules
 
 
 def _modules_in(value: Any) -> Iterator[nn.Module]:
     """Yield all modules in nested lists and mappings."""
-    return (one for one in leaves(value) if isinstance(one, nn.Module))
+    return (leaf for leaf in leaves(value) if isinstance(leaf, nn.Module))
 
 
 def _left_on_meta(modules: Mapping[str, nn.Module]) -> list[torch.Tensor]:
     """Find tensors on the meta device in modules and their attributes."""
     todo, visited, on_meta = [modules], {}, []
     while todo:
-        one = todo.pop()
-        if id(one) in visited or isinstance(one, type | ModuleType):
+        value = todo.pop()
+        if id(value) in visited or isinstance(value, type | ModuleType):
             continue
-        # Kept, so that its id stays its own.
-        visited[id(one)] = one
-        if torch.is_tensor(one):
-            on_meta += [one] if one.is_meta else []
-        elif isinstance(one, list | tuple | dict):
-            todo += one.values() if isinstance(one, dict) else one
-        elif hasattr(one, "__dict__"):
-            todo += vars(one).values()
+        # The reference keeps the id from being reused.
+        visited[id(value)] = value
+        if torch.is_tensor(value):
+            on_meta += [value] if value.is_meta else []
+        elif isinstance(value, list | tuple | dict):
+            todo += value.values() if isinstance(value, dict) else value
+        elif hasattr(value, "__dict__"):
+            todo += vars(value).values()
     return on_meta
 
 

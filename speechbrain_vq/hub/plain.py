@@ -1,8 +1,8 @@
 """Read the yaml of a model folder as data.
 
-A yaml has scalars, lists, mappings and registered classes (``!new:``, and
-``!name:`` for a class that another one builds). HyperPyYAML would run whatever
-it names; here all else is refused before anything is built.
+Only scalars, lists, mappings and registered classes (``!new:``, and ``!name:``
+for a class that another one instantiates) are allowed. Anything else, which
+HyperPyYAML would run, is refused before anything is built.
 """
 
 import functools
@@ -24,50 +24,50 @@ from .registry import BUILDABLE, Buildable
 
 # The largest yaml of a recipe has 3 kB and 150 nodes.
 MAX_BYTES = 2**16
-MAX_NODES = 2**10  # With aliases and references written out
+MAX_NODES = 2**10  # With aliases and references expanded
 MAX_DEPTH = 32
-MAX_BRACKETS = 2**8  # In a line, whose nesting the parser looks ahead for
+MAX_BRACKETS = 2**8  # In a line; the parser looks ahead for their nesting
 MAX_NUMBER = 80  # Characters
-MAX_TENSORS = 2**11  # Of the weights; models of the recipes have up to 250
-# Calls of torch functions while modules are built: models take about ten for
-# each tensor.
+MAX_TENSORS = 2**11  # In the weights; models of the recipes have up to 250
+# Limit of calls of torch functions while modules are built. Models make about
+# ten for each tensor.
 CALLS_PER_TENSOR, CALLS_AT_LEAST = 12, 2**13
-# Functions without an effect on the meta device.
+# Random functions, which have no effect on the meta device.
 DRAWN = {torch.Tensor.normal_, torch.Tensor.bernoulli_}
 
 YAML = "tag:yaml.org,2002:"
 NEW, NAME, REF, TUPLE = "!new:", "!name:", "!ref", "!tuple"
 SCALARS = {f"{YAML}{kind}" for kind in "null bool int float str".split()}
-# SpeechBrain's own loader finds the weights by it; this one needs no help.
+# Key by which SpeechBrain's own loader finds the weights; not needed here.
 SKIPPED = "pretrainer"
 PLAIN = bool | int | float | str | None
 
 
 class UnsafeHparamsError(ValueError):
-    """Report a yaml that is not plain data, or too large; nothing was run."""
+    """Yaml that is not plain data, or is too large; nothing in it was run."""
 
     def __init__(
         self, reason: str, file: str, node: Node | None = None
     ) -> None:
         self.file, self.line, self.column, self.tag = file, None, None, None
-        where, what = file, "the file"
+        place, content = file, "the file"
         if node is not None:
             self.line = node.start_mark.line + 1
             self.column = node.start_mark.column + 1
-            self.tag = what = str(node.tag or "").replace(YAML, "!!")[:80]
+            self.tag = content = str(node.tag or "").replace(YAML, "!!")[:80]
             if isinstance(node, ScalarNode) and node.value:
-                what = f"{what} {node.value[:80]!r}"
-            where = f"{file}, line {self.line}, column {self.column}"
+                content = f"{content} {node.value[:80]!r}"
+            place = f"{file}, line {self.line}, column {self.column}"
         super().__init__(
-            f"{where}: {what} is refused: {reason}. A class of your own: "
-            "register_module. If you trust whoever published the model, load "
-            "it with trust_remote_code=True: SpeechBrain's loader then runs "
-            "what the yaml asks for, as you."
+            f"{place}: {content} is refused: {reason}. Allow a class of your "
+            "own with register_module. If you trust the publisher of the "
+            "model, load it with trust_remote_code=True: SpeechBrain's loader "
+            "then runs any code that the yaml names, with your permissions."
         )
 
 
 class _Refused(Exception):
-    """Why a node is refused; who catches it knows the file."""
+    """Reason why a node is refused; ``_named`` adds the file."""
 
     def __init__(self, reason: str, node: Node | None = None) -> None:
         super().__init__(reason)
@@ -75,13 +75,13 @@ class _Refused(Exception):
 
 
 class _Reference(NamedTuple):
-    """Stand for the value of another key of the file."""
+    """Reference to the value of another top-level key."""
 
     key: str
 
 
 class _Call(NamedTuple):
-    """Hold what a node asks to build: a registered class and its arguments."""
+    """Registered class that a node names, and its arguments."""
 
     entry: Buildable
     arguments: list | dict
@@ -89,11 +89,11 @@ class _Call(NamedTuple):
 
 
 class ModelYaml:
-    """Read and check the yaml of a model folder without building anything.
+    """Yaml of a model folder, read and checked without building anything.
 
-    ``overrides`` are plain values in place of those of the yaml, nested as they
-    are there. An UnsafeHparamsError tells what is no data, or too much; another
-    ValueError, that it is no yaml, or that an override has no place in it.
+    ``overrides`` are plain values that replace those of the yaml, nested as in
+    the yaml. Raises UnsafeHparamsError if the yaml is not plain data or is too
+    large, and ValueError if it is not yaml or an override does not fit.
 
     Example
     -------
@@ -113,7 +113,7 @@ class ModelYaml:
             self._root = _parse(_read(path))
             self._top = _pairs(self._root)
             self._top.pop(SKIPPED, None)
-            # By the id of the node.
+            # Value and size of nodes by id.
             self._sized: dict[int, tuple[Any, int | None]] = {}
             self._values = self._value(self._root, 0)[0]
             if not isinstance(self._values, dict):
@@ -121,7 +121,7 @@ class ModelYaml:
             self._override(self._values, overrides or {})
 
     def scalar(self, key: str) -> Any:
-        """Return the plain scalar of a key, None where there is none."""
+        """Return the plain scalar under a key, or None."""
         value = self._values.get(key)
         return value if isinstance(value, PLAIN) else None
 
@@ -131,11 +131,10 @@ class ModelYaml:
         """Build the plain values and modules of the yaml, without their
         weights.
 
-        ``device`` is that of all modules but those that compute tensors;
-        ``num_tensors`` is that of the weights, which bounds that of the model.
-        An UnsafeHparamsError tells what is too large, another ValueError, which
-        class cannot be built.
-        """
+        Modules are on ``device``, except those that compute tensors.
+        ``num_tensors`` is the number of tensors in the weights, which limits
+        that of the model. Raises UnsafeHparamsError if the model is too large,
+        and ValueError if a class cannot be built."""
         limit = CALLS_AT_LEAST + CALLS_PER_TENSOR * num_tensors
         self._device, self._built = device, {}
         with self._named(), _CallLimit(limit) as self._limit:
@@ -146,19 +145,19 @@ class ModelYaml:
     # Reading ---------------------------------------------------------------
 
     def _value(self, node: Node, depth: int) -> tuple[Any, int]:
-        """Return the checked value of a node, and of how many values it
-        consists with aliases and references written out."""
+        """Return the checked value of a node, and the number of values in it
+        with aliases and references expanded."""
         if depth > MAX_DEPTH:
             raise _Refused(f"it is nested more than {MAX_DEPTH} deep", node)
         if id(node) not in self._sized:
-            # What is met again before it is read is in itself.
+            # A node that is found again before it has a size contains itself.
             self._sized[id(node)] = None, None
             self._sized[id(node)] = self._new_value(node, depth + 1)
         value, size = self._sized[id(node)]
         if size is None:
             raise _Refused("it refers to itself", node)
         if size > MAX_NODES:
-            raise _Refused(f"it stands for more than {MAX_NODES} values", node)
+            raise _Refused(f"it expands to more than {MAX_NODES} values", node)
         return value, size
 
     def _new_value(self, node: Node, depth: int) -> tuple[Any, int]:
@@ -173,9 +172,9 @@ class ModelYaml:
         is_call = tag.startswith((NEW, NAME))
         entry = BUILDABLE.get(tag.partition(":")[2])
         if is_call and entry is None:
-            raise _Refused("it is no registered class", node)
+            raise _Refused("it is not a registered class", node)
         if not is_call and tag not in (f"{YAML}map", f"{YAML}seq"):
-            raise _Refused("it is no plain data", node)
+            raise _Refused("it is not plain data", node)
         if isinstance(node, MappingNode):
             pairs = self._top if node is self._root else _pairs(node)
             sized = {k: self._value(v, depth) for k, v in pairs.items()}
@@ -191,23 +190,24 @@ class ModelYaml:
         return (_Call(entry, value, node) if is_call else value), size
 
     def _referred(self, node: Node) -> str:
-        name = re.fullmatch(r"<(\w+)>", str(node.value))
-        if name is None or name[1] not in self._top:
-            raise _Refused("a reference must be <key>, one of the file", node)
-        value = self._top[name[1]]
-        # HyperPyYAML would follow it.
+        match = re.fullmatch(r"<(\w+)>", str(node.value))
+        if match is None or match[1] not in self._top:
+            raise _Refused("a reference must be <key>, a key of the file", node)
+        value = self._top[match[1]]
+        # HyperPyYAML would resolve a reference in the text.
         if isinstance(value, ScalarNode) and "<" in value.value:
             raise _Refused("it refers to text with a reference", node)
-        return name[1]
+        return match[1]
 
     def _override(
         self, value: Any, overrides: Mapping[str, Any], path: str = ""
     ) -> None:
-        """Put plain values in the place of those of the same type."""
+        """Replace plain values by others of the same type."""
         if not isinstance(overrides, Mapping):
             raise TypeError(
                 f"overrides are a dict of values by name, got {overrides!r}."
             )
+        value = self._resolved(value)
         value = value.arguments if isinstance(value, _Call) else value
         known = value if isinstance(value, dict) else {}
         for key, new in overrides.items():
@@ -215,38 +215,40 @@ class ModelYaml:
             if key not in known:
                 raise ValueError(
                     f"overrides: the yaml has no '{name}'."
-                    f"{suggestion(key, known)} There it has "
-                    f"{', '.join(known) or 'no keys'}."
+                    f"{suggestion(key, known)} Keys at this level: "
+                    f"{', '.join(known) or 'none'}."
                 )
             if isinstance(new, Mapping):
                 self._override(known[key], new, f"{name}.")
                 continue
             if not _is_plain(new):
                 raise ValueError(
-                    f"overrides: '{name}' is {new!r}; plain values (numbers, "
-                    "words, lists of them) can be given."
+                    f"overrides: '{name}' is {new!r}; give plain values "
+                    "(numbers, text, or lists of them)."
                 )
-            old = known[key]
-            while isinstance(old, _Reference):
-                old = self._values[old.key]
-            expected = _type_name(old)
-            # Text may be left out, such as the name of a vocoder.
-            absent = new is None and expected == "text"
-            if expected not in (_type_name(new), "null") and not absent:
+            expected = _type_name(self._resolved(known[key]))
+            # Text, such as the name of a vocoder, may be replaced by null.
+            removed = new is None and expected == "text"
+            if expected not in (_type_name(new), "null") and not removed:
                 raise ValueError(
                     f"overrides: '{name}' is {new!r}, but the yaml has a "
                     f"{expected} there."
                 )
             known[key] = new
 
+    def _resolved(self, value: Any) -> Any:
+        """Return the value that a reference stands for, or the value itself."""
+        while isinstance(value, _Reference):
+            value = self._values[value.key]
+        return value
+
     # Building --------------------------------------------------------------
 
     def _build(self, value: Any) -> Any:
-        if isinstance(value, _Reference):
-            return self._build(self._values[value.key])
+        value = self._resolved(value)
         if not isinstance(value, _Call | list | dict):
             return value
-        # What is one node (an alias, a reference) becomes one module.
+        # Aliases of and references to a node share one module.
         if id(value) not in self._built:
             if isinstance(value, _Call):
                 built = self._construct(*value)
@@ -267,14 +269,14 @@ class ModelYaml:
             reason = entry.out_of_bounds(args, kwargs)
             if reason is not None:
                 raise _Refused(reason)
-            # A class to be built by another one, such as an activation.
+            # Another class instantiates it, for example as its activation.
             if str(node.tag).startswith(NAME):
                 return functools.partial(entry.find(), *args, **kwargs)
             module = self._make(entry, args, kwargs)
             self._limit.check()
         except _Refused as refused:
             raise _Refused(str(refused), node) from None
-        # Whatever its constructor raises, it is for what the file says.
+        # The constructor may raise anything for the arguments in the file.
         except Exception as error:
             raise ValueError(
                 f"{self.file}, line {node.start_mark.line + 1}: "
@@ -290,7 +292,7 @@ class ModelYaml:
             try:
                 return cls(*args, **kwargs)
             except RuntimeError:
-                # A class that someone registered may compute something.
+                # A class that a user registered may compute tensors.
                 if entry.is_own or device == "cpu":
                     raise
         with torch.device("cpu"):
@@ -298,7 +300,7 @@ class ModelYaml:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Name the file in what is raised."""
+        """Add the name of the file to errors."""
         try:
             yield
         except _Refused as refused:
@@ -306,11 +308,12 @@ class ModelYaml:
                 str(refused), self.file, refused.node
             ) from None
         except (ruamel.yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.file} is no yaml: {error}") from error
+            raise ValueError(f"{self.file} is not yaml: {error}") from error
 
 
 class _CallLimit(TorchFunctionMode):
-    """Bound the calls of torch: tensors on the meta device still take time."""
+    """Limit of the number of torch calls, since even tensors on the meta device
+    take time."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -322,34 +325,34 @@ class _CallLimit(TorchFunctionMode):
         kwargs = kwargs or {}
         first = args[0] if args else kwargs.get("tensor")
         if torch.is_tensor(first) and first.is_meta:
-            # There are no values to draw or to sum, for which PyTorch would
-            # import its compiler.
-            home = getattr(function, "__module__", None)
-            if function in DRAWN or home == "torch.nn.init":
+            # Meta tensors have no values to draw or sum, and for these
+            # functions PyTorch would import its compiler.
+            module = getattr(function, "__module__", None)
+            if function in DRAWN or module == "torch.nn.init":
                 return first
             if function is torch.norm_except_dim:
                 return _norm_except_dim(*args, **kwargs)
         return function(*args, **kwargs)
 
     def check(self) -> None:
-        """Raise again what a constructor may have caught."""
+        """Raise _Refused above the limit, again if a constructor caught it."""
         if self.left < 0:
             raise _Refused("it has many more tensors than the weights")
 
 
 def _norm_except_dim(v, pow=2, dim=0):
-    """Make a tensor of the shape that ``torch.norm_except_dim`` returns."""
+    """Return an empty tensor with the shape of ``torch.norm_except_dim``."""
     shape = [1] * v.dim()
     shape[dim] = v.shape[dim]
     return v.new_empty(shape)
 
 
 class _Loader(ruamel.yaml.SafeLoader):
-    """Parse yaml as HyperPyYAML does: text in parentheses is a tuple."""
+    """Loader for which text in parentheses is a tuple, as in HyperPyYAML."""
 
     @property
     def versioned_resolver(self) -> dict:
-        """Return the tags of plain scalars by first character."""
+        """Patterns of the tags of plain scalars by first character."""
         resolvers = super().versioned_resolver
         tuples = (TUPLE, re.compile(r"^\(.*\)$"))
         return {**resolvers, "(": [tuples]}
@@ -364,13 +367,13 @@ def _read(path: str | os.PathLike) -> str:
 
 
 def _parse(text: str) -> Node | None:
-    """Compose a yaml."""
+    """Parse a yaml to nodes within the limits."""
     if re.search("^%", text, re.MULTILINE):
-        raise _Refused("directives (%YAML, %TAG) are not read")
+        raise _Refused("directives (%YAML, %TAG) are not allowed")
     for line in text.splitlines():
         if line.count("[") + line.count("{") > MAX_BRACKETS:
             raise _Refused(f"a line has over {MAX_BRACKETS} brackets")
-    # Composing recurses, reading events does not.
+    # Limits are checked on events, since making nodes is recursive.
     loader, depth, number, anchors = _Loader(text), 0, 0, set()
     while loader.check_event():
         event = loader.get_event()
@@ -384,7 +387,7 @@ def _parse(text: str) -> Node | None:
         depth -= isinstance(event, ruamel.yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise _Refused(f"it is nested more than {MAX_DEPTH} deep")
-        # A mapping or list has two.
+        # A mapping or list has two events.
         if number > 2 * MAX_NODES:
             raise _Refused(f"it has more than {MAX_NODES} values")
     return _Loader(text).get_single_node()
@@ -393,17 +396,17 @@ def _parse(text: str) -> Node | None:
 def _scalar(node: ScalarNode) -> PLAIN:
     kind = node.tag[len(YAML) :]
     if kind in ("int", "float") and len(node.value) > MAX_NUMBER:
-        raise _Refused(f"a number has up to {MAX_NUMBER} characters", node)
+        raise _Refused(f"a number has over {MAX_NUMBER} characters", node)
     if kind == "str":
         return node.value
     try:
         return _Loader("").construct_object(node)
     except (ValueError, ruamel.yaml.YAMLError) as error:
-        raise _Refused(f"it is no {kind}", node) from error
+        raise _Refused(f"it is not a valid {kind}", node) from error
 
 
 def _tuple(node: ScalarNode) -> tuple:
-    """Return the tuple of plain scalars that ``(1, 2)`` stands for."""
+    """Return the tuple of plain scalars in text such as ``(1, 2)``."""
     inner = _parse(f"[{node.value[1:-1]}]")
     if not isinstance(inner, SequenceNode) or not all(
         isinstance(item, ScalarNode) and item.tag in SCALARS
@@ -414,9 +417,9 @@ def _tuple(node: ScalarNode) -> tuple:
 
 
 def _pairs(node: Node | None) -> dict[str, Node]:
-    """Return the values of a mapping by key."""
+    """Return the nodes of a mapping by key."""
     if not isinstance(node, MappingNode):
-        raise ruamel.yaml.YAMLError("it is no mapping of names to values")
+        raise ruamel.yaml.YAMLError("it must be a mapping of names to values")
     pairs = {}
     for key, value in node.value:
         if key.tag != f"{YAML}str":
@@ -428,7 +431,7 @@ def _pairs(node: Node | None) -> dict[str, Node]:
 
 
 def _type_name(value: Any) -> str:
-    """Return the type of a value, in words; an int is a number too."""
+    """Return the name of a value's type; int and float are both numbers."""
     kinds = {
         bool: "boolean value",
         (int, float): "number",

@@ -17,16 +17,15 @@ from .folder import WEIGHTS, check_exists, load_weights, read_weights
 class WeightsPretrainer(Pretrainer):
     """Load ``model.safetensors`` in SpeechBrain's ``from_hparams``.
 
-    An exported yaml names it as its ``pretrainer``. SpeechBrain's own takes a
-    pickle for each module; this one takes one file for all, without code.
-
-    SpeechBrain's ``fetch`` sends no token by default: a private model requires
-    ``fetch_config=FetchConfig(token=True)``.
+    An exported yaml names it as its ``pretrainer``. SpeechBrain's own class
+    reads a pickle for each module; this one reads one file for all, which
+    cannot contain code. SpeechBrain's ``fetch`` sends no token by default, so a
+    private model requires ``fetch_config=FetchConfig(token=True)``.
 
     Arguments
     ---------
     modules : dict
-        The modules to load, by the names that the weights begin with.
+        Modules to load, by the names with which their weights begin.
 
     Example
     -------
@@ -46,10 +45,11 @@ class WeightsPretrainer(Pretrainer):
         local_strategy: LocalStrategy = LocalStrategy.SYMLINK,
         fetch_config: FetchConfig = FetchConfig(),  # noqa: B008
     ) -> dict[str, pathlib.Path]:
-        """Fetch the weights, into ``collect_in`` where that is set; arguments
-        as of SpeechBrain's ``Pretrainer``, but the source is required."""
+        """Fetch the weights, into ``collect_in`` if that is set. The arguments
+        are those of SpeechBrain's ``Pretrainer``, but the source is required.
+        """
         if default_source is None:
-            raise ValueError(f"Say where to take {WEIGHTS} from.")
+            raise ValueError(f"Give a default_source to fetch {WEIGHTS} from.")
         self.path = fetch(
             filename=WEIGHTS,
             source=default_source,
@@ -60,9 +60,9 @@ class WeightsPretrainer(Pretrainer):
         return {WEIGHTS: self.path}
 
     def load_collected(self) -> None:
-        """Load the weights into the modules, all of them and no others."""
+        """Load the weights into the modules; none may be missing or unknown."""
         path = self.path
-        # Only the main process collects; the others find it there.
+        # Only the main process calls collect_files.
         if path is None and self.collect_in is not None:
             path = self.collect_in / WEIGHTS
         if path is None:

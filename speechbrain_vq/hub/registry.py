@@ -1,4 +1,4 @@
-"""The classes that a model folder may build, and the bounds of their arguments."""
+"""The classes that a model folder may build, and limits of their arguments."""
 
 import inspect
 import pkgutil
@@ -8,26 +8,24 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-# Of any integer or other number among the arguments; layers built on the meta
-# device take no memory, whatever their width.
+# Limit of any number among the arguments. It may be high, because layers on the
+# meta device take no memory.
 LARGEST = 2**20
-# Numbers of layers, books and the like, which cost time on any device.
+# Limits of numbers of layers and codebooks, which take time on any device.
 MANY = MappingProxyType(
-    {
-        **dict.fromkeys(("num_layers", "num_blocks"), 256),
-        **dict.fromkeys(("num_codebooks", "num_quantizers"), 256),
-    }
+    dict.fromkeys(
+        ("num_layers", "num_blocks", "num_codebooks", "num_quantizers"), 256
+    )
 )
 
 
 class Buildable(NamedTuple):
-    """Describe a class that a model folder may name.
+    """Class that a model folder may name.
 
-    ``cls`` is the class, or where to import it from (``module:name``);
-    ``limits`` are the largest values of arguments by name, where ``LARGEST`` is
-    too large; ``computed`` says that the constructor computes tensors (filter
-    banks, windows), and so cannot run on the meta device.
-    """
+    ``cls`` is the class or its import path (``module:name``). ``limits`` are
+    the largest values of arguments by name, by default ``LARGEST``.
+    ``computed`` is set if the constructor computes tensors (filter banks,
+    windows), so that it cannot run on the meta device."""
 
     cls: type | str
     limits: Mapping[str, float] = MANY
@@ -35,7 +33,7 @@ class Buildable(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether the class is built in, not registered by a user."""
+        """Whether the class is built in and not registered by a user."""
         return isinstance(self.cls, str)
 
     def find(self) -> type:
@@ -45,24 +43,25 @@ class Buildable(NamedTuple):
     def out_of_bounds(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> str | None:
-        """Return which number among arguments is too large, None if none is;
-        raise a TypeError if the class takes no such arguments."""
+        """Describe a number among the arguments that is too large; None if
+        there is none. Raises TypeError if the arguments do not fit the class.
+        """
         signature = inspect.signature(self.find())
-        given = signature.bind_partial(*args, **kwargs).arguments
-        for name, value in given.items():
-            # **options come as one dictionary.
+        bound = signature.bind_partial(*args, **kwargs).arguments
+        for name, value in bound.items():
+            # **options are bound as one dictionary.
             inner = value if isinstance(value, dict) else {name: value}
-            for key, one in inner.items():
+            for key, item in inner.items():
                 limit = self.limits.get(key, LARGEST)
-                numbers = (x for x in leaves(one) if isinstance(x, int | float))
-                for number in numbers:
-                    # NaN is not within any limit.
-                    if not abs(number) <= limit:
-                        return f"{key}={number} is out of bounds (to {limit})"
+                for number in leaves(item):
+                    is_number = isinstance(number, int | float)
+                    # Comparisons with NaN are false, so NaN is refused.
+                    if is_number and not abs(number) <= limit:
+                        return f"{key}={number} is out of bounds (max {limit})"
         return None
 
 
-# Names of the classes by module.
+# Names of built-in classes by module.
 _CLASSES = {
     "speechbrain_vq.nnet": "VectorQuantizer ResidualVectorQuantizer "
     "MaskedBatchNorm",
@@ -89,7 +88,7 @@ _CLASSES = {
     "InstanceNorm1d LSTM LayerNorm LeakyReLU Linear ModuleDict ModuleList "
     "PReLU ReLU Sequential SiLU Sigmoid Softplus Tanh",
 }
-# Sizes of what is computed on the spot.
+# Limits of classes whose constructors compute tensors.
 _FILTERS = {
     **{"n_fft": 2**13, "win_length": 2**13, "hop_length": 2**13},
     **{"n_mels": 512, "left_frames": 32, "right_frames": 32},
@@ -105,7 +104,7 @@ _LIMITS = {
 _COMPUTED = frozenset(
     "Fbank InputNormalization LogMel SSLFeatures SourceFilterVocoder".split()
 )
-# By the dotted names in yamls.
+# Classes by the dotted names that yamls use.
 BUILDABLE = {
     f"{module}.{name}": Buildable(
         f"{module}:{name}", _LIMITS.get(name, MANY), name in _COMPUTED
@@ -113,7 +112,7 @@ BUILDABLE = {
     for module, names in _CLASSES.items()
     for name in names.split()
 }
-# Yamls of older releases, and hand-written ones, have other names of the same.
+# Yamls of older releases and hand-written ones use these names.
 for _home in ("", ".nnet.quantizers", ".nnet.quantisers"):
     for _name in ("VectorQuantizer", "ResidualVectorQuantizer"):
         BUILDABLE[f"speechbrain_vq{_home}.{_name}"] = BUILDABLE[
@@ -124,25 +123,25 @@ for _home in ("", ".nnet.quantizers", ".nnet.quantisers"):
 def register_module(
     cls: type | None = None, *, name: str | None = None
 ) -> type | Callable[[type], type]:
-    """Let model folders build a class of one's own, a ``torch.nn.Module``.
+    """Let model folders build a ``torch.nn.Module`` class of your own.
 
-    Register a class, in the process that loads, before the first
-    ``from_hparams``. Numbers among its arguments are bounded, and so are its
-    parameters, by the weights; beyond that what the class does is up to its
-    author. It is built on the meta device, or on the CPU if that fails.
+    Call this in the process that loads the model, before ``from_hparams``.
+    Numbers among the arguments of the class are limited, and the number of its
+    parameters is limited by the weights. Otherwise the class is trusted. It is
+    built on the meta device, or on the CPU if that fails.
 
     Arguments
     ---------
     cls : type
-        The class, which is also returned, so that this can be a decorator.
+        Class to register. It is returned, so this works as a decorator.
     name : str, optional
         Dotted name in yaml files (``!new:name``); by default the module and
-        the name of the class.
+        name of the class.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no ``torch.nn.Module``, or another class has the name.
+        If it is not a ``torch.nn.Module``, or another class has the name.
 
     Example
     -------
@@ -160,11 +159,11 @@ def register_module(
         )
     name = name or _dotted(cls)
     known = BUILDABLE.get(name)
-    # A notebook's cell that is run again defines the class again.
+    # Running a notebook cell again defines the same class again.
     if known and (known.is_own or _dotted(known.cls) != _dotted(cls)):
         raise ValueError(
-            f"'{name}' is another class already: give register_module "
-            "another name."
+            f"'{name}' is already the name of another class: give "
+            "register_module another name."
         )
     BUILDABLE[name] = Buildable(cls)
     return cls
@@ -175,9 +174,9 @@ def _dotted(cls: type) -> str:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yield what is in nested lists and mappings."""
+    """Yield the values in nested lists and mappings."""
     if not isinstance(value, list | tuple | dict):
         yield value
         return
-    for one in value.values() if isinstance(value, dict) else value:
-        yield from leaves(one)
+    for item in value.values() if isinstance(value, dict) else value:
+        yield from leaves(item)

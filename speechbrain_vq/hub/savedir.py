@@ -1,4 +1,4 @@
-"""Copy the files of a model to the folder of the caller."""
+"""Copy the files of a model to a folder of the user."""
 
 import json
 import pathlib
@@ -17,16 +17,16 @@ def place(
     origin: dict[str, str],
     fresh: bool = False,
 ) -> pathlib.Path:
-    """Copy the files of one commit of a model to a folder of the caller.
+    """Copy the files of a model to a folder of the user, and return its path.
 
-    ``savedir`` is a new or empty folder, or one that this function made;
-    without ``names`` the whole folder is copied. Files of the same commit of
-    ``origin`` are not copied again unless ``fresh``.
+    ``savedir`` is new, empty, or made by this function. If ``names`` is None,
+    the whole folder is copied. Nothing is copied if ``savedir`` has the files
+    of this commit, unless ``fresh``.
 
     Raises
     ------
     FileExistsError
-        If the folder holds other files, or is a file.
+        If ``savedir`` is a file, or contains other files.
     """
     savedir = savedir.expanduser().resolve()
     if savedir.exists() and not savedir.is_dir():
@@ -42,8 +42,8 @@ def place(
             return savedir
     elif savedir.exists() and any(savedir.iterdir()):
         raise FileExistsError(
-            f"savedir {savedir} holds other files, which would be lost: name "
-            "a new or an empty folder."
+            f"savedir {savedir} contains other files, which would be lost: "
+            "name a new or an empty folder."
         )
     with atomic_folder(savedir) as new:
         if names is None:

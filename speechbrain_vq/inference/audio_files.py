@@ -1,4 +1,4 @@
-"""From audio files to tokens, and back."""
+"""Encode audio files to tokens, and decode tokens to audio files."""
 
 import hashlib
 import os
@@ -30,7 +30,8 @@ class AudioFilesMixin:
         path : path or binary file
             Audio of any sampling rate, length and number of channels.
         chunk_seconds : float, optional
-            Length of a chunk, see ``tokenize``; None: the file at once.
+            Length of a chunk in seconds, see ``tokenize``; None encodes the
+            whole file at once.
 
         Returns
         -------
@@ -40,7 +41,7 @@ class AudioFilesMixin:
         Raises
         ------
         AudioError
-            If the file is missing, not audio, cut short, or too short.
+            If the file is missing, not audio, truncated, or too short.
 
         Example
         -------
@@ -64,29 +65,24 @@ class AudioFilesMixin:
         Arguments
         ---------
         tokens : torch.Tensor, numpy.ndarray or list
-            Tokens, [T] (or [T, C]), as from ``encode_file``.
+            Tokens, [T] (or [T, C]), as returned by ``encode_file``.
         output : path
             Wav file to write.
         speaker : torch.Tensor, optional
-            Speaker embedding, [1, S]; by default that of the average voice.
+            Speaker embedding, [1, S]; by default the average voice.
 
         Returns
         -------
         torch.Tensor
-            Waveform, [samples], on the CPU; attenuated as a whole where it
-            would exceed [-1, 1].
+            Waveform, [samples], on the CPU; scaled down if it would exceed
+            [-1, 1].
 
         Raises
         ------
         ValueError
-            If these are the tokens of several utterances.
+            If the tokens are of several utterances.
         OSError
             If the output cannot be written.
-
-        Example
-        -------
-        >>> tokens = tokenizer.encode_file("speech.wav")  # doctest: +SKIP
-        >>> wav = tokenizer.decode_file(tokens, "decoded.wav")  # doctest: +SKIP
         """
         wavs = self.decode_batch(torch.as_tensor(tokens), None, speaker)
         if len(wavs) != 1:
@@ -118,11 +114,7 @@ class AudioFilesMixin:
         Raises
         ------
         OSError
-            If the output cannot be written; nothing is left of it.
-
-        Example
-        -------
-        >>> tokenizer.reconstruct_file("a.wav", "b.wav")  # doctest: +SKIP
+            If the output cannot be written; no partial file remains.
         """
         tokens, wav, original = self._resynthesize(path, self.speaker_batch)
         wav = with_level_of(original, wav)
@@ -130,8 +122,8 @@ class AudioFilesMixin:
         return tokens
 
     def made_by(self, voice: torch.Tensor | None = None) -> str:
-        """Describe what makes a waveform, for the comment in its file: the
-        model, number of codebooks, vocoder, and a target voice [1, S]."""
+        """Describe how waveforms are made, for the comment in their files:
+        model, number of codebooks, vocoder, and target voice [1, S] if any."""
         vocoder = getattr(self.vocoder, "source", "Griffin-Lim")
         text = (
             f"speechbrain_vq, model {self.fingerprint}, codebooks "
@@ -143,13 +135,13 @@ class AudioFilesMixin:
         return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
 
     def _resynthesize(self, path, embed_speaker):
-        """Return tokens of a file, the waveform decoded from them, and the
-        original."""
+        """Return the tokens of a file, the decoded waveform, and the original
+        waveform."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         with naming(path):
             tokens, lengths = self.encode_batch(wavs)
             speaker = embed_speaker(wavs)
         wav = self.decode_batch(tokens, lengths, speaker)[0].cpu()
-        # Up to a token at the end is not coded.
+        # Up to one token at the end is not encoded.
         wav = torch.nn.functional.pad(wav, (0, wavs.shape[1] - len(wav)))
         return tokens[0], wav, wavs[0]

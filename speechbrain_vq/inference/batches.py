@@ -18,8 +18,8 @@ from .tokenizer import VQTokenizer
 def make_batches(
     seconds: dict[str, float], batch_seconds: float
 ) -> Iterator[list[str]]:
-    """Yield lists of names, the longest audio first, of so many seconds with
-    padding."""
+    """Yield batches of names, longest audio first. A batch of several files
+    has at most ``batch_seconds`` of audio, padding included."""
     batch = []
     for name in sorted(seconds, key=seconds.get, reverse=True):
         if batch and seconds[batch[0]] * (len(batch) + 1) > batch_seconds:
@@ -36,8 +36,10 @@ def encode(
     batch_seconds: float,
     latents: bool = False,
 ) -> Iterator[tuple[str, tuple[torch.Tensor, int] | AudioError]]:
-    """Encode a batch of audio, files by name; yield names with tokens, or
-    latents, and number of samples, or with an error."""
+    """Encode a batch of audio files by name.
+
+    Yields each name with its tokens (or latents) and number of samples, or
+    with an error. A single file is encoded in chunks of ``batch_seconds``."""
     encode_batch, encode_long = tokenizer.encode_batch, tokenizer.tokenize
     if latents:
         encode_batch, encode_long = tokenizer.latents_batch, tokenizer.latents
@@ -70,13 +72,13 @@ def encode(
         if counts[index]:
             yield name, (encoded[index, : counts[index]], len(wav))
         else:
-            # Alone, so that the error is about this file and no other.
+            # Encoded alone, so that an error concerns this file only.
             yield alone(name)
 
 
 def _encode_long(encode, source, rate, batch_seconds):
-    """Encode a file in chunks: tokens or latents and the number of samples, or
-    an error."""
+    """Encode a file in chunks. Return its tokens or latents and number of
+    samples, or an error."""
     num_samples = 0
 
     def counted():

@@ -1,23 +1,24 @@
 """Interfaces of other tokenizers: DASB's, and EnCodec's by an adapter.
 
-Tokens have a dimension for the codebooks here even where there is one:
-[B, N, K], with N tokens of K codebooks. H is the size of a codeword.
+Tokens here are [B, N, K], with N tokens of K codebooks, even if K is 1. H is
+the dimension of a codeword.
 """
 
 import torch
 
 
 class CodecMixin:
-    """Interface of DASB's tokenizers: ``sig_to_tokens``, ``tokens_to_sig`` and
-    ``get_pretrained_embeddings``, and what its ``get_silence_token`` calls.
+    """Interface of DASB's tokenizers: ``sig_to_tokens``, ``tokens_to_sig``,
+    ``get_pretrained_embeddings`` and the methods that DASB's
+    ``get_silence_token`` calls.
 
-    For a class with ``encode_batch`` and ``decode_batch``, and a quantizer in
-    ``mods``.
+    The class must have ``encode_batch`` and ``decode_batch``, and a quantizer
+    in ``mods``.
     """
 
-    # None: all of them.
+    # Number of codebooks set by use_codebooks; None uses all.
     _used_codebooks = None
-    # Attributes of version 0.1.
+    # Attributes of version 0.1 that EncodecAdapter has now.
     _MOVED = frozenset(
         "encode decode num_heads num_tokens emb_dim vocabulary".split()
     )
@@ -31,12 +32,12 @@ class CodecMixin:
 
     @property
     def num_codebooks(self) -> int:
-        """Number of codebooks to encode with, K; see ``use_codebooks``."""
+        """Number of codebooks to encode with, K. See ``use_codebooks``."""
         return self._used_codebooks or self.mods.quantizer.num_codebooks
 
     @property
     def vocab_size(self) -> int:
-        """Number of codewords of each codebook, C."""
+        """Number of codewords in each codebook, C."""
         return self.mods.quantizer.codebook_size
 
     @property
@@ -59,8 +60,8 @@ class CodecMixin:
         signal : torch.Tensor
             Waveforms, [B, T].
         lengths : torch.Tensor, optional
-            Relative lengths, [B]. They hold for the tokens too, to within one
-            at the end; ``encode_batch`` gives them exactly.
+            Relative lengths, [B]. They also apply to the tokens, to within one
+            token; ``encode_batch`` returns the exact lengths.
         num_codebooks : int or list, optional
             Number of codebooks, or a list of their indices; all by default.
         **kwargs
@@ -82,8 +83,8 @@ class CodecMixin:
     ) -> torch.Tensor:
         """Decode tokens [B, N, K] to waveforms [B, T] in the average voice.
 
-        Of a residual quantizer, the tokens may also be those of the first
-        codebooks only. Arguments of other tokenizers are ignored.
+        With a residual quantizer, the last codebooks may be missing. Arguments
+        of other tokenizers are ignored.
         """
         residual = self.mods.quantizer.composition == "residual"
         if not (residual and 0 < tokens.shape[-1] < self.num_codebooks):
@@ -96,13 +97,12 @@ class CodecMixin:
         num_codebooks: int | list[int] | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Return the codewords as rows of one table, [K * C, H], codebook after
-        codebook.
+        """Return the codewords of all codebooks in one table, [K * C, H].
 
         Arguments
         ---------
         vocab_size : int, optional
-            Number of codewords of each codebook; all by default.
+            Number of codewords from each codebook; all by default.
         num_codebooks : int or list, optional
             As for ``sig_to_tokens``.
         **kwargs
@@ -111,7 +111,7 @@ class CodecMixin:
         Returns
         -------
         torch.Tensor
-            A copy of the codewords.
+            A copy of the codewords, one codebook after another.
         """
         size = self.vocab_size if vocab_size is None else vocab_size
         if not 0 < size <= self.vocab_size:
@@ -124,11 +124,11 @@ class CodecMixin:
 
     @torch.no_grad()
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look up the codewords [B, N, K, H] of tokens [B, N, K], or of tokens
-        of the first codebooks only.
+        """Look up the codewords [B, N, K, H] of tokens [B, N, K], whose last
+        codebooks may be missing.
 
-        Of a residual quantizer, their sum over K is the quantized latent; of a
-        product codebook, their concatenation.
+        The quantized latent is their sum over K for a residual quantizer, and
+        their concatenation for a product codebook.
         """
         tokens = tokens.to(self.device)
         books = torch.arange(tokens.shape[-1], device=tokens.device)
@@ -140,16 +140,16 @@ class CodecMixin:
         wav_lens: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms [B, T], of relative lengths [B], to tokens [B, N, K]
-        and their codewords [B, N, K, H]; ``kwargs`` are those of
+        """Encode waveforms [B, T] of relative lengths [B] to tokens [B, N, K]
+        and their codewords [B, N, K, H]. ``kwargs`` are arguments of
         ``sig_to_tokens``."""
         tokens = self.sig_to_tokens(wavs, wav_lens, **kwargs)
         books = torch.tensor(self._books(kwargs.get("num_codebooks")))
         return tokens, self._codewords[books, tokens]
 
     def fold(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Convert tokens [B, N, K] to the shape that ``decode_batch`` takes:
-        [B, N] where ``is_folded``."""
+        """Convert tokens [B, N, K] to the shape for ``decode_batch``, which is
+        [B, N] if ``is_folded``."""
         if tokens.dim() != 3 or tokens.shape[-1] != self.num_codebooks:
             raise ValueError(
                 f"Tokens of {self.num_codebooks} codebooks are [B, N, "
@@ -158,39 +158,37 @@ class CodecMixin:
         return tokens.squeeze(-1) if self.is_folded else tokens
 
     def unfold(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Give tokens the last dimension that they lack where ``is_folded``."""
+        """Add the codebook dimension to tokens if ``is_folded``."""
         return tokens.unsqueeze(-1) if self.is_folded else tokens
 
     @property
     def _codewords(self):
-        """The codewords as they decode, [K, C, H]."""
+        """Codewords that tokens decode to, [K, C, H]."""
         return self.mods.quantizer.embedding.table.detach()
 
     def _books(self, num_codebooks):
-        """Return the indices of codebooks."""
+        """Convert a number of codebooks, or a list of indices, to indices."""
         if num_codebooks is None:
             num_codebooks = self.num_codebooks
-        single = isinstance(num_codebooks, int)
-        books = list(range(num_codebooks)) if single else list(num_codebooks)
+        is_number = isinstance(num_codebooks, int)
+        books = list(range(num_codebooks) if is_number else num_codebooks)
         if not books or not all(0 <= b < self.num_codebooks for b in books):
             raise ValueError(
                 f"num_codebooks={num_codebooks}, but the tokenizer has "
                 f"{self.num_codebooks} codebooks: give a number from 1 to "
-                f"that, or a list of which, counted from 0."
+                f"{self.num_codebooks}, or a list of indices counted from 0."
             )
         return books
 
 
 class EncodecAdapter(torch.nn.Module):
-    """Give a tokenizer the interface of SpeechBrain's EnCodec.
-
-    For code that is written for
+    """Adapter that gives a tokenizer the interface of SpeechBrain's EnCodec,
     ``speechbrain.lobes.models.huggingface_transformers.encodec``.
 
     Arguments
     ---------
     tokenizer : VQTokenizer
-        The tokenizer.
+        The tokenizer to adapt.
 
     Example
     -------
@@ -212,13 +210,13 @@ class EncodecAdapter(torch.nn.Module):
 
     @property
     def vocabulary(self) -> torch.Tensor:
-        """The codewords, [K, C, H]."""
+        """Codewords, [K, C, H]."""
         return self.tokenizer.mods.quantizer.embedding.table.detach()
 
     def encode(
         self, inputs: torch.Tensor, length: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms [B, T] or [B, 1, T], of relative lengths [B], to
+        """Encode waveforms [B, T] or [B, 1, T] of relative lengths [B] to
         tokens [B, N, K] and their codewords [B, N, K, H]."""
         return self.tokenizer(inputs, length)
 
@@ -227,9 +225,9 @@ class EncodecAdapter(torch.nn.Module):
     def decode(
         self, tokens: torch.Tensor, length: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Decode tokens [B, N, K] to waveforms [B, 1, T] in the average voice."""
+        """Decode tokens [B, N, K] to waveforms [B, 1, T], average voice."""
         return self.tokenizer.tokens_to_sig(tokens, length).unsqueeze(1)
 
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Look up the codewords of tokens; see ``CodecMixin.embeddings``."""
+        """Look up the codewords of tokens. See ``CodecMixin.embeddings``."""
         return self.tokenizer.embeddings(tokens)

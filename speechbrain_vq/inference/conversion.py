@@ -6,16 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
-from speechbrain_vq.dataio.audio import (
-    as_waveforms,
-    listed,
-    naming,
-    read_audio,
-)
-from speechbrain_vq.dataio.waveforms import (
-    within_full_scale,
-    write_waveform,
-)
+from speechbrain_vq.dataio.audio import as_waveforms, listed, naming, read_audio
+from speechbrain_vq.dataio.waveforms import within_full_scale, write_waveform
 from speechbrain_vq.lobes.speakers import unknown_speaker
 
 from .files import FileResults, process_files
@@ -26,17 +18,11 @@ Target = str | os.PathLike | Iterable[str | os.PathLike]
 
 
 class VoiceConverter(VQTokenizer):
-    """Tokenizer that decodes with the voice of another speaker.
+    """Tokenizer that decodes in the voice of another speaker.
 
-    The voices depend on its ``speaker`` module: a table has those of its
-    training by name (``speakers``); other modules embed the voice of any
-    recording. It does all that a ``VQTokenizer`` does; with a table, speech is
-    reconstructed in the average voice.
-
-    Arguments
-    ---------
-    *args, **kwargs
-        See ``VQPretrained``.
+    The available voices depend on the ``speaker`` module. A speaker table has
+    the training speakers by name (``speakers``). Other modules embed the voice
+    of any recording. With a table, ``reconstruct_file`` uses the average voice.
 
     Example
     -------
@@ -45,13 +31,13 @@ class VoiceConverter(VQTokenizer):
     """
 
     def voice(self, target: Target) -> torch.Tensor:
-        """Embed a voice.
+        """Compute the embedding of a voice.
 
         Arguments
         ---------
         target : str, path or iterable of them
-            Name of a speaker of the table, or a recording where there is no
-            table; of several, the mean is taken.
+            Name of a speaker in the table, or a recording if the model has no
+            table. Several are averaged.
 
         Returns
         -------
@@ -61,12 +47,12 @@ class VoiceConverter(VQTokenizer):
         Raises
         ------
         ValueError
-            If there is no such speaker, or a recording is given to a model
-            with a table, or a name to one without.
+            If there is no such speaker, a model with a table is given a
+            recording, or a model without one is given a name.
         """
         voices = [self._voice(os.fspath(one)) for one in listed(target)]
         if not voices:
-            raise ValueError("There is no target: give a voice to speak with.")
+            raise ValueError("There is no target: give a voice.")
         return torch.stack(voices).mean(0)
 
     @torch.no_grad()
@@ -83,22 +69,19 @@ class VoiceConverter(VQTokenizer):
         wavs, wav_lens
             Waveforms and relative lengths, as for ``encode_batch``.
         speaker : torch.Tensor, str, path or iterable of them
-            Speaker embeddings, [B, S] or [1, S], as from ``voice`` or
+            Speaker embeddings, [B, S] or [1, S], as returned by ``voice`` or
             ``speaker_batch``; or an argument of ``voice``.
 
         Returns
         -------
         torch.Tensor
-            Waveforms, [B, samples], up to a token shorter.
+            Waveforms, [B, samples], up to one token shorter than ``wavs``.
 
         Raises
         ------
         ValueError
-            If there is no such voice, or not one for each waveform.
-
-        Example
-        -------
-        >>> converter.convert_batch(wavs, None, "b.wav")  # doctest: +SKIP
+            If there is no such voice, or the numbers of voices and waveforms
+            differ.
         """
         if not torch.is_tensor(speaker):
             speaker = self.voice(speaker)
@@ -120,30 +103,26 @@ class VoiceConverter(VQTokenizer):
         source : path
             Recording to convert.
         target : str, path, iterable of them or torch.Tensor
-            Voice, as for ``voice``, or the embedding that it returns.
+            Target for ``voice``, or the embedding that it returns.
         output : path, optional
-            Wav file to write; neither the source nor a target. None: no file
-            is written.
+            Wav file to write, which must not be the source or a target; by
+            default no file is written.
 
         Returns
         -------
         torch.Tensor
-            Waveform, [samples], on the CPU; as long as the recording,
-            attenuated as a whole where it would exceed [-1, 1].
+            Waveform, [samples], on the CPU; as long as the recording, and
+            scaled down if it would exceed [-1, 1].
 
         Raises
         ------
         AudioError
-            If a recording is missing, not audio, cut short or empty.
+            If a recording is missing, not audio, truncated or empty.
         ValueError
-            If there is no such voice, or more than one, a recording is too
-            short, or the output is one of the recordings.
+            If there is no such voice, more than one embedding is given, a
+            recording is too short, or the output is one of the recordings.
         OSError
-            If the output cannot be written; nothing is left of it.
-
-        Example
-        -------
-        >>> converter.convert_file("a.wav", "b.wav", "c.wav")  # doctest: +SKIP
+            If the output cannot be written; no partial file remains.
         """
         is_voice = torch.is_tensor(target)
         targets = [] if is_voice else listed(target)
@@ -164,14 +143,14 @@ class VoiceConverter(VQTokenizer):
             message = unknown_speaker(target, self.speakers)
             if pathlib.Path(target).is_file():
                 message = (
-                    f"{target} is a recording, but this model takes none: it "
-                    f"was trained with a table of speakers. {message}"
+                    f"{target} is a recording, but this model has a table of "
+                    f"speakers and takes their names only. {message}"
                 )
             raise ValueError(message)
         if not pathlib.Path(target).exists():
             raise ValueError(
-                f"There is no recording {target}. This model has no speakers "
-                "by name: give a recording of the target speaker."
+                f"There is no recording {target}. This model has no named "
+                "speakers: give a recording of the target speaker."
             )
         wavs = read_audio(target, self.sample_rate).unsqueeze(0)
         with naming(target):
@@ -186,11 +165,10 @@ def convert_files(
     overwrite: bool = False,
     progress: bool = False,
 ) -> FileResults:
-    """Convert audio files to another voice, as ``reconstruct_files`` does to
-    their own.
+    """Convert audio files to another voice. See ``reconstruct_files``.
 
-    ``target`` is that of ``VoiceConverter.voice``; for a single file, the
-    output may also be ``NAME.wav``.
+    ``target`` is the argument of ``VoiceConverter.voice``. For a single file,
+    ``output`` may also be ``NAME.wav``.
     """
     target = listed(target)
     voice = converter.voice(target)
@@ -204,7 +182,7 @@ def convert_files(
 
 
 def _for_each(voices, number):
-    """Expand one voice to all recordings, or check that each has one."""
+    """Expand voices to one per recording; raise if the numbers differ."""
     voices = voices.view(1, -1) if voices.dim() == 1 else voices
     if len(voices) not in (1, number):
         raise ValueError(
@@ -215,12 +193,12 @@ def _for_each(voices, number):
 
 
 def _check_apart(recordings, output):
-    """Refuse an output that is one of the recordings."""
+    """Raise ValueError if the output is one of the recordings."""
     if output is None:
         return
     output = pathlib.Path(output).resolve()
     for path in map(pathlib.Path, recordings):
         if path.exists() and path.resolve() == output:
             raise ValueError(
-                f"{path} would be written over: name another output."
+                f"{path} would be overwritten: name another output."
             )

@@ -10,22 +10,22 @@ import torch
 
 from .interfaces import VQPretrained
 
-# After so many workers, a job is given up.
-_MOST_WORKERS = 5
+# Maximum number of workers that may die on one job.
+_MAX_WORKERS = 5
 
 
 class RayEngine:
-    """Call a function of a model for many jobs, over the actors of Ray Data.
+    """Engine that maps a function of a model over jobs on Ray Data's actors.
 
-    Each actor holds the model, and computes on a GPU or with one thread of a
-    CPU. The cluster is that of ``RAY_ADDRESS`` or of ``ray.init``, else one is
-    started on this machine. Its nodes see files under the same paths.
+    Each actor has a copy of the model and computes on one GPU or with one CPU
+    thread. The cluster is the one at ``RAY_ADDRESS`` or of ``ray.init``, or is
+    started on this machine. All nodes must see the files under the same paths.
 
     Arguments
     ---------
     device : str, optional
-        Device of the actors, ``"cpu"`` or ``"cuda"``; by default a GPU where
-        the cluster has any.
+        Device of the actors, ``"cpu"`` or ``"cuda"``; by default a GPU if the
+        cluster has one.
 
     Raises
     ------
@@ -39,7 +39,7 @@ class RayEngine:
     """
 
     def __init__(self, device: str | None = None):
-        # No statistics of a cluster started here go to Ray's makers unasked.
+        # Ray sends usage statistics to its developers by default.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
         try:
@@ -56,16 +56,16 @@ class RayEngine:
         model: VQPretrained,
         jobs: Iterable,
     ) -> Iterator:
-        """Yield ``function(model, job)`` for each job, in the order of the jobs.
+        """Yield ``function(model, job)`` for each job, in order.
 
-        A job whose worker or node is lost is done again on another, so the
-        function gives the same when it is called twice. Errors that a user can
-        mend come back as they are.
+        A job whose worker or node is lost is repeated on another, so the
+        function must be idempotent. An ImportError, MemoryError, OSError or
+        ValueError of the function is raised here unchanged.
 
         Raises
         ------
         OSError
-            If five workers died on a job, or the cluster is lost.
+            If five workers die on one job, or the cluster is lost.
         """
         ray = self.ray
         rows = [
@@ -77,26 +77,24 @@ class RayEngine:
         if started := not ray.is_initialized():
             ray.init(include_dashboard=False, logging_level=logging.ERROR)
         try:
-            device, resources, most = self._resources()
+            device, resources, max_actors = self._resources()
             dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
             context = dataset.context
             context.enable_progress_bars = False
             context.print_on_execution_start = False
             context.execution_options.preserve_order = True
-            context.max_consecutive_actor_init_deaths = _MOST_WORKERS
-            counter = ray.remote(
-                num_cpus=0, max_restarts=-1, max_task_retries=-1
-            )
-            starts = counter(_Starts).remote()
+            context.max_consecutive_actor_init_deaths = _MAX_WORKERS
+            actor = {"max_restarts": -1, "max_task_retries": -1}
+            starts = ray.remote(num_cpus=0, **actor)(_Starts).remote()
             home = model.device
             shared = ray.put(model.cpu())
             model.to(home)
-            most = min(most, len(rows))
+            max_actors = min(max_actors, len(rows))
             results = dataset.map(
                 _Worker,
                 fn_constructor_args=(function, shared, device, starts),
                 compute=ray.data.ActorPoolStrategy(
-                    min_size=1, max_size=most, initial_size=most
+                    min_size=1, max_size=max_actors, initial_size=max_actors
                 ),
                 **resources,
             )
@@ -109,13 +107,13 @@ class RayEngine:
             raise  # An error of the function, with its traceback
         except ray.exceptions.RayError as error:
             why = str(error).strip().partition("\n")[0]
-            raise OSError(f"Ray could not end its work: {why}") from error
+            raise OSError(f"Ray did not finish: {why}") from error
         finally:
             if started:
                 ray.shutdown()
 
     def _resources(self):
-        """Return device, resources of an actor, and how many there may be."""
+        """Return device and resources of an actor, and the maximum number."""
         total = self.ray.cluster_resources()
         gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
         device = self.device or ("cuda" if gpus else "cpu")
@@ -130,24 +128,24 @@ class RayEngine:
 
 
 class _Starts:
-    """An actor that counts how often each job was started."""
+    """Actor that counts how often each job was started."""
 
     def __init__(self):
         self.counts = Counter()
 
     def add(self, number):
-        """Count a start of a job, and return how many there were."""
+        """Count a start of a job, and return the number of its starts."""
         self.counts[number] += 1
         return self.counts[number]
 
 
 class _Worker:
-    """An actor with the model."""
+    """Actor with a copy of the model."""
 
     def __init__(self, function, model, device, starts):
         import ray
 
-        # One process with one thread computes the same bits.
+        # Results are then bit-identical to those of a single-threaded process.
         torch.set_num_threads(1)
         self.function, self.model = function, ray.get(model).to(device)
         self.started = lambda number: ray.get(starts.add.remote(number))
@@ -155,11 +153,11 @@ class _Worker:
     def __call__(self, row):
         result = error = None
         try:
-            if self.started(row["number"]) > _MOST_WORKERS:
+            if self.started(row["number"]) > _MAX_WORKERS:
                 raise OSError(
-                    f"{_MOST_WORKERS} workers died on one job, as of too little "
-                    "memory or an audio file that ends the process: see the "
-                    "logs of Ray."
+                    f"{_MAX_WORKERS} workers died on one job, e.g. for lack of "
+                    "memory or on an audio file that crashes the process: see "
+                    "the logs of Ray."
                 )
             result = self.function(self.model, pickle.loads(row["job"]))
         except (ImportError, MemoryError, OSError, ValueError) as raised:

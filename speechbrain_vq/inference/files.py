@@ -1,4 +1,4 @@
-"""Process many audio files: one wav file written for each."""
+"""Process many audio files, each to a wav file."""
 
 import os
 import pathlib
@@ -17,9 +17,9 @@ from .tokenizer import VQTokenizer
 class FileResults(NamedTuple):
     """Results of processing many files.
 
-    ``done`` is the number of files with a result, those of an earlier run
-    included; ``bad`` has the reason for each file without one, by path;
-    ``existing`` is the number of results that existed before and were left.
+    ``done`` is the number of files with a result, including ``existing``
+    results that earlier runs wrote. ``bad`` maps the path of each file without
+    a result to the reason.
     """
 
     done: int
@@ -36,20 +36,16 @@ def reconstruct_files(
 ) -> FileResults:
     """Resynthesize audio files from their tokens, each in its own voice.
 
-    A file is processed whole: an hour of audio needs several GB of memory.
+    Files are not split: an hour of audio requires several GB of memory.
 
     Arguments
     ---------
-    places : iterable of path
-        Audio files and folders of them.
-    tokenizer : VQTokenizer
-        The model.
+    places, tokenizer, progress
+        See ``tokens.tokenize_to``.
     folder : path
-        Output folder; its wav files have the names of the audio files.
+        Output folder; the wav files are named after the audio files.
     overwrite : bool
         Whether to overwrite existing wav files.
-    progress : bool
-        Whether to show a progress bar.
 
     Returns
     -------
@@ -59,8 +55,8 @@ def reconstruct_files(
     Raises
     ------
     ValueError, OSError
-        If there are no audio files, two wav files would have one name, one
-        would overwrite its source, or one cannot be written.
+        If there are no audio files, or a wav file cannot be written, would
+        overwrite its source, or would have the name of another.
     """
     write, made_by = tokenizer.reconstruct_file, tokenizer.made_by()
     return process_files(places, folder, write, made_by, overwrite, progress)
@@ -76,10 +72,10 @@ def process_files(
 ) -> FileResults:
     """Write a wav file for each audio file; see ``reconstruct_files``.
 
-    ``output`` is a folder, for a single audio file also a file, such as
-    ``NAME.wav``. It may lie in a folder of audio files: earlier outputs are not
-    processed again. ``write`` gets the path of an audio file and that of the
-    wav, in which it leaves the comment ``made_by``.
+    ``output`` is a folder, or for a single audio file also ``NAME.wav``. It may
+    be inside a folder of audio files: earlier outputs are not processed again.
+    ``write`` takes the paths of an audio file and of its wav file, and writes
+    the latter with the comment ``made_by``.
     """
     outputs = _output_paths(find_audio(places), pathlib.Path(output))
     existing = {p for p in outputs.values() if p.exists() and not overwrite}
@@ -101,13 +97,15 @@ def process_files(
                 write(path, target)
         except ValueError as error:
             reason = str(error)
-            named = reason.startswith(str(path))
-            bad[str(path)] = reason if named else f"{path}: {reason}"
+            if not reason.startswith(str(path)):
+                reason = f"{path}: {reason}"
+            bad[str(path)] = reason
     return FileResults(len(outputs) - len(bad), bad, len(existing))
 
 
 def _is_earlier_output(path, name, output):
-    """Return whether a file was found in the output folder."""
+    """Return whether a file is in the output folder and was found by searching
+    a folder around it."""
     searched = path.parents[len(name.parts) - 1].resolve()
     output = output.resolve()
     return searched in output.parents and output in path.resolve().parents
@@ -116,7 +114,7 @@ def _is_earlier_output(path, name, output):
 def _output_paths(files, output):
     """Map audio files to the wav files to write."""
     paths, sources = {}, {}
-    # With formats that cannot be written: writing them gives the error.
+    # Includes formats that cannot be written, which raise the proper error.
     known = audio_endings() | {".raw", ".m4a", ".mp4"}
     single = output.suffix.lower() in known and not output.is_dir()
     if single and len(files) > 1:
@@ -131,13 +129,13 @@ def _output_paths(files, output):
         if not single and target.parent.resolve() == path.resolve().parent:
             raise ValueError(
                 f"{path} would be written beside itself, as {target}, among "
-                "the recordings: name a folder elsewhere."
+                "the recordings: name another folder."
             )
         other = sources.setdefault(target, path)
         if other != path or target.resolve() == path.resolve():
             raise ValueError(
-                f"{path} would be written as {target}, over {other}: take "
-                "them one by one, or give one of them another name."
+                f"{path} would be written as {target}, over {other}: process "
+                "them one by one, or rename one of them."
             )
         paths[path] = target
     return paths

@@ -1,5 +1,5 @@
-"""Choose the replaceable parts of a tokenizer: vocoder, self-supervised encoder,
-number of codebooks."""
+"""Replaceable parts of a tokenizer: vocoder, self-supervised encoder, number
+of codebooks."""
 
 import logging
 import os
@@ -20,25 +20,26 @@ from .vocoders import MelVocoder, UnitVocoder
 
 logger = logging.getLogger(__name__)
 
-# Name of the vocoder that is no model.
+# Accepted in place of the source of a vocoder.
 GRIFFIN_LIM = "griffin-lim"
 
 
 class PartsMixin:
-    """Methods of ``VQTokenizer`` that choose its parts."""
+    """Methods of ``VQTokenizer`` that select its vocoder, self-supervised
+    encoder and number of codebooks."""
 
     def use_vocoder(
         self,
         vocoder: str | pathlib.Path | MelVocoder | UnitVocoder | None,
         **options,
     ) -> None:
-        """Choose the vocoder.
+        """Set the vocoder.
 
         Arguments
         ---------
         vocoder : path, str, MelVocoder, UnitVocoder or None
-            A vocoder as ``load_vocoder`` returns it, or its arguments. None or
-            ``griffin-lim``: Griffin-Lim.
+            A vocoder, or its source for ``load_vocoder``. None or
+            ``griffin-lim`` selects Griffin-Lim.
         **options
             See ``load_vocoder``.
 
@@ -47,12 +48,8 @@ class PartsMixin:
         FileNotFoundError
             If there is no such vocoder.
         ValueError
-            If its inputs are not the outputs of the model; the message names
-            both.
-
-        Example
-        -------
-        >>> tokenizer.use_vocoder("griffin-lim")  # doctest: +SKIP
+            If the vocoder does not take the outputs of the model; the message
+            names the difference.
         """
         if vocoder == GRIFFIN_LIM:
             vocoder = None
@@ -65,22 +62,22 @@ class PartsMixin:
             if not isinstance(vocoder, MelVocoder | UnitVocoder):
                 raise ValueError(
                     f"{vocoder!r} is no vocoder: give a folder, a model on "
-                    "the Hub, or what load_vocoder gives."
+                    "the Hub, or the result of load_vocoder."
                 )
             vocoder.check(self)
             vocoder = vocoder.to(self.device)
         self.vocoder = vocoder
 
     def use_ssl_encoder(self, source: str | pathlib.Path, **options) -> None:
-        """Load the self-supervised encoder that the model's features are of.
+        """Load the self-supervised encoder that computes the model's features.
 
-        It is another repository than the model's own, and so fetched only when
-        it is named here; the commit is that of the model's yaml.
+        The encoder has its own repository, which is downloaded only when the
+        user names it here. The commit is the one in the model's yaml.
 
         Arguments
         ---------
         source : path or str
-            Repository that the model's yaml names, such as
+            Repository named in the model's yaml, such as
             ``microsoft/wavlm-base``, or a folder with a copy of it.
         **options
             See ``speechbrain_vq.hub.download.download_encoder``.
@@ -90,11 +87,7 @@ class PartsMixin:
         ValueError
             If the model has no such encoder, or was trained with another one.
         HubError
-            If the Hub does not give the files.
-
-        Example
-        -------
-        >>> tokenizer.use_ssl_encoder("microsoft/wavlm-base")  # doctest: +SKIP
+            If the files cannot be downloaded.
         """
         features = self.mods.features
         if not isinstance(features, SSLFeatures):
@@ -116,17 +109,18 @@ class PartsMixin:
         features.load_encoder(folder)
 
     def use_codebooks(self, number: int | None) -> None:
-        """Choose how many codebooks to encode with: fewer make fewer bits.
+        """Set the number of codebooks to encode with; fewer lower the bit rate.
 
         Arguments
         ---------
         number : int or None
-            Number of codebooks of a residual row, the first ones; None: all.
+            Number of leading codebooks of a residual quantizer; None uses all.
 
         Raises
         ------
         ValueError
-            If the model has not so many, or none can be left out.
+            If the model has fewer codebooks, or is not residual and thus
+            requires all of them.
 
         Example
         -------
@@ -141,7 +135,8 @@ class PartsMixin:
         self._used_codebooks = self.check_first(number, total)
 
     def check_first(self, number: int | None, total: int) -> int:
-        """Return how many of the codebooks to use, by default all."""
+        """Return the number of codebooks to use of ``total``, by default all;
+        raise ValueError if the quantizer cannot decode from that many."""
         number = total if number is None else number
         residual = self.mods.quantizer.composition == "residual"
         if not 1 <= number <= total or (number < total and not residual):
@@ -153,24 +148,24 @@ class PartsMixin:
         return number
 
     def load_own_vocoder(self) -> MelVocoder | UnitVocoder | None:
-        """Load the vocoder beside the model's yaml, where that names one, else
-        the bundled one, where it takes the model's log-mels."""
+        """Load the vocoder in the subfolder that the model's yaml names, else
+        the bundled one if it takes the model's log-mels, else return None."""
         name = getattr(self.hparams, "vocoder", None)
         if self.location is not None and is_folder_name(name):
-            # Of the model's folder, not linked from elsewhere.
+            # Raises if a file is missing or links out of the model folder.
             for file in (HPARAMS, WEIGHTS):
                 find_file(self.location, f"{name}/{file}")
             folder = self.location / name
             return load_vocoder_folder(folder, str(folder))
         if self.location is not None and name:
             logger.warning(
-                "The yaml of %s names the vocoder %r. Another folder or "
-                "repository is yours to choose: give it as vocoder=. Without "
-                "it the default vocoder makes the waveforms.",
+                "The yaml of %s names the vocoder %r. Vocoders outside the "
+                "model folder are not loaded unless you name them: give it as "
+                "vocoder=. The default vocoder is used instead.",
                 *(self.source, name),
             )
         features = self.mods.features
-        # Those of hidden states alone have no log-mels.
+        # Self-supervised features without log-mels have mel = None.
         if self.decodes_to_samples or getattr(features, "mel", None) is None:
             return None
         vocoder = bundled_vocoder()

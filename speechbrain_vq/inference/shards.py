@@ -1,7 +1,8 @@
-"""Tokenize corpora into Parquet shards, in this process or over Ray.
+"""Tokenize corpora into Parquet shards, in this process or on Ray.
 
-A shard has the rows of a token file. It is complete or not there, and notes in
-its metadata what was left out, so that a run goes on at the next shard.
+A shard has the rows of a token file, and is written atomically. Its metadata
+lists the audio that was left out. An interrupted run thus resumes at the next
+shard.
 """
 
 import contextlib
@@ -38,19 +39,21 @@ from .files import FileResults
 from .token_files import check_model, describe_model, without_text
 from .tokenizer import VQTokenizer
 
-# Column of the audio in a data set.
+# Audio column of a data set.
 _AUDIO = "audio"
-# Rows of a data set that are read at once, and of one shard.
+# Number of rows of a data set that are read at once, and per shard.
 _CHUNK, _ROWS = 100, 1000
-# Seconds of audio files for a shard, unless that makes fewer than so many.
+# Maximum seconds of audio files per shard, and the number of shards to reach
+# by smaller ones.
 _SECONDS, _SHARDS = 3600.0, 100
-# Key of a shard's metadata.
+# Key of the package in a shard's metadata.
 _NOTES = b"speechbrain_vq"
 
 
 class Rows(NamedTuple):
     """Rows ``start`` to ``stop`` of a data set on disk: of a folder of
-    ``Dataset.save_to_disk``, or a row group of a Parquet file."""
+    ``Dataset.save_to_disk``, or those of row group ``group`` of a Parquet
+    file."""
 
     path: str
     start: int
@@ -58,14 +61,14 @@ class Rows(NamedTuple):
     group: int | None = None
 
     def columns(self) -> dict:
-        """Return the types of the columns."""
+        """Return the features of the data set by column name."""
         if self.group is None:
             return dict(load_from_disk(self.path).features)
         schema = pyarrow.parquet.read_schema(self.path)
         return dict(Features.from_arrow_schema(schema))
 
     def split(self) -> Iterator["Rows"]:
-        """Yield all rows of the file or folder, in parts."""
+        """Yield the rows of the whole data set in parts, one per shard."""
         if self.group is None:
             number = len(load_from_disk(self.path))
             for start in range(0, number, _ROWS):
@@ -78,7 +81,7 @@ class Rows(NamedTuple):
             start = stop
 
     def read(self) -> Iterator[tuple[int, pyarrow.Table]]:
-        """Yield some rows at a time, with the number of the first."""
+        """Yield tables of a few rows, each with the number of its first."""
         if self.group is None:
             dataset = load_from_disk(self.path).with_format("arrow")
             for first in range(self.start, self.stop, _CHUNK):
@@ -86,15 +89,14 @@ class Rows(NamedTuple):
             return
         first = self.start
         with pyarrow.parquet.ParquetFile(self.path) as file:
-            for some in file.iter_batches(_CHUNK, row_groups=[self.group]):
-                yield first, pyarrow.Table.from_batches([some])
-                first += len(some)
+            for batch in file.iter_batches(_CHUNK, row_groups=[self.group]):
+                yield first, pyarrow.Table.from_batches([batch])
+                first += len(batch)
 
 
 class Shard(NamedTuple):
-    """A shard to write: ``target``, the folder to write it in first, the
-    batches of audio files or the rows of its audio, and the seconds of audio
-    per batch of rows."""
+    """Shard to write: its final path, the folder of partial files, its audio
+    (batches of files, or rows), and the seconds of audio per batch."""
 
     target: pathlib.Path
     scratch: pathlib.Path
@@ -115,9 +117,9 @@ def tokenize_shards(
     """Tokenize audio files and data sets into a folder of Parquet shards, for
     ``datasets.load_dataset("parquet", data_dir=output)``.
 
-    The rows of a data set keep their other columns. An interrupted run goes on
-    after the shards that are complete; audio files that are in none yet are
-    added. Tokens do not depend on the engine or on interruptions.
+    The rows of a data set keep their other columns. Another run with the same
+    output keeps complete shards, and adds audio that is in none of them. Tokens
+    do not depend on the engine or on interruptions.
 
     Arguments
     ---------
@@ -132,24 +134,19 @@ def tokenize_shards(
     Returns
     -------
     FileResults
-        Number of files and rows done, and the reasons for the others.
+        Number of files and rows done, and the reasons for those left out.
 
     Raises
     ------
     FileNotFoundError
         If there is no audio.
     FileExistsError
-        If the output holds other things.
+        If the output folder has other contents.
     BlockingIOError
         If another process is writing the output.
     ValueError
         If the output is of another model or precision, a data set has no column
-        of audio, or two places have other columns.
-
-    Example
-    -------
-    >>> tokenize_shards("tokens", ["recordings"], tokenizer)  # doctest: +SKIP
-    >>> datasets.load_dataset("parquet", data_dir="tokens")  # doctest: +SKIP
+        ``audio``, or two places have different columns.
     """
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
     tables = tables_in(places, output)
@@ -161,8 +158,8 @@ def tokenize_shards(
             raise
         paths = []
     with made_folder(output), exclusive(output):
-        # Those of earlier runs: a worker that has outlived its run can complete
-        # no shard any more.
+        # Without the scratch folder of its run, a worker that outlived an
+        # earlier run cannot complete a shard.
         for path in output.glob(".tokenize-*"):
             shutil.rmtree(path)
         with tempfile.TemporaryDirectory(
@@ -170,18 +167,17 @@ def tokenize_shards(
         ) as scratch:
             earlier = _read_shards(output)
             finished = {} if overwrite else earlier
-            # It hashes the weights.
             model = describe_model(tokenizer)
             for path, notes in finished.items():
                 check_model(notes, path, model)
             done, batches, bad = _batches_of(
                 paths, finished, output, batch_seconds
             )
-            parts, damaged = _rows_of(tables, output)
-            bad |= damaged
+            rows, unreadable = _rows_of(tables, output)
+            bad |= unreadable
             jobs = [
-                Shard(target, pathlib.Path(scratch), part, batch_seconds)
-                for target, part in {**parts, **batches}.items()
+                Shard(target, pathlib.Path(scratch), audio, batch_seconds)
+                for target, audio in {**rows, **batches}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
             for path in earlier if overwrite else ():
@@ -191,10 +187,10 @@ def tokenize_shards(
             else:
                 results = engine.map(write_shard, tokenizer, jobs)
             hidden = None if progress else True
-            for rows, left_out in tqdm(
+            for number, left_out in tqdm(
                 results, total=len(jobs), unit="shard", disable=hidden
             ):
-                done, bad = done + rows, bad | left_out
+                done, bad = done + number, bad | left_out
     return FileResults(done, bad)
 
 
@@ -202,14 +198,14 @@ def tables_in(
     places: Iterable[str | os.PathLike],
     output: pathlib.Path | None = None,
 ) -> dict[str, bool]:
-    """List Parquet files and folders of ``Dataset.save_to_disk``, but for
-    hidden ones and those in the output; True for Parquet."""
+    """Return Parquet files (True) and folders of ``Dataset.save_to_disk``
+    (False), except hidden ones and those in the output folder."""
     tables = {}
     for place in map(pathlib.Path, places):
         paths = sorted(files_below(place)) if place.is_dir() else [place]
         for path in paths:
             is_parquet = path.suffix == ".parquet"
-            # The latter is beside the Arrow files of a data set.
+            # `save_to_disk` writes a state.json beside its Arrow files.
             if not is_parquet and path.name != "state.json":
                 continue
             if output in pathlib.Path(os.path.abspath(path)).parents:
@@ -222,8 +218,8 @@ def tables_in(
 def write_shard(
     tokenizer: VQTokenizer, shard: Shard
 ) -> tuple[int, dict[str, str]]:
-    """Write a shard, unless it is there. Return the number of its rows, and by
-    name why others are missing. One without a row is not written."""
+    """Write a shard, unless it exists or would be empty. Return its number of
+    rows, and the reasons for those left out by name."""
     if shard.target.exists():
         notes = _read_notes(shard.target)
         return notes["rows"], notes["left_out"]
@@ -239,7 +235,7 @@ def write_shard(
             notes = {**model, "left_out": left_out}
             writer.add_key_value_metadata({_NOTES: json.dumps(notes)})
     except AudioError as error:
-        # Of its data set; the next run tries it again.
+        # The data set itself is unreadable; the next run tries it again.
         return 0, {f"{shard.audio.path}#{shard.audio.start}": str(error)}
     if number:
         os.replace(partial, shard.target)
@@ -247,13 +243,12 @@ def write_shard(
 
 
 def _tokenize(tokenizer, shard, left_out):
-    """Yield lists of rows; note in ``left_out`` by name why others are not
-    there."""
+    """Yield lists of rows, and add the reasons for others to ``left_out``."""
     for sources, batches, others in _sources(shard, left_out):
         rows = {}
         for batch in batches:
-            some = {name: sources[name] for name in batch}
-            for name, result in encode(tokenizer, some, shard.batch_seconds):
+            audio = {name: sources[name] for name in batch}
+            for name, result in encode(tokenizer, audio, shard.batch_seconds):
                 if isinstance(result, AudioError):
                     left_out[name] = str(result)
                     continue
@@ -264,8 +259,7 @@ def _tokenize(tokenizer, shard, left_out):
 
 
 def _sources(shard, left_out):
-    """Yield audio by name, names in batches, and by name what a row has beside
-    the audio."""
+    """Yield audio by name, batches of names, and the other columns by name."""
     if not isinstance(shard.audio, Rows):
         yield {p: p for batch in shard.audio for p in batch}, shard.audio, {}
         return
@@ -276,9 +270,9 @@ def _sources(shard, left_out):
         if table is None:
             return
         cells = table[_AUDIO].to_pylist()
-        rest = table.drop_columns(_AUDIO).to_pylist()
+        rows = table.drop_columns(_AUDIO).to_pylist()
         sources, seconds, others = {}, {}, {}
-        for number, (cell, row) in enumerate(zip(cells, rest, strict=True)):
+        for number, (cell, row) in enumerate(zip(cells, rows, strict=True)):
             name = f"{shard.audio.path}#{first + number}"
             try:
                 source = cell_source(cell, name)
@@ -293,7 +287,7 @@ def _sources(shard, left_out):
 
 
 def _columns(tokenizer, audio):
-    """Return the columns of a shard, with their types for ``datasets``."""
+    """Return the Arrow schema of a shard, with the types of ``datasets``."""
     tokens = Sequence(Value("int64"))
     tokens = tokens if tokenizer.is_folded else Sequence(tokens)
     columns = audio.columns() if isinstance(audio, Rows) else {}
@@ -307,7 +301,7 @@ def _columns(tokenizer, audio):
 
 
 def _check_columns(tokenizer, jobs, finished):
-    """Refuse shards that `datasets` does not load together."""
+    """Raise ValueError if `datasets` could not load the shards together."""
     shard = next(iter(finished), None)
     known = {shard: pyarrow.parquet.read_schema(shard)} if finished else {}
     for job in jobs:
@@ -318,20 +312,20 @@ def _check_columns(tokenizer, jobs, finished):
             first, columns = next(iter(known.items()))
             if not columns.equals(known[place]):
                 raise ValueError(
-                    f"{place} would have other columns than {first}: name an "
-                    "output for each."
+                    f"{place} would have other columns than {first}: name a "
+                    "separate output for each."
                 )
 
 
 def _rows_of(tables, output):
-    """Return, by the shard to write, the rows of data sets, and by path why
-    some cannot be read."""
-    parts, bad = {}, without_text(tables)
+    """Return the rows of data sets by the path of their shard, and the reasons
+    for unreadable data sets by path."""
+    shards, bad = {}, without_text(tables)
     for path in [path for path in tables if path not in bad]:
         whole = Rows(path, 0, 0, 0 if tables[path] else None)
         try:
             with _unreadable(path):
-                columns, some = whole.columns(), list(whole.split())
+                columns, parts = whole.columns(), list(whole.split())
         except AudioError as error:
             bad[path] = str(error)
             continue
@@ -343,10 +337,10 @@ def _rows_of(tables, output):
         absolute = os.path.abspath(path).encode()
         digest = hashlib.sha256(absolute).hexdigest()[:12]
         stem = pathlib.Path(path).stem
-        for rows in some:
+        for rows in parts:
             name = f"rows-{stem}-{digest}-{rows.start:09d}.parquet"
-            parts[output / name] = rows
-    return parts, bad
+            shards[output / name] = rows
+    return shards, bad
 
 
 @contextlib.contextmanager
@@ -354,15 +348,14 @@ def _unreadable(path):
     """Turn the errors of a damaged data set into an AudioError."""
     try:
         yield
-    # Those of Arrow are among them.
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # Base classes of Arrow's errors
         reason = str(error).partition("\n")[0]
         raise AudioError(f"{path}: cannot be read: {reason}") from error
 
 
 def _batches_of(paths, finished, output, batch_seconds):
-    """Return how many files are done, by the shard to write the batches of the
-    others, and by path why some cannot be read."""
+    """Return the number of finished files, the batches of the others by the
+    path of their shard, and the reasons for unreadable files by path."""
     done, tried, number = set(), set(), 0
     for shard, notes in finished.items():
         if shard.name.startswith("files-"):
@@ -370,16 +363,16 @@ def _batches_of(paths, finished, output, batch_seconds):
             done.update(column["path"].to_pylist())
             tried |= notes["left_out"].keys()
             number = max(number, int(shard.stem.removeprefix("files-")) + 1)
-    left = [path for path in dict.fromkeys(paths) if path not in done]
-    unnamed = without_text(left)
-    seconds, bad = check_files([p for p in left if p not in unnamed], False)
-    # Those left out before come last: the batches of the others are those of a
-    # run that was never stopped, and so the bits of their tokens.
+    missing = [path for path in dict.fromkeys(paths) if path not in done]
+    not_utf8 = without_text(missing)
+    seconds, bad = check_files([p for p in missing if p not in not_utf8], False)
+    # Files that an earlier run left out come last. The other batches, and so
+    # their tokens, are then those of an uninterrupted run, bit for bit.
     batches = [
         batch
-        for again in (False, True)
+        for retry in (False, True)
         for batch in make_batches(
-            {p: s for p, s in seconds.items() if (p in tried) == again},
+            {p: s for p, s in seconds.items() if (p in tried) == retry},
             batch_seconds,
         )
     ]
@@ -391,24 +384,24 @@ def _batches_of(paths, finished, output, batch_seconds):
             number, total = number + 1, 0.0
         current.append(batch)
         total += sum(seconds[path] for path in batch)
-    return len(paths) - len(left), shards, bad | unnamed
+    return len(paths) - len(missing), shards, bad | not_utf8
 
 
 def _read_shards(output):
-    """Return the notes of the shards in a folder, which may hold no other
-    things."""
-    names = [path for path in output.iterdir() if path.name[0] != "."]
-    others = [p for p in names if p.suffix != ".parquet" or not p.is_file()]
+    """Return the notes in the shards of a folder; raise FileExistsError if it
+    has other contents."""
+    paths = [path for path in output.iterdir() if path.name[0] != "."]
+    others = [p for p in paths if p.suffix != ".parquet" or not p.is_file()]
     if others:
         raise FileExistsError(
-            f"{output} holds other things, such as {others[0].name}: name "
-            "another folder."
+            f"{output} has other files, such as {others[0].name}: name another "
+            "folder."
         )
-    return {path: _read_notes(path) for path in sorted(names)}
+    return {path: _read_notes(path) for path in sorted(paths)}
 
 
 def _read_notes(shard):
-    """Read what a shard notes, and the number of its rows."""
+    """Read the notes in a shard's metadata, and its number of rows."""
     try:
         metadata = pyarrow.parquet.read_metadata(shard)
         notes = json.loads(metadata.metadata[_NOTES])

@@ -1,9 +1,9 @@
-"""Token files: what a line has, and how they are read and written.
+"""Read and write token files.
 
-A token file has a line of JSON for each audio file: ``path``, ``tokens``,
-``num_samples``, ``token_rate``, ``sample_rate``, the ``model``, its
-``revision`` on the Hub, the ``fingerprint`` of its weights, with the number of
-codebooks where not all are used, and the ``precision`` of its computation.
+A token file has one line of JSON per audio file, with the keys ``path``,
+``tokens``, ``num_samples``, ``token_rate``, ``sample_rate``, ``model``,
+``revision`` (commit on the Hub), ``fingerprint`` (of the weights, followed by
+the number of codebooks if not all are used) and ``precision``.
 """
 
 import json
@@ -20,13 +20,13 @@ from .tokenizer import VQTokenizer
 
 logger = logging.getLogger(__name__)
 
-_WAY_OUT = "Name another file to write, or overwrite this one."
-# What the lines of `tokenize` have beside the tokens.
+_REMEDY = "Name another file to write, or overwrite this one."
+# Keys besides "tokens" that the package requires in its own token files.
 _KEYS = {"path": str, "num_samples": int, "fingerprint": str}
 
 
 class TokenFileError(ValueError):
-    """Report a token file that cannot be used."""
+    """Error of a token file that cannot be used."""
 
 
 def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
@@ -40,12 +40,12 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
     Yields
     ------
     dict
-        Tokens of an audio file, and what a line has beside them.
+        Tokens of an audio file, and the other keys of its line.
 
     Raises
     ------
     TokenFileError
-        If it is no token file, with the line.
+        If the file is no token file; the message names the line.
     """
     if pathlib.Path(path).suffix == ".npz":
         yield from _read_npz(path)
@@ -55,24 +55,27 @@ def read_tokens(path: str | os.PathLike) -> Iterator[dict]:
             try:
                 yield read_line(text, path, number)
             except TokenFileError:
-                # A killed run of version 0.1 leaves an incomplete last line.
+                # A killed run of version 0.1 left an incomplete last line.
                 if number == 1 or text.endswith(b"\n"):
                     raise
                 logger.warning("%s: line %d is cut short.", path, number)
 
 
 def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
-    """Write tokens, as ``read_tokens`` gives them, to an npz file of NumPy.
+    """Write rows of ``read_tokens`` to NumPy's npz format.
 
-    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Without
-    tokens there is a ValueError."""
+    The tokens of row i are ``tokens[offsets[i] : offsets[i + 1]]``. Raises
+    ValueError without rows."""
     rows = list(rows)
     if not rows:
         raise ValueError(f"{output}: there are no tokens to write.")
     tokens = [np.asarray(row["tokens"], dtype=np.int32) for row in rows]
-    own = ("path", "tokens", "num_samples")
-    common = {key: rows[0][key] for key in rows[0] if key not in own}
-    common = {k: str(v) if v is None else v for k, v in common.items()}
+    per_row = ("path", "tokens", "num_samples")
+    common = {
+        key: "None" if value is None else value
+        for key, value in rows[0].items()
+        if key not in per_row
+    }
     with atomic_write(output) as partial, open(partial, "wb") as file:
         np.savez_compressed(
             file,
@@ -85,12 +88,8 @@ def tokens_to_npz(rows: Iterable[dict], output: str | os.PathLike) -> None:
 
 
 def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
-    """Write tokens, as ``read_tokens`` gives them, to a folder for
+    """Write rows of ``read_tokens`` to a folder for
     ``datasets.load_from_disk``.
-
-    Example
-    -------
-    >>> tokens_to_dataset(read_tokens("a.jsonl"), "a")  # doctest: +SKIP
     """
     from datasets import Dataset
 
@@ -99,7 +98,7 @@ def tokens_to_dataset(rows: Iterable[dict], folder: str | os.PathLike) -> None:
 
 
 def describe_model(tokenizer: VQTokenizer) -> dict:
-    """Return what a line has on the model."""
+    """Return the keys of a line that describe the model."""
     fingerprint, number = tokenizer.fingerprint, tokenizer.num_codebooks
     if number < tokenizer.mods.quantizer.num_codebooks:
         fingerprint += f", {number} codebooks"
@@ -114,34 +113,34 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
 
 
 def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
-    """Raise a ValueError where tokens of a file are of another model than that
-    of ``describe_model``, or of another precision."""
+    """Raise ValueError if a line of a file has another fingerprint or
+    precision than ``model``, from ``describe_model``."""
     if line["fingerprint"] != model["fingerprint"]:
         raise ValueError(
             f"{path} has tokens of another model: of '{line.get('model')}' "
             f"(revision {line.get('revision')}, weights "
             f"{line['fingerprint']}), not of '{model['model']}' "
-            f"({model['revision']}, {model['fingerprint']}). {_WAY_OUT}"
+            f"({model['revision']}, {model['fingerprint']}). {_REMEDY}"
         )
     if line.get("precision") != model["precision"]:
         raise ValueError(
             f"{path} has tokens computed in {line.get('precision')}, not in "
-            f"{model['precision']}: go on in that precision. {_WAY_OUT}"
+            f"{model['precision']}: set the same precision. {_REMEDY}"
         )
 
 
 def parse_line(text: bytes) -> dict:
-    """Parse a line of a token file, of any model; a TokenFileError if it is
-    none."""
+    """Parse a line of a token file of any tokenizer. Raises TokenFileError if
+    it is invalid."""
     try:
         line = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise TokenFileError(
-            f"this is no json ({error}). Where it was cut short, the same "
-            "`tokenize` goes on."
+            f"this is no json ({error}). If it was cut short, the same "
+            "`tokenize` command completes it."
         ) from error
     if not isinstance(line, dict):
-        raise TokenFileError("a json object with tokens is expected.")
+        raise TokenFileError("expected a json object with tokens.")
     if "tokens" not in line:
         raise TokenFileError('"tokens" is missing.')
     check_tokens(line["tokens"])
@@ -149,27 +148,27 @@ def parse_line(text: bytes) -> dict:
 
 
 def check_tokens(rows: list) -> np.ndarray:
-    """Return tokens, [T] or [T, C], of a token file; a TokenFileError if they
-    are none."""
+    """Return tokens of a token file as an array, [T] or [T, C]. Raises
+    TokenFileError if they are invalid."""
     try:
         tokens = np.array(rows if isinstance(rows, list) else None)
     except ValueError:
         tokens = np.array(None)
     if rows != [] and (tokens.dtype != np.int64 or tokens.ndim not in (1, 2)):
         raise TokenFileError(
-            '"tokens" are to be a list of integers, or of lists of as many '
-            "each; these are not."
+            '"tokens" must be a list of integers, or of lists of integers of '
+            "equal length."
         )
     if tokens.size and tokens.min() < 0:
         raise TokenFileError(
-            f"the token {tokens.min()} is below 0. Leave out what is padding."
+            f"the token {tokens.min()} is below 0. Remove the padding."
         )
     return tokens.astype(np.int64)
 
 
 def read_line(text: bytes, path: str | os.PathLike, number: int) -> dict:
-    """Parse a line of a token file of ours; a TokenFileError names file and
-    line if it is none."""
+    """Parse a line that `tokenize` wrote. Raises TokenFileError, with the file
+    and line number, if it is invalid."""
     try:
         line = parse_line(text)
         for key, kind in _KEYS.items():
@@ -177,8 +176,8 @@ def read_line(text: bytes, path: str | os.PathLike, number: int) -> dict:
                 raise TokenFileError(f'"{key}" is {line.get(key)!r:.40}.')
     except TokenFileError as error:
         raise TokenFileError(
-            f"{path}, line {number}: not what `tokenize` writes: {error} "
-            f"{_WAY_OUT}"
+            f"{path}, line {number}: not written by `tokenize`: {error} "
+            f"{_REMEDY}"
         ) from error
     return line
 
@@ -191,15 +190,14 @@ def _read_npz(path):
         tokens, lengths = arrays.pop("tokens"), arrays.pop("num_samples")
         rows = np.split(tokens, offsets[1:-1])
         rows = list(zip(paths.tolist(), rows, lengths.tolist(), strict=True))
-        if "revision" not in arrays:  # Every file has it.
+        if "revision" not in arrays:  # Required, even if it is None.
             raise KeyError("revision")
         common = {key: value.item() for key, value in arrays.items()}
         common = {k: None if v == "None" else v for k, v in common.items()}
-    # The zip file, its members and the headers in them have errors of a dozen
-    # kinds.
+    except FileNotFoundError:
+        raise
+    # A damaged zip file raises a dozen kinds of errors.
     except Exception as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise TokenFileError(f"{path}: no npz of tokens ({error}).") from error
     for name, part, samples in rows:
         line = {"path": name, "tokens": part.tolist(), "num_samples": samples}
@@ -207,10 +205,10 @@ def _read_npz(path):
 
 
 def without_text(paths: Iterable[str]) -> dict[str, str]:
-    """Return, by path, why Arrow and Parquet hold no name that is no text."""
+    """Return, by path, the reason to leave out names that are not UTF-8, which
+    Arrow and Parquet cannot store."""
     return {
-        path: f"{path}: a name that is no text, as data sets hold it: rename "
-        "it."
+        path: f"{path}: its name is not UTF-8, as data sets require: rename it."
         for path in paths
         if path.encode(errors="replace").decode() != path
     }

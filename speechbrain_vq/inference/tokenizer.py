@@ -1,4 +1,4 @@
-"""Tokenize speech, and resynthesize it, with a pretrained quantizer."""
+"""Tokenize and resynthesize speech with a pretrained quantizer."""
 
 import pathlib
 from collections.abc import Iterable
@@ -19,22 +19,16 @@ from .vocoders import MelVocoder, UnitVocoder, one_by_one
 
 
 class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
-    """Pretrained model that encodes speech to tokens and decodes them.
+    """Pretrained model that encodes speech to tokens and decodes tokens.
 
     Its modules are ``features`` (waveforms to features and back), ``encoder``,
-    ``quantizer``, ``speaker`` (an embedding of the voice) and ``decoder``, as
-    in ``recipes/MiniSpeech/unit-discovery``. A decoder with a method
-    ``generate`` (``WaveNetDecoder``) outputs waveforms, the same ones each
-    time.
+    ``quantizer``, ``speaker`` (speaker embeddings) and ``decoder``, as in
+    ``recipes/MiniSpeech/unit-discovery``. A decoder with a method ``generate``
+    (``WaveNetDecoder``) outputs waveforms, deterministically.
 
-    Tokens are [B, T], or [B, T, C] of C codebooks; those of DASB's interface
-    (``CodecMixin``) and of EnCodec's (``EncodecAdapter``) always have the last
-    dimension.
-
-    Arguments
-    ---------
-    *args, **kwargs
-        See ``VQPretrained``.
+    Tokens have the shape [B, T], or [B, T, C] with C codebooks. The interfaces
+    of DASB (``CodecMixin``) and EnCodec (``EncodecAdapter``) always use the
+    last dimension. See ``VQPretrained`` for the arguments.
 
     Example
     -------
@@ -60,18 +54,19 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         ssl_encoder: str | pathlib.Path | None = None,
         **kwargs,
     ) -> "VQTokenizer":
-        """Load a model as ``VQPretrained.from_hparams`` does, with a vocoder.
+        """Load a model and its vocoder.
 
         Arguments
         ---------
         source : path or str
-            A folder, a bundled model (``speech``), or a model on the Hub.
+            A model folder, a bundled model (``speech``), or a model on the Hub.
         *args, **kwargs
             See ``VQPretrained.from_hparams``.
         vocoder : path, str, MelVocoder or UnitVocoder, optional
-            See ``use_vocoder``; by default the folder beside the model's yaml
-            that this names under ``vocoder``, else the bundled vocoder, for
-            log-mels with the settings of the recipes, else Griffin-Lim.
+            See ``use_vocoder``. The default is the subfolder that the model's
+            yaml names under ``vocoder``. Without that key, it is the bundled
+            vocoder if the model has log-mels with the settings of the recipes,
+            else Griffin-Lim.
         num_codebooks : int, optional
             See ``use_codebooks``; all by default.
         ssl_encoder : path or str, optional
@@ -87,22 +82,20 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         FileNotFoundError
             If there is no such model, or one of its files is missing.
         ValueError
-            If the model or the vocoder cannot be used, or the two do not fit.
+            If the model or the vocoder is invalid, or the two do not match.
         """
         model = super().from_hparams(source, *args, **kwargs)
-        if not vocoder:
-            vocoder = model.load_own_vocoder()
         names = ("token", "cache_dir", "local_files_only", "force_download")
-        same = {name: kwargs[name] for name in names if name in kwargs}
-        model.use_vocoder(vocoder, **same)
+        download = {name: kwargs[name] for name in names if name in kwargs}
+        model.use_vocoder(vocoder or model.load_own_vocoder(), **download)
         model.use_codebooks(num_codebooks)
         if ssl_encoder:
-            model.use_ssl_encoder(ssl_encoder, **same)
+            model.use_ssl_encoder(ssl_encoder, **download)
         return model
 
     @property
     def sample_rate(self) -> int:
-        """Sampling rate of the waveforms in Hz."""
+        """Sampling rate of the waveforms, in Hz."""
         return self.hparams.sample_rate
 
     @property
@@ -112,22 +105,22 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @property
     def codebook_size(self) -> int:
-        """Number of codewords of a codebook."""
+        """Number of codewords in each codebook."""
         return self.mods.quantizer.codebook_size
 
     @property
     def speakers(self) -> list[str]:
-        """Names of the speakers in its table; empty without a table."""
+        """Names in the model's speaker table; empty without a table."""
         return getattr(self.mods.speaker, "names", [])
 
     @property
     def decodes_to_samples(self) -> bool:
-        """Whether the decoder outputs samples; others output features."""
+        """Whether the decoder outputs waveforms instead of features."""
         return hasattr(self.mods.decoder, "generate")
 
     @property
     def span(self) -> Span | None:
-        """Receptive field of a token; None where it may be the whole signal."""
+        """Receptive field of a token, or None if it is unbounded."""
         return token_span(self.mods.features, self.mods.encoder)
 
     @torch.no_grad()
@@ -138,27 +131,27 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode waveforms to tokens.
 
-        An utterance has the same tokens alone and in a padded batch, up to
-        rounding: of three hours of speech, one of 563 233 tokens differed.
+        Padding does not change the tokens, up to rounding. On three hours of
+        speech, one token of 563 233 differed.
 
         Arguments
         ---------
         wavs : torch.Tensor or numpy.ndarray
             Waveforms, [B, samples], [B, 1, samples] or [samples], in [-1, 1]
-            or 16-bit integers; what is beyond their lengths is ignored.
+            or as 16-bit integers. Samples beyond ``wav_lens`` are ignored.
         wav_lens : torch.Tensor, optional
-            Relative lengths, [B]; by default all of 1.
+            Relative lengths, [B]; by default all 1.
 
         Returns
         -------
         tuple
-            Tokens [B, T] (or [B, T, C] for C codebooks), 0 at padding, and
+            Tokens [B, T] (or [B, T, C] with C codebooks), zero at padding, and
             their relative lengths [B].
 
         Raises
         ------
         TypeError, ValueError
-            If the waveforms have another shape, type or scale.
+            If the waveforms have an invalid shape, type or scale.
 
         Example
         -------
@@ -181,13 +174,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode waveforms, as ``encode_batch`` takes them, to latents
-        [B, T, H] before the quantizer, and their relative lengths [B]."""
+        """Encode waveforms to latents [B, T, H], the input of the quantizer,
+        and their relative lengths [B]. See ``encode_batch``."""
+        waveforms = self._as_batch(wavs, wav_lens)
         with self.autocast():
-            features, lengths = self.mods.features(
-                *self._as_batch(wavs, wav_lens)
-            )
-            return self.mods.encoder(features, lengths)
+            return self.mods.encoder(*self.mods.features(*waveforms))
 
     @torch.no_grad()
     def decode_batch(
@@ -199,22 +190,22 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     ) -> torch.Tensor:
         """Decode tokens to waveforms.
 
-        The features of an utterance are the same alone and in a padded batch,
-        up to rounding, after which vocoders may find other phases.
+        Padding does not change the decoded features, up to rounding. Rounding
+        may make a vocoder choose different phases.
 
         Arguments
         ---------
         tokens : torch.Tensor or numpy.ndarray
-            Tokens of any integer type, [B, T] (or [B, T, C]); of one
-            utterance also [T] (or [T, C]).
+            Tokens of any integer type, [B, T] (or [B, T, C]). The batch
+            dimension may be omitted for a single utterance.
         lengths : torch.Tensor, optional
-            Relative lengths, [B]; by default all of 1.
+            Relative lengths, [B]; by default all 1.
         speaker : torch.Tensor, optional
-            Speaker embeddings, [B, S], as from ``speaker_batch``; by default
-            that of the average voice.
+            Speaker embeddings, [B, S], as returned by ``speaker_batch``; by
+            default the average voice.
         num_codebooks : int, optional
-            Number of codebooks of a residual row to decode from, the first
-            ones; by default those that the tokens have.
+            Number of leading codebooks of a residual quantizer to decode from;
+            by default all codebooks in ``tokens``.
 
         Returns
         -------
@@ -224,7 +215,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         Raises
         ------
         TypeError, ValueError
-            If the tokens have another type or shape, or fewer codebooks.
+            If the tokens have an invalid type or shape, or too few codebooks.
 
         Example
         -------
@@ -235,16 +226,16 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         tokens = torch.as_tensor(tokens)
         if tokens.is_floating_point() and tokens.numel():
             raise TypeError(
-                f"Tokens are integers, got {tokens.dtype}. Vectors are for "
-                "decode_vectors."
+                f"Tokens are integers, got {tokens.dtype}. Use decode_vectors "
+                "for vectors."
             )
         shape = tuple(tokens.shape)
         tokens = self.unfold(tokens.to(self.device, torch.int64))
         if tokens.dim() == 2:
             tokens = tokens.unsqueeze(0)
         if tokens.dim() != 3:
-            kind = "[B, T]" if self.is_folded else "[B, T, C]"
-            raise ValueError(f"Tokens are {kind}, got the shape {shape}.")
+            expected = "[B, T]" if self.is_folded else "[B, T, C]"
+            raise ValueError(f"Tokens are {expected}, got the shape {shape}.")
         number = self.check_first(num_codebooks, tokens.shape[-1])
         tokens = tokens[..., 0 if self.is_folded else slice(number)]
         if isinstance(self.vocoder, UnitVocoder):
@@ -259,13 +250,13 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         lengths: torch.Tensor | None = None,
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Decode quantized vectors [B, T, H], the input of the decoder, to
-        waveforms; see ``decode_batch``. A vocoder that takes tokens raises a
-        ValueError."""
+        """Decode quantized vectors [B, T, H] to waveforms. See
+        ``decode_batch``. Raises ValueError with a ``UnitVocoder``, which
+        requires tokens."""
         if isinstance(self.vocoder, UnitVocoder):
             raise ValueError(
-                f"{self.vocoder.source} takes tokens, not vectors: give them "
-                "to decode_batch, or choose another with use_vocoder(None)."
+                f"{self.vocoder.source} takes tokens, not vectors: give tokens "
+                "to decode_batch, or use Griffin-Lim: use_vocoder(None)."
             )
         size = self.mods.speaker.output_dim
         if speaker is None:
@@ -295,9 +286,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embed the speakers of waveforms, as ``encode_batch`` takes them:
-        [B, S]; zeros, the average voice, where the model has a table of its
-        speakers."""
+        """Compute speaker embeddings [B, S] of waveforms. See ``encode_batch``.
+        A model with a speaker table returns zeros, the average voice."""
         waveforms = self._as_batch(wavs, wav_lens)
         features = self.mods.features(*waveforms)
         with self.autocast():
@@ -310,18 +300,18 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     ) -> torch.Tensor:
         """Encode audio of any length to tokens, in chunks.
 
-        Chunks overlap by the receptive field of a token, so that the tokens
-        are those of the whole, up to rounding: of three hours of recorded
-        speech, none of 562 987 tokens differed (CPU). A model whose ``span`` is
-        None processes the signal at once.
+        Chunks overlap by the receptive field of a token, so chunking does not
+        change the tokens, up to rounding. On three hours of recorded speech,
+        none of 562 987 tokens differed (CPU). A model whose ``span`` is None
+        encodes the whole signal at once.
 
         Arguments
         ---------
         audio : torch.Tensor, numpy.ndarray or iterable of torch.Tensor
-            One waveform as for ``encode_batch``, or consecutive blocks of it,
+            One waveform as for ``encode_batch``, or its consecutive blocks,
             [samples] each.
         chunk_seconds : float, optional
-            Length of a chunk; None: the signal at once.
+            Length of a chunk in seconds; None encodes the whole signal at once.
 
         Returns
         -------
@@ -337,8 +327,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
         chunk_seconds: float | None = 60.0,
     ) -> torch.Tensor:
-        """Encode audio of any length to latents [T, H], in fp32 on the CPU, in
-        chunks as ``tokenize``."""
+        """Encode audio of any length to latents [T, H], in fp32 on the CPU.
+        See ``tokenize`` for the arguments."""
         return self._in_chunks(
             lambda wav: self.latents_batch(wav)[0][0].float().cpu(),
             audio,
@@ -346,30 +336,28 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         )
 
     def _in_chunks(self, encode, audio, chunk_seconds):
-        single = isinstance(audio, torch.Tensor | np.ndarray)
-        blocks = map(_as_one, [audio] if single else audio)
+        is_waveform = isinstance(audio, torch.Tensor | np.ndarray)
+        blocks = map(_as_one, [audio] if is_waveform else audio)
         if self.span is None or chunk_seconds is None:
             return encode(torch.cat(list(blocks)))
         steps = max(1, round(chunk_seconds * self.token_rate))
         return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
 
     def _lengths(self, lengths):
-        """Check the lengths of tokens or vectors, where there are any."""
         if lengths is None:
             return None
         return _relative(lengths, "lengths").to(self.device, torch.float32)
 
     def _as_batch(self, wavs, wav_lens):
-        """Return waveforms, zero beyond their lengths, and the lengths."""
+        """Return waveforms, zero at padding, and their relative lengths."""
         wavs = as_waveforms(wavs).to(self.device)
         if wav_lens is None:
             wav_lens = torch.ones(len(wavs), dtype=torch.float32)
         wav_lens = _relative(wav_lens, "wav_lens")
-        # fp32 would be too coarse for 18 minutes.
-        wide = (
-            wav_lens.double() if wav_lens.dtype == torch.float32 else wav_lens
-        )
-        mask = frame_mask(wavs.unsqueeze(-1), wide)
+        # fp32 is too coarse beyond 2**24 samples: 17 minutes at 16 kHz.
+        is_fp32 = wav_lens.dtype == torch.float32
+        precise = wav_lens.double() if is_fp32 else wav_lens
+        mask = frame_mask(wavs.unsqueeze(-1), precise)
         wavs = torch.where(mask, wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
@@ -377,7 +365,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
 
 def _relative(lengths, name):
-    """Convert relative lengths to a tensor."""
+    """Convert relative lengths to a tensor; integers raise a TypeError."""
     lengths = torch.as_tensor(lengths)
     if not lengths.is_floating_point():
         raise TypeError(
@@ -388,11 +376,11 @@ def _relative(lengths, name):
 
 
 def _as_one(block):
-    """Convert to one waveform [samples]."""
+    """Convert a block to one waveform [samples]."""
     wavs = as_waveforms(block)
     if len(wavs) != 1:
         raise ValueError(
-            f"Expected one waveform [samples], got {len(wavs)}: encode_batch "
-            "takes several."
+            f"Expected one waveform [samples], got {len(wavs)}: use "
+            "encode_batch for several."
         )
     return wavs[0]

@@ -1,4 +1,4 @@
-"""Tokenize many files, and data sets."""
+"""Tokenize many audio files and data sets."""
 
 import json
 import logging
@@ -64,34 +64,37 @@ def tokenize_to(
     progress: bool = False,
     engine: RayEngine | None = None,
 ) -> FileResults:
-    """Tokenize files and folders into a token file, an npz or a data set,
-    longest file first; or these and data sets into Parquet shards, see
+    """Tokenize audio files into a token file, an npz file or a data set.
+
+    The format ``"parquet"`` also takes data sets as input, see
     ``shards.tokenize_shards``.
 
-    Lines are collected in ``NAME.partial.jsonl``, of which the output is made
-    at the end, in one step. An interrupted run continues there, and files that
-    a jsonl output has already are not tokenized again.
+    Other formats collect lines in ``NAME.partial.jsonl``, longest audio first,
+    and create the output from it at the end, atomically. An interrupted run
+    resumes from that file. Files that a jsonl output already has are not
+    tokenized again.
 
     Arguments
     ---------
     output : path
-        File or folder to write; a jsonl token file is extended.
+        File or folder to write; an existing jsonl token file is extended.
     places : iterable of path
         Audio files and folders of them.
     tokenizer : VQTokenizer
         The model.
     format : str, optional
         ``"jsonl"``, ``"npz"``, ``"hf-dataset"`` or ``"parquet"``; by default
-        that of the name of the output, or Parquet with an engine.
+        inferred from the name of the output. The default for a folder is
+        ``"parquet"`` with an engine, else ``"hf-dataset"``.
     overwrite : bool
-        Whether to remove the output first.
+        Whether to remove an existing output first.
     batch_seconds : float
         Seconds of audio per batch, padding included; longer files are
         processed alone, in chunks of that length.
     progress : bool
         Whether to show a progress bar.
     engine : RayEngine, optional
-        What runs the computation of Parquet shards; by default this process.
+        Engine that computes Parquet shards; by default this process.
 
     Returns
     -------
@@ -103,18 +106,14 @@ def tokenize_to(
     FileNotFoundError
         If there are no audio files.
     FileExistsError
-        If the output exists and is not to be overwritten, or is something
-        else.
+        If an npz file or data set exists and ``overwrite`` is not set, or a
+        folder to overwrite has other contents.
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is of another model or precision, or no token file; or
-        an engine or a data set is given for one that is not of Parquet.
-
-    Example
-    -------
-    >>> tokenize_to("a.jsonl", ["in"], tokenizer).done  # doctest: +SKIP
-    300
+        If the output is no token file, or is of another model or precision.
+        Also if an engine or a data set is given with another format than
+        ``"parquet"``.
     """
     from .shards import tables_in, tokenize_shards
 
@@ -124,16 +123,16 @@ def tokenize_to(
         return tokenize_shards(output, places, tokenizer, *options)
     format, places = format or format_of(output), listed(places)
     if engine or (tables := tables_in(places)):
-        what = "--engine=ray" if engine else next(iter(tables))
+        cause = "--engine=ray" if engine else next(iter(tables))
         raise ValueError(
-            f"{what}: tokens go to Parquet shards. Name a folder as output, "
-            "and --format=parquet."
+            f"{cause}: requires Parquet shards as output. Name a folder as "
+            "output, and --format=parquet."
         )
     stem = output.name.removesuffix(".jsonl")
     partial = output.with_name(f"{stem}.partial.jsonl")
     paths = [os.fspath(path) for path in find_audio(places)]
-    unnamed = without_text(paths) if format == "hf-dataset" else {}
-    paths = [path for path in paths if path not in unnamed]
+    not_utf8 = without_text(paths) if format == "hf-dataset" else {}
+    paths = [path for path in paths if path not in not_utf8]
     extended = output if format == "jsonl" else None
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
@@ -154,11 +153,11 @@ def tokenize_to(
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((lines[path] for path in paths if path in done), output)
             partial.unlink()
-    return FileResults(len(done), bad | unnamed, existing)
+    return FileResults(len(done), bad | not_utf8, existing)
 
 
 def format_of(output: str | os.PathLike) -> str:
-    """Return the format that the name of an output stands for.
+    """Return the format that the name of an output implies.
 
     Example
     -------
@@ -170,8 +169,8 @@ def format_of(output: str | os.PathLike) -> str:
         return suffix[1:]
     if suffix:
         raise ValueError(
-            f"{output}: .jsonl and .npz are known, and folders (a data set). "
-            "Say which it is with --format."
+            f"{output}: expected a name in .jsonl or .npz, or a folder for a "
+            "data set. Otherwise set --format."
         )
     return "hf-dataset"
 
@@ -185,8 +184,8 @@ def tokenize_dataset(
 ) -> "Dataset":
     """Add tokens to a data set of Hugging Face's ``datasets``.
 
-    Audio is read with soundfile, from the bytes or the path in the column:
-    torchcodec is not needed. The column itself is not changed.
+    Audio is read with soundfile from the bytes or the path in the column;
+    torchcodec is not required. The column itself does not change.
 
     Arguments
     ---------
@@ -195,13 +194,13 @@ def tokenize_dataset(
     tokenizer : VQTokenizer
         The model.
     audio_column : str
-        Name of that column.
+        Name of the column of audio.
     tokens_column : str
-        Name of the new column of tokens, [T] (or [T, C]); None where the
-        audio cannot be used, which is logged.
+        Name of the new column of tokens, [T] (or [T, C]). A row whose audio
+        cannot be used gets None, with a warning.
     **options
-        Options of ``Dataset.map``. With ``num_proc``, each process computes
-        with one thread.
+        Options of ``Dataset.map``. With ``num_proc``, each process uses one
+        thread.
 
     Returns
     -------
@@ -211,12 +210,8 @@ def tokenize_dataset(
     Raises
     ------
     ValueError
-        If there is no such column, the new one exists, or ``num_proc`` is
-        given for a model on a GPU.
-
-    Example
-    -------
-    >>> dataset = tokenize_dataset(dataset, tokenizer)  # doctest: +SKIP
+        If the audio column is missing, the column of tokens exists, or
+        ``num_proc`` is above 1 with a model on a GPU.
     """
     from datasets import Audio, Features, Sequence, Value, concatenate_datasets
 
@@ -227,8 +222,8 @@ def tokenize_dataset(
         )
     if tokens_column in dataset.column_names:
         raise ValueError(
-            f"The data set has a column '{tokens_column}' already: give "
-            "tokens_column another name, or remove it."
+            f"The data set already has a column '{tokens_column}': remove it, "
+            "or set tokens_column to another name."
         )
     on_cpu = torch.device(tokenizer.device).type == "cpu"
     if (options.get("num_proc") or 1) > 1 and not on_cpu:
@@ -248,36 +243,36 @@ def tokenize_dataset(
             logger.warning("No tokens for %s: %s", name, error)
             return {tokens_column: None}
 
-    kind = Sequence(Value("int64"))
-    kind = kind if tokenizer.is_folded else Sequence(kind)
+    feature = Sequence(Value("int64"))
+    feature = feature if tokenizer.is_folded else Sequence(feature)
     tokens = dataset.cast_column(audio_column, Audio(decode=False)).map(
         tokenize,
         input_columns=[audio_column],
         with_indices=True,
         remove_columns=dataset.column_names,
-        features=Features({tokens_column: kind}),
+        features=Features({tokens_column: feature}),
         **{"desc": "Tokens", **options},
     )
     return concatenate_datasets([dataset, tokens], axis=1)
 
 
 def _remove(output, format):
-    """Remove an output, but nothing else."""
+    """Remove an output file or data set; raise for any other folder."""
     if not output.is_dir():
         output.unlink(missing_ok=True)
     elif format == "hf-dataset" and (output / "dataset_info.json").is_file():
         shutil.rmtree(output)
     else:
         raise FileExistsError(
-            f"{output} is a folder with other things in it, which would be "
-            "lost: name another place."
+            f"{output} is a folder with other files, which would be lost: name "
+            "another output."
         )
 
 
 @few_warnings()
 def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
-    """Write the missing lines; return finished paths, errors by path, and how
-    many were finished before."""
+    """Write the missing lines. Return the finished paths, errors by path, and
+    the number of paths that earlier runs had finished."""
     model = describe_model(tokenizer)
     collected = _resume(partial, model)
     previous = set()
@@ -286,15 +281,15 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             check_model(line, output, model)
             previous.add(line["path"])
     done = collected | previous
-    left = [path for path in paths if path not in done]
-    # What the headers promise: decoding tells what is there.
-    seconds, bad = check_files(left, decode=False)
+    missing = [path for path in paths if path not in done]
+    # Durations from the headers suffice: each file is decoded below.
+    seconds, bad = check_files(missing, decode=False)
     if not seconds and not collected:
         partial.unlink(missing_ok=True)
-        return done.intersection(paths), bad, len(paths) - len(left)
+        return done.intersection(paths), bad, len(paths) - len(missing)
     with (
         open(partial, "a", encoding="utf-8") as file,
-        # In seconds of audio: the number of files left says nothing of time.
+        # The remaining time depends on seconds of audio, not number of files.
         tqdm(
             total=round(sum(seconds.values())),
             unit=" s of audio",
@@ -322,11 +317,11 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             bar.update(round(encoded) - bar.n)
     if not partial.stat().st_size:
         partial.unlink()
-    return done.intersection(paths), bad, len(paths) - len(left)
+    return done.intersection(paths), bad, len(paths) - len(missing)
 
 
 def _resume(partial, model):
-    """Cut off an incomplete last line; return the paths of the others."""
+    """Truncate an incomplete last line; return the paths of the others."""
     paths, size = set(), 0
     if not partial.exists():
         return paths

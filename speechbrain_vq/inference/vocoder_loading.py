@@ -1,4 +1,4 @@
-"""Load vocoders from a folder or the Hub, as data."""
+"""Load vocoders from a folder or the Hub, without running their code."""
 
 import pathlib
 from typing import Any
@@ -16,12 +16,13 @@ from speechbrain_vq.presets import BUNDLED_VOCODER
 
 from .vocoders import HifiGAN, MelVocoder, UnitVocoder
 
-# Name of the weights of SpeechBrain's vocoders.
+# File name of the weights of SpeechBrain's vocoders.
 CHECKPOINT = "generator.ckpt"
-# The yamls of SpeechBrain's own lack these settings; their recipes have them.
+# Settings of SpeechBrain's recipes, which the yamls of its vocoders lack.
 _USUAL = {"n_fft": 1024, "win_length": 1024, "mel_fmin": 0, "mel_fmax": 8000}
-# Most frames that a vocoder may add before and after; SpeechBrain's add 5.
+# Maximum number of frames of padding at each end; SpeechBrain's vocoders use 5.
 MOST_PADDING = 100
+# Settings of the log-mels of SpeechBrain's published vocoders.
 PUBLISHED = {
     f"speechbrain/tts-hifigan-{name}": {"sample_rate": rate, **_USUAL}
     for name, rate in (
@@ -35,18 +36,19 @@ PUBLISHED = {
 def load_vocoder(
     source: str | pathlib.Path, **options: Any
 ) -> MelVocoder | UnitVocoder:
-    """Load a vocoder, on log-mels or on units, without running code that came
-    with it.
+    """Load a vocoder of log-mels or units, without running code from its
+    folder.
 
     Arguments
     ---------
     source : path or str
         Folder, or id of a model on the Hub, such as
-        ``speechbrain/tts-hifigan-libritts-16kHz``: a ``hyperparams.yaml`` with
-        ``generator``, a HiFi-GAN of SpeechBrain or a ``SourceFilterVocoder``,
-        and ``model.safetensors`` or ``generator.ckpt``.
+        ``speechbrain/tts-hifigan-libritts-16kHz``. It must contain
+        ``model.safetensors`` or ``generator.ckpt``, and a ``hyperparams.yaml``
+        with the key ``generator``: a HiFi-GAN of SpeechBrain or a
+        ``SourceFilterVocoder``.
     **options
-        ``revision``, ``token``, ``cache_dir``, ``local_files_only``,
+        ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
         ``force_download``, as in ``VQTokenizer.from_hparams``.
 
     Returns
@@ -59,12 +61,7 @@ def load_vocoder(
     FileNotFoundError
         If there is no such model, or one of its files is missing.
     ValueError
-        If it is no such vocoder, or is refused.
-
-    Example
-    -------
-    >>> name = "speechbrain/tts-hifigan-libritts-16kHz"
-    >>> tokenizer.use_vocoder(load_vocoder(name))  # doctest: +SKIP
+        If the folder has no such vocoder, or would run code.
     """
     folder = download(source, weights=(WEIGHTS, CHECKPOINT), **options)
     return load_vocoder_folder(folder, str(source))
@@ -73,10 +70,10 @@ def load_vocoder(
 def load_vocoder_folder(
     folder: pathlib.Path, source: str
 ) -> MelVocoder | UnitVocoder:
-    """Load the vocoder of a folder; see ``load_vocoder``. ``source`` is its name
-    for error messages."""
-    safe = (folder / WEIGHTS).is_file()
-    weights = find_file(folder, WEIGHTS if safe else CHECKPOINT)
+    """Load the vocoder in a folder, as ``load_vocoder`` does. Its name in
+    ``PUBLISHED`` and in messages is ``source``."""
+    is_safetensors = (folder / WEIGHTS).is_file()
+    weights = find_file(folder, WEIGHTS if is_safetensors else CHECKPOINT)
     hparams, generator = load_named(folder, "generator", weights)
     if isinstance(generator, SourceFilterVocoder):
         generator.eval().requires_grad_(False)
@@ -103,13 +100,13 @@ def load_vocoder_folder(
     padding = generator.inference_padding
     if not isinstance(padding, int) or not 0 <= padding <= MOST_PADDING:
         raise ValueError(
-            f"The yaml of '{source}' has inference_padding={padding!r}: it must "
+            f"The yaml of '{source}' has inference_padding={padding!r}: must "
             f"be a whole number of frames from 0 to {MOST_PADDING}."
         )
     return HifiGAN(generator, settings, source)
 
 
 def bundled_vocoder() -> MelVocoder:
-    """Load the vocoder that comes with the package, for log-mels with the
-    settings that ``LogMel`` and the recipes have by default."""
+    """Load the bundled vocoder, for log-mels with the default settings of
+    ``LogMel`` and the recipes."""
     return load_vocoder_folder(BUNDLED_VOCODER, "the bundled vocoder")

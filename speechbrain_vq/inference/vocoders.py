@@ -1,4 +1,4 @@
-"""Vocoders as a tokenizer takes them: on log-mels, and on its units."""
+"""Vocoders of a tokenizer: from log-mels or from units to waveforms."""
 
 import math
 import warnings
@@ -19,9 +19,8 @@ from speechbrain_vq.nnet.masks import frame_mask
 class MelVocoder(nn.Module):
     """Vocoder from log-mels to waveforms.
 
-    ``settings`` are those of its log-mels, by the names of
-    ``LogMel.settings``, as far as they are known. ``source`` is its folder or
-    Hub name, for messages.
+    ``settings`` are the known settings of its log-mels, with the keys of
+    ``LogMel.settings``. ``source`` is its folder or Hub name, for messages.
     """
 
     def __init__(
@@ -47,8 +46,8 @@ class MelVocoder(nn.Module):
         return self.generator(mels)
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuse a tokenizer whose features it was not trained on; the
-        ValueError names both."""
+        """Raise ValueError unless the tokenizer decodes to the log-mels that
+        the vocoder was trained on."""
         if tokenizer.decodes_to_samples:
             raise ValueError(
                 f"The decoder of {tokenizer.source} outputs waveforms itself, "
@@ -72,22 +71,22 @@ class MelVocoder(nn.Module):
             own,
             "log-mels",
             f"Train one with {options} (recipe MiniSpeech/unit-discovery), or "
-            "leave the vocoder out: Griffin-Lim takes any.",
+            "leave the vocoder out: Griffin-Lim takes any log-mels.",
         )
         unknown = [key for key in own if key not in self.settings]
         if unknown:
             warnings.warn(
                 f"{self.source} does not state all settings of its log-mels: "
-                f"{_listed(own, unknown)} is assumed, as of "
-                f"{tokenizer.source}. If that is not so, the speech will be "
+                f"{_listed(own, unknown)} is assumed, as in "
+                f"{tokenizer.source}. If they differ, the speech will sound "
                 "wrong.",
                 stacklevel=2,
             )
 
 
 class HifiGAN(MelVocoder):
-    """HiFi-GAN of SpeechBrain; settings that follow from the generator are
-    added to those that are given."""
+    """HiFi-GAN of SpeechBrain; the generator determines the settings
+    ``n_mel_channels`` and ``hop_length``."""
 
     def __init__(
         self,
@@ -107,8 +106,8 @@ class HifiGAN(MelVocoder):
         samples = mels.shape[1] * hop
         mels = _lengthen(mels, self.shortest)
         wavs = generator.inference(mels.transpose(1, 2))[:, 0]
-        # It adds frames before and after. Its frames are centred where their
-        # samples begin, own half a hop later.
+        # `inference` pads with frames at both ends. SpeechBrain centers a frame
+        # at its first sample, LogMel half a hop later.
         begin = max(generator.inference_padding * hop - hop // 2, 0)
         wavs = wavs[:, begin : begin + samples]
         return nn.functional.pad(wavs, (0, samples - len(wavs[0])))
@@ -118,8 +117,8 @@ class UnitVocoder(nn.Module):
     """Vocoder from tokens and a speaker embedding to waveforms.
 
     The recipe ``MiniSpeech/unit-vocoder`` trains it on the tokens of one
-    tokenizer, whose ``unit_settings`` are its ``settings``; the decoder of the
-    tokenizer is not used. ``source`` is its folder or Hub name, for messages.
+    tokenizer, whose ``unit_settings`` are in its ``settings``. It replaces the
+    tokenizer's decoder. ``source`` is its folder or Hub name, for messages.
     """
 
     def __init__(
@@ -141,17 +140,17 @@ class UnitVocoder(nn.Module):
         speaker: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Synthesize waveforms [B, samples], zero at padding, from tokens
-        [B, T] or [B, T, C] of relative lengths [B], in the voice of speaker
-        embeddings [B, S], by default the average voice."""
+        [B, T] or [B, T, C] of relative lengths [B] and speaker embeddings
+        [B, S], by default the average voice."""
         tokens = tokens.unsqueeze(-1) if tokens.dim() < 3 else tokens
         size = self.settings["codebook_size"]
         books = self.settings["num_codebooks"]
-        # Beyond its range a token would be one of another codebook.
-        inside = ((tokens >= 0) & (tokens < size)).all()
-        if tokens.shape[-1] != books or not inside:
+        # A token out of range would be mistaken for one of another codebook.
+        in_range = ((tokens >= 0) & (tokens < size)).all()
+        if tokens.shape[-1] != books or not in_range:
             raise ValueError(
                 f"{self.source} takes tokens 0..{size - 1} of {books} "
-                "codebooks, and was given others, of the shape "
+                "codebooks; got other tokens, of the shape "
                 f"{list(tokens.shape)}."
             )
         ids = to_ids(tokens, size)
@@ -171,8 +170,7 @@ class UnitVocoder(nn.Module):
         return wavs[:, 0, : number * self.hop_length]
 
     def check(self, tokenizer: nn.Module) -> None:
-        """Refuse a tokenizer that it was not trained with; the ValueError names
-        both."""
+        """Raise ValueError unless it was trained with this tokenizer."""
         own = unit_settings(tokenizer)
         _check_same(
             self,
@@ -180,14 +178,14 @@ class UnitVocoder(nn.Module):
             tokenizer,
             own,
             "units",
-            "Take the tokenizer that it was trained with, or train one for "
-            "this (recipe MiniSpeech/unit-vocoder, --tokenizer).",
+            "Use the tokenizer that it was trained with, or train a vocoder "
+            "for this one (recipe MiniSpeech/unit-vocoder, --tokenizer).",
         )
 
 
 def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
-    """Return what identifies a tokenizer to a unit vocoder, its weights
-    included: with others, the same token is another sound."""
+    """Return the settings of a tokenizer that a unit vocoder depends on. They
+    include its weights, without which a token has no fixed sound."""
     return {
         "tokenizer": tokenizer.fingerprint,
         "sample_rate": tokenizer.sample_rate,
@@ -200,7 +198,7 @@ def unit_settings(tokenizer: nn.Module) -> dict[str, Any]:
 
 def to_ids(tokens: torch.Tensor, codebook_size: int) -> torch.Tensor:
     """Convert tokens [..., C] of C codebooks to the input of SpeechBrain's
-    unit HiFi-GANs: 0 is padding, and each codebook has a range of its own."""
+    unit HiFi-GANs: 0 is padding, and each codebook has its own range."""
     books = torch.arange(tokens.shape[-1], device=tokens.device)
     return tokens + books * codebook_size + 1
 
@@ -211,14 +209,15 @@ def samples_per_frame(generator: HifiganGenerator) -> int:
 
 
 def shortest(generator: HifiganGenerator) -> int:
-    """Return the number of frames that a HiFi-GAN needs: its convolutions
-    mirror the ends of their input, which must be longer than they reach."""
-    number, rate, per = _reach(generator.conv_pre) + 1, 1, generator.num_kernels
+    """Return the minimum number of input frames of a HiFi-GAN. Its convolutions
+    use reflection padding, which must be shorter than their input."""
+    number, rate = _padding(generator.conv_pre) + 1, 1
+    kernels = generator.num_kernels
     for index, layer in enumerate(generator.ups):
         rate *= layer.conv.stride[0]
-        blocks = generator.resblocks[index * per : (index + 1) * per]
-        number = max(number, math.ceil((_reach(blocks) + 1) / rate))
-    return max(number, math.ceil((_reach(generator.conv_post) + 1) / rate))
+        blocks = generator.resblocks[index * kernels : (index + 1) * kernels]
+        number = max(number, math.ceil((_padding(blocks) + 1) / rate))
+    return max(number, math.ceil((_padding(generator.conv_post) + 1) / rate))
 
 
 def one_by_one(
@@ -228,26 +227,28 @@ def one_by_one(
     hop_length: int,
     *others: torch.Tensor,
 ) -> torch.Tensor:
-    """Synthesize utterances one by one, without the padding, which would be
-    mixed into their ends.
+    """Synthesize utterances one by one without their padding, which would
+    affect their ends.
 
-    ``synthesize`` maps frames [1, T, ...], and a row of each of the others, to
-    [1, samples]. Returns [B, T * hop_length], zero beyond the relative lengths.
+    ``synthesize`` maps frames [1, T, ...], and the same row of each of
+    ``others``, to [1, samples]. Returns waveforms [B, T * hop_length], zero at
+    padding.
     """
-    numbers = frame_mask(frames, lengths).sum(1).tolist()
-    longest = frames.shape[1] * hop_length
+    counts = frame_mask(frames, lengths).sum(1).tolist()
+    samples = frames.shape[1] * hop_length
     wavs = []
-    for index, number in enumerate(numbers):
-        one = slice(index, index + 1)
+    for index, count in enumerate(counts):
+        row = slice(index, index + 1)
         wav = torch.zeros(0, device=frames.device)
-        if number:
-            wav = synthesize(frames[one, :number], *(o[one] for o in others))[0]
-        wavs.append(nn.functional.pad(wav, (0, longest - len(wav))))
+        if count:
+            wav = synthesize(frames[row, :count], *(o[row] for o in others))[0]
+        wavs.append(nn.functional.pad(wav, (0, samples - len(wav))))
     return torch.stack(wavs)
 
 
-def _reach(part):
-    """Frames to a side that convolutions depend on, at most."""
+def _padding(part):
+    """Return the largest padding at each end of the convolutions of a part, in
+    frames."""
     return max(
         layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
         for layer in part.modules()
@@ -256,21 +257,22 @@ def _reach(part):
 
 
 def _lengthen(frames, number):
-    """Repeat the last frame of [B, T, ...] up to a number of frames."""
+    """Repeat the last frame of [B, T, ...] to reach a number of frames."""
     missing = max(number - frames.shape[1], 0)
     last = frames[:, -1:].expand(-1, missing, *frames.shape[2:])
     return torch.cat([frames, last], 1)
 
 
-def _check_same(vocoder, theirs, tokenizer, own, what, advice):
-    """Refuse a vocoder that was trained on something else, as far as known."""
-    other = [key for key in own if own[key] != theirs.get(key, own[key])]
-    if other:
+def _check_same(vocoder, trained, tokenizer, own, inputs, advice):
+    """Raise ValueError if known settings of the vocoder's training differ from
+    the tokenizer's own."""
+    differing = [key for key in own if own[key] != trained.get(key, own[key])]
+    if differing:
         raise ValueError(
-            f"The vocoder {vocoder.source} was trained on {what} with "
-            f"{_listed(theirs, other)}, but "
+            f"The vocoder {vocoder.source} was trained on {inputs} with "
+            f"{_listed(trained, differing)}, but "
             f"{tokenizer.source or 'the tokenizer'} has "
-            f"{_listed(own, other)}: it would make noise. {advice}"
+            f"{_listed(own, differing)}: it would make noise. {advice}"
         )
 
 

@@ -53,4 +53,5 @@ class TimeJitter(nn.Module):
         return latents.gather(1, source.unsqueeze(2).expand_as(latents))
 
     def extra_repr(self) -> str:
+        """Return the text that ``print`` shows."""
         return f"probability={self.probability}"

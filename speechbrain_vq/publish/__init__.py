@@ -1,4 +1,4 @@
-"""From a training run to a model folder, and from there to the Hub."""
+"""Export a training run as a model folder, and push it to the Hub."""
 
 from .export import export_pretrained
 from .push import push_to_hub

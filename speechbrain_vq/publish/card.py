@@ -16,19 +16,13 @@ from .run import Corpus
 
 TEMPLATE = pathlib.Path(__file__).with_name("card_template.md")
 LICENSE = "apache-2.0"
-# Numbers of results.json that do not measure quality.
-NO_METRIC = (
-    "seed",
-    "steps",
-    "loss",
-    "vectors",
-    "nonfinite_batches",
-    "codebook_drift",
-    "vq_loss",
+# Numbers in results.json that do not measure quality.
+NO_METRIC = frozenset(
+    "seed steps loss vectors nonfinite_batches codebook_drift vq_loss".split()
 )
 QUANTITIES = USAGE | PhoneInformation.quantities | BitRate.quantities
-# Ends the line of the card's code that loads the model, so that a push can
-# rename the model there and nowhere else.
+# Marks the line of the card's code that loads the model, so that a push changes
+# the source there and nowhere else.
 MARK = "  # this model"
 
 
@@ -42,22 +36,19 @@ def make_card(
     front_matter: dict[str, Any],
     section: dict[str, Any],
 ) -> ModelCard:
-    """Write the model card of a ``config.json`` whose code loads ``source``, a
-    folder name or repository.
+    """Write the model card for a ``config.json``.
 
-    ``results`` are the metrics of the test, empty without one; ``problems`` the
-    reasons not to export the model, if it was by force; ``files`` what
-    ``write_example`` returned; ``front_matter`` replaces that of the training's
-    yaml, whose part ``inference`` is ``section``.
-    """
+    ``source`` is the folder name or repository that the card's code loads.
+    ``results`` are the metrics of the test, or empty. ``problems`` are the
+    reasons not to export the model, if ``force`` was given. ``files`` is the
+    result of ``write_example``. ``section`` is the part ``inference`` of the
+    training's yaml, and ``front_matter`` overrides its ``card``."""
     name = source.rsplit("/", 1)[-1]
-    # Of ruamel.yaml's lists, the card would hold their class.
+    # Through JSON, since the card would name the class of ruamel.yaml's lists.
     front_matter = {**json.loads(json.dumps(section["card"])), **front_matter}
-    module, _, interface = config["speechbrain_interface"].rpartition(".")
-    is_speech = config["speechbrain_interface"] in (
-        "VQTokenizer",
-        "VoiceConverter",
-    )
+    dotted_name = config["speechbrain_interface"]
+    module, _, interface = dotted_name.rpartition(".")
+    is_speech = dotted_name in ("VQTokenizer", "VoiceConverter")
     return ModelCard.from_template(
         _card_data(name, config, corpus, results, front_matter),
         template_path=str(TEMPLATE),
@@ -75,16 +66,17 @@ def make_card(
         problems=problems,
         section=section,
         mark=MARK,
-        # What a name contains may be anything.
-        quote=json.dumps,
+        quote=json.dumps,  # A name may contain any character.
         **files,
     )
 
 
 def replace_source(card: str, source: str, repo_id: str) -> str:
-    """Replace the source of a card's own model by a repository, and of no
-    other, and the folder's name in its title and metrics. An unmarked card
-    loads its own model from ``source``, its folder's name.
+    """Replace the source of the card's own model by a repository.
+
+    The name of the folder in the title and metrics is replaced, too; other
+    models in the card are not. If no line of code is marked, the model's own is
+    the one that loads ``source``, the name of the folder.
 
     Example
     -------
@@ -154,7 +146,7 @@ def _metrics(results):
 
 
 def _metrics_table(config, results):
-    """List the rows of the table: sizes of the model, then metrics."""
+    """Return the rows of the table: sizes of the model, then metrics."""
     rows = [("parameters", f"{config['parameters']:,}")]
     rate, size = config.get("token_rate"), config.get("codebook_size")
     if rate is not None:
@@ -170,14 +162,14 @@ def _metrics_table(config, results):
             ]
     metrics = {_title(k): value for k, value in _metrics(results).items()}
     if not metrics:
-        # Of the checkpoint, measured in validation.
+        # Without a test, show the checkpoint's metrics in validation.
         metrics = {
             f"{_title(key)} (validation)": value
             for name, value in config["checkpoint"].items()
             if name.startswith("valid_")
             and (key := name.removeprefix("valid_")) not in NO_METRIC
         }
-    # A bar would end the cell.
+    # An unescaped bar would end the cell.
     return rows + [
         (title.replace("|", "\\|"), f"{value:.4g}")
         for title, value in metrics.items()

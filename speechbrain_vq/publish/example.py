@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 EXAMPLE, EXAMPLE_TOKENS = "example.wav", "example.tokens.json"
 USAGE, SPECTROGRAM = "codebook_usage.png", "spectrogram.png"
 PLOTS = (USAGE, SPECTROGRAM)
-# Enough to listen to, too little to train on.
+# Long enough to listen to, too short to train on.
 MAX_SECONDS = 10.0
 
 
@@ -36,14 +36,13 @@ def write_example(
 ) -> dict[str, Any]:
     """Write an example recording, its tokens and the plots of the card.
 
-    Returns file names for the card: ``example``, ``example_tokens`` or None,
-    and ``plots``, pairs of a name and a caption.
-    """
+    Returns the file names for the card: ``example`` and ``example_tokens``,
+    each a name or None, and ``plots``, pairs of a name and a caption."""
     files: dict[str, Any] = {"example": None, "example_tokens": None}
     if recording is not None and hasattr(model, "encode_file"):
         wav = read_audio(recording, model.sample_rate, duration=MAX_SECONDS)
         soundfile.write(folder / EXAMPLE, wav.numpy(), model.sample_rate)
-        # Tokens of the file as written: 16 bits have rounded it.
+        # Encode the written file, whose samples are rounded to 16 bits.
         tokens = model.encode_file(folder / EXAMPLE).tolist()
         text = json.dumps({"file": EXAMPLE, "tokens": tokens})
         (folder / EXAMPLE_TOKENS).write_text(f"{text}\n", encoding="utf-8")
@@ -51,11 +50,11 @@ def write_example(
     plots = files["plots"] = []
     if importlib.util.find_spec("matplotlib") is None:
         logger.info(
-            'The card has no plots; to add them: pip install "%s"',
+            'The card has no plots. To add them: pip install "%s"',
             "speechbrain-vq[report]",
         )
         return files
-    # A plain Brain saves none.
+    # A plain Brain saves no monitors.
     monitors = read_trainer_state(checkpoint).get("monitors", {})
     counts = [m["sums"]["counts"] for m in monitors.values() if m["sums"]]
     if len({count.shape for count in counts}) == 1:
@@ -71,7 +70,8 @@ def write_example(
 
 
 def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
-    """Plot the frequency of the codes, [C, K], in descending order."""
+    """Plot the frequencies of the codes in ``counts`` [C, K], in descending
+    order for each codebook."""
     figure, (axis,) = _make_figure(1, height=3.0)
     ranks = range(1, counts.shape[1] + 1)
     for book, row in enumerate(counts.double()):
@@ -80,7 +80,7 @@ def _plot_usage(counts: torch.Tensor, path: pathlib.Path) -> None:
         axis.step(ranks, share, where="mid", label=f"codebook {book + 1}")
         if len(counts) == 1:
             axis.fill_between(ranks, share, step="mid", alpha=0.3)
-    # For comparison: a uniform distribution.
+    # A uniform distribution, for comparison.
     axis.axhline(100 / counts.shape[1], color="gray", linestyle=":")
     axis.set(
         xlabel="codes, the most frequent first",
@@ -106,7 +106,7 @@ def _plot_spectrograms(
         samples, rate = soundfile.read(file)
         sizes = {"NFFT": 512, "noverlap": 384, "Fs": rate / 1000}
         span = (0, len(samples) / rate)
-        # Silence has no logarithm; 80 dB below the maximum is dark enough.
+        # Digital silence has a logarithm of -inf; the colors span 80 dB.
         with np.errstate(divide="ignore"):
             *_, image = axis.specgram(
                 samples, **sizes, xextent=span, cmap="magma"
@@ -119,7 +119,7 @@ def _plot_spectrograms(
 
 
 def _make_figure(rows: int, height: float):
-    """Make a figure without pyplot, which would look for a display."""
+    """Make a figure without pyplot, which may require a display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, height), dpi=100, layout="constrained")

@@ -63,32 +63,33 @@ def export_pretrained(
 ) -> pathlib.Path:
     """Export a training run as a folder that ``from_hparams`` loads.
 
-    The folder holds the yaml of the modules, ``model.safetensors``,
-    ``config.json``, the model card ``README.md`` and, with an example,
-    ``example.wav`` and ``example.tokens.json``; with matplotlib also plots. It
-    is written beside its place, loaded as its users will load it, and renamed.
+    The folder contains the yaml of the modules, ``model.safetensors``,
+    ``config.json`` and the model card ``README.md``. It contains
+    ``example.wav`` and ``example.tokens.json`` if there is an example, and
+    plots if matplotlib is installed. It is written under another name, loaded
+    as users will load it, and then renamed.
 
-    A recipe's yaml lists under ``inference`` what its model requires beside
-    the modules, see ``speechbrain_vq.publish.hparams.inference_section``.
+    Under ``inference``, a recipe's yaml lists what the model requires in
+    addition to the modules; see ``publish.hparams.inference_section``.
 
     Arguments
     ---------
     run_folder : path
-        Output folder of a recipe; its checkpoints hold each of the yaml's
-        ``modules`` by name.
+        Output folder of a recipe. Its checkpoints must contain each of the
+        yaml's ``modules`` by name.
     output : path
-        Folder to write; an exported model in its place is replaced.
+        Folder to write; an exported model there is replaced.
     min_key, max_key : str, optional
-        Metric of the checkpoints' meta to minimize or maximize.
+        Metric in the checkpoints' meta to minimize or maximize.
     checkpoint : path, optional
         Name or path of the checkpoint; by default the latest.
     force : bool
         Whether to export a model in its warm-up, with a dead codebook, or
         whose yaml is not plain data.
     example : path, optional
-        Recording to publish with the model; by default an utterance of the
-        test set of MiniSpeech, and none of any other corpus, whose recordings
-        are of people.
+        Recording to publish with the model. By default an utterance of the
+        test set for MiniSpeech, and none for other corpora, which have
+        recordings of people.
     repo_id : str, optional
         Repository on the Hub, ``org/name``, that the card's code loads; by
         default the folder.
@@ -96,27 +97,27 @@ def export_pretrained(
         Front matter of the card to add or replace: ``license``
         (``"apache-2.0"``), ``language``, ``datasets`` (on the Hub), ``tags``.
     results : dict, optional
-        Metrics of the test of the checkpoint named under ``checkpoint``, else
-        of the latest; by default those of ``results.json`` in the run. Another
-        checkpoint is tested on ``test.json``.
+        Metrics of the test, by default from ``results.json`` in the run. They
+        are of the checkpoint named in them under ``checkpoint``, by default the
+        latest. Another checkpoint is tested on ``test.json``.
 
     Returns
     -------
     pathlib.Path
-        The folder.
+        Path of the folder.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such run or checkpoint.
+        If the run or checkpoint does not exist.
     ExportRefused
-        If the model is unfit for use, without ``force``; if it has values
-        that are NaN or infinite, in any case.
+        If the model is unfit for use and ``force`` is not set, or if it has
+        values that are NaN or infinite.
     FileExistsError
-        If anything but an exported model is in the folder's place.
+        If ``output`` exists and is not an exported model.
     ValueError
-        If the yaml lacks a required key, a file is damaged, or the repository
-        or the license is none of the Hub's.
+        If the yaml lacks a required key, a file is damaged, or the Hub does not
+        accept the name of the repository or license.
 
     Example
     -------
@@ -143,7 +144,7 @@ def export_pretrained(
         module.load_state_dict({**tensors, **extra})
     config = _make_config(run, section, modules, chosen)
 
-    # What killed exports to the same place have left.
+    # Remove what killed exports to the same folder have left.
     for path in place.parent.glob(f".{glob.escape(place.name)}.partial-*"):
         shutil.rmtree(path, ignore_errors=True)
     with atomic_folder(place) as folder:
@@ -156,7 +157,7 @@ def export_pretrained(
             if not extra.is_file():
                 raise FileNotFoundError(f"{extra.parent} lacks {name}.")
             shutil.copyfile(extra, folder / name)
-        # The run's own encoder, of another repository.
+        # An SSL encoder is in the run's copy or in its own repository.
         encoder = run.hparams.get("ssl_folder") or run.hparams.get("ssl_source")
         options = {"ssl_encoder": encoder} if encoder else {}
         interface = section["interface"]
@@ -177,11 +178,11 @@ def export_pretrained(
 
 
 def _refuse(problems: list[str], force: bool) -> None:
-    """Raise for problems, or log them under force."""
+    """Raise ExportRefused for problems, or log them if ``force`` is set."""
     if problems and not force:
         raise ExportRefused(
-            f"{' '.join(problems)} `speechbrain-vq export --force` "
-            "(force=True) exports it all the same."
+            f"{' '.join(problems)} To export it anyway, use `speechbrain-vq "
+            "export --force` (force=True)."
         )
     for problem in problems:
         logger.warning("Exported by force. %s", problem)
@@ -193,7 +194,8 @@ def _make_config(
     modules: dict[str, torch.nn.Module],
     checkpoint: Checkpoint,
 ) -> dict[str, Any]:
-    """Describe the model: interface, sizes, training, metrics."""
+    """Return the content of ``config.json``: interface, sizes, training,
+    metrics."""
     sizes = {
         name: {
             "num_codebooks": quantizer.num_codebooks,
@@ -203,7 +205,7 @@ def _make_config(
         for name, quantizer in find_quantizers(modules).items()
     }
     one = len(sizes) == 1
-    # Of a table of speakers.
+    # A SpeakerTable has the names of the training speakers.
     speakers = getattr(modules.get("speaker"), "names", None)
     network = torch.nn.ModuleDict(modules)
     return {
@@ -215,7 +217,7 @@ def _make_config(
         **(next(iter(sizes.values())) if one else {"quantizers": sizes}),
         **({"speakers": speakers} if speakers else {}),
         "parameters": sum(p.numel() for p in network.parameters()),
-        # In yamls of 0.1, the preset is under ``arm``.
+        # Yamls of 0.1 have the preset under ``arm``.
         **_plain_values({"arm": run.hparams.get("preset")}, ["arm"]),
         **_plain_values(run.hparams, ["arm", "seed"]),
         "checkpoint": {
@@ -227,14 +229,14 @@ def _make_config(
 
 
 def _plain_values(hparams: dict[str, Any], keys: list[str]) -> dict[str, Any]:
-    """Select the keys whose values are strings or numbers."""
+    """Return those of the keys whose values are strings or numbers."""
     values = {key: hparams.get(key) for key in keys}
     return {k: v for k, v in values.items() if isinstance(v, str | int | float)}
 
 
 def _test(model: Any, run: Run) -> dict[str, float]:
-    """Compute the usage of the codes and the information about phones on the
-    test set, of a model of speech that the run has not tested."""
+    """Measure code usage and PNMI of a speech model on the test set, for a
+    checkpoint that the run did not test."""
     files = [folder / "test.json" for folder in run.manifest_folders()]
     manifest = next((path for path in files if path.is_file()), None)
     if manifest is None or not isinstance(model, inference.VQTokenizer):
@@ -261,7 +263,7 @@ def _load_exported(
     force: bool,
     **options: Any,
 ) -> Any:
-    """Load the model as its users will; what does not load is no export."""
+    """Load the exported model as its users will, to check it."""
     loader = getattr(inference, interface, None) or pydoc.locate(interface)
     if loader is None:
         raise ValueError(
@@ -269,12 +271,12 @@ def _load_exported(
             "class of speechbrain_vq.inference, or a dotted name."
         )
     try:
-        # Checked whatever the interface does: this keeps others safe.
+        # The yaml must be plain data even if the interface would run more.
         load_pretrained(folder)
     except UnsafeHparamsError as error:
         problem = (
-            "Loading it needs trust_remote_code=True, for its yaml asks for "
-            f"more than plain data: {error}"
+            "Loading it needs trust_remote_code=True, because its yaml is not "
+            f"plain data: {error}"
         )
         _refuse([problem], force)
         problems.append(problem)

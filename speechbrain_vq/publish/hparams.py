@@ -1,4 +1,4 @@
-"""Make the yaml of a model from the yaml of its training."""
+"""Derive the yaml of a model from the yaml of its training."""
 
 import pathlib
 import pydoc
@@ -19,7 +19,7 @@ SECTION = {
     "summary": None,
     "card": {},
 }
-# With it, SpeechBrain's own Pretrained.from_hparams finds the weights.
+# SpeechBrain's own Pretrained.from_hparams finds the weights by this.
 PRETRAINER = """
 pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
     modules: !ref <modules>
@@ -27,39 +27,39 @@ pretrainer: !new:speechbrain_vq.hub.pretrainer.WeightsPretrainer
 
 
 def inference_section(training: dict) -> dict:
-    """Read the section ``inference`` of a training yaml, completed by defaults;
-    a ValueError tells if it has an unknown key or file.
+    """Return the section ``inference`` of a training yaml, with defaults for
+    missing keys. Raises ValueError if it has an unknown key or file.
 
-    Its keys are ``interface``, the class that loads the model (of
-    ``speechbrain_vq.inference``, or a dotted name); ``keys``, further keys of
-    the yaml to export beside ``modules``; ``files``, files of its
-    ``save_folder`` to export, such as ``label_encoder.txt``; ``recipe`` and
-    ``summary``, for the card; ``card``, its front matter.
+    Its keys are ``interface``, the class that loads the model (a name in
+    ``speechbrain_vq.inference``, or a dotted name); ``keys``, keys of the yaml
+    to export in addition to ``modules``; ``files`` of ``save_folder`` to
+    export, of which ``label_encoder.txt`` is supported; ``recipe`` and
+    ``summary`` for the card; and ``card``, its front matter.
 
     Example
     -------
     >>> inference_section({})["interface"]
     'VQTokenizer'
     """
-    given = training.get("inference") or {}
-    unknown = set(given) - set(SECTION)
+    section = training.get("inference") or {}
+    unknown = set(section) - set(SECTION)
     if unknown:
         raise ValueError(
-            f"inference: of the run's {HPARAMS} has {', '.join(unknown)}; it "
-            f"takes {', '.join(SECTION)}."
+            f"inference: in the run's {HPARAMS} has unknown keys: "
+            f"{', '.join(unknown)}. Its keys are {', '.join(SECTION)}."
         )
-    for name in given.get("files") or ():
+    for name in section.get("files") or ():
         if name != LABELS:
             raise ValueError(
                 f"inference: files: {name} would not be fetched from the Hub, "
                 f"only {LABELS} would."
             )
-    return {**SECTION, **given}
+    return {**SECTION, **section}
 
 
 def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
-    """Write the yaml of a model, its modules and the given keys, from that
-    of its run. A ValueError tells if a key is missing, or a value is a
+    """Return the yaml of a model, with the modules and given keys of the yaml
+    of its run. Raises ValueError if a key is missing, or a value is a
     placeholder or an absolute path."""
     names = [*keys, "modules"]
     missing = [key for key in names if key not in training]
@@ -75,7 +75,7 @@ def inference_yaml(training: CommentedMap, keys: list[str]) -> str:
 
 
 def _plain(node, name: str, copies: dict):
-    """Copy without comments, anchors and reservoirs; aliases stay aliases."""
+    """Copy a node without comments, anchors and reservoirs; keep aliases."""
     if id(node) in copies:
         return copies[id(node)]
     original, node = node, _built(node)
@@ -104,16 +104,16 @@ def _plain(node, name: str, copies: dict):
 
 
 def _built(node):
-    """Replace a quantizer made from a preset by its class and arguments."""
+    """Replace the call of ``from_preset`` by the class and its arguments."""
     tag = str(getattr(node, "tag", None) and node.tag.value)
     name = tag.removeprefix("!apply:").removesuffix(".from_preset")
     if not tag.startswith("!apply:") or not tag.endswith(".from_preset"):
         return node
-    arguments = pydoc.locate(name).preset_arguments
+    preset_arguments = pydoc.locate(name).preset_arguments
     if isinstance(node, CommentedMap):
-        own = {k: v for k, v in node.items() if k not in TRAINER_OPTIONS}
-        built = CommentedMap(arguments(**own))
+        options = {k: v for k, v in node.items() if k not in TRAINER_OPTIONS}
+        built = CommentedMap(preset_arguments(**options))
     else:
-        built = CommentedMap(arguments(*node))
+        built = CommentedMap(preset_arguments(*node))
     built.yaml_set_ctag(Tag(suffix=f"!new:{name}"))
     return built

@@ -50,52 +50,52 @@ def push_to_hub(
 ) -> str:
     """Push an exported model to the Hugging Face Hub.
 
-    The model is loaded first, as a check. All files are pushed in one commit,
-    and without a change there is none. The commit deletes the files of an
-    earlier export that this one lacks; other files of the repository remain. In
-    the card's code, the model is loaded from the repository.
+    The model is loaded first, as a check. All files are pushed in one commit;
+    if nothing has changed, there is none. The commit deletes files of an
+    earlier export that this one lacks, and keeps other files of the repository.
+    The code in the card is changed to load the model from the repository.
 
     Arguments
     ---------
     folder : path
         Folder that ``export_pretrained`` wrote.
     repo_id : str
-        Repository on the Hub, ``organisation/name``; created if it does not
+        Repository on the Hub, ``organization/name``; created if it does not
         exist.
     files : sequence of str
-        Further files and subfolders to push, such as ``LICENSE``. A file that
-        neither the export wrote nor this names is refused, unless it is hidden.
+        Further files and subfolders to push, such as ``LICENSE``. Any other
+        file that is neither hidden nor written by the export is refused.
     update : bool
-        Whether the files are new weights of a model that is there: the folder
-        needs no card, and the repository keeps its other files.
+        Whether the files are new weights of a model in the repository. The
+        folder then needs no card, and the repository keeps its other files.
     private : bool, optional
-        Whether a new repository is private; by default the organisation's
+        Whether a new repository is private; by default the organization's
         setting.
     token : str or bool, optional
         Access token; by default ``HF_TOKEN`` or the stored login.
     revision : str, optional
         Branch to push to, ``main`` by default; created if it does not exist.
     create_pr : bool
-        Whether to open a pull request instead, a new one with each call.
+        Whether to open a new pull request instead.
     tag : str, optional
-        Tag of the commit. A tag that exists is never moved: if it names
-        another commit, or files have changed, nothing is pushed.
+        Tag of the commit. An existing tag is never moved: if it names another
+        commit, or files have changed, nothing is pushed.
     commit_message, commit_description : str, optional
         Title and body of the commit.
 
     Returns
     -------
     str
-        URL of the commit (of the existing one, if nothing has changed), or of
-        the pull request.
+        URL of the pull request or commit, or of the last commit if nothing has
+        changed.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the folder does not load or holds files that are not to be pushed,
-        or the arguments contradict each other.
+        If the folder cannot be loaded or contains other files, or the arguments
+        contradict each other.
     HubError
-        If the Hub refuses or cannot be reached; the message says why.
+        If the Hub refuses or cannot be reached; the message explains why.
 
     Example
     -------
@@ -114,11 +114,11 @@ def push_to_hub(
     with _explained(api, repo_id, revision):
         api.create_repo(repo_id, private=private, exist_ok=True)
         head = _find_head(api, repo_id, revision, private, create_pr)
-        there = {file.rfilename for file in head.siblings or []}
-        # Without these, files of the same names are someone else's.
-        if not update and {HPARAMS, WEIGHTS} <= there:
+        present = {file.rfilename for file in head.siblings or []}
+        # A repository without these two files is not an export.
+        if not update and {HPARAMS, WEIGHTS} <= present:
             new = {addition.path_in_repo for addition in operations}
-            obsolete = sorted(there & EXPORTED_FILES - new)
+            obsolete = sorted(present & EXPORTED_FILES - new)
             operations += map(CommitOperationDelete, obsolete)
         tags = [] if tag is None else api.list_repo_refs(repo_id).tags
         tagged = {t.name: t.target_commit for t in tags}.get(tag)
@@ -127,7 +127,7 @@ def push_to_hub(
         ):
             raise HubError(
                 f"Nothing was pushed. '{repo_id}' has a tag '{tag}' already, "
-                f"for commit {tagged}: choose another, or delete that one."
+                f"for commit {tagged}: choose another tag, or delete that one."
             )
         try:
             commit = api.create_commit(
@@ -137,8 +137,8 @@ def push_to_hub(
                 commit_description=commit_description,
                 revision=revision,
                 create_pr=create_pr,
-                # The client leaves unchanged files out of the commit, so it
-                # must follow the one that they were compared with.
+                # The client skips files that are unchanged since this commit,
+                # so it must be the parent.
                 parent_commit=head.sha,
             )
         except RuntimeError as error:
@@ -161,7 +161,8 @@ def _additions(
     files: Sequence[str],
     update: bool,
 ) -> list[CommitOperationAdd]:
-    """List the files to push, if the folder loads and holds no others."""
+    """Return the files to push. Raises an error if the folder cannot be loaded
+    or contains other files."""
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder '{folder}'.")
@@ -173,24 +174,24 @@ def _additions(
         for path in folder.rglob("*")
         if path.is_file() or path.is_symlink()
     }
-    # Hidden files are those of file managers, git and the Hub's client.
+    # Hidden files belong to file managers, git and the Hub's client.
     visible = {name for name in names if not re.search(r"(^|/)\.", name)}
-    named = set()
+    requested = set()
     for file in files:
         prefix = f"{file.rstrip('/')}/"
         matches = {n for n in visible if n.startswith(prefix)} | names & {file}
         if not matches:
             raise FileNotFoundError(f"{folder} has no {file} to push.")
-        named |= matches
-    others = sorted(visible - EXPORTED_FILES - named)
+        requested |= matches
+    others = sorted(visible - EXPORTED_FILES - requested)
     if others:
         raise ValueError(
-            f"{folder} holds {', '.join(others)}, which no export wrote. Take "
-            "such files out of the folder or, to push them with the model, "
-            "name each (--file NAME, files=[...])."
+            f"{folder} contains {', '.join(others)}, which no export wrote. "
+            "Remove these files from the folder, or name each to push it with "
+            "the model (--file NAME, files=[...])."
         )
     additions = []
-    for name in sorted(visible | named):
+    for name in sorted(visible | requested):
         content: pathlib.Path | bytes = find_file(folder, name)
         if name == CARD:
             card = content.read_text(encoding="utf-8")
@@ -201,7 +202,7 @@ def _additions(
 
 
 def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
-    """Look up the commit to build on; a missing branch is created."""
+    """Return the commit to build on; create the branch if it is missing."""
     info = api.model_info(repo_id)
     if private and not info.private:
         raise HubError(
@@ -221,7 +222,8 @@ def _find_head(api, repo_id, revision, private, create_pr) -> ModelInfo:
 
 
 def _is_changed(api, repo_id, operations, head) -> bool:
-    """Compare files with the Hub's hashes: SHA-256 of large ones, else git's."""
+    """Return whether files differ from the Hub's hashes, which are SHA-256 for
+    large files and git's for others."""
     names = [operation.path_in_repo for operation in operations]
     infos = api.get_paths_info(repo_id, names, revision=head.sha)
     by_name = {info.path: info for info in infos}
@@ -243,7 +245,7 @@ def _is_changed(api, repo_id, operations, head) -> bool:
 def _explained(
     api: HfApi, repo_id: str, revision: str | None
 ) -> Iterator[None]:
-    """Turn the client's errors while writing into a ``HubError``."""
+    """Raise errors of the Hub's client during a push as a ``HubError``."""
     try:
         with in_words(repo_id, revision):
             yield
@@ -258,25 +260,24 @@ def _explain(api: HfApi, repo_id: str, error: HubError) -> str:
         if status == 412:
             return (
                 f"Someone else pushed to '{repo_id}' in the meantime. Nothing "
-                "was committed; run the same again to replace what they pushed."
+                "was committed. Push again to replace their files."
             )
         denied = status == 403 or isinstance(cause, RepositoryNotFoundError)
         if denied and not isinstance(cause, GatedRepoError):
             return _explain_denied(api, repo_id) or str(error)
     elif "README.md" in str(cause):
         return f"The Hub refused the card, and nothing was committed. {cause}"
-    # An answer that is not JSON came from a proxy. Anything else would be
-    # refused again.
+    # A proxy gives answers that are not JSON. Other errors would come again.
     if is_unreachable(cause) or isinstance(cause, json.JSONDecodeError):
         return (
-            f"{error} The repository is as it was, or has all of it. Run the "
-            "same again: what has arrived is not sent twice."
+            f"{error} The repository is unchanged, or has all of the commit. "
+            "Push again: files that have arrived are not sent twice."
         )
     return str(error)
 
 
 def _explain_denied(api: HfApi, repo_id: str) -> str | None:
-    """Explain why this user has no write access, where that is the reason."""
+    """Explain why this user has no write access; None for other reasons."""
     with in_words(repo_id):
         user = api.whoami()
     owner = repo_id.split("/")[0]
@@ -288,12 +289,12 @@ def _explain_denied(api: HfApi, repo_id: str) -> str | None:
         )
     if owner in owned:
         return None
-    reason = f"there is no organisation '{owner}', or it is not yours"
+    reason = f"there is no organization '{owner}', or it is not yours"
     with contextlib.suppress(HTTPError, ConnectionError):
         api.model_info(repo_id)
         reason = (
-            f"it exists and belongs to '{owner}', to whom you may propose it "
-            "as a pull request (--create-pr, create_pr=True)"
+            f"it exists and belongs to '{owner}', to whom you may send a pull "
+            "request (--create-pr, create_pr=True)"
         )
     return (
         f"You are '{user['name']}' and have no right to write to '{repo_id}': "

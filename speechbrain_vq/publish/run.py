@@ -22,7 +22,7 @@ from speechbrain_vq.training.resume import AtomicCheckpointer
 
 logger = logging.getLogger(__name__)
 
-# By their names in corpus.json. Any other corpus is a user's own.
+# Titles by the name in corpus.json. Any other corpus is a user's own.
 CORPORA = {
     "minispeech": "MiniSpeech",
     "librispeech": "LibriSpeech",
@@ -31,16 +31,15 @@ CORPORA = {
     "festvox-ru": "festvox-ru",
     "DebianSpeech": "DebianSpeech",
 }
-# Written when the recipe has prepared the manifests: true wherever the run is
-# moved to, and whatever becomes of them.
+# Written when the recipe has prepared the manifests, so that it stays valid if
+# the run is moved or the manifests are deleted.
 CORPUS_FILE = "trained_on.json"
 
 
 class Corpus(NamedTuple):
-    """Describe the training data of a run: whether it is known, the name of the
-    corpus (None: a user's own recordings), the minutes of speech where known,
-    the codes of the languages, and an utterance of the test set that may be
-    published."""
+    """Training data of a run: whether it is known, the name of the corpus (None
+    for a user's own recordings), minutes of speech, language codes, and an
+    utterance of the test set that may be published."""
 
     known: bool = False
     name: str | None = None
@@ -50,7 +49,7 @@ class Corpus(NamedTuple):
 
 
 class Run:
-    """Read what a training run left in its output folder."""
+    """Output folder of a training run, with its yaml."""
 
     def __init__(self, folder: str | pathlib.Path, hparams: CommentedMap):
         self.folder = pathlib.Path(folder)
@@ -58,8 +57,8 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | pathlib.Path) -> "Run":
-        """Open the folder of a run, whose yaml ``create_experiment_directory``
-        wrote, or a user."""
+        """Open the folder of a run. References in its yaml are resolved, in
+        case a user and not ``create_experiment_directory`` wrote it."""
         path = pathlib.Path(folder) / HPARAMS
         if not path.is_file():
             raise FileNotFoundError(
@@ -73,13 +72,13 @@ class Run:
 
     @functools.cached_property
     def checkpoints(self) -> list[Checkpoint]:
-        """List the checkpoints; those of the warm-up only if all are."""
+        """Checkpoints after the warm-up, or all if none is after it."""
         checkpoints = self._all_checkpoints
         return [c for c in checkpoints if not in_warmup(c)] or checkpoints
 
     @property
     def latest(self) -> Checkpoint:
-        """Return the latest checkpoint, the one that a Brain tests."""
+        """Latest checkpoint, which a Brain tests."""
         return max(
             self.checkpoints, key=lambda c: (c.meta["unixtime"], c.path.name)
         )
@@ -90,13 +89,13 @@ class Run:
         max_key: str | None = None,
         name: str | pathlib.Path | None = None,
     ) -> Checkpoint:
-        """Choose a checkpoint, past the warm-up where there is one: with the
-        lowest or highest value of a metric, of a name or path, or the latest.
+        """Find a checkpoint by name or path, or the one among ``checkpoints``
+        with the lowest or highest value of a metric, by default the latest.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no such checkpoint or metric, or several choices.
+            If there is no such checkpoint or metric, or more than one argument.
         """
         if sum(choice is not None for choice in (min_key, max_key, name)) > 1:
             raise ValueError("Give one of min_key, max_key and checkpoint.")
@@ -110,18 +109,16 @@ class Run:
 
     @functools.cached_property
     def results(self) -> dict[str, Any]:
-        """Read the metrics of the test; empty where there was no test."""
+        """Metrics of the test; empty if there was none."""
         path = self.folder / "results.json"
         return read_json(path) if path.is_file() else {}
 
     @functools.cached_property
     def corpus(self) -> Corpus:
-        """Describe the training data, by the recipe's note or the manifests.
+        """Training data, according to the note of the recipe or the manifests.
 
-        Only MiniSpeech provides an example by default: its speech is
-        synthetic. A recording of a person is published only when the caller
-        names it.
-        """
+        Only MiniSpeech has an example, since its speech is synthetic. A
+        recording of a person is published only if the user names it."""
         path = self.folder / CORPUS_FILE
         if path.is_file():
             note = read_json(path)
@@ -149,8 +146,7 @@ class Run:
     @functools.cached_property
     def _all_checkpoints(self) -> list[Checkpoint]:
         saved = pathlib.Path(self.hparams.get("save_folder", "save"))
-        # A run that was moved takes its checkpoints along, and another run
-        # may have taken its place since.
+        # If the run was moved, save_folder may belong to another run by now.
         folder = self.folder / saved.name
         folder = folder if folder.is_dir() else saved
         checkpoints = []
@@ -164,7 +160,7 @@ class Run:
         by_name = {c.path.name: c for c in self._all_checkpoints}
         if name not in by_name:
             raise FileNotFoundError(
-                f"There is no checkpoint {name}, but "
+                f"There is no checkpoint {name}. There are "
                 f"{', '.join(sorted(by_name))}."
             )
         return by_name[name]
@@ -181,17 +177,17 @@ class Run:
         return checkpoints
 
     def manifest_folders(self) -> Iterator[pathlib.Path]:
-        """Yield the folders of the yaml that may have the manifests."""
+        """Yield the folders in the yaml that may contain the manifests."""
         output = pathlib.Path(self.hparams.get("output_folder") or self.folder)
         in_place = output.resolve() == self.folder.resolve()
         for key in ("manifest_folder", "data_folder"):
             path = pathlib.Path(str(self.hparams.get(key)))
-            # From elsewhere, a relative path may lead to another corpus.
+            # If the run was moved, a relative path may lead to another corpus.
             if in_place or path.is_absolute():
                 yield path
 
     def _read_manifests(self) -> Corpus:
-        """Describe the corpus of the manifests that the yaml names."""
+        """Return the corpus of the manifests that the yaml names."""
         for folder in self.manifest_folders():
             about, path = read_corpus(folder), folder / "test.json"
             if about:
@@ -230,10 +226,9 @@ def read_trainer_state(checkpoint: Checkpoint) -> dict[str, Any]:
 def in_warmup(checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint was saved in the warm-up of a quantizer.
 
-    ``AtomicCheckpointer`` notes it in the meta; any other Checkpointer of a VQ
-    Brain saves it with the trainer's state. Runs of version 0.1 hold it in the
-    states of their quantizers, see ``validate.find_problems``.
-    """
+    ``AtomicCheckpointer`` records it in the meta; other Checkpointers of a VQ
+    Brain save it in the trainer's state. Runs of version 0.1 have it in the
+    states of their quantizers, see ``validate.find_problems``."""
     if checkpoint.meta.get("vq_warmup"):
         return True
     trainer = read_trainer_state(checkpoint).get("trainer", {})

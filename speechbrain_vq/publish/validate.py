@@ -17,10 +17,10 @@ from .run import in_warmup
 
 # All files that any version has written into an exported folder.
 EXPORTED_FILES = {CARD, EXAMPLE, EXAMPLE_TOKENS, *PLOTS, *FILES}
-# A codebook is dead below either of these: its tokens carry next to no
-# information. Far below a working codebook, so that a mediocre one passes.
+# A codebook is dead below either of these: its tokens carry almost no
+# information. Mediocre codebooks are far above.
 MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0
-# The licenses that the Hub has a name for; it refuses cards with another.
+# Names of licenses on the Hub, which refuses a card with any other.
 LICENSES = frozenset(
     """
     afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0
@@ -42,45 +42,46 @@ LICENSES = frozenset(
 
 
 class ExportRefused(ValueError):
-    """Report a model that is unfit for use.
+    """Model that is unfit for use.
 
-    The message says whether ``force=True`` exports it all the same.
-    """
+    The message says whether ``force=True`` exports it anyway."""
 
 
 def check_output_folder(output: pathlib.Path) -> None:
-    """Refuse to replace anything but an exported model."""
+    """Raise a FileExistsError if ``output`` is not new, empty, or an exported
+    model."""
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise FileExistsError(f"{output} is no folder: give another place.")
+        raise FileExistsError(f"{output} is not a folder: give another one.")
     names = {p.name for p in output.iterdir()} if output.is_dir() else set()
     others = sorted(names - EXPORTED_FILES)
     if others:
         raise FileExistsError(
-            f"{output} holds {', '.join(others[:3])}, which no export wrote "
-            "and which would be lost: give another place."
+            f"{output} contains {', '.join(others[:3])}, which no export wrote "
+            "and which would be lost: give another folder."
         )
 
 
 def check_license(license: str) -> None:
-    """Refuse a license that the Hub has no name for."""
+    """Raise a ValueError unless the Hub has a name for the license."""
     if str(license) not in LICENSES:
         raise ValueError(
             f"The Hub has no license '{license}'."
-            f"{suggestion(str(license).lower(), LICENSES)} Give one of "
-            "https://huggingface.co/docs/hub/repositories-licenses, or 'other'."
+            f"{suggestion(str(license).lower(), LICENSES)} Give one of those "
+            "in https://huggingface.co/docs/hub/repositories-licenses, or "
+            "'other'."
         )
 
 
 def find_quantizers(
     modules: dict[str, torch.nn.Module],
 ) -> dict[str, VectorQuantizer]:
-    """Find the quantizers among modules and their submodules, by dotted name."""
+    """Return the quantizers in modules and their submodules by dotted name."""
     named = torch.nn.ModuleDict(modules).named_modules()
     return {n: m for n, m in named if isinstance(m, VectorQuantizer)}
 
 
 def check_finite(states: dict[str, dict[str, Any]]) -> None:
-    """Refuse weights that are NaN or infinite, even under ``force``."""
+    """Raise ExportRefused if weights are NaN or infinite."""
     broken = [
         f"'{module}.{name}'"
         for module, state in states.items()
@@ -89,7 +90,7 @@ def check_finite(states: dict[str, dict[str, Any]]) -> None:
     if broken:
         raise ExportRefused(
             f"{', '.join(broken)}: values are NaN or infinite. Such a model "
-            "cannot be loaded: take another checkpoint (--checkpoint, "
+            "cannot be loaded: choose another checkpoint (--checkpoint, "
             "--min-key), or train again."
         )
 
@@ -99,13 +100,13 @@ def find_problems(
     states: dict[str, dict[str, Any]],
     checkpoint: Checkpoint,
 ) -> list[str]:
-    """List the reasons not to export a model, one sentence each: a quantizer in
-    its warm-up, dead codebooks."""
+    """Return the reasons not to export a model, one sentence each: a quantizer
+    in its warm-up, or dead codebooks."""
     if in_warmup(checkpoint) or any(map(_is_bypassed, states.values())):
         return [
             "The model is still in its warm-up, where nothing is quantized: "
-            "train longer, or shorten the warm-up of reinit_schedule (where "
-            "it is forever, as in the preset none, there never are codes)."
+            "train longer, or shorten the warm-up of reinit_schedule (with "
+            "warmup: forever, as in the preset none, it never ends)."
         ]
     sentences = (
         describe_dead_codebook(name, q.codebook_size, checkpoint.meta)
@@ -117,9 +118,9 @@ def find_problems(
 def describe_dead_codebook(
     name: str, codebook_size: int, meta: dict[str, float]
 ) -> str | None:
-    """Describe the usage of a dead codebook from the metrics of a checkpoint,
-    over the validation set or, without one, in training. None if the codebook
-    is in use, or usage is unknown.
+    """Describe the usage of a dead codebook by the metrics of a checkpoint on
+    the validation set, or else in training. Returns None if the codebook is in
+    use, or its usage is unknown.
 
     Example
     -------
@@ -133,29 +134,29 @@ def describe_dead_codebook(
             for key in ("used_codes_percent", "perplexity", "vectors")
         )
         known = percent is not None and perplexity is not None
-        # They are NaN where nothing was quantized.
+        # The metrics are NaN if nothing was quantized.
         if known and not math.isnan(perplexity) and vectors != 0:
             break
     else:
         return None
-    # No more codes can be used than there were vectors.
+    # There cannot be more used codes than vectors.
     size = min(codebook_size, vectors or codebook_size)
     used = percent / 100 * codebook_size
-    least = min(MIN_PERPLEXITY, (1 + size) / 2)
-    if used >= MIN_USED_PERCENT / 100 * size and perplexity >= least:
+    min_perplexity = min(MIN_PERPLEXITY, (1 + size) / 2)
+    if used >= MIN_USED_PERCENT / 100 * size and perplexity >= min_perplexity:
         return None
     where = {"valid": "over the validation set", "train": "in training"}[stage]
     return (
         f"The codebook of '{name}' is dead: {used:.0f} of its {codebook_size} "
         f"codes were used {where}, with a perplexity of {perplexity:.1f} "
-        f"(required are {MIN_USED_PERCENT:g} % and {least:g}). Train it with "
-        "the preset robust."
+        f"(minimum: {MIN_USED_PERCENT:g} % and {min_perplexity:g}). Train it "
+        "with the preset robust."
     )
 
 
 def _is_bypassed(state: dict[str, Any]) -> bool:
-    """Return whether a state is of the warm-up; version 0.1 had the flag in the
-    extra state."""
+    """Return whether a state was saved in the warm-up. Version 0.1 stored the
+    flag in the extra state."""
     flags = [v > 0.5 for k, v in state.items() if k.endswith("in_warmup")]
     return any(flags) or any(
         isinstance(value, dict) and value.get("bypass", False)

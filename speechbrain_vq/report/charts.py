@@ -1,7 +1,8 @@
-"""Charts as inline SVG, whose colours are those of the page's style sheet.
+"""Charts as inline SVG, colored by the page's style sheet.
 
-An element with ``data-tips``, a json list of [x, y or null, text], x and y in
-shares of its size, shows the text nearest to the pointer or to the arrow keys.
+An element's ``data-tips`` is a json list of tips [x, y or null, text], with x
+and y as fractions of its size. The page shows the tip nearest to the pointer,
+or steps through them with the arrow keys.
 """
 
 import json
@@ -13,12 +14,12 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 480, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 20, 38
-# Between labels, also in the larger print of narrow screens.
+# Minimum distance of labels, which narrow screens print larger.
 _LABEL_HEIGHT = 17
 
 
 class Line(NamedTuple):
-    """A line of a chart: its label, points (x, y) and CSS class."""
+    """Line of a chart: its label, points (x, y) and CSS class."""
 
     label: str
     points: list[tuple[float, float]]
@@ -36,13 +37,13 @@ def line_chart(
     shade: float | None = None,
     number: Callable[[float], str] = "{:.3g}".format,
 ) -> Markup:
-    """Draw lines, of at least one point in all, over a common axis, as SVG.
+    """Draw lines, with at least one point in total, as SVG.
 
-    ``title`` is for screen readers, ``x_label`` names the horizontal axis,
-    whose ``ends`` are by default those of the points. The vertical axis ends
-    at ``top``, by default the largest value. ``marks`` are the
+    ``title`` is read by screen readers. ``x_label`` names the horizontal axis,
+    which ends at ``ends``, by default those of the points. The vertical axis
+    ends at ``top``, by default the largest value. ``marks`` are the steps of
     re-initializations, ``shade`` is the end of the warm-up, and ``number``
-    formats a value."""
+    formats a value for the tips."""
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if y > 0 or not log]
     low, high = ends or (min(xs), max(xs))
@@ -95,7 +96,7 @@ def line_chart(
     )
     for line in lines:
         path = "L".join(f"{right(x):.1f} {down(y):.1f}" for x, y in line.points)
-        # A single point is a line of no length, which round caps show.
+        # A single point is drawn as a line of length zero with round caps.
         path += "h0" if len(line.points) == 1 else ""
         parts.append(f'<path class="line {line.style}" d="M{path}"/>')
     parts += _labels(lines, right, down)
@@ -111,30 +112,30 @@ def line_chart(
 
 
 class Dot(NamedTuple):
-    """A dot of a map: place, area in [0, 1], CSS class or colour, and tip."""
+    """Dot of a map: position, area in [0, 1], CSS color, and tip."""
 
     x: float
     y: float
     area: float
-    colour: str
+    color: str
     tip: str
 
 
 def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
-    """Draw a map of dots, to the same scale both ways."""
+    """Draw a map of dots with equal scales on both axes."""
     margin = 16
     xs, ys = [dot.x for dot in dots], [dot.y for dot in dots]
     scale = (WIDTH - 2 * margin) / (max(xs) - min(xs) or 1)
     height = scale * (max(ys) - min(ys)) + 2 * margin
     parts, tips = [], []
-    # The small ones over the large ones.
+    # Large dots first, so that they do not cover small ones.
     for dot in sorted(dots, key=lambda dot: -dot.area):
         x = margin + scale * (dot.x - min(xs))
         y = margin + scale * (max(ys) - dot.y)
         radius = 2 + 11 * math.sqrt(dot.area)
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" '
-            f'style="fill:{dot.colour}"/>'
+            f'style="fill:{dot.color}"/>'
         )
         tips.append((x / WIDTH, y / height, dot.tip))
     return _svg(title, parts, tips, WIDTH, round(height), "map")
@@ -142,16 +143,16 @@ def dot_map(title: str, dots: Sequence[Dot]) -> Markup:
 
 def tips_json(tips: Iterable[tuple[float, float | None, str]]) -> str:
     """Format tips for an element's ``data-tips``."""
-    short = [
+    rounded = [
         (round(x, 4), None if y is None else round(y, 4), text)
         for x, y, text in tips
     ]
-    return json.dumps(short, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(rounded, ensure_ascii=False, separators=(",", ":"))
 
 
 def _labels(lines, right, down):
-    """Write labels at the ends of lines, from the highest down, above the
-    numbers of the axis."""
+    """Yield labels at the ends of lines, moved apart so that they overlap
+    neither each other nor the numbers of the horizontal axis."""
     ends = [
         (down(line.points[-1][1]) + 4, right(line.points[-1][0]) + 6, line)
         for line in lines
@@ -181,11 +182,12 @@ def _svg(title, parts, tips, width, height, style="chart"):
     )
 
 
-def _ticks(low, high, most=5):
-    """Return round numbers between two."""
+def _ticks(low, high, count=5):
+    """Return round numbers from ``low`` to ``high``, in at most ``count``
+    steps."""
     span = (high - low) or 1
-    step = 10 ** math.floor(math.log10(span / most))
-    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= most)
+    step = 10 ** math.floor(math.log10(span / count))
+    step *= next(m for m in (1, 2, 5, 10) if span / (step * m) <= count)
     first = math.ceil(low / step - 1e-9)
     return [step * n for n in range(first, math.floor(high / step + 1e-9) + 1)]
 

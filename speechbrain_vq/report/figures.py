@@ -14,8 +14,8 @@ from .charts import Dot, Line, dot_map, line_chart, tips_json
 from .images import png
 from .summary import FRAMES_PER_CODE
 
-# Of manners of articulation, legible on white and on black.
-COLOURS = {
+# Colors of manners of articulation, legible on white and on black.
+COLORS = {
     "vowel": "#d9622b",
     "diphthong": "#d99a1c",
     "approximant": "#1f9d77",
@@ -26,13 +26,13 @@ COLOURS = {
     "silence": "#8f96a0",
     "other": "#8f96a0",
 }
-# Shares in % of the codes used by a run of the preset vanilla: 300 steps on
-# three minutes of MiniSpeech.
+# Share of the tokens, in %, of each code that a collapsed run used: preset
+# vanilla, 300 steps on three minutes of MiniSpeech.
 COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
 
 
 def is_few(counts: torch.Tensor | None) -> bool:
-    """Return whether counts [C, K] are too few to show the usage of codes."""
+    """Return whether counts [C, K] are too low to show the usage of codes."""
     if counts is None:
         return True
     return bool(counts[0].sum() < FRAMES_PER_CODE * counts.shape[1])
@@ -41,12 +41,12 @@ def is_few(counts: torch.Tensor | None) -> bool:
 def usage_curves(
     counts: torch.Tensor, others: Iterable[tuple[str, torch.Tensor]] = ()
 ) -> str:
-    """Draw how often each code was used, [C, K], in descending order and %
-    of the tokens, beside others by name; by default, beside a collapsed run."""
+    """Draw the share of the tokens of each code by rank, from counts [C, K],
+    and those of other runs by name, by default of a collapsed run."""
     size = counts.shape[1]
     lines = [Line("uniform", [(1, 100 / size), (size, 100 / size)], "dotted")]
     others = list(others) or [("a collapsed run", torch.tensor([COLLAPSED]))]
-    lines += [Line(name, _ranked(some[0]), "quiet") for name, some in others]
+    lines += [Line(name, _ranked(other[0]), "quiet") for name, other in others]
     for number, row in enumerate(counts, 1):
         label = "this one"
         if len(counts) > 1:
@@ -64,13 +64,13 @@ def usage_curves(
 
 
 class CodeMap:
-    """Places and colours of codewords [C, K, D], by two principal axes; counts
-    [P, K] of phones and units colour the codes of the first codebook.
+    """Positions and colors of codewords [C, K, D] on two principal axes. Counts
+    [P, K] of phones and units color the first codebook by phone.
 
     Example
     -------
     >>> codes = CodeMap(torch.randn(2, 8, 4))
-    >>> codes.colours[1].shape
+    >>> codes.colors[1].shape
     torch.Size([8, 3])
     """
 
@@ -80,63 +80,63 @@ class CodeMap:
         phone_units: torch.Tensor | None = None,
         phones: Sequence[str] = (),
     ):
-        places = [_principal(book) for book in codebooks.detach().cpu()]
-        self.place, self.variance = places[0]
-        self.colours = [_by_place(place) for place, _ in places]
+        projections = [_principal(book) for book in codebooks.detach().cpu()]
+        self.positions, self.variance = projections[0]
+        self.colors = [_by_position(points) for points, _ in projections]
         self.phones: dict[int, tuple[str, float]] = {}
         if phones:
             ipa = to_ipa(phones)
             total = phone_units.sum(0)
             for unit in torch.nonzero(total).flatten().tolist():
-                most, row = phone_units[:, unit].max(0)
-                share = float(most / total[unit])
+                count, row = phone_units[:, unit].max(0)
+                share = float(count / total[unit])
                 self.phones[unit] = ipa[phones[int(row)]], share
-            self.colours[0][:] = _rgb(COLOURS["silence"])
+            self.colors[0][:] = _rgb(COLORS["silence"])
             for unit, (phone, _) in self.phones.items():
-                self.colours[0][unit] = _rgb(COLOURS[manner(phone)])
+                self.colors[0][unit] = _rgb(COLORS[manner(phone)])
 
     def draw(self, counts: torch.Tensor | None) -> str:
-        """Draw the map of the first codebook, with areas by counts [C, K]."""
-        uses = torch.zeros(len(self.place))
+        """Draw the first codebook; counts [C, K] determine the dots' areas."""
+        usage = torch.zeros(len(self.positions))
         if counts is not None:
-            uses = counts[0].double() / counts[0].sum().clamp(min=1)
+            usage = counts[0].double() / counts[0].sum().clamp(min=1)
         dots = []
-        for code, (x, y) in enumerate(self.place.tolist()):
-            tip = f"code {code}: {100 * uses[code]:.2f} % of the tokens"
+        for code, (x, y) in enumerate(self.positions.tolist()):
+            tip = f"code {code}: {100 * usage[code]:.2f} % of the tokens"
             if code in self.phones:
                 phone, share = self.phones[code]
                 tip += f", {100 * share:.0f} % of them in /{phone}/"
-            area = float(uses[code] / uses.max().clamp(min=1e-9))
-            dots.append(Dot(x, y, area, _css(self.colours[0][code]), tip))
+            area = float(usage[code] / usage.max().clamp(min=1e-9))
+            dots.append(Dot(x, y, area, _css(self.colors[0][code]), tip))
         title = f"Map of {len(dots)} codewords on two principal axes"
         return dot_map(title, dots)
 
     def strip(self, tokens: torch.Tensor) -> str:
-        """Draw tokens [T, C] as an image of a pixel a token."""
-        rows = zip(self.colours, tokens.T, strict=False)
-        return png(torch.stack([colours[row] for colours, row in rows]))
+        """Draw tokens [T, C] as an image with one pixel per token."""
+        rows = zip(self.colors, tokens.T, strict=False)
+        return png(torch.stack([colors[row] for colors, row in rows]))
 
 
 def legend(phones: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the manners of phones with their colours."""
+    """Return the manners of articulation of phones, with their colors."""
     present = {manner(ipa) for ipa in to_ipa(phones).values()}
-    return [(name, COLOURS[name]) for name in MANNERS if name in present]
+    return [(name, COLORS[name]) for name in MANNERS if name in present]
 
 
 def phone_unit_map(
     counts: torch.Tensor, phones: Sequence[str]
 ) -> dict[str, Any]:
-    """Draw P(phone | unit) of counts [P, K], with phones by manner and units in
-    the order of their most frequent phone.
+    """Draw P(phone | unit) from counts [P, K], with phones grouped by manner
+    and units ordered by their most frequent phone.
 
-    Returns ``groups`` of phones with an image each, an image of the
-    ``purity`` of each unit and its ``mean``, the ``number`` of units, and
-    ``tips``."""
+    Returns the ``groups`` of phones with an image each, an image of the
+    ``purity`` of each unit, the ``mean`` purity, the ``number`` of units that
+    occur, and ``tips``."""
     ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
     used = counts.sum(0).nonzero()[:, 0]
     share = counts[[row for _, rows in groups for row in rows]][:, used]
     share = share.double() / share.sum(0)
-    # P(phone | unit), units by their most frequent phone.
+    # Units by their most frequent phone, then by descending purity.
     order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
     share, used = share[:, order], used[order].tolist()
     groups = [(name, [ipa[phones[r]] for r in rows]) for name, rows in groups]
@@ -156,9 +156,9 @@ def phone_unit_map(
         drawn.append(
             {
                 "name": name,
-                "colour": COLOURS[name],
+                "color": COLORS[name],
                 "phones": members,
-                # Linear, a tenth would look like nothing.
+                # On a linear scale, 0.1 would be invisible.
                 "image": png(share[start:end].sqrt()),
             }
         )
@@ -173,35 +173,37 @@ def phone_unit_map(
 
 
 def _ranked(counts):
-    """Return the shares of used codes in descending order, in %."""
+    """Return (rank, share of the tokens in %) of each used code."""
     share = 100 * counts.double() / counts.sum().clamp(min=1)
     share = share[share > 0].sort(descending=True).values.tolist()
     return list(enumerate(share, 1))
 
 
 def _principal(codewords):
-    """Project codewords [K, D] on two axes; return their share of variance."""
-    centred = (codewords - codewords.mean(0)).double()
-    _, spread, axes = torch.linalg.svd(centred, full_matrices=False)
-    place = centred @ axes[:2].T
-    place = torch.nn.functional.pad(place, (0, 2 - place.shape[1]))
-    variance = spread.square()
-    return place, float(variance[:2].sum() / variance.sum().clamp(min=1e-12))
+    """Project codewords [K, D] on two principal axes. Return the points [K, 2]
+    and their share of the variance."""
+    centered = (codewords - codewords.mean(0)).double()
+    _, singular_values, axes = torch.linalg.svd(centered, full_matrices=False)
+    points = centered @ axes[:2].T
+    points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))
+    variance = singular_values.square()
+    return points, float(variance[:2].sum() / variance.sum().clamp(min=1e-12))
 
 
-def _by_place(place):
-    """Colour points [K, 2] by their direction and distance: [K, 3]."""
-    angles = torch.atan2(place[:, 1], place[:, 0]) / (2 * math.pi) % 1
-    far = place.norm(dim=1) / place.norm(dim=1).max().clamp(min=1e-9)
-    saturations = (0.25 + 0.45 * far).tolist()
-    lightness = [0.55] * len(place)
-    colours = map(colorsys.hls_to_rgb, angles.tolist(), lightness, saturations)
-    return torch.tensor(list(colours))
+def _by_position(points):
+    """Choose colors [K, 3] of points [K, 2]: hue by direction from the origin,
+    saturation by distance."""
+    angles = torch.atan2(points[:, 1], points[:, 0]) / (2 * math.pi) % 1
+    distance = points.norm(dim=1) / points.norm(dim=1).max().clamp(min=1e-9)
+    saturations = (0.25 + 0.45 * distance).tolist()
+    lightness = [0.55] * len(points)
+    colors = map(colorsys.hls_to_rgb, angles.tolist(), lightness, saturations)
+    return torch.tensor(list(colors))
 
 
-def _rgb(colour):
-    return torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def _rgb(color):
+    return torch.tensor([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
 
-def _css(colour):
-    return "#" + "".join(f"{round(255 * c):02x}" for c in colour.tolist())
+def _css(color):
+    return "#" + "".join(f"{round(255 * c):02x}" for c in color.tolist())

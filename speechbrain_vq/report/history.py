@@ -1,4 +1,4 @@
-"""Read the course of a training from the logs of its folder, and draw it."""
+"""Read the training curves of a run from its logs, and draw them."""
 
 import pathlib
 import re
@@ -6,15 +6,17 @@ from typing import NamedTuple
 
 from .charts import Line, line_chart
 
-# Of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid loss: ...".
+# Format of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid ...".
 _METRIC = re.compile(r"((?:train|valid) [^:,]+): ([-+.\de]+)")
 _REINIT = re.compile(r"Step (\d+): re-initialized")
 
 
 class History(NamedTuple):
-    """Course of a training: points (x, y) of each metric, such as ``"valid
-    loss"``; whether x counts steps or epochs; the steps after which the
-    codebook was re-initialized, and at which the warm-up ended."""
+    """Training curves of a run.
+
+    ``metrics`` maps names such as ``"valid loss"`` to points (x, y), ``axis``
+    is the unit of x, ``reinits`` are the steps after which the codebook was
+    re-initialized, and ``warmup`` is the step at which the warm-up ended."""
 
     metrics: dict[str, list[tuple[float, float]]]
     axis: str = "epoch"
@@ -22,7 +24,7 @@ class History(NamedTuple):
     warmup: int | None = None
 
 
-# Title, key, format and upper end of the charts of a training.
+# Title, metric, number format and upper end of each chart.
 _CHARTS = (
     ("Loss", "loss", "{:.3g}", None),
     ("Reconstruction error", "reconstruction_error", "{:.3g}", None),
@@ -32,8 +34,8 @@ _CHARTS = (
 
 
 def read_history(folder: pathlib.Path | None) -> History:
-    """Read ``train_log.txt`` and ``log.txt`` of a run; without a run or a
-    ``train_log.txt`` there are no metrics."""
+    """Read ``train_log.txt`` and ``log.txt`` of a run. Without a folder or a
+    ``train_log.txt``, the history has no metrics."""
     if folder is None:
         return History({})
     log = _text(folder / "train_log.txt")
@@ -41,17 +43,18 @@ def read_history(folder: pathlib.Path | None) -> History:
     position = re.compile(rf"\b{axis}: (\d+)", re.IGNORECASE)
     points: dict[str, dict[int, float]] = {}
     for line in log.splitlines():
-        where = position.search(line)
-        if where is None:
+        match = position.search(line)
+        if match is None:
             continue
-        # A run that was resumed has epochs twice: the later ones count.
         values = dict(_METRIC.findall(line))
-        # Resumed at the end of the epoch, it had no steps left to train.
-        idle = float(values.get("train loss", "nan")) == 0
+        # A run that resumes at the end of an epoch trains no step of it, and
+        # logs a loss of 0.
+        untrained = float(values.get("train loss", "nan")) == 0
         for name, value in values.items():
-            if idle and name.startswith("train"):
+            if untrained and name.startswith("train"):
                 continue
-            points.setdefault(name, {})[int(where[1])] = float(value)
+            # A resumed run may log an epoch twice: the later values count.
+            points.setdefault(name, {})[int(match[1])] = float(value)
     metrics = {name: sorted(by_x.items()) for name, by_x in points.items()}
     if axis == "epoch":
         return History(metrics)
@@ -59,27 +62,27 @@ def read_history(folder: pathlib.Path | None) -> History:
     reinits = sorted({int(step) for step in steps})
     used = metrics.get("train used_codes_percent") or []
     first = next((x for name in metrics for x, _ in metrics[name]), 0)
-    # Nothing is quantized in the warm-up, so nothing is logged of the codes.
-    began_later = bool(used) and used[0][0] > first
-    warmup = reinits[0] if reinits and began_later else None
+    # The usage of codes is logged only after the warm-up.
+    had_warmup = bool(used) and used[0][0] > first
+    warmup = reinits[0] if reinits and had_warmup else None
     return History(metrics, axis, reinits, warmup)
 
 
 def training_charts(history: History) -> list[tuple[str, str]]:
-    """Draw the metrics of a training: title and chart of each."""
+    """Draw the metrics of a training; return the title and chart of each."""
     charts = []
     ends = (0, max((p[-1][0] for p in history.metrics.values()), default=0))
     for title, key, form, top in _CHARTS:
-        lines, courses = [], []
+        lines, descriptions = [], []
         for part, style in (("train", "quiet"), ("valid", "main")):
             points = history.metrics.get(f"{part} {key}")
             if points:
                 lines.append(Line(part, points, style))
                 first, last = (form.format(points[i][1]) for i in (0, -1))
-                courses.append(f"{part} from {first} to {last}")
+                descriptions.append(f"{part} from {first} to {last}")
         if lines:
             chart = line_chart(
-                f"{title} by {history.axis}: {', '.join(courses)}",
+                f"{title} by {history.axis}: {', '.join(descriptions)}",
                 lines,
                 history.axis,
                 ends=ends,

@@ -1,4 +1,4 @@
-"""Images and audio of a page as ``data:`` addresses."""
+"""Images and audio of a page as ``data:`` URLs."""
 
 import base64
 import io
@@ -8,15 +8,16 @@ import pathlib
 import PIL.Image
 import torch
 
-# Of mel spectrograms, in decibels below the maximum.
+# Range of mel spectrograms, in dB below the maximum.
 DYNAMIC_RANGE = 65.0
 N_MELS = 80
 
 
 def png(pixels: torch.Tensor) -> str:
-    """Encode values in [0, 1] as a ``data:`` address of a PNG: [height, width],
-    opacities of an image to mask with, or [height, width, 3], red, green and
-    blue.
+    """Encode an image with values in [0, 1] as a ``data:`` URL of a PNG.
+
+    ``pixels`` are [height, width, 3], red, green and blue, or [height, width],
+    opacities of a CSS mask.
 
     Example
     -------
@@ -25,16 +26,16 @@ def png(pixels: torch.Tensor) -> str:
     """
     values = (255 * pixels.clamp(0, 1)).round().to(torch.uint8)
     if values.dim() == 2:
-        # Grey and opacity: what masks take.
+        # CSS masks use the alpha channel of a gray image.
         values = torch.stack([torch.zeros_like(values), values], 2)
     file = io.BytesIO()
     PIL.Image.fromarray(values.numpy()).save(file, "PNG", optimize=True)
-    return _address("image/png", file.getvalue())
+    return _url("image/png", file.getvalue())
 
 
 def mel_spectrogram(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
-    """Compute the opacities of a mel spectrogram's image [80, frames] of
-    samples [T], the lowest band last."""
+    """Compute the mel spectrogram of samples [T] as opacities [80, frames],
+    highest band first."""
     from torchaudio.transforms import MelSpectrogram
 
     window = round(0.025 * sample_rate)
@@ -46,13 +47,13 @@ def mel_spectrogram(wav: torch.Tensor, sample_rate: int) -> torch.Tensor:
         n_mels=N_MELS,
     )
     level = 10 * extract(wav).clamp(min=1e-10).log10()
-    shown = (1 + (level - level.max()) / DYNAMIC_RANGE).clamp(min=0)
-    # Few levels compress well, and look the same.
-    return ((24 * shown).round() / 24).flip(0)
+    opacity = (1 + (level - level.max()) / DYNAMIC_RANGE).clamp(min=0)
+    # 24 levels compress well without a visible difference.
+    return ((24 * opacity).round() / 24).flip(0)
 
 
 def mel_ticks(sample_rate: int) -> list[tuple[str, float]]:
-    """Return labels in kHz, and their heights on the mel axis in [0, 1]."""
+    """Return labels in kHz, with their heights in [0, 1] on the mel axis."""
 
     def mel(frequency):
         return torch.tensor(1 + frequency / 700).log()
@@ -65,9 +66,9 @@ def mel_ticks(sample_rate: int) -> list[tuple[str, float]]:
 
 
 def audio(path: str | os.PathLike) -> str:
-    """Encode a FLAC file as a ``data:`` address."""
-    return _address("audio/flac", pathlib.Path(path).read_bytes())
+    """Encode a FLAC file as a ``data:`` URL."""
+    return _url("audio/flac", pathlib.Path(path).read_bytes())
 
 
-def _address(kind, content):
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _url(media_type, content):
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -1,7 +1,7 @@
 "use strict";
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-// What scrolls sideways fades out where there is more to see.
+// Fade out the right edge of a scrolling box that has more to show.
 for (const box of document.querySelectorAll(".track, .scroll")) {
   const fade = () => box.classList.toggle(
     "more", box.scrollLeft + box.clientWidth < box.scrollWidth - 4);
@@ -9,7 +9,7 @@ for (const box of document.querySelectorAll(".track, .scroll")) {
   new ResizeObserver(fade).observe(box);
 }
 
-// Players: the two recordings of an utterance share one position.
+// Players: both clips of an utterance share one position.
 const players = new Map();
 let last = document.querySelector(".utterance");
 for (const utterance of document.querySelectorAll(".utterance")) {
@@ -92,12 +92,12 @@ for (const utterance of document.querySelectorAll(".utterance")) {
   show();
 }
 
-// Keys act on the utterance with the focus; where nothing has it, on the one
-// used last or in view.
+// Keys act on the focused utterance. Without a focus, they act on the one used
+// last if it is in view, else on the first in view.
 document.addEventListener("keydown", (event) => {
   const { key, target } = event;
   if (event.ctrlKey || event.altKey || event.metaKey) return;
-  // A button has its own use of the space bar.
+  // The space bar presses a focused button.
   if (key === " " && target.tagName === "BUTTON") return;
   const free = target === document.body && ["Home", "End"].indexOf(key) < 0;
   if (free && last) {
@@ -115,7 +115,7 @@ document.addEventListener("keydown", (event) => {
   act();
 });
 
-// Tips of charts: the nearest to the pointer, or one by one with the arrows.
+// Tips of charts: the nearest to the pointer, or step with the arrow keys.
 const tip = document.getElementById("tip");
 for (const chart of document.querySelectorAll("[data-tips]")) {
   const tips = JSON.parse(chart.dataset.tips);
@@ -161,7 +161,7 @@ for (const chart of document.querySelectorAll("[data-tips]")) {
   });
 }
 
-// Sorting: numbers high to low first, names from a.
+// Sort the table: numbers in descending order first, names ascending.
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
     const head = button.closest("th");
@@ -178,7 +178,7 @@ for (const button of document.querySelectorAll("thead button")) {
     const compare = (a, b) => {
       const [x, y] = [a, b].map((row) => row.cells[column]);
       if (!numeric) return sign * x.textContent.localeCompare(y.textContent);
-      // What is not known comes last, either way.
+      // Unknown values come last in either order.
       if (x.dataset.value === "" || y.dataset.value === "") {
         return (x.dataset.value === "") - (y.dataset.value === "");
       }

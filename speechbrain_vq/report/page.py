@@ -37,28 +37,28 @@ def write_report(
     revision: str | None = None,
     **options,
 ) -> pathlib.Path:
-    """Write one HTML page on a run or a model, with its pictures and audio in
-    it, to be opened offline; return its path.
+    """Write a self-contained HTML page on a run or a model, for use offline.
+    Return its path.
 
     Arguments
     ---------
     source : path or str
-        Folder of a run or of a model, or the name of a bundled model or of one
-        on the Hub.
+        Run folder, model folder, name of a bundled model, or id of a model on
+        the Hub.
     output : path
-        File to write.
+        HTML file to write.
     compare : iterable of path
-        Further runs or models, for the table of comparison.
+        Further runs or models for the comparison table.
     data : path, optional
-        Manifest, prepared corpus, or folder of recordings to listen to and to
-        measure; by default the test set of the run, or the example of the
-        model.
+        Manifest, prepared corpus, audio file or folder of recordings to encode
+        and listen to; by default the test set of the run, or the example of
+        the model.
     data_root : path, optional
-        Value of ``{data_root}`` in a manifest.
+        Value of ``{data_root}`` in the manifest.
     revision : str, optional
-        Branch, tag or commit on the Hub.
+        Branch, tag or commit of a model on the Hub.
     **options
-        ``run_opts`` and ``vocoder`` of ``VQTokenizer.from_hparams``.
+        Options of ``VQTokenizer.from_hparams``, such as ``vocoder``.
 
     Raises
     ------
@@ -87,7 +87,8 @@ def write_report(
 
 
 class _Page:
-    """Collect the variables of a report's template."""
+    """Variables of a report's template, computed in three steps: ``measure``,
+    ``collect``, ``context``."""
 
     def __init__(self, summary, others, options):
         self.summary, self.others = summary, others
@@ -101,7 +102,8 @@ class _Page:
             self.books = len(self.tokenizer.mods.quantizer.codebook)
 
     def _load(self, options):
-        """Load the model; a run without one exports it for the moment."""
+        """Load the model. A run without an exported model exports one to a
+        temporary folder. Returns None if it cannot be loaded."""
         try:
             if self.summary.model is not None:
                 return VQTokenizer.from_hparams(self.summary.model, **options)
@@ -109,12 +111,12 @@ class _Page:
                 if in_warmup(self.summary.run.latest):
                     self.notes.append(
                         "The run ended within its warm-up: its model does not "
-                        "quantize, and its tokens mean nothing yet."
+                        "quantize, and its tokens are meaningless."
                     )
                 place = pathlib.Path(folder, "model")
                 export_pretrained(self.summary.run.folder, place, force=True)
                 return VQTokenizer.from_hparams(place, **options)
-        # A model of images, a run without a checkpoint: there are curves.
+        # Models of images and runs without a checkpoint have curves only.
         except (OSError, ValueError, KeyError) as error:
             if self.summary.run is None or any(options.values()):
                 raise
@@ -123,8 +125,8 @@ class _Page:
             return None
 
     def measure(self, data, entries):
-        """Encode the recordings, by default the test set of the run or the
-        example of the model."""
+        """Encode recordings, by default the test set of the run or the example
+        of the model."""
         if entries is not None:
             self.measured = measure(self.tokenizer, entries)
             self.data = pathlib.Path(data).name
@@ -133,16 +135,14 @@ class _Page:
         if place is None:
             return
         try:
-            entries = read_recordings(place)
-            self.measured = measure(self.tokenizer, entries)
-        # The audio may be gone since.
-        except (OSError, ValueError) as error:
+            self.measured = measure(self.tokenizer, read_recordings(place))
+        except (OSError, ValueError) as error:  # E.g. the audio was removed.
             logger.warning("The report has no recordings: %s", error)
         self.data = "the test set" if self.summary.run else "the example"
 
     def collect(self, explicit):
-        """Collect the values: those of the recordings where they were given,
-        or no others are known."""
+        """Set the values to show. Those of the recordings take precedence if
+        ``explicit``, or if the summary has none."""
         self.values = dict(self.summary.values)
         self.measured_on = self.summary.measured_on
         run, measured = self.summary.run, self.measured
@@ -160,7 +160,7 @@ class _Page:
             **({} if pnmi is None else {"pnmi": pnmi}),
         }
         if explicit or "perplexity" not in self.values:
-            # Not of these recordings.
+            # The known error is not of these recordings.
             self.values.pop("reconstruction_error", None)
             self.values |= own
             self.measured_on = self.data
@@ -216,8 +216,8 @@ class _Page:
         }
 
     def _verdict(self):
-        """Judge the usage on held-out speech or, where that is too little, in
-        the training; return on what, too."""
+        """Judge the usage of the codebook on held-out speech or, if there is
+        too little of it, in training. Return the verdict and its data."""
         about = self.size, self.books, self.summary.preset
         verdict = judge(self.values, *about)
         if verdict.level == "unknown":
@@ -245,7 +245,7 @@ class _Page:
         return self.measured.phones if self.measured else []
 
     def _usage(self):
-        """Draw the usage of the codes, if there are enough tokens."""
+        """Draw the usage of the codes; None if there are too few tokens."""
         counts, source = None, "the recordings above, at full length"
         if self.measured is not None:
             counts = self.measured.counts
@@ -255,17 +255,17 @@ class _Page:
         if is_few(counts):
             return None
         others = [(other.name, other.counts()) for other in self.others]
-        others = [(name, some) for name, some in others if some is not None]
+        known = [(name, other) for name, other in others if other is not None]
         return {
-            "chart": usage_curves(counts, others),
+            "chart": usage_curves(counts, known),
             "source": source,
             "frames": int(counts[0].sum()),
         }
 
 
 def _players(tokenizer, measured, codes):
-    """Yield for each example its texts, clips of audio with their spectrograms,
-    tokens and phones."""
+    """Yield the template variables of each example: texts, audio with
+    spectrograms, tokens and phones."""
     if measured is None:
         return
     ipa = to_ipa(measured.phones)
@@ -278,7 +278,7 @@ def _players(tokenizer, measured, codes):
         names = ("Original", "Reconstruction")
         clips = zip(names, example.audio, example.mels, strict=True)
         tokens = example.tokens
-        # Tokens may end a little before the audio does.
+        # The audio may be up to one token longer than its tokens.
         share = len(tokens) / tokenizer.token_rate / example.seconds
         yield {
             "name": example.name,

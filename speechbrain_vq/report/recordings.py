@@ -1,4 +1,4 @@
-"""Encode held-out recordings: usage of the codes, phones, and examples."""
+"""Encode held-out recordings for a report: code usage, phones, examples."""
 
 import itertools
 import pathlib
@@ -27,17 +27,17 @@ from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from .images import audio, mel_spectrogram
 from .summary import Summary
 
-# Enough for the usage of a few thousand codes, and a minute of computation.
+# Enough speech to estimate the usage of a few thousand codes in a minute.
 MAX_MINUTES = 10.0
 MAX_EXAMPLES = 6
-# Of an example; twelve of them in FLAC are a third of the page's 10 MB.
+# Duration of an example. Twelve clips in FLAC make up a third of a 10 MB page.
 MIN_SECONDS, MAX_SECONDS = 2.0, 8.0
 
 
 class Example(NamedTuple):
-    """Utterance to listen to: its manifest entry, seconds to hear and of the
-    whole, tokens [T, C], the original and its reconstruction, as audio and
-    image, and their mel-cepstral distortion in dB."""
+    """Utterance to listen to: its manifest entry, duration of the excerpt and
+    of the whole recording in seconds, tokens [T, C], audio and mel spectrogram
+    of original and reconstruction, and mel-cepstral distortion in dB."""
 
     name: str
     entry: dict
@@ -50,9 +50,9 @@ class Example(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Measurements of a model on recordings: counts of the codes [C, K] and of
-    the phones and units [P, K] of the first codebook, names of the phones,
-    values by name, and examples."""
+    """Measurements of a model on recordings: number of utterances, their
+    duration in seconds, counts of codes [C, K], counts of phones and units
+    [P, K] of the first codebook, phone names, metrics by name, and examples."""
 
     utterances: int
     seconds: float
@@ -65,15 +65,14 @@ class Measured(NamedTuple):
     @property
     def distortion(self) -> float:
         """Mean mel-cepstral distortion of the examples, in dB."""
-        each = [example.distortion for example in self.examples]
-        return sum(each) / len(each)
+        return sum(e.distortion for e in self.examples) / len(self.examples)
 
 
 def read_recordings(
     data: str | pathlib.Path, data_root: str | pathlib.Path | None = None
 ) -> dict[str, dict]:
-    """Read a manifest, or list the audio of a file or folder as one; a folder
-    with a ``test.json`` is a prepared corpus."""
+    """Read a manifest, or create one of the audio in a file or folder. The
+    manifest of a prepared corpus is its ``test.json``."""
     path = pathlib.Path(data)
     if path.is_dir() and (path / "test.json").is_file():
         path = path / "test.json"
@@ -86,7 +85,7 @@ def read_recordings(
 
 
 def held_out(summary: Summary) -> pathlib.Path | None:
-    """Find the test set of a run, or the example of a model."""
+    """Find the test manifest of a run or the example of a model, if any."""
     if summary.run is None:
         example = summary.model / "example.wav"
         return example if example.is_file() else None
@@ -97,41 +96,39 @@ def held_out(summary: Summary) -> pathlib.Path | None:
 
 
 def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
-    """Encode up to ten minutes of the recordings of a manifest, and decode six
-    utterances. A ValueError tells if none of them can be encoded."""
+    """Encode up to ten minutes of the recordings in a manifest, and decode up
+    to six utterances. Raises ValueError if no recording can be encoded."""
     model = EvaluatedModel(tokenizer)
     phones, rate = PhoneInformation(), BitRate(tokenizer.codebook_size)
-    seconds, names, once = 0.0, [], torch.ones(1, dtype=torch.int32)
+    encoded, weight = {}, torch.ones(1, dtype=torch.int32)
     for utterance in model.utterances(_sample(entries, 60 * MAX_MINUTES)):
         if not len(utterance.tokens):
             continue
         for metric in (phones, rate):
-            metric.update(utterance, once)
-        seconds += utterance.seconds
-        names.append((utterance.name, utterance.seconds))
-    if not names:
+            metric.update(utterance, weight)
+        encoded[utterance.name] = entries[utterance.name], utterance.seconds
+    if not encoded:
         reason = next(iter(model.errors.values()), "there are none")
         raise ValueError(f"No recording can be encoded: {reason}")
-    counts = rate.tables()["code_counts"]
     tables = phones.tables()
     values = {
-        name: one.value
+        name: estimate.value
         for metric in (phones, rate)
-        for name, one in metric.compute().items()
+        for name, estimate in metric.compute().items()
     }
     return Measured(
-        len(names),
-        seconds,
-        counts,
+        len(encoded),
+        sum(seconds for _, seconds in encoded.values()),
+        rate.tables()["code_counts"],
         tables["phone_units"],
         tables["phones"],
         values,
-        _examples(tokenizer, {n: (entries[n], s) for n, s in names}),
+        _examples(tokenizer, encoded),
     )
 
 
-def _sample(entries, most_seconds):
-    """Draw utterances at random, up to a total length."""
+def _sample(entries, max_seconds):
+    """Draw utterances at random until ``max_seconds`` is exceeded."""
     names, sample, total = sorted(entries), {}, 0.0
     random.Random(0).shuffle(names)
     for name in names:
@@ -140,22 +137,23 @@ def _sample(entries, most_seconds):
             total += check_audio(entries[name]["wav"], decode=False)
         except AudioError:
             continue
-        if total > most_seconds:
+        if total > max_seconds:
             break
     return sample
 
 
 def _examples(tokenizer, utterances):
-    """Choose utterances of different speakers, those first that are heard as a
-    whole, and far apart by name: neighbours often begin with the same words."""
+    """Choose utterances of different speakers to decode. Those of 2 to 8 s,
+    which need no cut, come first. Names are spread out, as neighbors often
+    begin with the same words."""
     by_speaker: dict[str, list[tuple]] = {}
     for name, (entry, seconds) in sorted(utterances.items()):
         ranked = by_speaker.setdefault(entry.get("spk_id", ""), [])
         unfit = not MIN_SECONDS <= seconds <= MAX_SECONDS
-        # Any number of the first multiples of the golden ratio lies evenly.
+        # Multiples of the golden ratio modulo 1 are spread evenly.
         ranked.append((unfit, len(ranked) * 0.618034 % 1, name))
-    turns = itertools.zip_longest(*map(sorted, by_speaker.values()))
-    chosen = [one[-1] for turn in turns for one in turn if one]
+    rounds = itertools.zip_longest(*map(sorted, by_speaker.values()))
+    chosen = [rank[-1] for ranks in rounds for rank in ranks if rank]
     return [
         _example(tokenizer, name, *utterances[name])
         for name in chosen[:MAX_EXAMPLES]
@@ -164,13 +162,13 @@ def _examples(tokenizer, utterances):
 
 def _example(tokenizer, name, entry, whole):
     rate = tokenizer.sample_rate
-    # Of high sampling rates, as many samples.
+    # Bounds the number of samples at sampling rates above 24 kHz.
     longest = MAX_SECONDS * min(1, 24_000 / rate)
     wav = read_audio(entry["wav"], rate, duration=longest)
     with tempfile.TemporaryDirectory() as folder:
         paths = [pathlib.Path(folder, f"{n}.flac") for n in ("x", "y")]
         soundfile.write(paths[0], wav.numpy(), rate)
-        # As loud as the original.
+        # `reconstruct_file` matches the level of the original.
         tokens = tokenizer.unfold(tokenizer.reconstruct_file(*paths).cpu())
         decoded = torch.from_numpy(soundfile.read(paths[1], dtype="float32")[0])
         clips = tuple(audio(path) for path in paths)

@@ -1,4 +1,4 @@
-"""Find out how a run was made: its command and its changes to the yaml."""
+"""How to reproduce a run: its command and its changes to the yaml."""
 
 import pathlib
 import re
@@ -13,15 +13,15 @@ from speechbrain_vq.versions import versions
 
 from .summary import Summary
 
-# They name places, not what is trained.
+# Keys that do not affect the training.
 _PLACES = ("data_folder", "output_folder", "manifest_folder", "save_folder")
-# Of a run on a folder of recordings.
+# Written by a run on a folder of recordings.
 COMMAND_FILE = "command.txt"
 _ORIGIN = re.compile(r"^# Generated .* from:\s*^# (.+)$", re.MULTILINE)
 
 
 class Change(NamedTuple):
-    """A key of the run's yaml, its value, and that of the recipe or preset."""
+    """Key of a run's yaml, its value, and that of the recipe or preset."""
 
     key: str
     value: Any
@@ -29,8 +29,8 @@ class Change(NamedTuple):
 
 
 def changes(summary: Summary) -> list[Change]:
-    """List in which scalars the yaml of a run differs from its recipe's and
-    from its preset; empty where these are not known."""
+    """List the scalars of a run's yaml that differ from its recipe and preset;
+    empty if these are unknown."""
     if summary.run is None:
         return []
     hparams, changed = summary.run.hparams, []
@@ -38,9 +38,9 @@ def changes(summary: Summary) -> list[Change]:
     if recipe is not None:
         for key, default in recipe[1].items():
             value = hparams.get(key, default)
-            # Values that follow from others change with them.
-            fixed = _is_scalar(value) and not _is_reference(default)
-            if fixed and value != default and key not in _PLACES:
+            # Expressions such as `!ref` change only with the keys they use.
+            is_own = _is_scalar(value) and not _is_tagged(default)
+            if is_own and value != default and key not in _PLACES:
                 changed.append(Change(key, value, default))
     if summary.preset and isinstance(hparams.get("vq"), dict):
         try:
@@ -54,8 +54,8 @@ def changes(summary: Summary) -> list[Change]:
 
 
 def command(summary: Summary) -> str | None:
-    """Write the command that repeats a run: the one that the run recorded, or
-    one of its recipe, where that is known."""
+    """Return the command that repeats a run: the one that it recorded, else one
+    with its recipe and changes, else None."""
     if summary.run is None:
         return None
     recorded = summary.run.folder / COMMAND_FILE
@@ -78,7 +78,7 @@ def command(summary: Summary) -> str | None:
 
 
 def facts(summary: Summary) -> list[tuple[str, Any]]:
-    """List what a run depends on beside its yaml: names and values."""
+    """Return names and values of what a run depends on besides its yaml."""
     rows = {"seed": summary.seed}
     if summary.run is not None:
         corpus = summary.run.corpus
@@ -96,14 +96,15 @@ def _in_lines(start, options):
 
 
 def _recipe_yaml(run):
-    """Find the yaml of the recipe that a run was made with, and its values."""
+    """Find the recipe's yaml that a run used. Return its path and values."""
     section = run.hparams.get("inference") or {}
     head = (run.folder / "hyperparams.yaml").read_text("utf-8")[:2000]
     origin = _ORIGIN.search(head)
     name = pathlib.Path(origin[1].strip()).name if origin else "train.yaml"
     try:
         folder = recipe_path(f"{section['recipe']}/train.py").parent / "hparams"
-        # Of a variant, the file that it includes was noted.
+        # For a variant, SpeechBrain records the file at the end of its
+        # includes, which may belong to another recipe.
         path = folder / name if (folder / name).is_file() else None
         path = path or folder / "train.yaml"
         _, values, overrides = read_recipe(str(path))
@@ -117,5 +118,5 @@ def _is_scalar(value):
     return isinstance(value, str | int | float | None)
 
 
-def _is_reference(value):
+def _is_tagged(value):
     return hasattr(value, "tag") and value.tag.value is not None

@@ -1,4 +1,4 @@
-"""Summarize a run or a model in one row, and judge its codebook."""
+"""Summarize a run or a model, and judge the usage of its codebook."""
 
 import math
 import pathlib
@@ -11,11 +11,11 @@ from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import CONFIG
 from speechbrain_vq.publish.run import Run, read_trainer_state
 
-# Of a codebook that is used well, and of one that has collapsed: codes used
-# and perplexity, as shares of what as many frames of evenly used codes have.
+# Thresholds of a good and of a collapsed codebook: used codes and perplexity,
+# relative to uniform usage on the same number of frames.
 GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
 COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
-# Medians of one codebook of 512: the base cell of benchmarks/grid_recorded.md.
+# Medians of one codebook of 512, base cell of benchmarks/grid_recorded.md.
 REFERENCES = {
     "used_codes_percent": {"vanilla": 5, "robust": 100},
     "perplexity": {"vanilla": 6, "robust": 332},
@@ -23,7 +23,7 @@ REFERENCES = {
     "pnmi": {"vanilla": 0.180, "k-means": 0.509},
 }
 REFERENCE_SIZE = 512
-# Frames for a code, below which usage says nothing.
+# Minimum number of frames per code to judge the usage.
 FRAMES_PER_CODE = 4
 # Metrics of a summary; vectors is the number of frames.
 _NAMES = (
@@ -33,10 +33,10 @@ _NAMES = (
 
 
 class Summary(NamedTuple):
-    """One row of a comparison; what is not known is None.
+    """Row of a comparison of runs and models; unknown fields are None.
 
-    ``values`` has those of ``_NAMES`` that are known, of the data that
-    ``measured_on`` names; ``trained`` has those of the last epoch of training.
+    ``values`` are the known metrics on the data that ``measured_on`` names, and
+    ``trained`` those of the last epoch of training.
     """
 
     name: str
@@ -51,8 +51,8 @@ class Summary(NamedTuple):
     model: pathlib.Path | None
 
     def counts(self) -> torch.Tensor | None:
-        """Read how often each code was used in the last epoch of the training,
-        [C, K], from the latest checkpoint of a run."""
+        """Read the counts of codes [C, K] in the last epoch of training from
+        the latest checkpoint of a run; None if there are none."""
         try:
             state = read_trainer_state(self.run.latest) if self.run else {}
         except OSError:
@@ -65,8 +65,8 @@ class Summary(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Judgment of a codebook: ``level`` is good, fair, collapsed or unknown,
-    ``advice`` what to try."""
+    """Verdict on a codebook: ``level`` is good, fair, collapsed or unknown, and
+    ``advice`` lists what to try."""
 
     level: str
     text: str
@@ -76,8 +76,8 @@ class Verdict(NamedTuple):
 def summarize(
     place: str | pathlib.Path, revision: str | None = None
 ) -> Summary:
-    """Read what a run or a model, given by its folder or name, says of itself;
-    a FileNotFoundError if it is neither.
+    """Read the summary of a run or a model, given by its folder or name. Raises
+    FileNotFoundError if there is none.
 
     Example
     -------
@@ -86,7 +86,7 @@ def summarize(
     """
     folder = pathlib.Path(place)
     if not folder.is_dir():
-        # A folder of the cache is named by its commit.
+        # Named as given: a folder in the Hub's cache has the name of a commit.
         return _of_model(download(place, revision), str(place))
     if (folder / CONFIG).is_file():
         return _of_model(folder, _name(folder))
@@ -126,10 +126,11 @@ def judge(
     num_codebooks: int = 1,
     preset: str | None = None,
 ) -> Verdict:
-    """Judge the usage of a codebook in one sentence, by ``used_codes_percent``
-    (of all codes), ``perplexity`` and, where known, ``vectors``, the number of
-    frames, and ``reconstruction_error``. The preset of the training decides
-    what to try.
+    """Judge the usage of a codebook in one sentence.
+
+    ``values`` are ``used_codes_percent``, ``perplexity`` and, if known,
+    ``vectors`` (the number of frames) and ``reconstruction_error``. ``preset``
+    is that of the training, for the advice.
 
     Example
     -------
@@ -142,43 +143,43 @@ def judge(
     if used is None or perplexity is None or not size:
         return Verdict("unknown", "The usage of the codebook is not known.")
     codes = f"{num_codebooks} × {size}" if num_codebooks > 1 else f"{size}"
-    what = f"{used:.0f} % of {codes} codes used, perplexity {perplexity:.3g}"
+    usage = f"{used:.0f} % of {codes} codes used, perplexity {perplexity:.3g}"
     frames = values.get("vectors") or math.inf
-    # Of evenly used codes, those that so few frames would find.
+    # Expected share of codes that occur in so many frames of uniform usage.
     possible = 1 - (1 - 1 / size) ** min(frames, 10**9)
-    used, even = used / 100 / possible, perplexity / size / possible
-    if used < COLLAPSED_USED or even < COLLAPSED_PERPLEXITY:
-        text = f"{what}: the codebook has collapsed."
+    used, perplexity = used / 100 / possible, perplexity / size / possible
+    if used < COLLAPSED_USED or perplexity < COLLAPSED_PERPLEXITY:
+        text = f"{usage}: the codebook has collapsed."
         return Verdict("collapsed", text, _advice(preset))
     if frames < FRAMES_PER_CODE * size:
         text = (
-            f"{what}: {frames:,} frames are too few to judge it, but there is "
+            f"{usage}: {frames:,} frames are too few to judge it, but there is "
             "no sign of collapse."
         )
         return Verdict("unknown", text)
-    if used < GOOD_USED or even < GOOD_PERPLEXITY:
-        text = f"{what}: much of the codebook is idle."
+    if used < GOOD_USED or perplexity < GOOD_PERPLEXITY:
+        text = f"{usage}: much of the codebook is idle."
         return Verdict("fair", text, _advice(preset))
     error = values.get("reconstruction_error", 0)
     vanilla, robust = REFERENCES["reconstruction_error"].values()
     comparable = (num_codebooks, size) == (1, REFERENCE_SIZE)
     if comparable and error > (vanilla + robust) / 2:
         text = (
-            f"{what}: no sign of collapse. But the reconstruction error of "
+            f"{usage}: no sign of collapse. But the reconstruction error of "
             f"{error:.3f} is nearer to that of vanilla in the benchmarks, "
             f"{vanilla}, than to that of robust, {robust}."
         )
         advice = (
-            "Train longer, with more --steps, or on more speech: the "
-            "error goes on falling once the codebook is in use."
+            "Train longer, with more --steps, or on more speech: the error "
+            "keeps falling once the codebook is in use."
         )
         return Verdict("fair", text, (advice,))
-    return Verdict("good", f"{what}: no sign of collapse.")
+    return Verdict("good", f"{usage}: no sign of collapse.")
 
 
 def _name(folder: pathlib.Path) -> str:
-    """Name a run or a model by its folder; where that is only a seed, or
-    ``model``, with the folder around it."""
+    """Return the name of a folder, with that of its parent if it is only a
+    seed or ``model``."""
     folder = folder.resolve()
     if folder.name.isdigit() or folder.name == "model":
         return f"{folder.parent.name}/{folder.name}"
@@ -191,13 +192,13 @@ def _advice(preset):
         now = f"now {preset}" if preset else "the default of the recipes"
         advice.append(
             f"Train with --preset=robust ({now}): it re-initializes the "
-            "codebook by k-means and lets it learn faster."
+            "codebook by k-means and raises its learning rate."
         )
     return (
         *advice,
         "Train longer, with more --steps: the codebook is "
         "re-initialized until 80 % of the run.",
-        "Give more or more varied speech, or take fewer codes, for example "
+        "Use more speech, more varied speech, or fewer codes, for example "
         "--codebook_size=128.",
     )
 
@@ -220,7 +221,7 @@ def _of_model(folder, name):
 
 
 def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
-    """Take the metrics of a stage that are numbers."""
+    """Select the metrics of a stage that are finite numbers."""
     numbers = {}
     for name in _NAMES:
         value = values.get(stage + name, values.get(name))

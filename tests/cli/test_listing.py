@@ -1,4 +1,4 @@
-"""What there is to train by is listed, and can be written out."""
+"""The recipes to train with are listed, and can be printed."""
 
 import pytest
 from click.testing import CliRunner

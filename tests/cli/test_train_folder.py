@@ -136,7 +136,7 @@ def test_ctrl_c_says_how_to_go_on(recordings, tmp_path):
     first.stdout.read()
     errors = first.stderr.read()
     assert first.wait() == 130
-    assert "Interrupted. The same command goes on from here." in errors
+    assert "Interrupted. Run the same command again to resume." in errors
     assert "Traceback" not in errors
     result = run(tmp_path, *command)
     assert result.returncode == 0, result.stdout + result.stderr

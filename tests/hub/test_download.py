@@ -51,7 +51,7 @@ def test_a_folder_is_used_as_it_is(hub, tmp_path):
         ("model", {"savedir": "x.ckpt"}, "x.ckpt is a file: name"),
         ("x.ckpt", {}, "is a file"),
         *(
-            (name, {}, "no folder .*organisation/")
+            (name, {}, "no folder .*organization/")
             for name in ("./mode", "/no/such", "a/b/c", "~/none", "a\\b", "no")
         ),
     ],
@@ -165,7 +165,7 @@ def test_offline_from_the_cache(hub, files, monkeypatch, by_environment):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert download(ID, **options) == folder
-    with pytest.raises(HubError, match="wholly, in the cache.*HF_HUB_OFFLINE"):
+    with pytest.raises(HubError, match="completely in the cache.*HF_HUB"):
         download(ID, revision="v2", **options)
     assert not hub.log
     with pytest.raises(ValueError, match="contradict"):
@@ -216,7 +216,7 @@ def test_away_and_nothing_in_the_cache(hub, revision, no_waiting):
 def test_a_download_that_breaks_leaves_no_half_model(hub, files):
     hub.put(ID, files)
     hub.cut("model.safetensors", after=100, times=99)
-    with pytest.raises(HubError, match="run the same again"):
+    with pytest.raises(HubError, match="try again"):
         download(ID)
     with pytest.raises(HubError):
         download(ID, local_files_only=True)
@@ -270,7 +270,7 @@ def test_what_a_repository_lacks_is_named(hub, files, name):
     del files[name]
     commit = hub.put(ID, {**files, "model.ckpt": "x"})
     with pytest.raises(
-        HubError, match=f"at commit {commit} is no model.* no {name}"
+        HubError, match=f"at commit {commit} cannot be loaded.* no {name}"
     ):
         download(ID)
     with pytest.raises(HubError) as raised:

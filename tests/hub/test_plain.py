@@ -132,6 +132,13 @@ def test_only_the_pretrainer_of_speechbrain_is_not_looked_at(tmp_path):
         load(tmp_path, "!apply:os.system {a: 1}")
 
 
+def test_an_override_follows_references(tmp_path):
+    changes = {"modules": {"first": {"out_features": 5}}}
+    built = load(tmp_path, HONEST, overrides=changes)
+    assert built["modules"]["first"] is built["linear"]
+    assert built["linear"].out_features == 5
+
+
 def test_every_buildable_class_is_there():
     for name, entry in BUILDABLE.items():
         assert issubclass(entry.find(), torch.nn.Module), name

@@ -75,5 +75,5 @@ def test_misuse_is_reported():
     pretrainer = WeightsPretrainer({})
     with pytest.raises(ValueError, match="collect_files"):
         pretrainer.load_collected()
-    with pytest.raises(ValueError, match="where to take"):
+    with pytest.raises(ValueError, match="Give a default_source"):
         pretrainer.collect_files()

@@ -17,9 +17,9 @@ def test_what_is_missing_is_named():
         HPARAMS_NEEDED = ["sample_rate"]
 
     encoder = {"encoder": torch.nn.Linear(2, 2)}
-    with pytest.raises(ValueError, match="Needy needs .* head are missing"):
+    with pytest.raises(ValueError, match="Needy needs .* Missing: head"):
         Needy(encoder, {"sample_rate": 1})
-    with pytest.raises(ValueError, match="sample_rate are missing"):
+    with pytest.raises(ValueError, match="Missing: sample_rate"):
         Needy({**encoder, "head": torch.nn.Linear(2, 2)}, {})
 
 

@@ -106,7 +106,7 @@ def test_overrides(model, build):
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 9999, "\xff"])
 def test_a_broken_config_is_named(model, text):
     (model / "config.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"config\.json is no json object"):
+    with pytest.raises(ValueError, match=r"config\.json is not a JSON object"):
         VQTokenizer.from_hparams(model)
 
 

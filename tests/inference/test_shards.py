@@ -86,7 +86,7 @@ def test_shards_have_the_rows_of_a_token_file(
         )
         assert done.done == 8 + (format == "jsonl")
         assert len(done.bad) == 3 - (format == "jsonl")
-    assert "no text, as data sets" in str(done.bad)
+    assert "not UTF-8, as data sets" in str(done.bad)
     lines = by_path(read_tokens(tmp_path / "a.jsonl"))
     del lines[str(folder / "no\udce9text.wav")]
     assert by_path(load(tmp_path / "a", tmp_path)) == lines
@@ -188,7 +188,7 @@ def test_rows_of_a_data_set_keep_their_columns(tokenizer, rows, tmp_path, kind):
 def test_what_cannot_be_written_to_or_read_is_told(
     tokenizer, folder, rows, tmp_path
 ):
-    with pytest.raises(FileExistsError, match="holds other things, such as"):
+    with pytest.raises(FileExistsError, match="has other files, such as"):
         tokenize_to(folder, [folder], tokenizer, "parquet", overwrite=True)
     assert (folder / "deep").exists()
     foreign = tmp_path / "foreign"

@@ -177,7 +177,7 @@ def test_the_options_of_the_command(run, tmp_path):
 @pytest.mark.parametrize(
     "option, hint",
     [
-        ("--repo-id=name", "organisation/name"),
+        ("--repo-id=name", "organization/name"),
         ("--repo-id=org/a b", "cannot be a repository"),
         ("--min-key=los", "Did you mean 'loss'?"),
     ],
@@ -199,7 +199,7 @@ def test_recordings_of_ones_own_are_called_that(tmp_path):
     run, _ = write_run(tmp_path / "run", yaml=yaml)
     write_minispeech(run, corpus="audio")
     card = load_card(export_pretrained(run, tmp_path / "model"))
-    assert "on recordings of its own" in card.text
+    assert "on the author's own recordings" in card.text
     assert "MiniSpeech" not in card.text
     assert "\nMine.\n" in card.text and "recipe `A/b`" in card.text
     assert card.data.tags == ["x"]
@@ -248,7 +248,7 @@ def test_what_is_not_known_is_not_made_up(tmp_path, caplog):
     Run.open(run).write_corpus()
     text = read_training_text(run, tmp_path / "model")
     assert "The training data is unknown." in text
-    assert "recordings of its own" not in text
+    assert "the author's own recordings" not in text
     assert "manifests were not found" in caplog.text
 
 

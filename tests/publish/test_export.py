@@ -172,7 +172,7 @@ def test_a_recipe_of_another_kind_is_exported_by_its_yaml_alone(tmp_path):
     [
         ("sample_rate: 16000", "", "lacks sample_rate"),
         ("lr: 0.001", "inference: {{keys: [phones]}}", "lacks phones"),
-        ("lr: 0.001", "inference: {{kyes: []}}", "has kyes; it takes"),
+        ("lr: 0.001", "inference: {{kyes: []}}", "unknown keys: kyes. Its"),
         ("lr: 0.001", "inference: {{interface: Nobody}}", "Nobody cannot be"),
         ("lr: 0.001", "inference: {{files: [a.py]}}", "a.py would not be"),
         ("token_rate: 50.0", "token_rate: /home/me", "/home/me, a path"),
@@ -219,7 +219,9 @@ def test_a_choice_that_is_none_is_reported(tmp_path):
         ValueError, match="No checkpoint has a metric 'los'.* loss"
     ):
         export_pretrained(run, place, min_key="los")
-    with pytest.raises(FileNotFoundError, match="no checkpoint CKPT, but CKP"):
+    with pytest.raises(
+        FileNotFoundError, match="no checkpoint CKPT. There are CKP"
+    ):
         export_pretrained(run, place, checkpoint="CKPT")
     with pytest.raises(ValueError, match="one of"):
         export_pretrained(run, place, min_key="loss", max_key="loss")
@@ -414,10 +416,10 @@ def test_what_is_no_export_is_never_replaced(tmp_path, name):
     run, _ = write_run(tmp_path / "run")
     model = export_pretrained(run, tmp_path / "model")
     (model / name).write_text("mine")
-    with pytest.raises(FileExistsError, match=f"holds {name}.*lost"):
+    with pytest.raises(FileExistsError, match=f"contains {name}.*lost"):
         export_pretrained(run, model, force=True)
     assert (model / name).read_text() == "mine"
-    with pytest.raises(FileExistsError, match="is no folder"):
+    with pytest.raises(FileExistsError, match="is not a folder"):
         export_pretrained(run, run / "hyperparams.yaml")
 
 

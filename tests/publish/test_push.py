@@ -253,11 +253,11 @@ NO_RIGHT = "no right.*{}.*to alice, lab"
         (ID, "public", {"private": True}, "exists and is public"),
         (
             *(ID, "public", {"revision": "no..where", "create_pr": True}),
-            "^(?!.*Run the same again)",
+            "^(?!.*Push again)",
         ),
-        (ID, "public", {"revision": "a..b"}, "^(?!.*Run the same again)"),
-        ("bob/model", None, {}, NO_RIGHT.format("no organisation 'bob'")),
-        ("bob/model", "private", {}, NO_RIGHT.format("no organisation 'bob'")),
+        (ID, "public", {"revision": "a..b"}, "^(?!.*Push again)"),
+        ("bob/model", None, {}, NO_RIGHT.format("no organization 'bob'")),
+        ("bob/model", "private", {}, NO_RIGHT.format("no organization 'bob'")),
         ("bob/model", "public", {}, NO_RIGHT.format("exists and be")),
     ],
 )
@@ -305,15 +305,12 @@ STEPS = ("/api/repos/create", "/preupload/", "/objects/batch", "/commit/")
 @pytest.mark.parametrize(
     "status, where, message",
     [
-        *(
-            (429, step, "Too many requests.*Run the same again")
-            for step in STEPS
-        ),
-        *((500, step, "has trouble.*Run the same again") for step in STEPS),
+        *((429, step, "Too many requests.*Push again") for step in STEPS),
+        *((500, step, "has trouble.*Push again") for step in STEPS),
         (412, "/commit/", "Someone else pushed"),
         # A proxy's page in place of the Hub's answer to the card.
-        (502, "/validate-yaml", "Run the same again"),
-        (403, "/presigned/", "no right"),
+        (502, "/validate-yaml", "Push again"),
+        (403, "/presigned/", "no access"),
         (500, "/presigned/", "trouble"),
     ],
 )
@@ -334,7 +331,7 @@ def test_cut_in_the_middle_of_the_upload_and_gone(hub, folder, no_waiting):
     before = hub.put(ID)
     hub.cut_upload(after=100, times=99, method="PUT")
     for _ in range(2):
-        with pytest.raises(HubError, match="cannot be reached.*the same again"):
+        with pytest.raises(HubError, match="cannot be reached.*Push again"):
             push_to_hub(folder, ID)
         hub.stop()
     hub.start()
@@ -347,7 +344,7 @@ def test_cut_in_the_middle_of_the_upload_and_gone(hub, folder, no_waiting):
 def test_cut_after_the_commit_the_same_again_is_enough(hub, folder):
     hub.put(ID)
     hub.cut("/commit/", method="POST")
-    with pytest.raises(HubError, match="as it was, or has all of it"):
+    with pytest.raises(HubError, match="unchanged, or has all of the commit"):
         push_to_hub(folder, ID, tag="v1")
     assert is_same(hub, folder)
     url = push_to_hub(folder, ID, tag="v1")

@@ -181,7 +181,7 @@ def test_an_argument_that_belongs_to_no_option_is_refused(variant, before):
     "option, message",
     [
         ("--sise=3", "'--sise'. Did you mean '--size'"),
-        ("--size=big", "--size=big: size is a number"),
+        ("--size=big", "--size=big: size must be a number"),
     ],
 )
 def test_what_no_recipe_takes_is_refused(name, option, message, variant):
@@ -192,7 +192,9 @@ def test_what_no_recipe_takes_is_refused(name, option, message, variant):
 def test_the_limit_of_steps_is_a_number():
     _, options, _ = parse(UNITS, "--data_folder=x", "--optimizer_step_limit=5")
     assert options["optimizer_step_limit"] == 5
-    with pytest.raises(ValueError, match="limit=many: it is a number of steps"):
+    with pytest.raises(
+        ValueError, match="limit=many: must be a number of steps"
+    ):
         parse(UNITS, "--data_folder=x", "--optimizer_step_limit=many")
 
 

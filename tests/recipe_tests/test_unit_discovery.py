@@ -91,5 +91,5 @@ def test_files_that_break_after_their_preparation_end_no_run(tmp_path):
     for name in ("train11", "valid3", "test3"):
         assert f"{name}.flac: cannot be read" in log
         assert log.count(f"{name}.flac") == 1 + (name == "train11")
-    assert log.count("counts as silence from now on, as file ") == 3
-    assert "as file 3: 10 of them end the run" in log
+    assert log.count("replaced by silence from now on") == 3
+    assert "Lost files so far: 3; the run ends at 10." in log
