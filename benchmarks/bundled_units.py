@@ -28,7 +28,7 @@ METRICS = {
     "pnmi": "PNMI",
     "abx_within_speaker_any_context_codewords": "ABX within speakers",
     "abx_across_speaker_any_context_codewords": "ABX across speakers",
-    "abx_within_speaker_any_context_units": "of bare codes, within",
+    "abx_within_speaker_any_context_units": "bare codes, within",
     "abx_across_speaker_any_context_units": "across",
 }
 
@@ -53,9 +53,9 @@ def load_hparams():
     "groups",
     multiple=True,
     default=(
-        "Italian, a voice and a language it never met=it_IT_m_Carlo",
-        "Spanish, a voice it never met=es_tux",
-        "Spanish, that voice and one of its training=es_tux,es_MX_f_Allison",
+        "Italian, unseen voice and language=it_IT_m_Carlo",
+        "Spanish, unseen voice=es_tux",
+        "Spanish, that voice and a training voice=es_tux,es_MX_f_Allison",
     ),
     metavar="TITLE=SPEAKERS",
     help="Row of the table, with the names of its speakers.",
@@ -104,7 +104,8 @@ def main(train, data, groups):
         "packages: `units`, and k-means of utterance-normalized log-mels with "
         "two frames per token. Phones are from forced alignment. ABX is an "
         "error rate with phones in any context (0.5 is chance), for codewords "
-        "unless codes are named. One training of 2,000 steps, seed 1234.",
+        "or, in the last two columns, for bare codes. One training of 2,000 "
+        "steps, seed 1234.",
         "",
         "| speech | units | " + " | ".join(METRICS.values()) + " |",
         "|---|---" + "|---" * len(METRICS) + "|",
