@@ -590,14 +590,14 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
         data[name] = load(pathlib.Path(folder), cache / f"{name}.pt")
     path = out.with_suffix(".jsonl")
     lines = read_lines(path)
-    done = {(x["method"], x["cell"], x["seed"]) for x in lines}
+    finished = {(x["method"], x["cell"], x["seed"]) for x in lines}
     for seed in range(1, seeds + 1):
         for cell in cells:
             config = {**BASE, "task": task, **CELLS[cell]}
             if config["task"] not in data or (seed > 1 and cell in LONG):
                 continue
             for method in methods:
-                if (method, cell, seed) in done:
+                if (method, cell, seed) in finished:
                     continue
                 line = run(
                     method, cell, config, seed, data[config["task"]], split

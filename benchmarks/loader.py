@@ -33,7 +33,7 @@ LIBRARIES = ("speechbrain", "HyperPyYAML", "ruamel.yaml", "PyYAML")
 def page(stock: dict, ours: dict) -> list[str]:
     """Build the page on the effect of each attack on both loaders."""
     refused = sum(x["did"].startswith("refuses") for x in ours.values())
-    most = max(x["megabytes"] or 0 for x in ours.values())
+    most_memory = max(x["megabytes"] or 0 for x in ours.values())
     longest = max(x["seconds"] or 0 for x in ours.values())
     rows = [row(name, stock, ours) for name in stock]
     return [
@@ -46,7 +46,7 @@ def page(stock: dict, ours: dict) -> list[str]:
         f"{SECONDS} s of CPU time. The table has the attacks on HyperPyYAML; "
         f"with {len(OURS)} aimed at `load_pretrained` there are {len(ours)}. "
         f"`load_pretrained` refuses {refused} of them, and takes at most "
-        f"{most:.0f} MiB and {longest:.1f} s.",
+        f"{most_memory:.0f} MiB and {longest:.1f} s.",
         "",
         versions_line(*LIBRARIES),
         "",

@@ -406,7 +406,7 @@ def main(model, corpus, sources, whisper, report_only, samples, output):
         write_samples(samples, systems(model), recordings(sources, corpus))
         return
     lines = read_lines(output)
-    done = {(line.get("recording"), line["system"]) for line in lines}
+    finished = {(line.get("recording"), line["system"]) for line in lines}
     packages = ("faster-whisper", "pesq", "pycodec2", "praat-parselmouth")
     made_by = {"versions": versions(*packages)}
 
@@ -421,14 +421,14 @@ def main(model, corpus, sources, whisper, report_only, samples, output):
             ("units", None),
         ):
             system = name + (GRIFFIN_LIM if vocoder else "")
-            if (None, system) not in done:
+            if (None, system) not in finished:
                 wav = read_audio(sources / JFK, RATE)
                 times = times_real_time(name, wav, vocoder)
                 add({"system": system, **times})
         codecs, measures = systems(model), Measures(whisper)
         for name, group, wav, words in recordings(sources, corpus):
             for system, codec in codecs.items():
-                if (name, system) in done:
+                if (name, system) in finished:
                     continue
                 out, bits = codec(wav)
                 line = {

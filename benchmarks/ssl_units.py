@@ -581,12 +581,12 @@ def main(
     layer = int(max(pnmis, key=pnmis.get))
     moments, splits = standardize(data, layer)
     features = [x for _, x, _ in splits["train"]]
-    done = {
+    finished = {
         (x["method"], x["seed"])
         for x in lines
         if "method" in x and "per" not in x
     }
-    if ("features", 1) not in done:
+    if ("features", 1) not in finished:
         metrics = evaluate(
             lambda x: (torch.zeros(len(x), 1, dtype=torch.int64), x),
             splits["test"],
@@ -595,7 +595,7 @@ def main(
         add({"method": "features", "seed": 1, **abx})
     for seed in range(1, seeds + 1):
         for name in methods.split(";") if methods else METHODS:
-            if (name, seed) in done:
+            if (name, seed) in finished:
                 continue
             method = METHODS[name]
             start = time.process_time()
@@ -605,10 +605,10 @@ def main(
                 units = as_one(units, 22)
             metrics = evaluate(units, splits["test"])
             add({"method": name, "seed": seed, **metrics, "seconds": seconds})
-    done = {(x["method"], x["seed"]) for x in lines if "per" in x}
+    finished = {(x["method"], x["seed"]) for x in lines if "per" in x}
     for seed in range(1, recognizers + 1):
         for name in RECOGNIZED:
-            if (name, seed) in done:
+            if (name, seed) in finished:
                 continue
             folder = cache / re.sub(r"\W+", "-", f"per-{name}-{seed}")
             file = folder / "tokens.pt"

@@ -110,10 +110,10 @@ def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
     if not source.is_dir():
         return None
     installed = f"usr/share/festival/voices/russian/{VOICE}"
-    places = [source, source / VOICE, source / installed]
+    folders = [source, source / VOICE, source / installed]
     parts = ("lab", "wav")
     return next(
-        (p for p in places if any((p / x).is_dir() for x in parts)), None
+        (p for p in folders if any((p / x).is_dir() for x in parts)), None
     )
 
 

@@ -529,22 +529,22 @@ def _split(
     sizes = collections.Counter(utt["spk_id"] for utt in utts.values())
     unseen = _held_out(shuffled(sizes), sizes, part)
     test = [u for u in order if utts[u]["spk_id"] in unseen]
-    rest = [u for u in order if utts[u]["spk_id"] not in unseen]
+    seen = [u for u in order if utts[u]["spk_id"] not in unseen]
     if not unseen:
-        test, rest = rest[part : 2 * part], rest[:part] + rest[2 * part :]
-    if part >= len(rest):
+        test, seen = seen[part : 2 * part], seen[:part] + seen[2 * part :]
+    if part >= len(seen):
         raise ValueError(
             f"{source} holds too few readable audio files, {len(order)}: none "
             f"is left to train on after {part} for validation and {len(test)} "
             "for the test. Add files, or cut long ones into pieces."
         )
-    home = {
-        **dict.fromkeys(rest, "train"),
-        **dict.fromkeys(rest[:part], "valid"),
+    split_of = {
+        **dict.fromkeys(seen, "train"),
+        **dict.fromkeys(seen[:part], "valid"),
         **dict.fromkeys(test, "test"),
     }
     return {
-        split: {u: utt for u, utt in utts.items() if home[u] == split}
+        split: {u: utt for u, utt in utts.items() if split_of[u] == split}
         for split in SPLITS
     }
 

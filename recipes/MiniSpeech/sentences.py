@@ -50,7 +50,7 @@ def sentences(rng: random.Random, split: str) -> Iterator[str]:
         )
         text = text[0].upper() + text[1:]
         share = zlib.crc32(text.encode()) % 10
-        home = {0: "valid", 1: "test"}.get(share, "train")
-        if home == split and text not in seen:
+        text_split = {0: "valid", 1: "test"}.get(share, "train")
+        if text_split == split and text not in seen:
             seen.add(text)
             yield text

@@ -224,14 +224,14 @@ def _split(
     sentences = order(set(sentence.values()))
     valid = math.ceil(valid_fraction * len(sentences))
     test = valid + math.ceil(test_fraction * len(sentences))
-    home = {
+    split_of = {
         **dict.fromkeys(sentences[:valid], "valid"),
         **dict.fromkeys(sentences[valid:test], "test"),
         **dict.fromkeys(sentences[test:], "train"),
     }
     splits: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     for name, utt in utts.items():
-        split = home[sentence[name]]
+        split = split_of[sentence[name]]
         if split == "test" or utt["spk_id"] not in unseen:
             splits[split][name] = utt
     left_out = len(utts) - sum(map(len, splits.values()))

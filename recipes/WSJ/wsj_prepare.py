@@ -117,10 +117,10 @@ def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
         discs = [i for i, part in enumerate(parts) if DISC.fullmatch(part)]
         parts = parts[discs[-1] :] if discs else parts
         # Use the first match, as lists are also in wsj1/doc/indices/wsj1.
-        home = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
-        for name in names if home else ():
+        starts = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
+        for name in names if starts else ():
             if pathlib.PurePath(name.lower()).suffix in SUFFIXES:
-                key = "/".join([*parts[home[0] :], name.lower()])
+                key = "/".join([*parts[starts[0] :], name.lower()])
                 files.setdefault(key, pathlib.Path(parent, name))
     if not files:
         raise FileNotFoundError(f"{source} has no files of WSJ. {LAYOUT}")

@@ -30,8 +30,8 @@ def unpack(
             _copy_matches(file, package, pattern, folder)
             return
     raise ValueError(
-        f"{package} is no Debian package: it has no data.tar, only "
-        f"{', '.join(names) or 'an empty archive'}."
+        f"{package} is no Debian package: it has no data.tar (members: "
+        f"{', '.join(names) or 'none'})."
     )
 
 

@@ -296,8 +296,8 @@ def finish(hparams: dict, *results: dict) -> None:
     manifests = None
     interface = hparams.get("inference", {}).get("interface")
     if interface in ("VQTokenizer", "VoiceConverter"):
-        places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
-        folders = [pathlib.Path(place) for place in places if place]
+        keys = ("data_folder", "manifest_folder")
+        folders = [pathlib.Path(hparams[k]) for k in keys if hparams.get(k)]
         manifests = next(
             (f for f in folders if (f / "test.json").is_file()), None
         )

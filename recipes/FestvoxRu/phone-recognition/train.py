@@ -14,7 +14,7 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
 
-# The Brain and its data pipeline
+# PhoneBrain and its data pipeline
 phones = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
 
-# The Brain and its data pipeline
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from speechbrain_vq.hub.download import download_encoder
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import open_stream
 
-# The Brain and its data pipeline
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 

@@ -17,7 +17,7 @@ from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import open_stream
 
-# The Brain and its data pipeline
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 if __name__ == "__main__":

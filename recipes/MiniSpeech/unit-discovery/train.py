@@ -180,17 +180,21 @@ class UnitBrain(AnnealingBrain):
         # A warm-up has no tokens to log, a decoder to waveforms no log-mels.
         if self.hparams.quantizer.bypass or hasattr(decoder, "generate"):
             return
+
+        def synthesize(mels):
+            return extract.inverse(mels[None].to(self.device))[0].cpu()
+
         frames = torch.round(lengths * features.shape[1]).long().tolist()
         for row, name in enumerate(batch.id):
             if name in self.sampled:
-                of_row = features[row], predictions[row]
+                number = frames[row]
+                # Tokens of the first codebook
                 tokens = vq.indices[row].view(vq.indices.shape[1], -1)[:, 0]
                 self.samples[name] = Sample(
-                    *(mels[: frames[row]].cpu() for mels in of_row),
-                    tokens[: frames[row] // self.hparams.stride].cpu(),
-                    lambda mels: extract.inverse(
-                        mels.unsqueeze(0).to(self.device)
-                    )[0].cpu(),
+                    features[row, :number].cpu(),
+                    predictions[row, :number].cpu(),
+                    tokens[: number // self.hparams.stride].cpu(),
+                    synthesize,
                     self.hparams.sample_rate,
                 )
 
