@@ -1,4 +1,4 @@
-"""What version 0.1 named otherwise, and its saved states; for one release."""
+"""Names and saved states of version 0.1, supported for one more release."""
 
 import functools
 import importlib
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 def moved(former: str, present: str) -> Callable[[str], Any]:
-    """Warn that a module has moved; return what looks its names up."""
+    """Warn that a module has moved; return its function ``__getattr__``."""
     message = f"{former} has moved to {present}."
     warnings.warn(message, DeprecationWarning, stacklevel=3)
     return functools.partial(getattr, importlib.import_module(present))
 
 
 class OldQuantizer:
-    """Base of quantizers, for names and states of version 0.1."""
+    """Base class of quantizers with the names and states of version 0.1."""
 
     def reestimate(self, vectors=None, generator=None):
         """Deprecated name of ``reinitialize``."""
@@ -46,22 +46,22 @@ class OldQuantizer:
 def upgrade_state_dict(
     model: nn.Module, state_dict: dict, prefix: str = ""
 ) -> None:
-    """Convert a saved state of version 0.1, in place, and the norms of a
-    model's quantizers to what their state has. The state may be anything else
-    by the keys of one; ``prefix`` is what they begin with."""
+    """Convert a ``state_dict`` of version 0.1, with keys that start with
+    ``prefix``, in place. Norms of the model get the scale and shift that their
+    state has. Values need not be tensors."""
     for name, quantizer in model.named_modules(remove_duplicate=False):
         if not isinstance(quantizer, OldQuantizer):
             continue
         at, norm = f"{prefix}{name}." if name else prefix, quantizer.norm
         is_affine = f"{at}norm.weight" in state_dict
         if norm is not None and norm.weight is None and is_affine:
-            # The yaml of 0.1 does not say so.
+            # The yaml of version 0.1 had no setting for it.
             norm.weight = nn.Parameter(torch.ones_like(norm.running_var))
             norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
         old = [k for k in state_dict if k.startswith(f"{at}codewords.")]
         for key in old:
             value = state_dict.pop(key)
-            if key.endswith("weight"):  # averages belong to training
+            if key.endswith("weight"):  # EMA averages are no longer saved.
                 state_dict[f"{at}embedding.weight"] = value
         codebook = state_dict.get(f"{at}embedding.weight")
         if isinstance(codebook, Tensor):
@@ -69,5 +69,5 @@ def upgrade_state_dict(
             state_dict.setdefault(f"{at}in_warmup", zero)
         variance = f"{at}norm.running_var"
         if old and isinstance(state_dict.get(variance), Tensor):
-            # Its epsilon.
+            # The epsilon of version 0.1.
             state_dict[variance] = state_dict[variance] + 1e-5

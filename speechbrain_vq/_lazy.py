@@ -1,8 +1,5 @@
-"""Public names that are imported when they are first used.
-
-With it, the package shows all its names while plain PyTorch users never pay
-for SpeechBrain (PEP 562).
-"""
+"""Lazy import of public names (PEP 562), so that users of PyTorch alone do not
+import SpeechBrain."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +10,12 @@ from typing import Any
 def attach(
     package: str, exports: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Make the hooks ``__getattr__`` and ``__dir__`` and the list ``__all__``
-    of a package whose public names load on first use: ``exports`` has them by
-    the submodule, relative to the package, that defines them."""
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` for a package whose
+    public names are imported on first use. ``exports`` lists them by the
+    submodule that defines them."""
     home = {name: module for module in exports for name in exports[module]}
 
     def getattr_hook(name: str) -> Any:
-        """Import a public name, and keep it in the package."""
         if name not in home:
             raise AttributeError(
                 f"module {package!r} has no attribute {name!r}"
@@ -29,7 +25,6 @@ def attach(
         return value
 
     def dir_hook() -> list[str]:
-        """List what is loaded and what could be."""
         return sorted({*vars(sys.modules[package]), *home})
 
     return getattr_hook, dir_hook, sorted(home)

@@ -1,4 +1,4 @@
-"""Suggestions for names that are not known, in error messages."""
+"""Suggestions for unknown names, in error messages."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -7,8 +7,8 @@ from difflib import get_close_matches
 def suggestion(
     name: str, known: Iterable[str], shown: Callable[[str], str] = str
 ) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known name, as it is to
-    be shown, or nothing.
+    """Return ``" Did you mean 'x'?"`` for the closest known name, formatted by
+    ``shown``, or an empty string if none is close.
 
     Example
     -------
@@ -20,13 +20,13 @@ def suggestion(
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Describe an unknown name: the closest one, and all known."""
+    """Return an error message with the closest known name and all others."""
     known = list(known)
-    # Of the recipes of a corpus, unit discovery is the one to begin with.
+    # For the name of a corpus, suggest its unit-discovery recipe.
     first = f"{name}/unit-discovery"
     hint = suggestion(first if first in known else name, known)
     message = f"No {kind} {name!r}.{hint}"
-    # Of the keys of a yaml there are dozens.
+    # The keys of a yaml, for example, would be too many to list.
     if hint and len(known) > 20:
         return message
     return f"{message} Known: {', '.join(known)}."

@@ -1,4 +1,4 @@
-"""Precision in which modules are built."""
+"""Precision of newly built modules."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import torch
 
 @contextlib.contextmanager
 def fp32_by_default() -> Iterator[None]:
-    """Within it, tensors are of fp32 where nothing else is asked for."""
+    """Context manager in which the default dtype is fp32."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

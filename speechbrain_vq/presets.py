@@ -1,4 +1,4 @@
-"""Find the presets and the bundled models, in a checkout and once installed."""
+"""Presets and bundled models, in a checkout or an installed package."""
 
 import inspect
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from speechbrain_vq._names import unknown_name
 
-# Arguments of ``CodebookTrainer`` by the keys of presets and hparams.
+# Arguments of ``CodebookTrainer`` by key in presets and hparams.
 TRAINER_OPTIONS = {
     "codebook_lr_multiplier": "lr_multiplier",
     "codebook_max_lr": "max_lr",
@@ -15,12 +15,12 @@ TRAINER_OPTIONS = {
 }
 
 _PACKAGE = Path(__file__).resolve().parent
-# Folder of the vocoder that comes with the package.
+# Folder of the bundled vocoder.
 BUNDLED_VOCODER = _PACKAGE / "pretrained" / "vocoder"
 
 
 def preset_names() -> list[str]:
-    """List the quantizer presets, one variant of the paper or of a rival each.
+    """List the names of the presets: variants of the paper and alternatives.
 
     Example
     -------
@@ -33,8 +33,8 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path:
-    """Find the yaml file of a preset, one of ``preset_names()``; a ValueError
-    names those that there are.
+    """Return the path of a preset's yaml file; raise ValueError unless it is in
+    ``preset_names()``.
 
     Example
     -------
@@ -48,8 +48,8 @@ def preset_path(name: str) -> Path:
 
 
 def quantizer_options(preset: str | Mapping) -> dict:
-    """Read from a preset, a name or what its file holds, the arguments of
-    ``VectorQuantizer``.
+    """Return the arguments of ``VectorQuantizer`` in a preset, given by name or
+    by the contents of its file.
 
     Example
     -------
@@ -63,7 +63,7 @@ def quantizer_options(preset: str | Mapping) -> dict:
 
 
 def trainer_options(preset: str | Mapping) -> dict:
-    """Read from a preset the arguments of ``CodebookTrainer``.
+    """Return the arguments of ``CodebookTrainer`` in a preset.
 
     Example
     -------
@@ -79,8 +79,8 @@ def trainer_options(preset: str | Mapping) -> dict:
 
 
 def preset_values(preset: str | Mapping) -> Mapping:
-    """Read a preset, a name or what its file holds; a ValueError names a key
-    that is none of a preset."""
+    """Read a preset, given by name or by the contents of its file; raise
+    ValueError if it has an unknown key."""
     from hyperpyyaml import load_hyperpyyaml
 
     from speechbrain_vq.nnet import VectorQuantizer
@@ -95,21 +95,21 @@ def preset_values(preset: str | Mapping) -> Mapping:
 
 
 def describe_preset(name: str) -> str:
-    """Return the first sentence on a preset."""
+    """Return the first sentence of a preset's description."""
     text = preset_path(name).read_text("utf-8")
     lines = re.findall(r"^# (?!#)(.*)", text.split("# Source")[0], re.M)
     return " ".join(lines).split(". ")[0].rstrip(".")
 
 
 def bundled(name: str) -> str:
-    """Return the folder of a model that comes with the package, for
-    ``from_hparams``; a ValueError names those that there are.
+    """Return the folder of a bundled model, for ``from_hparams``; raise
+    ValueError unless it is in ``bundled_names()``.
 
-    ``speech`` codes and decodes recorded speech at 16 kHz, by eight codebooks
-    of which the first ones decode by themselves (recipe
-    DebianSpeech/speech-codec). ``units`` gives 512 units at 50 a second that
-    hold the phones (DebianSpeech/unit-discovery). ``mini`` is a small model of
-    synthetic English, to test with.
+    ``speech`` is a codec of recorded speech at 16 kHz with eight residual
+    codebooks, of which any first ones can be decoded (recipe
+    DebianSpeech/speech-codec). ``units`` has 512 phonetic units, at 50 a second
+    (DebianSpeech/unit-discovery). ``mini`` is a small model of synthetic
+    English, for tests.
 
     Example
     -------
@@ -123,12 +123,12 @@ def bundled(name: str) -> str:
 
 
 def bundled_names() -> list[str]:
-    """List the models that come with the package."""
+    """List the names of the bundled models."""
     configs = (_PACKAGE / "pretrained").glob("*/config.json")
     return sorted(path.parent.name for path in configs)
 
 
 def package_folder(name: str) -> Path:
-    """Find a folder in the package of a wheel, else in the checkout."""
+    """Return a folder of the installed package, or else of the checkout."""
     installed = _PACKAGE / name
     return installed if installed.is_dir() else _PACKAGE.parent / name

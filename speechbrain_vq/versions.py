@@ -1,4 +1,4 @@
-"""Versions: of the packages behind results, and of file formats."""
+"""Versions of packages and of file formats."""
 
 import importlib.metadata
 import platform
@@ -7,8 +7,8 @@ import torch
 
 
 def versions(*others: str) -> str:
-    """Return names and versions of this package, torch, ``others``, Python and
-    the machine, with commas between them."""
+    """Return names and versions of this package, torch, ``others`` and Python,
+    and the machine, separated by commas."""
     packages = {
         "speechbrain_vq": importlib.metadata.version("speechbrain-vq"),
         "torch": torch.__version__,
@@ -20,11 +20,11 @@ def versions(*others: str) -> str:
 
 
 def check_format(place, number, newest: int, version: str | None) -> None:
-    """Refuse a file format that is newer than the newest one read here, by the
-    version of this package that wrote it."""
+    """Raise ValueError if the format of a file, which ``version`` of this
+    package wrote, is newer than ``newest``."""
     if number not in range(newest + 1):
         raise ValueError(
             f"{place} was written by speechbrain_vq {version}, in format "
             f"{number}; this version reads formats up to {newest}: install "
-            "that one."
+            "that version."
         )

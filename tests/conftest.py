@@ -27,7 +27,7 @@ _HUB = LoopbackHub(
         "hf_alice": User("alice", orgs=("lab",)),
         "hf_alice_read": User("alice", orgs=("lab",), role="read"),
         "hf_bob": User("bob"),
-    },
+    }
 )
 for _name in list(os.environ):
     if _name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")):
@@ -70,8 +70,8 @@ def loggers():
 @pytest.fixture(scope="session")
 def hub_server():
     """The loopback Hub, started once for the whole run."""
-    with _HUB:
-        yield _HUB
+    yield _HUB.start()
+    _HUB.stop()
 
 
 @pytest.fixture
@@ -80,8 +80,7 @@ def hub(hub_server):
 
     Tokens: "hf_alice" writes to alice/ and lab/, "hf_alice_read" only reads
     there, "hf_bob" writes to bob/. Nobody is logged in: pass `token=`, or set
-    HF_TOKEN by monkeypatch.
-    """
+    HF_TOKEN by monkeypatch."""
     shutil.rmtree(_HOME, ignore_errors=True)
     hub_server.start()
     hub_server.reset()

@@ -17,12 +17,8 @@ def make_handwriting(folder):
     import matplotlib
 
     fonts = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf")
-    render(
-        folder,
-        [fonts / "DejaVuSans.ttf", fonts / "DejaVuSerif.ttf"],
-        60,
-        seed=1,
-    )
+    names = "DejaVuSans.ttf", "DejaVuSerif.ttf"
+    render(folder, [fonts / name for name in names], 60, seed=1)
 
 
 def make_librispeech_ssl(folder):

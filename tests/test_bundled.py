@@ -4,14 +4,13 @@ import pathlib
 
 import pytest
 import torch
-from click.testing import CliRunner
 from huggingface_hub import ModelCard
 
 from speechbrain_vq import VQTokenizer, bundled
-from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.hub import load_pretrained
+from tests.commands import cli
 
 MINI = pathlib.Path(bundled("mini"))
 SPEECH = pathlib.Path(bundled("speech"))
@@ -131,8 +130,7 @@ def test_its_card_says_how_it_was_made_and_how_good_it_is():
     "name, task", [("speech", "speech-codec"), ("units", "unit-discovery")]
 )
 def test_the_cards_name_sources_and_licences(name, task):
-    path = pathlib.Path(bundled(name), "README.md")
-    card = path.read_text(encoding="utf-8")
+    card = pathlib.Path(bundled(name), "README.md").read_text(encoding="utf-8")
     assert f"recipe `DebianSpeech/{task}`" in card
     for word in ("Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2"):
         assert word in card
@@ -160,11 +158,8 @@ def test_names_are_models_unless_a_folder_has_the_name(tmp_path, monkeypatch):
 
 def test_reconstruct_needs_no_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ["reconstruct", str(SPEECH / "example.wav")]
-    result = CliRunner().invoke(main, [*command, "--codebooks=2"])
-    assert result.exit_code == 0, result.output
+    command = "reconstruct", SPEECH / "example.wav"
+    cli(*command, "--codebooks=2")
     assert (tmp_path / "reconstructed/example.wav").exists()
-    result = CliRunner().invoke(
-        main, [*command, "--codebooks=9", "--overwrite"]
-    )
-    assert result.exit_code == 1 and "from 1 to 8" in result.output
+    result = cli(*command, "--codebooks=9", "--overwrite", code=1)
+    assert "from 1 to 8" in result.output

@@ -15,9 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from click.testing import CliRunner
 
-from speechbrain_vq.cli import main
+from tests.commands import cli
 
 PROGRAM = pathlib.Path(sys.executable).with_name("speechbrain-vq")
 COMMAND = [PROGRAM, "demo", "--steps=104", "--minutes=6", "--json=d.json"]
@@ -78,8 +77,7 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     assert "Traceback" not in output
     # On a terminal.
     ours, theirs = os.openpty()
-    size = struct.pack("HHHH", 24, 80, 0, 0)
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     second = start(tmp_path, theirs)
     os.close(theirs)
     with ThreadPoolExecutor() as pool:
@@ -97,16 +95,13 @@ def test_ctrl_c_leaves_something_that_the_demo_takes_up_again(tmp_path):
     for one in metrics["presets"]:
         assert set(one) == {"preset", "pnmi", *measured}
     # What is done is not done again, and is the same.
-    third = start(tmp_path)
-    output, _ = third.communicate(timeout=120)
+    output, _ = start(tmp_path).communicate(timeout=120)
     again = json.loads((tmp_path / "d.json").read_text())
     assert again["presets"] == metrics["presets"]
     assert again["seconds"] < metrics["seconds"]
 
 
 def test_a_corpus_that_cannot_be_made_ends_the_demo(tmp_path, capfd):
-    result = CliRunner().invoke(
-        main, ["demo", "--minutes=1e400", f"--output={tmp_path}"]
-    )
-    assert result.exit_code == 1 and "The corpus was not made" in result.output
+    result = cli("demo", "--minutes=1e400", f"--output={tmp_path}", code=1)
+    assert "The corpus was not made" in result.output
     assert "Error: minutes must be above 0" in capfd.readouterr().err

@@ -1,6 +1,4 @@
-"""A preset differs from robust.yaml in what it says; an unknown name is met with
-the closest.
-"""
+"""A preset differs in what it says; an unknown name is met with the closest."""
 
 import inspect
 import re
@@ -10,14 +8,10 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAML
 
-from speechbrain_vq import CodebookTrainer, ReinitSchedule, VectorQuantizer
-from speechbrain_vq.presets import (
-    bundled,
-    preset_names,
-    preset_path,
-    quantizer_options,
-)
+from speechbrain_vq import CodebookTrainer, VectorQuantizer, presets
+from speechbrain_vq.presets import bundled, preset_names, preset_path
 from speechbrain_vq.recipe_files import recipe_path
+from speechbrain_vq.training import ReinitSchedule
 
 
 @pytest.mark.parametrize("name", sorted(set(preset_names()) - {"robust"}))
@@ -25,10 +19,8 @@ def test_a_preset_states_first_what_differs(name):
     text = preset_path(name).read_text("utf-8")
     base = "paper" if "# As in paper.yaml" in text else "robust"
     robust = YAML().load(preset_path(base))
-    own, rest = re.split(
-        r"# As in \w+\.yaml[,;].* explains every key\.\n", text
-    )
-    own, rest = YAML().load(own), YAML().load(rest)
+    pattern = r"# As in \w+\.yaml[,;].* explains every key\.\n"
+    own, rest = map(YAML().load, re.split(pattern, text))
     assert set(own) | set(rest) >= set(robust) and not set(own) & set(rest)
     assert dict(rest) == {key: robust[key] for key in rest}
     taken = inspect.signature(VectorQuantizer).parameters
@@ -41,7 +33,8 @@ def test_a_preset_is_one_line_and_its_trainer_does_what_it_says(name):
     other = VectorQuantizer.from_preset(name, 8, 32, norm=None, affine=False)
     assert other.norm is None
     preset = load_hyperpyyaml(preset_path(name).read_text("utf-8"))
-    schedule, options = preset["reinit_schedule"], quantizer_options(preset)
+    schedule = preset["reinit_schedule"]
+    options = presets.quantizer_options(preset)
     reinitializes = schedule is not None and schedule.resolve(9).reinitializes
     assert reinitializes == (preset["reservoir_size"] != 0)
     made = []
@@ -57,9 +50,8 @@ def test_a_preset_is_one_line_and_its_trainer_does_what_it_says(name):
         assert torch.equal(out.loss, wanted.loss)
     assert len(made[0].reservoir) in (0, 40)
     # "robust" is the default.
-    for quantizer in (made[0], VectorQuantizer(8, 32))[
-        : 1 + (name == "robust")
-    ]:
+    default = [VectorQuantizer(8, 32)] * (name == "robust")
+    for quantizer in (made[0], *default):
         model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizer])
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
         trainer = CodebookTrainer(model, optimizer, total_steps=1000)
@@ -71,23 +63,16 @@ def test_a_preset_is_one_line_and_its_trainer_does_what_it_says(name):
 
 @pytest.mark.parametrize("trainers", [1, 2])
 def test_presets_share_a_model_or_an_optimizer(trainers):
+    def make(name, **changes):
+        return VectorQuantizer.from_preset(name, 8, 16, **changes)
+
     own = {"reinit_schedule": ReinitSchedule(2, "never")}
-    quantizers = torch.nn.ModuleDict(
-        {
-            "robust": VectorQuantizer.from_preset("robust", 8, 16),
-            "vanilla": VectorQuantizer.from_preset("vanilla", 8, 16),
-            "ema": VectorQuantizer.from_preset("ema", 8, 16),
-            "own": VectorQuantizer.from_preset(
-                "paper", 8, 16, codebook_lr_multiplier=5, **own
-            ),
-        }
-    )
+    quantizers = {name: make(name) for name in ("robust", "vanilla", "ema")}
+    quantizers["own"] = make("paper", codebook_lr_multiplier=5, **own)
+    quantizers = torch.nn.ModuleDict(quantizers)
     model = torch.nn.ModuleList([torch.nn.Linear(8, 8), quantizers])
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0001)
-    parts = [model]
-    if trainers == 2:
-        parts = quantizers["robust"], quantizers["vanilla"], quantizers["ema"]
-        parts = [*parts, quantizers["own"]]
+    parts = [model] if trainers == 1 else list(quantizers.values())
     kept = [CodebookTrainer(p, optimizer, total_steps=10) for p in parts]
     begins = dict.fromkeys(quantizers)
     for step in range(6):

@@ -1,4 +1,4 @@
-"""The quantizer and its parts: PyTorch only, no SpeechBrain."""
+"""Vector quantizers and their parts, in PyTorch without SpeechBrain."""
 
 from .codebooks import Codebook, EMACodebook
 from .estimators import rotation_trick, straight_through

@@ -1,4 +1,4 @@
-"""Codebooks: they code latents, and learn or are fixed."""
+"""Codebooks, learned or fixed, that code latents."""
 
 import math
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from speechbrain_vq.nnet.kmeans import kmeans
 from speechbrain_vq.nnet.search import nearest
 from speechbrain_vq.nnet.utils import check_choice, sum_over_ranks
 
-# Latents of which a re-initialization measures the distances: as many as the
-# reservoir has by default.
-_MOST_COMPARED = 20480
+# Maximum number of latents used to measure the quantization error before and
+# after a re-initialization.
+_MAX_COMPARED = 20480
 
 
 class Reinit(NamedTuple):
-    """Mean squared distance of a latent to its quantization, after and before
-    a re-initialization, of 20,480 latents at most."""
+    """Mean squared distance between latents and their quantization after and
+    before a re-initialization, measured on at most 20,480 latents."""
 
     inertia: float
     previous_inertia: float
@@ -30,25 +30,25 @@ def number_codes(indices: Tensor, codebook_size: int) -> Tensor:
 
 
 class Codebook(nn.Module):
-    """Codebooks that code latents together, and learn by gradient.
+    """Codebooks that jointly code latents and are trained by gradient.
 
-    They stand side by side, each for its slice of the latent (Jegou et al.,
-    Product quantization for nearest neighbor search, 2011, section II-B), or
-    in a row, each coding what those before it left over (Zeghidour et al.,
-    SoundStream, arXiv 2107.03312, section III-C).
+    Either each codebook codes a slice of the latent (product quantization:
+    Jegou et al., 2011, section II-B), or each codes the residual of those
+    before it (residual quantization: Zeghidour et al., SoundStream, arXiv
+    2107.03312, section III-C).
 
     Arguments
     ---------
     num_codebooks, codebook_size, codebook_dim : int
         C, K and d.
     init : str
-        ``"normal"``: of unit variance, the scale of normalized latents;
-        ``"uniform"``: in (-1/K, 1/K), as van den Oord et al. (2017);
-        ``"xavier"``: up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010).
+        ``"normal"``: unit variance, the scale of normalized latents;
+        ``"uniform"``: in (-1/K, 1/K), as in van den Oord et al. (2017);
+        ``"xavier"``: uniform up to sqrt(6 / (K + d)) (Glorot and Bengio, 2010).
     residual : bool
-        Whether the codebooks form a row.
+        Whether each codebook codes the residual of those before it.
     unit_length : bool
-        Whether codewords are scaled to unit length where they are used.
+        Whether codewords are scaled to unit length before use.
 
     Example
     -------
@@ -57,7 +57,7 @@ class Codebook(nn.Module):
     torch.Size([2, 1, 4])
     """
 
-    # Whether a loss draws codewords to latents, and k-means replaces them.
+    # Whether the codebook loss applies, and k-means may replace codewords.
     has_loss = is_reinitialized = True
 
     def __init__(
@@ -72,7 +72,7 @@ class Codebook(nn.Module):
         super().__init__()
         check_choice("codebook_init", init, ("uniform", "xavier", "normal"))
         self.residual, self.unit_length = residual, unit_length
-        # Those before the last update, where it is not by gradient.
+        # Codewords before the last EMA update; None if trained by gradient.
         self.previous = None
         sizes = num_codebooks, codebook_size, codebook_dim
         weight = torch.empty(sizes, dtype=torch.float32)
@@ -80,28 +80,28 @@ class Codebook(nn.Module):
             weight.normal_()
         elif init == "uniform":
             weight.uniform_(-1 / codebook_size, 1 / codebook_size)
-        else:  # As of a matrix [K, d]
+        else:
             bound = math.sqrt(6 / (codebook_size + codebook_dim))
             weight.uniform_(-bound, bound)
         self.weight = nn.Parameter(weight)
 
     @property
     def learnable(self) -> bool:
-        """Whether ``requires_grad_()`` lets the codewords learn."""
+        """Whether the codewords are trained, see ``requires_grad_()``."""
         return self.weight.requires_grad
 
     @property
     def table(self) -> Tensor:
-        """The codewords as they are used, [C, K, d]."""
+        """Codewords as used in the search, [C, K, d]."""
         return self._scale(self.weight)
 
     def constrain(self, parts: Tensor) -> Tensor:
-        """Map what is quantized, [N, C, d], to where the codewords lie."""
+        """Map latents [N, C, d] into the space of the codewords."""
         return self._scale(parts)
 
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Code latents [N, D] by the first c codebooks, [c, K, d]: indices
-        [N, c], and the vectors that each codebook quantizes, [N, c, d]."""
+        """Code latents [N, D] by a table of c codebooks [c, K, d]. Return
+        codes [N, c] and the vectors that each codebook quantizes, [N, c, d]."""
         indices, targets = [], []
         parts = latents.unflatten(1, (-1, table.shape[2]))
         for book, words in enumerate(table):
@@ -109,79 +109,78 @@ class Codebook(nn.Module):
             targets.append(target)
             indices.append(nearest(target, words))
             if self.residual:
-                # Detached: a straight-through path here would cancel the
-                # commitment gradient of every later stage.
+                # Detached, or the straight-through gradient would cancel the
+                # commitment gradient of all later codebooks.
                 latents = latents - words.detach()[indices[-1]]
         targets = torch.stack(targets, dim=1) if self.residual else parts
         return torch.stack(indices, dim=1), targets
 
     def forward(self, indices: Tensor, table: Tensor | None = None) -> Tensor:
-        """Look up codewords [N, c, d] by codes [N, c] of the first c codebooks,
-        here or in a table [C, K, d]."""
+        """Look up codewords [N, c, d] for codes [N, c] of the first c
+        codebooks, by default in ``self.table`` [C, K, d]."""
         table = self.table if table is None else table
         codes = number_codes(indices, table.shape[1])
         words = table.flatten(0, 1).index_select(0, codes.flatten())
         return words.view(*indices.shape, table.shape[2])
 
     def combine(self, codewords: Tensor) -> Tensor:
-        """Combine codewords [N, c, d] to latents [N, D]."""
+        """Sum or concatenate codewords [N, c, d] to latents [N, D]."""
         return codewords.sum(1) if self.residual else codewords.flatten(1)
 
     def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
-        """Update from vectors [N, c, d] with codes [N, c], of which those in
-        the mask [N] count; here gradients do it."""
+        """Update the codebook from vectors [N, c, d] with codes [N, c], if the
+        mask [N] is True; does nothing if it is trained by gradient."""
 
     @torch.no_grad()
     def reinitialize(self, latents: Tensor, start: str, generator) -> Reinit:
-        """Replace codewords by centroids of latents [N, D]; see
+        """Replace codewords by k-means centroids of latents [N, D]; see
         ``VectorQuantizer.reinitialize``."""
-        sample = latents[:: -(-len(latents) // _MOST_COMPARED)]
+        sample = latents[:: -(-len(latents) // _MAX_COMPARED)]
         before = self._error(sample)
         parts = latents.unflatten(1, (-1, self.weight.shape[2]))
         for book, words in enumerate(self.table):
             vectors = latents if self.residual else parts[:, book]
             init = words if start == "codebook" else None
-            options = {"generator": generator, "init": init}
-            result = kmeans(vectors, len(words), **options)
+            result = kmeans(vectors, len(words), generator=generator, init=init)
             self._replace(book, result.centroids, result.counts)
             if self.residual and book + 1 < len(self.weight):
                 latents = latents - words[nearest(latents, words)]
         return Reinit(self._error(sample), before)
 
     def _scale(self, vectors: Tensor) -> Tensor:
-        """Scale vectors [.., .., d] to unit length, if codewords are."""
+        """Scale vectors [..., ..., d] to unit length if ``unit_length``."""
         if not self.unit_length:
             return vectors
         return nn.functional.normalize(vectors, dim=2)
 
     def _fix(self, weight: Tensor) -> None:
-        """Make the codewords a buffer, which no gradient moves."""
+        """Store the codewords as a buffer, which gets no gradient."""
         del self.weight
         self.register_buffer("weight", weight)
 
     def _error(self, latents: Tensor) -> float:
         """Mean squared distance of latents [N, D] to their quantization."""
         indices, _ = self.code(latents, self.table)
-        left = latents - self.combine(self(indices))
-        return float(left.square().sum(1).mean())
+        errors = latents - self.combine(self(indices))
+        return float(errors.square().sum(1).mean())
 
     @torch.no_grad()
     def _replace(self, book, centroids, counts) -> None:
-        """Write centroids [K, d] of so many vectors [K]."""
+        """Set a codebook to centroids [K, d], which ``counts`` [K] vectors
+        were assigned to."""
         self.weight[book] = centroids.to(self.weight)
 
 
 class EMACodebook(Codebook):
-    """Codebooks that follow exponential moving averages of the vectors
-    assigned to their codewords (van den Oord et al., 2017, appendix A.1), over
-    all ranks.
+    """Codebooks whose codewords are exponential moving averages of the vectors
+    assigned to them (van den Oord et al., 2017, appendix A.1), over all ranks.
 
-    Every codeword starts with a mass of one vector that lies on it: a code
-    never chosen stays where it is. The averages are in no ``state_dict``, and
-    start anew where only it is loaded.
+    Each average starts from one vector, the initial codeword, and a code that
+    is not chosen does not move. The averages are not in the ``state_dict``:
+    loading one restarts them from its codewords.
 
-    The arguments are those of ``Codebook``, and ``decay``: the weight of the
-    past at each batch.
+    Takes the arguments of ``Codebook``, and ``decay``: the weight of the old
+    average in each batch.
 
     Example
     -------
@@ -210,7 +209,7 @@ class EMACodebook(Codebook):
         self.register_buffer("ema_count", count, persistent=False)
 
     def requires_grad_(self, requires_grad: bool = True):
-        """Let the codewords follow the averages, or freeze them."""
+        """Enable or freeze the updates of the codewords."""
         self.learnable = requires_grad
         return super().requires_grad_(requires_grad)
 
@@ -221,7 +220,7 @@ class EMACodebook(Codebook):
 
     @torch.no_grad()
     def learn(self, vectors: Tensor, indices: Tensor, mask: Tensor) -> None:
-        """Move the averages and with them the codewords, see ``Codebook``."""
+        """Update the averages and the codewords, see ``Codebook``."""
         if not (self.training and self.learnable):
             return
         books, size, dim = self.weight.shape
@@ -231,40 +230,40 @@ class EMACodebook(Codebook):
         update = rows.new_zeros(books * size, dim + 1)
         update = update.index_add_(0, codes, rows)
         update = sum_over_ranks(update).view(books, size, dim + 1)
-        # Where no vector counts, the past does not fade.
+        # Averages do not decay in a batch without valid vectors.
         counts = update[..., -1].sum(1, keepdim=True) > 0
         share = counts.to(update.dtype) * (1 - self.decay)
         self.ema_sum.lerp_(update[..., :-1], share.unsqueeze(2))
         self.ema_count.lerp_(update[..., -1], share)
-        # The mean of a code not chosen moves by rounding alone, which adds up.
+        # Without a new vector, a mean changes by rounding only, which adds up.
         chosen = update[..., -1:] > 0
         mean = self.ema_sum / self.ema_count.unsqueeze(2)
         self.previous = self.table.clone()
         self.weight.copy_(torch.where(chosen, mean, self.weight))
 
     def _replace(self, book, centroids, counts) -> None:
-        # Sums are centroid x count, with counts scaled to the old mass.
         super()._replace(book, centroids, counts)
+        # The total count of the codebook stays.
         share = counts.to(self.ema_count) / counts.sum().clamp(min=1)
-        # Where there are no vectors, the first to choose the code place it.
+        # A tiny count lets the next vectors that choose an empty code place it.
         mass = (share * self.ema_count[book].sum()).clamp(min=1e-6)
         self.ema_count[book] = mass
         self.ema_sum[book] = self.weight[book] * mass.unsqueeze(1)
 
 
 class FSQCodebook(Codebook):
-    """Codebooks that do not learn: a lattice of a few levels in each dimension,
-    at equal distances in [-1, 1] (finite scalar quantization: Mentzer et al.,
-    2023, arXiv 2309.15505; the levels: Parker et al., 2024, arXiv 2411.19842).
+    """Fixed codebooks of finite scalar quantization (Mentzer et al., 2023,
+    arXiv 2309.15505): a lattice with a few equidistant levels per dimension in
+    [-1, 1] (Parker et al., 2024, arXiv 2411.19842).
 
-    Latents pass through a tanh, and are rounded: there is no search.
+    Latents are bounded by tanh and rounded, without a search.
 
     Arguments
     ---------
     num_codebooks, codebook_size, codebook_dim : int
-        C, K and d; K is the product of the numbers of levels.
+        C, K and d; K must be a product of d numbers of levels.
     **options
-        Those of ``Codebook``, which do not matter here.
+        Other arguments of ``Codebook``, ignored.
 
     Example
     -------
@@ -288,26 +287,24 @@ class FSQCodebook(Codebook):
                 "numbers of levels above 1: with a power of 2 "
                 f"codebook_dim={self.default_dim(size)} works."
             )
-        axes = [
-            torch.linspace(-1, 1, number, dtype=self.weight.dtype)
-            for number in self.levels
-        ]
+        dtype = self.weight.dtype
+        axes = [torch.linspace(-1, 1, n, dtype=dtype) for n in self.levels]
         points = torch.cartesian_prod(*axes).view(size, dim)
         self._fix(points.expand_as(self.weight).clone())
 
     @classmethod
     def default_dim(cls, codebook_size: int) -> int:
-        """Return the dimension of codewords where none is given."""
+        """Return the default dimension of codewords."""
         return max(round(math.log2(codebook_size) / cls.bits_per_dim), 1)
 
     def constrain(self, parts: Tensor) -> Tensor:
-        """Bound what is quantized, see ``Codebook``."""
+        """Bound latents, see ``Codebook``."""
         return parts.tanh()
 
     def code(self, latents: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
         """Round latents, see ``Codebook``."""
         parts = latents.unflatten(1, (-1, table.shape[2]))
-        # The last dimension counts fastest, as in the table.
+        # The last dimension varies fastest, as in the table.
         indices = 0
         for values, number in zip(parts.unbind(2), self.levels, strict=True):
             level = torch.round((values + 1) / 2 * (number - 1))
@@ -316,10 +313,11 @@ class FSQCodebook(Codebook):
 
 
 class LFQCodebook(FSQCodebook):
-    """Codebooks that do not learn: the corners of a cube, the signs of a latent
-    (lookup-free quantization: Yu et al., 2023, arXiv 2310.05737, section 3.1).
+    """Fixed codebooks of lookup-free quantization (Yu et al., 2023, arXiv
+    2310.05737, section 3.1): the corners of a cube. The code of a latent is the
+    signs of its d elements.
 
-    The arguments are those of ``FSQCodebook``; K is two to the power of d.
+    Takes the arguments of ``FSQCodebook``; K must be 2 to the power of d.
 
     Example
     -------
@@ -330,16 +328,14 @@ class LFQCodebook(FSQCodebook):
     bits_per_dim = 1
 
     def constrain(self, parts: Tensor) -> Tensor:
-        """Leave what is quantized as it is."""
+        """Return latents unchanged."""
         return parts
 
 
 class SimVQCodebook(Codebook):
-    """Codebooks of random vectors that stay, and a linear map that learns, so
-    that each gradient moves all codewords (SimVQ: Zhu et al., 2024, arXiv
-    2411.02038, section 3).
-
-    The arguments are those of ``Codebook``.
+    """Codebooks of fixed random vectors under a learned linear map, so that
+    each gradient moves all codewords (SimVQ: Zhu et al., 2024, arXiv
+    2411.02038, section 3). Takes the arguments of ``Codebook``.
 
     Example
     -------
@@ -359,11 +355,11 @@ class SimVQCodebook(Codebook):
 
     @property
     def table(self) -> Tensor:
-        """The mapped vectors, [C, K, d]."""
+        """Mapped vectors, [C, K, d]."""
         return self._scale(self.weight @ self.transform)
 
 
-# By what ``VectorQuantizer`` calls them.
+# Classes by the value of the ``codebook`` argument of ``VectorQuantizer``.
 CODEBOOKS = {
     "gradient": Codebook,
     "ema": EMACodebook,
@@ -374,14 +370,14 @@ CODEBOOKS = {
 
 
 def _divide_levels(codebook_size: int, codebook_dim: int) -> list[int]:
-    """Factor a number of codes into one of levels for each dimension, as evenly
-    as it goes: for the sizes of Mentzer et al. (2023), table 1, theirs."""
-    factors, rest, prime = [], codebook_size, 2
-    while rest > 1:
-        while rest % prime:
+    """Factor a codebook size into numbers of levels, as even as possible. Those
+    for the sizes of Mentzer et al. (2023), table 1, are theirs."""
+    factors, remaining, prime = [], codebook_size, 2
+    while remaining > 1:
+        while remaining % prime:
             prime += 1
         factors.append(prime)
-        rest //= prime
+        remaining //= prime
     levels = [1] * codebook_dim
     for factor in reversed(factors):
         levels[levels.index(min(levels))] *= factor

@@ -1,12 +1,11 @@
-"""Gradient estimators: the codewords in the forward pass, and different
-gradients for the encoder in the backward pass."""
+"""Gradient estimators for the quantization of latents."""
 
 import torch
 from torch import Tensor
 
 
 class _StraightThrough(torch.autograd.Function):
-    """The codewords bit for bit; the gradient as it comes."""
+    """Return the codewords bit for bit; pass the gradient on unchanged."""
 
     generate_vmap_rule = True
 
@@ -24,8 +23,8 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply the straight-through estimator (Bengio et al., 2013): the output
-    is the codewords [..., D], and latents [..., D] get its gradient unchanged.
+    """Apply the straight-through estimator (Bengio et al., 2013): return the
+    codewords [..., D], and pass the gradient unchanged to the latents [..., D].
 
     >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> straight_through(x, torch.tensor([1.5, 1.5])).square().sum().backward()
@@ -36,37 +35,35 @@ def straight_through(latents: Tensor, codewords: Tensor) -> Tensor:
 
 
 def rotation_trick(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): the latent is
-    rotated and scaled onto its codeword by a linear map that the gradient
-    passes as a constant; straight through where latent or codeword vanish.
-    Arguments and output are those of ``straight_through``.
+    """Apply the rotation trick (Fifty et al., ICLR 2025, eq. 4): a rotation and
+    a scaling map each latent onto its codeword, and are constants in the
+    backward pass. Straight-through if latent or codeword is zero. Arguments and
+    output are those of ``straight_through``.
     """
     codewords = codewords.detach()
-    lengths, units = [], []
     limits = torch.finfo(latents.dtype)
     tiny = limits.tiny**0.5
-    for vectors in (latents.detach(), codewords):
-        lengths.append(torch.linalg.vector_norm(vectors, dim=-1, keepdim=True))
-        units.append(vectors / lengths[-1].clamp(min=tiny))
-    # R = I - 2 r r' + 2 q e', r the unit bisector; it maps e to q. Vectors
-    # nearly opposed have none but rounding: there R is a reflection, r = 0.
-    bisector = sum(units)
-    width = torch.linalg.vector_norm(bisector, dim=-1, keepdim=True)
-    bisector = torch.where(width > limits.eps**0.5, bisector / width, 0.0)
-    along = (latents * units[0]).sum(-1, keepdim=True)
-    across = (latents * bisector).sum(-1, keepdim=True)
-    rotated = latents - 2 * across * bisector + 2 * along * units[1]
-    defined = (lengths[0] > tiny) & (lengths[1] > tiny)
-    ratio = lengths[1] / lengths[0].clamp(min=tiny)
-    moved = torch.where(defined, rotated * ratio, latents)
+    latent_length, codeword_length = map(_length, (latents.detach(), codewords))
+    e = latents.detach() / latent_length.clamp(min=tiny)
+    q = codewords / codeword_length.clamp(min=tiny)
+    # R = I - 2 r r' + 2 q e' maps e to q, with r the unit bisector of the two.
+    # If they are nearly opposite, r is rounding noise: r = 0 makes R reflect e.
+    width = _length(e + q)
+    r = torch.where(width > limits.eps**0.5, (e + q) / width, 0.0)
+    along = (latents * e).sum(-1, keepdim=True)
+    across = (latents * r).sum(-1, keepdim=True)
+    rotated = latents - 2 * across * r + 2 * along * q
+    is_defined = (latent_length > tiny) & (codeword_length > tiny)
+    ratio = codeword_length / latent_length.clamp(min=tiny)
+    moved = torch.where(is_defined, rotated * ratio, latents)
     return straight_through(moved, codewords)
 
 
 def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
-    """Apply DiVeQ (Vali et al., ICLR 2026, arXiv 2509.26469): the codeword is
-    the latent plus the length of the error times its direction, of which the
-    gradient passes the length alone. Latents and codewords both get gradients,
-    so no codebook or commitment loss is needed. Arguments and output are those
+    """Apply DiVeQ (Vali et al., ICLR 2026, arXiv 2509.26469): the output is the
+    latent plus the error, whose direction is a constant in the backward pass
+    and whose length is not. Latents and codewords both get gradients, so that
+    codebook and commitment loss are not needed. Arguments and output are those
     of ``straight_through``.
 
     >>> codeword = torch.tensor([3.0, 4.0], requires_grad=True)
@@ -75,10 +72,14 @@ def diveq(latents: Tensor, codewords: Tensor) -> Tensor:
     tensor([0.3600, 0.4800])
     """
     error = codewords - latents
-    length = torch.linalg.vector_norm(error, dim=-1, keepdim=True)
+    length = _length(error)
     tiny = torch.finfo(length.dtype).tiny
     direction = (error / length.clamp(min=tiny)).detach()
     return straight_through(latents + length * direction, codewords)
+
+
+def _length(vectors: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
 
 
 ESTIMATORS = {

@@ -1,4 +1,4 @@
-"""K-means on the device of the data: greedy k-means++ seeds, then Lloyd."""
+"""K-means on the device of the data: greedy k-means++ seeding, then Lloyd."""
 
 import logging
 import math
@@ -11,26 +11,27 @@ from speechbrain_vq.nnet.search import full_precision, nearest_with_distances
 
 logger = logging.getLogger(__name__)
 
-# Candidates for a seed, in units of scikit-learn's 2 + ln K: twice as many
-# lower the inertia by 1 to 2 % and still cost less than its one fit.
+# Candidates per seed, as a multiple of scikit-learn's 2 + ln K. Twice as many
+# lower the inertia by 1 to 2 %, and are still faster than scikit-learn's fit.
 _TRIES = 2
 
-# Most seeds whose candidates share a matrix product, and most elements of it.
+# Maximum number of seeds whose candidates share a matrix product, and of the
+# elements of that product.
 _GROUP, _GROUP_ELEMENTS = 8, 2**21
 
-# Clusters up to which seeds are chosen one by one among all vectors, and vectors
-# searched exactly. Beyond, both go by sqrt(K) parts, from so many vectors for
-# each: at 8,192 in a tenth of the time, with an inertia 1 to 10 % higher.
-_MOST_SEEDS = 4096
+# Maximum number of clusters with exact search and seeding. Above it, both use
+# sqrt(K) clusters of a sample of _PART_VECTORS vectors each: with K = 8,192, a
+# tenth of the time for an inertia 1 to 10 % higher.
+_MAX_EXACT = 4096
 _PART_VECTORS, _PART_ITERATIONS = 256, 5
 
-# Rounds of moving empty clusters: one nearly always does.
+# Maximum number of rounds that move empty clusters; one nearly always suffices.
 _REPAIRS = 10
 
 
 class KMeansResult(NamedTuple):
-    """Result of `kmeans`: centroids [K, D], fp32 and finite, the sum of the
-    squared distances of the vectors to theirs, and how many each has, [K]."""
+    """Result of ``kmeans``: finite fp32 centroids [K, D], the sum of squared
+    distances of all vectors to theirs, and numbers of vectors of each [K]."""
 
     centroids: Tensor
     inertia: Tensor
@@ -46,39 +47,38 @@ def kmeans(
     generator: torch.Generator | int | None = None,
     init: Tensor | None = None,
 ) -> KMeansResult:
-    """Cluster vectors on their device and in fp32: greedy k-means++ seeding,
-    then Lloyd's iterations.
+    """Cluster vectors in fp32 on their device, by greedy k-means++ seeding and
+    Lloyd's iterations.
 
-    Each seed is the best of 2 (2 + ln K) candidates drawn by squared distance
-    (Arthur & Vassilvitskii, "k-means++: The Advantages of Careful Seeding",
-    2007, last section). A cluster left empty is moved to the vector farthest
-    from its centroid.
+    Each seed is the best of 2 (2 + ln K) candidates, which are drawn with a
+    probability proportional to the squared distance (Arthur & Vassilvitskii,
+    "k-means++: The Advantages of Careful Seeding", 2007, last section). An
+    empty cluster moves to the vector farthest from its centroid.
 
-    Beyond 4,096 clusters, seeds are chosen within the parts of a coarse
-    clustering, and vectors assigned by ``InvertedLists``: O(N sqrt(K)).
+    With more than 4,096 clusters, seeds are chosen within the parts of a coarse
+    clustering and vectors are assigned by ``InvertedLists``, in O(N sqrt(K)).
 
     Arguments
     ---------
     x : torch.Tensor
-        Vectors [N, D], any real floating dtype, all finite.
+        Vectors [N, D] of any real floating dtype, all finite.
     num_clusters : int
-        Number of centroids K. If there are fewer distinct vectors, jittered
-        copies make up the number, no two alike, and a warning is logged.
+        Number of centroids K. If there are fewer distinct vectors, distinct
+        jittered copies of them are added, and a warning is logged.
     max_iterations : int
-        Largest number of Lloyd's iterations; 0 returns the seeds.
+        Maximum number of Lloyd's iterations; 0 returns the seeds.
     tolerance : float
-        Least share by which an iteration lowers the inertia for another.
-    generator : torch.Generator or int
-        Source of the random numbers, or a seed; by default the global CPU
-        generator.
-    init : torch.Tensor
-        Centroids [K, D] to start from, each of which keeps its number; seeds,
-        or jittered copies, replace those that are nearest to no vector.
+        Relative decrease of the inertia at which iterations stop.
+    generator : torch.Generator or int, optional
+        Random generator or seed; by default the global CPU generator.
+    init : torch.Tensor, optional
+        Initial centroids [K, D]; each keeps its index. Those that are nearest
+        to no vector are replaced by new seeds, or by jittered copies.
 
     Returns
     -------
     KMeansResult
-        Centroids [K, D], inertia, counts [K].
+        Named tuple (centroids [K, D], inertia, counts [K]).
 
     Example
     -------
@@ -94,7 +94,7 @@ def kmeans(
         generator = torch.default_generator
     elif isinstance(generator, int):
         generator = torch.Generator().manual_seed(generator)
-    # A power of two costs no bits, and keeps squares from over- or underflow.
+    # A power of two scales exactly, and keeps squares from over- or underflow.
     exponent = torch.frexp(x.abs().amax()).exponent
     scale = torch.ldexp(torch.ones_like(x[0, 0]), exponent - 1)
     points, counts = torch.unique(x / scale, dim=0, return_counts=True)
@@ -103,7 +103,7 @@ def kmeans(
     centroids, is_empty = points[rows % len(points)], rows >= 0
     with full_precision(x.device.type):
         coarse = None
-        if _MOST_SEEDS < num_clusters <= len(points):
+        if _MAX_EXACT < num_clusters <= len(points):
             parts = math.isqrt(num_clusters)
             coarse = _coarse_centroids(points, weights, parts, generator)
         if init is not None:
@@ -119,14 +119,14 @@ def kmeans(
             if init is not None:
                 _move(points, weights, centroids, labels)
                 centroids[is_empty] = copies[is_empty]
-            # Of equal centroids the first one stays.
+            # Of equal centroids, only the first stays in place.
             order = is_empty.int().argsort(stable=True)
-            centroids[order] = _part_copies(centroids[order], generator)
+            centroids[order] = _jitter_copies(centroids[order], generator)
         else:
             num_seeds, closest = int(is_empty.sum()), None
             if 0 < num_seeds < num_clusters:
-                held = centroids[~is_empty]
-                _, closest = nearest_with_distances(points, held, coarse)
+                others = centroids[~is_empty]
+                _, closest = nearest_with_distances(points, others, coarse)
             if num_seeds:
                 centroids[is_empty] = _seed_in_parts(
                     points, weights, num_seeds, generator, closest, coarse
@@ -155,42 +155,43 @@ def _check(x, num_clusters, init):
         if rows.shape != (size, dim) or not rows.numel():
             raise ValueError(
                 f"x must be [N, D] with N and D above 0, and init "
-                f"[{num_clusters}, D]; got {name} {tuple(rows.shape)} where x "
-                f"is {tuple(x.shape)}"
+                f"[{num_clusters}, D]; got {name} {tuple(rows.shape)} with x "
+                f"{tuple(x.shape)}"
             )
         if not rows.float().isfinite().all():
-            raise ValueError(f"{name} holds values that are not finite")
+            raise ValueError(f"{name} has values that are not finite")
 
 
 def _seed(points, weights, num_seeds, generator, closest=None):
-    """Choose so many of the points [U, D] of weights [U] as seeds by greedy
-    k-means++, beside others at squared distances [U]. Candidates for a few
-    seeds at a time are drawn from the same distances, for one large product."""
+    """Choose ``num_seeds`` of the weighted points [U, D] as seeds by greedy
+    k-means++. ``closest`` [U] holds squared distances to seeds that already
+    exist. Candidates of a group of seeds are drawn from the same distances, so
+    that they share one matrix product."""
     num_tries = _TRIES * (2 + int(math.log(num_seeds)))
     draws = torch.empty(num_seeds, num_tries, dtype=torch.float64)
     draws = draws.to(generator.device).uniform_(generator=generator)
     draws = draws.to(points.device)
-    # This floor keeps a choice among points too close for fp32.
+    # A minimum distance, so that points too close for fp32 can be drawn.
     tiny = torch.finfo(torch.float32).tiny
     if closest is None:
         closest = torch.full_like(weights, 1e9)
     closest = closest.clamp(min=tiny)
     available = weights.clone()
-    centred = points - points.mean(0)
-    norms = centred.square().sum(1, keepdim=True)
+    centered = points - points.mean(0)
+    norms = centered.square().sum(1, keepdim=True)
     ones = torch.ones_like(norms)
-    rights = torch.cat([centred, norms, ones], 1).t().contiguous()
-    lefts = torch.cat([-2 * centred, ones, norms], 1)
+    rights = torch.cat([centered, norms, ones], 1).t().contiguous()
+    lefts = torch.cat([-2 * centered, ones, norms], 1)
     largest = max(1, min(_GROUP, _GROUP_ELEMENTS // (num_tries * len(points))))
     buffer = points.new_empty(largest, num_tries, len(points))
     seeds = []
     while len(seeds) < num_seeds:
-        # Stale draws do no harm while the group is few beside all the seeds.
+        # Outdated distances do no harm if the group is small among all seeds.
         size = max(1, min(largest, len(seeds) // 16))
-        # In fp32 the sum would never reach the lightest of many points.
+        # An fp32 sum would lose the lightest of many points.
         mass = (closest * available).cumsum(0, dtype=torch.float64)
-        aims = draws[len(seeds) : len(seeds) + size] * mass[-1]
-        picks = torch.searchsorted(mass, aims, right=True)
+        targets = draws[len(seeds) : len(seeds) + size] * mass[-1]
+        picks = torch.searchsorted(mass, targets, right=True)
         picks.clamp_(max=len(points) - 1)
         distances = buffer[: len(picks)]
         torch.mm(lefts[picks.flatten()], rights, out=distances.flatten(0, 1))
@@ -200,15 +201,15 @@ def _seed(points, weights, num_seeds, generator, closest=None):
             closest = nearer[best].clamp(min=tiny)
             seeds.append(tries[best])
             available[seeds[-1]] = 0
-    # A point may have been drawn twice within a group.
+    # Duplicates within a group are replaced by the farthest points.
     seeds = torch.stack(seeds).unique()
     farthest = (closest * available).topk(num_seeds - len(seeds)).indices
     return points[torch.cat([seeds, farthest])]
 
 
 def _coarse_centroids(points, weights, parts, generator):
-    """Cluster a sample of points [U, D] of weights [U] in so many parts."""
-    # They are sorted, so every so many of them are spread as all are.
+    """Cluster a sample of weighted points [U, D] into ``parts`` clusters."""
+    # Points are sorted, so evenly spaced ones are spread as all of them.
     step = max(1, len(points) // (_PART_VECTORS * parts))
     points, weights = points[::step].contiguous(), weights[::step].contiguous()
     centroids = _seed(points, weights, parts, generator)
@@ -217,8 +218,8 @@ def _coarse_centroids(points, weights, parts, generator):
 
 
 def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
-    """Choose seeds as ``_seed`` does, within the parts of coarse centroids, if
-    there are any: in each as many as its share of the inertia."""
+    """Choose seeds as ``_seed`` does; if ``coarse`` centroids are given, within
+    their clusters, in proportion to the inertia of each."""
     if coarse is None:
         return _seed(points, weights, num_seeds, generator, closest)
     labels, distances = nearest_with_distances(points, coarse)
@@ -228,18 +229,17 @@ def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
     share = torch.zeros_like(sizes, dtype=torch.float64)
     share.index_add_(0, labels, (distances * weights).double())
     share.clamp_(min=torch.finfo(share.dtype).tiny)
-    while (left := num_seeds - int(numbers.sum())) > 0:
-        # Every point of a part at most, and what that leaves to the others.
+    while (missing := num_seeds - int(numbers.sum())) > 0:
+        # A full part, whose points are all seeds, leaves its share to others.
         share[numbers >= sizes] = 0
-        more = (share / share.sum() * left).floor().long()
+        more = (share / share.sum() * missing).floor().long()
         if not more.any():
-            more[share.topk(min(left, int((share > 0).sum()))).indices] = 1
+            more[share.topk(min(missing, int((share > 0).sum()))).indices] = 1
         numbers += torch.minimum(more, sizes - numbers)
     order = labels.argsort(stable=True)
     seeds = []
-    for part, number in zip(
-        order.split(sizes.tolist()), numbers.tolist(), strict=True
-    ):
+    parts = order.split(sizes.tolist())
+    for part, number in zip(parts, numbers.tolist(), strict=True):
         inside, near = points[part], None if closest is None else closest[part]
         if 0 < number < len(part):
             inside = _seed(inside, weights[part], number, generator, near)
@@ -248,8 +248,7 @@ def _seed_in_parts(points, weights, num_seeds, generator, closest, coarse):
 
 
 def _lloyd(points, weights, centroids, max_iterations, tolerance, coarse=None):
-    """Improve centroids [K, D] by those of points [U, D] of weights [U], in
-    place; none ends empty."""
+    """Run Lloyd's iterations in place; no centroid ends without points."""
     labels, distances = _assign(points, centroids, coarse)
     inertia = float(distances.dot(weights))
     for _ in range(max_iterations):
@@ -261,8 +260,8 @@ def _lloyd(points, weights, centroids, max_iterations, tolerance, coarse=None):
 
 
 def _assign(points, centroids, coarse=None):
-    """Label points [U], give their squared distances [U], and move each empty
-    cluster to the point farthest from its centroid, as scikit-learn does."""
+    """Return labels [U] and squared distances [U], after moving empty clusters
+    to the points farthest from their centroids, as in scikit-learn."""
     for _ in range(_REPAIRS):
         labels, distances = nearest_with_distances(points, centroids, coarse)
         counts = torch.bincount(labels, minlength=len(centroids))
@@ -275,9 +274,9 @@ def _assign(points, centroids, coarse=None):
 
 def _move(points, weights, centroids, labels):
     """Move each centroid to the mean of its points, in place."""
-    # Sums of sorted rows: atomic additions would make a GPU's sums depend on
-    # the run, and ranks must agree. Sums of differences: an offset common to
-    # all would cost bits.
+    # Rows are sorted, as atomic additions are not deterministic on a GPU, and
+    # ranks must agree. Differences are summed, as a common offset of all points
+    # would cost precision.
     order = labels.argsort(stable=True)
     masses = weights[order].unsqueeze(1)
     steps = (points - centroids[labels])[order] * masses
@@ -287,11 +286,11 @@ def _move(points, weights, centroids, labels):
     centroids += sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
 
-def _part_copies(centroids, generator):
-    """Jitter centroids [K, D] that equal an earlier one: by a hundredth of
-    their spread, or by more if fp32 needs it."""
+def _jitter_copies(centroids, generator):
+    """Jitter centroids [K, D] that equal an earlier one by a hundredth of the
+    overall spread, or by more until they differ in fp32."""
     spread = (centroids - centroids.mean(0)).square().mean().sqrt()
-    # Centroids without a spread have a size of about 1.
+    # Without a spread, use 1: points are scaled to about that size.
     jitter = 1e-2 * torch.where(spread > 0, spread, 1)
     while True:
         _, group = torch.unique(centroids, dim=0, return_inverse=True)

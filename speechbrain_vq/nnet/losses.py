@@ -1,4 +1,4 @@
-"""Losses of a quantizer, and the metrics of a batch."""
+"""Losses of a quantizer, and metrics of a batch."""
 
 import math
 
@@ -17,14 +17,13 @@ def quantization_loss(
     codebook_weight: float,
     over_ranks: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the codebook and commitment loss (van den Oord et al., 2017,
-    equation 3) of targets [N, c, d], their codewords [N, c, d] and a mass [N]
-    of 1 where a vector counts, else 0; and each codebook's sum of squared
-    errors [c].
+    """Compute the weighted codebook and commitment loss (van den Oord et al.,
+    2017, equation 3), and the sum of squared errors [c] of each codebook.
 
-    Means run over all elements of the valid vectors; ``over_ranks``, over
-    those of all ranks, so that DDP's average of the gradients is that of the
-    whole batch.
+    ``targets`` [N, c, d] are quantized to ``codewords`` [N, c, d]; ``mass`` [N]
+    is 1 for valid vectors, else 0. Losses are means over the elements of valid
+    vectors; with ``over_ranks``, they are scaled such that DDP's average of the
+    gradients is that of the mean over all ranks.
 
     >>> x, codewords = torch.zeros(2, 1, 4), torch.ones(2, 1, 4)
     >>> quantization_loss(x, codewords, torch.ones(2), 0.25, 1.0, False)
@@ -33,7 +32,7 @@ def quantization_loss(
     number = mass.sum()
     if over_ranks:
         number = sum_over_ranks(number) / world_size()
-    # Without a vector all masses are zero, whatever they are divided by.
+    # Without a valid vector the numerator is 0.
     divisor = (number * targets.shape[1:].numel()).clamp(min=1e-9)
     commitment = mass @ _squares(targets, codewords.detach())
     codebook = mass @ _squares(targets.detach(), codewords)
@@ -42,22 +41,22 @@ def quantization_loss(
 
 
 def _squares(x: Tensor, y: Tensor) -> Tensor:
-    """Compute squared distances [...] of vectors [..., d]."""
+    """Compute squared distances [...] between vectors [..., d]."""
     return nn.functional.mse_loss(x, y, reduction="none").sum(-1)
 
 
 def usage_loss(
     targets: Tensor, codebook: Tensor, mass: Tensor, sq_errors: Tensor
 ) -> Tensor:
-    """Compute how far the usage of codes is from even: 1 minus the entropy of
-    the mean soft assignment over ln K, averaged over the codebooks, in 0..1.
+    """Compute how uneven the usage of the codes is, in 0..1: 1 - H / ln K, with
+    H the entropy of the mean soft assignment, averaged over the codebooks.
 
-    Arguments are as above, with a codebook [C, K, d] and the batch of all
-    ranks; the mean squared error is the temperature (the batch entropy of Yu et
-    al., 2023, arXiv 2310.05737, equation 5, for any codebook). Of a large batch
-    a sample is assigned, evenly spaced: of 512 codes at least 256 vectors. As
-    the gradient grows with falling temperature, the loss falls with the error
-    where that is under a twentieth of the squared length of the targets.
+    This is the batch entropy of Yu et al. (2023, arXiv 2310.05737, equation 5)
+    for any codebook [C, K, d], over all ranks, with the mean squared error as
+    the temperature. ``sq_errors`` [c] are those of ``quantization_loss``. Large
+    batches are subsampled evenly, to at least 2 ** 17 / K vectors. Gradients
+    grow as the temperature falls; to limit them, the loss is scaled down with
+    the error once that is below 1/20 of the squared length of the targets.
     """
     squares = mass @ targets.detach().square().sum(2)
     moments = torch.cat([mass.sum().view(1), sq_errors, squares])
@@ -72,13 +71,13 @@ def usage_loss(
     for vectors, words, scale in zip(
         targets[sample].unbind(1), codebook, temperature, strict=False
     ):
-        # Without |x|^2, which is the same for every code.
+        # |x|^2 is left out, as it is the same for every code.
         bias = -words.square().sum(1) / scale
         logits = torch.addmm(bias, vectors * (2 / scale), words.t())
         shares.append(mass[sample] @ torch.softmax(logits, dim=1))
     share = sum_over_ranks(torch.stack(shares))
     share = share / share.sum(1, keepdim=True).clamp(min=1e-9)
-    # A softmax may underflow, where the entropy has no gradient.
+    # At a share of 0, where a softmax underflows, the log has no gradient.
     nats = -(share * (share + 1e-12).log()).sum(1)
     return (weight * (1 - nats / max(math.log(share.shape[1]), 1e-9))).mean()
 
@@ -91,9 +90,9 @@ def batch_metrics(
     codebook: Tensor,
     sq_error: Tensor,
 ) -> dict[str, Tensor]:
-    """Compute the metrics of ``VQOutput`` of latents [N, D] of a mass [N], with
-    codes [N, c] in a codebook [C, K, d] and a sum of squared errors: sums that
-    a whole stage can add up, and the perplexity of the batch."""
+    """Compute the metrics of ``VQOutput`` for latents [N, D] with a mass [N]
+    and codes [N, c] of a codebook [C, K, d]. All but the perplexity are sums,
+    which can be added up over batches; that is NaN without a codebook."""
     counts = torch.zeros_like(codebook[..., 0])
     codes = number_codes(indices, counts.shape[1]).flatten()
     each = mass.unsqueeze(1).expand_as(indices).flatten()
@@ -102,7 +101,7 @@ def batch_metrics(
     return {
         "counts": counts,
         "num_vectors": mass.sum(),
-        "perplexity": entropy(counts).exp().mean(),
+        "perplexity": entropy(counts[: indices.shape[1]]).exp().mean(),
         "sq_error": sq_error,
         "latent_sum": mass @ latents,
         "latent_sq_sum": mass @ squares,
@@ -110,7 +109,7 @@ def batch_metrics(
 
 
 def entropy(counts: Tensor) -> Tensor:
-    """Compute the entropies [...] in nats of distributions given by counts
-    [..., K]; 0 where nothing was counted."""
+    """Compute entropies [...] in nats of the distributions with counts
+    [..., K]; 0 if all counts are 0."""
     share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
     return -torch.special.xlogy(share, share).sum(-1)

@@ -11,10 +11,11 @@ def frame_mask(
 ) -> Tensor:
     """Compute the mask [B, T, ...] of the valid frames of x [B, T, ..., D].
 
-    Lengths [B] are relative to T where floating point (as SpeechBrain's, but
-    rounded: a plain comparison makes one in twenty a frame too long), in frames
-    where integer. In their place, a mask is checked and returned. Lengths out
-    of range are refused where that costs no host sync.
+    Lengths [B] are in frames if integer, and relative to T if floating point.
+    Unlike in SpeechBrain, relative lengths are rounded to frames; without
+    rounding, one in twenty is a frame too long. If a ``mask`` is given instead,
+    it is checked and returned. The range of lengths is checked on the CPU only,
+    as it would need a sync on a GPU.
 
     >>> frame_mask(torch.randn(2, 13, 4), torch.tensor([1.0, 7 / 13])).sum(1)
     tensor([13,  7])
@@ -42,15 +43,15 @@ def frame_mask(
             f"{tuple(x.shape)}."
         )
     time, relative = x.shape[1], lengths.is_floating_point()
-    # A rounding error must stay below half a frame.
+    # Rounding errors must stay below half a frame.
     if relative and time >= 2 / torch.finfo(lengths.dtype).eps:
         raise ValueError(
             f"lengths in {lengths.dtype} are too coarse for {time} frames: "
-            "give them in float32, or as integers (frames)."
+            "pass them in float32, or as integers (frames)."
         )
-    # Absolute lengths in floating point would pass for "all of it".
-    unseen = torch.compiler.is_compiling() or in_transform()
-    if lengths.device.type == "cpu" and not unseen:
+    # Lengths in frames, but in floating point, would be taken for full length.
+    has_values = not (torch.compiler.is_compiling() or in_transform())
+    if lengths.device.type == "cpu" and has_values:
         limit = 1 + 1e-4 if relative else time
         if not ((lengths >= 0) & (lengths <= limit)).all():
             unit = f"in frames, in 0..{time}"

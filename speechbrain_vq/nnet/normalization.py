@@ -1,4 +1,4 @@
-"""Batch normalization over valid frames only."""
+"""Batch normalization over valid frames."""
 
 import torch
 from torch import Tensor, nn
@@ -10,47 +10,47 @@ from speechbrain_vq.nnet.utils import (
     sum_over_ranks,
 )
 
-# Growth of the variance in a warm-up after which initial statistics are set anew,
-# and squared shift of the mean, over the variance, in each of three batches;
-# with 70 % of silence it stays below 3.
-_MOST_GROWTH, _MOST_SHIFT = 4, 9
-# Variance of a batch that sets them, over the mean square of the means.
-_LEAST_VARIANCE = 1e-9
+# During the warm-up, initial statistics are replaced if the variance grows by
+# more than this factor, or if the squared shift of the mean, divided by the
+# variance, exceeds this limit in three batches (it is below 3 at 70 % silence).
+_MAX_GROWTH, _MAX_SHIFT = 4, 9
+# Batches with a smaller variance, divided by the mean square of the feature
+# means, are not used for initial statistics.
+_MIN_VARIANCE = 1e-9
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalization over the last dimension, with statistics of the
+    """Batch normalization of the last dimension, with statistics over the
     valid frames of all ranks.
 
-    Equal to ``torch.nn.BatchNorm1d`` where every frame is valid (Ioffe and
-    Szegedy, 2015), and to ``SyncBatchNorm`` in a distributed run. A batch
-    without a valid frame leaves the running statistics, and is normalized by
-    them. They are the mean over all batches until ``momentum`` exceeds the
-    weight of one, so that evaluation is right after a few steps.
+    Equivalent to ``torch.nn.BatchNorm1d`` (Ioffe and Szegedy, 2015) if all
+    frames are valid, and to ``SyncBatchNorm`` in a distributed run. Running
+    statistics are a plain mean over the first 1 / ``momentum`` batches, so that
+    evaluation works after a few steps. A batch without valid frames is
+    normalized by them, and does not change them.
+
+    Initial statistics (Salimans and Kingma, 2016, arXiv 1602.07868, section 3)
+    are the feature means and the common variance of one of the first three
+    batches: the one of median variance, so that neither silence nor noise sets
+    them. Until then, batches with over four times the variance are normalized
+    by their own. During a warm-up, the latest three batches replace the
+    statistics if the variance has grown over fourfold, which would amplify the
+    outputs, or if all three means are over three standard deviations away.
 
     Arguments
     ---------
     num_features : int
         Size of the last dimension.
     eps : float
-        Added to the variance.
+        Value added to the variance.
     momentum : float
-        Least weight of the newest batch in the running statistics.
+        Minimum weight of the newest batch in the running statistics.
     affine : bool
         Whether to learn a scale and a shift for each feature.
     statistics : str
-        By which training normalizes: ``"batch"``: the batch's; ``"running"``:
-        those of evaluation, the batch included, through which no gradient
-        passes: for small or correlated batches; ``"initial"``: those of one of
-        the first batches: means of the features and one variance, of that of
-        three batches whose variance is the middle one, so that neither silence
-        nor noise sets them (data-dependent initialization: Salimans and Kingma,
-        2016, arXiv 1602.07868, section 3). In a warm-up, the latest three set
-        them anew where the variance is then more than four times as large:
-        outputs that were small at first would be amplified without end; or the
-        means of all three are over three standard deviations away: it would be
-        most of what the outputs are. Of the first three, a batch of over four
-        times the variance is normalized by its own.
+        Statistics that normalize in training: ``"batch"``; ``"running"``,
+        including this batch but without gradient, for small or correlated
+        batches; or ``"initial"``, see above.
 
     Example
     -------
@@ -92,15 +92,14 @@ class MaskedBatchNorm(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
         mean = state_dict.get(f"{prefix}running_mean")
         if mean is not None:
-            # Statistics that are loaded do not make way for the next batch,
-            # but for those of a norm that has seen none.
+            # Loaded statistics are final, unless the norm had seen no batch.
             is_new = not mean.is_meta and not mean.any()
             self._start_counting(0 if is_new else 2**31)
 
     def forward(
         self, x: Tensor, mask: Tensor | None = None, warmup: bool = False
     ) -> Tensor:
-        """Normalize.
+        """Normalize the last dimension.
 
         Arguments
         ---------
@@ -110,12 +109,12 @@ class MaskedBatchNorm(nn.Module):
             Booleans, [...], True at valid frames. Invalid frames are
             normalized too, and must be finite.
         warmup : bool
-            Whether ``"initial"`` statistics may be set anew.
+            Whether ``"initial"`` statistics may be replaced.
 
         Returns
         -------
         torch.Tensor
-            Output in the shape of the input, fp32.
+            Output in fp32, in the shape of the input.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
@@ -142,17 +141,18 @@ class MaskedBatchNorm(nn.Module):
             return torch.addcmul(self.bias, x - mean, scale * self.weight)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undo the normalization of [..., num_features], in fp32, by the
-        running statistics."""
+        """Undo the normalization of y [..., num_features] by the running
+        statistics, in fp32."""
         scale, y = torch.sqrt(self.running_var + self.eps), y.float()
         if self.weight is not None:
-            # A feature whose weight is zero has nothing to be undone.
+            # A feature with a weight of zero cannot be restored.
             weight = torch.where(self.weight.abs() < 1e-6, 1e-6, self.weight)
             scale, y = scale / weight, y - self.bias
         return torch.addcmul(self.running_mean, y, scale)
 
     def _moments(self, x, mask, warmup):
-        """Compute mean and variance of the features, and average them."""
+        """Compute mean and variance of each feature, and update the running
+        statistics."""
         flat = x.reshape(-1, self.num_features)
         share = mask.reshape(-1).to(flat.dtype)
         count = sum_over_ranks(share.sum())
@@ -170,23 +170,22 @@ class MaskedBatchNorm(nn.Module):
             self._settle(mean, variance, count, warmup)
             return
         self.num_batches += count > 0
-        # As torch does, the running variance is the unbiased one; a lone
-        # frame has none, so it leaves it.
+        # As in torch, the running variance is unbiased; one frame has none.
         unbiased = variance * count / (count - 1).clamp(min=1)
         unbiased = torch.where(count > 1, unbiased, self.running_var)
         share = (1 / self.num_batches.clamp(min=1)).clamp(min=self.momentum)
-        if self.statistics == "running":  # The means of batches differ, too.
+        if self.statistics == "running":  # Add the variance of batch means.
             apart = (mean - self.running_mean).square()
             unbiased = unbiased + (1 - share) * apart
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(unbiased, share)
 
     def _choose(self, mean, variance):
-        """Return the moments that normalize a batch: of the first three its own
-        where the statistics would amplify it, which would drown the later
-        gradients in those of one step."""
+        """Return the mean and variance that normalize a batch. One of the first
+        three whose variance is large uses its own: amplified, it would give a
+        gradient that dwarfs those of later steps."""
         own = variance.mean()
-        is_wild = own > _MOST_GROWTH * self.running_var[0]
+        is_wild = own > _MAX_GROWTH * self.running_var[0]
         is_wild &= self.num_batches <= 3
         return (
             torch.where(is_wild, mean, self.running_mean),
@@ -194,18 +193,19 @@ class MaskedBatchNorm(nn.Module):
         )
 
     def _is_settled(self):
-        """Return whether the initial statistics are final; only on a CPU, where
-        reading their count needs no device sync."""
-        count, compiling = self.num_batches, torch.compiler.is_compiling()
-        asks = self.statistics == "initial" and count.device.type == "cpu"
-        return asks and not compiling and int(count) >= 3
+        """Return whether initial statistics are known to be final; always False
+        on a GPU, where reading the count would need a sync."""
+        if self.statistics != "initial" or torch.compiler.is_compiling():
+            return False
+        count = self.num_batches
+        return count.device.type == "cpu" and int(count) >= 3
 
     def _settle(self, mean, variance, count, warmup):
-        """Take the moments of the first batch, of the wider of the first two,
-        and of the middle one of the first three, or of the latest three."""
-        # One vector, or a batch of equal ones, has no variance but rounding.
+        """Set initial statistics: those of the first batch, then of the one
+        with the larger variance of two or the median variance of three."""
+        # The variance of equal vectors is nothing but rounding.
         level = mean.square().mean()
-        counts = (count > 0) & (variance.mean() > _LEAST_VARIANCE * level)
+        counts = (count > 0) & (variance.mean() > _MIN_VARIANCE * level)
         index = torch.arange(3, device=mean.device)
         is_this = (index == self.num_batches % 3) & counts
         moments = torch.stack([mean, variance.mean().expand_as(mean)])
@@ -213,7 +213,7 @@ class MaskedBatchNorm(nn.Module):
             torch.where(is_this.view(3, 1, 1), moments, self.last_moments)
         )
         self.num_batches += counts
-        # Rows of batches to come are zero, and sort before the others.
+        # Rows that are not yet filled are zero, and sort before the others.
         order = self.last_moments[:, 1, 0].argsort(stable=True)
         chosen = torch.where(self.num_batches < 3, order[2], order[1])
         moments = self.last_moments.index_select(0, chosen.view(1))[0]
@@ -221,9 +221,8 @@ class MaskedBatchNorm(nn.Module):
         if warmup:
             apart = self.last_moments[:, 0] - self.running_mean
             shift = apart.square().mean(1).amin()
-            is_open |= moments[1, 0] > _MOST_GROWTH * self.running_var[0]
-            is_open |= shift > _MOST_SHIFT * self.running_var[0]
-        for own, new in zip(
-            (self.running_mean, self.running_var), moments, strict=True
-        ):
-            own.copy_(torch.where(is_open, new, own))
+            is_open |= moments[1, 0] > _MAX_GROWTH * self.running_var[0]
+            is_open |= shift > _MAX_SHIFT * self.running_var[0]
+        running = self.running_mean, self.running_var
+        for old, new in zip(running, moments, strict=True):
+            old.copy_(torch.where(is_open, new, old))

@@ -1,4 +1,4 @@
-"""Deprecated name of ``quantizers``, for yaml files that have it."""
+"""Deprecated name of ``quantizers``, for yaml files that contain it."""
 
 from .quantizers import ResidualVectorQuantizer, VectorQuantizer, VQOutput
 

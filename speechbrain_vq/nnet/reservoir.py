@@ -1,4 +1,4 @@
-"""A uniform sample of a stream of vectors."""
+"""Uniform sample of a stream of vectors."""
 
 import numpy as np
 import torch
@@ -9,15 +9,15 @@ from speechbrain_vq.nnet.utils import check_sizes, sum_over_ranks, world_size
 
 class Reservoir:
     """Uniform random sample, without replacement, of all vectors added since
-    the last reset (Algorithm R of Vitter, 1985, a whole batch at a time).
+    the last reset (Algorithm R of Vitter, 1985, for whole batches).
 
-    It is no module, so in no ``state_dict`` and not synchronised by DDP. It
-    follows the device of what is added and stays in fp32.
+    As it is not a module, it is in no ``state_dict`` and is not synchronized by
+    DDP. It stays in fp32, and moves to the device of the vectors added.
 
     Arguments
     ---------
     capacity : int
-        Largest number of vectors kept; 0: none.
+        Maximum number of vectors kept; 0 keeps none.
     dim : int
         Dimension of a vector.
 
@@ -33,7 +33,7 @@ class Reservoir:
         check_sizes(dim=dim)
         check_sizes(least=0, capacity=capacity)
         self.capacity, self.dim = capacity, dim
-        # No memory before there is something to keep.
+        # Memory is allocated by the first add.
         self._rows = torch.zeros(0, dim, dtype=torch.float32, device="cpu")
         self.count = torch.zeros((), dtype=torch.int64, device="cpu")
 
@@ -42,8 +42,7 @@ class Reservoir:
 
     @torch.no_grad()
     def add(self, vectors: Tensor, mask: Tensor | None = None) -> None:
-        """Add vectors [..., dim] to the stream, those where a mask [...] of
-        booleans is True."""
+        """Add vectors [..., dim] for which a boolean mask [...] is True."""
         if vectors.shape[-1] != self.dim:
             raise ValueError(
                 f"Reservoir holds vectors of dimension {self.dim}, got a "
@@ -63,16 +62,16 @@ class Reservoir:
         return self._rows[: len(self)].clone()
 
     def gather(self, seed: int) -> Tensor:
-        """Gather a uniform sample of the streams of all ranks, [at most
-        capacity, dim], the same on every rank, which all must ask: as many
-        vectors of each as drawn from one urn with all that the ranks saw."""
+        """Return a uniform sample of the streams of all ranks together, [at
+        most capacity, dim], which is the same on every rank. All ranks must
+        call it. The share of each rank is multivariate hypergeometric."""
         sample = self.contents()
         if world_size() == 1:
             return sample
-        # In random order, as early slots of a reservoir hold early vectors.
+        # Shuffled, as the first slots of a reservoir hold early vectors.
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(sample), generator=generator)
-        # Full rows, so that ranks with fewer vectors gather as many.
+        # Padded, so that all ranks gather the same number of rows.
         rows = sample.new_zeros(self.capacity, self.dim)
         rows[: len(sample)] = sample[order.to(sample.device)]
         ranks = []
@@ -87,21 +86,20 @@ class Reservoir:
         return torch.cat([part[:number] for part, number in parts])
 
     def reset(self) -> None:
-        """Empty the sample; the stream starts anew."""
+        """Empty the sample, and start a new stream."""
         self.count.zero_()
 
     def state_dict(self, over_ranks: bool = False) -> dict[str, Tensor]:
-        """Return the sample and the length of the stream so far; or those of
-        all ranks' streams together, which all must ask: loaded on one of
-        them, with the others empty, they count as before."""
+        """Return the sample and the number of vectors in the stream. With
+        ``over_ranks``, which all ranks must call, those of all ranks together:
+        one rank can load them and the others start empty."""
         if not over_ranks:
             return {"rows": self.contents(), "count": self.count.clone()}
         count = sum_over_ranks(self.count)
         return {"rows": self.gather(int(count)), "count": count.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what ``state_dict()`` returned; raise ValueError where it
-        does not fit."""
+        """Restore a state returned by ``state_dict()``, if it fits."""
         rows, count = state["rows"], int(state["count"])
         if rows.shape != (min(count, self.capacity), self.dim):
             raise ValueError(
@@ -115,37 +113,36 @@ class Reservoir:
 
     def _allocate(self, device: torch.device) -> None:
         if len(self._rows) == 0:
-            # One row more than the capacity: what is not kept is written
-            # there, which keeps shapes fixed and so needs no host sync.
+            # Vectors that are not kept go to an extra row: shapes stay fixed,
+            # which needs no host sync.
             self._rows = self._rows.new_zeros(self.capacity + 1, self.dim)
         if self._rows.device != device:
             self._rows = self._rows.to(device)
             self.count = self.count.to(device)
 
 
-# An operator of its own, which torch.compile keeps whole.
+# A custom operator, so that torch.compile does not break it up.
 @torch.library.custom_op(
     "speechbrain_vq::reservoir_add", mutates_args=("rows", "count")
 )
 def _add(rows: Tensor, count: Tensor, vectors: Tensor, mask: Tensor) -> None:
-    """Offer `vectors` [N, D] where `mask` [N] to `rows` [capacity + 1, D]."""
+    """Add vectors [N, D] with a mask [N] to a sample [capacity + 1, D]."""
     capacity = len(rows) - 1
     arrival = torch.arange(len(vectors), device=vectors.device)
     number = mask.cumsum(0)
     rank = (number - 1).clamp(min=0)
     position = rank + count
-    # 2 ** 62 values leave the modulo a bias below 1e-9 for any stream. By
-    # rank, so that padding between vectors changes no one's draw.
+    # With 2 ** 62 values, the bias of the modulo is below 1e-9 for any stream.
+    # Draws are indexed by rank, so that they do not depend on padding.
     draw = torch.randint(2**62, rank.shape, device=rank.device)[rank]
     draw = draw % (position + 1)
     # A draw beyond the capacity means that the vector is not kept.
     slot = torch.where(position < capacity, position, draw).clamp(max=capacity)
     slot = slot.masked_fill(~mask, capacity)
-    if rows.device.type == "cpu":  # Which waits for nothing
+    if rows.device.type == "cpu":  # Where selecting needs no sync
         kept = slot < capacity
         slot, arrival, vectors = slot[kept], arrival[kept], vectors[kept]
-    # Of vectors that drew the same slot the last one stays, as if they had
-    # come one by one.
+    # The last vector that drew a slot stays, as if added one by one.
     last = slot.new_full((capacity + 1,), -1)
     last.scatter_reduce_(0, slot, arrival, "amax")
     slot = torch.where(last[slot] == arrival, slot, capacity)

@@ -1,4 +1,4 @@
-"""Nearest-codeword search, exact or by inverted lists, in fp32 and blocks."""
+"""Nearest-codeword search in fp32, exact or by inverted lists."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,27 +7,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-# Scores of a block: one that stays in a CPU's cache is searched faster, and so
-# is one of few codewords; an accelerator hides its launches only behind larger
-# ones.
+# Maximum number of scores in a block. On a CPU, blocks that fit the cache, and
+# have few codewords, are faster; an accelerator needs larger ones to hide the
+# latency of its launches.
 _ELEMENTS_CPU, _ELEMENTS_ACCELERATOR = 2**21, 2**25
 _WIDTH_CPU = 4096
 
-# Columns are reduced in groups: torch vectorises `amin` and not `argmin`, which
-# so searches the winning group only.
+# Columns in a group. torch vectorizes `amin` but not `argmin`, which therefore
+# searches only the group with the lowest score.
 _GROUP = 64
 
-# Lists that k-means looks through: more lower its inertia by less than 0.1 %.
+# Lists that k-means searches; more lower its inertia by less than 0.1 %.
 _PROBES = 8
 
 
 def nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    """Find the codeword nearest to each vector, in Euclidean distance.
+    """Return the index of the codeword nearest to each vector.
 
-    The search is exact up to fp32 rounding, also under autocast and with an
-    offset common to all vectors. A row that is not finite gives some valid
-    index. No gradient passes, nothing waits for the device, and one block of
-    the distance matrix exists at a time.
+    Euclidean distances are computed in fp32, also under autocast, and one block
+    at a time; an offset common to all vectors costs no precision. A vector that
+    is not finite gets an arbitrary valid index. There is no gradient, and no
+    synchronization with the device.
 
     Arguments
     ---------
@@ -59,8 +59,8 @@ def nearest(x: Tensor, codebook: Tensor) -> Tensor:
     return _nearest(x.detach(), codebook.detach())
 
 
-# An operator of its own: torch.compile keeps it whole, so that neither the
-# loop is unrolled nor the precision guard breaks the graph.
+# A custom operator, so that torch.compile neither unrolls the loop nor breaks
+# the graph at the change of precision.
 @torch.library.custom_op("speechbrain_vq::nearest", mutates_args=())
 def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
     return _search(x.reshape(-1, x.shape[-1]), codebook).view(x.shape[:-1])
@@ -84,9 +84,9 @@ def _(info, in_dims, x: Tensor, codebook: Tensor) -> tuple[Tensor, int]:
 def nearest_with_distances(
     x: Tensor, codebook: Tensor, centroids: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Find the nearest codewords [N] of x [N, D], by inverted lists where
-    centroids [L, D] are given, and the squared distances [N]: sums over
-    differences, so zero where the two are equal."""
+    """Return the indices [N] of the codewords nearest to x [N, D], and squared
+    distances [N], which are exactly zero for equal vectors. The search uses
+    inverted lists if centroids [L, D] are given."""
     if centroids is None:
         indices = _search(x, codebook)
     else:
@@ -95,21 +95,20 @@ def nearest_with_distances(
 
 
 class InvertedLists:
-    """Approximate nearest-codeword search in a large codebook, several times
-    as fast on a CPU as ``nearest`` beyond some ten thousand codewords: the
-    inverted file of Jegou et al., Product quantization for nearest neighbor
-    search (2011, section IV), with codewords that are not compressed.
+    """Approximate nearest-codeword search, on a CPU several times as fast as
+    ``nearest`` with more than about ten thousand codewords. It is the inverted
+    file of Jegou et al. (Product quantization for nearest neighbor search,
+    2011, section IV), without compression.
 
     Arguments
     ---------
     codebook : torch.Tensor
-        Codewords [K, D], which are copied, each to the list of its nearest
-        centroid.
+        Codewords [K, D]; each is copied to the list of its nearest centroid.
     centroids : torch.Tensor
-        Centroids [L, D] of the codewords, about sqrt(K) of them.
+        Centroids [L, D] of the codewords, with L about sqrt(K).
     probes : int
-        Number of lists to search for each vector, of its nearest centroids;
-        exact with all of them.
+        Number of lists to search for each vector, those of its nearest
+        centroids. With L of them, the search is exact.
 
     Example
     -------
@@ -123,53 +122,52 @@ class InvertedLists:
 
     def __init__(self, codebook: Tensor, centroids: Tensor, probes: int = 16):
         codebook, centroids = codebook.detach().float(), centroids.float()
-        centre = codebook.mean(0)
+        center = codebook.mean(0)
         holders, labels, sizes = _search(codebook, centroids).unique(
             return_inverse=True, return_counts=True
         )
         self._codes = labels.argsort(stable=True)
-        words = codebook[self._codes] - centre
-        self._centre, self._centroids = centre, centroids[holders] - centre
+        words = codebook[self._codes] - center
+        self._center, self._centroids = center, centroids[holders] - center
         self._norms = self._centroids.square().sum(1).div_(2)
         self._starts = sizes.cumsum(0) - sizes
         norms, sizes = words.square().sum(1).div_(2), sizes.tolist()
-        self._lists = list(
-            zip(words.split(sizes), norms.split(sizes), strict=True)
-        )
+        lists = words.split(sizes), norms.split(sizes)
+        self._lists = list(zip(*lists, strict=True))
         self.probes = min(probes, len(sizes))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Search as ``nearest`` does: [..., D] -> indices [...]."""
+        """Return approximate indices [...] for x [..., D], see ``nearest``."""
         flat = x.detach().reshape(-1, x.shape[-1])
         rows = max(1, _ELEMENTS_ACCELERATOR // (self.probes * flat.shape[1]))
         with full_precision(x.device.type):
             indices = [
-                self._search((block - self._centre).float())
+                self._search((block - self._center).float())
                 for block in flat.split(rows)
             ]
         return torch.cat(indices).view(x.shape[:-1])
 
     def _search(self, x):
-        """Search centred x [N, D] -> indices [N]."""
+        """Search centered x [N, D] -> indices [N]."""
         scores = torch.addmm(self._norms, x, self._centroids.t(), alpha=-1)
         probed = scores.topk(self.probes, largest=False, sorted=False).indices
-        # As in groups of columns, `argmin` searches the winning list alone.
+        # As with groups of columns, `argmin` searches the best list only.
         lowest = self._reduce(torch.amin, x, probed).argmin(1, keepdim=True)
         winner = probed.gather(1, lowest)
         column = self._reduce(torch.argmin, x, winner)
         return self._codes[(self._starts[winner] + column).squeeze(1)]
 
     def _reduce(self, function, x, lists):
-        """Reduce the scores of x [N, D] with the words of p lists each, [N, p],
-        to one value each, [N, p]."""
+        """Reduce the scores of each vector of x [N, D] in each of its lists
+        [N, p] to one value [N, p]."""
         flat = lists.flatten()
         order = flat.argsort(stable=True)
         numbers = torch.bincount(flat, minlength=len(self._lists)).tolist()
         rows = x[order // lists.shape[1]].split(numbers)
         values = [
             function(torch.addmm(norms, part, words.t(), alpha=-1), 1)
-            for some, (words, norms) in zip(rows, self._lists, strict=True)
-            for part in some.split(max(1, _ELEMENTS_CPU // len(words)))
+            for vectors, (words, norms) in zip(rows, self._lists, strict=True)
+            for part in vectors.split(max(1, _ELEMENTS_CPU // len(words)))
         ]
         return torch.cat(values)[order.argsort()].view(lists.shape)
 
@@ -177,9 +175,9 @@ class InvertedLists:
 def _search(x: Tensor, codebook: Tensor) -> Tensor:
     """Search x [N, D] in codebook [K, D] -> indices [N]."""
     codebook = codebook.float()
-    centre = codebook.mean(0)
-    x, words = (x - centre).float(), codebook - centre
-    # What fills the last group never wins.
+    center = codebook.mean(0)
+    x, words = (x - center).float(), codebook - center
+    # The last group is filled with codewords that are never the nearest.
     fill = -len(codebook) % _GROUP
     bias = pad(words.square().sum(1).div_(2), (0, fill), value=torch.inf)
     words = pad(words, (0, 0, 0, fill))
@@ -193,12 +191,12 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
     blocks = [t.split(rows) for t in (x, lowest, indices)]
     with full_precision(x.device.type):
         for start in range(0, len(words), width):
-            some, biases = (t[start : start + width] for t in (words, bias))
+            chunk, biases = (t[start : start + width] for t in (words, bias))
             for block, low, out in zip(*blocks, strict=True):
-                shape = len(block), len(some)
+                shape = len(block), len(chunk)
                 part = scores[: shape[0] * shape[1]].view(shape)
-                # |x - c|^2 is twice this plus |x|^2.
-                torch.addmm(biases, block, some.t(), alpha=-1, out=part)
+                # The score |c|^2 / 2 - xc is half of |x - c|^2 - |x|^2.
+                torch.addmm(biases, block, chunk.t(), alpha=-1, out=part)
                 score, column = _min(part)
                 is_lower = score < low
                 torch.where(is_lower, score, low, out=low)
@@ -207,7 +205,7 @@ def _search(x: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _min(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the lowest score in each row, [R, K'] -> [R], and its column."""
+    """Return the lowest score in each row, [R, K'] -> [R], and its column."""
     groups = scores.view(-1, _GROUP)
     per_row = scores.shape[1] // _GROUP
     lowest, group = groups.amin(1).view(-1, per_row).min(1)
@@ -218,7 +216,8 @@ def _min(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 @contextmanager
 def full_precision(device_type: str) -> Iterator[None]:
-    """Keep fp32 matrix products in fp32: no autocast, TF32 or bf16 passes."""
+    """Context manager for matrix products in full fp32, without autocast, TF32
+    or bf16."""
     with torch.autocast(device_type, enabled=False), ExitStack() as stack:
         try:
             precision = torch.get_float32_matmul_precision()
@@ -226,11 +225,11 @@ def full_precision(device_type: str) -> Iterator[None]:
                 torch.set_float32_matmul_precision("highest")
                 stack.callback(torch.set_float32_matmul_precision, precision)
         except RuntimeError:
-            # The precisions were set per backend (torch >= 2.9), which the
-            # global getter refuses to summarise.
+            # The global getter raises if precisions differ by backend, as they
+            # may in torch >= 2.9.
             backends = torch.backends
-            for one in (backends.cuda.matmul, backends.mkldnn.matmul):
-                before = one.fp32_precision
-                stack.callback(setattr, one, "fp32_precision", before)
-                one.fp32_precision = "ieee"
+            for backend in (backends.cuda.matmul, backends.mkldnn.matmul):
+                before = backend.fp32_precision
+                stack.callback(setattr, backend, "fp32_precision", before)
+                backend.fp32_precision = "ieee"
         yield

@@ -1,4 +1,4 @@
-"""Argument checks, sums over ranks, and precision: what the modules share."""
+"""Helpers for argument checks, several ranks, precision and tracing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def check_choice(name: str, value: Any, choices: Sequence) -> None:
 
 
 def check_sizes(least: int = 1, **sizes: Any) -> None:
-    """Raise ValueError unless each value is an integer of at least `least`."""
+    """Raise ValueError unless all sizes are integers of at least ``least``."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < least:
             raise ValueError(
@@ -25,19 +25,19 @@ def check_sizes(least: int = 1, **sizes: Any) -> None:
 
 
 def world_size() -> int:
-    """Return the number of ranks, 1 where nothing is distributed."""
+    """Return the number of ranks, 1 unless the run is distributed."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_world_size()
     return 1
 
 
 def rank() -> int:
-    """Return the rank of this process, 0 where nothing is distributed."""
+    """Return the rank of this process, 0 unless the run is distributed."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 class _Sum(torch.autograd.Function):
-    # Each rank's result depends on all ranks' inputs, so gradients are summed.
+    # Each rank's output depends on all ranks' inputs, so gradients are summed.
     @staticmethod
     def forward(ctx, x):
         x = x.clone()
@@ -50,12 +50,12 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """Sum a tensor over all ranks, and its gradient."""
+    """Sum a tensor over all ranks, differentiably."""
     return x if world_size() == 1 else _Sum.apply(x)
 
 
 def gather_objects(value: Any) -> list:
-    """Return the values of all ranks, in their order, on each of them."""
+    """Return the values of all ranks, ordered by rank, on every rank."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -65,7 +65,7 @@ def gather_objects(value: Any) -> list:
 
 @torch.no_grad()
 def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Overwrite tensors by those of rank 0."""
+    """Overwrite tensors in place by those of rank 0."""
     if world_size() == 1:
         return
     for tensor in tensors:
@@ -74,8 +74,19 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(sent)
 
 
+@torch.no_grad()
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients of a module over all ranks."""
+    for parameter in module.parameters():
+        if world_size() > 1 and parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= world_size()
+
+
 def keep_dtype(fn: Callable) -> Callable:
-    """Reduce a function for ``nn.Module._apply`` to its change of device."""
+    """Wrap a function for ``nn.Module._apply`` to keep the dtype of tensors."""
 
     def moved(tensor):
         changed = fn(tensor)
@@ -86,8 +97,8 @@ def keep_dtype(fn: Callable) -> Callable:
 
 
 def is_recomputed() -> bool:
-    """Return whether this forward runs within a backward pass, as activation
-    checkpointing runs it: nothing is learned a second time then."""
+    """Return whether this forward runs within a backward pass, for activation
+    checkpointing; state must not be updated a second time."""
     compiling = torch.compiler.is_compiling()
     return not compiling and torch._C._current_graph_task_id() != -1
 
@@ -100,17 +111,16 @@ def in_transform() -> bool:
 
 
 def is_traced() -> bool:
-    """Return whether tensors may have no values to read: in a trace for a
-    compiler, or a ``torch.func`` transform."""
+    """Return whether tensor values may be unreadable: while compiling, tracing
+    or in a ``torch.func`` transform."""
     is_compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return is_compiled or in_transform()
 
 
 def refuse_transform(module: nn.Module) -> None:
-    """Raise RuntimeError where a ``torch.func`` transform meets a module in
-    training."""
+    """Raise RuntimeError in a ``torch.func`` transform of a training module."""
     if module.training and in_transform():
         raise RuntimeError(
-            f"A {type(module).__name__} learns from what it sees, which "
+            f"In training, a {type(module).__name__} updates its state, which "
             "torch.func transforms do not allow: call eval() first."
         )

@@ -1,6 +1,6 @@
-"""Training of codebooks: trainer, schedules, monitoring, exact resume.
+"""Training of codebooks: trainer, schedules, monitoring and exact resume.
 
-Only ``VQMixin`` and ``VQBrain`` import SpeechBrain, when they are first used.
+SpeechBrain is imported on the first use of ``VQMixin`` or ``VQBrain``.
 """
 
 from typing import TYPE_CHECKING

@@ -1,19 +1,19 @@
-"""Find quantizers and optimizers, and give codebooks parameter groups."""
+"""Quantizers, their optimizers and the parameter groups of codebooks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, ValuesView
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
-# A parameter group with this key is a codebook's; the value is the index of
-# the group whose learning rate it follows. It is saved with the optimizer.
+# Key of the parameter group of a codebook. Its value, which is saved with the
+# optimizer, is the index of the group whose learning rate the codebook follows.
 LEADER = "codebook_leader"
 
 
 def as_module(modules) -> nn.Module:
-    """Modules, or an iterable or dict of them, as one."""
+    """Return a module, or an iterable or dict of modules, as one module."""
     if isinstance(modules, nn.Module):
         return modules
     container = nn.ModuleDict if isinstance(modules, dict) else nn.ModuleList
@@ -22,60 +22,75 @@ def as_module(modules) -> nn.Module:
     except TypeError:
         raise TypeError(
             "modules must be a torch.nn.Module, or an iterable or dict of "
-            f"them, got {type(modules).__name__}: give the model, not its "
+            f"them, got {type(modules).__name__}: pass the model, not its "
             "parameters."
         ) from None
 
 
 def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
-    """Find the vector quantizers in a model by their dotted names, but for
-    parts of a frozen model such as a tokenizer."""
+    """Return the vector quantizers in a model by dotted name, except for parts
+    of a frozen module such as a tokenizer."""
     frozen = {
         part
         for module in model.modules()
         if getattr(module, "frozen", False)
         for part in module.modules()
     }
-    return {
-        without_wrappers(name) or "quantizer": module
-        for name, module in model.named_modules()
-        if isinstance(module, VectorQuantizer) and module not in frozen
-    }
+    quantizers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, VectorQuantizer) and module not in frozen:
+            short = without_wrappers(name) or "quantizer"
+            quantizers[name if short in quantizers else short] = module
+    return quantizers
+
+
+# Names that DDP, torch.compile and checkpoint_wrapper add to those of modules.
+_WRAPPERS = "module", "_orig_mod", "_checkpoint_wrapped_module"
 
 
 def without_wrappers(name: str) -> str:
-    """A dotted name without those of wrappers such as DDP."""
-    parts = name.split(".")
-    return ".".join(p for p in parts if p not in ("module", "_orig_mod"))
+    """Remove the names of wrappers such as DDP from a dotted name."""
+    return ".".join(p for p in name.split(".") if p not in _WRAPPERS)
 
 
 def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
-    """Yield the optimizers in nested containers, without the wrappers of
-    Accelerate and Lightning."""
+    """Yield the optimizers in nested containers, unwrapped from those of
+    Accelerate and Lightning, and of SAM."""
     if isinstance(given, dict):
-        given = list(given.values())
-    if isinstance(given, list | tuple) and depth:
+        given = given.values()
+    # Iterators in an attribute of a Brain must not be consumed.
+    kinds = list | tuple | set | ValuesView
+    if isinstance(given, kinds | Iterator if depth == 2 else kinds) and depth:
         for item in given:
             yield from find_optimizers(item, depth - 1)
-    while isinstance(getattr(given, "optimizer", None), Optimizer):
-        given = given.optimizer
+    for name in ("optimizer", "base_optimizer"):
+        while isinstance(getattr(given, name, None), Optimizer):
+            given = getattr(given, name)
     if isinstance(given, Optimizer):
         yield given
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether FSDP shards some parameters of a model."""
+    names = {type(module).__name__ for module in model.modules()}
+    return "FullyShardedDataParallel" in names or any(
+        hasattr(parameter, "placements") for parameter in model.parameters()
+    )
 
 
 def check_whole(name: str, codebook: nn.Parameter) -> None:
     """Raise ValueError if a codebook is sharded."""
     if codebook.dim() != 3 or hasattr(codebook, "placements"):
         raise ValueError(
-            f"The codebook of {name} is sharded, as FSDP does, and k-means "
-            "needs it whole: leave the quantizer out, by "
+            f"The codebook of {name} is sharded, as by FSDP, but k-means needs "
+            "all of it: exclude the quantizer by "
             "fully_shard(..., ignored_params=set(quantizer.parameters())) or "
             "FullyShardedDataParallel(..., ignored_modules=[quantizer])."
         )
 
 
 def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
-    """Move a codebook from its group to one of its own."""
+    """Move a codebook from its parameter group to a new one."""
     leader, group, position = next(
         (leader, group, position)
         for leader, group in enumerate(optimizer.param_groups)
@@ -84,10 +99,15 @@ def give_own_group(optimizer: Optimizer, codebook: nn.Parameter) -> None:
     )
     if LEADER in group:
         return
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "LBFGS has a single learning rate, and no group for a codebook: "
+            "pass the quantizer's parameters to another optimizer, e.g. Adam."
+        )
     if "initial_lr" in group:
         raise ValueError(
             "A learning rate scheduler was created before CodebookTrainer, "
-            "and would not find the codebook's parameter group: create the "
+            "and does not know the codebook's parameter group: create the "
             "scheduler after it (in a Brain: in on_fit_start(), after super)."
         )
     own = {**group, "params": [group["params"].pop(position)], LEADER: leader}

@@ -26,23 +26,26 @@ from speechbrain_vq.training.waiting import reported_waits
 
 logger = get_logger(__name__)
 
-# Steps skipped in a row, after which a run is given up.
-_MOST_SKIPPED = 200
+# Number of steps skipped in a row after which training stops with an error.
+_MAX_SKIPPED = 200
 
 
 class VQMixin(ResumeMixin):
-    """Attach a ``CodebookTrainer`` to a Brain and monitor its quantizers.
+    """Mixin that attaches a ``CodebookTrainer`` to a Brain, and monitors the
+    usage of its quantizers.
 
-    Name it first among the bases; the Brain may have its own ``fit_batch`` and
-    optimizers. Exact resumes need ``resume.AtomicCheckpointer``. A step whose
-    loss is not finite on some rank is skipped, as that of a quantizer is where
-    a batch has no valid frame. Reads from ``hparams``, null turns off, and
-    absent are those of the quantizers' preset: ``codebook_lr_multiplier``,
-    ``codebook_max_lr`` and ``reinit_schedule``, see ``CodebookTrainer``; and
-    ``token_rate`` (frames a second at the quantizer).
+    It must be the first base class. The Brain may define its own ``fit_batch``
+    and optimizers. Steps with a loss that is not finite on some rank are
+    skipped; a quantizer's loss is NaN for a batch without valid frames. Exact
+    resume needs a ``resume.AtomicCheckpointer``.
 
-    Gives ``quantizers`` by name, ``vq_stats`` of each stage, and once ``fit``
-    has begun ``codebook_trainer`` and ``monitor``.
+    These hparams are read, if present; null turns a feature off:
+    ``codebook_lr_multiplier``, ``codebook_max_lr`` and ``reinit_schedule``, see
+    ``CodebookTrainer`` (default: those of the quantizer's preset); and
+    ``token_rate``, frames per second at the quantizer, for the bit rate.
+
+    Attributes are ``quantizers`` by name, ``vq_stats`` of each stage, and, once
+    ``fit`` has started, ``codebook_trainer`` and ``monitor``.
 
     Example
     -------
@@ -71,20 +74,20 @@ class VQMixin(ResumeMixin):
         order = cls.__mro__
         if sb.Brain in order and order.index(VQMixin) > order.index(sb.Brain):
             raise TypeError(
-                "VQMixin does nothing behind the Brain: name it first among the "
-                f"bases, `class {cls.__name__}(VQMixin, ...)`."
+                "VQMixin does nothing behind the Brain: name it first among "
+                f"the bases, `class {cls.__name__}(VQMixin, ...)`."
             )
 
     @property
     def quantizers(self) -> dict[str, torch.nn.Module]:
-        """The quantizers in ``self.modules`` by name, but for frozen ones."""
+        """Quantizers in ``self.modules`` by name, except for frozen ones."""
         return find_quantizers(self.modules)
 
     @property
     def vq_stats(self) -> dict[str, dict[str, float]]:
-        """``UsageMonitor.stats`` of the latest stages ``"train"``,
-        ``"valid"`` and ``"test"``; all ranks must ask. Empty before a fit or
-        an evaluation."""
+        """``UsageMonitor.stats`` of the latest stages ``"train"``, ``"valid"``
+        and ``"test"``; empty before ``fit`` or ``evaluate``. All ranks must
+        read it."""
         if self.monitor is None:
             return {}
         self._stats = {
@@ -95,18 +98,18 @@ class VQMixin(ResumeMixin):
         return self._stats
 
     def fit(self, epoch_counter, train_set, *args, **kwargs):
-        """Fit, as a Brain does."""
+        """Fit as a Brain does."""
         self._start("valid")
         self._attached, self._epochs = False, _length(epoch_counter)
         waits = reported_waits(lambda: (self.step, self.optimizer_step))
+        epochs = self._epochs_from(epoch_counter)
         with waits, _named_sizes(self):
-            epochs = self._epochs_from(epoch_counter)
             super().fit(epochs, train_set, *args, **kwargs)
-        if self._attached:  # Not a run with test_only
-            self._stats = self.vq_stats  # Before evaluate() counts anew
+        if self._attached:  # False with test_only
+            self._stats = self.vq_stats  # Before evaluate() resets the counts
 
     def evaluate(self, *args, **kwargs):
-        """Evaluate, as a Brain does, and warn if it does not quantize."""
+        """Evaluate as a Brain does; warn if nothing is quantized."""
         self._start("test")
         self.monitor.start(training=False)
         with _named_sizes(self):
@@ -116,21 +119,22 @@ class VQMixin(ResumeMixin):
         return loss
 
     def on_fit_start(self):
-        """Attach the trainer after the optimizers were made."""
+        """Attach the trainer, after the optimizers have been created."""
         super().on_fit_start()
         self._require_super(self._epochs is not None, "fit(epoch_counter, ...)")
         self.attach_trainer()
 
     def check_loss_isfinite(self, loss):
-        """Note a loss that is not finite, a batch of padding, and a signal, on
-        any rank."""
+        """Skip the step if the loss of any rank is not finite; also exchange
+        signals and batches of padding between ranks."""
         nonfinite = (~torch.isfinite(loss.detach())).float()
-        asked = self._stop is not None and self._stop.asked is not None
+        signaled = self._stop is not None and self._stop.asked is not None
+        signaled = torch.full_like(nonfinite, signaled)
         empty = self.monitor.is_empty().to(nonfinite)
-        nonfinite, asked, empty = sum_over_ranks(
-            torch.stack([nonfinite, torch.full_like(nonfinite, asked), empty])
+        nonfinite, signaled, empty = sum_over_ranks(
+            torch.stack([nonfinite, signaled, empty])
         ).tolist()
-        if asked:
+        if signaled:
             self._stop.begin()
         if empty and not nonfinite:
             logger.warning(
@@ -144,32 +148,32 @@ class VQMixin(ResumeMixin):
         super().check_loss_isfinite(loss)
 
     def optimizers_step(self):
-        """Step, unless the loss was not finite."""
+        """Step the optimizers, unless the loss was not finite."""
         if self._nonfinite and not self.scaler.is_enabled():
             self.modules.zero_grad(set_to_none=True)
             self._skipped += 1
             logger.warning(
                 f"The loss after step {self.optimizer_step} is not finite: the "
-                f"step is skipped, {self._skipped} in a row. That of a batch "
-                "of padding is not."
+                f"step is skipped, {self._skipped} in a row. The loss of a "
+                "batch of padding never is."
             )
-            self._give_up(self._skipped >= _MOST_SKIPPED)
+            self._check_skipped(self._skipped >= _MAX_SKIPPED)
         else:
             super().optimizers_step()
             self._skipped = 0
         self._nonfinite = False
 
     def update_average(self, loss, avg_loss):
-        """Average finite losses, as a Brain does."""
+        """Average losses as a Brain does; warn of those that are not finite."""
         if not (self.modules.training or torch.isfinite(loss)):
             logger.warning(
                 "A batch of the evaluation does not count: its loss is not "
-                "finite, as that of a batch of padding never is."
+                "finite. The loss of a batch of padding never is."
             )
         return super().update_average(loss, avg_loss)
 
-    def _give_up(self, learns_nothing):
-        if learns_nothing:
+    def _check_skipped(self, too_often):
+        if too_often:
             raise ValueError(
                 f"The last {self._skipped} steps were skipped, as no loss was "
                 "finite or no batch had a valid frame: nothing is learned. "
@@ -178,15 +182,14 @@ class VQMixin(ResumeMixin):
             )
 
     def attach_trainer(self):
-        """Make the trainer, once a fit, before the optimizers are loaded."""
+        """Create the trainer, once per fit, before optimizers are loaded."""
         if self._attached:
             return
         self._attached = True
         hparams = getattr(self, "hparams", None)
-        options = TRAINER_OPTIONS
-        given = {n: a for n, a in options.items() if hasattr(hparams, n)}
-        for name in set(vars(hparams) if hparams else ()) - set(options):
-            for option in get_close_matches(name, options, 1, 0.9):
+        given = vars(hparams) if hparams else {}
+        for name in set(given) - set(TRAINER_OPTIONS):
+            for option in get_close_matches(name, TRAINER_OPTIONS, 1, 0.9):
                 logger.warning(f"Nothing reads {name}: is it {option}?")
         previous, (steps, total) = self.codebook_trainer, run_length(self)
         if previous is not None:
@@ -194,9 +197,9 @@ class VQMixin(ResumeMixin):
         self.codebook_trainer = CodebookTrainer(
             self.modules,
             [self.optimizers_dict, *vars(self).values()],
-            **{a: getattr(hparams, name) for name, a in given.items()},
+            **{a: given[n] for n, a in TRAINER_OPTIONS.items() if n in given},
             steps_per_epoch=steps,
-            total_steps=total or None,  # A run of no epochs has 0.
+            total_steps=total or None,  # 0 in a run without epochs
         )
         prefers_later = isinstance(self.checkpointer, AtomicCheckpointer | None)
         if total is not None and prefers_later:
@@ -211,7 +214,7 @@ class VQMixin(ResumeMixin):
         if not self.quantizers:
             raise ValueError(
                 "There is no quantizer among the Brain's modules "
-                f"({', '.join(self.modules)}): name one in `modules`, not in "
+                f"({', '.join(self.modules)}): add it to `modules`, not to "
                 "the hparams alone."
             )
         rate = getattr(getattr(self, "hparams", None), "token_rate", None)
@@ -225,46 +228,45 @@ class VQMixin(ResumeMixin):
             raise RuntimeError(f"{name}.{called}() must call super().{method}.")
 
     def _epochs_from(self, epoch_counter):
-        """Yield the epochs; usage is counted from the start of each."""
+        """Yield the epochs, and restart the usage counts for each."""
         for epoch in epoch_counter:
             self._require_super(self._attached, "on_fit_start()")
-            self._eval_stage = "valid"  # Were evaluate() called in between
-            if self.step == 0:  # Not one resumed in its middle
+            self._eval_stage = "valid"  # evaluate() may have been called.
+            if self.step == 0:  # Unless the epoch was resumed
                 self.monitor.start(training=True)
             self.monitor.start(training=False)
             self._nonfinite, before = False, self.optimizer_step
             yield epoch
-            self._give_up(self._skipped and self.optimizer_step == before)
+            self._check_skipped(self._skipped and self.optimizer_step == before)
 
 
 class VQBrain(VQMixin, sb.Brain):
-    """A SpeechBrain Brain that trains vector quantizers; see ``VQMixin``."""
+    """SpeechBrain Brain that trains vector quantizers; see ``VQMixin``."""
 
 
-# On every rank, as what ranks have collected is gathered.
+# Saved by all ranks, as the state gathers statistics and latents from each.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class TrainerState:
-    """The states of a VQ Brain's trainer and monitor, as a recoverable. It is
-    loaded before the optimizers, recoverables added later."""
+    """State of the trainer and the monitor of a VQ Brain, as a recoverable. It
+    is added, and so loaded, before the optimizers."""
 
     def __init__(self, brain):
         self.brain = brain
 
     def join(self, checkpointer):
-        """Have a checkpointer save the states, and quantizers that are in none
-        of its recoverables."""
+        """Add the state to a checkpointer, and quantizers that are not part of
+        its recoverables."""
         saved = checkpointer.recoverables.values()
         modules = [m for m in saved if isinstance(m, torch.nn.Module)]
         saved = set(torch.nn.ModuleList(modules).modules())
+        add = checkpointer.add_recoverable
         for name, quantizer in self.brain.quantizers.items():
             if quantizer not in saved:
-                checkpointer.add_recoverable(f"vq.{name}", quantizer)
-        checkpointer.add_recoverable(
-            "codebook_trainer", self, optional_load=True
-        )
+                add(f"vq.{name}", quantizer)
+        add("codebook_trainer", self, optional_load=True)
 
     def checkpoint_meta(self) -> dict[str, float]:
-        """Return warm-up and usage, for the meta of checkpoints."""
+        """Return warm-up and usage, for the metadata of checkpoints."""
         quantizers = self.brain.quantizers.values()
         meta = {"vq_warmup": any(q.bypass for q in quantizers)}
         for stage, numbers in self.brain.vq_stats.items():
@@ -282,8 +284,8 @@ class TrainerState:
         if if_main_process():
             torch.save(state, path)
         if trainer is not None and world_size() > 1:
-            # As after a resume, the first rank has the sample of all, so that
-            # a run that goes on has the bits of one that is resumed.
+            # Rank 0 now holds the sample of all ranks, as after a resume, so
+            # that a resumed run is equal to one that was not interrupted.
             trainer.load_state_dict(state["trainer"])
 
     @mark_as_loader
@@ -302,7 +304,8 @@ class TrainerState:
 
 
 def run_length(brain) -> tuple[int | None, int | None]:
-    """Number of optimizer steps of an epoch and of the run, where known."""
+    """Return the numbers of optimizer steps per epoch and of the whole run,
+    None if unknown."""
     batches, epochs = _length(brain._loader), brain._epochs
     if brain.debug:
         batches = min(batches, brain.debug_batches)
@@ -315,7 +318,7 @@ def run_length(brain) -> tuple[int | None, int | None]:
 
 
 def _length(sized) -> float:
-    """The length of a loader or of epochs, infinite where it is unknown."""
+    """Return the length of a loader or epoch counter, infinity if unknown."""
     try:
         return getattr(sized, "limit", None) or len(sized)
     except TypeError:
@@ -324,11 +327,11 @@ def _length(sized) -> float:
 
 @contextlib.contextmanager
 def _named_sizes(brain):
-    """Name what takes the memory where it runs out, in a MemoryError."""
+    """Turn out-of-memory errors into a MemoryError that names the sizes."""
     try:
         yield
     except RuntimeError as error:
-        # CUDA's, a CPU's, and of a worker, which the system kills.
+        # Messages for CUDA, for the CPU, and for a worker killed by the system.
         words = r"out of memory|allocate memory|DataLoader worker \(pid"
         if not re.search(words, str(error)):
             raise
@@ -338,6 +341,6 @@ def _named_sizes(brain):
             sizes.append(f"codebook_size of {name}={quantizer.codebook_size}")
         raise MemoryError(
             "Out of memory, or a worker was killed, in the step after "
-            f"{brain.optimizer_step}. What takes memory, beside the length of "
-            f"the items: {', '.join(sizes)}. ({str(error).splitlines()[0]})"
+            f"{brain.optimizer_step}. Reduce the length of the items, or "
+            f"{', '.join(sizes)}. ({str(error).splitlines()[0]})"
         ) from error

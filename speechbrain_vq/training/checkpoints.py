@@ -1,5 +1,4 @@
-"""Checkpoints as folders: written whole, sealed with checksums, and verified
-when read."""
+"""Checkpoint folders, written atomically and verified by checksums."""
 
 import contextlib
 import errno
@@ -14,19 +13,19 @@ from speechbrain.utils.distributed import if_main_process
 
 from speechbrain_vq.versions import check_format
 
-# Of the checkpoints written here. One of a later format is refused.
+# Format of the checkpoints written here; later formats are not read.
 FORMAT = 1
-# What is noted in the meta beside SpeechBrain's and the caller's.
+# Key of our entry in the metadata of a checkpoint.
 SEAL = "speechbrain_vq"
 
 
 class DamagedError(Exception):
-    """A checkpoint is damaged, as the message says."""
+    """A checkpoint is incomplete, or has changed since it was saved."""
 
 
 def seal(saved):
-    """Note in a checkpoint's meta the checksums of its files, and below the
-    meta, as a comment, its own."""
+    """Add the checksums of a checkpoint's files to its metadata file, and that
+    of the metadata as a comment in the last line."""
     checksums = {
         path.relative_to(saved.path).as_posix(): _checksum(path)
         for path in saved.path.rglob("*")
@@ -36,8 +35,8 @@ def seal(saved):
     seal = {"format": FORMAT, "version": version, "checksums": checksums}
     meta = {**saved.meta, SEAL: seal}
     content = yaml.dump(meta).encode()
-    own = f"# {_digest(content).hexdigest()}\n"
-    (saved.path / METAFNAME).write_bytes(content + own.encode())
+    comment = f"# {_digest(content).hexdigest()}\n"
+    (saved.path / METAFNAME).write_bytes(content + comment.encode())
     return saved._replace(meta=meta)
 
 
@@ -54,8 +53,8 @@ def _checksum(path):
 
 
 def read(folder, verify):
-    """Read a checkpoint, and raise ``DamagedError`` where it is not whole.
-    Those of other Checkpointers have no checksums to verify."""
+    """Read a checkpoint; raise ``DamagedError`` unless it is complete.
+    Checkpoints of other Checkpointers have no checksums to verify."""
     path = folder / METAFNAME
     if not path.is_file():
         raise DamagedError(f"{METAFNAME} is missing")
@@ -66,8 +65,8 @@ def read(folder, verify):
     if not isinstance(time, int | float):
         raise DamagedError(f"{METAFNAME} cannot be read")
     seal = meta.get(SEAL, {"format": 0, "checksums": {}})
-    text, _, own = content.rpartition(b"# ")
-    if SEAL in meta and own != f"{_digest(text).hexdigest()}\n".encode():
+    text, _, digest = content.rpartition(b"# ")
+    if SEAL in meta and digest != f"{_digest(text).hexdigest()}\n".encode():
         raise DamagedError(f"{METAFNAME} has changed since it was saved")
     check_format(folder, seal["format"], FORMAT, seal.get("version"))
     for name, checksum in seal["checksums"].items() if verify else ():
@@ -80,7 +79,7 @@ def read(folder, verify):
 
 
 def probe(folder):
-    """Why nothing can be written, which torch's writer does not say."""
+    """Return the OSError that writing to a folder raises; torch hides it."""
     try:
         (folder / "probe").write_bytes(bytes(2**20))
     except OSError as error:
@@ -93,14 +92,14 @@ def remove_on_main(folder):
 
 
 def sync(path):
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if os.name != "posix":  # Windows opens no folder.
+    """Flush a file, or the entries of a folder, to disk."""
+    if os.name != "posix":  # Windows cannot open folders.
         return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Of a file system that has no such thing.
+        # Not supported by the file system.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -108,16 +107,17 @@ def sync(path):
 
 
 def move(saved, folder, numbered):
+    """Move a complete checkpoint atomically into the folder of checkpoints."""
     target = folder / saved.path.name
-    # From the partial folder, SpeechBrain sees no others of this second.
+    # Number checkpoints of one second; SpeechBrain saw the partial folder only.
     base, number = saved.path.name.rsplit("+", 1)
     while numbered and target.exists():
         number = f"{int(number) + 1:0{len(number)}d}"
         target = folder / f"{base}+{number}"
     if target.exists():
-        # Deleted from elsewhere, so that half of it is never found.
+        # It is deleted elsewhere, so that a half-deleted one is never found.
         os.replace(target, saved.path.parent / "replaced")
-    # Older ones are deleted next: a loss of power must not take this one.
+    # Older checkpoints are deleted next, so this one must survive a power cut.
     for path in saved.path.rglob("*"):
         sync(path)
     sync(saved.path)

@@ -1,4 +1,4 @@
-"""Monitoring of codebook usage over a whole stage."""
+"""Monitoring of codebook usage."""
 
 import functools
 import math
@@ -9,21 +9,21 @@ from speechbrain_vq.nnet.losses import entropy
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 from speechbrain_vq.nnet.utils import is_recomputed, sum_over_ranks
 
-# The metrics of ``VQOutput`` that add up over a stage.
+# Metrics of ``VQOutput`` that are summed over a stage.
 _SUMMED = ("counts", "num_vectors", "sq_error", "latent_sum", "latent_sq_sum")
 
 
 class UsageMonitor:
-    """Accumulates the codebook usage of quantizers since ``start()``, apart
-    for training and evaluation, by forward hooks; nothing waits for the host
-    before ``stats()``.
+    """Accumulates the codebook usage of quantizers since ``start()`` in forward
+    hooks, separately for training and evaluation. Only ``stats()`` synchronizes
+    with the device.
 
     Arguments
     ---------
     quantizers : VectorQuantizer or dict
         A quantizer, or several by name.
     token_rate : float, optional
-        Frames a second, for the bit rate.
+        Frames per second, for the bit rate.
 
     Example
     -------
@@ -44,8 +44,7 @@ class UsageMonitor:
         if not isinstance(quantizers, dict):
             quantizers = {"quantizer": quantizers}
         self.quantizers, self.token_rate = quantizers, token_rate
-        # By training or evaluation, then by quantizer: sums, and the codebook
-        # as it was at the first batch.
+        # Sums and the initial codebook, by training or not and by quantizer.
         self._stages: dict[bool, dict] = {True: {}, False: {}}
         self._empty: dict[str, torch.Tensor] = {}
         self._handles = [
@@ -54,11 +53,11 @@ class UsageMonitor:
         ]
 
     def start(self, training: bool = True) -> None:
-        """Begin a stage, of training or of evaluation."""
+        """Start a stage of training or of evaluation."""
         self._stages[training] = {}
 
     def close(self) -> None:
-        """Stop listening."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -73,7 +72,7 @@ class UsageMonitor:
         if quantizer.training:
             self._empty[name] = number + metrics["num_nonfinite"] == 0
         added = {"nonfinite_batches": metrics["num_nonfinite"] > 0}
-        # Batches that passed unquantized would dilute the metrics.
+        # Batches of the warm-up, without codes, would dilute the metrics.
         if not quantizer.bypass:
             loss = torch.where(number > 0, output.loss.detach(), 0.0)
             added["loss"] = number * loss
@@ -81,7 +80,7 @@ class UsageMonitor:
         sums.update({key: sums[key] + value for key, value in added.items()})
 
     def is_empty(self) -> torch.Tensor:
-        """Return whether the latest batch of training had no valid frame."""
+        """Return whether the latest training batch had no valid frame."""
         empty = [*self._empty.values()] or [torch.tensor(False)]
         return torch.stack(empty).all()
 
@@ -93,21 +92,21 @@ class UsageMonitor:
         Arguments
         ---------
         training : bool
-            Whether of training, or of evaluation.
+            Whether to return the stage of training or of evaluation.
         over_ranks : bool
-            Whether to count the batches of all ranks; all must then ask.
+            Whether to sum over all ranks, which must then all call it.
 
         Returns
         -------
         dict
-            Plain numbers, NaN where nothing was quantized: ``vectors`` (valid
-            frames quantized), ``used_codes_percent`` and ``dead_codes`` (of all
+            Plain numbers, NaN if nothing was quantized: ``vectors`` (number of
+            valid frames), ``used_codes_percent`` and ``dead_codes`` (of all
             codebooks), ``perplexity`` (mean over the codebooks),
-            ``quantization_error`` (over the variance of the latents),
-            ``codebook_drift`` (root mean square way of the codewords, over
-            their spread), ``vq_loss`` (mean over the frames),
-            ``nonfinite_batches``, and with a token rate ``bits_per_second``.
-            Those of several quantizers begin with their names.
+            ``quantization_error`` (mean squared error over the variance of the
+            latents), ``codebook_drift`` (root mean square change of the
+            codewords over their spread), ``vq_loss`` (mean over the frames),
+            ``nonfinite_batches``, and, with a token rate, ``bits_per_second``.
+            With several quantizers, keys start with their names.
         """
         stats = {}
         for name, stage in self.state_dict(training, over_ranks).items():
@@ -121,7 +120,9 @@ class UsageMonitor:
         spread = (now - now.mean(1, keepdim=True)).square().mean().sqrt()
         moved = (now - codebook.to(now)).square().mean().sqrt()
         sums = {k: v.to("cpu", torch.float64) for k, v in sums.items()}
-        counts, number = sums["counts"], int(sums["num_vectors"])
+        number = int(sums["num_vectors"])
+        # Codebooks that num_quantizers left out are not dead.
+        counts = sums["counts"][sums["counts"].sum(1) > 0]
         entropies, divisor = entropy(counts), max(number, 1)
         square = (sums["latent_sum"] / divisor).square().sum()
         variance = float(sums["latent_sq_sum"] / divisor - square)
@@ -146,7 +147,8 @@ class UsageMonitor:
     def state_dict(
         self, training: bool = True, over_ranks: bool = False
     ) -> dict:
-        """Return what a resumed stage needs; of all ranks, all must ask."""
+        """Return the state of a stage; with ``over_ranks``, which all ranks
+        must call, summed over all ranks."""
         state, add = {}, sum_over_ranks if over_ranks else torch.clone
         for name, quantizer in self.quantizers.items():
             stage = self._stages[training].get(name) or _empty_stage(quantizer)
@@ -155,7 +157,7 @@ class UsageMonitor:
         return state
 
     def load_state_dict(self, state: dict, training: bool = True) -> None:
-        """Go on with a stage."""
+        """Restore the state of a stage."""
         self.start(training)
         for name, stage in state.items():
             device = self.quantizers[name].codebook.device
@@ -164,9 +166,9 @@ class UsageMonitor:
 
 
 def _empty_stage(quantizer) -> dict:
-    """Sums of no batch, and a copy of the codebook."""
+    """Sums of zero, and a copy of the codebook."""
     codebook = quantizer.embedding.table.detach().clone()
-    # fp32 sums over a whole epoch would lose the small terms.
+    # In fp32, small terms would be lost in sums over an epoch.
     wide = torch.float32 if codebook.is_mps else torch.float64
     names = (*_SUMMED, "loss", "nonfinite_batches")
     sums = dict.fromkeys(names, codebook.new_zeros((), dtype=wide))

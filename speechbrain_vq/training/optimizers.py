@@ -1,4 +1,4 @@
-"""Gone: ``CodebookTrainer`` gives codebooks their parameter groups."""
+"""Removed: use ``CodebookTrainer``, which creates the parameter groups."""
 
 
 def __getattr__(name):

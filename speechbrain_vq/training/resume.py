@@ -1,5 +1,4 @@
-"""Exact resume for SpeechBrain, for any Brain: atomic checkpoints, random state,
-loaders and signals."""
+"""Exact resume of any Brain: checkpoints, random state, loaders and signals."""
 
 import functools
 import logging
@@ -43,19 +42,19 @@ from speechbrain_vq.training.checkpoints import (
 
 logger = get_logger(__name__)
 
-# In the meta of a checkpoint between an epoch's last step and its validation.
+# Metadata key of checkpoints between the last step of an epoch and validation.
 _TRAINED = "epoch_trained"
 
 
-# On every rank, as each has its own.
+# Saved by all ranks, as each has its own state.
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomState:
-    """The states of the random generators of all ranks, as a recoverable. Ranks
-    that were not there seed torch anew, or all would draw the same."""
+    """State of the random generators of all ranks, as a recoverable. Ranks
+    without a saved state seed torch by their rank."""
 
     @mark_as_saver
     def _save(self, path):
-        # Only what torch.load takes without unpickling code.
+        # In types that torch.load(weights_only=True) accepts.
         kind, keys, *rest = np.random.get_state()
         state = {
             "torch": torch.get_rng_state(),
@@ -76,7 +75,7 @@ class RandomState:
             return
         state = states[rank()]
         torch.set_rng_state(state["torch"])
-        # There may be fewer GPUs than when it was saved, or none.
+        # There may be fewer GPUs than when the state was saved.
         states = state["cuda"][: torch.cuda.device_count()]
         torch.cuda.set_rng_state_all(states)
         version, words, gauss = state["python"]
@@ -85,16 +84,16 @@ class RandomState:
 
 
 class AtomicCheckpointer(Checkpointer):
-    """A Checkpointer for any Brain, named in yaml as
-    ``!new:speechbrain_vq.training.resume.AtomicCheckpointer``.
+    """Checkpointer for any Brain that saves atomically and verifies checksums.
+    In yaml: ``!new:speechbrain_vq.training.resume.AtomicCheckpointer``.
 
-    A checkpoint gets its name when it is complete: a run killed or a disk full
-    while saving leaves the earlier ones as they were. By checksums in the meta,
-    damaged ones are named at recovery and passed over. The random state is
-    saved too, and in the meta what the ``checkpoint_meta()`` of a recoverable
-    returns (a dict of numbers). A checkpoint between two optimizer steps, whose
-    gradients would be lost, waits for the next. Arguments of class and methods
-    are those of SpeechBrain's ``Checkpointer``.
+    A checkpoint gets its name once it is complete, so that a run killed while
+    saving, or a full disk, leaves earlier ones intact. Damaged checkpoints are
+    detected by checksums and skipped with a warning. Random states are saved,
+    too, and the metadata includes the dict of numbers that a recoverable's
+    ``checkpoint_meta()`` returns. A checkpoint during gradient accumulation is
+    delayed until the next step, or gradients would be lost. Class and methods
+    take the arguments of SpeechBrain's ``Checkpointer``.
 
     Example
     -------
@@ -109,27 +108,27 @@ class AtomicCheckpointer(Checkpointer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # What to do when the next checkpoint within an epoch is saved.
+        # Function to call after the next checkpoint within an epoch.
         self.stop = None
-        # The Brain's ckpt_interval_steps, while a checkpoint waits.
+        # The Brain's ckpt_interval_steps while a checkpoint is delayed.
         self._interval = None
-        # By folder, what is wrong with a checkpoint; None: it is whole.
+        # Description of the damage by folder; None if there is none.
         self._faults = {}
         self.add_recoverable("random_state", RandomState(), optional_load=True)
 
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Save a checkpoint whole, or raise what a saver raised, an OSError
-        where the disk is full, and leave nothing behind. ``meta`` wins over
-        what recoverables add. Returns None on ranks other than 0, and where
-        the checkpoint is put off."""
-        # What is left of the gradients at an epoch's end, a Brain drops.
+        """Save a complete checkpoint, or nothing. Raises OSError if it cannot
+        be written, or the error of a saver. ``meta`` overrides metadata of
+        recoverables. Returns None if the checkpoint is delayed, and on ranks
+        other than 0."""
+        # At the end of an epoch, a Brain drops accumulated gradients.
         if self._waits_for_step(end_of_epoch or _TRAINED in (meta or {})):
             return None
         last, now = self.find_checkpoint(), time.time()
         if last is not None:
-            # SpeechBrain orders by it, and the clock may have been set back.
+            # Checkpoints are ordered by time, and the clock may be set back.
             now = max(now, math.nextafter(last.meta["unixtime"], math.inf))
         added = {"unixtime": now}
         for recoverable in self.recoverables.values():
@@ -138,9 +137,9 @@ class AtomicCheckpointer(Checkpointer):
         folder, path = self.checkpoints_dir, None
         partial = folder / ".partial"
         try:
-            remove_on_main(partial)  # What a killed run left.
+            remove_on_main(partial)  # A killed run may have left it.
             self.checkpoints_dir = partial
-            # Level 0 is not logged: it would name the partial folder.
+            # Not logged, as the message would name the partial folder.
             saved = super().save_checkpoint(
                 {**added, **(meta or {})}, end_of_epoch, name, logging.NOTSET
             )
@@ -160,12 +159,12 @@ class AtomicCheckpointer(Checkpointer):
         finally:
             self.checkpoints_dir = folder
             remove_on_main(partial)
-        # No rank looks for it before it is in place, nor reads it anew.
+        # All ranks wait until it is in place; it needs no verification.
         self._faults[ddp_broadcast(path)] = None
         if self.stop is not None and not end_of_epoch:
             self.stop()
         if end_of_epoch:
-            # It would take the place of one of those to keep.
+            # Those before a validation would count as checkpoints to keep.
             super().delete_checkpoints(
                 num_to_keep=0,
                 ckpt_predicate=lambda c: _TRAINED in c.meta,
@@ -174,14 +173,14 @@ class AtomicCheckpointer(Checkpointer):
         return saved
 
     def save_and_keep_only(self, *args, importance_keys=(), **options):
-        """As SpeechBrain's, whose default list of keys has one more at each
-        save, so that each takes longer than the one before."""
+        """Save as SpeechBrain does, but with a new list of keys for each call:
+        it appends to its default list, so that each call would take longer."""
         keys = list(importance_keys)
         super().save_and_keep_only(*args, importance_keys=keys, **options)
 
     def list_checkpoints(self):
-        """As SpeechBrain's, without those that are damaged, which a warning
-        names. One of a format later than is read here raises ValueError."""
+        """Return all checkpoints but damaged ones, which a warning names.
+        Raises ValueError for a checkpoint of a later format."""
         checkpoints = []
         for folder in sorted(self.checkpoints_dir.glob(f"{CKPT_PREFIX}*/")):
             if self._faults.get(folder) is not None:
@@ -195,9 +194,9 @@ class AtomicCheckpointer(Checkpointer):
         return checkpoints
 
     def recover_if_possible(self, *args, **kwargs):
-        """As SpeechBrain's, from a checkpoint that is whole; OSError where
-        there are some, and all of them are damaged."""
-        self._faults.clear()  # One that was whole may be damaged since.
+        """Recover as SpeechBrain does, from a checkpoint that is not damaged.
+        Raises OSError if all checkpoints are damaged."""
+        self._faults.clear()  # So that all are verified again.
         recovered = super().recover_if_possible(*args, **kwargs)
         if self._faults and None not in self._faults.values():
             raise OSError(
@@ -208,7 +207,7 @@ class AtomicCheckpointer(Checkpointer):
         return recovered
 
     def delete_checkpoints(self, **options):
-        """As SpeechBrain's, and damaged ones where any may be deleted."""
+        """Delete as SpeechBrain does; without predicate, also damaged ones."""
         super().delete_checkpoints(**options)
         if options.get("ckpt_predicate") is None:
             for folder, fault in self._faults.items():
@@ -216,37 +215,38 @@ class AtomicCheckpointer(Checkpointer):
                     remove_on_main(folder)
 
     def find_checkpoints(self, *, max_num_checkpoints=None, **options):
-        """As SpeechBrain's, but by ``max_key`` or ``min_key`` those of the
-        warm-up come last: without quantization the loss is lower."""
+        """Find as SpeechBrain does, but with ``max_key`` or ``min_key``, order
+        the warm-up last, as losses are lower without quantization."""
         checkpoints = super().find_checkpoints(**options)
         if options.get("max_key") or options.get("min_key"):
             checkpoints.sort(key=lambda c: bool(c.meta.get("vq_warmup")))
         return checkpoints[:max_num_checkpoints]
 
     def _waits_for_step(self, end_of_epoch):
-        """Whether a checkpoint within the epoch has to wait for the next
-        optimizer step: then SpeechBrain is to ask again after it."""
-        brain = self.recoverables.get("brain")  # A Brain adds itself so.
+        """Return whether a checkpoint within the epoch must wait for the next
+        optimizer step, and if so, make SpeechBrain save again at that step."""
+        brain = self.recoverables.get("brain")  # A Brain adds itself.
         if not isinstance(brain, Brain):
             return False
-        left = -brain.step % brain.grad_accumulation_factor
-        left = 0 if end_of_epoch else left
+        batches = -brain.step % brain.grad_accumulation_factor
+        batches = 0 if end_of_epoch else batches
         if self._interval is None:
             self._interval = brain.ckpt_interval_steps
-        brain.ckpt_interval_steps = left or self._interval
-        if not left:
+        brain.ckpt_interval_steps = batches or self._interval
+        if not batches:
             self._interval = None
-        return left > 0
+        return batches > 0
 
 
 class GentleStop:
-    """Has a SIGTERM or a Ctrl-C within a Brain's fit wait for the next optimizer
-    step, after which a checkpoint is saved, or in a validation for the end of a
-    batch: then the process exits with the code 143, or a KeyboardInterrupt is
-    raised. A second Ctrl-C does not wait.
-    It needs an ``AtomicCheckpointer`` and the main thread, and leaves handlers
-    of others for these signals. Of several ranks one has to get it; in a
-    validation it exits alone, and a launcher ends the others."""
+    """Context manager for a Brain's fit that defers SIGTERM and Ctrl-C until a
+    checkpoint has been saved after the next optimizer step, or, in validation,
+    until the end of a batch. Then SIGTERM exits with code 143, and Ctrl-C
+    raises KeyboardInterrupt. A second Ctrl-C is not deferred.
+
+    Needs an ``AtomicCheckpointer`` and the main thread; custom handlers are not
+    replaced. With several ranks, it suffices that one gets the signal; in
+    validation, that rank exits alone and the launcher ends the others."""
 
     _USUAL = {
         signal.SIGTERM: signal.SIG_DFL,
@@ -256,9 +256,9 @@ class GentleStop:
     def __init__(self, brain: Brain, agrees: bool):
         self.brain, self.asked = brain, None
         self.saves = isinstance(brain.checkpointer, AtomicCheckpointer)
-        # Whether ranks tell each other of a signal, and then call begin().
+        # Whether ranks exchange signals, and then call begin().
         self.agrees = agrees or world_size() == 1
-        # Whether all that was trained is in a checkpoint.
+        # Whether a checkpoint has been saved after the last step.
         self.is_saved = False
         self._interval = brain.ckpt_interval_steps
 
@@ -282,32 +282,32 @@ class GentleStop:
 
     def _ask(self, number, frame):
         self.asked = number
-        # Schedulers and torchrun may send a SIGTERM each.
+        # A second SIGTERM stays deferred: scheduler and torchrun may send both.
         if number == signal.SIGINT:
             signal.signal(number, self._USUAL[number])
         if world_size() == 1:
             self.begin()
 
     def begin(self) -> None:
-        """Ask for a checkpoint; on every rank, before the same step."""
+        """Request a checkpoint; called by all ranks before the same step."""
         self.asked = self.asked or signal.SIGTERM
-        self.brain.ckpt_interval_steps = 1  # SpeechBrain looks after a batch.
+        self.brain.ckpt_interval_steps = 1  # Checked after each batch.
         self.brain.checkpointer.stop = self.end
 
     def end(self) -> None:
-        """Exit, as asked to."""
+        """Exit by the signal that was received."""
         if self.asked == signal.SIGINT:
             raise KeyboardInterrupt
         logger.warning(
-            "Stopped by SIGTERM; the same command goes on from here."
+            "Stopped by SIGTERM; run the same command again to resume."
         )
         sys.exit(128 + self.asked)
 
 
 class SavedEpoch(LoopedLoader):
-    """The batches of a training epoch and a checkpoint after them, so that a
-    signal does not wait for the end of the validation, which a resumed run
-    makes anew. By its base a Brain takes it for a loader."""
+    """Loader that saves a checkpoint after the last batch of a training epoch,
+    so that a signal need not wait for the end of the validation, which a
+    resumed run repeats. A Brain accepts subclasses of ``LoopedLoader``."""
 
     def __init__(self, loader, stop: GentleStop):
         self.loader, self.stop = loader, stop
@@ -318,7 +318,7 @@ class SavedEpoch(LoopedLoader):
     def __iter__(self):
         stop, brain = self.stop, self.stop.brain
         stop.is_saved, first, batches = False, brain.step, iter(self.loader)
-        # SpeechBrain would take a batch beyond the limit.
+        # SpeechBrain would fetch one more batch than the limit.
         limit = brain.optimizer_step_limit or math.inf
         while brain.optimizer_step < limit:
             try:
@@ -336,23 +336,22 @@ class SavedEpoch(LoopedLoader):
 
 
 def loader_generator() -> torch.Generator:
-    """Return a generator for a DataLoader, seeded as torch. The global one gives
-    a seed at each epoch's start but not in its middle, where a resumed run
-    starts."""
+    """Return a generator for a DataLoader, seeded like torch. From the global
+    one, a run resumed within an epoch would draw a seed once more."""
     return torch.Generator().manual_seed(torch.initial_seed() % 2**63)
 
 
 def outlive_signals(worker: int) -> None:
-    """Leave the process group, which as a whole may get a SIGTERM or a Ctrl-C
-    that the training waits with: a loader's ``worker_init_fn=``."""
+    """Leave the process group, as ``worker_init_fn`` of a loader: a signal to
+    the group, which training defers, must not end the workers."""
     if hasattr(os, "setpgrp"):  # Not on Windows
         os.setpgrp()
 
 
 class ResumeMixin:
-    """Has a Brain with an ``AtomicCheckpointer`` follow a SIGTERM or a Ctrl-C by
-    a checkpoint; see ``GentleStop``. Name it first among the bases; ``VQMixin``
-    is one. With several ranks only a ``VQMixin`` does."""
+    """Mixin that saves a checkpoint on SIGTERM or Ctrl-C, see ``GentleStop``,
+    for a Brain with an ``AtomicCheckpointer``. It must be the first base class.
+    Only its subclass ``VQMixin`` works with several ranks."""
 
     _agrees, _stop = False, None
 
@@ -365,7 +364,7 @@ class ResumeMixin:
         train_loader_kwargs=None,
         valid_loader_kwargs=None,
     ):
-        """Fit, as a Brain does."""
+        """Fit as a Brain does."""
         options = train_loader_kwargs or {}, valid_loader_kwargs or {}
         with GentleStop(self, self._agrees) as self._stop:
             is_loader = isinstance(train_set, DataLoader | LoopedLoader)
@@ -375,7 +374,7 @@ class ResumeMixin:
                 )
             self._loader = train_set
             if self._stop.saves and valid_set is not None:
-                # One of another kind would be read again from its start.
+                # A loader that is not saved would start again at a resume.
                 saved = self.checkpointer.recoverables.values()
                 if any(loader is train_set for loader in saved):
                     train_set = SavedEpoch(train_set, self._stop)
@@ -384,15 +383,14 @@ class ResumeMixin:
             )
 
     def make_dataloader(self, dataset, stage, *args, **kwargs):
-        """Make a loader, as a Brain does, with a generator of its own, from
-        which a resumed run draws the same, and workers that outlive signals."""
+        """Make a loader as a Brain does, but with a generator of its own, for
+        exact resume, and workers that ignore signals to the process group."""
         kwargs.setdefault("generator", loader_generator())
         kwargs.setdefault("worker_init_fn", outlive_signals)
         return super().make_dataloader(dataset, stage, *args, **kwargs)
 
     def update_average(self, loss, avg_loss):
-        """Average losses, as a Brain does; in a validation, a signal is followed
-        here."""
+        """Average losses as a Brain does; in validation, exit on a signal."""
         stop = None if self.modules.training else self._stop
         if stop is not None and stop.asked is not None and stop.is_saved:
             stop.end()

@@ -1,4 +1,4 @@
-"""Schedules of re-initialization: pure functions of the step."""
+"""Schedules of codebook re-initialization, as pure functions of the step."""
 
 import math
 import re
@@ -9,17 +9,17 @@ from speechbrain_vq.nnet.utils import check_sizes
 
 Duration = int | str
 
-# How a duration without an end is written.
+# Values for an infinite duration.
 _ENDLESS = {"warmup": "forever", "every": "never", "until": "forever"}
 
-# Steps of a run of unknown length, for the warm-up's share of it.
+# Assumed number of steps of a run of unknown length, for a relative warm-up.
 _UNKNOWN_RUN = 250
 
 
 class ReinitAction(NamedTuple):
-    """Action due after a step: whether the next one runs without quantization,
-    to re-initialize the codebook, or only to empty the reservoir of latents
-    that are out of date."""
+    """Action after a step: whether to bypass quantization in the next step, to
+    re-initialize the codebook, or only to empty the reservoir of outdated
+    latents."""
 
     bypass: bool = False
     reinitialize: bool = False
@@ -27,7 +27,7 @@ class ReinitAction(NamedTuple):
 
 
 class ReinitPlan(NamedTuple):
-    """A ``ReinitSchedule`` with its durations in steps."""
+    """``ReinitSchedule`` with all durations in optimizer steps."""
 
     warmup: float
     every: float
@@ -36,11 +36,11 @@ class ReinitPlan(NamedTuple):
 
     @property
     def reinitializes(self) -> bool:
-        """Whether the codebook is re-initialized after any step."""
+        """Whether the codebook is re-initialized at any step."""
         return math.isfinite(self.warmup) and math.isfinite(self.every)
 
     def __call__(self, step: int) -> ReinitAction:
-        """Return the action due after a number of optimizer steps."""
+        """Return the action after a number of optimizer steps."""
         since_warmup = step - self.warmup
         if since_warmup < 0:
             reset = step > 0 and -since_warmup % self.every == 0
@@ -57,32 +57,34 @@ class ReinitPlan(NamedTuple):
 
 @dataclass
 class ReinitSchedule:
-    """A warm-up without quantization, then re-initializations that may grow
-    rarer. Durations are optimizer steps, epochs (``"2 epochs"``, as in the
-    paper), or a share of the run (``"40%"``; of a run of unknown length, of 250
-    steps).
+    """Schedule of a warm-up without quantization and of re-initializations.
+
+    Durations are in optimizer steps (``100``), in epochs (``"2 epochs"``, as in
+    the paper), or relative to the run (``"40%"``; of 250 steps if the length of
+    the run is unknown).
 
     The first re-initialization ends the warm-up, whose last ``every`` steps
-    fill the reservoir. Counted from there, the one after step s comes at step
-    ``floor(growth * s + every)``: for ``every=1, growth=1.5`` 1, 2, 4, 7, 11,
-    17, 26, ..., as in the code of arXiv 2005.08520.
+    fill the reservoir. Counted from there, the re-initialization at step s is
+    followed by one at ``floor(growth * s + every)``: with ``every=1`` and
+    ``growth=1.5`` at 1, 2, 4, 7, 11, 17, 26, ..., as in the code of arXiv
+    2005.08520.
 
     Arguments
     ---------
     warmup : int or str
-        Duration without quantization; ``"forever"``: no bottleneck at all.
+        Duration without quantization; ``"forever"`` for no bottleneck at all.
     every : int or str, optional
-        Time between the first two re-initializations; ``"never"``: only the
-        warm-up. By default each comes ``growth`` times as late in the run as
-        the one before it.
+        Interval between the first two re-initializations; ``"never"`` for a
+        warm-up only. By default, the step number of each re-initialization is
+        ``growth`` times that of the one before.
     until : int or str, optional
-        Last step of re-initialization, or ``"forever"``; by default 80 % of
-        the run where its length is known and ``every`` is not given.
+        Step of the last re-initialization, or ``"forever"``. Default: 80 % of a
+        run of known length if ``every`` is not given, else ``"forever"``.
     growth : float, optional
-        Factor by which the time from the end of the warm-up grows from one
-        re-initialization to the next; 1 by default, 1.5 without ``every``.
+        Factor by which the time since the warm-up grows between
+        re-initializations; 1 by default, 1.5 without ``every``.
     max_warmup : int
-        Most steps of a warm-up that is a share of the run.
+        Maximum number of steps of a relative warm-up.
 
     Example
     -------
@@ -111,7 +113,7 @@ class ReinitSchedule:
             raise ValueError(f"growth must be a number >= 1, got {growth!r}.")
         if not is_every and growth == 1:
             raise ValueError(
-                "growth=1 needs `every`: without either there is no time "
+                "growth=1 needs `every`: without it, there is no interval "
                 "between re-initializations."
             )
         check_sizes(max_warmup=self.max_warmup)
@@ -128,12 +130,11 @@ class ReinitSchedule:
     def resolve(
         self, steps_per_epoch: int | None = None, total_steps: int | None = None
     ) -> ReinitPlan:
-        """Write all durations in steps, for a run of known length; those in
-        epochs need ``steps_per_epoch``."""
+        """Convert durations to steps; epochs need ``steps_per_epoch``."""
         total = total_steps or _UNKNOWN_RUN
         warmup = _steps(*self._warmup, steps_per_epoch, total)
         if self._warmup[1] == "%":
-            # Of two steps the first can be spared.
+            # At least one step, unless the run has only one.
             warmup = min(max(warmup, int(total > 1)), self.max_warmup)
         every = math.inf
         if self._every is not None:
@@ -145,14 +146,14 @@ class ReinitSchedule:
 
 
 def _parse(name: str, value: Duration, least: int = 1) -> tuple[float, str]:
-    """Number and unit of a duration: ``"step"``, ``"epoch"`` or ``"%"``."""
+    """Parse a duration to its number and unit: "step", "epoch" or "%"."""
     if value == _ENDLESS[name]:
         return math.inf, "step"
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(epoch|%)s?", str(value))
     number, unit = (float(match[1]), match[2]) if match else (value, "step")
     whole = isinstance(value, int) and not isinstance(value, bool)
     too_much = unit == "%" and number > 100
-    # Half an epoch is still some steps.
+    # Half an epoch is at least one step.
     if not (match or whole) or too_much or math.ceil(number) < least:
         raise ValueError(
             f"{name} must be a whole number of steps or a text like '2 "
@@ -162,11 +163,11 @@ def _parse(name: str, value: Duration, least: int = 1) -> tuple[float, str]:
 
 
 def _steps(number, unit, steps_per_epoch, total_steps) -> float:
-    """A duration in steps, infinite where there is no end."""
+    """Convert a duration to steps."""
     if unit == "epoch" and steps_per_epoch is None:
         raise ValueError(
-            "A schedule in epochs needs to know the length of an epoch, and "
-            "this data set has none: write it in steps."
+            "A schedule in epochs needs the number of steps per epoch, which "
+            "is unknown for this data set: write it in steps."
         )
     if unit == "epoch":
         return max(round(number * steps_per_epoch), int(number > 0))

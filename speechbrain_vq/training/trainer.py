@@ -1,4 +1,4 @@
-"""Training of codebooks within any loop, by the hooks of its optimizer."""
+"""Training of codebooks in any loop, through hooks of its optimizer."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from speechbrain_vq.nnet.codebooks import EMACodebook
 from speechbrain_vq.nnet.normalization import MaskedBatchNorm
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
-from speechbrain_vq.nnet.utils import broadcast, rank
+from speechbrain_vq.nnet.utils import average_gradients, broadcast, rank
 from speechbrain_vq.training.attachment import (
     LEADER,
     as_module,
@@ -23,6 +23,7 @@ from speechbrain_vq.training.attachment import (
     find_optimizers,
     find_quantizers,
     give_own_group,
+    is_sharded,
     without_wrappers,
 )
 from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
@@ -30,22 +31,25 @@ from speechbrain_vq.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
-# Arguments of a trainer for quantizers that no preset made: those of robust.
+# Settings of quantizers that were not built from a preset: those of robust.
 _DEFAULTS = {
     "lr_multiplier": 10.0,
     "schedule": ReinitSchedule(),
     "max_lr": 0.01,
 }
 
-# Of the rates: the paper multiplies by 10, and more than this is a slip.
-_LARGEST_RATE = 1000
+# Maximum learning rate and multiplier (10 in the paper), against typing errors.
+_MAX_RATE = 1000
 
-# By quantizer, a weak reference to the trainer that is attached to it.
+# Optimizers without "betas" whose learning rate is a step's length, as Adam's.
+_NORMALIZED = ("Adafactor", "RMSprop")
+
+# Weak references to the attached trainers, by quantizer.
 _TRAINERS = weakref.WeakKeyDictionary()
 
 
 class Settings(NamedTuple):
-    """Schedule and learning rates of a codebook."""
+    """Schedule and learning rate of a codebook."""
 
     plan: ReinitPlan | None
     lr_multiplier: float
@@ -53,48 +57,49 @@ class Settings(NamedTuple):
 
 
 class CodebookTrainer:
-    """Trains the codebooks of vector quantizers as arXiv 2005.08520 does, in
-    whatever loop calls ``optimizer.step()``.
+    """Trains the codebooks of vector quantizers as in arXiv 2005.08520, in any
+    loop that calls ``optimizer.step()``.
 
-    Each trainable codebook gets a parameter group of its own in its optimizer,
-    with the settings of its old group but no weight decay. Hooks set that
-    group's learning rate before each step, whatever schedulers wrote there, and
-    follow the schedule after it: a warm-up without quantization, then
-    re-initializations by k-means from the reservoirs. All but the first start
-    from the present codebook, so that most codes keep their meaning.
+    Each trainable codebook moves to a parameter group of its own, which has the
+    options of its old group but no weight decay. A hook before each step sets
+    the learning rate of that group, overriding any scheduler. A hook after it
+    follows the re-initialization schedule: a warm-up without quantization, then
+    k-means on the latents in the reservoir. All but the first start from the
+    current codewords, so that most codes keep their meaning.
 
-    The codebook's gradient is not clipped with its old group; it is bounded by
-    that of the quantizer's output, a unit vector's length for each latent.
+    SpeechBrain clips gradients of the first parameter group only. With Adam,
+    the codebook needs no clipping, as steps do not grow with the gradient.
 
-    Create it after the optimizer and before learning rate schedulers.
+    Create the trainer after the optimizer and before learning rate schedulers.
 
     Arguments
     ---------
     modules : torch.nn.Module, or an iterable or dict of them
-        The model, or its quantizers. Frozen ones are left alone.
+        Model, or its quantizers. Frozen quantizers are ignored.
     optimizers : torch.optim.Optimizer, or an iterable or dict of them
-        The optimizers of the model.
+        Optimizers of the model.
     lr_multiplier : float, optional
-        Learning rate of a codebook over that of its group (the paper: 10);
-        None: 1. By default, as the next two, for each quantizer that of the
-        preset that it was built from, or of ``robust``.
+        Learning rate of a codebook relative to that of its old group (10 in the
+        paper); None for 1. This and the next two default to the values of the
+        preset that a quantizer was built from, else to those of ``robust``.
     schedule : ReinitSchedule, optional
-        When to re-initialize; None: never, without a warm-up. FSQ, LFQ and
-        SimVQ do not follow it.
+        Schedule of warm-up and re-initializations; None for neither. FSQ, LFQ
+        and SimVQ ignore it.
     max_lr : float, optional
-        Largest learning rate of a codebook under Adam and its kin, unless
-        that of its group is larger; None: any.
+        Maximum learning rate of a codebook with Adam and its variants, RMSprop
+        and Adafactor, unless that of its old group is larger; None for no
+        maximum.
     steps_per_epoch : int, optional
-        Optimizer steps of an epoch, for schedules in epochs.
+        Optimizer steps per epoch, for schedules in epochs.
     total_steps : int, optional
-        Optimizer steps of the whole run, where known.
+        Optimizer steps of the whole run, if known.
 
     Raises
     ------
     ValueError
-        If a trainable codebook is in none of the optimizers or in several, a
-        quantizer to re-initialize keeps no reservoir, or a scheduler was
-        created before.
+        If a trainable codebook is in none or in several of the optimizers, if a
+        quantizer to re-initialize has no reservoir, or if a learning rate
+        scheduler was created before.
 
     Example
     -------
@@ -126,28 +131,22 @@ class CodebookTrainer:
                 "CodebookTrainer found no VectorQuantizer that is not frozen "
                 "in the modules it was given."
             )
-        given = {
-            name: value
-            for name, value in (
-                ("lr_multiplier", lr_multiplier),
-                ("schedule", schedule),
-                ("max_lr", max_lr),
-            )
-            if value != "preset"
-        }
+        rates = {"lr_multiplier": lr_multiplier, "max_lr": max_lr}
+        given = {"schedule": schedule, **rates}
+        given = {k: v for k, v in given.items() if v != "preset"}
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
         _check_numbers(steps_per_epoch=steps_per_epoch, total_steps=total_steps)
-        follow = map(_follows, self.quantizers.values())
-        if given.get("schedule") is not None and not any(follow):
+        codebooks = [q.embedding for q in self.quantizers.values()]
+        follows = any(codebook.is_reinitialized for codebook in codebooks)
+        if given.get("schedule") is not None and not follows:
             raise ValueError(
                 f"The codebook of {', '.join(self.quantizers)} is never "
                 "re-initialized: set the schedule to null (None)."
             )
-        # Each once.
         self.optimizers = list(dict.fromkeys(find_optimizers(optimizers)))
         if not self.optimizers:
             raise ValueError(
-                "No torch optimizer was given whose steps train the quantizers "
+                "No torch optimizer was given to train the quantizers "
                 f"{', '.join(self.quantizers)}. Those of a Brain are found in "
                 "optimizers_dict and in its attributes."
             )
@@ -162,6 +161,8 @@ class CodebookTrainer:
             name: self._find_optimizer(name, quantizer)
             for name, quantizer in self.quantizers.items()
         }
+        # FSDP does not reduce the gradients of what it was told to ignore.
+        self._reduces = is_sharded(self._modules)
         self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
@@ -172,20 +173,19 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(self._after_step),
             ]
         for name, quantizer in self.quantizers.items():
-            watch = Watch(name)
-            self._watches[name] = watch
+            self._watches[name] = watch = Watch(name)
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
             broadcast([quantizer.codebook.detach()])
 
     @property
     def steps(self) -> int:
-        """Number of steps of the optimizer that leads the first quantizer."""
+        """Number of steps of the optimizer that trains the first quantizer."""
         return self._steps[next(iter(self._leading.values()))]
 
     def close(self) -> None:
-        """Remove the hooks; codebooks keep their parameter groups. A new
-        trainer of the same quantizers does this to the one before."""
+        """Remove the hooks; codebooks keep their parameter groups. Called by a
+        new trainer of the same quantizers."""
         for handle in self._handles:
             handle.remove()
         for quantizer in self.quantizers.values():
@@ -193,14 +193,14 @@ class CodebookTrainer:
                 del _TRAINERS[quantizer]
 
     def expect_warmup(self) -> None:
-        """Do not warn of an evaluation in the warm-up."""
+        """Turn off the warning of an evaluation during the warm-up."""
         for watch in self._watches.values():
             watch.checks_warmup = False
 
     def state_dict(self, over_ranks: bool = False) -> dict:
-        """Return what an exact resume needs beside the states of model and
-        optimizers; with ``over_ranks``, which all ranks must ask, with the
-        reservoirs of all of them."""
+        """Return the state that an exact resume needs in addition to those of
+        model and optimizers; with ``over_ranks``, which all ranks must call,
+        including the reservoirs of all ranks."""
         return {
             "steps": list(self._steps.values()),
             "reinits": dict(self._reinits),
@@ -212,13 +212,13 @@ class CodebookTrainer:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what ``state_dict()`` returned, of the same quantizers and
-        optimizers. The reservoirs of all ranks go to the first one."""
+        """Restore a state returned by ``state_dict()`` for the same quantizers
+        and optimizers. Saved reservoirs are loaded on rank 0 only."""
         names, number = set(state["quantizers"]), len(state["steps"])
         if names != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
-                f"The saved state is of {number} optimizers and the quantizers "
-                f"{', '.join(names)}; here are {len(self._steps)} and "
+                f"The saved state has {number} optimizers and the quantizers "
+                f"{', '.join(names)}; this trainer has {len(self._steps)} and "
                 f"{', '.join(self.quantizers)}."
             )
         self._steps = dict(zip(self.optimizers, state["steps"], strict=True))
@@ -236,7 +236,7 @@ class CodebookTrainer:
     # Set-up ----------------------------------------------------------------
 
     def _training_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Buffers by name that training needs and that are in no state_dict."""
+        """Yield buffers that training needs but no state_dict contains."""
         for name, module in self._modules.named_modules():
             if isinstance(module, EMACodebook | MaskedBatchNorm):
                 saved = module.state_dict()
@@ -245,7 +245,7 @@ class CodebookTrainer:
                         yield f"{without_wrappers(name)}.{key}", buffer
 
     def _replace_others(self) -> None:
-        """Close the trainers that the quantizers had before."""
+        """Close earlier trainers of the same quantizers."""
         own = set(self.quantizers.values())
         for name, quantizer in self.quantizers.items():
             other = _attached(quantizer)
@@ -253,25 +253,26 @@ class CodebookTrainer:
                 continue
             if not own.issuperset(other.quantizers.values()):
                 raise ValueError(
-                    f"{name} has a CodebookTrainer that trains other "
-                    "quantizers, too: close() it first."
+                    f"{name} has a CodebookTrainer that also trains other "
+                    "quantizers: close() it first."
                 )
             other.close()
+            # The codebook is not a new one, even if it was not loaded.
+            quantizer.is_pretrained |= any(other._reinits.values())
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
     def _resolve_settings(self, name, quantizer, given) -> Settings:
-        """Resolve the settings of a quantizer: the arguments given, or else its
-        preset's."""
+        """Return the settings of a quantizer, as given or of its preset."""
         values = {**_DEFAULTS, **quantizer.trainer_options, **given}
-        schedule, multiplier = values["schedule"], values["lr_multiplier"]
-        rates = {"lr_multiplier": multiplier, "max_lr": values["max_lr"]}
-        _check_numbers(_LARGEST_RATE, **rates)
+        schedule, max_lr = values["schedule"], values["max_lr"]
+        multiplier = values["lr_multiplier"]
+        _check_numbers(_MAX_RATE, lr_multiplier=multiplier, max_lr=max_lr)
         if not isinstance(schedule, ReinitSchedule | None):
             raise TypeError(
                 f"schedule must be a ReinitSchedule or None, got {schedule!r}."
             )
         plan = None
-        if schedule is not None and _follows(quantizer):
+        if schedule is not None and quantizer.embedding.is_reinitialized:
             plan = schedule.resolve(self.steps_per_epoch, self.total_steps)
             if plan.reinitializes and not quantizer.reservoir.capacity:
                 message = (
@@ -283,11 +284,10 @@ class CodebookTrainer:
                     raise ValueError(message)
                 logger.warning(message)
                 plan = None
-        multiplier = 1.0 if multiplier is None else multiplier
-        return Settings(plan, multiplier, values["max_lr"])
+        return Settings(plan, multiplier or 1.0, max_lr)
 
     def _log_plan(self, plan) -> None:
-        """Log a plan, and warn of a warm-up that is longer than the run."""
+        """Log a plan, and warn if its warm-up is longer than the run."""
         logger.info(f"Codebook schedule: {plan}.")
         total = self.total_steps
         if total is not None and total <= plan.warmup < math.inf:
@@ -298,30 +298,32 @@ class CodebookTrainer:
             )
 
     def _find_optimizer(self, name, quantizer) -> Optimizer:
-        """The optimizer whose steps count for a quantizer, in which a
-        trainable codebook gets a group of its own."""
+        """Return the optimizer whose steps count for a quantizer, and move a
+        trainable codebook to a group of its own in it."""
         codebook = quantizer.codebook
+        holders = self._holders([codebook])
         if codebook.requires_grad:
             check_whole(name, codebook)
-            holders = self._holders([codebook])
             if len(holders) != 1:
                 which = "several" if holders else "none"
                 raise ValueError(
                     f"The codebook of {name} is in {which} of the optimizers: "
-                    "give the quantizer's parameters to exactly one of them "
+                    "pass the quantizer's parameters to exactly one of them "
                     "(in a Brain: in init_optimizers())."
                 )
             give_own_group(holders[0], codebook)
+        if holders:
             return holders[0]
-        # An EMA codebook is in none: the optimizer of what is around it.
+        # An EMA codebook is in no optimizer: take that of the innermost module
+        # around it.
         parents = (
             m for m in self._modules.modules() if quantizer in m.modules()
         )
-        found = [self._holders(parent.parameters()) for parent in parents]
-        return next(filter(None, reversed(found)), self.optimizers)[0]
+        holders = [self._holders(parent.parameters()) for parent in parents]
+        return next(filter(None, reversed(holders)), self.optimizers)[0]
 
     def _holders(self, parameters) -> list[Optimizer]:
-        """The optimizers that hold some of the parameters."""
+        """Return the optimizers that hold any of the parameters."""
         wanted = set(parameters)
         return [
             optimizer
@@ -331,37 +333,49 @@ class CodebookTrainer:
 
     # Hooks -----------------------------------------------------------------
 
+    @torch.compiler.disable
     def _set_rates(self, optimizer, args, kwargs) -> None:
-        """Set the learning rates of codebooks, before a step."""
-        # Other groups may be those of another trainer.
-        own = {
-            id(quantizer.codebook): self.settings[name]
-            for name, quantizer in self.quantizers.items()
-        }
-        for group in optimizer.param_groups:
-            if LEADER not in group or id(group["params"][0]) not in own:
+        """Set the learning rates of codebooks before a step."""
+        groups = optimizer.param_groups
+        own = {id(g["params"][0]) for g in groups if LEADER in g}
+        settings = {}
+        for name, quantizer in self.quantizers.items():
+            codebook = quantizer.codebook
+            settings[id(codebook)] = self.settings[name]
+            if self._leading[name] is not optimizer:
                 continue
-            _, multiplier, most = own[id(group["params"][0])]
-            leader = optimizer.param_groups[group[LEADER] :][:1]
+            if codebook.requires_grad and id(codebook) not in own:
+                # It was frozen when the trainer was created.
+                give_own_group(optimizer, codebook)
+            if self._reduces:
+                average_gradients(quantizer)
+        is_normalized = type(optimizer).__name__ in _NORMALIZED
+        is_normalized |= "betas" in optimizer.defaults
+        for group in groups:
+            # Codebooks of other trainers are skipped.
+            if LEADER not in group or id(group["params"][0]) not in settings:
+                continue
+            _, multiplier, max_lr = settings[id(group["params"][0])]
+            leader = groups[group[LEADER] :][:1]
             if not leader or LEADER in leader[0]:
                 raise ValueError(
                     "The parameter group whose learning rate a codebook "
-                    "follows is gone: make the optimizer anew, and then a "
+                    "follows is gone: create a new optimizer, and then a new "
                     "CodebookTrainer."
                 )
-            least = leader[0]["lr"]
-            lr = multiplier * least
-            # Only under Adam and its kin the rate is the length of a step.
-            if most is not None and "betas" in optimizer.defaults:
-                lr = max(min(lr, most), least)
+            leader_lr = leader[0]["lr"]
+            lr = multiplier * leader_lr
+            if max_lr is not None and is_normalized:
+                lr = max(min(lr, max_lr), leader_lr)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = float(lr)
 
+    @torch.compiler.disable
     def _after_step(self, optimizer, args, kwargs) -> None:
-        """Count a step, and do what the schedule asks for."""
-        # A fused optimizer under GradScaler skips the step by itself.
+        """Count a step, and apply the schedule."""
+        # With GradScaler, a fused optimizer skips steps itself.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and bool(found_inf > 0):
             return
@@ -374,42 +388,45 @@ class CodebookTrainer:
                 self._act(name, quantizer, self._steps[optimizer])
 
     def _warn_of_restart(self, name, quantizer) -> None:
-        """Warn where the schedule begins with codes that were loaded."""
+        """Warn if the schedule would replace a trained codebook."""
         plan = self.settings[name].plan
         replaces = plan is not None and plan.reinitializes
         if replaces and not quantizer.is_codebook_frozen:
             logger.warning(
-                f"{name} was loaded with codes, which the schedule will "
-                "replace, as it begins anew: to go on with them, load the "
-                "state_dict() of the CodebookTrainer, too, or set the schedule "
-                "to null (None)."
+                f"{name} has a trained codebook, which the schedule will "
+                "replace, as it starts again: to keep it, also load the "
+                "state_dict() of the CodebookTrainer, or set the schedule to "
+                "null (None)."
             )
 
     def _act(self, name, quantizer, step) -> None:
-        """Do what the schedule asks for after a step."""
+        """Apply the schedule after a step."""
         plan = self.settings[name].plan
-        if plan is None:  # Nor a warm-up, of a state that was loaded.
+        if plan is None:  # A state may have been loaded in its warm-up.
             quantizer.bypass = False
             return
         action = plan(step)
-        if action.reinitialize:
+        # A resumed run that is made shorter may be past the end of its warm-up.
+        ends = quantizer.bypass and not action.bypass and plan.reinitializes
+        if action.reinitialize or (ends and not self._reinits[name]):
             self._reinitialize(name, quantizer, step)
         elif action.reset:
             quantizer.reservoir.reset()
-        # A longer run that goes on from a shorter one stays past its warm-up.
-        quantizer.bypass = action.bypass and not self._reinits[name]
+        # The warm-up does not restart if a resumed run is made longer, and a
+        # frozen codebook needs none.
+        is_ready = self._reinits[name] or quantizer.is_codebook_frozen
+        quantizer.bypass = action.bypass and not is_ready
 
     def _reinitialize(self, name, quantizer, step) -> None:
-        """Re-initialize a codebook from the reservoirs of all ranks, and make
-        its optimizer forget the old one."""
-        begin, number = time.perf_counter(), self._reinits[name]
+        """Re-initialize a codebook, and reset its optimizer state."""
+        start_time, number = time.perf_counter(), self._reinits[name]
         self._reinits[name] += 1
         if quantizer.is_codebook_frozen:
             if number == 0:
                 logger.warning(
                     f"The codebook of {name} is frozen: it is not "
-                    "re-initialized. Set the schedule to null (None) where "
-                    "that is meant."
+                    "re-initialized. Set the schedule to null (None) if that "
+                    "is intended."
                 )
             return
         vectors = quantizer.reservoir.gather(seed=step)
@@ -425,37 +442,31 @@ class CodebookTrainer:
         optimizer = self._leading[name]
         optimizer.state.pop(quantizer.codebook, None)
         if isinstance(optimizer, torch.optim.Adagrad):
-            # In torch 2.8 it makes its state with itself, or never.
-            new = torch.optim.Adagrad(
-                [quantizer.codebook], **optimizer.defaults
-            )
+            # In torch 2.8, only its constructor creates the state.
+            codebook = [quantizer.codebook]
+            new = torch.optim.Adagrad(codebook, **optimizer.defaults)
             optimizer.state.update(new.state)
         if result is not None:
             logger.info(
                 f"Step {step}: re-initialized {name} from {len(vectors)} "
                 "vectors, mean squared distance "
                 f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
-                f"{1000 * (time.perf_counter() - begin):.0f} ms."
+                f"{1000 * (time.perf_counter() - start_time):.0f} ms."
             )
 
 
-def _check_numbers(most=math.inf, **values) -> None:
-    """Raise ValueError unless each is None or a number above 0."""
-    limit = "" if most == math.inf else f" and at most {most}"
+def _check_numbers(limit=math.inf, **values) -> None:
+    """Raise ValueError unless each value is None or in (0, limit]."""
+    at_most = "" if limit == math.inf else f" and at most {limit}"
     for name, value in values.items():
-        is_number = isinstance(value, Real) and 0 < value <= most
+        is_number = isinstance(value, Real) and 0 < value <= limit
         if value is not None and not is_number:
             raise ValueError(
-                f"{name} must be a number above 0{limit}, got {value!r}."
+                f"{name} must be a number above 0{at_most}, got {value!r}."
             )
-
-
-def _follows(quantizer: VectorQuantizer) -> bool:
-    """Return whether a quantizer follows a schedule."""
-    return quantizer.embedding.is_reinitialized
 
 
 def _attached(quantizer: VectorQuantizer) -> CodebookTrainer | None:
-    """Return the trainer that is attached to a quantizer."""
+    """Return the trainer that is attached to a quantizer, if any."""
     reference = _TRAINERS.get(quantizer)
     return reference and reference()

@@ -1,4 +1,4 @@
-"""Tell at what a rank waits for the others."""
+"""Warnings of ranks that wait for others."""
 
 import contextlib
 import logging
@@ -13,7 +13,7 @@ import torch
 
 from speechbrain_vq.nnet.utils import rank, world_size
 
-# Not SpeechBrain's, which is silent but for the first rank.
+# SpeechBrain's logger would be silent on ranks other than 0.
 logger = logging.getLogger(__name__)
 
 _TORCH = torch.__path__[0]
@@ -23,9 +23,9 @@ _TORCH = torch.__path__[0]
 def reported_waits(
     progress: Callable[[], Any] = lambda: None, seconds: float = 60.0
 ) -> Iterator[None]:
-    """Within it, log a warning where this rank has waited for the others for
-    so many seconds, with the place; again each time that it is twice as long.
-    ``progress`` returns what changes as the work goes on."""
+    """Context manager that warns when this rank has waited ``seconds`` for the
+    others, and again each time the wait has doubled, naming the call. What
+    ``progress`` returns must change as the work proceeds."""
     if world_size() == 1:
         yield
         return
@@ -43,7 +43,7 @@ def reported_waits(
 def _watch(thread, progress, seconds, stop):
     before, since, limit = None, 0.0, seconds
     while not stop.wait(seconds / 4):
-        # No frame is kept, as it would keep tensors.
+        # Frames are not kept, as they hold tensors.
         place = _waits_at(sys._current_frames().get(thread))
         now = place and (place, progress())
         if now is None or now != before:
@@ -57,7 +57,7 @@ def _watch(thread, progress, seconds, stop):
 
 
 def _waits_at(frame: FrameType | None) -> str | None:
-    """Describe the call of a collective that a frame is in, or return None."""
+    """Describe the collective call that a frame is in, or return None."""
     names = []
     while frame is not None and frame.f_code.co_filename.startswith(_TORCH):
         names.append((frame.f_code.co_filename, frame.f_code.co_name))

@@ -1,4 +1,4 @@
-"""Warnings of what leaves a quantizer untrained."""
+"""Warnings of quantizers that are not trained."""
 
 import logging
 
@@ -8,17 +8,17 @@ from speechbrain_vq.nnet.utils import is_recomputed
 
 logger = logging.getLogger(__name__)
 
-# Training batches that taught a quantizer nothing, after which to warn.
+# Number of training batches without an update, after which to warn.
 _IDLE_BATCHES = 200
 
 
 class Watch:
-    """A forward hook that warns of what leaves a quantizer untrained. It holds
-    no trainer, so that models in training can be copied."""
+    """Forward hook that warns of causes of an untrained quantizer. It has no
+    reference to the trainer, so that models can be copied during training."""
 
     def __init__(self, name: str):
         self.name, self.checks_warmup = name, True
-        # Since the last step that taught something, but the gradient.
+        # Batches and steps since the last update of the quantizer.
         self.batches, self.steps, self.has_gradient = 0, 0, False
 
     def __call__(self, quantizer, inputs, output) -> None:
@@ -29,9 +29,9 @@ class Watch:
                 self.checks_warmup = False
                 logger.warning(
                     f"{self.name} is evaluated within the warm-up of its "
-                    "ReinitSchedule: nothing is quantized yet, and losses do "
-                    "not compare with later ones. Choose a model from after "
-                    "it; train longer, or shorten warmup, if it does not end."
+                    "ReinitSchedule: nothing is quantized yet, and losses are "
+                    "not comparable with later ones. Select a later model; "
+                    "train longer, or shorten warmup, if it does not end."
                 )
             return
         self.batches += 1
@@ -40,8 +40,8 @@ class Watch:
                 "no gradient reached it: use `output.quantized` of the "
                 "quantizer, and add `output.loss` to the loss"
                 if self.steps
-                else "no optimizer given to CodebookTrainer has stepped: give "
-                "it the optimizer that the loop steps"
+                else "no optimizer given to CodebookTrainer has stepped: pass "
+                "the optimizer that the loop steps"
             )
             logger.warning(
                 f"{self.name} learned nothing in {_IDLE_BATCHES} training "
@@ -49,14 +49,14 @@ class Watch:
             )
         if output.quantized.requires_grad:
             output.quantized.register_hook(self._note_gradient)
-        else:  # Nothing before the quantizer learns.
+        else:  # Nothing before the quantizer is trained.
             self.has_gradient = True
 
     def _note_gradient(self, gradient) -> None:
         self.has_gradient = True
 
     def after_step(self, quantizer) -> None:
-        """Look whether the step taught anything."""
+        """Record whether the step updated the quantizer."""
         learns = self.has_gradient
         if quantizer.codebook_weight:
             learns = quantizer.codebook.grad is not None

@@ -27,12 +27,9 @@ ERRORS = {"vanilla": [0.5, 0.1, 0.9], "wide robust": [0.2, 0.2, 0.3]}
 
 
 def run(task, *arguments):
-    return subprocess.run(
-        [sys.executable, FOLDER / "paper_matrix.py", task, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=task.parent,
-    )
+    command = [sys.executable, FOLDER / "paper_matrix.py", task, *arguments]
+    pipes = {"capture_output": True, "text": True}
+    return subprocess.run(command, cwd=task.parent, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +50,8 @@ def ended(tmp_path, script):
             result = {"steps": 7, "error": error, "share": seed / 10}
             result["versions"] = "torch 2.0" if seed == 1 else "torch 2.1"
             (output / "results.json").write_text(json.dumps(result))
-            (output / "command.json").write_text(
-                json.dumps(matrix.command(variant, seed))
-            )
+            command = json.dumps(matrix.command(variant, seed))
+            (output / "command.json").write_text(command)
     return task
 
 
@@ -63,24 +59,22 @@ def test_medians_and_ranges_of_the_runs(ended):
     done = run(ended, "--results=results")
     assert done.returncode == 0, done.stderr
     text = ended.with_suffix(".md").read_text()
-    assert (
-        "| vanilla | 0.50 (0.10 to 0.90) | 20 (10 to 30) | 3 |" in text
-        and "| wide robust | 0.20 (0.20 to 0.30) | 20 (10 to 30) | 3 |" in text
-        and "Said below the title." in text
-        and "7 optimizer steps" in text
-        and "torch 2.0 or torch 2.1." in text
-    )
+    for part in (
+        "| vanilla | 0.50 (0.10 to 0.90) | 20 (10 to 30) | 3 |",
+        "| wide robust | 0.20 (0.20 to 0.30) | 20 (10 to 30) | 3 |",
+        *("Said below the title.", "7 optimizer steps"),
+        "torch 2.0 or torch 2.1.",
+    ):
+        assert part in text
     with open(ended.with_suffix(".csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     for variant, errors in ERRORS.items():
         found = {r["seed"]: r for r in rows if r["variant"] == variant}
         assert {r["task"] for r in found.values()} == {"A table"}
+        assert list(found) == ["1", "2", "3", "median", "least", "most"]
         spread = [sorted(errors)[1], min(errors), max(errors)]
-        rows_of_variant = ["1", "2", "3", "median", "least", "most"]
-        assert list(found) == rows_of_variant
-        assert [
-            float(found[s]["error"]) for s in rows_of_variant
-        ] == errors + spread
+        measured = [float(row["error"]) for row in found.values()]
+        assert measured == errors + spread
         assert found["1"]["versions"] == "torch 2.0"
     assert ended.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 

@@ -23,10 +23,9 @@ def test_exponents_are_those_of_power_laws(scale):
 @pytest.mark.slow
 def test_what_is_measured_is_not_measured_again(scale, tmp_path, monkeypatch):
     sizes = [8, 16, 32]
+    usual = {"N": 64, "K": 64, "D": 8, "C": 1}
     axes = {
-        (what, axis): [
-            {"N": 64, "K": 64, "D": 8, "C": 1, axis: k} for k in sizes
-        ]
+        (what, axis): [{**usual, axis: size} for size in sizes]
         for what, axis in scale.AXES
     }
     monkeypatch.setattr(scale, "AXES", axes)

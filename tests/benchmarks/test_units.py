@@ -1,10 +1,7 @@
-"""Unit benchmark: which runs and evaluations start, what is written, and the
-k-means tokenizer.
-"""
+"""Unit benchmark: which runs start, what is written, and k-means."""
 
 import csv
 import json
-import math
 import random
 
 import pytest
@@ -12,8 +9,8 @@ import soundfile
 import torch
 
 from tests.benchmarks.scripts import import_script
+from tests.evaluation.synthetic import spans, tones
 
-RATE = 16000
 TASK = """
 title: Some units
 recipe: MiniSpeech/unit-discovery
@@ -43,23 +40,18 @@ def units():
 def corpus(tmp_path_factory):
     """Write utterances of four tones as phones, by a loud and a quiet speaker."""
     folder = tmp_path_factory.mktemp("corpus")
-    tones, draw = {"a": 300, "b": 700, "c": 1500, "d": 3000}, random.Random(0)
+    hertz, draw = {"a": 300, "b": 700, "c": 1500, "d": 3000}, random.Random(0)
     for split in ("train", "valid", "test"):
         entries = {}
         for number in range(4):
-            phones, wav, name = [], [], f"{split}-{number}"
-            for phone in draw.choices(list(tones), k=10):
-                start = len(wav) / 10
-                phones.append((start, start + 0.1, phone))
-                time = torch.arange(1600) / RATE
-                loud = 0.5 if number % 2 else 0.1
-                wav.append(torch.sin(2 * math.pi * tones[phone] * time) * loud)
-            soundfile.write(folder / f"{name}.wav", torch.cat(wav), RATE)
+            name, phones = f"{split}-{number}", draw.choices(list(hertz), k=10)
+            wav = tones(map(hertz.get, phones)) * (0.5 if number % 2 else 0.1)
+            soundfile.write(folder / f"{name}.wav", wav, 16000)
             entries[name] = {
                 "wav": f"{{data_root}}/{name}.wav",
                 "length": 1.0,
                 "spk_id": "xy"[number % 2],
-                "phones": phones,
+                "phones": spans(phones),
             }
         (folder / f"{split}.json").write_text(json.dumps(entries))
     return folder
@@ -78,17 +70,15 @@ def pretend(task, variant, seed, pnmi, used, titles=("Here", "There")):
     output.mkdir(parents=True, exist_ok=True)
     found = {"steps": 7, "preset": "x", "reconstruction_error": 0.3}
     (output / "results.json").write_text(json.dumps(found))
-    (output / "command.json").write_text(
-        json.dumps(task.command(variant, seed))
-    )
+    command = json.dumps(task.command(variant, seed))
+    (output / "command.json").write_text(command)
     for title in titles:
         folder = task.evaluation(variant, seed, title)
         folder.mkdir()
         figure = {"value": pnmi, "low": None, "high": None}
         report = {"figures": {"phones": {"pnmi": figure}}}
         (folder / "results.json").write_text(json.dumps(report))
-        extra = folder.with_suffix(".json")
-        extra.write_text(json.dumps({"used_codes": used}))
+        folder.with_suffix(".json").write_text(json.dumps({"used_codes": used}))
 
 
 def test_variants_override_settings(task):
@@ -97,10 +87,8 @@ def test_variants_override_settings(task):
     assert task.hparams("robust", 1)["utterance_norm"]
     assert "--seed=2" in task.command("robust", 2)
     # All runs share one manifest folder.
-    folders = {
-        task.hparams(variant, 1)["manifest_folder"] for variant in task.variants
-    }
-    assert len(folders) == 1
+    hparams = [task.hparams(variant, 1) for variant in task.variants]
+    assert len({one["manifest_folder"] for one in hparams}) == 1
 
 
 def test_medians_and_ranges_are_written(task, tmp_path):
@@ -158,8 +146,7 @@ def test_kmeans_units_match_the_tones(task, tmp_path):
     assert task.run("clusters", 1)
     metrics = task.metrics("clusters", 1, "Here")
     # Of the 5 frames of a tone some reach into its neighbours.
-    assert metrics["pnmi"] > 0.6
-    assert metrics["phone_from_latents"] > 0.8
+    assert metrics["pnmi"] > 0.6 and metrics["phone_from_latents"] > 0.8
     assert metrics["tokens_per_second"] == pytest.approx(50)
     assert 0 < metrics["used_codes"] <= 1
     assert metrics["mel_cepstral_distortion"] > 0

@@ -7,18 +7,19 @@ import sys
 
 import click
 import pytest
-from click.testing import CliRunner
 
 from speechbrain_vq import bundled
 from speechbrain_vq.cli import main
 from speechbrain_vq.cli.common import INTERRUPTED
+from tests.commands import cli
 
 ROOT = pathlib.Path(__file__).parents[2]
 VERBS = list(main.commands)
+PIPES = {"capture_output": True, "text": True}
 
 
 def test_the_verbs_are_described_in_whole_lines():
-    rows = CliRunner().invoke(main, ["--help"]).output.splitlines()
+    rows = cli("--help").output.splitlines()
     rows = rows[rows.index("Commands:") + 1 :]
     assert len(rows) == len(VERBS)
     assert not [row for row in rows if row.endswith("...")]
@@ -26,12 +27,11 @@ def test_the_verbs_are_described_in_whole_lines():
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_says_what_it_is(verb):
-    result = CliRunner().invoke(main, [verb, "--help"])
-    assert result.exit_code == 0
+    cli(verb, "--help")
     command = main.commands[verb]
-    assert command.help.split("\n")[0].endswith(".")
     # A point within it would end the line of `--help` before the end.
-    assert "." not in command.help.split("\n")[0][:-1]
+    first = command.help.split("\n")[0]
+    assert first.endswith(".") and "." not in first[:-1]
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help.endswith(".")
@@ -51,9 +51,7 @@ def test_bars_are_silent_in_pipes(folder):
 
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m speechbrain_vq list | head -1"
-    result = subprocess.run(
-        command, shell=True, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run(command, shell=True, check=True, **PIPES)
     assert result.stdout and not result.stderr
 
 
@@ -71,9 +69,7 @@ def test_ctrl_c_ends_the_loading_whatever_is_imported():
         "        pass\n"
         "print('went on')\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", code], **PIPES)
     assert result.returncode == 130 and not result.stdout
     assert result.stderr == f"\n{INTERRUPTED}\n"
 
@@ -117,7 +113,7 @@ def test_help_is_instant():
     ],
 )
 def test_wrong_verbs_and_empty_arguments_are_named(arguments, hint):
-    result = CliRunner().invoke(main, arguments)
+    result = cli(*arguments, code=None)
     assert result.exit_code in (1, 2) and hint in result.output
 
 
@@ -146,10 +142,8 @@ def test_output_that_cannot_be_written_is_refused_at_once(arguments, tmp_path):
         (pathlib.Path("/proc"), "'/proc' cannot be written to"),
     ):
         if folder.exists():
-            output = folder / "output"
-            result = CliRunner().invoke(main, [*arguments, str(output)])
-            assert result.exit_code == 2 and message in result.output
-            assert "Loading" not in result.output
+            result = cli(*arguments, folder / "output", code=2)
+            assert message in result.output and "Loading" not in result.output
 
 
 @pytest.mark.parametrize("verb", ["tokenize", "reconstruct"])
@@ -159,6 +153,6 @@ def test_a_failed_command_leaves_no_folder(verb, tmp_path):
     output = tmp_path / "new" / "deeper"
     output = output / "a.jsonl" if verb == "tokenize" else output
     options = [f"--model={bundled('mini')}", f"--out={output}"]
-    result = CliRunner().invoke(main, [verb, str(noise), *options])
-    assert result.exit_code == 1 and "0 files done, 1 left out" in result.output
+    result = cli(verb, noise, *options, code=1)
+    assert "0 files done, 1 left out" in result.output
     assert not (tmp_path / "new").exists()

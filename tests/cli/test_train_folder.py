@@ -10,9 +10,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from tensorboard.backend.event_processing.event_accumulator import (
-    EventAccumulator,
-)
+from tensorboard.backend.event_processing import event_accumulator
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.dataio.manifests import read_json, read_manifest
@@ -42,12 +40,8 @@ def recordings(tmp_path_factory):
 
 
 def run(cwd, *arguments):
-    return subprocess.run(
-        [*PROGRAM, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
+    command = [*PROGRAM, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -78,9 +72,8 @@ def test_from_a_folder_to_the_next_commands(recordings):
     assert VQTokenizer.from_hparams(out / "model").codebook_size == 16
     # The next commands are real.
     commands = re.findall(r"^  .*  speechbrain-vq (.*)", output, flags=re.M)
-    assert [shlex.split(c)[0] for c in commands] == [
-        *("reconstruct", "evaluate", "push")
-    ]
+    verbs = [shlex.split(command)[0] for command in commands]
+    assert verbs == ["reconstruct", "evaluate", "push"]
     # The report is there before they are.
     assert output.index("Report: ") < output.index("Next:")
     page = (out / "report.html").read_text("utf-8")
@@ -109,7 +102,8 @@ def test_a_yaml_of_ones_own_and_another_recipe(recordings, tmp_path):
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     assert tokenizer.codebook_size == 32 and tokenizer.num_codebooks > 1
     assert "latent_dim: 8" in (tmp_path / "out/hyperparams.yaml").read_text()
-    events = EventAccumulator(str(tmp_path / "out/tensorboard")).Reload()
+    events = str(tmp_path / "out/tensorboard")
+    events = event_accumulator.EventAccumulator(events).Reload()
     tags = [tag for tag in events.Tags()["audio"] if tag.endswith("decoded")]
     assert len(tags) == len(events.Tags()["images"]) > 0
 

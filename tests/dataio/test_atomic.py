@@ -9,11 +9,7 @@ import sys
 import pytest
 
 from speechbrain_vq.dataio import atomic
-from speechbrain_vq.dataio.atomic import (
-    atomic_folder,
-    atomic_write,
-    exclusive,
-)
+from speechbrain_vq.dataio.atomic import atomic_folder, atomic_write, exclusive
 
 
 def test_the_new_takes_the_place_of_the_old_only_when_whole(tmp_path):
@@ -94,28 +90,25 @@ with exclusive(sys.argv[1]):
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path, killed):
     path = tmp_path / "a.txt"
-    with subprocess.Popen(
-        [sys.executable, "-c", LOCK, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    ) as first:
+    command = [sys.executable, "-c", LOCK, path]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as first:
         assert first.stdout.readline() == b"locked\n"
-        with pytest.raises(BlockingIOError, match="a.txt is being written"):
-            with exclusive(path):
-                pass
+        refused = pytest.raises(BlockingIOError, match="a.txt is being written")
+        with refused, exclusive(path):
+            pass
         if killed:
             first.kill()
         first.stdin.close()
         first.wait()
-    with exclusive(path):
-        with pytest.raises(BlockingIOError), exclusive(path):
-            pass
+    with exclusive(path), pytest.raises(BlockingIOError), exclusive(path):
+        pass
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_place_without_room_for_files_is_held_by_nobody():
-    with pytest.raises(OSError, match="cannot be written to") as raised:
-        with exclusive("/proc/run"):
-            pass
+    refused = pytest.raises(OSError, match="cannot be written to")
+    with refused as raised, exclusive("/proc/run"):
+        pass
     assert not isinstance(raised.value, BlockingIOError)

@@ -17,23 +17,19 @@ from speechbrain_vq.dataio.manifests import (
 
 def test_a_byte_order_mark_is_ignored(tmp_path):
     entry = {"wav": "{data_root}/a.wav", "spk_id": 3}
-    for name, content in (
-        ("test.json", {"a": entry}),
-        ("corpus.json", {"data_root": "audio"}),
-    ):
-        text = json.dumps(content)
-        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    contents = {"test": {"a": entry}, "corpus": {"data_root": "audio"}}
+    for name, content in contents.items():
+        text = codecs.BOM_UTF8 + json.dumps(content).encode()
+        (tmp_path / f"{name}.json").write_bytes(text)
     (tmp_path / "phones.item").write_bytes(
         codecs.BOM_UTF8 + b"#file onset offset\na 0.0 0.1 b c d s\n"
     )
     assert read_corpus(tmp_path) == {"data_root": "audio"}
     assert data_root(tmp_path) == str(tmp_path / "audio")
     entry = read_manifest(tmp_path / "test.json")["a"]
-    assert entry["wav"] == f"{tmp_path}/audio/a.wav"
-    assert entry["spk_id"] == "3"
-    assert [item.phone for item in read_items(tmp_path / "phones.item")] == [
-        "b"
-    ]
+    assert entry["wav"] == f"{tmp_path}/audio/a.wav" and entry["spk_id"] == "3"
+    (item,) = read_items(tmp_path / "phones.item")
+    assert item.phone == "b"
 
 
 def test_the_first_names_of_a_folder_are_listed(tmp_path):
@@ -152,13 +148,10 @@ def test_json_and_csv_are_the_same(tmp_path):
     )
     (tmp_path / "a.json").write_text(json.dumps(GOOD))
     ours = read_manifest(tmp_path / "a.json")
-    items = read_manifest(tmp_path / "a.csv")
-    for name, item in items.items():
+    for name, item in read_manifest(tmp_path / "a.csv").items():
         # Paths are relative to the manifest.
         assert item["wav"] == f"{tmp_path}/{name}.wav"
-        assert {key: ours[name][key] for key in item if key != "phones"} == {
-            key: value for key, value in item.items() if key != "phones"
-        }
+        assert all(ours[name][key] == item[key] for key in {*item} - {"phones"})
     assert ours["b"]["words"] == "x {y}"
 
 

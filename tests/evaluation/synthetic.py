@@ -1,5 +1,6 @@
 """Synthetic features of 3 speakers x 2 contexts x 3 phones x 6 tokens."""
 
+import math
 import random
 
 import torch
@@ -55,16 +56,24 @@ def utterance(tokens, seconds=1.0, name="utt-1", entry=None, **options):
     return Utterance(name, entry or {}, tokens, rate, seconds, **options)
 
 
+def tones(frequencies, rate=16000):
+    """A tenth of a second of each."""
+    time = torch.arange(rate // 10) / rate
+    return torch.cat([torch.sin(2 * math.pi * f * time) for f in frequencies])
+
+
+def spans(names, rate=10):
+    """Phones one after the other, some a second."""
+    return [(i / rate, (i + 1) / rate, name) for i, name in enumerate(names)]
+
+
 def corpus(utterances, speakers=20, phones=30):
     """A function that makes the items of a corpus as they are read."""
 
     def made():
         for number in range(utterances):
             draw = random.Random(number)
-            aligned = [
-                (i / 10, (i + 1) / 10, f"p{draw.randrange(phones)}")
-                for i in range(30)
-            ]
+            aligned = spans(f"p{draw.randrange(phones)}" for _ in range(30))
             speaker = f"s{number % speakers}"
             yield from make_items(f"u{number}", aligned, speaker, True)
 

@@ -1,5 +1,6 @@
 """ABX, against brute force, fastabx and what must hold."""
 
+import collections
 import functools
 import itertools
 import math
@@ -8,12 +9,8 @@ import pytest
 import torch
 
 from speechbrain_vq.dataio.manifests import Item
-from speechbrain_vq.evaluation.abx import (
-    abx_error,
-    angular,
-    identity,
-    make_cells,
-)
+from speechbrain_vq.evaluation import abx
+from speechbrain_vq.evaluation.abx import abx_error, angular, make_cells
 from speechbrain_vq.evaluation.abx_items import subsample
 from speechbrain_vq.evaluation.dtw import dtw
 
@@ -45,7 +42,7 @@ def brute_force(features, items, speaker, context, distance):
         sizes = (torch.tensor([len(features[k])]) for k in (i, j))
         return float(dtw(costs, *sizes))
 
-    every, cells = range(len(items)), {}
+    every, cells = range(len(items)), collections.defaultdict(list)
     for x, a, b in itertools.product(every, every, every):
         ix, ia, ib = items[x], items[a], items[b]
         same = ix.speaker == ia.speaker
@@ -60,14 +57,12 @@ def brute_force(features, items, speaker, context, distance):
         wrong = 0.5 if to_a == to_b else float(to_b < to_a)
         place = (ix.before, ix.after) if context == "within" else None
         key = ia.phone, ib.phone, ia.speaker, (place, ix.speaker)
-        cells.setdefault(key, []).append(wrong)
+        cells[key].append(wrong)
     level = {key: sum(v) / len(v) for key, v in cells.items()}
     while level and next(iter(level)):
-        groups = {}
+        groups = collections.defaultdict(list)
         for key, value in level.items():
-            groups.setdefault(key[:-1] if len(key) > 2 else (), []).append(
-                value
-            )
+            groups[key[:-1] if len(key) > 2 else ()].append(value)
         level = {key: sum(v) / len(v) for key, v in groups.items()}
     return level[()]
 
@@ -78,14 +73,15 @@ def test_it_is_brute_forces(condition):
     # As many as brute force can bear, and not as many in each cell.
     some = [i for i in range(len(items)) if i % 7 in (0, 1, 3)][:40]
     features, items = [features[i] for i in some], [items[i] for i in some]
-    assert error(features, items, *condition) == pytest.approx(
-        brute_force(features, items, *condition, angular), abs=1e-6
-    )
     units = units_of(features)
-    for codes in (units, [torch.cat([one, one // 3], 1) for one in units]):
-        assert error(codes, items, *condition, identity) == pytest.approx(
-            brute_force(codes, items, *condition, identity), abs=1e-6
-        )
+    for given, distance in (
+        (features, angular),
+        (units, abx.identity),
+        ([torch.cat([one, one // 3], 1) for one in units], abx.identity),
+    ):
+        expected = brute_force(given, items, *condition, distance)
+        found = error(given, items, *condition, distance)
+        assert found == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("of, seed, noise", FASTABX)
@@ -93,7 +89,7 @@ def test_it_is_what_fastabx_gave(of, seed, noise):
     features, items = synthetic_items(seed, noise)
     distance = angular
     if of == "units":
-        features, distance = units_of(features), identity
+        features, distance = units_of(features), abx.identity
     ours = [error(features, items, *c, distance) for c in CONDITIONS]
     assert ours == pytest.approx(FASTABX[of, seed, noise], abs=2e-6)
 
@@ -107,10 +103,8 @@ def test_a_weight_of_none_is_not_having_it():
     weights[3:6, 1] = 0
     cells = make_cells(items, "within", "any").cells
     both = abx_error(features, items, cells, weights=weights)
-    rest = [k for k in range(len(items)) if not 3 <= k < 6]
-    without = error(
-        [features[k] for k in rest], [items[k] for k in rest], "within", "any"
-    )
+    rest = features[:3] + features[6:], items[:3] + items[6:]
+    without = error(*rest, "within", "any")
     assert float(both[1]) == pytest.approx(without, abs=1e-6)
     everything = error(features, items, "within", "any")
     assert float(both[0]) == pytest.approx(everything, abs=1e-6)
@@ -119,8 +113,7 @@ def test_a_weight_of_none_is_not_having_it():
 
 def test_nothing_to_compare_is_no_number():
     items = [Item("f", 0, 1, "a", "b", "c", "s")] * 2
-    nothing = error([torch.ones(1, 2)] * 2, items, "within", "any")
-    assert math.isnan(nothing)
+    assert math.isnan(error([torch.ones(1, 2)] * 2, items, "within", "any"))
     assert torch.isnan(abx_error([torch.ones(1, 2)] * 2, items, [])).all()
     assert torch.isnan(abx_error([], [], [])).all()
 

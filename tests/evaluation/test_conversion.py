@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_vq import VQTokenizer, bundled
+from speechbrain_vq import VQTokenizer
 from speechbrain_vq.evaluation.conversion import (
     Conversion,
     conversion_pairs,
@@ -46,10 +46,8 @@ def judge(audio, sample_rate, entry):
     """Likeness of levels."""
     assert sample_rate == RATE and entry["spk_id"] in LEVELS
     output = level(audio["output"])
-    return {
-        f"to_{name}": -abs(output - level(audio[name]))
-        for name in ("source", "target")
-    }
+    names = "source", "target"
+    return {f"to_{name}": -abs(output - level(audio[name])) for name in names}
 
 
 def model_of(convert):
@@ -64,9 +62,8 @@ def model_of(convert):
 
 def estimate_all(manifest, convert, pairs=10, audio=None):
     chosen = conversion_pairs(manifest, pairs)
-    measure = Conversion(
-        model_of(convert), manifest, chosen, {"level": judge}, audio
-    )
+    given = model_of(convert), manifest, chosen, {"level": judge}
+    measure = Conversion(*given, audio)
     for name, entry in manifest.items():
         wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
         one = Utterance(name, entry, tokens_of(wav), RATE, 0.5, wav=wav)
@@ -87,8 +84,7 @@ def test_pairs_are_of_other_speakers_and_never_twice(manifest):
     assert len(some) == 5 and some == conversion_pairs(manifest, 5)
     assert some != conversion_pairs(manifest, 5, seed=1)
     # The order of the manifest makes no difference.
-    backwards = dict(reversed(manifest.items()))
-    assert some == conversion_pairs(backwards, 5)
+    assert some == conversion_pairs(dict(reversed(manifest.items())), 5)
 
 
 def test_only_voices_that_are_known_are_taken(manifest):
@@ -116,9 +112,7 @@ def test_voices_may_be_those_of_another_manifest(manifest):
 
 def test_a_voice_known_by_name_is_not_heard():
     """As that of a model with a table of speakers."""
-    tokenizer = VQTokenizer.from_hparams(
-        bundled("mini"), run_opts={"device": "cpu"}
-    )
+    tokenizer = VQTokenizer.from_hparams("mini", device="cpu")
     size = tokenizer.mods.speaker.output_dim
     tokenizer.mods["speaker"] = SpeakerTable(3, size)
     tokenizer.mods.speaker.fill(["ann", "bob"])
@@ -136,9 +130,7 @@ def test_tokens_and_voice_are_kept_taken_over_or_lost(manifest):
     assert unchanged["token_agreement"] == 1
     assert unchanged["level:closer_to_target"] == 0
     assert unchanged["level:to_source"] == 0
-    ideal = estimate_all(
-        manifest, lambda u, voice, speaker: u.wav.sign() * level(voice)
-    )
+    ideal = estimate_all(manifest, lambda u, v, _: u.wav.sign() * level(v))
     assert ideal["token_agreement"] == 1
     assert ideal["level:closer_to_target"] == 1
     assert ideal["level:to_target"] == pytest.approx(0, abs=1e-4)

@@ -10,15 +10,15 @@ import types
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner
 
 from speechbrain_vq import VQTokenizer, bundled
-from speechbrain_vq.cli import main
 from speechbrain_vq.evaluation import evaluate, write_report
 from speechbrain_vq.evaluation.judges import Whisper, load_judge
 from speechbrain_vq.evaluation.report import as_json, as_markdown, as_text
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 from speechbrain_vq.inference import tokenize_files
+from tests.commands import cli
+from tests.evaluation.synthetic import spans, tones
 
 RATE = 16000
 TONES = {"a": 300, "b": 600, "c": 1200, "d": 2400}
@@ -30,23 +30,17 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     draw, entries = random.Random(0), {}
     for number in range(10):
-        speaker, phones, wav = "xy"[number % 2], [(0.0, 0.1, "SIL")], []
-        wav.append(torch.zeros(1600))
-        for name in draw.choices(list(TONES), k=10):
-            start = phones[-1][1]
-            phones.append((start, round(start + 0.1, 1), name))
-            time = torch.arange(1600) / RATE
-            bend = 1.0 if speaker == "x" else 1.1
-            wav.append(torch.sin(2 * math.pi * TONES[name] * bend * time) / 3)
-        path = folder / f"utt-{number}.wav"
-        soundfile.write(path, torch.cat(wav).numpy(), RATE)
+        names = ["SIL", *draw.choices(list(TONES), k=10)]
+        bend = 1.1 if number % 2 else 1.0
+        wav = tones([TONES.get(name, 0) * bend for name in names]) / 3
+        soundfile.write(folder / f"utt-{number}.wav", wav.numpy(), RATE)
         entries[f"utt-{number}"] = {
-            "wav": "{data_root}/" + path.name,
+            "wav": f"{{data_root}}/utt-{number}.wav",
             "length": 1.1,
-            "spk_id": speaker,
+            "spk_id": "xy"[number % 2],
             "gender": "fm"[number % 2],
             "words": "",
-            "phones": phones,
+            "phones": spans(names),
         }
     (folder / "test.json").write_text(json.dumps(entries))
     return folder
@@ -60,8 +54,7 @@ def tokenizer():
 def spoilt(audio, sample_rate, entry):
     """A judge."""
     assert sample_rate == RATE and entry["spk_id"] in "xy"
-    difference = len(audio["source"]) - len(audio["output"])
-    return {"lost_samples": difference}
+    return {"lost_samples": len(audio["source"]) - len(audio["output"])}
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +110,15 @@ def test_tones_are_told_apart(evaluation):
     assert "speaker_from_codewords" in evaluation.metrics["leak"]
 
 
-def test_tokens_in_a_file_have_the_same_metrics(
-    corpus, tokenizer, evaluation, tmp_path
-):
+def test_a_token_file_evaluates_alike(corpus, tokenizer, evaluation, tmp_path):
     """In another order, and from paths that are elsewhere written."""
     output = tmp_path / "tokens.jsonl"
     tokenize_files(sorted(corpus.glob("*.wav"))[::-1], tokenizer, output)
     lines = output.read_text().splitlines()
     extra = json.loads(lines[0]) | {"path": "/elsewhere/other.wav"}
     output.write_text("\n".join([*lines, json.dumps(extra)]) + "\n")
-    again = evaluate(
-        output, corpus / "test.json", replicates=20, codebook_size=512
-    )
+    options = {"replicates": 20, "codebook_size": 512}
+    again = evaluate(output, corpus / "test.json", **options)
     for section in ("phones", "segmentation", "cost"):
         for name, figure in evaluation.metrics[section].items():
             theirs = again.metrics[section][name]
@@ -138,8 +128,7 @@ def test_tokens_in_a_file_have_the_same_metrics(
         for name, figure in again.metrics[section].items():
             theirs = evaluation.metrics[section][name]
             assert figure.value == pytest.approx(theirs.value), name
-    assert len(again.metrics["abx"]) == 4
-    assert "conversion" not in again.metrics
+    assert len(again.metrics["abx"]) == 4 and "conversion" not in again.metrics
     assert "reconstruction" not in again.metrics
     assert any("need the model" in note for note in again.left_out)
 
@@ -153,9 +142,8 @@ def test_a_long_file_is_encoded_in_pieces(corpus, tokenizer, tmp_path):
     ]
     whole = torch.cat(wavs * 2)[:-77]
     soundfile.write(tmp_path / "long.wav", whole.numpy(), RATE)
-    (tmp_path / "gone.wav").write_bytes(
-        (corpus / "utt-0.wav").read_bytes()[:99]
-    )
+    some = (corpus / "utt-0.wav").read_bytes()[:99]
+    (tmp_path / "gone.wav").write_bytes(some)
     entries = {
         "one": {"wav": str(corpus / "utt-0.wav")},
         "long": {"wav": str(tmp_path / "long.wav")},
@@ -252,10 +240,10 @@ def test_the_report_says_all(evaluation, tmp_path):
     assert written == json.loads(json.dumps(as_json(evaluation)))
     pnmi = evaluation.metrics["phones"]["pnmi"].value
     for text in (as_text(evaluation), as_markdown(evaluation)):
-        assert f"{pnmi:.4f}" in text and "spoilt: lost samples" in text
         for name in (
-            *("seed: 0", "utterances: 10", "mel-cepstral distortion (dB)"),
-            *("PNMI", "judges: spoilt", "boundary tolerance: 20 ms"),
+            *(f"{pnmi:.4f}", "spoilt: lost samples", "seed: 0"),
+            *("utterances: 10", "mel-cepstral distortion (dB)", "PNMI"),
+            *("judges: spoilt", "boundary tolerance: 20 ms"),
             *(" (same context)", "vocoder: the bundled vocoder"),
             "across speakers, any context: latents",
         ):
@@ -304,17 +292,17 @@ def test_bad_audio_is_left_out_and_counted(tmp_path):
     (tmp_path / "m.json").write_text(json.dumps(entries))
     command = "evaluate", "mini", f"--manifest={tmp_path}/m.json"
     options = "--device=cpu", "--replicates=0", "--reconstruct=0"
-    result = run(*command, *options)
-    assert result.exit_code == 0, result.output
+    result = cli(*command, *options)
     summary = result.stdout.splitlines()[-1]
     assert summary.startswith("2 utterances evaluated, 6 left out: 2 its phon")
-    assert (
-        "in_ms.wav: its phones end after the audio, at 1000 s" in result.stdout
-    )
-    assert "lengths of 1 utterances that differ" in result.stdout
+    for told in (
+        "in_ms.wav: its phones end after the audio, at 1000 s",
+        "lengths of 1 utterances that differ",
+    ):
+        assert told in result.stdout
     for reason in ("shorter than one frame", "holds NaN", "no such file"):
         assert f"1 {reason}" in summary
-    assert run(*command, *options, "--strict").exit_code == 1
+    cli(*command, *options, "--strict", code=1)
 
 
 @pytest.fixture
@@ -325,20 +313,15 @@ def tokens(corpus, tokenizer, tmp_path):
     return "evaluate", output, "--manifest", corpus / "test.json"
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, list(map(str, arguments)))
-
-
 def test_the_command_line(tokens, tmp_path):
     out = "--out", tmp_path / "new" / "out"
-    result = run(*tokens, *out, "--replicates", "5", "--abx=own")
-    assert result.exit_code == 0, result.output
+    result = cli(*tokens, *out, "--replicates", "5", "--abx=own")
     assert "PNMI" in result.output and "ZeroSpeech" in result.output
     assert re.search(r"^Verdict: \d+ % of \d+ codes", result.output, re.M)
     assert "conversion and judges: they need the model" in result.output
     assert (tmp_path / "new" / "out" / "results.md").is_file()
-    missing = run("evaluate", tmp_path / "gone.jsonl", *tokens[2:])
-    assert missing.exit_code == 1 and "there is no such file" in missing.output
+    missing = cli("evaluate", tmp_path / "gone.jsonl", *tokens[2:], code=1)
+    assert "there is no such file" in missing.output
 
 
 @pytest.mark.parametrize(
@@ -365,35 +348,43 @@ def test_options_that_would_do_nothing_are_refused(
     monkeypatch.chdir(tmp_path)
     for name in ("tokens.jsonl", "x.jsonl"):
         (tmp_path / name).touch()
-    result = run("evaluate", source, f"--manifest={corpus}/test.json", *options)
-    assert result.exit_code == 2 and message in " ".join(result.output.split())
+    arguments = source, f"--manifest={corpus}/test.json", *options
+    result = cli("evaluate", *arguments, code=2)
+    assert message in " ".join(result.output.split())
 
 
 def test_where_to_write_is_looked_at_first(tokens, tmp_path):
     (tmp_path / "file").touch()
     for option in ("--out", "--audio"):
-        wrong = run(*tokens, option, tmp_path / "file" / "a" / "b")
-        assert wrong.exit_code == 2 and "/file' is no folder" in wrong.output
+        wrong = cli(*tokens, option, tmp_path / "file" / "a" / "b", code=2)
+        assert "/file' is no folder" in wrong.output
         assert "PNMI" not in wrong.output
     # And what cannot be known before is told.
     (tmp_path / "out" / "results.md").mkdir(parents=True)
-    wrong = run(*tokens, "--out", tmp_path / "out", "--replicates=0")
-    assert wrong.exit_code == 1 and isinstance(wrong.exception, SystemExit)
+    options = "--out", tmp_path / "out", "--replicates=0"
+    wrong = cli(*tokens, *options, code=1)
+    assert isinstance(wrong.exception, SystemExit)
     assert "The report cannot be written" in wrong.output
 
 
-@pytest.mark.parametrize("name", ["tokens.npz", "gone.npz", "text"])
-def test_tokens_of_other_kinds_are_reported(name, corpus, tmp_path):
-    (tmp_path / "tokens.npz").touch()
-    (tmp_path / "text").touch()
-    result = run(
-        "evaluate", tmp_path / name, "--manifest", corpus / "test.json"
-    )
-    assert (
-        result.exit_code == 1 and "a token file must be .jsonl" in result.output
-    )
-    nowhere = run("evaluate", "nomodel", "--manifest", corpus / "test.json")
-    assert "There is no folder 'nomodel'" in nowhere.output
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        *(
+            (name, "token file must be .jsonl")
+            for name in ("a.npz", "no.npz", "b")
+        ),
+        ("nomodel", "There is no folder 'nomodel'"),
+    ],
+)
+def test_tokens_of_other_kinds_are_reported(
+    source, message, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.npz").touch()
+    (tmp_path / "b").touch()
+    arguments = source, "--manifest", corpus / "test.json"
+    assert message in cli("evaluate", *arguments, code=1).output
 
 
 def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
@@ -403,13 +394,12 @@ def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
         heard.append(audio["output"])
         return {}
 
-    model = VQTokenizer.from_hparams(
-        "mini", vocoder="griffin-lim", run_opts={"device": "cpu"}
-    )
+    def generate(vectors, speaker, lengths):
+        return torch.randn(1, vectors.shape[1] * 320)
+
+    model = VQTokenizer.from_hparams("mini", vocoder="griffin-lim")
     options = {"max_reconstructed": 1, "replicates": 0, "judges": [hears]}
-    model.mods.decoder.generate = lambda vectors, speaker, lengths: torch.randn(
-        1, vectors.shape[1] * 320
-    )
+    model.mods.decoder.generate = generate
     evaluation = evaluate(model, corpus / "test.json", **options)
     assert evaluation.settings["vocoder"].endswith("writes samples")
     assert len(heard[0].unique()) > 1000
@@ -418,10 +408,8 @@ def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
 def test_judges_are_found_by_name(corpus):
     assert load_judge("math.hypot") is math.hypot
     assert load_judge(spoilt) is spoilt
-    for name in (
-        *("hypot", "math:tau", "no.such:judge", "math:nothing"),
-        "resemblyzer:weights",
-    ):
+    wrong = "hypot math:tau no.such:judge math:nothing resemblyzer:weights"
+    for name in wrong.split():
         with pytest.raises(ValueError, match="judge"):
             load_judge(name)
     with pytest.raises(ValueError, match="choose resemblyzer or whisper"):
@@ -451,8 +439,7 @@ def test_what_a_judge_lacks_is_reported_before_the_work(
 
 
 def test_the_weights_of_whisper_are_the_callers(monkeypatch, corpus, tokenizer):
-    """A folder or a name; the report names them, and what they hear is scored
-    as jiwer does."""
+    """The report names them, and what they hear is scored as jiwer does."""
     pytest.importorskip("jiwer")
     transcripts = iter(["The CAT, sat down.", "the cat sat up"] * 2)
     loaded = []
@@ -476,12 +463,8 @@ def test_the_weights_of_whisper_are_the_callers(monkeypatch, corpus, tokenizer):
     entries = json.loads((corpus / "test.json").read_text())
     words = {"wav": entries["utt-0"]["wav"], "words": "the cat sat down"}
     (corpus / "words.json").write_text(json.dumps({"utt-0": words}))
-    evaluation = evaluate(
-        tokenizer,
-        corpus / "words.json",
-        judges=["whisper:a/folder"],
-        replicates=0,
-    )
+    options = {"judges": ["whisper:a/folder"], "replicates": 0}
+    evaluation = evaluate(tokenizer, corpus / "words.json", **options)
     assert loaded == ["tiny.en", "a/folder"]
     rate = evaluation.metrics["reconstruction"]["whisper:wer_output"]
     assert rate.value == 0.25 and rate.quantity.bounds == (0, math.inf)

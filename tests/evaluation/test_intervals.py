@@ -34,8 +34,7 @@ from .synthetic import utterance
 def test_the_score_interval_is_that_of_the_tables(of, number, low, high):
     """Newcombe, Two-sided confidence intervals for the single proportion,
     1998, table I, method 3."""
-    interval = wilson(of / number, number)
-    assert interval == pytest.approx((low, high), abs=1e-4)
+    assert wilson(of / number, number) == pytest.approx((low, high), abs=1e-4)
     mirrored = wilson(1 - of / number, number)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-4)
 
@@ -62,8 +61,7 @@ def test_the_effective_sample_size_is_that_of_the_standard_error():
     ends = clip_interval(0.9, error, (0, 1), cases=7)
     assert ends == pytest.approx(wilson(0.9, 50))
     doubled = clip_interval(2 * 0.9 - 1, 2 * error, (-1, 1), cases=7)
-    expected = [2 * end - 1 for end in wilson(0.9, 50)]
-    assert doubled == pytest.approx(expected)
+    assert doubled == pytest.approx([2 * end - 1 for end in wilson(0.9, 50)])
 
 
 def test_at_a_bound_the_cases_are_the_utterances():
@@ -73,8 +71,7 @@ def test_at_a_bound_the_cases_are_the_utterances():
         ratios.add("right", 9, 9, weights)
         ratios.add("wrong", 0, 9, weights)
     share = Quantity("accuracy", bounds=SHARE)
-    quantities = {"right": share, "wrong": share}
-    estimates = ratios.estimates(quantities, cases=16)
+    estimates = ratios.estimates({"right": share, "wrong": share}, cases=16)
     value, low, high, quantity = estimates["right"]
     assert low == pytest.approx(16 / (16 + 1.96**2)) and value == high == 1
     assert quantity is share
@@ -97,8 +94,7 @@ def test_the_intervals_of_abx_count_the_utterances_compared():
             items.append(Item(file, start, start + 1, phone, "x", "y", who))
     metric = Abx({"any": ItemSample(items)})
     for file in ("f1", "f2", "f3", "f4"):
-        tokens = torch.tensor([[0], [0], [1], [1]])
-        one = utterance(tokens, 2.0, file)
+        one = utterance(torch.tensor([[0], [0], [1], [1]]), 2.0, file)
         metric.update(one, PoissonBootstrap(20).weights(file))
     result = metric.compute()["abx_within_speaker_any_context_units"]
     assert result.value == result.low == 0
@@ -140,10 +136,8 @@ def test_there_is_no_interval_without_replicates_or_data():
 
 
 def test_counts_are_of_each_replicate():
-    counts, weights = (
-        WeightedCounts(),
-        torch.tensor([[1, 0, 2], [1, 3, 1]]).int(),
-    )
+    counts = WeightedCounts()
+    weights = torch.tensor([[1, 0, 2], [1, 3, 1]]).int()
     # More than it has room for at first.
     counts.add(list(range(100)) * 2, weights[0])
     counts.add([0, 99, 200], weights[1])

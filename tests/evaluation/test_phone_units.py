@@ -19,7 +19,7 @@ from speechbrain_vq.evaluation.phone_units import (
     pnmi,
 )
 
-from .synthetic import utterance
+from .synthetic import spans, utterance
 
 
 def test_pnmi_knows_independence_and_identity():
@@ -44,11 +44,9 @@ def test_purities_are_those_of_hubert():
     # Phones of units: 6 + 2 + 1; units of phones: 6 + 2; of ten.
     assert phone_purity(counts) == 0.9
     assert phone_information(counts)["cluster_purity"] == 0.8
-    alone = torch.eye(4).long()
-    values = phone_information(alone)
+    values = phone_information(torch.eye(4).long())
     assert values["phone_purity"] == values["cluster_purity"] == 1
-    one_unit = torch.tensor([[3], [7]])
-    values = phone_information(one_unit)
+    values = phone_information(torch.tensor([[3], [7]]))
     assert values["phone_purity"] == 0.7 and values["cluster_purity"] == 1
     assert phone_purity(torch.zeros(2, 2)) == 0
     assert phone_purity(torch.zeros(0, 4)) == 0
@@ -60,10 +58,8 @@ def test_conditional_entropies_are_scikit_learns():
     counts = np.zeros((5, 20), dtype=int)
     np.add.at(counts, (phones, units), 1)
     metrics = phone_information(torch.tensor(counts))
-    entropies = {
-        "phone": entropy(counts.sum(1)),
-        "unit": entropy(counts.sum(0)),
-    }
+    entropies = {"phone": entropy(counts.sum(1))}
+    entropies["unit"] = entropy(counts.sum(0))
     shared = mutual_info_score(phones, units)
     for one, other in (("phone", "unit"), ("unit", "phone")):
         nats = math.log(2) * metrics[f"entropy_of_{one}_given_{other}"]
@@ -75,9 +71,8 @@ def test_conditional_entropies_are_scikit_learns():
 def test_nmi_is_scikit_learns(noise):
     random = np.random.default_rng(0)
     classes = random.integers(0, 7, 500)
-    codes = np.where(
-        random.random(500) < noise, random.integers(0, 30, 500), classes
-    )
+    others = random.integers(0, 30, 500)
+    codes = np.where(random.random(500) < noise, others, classes)
     counts = torch.tensor(contingency_matrix(classes, codes))
     expected = normalized_mutual_info_score(classes, codes)
     assert nmi(counts) == pytest.approx(expected)
@@ -93,10 +88,7 @@ def test_within_languages_a_unit_that_tells_the_language_tells_nothing():
     for number in range(40):
         language = ("en", "ru")[number % 2]
         names = random.choice(["a", "b", "c"], 10)
-        phones = [
-            (i / 10, (i + 1) / 10, f"{language}-{n}")
-            for i, n in enumerate(names)
-        ]
+        phones = spans(f"{language}-{n}" for n in names)
         # Codebook 1 tells the language, codebook 2 the phone in Russian only.
         known = [ord(n) if language == "ru" else 5 for n in names]
         tokens = torch.tensor([[number % 2, unit] for unit in known])
@@ -127,5 +119,4 @@ def test_each_codebook_and_replicate_has_its_table():
     assert tables["phone_units"].tolist() == [[2, 2, 0, 0], [0, 2, 0, 2]]
     nameless = PhoneInformation()
     nameless.update(utterance(good), torch.ones(1).int())
-    assert nameless.compute() == {}
-    assert "no phones" in nameless.notes({})[0]
+    assert nameless.compute() == {} and "no phones" in nameless.notes({})[0]

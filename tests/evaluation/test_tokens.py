@@ -7,6 +7,8 @@ import pytest
 from speechbrain_vq.evaluation import evaluate
 from speechbrain_vq.evaluation.tokens import TokenFile, read_tokens
 
+from .synthetic import spans
+
 GOOD = {"id": "u", "tokens": [0, 3, 1], "token_rate": 50}
 
 
@@ -40,11 +42,8 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     }
     (tmp_path / "test.json").write_text(json.dumps(entries))
     by_path = {"path": "/y/2.wav", "tokens": [0, 0, 1], "token_rate": 50}
-    path = write(
-        GOOD | {"tokens": [0, 0, 1]},
-        by_path,
-        by_path | {"path": "/x/3.wav", "tokens": []},
-    )
+    empty = by_path | {"path": "/x/3.wav", "tokens": []}
+    path = write(GOOD | {"tokens": [0, 0, 1]}, by_path, empty)
     evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
     assert evaluation.settings["utterances"] == 2
     assert evaluation.metrics["phones"]["pnmi"].value == pytest.approx(1)
@@ -90,8 +89,7 @@ def test_what_is_none_is_named_before_the_work(write, change, message):
 
 def test_without_speakers_there_is_no_abx(write, tmp_path):
     """Rather than that of everybody as one."""
-    phones = [[i / 50, (i + 1) / 50, name] for i, name in enumerate("abab")]
-    entries = {"u": {"wav": "u.wav", "phones": phones}}
+    entries = {"u": {"wav": "u.wav", "phones": spans("abab", 50)}}
     (tmp_path / "test.json").write_text(json.dumps(entries))
     path = write(GOOD | {"tokens": [0, 1, 0, 1]})
     evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
@@ -105,14 +103,13 @@ def test_without_speakers_there_is_no_abx(write, tmp_path):
 
 def test_each_condition_that_is_missing_is_reported(write, tmp_path):
     names = "abcabcacb"
-    phones = [[i / 50, (i + 1) / 50, name] for i, name in enumerate(names)]
-    entries = {"u": {"wav": "u.wav", "phones": phones, "spk_id": 3}}
+    phones = {"phones": spans(names, 50), "spk_id": 3}
+    entries = {"u": {"wav": "u.wav", **phones}}
     (tmp_path / "test.json").write_text(json.dumps(entries))
     path = write(GOOD | {"tokens": [ord(name) for name in names]})
     evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
-    assert list(evaluation.metrics["abx"]) == [
-        "abx_within_speaker_any_context_units"
-    ]
+    (name,) = evaluation.metrics["abx"]
+    assert name == "abx_within_speaker_any_context_units"
     notes = "\n".join(evaluation.left_out)
     assert "ABX across speaker any context: no phone is said twice by" in notes
     assert "ABX within speaker same context: no phone" in notes

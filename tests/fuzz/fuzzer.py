@@ -137,11 +137,9 @@ def changed(content: bytes, draw: random.Random, other: bytes) -> bytes:
         )
         end = start + draw.choice([size, len(new), len(new)])
         content = content[:start] + new + content[end:]
-    return (
-        content[: draw.randrange(len(content) + 1)]
-        if (draw.random() < 0.05)
-        else content
-    )
+    if draw.random() < 0.05:
+        content = content[: draw.randrange(len(content) + 1)]
+    return content
 
 
 def fuzz(kind: str, seconds: float, seed: int) -> list[pathlib.Path]:

@@ -1,6 +1,5 @@
 """The corpus of the fuzzer breaks no reader, nor does what it changes in some
-seconds; ``python -m tests.fuzz.fuzzer`` goes on for longer.
-"""
+seconds; ``python -m tests.fuzz.fuzzer`` goes on for longer."""
 
 import pytest
 

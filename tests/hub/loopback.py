@@ -12,8 +12,7 @@ tests choose cheap ones, or use the fixture `no_waiting`:
   gone: whoami, create_repo, repo info, snapshot_download.
 - 1, 2, 4, 8, 8 s, then it gives up: 408, 429, 5xx, a cut connection or a server
   that is gone, on preupload, LFS batch, LFS PUT, tree, and on a file's HEAD if
-  the file is not in the cache; 429 on a file's GET.
-"""
+  the file is not in the cache; 429 on a file's GET."""
 
 import base64
 import hashlib
@@ -186,13 +185,6 @@ class LoopbackHub:
             self.server = None
             self._socket = _bound(self.port)
 
-    def __enter__(self):
-        return self.start()
-
-    def __exit__(self, *_):
-        self.stop()
-        self._socket.close()
-
     def repo(self, repo_id):
         return self.repos[repo_id]
 
@@ -209,11 +201,7 @@ class LoopbackHub:
 
     def calls(self, method=None, path=""):
         """The logged (method, path) whose path has `path` in it."""
-        return [
-            call
-            for call in self.log
-            if method in (None, call[0]) and path in call[1]
-        ]
+        return [c for c in self.log if method in (None, c[0]) and path in c[1]]
 
     def fail(self, status, method=None, path="", times=1, headers=None):
         """Answer the next requests of a method (None: any), whose path has
@@ -480,8 +468,7 @@ def create(call):
     url = f"{call.hub.url}/{repo_id}"
     if repo_id in call.hub.repos:
         message = "You already created this model repo"
-        headers = {"X-Error-Message": message}
-        return reply({"error": message, "url": url}, 409, headers)
+        return reply({"url": url}, 409, {"X-Error-Message": message})
     call.hub.put(repo_id, private=wanted.get("visibility") == "private")
     return reply({"url": url, "name": repo_id, "id": repo_id})
 
@@ -581,8 +568,7 @@ def validate_yaml(call):
         yaml.safe_load(front[1] if front else "")
     except yaml.YAMLError as problem:
         errors.append({"message": f"The metadata is not valid YAML: {problem}"})
-    data = {"errors": errors, "warnings": []}
-    return reply(data, 400 if errors else 200)
+    return reply({"errors": errors, "warnings": []}, 400 if errors else 200)
 
 
 @route("POST", "{api}/preupload/{revision}")

@@ -25,19 +25,15 @@ def make_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     """What the model's safetensors file holds."""
     torch.manual_seed(seed)
     modules = torch.nn.ModuleDict(load_hyperpyyaml(YAML)["modules"])
-    state = {
-        k: v for k, v in modules.state_dict().items() if torch.is_tensor(v)
-    }
     # But for flags.
     return {
         key: torch.randn_like(value) if value.dim() else value
-        for key, value in state.items()
+        for key, value in modules.state_dict().items()
+        if torch.is_tensor(value)
     }
 
 
-def write_model(
-    folder: pathlib.Path, seed: int = 0, text: str = YAML
-) -> pathlib.Path:
+def write_model(folder: pathlib.Path, seed=0, text=YAML) -> pathlib.Path:
     """Writes the folder; the seed decides the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hyperparams.yaml").write_text(text)

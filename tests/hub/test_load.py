@@ -18,13 +18,8 @@ from speechbrain_vq.hub import (
     register_module,
 )
 from speechbrain_vq.hub.registry import BUILDABLE
-from tests.hub.small_model import (
-    YAML,
-    holds,
-    make_weights,
-    read_files,
-    write_model,
-)
+from tests.hub import small_model
+from tests.hub.small_model import holds, make_weights, read_files, write_model
 
 ID = "lab/model"
 
@@ -42,20 +37,19 @@ def canary(tmp_path):
     assert not path.exists()
 
 
-def add_to_yaml(folder, text):
-    with open(folder / "hyperparams.yaml", "a") as file:
-        file.write(text)
+def yaml_of(codebook):
+    """The model's with another kind of codebook."""
+    more = f"codebook_size: 8\n        codebook: {codebook}"
+    return small_model.YAML.replace("codebook_size: 8", more)
 
 
 def test_half_precision_weights_load(folder):
-    weights = make_weights()
-    half = {
-        k: v.half() if v.is_floating_point() else v for k, v in weights.items()
-    }
-    save_file(half, folder / "model.safetensors")
+    half, path = make_weights(), folder / "model.safetensors"
+    for name, value in half.items():
+        half[name] = value.half() if value.is_floating_point() else value
+    save_file(half, path)
     modules = load_pretrained(folder)["modules"]
     # They outlive their file.
-    path = folder / "model.safetensors"
     path.write_bytes(b"\xff" * path.stat().st_size)
     assert modules["encoder"].weight.dtype == torch.float32
     assert torch.equal(modules["encoder"].weight.half(), half["encoder.weight"])
@@ -92,7 +86,8 @@ def test_trusted_the_yaml_may_run(hub, folder, tmp_path, caplog):
     load_pretrained(folder)
     assert not caplog.text
     trace = tmp_path / "trace"
-    add_to_yaml(folder, f"x: !apply:os.system ['touch {trace}']\n")
+    with open(folder / "hyperparams.yaml", "a") as file:
+        file.write(f"x: !apply:os.system ['touch {trace}']\n")
     commit = hub.put(ID, read_files(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -128,12 +123,9 @@ def test_a_pickle_for_weights_is_not_opened(hub, folder, canary, trusted):
             load_pretrained(source, revision=commit, trust_remote_code=trusted)
     path.rename(folder / "model.ckpt")
     hub.put(ID, {"model.safetensors": None, **read_files(folder)})
-    with pytest.raises(
-        (HubError, FileNotFoundError), match="can run code and are not read"
-    ):
-        load_pretrained(
-            ID, revision=hub.repo(ID).head(), trust_remote_code=trusted
-        )
+    commit, errors = hub.repo(ID).head(), (HubError, FileNotFoundError)
+    with pytest.raises(errors, match="can run code and are not read"):
+        load_pretrained(ID, revision=commit, trust_remote_code=trusted)
 
 
 def header(entries, length=None):
@@ -201,9 +193,7 @@ class Summed(Windowed):
 
 
 @pytest.mark.parametrize("cls", [Windowed, Summed])
-def test_what_is_no_weight_is_as_the_constructor_made_it(
-    folder, registered, cls
-):
+def test_what_is_no_weight_is_as_it_was_constructed(folder, registered, cls):
     name = f"{__name__}.{cls.__name__}"
     yaml = f"modules:\n  net: !new:{name}\n    size: 6\n"
     (folder / "hyperparams.yaml").write_text(yaml)
@@ -217,12 +207,8 @@ def test_what_is_no_weight_is_as_the_constructor_made_it(
     loaded = load_pretrained(folder)["modules"]["net"]
     assert holds({"net": loaded}, state)
     assert loaded.tied.weight is loaded.linear.weight
-    for mine, theirs in (
-        (loaded.window, net.window),
-        (loaded.scale, net.scale),
-        (loaded.others[0], net.others[0]),
-    ):
-        assert torch.equal(mine, theirs)
+    mine, theirs = ((x.window, x.scale, *x.others) for x in (loaded, net))
+    assert all(map(torch.equal, mine, theirs))
     assert vars(loaded).get("total") == vars(net).get("total")
 
 
@@ -250,9 +236,7 @@ def test_loading_does_not_import_the_compiler_of_pytorch():
 
 def test_a_loaded_codebook_trains(folder):
     for kind in ("gradient", "ema"):
-        add = f"codebook_size: 8\n        codebook: {kind}"
-        text = YAML.replace("codebook_size: 8", add)
-        (folder / "hyperparams.yaml").write_text(text)
+        (folder / "hyperparams.yaml").write_text(yaml_of(kind))
         quantizer = load_pretrained(folder)["modules"]["quantizer"].train()
         x = torch.randn(2, 5, 3, requires_grad=True)
         quantizer(x).quantized.sum().backward()
@@ -264,15 +248,11 @@ def test_a_loaded_codebook_trains(folder):
 
 
 def test_overrides_are_plain_values_of_the_yaml(folder):
-    changes = {
-        "sample_rate": 8000,
-        "modules": {"quantizer": {"codebook_size": 8}},
-    }
-    hparams = load_pretrained(folder, overrides=changes)
-    assert hparams["sample_rate"] == 8000
-    assert load_pretrained(
-        folder, overrides=changes, trust_remote_code=True
-    ).get("sample_rate")
+    same_size = {"modules": {"quantizer": {"codebook_size": 8}}}
+    changes = {"sample_rate": 8000, **same_size}
+    for trusted in (False, True):
+        options = {"overrides": changes, "trust_remote_code": trusted}
+        assert load_pretrained(folder, **options)["sample_rate"] == 8000
     for wrong, message in (
         ({"rate": 1}, "no 'rate'"),
         ({"modules": {"encoder": {"width": 1}}}, "no 'modules.encoder.width'"),
@@ -289,14 +269,13 @@ def test_overrides_are_plain_values_of_the_yaml(folder):
 
 
 def test_a_model_in_a_subfolder(hub, folder, tmp_path):
-    (tmp_path / "repo").mkdir()
-    folder.rename(tmp_path / "repo" / "best")
     where = tmp_path / "repo"
+    where.mkdir()
+    folder.rename(where / "best")
     files = {f"best/{k}": v for k, v in read_files(where / "best").items()}
     hub.put(ID, {**files, "other/model.safetensors": b"x"})
-    savedir = {"savedir": tmp_path / "copy"}
-    for source, options in ((where, {}), (ID, {}), (ID, savedir)):
-        loaded = load_pretrained(source, subfolder="best", **options)
+    for source, copy in ((where, None), (ID, None), (ID, tmp_path / "copy")):
+        loaded = load_pretrained(source, subfolder="best", savedir=copy)
         assert holds(loaded["modules"], make_weights())
     assert not hub.calls(path="other")
     assert (tmp_path / "copy" / "model.safetensors").is_file()
@@ -322,7 +301,7 @@ def test_a_yaml_that_names_weights_elsewhere_gets_those_beside_it(hub, folder):
     """Stock Pretrainers may point at another repository."""
     elsewhere = "lab/elsewhere"
     hub.put(elsewhere, {"encoder.ckpt": "x"})
-    text = YAML.split("pretrainer:")[0] + (
+    text = small_model.YAML.split("pretrainer:")[0] + (
         "pretrained_path: lab/elsewhere\n"
         "pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer\n"
         "    loadables:\n"
@@ -349,11 +328,7 @@ def test_weights_under_their_old_names_load(folder):
     variance = weights["quantizer.norm.running_var"] + 1e-5
     assert torch.equal(quantizer.norm.running_var, variance)
     # Those of an EMA codebook came with its averages.
-    (folder / "hyperparams.yaml").write_text(
-        YAML.replace(
-            "codebook_size: 8", "codebook_size: 8\n        codebook: ema"
-        )
-    )
+    (folder / "hyperparams.yaml").write_text(yaml_of("ema"))
     old["quantizer.codewords.ema_sum"] = book.clone()
     old["quantizer.codewords.ema_count"] = torch.ones(1, 8)
     save_file({**weights, **old}, folder / "model.safetensors")

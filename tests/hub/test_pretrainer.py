@@ -4,20 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from speechbrain.inference.interfaces import Pretrained
-from speechbrain.utils.fetching import (
-    FetchConfig,
-    FetchFrom,
-    FetchSource,
-    LocalStrategy,
-)
+from speechbrain.utils import fetching
 
 from speechbrain_vq.hub.pretrainer import WeightsPretrainer
-from tests.hub.small_model import (
-    holds,
-    make_weights,
-    read_files,
-    write_model,
-)
+from tests.hub.small_model import holds, make_weights, read_files, write_model
 
 
 @pytest.fixture
@@ -29,14 +19,13 @@ def load(source, **kwargs):
     return Pretrained.from_hparams(source, run_opts={"device": "cpu"}, **kwargs)
 
 
-@pytest.mark.parametrize("strategy", LocalStrategy)
+@pytest.mark.parametrize("strategy", fetching.LocalStrategy)
 def test_from_a_folder(folder, tmp_path, strategy):
     savedir = tmp_path / "save"
     model = load(str(folder), savedir=savedir, local_strategy=strategy)
-    assert holds(model.mods, make_weights())
-    assert not model.mods.training
+    assert holds(model.mods, make_weights()) and not model.mods.training
     assert holds(load(str(folder)).mods, make_weights())
-    source = FetchSource(FetchFrom.LOCAL, str(folder))
+    source = fetching.FetchSource(fetching.FetchFrom.LOCAL, str(folder))
     assert holds(load(source).mods, make_weights())
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -44,11 +33,10 @@ def test_from_a_folder(folder, tmp_path, strategy):
 @pytest.mark.parametrize("with_savedir", [True, False])
 def test_from_the_hub(hub, folder, tmp_path, with_savedir):
     old = hub.put("lab/model", read_files(folder))
-    new = read_files(write_model(tmp_path / "new", seed=1))
-    hub.put("lab/model", new)
+    hub.put("lab/model", read_files(write_model(tmp_path / "new", seed=1)))
     savedir = tmp_path / "save" if with_savedir else None
     assert holds(load("lab/model", savedir=savedir).mods, make_weights(1))
-    pinned = load("lab/model", fetch_config=FetchConfig(revision=old))
+    pinned = load("lab/model", fetch_config=fetching.FetchConfig(revision=old))
     assert holds(pinned.mods, make_weights(0))
 
 

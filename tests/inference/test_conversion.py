@@ -1,19 +1,17 @@
-"""Speech is said again in the voice that is asked for, and what cannot be is
-said.
-"""
+"""Speech is said again in the voice that is asked for, or it is told why not."""
 
 import ast
 import json
+from functools import partial
 
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner
 
 from speechbrain_vq import VoiceConverter, VQTokenizer, export_pretrained
-from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.audio import AudioError, read_audio
 from speechbrain_vq.inference import convert_files
+from tests.commands import cli
 from tests.lobes.encoders import ECAPA
 from tests.publish.runs import USED, YAML, write_run
 
@@ -66,9 +64,7 @@ def models(tmp_path_factory):
 @pytest.fixture
 def load(models):
     def load(name):
-        return VoiceConverter.from_hparams(
-            models[name][0], run_opts={"device": "cpu"}
-        )
+        return VoiceConverter.from_hparams(models[name][0], device="cpu")
 
     return load
 
@@ -87,13 +83,10 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["hearing", "table", "pretrained"])
-def test_the_voice_is_the_targets_and_the_tokens_are_the_sources(
-    kind, models, load, folder, tmp_path
-):
+def test_voice_of_target_tokens_of_source(kind, models, load, folder, tmp_path):
     converter, modules = load(kind), models[kind][1]
-    one, two = (
-        NAMES[:2] if kind == "table" else (folder / "b.wav", folder / "c.wav")
-    )
+    pair = folder / "b.wav", folder / "c.wav"
+    one, two = NAMES[:2] if kind == "table" else pair
     source = folder / "a.wav"
     wavs = read_audio(source, 16000).unsqueeze(0)
     tokens = converter.encode_file(source)
@@ -143,9 +136,8 @@ def test_several_targets_are_their_mean(kind, load, folder):
 
 def test_each_of_a_batch_has_its_voice(load, folder):
     converter = load("hearing")
-    wavs = torch.stack(
-        [read_audio(folder / f"{n}.wav", 16000) for n in ("a", "b")]
-    )
+    wavs = [read_audio(folder / f"{n}.wav", 16000) for n in "ab"]
+    wavs = torch.stack(wavs)
     lengths = torch.tensor([1.0, 0.64])
     voices = torch.cat([converter.voice(folder / f"{n}.wav") for n in "bc"])
     tokens, token_lengths = converter.encode_batch(wavs, lengths)
@@ -165,12 +157,10 @@ def test_a_table_knows_names_and_hears_nothing(load, folder, tmp_path):
     assert converter.speakers == NAMES
     with pytest.raises(ValueError, match="'p22'. .*Known: p225, p226, s5"):
         converter.voice("p22")
-    with pytest.raises(
-        ValueError, match="b.wav is a recording, but .* table.*Known: p225"
-    ):
-        converter.convert_file(
-            folder / "a.wav", folder / "b.wav", tmp_path / "o.wav"
-        )
+    paths = folder / "a.wav", folder / "b.wav", tmp_path / "o.wav"
+    message = "b.wav is a recording, but .* table.*Known: p225"
+    with pytest.raises(ValueError, match=message):
+        converter.convert_file(*paths)
     # In the average voice.
     wavs = read_audio(folder / "a.wav", 16000).unsqueeze(0)
     assert not converter.speaker_batch(wavs).any()
@@ -182,9 +172,7 @@ def test_a_table_knows_names_and_hears_nothing(load, folder, tmp_path):
 def test_who_hears_knows_no_names(kind, load, folder):
     converter = load(kind)
     assert converter.speakers == []
-    with pytest.raises(
-        ValueError, match="no recording p225. .* named speakers"
-    ):
+    with pytest.raises(ValueError, match="no recording p225.*named speakers"):
         converter.voice("p225")
     with pytest.raises(AudioError, match="text.wav: cannot be read"):
         converter.voice(folder / "text.wav")
@@ -204,9 +192,7 @@ def test_nothing_is_written_over_what_is_read(load, folder):
     with pytest.raises(ValueError, match="would be written as"):
         convert_files([one], converter, two, one)
     # Over the target, by way of its name in the folder.
-    result = convert_files(
-        [one], converter, two, folder / "b.wav", overwrite=True
-    )
+    result = convert_files([one], converter, two, two, overwrite=True)
     assert result.done == 0 and "overwritten" in result.bad[str(one)]
     assert {p: p.read_bytes() for p in folder.iterdir()} == before
 
@@ -215,24 +201,19 @@ def test_nothing_is_written_over_what_is_read(load, folder):
 def test_targets_of_any_rate_and_channels(kind, load, tmp_path):
     converter = load(kind)
     time = torch.arange(48000) / 48000
-    tone = sum(
-        torch.sin(2 * torch.pi * 180 * n * time) / n for n in range(1, 20)
-    )
+    phase = 2 * torch.pi * 180 * time
+    tone = sum(torch.sin(n * phase) / n for n in range(1, 20))
     stereo = torch.stack((tone, tone * 0.5), 1) / 4
     soundfile.write(tmp_path / "stereo.wav", stereo.numpy(), 48000)
     mono = stereo.mean(1)[::3]
     soundfile.write(tmp_path / "mono.wav", mono.numpy(), 16000)
-    one, two = (
-        converter.voice(tmp_path / f"{n}.wav") for n in ("stereo", "mono")
-    )
+    one = converter.voice(tmp_path / "stereo.wav")
+    two = converter.voice(tmp_path / "mono.wav")
     assert torch.nn.functional.cosine_similarity(one, two) > 0.95
     # Shorter than a frame: it is named.
     soundfile.write(tmp_path / "short.wav", mono[:100].numpy(), 16000)
     # As a target or a source.
-    for use in (
-        converter.voice,
-        lambda path: converter.convert_file(path, one),
-    ):
+    for use in converter.voice, partial(converter.convert_file, target=one):
         with pytest.raises(ValueError, match="short.wav: shorter than one fra"):
             use(tmp_path / "short.wav")
 
@@ -263,9 +244,8 @@ def test_what_was_converted_is_not_converted_again(load, folder):
         assert done.done == 3 and len(done.bad) == 1
         assert done.existing == (3 if again else 0)
         paths = [p for p in output.rglob("*") if p.is_file()]
-        assert {p.relative_to(output).as_posix() for p in paths} == {
-            *("a.wav", "b.wav", "c.wav")
-        }
+        names = {p.relative_to(output).as_posix() for p in paths}
+        assert names == {"a.wav", "b.wav", "c.wav"}
     # Who names it means it.
     again = folder / "again.wav"
     assert convert_files([output / "a.wav"], converter, "p225", again).done == 1
@@ -277,23 +257,19 @@ def test_the_card_and_the_request_to_the_hub(models):
     assert config["speakers"] == NAMES
     card = (models["table"][0] / "README.md").read_text()
     assert 'convert_file("speech.wav", "p225", "converted.wav")' in card
-    assert "in the voice of one of 3" in card
+    for text in ("in the voice of one of 3", "no others", "consent"):
+        assert text in card
     config = json.loads((models["hearing"][0] / "config.json").read_text())
     assert "speakers" not in config
-    assert "no others" in card and "consent" in card
     card = (models["hearing"][0] / "README.md").read_text()
     assert 'convert_file("speech.wav", "target.wav", "converted.wav")' in card
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, ["convert", *map(str, arguments)])
-
-
 def test_the_command(models, load, folder, tmp_path):
     output = tmp_path / "out"
-    options = ("--model", models["table"][0], "--device", "cpu")
-    done = run(folder, *options, "--target", "p226", "--out", output)
-    assert done.exit_code == 0, done.output
+    model = f"--model={models['table'][0]}"
+    command = partial(cli, "convert", model, "--device=cpu")
+    done = command(folder, "--target", "p226", "--out", output)
     assert "3 files done, 1 left out: 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
     names = {path.name for path in output.iterdir()}
@@ -301,29 +277,27 @@ def test_the_command(models, load, folder, tmp_path):
     load("table").convert_file(folder / "b.wav", "p226", tmp_path / "b.wav")
     assert (output / "b.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     # What is there stays; what was made in another way is not taken for it.
-    a = ("--target", "s5", "--out", output / "a.wav")
+    source, out = folder / "a.wav", ("--out", output / "a.wav")
     before = (output / "a.wav").read_bytes()
-    same = run(folder / "a.wav", *options, *a, "--target", "p226")
-    other = run(folder / "a.wav", *options, *a)
-    for refused in (same, other):
-        assert refused.exit_code == 1
+    for targets in ("--target=s5", "--target=p226"), ("--target=s5",):
+        refused = command(source, *out, *targets, code=1)
         assert "a.wav was made by" in refused.stderr
-    second = run(folder / "a.wav", *options, "--target", "p226", *a[2:])
-    assert second.exit_code == 0 and "--overwrite" in second.stdout
+    second = command(source, *out, "--target=p226")
+    assert "--overwrite" in second.stdout
     assert "0 files done, 1 there already, 0 left out." in second.stdout
     assert (output / "a.wav").read_bytes() == before
-    anew = run(folder / "a.wav", *options, *a, "--overwrite")
-    assert anew.exit_code == 0 and "1 file done, 0 left out." in anew.stdout
+    anew = command(source, *out, "--target=s5", "--overwrite")
+    assert "1 file done, 0 left out." in anew.stdout
     assert (output / "a.wav").read_bytes() != before
-    for name in ("o.wav", "o.FLAC", "o.m4a"):
-        wrong = run(folder, *options, *a[:2], "--out", tmp_path / name)
-        assert wrong.exit_code == 1 and "the name of one file" in wrong.output
+    for target, name, message in (
+        ("s5", "o.wav", "the name of one file"),
+        ("s5", "o.FLAC", "the name of one file"),
+        ("s5", "o.m4a", "the name of one file"),
+        ("nobody", "no", "Known: p225, p226, s5"),
+    ):
+        options = f"--target={target}", "--out", tmp_path / name
+        assert message in command(folder, *options, code=1).output
         assert not (tmp_path / name).exists()
-    wrong = run(
-        folder, *options, "--target", "nobody", "--out", tmp_path / "no"
-    )
-    assert wrong.exit_code == 1 and "Known: p225, p226, s5" in wrong.output
-    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("anew", [False, True])
@@ -332,10 +306,10 @@ def test_what_is_said_of_an_interruption(models, folder, monkeypatch, anew):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VoiceConverter, "convert_file", interrupt)
-    options = ["--model", models["table"][0], "--device", "cpu"]
-    options += ["--target", "s5", "--out", folder / "out"]
-    done = run(folder, *options, *["--overwrite"] * anew)
-    assert done.exit_code == 130 and "Interrupted" in done.output
+    options = ["--model", models["table"][0], "--device=cpu", "--target=s5"]
+    options += ["--out", folder / "out", *["--overwrite"] * anew]
+    done = cli("convert", folder, *options, code=130)
+    assert "Interrupted" in done.output
     assert ("again to resume" in done.output) != anew
     assert ("starts over" in done.output) == anew
 

@@ -22,6 +22,7 @@ from speechbrain_vq.inference import RayEngine, read_tokens, tokenize_to
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 FILES, SECONDS = 24, 40
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +31,9 @@ def cluster():
     pytest.importorskip("ray")
     ray = importlib.import_module("ray")
     utils = importlib.import_module("ray.cluster_utils")
-    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    cluster = utils.Cluster(
-        initialize_head=True,
-        head_node_args={
-            **node,
-            "include_dashboard": False,
-        },
-    )
-    cluster.second = cluster.add_node(**node)
+    head = {**NODE, "include_dashboard": False}
+    cluster = utils.Cluster(initialize_head=True, head_node_args=head)
+    cluster.second = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, logging_level="ERROR")
     yield cluster
@@ -96,8 +91,8 @@ def shards(output):
 def test_a_lost_worker_and_a_lost_node_lose_nothing(
     cluster, tokenizer, folder, tmp_path
 ):
-    places, options = [folder], {"batch_seconds": 40}
-    one = tokenize_to(tmp_path / "one.jsonl", places, tokenizer, **options)
+    given, options = ([folder], tokenizer), {"batch_seconds": 40}
+    one = tokenize_to(tmp_path / "one.jsonl", *given, **options)
     output, killed = tmp_path / "two", []
 
     def kill():
@@ -113,41 +108,25 @@ def test_a_lost_worker_and_a_lost_node_lose_nothing(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        two = tokenize_to(
-            output, places, tokenizer, engine=RayEngine(), **options
-        )
+        two = tokenize_to(output, *given, engine=RayEngine(), **options)
     finally:
         killer.join()
-        cluster.second = cluster.add_node(
-            num_cpus=1, object_store_memory=80_000_000
-        )
+        cluster.second = cluster.add_node(**NODE)
     assert len(killed) >= 2 and killed[-1] < 25
     assert two == one and two.done == 24 and len(two.bad) == 2
     lines = {row["path"]: row for row in read_tokens(tmp_path / "one.jsonl")}
-    assert rows_of(output, tmp_path) == lines
-    assert not list(output.glob(".*"))
+    assert rows_of(output, tmp_path) == lines and not list(output.glob(".*"))
 
 
-def test_rows_of_a_data_set_are_those_of_one_process(
-    cluster, tokenizer, folder, tmp_path
-):
+def test_rows_are_those_of_one_process(cluster, tokenizer, folder, tmp_path):
     cells = [str(path) for path in sorted(folder.iterdir())]
     data = datasets.Dataset.from_dict({"audio": cells, "text": cells})
     data.to_parquet(tmp_path / "data.parquet", batch_size=5)
-    results = []
-    for name, engine in (("one", None), ("two", RayEngine())):
-        results.append(
-            tokenize_to(
-                tmp_path / name,
-                [tmp_path / "data.parquet"],
-                tokenizer,
-                "parquet",
-                engine=engine,
-            )
-        )
-    assert results[0] == results[1] and results[0].done == 24
-    one, two = (tmp_path / name for name in ("one", "two"))
-    assert rows_of(one, tmp_path) == rows_of(two, tmp_path)
+    given = [tmp_path / "data.parquet"], tokenizer, "parquet"
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = tokenize_to(one, *given)
+    assert done == tokenize_to(two, *given, engine=RayEngine())
+    assert done.done == 24 and rows_of(one, tmp_path) == rows_of(two, tmp_path)
 
 
 def test_a_killed_command_goes_on(cluster, model, tokenizer, folder, tmp_path):
@@ -155,8 +134,8 @@ def test_a_killed_command_goes_on(cluster, model, tokenizer, folder, tmp_path):
     command = [sys.executable, "-m", "speechbrain_vq", "tokenize", str(folder)]
     command += [f"--model={model}", f"--out={output}", "--engine=ray"]
     command += ["--batch-seconds=40", "--device=cpu"]
-    address = {"RAY_ADDRESS": cluster.address}
-    process = subprocess.Popen(command, env={**os.environ, **address})
+    env = {**os.environ, "RAY_ADDRESS": cluster.address}
+    process = subprocess.Popen(command, env=env)
     try:
         wait_for(lambda: len(shards(output)) >= 3 or process.poll())
     finally:
@@ -164,14 +143,11 @@ def test_a_killed_command_goes_on(cluster, model, tokenizer, folder, tmp_path):
         process.wait()
     before = {path: path.stat().st_mtime_ns for path in shards(output)}
     assert 3 <= len(before) < FILES and list(output.glob(".tokenize-*"))
-    done = subprocess.run(
-        command, env={**os.environ, **address}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "24 files done, 2 left out: 2 cannot be read." in done.stdout
     after = {path: path.stat().st_mtime_ns for path in shards(output)}
-    assert before.items() <= after.items()
-    assert not list(output.glob(".*"))
+    assert before.items() <= after.items() and not list(output.glob(".*"))
     lines = tmp_path / "one.jsonl"
     tokenize_to(lines, [folder], tokenizer, batch_seconds=40)
     found = rows_of(output, tmp_path)

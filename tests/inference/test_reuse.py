@@ -1,5 +1,4 @@
-"""A tokenizer in the hands of others: DASB's extractor, and the file of weights
-alone."""
+"""A tokenizer in the hands of others: DASB's extractor, and its weights alone."""
 
 import subprocess
 import sys
@@ -14,19 +13,15 @@ RATE = 16000
 
 def extract(tokenizer, signals):
     """What DASB's TokensExtractor does to a data set."""
-    dataset = DynamicItemDataset(
-        {name: {"sig": signal} for name, signal in signals.items()},
-        output_keys=["id", "sig"],
-    )
+    data = {name: {"sig": signal} for name, signal in signals.items()}
+    dataset = DynamicItemDataset(data, output_keys=["id", "sig"])
     tokenizer = tokenizer.to(torch.device("cpu"))
     assert tokenizer.sample_rate == RATE
     tokens_of = {}
     for batch in make_dataloader(dataset, batch_size=4):
         signal, lengths = batch["sig"]
-        tokens = tokenizer.sig_to_tokens(signal, lengths)
-        tokens_of.update(
-            zip(batch["id"], undo_padding(tokens, lengths), strict=True)
-        )
+        rows = undo_padding(tokenizer.sig_to_tokens(signal, lengths), lengths)
+        tokens_of.update(zip(batch["id"], rows, strict=True))
     return tokens_of
 
 
@@ -47,9 +42,8 @@ def test_dasb_extractor_with_any_lengths(tokenizer):
     )
     lengths = torch.tensor([len(s) for s in signals.values()])
     tokens, lengths = tokenizer.encode_batch(padded, lengths / padded.shape[1])
-    for signal, exact in zip(
-        signals.values(), undo_padding(tokens, lengths), strict=True
-    ):
+    rows = undo_padding(tokens, lengths)
+    for signal, exact in zip(signals.values(), rows, strict=True):
         assert exact == tokenizer.encode_batch(signal[None])[0][0].tolist()
     frames = (lengths * tokens.shape[1]).round().long()
     assert not any(row[n:].any() for row, n in zip(tokens, frames, strict=True))

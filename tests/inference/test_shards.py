@@ -9,21 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner
 
-from speechbrain_vq.cli import main
 from speechbrain_vq.dataio.atomic import exclusive, made_folder
 from speechbrain_vq.inference import read_tokens, tokenize_to
 from speechbrain_vq.inference.shards import Shard, write_shard
+from tests.commands import cli
 
 SECONDS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2)
 
 
 def wav(seconds):
-    file = io.BytesIO()
-    soundfile.write(
-        file, torch.randn(round(16000 * seconds)) / 10, 16000, format="WAV"
-    )
+    file, noise = io.BytesIO(), torch.randn(round(16000 * seconds)) / 10
+    soundfile.write(file, noise, 16000, format="WAV")
     return file.getvalue()
 
 
@@ -76,14 +73,10 @@ def by_path(rows):
 def test_shards_have_the_rows_of_a_token_file(
     tokenizer, folder, tmp_path, batch_seconds
 ):
+    options = {"batch_seconds": batch_seconds}
     for name, format in (("a.jsonl", "jsonl"), ("a", "parquet")):
-        done = tokenize_to(
-            tmp_path / name,
-            [folder],
-            tokenizer,
-            format,
-            batch_seconds=batch_seconds,
-        )
+        given = tmp_path / name, [folder], tokenizer, format
+        done = tokenize_to(*given, **options)
         assert done.done == 8 + (format == "jsonl")
         assert len(done.bad) == 3 - (format == "jsonl")
     assert "not UTF-8, as data sets" in str(done.bad)
@@ -101,9 +94,9 @@ def test_a_run_goes_on_after_its_shards(
     options = ("parquet", False, 2.0)
     tokenize_to(whole, [folder], tokenizer, *options)
     # Killed after some shards, while a worker was writing another.
-    (output / ".tokenize-of-a-killed-run").mkdir(parents=True)
-    late = output / ".tokenize-of-a-killed-run/partial"
-    late.write_bytes(b"half")
+    late = output / ".tokenize-of-a-killed-run"
+    late.mkdir(parents=True)
+    (late / "partial").write_bytes(b"half")
     names = [path.name for path in sorted(whole.iterdir())]
     assert len(names) > 3
     for name in names[:finished]:
@@ -112,10 +105,8 @@ def test_a_run_goes_on_after_its_shards(
     done = tokenize_to(output, [folder], tokenizer, *options)
     assert done.done == 8 and len(done.bad) == 3
     assert by_path(load(output, tmp_path)) == by_path(load(whole, tmp_path))
-    assert (
-        before.items()
-        <= {p: p.stat().st_mtime_ns for p in output.glob("*.parquet")}.items()
-    )
+    after = {p: p.stat().st_mtime_ns for p in output.glob("*.parquet")}
+    assert before.items() <= after.items()
     # Nothing is left but the bad ones, which are tried again.
     (folder / "text.wav").write_bytes(wav(0.5))
     again = tokenize_to(output, [folder], tokenizer, *options)
@@ -185,9 +176,7 @@ def test_rows_of_a_data_set_keep_their_columns(tokenizer, rows, tmp_path, kind):
         tokenize_to(tmp_path / "a.jsonl", [place], tokenizer)
 
 
-def test_what_cannot_be_written_to_or_read_is_told(
-    tokenizer, folder, rows, tmp_path
-):
+def test_bad_inputs_and_outputs_are_told(tokenizer, folder, rows, tmp_path):
     with pytest.raises(FileExistsError, match="has other files, such as"):
         tokenize_to(folder, [folder], tokenizer, "parquet", overwrite=True)
     assert (folder / "deep").exists()
@@ -200,10 +189,9 @@ def test_what_cannot_be_written_to_or_read_is_told(
     with pytest.raises(ValueError, match="no column 'audio'; it has text, num"):
         tokenize_to(output, [foreign], tokenizer, "parquet")
     rows.to_parquet(tmp_path / "b.parquet")
+    both = [folder, tmp_path / "b.parquet"]
     with pytest.raises(ValueError, match="other columns than .*b.parquet"):
-        tokenize_to(
-            output, [folder, tmp_path / "b.parquet"], tokenizer, "parquet"
-        )
+        tokenize_to(output, both, tokenizer, "parquet")
     assert not output.exists()
     tokenize_to(output, [folder], tokenizer, "parquet")
     tokenizer.mods.encoder.last.bias += 0.1
@@ -228,9 +216,8 @@ def test_a_damaged_data_set_takes_no_other_with_it(tokenizer, rows, tmp_path):
     # The footer is whole, but not the pages.
     (folder / "c.parquet").write_bytes(whole[:4] + bytes(99) + whole[103:])
     done = tokenize_to(output, [folder], tokenizer, "parquet")
-    alone = tokenize_to(
-        tmp_path / "one", [folder / "a.parquet"], tokenizer, "parquet"
-    )
+    whole_one = [folder / "a.parquet"]
+    alone = tokenize_to(tmp_path / "one", whole_one, tokenizer, "parquet")
     assert done.done == alone.done > 0
     reasons = [why for path, why in done.bad.items() if "a.parquet" not in path]
     assert len(reasons) == 2 and all("cannot be read" in w for w in reasons)
@@ -242,29 +229,19 @@ def test_a_damaged_data_set_takes_no_other_with_it(tokenizer, rows, tmp_path):
 
 
 def test_a_second_writer_of_shards_is_refused(tokenizer, folder, tmp_path):
-    with (
-        made_folder(tmp_path / "a"),
-        exclusive(tmp_path / "a"),
-        pytest.raises(BlockingIOError, match="by another process"),
-    ):
-        tokenize_to(tmp_path / "a", [folder], tokenizer, format="parquet")
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
+    output = tmp_path / "a"
+    with made_folder(output), exclusive(output):
+        with pytest.raises(BlockingIOError, match="by another process"):
+            tokenize_to(output, [folder], tokenizer, format="parquet")
 
 
 def test_without_ray_the_way_out_is_named(model, folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    manifest = tmp_path / "test.json"
-    manifest.write_text("{}")
-    out = ("--model", model, "--out", tmp_path / "a")
-    for done in (
-        run("tokenize", folder, "--engine=ray", *out),
-        run("evaluate", model, f"--manifest={manifest}", "--engine=ray"),
+    (tmp_path / "test.json").write_text("{}")
+    message = "Error: The engine needs Ray: pip install 'speechbrain-vq[ray]'"
+    for arguments in (
+        ("tokenize", folder, "--model", model, "--out", tmp_path / "a"),
+        ("evaluate", model, f"--manifest={tmp_path}/test.json"),
     ):
-        assert done.exit_code == 1
-        message = (
-            "Error: The engine needs Ray: pip install 'speechbrain-vq[ray]'"
-        )
+        done = cli(*arguments, "--engine=ray", code=1)
         assert done.output.strip().splitlines()[-1] == message

@@ -10,19 +10,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner
 
 from speechbrain_vq import VectorQuantizer, VQTokenizer, bundled
-from speechbrain_vq.cli import main
 from speechbrain_vq.inference import (
     reconstruct_files,
     tokenize_dataset,
     tokenize_files,
     tokenize_to,
 )
-from speechbrain_vq.inference.token_files import (
-    read_tokens,
-)
+from speechbrain_vq.inference.token_files import read_tokens
+from tests.commands import cli
 
 SECONDS = {"a.wav": 0.5, "b.flac": 2.2, "deep/c.wav": 1.1, "d.wav": 0.7}
 
@@ -49,8 +46,7 @@ def check(lines, folder, tokenizer):
     wanted = {str(folder / name): name for name in SECONDS}
     assert sorted(line["path"] for line in lines) == sorted(wanted)
     for line in lines:
-        tokens = tokenizer.encode_file(line["path"])
-        assert line["tokens"] == tokens.tolist()
+        assert line["tokens"] == tokenizer.encode_file(line["path"]).tolist()
         seconds = SECONDS[wanted[line["path"]]]
         assert abs(line["num_samples"] - seconds * 16000) <= 1
         assert line["token_rate"] == 50 and line["sample_rate"] == 16000
@@ -60,10 +56,8 @@ def check(lines, folder, tokenizer):
 @pytest.mark.parametrize("batch_seconds", [1.0, 2.5, 60.0])
 def test_each_file_as_if_alone(build, folder, tmp_path, batch_seconds):
     tokenizer = build(VectorQuantizer(8, 32, num_codebooks=2))
-    output = tmp_path / "tokens.jsonl"
-    result = tokenize_to(
-        output, [folder], tokenizer, batch_seconds=batch_seconds
-    )
+    output, options = tmp_path / "a.jsonl", {"batch_seconds": batch_seconds}
+    result = tokenize_to(output, [folder], tokenizer, **options)
     check(read_tokens(output), folder, tokenizer)
     assert result.done == 4
     reasons = {path.split("/")[-1]: why for path, why in result.bad.items()}
@@ -137,9 +131,7 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz"])
-def test_a_file_by_two_paths_is_one_row(
-    tokenizer, folder, tmp_path, monkeypatch, name
-):
+def test_two_paths_are_one_row(tokenizer, folder, tmp_path, monkeypatch, name):
     monkeypatch.chdir(folder)
     paths = ["a.wav", folder / "a.wav", "."]
     output = tmp_path / name
@@ -157,14 +149,12 @@ def test_a_second_writer_is_refused(
 
     def second(*args):
         # While the first encodes, another starts, even to overwrite.
-        options = ("--device=cpu", "--overwrite")
-        arguments = (folder, f"--model={model}", f"--out={output}")
-        refused.append(run("tokenize", *arguments, *options))
+        options = f"--model={model}", f"--out={output}", "--device=cpu"
+        refused.append(cli("tokenize", folder, *options, "--overwrite", code=1))
         return encode(*args)
 
     monkeypatch.setattr(tokenizer, "encode_batch", second)
     assert tokenize_to(output, [folder / "a.wav"], tokenizer).done == 1
-    assert refused[0].exit_code == 1
     assert "is being written by another process" in refused[0].output
     monkeypatch.undo()
     tokenize_to(output, [folder], tokenizer, overwrite=True)
@@ -221,11 +211,9 @@ def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
         with pytest.raises(ValueError, match="computed in fp32, not in bf16"):
             tokenize_to(output, [folder], tokenizer.bfloat16())
         assert output.read_text() == text
-    options = ("--device=cpu", "--precision=fp16")
-    done = run(
-        "tokenize", folder, f"--model={model}", f"--out={output}", *options
-    )
-    assert done.exit_code == 1 and "not in fp16" in done.output
+    options = f"--model={model}", f"--out={output}", "--device=cpu"
+    done = cli("tokenize", folder, *options, "--precision=fp16", code=1)
+    assert "not in fp16" in done.output
 
 
 @pytest.mark.parametrize("books", [1, 2])
@@ -270,10 +258,8 @@ def test_a_data_set_gets_tokens(build, folder):
     data = {"audio": paths, "id": list(range(5))}
     plain = datasets.Dataset.from_dict(data)
     encoded = plain.cast_column("audio", datasets.Audio(decode=False))
-    data["audio"] = [
-        {"bytes": pathlib.Path(path).read_bytes(), "path": None}
-        for path in paths
-    ]
+    contents = [pathlib.Path(path).read_bytes() for path in paths]
+    data["audio"] = [{"bytes": x, "path": None} for x in contents]
     inside = datasets.Dataset.from_dict(data)
     inside = inside.cast_column("audio", datasets.Audio())
     wanted = [tokenizer.encode_file(path).tolist() for path in paths[:4]]
@@ -328,13 +314,11 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
     assert reconstruct_files([folder / "a.wav"], tokenizer, output).done == 1
     assert (output / "a.wav").read_text() == "mine"
     (folder / "c.flac").touch()
-    for places, where in (
-        ([folder / "a.wav"], folder),
-        (
-            [folder / "deep", folder / "deep" / "c.wav", folder / "c.flac"],
-            output,
-        ),
+    for names, where in (
+        (["a.wav"], folder),
+        (["deep", "deep/c.wav", "c.flac"], output),
     ):
+        places = [folder / name for name in names]
         with pytest.raises(ValueError, match="written (as|beside itself)"):
             reconstruct_files(places, tokenizer, where)
 
@@ -353,28 +337,21 @@ def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
     assert not output.exists()
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
 def test_the_commands(model, tokenizer, folder, tmp_path):
     output = tmp_path / "tokens.jsonl"
     options = ("--model", model, "--device", "cpu")
-    done = run("tokenize", folder, *options, "--out", output)
-    assert done.exit_code == 0, done.output
+    done = cli("tokenize", folder, *options, "--out", output)
     assert "4 files done, 3 left out: 1 cannot be read, 1 " in done.stdout
     assert "text.wav: cannot be read" in done.stderr
     check(map(json.loads, output.read_text().splitlines()), folder, tokenizer)
-    strict = run("tokenize", folder, *options, "--out", output, "--strict")
-    assert strict.exit_code == 1
-    assert "0 files done, 4 there already, 3 left out: " in strict.stdout
-    none = run("tokenize", tmp_path / "run", *options, "--out", output)
-    assert none.exit_code == 1 and "no audio files" in none.output
-    typo = run("tokenize", "missing.wav", *options, "--out", output)
-    assert typo.exit_code == 2
-    assert "there is no 'missing.wav'." in typo.output
+    for source, code, message in (
+        (folder, 1, "0 files done, 4 there already, 3 left out: "),
+        (tmp_path / "run", 1, "no audio files"),
+        ("missing.wav", 2, "there is no 'missing.wav'."),
+    ):
+        refused = *options, "--out", output, "--strict"
+        assert message in cli("tokenize", source, *refused, code=code).output
     command = ["reconstruct", folder / "a.wav", *options]
     for message in ("1 file done, 0 left out.", "0 files done, 1 there alr"):
-        done = run(*command, "--out", tmp_path / "o")
-        assert done.exit_code == 0 and message in done.stdout, done.output
+        assert message in cli(*command, "--out", tmp_path / "o").stdout
     assert soundfile.info(tmp_path / "o" / "a.wav").frames == 8000

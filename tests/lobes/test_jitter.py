@@ -55,8 +55,7 @@ def test_sources_stay_within_the_utterance():
 )
 def test_inactive_jitter_keeps_latents_and_random_state(jitter):
     x, state = torch.randn(3, 50, 4), torch.get_rng_state()
-    assert jitter(x) is x
-    assert torch.equal(torch.get_rng_state(), state)
+    assert jitter(x) is x and torch.equal(torch.get_rng_state(), state)
 
 
 def test_gradients_reach_the_source_latents():

@@ -20,9 +20,7 @@ class Recogniser(torch.nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = PhoneEncoder(32, 4, 16, num_layers=2)
-        self.quantizer = VectorQuantizer(
-            16, codebook_size=32, codebook_dim=8, reservoir_size=64
-        )
+        self.quantizer = VectorQuantizer(16, 32, 8, reservoir_size=64)
         self.recogniser = LatentMixer(16, 7, channels=12)
 
     def forward(self, x, lengths):
@@ -81,7 +79,6 @@ def test_recurrent_encoders_have_context_on_both_sides(kind):
     encoder = getattr(model, "encoder", model).eval()
     x = torch.rand(1, 90, 32, requires_grad=True)
     latents, _ = encoder(x, torch.ones(1))
-    middle = latents[0, 45 // STRIDES[kind]]
-    (gradient,) = torch.autograd.grad(middle.sum(), x)
+    (gradient,) = torch.autograd.grad(latents[0, 45 // STRIDES[kind]].sum(), x)
     receptive = gradient[0].abs().sum(1) > 0
     assert receptive[:20].any() and receptive[70:].any()

@@ -1,6 +1,5 @@
 """Speaker embeddings by name and by pretrained encoders."""
 
-import pathlib
 from importlib import import_module
 
 import pytest
@@ -10,12 +9,10 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import VectorQuantizer
+from speechbrain_vq.lobes import speakers
 from speechbrain_vq.lobes.autoencoder import SpeakerEncoder
-from speechbrain_vq.lobes.speakers import (
-    PretrainedSpeaker,
-    SpeakerTable,
-    voices,
-)
+from speechbrain_vq.lobes.speakers import SpeakerTable, voices
+from speechbrain_vq.recipe_files import recipe_path
 from tests.lobes.encoders import ECAPA, XVECTOR, build_speaker, write_encoder
 
 recipe = import_module("speechbrain_vq.recipes.VCTK.voice-conversion.train")
@@ -94,21 +91,18 @@ def test_embeddings_equal_speechbrains(kind, tmp_path):
     from speechbrain.inference.speaker import EncoderClassifier
 
     folder = write_encoder(tmp_path / kind, KINDS[kind])
-    classifier = EncoderClassifier.from_hparams(
-        str(folder), savedir=str(tmp_path / "savedir")
-    )
+    savedir = str(tmp_path / "savedir")
+    classifier = EncoderClassifier.from_hparams(str(folder), savedir=savedir)
     speaker = build_speaker(KINDS[kind])
     load_encoder(speaker, find_encoder(folder))
     wavs = torch.randn(2, 16000) / 10
     expected = classifier.encode_batch(wavs).flatten(1)
     expected = torch.nn.functional.normalize(expected, dim=1)
-    embeddings = speaker.eval()._embed(wavs)
-    assert torch.allclose(embeddings, expected, atol=1e-5)
+    assert torch.allclose(speaker.eval()._embed(wavs), expected, atol=1e-5)
     # Padding changes nothing.
     batch = torch.nn.functional.pad(wavs, (0, 4000))
     batch[1, 12000:] = 7.0
-    lengths = torch.tensor([0.8, 0.6])
-    together = speaker(batch, lengths)
+    together = speaker(batch, torch.tensor([0.8, 0.6]))
     for row, number in enumerate((16000, 12000)):
         alone = speaker(batch[row : row + 1, :number], torch.ones(1))
         assert torch.allclose(together[row], alone[0], atol=1e-5)
@@ -161,16 +155,14 @@ def test_mismatched_encoders_are_rejected(tmp_path):
 def test_model_folders_may_build_them(tmp_path):
     from speechbrain_vq.hub.plain import ModelYaml
 
-    recipe = pathlib.Path("recipes/VCTK/voice-conversion/hparams")
-    recipe = pathlib.Path(__file__).parents[2] / recipe
-    assert "ECAPA_TDNN" in (recipe / "ecapa.yaml").read_text()
+    yaml = recipe_path("VCTK/voice-conversion/hparams/ecapa.yaml")
+    assert "ECAPA_TDNN" in yaml.read_text()
     for yaml in KINDS.values():
         (tmp_path / "model.yaml").write_text(yaml)
         mine = ModelYaml(tmp_path / "model.yaml").build("cpu")["speaker"]
-        assert isinstance(mine, PretrainedSpeaker)
-        assert (
-            mine.state_dict().keys() == build_speaker(yaml).state_dict().keys()
-        )
+        assert isinstance(mine, speakers.PretrainedSpeaker)
+        keys = build_speaker(yaml).state_dict().keys()
+        assert mine.state_dict().keys() == keys
 
 
 def test_resumed_runs_keep_their_speakers(tmp_path):
@@ -195,9 +187,7 @@ def test_resumed_runs_keep_their_speakers(tmp_path):
     assert again.names == ["ann", "bob"]
     # Omitted speakers stay in the table.
     assert begin(["bob"])[1].names == ["ann", "bob"]
-    with pytest.raises(
-        ValueError, match="begun without 1 of .* as 'eve'. Name"
-    ):
+    with pytest.raises(ValueError, match="begun without 1 of.* as 'eve'. Name"):
         begin(["ann", "eve"])
 
 
@@ -216,16 +206,12 @@ def test_voices_passes_each_module_its_input():
 
 def meet(tmp_path, speaker, items):
     hparams = {"speaker": speaker, "data_folder": str(tmp_path)}
-    brain = ConversionBrain(
-        {"speaker": speaker, "quantizer": VectorQuantizer(4, 8)},
-        torch.optim.Adam,
-        hparams,
-    )
-    data = {
-        n: DynamicItemDataset(dict(items)) for n in ("train", "valid", "test")
-    }
-    for dataset in data.values():
-        dataset.set_output_keys(brain.items)
+    modules = {"speaker": speaker, "quantizer": VectorQuantizer(4, 8)}
+    brain = ConversionBrain(modules, torch.optim.Adam, hparams)
+    data = {}
+    for split in ("train", "valid", "test"):
+        data[split] = DynamicItemDataset(dict(items))
+        data[split].set_output_keys(brain.items)
     brain.set_up(data)
     return data["train"]
 
@@ -246,5 +232,4 @@ def test_only_tables_require_speaker_names(missing, tmp_path):
     with pytest.raises(ValueError, match=f"'b' of train.*{tmp_path}") as error:
         meet(tmp_path, SpeakerTable(4, 4), items)
     assert "train.yaml" in str(error.value)
-    data = meet(tmp_path, SpeakerEncoder(20, 4), items)
-    assert set(data[1]) == {"id", "sig"}
+    assert set(meet(tmp_path, SpeakerEncoder(20, 4), items)[1]) == {"id", "sig"}

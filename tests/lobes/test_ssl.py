@@ -1,6 +1,5 @@
 """Features of self-supervised encoders: those of each family, whatever they
-are padded with, and nothing of the encoder in the weights.
-"""
+are padded with, and nothing of the encoder in the weights."""
 
 import pytest
 import torch
@@ -25,9 +24,8 @@ def encoder(request, tmp_path_factory):
 
 @pytest.fixture
 def features(encoder):
-    family, folder = encoder
-    features = make(family)
-    features.load_encoder(folder)
+    features = make(encoder[0])
+    features.load_encoder(encoder[1])
     return features
 
 
@@ -41,8 +39,7 @@ def test_an_utterance_has_the_same_features_alone_and_in_a_batch(features):
     assert torch.equal(relative, torch.tensor([1.0, 0.5]))
     alone, _ = features(wavs[1:, :16100], torch.ones(1))
     # To the last bit: each is encoded for itself.
-    assert torch.equal(ours[1, :50], alone[0])
-    assert not ours[1, 50:].any()
+    assert torch.equal(ours[1, :50], alone[0]) and not ours[1, 50:].any()
     louder = torch.stack((wavs[0] * 5, wavs[1]))
     assert torch.equal(features(louder, lengths)[0][1], ours[1])
 
@@ -66,8 +63,7 @@ def test_layers_are_those_of_speechbrain_s_wrapper(encoder):
 def test_statistics_are_those_of_the_corpus(features):
     wavs = [torch.randn(1, n) / 10 for n in (16000, 9000)]
     features.fit(iter(wavs))
-    ours = [features(wav, torch.ones(1))[0][0] for wav in wavs]
-    both = torch.cat(ours)
+    both = torch.cat([features(wav, torch.ones(1))[0][0] for wav in wavs])
     assert both.mean(0).abs().max() < 1e-3
     assert (both.std(0, correction=0) - 1).abs().max() < 1e-3
     # The encoder belongs to others.
@@ -83,9 +79,7 @@ def test_long_signals_are_encoded_in_windows(features):
     assert torch.equal(ours[:, 30 * 50 :], second)
 
 
-def test_another_encoder_than_that_of_the_training_is_refused(
-    encoder, tmp_path
-):
+def test_another_encoder_than_in_the_training_is_refused(encoder, tmp_path):
     from tests.ssl_encoders import make_encoder
 
     family, folder = encoder
@@ -139,8 +133,7 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_frames_are_encoded_by_a_linear_map_of_the_first_channels():
     encoder = FrameEncoder(4, 3, stride=2)
     features = torch.randn(2, 5, 6)
-    lengths = torch.tensor([1.0, 0.6])
-    latents, relative = encoder(features, lengths)
+    latents, relative = encoder(features, torch.tensor([1.0, 0.6]))
     assert latents.shape == (2, 3, 3)
     assert torch.allclose(relative, torch.tensor([1.0, 2 / 3]))
     expected = encoder.linear(features[0, 2:4, :4].flatten())

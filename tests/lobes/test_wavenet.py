@@ -1,6 +1,5 @@
 """WaveNet: causality, equal logits in parallel and incrementally, and padding
-that changes nothing.
-"""
+that changes nothing."""
 
 import math
 import pathlib
@@ -13,13 +12,8 @@ from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
 from speechbrain_vq import VQTokenizer
 from speechbrain_vq.inference.vocoders import HifiGAN
-from speechbrain_vq.lobes.wavenet import (
-    LEVELS,
-    SILENCE,
-    Steps,
-    WaveNetDecoder,
-    generate,
-)
+from speechbrain_vq.lobes import wavenet
+from speechbrain_vq.lobes.wavenet import LEVELS, SILENCE, WaveNetDecoder
 
 RATE, HOP = 16000, 20
 EXPORTED = pathlib.Path(__file__).parents[1] / "hub/exported/wavenet"
@@ -29,10 +23,8 @@ def small_decoder(window=3, **options):
     """Build a small decoder: two cycles of four layers cover 31 samples."""
     torch.manual_seed(0)
     sizes = {"channels": 6, "num_layers": 8, "cycle": 4, "skip_channels": 12}
-    return WaveNetDecoder(
-        *(5, 3, HOP),
-        **{"condition_channels": 7, "window": window, **sizes, **options},
-    )
+    options = {"condition_channels": 7, **sizes, **options}
+    return WaveNetDecoder(5, 3, HOP, window=window, **options)
 
 
 def random_inputs(batch, tokens):
@@ -82,15 +74,13 @@ def test_default_size_is_that_of_the_paper():
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_incremental_logits_equal_parallel_logits(batch):
-    decoder, (latents, speaker, _) = (
-        small_decoder().eval(),
-        random_inputs(batch, 6),
-    )
+    decoder = small_decoder().eval()
+    latents, speaker, _ = random_inputs(batch, 6)
     levels = torch.randint(LEVELS, (batch, 6 * HOP))
     at_once = logits(decoder, levels, latents, speaker)
     predictions = []
     with torch.inference_mode():
-        steps = Steps(decoder, batch)
+        steps = wavenet.Steps(decoder, batch)
         conditions = decoder.conditions(latents, speaker)
         previous = torch.full((batch,), SILENCE)
         places = steps.ring_positions(torch.arange(6 * HOP))
@@ -104,16 +94,13 @@ def test_incremental_logits_equal_parallel_logits(batch):
 def test_generated_samples_follow_the_distribution():
     """Each random number lies within its level's interval of the cumulative
     distribution, computed in parallel."""
-    decoder, (latents, speaker, _) = (
-        small_decoder().eval().double(),
-        random_inputs(2, 6),
-    )
+    decoder = small_decoder().eval().double()
     with torch.no_grad():
         decoder.last.weight.mul_(8)
-    latents, speaker = latents.double(), speaker.double()
+    latents, speaker, _ = (x.double() for x in random_inputs(2, 6))
     draws = torch.rand(6 * HOP)
     conditions = decoder.conditions(latents, speaker)
-    levels = generate(decoder, conditions, draws).clone()
+    levels = wavenet.generate(decoder, conditions, draws).clone()
     probabilities = logits(decoder, levels, latents, speaker).softmax(2)
     sums = probabilities.cumsum(2)
     own = levels.unsqueeze(2)
@@ -150,13 +137,8 @@ def test_padding_changes_no_errors(samples, training):
     wav_lengths = torch.tensor([samples / wavs.shape[1], 1.0, 0.0])
 
     def errors(rows, tokens, samples, *lengths):
-        predictions = decoder(
-            latents[rows, :tokens],
-            speaker[rows],
-            lengths[0],
-            wavs[rows, :samples],
-            lengths[1],
-        )
+        inputs = latents[rows, :tokens], speaker[rows], lengths[0]
+        predictions = decoder(*inputs, wavs[rows, :samples], lengths[1])
         return (*decoder.errors(predictions, None, None), predictions)
 
     whole = torch.ones(1)
@@ -180,26 +162,18 @@ def test_evaluation_windows_have_full_context():
         for window in (1, 2, 9, 20)
     ]
     levels = mu_law_encoding(wavs, LEVELS)
-    probabilities = logits(
-        small_decoder(), levels, latents, speaker
-    ).log_softmax(2)
-    nats = -probabilities.gather(2, levels.unsqueeze(2)).squeeze(2)
+    scores = logits(small_decoder(), levels, latents, speaker)
+    nats = -scores.log_softmax(2).gather(2, levels.unsqueeze(2)).squeeze(2)
     for pieces in predictions:
         torch.testing.assert_close(pieces, nats)
 
 
 def test_training_windows_start_anywhere():
-    decoder, (latents, speaker, wavs) = (
-        small_decoder(window=2),
-        random_inputs(64, 9),
-    )
+    decoder = small_decoder(window=2)
+    latents, speaker, wavs = random_inputs(64, 9)
     # Levels in place of errors identify the window.
     levels = mu_law_encoding(wavs, LEVELS)
-    decoder._errors = lambda _, levels, previous, valid: (
-        levels,
-        previous,
-        valid,
-    )
+    decoder._errors = lambda _, *others: others
     lengths = torch.full((64,), 5 / 9)
     lengths[0] = 1.0
     window_levels, previous, valid = decoder(
@@ -231,9 +205,8 @@ def test_decoder_learns_from_context_and_latents():
     """Each tone has five equally frequent levels: 2.3 bits a sample without
     context, almost none with it. Only the latents identify the tone."""
     torch.manual_seed(0)
-    decoder = small_decoder(
-        channels=16, skip_channels=32, window=4, num_layers=4
-    )
+    sizes = {"channels": 16, "skip_channels": 32, "num_layers": 4}
+    decoder = small_decoder(window=4, **sizes)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)
     tone = torch.linspace(-0.8, 0.8, 5)
     wavs = torch.stack([tone, tone[[0, 3, 1, 4, 2]]]).repeat(4, 4 * HOP // 5)
@@ -275,24 +248,14 @@ def test_exported_models_generate_waveforms(tokenizer, tmp_path):
     average = tokenizer.decode_batch(tokens, lengths)
     assert torch.equal(average, tokenizer.decode_batch(tokens, lengths))
     assert average[0, : RATE // 10].any() and not average[0, RATE // 10 :].any()
-    voice = torch.full((1, 4), 3.0)
-    assert not torch.equal(
-        average, tokenizer.decode_batch(tokens, lengths, voice)
-    )
+    other = tokenizer.decode_batch(tokens, lengths, torch.full((1, 4), 3.0))
+    assert not torch.equal(average, other)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(average, tokenizer.decode_batch(tokens, lengths))
 
 
 def test_unused_vocoders_are_rejected(tokenizer):
-    generator = HifiganGenerator(
-        in_channels=20,
-        out_channels=1,
-        resblock_type="1",
-        resblock_dilation_sizes=[[1, 3, 5]],
-        resblock_kernel_sizes=[3],
-        upsample_kernel_sizes=[20, 32],
-        upsample_initial_channel=8,
-        upsample_factors=[10, 16],
-    )
+    sizes = [[1, 3, 5]], [3], [20, 32], 8, [10, 16]
+    generator = HifiganGenerator(20, 1, "1", *sizes)
     with pytest.raises(ValueError, match="outputs waveforms itself"):
         tokenizer.use_vocoder(HifiGAN(generator))

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from speechbrain_vq.nnet.kmeans import kmeans
 
+MODULE = sys.modules[kmeans.__module__]
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
@@ -32,8 +34,7 @@ def low_rank(num_rows=3000):
 
 
 def with_copies(num_rows=3000):
-    picks = torch.randint(600, (num_rows,), generator=generator())
-    return mixture()[picks]
+    return mixture()[torch.randint(600, (num_rows,), generator=generator())]
 
 
 @pytest.mark.parametrize("make", [gaussian, mixture, low_rank, with_copies])
@@ -41,17 +42,12 @@ def with_copies(num_rows=3000):
 def test_as_good_as_scikit_learn(make, num_clusters):
     cluster = pytest.importorskip("sklearn.cluster")
     x = make()
-    ours = torch.stack(
-        [kmeans(x, num_clusters, generator=seed).inertia for seed in range(8)]
-    )
-    theirs = torch.tensor(
-        [
-            cluster.k_means(
-                x.numpy(), num_clusters, n_init=1, random_state=seed
-            )[2]
-            for seed in range(8)
-        ]
-    )
+    ours, theirs = [], []
+    for seed in range(8):
+        ours.append(kmeans(x, num_clusters, generator=seed).inertia)
+        options = {"n_init": 1, "random_state": seed}
+        theirs.append(cluster.k_means(x.numpy(), num_clusters, **options)[2])
+    ours, theirs = torch.stack(ours), torch.tensor(theirs)
     # Single fits of problems as small as these differ by several percent:
     # averages are compared, and the best of as many.
     assert ours.mean() <= 1.01 * theirs.mean()
@@ -74,12 +70,9 @@ def test_kmeans_of_anything(number, kinds, dim, clusters, offset, seed):
     x = distinct[torch.randint(kinds, (number,), generator=generator)]
     centroids, inertia, counts = kmeans(x, clusters, generator=seed)
     assert centroids.shape == (clusters, dim) and centroids.isfinite().all()
-    distances = torch.cdist(
-        x.double(),
-        centroids.double(),
-        compute_mode="donot_use_mm_for_euclid_dist",
-    ).square()
-    least = distances.min(1).values.sum()
+    given = x.double(), centroids.double()
+    distances = torch.cdist(*given, 2, "donot_use_mm_for_euclid_dist")
+    least = distances.min(1).values.square().sum()
     slack = 1e-5 * (1 + offset) * number
     assert abs(inertia - least) <= 1e-3 * least + slack
     assert int(counts.sum()) == number
@@ -151,8 +144,7 @@ def test_no_cluster_is_empty(caplog):
     for seed in range(5):
         for num_clusters in (10, 60, 105):
             result = kmeans(x, num_clusters, generator=seed)
-            assert (result.counts > 0).all()
-            assert result.counts.sum() == len(x)
+            assert (result.counts > 0).all() and result.counts.sum() == len(x)
     assert not caplog.records
 
 
@@ -165,8 +157,7 @@ def test_rows_of_init_without_vectors_become_seeds():
     seeds = result.centroids[25:].double()
     assert torch.cdist(seeds, x.double()).amin(1).max() < 1e-5
     # Seeds are drawn given the rows that stay.
-    alone = torch.cdist(x, init[:25]).amin(1).square().sum()
-    assert result.inertia < alone
+    assert result.inertia < torch.cdist(x, init[:25]).amin(1).square().sum()
     whole = kmeans(x, 40, generator=0, init=init)
     assert (whole.counts > 0).all() and whole.inertia < result.inertia
     assert len(whole.centroids.unique(dim=0)) == 40
@@ -190,16 +181,14 @@ def test_fewer_distinct_vectors_than_clusters(offset, dim, caplog):
     assert result.inertia < 1e-4 * x.var() * len(x)
     # Spread evenly, and near what they are copies of.
     near = torch.cdist(result.centroids.double(), vectors.double())
-    assert near.amin(1).max() < 0.1
-    assert near.argmin(1).bincount().min() >= 12
+    assert near.amin(1).max() < 0.1 and near.argmin(1).bincount().min() >= 12
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -3e4, 1e-20])
 @pytest.mark.parametrize("has_init", [False, True])
 def test_all_vectors_alike(value, has_init):
     x = torch.full((50, 3), value)
-    init = x[:16] if has_init else None
-    result = kmeans(x, 16, init=init, generator=0)
+    result = kmeans(x, 16, init=x[:16] if has_init else None, generator=0)
     assert_whole(result, 16)
     limit = 0.1 * (abs(value) or 1)
     assert (result.centroids - value).abs().max() < limit
@@ -233,9 +222,8 @@ def test_init_names_the_clusters_it_grows(scale, offset):
     init = modes + torch.randn(12, 8, generator=generator(3))
     result = kmeans(x * scale, 12, init=init * scale)
     means = torch.stack([x[labels == k].mean(0) for k in range(12)])
-    torch.testing.assert_close(
-        result.centroids / scale, means, rtol=1e-5, atol=1e-4
-    )
+    found = result.centroids / scale
+    torch.testing.assert_close(found, means, rtol=1e-5, atol=1e-4)
     assert (result.counts == 50).all()
 
 
@@ -285,11 +273,11 @@ X = gaussian(20, 3)
         (X[:0], 2, None, ValueError, r"\(0, 3\)"),
         (X[:, 0], 2, None, ValueError, r"\(20,\)"),
         (X.long(), 2, None, TypeError, "int64"),
-        (X.log(), 2, None, ValueError, "x holds.*not finite"),
+        (X.log(), 2, None, ValueError, "x has.*not finite"),
         (X, 4, X[:4, :2], ValueError, r"init \(4, 2\)"),
         (X, 4, X[:3], ValueError, r"init \[4, D\]; got init \(3, 3\)"),
-        (X, 4, X[:4] * torch.nan, ValueError, "init holds"),
-        (X, 4, X[:4].double() * 1e300, ValueError, "init holds"),
+        (X, 4, X[:4] * torch.nan, ValueError, "init has"),
+        (X, 4, X[:4].double() * 1e300, ValueError, "init has"),
         (X, 4, X[:4].long(), TypeError, "init.*int64"),
     ],
 )
@@ -304,9 +292,7 @@ def test_many_clusters_are_seeded_by_parts(make, monkeypatch):
     whole = kmeans(x, 256, generator=0)
     number = len(x.unique(dim=0)) - 1
     all_but_one = kmeans(x, number, generator=0).inertia
-    monkeypatch.setattr(
-        sys.modules["speechbrain_vq.nnet.kmeans"], "_MOST_SEEDS", 100
-    )
+    monkeypatch.setattr(MODULE, "_MAX_EXACT", 100)
     parts = kmeans(x, 256, generator=0)
     drawn = x.unique(dim=0)
     drawn = drawn[torch.randperm(len(drawn), generator=generator(2))[:256]]
@@ -330,8 +316,7 @@ def test_init_in_parts_keeps_its_rows_and_replaces_the_dead(monkeypatch):
     init = kmeans(x, 256, generator=0).centroids
     init[200:] += 1e3
     whole = kmeans(x, 256, generator=1, init=init)
-    module = sys.modules["speechbrain_vq.nnet.kmeans"]
-    monkeypatch.setattr(module, "_MOST_SEEDS", 100)
+    monkeypatch.setattr(MODULE, "_MAX_EXACT", 100)
     seeds = kmeans(x, 256, max_iterations=0, generator=1, init=init).centroids
     torch.testing.assert_close(seeds[:200], init[:200])
     new = seeds[200:]

@@ -6,30 +6,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speechbrain_vq.nnet.losses import (
-    batch_metrics,
-    quantization_loss,
-    usage_loss,
-)
+from speechbrain_vq.nnet import losses
+from speechbrain_vq.nnet.losses import quantization_loss, usage_loss
 
 
 def derivatives(loss, *inputs):
     """Gradients, and gradients of their squared norm."""
-    first = torch.autograd.grad(
-        loss, inputs, create_graph=True, materialize_grads=True
-    )
+    options = {"create_graph": True, "materialize_grads": True}
+    first = torch.autograd.grad(loss, inputs, **options)
     norm = sum(gradient.square().sum() for gradient in first)
-    return [
-        *first,
-        *torch.autograd.grad(norm, inputs, materialize_grads=True),
-    ]
+    return [*first, *torch.autograd.grad(norm, inputs, materialize_grads=True)]
 
 
 @pytest.mark.parametrize("weights", [(0.25, 1.0), (1.0, 0.0), (0.0, 2.0)])
 @pytest.mark.parametrize("share", [1.0, 0.5])
-def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
-    weights, share
-):
+def test_loss_and_gradients_are_those_of_two_squared_errors(weights, share):
     commitment, codebook = weights
     x = torch.randn(30, 2, 4, requires_grad=True)
     table = torch.randn(2, 5, 4, requires_grad=True)
@@ -43,13 +34,10 @@ def test_loss_and_gradients_are_those_of_two_mean_squared_errors(
     expected = expected + codebook * F.mse_loss(e[valid], x[valid].detach())
     torch.testing.assert_close(loss, expected)
     # Of a function of it: what comes from above has to be passed on.
-    torch.testing.assert_close(
-        derivatives(loss.pow(3), x, table),
-        derivatives(expected.pow(3), x, table),
-    )
-    torch.testing.assert_close(
-        sq_error, (x[valid] - e[valid]).square().sum((0, 2)).detach()
-    )
+    found, wanted = (derivatives(y.pow(3), x, table) for y in (loss, expected))
+    torch.testing.assert_close(found, wanted)
+    wanted = (x[valid] - e[valid]).square().sum((0, 2)).detach()
+    torch.testing.assert_close(sq_error, wanted)
     assert not sq_error.requires_grad
 
 
@@ -78,10 +66,8 @@ def test_usage_loss_is_one_minus_the_entropy_of_the_soft_assignment():
     expected, nearest = uneven_usage(x, table, valid)
     loss = usage_loss(x, table, valid.float(), nearest)
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, (x, table)),
-        torch.autograd.grad(expected, (x, table)),
-    )
+    found = torch.autograd.grad(loss, (x, table))
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (x, table)))
 
 
 def test_usage_loss_falls_with_the_error_where_that_is_small():
@@ -111,6 +97,6 @@ def test_perplexity_is_the_mean_over_codebooks():
     indices = torch.stack(
         [torch.arange(12) // 6, torch.ones(12).long(), torch.arange(12) % 4], 1
     )
-    x, table = torch.randn(12, 3), torch.zeros(3, 4, 3)
-    found = batch_metrics(x, torch.ones(12), indices, table, torch.zeros(()))
+    given = torch.randn(12, 3), torch.ones(12), indices, torch.zeros(3, 4, 3)
+    found = losses.batch_metrics(*given, torch.zeros(()))
     assert float(found["perplexity"]) == pytest.approx((2 + 1 + 4) / 3)

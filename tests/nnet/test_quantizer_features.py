@@ -12,11 +12,7 @@ import safetensors.torch
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from speechbrain_vq.nnet import (
-    ResidualVectorQuantizer,
-    VectorQuantizer,
-    kmeans,
-)
+from speechbrain_vq.nnet import ResidualVectorQuantizer, VectorQuantizer, kmeans
 
 DIM, SIZE = 6, 16
 KINDS = {
@@ -151,16 +147,12 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way):
     before = copy.deepcopy(quantizer.state_dict())
     if way == "freeze":
         quantizer.train()
-    x = torch.randn(99, DIM, requires_grad=True)
-    out = quantizer(x)
+    out = quantizer(torch.randn(99, DIM, requires_grad=True))
     (out.quantized.sum() + out.loss).backward()
     assert quantizer.codebook.grad is None
     assert quantizer.reinitialize(torch.randn(99, quantizer.latent_dim)) is None
-    moved = {
-        key
-        for key, value in quantizer.state_dict().items()
-        if not torch.equal(value, before[key])
-    }
+    after = quantizer.state_dict()
+    moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
     statistics = {"norm.running_mean", "norm.running_var"}
     assert moved == (set() if way == "freeze" else statistics)
 
@@ -170,18 +162,12 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way):
 
 @every_kind
 def test_lengths_in_frames_and_masks_are_relative_lengths(kind):
-    x, outputs = torch.randn(3, 20, DIM), []
-    frames = torch.tensor([20, 13, 4])
-    mask = torch.arange(20) < frames.unsqueeze(1)
-    for given in (
-        {"lengths": frames / 20},
-        {"lengths": frames},
-        {"lengths": frames.to(torch.int32)},
-        {"lengths": (frames / 20).bfloat16()},
-        {"lengths": (frames / 20).half()},
-        {"mask": mask},
-    ):
-        outputs.append(trained(kind)(x, **given))
+    x, frames = torch.randn(3, 20, DIM), torch.tensor([20, 13, 4])
+    shares, mask = frames / 20, torch.arange(20) < frames.unsqueeze(1)
+    outputs = [trained(kind)(x, mask=mask)]
+    relative = shares, shares.bfloat16(), shares.half()
+    for lengths in (frames, frames.to(torch.int32), *relative):
+        outputs.append(trained(kind)(x, lengths))
     for other in outputs[1:]:
         assert torch.equal(other.quantized, outputs[0].quantized)
         assert torch.equal(other.loss, outputs[0].loss)
@@ -202,9 +188,8 @@ def test_channels_may_come_first():
     one, two = first(x.movedim(-1, 1), lengths), last(x, lengths)
     assert torch.equal(one.quantized, two.quantized.movedim(-1, 1))
     assert torch.equal(one.indices, two.indices)
-    assert torch.equal(
-        first.decode(one.indices), last.decode(two.indices).movedim(-1, 1)
-    )
+    decoded = last.decode(two.indices).movedim(-1, 1)
+    assert torch.equal(first.decode(one.indices), decoded)
     assert torch.equal(first.encode(x.movedim(-1, 1)), last.encode(x))
     with pytest.raises(ValueError, match="build it with channel_first"):
         last(x.movedim(-1, 1))
@@ -257,20 +242,15 @@ def test_codebooks_dropped_keep_their_averages():
 
 @pytest.mark.parametrize("position", ["input", "latent"])
 def test_denormalized_codes_are_their_own_codes(position):
-    quantizer = trained(
-        denormalize=True,
-        norm_position=position,
-        reservoir_size=4096,
-        num_codebooks=DIM,
-    )
+    sizes = {"reservoir_size": 4096, "num_codebooks": DIM}
+    quantizer = trained(denormalize=True, norm_position=position, **sizes)
     for _ in range(60):
         quantizer(5 + 3 * torch.randn(50, DIM))
     quantizer.reinitialize()
     codes = torch.randint(SIZE, (200, DIM))
     assert torch.equal(quantizer.encode(quantizer.decode(codes)), codes)
     x = 5 + 3 * torch.randn(500, DIM)
-    error = (quantizer.eval()(x).quantized - x).square().mean() / x.var()
-    assert error < 0.05
+    assert (quantizer.eval()(x).quantized - x).square().mean() / x.var() < 0.05
     # By default the output is of unit scale, far away.
     quantizer.denormalize = False
     assert quantizer(x).quantized.mean().abs() < 1
@@ -316,17 +296,10 @@ def test_a_recomputed_forward_teaches_nothing(kind, reentrant):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "The loss of a VectorQuantizer")
             (out[0].square().mean() + out[1]).backward()
-        results.append(
-            [
-                layer.weight.grad,
-                x.grad,
-                quantizer.codebook.detach(),
-                quantizer.norm.running_mean,
-                quantizer.reservoir.count,
-            ]
-        )
-    for one, two in zip(*results, strict=True):
-        torch.testing.assert_close(one, two)
+        gradients = layer.weight.grad, x.grad
+        learned = quantizer.codebook.detach(), quantizer.norm.running_mean
+        results.append((*gradients, *learned, quantizer.reservoir.count))
+    torch.testing.assert_close(*results)
 
 
 def test_gradients_of_gradients_pass_straight_through():
@@ -438,9 +411,8 @@ def test_a_row_of_codebooks_has_presets_too():
 
 
 def test_a_row_of_codebooks_names_its_arguments():
-    row, one = map(
-        inspect.signature, (ResidualVectorQuantizer, VectorQuantizer)
-    )
+    row = inspect.signature(ResidualVectorQuantizer)
+    one = inspect.signature(VectorQuantizer)
     assert next(iter(row.parameters)) == "num_quantizers"
     for name, parameter in one.parameters.items():
         if name in ("num_codebooks", "composition"):
@@ -464,8 +436,7 @@ def test_unit_length_finds_the_largest_cosine(books, codebook):
     parts = x.detach().unflatten(1, (books, -1))
     words = quantizer.codebook.detach()
     cosines = torch.cosine_similarity(parts.unsqueeze(2), words, dim=3)
-    codes = out.indices.view(50, books)
-    assert torch.equal(codes, cosines.argmax(2))
+    assert torch.equal(out.indices.view(50, books), cosines.argmax(2))
     lengths = out.quantized.unflatten(1, (books, -1)).norm(dim=2)
     torch.testing.assert_close(lengths, torch.ones(50, books))
     torch.testing.assert_close(quantizer.decode(out.indices), out.quantized)
@@ -485,8 +456,7 @@ def test_unit_length_is_reinitialized_to_directions():
     directions = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
     x = directions.repeat(25, 1) * (torch.rand(100, 1) + 0.1)
     quantizer(x)
-    assert quantizer.reinitialize().inertia < 1e-9
-    assert quantizer(x).loss < 1e-9
+    assert quantizer.reinitialize().inertia < 1e-9 and quantizer(x).loss < 1e-9
 
 
 # A loss that goes nowhere ----------------------------------------------------

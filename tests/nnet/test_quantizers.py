@@ -12,13 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from speechbrain_vq import CodebookTrainer
-from speechbrain_vq.nnet import (
-    ResidualVectorQuantizer,
-    VectorQuantizer,
-    kmeans,
-    nearest,
-)
+from speechbrain_vq import CodebookTrainer, nnet
+from speechbrain_vq.nnet import ResidualVectorQuantizer, VectorQuantizer, kmeans
 
 DIM, SIZE = 8, 16
 BUILDS = {
@@ -69,8 +64,7 @@ def state(module):
 
 def assert_same_bits(one, two):
     assert one.keys() == two.keys()
-    different = [key for key in one if not torch.equal(one[key], two[key])]
-    assert not different
+    assert not [key for key in one if not torch.equal(one[key], two[key])]
 
 
 def train_step(quantizer, x, lengths=None, seed=3):
@@ -82,9 +76,7 @@ def train_step(quantizer, x, lengths=None, seed=3):
     loss = out.loss + out.quantized.flatten(0, -2)[valid].pow(3).sum()
     quantizer.zero_grad()
     loss.backward()
-    grads = {
-        key: parameter.grad for key, parameter in quantizer.named_parameters()
-    }
+    grads = {name: p.grad for name, p in quantizer.named_parameters()}
     return out, x.grad, grads, state(quantizer)
 
 
@@ -167,9 +159,8 @@ def test_precision_changes_no_code(name, dtype):
 @pytest.mark.parametrize("norm_position", ["input", "latent"])
 def test_normalization_is_that_of_torch(norm_position):
     quantizer = build(norm="batch", norm_position=norm_position, codebook_dim=3)
-    norm = torch.nn.BatchNorm1d(
-        DIM if norm_position == "input" else 3, momentum=None
-    )
+    dim = DIM if norm_position == "input" else 3
+    norm = torch.nn.BatchNorm1d(dim, momentum=None)
     steps = [norm, quantizer.project]
     for _ in range(3):
         x = 4 + torch.randn(50, DIM)
@@ -177,11 +168,10 @@ def test_normalization_is_that_of_torch(norm_position):
         for step in steps if norm_position == "input" else steps[::-1]:
             latents = step(latents)
         out = quantizer(x)
-    expected = nearest(latents, quantizer.codebook[0])
+    expected = nnet.nearest(latents, quantizer.codebook[0])
     assert torch.equal(out.indices, expected)
-    torch.testing.assert_close(
-        quantizer.norm.running_var, norm.running_var, rtol=1e-5, atol=1e-6
-    )
+    variances = quantizer.norm.running_var, norm.running_var
+    torch.testing.assert_close(*variances, rtol=1e-5, atol=1e-6)
 
 
 def test_latent_norm_shares_its_statistics_among_codebooks():
@@ -250,8 +240,7 @@ def test_images_are_vectors_in_another_shape():
     x = torch.randn(2, 5, 7, DIM)
     out = build("product")(x)
     flat = build("product")(x.view(-1, DIM))
-    assert out.quantized.shape == x.shape
-    assert out.indices.shape == (2, 5, 7, 2)
+    assert out.quantized.shape == x.shape and out.indices.shape == (2, 5, 7, 2)
     assert torch.equal(out.indices.view(-1, 2), flat.indices)
     assert torch.equal(out.quantized.view(-1, DIM), flat.quantized)
 
@@ -270,11 +259,11 @@ def test_metrics_describe_the_batch(name):
     latents = quantizer._latents(x.flatten(0, 1), valid.flatten())
     latents = latents[valid.flatten()]
     left = latents - quantizer.embedding.combine(quantizer.embedding(codes))
-    torch.testing.assert_close(
-        out.metrics["sq_error"], left.square().sum().detach()
-    )
-    sums = latents.sum(0), latents.square().sum()
-    for name, wanted in zip(("latent_sum", "latent_sq_sum"), sums, strict=True):
+    for name, wanted in (
+        ("sq_error", left.square().sum()),
+        ("latent_sum", latents.sum(0)),
+        ("latent_sq_sum", latents.square().sum()),
+    ):
         torch.testing.assert_close(out.metrics[name], wanted.detach())
     assert not any(value.requires_grad for value in out.metrics.values())
     assert out.metrics["num_nonfinite"] == 0
@@ -311,10 +300,9 @@ def test_reinitialization_empties_the_reservoir_and_lowers_the_error(name):
 
     @torch.no_grad()
     def error():
-        codewords = quantizer.embedding(
-            quantizer.embedding.code(contents, quantizer.embedding.table)[0]
-        )
-        left = contents - quantizer.embedding.combine(codewords)
+        book = quantizer.embedding
+        codewords = book(book.code(contents, book.table)[0])
+        left = contents - book.combine(codewords)
         return float(left.square().sum(1).mean())
 
     before = error()
@@ -346,8 +334,7 @@ def test_a_nonfinite_frame_teaches_nothing(name, value):
     x[0, 7, :2] = torch.tensor([torch.inf, -torch.inf])
     out = quantizer(x)
     assert_same_bits(before, state(quantizer))
-    assert out.loss.isnan()
-    assert out.metrics["num_nonfinite"] == 2
+    assert out.loss.isnan() and out.metrics["num_nonfinite"] == 2
     assert out.metrics["counts"].sum() == 0
     # And the next good batch goes on as if nothing had been.
     quantizer(torch.randn(2, 20, DIM))
@@ -358,9 +345,7 @@ def test_a_nonfinite_frame_teaches_nothing(name, value):
 @pytest.mark.parametrize("scale", [1e12, 1e-30])
 def test_extreme_latents_leave_the_state_finite(name, scale):
     quantizer = build(name)
-    out, grad_x, grads, after = train_step(
-        quantizer, scale * torch.randn(2, 20, DIM)
-    )
+    out, _, _, after = train_step(quantizer, scale * torch.randn(2, 20, DIM))
     assert out.loss.isfinite() and out.quantized.isfinite().all()
     assert all(value.isfinite().all() for value in after.values())
 
@@ -370,9 +355,7 @@ def test_extreme_latents_leave_the_state_finite(name, scale):
 
 @every_build
 @pytest.mark.parametrize("training", [False, True])
-def test_encode_and_decode_are_an_evaluation_that_changes_nothing(
-    name, training
-):
+def test_encode_and_decode_evaluate_and_change_nothing(name, training):
     quantizer = build(name)
     quantizer(torch.randn(2, 20, DIM))
     quantizer.train(training).embedding.eval()  # A part frozen by itself

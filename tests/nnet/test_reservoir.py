@@ -89,8 +89,7 @@ def test_nothing_is_shared_with_states_contents_or_inputs():
 def test_it_stays_in_fp32_and_without_gradient_whatever_is_added():
     reservoir = Reservoir(4, 1)
     for dtype in (torch.float64, torch.bfloat16, torch.half):
-        vectors = torch.full((1, 1), 0.25, dtype=dtype, requires_grad=True)
-        reservoir.add(vectors)
+        reservoir.add(torch.full((1, 1), 0.25, dtype=dtype, requires_grad=True))
         assert reservoir.contents().dtype == torch.float32
         assert not reservoir.contents().requires_grad
     assert (reservoir.contents() == 0.25).all()

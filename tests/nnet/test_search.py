@@ -3,12 +3,9 @@
 import pytest
 import torch
 
+from speechbrain_vq.nnet import search
 from speechbrain_vq.nnet.kmeans import kmeans
-from speechbrain_vq.nnet.search import (
-    InvertedLists,
-    nearest,
-    nearest_with_distances,
-)
+from speechbrain_vq.nnet.search import InvertedLists, nearest
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -25,8 +22,7 @@ def assert_nearest(x, codebook):
     Bound: the score |c|^2 / 2 - x.c of centred vectors sums D + 1 products,
     each below |x||c| or |c|^2, so it is off by at most (D + 3) eps
     (|x||c| + |c|^2), centring included; squared distances are twice the
-    scores, and two of them are compared.
-    """
+    scores, and two of them are compared."""
     indices = nearest(x, codebook)
     x, codebook = x.double(), codebook.double()
     distances = (x.unsqueeze(1) - codebook).square().sum(2)
@@ -130,10 +126,8 @@ def test_rows_that_are_not_finite_harm_no_other(value, num_codes):
 
 def test_no_matrix_of_all_distances_exists():
     x, codebook = draw(8192, 4096, 16)
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(
-        activities=activities, profile_memory=True
-    ) as profile:
+    cpu = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=cpu, profile_memory=True) as profile:
         nearest(x, codebook)
     allocations = [event.self_cpu_memory_usage for event in profile.events()]
     whole = x.shape[0] * codebook.shape[0] * 4
@@ -144,9 +138,8 @@ def test_no_matrix_of_all_distances_exists():
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_as_one_graph(dynamic):
     torch._dynamo.reset()
-    compiled = torch.compile(
-        nearest, backend="aot_eager", fullgraph=True, dynamic=dynamic
-    )
+    options = {"backend": "aot_eager", "fullgraph": True, "dynamic": dynamic}
+    compiled = torch.compile(nearest, **options)
     for rows in (40, 70):
         x, codebook = draw(rows, 30, 8, seed=rows)
         x.requires_grad_()
@@ -154,10 +147,8 @@ def test_compiles_as_one_graph(dynamic):
 
 
 def test_operator_is_well_formed():
-    x, codebook = draw(20, 10, 4)
-    torch.library.opcheck(
-        torch.ops.speechbrain_vq.nearest.default, (x, codebook)
-    )
+    operator = torch.ops.speechbrain_vq.nearest.default
+    torch.library.opcheck(operator, draw(20, 10, 4))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +156,7 @@ def test_operator_is_well_formed():
     [(0, None), (1, None), (-1, None), (None, 0), (None, 1), (0, 0), (1, 2)],
 )
 def test_vmap_equals_a_loop(dims):
-    tensors = draw(6 * 20, 6 * 70, 8)
-    x, codebooks = (tensor.view(6, -1, 8) for tensor in tensors)
+    x, codebooks = (tensor.view(6, -1, 8) for tensor in draw(6 * 20, 6 * 70, 8))
     given, each = [], []
     for tensor, dim in zip((x, codebooks), dims, strict=True):
         each.append([tensor[0]] * 6 if dim is None else tensor)
@@ -181,28 +171,29 @@ def test_vmap_equals_a_loop(dims):
 
 def test_distances_are_those_of_the_chosen_and_zero_where_equal():
     x, codebook = draw(200, 300, 16)
-    _, distances = nearest_with_distances(x, codebook)
+    found = search.nearest_with_distances(x, codebook)[1].double()
     expected = torch.cdist(x.double(), codebook.double()).amin(1).square()
-    torch.testing.assert_close(
-        distances.double(), expected, rtol=1e-6, atol=1e-5
-    )
-    assert not nearest_with_distances(codebook, codebook)[1].any()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
+    assert not search.nearest_with_distances(codebook, codebook)[1].any()
 
 
-def test_errors_name_what_is_wrong():
-    x, codebook = draw(4, 5, 3)
-    with pytest.raises(TypeError, match="int64"):
-        nearest(x.long(), codebook)
-    with pytest.raises(TypeError, match="complex64"):
-        nearest(x, codebook.to(torch.complex64))
-    with pytest.raises(ValueError, match=r"\(4, 2\).*\(5, 3\)"):
-        nearest(x[:, :2], codebook)
-    with pytest.raises(ValueError, match=r"\(3,\)"):
-        nearest(x, codebook[0])
-    with pytest.raises(ValueError, match=r"\(0, 3\)"):
-        nearest(x, codebook[:0])
-    with pytest.raises(ValueError, match=r"\(\)"):
-        nearest(torch.tensor(1.0), codebook)
+X, CODEBOOK = draw(4, 5, 3)
+
+
+@pytest.mark.parametrize(
+    "x, codebook, error, message",
+    [
+        (X.long(), CODEBOOK, TypeError, "int64"),
+        (X, CODEBOOK.to(torch.complex64), TypeError, "complex64"),
+        (X[:, :2], CODEBOOK, ValueError, r"\(4, 2\).*\(5, 3\)"),
+        (X, CODEBOOK[0], ValueError, r"\(3,\)"),
+        (X, CODEBOOK[:0], ValueError, r"\(0, 3\)"),
+        (torch.tensor(1.0), CODEBOOK, ValueError, r"\(\)"),
+    ],
+)
+def test_errors_name_what_is_wrong(x, codebook, error, message):
+    with pytest.raises(error, match=message):
+        nearest(x, codebook)
 
 
 # Inverted lists ------------------------------------------------------------

@@ -41,11 +41,8 @@ optimizer: !name:torch.optim.Adam
     lr: 0.001
 """
 # As VQMixin notes them.
-USED = {
-    "valid_used_codes_percent": 87.5,
-    "valid_perplexity": 20.25,
-    "valid_vectors": 1000,
-}
+USED = {"used_codes_percent": 87.5, "perplexity": 20.25, "vectors": 1000}
+USED = {f"valid_{key}": value for key, value in USED.items()}
 RESULTS = {
     "preset": "robust",
     "seed": 7,
@@ -60,18 +57,11 @@ RESULTS = {
 }
 
 
-def write_run(
-    folder: pathlib.Path,
-    change=lambda modules: None,
-    yaml=YAML,
-    kept=None,
-    **meta,
-) -> tuple[pathlib.Path, dict]:
+def write_run(folder, change=lambda parts: None, yaml=YAML, kept=None, **meta):
     """Writes the folder of a run, or one more checkpoint into it.
 
     `change` may spoil its modules before they are saved; `kept` is what a VQ
-    Brain keeps of the training; the rest is noted with the checkpoint.
-    """
+    Brain keeps of the training; the rest is noted with the checkpoint."""
     folder.mkdir(exist_ok=True)
     text = yaml.format(folder=folder)
     (folder / "hyperparams.yaml").write_text(text)
@@ -79,15 +69,12 @@ def write_run(
     modules = load_hyperpyyaml(text)["modules"]
     if "quantizer" in modules:
         modules["features"].fit([torch.randn(1, 16000)])
-        mels, lengths = modules["features"](
-            torch.randn(4, 16000), torch.ones(4)
-        )
-        modules["quantizer"](*modules["encoder"](mels, lengths))
+        mels = modules["features"](torch.randn(4, 16000), torch.ones(4))
+        modules["quantizer"](*modules["encoder"](*mels))
         modules["quantizer"].reinitialize()
     change(modules)
-    saved = Checkpointer(folder / "save", modules).save_checkpoint(
-        meta={"loss": 1.0, **meta}
-    )
+    checkpointer = Checkpointer(folder / "save", modules)
+    saved = checkpointer.save_checkpoint(meta={"loss": 1.0, **meta})
     if kept is not None:
         torch.save(kept, saved.path / "codebook_trainer.ckpt")
     return folder, modules

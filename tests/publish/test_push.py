@@ -4,13 +4,12 @@ import re
 import shutil
 
 import pytest
-from click.testing import CliRunner
 from huggingface_hub import HfApi
 
 from speechbrain_vq import push_to_hub
-from speechbrain_vq.cli import main
 from speechbrain_vq.hub import HubError, load_pretrained
 from speechbrain_vq.publish.card import replace_source
+from tests.commands import cli
 from tests.hub.small_model import holds, make_weights, read_files, write_model
 
 ID = "lab/model"
@@ -43,10 +42,8 @@ def commits(hub):
 def test_one_commit_with_all_files(hub, folder):
     url = push_to_hub(folder, ID, commit_description="Long")
     assert url == f"{hub.url}/{ID}/commit/{hub.repo(ID).head()}"
-    assert hub.repo(ID).commits()[0].message == "Long"
-    assert is_same(hub, folder)
-    assert len(hub.calls("POST", "/commit/")) == 1
-    assert not hub.repo(ID).private
+    assert hub.repo(ID).commits()[0].message == "Long" and is_same(hub, folder)
+    assert len(hub.calls("POST", "/commit/")) == 1 and not hub.repo(ID).private
     loaded = load_pretrained(ID, revision=url.split("/")[-1])
     assert holds(loaded["modules"], make_weights())
 
@@ -70,8 +67,7 @@ other = VQTokenizer.from_hparams("model")
 def test_only_what_changed_is_sent(hub, folder, caplog):
     url, before = push_to_hub(folder, ID), commits(hub)
     hub.log.clear()
-    assert push_to_hub(folder, ID) == url
-    assert commits(hub) == before
+    assert push_to_hub(folder, ID) == url and commits(hub) == before
     assert not hub.calls("POST", "/commit/")
     assert "No files have been modified" in caplog.text
     # What others put there stays.
@@ -145,7 +141,6 @@ def test_a_tag_is_never_moved(hub, folder):
     write_model(folder, seed=1)
     with pytest.raises(HubError, match=f"Nothing was pushed.*commit {first}"):
         push_to_hub(folder, ID, tag="v1")
-    assert hub.repo(ID).head() == first
     (folder / "more.txt").write_text("A file that is new, and small.")
     write_model(folder)
     with pytest.raises(HubError, match="Nothing was pushed.*'v1' already"):
@@ -220,9 +215,7 @@ def test_what_cannot_be_pushed_is_told_without_the_hub(
     ["custom.PY", "model.ckpt", "x.pickle", "x.ipynb", "x.so", "hf_token.txt"]
     + ["plots/a.png", "vocoder/model.safetensors"],
 )
-def test_a_file_is_pushed_only_if_we_wrote_it_or_the_caller_names_it(
-    hub, folder, name
-):
+def test_only_files_of_ours_or_named_ones_are_pushed(hub, folder, name):
     expected = {*read_files(folder), ".gitattributes", name}
     # Those of other programs are never pushed.
     for file in (name, ".git/config", ".DS_Store", "plots/.cache/x"):
@@ -261,9 +254,7 @@ NO_RIGHT = "no right.*{}.*to alice, lab"
         ("bob/model", "public", {}, NO_RIGHT.format("exists and be")),
     ],
 )
-def test_what_the_hub_does_not_allow(
-    hub, folder, repo, there, options, message
-):
+def test_what_the_hub_forbids(hub, folder, repo, there, options, message):
     head = there and hub.put(repo, private=there == "private")
     # Whether a name is one of git's, the Hub says.
     hub.fail(400, "POST", "/branch/")
@@ -280,9 +271,7 @@ def test_the_card_is_refused(hub, folder):
     assert hub.repo(ID).head() == head
 
 
-def test_the_commit_follows_the_one_that_was_looked_at(
-    hub, folder, monkeypatch
-):
+def test_the_commit_follows_the_one_that_was_seen(hub, folder, monkeypatch):
     """Else what they changed and we did not would be mixed into ours."""
     push_to_hub(folder, ID)
 
@@ -299,24 +288,23 @@ def test_the_commit_follows_the_one_that_was_looked_at(
     assert hub.repo(ID).files()["config.json"] != b"{}"
 
 
+AGAIN = "Run the same again"
 STEPS = ("/api/repos/create", "/preupload/", "/objects/batch", "/commit/")
 
 
 @pytest.mark.parametrize(
     "status, where, message",
     [
-        *((429, step, "Too many requests.*Push again") for step in STEPS),
-        *((500, step, "has trouble.*Push again") for step in STEPS),
+        *((429, step, f"Too many requests.*{AGAIN}") for step in STEPS),
+        *((500, step, f"has trouble.*{AGAIN}") for step in STEPS),
         (412, "/commit/", "Someone else pushed"),
         # A proxy's page in place of the Hub's answer to the card.
-        (502, "/validate-yaml", "Push again"),
+        (502, "/validate-yaml", AGAIN),
         (403, "/presigned/", "no access"),
         (500, "/presigned/", "trouble"),
     ],
 )
-def test_trouble_leaves_what_was(
-    hub, folder, status, where, message, no_waiting
-):
+def test_trouble_harms_nothing(hub, folder, status, where, message, no_waiting):
     before = hub.put(ID)
     hub.fail(status, None, where, times=99)
     with pytest.raises(HubError, match=message):
@@ -357,21 +345,18 @@ def test_cut_after_the_commit_the_same_again_is_enough(hub, folder):
 
 def test_command(hub, folder):
     (folder / "LICENSE").write_text("mine")
-    command = ["push", str(folder), ID, "--tag", "v1", "--message", "Hi"]
-    command += ["--file", "LICENSE"]
-    result = CliRunner().invoke(main, [*command, "--private"])
-    assert result.exit_code == 0, result.output
+    options = ["--tag", "v1", "--message", "Hi", "--file", "LICENSE"]
+    result = cli("push", folder, ID, *options, "--private")
     last = result.stdout.splitlines()[-1]
     assert last == f"{hub.url}/{ID}/commit/{hub.repo(ID).head()}"
-    assert hub.repo(ID).private
-    assert hub.repo(ID).commits()[0].title == "Hi"
+    assert hub.repo(ID).private and hub.repo(ID).commits()[0].title == "Hi"
     assert hub.repo(ID).files()["LICENSE"] == b"mine"
 
 
-@pytest.mark.parametrize("repo_id", ["bob/model", "model"])
-def test_command_fails_in_words(hub, folder, repo_id):
-    result = CliRunner().invoke(main, ["push", str(folder), repo_id])
-    assert result.exit_code == 1
-    assert re.search(
-        "^Error: (You are 'alice'|'model' lacks its owner)", result.stderr, re.M
-    )
+@pytest.mark.parametrize(
+    "repo_id, message",
+    [("bob/model", "You are 'alice'"), ("model", "'model' lacks its owner")],
+)
+def test_command_fails_in_words(hub, folder, repo_id, message):
+    result = cli("push", folder, repo_id, code=1)
+    assert f"\nError: {message}" in f"\n{result.stderr}"

@@ -1,6 +1,4 @@
-"""Small corpora in the layouts and formats of the real ones, of phones that
-are tones.
-"""
+"""Small corpora in the layouts of the real ones, of phones that are tones."""
 
 import gzip
 import io
@@ -27,16 +25,8 @@ SEA(1)  S IY1
 ,COMMA  K AA1 M AH0
 """
 WORDS = ("A", "TEA", "TO", "SEE")
-ENGLISH = {
-    "AH": 700,
-    "T": 2500,
-    "IY": 300,
-    "UW": 1200,
-    "S": 4000,
-    "K": 3200,
-    "AA": 900,
-    "M": 500,
-}
+ENGLISH = {"AH": 700, "T": 2500, "IY": 300, "UW": 1200, "S": 4000}
+ENGLISH |= {"K": 3200, "AA": 900, "M": 500}
 PHONES = {"A": ["AH"], "TEA": ["T", "IY"], "TO": ["T", "UW"]}
 PHONES["SEE"] = ["S", "IY"]
 
@@ -65,12 +55,9 @@ def festvoxru_files(number=60):
         phones = draw.choices(sorted(set(TONES) - {"pau"}), k=6)
         phones = phones_of[name] = ["pau", *phones, "pau"]
         samples = sound([TONES[p] for p in phones])
-        ends = np.arange(1, len(phones) + 1) * 0.08
-        lab = "".join(
-            f"{end:.5f} 125 {p}\n" for end, p in zip(ends, phones, strict=True)
-        )
+        lab = [f"{0.08 * n:.5f} 125 {p}\n" for n, p in enumerate(phones, 1)]
         files[f"{VOICE}/wav/{name}.wav"] = wav_bytes(samples)
-        files[f"{VOICE}/lab/{name}.lab"] = f"#\n{lab}".encode()
+        files[f"{VOICE}/lab/{name}.lab"] = "".join(["#\n", *lab]).encode()
         texts.append(f'( {name} "Вол+ос, номер {index}." )\n')
     files[f"{VOICE}/etc/txt.done.data"] = "".join(texts).encode()
     files[f"{VOICE}/mcep/ru_0001.mcep"] = b"not wanted"
@@ -92,22 +79,14 @@ def debianspeech_files(number=40):
         names = [f"digits/{i}" for i in range(number)]
         names += ["letters/a", "silence/1", "beep", "music"]
         # Whatever the bytes are, G.722 makes two samples of each.
-        sounds = {
-            f"{path}.g722": random.Random(path).randbytes(9000)
-            for path in names
-        }
-        sounds["short.g722"] = b""
         root = f"usr/share/asterisk/sounds/{voice}"
-        files[f"{name}-g722"] = {
-            f"{root}/{path}": data for path, data in sounds.items()
-        }
+        sounds = files[f"{name}-g722"] = {f"{root}/short.g722": b""}
+        for path in names:
+            sounds[f"{root}/{path}.g722"] = random.Random(path).randbytes(9000)
         lines = [f"{path}: Say {path} [beep]." for path in names[:number]]
         text = "; Comment\n" + "\n".join([*lines, "music: [music]"])
-        files[name] = {
-            f"usr/share/doc/{name}/core-sounds-{lang}.txt.gz": gzip.compress(
-                text.encode()
-            )
-        }
+        path = f"usr/share/doc/{name}/core-sounds-{lang}.txt.gz"
+        files[name] = {path: gzip.compress(text.encode())}
     stamps = "usr/share/tuxpaint/stamps/animals"
     files["tuxpaint-stamps-default"] = {
         f"{stamps}/{i}_desc_{lang}.ogg": wav_bytes(sound([300] * 13), "OGG")
@@ -197,17 +176,15 @@ def sentences(number, seed=0):
     return [draw.choices(WORDS, k=4) for _ in range(number)]
 
 
-def librispeech_parts(numbers=(12, 4, 4)):
+def librispeech_parts():
     """{part: [(name, words)]}."""
-    parts = ("train-clean-100", "dev-clean", "test-clean")
+    numbers = {"train-clean-100": 12, "dev-clean": 4, "test-clean": 4}
     return {
         part: [
             (f"{speaker}-{20 + i % 2}-{i:04d}", words)
             for i, words in enumerate(sentences(number, speaker))
         ]
-        for speaker, (part, number) in enumerate(
-            zip(parts, numbers, strict=True), 100
-        )
+        for speaker, (part, number) in enumerate(numbers.items(), 100)
     }
 
 
@@ -227,14 +204,10 @@ def librispeech_files():
 
 def wsj_files(upper=False):
     """Four of the discs of WSJ0 and WSJ1."""
+    speakers = ("011c", 8), ("4a8c", 8), ("4k0c", 4), ("440c", 4)
     train0, train1, dev, test = (
         [(f"{spk}{i:04d}"[:8], w) for i, w in enumerate(sentences(n, seed))]
-        for spk, n, seed in (
-            ("011c", 8, 1),
-            ("4a8c", 8, 2),
-            ("4k0c", 4, 3),
-            ("440c", 4, 4),
-        )
+        for seed, (spk, n) in enumerate(speakers, 1)
     )
     sets = (
         ("csr_1/11-1.1/wsj0/si_tr_s", "wsj0/transcrp/dots/si_tr_s", train0),

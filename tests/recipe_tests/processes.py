@@ -17,6 +17,7 @@ from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
 
 ROOT = pathlib.Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # SpeechBrain reads whatever lies in this folder as a list.
 LISTS = sorted((ROOT / "tests/recipes").iterdir())
 
@@ -34,9 +35,7 @@ def short_options(recipe, yaml):
     """Those of a row but for the folders."""
     row = ROWS[f"recipes/{recipe}/hparams/{yaml}.yaml"]
     flags = shlex.split(row["test_debug_flags"])
-    return dict(
-        flag[2:].split("=", 1) for flag in flags if "tests/tmp" not in flag
-    )
+    return dict(f[2:].split("=", 1) for f in flags if "tests/tmp" not in f)
 
 
 def hyperparameters(recipe, yaml="train", **options):
@@ -48,8 +47,7 @@ def hyperparameters(recipe, yaml="train", **options):
 
 
 def run(cwd, recipe, yaml="train", **options):
-    """Runs a recipe in a folder; options that are None are left out. Says how
-    it ended."""
+    """Runs a recipe in a folder, without options that are None: how it ended."""
     return run_script(cwd, *_arguments(recipe, yaml, options))
 
 
@@ -64,24 +62,15 @@ def finish(cwd, recipe, yaml="train", **options):
 
 def run_script(cwd, script, yaml, *flags):
     """Runs the script of a recipe, and says how it ended."""
-    return subprocess.run(
-        _command(script, yaml, *flags),
-        cwd=cwd,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-    )
+    options = {"cwd": cwd, "env": ENVIRONMENT, "capture_output": True}
+    return subprocess.run(_command(script, yaml, *flags), text=True, **options)
 
 
 def run_and_kill(cwd, recipe, yaml="train", **options):
     """Kills a recipe when it has re-initialized twice; gives its log."""
-    killed = subprocess.Popen(
-        _command(*_arguments(recipe, yaml, options)),
-        cwd=cwd,
-        env=_environment(),
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    command = _command(*_arguments(recipe, yaml, options))
+    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+    killed = subprocess.Popen(command, cwd=cwd, env=ENVIRONMENT, **pipes)
     folder = cwd / options["output_folder"]
     log, deadline = folder / "log.txt", time.time() + 300
     while time.time() < deadline and killed.poll() is None:
@@ -103,7 +92,3 @@ def _arguments(recipe, yaml, options):
 
 def _command(script, yaml, *flags):
     return [sys.executable, str(script), str(yaml), "--noprogressbar", *flags]
-
-
-def _environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -9,45 +9,37 @@ from tests.training import toy
 
 class Brain(toy.AutoEncoder, AnnealingBrain):
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        self.rates = getattr(self, "rates", [])
-        self.rates.append(
-            [group["lr"] for group in self.optimizer.param_groups]
-        )
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.rates = [*getattr(self, "rates", []), rates]
 
 
-def rates(epochs, folder=None, **options):
-    run = {
-        key: options.pop(key)
-        for key in ("optimizer_step_limit", "grad_accumulation_factor")
-        if key in options
-    }
-    brain = toy.make(
-        Brain, folder=folder, run=run, reinit_schedule=None, **options
-    )
+def rates(epochs, folder=None, run=None, **options):
+    options = {"folder": folder, "run": run, "reinit_schedule": None, **options}
+    brain = toy.make(Brain, **options)
     data = toy.batches()
     brain.fit(EpochCounter(epochs), data, data[:1], progressbar=False)
     return brain.rates
 
 
-@pytest.mark.parametrize(
-    "epochs, run", [(2, {}), (9, {"optimizer_step_limit": 12})]
-)
-def test_rates_fall_over_the_last_share_of_the_run(epochs, run):
-    model, codebook = zip(*rates(epochs, anneal=0.5, **run), strict=True)
+@pytest.mark.parametrize("epochs, limit", [(2, None), (9, 12)])
+def test_rates_fall_over_the_last_share_of_the_run(epochs, limit):
+    run = {"optimizer_step_limit": limit}
+    model, codebook = zip(*rates(epochs, run=run, anneal=0.5), strict=True)
     falling = [0.001 * (6 - n) / 6 for n in range(1, 7)]
     assert model == pytest.approx([0.001] * 6 + falling)
     assert codebook == pytest.approx([10 * rate for rate in model])
 
 
 def test_rates_are_of_optimizer_steps_and_rise_first():
-    ours = rates(4, anneal=0.5, lr_warmup=4, grad_accumulation_factor=2)
+    run = {"grad_accumulation_factor": 2}
+    ours = rates(4, run=run, anneal=0.5, lr_warmup=4)
     model = [group[0] for group in ours[1::2]]  # Steps end there.
     assert model[:4] == pytest.approx([0.00025, 0.0005, 0.00075, 0.001])
     assert model[5] == 0.001 and model[-1] == 0
 
 
 def test_a_resumed_run_has_the_rates_of_a_whole_one(tmp_path):
-    options = {"anneal": 0.5, "optimizer_step_limit": 24}
+    options = {"anneal": 0.5, "run": {"optimizer_step_limit": 24}}
     whole = rates(4, **options)
     rates(3, tmp_path, **options)
     # Of the checkpoint, none is taken for the full rate.

@@ -1,6 +1,5 @@
 """A recipe takes a preset, or refuses what it has no use for; a variant of a recipe
-is that recipe with other values.
-"""
+is that recipe with other values."""
 
 import os
 import subprocess
@@ -56,11 +55,9 @@ def test_a_recipe_takes_every_preset(name):
     assert has_none == (preset["reservoir_size"] == 0)
     for key in ("composition", "num_codebooks", "commitment_weight"):
         assert getattr(quantizer, key) == preset[key]
-    schedule = quantizer.trainer_options["schedule"]
-    assert schedule == preset["reinit_schedule"]
+    assert quantizer.trainer_options["schedule"] == preset["reinit_schedule"]
     options = {"input_dim": 64, "codebook_size": 512}
-    other = VectorQuantizer.from_preset(name, **options)
-    assert repr(other) == repr(quantizer)
+    assert repr(VectorQuantizer.from_preset(name, **options)) == repr(quantizer)
     dim = preset.get("codebook_dim")
     if dim is not None:  # In place of a recipe's own, but not of the user's.
         own = load(PHONES, f"--preset={name}", "--data_folder=x")
@@ -123,10 +120,8 @@ def test_yamls_that_say_arm_still_run(tmp_path):
     (tmp_path / "old.yaml").write_text(text)
     for option in ("--arm=ema", "--preset=ema"):
         old = load(tmp_path / "old.yaml", option, "--data_folder=x")
-        assert (
-            old["arm"] == "ema" and old["output_folder"] == "results/ema/1234"
-        )
-        assert old["vq"]["codebook"] == "ema"
+        assert old["arm"] == old["vq"]["codebook"] == "ema"
+        assert old["output_folder"] == "results/ema/1234"
 
 
 VARIANT = """

@@ -1,6 +1,5 @@
 """Units of several codebooks: from a preset to a model that others load, with
-metrics that hold for all of its codebooks.
-"""
+metrics that hold for all of its codebooks."""
 
 import json
 import math

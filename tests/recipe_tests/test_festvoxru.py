@@ -1,6 +1,5 @@
 """festvox-ru is prepared from the package or what was unpacked of it, and what
-is wrong with either is said.
-"""
+is wrong with either is said."""
 
 import re
 
@@ -43,13 +42,9 @@ def test_the_package_and_what_was_unpacked_of_it_give_the_same(tmp_path):
         for name, item in manifests["test"].items():
             path = item["wav"].format(data_root=data_root(folder))
             assert soundfile.info(path).samplerate == RATE
-            names = [phone for _, _, phone in item["phones"]]
-            assert names == [
-                "SIL" if p == "pau" else p for p in phones_of[name]
-            ]
-            starts = [start for start, _, _ in item["phones"]]
-            ends = [end for _, end, _ in item["phones"]]
-            assert starts == [0.0, *ends[:-1]]
+            starts, ends, names = zip(*item["phones"], strict=True)
+            assert list(names) == ["SIL", *phones_of[name][1:-1], "SIL"]
+            assert starts == (0.0, *ends[:-1])
             assert ends[-1] == pytest.approx(item["length"])
             assert "Волос" in item["words"]
     # What nothing needs is not unpacked, and nothing is unpacked from a folder.
@@ -112,9 +107,7 @@ def test_what_is_no_package_is_reported(tmp_path):
         prepare(tmp_path / PACKAGE, tmp_path / "out")
 
 
-def test_utterances_that_are_not_all_there_are_named_and_left_out(
-    tmp_path, caplog
-):
+def test_incomplete_utterances_are_named_and_left_out(tmp_path, caplog):
     files, phones_of = festvoxru_files()
     del files[f"{VOICE}/wav/ru_0004.wav"]
     del files[f"{VOICE}/lab/ru_0005.lab"]
@@ -150,9 +143,7 @@ LINES = WHOLE.splitlines(keepends=True)
         (b"".join(LINES[:3]), "lasts 0.64 s, its labels 0.16 s.*cut short"),
     ],
 )
-def test_damaged_labels_are_named_and_their_utterance_left_out(
-    text, message, tmp_path, caplog
-):
+def test_damaged_labels_cost_their_utterance(text, message, tmp_path, caplog):
     files, phones_of = festvoxru_files()
     files[f"{VOICE}/lab/ru_0007.lab"] = text
     folder = prepare(write(tmp_path / "root", files), tmp_path / "out")

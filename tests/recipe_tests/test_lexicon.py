@@ -1,6 +1,5 @@
 """A function that says words is found where Python finds modules, and in the
-current folder, which is not where a recipe's script is.
-"""
+current folder, which is not where a recipe's script is."""
 
 import importlib
 import sys
@@ -22,14 +21,11 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_a_module_of_the_current_folder_is_found(elsewhere):
-    text = (
-        "def say_word(word):\n    import sounds\n    return sounds.OF[word]\n"
-    )
-    (elsewhere / "my_g2p_module.py").write_text(text)
     # What the function imports when it is called is found as well.
+    text = "def say(word):\n    import sounds\n    return sounds.OF[word]\n"
+    (elsewhere / "my_g2p_module.py").write_text(text)
     (elsewhere / "sounds.py").write_text("OF = {'TEA': 'T IY'}\n")
-    pronouncer = Pronouncer(g2p="my_g2p_module:say_word")
-    assert pronouncer("TEA") == ["T", "IY"]
+    assert Pronouncer(g2p="my_g2p_module:say")("TEA") == ["T", "IY"]
 
 
 def test_what_is_installed_comes_first(elsewhere):

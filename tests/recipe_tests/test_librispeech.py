@@ -1,6 +1,5 @@
 """LibriSpeech is prepared from its folders or through `datasets`, and what is
-wrong with either is said.
-"""
+wrong with either is said."""
 
 import pytest
 import torch
@@ -32,20 +31,14 @@ def copy_of_the_hub(folder, pieces=1):
     card = "---\nconfigs:\n- config_name: clean\n  data_files:\n"
     for part, utterances in librispeech_parts().items():
         split = ON_THE_HUB[part][1]
-        rows = [
-            {
-                "file": f"{name}.flac",
-                "audio": {
-                    "bytes": wav_bytes(say(words), "FLAC"),
-                    "path": f"{name}.flac",
-                },
-                "text": " ".join(words),
-                "speaker_id": int(name.split("-")[0]),
-                "chapter_id": int(name.split("-")[1]),
-                "id": name,
-            }
-            for name, words in utterances
-        ]
+        rows = []
+        for name, words in utterances:
+            speaker, chapter, _ = name.split("-")
+            row = {"id": name, "file": f"{name}.flac", "text": " ".join(words)}
+            audio = wav_bytes(say(words), "FLAC")
+            row["audio"] = {"bytes": audio, "path": row["file"]}
+            row |= {"speaker_id": int(speaker), "chapter_id": int(chapter)}
+            rows.append(row)
         home = folder / f"clean/{split}"
         home.mkdir(parents=True)
         for piece in range(pieces):
@@ -161,8 +154,7 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
         rows["audio"] = [{"bytes": b"other", "path": "x"}] * len(rows)
         rows.to_parquet(piece)
     units(hub, folder)
-    assert read(folder) == whole
-    assert len(notes.read_text().splitlines()) == 13
+    assert read(folder) == whole and len(notes.read_text().splitlines()) == 13
     # Of another source nothing is taken.
     other = copy_of_the_hub(tmp_path / "other")
     units(other, folder)
@@ -194,10 +186,8 @@ def test_rows_of_another_layout_are_reported(column, value, message, tmp_path):
 
 
 def test_parts_may_be_chosen(tmp_path):
-    files = {
-        k.replace("dev-clean", "dev-other"): v
-        for k, v in librispeech_files().items()
-    }
+    files = librispeech_files().items()
+    files = {k.replace("dev-clean", "dev-other"): v for k, v in files}
     source = write(tmp_path / "data", files)
 
     def prepared(train, valid):
@@ -235,11 +225,9 @@ def test_a_folder_that_is_not_there_is_named(
     for folder in ("data", "openslr"):
         (tmp_path / "here" / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
-    with (
-        caplog.at_level("INFO"),
-        pytest.raises(FileNotFoundError, match=message),
-    ):
-        prepare(name, tmp_path / "out", phones=False)
+    caplog.set_level("INFO")
+    with pytest.raises(FileNotFoundError, match=message):
+        units(name, tmp_path / "out")
     asked = f"no folder {name}: loading" in caplog.text
     assert asked == (name in ("date/LibriSpeech", HUB_NAME))
     assert asked or not (tmp_path / "out").exists()
@@ -249,15 +237,9 @@ def test_a_folder_that_is_not_there_is_named(
 @pytest.mark.timeout(600)
 def test_training_reads_a_stream(tmp_path):
     hub = copy_of_the_hub(tmp_path / "librispeech_asr", pieces=4)
-    options = {
-        "data_folder": hub,
-        "output_folder": "out",
-        "manifest_folder": "manifests",
-        "stream": True,
-        "stream_epoch": 10,
-        "number_of_steps": 20,
-        "num_workers": 1,
-    }
+    options = {"data_folder": hub, "output_folder": "out", "stream": True}
+    options |= {"manifest_folder": "manifests", "stream_epoch": 10}
+    options |= {"number_of_steps": 20, "num_workers": 1}
     recipe = "LibriSpeech/unit-discovery"
     refused = run(tmp_path, recipe, **options)
     assert refused.returncode == 1 and "needs --hours" in refused.stderr

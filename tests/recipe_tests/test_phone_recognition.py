@@ -8,9 +8,7 @@ import torch
 from speechbrain.dataio.encoder import CTCTextEncoder
 
 from speechbrain_vq.inference import VQPretrained
-from speechbrain_vq.lobes.recogniser import (
-    SummedBLSTM,
-)
+from speechbrain_vq.lobes.recogniser import SummedBLSTM
 from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.FestvoxRu import festvoxru_prepare
 from speechbrain_vq.recipes.LibriSpeech import librispeech_prepare
@@ -94,8 +92,7 @@ def test_utterances_that_ctc_cannot_learn_are_left_out(tmp_path):
     # More phones than there are codes in 0.64 s.
     lines = (f"{(i + 1) * 0.01:.2f} 125 a\n" for i in range(64))
     files[lab] = f"#\n{''.join(lines)}".encode()
-    silent = lab.replace("ru_0001", "ru_0002")
-    files[silent] = b"#\n0.64 125 pau\n"
+    files[lab.replace("ru_0001", "ru_0002")] = b"#\n0.64 125 pau\n"
     make_deb(tmp_path / "festvox-ru_0.5_all.deb", files)
     data = {"data_folder": tmp_path}
     options = {"number_of_steps": 2, "preset": "none", "vq": None}
@@ -109,23 +106,13 @@ def test_utterances_that_ctc_cannot_learn_are_left_out(tmp_path):
 def test_the_blstm_is_that_of_packed_sequences():
     blstm = SummedBLSTM(5, 8, num_layers=1)
     both = torch.nn.LSTM(5, 8, batch_first=True, bidirectional=True)
-    both.load_state_dict(
-        {
-            f"{name}{suffix}": value
-            for suffix, layer in (
-                ("", blstm.forwards[0]),
-                ("_reverse", blstm.backwards[0]),
-            )
-            for name, value in layer.state_dict().items()
-        }
-    )
+    state = blstm.forwards[0].state_dict()
+    for name, value in blstm.backwards[0].state_dict().items():
+        state[f"{name}_reverse"] = value
+    both.load_state_dict(state)
     x, lengths = torch.randn(3, 9, 5), torch.tensor([9, 4, 1])
-    packed = torch.nn.utils.rnn.pack_padded_sequence(
-        x, lengths, batch_first=True
-    )
-    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(
-        both(packed)[0], batch_first=True
-    )
-    torch.testing.assert_close(
-        blstm(x, lengths / 9), expected[..., :8] + expected[..., 8:]
-    )
+    rnn = torch.nn.utils.rnn
+    packed = rnn.pack_padded_sequence(x, lengths, batch_first=True)
+    expected, _ = rnn.pad_packed_sequence(both(packed)[0], batch_first=True)
+    expected = expected[..., :8] + expected[..., 8:]
+    torch.testing.assert_close(blstm(x, lengths / 9), expected)

@@ -14,19 +14,13 @@ def pieces(epoch, frames=(300, 120, 250), longest=305):
     times = torch.arange(longest).float()
     features = torch.stack([times * (times < number) for number in frames])
     samples = features.repeat_interleave(HOP, 1)
-    brain = SimpleNamespace(
-        hparams=SimpleNamespace(
-            hop_length=HOP,
-            sample_rate=100 * HOP,
-            segment=2.0,
-            epoch_counter=SimpleNamespace(current=epoch),
-        )
-    )
+    sizes = {"hop_length": HOP, "sample_rate": 100 * HOP, "segment": 2.0}
+    counter = SimpleNamespace(current=epoch)
+    hparams = SimpleNamespace(**sizes, epoch_counter=counter)
     lengths = torch.tensor(frames) / longest
     batch = SimpleNamespace(id=["a", "b", "c"])
-    return units.UnitBrain.pieces(
-        brain, batch, features.unsqueeze(2), lengths, samples
-    )
+    given = batch, features.unsqueeze(2), lengths, samples
+    return units.UnitBrain.pieces(SimpleNamespace(hparams=hparams), *given)
 
 
 def test_features_and_samples_are_of_one_piece():
@@ -43,10 +37,11 @@ def test_features_and_samples_are_of_one_piece():
 
 
 def test_pieces_are_functions_of_the_name_and_the_epoch():
-    starts = [pieces(epoch)[0][0][:, 0, 0].tolist() for epoch in range(30)]
-    assert starts == [
-        pieces(epoch)[0][0][:, 0, 0].tolist() for epoch in range(30)
-    ]
+    starts, again = (
+        [pieces(epoch)[0][0][:, 0, 0].tolist() for epoch in range(30)]
+        for _ in range(2)
+    )
+    assert starts == again
     longest, short, other = zip(*starts, strict=True)
     assert set(short) == {0} and max(longest) > 80 and min(longest) < 20
     assert len(set(other)) > 20 and max(other) <= 50

@@ -40,11 +40,8 @@ CORPORA = {
         lambda: festvoxru_files()[0], festvoxru_prepare, {}, ".wav", ".lab"
     ),
     "LibriSpeech": Corpus(
-        librispeech_files,
-        librispeech_prepare,
-        {"phones": False},
-        ".flac",
-        ".trans.txt",
+        *(librispeech_files, librispeech_prepare, {"phones": False}),
+        *(".flac", ".trans.txt"),
     ),
     "VCTK": Corpus(
         vctk_092,
@@ -61,9 +58,7 @@ every_corpus = pytest.mark.parametrize("corpus", CORPORA.values(), ids=CORPORA)
 
 
 @every_corpus
-def test_it_is_done_once_and_anew_where_the_corpus_has_changed(
-    corpus, tmp_path
-):
+def test_it_is_done_once_and_anew_where_the_corpus_changed(corpus, tmp_path):
     source = write(tmp_path / "in", corpus.files())
     folder = corpus.prepare(source, tmp_path / "out")
     manifests, manifest = read(folder), folder / "train.json"
@@ -117,9 +112,7 @@ def test_damaged_audio_is_named_and_left_out(corpus, tmp_path, caplog):
         ("WSJ", "wsj", "timit", "no files of WSJ.*LDC93S6A"),
     ],
 )
-def test_what_is_missing_is_named_with_where_it_is(
-    name, old, new, message, tmp_path
-):
+def test_what_is_missing_is_named_and_where(name, old, new, message, tmp_path):
     files = CORPORA[name].files()
     some = {
         path.replace(old, new or ""): data

@@ -1,6 +1,5 @@
 """The lists of recipes, in SpeechBrain's format: all recipes are in them, and
-what they say runs.
-"""
+what they say runs."""
 
 import csv
 import pathlib

@@ -25,16 +25,13 @@ def make_corpus(folder, recipe):
         ("ScribbleLens/handwriting", "small"),
     ],
 )
-def test_a_run_killed_and_resumed_ends_with_the_same_results(
-    recipe, yaml, tmp_path
-):
+def test_a_run_killed_and_resumed_has_the_same_results(recipe, yaml, tmp_path):
     options = make_corpus(tmp_path, recipe) | {"ckpt_interval_steps": 3}
     whole, _ = finish(tmp_path, recipe, yaml, output_folder="whole", **options)
     options["output_folder"] = "killed"
     log = run_and_kill(tmp_path, recipe, yaml, **options)
     resumed, _ = finish(tmp_path, recipe, yaml, **options)
-    assert "Loading a checkpoint" in log.read_text()
-    assert resumed == whole
+    assert "Loading a checkpoint" in log.read_text() and resumed == whole
 
 
 OF_CODES = {
@@ -52,13 +49,10 @@ OF_CODES = {
         ("ScribbleLens/handwriting", "small", {"cer", "bits_per_dim"}),
     ],
 )
-def test_without_a_bottleneck_there_are_results_and_no_model(
-    recipe, yaml, metrics, tmp_path
-):
-    options = make_corpus(tmp_path, recipe) | {"preset": "none", "vq": None}
-    results, output = finish(
-        tmp_path, recipe, yaml, output_folder="out", **options
-    )
+def test_without_a_bottleneck_no_model_is_made(recipe, yaml, metrics, tmp_path):
+    options = {"preset": "none", "vq": None, "output_folder": "out"}
+    options |= make_corpus(tmp_path, recipe)
+    results, output = finish(tmp_path, recipe, yaml, **options)
     assert results.keys() & (OF_CODES | {"bits_per_dim"}) <= metrics
     assert all(results[metric] > 0 for metric in metrics)
     assert not (tmp_path / "out/model").exists()

@@ -3,6 +3,8 @@
 import copy
 import io
 import logging
+import sys
+from importlib import import_module
 
 import pytest
 import soundfile
@@ -12,20 +14,9 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_vq import VectorQuantizer
 from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.recipe_files import recipe_path, recipe_yaml
-from speechbrain_vq.recipes.common.folder import (
-    _options_with_values,
-    choose,
-    main,
-)
-from speechbrain_vq.recipes.common.loggers import (
-    Sample,
-    add_logger,
-    picture,
-)
-from speechbrain_vq.recipes.common.progress import (
-    seconds_per_step,
-    validation_line,
-)
+from speechbrain_vq.recipes.common import folder, progress
+from speechbrain_vq.recipes.common.folder import choose
+from speechbrain_vq.recipes.common.loggers import Sample, add_logger, picture
 from speechbrain_vq.recipes.common.runs import fill_epoch
 from speechbrain_vq.training import VQBrain
 
@@ -70,7 +61,7 @@ def test_the_time_of_a_step_is_measured_without_a_trace():
     before = copy.deepcopy(vq.state_dict())
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    assert seconds_per_step(brain, dataset) > 0
+    assert progress.seconds_per_step(brain, dataset) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(before[k], v) for k, v in vq.state_dict().items())
     assert all(p.grad is None for p in vq.parameters())
@@ -85,10 +76,8 @@ def test_more_speech_gets_more_codes_and_steps():
     for seconds, choice in zip(amounts[1:], choices[1:], strict=True):
         # Fifty tokens a second.
         assert 50 * seconds / choice["codebook_size"] >= 50
-    assert choose(870, "unit-discovery") == {
-        "codebook_size": 512,
-        "number_of_steps": 800,
-    }
+    chosen = {"codebook_size": 512, "number_of_steps": 800}
+    assert choose(870, "unit-discovery") == chosen
     assert choose(870, "speech-codec")["number_of_steps"] == 1600
 
 
@@ -103,34 +92,33 @@ def test_a_refused_command_leaves_that_of_the_run(tmp_path, monkeypatch):
         *(str(recipe_path(f"{recipe}/train.py")), "in"),
         *(str(recipe_yaml(recipe, "train.yaml")), "--output_folder=out"),
     ]
-    begun = tmp_path / "out/save/CKPT+1"
-    begun.mkdir(parents=True)
+    (tmp_path / "out/save/CKPT+1").mkdir(parents=True)
     (tmp_path / "out/hyperparams.yaml").write_text("latent_dim: 8\n")
     (tmp_path / "out/command.txt").write_text("speechbrain-vq train in\n")
     with pytest.raises(ValueError, match="latent_dim was 8, now it is 64"):
-        main(arguments)
+        folder.main(arguments)
     command = tmp_path / "out/command.txt"
     assert command.read_text() == "speechbrain-vq train in\n"
 
 
 def test_what_is_given_is_not_chosen():
     options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
-    assert _options_with_values(options) == {"codebook_size": "64", "lr": "0.1"}
-    assert (
-        _options_with_values([])
-        == _options_with_values(["--noprogressbar"])
-        == {}
-    )
+    for given, values in (
+        (options, {"codebook_size": "64", "lr": "0.1"}),
+        ([], {}),
+        (["--noprogressbar"], {}),
+    ):
+        assert folder._options_with_values(given) == values
 
 
 def test_a_validation_is_one_line():
     stats = {"loss": 0.5, "reconstruction_error": 0.25}
     usage = {"used_codes_percent": 94.2, "perplexity": 391.4}
-    assert validation_line(50, 800, stats, usage) == (
+    assert progress.validation_line(50, 800, stats, usage) == (
         "Step 50 of 800: loss 0.5, reconstruction error 0.25, "
         "94 % of codes used, perplexity 391"
     )
-    assert "warm-up" in validation_line(50, None, stats, {})
+    assert "warm-up" in progress.validation_line(50, None, stats, {})
 
 
 class Kept:
@@ -157,38 +145,35 @@ def held_out():
     )
 
 
+def log(hparams, kept, name, step, sample):
+    """What a run logs at a step; the logger that was added."""
+    hparams["train_logger"] = kept
+    add_logger(hparams, name)
+    group = hparams["train_logger"]
+    group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
+    group.log_media(step, {"utt": sample}, torch.tensor([[2.0, 6.0, 0.0, 0.0]]))
+    return group.loggers[-1]
+
+
 def test_tensorboard_has_metrics_over_steps_and_what_to_see_and_hear(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing import event_accumulator
 
     kept = Kept()
-    hparams = {
-        "train_logger": kept,
-        "output_folder": str(tmp_path),
-        "lr": 0.25,
-        "modules": {},
-    }
+    hparams = {"output_folder": str(tmp_path), "lr": 0.25, "modules": {}}
+    hparams["train_logger"] = kept
     add_logger(hparams, "file")
     assert hparams["train_logger"] is kept
     sample = held_out()
     # Of a run that was interrupted, and resumed.
     for step in (20, 40):
-        hparams["train_logger"] = kept
-        add_logger(hparams, "tensorboard")
-        group = hparams["train_logger"]
-        group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
-        counts = torch.tensor([[2.0, 6.0, 0.0, 0.0]])
-        group.log_media(step, {"utt": sample}, counts)
-        group.loggers[-1].writer.close()
+        log(hparams, kept, "tensorboard", step, sample).writer.close()
     assert [stats["step"] for stats, _ in kept.stats] == [20, 40]
-    events = event_accumulator.EventAccumulator(
-        str(tmp_path / "tensorboard"),
-        size_guidance={"audio": 0, "histograms": 0},
-    ).Reload()
+    place, sizes = str(tmp_path / "tensorboard"), {"audio": 0, "histograms": 0}
+    events = event_accumulator.EventAccumulator(place, sizes).Reload()
     scalars = events.Scalars("loss/train")
-    assert [(s.step, round(s.value, 3)) for s in scalars] == [
-        *((20, 0.05), (40, 0.025))
-    ]
+    scalars = [(s.step, round(s.value, 3)) for s in scalars]
+    assert scalars == [(20, 0.05), (40, 0.025)]
     for kind in ("original", "decoded"):
         decoded = events.Audio(f"utt/{kind}")
         assert [one.step for one in decoded] == [20, 40]
@@ -214,13 +199,7 @@ def test_wandb_goes_on_with_the_same_run(tmp_path, monkeypatch):
     hparams = {"output_folder": str(tmp_path), "lr": 0.25, "modules": {}}
     runs = []
     for step in (20, 40):
-        hparams["train_logger"] = Kept()
-        add_logger(hparams, "wandb")
-        group = hparams["train_logger"]
-        group.log_stats({"epoch": 1, "step": step}, {"loss": 1 / step})
-        counts = torch.tensor([[2.0, 6.0, 0.0, 0.0]])
-        group.log_media(step, {"utt": held_out()}, counts)
-        runs.append(group.loggers[-1].run)
+        runs.append(log(hparams, Kept(), "wandb", step, held_out()).run)
         assert runs[-1].config["lr"] == 0.25 and runs[-1].step == step
         runs[-1].finish()
     assert runs[0].id == runs[1].id
@@ -233,19 +212,15 @@ def test_a_logger_that_is_not_there_is_named(tmp_path, monkeypatch):
     hparams = {"train_logger": None, "output_folder": str(tmp_path)}
     with pytest.raises(ValueError, match="Did you mean 'wandb'"):
         add_logger(hparams, "wandbb")
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ImportError, match="pip install wandb"):
         add_logger(hparams, "wandb")
 
 
 def test_too_little_speech_is_said_with_the_numbers(caplog):
-    from importlib import import_module
-
-    units = import_module(
-        "speechbrain_vq.recipes.MiniSpeech.unit-discovery.train"
-    )
-    items = {"a": {"length": 4.0}, "b": {"length": 2.0}}
-    dataset = DynamicItemDataset(items)
+    name = "speechbrain_vq.recipes.MiniSpeech.unit-discovery.train"
+    units = import_module(name)
+    dataset = DynamicItemDataset({"a": {"length": 4.0}, "b": {"length": 2.0}})
     hparams = {"codebook_size": 512, "token_rate": 50.0}
     with caplog.at_level(logging.WARNING):
         units.check_amount(hparams, dataset)

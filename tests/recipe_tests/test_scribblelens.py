@@ -1,7 +1,5 @@
-"""ScribbleLens: its archive is read and its faults are named; the stand-in is
-the same bytes and says where each character is; the recipe runs from either to
-a model.
-"""
+"""ScribbleLens: its archive is read and its faults are named; the stand-in says
+where each character is; the recipe runs from either to a model."""
 
 import importlib
 import pathlib
@@ -17,10 +15,8 @@ from PIL import Image
 
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.inference import VQPretrained
-from speechbrain_vq.recipes.ScribbleLens.render_handwriting import (
-    find_fonts,
-    render,
-)
+from speechbrain_vq.recipes.ScribbleLens import render_handwriting
+from speechbrain_vq.recipes.ScribbleLens.render_handwriting import render
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     ROOT,
     LineImages,
@@ -30,10 +26,9 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
 )
 from tests.recipe_tests.processes import finish, hyperparameters
 
-recipe = importlib.import_module(
-    "speechbrain_vq.recipes.ScribbleLens.handwriting.train"
-)
 RECIPE = "ScribbleLens/handwriting"
+recipe = "speechbrain_vq.recipes.ScribbleLens.handwriting.train"
+recipe = importlib.import_module(recipe)
 PATHS = "scribblelens.paths.1.4b.zip"
 
 
@@ -85,9 +80,8 @@ def pack(folder):
     """As it is downloaded."""
     archive = folder.parent / "zipped" / f"{ROOT}.2.zip"
     archive.parent.mkdir()
-    shutil.make_archive(
-        str(archive.with_suffix("")), "zip", folder, base_dir=ROOT
-    )
+    name = str(archive.with_suffix(""))
+    shutil.make_archive(name, "zip", folder, base_dir=ROOT)
     return archive
 
 
@@ -122,8 +116,7 @@ def test_the_true_layout_is_read(corpus, tmp_path):
             [15.0, 18.0, "e"],
         ],
     }
-    images = LineImages(corpus)
-    columns = images(f"{ROOT}/nl/tasman/23.0/line1.jpg")
+    columns = LineImages(corpus)(f"{ROOT}/nl/tasman/23.0/line1.jpg")
     assert columns.shape == (20, 32) and columns.dtype == np.uint8
     # Ink is where it was: from 30 to 45 of 61 columns.
     dark = np.flatnonzero(columns.mean(1) < 128)
@@ -136,8 +129,7 @@ def test_the_archive_is_read_as_its_folder_is(corpus, tmp_path):
     for number, place in enumerate((archive, archive.parent, corpus / ROOT)):
         check_same(prepare(place, tmp_path / f"out{number}"), expected)
     # Alignments beside the archive, and beside the images.
-    inner = corpus / ROOT / "corpora" / PATHS
-    shutil.move(inner, corpus / PATHS)
+    shutil.move(corpus / ROOT / "corpora" / PATHS, corpus / PATHS)
     assert manifests(prepare(corpus, tmp_path / "beside")) == expected
     with zipfile.ZipFile(corpus / PATHS) as alignments:
         alignments.extractall(corpus)
@@ -191,38 +183,31 @@ def one_page(folder):
     [
         (lambda f: shutil.rmtree(f), FileNotFoundError, "openslr.org/84"),
         (
-            lambda f: (f / ROOT).rename(f / "scribble"),
-            FileNotFoundError,
+            *(lambda f: (f / ROOT).rename(f / "scribble"), FileNotFoundError),
             "no ScribbleLens in",
         ),
         (
-            drop("corpora/nl.bw.lines.train.dat"),
-            FileNotFoundError,
+            *(drop("corpora/nl.bw.lines.train.dat"), FileNotFoundError),
             "train.dat is missing. The lists there: nl.bw.lines.test.dat",
         ),
         (drop(f"corpora/{PATHS}"), FileNotFoundError, "no alignments"),
         (cut(f"corpora/{PATHS}"), ValueError, "cut short or damaged"),
         (
-            cut("nl/tasman/23.0/line1.jpg"),
-            ValueError,
+            *(cut("nl/tasman/23.0/line1.jpg"), ValueError),
             r"None of the 1 lines of the test list.*23.0/line1.jpg",
         ),
         (drop("nl/tasman/23.0/line1.txt"), ValueError, "23.0/line1.txt"),
         (one_page, ValueError, "one to train on"),
     ],
 )
-def test_what_is_missing_or_wrong_is_named(
-    harm, error, message, corpus, tmp_path
-):
+def test_what_is_missing_or_bad_is_told(harm, error, message, corpus, tmp_path):
     harm(corpus)
     with pytest.raises(error, match=message):
         prepare(corpus, tmp_path / "out")
     assert not (tmp_path / "out/prepared.json").exists()
 
 
-def test_a_line_that_cannot_be_used_is_reported_and_left_out(
-    rendered, tmp_path, caplog
-):
+def test_a_line_that_cannot_be_used_is_left_out(rendered, tmp_path, caplog):
     data = tmp_path / "data"
     shutil.copytree(rendered, data)
     bad = next((data / ROOT / "nl").rglob("2.0/line1.jpg"), None)
@@ -232,13 +217,10 @@ def test_a_line_that_cannot_be_used_is_reported_and_left_out(
     prepare(data, tmp_path / "out")
     assert "left out" in caplog.text and bad.name in caplog.text
     assert "columns, the image" in caplog.text
-    total = sum(map(len, manifests(tmp_path / "out")))
-    assert total == 59
+    assert sum(map(len, manifests(tmp_path / "out"))) == 59
 
 
-def test_a_line_without_a_writer_is_reported_and_left_out(
-    corpus, tmp_path, caplog
-):
+def test_a_line_without_a_writer_is_left_out(corpus, tmp_path, caplog):
     root, of = corpus / ROOT, "nl/tasman/22.0/line1"
     for ending in (".jpg", ".txt"):
         shutil.copy(root / f"{of}{ending}", root / f"nl/line1{ending}")
@@ -247,8 +229,7 @@ def test_a_line_without_a_writer_is_reported_and_left_out(
         archive.writestr(f"{ROOT}/nl/line1.ali", alignment)
     with open(root / "corpora/nl.bw.lines.train.dat", "a") as file:
         file.write("nl/line1.jpg nl/line1.txt\n")
-    whole = manifests(prepare(corpus, tmp_path / "out"))
-    assert sum(map(len, whole)) == 3
+    assert sum(map(len, manifests(prepare(corpus, tmp_path / "out")))) == 3
     assert "nl/line1.jpg (its path has no folder of a writer)" in caplog.text
 
 
@@ -271,9 +252,7 @@ def first_of(archive, ending):
 
 @pytest.mark.parametrize("ending", [".jpg", ".txt"])
 @pytest.mark.parametrize("stored", [False, True])
-def test_a_damaged_file_of_the_archive_costs_its_line(
-    ending, stored, rendered, tmp_path, caplog
-):
+def test_damaged_files_cost_a_line(ending, stored, rendered, tmp_path, caplog):
     shutil.copytree(rendered, tmp_path / "data")
     archive = pack(tmp_path / "data")
     if stored:  # A wrong checksum; compressed, zlib may fail before that.
@@ -286,18 +265,14 @@ def test_a_damaged_file_of_the_archive_costs_its_line(
     damage(archive, name)
     parts = manifests(prepare(archive, tmp_path / "out"))
     assert sum(map(len, parts)) == 59
-    remaining = {
-        item["image"].rsplit(".", 1)[0] for p in parts for item in p.values()
-    }
     stem = name.rsplit(".", 1)[0]
-    assert f"{ROOT}/{stem}" not in remaining
+    images = [item["image"] for part in parts for item in part.values()]
+    assert f"{ROOT}/{stem}.jpg" not in images
     assert "1 of " in caplog.text and f"{stem}.jpg (" in caplog.text
 
 
 @pytest.mark.parametrize("ending", ["", ".zip", ".dat"])
-def test_damaged_archives_alignments_and_lists_are_named(
-    ending, rendered, tmp_path
-):
+def test_damaged_archives_and_lists_are_named(ending, rendered, tmp_path):
     shutil.copytree(rendered, tmp_path / "data")
     archive = pack(tmp_path / "data")
     name = first_of(archive, ending) if ending else archive.name
@@ -329,20 +304,14 @@ def test_an_alignment_that_disagrees_with_its_text_is_kept_as_it_is():
     assert find_characters("aab*", "xab") == [[0, 2, "a"], [2, 3, "b"]]
     assert find_characters("aab*", "ba") == [[0, 2, "a"], [2, 3, "b"]]
     # The alignment may tell two letters apart by itself.
-    assert find_characters("aa*ab", "aab") == [
-        [0, 2, "a"],
-        [3, 4, "a"],
-        [4, 5, "b"],
-    ]
+    apart = [[0, 2, "a"], [3, 4, "a"], [4, 5, "b"]]
+    assert find_characters("aa*ab", "aab") == apart
 
 
 def test_the_same_seed_gives_the_same_bytes(rendered, fonts, tmp_path):
     def files(folder):
-        return {
-            path.relative_to(folder): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        return {p.relative_to(folder): p.read_bytes() for p in paths}
 
     render(tmp_path / "again", fonts, 60, seed=1)
     assert files(tmp_path / "again") == files(rendered)
@@ -353,18 +322,13 @@ def test_the_same_seed_gives_the_same_bytes(rendered, fonts, tmp_path):
     with pytest.raises(FileExistsError, match="holds something else"):
         render(rendered, fonts, 60, seed=2)
     with pytest.raises(FileNotFoundError, match="no font"):
-        find_fonts([str(tmp_path / "again/nothing")])
+        render_handwriting.find_fonts([str(tmp_path / "again/nothing")])
 
 
 def test_no_line_is_in_two_splits(rendered, tmp_path):
-    train, valid, test = manifests(prepare(rendered, tmp_path / "out"))
-    pages = [
-        {i["page"] for i in part.values()} for part in (train, valid, test)
-    ]
-    written = [
-        {i["text"] for i in part.values()} for part in (train, valid, test)
-    ]
-    for sets in (pages, written):
+    parts = train, valid, test = manifests(prepare(rendered, tmp_path / "out"))
+    for key in ("page", "text"):
+        sets = [{item[key] for item in part.values()} for part in parts]
         assert sum(map(len, sets)) == len(set.union(*sets))
     assert len(test) == 12 and len(train) + len(valid) == 48
     assert {i["writer"] for i in test.values()} == {"dejavusans", "dejavuserif"}
@@ -382,9 +346,8 @@ def test_characters_lie_where_the_stand_in_says(rendered, tmp_path):
             middle = dark[round(x0) : round(x1)].mean()
             ink["space" if character == " " else "letter"].append(middle)
     assert np.mean(ink["space"]) < 0.15 * np.mean(ink["letter"])
-    assert (
-        np.mean(np.array(ink["space"]) < np.quantile(ink["letter"], 0.05)) > 0.9
-    )
+    little = np.quantile(ink["letter"], 0.05)
+    assert np.mean(np.array(ink["space"]) < little) > 0.9
 
 
 # The recipe ------------------------------------------------------------------
@@ -393,12 +356,10 @@ def test_characters_lie_where_the_stand_in_says(rendered, tmp_path):
 @pytest.mark.slow
 def test_from_an_archive_to_a_model(rendered, tmp_path):
     shutil.copytree(rendered, tmp_path / "data")
-    archive = pack(tmp_path / "data")
-    options = {"data_folder": archive, "output_folder": "out"}
+    options = {"data_folder": pack(tmp_path / "data"), "output_folder": "out"}
     metrics, _ = finish(tmp_path, RECIPE, "small", **options)
     assert metrics["preset"] == "robust" and metrics["steps"] == 60
-    assert 0 < metrics["bits_per_dim"] < 2
-    assert 0 < metrics["cer"] <= 200
+    assert 0 < metrics["bits_per_dim"] < 2 and 0 < metrics["cer"] <= 200
     assert 0 < metrics["mapping_accuracy"] < 1 and 0 < metrics["nmi"] < 1
     assert metrics["fillable_codes"] == 32
     assert metrics["used_of_fillable_percent"] == metrics["used_codes_percent"]
@@ -409,22 +370,20 @@ def test_from_an_archive_to_a_model(rendered, tmp_path):
     assert metrics["vectors"] == frames
     model = VQPretrained.from_hparams(tmp_path / "out/model")
     with torch.no_grad():
-        latents, lengths = model.mods.encoder(
-            torch.rand(1, 40, 32), torch.ones(1)
-        )
-        codes = model.mods.quantizer.encode(latents, lengths)
+        latents = model.mods.encoder(torch.rand(1, 40, 32), torch.ones(1))
+        codes = model.mods.quantizer.encode(*latents)
     assert codes.shape == (1, 20) and codes.max() < 32
 
 
 def test_options_that_cannot_work_are_refused():
     recipe.check_options({"stride": 2, "oversample": 3})
-    with pytest.raises(
-        ValueError, match="--stride=4, .* 2 columns: --stride=2"
+    for stride, oversample, message in (
+        (4, 3, "--stride=4, .* 2 columns: --stride=2"),
+        *((2, n, f"--oversample={n}: .* 1 or") for n in (0, -1, 0.5)),
     ):
-        recipe.check_options({"stride": 4, "oversample": 3})
-    for number in (0, -1, 0.5):
-        with pytest.raises(ValueError, match=f"--oversample={number}: .* 1 or"):
-            recipe.check_options({"stride": 2, "oversample": number})
+        options = {"stride": stride, "oversample": oversample}
+        with pytest.raises(ValueError, match=message):
+            recipe.check_options(options)
     options = {"batch_size": 6, "oversample": 3}
     recipe.check_batches(options, range(6))
     with pytest.raises(ValueError, match="--batch_size=5 or less"):
@@ -466,8 +425,7 @@ class Batch:
     """Two lines, the second one shorter, with as much padding as told."""
 
     def __init__(self, extra=0):
-        random = torch.Generator().manual_seed(0)
-        ink = torch.rand(2, 30, 32, generator=random)
+        ink = torch.rand(2, 30, 32, generator=torch.Generator().manual_seed(0))
         ink[1, 17:] = 0
         wide = torch.nn.functional.pad(ink, (0, 0, 0, extra))
         lengths = torch.tensor([30, 17]) / (30 + extra)
@@ -486,10 +444,8 @@ def make_brain(folder):
     """The Brain of a run, and its hyperparameters."""
     folders = {"data_folder": folder, "output_folder": folder}
     hparams = hyperparameters(RECIPE, "small", **folders)
-    brain = recipe.HandwritingBrain(
-        hparams["modules"], hparams["opt_class"], hparams
-    )
-    return brain, hparams
+    parts = hparams["modules"], hparams["opt_class"]
+    return recipe.HandwritingBrain(*parts, hparams), hparams
 
 
 @given(st.text(), st.integers(0, 99), st.integers(1, 300), st.integers(1, 99))

@@ -1,6 +1,5 @@
 """Units of an encoder of each family: trained, exported, and loaded with the
-encoder that the caller names.
-"""
+encoder that the caller names."""
 
 import pytest
 import torch
@@ -69,11 +68,9 @@ def test_from_an_encoder_to_tokens(family, tmp_path, monkeypatch):
     lengths = torch.tensor([len(wav) for wav in wavs]) / batch.shape[1]
     tokens, _ = again.encode_batch(batch, lengths)
     for row, one in zip(tokens, alone, strict=True):
-        assert torch.equal(row[: len(one)], one)
-        assert not row[len(one) :].any()
+        assert torch.equal(row[: len(one)], one) and not row[len(one) :].any()
     one = again.sig_to_tokens(batch, lengths)
-    assert one.shape == (*tokens.shape, 1)
-    assert torch.equal(one[..., 0], tokens)
+    assert one.shape == (*tokens.shape, 1) and torch.equal(one[..., 0], tokens)
     assert again.tokens_to_sig(one, lengths).shape[0] == len(wavs)
 
     # The mean of the normalized features is 0.

@@ -1,6 +1,5 @@
 """The recipe runs from nothing to a model, on any data, and says what is
-wrong with what it is given.
-"""
+wrong with what it is given."""
 
 import json
 
@@ -17,12 +16,10 @@ MINE = {"data_folder": "data", "make_minispeech": None}
 
 
 def test_from_nothing_to_tokens(tmp_path):
-    metrics, _ = finish(
-        tmp_path, RECIPE, data_folder="data", output_folder="out"
-    )
+    folders = {"data_folder": "data", "output_folder": "out"}
+    metrics, _ = finish(tmp_path, RECIPE, **folders)
     assert metrics["steps"] == 30 and metrics["preset"] == "robust"
-    assert 0 < metrics["pnmi"] < 1
-    assert metrics["used_codes_percent"] > 30
+    assert 0 < metrics["pnmi"] < 1 and metrics["used_codes_percent"] > 30
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")
     manifest = json.loads((tmp_path / "data/test.json").read_text())
     utterance = next(iter(manifest.values()))
@@ -34,8 +31,7 @@ def test_from_nothing_to_tokens(tmp_path):
     other = run(tmp_path, RECIPE, **MINE, output_folder="out", codebook_size=32)
     assert other.returncode != 0
     assert "out holds a run with other values: codebook_size" in other.stderr
-    results = tmp_path / "out/results.json"
-    assert json.loads(results.read_text()) == metrics
+    assert json.loads((tmp_path / "out/results.json").read_text()) == metrics
     # The same corpus by SpeechBrain's csv manifests, which have no phones.
     for path in (tmp_path / "data").glob("*.json"):
         if path.name == "corpus.json":

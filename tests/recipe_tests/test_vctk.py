@@ -1,35 +1,29 @@
 """VCTK is prepared in both of its layouts, and what is wrong is said."""
 
 import logging
-import pathlib
 
 import pytest
 from ruamel.yaml import YAML
 
 from speechbrain_vq.dataio.audio import read_audio
 from speechbrain_vq.dataio.manifests import data_root
+from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.recipes.VCTK.vctk_prepare import _normalize, prepare
+from tests.recipe_tests import vctk_corpus
 from tests.recipe_tests.phone_corpora import read, utterances, write
-from tests.recipe_tests.vctk_corpus import (
-    RATE,
-    SPEAKERS,
-    sentence,
-    vctk_080,
-    vctk_092,
-)
+from tests.recipe_tests.vctk_corpus import RATE, SPEAKERS, sentence
 
 OPTIONS = {"unseen_speakers": 2, "valid_fraction": 0.2, "test_fraction": 0.3}
 
 
 @pytest.fixture
 def corpus(tmp_path):
-    return write(tmp_path / "VCTK-Corpus-0.92", vctk_092())
+    return write(tmp_path / "VCTK-Corpus-0.92", vctk_corpus.vctk_092())
 
 
 def test_what_is_in_the_manifests(corpus, tmp_path, caplog):
     folder = prepare(corpus, tmp_path / "out", **OPTIONS)
-    manifests = read(folder)
-    for items in manifests.values():
+    for items in read(folder).values():
         for name, item in items.items():
             speaker, number = name.split("_")
             index = int(number) - 1
@@ -49,19 +43,15 @@ def test_sentences_and_speakers_of_the_splits(corpus, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         folder = prepare(corpus, tmp_path / "out", **OPTIONS)
     manifests = read(folder)
-    sentences = {
-        split: {_normalize(i["words"]) for i in items.values()} - {""}
-        for split, items in manifests.items()
-    }
-    speakers = {
-        split: {i["spk_id"] for i in items.values()}
-        for split, items in manifests.items()
-    }
+    sentences, speakers = {}, {}
+    for split, items in manifests.items():
+        words = {_normalize(item["words"]) for item in items.values()}
+        sentences[split] = words - {""}
+        speakers[split] = {item["spk_id"] for item in items.values()}
     assert not sentences["train"] & sentences["valid"]
     assert not (sentences["train"] | sentences["valid"]) & sentences["test"]
     unseen = set(SPEAKERS) - speakers["train"]
-    assert len(unseen) == 2
-    assert speakers["valid"] <= speakers["train"]
+    assert len(unseen) == 2 and speakers["valid"] <= speakers["train"]
     assert unseen <= speakers["test"]
     line = next(m for m in caplog.messages if m.startswith("In test only"))
     assert all(speaker in line for speaker in unseen)
@@ -76,7 +66,7 @@ def test_sentences_and_speakers_of_the_splits(corpus, tmp_path, caplog):
 
 
 def test_both_versions_and_the_folder_they_are_in(tmp_path, corpus):
-    old = write(tmp_path / "old", vctk_080())
+    old = write(tmp_path / "old", vctk_corpus.vctk_080())
     names = {}
     for source, kind in ((old, "wav"), (corpus.parent, "flac")):
         folder = prepare(source, tmp_path / f"out-{kind}", **OPTIONS)
@@ -100,9 +90,8 @@ def test_one_sentence_written_in_several_ways():
 
 
 def test_the_yamls_differ_in_the_voice_alone():
-    folder = pathlib.Path(__file__).parents[2] / "recipes/VCTK"
     for kind in ("table", "ecapa"):
-        path = folder / f"voice-conversion/hparams/{kind}.yaml"
+        path = recipe_path(f"VCTK/voice-conversion/hparams/{kind}.yaml")
         changes = YAML().load(path.read_text("utf-8"))["recipe"]
         output = changes.pop("output_folder").value
         assert output == f"results/{kind}/<preset>/<seed>"

@@ -11,6 +11,7 @@ from tests.recipe_tests.phone_corpora import (
     RATE,
     read,
     sphere,
+    utterances,
     wav_bytes,
     write,
     wsj_files,
@@ -29,17 +30,17 @@ def one_folder(files):
 
 def by_part(files):
     """The discs in two folders that are called as what is on them."""
-    homes = {"csr_1": "wsj0", "csr_2_comp": "WSJ1"}
     return {
-        "/".join([homes[(p := k.split("/"))[0]], *p[1:]]): v
+        k.replace("csr_1/", "wsj0/", 1).replace("csr_2_comp/", "WSJ1/", 1): v
         for k, v in files.items()
     }
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [dict, merged, one_folder, by_part, lambda _: wsj_files(upper=True)],
-)
+def upper(files):
+    return wsj_files(upper=True)
+
+
+@pytest.mark.parametrize("layout", [dict, merged, one_folder, by_part, upper])
 def test_all_layouts_are_read(layout, tmp_path, lexicon):
     source = write(tmp_path / "WSJ", layout(wsj_files()))
     folder = prepare(source, tmp_path / "out", lexicon)
@@ -69,12 +70,10 @@ def test_what_the_folders_above_are_called_makes_no_difference(
     above, layout, tmp_path, lexicon, monkeypatch
 ):
     files = layout(wsj_files())
-    expected = read(
-        prepare(write(tmp_path / "WSJ", files), tmp_path / "out", lexicon)
-    )
+    source = write(tmp_path / "WSJ", files)
+    expected = read(prepare(source, tmp_path / "out", lexicon))
     source = write(tmp_path / above, files)
-    found = prepare(source, tmp_path / "out2", lexicon)
-    assert read(found) == expected
+    assert read(prepare(source, tmp_path / "out2", lexicon)) == expected
     monkeypatch.chdir(source)
     assert read(prepare(".", tmp_path / "out3", lexicon)) == expected
 
@@ -94,9 +93,7 @@ def test_sphere_files_may_be_called_sph(tmp_path, lexicon):
         assert renamed[split] == items
 
 
-def test_wav_made_by_sph2pipe_is_read_beside_compressed_audio(
-    tmp_path, lexicon
-):
+def test_wav_of_sph2pipe_is_read_beside_compressed_audio(tmp_path, lexicon):
     files = wsj_files()
     for name in [name for name in files if name.endswith(".wv1")]:
         path = tmp_path / "one.wv1"
@@ -108,32 +105,27 @@ def test_wav_made_by_sph2pipe_is_read_beside_compressed_audio(
     assert len(read(prepare(source, tmp_path / "out", lexicon))["train"]) == 16
     for path in source.rglob("*.wav"):
         path.unlink()
-    with pytest.raises(
-        ValueError, match=r"16 of .*shorten.*sph2pipe -p -f wav"
-    ):
+    message = "16 of .*shorten.*sph2pipe -p -f wav"
+    with pytest.raises(ValueError, match=message):
         prepare(source, tmp_path / "out2", lexicon)
     assert not (tmp_path / "out2/train.json").exists()
 
 
-def test_words_that_are_in_no_lexicon_cost_their_utterance_and_are_reported(
-    tmp_path, lexicon, caplog
-):
+def test_words_in_no_lexicon_cost_their_utterance(tmp_path, lexicon, caplog):
     source = write(tmp_path / "WSJ", wsj_files())
     lines = [x for x in LEXICON.splitlines() if not x.startswith("SEE")]
     lexicon.write_text("\n".join(lines))
-    manifests = read(prepare(source, tmp_path / "out", lexicon))
-    utterances = [i for items in manifests.values() for i in items.values()]
-    assert 0 < len(utterances) < 24
-    assert not any("SEE" in item["words"].split() for item in utterances)
-    assert f"{24 - len(utterances)} utterances are left out" in caplog.text
+    some = prepare(source, tmp_path / "out", lexicon)
+    items = list(utterances(some).values())
+    assert 0 < len(items) < 24
+    assert not any("SEE" in item["words"].split() for item in items)
+    assert f"{24 - len(items)} utterances are left out" in caplog.text
     assert "SEE (" in caplog.text
     # Another lexicon is another preparation, and g2p says what it lacks.
-    manifests = read(
-        prepare(source, tmp_path / "out", lexicon, "builtins:list")
-    )
-    utterances = [i for items in manifests.values() for i in items.values()]
-    assert len(utterances) == 24
-    see = next(i for i in utterances if i["words"].split()[0] == "SEE")
+    given = source, tmp_path / "out", lexicon, "builtins:list"
+    items = list(utterances(prepare(*given)).values())
+    assert len(items) == 24
+    see = next(i for i in items if i["words"].split()[0] == "SEE")
     assert see["phone_names"][:3] == ["S", "E", "E"]
 
 

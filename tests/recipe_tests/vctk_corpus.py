@@ -54,10 +54,8 @@ def sound(pitch, index, kind="FLAC"):
 def sentence(speaker, index):
     """The first ones are read by all."""
     if index < len(SENTENCES):
-        # Some write them otherwise.
-        return (
-            SENTENCES[index].upper() if speaker == "p226" else SENTENCES[index]
-        )
+        said = SENTENCES[index]  # Some write them otherwise.
+        return said.upper() if speaker == "p226" else said
     return f"{speaker} in number {'x' * index} of the papers."
 
 

@@ -70,6 +70,5 @@ def make_run(
         }
         for name in ("ann", "bob")
     }
-    manifest = run / "manifests" / "test.json"
-    manifest.write_text(json.dumps(entries))
+    (run / "manifests" / "test.json").write_text(json.dumps(entries))
     return run

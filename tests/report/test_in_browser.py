@@ -1,7 +1,6 @@
 """The report in a browser: it plays, reacts, and is accessible in all states.
 
-Needs chromium on the PATH (``apt-get install chromium``).
-"""
+Needs chromium on the PATH (``apt-get install chromium``)."""
 
 import shutil
 
@@ -13,6 +12,7 @@ from tests.report.runs import make_run
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_core_python.sync_playwright")
 CHROMIUM = shutil.which("chromium")
+EVERY = "[...document.querySelectorAll('audio')].every"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium"),
@@ -22,9 +22,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox"]
-        )
+        options = {"executable_path": CHROMIUM, "args": ["--no-sandbox"]}
+        browser = driver.chromium.launch(**options)
         yield browser
         browser.close()
 
@@ -71,36 +70,30 @@ def open_page(browser, pages):
     assert not problems
 
 
-STATES = (
-    *("phones", "no phones", "collapsed", "no audio"),
-    *("several codebooks", "one codebook"),
-)
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize(
+    "state",
+    ["phones", "no phones", "collapsed", "no audio"]
+    + ["several codebooks", "one codebook"],
+)
 def test_every_state_is_accessible_and_fits(open_page, state, scheme):
     page = open_page(state, color_scheme=scheme)
     for width in (1280, 420):
         page.set_viewport_size({"width": width, "height": 900})
-        scrolled = page.evaluate("document.documentElement.scrollWidth")
-        assert scrolled <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         violations = axe.Axe().run(page)["violations"]
         assert not [
             (v["id"], v["nodes"][0]["html"][:200])
             for v in violations
             if v["impact"] in ("serious", "critical")
         ]
-    banner = page.locator(".banner.collapsed")
-    assert banner.count() == (state == "collapsed")
+    assert page.locator(".banner.collapsed").count() == (state == "collapsed")
     page.close()
 
 
 def test_players(open_page):
     page = open_page("phones")
-    page.wait_for_function(
-        "[...document.querySelectorAll('audio')].every(a => a.duration > 0.5)"
-    )
+    page.wait_for_function(f"{EVERY}(a => a.duration > 0.5)")
     first = page.locator(".utterance").first
     original, decoded = first.get_by_role("button").all()
     position = first.get_by_role("slider")
@@ -132,9 +125,7 @@ def test_players(open_page):
 def test_keys_work_without_focus(open_page):
     """On what is in view, else on what was used last; not in a button."""
     page = open_page("phones", viewport={"width": 1280, "height": 500})
-    page.wait_for_function(
-        "[...document.querySelectorAll('audio')].every(a => a.duration > 0.5)"
-    )
+    page.wait_for_function(f"{EVERY}(a => a.duration > 0.5)")
     page.keyboard.press("Space")
     page.wait_for_function("!document.querySelectorAll('audio')[0].paused")
     # It scrolls there.
@@ -153,9 +144,7 @@ def test_keys_work_without_focus(open_page):
     page.locator("#compare thead button").first.focus()
     page.keyboard.press("x")
     page.keyboard.press("Space")
-    assert page.evaluate(
-        "[...document.querySelectorAll('audio')].every(a => a.paused)"
-    )
+    assert page.evaluate(f"{EVERY}(a => a.paused)")
     page.close()
 
 

@@ -13,9 +13,7 @@ import PIL.Image
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner
 
-from speechbrain_vq.cli import main
 from speechbrain_vq.evaluation.ipa import manner, to_ipa
 from speechbrain_vq.presets import bundled
 from speechbrain_vq.report import write_report
@@ -25,6 +23,7 @@ from speechbrain_vq.report.images import mel_spectrogram, mel_ticks, png
 from speechbrain_vq.report.recordings import read_recordings
 from speechbrain_vq.report.reproduce import changes, command
 from speechbrain_vq.report.summary import judge, summarize
+from tests.commands import cli
 from tests.report.runs import make_run
 
 
@@ -42,8 +41,7 @@ def test_a_tone_lies_on_its_tick():
     tone = torch.sin(2 * math.pi * 1000 * torch.arange(rate) / rate)
     mel = mel_spectrogram(tone, rate)
     assert mel.min() >= 0 and mel.max() == 1
-    loudest = float(mel[:, 20].argmax())
-    height = 1 - (loudest + 0.5) / len(mel)
+    height = 1 - (float(mel[:, 20].argmax()) + 0.5) / len(mel)
     assert abs(height - dict(mel_ticks(rate))["1"]) < 0.03
 
 
@@ -113,16 +111,12 @@ def test_history_without_steps_or_warmup(tmp_path):
     ],
 )
 def test_verdicts(used, perplexity, vectors, level):
-    values = {
-        "used_codes_percent": used,
-        "perplexity": perplexity,
-        "vectors": vectors,
-    }
+    values = {"used_codes_percent": used, "perplexity": perplexity}
+    values["vectors"] = vectors
     verdict = judge(values, 512, preset="vanilla")
     assert verdict.level == level
-    advised = level in ("fair", "collapsed")
-    assert bool(verdict.advice) == advised
-    assert not advised or "--preset=robust" in verdict.advice[0]
+    assert bool(verdict.advice) == (level in ("fair", "collapsed"))
+    assert not verdict.advice or "--preset=robust" in verdict.advice[0]
 
 
 def test_a_poor_reconstruction_is_no_good_codebook():
@@ -137,14 +131,12 @@ def test_a_poor_reconstruction_is_no_good_codebook():
 
 def test_examples_differ(tmp_path):
     """Of one speaker: whole ones, and none beside another."""
-    example = bundled("mini") + "/example.wav"
-    sound, rate = soundfile.read(example)
+    sound, rate = soundfile.read(bundled("mini") + "/example.wav")
     sound = np.tile(sound, -(-9 * rate // len(sound)))
     for number in range(12):
+        seconds = 9 if number % 4 == 3 else 3
         name = tmp_path / f"{number:02}.wav"
-        soundfile.write(
-            name, sound[: (9 if number % 4 == 3 else 3) * rate], rate
-        )
+        soundfile.write(name, sound[: seconds * rate], rate)
     html = write_report("mini", tmp_path / "x.html", data=tmp_path)
     html = html.read_text("utf-8")
     names = sorted(map(int, re.findall(r"<h3>(\d+)</h3>", html)))
@@ -172,37 +164,28 @@ def test_charts_keep_their_points_inside():
 
 @pytest.mark.parametrize("ends", [(99, 97), (2, 0)])
 def test_labels_of_near_lines_do_not_collide(ends):
-    lines = [
-        Line(name, [(0, 1.0), (160, y)])
-        for name, y in zip("ab", ends, strict=True)
-    ]
+    pairs = zip("ab", ends, strict=True)
+    lines = [Line(name, [(0, 1.0), (160, y)]) for name, y in pairs]
     chart = line_chart("used", lines, "step", ends=(0, 160), top=100)
-    a, b = (
-        float(re.search(f'y="([^"]+)">{name}</text>', chart)[1])
-        for name in "ab"
-    )
-    assert b - a >= 15 and a > 15
     # Above the numbers of the axis.
-    number = float(re.search('y="([^"]+)">160</text>', chart)[1])
-    assert number - b >= 15
-    assert ">160</text>" in chart
+    a, b, number = (
+        float(re.search(f'y="([^"]+)">{name}</text>', chart)[1])
+        for name in ("a", "b", 160)
+    )
+    assert b - a >= 15 and a > 15 and number - b >= 15
 
 
 def test_one_offline_page(tmp_path):
     run = make_run(tmp_path)
     page = tmp_path / "pages" / "report.html"
     other = make_run(tmp_path / "other", used=1.5, perplexity=3.0)
-    result = CliRunner().invoke(
-        main, ["report", str(run), f"--out={page}", f"--compare={other}"]
-    )
-    assert result.exit_code == 0, result.output
+    cli("report", run, f"--out={page}", f"--compare={other}")
     html = page.read_text("utf-8")
     assert len(html) < 10e6
     # Nothing is loaded from elsewhere.
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)|https?://", html)
     assert html.count("<audio") == 4 and "data:audio/flac" in html
-    assert "94 % of 512 codes used" in html
-    assert "after steps 100, 200" in html
+    assert "94 % of 512 codes used" in html and "after steps 100, 200" in html
     assert "--number_of_steps=400" in html
     for section in "listen training codebook units compare reproduce".split():
         assert f'id="{section}"' in html
@@ -229,11 +212,9 @@ def test_evaluate_ends_with_it(option, tmp_path):
     run = make_run(tmp_path)
     page = tmp_path / "evaluation/report.html"
     page.parent.mkdir()
-    arguments = ["evaluate", "mini", "--replicates=0", "--reconstruct=0"]
-    manifest = run / "manifests" / "test.json"
-    arguments += [f"--manifest={manifest}", option.format(page=page)]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0 and f"Wrote {page}" in result.output
+    options = "--replicates=0", "--reconstruct=0", option.format(page=page)
+    manifest = f"--manifest={run}/manifests/test.json"
+    assert f"Wrote {page}" in cli("evaluate", "mini", manifest, *options).output
     assert "2 utterances of test.json" in page.read_text("utf-8")
 
 
@@ -250,14 +231,12 @@ def test_command_and_changes(tmp_path):
     # Of a run on a folder, what was typed.
     typed = "speechbrain-vq train 'my recordings' '--out=my run'"
     (summary.run.folder / "command.txt").write_text(typed + "\n")
-    assert shlex.split(command(summary).replace("\\\n", "")) == shlex.split(
-        typed
-    )
+    written = shlex.split(command(summary).replace("\\\n", ""))
+    assert written == shlex.split(typed)
 
 
 def test_data(tmp_path):
-    example = bundled("mini") + "/example.wav"
-    shutil.copy(example, tmp_path / "a.wav")
+    shutil.copy(bundled("mini") + "/example.wav", tmp_path / "a.wav")
     assert list(read_recordings(tmp_path)) == ["a"]
     entry = {"wav": "{data_root}/a.wav", "phones": [[0, 1, "a"]]}
     (tmp_path / "test.json").write_text(json.dumps({"utt": entry}))
@@ -274,13 +253,9 @@ def test_names_tell_runs_apart(tmp_path):
 
 
 def test_wrong_places_are_named(tmp_path):
-    for place, hint in (
-        ("sppech", "no folder 'sppech'"),
-        (str(tmp_path), "not the folder"),
+    for arguments, hint in (
+        (["sppech"], "no folder 'sppech'"),
+        ([tmp_path], "not the folder"),
+        (["mini", f"--data={tmp_path}"], "no audio files"),
     ):
-        result = CliRunner().invoke(main, ["report", place])
-        assert result.exit_code == 1 and hint in result.output
-    silent = tmp_path / "silent"
-    silent.mkdir()
-    result = CliRunner().invoke(main, ["report", "mini", f"--data={silent}"])
-    assert result.exit_code == 1 and "no audio files" in result.output
+        assert hint in cli("report", *arguments, code=1).output

@@ -36,15 +36,12 @@ def run(target, *args, **kwargs):
 
 
 def run_ranks(number, target, *args):
-    """Run a function, which is given the rank first, on each of some ranks;
-    their exit codes."""
+    """Run a function, given the rank first, on some ranks; their exit codes."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    ranks = [
-        start(_run_rank, rank, number, port, target, args)
-        for rank in range(number)
-    ]
+    common = number, port, target, args
+    ranks = [start(_run_rank, rank, *common) for rank in range(number)]
     return [_wait_for(rank) for rank in ranks]
 
 

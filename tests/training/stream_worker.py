@@ -57,9 +57,8 @@ def main(data, folder, workers, killed_at=None):
         x = torch.tensor(row["x"]).view(-1, DIM)
         return {"id": f"{row['id']}.{number}", "x": x}
 
-    loader = StreamLoader(
-        rows, item, 3, 7, shuffled=4, num_workers=int(workers)
-    )
+    options = {"shuffled": 4, "num_workers": int(workers)}
+    loader = StreamLoader(rows, item, 3, 7, **options)
     torch.manual_seed(0)
     brain = make(
         Streamed,
@@ -72,10 +71,8 @@ def main(data, folder, workers, killed_at=None):
     brain.checkpointer.add_recoverables({"epochs": epochs, "stream": loader})
     brain.rows, brain.killed_at = {}, int(killed_at or 0)
     brain.fit(epochs, loader)
-    torch.save(
-        {"rows": brain.rows, "bits": bits(brain)},
-        pathlib.Path(folder, f"rank{RANK}.pt"),
-    )
+    found = {"rows": brain.rows, "bits": bits(brain)}
+    torch.save(found, pathlib.Path(folder, f"rank{RANK}.pt"))
 
 
 if __name__ == "__main__":

@@ -10,15 +10,8 @@ from speechbrain.nnet import schedulers
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_vq import ReinitSchedule, VectorQuantizer, VQMixin
-from tests.training.toy import (
-    DIM,
-    AutoEncoder,
-    Toy,
-    batches,
-    digest,
-    make,
-    modules,
-)
+from tests.training import toy
+from tests.training.toy import AutoEncoder, Toy, batches, digest, make, modules
 
 
 class Events(Toy):
@@ -43,6 +36,11 @@ def fit(brain, epochs=1, number=6, valid=None):
     return brain
 
 
+def vectors(brain):
+    """How many were quantized, by stage."""
+    return {stage: v["vectors"] for stage, v in brain.vq_stats.items()}
+
+
 # The mixin and the Brain below it ------------------------------------------
 
 
@@ -50,7 +48,7 @@ def test_quantizer_in_the_hparams_alone_is_told():
     parts = modules()
     quantizer = parts.pop("quantizer")
     brain = make(parts=parts, quantizer=quantizer)
-    with pytest.raises(ValueError, match="not in the hparams alone"):
+    with pytest.raises(ValueError, match="not to the hparams alone"):
         fit(brain)
     with pytest.raises(ValueError, match=r"\(encoder, decoder\)"):
         brain.evaluate(batches(1), progressbar=False)
@@ -84,7 +82,7 @@ def test_two_quantizers_are_trained_and_told_apart():
             second = self.modules.other(first.quantized)
             return second._replace(loss=first.loss + second.loss)
 
-    parts = {**modules(), "other": VectorQuantizer(DIM, 4)}
+    parts = {**modules(), "other": VectorQuantizer(toy.DIM, 4)}
     brain = fit(make(Two, parts, reinit_schedule=ReinitSchedule(2, 2)))
     stats = brain.vq_stats["train"]
     assert stats["quantizer.dead_codes"] <= 8 and stats["other.vectors"] == 120
@@ -98,20 +96,13 @@ def test_a_quantizer_of_a_frozen_model_is_left_alone():
             self.modules.tokenizer["quantizer"].encode(batch[0])
             return super().compute_forward(batch, stage)
 
-    tokenizer = torch.nn.ModuleDict({"quantizer": VectorQuantizer(DIM, 4)})
+    tokenizer = torch.nn.ModuleDict({"quantizer": VectorQuantizer(toy.DIM, 4)})
     tokenizer.requires_grad_(False).eval().frozen = True
-    before = dict(tokenizer.state_dict())
-    before = {name: value.clone() for name, value in before.items()}
-    brain = fit(
-        make(
-            Hears,
-            {**modules(), "tokenizer": tokenizer},
-            reinit_schedule=ReinitSchedule(2, 2),
-        )
-    )
+    before = digest(tokenizer.state_dict())
+    parts = {**modules(), "tokenizer": tokenizer}
+    brain = fit(make(Hears, parts, reinit_schedule=ReinitSchedule(2, 2)))
     assert set(brain.quantizers) == {"quantizer"}
-    after = tokenizer.state_dict()
-    assert all(torch.equal(after[k], v) for k, v in before.items())
+    assert digest(tokenizer.state_dict()) == before
 
 
 # When ----------------------------------------------------------------------
@@ -133,8 +124,7 @@ def test_schedule_counts_steps_not_batches(factor, durations, epochs, events):
     )
     # The batches left over at an epoch's end make no step.
     fit(brain, epochs, number=4 * factor + factor - 1)
-    assert brain.optimizer_step == 4 * epochs
-    assert brain.events == events
+    assert brain.optimizer_step == 4 * epochs and brain.events == events
 
 
 def test_epochs_without_a_length_are_told():
@@ -260,34 +250,27 @@ class Sick(Toy):
         if self.where == "loss":
             modules = dict(self.modules.named_parameters())
             trainer = trainer["steps"]
-        return (
-            self.optimizer_step,
-            digest(modules),
-            digest(trainer),
-            digest(self.optimizer.state_dict()),
-        )
+        optimizer = self.optimizer.state_dict()
+        return digest([self.optimizer_step, modules, trainer, optimizer])
 
 
 @pytest.mark.parametrize("where", ["latents", "loss"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("kind", ["gradient", "ema"])
 def test_a_sick_batch_changes_no_bit(kind, value, where, caplog):
-    brain = make(
-        Sick, modules(codebook=kind), reinit_schedule=ReinitSchedule(2, 2)
+    brain, well = (
+        make(Sick, modules(codebook=kind), reinit_schedule=ReinitSchedule(2, 2))
+        for _ in range(2)
     )
     brain.sick, brain.value, brain.where = (4,), value, where
     fit(brain)
-    assert brain.unchanged
-    assert brain.optimizer_step == 5
+    assert brain.unchanged and brain.optimizer_step == 5
     stats = brain.vq_stats["train"]
     assert stats["nonfinite_batches"] == (where == "latents")
     assert caplog.text.count("is not finite: the step is skipped") == 1
     assert all(p.isfinite().all() for p in brain.modules.parameters())
     if where == "latents":
         # Nor does it count in the usage of the stage.
-        well = make(
-            Sick, modules(codebook=kind), reinit_schedule=ReinitSchedule(2, 2)
-        )
         fit(well)
         assert stats["vectors"] == well.vq_stats["train"]["vectors"] * 3 / 4
 
@@ -323,9 +306,8 @@ def test_meta_holds_plain_numbers_and_can_be_listed(tmp_path):
     assert found.meta["valid_bits_per_second"] > 0
     for stage in ("train", "valid"):
         for key, value in brain.vq_stats[stage].items():
-            assert found.meta[f"{stage}_{key}"] == pytest.approx(
-                value, nan_ok=True
-            )
+            wanted = pytest.approx(value, nan_ok=True)
+            assert found.meta[f"{stage}_{key}"] == wanted
             assert type(value) in (int, float)
 
 
@@ -351,10 +333,9 @@ def test_every_number_is_there_in_every_epoch():
         assert stats["train"].keys() == stats["valid"].keys() == keys
         # What was quantized in this epoch, as the stage ended: the warm-up
         # ends with the last step of the second epoch.
-        train = 6 * 30 if epoch > 2 else 0
-        valid = 2 * 30 if epoch > 1 and stage == sb.Stage.VALID else 0
-        numbers = {"train": train, "valid": valid}
-        for name, number in numbers.items():
+        train = 6 * 30 * (epoch > 2)
+        valid = 2 * 30 * (epoch > 1 and stage == sb.Stage.VALID)
+        for name, number in (("train", train), ("valid", valid)):
             given = dict(stats[name])
             assert given.pop("vectors") == number
             assert given.pop("nonfinite_batches") == 0
@@ -366,30 +347,20 @@ def test_stages_are_kept_apart_whoever_asks_when():
     # Nobody has asked so far.
     brain.evaluate(batches(3), progressbar=False)
     stats = brain.vq_stats
-    assert {k: v["vectors"] for k, v in stats.items()} == {
-        "train": 6 * 30,
-        "valid": 2 * 30,
-        "test": 3 * 30,
-    }
+    assert vectors(brain) == {"train": 6 * 30, "valid": 2 * 30, "test": 3 * 30}
     brain.evaluate(batches(4), progressbar=False)
     assert brain.vq_stats == {**stats, "test": brain.vq_stats["test"]}
     drifts = [stats[name]["codebook_drift"] for name in ("valid", "train")]
-    assert drifts[0] == 0 < drifts[1]
-    assert stats["test"]["vectors"] == 3 * 30
+    assert drifts[0] == 0 < drifts[1] and stats["test"]["vectors"] == 3 * 30
     fit(brain, 1, 5, batches(1))
-    assert {k: v["vectors"] for k, v in brain.vq_stats.items()} == {
-        "train": 5 * 30,
-        "valid": 30,
-        "test": 4 * 30,
-    }
+    assert vectors(brain) == {"train": 5 * 30, "valid": 30, "test": 4 * 30}
 
 
 def test_an_evaluation_within_a_fit_does_no_harm():
     class Asks(Toy):
         def on_stage_end(self, stage, stage_loss, epoch=None):
             if stage == sb.Stage.VALID:
-                stats = self.vq_stats
-                self.vectors = {k: v["vectors"] for k, v in stats.items()}
+                self.vectors = vectors(self)
                 self.evaluate(batches(3), progressbar=False)
                 assert self.vq_stats["test"]["vectors"] == 3 * 30
 
@@ -503,21 +474,19 @@ def test_best_checkpoint_is_past_the_warmup(keep, tmp_path, caplog):
     fit(brain, 5, 3, batches(1))
     again = make(Losses, folder=tmp_path, keep=keep)
     again.evaluate(batches(2), min_key="loss", progressbar=False)
-    assert again.checkpointer.find_checkpoint(min_key="loss").meta[
-        "loss"
-    ] == pytest.approx(0.7)
+    best = again.checkpointer.find_checkpoint(min_key="loss")
+    assert best.meta["loss"] == pytest.approx(0.7)
     assert not again.modules.quantizer.bypass
     assert again.vq_stats["test"]["perplexity"] > 1
     assert "past the warm-up" not in caplog.text
-    kept = brain.checkpointer.list_checkpoints()
-    assert len(kept) == (2 if keep == 1 else 5)
+    assert len(brain.checkpointer.list_checkpoints()) == (2 if keep == 1 else 5)
     # To resume, the latest is taken whatever it is.
     assert again.checkpointer.find_checkpoint().meta["loss"] == 0.8
 
 
 def test_evaluation_of_nothing_but_warmup_is_told(tmp_path, caplog):
-    brain = make(Losses, folder=tmp_path, keep=2, reinit_schedule=None)
-    brain.hparams.reinit_schedule = ReinitSchedule(100, 10)
+    schedule = ReinitSchedule(100, 10)
+    brain = make(Losses, folder=tmp_path, keep=2, reinit_schedule=schedule)
     fit(brain, 2, 3, batches(1))
     brain.evaluate(batches(2), min_key="loss", progressbar=False)
     assert "No checkpoint past the warm-up" in caplog.text
@@ -534,7 +503,6 @@ def test_evaluation_after_a_killed_run_counts_the_test_set_only(tmp_path):
 def test_the_nominal_epoch_of_a_looped_loader_is_its_length():
     brain = make(reinit_schedule=ReinitSchedule("1 epoch", "1 epoch"))
     loader = {"looped_nominal_epoch": 4, "batch_size": None}
-    brain.fit(
-        range(3), batches(6), progressbar=False, train_loader_kwargs=loader
-    )
+    data = {"train_loader_kwargs": loader, "progressbar": False}
+    brain.fit(range(3), batches(6), **data)
     assert brain.codebook_trainer.steps_per_epoch == 4

@@ -1,6 +1,5 @@
 """Checkpoints of any Brain are whole or not there, and a run goes on from them
-as if it had never stopped.
-"""
+as if it had never stopped."""
 
 import contextlib
 import errno
@@ -22,11 +21,8 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 
-from speechbrain_vq.training.resume import (
-    AtomicCheckpointer,
-    RandomState,
-    loader_generator,
-)
+from speechbrain_vq.training import resume
+from speechbrain_vq.training.resume import AtomicCheckpointer, loader_generator
 from tests.training.processes import run, run_ranks
 from tests.training.toy import batches, digest, make
 
@@ -40,8 +36,7 @@ def make_model(value=0.0):
 
 @register_checkpoint_hooks
 class Recoverable:
-    """Writes half a file, and then something happens to it; what it says for
-    the meta can be set."""
+    """Writes half a file, and then something happens; its meta can be set."""
 
     def __init__(self, then=None, **meta):
         self.then = then
@@ -70,10 +65,6 @@ def interrupt(path):
     raise KeyboardInterrupt
 
 
-def killed(path):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 # Whole or not there --------------------------------------------------------
 
 
@@ -82,10 +73,8 @@ def killed(path):
     "then, error", [(disk_full, OSError), (interrupt, KeyboardInterrupt)]
 )
 def test_failed_saving_raises_and_leaves_nothing(tmp_path, then, error, name):
-    last = Recoverable()
-    checkpointer = AtomicCheckpointer(
-        tmp_path, {"model": make_model(), "last": last}
-    )
+    last, model = Recoverable(), make_model()
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model, "last": last})
     earlier = checkpointer.save_checkpoint({"loss": 1.0}, name=name)
     last.then = then
     for _ in range(2):
@@ -104,7 +93,7 @@ def save_and_die(folder, name):
     checkpointer = AtomicCheckpointer(folder, {"model": model, "last": last})
     checkpointer.save_checkpoint(name=name)
     torch.nn.init.constant_(model.weight, 2.0)
-    last.then = killed
+    last.then = lambda path: os.kill(os.getpid(), signal.SIGKILL)
     checkpointer.save_checkpoint(name=name)
 
 
@@ -228,8 +217,7 @@ def test_loads_what_a_plain_checkpointer_saved(tmp_path):
 
 def test_recoverables_add_to_the_meta(tmp_path):
     steps = Recoverable(steps=1, loss=9.0)
-    codebook = Recoverable(vq_warmup=True)
-    recoverables = {"steps": steps, "codebook": codebook}
+    recoverables = {"steps": steps, "codebook": Recoverable(vq_warmup=True)}
     checkpointer = AtomicCheckpointer(tmp_path, recoverables)
     first = checkpointer.save_checkpoint({"loss": 1.0}).meta
     steps.meta["steps"] = 2
@@ -246,19 +234,17 @@ def test_warmup_ranks_last_but_for_recency(tmp_path):
     checkpointer.save_checkpoint({"value": 1, "vq_warmup": True})
 
     def values(**which):
-        found = checkpointer.find_checkpoints(**which)
-        return [c.meta["value"] for c in found]
+        return [c.meta["value"] for c in checkpointer.find_checkpoints(**which)]
 
     assert values(max_key="value") == [4, 2, 5, 3, 1]
     assert values(min_key="value") == [2, 4, 1, 3, 5]
     assert values(min_key="value", max_num_checkpoints=1) == [2]
     assert values() == [1, 2, 4, 5, 3]
     assert values(max_num_checkpoints=2) == [1, 2]
-    by_value = {"importance_key": lambda c: c.meta["value"]}
-    assert values(**by_value) == [5, 4, 3, 2, 1]
-    checkpointer.delete_checkpoints(
-        num_to_keep=1, min_keys=["value"], max_keys=["value"]
-    )
+    found = values(importance_key=lambda c: c.meta["value"])
+    assert found == [5, 4, 3, 2, 1]
+    keys = {"min_keys": ["value"], "max_keys": ["value"]}
+    checkpointer.delete_checkpoints(num_to_keep=1, **keys)
     assert values() == [1, 2, 4]
 
 
@@ -325,10 +311,9 @@ def fit(folder, factor, stop=None, **interval):
     brain = make(Stopped, {"model": model}, folder=folder, run=run)
     brain.stop = stop
     loader = {"generator": loader_generator(), "shuffle": True}
+    options = {"progressbar": False, "train_loader_kwargs": loader}
     with contextlib.suppress(KeyboardInterrupt):
-        brain.fit(
-            *([1], batches(15)), progressbar=False, train_loader_kwargs=loader
-        )
+        brain.fit([1], batches(15), **options)
     return brain
 
 
@@ -337,9 +322,7 @@ def fit(folder, factor, stop=None, **interval):
     "steps, interval",
     [(3, {"ckpt_interval_steps": 3}), (1, {"ckpt_interval_minutes": 1e-9})],
 )
-def test_a_stopped_run_ends_with_the_same_bits(
-    tmp_path, factor, steps, interval
-):
+def test_a_stopped_run_has_the_same_bits(tmp_path, factor, steps, interval):
     whole = fit(tmp_path / "whole", factor, **interval)
     # What is due within an accumulation waits for the step.
     period = -(-steps // factor) * factor
@@ -365,16 +348,12 @@ def test_a_checkpoint_at_the_end_of_an_epoch_waits_for_no_step(tmp_path):
 # Several ranks -------------------------------------------------------------
 
 
-def slow(path):
-    time.sleep(0.5)
-
-
 def save_on_rank(rank, folder):
     """Saves where rank 0 is slow, and looks for the checkpoint at once."""
     torch.manual_seed(rank)
-    checkpointer = AtomicCheckpointer(
-        folder, {"slow": Recoverable(slow), "model": make_model()}
-    )
+    slow = Recoverable(lambda path: time.sleep(0.5))
+    recoverables = {"slow": slow, "model": make_model()}
+    checkpointer = AtomicCheckpointer(folder, recoverables)
     for number in (1, 2):
         saved = checkpointer.save_checkpoint({"number": number})
         assert (saved is None) == (rank != 0)
@@ -392,7 +371,7 @@ def save_on_rank(rank, folder):
     state["others"] = []
     torch.save(state, folder / f"random{rank}")
     torch.manual_seed(0)
-    RandomState()._load(folder / f"random{rank}", end_of_epoch=False)
+    resume.RandomState()._load(folder / f"random{rank}", end_of_epoch=False)
     again = torch.rand(2)
     assert torch.equal(drawn, again) == (rank == 0)
     torch.distributed.all_gather(ranks, again)

@@ -1,6 +1,5 @@
-"""Ranks agree, and are together what one process is with all the data: two
-real ranks over gloo.
-"""
+"""Ranks agree, and are together what one process is with all the data: real
+ranks over gloo, which send each other what docs/scaling.md says."""
 
 import pytest
 import torch
@@ -8,7 +7,8 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from speechbrain_vq import ReinitSchedule, Reservoir, VectorQuantizer
+import speechbrain_vq
+from speechbrain_vq import ReinitSchedule, VectorQuantizer
 from tests.training.processes import RANK_OPTIONS, run_ranks
 from tests.training.toy import DIM, Toy, batches, digest, make, modules, ragged
 
@@ -58,8 +58,7 @@ def build(kind):
 
 def learned(quantizer, out, quantized_weight=1):
     """What a step changes: gradients and statistics; and the loss."""
-    squares = out.quantized.square().sum()
-    (out.loss + quantized_weight * squares).backward()
+    (out.loss + quantized_weight * out.quantized.square().sum()).backward()
     gradients = {n: p.grad for n, p in quantizer.named_parameters()}
     return [gradients, dict(quantizer.named_buffers()), out.loss.detach()]
 
@@ -68,6 +67,7 @@ def parity(kind, other):
     """One training step where the second rank holds something else."""
     quantizer = build(kind)
     x, lengths = ragged(distributed.get_rank(), other)
+    # It lives until the backward pass.
     wrapped = DistributedDataParallel(quantizer)
     out = wrapped(x.requires_grad_(), lengths)
     # DDP averages: twice the mean over two ranks is the sum.
@@ -81,7 +81,7 @@ def samples(rank, rounds=200, capacity=100):
     drawn = []
     for seed in range(rounds):
         torch.manual_seed(1000 * rank + seed)
-        reservoir = Reservoir(capacity, 1)
+        reservoir = speechbrain_vq.Reservoir(capacity, 1)
         reservoir.add(torch.arange(first, last).view(-1, 1).float())
         drawn.append(reservoir.gather(seed).flatten())
     return torch.stack(drawn)
@@ -170,3 +170,148 @@ def test_two_ranks_are_one_with_the_whole_batch(ranks, kind, other):
         losses.append(own_loss)
     mean = torch.stack(losses).mean()
     torch.testing.assert_close(mean, loss, rtol=1e-4, atol=1e-6)
+
+
+# Over a run, also resumed ---------------------------------------------------
+
+
+BOUND = 1e-5  # Of the largest number of a codebook.
+NUMBER, ITEMS = 32, 12  # Batches, and what they hold.
+
+
+class Composed(Toy):
+    """Has two quantizers beside each other."""
+
+    def compute_forward(self, batch, stage):
+        latents = self.modules.encoder(batch[0])
+        one, two = self.modules.one(latents), self.modules.two(latents)
+        quantized = torch.cat([one.quantized, two.quantized], -1)
+        return one._replace(quantized=quantized, loss=one.loss + two.loss)
+
+
+def clusters():
+    """Global batches of eight far clusters, so that k-means has one answer."""
+    generator = torch.Generator().manual_seed(0)
+    means = 10 * torch.randn(8, DIM, generator=generator)
+    labels = torch.randint(8, (NUMBER, ITEMS, 10), generator=generator)
+    noise = torch.randn(*labels.shape, DIM, generator=generator)
+    return means[labels] + noise / 10
+
+
+def train(rank, world, folder, part):
+    """Train on every so many of the items of each batch of a part."""
+    torch.manual_seed(rank)
+    options = {"codebook_size": 8, "reservoir_size": 5000}
+    parts = {
+        "encoder": torch.nn.Linear(DIM, DIM),
+        "one": VectorQuantizer(DIM, codebook="ema", ema_decay=0.9, **options),
+        "two": VectorQuantizer(DIM, **options),
+        "decoder": torch.nn.Linear(2 * DIM, DIM),
+    }
+    torch.nn.init.eye_(parts["encoder"].weight)
+    torch.nn.init.constant_(parts["decoder"].weight, 0.1)
+    run = {"grad_accumulation_factor": 2, "ckpt_interval_steps": 8}
+    run |= RANK_OPTIONS
+    brain = make(
+        Composed,
+        parts,
+        lambda parameters: torch.optim.SGD(parameters, 1e-4),
+        folder=folder / "save",
+        run=run,
+        # At the steps of the checkpoints.
+        reinit_schedule=ReinitSchedule(4, 4),
+    )
+    shares = [(x[rank::world],) for x in clusters()[part]]
+    # Not a data set, of which each rank would be given a part.
+    loader = torch.utils.data.DataLoader(shares, batch_size=None)
+    brain.fit([1], loader, progressbar=False)
+    books = {k: q.codebook.detach() for k, q in brain.quantizers.items()}
+    torch.save(books, folder / f"rank{rank}")
+
+
+def trained(folder, *runs):
+    """The codebooks of runs by so many ranks on some of the batches, one after
+    the other; they are the same on all ranks."""
+    for world, part in runs:
+        assert run_ranks(world, train, world, folder, part) == [0] * world
+    first, *others = (torch.load(folder / f"rank{n}") for n in range(world))
+    for other in others:
+        assert all(torch.equal(other[key], x) for key, x in first.items())
+    return first
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The codebooks of one process."""
+    return trained(tmp_path_factory.mktemp("one"), (1, slice(NUMBER)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "worlds", [(2,), (3,), (4,), (3, 3), (3, 2), (1, 4)], ids=str
+)
+def test_ranks_train_the_codebooks_of_one_process(alone, tmp_path, worlds):
+    """Also as many or other ranks that go on from their checkpoint."""
+    half = NUMBER // len(worlds)
+    parts = [slice(half), slice(half, None)]
+    found = trained(tmp_path, *zip(worlds, parts, strict=False))
+    for key, codebook in alone.items():
+        distance = (found[key] - codebook).abs().max() / codebook.abs().max()
+        assert distance < BOUND, key
+
+
+# What is sent ---------------------------------------------------------------
+
+SIZE, BOOKS, CAPACITY = 8, 2, 40
+
+
+def count_traffic(rank, folder, kind):
+    """Save the number of elements that each call sends, by step."""
+    sent = []
+    # The second argument of all_gather is what a rank sends.
+    for name, place in ("all_reduce", 0), ("all_gather", 1), ("broadcast", 0):
+        send = getattr(distributed, name)
+
+        def counted(*args, send=send, place=place, **options):
+            sent.append(args[place].numel())
+            return send(*args, **options)
+
+        setattr(distributed, name, counted)
+    quantizer = VectorQuantizer(
+        *(DIM, SIZE, DIM, BOOKS, "residual"),
+        codebook=kind,
+        reservoir_size=CAPACITY,
+        entropy_weight=0.5 if kind == "gradient" else 0.0,
+    )
+    linear = torch.nn.Linear(DIM, DIM)
+    model = torch.nn.ModuleList([linear, quantizer])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    schedule = ReinitSchedule(2, 1)
+    speechbrain_vq.CodebookTrainer(model, optimizer, schedule=schedule)
+    steps = []
+    for _ in range(3):
+        sent.clear()
+        out = quantizer(linear(torch.randn(30, DIM)))
+        (out.quantized.square().sum() + out.loss).backward()
+        of_batch = sorted(sent)
+        sent.clear()
+        optimizer.step()
+        steps.append((of_batch, sorted(sent)))
+    if rank == 0:
+        torch.save(steps, folder / "steps")
+
+
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+def test_traffic_of_steps_and_of_reinitializations(tmp_path, kind):
+    assert run_ranks(2, count_traffic, tmp_path, kind) == [0, 0]
+    warmup, _, last = torch.load(tmp_path / "steps")
+    norm, codebook = [1, DIM, DIM], BOOKS * SIZE * DIM
+    # The usage of codes, and its gradient.
+    others, moved = [1 + 2 * BOOKS, BOOKS * SIZE, BOOKS * SIZE], [codebook]
+    if kind == "ema":
+        others = [BOOKS * SIZE * (DIM + 1)]
+        # With the codebook, what an EMA codebook has beside it.
+        moved += [codebook, codebook, BOOKS * SIZE]
+    assert warmup == (norm, [])
+    sent = [*norm, 1, *others], [CAPACITY * DIM, 1, 1, *moved]
+    assert last == tuple(map(sorted, sent))

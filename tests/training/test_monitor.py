@@ -53,8 +53,7 @@ def test_stage_equals_all_frames_at_once(name, size):
     x = 3 + torch.randn(100, DIM)
     for part in x.split(size):  # Padded, each another way
         padded = torch.cat([part, 1e3 * torch.randn(len(part) % 5, DIM)])
-        share = torch.tensor([len(part) / len(padded)])
-        quantizer(padded.unsqueeze(0), share)
+        quantizer(padded.unsqueeze(0), torch.tensor([len(part) / len(padded)]))
     stats = monitor.stats(training=False)
     wanted = expected(x, quantizer(x), quantizer.codebook_size, 50)
     assert stats == pytest.approx(wanted, rel=1e-5)

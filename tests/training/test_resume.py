@@ -1,6 +1,5 @@
 """A run killed anywhere, and resumed, ends with the bits of one never stopped;
-checkpoints are whole or not there.
-"""
+checkpoints are whole or not there."""
 
 import ast
 import random

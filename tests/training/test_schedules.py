@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechbrain_vq import (
-    ReinitSchedule,
-)
+from speechbrain_vq import ReinitSchedule
 from speechbrain_vq.training.schedules import ReinitAction
 
 
@@ -30,8 +28,7 @@ def test_actions_are_those_of_the_recurrence(warmup, every, until, growth):
     random.Random(0).shuffle(steps)  # The order of asking does not matter.
     for step in steps:
         resets = 0 < step < warmup and (warmup - step) % every == 0
-        wanted = ReinitAction(step < warmup, step in events, resets)
-        assert plan(step) == wanted
+        assert plan(step) == ReinitAction(step < warmup, step in events, resets)
 
 
 PAPERS_SERIES = [1, 2, 4, 7, 11, 17, 26, 40, 61, 92, 139]

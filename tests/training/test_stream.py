@@ -1,6 +1,5 @@
 """A training on a streamed data set, killed and resumed, reads the rows of one
-that was never stopped; in one process, in two, and on two nodes.
-"""
+that was never stopped; in one process, in two, and on two nodes."""
 
 import gc
 import os
@@ -170,11 +169,9 @@ def train(arguments, nodes=1, ranks=1):
         command += [f"--nproc_per_node={ranks // nodes}", "--rdzv_backend=c10d"]
         command += [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=stream"]
     command += [str(WORKER), *map(str, arguments)]
-    env = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     agents = [
-        subprocess.Popen(
-            command, env={**os.environ, **env}, cwd=WORKER.parents[2]
-        )
+        subprocess.Popen(command, env=env, cwd=WORKER.parents[2])
         for _ in range(nodes)
     ]
     try:
@@ -186,6 +183,16 @@ def train(arguments, nodes=1, ranks=1):
 
 def results(folder, ranks=1):
     return [torch.load(folder / f"rank{rank}.pt") for rank in range(ranks)]
+
+
+def names_of(run):
+    """Of all rows that a rank has read."""
+    return [name for names in run["rows"].values() for name in names]
+
+
+def assert_agree(runs):
+    for key in ("modules", "optimizers", "steps"):
+        assert len({run["bits"][key] for run in runs}) == 1, key
 
 
 @pytest.mark.slow
@@ -209,18 +216,13 @@ def test_ranks_that_were_killed_go_on_where_they_were(data, tmp_path, nodes):
     assert any(train([data, two, 1, 13], nodes, 2))
     assert train([data, two, 1], nodes, 2) == [0] * nodes
     before, after = results(one, 2), results(two, 2)
-    rows = []
     for first, second in zip(before, after, strict=True):
         assert len(second["rows"]) < len(first["rows"]) == 28
         assert second["rows"].items() <= first["rows"].items()
-        rows.append(
-            {name for names in first["rows"].values() for name in names}
-        )
     # Each rank has its own rows, and in the end as many steps.
-    assert not rows[0] & rows[1]
-    for key in ("modules", "optimizers", "steps"):
-        bits = {run["bits"][key] for run in (*before, *after)}
-        assert len(bits) == 1, key
+    one, two = (set(names_of(run)) for run in before)
+    assert not one & two
+    assert_agree(before + after)
 
 
 @pytest.mark.slow
@@ -228,15 +230,9 @@ def test_other_ranks_go_on_with_what_is_left(data, tmp_path):
     assert any(train([data, tmp_path, 0, 13], 1, 2))
     assert train([data, tmp_path, 0], 1, 3) == [0]
     after = results(tmp_path, 3)
-    for key in ("modules", "optimizers", "steps"):
-        assert len({run["bits"][key] for run in after}) == 1, key
+    assert_agree(after)
     # By two ranks, of the 88 of two rounds.
     read = 2 * 3 * (min(after[0]["rows"]) - 1)
-    rows = Counter(
-        name
-        for run in after
-        for names in run["rows"].values()
-        for name in names
-    )
+    rows = Counter(sum(map(names_of, after), []))
     assert max(rows.values()) == 1
     assert sum(name.endswith((".0", ".1")) for name in rows) == 88 - read

@@ -29,12 +29,8 @@ class CTC(VQMixin, sb.Brain):  # vq
     def compute_objectives(self, predictions, batch, stage):
         frames = (batch[1] * predictions.shape[1]).round().long()
         targets = torch.ones(len(frames), 3, dtype=torch.long)
-        loss = ctc_loss(
-            predictions.movedim(1, 0),
-            targets,
-            frames,
-            torch.full_like(frames, 2),
-        )
+        lengths = frames, torch.full_like(frames, 2)
+        loss = ctc_loss(predictions.movedim(1, 0), targets, *lengths)
         return loss + self.vq.loss  # vq
 
 
@@ -72,10 +68,9 @@ class EnhanceGAN(VQMixin, sb.Brain):  # vq
             *self.modules.quantizer.parameters(),  # vq
             *self.modules.head.parameters(),
         ]
+        discriminator = self.modules.discriminator.parameters()
         self.g_optimizer = self.opt_class(generator)
-        self.d_optimizer = self.opt_class(
-            self.modules.discriminator.parameters()
-        )
+        self.d_optimizer = self.opt_class(discriminator)
         if self.checkpointer is not None:
             self.checkpointer.add_recoverable("g", self.g_optimizer)
             self.checkpointer.add_recoverable("d", self.d_optimizer)
@@ -139,16 +134,11 @@ class OwnSteps(Steps):
 
 
 # Linear layers beside encoder and quantizer, by their output sizes.
-SHAPES = {
-    CTC: {"head": 4},
-    EnhanceGAN: {"head": DIM, "discriminator": 1},
-}
+SHAPES = {CTC: {"head": 4}, EnhanceGAN: {"head": DIM, "discriminator": 1}}
+MAKES = {OwnSteps: (two, one, hidden), Steps: (contained, one)}
 OTHERS = [
     type(f"{base.__name__} {make.__name__}", (base,), {"make": make})
-    for base, makes in (
-        (OwnSteps, (two, one, hidden)),
-        (Steps, (contained, one)),
-    )
+    for base, makes in MAKES.items()
     for make in makes
 ]
 every_kind = pytest.mark.parametrize("cls", [*SHAPES, *OTHERS])
@@ -171,11 +161,8 @@ def train(cls, folder, stop=None):
         {"ckpt_interval_steps": 5},
         AtomicCheckpointer(folder, saved),
     )
-    generator = torch.Generator().manual_seed(1)
-    items = [
-        (torch.randn(4, 30, DIM, generator=generator), torch.ones(4))
-        for _ in range(8)
-    ]
+    x = torch.randn(8, 4, 30, DIM, generator=torch.Generator().manual_seed(1))
+    items = [(item, torch.ones(4)) for item in x]
     left = iter(range(24 if stop is None else stop))
 
     def collate(batch):
@@ -208,7 +195,5 @@ def test_codebook_is_used_and_learns(cls, tmp_path):
 def test_interrupted_run_ends_with_the_same_bits(cls, tmp_path):
     whole = train(cls, tmp_path / "whole")
     for stop in (7, 13):
-        stopped = train(cls, tmp_path / "parts", stop)
-        assert stopped.codebook_trainer.steps < 24
-    parts = train(cls, tmp_path / "parts")
-    assert bits(parts) == bits(whole)
+        assert train(cls, tmp_path / "parts", stop).codebook_trainer.steps < 24
+    assert bits(train(cls, tmp_path / "parts")) == bits(whole)

@@ -42,8 +42,7 @@ class Model(nn.Module):
 
 def data(step, size=64):
     """The batch of a step."""
-    generator = torch.Generator().manual_seed(step)
-    return torch.randn(size, DIM, generator=generator)
+    return torch.randn(size, DIM, generator=torch.Generator().manual_seed(step))
 
 
 def loop(model, optimizer, steps, start=0):
@@ -57,6 +56,14 @@ def loop(model, optimizer, steps, start=0):
 def adam(model):
     """Adam over a model."""
     return torch.optim.Adam(model.parameters(), lr=0.0005)
+
+
+def start(schedule=None, **options):
+    """A model, its optimizer, and a trainer of its codebook."""
+    model = Model()
+    optimizer = adam(model)
+    trainer = CodebookTrainer(model, optimizer, schedule=schedule, **options)
+    return model, optimizer, trainer
 
 
 def groups_of(optimizer, parameter):
@@ -119,16 +126,12 @@ def test_names_of_parameters_stay_with_them():
     model = Model()
     optimizer = torch.optim.SGD(model.named_parameters(), lr=0.1)
     CodebookTrainer(model, optimizer, schedule=None)
-    named = {
-        name: parameter
-        for group in optimizer.param_groups
-        for name, parameter in zip(
-            group["param_names"], group["params"], strict=True
-        )
-    }
-    assert named.keys() == dict(model.named_parameters()).keys()
-    for name, parameter in model.named_parameters():
-        assert named[name] is parameter
+    named = {}
+    for group in optimizer.param_groups:
+        named.update(zip(group["param_names"], group["params"], strict=True))
+    own = dict(model.named_parameters())
+    assert named.keys() == own.keys()
+    assert all(named[name] is own[name] for name in own)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +145,7 @@ def test_names_of_parameters_stay_with_them():
     ],
 )
 def test_the_rate_is_the_multiple_under_torchs_schedulers(name, options):
-    model = Model()
-    optimizer = adam(model)
-    CodebookTrainer(model, optimizer, 4, schedule=None, max_lr=None)
+    model, optimizer, _ = start(lr_multiplier=4, max_lr=None)
     scheduler = getattr(lr_scheduler, name)(optimizer, **options)
     rates = set()
     for step in range(8):
@@ -194,15 +195,12 @@ def test_a_step_of_another_optimizer_does_not_count():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_ema_codebook_counts_the_steps_of_what_is_around_it(order):
-    model = nn.ModuleDict(
-        {"d": nn.Linear(2, 2), "g": Model(codebook="ema", norm=None)}
-    )
+    parts = {"d": nn.Linear(2, 2), "g": Model(codebook="ema", norm=None)}
+    model = nn.ModuleDict(parts)
     optimizers = [adam(model["d"]), adam(model["g"])][::order]
     trainer = CodebookTrainer(model, optimizers, schedule=ReinitSchedule(1, 9))
-    holder = next(
-        o for o in optimizers if groups_of(o, model["g"].encoder.bias)
-    )
-    loop(model["g"], holder, 1)
+    bias = model["g"].encoder.bias
+    loop(model["g"], next(o for o in optimizers if groups_of(o, bias)), 1)
     assert trainer.steps == 1 and not model["g"].quantizer.bypass
 
 
@@ -224,9 +222,7 @@ def test_a_step_that_the_scaler_skips_does_not_count(fused):
 
 
 def test_a_closure_is_one_step():
-    model = Model()
-    optimizer = adam(model)
-    trainer = CodebookTrainer(model, optimizer, schedule=None)
+    model, optimizer, trainer = start()
 
     def closure():
         optimizer.zero_grad()
@@ -236,8 +232,7 @@ def test_a_closure_is_one_step():
 
     for _ in range(3):
         optimizer.step(closure)
-    assert trainer.steps == 3
-    assert rate_of(model.quantizer, optimizer) == 0.005
+    assert trainer.steps == 3 and rate_of(model.quantizer, optimizer) == 0.005
 
 
 # Re-initialization -----------------------------------------------------------
@@ -257,8 +252,7 @@ def test_codebook_goes_through_warmup_and_is_used(kind):
         assert model.quantizer.bypass == (step < 4)
         loop(model, optimizer, 1, step)
     codes = model.quantizer.encode(model.encoder(data(99, 2000)))
-    books = codes.view(2000, -1).T
-    assert all(len(book.unique()) == 8 for book in books)
+    assert all(len(book.unique()) == 8 for book in codes.view(2000, -1).T)
 
 
 def test_the_codebook_is_kmeans_of_the_reservoir_seeded_by_the_step():
@@ -276,9 +270,7 @@ def test_the_codebook_is_kmeans_of_the_reservoir_seeded_by_the_step():
 
 
 def test_an_empty_reservoir_is_told_and_harmless(caplog):
-    model = Model()
-    optimizer = adam(model)
-    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(0, 3))
+    model, optimizer, _ = start(ReinitSchedule(0, 3))
     loop(model, optimizer, 2)
     model.quantizer.reservoir.reset()
     codebook = model.quantizer.codebook
@@ -296,14 +288,11 @@ def test_a_codebook_reinitialized_again_keeps_its_codes():
     x = model.encoder(data(99, 2000)).detach()
     before = model.quantizer.encode(x)
     loop(model, optimizer, 1, 39)
-    after = model.quantizer.encode(x)
-    assert (before == after).float().mean() > 0.6
+    assert (before == model.quantizer.encode(x)).float().mean() > 0.6
 
 
 def test_a_longer_schedule_does_not_go_back_into_the_warmup():
-    model = Model()
-    optimizer = adam(model)
-    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 9))
+    model, optimizer, trainer = start(ReinitSchedule(2, 9))
     loop(model, optimizer, 3)
     state = trainer.state_dict()
     trainer.close()
@@ -311,6 +300,8 @@ def test_a_longer_schedule_does_not_go_back_into_the_warmup():
     longer.load_state_dict(state)
     loop(model, optimizer, 3, 3)
     assert longer.steps == 6 and not model.quantizer.bypass
+    # The one that was closed leaves the optimizer alone.
+    assert trainer.steps == 3
 
 
 FREEZE = {
@@ -355,8 +346,7 @@ def test_codebooks_follow_each_its_own_group():
     (model["a"](data(0)) + model["b"](data(0))).backward()
     optimizer.step()
     for name, lr in (("a", 0.005), ("b", 0.001)):
-        rate = rate_of(model[name].quantizer, optimizer)
-        assert rate == pytest.approx(lr)
+        assert rate_of(model[name].quantizer, optimizer) == pytest.approx(lr)
 
 
 def after_scheduler(model, optimizer):
@@ -468,9 +458,7 @@ NOT_TOLD = [
 
 
 @pytest.mark.parametrize("options, how", [*TOLD, *NOT_TOLD])
-def test_a_quantizer_is_told_once_that_it_gets_no_gradient(
-    options, how, caplog
-):
+def test_a_quantizer_without_a_gradient_is_told_once(options, how, caplog):
     model = Model(**options)
     optimizer = adam(model)
     schedule = {} if callable(how) else {"schedule": None}
@@ -505,12 +493,9 @@ def test_an_ema_codebook_needs_no_gradient(caplog):
 
 
 def test_a_warmup_longer_than_the_run_is_told(caplog):
-    model = Model()
-    schedule = ReinitSchedule(100, 100)
-    CodebookTrainer(model, adam(model), schedule=schedule, total_steps=60)
+    start(ReinitSchedule(100, 100), total_steps=60)
     assert "takes 100 of the run's 60" in caplog.text
-    model = Model()
-    CodebookTrainer(model, adam(model), schedule=schedule)
+    model, *_ = start(ReinitSchedule(100, 100))
     for _ in range(2):
         model.eval()(data(0))
     assert caplog.text.count("within the warm-up") == 1
@@ -518,28 +503,23 @@ def test_a_warmup_longer_than_the_run_is_told(caplog):
 
 @pytest.mark.parametrize("way", ["weights", "state", "none", "frozen"])
 def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
-    saved, model = Model(), Model()
-    optimizer = adam(saved)
-    trainer = CodebookTrainer(saved, optimizer, schedule=ReinitSchedule(1, 9))
+    model, (saved, optimizer, trainer) = Model(), start(ReinitSchedule(1, 9))
     loop(saved, optimizer, 3)
     model.load_state_dict(saved.state_dict())
     if way == "frozen":
         model.quantizer.codebook.requires_grad_(False)
-    schedule = None if way == "none" else ReinitSchedule(1, 9)
     optimizer = adam(model)
+    schedule = None if way == "none" else ReinitSchedule(1, 9)
     other = CodebookTrainer(model, optimizer, schedule=schedule)
     if way == "state":
         other.load_state_dict(trainer.state_dict())
     loop(model, optimizer, 3)
-    told = caplog.text.count("was loaded with codes")
-    assert told == (way == "weights")
+    assert caplog.text.count("has a trained codebook") == (way == "weights")
 
 
 @pytest.mark.parametrize("way", ["weights", "trainer", "state", "later"])
 def test_without_a_schedule_a_warm_up_that_was_begun_ends(way):
-    model = Model()
-    optimizer = adam(model)
-    first = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(9, 9))
+    model, optimizer, first = start(ReinitSchedule(9, 9))
     loop(model, optimizer, 3)
     if way == "weights":
         saved, model = model.state_dict(), Model()
@@ -573,12 +553,11 @@ def test_a_codebook_does_not_follow_itself():
 
 def test_a_sharded_codebook_is_refused(tmp_path):
     fsdp = pytest.importorskip("torch.distributed.fsdp")
-    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
-    torch.distributed.init_process_group(
-        "gloo", store=store, rank=0, world_size=1
-    )
+    distributed = torch.distributed
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        mesh = distributed.device_mesh.init_device_mesh("cpu", (1,))
         model, free = Model(), Model()
         fsdp.fully_shard(model, mesh=mesh)
         ignored = set(free.quantizer.parameters())
@@ -587,7 +566,7 @@ def test_a_sharded_codebook_is_refused(tmp_path):
             CodebookTrainer(model, adam(model))
         CodebookTrainer(free, adam(free))
     finally:
-        torch.distributed.destroy_process_group()
+        distributed.destroy_process_group()
 
 
 # State -----------------------------------------------------------------------
@@ -606,16 +585,14 @@ def test_resumed_run_ends_with_the_same_bits(kind, stop):
     model, optimizer, trainer = start()
     loop(model, optimizer, stop)
     buffer = io.BytesIO()
-    objects = (model, optimizer, trainer)
-    torch.save([o.state_dict() for o in objects], buffer)
+    torch.save([o.state_dict() for o in (model, optimizer, trainer)], buffer)
     random_state = torch.get_rng_state()
     loop(model, optimizer, 20 - stop, stop)
 
     others = start()
     buffer.seek(0)
-    for thing, state in zip(
-        others, torch.load(buffer, weights_only=True), strict=True
-    ):
+    states = torch.load(buffer, weights_only=True)
+    for thing, state in zip(others, states, strict=True):
         thing.load_state_dict(state)
     torch.set_rng_state(random_state)
     loop(*others[:2], 20 - stop, stop)
@@ -624,9 +601,7 @@ def test_resumed_run_ends_with_the_same_bits(kind, stop):
 
 
 def test_a_model_in_training_is_copied_and_pickled():
-    model = Model()
-    optimizer = adam(model)
-    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(1, 1))
+    model, optimizer, trainer = start(ReinitSchedule(1, 1))
     loop(model, optimizer, 2)
     average = torch.optim.swa_utils.AveragedModel(model)
     average.update_parameters(model)
@@ -639,16 +614,14 @@ def test_a_model_in_training_is_copied_and_pickled():
 
 
 def test_a_new_trainer_takes_the_place_of_the_one_before():
-    model, other = Model(), Model()
-    optimizer = adam(model)
-    first = CodebookTrainer(model, optimizer, schedule=None)
+    other, (model, optimizer, first) = Model(), start()
     loop(model, optimizer, 2)
     second = CodebookTrainer(model, optimizer, 2.0, schedule=None)
     loop(model, optimizer, 3)
     assert (first.steps, second.steps) == (2, 3)
     rates = [group["lr"] for group in optimizer.param_groups]
     assert rates[1] == pytest.approx(2 * rates[0])
-    pair = torch.nn.ModuleList([model, other])
+    pair = nn.ModuleList([model, other])
     third = CodebookTrainer(pair, adam(pair), schedule=None)
     with pytest.raises(ValueError, match="trains other quantizers"):
         CodebookTrainer(other, adam(other), schedule=None)
@@ -657,15 +630,6 @@ def test_a_new_trainer_takes_the_place_of_the_one_before():
     fourth = CodebookTrainer(other, optimizer, schedule=None)
     loop(other, optimizer, 1)
     assert fourth.steps == 1
-
-
-def test_close_leaves_the_optimizer_alone():
-    model = Model()
-    optimizer = adam(model)
-    trainer = CodebookTrainer(model, optimizer, schedule=None)
-    trainer.close()
-    loop(model, optimizer, 1)
-    assert trainer.steps == 0
 
 
 # Other loops -----------------------------------------------------------------
@@ -687,12 +651,11 @@ def test_lightning(tmp_path):
             self.trainer_of_codebooks = CodebookTrainer(
                 self, optimizer, schedule=ReinitSchedule(4, 4)
             )
-            scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+            scheduler = lr_scheduler.StepLR(optimizer, 5)
             return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
         def on_save_checkpoint(self, checkpoint):
-            state = self.trainer_of_codebooks.state_dict()
-            checkpoint["codebooks"] = state
+            checkpoint["codebooks"] = self.trainer_of_codebooks.state_dict()
 
         def on_load_checkpoint(self, checkpoint):
             self.saved = checkpoint["codebooks"]
@@ -735,16 +698,15 @@ def test_lightning(tmp_path):
 @pytest.mark.parametrize("prepared", [False, True])
 def test_accelerate(prepared):
     accelerate = pytest.importorskip("accelerate")
-    accelerator = accelerate.Accelerator(
-        cpu=True, gradient_accumulation_steps=2
-    )
-    model = Model()
+    options = {"gradient_accumulation_steps": 2}
+    accelerator = accelerate.Accelerator(cpu=True, **options)
+    model, schedule = Model(), ReinitSchedule(3, 3)
     optimizer = adam(model)
     if not prepared:
-        trainer = CodebookTrainer(model, optimizer, 10, ReinitSchedule(3, 3))
+        trainer = CodebookTrainer(model, optimizer, 10, schedule)
     model, optimizer = accelerator.prepare(model, optimizer)
     if prepared:
-        trainer = CodebookTrainer(model, optimizer, 10, ReinitSchedule(3, 3))
+        trainer = CodebookTrainer(model, optimizer, 10, schedule)
     for step in range(12):
         with accelerator.accumulate(model):
             accelerator.backward(model(data(step)))

@@ -1,6 +1,5 @@
 """A small auto-encoder to train: what the tests here, and the processes which
-they start, have in common.
-"""
+they start, have in common."""
 
 import hashlib
 import os
@@ -58,10 +57,8 @@ class Toy(VQMixin, AutoEncoder):
 def batches(number=6, size=3, time=10):
     """Batches for a Brain, the same at each call."""
     generator = torch.Generator().manual_seed(1)
-    return [
-        (torch.randn(size, time, DIM, generator=generator),)
-        for _ in range(number)
-    ]
+    shape = size, time, DIM
+    return [(torch.randn(shape, generator=generator),) for _ in range(number)]
 
 
 def ragged(rank, other):
@@ -81,10 +78,9 @@ def ragged(rank, other):
 def modules(quantizer=None, dropout=0.0, **options):
     """An encoder, a quantizer and a decoder."""
     options = {"codebook_size": 8, "reservoir_size": 64, **options}
+    layers = torch.nn.Linear(DIM, DIM), torch.nn.Dropout(dropout)
     return {
-        "encoder": torch.nn.Sequential(
-            torch.nn.Linear(DIM, DIM), torch.nn.Dropout(dropout)
-        ),
+        "encoder": torch.nn.Sequential(*layers),
         "quantizer": quantizer or VectorQuantizer(DIM, **options),
         "decoder": torch.nn.Linear(DIM, DIM),
     }
@@ -100,9 +96,8 @@ def make(cls=Toy, parts=None, opt_class=adam, folder=None, run=None, **hparams):
     parts = modules() if parts is None else parts
     checkpointer = None
     if folder is not None:
-        checkpointer = AtomicCheckpointer(
-            folder, {"model": torch.nn.ModuleDict(parts)}
-        )
+        saved = {"model": torch.nn.ModuleDict(parts)}
+        checkpointer = AtomicCheckpointer(folder, saved)
     options = {"device": "cpu", **(run or {})}
     return cls(parts, opt_class, hparams, options, checkpointer)
 
@@ -145,9 +140,7 @@ def bits(brain):
 
 ARMS = {
     "gradient": lambda: VectorQuantizer(DIM, 8, reservoir_size=64),
-    "ema": lambda: VectorQuantizer(
-        DIM, 8, reservoir_size=64, codebook="ema", ema_decay=0.9
-    ),
+    "ema": lambda: modules(codebook="ema", ema_decay=0.9)["quantizer"],
     "rvq": lambda: ResidualVectorQuantizer(2, DIM, 8, reservoir_size=64),
 }
 EPOCHS = 3
@@ -223,8 +216,7 @@ def train(
     It dies by a signal after some batches of a stage, its ``lives``, or in the
     middle of a checkpoint, after so many ``saves``. ``interval`` is the number of batches
     between checkpoints within an epoch, where there are any; with ``workers``
-    of the loaders, these get the signal, too.
-    """
+    of the loaders, these get the signal, too."""
     if workers:
         os.setpgrp()
     torch.set_num_threads(1)
@@ -232,14 +224,9 @@ def train(
     parts = modules(ARMS[arm](), dropout=0.3)
     # Its running statistics depend on the number of its batches.
     parts["encoder"].append(MaskedBatchNorm(DIM))
+    run = {"ckpt_interval_steps": interval, "grad_accumulation_factor": factor}
     brain = make(
-        Deadly,
-        parts,
-        folder=os.path.join(folder, "save"),
-        run={
-            "ckpt_interval_steps": interval,
-            "grad_accumulation_factor": factor,
-        },
+        *(Deadly, parts, adam, os.path.join(folder, "save"), run),
         reinit_schedule=ReinitSchedule(3, 4),
     )
     brain.batches_left, brain.signal, brain.group = lives, by, workers > 0
