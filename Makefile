@@ -1,14 +1,15 @@
-# make demo       train a small quantizer and look at it (ARGS="--help")
-# make test       lint, then the tests
-# make test-slow  the end-to-end runs
-# make speech     train the bundled codec again (Debian or Ubuntu; an hour)
-# make units      train the bundled units again (likewise)
-# make mini       train the test model again (minutes)
-# make docs       build the documentation site into site/
+# make demo       train a small quantizer and show its results (ARGS="--help")
+# make test       lint and run the tests
+# make test-slow  run the end-to-end tests
+# make speech     retrain the bundled codec (Debian or Ubuntu; an hour)
+# make units      retrain the bundled units (Debian or Ubuntu; an hour)
+# make vocoder    retrain the bundled vocoder (Debian or Ubuntu)
+# make mini       retrain the test model (minutes)
+# make docs       build the documentation site in site/
 # make install    only set up the environment
 #
-# Another interpreter: PYTHON=python3.12. An environment of your own: VENV=path.
-# Processes of the tests, of about 1.5 GB each: JOBS=8.
+# Variables: PYTHON=python3.12 for another interpreter, VENV=path for another
+# environment, JOBS=8 for the number of test processes of about 1.5 GB each.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,8 +18,8 @@ BIN := $(VENV)/bin
 PRETRAINED := speechbrain_vq/pretrained
 MINI := $(PRETRAINED)/mini
 
-# A stamp for each set of extras: the second call of a target is instant. The
-# larger set covers the smaller one.
+# A stamp file for each set of extras makes the second call of a target instant.
+# DEV includes DEMO.
 DEMO := $(VENV)/.speechbrain-vq-demo
 DEV := $(VENV)/.speechbrain-vq-dev
 $(DEMO): EXTRAS := demo
@@ -29,13 +30,13 @@ $(DEV): EXTRAS := demo,dev,docs,eval,report
 demo: $(DEMO)
 	@$(BIN)/speechbrain-vq demo $(ARGS)
 
-# The plots of its card need matplotlib, so not $(DEMO).
+# $(DEV) rather than $(DEMO), because plots in the model card need matplotlib.
 mini: $(DEV)
 	$(BIN)/speechbrain-vq train MiniSpeech/unit-discovery \
 		--data_folder=data/minispeech --make_minispeech \
 		--output_folder=results/mini --number_of_steps=1600 $(ARGS)
 	$(BIN)/speechbrain-vq export results/mini $(MINI)
-	@# It is loaded from the package, wherever that lies.
+	@# The card loads the model from the package, wherever that is installed.
 	@sed -e 's/import VQTokenizer$$/import VQTokenizer, bundled/' \
 		-e 's/from_hparams("mini")/from_hparams(bundled("mini"))/' \
 		$(MINI)/README.md > results/mini/README.md
@@ -50,7 +51,7 @@ TRAIN_DEBIAN = $(BIN)/speechbrain-vq train DebianSpeech/$(RECIPE) \
 	--data_folder=data/debian --manifest_folder=data/debianspeech \
 	--output_folder=results/$@ --noprogressbar $(ARGS)
 
-# Interrupted, they go on where they were. The example is LibriVox's.
+# Interrupted trainings resume. The example recording is from LibriVox.
 speech units: packages
 	$(TRAIN_DEBIAN)
 	@cp $(PRETRAINED)/speech/example.wav results/$@/
@@ -58,7 +59,7 @@ speech units: packages
 		--example=results/$@/example.wav
 
 speech: RECIPE := speech-codec
-# As the bundled units were trained: before the defaults were what they are.
+# The bundled units were trained with earlier defaults, which are set here.
 units: RECIPE := unit-discovery --vq='{norm: running, entropy_weight: 0.0, \
 	estimator: diveq, commitment_weight: 0.0, codebook_weight: 0.0}'
 
@@ -67,7 +68,7 @@ vocoder: packages
 	$(TRAIN_DEBIAN)
 	cp results/$@/model/* $(PRETRAINED)/$@/
 
-# By module, whose tests share what is costly to make.
+# Distribute by module, because tests of a module share expensive fixtures.
 PYTEST = $(BIN)/python -m pytest -n $(JOBS) --dist loadscope
 
 test: lint

@@ -1,4 +1,4 @@
-"""Extension of griffe: SpeechBrain's headings of docstrings become numpy's."""
+"""Griffe extension that renames SpeechBrain's docstring sections to numpy's."""
 
 import re
 
@@ -8,15 +8,15 @@ HEADINGS = {"Arguments": "Parameters", "Example": "Examples"}
 
 
 class SpeechBrainSections(griffe.Extension):
-    """Rename the headings of docstrings before they are parsed."""
+    """Rename section headings of docstrings before they are parsed."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
-        """Rename those of an object."""
+        """Rename the headings in an object's docstring."""
         if obj.docstring is None:
             return
         text = obj.docstring.value
         headings = dict(HEADINGS)
-        # Its constructor is made at run time, so its arguments are fields.
+        # A named tuple has no constructor in the source: document its fields.
         if obj.is_class and "NamedTuple" in map(str, obj.bases):
             headings["Arguments"] = "Attributes"
         for ours, theirs in headings.items():

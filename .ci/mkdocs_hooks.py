@@ -1,8 +1,8 @@
-"""Hooks of the documentation site: what pages link to outside of docs/.
+"""MkDocs hooks for links from pages to files outside docs/.
 
-Pages name files of the repository by relative paths, so that their links work
-in a checkout too. Here pictures become part of the site, and other files a link
-to the repository.
+Pages link to files of the repository by relative paths, which also work in a
+checkout. These hooks add linked pictures to the site, and turn other links into
+links to the repository.
 """
 
 import pathlib
@@ -10,11 +10,11 @@ import re
 
 from mkdocs.structure.files import File
 
-# The target of a link to a file, not to an address or a heading.
+# A link to a file, not to a URL or a heading.
 LINK = re.compile(
     r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)]*)?\)"
 )
-# Pages of the site that are files of the repository's root.
+# Pages of the site that are files at the root of the repository.
 ROOT_PAGES = {
     "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
@@ -23,11 +23,11 @@ _pictures = {}
 
 
 def on_files(files, config):
-    """Add the pages that lie at the root, and pictures of other folders."""
+    """Add pages from the root of the repository, and pictures outside docs/."""
     root = pathlib.Path(config.docs_dir).parent
     for uri, name in ROOT_PAGES.items():
         text = (root / name).read_text(encoding="utf-8")
-        # Links of a page in docs/ start there.
+        # Make links relative to docs/, where the site expects the page.
         text = LINK.sub(r"\1[\2](../\3\4)", text)
         files.append(File.generated(config, uri, content=text))
     _pictures.clear()
@@ -45,7 +45,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Let links that lead out of docs/ lead to the site or the repository."""
+    """Rewrite links to files outside docs/ to the site or the repository."""
     root = pathlib.Path(config.docs_dir).parent
 
     def replace(match):
@@ -54,7 +54,7 @@ def on_page_markdown(markdown, page, config, files):
             return match[0]
         path = (root / "docs" / target).resolve()
         if not path.exists():
-            # Left as it is, which the strict build reports.
+            # The strict build reports the broken link.
             return match[0]
         if image:
             target = _pictures[target]

@@ -12,7 +12,7 @@ from proselint.registry import CheckRegistry
 from proselint.registry.checks import Check, types
 from proselint.tools import LintFile
 
-# What this project calls things; the left is what a reader would not know.
+# Terms to avoid, and the preferred terms.
 PREFERRED = {
     "re-estimate": "re-initialize by k-means",
     "re-estimated": "re-initialized by k-means",
@@ -36,7 +36,8 @@ CHECKS = {
 
 
 def prose(text: str) -> str:
-    """Blank out code, tables and links, which keep their words and lines."""
+    """Replace front matter, code and link targets by spaces, which keeps the
+    positions of the remaining text."""
 
     def blank(match):
         return re.sub(r"[^\n]", " ", match[0])
@@ -47,22 +48,22 @@ def prose(text: str) -> str:
 
 
 def main(paths: list[str]) -> int:
-    """Print what is wrong, and return whether anything is."""
+    """Print the errors, and return 1 if there are any."""
     vocabulary = Check(
         check_type=types.PreferredFormsSimple(items=PREFERRED),
         path="vocabulary.house",
         message="Say '{}', not '{}'.",
     )
     CheckRegistry().register_many((*checks, vocabulary))
-    wrong = False
+    has_errors = False
     for path in map(pathlib.Path, paths):
         text = prose(path.read_text(encoding="utf-8"))
         config = {"max_errors": 100, "checks": CHECKS}
         for result in LintFile(path, text).lint(config):
             line, column = result.pos
-            wrong = True
+            has_errors = True
             print(f"{path}:{line - 1}:{column}: {result.check_result.message}")
-    return int(wrong)
+    return int(has_errors)
 
 
 if __name__ == "__main__":

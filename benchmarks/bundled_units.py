@@ -1,12 +1,11 @@
-"""The bundled units on voices they never met, beside k-means of log-mels.
+"""Compare the bundled units with k-means of log-mels on unseen voices.
 
 To run it:
 > python benchmarks/bundled_units.py --train=data/debianspeech --data=FOLDER
 
-``--train`` is the folder of manifests that the recipe
-DebianSpeech/unit-discovery writes, of which the k-means takes the same
-recordings; ``--data`` a folder with ``utts.tsv`` and ``phones.tsv.gz``, or
-manifests with phones.
+``--train`` is the manifest folder of the recipe DebianSpeech/unit-discovery,
+whose training recordings k-means clusters. ``--data`` is a folder with
+``utts.tsv`` and ``phones.tsv.gz``, or with manifests with phones.
 """
 
 import json
@@ -29,7 +28,7 @@ METRICS = {
     "pnmi": "PNMI",
     "abx_within_speaker_any_context_codewords": "ABX within speakers",
     "abx_across_speaker_any_context_codewords": "ABX across speakers",
-    "abx_within_speaker_any_context_units": "of bare codes, within",
+    "abx_within_speaker_any_context_units": "bare codes, within",
     "abx_across_speaker_any_context_units": "across",
 }
 
@@ -44,7 +43,7 @@ def load_hparams():
 
 @click.command()
 @click.option(
-    "--train", required=True, type=pathlib.Path, help="Manifests to cluster."
+    "--train", required=True, type=pathlib.Path, help="Training manifests."
 )
 @click.option(
     "--data", required=True, type=pathlib.Path, help="Speech with phones."
@@ -54,12 +53,12 @@ def load_hparams():
     "groups",
     multiple=True,
     default=(
-        "Italian, a voice and a language it never met=it_IT_m_Carlo",
-        "Spanish, a voice it never met=es_tux",
-        "Spanish, that voice and one of its training=es_tux,es_MX_f_Allison",
+        "Italian, unseen voice and language=it_IT_m_Carlo",
+        "Spanish, unseen voice=es_tux",
+        "Spanish, that voice and a training voice=es_tux,es_MX_f_Allison",
     ),
     metavar="TITLE=SPEAKERS",
-    help="Rows of the table, by the names of their speakers.",
+    help="Row of the table, with the names of its speakers.",
 )
 def main(train, data, groups):
     """Compare the bundled units with k-means of log-mels on unseen voices."""
@@ -77,35 +76,36 @@ def main(train, data, groups):
             items |= read_manifest(manifests / f"{split}.json")
         for group in groups:
             title, _, speakers = group.partition("=")
-            of_group = {
+            group_items = {
                 name: {**item, "wav": str(item["wav"])}
                 for name, item in items.items()
                 if item["spk_id"] in speakers.split(",")
             }
             manifest = pathlib.Path(folder, "group.json")
-            manifest.write_text(json.dumps(of_group), encoding="utf-8")
+            manifest.write_text(json.dumps(group_items), encoding="utf-8")
             for name, model in models.items():
-                found = evaluate(
+                sections = evaluate(
                     model, manifest, max_reconstructed=0, replicates=0
-                ).metrics
+                ).metrics.values()
                 metrics = {
                     key: entry.value
-                    for section in found.values()
+                    for section in sections
                     for key, entry in section.items()
                 }
                 click.echo({"group": title, "model": name, **metrics})
                 rows.append((title, name, metrics))
     lines = [
-        "# The bundled units on voices they never met",
+        "# The bundled units on unseen voices",
         "",
         "`python benchmarks/bundled_units.py --train=data/debianspeech "
         "--data=FOLDER`",
         "",
-        "`units` and k-means of utterance-normalized log-mels, two frames a "
-        "token, have 512 units each of the same recordings of Debian's "
-        "packages. Phones are forced alignments; ABX takes codewords, phones "
-        "in any context, and is an error: 0.5 is chance. One training, seed "
-        "1234, of 2,000 steps.",
+        "Both have 512 units, learned from the same recordings in Debian "
+        "packages: `units`, and k-means of utterance-normalized log-mels with "
+        "two frames per token. Phones are from forced alignment. ABX is an "
+        "error rate with phones in any context (0.5 is chance), for codewords "
+        "or, in the last two columns, for bare codes. One training of 2,000 "
+        "steps, seed 1234.",
         "",
         "| speech | units | " + " | ".join(METRICS.values()) + " |",
         "|---|---" + "|---" * len(METRICS) + "|",

@@ -1,11 +1,11 @@
-"""Picture of codebook collapse: the same autoencoder with several quantizers.
+"""Draw codebook collapse: the same autoencoder with several quantizers.
 
-To run it, MiniSpeech in FOLDER or made there, ten minutes on one core:
+To run it in ten minutes on one core (FOLDER is for MiniSpeech):
 > python benchmarks/collapse.py FOLDER docs/images/collapse.png
 
 A small autoencoder of log-mels is trained with the presets ``vanilla`` and
-``robust``, and with quantizers of vector-quantize-pytorch. Every 20 steps the
-validation set is coded, and the codes that occur in it are counted. Requires
+``robust``, and with quantizers of vector-quantize-pytorch. Every 20 steps, the
+different codes of the validation set are counted. Requires
 `pip install "speechbrain-vq[bench]"`.
 """
 
@@ -28,7 +28,7 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
 
 DIM, SIZE, STEPS, EVERY, FRAMES, UTTS = 64, 512, 800, 20, 128, 200
 DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
-# Name, color, constructor and arguments
+# Color, constructor and arguments, by name
 QUANTIZERS = {
     "robust": ("#0f766e", VectorQuantizer.from_preset, ("robust", DIM, SIZE)),
     "vqp: EMA, k-means, dead codes": (
@@ -56,7 +56,7 @@ def load(folder: pathlib.Path, split: str) -> list[torch.Tensor]:
 
 
 def network(quantizer: torch.nn.Module) -> torch.nn.ModuleDict:
-    """Build an autoencoder of 50 tokens a second around a quantizer."""
+    """Build an autoencoder with 50 tokens per second around a quantizer."""
     return torch.nn.ModuleDict(
         {
             "encoder": torch.nn.Sequential(
@@ -77,14 +77,14 @@ def network(quantizer: torch.nn.Module) -> torch.nn.ModuleDict:
 def forward(model, mels):
     """Reconstruct log-mels [B, T, 80]; return the error, codes and VQ loss."""
     latents = model["encoder"](mels.mT).mT
-    # FSQ has no loss.
+    # FSQ returns no loss.
     quantized, codes, *loss = model["quantizer"](latents)[:3]
     error = (model["decoder"](quantized.mT).mT - mels).abs().mean()
     return error, codes, sum(loss)
 
 
 def train(name: str, train_set, valid) -> tuple[list, torch.Tensor]:
-    """Train with a quantizer; return (step, used codes) and the final counts."""
+    """Train with a quantizer; return (step, used codes) and sorted final counts."""
     torch.manual_seed(0)
     _, make, arguments = QUANTIZERS[name]
     quantizer = make(*arguments)

@@ -3,8 +3,8 @@
 To run it:
 > python benchmarks/evaluate.py
 
-Each row is a fresh process that evaluates a token file with default options:
-phone information, ABX, segmentation, probes, and cost, with their confidence
+Each row is a new process that evaluates a token file with default options:
+phone information, ABX, segmentation, probes and bit rate, with confidence
 intervals. The corpus is random: utterances of ten seconds (500 tokens) by 50
 speakers. Each of the 40 phones has 12 units of its own, so PNMI must be 1.
 """
@@ -40,7 +40,7 @@ def random_utterance(rng):
 
 
 def make_corpus(folder, frames):
-    """Write a manifest and a token file, and return their number of frames."""
+    """Write a manifest and a token file; return their number of frames."""
     rng, manifest, num_frames = random.Random(0), {}, 0
     with open(folder / "tokens.jsonl", "w", encoding="utf-8") as file:
         while num_frames < frames:
@@ -61,7 +61,7 @@ def make_corpus(folder, frames):
 
 
 def measure(folder):
-    """Evaluate a folder's corpus; write this process's time and memory."""
+    """Evaluate the corpus in a folder; write time and memory of this process."""
     import resource
 
     from speechbrain_vq.cli import main as command_line
@@ -115,11 +115,11 @@ def main(threads, one):
         "",
         f"`python {' '.join(sys.argv)}`",
         "",
-        f"A random token file: utterances of {SECONDS:g} s at {RATE} tokens a "
-        f"second by {SPEAKERS} speakers, {PHONES} phones of {UNITS} units "
-        f"each. Default options; each row is a fresh process with {threads} "
-        "threads. CPU s: all threads, imports included; other load on the "
-        "machine changes it less. MiB: peak of the process.",
+        f"A random token file: utterances of {SECONDS:g} s at {RATE} tokens "
+        f"per second by {SPEAKERS} speakers, with {PHONES} phones of {UNITS} "
+        f"units each. Default options; each row is a new process with {threads} "
+        "threads. CPU s: all threads including imports, little affected by "
+        "other load. MiB: peak memory of the process.",
         "",
         versions_line(),
         "",

@@ -1,13 +1,13 @@
-"""Kill trainings at random moments, and count those that lose something.
+"""Kill trainings at random moments, and count those that do not resume exactly.
 
 To run it:
 > python benchmarks/faults.py
 
 Each training (two epochs of a small autoencoder, a checkpoint every three
-batches) is killed three times in its own process, and started again each time.
-It survives if it ends with the bits of a training that nobody stopped: model,
-optimizer, trainer, statistics and random numbers. The last training is longer,
-and killed at any of these moments as often as those of a kind together.
+batches) runs in its own process, is killed three times, and is restarted each
+time. It survives if its model, optimizer, trainer, statistics and random numbers
+end bit-identical to those of an uninterrupted training. The last kind is a single
+long training, which gets all its kills, at random moments of any kind.
 """
 
 import argparse
@@ -34,8 +34,7 @@ from speechbrain_vq import ReinitSchedule, VectorQuantizer
 from speechbrain_vq.training.resume import AtomicCheckpointer
 from tests.training import toy
 
-# By what is going on, the longest time from its beginning to the kill, in
-# seconds.
+# Longest delay of the kill after the start of each event, in seconds.
 MOMENTS = {
     "in a step": 0.005,
     "in a re-initialization": 0.005,
@@ -58,18 +57,19 @@ YEARS = 10 * 365 * 86400
 
 
 class Killer:
-    """Kills its process at a random time in what is going on."""
+    """Kill this process at a random time during the n-th event of a kind."""
 
     def __init__(self, kind: str | None, seed: int):
-        self.kind, self.draw = kind, random.Random(seed)
-        self.left = self.draw.randint(1, 1 if kind == "while resuming" else 6)
+        self.kind, self.rng = kind, random.Random(seed)
+        most = 1 if kind == "while resuming" else 6
+        self.remaining = self.rng.randint(1, most)
 
-    def __call__(self, going_on: str) -> None:
-        """Note that something begins."""
-        if going_on == self.kind:
-            self.left -= 1
-            if self.left == 0:
-                delay = self.draw.uniform(0, MOMENTS[going_on])
+    def __call__(self, event: str) -> None:
+        """Count an event that starts now."""
+        if event == self.kind:
+            self.remaining -= 1
+            if self.remaining == 0:
+                delay = self.rng.uniform(0, MOMENTS[event])
                 threading.Thread(target=self._kill, args=[delay]).start()
 
     def _kill(self, delay):
@@ -78,10 +78,10 @@ class Killer:
 
 
 def jump(seed: int) -> None:
-    """Have the clock of this process up to ten years off, by another amount
-    each time that it is read."""
-    draw, real = random.Random(seed), time.time
-    time.time = lambda: real() + draw.uniform(-YEARS, YEARS)
+    """Make the clock of this process wrong by up to ten years, by a new amount
+    each time it is read."""
+    rng, real = random.Random(seed), time.time
+    time.time = lambda: real() + rng.uniform(-YEARS, YEARS)
 
 
 def train(
@@ -91,11 +91,11 @@ def train(
     epochs: int = 2,
     jumps: bool = False,
 ) -> None:
-    """Train to the end, or until killed, from the latest checkpoint, and write
-    the hashes of all that was trained."""
+    """Train from the latest checkpoint to the end, or until killed, and write the
+    hashes of the trained state."""
     if jumps:
         jump(seed)
-    # In the background, a shell has Ctrl-C ignored.
+    # Shells make background processes ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     killer = Killer(kind, seed)
 
@@ -117,13 +117,13 @@ def train(
             killer("while resuming")
             return super().recover_if_possible(*args, **kwargs)
 
-    def note(event, arguments):
+    def audit(event, arguments):
         if event == "os.rename":
             killer("in the renaming of a checkpoint")
         if event == "shutil.rmtree" and "CKPT" in str(arguments[0]):
             killer("in the deletion of a checkpoint")
 
-    sys.addaudithook(note)
+    sys.addaudithook(audit)
     torch.set_num_threads(1)
     torch.manual_seed(3)
     quantizer = Quantizer(toy.DIM, 8, reservoir_size=64)
@@ -153,7 +153,7 @@ def train(
 
 @functools.cache
 def processes():
-    """Make processes of a server that has imported what they need."""
+    """Return a context whose fork server has imported the modules needed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "tests.training.toy"])
     return context
@@ -162,8 +162,8 @@ def processes():
 def start(
     folder: Path, after: float | None = None, by: int = 0, **options
 ) -> int:
-    """Train in a process, send it a signal after some seconds, and return its
-    exit code."""
+    """Train in a new process, send it signal ``by`` after ``after`` seconds, and
+    return its exit code."""
     process = processes().Process(target=train, args=[folder], kwargs=options)
     process.start()
     if after is not None:
@@ -174,91 +174,92 @@ def start(
     return process.exitcode
 
 
-def damage(folder: Path, draw: random.Random) -> None:
-    """Truncate, change or remove a file of the newest checkpoint of several."""
-    found = AtomicCheckpointer(folder / "save").find_checkpoints()
-    if len(found) < 2:
+def damage(folder: Path, rng: random.Random) -> None:
+    """Truncate, change or remove a file of the newest of several checkpoints."""
+    checkpoints = AtomicCheckpointer(folder / "save").find_checkpoints()
+    if len(checkpoints) < 2:
         return
-    path = draw.choice(sorted(found[0].path.iterdir()))
+    path = rng.choice(sorted(checkpoints[0].path.iterdir()))
     content = bytearray(path.read_bytes())
-    place = draw.randrange(len(content))
-    kind = draw.randrange(3)
+    index = rng.randrange(len(content))
+    kind = rng.randrange(3)
     if kind == 0:
         path.unlink()
     else:
-        content[place] ^= 1 << draw.randrange(8)
-        path.write_bytes(content[:place] if kind == 1 else content)
+        content[index] ^= 1 << rng.randrange(8)
+        path.write_bytes(content[:index] if kind == 1 else content)
 
 
 def count(kind: str, tries: int, seed: int = 0) -> tuple[int, int]:
-    """Kill trainings in one way.
+    """Kill trainings in one way, and count the kills that they survive.
 
     Arguments
     ---------
     kind : str
         One of ``KINDS``.
     tries : int
-        Kills, at least.
+        Minimum number of kills.
     seed : int
-        Seed of the moments.
+        Random seed of the moments.
 
     Returns
     -------
     tuple
-        The numbers of kills after which a training did and did not end with
-        the bits of one never stopped.
+        Numbers of kills of trainings that did and did not end bit-identical to
+        an uninterrupted one.
     """
-    draw, found = random.Random(f"{kind} {seed}"), {True: 0, False: 0}
+    rng, kills_by_outcome = random.Random(f"{kind} {seed}"), {True: 0, False: 0}
     kills_each, options = KILLS, {"jumps": kind in (JUMPS, ONE)}
     if kind == ONE:
-        # A kill comes after 7 of its 10 batches on average.
+        # On average, a kill comes after 7 of the 10 batches in an epoch.
         kills_each = options["epochs"] = tries
-    with tempfile.TemporaryDirectory() as place:
-        whole = Path(place, "whole")
-        start(whole, epochs=options.get("epochs", 2))
+    with tempfile.TemporaryDirectory() as scratch:
+        reference = Path(scratch, "reference")
+        start(reference, epochs=options.get("epochs", 2))
         begin = time.perf_counter()
-        start(Path(place, "again"))  # The server of processes is up by now.
+        start(Path(scratch, "timed"))  # Without the start of the fork server.
         seconds = time.perf_counter() - begin
-        wanted = ast.literal_eval((whole / "bits").read_text())
+        expected = ast.literal_eval((reference / "bits").read_text())
         number = 0
-        while sum(found.values()) < tries:
+        while sum(kills_by_outcome.values()) < tries:
             number += 1
-            folder, kills = Path(place, str(number)), 0
+            folder, kills = Path(scratch, str(number)), 0
             for _ in range(kills_each):
-                way = draw.choice([*MOMENTS, None]) if kind == ONE else kind
-                options["seed"] = draw.randrange(2**32)
-                if way in MOMENTS:
-                    code = start(folder, kind=way, **options)
+                event = rng.choice([*MOMENTS, None]) if kind == ONE else kind
+                options["seed"] = rng.randrange(2**32)
+                if event in MOMENTS:
+                    code = start(folder, kind=event, **options)
                 else:
                     by = SIGNALS.get(kind, signal.SIGKILL)
-                    after = draw.uniform(0, seconds)
+                    after = rng.uniform(0, seconds)
                     code = start(folder, after, by, **options)
                 kills += code != 0
                 if kind == DAMAGED:
-                    damage(folder, draw)
-            lost = start(folder, **options) != 0
-            bits = "" if lost else (folder / "bits").read_text()
-            found[not lost and ast.literal_eval(bits) == wanted] += kills
-            print(f"{kind}: {found}", file=sys.stderr)
-    return found[True], found[False]
+                    damage(folder, rng)
+            failed = start(folder, **options) != 0
+            bits = "" if failed else (folder / "bits").read_text()
+            survived = not failed and ast.literal_eval(bits) == expected
+            kills_by_outcome[survived] += kills
+            print(f"{kind}: {kills_by_outcome}", file=sys.stderr)
+    return kills_by_outcome[True], kills_by_outcome[False]
 
 
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tries", type=int, default=50)
+    parser.add_argument("--tries", type=int, default=50, help="kills per kind")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     page = Path(__file__).with_suffix(".md")
-    parser.add_argument("--out", type=Path, default=page)
+    parser.add_argument("--out", type=Path, default=page, help="page to write")
     arguments = parser.parse_args()
     lines = [
-        "# Trainings that were killed",
+        "# Killed trainings",
         "",
         f"`python {shlex.join(sys.argv)}`",
         "",
-        f"{versions_line('speechbrain')} A training survives if it ends with "
-        "the bits of one never stopped; it is killed three times, one training "
-        "as often as the last line says.",
+        f"{versions_line('speechbrain')} A training survives if it ends "
+        "bit-identical to an uninterrupted one. Each is killed three times, "
+        "except in the last line: there, one training gets all kills.",
         "",
         "| kind | tries | survived | lost |",
         "|---|---|---|---|",

@@ -1,12 +1,12 @@
-"""Measure on a GPU what speed.py and kmeans.py measure on a CPU.
+"""Run the measurements of speed.py and kmeans.py, and others, on a GPU.
 
 To run it, in about ten minutes:
 > python benchmarks/gpu.py
 
-It checks that codes are those of the CPU, in fp32 and under autocast, and
-measures: steps over the lower bound and those of vector-quantize-pytorch, bf16,
-torch.compile, peaks of memory, host synchronizations, a Brain's step, k-means,
-and approximate search. `--device=cpu --quick` tries the script without a GPU.
+It checks that codes agree with the CPU, in fp32 and under autocast. It measures
+steps relative to the lower bound and to vector-quantize-pytorch, bf16,
+torch.compile, peak memory, host synchronizations, a Brain's step, k-means, and
+approximate search. `--device=cpu --quick` tries the script without a GPU.
 Requires `pip install "speechbrain-vq[bench]"`.
 """
 
@@ -38,7 +38,7 @@ from speechbrain_vq.nnet import InvertedLists, kmeans, nearest
 
 DEFAULT = next(iter(QUANTIZERS))
 
-# Of distances, relative, by rounding.
+# Largest relative excess of a distance that rounding may cause.
 _LARGEST_EXCESS = 1e-4
 
 
@@ -54,20 +54,20 @@ def table(*rows):
 
 
 def codes(device, sizes):
-    """Compare codes with those of the CPU: shares of the same ones, and the
-    largest relative distance by which another codeword is farther."""
+    """Compare codes with those of the CPU: the share of equal codes, and the
+    largest relative excess of the distance to another codeword."""
     rows = [["K", "fp32", "bf16 autocast", "largest excess distance"]]
     for size in sizes:
         words = mixture(size + BATCH * TIME, DIM)
         x, words = words.split([BATCH * TIME, size])
-        wanted, cells = nearest(x, words), []
-        best = (x - words[wanted]).norm(dim=1)
+        expected, cells = nearest(x, words), []
+        best = (x - words[expected]).norm(dim=1)
         excess = 0.0
         for dtype in (None, torch.bfloat16):
             with torch.autocast(device, dtype, enabled=dtype is not None):
-                found = nearest(x.to(device), words.to(device)).cpu()
-            cells.append(f"{float((found == wanted).float().mean()):.5f}")
-            distance = (x - words[found]).norm(dim=1)
+                actual = nearest(x.to(device), words.to(device)).cpu()
+            cells.append(f"{float((actual == expected).float().mean()):.5f}")
+            distance = (x - words[actual]).norm(dim=1)
             excess = max(excess, float((distance / best - 1).amax()))
         if excess > _LARGEST_EXCESS:
             raise ValueError(
@@ -78,7 +78,7 @@ def codes(device, sizes):
 
 
 def peak(step, device):
-    """Measure the MiB by which a step raises the peak of the GPU's memory."""
+    """Format the MiB by which a step raises the GPU's peak memory."""
     if device == "cpu":
         return ""
     step()
@@ -89,7 +89,7 @@ def peak(step, device):
 
 
 def steps(device, sizes, rounds):
-    """Compare steps with the lower bound."""
+    """Compare training steps with the lower bound."""
     rows = [["quantizer", *(f"K = {size}" for size in sizes)]]
     for name, make in QUANTIZERS.items():
         cells = []
@@ -152,7 +152,7 @@ def cluster(x, size):
 
 
 def clusterings(device, problems):
-    """Compare k-means with that of the CPU, where this takes no hours."""
+    """Compare k-means with the CPU, except on problems that take hours there."""
     rows = [["vectors", "K", "s", "CPU, s", "inertia over the CPU's"]]
     for number, size, with_cpu in problems:
         x = mixture(number, DIM)
@@ -201,7 +201,7 @@ def a_brain_step(device, rounds):
 
 
 def sections(device, quick):
-    """List the sections of the page: title, function and its arguments."""
+    """List the sections of the page as (title, function, *arguments)."""
     rounds, sizes, large = 30, (512, 4096, 16384), (65536, 262144)
     problems = [(20480, 512, True), (20480, 2048, True)]
     problems += [(4 * size, size, False) for size in (16384, *large)]
@@ -221,7 +221,7 @@ def sections(device, quick):
 
 @click.command()
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda")
-@click.option("--quick", is_flag=True, help="Small sizes and few rounds.")
+@click.option("--quick", is_flag=True, help="Use small sizes and few rounds.")
 @click.option(
     "--out",
     type=click.Path(path_type=pathlib.Path),
@@ -249,11 +249,11 @@ def main(device, quick, out):
     ]
     for title, function, *arguments in sections(device, quick):
         try:
-            found = function(device, *arguments)
-        except Exception as error:  # GPUs are rare: the rest is still wanted.
-            found = [f"Failed: {error!r}"]
+            section = function(device, *arguments)
+        except Exception as error:  # Access to a GPU is rare: run the rest.
+            section = [f"Failed: {error!r}"]
             failed = True
-        lines += ["", f"## {title}", "", *found]
+        lines += ["", f"## {title}", "", *section]
         save(out, lines)
     click.echo("\n".join(lines))
     sys.exit(failed)

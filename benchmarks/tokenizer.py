@@ -1,13 +1,12 @@
-"""Time and memory of loading a tokenizer and tokenizing an hour of speech.
+"""Measure time and memory of loading a tokenizer and tokenizing an hour of speech.
 
 To run it:
 > python benchmarks/tokenizer.py
 
-Each row is a fresh process that loads the model and tokenizes an hour of
-MiniSpeech (a few minutes, repeated) on CPU. Memory is the growth of the
-process's peak after loading the model. Changed tokens are those that differ
-from one pass over the whole hour in fp32. Requires
-`pip install "speechbrain-vq[demo]"`.
+Each row is a new process that loads the model and tokenizes an hour of MiniSpeech
+(a few minutes, repeated) on the CPU. Memory is the growth of peak memory after
+the model was loaded. Changed tokens differ from those of one pass over the whole
+hour in fp32. Requires `pip install "speechbrain-vq[demo]"`.
 """
 
 import json
@@ -27,7 +26,7 @@ from report import save, versions_line
 from speechbrain_vq.presets import bundled
 
 MINUTES, REPETITIONS, RATE = 6, 10, 16000
-# Method: (chunk_seconds or "files" for short files, precision).
+# Seconds of a chunk, or "files" for short files, and precision, by method.
 METHODS = {
     "`encode_file`, in chunks of 60 s (default)": (60.0, "fp32"),
     "`encode_file`, in chunks of 10 s": (10.0, "fp32"),
@@ -150,10 +149,10 @@ def main(model, threads, one):
         f"{seconds / 60:.1f} minutes of MiniSpeech at {RATE} Hz, as one FLAC "
         f"file and as {num_files} short ones; a model of "
         f"{fastest['parameters'] / 1e6:.2f} million parameters, "
-        f"{fastest['codes']} codes at {fastest['rate']:g} a second; {threads} "
-        "CPU threads. CPU s: all threads; other load on the machine changes "
-        "it less. MiB: growth of a fresh process's peak after loading the "
-        "model. Changed: tokens that differ from one pass in fp32.",
+        f"{fastest['codes']} codes at {fastest['rate']:g} per second; {threads} "
+        "CPU threads. CPU s: all threads, little affected by other load. MiB: "
+        "growth of a new process's peak memory after loading the model. "
+        "Changed: tokens that differ from one pass in fp32.",
         "",
         versions_line(),
         "",

@@ -1,5 +1,5 @@
 """Train every variant with every seed by a unit-discovery recipe, evaluate the
-models as `speechbrain-vq evaluate` does, and tabulate medians and ranges.
+models like `speechbrain-vq evaluate`, and tabulate medians and ranges.
 
 To run it:
 > python benchmarks/units.py benchmarks/units/minispeech.yaml \
@@ -15,8 +15,8 @@ yaml file, besides those of paper_matrix.py:
 * ``reconstructed``: number of utterances to reconstruct;
 * ``columns``: metrics of ``evaluate``, or of the run's results.json.
 
-The variant ``kmeans`` clusters the features by k-means: the frames of a token
-are stacked, and the number of clusters is the codebook size.
+The variant ``kmeans`` clusters the stacked frames of each token by k-means, with
+as many clusters as the codebook size.
 """
 
 import json
@@ -75,7 +75,7 @@ class Stacked(torch.nn.Module):
 
 
 class Unstacked(torch.nn.Module):
-    """Decoder that unstacks frames and restores the speaker's moments."""
+    """Decoder that unstacks frames and restores the utterance's moments."""
 
     def __init__(self, stride, utterance_norm):
         super().__init__()
@@ -153,7 +153,7 @@ class Units(Matrix):
             ]
 
     def run(self, variant, seed):
-        """Train and evaluate a variant, unless that is finished."""
+        """Train and evaluate a variant, unless both are finished."""
         trained = KMEANS not in self.variants[variant]
         if trained and not super().run(variant, seed):
             return False
@@ -176,7 +176,7 @@ class Units(Matrix):
             self.model(variant, seed),
             manifests / "test.json",
             max_reconstructed=self.task["reconstructed"],
-            # The table shows the range over seeds instead.
+            # No confidence intervals: the table shows ranges over seeds.
             replicates=0,
         )
         used = evaluation.tables["code_counts"] > 0
@@ -196,7 +196,7 @@ class Units(Matrix):
             write_results(output, {"steps": 0})
             return tokenizer
         if not (output / "model").is_dir():
-            # Exports even collapsed codebooks, which the table reports.
+            # Export even collapsed codebooks, which the table reports.
             export_pretrained(output, output / "model", force=True)
         return output / "model"
 
@@ -214,7 +214,7 @@ class Units(Matrix):
         return self.hparams(*self.runs[0])["corpus"]
 
     def manifests(self, title=None):
-        """Prepare the manifests of the training, or those of a table."""
+        """Prepare the manifests of the training data, or those of a table."""
         corpus = dict(self.corpus)
         if changes := self.task["evaluated"].get(title):
             number = self.titles.index(title)
@@ -224,12 +224,12 @@ class Units(Matrix):
         return prepare(**corpus)
 
     def metrics(self, variant, seed, title):
-        """Collect the metrics of a run, None if it is not evaluated."""
+        """Collect the metrics of a run; None if it is not evaluated."""
         folder = self.evaluation(variant, seed, title)
         path = folder / "results.json"
         if not path.is_file():
             return None
-        # The recipe's own results are those of the first table's test set.
+        # The recipe's own test set is that of the first table.
         first = title == self.titles[0]
         metrics = self.result(variant, seed) if first else {}
         metrics |= json.loads(folder.with_suffix(".json").read_text())

@@ -1,1 +1,1 @@
-"""Recipes: one folder per dataset, one subfolder per task."""
+"""Recipes, with one folder per dataset and one subfolder per task."""

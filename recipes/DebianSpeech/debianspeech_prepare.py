@@ -1,17 +1,14 @@
-"""Data preparation: recorded speech that Debian and Ubuntu carry, in packages
-that ``apt-get download`` fetches, as any user.
+"""Data preparation: recorded speech in packages of Debian and Ubuntu, which any
+user can fetch with ``apt-get download``.
 
-Telephone prompts in English, Spanish, French, Italian and Russian
-(``asterisk-core-sounds-*-g722``, wideband), a Russian reader (``festvox-ru``)
-and names of things in a dozen languages, spoken at home
-(``tuxpaint-stamps-default``): some five hours by about 18 voices. What comes
-out is a folder with the audio at 16 kHz and SpeechBrain manifests of train,
-valid and test, in the form of those of MiniSpeech. The voices of ``UNSEEN``
-are all in the test.
+About five hours by 18 voices: telephone prompts in English, Spanish, French,
+Italian and Russian (``asterisk-core-sounds-*-g722``, wideband), a Russian reader
+(``festvox-ru``), and names of things in a dozen languages, recorded at home
+(``tuxpaint-stamps-default``). Writes the audio at 16 kHz and manifests in the
+format of MiniSpeech. The voices in ``UNSEEN`` are in the test set only.
 """
 
 import gzip
-import itertools
 import json
 import logging
 import pathlib
@@ -48,24 +45,21 @@ TEXTS = tuple(f"asterisk-core-sounds-{lang}" for lang in LANGUAGES)
 READER = "festvox-ru"
 STAMPS = "tuxpaint-stamps-default"
 PACKAGES = (*PROMPTS, *TEXTS, READER, STAMPS)
-# In the test alone: Carlo speaks Italian, which no other voice does, and
-# tux_es Spanish, as Allison does.
+# Speakers in the test set only: Carlo is the only Italian voice, tux_es speaks
+# Spanish, as Allison in the training set does.
 UNSEEN = frozenset(["Carlo", "tux_es"])
-# Letters one by one, and what is no speech.
+# Spelled letters, and recordings that are not speech.
 NO_SPEECH = re.compile(r"(^|/)(silence|letters|phonetic)/|beep|tone")
 SHORTEST = 0.5  # Seconds
-# Single phrases of a second tell little of a voice and its channel: they are
-# joined until they last as long, in seconds.
+# Phrases of one second tell little about a voice and its channel, so they are
+# joined until they last this long, in seconds.
 JOINED = 5.0
+# Paths to unpack from each package.
+_SOUNDS = re.compile(r"\./(usr/share/asterisk/sounds/.+\.g722)")
+_SOUND_TEXTS = re.compile(r"\./(usr/share/doc/.+/core-sounds-\w\w\.txt\.gz)")
 WANTED = {
-    **{
-        name: re.compile(r"\./(usr/share/asterisk/sounds/.+\.g722)")
-        for name in PROMPTS
-    },
-    **{
-        name: re.compile(r"\./(usr/share/doc/.+/core-sounds-\w\w\.txt\.gz)")
-        for name in TEXTS
-    },
+    **dict.fromkeys(PROMPTS, _SOUNDS),
+    **dict.fromkeys(TEXTS, _SOUND_TEXTS),
     STAMPS: re.compile(
         r"\./(usr/share/tuxpaint/stamps/.+_desc(_\w+)?\.(ogg|wav))"
     ),
@@ -73,20 +67,20 @@ WANTED = {
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
-    """Write audio and manifests of the speech in Debian's packages, and return
+    """Write audio and manifests of the speech in Debian packages, and return
     their folder.
 
-    Of a hundred utterances, by a hash of their names, two are for validation
-    and four for the test, which also has all utterances of the voices in
-    ``UNSEEN``. Silence, tones and letters are left out.
+    By a hash of their names, 2 % of the utterances are for validation and 4 %
+    for the test, which also has all utterances of the voices in ``UNSEEN``.
+    Silence, tones and spelled letters are left out.
 
     Arguments
     ---------
     data_folder : path
-        The folder that holds the packages of ``PACKAGES``, or what they were
-        unpacked to (``dpkg -x``). Or a folder with manifests of any corpus.
+        Folder with the packages in ``PACKAGES``, or with the files unpacked from
+        them (``dpkg -x``). Or a folder with manifests of any corpus.
     save_folder : path
-        Folder of the manifests and the audio, 400 MB.
+        Folder for the manifests and 400 MB of audio.
 
     Raises
     ------
@@ -131,7 +125,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 
 
 def _split(name: str, speaker: str) -> str:
-    """By a hash: what other utterances there are makes no difference."""
+    """Choose a split by a hash of the name, independent of other utterances."""
     if speaker in UNSEEN:
         return "test"
     percent = int(digest([name.encode()]), 16) % 100
@@ -155,20 +149,20 @@ def _find_packages(source: pathlib.Path) -> dict[str, pathlib.Path]:
     return packages
 
 
-def _files(name: str, place: pathlib.Path, folder: str) -> pathlib.Path:
-    """Return the root of the files of a package, unpacked where it is not."""
-    if place.is_dir():
-        return place
-    logger.info("Unpacking %s", place)
-    unpack(place, WANTED[name], pathlib.Path(folder))
+def _files(name: str, package: pathlib.Path, folder: str) -> pathlib.Path:
+    """Return the root of a package's files; a ``.deb`` is unpacked to a folder."""
+    if package.is_dir():
+        return package
+    logger.info("Unpacking %s", package)
+    unpack(package, WANTED[name], pathlib.Path(folder))
     return pathlib.Path(folder)
 
 
-def _read_texts(name: str, place: pathlib.Path) -> dict[tuple[str, str], str]:
-    """Read from (language, path without ending) to the text of a prompt."""
+def _read_texts(name: str, package: pathlib.Path) -> dict[tuple[str, str], str]:
+    """Read the texts of prompts by language and path without suffix."""
     lang, texts = name[-2:], {}
     with tempfile.TemporaryDirectory() as temporary:
-        root = _files(name, place, temporary) / f"usr/share/doc/{name}"
+        root = _files(name, package, temporary) / f"usr/share/doc/{name}"
         path = root / f"core-sounds-{lang}.txt.gz"
         lines = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
     for line in lines.splitlines():
@@ -178,9 +172,9 @@ def _read_texts(name: str, place: pathlib.Path) -> dict[tuple[str, str], str]:
     return texts
 
 
-def _audio(name: str, place: pathlib.Path, folder: pathlib.Path) -> dict:
-    """Write the audio of a package as FLAC, once, and return from each path
-    to its length, speaker and language."""
+def _audio(name: str, package: pathlib.Path, folder: pathlib.Path) -> dict:
+    """Write the audio of a package as FLAC, unless written before. Returns the
+    length in seconds, speaker and language of each file by path."""
     if not folder.is_dir():
         with (
             tempfile.TemporaryDirectory() as temporary,
@@ -188,13 +182,12 @@ def _audio(name: str, place: pathlib.Path, folder: pathlib.Path) -> dict:
             few_warnings(logger),
         ):
             if name == READER:
-                recordings = _reader(place, temporary)
+                recordings = _reader(package, temporary)
             elif name == STAMPS:
-                recordings = _stamps(_files(name, place, temporary))
+                recordings = _stamps(_files(name, package, temporary))
             else:
-                recordings = _prompts(
-                    _files(name, place, temporary), name.split("-")[3]
-                )
+                root = _files(name, package, temporary)
+                recordings = _prompts(root, name.split("-")[3])
             contents = {}
             for path, speaker, lang, samples in recordings:
                 if len(samples) < SHORTEST * SAMPLE_RATE:
@@ -209,7 +202,7 @@ def _audio(name: str, place: pathlib.Path, folder: pathlib.Path) -> dict:
     return read_json(folder / "contents.json")
 
 
-# Each yields path, speaker, language and samples of a recording.
+# Path without suffix, speaker, language and samples of each recording.
 Recordings = Iterator[tuple[str, str, str, np.ndarray]]
 
 
@@ -228,45 +221,40 @@ def _read_g722(path: pathlib.Path) -> np.ndarray:
         import av
     except ImportError as error:
         raise ImportError(
-            "The prompts are coded in G.722, which PyAV decodes: "
+            "The prompts are coded in G.722, which requires PyAV: "
             "pip install av."
         ) from error
-    # The files have no header.
+    # The format must be named, as the files have no header.
     with av.open(str(path), format="g722") as container:
         frames = [f.to_ndarray()[0] for f in container.decode(audio=0)]
-    # One of the files is empty.
+    # The zero-length array is for one file that is empty.
     return np.concatenate([np.zeros(0, np.int16), *frames])
 
 
-def _reader(place: pathlib.Path, temporary: str) -> Recordings:
-    folder = pathlib.Path(temporary)
-    voice = festvoxru_prepare.find_voice(place, folder)
+def _reader(package: pathlib.Path, temporary: str) -> Recordings:
+    voice = festvoxru_prepare.find_voice(package, pathlib.Path(temporary))
     for path in sorted(voice.glob("wav/*.wav")):
         samples = read_audio(path, SAMPLE_RATE).numpy()
         yield path.stem, "nsh", "ru", samples
 
 
 def _stamps(root: pathlib.Path) -> Recordings:
-    """Phrases, joined where they are of one language and one folder."""
+    """Yield phrases, joined to ``JOINED`` seconds within a language."""
     stamps, by_language = root / "usr/share/tuxpaint/stamps", {}
     for path in sorted(stamps.rglob("*_desc*.*")):
-        # Some are named twice, NAME_desc_da.ogg.ogg.
+        # Some names have the suffix twice: NAME_desc_da.ogg.ogg.
         match = re.match(r"(.*)_desc_?(\w*)\.(ogg|wav)", path.name)
         if match:
-            place = path.relative_to(stamps).with_name(match[1]).as_posix()
-            entry = (match[2] or "en", place.replace("/", "_"), path)
-            by_language.setdefault(entry[0], []).append(entry)
+            name = path.relative_to(stamps).with_name(match[1]).as_posix()
+            entry = name.replace("/", "_"), path
+            by_language.setdefault(match[2] or "en", []).append(entry)
     for lang, entries in sorted(by_language.items()):
         first, parts = "", []
-        for _, name, path in itertools.chain(entries, [(lang, "", None)]):
+        for name, path in [*entries, ("", None)]:
             size = sum(map(len, parts))
             if parts and (path is None or size >= JOINED * SAMPLE_RATE):
-                yield (
-                    f"{lang}/{first}",
-                    f"tux_{lang}",
-                    lang,
-                    np.concatenate(parts),
-                )
+                samples = np.concatenate(parts)
+                yield f"{lang}/{first}", f"tux_{lang}", lang, samples
                 parts = []
             if path is None:
                 continue

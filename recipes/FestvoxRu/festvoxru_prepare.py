@@ -1,6 +1,6 @@
-"""Data preparation: festvox-ru, the Russian voice of Festival that Debian and
-Ubuntu carry (99 minutes of one reader at 16 kHz, with phone labels), from the
-package that ``apt-get download festvox-ru`` fetches, or what it unpacks to.
+"""Data preparation: festvox-ru, the Russian Festival voice in Debian and Ubuntu
+(99 minutes of one reader at 16 kHz, with phone labels), from the package that
+``apt-get download festvox-ru`` fetches, or from its unpacked files.
 """
 
 import logging
@@ -33,32 +33,31 @@ WANTED = re.compile(
     rf".*/{VOICE}/(wav/[\w-]+\.wav|lab/[\w-]+\.lab|{re.escape(TEXTS)})"
 )
 HOW_TO_GET = how_to_get("festvox-ru")
-# The recordings and their labels end within this of each other, in seconds: 14
-# ms at most in the real ones, whose last label is a pause of 30 ms or more.
+# Tolerated difference between the ends of recording and labels, in seconds: in
+# the corpus it is up to 14 ms, and the last label is a pause of 30 ms or more.
 TOLERANCE = 0.02
 
 
 def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
     """Write manifests for festvox-ru, and return their folder.
 
-    A tenth of the utterances are for validation and a tenth for the test, by a
-    hash of their names. Pauses are called SIL.
+    A tenth of the utterances is for validation and a tenth for the test, by a
+    hash of their names. Pauses are labeled SIL.
 
     Arguments
     ---------
     data_folder : path
-        The package ``festvox-ru_*.deb``, the folder that it is in, or the one
-        that it was unpacked to. Or a folder with manifests of any corpus.
+        The package ``festvox-ru_*.deb``, a folder with it, or a folder with the
+        files unpacked from it. Or a folder with manifests of any corpus.
     save_folder : path
-        Folder of the manifests. The files of a package are unpacked there,
-        once.
+        Folder for the manifests, and for the unpacked files of a package.
 
     Raises
     ------
     FileNotFoundError
-        If data_folder holds no festvox-ru, or a part of it is missing.
+        If data_folder has no festvox-ru, or a part of it is missing.
     ValueError
-        If the package or its texts are damaged, or too little is left.
+        If the package or its texts are damaged, or a split would be empty.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):
@@ -70,7 +69,7 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
         "corpus": "festvox-ru",
         "version": FORMAT_VERSION,
         "source": digest([(voice / TEXTS).read_bytes(), *sizes(files)]),
-        # Moved with its audio, where that is inside, the folder stays whole.
+        # Relative if the audio is inside, so that the folder can be moved.
         "data_root": voice.name if inside else str(voice.resolve()),
     }
     if is_done(folder, corpus):
@@ -97,8 +96,8 @@ def prepare(data_folder: PathLike, save_folder: PathLike) -> pathlib.Path:
 
 
 def find_voice(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-    """Find the folder with wav, lab and etc: in the source, or unpacked to the
-    folder from a package that is the source or in it."""
+    """Find the folder with wav, lab and etc in the source. A package that is the
+    source, or in it, is unpacked to ``folder``."""
     voice = _find_voice(source)
     if voice is None:
         voice = _unpack(_find_package(source), folder / VOICE)
@@ -111,10 +110,10 @@ def _find_voice(source: pathlib.Path) -> pathlib.Path | None:
     if not source.is_dir():
         return None
     installed = f"usr/share/festival/voices/russian/{VOICE}"
-    places = [source, source / VOICE, source / installed]
+    folders = [source, source / VOICE, source / installed]
     parts = ("lab", "wav")
     return next(
-        (p for p in places if any((p / x).is_dir() for x in parts)), None
+        (p for p in folders if any((p / x).is_dir() for x in parts)), None
     )
 
 
@@ -144,7 +143,7 @@ def _check_parts(voice: pathlib.Path) -> None:
 
 
 def _split(name: str) -> str:
-    """By a hash: what other utterances there are makes no difference."""
+    """Choose a split by a hash of the name, independent of other utterances."""
     tenth = int(digest([name.encode()]), 16) % 10
     return {0: "valid", 1: "test"}.get(tenth, "train")
 
@@ -153,7 +152,7 @@ def _split(name: str) -> str:
 
 
 def _read_texts(path: pathlib.Path) -> dict[str, str]:
-    """Read lines like ``( ru_0001 "..." )``; + marks a stressed vowel."""
+    """Read lines like ``( ru_0001 "..." )``, without the + of stressed vowels."""
     texts = {}
     for number, line in enumerate(_read_text(path).splitlines(), 1):
         match = re.match(r'\(\s*([\w-]+)\s+"(.*)"\s*\)\s*$', line)
@@ -171,7 +170,7 @@ def _read_text(path: pathlib.Path) -> str:
     try:
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not UTF-8: {error}.") from error
+        raise ValueError(f"{path} is not UTF-8: {error}.") from error
 
 
 def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
@@ -180,7 +179,7 @@ def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
     if abs(phones[-1][1] - length) > TOLERANCE:
         raise ValueError(
             f"{voice}/wav/{name}.wav: lasts {length:.2f} s, its labels "
-            f"{phones[-1][1]:.2f} s: one of the two is cut short, or of "
+            f"{phones[-1][1]:.2f} s: one of them is cut short, or belongs to "
             "another recording."
         )
     phones[-1][1] = min(phones[-1][1], length)
@@ -188,7 +187,7 @@ def _read_utterance(voice: pathlib.Path, name: str, text: str) -> dict:
 
 
 def _read_labels(path: pathlib.Path) -> list[list]:
-    """Read [start, end, phone] from lines of end time, colour and phone."""
+    """Read [start, end, phone] from lines of end time, color and phone."""
     text = _read_text(path)
     lines, phones, start = text.splitlines(), [], 0.0
     body = lines[lines.index("#") + 1 :] if "#" in lines else []
@@ -198,18 +197,18 @@ def _read_labels(path: pathlib.Path) -> list[list]:
             end = float(end)
         except ValueError:
             raise ValueError(
-                f"{path}: expected lines of end time, colour and phone, "
+                f"{path}: expected lines of end time, color and phone, "
                 f"got {line!r}."
             ) from None
-        # Not so of "nan" either.
+        # Negated, so that it is also true for NaN.
         if not end > start:
             raise ValueError(f"{path}: {line!r} ends before it starts.")
         name = SILENCE if phone == "pau" else phone
         phones.append([round(start, 4), round(end, 4), name])
         start = end
     if not phones:
-        raise ValueError(f"{path}: holds no labels after a line of #.")
-    # What is left of a name may be one as well: p of pau.
+        raise ValueError(f"{path}: holds no labels after the line '#'.")
+    # A truncated label may be another valid one, as p of pau.
     if not text.endswith("\n"):
         raise ValueError(f"{path}: cut short, within {lines[-1]!r}.")
     return phones
@@ -219,7 +218,7 @@ def _read_labels(path: pathlib.Path) -> list[list]:
 
 
 def _unpack(package: pathlib.Path, voice: pathlib.Path) -> pathlib.Path:
-    """Unpack wav, lab and texts of a package, all or nothing."""
+    """Unpack wav, lab and texts of a package, all of them or none."""
     if voice.is_dir():
         return voice
     logger.info("Unpacking %s to %s", package, voice)

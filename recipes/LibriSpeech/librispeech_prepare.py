@@ -1,7 +1,6 @@
 """Data preparation: LibriSpeech, from its folders or through ``datasets``.
 
-The corpus has no phones: they come from a lexicon, or from a function, for
-those who want them.
+The corpus has no phones. A lexicon or a function can provide them.
 """
 
 import itertools
@@ -55,33 +54,32 @@ def prepare(
     Arguments
     ---------
     data_folder : path or str
-        The folder LibriSpeech, or the one that it is in; or what ``datasets``
-        loads: ``openslr/librispeech_asr``, or a folder with a copy of it, whose
-        audio is then written to save_folder, as it is. A call that was
-        interrupted, or asked for less, is gone on with. Or a folder with
-        manifests of any corpus.
+        The folder LibriSpeech, or its parent. Or a source for ``datasets``:
+        ``openslr/librispeech_asr``, or a folder with a copy of it. Its audio is
+        then written unchanged to save_folder, continuing what an earlier call
+        wrote. Or a folder with manifests of any corpus.
     save_folder : path
-        Folder of the manifests.
+        Folder for the manifests.
     lexicon : path, optional
         A file in the format of CMUdict, such as librispeech-lexicon.txt.
     g2p : str, optional
-        ``module:function`` for words that the lexicon lacks; without one,
-        their utterances are left out, and counted.
+        ``module:function`` for words not in the lexicon. By default, utterances
+        with such words are left out, and a warning counts them.
     train, valid, test : str, or iterable of str
-        The part or parts of the corpus for each, such as ``train-clean-100``.
+        Parts of the corpus for each split, such as ``train-clean-100``.
     phones : bool
-        Whether phones are wanted; where they are not, neither is a lexicon.
+        Whether to convert texts to phones; otherwise no lexicon is needed.
     hours, valid_hours : float, optional
-        Hours of each part, in its order, for training and for the other
-        two; no more is fetched. None: all.
+        Hours to take from the start of each part, for training and for the
+        other two splits. No more is downloaded. None: all.
 
     Raises
     ------
     FileNotFoundError
         If the folder or a part is missing, or cannot be loaded.
     ValueError
-        If a part is unknown, the hours are none or no number, or phones are
-        wanted and there is neither a lexicon nor a g2p.
+        If a part is unknown, the hours are not positive numbers, or ``phones``
+        is true without a lexicon or a g2p.
     """
     folder = pathlib.Path(save_folder)
     if given_manifests(pathlib.Path(data_folder), folder):
@@ -93,11 +91,11 @@ def prepare(
     for part in sum(parts.values(), []):
         if part not in ON_THE_HUB:
             raise ValueError(
-                f"LibriSpeech has no part {part!r}, but "
+                f"LibriSpeech has no part {part!r}, only "
                 f"{', '.join(ON_THE_HUB)}."
             )
-    most = {"train": hours, "valid": valid_hours, "test": valid_hours}
-    for number in most.values():
+    max_hours = {"train": hours, "valid": valid_hours, "test": valid_hours}
+    for number in max_hours.values():
         if number is None:
             continue
         if not isinstance(number, int | float) or not number > 0:
@@ -108,7 +106,7 @@ def prepare(
     pronouncer = Pronouncer(lexicon, g2p) if phones else None
     names = sorted(sum(parts.values(), []))
     root = _find_root(pathlib.Path(data_folder), names)
-    # What the Hub has does not change.
+    # The data set on the Hub does not change, so its name is enough.
     version = str(data_folder)
     if root is not None:
         files = (sorted((root / name).rglob("*.*")) for name in names)
@@ -117,7 +115,7 @@ def prepare(
         "corpus": "librispeech",
         "version": FORMAT_VERSION,
         "parts": parts,
-        "hours": most,
+        "hours": max_hours,
         **(pronouncer.about if phones else {}),
         "source": version,
         "data_root": "." if root is None else str(root.resolve()),
@@ -126,7 +124,7 @@ def prepare(
         return folder
     if root is None and not pathlib.Path(data_folder).is_dir():
         logger.info(
-            "There is no folder %s: the Hub is asked for a data set of that name",
+            "There is no folder %s: loading a data set of that name from the Hub",
             data_folder,
         )
     utts: dict[str, dict] = {split: {} for split in parts}
@@ -137,7 +135,7 @@ def prepare(
             else:
                 utterances = _walk(root, part)
             utts[split] |= _read(
-                root or folder, utterances, pronouncer, most[split]
+                root or folder, utterances, pronouncer, max_hours[split]
             )
         if not utts[split]:
             break
@@ -154,7 +152,7 @@ def prepare(
 
 
 def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
-    """Find the folder of the parts; None: ``datasets`` is to load it."""
+    """Find the folder of the parts, or return None if ``datasets`` loads them."""
     for root in (source, source / "LibriSpeech"):
         present = [part for part in parts if (root / part).is_dir()]
         if present:
@@ -173,12 +171,11 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
         )
     name = source.as_posix()
     is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)
-    # What begins with a folder that is there is meant as one.
+    # If the parent folder exists, a path is meant, not a name on the Hub.
     if is_name and source.parent.is_dir() and name != HUB_NAME:
         raise FileNotFoundError(
-            f"There is no folder {source}; the Hub is not asked for a data "
-            f"set of that name, as {source.parent} is a folder here. "
-            f"{HOW_TO_GET}."
+            f"There is no folder {source}. It is not taken for a data set on "
+            f"the Hub, because {source.parent} is a folder here. {HOW_TO_GET}."
         )
     if not is_name:
         raise FileNotFoundError(f"{no_folder(source)} {HOW_TO_GET}.")
@@ -188,7 +185,7 @@ def _find_root(source: pathlib.Path, parts: list[str]) -> pathlib.Path | None:
 def _walk(
     root: pathlib.Path, part: str
 ) -> Iterator[tuple[str, pathlib.Path, str]]:
-    """Yield name, audio and text of the utterances of a part."""
+    """Yield name, audio path and text of each utterance of a part."""
     tables = sorted((root / part).glob("*/*/*.trans.txt"))
     if not tables:
         raise FileNotFoundError(
@@ -213,7 +210,7 @@ def _read(
         utterances = list(utterances)
         lengths = usable_files(path for _, path, _ in utterances)
     for name, path, text in utterances:
-        # Of some hours, no more is read.
+        # With a limit, files are checked one by one, up to the limit.
         if hours is not None:
             lengths |= usable_files([path])
         if path not in lengths:

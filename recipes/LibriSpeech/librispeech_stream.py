@@ -1,5 +1,5 @@
-"""LibriSpeech through ``datasets``, row by row: what has come is kept, and a
-later call goes on after it; or nothing is kept, and training goes on.
+"""LibriSpeech through ``datasets``, row by row: either written to disk, so that
+a later call continues where one stopped, or streamed into training.
 """
 
 import importlib.metadata
@@ -22,7 +22,7 @@ from speechbrain_vq.dataio.streams import StreamLoader
 from speechbrain_vq.training.resume import outlive_signals
 
 HUB_NAME = "openslr/librispeech_asr"
-# Its configurations and splits on the Hub.
+# Configuration and split of each part on the Hub.
 ON_THE_HUB = {
     "train-clean-100": ("clean", "train.100"),
     "train-clean-360": ("clean", "train.360"),
@@ -41,16 +41,16 @@ HOW_TO_GET = (
 def stream(
     source: str, part: str, folder: pathlib.Path
 ) -> Iterator[tuple[str, pathlib.Path, str]]:
-    """Yield name, path of the audio and text of the utterances of a part, in the
-    order of the data set, fetching no more than are asked for.
+    """Yield name, audio path and text of the utterances of a part, in the order
+    of the data set. Only utterances that the caller takes are downloaded.
 
-    The source is a name on the Hub, or a folder, for ``datasets`` to load. The
-    audio is written as it is to ``audio/PART`` below the folder, and the state
-    to resume from to ``audio/PART.jsonl``. A ValueError says that the rows are
-    not those of LibriSpeech."""
+    ``datasets`` loads the source, a name on the Hub or a folder. The audio is
+    written unchanged to ``audio/PART`` below ``folder``, and the state to resume
+    from to ``audio/PART.jsonl``. Raises ValueError if the rows are not laid out
+    as LibriSpeech's."""
     audio = folder / "audio" / part
     audio.mkdir(parents=True, exist_ok=True)
-    # The state is that of a version.
+    # A saved state is valid for one version of datasets only.
     about = {
         "source": source,
         "datasets": importlib.metadata.version("datasets"),
@@ -79,20 +79,20 @@ def stream(
 
 
 def open_stream(hparams: dict) -> StreamLoader:
-    """Stream the parts to train on, without a copy on disk, as batches of ``id``
-    and ``sig``, pieces of at most ``longest`` seconds of the utterances.
+    """Stream the training parts without a copy on disk, as batches of ``id`` and
+    ``sig``, pieces of at most ``longest`` seconds of the utterances.
 
-    A FileNotFoundError says that they cannot be loaded, a ValueError that no
-    hours are given, or more than one worker."""
+    Raises FileNotFoundError if the parts cannot be loaded, and ValueError
+    without ``hours`` or with more than one worker."""
     import datasets
 
     if not hparams["hours"]:
         raise ValueError(
-            "--stream needs --hours: so many are written to disk, for the "
-            "statistics of the features."
+            "--stream requires --hours, the amount of speech written to disk "
+            "to compute the feature statistics."
         )
     source, rate = str(hparams["data_folder"]), hparams["sample_rate"]
-    # Two frames.
+    # Seconds of two frames
     shortest = 2 * hparams["hop_length"] / rate
 
     def item(row, times_read):
@@ -119,7 +119,7 @@ def open_stream(hparams: dict) -> StreamLoader:
 
 
 def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
-    """Read the notes of the utterances that are complete."""
+    """Read the notes on utterances that were written completely."""
     lines = notes.read_text("utf-8").splitlines() if notes.is_file() else []
     if not lines or json.loads(lines[0]) != about:
         return []
@@ -128,7 +128,7 @@ def _already(notes: pathlib.Path, about: dict, audio: pathlib.Path) -> list:
         try:
             entry = json.loads(line)
         except ValueError:
-            # Killed in the middle of it.
+            # A killed run left half a line.
             break
         path = audio / f"{entry['id']}.flac"
         if not path.is_file() or path.stat().st_size != entry["bytes"]:
@@ -154,7 +154,7 @@ def _rows(source: str, part: str):
             f"{split}): {error}. {HOW_TO_GET}, and local folders are read as "
             "well."
         ) from error
-    # The bytes of the file: decoding them is soundfile's work.
+    # Keep the encoded bytes, which soundfile decodes.
     return rows.cast_column("audio", datasets.Audio(decode=False))
 
 
@@ -164,17 +164,17 @@ def _check(row: dict, source: str) -> None:
     if missing:
         raise ValueError(
             f"The rows of {source} lack {', '.join(missing)}: it is not laid "
-            "out as openslr/librispeech_asr is."
+            "out as openslr/librispeech_asr."
         )
     if not re.fullmatch(r"[\w-]+", str(row["id"])):
         raise ValueError(
-            f"{source} has an utterance {row['id']!r}, which names no file: "
-            "it is not laid out as openslr/librispeech_asr is."
+            f"{source} has an utterance {row['id']!r}, which is not a file "
+            "name: it is not laid out as openslr/librispeech_asr."
         )
 
 
 def _write(row: dict, audio: pathlib.Path) -> tuple[pathlib.Path, int]:
-    """Write the audio of a row, if it is missing."""
+    """Write the audio of a row if needed; return its path and size in bytes."""
     path = audio / f"{row['id']}.flac"
     data = row["audio"]["bytes"]
     if data is None:

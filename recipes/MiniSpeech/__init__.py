@@ -1,1 +1,1 @@
-"""Recipes on MiniSpeech, a small corpus that the demo makes for itself."""
+"""Recipes on MiniSpeech, a small synthetic corpus that the demo generates."""

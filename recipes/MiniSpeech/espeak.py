@@ -1,7 +1,7 @@
-"""The voices of MiniSpeech: espeak-ng, with the exact times of its phones.
+"""The voices of MiniSpeech, by espeak-ng, with exact phone times.
 
-``speak_all`` runs this file once for every voice, in a fresh process: what it
-imports is paid for as many times.
+``speak_all`` runs this file in a new process for every voice, so each import
+here costs time once per voice.
 """
 
 import ctypes
@@ -29,8 +29,8 @@ from speechbrain_vq.recipes.MiniSpeech.sentences import sentences
 
 SAMPLE_RATE = 16000
 
-# espeak-ng variants, chosen far from each other in sound, and their words per
-# minute. None has an echo: it would sound on through the closures of stops.
+# espeak-ng variants that sound very different, and their words per minute. None
+# has an echo, which would fill the closures of stops.
 VOICES = {
     "m3": 160,
     "steph": 165,
@@ -59,7 +59,7 @@ VOICES = {
 }
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
 
-# Phones that espeak-ng announces at their burst, not at their closure.
+# Phones whose start espeak-ng reports at the burst, not at the closure.
 STOPS = frozenset("p t k b d g tS dZ t# D T f h ? p# t2 k2".split())
 
 
@@ -70,12 +70,12 @@ def speak_all(
     num_speakers: int,
     jobs: int | None = None,
 ) -> dict[str, dict]:
-    """Speak a corpus, every voice in a process of its own, ``jobs`` at a time
-    (None: one per core).
+    """Synthesize a corpus with one process per voice, ``jobs`` at a time (None:
+    one per core).
 
-    The first ``num_speakers`` of VOICES speak; every sixth is for the test set
-    only. Files are ``<speaker>/<utt>.flac``. Returns utterances by id, by
-    split."""
+    The first ``num_speakers`` of VOICES speak, every sixth of them in the test
+    set only. Writes ``<speaker>/<utt>.flac``, and returns the utterances of each
+    split by id."""
     speakers = list(VOICES)[:num_speakers]
     unseen = speakers[::-6]
     seen = [speaker for speaker in speakers if speaker not in unseen]
@@ -98,14 +98,14 @@ def speak_all(
 
 
 def _speak_apart(task: tuple) -> dict[str, dict]:
-    """One voice in a fresh process: espeak-ng carries state from one utterance
-    to the next, even past its own termination."""
+    """Synthesize one voice in a new process, because espeak-ng keeps state
+    between utterances, even after it was terminated."""
     process = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(task),
         capture_output=True,
         text=True,
-        # The voices share the cores already.
+        # The processes of other voices use the other cores.
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )
     if process.returncode != 0:
@@ -118,7 +118,7 @@ def _speak_apart(task: tuple) -> dict[str, dict]:
 def _speak_voice(
     seed: int, speaker: str, quotas: dict[str, float], folder: str
 ) -> dict[str, dict]:
-    """Speak new sentences with one voice until the quotas are full."""
+    """Speak new sentences with one voice until each split has its seconds."""
     rng = random.Random(f"{seed} {speaker}")
     voice = _Voice(speaker)
     os.makedirs(folder)
@@ -150,7 +150,7 @@ class _Event(ctypes.Structure):
         ("audio_position", ctypes.c_int),
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("phone", ctypes.c_char * 8),  # a union, of use for phones only
+        ("phone", ctypes.c_char * 8),  # member of a union, for phone events
     ]
 
 
@@ -160,10 +160,10 @@ _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int,
     ctypes.POINTER(_Event),
 )
-_END_OF_LIST, _PHONEME = 0, 7  # types of events
+_END_OF_LIST, _PHONEME = 0, 7  # event types
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # parameters
-_UP, _DOWN = 320, 441  # from espeak-ng's 22050 Hz to 16 kHz
-_REACH = 24  # of the resampling filter, in samples to each side
+_UP, _DOWN = 320, 441  # resampling from espeak-ng's 22050 Hz to 16 kHz
+_REACH = 24  # samples to each side of the resampling filter
 
 
 def _open_espeak() -> ctypes.CDLL:
@@ -188,30 +188,30 @@ def _open_espeak() -> ctypes.CDLL:
         if len(os.fsencode(data)) > 150:  # espeak's buffer has 160 bytes
             os.symlink(data, os.path.join(short, os.path.basename(data)))
             parent = short
-        # Synchronous; phoneme events, and no exit() on errors.
+        # Synchronous output with phoneme events, and no exit() on errors.
         rate = library.espeak_Initialize(2, 0, os.fsencode(parent), 0x8001)
     if rate != 22050:
         raise RuntimeError(f"espeak-ng cannot start on {data} (code {rate})")
-    # Breath and roughness would else be drawn from the time of day.
+    # By default the time of day seeds breath and roughness.
     library.espeak_ng_SetRandSeed(1)
     return library
 
 
 class _Voice:
-    """Speak with one voice; another voice takes another process."""
+    """One espeak-ng voice; another voice needs another process."""
 
     def __init__(self, speaker: str):
         self.words_per_minute = VOICES[speaker]
         self.chunks, self.events = [], []
         self.library = _open_espeak()
-        # The library keeps no reference to the callback.
+        # Keep a reference to the callback, since the library does not.
         self.callback = _CALLBACK(self._receive)
         self.library.espeak_SetSynthCallback(self.callback)
         if self.library.espeak_SetVoiceByName(f"en-us+{speaker}".encode()):
             raise RuntimeError(f"espeak-ng has no voice en-us+{speaker}")
 
     def _receive(self, samples, count, events) -> int:
-        """Collect a piece of the wave, and the phones that begin in it."""
+        """Collect a piece of the waveform, and the phones that start in it."""
         if count > 0:
             self.chunks.append(ctypes.string_at(samples, 2 * count))
         for index in itertools.count():
@@ -222,11 +222,11 @@ class _Voice:
                 self.events.append((event.sample, event.phone.decode()))
 
     def say(self, text: str, rng: random.Random) -> tuple[np.ndarray, list]:
-        """Return the 16 kHz wave of a text, and its phones."""
+        """Synthesize a text as a waveform at 16 kHz, and return its phones too."""
         self.chunks.clear()
         self.events.clear()
         rate = round(self.words_per_minute * rng.uniform(0.9, 1.1))
-        # At espeak's own volume some voices clip.
+        # Some voices clip at the default volume.
         settings = {_RATE: rate, _VOLUME: 50, _RANGE: 50}
         settings[_PITCH] = rng.randint(44, 56)
         for parameter, value in settings.items():
@@ -241,8 +241,8 @@ class _Voice:
 
 @functools.lru_cache
 def _resampler() -> np.ndarray:
-    """[_DOWN + 2 _REACH, _UP]: from a block of input to its block of output, a
-    sinc cut off at 0.94 of the new Nyquist frequency, in a Kaiser window."""
+    """Return filters [_DOWN + 2 _REACH, _UP] from input to output blocks: a sinc
+    with cutoff at 0.94 of the new Nyquist frequency and a Kaiser window."""
     at = np.arange(_DOWN + 2 * _REACH)[:, None] - _REACH
     at = at - np.arange(_UP) * _DOWN / _UP
     cutoff = 0.94 * _UP / _DOWN
@@ -252,8 +252,8 @@ def _resampler() -> np.ndarray:
 
 
 def _resample(wave: np.ndarray) -> np.ndarray:
-    """From 22050 to 16000 Hz. Importing a library for every voice would take
-    longer than all of its resampling."""
+    """Resample from 22050 to 16000 Hz. Done here because importing a library in
+    every voice's process would take longer than its resampling."""
     bank = _resampler()
     count = -(-len(wave) * _UP // _DOWN)
     padded = np.pad(wave, (_REACH, _REACH + _DOWN))
@@ -264,10 +264,10 @@ def _resample(wave: np.ndarray) -> np.ndarray:
 def _phones(events: list, wave: np.ndarray) -> list:
     """Convert (sample, mnemonic) events to [start, end, phone] without gaps."""
     starts, names = [0], [SILENCE]
-    # Stable: events of the same sample stay in espeak-ng's order.
+    # Stable sort: events at the same sample stay in espeak-ng's order.
     for sample, name in sorted(events, key=lambda event: event[0]):
         start = min(round(sample * _UP / _DOWN), len(wave))
-        # Less than 5 ms before the first phone are no pause.
+        # Up to 5 ms (80 samples) before the first phone do not count as a pause.
         starts.append(start if start > 80 else 0)
         name = name.lstrip("',")
         names.append(SILENCE if name.startswith("_") else name)
@@ -288,9 +288,9 @@ def _phones(events: list, wave: np.ndarray) -> list:
 def _move_to_closures(
     starts: list[int], names: list[str], wave: np.ndarray
 ) -> list[int]:
-    """Move the starts of stops from burst to closure."""
+    """Move the starts of stops from the burst to the closure."""
     block, longest, shortest = 64, 1920, 128  # 4, 120 and 8 ms
-    min_samples = 160  # 10 ms: so that no phone before a closure vanishes
+    min_samples = 160  # 10 ms that remain of the phone before a closure
     quiet = 0.02 * np.percentile(np.abs(wave), 99)
     power = np.concatenate([[0.0], np.cumsum(wave**2)])
     starts = list(starts)
@@ -311,5 +311,5 @@ def _move_to_closures(
 
 
 if __name__ == "__main__":
-    # One voice, for _speak_apart: task in, manifest entries out.
+    # Run by _speak_apart: reads the task of one voice, writes manifest entries.
     json.dump(_speak_voice(*json.load(sys.stdin)), sys.stdout)

@@ -1,11 +1,11 @@
-"""Data preparation: MiniSpeech, any folder laid out alike, any audio.
+"""Data preparation: MiniSpeech, folders with tables of phones, or any audio.
 
-MiniSpeech is a corpus of English made offline with espeak-ng: 24 voices, exact
-phone boundaries, the same bytes from the same seed. What comes out is a prepared
-corpus (see ``speechbrain_vq.dataio.manifests``), whatever the source.
+MiniSpeech is an English corpus synthesized offline with espeak-ng: 24 voices,
+exact phone boundaries, and the same bytes from the same seed. From each of these
+sources, manifests are written (see ``speechbrain_vq.dataio.manifests``).
 
-espeak-ng is GPL-3: it comes with the extra ``speechbrain-vq[demo]`` and is
-loaded only by the processes that speak the corpus.
+espeak-ng is GPL-3. It comes with the extra ``speechbrain-vq[demo]``, and only the
+processes that synthesize the corpus load it.
 """
 
 import argparse
@@ -56,15 +56,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 UTTS, PHONES = "utts.tsv", "phones.tsv.gz"
-# Share of the files of an audio folder for validation, and for the test.
+# Share of an audio folder's files for validation, and for the test.
 HELD_OUT = 0.05
-# Folders of the parts of a corpus, such as dev-clean, which are no speakers.
+# Folders for parts of a corpus, such as dev-clean, are not speakers.
 _SUBSET = re.compile(
     r"(train|valid|val|dev|eval|test)([^a-z].*|ation|ing|)$", re.I
 )
-# Folders of languages, such as en or pt_BR, which may have one for each speaker.
+# Folders for languages, such as en or pt_BR, may contain folders for speakers.
 _LANGUAGES = {alias.split("_")[0] for alias in locale.locale_alias}
-# Not the year of a date.
+# Speaker at the start of a file name, unless that is a year.
 _PREFIX = re.compile(r"(?!(?:19|20)\d\d)([A-Za-z0-9]+)[_-]")
 
 
@@ -77,7 +77,7 @@ def prepare(
     languages: Iterable[str] | None = None,
     make_minispeech: bool = False,
 ) -> pathlib.Path:
-    """Prepare whatever data_folder holds, and return the folder of its manifests.
+    """Prepare the data in data_folder, and return the folder of its manifests.
 
     Arguments
     ---------
@@ -86,23 +86,23 @@ def prepare(
         (see ``prepare_shared``), or a folder with audio files (see
         ``prepare_audio_folder``).
     save_folder : path
-        Folder of the manifests when data_folder holds none.
+        Folder for the manifests if data_folder has none.
     minutes : float
         Minutes of MiniSpeech.
     seed : int
         Random seed of MiniSpeech, or of the splits of an audio folder.
     num_speakers : int
-        Number of voices of MiniSpeech.
+        Number of voices in MiniSpeech.
     languages : iterable of str, optional
-        Languages to keep of a folder with ``utts.tsv``; all if None.
+        Languages to keep if there is ``utts.tsv``; all if None.
     make_minispeech : bool
-        Whether to make MiniSpeech in a data_folder that is empty or does not
-        exist (see ``prepare_minispeech``).
+        Whether to generate MiniSpeech in a data_folder that is empty or does
+        not exist (see ``prepare_minispeech``).
 
     Raises
     ------
     FileNotFoundError
-        If data_folder does not exist or holds nothing usable.
+        If data_folder does not exist or has no usable data.
     """
     data_folder = pathlib.Path(data_folder)
     kind = recognize(data_folder, make_minispeech)
@@ -123,27 +123,26 @@ def prepare_minispeech(
     num_speakers: int = 24,
     jobs: int | None = None,
 ) -> pathlib.Path:
-    """Make MiniSpeech, a synthetic English corpus with exact phone times, and
+    """Generate MiniSpeech, a synthetic English corpus with exact phone times, and
     return its folder.
 
-    One voice in six is heard in the test set only; no sentence is in two
-    splits, whatever the seed. Every voice says at least one sentence in each
-    of its splits, so that very small corpora come out longer than asked.
+    Every sixth voice is in the test set only. No sentence is in two splits, with
+    any seed. Every voice speaks at least one sentence in each of its splits, so
+    a very small corpus is longer than ``minutes``.
 
     Arguments
     ---------
     data_folder : path
-        Where ``audio/<speaker>/<utt>.flac`` (16 kHz, mono, 16 bits), the
-        manifests and ``phones.item`` go. The folder may be
-        moved afterwards.
+        Folder for ``audio/<speaker>/<utt>.flac`` (16 kHz, mono, 16 bits), the
+        manifests and ``phones.item``. It may be moved afterwards.
     minutes : float
         Minutes of speech in all: 80 % train, 10 % valid, 10 % test.
     seed : int
-        The same seed gives the same bytes.
+        Random seed, which determines the bytes of the corpus.
     num_speakers : int
-        From 2 to 24.
+        Number of voices, from 2 to 24.
     jobs : int, optional
-        Voices to synthesise at a time, one per core if None. The bytes do not
+        Voices to synthesize at a time, one per core if None. The bytes do not
         depend on it.
 
     Raises
@@ -153,7 +152,7 @@ def prepare_minispeech(
     ValueError
         If minutes or num_speakers is out of range.
     FileExistsError
-        If the folder holds data that this function did not make.
+        If the folder holds data that this function did not generate.
     """
     folder = pathlib.Path(data_folder)
     corpus = _minispeech(minutes, seed, num_speakers)
@@ -161,13 +160,12 @@ def prepare_minispeech(
         return folder
     if importlib.util.find_spec("espeakng_loader") is None:
         raise ImportError(
-            "MiniSpeech is spoken by espeak-ng: "
-            'pip install "speechbrain-vq[demo]"'
+            'MiniSpeech requires espeak-ng: pip install "speechbrain-vq[demo]"'
         )
     _refuse_foreign(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _remove_partial(folder)
-    # The audio of a killed run stays in a folder of another name.
+    # Written under another name, so a killed run leaves no incomplete audio.
     partial = pathlib.Path(tempfile.mkdtemp(prefix=".minispeech-", dir=folder))
     utts = speak_all(partial / "audio", minutes, seed, num_speakers, jobs)
     (folder / "corpus.json").unlink(missing_ok=True)
@@ -188,11 +186,11 @@ def prepare_shared(
     Arguments
     ---------
     shared_folder : path
-        Holds ``utts.tsv`` (with columns utt, speaker, lang, seconds, split,
-        text), ``phones.tsv.gz`` (utt, start, end, phone; may be absent) and
+        Folder with ``utts.tsv`` (columns utt, speaker, lang, seconds, split,
+        text), optionally ``phones.tsv.gz`` (utt, start, end, phone), and
         ``audio/<speaker>/<utt>.ogg``.
     save_folder : path
-        Folder of the manifests.
+        Folder for the manifests.
     languages : iterable of str, optional
         Languages to keep; all if None.
 
@@ -228,30 +226,30 @@ def prepare_audio_folder(
     save_folder: PathLike,
     seed: int = 1234,
 ) -> pathlib.Path:
-    """Write manifests for all the audio under a folder, without phones, and
-    return save_folder.
+    """Write manifests without phones for all audio below a folder, and return
+    save_folder.
 
-    A twentieth of the files, rounded up, is for validation. Of three or more
-    speakers, some with a twentieth of the files or more are for the test
-    alone; of fewer, a twentieth of the files. Speakers are the subfolders, or
-    else what file names begin with, up to the first ``_`` or ``-``. Subfolders
-    of languages (``en``) are skipped if there are some for speakers in them.
-    Files that cannot be read to their end are named in warnings and left out.
+    A twentieth of the files, rounded up, is for validation. With three or more
+    speakers, some that have at least a twentieth of the files are for the test
+    only; with fewer, a twentieth of the files is for the test. Speakers are the
+    subfolders, or else the file names up to the first ``_`` or ``-``. Subfolders
+    for languages (``en``) are skipped if they contain subfolders for speakers.
+    Files that cannot be read completely are left out with a warning.
 
     Arguments
     ---------
     audio_folder : path
-        Searched, with its subfolders, for audio files of any format that
-        libsndfile reads, sampling rate and number of channels.
+        Folder searched recursively for audio files in any format that libsndfile
+        reads, at any sampling rate and with any number of channels.
     save_folder : path
-        Folder of the manifests.
+        Folder for the manifests.
     seed : int
         Random seed of the splits.
 
     Raises
     ------
     ValueError
-        If no usable file is left for train.
+        If no usable file is left for training.
     """
     source, folder = pathlib.Path(audio_folder), pathlib.Path(save_folder)
     paths = _audio_files(source)
@@ -281,13 +279,13 @@ def prepare_audio_folder(
 
 
 def _is_interrupted(folder: pathlib.Path) -> bool:
-    """Return whether MiniSpeech was begun here and not finished."""
+    """Return whether an interrupted run left MiniSpeech incomplete here."""
     return any(folder.glob(".minispeech-*")) and not read_corpus(folder)
 
 
 def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
-    """Recognize the kind of data in a folder; a FileNotFoundError says what it
-    lacks."""
+    """Return the kind of data in a folder: "manifests", "minispeech", "shared" or
+    "audio". Raises FileNotFoundError if there is none."""
     if folder.exists() and not folder.is_dir():
         raise FileNotFoundError(f"{folder} is a file; give a folder.")
     if make_minispeech and not any(folder.glob("*")):
@@ -295,7 +293,7 @@ def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
     if not folder.exists():
         raise FileNotFoundError(
             f"{no_folder(folder)} Name a folder of recordings, or add "
-            "--make_minispeech to make a synthetic corpus there."
+            "--make_minispeech to generate a synthetic corpus there."
         )
     if _is_interrupted(folder):
         return "minispeech"
@@ -313,7 +311,7 @@ def recognize(folder: pathlib.Path, make_minispeech: bool = False) -> str:
 
 
 def _minispeech(minutes: float, seed: int, num_speakers: int) -> dict:
-    """Check the parameters of a MiniSpeech."""
+    """Check the parameters of MiniSpeech, and return its ``corpus.json``."""
     if not (minutes > 0 and math.isfinite(minutes)):
         raise ValueError(f"minutes must be above 0, got {minutes}")
     if not 2 <= num_speakers <= len(VOICES):
@@ -334,7 +332,7 @@ def _minispeech(minutes: float, seed: int, num_speakers: int) -> dict:
 def _warn_if_other_corpus(
     folder: pathlib.Path, minutes: float, seed: int, num_speakers: int
 ) -> None:
-    """Warn if the MiniSpeech in the folder has other parameters."""
+    """Warn if the folder holds MiniSpeech with other parameters."""
     corpus = read_corpus(folder)
     if corpus.get("corpus") == "minispeech" and corpus != _minispeech(
         minutes, seed, num_speakers
@@ -347,7 +345,7 @@ def _warn_if_other_corpus(
 
 
 def _refuse_foreign(folder: pathlib.Path) -> None:
-    """Never deletes or mixes with what MiniSpeech did not write."""
+    """Raise FileExistsError if the folder has data of another origin."""
     is_minispeech = read_corpus(folder).get("corpus") == "minispeech"
     if is_minispeech or _is_interrupted(folder):
         return
@@ -361,17 +359,17 @@ def _refuse_foreign(folder: pathlib.Path) -> None:
 
 def _remove_partial(folder: pathlib.Path) -> None:
     for partial in folder.glob(".minispeech-*"):
-        # A process of the killed run may still be writing there.
+        # A process of a killed run may still be writing there.
         shutil.rmtree(partial, ignore_errors=True)
 
 
-# Folders laid out like utts.tsv, phones.tsv.gz and audio
+# Folders with utts.tsv, phones.tsv.gz and audio
 
 
 def _read_tables(
     source: pathlib.Path, languages: list[str] | None
 ) -> dict[str, dict]:
-    """Read the utterances of each split."""
+    """Read the utterances of each split from the tables."""
     utts_path, phones_path = source / UTTS, source / PHONES
     with open(utts_path, encoding="utf-8", newline="") as lines:
         rows = list(_tsv(lines, "utt speaker lang seconds split text"))
@@ -394,8 +392,8 @@ def _read_tables(
     for row, relative in zip(rows, names, strict=True):
         if row["split"] not in SPLITS:
             raise ValueError(
-                f"{utts_path}: split {row['split']!r} of {row['utt']} is none "
-                f"of {SPLITS}"
+                f"{utts_path}: split {row['split']!r} of {row['utt']} is not "
+                f"one of {SPLITS}"
             )
         if source / relative not in lengths:
             continue
@@ -413,7 +411,7 @@ def _read_tables(
 
 
 def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
-    """Yield rows of a table without quoting; check its columns."""
+    """Return the rows of a table without quoting, after a check of its columns."""
     rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = set(columns.split()) - set(rows.fieldnames or ())
     if missing:
@@ -423,7 +421,7 @@ def _tsv(lines: Iterable[str], columns: str) -> Iterator[dict[str, str]]:
     return rows
 
 
-# Bare folders of audio
+# Folders of audio
 
 
 def _audio_files(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -449,8 +447,8 @@ def _visible_files(folder: pathlib.Path) -> set[pathlib.Path]:
 def _read_audio(
     source: pathlib.Path, paths: list[pathlib.Path]
 ) -> tuple[dict[str, dict], str]:
-    """Make entries of the files that can be read to their end, and say what
-    their speakers are."""
+    """Return the entries of files that can be read completely, and what was taken
+    for their speakers (see ``find_speakers``)."""
     usable = usable_files(paths)
     lengths = {path.relative_to(source): s for path, s in usable.items()}
     speakers, origin = find_speakers(list(lengths), source.resolve().name)
@@ -466,16 +464,15 @@ def _read_audio(
 
 
 def _as_text(name: str) -> str:
-    """Write a file name that is no text as one."""
+    """Escape the bytes of a file name that are not valid UTF-8."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def find_speakers(
     paths: list[pathlib.Path], default: str
 ) -> tuple[dict[pathlib.Path, str], str]:
-    """Find the speaker of each recording by its path below their folder,
-    ``default`` where it names none, and what was taken for speakers, empty if
-    nothing was.
+    """Infer the speaker of each recording from its path below the folder, or
+    ``default``. Also returns what was taken for speakers, or "" if nothing was.
 
     >>> paths = [pathlib.Path(f"{who}_{n}.wav") for who in "ab" for n in "12"]
     >>> find_speakers(paths, "me")[1]
@@ -505,20 +502,20 @@ def find_speakers(
 
 
 def _is_language(name: str) -> bool:
-    """Return whether the name of a folder is the code of a language."""
+    """Return whether the name of a folder is a language code."""
     language, _, region = name.replace("-", "_").partition("_")
     return language in _LANGUAGES and len(language) < 4 and len(region) < 5
 
 
 def _are_speakers(names: dict[pathlib.Path, str]) -> bool:
-    """Return whether files are of several speakers, not of one each."""
+    """Return whether there are several names, for two or more files on average."""
     return 1 < len(set(names.values())) <= len(names) / 2
 
 
 def _split(
     utts: dict[str, dict], seed: int, source: pathlib.Path
 ) -> dict[str, dict]:
-    """Split by a hash of the path, whatever the order of files."""
+    """Split by a hash of the path, so that the order of files does not matter."""
     if not utts:
         raise ValueError(f"no readable audio file in {source}")
 
@@ -532,28 +529,28 @@ def _split(
     sizes = collections.Counter(utt["spk_id"] for utt in utts.values())
     unseen = _held_out(shuffled(sizes), sizes, part)
     test = [u for u in order if utts[u]["spk_id"] in unseen]
-    rest = [u for u in order if utts[u]["spk_id"] not in unseen]
+    seen = [u for u in order if utts[u]["spk_id"] not in unseen]
     if not unseen:
-        test, rest = rest[part : 2 * part], rest[:part] + rest[2 * part :]
-    if part >= len(rest):
+        test, seen = seen[part : 2 * part], seen[:part] + seen[2 * part :]
+    if part >= len(seen):
         raise ValueError(
             f"{source} holds too few readable audio files, {len(order)}: none "
             f"is left to train on after {part} for validation and {len(test)} "
-            "for the test. Add some, or cut long ones into pieces."
+            "for the test. Add files, or cut long ones into pieces."
         )
-    home = {
-        **dict.fromkeys(rest, "train"),
-        **dict.fromkeys(rest[:part], "valid"),
+    split_of = {
+        **dict.fromkeys(seen, "train"),
+        **dict.fromkeys(seen[:part], "valid"),
         **dict.fromkeys(test, "test"),
     }
     return {
-        split: {u: utt for u, utt in utts.items() if home[u] == split}
+        split: {u: utt for u, utt in utts.items() if split_of[u] == split}
         for split in SPLITS
     }
 
 
 def _held_out(speakers: list[str], sizes: dict[str, int], part: int) -> set:
-    """Choose speakers for the test alone, with a number of files or more."""
+    """Choose test-only speakers with ``part`` files, at most about twice as many."""
     if len(speakers) < 3:
         return set()
     chosen = []
@@ -561,12 +558,12 @@ def _held_out(speakers: list[str], sizes: dict[str, int], part: int) -> set:
         count = sum(sizes[s] for s in chosen)
         if count < part and count + sizes[name] <= 2 * part:
             chosen.append(name)
-    # Where each speaker has much of the audio, one must do.
+    # If every speaker has more files than that, take the smallest one.
     return set(chosen or [min(speakers, key=lambda name: sizes[name])])
 
 
 def describe(utts: dict[str, dict], origin: str) -> str:
-    """Describe the recordings of a folder, their speakers and their split."""
+    """Describe the recordings of a folder, their speakers and the split."""
     by_split = {
         split: sorted({utt["spk_id"] for utt in part.values()})
         for split, part in utts.items()
@@ -584,9 +581,9 @@ def describe(utts: dict[str, dict], origin: str) -> str:
 
 
 def main() -> None:
-    """Make MiniSpeech from the command line."""
+    """Generate MiniSpeech from the command line."""
     parser = argparse.ArgumentParser(
-        description="Make MiniSpeech, a synthetic corpus of English speech."
+        description="Generate MiniSpeech, a synthetic corpus of English speech."
     )
     parser.add_argument("data_folder", help="Folder of the corpus.")
     about = "Length of the corpus in minutes (default: %(default)g)."

@@ -1,11 +1,11 @@
-"""Texts of MiniSpeech: English sentences made of templates."""
+"""Texts of MiniSpeech: English sentences generated from templates."""
 
 import random
 import re
 import zlib
 from collections.abc import Iterator
 
-# Chosen so that together they hold every phone of American English.
+# Chosen to contain every phone of American English.
 WORDS = {
     "det": "the this that every some my your their our another one".split(),
     "adj": "old yellow quiet huge joyful young shiny thick rare cheap weird"
@@ -33,10 +33,10 @@ TEMPLATES = (
 
 
 def sentences(rng: random.Random, split: str) -> Iterator[str]:
-    """Yield different sentences of one split without end.
+    """Yield an endless stream of different sentences of one split.
 
-    A sentence's split is a property of its text: no sentence can be in two
-    splits, whoever says it.
+    The split is a function of the text, so no sentence is in two splits,
+    whichever voice speaks it.
 
     >>> next(sentences(random.Random(0), "train"))
     'Your measure and some royal choir admired some thing without a sound.'
@@ -50,7 +50,7 @@ def sentences(rng: random.Random, split: str) -> Iterator[str]:
         )
         text = text[0].upper() + text[1:]
         share = zlib.crc32(text.encode()) % 10
-        home = {0: "valid", 1: "test"}.get(share, "train")
-        if home == split and text not in seen:
+        text_split = {0: "valid", 1: "test"}.get(share, "train")
+        if text_split == split and text not in seen:
             seen.add(text)
             yield text

@@ -1,1 +1,1 @@
-"""Recipes on ScribbleLens, lines of Dutch handwriting, 1600 to 1725."""
+"""Recipes on ScribbleLens, lines of Dutch handwriting from 1600 to 1725."""

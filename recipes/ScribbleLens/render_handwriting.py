@@ -1,9 +1,9 @@
-"""A stand-in for ScribbleLens: lines written with handwriting fonts, in the
-layout that ``scribblelens_prepare.py`` reads, with the extent of every
-character. The same bytes from the same seed, fonts and version of Pillow.
+"""Generate a stand-in for ScribbleLens: lines rendered with handwriting fonts, in
+the layout that ``scribblelens_prepare.py`` reads, with the extent of every
+character. The same seed, fonts and version of Pillow give the same bytes.
 
-Fourteen hands of Debian serve well (``HANDS``), one of them a secretary hand
-of the 16th century:
+Fourteen fonts in Debian are suitable (``HANDS``), one of them a secretary hand of
+the 16th century:
 
     apt-get download fonts-joscelyn fonts-isabella fonts-femkeklaver \\
         fonts-breip fonts-dkg-handwriting fonts-rufscript fonts-kristi \\
@@ -36,13 +36,13 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     ROOT,
 )
 
-# Fonts that look written, and unlike each other.
+# Fonts that look handwritten, and different from each other.
 HANDS = (
     "Joscelyn-Regular Isabella femkeklaver Breip dkg Rufscript010 Kristi "
     "DancingScript-Regular BecauseWeBuild-Regular BecauseWeConnect-Regular "
     "Delphine SteveHand KaushanScript-Regular Ecolier-court"
 ).split()
-# From the language of ships' journals of the time.
+# Words of Dutch ships' journals of the time.
 WORDS = (
     "den de het een van met ende op in te tot aen "  # codespell:ignore
     "bij naer voor uijt over onder wij sij hij ons "  # codespell:ignore
@@ -66,7 +66,7 @@ WORDS = (
 NUMBERS = range(1, 100)
 LINES_ON_A_PAGE = 20
 TEST_SHARE = 0.2
-# Drawn three times as large as they will be.
+# Lines are drawn three times as large, then scaled down.
 SCALE = 3
 SIZE, MARGIN, EDGE = 22 * SCALE, 10 * SCALE, 4 * SCALE
 
@@ -74,11 +74,11 @@ SIZE, MARGIN, EDGE = 22 * SCALE, 10 * SCALE, 4 * SCALE
 def render(
     output: pathlib.Path, fonts: list[pathlib.Path], lines: int, seed: int
 ) -> None:
-    """Write a corpus of lines by one scribe for each font, whole or not at all.
+    """Write a corpus with one scribe per font, completely or not at all.
 
-    The folder is a ``data_folder`` of the recipe. Where it holds this corpus
-    already, nothing is done; a FileExistsError names one that holds something
-    else. Another seed gives other texts and other strokes."""
+    The output is a ``data_folder`` for the recipe. Nothing is done if it holds
+    this corpus already; FileExistsError is raised if it holds something else.
+    Texts and strokes depend on the seed."""
     settings = {
         "what": "rendered with fonts, a stand-in for ScribbleLens",
         "seed": seed,
@@ -100,27 +100,25 @@ def render(
 
 
 def find_fonts(places: list[str]) -> list[pathlib.Path]:
-    """Find font files in files and folders: of a folder, the fonts named in
-    ``HANDS``, or all where it has none of these."""
+    """Find fonts in files and folders. Of a folder with fonts in ``HANDS``, only
+    these are taken."""
     chosen = []
-    for place in map(pathlib.Path, places):
-        fonts = [place] if place.is_file() else []
-        if place.is_dir():
+    for path in map(pathlib.Path, places):
+        fonts = [path] if path.is_file() else []
+        if path.is_dir():
             fonts = sorted(
-                p for p in place.rglob("*") if p.suffix in (".otf", ".ttf")
+                p for p in path.rglob("*") if p.suffix in (".otf", ".ttf")
             )
             fonts = [p for p in fonts if p.stem in HANDS] or fonts
         if not fonts:
-            raise FileNotFoundError(
-                f"There is no font (.ttf, .otf) in {place}."
-            )
+            raise FileNotFoundError(f"There is no font (.ttf, .otf) in {path}.")
         chosen += fonts
     return chosen
 
 
 def texts(rng: random.Random, split: str) -> Iterator[str]:
-    """Yield different lines of five to seven words of one split without end; no
-    line can be in both splits."""
+    """Yield an endless stream of different lines of five to seven words for a
+    split. No line is in both splits."""
     seen = set()
     while True:
         words = rng.choices(WORDS, k=rng.randint(5, 7))
@@ -140,13 +138,13 @@ def texts(rng: random.Random, split: str) -> Iterator[str]:
 def render_line(
     font: ImageFont.FreeTypeFont, text: str, rng: np.random.Generator
 ) -> tuple[Image.Image, np.ndarray]:
-    """Render a line in a font of the size ``SIZE``, bent and inked at random.
+    """Render a line in a font of size ``SIZE`` with random distortion and ink.
 
-    Returns a grey image 32 high, and the edges of the characters at
-    mid-height, one more than there are characters."""
+    Returns a gray image 32 pixels high, and the horizontal edges of the
+    characters at mid-height, one more than there are characters."""
     lengths = [font.getlength(text[:i]) for i in range(len(text) + 1)]
     edges = MARGIN + np.array(lengths)
-    # Of what is drawn: the ascent and descent that some fonts claim are wrong.
+    # The drawn extent: some fonts state a wrong ascent and descent.
     _, top, _, bottom = map(int, font.getbbox(text))
     width, height = int(edges[-1]) + MARGIN, bottom - top + 2 * EDGE
     sheet = Image.new("L", (width, height), 255)
@@ -155,7 +153,7 @@ def render_line(
 
     x, y = np.arange(width), np.arange(height)
     steps = rng.normal(size=width // (25 * SCALE) + 2).cumsum()
-    # Tied down at both ends: none leaves the sheet.
+    # Zero drift at both ends keeps the text on the sheet.
     steps -= np.linspace(steps[0], steps[-1], len(steps))
     drift = x + 0.6 * SCALE * _smooth(steps, width)
     knots = rng.normal(size=width // (60 * SCALE) + 2)
@@ -174,13 +172,13 @@ def render_line(
     image = Image.fromarray(bent.round().astype(np.uint8))
     strokes = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
     paper = 235 - 20 * _smooth(rng.uniform(size=8), size[0])
-    grey = strokes / 255 * paper + rng.normal(0, 4, strokes.shape)
-    grey = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
-    return grey, edges * size[0] / width
+    gray = strokes / 255 * paper + rng.normal(0, 4, strokes.shape)
+    gray = Image.fromarray(gray.clip(0, 255).round().astype(np.uint8))
+    return gray, edges * size[0] / width
 
 
 def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
-    """Format an alignment (``.ali``) as ScribbleLens does: a column belongs to
+    """Format an alignment (``.ali``) as in ScribbleLens, where a column belongs to
     the character at its middle.
 
     >>> print(alignment("a.jpg", "a", np.array([1.0, 1.9]), 3))
@@ -191,15 +189,15 @@ def alignment(name: str, text: str, edges: np.ndarray, width: int) -> str:
     <BLANKLINE>
     """
     padded = [BLANK, *text.replace(" ", "_"), BLANK]
-    places = np.searchsorted(edges, np.arange(width) + 0.5, side="right")
+    indices = np.searchsorted(edges, np.arange(width) + 0.5, side="right")
     rows = [f"{name} {width} targetStr:*{text}*"]
-    rows += [f"{x} {x + 1} {padded[p]} 0.000000" for x, p in enumerate(places)]
+    rows += [f"{x} {x + 1} {padded[i]} 0.000000" for x, i in enumerate(indices)]
     return "\n".join(rows) + "\n"
 
 
 def _smooth(knots: np.ndarray, width: int) -> np.ndarray:
-    places = np.linspace(0, len(knots) - 1, width)
-    return np.interp(places, np.arange(len(knots)), knots)
+    positions = np.linspace(0, len(knots) - 1, width)
+    return np.interp(positions, np.arange(len(knots)), knots)
 
 
 def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
@@ -220,10 +218,10 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
             for line in range(number):
                 split = "test" if line >= number - tests else "train"
                 text = next(streams[split])
-                page, place = divmod(line, LINES_ON_A_PAGE)
-                # No page is in both.
+                page, row = divmod(line, LINES_ON_A_PAGE)
+                # The shift keeps pages from being in both splits.
                 page += split == "test"
-                stem = f"nl/{scribe}/{page // 2 + 1}.{page % 2}/line{place + 1}"
+                stem = f"nl/{scribe}/{page // 2 + 1}.{page % 2}/line{row + 1}"
                 image, edges = render_line(font, text, rng)
                 target = root / f"{stem}.jpg"
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +244,7 @@ def _write_corpus(root: pathlib.Path, fonts, lines: int, seed: int) -> None:
 
 
 def _zip(files: dict[str, str]) -> bytes:
-    """Write an archive without times."""
+    """Return a zip archive without file times, so that its bytes are reproducible."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
@@ -258,10 +256,10 @@ def _zip(files: dict[str, str]) -> bytes:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("output", type=pathlib.Path, help="folder to make")
-    parser.add_argument("fonts", nargs="+", help="font files, or folders")
-    parser.add_argument("--lines", type=int, default=2800)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("output", type=pathlib.Path, help="folder to write")
+    parser.add_argument("fonts", nargs="+", help="font files or folders")
+    parser.add_argument("--lines", type=int, default=2800, help="line count")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     fonts = find_fonts(options.fonts)
     render(options.output, fonts, options.lines, options.seed)

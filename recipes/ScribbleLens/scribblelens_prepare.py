@@ -1,10 +1,9 @@
 """Data preparation: ScribbleLens v1.2 (openslr 84), lines of Dutch handwriting
-of the 16th to 18th century, from its zip archive or the folder it unpacks to.
+of the 16th to 18th century, from its zip archive or its unpacked folder.
 
-The README of the recipe says what is known of its layout, and what of that is
-not verified. What comes out is a folder with SpeechBrain manifests
-(``train.json``, ``valid.json``, ``test.json``). The archive has no validation
-set: every tenth page of the training set is held out.
+The README of the recipe describes the layout, and names what is not verified.
+Writes SpeechBrain manifests (``train.json``, ``valid.json``, ``test.json``). The
+archive has no validation set, so every tenth training page is held out.
 """
 
 import io
@@ -30,10 +29,10 @@ logger = logging.getLogger(__name__)
 ROOT = "scribblelens.corpus.v1"
 ALIGNMENTS = "scribblelens.paths.*.zip"
 HEIGHT = 32
-# What the transcripts and the alignments do not agree on, as in DistSup.
+# Characters in transcripts but not in alignments; DistSup drops them, too.
 UNWRITTEN = str.maketrans("", "", ".'")
 BLANK = "*"
-# What damaged files raise, within an archive or outside.
+# Exceptions that damaged files raise, inside an archive or on disk.
 DAMAGED = (
     EOFError,
     KeyError,
@@ -53,25 +52,24 @@ def prepare(
     colour: str = "bw",
     scribe: str | None = None,
 ) -> pathlib.Path:
-    """Write the manifests, unless they exist, and return their folder; there
-    ``prepared.json``, written last, names the ``source`` of the images.
+    """Write the manifests, unless they exist, and return their folder. Its
+    ``prepared.json``, written last, has the ``source`` of the images.
 
     Arguments
     ---------
     data_folder : path
-        The zip archive, or a folder that holds it or what it unpacks to.
+        The zip archive, or a folder with it or with the files unpacked from it.
     save_folder : path
-        Folder of the manifests.
+        Folder for the manifests.
     colour : str
-        Kind of the images: ``"bw"`` (the paper's), ``"gray"`` or ``"color"``.
+        Kind of images: ``"bw"`` (as in the paper), ``"gray"`` or ``"color"``.
     scribe : str, optional
-        Only the lines of this one, such as ``"tasman"``.
+        Scribe whose lines are taken, such as ``"tasman"``; all by default.
 
     Raises
     ------
     FileNotFoundError
-        If something of the corpus is missing; the message says what, and
-        where to get it.
+        If a part of the corpus is missing.
     ValueError
         If the archive is damaged, or no line of it can be used.
     """
@@ -99,8 +97,8 @@ def prepare(
 
 
 class LineImages:
-    """Read images of lines, scaled to a height of 32, and keep them; ``source``
-    is that of ``prepared.json``."""
+    """Reader of line images, scaled to a height of 32 pixels, with a cache.
+    ``source`` is that in ``prepared.json``."""
 
     def __init__(self, source: str | pathlib.Path):
         self.source = pathlib.Path(source)
@@ -108,9 +106,9 @@ class LineImages:
         self._root = self._process = None
 
     def __call__(self, name: str) -> np.ndarray:
-        """Return the grey levels 0..255, [width, 32]."""
+        """Return the gray levels 0..255, [width, 32]."""
         if name not in self._cache:
-            # Forked workers must not share the position in an archive.
+            # Forked workers must not share the file position of an archive.
             if self._process != os.getpid():
                 self._root, self._process = _open(self.source), os.getpid()
             self._cache[name] = read_image(self._root / name)
@@ -118,38 +116,32 @@ class LineImages:
 
 
 def find_corpus(data_folder: pathlib.Path):
-    """Find the corpus in a folder: return the archive, or the folder above
-    ``scribblelens.corpus.v1``, and a path of that, on disk or in the archive."""
-    places, home = [data_folder], data_folder.resolve()
-    if home.name == ROOT:
-        places.append(home.parent)
+    """Find the corpus. Returns the archive or the parent folder, and the path of
+    ``scribblelens.corpus.v1`` in it."""
+    sources, resolved = [data_folder], data_folder.resolve()
+    if resolved.name == ROOT:
+        sources.append(resolved.parent)
     if data_folder.is_dir():
-        archives = sorted(data_folder.glob(f"{ROOT}*.zip"))
-        places += reversed(archives)
-    for place in places:
-        root = _open(place)
+        sources += sorted(data_folder.glob(f"{ROOT}*.zip"), reverse=True)
+    for source in sources:
+        root = _open(source)
         if root is not None and (root / ROOT / "corpora").is_dir():
-            return place.resolve(), root / ROOT
+            return source.resolve(), root / ROOT
     raise FileNotFoundError(
         f"There is no ScribbleLens in {data_folder}: neither {ROOT}.2.zip nor "
-        f"the folder {ROOT}/corpora that it unpacks to. Get the archive from "
-        "https://www.openslr.org/84/, or make a stand-in with "
+        f"the folder {ROOT}/corpora unpacked from it. Get the archive from "
+        "https://www.openslr.org/84/, or generate a stand-in with "
         "render_handwriting.py."
     )
 
 
 def find_alignments(root, source: pathlib.Path):
-    """Find the forced alignments beside the images, an archive or files: return
-    the path of ``scribblelens.corpus.v1`` among them."""
+    """Find the forced alignments, an archive or files beside the images. Returns
+    the path of their ``scribblelens.corpus.v1``."""
     beside = source if source.is_dir() else source.parent
-    alignments = sorted(beside.glob(ALIGNMENTS)) + sorted(
-        (
-            p
-            for p in (root / "corpora").iterdir()
-            if fnmatch(p.name, ALIGNMENTS)
-        ),
-        key=str,
-    )
+    corpora = sorted((root / "corpora").iterdir(), key=str)
+    alignments = sorted(beside.glob(ALIGNMENTS))
+    alignments += [p for p in corpora if fnmatch(p.name, ALIGNMENTS)]
     if alignments:
         archive = alignments[-1]
         try:
@@ -160,14 +152,14 @@ def find_alignments(root, source: pathlib.Path):
         return root
     raise FileNotFoundError(
         f"There are no alignments: {ALIGNMENTS} is neither in {beside} nor in "
-        f"{ROOT}/corpora of {source}, where version 1.2 of the archive has it."
+        f"{ROOT}/corpora of {source}, its folder in version 1.2 of the archive."
     )
 
 
 def read_list(
     root, colour: str, scribe: str | None, split: str
 ) -> list[tuple[str, str]]:
-    """Read the list of a split: pairs of paths of image and transcript below
+    """Read the list of a split: pairs of image and transcript paths, relative to
     ``root``."""
     part = f".{scribe}" if scribe else ""
     path = root / "corpora" / f"nl.{colour}.lines{part}.{split}.dat"
@@ -186,7 +178,7 @@ def read_list(
         names = line.split()
         if names and len(names) != 2:
             raise ValueError(
-                f"{path}: {line!r} is not the path of an image and that of its "
+                f"{path}: {line!r} is not the paths of an image and its "
                 "transcript."
             )
         pairs += [tuple(names)] if names else []
@@ -194,8 +186,7 @@ def read_list(
 
 
 def read_image(path) -> np.ndarray:
-    """Read grey levels 0..255 of a line at a height of 32, columns first:
-    [width, 32]."""
+    """Read gray levels 0..255 of a line at a height of 32 pixels, [width, 32]."""
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         image = image.convert("L")
         size = scaled_width(*image.size), HEIGHT
@@ -205,7 +196,7 @@ def read_image(path) -> np.ndarray:
 
 
 def scaled_width(width: int, height: int) -> int:
-    """Compute the width at a height of 32, rounded as in the alignments.
+    """Compute the width at a height of 32 pixels, rounded as in the alignments.
 
     >>> scaled_width(2277, 184)
     396
@@ -214,16 +205,16 @@ def scaled_width(width: int, height: int) -> int:
 
 
 def read_alignment(text: str) -> list[str]:
-    """Read the symbols of an alignment (``.ali``), one for each column: a
-    character, or ``*`` for none.
+    """Read the symbols of an alignment (``.ali``), one per column: a character,
+    or ``*`` for none.
 
     >>> read_alignment("a.jpg 2 targetStr:*a*\\n0 1 a -0.1\\n1 2 _ -0.2\\n")
     ['a', ' ']
     """
     header, *rows = text.splitlines() or [""]
     words = header.split()
-    whole = len(words) > 2 and "targetStr:" in header
-    if not whole or not words[1].isdecimal():
+    has_target = len(words) > 2 and "targetStr:" in header
+    if not has_target or not words[1].isdecimal():
         raise ValueError(f"{header[:60]!r} is not the header of an alignment")
     rows = [row.split() for row in rows if row.strip()]
     if len(rows) != int(words[1]) or any(len(row) != 4 for row in rows):
@@ -238,8 +229,8 @@ def read_alignment(text: str) -> list[str]:
 def find_characters(symbols: Sequence[str], text: str) -> list[list]:
     """Find the extent [x0, x1, character] of each character, in columns.
 
-    An alignment does not tell the two of a double letter apart. Where it says
-    otherwise the same as the transcript, they get half its columns each.
+    An alignment has one run of columns for a double letter. If it agrees with
+    the transcript otherwise, the run is divided equally between the letters.
 
     >>> find_characters("*zzeeee*e", "zee")
     [[1, 3, 'z'], [3, 7, 'e'], [8, 9, 'e']]
@@ -264,17 +255,16 @@ def find_characters(symbols: Sequence[str], text: str) -> list[list]:
 
 
 def hold_out(items: dict[str, dict]) -> tuple[dict, dict]:
-    """Split lines by name into those that stay and those of every tenth page,
-    which are held out."""
+    """Split lines by name into training lines and those of every tenth page."""
     pages = sorted({item["page"] for item in items.values()})
     if len(pages) < 2:
         raise ValueError(
             f"The training set has {len(items)} lines of {len(pages)} page(s): "
-            "one page to train on and one to validate on are the least."
+            "at least one to train on and one to validate on are required."
         )
-    held = set(pages[::10])
-    stay = {k: v for k, v in items.items() if v["page"] not in held}
-    return stay, {k: v for k, v in items.items() if v["page"] in held}
+    held_out = set(pages[::10])
+    train = {k: v for k, v in items.items() if v["page"] not in held_out}
+    return train, {k: v for k, v in items.items() if v["page"] in held_out}
 
 
 def _groups(items, key=None) -> list[list]:
@@ -282,7 +272,7 @@ def _groups(items, key=None) -> list[list]:
 
 
 def _divide(group: list[list], number: int) -> list[list]:
-    """Divide a piece into parts of equal width, one a letter."""
+    """Divide a run of columns into parts of equal width, one per letter."""
     if len(group) == number:
         return group
     start, end, symbol = group[0][0], group[-1][1], group[0][2]
@@ -291,16 +281,16 @@ def _divide(group: list[list], number: int) -> list[list]:
     return [[*edge, symbol] for edge in itertools.pairwise(edges)]
 
 
-def _open(place: pathlib.Path):
-    """Open a path in a folder or an archive; None: neither."""
-    if place.is_dir():
-        return place
-    if place.suffix != ".zip" or not place.is_file():
+def _open(source: pathlib.Path):
+    """Return the root path of a folder or an archive, or None for others."""
+    if source.is_dir():
+        return source
+    if source.suffix != ".zip" or not source.is_file():
         return None
     try:
-        return zipfile.Path(place)
+        return zipfile.Path(source)
     except zipfile.BadZipFile as error:
-        raise ValueError(_damaged(place, error)) from error
+        raise ValueError(_damaged(source, error)) from error
 
 
 def _damaged(archive, error) -> str:
@@ -308,7 +298,7 @@ def _damaged(archive, error) -> str:
 
 
 def _read_lines(root, alignments, pairs, split: str) -> dict[str, dict]:
-    """Read the lines of a split; log those that cannot be used."""
+    """Read the lines of a split, and warn about those that cannot be used."""
     items, problems = {}, []
     for image, transcript in tqdm(
         pairs, desc=f"Lines of {split}", leave=False, disable=None
@@ -341,15 +331,15 @@ def _read_line(root, alignments, image: str, transcript: str) -> dict:
     symbols = read_alignment(path.read_text(encoding="utf-8"))
     if len(symbols) != width:
         raise ValueError(
-            f"its alignment has {len(symbols)} columns, the image {width} at a "
-            f"height of {HEIGHT}"
+            f"its alignment has {len(symbols)} columns, the image {width} at "
+            f"height {HEIGHT}"
         )
     text = (root / transcript).read_text(encoding="utf-8")
     text = " ".join(text.translate(UNWRITTEN).split())
     folders = pathlib.PurePosixPath(image).parent.parts
     writers = [f for f in folders if f not in ("nl", "unsupervised")]
     if not writers:
-        raise ValueError("no folder of its path is a writer's")
+        raise ValueError("its path has no folder of a writer")
     return {
         "image": f"{ROOT}/{image}",
         "width": width,

@@ -1,1 +1,1 @@
-"""Recipes for VCTK."""
+"""Recipes on VCTK, English sentences read by 110 speakers."""

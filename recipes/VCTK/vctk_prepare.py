@@ -1,4 +1,4 @@
-"""Data preparation: VCTK, versions 0.92 and 0.80, read where it lies."""
+"""Data preparation: VCTK, versions 0.92 and 0.80, without copying audio."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ from speechbrain_vq.dataio.manifests import (
 logger = logging.getLogger(__name__)
 
 TEXTS, INFO = "txt", "speaker-info.txt"
-# Where the audio of each version is, and how its files end.
+# Audio folder and file suffix of each version.
 VERSIONS = {
     "0.92": ("wav48_silence_trimmed", "_{mic}.flac"),
     "0.80": ("wav48", ".wav"),
@@ -46,42 +46,42 @@ def prepare(
 ) -> pathlib.Path:
     """Write manifests for VCTK, and return their folder.
 
-    No text is in two splits, whoever reads it, and every speaker is in
-    train, but for a few who are in test only. What those read of the sentences
-    of train and valid is left out. Of p315 there are no texts: its recordings
-    are split by their names, and their words are empty; among them are
-    sentences that others read in another split.
+    No sentence is in two splits, whoever reads it. Every speaker is in the
+    training set, except a few who are in the test set only; their recordings of
+    training and validation sentences are left out. p315 has no texts: its
+    recordings are split by name, with empty words, and may contain sentences
+    that others read in another split.
 
     Arguments
     ---------
     data_folder : path
         The folder of version 0.92, with ``wav48_silence_trimmed``, ``txt`` and
-        ``speaker-info.txt``, or of 0.80, with ``wav48``; or the one that it is
-        in. A folder with manifests is used as it is.
+        ``speaker-info.txt``, or of 0.80, with ``wav48``; or its parent. A folder
+        with manifests is used as it is.
     save_folder : path
-        Folder of the manifests.
+        Folder for the manifests.
     mic : str
-        Microphone of version 0.92, ``mic1`` or ``mic2``; without the latter, as
-        of p280, the utterances are left out.
+        Microphone of version 0.92, ``mic1`` or ``mic2``. Utterances without
+        ``mic2``, such as those of p280, are left out.
     seed : int
         Random seed of the splits and of the unseen speakers.
     unseen_speakers : int
-        Number of speakers for test only.
+        Number of speakers in the test set only.
     valid_fraction, test_fraction : float
-        Share of the sentences, rounded up.
+        Share of the sentences in each split, rounded up.
 
     Raises
     ------
     FileNotFoundError
         If a part of the corpus is missing.
     ValueError
-        If an argument makes no sense, or a split would be empty.
+        If an argument is invalid, or a split would be empty.
     """
     source, folder = pathlib.Path(data_folder), pathlib.Path(save_folder)
     if given_manifests(source, folder):
         return source
     if mic not in ("mic1", "mic2"):
-        raise ValueError(f"mic is 'mic1' or 'mic2', not {mic!r}.")
+        raise ValueError(f"mic must be 'mic1' or 'mic2', not {mic!r}.")
     fractions = valid_fraction, test_fraction
     if not min(fractions) > 0 or not sum(fractions) < 1:
         raise ValueError(
@@ -122,8 +122,8 @@ def prepare(
     for split, part in splits.items():
         if not part:
             raise ValueError(
-                f"{root} holds {len(utts)} utterances that can be read: none "
-                f"is left for {split}. {HOW_TO_GET}."
+                f"{root} holds {len(utts)} readable utterances: none is left "
+                f"for {split}. {HOW_TO_GET}."
             )
     write_corpus(folder, splits, corpus)
     return folder
@@ -141,7 +141,7 @@ def _find_root(source: pathlib.Path) -> tuple[pathlib.Path, str]:
     raise FileNotFoundError(
         f"{source} holds {folder_contents(source)}; expected VCTK, "
         f"a folder with {folders}, or one with manifests (train.json, "
-        f"valid.json, test.json). {HOW_TO_GET}. Recordings of your own: "
+        f"valid.json, test.json). {HOW_TO_GET}. For recordings of your own: "
         f"`speechbrain-vq train {source} --recipe=voices`."
     )
 
@@ -160,7 +160,7 @@ def _check_parts(root, audio, end, recordings) -> None:
 
 
 def _genders(path: pathlib.Path) -> dict[str, str]:
-    """Read ``ID AGE GENDER ACCENTS REGION``; in 0.80 ids lack the p."""
+    """Read genders from ``ID AGE GENDER ...``; ids lack the p in version 0.80."""
     genders = {}
     for line in path.read_text("utf-8", errors="replace").splitlines()[1:]:
         speaker, *fields = line.split() or [""]
@@ -175,9 +175,9 @@ def _genders(path: pathlib.Path) -> dict[str, str]:
 def _read(
     root: pathlib.Path, recordings: dict[str, pathlib.Path]
 ) -> dict[str, dict]:
-    """Read the utterances that can be used."""
+    """Read the usable utterances."""
     genders, utts = _genders(root / INFO), {}
-    silent, lengths = set(), usable_files(recordings.values())
+    without_text, lengths = set(), usable_files(recordings.values())
     for name, path in recordings.items():
         if path not in lengths:
             continue
@@ -187,17 +187,17 @@ def _read(
         if text.is_file():
             words = " ".join(text.read_text("utf-8", errors="replace").split())
         else:
-            silent.add(speaker)
+            without_text.add(speaker)
         relative = path.relative_to(root).as_posix()
         utts[name] = utterance(relative, lengths[path], speaker, "en", words)
         utts[name]["gender"] = genders.get(speaker, "")
-    if silent:
-        names = ", ".join(sorted(silent))
-        logger.warning("Without texts are some of %s", names)
+    if without_text:
+        names = ", ".join(sorted(without_text))
+        logger.warning("Some utterances of %s have no text", names)
     unknown = {utt["spk_id"] for utt in utts.values() if not utt["gender"]}
     if unknown:
         names = ", ".join(sorted(unknown))
-        logger.warning("%s does not tell the gender of %s", INFO, names)
+        logger.warning("%s does not state the gender of %s", INFO, names)
     return utts
 
 
@@ -208,7 +208,7 @@ def _split(
     valid_fraction: float,
     test_fraction: float,
 ) -> dict[str, dict]:
-    """By hashes of the sentences and of the speakers' names."""
+    """Split by hashes of the sentences and of the speakers' names."""
 
     def order(names):
         return sorted(names, key=lambda n: digest([f"{seed} {n}".encode()]))
@@ -217,33 +217,33 @@ def _split(
     if not 0 <= unseen_speakers < len(speakers):
         raise ValueError(
             f"unseen_speakers is {unseen_speakers}; there are {len(speakers)} "
-            "speakers, and one at least is to be trained on."
+            "speakers, and at least one is needed for training."
         )
     unseen = set(speakers[:unseen_speakers])
     sentence = {n: _normalize(utt["words"]) or n for n, utt in utts.items()}
     sentences = order(set(sentence.values()))
     valid = math.ceil(valid_fraction * len(sentences))
     test = valid + math.ceil(test_fraction * len(sentences))
-    home = {
+    split_of = {
         **dict.fromkeys(sentences[:valid], "valid"),
         **dict.fromkeys(sentences[valid:test], "test"),
         **dict.fromkeys(sentences[test:], "train"),
     }
     splits: dict[str, dict] = {"train": {}, "valid": {}, "test": {}}
     for name, utt in utts.items():
-        split = home[sentence[name]]
+        split = split_of[sentence[name]]
         if split == "test" or utt["spk_id"] not in unseen:
             splits[split][name] = utt
-    left = len(utts) - sum(map(len, splits.values()))
+    left_out = len(utts) - sum(map(len, splits.values()))
     logger.info(
-        "In test only: %s; %d of their utterances, of sentences that others "
-        "read in train or valid, are left out",
+        "In test only: %s; %d of their utterances are left out, because others "
+        "read the sentence in train or valid",
         ", ".join(sorted(unseen)) or "nobody",
-        left,
+        left_out,
     )
     return splits
 
 
 def _normalize(words: str) -> str:
-    """Normalize a text: signs and capitals do not count."""
+    """Normalize a text to lower case without punctuation."""
     return " ".join(re.findall(r"[a-z]+", words.lower()))

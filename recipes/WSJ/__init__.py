@@ -1,1 +1,1 @@
-"""Recipes on WSJ, the Wall Street Journal read aloud."""
+"""Recipes on WSJ, the Wall Street Journal corpus of read English."""

@@ -1,8 +1,8 @@
-"""Data preparation: the Wall Street Journal corpus, as LDC sells it.
+"""Data preparation: the Wall Street Journal corpus in LDC's layout.
 
-CSR-I (WSJ0, LDC93S6A) and CSR-II (WSJ1, LDC94S13A): train_si284 trains, with
-dev93 (h1_p0) to validate and eval92 (si_et_20) to test, by the lists on the
-discs. The corpus has no phones: they come from a lexicon.
+CSR-I (WSJ0, LDC93S6A) and CSR-II (WSJ1, LDC94S13A). By the lists on the discs,
+train_si284 is for training, dev93 (h1_p0) for validation, and eval92 (si_et_20)
+for the test. The corpus has no phones: a lexicon provides them.
 """
 
 import logging
@@ -24,7 +24,7 @@ from speechbrain_vq.recipes.common.lexicon import Pronouncer
 
 logger = logging.getLogger(__name__)
 
-# The lists of each split, and how many utterances are in all of them.
+# Lists of utterances of each split, and the number of utterances in them.
 LISTS = {
     "train": (
         "wsj0/doc/indices/train/tr_s_wv1.ndx",
@@ -35,19 +35,19 @@ LISTS = {
 }
 COMPLETE = {"train": 37416, "valid": 503, "test": 333}
 DISC = re.compile(r"\d+[-_]\d+\.\d+")
-# Listed, but on no disc.
+# Utterances that are listed, but on no disc.
 NOT_THERE = "wsj0/si_tr_s/401/"
-# What sph2pipe made of a file comes before the file.
+# In order of preference: a .wav is the output of sph2pipe.
 AUDIO = (".wav", ".sph", ".wv1")
 SUFFIXES = {*AUDIO, ".dot", ".ndx"}
 LAYOUT = (
-    "Wanted are the discs (folders such as 11-1.1, 11-13.1, 13-1.1, 13-34.1, "
+    "Expected are the discs (folders such as 11-1.1, 11-13.1, 13-1.1, 13-34.1, "
     "in one folder or in two such as csr_1 and csr_2_comp), or all of them "
     "merged to wsj0 and wsj1. LDC has them as LDC93S6A and LDC94S13A."
 )
 CONVERT = (
-    "LDC's sph2pipe turns it into one that can be read, to be left beside it "
-    r"under the same name: `find DATA \( -iname '*.wv1' -o -iname '*.sph' \) "
+    "With LDC's sph2pipe, write readable copies beside the files: "
+    r"`find DATA \( -iname '*.wv1' -o -iname '*.sph' \) "
     """-exec sh -c 'sph2pipe -p -f wav "$1" "${1%.*}.wav"' _ {} \\;`"""
 )
 
@@ -63,19 +63,19 @@ def prepare(
     Arguments
     ---------
     data_folder : path
-        Holds the discs, or wsj0 and wsj1; upper case will do.
+        Folder with the discs, or with wsj0 and wsj1, in upper or lower case.
     save_folder : path
-        Folder of the manifests.
+        Folder for the manifests.
     lexicon : path, optional
         A file in the format of CMUdict.
     g2p : str, optional
-        ``module:function`` for words that the lexicon lacks; without one,
-        their utterances are left out, and counted.
+        ``module:function`` for words not in the lexicon. By default, utterances
+        with such words are left out, and a warning counts them.
 
     Raises
     ------
     FileNotFoundError
-        If a list, or all the audio of one, is missing.
+        If a list is missing, or all audio of a list.
     ValueError
         If there is neither a lexicon nor a g2p, or audio is compressed.
     """
@@ -106,31 +106,31 @@ def prepare(
 
 
 def _find_files(source: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Map lower-case paths from wsj0 or wsj1 on to files, whatever the disc."""
+    """Map lower-case paths that start at wsj0 or wsj1 to files on all discs."""
     if not source.is_dir():
         raise FileNotFoundError(f"{no_folder(source)} {LAYOUT}")
     files: dict[str, pathlib.Path] = {}
     for parent, _, names in sorted(os.walk(source, followlinks=True)):
-        # The folders that the discs are in may have any name.
-        below = pathlib.Path(parent).relative_to(source)
-        parts = [part.lower() for part in below.parts]
+        # Parents of the discs may have any name, so start at the last disc.
+        relative = pathlib.Path(parent).relative_to(source)
+        parts = [part.lower() for part in relative.parts]
         discs = [i for i, part in enumerate(parts) if DISC.fullmatch(part)]
         parts = parts[discs[-1] :] if discs else parts
-        # The first: lists lie in wsj1/doc/indices/wsj1 as well.
-        home = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
-        for name in names if home else ():
+        # Use the first match, as lists are also in wsj1/doc/indices/wsj1.
+        starts = [i for i, part in enumerate(parts) if part in ("wsj0", "wsj1")]
+        for name in names if starts else ():
             if pathlib.PurePath(name.lower()).suffix in SUFFIXES:
-                key = "/".join([*parts[home[0] :], name.lower()])
+                key = "/".join([*parts[starts[0] :], name.lower()])
                 files.setdefault(key, pathlib.Path(parent, name))
     if not files:
-        raise FileNotFoundError(f"{source} holds nothing of WSJ. {LAYOUT}")
+        raise FileNotFoundError(f"{source} has no files of WSJ. {LAYOUT}")
     return files
 
 
 def _listed(
     source: pathlib.Path, files: dict[str, pathlib.Path], split: str
 ) -> list[str]:
-    """Keys, without suffix, of the audio that the lists of a split name."""
+    """Return the paths, without suffix, of the audio in the lists of a split."""
     keys = set()
     for name in LISTS[split]:
         if name not in files:
@@ -146,7 +146,7 @@ def _listed(
 
 
 def _read_texts(files: dict[str, pathlib.Path]) -> dict[str, str]:
-    """Read lines ``TEXT (name)`` by the name of the utterance."""
+    """Read the texts of utterances by name, from lines ``TEXT (name)``."""
     texts = {}
     for key in sorted(files):
         if key.endswith(".dot"):
@@ -161,21 +161,21 @@ def clean(text: str) -> str:
     """Return the words, in capitals, of a detailed transcript (``.dot``) without
     the name at its end.
 
-    Noises, pauses and marks of emphasis, of lengthening and of slips are left
-    out; punctuation that is said, such as ``,COMMA``, stays.
+    Noises, pauses, and marks of emphasis, lengthening and slips are removed.
+    Spoken punctuation, such as ``,COMMA``, stays.
 
     >>> clean("[door_slam] THE *FEDERAL* RE:SERVE . !SAID ,COMMA <YES> ~")
     'THE FEDERAL RESERVE SAID ,COMMA YES'
     """
     text = re.sub(r"\[[^]]*\]", " ", text.upper())
     text = re.sub(r"[\\*<>~!]", "", text)
-    # A colon within a word is a sound drawn out; one before it is :COLON.
+    # A colon inside a word marks a lengthened sound; :COLON starts with one.
     text = re.sub(r"(?<=\w):", "", text)
     return " ".join(w for w in text.split() if re.search(r"\w", w))
 
 
 def _read_split(source, files, split, keys, texts, pronouncer):
-    """Read the utterances of a split that are complete."""
+    """Read the complete utterances of a split."""
     paths, headers, missing, compressed = {}, {}, [], []
     for key in keys:
         name = key.rpartition("/")[2]
@@ -192,13 +192,13 @@ def _read_split(source, files, split, keys, texts, pronouncer):
     for name, path in paths.items():
         if path not in lengths:
             continue
-        # libsndfile takes what is there for all there was.
+        # libsndfile does not report truncation, but the header has the length.
         stated = int(headers[name].get("sample_count", 0))
         rate = int(headers[name].get("sample_rate", 16000))
         samples = round(lengths[path] * rate)
         if samples < stated:
-            cut = f"cut short, {samples} of {stated} samples are there"
-            logger.warning("Left out %s: %s.", path, cut)
+            reason = f"cut short, it has {samples} of {stated} samples"
+            logger.warning("Left out %s: %s.", path, reason)
             continue
         phones = pronouncer(texts[name])
         if phones:
@@ -215,7 +215,7 @@ def _report_missing(source, split, keys, missing, compressed):
     if compressed:
         raise ValueError(
             f"{len(compressed)} of the files of {split} are compressed with "
-            f"shorten, {compressed[0]} for one. {CONVERT}"
+            f"shorten, for example {compressed[0]}. {CONVERT}"
         )
     if len(missing) == len(keys):
         raise FileNotFoundError(
@@ -226,8 +226,8 @@ def _report_missing(source, split, keys, missing, compressed):
         )
     if missing:
         logger.warning(
-            "%s: audio or transcript of %d of %d utterances is missing, %s "
-            "for one",
+            "%s: audio or transcript of %d of %d utterances is missing, for "
+            "example of %s",
             *(split, len(missing), len(keys), missing[0]),
         )
     if len(keys) != COMPLETE[split]:
@@ -238,7 +238,7 @@ def _report_missing(source, split, keys, missing, compressed):
 
 
 def _read_sphere(path: pathlib.Path) -> dict[str, str]:
-    """Read the fields of a header of NIST SPHERE, none of other files."""
+    """Read the fields of a NIST SPHERE header; empty for other files."""
     with open(path, "rb") as file:
         header = file.read(1024)
     if not header.startswith(b"NIST_1A"):

@@ -1,4 +1,4 @@
-"""Read files of Debian packages, as ``apt-get download`` fetches them."""
+"""Unpack Debian packages that ``apt-get download`` fetched."""
 
 import pathlib
 import re
@@ -11,9 +11,9 @@ from typing import IO
 def unpack(
     package: pathlib.Path, pattern: re.Pattern, folder: pathlib.Path
 ) -> None:
-    """Unpack the files of a package (``NAME_VERSION_ARCH.deb``) whose whole
-    path matches a pattern; its first group is the path to write, relative to
-    the folder."""
+    """Unpack those files of a package (``NAME_VERSION_ARCH.deb``) whose whole
+    path matches a pattern. The pattern's first group is the path to write,
+    relative to the folder."""
     with open(package, "rb") as file:
         names = []
         for name, size in _members(file, package):
@@ -21,7 +21,7 @@ def unpack(
             if not name.startswith("data.tar"):
                 continue
             if name.endswith(".zst"):
-                # Ubuntu's newer packages; Python reads zstd from 3.14 on.
+                # As in newer Ubuntu packages. Python reads zstd since 3.14.
                 raise ValueError(
                     f"{package} is packed with zstd: unpack it with `dpkg -x "
                     f"{package.name} FOLDER` and give that FOLDER."
@@ -30,22 +30,22 @@ def unpack(
             _copy_matches(file, package, pattern, folder)
             return
     raise ValueError(
-        f"{package} is no Debian package: it has no data.tar, but "
-        f"{', '.join(names) or 'nothing'}."
+        f"{package} is no Debian package: it has no data.tar (members: "
+        f"{', '.join(names) or 'none'})."
     )
 
 
 def _members(
     file: IO[bytes], package: pathlib.Path
 ) -> Iterator[tuple[str, int]]:
-    """Yield names and sizes in an ar archive, at the start of each file."""
+    """Yield name and size of the members of an ar archive, with ``file`` at each."""
     if file.read(8) != b"!<arch>\n":
         raise ValueError(f"{package} is no Debian package.")
     while len(header := file.read(60)) == 60:
         name = header[:16].decode("ascii", "replace").strip().rstrip("/")
         size, start = int(header[48:58]), file.tell()
         yield name, size
-        # Members start at even places.
+        # Members start at even offsets.
         file.seek(start + size + size % 2)
 
 
@@ -53,8 +53,8 @@ def _check_complete(file: IO[bytes], package: pathlib.Path, size: int) -> None:
     remaining = package.stat().st_size - file.tell()
     if remaining < size:
         raise ValueError(
-            f"{package} is cut short, {remaining} of {size} bytes of its data are "
-            f"there: fetch it again; {how_to_get(package)}."
+            f"{package} is cut short: it has {remaining} of {size} bytes of "
+            f"data. Fetch it again; {how_to_get(package)}."
         )
 
 
@@ -81,8 +81,8 @@ def _copy_matches(
 
 
 def how_to_get(*packages: pathlib.Path | str) -> str:
-    """Return a sentence, without full stop, on how to fetch packages, by their
-    names or files.
+    """Return a sentence, without full stop, on how to fetch packages, given by
+    name or by file.
 
     >>> how_to_get("festvox-ru_0.5+dfsg-6_all.deb")
     '`apt-get download festvox-ru` fetches it on Debian and Ubuntu, without being root'

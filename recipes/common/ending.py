@@ -1,4 +1,4 @@
-"""Show at the end of a run what it gave, and what to do next."""
+"""Show the results of a run at its end, and the commands to run next."""
 
 import json
 import logging
@@ -12,12 +12,11 @@ logger = logging.getLogger(__name__)
 
 
 def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
-    """Show the results of a complete run, and the next commands; of a run on a
-    folder of recordings, also write a report. It is called last in every run
-    that has a model. A recording to try is taken from ``test.json`` of the
-    manifests."""
+    """Show the results of a finished run and the next commands, which use a
+    recording of ``test.json``. After training on a folder of recordings, also
+    write the report. Every recipe that exports a model calls this last."""
     results = json.loads((folder / "results.json").read_text("utf-8"))
-    shown = {
+    formats = {
         "used_codes_percent": "{:.0f} % of the codes used",
         "perplexity": "perplexity {:.0f}",
         "reconstruction_error": "reconstruction error {:.3f}",
@@ -25,7 +24,7 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     }
     parts = [
         form.format(results[key])
-        for key, form in shown.items()
+        for key, form in formats.items()
         if results.get(key) is not None
     ]
     logger.info("Test: %s (%s)", ", ".join(parts), folder / "results.json")
@@ -41,7 +40,7 @@ def show_ending(folder: pathlib.Path, manifests: pathlib.Path | None) -> None:
     page, steps = folder / "report.html", {}
     if (folder / COMMAND_FILE).is_file():
         logger.info("Writing the report, which takes a while ...")
-        # Only these runs need it.
+        # Imported here because only these runs need it.
         from speechbrain_vq.report import write_report
 
         logger.info(

@@ -2,9 +2,9 @@
 
 > python folder.py TRAIN.PY FOLDER HPARAMS.yaml --output_folder=RUN
 
-It makes manifests of the folder in the run, chooses the size of the codebook
+It writes manifests of the folder to the run folder, chooses the codebook size
 and the number of steps by the amount of audio, and runs the recipe's train.py,
-which ends with a report. Further arguments are the recipe's.
+which ends with a report. Further arguments go to the recipe.
 """
 
 import logging
@@ -45,12 +45,12 @@ from speechbrain_vq.report.reproduce import COMMAND_FILE
 
 logger = logging.getLogger(__name__)
 
-# A code needs some fifty tokens of 20 ms.
+# A code needs about fifty tokens of 20 ms.
 SECONDS_PER_CODE = 1.0
 SMALLEST_CODEBOOK, LARGEST_CODEBOOK = 16, 512
 VALIDATIONS = 16
-# What a recipe wants beside: steps against those of unit discovery, and what
-# fits minutes of speech and a CPU.
+# By recipe: the factor on the steps of unit discovery, and overrides that suit
+# minutes of speech and a CPU.
 OPTIONS = {
     "speech-codec": (2, {}),
     "voice-conversion": (
@@ -61,7 +61,7 @@ OPTIONS = {
 
 
 def choose(seconds: float, recipe: str) -> dict[str, int]:
-    """Choose overrides of a recipe's yaml by the seconds of speech to train on.
+    """Choose overrides of a recipe's yaml by the seconds of training speech.
 
     >>> choose(14.5 * 60, "unit-discovery")
     {'codebook_size': 512, 'number_of_steps': 800}
@@ -78,11 +78,11 @@ def choose(seconds: float, recipe: str) -> dict[str, int]:
 
 
 def main(argv: list[str]) -> None:
-    """Prepare a folder, and run a recipe on it. The arguments are those after the
-    name of this script, as `speechbrain-vq train` has checked them: the output
-    folder is one of them."""
+    """Prepare a folder, and run a recipe on it. ``argv`` holds the arguments
+    after the name of this script. `speechbrain-vq train` has checked them, and
+    always passes the output folder."""
     script, folder, yaml, *options = argv
-    # Of the preparation here, not of the recipe.
+    # This script handles --strict; the recipe does not know it.
     strict = "--strict=True" in options
     options = [o for o in options if not o.startswith("--strict")]
     given = _options_with_values(options)
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> None:
         _refuse_unreadable(pathlib.Path(folder))
     _check_folder(pathlib.Path(folder), run)
     manifests = _prepare(folder, run)
-    # A folder with manifests of its own is used as it is.
+    # The recipe uses a data folder that holds manifests as it is.
     chosen = {
         "output_folder": run,
         "data_folder": manifests,
@@ -107,8 +107,7 @@ def main(argv: list[str]) -> None:
     }
     if (manifests / "train.json").is_file():
         items = read_manifest(manifests / "train.json", None, ["length"])
-        items = items.values()
-        seconds = sum(item["length"] for item in items)
+        seconds = sum(item["length"] for item in items.values())
         chosen |= choose(seconds, pathlib.Path(script).parent.name)
         steps = int(given.get("number_of_steps", chosen["number_of_steps"]))
         chosen["epoch_steps"] = math.ceil(steps / VALIDATIONS)
@@ -127,8 +126,8 @@ def main(argv: list[str]) -> None:
 
 
 def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
-    """Refuse to go on with a run on another folder, which would replace its
-    manifests; one whose folder was moved goes on."""
+    """Raise ValueError if the run has begun on another folder, whose manifests
+    would be replaced. A run may continue after its folder was moved."""
     before = read_corpus(run / "manifests").get("data_root")
     is_other = before is not None and pathlib.Path(before) != folder.resolve()
     if _has_begun(run) and is_other and pathlib.Path(before).is_dir():
@@ -139,25 +138,25 @@ def _check_folder(folder: pathlib.Path, run: pathlib.Path) -> None:
 
 
 def _has_begun(run: pathlib.Path) -> bool:
-    """Return whether a run has a checkpoint to go on from."""
+    """Return whether a run has a checkpoint to resume from."""
     return next((run / "save").glob("CKPT*"), None) is not None
 
 
 def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
-    """Write the manifests of a folder in a run, and return their folder.
+    """Write the manifests of a folder to the run folder, and return their folder.
 
-    Those of a run that has begun stay: other recordings would be split anew,
-    so that the model would be tested on what it was trained on."""
+    A run that has begun keeps its splits. If the recordings have changed,
+    ValueError is raised: a new split could test on training recordings."""
     manifests = run / "manifests"
     if not (_has_begun(run) and has_manifests(manifests)):
         return prepare(folder, manifests)
     with tempfile.TemporaryDirectory(dir=run) as scratch:
-        made = pathlib.Path(scratch, manifests.name)
-        shutil.copytree(manifests, made)
-        prepared = prepare(folder, made)
-        if prepared != made:
+        updated = pathlib.Path(scratch, manifests.name)
+        shutil.copytree(manifests, updated)
+        prepared = prepare(folder, updated)
+        if prepared != updated:
             return prepared
-        before, now = map(_splits, (manifests, made))
+        before, now = map(_splits, (manifests, updated))
         if before != now:
             raise ValueError(
                 f"The recordings in {folder} are not those that the run in "
@@ -165,13 +164,13 @@ def _prepare(folder: str, run: pathlib.Path) -> pathlib.Path:
                 f"{len(before.keys() - now.keys())} are gone. Bring them back "
                 "to go on with it, or name another --out for a new run."
             )
-        if if_main_process() and read_corpus(made) != read_corpus(manifests):
-            replace_folder(made, manifests)
+        if if_main_process() and read_corpus(updated) != read_corpus(manifests):
+            replace_folder(updated, manifests)
     return manifests
 
 
 def _splits(folder: pathlib.Path) -> dict[str, str]:
-    """Return the splits of the utterances of manifests."""
+    """Map the utterances of manifests to their splits."""
     return {
         name: split
         for split in SPLITS
@@ -180,23 +179,23 @@ def _splits(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _command(script: str, folder: str, yaml: str, options: list[str]) -> list:
-    """Return the words of the `speechbrain-vq train` that leads here."""
+    """Return the `speechbrain-vq train` command that starts this run, as words."""
     words = ["speechbrain-vq", "train", folder]
-    place = pathlib.Path(script).parent
+    recipe_folder = pathlib.Path(script).parent
     for name, recipe in FOLDER_RECIPES.items():
-        if place.match(recipe) and name != "units":
+        if recipe_folder.match(recipe) and name != "units":
             words.append(f"--recipe={name}")
-    if pathlib.Path(yaml) != place / "hparams" / "train.yaml":
+    if pathlib.Path(yaml) != recipe_folder / "hparams" / "train.yaml":
         words.append(f"--config={yaml}")
-    own = {"--number_of_steps": "--steps", "--output_folder": "--out"}
+    cli_names = {"--number_of_steps": "--steps", "--output_folder": "--out"}
     for option in options:
         name, equals, value = option.partition("=")
-        words.append(own.get(name, name) + equals + value)
+        words.append(cli_names.get(name, name) + equals + value)
     return words
 
 
 def _refuse_unreadable(folder: pathlib.Path) -> None:
-    """Refuse a folder with audio that cannot be read."""
+    """Raise ValueError if some audio of a folder cannot be read."""
     if has_manifests(folder):
         items = [read_manifest(manifest_path(folder, s)) for s in SPLITS]
         paths = [item["wav"] for part in items for item in part.values()]
@@ -209,12 +208,12 @@ def _refuse_unreadable(folder: pathlib.Path) -> None:
     if errors:
         raise ValueError(
             f"{folder}: {len(errors)} of {len(paths)} files cannot be used: "
-            f"{count_reasons(errors)}. Without --strict they are left out."
+            f"{count_reasons(errors)}. Omit --strict to leave them out."
         )
 
 
 def _options_with_values(options: list[str]) -> dict[str, str]:
-    """Read the options that have values, --key=value or --key value."""
+    """Parse options with a value, ``--key=value`` or ``--key value``."""
     given = {}
     for option, after in pairwise([*options, "--"]):
         name, equals, value = option.partition("=")

@@ -1,4 +1,4 @@
-"""Convert words to phones by a lexicon, a function, or both."""
+"""Convert words to phones with a lexicon, a function, or both."""
 
 import collections
 import logging
@@ -16,23 +16,23 @@ G2P = Callable[[str], str | Iterable[str]]
 
 
 def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
-    """Read a lexicon in the format of CMUdict and of librispeech-lexicon.txt:
-    phones by word, in capitals.
+    """Read a lexicon in the format of CMUdict and librispeech-lexicon.txt, and
+    return the phones of each word, which is in capitals.
 
-    A line has a word and its phones. Of several pronunciations, the first
-    counts; the digits of stress are left out, and so are lines of ``;;;`` and
-    what follows a ``#``.
+    A line has a word and its phones. The first of several pronunciations is
+    taken, without stress digits. Lines that start with ``;;;`` and text after
+    ``#`` are comments.
 
     >>> read_lexicon(pathlib.Path("cmudict.dict"))["TEA"]  # doctest: +SKIP
     ['T', 'IY']
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no lexicon {path}. It may be CMUdict, or "
+            f"There is no lexicon {path}. Use CMUdict, or "
             "librispeech-lexicon.txt of https://www.openslr.org/11."
         )
     lexicon: dict[str, list[str]] = {}
-    # CMUdict is older than UTF-8 is common.
+    # CMUdict predates the common use of UTF-8.
     for line in path.read_text("latin-1").splitlines():
         if line.startswith(";;;"):
             continue
@@ -43,40 +43,39 @@ def read_lexicon(path: pathlib.Path) -> dict[str, list[str]]:
         lexicon.setdefault(word, [re.sub(r"\d+$", "", p) for p in phones])
     if not lexicon:
         raise ValueError(
-            f"{path} is no lexicon: no line has a word and its phones."
+            f"{path} is no lexicon: no line has a word and phones."
         )
     return lexicon
 
 
 def find_g2p(name: str) -> G2P:
-    """Import ``module:function``, of a module that is installed or in the
-    current folder, which converts a word to phones: a list, or a text with
-    spaces.
+    """Import ``module:function``, which converts a word to phones: a list, or
+    a string with spaces. The module is installed or in the current folder.
 
     >>> find_g2p("builtins:list")("tea")
     ['t', 'e', 'a']
     """
-    # Of a script, Python searches the script's folder alone. It is last, and
-    # stays: the function may import as well.
-    here = str(pathlib.Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+    # A script can import from its own folder, but not from the current one. The
+    # path stays in place, because the function may import modules itself.
+    current = str(pathlib.Path.cwd())
+    if current not in sys.path:
+        sys.path.append(current)
     try:
         function = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"g2p is {name!r}; it must be module:function that Python can "
-            f"import, from {here} too: {error}"
+            f"import, for example from {current}: {error}"
         ) from error
     if not callable(function):
-        raise ValueError(f"g2p is {name!r}, which is no function.")
+        raise ValueError(f"g2p is {name!r}, which is not a function.")
     return function
 
 
 class Pronouncer:
-    """Convert texts to phones, by a lexicon (see ``read_lexicon``), a
-    ``module:function`` for the words that it lacks (see ``find_g2p``), or one
-    of both, and count the words that have no phones.
+    """Converter of texts to phones that counts words without phones. It uses a
+    lexicon (see ``read_lexicon``), a ``module:function`` (see ``find_g2p``), or
+    both, in which case the function gets words not in the lexicon.
 
     Example
     -------
@@ -90,13 +89,13 @@ class Pronouncer:
     ):
         if lexicon is None and g2p is None:
             raise ValueError(
-                "Phones come from a lexicon in the format of CMUdict "
+                "Phones require a lexicon in the format of CMUdict "
                 "(--lexicon=FILE, for example librispeech-lexicon.txt of "
-                "https://www.openslr.org/11), from a function that says a word "
-                "in phones (--g2p=module:function), or from both."
+                "https://www.openslr.org/11), a function that converts a word "
+                "to phones (--g2p=module:function), or both."
             )
         self.words: dict[str, list[str]] = {}
-        # Other phones, other manifests.
+        # For corpus.json: manifests are rewritten if the source changes.
         self.about = {"g2p": g2p, "lexicon": ""}
         if lexicon is not None:
             self.words = read_lexicon(pathlib.Path(lexicon))
@@ -106,7 +105,7 @@ class Pronouncer:
         self.texts_lost = 0
 
     def __call__(self, text: str) -> list[str] | None:
-        """Convert a text to phones; None if it has a word without any."""
+        """Convert a text to phones, or return None if a word has no phones."""
         phones = [self._pronounce(word.upper()) for word in text.split()]
         if None in phones:
             self.texts_lost += 1
@@ -114,7 +113,7 @@ class Pronouncer:
         return [phone for word in phones for phone in word]
 
     def _pronounce(self, word: str) -> list[str] | None:
-        # ",COMMA" is in some lexica as it is; 'EM is, and so is MR.
+        # Some lexicons have entries with punctuation: ",COMMA", "'EM", "MR.".
         bare = word.strip("\"'(){}.,;:!?-/&%")
         for form in (word, word.rstrip(".,;:"), bare):
             if form in self.words:
@@ -131,13 +130,13 @@ class Pronouncer:
         return None
 
     def log_unknown(self, name: str) -> None:
-        """Log which words had no phones, and how many utterances of a corpus
-        they cost."""
+        """Warn about words without phones, and the number of utterances that a
+        corpus loses by them."""
         if not self.unknown:
             return
-        worst = [f"{word} ({n})" for word, n in self.unknown.most_common(10)]
+        common = [f"{word} ({n})" for word, n in self.unknown.most_common(10)]
         logger.warning(
             "%s: %d utterances are left out, for %d words that are not in the "
-            "lexicon, most often %s. A --g2p=module:function could say them.",
-            *(name, self.texts_lost, len(self.unknown), ", ".join(worst)),
+            "lexicon, most often %s. --g2p=module:function can convert them.",
+            *(name, self.texts_lost, len(self.unknown), ", ".join(common)),
         )

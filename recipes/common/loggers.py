@@ -1,4 +1,4 @@
-"""Where the metrics of a run go, and what its console shows."""
+"""Loggers of a run's metrics, and the filter of its console."""
 
 import hashlib
 import logging
@@ -21,9 +21,9 @@ LOGGERS = ("file", "tensorboard", "wandb")
 
 
 class Sample(NamedTuple):
-    """A held-out utterance of a validation: log-mels [T, n_mels] of the
-    original and of the reconstruction, tokens [T'], and a function from
-    log-mels to a waveform [samples] of a sample rate."""
+    """Validation utterance to log: log-mels [T, n_mels] of the original and of
+    its reconstruction, tokens [T'], a function from log-mels to a waveform
+    [samples], and its sample rate in Hz."""
 
     original: torch.Tensor
     decoded: torch.Tensor
@@ -33,8 +33,8 @@ class Sample(NamedTuple):
 
 
 class LoggerGroup(TrainLogger):
-    """Log the metrics of a run in several ways; the last takes pictures and
-    audio."""
+    """Log the metrics of a run with several loggers, of which the last also
+    logs pictures and audio."""
 
     def __init__(self, *loggers):
         self.loggers = loggers
@@ -48,8 +48,8 @@ class LoggerGroup(TrainLogger):
     def log_media(
         self, step: int, samples: dict[str, Sample], counts: torch.Tensor
     ) -> None:
-        """Log held-out utterances by name, and how often each code occurred in
-        the validation, [C, K]."""
+        """Log validation utterances by name, and the counts of codes [C, K] in
+        the validation."""
         log = self.loggers[-1].log_one
         for name, sample in samples.items():
             log(step, f"{name}/spectrogram", picture(sample))
@@ -61,7 +61,7 @@ class LoggerGroup(TrainLogger):
 
 
 class StepLogger:
-    """Log by stage over optimizer steps, those of resumed runs too."""
+    """Mixin to log stages over optimizer steps, continued in resumed runs."""
 
     @main_process_only
     def log_stats(
@@ -82,7 +82,7 @@ class StepLogger:
 
 
 class StepTensorboardLogger(StepLogger, TensorboardLogger):
-    """Log by TensorBoard."""
+    """Log to TensorBoard."""
 
     def log_stages(self, meta, stages):
         """Log the metrics of each stage."""
@@ -103,7 +103,7 @@ class StepTensorboardLogger(StepLogger, TensorboardLogger):
 
 
 class StepWandBLogger(StepLogger, WandBLogger):
-    """Log by Weights & Biases."""
+    """Log to Weights & Biases."""
 
     def log_stages(self, meta, stages):
         """Log the metrics of each stage."""
@@ -124,39 +124,39 @@ class StepWandBLogger(StepLogger, WandBLogger):
 
 
 def picture(sample: Sample) -> torch.Tensor:
-    """Draw the original above the reconstruction, with a strip of the tokens
-    in between, a color for each code; [H, W, 3] in 0..255."""
+    """Draw the original above the reconstruction, and between them a strip of
+    the tokens with a color for each code. Returns [H, W, 3] in 0..255."""
     width = len(sample.original)
     mels = torch.stack([sample.original, sample.decoded[:width]])
     low, high = mels.aminmax()
-    grey = ((mels - low) / (high - low).clamp(min=1e-9)).mT.flip(1)
-    above, below = grey.unsqueeze(3).expand(-1, -1, -1, 3)
-    # Codes of neighboring numbers must differ.
+    gray = ((mels - low) / (high - low).clamp(min=1e-9)).mT.flip(1)
+    above, below = gray.unsqueeze(3).expand(-1, -1, -1, 3)
+    # Golden-ratio steps give consecutive codes very different hues.
     colors = torch.tensor(
         [hsv_to_rgb(0.618 * t % 1, 0.8, 0.9) for t in sample.tokens.tolist()]
     )
-    at = torch.arange(width) * len(colors) // width
-    strip = colors[at].expand(8, -1, -1)
+    columns = torch.arange(width) * len(colors) // width
+    strip = colors[columns].expand(8, -1, -1)
     return (255 * torch.cat([above, strip, below])).round().byte()
 
 
 class ConsoleFilter(logging.Filter):
-    """Show what this package has to say, and warnings of all."""
+    """Filter that shows messages of this package, and warnings of any."""
 
     def filter(self, record):
         """Return whether to show a record."""
         is_own = record.name.startswith(("speechbrain_vq", "__main__"))
-        # Checkpoints are saved and deleted with every validation.
+        # Every validation saves and deletes checkpoints: not worth a line.
         is_own = is_own and record.name != "speechbrain_vq.training.resume"
         return is_own or record.levelno >= logging.WARNING
 
 
 def add_logger(hparams: dict[str, Any], name: str) -> None:
-    """Log the metrics of a run also by ``"tensorboard"`` or ``"wandb"``
-    (``"file"``: as the yaml has it); replaces ``train_logger``."""
+    """Replace ``train_logger`` by one that also logs to ``"tensorboard"`` or
+    ``"wandb"``; ``"file"`` keeps that of the yaml."""
     if name not in LOGGERS:
         raise ValueError(
-            f"--logger={name}: it is one of {', '.join(LOGGERS)}."
+            f"--logger={name}: it must be one of {', '.join(LOGGERS)}."
             f"{suggestion(name, LOGGERS)}"
         )
     if name == "file":
@@ -180,7 +180,7 @@ def add_logger(hparams: dict[str, Any], name: str) -> None:
 
 def _make_tensorboard_logger(folder, hparams):
     logger = StepTensorboardLogger(str(folder / "tensorboard"))
-    if logger.writer is not None:  # On the first rank
+    if logger.writer is not None:  # Only rank 0 has a writer.
         rows = [f"| {key} | {value} |" for key, value in hparams.items()]
         table = ["| key | value |", "|---|---|", *rows]
         logger.writer.add_text("hyperparameters", "\n".join(table))
@@ -193,7 +193,7 @@ def _make_wandb_logger(folder, hparams):
     return StepWandBLogger(
         wandb.init,
         project="speechbrain-vq",
-        # The same run, where it is resumed.
+        # The id depends on the folder alone, so a resumed run keeps it.
         id=hashlib.sha1(str(folder.resolve()).encode()).hexdigest()[:12],
         resume="allow",
         name=folder.name,

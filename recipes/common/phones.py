@@ -1,4 +1,4 @@
-"""Phones of manifests as targets of CTC, and the errors of a recognizer."""
+"""Phones in manifests as CTC targets, and the error rate of a recognizer."""
 
 import logging
 import pathlib
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 
 def phone_names(item: dict[str, Any]) -> list[str]:
-    """List the phones of an utterance in a manifest: ``phone_names``, where their
-    times are not known, or the names of ``phones``, [start, end, name].
+    """List the phones of an utterance in a manifest: ``phone_names`` if present
+    (phones without times), else the names in ``phones``, [start, end, name].
 
     >>> phone_names({"phones": [[0.0, 0.1, "t"], [0.1, 0.3, "u"]]})
     ['t', 'u']
@@ -30,17 +30,17 @@ def phone_names(item: dict[str, Any]) -> list[str]:
 def read_split(
     hparams: dict, folder: pathlib.Path, split: str, token_rate: float
 ) -> DynamicItemDataset:
-    """Read the utterances of a split to train or test on: with phones, no more
-    of them than frames, and not too long."""
+    """Read the usable utterances of a split: those with phones, with no more
+    phones than tokens, and of at most ``longest`` seconds."""
     path = folder / f"{split}.json"
     data = read_dataset(folder, split).data
     total = len(data)
     for name, item in list(data.items()):
         phones = phone_names(item)
         phones = [p for p in phones if p not in hparams["not_phones"]]
-        # CTC has no path through fewer frames than phones.
-        most = int(item["length"] * token_rate)
-        if 0 < len(phones) <= most and item["length"] <= hparams["longest"]:
+        # CTC has no alignment with fewer frames than phones.
+        frames = int(item["length"] * token_rate)
+        if 0 < len(phones) <= frames and item["length"] <= hparams["longest"]:
             item["phone_names"] = phones
         else:
             del data[name]
@@ -55,14 +55,14 @@ def read_split(
             "without phones, or with more of them than frames",
             *(path, total - len(data), total, hparams["longest"]),
         )
-    # Anew, as a data set knows the keys that it began with.
+    # A new data set: the old one holds the ids and keys it was built with.
     return DynamicItemDataset(data)
 
 
 def add_labels(
     encoder: CTCTextEncoder, datasets: dict, save_folder: str | pathlib.Path
 ) -> None:
-    """Number the phones of the training set, 0 the blank of CTC, and add
+    """Number the phones of the training set, with 0 for the CTC blank, and add
     ``labels`` to the items of all sets."""
     encoder.load_or_create(
         pathlib.Path(save_folder) / "label_encoder.txt",
@@ -84,18 +84,18 @@ def add_labels(
 
 
 class PhoneErrorsMixin:
-    """Compute the CTC loss, and count the errors outside training, in a
-    Brain whose hparams have a ``label_encoder``."""
+    """Mixin for a Brain whose hparams have a ``label_encoder``: computes the CTC
+    loss, and the phone error rate in validation and test."""
 
     def on_stage_start(self, stage, epoch=None):
-        """Reset the counts."""
+        """Reset the error counts."""
         self.errors = ErrorRateStats()
 
     def ctc_loss(
         self, log_probs: torch.Tensor, lengths: torch.Tensor, batch, stage
     ) -> torch.Tensor:
-        """Compute the CTC loss of log-probabilities [B, T, P]; count errors
-        outside training."""
+        """Compute the CTC loss of log-probabilities [B, T, P]. In validation and
+        test, count the errors of greedy decoding."""
         encoder = self.hparams.label_encoder
         blank = encoder.get_blank_index()
         if stage != sb.Stage.TRAIN:
@@ -109,11 +109,11 @@ class PhoneErrorsMixin:
         )
 
     def error_stats(self, stage_loss: float) -> dict[str, float]:
-        """Summarize a stage for the log."""
+        """Return loss and phone error rate (%) for the log."""
         return {"loss": stage_loss, "PER": self.errors.summarize("error_rate")}
 
     def test_results(self, stage_loss: float) -> dict[str, float]:
-        """Summarize the test for ``results.json``."""
+        """Return the test results for ``results.json``."""
         summary = self.errors.summarize()
         return {
             "per": summary["error_rate"],

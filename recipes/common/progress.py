@@ -1,4 +1,4 @@
-"""Show how far a run is, and how long it takes."""
+"""Progress bar, validation lines and the expected duration of a run."""
 
 import random
 import time
@@ -13,14 +13,14 @@ from speechbrain_vq.training.brain import run_length
 
 
 class ProgressMixin:
-    """Show one bar over all steps of a run, with the time that is left, in
-    place of SpeechBrain's of each epoch. Name it before ``VQBrain``; a bar
-    shows on a terminal only."""
+    """Mixin that shows one progress bar over all steps of a run, instead of
+    SpeechBrain's bar for each epoch. Put it before ``VQBrain`` in the bases. The
+    bar is shown on a terminal only."""
 
     bar = None
 
     def on_fit_start(self):
-        """Begin at the step of the latest checkpoint."""
+        """Create the bar, starting at the step of the latest checkpoint."""
         super().on_fit_start()
         silent = self.noprogressbar or not if_main_process()
         self.bar = tqdm(
@@ -28,14 +28,14 @@ class ProgressMixin:
             initial=self.optimizer_step,
             unit="step",
             dynamic_ncols=True,
-            # Validations come between steps.
+            # Average over many steps, since validations interrupt them.
             smoothing=0.05,
-            # None: unless it is a terminal.
+            # None disables the bar unless stderr is a terminal.
             disable=True if silent else None,
         )
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Move on."""
+        """Advance the bar."""
         super().on_fit_batch_end(batch, outputs, loss, should_step)
         if should_step:
             self.bar.update(self.optimizer_step - self.bar.n)
@@ -44,8 +44,8 @@ class ProgressMixin:
 def validation_line(
     step: int, total: int | None, stats: dict[str, float], usage: dict
 ) -> str:
-    """Describe a validation in one line; usage is without ``perplexity`` where
-    nothing was quantized.
+    """Format a validation as one line. ``usage`` has no ``perplexity`` in the
+    warm-up, when nothing is quantized.
 
     >>> validation_line(50, 800, {"reconstruction_error": 0.25}, {})
     'Step 50 of 800: reconstruction error 0.25, not quantizing yet (warm-up)'
@@ -54,12 +54,12 @@ def validation_line(
     parts.append(of_codes(usage))
     if "perplexity" in usage:
         parts.append(f"perplexity {usage['perplexity']:.0f}")
-    of = f" of {total}" if total else ""
-    return f"Step {step}{of}: {', '.join(parts)}"
+    of_total = f" of {total}" if total else ""
+    return f"Step {step}{of_total}: {', '.join(parts)}"
 
 
 def of_codes(usage: dict) -> str:
-    """Describe how many codes are used.
+    """Format the share of codes used.
 
     >>> of_codes({"perplexity": 281.0, "used_codes_percent": 93.2})
     '93 % of codes used'
@@ -70,22 +70,22 @@ def of_codes(usage: dict) -> str:
 
 
 def seconds_per_step(brain: sb.Brain, dataset) -> float:
-    """Measure the time of a training step, without taking one: in evaluation
-    mode no parameter and no statistic changes."""
+    """Measure the seconds of a training step without changing the model: it runs
+    in evaluation mode, without an optimizer step."""
     number = min(brain.hparams.batch_size, len(dataset))
-    # Neighbors are often of one speaker, and of one length.
-    places = [i * len(dataset) // number for i in range(number)]
+    # Spread out, because neighbors often share a speaker and a length.
+    indices = [i * len(dataset) // number for i in range(number)]
     python_state = random.getstate()
     brain.on_stage_start(sb.Stage.TRAIN)
     brain.modules.eval()
     with torch.random.fork_rng(), torch.enable_grad():
-        for _ in range(2):  # The first one is slower.
+        for _ in range(2):  # The first step is slower, and not counted.
             start = time.perf_counter()
-            batch = PaddedBatch([dataset[i] for i in places])
+            batch = PaddedBatch([dataset[i] for i in indices])
             outputs = brain.compute_forward(batch, sb.Stage.TRAIN)
             loss = brain.compute_objectives(outputs, batch, sb.Stage.TRAIN)
             loss.backward()
-            loss.item()  # Waits for a GPU.
+            loss.item()  # Wait for the GPU.
             seconds = time.perf_counter() - start
     brain.modules.zero_grad(set_to_none=True)
     random.setstate(python_state)
@@ -93,10 +93,8 @@ def seconds_per_step(brain: sb.Brain, dataset) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """Round a time for people.
+    """Format a rough duration.
 
-    Example
-    -------
     >>> in_words(170), in_words(20), in_words(9000)
     ('3 min', '20 s', '2.5 h')
     """

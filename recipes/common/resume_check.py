@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from speechbrain_vq.hub.folder import HPARAMS
 from speechbrain_vq.publish import Run
 
-# How long and where: what a run that goes on may change.
+# Hyperparameters that may change when a run resumes.
 FREE = {
     "number_of_steps",
     "number_of_epochs",
@@ -24,8 +24,8 @@ PLACES = ("output_folder", "save_folder", "manifest_folder", "train_log")
 
 
 def check_resume(hparams_file: str, overrides: str) -> None:
-    """Refuse to resume a run with other hyperparameters: its checkpoint would
-    be loaded all the same, and its results overwritten."""
+    """Raise ValueError if the output folder holds a run with other
+    hyperparameters, whose checkpoint would be loaded and results overwritten."""
     with open(hparams_file, encoding="utf-8") as file:
         hparams = YAML().load(resolve_references(file, overrides).read())
     folder = pathlib.Path(hparams["output_folder"])
@@ -41,13 +41,13 @@ def check_resume(hparams_file: str, overrides: str) -> None:
     if changed:
         raise ValueError(
             f"{folder} holds a run with other values: "
-            f"{'; '.join(changed[:5])}. Give the values it had to go on with "
-            "it, name another --out, or remove this one."
+            f"{'; '.join(changed[:5])}. Give the old values to resume it, name "
+            "another --out, or remove this folder."
         )
 
 
 def _values(values: dict[str, Any]) -> dict[str, Any]:
-    """Select the plain values of a yaml and those of its preset."""
+    """Select the plain values of a yaml and those of its preset that matter."""
     plain = {
         key: value
         for key, value in values.items()
@@ -59,5 +59,5 @@ def _values(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value):
-    """Drop the tag of a mapping: what is in it counts."""
+    """Return a mapping without its yaml tag, so that only contents compare."""
     return dict(value) if isinstance(value, dict) else value

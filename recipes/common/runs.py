@@ -1,4 +1,4 @@
-"""Begin and end the run of a recipe."""
+"""Start, training loop and end of a recipe's run."""
 
 import atexit
 import contextlib
@@ -43,43 +43,42 @@ from speechbrain_vq.versions import versions
 
 logger = logging.getLogger(__name__)
 
-
-# Of an epoch that is filled.
+# Limit of items in an epoch of repeated recordings.
 MOST_ITEMS = 10_000_000
 
 CONSOLE = pathlib.Path(__file__).with_name("console.yaml")
 
-# The folders of this process's runs, until it ends.
+# Locks on the run folders of this process, released when it exits.
 _HELD = contextlib.ExitStack()
 atexit.register(_HELD.close)
 
 
 class AnnealingBrain(ProgressMixin, VQBrain):
-    """Train with learning rates that fall in a line to 0 at the end of the run,
-    so that the codebook fits the encoder at last; functions of the step alone.
+    """Brain whose learning rates fall linearly to 0 at the end of the run, so
+    that the codebook can catch up with the encoder.
 
-    Reads from ``hparams``, both optional: ``anneal`` (the share of the run in
-    which they fall), ``lr_warmup`` (steps in which they rise before).
+    The rates depend on the step alone. Optional ``hparams``: ``anneal``, the share
+    of the run in which they fall, and ``lr_warmup``, steps in which they rise first.
     """
 
     def on_fit_start(self):
-        """Make a schedule for each optimizer."""
+        """Build a schedule for each optimizer."""
         super().on_fit_start()
         _, steps = run_length(self)
         share = getattr(self.hparams, "anneal", None) or 0.0
         if not 0 <= share <= 1:
-            raise ValueError(f"--anneal={share}: it is a share, in 0..1.")
+            raise ValueError(f"--anneal={share}: a share is from 0 to 1.")
         if steps is None and share:
             raise ValueError(
-                "--anneal needs a run of known length: give number_of_steps "
-                "or number_of_epochs."
+                "--anneal requires a run of known length: give "
+                "number_of_steps or number_of_epochs."
             )
         steps = steps or math.inf
         cooldown = round(steps * share) if share else 0
         warmup = getattr(self.hparams, "lr_warmup", 0)
         self.lr_schedules = {
             name: WarmCoolDecayLRSchedule(
-                # As it was made, whatever a checkpoint has.
+                # The initial rate: a loaded checkpoint has a lower one.
                 lr=optimizer.defaults["lr"],
                 warmup=min(warmup, steps - cooldown),
                 cooldown=cooldown,
@@ -90,17 +89,17 @@ class AnnealingBrain(ProgressMixin, VQBrain):
         }
 
     def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rates of the step to come."""
-        # At step 0 of a warm-up they would be 0.
+        """Set the learning rates of the next step."""
+        # Counted from 1, because a warm-up has rate 0 at step 0.
         for name, schedule in self.lr_schedules.items():
             schedule(self.optimizers_dict[name], self.optimizer_step + 1)
 
     def stage_metrics(self, stage):
-        """Compute the metrics of a validation or test, beside the loss."""
+        """Compute the metrics of a validation or test, besides the loss."""
         raise NotImplementedError
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
+        """Log the stage; save a checkpoint or keep the test results."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -116,13 +115,13 @@ class AnnealingBrain(ProgressMixin, VQBrain):
 
 
 def start(argv: list[str]) -> tuple[dict, dict]:
-    """Load the hyperparameters and run options of a command line, and make the
-    run's folder.
+    """Load the hyperparameters and run options of a command line, and create the
+    run folder.
 
-    The command line has the yaml file, run options, overrides, and maybe
-    ``--logger=tensorboard`` or ``wandb``. A ValueError says which of them is
-    wrong, or that the folder holds a run with other hyperparameters; a
-    BlockingIOError, that another process trains in the folder."""
+    The command line has the yaml file, run options, overrides, and optionally
+    ``--logger=tensorboard`` or ``wandb``. Raises ValueError if one of them is
+    wrong or the folder holds a run with other hyperparameters, and
+    BlockingIOError if another process trains in the folder."""
     loggers = [arg for arg in argv if arg.startswith("--logger=")]
     hparams_file, run_opts, overrides = parse_arguments(
         [arg for arg in argv if arg not in loggers]
@@ -139,7 +138,7 @@ def start(argv: list[str]) -> tuple[dict, dict]:
         overrides=overrides,
         log_config=CONSOLE,
     )
-    # SpeechBrain keeps a copy of the file that calls it, which is this one.
+    # SpeechBrain has copied the file that called it: this one, not train.py.
     run_on_main(_keep_script, args=[pathlib.Path(hparams["output_folder"])])
     for argument in loggers:
         add_logger(hparams, argument.removeprefix("--logger="))
@@ -148,14 +147,13 @@ def start(argv: list[str]) -> tuple[dict, dict]:
 
 @functools.cache
 def hold(folder: pathlib.Path) -> None:
-    """Hold the folder of a run, resolved, against other processes until this
-    one ends."""
+    """Lock a resolved run folder against other processes until this one ends."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     _HELD.enter_context(exclusive(folder))
 
 
 def _keep_script(folder: pathlib.Path) -> None:
-    """Copy the script of the recipe to the run, in place of this file."""
+    """Copy the recipe's script to the run folder, instead of this file."""
     (folder / pathlib.Path(__file__).name).unlink(missing_ok=True)
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is not None:  # A notebook has none.
@@ -165,8 +163,8 @@ def _keep_script(folder: pathlib.Path) -> None:
 def prepared(prepare: Callable[..., pathlib.Path], hparams: dict):
     """Write the manifests, one process at a time, and return their folder.
 
-    ``prepare`` gets what the yaml has under ``corpus``, and does nothing where
-    that was done."""
+    ``prepare`` is called with the yaml's ``corpus``, and does nothing if it is
+    prepared already."""
     with reported_waits():
         run_on_main(_prepare_alone, args=[prepare, hparams])
     return prepare(**hparams["corpus"])
@@ -177,15 +175,15 @@ def fit_features(
     items: dict[str, dict],
     longest: float | None = None,
 ) -> None:
-    """Fit the normalization of the features on about 200 utterances, or on the
-    first ``longest`` seconds of them, without those that cannot be read."""
+    """Fit the feature normalization on about 200 utterances, or on their first
+    ``longest`` seconds. Utterances that cannot be read are left out."""
     bar = tqdm(
         sorted(items)[:: max(len(items) // 200, 1)],
         "Normalizing features",
         unit="file",
         leave=False,
         delay=1,
-        # None: unless it is a terminal.
+        # None disables the bar unless stderr is a terminal.
         disable=None if if_main_process() else True,
     )
 
@@ -208,23 +206,22 @@ def fit_and_test(
     **training: Any,
 ) -> None:
     """Train a Brain whose hyperparameters have ``epoch_counter`` and
-    ``num_workers``, and test a checkpoint of it.
+    ``num_workers``, and test one of its checkpoints: that with the lowest
+    ``min_key``, or the latest by default.
 
-    The checkpoint is the one with the lowest ``min_key``, by default the
-    latest. Further options, such as ``batch_size``, are those of the loader of
-    the training set."""
+    Further options, such as ``batch_size``, go to the training data loader."""
     workers = {"num_workers": brain.hparams.num_workers}
-    whole = {"batch_size": valid_batch_size, **workers}
-    shows = not brain.noprogressbar and sys.stderr.isatty()
+    valid_loader = {"batch_size": valid_batch_size, **workers}
+    shows_bars = not brain.noprogressbar and sys.stderr.isatty()
     has_bar = isinstance(brain, ProgressMixin)
     try:
         brain.fit(
             brain.hparams.epoch_counter,
             datasets["train"],
             datasets["valid"],
-            progressbar=shows and not has_bar,
+            progressbar=shows_bars and not has_bar,
             train_loader_kwargs={**training, **workers},
-            valid_loader_kwargs=whole,
+            valid_loader_kwargs=valid_loader,
         )
     finally:
         if has_bar and brain.bar is not None:
@@ -234,22 +231,22 @@ def fit_and_test(
     brain.evaluate(
         datasets["test"],
         min_key=min_key,
-        progressbar=shows,
-        test_loader_kwargs=whole,
+        progressbar=shows_bars,
+        test_loader_kwargs=valid_loader,
     )
 
 
 def fill_epoch(dataset: Any, batch_size: int, steps: int) -> None:
-    """Repeat the items of a small data set, under further names, so that an
-    epoch, after which a run is validated and saved, has at least ``steps``
-    steps; ValueError where these are more than ten million items."""
+    """Repeat the items of a small data set under new names until an epoch has at
+    least ``steps`` steps, since every epoch ends with a validation. Raises
+    ValueError if that takes more than ten million items."""
     names = list(dataset.data_ids)
     times = math.ceil(steps * batch_size / len(names))
     if times > 1 and times * len(names) > MOST_ITEMS:
         raise ValueError(
             f"--batch_size={batch_size}: the {len(names)} recordings would be "
-            f"repeated {times} times to fill an epoch of {steps} steps. Take "
-            "a smaller one."
+            f"repeated {times} times to fill an epoch of {steps} steps. Give "
+            "a smaller batch size."
         )
     for number in range(1, times):
         copies = {f"{name} ({number})": dataset.data[name] for name in names}
@@ -261,8 +258,8 @@ def end_epoch(
     brain: sb.Brain, epoch: int, stats: dict, least: str = "loss"
 ) -> None:
     """Log the training (``brain.train_stats``) and validation of an epoch, and
-    save a checkpoint. The one with the lowest ``least`` is kept beside the
-    latest."""
+    save a checkpoint. Only the latest one and the one with the lowest ``least``
+    are kept."""
     usage = use_of_codes(brain, "valid")
     brain.hparams.train_logger.log_stats(
         {"epoch": epoch, "step": brain.optimizer_step},
@@ -277,16 +274,16 @@ def end_epoch(
 
 
 def use_of_codes(brain: sb.Brain, stage: str) -> dict[str, float]:
-    """Return the codebook usage of a stage by name, without the metrics that are
-    NaN as nothing was quantized; none for a Brain without ``vq_stats``. All
+    """Return the codebook usage metrics of a stage, without those that are NaN
+    because nothing was quantized; empty for a Brain without ``vq_stats``. All
     ranks must call it."""
     stats = getattr(brain, "vq_stats", {}).get(stage, {})
     return {k: v for k, v in stats.items() if not math.isnan(v)}
 
 
 def finish(hparams: dict, *results: dict) -> None:
-    """Export the model and write the results of the test."""
-    # In yamls of 0.1, the preset is under ``arm``.
+    """Export the model, write the test results, and show them."""
+    # Yamls of version 0.1 call the preset ``arm``.
     preset = hparams.get("preset", hparams.get("arm"))
     results = [{"preset": preset, "seed": hparams["seed"]}, *results]
     merged = {key: value for part in results for key, value in part.items()}
@@ -299,8 +296,8 @@ def finish(hparams: dict, *results: dict) -> None:
     manifests = None
     interface = hparams.get("inference", {}).get("interface")
     if interface in ("VQTokenizer", "VoiceConverter"):
-        places = (hparams.get(k) for k in ("data_folder", "manifest_folder"))
-        folders = [pathlib.Path(place) for place in places if place]
+        keys = ("data_folder", "manifest_folder")
+        folders = [pathlib.Path(hparams[k]) for k in keys if hparams.get(k)]
         manifests = next(
             (f for f in folders if (f / "test.json").is_file()), None
         )
@@ -308,8 +305,8 @@ def finish(hparams: dict, *results: dict) -> None:
 
 
 def write_results(folder: str | pathlib.Path, results: dict) -> None:
-    """Write ``results.json``, with the versions of the packages. It is written
-    last: where there is one, the run is complete."""
+    """Write ``results.json`` with the package versions. It is written last, so
+    its presence marks a complete run."""
     path = pathlib.Path(folder) / "results.json"
     text = json.dumps({**results, "versions": versions()}, indent=2) + "\n"
     with atomic_write(path) as partial:
@@ -317,12 +314,12 @@ def write_results(folder: str | pathlib.Path, results: dict) -> None:
 
 
 def _prepare_alone(prepare, hparams):
-    """Write the manifests once, where runs side by side share them."""
+    """Write the manifests under a lock, because parallel runs may share them."""
     folder = pathlib.Path(hparams["corpus"]["save_folder"])
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         prepare(**hparams["corpus"])
-    # Here, where the paths of the yaml hold; called from Python there is none.
+    # The yaml's relative paths are valid now. A call from Python has no yaml.
     output = pathlib.Path(hparams["output_folder"])
     if (output / "hyperparams.yaml").is_file():
         Run.open(output).write_corpus()

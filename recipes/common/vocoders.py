@@ -1,4 +1,4 @@
-"""Write the vocoder of a run to a folder that ``VQTokenizer`` takes."""
+"""Export the vocoder of a run to a folder that ``VQTokenizer`` loads."""
 
 import pathlib
 from collections.abc import Sequence
@@ -21,15 +21,14 @@ def export_vocoder(
     tokenizer: VQTokenizer,
     keys: Sequence[str] = (),
 ) -> None:
-    """Write a vocoder to a folder of its run, and check that it loads and fits
-    the tokenizer.
+    """Export a vocoder to a folder below its run folder, and check that it loads
+    and fits the tokenizer.
 
-    ``key`` is the generator's in the yaml of the run; ``keys`` are those that
-    the vocoder's yaml keeps beside it, of which ``tokenizer`` becomes the
-    fingerprint.
+    ``key`` is the generator's key in the run's yaml. ``keys`` are further keys
+    that the vocoder's yaml keeps; ``tokenizer`` becomes the fingerprint there.
     """
     training = Run.open(folder.parent).hparams
-    # One node, so that SpeechBrain's UnitHIFIGAN finds the weights in it too.
+    # A shared yaml node, so that SpeechBrain's UnitHIFIGAN gets the weights, too.
     training["generator"] = training[key]
     training["modules"] = CommentedMap(generator=training["generator"])
     training["tokenizer"] = tokenizer.fingerprint

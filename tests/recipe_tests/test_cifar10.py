@@ -307,7 +307,7 @@ TEST_PART, SHEET = PARQUET.format("test"), "test_batch.png"
         ("parquet", TEST_PART, Path.unlink, r"test\*.parquet is missing"),
         (
             *("parquet", PARQUET.format("train"), other_columns),
-            "train-.*its columns are text; none is img",
+            "train-.*has columns text, but neither img",
         ),
         ("sheets", "data_batch_3.png", cut, "data_batch_3.png cannot .*short"),
         ("sheets", SHEET, deep, "cannot be read.*its mode is I;16"),

@@ -129,14 +129,14 @@ LINES = WHOLE.splitlines(keepends=True)
         (b"", "no labels"),
         (b"0.1 125 a\n", "no labels"),
         (b"#\n", "no labels"),
-        (b"#\n0.1 a\n", "end time, colour and phone"),
-        (b"#\nsoon 125 a\n", "end time, colour and phone"),
+        (b"#\n0.1 a\n", "end time, color and phone"),
+        (b"#\nsoon 125 a\n", "end time, color and phone"),
         (b"#\n0.2 125 a\n0.1 125 o\n", "ends before it starts"),
         (b"#\nnan 125 a\n0.64 125 o\n", "ends before it starts"),
         (b"\xff".join([WHOLE[:20], WHOLE[21:]]), "is not UTF-8"),
         # Cut within a line: in the time, before the phone, in the phone.
-        (WHOLE[: -len(LINES[-1]) + 4], "end time, colour and phone"),
-        (WHOLE[:-4], "end time, colour and phone"),
+        (WHOLE[: -len(LINES[-1]) + 4], "end time, color and phone"),
+        (WHOLE[:-4], "end time, color and phone"),
         (WHOLE[:-2], "cut short, within '0.64000 125 pa'"),
         # And at the end of one.
         (b"".join(LINES[:-1]), "lasts 0.64 s, its labels 0.56 s.*cut short"),

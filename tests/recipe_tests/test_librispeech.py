@@ -165,7 +165,7 @@ def test_what_has_come_is_not_fetched_again(tmp_path):
 @pytest.mark.parametrize(
     "column, value, message",
     [
-        ("id", "../../../escaped", "names no file"),
+        ("id", "../../../escaped", "is not a file name"),
         ("id", None, "lack id"),
         ("audio", None, "lack audio"),
         ("text", None, "lack text"),
@@ -201,7 +201,7 @@ def test_parts_may_be_chosen(tmp_path):
     one = prepared("train-clean-100", "dev-other")
     assert one == prepared(["train-clean-100"], ["dev-other"])
     for wrong in (["dev-clear"], "dev-clear"):
-        message = "no part 'dev-clear', but .*dev-clean"
+        message = "no part 'dev-clear', only .*dev-clean"
         with pytest.raises(ValueError, match=message):
             prepared("train-clean-100", wrong)
 
@@ -228,7 +228,7 @@ def test_a_folder_that_is_not_there_is_named(
     caplog.set_level("INFO")
     with pytest.raises(FileNotFoundError, match=message):
         units(name, tmp_path / "out")
-    asked = f"no folder {name}: the Hub is asked" in caplog.text
+    asked = f"no folder {name}: loading" in caplog.text
     assert asked == (name in ("date/LibriSpeech", HUB_NAME))
     assert asked or not (tmp_path / "out").exists()
 

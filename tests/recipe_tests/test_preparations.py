@@ -109,7 +109,7 @@ def test_damaged_audio_is_named_and_left_out(corpus, tmp_path, caplog):
         ("WSJ", "h1_p0.ndx", None, "the list of valid.*LDC93S6A"),
         ("WSJ", "440c0000.dot", None, "neither audio nor transcript.*test"),
         ("WSJ", ".wv1", None, "neither audio nor transcript.*train"),
-        ("WSJ", "wsj", "timit", "nothing of WSJ.*LDC93S6A"),
+        ("WSJ", "wsj", "timit", "no files of WSJ.*LDC93S6A"),
     ],
 )
 def test_what_is_missing_is_named_and_where(name, old, new, message, tmp_path):

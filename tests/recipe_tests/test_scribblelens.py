@@ -197,7 +197,7 @@ def one_page(folder):
             r"None of the 1 lines of the test list.*23.0/line1.jpg",
         ),
         (drop("nl/tasman/23.0/line1.txt"), ValueError, "23.0/line1.txt"),
-        (one_page, ValueError, "one page to train on"),
+        (one_page, ValueError, "one to train on"),
     ],
 )
 def test_what_is_missing_or_bad_is_told(harm, error, message, corpus, tmp_path):
@@ -230,7 +230,7 @@ def test_a_line_without_a_writer_is_left_out(corpus, tmp_path, caplog):
     with open(root / "corpora/nl.bw.lines.train.dat", "a") as file:
         file.write("nl/line1.jpg nl/line1.txt\n")
     assert sum(map(len, manifests(prepare(corpus, tmp_path / "out")))) == 3
-    assert "nl/line1.jpg (no folder of its path is a writer's)" in caplog.text
+    assert "nl/line1.jpg (its path has no folder of a writer)" in caplog.text
 
 
 def damage(archive, name):

@@ -36,7 +36,7 @@ def test_what_is_in_the_manifests(corpus, tmp_path, caplog):
             assert wav.endswith(f"{name}_mic1.flac")
             audio = read_audio(wav, RATE)
             assert item["length"] == pytest.approx(len(audio) / RATE)
-    assert "Without texts are some of p315" in caplog.text
+    assert "Some utterances of p315 have no text" in caplog.text
 
 
 def test_sentences_and_speakers_of_the_splits(corpus, tmp_path, caplog):
@@ -103,8 +103,8 @@ def test_the_yamls_differ_in_the_voice_alone():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"mic": "mic3"}, "mic is 'mic1' or 'mic2', not 'mic3'"),
-        ({"unseen_speakers": 7}, "there are 7 speakers, and one at least"),
+        ({"mic": "mic3"}, "mic must be 'mic1' or 'mic2', not 'mic3'"),
+        ({"unseen_speakers": 7}, "there are 7 speakers, and at least one"),
         *(
             (
                 {"valid_fraction": valid, "test_fraction": test},

@@ -173,7 +173,7 @@ def test_no_more_is_validated_than_asked_for(data, tokenizer):
                 "upsample_factors": [8, 8, 2, 2],
                 "upsample_kernel_sizes": [16, 16, 4, 4],
             },
-            "stands for 320 samples.*is 256",
+            "covers 320 samples.*is 256",
         ),
     ],
 )

@@ -3,8 +3,8 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data/cifar10
 
-To compare with another way of training the codebook, add for example
---preset=vanilla; --preset=none has no bottleneck.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck.
 """
 
 import math
@@ -34,20 +34,20 @@ from speechbrain_vq.recipes.common.runs import (
     start,
 )
 
-IN_PICTURE = 12  # Images
+IN_PICTURE = 12  # Images drawn per evaluation
 
 
 class ImageBrain(AnnealingBrain):
-    """Train an autoencoder of images with a quantizer."""
+    """Train an autoencoder of images with a vector-quantized bottleneck."""
 
     def compute_forward(self, batch, stage):
-        """Compute the distributions of the pixels' levels, and the codes."""
+        """Compute the logits of pixel levels and the quantizer's output."""
         images = batch[0].to(self.device)
         vq = self.modules.quantizer(self.modules.encoder(images))
         return images, self.modules.decoder(vq.quantized), vq
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute nats a dimension plus the quantizer's loss."""
+        """Compute nats per dimension plus the quantizer's loss."""
         images, logits, vq = predictions
         levels = images.long()
         if self.hparams.official_truncation:
@@ -64,17 +64,17 @@ class ImageBrain(AnnealingBrain):
         self.codes += vq.indices.numel()
         self.usage = self.usage + vq.metrics["counts"].double().cpu()
         if self.shown is None:
-            some = slice(IN_PICTURE)
-            self.shown = images[some].cpu(), logits[some].argmax(1).cpu()
+            first = slice(IN_PICTURE)
+            self.shown = images[first].cpu(), logits[first].argmax(1).cpu()
 
     def stage_metrics(self, stage):
         """Compute bits per dimension and perplexities over the whole set.
 
-        Codes are as likely as each other a priori, so that they cost the
-        logarithm of the codebook's size, whatever their use.
+        The prior over codes is uniform: a code costs the logarithm of the
+        codebook size, however often it is used.
         """
         bits = self.nats / self.dimensions / math.log(2)
-        # Of other levels: not to be compared with the others.
+        # Truncated levels are another target, whose bits do not compare.
         kind = "truncated_" if self.hparams.official_truncation else ""
         metrics = {f"{kind}reconstruction_bits_per_dim": bits}
         if self.hparams.quantizer.bypass:
@@ -93,7 +93,7 @@ class ImageBrain(AnnealingBrain):
         self.usage, self.shown = 0.0, None
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Draw, log, save a checkpoint, and keep the results of the test."""
+        """Draw images and log; save a checkpoint or keep the test results."""
         if stage != sb.Stage.TRAIN:
             is_test = stage == sb.Stage.TEST
             name = "test" if is_test else f"epoch_{epoch:04d}"
@@ -103,7 +103,7 @@ class ImageBrain(AnnealingBrain):
             self.results["perplexities"] = entropy(self.usage).exp().tolist()
 
     def draw(self, name):
-        """Draw some images, and their reconstructions below them."""
+        """Draw some images with their reconstructions below."""
         rows = [torch.cat(list(images), dim=-1) for images in self.shown]
         pixels = torch.cat(rows, dim=-2).to(torch.uint8).permute(1, 2, 0)
         picture = Image.fromarray(pixels.squeeze(-1).numpy())

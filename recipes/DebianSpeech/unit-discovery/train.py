@@ -1,7 +1,7 @@
-"""Recipe for discovering speech units: a vector-quantized autoencoder with one
-codebook, trained on the recorded speech of Debian's packages.
+"""Recipe for discovering speech units with a vector-quantized autoencoder with
+one codebook, trained on the recorded speech in Debian packages.
 
-To run this recipe (../speech-codec/README.md names the packages):
+To run this recipe (../speech-codec/README.md lists the packages):
 > python train.py hparams/train.yaml --data_folder=PACKAGES
 """
 
@@ -11,7 +11,7 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.DebianSpeech.debianspeech_prepare import prepare
 
-# The Brain and its data pipeline.
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 if __name__ == "__main__":

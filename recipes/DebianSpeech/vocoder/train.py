@@ -1,10 +1,10 @@
-"""Recipe for training a source-filter vocoder on recorded speech, for the log-mels
-that a tokenizer decodes.
+"""Recipe for training a source-filter vocoder for the log-mels that a tokenizer
+decodes, on recorded speech.
 
-To run this recipe (README.md names the packages):
+To run this recipe (README.md lists the packages):
 > python train.py hparams/train.yaml --data_folder=PACKAGES
 
-The tokenizer is the bundled codec, or --tokenizer=MODEL. It is frozen.
+The tokenizer is frozen: the bundled codec, or --tokenizer=MODEL.
 """
 
 import functools
@@ -45,24 +45,24 @@ logger = logging.getLogger(__name__)
 
 
 class VocoderBrain(ResumeMixin, sb.Brain):
-    """Train a vocoder on log-mels of recordings and of their tokens."""
+    """Train a vocoder on log-mels of recordings and decoded from their tokens."""
 
     def compute_forward(self, batch, stage):
-        """Compute the features, and from them the controls and the waveforms
-        [B, samples], of the true F0."""
+        """Compute the features, the vocoder's controls, and waveforms [B, samples]
+        with the true F0."""
         batch = batch.to(self.device)
         features = self.features(batch.sig.data, stage)
         mels = self.tokenizer.mods.features.denormalize(features)
         controls = self.modules.vocoder.controls(mels)
-        # What is voiced has a loss of its own.
+        # Voicing learns from its own loss, not from the spectra.
         detached = controls._replace(voicing=controls.voicing.detach())
         wavs = self.modules.vocoder.synthesize(detached, batch.contour.data)
         return features, controls, wavs
 
     @torch.no_grad()
     def features(self, wavs, stage):
-        """Compute normalized log-mels: in training some rows of recordings, and others
-        decoded from the first c codebooks, c drawn anew; else all decoded."""
+        """Compute normalized log-mels decoded from tokens. In training, some rows
+        are of recordings, and a random number of first codebooks is decoded."""
         ones = torch.ones(len(wavs), device=self.device)
         features, _ = self.tokenizer.mods.features(wavs, ones)
         number, books = 0, self.tokenizer.num_codebooks
@@ -75,7 +75,7 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         return features
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the error of the spectra, and of pitch and voicing."""
+        """Compute the loss of spectra, pitch and voicing."""
         features, controls, wavs = predictions
         f0s, target = batch.f0.data, batch.sig.data
         spectral = spectral_error(wavs, target, self.hparams.resolutions)
@@ -101,14 +101,14 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         )
 
     def shifted_loss(self, controls, contour, voiced):
-        """Compute the loss of pitch and voicing of the same speech synthesized
-        at another F0, so that they do not depend on the voices of the
-        training, nor on how well the codec keeps their pitch."""
+        """Compute the loss of pitch and voicing on the same speech synthesized at
+        another F0. Both then depend neither on the training voices nor on how
+        well the codec preserves their pitch."""
         vocoder = self.modules.vocoder
-        middle = contour.log().mean(1, keepdim=True).exp()
+        mean = contour.log().mean(1, keepdim=True).exp()
         low, high = self.hparams.pitches
-        goal = low * (high / low) ** torch.rand_like(middle)
-        shifted = (contour * goal / middle).clamp(50.0, 500.0)
+        target = low * (high / low) ** torch.rand_like(mean)
+        shifted = (contour * target / mean).clamp(50.0, 500.0)
         with torch.no_grad():
             wavs = vocoder.synthesize(controls, shifted, match=False)
             features = self.features(wavs, sb.Stage.TRAIN)
@@ -116,17 +116,17 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         return self.source_loss(vocoder.controls(mels), shifted, voiced)
 
     def measure(self, controls, f0s, spectral):
-        """Add the errors of a batch."""
+        """Collect the errors of a batch."""
         voiced = f0s > 0
         cents = 1200 * torch.log2(f0(controls.pitch)[voiced] / f0s[voiced])
         wrong = (controls.voicing > 0) != voiced
         self.errors["spectral_error"].append(float(spectral))
-        # Of the frames, not of the batches.
+        # Per frame, so that all frames have the same weight in the means.
         self.errors["f0_error_cents"].extend(cents.abs().tolist())
         self.errors["voicing_error"].extend(wrong.flatten().float().tolist())
 
     def compare(self, features, wavs):
-        """Measure the vocoder as it is used, and Griffin-Lim, on the features
+        """Measure the vocoder with its own F0, and Griffin-Lim, on the features
         of a batch."""
         extract = self.tokenizer.mods.features
         outputs = {
@@ -138,7 +138,7 @@ class VocoderBrain(ResumeMixin, sb.Brain):
             self.errors[f"{name}_spectral_error"].append(float(error))
 
     def on_fit_batch_start(self, batch, should_step):
-        """Set the learning rate of the step to come."""
+        """Set the learning rate of the next step."""
         self.hparams.lr_schedule(self.optimizer, self.optimizer_step + 1)
 
     def on_stage_start(self, stage, epoch=None):
@@ -149,7 +149,7 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         self.errors = {name: [] for name in names}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
+        """Log the stage; save a checkpoint or keep the test results."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -174,16 +174,16 @@ def decoded_features(tokenizer, wavs, number):
 
 
 def pitch_loss(logits, f0s, voiced):
-    """Compute the mean cross-entropy of pitch classes [B, T, CLASSES] where
-    there is voice; 0 of a batch without it."""
+    """Compute the mean cross-entropy of pitch classes [B, T, CLASSES] over
+    voiced frames, or 0 if there are none."""
     losses = -(pitch_targets(f0s) * logits.log_softmax(-1)).sum(-1)[voiced]
     return losses.sum() / voiced.sum().clamp(min=1)
 
 
 def spectral_error(wavs, target, resolutions):
-    """Compute the mean over resolutions (transform, hop and window, in samples)
-    of the L1 error of log-magnitudes plus spectral convergence (arXiv
-    1910.11480), relative to the level of the target."""
+    """Compute the L1 error of log-magnitudes plus spectral convergence (arXiv
+    1910.11480), relative to the target's level and averaged over resolutions:
+    (transform, hop, window) in samples."""
     level = target.square().mean(1, keepdim=True).sqrt().clamp(min=1e-3)
     errors = []
     for n_fft, hop, size in resolutions:
@@ -202,19 +202,19 @@ def spectral_error(wavs, target, resolutions):
 
 
 def track_f0(wav, sample_rate, hop_length):
-    """Track F0 [T] in Hz, 0 where there is no voice, at the middle of each hop,
-    by Praat's autocorrelation."""
+    """Track F0 [T] in Hz at the middle of each hop by Praat's autocorrelation
+    method; 0 marks unvoiced frames."""
     sound = parselmouth.Sound(wav.double().numpy(), sample_rate)
     step = hop_length / sample_rate
     track = sound.to_pitch_ac(step, pitch_floor=60.0, pitch_ceiling=500.0)
     middles = (np.arange(len(wav) // hop_length) + 0.5) * step
     values = track.selected_array["frequency"]
-    places = np.rint((middles - track.xs()[0]) / step).astype(int)
-    return torch.from_numpy(values[places.clip(0, len(values) - 1)]).float()
+    frames = np.rint((middles - track.xs()[0]) / step).astype(int)
+    return torch.from_numpy(values[frames.clip(0, len(values) - 1)]).float()
 
 
 def filled(track):
-    """Interpolate the logarithm of F0 [T] through what has no voice."""
+    """Interpolate the logarithm of F0 [T] over unvoiced frames."""
     voiced = np.flatnonzero(track)
     if not len(voiced):
         return torch.full_like(track, 150.0)
@@ -224,8 +224,8 @@ def filled(track):
 
 
 def dataio_prep(hparams, folder):
-    """Build the datasets of a folder of manifests: pieces of one length, in
-    training at another speed and from another place each time."""
+    """Build the datasets of a folder of manifests. Items are pieces of equal
+    length, in training with a new speed and start in each epoch."""
     rate, hop = hparams["sample_rate"], hparams["hop_length"]
     samples = round(hparams["segment"] * rate / hop) * hop
 
@@ -234,8 +234,8 @@ def dataio_prep(hparams, folder):
         return TrainingReader(sample_rate)
 
     def piece(path, seconds, start, read_rate):
-        """Read samples, of a shorter utterance again and again, their F0, and
-        that without gaps; at less than the sampling rate they are faster and higher."""
+        """Read a piece, its F0, and its F0 without gaps. Short utterances repeat.
+        A read rate below the sampling rate speeds up and raises the voice."""
         read = reader(read_rate)
         wav = read(path, seconds, start, samples / read_rate)
         wav = wav.repeat(-(-samples // max(len(wav), 1)))[:samples]
@@ -247,9 +247,9 @@ def dataio_prep(hparams, folder):
     def anywhere(name, path, seconds):
         epoch = hparams["epoch_counter"].current
         low, high = hparams["speeds"]
-        place = random.Random(f"{name} {epoch}").random()
-        speed = low * (high / low) ** place
-        # In kHz, so that the resampling filter is short.
+        position = random.Random(f"{name} {epoch}").random()
+        speed = low * (high / low) ** position
+        # Whole kHz keep the resampling filter short.
         read_rate = 1000 * round(rate / speed / 1000)
         start = random_start(name, epoch, seconds, samples / read_rate)
         yield from piece(path, seconds, start, read_rate)
@@ -271,7 +271,7 @@ def dataio_prep(hparams, folder):
 
 
 def finish(hparams, brain):
-    """Export the vocoder to the folder of the model, and write the results."""
+    """Export the vocoder to ``model`` in the run folder, and write the results."""
     run = pathlib.Path(hparams["output_folder"])
     export_vocoder(
         run / "model", "vocoder", hparams["vocoder"], brain.tokenizer
@@ -287,19 +287,19 @@ def finish(hparams, brain):
 
 
 def start_from(vocoder, source):
-    """Give a vocoder the weights of another one, a folder or a Hub id."""
-    given = load_vocoder(source).generator
+    """Load the weights of a pretrained vocoder, from a folder or a Hub id."""
+    pretrained = load_vocoder(source).generator
     try:
-        vocoder.load_state_dict(given.state_dict())
+        vocoder.load_state_dict(pretrained.state_dict())
     except RuntimeError as error:
         raise ValueError(
-            f"--pretrained={source} is no vocoder of these settings: --channels, "
+            f"--pretrained={source} has other settings: --channels, "
             "--num_layers and those of the log-mels must be its own."
         ) from error
 
 
 def train(hparams, run_opts, folder):
-    """Train on a folder of manifests, and test; return the Brain."""
+    """Train and test on a folder of manifests, and return the Brain."""
     brain = VocoderBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

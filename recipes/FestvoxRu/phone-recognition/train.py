@@ -4,8 +4,8 @@ To run this recipe:
 > apt-get download festvox-ru
 > python train.py hparams/small.yaml --data_folder=.
 
-To compare with another way of training the codebook, add for example
---preset=vanilla; --preset=none has no bottleneck.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck.
 """
 
 import sys
@@ -14,7 +14,7 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
 
-# The Brain and its data pipeline.
+# PhoneBrain and its data pipeline
 phones = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ To run this recipe:
 > apt-get download festvox-ru
 > python train.py hparams/train.yaml --data_folder=.
 
-To compare with another way of training the codebook, add for example
---preset=vanilla.
+To train the codebook in another way, add --preset=vanilla, for example.
 """
 
 import sys
@@ -15,7 +14,7 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.FestvoxRu.festvoxru_prepare import prepare
 
-# The Brain and its data pipeline.
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=LibriSpeech --lexicon=FILE
 
-To compare with another way of training the codebook, add for example
---preset=vanilla; --preset=none has no bottleneck.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck.
 """
 
 import sys
@@ -13,7 +13,7 @@ from importlib import import_module
 from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 
-# The Brain and its data pipeline.
+# PhoneBrain and its data pipeline
 phones = import_module("speechbrain_vq.recipes.WSJ.phone-recognition.train")
 
 if __name__ == "__main__":

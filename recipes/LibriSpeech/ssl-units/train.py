@@ -1,13 +1,12 @@
-"""Recipe for learning units of a self-supervised encoder on LibriSpeech: its
-features, a vector quantizer, and a decoder that reconstructs the features.
+"""Recipe for learning units from a self-supervised encoder on LibriSpeech: a
+vector quantizer of its features, and a decoder that reconstructs them.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=LibriSpeech
 > python train.py hparams/train.yaml --data_folder=openslr/librispeech_asr \
 --hours=5 --valid_hours=0.5
 
-To compare with another way of training the codebook, add for example
---preset=ema_bn.
+To train the codebook in another way, add --preset=ema_bn, for example.
 """
 
 import sys
@@ -20,17 +19,17 @@ from speechbrain_vq.hub.download import download_encoder
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import open_stream
 
-# The Brain and its data pipeline.
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 
 def run(argv: list[str]) -> units.UnitBrain:
-    """Run the recipe from its command line; return the Brain."""
+    """Run the recipe from its command line, and return the Brain."""
     hparams, run_opts = units.start(argv)
     features, folder = hparams["features"], hparams["ssl_folder"]
     if folder is None:
         named = [features.source, features.revision]
-        # One process fetches it, and all read the cache.
+        # The main process downloads, and then all read the cache.
         run_on_main(download_encoder, args=named)
         folder = download_encoder(*named)
     features.load_encoder(folder)

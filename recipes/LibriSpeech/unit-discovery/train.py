@@ -6,9 +6,8 @@ To run this recipe:
 > python train.py hparams/train.yaml --data_folder=openslr/librispeech_asr \
 --hours=5 --valid_hours=0.5
 
-To train on all of it as it comes, with the first hours on disk, add
---stream=True. To compare with another way of training the codebook, add for example
---preset=vanilla.
+--stream=True trains on a stream of all parts, with only the first --hours on
+disk. To train the codebook in another way, add --preset=vanilla, for example.
 """
 
 import sys
@@ -18,7 +17,7 @@ from speechbrain_vq.cli.common import clean_errors
 from speechbrain_vq.recipes.LibriSpeech.librispeech_prepare import prepare
 from speechbrain_vq.recipes.LibriSpeech.librispeech_stream import open_stream
 
-# The Brain and its data pipeline.
+# UnitBrain and its data pipeline
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
 if __name__ == "__main__":

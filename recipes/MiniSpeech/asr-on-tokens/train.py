@@ -3,11 +3,10 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
-The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
-folder that export_pretrained wrote, or the id of one on the Hub.
---make_minispeech makes a synthetic corpus in the data folder. --input=features
-trains the same recognizer on the features that the tokenizer gets: what the
-tokens cost.
+The tokenizer is a bundled one, or --tokenizer=MODEL: a folder written by
+export_pretrained, or a Hub id. --make_minispeech generates a synthetic corpus in
+the data folder. --input=features trains the same recognizer on the tokenizer's
+features instead, which shows the cost of tokenizing.
 """
 
 import sys
@@ -38,8 +37,8 @@ from speechbrain_vq.training.resume import ResumeMixin
 
 
 class TokenEmbedding(torch.nn.Module):
-    """Embed tokens [B, T, C] of C codebooks as vectors [B, T, C * H], by
-    initial embeddings [C * K, H]."""
+    """Trainable embedding of tokens [B, T, C] of C codebooks as [B, T, C * H],
+    starting from vectors [C * K, H]."""
 
     def __init__(self, vectors, num_codebooks):
         super().__init__()
@@ -53,7 +52,7 @@ class TokenEmbedding(torch.nn.Module):
 
 
 class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
-    """Train a phone recognizer by CTC."""
+    """Train a phone recognizer with CTC."""
 
     def compute_forward(self, batch, stage):
         """Compute the log-probabilities of the phones."""
@@ -68,7 +67,7 @@ class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
         return self.ctc_loss(*predictions, batch, stage)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
+        """Log the stage; save a checkpoint or keep the test results."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss}
             return
@@ -84,8 +83,8 @@ class ASRBrain(PhoneErrorsMixin, ResumeMixin, sb.Brain):
 
 @torch.no_grad()
 def encode(tokenizer, wav, kind):
-    """Encode a waveform at the rate of the tokens: as tokens [T, C], or as
-    features [T, D] with the frames of a token side by side."""
+    """Encode a waveform at the token rate: as tokens [T, C], or as features
+    [T, D] with the frames of a token concatenated."""
     wavs = wav.unsqueeze(0).to(tokenizer.device)
     if kind == "tokens":
         return tokenizer.sig_to_tokens(wavs)[0].cpu()
@@ -98,12 +97,12 @@ def encode(tokenizer, wav, kind):
 
 def dataio_prep(hparams, folder):
     """Build the datasets of a folder of manifests."""
-    rate = hparams["pretrained"].token_rate
+    tokenizer = hparams["pretrained"]
+    rate = tokenizer.token_rate
     datasets = {s: read_split(hparams, folder, s, rate) for s in SPLITS}
     add_labels(hparams["label_encoder"], datasets, hparams["save_folder"])
-    tokenizer = hparams["pretrained"]
     read = TrainingReader(tokenizer.sample_rate)
-    # The tokenizer is frozen: once is enough.
+    # The tokenizer is frozen, so each utterance is encoded only once.
     inputs = {
         name: encode(
             tokenizer, read(item["wav"], item["length"]), hparams["input"]
@@ -126,7 +125,7 @@ def dataio_prep(hparams, folder):
 
 
 def make_front(hparams, sample):
-    """Build the layer before the recognizer, and return its output size."""
+    """Build the layer before the recognizer; return it with its output size."""
     if hparams["input"] == "features":
         return torch.nn.Identity(), sample.shape[1]
     vectors = hparams["pretrained"].get_pretrained_embeddings().cpu()
@@ -137,7 +136,7 @@ def make_front(hparams, sample):
 
 
 def make_modules(hparams, sample):
-    """Build the modules to train; their sizes depend on the data."""
+    """Build the modules to train, whose sizes depend on the data."""
     front, size = make_front(hparams, sample)
     recogniser = hparams["recogniser"](input_shape=[None, None, size])
     recogniser.append(
@@ -149,22 +148,18 @@ def make_modules(hparams, sample):
 
 
 def finish(brain, hparams):
-    """Write the results of the test; the run is complete with them."""
-    results = {
-        key: hparams[key] for key in ("tokenizer", "input", "seed")
-    } | brain.results
+    """Write the phone errors and, last, the test results."""
     with open(hparams["per_file"], "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
-    write_results(hparams["output_folder"], results)
+    settings = {key: hparams[key] for key in ("tokenizer", "input", "seed")}
+    write_results(hparams["output_folder"], settings | brain.results)
 
 
 def train(hparams, run_opts=None):
-    """Train on a corpus, and test; return the Brain."""
-    for key, known in (
-        ("input", ("tokens", "features")),
-        ("embedding_init", ("pretrained", "random")),
-    ):
-        check_choice(key, hparams[key], known)
+    """Train and test on a corpus, and return the Brain."""
+    check_choice("input", hparams["input"], ("tokens", "features"))
+    init = hparams["embedding_init"]
+    check_choice("embedding_init", init, ("pretrained", "random"))
     folder = prepared(prepare, hparams)
     datasets = dataio_prep(hparams, folder)
     modules = make_modules(hparams, datasets["train"][0]["inputs"])

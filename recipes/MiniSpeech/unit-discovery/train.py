@@ -3,9 +3,9 @@
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=my_recordings
 
-To make a synthetic corpus, add --make_minispeech; to compare with another way
-of training the codebook, for example --preset=vanilla. The recipes of this
-task for other corpora import what is here.
+To generate a synthetic corpus, add --make_minispeech. To train the codebook in
+another way, add --preset=vanilla, for example. Recipes of this task for other
+corpora import this file.
 """
 
 import logging
@@ -54,41 +54,40 @@ from speechbrain_vq.training.brain import run_length
 
 logger = logging.getLogger(__name__)
 
-# Of a code: with fewer, the codebook learns the recordings by heart.
+# Minimum tokens per code: with fewer, the codebook memorizes the recordings.
 FEWEST_TOKENS = 20
 
 
 class UnitBrain(AnnealingBrain):
-    """Train an autoencoder of speech with a quantizer.
+    """Train an autoencoder of speech with a vector-quantized bottleneck.
 
-    The decoder chooses the target and the error: ``errors`` gives the sum of
-    the errors of its predictions and their number, ``metrics`` the mean error
-    by its name.
+    The decoder defines its target and error: ``errors`` returns the sum of the
+    errors and their number, ``metrics`` the mean error under its name.
     """
 
-    # Output keys of the datasets.
+    # Output keys of the datasets
     items = ["id", "sig"]
 
     def set_up(self, datasets):
-        """Read from the datasets what the training and the test need."""
+        """Store the test phones, the training set, and the utterances to log."""
         self.phones = {
             name: item.get("phones", [])
             for name, item in datasets["test"].data.items()
         }
         self.train_set = datasets["train"]
-        # By length: from the middle on, of some seconds.
+        # Sorted by length: these are at the middle and at three quarters.
         valid = datasets["valid"].data_ids
         self.sampled = {valid[len(valid) * n // 4] for n in (2, 3)}
 
     def on_fit_start(self):
-        """Recover the latest checkpoint, and announce the training."""
+        """Recover the latest checkpoint, and log the expected duration."""
         super().on_fit_start()
         _, total = run_length(self)
         steps = (total or 0) - self.optimizer_step
-        # Of a stream, the length is not known.
+        # train_set is None for a stream, whose length is unknown.
         if self.distributed_launch or steps <= 0 or self.train_set is None:
             return
-        # A tenth more, for the validations.
+        # Validations take about a tenth more.
         seconds = 1.1 * steps * seconds_per_step(self, self.train_set)
         logger.info(
             "%s: %d codes, %d steps%s, about %s on this machine",
@@ -98,20 +97,20 @@ class UnitBrain(AnnealingBrain):
             f" after {self.optimizer_step}" if self.optimizer_step else "",
             in_words(seconds),
         )
-        # The time of the measurement is none of the training's.
+        # Do not count the measurement as training time.
         self.bar.unpause()
 
     def compute_forward(self, batch, stage):
-        """Compute the features, and what the decoder predicts from their units."""
+        """Compute features, tokens, and the decoder's predictions from tokens."""
         batch = batch.to(self.device)
         wavs, wav_lengths = batch.sig
         if stage == sb.Stage.TRAIN and hasattr(self.hparams, "wav_augment"):
             wavs, wav_lengths = self.hparams.wav_augment(wavs, wav_lengths)
-            # Noise is added to the padding, too.
+            # Augmentation adds noise to the padding, too.
             wavs = wavs * frame_mask(wavs.unsqueeze(2), wav_lengths)
         features, lengths = self.modules.features(wavs, wav_lengths)
         speaker = self.speaker(batch, features, lengths)
-        # Those of the whole utterance, in training as in the test.
+        # Moments of the whole utterance, in training as in the test.
         moments = utterance_moments(features, lengths)
         if stage == sb.Stage.TRAIN:
             (features, lengths), (wavs, wav_lengths) = self.pieces(
@@ -135,8 +134,8 @@ class UnitBrain(AnnealingBrain):
         return features, lengths, predictions, vq, window_error
 
     def pieces(self, batch, features, lengths, wavs):
-        """Cut a piece of each utterance, a function of its name and the epoch,
-        from the features and from the waveforms."""
+        """Cut the same piece of each utterance from features and waveforms. Its
+        start depends on the utterance's name and the epoch."""
         hop = self.hparams.hop_length
         rate = self.hparams.sample_rate / hop
         frames = torch.round(lengths * features.shape[1])
@@ -154,7 +153,7 @@ class UnitBrain(AnnealingBrain):
         )
 
     def speaker(self, batch, features, lengths):
-        """Compute the speaker embeddings that the decoder gets, [B, S]."""
+        """Compute the speaker embeddings [B, S] for the decoder."""
         return self.modules.speaker(features, lengths)
 
     def compute_objectives(self, predictions, batch, stage):
@@ -175,28 +174,32 @@ class UnitBrain(AnnealingBrain):
         return error / size + vq.loss + weight * window_error
 
     def keep_samples(self, batch, features, lengths, predictions, vq):
-        """Keep what is logged of a validation."""
+        """Add the code counts of a batch, and keep the utterances to log."""
         self.counts = self.counts + vq.metrics["counts"]
         decoder, extract = self.hparams.decoder, self.modules.features
-        # Not of decoders that output waveforms, nor of a warm-up.
+        # A warm-up has no tokens to log, a decoder to waveforms no log-mels.
         if self.hparams.quantizer.bypass or hasattr(decoder, "generate"):
             return
+
+        def synthesize(mels):
+            return extract.inverse(mels[None].to(self.device))[0].cpu()
+
         frames = torch.round(lengths * features.shape[1]).long().tolist()
         for row, name in enumerate(batch.id):
             if name in self.sampled:
-                of_row = features[row], predictions[row]
+                number = frames[row]
+                # Tokens of the first codebook
                 tokens = vq.indices[row].view(vq.indices.shape[1], -1)[:, 0]
                 self.samples[name] = Sample(
-                    *(mels[: frames[row]].cpu() for mels in of_row),
-                    tokens[: frames[row] // self.hparams.stride].cpu(),
-                    lambda mels: extract.inverse(
-                        mels.unsqueeze(0).to(self.device)
-                    )[0].cpu(),
+                    features[row, :number].cpu(),
+                    predictions[row, :number].cpu(),
+                    tokens[: number // self.hparams.stride].cpu(),
+                    synthesize,
                     self.hparams.sample_rate,
                 )
 
     def count_units(self, batch, indices):
-        """Add a batch to the tables of phones and units, one a codebook."""
+        """Add a batch to the tables of phones and units, one per codebook."""
         _, lengths = batch.sig
         seconds = lengths * batch.sig.data.shape[1] / self.hparams.sample_rate
         tokens = torch.round(seconds * self.hparams.token_rate).long()
@@ -204,12 +207,11 @@ class UnitBrain(AnnealingBrain):
             batch.id, indices.cpu(), tokens.tolist(), strict=True
         ):
             books = units.view(len(units), -1)[:number].T.tolist()
-            for table, of_book in zip(self.units, books, strict=True):
-                # Not every corpus has phones.
-                table.add(of_book, self.phones.get(name, []))
+            for table, codes in zip(self.units, books, strict=True):
+                table.add(codes, self.phones.get(name, []))
 
     def on_stage_start(self, stage, epoch=None):
-        """Reset the sums."""
+        """Reset the sums and tables."""
         self.error_sum = self.error_size = 0.0
         self.samples, self.counts = {}, 0
         self.units = [
@@ -218,7 +220,7 @@ class UnitBrain(AnnealingBrain):
         ]
 
     def stage_metrics(self, stage):
-        """Compute the mean error and, in the test, PNMI of each codebook."""
+        """Compute the mean error and, in a test with phones, PNMI by codebook."""
         error = self.error_sum / self.error_size
         metrics = self.hparams.decoder.metrics(error)
         for book, table in enumerate(self.units):
@@ -229,7 +231,7 @@ class UnitBrain(AnnealingBrain):
         return metrics
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
+        """Log metrics and media; save a checkpoint or keep the test results."""
         super().on_stage_end(stage, stage_loss, epoch)
         train_logger = self.hparams.train_logger
         if stage == sb.Stage.VALID and isinstance(train_logger, LoggerGroup):
@@ -239,18 +241,16 @@ class UnitBrain(AnnealingBrain):
 
 
 def cut(tensor, starts, width):
-    """Cut a piece of a width from each row [B, T, ...], from its start [B]."""
-    rows, places = (
-        torch.arange(number, device=starts.device)
-        for number in (len(tensor), width)
-    )
-    return tensor[rows.unsqueeze(1), starts.unsqueeze(1) + places]
+    """Cut ``width`` frames from each row of [B, T, ...], from ``starts`` [B]."""
+    rows = torch.arange(len(tensor), device=starts.device).unsqueeze(1)
+    offsets = torch.arange(width, device=starts.device)
+    return tensor[rows, starts.unsqueeze(1) + offsets]
 
 
 def amount(dataset: DynamicItemDataset) -> str:
     """Describe how much speech a training set has."""
     items = [dataset.data[name] for name in dataset.data_ids]
-    # Of a small one, there are several entries of each file.
+    # A small data set repeats its files (see fill_epoch).
     files = {item["wav"]: item["length"] for item in items}
     speakers = {item.get("spk_id") for item in items} - {None, ""}
     text = duration(sum(files.values()))
@@ -268,7 +268,7 @@ def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
         fitting = 2 ** max(int(math.log2(tokens / FEWEST_TOKENS + 1)), 1)
         logger.warning(
             "Too little speech for %d codes: %.1f s to train on are %d tokens, "
-            "%.1f for each code, and %d are few. Add recordings, or take "
+            "%.1f per code; at least %d are advised. Add recordings, or give "
             "--codebook_size=%d.",
             *(size, seconds, tokens, tokens / size, FEWEST_TOKENS, fitting),
         )
@@ -276,7 +276,6 @@ def check_amount(hparams: dict, dataset: DynamicItemDataset) -> None:
 
 def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     """Build the datasets of a folder of manifests."""
-
     longest = hparams["longest"]
     read = TrainingReader(hparams["sample_rate"])
 
@@ -292,7 +291,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path, items: list[str]) -> dict:
     def beginning(path, seconds):
         return read(path, seconds, duration=longest)
 
-    # Two frames.
+    # Seconds of two frames
     shortest = 2 * hparams["hop_length"] / hparams["sample_rate"]
     datasets = {}
     for split in SPLITS:
@@ -320,11 +319,11 @@ def train(
     brain_class: type[UnitBrain] = UnitBrain,
     stream: LoopedLoader | None = None,
 ) -> UnitBrain:
-    """Train on a folder of manifests, or on a stream with the statistics of
-    these, and test; return the Brain."""
+    """Train and test on a folder of manifests, and return the Brain. With a
+    stream, the manifests provide only feature statistics, validation and test."""
     datasets = dataio_prep(hparams, folder, brain_class.items)
     features = hparams["features"]
-    # Without those that are too short.
+    # data_ids lacks utterances that are too short.
     used, items = datasets["train"].data_ids, datasets["train"].data
     fit_features(features, {k: items[k] for k in used}, hparams["longest"])
     if stream is None:
@@ -333,7 +332,7 @@ def train(
         fill_epoch(datasets["train"], hparams["batch_size"], steps)
     modules = dict(hparams["modules"])
     if hparams.get("window_weight"):
-        # Not of the model that is exported.
+        # Not in hparams["modules"], whose modules are exported.
         modules["window_predictor"] = hparams["window_predictor"]
     brain = brain_class(
         modules=modules,
@@ -365,9 +364,9 @@ def run(
 ) -> UnitBrain:
     """Run the recipe of a corpus from its command line, and return the Brain.
 
-    ``prepare`` writes the manifests that the yaml describes under ``corpus``,
-    and returns their folder. ``open_stream`` makes a loader of hyperparameters
-    whose ``stream`` is true, to train on in place of the manifests."""
+    ``prepare`` writes the manifests from the yaml's ``corpus``, and returns their
+    folder. ``open_stream`` returns a loader to train on instead of the training
+    manifest, if the hyperparameter ``stream`` is true."""
     hparams, run_opts = start(argv)
     stream = open_stream(hparams) if hparams.get("stream") else None
     folder = prepared(prepare, hparams)

@@ -1,11 +1,11 @@
-"""Recipe for training SpeechBrain's HiFi-GAN on the units of a tokenizer.
+"""Recipe for training SpeechBrain's HiFi-GAN on the units of a frozen tokenizer.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
-The tokenizer is the one that comes with the package, or --tokenizer=MODEL: a
-folder that export_pretrained wrote, or the id of one on the Hub. It is frozen.
-To make a synthetic corpus in the data folder, add --make_minispeech.
+The tokenizer is a bundled one, or --tokenizer=MODEL: a folder written by
+export_pretrained, or a Hub id. --make_minispeech generates a synthetic corpus in
+the data folder.
 """
 
 import logging
@@ -48,17 +48,17 @@ from speechbrain_vq.training.resume import ResumeMixin
 
 logger = logging.getLogger(__name__)
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
-# Keys of an exported vocoder on its tokenizer, beside the fingerprint.
+# Keys in an exported vocoder's yaml that describe its tokenizer.
 KEYS = "sample_rate token_rate codebook_size num_codebooks speaker_dim".split()
-# Options of Brain.fit_batch, which VocoderBrain replaces.
+# Options without effect, because VocoderBrain has its own fit_batch.
 UNUSED = ("precision", "grad_accumulation_factor", "max_grad_norm")
 
 
 class VocoderBrain(ResumeMixin, sb.Brain):
-    """Train a generator of speech against a discriminator."""
+    """Train a speech generator against a discriminator."""
 
     def init_optimizers(self):
-        """Build an optimizer and a scheduler for each of the two."""
+        """Build an optimizer and a scheduler for generator and discriminator."""
         self.optimizers_dict, self.schedulers = {}, {}
         for name in ("generator", "discriminator"):
             optimizer = self.opt_class(self.modules[name].parameters())
@@ -75,11 +75,11 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         return fake
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the error of the log-mel spectrograms."""
+        """Compute the L1 error of log-mel spectrograms."""
         return self.hparams.spectrogram_loss(predictions, batch.sig.data)
 
     def fit_batch(self, batch):
-        """Train the discriminator for a step, then the generator."""
+        """Take a step of the discriminator, then one of the generator."""
         batch = batch.to(self.device)
         real = batch.sig.data
         fake = self.compute_forward(batch, sb.Stage.TRAIN)
@@ -98,14 +98,14 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         return losses["G_l1_spec_loss"].detach().cpu()
 
     def fit_discriminator(self, real, fake):
-        """Train the discriminator for a step."""
+        """Take a step of the discriminator."""
         scores = [self.modules.discriminator(wavs)[0] for wavs in (fake, real)]
         losses = self.hparams.discriminator_loss(*scores)
         self.step_of("discriminator", losses["D_loss"])
 
     def step_of(self, name, loss):
         """Take a step of one optimizer."""
-        # Of both: the generator's loss goes through the discriminator.
+        # Clear all gradients: the generator's loss also reaches the discriminator.
         self.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizers_dict[name].step()
@@ -121,9 +121,9 @@ class VocoderBrain(ResumeMixin, sb.Brain):
         return self.compute_objectives(fake, batch, stage).cpu()
 
     def test(self, batch, fake):
-        """Evaluate Griffin-Lim on the utterance; write the first ones to files."""
+        """Evaluate Griffin-Lim, and write the first utterances to files."""
         versions = {"speech": batch.sig.data, "vocoder": fake}
-        # A WaveNet would write the waveform itself, for days.
+        # A WaveNet decoder has no log-mels, and sampling it would take days.
         if not self.tokenizer.decodes_to_samples:
             rebuilt = self.tokenizer.decode_batch(
                 self.tokenizer.fold(batch.tokens.data),
@@ -138,7 +138,7 @@ class VocoderBrain(ResumeMixin, sb.Brain):
             self.write_samples(batch, versions)
 
     def write_samples(self, batch, versions):
-        """Write an utterance to files, one of each kind."""
+        """Write each version of an utterance to a wav file."""
         folder = pathlib.Path(self.hparams.output_folder) / "samples"
         folder.mkdir(exist_ok=True)
         for kind, wavs in versions.items():
@@ -151,11 +151,11 @@ class VocoderBrain(ResumeMixin, sb.Brain):
                 )
 
     def on_stage_start(self, stage, epoch=None):
-        """Reset the errors of Griffin-Lim."""
+        """Reset the errors of Griffin-Lim and the number of test utterances."""
         self.griffin_lim, self.tested = [], 0
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
+        """Log the stage; save a checkpoint or keep the test results."""
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"mel_l1": stage_loss}
             return
@@ -174,7 +174,7 @@ class VocoderBrain(ResumeMixin, sb.Brain):
 
 
 def check_options(brain):
-    """Refuse options of Brain that would have no effect."""
+    """Raise ValueError for options of Brain that would have no effect."""
     for name in UNUSED:
         value, default = getattr(brain, name), getattr(RunOptions, name)
         if value != default:
@@ -185,7 +185,7 @@ def check_options(brain):
 
 
 def check_tokenizer(hparams, tokenizer):
-    """Check that the yaml has the sizes of the tokenizer that it names."""
+    """Raise ValueError unless the yaml has the sizes of its tokenizer."""
     sizes = unit_settings(tokenizer)
     wrong = {k: sizes[k] for k in KEYS if hparams[k] != sizes[k]}
     if wrong:
@@ -195,7 +195,7 @@ def check_tokenizer(hparams, tokenizer):
     product = samples_per_frame(hparams["generator"])
     if product != samples:
         raise ValueError(
-            f"A token of {tokenizer.source} stands for {samples:g} samples, "
+            f"A token of {tokenizer.source} covers {samples:g} samples, "
             f"but the product of --upsample_factors is {product}."
         )
 
@@ -210,7 +210,7 @@ def tokenize(hparams, tokenizer, items, split):
         if len(wav) * tokenizer.token_rate < tokenizer.sample_rate:
             wav = torch.nn.functional.pad(wav, (0, tokenizer.sample_rate))
         wavs = wav.unsqueeze(0)
-        # Codebooks have a dimension of their own.
+        # sig_to_tokens keeps the codebook dimension, [T, C].
         item["tokens"] = tokenizer.sig_to_tokens(wavs)[0].cpu()
         item["speaker"] = tokenizer.speaker_batch(wavs)[0].cpu()
 
@@ -219,14 +219,13 @@ def dataio_prep(hparams, folder, tokenizer):
     """Build the datasets of a folder of manifests."""
     rate = hparams["sample_rate"]
     hop, size = rate / hparams["token_rate"], hparams["segment_tokens"]
-
     read = TrainingReader(rate)
 
     def samples(path, length, first, number):
-        """Read the samples of some tokens, [1, samples]."""
+        """Read the samples [1, samples] of ``number`` tokens from ``first`` on."""
         seconds = [n * hop / rate for n in (first, number)]
         wav = read(path, length, *seconds)
-        # Files of other rates may be a sample short.
+        # Resampled files may lack a sample at the end.
         missing = round(number * hop) - len(wav)
         return torch.nn.functional.pad(wav, (0, missing)).unsqueeze(0)
 
@@ -272,7 +271,7 @@ def dataio_prep(hparams, folder, tokenizer):
 
 
 def finish(hparams, brain):
-    """Export the vocoder, and write the results of the test."""
+    """Export the vocoder, and write the test results."""
     folder = pathlib.Path(hparams["output_folder"]) / "vocoder"
     generator = brain.vocoder.generator
     keys = [*KEYS, "tokenizer"]
@@ -286,7 +285,7 @@ def finish(hparams, brain):
 
 
 def train(hparams, run_opts, folder):
-    """Train on a folder of manifests, and test; return the Brain."""
+    """Train and test on a folder of manifests, and return the Brain."""
     brain = VocoderBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -298,7 +297,7 @@ def train(hparams, run_opts, folder):
     brain.tokenizer = VQTokenizer.from_hparams(
         hparams["tokenizer"], run_opts={"device": str(brain.device)}
     )
-    # What it is compared with is Griffin-Lim, whatever its yaml says.
+    # decode_batch is the Griffin-Lim baseline, even if the yaml has a vocoder.
     brain.tokenizer.use_vocoder(None)
     check_tokenizer(hparams, brain.tokenizer)
     brain.vocoder = UnitVocoder(

@@ -1,11 +1,10 @@
-"""Recipe for discovering the units of handwriting with a vector-quantized
-autoencoder of lines, after arXiv 2005.08520.
+"""Recipe for discovering units of handwriting with a vector-quantized autoencoder
+of lines, after arXiv 2005.08520.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=data
 
-To compare with another way of training the codebook, add for example
---preset=vanilla.
+To train the codebook in another way, add --preset=vanilla, for example.
 """
 
 import math
@@ -42,17 +41,17 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
 
 
 class HandwritingBrain(AnnealingBrain):
-    """Train an autoencoder of lines with a quantizer; beside it, a probe is
-    trained to read the codes, whose gradient ends there."""
+    """Train an autoencoder of lines with a vector-quantized bottleneck, and a
+    character probe on the codewords whose gradient does not reach the model."""
 
     def init_optimizers(self):
-        """Build one optimizer for the model and one for the probe: clipping and
-        steps of the model must not depend on the probe either."""
+        """Build one optimizer for the model and one for the probe, so that
+        gradient clipping of the model does not depend on the probe."""
         probe = list(self.modules.probe.parameters())
         probe_ids = {id(parameter) for parameter in probe}
-        rest = [p for p in self.modules.parameters() if id(p) not in probe_ids]
+        model = [p for p in self.modules.parameters() if id(p) not in probe_ids]
         self.optimizers_dict = {
-            "model": self.opt_class(rest),
+            "model": self.opt_class(model),
             "probe": self.hparams.probe_opt_class(probe),
         }
         if self.checkpointer is not None:
@@ -62,7 +61,7 @@ class HandwritingBrain(AnnealingBrain):
                 )
 
     def compute_forward(self, batch, stage):
-        """Compute the predictions of pixels and of characters, and the codes."""
+        """Compute pixel logits, the quantizer's and the probe's output."""
         batch = batch.to(self.device)
         ink, lengths = batch.ink
         latents, token_lengths = self.modules.encoder(ink, lengths)
@@ -74,24 +73,24 @@ class HandwritingBrain(AnnealingBrain):
         return levels, logits, vq, log_probs, token_lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute nats a pixel plus the losses of the quantizer and the probe."""
+        """Compute nats per pixel plus the losses of quantizer and probe."""
         levels, logits, vq, log_probs, token_lengths = predictions
         mask = frame_mask(levels.unsqueeze(-1), batch.ink.lengths)
         nats = torch.nn.functional.cross_entropy(
             logits.permute(0, 3, 1, 2), levels, reduction="none"
         )
         nats, pixels = (nats * mask).sum(), mask.sum()
-        read = self.hparams.probe.loss(log_probs, token_lengths, batch.text)
+        ctc = self.hparams.probe.loss(log_probs, token_lengths, batch.text)
         if stage != sb.Stage.TRAIN:
             self.nats += float(nats)
             self.pixels += int(pixels)
             self.count_errors(batch, log_probs, token_lengths)
         if stage == sb.Stage.TEST and not self.hparams.quantizer.bypass:
             self.count_codes(batch, vq.indices, token_lengths)
-        return nats / pixels + vq.loss + read
+        return nats / pixels + vq.loss + ctc
 
     def count_errors(self, batch, log_probs, lengths):
-        """Add a batch to the character errors of the probe."""
+        """Add a batch to the probe's character errors."""
         probe = self.hparams.probe
         self.errors.append(
             batch.id,
@@ -102,7 +101,7 @@ class HandwritingBrain(AnnealingBrain):
     def count_codes(self, batch, indices, lengths):
         """Add a batch to the table of characters and codes."""
         tokens = torch.round(lengths * indices.shape[1]).long().tolist()
-        # Of the first codebook, where there are several.
+        # Only the first codebook, if there are several.
         indices = indices.view(*indices.shape[:2], -1)[..., 0]
         for name, codes, number in zip(
             batch.id, indices.tolist(), tokens, strict=True
@@ -110,17 +109,17 @@ class HandwritingBrain(AnnealingBrain):
             self.codes.add(codes[:number], self.characters[name])
 
     def on_stage_start(self, stage, epoch=None):
-        """Reset the sums."""
+        """Reset the sums and tables."""
         self.nats, self.pixels = 0.0, 0
         self.errors = self.hparams.error_rate_computer()
-        # Characters lie where phones have their times: in columns.
+        # Positions of characters are in columns, where phones have seconds.
         self.codes = PhoneUnitCounts(
             self.hparams.codebook_size, 1 / self.hparams.stride
         )
 
     def stage_metrics(self, stage):
-        """Compute bits per pixel, the character error rate of the probe and,
-        in the test, what the codes tell of the characters."""
+        """Compute bits per pixel, the probe's character error rate and, in the
+        test, how well codes predict characters."""
         metrics = {
             "bits_per_dim": self.nats / self.pixels / math.log(2),
             "cer": self.errors.summarize("error_rate"),
@@ -133,49 +132,48 @@ class HandwritingBrain(AnnealingBrain):
 
 
 def check_options(hparams):
-    """Refuse options that cannot work, before anything is prepared."""
+    """Raise ValueError for impossible options, before the data are prepared."""
     if hparams["stride"] != STRIDE:
         raise ValueError(
-            f"--stride={hparams['stride']}, but the encoder's convolutions "
-            f"make a token of {STRIDE} columns: --stride={STRIDE} is the only "
-            "one that fits."
+            f"--stride={hparams['stride']}, but a token of the encoder covers "
+            f"{STRIDE} columns: --stride={STRIDE} is required."
         )
     oversample = hparams["oversample"]
     if not isinstance(oversample, int) or oversample < 1:
         raise ValueError(
-            f"--oversample={oversample}: an epoch has a whole number of "
-            "chunks of each line, 1 or more."
+            f"--oversample={oversample}: the number of chunks of each line in "
+            "an epoch must be an integer, 1 or more."
         )
 
 
 def check_batches(hparams, train):
-    """Refuse batches that are larger than an epoch: one that is not full is
-    not trained on."""
+    """Raise ValueError if a batch is larger than an epoch, since incomplete
+    batches are dropped."""
     size = hparams["batch_size"]
     if size > len(train):
         raise ValueError(
-            f"--batch_size={size}, but an epoch has {len(train)} chunks of "
-            "lines, which do not fill a batch: nothing would be trained. Give "
+            f"--batch_size={size}, but an epoch has only {len(train)} chunks "
+            "of lines: nothing would be trained. Give "
             f"--batch_size={len(train)} or less, or a larger --oversample "
             f"than {hparams['oversample']}."
         )
 
 
 def chunk_of(name, epoch, width, chunk):
-    """Choose the first column of a random piece of a line, and its end."""
+    """Choose a random chunk of a line; return its first column and its end."""
     start = round(random_start(name, epoch, width, chunk))
     return start, min(start + chunk, width)
 
 
 def dataio_prep(hparams, folder):
-    """Build the datasets of a folder of manifests; a line of the training set
-    is there several times, for as many random chunks of it in an epoch."""
+    """Build the datasets of a folder of manifests. Training lines are repeated
+    ``oversample`` times, each time with a random chunk."""
     prepared_with = read_json(folder / "prepared.json")
     images = LineImages(prepared_with["source"])
 
     def cut(name, first, last):
-        grey = images(name)[first:last]
-        return 1 - torch.from_numpy(grey).float() / 255
+        gray = images(name)[first:last]
+        return 1 - torch.from_numpy(gray).float() / 255
 
     @sb.utils.data_pipeline.takes("id", "image", "width", "characters")
     @sb.utils.data_pipeline.provides("ink", "text")
@@ -213,8 +211,8 @@ def dataio_prep(hparams, folder):
 
 
 def use_of_fillable(brain):
-    """Compute the codebook usage of the test set, nothing where there are no
-    codes. It can use no more of them than there are, nor than it has frames."""
+    """Compute the codebook usage of the test set, also relative to the codes it
+    could use at most, given its number of frames. Empty without quantization."""
     stats = use_of_codes(brain, "test")
     if not stats.get("vectors"):
         return {}

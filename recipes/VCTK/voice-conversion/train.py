@@ -1,12 +1,12 @@
-"""Recipe for converting voices with a vector-quantized autoencoder: unit
-discovery, with a decoder that is conditioned on the speaker.
+"""Recipe for voice conversion with a vector-quantized autoencoder whose decoder
+is conditioned on the speaker.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder VCTK-Corpus-0.92
 
-hparams/table.yaml has an embedding for each speaker, hparams/ecapa.yaml those
-of a pretrained speaker encoder. A folder of manifests, such as that of
-MiniSpeech, is taken as well.
+hparams/train.yaml trains a speaker encoder, hparams/table.yaml an embedding for
+each speaker, and hparams/ecapa.yaml uses a pretrained speaker encoder.
+--data_folder may also be a folder of manifests, such as MiniSpeech.
 """
 
 import os
@@ -27,16 +27,16 @@ from speechbrain_vq.recipes.VCTK.vctk_prepare import prepare
 
 units = import_module("speechbrain_vq.recipes.MiniSpeech.unit-discovery.train")
 
-# What SpeechBrain's pretrained speaker encoders call their weights.
+# File name of the weights of SpeechBrain's pretrained speaker encoders.
 WEIGHTS = "embedding_model.ckpt"
 
 
 class ConversionBrain(units.UnitBrain):
-    """Train an autoencoder of speech that is conditioned on the speaker."""
+    """Train an autoencoder of speech conditioned on the speaker."""
 
     def set_up(self, datasets):
-        """Fill a table with the names of the training speakers, or load the
-        weights of a pretrained encoder."""
+        """Fill a speaker table with the names of the training speakers, or load
+        the weights of a pretrained speaker encoder."""
         super().set_up(datasets)
         speaker = self.hparams.speaker
         if hasattr(speaker, "fill"):
@@ -51,21 +51,21 @@ class ConversionBrain(units.UnitBrain):
             load_encoder(speaker, find_encoder(source))
 
     def name_speakers(self, split, dataset):
-        """Add the speakers' names to the batches; a whole number is a name, too."""
+        """Add the speakers' names, as strings, to the batches of a split."""
         for name, item in dataset.data.items():
             if item.get("spk_id") in (None, ""):
                 raise ValueError(
                     f"The utterance {name!r} of {split} has no spk_id in the "
                     f"manifest in {self.hparams.data_folder}, and a table of "
-                    "speakers needs one. Add it, or take hparams/train.yaml, "
-                    "which needs none."
+                    "speakers requires one. Add it, or use hparams/train.yaml, "
+                    "which does not."
                 )
             item["spk_id"] = str(item["spk_id"])
         dataset.set_output_keys([*self.items, "spk_id"])
 
     def on_fit_start(self):
-        """Recover the latest checkpoint; a speaker that its table lacks would be
-        trained on as the average voice, and is refused."""
+        """Recover the latest checkpoint. Raises ValueError if its table lacks a
+        training speaker, who would be treated as the average voice."""
         super().on_fit_start()
         table = self.hparams.speaker
         new = hasattr(table, "fill") and sorted(self.names - set(table.names))
@@ -73,11 +73,11 @@ class ConversionBrain(units.UnitBrain):
             raise ValueError(
                 f"The run in {self.hparams.output_folder} was begun without "
                 f"{len(new)} of the speakers of the data, such as {new[0]!r}. "
-                "Name another output_folder, or the data it was begun with."
+                "Name another output_folder, or give the original data."
             )
 
     def speaker(self, batch, features, lengths):
-        """Compute the speaker embeddings that the decoder gets, [B, S]."""
+        """Compute the speaker embeddings [B, S] for the decoder."""
         names = getattr(batch, "spk_id", None)
         return voices(
             self.modules.speaker, batch.sig, (features, lengths), names
@@ -85,16 +85,16 @@ class ConversionBrain(units.UnitBrain):
 
 
 def find_encoder(source: str | os.PathLike) -> pathlib.Path:
-    """Find the ``embedding_model.ckpt`` of a pretrained speaker encoder, in a
-    folder or on the Hub (such as ``speechbrain/spkrec-ecapa-voxceleb``);
-    nothing else of its repository is read."""
+    """Find the ``embedding_model.ckpt`` of a pretrained speaker encoder in a
+    folder or on the Hub, such as ``speechbrain/spkrec-ecapa-voxceleb``. No other
+    file of its repository is read."""
     folder = pathlib.Path(source).expanduser()
     if folder.is_dir():
         if (folder / WEIGHTS).is_file():
             return folder / WEIGHTS
         raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}, as SpeechBrain's pretrained speaker "
-            f"encoders have; it holds {folder_contents(folder)}."
+            f"{folder} is no SpeechBrain speaker encoder: it has no {WEIGHTS}, "
+            f"but {folder_contents(folder)}."
         )
     repo_id = as_repo_id(source)
     with in_words(repo_id):
@@ -103,9 +103,8 @@ def find_encoder(source: str | os.PathLike) -> pathlib.Path:
 
 
 def load_encoder(speaker: PretrainedSpeaker, path: str | os.PathLike) -> None:
-    """Load the weights of a pretrained encoder without running any code that
-    is among them. A ValueError says that they are not tensors, do not fit, or
-    are not finite."""
+    """Load the weights of a pretrained encoder without running any code in the
+    file. Raises ValueError unless they are finite tensors that fit."""
     weights = read_checkpoint(pathlib.Path(path), "embedding_model")
     load_weights({"embedding_model": speaker.embedding_model}, weights, path)
 

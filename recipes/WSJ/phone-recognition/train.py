@@ -1,11 +1,11 @@
-"""Recipe for recognizing English phones by CTC through a vector quantizer.
+"""Recipe for recognizing English phones with CTC through a vector quantizer.
 
 To run this recipe:
 > python train.py hparams/train.yaml --data_folder=WSJ --lexicon=cmudict.dict
 
-To compare with another way of training the codebook, add for example
---preset=vanilla; --preset=none has no bottleneck. The recipes of this task for
-other corpora import what is here.
+To train the codebook in another way, add --preset=vanilla, for example.
+--preset=none has no bottleneck. Recipes of this task for other corpora import
+this file.
 """
 
 import pathlib
@@ -39,21 +39,21 @@ from speechbrain_vq.recipes.WSJ.wsj_prepare import prepare
 
 
 class PhoneBrain(PhoneErrorsMixin, AnnealingBrain):
-    """Train a phone recognizer with a quantizer inside, by CTC."""
+    """Train a phone recognizer that has a vector quantizer inside with CTC."""
 
     def compute_forward(self, batch, stage):
-        """Compute the log-probabilities of the phones, and the codes."""
+        """Compute log-probabilities of phones and the quantizer's output."""
         batch = batch.to(self.device)
         features, lengths = self.modules.features(*batch.sig)
         latents, lengths = self.modules.encoder(features, lengths)
         vq = self.modules.quantizer(latents, lengths)
         logits = self.modules.recogniser(vq.quantized, lengths)
-        # The corpus may have fewer phones than the model has room for.
+        # The corpus may have fewer phones than num_labels.
         logits = logits[..., : len(self.hparams.label_encoder)]
         return logits.log_softmax(-1), lengths, vq
 
     def compute_objectives(self, predictions, batch, stage):
-        """Compute the CTC loss plus the quantizer's."""
+        """Compute the weighted CTC loss plus the quantizer's loss."""
         log_probs, lengths, vq = predictions
         ctc = self.ctc_loss(log_probs, lengths, batch, stage)
         return self.hparams.ctc_weight * ctc + vq.loss
@@ -63,7 +63,7 @@ class PhoneBrain(PhoneErrorsMixin, AnnealingBrain):
         return {"PER": self.errors.summarize("error_rate")}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, save a checkpoint, and keep the results of the test."""
+        """Log the stage; save a checkpoint or keep the test results."""
         super().on_stage_end(stage, stage_loss, epoch)
         if stage == sb.Stage.TEST:
             del self.results["PER"]
@@ -77,11 +77,10 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
     add_labels(encoder, datasets, hparams["save_folder"])
     if len(encoder) > hparams["num_labels"]:
         raise ValueError(
-            f"The data have {len(encoder) - 2} phones, which with the blank "
-            f"and the unknown one is more than num_labels: give "
+            f"The data have {len(encoder) - 2} phones, too many for "
+            f"num_labels, which includes the blank and <unk>: give "
             f"--num_labels={len(encoder)}."
         )
-
     read = TrainingReader(hparams["sample_rate"])
     for dataset in datasets.values():
         dataset.add_dynamic_item(read, ["wav", "length"], "sig")
@@ -95,7 +94,7 @@ def dataio_prep(hparams: dict, folder: pathlib.Path) -> dict:
 def make_sampler(
     hparams: dict, train: DynamicItemDataset
 ) -> DynamicBatchSampler:
-    """Build the sampler of batches of about the same length, as many in each."""
+    """Build a sampler of batches of similar lengths, from buckets of equal size."""
     lengths = [item["length"] for item in train.data.values()]
     shares = np.linspace(0, 1, hparams["num_buckets"] + 1)[1:]
     return DynamicBatchSampler(
@@ -109,7 +108,7 @@ def make_sampler(
 
 
 def finish_run(brain: PhoneBrain, hparams: dict) -> None:
-    """Write the errors and results of the test, and export the model."""
+    """Write the phone errors and results of the test, and export the model."""
     path = pathlib.Path(hparams["output_folder"], "per.txt")
     with open(path, "w", encoding="utf-8") as file:
         brain.errors.write_stats(file)
@@ -117,7 +116,7 @@ def finish_run(brain: PhoneBrain, hparams: dict) -> None:
 
 
 def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
-    """Train on a folder of manifests, and test; return the Brain."""
+    """Train and test on a folder of manifests, and return the Brain."""
     datasets = dataio_prep(hparams, folder)
     fit_features(hparams["features"], datasets["train"].data)
     brain = PhoneBrain(
@@ -137,8 +136,8 @@ def train(hparams: dict, run_opts: Any, folder: pathlib.Path) -> PhoneBrain:
 
 def run(prepare: Callable[..., pathlib.Path], argv: list[str]) -> PhoneBrain:
     """Run the recipe of a corpus from its command line, and return the Brain.
-    ``prepare`` writes the manifests that the yaml describes under ``corpus``,
-    and returns their folder."""
+    ``prepare`` writes the manifests from the yaml's ``corpus``, and returns their
+    folder."""
     hparams, run_opts = start(argv)
     return train(hparams, run_opts, prepared(prepare, hparams))
 
