@@ -116,7 +116,7 @@ class JudgedSpeech(Metric):
 
     def compute(self) -> dict[str, Estimate]:
         """Estimate the means over utterances or conversions."""
-        return self._ratios.estimates(self.quantities, self.number)
+        return self._ratios.estimates(self.quantities)
 
 
 class Resemblyzer:
