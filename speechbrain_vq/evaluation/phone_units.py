@@ -245,7 +245,7 @@ class PhoneInformation(Metric):
         has_phones = any(phone is not None for phone in phones)
         self._utterances += has_phones
         self._without += not has_phones
-        language = utterance.entry.get("lang", "")
+        language = utterance.entry.get("lang") or ""
         for book, units in enumerate(utterance.tokens.T.tolist()):
             self._books[book].add_frames(phones, units, weights, language)
 
