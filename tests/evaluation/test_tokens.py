@@ -49,6 +49,8 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     )
     evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
     assert evaluation.settings["utterances"] == 2
+    reason = f"1 its tokens in {path} are empty"
+    assert evaluation.settings["reasons"] == reason
     assert evaluation.metrics["phones"]["pnmi"].value == pytest.approx(1)
     assert any("empty: its tokens" in note for note in evaluation.left_out)
 
