@@ -102,7 +102,7 @@ OF_TOKENS = ("codebook_size",)
     "--codebook-size",
     metavar="N",
     type=click.IntRange(min=1),
-    help="Codebook size of TOKENS.jsonl.",
+    help="Codebook size of TOKENS.jsonl; default: the one its lines state.",
 )
 @click.option(
     "--data-root",
@@ -161,7 +161,7 @@ def evaluate(
 
         data = options["manifest"], options["data_root"]
         click.echo(f"Wrote {write_page(source, report, (), *data, **model)}")
-    if "cost" in evaluation.metrics:
+    if "used_codes_percent" in evaluation.metrics.get("cost", ()):
         from speechbrain_vq.report.summary import judge
 
         values = {k: x.value for k, x in evaluation.metrics["cost"].items()}

@@ -186,12 +186,16 @@ def count_reasons(errors: Mapping[str | os.PathLike, str]) -> str:
     -------
     >>> count_reasons({"a": "a: cut short, 1 of 2.", "b": "b: cut short."})
     '2 cut short'
+    >>> count_reasons({"a": "a: no tokens in t2.jsonl: 3 lines"})
+    '1 no tokens in t2.jsonl'
     """
     counts = Counter()
     for path, message in errors.items():
         reason = message.split(f"{path}: ", 1)[-1].removeprefix("there is ")
+        # Punctuation within a word, as in a file name, ends no clause.
+        reason = re.split(r"[.,:;](?!\S)| \(", reason)[0]
         # Numbers differ between files that have the same fault.
-        counts[re.sub(r"\d\S*", "N", re.split("[.,:;(]", reason)[0])] += 1
+        counts[re.sub(r"(?<!\S)\d\S*", "N", reason)] += 1
     return ", ".join(f"{n} {reason}" for reason, n in counts.most_common())
 
 

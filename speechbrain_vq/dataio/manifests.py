@@ -39,6 +39,7 @@ _FIELDS = {
     "length": (int | float, "a number of seconds above 0"),
     "spk_id": (str | int | float, "a name"),
     "gender": (str | int | float, "a name"),
+    "lang": (str | int | float, "a name"),
     "words": (str, "a text"),
     "phones": (list, "a list of [start, end, name]"),
 }
@@ -94,9 +95,9 @@ def read_manifest(
     ``DynamicItemDataset``.
 
     Each item has ``wav`` and the fields in ``needed``. ``length`` in seconds
-    (in csv ``duration``), ``spk_id``, ``gender``, ``words`` and ``phones``
-    (start, end, name), in order of time, are optional. Numbers that name a
-    speaker become text. ``{data_root}`` is replaced by ``data_root``, by
+    (in csv ``duration``), ``spk_id``, ``gender``, ``lang``, ``words`` and
+    ``phones`` (start, end, name), in order of time, are optional. Numbers as
+    names become text. ``{data_root}`` is replaced by ``data_root``, by
     default that of ``corpus.json`` beside the manifest, or the manifest's
     folder. Other relative paths start there, too, or in the working directory.
     A ManifestError names the file, item and field, and what is expected."""
@@ -219,8 +220,12 @@ def _checked(item, where, folder, root, needed):
         in_folder = folder / item["wav"]
         if in_folder.exists() or not os.path.exists(item["wav"]):
             item["wav"] = str(in_folder)
-    names = [key for key in ("spk_id", "gender") if item.get(key) is not None]
-    return _substituted(item | {key: str(item[key]) for key in names}, root)
+    names = {
+        key: str(item[key])
+        for key in ("spk_id", "gender", "lang")
+        if item.get(key) is not None
+    }
+    return _substituted(item | names, root)
 
 
 def _substituted(value, root):

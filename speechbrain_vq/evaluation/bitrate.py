@@ -31,7 +31,8 @@ class BitRate(Metric):
     - ``runs_per_second``, ``bits_per_second_runs``: the same with repeated
       symbols merged, without their durations.
 
-    Without ``codebook_size``, it is the largest token plus one.
+    ``used_codes_percent`` and ``bits_per_second_log2_codes`` require
+    ``codebook_size``: tokens do not tell which codes a collapsed codebook has.
 
     Example
     -------
@@ -90,14 +91,11 @@ class BitRate(Metric):
         books = torch.tensor([book for book, _ in self._tokens.keys()])
         bits = [_bits(table[books == book]) for book in range(self._books)]
         frame_bits = sum(bits)
-        fixed_bits = self._books * math.log2(self._size)
-        used = 100 * len(table) / (self._books * self._size)
         values = {
             "perplexity": sum(2**b for b in bits) / self._books,
             "frames_per_second": frames,
             "tokens_per_second": frames * self._books,
             "bits_per_second_entropy": frames * frame_bits,
-            "bits_per_second_log2_codes": frames * fixed_bits,
             "runs_per_second": runs,
         }
         if not self._symbols.full:
@@ -108,36 +106,42 @@ class BitRate(Metric):
         if not self._runs.full:
             run_bits = _bits(self._runs.table())
             values["bits_per_second_runs"] = runs * run_bits
-        key = "used_codes_percent"
-        return {key: Estimate(used, quantity=USAGE[key])} | {
-            name: estimate(rates, self.quantities[name], self._utterances)
-            for name, rates in values.items()
+        used = {}
+        if self.codebook_size:
+            fixed_bits = self._books * math.log2(self.codebook_size)
+            values["bits_per_second_log2_codes"] = frames * fixed_bits
+            percent = 100 * len(table) / (self._books * self.codebook_size)
+            key = "used_codes_percent"
+            used[key] = Estimate(percent, quantity=USAGE[key])
+        return used | {
+            name: estimate(values[name], quantity, self._utterances)
+            for name, quantity in self.quantities.items()
+            if name in values
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing or assumed values."""
+        """Explain missing values."""
         notes = []
         if not self.codebook_size:
             notes.append(
-                "the codebook size: assumed to be the largest token plus one "
-                "(set codebook_size)"
+                "used codes, bits per second by log2 of the codes, and the "
+                "verdict: they need the codebook size, which the lines do not "
+                "state; give --codebook-size"
             )
         if "bits_per_second_zerospeech" not in estimates:
             notes.append("ZeroSpeech's bit rate: too many different codes")
         return notes
 
     def tables(self) -> dict:
-        """Return ``code_counts`` [C, K], how often each code occurs."""
-        code_counts = torch.zeros(self._books, self._size, dtype=torch.int64)
+        """Return ``code_counts`` [C, K], how often each code occurs; K is the
+        largest token plus one if the codebook size is unknown."""
+        size = self.codebook_size or self._largest + 1
+        code_counts = torch.zeros(self._books, size, dtype=torch.int64)
         for key, row in zip(
             self._tokens.keys(), self._tokens.table(), strict=True
         ):
             code_counts[key] = int(row[0])
         return {"code_counts": code_counts}
-
-    @property
-    def _size(self):
-        return self.codebook_size or self._largest + 1
 
 
 def _bits(counts):

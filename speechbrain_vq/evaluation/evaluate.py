@@ -106,7 +106,7 @@ def evaluate(
     seed : int
         Random seed.
     codebook_size : int, optional
-        Codebook size of a token file; by default the largest token plus one.
+        Codebook size of a token file; by default the one that its lines state.
     data_root : path, optional
         Value of ``{data_root}`` in the manifest.
     conversions : int

@@ -17,10 +17,11 @@ NORMAL = 1.96
 def estimate(
     values: torch.Tensor | Iterable[float],
     quantity: Quantity = UNNAMED,
-    cases: int = 1,
+    cases: int = 2,
 ) -> Estimate:
     """Compute a 95 % confidence interval from ``values`` [1 + R] on the data
-    and on each bootstrap replicate; ``cases`` is the number of utterances.
+    and on each bootstrap replicate. ``cases`` is the number of utterances that
+    contribute; fewer than two have no interval, as all replicates are equal.
 
     The interval is 1.96 standard errors to both sides (Efron and Tibshirani,
     An Introduction to the Bootstrap, 1993, ch. 13), within the bounds of the
@@ -35,7 +36,7 @@ def estimate(
     """
     value, *replicates = map(float, values)
     replicates = [r for r in replicates if math.isfinite(r)]
-    if len(replicates) < 2 or not math.isfinite(value):
+    if min(len(replicates), cases) < 2 or not math.isfinite(value):
         return Estimate(value, quantity=quantity)
     error = float(np.std(replicates, ddof=1))
     ends = clip_interval(value, error, quantity.bounds, cases)
@@ -162,13 +163,17 @@ class WeightedRatios:
     """
 
     def __init__(self):
-        self._sums = {}
+        self._sums, self._weights = {}, {}
+        self._cases = collections.Counter()
 
     def add(
         self, name: str, over: float, under: float, weights: torch.Tensor
     ) -> None:
         """Add to the numerator and the denominator of a ratio, with the weights
-        [1 + R] of an utterance."""
+        [1 + R] of an utterance, the same tensor in all of its additions."""
+        if under > 0 and self._weights.get(name) is not weights:
+            self._weights[name] = weights
+            self._cases[name] += 1
         pair = torch.tensor([[over], [under]], dtype=torch.float64)
         self._sums[name] = self._sums.get(name, 0) + pair * weights.double()
 
@@ -177,12 +182,9 @@ class WeightedRatios:
         over, under = self._sums[name]
         return over / torch.where(under > 0, under, torch.nan)
 
-    def estimates(
-        self, quantities: dict[str, Quantity], cases: int = 1
-    ) -> dict[str, Estimate]:
+    def estimates(self, quantities: dict[str, Quantity]) -> dict[str, Estimate]:
         """Estimate all ratios whose denominator is not 0."""
         return {
             name: estimate(self.values(name), quantities[name], cases)
-            for name, (_, under) in self._sums.items()
-            if under[0] > 0
+            for name, cases in self._cases.items()
         }

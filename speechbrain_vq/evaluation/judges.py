@@ -1,9 +1,12 @@
 """Judges: pretrained models that score speech. None is used by default.
 
-A judge is a callable ``judge(audio, sample_rate, entry)`` that returns numbers by
-name. ``audio`` is a dictionary of waveforms [samples]: ``source``, ``output``
-and, in conversions, ``target``. ``entry`` is the manifest entry. A judge may
-have attributes ``name`` and ``weights`` for the report, and ``quantities``.
+A judge is a callable ``judge(audio, sample_rate, entry)`` that returns scores
+by name. ``audio`` is a dictionary of waveforms [samples]: ``source``,
+``output`` and, in conversions, ``target``. ``entry`` is the manifest entry. The
+report shows the mean of scores that are numbers. For scores that are pairs
+(numerator, denominator), such as errors and words, it shows the ratio of the
+sums. A judge may have attributes ``name`` and ``weights`` for the report, and
+``quantities``.
 """
 
 import importlib.metadata
@@ -103,20 +106,26 @@ class JudgedSpeech(Metric):
         self.number += 1
         for name, judge in self.judges.items():
             scores = judge(audio, self.model.sample_rate, entry)
+            scores = {
+                key: score if isinstance(score, tuple | list) else (score, 1)
+                for key, score in scores.items()
+            }
             quantities = {"closer_to_target": _CLOSER}
             quantities |= getattr(judge, "quantities", {})
             if "target" in audio and {"to_source", "to_target"} <= {*scores}:
-                closer = scores["to_target"] > scores["to_source"]
-                scores = {**scores, "closer_to_target": closer}
-            for key, score in scores.items():
+                target, source = scores["to_target"], scores["to_source"]
+                closer = target[0] * source[1] > source[0] * target[1]
+                scores["closer_to_target"] = closer, 1
+            for key, (over, under) in scores.items():
                 quantity = quantities.get(key, Quantity(key.replace("_", " ")))
                 quantity = quantity._replace(label=f"{name}: {quantity.label}")
                 self.quantities[f"{name}:{key}"] = quantity
-                self._ratios.add(f"{name}:{key}", float(score), 1, weights)
+                pair = float(over), float(under)
+                self._ratios.add(f"{name}:{key}", *pair, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the means over utterances or conversions."""
-        return self._ratios.estimates(self.quantities, self.number)
+        """Estimate the means or ratios over utterances or conversions."""
+        return self._ratios.estimates(self.quantities)
 
 
 class Resemblyzer:
@@ -179,19 +188,21 @@ class Whisper:
 
     def __call__(
         self, audio: dict[str, torch.Tensor], sample_rate: int, entry: dict
-    ) -> dict[str, float]:
-        """Return ``wer_source`` and ``wer_output``; nothing without words."""
+    ) -> dict[str, tuple[int, int]]:
+        """Return the errors and words of ``wer_source`` and ``wer_output``;
+        nothing without words."""
         import jiwer
 
         words = _plain(entry.get("words") or "")
         if not words:
             return {}
-        return {
-            f"wer_{name}": jiwer.wer(
-                words, _plain(self.transcribe(audio[name], sample_rate))
-            )
-            for name in ("source", "output")
-        }
+        scores = {}
+        for name in ("source", "output"):
+            transcript = _plain(self.transcribe(audio[name], sample_rate))
+            result = jiwer.process_words(words, transcript)
+            errors = result.substitutions + result.deletions + result.insertions
+            scores[f"wer_{name}"] = errors, len(words.split())
+        return scores
 
     def transcribe(self, wav: torch.Tensor, sample_rate: int) -> str:
         """Transcribe samples [samples]."""

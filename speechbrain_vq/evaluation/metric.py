@@ -46,7 +46,7 @@ USAGE = {
 
 class Estimate(NamedTuple):
     """A value (nan without data) and its 95 % confidence interval, whose ends
-    are None without bootstrap replicates."""
+    are None without bootstrap replicates or with fewer than two utterances."""
 
     value: float
     low: float | None = None

@@ -236,14 +236,16 @@ class PhoneInformation(Metric):
 
     def __init__(self):
         self._books = collections.defaultdict(PhoneUnitCounts)
-        self._utterances = 0
+        self._utterances, self._without = 0, 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Count the phones and units of an utterance."""
-        self._utterances += 1
         middles = frame_middles(len(utterance.tokens), utterance.token_rate)
         phones = phones_at(utterance.entry.get("phones") or (), middles)
-        language = utterance.entry.get("lang", "")
+        has_phones = any(phone is not None for phone in phones)
+        self._utterances += has_phones
+        self._without += not has_phones
+        language = utterance.entry.get("lang") or ""
         for book, units in enumerate(utterance.tokens.T.tolist()):
             self._books[book].add_frames(phones, units, weights, language)
 
@@ -276,11 +278,14 @@ class PhoneInformation(Metric):
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
         """Explain missing values."""
-        note = (
-            "phone information, boundaries and the phone probe: the manifest "
-            "has no phones"
-        )
-        return [] if estimates else [note]
+        if not estimates:
+            return [
+                "phone information, boundaries and the phone probe: the "
+                "manifest has no phones"
+            ]
+        total = self._utterances + self._without
+        note = f"phones: {self._without} of {total} utterances have none"
+        return [note] if self._without else []
 
     def tables(self) -> dict:
         """Return the table of the first codebook, and its phones."""

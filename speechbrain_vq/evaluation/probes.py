@@ -179,11 +179,10 @@ class LinearProbes(Metric):
 
     def __init__(self, names: set[str], seed: int = 0):
         self.names, self.seed = names, seed
-        self._examples, self._utterances = [], 0
+        self._examples = []
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Keep the inputs and labels of an utterance."""
-        self._utterances += 1
         number = len(utterance.tokens)
         if utterance.name not in self.names or not number:
             return
@@ -223,11 +222,16 @@ class LinearProbes(Metric):
             inputs[name] = torch.stack([e.pooled[name] for e in examples])
         weights = [example.weights for example in examples]
         folds = stratified_folds(labels, seed=self.seed)
-        return self._accuracies(target, inputs, labels, weights, folds)
+        cases = len(examples)
+        return self._accuracies(target, inputs, labels, weights, folds, cases)
 
     def _phone_probes(self):
         """Estimate accuracies for the phones of frames."""
-        examples = self._examples
+        examples = [
+            example
+            for example in self._examples
+            if any(phone is not None for phone in example.phones)
+        ]
         rows = [
             (i, j)
             for i, example in enumerate(examples)
@@ -249,9 +253,10 @@ class LinearProbes(Metric):
         weights = [examples[i].weights for i, _ in rows]
         folds = stratified_folds([0] * len(examples), seed=self.seed)
         folds = folds[torch.tensor([i for i, _ in rows])]
-        return self._accuracies("phone", inputs, labels, weights, folds)
+        cases = len(examples)
+        return self._accuracies("phone", inputs, labels, weights, folds, cases)
 
-    def _accuracies(self, target, inputs, labels, weights, folds):
+    def _accuracies(self, target, inputs, labels, weights, folds, cases):
         weights = torch.stack(weights).double()
         estimates = {}
         for source, x in inputs.items():
@@ -259,7 +264,7 @@ class LinearProbes(Metric):
             estimates[f"{target}_from_{source}"] = estimate(
                 correct / weights.sum(0),
                 Quantity(f"{target} from {source}", bounds=SHARE),
-                self._utterances,
+                cases,
             )
         [(_, majority)] = collections.Counter(labels).most_common(1)
         estimates[f"{target}_chance"] = Estimate(

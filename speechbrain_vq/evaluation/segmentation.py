@@ -93,7 +93,6 @@ class Segmentation(Metric):
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
         """Count the boundaries between the first and last phone boundary."""
-        self._utterances += 1
         phones = utterance.entry.get("phones")
         if not phones:
             return
@@ -101,6 +100,7 @@ class Segmentation(Metric):
         detected = unit_boundaries(utterance.tokens, utterance.token_rate)
         detected = [time for time in detected if start < time < end]
         reference = phone_boundaries(phones)
+        self._utterances += bool(reference)
         hits = count_matches(detected, reference)
         numbers = torch.tensor([[hits], [len(detected)], [len(reference)]])
         counts = numbers * weights

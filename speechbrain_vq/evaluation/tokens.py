@@ -18,13 +18,15 @@ _MAX_CODES = 1 << 20
 
 class TokenLine(NamedTuple):
     """A line of a token file: the utterance's name and audio file, one of
-    which may be None, tokens [T, C], frames per second, and seconds."""
+    which may be None, tokens [T, C], frames per second, seconds, and the
+    codebook size if known."""
 
     id: str | None
     path: str | None
     tokens: torch.Tensor
     token_rate: float
     seconds: float
+    codebook_size: int | None = None
 
 
 def read_tokens(
@@ -37,11 +39,12 @@ def read_tokens(
       [T], or [T, C] for C codebooks;
     - ``token_rate``: frames of tokens per second;
     - optionally the duration: ``seconds``, or ``num_samples`` and
-      ``sample_rate``; by default, that of the tokens.
+      ``sample_rate``; by default, that of the tokens;
+    - optionally ``codebook_size``; the argument overrides it.
 
     Raises a ValueError that names the first invalid line.
     """
-    num_codebooks = None
+    num_codebooks, size = None, codebook_size
     with open(path, "rb") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
@@ -55,6 +58,12 @@ def read_tokens(
                         f"tokens of {width} codebooks, but earlier lines have "
                         f"{num_codebooks}: do not mix tokens of two models."
                     )
+                size = size or line.codebook_size
+                if line.codebook_size not in (None, size):
+                    raise ValueError(
+                        f'"codebook_size" is {line.codebook_size}, but earlier '
+                        f"lines have {size}: do not mix tokens of two models."
+                    )
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             yield line
@@ -64,7 +73,8 @@ class TokenFile:
     """Token file from which the utterances of a manifest are read.
 
     Lines match utterances by ``id``, by path, or by the stem of the path. The
-    constructor checks all lines, see ``read_tokens``.
+    constructor checks all lines, see ``read_tokens``. ``codebook_size`` is that
+    of the lines unless it is given.
     """
 
     def __init__(
@@ -72,8 +82,8 @@ class TokenFile:
     ):
         self.path, self.codebook_size = path, codebook_size
         self.errors: dict[str, str] = {}
-        for _ in read_tokens(path, codebook_size):
-            pass
+        for line in read_tokens(path, codebook_size):
+            self.codebook_size = self.codebook_size or line.codebook_size
 
     def utterances(self, manifest: dict[str, dict]) -> Iterator[Utterance]:
         """Yield utterances of a manifest in the order of the token file. For
@@ -115,7 +125,8 @@ def _parse(text, codebook_size):
             "file), a string."
         )
     rate = _positive(line, "token_rate", "token frames per second")
-    tokens = _tokens(line["tokens"], codebook_size)
+    size = codebook_size or _codebook_size(line)
+    tokens = _tokens(line["tokens"], size)
     if "seconds" in line:
         seconds = _positive(line, "seconds", "the duration of the audio")
     elif "num_samples" in line:
@@ -123,7 +134,7 @@ def _parse(text, codebook_size):
         seconds = samples / _positive(line, "sample_rate", "in Hz")
     else:
         seconds = len(tokens) / rate
-    return TokenLine(*names, tokens, rate, seconds)
+    return TokenLine(*names, tokens, rate, seconds, size)
 
 
 def _positive(line, key, meaning):
@@ -136,6 +147,16 @@ def _positive(line, key, meaning):
     return value
 
 
+def _codebook_size(line):
+    size = line.get("codebook_size")
+    if size is None or type(size) is int and 0 < size <= _MAX_CODES:
+        return size
+    raise ValueError(
+        f'"codebook_size" is {size!r}: expected an integer from 1 to '
+        f"{_MAX_CODES}. Correct it, or set --codebook-size."
+    )
+
+
 def _tokens(rows, codebook_size):
     """Check tokens and return them as [T, C]."""
     tokens = torch.from_numpy(check_tokens(rows))
@@ -145,7 +166,7 @@ def _tokens(rows, codebook_size):
     if codebook_size and largest >= codebook_size:
         raise ValueError(
             f"the token {largest} is not below the codebook size of "
-            f"{codebook_size}: set --codebook-size above {largest}, or omit it."
+            f"{codebook_size}: set --codebook-size above {largest}."
         )
     if largest >= _MAX_CODES:
         raise ValueError(f"the token {largest} is not below {_MAX_CODES}.")

@@ -224,6 +224,7 @@ def write_shard(
         notes = _read_notes(shard.target)
         return notes["rows"], notes["left_out"]
     model = describe_model(tokenizer)
+    del model["codebook_size"]  # Older shards do not have this column.
     columns, left_out, number = _columns(tokenizer, shard.audio), {}, 0
     partial = shard.scratch / uuid.uuid4().hex
     try:

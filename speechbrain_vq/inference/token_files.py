@@ -3,7 +3,8 @@
 A token file has one line of JSON per audio file, with the keys ``path``,
 ``tokens``, ``num_samples``, ``token_rate``, ``sample_rate``, ``model``,
 ``revision`` (commit on the Hub), ``fingerprint`` (of the weights, followed by
-the number of codebooks if not all are used) and ``precision``.
+the number of codebooks if not all are used), ``precision`` and
+``codebook_size``, which older files and Parquet shards lack.
 """
 
 import json
@@ -109,6 +110,7 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
         "revision": tokenizer.revision,
         "fingerprint": fingerprint,
         "precision": tokenizer.compute_precision,
+        "codebook_size": tokenizer.codebook_size,
     }
 
 

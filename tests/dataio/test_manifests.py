@@ -77,6 +77,7 @@ def changed(**fields):
         (changed(words=[1]), '"words" is .1.; it must be a text'),
         (changed(spk_id=float("nan")), '"spk_id" is nan; it must be a name'),
         (changed(spk_id=[1]), '"spk_id" is .1.; it must be a name'),
+        (changed(lang=["en"]), "\"lang\" is .'en'.; it must be a name"),
         (changed(phones="a b"), "\"phones\" is 'a b'; .* a list of .start, e"),
         (changed(phones=[["a", 0, 1]]), "phone 1 is .'a', 0, 1.; .* .start, e"),
         (changed(phones=[[0, 1]]), "phone 1 is .0, 1.; it must be .start, en"),
@@ -158,7 +159,7 @@ def test_json_and_csv_are_the_same(tmp_path):
 def test_braces_roots_and_speakers(tmp_path):
     entries = {
         "u": {"wav": "{data_root}/{{1}}.wav", "phones": [[0, 1, "{{"]]},
-        "v": {"wav": "v.wav", "spk_id": 0, "gender": 1},
+        "v": {"wav": "v.wav", "spk_id": 0, "gender": 1, "lang": 2},
         "w": {"wav": "w.wav", "spk_id": None, "gender": ""},
     }
     (tmp_path / "test.json").write_text(json.dumps(entries))
@@ -167,7 +168,8 @@ def test_braces_roots_and_speakers(tmp_path):
         items = read_manifest(tmp_path / "test.json", root)
         assert items["u"]["wav"] == f"{expected}/{{1}}.wav"
         assert items["u"]["phones"] == [[0, 1, "{"]]
-    assert (items["v"]["spk_id"], items["v"]["gender"]) == ("0", "1")
+    names = [items["v"][key] for key in ("spk_id", "gender", "lang")]
+    assert names == ["0", "1", "2"]
     assert not items["w"]["spk_id"] and not items["w"]["gender"]
 
 

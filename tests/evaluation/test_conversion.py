@@ -50,6 +50,15 @@ def judge(audio, sample_rate, entry):
     return {f"to_{name}": -abs(output - level(audio[name])) for name in names}
 
 
+def in_pairs(audio, sample_rate, entry):
+    """The same, as numerators of different denominators."""
+    scores = judge(audio, sample_rate, entry)
+    return {
+        "to_source": (3 * scores["to_source"], 3),
+        "to_target": (scores["to_target"], 1),
+    }
+
+
 def model_of(convert):
     """A model that converts so."""
     return SimpleNamespace(
@@ -62,8 +71,8 @@ def model_of(convert):
 
 def estimate_all(manifest, convert, pairs=10, audio=None):
     chosen = conversion_pairs(manifest, pairs)
-    given = model_of(convert), manifest, chosen, {"level": judge}
-    measure = Conversion(*given, audio)
+    judges = {"level": judge, "in_pairs": in_pairs}
+    measure = Conversion(model_of(convert), manifest, chosen, judges, audio)
     for name, entry in manifest.items():
         wav = torch.from_numpy(soundfile.read(entry["wav"])[0]).float()
         one = Utterance(name, entry, tokens_of(wav), RATE, 0.5, wav=wav)
@@ -135,6 +144,9 @@ def test_tokens_and_voice_are_kept_taken_over_or_lost(manifest):
     assert ideal["level:closer_to_target"] == 1
     assert ideal["level:to_target"] == pytest.approx(0, abs=1e-4)
     assert ideal["level:to_source"] < -0.1
+    for judged in (unchanged, ideal):
+        closer = judged["level:closer_to_target"]
+        assert judged["in_pairs:closer_to_target"] == closer
     # What plays the target says something else.
     other = estimate_all(manifest, lambda u, voice, speaker: voice)
     assert other["level:closer_to_target"] == 1

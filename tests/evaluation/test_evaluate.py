@@ -441,7 +441,7 @@ def test_what_a_judge_lacks_is_reported_before_the_work(
 def test_the_weights_of_whisper_are_the_callers(monkeypatch, corpus, tokenizer):
     """The report names them, and what they hear is scored as jiwer does."""
     pytest.importorskip("jiwer")
-    transcripts = iter(["The CAT, sat down.", "the cat sat up"] * 2)
+    transcripts = iter(["The CAT, sat down.", "the cat sat up"] * 9)
     loaded = []
 
     class Model:
@@ -459,15 +459,19 @@ def test_the_weights_of_whisper_are_the_callers(monkeypatch, corpus, tokenizer):
     judge = load_judge("whisper")
     assert judge(audio, RATE, {}) == {}
     scores = judge(audio, RATE, {"words": "The cat sat down"})
-    assert scores == {"wer_source": 0.0, "wer_output": 0.25}
+    assert scores == {"wer_source": (0, 4), "wer_output": (1, 4)}
     entries = json.loads((corpus / "test.json").read_text())
-    words = {"wav": entries["utt-0"]["wav"], "words": "the cat sat down"}
-    (corpus / "words.json").write_text(json.dumps({"utt-0": words}))
+    words = {
+        name: {"wav": entries[name]["wav"], "words": text}
+        for name, text in (("utt-0", "the cat sat down"), ("utt-1", "the cat"))
+    }
+    (corpus / "words.json").write_text(json.dumps(words))
     options = {"judges": ["whisper:a/folder"], "replicates": 0}
     evaluation = evaluate(tokenizer, corpus / "words.json", **options)
     assert loaded == ["tiny.en", "a/folder"]
     rate = evaluation.metrics["reconstruction"]["whisper:wer_output"]
-    assert rate.value == 0.25 and rate.quantity.bounds == (0, math.inf)
+    # The mean over utterances would be (1/4 + 2/2) / 2.
+    assert rate.value == 3 / 6 and rate.quantity.bounds == (0, math.inf)
     assert str(rate.quantity) == "whisper: word error rate of the output"
     weights = {"whisper": "a/folder (faster-whisper faster-whisper)"}
     assert evaluation.settings["judge_weights"] == weights

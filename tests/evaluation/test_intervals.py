@@ -18,6 +18,9 @@ from speechbrain_vq.evaluation.intervals import (
     wilson,
 )
 from speechbrain_vq.evaluation.metric import NON_NEGATIVE, SHARE, Quantity
+from speechbrain_vq.evaluation.phone_units import PhoneInformation
+from speechbrain_vq.evaluation.probes import LinearProbes
+from speechbrain_vq.evaluation.segmentation import Segmentation
 
 from .synthetic import utterance
 
@@ -71,7 +74,7 @@ def test_at_a_bound_the_cases_are_the_utterances():
         ratios.add("right", 9, 9, weights)
         ratios.add("wrong", 0, 9, weights)
     share = Quantity("accuracy", bounds=SHARE)
-    estimates = ratios.estimates({"right": share, "wrong": share}, cases=16)
+    estimates = ratios.estimates({"right": share, "wrong": share})
     value, low, high, quantity = estimates["right"]
     assert low == pytest.approx(16 / (16 + 1.96**2)) and value == high == 1
     assert quantity is share
@@ -99,6 +102,52 @@ def test_the_intervals_of_abx_count_the_utterances_compared():
     result = metric.compute()["abx_within_speaker_any_context_units"]
     assert result.value == result.low == 0
     assert result.high == pytest.approx(1.96**2 / (3 + 1.96**2))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        PhoneInformation,
+        Segmentation,
+        lambda: LinearProbes({f"utt-{number}" for number in range(30)}),
+    ],
+)
+def test_intervals_count_only_utterances_that_contribute(build):
+    """Those without labels change nothing, and one alone has no interval."""
+
+    def estimates(labelled, bare):
+        metric, bootstrap = build(), PoissonBootstrap(50)
+        for number in range(labelled + bare):
+            entry, tokens = {}, torch.arange(8)[:, None] // 4
+            if number < labelled:
+                phones = [[0, 0.5, "a"], [0.5, 1, "b"]]
+                entry = {"phones": phones, "spk_id": "xy"[number % 2]}
+            name = f"utt-{number}"
+            one = utterance(tokens, name=name, entry=entry)
+            metric.update(one, bootstrap.weights(name))
+        values = metric.compute()
+        return values, metric.notes(values)
+
+    some, notes = estimates(6, 20)
+    only, _ = estimates(6, 0)
+    assert some == only and some
+    assert ("phones: 20 of 26 utterances have none" in notes) == (
+        build is PhoneInformation
+    )
+    alone, _ = estimates(1, 20)
+    assert all(one.low is None for one in alone.values())
+
+
+def test_several_ratios_of_one_utterance_have_no_interval():
+    bootstrap, ratios = PoissonBootstrap(50), WeightedRatios()
+    share = {"kept": Quantity("kept", bounds=SHARE)}
+    for name, has_interval in (("utt-1", False), ("utt-2", True)):
+        weights = bootstrap.weights(name)
+        for kept in (3, 4):
+            ratios.add("kept", kept, 9, weights)
+        ratios.add("kept", 0, 0, bootstrap.weights("empty"))
+        estimates = ratios.estimates(share)
+        assert (estimates["kept"].low is not None) == has_interval
 
 
 def test_the_interval_of_a_mean_is_the_textbooks():

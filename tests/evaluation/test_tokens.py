@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from speechbrain_vq.cli import main
 from speechbrain_vq.evaluation import evaluate
 from speechbrain_vq.evaluation.tokens import TokenFile, read_tokens
 
@@ -46,6 +48,8 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
     path = write(GOOD | {"tokens": [0, 0, 1]}, by_path, empty)
     evaluation = evaluate(path, tmp_path / "test.json", replicates=0)
     assert evaluation.settings["utterances"] == 2
+    reason = f"1 its tokens in {path} are empty"
+    assert evaluation.settings["reasons"] == reason
     assert evaluation.metrics["phones"]["pnmi"].value == pytest.approx(1)
     assert any("empty: its tokens" in note for note in evaluation.left_out)
 
@@ -62,7 +66,7 @@ def test_tokens_of_others_are_evaluated(write, tmp_path):
         ({"seconds": -1}, '"seconds" is -1'),
         ({"tokens": [1, -1]}, "-1 is below 0"),
         ({"tokens": [1.5, 2]}, "integers"),
-        ({"tokens": [[1, 2], [3]]}, "as many"),
+        ({"tokens": [[1, 2], [3]]}, "of equal length"),
         ({"tokens": ["1"]}, "integers"),
         ({"tokens": [True]}, "integers"),
         ({"tokens": 3}, "integers"),
@@ -85,6 +89,50 @@ def test_what_is_none_is_named_before_the_work(write, change, message):
         file.write(change)
     with pytest.raises(ValueError, match=f"tokens.jsonl, line 2: .*{message}"):
         TokenFile(path, codebook_size=8)
+
+
+@pytest.mark.parametrize(
+    "sizes, option, used",
+    [
+        ((512, 512), None, 100 * 3 / 512),
+        ((None, 512), None, 100 * 3 / 512),
+        ((512, 512), 4, 75),
+        ((None, None), 6, 50),
+        ((None, None), None, None),
+        ((512, 64), None, '"codebook_size" is 64, but earlier lines have 512'),
+        ((512, "64"), None, "is '64': expected an integer from 1"),
+        ((512, 2), None, "the token 2 is not below the codebook size of 2"),
+    ],
+)
+def test_a_collapse_is_judged_by_the_codes_that_there_are(
+    write, tmp_path, sizes, option, used
+):
+    """Those of the lines or the option; without either there is no verdict,
+    as the codes that occur are all used."""
+    (tmp_path / "test.json").write_text('{"u": {"wav": "u.wav"}}')
+    line = GOOD | {"tokens": [0, 1, 2] * 999}
+    path = write(
+        line | {"codebook_size": sizes[0]},
+        line | {"id": "v", "codebook_size": sizes[1]},
+    )
+    command = ["evaluate", str(path), f"--manifest={tmp_path}/test.json"]
+    if option:
+        command.append(f"--codebook-size={option}")
+    result = CliRunner().invoke(main, command)
+    if isinstance(used, str):
+        assert result.exit_code == 1 and used in result.output
+        return
+    evaluation = evaluate(path, tmp_path / "test.json", codebook_size=option)
+    cost = evaluation.metrics["cost"]
+    assert ("Verdict" in result.output) == (used is not None)
+    assert ("give --codebook-size" in result.output) == (used is None)
+    assert ("bits_per_second_log2_codes" in cost) == (used is not None)
+    if used is None:
+        assert "used_codes_percent" not in cost
+    else:
+        assert cost["used_codes_percent"].value == pytest.approx(used)
+        collapsed = "the codebook has collapsed" in result.output
+        assert collapsed == (used < 15)
 
 
 def test_without_speakers_there_is_no_abx(write, tmp_path):

@@ -51,6 +51,7 @@ def rows(tmp_path):
         {"bytes": wav(1.4), "path": "b.wav"},
     ]
     data = {"audio": cells, "text": list("abcdefg"), "num_samples": [7] * 7}
+    data["codebook_size"] = [9] * 7
     dataset = datasets.Dataset.from_dict(data)
     return dataset.cast_column("audio", datasets.Audio())
 
@@ -82,6 +83,9 @@ def test_shards_have_the_rows_of_a_token_file(
     assert "not UTF-8, as data sets" in str(done.bad)
     lines = by_path(read_tokens(tmp_path / "a.jsonl"))
     del lines[str(folder / "no\udce9text.wav")]
+    for line in lines.values():
+        # All shards have the columns of older ones, to be loaded together.
+        assert line.pop("codebook_size") == tokenizer.codebook_size
     assert by_path(load(tmp_path / "a", tmp_path)) == lines
     assert not list((tmp_path / "a").glob(".*"))
 
@@ -162,6 +166,7 @@ def test_rows_of_a_data_set_keep_their_columns(tokenizer, rows, tmp_path, kind):
     assert found["path"][0] == "a.wav" and found["path"][1].endswith("#1")
     # A column of the same name is that of the tokens.
     assert found["num_samples"][:] == [14400, 6400, 8000, 22400]
+    assert found["codebook_size"][:] == [9] * 4
     plain = rows.cast_column("audio", datasets.Audio(decode=False))
     wanted = dict(zip(rows["text"][:], plain["audio"][:], strict=True))
     for row in found:

@@ -51,6 +51,7 @@ def check(lines, folder, tokenizer):
         assert abs(line["num_samples"] - seconds * 16000) <= 1
         assert line["token_rate"] == 50 and line["sample_rate"] == 16000
         assert line["fingerprint"] == tokenizer.fingerprint
+        assert line["codebook_size"] == tokenizer.codebook_size
 
 
 @pytest.mark.parametrize("batch_seconds", [1.0, 2.5, 60.0])
@@ -117,12 +118,16 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
     output = tmp_path / "tokens.jsonl"
     one, *others = (folder / name for name in SECONDS)
     tokenize_files([one], tokenizer, output)
-    first = output.read_text()
+    # Older versions did not write the codebook size.
+    (line,) = read_tokens(output)
+    del line["codebook_size"]
+    first = json.dumps(line) + "\n"
     # A run of version 0.1 was killed in the output itself.
     output.write_text(first + '{"path": "')
     assert tokenize_files(others, tokenizer, output).done == 3
     assert output.read_text().startswith(first)
-    check(read_tokens(output), folder, tokenizer)
+    earlier, *lines = read_tokens(output)
+    check([lines[0] | earlier, *lines], folder, tokenizer)
     # A run that was killed while it copied the lines of the output.
     whole = output.read_text()
     (tmp_path / "tokens.partial.jsonl").write_text(first + '{"pa')
