@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -87,7 +86,8 @@ def tokenize_to(
         inferred from the name of the output. The default for a folder is
         ``"parquet"`` with an engine, else ``"hf-dataset"``.
     overwrite : bool
-        Whether to remove an existing output first.
+        Whether to replace an existing output. It remains until its replacement
+        is complete.
     batch_seconds : float
         Seconds of audio per batch, padding included; longer files are
         processed alone, in chunks of that length.
@@ -106,13 +106,13 @@ def tokenize_to(
     FileNotFoundError
         If there are no audio files.
     FileExistsError
-        If an npz file or data set exists and ``overwrite`` is not set, or a
-        folder to overwrite has other contents.
+        If an npz file or data set exists and ``overwrite`` is not set, or the
+        output is a folder with other contents.
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is no token file, or is of another model or precision.
-        Also if an engine or a data set is given with another format than
+        If the output is no token file, is among the audio files, or is of
+        another model or precision. Also if an engine or a data set is given with another format than
         ``"parquet"``.
     """
     from .shards import tables_in, tokenize_shards
@@ -133,22 +133,23 @@ def tokenize_to(
     paths = [os.fspath(path) for path in find_audio(places)]
     not_utf8 = without_text(paths) if format == "hf-dataset" else {}
     paths = [path for path in paths if path not in not_utf8]
-    extended = output if format == "jsonl" else None
+    is_lines = format == "jsonl"
+    _check_replaceable(output, format, paths)
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
-            _remove(output, format)
             partial.unlink(missing_ok=True)
-        elif not extended and output.exists() and not partial.exists():
+        elif not is_lines and output.exists() and not partial.exists():
             raise FileExistsError(
                 f"{output} exists: name another output, or overwrite it "
                 "(--overwrite)."
             )
+        extended = output if is_lines and not overwrite else None
         done, bad, existing = _collect(
             paths, tokenizer, partial, extended, batch_seconds, progress
         )
-        if extended and partial.exists():
+        if is_lines and partial.exists():
             partial.replace(output)
-        elif done and not extended:
+        elif done and not is_lines:
             lines = {line["path"]: line for line in read_tokens(partial)}
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((lines[path] for path in paths if path in done), output)
@@ -256,15 +257,19 @@ def tokenize_dataset(
     return concatenate_datasets([dataset, tokens], axis=1)
 
 
-def _remove(output, format):
-    """Remove an output file or data set; raise for any other folder."""
-    if not output.is_dir():
-        output.unlink(missing_ok=True)
-    elif format == "hf-dataset" and (output / "dataset_info.json").is_file():
-        shutil.rmtree(output)
-    else:
+def _check_replaceable(output, format, paths):
+    """Raise unless an output may be replaced: a folder must be a data set, and
+    a file must not be among the audio files."""
+    is_dataset = (output / "dataset_info.json").is_file()
+    if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
             f"{output} is a folder with other files, which would be lost: name "
+            "another output."
+        )
+    sources = map(os.path.realpath, paths if output.exists() else ())
+    if os.path.realpath(output) in sources:
+        raise ValueError(
+            f"{output} is one of the audio files, and would be lost: name "
             "another output."
         )
 

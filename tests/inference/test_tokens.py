@@ -136,6 +136,52 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
     assert sorted(output.read_text()) == sorted(whole)
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t", "shards"])
+def test_the_old_output_stays_until_the_new_is_complete(
+    tokenizer, folder, tmp_path, name
+):
+    output = tmp_path / name
+    options = {"format": "parquet"} if name == "shards" else {}
+
+    def files():
+        paths = [output, *output.rglob("*")]
+        return {p: p.read_bytes() for p in paths if p.is_file()}
+
+    def overwrite(*paths):
+        return tokenize_to(
+            output, paths, tokenizer, overwrite=True, **options
+        ).done
+
+    assert overwrite(folder / "a.wav", folder / "d.wav") == 2
+    before = files()
+    assert overwrite(folder / "text.wav") == 0
+    assert files() == before
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = tokenizer.mods.features.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        overwrite(folder)
+    assert files() == before
+    hook.remove()
+    assert overwrite(folder / "b.flac") == 1
+    after = files()
+    assert after != before and len(after) == len(before)
+    assert not any(b"a.wav" in content for content in after.values())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "npz"])
+def test_no_recording_is_overwritten(tokenizer, folder, tmp_path, format):
+    before, link = (folder / "a.wav").read_bytes(), tmp_path / "link"
+    link.symlink_to(folder / "a.wav")
+    for output in (folder / "a.wav", link):
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match="is one of the audio files"):
+                tokenize_to(output, [folder], tokenizer, format, overwrite)
+    assert (folder / "a.wav").read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz"])
 def test_a_file_by_two_paths_is_one_row(
     tokenizer, folder, tmp_path, monkeypatch, name
