@@ -1,19 +1,26 @@
 """Tokenize and resynthesize speech with a pretrained quantizer."""
 
+import math
+import numbers
 import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from speechbrain_vq.dataio.audio import as_waveforms, check_peak
+from speechbrain_vq.dataio.audio import (
+    MAX_RATE,
+    MIN_RATE,
+    as_waveforms,
+    check_peak,
+)
 from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .audio_files import AudioFilesMixin
 from .codec import CodecMixin
-from .interfaces import VQPretrained
+from .interfaces import HparamsError, VQPretrained
 from .parts import PartsMixin
 from .vocoders import MelVocoder, UnitVocoder, one_by_one
 
@@ -42,6 +49,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        _check_rates(self.hparams, self.mods.features, self.mods.encoder)
+        self.hparams.sample_rate = int(self.hparams.sample_rate)
         self.vocoder = None
 
     @classmethod
@@ -362,6 +371,37 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device, torch.float32)
+
+
+def _check_rates(hparams, features, encoder):
+    """Raise HparamsError unless the sampling and token rates are possible, and
+    agree with the modules as far as these state their strides."""
+    rate, tokens = hparams.sample_rate, hparams.token_rate
+    in_range = _is_number(rate) and MIN_RATE <= rate <= MAX_RATE
+    if not in_range or rate % 1:
+        raise HparamsError(
+            f"sample_rate is {rate!r:.40}, but must be an integer from {MIN_RATE} "
+            f"to {MAX_RATE}, in Hz."
+        )
+    if not (_is_number(tokens) and 0 < tokens < math.inf):
+        raise HparamsError(
+            f"token_rate is {tokens!r:.40}, but must be a number above 0, in "
+            "tokens per second."
+        )
+    hop, stride = (
+        getattr(module, name, None)
+        for module, name in ((features, "hop_length"), (encoder, "stride"))
+    )
+    known = isinstance(hop, int) and isinstance(stride, int)
+    if known and not math.isclose(tokens * hop * stride, rate, rel_tol=1e-6):
+        raise HparamsError(
+            f"token_rate is {tokens!r}, but must be sample_rate / (hop_length "
+            f"* stride) = {rate} / ({hop} * {stride}) = {rate / hop / stride}."
+        )
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _relative(lengths, name):
