@@ -235,7 +235,9 @@ def tokenize_dataset(
         )
 
     def tokenize(row, index):
-        name = f"row {index} ({row['path'] or 'bytes'})"
+        name = f"row {index}"
+        if row is not None:
+            name += f" ({row['path'] or 'bytes'})"
         try:
             source = cell_source(row, name)
             blocks = audio_blocks(source, tokenizer.sample_rate)

@@ -310,7 +310,7 @@ def test_a_data_set_of_files(tokenizer, folder, tmp_path):
     assert len(datasets.load_from_disk(output)) == 1
 
 
-def test_a_data_set_gets_tokens(build, folder):
+def test_a_data_set_gets_tokens(build, folder, caplog):
     tokenizer = build(VectorQuantizer(8, 32, num_codebooks=2))
     paths = [str(folder / name) for name in [*SECONDS, "text.wav"]]
     data = {"audio": paths, "id": list(range(5))}
@@ -328,6 +328,10 @@ def test_a_data_set_gets_tokens(build, folder):
         assert done["tokens"][:] == [*wanted, None]
         assert done["id"][:] == data["id"]
         assert done.features["audio"] == dataset.features["audio"]
+    empty = datasets.Dataset.from_dict({"audio": [None, data["audio"][0]]})
+    empty = empty.cast_column("audio", datasets.Audio())
+    assert tokenize_dataset(empty, tokenizer)["tokens"][:] == [None, wanted[0]]
+    assert "No tokens for row 0: row 0: holds no audio" in caplog.text
     with pytest.raises(ValueError, match="no column 'sound'; it has audio"):
         tokenize_dataset(plain, tokenizer, audio_column="sound")
     with pytest.raises(ValueError, match="already has a column 'id'"):
