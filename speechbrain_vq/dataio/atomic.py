@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import datetime
+import hashlib
 import os
 import pathlib
 import socket
@@ -23,12 +24,21 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     this process, and is renamed at the end. After an error the temporary file
     is deleted, and the previous file is unchanged."""
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = _hidden(path, f".{os.getpid()}.partial{path.suffix}")
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _hidden(path, ending):
+    """Return a hidden path beside a path, whose name has an ending. A long name
+    is replaced by its hash, as file systems allow 255 bytes."""
+    name = os.fsencode(path.name)
+    if len(name) > 150:
+        name = hashlib.sha256(name).hexdigest().encode()
+    return path.with_name(f".{os.fsdecode(name)}{ending}")
 
 
 @contextlib.contextmanager
@@ -51,7 +61,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Replace a folder atomically, as ``replace_folder`` does. Yields an empty
     folder of the same name to fill."""
     path = pathlib.Path(os.path.abspath(path))
-    prefix = f".{path.name}.partial-"
+    prefix = _hidden(path, ".partial-").name
     with (
         made_folder(path.parent) as parent,
         tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch,
@@ -110,8 +120,8 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(path)
     # FileLock would report a folder that is not writable as a held lock.
     check_writable(path.parent)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    holder = path.with_name(f".{path.name}.holder")
+    lock = FileLock(_hidden(path, ".lock"))
+    holder = _hidden(path, ".holder")
     try:
         lock.acquire(timeout=0)
     except Timeout:

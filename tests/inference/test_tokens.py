@@ -389,6 +389,16 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
             reconstruct_files(places, tokenizer, where)
 
 
+def test_a_long_name_ends_no_other_file(tokenizer, folder, tmp_path):
+    long, too_long = "ж" * 122 + ".wav", "x" * 252 + ".au"
+    for name in (long, too_long):
+        (folder / name).write_bytes((folder / "a.wav").read_bytes())
+    for _ in range(2):
+        result = reconstruct_files([folder], tokenizer, tmp_path / "out")
+        assert result.done == 5 and (tmp_path / "out" / long).exists()
+        assert "name too long" in result.bad[str(folder / too_long)]
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
