@@ -274,6 +274,19 @@ def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
     assert done.exit_code == 1 and "not in fp16" in done.output
 
 
+@pytest.mark.parametrize("key", ["token_rate", "sample_rate"])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz.partial.jsonl", "shards"])
+def test_another_rate_does_not_go_on(tokenizer, folder, tmp_path, name, key):
+    output = tmp_path / name
+    options = {"format": "parquet"} if name == "shards" else {}
+    tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
+    value = getattr(tokenizer, key)
+    setattr(tokenizer.hparams, key, 2 * value)
+    output = tmp_path / name.removesuffix(".partial.jsonl")
+    with pytest.raises(ValueError, match=f"{key}={value}, not {2 * value}"):
+        tokenize_to(output, [folder], tokenizer, **options)
+
+
 @pytest.mark.parametrize("books", [1, 2])
 def test_an_array_file(build, folder, tmp_path, books):
     tokenizer = build(VectorQuantizer(8, 32, num_codebooks=books))
