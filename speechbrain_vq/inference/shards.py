@@ -31,6 +31,7 @@ from speechbrain_vq.dataio.audio import (
     find_audio,
     listed,
 )
+from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.logs import few_warnings
 
 from .batches import encode, make_batches
@@ -148,6 +149,7 @@ def tokenize_shards(
         If the output is of another model or precision, a data set has no column
         ``audio``, or two places have different columns.
     """
+    check_seconds("batch_seconds", batch_seconds)
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
     tables = tables_in(places, output)
     try:

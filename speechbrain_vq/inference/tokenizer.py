@@ -14,7 +14,12 @@ from speechbrain_vq.dataio.audio import (
     as_waveforms,
     check_peak,
 )
-from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.dataio.chunks import (
+    Span,
+    check_seconds,
+    in_pieces,
+    token_span,
+)
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
@@ -345,6 +350,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         )
 
     def _in_chunks(self, encode, audio, chunk_seconds):
+        check_seconds("chunk_seconds", chunk_seconds)
         is_waveform = isinstance(audio, torch.Tensor | np.ndarray)
         blocks = map(_as_one, [audio] if is_waveform else audio)
         if self.span is None or chunk_seconds is None:

@@ -18,6 +18,7 @@ from speechbrain_vq.dataio.audio import (
     find_audio,
     listed,
 )
+from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.logs import few_warnings
 
 from .batches import encode, make_batches
@@ -111,12 +112,14 @@ def tokenize_to(
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is no token file, is among the audio files, or is of
-        another model or precision. Also if an engine or a data set is given with another format than
-        ``"parquet"``.
+        If ``batch_seconds`` is not finite and above 0, or the output is no
+        token file, is among the audio files, or is of another model, precision
+        or rate. Also if an engine or a data set is given with another format
+        than ``"parquet"``.
     """
     from .shards import tables_in, tokenize_shards
 
+    check_seconds("batch_seconds", batch_seconds)
     output = pathlib.Path(output)
     if format == "parquet" or (engine and not output.suffix):
         options = overwrite, batch_seconds, progress, engine

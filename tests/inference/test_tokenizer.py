@@ -7,6 +7,7 @@ import torch
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.audio import AudioError
+from speechbrain_vq.inference import tokenize_to
 
 RATE = 16000
 
@@ -74,6 +75,30 @@ def test_tokens_of_more_samples_than_fp32_counts(tokenizer):
         # Of two codewords equally near, either may be taken.
         assert (row[: number - 1] != pieces[:-1]).sum() < 5
     assert lengths.tolist() == pytest.approx([1.0, 0.3], abs=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
+def test_impossible_lengths_of_chunks(tokenizer, tmp_path, seconds):
+    audio = tmp_path / "a.wav"
+    soundfile.write(audio, torch.randn(RATE).numpy() / 10, RATE)
+    for encode, source in (
+        (tokenizer.encode_file, audio),
+        (tokenizer.tokenize, torch.randn(RATE)),
+        (tokenizer.latents, torch.randn(RATE)),
+    ):
+        with pytest.raises(ValueError, match=r"^chunk_seconds is .* above 0"):
+            encode(source, seconds)
+    for name in ("out.jsonl", "shards"):
+        options = {"format": "parquet"} if name == "shards" else {}
+        with pytest.raises(ValueError, match=r"^batch_seconds is .* above 0"):
+            tokenize_to(
+                tmp_path / name,
+                [audio],
+                tokenizer,
+                batch_seconds=seconds,
+                **options,
+            )
+    assert list(tmp_path.glob("*.*")) == [audio]
 
 
 def test_no_piece_is_longer_than_asked_for(tokenizer):
