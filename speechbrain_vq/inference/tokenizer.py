@@ -215,8 +215,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         lengths : torch.Tensor, optional
             Relative lengths, [B]; by default all 1.
         speaker : torch.Tensor, optional
-            Speaker embeddings, [B, S], as returned by ``speaker_batch``; by
-            default the average voice.
+            Speaker embeddings, [B, S] or [1, S], as returned by
+            ``speaker_batch``; by default the average voice.
         num_codebooks : int, optional
             Number of leading codebooks of a residual quantizer to decode from;
             by default all codebooks in ``tokens``.
@@ -229,7 +229,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         Raises
         ------
         TypeError, ValueError
-            If the tokens have an invalid type or shape, or too few codebooks.
+            If the tokens have an invalid type or shape, or too few codebooks,
+            the batch is empty, or there are not as many speaker embeddings.
 
         Example
         -------
@@ -253,6 +254,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         number = self.check_first(num_codebooks, tokens.shape[-1])
         tokens = tokens[..., 0 if self.is_folded else slice(number)]
         if isinstance(self.vocoder, UnitVocoder):
+            speaker = self._voices(speaker, len(tokens))
             return self.vocoder(tokens, self._lengths(lengths), speaker)
         vectors = self.mods.quantizer.decode(tokens)
         return self.decode_vectors(vectors, lengths, speaker)
@@ -272,17 +274,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
                 f"{self.vocoder.source} takes tokens, not vectors: give tokens "
                 "to decode_batch, or use Griffin-Lim: use_vocoder(None)."
             )
-        size = self.mods.speaker.output_dim
-        if speaker is None:
-            speaker = vectors.new_zeros(len(vectors), size)
-        speaker = torch.as_tensor(speaker)
-        if speaker.dim() != 2 or speaker.shape[1] != size:
-            raise ValueError(
-                f"Speaker embeddings are [B, {size}], got the shape "
-                f"{tuple(speaker.shape)}."
-            )
+        speaker = self._voices(speaker, len(vectors))
         lengths = self._lengths(lengths)
-        speaker = speaker.to(self.device, torch.float32)
         if self.decodes_to_samples:
             return self.mods.decoder.generate(vectors, speaker, lengths)
         with self.autocast():
@@ -354,9 +347,24 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         is_waveform = isinstance(audio, torch.Tensor | np.ndarray)
         blocks = map(_as_one, [audio] if is_waveform else audio)
         if self.span is None or chunk_seconds is None:
-            return encode(torch.cat(list(blocks)))
+            return encode(_cat(blocks))
         steps = max(1, round(chunk_seconds * self.token_rate))
-        return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
+        return _cat(in_pieces(encode, blocks, self.span, steps))
+
+    def _voices(self, speaker, number):
+        """Return a speaker embedding for each utterance of a batch."""
+        if not number:
+            raise ValueError("The batch is empty: give at least one utterance.")
+        size = self.mods.speaker.output_dim
+        if speaker is None:
+            speaker = torch.zeros(1, size)
+        speaker = torch.as_tensor(speaker)
+        if tuple(speaker.shape) not in {(1, size), (number, size)}:
+            raise ValueError(
+                f"Speaker embeddings are [B, {size}] or [1, {size}], got the "
+                f"shape {tuple(speaker.shape)} for {number} utterances."
+            )
+        return speaker.to(self.device, torch.float32).expand(number, -1)
 
     def _lengths(self, lengths):
         if lengths is None:
@@ -408,6 +416,14 @@ def _check_rates(hparams, features, encoder):
 
 def _is_number(value):
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _cat(parts):
+    """Concatenate tensors; raise ValueError if there are none."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("There is no audio: give at least one block of it.")
+    return torch.cat(parts)
 
 
 def _relative(lengths, name):

@@ -213,12 +213,27 @@ def tokenize_dataset(
 
     Raises
     ------
+    TypeError
+        If the data set has several splits, or is streamed.
     ValueError
         If the audio column is missing, the column of tokens exists, or
         ``num_proc`` is above 1 with a model on a GPU.
     """
-    from datasets import Audio, Features, Sequence, Value, concatenate_datasets
+    from datasets import (
+        Audio,
+        Dataset,
+        Features,
+        Sequence,
+        Value,
+        concatenate_datasets,
+    )
 
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"Expected a datasets.Dataset, got {type(dataset).__name__}. "
+            "Tokenize the splits of a DatasetDict one by one, and load a data "
+            "set without streaming."
+        )
     if audio_column not in dataset.column_names:
         raise ValueError(
             f"The data set has no column '{audio_column}'; it has "

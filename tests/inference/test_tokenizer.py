@@ -225,12 +225,28 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path, number):
     assert not torch.equal(other, wavs[0])
     with pytest.raises(ValueError, match=r"Speaker embeddings are \[B, 4\]"):
         tokenizer.decode_file(tokens, output, voice[0])
+    several = tokens.expand(3, -1)
+    alike = tokenizer.decode_batch(several, speaker=voice)
+    wanted = tokenizer.decode_batch(several, speaker=voice.expand(3, -1))
+    assert torch.equal(alike, wanted)
+    for wrong in (0, 2):
+        with pytest.raises(ValueError, match=r"\) for 3 utterances"):
+            tokenizer.decode_batch(several, speaker=voice.expand(wrong, -1))
     with pytest.raises(ValueError, match=r"Tokens are \[B, T\]"):
         tokenizer.decode_file(tokens[None, :, None], output)
     with pytest.raises(TypeError, match="Tokens are integers"):
         tokenizer.decode_file(tokens.float(), output)
     with pytest.raises(ValueError, match="there are 2: decode them one by"):
         tokenizer.decode_file(tokens.expand(2, -1), output)
+    for decode, empty in (
+        (tokenizer.decode_batch, several[:0]),
+        (tokenizer.decode_vectors, torch.zeros(0, number, 8)),
+    ):
+        with pytest.raises(ValueError, match="The batch is empty"):
+            decode(empty)
+    for seconds in (1.0, None):
+        with pytest.raises(ValueError, match="There is no audio"):
+            tokenizer.tokenize([], seconds)
 
 
 @pytest.mark.parametrize("rate, channels", [(RATE, 1), (8000, 2)])

@@ -347,6 +347,10 @@ def test_a_data_set_gets_tokens(build, folder, caplog):
     assert "No tokens for row 0: row 0: holds no audio" in caplog.text
     with pytest.raises(ValueError, match="no column 'sound'; it has audio"):
         tokenize_dataset(plain, tokenizer, audio_column="sound")
+    splits = datasets.DatasetDict(train=plain)
+    for wrong in (splits, plain.to_iterable_dataset()):
+        with pytest.raises(TypeError, match="Expected a datasets.Dataset, got"):
+            tokenize_dataset(wrong, tokenizer)
     with pytest.raises(ValueError, match="already has a column 'id'"):
         tokenize_dataset(plain, tokenizer, tokens_column="id")
 
