@@ -131,13 +131,15 @@ def tokenize_to(
             f"{cause}: requires Parquet shards as output. Name a folder as "
             "output, and --format=parquet."
         )
-    stem = output.name.removesuffix(".jsonl")
-    partial = output.with_name(f"{stem}.partial.jsonl")
     paths = [os.fspath(path) for path in find_audio(places)]
     not_utf8 = without_text(paths) if format == "hf-dataset" else {}
     paths = [path for path in paths if path not in not_utf8]
     is_lines = format == "jsonl"
+    # The current folder, ".", has no name.
+    output = output if output.name else output.absolute()
     _check_replaceable(output, format, paths)
+    stem = output.name.removesuffix(".jsonl")
+    partial = output.with_name(f"{stem}.partial.jsonl")
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
             partial.unlink(missing_ok=True)
@@ -283,8 +285,8 @@ def _check_replaceable(output, format, paths):
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
-            f"{output} is a folder with other files, which would be lost: name "
-            "another output."
+            f"{output} is a folder, but no data set that could be replaced: "
+            "name another output."
         )
     sources = map(os.path.realpath, paths if output.exists() else ())
     if os.path.realpath(output) in sources:

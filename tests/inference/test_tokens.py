@@ -245,14 +245,18 @@ def test_another_number_of_codebooks_does_not_go_on(name, folder, tmp_path):
     "text",
     ["my only notes", '{"path": "a.wav", "text": "mine"}', '{"path": "a", "te'],
 )
-def test_what_others_wrote_is_left_alone(tokenizer, folder, tmp_path, text):
+def test_what_others_wrote_is_left_alone(
+    tokenizer, folder, tmp_path, text, monkeypatch
+):
     output = tmp_path / "notes.jsonl"
     output.write_text(text)
     with pytest.raises(ValueError, match="not written by `tokenize`"):
         tokenize_to(output, [folder], tokenizer)
     assert output.read_text() == text
-    with pytest.raises(FileExistsError, match="with other files"):
-        tokenize_to(folder, [folder], tokenizer, overwrite=True)
+    monkeypatch.chdir(folder)
+    for output in (folder, "."):
+        with pytest.raises(FileExistsError, match=f"{folder} is a folder, but"):
+            tokenize_to(output, [folder], tokenizer, overwrite=True)
     assert (folder / "a.wav").exists()
     with pytest.raises(ValueError, match="--format"):
         tokenize_to(tmp_path / "a.csv", [folder], tokenizer)
