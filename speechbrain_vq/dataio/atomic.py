@@ -24,7 +24,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     this process, and is renamed at the end. After an error the temporary file
     is deleted, and the previous file is unchanged."""
     path = pathlib.Path(path)
-    partial = _hidden(path, f".{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(
+        f".{short_name(path.name)}.{os.getpid()}.partial{path.suffix}"
+    )
     try:
         yield partial
         partial.replace(path)
@@ -32,13 +34,12 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         partial.unlink(missing_ok=True)
 
 
-def _hidden(path, ending):
-    """Return a hidden path beside a path, whose name has an ending. A long name
-    is replaced by its hash, as file systems allow 255 bytes."""
-    name = os.fsencode(path.name)
-    if len(name) > 150:
-        name = hashlib.sha256(name).hexdigest().encode()
-    return path.with_name(f".{os.fsdecode(name)}{ending}")
+def short_name(name: str) -> str:
+    """Return a file name, or its hash if it is too long to be extended: file
+    systems allow 255 bytes."""
+    name_bytes = os.fsencode(name)
+    is_short = len(name_bytes) <= 200
+    return name if is_short else hashlib.sha256(name_bytes).hexdigest()
 
 
 @contextlib.contextmanager
@@ -61,7 +62,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Replace a folder atomically, as ``replace_folder`` does. Yields an empty
     folder of the same name to fill."""
     path = pathlib.Path(os.path.abspath(path))
-    prefix = _hidden(path, ".partial-").name
+    prefix = f".{short_name(path.name)}.partial-"
     with (
         made_folder(path.parent) as parent,
         tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch,
@@ -120,8 +121,8 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(path)
     # FileLock would report a folder that is not writable as a held lock.
     check_writable(path.parent)
-    lock = FileLock(_hidden(path, ".lock"))
-    holder = _hidden(path, ".holder")
+    lock = FileLock(path.with_name(f".{short_name(path.name)}.lock"))
+    holder = path.with_name(f".{short_name(path.name)}.holder")
     try:
         lock.acquire(timeout=0)
     except Timeout:

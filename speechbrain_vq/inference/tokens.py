@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import exclusive, made_folder
+from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
 from speechbrain_vq.dataio.audio import (
     audio_blocks,
     cell_source,
@@ -138,7 +138,7 @@ def tokenize_to(
     # The current folder, ".", has no name.
     output = output if output.name else output.absolute()
     _check_replaceable(output, format, paths)
-    stem = output.name.removesuffix(".jsonl")
+    stem = short_name(output.name.removesuffix(".jsonl"))
     partial = output.with_name(f"{stem}.partial.jsonl")
     with made_folder(output.parent), exclusive(partial):
         if overwrite:

@@ -418,6 +418,9 @@ def test_a_long_name_ends_no_other_file(tokenizer, folder, tmp_path):
         result = reconstruct_files([folder], tokenizer, tmp_path / "out")
         assert result.done == 5 and (tmp_path / "out" / long).exists()
         assert "name too long" in result.bad[str(folder / too_long)]
+    for name in ("x" * 249 + ".jsonl", "x" * 251 + ".npz", "x" * 250):
+        sources = [folder / "a.wav"]
+        assert tokenize_to(tmp_path / name, sources, tokenizer).done == 1
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
