@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import datetime
+import hashlib
 import os
 import pathlib
 import socket
@@ -23,12 +24,22 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     this process, and is renamed at the end. After an error the temporary file
     is deleted, and the previous file is unchanged."""
     path = pathlib.Path(path)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    partial = path.with_name(
+        f".{short_name(path.name)}.{os.getpid()}.partial{path.suffix}"
+    )
     try:
         yield partial
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def short_name(name: str) -> str:
+    """Return a file name, or its hash if it is too long to be extended: file
+    systems allow 255 bytes."""
+    name_bytes = os.fsencode(name)
+    is_short = len(name_bytes) <= 200
+    return name if is_short else hashlib.sha256(name_bytes).hexdigest()
 
 
 @contextlib.contextmanager
@@ -51,7 +62,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Replace a folder atomically, as ``replace_folder`` does. Yields an empty
     folder of the same name to fill."""
     path = pathlib.Path(os.path.abspath(path))
-    prefix = f".{path.name}.partial-"
+    prefix = f".{short_name(path.name)}.partial-"
     with (
         made_folder(path.parent) as parent,
         tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as scratch,
@@ -110,8 +121,8 @@ def exclusive(path: str | os.PathLike) -> Iterator[None]:
     path = pathlib.Path(path)
     # FileLock would report a folder that is not writable as a held lock.
     check_writable(path.parent)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    holder = path.with_name(f".{path.name}.holder")
+    lock = FileLock(path.with_name(f".{short_name(path.name)}.lock"))
+    holder = path.with_name(f".{short_name(path.name)}.holder")
     try:
         lock.acquire(timeout=0)
     except Timeout:

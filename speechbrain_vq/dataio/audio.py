@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _HALF_FILTER = 10
 # Larger samples must be unscaled integers; float audio may slightly exceed 1.
 _MAX_PEAK = 100.0
-_MIN_RATE, _MAX_RATE = 1000, 400_000
+MIN_RATE, MAX_RATE = 1000, 400_000
 # libsndfile returns 2^63 - 1 frames if the header does not state the length.
 _UNKNOWN_LENGTH = 2**62
 # First bytes of files that libsndfile does not try to decode as MP3.
@@ -257,10 +257,10 @@ def _open(source, check=True):
         with file:
             # A damaged header may state an absurd rate, and building its
             # resampling filter would take minutes.
-            if not _MIN_RATE <= file.samplerate <= _MAX_RATE:
+            if not MIN_RATE <= file.samplerate <= MAX_RATE:
                 raise AudioError(
                     f"{name}: sampling rate of {file.samplerate} Hz; "
-                    f"{_MIN_RATE} to {_MAX_RATE} Hz are supported."
+                    f"{MIN_RATE} to {MAX_RATE} Hz are supported."
                 )
             if check:
                 check_size(file.extra_info)

@@ -21,6 +21,14 @@ class Span(NamedTuple):
     after: int
 
 
+def check_seconds(name: str, seconds: float | None) -> None:
+    """Raise ValueError unless a length is None, or finite and above 0."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(
+            f"{name} is {seconds}: give a finite number of seconds above 0."
+        )
+
+
 def token_span(features: nn.Module, encoder: nn.Module) -> Span | None:
     """Compute the receptive field of a token.
 

@@ -23,6 +23,10 @@ FORMAT = 1
 CONFIG, HPARAMS = "config.json", "hyperparams.yaml"
 WEIGHTS = "model.safetensors"
 CARD, LABELS = "README.md", "label_encoder.txt"
+EXAMPLE, EXAMPLE_TOKENS = "example.wav", "example.tokens.json"
+USAGE, SPECTROGRAM = "codebook_usage.png", "spectrogram.png"
+# The card, and the files that it names.
+CARD_FILES = (CARD, EXAMPLE, EXAMPLE_TOKENS, USAGE, SPECTROGRAM)
 # File that marks a savedir made here, and records its source.
 MARK = ".speechbrain_vq.json"
 # Bytes. The header of a weights file with 1000 tensors has 150 kB.
@@ -301,5 +305,6 @@ def copy_folder(
             p for kind in (HPARAMS, WEIGHTS) for p in folder.glob(f"*/{kind}")
         ]
         inner = [path.relative_to(folder).as_posix() for path in inner]
-        copy_files(folder, output, (HPARAMS, CONFIG, CARD, LABELS, *inner))
+        names = (HPARAMS, CONFIG, LABELS, *CARD_FILES, *inner)
+        copy_files(folder, output, names)
     save_weights(modules, output)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from speechbrain_vq.dataio.audio import audio_blocks, naming, read_audio
+from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.waveforms import (
     with_level_of,
     within_full_scale,
@@ -42,6 +43,8 @@ class AudioFilesMixin:
         ------
         AudioError
             If the file is missing, not audio, truncated, or too short.
+        ValueError
+            If ``chunk_seconds`` is not finite and above 0.
 
         Example
         -------
@@ -50,6 +53,7 @@ class AudioFilesMixin:
         >>> tokenizer.encode_file(f"{bundled('speech')}/example.wav").shape[1]
         4
         """
+        check_seconds("chunk_seconds", chunk_seconds)
         blocks = audio_blocks(path, self.sample_rate, chunk_seconds or 60.0)
         with naming(path):
             return self.tokenize(blocks, chunk_seconds)

@@ -192,8 +192,9 @@ class EncodecAdapter(torch.nn.Module):
 
     Example
     -------
-    >>> from speechbrain_vq import VQTokenizer, bundled
-    >>> tokenizer = VQTokenizer.from_hparams(bundled("mini"))
+    >>> from speechbrain_vq import VQTokenizer
+    >>> from speechbrain_vq.inference import EncodecAdapter
+    >>> tokenizer = VQTokenizer.from_hparams("mini")
     >>> encodec = EncodecAdapter(tokenizer)
     >>> tokens, codewords = encodec.encode(torch.zeros(1, 16000))
     >>> encodec.decode(tokens).shape
@@ -210,8 +211,8 @@ class EncodecAdapter(torch.nn.Module):
 
     @property
     def vocabulary(self) -> torch.Tensor:
-        """Codewords, [K, C, H]."""
-        return self.tokenizer.mods.quantizer.embedding.table.detach()
+        """Codewords of the codebooks in use, [K, C, H]."""
+        return self.tokenizer._codewords[: self.tokenizer.num_codebooks]
 
     def encode(
         self, inputs: torch.Tensor, length: torch.Tensor | None = None

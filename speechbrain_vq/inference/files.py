@@ -1,5 +1,6 @@
 """Process many audio files, each to a wav file."""
 
+import errno
 import os
 import pathlib
 from collections.abc import Callable, Iterable
@@ -78,7 +79,9 @@ def process_files(
     the latter with the comment ``made_by``.
     """
     outputs = _output_paths(find_audio(places), pathlib.Path(output))
-    existing = {p for p in outputs.values() if p.exists() and not overwrite}
+    # `Path.exists` raises an error for a name that is too long.
+    targets = outputs.values() if not overwrite else ()
+    existing = set(filter(os.path.exists, targets))
     for path in sorted(existing):
         comment = read_comment(path)
         if comment not in ("", made_by):
@@ -95,6 +98,10 @@ def process_files(
         try:
             with made_folder(target.parent):
                 write(path, target)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            bad[str(path)] = f"{path}: name too long for {target}."
         except ValueError as error:
             reason = str(error)
             if not reason.startswith(str(path)):

@@ -15,7 +15,7 @@ from speechbrain.utils.autocast import AMPConfig
 from speechbrain.utils.run_opts import RunOptions
 
 from speechbrain_vq.hub.download import download
-from speechbrain_vq.hub.folder import commit_of, copy_folder
+from speechbrain_vq.hub.folder import HPARAMS, commit_of, copy_folder
 from speechbrain_vq.hub.load import load_folder
 from speechbrain_vq.nnet.utils import keep_dtype
 
@@ -31,6 +31,10 @@ if hasattr(os, "register_at_fork"):  # Not on Windows
     os.register_at_fork(
         after_in_child=functools.partial(torch.set_num_threads, 1)
     )
+
+
+class HparamsError(ValueError):
+    """Hyperparameters of which no model can be built."""
 
 
 class VQPretrained(Pretrained):
@@ -136,7 +140,7 @@ subfolder
             ``run_opts={"eval_precision": ...}``. Weights stay in fp32.
         overrides : mapping, optional
             Plain values that replace those of the yaml, nested as in the yaml,
-            such as ``{"token_rate": 25.0}``.
+            such as ``{"vocoder": "hifigan"}``.
 
         Returns
         -------
@@ -163,7 +167,10 @@ subfolder
         )
         run_opts = _run_options(run_opts, device, dtype)
         hparams = load_folder(folder, overrides, trust_remote_code)
-        model = cls(hparams["modules"], hparams, run_opts, freeze_params)
+        try:
+            model = cls(hparams["modules"], hparams, run_opts, freeze_params)
+        except HparamsError as error:
+            raise HparamsError(f"{folder / HPARAMS}: {error}") from error
         model.source, model.revision = str(source), commit_of(folder)
         model.location, model.described = folder, not overrides
         return model
@@ -299,7 +306,7 @@ def check_device(device: str | torch.device | None) -> None:
 def _check_has(given, needed, kind, cls):
     missing = [name for name in needed if name not in given]
     if missing:
-        raise ValueError(
+        raise HparamsError(
             f"A {cls.__name__} needs the {kind} {', '.join(needed)}. Missing: "
             f"{', '.join(missing)}. Given: "
             f"{', '.join(map(str, given)) or 'none'}."

@@ -31,6 +31,7 @@ from speechbrain_vq.dataio.audio import (
     find_audio,
     listed,
 )
+from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.logs import few_warnings
 
 from .batches import encode, make_batches
@@ -148,6 +149,7 @@ def tokenize_shards(
         If the output is of another model or precision, a data set has no column
         ``audio``, or two places have different columns.
     """
+    check_seconds("batch_seconds", batch_seconds)
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
     tables = tables_in(places, output)
     try:
@@ -170,18 +172,19 @@ def tokenize_shards(
             model = describe_model(tokenizer)
             for path, notes in finished.items():
                 check_model(notes, path, model)
+            # Earlier shards remain until all of their replacements exist.
+            folder = pathlib.Path(scratch, "new") if overwrite else output
+            folder.mkdir(exist_ok=True)
             done, batches, bad = _batches_of(
-                paths, finished, output, batch_seconds
+                paths, finished, folder, batch_seconds
             )
-            rows, unreadable = _rows_of(tables, output)
+            rows, unreadable = _rows_of(tables, folder)
             bad |= unreadable
             jobs = [
                 Shard(target, pathlib.Path(scratch), audio, batch_seconds)
                 for target, audio in {**rows, **batches}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
-            for path in earlier if overwrite else ():
-                path.unlink()
             if engine is None:
                 results = (write_shard(tokenizer, job) for job in jobs)
             else:
@@ -191,6 +194,10 @@ def tokenize_shards(
                 results, total=len(jobs), unit="shard", disable=hidden
             ):
                 done, bad = done + number, bad | left_out
+            if overwrite and done:
+                new = [p.replace(output / p.name) for p in folder.iterdir()]
+                for path in earlier.keys() - set(new):
+                    path.unlink()
     return FileResults(done, bad)
 
 

@@ -115,8 +115,8 @@ def describe_model(tokenizer: VQTokenizer) -> dict:
 
 
 def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
-    """Raise ValueError if a line of a file has another fingerprint or
-    precision than ``model``, from ``describe_model``."""
+    """Raise ValueError if a line of a file has another fingerprint, precision
+    or rate than ``model``, from ``describe_model``."""
     if line["fingerprint"] != model["fingerprint"]:
         raise ValueError(
             f"{path} has tokens of another model: of '{line.get('model')}' "
@@ -129,6 +129,12 @@ def check_model(line: dict, path: str | os.PathLike, model: dict) -> None:
             f"{path} has tokens computed in {line.get('precision')}, not in "
             f"{model['precision']}: set the same precision. {_REMEDY}"
         )
+    for key in ("token_rate", "sample_rate"):
+        if line.get(key, model[key]) != model[key]:
+            raise ValueError(
+                f"{path} has tokens with {key}={line[key]}, not {model[key]}. "
+                f"{_REMEDY}"
+            )
 
 
 def parse_line(text: bytes) -> dict:

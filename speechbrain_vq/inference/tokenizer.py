@@ -1,19 +1,31 @@
 """Tokenize and resynthesize speech with a pretrained quantizer."""
 
+import math
+import numbers
 import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 
-from speechbrain_vq.dataio.audio import as_waveforms, check_peak
-from speechbrain_vq.dataio.chunks import Span, in_pieces, token_span
+from speechbrain_vq.dataio.audio import (
+    MAX_RATE,
+    MIN_RATE,
+    as_waveforms,
+    check_peak,
+)
+from speechbrain_vq.dataio.chunks import (
+    Span,
+    check_seconds,
+    in_pieces,
+    token_span,
+)
 from speechbrain_vq.lobes.speakers import voices
 from speechbrain_vq.nnet.masks import frame_mask
 
 from .audio_files import AudioFilesMixin
 from .codec import CodecMixin
-from .interfaces import VQPretrained
+from .interfaces import HparamsError, VQPretrained
 from .parts import PartsMixin
 from .vocoders import MelVocoder, UnitVocoder, one_by_one
 
@@ -42,6 +54,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        _check_rates(self.hparams, self.mods.features, self.mods.encoder)
+        self.hparams.sample_rate = int(self.hparams.sample_rate)
         self.vocoder = None
 
     @classmethod
@@ -202,8 +216,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         lengths : torch.Tensor, optional
             Relative lengths, [B]; by default all 1.
         speaker : torch.Tensor, optional
-            Speaker embeddings, [B, S], as returned by ``speaker_batch``; by
-            default the average voice.
+            Speaker embeddings, [B, S] or [1, S], as returned by
+            ``speaker_batch``; by default the average voice.
         num_codebooks : int, optional
             Number of leading codebooks of a residual quantizer to decode from;
             by default all codebooks in ``tokens``.
@@ -216,7 +230,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         Raises
         ------
         TypeError, ValueError
-            If the tokens have an invalid type or shape, or too few codebooks.
+            If the tokens have an invalid type or shape, or too few codebooks,
+            the batch is empty, or there are not as many speaker embeddings.
 
         Example
         -------
@@ -240,6 +255,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         number = self.check_first(num_codebooks, tokens.shape[-1])
         tokens = tokens[..., 0 if self.is_folded else slice(number)]
         if isinstance(self.vocoder, UnitVocoder):
+            speaker = self._voices(speaker, len(tokens))
             return self.vocoder(tokens, self._lengths(lengths), speaker)
         vectors = self.mods.quantizer.decode(tokens)
         return self.decode_vectors(vectors, lengths, speaker)
@@ -259,17 +275,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
                 f"{self.vocoder.source} takes tokens, not vectors: give tokens "
                 "to decode_batch, or use Griffin-Lim: use_vocoder(None)."
             )
-        size = self.mods.speaker.output_dim
-        if speaker is None:
-            speaker = vectors.new_zeros(len(vectors), size)
-        speaker = torch.as_tensor(speaker)
-        if speaker.dim() != 2 or speaker.shape[1] != size:
-            raise ValueError(
-                f"Speaker embeddings are [B, {size}], got the shape "
-                f"{tuple(speaker.shape)}."
-            )
+        speaker = self._voices(speaker, len(vectors))
         lengths = self._lengths(lengths)
-        speaker = speaker.to(self.device, torch.float32)
         if self.decodes_to_samples:
             return self.mods.decoder.generate(vectors, speaker, lengths)
         with self.autocast():
@@ -337,12 +344,28 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         )
 
     def _in_chunks(self, encode, audio, chunk_seconds):
+        check_seconds("chunk_seconds", chunk_seconds)
         is_waveform = isinstance(audio, torch.Tensor | np.ndarray)
         blocks = map(_as_one, [audio] if is_waveform else audio)
         if self.span is None or chunk_seconds is None:
-            return encode(torch.cat(list(blocks)))
+            return encode(_cat(blocks))
         steps = max(1, round(chunk_seconds * self.token_rate))
-        return torch.cat(list(in_pieces(encode, blocks, self.span, steps)))
+        return _cat(in_pieces(encode, blocks, self.span, steps))
+
+    def _voices(self, speaker, number):
+        """Return a speaker embedding for each utterance of a batch."""
+        if not number:
+            raise ValueError("The batch is empty: give at least one utterance.")
+        size = self.mods.speaker.output_dim
+        if speaker is None:
+            speaker = torch.zeros(1, size)
+        speaker = torch.as_tensor(speaker)
+        if tuple(speaker.shape) not in {(1, size), (number, size)}:
+            raise ValueError(
+                f"Speaker embeddings are [B, {size}] or [1, {size}], got the "
+                f"shape {tuple(speaker.shape)} for {number} utterances."
+            )
+        return speaker.to(self.device, torch.float32).expand(number, -1)
 
     def _lengths(self, lengths):
         if lengths is None:
@@ -363,6 +386,45 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device, torch.float32)
+
+
+def _check_rates(hparams, features, encoder):
+    """Raise HparamsError unless the sampling and token rates are possible, and
+    agree with the modules as far as these state their strides."""
+    rate, tokens = hparams.sample_rate, hparams.token_rate
+    in_range = _is_number(rate) and MIN_RATE <= rate <= MAX_RATE
+    if not in_range or rate % 1:
+        raise HparamsError(
+            f"sample_rate is {rate!r:.40}, but must be an integer from {MIN_RATE} "
+            f"to {MAX_RATE}, in Hz."
+        )
+    if not (_is_number(tokens) and 0 < tokens < math.inf):
+        raise HparamsError(
+            f"token_rate is {tokens!r:.40}, but must be a number above 0, in "
+            "tokens per second."
+        )
+    hop, stride = (
+        getattr(module, name, None)
+        for module, name in ((features, "hop_length"), (encoder, "stride"))
+    )
+    known = isinstance(hop, int) and isinstance(stride, int)
+    if known and not math.isclose(tokens * hop * stride, rate, rel_tol=1e-6):
+        raise HparamsError(
+            f"token_rate is {tokens!r}, but must be sample_rate / (hop_length "
+            f"* stride) = {rate} / ({hop} * {stride}) = {rate / hop / stride}."
+        )
+
+
+def _is_number(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _cat(parts):
+    """Concatenate tensors; raise ValueError if there are none."""
+    parts = list(parts)
+    if not parts:
+        raise ValueError("There is no audio: give at least one block of it.")
+    return torch.cat(parts)
 
 
 def _relative(lengths, name):

@@ -4,14 +4,13 @@ import json
 import logging
 import os
 import pathlib
-import shutil
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
-from speechbrain_vq.dataio.atomic import exclusive, made_folder
+from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
 from speechbrain_vq.dataio.audio import (
     audio_blocks,
     cell_source,
@@ -19,6 +18,7 @@ from speechbrain_vq.dataio.audio import (
     find_audio,
     listed,
 )
+from speechbrain_vq.dataio.chunks import check_seconds
 from speechbrain_vq.dataio.logs import few_warnings
 
 from .batches import encode, make_batches
@@ -87,7 +87,8 @@ def tokenize_to(
         inferred from the name of the output. The default for a folder is
         ``"parquet"`` with an engine, else ``"hf-dataset"``.
     overwrite : bool
-        Whether to remove an existing output first.
+        Whether to replace an existing output. It remains until its replacement
+        is complete.
     batch_seconds : float
         Seconds of audio per batch, padding included; longer files are
         processed alone, in chunks of that length.
@@ -106,17 +107,19 @@ def tokenize_to(
     FileNotFoundError
         If there are no audio files.
     FileExistsError
-        If an npz file or data set exists and ``overwrite`` is not set, or a
-        folder to overwrite has other contents.
+        If an npz file or data set exists and ``overwrite`` is not set, or the
+        output is a folder with other contents.
     BlockingIOError
         If another process is writing the output.
     ValueError
-        If the output is no token file, or is of another model or precision.
-        Also if an engine or a data set is given with another format than
-        ``"parquet"``.
+        If ``batch_seconds`` is not finite and above 0, or the output is no
+        token file, is among the audio files, or is of another model, precision
+        or rate. Also if an engine or a data set is given with another format
+        than ``"parquet"``.
     """
     from .shards import tables_in, tokenize_shards
 
+    check_seconds("batch_seconds", batch_seconds)
     output = pathlib.Path(output)
     if format == "parquet" or (engine and not output.suffix):
         options = overwrite, batch_seconds, progress, engine
@@ -128,27 +131,30 @@ def tokenize_to(
             f"{cause}: requires Parquet shards as output. Name a folder as "
             "output, and --format=parquet."
         )
-    stem = output.name.removesuffix(".jsonl")
-    partial = output.with_name(f"{stem}.partial.jsonl")
     paths = [os.fspath(path) for path in find_audio(places)]
     not_utf8 = without_text(paths) if format == "hf-dataset" else {}
     paths = [path for path in paths if path not in not_utf8]
-    extended = output if format == "jsonl" else None
+    is_lines = format == "jsonl"
+    # The current folder, ".", has no name.
+    output = output if output.name else output.absolute()
+    _check_replaceable(output, format, paths)
+    stem = short_name(output.name.removesuffix(".jsonl"))
+    partial = output.with_name(f"{stem}.partial.jsonl")
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
-            _remove(output, format)
             partial.unlink(missing_ok=True)
-        elif not extended and output.exists() and not partial.exists():
+        elif not is_lines and output.exists() and not partial.exists():
             raise FileExistsError(
                 f"{output} exists: name another output, or overwrite it "
                 "(--overwrite)."
             )
+        extended = output if is_lines and not overwrite else None
         done, bad, existing = _collect(
             paths, tokenizer, partial, extended, batch_seconds, progress
         )
-        if extended and partial.exists():
+        if is_lines and partial.exists():
             partial.replace(output)
-        elif done and not extended:
+        elif done and not is_lines:
             lines = {line["path"]: line for line in read_tokens(partial)}
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
             write((lines[path] for path in paths if path in done), output)
@@ -209,12 +215,27 @@ def tokenize_dataset(
 
     Raises
     ------
+    TypeError
+        If the data set has several splits, or is streamed.
     ValueError
         If the audio column is missing, the column of tokens exists, or
         ``num_proc`` is above 1 with a model on a GPU.
     """
-    from datasets import Audio, Features, Sequence, Value, concatenate_datasets
+    from datasets import (
+        Audio,
+        Dataset,
+        Features,
+        Sequence,
+        Value,
+        concatenate_datasets,
+    )
 
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"Expected a datasets.Dataset, got {type(dataset).__name__}. "
+            "Tokenize the splits of a DatasetDict one by one, and load a data "
+            "set without streaming."
+        )
     if audio_column not in dataset.column_names:
         raise ValueError(
             f"The data set has no column '{audio_column}'; it has "
@@ -234,7 +255,9 @@ def tokenize_dataset(
         )
 
     def tokenize(row, index):
-        name = f"row {index} ({row['path'] or 'bytes'})"
+        name = f"row {index}"
+        if row is not None:
+            name += f" ({row['path'] or 'bytes'})"
         try:
             source = cell_source(row, name)
             blocks = audio_blocks(source, tokenizer.sample_rate)
@@ -256,15 +279,19 @@ def tokenize_dataset(
     return concatenate_datasets([dataset, tokens], axis=1)
 
 
-def _remove(output, format):
-    """Remove an output file or data set; raise for any other folder."""
-    if not output.is_dir():
-        output.unlink(missing_ok=True)
-    elif format == "hf-dataset" and (output / "dataset_info.json").is_file():
-        shutil.rmtree(output)
-    else:
+def _check_replaceable(output, format, paths):
+    """Raise unless an output may be replaced: a folder must be a data set, and
+    a file must not be among the audio files."""
+    is_dataset = (output / "dataset_info.json").is_file()
+    if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(
-            f"{output} is a folder with other files, which would be lost: name "
+            f"{output} is a folder, but no data set that could be replaced: "
+            "name another output."
+        )
+    sources = map(os.path.realpath, paths if output.exists() else ())
+    if os.path.realpath(output) in sources:
+        raise ValueError(
+            f"{output} is one of the audio files, and would be lost: name "
             "another output."
         )
 

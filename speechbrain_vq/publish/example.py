@@ -16,14 +16,17 @@ import torch
 from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq.dataio.audio import read_audio
+from speechbrain_vq.hub.folder import (
+    EXAMPLE,
+    EXAMPLE_TOKENS,
+    SPECTROGRAM,
+    USAGE,
+)
 
 from .run import read_trainer_state
 
 logger = logging.getLogger(__name__)
 
-EXAMPLE, EXAMPLE_TOKENS = "example.wav", "example.tokens.json"
-USAGE, SPECTROGRAM = "codebook_usage.png", "spectrogram.png"
-PLOTS = (USAGE, SPECTROGRAM)
 # Long enough to listen to, too short to train on.
 MAX_SECONDS = 10.0
 

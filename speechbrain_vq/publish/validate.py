@@ -9,14 +9,13 @@ from speechbrain.utils.checkpoints import Checkpoint
 
 from speechbrain_vq._names import suggestion
 from speechbrain_vq.hub.download import FILES
-from speechbrain_vq.hub.folder import CARD, find_nonfinite
+from speechbrain_vq.hub.folder import CARD_FILES, find_nonfinite
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
 
-from .example import EXAMPLE, EXAMPLE_TOKENS, PLOTS
 from .run import in_warmup
 
 # All files that any version has written into an exported folder.
-EXPORTED_FILES = {CARD, EXAMPLE, EXAMPLE_TOKENS, *PLOTS, *FILES}
+EXPORTED_FILES = {*CARD_FILES, *FILES}
 # A codebook is dead below either of these: its tokens carry almost no
 # information. Mediocre codebooks are far above.
 MIN_USED_PERCENT, MIN_PERPLEXITY = 5.0, 2.0

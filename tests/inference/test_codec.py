@@ -106,6 +106,9 @@ def test_a_model_encodes_and_decodes_with_its_first_codebooks(build):
     assert not torch.equal(few, codec.decode_batch(tokens, lengths))
     codec.use_codebooks(2)
     assert codec.num_codebooks == 2
+    encodec = EncodecAdapter(codec)
+    assert encodec.num_heads == len(encodec.vocabulary) == 2
+    assert torch.equal(encodec.vocabulary, codec.mods.quantizer.codebook[:2])
     assert torch.equal(codec.encode_batch(wavs)[0], tokens[..., :2])
     assert torch.equal(codec.sig_to_tokens(wavs), tokens[..., :2])
     assert torch.equal(codec.decode_batch(tokens[..., :2], lengths), few)

@@ -86,8 +86,10 @@ def test_run_options_that_contradict_are_refused(model):
 def test_overrides(model, build):
     with pytest.raises(ValueError, match="export_pretrained"):
         build().save_pretrained(model.parent / "copy")
-    changed = VQTokenizer.from_hparams(model, overrides={"token_rate": 25.0})
-    assert changed.token_rate == 25.0
+    yaml = model / "hyperparams.yaml"
+    yaml.write_text(f"note: old\n{yaml.read_text()}")
+    changed = VQTokenizer.from_hparams(model, overrides={"note": "new"})
+    assert changed.hparams.note == "new"
     with pytest.raises(ValueError, match="overrides"):
         changed.save_pretrained(model.parent / "copy")
     for value in ("x", None, True, [50.0]):
@@ -95,6 +97,40 @@ def test_overrides(model, build):
             VQTokenizer.from_hparams(model, overrides={"token_rate": value})
     with pytest.raises(ValueError, match="Did you mean 'token_rate'"):
         VQTokenizer.from_hparams(model, overrides={"tokens_rate": 1})
+
+
+@pytest.mark.parametrize(
+    "key, values",
+    [
+        (
+            "sample_rate",
+            "0 -1 999 16000.5 1e9 .nan .inf null '16000' true [1] 8000",
+        ),
+        ("token_rate", "0 -50.0 .nan .inf null 'a' true [1] 25.0 50.001 1e-9"),
+    ],
+)
+def test_rates_that_are_impossible_or_contradict_the_modules(
+    model, key, values
+):
+    yaml = model / "hyperparams.yaml"
+    text = yaml.read_text()
+    good = next(x for x in text.splitlines() if x.startswith(key))
+    for value in values.split():
+        yaml.write_text(text.replace(good, f"{key}: {value}"))
+        with pytest.raises(ValueError, match=r"s\.yaml: \w+_rate is .*must be"):
+            VQTokenizer.from_hparams(model)
+    yaml.write_text(text.replace("sample_rate: 16000", "sample_rate: 16000.0"))
+    tokenizer = VQTokenizer.from_hparams(model)
+    assert isinstance(tokenizer.sample_rate, int)
+    with pytest.raises(ValueError, match=f"yaml: {key} is -1"):
+        VQTokenizer.from_hparams(model, overrides={key: -1})
+    # Models that are built in Python, and modules that state no stride.
+    modules = dict(tokenizer.mods.items())
+    rates = {"sample_rate": 16000, "token_rate": 50.001}
+    with pytest.raises(ValueError, match="token_rate is 50.001, but must be"):
+        VQTokenizer(modules, rates)
+    modules["encoder"] = torch.nn.Identity()
+    assert VQTokenizer(modules, rates).token_rate == 50.001
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 9999, "\xff"])
@@ -105,6 +141,8 @@ def test_a_broken_config_is_named(model, text):
 
 
 def test_saved_it_loads_as_it_was(model, plain, tmp_path):
+    for name in "example.wav example.tokens.json codebook_usage.png".split():
+        (model / name).write_text(name)
     plain.save_pretrained(tmp_path / "saved")
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     assert names == {path.name for path in model.iterdir()}

@@ -7,6 +7,7 @@ import torch
 
 from speechbrain_vq import VQTokenizer, export_pretrained
 from speechbrain_vq.dataio.audio import AudioError
+from speechbrain_vq.inference import tokenize_to
 
 RATE = 16000
 
@@ -69,6 +70,30 @@ def test_tokens_of_more_samples_than_fp32_counts(tokenizer):
         # Of two codewords equally near, either may be taken.
         assert (row[: number - 1] != pieces[:-1]).sum() < 5
     assert lengths.tolist() == pytest.approx([1.0, 0.3], abs=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("inf"), float("nan")])
+def test_impossible_lengths_of_chunks(tokenizer, tmp_path, seconds):
+    audio = tmp_path / "a.wav"
+    soundfile.write(audio, torch.randn(RATE).numpy() / 10, RATE)
+    for encode, source in (
+        (tokenizer.encode_file, audio),
+        (tokenizer.tokenize, torch.randn(RATE)),
+        (tokenizer.latents, torch.randn(RATE)),
+    ):
+        with pytest.raises(ValueError, match=r"^chunk_seconds is .* above 0"):
+            encode(source, seconds)
+    for name in ("out.jsonl", "shards"):
+        options = {"format": "parquet"} if name == "shards" else {}
+        with pytest.raises(ValueError, match=r"^batch_seconds is .* above 0"):
+            tokenize_to(
+                tmp_path / name,
+                [audio],
+                tokenizer,
+                batch_seconds=seconds,
+                **options,
+            )
+    assert list(tmp_path.glob("*.*")) == [audio]
 
 
 def test_no_piece_is_longer_than_asked_for(tokenizer):
@@ -188,12 +213,28 @@ def test_tokens_in_and_a_file_out(tokenizer, tmp_path, number):
     assert not torch.equal(other, wavs[0])
     with pytest.raises(ValueError, match=r"Speaker embeddings are \[B, 4\]"):
         tokenizer.decode_file(tokens, output, voice[0])
+    several = tokens.expand(3, -1)
+    alike = tokenizer.decode_batch(several, speaker=voice)
+    wanted = tokenizer.decode_batch(several, speaker=voice.expand(3, -1))
+    assert torch.equal(alike, wanted)
+    for wrong in (0, 2):
+        with pytest.raises(ValueError, match=r"\) for 3 utterances"):
+            tokenizer.decode_batch(several, speaker=voice.expand(wrong, -1))
     with pytest.raises(ValueError, match=r"Tokens are \[B, T\]"):
         tokenizer.decode_file(tokens[None, :, None], output)
     with pytest.raises(TypeError, match="Tokens are integers"):
         tokenizer.decode_file(tokens.float(), output)
     with pytest.raises(ValueError, match="there are 2: decode them one by"):
         tokenizer.decode_file(tokens.expand(2, -1), output)
+    for decode, empty in (
+        (tokenizer.decode_batch, several[:0]),
+        (tokenizer.decode_vectors, torch.zeros(0, number, 8)),
+    ):
+        with pytest.raises(ValueError, match="The batch is empty"):
+            decode(empty)
+    for seconds in (1.0, None):
+        with pytest.raises(ValueError, match="There is no audio"):
+            tokenizer.tokenize([], seconds)
 
 
 @pytest.mark.parametrize("rate, channels", [(RATE, 1), (8000, 2)])

@@ -135,6 +135,52 @@ def test_a_token_file_is_extended(tokenizer, folder, tmp_path):
     assert sorted(output.read_text()) == sorted(whole)
 
 
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t", "shards"])
+def test_the_old_output_stays_until_the_new_is_complete(
+    tokenizer, folder, tmp_path, name
+):
+    output = tmp_path / name
+    options = {"format": "parquet"} if name == "shards" else {}
+
+    def files():
+        paths = [output, *output.rglob("*")]
+        return {p: p.read_bytes() for p in paths if p.is_file()}
+
+    def overwrite(*paths):
+        return tokenize_to(
+            output, paths, tokenizer, overwrite=True, **options
+        ).done
+
+    assert overwrite(folder / "a.wav", folder / "d.wav") == 2
+    before = files()
+    assert overwrite(folder / "text.wav") == 0
+    assert files() == before
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    hook = tokenizer.mods.features.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        overwrite(folder)
+    assert files() == before
+    hook.remove()
+    assert overwrite(folder / "b.flac") == 1
+    after = files()
+    assert after != before and len(after) == len(before)
+    assert not any(b"a.wav" in content for content in after.values())
+
+
+@pytest.mark.parametrize("format", ["jsonl", "npz"])
+def test_no_recording_is_overwritten(tokenizer, folder, tmp_path, format):
+    before, link = (folder / "a.wav").read_bytes(), tmp_path / "link"
+    link.symlink_to(folder / "a.wav")
+    for output in (folder / "a.wav", link):
+        for overwrite in (False, True):
+            with pytest.raises(ValueError, match="is one of the audio files"):
+                tokenize_to(output, [folder], tokenizer, format, overwrite)
+    assert (folder / "a.wav").read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz"])
 def test_two_paths_are_one_row(tokenizer, folder, tmp_path, monkeypatch, name):
     monkeypatch.chdir(folder)
@@ -194,14 +240,18 @@ def test_another_number_of_codebooks_does_not_go_on(name, folder, tmp_path):
     "text",
     ["my only notes", '{"path": "a.wav", "text": "mine"}', '{"path": "a", "te'],
 )
-def test_what_others_wrote_is_left_alone(tokenizer, folder, tmp_path, text):
+def test_what_others_wrote_is_left_alone(
+    tokenizer, folder, tmp_path, text, monkeypatch
+):
     output = tmp_path / "notes.jsonl"
     output.write_text(text)
     with pytest.raises(ValueError, match="not written by `tokenize`"):
         tokenize_to(output, [folder], tokenizer)
     assert output.read_text() == text
-    with pytest.raises(FileExistsError, match="with other files"):
-        tokenize_to(folder, [folder], tokenizer, overwrite=True)
+    monkeypatch.chdir(folder)
+    for output in (folder, "."):
+        with pytest.raises(FileExistsError, match=f"{folder} is a folder, but"):
+            tokenize_to(output, [folder], tokenizer, overwrite=True)
     assert (folder / "a.wav").exists()
     with pytest.raises(ValueError, match="--format"):
         tokenize_to(tmp_path / "a.csv", [folder], tokenizer)
@@ -219,6 +269,19 @@ def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
     options = f"--model={model}", f"--out={output}", "--device=cpu"
     done = cli("tokenize", folder, *options, "--precision=fp16", code=1)
     assert "not in fp16" in done.output
+
+
+@pytest.mark.parametrize("key", ["token_rate", "sample_rate"])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz.partial.jsonl", "shards"])
+def test_another_rate_does_not_go_on(tokenizer, folder, tmp_path, name, key):
+    output = tmp_path / name
+    options = {"format": "parquet"} if name == "shards" else {}
+    tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
+    value = getattr(tokenizer, key)
+    setattr(tokenizer.hparams, key, 2 * value)
+    output = tmp_path / name.removesuffix(".partial.jsonl")
+    with pytest.raises(ValueError, match=f"{key}={value}, not {2 * value}"):
+        tokenize_to(output, [folder], tokenizer, **options)
 
 
 @pytest.mark.parametrize("books", [1, 2])
@@ -257,7 +320,7 @@ def test_a_data_set_of_files(tokenizer, folder, tmp_path):
     assert len(datasets.load_from_disk(output)) == 1
 
 
-def test_a_data_set_gets_tokens(build, folder):
+def test_a_data_set_gets_tokens(build, folder, caplog):
     tokenizer = build(VectorQuantizer(8, 32, num_codebooks=2))
     paths = [str(folder / name) for name in [*SECONDS, "text.wav"]]
     data = {"audio": paths, "id": list(range(5))}
@@ -273,8 +336,16 @@ def test_a_data_set_gets_tokens(build, folder):
         assert done["tokens"][:] == [*wanted, None]
         assert done["id"][:] == data["id"]
         assert done.features["audio"] == dataset.features["audio"]
+    empty = datasets.Dataset.from_dict({"audio": [None, data["audio"][0]]})
+    empty = empty.cast_column("audio", datasets.Audio())
+    assert tokenize_dataset(empty, tokenizer)["tokens"][:] == [None, wanted[0]]
+    assert "No tokens for row 0: row 0: holds no audio" in caplog.text
     with pytest.raises(ValueError, match="no column 'sound'; it has audio"):
         tokenize_dataset(plain, tokenizer, audio_column="sound")
+    splits = datasets.DatasetDict(train=plain)
+    for wrong in (splits, plain.to_iterable_dataset()):
+        with pytest.raises(TypeError, match="Expected a datasets.Dataset, got"):
+            tokenize_dataset(wrong, tokenizer)
     with pytest.raises(ValueError, match="already has a column 'id'"):
         tokenize_dataset(plain, tokenizer, tokens_column="id")
 
@@ -326,6 +397,19 @@ def test_files_are_written_under_their_names(tokenizer, folder, tmp_path):
         places = [folder / name for name in names]
         with pytest.raises(ValueError, match="written (as|beside itself)"):
             reconstruct_files(places, tokenizer, where)
+
+
+def test_a_long_name_ends_no_other_file(tokenizer, folder, tmp_path):
+    long, too_long = "ж" * 122 + ".wav", "x" * 252 + ".au"
+    for name in (long, too_long):
+        (folder / name).write_bytes((folder / "a.wav").read_bytes())
+    for _ in range(2):
+        result = reconstruct_files([folder], tokenizer, tmp_path / "out")
+        assert result.done == 5 and (tmp_path / "out" / long).exists()
+        assert "name too long" in result.bad[str(folder / too_long)]
+    for name in ("x" * 249 + ".jsonl", "x" * 251 + ".npz", "x" * 250):
+        sources = [folder / "a.wav"]
+        assert tokenize_to(tmp_path / name, sources, tokenizer).done == 1
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tokenizer, folder, tmp_path):
