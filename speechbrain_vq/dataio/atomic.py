@@ -24,9 +24,9 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     this process, and is renamed at the end. After an error the temporary file
     is deleted, and the previous file is unchanged."""
     path = pathlib.Path(path)
-    partial = path.with_name(
-        f".{short_name(path.name)}.{os.getpid()}.partial{path.suffix}"
-    )
+    # Some writers choose the format by the suffix.
+    stem, suffix = short_name(path.stem), path.suffix[:20]
+    partial = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
     try:
         yield partial
         partial.replace(path)

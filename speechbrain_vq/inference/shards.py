@@ -119,8 +119,9 @@ def tokenize_shards(
     ``datasets.load_dataset("parquet", data_dir=output)``.
 
     The rows of a data set keep their other columns. Another run with the same
-    output keeps complete shards, and adds audio that is in none of them. Tokens
-    do not depend on the engine or on interruptions.
+    output keeps complete shards, and adds audio that is in none of them. Those
+    that replace others are in ``.replacement`` until all exist. Tokens do not
+    depend on the engine or on interruptions.
 
     Arguments
     ---------
@@ -168,13 +169,16 @@ def tokenize_shards(
             prefix=".tokenize-", dir=output, ignore_cleanup_errors=True
         ) as scratch:
             earlier = _read_shards(output)
-            finished = {} if overwrite else earlier
+            # Earlier shards remain until all of their replacements exist.
+            replacement = output / ".replacement"
+            if overwrite and replacement.exists():
+                shutil.rmtree(replacement)
+            replaces = overwrite or replacement.exists()
+            folder = replacement if replaces else output
+            finished = _read_shards(folder) if folder.exists() else {}
             model = describe_model(tokenizer)
             for path, notes in finished.items():
                 check_model(notes, path, model)
-            # Earlier shards remain until all of their replacements exist.
-            folder = pathlib.Path(scratch, "new") if overwrite else output
-            folder.mkdir(exist_ok=True)
             done, batches, bad = _batches_of(
                 paths, finished, folder, batch_seconds
             )
@@ -185,6 +189,7 @@ def tokenize_shards(
                 for target, audio in {**rows, **batches}.items()
             ]
             _check_columns(tokenizer, jobs, finished)
+            folder.mkdir(exist_ok=True)
             if engine is None:
                 results = (write_shard(tokenizer, job) for job in jobs)
             else:
@@ -194,10 +199,11 @@ def tokenize_shards(
                 results, total=len(jobs), unit="shard", disable=hidden
             ):
                 done, bad = done + number, bad | left_out
-            if overwrite and done:
+            if replaces:
                 new = [p.replace(output / p.name) for p in folder.iterdir()]
-                for path in earlier.keys() - set(new):
+                for path in earlier.keys() - set(new) if new else ():
                     path.unlink()
+                folder.rmdir()
     return FileResults(done, bad)
 
 

@@ -72,7 +72,9 @@ def tokenize_to(
     Other formats collect lines in ``NAME.partial.jsonl``, longest audio first,
     and create the output from it at the end, atomically. An interrupted run
     resumes from that file. Files that a jsonl output already has are not
-    tokenized again.
+    tokenized again. To replace an output, lines are collected in
+    ``NAME.replacement.jsonl`` instead, from which a later run without
+    ``overwrite`` resumes, too.
 
     Arguments
     ---------
@@ -87,8 +89,8 @@ def tokenize_to(
         inferred from the name of the output. The default for a folder is
         ``"parquet"`` with an engine, else ``"hf-dataset"``.
     overwrite : bool
-        Whether to replace an existing output. It remains until its replacement
-        is complete.
+        Whether to replace an existing output, from the beginning. It remains
+        until its replacement is complete.
     batch_seconds : float
         Seconds of audio per batch, padding included; longer files are
         processed alone, in chunks of that length.
@@ -140,15 +142,19 @@ def tokenize_to(
     _check_replaceable(output, format, paths)
     stem = short_name(output.name.removesuffix(".jsonl"))
     partial = output.with_name(f"{stem}.partial.jsonl")
+    replacement = output.with_name(f"{stem}.replacement.jsonl")
     with made_folder(output.parent), exclusive(partial):
         if overwrite:
             partial.unlink(missing_ok=True)
-        elif not is_lines and output.exists() and not partial.exists():
+            replacement.unlink(missing_ok=True)
+        replaces = overwrite or replacement.exists()
+        partial = replacement if replaces else partial
+        if not (is_lines or partial.exists() or overwrite) and output.exists():
             raise FileExistsError(
                 f"{output} exists: name another output, or overwrite it "
                 "(--overwrite)."
             )
-        extended = output if is_lines and not overwrite else None
+        extended = output if is_lines and not replaces else None
         done, bad, existing = _collect(
             paths, tokenizer, partial, extended, batch_seconds, progress
         )

@@ -338,7 +338,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         VQOutput
             Named tuple (quantized, indices, loss, metrics).
         """
-        if self.frozen and any(p.requires_grad for p in self.parameters()):
+        if self.frozen and not is_traced():
             self.requires_grad_(False)  # Undo a toggle of the whole model.
         if self.channel_first:
             x = x.movedim(1, -1)

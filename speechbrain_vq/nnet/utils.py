@@ -1,6 +1,6 @@
 """Helpers for argument checks, several ranks, precision and tracing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -64,21 +64,24 @@ def gather_objects(value: Any) -> list:
 
 
 @torch.no_grad()
-def broadcast(tensors: Sequence[Tensor]) -> None:
-    """Overwrite tensors in place by those of rank 0."""
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors that are not sharded in place by those of rank 0."""
     if world_size() == 1:
         return
     for tensor in tensors:
+        if hasattr(tensor, "placements"):
+            continue
         sent = tensor.detach().clone()
         distributed.broadcast(sent, src=0)
         tensor.copy_(sent)
 
 
 @torch.no_grad()
-def average_gradients(module: nn.Module) -> None:
-    """Average the gradients of a module over all ranks."""
-    for parameter in module.parameters():
-        if world_size() > 1 and parameter.requires_grad:
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of parameters that are not sharded over ranks."""
+    for parameter in parameters:
+        is_sharded = hasattr(parameter, "placements")
+        if world_size() > 1 and parameter.requires_grad and not is_sharded:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             distributed.all_reduce(parameter.grad)

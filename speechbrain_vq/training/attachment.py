@@ -1,6 +1,8 @@
 """Quantizers, their optimizers and the parameter groups of codebooks."""
 
-from collections.abc import Iterator, ValuesView
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, ValuesView
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
@@ -36,12 +38,13 @@ def find_quantizers(model: nn.Module) -> dict[str, VectorQuantizer]:
         if getattr(module, "frozen", False)
         for part in module.modules()
     }
-    quantizers = {}
-    for name, module in model.named_modules():
-        if isinstance(module, VectorQuantizer) and module not in frozen:
-            short = without_wrappers(name) or "quantizer"
-            quantizers[name if short in quantizers else short] = module
-    return quantizers
+    quantizers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, VectorQuantizer) and module not in frozen
+    }
+    short = short_names(quantizers)
+    return {short[name]: module for name, module in quantizers.items()}
 
 
 # Names that DDP, torch.compile and checkpoint_wrapper add to those of modules.
@@ -49,8 +52,27 @@ _WRAPPERS = "module", "_orig_mod", "_checkpoint_wrapped_module"
 
 
 def without_wrappers(name: str) -> str:
-    """Remove the names of wrappers such as DDP from a dotted name."""
-    return ".".join(p for p in name.split(".") if p not in _WRAPPERS)
+    """Remove the names of wrappers such as DDP from the dotted name of a
+    quantizer or of a part of it."""
+    parts = [part for part in name.split(".") if part not in _WRAPPERS]
+    return ".".join(parts) or "quantizer"
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Return names without wrappers by name; those that would then be the
+    same stay as they are."""
+    short = {name: without_wrappers(name) for name in names}
+    count = Counter(short.values())
+    return {n: s if count[s] == 1 else n for n, s in short.items()}
+
+
+def saved_names(saved: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """Return saved values by the names of now, which may lack the wrappers
+    with which they were saved."""
+    return {
+        name if name in names else without_wrappers(name): value
+        for name, value in saved.items()
+    }
 
 
 def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
@@ -59,7 +81,7 @@ def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
     if isinstance(given, dict):
         given = given.values()
     # Iterators in an attribute of a Brain must not be consumed.
-    kinds = list | tuple | set | ValuesView
+    kinds = list | tuple | ValuesView
     if isinstance(given, kinds | Iterator if depth == 2 else kinds) and depth:
         for item in given:
             yield from find_optimizers(item, depth - 1)

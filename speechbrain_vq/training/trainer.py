@@ -4,12 +4,12 @@ import logging
 import math
 import time
 import weakref
-from collections.abc import Iterator
 from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import disable
 from torch.optim import Optimizer
 
 from speechbrain_vq.nnet.codebooks import EMACodebook
@@ -24,7 +24,8 @@ from speechbrain_vq.training.attachment import (
     find_quantizers,
     give_own_group,
     is_sharded,
-    without_wrappers,
+    saved_names,
+    short_names,
 )
 from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
 from speechbrain_vq.training.watch import Watch
@@ -166,11 +167,14 @@ class CodebookTrainer:
         self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
+        # Names of the quantizers that _set_rates has warned of.
+        self._without_group = set()
         self._replace_others()
         for optimizer in self.optimizers:
             self._handles += [
-                optimizer.register_step_pre_hook(self._set_rates),
-                optimizer.register_step_post_hook(self._after_step),
+                # Hooks are not part of a compiled step.
+                optimizer.register_step_pre_hook(disable(self._set_rates)),
+                optimizer.register_step_post_hook(disable(self._after_step)),
             ]
         for name, quantizer in self.quantizers.items():
             self._watches[name] = watch = Watch(name)
@@ -209,57 +213,67 @@ class CodebookTrainer:
                 name: quantizer.training_state(over_ranks)
                 for name, quantizer in self.quantizers.items()
             },
-            "buffers": {n: b.clone() for n, b in self._training_buffers()},
+            "buffers": {
+                name: buffer.clone()
+                for name, buffer in self._training_buffers().items()
+            },
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Restore a state returned by ``state_dict()`` for the same quantizers
         and optimizers. Saved reservoirs are loaded on rank 0 only."""
-        names, number = set(state["quantizers"]), len(state["steps"])
-        if names != set(self.quantizers) or number != len(self._steps):
+        saved = saved_names(state["quantizers"], self.quantizers)
+        number = len(state["steps"])
+        if set(saved) != set(self.quantizers) or number != len(self._steps):
             raise ValueError(
                 f"The saved state has {number} optimizers and the quantizers "
-                f"{', '.join(names)}; this trainer has {len(self._steps)} and "
+                f"{', '.join(saved)}; this trainer has {len(self._steps)} and "
                 f"{', '.join(self.quantizers)}."
             )
         self._steps = dict(zip(self.optimizers, state["steps"], strict=True))
-        self._reinits = dict(state["reinits"])
+        self._reinits = saved_names(state["reinits"], self.quantizers)
         for name, quantizer in self.quantizers.items():
-            quantizer.load_training_state(state["quantizers"][name])
+            quantizer.load_training_state(saved[name])
             quantizer.bypass &= self.settings[name].plan is not None
             if rank() > 0:
                 quantizer.reservoir.reset()
             broadcast([quantizer.codebook.detach()])
-        for name, buffer in self._training_buffers():
-            if name in state["buffers"]:
-                buffer.copy_(state["buffers"][name])
+        buffers = self._training_buffers()
+        for name, value in saved_names(state["buffers"], buffers).items():
+            if name in buffers:
+                buffers[name].copy_(value)
 
     # Set-up ----------------------------------------------------------------
 
-    def _training_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield buffers that training needs but no state_dict contains."""
-        for name, module in self._modules.named_modules():
-            if isinstance(module, EMACodebook | MaskedBatchNorm):
-                saved = module.state_dict()
-                for key, buffer in module.named_buffers():
-                    if key not in saved:
-                        yield f"{without_wrappers(name)}.{key}", buffer
+    def _training_buffers(self) -> dict[str, Tensor]:
+        """Return buffers that training needs but no state_dict contains."""
+        buffers = {
+            f"{name}.{key}": buffer
+            for name, module in self._modules.named_modules()
+            if isinstance(module, EMACodebook | MaskedBatchNorm)
+            for key, buffer in module.named_buffers()
+            if key not in module.state_dict()
+        }
+        short = short_names(buffers)
+        return {short[name]: buffer for name, buffer in buffers.items()}
 
     def _replace_others(self) -> None:
         """Close earlier trainers of the same quantizers."""
         own = set(self.quantizers.values())
+        others = {}
         for name, quantizer in self.quantizers.items():
             other = _attached(quantizer)
-            if other is None:
-                continue
-            if not own.issuperset(other.quantizers.values()):
+            if other and not own.issuperset(other.quantizers.values()):
                 raise ValueError(
                     f"{name} has a CodebookTrainer that also trains other "
                     "quantizers: close() it first."
                 )
+            others[other] = None
+        for other in filter(None, others):
+            for name, quantizer in other.quantizers.items():
+                # The codebook is not a new one, even if it was not loaded.
+                quantizer.is_pretrained |= other._reinits[name] > 0
             other.close()
-            # The codebook is not a new one, even if it was not loaded.
-            quantizer.is_pretrained |= any(other._reinits.values())
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
     def _resolve_settings(self, name, quantizer, given) -> Settings:
@@ -334,22 +348,31 @@ class CodebookTrainer:
 
     # Hooks -----------------------------------------------------------------
 
-    @torch.compiler.disable
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks before a step."""
         groups = optimizer.param_groups
+        held = {p for group in groups for p in group["params"]}
         own = {id(g["params"][0]) for g in groups if LEADER in g}
         settings = {}
         for name, quantizer in self.quantizers.items():
             codebook = quantizer.codebook
             settings[id(codebook)] = self.settings[name]
-            if self._leading[name] is not optimizer:
-                continue
-            if codebook.requires_grad and id(codebook) not in own:
-                # It was frozen when the trainer was created.
-                give_own_group(optimizer, codebook)
             if self._reduces:
-                average_gradients(quantizer)
+                parameters = quantizer.parameters()
+                average_gradients(p for p in parameters if p in held)
+            if (
+                self._leading[name] is optimizer
+                and codebook.requires_grad
+                and id(codebook) not in own
+                and name not in self._without_group
+            ):
+                self._without_group.add(name)
+                logger.warning(
+                    f"The codebook of {name} has no parameter group of its "
+                    "own, as it was unfrozen, or the optimizer changed, after "
+                    "CodebookTrainer was created: create a new one to set its "
+                    "learning rate."
+                )
         is_normalized = type(optimizer).__name__ in _NORMALIZED
         is_normalized |= "betas" in optimizer.defaults
         for group in groups:
@@ -373,7 +396,6 @@ class CodebookTrainer:
             else:
                 group["lr"] = float(lr)
 
-    @torch.compiler.disable
     def _after_step(self, optimizer, args, kwargs) -> None:
         """Count a step, and apply the schedule."""
         # With GradScaler, a fused optimizer skips steps itself.
@@ -409,13 +431,14 @@ class CodebookTrainer:
         action = plan(step)
         # A resumed run that is made shorter may be past the end of its warm-up.
         ends = quantizer.bypass and not action.bypass and plan.reinitializes
-        if action.reinitialize or (ends and not self._reinits[name]):
+        if action.reinitialize or (step and ends and not self._reinits[name]):
             self._reinitialize(name, quantizer, step)
         elif action.reset:
             quantizer.reservoir.reset()
         # The warm-up does not restart if a resumed run is made longer, and a
-        # frozen codebook needs none.
-        is_ready = self._reinits[name] or quantizer.is_codebook_frozen
+        # trained codebook that is frozen needs none.
+        is_kept = quantizer.is_codebook_frozen and quantizer.is_pretrained
+        is_ready = self._reinits[name] or is_kept
         quantizer.bypass = action.bypass and not is_ready
 
     def _reinitialize(self, name, quantizer, step) -> None:

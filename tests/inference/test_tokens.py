@@ -7,6 +7,7 @@ import pathlib
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import soundfile
 import torch
@@ -168,6 +169,40 @@ def test_the_old_output_stays_until_the_new_is_complete(
     after = files()
     assert after != before and len(after) == len(before)
     assert not any(b"a.wav" in content for content in after.values())
+
+
+@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz", "shards"])
+def test_an_interrupted_replacement_goes_on(tokenizer, folder, tmp_path, name):
+    options = {"format": "parquet"} if name == "shards" else {}
+    output, options = tmp_path / name, {**options, "batch_seconds": 2.0}
+    tokenizer.mods.encoder.last.bias += 0.1
+    calls, interrupted = [], 0
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == interrupted:
+            raise KeyboardInterrupt
+
+    tokenizer.mods.features.register_forward_pre_hook(interrupt)
+    tokenize_to(tmp_path / f"all-{name}", [folder], tokenizer, **options)
+    number = len(calls)
+    tokenizer.mods.encoder.last.bias -= 0.1
+    tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
+    tokenizer.mods.encoder.last.bias += 0.1
+    interrupted = len(calls) + number - 1
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_to(output, [folder], tokenizer, overwrite=True, **options)
+    # Without --overwrite, which would start anew.
+    done = tokenize_to(output, [folder], tokenizer, **options)
+    assert done.done == 4 and len(calls) < interrupted + number
+    if name == "tokens.jsonl":
+        check(read_tokens(output), folder, tokenizer)
+    elif name == "shards":
+        rows = pyarrow.parquet.read_table(output).to_pylist()
+        assert {r["fingerprint"] for r in rows} == {tokenizer.fingerprint}
+        assert len(rows) == 4
+    left = [*tmp_path.glob("*.replacement*"), *output.glob(".[!.]*")]
+    assert not left
 
 
 @pytest.mark.parametrize("format", ["jsonl", "npz"])

@@ -82,13 +82,19 @@ def sharded():
     encoder = fsdp.fully_shard(torch.nn.Linear(DIM, DIM), mesh=mesh)
     quantizer = VectorQuantizer(DIM, 8, codebook_dim=2)
     model = torch.nn.ModuleList([encoder, quantizer])
-    optimizer = torch.optim.Adam(model.parameters(), foreach=False)
-    trainer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(2, 9))
+    codebook, *rest = quantizer.codebook, *quantizer.project.parameters()
+    rest += quantizer.project_back.parameters()
+    optimizers = [
+        torch.optim.Adam(parameters, foreach=False)
+        for parameters in (rest, [codebook, *encoder.parameters()])
+    ]
+    trainer = CodebookTrainer(model, optimizers, schedule=ReinitSchedule(2, 9))
     for _ in range(6):
         output = quantizer(encoder(torch.randn(50, DIM)))
         (output.quantized.square().mean() + output.loss).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
     trainer.close()
     return digest(quantizer.state_dict())
 
