@@ -242,7 +242,7 @@ def test_training_reads_a_stream(tmp_path):
     options |= {"number_of_steps": 20, "num_workers": 1}
     recipe = "LibriSpeech/unit-discovery"
     refused = run(tmp_path, recipe, **options)
-    assert refused.returncode == 1 and "needs --hours" in refused.stderr
+    assert refused.returncode == 1 and "requires --hours" in refused.stderr
     finish(tmp_path, recipe, hours=0.0005, **options)
     # Some of the twelve are on disk, and all were read.
     assert len(list((tmp_path / "manifests").rglob("audio/train*/*"))) == 4
