@@ -25,7 +25,8 @@ def atomic_write(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     is deleted, and the previous file is unchanged."""
     path = pathlib.Path(path)
     # Some writers choose the format by the suffix.
-    stem, suffix = short_name(path.stem), path.suffix[:20]
+    stem, suffix = short_name(path.stem), path.suffix
+    suffix = suffix if len(os.fsencode(suffix)) <= 20 else ""
     partial = path.with_name(f".{stem}.{os.getpid()}.partial{suffix}")
     try:
         yield partial

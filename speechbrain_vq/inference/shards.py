@@ -119,9 +119,10 @@ def tokenize_shards(
     ``datasets.load_dataset("parquet", data_dir=output)``.
 
     The rows of a data set keep their other columns. Another run with the same
-    output keeps complete shards, and adds audio that is in none of them. Those
-    that replace others are in ``.replacement`` until all exist. Tokens do not
-    depend on the engine or on interruptions.
+    output keeps complete shards, and adds audio that is in none of them. With
+    ``overwrite``, new shards are collected in the folder ``.replacement``, and
+    replace the old ones once all are written. Tokens do not depend on the
+    engine or on interruptions.
 
     Arguments
     ---------
@@ -170,19 +171,17 @@ def tokenize_shards(
         ) as scratch:
             earlier = _read_shards(output)
             # Earlier shards remain until all of their replacements exist.
-            replacement = output / ".replacement"
-            if overwrite and replacement.exists():
-                shutil.rmtree(replacement)
-            replaces = overwrite or replacement.exists()
-            folder = replacement if replaces else output
-            finished = _read_shards(folder) if folder.exists() else {}
+            folder = output / ".replacement" if overwrite else output
+            rows, unreadable = _rows_of(tables, folder)
             model = describe_model(tokenizer)
+            if overwrite and not _is_resumed(folder, rows, paths, model):
+                shutil.rmtree(folder, ignore_errors=True)
+            finished = _read_shards(folder) if folder.exists() else {}
             for path, notes in finished.items():
                 check_model(notes, path, model)
             done, batches, bad = _batches_of(
                 paths, finished, folder, batch_seconds
             )
-            rows, unreadable = _rows_of(tables, folder)
             bad |= unreadable
             jobs = [
                 Shard(target, pathlib.Path(scratch), audio, batch_seconds)
@@ -199,7 +198,7 @@ def tokenize_shards(
                 results, total=len(jobs), unit="shard", disable=hidden
             ):
                 done, bad = done + number, bad | left_out
-            if replaces:
+            if overwrite:
                 new = [p.replace(output / p.name) for p in folder.iterdir()]
                 for path in earlier.keys() - set(new) if new else ():
                     path.unlink()
@@ -367,14 +366,38 @@ def _unreadable(path):
         raise AudioError(f"{path}: cannot be read: {reason}") from error
 
 
+def _is_resumed(folder, rows, paths, model):
+    """Return whether all shards that an interrupted replacement left are of
+    the model, and of audio that is replaced now."""
+    if not folder.exists():
+        return False
+    for shard, notes in _read_shards(folder).items():
+        try:
+            check_model(notes, shard, model)
+        except ValueError:
+            return False
+        if shard.name.startswith("files-"):
+            is_given = _paths_in(shard) <= set(paths)
+        else:
+            is_given = shard in rows
+        if not is_given:
+            return False
+    return True
+
+
+def _paths_in(shard):
+    """Return the audio files in a shard."""
+    column = pyarrow.parquet.read_table(shard, columns=["path"])["path"]
+    return set(column.to_pylist())
+
+
 def _batches_of(paths, finished, output, batch_seconds):
     """Return the number of finished files, the batches of the others by the
     path of their shard, and the reasons for unreadable files by path."""
     done, tried, number = set(), set(), 0
     for shard, notes in finished.items():
         if shard.name.startswith("files-"):
-            column = pyarrow.parquet.read_table(shard, columns=["path"])
-            done.update(column["path"].to_pylist())
+            done |= _paths_in(shard)
             tried |= notes["left_out"].keys()
             number = max(number, int(shard.stem.removeprefix("files-")) + 1)
     missing = [path for path in dict.fromkeys(paths) if path not in done]

@@ -72,9 +72,8 @@ def tokenize_to(
     Other formats collect lines in ``NAME.partial.jsonl``, longest audio first,
     and create the output from it at the end, atomically. An interrupted run
     resumes from that file. Files that a jsonl output already has are not
-    tokenized again. To replace an output, lines are collected in
-    ``NAME.replacement.jsonl`` instead, from which a later run without
-    ``overwrite`` resumes, too.
+    tokenized again. With ``overwrite``, lines are collected in
+    ``NAME.replacement.jsonl`` instead.
 
     Arguments
     ---------
@@ -89,8 +88,8 @@ def tokenize_to(
         inferred from the name of the output. The default for a folder is
         ``"parquet"`` with an engine, else ``"hf-dataset"``.
     overwrite : bool
-        Whether to replace an existing output, from the beginning. It remains
-        until its replacement is complete.
+        Whether to replace an existing output. It remains until its replacement
+        is complete.
     batch_seconds : float
         Seconds of audio per batch, padding included; longer files are
         processed alone, in chunks of that length.
@@ -142,29 +141,33 @@ def tokenize_to(
     _check_replaceable(output, format, paths)
     stem = short_name(output.name.removesuffix(".jsonl"))
     partial = output.with_name(f"{stem}.partial.jsonl")
-    replacement = output.with_name(f"{stem}.replacement.jsonl")
+    replacement = output.with_name(
+        f"{short_name(output.name)}.replacement.jsonl"
+    )
     with made_folder(output.parent), exclusive(partial):
+        lines = partial
         if overwrite:
-            partial.unlink(missing_ok=True)
-            replacement.unlink(missing_ok=True)
-        replaces = overwrite or replacement.exists()
-        partial = replacement if replaces else partial
-        if not (is_lines or partial.exists() or overwrite) and output.exists():
+            lines = replacement
+            _discard_unless_resumed(replacement, paths, tokenizer)
+        elif not is_lines and output.exists() and not partial.exists():
             raise FileExistsError(
                 f"{output} exists: name another output, or overwrite it "
                 "(--overwrite)."
             )
-        extended = output if is_lines and not replaces else None
+        extended = output if is_lines and not overwrite else None
         done, bad, existing = _collect(
-            paths, tokenizer, partial, extended, batch_seconds, progress
+            paths, tokenizer, lines, extended, batch_seconds, progress
         )
-        if is_lines and partial.exists():
-            partial.replace(output)
-        elif done and not is_lines:
-            lines = {line["path"]: line for line in read_tokens(partial)}
+        is_complete = lines.exists()
+        if is_lines and is_complete:
+            lines.replace(output)
+        elif is_complete and done:
+            rows = {line["path"]: line for line in read_tokens(lines)}
             write = tokens_to_npz if format == "npz" else tokens_to_dataset
-            write((lines[path] for path in paths if path in done), output)
-            partial.unlink()
+            write((rows[path] for path in paths if path in done), output)
+            lines.unlink()
+        if overwrite and is_complete:
+            partial.unlink(missing_ok=True)
     return FileResults(len(done), bad | not_utf8, existing)
 
 
@@ -351,6 +354,17 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
     if not partial.stat().st_size:
         partial.unlink()
     return done.intersection(paths), bad, len(paths) - len(missing)
+
+
+def _discard_unless_resumed(replacement, paths, tokenizer):
+    """Delete the lines that an interrupted replacement left, if they are of
+    another model or of audio that is not replaced now."""
+    try:
+        is_ours = _resume(replacement, describe_model(tokenizer)) <= set(paths)
+    except ValueError:
+        is_ours = False
+    if not is_ours:
+        replacement.unlink()
 
 
 def _resume(partial, model):

@@ -192,7 +192,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.frozen = False
         # Arguments of CodebookTrainer that the preset sets.
         self.trainer_options = {}
-        # Whether the codebook was loaded from a state_dict after its warm-up.
+        # Whether the codebook was trained, here or before it was loaded.
         self.is_pretrained = False
         # Whether this is the warm-up. The buffer, 1 in the warm-up, carries the
         # flag into copies and files, and is averaged like any weight.
@@ -338,7 +338,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         VQOutput
             Named tuple (quantized, indices, loss, metrics).
         """
-        if self.frozen and not is_traced():
+        if self.frozen and any(p.requires_grad for p in self.parameters()):
             self.requires_grad_(False)  # Undo a toggle of the whole model.
         if self.channel_first:
             x = x.movedim(1, -1)

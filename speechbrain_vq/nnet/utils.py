@@ -65,11 +65,12 @@ def gather_objects(value: Any) -> list:
 
 @torch.no_grad()
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Overwrite tensors that are not sharded in place by those of rank 0."""
+    """Overwrite tensors in place with those of rank 0, skipping sharded
+    ones."""
     if world_size() == 1:
         return
     for tensor in tensors:
-        if hasattr(tensor, "placements"):
+        if is_shard(tensor):
             continue
         sent = tensor.detach().clone()
         distributed.broadcast(sent, src=0)
@@ -78,14 +79,20 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients of parameters that are not sharded over ranks."""
+    """Average the gradients over all ranks, skipping sharded parameters."""
     for parameter in parameters:
-        is_sharded = hasattr(parameter, "placements")
-        if world_size() > 1 and parameter.requires_grad and not is_sharded:
+        is_whole = parameter.requires_grad and not is_shard(parameter)
+        if world_size() > 1 and is_whole:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             distributed.all_reduce(parameter.grad)
             parameter.grad /= world_size()
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Return whether FSDP, or FSDP2, splits a tensor over the ranks."""
+    is_flattened = getattr(tensor, "_fsdp_flattened", False)
+    return is_flattened or hasattr(tensor, "placements")
 
 
 def keep_dtype(fn: Callable) -> Callable:

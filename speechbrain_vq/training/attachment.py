@@ -1,13 +1,14 @@
 """Quantizers, their optimizers and the parameter groups of codebooks."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, ValuesView
+from collections.abc import Iterable, Iterator, ValuesView
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from speechbrain_vq.nnet.quantizers import VectorQuantizer
+from speechbrain_vq.nnet.utils import is_shard
 
 # Key of the parameter group of a codebook. Its value, which is saved with the
 # optimizer, is the index of the group whose learning rate the codebook follows.
@@ -59,20 +60,19 @@ def without_wrappers(name: str) -> str:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return names without wrappers by name; those that would then be the
-    same stay as they are."""
+    """Map each name to its form without wrappers. Names that would collide
+    are left unchanged."""
     short = {name: without_wrappers(name) for name in names}
     count = Counter(short.values())
     return {n: s if count[s] == 1 else n for n, s in short.items()}
 
 
-def saved_names(saved: dict[str, Any], names: Container[str]) -> dict[str, Any]:
-    """Return saved values by the names of now, which may lack the wrappers
-    with which they were saved."""
-    return {
-        name if name in names else without_wrappers(name): value
-        for name, value in saved.items()
-    }
+def saved_names(saved: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return saved values keyed by the current names, which may lack the
+    wrappers of the saved ones."""
+    if saved.keys() == set(names):
+        return dict(saved)
+    return {without_wrappers(name): value for name, value in saved.items()}
 
 
 def find_optimizers(given, depth: int = 2) -> Iterator[Optimizer]:
@@ -96,13 +96,13 @@ def is_sharded(model: nn.Module) -> bool:
     """Return whether FSDP shards some parameters of a model."""
     names = {type(module).__name__ for module in model.modules()}
     return "FullyShardedDataParallel" in names or any(
-        hasattr(parameter, "placements") for parameter in model.parameters()
+        is_shard(parameter) for parameter in model.parameters()
     )
 
 
 def check_whole(name: str, codebook: nn.Parameter) -> None:
     """Raise ValueError if a codebook is sharded."""
-    if codebook.dim() != 3 or hasattr(codebook, "placements"):
+    if codebook.dim() != 3 or is_shard(codebook):
         raise ValueError(
             f"The codebook of {name} is sharded, as by FSDP, but k-means needs "
             "all of it: exclude the quantizer by "

@@ -77,7 +77,7 @@ class CodebookTrainer:
     ---------
     modules : torch.nn.Module, or an iterable or dict of them
         Model, or its quantizers. Frozen quantizers are ignored.
-    optimizers : torch.optim.Optimizer, or an iterable or dict of them
+    optimizers : torch.optim.Optimizer, or a list or dict of them
         Optimizers of the model.
     lr_multiplier : float, optional
         Learning rate of a codebook relative to that of its old group (10 in the
@@ -144,6 +144,11 @@ class CodebookTrainer:
                 f"The codebook of {', '.join(self.quantizers)} is never "
                 "re-initialized: set the schedule to null (None)."
             )
+        if isinstance(optimizers, set):
+            raise TypeError(
+                "Pass the optimizers as a list: the order of a set differs "
+                "between runs and ranks."
+            )
         self.optimizers = list(dict.fromkeys(find_optimizers(optimizers)))
         if not self.optimizers:
             raise ValueError(
@@ -167,12 +172,11 @@ class CodebookTrainer:
         self._steps = dict.fromkeys(self.optimizers, 0)
         self._reinits = dict.fromkeys(self.quantizers, 0)
         self._watches, self._handles = {}, []
-        # Names of the quantizers that _set_rates has warned of.
-        self._without_group = set()
+        self._warned = set()
         self._replace_others()
         for optimizer in self.optimizers:
             self._handles += [
-                # Hooks are not part of a compiled step.
+                # Keep the hooks out of a compiled step.
                 optimizer.register_step_pre_hook(disable(self._set_rates)),
                 optimizer.register_step_post_hook(disable(self._after_step)),
             ]
@@ -180,8 +184,8 @@ class CodebookTrainer:
             self._watches[name] = watch = Watch(name)
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
-            state = quantizer.state_dict().values()
-            broadcast(state if self._reduces else [quantizer.codebook.detach()])
+            state = [*quantizer.parameters(), *quantizer.buffers()]
+            broadcast(state if self._reduces else [quantizer.codebook])
 
     @property
     def steps(self) -> int:
@@ -270,9 +274,6 @@ class CodebookTrainer:
                 )
             others[other] = None
         for other in filter(None, others):
-            for name, quantizer in other.quantizers.items():
-                # The codebook is not a new one, even if it was not loaded.
-                quantizer.is_pretrained |= other._reinits[name] > 0
             other.close()
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
 
@@ -364,14 +365,16 @@ class CodebookTrainer:
                 self._leading[name] is optimizer
                 and codebook.requires_grad
                 and id(codebook) not in own
-                and name not in self._without_group
             ):
-                self._without_group.add(name)
-                logger.warning(
-                    f"The codebook of {name} has no parameter group of its "
-                    "own, as it was unfrozen, or the optimizer changed, after "
-                    "CodebookTrainer was created: create a new one to set its "
-                    "learning rate."
+                self._warn_once(
+                    f"The codebook of {name} was unfrozen, or its optimizer "
+                    "changed, after CodebookTrainer was created, so it "
+                    "keeps the learning rate of its group. Create a new "
+                    "CodebookTrainer, and then new learning rate schedulers."
+                    if codebook in held
+                    else f"The codebook of {name} is in no optimizer, so it is "
+                    "not trained. Add it to one, and then create a new "
+                    "CodebookTrainer."
                 )
         is_normalized = type(optimizer).__name__ in _NORMALIZED
         is_normalized |= "betas" in optimizer.defaults
@@ -409,12 +412,15 @@ class CodebookTrainer:
                 if self._steps[optimizer] == 1 and quantizer.is_pretrained:
                     self._warn_of_restart(name, quantizer)
                 self._act(name, quantizer, self._steps[optimizer])
+                is_trained = not quantizer.bypass
+                is_trained &= not quantizer.is_codebook_frozen
+                quantizer.is_pretrained |= is_trained
 
     def _warn_of_restart(self, name, quantizer) -> None:
         """Warn if the schedule would replace a trained codebook."""
         plan = self.settings[name].plan
         replaces = plan is not None and plan.reinitializes
-        if replaces and not quantizer.is_codebook_frozen:
+        if replaces and not self._reinits[name]:
             logger.warning(
                 f"{name} has a trained codebook, which the schedule will "
                 "replace, as it starts again: to keep it, also load the "
@@ -435,23 +441,27 @@ class CodebookTrainer:
             self._reinitialize(name, quantizer, step)
         elif action.reset:
             quantizer.reservoir.reset()
-        # The warm-up does not restart if a resumed run is made longer, and a
-        # trained codebook that is frozen needs none.
-        is_kept = quantizer.is_codebook_frozen and quantizer.is_pretrained
-        is_ready = self._reinits[name] or is_kept
-        quantizer.bypass = action.bypass and not is_ready
+        if quantizer.is_codebook_frozen and quantizer.is_pretrained:
+            # It needs no warm-up, and keeps its codes if it is unfrozen.
+            self._reinits[name] = max(self._reinits[name], 1)
+        # The warm-up does not restart if a resumed run is made longer.
+        quantizer.bypass = action.bypass and not self._reinits[name]
+
+    def _warn_once(self, message) -> None:
+        """Log a warning, unless this trainer already has."""
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning(message)
 
     def _reinitialize(self, name, quantizer, step) -> None:
         """Re-initialize a codebook, and reset its optimizer state."""
         start_time, number = time.perf_counter(), self._reinits[name]
         self._reinits[name] += 1
         if quantizer.is_codebook_frozen:
-            if number == 0:
-                logger.warning(
-                    f"The codebook of {name} is frozen: it is not "
-                    "re-initialized. Set the schedule to null (None) if that "
-                    "is intended."
-                )
+            self._warn_once(
+                f"The codebook of {name} is frozen: it is not re-initialized. "
+                "Set the schedule to null (None) if that is intended."
+            )
             return
         vectors = quantizer.reservoir.gather(seed=step)
         if len(vectors) == 0:

@@ -192,7 +192,10 @@ def test_an_interrupted_replacement_goes_on(tokenizer, folder, tmp_path, name):
     interrupted = len(calls) + number - 1
     with pytest.raises(KeyboardInterrupt):
         tokenize_to(output, [folder], tokenizer, overwrite=True, **options)
-    # Without --overwrite, which would start anew.
+    # Without --overwrite, the former output is not touched.
+    with pytest.raises((ValueError, FileExistsError)):
+        tokenize_to(output, [folder], tokenizer, **options)
+    options["overwrite"] = True
     done = tokenize_to(output, [folder], tokenizer, **options)
     assert done.done == 4 and len(calls) < interrupted + number
     if name == "tokens.jsonl":
@@ -201,8 +204,17 @@ def test_an_interrupted_replacement_goes_on(tokenizer, folder, tmp_path, name):
         rows = pyarrow.parquet.read_table(output).to_pylist()
         assert {r["fingerprint"] for r in rows} == {tokenizer.fingerprint}
         assert len(rows) == 4
-    left = [*tmp_path.glob("*.replacement*"), *output.glob(".[!.]*")]
-    assert not left
+    assert not [*tmp_path.rglob("*.replacement*")]
+    # What another command left is not in the output of this one.
+    interrupted = len(calls) + number - 1
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_to(output, [folder], tokenizer, **options)
+    assert [*tmp_path.rglob("*.replacement*")]
+    one = tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
+    assert one.done == 1 and not [*tmp_path.rglob("*.replacement*")]
+    if name != "shards":
+        (row,) = read_tokens(output)
+        assert row["path"] == str(folder / "a.wav")
 
 
 @pytest.mark.parametrize("format", ["jsonl", "npz"])

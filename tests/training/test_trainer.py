@@ -346,27 +346,45 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way, caplog):
     assert caplog.text.count("is frozen") == 1
 
 
-def test_freeze_outlasts_a_toggle_of_the_whole_model():
+def test_a_codebook_trained_here_needs_no_warmup_once_frozen():
+    model, optimizer, trainer = start(None)
+    loop(model, optimizer, 1)
+    trainer.close()
+    model.quantizer.requires_grad_(False)
+    schedule = ReinitSchedule(5, 5)
+    trainer = CodebookTrainer(model, optimizer, schedule=schedule)
+    loop(model, optimizer, 2)
+    assert not model.quantizer.bypass
+    # Nor if it is unfrozen before the end of the warm-up.
+    model.quantizer.requires_grad_(True)
+    loop(model, optimizer, 1, 2)
+    assert not model.quantizer.bypass
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_freeze_outlasts_a_toggle_of_the_whole_model(compiled):
     model = Model(codebook_dim=2)
     before = copy.deepcopy(model.quantizer.freeze().state_dict())
     model.requires_grad_(True)
+    if compiled:
+        model.compile(backend="eager")
     loop(model, adam(model), 3)
     after = model.quantizer.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_codebook_unfrozen_later_is_told(caplog):
+def test_unfreezing_a_codebook_later_warns(caplog):
     model = Model()
     model.quantizer.requires_grad_(False)
     optimizer = adam(model)
     CodebookTrainer(model, optimizer, schedule=None)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
     loop(model, optimizer, 1)
-    assert "of its own" not in caplog.text
+    assert "was unfrozen" not in caplog.text
     model.quantizer.requires_grad_(True)
     loop(model, optimizer, 2)
     scheduler.step()
-    assert caplog.text.count("has no parameter group of its own") == 1
+    assert caplog.text.count("was unfrozen, or its optimizer changed") == 1
     assert len(optimizer.param_groups) == 1
 
 
@@ -386,6 +404,8 @@ def test_optimizers_and_quantizers_are_found_in_whatever_holds_them():
     model["module"] = nn.ModuleDict({"quantizer": VectorQuantizer(DIM, 8)})
     optimizer = adam(model)
     sam = SimpleNamespace(base_optimizer=optimizer)
+    with pytest.raises(TypeError, match="as a list"):
+        CodebookTrainer(model, {optimizer})
     for given in ([optimizer], {"a": optimizer}.values(), iter([sam])):
         trainer = CodebookTrainer(model, given, schedule=None)
         assert set(trainer.quantizers.values()) == {
@@ -673,6 +693,19 @@ def test_resumed_run_ends_with_the_same_bits(kind, stop):
     loop(*others[:2], 20 - stop, stop)
     for key, value in model.state_dict().items():
         assert torch.equal(value, others[0].state_dict()[key]), key
+
+
+def test_a_state_with_the_names_of_wrappers_loads():
+    model, optimizer, trainer = start(ReinitSchedule(2, 2), lr_multiplier=3)
+    loop(model, optimizer, 5)
+    state = trainer.state_dict()
+    for key in ("quantizers", "reinits", "buffers"):
+        state[key] = {f"module.{n}": v for n, v in state[key].items()}
+    other = start(ReinitSchedule(2, 2))[-1]
+    other.load_state_dict(state)
+    assert other.steps == 5 and other.state_dict()["reinits"]["quantizer"] == 2
+    with pytest.raises(ValueError, match="The saved state has 1 optimizers"):
+        start()[-1].load_state_dict({**state, "quantizers": {}})
 
 
 def test_a_model_in_training_is_copied_and_pickled():
