@@ -37,7 +37,12 @@ from speechbrain_vq.dataio.logs import few_warnings
 from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
-from .token_files import check_model, describe_model, without_text
+from .token_files import (
+    any_newer,
+    check_model,
+    describe_model,
+    without_text,
+)
 from .tokenizer import VQTokenizer
 
 # Audio column of a data set.
@@ -368,14 +373,18 @@ def _unreadable(path):
 
 def _is_resumed(folder, rows, paths, model):
     """Return whether all shards that an interrupted replacement left are of
-    the model, and of audio that is replaced now."""
-    if not folder.exists():
-        return False
-    for shard, notes in _read_shards(folder).items():
-        try:
+    the model, and of audio that has not changed and is replaced now."""
+    try:
+        shards = _read_shards(folder)
+        for shard, notes in shards.items():
             check_model(notes, shard, model)
-        except ValueError:
-            return False
+    except (OSError, ValueError):
+        return False
+    places = {*paths, *(part.path for part in rows.values())}
+    oldest = min(shards, key=os.path.getmtime, default=folder)
+    if any_newer(places, oldest):
+        return False
+    for shard in shards:
         if shard.name.startswith("files-"):
             is_given = _paths_in(shard) <= set(paths)
         else:

@@ -212,6 +212,12 @@ def _read_npz(path):
         yield {**line, **common}
 
 
+def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:
+    """Return whether a file or folder was modified after a result of it."""
+    time = os.path.getmtime(result)
+    return any(os.path.getmtime(path) > time for path in paths)
+
+
 def without_text(paths: Iterable[str]) -> dict[str, str]:
     """Return, by path, the reason to leave out names that are not UTF-8, which
     Arrow and Parquet cannot store."""

@@ -25,6 +25,7 @@ from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
 from .token_files import (
+    any_newer,
     check_model,
     describe_model,
     read_line,
@@ -358,12 +359,16 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
 
 def _discard_unless_resumed(replacement, paths, tokenizer):
     """Delete the lines that an interrupted replacement left, if they are of
-    another model or of audio that is not replaced now."""
+    another model, or of audio that has changed or is not replaced now."""
+    if not replacement.exists():
+        return
+    is_resumed = not any_newer(paths, replacement)
     try:
-        is_ours = _resume(replacement, describe_model(tokenizer)) <= set(paths)
+        done = _resume(replacement, describe_model(tokenizer))
+        is_resumed &= done <= set(paths)
     except ValueError:
-        is_ours = False
-    if not is_ours:
+        is_resumed = False
+    if not is_resumed:
         replacement.unlink()
 
 

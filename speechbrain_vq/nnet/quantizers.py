@@ -338,8 +338,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         VQOutput
             Named tuple (quantized, indices, loss, metrics).
         """
-        if self.frozen and any(p.requires_grad for p in self.parameters()):
-            self.requires_grad_(False)  # Undo a toggle of the whole model.
+        if self.frozen and not in_transform():
+            if any(p.requires_grad for p in self.parameters()):
+                self.requires_grad_(False)  # Undo a toggle of the whole model.
         if self.channel_first:
             x = x.movedim(1, -1)
         frames = self._check_input(x, lengths, mask)

@@ -241,7 +241,7 @@ class CodebookTrainer:
             quantizer.bypass &= self.settings[name].plan is not None
             if rank() > 0:
                 quantizer.reservoir.reset()
-            broadcast([quantizer.codebook.detach()])
+            broadcast([quantizer.codebook])
         buffers = self._training_buffers()
         for name, value in saved_names(state["buffers"], buffers).items():
             if name in buffers:
@@ -420,7 +420,8 @@ class CodebookTrainer:
         """Warn if the schedule would replace a trained codebook."""
         plan = self.settings[name].plan
         replaces = plan is not None and plan.reinitializes
-        if replaces and not self._reinits[name]:
+        is_kept = self._reinits[name] or quantizer.is_codebook_frozen
+        if replaces and not is_kept:
             logger.warning(
                 f"{name} has a trained codebook, which the schedule will "
                 "replace, as it starts again: to keep it, also load the "
