@@ -179,11 +179,12 @@ def tokenize_shards(
             folder = output / ".replacement" if overwrite else output
             rows, unreadable = _rows_of(tables, folder)
             model = describe_model(tokenizer)
-            if overwrite and not _is_resumed(folder, rows, paths, model):
-                shutil.rmtree(folder, ignore_errors=True)
-            finished = _read_shards(folder) if folder.exists() else {}
-            for path, notes in finished.items():
-                check_model(notes, path, model)
+            if overwrite:
+                finished = _resumed(folder, rows, paths, model)
+            else:
+                finished = earlier
+                for path, notes in finished.items():
+                    check_model(notes, path, model)
             done, batches, bad = _batches_of(
                 paths, finished, folder, batch_seconds
             )
@@ -371,27 +372,27 @@ def _unreadable(path):
         raise AudioError(f"{path}: cannot be read: {reason}") from error
 
 
-def _is_resumed(folder, rows, paths, model):
-    """Return whether all shards that an interrupted replacement left are of
-    the model, and of audio that has not changed and is replaced now."""
+def _resumed(folder, rows, paths, model):
+    """Return the shards that an interrupted replacement left. Remove the folder
+    unless all are of the model, and of audio that has not changed and is
+    replaced now."""
     try:
         shards = _read_shards(folder)
         for shard, notes in shards.items():
             check_model(notes, shard, model)
     except (OSError, ValueError):
-        return False
+        shards = {}
     places = {*paths, *(part.path for part in rows.values())}
-    oldest = min(shards, key=os.path.getmtime, default=folder)
-    if any_newer(places, oldest):
-        return False
-    for shard in shards:
-        if shard.name.startswith("files-"):
-            is_given = _paths_in(shard) <= set(paths)
-        else:
-            is_given = shard in rows
-        if not is_given:
-            return False
-    return True
+    files = [shard for shard in shards if shard.name.startswith("files-")]
+    if (
+        shards
+        and not any_newer(places, min(shards, key=os.path.getmtime))
+        and shards.keys() - files <= rows.keys()
+        and all(_paths_in(shard) <= places for shard in files)
+    ):
+        return shards
+    shutil.rmtree(folder, ignore_errors=True)
+    return {}
 
 
 def _paths_in(shard):

@@ -352,7 +352,6 @@ class CodebookTrainer:
     def _set_rates(self, optimizer, args, kwargs) -> None:
         """Set the learning rates of codebooks before a step."""
         groups = optimizer.param_groups
-        held = {p for group in groups for p in group["params"]}
         own = {id(g["params"][0]) for g in groups if LEADER in g}
         settings = {}
         for name, quantizer in self.quantizers.items():
@@ -360,7 +359,9 @@ class CodebookTrainer:
             settings[id(codebook)] = self.settings[name]
             if self._reduces:
                 parameters = quantizer.parameters()
-                average_gradients(p for p in parameters if p in held)
+                average_gradients(
+                    p for p in parameters if optimizer in self._holders([p])
+                )
             if (
                 self._leading[name] is optimizer
                 and codebook.requires_grad
@@ -371,7 +372,7 @@ class CodebookTrainer:
                     "changed, after CodebookTrainer was created, so it "
                     "keeps the learning rate of its group. Create a new "
                     "CodebookTrainer, and then new learning rate schedulers."
-                    if codebook in held
+                    if self._holders([codebook])
                     else f"The codebook of {name} is in no optimizer, so it is "
                     "not trained. Add it to one, and then create a new "
                     "CodebookTrainer."
