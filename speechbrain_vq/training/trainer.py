@@ -4,8 +4,6 @@ import logging
 import math
 import time
 import weakref
-from numbers import Real
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,34 +25,17 @@ from speechbrain_vq.training.attachment import (
     saved_names,
     short_names,
 )
-from speechbrain_vq.training.schedules import ReinitPlan, ReinitSchedule
+from speechbrain_vq.training.schedules import ReinitSchedule
+from speechbrain_vq.training.settings import check_numbers, resolve_settings
 from speechbrain_vq.training.watch import Watch
 
 logger = logging.getLogger(__name__)
-
-# Settings of quantizers that were not built from a preset: those of robust.
-_DEFAULTS = {
-    "lr_multiplier": 10.0,
-    "schedule": ReinitSchedule(),
-    "max_lr": 0.01,
-}
-
-# Maximum learning rate and multiplier (10 in the paper), against typing errors.
-_MAX_RATE = 1000
 
 # Optimizers without "betas" whose learning rate is a step's length, as Adam's.
 _NORMALIZED = ("Adafactor", "RMSprop")
 
 # Weak references to the attached trainers, by quantizer.
 _TRAINERS = weakref.WeakKeyDictionary()
-
-
-class Settings(NamedTuple):
-    """Schedule and learning rate of a codebook."""
-
-    plan: ReinitPlan | None
-    lr_multiplier: float
-    max_lr: float | None
 
 
 class CodebookTrainer:
@@ -136,7 +117,7 @@ class CodebookTrainer:
         given = {"schedule": schedule, **rates}
         given = {k: v for k, v in given.items() if v != "preset"}
         self.steps_per_epoch, self.total_steps = steps_per_epoch, total_steps
-        _check_numbers(steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+        check_numbers(steps_per_epoch=steps_per_epoch, total_steps=total_steps)
         codebooks = [q.embedding for q in self.quantizers.values()]
         follows = any(codebook.is_reinitialized for codebook in codebooks)
         if given.get("schedule") is not None and not follows:
@@ -157,7 +138,9 @@ class CodebookTrainer:
                 "optimizers_dict and in its attributes."
             )
         self.settings = {
-            name: self._resolve_settings(name, quantizer, given)
+            name: resolve_settings(
+                name, quantizer, given, steps_per_epoch, total_steps
+            )
             for name, quantizer in self.quantizers.items()
         }
         plans = (settings.plan for settings in self.settings.values())
@@ -276,31 +259,6 @@ class CodebookTrainer:
         for other in filter(None, others):
             other.close()
         _TRAINERS.update(dict.fromkeys(own, weakref.ref(self)))
-
-    def _resolve_settings(self, name, quantizer, given) -> Settings:
-        """Return the settings of a quantizer, as given or of its preset."""
-        values = {**_DEFAULTS, **quantizer.trainer_options, **given}
-        schedule, max_lr = values["schedule"], values["max_lr"]
-        multiplier = values["lr_multiplier"]
-        _check_numbers(_MAX_RATE, lr_multiplier=multiplier, max_lr=max_lr)
-        if not isinstance(schedule, ReinitSchedule | None):
-            raise TypeError(
-                f"schedule must be a ReinitSchedule or None, got {schedule!r}."
-            )
-        plan = None
-        if schedule is not None and quantizer.embedding.is_reinitialized:
-            plan = schedule.resolve(self.steps_per_epoch, self.total_steps)
-            if plan.reinitializes and not quantizer.reservoir.capacity:
-                message = (
-                    f"{name} keeps no reservoir, so its codebook cannot be "
-                    "re-initialized: set reservoir_size above 0, or the "
-                    "schedule to null (None)."
-                )
-                if "schedule" in given:
-                    raise ValueError(message)
-                logger.warning(message)
-                plan = None
-        return Settings(plan, multiplier or 1.0, max_lr)
 
     def _log_plan(self, plan) -> None:
         """Log a plan, and warn if its warm-up is longer than the run."""
@@ -488,17 +446,6 @@ class CodebookTrainer:
                 "vectors, mean squared distance "
                 f"{result.previous_inertia:.4g} -> {result.inertia:.4g}, "
                 f"{1000 * (time.perf_counter() - start_time):.0f} ms."
-            )
-
-
-def _check_numbers(limit=math.inf, **values) -> None:
-    """Raise ValueError unless each value is None or in (0, limit]."""
-    at_most = "" if limit == math.inf else f" and at most {limit}"
-    for name, value in values.items():
-        is_number = isinstance(value, Real) and 0 < value <= limit
-        if value is not None and not is_number:
-            raise ValueError(
-                f"{name} must be a number above 0{at_most}, got {value!r}."
             )
 
 
