@@ -213,9 +213,10 @@ def _read_npz(path):
 
 
 def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:
-    """Return whether a file or folder was modified after a result of it."""
+    """Return whether a file or folder may be newer than a result of it."""
     time = os.path.getmtime(result)
-    return any(os.path.getmtime(path) > time for path in paths)
+    # File systems count time in steps of some milliseconds.
+    return any(os.path.getmtime(path) >= time for path in paths)
 
 
 def without_text(paths: Iterable[str]) -> dict[str, str]:
