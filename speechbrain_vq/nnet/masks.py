@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from speechbrain_vq.nnet.utils import in_transform
+from speechbrain_vq.nnet.utils import is_traced
 
 
 def frame_mask(
@@ -44,14 +44,14 @@ def frame_mask(
         )
     time, relative = x.shape[1], lengths.is_floating_point()
     # Rounding errors must stay below half a frame.
-    if relative and time >= 2 / torch.finfo(lengths.dtype).eps:
+    is_read = not is_traced()
+    if relative and is_read and time >= 2 / torch.finfo(lengths.dtype).eps:
         raise ValueError(
             f"lengths in {lengths.dtype} are too coarse for {time} frames: "
             "pass them in float32, or as integers (frames)."
         )
     # Lengths in frames, but in floating point, would be taken for full length.
-    has_values = not (torch.compiler.is_compiling() or in_transform())
-    if lengths.device.type == "cpu" and has_values:
+    if lengths.device.type == "cpu" and is_read:
         limit = 1 + 1e-4 if relative else time
         if not ((lengths >= 0) & (lengths <= limit)).all():
             unit = f"in frames, in 0..{time}"

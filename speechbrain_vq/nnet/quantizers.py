@@ -37,6 +37,9 @@ from speechbrain_vq.nnet.utils import (
 # Largest length of an input vector; squares of longer ones may overflow fp32.
 _MAX_LENGTH = 1e15
 
+# Number of training batches without a CodebookTrainer, after which to warn.
+_MAX_UNATTENDED = 200
+
 
 class WarmupError(RuntimeError, ValueError):
     """Codes were requested during the warm-up, when there are none."""
@@ -192,6 +195,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         self.frozen = False
         # Arguments of CodebookTrainer that the preset sets.
         self.trainer_options = {}
+        # Whether a CodebookTrainer, or the loop, re-initializes the codebook,
+        # and the number of training batches until then.
+        self.is_attended, self._unattended = False, 0
         # Whether the codebook was trained, here or before it was loaded.
         self.is_pretrained = False
         # Whether this is the warm-up. The buffer, 1 in the warm-up, carries the
@@ -524,6 +530,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 )
             broadcast([self.codebook, *self.embedding.buffers()])
             self._needs_kmeans = self.is_pretrained = False
+            self.is_attended = True
         self.reservoir.reset()
         return result
 
@@ -610,6 +617,23 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if self._needs_kmeans and not (self.bypass or self.is_codebook_frozen):
             self.reinitialize(latents[valid])
         self.reservoir.add(latents, valid)
+        if not (self.is_attended or is_traced()):
+            self._unattended += 1
+            if self._unattended == _MAX_UNATTENDED:
+                self._warn_unattended()
+
+    def _warn_unattended(self) -> None:
+        """Warn that nothing uses the reservoir, if there is one."""
+        is_off = self.trainer_options.get("schedule", "preset") is None
+        if self.reservoir.capacity and not (is_off or self.is_codebook_frozen):
+            warnings.warn(
+                f"A VectorQuantizer was trained for {_MAX_UNATTENDED} batches "
+                "without a CodebookTrainer, so its codebook is never "
+                "re-initialized and may collapse: create "
+                "CodebookTrainer(model, optimizer), or use VQMixin in a Brain. "
+                "With reservoir_size=0, there is no warning.",
+                stacklevel=2,
+            )
 
     def _quantize(self, latents, valid, used, learns):
         """Compute indices [N, C], quantized latents [N, latent_dim], loss and
@@ -625,7 +649,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
             if self.training and not learns and previous is not None:
                 # The forward that is recomputed preceded the EMA update.
                 table = previous
-            if self.training and not self.embedding.training:
+            if not self.embedding.training:
                 table = table.detach()
             indices, targets = self.embedding.code(latents, table[:used])
             codewords = self.embedding(indices, table)
@@ -634,7 +658,9 @@ class VectorQuantizer(OldQuantizer, nn.Module):
                 targets, codewords, mass, *weights, over_ranks=self.training
             )
             if self.entropy_weight and self.training:
-                uneven = usage_loss(targets, table, mass, sq_errors)
+                # EMA updates its table before the backward pass.
+                words = table if table.requires_grad else table.clone()
+                uneven = usage_loss(targets, words, mass, sq_errors)
                 loss = loss + self.entropy_weight * uneven
             if learns:
                 self.embedding.learn(targets.detach(), indices, valid)
@@ -682,7 +708,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if dtype.is_floating_point or dtype.is_complex or dtype is torch.bool:
             raise TypeError(f"Codes must be integers, got {dtype}.")
         self._check_number(shape[-1] if shape else 0, f"the shape {shape}")
-        if indices.numel() and not in_transform():
+        if indices.numel() and not is_traced():
             low, high = map(int, torch.aminmax(indices.long()))
             if low < -int(dtype.is_signed) or high >= self.codebook_size:
                 raise ValueError(
@@ -697,7 +723,10 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         if f"{prefix}embedding.weight" in state_dict:
             self._needs_kmeans = False
             self._read_warmup()
-            self.is_pretrained = not self._bypass
+            mean = state_dict.get(f"{prefix}norm.running_mean")
+            has_values = mean is not None and not mean.is_meta
+            is_new = has_values and not mean.any()  # Before any training
+            self.is_pretrained = not (self._bypass or is_new)
 
     def _apply(self, fn, recurse=True):
         # Quantization needs fp32, so ``model.half()`` has no effect here.
@@ -707,7 +736,7 @@ class VectorQuantizer(OldQuantizer, nn.Module):
         raise RuntimeError(
             "torch.jit.script cannot compile a quantizer: leave it out of "
             "jit_module_keys, and use torch.compile for training and "
-            "torch.export or torch.jit.trace for inference."
+            "torch.export for inference."
         )
 
 

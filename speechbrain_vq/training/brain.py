@@ -115,7 +115,12 @@ class VQMixin(ResumeMixin):
         with _named_sizes(self):
             loss = super().evaluate(*args, **kwargs)
         if any(quantizer.bypass for quantizer in self.quantizers.values()):
-            logger.warning("No checkpoint past the warm-up: no quantization.")
+            logger.warning(
+                "The evaluated model is from the warm-up: nothing is quantized. "
+                "Train longer, or choose a checkpoint by its loss with "
+                "speechbrain_vq.training.resume.AtomicCheckpointer, which "
+                "prefers those after the warm-up."
+            )
         return loss
 
     def on_fit_start(self):
@@ -127,7 +132,7 @@ class VQMixin(ResumeMixin):
     def check_loss_isfinite(self, loss):
         """Skip the step if the loss of any rank is not finite; also exchange
         signals and batches of padding between ranks."""
-        nonfinite = (~torch.isfinite(loss.detach())).float()
+        nonfinite = (~torch.isfinite(loss.detach())).any().float()
         signaled = self._stop is not None and self._stop.asked is not None
         signaled = torch.full_like(nonfinite, signaled)
         empty = self.monitor.is_empty().to(nonfinite)

@@ -166,8 +166,9 @@ def _steps(number, unit, steps_per_epoch, total_steps) -> float:
     """Convert a duration to steps."""
     if unit == "epoch" and steps_per_epoch is None:
         raise ValueError(
-            "A schedule in epochs needs the number of steps per epoch, which "
-            "is unknown for this data set: write it in steps."
+            "A schedule in epochs needs the number of optimizer steps per "
+            "epoch, which is unknown here: write it in steps, or pass "
+            "steps_per_epoch to CodebookTrainer."
         )
     if unit == "epoch":
         return max(round(number * steps_per_epoch), int(number > 0))

@@ -164,6 +164,7 @@ class CodebookTrainer:
                 optimizer.register_step_post_hook(disable(self._after_step)),
             ]
         for name, quantizer in self.quantizers.items():
+            quantizer.is_attended = True
             self._watches[name] = watch = Watch(name)
             self._handles.append(quantizer.register_forward_hook(watch))
             self._act(name, quantizer, 0)
@@ -315,6 +316,8 @@ class CodebookTrainer:
         for name, quantizer in self.quantizers.items():
             codebook = quantizer.codebook
             settings[id(codebook)] = self.settings[name]
+            if not quantizer.training or quantizer.is_codebook_frozen:
+                codebook.grad = None  # Zeros would let momentum move it.
             if self._reduces:
                 parameters = quantizer.parameters()
                 average_gradients(
@@ -370,8 +373,14 @@ class CodebookTrainer:
                 self._watches[name].after_step(quantizer)
                 if self._steps[optimizer] == 1 and quantizer.is_pretrained:
                     self._warn_of_restart(name, quantizer)
+                if not (quantizer.training or quantizer.frozen):
+                    self._warn_once(
+                        f"{name} is in evaluation mode, so its codebook is not "
+                        "trained. Unless that is intended, call train() before "
+                        "each training batch."
+                    )
                 self._act(name, quantizer, self._steps[optimizer])
-                is_trained = not quantizer.bypass
+                is_trained = quantizer.training and not quantizer.bypass
                 is_trained &= not quantizer.is_codebook_frozen
                 quantizer.is_pretrained |= is_trained
 
@@ -423,7 +432,17 @@ class CodebookTrainer:
                 "Set the schedule to null (None) if that is intended."
             )
             return
-        vectors = quantizer.reservoir.gather(seed=step)
+        # Quantizers that share a codebook re-initialize it together.
+        codebook = quantizer.codebook
+        sharing = [
+            other
+            for other in self.quantizers.values()
+            if other.codebook is codebook
+        ]
+        if not quantizer.training or quantizer is not sharing[0]:
+            return
+        samples = [other.reservoir.gather(seed=step) for other in sharing]
+        vectors = torch.cat(samples)
         if len(vectors) == 0:
             logger.warning(
                 f"Step {step}: the reservoir of {name} is empty, its codebook "
@@ -431,14 +450,16 @@ class CodebookTrainer:
             )
             return
         generator = torch.Generator(vectors.device).manual_seed(step)
-        start = "codebook" if number else "kmeans++"
+        is_finite = bool(codebook.isfinite().all())
+        start = "codebook" if number and is_finite else "kmeans++"
         result = quantizer.reinitialize(vectors, start, generator)
+        for other in sharing:
+            other.reservoir.reset()
         optimizer = self._leading[name]
-        optimizer.state.pop(quantizer.codebook, None)
+        optimizer.state.pop(codebook, None)
         if isinstance(optimizer, torch.optim.Adagrad):
             # In torch 2.8, only its constructor creates the state.
-            codebook = [quantizer.codebook]
-            new = torch.optim.Adagrad(codebook, **optimizer.defaults)
+            new = torch.optim.Adagrad([codebook], **optimizer.defaults)
             optimizer.state.update(new.state)
         if result is not None:
             logger.info(

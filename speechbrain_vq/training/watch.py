@@ -20,6 +20,7 @@ class Watch:
         self.name, self.checks_warmup = name, True
         # Batches and steps since the last update of the quantizer.
         self.batches, self.steps, self.has_gradient = 0, 0, False
+        self.has_stepped = self.has_warned = False
 
     def __call__(self, quantizer, inputs, output) -> None:
         if torch.compiler.is_compiling() or is_recomputed():
@@ -35,7 +36,10 @@ class Watch:
                 )
             return
         self.batches += 1
-        if self.batches == _IDLE_BATCHES:
+        # Between two steps, gradients of many batches may be accumulated.
+        is_idle = self.steps or not self.has_stepped
+        if self.batches == _IDLE_BATCHES and is_idle and not self.has_warned:
+            self.has_warned = True
             cause = (
                 "no gradient reached it: use `output.quantized` of the "
                 "quantizer, and add `output.loss` to the loss"
@@ -61,5 +65,6 @@ class Watch:
         if quantizer.codebook_weight:
             learns = quantizer.codebook.grad is not None
         self.steps, self.has_gradient = self.steps + 1, False
+        self.has_stepped = True
         if learns or quantizer.is_codebook_frozen:
             self.batches = self.steps = 0

@@ -366,6 +366,46 @@ def test_exported_it_gives_the_same_codes(kind):
     assert torch.equal(program.module()(x).indices, quantizer(x).indices)
 
 
+class Decode(torch.nn.Module):
+    """The decoder alone."""
+
+    def __init__(self, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, codes):
+        """Vectors of codes."""
+        return self.quantizer.decode(codes)
+
+
+def test_exported_or_compiled_decoding_gives_the_same_vectors():
+    quantizer = VectorQuantizer(DIM, 8).eval()
+    codes = torch.randint(-1, 8, (3, 7))
+    shapes = ({0: torch.export.Dim("B"), 1: torch.export.Dim("T")},)
+    example = torch.zeros(2, 5, dtype=torch.long)
+    program = torch.export.export(
+        Decode(quantizer), (example,), dynamic_shapes=shapes
+    )
+    decode = torch.compile(quantizer.decode, fullgraph=True, backend="eager")
+    for decoded in (program.module()(codes), decode(codes)):
+        assert torch.equal(decoded, quantizer.decode(codes))
+
+
+@pytest.mark.parametrize("books", [1, 2])
+def test_ema_learns_beside_the_entropy_loss(books):
+    quantizer = VectorQuantizer(
+        DIM,
+        8,
+        num_codebooks=books,
+        composition="residual",
+        codebook="ema",
+        entropy_weight=0.5,
+    )
+    x = torch.randn(50, DIM, requires_grad=True)
+    quantizer(x).loss.backward()
+    assert x.grad.abs().sum() > 0
+
+
 def test_script_says_what_to_do():
     with pytest.raises(RuntimeError, match="jit_module_keys"):
         torch.jit.script(torch.nn.Sequential(trained()))

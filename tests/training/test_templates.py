@@ -1,21 +1,116 @@
-"""A quantizer in Brains of any kind: of the shapes of SpeechBrain's integration
-tests, where the lines marked ``# vq`` are all that changes, and with optimizers
-wherever a Brain may keep them."""
+"""A quantizer in Brains of any kind: of the shapes of SpeechBrain's templates
+and integration tests, where the lines marked ``# vq`` are all that changes, and
+with optimizers wherever a Brain may keep them."""
 
 import contextlib
+import inspect
 
 import pytest
 import speechbrain as sb
 import torch
 from speechbrain import Stage
 from torch import nn
-from torch.nn.functional import ctc_loss
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    ctc_loss,
+)
 
 from speechbrain_vq import ReinitSchedule, VectorQuantizer, VQMixin
 from speechbrain_vq.training.resume import AtomicCheckpointer
 from tests.training.toy import DIM, Toy, adam, bits
 
 CODES = 16
+
+
+class Autoencoder(VQMixin, sb.Brain):  # vq
+    """integration/autoencoder: features from their code."""
+
+    def compute_forward(self, batch, stage):
+        x = self.modules.encoder(batch[0])
+        self.vq = self.modules.quantizer(x, batch[1])  # vq
+        return self.modules.head(self.vq.quantized)  # vq
+
+    def compute_objectives(self, predictions, batch, stage):
+        return (predictions - batch[0]).square().mean() + self.vq.loss  # vq
+
+
+class VAD(VQMixin, sb.Brain):  # vq
+    """integration/VAD: speech or not, for each frame."""
+
+    def compute_forward(self, batch, stage):
+        x = self.modules.encoder(batch[0])
+        self.vq = self.modules.quantizer(x, batch[1])  # vq
+        return self.modules.head(self.vq.quantized).squeeze(-1)  # vq
+
+    def compute_objectives(self, predictions, batch, stage):
+        targets = (batch[0].mean(-1) > 0).float()
+        loss = binary_cross_entropy_with_logits(predictions, targets)
+        return loss + self.vq.loss  # vq
+
+
+class G2P(VQMixin, sb.Brain):  # vq
+    """integration/G2P: a recurrent network on each side."""
+
+    def compute_forward(self, batch, stage):
+        x, _ = self.modules.gru(self.modules.encoder(batch[0]))
+        self.vq = self.modules.quantizer(x, batch[1])  # vq
+        x, _ = self.modules.gru(self.vq.quantized)  # vq
+        return self.modules.head(x)
+
+    def compute_objectives(self, predictions, batch, stage):
+        targets = batch[0].argmax(-1)
+        loss = cross_entropy(predictions.movedim(-1, 1), targets)
+        return loss + self.vq.loss  # vq
+
+
+class SpeakerID(VQMixin, sb.Brain):  # vq
+    """templates/speaker_id: one class for an utterance."""
+
+    def compute_forward(self, batch, stage):
+        x = self.modules.encoder(batch[0])
+        self.vq = self.modules.quantizer(x, batch[1])  # vq
+        return self.modules.head(self.vq.quantized.mean(1))  # vq
+
+    def compute_objectives(self, predictions, batch, stage):
+        targets = batch[0].mean((1, 2)).gt(0).long()
+        return cross_entropy(predictions, targets) + self.vq.loss  # vq
+
+
+class Enhancement(VQMixin, sb.Brain):  # vq
+    """templates/enhancement: a mask."""
+
+    def compute_forward(self, batch, stage):
+        x = self.modules.encoder(batch[0])
+        self.vq = self.modules.quantizer(x, batch[1])  # vq
+        mask = self.modules.head(self.vq.quantized).sigmoid()  # vq
+        return mask * batch[0]
+
+    def compute_objectives(self, predictions, batch, stage):
+        error = predictions - 0.5 * batch[0]
+        return error.square().mean() + self.vq.loss  # vq
+
+
+class Separation(VQMixin, sb.Brain):  # vq
+    """integration/separation (conv_tasnet): a ``fit_batch`` of its own."""
+
+    def compute_forward(self, batch, stage):
+        x = self.modules.encoder(batch[0])
+        self.vq = self.modules.quantizer(x, batch[1])  # vq
+        return self.modules.head(self.vq.quantized).unflatten(-1, (2, -1))  # vq
+
+    def compute_objectives(self, predictions, batch, stage):
+        error = predictions.sum(-2) - batch[0]
+        return error.square().mean() + self.vq.loss  # vq
+
+    def fit_batch(self, batch):
+        predictions = self.compute_forward(batch, Stage.TRAIN)
+        loss = self.compute_objectives(predictions, batch, Stage.TRAIN)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.modules.parameters(), 5.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
 
 
 class CTC(VQMixin, sb.Brain):  # vq
@@ -134,7 +229,16 @@ class OwnSteps(Steps):
 
 
 # Linear layers beside encoder and quantizer, by their output sizes.
-SHAPES = {CTC: {"head": 4}, EnhanceGAN: {"head": DIM, "discriminator": 1}}
+SHAPES = {
+    Autoencoder: {"head": DIM},
+    CTC: {"head": 4},
+    VAD: {"head": 1},
+    G2P: {"head": DIM},
+    SpeakerID: {"head": 2},
+    EnhanceGAN: {"head": DIM, "discriminator": 1},
+    Separation: {"head": 2 * DIM},
+    Enhancement: {"head": DIM},
+}
 MAKES = {OwnSteps: (two, one, hidden), Steps: (contained, one)}
 OTHERS = [
     type(f"{base.__name__} {make.__name__}", (base,), {"make": make})
@@ -151,6 +255,8 @@ def train(cls, folder, stop=None):
     sizes = SHAPES.get(cls, {"decoder": DIM})
     layers = {name: nn.Linear(DIM, size) for name, size in sizes.items()}
     layers["encoder"] = nn.Sequential(nn.Linear(DIM, DIM), nn.Dropout(0.3))
+    if cls is G2P:
+        layers["gru"] = nn.GRU(DIM, DIM, batch_first=True)
     epochs = sb.utils.epoch_loop.EpochCounter(3)
     # The quantizer needs no entry.
     saved = {"model": nn.ModuleDict(layers), "epochs": epochs}
@@ -197,3 +303,8 @@ def test_interrupted_run_ends_with_the_same_bits(cls, tmp_path):
     for stop in (7, 13):
         assert train(cls, tmp_path / "parts", stop).codebook_trainer.steps < 24
     assert bits(train(cls, tmp_path / "parts")) == bits(whole)
+
+
+@pytest.mark.parametrize("cls", SHAPES)
+def test_at_most_six_lines_change(cls):
+    assert 0 < inspect.getsource(cls).count("# vq") <= 6

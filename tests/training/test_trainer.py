@@ -322,7 +322,7 @@ def test_a_run_made_shorter_within_its_warmup_gets_its_codes():
 FREEZE = {
     "requires_grad": lambda q: q.embedding.requires_grad_(False),
     "quantizer": lambda q: q.requires_grad_(False),
-    "eval": lambda q: q.embedding.eval(),
+    "embedding in eval": lambda q: q.embedding.eval(),
 }
 
 
@@ -330,7 +330,9 @@ FREEZE = {
 @pytest.mark.parametrize("kind", ["gradient", "ema"])
 def test_a_frozen_codebook_keeps_its_bits(kind, way, caplog):
     model = Model(codebook=kind)
-    model.quantizer.load_state_dict(Model(codebook=kind).quantizer.state_dict())
+    saved = Model(codebook=kind)
+    saved(data(0))
+    model.load_state_dict(saved.state_dict())
     FREEZE[way](model.quantizer)
     before = model.quantizer.codebook.detach().clone()
     optimizer = adam(model)
@@ -344,6 +346,25 @@ def test_a_frozen_codebook_keeps_its_bits(kind, way, caplog):
     loop(model, optimizer, 4)
     assert torch.equal(before, model.quantizer.codebook)
     assert caplog.text.count("is frozen") == 1
+
+
+@pytest.mark.parametrize("kind", ["gradient", "ema"])
+def test_a_quantizer_in_evaluation_mode_keeps_its_codebook(kind, caplog):
+    model = Model(codebook=kind)
+    optimizer = adam(model)
+    CodebookTrainer(model, optimizer, schedule=ReinitSchedule(1, 1))
+    loop(model, optimizer, 3)
+    before = model.quantizer.codebook.detach().clone()
+    model.quantizer.eval()
+    for step in range(3):
+        model(data(step)).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    assert torch.equal(before, model.quantizer.codebook)
+    assert caplog.text.count("is in evaluation mode") == 1
+    model.train()
+    loop(model, optimizer, 1)
+    assert not torch.equal(before, model.quantizer.codebook)
 
 
 def test_a_codebook_trained_here_needs_no_warmup_once_frozen():
@@ -422,6 +443,28 @@ def test_shared_codebook_is_trained_once():
     CodebookTrainer(model, optimizer, schedule=None)
     assert len(groups_of(optimizer, model.quantizer.codebook)) == 1
     loop(model, optimizer, 2)
+
+
+def test_shared_codebook_is_reinitialized_from_the_latents_of_both():
+    pair = nn.ModuleList(VectorQuantizer(DIM, 16, norm=None) for _ in range(2))
+    pair[1].embedding = pair[0].embedding
+    optimizer = adam(pair)
+    CodebookTrainer(pair, optimizer, schedule=ReinitSchedule(1, 1))
+    for step in range(3):
+        (pair[0](data(step)).loss + pair[1](9 + data(step)).loss).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert (pair[0].codebook[0] > 4.5).all(1).sum() == 8
+
+
+def test_a_codebook_that_is_not_finite_starts_anew():
+    model, optimizer, _ = start(ReinitSchedule(1, 1))
+    loop(model, optimizer, 2)
+    with torch.no_grad():
+        model.quantizer.codebook.fill_(torch.nan)
+    model.quantizer(data(0))
+    optimizer.step()
+    assert model.quantizer.codebook.isfinite().all()
 
 
 def test_codebooks_follow_each_its_own_group():
@@ -573,6 +616,38 @@ def test_a_quantizer_without_a_gradient_is_told_once(options, how, caplog):
     assert told or not caplog.text
 
 
+def test_long_accumulation_is_not_a_missing_step(caplog):
+    model, optimizer, _ = start()
+    loop(model, optimizer, 1)
+    for step in range(250):
+        model(data(step, 16)).backward()
+    optimizer.step()
+    assert "learned nothing" not in caplog.text
+    # An optimizer that never steps is reported once.
+    model, optimizer, _ = start()
+    for step in range(450):
+        model(data(step, 16)).backward()
+        if step == 210:
+            optimizer.step()
+    assert caplog.text.count("no optimizer given") == 1
+
+
+def test_training_without_a_trainer_is_reported_unless_intended():
+    def warned(quantizer, number):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for step in range(number):
+                quantizer(data(step, 8))
+        return ["without a CodebookTrainer" in str(c.message) for c in caught]
+
+    assert warned(VectorQuantizer(DIM, 8), 450) == [True]
+    for preset in ("vanilla", "ema", "fsq", "simvq"):
+        assert not warned(VectorQuantizer.from_preset(preset, DIM, 8), 250)
+    assert not warned(VectorQuantizer(DIM, 8, codebook_init="kmeans"), 250)
+    assert not warned(VectorQuantizer(DIM, 8, reservoir_size=0), 250)
+    assert not warned(start()[0].quantizer, 250)
+
+
 def test_an_ema_codebook_needs_no_gradient(caplog):
     quantizer = VectorQuantizer(DIM, 8, codebook="ema")
     optimizer = adam(nn.Linear(DIM, DIM))
@@ -592,10 +667,11 @@ def test_a_warmup_longer_than_the_run_is_told(caplog):
     assert caplog.text.count("within the warm-up") == 1
 
 
-@pytest.mark.parametrize("way", ["weights", "state", "none", "frozen"])
+@pytest.mark.parametrize("way", ["weights", "state", "none", "frozen", "new"])
 def test_a_schedule_that_replaces_loaded_codes_is_told(way, caplog):
     model, (saved, optimizer, trainer) = Model(), start(ReinitSchedule(1, 9))
-    loop(saved, optimizer, 3)
+    if way != "new":
+        loop(saved, optimizer, 3)
     model.load_state_dict(saved.state_dict())
     if way == "frozen":
         model.quantizer.codebook.requires_grad_(False)
