@@ -343,15 +343,13 @@ def test_state_of_the_process_changes_nothing_and_stays(folder, dtype, trusted):
     expected = torch.rand(3)
     torch.manual_seed(1)
     torch.set_default_dtype(dtype)
-    try:
-        hparams = load_pretrained(folder, trust_remote_code=trusted)
-        for text in ("a: [1", "a: 1", "modules: {a: 1}", "- 1", ""):
-            (folder / "hyperparams.yaml").write_text(text)
-            with pytest.raises(ValueError, match="hyperparams.yaml"):
-                load_pretrained(folder, trust_remote_code=trusted)
-        assert torch.get_default_dtype() is dtype
-    finally:
-        torch.set_default_dtype(torch.float32)
+    hparams = load_pretrained(folder, trust_remote_code=trusted)
+    for text in ("a: [1", "a: 1", "modules: {a: 1}", "- 1", ""):
+        (folder / "hyperparams.yaml").write_text(text)
+        with pytest.raises(ValueError, match="hyperparams.yaml"):
+            load_pretrained(folder, trust_remote_code=trusted)
+    assert torch.get_default_dtype() is dtype
+    torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.rand(3), expected)
     modules = hparams["modules"]
     assert modules["encoder"].weight.dtype is torch.float32
