@@ -1,4 +1,4 @@
-"""Image autoencoder: local receptive fields, and a norm shared by codebooks."""
+"""Image autoencoder: local receptive fields."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ import torch
 from speechbrain_vq.lobes.images import (
     ImageDecoder,
     ImageEncoder,
-    ImageQuantizer,
     to_unit,
     truncated_levels,
 )
@@ -54,11 +53,6 @@ def test_each_channel_has_its_own_distribution():
     after = decoder(latents).argmax(1)
     assert (after[:, 1] == 200).all()
     assert torch.equal(before[:, [0, 2]], after[:, [0, 2]])
-
-
-def test_codebooks_share_a_norm_if_there_is_one():
-    assert ImageQuantizer(4, 16, 8).norm.num_features == 8
-    assert ImageQuantizer(4, 16, 8, norm=None).norm is None
 
 
 def test_autoencoder_overfits_an_image():

@@ -224,18 +224,26 @@ def test_a_step_that_the_scaler_skips_does_not_count(fused):
         assert moved == (step == 1)
 
 
-def test_a_closure_is_one_step():
-    model, optimizer, trainer = start()
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_with_a_closure_or_compiled_is_one_step(compiled):
+    model, optimizer, trainer = start(ReinitSchedule(1, 2))
+    compiled_step = torch.compile(optimizer.step, backend="eager")
 
     def closure():
         optimizer.zero_grad()
-        loss = model(data(0))
+        loss = model(data(trainer.steps))
         loss.backward()
         return loss
 
-    for _ in range(3):
-        optimizer.step(closure)
-    assert trainer.steps == 3 and rate_of(model.quantizer, optimizer) == 0.005
+    for _ in range(4):
+        if compiled:
+            closure()
+            compiled_step()
+        else:
+            optimizer.step(closure)
+    assert trainer.steps == 4
+    assert trainer.state_dict()["reinits"] == {"quantizer": 2}
+    assert rate_of(model.quantizer, optimizer) == pytest.approx(0.005)
 
 
 # Re-initialization -----------------------------------------------------------
@@ -386,17 +394,6 @@ def test_unfreezing_a_codebook_later_warns(caplog):
     scheduler.step()
     assert caplog.text.count("was unfrozen, or its optimizer changed") == 1
     assert len(optimizer.param_groups) == 1
-
-
-def test_a_compiled_step_follows_the_schedule():
-    model, optimizer, trainer = start(ReinitSchedule(1, 2))
-    step = torch.compile(optimizer.step, backend="eager")
-    for number in range(4):
-        model(data(number)).backward()
-        step()
-        optimizer.zero_grad()
-    assert trainer.state_dict()["reinits"] == {"quantizer": 2}
-    assert rate_of(model.quantizer, optimizer) == pytest.approx(0.005)
 
 
 def test_optimizers_and_quantizers_are_found_in_whatever_holds_them():
