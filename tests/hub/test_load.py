@@ -19,7 +19,13 @@ from speechbrain_vq.hub import (
 )
 from speechbrain_vq.hub.registry import BUILDABLE
 from tests.hub import small_model
-from tests.hub.small_model import holds, make_weights, read_files, write_model
+from tests.hub.small_model import (
+    Touch,
+    holds,
+    make_weights,
+    read_files,
+    write_model,
+)
 
 ID = "lab/model"
 
@@ -100,16 +106,6 @@ def test_trusted_the_yaml_may_run(hub, folder, tmp_path, caplog):
             hub.repo(ID).refs[f"refs/tags/{revision}"] = commit
         with pytest.warns(UserWarning, match="all 40 characters"):
             load_pretrained(ID, revision=revision, trust_remote_code=True)
-
-
-class Touch:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("trusted", [False, True])
