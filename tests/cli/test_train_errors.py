@@ -59,10 +59,6 @@ def train(tmp_path, monkeypatch):
         (["--codebook_size=0"], "codebook_size must be an integer >= 1"),
         (["--vq={norm: bacth}"], "norm must be one of"),
         (["--vq={reinit_schedule: {warmup: soon}}"], "warmup must be"),
-        (
-            ["--preset=ema", "--vq={reinit_schedule: {warmup: 1}}"],
-            "'ema' has no reinit_schedule",
-        ),
         (["--vq=5"], "--vq takes changes"),
         (["--device=cdua"], "The device 'cdua' cannot be used"),
         (["codebook_size=64"], "write --codebook_size=64"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from speechbrain_vq.evaluation.bitrate import BitRate
+from speechbrain_vq.evaluation.bitrate import BitRate, _bits
 
 from .synthetic import utterance
 
@@ -69,6 +69,12 @@ def test_utterances_add_up_and_do_not_touch():
     tokens = torch.tensor([[1, 1], [1, 1], [1, 2], [1, 1]])
     cost.update(utterance(tokens), ONCE)
     assert values(cost)["runs_per_second"] == 3
+
+
+def test_entropy_is_scipys_in_each_replicate():
+    counts = torch.randint(0, 50, (20, 4))
+    expected = [entropy(column, base=2) for column in counts.T.numpy()]
+    assert _bits(counts).tolist() == pytest.approx(expected)
 
 
 def test_too_many_symbols_are_not_counted(monkeypatch):

@@ -373,7 +373,7 @@ def test_where_to_write_is_looked_at_first(tokens, tmp_path):
     assert "The report cannot be written" in wrong.output
 
 
-def test_a_decoder_that_writes_samples_is_heard(corpus, tokenizer):
+def test_a_decoder_that_writes_samples_is_heard(corpus):
     heard = []
 
     def hears(audio, sample_rate, entry):

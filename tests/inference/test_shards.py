@@ -90,9 +90,7 @@ def test_shards_have_the_rows_of_a_token_file(
 
 
 @pytest.mark.parametrize("finished", [0, 1, 3])
-def test_a_run_goes_on_after_its_shards(
-    tokenizer, folder, tmp_path, finished, monkeypatch
-):
+def test_a_run_goes_on_after_its_shards(tokenizer, folder, tmp_path, finished):
     whole, output = tmp_path / "whole", tmp_path / "some"
     options = ("parquet", False, 2.0)
     tokenize_to(whole, [folder], tokenizer, *options)

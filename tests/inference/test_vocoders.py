@@ -455,7 +455,7 @@ def test_units_are_said_without_the_decoder(tokenizer, model, tmp_path):
         spoken.decode_vectors(torch.randn(1, 20, 8))
 
 
-def test_each_codebook_has_its_own_units(tmp_path):
+def test_each_codebook_has_its_own_units():
     vocoder = UnitVocoder(
         load_hyperpyyaml(UNITS.replace(": 17", ": 33"))["generator"].eval(),
         {"codebook_size": 16, "num_codebooks": 2, "speaker_dim": 4},

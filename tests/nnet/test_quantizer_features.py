@@ -439,6 +439,14 @@ def test_unit_length_finds_the_largest_cosine(books, codebook):
     torch.testing.assert_close(along, torch.zeros(50, books))
 
 
+def test_unit_length_is_reinitialized_to_directions():
+    quantizer = VectorQuantizer(8, 4, norm=None, unit_length=True)
+    directions = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
+    x = directions.repeat(25, 1) * (torch.rand(100, 1) + 0.1)
+    quantizer(x)
+    assert quantizer.reinitialize().inertia < 1e-9 and quantizer(x).loss < 1e-9
+
+
 # A loss that goes nowhere ----------------------------------------------------
 
 

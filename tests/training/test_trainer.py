@@ -302,29 +302,28 @@ def test_a_codebook_reinitialized_again_keeps_its_codes():
     assert (before == model.quantizer.encode(x)).float().mean() > 0.6
 
 
-def test_a_longer_schedule_does_not_go_back_into_the_warmup():
-    model, optimizer, trainer = start(ReinitSchedule(2, 9))
-    loop(model, optimizer, 3)
+@pytest.mark.parametrize(
+    "schedule, steps, then",
+    [
+        # Longer: it does not go back into the warm-up.
+        (ReinitSchedule(2, 9), 3, ReinitSchedule(50, 9)),
+        # Shorter, within the warm-up: the codes come at once.
+        (ReinitSchedule(9, 9), 5, ReinitSchedule(3, 9)),
+    ],
+)
+def test_a_schedule_is_made_longer_or_shorter(schedule, steps, then):
+    model, optimizer, trainer = start(schedule)
+    loop(model, optimizer, steps)
     state = trainer.state_dict()
     trainer.close()
-    longer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(50, 9))
-    longer.load_state_dict(state)
-    loop(model, optimizer, 3, 3)
-    assert longer.steps == 6 and not model.quantizer.bypass
+    other = CodebookTrainer(model, optimizer, schedule=then)
+    other.load_state_dict(state)
+    loop(model, optimizer, 3, steps)
+    assert other.steps == steps + 3 and not model.quantizer.bypass
+    assert other.state_dict()["reinits"] == {"quantizer": 1}
+    assert len(model.quantizer.encode(model.encoder(data(9))).unique()) > 4
     # The one that was closed leaves the optimizer alone.
-    assert trainer.steps == 3
-
-
-def test_a_run_made_shorter_within_its_warmup_gets_its_codes():
-    model, optimizer, trainer = start(ReinitSchedule(9, 9))
-    loop(model, optimizer, 5)
-    state = trainer.state_dict()
-    shorter = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(3, 9))
-    shorter.load_state_dict(state)
-    loop(model, optimizer, 1, 5)
-    codes = model.quantizer.encode(model.encoder(data(9)))
-    assert shorter.state_dict()["reinits"] == {"quantizer": 1}
-    assert len(codes.unique()) > 4
+    assert trainer.steps == steps
 
 
 FREEZE = {
