@@ -318,8 +318,8 @@ def test_a_schedule_is_made_longer_or_shorter(schedule, steps, then):
     trainer.close()
     other = CodebookTrainer(model, optimizer, schedule=then)
     other.load_state_dict(state)
-    loop(model, optimizer, 3, steps)
-    assert other.steps == steps + 3 and not model.quantizer.bypass
+    loop(model, optimizer, 1, steps)
+    assert other.steps == steps + 1 and not model.quantizer.bypass
     assert other.state_dict()["reinits"] == {"quantizer": 1}
     assert len(model.quantizer.encode(model.encoder(data(9))).unique()) > 4
     # The one that was closed leaves the optimizer alone.
