@@ -96,7 +96,7 @@ def test_a_yaml_of_ones_own_and_another_recipe(recordings, tmp_path):
     result = run(
         tmp_path,
         *("train", recordings, "--recipe=codec", "--config=my.yaml"),
-        *("--out=out", "--codebook-size", "32", "--logger=tensorboard", *SHORT),
+        *("--out=out", "--codebook-size=32", "--logger=tensorboard", *SHORT),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     tokenizer = VQTokenizer.from_hparams(tmp_path / "out/model")

@@ -101,6 +101,24 @@ def test_a_refused_command_leaves_that_of_the_run(tmp_path, monkeypatch):
     assert command.read_text() == "speechbrain-vq train in\n"
 
 
+def test_what_is_given_is_not_chosen():
+    options = ["--codebook-size", "64", "--noprogressbar", "--lr=0.1"]
+    for given, values in (
+        (options, {"codebook_size": "64", "lr": "0.1"}),
+        ([], {}),
+        (["--noprogressbar"], {}),
+    ):
+        assert folder._options_with_values(given) == values
+
+
+def test_a_validation_is_one_line():
+    stats = {"loss": 0.5, "reconstruction_error": 0.25}
+    usage = {"used_codes_percent": 94.2, "perplexity": 391.4}
+    line = progress.validation_line(50, 800, stats, usage)
+    assert "error 0.25, 94 % of codes used, perplexity 391" in line
+    assert "warm-up" in progress.validation_line(50, None, stats, {})
+
+
 class Kept:
     """A logger that keeps what it gets."""
 
