@@ -13,7 +13,8 @@ import torch
 
 from tests.hub.loopback import LoopbackHub, User
 
-# Sums depend on the number of threads, and some tests compare bits.
+# Sums depend on the number of threads, and some tests compare bits. Fixtures of
+# a module run before those of its first test.
 torch.set_num_threads(1)
 
 # huggingface_hub reads these once, when it is imported; so here, before any
@@ -51,9 +52,12 @@ for _name, _module in list(sys.modules.items()):
 
 
 @pytest.fixture(autouse=True)
-def seed():
+def torch_state():
     """Start each test from the same state, whatever ran before it."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+    torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ from speechbrain_vq.recipes.ScribbleLens.render_handwriting import render
 from tests.recipe_tests import phone_corpora, test_cifar10, vctk_corpus
 
 
-def make_handwriting(folder):
+def make_handwriting(folder, seed=1):
     """Rendered lines; the fonts need not look written."""
     import matplotlib
 
     fonts = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf")
     names = "DejaVuSans.ttf", "DejaVuSerif.ttf"
-    render(folder, [fonts / name for name in names], 60, seed=1)
+    render(folder, [fonts / name for name in names], 60, seed=seed)
 
 
 def make_librispeech_ssl(folder):

@@ -108,34 +108,28 @@ def test_it_is_the_same_at_another_default_precision(dtype):
 
     tokens, wavs = use()
     torch.set_default_dtype(dtype)
-    try:
-        again, heard = use()
-    finally:
-        torch.set_default_dtype(torch.float32)
+    again, heard = use()
     assert torch.equal(again, tokens) and torch.equal(heard, wavs)
 
 
-def test_its_card_says_how_it_was_made_and_how_good_it_is():
-    card = ModelCard.load(MINI / "README.md")
-    assert "recipe `MiniSpeech/unit-discovery`" in card.text
-    assert "arm `robust`" in card.text and "1600 steps" in card.text
-    assert "synthetic" in card.text and "Exported by force" not in card.text
-    metrics = {r.metric_type: r.metric_value for r in card.data.eval_results}
-    assert metrics["used_codes_percent"] > 80 and metrics["pnmi"] > 0.55
-    config = read_json(MINI / "config.json")
-    assert config["arm"] == "robust" and config["codebook_size"] == 512
+SOURCES = "Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2", "commercial"
 
 
 @pytest.mark.parametrize(
-    "name, task", [("speech", "speech-codec"), ("units", "unit-discovery")]
+    "name, recipe, words",
+    [
+        ("mini", "MiniSpeech/unit-discovery", ("synthetic", "1600 steps")),
+        ("speech", "DebianSpeech/speech-codec", SOURCES),
+        ("units", "DebianSpeech/unit-discovery", SOURCES),
+    ],
 )
-def test_the_cards_name_sources_and_licences(name, task):
-    card = pathlib.Path(bundled(name), "README.md").read_text(encoding="utf-8")
-    assert f"recipe `DebianSpeech/{task}`" in card
-    for word in ("Allison Smith", "CC-BY-SA-3.0", "festvox-ru", "GPL-2"):
-        assert word in card
-    assert "commercial" in card and "Exported by force" not in card
-    assert f'VQTokenizer.from_hparams("{name}")' in card
+def test_the_cards_name_sources_and_licences(name, recipe, words):
+    card = ModelCard.load(pathlib.Path(bundled(name), "README.md"))
+    for word in (*words, f"recipe `{recipe}`", f'"{name}")'):
+        assert word in card.text
+    assert "Exported by force" not in card.text
+    metrics = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert metrics["used_codes_percent"] > 80 and metrics.get("pnmi", 1) > 0.55
 
 
 def test_the_bundled_models_are_complete_and_small():

@@ -1,5 +1,6 @@
 """A file is written whole or not at all."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -99,13 +100,20 @@ with exclusive(sys.argv[1]):
 """
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path, killed):
-    path = tmp_path / "a.txt"
+@contextlib.contextmanager
+def locked(path):
+    """A path that another process holds, which is given."""
     command = [sys.executable, "-c", LOCK, path]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, **pipes) as first:
         assert first.stdout.readline() == b"locked\n"
+        yield first
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_second_writer_is_refused_until_the_first_has_ended(tmp_path, killed):
+    path = tmp_path / "a.txt"
+    with locked(path) as first:
         refused = pytest.raises(BlockingIOError, match="a.txt is being written")
         with refused, exclusive(path):
             pass

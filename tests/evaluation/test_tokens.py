@@ -3,11 +3,10 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from speechbrain_vq.cli import main
 from speechbrain_vq.evaluation import evaluate
 from speechbrain_vq.evaluation.tokens import TokenFile, read_tokens
+from tests.commands import cli
 
 from .synthetic import spans
 
@@ -115,12 +114,11 @@ def test_a_collapse_is_judged_by_the_codes_that_there_are(
         line | {"codebook_size": sizes[0]},
         line | {"id": "v", "codebook_size": sizes[1]},
     )
-    command = ["evaluate", str(path), f"--manifest={tmp_path}/test.json"]
-    if option:
-        command.append(f"--codebook-size={option}")
-    result = CliRunner().invoke(main, command)
+    command = ["evaluate", path, f"--manifest={tmp_path}/test.json"]
+    command += [f"--codebook-size={option}"] * (option is not None)
+    result = cli(*command, code=int(isinstance(used, str)))
     if isinstance(used, str):
-        assert result.exit_code == 1 and used in result.output
+        assert used in result.output
         return
     evaluation = evaluate(path, tmp_path / "test.json", codebook_size=option)
     cost = evaluation.metrics["cost"]

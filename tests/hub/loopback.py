@@ -24,6 +24,7 @@ import struct
 import threading
 import traceback
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -146,6 +147,7 @@ class Fault:
     answer: "Answer | None" = None
     cut: int | None = None
     cut_upload: int | None = None
+    action: Callable | None = None
 
 
 class LoopbackHub:
@@ -217,6 +219,10 @@ class LoopbackHub:
         """Reset the connection after `after` bytes of the request's body."""
         self.faults.append(Fault(method, path, times, cut_upload=after))
 
+    def before(self, path, action):
+        """Do something once, before the next request with `path` in it."""
+        self.faults.append(Fault(None, path, 1, action=action))
+
     def fault(self, method, path):
         with self.lock:
             for fault in self.faults:
@@ -284,6 +290,8 @@ class Handler(BaseHTTPRequestHandler):
         hub.log.append((self.command, self.path))
         fault = hub.fault(self.command, self.path)
         size = int(self.headers.get("Content-Length", 0))
+        if fault and fault.action:
+            fault.action()
         try:
             if fault and fault.cut_upload is not None:
                 self.rfile.read(min(size, fault.cut_upload))
@@ -517,27 +525,16 @@ def info(call, repo, revision="main"):
     return reply(data, headers={"X-Repo-Commit": commit.oid})
 
 
-def items(repo, revision):
-    found = {}
+@route("GET", "{api}/tree/{revision}")
+def tree(call, repo, revision):
+    found = []
     for path, entry in sorted(at(repo, revision).files.items()):
         size = len(entry.content)
         item = {"type": "file", "path": path, "oid": entry.etag, "size": size}
         if entry.lfs:
             item["lfs"] = {"oid": entry.etag, "size": size, "pointerSize": 130}
-        found[path] = item
-    return found
-
-
-@route("GET", "{api}/tree/{revision}")
-def tree(call, repo, revision):
-    return reply(list(items(repo, revision).values()))
-
-
-@route("POST", "{api}/paths-info/{revision}")
-def paths_info(call, repo, revision):
-    found = items(repo, revision)
-    paths = parse_qs(call.body.decode()).get("paths", [])
-    return reply([found[path] for path in paths if path in found])
+        found.append(item)
+    return reply(found)
 
 
 @route("GET HEAD", "{web}/resolve/{revision}/{path}")

@@ -19,7 +19,13 @@ from speechbrain_vq.hub import (
 )
 from speechbrain_vq.hub.registry import BUILDABLE
 from tests.hub import small_model
-from tests.hub.small_model import holds, make_weights, read_files, write_model
+from tests.hub.small_model import (
+    Touch,
+    holds,
+    make_weights,
+    read_files,
+    write_model,
+)
 
 ID = "lab/model"
 
@@ -100,16 +106,6 @@ def test_trusted_the_yaml_may_run(hub, folder, tmp_path, caplog):
             hub.repo(ID).refs[f"refs/tags/{revision}"] = commit
         with pytest.warns(UserWarning, match="all 40 characters"):
             load_pretrained(ID, revision=revision, trust_remote_code=True)
-
-
-class Touch:
-    """Runs a command when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -343,15 +339,13 @@ def test_state_of_the_process_changes_nothing_and_stays(folder, dtype, trusted):
     expected = torch.rand(3)
     torch.manual_seed(1)
     torch.set_default_dtype(dtype)
-    try:
-        hparams = load_pretrained(folder, trust_remote_code=trusted)
-        for text in ("a: [1", "a: 1", "modules: {a: 1}", "- 1", ""):
-            (folder / "hyperparams.yaml").write_text(text)
-            with pytest.raises(ValueError, match="hyperparams.yaml"):
-                load_pretrained(folder, trust_remote_code=trusted)
-        assert torch.get_default_dtype() is dtype
-    finally:
-        torch.set_default_dtype(torch.float32)
+    hparams = load_pretrained(folder, trust_remote_code=trusted)
+    for text in ("a: [1", "a: 1", "modules: {a: 1}", "- 1", ""):
+        (folder / "hyperparams.yaml").write_text(text)
+        with pytest.raises(ValueError, match="hyperparams.yaml"):
+            load_pretrained(folder, trust_remote_code=trusted)
+    assert torch.get_default_dtype() is dtype
+    torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.rand(3), expected)
     modules = hparams["modules"]
     assert modules["encoder"].weight.dtype is torch.float32

@@ -23,14 +23,6 @@ def test_what_is_missing_is_named():
         Needy({**encoder, "head": torch.nn.Linear(2, 2)}, {})
 
 
-def test_a_model_knows_where_it_is_from(model, tokenizer):
-    assert tokenizer.source == str(model) and tokenizer.revision is None
-    again = VQTokenizer.from_hparams(model)
-    assert again.fingerprint == tokenizer.fingerprint
-    again.mods.encoder.last.bias[0] += 1e-4
-    assert again.fingerprint != tokenizer.fingerprint
-
-
 @pytest.mark.parametrize("device", ["nonsense", "cuda:99", ""])
 def test_a_device_that_is_not_there_is_reported(model, device):
     with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):

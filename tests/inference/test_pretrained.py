@@ -148,6 +148,7 @@ def test_saved_it_loads_as_it_was(model, plain, tmp_path):
     assert names == {path.name for path in model.iterdir()}
     again = VQTokenizer.from_pretrained(tmp_path / "saved")
     assert again.fingerprint == plain.fingerprint
+    assert again.source == str(tmp_path / "saved") and again.revision is None
     # Over the folder that it is from, with other weights.
     again.mods.encoder.last.bias[0] += 1
     again.save_pretrained(tmp_path / "saved")

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_vq import VectorQuantizer, VQTokenizer, bundled
+from speechbrain_vq import ResidualVectorQuantizer, VectorQuantizer
 from speechbrain_vq.inference import (
     reconstruct_files,
     tokenize_dataset,
@@ -243,49 +243,66 @@ def test_two_paths_are_one_row(tokenizer, folder, tmp_path, monkeypatch, name):
     assert len(rows) == 4 and "a.wav" in rows
 
 
-@pytest.mark.parametrize("name", ["tokens.jsonl", "tokens.npz", "tokens"])
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz", "t", "shards"])
 def test_a_second_writer_is_refused(
     model, tokenizer, folder, tmp_path, monkeypatch, name
 ):
     output, refused = tmp_path / name, []
     encode = tokenizer.encode_batch
+    format = "parquet" if name == "shards" else None
 
     def second(*args):
         # While the first encodes, another starts, even to overwrite.
-        options = f"--model={model}", f"--out={output}", "--device=cpu"
+        options = [f"--model={model}", f"--out={output}", "--device=cpu"]
+        options += ["--format=parquet"] * (name == "shards")
         refused.append(cli("tokenize", folder, *options, "--overwrite", code=1))
         return encode(*args)
 
     monkeypatch.setattr(tokenizer, "encode_batch", second)
-    assert tokenize_to(output, [folder / "a.wav"], tokenizer).done == 1
+    given = tokenizer, format
+    assert tokenize_to(output, [folder / "a.wav"], *given).done == 1
     assert "is being written by another process" in refused[0].output
     monkeypatch.undo()
-    tokenize_to(output, [folder], tokenizer, overwrite=True)
+    tokenize_to(output, [folder], *given, overwrite=True)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_another_model_does_not_go_on(tokenizer, folder, tmp_path):
-    output = tmp_path / "tokens.jsonl"
-    tokenize_to(output, [folder], tokenizer)
-    before = output.read_text()
-    tokenizer.mods.encoder.last.bias += 0.1
-    with pytest.raises(ValueError, match="of another model"):
-        tokenize_to(output, [folder], tokenizer)
-    assert output.read_text() == before
-    tokenize_to(output, [folder], tokenizer, overwrite=True)
-    check(read_tokens(output), folder, tokenizer)
+def double(key):
+    def change(tokenizer):
+        value = getattr(tokenizer, key)
+        setattr(tokenizer.hparams, key, 2 * value)
+
+    return change
 
 
-@pytest.mark.parametrize("name", ["tokens.jsonl", "shards"])
-def test_another_number_of_codebooks_does_not_go_on(name, folder, tmp_path):
-    speech = VQTokenizer.from_hparams(bundled("speech"), num_codebooks=2)
-    options = {} if name.endswith("jsonl") else {"format": "parquet"}
-    tokenize_to(tmp_path / name, [folder / "a.wav"], speech, **options)
-    speech.use_codebooks(4)
-    with pytest.raises(ValueError, match=r"2 codebooks\), not .*4 codebooks"):
-        tokenize_to(tmp_path / name, [folder], speech, **options)
-    speech.use_codebooks(2)
-    tokenize_to(tmp_path / name, [folder], speech, **options)
+OTHERS = {
+    "of another model": lambda t: t.mods.encoder.last.bias.add_(0.1),
+    r"2 codebooks\), not .*3 codebooks": lambda t: t.use_codebooks(3),
+    "computed in fp32, not in bf16": lambda t: t.bfloat16(),
+    "token_rate=50.0, not 100.0": double("token_rate"),
+    "sample_rate=16000, not 32000": double("sample_rate"),
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+@pytest.mark.parametrize("name", ["t.jsonl", "t.npz.partial.jsonl", "shards"])
+def test_another_model_does_not_go_on(build, folder, tmp_path, name, message):
+    tokenizer = build(ResidualVectorQuantizer(4, 8, 32))
+    tokenizer.use_codebooks(2)
+    output = tmp_path / name
+    options = {"format": "parquet"} if name == "shards" else {}
+    tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
+    if name == "t.jsonl":  # It may lack its last byte.
+        output.write_text(output.read_text().rstrip())
+    files = [p for p in (output, *output.rglob("*")) if p.is_file()]
+    before = [p.read_bytes() for p in files]
+    output = tmp_path / name.removesuffix(".partial.jsonl")
+    OTHERS[message](tokenizer)
+    with pytest.raises(ValueError, match=message):
+        tokenize_to(output, [folder], tokenizer, **options)
+    assert [p.read_bytes() for p in files] == before
+    options["overwrite"] = True
+    assert tokenize_to(output, [folder], tokenizer, **options).done == 4
 
 
 @pytest.mark.parametrize(
@@ -307,33 +324,6 @@ def test_what_others_wrote_is_left_alone(
     assert (folder / "a.wav").exists()
     with pytest.raises(ValueError, match="--format"):
         tokenize_to(tmp_path / "a.csv", [folder], tokenizer)
-
-
-def test_another_precision_does_not_go_on(model, tokenizer, folder, tmp_path):
-    output = tmp_path / "tokens.jsonl"
-    tokenize_to(output, [folder / "a.wav"], tokenizer)
-    before = output.read_text()
-    for text in (before, before.rstrip()):
-        output.write_text(text)
-        with pytest.raises(ValueError, match="computed in fp32, not in bf16"):
-            tokenize_to(output, [folder], tokenizer.bfloat16())
-        assert output.read_text() == text
-    options = f"--model={model}", f"--out={output}", "--device=cpu"
-    done = cli("tokenize", folder, *options, "--precision=fp16", code=1)
-    assert "not in fp16" in done.output
-
-
-@pytest.mark.parametrize("key", ["token_rate", "sample_rate"])
-@pytest.mark.parametrize("name", ["t.jsonl", "t.npz.partial.jsonl", "shards"])
-def test_another_rate_does_not_go_on(tokenizer, folder, tmp_path, name, key):
-    output = tmp_path / name
-    options = {"format": "parquet"} if name == "shards" else {}
-    tokenize_to(output, [folder / "a.wav"], tokenizer, **options)
-    value = getattr(tokenizer, key)
-    setattr(tokenizer.hparams, key, 2 * value)
-    output = tmp_path / name.removesuffix(".partial.jsonl")
-    with pytest.raises(ValueError, match=f"{key}={value}, not {2 * value}"):
-        tokenize_to(output, [folder], tokenizer, **options)
 
 
 @pytest.mark.parametrize("books", [1, 2])
@@ -406,24 +396,21 @@ def test_a_data_set_gets_tokens(build, folder, caplog):
 def test_processes_of_a_data_set_do_not_wait_for_threads(tokenizer, folder):
     paths = [str(folder / name) for name in SECONDS]
     torch.set_num_threads(2)
-    try:
-        # Work for the threads, which a fork leaves behind.
-        wanted = [tokenizer.encode_file(path).tolist() for path in paths]
-        torch.randn(500, 500) @ torch.randn(500, 500)
-        dataset = datasets.Dataset.from_dict({"audio": paths})
-        done = tokenize_dataset(dataset, tokenizer, num_proc=2)
-        loader = torch.utils.data.DataLoader(
-            paths,
-            batch_size=None,
-            collate_fn=tokenizer.encode_file,
-            num_workers=2,
-            multiprocessing_context="fork",
-        )
-        loaded = [tokens.tolist() for tokens in loader]
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            tokens = pool.map_async(tokenizer.encode_file, paths).get(60)
-    finally:
-        torch.set_num_threads(1)
+    # Work for the threads, which a fork leaves behind.
+    wanted = [tokenizer.encode_file(path).tolist() for path in paths]
+    torch.randn(500, 500) @ torch.randn(500, 500)
+    dataset = datasets.Dataset.from_dict({"audio": paths})
+    done = tokenize_dataset(dataset, tokenizer, num_proc=2)
+    loader = torch.utils.data.DataLoader(
+        paths,
+        batch_size=None,
+        collate_fn=tokenizer.encode_file,
+        num_workers=2,
+        multiprocessing_context="fork",
+    )
+    loaded = [tokens.tolist() for tokens in loader]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        tokens = pool.map_async(tokenizer.encode_file, paths).get(60)
     assert done["tokens"][:] == loaded == wanted
     assert [part.tolist() for part in tokens] == wanted
     tokenizer.device = "cuda"
@@ -492,6 +479,8 @@ def test_the_commands(model, tokenizer, folder, tmp_path):
     ):
         refused = *options, "--out", output, "--strict"
         assert message in cli("tokenize", source, *refused, code=code).output
+    refused = *options, "--out", output, "--precision=fp16"
+    assert "not in fp16" in cli("tokenize", folder, *refused, code=1).output
     command = ["reconstruct", folder / "a.wav", *options]
     for message in ("1 file done, 0 left out.", "0 files done, 1 there alr"):
         assert message in cli(*command, "--out", tmp_path / "o").stdout

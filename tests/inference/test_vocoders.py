@@ -31,7 +31,7 @@ from speechbrain_vq.lobes.wavenet import WaveNetDecoder
 from speechbrain_vq.presets import bundled
 from speechbrain_vq.recipe_files import recipe_path
 from tests.commands import cli
-from tests.hub.small_model import read_files
+from tests.hub.small_model import Touch, read_files
 from tests.lobes.encoders import ECAPA, build_speaker
 from tests.publish.runs import YAML, write_run
 
@@ -345,19 +345,15 @@ def test_another_hop_is_refused_with_the_way_out(model, vocoder):
     assert hparams["features"].settings == load_vocoder(vocoder).settings
 
 
-class Hostile:
-    """Makes a file when it is unpickled."""
-
-    def __reduce__(self):
-        return pathlib.Path.touch, (pathlib.Path("touched"),)
-
-
 @pytest.mark.parametrize(
     "content, message",
     [
         ([1, 2], "was not loaded"),
         ({"x": 1}, "more than tensors"),
-        ({"x": Hostile()}, "was not loaded: .* cannot be read as a file of"),
+        (
+            {"x": Touch(pathlib.Path("touched"))},
+            "was not loaded: .* cannot be read as a file of",
+        ),
         *(
             (data, "was not loaded: .* cannot be read as a file of tensors")
             for data in (b"\x80\x02.", b"\x80\x02h\x05.", b"PK\x03\x04", b"")
@@ -459,7 +455,7 @@ def test_units_are_said_without_the_decoder(tokenizer, model, tmp_path):
         spoken.decode_vectors(torch.randn(1, 20, 8))
 
 
-def test_each_codebook_has_its_own_units(tmp_path):
+def test_each_codebook_has_its_own_units():
     vocoder = UnitVocoder(
         load_hyperpyyaml(UNITS.replace(": 17", ": 33"))["generator"].eval(),
         {"codebook_size": 16, "num_codebooks": 2, "speaker_dim": 4},

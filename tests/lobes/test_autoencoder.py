@@ -21,7 +21,6 @@ RATE = 16000
     "norm, linear", [(False, False), (True, False), (True, True)]
 )
 def test_padding_changes_nothing(samples, stride, norm, linear):
-    torch.manual_seed(0)
     features = LogMel(n_mels=20, relative_floor=1e-4 if linear else None)
     options = {"stride": stride, "linear": linear}
     encoder = ConvEncoder(20, 8, 16, utterance_norm=norm, **options)
@@ -52,7 +51,6 @@ def test_padding_changes_nothing(samples, stride, norm, linear):
 
 
 def test_fit_normalizes_the_training_features():
-    torch.manual_seed(0)
     features = LogMel(n_mels=20)
     wavs = [torch.randn(1, RATE + 160 * i) * (i + 1) for i in range(3)]
     features.fit(wavs)
@@ -89,7 +87,6 @@ def test_features_of_silence_are_finite():
 
 
 def test_zero_embedding_is_the_average_speaker():
-    torch.manual_seed(0)
     speaker = SpeakerEncoder(20, 4)
     mels = torch.randn(64, 50, 20) * torch.rand(64, 1, 20)
     for _ in range(100):
@@ -98,7 +95,6 @@ def test_zero_embedding_is_the_average_speaker():
 
 
 def test_utterance_norm_removes_offset_and_scale_of_bands():
-    torch.manual_seed(0)
     plain = ConvEncoder(20, 8, channels=16)
     normed = ConvEncoder(20, 8, channels=16, utterance_norm=True)
     normed.load_state_dict(plain.state_dict())
@@ -112,7 +108,6 @@ def test_utterance_norm_removes_offset_and_scale_of_bands():
 
 
 def test_pieces_get_the_moments_of_their_utterances():
-    torch.manual_seed(0)
     encoder = ConvEncoder(20, 8, 16, utterance_norm=True, linear=True)
     features, lengths = torch.randn(2, 100, 20), torch.tensor([1.0, 0.9])
     features[1, 90:] = 0
@@ -127,7 +122,6 @@ def test_pieces_get_the_moments_of_their_utterances():
 
 
 def test_the_decoder_gives_the_moments_back():
-    torch.manual_seed(0)
     decoder = ConvDecoder(8, 20, 4, 16, linear=True, moments=True)
     speaker = SpeakerEncoder(20, 4, moments=True).eval()
     features = torch.randn(2, 50, 20) * 3 + torch.randn(20)
@@ -141,7 +135,6 @@ def test_the_decoder_gives_the_moments_back():
 
 
 def test_the_linear_paths_reach_a_token_and_its_own_frames_alone():
-    torch.manual_seed(0)
     encoder = ConvEncoder(5, 8, 16, stride=3, linear=True)
     decoder = ConvDecoder(8, 5, 4, 16, stride=3, linear=True)
     plain = ConvEncoder(5, 8, 16, stride=3), ConvDecoder(8, 5, 4, 16, stride=3)
@@ -160,7 +153,6 @@ def test_the_linear_paths_reach_a_token_and_its_own_frames_alone():
 @pytest.mark.parametrize("volume", [0.1, 10.0])
 def test_tokens_do_not_depend_on_the_level(volume):
     """Voiced and noisy sounds, with digital silence in between."""
-    torch.manual_seed(0)
     wav = glide(3 * RATE) / 100
     wav[RATE : 2 * RATE] = torch.randn(RATE) / 1000
     wav[2 * RATE : 2 * RATE + 4000] = 0
@@ -188,7 +180,6 @@ def test_tokens_do_not_depend_on_the_level(volume):
 
 
 def test_decoder_errors_count_valid_frames_only():
-    torch.manual_seed(0)
     decoder, features = ConvDecoder(8, 5, 4, channels=16), torch.randn(2, 7, 5)
     decoded, lengths = torch.randn(2, 8, 5), torch.tensor([1.0, 3 / 7])
     error, size = decoder.errors(decoded, features, lengths)
@@ -200,7 +191,6 @@ def test_decoder_errors_count_valid_frames_only():
 
 
 def test_window_predictor_compares_with_the_frames_around_each_token():
-    torch.manual_seed(0)
     predictor = WindowPredictor(8, 5, stride=2, window=2)
     # The second has 2 tokens, one with a single frame; then padding.
     quantized, features = torch.randn(2, 4, 8), torch.randn(2, 7, 5)

@@ -24,7 +24,6 @@ def sources(jitter, batch, time, lengths=None):
 @pytest.mark.parametrize("probability", [0.12, 0.5])
 def test_neighbors_are_equally_frequent_and_time_steps_independent(probability):
     """A chi-square test of pairs of adjacent latents."""
-    torch.manual_seed(0)
     moved = sources(TimeJitter(probability), 200, 502)[:, 1:-1] + 1
     pairs = 3 * moved[:, :-1].flatten() + moved[:, 1:].flatten()
     observed = pairs.bincount(minlength=9).double()
@@ -37,7 +36,6 @@ def test_neighbors_are_equally_frequent_and_time_steps_independent(probability):
 
 
 def test_sources_stay_within_the_utterance():
-    torch.manual_seed(0)
     lengths = torch.tensor([1.0, 0.6, 0.1, 0.0]).repeat(100)
     moved = sources(TimeJitter(1.0), 400, 10, lengths).view(100, 4, 10)
     for item, number in enumerate([10, 6, 1, 0]):
@@ -59,7 +57,6 @@ def test_inactive_jitter_keeps_latents_and_random_state(jitter):
 
 
 def test_gradients_reach_the_source_latents():
-    torch.manual_seed(0)
     x = torch.randn(2, 40, 3, requires_grad=True)
     state = torch.get_rng_state()
     TimeJitter(0.8)(x).sum().backward()
@@ -71,7 +68,6 @@ def test_gradients_reach_the_source_latents():
 
 
 def test_decoder_jitters_in_training_only_without_weights():
-    torch.manual_seed(0)
     plain = ConvDecoder(8, 20, 4, channels=16)
     jittered = ConvDecoder(8, 20, 4, channels=16, jitter=0.5)
     jittered.load_state_dict(plain.state_dict())

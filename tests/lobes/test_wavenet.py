@@ -204,7 +204,6 @@ def test_all_weights_and_inputs_get_gradients():
 def test_decoder_learns_from_context_and_latents():
     """Each tone has five equally frequent levels: 2.3 bits a sample without
     context, almost none with it. Only the latents identify the tone."""
-    torch.manual_seed(0)
     sizes = {"channels": 16, "skip_channels": 32, "num_layers": 4}
     decoder = small_decoder(window=4, **sizes)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=0.01)

@@ -7,7 +7,6 @@ from speechbrain_vq.nnet.estimators import (
     ESTIMATORS,
     diveq,
     rotation_trick,
-    straight_through,
 )
 
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS.values())
@@ -45,11 +44,6 @@ def test_diveq_is_the_latent_plus_a_fixed_direction_times_the_length():
     along = (gradient * unit).sum(1, keepdim=True) * unit
     torch.testing.assert_close(to_q, along)
     torch.testing.assert_close(to_x, gradient - along)
-
-
-def test_straight_through_passes_the_gradient_as_it_is():
-    x, q, gradient = torch.randn(3, 7, 50, 8)
-    assert torch.equal(passed(straight_through, x, q, gradient)[1], gradient)
 
 
 def test_rotation_passes_the_gradient_turned_back():

@@ -41,14 +41,6 @@ def test_loss_and_gradients_are_those_of_two_squared_errors(weights, share):
     assert not sq_error.requires_grad
 
 
-def test_loss_without_a_valid_vector_is_zero():
-    x, e = (torch.randn(5, 1, 4, requires_grad=True) for _ in range(2))
-    loss, sq_error = quantization_loss(x, e, torch.zeros(5), 0.25, 1.0, True)
-    loss.backward()
-    assert loss == 0 and (sq_error == 0).all()
-    assert (x.grad == 0).all() and (e.grad == 0).all()
-
-
 def uneven_usage(x, table, valid):
     """The usage loss of all vectors by hand, and the squared errors."""
     distances = torch.cdist(x[valid].transpose(0, 1), table).square()

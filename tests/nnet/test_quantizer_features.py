@@ -119,16 +119,13 @@ def test_built_without_memory_it_trains(kind, way):
 def test_torchs_default_precision_changes_nothing(kind, dtype):
     x = torch.randn(50, DIM)
     wanted = trained(kind)
-    try:
-        torch.set_default_dtype(dtype)
-        quantizer = KINDS[kind]()
-        assert all(p.dtype == torch.float32 for p in quantizer.parameters())
-        quantizer.load_state_dict(wanted.state_dict())
-        assert torch.equal(quantizer.encode(x), wanted.encode(x))
-        quantizer(x.clone().requires_grad_()).quantized.sum().backward()
-        quantizer.reinitialize()
-    finally:
-        torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(dtype)
+    quantizer = KINDS[kind]()
+    assert all(p.dtype == torch.float32 for p in quantizer.parameters())
+    quantizer.load_state_dict(wanted.state_dict())
+    assert torch.equal(quantizer.encode(x), wanted.encode(x))
+    quantizer(x.clone().requires_grad_()).quantized.sum().backward()
+    quantizer.reinitialize()
 
 
 FREEZE = {
@@ -171,14 +168,6 @@ def test_lengths_in_frames_and_masks_are_relative_lengths(kind):
     for other in outputs[1:]:
         assert torch.equal(other.quantized, outputs[0].quantized)
         assert torch.equal(other.loss, outputs[0].loss)
-
-
-def test_no_code_is_a_vector_of_zeros():
-    quantizer, x = trained(), torch.randn(2, 10, DIM)
-    out = quantizer.eval()(x, torch.tensor([1.0, 0.5]))
-    padding = torch.arange(10) >= torch.tensor([10, 5]).unsqueeze(1)
-    codes = out.indices.masked_fill(padding, -1)
-    assert torch.equal(quantizer.decode(codes), out.quantized)
 
 
 def test_channels_may_come_first():
@@ -416,7 +405,6 @@ def test_script_says_what_to_do():
 
 @learned_kind
 def test_kmeans_start_fits_the_first_batch(kind):
-    torch.manual_seed(0)
     quantizer = KINDS[kind](codebook_init="kmeans")
     x = torch.randn(500, DIM)
     quantizer.eval()(x)

@@ -36,20 +36,21 @@ def assert_nearest(x, codebook):
     return (indices != distances.argmin(1)).float().mean()
 
 
-# Around the size of a group of columns.
-@pytest.mark.parametrize("num_codes", [1, 2, 7, 63, 64, 65, 300, 1000])
+# Around the size of a group of columns, and around that of a block.
+NARROW, WIDE = (1, 2, 7, 63, 64, 65, 300, 1000), (4095, 4096, 4100, 9000)
+
+
 @pytest.mark.parametrize(
-    "dim, offset", [(1, 0), (3, 0), (100, 0), (64, 3), (64, 100)]
+    "num_codes, dim, offset",
+    [
+        *((n, d, 0) for n in NARROW for d in (1, 3, 100)),
+        *((n, 64, offset) for n in NARROW for offset in (3, 100)),
+        *((n, 8, 0) for n in WIDE),
+    ],
 )
 def test_agrees_with_float64(num_codes, dim, offset):
     x, codebook = draw(150, num_codes, dim)
     assert assert_nearest(x + offset, codebook + offset) <= 0.01
-
-
-# Around that of a block.
-@pytest.mark.parametrize("num_codes", [4095, 4096, 4100, 9000])
-def test_wide_codebooks_agree_with_float64(num_codes):
-    assert assert_nearest(*draw(100, num_codes, 8)) <= 0.01
 
 
 @pytest.mark.parametrize("num_codes", [100, 9000])
@@ -87,11 +88,8 @@ def test_reduced_matmul_precision_changes_nothing(precision, monkeypatch):
 
     monkeypatch.setattr(torch, "addmm", spy)
     torch.set_float32_matmul_precision(precision)
-    try:
-        assert torch.equal(nearest(x, codebook), expected)
-        assert torch.get_float32_matmul_precision() == precision
-    finally:
-        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(nearest(x, codebook), expected)
+    assert torch.get_float32_matmul_precision() == precision
     assert set(seen) == {"highest"}
 
 

@@ -106,10 +106,14 @@ def test_what_was_trained_is_what_is_loaded_and_nothing_else(tmp_path):
 
 def test_what_was_one_module_stays_one(tmp_path):
     yaml = YAML.replace("optimizer:", "    again: *encoder\noptimizer:")
-    run, _ = write_run(tmp_path / "run", yaml=yaml)
+    # References are resolved.
+    yaml = yaml.replace("n_mels: 20", "n_mels: !ref <mels>") + "mels: 20\n"
+    run, written = write_run(tmp_path / "run", yaml=yaml)
     model = export_pretrained(run, tmp_path / "model")
+    assert "!ref <mels>" not in (model / "hyperparams.yaml").read_text()
     modules = load_pretrained(model)["modules"]
     assert modules["again"] is modules["encoder"]
+    assert_same(written, modules)
 
 
 RECOGNISER = """
@@ -291,14 +295,6 @@ def test_what_is_not_finite_is_never_exported(tmp_path, force):
         export_pretrained(run, tmp_path / "model", force=force)
     assert "force" not in str(raised.value)
     assert {p.name for p in tmp_path.iterdir()} == {"run"}
-
-
-def test_references_of_a_yaml_are_resolved(tmp_path):
-    yaml = YAML.replace("n_mels: 20", "n_mels: !ref <mels>") + "mels: 20\n"
-    run, modules = write_run(tmp_path / "run", yaml=yaml)
-    place = export_pretrained(run, tmp_path / "model")
-    assert "!ref <mels>" not in (place / "hyperparams.yaml").read_text()
-    assert_same(modules, load_pretrained(place)["modules"])
 
 
 def test_a_yaml_that_the_guard_refuses_needs_force(tmp_path):

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import io
 import math
-import os
 import pickle
 import shutil
 import sys
@@ -31,6 +30,7 @@ from speechbrain_vq.recipes.CIFAR10.cifar10_prepare import (
     prepare,
     read_images,
 )
+from tests.hub.small_model import Touch
 from tests.recipe_tests.processes import finish
 
 TRAIN, TEST, VALID = 50, 20, 10
@@ -254,19 +254,11 @@ def test_prepared_images_that_are_damaged_are_named(left, tmp_path):
 # What is wrong with them --------------------------------------------------
 
 
-class Harm:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
 def test_a_pickle_that_would_run_something_does_not(tmp_path):
     pytest.importorskip("torchvision")
     make_folder(tmp_path / "data")
     harmed = tmp_path / "harmed"
-    content = pickle.dumps({b"data": Harm(str(harmed))})
+    content = pickle.dumps({b"data": Touch(harmed)})
     (tmp_path / "data" / TAR_FOLDER / "data_batch_3").write_bytes(content)
     with pytest.raises(ValueError, match="not found or corrupted"):
         prepare(tmp_path / "data", tmp_path / "out")

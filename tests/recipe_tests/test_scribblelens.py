@@ -2,7 +2,6 @@
 where each character is; the recipe runs from either to a model."""
 
 import importlib
-import pathlib
 import shutil
 import zipfile
 
@@ -16,7 +15,6 @@ from PIL import Image
 from speechbrain_vq.dataio.manifests import read_json
 from speechbrain_vq.inference import VQPretrained
 from speechbrain_vq.recipes.ScribbleLens import render_handwriting
-from speechbrain_vq.recipes.ScribbleLens.render_handwriting import render
 from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     ROOT,
     LineImages,
@@ -24,6 +22,7 @@ from speechbrain_vq.recipes.ScribbleLens.scribblelens_prepare import (
     prepare,
     read_alignment,
 )
+from tests.corpora import make_handwriting
 from tests.recipe_tests.processes import finish, hyperparameters
 
 RECIPE = "ScribbleLens/handwriting"
@@ -33,17 +32,10 @@ PATHS = "scribblelens.paths.1.4b.zip"
 
 
 @pytest.fixture(scope="session")
-def fonts():
-    """Fonts that an installed package has; they need not look written."""
-    matplotlib = pytest.importorskip("matplotlib")
-    folder = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf")
-    return [folder / "DejaVuSans.ttf", folder / "DejaVuSerif.ttf"]
-
-
-@pytest.fixture(scope="session")
-def rendered(fonts, tmp_path_factory):
+def rendered(tmp_path_factory):
+    pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("rendered") / "data"
-    render(folder, fonts, 60, seed=1)
+    make_handwriting(folder)
     return folder
 
 
@@ -308,19 +300,19 @@ def test_an_alignment_that_disagrees_with_its_text_is_kept_as_it_is():
     assert find_characters("aa*ab", "aab") == apart
 
 
-def test_the_same_seed_gives_the_same_bytes(rendered, fonts, tmp_path):
+def test_the_same_seed_gives_the_same_bytes(rendered, tmp_path):
     def files(folder):
         paths = [path for path in folder.rglob("*") if path.is_file()]
         return {p.relative_to(folder): p.read_bytes() for p in paths}
 
-    render(tmp_path / "again", fonts, 60, seed=1)
+    make_handwriting(tmp_path / "again")
     assert files(tmp_path / "again") == files(rendered)
-    render(tmp_path / "other", fonts, 60, seed=2)
+    make_handwriting(tmp_path / "other", seed=2)
     assert files(tmp_path / "other") != files(rendered)
     # It is there: nothing is done; something else is: nothing is touched.
-    render(rendered, fonts, 60, seed=1)
+    make_handwriting(rendered)
     with pytest.raises(FileExistsError, match="holds something else"):
-        render(rendered, fonts, 60, seed=2)
+        make_handwriting(rendered, seed=2)
     with pytest.raises(FileNotFoundError, match="no font"):
         render_handwriting.find_fonts([str(tmp_path / "again/nothing")])
 

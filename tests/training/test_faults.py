@@ -187,18 +187,27 @@ def progress(folder):
     return 7 * (epoch - (not found.meta["end-of-epoch"])) + brain["step"]
 
 
-class Plain(ResumeMixin, toy.AutoEncoder):
-    """Has no quantizer, and gets a SIGTERM."""
+class Stopping:
+    """Sends itself a SIGTERM in a batch of a stage."""
 
     stop = None
 
     def compute_forward(self, batch, stage):
-        return self.modules.decoder(self.modules.encoder(batch))
-
-    def compute_objectives(self, output, batch, stage):
         if self.stop == (stage, self.step):
             os.kill(os.getpid(), signal.SIGTERM)
-        return torch.nn.functional.mse_loss(output, batch)
+        return super().compute_forward(batch, stage)
+
+
+class Stopped(Stopping, toy.Toy):
+    """Has a quantizer."""
+
+
+class Plain(Stopping, ResumeMixin, toy.AutoEncoder):
+    """Has none."""
+
+    def compute_objectives(self, output, batch, stage):
+        decoded = self.modules.decoder(output)
+        return torch.nn.functional.mse_loss(decoded, batch)
 
 
 def train_plain(folder, stop=None):
@@ -322,17 +331,6 @@ def test_the_sample_is_uniform_after_a_resume_with_other_ranks(
     assert chi_square.sum() < 29.6
     for sample in samples[ROUNDS:]:  # Nothing is lost where all fits.
         assert torch.equal(sample.sort().values, torch.arange(80.0))
-
-
-class Stopped(toy.Toy):
-    """Sends itself a SIGTERM in a batch of a stage."""
-
-    stop = None
-
-    def compute_objectives(self, output, batch, stage):
-        if self.stop == (stage, self.step):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().compute_objectives(output, batch, stage)
 
 
 def train_rank(rank, folder, stops, epochs, batches_of, valid=None):

@@ -224,18 +224,26 @@ def test_a_step_that_the_scaler_skips_does_not_count(fused):
         assert moved == (step == 1)
 
 
-def test_a_closure_is_one_step():
-    model, optimizer, trainer = start()
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_step_with_a_closure_or_compiled_is_one_step(compiled):
+    model, optimizer, trainer = start(ReinitSchedule(1, 2))
+    compiled_step = torch.compile(optimizer.step, backend="eager")
 
     def closure():
         optimizer.zero_grad()
-        loss = model(data(0))
+        loss = model(data(trainer.steps))
         loss.backward()
         return loss
 
-    for _ in range(3):
-        optimizer.step(closure)
-    assert trainer.steps == 3 and rate_of(model.quantizer, optimizer) == 0.005
+    for _ in range(4):
+        if compiled:
+            closure()
+            compiled_step()
+        else:
+            optimizer.step(closure)
+    assert trainer.steps == 4
+    assert trainer.state_dict()["reinits"] == {"quantizer": 2}
+    assert rate_of(model.quantizer, optimizer) == pytest.approx(0.005)
 
 
 # Re-initialization -----------------------------------------------------------
@@ -294,29 +302,28 @@ def test_a_codebook_reinitialized_again_keeps_its_codes():
     assert (before == model.quantizer.encode(x)).float().mean() > 0.6
 
 
-def test_a_longer_schedule_does_not_go_back_into_the_warmup():
-    model, optimizer, trainer = start(ReinitSchedule(2, 9))
-    loop(model, optimizer, 3)
+@pytest.mark.parametrize(
+    "schedule, steps, then",
+    [
+        # Longer: it does not go back into the warm-up.
+        (ReinitSchedule(2, 9), 3, ReinitSchedule(50, 9)),
+        # Shorter, within the warm-up: the codes come at once.
+        (ReinitSchedule(9, 9), 5, ReinitSchedule(3, 9)),
+    ],
+)
+def test_a_schedule_is_made_longer_or_shorter(schedule, steps, then):
+    model, optimizer, trainer = start(schedule)
+    loop(model, optimizer, steps)
     state = trainer.state_dict()
     trainer.close()
-    longer = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(50, 9))
-    longer.load_state_dict(state)
-    loop(model, optimizer, 3, 3)
-    assert longer.steps == 6 and not model.quantizer.bypass
+    other = CodebookTrainer(model, optimizer, schedule=then)
+    other.load_state_dict(state)
+    loop(model, optimizer, 1, steps)
+    assert other.steps == steps + 1 and not model.quantizer.bypass
+    assert other.state_dict()["reinits"] == {"quantizer": 1}
+    assert len(model.quantizer.encode(model.encoder(data(9))).unique()) > 4
     # The one that was closed leaves the optimizer alone.
-    assert trainer.steps == 3
-
-
-def test_a_run_made_shorter_within_its_warmup_gets_its_codes():
-    model, optimizer, trainer = start(ReinitSchedule(9, 9))
-    loop(model, optimizer, 5)
-    state = trainer.state_dict()
-    shorter = CodebookTrainer(model, optimizer, schedule=ReinitSchedule(3, 9))
-    shorter.load_state_dict(state)
-    loop(model, optimizer, 1, 5)
-    codes = model.quantizer.encode(model.encoder(data(9)))
-    assert shorter.state_dict()["reinits"] == {"quantizer": 1}
-    assert len(codes.unique()) > 4
+    assert trainer.steps == steps
 
 
 FREEZE = {
@@ -407,17 +414,6 @@ def test_unfreezing_a_codebook_later_warns(caplog):
     scheduler.step()
     assert caplog.text.count("was unfrozen, or its optimizer changed") == 1
     assert len(optimizer.param_groups) == 1
-
-
-def test_a_compiled_step_follows_the_schedule():
-    model, optimizer, trainer = start(ReinitSchedule(1, 2))
-    step = torch.compile(optimizer.step, backend="eager")
-    for number in range(4):
-        model(data(number)).backward()
-        step()
-        optimizer.zero_grad()
-    assert trainer.state_dict()["reinits"] == {"quantizer": 2}
-    assert rate_of(model.quantizer, optimizer) == pytest.approx(0.005)
 
 
 def test_optimizers_and_quantizers_are_found_in_whatever_holds_them():
@@ -658,9 +654,7 @@ def test_an_ema_codebook_needs_no_gradient(caplog):
     assert "learned nothing" not in caplog.text
 
 
-def test_a_warmup_longer_than_the_run_is_told(caplog):
-    start(ReinitSchedule(100, 100), total_steps=60)
-    assert "takes 100 of the run's 60" in caplog.text
+def test_an_evaluation_within_the_warmup_is_told_once(caplog):
     model, *_ = start(ReinitSchedule(100, 100))
     for _ in range(2):
         model.eval()(data(0))
