@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .summary import REFERENCE_SIZE, REFERENCES, Summary
-
 
 class Shown(NamedTuple):
     """How the page shows a metric: title, number format, unit, and direction: 1
@@ -32,6 +30,14 @@ METRICS = {
     "bits_per_second": Shown("bit rate", "{:.0f}", "bits/s"),
     "steps": Shown("steps", "{:.0f}"),
 }
+# Medians of one codebook of 512, base cell of benchmarks/grid_recorded.md.
+REFERENCES = {
+    "used_codes_percent": {"vanilla": 5, "robust": 100},
+    "perplexity": {"vanilla": 6, "robust": 332},
+    "reconstruction_error": {"vanilla": 0.352, "robust": 0.236},
+    "pnmi": {"vanilla": 0.180, "k-means": 0.509},
+}
+REFERENCE_SIZE = 512
 # Columns of the comparison. Distortions are known of this model only.
 COLUMNS = {
     key: METRICS[key]
@@ -90,18 +96,23 @@ def tiles(
         }
 
 
-def rows(summaries: list[Summary]) -> list[tuple[Summary, list[tuple]]]:
-    """Return the rows of the comparison, whose cells are the formatted value,
-    the value, and whether it is the best of its column."""
-    table = [(summary, []) for summary in summaries]
+def rows(runs: list[dict[str, float]]) -> list[list[tuple]]:
+    """Return the rows of the comparison from the values of each run. Cells are
+    the formatted value, the value, and whether it is the best of its column."""
+    columns = []
     for key, shown in COLUMNS.items():
-        column = [summary.values.get(key) for summary in summaries]
-        known = [shown.better * x for x in column if x is not None]
-        compared = shown.better and len(summaries) > 1
-        for (_, cells), value in zip(table, column, strict=True):
-            if value is None:
-                cells.append(("–", "", False))
-                continue
-            is_best = compared and shown.better * value == max(known)
-            cells.append((shown.form.format(value), value, is_best))
-    return table
+        scores = [shown.better * run[key] for run in runs if key in run]
+        compared = shown.better and len(runs) > 1
+        columns.append(
+            [
+                (
+                    shown.form.format(run[key]),
+                    run[key],
+                    compared and shown.better * run[key] == max(scores),
+                )
+                if key in run
+                else ("–", "", False)
+                for run in runs
+            ]
+        )
+    return list(zip(*columns, strict=True))

@@ -19,16 +19,10 @@ from speechbrain_vq.publish.run import in_warmup
 from .figures import CodeMap, legend, phone_unit_map, usage_curves
 from .history import read_history, training_charts
 from .images import mel_ticks
-from .numbers import COLUMNS, rows, tiles
+from .numbers import COLUMNS, REFERENCE_SIZE, rows, tiles
 from .recordings import Measured, held_out, measure, read_recordings
 from .reproduce import changes, command, facts
-from .summary import (
-    FRAMES_PER_CODE,
-    REFERENCE_SIZE,
-    Summary,
-    judge,
-    summarize,
-)
+from .summary import FRAMES_PER_CODE, Summary, judge, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +197,8 @@ def _variables(
         if phones
         else None,
         "columns": COLUMNS.values(),
-        "rows": rows([summary._replace(values=values), *others]),
+        "runs": [summary, *others],
+        "rows": rows([values, *(other.values for other in others)]),
         "command": command(summary),
         "changes": changes(summary),
         "facts": facts(summary),
