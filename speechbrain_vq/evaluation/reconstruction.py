@@ -116,11 +116,10 @@ class Reconstruction(JudgedSpeech):
         x, rate = utterance.wav, self.model.sample_rate
         y = self.model.reconstruct(utterance)[: round(MOST_DECODED * rate)]
         cepstra = [mel_cepstra(wav, rate) for wav in (x, y)]
-        values = {"mel_cepstral_distortion": mel_cepstral_distortion(*cepstra)}
+        distortion = mel_cepstral_distortion(*cepstra)
+        self._ratios.add("mel_cepstral_distortion", distortion, 1, weights)
         if has_pystoi() and not math.isnan(value := stoi(x, y, rate)):
-            values["stoi"] = value
-        for name, value in values.items():
-            self._ratios.add(name, value, 1, weights)
+            self._ratios.add("stoi", value, 1, weights)
         self.judge({"source": x, "output": y}, utterance.entry, weights)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:

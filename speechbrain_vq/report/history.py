@@ -26,11 +26,9 @@ class History(NamedTuple):
     warmup: int | None = None
 
 
-def read_history(folder: pathlib.Path | None) -> History:
-    """Read ``train_log.txt`` and ``log.txt`` of a run. Without a folder or a
+def read_history(folder: pathlib.Path) -> History:
+    """Read ``train_log.txt`` and ``log.txt`` of a run. Without a
     ``train_log.txt``, the history has no metrics."""
-    if folder is None:
-        return History({})
     log = _text(folder / "train_log.txt")
     axis = "step" if re.search(r"\bstep: \d", log, re.IGNORECASE) else "epoch"
     position = re.compile(rf"\b{axis}: (\d+)", re.IGNORECASE)

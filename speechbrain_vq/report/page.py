@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import duration
+from speechbrain_vq.dataio.manifests import SILENCES, duration
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
@@ -69,13 +69,9 @@ def write_report(
     output = pathlib.Path(output)
     entries = None if data is None else read_recordings(data, data_root)
     tokenizer, notes = _load(summary, options)
-    variables = _variables(
-        summary,
-        others,
-        tokenizer,
-        tokenizer and _measure(tokenizer, summary, entries),
-        None if data is None else pathlib.Path(data).name,
-    )
+    measured = tokenizer and _measure(tokenizer, summary, entries)
+    name = None if data is None else pathlib.Path(data).name
+    variables = _variables(summary, others, tokenizer, measured, name)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -140,6 +136,7 @@ def _variables(
     recordings that the caller gave. Their metrics take precedence over those of
     the summary."""
     run, codes, phones = summary.run, None, []
+    place = data or ("the test set" if run else "the example")
     size, books = summary.codebook_size, summary.num_codebooks or 1
     values, measured_on = summary.values, summary.measured_on
     longest = run and run.hparams.get("longest")
@@ -151,8 +148,7 @@ def _variables(
             # The known error is not of these recordings.
             known = {**values, "reconstruction_error": None} | measured.values
             values = {k: v for k, v in known.items() if v is not None}
-            measured_on = data or ("the test set" if run else "the example")
-            longest = None
+            measured_on, longest = place, None
     if tokenizer is not None:
         size = tokenizer.codebook_size
         books = len(tokenizer.mods.quantizer.codebook)
@@ -168,7 +164,7 @@ def _variables(
         if trained.level != "unknown":
             verdict = trained
             judged_on = "In the last epoch of the training"
-    history = read_history(run.folder if run else None)
+    history = run and read_history(run.folder)
     today = datetime.date.today()
     return {
         "summary": summary,
@@ -181,26 +177,25 @@ def _variables(
         "values": values,
         "tiles": list(tiles(values, size, books, rate)),
         "reference_size": REFERENCE_SIZE,
-        "data": data or ("the test set" if run else "the example"),
+        "data": place,
         "measured": measured,
         "duration": measured and duration(measured.seconds),
         "ticks": tokenizer and mel_ticks(tokenizer.sample_rate),
         "rate": rate,
-        "charts": training_charts(history),
+        "charts": training_charts(history) if run else [],
         "history": history,
         "usage": _usage(summary, others, measured),
         "codes": codes,
         "size": size,
         "books": books,
         "legend": legend(phones),
-        "units": phone_unit_map(measured.phone_units, phones)
-        if phones
-        else None,
+        "silences": SILENCES,
+        "units": phones and phone_unit_map(measured.phone_units, phones),
         "columns": COLUMNS.values(),
         "runs": [summary, *others],
         "rows": rows([values, *(other.values for other in others)]),
-        "command": command(summary),
-        "changes": changes(summary),
+        "command": run and command(summary),
+        "changes": run and changes(summary),
         "facts": facts(summary),
     }
 
