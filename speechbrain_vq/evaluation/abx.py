@@ -68,7 +68,7 @@ def make_cells(
     context: str = "within",
     max_x_across: int | None = MAX_X_ACROSS,
     seed: int = 0,
-    max_pairs: int | None = None,
+    max_pairs: float = math.inf,
 ) -> Cells:
     """Make the cells of an ABX error.
 
@@ -86,8 +86,7 @@ def make_cells(
     """
     cells = list(_all_cells(items, speaker, context, max_x_across, seed))
     total = sum(cell.triples for cell in cells)
-    if max_pairs is not None:
-        cells = _draw_cells(cells, max_pairs, seed)
+    cells = _draw_cells(cells, max_pairs, seed)
     return Cells(cells, sum(cell.triples for cell in cells), total)
 
 

@@ -105,16 +105,11 @@ class PhoneUnitCounts:
         if size is None:
             size = 1 + max((unit for _, _, unit in keys), default=-1)
         rows = {phone: row for row, phone in enumerate(self.phones)}
-        cells = torch.tensor(
-            [rows[phone] * size + unit for _, phone, unit in keys],
-            dtype=torch.int64,
-        )
-        selected = torch.tensor(
-            [language in (None, key[0]) for key in keys], dtype=torch.bool
-        )
-        for numbers in self._counts.table()[selected].T.long():
+        kept = [i for i, key in enumerate(keys) if language in (None, key[0])]
+        cells = [rows[keys[i][1]] * size + keys[i][2] for i in kept]
+        for numbers in self._counts.table()[kept].T.long():
             table = torch.zeros(len(rows) * size, dtype=torch.int64)
-            table.index_add_(0, cells[selected], numbers)
+            table.index_add_(0, torch.tensor(cells).long(), numbers)
             yield table.view(len(rows), size)
 
 
