@@ -348,7 +348,7 @@ class Abx(Metric):
         notes = []
         for context, speaker in itertools.product(self.samples, _SPEAKERS):
             name = _condition(speaker, context)
-            if not any(key.startswith(f"abx_{name}_") for key in estimates):
+            if f"abx_{name}_units" not in estimates:
                 who = "one speaker" if speaker == "within" else "two speakers"
                 place = " between the same neighbors" * (context == "within")
                 notes.append(

@@ -145,9 +145,9 @@ def _variables(
         if data is None and "perplexity" in values:
             values = measured.values | values
         else:
+            values = values | measured.values
             # The known error is not of these recordings.
-            known = {**values, "reconstruction_error": None} | measured.values
-            values = {k: v for k, v in known.items() if v is not None}
+            values.pop("reconstruction_error", None)
             measured_on, longest = place, None
     if tokenizer is not None:
         size = tokenizer.codebook_size
