@@ -68,7 +68,7 @@ def make_cells(
     context: str = "within",
     max_x_across: int | None = MAX_X_ACROSS,
     seed: int = 0,
-    max_pairs: int | None = None,
+    max_pairs: float = math.inf,
 ) -> Cells:
     """Make the cells of an ABX error.
 
@@ -86,8 +86,7 @@ def make_cells(
     """
     cells = list(_all_cells(items, speaker, context, max_x_across, seed))
     total = sum(cell.triples for cell in cells)
-    if max_pairs is not None:
-        cells = _draw_cells(cells, max_pairs, seed)
+    cells = _draw_cells(cells, max_pairs, seed)
     return Cells(cells, sum(cell.triples for cell in cells), total)
 
 
@@ -170,7 +169,6 @@ def abx_error(
     """
     if weights is None:
         weights = torch.ones(len(items), 1)
-    distances = _Distances(features, distance)
     names = sorted({item.phone for item in items})
     phones = {name: index for index, name in enumerate(names)}
     phone_of = torch.tensor([phones[item.phone] for item in items])
@@ -182,14 +180,15 @@ def abx_error(
         by_speaker[cell.speaker].append(cell)
     for speaker_cells in by_speaker.values():
         sums = torch.zeros(2, *shape)
-        for phone, x, a, b, errors in _triple_errors(speaker_cells, distances):
+        for cell, errors in _triple_errors(speaker_cells, features, distance):
+            x, a, b = map(torch.tensor, cell[2:])
             # Pairs of an item with itself get weight 0.
             pair = weights[x].unsqueeze(1) * weights[a]
             pair = (pair * (x.unsqueeze(1) != a).unsqueeze(2)).flatten(0, 1)
             by_b = torch.zeros(2, len(phones), shape[2])
             by_b[0].index_add_(0, phone_of[b], weights[b] * (errors.T @ pair))
             by_b[1].index_add_(0, phone_of[b], weights[b] * pair.sum(0))
-            sums[:, phones[phone]] += _mean(by_b)
+            sums[:, phones[cell.phone]] += _mean(by_b)
         by_phones += _mean(sums)
     return torch.nanmean(_mean(by_phones, torch.nan)[0].flatten(0, 1), 0)
 
@@ -202,92 +201,60 @@ def _mean(sums, default=0.0):
     return torch.stack([mean, exists.to(mean)])
 
 
-def _triple_errors(cells, distances):
-    """Yield (phone, X, A, B, errors [X * A, B]) of each cell."""
-    for portion in _portions(cells, distances.lengths):
-        jobs = [(x, torch.cat([a, b])) for _, x, a, b in portion]
-        for (phone, x, a, b), from_x in zip(
-            portion, distances.of(jobs), strict=True
-        ):
-            to_a, to_b = from_x.split([len(a), len(b)], dim=1)
+def _triple_errors(cells, features, distance):
+    """Yield each cell and the errors [X * A, B] of its triples."""
+    for portion in _portions(cells, features):
+        distances = _distances(portion, features, distance)
+        for cell, from_x in zip(portion, distances, strict=True):
+            to_a, to_b = from_x.split([len(cell.a), len(cell.b)], dim=1)
             difference = to_a.unsqueeze(2) - to_b.unsqueeze(1)
-            errors = 0.5 * (1 + torch.sign(difference))
-            yield phone, x, a, b, errors.flatten(0, 1)
+            yield cell, 0.5 * (1 + torch.sign(difference)).flatten(0, 1)
 
 
-def _portions(cells, lengths):
-    """Yield lists of cells (phone, X, A, B) with a bounded number of frame
-    pairs."""
+def _portions(cells, features):
+    """Yield lists of cells with a bounded number of frame pairs."""
     portion, total = [], 0
     for cell in cells:
-        x, a, b = map(torch.tensor, cell[2:])
-        frame_pairs = int(
-            lengths[x].sum() * (lengths[a].sum() + lengths[b].sum())
-        )
-        if portion and total + frame_pairs > _FRAME_PAIRS:
+        x, a, b = (sum(len(features[i]) for i in part) for part in cell[2:])
+        if portion and total + x * (a + b) > _FRAME_PAIRS:
             yield portion
             portion, total = [], 0
-        portion.append((cell.phone, x, a, b))
-        total += frame_pairs
+        portion.append(cell)
+        total += x * (a + b)
     if portion:
         yield portion
 
 
-class _Distances:
-    """Distances between items by dynamic time warping of their frames."""
-
-    def __init__(self, features, distance):
-        self.distance = distance
-        self.lengths = torch.tensor([len(item) for item in features])
-        self.starts = _starts(self.lengths)
-        self.frames = torch.cat(list(features)) if len(features) else None
-
-    def of(self, jobs):
-        """Return the distances [X, Y] of all pairs of each job (X, Y)."""
-        x = torch.cat([x.repeat_interleave(len(y)) for x, y in jobs])
-        y = torch.cat([y.repeat(len(x)) for x, y in jobs])
-        distances = _warp(self._costs(jobs), self.lengths[x], self.lengths[y])
-        parts = distances.split([len(x) * len(y) for x, y in jobs])
-        return [
-            part.view(len(x), -1)
-            for part, (x, _) in zip(parts, jobs, strict=True)
-        ]
-
-    def _costs(self, jobs):
-        """Return a function that looks up precomputed frame distances."""
-        flat, first, stride, offset = [], [], [], 0
-        for x, y in jobs:
-            costs = self.distance(self._frames_of(x), self._frames_of(y))
-            width = costs.shape[1]
-            rows, columns = (_starts(self.lengths[side]) for side in (x, y))
-            corners = rows.unsqueeze(1) * width + columns + offset
-            first.append(corners.flatten())
-            stride.append(torch.full((corners.numel(),), width))
-            flat.append(costs.flatten())
-            offset += costs.numel()
-        flat, first, stride = map(torch.cat, (flat, first, stride))
-
-        def look_up(block, rows, columns):
-            row_starts = first[block] + rows * stride[block]
-            return flat[row_starts.unsqueeze(1) + columns]
-
-        return look_up
-
-    def _frames_of(self, items):
-        lengths = self.lengths[items]
-        skipped = self.starts[items] - _starts(lengths)
-        rows = skipped.repeat_interleave(lengths)
-        return self.frames[rows + torch.arange(len(rows))]
+def _distances(cells, features, distance):
+    """Return the DTW distances [X, A + B] of each cell."""
+    costs, first, stride, rows, columns, offset = [], [], [], [], [], 0
+    for cell in cells:
+        x, y = (
+            [features[i] for i in part] for part in (cell.x, cell.a + cell.b)
+        )
+        cell_costs = distance(torch.cat(x), torch.cat(y))
+        sizes = [torch.tensor([len(item) for item in side]) for side in (x, y)]
+        starts = [size.cumsum(0) - size for size in sizes]
+        width = cell_costs.shape[1]
+        corners = starts[0].unsqueeze(1) * width + starts[1] + offset
+        costs.append(cell_costs.flatten())
+        first.append(corners.flatten())
+        stride.append(torch.full((len(x) * len(y),), width))
+        rows.append(sizes[0].repeat_interleave(len(y)))
+        columns.append(sizes[1].repeat(len(x)))
+        offset += cell_costs.numel()
+    pairs = map(torch.cat, (costs, first, stride, rows, columns))
+    parts = _warp(*pairs).split([len(part) for part in rows])
+    return [
+        part.view(len(cell.x), -1)
+        for part, cell in zip(parts, cells, strict=True)
+    ]
 
 
-def _starts(lengths):
-    return lengths.cumsum(0) - lengths
-
-
-def _warp(costs, rows, columns):
+def _warp(costs, first, stride, rows, columns):
     """Compute DTW distances of pairs of items with ``rows`` and ``columns``
-    frames, in blocks of similar length. ``costs(block, rows [I, N], columns
-    [J, N])`` returns frame distances [I, J, N]."""
+    frames, in blocks of similar length. The distance of frames i and j of pair
+    n is ``costs[first[n] + i * stride[n] + j]``."""
     longest, order = torch.maximum(rows, columns).sort()
     distances, start = torch.empty(len(order)), 0
     while start < len(order):
@@ -295,16 +262,13 @@ def _warp(costs, rows, columns):
         stop = int(torch.searchsorted(longest, bound, right=True))
         stop = min(stop, start + max(1, _BLOCK // bound**2))
         block = order[start:stop]
+        heights, widths = rows[block], columns[block]
         steps = torch.arange(int(longest[stop - 1])).unsqueeze(1)
         # The last frame of an item repeats as padding, which dtw ignores.
-        block_costs = costs(
-            block,
-            torch.minimum(steps, rows[block] - 1),
-            torch.minimum(steps, columns[block] - 1),
-        )
-        distances[block] = dtw(
-            block_costs.permute(2, 0, 1), rows[block], columns[block]
-        )
+        i = first[block] + torch.minimum(steps, heights - 1) * stride[block]
+        j = torch.minimum(steps, widths - 1)
+        block_costs = costs[i.unsqueeze(1) + j].permute(2, 0, 1)
+        distances[block] = dtw(block_costs, heights, widths)
         start = stop
     return distances
 
@@ -329,7 +293,6 @@ class Abx(Metric):
         self._dropped, self._cells = 0, {}
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Keep the frames of the utterance's items."""
         weights = weights.float()
         for context, item in self._items.get(utterance.name, ()):
             span = frames_of(item, utterance.token_rate)
@@ -343,7 +306,6 @@ class Abx(Metric):
             self._frames[context].append((item, frames, weights))
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the errors; conditions without a triple are left out."""
         estimates = {}
         for context, frames in self._frames.items():
             # Results must not depend on the order of utterances.
@@ -377,7 +339,6 @@ class Abx(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing conditions."""
         if not self._items:
             sources = dict.fromkeys(s.source for s in self.samples.values())
             return [
@@ -387,7 +348,7 @@ class Abx(Metric):
         notes = []
         for context, speaker in itertools.product(self.samples, _SPEAKERS):
             name = _condition(speaker, context)
-            if not any(key.startswith(f"abx_{name}_") for key in estimates):
+            if f"abx_{name}_units" not in estimates:
                 who = "one speaker" if speaker == "within" else "two speakers"
                 place = " between the same neighbors" * (context == "within")
                 notes.append(
@@ -399,7 +360,6 @@ class Abx(Metric):
         return notes
 
     def settings(self) -> dict:
-        """Return the sources and numbers of items and triples."""
         if not self._items:
             return {}
         samples, cells = self.samples.items(), self._cells.items()

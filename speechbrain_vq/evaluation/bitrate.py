@@ -44,7 +44,7 @@ class BitRate(Metric):
     """
 
     label = "Use of the codebook and bit rate"
-    quantities = {
+    quantities = {"used_codes_percent": USAGE["used_codes_percent"]} | {
         name: Quantity(label, bounds=NON_NEGATIVE)
         for name, label in {
             "perplexity": "perplexity",
@@ -69,7 +69,6 @@ class BitRate(Metric):
         self._runs = WeightedCounts(_MAX_SYMBOLS)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Count the tokens of an utterance."""
         self._utterances += 1
         tokens, seconds = utterance.tokens, utterance.seconds
         self._books = tokens.shape[1]
@@ -85,7 +84,6 @@ class BitRate(Metric):
         self._rates.add("runs", len(runs), seconds, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate codebook usage and rates."""
         frames, runs = map(self._rates.values, ("frames", "runs"))
         table = self._tokens.table()
         books = torch.tensor([book for book, _ in self._tokens.keys()])
@@ -106,21 +104,18 @@ class BitRate(Metric):
         if not self._runs.full:
             run_bits = _bits(self._runs.table())
             values["bits_per_second_runs"] = runs * run_bits
-        used = {}
         if self.codebook_size:
             fixed_bits = self._books * math.log2(self.codebook_size)
             values["bits_per_second_log2_codes"] = frames * fixed_bits
-            percent = 100 * len(table) / (self._books * self.codebook_size)
-            key = "used_codes_percent"
-            used[key] = Estimate(percent, quantity=USAGE[key])
-        return used | {
+            codes = self._books * self.codebook_size
+            values["used_codes_percent"] = [100 * len(table) / codes]
+        return {
             name: estimate(values[name], quantity, self._utterances)
             for name, quantity in self.quantities.items()
             if name in values
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         notes = []
         if not self.codebook_size:
             notes.append(

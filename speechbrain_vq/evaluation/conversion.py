@@ -7,11 +7,10 @@ import random
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-import soundfile
 import torch
 
-from speechbrain_vq.dataio.atomic import atomic_write
 from speechbrain_vq.dataio.audio import AudioError, read_audio
+from speechbrain_vq.dataio.waveforms import write_waveform
 
 from .judges import JudgedSpeech
 from .metric import SHARE, Estimate, Quantity
@@ -88,8 +87,8 @@ class Conversion(JudgedSpeech):
       ``to_target`` add ``closer_to_target`` (share of pairs).
 
     ``targets`` is the manifest of the target speakers, ``pairs`` are the
-    conversions from ``conversion_pairs`` (None if not requested), and ``audio``
-    is a folder to write source, target and converted recordings to.
+    conversions from ``conversion_pairs``, and ``audio`` is a folder to write
+    source, target and converted recordings to.
     """
 
     label = "Conversion to other voices"
@@ -104,20 +103,18 @@ class Conversion(JudgedSpeech):
         self,
         model: EvaluatedModel,
         targets: dict[str, dict],
-        pairs: list[Pair] | None,
+        pairs: list[Pair],
         judges: dict[str, Callable],
         audio: str | os.PathLike | None = None,
     ):
         super().__init__(model, judges)
         self.targets, self.errors = targets, {}
         self.audio = None if audio is None else pathlib.Path(audio)
-        self.requested = pairs is not None
         self._pairs = collections.defaultdict(list)
-        for number, pair in enumerate(pairs or (), 1):
+        for number, pair in enumerate(pairs, 1):
             self._pairs[pair.source].append((number, pair))
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Convert and score an utterance, if it is a source."""
         pairs = self._pairs.get(utterance.name)
         if not pairs or not len(utterance.tokens):
             return
@@ -138,12 +135,10 @@ class Conversion(JudgedSpeech):
             self._ratios.add("token_agreement", *agreement, weights)
             self._ratios.add("token_agreement_own_voice", *own_voice, weights)
             self.judge(audio, utterance.entry, weights)
-            self._write(number, pair, audio)
+            if self.audio is not None:
+                self._write(number, pair, audio)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
-        if not self.requested:
-            return ["conversion to other voices: not requested"]
         notes = [f"{pair}: {why}" for pair, why in self.errors.items()]
         if not estimates and not notes:
             notes = [
@@ -155,9 +150,6 @@ class Conversion(JudgedSpeech):
         return notes
 
     def settings(self) -> dict:
-        """Return the vocoder and the number of conversions."""
-        if not self.requested:
-            return {}
         return {**self.model.settings(), "converted": self.number}
 
     def _agreement(self, utterance, voice, speaker):
@@ -167,18 +159,13 @@ class Conversion(JudgedSpeech):
         return token_agreement(utterance.tokens, tokens), output
 
     def _write(self, number, pair, audio):
-        if self.audio is None:
-            return
         self.audio.mkdir(parents=True, exist_ok=True)
         # Every file system allows letters, digits and hyphens.
-        names = ("".join(c if c.isalnum() else "-" for c in n) for n in pair)
-        source, speaker, _, target = names
-        for role, name in (
-            ("source", source),
-            ("target", target),
-            ("output", f"{source}-as-{speaker}"),
-        ):
-            samples = audio[role].clamp(-1, 1).numpy()
-            path = self.audio / f"{number:03}-{role}-{name}.wav"
-            with atomic_write(path) as partial:
-                soundfile.write(partial, samples, self.model.sample_rate)
+        source, speaker, _, target = (
+            "".join(c if c.isalnum() else "-" for c in name) for name in pair
+        )
+        converted = f"{source}-as-{speaker}"
+        names = {"source": source, "target": target, "output": converted}
+        for role, wav in audio.items():
+            path = self.audio / f"{number:03}-{role}-{names[role]}.wav"
+            write_waveform(path, wav.clamp(-1, 1), self.model.sample_rate, role)

@@ -153,15 +153,24 @@ def evaluate(
         "cost": BitRate(encoder.codebook_size),
     }
     if isinstance(encoder, EvaluatedModel):
-        names = sample_names(entries, max_reconstructed, seed)
-        voices = read_manifest(targets, data_root) if targets else entries
-        pairs = None
+        if max_reconstructed:
+            names = sample_names(entries, max_reconstructed, seed)
+            metrics["reconstruction"] = Reconstruction(encoder, names, judges)
         if conversions:
+            voices = read_manifest(targets, data_root) if targets else entries
             known = encoder.tokenizer.speakers
             pairs = conversion_pairs(entries, conversions, seed, known, voices)
-        metrics["reconstruction"] = Reconstruction(encoder, names, judges)
-        metrics["conversion"] = Conversion(
-            encoder, voices, pairs, judges, audio
+            metrics["conversion"] = Conversion(
+                encoder, voices, pairs, judges, audio
+            )
+        else:
+            notes.append("conversion to other voices: not requested")
+        if judges and not (max_reconstructed or conversions):
+            notes.append("judges: nothing is reconstructed")
+    else:
+        notes.append(
+            "latents, codewords, reconstruction, conversion and judges: they "
+            "need the model, not only its tokens"
         )
     settings = {
         "source": str(getattr(source, "source", source)),
@@ -171,12 +180,12 @@ def evaluate(
         **judge_settings(judges),
     }
     counts, left_out = _update(metrics, encoder, entries, bootstrap, progress)
-    notes += left_out
     if not counts["utterances"]:
         raise ValueError(
             f"None of the {len(entries)} utterances of {manifest} could be "
-            f"evaluated: {notes[-1] if notes else 'there are none'}"
+            f"evaluated: {left_out[-1] if left_out else 'there are none'}"
         )
+    notes += left_out
     return _collect(metrics, settings | counts, notes)
 
 
@@ -190,13 +199,21 @@ def _update(metrics, encoder, entries, bootstrap, progress):
         unit="utt",
         disable=None if progress else True,
     ):
-        if error := _find_late_phones(utterance):
-            encoder.errors[utterance.name] = error
+        name, entry = utterance.name, utterance.entry
+        # Without a stated duration, that of the tokens may be off by a frame.
+        tolerance = TOLERANCE + 1 / utterance.token_rate
+        end = entry["phones"][-1][1] if entry["phones"] else 0
+        if end > utterance.seconds + tolerance:
+            encoder.errors[name] = (
+                f"{entry['wav']}: its phones end after the audio, at {end:g} s "
+                f"of {utterance.seconds:.2f} s. Times must be in seconds from "
+                "the beginning of the file."
+            )
             continue
-        stated = utterance.entry.get("length", utterance.seconds)
-        if abs(stated - utterance.seconds) > _tolerance(utterance):
-            wrong_lengths.append(utterance.name)
-        weights = bootstrap.weights(utterance.name)
+        stated = entry.get("length", utterance.seconds)
+        if abs(stated - utterance.seconds) > tolerance:
+            wrong_lengths.append(name)
+        weights = bootstrap.weights(name)
         for metric in metrics.values():
             metric.update(utterance, weights)
         count, seconds = count + 1, seconds + utterance.seconds
@@ -219,24 +236,6 @@ def _update(metrics, encoder, entries, bootstrap, progress):
     return counts, notes
 
 
-def _tolerance(utterance):
-    """Return by how many seconds times may exceed the audio. Without a stated
-    duration, that of the tokens may be off by up to a frame."""
-    return TOLERANCE + 1 / utterance.token_rate
-
-
-def _find_late_phones(utterance):
-    """Return an error message if phones end after the audio, else None."""
-    phones = utterance.entry.get("phones")
-    if phones and phones[-1][1] > utterance.seconds + _tolerance(utterance):
-        return (
-            f"{utterance.entry['wav']}: its phones end after the audio, at "
-            f"{phones[-1][1]:g} s of {utterance.seconds:.2f} s. Times must be "
-            "in seconds from the beginning of the file."
-        )
-    return None
-
-
 def _collect(
     metrics: dict[str, Metric], settings: dict, notes: list[str]
 ) -> Evaluation:
@@ -247,13 +246,6 @@ def _collect(
         notes = notes + metric.notes(estimates[name])
         settings = settings | metric.settings()
         tables |= metric.tables()
-    if "reconstruction" not in metrics:
-        notes.append(
-            "latents, codewords, reconstruction, conversion and judges: they "
-            "need the model, not only its tokens"
-        )
-    elif settings["judges"] and "vocoder" not in settings:
-        notes.append("judges: nothing is reconstructed")
     titles = {name: metric.label for name, metric in metrics.items()}
     estimates = {name: values for name, values in estimates.items() if values}
     return Evaluation(estimates, settings, notes, tables, titles)

@@ -119,7 +119,7 @@ class WeightedCounts:
 
     def __init__(self, limit: int | None = None):
         self.limit, self.full = limit, False
-        self._rows, self._table = {}, None
+        self._rows, self._table = {}, torch.zeros(0, 1, dtype=torch.int32)
 
     def add(self, keys: Iterable[Hashable], weights: torch.Tensor) -> None:
         """Count the keys of an utterance with its weights [1 + R]."""
@@ -128,14 +128,14 @@ class WeightedCounts:
             return
         rows = [self._rows.setdefault(k, len(self._rows)) for k in counts]
         if self.limit is not None and len(self._rows) > self.limit:
-            self.full, self._rows, self._table = True, {}, None
+            self.full, self._rows, self._table = True, {}, self._table[:0]
             return
-        if self._table is None:
-            self._table = weights.new_zeros(0, len(weights))
         missing = len(self._rows) - len(self._table)
         if missing > 0:
             more = max(missing, len(self._table), 64)
-            self._table = torch.nn.functional.pad(self._table, (0, 0, 0, more))
+            before = self._table.expand(-1, len(weights))
+            added = weights.new_zeros(more, len(weights))
+            self._table = torch.cat([before, added])
         numbers = torch.tensor(list(counts.values()), dtype=torch.int32)
         numbers = numbers.unsqueeze(1) * weights
         self._table.index_add_(0, torch.tensor(rows), numbers)
@@ -146,8 +146,6 @@ class WeightedCounts:
 
     def table(self) -> torch.Tensor:
         """Return the counts [keys, 1 + R]."""
-        if self._table is None:
-            return torch.zeros(0, 1, dtype=torch.int32)
         return self._table[: len(self._rows)]
 
 

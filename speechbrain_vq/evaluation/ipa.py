@@ -1,13 +1,9 @@
 """Phone names in IPA, and manners of articulation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from speechbrain_vq.dataio.manifests import SILENCES
 
-MANNERS = (
-    *("vowel", "diphthong", "approximant", "nasal"),
-    *("fricative", "affricate", "plosive", "silence", "other"),
-)
 _VOWELS = "iyɨʉɯuɪʏʊeøɘɵɤoəɛœɜɞʌɔæɐaɶɑɒɚɝ"
 _CONSONANTS = {
     "approximant": "ljʲwɹɻɥʎɭʟɾrʀɫʋɰɬɮ",
@@ -58,7 +54,7 @@ def to_ipa(names: Iterable[str]) -> dict[str, str]:
 
 
 def manner(ipa: str) -> str:
-    """Return the manner of articulation of a phone in IPA, one of ``MANNERS``.
+    """Return the manner of articulation of a phone in IPA.
 
     Example
     -------
@@ -76,26 +72,3 @@ def manner(ipa: str) -> str:
         if ipa[0] in letters:
             return name
     return "other"
-
-
-def by_manner(
-    phones: Sequence[str], counts: Sequence[int]
-) -> list[tuple[str, list[int]]]:
-    """Group the indices of phones by manner, in the order of ``MANNERS``, the
-    most frequent phone first.
-
-    Example
-    -------
-    >>> by_manner(["t", "a", "e"], [9, 1, 2])
-    [('vowel', [2, 1]), ('plosive', [0])]
-    """
-    manners = [manner(ipa) for ipa in to_ipa(phones).values()]
-    groups = [
-        (name, [row for row, m in enumerate(manners) if m == name])
-        for name in MANNERS
-    ]
-    return [
-        (name, sorted(rows, key=lambda row: -counts[row]))
-        for name, rows in groups
-        if rows
-    ]

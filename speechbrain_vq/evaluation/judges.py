@@ -124,7 +124,6 @@ class JudgedSpeech(Metric):
                 self._ratios.add(f"{name}:{key}", *pair, weights)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the means or ratios over utterances or conversions."""
         return self._ratios.estimates(self.quantities)
 
 

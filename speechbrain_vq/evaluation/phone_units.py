@@ -28,9 +28,15 @@ def phones_at(
     return names
 
 
-def frame_middles(number: int, token_rate: float) -> list[float]:
-    """Return the midpoints of ``number`` frames in seconds."""
-    return [(frame + 0.5) / token_rate for frame in range(number)]
+def phones_of_frames(
+    phones: Sequence[tuple[float, float, str]] | None,
+    number: int,
+    token_rate: float,
+) -> list:
+    """Return the phone at the midpoint of each of ``number`` frames, None
+    between phones; see ``phones_at``."""
+    middles = [(frame + 0.5) / token_rate for frame in range(number)]
+    return phones_at(phones or (), middles)
 
 
 class PhoneUnitCounts:
@@ -61,8 +67,8 @@ class PhoneUnitCounts:
         """Count the units of an utterance with the phones at their midpoints;
         units outside phones are left out. See ``phones_at``."""
         units = list(units)
-        middles = frame_middles(len(units), self.token_rate)
-        self.add_frames(phones_at(phones, middles), units, torch.ones(1).int())
+        names = phones_of_frames(phones, len(units), self.token_rate)
+        self.add_frames(names, units, torch.ones(1).int())
 
     def add_frames(
         self,
@@ -99,16 +105,11 @@ class PhoneUnitCounts:
         if size is None:
             size = 1 + max((unit for _, _, unit in keys), default=-1)
         rows = {phone: row for row, phone in enumerate(self.phones)}
-        cells = torch.tensor(
-            [rows[phone] * size + unit for _, phone, unit in keys],
-            dtype=torch.int64,
-        )
-        selected = torch.tensor(
-            [language in (None, key[0]) for key in keys], dtype=torch.bool
-        )
-        for numbers in self._counts.table()[selected].T.long():
+        kept = [i for i, key in enumerate(keys) if language in (None, key[0])]
+        cells = [rows[keys[i][1]] * size + keys[i][2] for i in kept]
+        for numbers in self._counts.table()[kept].T.long():
             table = torch.zeros(len(rows) * size, dtype=torch.int64)
-            table.index_add_(0, cells[selected], numbers)
+            table.index_add_(0, torch.tensor(cells).long(), numbers)
             yield table.view(len(rows), size)
 
 
@@ -236,25 +237,25 @@ class PhoneInformation(Metric):
 
     def __init__(self):
         self._books = collections.defaultdict(PhoneUnitCounts)
-        self._utterances, self._without = 0, 0
+        self._total, self._utterances = 0, 0
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Count the phones and units of an utterance."""
-        middles = frame_middles(len(utterance.tokens), utterance.token_rate)
-        phones = phones_at(utterance.entry.get("phones") or (), middles)
-        has_phones = any(phone is not None for phone in phones)
-        self._utterances += has_phones
-        self._without += not has_phones
+        phones = phones_of_frames(
+            utterance.entry.get("phones"),
+            len(utterance.tokens),
+            utterance.token_rate,
+        )
+        self._total += 1
+        self._utterances += any(phone is not None for phone in phones)
         language = utterance.entry.get("lang") or ""
         for book, units in enumerate(utterance.tokens.T.tolist()):
             self._books[book].add_frames(phones, units, weights, language)
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the values of each codebook."""
+        if not self._utterances:
+            return {}
         estimates = {}
         for number, table in enumerate(self._books.values(), 1):
-            if not table.phones:
-                continue
             # Tables are large, so only those of one replicate are in memory.
             values = []
             languages = map(table.tables, table.languages)
@@ -277,15 +278,14 @@ class PhoneInformation(Metric):
         return estimates
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         if not estimates:
             return [
                 "phone information, boundaries and the phone probe: the "
                 "manifest has no phones"
             ]
-        total = self._utterances + self._without
-        note = f"phones: {self._without} of {total} utterances have none"
-        return [note] if self._without else []
+        without = self._total - self._utterances
+        note = f"phones: {without} of {self._total} utterances have none"
+        return [note] if without else []
 
     def tables(self) -> dict:
         """Return the table of the first codebook, and its phones."""

@@ -10,12 +10,14 @@ from torch.nn.functional import cross_entropy, embedding_bag
 
 from .intervals import estimate
 from .metric import SHARE, Estimate, Metric, Quantity
-from .phone_units import frame_middles, phones_at
+from .phone_units import phones_of_frames
 from .utterances import Utterance
 
 # Maximum number of frames for the phone probe, per utterance and in total.
 FRAMES_PER_UTTERANCE = 100
 MOST_FRAMES = 10_000
+# Manifest fields of the labels of utterances.
+_LABELS = {"speaker": "spk_id", "gender": "gender"}
 
 
 def fit_probe(
@@ -76,13 +78,13 @@ def stratified_folds(
 ) -> torch.Tensor:
     """Assign N examples to ``number`` folds [N], each with an equal share of
     each group, such as a class."""
-    folds, next_fold = torch.zeros(len(groups), dtype=torch.long), 0
+    order = []
     for group in sorted(set(groups)):
         members = [i for i, g in enumerate(groups) if g == group]
         random.Random(f"{seed} {group}").shuffle(members)
-        for member in members:
-            folds[member] = next_fold % number
-            next_fold += 1
+        order += members
+    folds = torch.empty(len(groups), dtype=torch.long)
+    folds[order] = torch.arange(len(groups)) % number
     return folds
 
 
@@ -135,30 +137,6 @@ def sample_utterances(
     return names
 
 
-class _Example:
-    """Inputs and labels of the probes from one utterance, and its weights."""
-
-    def __init__(self, utterance, frames, weights):
-        entry, latents = utterance.entry, utterance.latents
-        self.name, self.weights = utterance.name, weights
-        self.tokens = tokens = utterance.tokens
-        self.labels = {
-            "speaker": entry.get("spk_id"),
-            "gender": entry.get("gender"),
-        }
-        self.pooled, self.frames = {}, {"units": tokens[frames]}
-        if latents is not None:
-            self.frames["latents"] = latents[frames]
-        for name in ("latents", "codewords"):
-            vectors = getattr(utterance, name)
-            if vectors is not None:
-                moments = vectors.mean(0), vectors.std(0, correction=0)
-                self.pooled[name] = torch.cat(moments)
-        middles = frame_middles(len(tokens), utterance.token_rate)
-        middles = [middles[frame] for frame in frames]
-        self.phones = phones_at(entry.get("phones") or (), middles)
-
-
 class LinearProbes(Metric):
     """Accuracies of linear probes in five-fold cross-validation over
     utterances.
@@ -179,21 +157,38 @@ class LinearProbes(Metric):
 
     def __init__(self, names: set[str], seed: int = 0):
         self.names, self.seed = names, seed
-        self._examples = []
+        # Labels, inputs by source, and weights, by target and utterance.
+        self._examples = collections.defaultdict(dict)
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Keep the inputs and labels of an utterance."""
-        number = len(utterance.tokens)
-        if utterance.name not in self.names or not number:
+        tokens, entry, name = utterance.tokens, utterance.entry, utterance.name
+        number = len(tokens)
+        if name not in self.names or not number:
             return
-        draw = random.Random(f"{self.seed} {utterance.name}")
+        draw = random.Random(f"{self.seed} {name}")
         frames = draw.sample(range(number), min(number, FRAMES_PER_UTTERANCE))
-        self._examples.append(_Example(utterance, sorted(frames), weights))
+        phones = phones_of_frames(
+            entry.get("phones"), number, utterance.token_rate
+        )
+        frames = [
+            frame for frame in sorted(frames) if phones[frame] is not None
+        ]
+        pooled, of_frames = {"units": tokens}, {"units": tokens[frames]}
+        for source in ("latents", "codewords"):
+            vectors = getattr(utterance, source)
+            if vectors is not None:
+                moments = vectors.mean(0), vectors.std(0, correction=0)
+                pooled[source] = torch.cat(moments)
+        if utterance.latents is not None:
+            of_frames["latents"] = utterance.latents[frames]
+        for target, key in _LABELS.items():
+            if entry.get(key):
+                self._examples[target][name] = entry[key], pooled, weights
+        if frames:
+            names = [phones[frame] for frame in frames]
+            self._examples["phone"][name] = names, of_frames, weights
 
     def compute(self) -> dict[str, Estimate]:
-        """Estimate the accuracies for all labels that the manifest has."""
-        # Results must not depend on the order of utterances.
-        self._examples.sort(key=lambda example: example.name)
         return {
             **self._utterance_probes("speaker"),
             **self._utterance_probes("gender"),
@@ -201,85 +196,86 @@ class LinearProbes(Metric):
         }
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         return [
             f"{target} probe: the manifest ({key}) does not name two {target}s "
             "with two utterances each"
-            for target, key in (("speaker", "spk_id"), ("gender", "gender"))
+            for target, key in _LABELS.items()
             if f"{target}_chance" not in estimates
         ]
 
+    def _sorted_examples(self, target):
+        """Return the labels, inputs and weights of all examples. Results must
+        not depend on the order of utterances."""
+        examples = sorted(self._examples[target].items())
+        return [[example[i] for _, example in examples] for i in range(3)]
+
     def _utterance_probes(self, target):
         """Estimate accuracies for a label of utterances."""
-        sizes = collections.Counter(e.labels[target] for e in self._examples)
-        classes = {label for label, n in sizes.items() if label and n > 1}
-        examples = [e for e in self._examples if e.labels[target] in classes]
-        labels = [example.labels[target] for example in examples]
+        labels, inputs, weights = self._sorted_examples(target)
+        sizes = collections.Counter(labels)
+        kept = [i for i, label in enumerate(labels) if sizes[label] > 1]
+        labels = [labels[i] for i in kept]
         if len(set(labels)) < 2:
             return {}
-        inputs = {"units": _histograms([e.tokens for e in examples])}
-        for name in examples[0].pooled:
-            inputs[name] = torch.stack([e.pooled[name] for e in examples])
-        weights = [example.weights for example in examples]
+        inputs = {
+            source: [inputs[i][source] for i in kept] for source in inputs[0]
+        }
+        inputs["units"] = _histograms(inputs["units"])
+        inputs = {source: torch.stack(x) for source, x in inputs.items()}
+        weights = torch.stack(weights)[kept]
         folds = stratified_folds(labels, seed=self.seed)
-        cases = len(examples)
-        return self._accuracies(target, inputs, labels, weights, folds, cases)
+        return _accuracies(target, inputs, labels, weights, folds, len(kept))
 
     def _phone_probes(self):
         """Estimate accuracies for the phones of frames."""
-        examples = [
-            example
-            for example in self._examples
-            if any(phone is not None for phone in example.phones)
-        ]
-        rows = [
-            (i, j)
-            for i, example in enumerate(examples)
-            for j, phone in enumerate(example.phones)
-            if phone is not None
-        ]
-        random.Random(self.seed).shuffle(rows)
-        rows = rows[:MOST_FRAMES]
-        labels = [examples[i].phones[j] for i, j in rows]
-        if len(set(labels)) < 2 or len(examples) < 2:
+        phones, inputs, weights = self._sorted_examples("phone")
+        labels = [name for names in phones for name in names]
+        order = list(range(len(labels)))
+        random.Random(self.seed).shuffle(order)
+        order = order[:MOST_FRAMES]
+        labels = [labels[index] for index in order]
+        if len(set(labels)) < 2 or len(phones) < 2:
             return {}
         inputs = {
-            name: torch.stack([examples[i].frames[name][j] for i, j in rows])
-            for name in examples[0].frames
+            source: torch.cat([x[source] for x in inputs])[order]
+            for source in inputs[0]
         }
         # Offset the codes, so that codebooks do not share inputs.
         sizes = inputs["units"].amax(0) + 1
         inputs["units"] = inputs["units"] + torch.cumsum(sizes, 0) - sizes
-        weights = [examples[i].weights for i, _ in rows]
-        folds = stratified_folds([0] * len(examples), seed=self.seed)
-        folds = folds[torch.tensor([i for i, _ in rows])]
-        cases = len(examples)
-        return self._accuracies("phone", inputs, labels, weights, folds, cases)
+        # The utterance of each frame.
+        owners = [i for i, names in enumerate(phones) for _ in names]
+        owners = torch.tensor(owners)[order]
+        weights = torch.stack(weights)[owners]
+        folds = stratified_folds([0] * len(phones), seed=self.seed)[owners]
+        cases = len(phones)
+        return _accuracies("phone", inputs, labels, weights, folds, cases)
 
-    def _accuracies(self, target, inputs, labels, weights, folds, cases):
-        weights = torch.stack(weights).double()
-        estimates = {}
-        for source, x in inputs.items():
-            correct = cross_validate(x, labels, folds).double() @ weights
-            estimates[f"{target}_from_{source}"] = estimate(
-                correct / weights.sum(0),
-                Quantity(f"{target} from {source}", bounds=SHARE),
-                cases,
-            )
-        [(_, majority)] = collections.Counter(labels).most_common(1)
-        estimates[f"{target}_chance"] = Estimate(
-            majority / len(labels),
-            quantity=Quantity(f"{target} chance", bounds=SHARE),
+
+def _accuracies(target, inputs, labels, weights, folds, cases):
+    weights = weights.double()
+    estimates = {}
+    for source, x in inputs.items():
+        correct = cross_validate(x, labels, folds).double() @ weights
+        estimates[f"{target}_from_{source}"] = estimate(
+            correct / weights.sum(0),
+            Quantity(f"{target} from {source}", bounds=SHARE),
+            cases,
         )
-        return estimates
+    [(_, majority)] = collections.Counter(labels).most_common(1)
+    estimates[f"{target}_chance"] = Estimate(
+        majority / len(labels),
+        quantity=Quantity(f"{target} chance", bounds=SHARE),
+    )
+    return estimates
 
 
 def _histograms(tokens):
-    """Return the shares of the codes of each utterance [N, C * K], from tokens
+    """Return the shares of the codes [C * K] of each utterance, from tokens
     [T, C]."""
     size = 1 + max(int(codes.max()) for codes in tokens)
     histograms = []
     for codes in tokens:
         counts = [column.bincount(minlength=size) for column in codes.T]
         histograms.append(torch.cat(counts) / len(codes))
-    return torch.stack(histograms)
+    return histograms

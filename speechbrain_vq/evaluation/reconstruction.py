@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import random
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -63,8 +64,6 @@ def stoi(original: torch.Tensor, other: torch.Tensor, rate: int) -> float:
     """Compute short-time objective intelligibility of samples [T] by pystoi
     (Taal et al., An algorithm for intelligibility prediction of time-frequency
     weighted noisy speech, 2011); nan for less than 30 frames of speech."""
-    import warnings
-
     import pystoi
 
     size = min(len(original), len(other))
@@ -111,28 +110,22 @@ class Reconstruction(JudgedSpeech):
         self.names = names
 
     def update(self, utterance: Utterance, weights: torch.Tensor) -> None:
-        """Decode and compare an utterance, if it is one of ``names``."""
         if utterance.name not in self.names or not len(utterance.tokens):
             return
         utterance = self.model.beginning(utterance)
         x, rate = utterance.wav, self.model.sample_rate
         y = self.model.reconstruct(utterance)[: round(MOST_DECODED * rate)]
         cepstra = [mel_cepstra(wav, rate) for wav in (x, y)]
-        values = {"mel_cepstral_distortion": mel_cepstral_distortion(*cepstra)}
+        distortion = mel_cepstral_distortion(*cepstra)
+        self._ratios.add("mel_cepstral_distortion", distortion, 1, weights)
         if has_pystoi() and not math.isnan(value := stoi(x, y, rate)):
-            values["stoi"] = value
-        for name, value in values.items():
-            self._ratios.add(name, value, 1, weights)
+            self._ratios.add("stoi", value, 1, weights)
         self.judge({"source": x, "output": y}, utterance.entry, weights)
 
     def notes(self, estimates: dict[str, Estimate]) -> list[str]:
-        """Explain missing values."""
         if not estimates or has_pystoi():
             return []
         return ['STOI: pip install "speechbrain-vq[eval]"']
 
     def settings(self) -> dict:
-        """Return the vocoder and the number of utterances."""
-        if not self.names:
-            return {}
         return {**self.model.settings(), "reconstructed": self.number}

@@ -21,7 +21,6 @@ SETTINGS = {
     "abx_triples": "ABX triples compared",
     "abx_triples_of": "ABX triples available",
     "abx_frames": "ABX frames of an item",
-    "judge_weights": "judge weights",
     "seconds_heard": "seconds decoded",
     "segmentation_tolerance": "boundary tolerance",
     "reconstructed": "utterances reconstructed",

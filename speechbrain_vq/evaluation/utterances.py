@@ -1,6 +1,7 @@
 """Encoded utterances, the input of metrics, and models that encode a manifest.
 For token files, see ``tokens``."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -57,32 +58,14 @@ class EvaluatedModel:
         # Batches do not cross parts, so results with an engine are identical.
         starts = range(0, len(entries), _PART)
         parts = [dict(entries[start : start + _PART]) for start in starts]
+        encode_part = functools.partial(_encode_part, self.batch_seconds)
         if self.engine is None:
-            for part in parts:
-                yield from self._encode(part)
-            return
-        encoded = self.engine.map(_encode_part, self.tokenizer, parts)
+            encoded = (encode_part(self.tokenizer, part) for part in parts)
+        else:
+            encoded = self.engine.map(encode_part, self.tokenizer, parts)
         for utterances, errors in encoded:
             self.errors |= errors
             yield from utterances
-
-    def _encode(self, manifest):
-        seconds, encoded = {}, {}
-        for name, entry in manifest.items():
-            try:
-                seconds[name] = check_audio(entry["wav"], decode=False)
-            except AudioError as error:
-                encoded[name] = error
-        for batch in make_batches(seconds, self.batch_seconds):
-            files = {name: manifest[name]["wav"] for name in batch}
-            encoded.update(
-                encode(self.tokenizer, files, self.batch_seconds, latents=True)
-            )
-        for name, entry in manifest.items():
-            if isinstance(encoded[name], AudioError):
-                self.errors[name] = str(encoded[name])
-            else:
-                yield self._quantize(name, entry, *encoded[name])
 
     def beginning(self, utterance: Utterance) -> Utterance:
         """Return the first 20 s of an utterance, with its audio."""
@@ -138,25 +121,43 @@ class EvaluatedModel:
         tokens = self.tokenizer.encode_batch(wav[None])[0][0]
         return self.tokenizer.unfold(tokens).cpu()
 
-    @torch.no_grad()
-    def _quantize(self, name, entry, latents, samples):
-        """Quantize latents [T, D] and return them as an utterance."""
-        quantizer = self.tokenizer.mods.quantizer
-        tokens = quantizer.encode(latents[None].to(self.tokenizer.device))
-        codewords = quantizer.decode(tokens)[0].float().cpu()
-        return Utterance(
-            name,
-            entry,
-            self.tokenizer.unfold(tokens[0]).cpu(),
-            self.tokenizer.token_rate,
-            samples / self.sample_rate,
-            # A view would keep the whole batch in memory and be sent with it.
-            latents.float().cpu().clone(),
-            codewords,
-        )
 
-
-def _encode_part(tokenizer, manifest):
+def _encode_part(batch_seconds, tokenizer, manifest):
     """Return the utterances of a part of a manifest, and its errors."""
-    encoder = EvaluatedModel(tokenizer)
-    return list(encoder.utterances(manifest)), encoder.errors
+    seconds, encoded = {}, {}
+    for name, entry in manifest.items():
+        try:
+            seconds[name] = check_audio(entry["wav"], decode=False)
+        except AudioError as error:
+            encoded[name] = error
+    for batch in make_batches(seconds, batch_seconds):
+        files = {name: manifest[name]["wav"] for name in batch}
+        encoded.update(encode(tokenizer, files, batch_seconds, latents=True))
+    utterances, errors = [], {}
+    for name, entry in manifest.items():
+        if isinstance(encoded[name], AudioError):
+            errors[name] = str(encoded[name])
+        else:
+            latents, samples = encoded[name]
+            seconds = samples / tokenizer.sample_rate
+            one = _quantize(tokenizer, name, entry, latents, seconds)
+            utterances.append(one)
+    return utterances, errors
+
+
+@torch.no_grad()
+def _quantize(tokenizer, name, entry, latents, seconds):
+    """Quantize latents [T, D] and return them as an utterance."""
+    quantizer = tokenizer.mods.quantizer
+    tokens = quantizer.encode(latents[None].to(tokenizer.device))
+    codewords = quantizer.decode(tokens)[0].float().cpu()
+    return Utterance(
+        name,
+        entry,
+        tokenizer.unfold(tokens[0]).cpu(),
+        tokenizer.token_rate,
+        seconds,
+        # A view would keep the whole batch in memory and be sent with it.
+        latents.float().cpu().clone(),
+        codewords,
+    )

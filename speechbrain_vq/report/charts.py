@@ -84,12 +84,11 @@ def line_chart(
             f'<text class="middle" x="{right(value):.1f}" '
             f'y="{HEIGHT - _BOTTOM + 18}">{_short(value)}</text>'
         )
-    for mark in marks:
-        if low <= mark <= high:
-            foot = _TOP + plot_height
-            parts.append(
-                f'<path class="mark" d="M{right(mark):.1f} {foot}v-{10}"/>'
-            )
+    parts += [
+        f'<path class="mark" d="M{right(x):.1f} {_TOP + plot_height}v-10"/>'
+        for x in marks
+        if low <= x <= high
+    ]
     parts.append(
         f'<text class="middle" x="{_LEFT + plot_width / 2}" '
         f'y="{HEIGHT - 4}">{escape(x_label)}</text>'

@@ -1,20 +1,21 @@
 """Figures of a codebook: usage, map of the codewords, phones and units."""
 
 import colorsys
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from speechbrain_vq.evaluation.ipa import MANNERS, by_manner, manner, to_ipa
+from speechbrain_vq.evaluation.ipa import manner
 from speechbrain_vq.evaluation.phone_units import phone_purity
 
 from .charts import Dot, Line, dot_map, line_chart, tips_json
 from .images import png
-from .summary import FRAMES_PER_CODE
 
-# Colors of manners of articulation, legible on white and on black.
+# Manners of articulation in the order of the page, with colors that are legible
+# on white and on black.
 COLORS = {
     "vowel": "#d9622b",
     "diphthong": "#d99a1c",
@@ -29,13 +30,6 @@ COLORS = {
 # Share of the tokens, in %, of each code that a collapsed run used: preset
 # vanilla, 300 steps on three minutes of MiniSpeech.
 COLLAPSED = (18.2, 14.6, 13.2, 12.3, 11.4, 11.2, 8.9, 7.7, 1.2, 1.1, 0.1)
-
-
-def is_few(counts: torch.Tensor | None) -> bool:
-    """Return whether counts [C, K] are too low to show the usage of codes."""
-    if counts is None:
-        return True
-    return bool(counts[0].sum() < FRAMES_PER_CODE * counts.shape[1])
 
 
 def usage_curves(
@@ -65,7 +59,7 @@ def usage_curves(
 
 class CodeMap:
     """Positions and colors of codewords [C, K, D] on two principal axes. Counts
-    [P, K] of phones and units color the first codebook by phone.
+    [P, K] of phones, in IPA, and units color the first codebook by phone.
 
     Example
     -------
@@ -85,14 +79,12 @@ class CodeMap:
         self.colors = [_by_position(points) for points, _ in projections]
         self.phones: dict[int, tuple[str, float]] = {}
         if phones:
-            ipa = to_ipa(phones)
-            total = phone_units.sum(0)
-            for unit in torch.nonzero(total).flatten().tolist():
-                count, row = phone_units[:, unit].max(0)
-                share = float(count / total[unit])
-                self.phones[unit] = ipa[phones[int(row)]], share
             self.colors[0][:] = _rgb(COLORS["silence"])
-            for unit, (phone, _) in self.phones.items():
+            total = phone_units.sum(0)
+            for unit in total.nonzero()[:, 0].tolist():
+                count, row = phone_units[:, unit].max(0)
+                phone = phones[int(row)]
+                self.phones[unit] = phone, float(count / total[unit])
                 self.colors[0][unit] = _rgb(COLORS[manner(phone)])
 
     def draw(self, counts: torch.Tensor | None) -> str:
@@ -119,52 +111,52 @@ class CodeMap:
 
 def legend(phones: Sequence[str]) -> list[tuple[str, str]]:
     """Return the manners of articulation of phones, with their colors."""
-    present = {manner(ipa) for ipa in to_ipa(phones).values()}
-    return [(name, COLORS[name]) for name in MANNERS if name in present]
+    present = {manner(phone) for phone in phones}
+    return [(name, COLORS[name]) for name in COLORS if name in present]
 
 
 def phone_unit_map(
     counts: torch.Tensor, phones: Sequence[str]
 ) -> dict[str, Any]:
-    """Draw P(phone | unit) from counts [P, K], with phones grouped by manner
-    and units ordered by their most frequent phone.
+    """Draw P(phone | unit) from counts [P, K], with phones, in IPA, grouped by
+    manner and units ordered by their most frequent phone.
 
-    Returns the ``groups`` of phones with an image each, an image of the
-    ``purity`` of each unit, the ``mean`` purity, the ``number`` of units that
-    occur, and ``tips``."""
-    ipa, groups = to_ipa(phones), by_manner(phones, counts.sum(1).tolist())
+    Returns the ``groups`` of phones (manner, color, phones, image), an image of
+    the ``purity`` of each unit, the ``mean`` purity, the ``number`` of units
+    that occur, and ``tips``."""
+    manners = [manner(phone) for phone in phones]
+    order, totals = list(COLORS), counts.sum(1).tolist()
+    # By manner, then the most frequent phone first.
+    rows = sorted(
+        range(len(phones)),
+        key=lambda row: (order.index(manners[row]), -totals[row]),
+    )
+    names = [phones[row] for row in rows]
     used = counts.sum(0).nonzero()[:, 0]
-    share = counts[[row for _, rows in groups for row in rows]][:, used]
-    share = share.double() / share.sum(0)
+    share = counts[rows][:, used].double()
+    share /= share.sum(0)
     # Units by their most frequent phone, then by descending purity.
-    order = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
-    share, used = share[:, order], used[order].tolist()
-    groups = [(name, [ipa[phones[r]] for r in rows]) for name, rows in groups]
-    names = [name for _, members in groups for name in members]
+    columns = torch.argsort(share.argmax(0) - 0.5 * share.amax(0))
+    share, used = share[:, columns], used[columns].tolist()
     tips = []
     for column, unit in enumerate(used):
-        values, rows = share[:, column].topk(min(3, len(names)))
+        values, best = share[:, column].topk(min(3, len(names)))
         text = ", ".join(
             f"/{names[row]}/ {100 * value:.0f} %"
-            for value, row in zip(values.tolist(), rows.tolist(), strict=True)
+            for value, row in zip(values.tolist(), best.tolist(), strict=True)
             if value > 0.005
         )
         tips.append(((column + 0.5) / len(used), None, f"{unit}: {text}"))
-    drawn, start = [], 0
-    for name, members in groups:
-        end = start + len(members)
-        drawn.append(
-            {
-                "name": name,
-                "color": COLORS[name],
-                "phones": members,
-                # On a linear scale, 0.1 would be invisible.
-                "image": png(share[start:end].sqrt()),
-            }
-        )
-        start = end
+    groups = []
+    for name, group in itertools.groupby(
+        range(len(rows)), key=lambda place: manners[rows[place]]
+    ):
+        places = list(group)
+        members = [names[place] for place in places]
+        # On a linear scale, 0.1 would be invisible.
+        groups.append((name, COLORS[name], members, png(share[places].sqrt())))
     return {
-        "groups": drawn,
+        "groups": groups,
         "purity": png(share.amax(0, keepdim=True)),
         "mean": phone_purity(counts),
         "number": len(used),

@@ -5,10 +5,12 @@ import re
 from typing import NamedTuple
 
 from .charts import Line, line_chart
+from .numbers import METRICS
 
 # Format of SpeechBrain's FileTrainLogger: "train loss: 1.23e-01, valid ...".
 _METRIC = re.compile(r"((?:train|valid) [^:,]+): ([-+.\de]+)")
 _REINIT = re.compile(r"Step (\d+): re-initialized")
+_CHARTS = ("loss", "reconstruction_error", "used_codes_percent", "perplexity")
 
 
 class History(NamedTuple):
@@ -24,20 +26,9 @@ class History(NamedTuple):
     warmup: int | None = None
 
 
-# Title, metric, number format and upper end of each chart.
-_CHARTS = (
-    ("Loss", "loss", "{:.3g}", None),
-    ("Reconstruction error", "reconstruction_error", "{:.3g}", None),
-    ("Used codes (%)", "used_codes_percent", "{:.0f}", 100),
-    ("Perplexity", "perplexity", "{:.0f}", None),
-)
-
-
-def read_history(folder: pathlib.Path | None) -> History:
-    """Read ``train_log.txt`` and ``log.txt`` of a run. Without a folder or a
+def read_history(folder: pathlib.Path) -> History:
+    """Read ``train_log.txt`` and ``log.txt`` of a run. Without a
     ``train_log.txt``, the history has no metrics."""
-    if folder is None:
-        return History({})
     log = _text(folder / "train_log.txt")
     axis = "step" if re.search(r"\bstep: \d", log, re.IGNORECASE) else "epoch"
     position = re.compile(rf"\b{axis}: (\d+)", re.IGNORECASE)
@@ -72,26 +63,26 @@ def training_charts(history: History) -> list[tuple[str, str]]:
     """Draw the metrics of a training; return the title and chart of each."""
     charts = []
     ends = (0, max((p[-1][0] for p in history.metrics.values()), default=0))
-    for title, key, form, top in _CHARTS:
-        lines, descriptions = [], []
+    for key in _CHARTS:
+        shown, lines, descriptions = METRICS[key], [], []
         for part, style in (("train", "quiet"), ("valid", "main")):
             points = history.metrics.get(f"{part} {key}")
             if points:
                 lines.append(Line(part, points, style))
-                first, last = (form.format(points[i][1]) for i in (0, -1))
+                first, last = (shown.form.format(points[i][1]) for i in (0, -1))
                 descriptions.append(f"{part} from {first} to {last}")
         if lines:
             chart = line_chart(
-                f"{title} by {history.axis}: {', '.join(descriptions)}",
+                f"{shown} by {history.axis}: {', '.join(descriptions)}",
                 lines,
                 history.axis,
                 ends=ends,
-                top=top,
+                top=100 if shown.unit == "%" else None,
                 marks=history.reinits,
                 shade=history.warmup,
-                number=form.format,
+                number=shown.form.format,
             )
-            charts.append((title, chart))
+            charts.append((str(shown), chart))
     return charts
 
 

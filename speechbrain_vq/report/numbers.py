@@ -2,20 +2,48 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from .summary import REFERENCE_SIZE, REFERENCES, Summary
 
-# Columns of the comparison: key, title, format, and direction: 1 if higher is
-# better, -1 if lower is better, 0 if neither.
-COLUMNS = (
-    ("used_codes_percent", "used codes", "{:.0f} %", 1),
-    ("perplexity", "perplexity", "{:.0f}", 1),
-    ("reconstruction_error", "reconstruction error", "{:.3f}", -1),
-    ("pnmi", "PNMI", "{:.3f}", 1),
-    ("bits_per_second", "bits/s", "{:.0f}", 0),
-    ("steps", "steps", "{:.0f}", 0),
-)
+class Shown(NamedTuple):
+    """How the page shows a metric: title, number format, unit, and direction: 1
+    if higher is better, -1 if lower is better, 0 if neither."""
+
+    title: str
+    form: str
+    unit: str = ""
+    better: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+METRICS = {
+    "loss": Shown("loss", "{:.3g}", better=-1),
+    "used_codes_percent": Shown("used codes", "{:.0f}", "%", 1),
+    "perplexity": Shown("perplexity", "{:.0f}", better=1),
+    "reconstruction_error": Shown("reconstruction error", "{:.3f}", better=-1),
+    "mel_cepstral_distortion": Shown(
+        "mel-cepstral distortion", "{:.1f}", "dB", -1
+    ),
+    "pnmi": Shown("PNMI", "{:.3f}", better=1),
+    "bits_per_second": Shown("bit rate", "{:.0f}", "bits/s"),
+    "steps": Shown("steps", "{:.0f}"),
+}
+# Medians of one codebook of 512, base cell of benchmarks/grid_recorded.md.
+REFERENCES = {
+    "used_codes_percent": {"vanilla": 5, "robust": 100},
+    "perplexity": {"vanilla": 6, "robust": 332},
+    "reconstruction_error": {"vanilla": 0.352, "robust": 0.236},
+    "pnmi": {"vanilla": 0.180, "k-means": 0.509},
+}
+REFERENCE_SIZE = 512
+# Columns of the comparison. Distortions are known of this model only.
+COLUMNS = {
+    key: METRICS[key]
+    for key in METRICS
+    if key not in ("loss", "mel_cepstral_distortion")
+}
 
 
 def tiles(
@@ -24,28 +52,27 @@ def tiles(
     books: int,
     token_rate: float | None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a tile for each known value. It has a label, the value, its unit,
-    the length of its bar, whether higher is ``better`` (see ``COLUMNS``), and
-    reference ``marks``: name, value, and position on the bar."""
+    """Yield a tile for each known value: the metric as ``shown``, the value,
+    its unit, the length of its bar, and reference ``marks``: name, value, and
+    position on the bar."""
     size = size or 1
-    max_rate = token_rate and token_rate * books * math.log2(size)
-    distortion = "mel_cepstral_distortion"
-    # Key, label, format, unit, end of the scale, and direction as in COLUMNS.
-    scales = (
-        ("used_codes_percent", "Used codes", "{:.0f}", "%", 100, 1),
-        ("perplexity", "Perplexity", "{:.0f}", f"of {size}", size, 1),
-        ("reconstruction_error", "Reconstruction error", "{:.3f}", "", 0.5, -1),
-        (distortion, "Mel-cepstral distortion", "{:.1f}", "dB", 10, -1),
-        ("pnmi", "PNMI", "{:.2f}", "", 1, 1),
-        ("bits_per_second", "Bit rate", "{:.0f}", "bits/s", max_rate, 0),
-    )
-    if "reconstruction_error" in values:
-        # The distortion is shown only in place of this error.
-        values = {k: v for k, v in values.items() if k != distortion}
-    for key, label, form, unit, end, better in scales:
-        if key not in values:
+    max_rate = math.log2(size) * books * (token_rate or 0)
+    # The ends of the scales.
+    ends = {
+        "used_codes_percent": 100,
+        "perplexity": size,
+        "reconstruction_error": 0.5,
+        "mel_cepstral_distortion": 10,
+        "pnmi": 1,
+        "bits_per_second": max_rate,
+    }
+    # The distortion is shown only in place of this error.
+    replaced = "reconstruction_error" in values
+    for key, end in ends.items():
+        if key not in values or key == "mel_cepstral_distortion" and replaced:
             continue
-        marks = dict(REFERENCES.get(key, {}))
+        shown = METRICS[key]
+        marks = REFERENCES.get(key, {})
         if key == "perplexity":
             marks = {n: v * size / REFERENCE_SIZE for n, v in marks.items()}
         if key == "reconstruction_error" and books > 1:
@@ -53,41 +80,39 @@ def tiles(
         if key == "bits_per_second" and max_rate:
             marks = {"even usage": max_rate}
 
-        def length(value, end=end, better=better):
+        def length(value, end=end, better=shown.better):
             share = min(value / end, 1)
             return 1 - share if better < 0 else share
 
         yield {
-            "label": label,
-            "better": better,
-            "value": form.format(values[key]),
-            "unit": unit,
+            "shown": shown,
+            "value": shown.form.format(values[key]),
+            "unit": f"of {size}" if key == "perplexity" else shown.unit,
             "length": length(values[key]) if end else None,
             "marks": [
-                (name, form.format(mark), length(mark))
+                (name, shown.form.format(mark), length(mark))
                 for name, mark in marks.items()
             ],
         }
 
 
-def rows(summaries: list[Summary]) -> list[tuple[Summary, list[dict]]]:
-    """Return the rows of the comparison, with the best value of each column
-    marked."""
-    best = {
-        key: max(sign * s.values[key] for s in summaries if key in s.values)
-        for key, _, _, sign in COLUMNS
-        if sign and any(key in s.values for s in summaries)
-    }
-    table = []
-    for summary in summaries:
-        cells = []
-        for key, _, form, sign in COLUMNS:
-            cell = {"text": "–", "value": "", "best": False}
-            if key in summary.values:
-                value = summary.values[key]
-                is_best = len(summaries) > 1 and best.get(key) == sign * value
-                cell = {"text": form.format(value), "value": value}
-                cell["best"] = is_best
-            cells.append(cell)
-        table.append((summary, cells))
-    return table
+def rows(runs: list[dict[str, float]]) -> list[list[tuple]]:
+    """Return the rows of the comparison from the values of each run. Cells are
+    the formatted value, the value, and whether it is the best of its column."""
+    columns = []
+    for key, shown in COLUMNS.items():
+        scores = [shown.better * run[key] for run in runs if key in run]
+        compared = shown.better and len(runs) > 1
+        columns.append(
+            [
+                (
+                    shown.form.format(run[key]),
+                    run[key],
+                    compared and shown.better * run[key] == max(scores),
+                )
+                if key in run
+                else ("–", "", False)
+                for run in runs
+            ]
+        )
+    return list(zip(*columns, strict=True))

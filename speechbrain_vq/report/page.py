@@ -11,19 +11,18 @@ from typing import Any
 import jinja2
 
 from speechbrain_vq.dataio.atomic import atomic_write
-from speechbrain_vq.dataio.manifests import duration
-from speechbrain_vq.evaluation.ipa import to_ipa
+from speechbrain_vq.dataio.manifests import SILENCES, duration
 from speechbrain_vq.inference import VQTokenizer
 from speechbrain_vq.publish import export_pretrained
 from speechbrain_vq.publish.run import in_warmup
 
-from .figures import CodeMap, is_few, legend, phone_unit_map, usage_curves
+from .figures import CodeMap, legend, phone_unit_map, usage_curves
 from .history import read_history, training_charts
-from .images import mel_ticks, png
-from .numbers import COLUMNS, rows, tiles
-from .recordings import held_out, measure, read_recordings
+from .images import mel_ticks
+from .numbers import COLUMNS, REFERENCE_SIZE, rows, tiles
+from .recordings import Measured, held_out, measure, read_recordings
 from .reproduce import changes, command, facts
-from .summary import REFERENCE_SIZE, judge, summarize
+from .summary import FRAMES_PER_CODE, Summary, judge, summarize
 
 logger = logging.getLogger(__name__)
 
@@ -69,232 +68,152 @@ def write_report(
     others = [summarize(place) for place in compare]
     output = pathlib.Path(output)
     entries = None if data is None else read_recordings(data, data_root)
-    page = _Page(summary, others, options)
-    if page.tokenizer is not None:
-        page.measure(data, entries)
-    page.collect(explicit=data is not None)
+    tokenizer, notes = _load(summary, options)
+    measured = tokenizer and _measure(tokenizer, summary, entries)
+    name = None if data is None else pathlib.Path(data).name
+    variables = _variables(summary, others, tokenizer, measured, name)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    html = environment.get_template("page.html").render(page.context())
+    template = environment.get_template("page.html")
+    html = template.render(variables, notes=notes)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as partial:
         partial.write_text(html, "utf-8")
     return output
 
 
-class _Page:
-    """Variables of a report's template, computed in three steps: ``measure``,
-    ``collect``, ``context``."""
+def _load(summary, options):
+    """Load the model, exporting that of a run to a temporary folder if it has
+    none. Return it, or None if it cannot be loaded, and notes for the page."""
+    notes = []
+    try:
+        if summary.model is not None:
+            return VQTokenizer.from_hparams(summary.model, **options), notes
+        if in_warmup(summary.run.latest):
+            notes.append(
+                "The run ended within its warm-up: its model does not "
+                "quantize, and its tokens are meaningless."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            place = pathlib.Path(folder, "model")
+            export_pretrained(summary.run.folder, place, force=True)
+            return VQTokenizer.from_hparams(place, **options), notes
+    # Models of images and runs without a checkpoint have curves only.
+    except (OSError, ValueError, KeyError) as error:
+        if summary.run is None or any(options.values()):
+            raise
+        logger.warning("The report has no recordings: %s", error)
+        return None, [*notes, f"The model cannot be loaded: {error}"]
 
-    def __init__(self, summary, others, options):
-        self.summary, self.others = summary, others
-        self.notes: list[str] = []
-        self.tokenizer = self._load(options)
-        self.measured, self.data = None, None
-        self.size = summary.codebook_size
-        self.books = summary.num_codebooks or 1
-        if self.tokenizer is not None:
-            self.size = self.tokenizer.codebook_size
-            self.books = len(self.tokenizer.mods.quantizer.codebook)
 
-    def _load(self, options):
-        """Load the model. A run without an exported model exports one to a
-        temporary folder. Returns None if it cannot be loaded."""
-        try:
-            if self.summary.model is not None:
-                return VQTokenizer.from_hparams(self.summary.model, **options)
-            with tempfile.TemporaryDirectory() as folder:
-                if in_warmup(self.summary.run.latest):
-                    self.notes.append(
-                        "The run ended within its warm-up: its model does not "
-                        "quantize, and its tokens are meaningless."
-                    )
-                place = pathlib.Path(folder, "model")
-                export_pretrained(self.summary.run.folder, place, force=True)
-                return VQTokenizer.from_hparams(place, **options)
-        # Models of images and runs without a checkpoint have curves only.
-        except (OSError, ValueError, KeyError) as error:
-            if self.summary.run is None or any(options.values()):
-                raise
-            logger.warning("The report has no recordings: %s", error)
-            self.notes.append(f"The model cannot be loaded: {error}")
-            return None
+def _measure(tokenizer, summary, entries):
+    """Encode the recordings that the caller gave, or else the test set of the
+    run or the example of the model, if it can be read."""
+    if entries is not None:
+        return measure(tokenizer, entries)
+    place = held_out(summary)
+    if place is None:
+        return None
+    try:
+        return measure(tokenizer, read_recordings(place))
+    except (OSError, ValueError) as error:  # E.g. the audio was removed.
+        logger.warning("The report has no recordings: %s", error)
+        return None
 
-    def measure(self, data, entries):
-        """Encode recordings, by default the test set of the run or the example
-        of the model."""
-        if entries is not None:
-            self.measured = measure(self.tokenizer, entries)
-            self.data = pathlib.Path(data).name
-            return
-        place = held_out(self.summary)
-        if place is None:
-            return
-        try:
-            self.measured = measure(self.tokenizer, read_recordings(place))
-        except (OSError, ValueError) as error:  # E.g. the audio was removed.
-            logger.warning("The report has no recordings: %s", error)
-        self.data = "the test set" if self.summary.run else "the example"
 
-    def collect(self, explicit):
-        """Set the values to show. Those of the recordings take precedence if
-        ``explicit``, or if the summary has none."""
-        self.values = dict(self.summary.values)
-        self.measured_on = self.summary.measured_on
-        run, measured = self.summary.run, self.measured
-        self.longest = run and run.hparams.get("longest")
-        if measured is None:
-            return
-        counts, values = measured.counts, measured.values
-        pnmi = values.get("pnmi" if len(counts) == 1 else "pnmi_codebook_1")
-        own = {
-            "used_codes_percent": values["used_codes_percent"],
-            "perplexity": values["perplexity"],
-            "bits_per_second": values["bits_per_second_entropy"],
-            "vectors": int(counts[0].sum()),
-            "mel_cepstral_distortion": measured.distortion,
-            **({} if pnmi is None else {"pnmi": pnmi}),
-        }
-        if explicit or "perplexity" not in self.values:
-            # The known error is not of these recordings.
-            self.values.pop("reconstruction_error", None)
-            self.values |= own
-            self.measured_on = self.data
-            self.longest = None
+def _variables(
+    summary: Summary,
+    others: list[Summary],
+    tokenizer: VQTokenizer | None,
+    measured: Measured | None,
+    data: str | None,
+) -> dict[str, Any]:
+    """Return the variables of the template. ``data`` is the name of the
+    recordings that the caller gave. Their metrics take precedence over those of
+    the summary."""
+    run, codes, phones = summary.run, None, []
+    place = data or ("the test set" if run else "the example")
+    size, books = summary.codebook_size, summary.num_codebooks or 1
+    values, measured_on = summary.values, summary.measured_on
+    longest = run and run.hparams.get("longest")
+    if measured is not None:
+        phones = measured.phones
+        if data is None and "perplexity" in values:
+            values = measured.values | values
         else:
-            self.values = own | self.values
-
-    def context(self) -> dict[str, Any]:
-        """Return the variables of the template."""
-        verdict, judged_on = self._verdict()
-        measured, phones = self.measured, self.phones
-        table = None if measured is None else measured.phone_units
-        codes = None
-        if self.tokenizer is not None:
-            codebooks = self.tokenizer.mods.quantizer.embedding.table
-            codes = CodeMap(codebooks, table, phones)
-        run = self.summary.run
-        rate = self.tokenizer and self.tokenizer.token_rate
-        compared = [self.summary._replace(values=self.values), *self.others]
-        history = read_history(run.folder if run else None)
-        today = datetime.date.today()
-        return {
-            "name": self.summary.name,
-            "date": f"{today.day} {today:%B %Y}",
-            "about": self._about(),
-            "verdict": verdict,
-            "judged_on": judged_on,
-            "too_few": judged_on != f"On {self.measured_on}",
-            "measured_on": self.measured_on,
-            "frames": self.values.get("vectors"),
-            "longest": self.longest,
-            "values": self.values,
-            "tiles": list(tiles(self.values, self.size, self.books, rate)),
-            "reference_size": REFERENCE_SIZE,
-            "notes": self.notes,
-            "data": self.data,
-            "measured": self.measured,
-            "duration": self.measured and duration(self.measured.seconds),
-            "utterances": list(_players(self.tokenizer, measured, codes)),
-            "charts": training_charts(history),
-            "history": history,
-            "usage": self._usage(),
-            "map": codes and codes.draw(measured and measured.counts),
-            "variance": codes and codes.variance,
-            "books": self.books,
-            "legend": legend(phones),
-            "units": phone_unit_map(table, phones) if phones else None,
-            "columns": COLUMNS,
-            "rows": rows(compared),
-            "command": command(self.summary),
-            "changes": changes(self.summary),
-            "facts": facts(self.summary),
-        }
-
-    def _verdict(self):
-        """Judge the usage of the codebook on held-out speech or, if there is
-        too little of it, in training. Return the verdict and its data."""
-        about = self.size, self.books, self.summary.preset
-        verdict = judge(self.values, *about)
-        if verdict.level == "unknown":
-            trained = judge(self.summary.trained, *about)
-            if trained.level != "unknown":
-                return trained, "In the last epoch of the training"
-        return verdict, f"On {self.measured_on}"
-
-    def _about(self):
-        parts = []
-        if self.summary.preset:
-            parts.append(f"preset {self.summary.preset}")
-        if self.size:
-            books = f"{self.books} × " if self.books > 1 else ""
-            parts.append(f"{books}{self.size} codes")
-        if self.tokenizer is not None:
-            parts.append(f"{self.tokenizer.token_rate:g} tokens a second")
-        if "steps" in self.values:
-            parts.append(f"{self.values['steps']:,} steps")
-        return " · ".join(parts)
-
-    @property
-    def phones(self) -> list[str]:
-        """Names of the phones in the recordings, if any."""
-        return self.measured.phones if self.measured else []
-
-    def _usage(self):
-        """Draw the usage of the codes; None if there are too few tokens."""
-        counts, source = None, "the recordings above, at full length"
-        if self.measured is not None:
-            counts = self.measured.counts
-        trained = self.summary.counts()
-        if is_few(counts) and trained is not None:
-            counts, source = trained, "the last epoch of the training"
-        if is_few(counts):
-            return None
-        others = [(other.name, other.counts()) for other in self.others]
-        known = [(name, other) for name, other in others if other is not None]
-        return {
-            "chart": usage_curves(counts, known),
-            "source": source,
-            "frames": int(counts[0].sum()),
-        }
+            values = values | measured.values
+            # The known error is not of these recordings.
+            values.pop("reconstruction_error", None)
+            measured_on, longest = place, None
+    if tokenizer is not None:
+        size = tokenizer.codebook_size
+        books = len(tokenizer.mods.quantizer.codebook)
+        table = measured and measured.phone_units
+        codebooks = tokenizer.mods.quantizer.embedding.table
+        codes = CodeMap(codebooks, table, phones)
+    rate = tokenizer and tokenizer.token_rate
+    # Judge the usage in training if there is too little held-out speech.
+    verdict = judge(values, size, books, summary.preset)
+    judged_on = f"On {measured_on}"
+    if verdict.level == "unknown":
+        trained = judge(summary.trained, size, books, summary.preset)
+        if trained.level != "unknown":
+            verdict = trained
+            judged_on = "In the last epoch of the training"
+    history = run and read_history(run.folder)
+    today = datetime.date.today()
+    return {
+        "summary": summary,
+        "date": f"{today.day} {today:%B %Y}",
+        "verdict": verdict,
+        "judged_on": judged_on,
+        "too_few": judged_on != f"On {measured_on}",
+        "measured_on": measured_on,
+        "longest": longest,
+        "values": values,
+        "tiles": list(tiles(values, size, books, rate)),
+        "reference_size": REFERENCE_SIZE,
+        "data": place,
+        "measured": measured,
+        "duration": measured and duration(measured.seconds),
+        "ticks": tokenizer and mel_ticks(tokenizer.sample_rate),
+        "rate": rate,
+        "charts": training_charts(history) if run else [],
+        "history": history,
+        "usage": _usage(summary, others, measured),
+        "codes": codes,
+        "size": size,
+        "books": books,
+        "legend": legend(phones),
+        "silences": SILENCES,
+        "units": phones and phone_unit_map(measured.phone_units, phones),
+        "columns": COLUMNS.values(),
+        "runs": [summary, *others],
+        "rows": rows([values, *(other.values for other in others)]),
+        "command": run and command(summary),
+        "changes": run and changes(summary),
+        "facts": facts(summary),
+    }
 
 
-def _players(tokenizer, measured, codes):
-    """Yield the template variables of each example: texts, audio with
-    spectrograms, tokens and phones."""
-    if measured is None:
-        return
-    ipa = to_ipa(measured.phones)
-    for example in measured.examples:
-        phones = [
-            (start, min(end, example.seconds), ipa.get(name, name))
-            for start, end, name in example.entry.get("phones") or ()
-            if start < example.seconds
-        ]
-        names = ("Original", "Reconstruction")
-        clips = zip(names, example.audio, example.mels, strict=True)
-        tokens = example.tokens
-        # The audio may be up to one token longer than its tokens.
-        share = len(tokens) / tokenizer.token_rate / example.seconds
-        yield {
-            "name": example.name,
-            "speaker": example.entry.get("spk_id"),
-            "words": example.entry.get("words"),
-            "seconds": round(example.seconds, 3),
-            "whole": example.whole,
-            "clips": [
-                {"name": name, "audio": audio, "image": png(mel)}
-                for name, audio, mel in clips
-            ],
-            "ticks": mel_ticks(tokenizer.sample_rate),
-            "rate": tokenizer.token_rate,
-            "tokens": [" ".join(map(str, row)) for row in tokens.tolist()],
-            "books": tokens.shape[1],
-            "strip_share": min(share, 1),
-            "strip": codes.strip(tokens),
-            "phones": phones,
-        }
+def _usage(summary, others, measured):
+    """Draw the usage of the codes in the recordings or, if they are too few, in
+    training; None without enough tokens."""
+    sources = [(summary.counts(), "the last epoch of the training")]
+    if measured is not None:
+        place = "the recordings above, at full length"
+        sources.insert(0, (measured.counts, place))
+    for counts, source in sources:
+        if counts is None:
+            continue
+        frames = int(counts[0].sum())
+        if frames >= FRAMES_PER_CODE * counts.shape[1]:
+            known = [(other.name, other.counts()) for other in others]
+            known = [pair for pair in known if pair[1] is not None]
+            chart = usage_curves(counts, known)
+            return {"chart": chart, "source": source, "frames": frames}
+    return None

@@ -17,6 +17,7 @@ from speechbrain_vq.dataio.audio import (
 )
 from speechbrain_vq.dataio.manifests import read_manifest
 from speechbrain_vq.evaluation.bitrate import BitRate
+from speechbrain_vq.evaluation.ipa import to_ipa
 from speechbrain_vq.evaluation.phone_units import PhoneInformation
 from speechbrain_vq.evaluation.reconstruction import (
     mel_cepstra,
@@ -24,7 +25,7 @@ from speechbrain_vq.evaluation.reconstruction import (
 )
 from speechbrain_vq.evaluation.utterances import EvaluatedModel
 
-from .images import audio, mel_spectrogram
+from .images import audio, mel_spectrogram, png
 from .summary import Summary
 
 # Enough speech to estimate the usage of a few thousand codes in a minute.
@@ -36,23 +37,24 @@ MIN_SECONDS, MAX_SECONDS = 2.0, 8.0
 
 class Example(NamedTuple):
     """Utterance to listen to: its manifest entry, duration of the excerpt and
-    of the whole recording in seconds, tokens [T, C], audio and mel spectrogram
-    of original and reconstruction, and mel-cepstral distortion in dB."""
+    of the whole recording in seconds, tokens [T, C], phones in IPA (start, end,
+    name), and name, audio and mel spectrogram of original and reconstruction.
+    """
 
     name: str
     entry: dict
     seconds: float
     whole: float
     tokens: torch.Tensor
-    audio: tuple[str, str]
-    mels: tuple[torch.Tensor, torch.Tensor]
-    distortion: float
+    phones: list[tuple[float, float, str]]
+    clips: list[tuple[str, str, str]]
 
 
 class Measured(NamedTuple):
     """Measurements of a model on recordings: number of utterances, their
     duration in seconds, counts of codes [C, K], counts of phones and units
-    [P, K] of the first codebook, phone names, metrics by name, and examples."""
+    [P, K] of the first codebook, names of the phones in IPA, metrics by the
+    names in a ``Summary``, and examples."""
 
     utterances: int
     seconds: float
@@ -61,11 +63,6 @@ class Measured(NamedTuple):
     phones: list[str]
     values: dict[str, float]
     examples: list[Example]
-
-    @property
-    def distortion(self) -> float:
-        """Mean mel-cepstral distortion of the examples, in dB."""
-        return sum(e.distortion for e in self.examples) / len(self.examples)
 
 
 def read_recordings(
@@ -86,12 +83,12 @@ def read_recordings(
 
 def held_out(summary: Summary) -> pathlib.Path | None:
     """Find the test manifest of a run or the example of a model, if any."""
-    if summary.run is None:
-        example = summary.model / "example.wav"
-        return example if example.is_file() else None
     run = summary.run
-    folders = [run.folder / "manifests", *run.manifest_folders()]
-    paths = (folder / "test.json" for folder in folders)
+    if run is None:
+        paths = [summary.model / "example.wav"]
+    else:
+        folders = [run.folder / "manifests", *run.manifest_folders()]
+        paths = [folder / "test.json" for folder in folders]
     return next((path for path in paths if path.is_file()), None)
 
 
@@ -99,31 +96,44 @@ def measure(tokenizer: Any, entries: dict[str, dict]) -> Measured:
     """Encode up to ten minutes of the recordings in a manifest, and decode up
     to six utterances. Raises ValueError if no recording can be encoded."""
     model = EvaluatedModel(tokenizer)
-    phones, rate = PhoneInformation(), BitRate(tokenizer.codebook_size)
-    encoded, weight = {}, torch.ones(1, dtype=torch.int32)
+    information, rate = PhoneInformation(), BitRate(tokenizer.codebook_size)
+    seconds, weight = {}, torch.ones(1, dtype=torch.int32)
     for utterance in model.utterances(_sample(entries, 60 * MAX_MINUTES)):
-        if not len(utterance.tokens):
-            continue
-        for metric in (phones, rate):
-            metric.update(utterance, weight)
-        encoded[utterance.name] = entries[utterance.name], utterance.seconds
-    if not encoded:
+        if len(utterance.tokens):
+            information.update(utterance, weight)
+            rate.update(utterance, weight)
+            seconds[utterance.name] = utterance.seconds
+    if not seconds:
         reason = next(iter(model.errors.values()), "there are none")
         raise ValueError(f"No recording can be encoded: {reason}")
-    tables = phones.tables()
+    tables, counts = information.tables(), rate.tables()["code_counts"]
+    ipa = to_ipa(tables["phones"])
+    examples, distortions = [], []
+    for name in _chosen(entries, seconds):
+        example, distortion = _example(
+            tokenizer, name, entries[name], seconds[name], ipa
+        )
+        examples.append(example)
+        distortions.append(distortion)
+    rates, phones = rate.compute(), information.compute()
     values = {
-        name: estimate.value
-        for metric in (phones, rate)
-        for name, estimate in metric.compute().items()
+        "used_codes_percent": rates["used_codes_percent"].value,
+        "perplexity": rates["perplexity"].value,
+        "bits_per_second": rates["bits_per_second_entropy"].value,
+        "vectors": int(counts[0].sum()),
+        "mel_cepstral_distortion": sum(distortions) / len(distortions),
     }
+    pnmi = phones.get("pnmi", phones.get("pnmi_codebook_1"))
+    if pnmi is not None:
+        values["pnmi"] = pnmi.value
     return Measured(
-        len(encoded),
-        sum(seconds for _, seconds in encoded.values()),
-        rate.tables()["code_counts"],
+        len(seconds),
+        sum(seconds.values()),
+        counts,
         tables["phone_units"],
-        tables["phones"],
+        list(ipa.values()),
         values,
-        _examples(tokenizer, encoded),
+        examples,
     )
 
 
@@ -142,25 +152,23 @@ def _sample(entries, max_seconds):
     return sample
 
 
-def _examples(tokenizer, utterances):
+def _chosen(entries, seconds):
     """Choose utterances of different speakers to decode. Those of 2 to 8 s,
     which need no cut, come first. Names are spread out, as neighbors often
     begin with the same words."""
     by_speaker: dict[str, list[tuple]] = {}
-    for name, (entry, seconds) in sorted(utterances.items()):
-        ranked = by_speaker.setdefault(entry.get("spk_id", ""), [])
-        unfit = not MIN_SECONDS <= seconds <= MAX_SECONDS
+    for name in sorted(seconds):
+        ranked = by_speaker.setdefault(entries[name].get("spk_id", ""), [])
+        unfit = not MIN_SECONDS <= seconds[name] <= MAX_SECONDS
         # Multiples of the golden ratio modulo 1 are spread evenly.
         ranked.append((unfit, len(ranked) * 0.618034 % 1, name))
     rounds = itertools.zip_longest(*map(sorted, by_speaker.values()))
     chosen = [rank[-1] for ranks in rounds for rank in ranks if rank]
-    return [
-        _example(tokenizer, name, *utterances[name])
-        for name in chosen[:MAX_EXAMPLES]
-    ]
+    return chosen[:MAX_EXAMPLES]
 
 
-def _example(tokenizer, name, entry, whole):
+def _example(tokenizer, name, entry, whole, ipa):
+    """Return an example and its mel-cepstral distortion in dB."""
     rate = tokenizer.sample_rate
     # Bounds the number of samples at sampling rates above 24 kHz.
     longest = MAX_SECONDS * min(1, 24_000 / rate)
@@ -171,9 +179,16 @@ def _example(tokenizer, name, entry, whole):
         # `reconstruct_file` matches the level of the original.
         tokens = tokenizer.unfold(tokenizer.reconstruct_file(*paths).cpu())
         decoded = torch.from_numpy(soundfile.read(paths[1], dtype="float32")[0])
-        clips = tuple(audio(path) for path in paths)
-    mels = tuple(mel_spectrogram(w, rate) for w in (wav, decoded))
-    cepstra = [mel_cepstra(w, rate) for w in (wav, decoded)]
-    distortion = mel_cepstral_distortion(*cepstra)
+        sounds = [audio(path) for path in paths]
+    images = [png(mel_spectrogram(w, rate)) for w in (wav, decoded)]
+    names = ("Original", "Reconstruction")
+    clips = list(zip(names, sounds, images, strict=True))
     seconds = len(wav) / rate
-    return Example(name, entry, seconds, whole, tokens, clips, mels, distortion)
+    phones = [
+        (start, min(end, seconds), ipa.get(phone, phone))
+        for start, end, phone in entry.get("phones") or ()
+        if start < seconds
+    ]
+    cepstra = [mel_cepstra(w, rate) for w in (wav, decoded)]
+    example = Example(name, entry, seconds, whole, tokens, phones, clips)
+    return example, mel_cepstral_distortion(*cepstra)

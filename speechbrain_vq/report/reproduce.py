@@ -31,8 +31,6 @@ class Change(NamedTuple):
 def changes(summary: Summary) -> list[Change]:
     """List the scalars of a run's yaml that differ from its recipe and preset;
     empty if these are unknown."""
-    if summary.run is None:
-        return []
     hparams, changed = summary.run.hparams, []
     recipe = _recipe_yaml(summary.run)
     if recipe is not None:
@@ -56,8 +54,6 @@ def changes(summary: Summary) -> list[Change]:
 def command(summary: Summary) -> str | None:
     """Return the command that repeats a run: the one that it recorded, else one
     with its recipe and changes, else None."""
-    if summary.run is None:
-        return None
     recorded = summary.run.folder / COMMAND_FILE
     if recorded.is_file():
         words = shlex.split(recorded.read_text("utf-8"))

@@ -11,25 +11,14 @@ from speechbrain_vq.hub.download import download
 from speechbrain_vq.hub.folder import CONFIG
 from speechbrain_vq.publish.run import Run, read_trainer_state
 
+from .numbers import COLUMNS, REFERENCE_SIZE, REFERENCES
+
 # Thresholds of a good and of a collapsed codebook: used codes and perplexity,
 # relative to uniform usage on the same number of frames.
 GOOD_USED, GOOD_PERPLEXITY = 0.6, 0.25
 COLLAPSED_USED, COLLAPSED_PERPLEXITY = 0.15, 0.05
-# Medians of one codebook of 512, base cell of benchmarks/grid_recorded.md.
-REFERENCES = {
-    "used_codes_percent": {"vanilla": 5, "robust": 100},
-    "perplexity": {"vanilla": 6, "robust": 332},
-    "reconstruction_error": {"vanilla": 0.352, "robust": 0.236},
-    "pnmi": {"vanilla": 0.180, "k-means": 0.509},
-}
-REFERENCE_SIZE = 512
 # Minimum number of frames per code to judge the usage.
 FRAMES_PER_CODE = 4
-# Metrics of a summary; vectors is the number of frames.
-_NAMES = (
-    *("used_codes_percent", "perplexity", "reconstruction_error"),
-    *("pnmi", "bits_per_second", "steps", "vectors"),
-)
 
 
 class Summary(NamedTuple):
@@ -90,33 +79,30 @@ def summarize(
         return _of_model(download(place, revision), str(place))
     if (folder / CONFIG).is_file():
         return _of_model(folder, _name(folder))
-    run = Run.open(folder)
-    model = folder / "model"
-    hparams, results = run.hparams, dict(run.results)
-    has_model = (model / CONFIG).is_file()
-    vq, described = hparams.get("vq"), {}
-    if has_model:
-        described = read_json(model / CONFIG)
-    elif isinstance(vq, dict):
-        described = {"num_codebooks": vq.get("num_codebooks", 1)}
+    run, model = Run.open(folder), folder / "model"
+    hparams, config = run.hparams, {}
+    if (model / CONFIG).is_file():
+        config = read_json(model / CONFIG)
+    elif isinstance(hparams.get("vq"), dict):
+        config = {"num_codebooks": hparams["vq"].get("num_codebooks", 1)}
     try:
         meta = run.latest.meta
     except FileNotFoundError:
         meta = {}
-    values, measured_on = _numbers(results), "the test set"
+    values, measured_on = _numbers(run.results), "the test set"
     if not values:
         values, measured_on = _numbers(meta, "valid_"), "the validation set"
     return Summary(
         _name(folder),
         hparams.get("preset", hparams.get("arm")),
         hparams.get("seed"),
-        described.get("codebook_size") or hparams.get("codebook_size"),
-        described.get("num_codebooks"),
+        config.get("codebook_size") or hparams.get("codebook_size"),
+        config.get("num_codebooks"),
         values,
         measured_on,
         _numbers(meta, "train_"),
         run,
-        model if has_model else None,
+        model if (model / CONFIG).is_file() else None,
     )
 
 
@@ -221,9 +207,10 @@ def _of_model(folder, name):
 
 
 def _numbers(values: dict[str, Any], stage: str = "") -> dict[str, float]:
-    """Select the metrics of a stage that are finite numbers."""
+    """Select the metrics of a stage that are finite numbers, and the number of
+    frames (``vectors``)."""
     numbers = {}
-    for name in _NAMES:
+    for name in (*COLUMNS, "vectors"):
         value = values.get(stage + name, values.get(name))
         if isinstance(value, int | float) and math.isfinite(value):
             numbers[name] = value
