@@ -67,20 +67,22 @@ class EvaluatedModel:
             yield from utterances
 
     def _encode(self, manifest):
-        seconds, encoded = {}, {}
-        for name, entry in manifest.items():
+        seconds, errors = {}, {}
+        wavs = {name: entry["wav"] for name, entry in manifest.items()}
+        for name, wav in wavs.items():
             try:
-                seconds[name] = check_audio(entry["wav"], decode=False)
+                seconds[name] = check_audio(wav, decode=False)
             except AudioError as error:
-                encoded[name] = error
-        for batch in make_batches(seconds, self.batch_seconds):
-            files = {name: manifest[name]["wav"] for name in batch}
-            encoded.update(
-                encode(self.tokenizer, files, self.batch_seconds, latents=True)
-            )
+                errors[name] = str(error)
+        batches = make_batches(seconds, self.batch_seconds)
+        options = self.batch_seconds, errors, True
+        encoded = {
+            name: rest
+            for name, *rest in encode(self.tokenizer, wavs, batches, *options)
+        }
         for name, entry in manifest.items():
-            if isinstance(encoded[name], AudioError):
-                self.errors[name] = str(encoded[name])
+            if name in errors:
+                self.errors[name] = errors[name]
             else:
                 yield self._quantize(name, entry, *encoded[name])
 

@@ -137,24 +137,13 @@ def tokenize_shards(
         Audio files, Parquet files with a column ``audio``, folders of these,
         and folders of ``Dataset.save_to_disk``.
     tokenizer, overwrite, batch_seconds, progress, engine
-        See ``tokenize_to``.
-
-    Returns
-    -------
-    FileResults
-        Number of files and rows done, and the reasons for those left out.
+        See ``tokenize_to``, also for the result and further errors.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no audio.
-    FileExistsError
-        If the output folder has other contents.
-    BlockingIOError
-        If another process is writing the output.
     ValueError
-        If the output is of another model or precision, a data set has no column
-        ``audio``, or two places have different columns.
+        If a data set has no column ``audio``, or two places have different
+        columns.
     """
     check_seconds("batch_seconds", batch_seconds)
     output, places = pathlib.Path(os.path.abspath(output)), listed(places)
@@ -174,17 +163,14 @@ def tokenize_shards(
         with tempfile.TemporaryDirectory(
             prefix=".tokenize-", dir=output, ignore_cleanup_errors=True
         ) as scratch:
-            earlier = _read_shards(output)
+            model = describe_model(tokenizer)
+            earlier = _read_shards(output, None if overwrite else model)
             # Earlier shards remain until all of their replacements exist.
             folder = output / ".replacement" if overwrite else output
             rows, unreadable = _rows_of(tables, folder)
-            model = describe_model(tokenizer)
+            finished = earlier
             if overwrite:
                 finished = _resumed(folder, rows, paths, model)
-            else:
-                finished = earlier
-                for path, notes in finished.items():
-                    check_model(notes, path, model)
             done, batches, bad = _batches_of(
                 paths, finished, folder, batch_seconds
             )
@@ -203,7 +189,8 @@ def tokenize_shards(
             for number, left_out in tqdm(
                 results, total=len(jobs), unit="shard", disable=hidden
             ):
-                done, bad = done + number, bad | left_out
+                done += number
+                bad |= left_out
             if overwrite:
                 new = [p.replace(output / p.name) for p in folder.iterdir()]
                 for path in earlier.keys() - set(new) if new else ():
@@ -265,15 +252,11 @@ def _tokenize(tokenizer, shard, left_out):
     """Yield lists of rows, and add the reasons for others to ``left_out``."""
     for sources, batches, others in _sources(shard, left_out):
         rows = {}
-        for batch in batches:
-            audio = {name: sources[name] for name in batch}
-            for name, result in encode(tokenizer, audio, shard.batch_seconds):
-                if isinstance(result, AudioError):
-                    left_out[name] = str(result)
-                    continue
-                tokens, number = result
-                rows[name] = {"path": name, **others.get(name, {})}
-                rows[name] |= {"tokens": tokens.tolist(), "num_samples": number}
+        for name, tokens, number in encode(
+            tokenizer, sources, batches, shard.batch_seconds, left_out
+        ):
+            rows[name] = {"path": name, **others.get(name, {})}
+            rows[name] |= {"tokens": tokens.tolist(), "num_samples": number}
         yield [rows[name] for name in sources if name in rows]
 
 
@@ -377,9 +360,7 @@ def _resumed(folder, rows, paths, model):
     unless all are of the model, and of audio that has not changed and is
     replaced now."""
     try:
-        shards = _read_shards(folder)
-        for shard, notes in shards.items():
-            check_model(notes, shard, model)
+        shards = _read_shards(folder, model)
     except (OSError, ValueError):
         shards = {}
     places = {*paths, *(part.path for part in rows.values())}
@@ -410,7 +391,7 @@ def _batches_of(paths, finished, output, batch_seconds):
             done |= _paths_in(shard)
             tried |= notes["left_out"].keys()
             number = max(number, int(shard.stem.removeprefix("files-")) + 1)
-    missing = [path for path in dict.fromkeys(paths) if path not in done]
+    missing = [path for path in paths if path not in done]
     not_utf8 = without_text(missing)
     seconds, bad = check_files([p for p in missing if p not in not_utf8], False)
     # Files that an earlier run left out come last. The other batches, and so
@@ -434,9 +415,9 @@ def _batches_of(paths, finished, output, batch_seconds):
     return len(paths) - len(missing), shards, bad | not_utf8
 
 
-def _read_shards(output):
-    """Return the notes in the shards of a folder; raise FileExistsError if it
-    has other contents."""
+def _read_shards(output, model):
+    """Return the notes in the shards of a folder. Raise FileExistsError if it
+    has other contents, and ValueError if a shard is not of the model."""
     paths = [path for path in output.iterdir() if path.name[0] != "."]
     others = [p for p in paths if p.suffix != ".parquet" or not p.is_file()]
     if others:
@@ -444,7 +425,10 @@ def _read_shards(output):
             f"{output} has other files, such as {others[0].name}: name another "
             "folder."
         )
-    return {path: _read_notes(path) for path in sorted(paths)}
+    shards = {path: _read_notes(path) for path in sorted(paths)}
+    for path, notes in shards.items() if model else ():
+        check_model(notes, path, model)
+    return shards
 
 
 def _read_notes(shard):

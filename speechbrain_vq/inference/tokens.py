@@ -1,5 +1,6 @@
 """Tokenize many audio files and data sets."""
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,6 @@ from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
 from speechbrain_vq.dataio.audio import (
-    audio_blocks,
     cell_source,
     check_files,
     find_audio,
@@ -269,9 +269,8 @@ def tokenize_dataset(
         if row is not None:
             name += f" ({row['path'] or 'bytes'})"
         try:
-            source = cell_source(row, name)
-            blocks = audio_blocks(source, tokenizer.sample_rate)
-            return {tokens_column: tokenizer.tokenize(blocks).tolist()}
+            tokens = tokenizer.encode_file(cell_source(row, name))
+            return {tokens_column: tokens.tolist()}
         except ValueError as error:
             logger.warning("No tokens for %s: %s", name, error)
             return {tokens_column: None}
@@ -337,20 +336,17 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
             for line in read_tokens(output):
                 if line["path"] not in collected:
                     file.write(json.dumps(line) + "\n")
-        encoded = 0.0
-        for batch in make_batches(seconds, batch_seconds):
-            sources = {path: path for path in batch}
-            for path, result in encode(tokenizer, sources, batch_seconds):
-                if isinstance(result, Exception):
-                    bad[path] = str(result)
-                    continue
-                tokens, num_samples = result
-                line = {"path": path, "tokens": tokens.tolist()}
-                line |= {"num_samples": num_samples, **model}
-                file.write(json.dumps(line) + "\n")
-                done.add(path)
+        encoded, sources = 0.0, {path: path for path in seconds}
+        batches = make_batches(seconds, batch_seconds)
+        for path, tokens, num_samples in encode(
+            tokenizer, sources, batches, batch_seconds, bad
+        ):
+            line = {"path": path, "tokens": tokens.tolist()}
+            line |= {"num_samples": num_samples, **model}
+            file.write(json.dumps(line) + "\n")
             file.flush()
-            encoded += sum(seconds[path] for path in batch)
+            done.add(path)
+            encoded += seconds[path]
             bar.update(round(encoded) - bar.n)
     if not partial.stat().st_size:
         partial.unlink()
@@ -360,16 +356,11 @@ def _collect(paths, tokenizer, partial, output, batch_seconds, progress):
 def _discard_unless_resumed(replacement, paths, tokenizer):
     """Delete the lines that an interrupted replacement left, if they are of
     another model, or of audio that has changed or is not replaced now."""
-    if not replacement.exists():
-        return
-    is_resumed = not any_newer(paths, replacement)
-    try:
-        done = _resume(replacement, describe_model(tokenizer))
-        is_resumed &= done <= set(paths)
-    except ValueError:
-        is_resumed = False
-    if not is_resumed:
-        replacement.unlink()
+    if replacement.exists() and not any_newer(paths, replacement):
+        with contextlib.suppress(ValueError):
+            if _resume(replacement, describe_model(tokenizer)) <= set(paths):
+                return
+    replacement.unlink(missing_ok=True)
 
 
 def _resume(partial, model):
