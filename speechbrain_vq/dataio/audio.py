@@ -218,19 +218,11 @@ class _Forward(soundfile.SoundFile):
     def seekable(self):
         return False
 
-    def read(self, *args, **kwargs):
-        with quiet(self.format == "MP3"):
-            return super().read(*args, **kwargs)
-
-    def seek(self, *args, **kwargs):
-        with quiet(self.format == "MP3"):
-            return super().seek(*args, **kwargs)
-
 
 @contextlib.contextmanager
 def _open(source, check=True):
     """Open audio, and turn any failure into an AudioError that names it."""
-    is_path, name = isinstance(source, str | os.PathLike), _name(source)
+    name, is_path = _name(source), isinstance(source, str | os.PathLike)
     if is_path and not os.path.exists(source):
         raise AudioError(f"{name}: there is no such file.")
     if is_path and not os.path.isfile(source):
@@ -281,8 +273,10 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
     whole file is read, whether its channels cancel."""
     check_channels = whole and file.channels > 1
     first = round(start * file.samplerate)
+    is_mp3 = file.format == "MP3"
     if first:
-        file.seek(first)
+        with quiet(is_mp3):
+            file.seek(first)
     stated = file.frames - first
     if duration is not None:
         stated = min(stated, round(duration * file.samplerate))
@@ -290,7 +284,8 @@ def _mono(file, seconds, name, start=0.0, duration=None, whole=True):
     power, mixed_power = np.zeros(file.channels), 0.0
     while total < stated:
         length = min(size, stated - total)
-        samples = file.read(length, dtype="float32", always_2d=True)
+        with quiet(is_mp3):
+            samples = file.read(length, dtype="float32", always_2d=True)
         total += len(samples)
         if len(samples):
             # Computing abs() would copy the samples.
@@ -445,18 +440,17 @@ def files_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         folder, onerror=warn, followlinks=True
     ):
         real = os.path.realpath(parent)
-        known = real in seen
+        if real in seen:
+            subfolders.clear()
+            continue
         seen.add(real)
-        subfolders[:] = sorted(
-            name for name in subfolders if not (known or name[0] == ".")
-        )
-        for name in names if not known else ():
+        subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
+        for name in names:
             if name[0] != ".":
                 yield pathlib.Path(parent, name)
 
 
 def audio_endings() -> set[str]:
     """Return the file name extensions of the formats that can be read."""
-    formats = {name.lower() for name in soundfile.available_formats()}
-    others = ".aif .aifc .oga .opus .snd .sph".split()
-    return {f".{name}" for name in formats - {"raw"}}.union(others)
+    formats = {f".{name.lower()}" for name in soundfile.available_formats()}
+    return formats.union(".aif .aifc .oga .opus .snd .sph".split()) - {".raw"}

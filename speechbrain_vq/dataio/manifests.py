@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import pathlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -136,6 +135,7 @@ _root = data_root
 def _warn_of_labels(path, items):
     """Warn of items whose labels contradict their audio, or the labels of
     another item of the same recording."""
+
     if parts := [name for name, item in items.items() if "start" in item]:
         logger.warning(
             "%s: %d of %d items have a start, which is not read: each item is "
@@ -169,10 +169,11 @@ def _warn_of_labels(path, items):
 
 def _without_duplicates(pairs):
     """Make a dict of name and value pairs, whose names must be unique."""
-    items = dict(pairs)
-    if len(items) < len(pairs):
-        (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"{name!r} is defined more than once.")
+    items = {}
+    for name, value in pairs:
+        if name in items:
+            raise ValueError(f"{name!r} is defined more than once.")
+        items[name] = value
     return items
 
 

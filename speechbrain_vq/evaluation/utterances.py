@@ -67,23 +67,21 @@ class EvaluatedModel:
             yield from utterances
 
     def _encode(self, manifest):
-        seconds, errors = {}, {}
+        seconds = {}
         wavs = {name: entry["wav"] for name, entry in manifest.items()}
         for name, wav in wavs.items():
             try:
                 seconds[name] = check_audio(wav, decode=False)
             except AudioError as error:
-                errors[name] = str(error)
+                self.errors[name] = str(error)
         batches = make_batches(seconds, self.batch_seconds)
-        options = self.batch_seconds, errors, True
+        options = self.batch_seconds, self.errors, True
         encoded = {
             name: rest
             for name, *rest in encode(self.tokenizer, wavs, batches, *options)
         }
         for name, entry in manifest.items():
-            if name in errors:
-                self.errors[name] = errors[name]
-            else:
+            if name in encoded:
                 yield self._quantize(name, entry, *encoded[name])
 
     def beginning(self, utterance: Utterance) -> Utterance:

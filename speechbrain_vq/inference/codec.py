@@ -119,8 +119,8 @@ class CodecMixin:
                 f"The codebooks have {self.vocab_size} codewords each, not "
                 f"vocab_size={vocab_size}."
             )
-        codebook = self._codewords
-        return codebook[self._books(num_codebooks), :size].flatten(0, 1).clone()
+        books = self._books(num_codebooks)
+        return self._codewords[books, :size].flatten(0, 1).clone()
 
     @torch.no_grad()
     def embeddings(self, tokens: torch.Tensor) -> torch.Tensor:

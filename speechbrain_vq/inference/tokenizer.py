@@ -93,10 +93,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
         Raises
         ------
-        FileNotFoundError
-            If there is no such model, or one of its files is missing.
-        ValueError
-            If the model or the vocoder is invalid, or the two do not match.
+        FileNotFoundError, ValueError
+            If the model or the vocoder is missing or invalid, or the two do not
+            match.
         """
         model = super().from_hparams(source, *args, **kwargs)
         names = ("token", "cache_dir", "local_files_only", "force_download")
@@ -337,16 +336,17 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     ) -> torch.Tensor:
         """Encode audio of any length to latents [T, H], in fp32 on the CPU.
         See ``tokenize`` for the arguments."""
-        return self._in_chunks(
-            lambda wav: self.latents_batch(wav)[0][0].float().cpu(),
-            audio,
-            chunk_seconds,
-        )
+
+        def encode(wav):
+            return self.latents_batch(wav)[0][0].float().cpu()
+
+        return self._in_chunks(encode, audio, chunk_seconds)
 
     def _in_chunks(self, encode, audio, chunk_seconds):
         check_seconds("chunk_seconds", chunk_seconds)
-        is_waveform = isinstance(audio, torch.Tensor | np.ndarray)
-        blocks = map(_as_one, [audio] if is_waveform else audio)
+        if isinstance(audio, torch.Tensor | np.ndarray):
+            audio = [audio]
+        blocks = map(_as_one, audio)
         if self.span is None or chunk_seconds is None:
             return encode(_cat(blocks))
         steps = max(1, round(chunk_seconds * self.token_rate))
@@ -357,8 +357,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         if not number:
             raise ValueError("The batch is empty: give at least one utterance.")
         size = self.mods.speaker.output_dim
-        if speaker is None:
-            speaker = torch.zeros(1, size)
+        speaker = torch.zeros(1, size) if speaker is None else speaker
         speaker = torch.as_tensor(speaker)
         if tuple(speaker.shape) not in {(1, size), (number, size)}:
             raise ValueError(
@@ -381,8 +380,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
         # fp32 is too coarse beyond 2**24 samples: 17 minutes at 16 kHz.
         is_fp32 = wav_lens.dtype == torch.float32
         precise = wav_lens.double() if is_fp32 else wav_lens
-        mask = frame_mask(wavs.unsqueeze(-1), precise)
-        wavs = torch.where(mask, wavs, 0.0)
+        wavs = torch.where(frame_mask(wavs.unsqueeze(-1), precise), wavs, 0.0)
         loudest = float(wavs.abs().amax()) if wavs.numel() else 0.0
         check_peak(loudest, "The waveforms hold")
         return wavs, wav_lens.to(self.device, torch.float32)
@@ -403,10 +401,8 @@ def _check_rates(hparams, features, encoder):
             f"token_rate is {tokens!r:.40}, but must be a number above 0, in "
             "tokens per second."
         )
-    hop, stride = (
-        getattr(module, name, None)
-        for module, name in ((features, "hop_length"), (encoder, "stride"))
-    )
+    hop = getattr(features, "hop_length", None)
+    stride = getattr(encoder, "stride", None)
     known = isinstance(hop, int) and isinstance(stride, int)
     if known and not math.isclose(tokens * hop * stride, rate, rel_tol=1e-6):
         raise HparamsError(
