@@ -37,12 +37,7 @@ from speechbrain_vq.dataio.logs import few_warnings
 from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
-from .token_files import (
-    any_newer,
-    check_model,
-    describe_model,
-    without_text,
-)
+from .token_files import any_newer, check_model, describe_model, without_text
 from .tokenizer import VQTokenizer
 
 # Audio column of a data set.
@@ -200,8 +195,7 @@ def tokenize_shards(
 
 
 def tables_in(
-    places: Iterable[str | os.PathLike],
-    output: pathlib.Path | None = None,
+    places: Iterable[str | os.PathLike], output: pathlib.Path | None = None
 ) -> dict[str, bool]:
     """Return Parquet files (True) and folders of ``Dataset.save_to_disk``
     (False), except hidden ones and those in the output folder."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from speechbrain_vq.dataio.audio import (
     MAX_RATE,
@@ -138,10 +139,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @torch.no_grad()
     def encode_batch(
-        self,
-        wavs: torch.Tensor | np.ndarray,
-        wav_lens: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, wavs: Tensor | np.ndarray, wav_lens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode waveforms to tokens.
 
         Padding does not change the tokens, up to rounding. On three hours of
@@ -184,10 +183,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @torch.no_grad()
     def latents_batch(
-        self,
-        wavs: torch.Tensor | np.ndarray,
-        wav_lens: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, wavs: Tensor | np.ndarray, wav_lens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode waveforms to latents [B, T, H], the input of the quantizer,
         and their relative lengths [B]. See ``encode_batch``."""
         waveforms = self._as_batch(wavs, wav_lens)
@@ -197,11 +194,11 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     @torch.no_grad()
     def decode_batch(
         self,
-        tokens: torch.Tensor | np.ndarray,
-        lengths: torch.Tensor | None = None,
-        speaker: torch.Tensor | None = None,
+        tokens: Tensor | np.ndarray,
+        lengths: Tensor | None = None,
+        speaker: Tensor | None = None,
         num_codebooks: int | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Decode tokens to waveforms.
 
         Padding does not change the decoded features, up to rounding. Rounding
@@ -262,10 +259,10 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
     @torch.no_grad()
     def decode_vectors(
         self,
-        vectors: torch.Tensor,
-        lengths: torch.Tensor | None = None,
-        speaker: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        vectors: Tensor,
+        lengths: Tensor | None = None,
+        speaker: Tensor | None = None,
+    ) -> Tensor:
         """Decode quantized vectors [B, T, H] to waveforms. See
         ``decode_batch``. Raises ValueError with a ``UnitVocoder``, which
         requires tokens."""
@@ -289,10 +286,8 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     @torch.no_grad()
     def speaker_batch(
-        self,
-        wavs: torch.Tensor | np.ndarray,
-        wav_lens: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        self, wavs: Tensor | np.ndarray, wav_lens: Tensor | None = None
+    ) -> Tensor:
         """Compute speaker embeddings [B, S] of waveforms. See ``encode_batch``.
         A model with a speaker table returns zeros, the average voice."""
         waveforms = self._as_batch(wavs, wav_lens)
@@ -302,9 +297,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def tokenize(
         self,
-        audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
+        audio: Tensor | np.ndarray | Iterable[Tensor],
         chunk_seconds: float | None = 60.0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode audio of any length to tokens, in chunks.
 
         Chunks overlap by the receptive field of a token, so chunking does not
@@ -331,9 +326,9 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def latents(
         self,
-        audio: torch.Tensor | np.ndarray | Iterable[torch.Tensor],
+        audio: Tensor | np.ndarray | Iterable[Tensor],
         chunk_seconds: float | None = 60.0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Encode audio of any length to latents [T, H], in fp32 on the CPU.
         See ``tokenize`` for the arguments."""
 
@@ -344,7 +339,7 @@ class VQTokenizer(AudioFilesMixin, PartsMixin, CodecMixin, VQPretrained):
 
     def _in_chunks(self, encode, audio, chunk_seconds):
         check_seconds("chunk_seconds", chunk_seconds)
-        if isinstance(audio, torch.Tensor | np.ndarray):
+        if isinstance(audio, Tensor | np.ndarray):
             audio = [audio]
         blocks = map(_as_one, audio)
         if self.span is None or chunk_seconds is None:
