@@ -140,8 +140,7 @@ class AudioFilesMixin:
         return f"{text}, voice {hashlib.sha256(voice).hexdigest()[:8]}"
 
     def _resynthesize(self, path, embed_speaker):
-        """Return the tokens of a file, the decoded waveform, and the original
-        waveform."""
+        """Return tokens, decoded waveform and original waveform of a file."""
         wavs = read_audio(path, self.sample_rate).unsqueeze(0)
         with naming(path):
             tokens, lengths = self.encode_batch(wavs)

@@ -133,14 +133,11 @@ class VQPretrained(Pretrained):
         revision, token, cache_dir, local_files_only, force_download, savedir, \
 subfolder
             See ``speechbrain_vq.hub.download.download``.
-        run_opts : dict, optional
-            ``device``, ``eval_precision`` and other options of SpeechBrain's
-            ``RunOptions``. The model's yaml sets none of them.
+        run_opts, freeze_params
+            See ``VQPretrained``. The model's yaml sets no run option.
         trust_remote_code : bool
             Whether to load the folder with SpeechBrain's own loader, which
             runs any code that the yaml names.
-        freeze_params : bool
-            Whether to freeze the parameters and stay in evaluation mode.
         device : str or torch.device, optional
             Shorthand for ``run_opts={"device": ...}``.
         dtype : str or torch.dtype, optional

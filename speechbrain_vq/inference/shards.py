@@ -83,16 +83,17 @@ class Rows(NamedTuple):
 
     def read(self) -> Iterator[tuple[int, pyarrow.Table]]:
         """Yield tables of a few rows, each with the number of its first."""
-        if self.group is None:
-            dataset = load_from_disk(self.path).with_format("arrow")
-            for first in range(self.start, self.stop, _CHUNK):
-                yield first, dataset[first : min(first + _CHUNK, self.stop)]
-            return
-        first = self.start
-        with pyarrow.parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(_CHUNK, row_groups=[self.group]):
-                yield first, pyarrow.Table.from_batches([batch])
-                first += len(batch)
+        with _unreadable(self.path):
+            if self.group is None:
+                dataset = load_from_disk(self.path).with_format("arrow")
+                for first in range(self.start, self.stop, _CHUNK):
+                    yield first, dataset[first : min(first + _CHUNK, self.stop)]
+                return
+            first = self.start
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(_CHUNK, row_groups=[self.group]):
+                    yield first, pyarrow.Table.from_batches([batch])
+                    first += len(batch)
 
 
 class Shard(NamedTuple):
@@ -205,11 +206,11 @@ def tables_in(
         for path in paths:
             is_parquet = path.suffix == ".parquet"
             # `save_to_disk` writes a state.json beside its Arrow files.
-            if not is_parquet and path.name != "state.json":
-                continue
-            if output in pathlib.Path(os.path.abspath(path)).parents:
-                continue
-            tables[os.fspath(path if is_parquet else path.parent)] = is_parquet
+            is_table = is_parquet or path.name == "state.json"
+            absolute = pathlib.Path(os.path.abspath(path))
+            if is_table and output not in absolute.parents:
+                table = path if is_parquet else path.parent
+                tables[os.fspath(table)] = is_parquet
     return tables
 
 
@@ -259,12 +260,7 @@ def _sources(shard, left_out):
     if not isinstance(shard.audio, Rows):
         yield {p: p for batch in shard.audio for p in batch}, shard.audio, {}
         return
-    tables = shard.audio.read()
-    while True:
-        with _unreadable(shard.audio.path):
-            first, table = next(tables, (None, None))
-        if table is None:
-            return
+    for first, table in shard.audio.read():
         cells = table[_AUDIO].to_pylist()
         rows = table.drop_columns(_AUDIO).to_pylist()
         sources, seconds, others = {}, {}, {}
@@ -350,9 +346,8 @@ def _unreadable(path):
 
 
 def _resumed(folder, rows, paths, model):
-    """Return the shards that an interrupted replacement left. Remove the folder
-    unless all are of the model, and of audio that has not changed and is
-    replaced now."""
+    """Return the shards that an interrupted replacement left, or remove them if
+    they are of another model, or their audio has changed or is not replaced."""
     try:
         shards = _read_shards(folder, model)
     except (OSError, ValueError):

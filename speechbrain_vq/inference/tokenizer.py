@@ -388,8 +388,8 @@ def _check_rates(hparams, features, encoder):
     in_range = _is_number(rate) and MIN_RATE <= rate <= MAX_RATE
     if not in_range or rate % 1:
         raise HparamsError(
-            f"sample_rate is {rate!r:.40}, but must be an integer from {MIN_RATE} "
-            f"to {MAX_RATE}, in Hz."
+            f"sample_rate is {rate!r:.40}, but must be an integer from "
+            f"{MIN_RATE} to {MAX_RATE}, in Hz."
         )
     if not (_is_number(tokens) and 0 < tokens < math.inf):
         raise HparamsError(

@@ -6,9 +6,16 @@ import logging
 import os
 import pathlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
+from datasets import (
+    Audio,
+    Dataset,
+    Features,
+    Sequence,
+    Value,
+    concatenate_datasets,
+)
 from tqdm import tqdm
 
 from speechbrain_vq.dataio.atomic import exclusive, made_folder, short_name
@@ -24,6 +31,7 @@ from speechbrain_vq.dataio.logs import few_warnings
 from .batches import encode, make_batches
 from .engine import RayEngine
 from .files import FileResults
+from .shards import tables_in, tokenize_shards
 from .token_files import (
     any_newer,
     check_model,
@@ -35,9 +43,6 @@ from .token_files import (
     without_text,
 )
 from .tokenizer import VQTokenizer
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +124,6 @@ def tokenize_to(
         or rate. Also if an engine or a data set is given with another format
         than ``"parquet"``.
     """
-    from .shards import tables_in, tokenize_shards
-
     check_seconds("batch_seconds", batch_seconds)
     output = pathlib.Path(output)
     if format == "parquet" or (engine and not output.suffix):
@@ -192,12 +195,12 @@ def format_of(output: str | os.PathLike) -> str:
 
 
 def tokenize_dataset(
-    dataset: "Dataset",
+    dataset: Dataset,
     tokenizer: VQTokenizer,
     audio_column: str = "audio",
     tokens_column: str = "tokens",
     **options,
-) -> "Dataset":
+) -> Dataset:
     """Add tokens to a data set of Hugging Face's ``datasets``.
 
     Audio is read with soundfile from the bytes or the path in the column;
@@ -231,15 +234,6 @@ def tokenize_dataset(
         If the audio column is missing, the column of tokens exists, or
         ``num_proc`` is above 1 with a model on a GPU.
     """
-    from datasets import (
-        Audio,
-        Dataset,
-        Features,
-        Sequence,
-        Value,
-        concatenate_datasets,
-    )
-
     if not isinstance(dataset, Dataset):
         raise TypeError(
             f"Expected a datasets.Dataset, got {type(dataset).__name__}. "
@@ -265,9 +259,8 @@ def tokenize_dataset(
         )
 
     def tokenize(row, index):
-        name = f"row {index}"
-        if row is not None:
-            name += f" ({row['path'] or 'bytes'})"
+        kind = "" if row is None else f" ({row['path'] or 'bytes'})"
+        name = f"row {index}{kind}"
         try:
             tokens = tokenizer.encode_file(cell_source(row, name))
             return {tokens_column: tokens.tolist()}
@@ -289,8 +282,7 @@ def tokenize_dataset(
 
 
 def _check_replaceable(output, format, paths):
-    """Raise unless an output may be replaced: a folder must be a data set, and
-    a file must not be among the audio files."""
+    """Raise if the output is a folder but no data set, or an audio file."""
     is_dataset = (output / "dataset_info.json").is_file()
     if output.is_dir() and not (format == "hf-dataset" and is_dataset):
         raise FileExistsError(

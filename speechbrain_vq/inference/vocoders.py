@@ -245,8 +245,7 @@ def one_by_one(
 
 
 def _padding(part):
-    """Return the largest padding at each end of the convolutions of a part, in
-    frames."""
+    """Return the largest padding in frames, at one end, of convolutions."""
     return max(
         layer.dilation[0] * (layer.kernel_size[0] - 1) // 2
         for layer in part.modules()
@@ -262,8 +261,7 @@ def _lengthen(frames, number):
 
 
 def _check_same(vocoder, trained, tokenizer, own, inputs, advice):
-    """Raise ValueError if known settings of the vocoder's training differ from
-    the tokenizer's own."""
+    """Raise ValueError if a known setting of the vocoder's training differs."""
     differing = [key for key in own if own[key] != trained.get(key, own[key])]
     if differing:
         raise ValueError(
