@@ -14,8 +14,9 @@ from speechbrain_vq.hub.folder import (
     is_folder_name,
 )
 from speechbrain_vq.lobes.ssl import SSLFeatures
+from speechbrain_vq.presets import BUNDLED_VOCODER
 
-from .vocoder_loading import bundled_vocoder, load_vocoder, load_vocoder_folder
+from .vocoder_loading import load_vocoder, load_vocoder_folder
 from .vocoders import MelVocoder, UnitVocoder
 
 logger = logging.getLogger(__name__)
@@ -168,5 +169,5 @@ class PartsMixin:
         # Self-supervised features without log-mels have mel = None.
         if self.decodes_to_samples or getattr(features, "mel", None) is None:
             return None
-        vocoder = bundled_vocoder()
+        vocoder = load_vocoder_folder(BUNDLED_VOCODER, "the bundled vocoder")
         return vocoder if vocoder.settings == features.settings else None

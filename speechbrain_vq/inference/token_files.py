@@ -209,8 +209,10 @@ def _read_npz(path):
 def any_newer(paths: Iterable[str], result: str | os.PathLike) -> bool:
     """Return whether a file or folder may be newer than a result of it."""
     time = os.path.getmtime(result)
-    # File systems count time in steps of some milliseconds.
-    return any(os.path.getmtime(path) >= time for path in paths)
+    # File systems count time in steps of some milliseconds. A dangling link has
+    # no result.
+    present = filter(os.path.exists, paths)
+    return any(os.path.getmtime(path) >= time for path in present)
 
 
 def without_text(paths: Iterable[str]) -> dict[str, str]:
